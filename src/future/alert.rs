@@ -1,0 +1,94 @@
+//! How a task is woken when a scope around it is over.
+
+use std::sync::Arc;
+use std::task::Waker;
+
+use crate::scope::Scope;
+use crate::time::NEVER;
+use crate::token::node::Node;
+use crate::watchdog::{self, Target, Timer};
+
+/// Wakes a task at a time, and when a node is over. Dropping it takes both back.
+#[derive(Debug, Default)]
+pub(super) struct Alert {
+    timer: Option<(u64, Timer)>,
+    waiting: Option<Box<Waiting>>,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    node: Arc<Node>,
+    key: usize,
+}
+
+impl Alert {
+    /// Wakes the task at `deadline`, and not at a time given before.
+    #[inline]
+    pub(super) fn wake_at(&mut self, deadline: u64, waker: &Waker) {
+        if let Some((before, timer)) = self.timer {
+            if before == deadline && watchdog::global().redirect(timer, waker) {
+                return;
+            }
+            watchdog::global().cancel(timer);
+            self.timer = None;
+        }
+        if deadline != NEVER {
+            let timer = watchdog::global().schedule(deadline, Target::Wake(waker.clone()));
+            self.timer = Some((deadline, timer));
+        }
+    }
+
+    /// Whether the task will be woken at this time.
+    #[inline]
+    pub(super) fn is_set_for(&self, deadline: u64) -> bool {
+        self.timer.is_some_and(|(at, _)| at == deadline)
+    }
+
+    /// Wakes the task when `node` is over, and not for one given before; `false` if it is over.
+    pub(super) fn wake_by(&mut self, node: Option<&Arc<Node>>, waker: &Waker) -> bool {
+        if let (Some(waiting), Some(node)) = (&self.waiting, node)
+            && Arc::ptr_eq(&waiting.node, node)
+        {
+            return node.update_waker(waiting.key, waker);
+        }
+        self.leave();
+        let Some(node) = node else { return true };
+        let Some(key) = node.add_waker(waker) else { return !node.is_over() };
+        self.waiting = Some(Box::new(Waiting { node: Arc::clone(node), key }));
+        true
+    }
+
+    fn leave(&mut self) {
+        if let Some(waiting) = self.waiting.take() {
+            waiting.node.remove_waker(waiting.key);
+        }
+    }
+
+    /// Wakes the task when `scope` is over, or at `own` if that is earlier than the scope's deadline. What the scope
+    /// sees to itself, because it is polled by the same task, is left to it. `false` if it is over by now.
+    #[inline]
+    pub(super) fn wake_with(&mut self, scope: Option<&Scope>, around: u64, own: u64, waker: &Waker) -> bool {
+        let covered = scope.and_then(Scope::polled_by).is_some_and(|outer| outer.will_wake(waker));
+        let deadline = if own < around {
+            own
+        } else if covered {
+            NEVER
+        } else {
+            around
+        };
+        self.wake_at(deadline, waker);
+        if covered || scope.is_none() {
+            return self.waiting.is_none() || self.wake_by(None, waker);
+        }
+        self.wake_by(scope.and_then(|scope| scope.visible().find_map(Scope::existing_node)), waker)
+    }
+}
+
+impl Drop for Alert {
+    fn drop(&mut self) {
+        if let Some((_, timer)) = self.timer.take() {
+            watchdog::global().cancel(timer);
+        }
+        self.leave();
+    }
+}

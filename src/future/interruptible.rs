@@ -1,0 +1,193 @@
+use std::error::Error;
+use std::fmt;
+use std::future::{Future, IntoFuture};
+use std::panic::Location;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use pin_project::pin_project;
+
+use crate::error::TimeoutError;
+use crate::scope::Scope;
+use crate::scope::frame::innermost;
+use crate::time::clock;
+use crate::token::Hook;
+use crate::token::hook::{Entry, Unsaid};
+use crate::token::node::Node;
+use crate::token::trail::{Circumstances, Trail};
+use crate::watchdog::slots::Thread;
+
+/// Polls a future that looks at no scope, with a hook that interrupts it once the scope around it is over.
+///
+/// When the scope is over the hook fires, and the same future is polled on to its end: that needs a
+/// [grace](crate::Timebox::grace) of the scope. So a query is cancelled at the server and then answered, and its
+/// connection is clean. The results are those of [`interruptible`](crate::interruptible()).
+///
+/// At its end it awaits a hook that runs. A hook must not need the executor that polls the future.
+///
+/// # Errors
+///
+/// As [`interruptible`](crate::interruptible()).
+///
+/// # Cancellation safety
+///
+/// That of the future; dropping it blocks while its hook runs.
+///
+/// # Examples
+///
+/// ```
+/// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+/// use std::time::Duration;
+/// use timebox::{Hook, Timebox, future};
+///
+/// type AnyError = Box<dyn std::error::Error + Send + Sync>;
+///
+/// // A channel stands for a query, and sending on it for asking the server to cancel it.
+/// let (cancel, mut cancelled) = tokio::sync::mpsc::channel(1);
+/// let query = async move { Err::<(), _>(cancelled.recv().await.unwrap_or("closed")) };
+/// let result = Timebox::new(Duration::from_millis(10))
+///     .grace(Duration::from_secs(1))
+///     .run_future(async move {
+///         let hook = Hook::inline(move || cancel.try_send("cancelled by user"));
+///         future::interruptible(hook, query).await?.map_err(AnyError::from)
+///     })
+///     .await;
+/// let error = result.unwrap_err().downcast::<timebox::TimeoutError>().unwrap();
+/// assert!(error.settled());
+/// # });
+/// ```
+#[track_caller]
+pub fn interruptible<F, T, X>(hook: impl Into<Hook<'static>>, future: F) -> Interruptible<F::IntoFuture>
+where
+    F: IntoFuture<Output = Result<T, X>>,
+    X: Into<Box<dyn Error + Send + Sync>>,
+{
+    let hook = Entry::of(hook.into(), Unsaid::Backoff);
+    let future = Phase::Polling(future.into_future());
+    Interruptible { location: Location::caller(), guard: Guard { hook, place: None, last: None }, started: false, future, done: None }
+}
+
+/// The future of [`interruptible`].
+#[must_use = "futures do nothing unless polled"]
+#[pin_project]
+pub struct Interruptible<F: Future> {
+    location: &'static Location<'static>,
+    started: bool,
+    /// What it came to, while a hook that runs is awaited.
+    done: Option<F::Output>,
+    // Before the guard: dropped while its hook can still be fired, as a block's call ends before its hook does.
+    #[pin]
+    future: Phase<F>,
+    guard: Guard,
+}
+
+#[pin_project(project = PhaseProjection)]
+enum Phase<F> {
+    Polling(#[pin] F),
+    Over,
+}
+
+/// The hook, and where it is registered. Dropping it ends the hook.
+struct Guard {
+    hook: Arc<Entry>,
+    place: Option<(Arc<Node>, usize)>,
+    /// The scope it was registered with last.
+    last: Option<Arc<Node>>,
+}
+
+impl Guard {
+    /// Registers the hook with the scope in which the future is polled now; `false` if that is over.
+    fn follow(&mut self, scope: Option<&Scope>) -> bool {
+        let node = scope.map(Scope::node);
+        if let (Some((place, _)), Some(node)) = (&self.place, node)
+            && Arc::ptr_eq(place, node)
+        {
+            return true;
+        }
+        self.leave();
+        let Some(node) = node else { return true };
+        self.last = Some(Arc::clone(node));
+        match node.add_hook(&self.hook, true) {
+            Some(key) => self.place = Some((Arc::clone(node), key)),
+            None => return !node.is_over(),
+        }
+        true
+    }
+
+    fn leave(&mut self) {
+        if let Some((node, key)) = self.place.take() {
+            node.remove_hook(key, &self.hook);
+        }
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.hook.revoke();
+        self.leave();
+    }
+}
+
+impl<F, T, X> Future for Interruptible<F>
+where
+    F: Future<Output = Result<T, X>>,
+    X: Into<Box<dyn Error + Send + Sync>>,
+{
+    type Output = Result<Result<T, X>, TimeoutError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        let location = *this.location;
+        Thread::with(|thread| {
+            innermost(thread, |scope| {
+                if let PhaseProjection::Polling(future) = this.future.as_mut().project() {
+                    if !std::mem::replace(this.started, true) {
+                        let entered = scope.map_or(Ok(()), |scope| scope.check_by_clock(location));
+                        if let Err(error) = entered {
+                            this.future.set(Phase::Over);
+                            return Poll::Ready(Err(error));
+                        }
+                    }
+                    // In surroundings that are over already it fires at once, on a thread of ours.
+                    if !this.guard.follow(scope) {
+                        crate::watchdog::global().post(Arc::clone(&this.guard.hook) as Arc<dyn crate::watchdog::Fire>);
+                    }
+                    let Poll::Ready(output) = future.poll(cx) else { return Poll::Pending };
+                    *this.done = Some(output);
+                    this.future.set(Phase::Over);
+                }
+                if this.done.is_none() || this.guard.hook.poll_revoke(cx.waker()).is_pending() {
+                    return Poll::Pending;
+                }
+                let hook = &this.guard.hook;
+                let (source, last) = match (this.done.take(), &this.guard.last) {
+                    (Some(Ok(value)), _) if !hook.has_spoilt() => return Poll::Ready(Ok(Ok(value))),
+                    (Some(Err(error)), _) if hook.fires() == 0 => return Poll::Ready(Ok(Err(error))),
+                    (Some(Err(error)), Some(last)) => (Some(error.into()), last),
+                    (Some(Ok(_)), Some(last)) => (None, last),
+                    // Without a scope it does not fire.
+                    (Some(result), None) => return Poll::Ready(Ok(result)),
+                    (None, _) => return Poll::Pending,
+                };
+                let now = clock::now();
+                let how = Circumstances { source, ..Circumstances::at(location, now) };
+                Poll::Ready(Err(match scope {
+                    Some(scope) if Arc::ptr_eq(scope.node(), last) => scope.error(how),
+                    // It has been carried out of the surroundings that made it fire.
+                    _ => {
+                        let mut trail = Trail::from(last.step(now), now);
+                        last.parent().iter().for_each(|parent| trail.add_nodes(parent, now));
+                        trail.into_error(how)
+                    }
+                }))
+            })
+        })
+    }
+}
+
+impl<F: Future> fmt::Debug for Interruptible<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Interruptible").field("fires", &self.guard.hook.fires()).finish_non_exhaustive()
+    }
+}

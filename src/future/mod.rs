@@ -1,0 +1,295 @@
+//! Scopes of futures, on any executor.
+//!
+//! A future's scope is entered when its first poll begins, and is ambient in every poll and in its drop, on whichever
+//! thread: what is polled in it finds it through the crate's free functions. It needs no timer of a runtime: the
+//! watchdog wakes the task, even while all threads of the executor are blocked.
+//!
+//! Around it are the scopes that are open where it is polled, each poll anew; its own deadline is fixed by the first.
+//! So one future can be polled under one short limit after another (`&mut future` is a future), and a future moved to
+//! another task leaves the old surroundings and takes on the new. To bring a scope to another task use
+//! [`Handle::enter_future`](crate::Handle::enter_future).
+//!
+//! # When time runs out
+//!
+//! The future is polled before the deadline is looked at: a value that is ready wins. Then, unless a
+//! [grace](crate::Timebox::grace) lets it go on, it is dropped, inside its scope, and the result is an error that is
+//! not [settled](crate::TimeoutError::settled). Within the grace, whatever in it checks gets a typed error and can
+//! clean up; what it then returns is the result.
+//!
+//! # Examples
+//!
+//! ```
+//! # pollster::block_on(async {
+//! use std::time::Duration;
+//! use timebox::{TimeoutError, future};
+//!
+//! let result = future::timeout(Duration::from_millis(10), async {
+//!     future::sleep(Duration::from_secs(60)).await?;
+//!     Ok::<_, TimeoutError>("awake")
+//! })
+//! .await;
+//! assert!(result.unwrap_err().is_timeout());
+//! # });
+//! ```
+
+mod alert;
+mod interruptible;
+mod polled;
+mod scoped;
+mod shield;
+mod sleep;
+
+use std::future::{Future, IntoFuture};
+use std::panic::Location;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use pin_project::pin_project;
+
+use crate::error::TimeoutError;
+use crate::scope::{Extras, Handle, Timebox};
+use crate::time::Limit;
+use scoped::Scoped;
+
+pub use interruptible::{Interruptible, interruptible};
+pub use shield::{Shield, shield};
+pub use sleep::{Sleep, sleep};
+
+/// Runs a future under a limit, as [`timeout`](crate::timeout()) does a block.
+///
+/// # Errors
+///
+/// Those of the future; and a [`TimeoutError`] if it was not polled because there was no time left to begin with, or
+/// was dropped because it did not end in time.
+///
+/// # Cancellation safety
+///
+/// Dropping the returned future drops the inner one inside its scope.
+///
+/// # Examples
+///
+/// ```
+/// # pollster::block_on(async {
+/// use std::time::Duration;
+/// use timebox::{TimeoutError, future};
+///
+/// let result = future::timeout(Duration::from_secs(1), async { Ok::<_, TimeoutError>(7) }).await;
+/// assert_eq!(result.unwrap(), 7);
+/// # });
+/// ```
+#[track_caller]
+pub fn timeout<F, T, E>(limit: impl Into<Limit>, future: F) -> Timeout<F::IntoFuture>
+where
+    F: IntoFuture<Output = Result<T, E>>,
+    E: From<TimeoutError>,
+{
+    Timeout { scoped: Scoped::new(limit.into(), None, Location::caller(), future.into_future()) }
+}
+
+/// Runs a future whose output is no `Result` under a limit.
+///
+/// # Errors
+///
+/// A [`TimeoutError`] if the future was not polled, or was dropped because it did not end in time.
+///
+/// # Cancellation safety
+///
+/// As [`timeout`].
+///
+/// # Examples
+///
+/// ```
+/// # pollster::block_on(async {
+/// use std::time::Duration;
+/// use timebox::future;
+///
+/// let never = future::timeout_value(Duration::from_millis(5), std::future::pending::<()>());
+/// let error = never.await.unwrap_err();
+/// assert!(error.is_timeout() && !error.settled());
+/// # });
+/// ```
+#[track_caller]
+pub fn timeout_value<F: IntoFuture>(limit: impl Into<Limit>, future: F) -> TimeoutValue<F::IntoFuture> {
+    TimeoutValue { scoped: Scoped::new(limit.into(), None, Location::caller(), future.into_future()) }
+}
+
+/// The future of [`timeout`].
+#[must_use = "futures do nothing unless polled"]
+#[pin_project]
+#[derive(Debug)]
+pub struct Timeout<F> {
+    #[pin]
+    scoped: Scoped<F>,
+}
+
+impl<F, T, E> Future for Timeout<F>
+where
+    F: Future<Output = Result<T, E>>,
+    E: From<TimeoutError>,
+{
+    type Output = Result<T, E>;
+
+    #[inline]
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.project().scoped.poll(cx) {
+            Poll::Ready(Ok(output)) => Poll::Ready(output),
+            Poll::Ready(Err(error)) => Poll::Ready(Err(E::from(error))),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
+/// The future of [`timeout_value`].
+#[must_use = "futures do nothing unless polled"]
+#[pin_project]
+#[derive(Debug)]
+pub struct TimeoutValue<F> {
+    #[pin]
+    scoped: Scoped<F>,
+}
+
+impl<F: Future> Future for TimeoutValue<F> {
+    type Output = Result<F::Output, TimeoutError>;
+
+    #[inline]
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.project().scoped.poll(cx)
+    }
+}
+
+/// Limits as methods of futures.
+///
+/// ```
+/// # pollster::block_on(async {
+/// use std::time::Duration;
+/// use timebox::TimeoutError;
+/// use timebox::future::FutureExt;
+///
+/// let work = async { Ok::<_, TimeoutError>(7) };
+/// assert_eq!(work.timebox(Duration::from_secs(1)).await.unwrap(), 7);
+/// assert_eq!(async { 7 }.timebox_value(Duration::from_secs(1)).await.unwrap(), 7);
+/// # });
+/// ```
+pub trait FutureExt: Future {
+    /// As [`timeout`].
+    #[track_caller]
+    fn timebox<T, E>(self, limit: impl Into<Limit>) -> Timeout<Self>
+    where
+        Self: Future<Output = Result<T, E>> + Sized,
+        E: From<TimeoutError>,
+    {
+        timeout(limit, self)
+    }
+
+    /// As [`timeout_value`].
+    #[track_caller]
+    fn timebox_value(self, limit: impl Into<Limit>) -> TimeoutValue<Self>
+    where
+        Self: Sized,
+    {
+        timeout_value(limit, self)
+    }
+}
+
+impl<F: Future> FutureExt for F {}
+
+impl Timebox {
+    /// Runs a future, as [`future::timeout`](timeout) does.
+    ///
+    /// # Errors
+    ///
+    /// As [`future::timeout`](timeout).
+    ///
+    /// # Cancellation safety
+    ///
+    /// As [`future::timeout`](timeout).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # pollster::block_on(async {
+    /// use std::time::Duration;
+    /// use timebox::{TimeoutError, Timebox, future};
+    ///
+    /// // Ten milliseconds to work, and a second more to undo it.
+    /// let result = Timebox::new(Duration::from_millis(10))
+    ///     .grace(Duration::from_secs(1))
+    ///     .run_future(async {
+    ///         let work = future::sleep(Duration::from_secs(60)).await;
+    ///         if work.is_err() {
+    ///             // roll back
+    ///         }
+    ///         work
+    ///     })
+    ///     .await;
+    /// let error: TimeoutError = result.unwrap_err();
+    /// assert!(error.settled());
+    /// # });
+    /// ```
+    #[track_caller]
+    pub fn run_future<F, T, E>(self, future: F) -> Timeout<F::IntoFuture>
+    where
+        F: IntoFuture<Output = Result<T, E>>,
+        E: From<TimeoutError>,
+    {
+        let Self { limit, extras } = self;
+        Timeout { scoped: Scoped::new(limit, Some(Box::new(extras)), Location::caller(), future.into_future()) }
+    }
+
+    /// Runs a future whose output is no `Result`, as [`future::timeout_value`](timeout_value) does.
+    ///
+    /// # Errors
+    ///
+    /// As [`future::timeout_value`](timeout_value).
+    ///
+    /// # Cancellation safety
+    ///
+    /// As [`future::timeout`](timeout).
+    #[track_caller]
+    pub fn run_future_value<F: IntoFuture>(self, future: F) -> TimeoutValue<F::IntoFuture> {
+        let Self { limit, extras } = self;
+        TimeoutValue { scoped: Scoped::new(limit, Some(Box::new(extras)), Location::caller(), future.into_future()) }
+    }
+}
+
+impl Handle {
+    /// Runs a future, in whichever task, in a scope within the handle's. The scopes that are open where it is polled
+    /// do not count in it.
+    ///
+    /// # Errors
+    ///
+    /// As [`future::timeout`](timeout).
+    ///
+    /// # Cancellation safety
+    ///
+    /// As [`future::timeout`](timeout).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+    /// use std::time::Duration;
+    /// use timebox::{TimeoutError, future};
+    ///
+    /// let result = future::timeout(Duration::from_millis(10), async {
+    ///     let handle = timebox::handle();
+    ///     let task = handle.enter_future(None::<Duration>, async {
+    ///         future::sleep(Duration::from_secs(60)).await?;
+    ///         Ok::<_, TimeoutError>(())
+    ///     });
+    ///     tokio::spawn(task).await.expect("no panic")
+    /// })
+    /// .await;
+    /// assert!(result.unwrap_err().is_timeout());
+    /// # });
+    /// ```
+    #[track_caller]
+    pub fn enter_future<F, T, E>(&self, limit: impl Into<Limit>, future: F) -> Timeout<F::IntoFuture>
+    where
+        F: IntoFuture<Output = Result<T, E>>,
+        E: From<TimeoutError>,
+    {
+        let extras = Box::new(Extras::entered_by(self.clone()));
+        Timeout { scoped: Scoped::new(limit.into(), Some(extras), Location::caller(), future.into_future()) }
+    }
+}

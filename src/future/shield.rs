@@ -1,0 +1,148 @@
+use std::fmt;
+use std::future::{Future, IntoFuture};
+use std::panic::Location;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use pin_project::{pin_project, pinned_drop};
+
+use super::polled::Polled;
+use crate::error::Cause;
+use crate::scope::frame::{Kind, Terms, innermost};
+use crate::scope::{Scope, Suspended, longest};
+use crate::time::nanos;
+use crate::token::node::Node;
+use crate::watchdog::slots::Thread;
+
+/// Polls cleanup that must not be cut short by a scope that is over, for `max` at most (and a day at most).
+///
+/// As [`shield`](crate::shield()) does for blocks: inside, only the shield's limit counts, and what is opened within.
+/// While it is pending, an expired scope around it polls on, up to `max`, instead of dropping its future. The time
+/// begins with the first poll.
+///
+/// # Cancellation safety
+///
+/// That of the future. A shield does not protect from being dropped by anything but the scopes of this crate.
+///
+/// # Examples
+///
+/// ```
+/// # pollster::block_on(async {
+/// use std::time::Duration;
+/// use timebox::{TimeoutError, future};
+///
+/// let result = future::timeout(Duration::from_millis(5), async {
+///     let work = future::sleep(Duration::from_secs(60)).await;
+///     let roll_back = future::sleep(Duration::from_millis(5));
+///     future::shield(Duration::from_secs(1), roll_back).await?;
+///     work
+/// })
+/// .await;
+/// let error: TimeoutError = result.unwrap_err();
+/// assert!(error.settled());
+/// # });
+/// ```
+#[track_caller]
+pub fn shield<F: IntoFuture>(max: Duration, future: F) -> Shield<F::IntoFuture> {
+    Shield { max: longest(max), location: Location::caller(), opened: None, future: Some(future.into_future()) }
+}
+
+/// The future of [`shield`].
+#[must_use = "futures do nothing unless polled"]
+#[pin_project(PinnedDrop)]
+pub struct Shield<F> {
+    max: Duration,
+    location: &'static Location<'static>,
+    /// From the first poll on, until it is done.
+    opened: Option<Opened>,
+    #[pin]
+    future: Option<F>,
+}
+
+struct Opened {
+    polled: Polled,
+    _announced: Announced,
+    // The last to go: what is due fires when the rest is gone.
+    _suspended: Suspended,
+}
+
+/// The scopes around it know that it is pending.
+struct Announced(Vec<(Arc<Node>, usize)>);
+
+impl Announced {
+    fn to_scopes_around(thread: &Thread, until: u64) -> Self {
+        innermost(thread, |scope| {
+            let around = scope.into_iter().flat_map(Scope::polled);
+            Self(around.filter_map(|scope| Some((Arc::clone(scope.node()), scope.node().add_shield(until)?))).collect())
+        })
+    }
+}
+
+impl Drop for Announced {
+    fn drop(&mut self) {
+        for (node, key) in &self.0 {
+            node.remove_shield(*key);
+        }
+    }
+}
+
+impl<F: Future> Future for Shield<F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        let mut this = self.project();
+        if this.future.is_none() {
+            return Poll::Pending;
+        }
+        let (max, location) = (*this.max, *this.location);
+        Thread::with(|thread| {
+            let opened = this.opened.get_or_insert_with(|| Opened::new(thread, max, location));
+            let poll = opened.polled.open(thread, Kind::FutureShield, None, false, |_| {
+                let poll = this.future.as_mut().as_pin_mut().map_or(Poll::Pending, |future| future.poll(cx));
+                if poll.is_ready() {
+                    this.future.set(None);
+                }
+                poll
+            });
+            if poll.is_ready() {
+                *this.opened = None;
+            }
+            poll
+        })
+    }
+}
+
+impl Opened {
+    fn new(thread: &Thread, max: Duration, location: &'static Location<'static>) -> Self {
+        let suspended = Suspended::outside(thread);
+        let now = thread.look();
+        let own = now.saturating_add(nanos(max));
+        let announced = Announced::to_scopes_around(thread, own);
+        let cause = Cause::Deadline;
+        let kind = Kind::FutureShield;
+        let terms = Terms { own, entered: now, limit: Some(max), cause, location, kind, budget: None };
+        Self { polled: Polled::new(terms, None), _announced: announced, _suspended: suspended }
+    }
+}
+
+#[pinned_drop]
+impl<F> PinnedDrop for Shield<F> {
+    fn drop(self: Pin<&mut Self>) {
+        let mut this = self.project();
+        if let Some(opened) = this.opened
+            && this.future.is_some()
+        {
+            Thread::with(|thread| {
+                opened.polled.open(thread, Kind::FutureShield, None, true, |_| this.future.set(None));
+            });
+        }
+    }
+}
+
+impl<F> fmt::Debug for Shield<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shield").field("max", &self.max).field("is_open", &self.opened.is_some()).finish_non_exhaustive()
+    }
+}

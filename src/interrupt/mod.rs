@@ -1,0 +1,213 @@
+//! Calls that look at no scope: they are interrupted by a hook.
+
+use std::error::Error;
+use std::panic::Location;
+use std::sync::Arc;
+
+use crate::error::TimeoutError;
+use crate::scope::Scope;
+use crate::scope::frame::innermost;
+use crate::sync::callback::lend;
+use crate::time::clock;
+use crate::token::Hook;
+use crate::token::hook::{Entry, Unsaid};
+use crate::token::node::Node;
+use crate::token::trail::Circumstances;
+use crate::watchdog::slots::Thread;
+
+/// What came of an interruptible call: see [`interruptible_outcome`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(clippy::exhaustive_structs)] // adapters take it apart
+pub struct Outcome<R> {
+    /// What the call returned.
+    pub value: R,
+    /// How often its hook fired, escalations included.
+    pub fires: u32,
+}
+
+/// Makes a call that looks at no scope, with a hook that interrupts it once the innermost scope is over.
+///
+/// The hook may borrow. It fires again until the call returns (0.5 ms after its last run, doubling to 64 ms, unless the
+/// hook says otherwise), since an interrupt that comes too early is lost. When `interruptible` has returned, the hook is
+/// not running and never will: the next call on the same connection is safe. Outside every scope the call is just made.
+///
+/// - `Ok(Ok(value))`: the call succeeded, even if late.
+/// - `Ok(Err(error))`: it failed by itself.
+/// - `Err(timed_out)`: it was not made, since the scope was over; or it failed after its hook fired, and
+///   [`source`](Error::source) is its error; or it was [spoilt](Hook::spoils).
+///
+/// # Errors
+///
+/// As listed.
+///
+/// # Panics
+///
+/// A panic of the call passes through; the hook is ended first.
+///
+/// # Examples
+///
+/// ```
+/// use std::sync::mpsc;
+/// use std::time::Duration;
+/// use timebox::{Hook, interruptible, timeout};
+///
+/// type AnyError = Box<dyn std::error::Error + Send + Sync>;
+///
+/// // A channel stands for a library that can be told to stop.
+/// let (stop, stopped) = mpsc::channel::<()>();
+/// let result = timeout(Duration::from_millis(10), || -> Result<(), AnyError> {
+///     let call = || stopped.recv().map_or(Ok(()), |()| Err("stopped"));
+///     interruptible(Hook::inline(|| stop.send(())), call)?.map_err(AnyError::from)
+/// });
+/// let error = result.unwrap_err().downcast::<timebox::TimeoutError>().unwrap();
+/// assert_eq!(std::error::Error::source(&*error).unwrap().to_string(), "stopped");
+/// ```
+#[track_caller]
+pub fn interruptible<'h, T, F>(
+    hook: impl Into<Hook<'h>>,
+    call: impl FnOnce() -> Result<T, F>,
+) -> Result<Result<T, F>, TimeoutError>
+where
+    F: Into<Box<dyn Error + Send + Sync>>,
+{
+    let location = Location::caller();
+    in_innermost(|scope| match scope {
+        Some(scope) => scope.interruptible_at(hook.into(), location, call),
+        None => Ok(call()),
+    })
+}
+
+/// Makes an interruptible call, and hands out what it returned however it went, with the number of times that the hook
+/// fired. For adapters that know better than [`interruptible`] what a result is worth.
+///
+/// # Errors
+///
+/// Only if the call was not made, since the scope was over.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+/// use timebox::interruptible_outcome;
+///
+/// let outcome = timebox::timeout(Duration::from_secs(1), || interruptible_outcome(|| (), || 7)).unwrap();
+/// assert_eq!((outcome.value, outcome.fires), (7, 0));
+/// ```
+#[track_caller]
+pub fn interruptible_outcome<'h, R>(
+    hook: impl Into<Hook<'h>>,
+    call: impl FnOnce() -> R,
+) -> Result<Outcome<R>, TimeoutError> {
+    let location = Location::caller();
+    in_innermost(|scope| match scope {
+        Some(scope) => Ok(scope.guarded(hook.into(), location, call)?.outcome),
+        None => Ok(Outcome { value: call(), fires: 0 }),
+    })
+}
+
+fn in_innermost<R>(f: impl FnOnce(Option<&Scope>) -> R) -> R {
+    Thread::with(|thread| innermost(thread, f))
+}
+
+/// An outcome, and whether it may be believed.
+struct Guarded<R> {
+    outcome: Outcome<R>,
+    spoilt: bool,
+}
+
+impl Scope {
+    /// As the free function [`interruptible`](crate::interruptible), for this scope and those around it.
+    #[track_caller]
+    pub fn interruptible<'h, T, F>(
+        &self,
+        hook: impl Into<Hook<'h>>,
+        call: impl FnOnce() -> Result<T, F>,
+    ) -> Result<Result<T, F>, TimeoutError>
+    where
+        F: Into<Box<dyn Error + Send + Sync>>,
+    {
+        self.interruptible_at(hook.into(), Location::caller(), call)
+    }
+
+    /// As the free function [`interruptible_outcome`](crate::interruptible_outcome), for this scope and those around
+    /// it.
+    #[track_caller]
+    pub fn interruptible_outcome<'h, R>(
+        &self,
+        hook: impl Into<Hook<'h>>,
+        call: impl FnOnce() -> R,
+    ) -> Result<Outcome<R>, TimeoutError> {
+        Ok(self.guarded(hook.into(), Location::caller(), call)?.outcome)
+    }
+
+    fn interruptible_at<T, F>(
+        &self,
+        hook: Hook<'_>,
+        location: &'static Location<'static>,
+        call: impl FnOnce() -> Result<T, F>,
+    ) -> Result<Result<T, F>, TimeoutError>
+    where
+        F: Into<Box<dyn Error + Send + Sync>>,
+    {
+        let Guarded { outcome: Outcome { value, fires }, spoilt } = self.guarded(hook, location, call)?;
+        let source = match value {
+            Ok(value) if !spoilt => return Ok(Ok(value)),
+            Err(error) if fires == 0 => return Ok(Err(error)),
+            Ok(_) => None,
+            Err(error) => Some(error.into()),
+        };
+        Err(self.interrupted(location, source))
+    }
+
+    /// The error of a call that was interrupted.
+    pub(crate) fn interrupted(
+        &self,
+        location: &'static Location<'static>,
+        source: Option<Box<dyn Error + Send + Sync>>,
+    ) -> TimeoutError {
+        self.error(Circumstances { source, ..Circumstances::at(location, clock::now()) })
+    }
+
+    fn guarded<R>(
+        &self,
+        hook: Hook<'_>,
+        location: &'static Location<'static>,
+        call: impl FnOnce() -> R,
+    ) -> Result<Guarded<R>, TimeoutError> {
+        self.check_by_clock(location)?;
+        let node = self.node();
+        let (closures, plan) = hook.split();
+        lend(closures, |callbacks| {
+            let entry = Entry::new(plan, callbacks, Unsaid::Backoff);
+            let Some(registered) = Registered::new(node, &entry) else { return Err(self.interrupted(location, None)) };
+            let value = call();
+            drop(registered);
+            Ok(Guarded { outcome: Outcome { value, fires: entry.fires() }, spoilt: entry.has_spoilt() })
+        })
+    }
+}
+
+/// A hook that is in place; dropping it ends the hook.
+struct Registered<'a> {
+    node: &'a Arc<Node>,
+    entry: &'a Arc<Entry>,
+    key: Option<usize>,
+}
+
+impl<'a> Registered<'a> {
+    /// `None` if the node is over.
+    fn new(node: &'a Arc<Node>, entry: &'a Arc<Entry>) -> Option<Self> {
+        let key = node.add_hook(entry, true);
+        // A node that was lost in a fork takes no hooks; the call is still made.
+        (key.is_some() || !node.is_over()).then_some(Self { node, entry, key })
+    }
+}
+
+impl Drop for Registered<'_> {
+    fn drop(&mut self) {
+        self.entry.revoke();
+        if let Some(key) = self.key {
+            self.node.remove_hook(key, self.entry);
+        }
+    }
+}

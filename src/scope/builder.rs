@@ -1,0 +1,153 @@
+use std::borrow::Cow;
+use std::panic::Location;
+use std::time::Duration;
+
+use super::{Handle, Scope, run};
+use crate::error::TimeoutError;
+use crate::sync::{Mutex, lock};
+use crate::time::Limit;
+use crate::token::CancellationToken;
+
+/// A scope with more to it than a limit.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+/// use timebox::Timebox;
+///
+/// // Five seconds, of which the last half second is kept for the answer.
+/// let answer = Timebox::new(Duration::from_secs(5))
+///     .label("request")
+///     .run(|_| {
+///         Timebox::new(None::<Duration>)
+///             .label("query")
+///             .reserve(Duration::from_millis(500))
+///             .run_or_else(|scope| scope.checkpoint().map(|()| "fresh"), |_timed_out| Ok("stale"))
+///     });
+/// assert_eq!(answer.unwrap(), "fresh");
+/// ```
+#[derive(Debug)]
+#[must_use = "a timebox does nothing until something is run in it"]
+pub struct Timebox {
+    pub(crate) limit: Limit,
+    pub(crate) extras: Extras,
+}
+
+/// What only scopes from the builder have.
+#[derive(Debug, Default)]
+pub(crate) struct Extras {
+    pub(crate) label: Option<Cow<'static, str>>,
+    pub(crate) reserve: Duration,
+    pub(crate) grace: Duration,
+    pub(crate) tokens: Vec<CancellationToken>,
+    /// The handle by which a future's scope is entered.
+    pub(crate) handle: Option<Handle>,
+    /// The last error that named the scope, for `run_or_else`.
+    raised: Mutex<Option<TimeoutError>>,
+}
+
+impl Extras {
+    pub(crate) fn entered_by(handle: Handle) -> Self {
+        Self { handle: Some(handle), ..Self::default() }
+    }
+
+    pub(crate) fn set_raised(&self, error: &TimeoutError) {
+        *lock(&self.raised) = Some(error.clone());
+    }
+
+    fn take_raised(&self) -> Option<TimeoutError> {
+        lock(&self.raised).take()
+    }
+}
+
+impl Timebox {
+    /// A scope with this limit.
+    pub fn new(limit: impl Into<Limit>) -> Self {
+        Self { limit: limit.into(), extras: Extras::default() }
+    }
+
+    /// A name, shown in errors and reports. An empty one is none.
+    pub fn label(mut self, label: impl Into<Cow<'static, str>>) -> Self {
+        self.extras.label = Some(label.into()).filter(|label| !label.is_empty());
+        self
+    }
+
+    /// Keeps time for what comes after: the deadline is at the latest the surrounding scope's less this.
+    pub fn reserve(mut self, duration: Duration) -> Self {
+        self.extras.reserve = duration;
+        self
+    }
+
+    /// For a future: once the scope is over, how long it is polled on, so that it can end by itself, before it is
+    /// dropped.
+    pub fn grace(mut self, duration: Duration) -> Self {
+        self.extras.grace = duration;
+        self
+    }
+
+    /// The scope is also over when this token is. May be called more than once.
+    pub fn cancel_on(mut self, token: &CancellationToken) -> Self {
+        self.extras.tokens.push(token.clone());
+        self
+    }
+
+    /// Runs a block, as [`with_timeout`](crate::with_timeout) does.
+    ///
+    /// # Errors
+    ///
+    /// Those of the body; and a [`TimeoutError`] if the body was not started.
+    #[track_caller]
+    pub fn run<T, E>(self, body: impl FnOnce(&Scope) -> Result<T, E>) -> Result<T, E>
+    where
+        E: From<TimeoutError>,
+    {
+        run(&self.limit, Some(&self.extras), Location::caller(), body).unwrap_or_else(|error| Err(E::from(error)))
+    }
+
+    /// Runs a block that is not a `Result`, as [`timeout_value`](crate::timeout_value) does.
+    ///
+    /// # Errors
+    ///
+    /// If the body was not started, or was unwound by a checkpoint.
+    #[track_caller]
+    pub fn run_value<T>(self, body: impl FnOnce(&Scope) -> T) -> Result<T, TimeoutError> {
+        run(&self.limit, Some(&self.extras), Location::caller(), body)
+    }
+
+    /// Runs a block, and something cheaper if the block's own time runs out.
+    ///
+    /// The fallback runs after the scope has been left, when the body was not started because its own scope was
+    /// over, or when it returned an `Err` after an error naming its scope was raised; that `Err` is dropped. An
+    /// `Ok`, the expiry of a scope around it, and any other `Err` pass through.
+    ///
+    /// # Errors
+    ///
+    /// Those of the body that pass through, and those of the fallback.
+    #[track_caller]
+    pub fn run_or_else<T, E>(
+        self,
+        body: impl FnOnce(&Scope) -> Result<T, E>,
+        fallback: impl FnOnce(TimeoutError) -> Result<T, E>,
+    ) -> Result<T, E>
+    where
+        E: From<TimeoutError>,
+    {
+        let mut node = None;
+        let result = run(&self.limit, Some(&self.extras), Location::caller(), |scope| {
+            let result = body(scope);
+            node = scope.existing_node().cloned();
+            result
+        });
+        let error = match result {
+            Ok(Ok(value)) => return Ok(value),
+            Ok(Err(error)) => error,
+            Err(error) => E::from(error),
+        };
+        // Raised on this thread, or by a handle's scopes on others.
+        match self.extras.take_raised().or_else(|| node?.take_raised()) {
+            Some(timed_out) => fallback(timed_out),
+            None => Err(error),
+        }
+    }
+}

@@ -1,0 +1,314 @@
+//! The questions that running code asks: is my scope over, and how long is left?
+
+use std::panic::Location;
+use std::time::Duration;
+
+use super::Scope;
+use super::frame::innermost;
+use crate::error::TimeoutError;
+use crate::time::{Deadline, NEVER, clock, nanos};
+use crate::token::trail::Circumstances;
+use crate::watchdog;
+use crate::watchdog::slots::Thread;
+
+type Place = &'static Location<'static>;
+
+/// Whether the innermost scope is over, by the clock.
+#[cold]
+#[inline(never)]
+pub(crate) fn is_over_by_clock(thread: &Thread) -> bool {
+    let now = thread.look();
+    let expired = thread.deadline.get() <= now;
+    if expired {
+        watchdog::global().reach(now);
+    }
+    let over = expired || thread.is_flagged();
+    if over {
+        // Level-triggered: the next check must not miss what this one saw.
+        thread.look_again();
+    }
+    over
+}
+
+#[inline(always)]
+pub(crate) fn is_over(thread: &Thread) -> bool {
+    !thread.is_quiet() && is_over_by_clock(thread)
+}
+
+#[cold]
+#[inline(never)]
+fn interrupt(thread: &Thread, location: Place) -> Result<(), TimeoutError> {
+    if !is_over_by_clock(thread) {
+        return Ok(());
+    }
+    innermost(thread, |scope| match scope {
+        Some(scope) => Err(scope.error(Circumstances::at(location, clock::now()))),
+        None => Ok(()),
+    })
+}
+
+/// Fails once the innermost scope is over: the place where running code lets itself be stopped.
+///
+/// It costs next to nothing: a comparison of two words and, below scopes that have a token or a handle, a flag. In
+/// a vectorised loop call it once for each chunk of a thousand cheap steps: any check in the loop itself keeps the
+/// compiler from vectorising. Outside every scope it goes through.
+///
+/// # Errors
+///
+/// A [`TimeoutError`] that names the outermost scope that is over. Every later checkpoint fails too.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+/// use timebox::{checkpoint, timeout};
+///
+/// let result = timeout(Duration::from_millis(5), || -> timebox::Result<u64> {
+///     let mut n = 0_u64;
+///     loop {
+///         checkpoint()?;
+///         n = n.wrapping_add(1);
+///     }
+/// });
+/// assert!(result.unwrap_err().is_timeout());
+/// ```
+#[track_caller]
+#[inline]
+pub fn checkpoint() -> Result<(), TimeoutError> {
+    let location = Location::caller();
+    Thread::with(|thread| if thread.is_quiet() { Ok(()) } else { interrupt(thread, location) })
+}
+
+/// Unwinds the stack once the innermost scope is over, for code that cannot return a `Result`.
+///
+/// The scope that is over catches it and fails with the error, if it is on this stack (in this poll); else the
+/// outermost boundary here does. The panic hook is not called. While the thread is panicking, and where nothing here
+/// would catch it, it does nothing.
+///
+/// Prefer [`checkpoint`]: unwinding poisons std's mutexes, aborts in frames of other languages, and exists only where
+/// the program is built with `panic = "unwind"`.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+///
+/// let mut numbers: Vec<u64> = (0..1000).rev().collect();
+/// let result = timebox::timeout_value(Duration::from_millis(5), || {
+///     numbers.sort_by(|a, b| loop {
+///         timebox::checkpoint_or_unwind(); // a comparison cannot fail
+/// #       if false { break a.cmp(b); }
+///     });
+/// });
+/// assert!(result.unwrap_err().is_timeout());
+/// ```
+#[cfg(panic = "unwind")]
+#[track_caller]
+#[inline]
+pub fn checkpoint_or_unwind() {
+    let location = Location::caller();
+    Thread::with(|thread| {
+        if !thread.is_quiet() {
+            unwind(thread, location);
+        }
+    });
+}
+
+#[cfg(panic = "unwind")]
+#[cold]
+#[inline(never)]
+fn unwind(thread: &Thread, location: Place) {
+    if std::thread::panicking() || !is_over_by_clock(thread) {
+        return;
+    }
+    innermost(thread, |scope| {
+        let Some(scope) = scope else { return };
+        let error = scope.error(Circumstances::at(location, clock::now()));
+        if let Some(catcher) = scope.catcher(&error) {
+            let catcher = std::ptr::from_ref(catcher).addr();
+            std::panic::resume_unwind(Box::new(super::Unwind { error, catcher }));
+        }
+    });
+}
+
+/// Whether the innermost scope is over, for whatever cause. Outside every scope it is false.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// let rounds = timebox::timeout_value(Duration::from_millis(5), || {
+///     let mut rounds = 0_u64;
+///     while !timebox::is_expired() {
+///         rounds += 1;
+///     }
+///     rounds
+/// });
+/// assert!(rounds.unwrap() > 0);
+/// ```
+#[inline]
+pub fn is_expired() -> bool {
+    Thread::with(is_over)
+}
+
+/// The time left until the innermost scope's effective deadline, zero once it has passed; `None` if there is none.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// assert_eq!(timebox::remaining(), None);
+/// timebox::timeout_value(Duration::from_secs(2), || {
+///     assert!(timebox::remaining().unwrap() <= Duration::from_secs(2));
+/// }).unwrap();
+/// ```
+pub fn remaining() -> Option<Duration> {
+    deadline().remaining()
+}
+
+/// The effective deadline of the innermost scope: the earliest of its own and those around it.
+///
+/// ```
+/// use std::time::Duration;
+/// use timebox::Deadline;
+///
+/// assert_eq!(timebox::deadline(), Deadline::NEVER);
+/// timebox::timeout_value(Duration::from_secs(2), || {
+///     let outer = timebox::deadline();
+///     timebox::timeout_value(Duration::from_secs(5), || {
+///         assert_eq!(timebox::deadline(), outer);
+///     }).unwrap();
+/// }).unwrap();
+/// ```
+pub fn deadline() -> Deadline {
+    Deadline::from_nanos(Thread::with(|thread| thread.deadline.get()))
+}
+
+/// Fails now if less than `duration` is left: there is no use in starting what cannot be finished.
+///
+/// The error names the scope with the earliest deadline; the scope is not over by it. Outside every scope it goes
+/// through.
+///
+/// # Errors
+///
+/// A [`TimeoutError`], with an overshoot of zero unless the scope is over.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// let result = timebox::timeout(Duration::from_secs(1), || -> timebox::Result<()> {
+///     timebox::require(Duration::from_millis(1))?;
+///     timebox::require(Duration::from_secs(60))
+/// });
+/// let error = result.unwrap_err();
+/// assert_eq!(error.overshoot(), Duration::ZERO);
+/// ```
+#[track_caller]
+pub fn require(duration: Duration) -> Result<(), TimeoutError> {
+    let location = Location::caller();
+    Thread::with(|thread| innermost(thread, |scope| scope.map_or(Ok(()), |scope| scope.require_at(duration, location))))
+}
+
+impl Scope {
+    /// Whether this scope is over, by the clock.
+    pub(crate) fn is_over_by_clock(&self, thread: &Thread) -> bool {
+        if self.is_innermost(thread) {
+            return is_over_by_clock(thread);
+        }
+        let now = thread.look();
+        let expired = self.effective(thread) <= now;
+        if expired {
+            watchdog::global().reach(now);
+        }
+        let over = expired || self.is_flagged();
+        if over {
+            thread.look_again();
+        }
+        over
+    }
+
+    fn is_flagged(&self) -> bool {
+        self.visible().find_map(Scope::existing_node).is_some_and(|node| node.is_over())
+    }
+
+    /// Fails if this scope is over, by the clock.
+    #[inline]
+    pub(crate) fn check_by_clock(&self, location: Place) -> Result<(), TimeoutError> {
+        if !Thread::with(|thread| self.is_over_by_clock(thread)) {
+            return Ok(());
+        }
+        Err(self.error(Circumstances::at(location, clock::now())))
+    }
+
+    /// Whether nothing speaks for its expiry, or it is not over by the clock.
+    #[inline]
+    fn is_over(&self) -> bool {
+        Thread::with(|thread| {
+            if self.is_innermost(thread) {
+                return is_over(thread);
+            }
+            let quiet = !thread.is_clock_due()
+                && self.effective(thread) > watchdog::global().reached()
+                && !self.is_flagged();
+            !quiet && self.is_over_by_clock(thread)
+        })
+    }
+
+    /// As the free function [`checkpoint`], for this scope and those around it.
+    #[track_caller]
+    #[inline]
+    pub fn checkpoint(&self) -> Result<(), TimeoutError> {
+        if !self.is_over() {
+            return Ok(());
+        }
+        Err(self.error(Circumstances::at(Location::caller(), clock::now())))
+    }
+
+    /// As the free function [`checkpoint_or_unwind`], for this scope and those around it.
+    #[cfg(panic = "unwind")]
+    #[track_caller]
+    pub fn checkpoint_or_unwind(&self) {
+        if std::thread::panicking() || !self.is_over() {
+            return;
+        }
+        let error = self.error(Circumstances::at(Location::caller(), clock::now()));
+        Thread::with(|thread| {
+            innermost(thread, |innermost| {
+                if let Some(catcher) = innermost.and_then(|innermost| innermost.catcher(&error)) {
+                    let catcher = std::ptr::from_ref(catcher).addr();
+                    std::panic::resume_unwind(Box::new(super::Unwind { error, catcher }));
+                }
+            });
+        });
+    }
+
+    /// As the free function [`is_expired`], for this scope and those around it.
+    #[inline]
+    pub fn is_expired(&self) -> bool {
+        self.is_over()
+    }
+
+    /// As the free function [`remaining`], for this scope and those around it.
+    pub fn remaining(&self) -> Option<Duration> {
+        self.deadline().remaining()
+    }
+
+    /// As the free function [`deadline`], for this scope and those around it.
+    pub fn deadline(&self) -> Deadline {
+        Deadline::from_nanos(Thread::with(|thread| self.effective(thread)))
+    }
+
+    /// As the free function [`require`], for this scope and those around it.
+    #[track_caller]
+    pub fn require(&self, duration: Duration) -> Result<(), TimeoutError> {
+        self.require_at(duration, Location::caller())
+    }
+
+    fn require_at(&self, duration: Duration, location: Place) -> Result<(), TimeoutError> {
+        self.check_by_clock(location)?;
+        let effective = Thread::with(|thread| self.effective(thread));
+        let now = clock::now();
+        if effective == NEVER || effective.saturating_sub(now) >= nanos(duration) {
+            return Ok(());
+        }
+        Err(self.error_of_lack(location, now))
+    }
+}

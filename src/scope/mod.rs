@@ -1,0 +1,235 @@
+//! Scopes of blocks: entering them, what they are given on entry, and what is done in them.
+
+mod builder;
+pub(crate) mod checkpoint;
+mod entry;
+pub(crate) mod frame;
+mod handle;
+mod shield;
+mod sleep;
+mod switch;
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, Location, catch_unwind, resume_unwind};
+
+use crate::error::TimeoutError;
+use crate::time::Limit;
+use crate::token::{CancellationToken, Hook, Registration};
+use crate::watchdog::slots::Thread;
+
+pub use builder::Timebox;
+pub(crate) use builder::Extras;
+#[cfg(panic = "unwind")]
+pub use checkpoint::checkpoint_or_unwind;
+pub use checkpoint::{checkpoint, deadline, is_expired, remaining, require};
+pub(crate) use entry::{Admission, admit, admit_polled, plain_duration};
+use entry::admit_duration;
+pub use frame::Scope;
+pub use handle::{Handle, handle};
+pub(crate) use shield::{Suspended, longest};
+pub use shield::shield;
+pub use sleep::sleep;
+pub use switch::{is_enabled, set_enabled};
+
+/// Runs a block under a limit.
+///
+/// The block is stopped where it lets itself be stopped: at a [`checkpoint`], in a [`sleep`](sleep()), in an
+/// [`interruptible`](crate::interruptible) call. There it gets a typed error, so that `?` unwinds it: locks are
+/// released, transactions rolled back, files closed. What the block returns is returned unchanged, however late.
+///
+/// `timeout` waits for its body, since the body borrows: code that never checks runs on.
+///
+/// # Errors
+///
+/// Those of the body; and a [`TimeoutError`] if the body was not started, because there was no time left to begin
+/// with. For an inner scope that inherits its deadline see [the crate's front page](crate#nesting).
+///
+/// # Panics
+///
+/// A panic of the body passes through.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+/// use timebox::{TimeoutError, checkpoint, timeout};
+///
+/// fn primes_below(n: u64) -> Result<usize, TimeoutError> {
+///     timeout(Duration::from_secs(1), || {
+///         let mut count = 0;
+///         for candidate in 2..n {
+///             checkpoint()?;
+///             count += usize::from((2..candidate).all(|d| candidate % d != 0));
+///         }
+///         Ok(count)
+///     })
+/// }
+///
+/// assert_eq!(primes_below(100).unwrap(), 25);
+/// assert!(primes_below(u64::MAX).unwrap_err().is_timeout());
+/// ```
+#[track_caller]
+#[inline]
+pub fn timeout<T, E>(limit: impl Into<Limit>, body: impl FnOnce() -> Result<T, E>) -> Result<T, E>
+where
+    E: From<TimeoutError>,
+{
+    with_timeout(limit, |_| body())
+}
+
+/// Runs a block under a limit, as [`timeout`] does, with the scope in hand.
+///
+/// # Errors
+///
+/// As [`timeout`].
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+///
+/// let result = timebox::with_timeout(Duration::from_secs(1), |scope| -> timebox::Result<_> {
+///     scope.checkpoint()?;
+///     Ok(scope.remaining())
+/// });
+/// assert!(result.unwrap() <= Some(Duration::from_secs(1)));
+/// ```
+#[track_caller]
+#[inline]
+pub fn with_timeout<T, E>(limit: impl Into<Limit>, body: impl FnOnce(&Scope) -> Result<T, E>) -> Result<T, E>
+where
+    E: From<TimeoutError>,
+{
+    run(&limit.into(), None, Location::caller(), body).unwrap_or_else(|error| Err(E::from(error)))
+}
+
+/// Runs a block that is not a `Result` under a limit.
+///
+/// # Errors
+///
+/// Fails only if the body was not started, or was unwound by [`checkpoint_or_unwind`].
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+///
+/// let sum = timebox::timeout_value(Duration::from_secs(1), || (1..=100).sum::<u32>());
+/// assert_eq!(sum.unwrap(), 5050);
+/// assert!(!timebox::timeout_value(Duration::ZERO, || ()).unwrap_err().started());
+/// ```
+#[track_caller]
+#[inline]
+pub fn timeout_value<T>(limit: impl Into<Limit>, body: impl FnOnce() -> T) -> Result<T, TimeoutError> {
+    run(&limit.into(), None, Location::caller(), |_| body())
+}
+
+/// Runs a body in a scope of its own.
+#[inline]
+pub(crate) fn run<R>(
+    limit: &Limit,
+    extras: Option<&Extras>,
+    location: &'static Location<'static>,
+    body: impl FnOnce(&Scope) -> R,
+) -> Result<R, TimeoutError> {
+    Thread::with(|thread| match (plain_duration(limit), extras) {
+        (Some(duration), None) => {
+            let (terms, effective) = admit_duration(thread, duration, location)?;
+            frame::open(thread, terms, effective, None, None, false, |scope| catching(scope, || body(scope)))
+        }
+        _ => {
+            let admission = admit(thread, limit, extras, location, frame::Kind::Block, frame::Around::Thread)?;
+            let Admission { terms, effective, node } = admission;
+            frame::open(thread, terms, effective, extras, node, false, |scope| catching(scope, || body(scope)))
+        }
+    })
+}
+
+/// An unwinding that [`checkpoint_or_unwind`] began.
+#[derive(Debug)]
+pub(crate) struct Unwind {
+    pub(crate) error: TimeoutError,
+    /// The address of the frame that stops it.
+    pub(crate) catcher: usize,
+}
+
+/// Runs `body`, and stops an unwinding that is meant for this scope.
+#[inline]
+pub(crate) fn catching<R>(scope: &Scope, body: impl FnOnce() -> R) -> Result<R, TimeoutError> {
+    // Other panics go on unchanged, so nothing is seen in a broken state that would not be without us.
+    catch_unwind(AssertUnwindSafe(body)).or_else(|payload| caught(scope, payload))
+}
+
+#[cold]
+#[inline(never)]
+fn caught<R>(scope: &Scope, payload: Box<dyn Any + Send>) -> Result<R, TimeoutError> {
+    match payload.downcast::<Unwind>() {
+        Ok(unwind) if unwind.catcher == std::ptr::from_ref(scope).addr() => Err(unwind.error),
+        Ok(unwind) => resume_unwind(unwind),
+        Err(payload) => resume_unwind(payload),
+    }
+}
+
+/// Has `hook` run once the innermost scope is over. It dies with the scope, or when the registration is dropped.
+///
+/// It fires one time unless made with [`Hook::every`], on the watchdog or a runner thread; on a scope that is over
+/// already it runs on this thread before this returns. Outside every scope it never fires.
+///
+/// ```
+/// use std::sync::atomic::{AtomicBool, Ordering};
+/// use std::sync::Arc;
+/// use std::time::Duration;
+/// use timebox::Hook;
+///
+/// let stop = Arc::new(AtomicBool::new(false));
+/// let flag = stop.clone();
+/// timebox::timeout_value(Duration::from_millis(5), || {
+///     let _registration = timebox::on_cancel(Hook::inline(move || flag.store(true, Ordering::Relaxed)));
+///     while !stop.load(Ordering::Relaxed) {} // a library that knows nothing but its own flag
+/// }).unwrap();
+/// ```
+pub fn on_cancel(hook: impl Into<Hook<'static>>) -> Registration {
+    let hook = hook.into();
+    Thread::with(|thread| {
+        frame::innermost(thread, |scope| match scope {
+            Some(scope) => scope.register(hook),
+            None => Registration::inert(),
+        })
+    })
+}
+
+/// The token of the innermost scope; outside every scope a fresh one.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// let error = timebox::timeout(Duration::from_secs(5), || -> timebox::Result<()> {
+///     let token = timebox::token();
+///     std::thread::spawn(move || token.cancel_with("not needed any more"));
+///     timebox::sleep(Duration::from_secs(4))
+/// });
+/// assert_eq!(error.unwrap_err().reason(), Some("not needed any more"));
+/// ```
+#[track_caller]
+pub fn token() -> CancellationToken {
+    let location = Location::caller();
+    let node = Thread::with(|thread| frame::innermost(thread, |scope| scope.map(|scope| scope.node().clone())));
+    node.map_or_else(|| CancellationToken::at(location), CancellationToken::of)
+}
+
+impl Scope {
+    /// As the free function [`on_cancel`], for this scope.
+    pub fn on_cancel(&self, hook: impl Into<Hook<'static>>) -> Registration {
+        self.register(hook.into())
+    }
+
+    fn register(&self, hook: Hook<'static>) -> Registration {
+        let over = Thread::with(|thread| self.is_over_by_clock(thread));
+        Registration::new(self.node(), over, hook, true)
+    }
+
+    /// The token of this scope. It outlives the scope.
+    pub fn token(&self) -> CancellationToken {
+        CancellationToken::of(self.node().clone())
+    }
+}

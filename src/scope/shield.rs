@@ -1,0 +1,91 @@
+use std::panic::Location;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Scope;
+use super::frame::{self, Kind, Terms, innermost};
+use crate::error::Cause;
+use crate::time::nanos;
+use crate::token::hook::Entry;
+use crate::watchdog::slots::Thread;
+
+/// The longest a shield can last.
+const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
+
+pub(crate) fn longest(max: Duration) -> Duration {
+    max.min(LONGEST)
+}
+
+/// Runs cleanup that must not be cut short by a scope that is over, for `max` at most (and a day at most).
+///
+/// A shield is a scope of its own that hides those around it: inside, everything sees only the shield's limit and what
+/// is opened within. The hooks that this thread registered outside do not fire while it is open: opening it waits for
+/// one that runs, and what is due fires on leaving. A `&Scope` or a token from outside still answers for itself. At
+/// `max` the shield itself is over.
+///
+/// Cleanup that uses this crate, in a `Drop` too, belongs in a shield: otherwise it finds its scope over, and does
+/// nothing.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+/// use timebox::{checkpoint, shield, timeout};
+///
+/// fn roll_back() -> timebox::Result<()> {
+///     checkpoint() // stands for work that checks
+/// }
+///
+/// let result = timeout(Duration::from_millis(5), || -> timebox::Result<()> {
+///     while checkpoint().is_ok() {}
+///     assert!(roll_back().is_err());
+///     shield(Duration::from_secs(1), roll_back)?;
+///     checkpoint()
+/// });
+/// assert!(result.unwrap_err().is_timeout());
+/// ```
+#[track_caller]
+pub fn shield<R>(max: Duration, body: impl FnOnce() -> R) -> R {
+    let location = Location::caller();
+    Thread::with(|thread| {
+        let _suspended = Suspended::outside(thread);
+        let now = thread.look();
+        let max = longest(max);
+        let own = now.saturating_add(nanos(max));
+        let cause = Cause::Deadline;
+        let terms = Terms { own, entered: now, limit: Some(max), cause, location, kind: Kind::Shield, budget: None };
+        frame::open(thread, terms, own, None, None, false, |_| body())
+    })
+}
+
+impl Scope {
+    /// As the free function [`shield`]: it hides this scope and all others open on this thread.
+    #[track_caller]
+    #[allow(clippy::unused_self)]
+    pub fn shield<R>(&self, max: Duration, body: impl FnOnce() -> R) -> R {
+        shield(max, body)
+    }
+}
+
+/// Keeps hooks from firing until dropped.
+pub(crate) struct Suspended(Vec<Arc<Entry>>);
+
+impl Suspended {
+    /// The hooks of the scopes that are open on this thread.
+    pub(crate) fn outside(thread: &Thread) -> Self {
+        let mut entries = Vec::new();
+        innermost(thread, |scope| {
+            for node in scope.into_iter().flat_map(Scope::stack).filter_map(Scope::existing_node) {
+                node.scoped_hooks(&mut entries);
+            }
+        });
+        entries.iter().for_each(|entry| entry.suspend());
+        Self(entries)
+    }
+}
+
+impl Drop for Suspended {
+    fn drop(&mut self) {
+        self.0.iter().for_each(Entry::resume);
+    }
+}

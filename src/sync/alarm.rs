@@ -1,0 +1,217 @@
+//! What the watchdog sleeps on: one word that counts rings and says whether the watchdog runs.
+
+use super::{AtomicU32, Ordering, const_fn, mutant};
+
+/// Bit 0 of the word: a watchdog runs. The rest counts rings.
+const RUNNING: u32 = 1;
+const RING: u32 = 2;
+
+/// A key as [`Alarm::key`] gave it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Key(u32);
+
+#[derive(Debug)]
+pub(crate) struct Alarm {
+    word: AtomicU32,
+    bed: Bed,
+}
+
+impl Alarm {
+    const_fn! {
+        pub(crate) fn new() -> Self {
+            Self { word: AtomicU32::new(0), bed: Bed::new() }
+        }
+    }
+
+    /// What [`wait`](Self::wait) compares: read it before looking for work.
+    pub(crate) fn key(&self) -> Key {
+        // Acquire: pairs with the Release in `ring`, so that the look for work that follows sees what was rung for.
+        Key(self.word.load(Ordering::Acquire))
+    }
+
+    /// Sleeps until `until` (nanoseconds), or until there has been a ring since `key` was read.
+    pub(crate) fn wait(&self, key: Key, until: u64) {
+        self.bed.sleep(&self.word, key.0, until);
+    }
+
+    /// Wakes the sleeper; whether there is one that runs.
+    pub(crate) fn ring(&self) -> bool {
+        // Release: pairs with the Acquire in `key`.
+        let before = self.word.fetch_add(RING, Ordering::Release);
+        self.bed.wake(&self.word);
+        before & RUNNING != 0
+    }
+
+    #[inline]
+    pub(crate) fn is_running(&self) -> bool {
+        // Relaxed: a hint only. Whoever must know goes through `start`.
+        self.word.load(Ordering::Relaxed) & RUNNING != 0
+    }
+
+    /// Claims to run; `false` if somebody runs already.
+    pub(crate) fn start(&self) -> bool {
+        // AcqRel: whoever claims sees what the one that retired did, and the reverse.
+        self.word.fetch_or(RUNNING, Ordering::AcqRel) & RUNNING == 0
+    }
+
+    /// Stops running, unless there was a ring since `key` was read.
+    pub(crate) fn retire(&self, key: Key) -> bool {
+        if mutant!(BlindRetire) {
+            self.word.fetch_and(!RUNNING, Ordering::AcqRel);
+            return true;
+        }
+        // AcqRel/Acquire: pairs with `start` and `ring`.
+        let order = (Ordering::AcqRel, Ordering::Acquire);
+        self.word.compare_exchange(key.0, key.0 & !RUNNING, order.0, order.1).is_ok()
+    }
+
+    /// Forgets the runner: it could not be started, or was lost in a fork.
+    pub(crate) fn forget(&self) {
+        self.word.fetch_and(!RUNNING, Ordering::AcqRel);
+    }
+}
+
+/// A futex with an absolute time, on the clock of [`super::os::monotonic_nanos`].
+#[cfg(all(any(target_os = "linux", target_os = "android"), not(timebox_loom)))]
+mod bed {
+    use super::AtomicU32;
+
+    #[derive(Debug)]
+    pub(super) struct Bed;
+
+    impl Bed {
+        pub(super) const fn new() -> Self {
+            Self
+        }
+
+        #[allow(clippy::unused_self)] // the stand-ins have something to sleep on
+        pub(super) fn sleep(&self, word: &AtomicU32, key: u32, until: u64) {
+            let time = libc::timespec {
+                tv_sec: libc::time_t::try_from(until / 1_000_000_000).unwrap_or(libc::time_t::MAX),
+                tv_nsec: (until % 1_000_000_000) as libc::c_long,
+            };
+            let command = libc::FUTEX_WAIT_BITSET | libc::FUTEX_PRIVATE_FLAG;
+            let no_word = std::ptr::null::<u32>();
+            // SAFETY: `word` and `time` live through the call; the fifth argument is not used by this command.
+            // Every outcome (woken, timed out, a signal, the word already changed) is the caller's cue to look.
+            unsafe {
+                libc::syscall(libc::SYS_futex, word.as_ptr(), command, key, &raw const time, no_word, u32::MAX);
+            }
+        }
+
+        #[allow(clippy::unused_self)]
+        pub(super) fn wake(&self, word: &AtomicU32) {
+            let command = libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG;
+            // SAFETY: `word` is only an address to this command.
+            unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), command, 1) };
+        }
+    }
+}
+
+/// A lock and a condition.
+#[cfg(not(any(target_os = "linux", target_os = "android", timebox_loom)))]
+mod bed {
+    use super::{AtomicU32, Ordering};
+    use parking_lot::{Condvar, Mutex};
+    use std::time::Duration;
+
+    #[derive(Debug)]
+    pub(super) struct Bed {
+        lock: Mutex<()>,
+        rung: Condvar,
+    }
+
+    impl Bed {
+        pub(super) const fn new() -> Self {
+            Self { lock: Mutex::new(()), rung: Condvar::new() }
+        }
+
+        pub(super) fn sleep(&self, word: &AtomicU32, key: u32, until: u64) {
+            let mut guard = self.lock.lock();
+            // Relaxed: the lock orders it with `wake`.
+            if word.load(Ordering::Relaxed) == key {
+                let left = until.saturating_sub(super::super::os::monotonic_nanos());
+                self.rung.wait_for(&mut guard, Duration::from_nanos(left));
+            }
+        }
+
+        pub(super) fn wake(&self, _word: &AtomicU32) {
+            drop(self.lock.lock());
+            self.rung.notify_one();
+        }
+    }
+}
+
+/// Sleeping in a model: time passes only when the model lets it, see `watchdog/model.rs`.
+#[cfg(timebox_loom)]
+mod bed {
+    use super::{AtomicU32, Ordering};
+    use loom::sync::{Condvar, Mutex};
+    use std::sync::atomic::AtomicU64;
+
+    // Not a loom atomic: it changes only where the model's threads meet at the bed's lock.
+    pub(super) static NOW: AtomicU64 = AtomicU64::new(0);
+
+    #[derive(Debug)]
+    pub(super) struct Bed {
+        /// The time slept to, while asleep.
+        asleep: Mutex<Option<u64>>,
+        changed: Condvar,
+    }
+
+    impl Bed {
+        pub(super) fn new() -> Self {
+            Self { asleep: Mutex::new(None), changed: Condvar::new() }
+        }
+
+        pub(super) fn sleep(&self, word: &AtomicU32, key: u32, until: u64) {
+            let mut asleep = self.asleep.lock().unwrap();
+            *asleep = Some(until);
+            self.changed.notify_all();
+            while word.load(Ordering::Relaxed) == key && NOW.load(Ordering::SeqCst) < until {
+                asleep = self.changed.wait(asleep).unwrap();
+            }
+            *asleep = None;
+        }
+
+        pub(super) fn wake(&self, _word: &AtomicU32) {
+            let asleep = self.asleep.lock().unwrap();
+            self.changed.notify_all();
+            drop(asleep);
+        }
+    }
+
+    impl super::Alarm {
+        /// Waits until the sleeper lies down to stay; the time it sleeps to.
+        pub(crate) fn model_until(&self) -> u64 {
+            let mut asleep = self.bed.asleep.lock().unwrap();
+            loop {
+                match *asleep {
+                    // A sleeper whose time has come, or that was rung for, is as good as awake.
+                    Some(until) if NOW.load(Ordering::SeqCst) < until => return until,
+                    _ => asleep = self.bed.changed.wait(asleep).unwrap(),
+                }
+            }
+        }
+
+        /// Lets time pass.
+        pub(crate) fn model_advance(&self, now: u64) {
+            let asleep = self.bed.asleep.lock().unwrap();
+            NOW.store(now, Ordering::SeqCst);
+            self.bed.changed.notify_all();
+            drop(asleep);
+        }
+    }
+}
+
+#[cfg(timebox_loom)]
+pub(crate) fn model_now() -> u64 {
+    bed::NOW.load(std::sync::atomic::Ordering::SeqCst)
+}
+
+#[cfg(timebox_loom)]
+pub(crate) fn model_reset(now: u64) {
+    bed::NOW.store(now, std::sync::atomic::Ordering::SeqCst);
+}
+
+use bed::Bed;

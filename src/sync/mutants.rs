@@ -1,0 +1,42 @@
+//! Switches that break one promise each, so that the tests that guard it can be seen to fail.
+//! They exist only under `cfg(timebox_loom)` and `cfg(timebox_mutants)`.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// A promise that can be broken.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub enum Mutant {
+    /// Arming a slot does not fence between its store and its look at the next wake-up.
+    NoArmFence = 1,
+    /// The watchdog does not fence between publishing its next wake-up and looking at the slots again.
+    NoDogFence = 2,
+    /// The watchdog does not look at the slots again.
+    NoRescan = 4,
+    /// Leaving an inner scope stores the outer deadline without the arm protocol.
+    PlainRestore = 8,
+    /// Waking the watchdog tries once, although the wake-up may have been lowered meanwhile.
+    SingleCas = 16,
+    /// Ending a hook neither waits for it nor stops it from firing.
+    NoRevoke = 32,
+    /// A shield does not wait for a hook that runs when it opens.
+    NoShieldWait = 64,
+    /// A thread that retires does not look whether it was rung for meanwhile.
+    BlindRetire = 128,
+}
+
+// Not a loom atomic: a switch is not part of the model.
+static ON: AtomicU32 = AtomicU32::new(0);
+
+/// Switches a mutant on or off, for the whole process.
+pub fn set(mutant: Mutant, on: bool) {
+    if on {
+        ON.fetch_or(mutant as u32, Ordering::SeqCst);
+    } else {
+        ON.fetch_and(!(mutant as u32), Ordering::SeqCst);
+    }
+}
+
+pub(crate) fn is_on(mutant: Mutant) -> bool {
+    ON.load(Ordering::SeqCst) & mutant as u32 != 0
+}

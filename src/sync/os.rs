@@ -1,0 +1,133 @@
+//! System calls. Each has a portable stand-in, or does nothing where it is only an improvement.
+
+#[cfg(not(timebox_loom))]
+use std::io;
+
+/// Nanoseconds on the monotonic clock that [`std::time::Instant`] reads too.
+#[cfg(all(any(target_os = "linux", target_os = "android"), not(timebox_loom)))]
+#[inline]
+pub(crate) fn monotonic_nanos() -> u64 {
+    let mut time = std::mem::MaybeUninit::<libc::timespec>::uninit();
+    // SAFETY: the pointer is to writable memory of the right type, and CLOCK_MONOTONIC exists on every kernel, so
+    // the call cannot fail and has written the whole struct.
+    let time = unsafe {
+        libc::clock_gettime(libc::CLOCK_MONOTONIC, time.as_mut_ptr());
+        time.assume_init()
+    };
+    // Neither field is negative on this clock.
+    (time.tv_sec as u64).wrapping_mul(1_000_000_000).wrapping_add(time.tv_nsec as u64)
+}
+
+/// Nanoseconds since the first call, plus one second: 0 is never a time.
+#[cfg(not(any(target_os = "linux", target_os = "android", timebox_loom)))]
+pub(crate) fn monotonic_nanos() -> u64 {
+    use std::{sync::OnceLock, time::Instant};
+    static START: OnceLock<Instant> = OnceLock::new();
+    let start = START.get_or_init(Instant::now);
+    u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX).saturating_add(1_000_000_000)
+}
+
+/// The model's clock: it stands still unless the model moves it.
+#[cfg(timebox_loom)]
+pub(crate) use super::alarm::model_now as monotonic_nanos;
+
+/// Has `child` called in a forked child, on its only thread.
+#[cfg(all(unix, not(timebox_loom)))]
+pub(crate) fn at_fork_in_child(child: extern "C" fn()) {
+    #[cfg(not(miri))]
+    // SAFETY: the function lives as long as the process. Failure (no memory) leaves the crate without fork support.
+    unsafe {
+        libc::pthread_atfork(None, None, Some(child));
+    }
+    #[cfg(miri)]
+    let _ = child;
+}
+
+#[cfg(not(any(unix, timebox_loom)))]
+pub(crate) fn at_fork_in_child(_child: extern "C" fn()) {}
+
+/// Starts a thread of ours, with all signals blocked from its birth: a handler of the program never runs on it.
+#[cfg(not(timebox_loom))]
+#[allow(clippy::disallowed_methods)] // the one place where threads are started
+pub(crate) fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    let _blocked = SignalsBlocked::new();
+    std::thread::Builder::new().name(name.into()).spawn(body).map(drop)
+}
+
+/// Blocks all signals on this thread until dropped.
+#[cfg(not(timebox_loom))]
+struct SignalsBlocked {
+    #[cfg(all(unix, not(miri)))]
+    before: libc::sigset_t,
+}
+
+#[cfg(not(timebox_loom))]
+impl SignalsBlocked {
+    #[cfg(all(unix, not(miri)))]
+    fn new() -> Self {
+        let mut all = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
+        let mut before = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
+        // SAFETY: `sigfillset` initialises `all`; `pthread_sigmask` with a valid `how` writes `before`.
+        unsafe {
+            libc::sigfillset(all.as_mut_ptr());
+            libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), before.as_mut_ptr());
+            Self { before: before.assume_init() }
+        }
+    }
+
+    #[cfg(any(not(unix), miri))]
+    fn new() -> Self {
+        Self {}
+    }
+}
+
+#[cfg(all(unix, not(miri), not(timebox_loom)))]
+impl Drop for SignalsBlocked {
+    fn drop(&mut self) {
+        // SAFETY: `before` was written by the call in `new`.
+        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const self.before, std::ptr::null_mut()) };
+    }
+}
+
+/// How late the kernel may wake this thread, in nanoseconds, to save power. 50 us by default; threads inherit it.
+#[cfg(all(any(target_os = "linux", target_os = "android"), not(miri), not(timebox_loom)))]
+pub(crate) fn set_timer_slack(nanos: u32) {
+    // SAFETY: takes a number and changes nothing but this thread's timers.
+    unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, libc::c_ulong::from(nanos)) };
+}
+
+#[cfg(not(all(any(target_os = "linux", target_os = "android"), not(miri), not(timebox_loom))))]
+pub(crate) fn set_timer_slack(_nanos: u32) {}
+
+/// The heavy half of an asymmetric fence: see `watchdog/README.md`.
+#[cfg(all(target_os = "linux", not(miri), not(timebox_loom)))]
+mod barrier {
+    fn membarrier(command: libc::c_int) -> bool {
+        // SAFETY: takes numbers and orders memory; unknown commands fail.
+        unsafe { libc::syscall(libc::SYS_membarrier, command, 0, 0) == 0 }
+    }
+
+    /// Asks for [`heavy_barrier`]; it blocks for milliseconds in a process with threads. `false` if the system
+    /// has none or denies it.
+    pub(crate) fn register_barrier() -> bool {
+        membarrier(libc::MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED) && heavy_barrier()
+    }
+
+    /// A full fence on every running thread of this process.
+    pub(crate) fn heavy_barrier() -> bool {
+        membarrier(libc::MEMBARRIER_CMD_PRIVATE_EXPEDITED)
+    }
+}
+
+#[cfg(not(all(target_os = "linux", not(miri), not(timebox_loom))))]
+mod barrier {
+    pub(crate) fn register_barrier() -> bool {
+        false
+    }
+
+    pub(crate) fn heavy_barrier() -> bool {
+        false
+    }
+}
+
+pub(crate) use barrier::{heavy_barrier, register_barrier};

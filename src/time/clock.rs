@@ -1,0 +1,58 @@
+//! The one clock: monotonic, in nanoseconds.
+
+#[cfg(not(timebox_loom))]
+use std::sync::OnceLock;
+#[cfg(not(timebox_loom))]
+use std::time::Instant;
+
+#[cfg(not(timebox_loom))]
+use super::NEVER;
+use crate::sync::os;
+
+/// Now.
+#[inline]
+pub(crate) fn now() -> u64 {
+    os::monotonic_nanos()
+}
+
+/// The instant on this clock's scale: the same result each time, and never earlier than the instant.
+#[cfg(not(timebox_loom))]
+pub(crate) fn of_instant(instant: Instant) -> u64 {
+    let &(base, base_nanos) = base();
+    if let Some(after) = instant.checked_duration_since(base) {
+        super::nanos(after).saturating_add(base_nanos)
+    } else {
+        base_nanos.saturating_sub(super::nanos(base.saturating_duration_since(instant)))
+    }
+}
+
+/// The time on this clock as an instant; `None` if there is none so late.
+#[cfg(not(timebox_loom))]
+pub(crate) fn to_instant(nanos: u64) -> Option<Instant> {
+    let &(base, base_nanos) = base();
+    if nanos == NEVER {
+        return None;
+    }
+    match nanos.checked_sub(base_nanos) {
+        Some(after) => base.checked_add(std::time::Duration::from_nanos(after)),
+        None => base.checked_sub(std::time::Duration::from_nanos(base_nanos.saturating_sub(nanos))),
+    }
+}
+
+/// One instant on both scales, read as close together as can be.
+#[cfg(not(timebox_loom))]
+#[allow(clippy::disallowed_methods)] // the one place that reads `Instant`
+fn base() -> &'static (Instant, u64) {
+    static BASE: OnceLock<(Instant, u64)> = OnceLock::new();
+    BASE.get_or_init(|| {
+        let read = |_| {
+            let before = now();
+            let instant = Instant::now();
+            let after = now();
+            (after.saturating_sub(before), instant, after)
+        };
+        let first = read(0);
+        let (_, instant, after) = (1..8).map(read).fold(first, |best, next| if next.0 < best.0 { next } else { best });
+        (instant, after)
+    })
+}

@@ -1,0 +1,90 @@
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::Deadline;
+
+/// What a caller asks for: a duration, an instant, a quota, or none.
+///
+/// It becomes a [`Deadline`] when its scope is entered, not before.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::{Duration, Instant};
+/// use timebox::{Deadline, Limit, Quota};
+///
+/// let _ = Limit::from(Duration::from_secs(2));
+/// let _ = Limit::from(Instant::now());
+/// let _ = Limit::from(Deadline::after(Duration::from_secs(2)));
+/// let _ = Limit::from(&Quota::new(Duration::from_secs(2)));
+/// let _ = Limit::from(None::<Duration>); // the same as Limit::NONE
+/// ```
+#[derive(Clone)]
+pub struct Limit(Kind);
+
+#[derive(Clone)]
+pub(crate) enum Kind {
+    None,
+    After(Duration),
+    At(Deadline),
+    Budget(Arc<dyn Budget>),
+}
+
+/// Time that several scopes share. Who was let in leaves exactly once.
+pub(crate) trait Budget: Send + Sync {
+    /// Enters at `now`: the shared deadline, or `None` if nothing is left.
+    fn enter(&self, now: u64) -> Option<u64>;
+    /// Leaves.
+    fn leave(&self);
+}
+
+impl Limit {
+    /// No limit: the scope is bounded by those around it only.
+    pub const NONE: Limit = Limit(Kind::None);
+
+    pub(crate) fn budget(budget: Arc<dyn Budget>) -> Self {
+        Self(Kind::Budget(budget))
+    }
+
+    #[inline]
+    pub(crate) fn kind(&self) -> &Kind {
+        &self.0
+    }
+}
+
+impl From<Duration> for Limit {
+    #[inline]
+    fn from(duration: Duration) -> Self {
+        Self(Kind::After(duration))
+    }
+}
+
+impl From<Instant> for Limit {
+    fn from(instant: Instant) -> Self {
+        Self(Kind::At(Deadline::at(instant)))
+    }
+}
+
+impl From<Deadline> for Limit {
+    fn from(deadline: Deadline) -> Self {
+        Self(Kind::At(deadline))
+    }
+}
+
+impl<L: Into<Limit>> From<Option<L>> for Limit {
+    fn from(limit: Option<L>) -> Self {
+        limit.map_or(Limit::NONE, Into::into)
+    }
+}
+
+impl fmt::Debug for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Kind::None => f.write_str("Limit(none)"),
+            Kind::After(duration) => write!(f, "Limit({duration:?})"),
+            Kind::At(deadline) => write!(f, "Limit({deadline:?})"),
+            Kind::Budget(_) => f.write_str("Limit(quota)"),
+        }
+    }
+}

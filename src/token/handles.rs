@@ -1,0 +1,384 @@
+use std::borrow::Cow;
+use std::fmt;
+use std::future::Future;
+use std::panic::{Location, RefUnwindSafe, UnwindSafe};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use pin_project::{pin_project, pinned_drop};
+
+use super::hook::Hook;
+use super::node::Node;
+use super::registration::Registration;
+use super::trail::{Circumstances, Trail};
+use crate::error::{Cause, ScopeId, ScopeInfo, TimeoutError};
+use crate::time::{NEVER, clock};
+use crate::watchdog;
+use crate::watchdog::slots::Thread;
+
+/// A handle that says whether something is over, and can cancel it.
+///
+/// It is that of a scope ([`token`](crate::token)), or stands alone ([`new`](Self::new)); clones share one state,
+/// and a [child](Self::child_token) is over when its parent is. The token of a scope outlives it: it is over when
+/// the deadline that the scope had passes, or when it is cancelled.
+///
+/// The methods are named as in tokio-util, with what that one lacks: a [cause](Self::cause), a
+/// [reason](Self::cancel_with), [hooks](Self::on_cancel) and [checkpoints](Self::checkpoint). It needs no runtime.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+/// use timebox::{CancellationToken, Timebox};
+///
+/// let shutdown = CancellationToken::new();
+/// shutdown.cancel_with("deploying");
+/// let error = Timebox::new(Duration::from_secs(5))
+///     .cancel_on(&shutdown)
+///     .run(|scope| -> timebox::Result<()> { scope.checkpoint() })
+///     .unwrap_err();
+/// assert!(error.is_cancelled());
+/// assert_eq!(error.reason(), Some("deploying"));
+/// ```
+#[derive(Clone)]
+pub struct CancellationToken {
+    node: Arc<Node>,
+}
+
+impl UnwindSafe for CancellationToken {}
+impl RefUnwindSafe for CancellationToken {}
+
+impl CancellationToken {
+    /// A token that is over only when it is cancelled.
+    #[track_caller]
+    pub fn new() -> Self {
+        Self::at(Location::caller())
+    }
+
+    /// A token that is over when this one is, and can be cancelled by itself.
+    #[track_caller]
+    pub fn child_token(&self) -> Self {
+        Self::beneath(Some(&self.node), Location::caller())
+    }
+
+    pub(crate) fn at(location: &'static Location<'static>) -> Self {
+        Self::beneath(None, location)
+    }
+
+    fn beneath(parent: Option<&Arc<Node>>, location: &'static Location<'static>) -> Self {
+        let info = ScopeInfo { id: ScopeId::next(), label: None, location, limit: None };
+        Self { node: Node::new(parent, info, clock::now(), NEVER, Cause::Cancelled, false) }
+    }
+
+    pub(crate) fn of(node: Arc<Node>) -> Self {
+        Self { node }
+    }
+
+    pub(crate) fn node(&self) -> &Arc<Node> {
+        &self.node
+    }
+
+    /// Cancels it and everything beneath. Whether this call did: it did not if the token was over before, a
+    /// deadline that has passed included.
+    ///
+    /// When it returns, every token and scope beneath says that it is over. Tasks that wait are woken by this call;
+    /// hooks run on other threads.
+    pub fn cancel(&self) -> bool {
+        self.node.cancel(None)
+    }
+
+    /// Cancels it as [`cancel`](Self::cancel) does, with a reason that errors show.
+    pub fn cancel_with(&self, reason: impl Into<Cow<'static, str>>) -> bool {
+        self.node.cancel(Some(reason.into().into()))
+    }
+
+    /// Whether it is over, for whatever cause.
+    #[inline]
+    pub fn is_cancelled(&self) -> bool {
+        // The watchdog may be late: now and then the clock is asked.
+        self.node.is_over() || (Thread::with(Thread::is_clock_due) && self.is_over_by_clock())
+    }
+
+    #[cold]
+    fn is_over_by_clock(&self) -> bool {
+        let now = Thread::with(Thread::look);
+        let over = self.node.effective_deadline() <= now;
+        if over {
+            Thread::with(Thread::look_again);
+            watchdog::global().reach(now);
+        }
+        over
+    }
+
+    /// Why it is over; `None` if it is not. Of several causes that of the outermost token or scope.
+    pub fn cause(&self) -> Option<Cause> {
+        Some(self.error(Location::caller())?.cause())
+    }
+
+    /// Fails once it is over. For code that has the token but no scope, on another thread for example.
+    ///
+    /// # Errors
+    ///
+    /// A [`TimeoutError`] that names the outermost scope or token that is over.
+    #[track_caller]
+    #[inline]
+    pub fn checkpoint(&self) -> Result<(), TimeoutError> {
+        if !self.is_cancelled() {
+            return Ok(());
+        }
+        self.error(Location::caller()).map_or(Ok(()), Err)
+    }
+
+    /// The error of this token, if it is over.
+    #[cold]
+    fn error(&self, location: &'static Location<'static>) -> Option<TimeoutError> {
+        let now = clock::now();
+        let mut over = self.node.is_over();
+        self.node.walk(|node| over |= node.end(now).is_some());
+        if !over {
+            return None;
+        }
+        let mut trail = Trail::from(self.node.step(now), now);
+        if let Some(parent) = self.node.parent() {
+            trail.add_nodes(&parent, now);
+        }
+        Some(trail.into_error(Circumstances::at(location, now)))
+    }
+
+    /// Has `hook` run once this is over. It runs on the watchdog ([`Hook::inline`]) or a runner thread, never on
+    /// the thread that cancels; on a token that is over already it runs on this thread before this returns.
+    ///
+    /// It fires one time unless it was made with [`Hook::every`].
+    ///
+    /// ```
+    /// use std::sync::mpsc;
+    /// use timebox::CancellationToken;
+    ///
+    /// let token = CancellationToken::new();
+    /// let (send, receive) = mpsc::channel();
+    /// let registration = token.on_cancel(move || send.send("over"));
+    /// token.cancel();
+    /// assert_eq!(receive.recv(), Ok("over"));
+    /// # drop(registration);
+    /// ```
+    pub fn on_cancel(&self, hook: impl Into<Hook<'static>>) -> Registration {
+        let over = self.node.is_over() || self.node.effective_deadline() <= clock::now();
+        Registration::new(&self.node, over, hook.into(), false)
+    }
+
+    /// Waits until it is over.
+    ///
+    /// # Cancellation safety
+    ///
+    /// Nothing is lost when the future is dropped.
+    pub fn cancelled(&self) -> Cancelled<'_> {
+        Cancelled { token: self, wait: Wait::default() }
+    }
+
+    /// Waits until it is over, and keeps the token meanwhile.
+    ///
+    /// # Cancellation safety
+    ///
+    /// Nothing is lost when the future is dropped.
+    pub fn cancelled_owned(self) -> CancelledOwned {
+        CancelledOwned { token: self, wait: Wait::default() }
+    }
+
+    /// A guard that cancels it when dropped.
+    pub fn drop_guard(self) -> DropGuard {
+        DropGuard { token: Some(self) }
+    }
+
+    /// Runs a future until it is done, or until this is over: then the future is dropped and the result is `None`.
+    ///
+    /// # Fairness
+    ///
+    /// On a token that is over already the future is not polled. Otherwise it is polled first: a value that is
+    /// ready wins.
+    ///
+    /// # Cancellation safety
+    ///
+    /// That of the future.
+    ///
+    /// ```
+    /// # pollster::block_on(async {
+    /// use timebox::CancellationToken;
+    ///
+    /// let token = CancellationToken::new();
+    /// assert_eq!(token.run_until_cancelled(async { 7 }).await, Some(7));
+    /// token.cancel();
+    /// assert_eq!(token.run_until_cancelled(async { 7 }).await, None);
+    /// # });
+    /// ```
+    pub fn run_until_cancelled<F: Future>(&self, future: F) -> RunUntilCancelled<'_, F> {
+        RunUntilCancelled { token: self, wait: Wait::default(), started: false, future }
+    }
+}
+
+impl Default for CancellationToken {
+    #[track_caller]
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Equal tokens share one state: cancelling one always cancels the other.
+impl PartialEq for CancellationToken {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.node, &other.node)
+    }
+}
+
+impl Eq for CancellationToken {}
+
+impl fmt::Debug for CancellationToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut debug = f.debug_struct("CancellationToken");
+        debug.field("is_cancelled", &self.node.is_over());
+        if self.node.deadline != NEVER {
+            let left = self.node.deadline.saturating_sub(clock::now());
+            debug.field("deadline_in", &Duration::from_nanos(left));
+        }
+        debug.finish_non_exhaustive()
+    }
+}
+
+// ===== Waiting =====
+
+/// Where a task is registered that waits for a token.
+#[derive(Debug, Default)]
+struct Wait {
+    key: Option<usize>,
+}
+
+impl Wait {
+    fn poll(&mut self, token: &CancellationToken, cx: &mut Context<'_>) -> Poll<()> {
+        let registered = match self.key {
+            Some(key) => token.node.update_waker(key, cx.waker()),
+            None => {
+                self.key = token.node.add_waker(cx.waker());
+                self.key.is_some()
+            }
+        };
+        // Registered first, then asked: an end in between is seen here or wakes the task.
+        if !registered || token.is_cancelled() {
+            self.leave(token);
+            return Poll::Ready(());
+        }
+        Poll::Pending
+    }
+
+    fn leave(&mut self, token: &CancellationToken) {
+        if let Some(key) = self.key.take()
+            && !token.node.is_over()
+        {
+            token.node.remove_waker(key);
+        }
+    }
+}
+
+/// The future of [`CancellationToken::cancelled`].
+#[must_use = "futures do nothing unless polled"]
+#[derive(Debug)]
+pub struct Cancelled<'a> {
+    token: &'a CancellationToken,
+    wait: Wait,
+}
+
+impl Future for Cancelled<'_> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = &mut *self;
+        this.wait.poll(this.token, cx)
+    }
+}
+
+impl Drop for Cancelled<'_> {
+    fn drop(&mut self) {
+        self.wait.leave(self.token);
+    }
+}
+
+/// The future of [`CancellationToken::cancelled_owned`].
+#[must_use = "futures do nothing unless polled"]
+#[derive(Debug)]
+pub struct CancelledOwned {
+    token: CancellationToken,
+    wait: Wait,
+}
+
+impl Future for CancelledOwned {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = &mut *self;
+        this.wait.poll(&this.token, cx)
+    }
+}
+
+impl Drop for CancelledOwned {
+    fn drop(&mut self) {
+        self.wait.leave(&self.token);
+    }
+}
+
+/// The future of [`CancellationToken::run_until_cancelled`].
+#[must_use = "futures do nothing unless polled"]
+#[pin_project(PinnedDrop)]
+#[derive(Debug)]
+pub struct RunUntilCancelled<'a, F> {
+    token: &'a CancellationToken,
+    wait: Wait,
+    started: bool,
+    #[pin]
+    future: F,
+}
+
+impl<F: Future> Future for RunUntilCancelled<'_, F> {
+    type Output = Option<F::Output>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        if !std::mem::replace(this.started, true) && this.token.is_cancelled() {
+            return Poll::Ready(None);
+        }
+        if let Poll::Ready(value) = this.future.poll(cx) {
+            return Poll::Ready(Some(value));
+        }
+        this.wait.poll(this.token, cx).map(|()| None)
+    }
+}
+
+#[pinned_drop]
+impl<F> PinnedDrop for RunUntilCancelled<'_, F> {
+    fn drop(self: Pin<&mut Self>) {
+        let this = self.project();
+        this.wait.leave(this.token);
+    }
+}
+
+/// Cancels its token when dropped. Made by [`CancellationToken::drop_guard`].
+#[must_use = "the token is cancelled when the guard is dropped"]
+#[derive(Debug)]
+pub struct DropGuard {
+    token: Option<CancellationToken>,
+}
+
+impl DropGuard {
+    /// Gives the token back, and cancels nothing.
+    pub fn disarm(mut self) -> CancellationToken {
+        // Only a guard that was disarmed is without a token.
+        self.token.take().unwrap_or_default()
+    }
+}
+
+impl Drop for DropGuard {
+    fn drop(&mut self) {
+        if let Some(token) = &self.token {
+            token.cancel();
+        }
+    }
+}

@@ -1,0 +1,316 @@
+//! Hooks: what is done to unblock a call when its scope is over, how often, and until when.
+//!
+//! The promise that a hook ends with its registration is [`Callback`]'s; here is the policy on top of it: where a
+//! hook runs, when it fires again, and how it escalates.
+
+use std::fmt;
+use std::sync::Arc;
+use std::task::{Poll, Waker};
+use std::time::Duration;
+
+use crate::sync::ForkMutex;
+use crate::sync::callback::{Call, Callback};
+use crate::time::{clock, nanos};
+use crate::watchdog::runners::Task;
+use crate::watchdog::{self, Fire, Target, Timer};
+
+/// An action taken when a scope is over, to unblock a foreign call.
+///
+/// It may fire more than once, and at any time from the moment the scope is over until its registration ends
+/// (with the call, for [`interruptible`](crate::interruptible)); then it is not running and never will.
+///
+/// Any `FnMut() -> R + Send` converts into a hook that runs on a runner thread; what it returns is ignored. A
+/// hook must not take a lock that the interrupted code holds, and must not wait for it. A panic in a hook is caught
+/// (std's panic hook reports it); it is not fired again.
+///
+/// The idea is C++20's `stop_callback`; firing again until the call returns is our answer to interrupts that
+/// come before the call has begun, and are lost.
+///
+/// # Examples
+///
+/// A read from a peer that says nothing, ended by shutting the socket down:
+///
+/// ```
+/// use std::io::Read;
+/// use std::net::{Shutdown, TcpListener, TcpStream};
+/// use std::time::Duration;
+/// use timebox::Hook;
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+/// let listener = TcpListener::bind("127.0.0.1:0")?;
+/// let mut stream = TcpStream::connect(listener.local_addr()?)?;
+/// let second = stream.try_clone()?;
+///
+/// let result = timebox::timeout(Duration::from_millis(20), || {
+///     // A socket that was shut down reads as the end of the file: that is not to be believed.
+///     let hook = Hook::inline(|| second.shutdown(Shutdown::Both)).spoils();
+///     let read = timebox::interruptible(hook, || stream.read(&mut [0; 64]))??;
+///     Ok::<usize, Box<dyn std::error::Error + Send + Sync>>(read)
+/// });
+/// assert!(result.unwrap_err().is::<timebox::TimeoutError>());
+/// # Ok(())
+/// # }
+/// ```
+#[must_use = "a hook does nothing until it is registered"]
+pub struct Hook<'a> {
+    callback: Box<dyn FnMut() + Send + 'a>,
+    policy: Policy,
+    then: Vec<(Duration, Hook<'a>)>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Policy {
+    inline: bool,
+    repeat: Repeat,
+    spoils: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Repeat {
+    /// As the place of registration says.
+    Unsaid,
+    Once,
+    Every(Duration),
+    /// 0.5 ms doubling to 64 ms.
+    Backoff,
+}
+
+impl<'a> Hook<'a> {
+    /// A hook that runs on a runner thread (`timebox-hook`) and may block.
+    pub fn new<R>(mut action: impl FnMut() -> R + Send + 'a) -> Self {
+        let callback = Box::new(move || drop(action()));
+        Self { callback, policy: Policy { inline: false, repeat: Repeat::Unsaid, spoils: false }, then: Vec::new() }
+    }
+
+    /// A hook that runs on the watchdog itself, some microseconds sooner. It must not block: it would delay
+    /// every other scope. A flag, `SQLite`'s interrupt, a socket's shutdown will do.
+    pub fn inline<R>(action: impl FnMut() -> R + Send + 'a) -> Self {
+        let mut hook = Self::new(action);
+        hook.policy.inline = true;
+        hook
+    }
+
+    /// Fires one time only.
+    pub fn once(mut self) -> Self {
+        self.policy.repeat = Repeat::Once;
+        self
+    }
+
+    /// Fires again, this long after the end of its last run. At least a tenth of a millisecond is kept.
+    pub fn every(mut self, interval: Duration) -> Self {
+        self.policy.repeat = Repeat::Every(interval);
+        self
+    }
+
+    /// Escalates: fires `hook` too if the registration has not ended `after` the first firing of this one, also
+    /// while this one still runs.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use timebox::Hook;
+    ///
+    /// # fn ask() {} fn kill() {}
+    /// let hook = Hook::new(|| ask()).then(Duration::from_millis(100), Hook::new(|| kill()).once());
+    /// # drop(hook);
+    /// ```
+    pub fn then(mut self, after: Duration, hook: impl Into<Hook<'a>>) -> Self {
+        self.then.push((after, hook.into()));
+        self
+    }
+
+    /// Once this hook has fired, even an `Ok` of the interrupted call is not to be believed.
+    pub fn spoils(mut self) -> Self {
+        self.policy.spoils = true;
+        self
+    }
+
+    /// Takes the hook apart: the closures, of this hook and all it escalates to, and how to put them together.
+    pub(crate) fn split(self) -> (Vec<Box<dyn FnMut() + Send + 'a>>, Plan) {
+        let mut closures = Vec::new();
+        let plan = self.split_into(&mut closures);
+        (closures, plan)
+    }
+
+    fn split_into(self, closures: &mut Vec<Box<dyn FnMut() + Send + 'a>>) -> Plan {
+        let index = closures.len();
+        closures.push(self.callback);
+        let then = self.then.into_iter().map(|(after, hook)| (after, hook.split_into(closures))).collect();
+        Plan { index, policy: self.policy, then }
+    }
+}
+
+impl<'a, F, R> From<F> for Hook<'a>
+where
+    F: FnMut() -> R + Send + 'a,
+{
+    fn from(action: F) -> Self {
+        Hook::new(action)
+    }
+}
+
+impl fmt::Debug for Hook<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut debug = f.debug_struct("Hook");
+        debug.field("inline", &self.policy.inline).field("repeat", &self.policy.repeat);
+        debug.field("spoils", &self.policy.spoils).field("then", &self.then).finish()
+    }
+}
+
+/// A hook without its closures.
+pub(crate) struct Plan {
+    index: usize,
+    policy: Policy,
+    then: Vec<(Duration, Plan)>,
+}
+
+/// A hook that is registered.
+pub(crate) struct Entry {
+    callback: Arc<Callback>,
+    policy: Policy,
+    then: Vec<(Duration, Arc<Entry>)>,
+    /// The timers that will fire it again, or what it escalates to.
+    timers: ForkMutex<Vec<Timer>>,
+}
+
+/// How a hook fires whose maker did not say.
+#[derive(Clone, Copy)]
+pub(crate) enum Unsaid {
+    Once,
+    Backoff,
+}
+
+impl Entry {
+    pub(crate) fn new(plan: Plan, callbacks: &[Arc<Callback>], unsaid: Unsaid) -> Arc<Self> {
+        let Plan { index, mut policy, then } = plan;
+        if let Repeat::Unsaid = policy.repeat {
+            policy.repeat = match unsaid {
+                Unsaid::Once => Repeat::Once,
+                Unsaid::Backoff => Repeat::Backoff,
+            };
+        }
+        let then = then.into_iter().map(|(after, plan)| (after, Entry::new(plan, callbacks, unsaid))).collect();
+        Arc::new(Self { callback: Arc::clone(&callbacks[index]), policy, then, timers: ForkMutex::new(Vec::new()) })
+    }
+
+    /// Registers nothing yet: makes an entry of a hook that borrows nothing.
+    pub(crate) fn of(hook: Hook<'static>, unsaid: Unsaid) -> Arc<Self> {
+        let (closures, plan) = hook.split();
+        let callbacks: Vec<_> = closures.into_iter().map(|closure| Arc::new(Callback::new(closure))).collect();
+        Entry::new(plan, &callbacks, unsaid)
+    }
+
+    pub(crate) fn is_inline(&self) -> bool {
+        self.policy.inline
+    }
+
+    /// Runs it where it belongs. Called on the watchdog.
+    pub(crate) fn dispatch(self: Arc<Self>) {
+        if self.policy.inline {
+            self.run();
+        } else if self.callback.is_live() {
+            watchdog::global().runners().submit(self);
+        }
+    }
+
+    /// Runs it here.
+    pub(crate) fn run(self: &Arc<Self>) {
+        let Call::Ran(fires) = self.callback.call(|| self.escalate_later()) else { return };
+        let interval = match self.policy.repeat {
+            Repeat::Once | Repeat::Unsaid => return,
+            Repeat::Every(interval) => nanos(interval).max(100_000),
+            Repeat::Backoff => 500_000 << (fires - 1).min(7),
+        };
+        self.schedule(interval, self);
+    }
+
+    /// At the first firing.
+    fn escalate_later(self: &Arc<Self>) {
+        for (after, entry) in &self.then {
+            self.schedule(nanos(*after), entry);
+        }
+    }
+
+    fn schedule(&self, after: u64, entry: &Arc<Entry>) {
+        let Some(mut timers) = self.timers.lock() else { return };
+        // Checked under the lock that `revoke` takes after it: no timer is left behind.
+        if !self.callback.is_live() {
+            return;
+        }
+        let weak = Arc::downgrade(entry);
+        let timer = watchdog::global().schedule(clock::now().saturating_add(after), Target::Fire(weak));
+        if timers.len() > self.then.len() {
+            // The last is the one that fired it this time.
+            timers.pop();
+        }
+        timers.push(timer);
+    }
+
+    /// Ends it: when this returns no part of it is running, and never will.
+    pub(crate) fn revoke(&self) {
+        self.callback.revoke();
+        self.forget_timers();
+        for (_, entry) in &self.then {
+            entry.revoke();
+        }
+    }
+
+    /// As [`revoke`](Self::revoke), without blocking.
+    pub(crate) fn poll_revoke(&self, waker: &Waker) -> Poll<()> {
+        let mut poll = self.callback.poll_revoke(waker);
+        self.forget_timers();
+        for (_, entry) in &self.then {
+            if entry.poll_revoke(waker).is_pending() {
+                poll = Poll::Pending;
+            }
+        }
+        poll
+    }
+
+    fn forget_timers(&self) {
+        let timers = self.timers.lock().map(|mut timers| std::mem::take(&mut *timers));
+        for timer in timers.unwrap_or_default() {
+            watchdog::global().cancel(timer);
+        }
+    }
+
+    /// Keeps it from firing, and waits for it if it runs.
+    pub(crate) fn suspend(&self) {
+        self.callback.suspend();
+        for (_, entry) in &self.then {
+            entry.suspend();
+        }
+    }
+
+    /// Lets it fire again, and has it fire if that was due meanwhile.
+    pub(crate) fn resume(self: &Arc<Self>) {
+        if self.callback.resume() {
+            watchdog::global().post(Arc::clone(self) as Arc<dyn Fire>);
+        }
+        for (_, entry) in &self.then {
+            entry.resume();
+        }
+    }
+
+    /// How often it fired, escalations included.
+    pub(crate) fn fires(&self) -> u32 {
+        self.then.iter().fold(self.callback.fires(), |sum, (_, entry)| sum.saturating_add(entry.fires()))
+    }
+
+    /// Whether a part of it has fired that spoils the result.
+    pub(crate) fn has_spoilt(&self) -> bool {
+        (self.policy.spoils && self.callback.fires() > 0) || self.then.iter().any(|(_, entry)| entry.has_spoilt())
+    }
+}
+
+/// Its timer has come.
+impl Fire for Entry {
+    fn fire(self: Arc<Self>, _now: u64) {
+        self.dispatch();
+    }
+}
+
+impl Task for Entry {
+    fn run(self: Arc<Self>) {
+        Entry::run(&self);
+    }
+}

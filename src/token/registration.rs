@@ -1,0 +1,55 @@
+use std::fmt;
+use std::sync::{Arc, Weak};
+
+use super::hook::{Entry, Hook, Unsaid};
+use super::node::Node;
+
+/// A hook that waits for a token or a scope to be over. Dropping it ends the hook.
+///
+/// When the drop has returned, the hook is not running and never will: dropping waits for a hook that runs, except
+/// from inside that hook. A hook registered with a scope ends with the scope at the latest.
+///
+/// A registration that is forgotten leaves its hook in place for as long as the token or scope exists.
+#[must_use = "the hook ends when its registration is dropped"]
+pub struct Registration {
+    /// `None` if it can never fire.
+    hook: Option<Arc<Entry>>,
+    node: Weak<Node>,
+    key: Option<usize>,
+}
+
+impl Registration {
+    /// Of a hook that never fires, because nothing can be over.
+    pub(crate) fn inert() -> Self {
+        Self { hook: None, node: Weak::new(), key: None }
+    }
+
+    /// Registers a hook; one on a node that is over runs on this thread before this returns.
+    pub(crate) fn new(node: &Arc<Node>, over: bool, hook: Hook<'static>, scoped: bool) -> Self {
+        let entry = Entry::of(hook, Unsaid::Once);
+        let key = if over { None } else { node.add_hook(&entry, scoped) };
+        let registration = Self { hook: Some(entry), node: Arc::downgrade(node), key };
+        if key.is_none()
+            && let Some(entry) = &registration.hook
+        {
+            entry.run();
+        }
+        registration
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        let Some(entry) = self.hook.take() else { return };
+        entry.revoke();
+        if let (Some(node), Some(key)) = (self.node.upgrade(), self.key) {
+            node.remove_hook(key, &entry);
+        }
+    }
+}
+
+impl fmt::Debug for Registration {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Registration").field("registered", &self.key.is_some()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,429 @@
+//! One thread that notices deadlines.
+//!
+//! `README.md` beside this file has the protocol (arm, disarm, fire, sleep, end, fork) and the proof that no expiry
+//! is lost; `model.rs` runs this code under loom. It knows slots, timers and what to call; it knows no tokens.
+
+#[cfg(all(test, timebox_loom))]
+mod model;
+mod queue;
+pub(crate) mod runners;
+pub(crate) mod slots;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, OnceLock, Weak};
+use std::task::Waker;
+
+#[cfg(not(timebox_loom))]
+use crate::sync::compiler_fence;
+use crate::sync::alarm::{self, Alarm};
+use crate::sync::callback::drop_quietly;
+use crate::sync::{AtomicBool, AtomicU64, Mutex, Ordering, Padded, const_fn, fence, fork, lock, mutant, os};
+use crate::time::{NEVER, clock};
+use queue::{Place, Queue};
+use runners::Runners;
+use slots::{FreeSlots, Slot, Slots};
+
+/// Parts of the timer queue, so that threads do not wait for each other.
+const SHARDS: usize = if cfg!(timebox_loom) { 1 } else { 8 };
+/// How many timers are taken out at a time, with the lock held.
+const BATCH: usize = 64;
+/// How long a watchdog with nothing to do stays, in nanoseconds.
+const IDLE: u64 = 30_000_000_000;
+
+/// Something to call when its time has come.
+pub(crate) trait Fire: Send + Sync {
+    fn fire(self: Arc<Self>, now: u64);
+}
+
+/// What a timer calls.
+#[derive(Clone)]
+pub(crate) enum Target {
+    Wake(Waker),
+    /// Weak: a timer keeps nothing alive.
+    Fire(Weak<dyn Fire>),
+}
+
+impl Target {
+    fn call(self, now: u64) {
+        match self {
+            Target::Wake(waker) => waker.wake(),
+            Target::Fire(fire) => {
+                if let Some(fire) = fire.upgrade() {
+                    fire.fire(now);
+                }
+            }
+        }
+    }
+}
+
+/// A timer that was scheduled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Timer {
+    place: Place,
+    shard: u32,
+    generation: u32,
+}
+
+#[derive(Debug)]
+pub(crate) struct Watchdog {
+    /// The earliest deadline that the watchdog will notice by itself; 0 while it is awake or being woken.
+    next_wake: Padded<AtomicU64>,
+    /// The time that has been reached: a scope is over when its deadline is not after it.
+    reached: Padded<AtomicU64>,
+    /// Whether arms may leave their half of the fence to the watchdog.
+    asymmetric: AtomicBool,
+    alarm: Alarm,
+    pub(crate) slots: Slots,
+    epoch: Epoch,
+}
+
+/// What has locks, and is made anew in a forked child.
+struct Epoch {
+    shards: [Padded<Mutex<Queue<Target>>>; SHARDS],
+    /// What is to be called as soon as possible, in order.
+    inbox: Mutex<Vec<Arc<dyn Fire>>>,
+    free_slots: Mutex<FreeSlots>,
+    /// Slots ever made.
+    made_slots: Mutex<usize>,
+    runners: Runners,
+    next: OnceLock<Box<Epoch>>,
+}
+
+impl std::fmt::Debug for Epoch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Epoch").finish_non_exhaustive()
+    }
+}
+
+impl Epoch {
+    const_fn! {
+        fn new(made_slots: usize) -> Self {
+            Self {
+                #[cfg(not(timebox_loom))]
+                shards: [const { Padded(Mutex::new(Queue::new())) }; SHARDS],
+                #[cfg(timebox_loom)]
+                shards: std::array::from_fn(|_| Padded(Mutex::new(Queue::new()))),
+                inbox: Mutex::new(Vec::new()),
+                free_slots: Mutex::new(FreeSlots::new()),
+                made_slots: Mutex::new(made_slots),
+                runners: Runners::new(),
+                next: OnceLock::new(),
+            }
+        }
+    }
+}
+
+#[cfg(not(timebox_loom))]
+static GLOBAL: Watchdog = Watchdog::new();
+
+/// The process's watchdog.
+#[cfg(not(timebox_loom))]
+#[inline(always)]
+pub(crate) fn global() -> &'static Watchdog {
+    &GLOBAL
+}
+
+/// The model's watchdog.
+#[cfg(timebox_loom)]
+pub(crate) fn global() -> &'static Watchdog {
+    loom::lazy_static! {
+        static ref GLOBAL: Watchdog = Watchdog::new();
+    }
+    GLOBAL.get()
+}
+
+/// What must be ready before the first scope, token or timer of a process.
+#[cfg(not(timebox_loom))]
+pub(crate) fn prepare() {
+    fork::on_child(|| {
+        global().restart();
+        slots::Thread::with(slots::Thread::restart);
+    });
+}
+
+#[cfg(timebox_loom)]
+pub(crate) fn prepare() {}
+
+impl Watchdog {
+    const_fn! {
+        pub(crate) fn new() -> Self {
+            Self {
+                // As if one slept for ever: the first arm wakes it, and thereby starts it.
+                next_wake: Padded(AtomicU64::new(NEVER)),
+                reached: Padded(AtomicU64::new(0)),
+                asymmetric: AtomicBool::new(false),
+                alarm: Alarm::new(),
+                slots: Slots::new(),
+                epoch: Epoch::new(0),
+            }
+        }
+    }
+
+    /// The time that has been reached, as far as anybody said.
+    #[inline(always)]
+    pub(crate) fn reached(&self) -> u64 {
+        // Relaxed: nothing is published through it but that time has passed.
+        self.reached.0.load(Ordering::Relaxed)
+    }
+
+    /// Says that the time has been reached. Whoever found an expiry by the clock does, so that all agree from then.
+    pub(crate) fn reach(&self, now: u64) {
+        // Relaxed: as in `reached`. The maximum, so that no expiry is taken back.
+        self.reached.0.fetch_max(now, Ordering::Relaxed);
+    }
+
+    /// Whether there is a watchdog thread.
+    #[inline]
+    pub(crate) fn is_running(&self) -> bool {
+        self.alarm.is_running()
+    }
+
+    /// Has the watchdog notice `deadline`, for the thread that owns the slot.
+    #[inline(always)]
+    pub(crate) fn arm(&'static self, slot: &Slot, deadline: u64) {
+        slot.set(deadline);
+        // README, "Arm": orders the store before the load, against the fence in `pass`.
+        if !mutant!(NoArmFence) {
+            self.light_fence();
+        }
+        // Relaxed: the fence orders it.
+        if deadline < self.next_wake.0.load(Ordering::Relaxed) {
+            self.wake(deadline);
+        }
+    }
+
+    /// Arms an outer deadline again after an inner one.
+    pub(crate) fn rearm(&'static self, slot: &Slot, deadline: u64) {
+        if mutant!(PlainRestore) {
+            slot.set(deadline);
+            return;
+        }
+        self.arm(slot, deadline);
+    }
+
+    #[inline(always)]
+    fn light_fence(&self) {
+        // Relaxed: either answer is safe, README "Switching to the asymmetric fence".
+        #[cfg(not(timebox_loom))]
+        if self.asymmetric.load(Ordering::Relaxed) {
+            compiler_fence(Ordering::SeqCst);
+            return;
+        }
+        // SeqCst: pairs with the fence in `pass`.
+        fence(Ordering::SeqCst);
+    }
+
+    /// Wakes the watchdog if it sleeps past `deadline`; starts it if there is none.
+    #[cold]
+    #[inline(never)]
+    fn wake(&'static self, deadline: u64) {
+        // Relaxed throughout: the fence came before, and the alarm orders what comes after.
+        let mut next = self.next_wake.0.load(Ordering::Relaxed);
+        while deadline < next {
+            match self.next_wake.0.compare_exchange(next, 0, Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) => {
+                    if !self.alarm.ring() {
+                        self.start();
+                    }
+                    return;
+                }
+                // Subtle: the watchdog may have lowered it meanwhile, to a time that is still too late.
+                Err(lowered) => next = lowered,
+            }
+            if mutant!(SingleCas) {
+                return;
+            }
+        }
+    }
+
+    #[cfg(not(timebox_loom))]
+    fn start(&'static self) {
+        if self.alarm.start() && os::spawn("timebox-watchdog", || self.run()).is_err() {
+            // Without threads every check reads the clock, and the next arm tries again.
+            self.alarm.forget();
+            self.next_wake.0.store(NEVER, Ordering::Relaxed);
+            slots::Thread::with(slots::Thread::look_again);
+        }
+    }
+
+    #[cfg(timebox_loom)]
+    fn start(&'static self) {
+        if self.alarm.start() {
+            model::spawned(loom::thread::spawn(|| self.run()));
+        }
+    }
+
+    /// The watchdog's life.
+    fn run(&'static self) {
+        os::set_timer_slack(1);
+        let heavy = os::register_barrier();
+        if heavy {
+            // Release: pairs with nothing that matters; either fence of an arm is safe from here on.
+            self.asymmetric.store(true, Ordering::Release);
+        }
+        loop {
+            let (key, until) = self.pass(heavy);
+            if until == NEVER {
+                let end = clock::now().saturating_add(IDLE);
+                self.alarm.wait(key, end);
+                // `next_wake` says "never" all the while, so that every arm rings, and a ring makes this fail.
+                if clock::now() >= end && self.alarm.retire(key) {
+                    return;
+                }
+            } else {
+                self.alarm.wait(key, until);
+            }
+            // Relaxed: see README, "Sleep".
+            self.next_wake.0.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// Fires what is due, and finds out until when to sleep.
+    fn pass(&'static self, heavy: bool) -> (alarm::Key, u64) {
+        // Before the first look: a ring after it cuts the sleep short.
+        let key = self.alarm.key();
+        let now = clock::now();
+        self.reach(now);
+        self.fire_due(now);
+
+        let first = self.earliest(now);
+        // Relaxed, here and below: the fence orders it.
+        self.next_wake.0.store(first, Ordering::Relaxed);
+        if !mutant!(NoDogFence) && !(heavy && os::heavy_barrier()) {
+            // SeqCst: pairs with the fence in `light_fence`.
+            fence(Ordering::SeqCst);
+        }
+        let second = if mutant!(NoRescan) { first } else { self.earliest(now) };
+        if second < first {
+            // Lowering it needs no fence: an arm that reads the higher value wakes in vain at worst.
+            self.next_wake.0.store(second, Ordering::Relaxed);
+        }
+        (key, first.min(second))
+    }
+
+    /// The earliest deadline after `now` that anybody waits for; `now` if there is something to do at once.
+    fn earliest(&'static self, now: u64) -> u64 {
+        let epoch = self.epoch();
+        let mut earliest = self.slots.earliest(now);
+        for shard in &epoch.shards {
+            earliest = earliest.min(lock(&shard.0).earliest());
+        }
+        if lock(&epoch.inbox).is_empty() { earliest } else { now }
+    }
+
+    /// Calls everything that is due, in batches, with no lock held.
+    fn fire_due(&'static self, now: u64) {
+        let epoch = self.epoch();
+        let call = |target: Target| drop_quietly(catch_unwind(AssertUnwindSafe(|| target.call(now))));
+        let posted = std::mem::take(&mut *lock(&epoch.inbox));
+        for fire in posted {
+            drop_quietly(catch_unwind(AssertUnwindSafe(|| fire.fire(now))));
+        }
+        for shard in &epoch.shards {
+            loop {
+                let mut batch = Vec::new();
+                {
+                    let mut queue = lock(&shard.0);
+                    batch.extend(std::iter::from_fn(|| queue.pop_due(now)).take(BATCH));
+                }
+                let more = batch.len() == BATCH;
+                batch.into_iter().for_each(call);
+                if !more {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Has the target called at `deadline`.
+    pub(crate) fn schedule(&'static self, deadline: u64, target: Target) -> Timer {
+        prepare();
+        let generation = fork::generation();
+        let shard = Self::shard();
+        let place = lock(&self.epoch().shards[shard as usize].0).insert(deadline, target);
+        // The lock orders this load against the watchdog's look at the queue: README, "Timers".
+        if deadline < self.next_wake.0.load(Ordering::Relaxed) {
+            self.wake(deadline);
+        }
+        Timer { place, shard, generation }
+    }
+
+    /// Takes a timer back; it may be running, or have run.
+    pub(crate) fn cancel(&'static self, timer: Timer) {
+        if timer.generation == fork::generation() {
+            let target = lock(&self.epoch().shards[timer.shard as usize].0).remove(timer.place);
+            // Foreign code: not under the lock.
+            drop(target);
+        }
+    }
+
+    /// Has a timer wake another task; `false` if it has run.
+    pub(crate) fn redirect(&'static self, timer: Timer, waker: &Waker) -> bool {
+        if timer.generation != fork::generation() {
+            return false;
+        }
+        let mut queue = lock(&self.epoch().shards[timer.shard as usize].0);
+        let Some(target) = queue.target(timer.place) else { return false };
+        let before = match target {
+            Target::Wake(before) if before.will_wake(waker) => return true,
+            target => std::mem::replace(target, Target::Wake(waker.clone())),
+        };
+        drop(queue);
+        drop(before);
+        true
+    }
+
+    /// Has something called as soon as possible, after all that was posted before.
+    pub(crate) fn post(&'static self, fire: Arc<dyn Fire>) {
+        prepare();
+        lock(&self.epoch().inbox).push(fire);
+        // As in `schedule`.
+        self.wake(0);
+    }
+
+    pub(crate) fn runners(&'static self) -> &'static Runners {
+        &self.epoch().runners
+    }
+
+    fn take_slot(&'static self) -> usize {
+        let epoch = self.epoch();
+        if let Some(index) = lock(&epoch.free_slots).take() {
+            return index;
+        }
+        let mut made = lock(&epoch.made_slots);
+        let index = *made;
+        *made += 1;
+        index
+    }
+
+    fn give_slot_back(&'static self, index: usize) {
+        lock(&self.epoch().free_slots).give_back(index);
+    }
+
+    #[cfg(not(timebox_loom))]
+    fn shard() -> u32 {
+        slots::Thread::with(|thread| thread.shard.get()) % SHARDS as u32
+    }
+
+    #[cfg(timebox_loom)]
+    fn shard() -> u32 {
+        0
+    }
+
+    /// What has locks, in this process.
+    fn epoch(&'static self) -> &'static Epoch {
+        let mut epoch = &self.epoch;
+        for _ in 0..fork::generation() {
+            epoch = epoch.next.get_or_init(|| Box::new(Epoch::new(self.slots.made())));
+        }
+        epoch
+    }
+
+    /// In a forked child: there is no watchdog, and none is being woken.
+    #[cfg(not(timebox_loom))]
+    fn restart(&'static self) {
+        self.alarm.forget();
+        self.asymmetric.store(false, Ordering::Relaxed);
+        self.next_wake.0.store(NEVER, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,341 @@
+//! The per-thread words: what the watchdog reads of each thread, and what the thread keeps for itself.
+//!
+//! Invariants:
+//! 1. Only its thread writes a slot. The watchdog, and nobody else, reads it.
+//! 2. `Thread::flag` points to `NO_FLAG`, or to the flag of a node that a frame open on this thread keeps alive.
+//!    Only `scope/frame.rs` sets it.
+//! 3. A slot belongs to at most one thread; the orphans' slot to all that have none, and nobody reads it.
+
+#[cfg(not(timebox_loom))]
+use std::cell::Cell;
+use std::sync::OnceLock;
+
+#[cfg(not(timebox_loom))]
+use super::{Watchdog, global};
+#[cfg(not(timebox_loom))]
+use crate::sync::AtomicBool;
+use crate::sync::{AtomicU64, Ordering, Padded, const_fn};
+use crate::time::NEVER;
+#[cfg(not(timebox_loom))]
+use crate::time::clock;
+
+#[cfg(not(timebox_loom))]
+const PER_CHUNK: usize = 32;
+#[cfg(timebox_loom)]
+const PER_CHUNK: usize = 2;
+
+/// A thread's deadline, as the watchdog sees it: the last one armed. A past one means nothing.
+#[derive(Debug)]
+pub(crate) struct Slot(Padded<AtomicU64>);
+
+impl Slot {
+    const_fn! {
+        pub(crate) fn new() -> Self {
+            Self(Padded(AtomicU64::new(NEVER)))
+        }
+    }
+
+    /// For its own thread.
+    #[inline]
+    pub(crate) fn get(&self) -> u64 {
+        // Relaxed: read by the thread that wrote it, or by a scan, whose fences are in `Watchdog::pass`.
+        self.0.0.load(Ordering::Relaxed)
+    }
+
+    /// For its own thread.
+    #[inline]
+    pub(super) fn set(&self, deadline: u64) {
+        // Relaxed: the fence of `Watchdog::arm` follows.
+        self.0.0.store(deadline, Ordering::Relaxed);
+    }
+}
+
+/// All slots ever made, in chunks that never move or go.
+#[derive(Debug)]
+pub(crate) struct Slots {
+    first: OnceLock<Box<Chunk>>,
+}
+
+#[derive(Debug)]
+struct Chunk {
+    slots: [Slot; PER_CHUNK],
+    next: OnceLock<Box<Chunk>>,
+}
+
+impl Slots {
+    pub(super) const fn new() -> Self {
+        Self { first: OnceLock::new() }
+    }
+
+    /// The slot with this index; it is made if need be.
+    pub(super) fn at(&self, index: usize) -> &Slot {
+        let make = || Box::new(Chunk { slots: std::array::from_fn(|_| Slot::new()), next: OnceLock::new() });
+        let mut chunk = self.first.get_or_init(make);
+        for _ in 0..index / PER_CHUNK {
+            chunk = chunk.next.get_or_init(make);
+        }
+        &chunk.slots[index % PER_CHUNK]
+    }
+
+    /// How many slots there are.
+    pub(super) fn made(&self) -> usize {
+        let mut made = 0;
+        let mut next = self.first.get();
+        while let Some(chunk) = next {
+            made += PER_CHUNK;
+            next = chunk.next.get();
+        }
+        made
+    }
+
+    /// The earliest deadline after `floor`.
+    pub(super) fn earliest(&self, floor: u64) -> u64 {
+        let mut earliest = NEVER;
+        let mut next = self.first.get();
+        while let Some(chunk) = next {
+            for slot in &chunk.slots {
+                let deadline = slot.get();
+                if deadline > floor && deadline < earliest {
+                    earliest = deadline;
+                }
+            }
+            next = chunk.next.get();
+        }
+        earliest
+    }
+}
+
+/// The slots that no thread has.
+#[derive(Debug)]
+pub(super) struct FreeSlots {
+    returned: Vec<usize>,
+}
+
+impl FreeSlots {
+    pub(super) const fn new() -> Self {
+        Self { returned: Vec::new() }
+    }
+
+    pub(super) fn take(&mut self) -> Option<usize> {
+        self.returned.pop()
+    }
+
+    pub(super) fn give_back(&mut self, index: usize) {
+        self.returned.push(index);
+    }
+}
+
+/// What a thread keeps for itself. Nobody else reads it.
+#[cfg(not(timebox_loom))]
+#[derive(Debug)]
+pub(crate) struct Thread {
+    /// Checks left until one reads the clock.
+    left: Cell<u32>,
+    /// How many checks lie between two readings.
+    stride: Cell<u32>,
+    /// When a check last read the clock.
+    looked: Cell<u64>,
+    /// The latest reading of the clock by this thread, for whatever reason.
+    pub(crate) now: Cell<u64>,
+    /// The effective deadline of the innermost scope.
+    pub(crate) deadline: Cell<u64>,
+    /// Invariant 2.
+    flag: Cell<*const AtomicBool>,
+    slot: Cell<Option<&'static Slot>>,
+    /// The innermost frame; `scope/frame.rs` knows its type.
+    pub(crate) frame: Cell<*const ()>,
+    /// Which part of the timer queue this thread uses.
+    pub(super) shard: Cell<u32>,
+}
+
+#[cfg(not(timebox_loom))]
+static NO_FLAG: AtomicBool = AtomicBool::new(false);
+#[cfg(not(timebox_loom))]
+static ORPHANS: Slot = Slot::new();
+
+#[cfg(not(timebox_loom))]
+thread_local! {
+    // No destructor, so that it is there in the destructors of others, and needs no check whether it is.
+    static THREAD: Thread = const {
+        Thread {
+            left: Cell::new(1),
+            stride: Cell::new(1),
+            looked: Cell::new(0),
+            now: Cell::new(0),
+            deadline: Cell::new(NEVER),
+            flag: Cell::new(&raw const NO_FLAG),
+            slot: Cell::new(None),
+            frame: Cell::new(std::ptr::null()),
+            shard: Cell::new(0),
+        }
+    };
+    static REGISTRATION: Registration = const { Registration(Cell::new(None)) };
+}
+
+/// How much time should pass between two looks at the clock by checks, in nanoseconds.
+#[cfg(not(timebox_loom))]
+const LOOK_EVERY: u64 = 50_000;
+
+#[cfg(not(timebox_loom))]
+impl Thread {
+    #[inline(always)]
+    pub(crate) fn with<R>(f: impl FnOnce(&Thread) -> R) -> R {
+        THREAD.with(f)
+    }
+
+    /// The check: whether nothing speaks for an expiry, as far as can be told without reading the clock. Now and
+    /// then it is false so that the clock is read.
+    #[inline(always)]
+    pub(crate) fn is_quiet(&self) -> bool {
+        !self.is_clock_due() && self.deadline.get() > global().reached() && !self.is_flagged()
+    }
+
+    /// Counts one check; whether this one should read the clock, with [`look`](Self::look).
+    #[inline(always)]
+    pub(crate) fn is_clock_due(&self) -> bool {
+        let left = self.left.get().wrapping_sub(1);
+        self.left.set(left);
+        left == 0
+    }
+
+    /// Whether the nearest node of the innermost scope is over.
+    #[inline(always)]
+    pub(crate) fn is_flagged(&self) -> bool {
+        // SAFETY: invariant 2.
+        // Relaxed: who acts on it takes the node's lock.
+        unsafe { (*self.flag.get()).load(Ordering::Relaxed) }
+    }
+
+    /// Reads the clock for a check, and aims so that the next check to do so is [`LOOK_EVERY`] away.
+    #[cold]
+    pub(crate) fn look(&self) -> u64 {
+        let now = clock::now();
+        self.now.set(now);
+        let passed = now.saturating_sub(self.looked.replace(now)).max(1);
+        let stride = u64::from(self.stride.get());
+        // The checks may come slower than before: the stride at most doubles.
+        let aimed = (stride.saturating_mul(LOOK_EVERY) / passed).clamp(1, stride.saturating_mul(2).min(1 << 20));
+        let aimed = if self.is_alone() { 1 } else { aimed as u32 };
+        self.stride.set(aimed);
+        self.left.set(aimed);
+        now
+    }
+
+    /// Has the next check read the clock: an expiry that this thread has seen stays seen.
+    pub(crate) fn look_again(&self) {
+        self.left.set(1);
+    }
+
+    /// Whether no watchdog looks after this thread, so that every check must read the clock.
+    fn is_alone(&self) -> bool {
+        !global().is_running() || self.slot.get().is_some_and(|slot| std::ptr::eq(slot, &raw const ORPHANS))
+    }
+
+    /// This thread's slot.
+    #[inline(always)]
+    pub(crate) fn slot(&self) -> &'static Slot {
+        match self.slot.get() {
+            Some(slot) => slot,
+            None => self.register(),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn register(&self) -> &'static Slot {
+        super::prepare();
+        // In this thread's TLS destructors it is too late to be told of its end: then there is no slot to be had.
+        let index = REGISTRATION.try_with(|registration| {
+            let index = global().take_slot();
+            registration.0.set(Some(index));
+            index
+        });
+        let slot = match index {
+            Ok(index) => {
+                self.shard.set(u32::try_from(index).unwrap_or(0));
+                global().slots.at(index)
+            }
+            Err(_) => &ORPHANS,
+        };
+        self.slot.set(Some(slot));
+        slot
+    }
+
+    /// Makes `deadline` the thread's again after an inner scope: the slot must say so, since the watchdog may have
+    /// consumed the inner one and gone to sleep for ever.
+    #[inline(always)]
+    pub(crate) fn restore(&self, deadline: u64) {
+        if deadline != NEVER && self.slot().get() != deadline {
+            self.rearm(deadline);
+        }
+    }
+
+    #[cold]
+    fn rearm(&self, deadline: u64) {
+        global().rearm(self.slot(), deadline);
+    }
+
+    /// Points the check at a node's flag, or at none.
+    ///
+    /// # Safety
+    ///
+    /// Invariant 2: the flag must live until it is replaced here.
+    pub(crate) unsafe fn set_flag(&self, flag: Option<&AtomicBool>) {
+        self.flag.set(flag.map_or(&raw const NO_FLAG, std::ptr::from_ref));
+    }
+
+    /// In a forked child: nobody looks after this thread until it arms again.
+    pub(super) fn restart(&self) {
+        self.stride.set(1);
+        self.left.set(1);
+    }
+}
+
+/// Runs foreign code (a waker, which may run its task inline) so that it sees no scope of this thread.
+#[cfg(not(timebox_loom))]
+pub(crate) fn without_scopes<R>(f: impl FnOnce() -> R) -> R {
+    struct Restore {
+        frame: *const (),
+        deadline: u64,
+        flag: *const AtomicBool,
+    }
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            Thread::with(|thread| {
+                thread.frame.set(self.frame);
+                thread.deadline.set(self.deadline);
+                thread.flag.set(self.flag);
+                // What ran meanwhile saw no scope to restore, and may have armed the slot for one of its own.
+                thread.restore(self.deadline);
+            });
+        }
+    }
+    // Invariant 2 holds for what is put back: the frames stay open meanwhile.
+    let _restore = Thread::with(|thread| Restore {
+        frame: thread.frame.replace(std::ptr::null()),
+        deadline: thread.deadline.replace(NEVER),
+        flag: thread.flag.replace(&raw const NO_FLAG),
+    });
+    f()
+}
+
+#[cfg(timebox_loom)]
+pub(crate) fn without_scopes<R>(f: impl FnOnce() -> R) -> R {
+    f()
+}
+
+/// Gives the thread's slot back when the thread ends.
+#[cfg(not(timebox_loom))]
+struct Registration(Cell<Option<usize>>);
+
+#[cfg(not(timebox_loom))]
+impl Drop for Registration {
+    fn drop(&mut self) {
+        if let Some(index) = self.0.take() {
+            Thread::with(|thread| thread.slot.set(None));
+            let watchdog: &'static Watchdog = global();
+            watchdog.slots.at(index).set(NEVER);
+            watchdog.give_slot_back(index);
+        }
+    }
+}

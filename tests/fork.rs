@@ -1,0 +1,241 @@
+//! `fork` in the middle of everything: the child starts afresh, waits for no lock from before, and does not hang.
+#![cfg(all(unix, not(miri)))]
+
+use std::future::pending;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
+use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex, Once};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use timebox::{
+    CancellationToken, Hook, TimeoutError, checkpoint, future, interruptible, is_expired, timeout,
+    with_timeout,
+};
+
+const LONG: Duration = Duration::from_secs(3600);
+
+/// How long a child may take before it counts as hung: it works for a few milliseconds.
+const HANG: Duration = Duration::from_secs(60);
+
+/// Only one test forks at a time, so that a hang is the hang of its own child.
+static FORKING: Mutex<()> = Mutex::new(());
+
+/// Runs `child` in a forked child and waits for its end; `child` says whether all was well.
+fn fork(child: impl FnOnce() -> bool) {
+    // A panic in the child must not meet the test harness's locks.
+    static QUIET: Once = Once::new();
+    QUIET.call_once(|| {
+        let parent = std::process::id();
+        let shown_before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            if std::process::id() != parent {
+                // SAFETY: ends the process and touches nothing of it.
+                unsafe { libc::_exit(101) };
+            }
+            shown_before(info);
+        }));
+    });
+    // SAFETY: the child runs code of ours that is made for this, and leaves by `_exit`.
+    let pid = unsafe { libc::fork() };
+    assert!(pid >= 0, "no fork: {}", std::io::Error::last_os_error());
+    if pid == 0 {
+        let code = if child() { 0 } else { 1 };
+        // SAFETY: ends the process without running what the parent's threads left behind.
+        unsafe { libc::_exit(code) };
+    }
+    let start = Instant::now();
+    loop {
+        let mut status = 0;
+        // SAFETY: `pid` is a child of ours that nobody else waits for, `status` is ours.
+        let ended = unsafe { libc::waitpid(pid, &raw mut status, libc::WNOHANG) };
+        if ended == pid {
+            assert!(libc::WIFEXITED(status), "the child was killed: status {status:#x}");
+            assert_eq!(libc::WEXITSTATUS(status), 0, "101: it panicked; 1: it saw something wrong");
+            return;
+        }
+        if start.elapsed() > HANG {
+            // SAFETY: as above; the child is still there, since it was not waited for.
+            unsafe { libc::kill(pid, libc::SIGKILL) };
+            panic!("the child hangs");
+        }
+        thread::sleep(Duration::from_micros(100));
+    }
+}
+
+/// A sync scope, a future and a hook, each to its end.
+fn use_everything() -> bool {
+    let limit = Duration::from_millis(1);
+    let spun = timeout(limit, || -> timebox::Result<()> {
+        loop {
+            checkpoint()?;
+        }
+    });
+    let slept = timeout(limit, || timebox::sleep(LONG));
+    let awaited = pollster::block_on(future::timeout_value(limit, pending::<()>()));
+    let fired = AtomicBool::new(false);
+    let called = timeout(limit, || {
+        interruptible(Hook::inline(|| fired.store(true, SeqCst)), || {
+            while !fired.load(SeqCst) {
+                thread::yield_now();
+            }
+            Err::<(), _>("interrupted")
+        })
+    });
+    let (sent, received) = channel();
+    let runner = with_timeout(limit, |scope| {
+        let _registration = scope.on_cancel(move || sent.send(()));
+        Ok::<_, TimeoutError>(received.recv_timeout(HANG).is_ok())
+    });
+    spun.is_err() && slept.is_err() && awaited.is_err() && called.is_err() && runner.is_ok_and(|fired| fired)
+}
+
+#[test]
+fn a_thousand_forks_amid_arming_firing_and_registering() {
+    let _one_at_a_time = FORKING.lock();
+    let stop = AtomicBool::new(false);
+    thread::scope(|threads| {
+        // Arms and fires deadlines, sync and async.
+        threads.spawn(|| {
+            while !stop.load(SeqCst) {
+                let _ = timeout(Duration::from_micros(200), || timebox::sleep(LONG));
+                let _ =
+                    pollster::block_on(future::timeout_value(Duration::from_micros(200), pending::<()>()));
+            }
+        });
+        // Registers and drops hooks.
+        threads.spawn(|| {
+            let token = CancellationToken::new();
+            while !stop.load(SeqCst) {
+                drop(token.on_cancel(|| ()));
+                let _ = timeout(LONG, || interruptible(Hook::inline(|| ()), || Ok::<_, String>(())));
+                drop(token.child_token().on_cancel(Hook::inline(|| ())));
+                thread::sleep(Duration::from_micros(20));
+            }
+        });
+        // Cancels, and fires hooks on both kinds of thread.
+        threads.spawn(|| {
+            while !stop.load(SeqCst) {
+                let token = CancellationToken::new();
+                let (fired, wait) = channel();
+                let tell = fired.clone();
+                let _runner = token.on_cancel(move || fired.send(()));
+                let _inline = token.on_cancel(Hook::inline(move || tell.send(())));
+                token.cancel();
+                let _ = (wait.recv_timeout(HANG), wait.recv_timeout(HANG));
+            }
+        });
+        let stop_at_the_end = StopOnDrop(&stop);
+        for _ in 0..1000 {
+            fork(use_everything);
+        }
+        drop(stop_at_the_end);
+    });
+}
+
+/// Ends the other threads when a fork has failed, too.
+struct StopOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, SeqCst);
+    }
+}
+
+#[test]
+fn a_scope_open_at_the_fork_expires_in_the_child_at_its_checkpoints() {
+    let _one_at_a_time = FORKING.lock();
+    with_timeout(Duration::from_millis(20), |scope| {
+        fork(|| {
+            let start = Instant::now();
+            while checkpoint().is_ok() {
+                if start.elapsed() > HANG / 2 {
+                    return false;
+                }
+            }
+            is_expired() && scope.is_expired() && timebox::sleep(LONG).is_err()
+        });
+        Ok::<_, TimeoutError>(())
+    })
+    .unwrap();
+}
+
+#[test]
+fn without_a_watchdog_every_question_looks_at_the_clock() {
+    let _one_at_a_time = FORKING.lock();
+    with_timeout(Duration::from_millis(20), |scope| {
+        fork(|| {
+            // No watchdog was started here: the first question after the deadline must be right.
+            while !scope.deadline().has_passed() {
+                std::hint::spin_loop();
+            }
+            scope.is_expired() && checkpoint().is_err()
+        });
+        Ok::<_, TimeoutError>(())
+    })
+    .unwrap();
+}
+
+#[test]
+fn hooks_from_before_do_not_fire_in_the_child() {
+    let _one_at_a_time = FORKING.lock();
+    let fired = Arc::new(AtomicU32::new(0));
+    let token = CancellationToken::new();
+    let count = Arc::clone(&fired);
+    let on_token = token.on_cancel(Hook::inline(move || count.fetch_add(1, SeqCst)));
+    with_timeout(Duration::from_millis(20), |scope| {
+        let count = Arc::clone(&fired);
+        let on_scope = scope.on_cancel(Hook::inline(move || count.fetch_add(1, SeqCst)));
+        let at_the_fork = fired.load(SeqCst);
+        let in_the_child = Arc::clone(&fired);
+        let child_token = token.clone();
+        fork(move || {
+            child_token.cancel();
+            while !scope.deadline().has_passed() {
+                std::hint::spin_loop();
+            }
+            // The child's own watchdog is up and has dealt with what is due.
+            let own = use_everything();
+            own && in_the_child.load(SeqCst) == at_the_fork
+        });
+        drop(on_scope);
+        Ok::<_, TimeoutError>(())
+    })
+    .unwrap();
+    drop(on_token);
+}
+
+#[test]
+fn the_parent_goes_on_as_before() {
+    let _one_at_a_time = FORKING.lock();
+    with_timeout(Duration::from_millis(20), |scope| {
+        let (fired, wait) = channel();
+        let _registration = scope.on_cancel(move || fired.send(()));
+        fork(use_everything);
+        assert!(wait.recv_timeout(HANG).is_ok());
+        assert!(scope.checkpoint().is_err());
+        Ok::<_, TimeoutError>(())
+    })
+    .unwrap();
+    assert!(use_everything());
+}
+
+#[test]
+fn a_child_of_a_child_starts_afresh_too() {
+    let _one_at_a_time = FORKING.lock();
+    fork(|| {
+        if !use_everything() {
+            return false;
+        }
+        // SAFETY: as in `fork`; the grandchild leaves by `_exit`, and the child waits for it.
+        let pid = unsafe { libc::fork() };
+        if pid == 0 {
+            let code = if use_everything() { 0 } else { 1 };
+            // SAFETY: ends the process.
+            unsafe { libc::_exit(code) };
+        }
+        let mut status = -1;
+        // SAFETY: `pid` is a child of ours; the parent above bounds the wait.
+        pid > 0 && unsafe { libc::waitpid(pid, &raw mut status, 0) } == pid && status == 0
+    });
+}

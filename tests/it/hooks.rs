@@ -1,0 +1,447 @@
+//! Hooks: when they fire, on which thread, in what order, and that nothing of them is left when they end.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
+use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use timebox::{
+    CancellationToken, Hook, Limit, Registration, TimeoutError, interruptible, on_cancel, timeout, with_timeout,
+};
+
+use crate::support::{LONG, SHORT, bounded, let_the_watchdog_pass, next, outlast};
+
+#[test]
+fn a_hook_fires_when_its_scope_expires() {
+    bounded(|| {
+        with_timeout(SHORT, |scope| {
+            let (fired, wait) = channel();
+            let _registration = on_cancel(move || fired.send(()));
+            next(&wait);
+            assert!(scope.deadline().has_passed());
+            Ok::<_, TimeoutError>(())
+        })
+        .unwrap();
+    });
+}
+
+#[test]
+fn a_hook_fires_when_a_scope_around_its_own_is_over() {
+    bounded(|| {
+        with_timeout(SHORT, |_| {
+            timeout(LONG, || {
+                let (fired, wait) = channel();
+                let _registration = on_cancel(move || fired.send(()));
+                next(&wait);
+                Ok::<_, TimeoutError>(())
+            })
+        })
+        .unwrap();
+    });
+}
+
+#[test]
+fn a_hook_fires_on_an_explicit_cancel() {
+    bounded(|| {
+        with_timeout(LONG, |outer| {
+            timeout(LONG, || {
+                let (fired, wait) = channel();
+                let _registration = on_cancel(move || fired.send(()));
+                outer.token().cancel();
+                next(&wait);
+                Ok::<_, TimeoutError>(())
+            })
+        })
+        .unwrap();
+    });
+}
+
+#[test]
+fn on_cancel_fires_once() {
+    bounded(|| {
+        with_timeout(LONG, |scope| {
+            let (fired, wait) = channel();
+            let _registration = scope.on_cancel(Hook::inline(move || fired.send(())));
+            scope.token().cancel();
+            next(&wait);
+            // Not a proof, but 20 ms would be time for five firings of one that repeats.
+            assert!(wait.recv_timeout(SHORT).is_err());
+            Ok::<_, TimeoutError>(())
+        })
+        .unwrap();
+    });
+}
+
+#[test]
+fn an_end_without_expiry_fires_nothing() {
+    let fired = AtomicU32::new(0);
+    timeout(LONG, || interruptible(|| fired.fetch_add(1, SeqCst), || Ok::<_, String>(())).map(drop)).unwrap();
+    timeout(LONG, || {
+        drop(on_cancel(|| unreachable!("not over")));
+        Ok::<_, TimeoutError>(())
+    })
+    .unwrap();
+    assert_eq!(fired.load(SeqCst), 0);
+}
+
+#[test]
+fn hooks_of_inner_scopes_fire_first() {
+    bounded(|| {
+        for _ in 0..20 {
+            let order = Arc::new(Mutex::new(Vec::new()));
+            let (fired, wait) = channel();
+            let hook = |name: &'static str| {
+                let (order, fired) = (Arc::clone(&order), fired.clone());
+                Hook::inline(move || {
+                    order.lock().unwrap().push(name);
+                    let _ = fired.send(());
+                })
+            };
+            with_timeout(LONG, |outer| {
+                let _outer = outer.on_cancel(hook("outer"));
+                with_timeout(LONG, |middle| {
+                    let _middle = middle.on_cancel(hook("middle"));
+                    with_timeout(LONG, |inner| {
+                        let _inner = inner.on_cancel(hook("inner"));
+                        outer.token().cancel();
+                        (0..3).for_each(|_| next(&wait));
+                        Ok::<_, TimeoutError>(())
+                    })
+                })
+            })
+            .unwrap();
+            assert_eq!(*order.lock().unwrap(), ["inner", "middle", "outer"]);
+        }
+    });
+}
+
+#[test]
+fn an_inline_hook_runs_on_the_watchdog_and_others_on_a_runner() {
+    bounded(|| {
+        let name = || thread::current().name().unwrap_or_default().to_owned();
+        for cancel in [true, false] {
+            with_timeout(if cancel { LONG } else { SHORT }, |scope| {
+                let (fired, wait) = channel();
+                let tell = fired.clone();
+                let _inline = scope.on_cancel(Hook::inline(move || tell.send(("inline", name()))));
+                let _runner = scope.on_cancel(Hook::new(move || fired.send(("runner", name()))));
+                if cancel {
+                    // Never on the cancelling thread.
+                    scope.token().cancel();
+                }
+                let mut names = [next(&wait), next(&wait)];
+                names.sort_unstable();
+                assert_eq!(names[0], ("inline", "timebox-watchdog".to_owned()));
+                assert_eq!(names[1], ("runner", "timebox-hook".to_owned()));
+                Ok::<_, TimeoutError>(())
+            })
+            .unwrap();
+        }
+    });
+}
+
+#[test]
+fn on_a_scope_already_over_on_cancel_runs_its_hook_here_and_now() {
+    with_timeout(SHORT, |scope| {
+        outlast(scope);
+        for hook_kind in [Hook::new as fn(_) -> _, Hook::inline] {
+            let (fired, wait) = channel();
+            let hook: Box<dyn FnMut() + Send> = Box::new(move || fired.send(thread::current().id()).unwrap());
+            let registration = scope.on_cancel(hook_kind(hook));
+            assert_eq!(wait.try_recv().unwrap(), thread::current().id());
+            drop(registration);
+        }
+        Ok::<_, TimeoutError>(())
+    })
+    .unwrap();
+}
+
+#[test]
+fn on_a_scope_already_over_interruptible_does_not_make_the_call() {
+    with_timeout(SHORT, |scope| {
+        outlast(scope);
+        let fired = AtomicBool::new(false);
+        let error =
+            interruptible(|| fired.store(true, SeqCst), || -> Result<(), String> { unreachable!("not made") })
+                .unwrap_err();
+        assert_eq!(error.scope(), scope.id());
+        assert!(!fired.load(SeqCst));
+        Ok::<_, TimeoutError>(())
+    })
+    .unwrap();
+}
+
+#[test]
+fn dropping_a_registration_waits_for_its_running_hook() {
+    bounded(|| {
+        for hook_kind in [Hook::new as fn(_) -> _, Hook::inline] {
+            let token = CancellationToken::new();
+            let done = Arc::new(AtomicBool::new(false));
+            let (started, wait) = channel();
+            let hook: Box<dyn FnMut() + Send> = {
+                let done = Arc::clone(&done);
+                Box::new(move || {
+                    started.send(()).unwrap();
+                    thread::sleep(SHORT);
+                    done.store(true, SeqCst);
+                })
+            };
+            let registration = token.on_cancel(hook_kind(hook));
+            token.cancel();
+            next(&wait);
+            drop(registration);
+            assert!(done.load(SeqCst));
+            assert_eq!(Arc::strong_count(&done), 1, "the hook itself is gone too");
+        }
+    });
+}
+
+#[test]
+fn when_interruptible_has_returned_its_hook_is_not_running_and_never_will() {
+    bounded(|| {
+        for _ in 0..20 {
+            let running = AtomicBool::new(false);
+            let count = AtomicU32::new(0);
+            let (started, wait) = channel();
+            with_timeout(Duration::from_millis(2), |scope| {
+                let hook = || {
+                    running.store(true, SeqCst);
+                    count.fetch_add(1, SeqCst);
+                    let _ = started.send(());
+                    thread::sleep(Duration::from_millis(1));
+                    running.store(false, SeqCst);
+                };
+                let _ = scope.interruptible(Hook::new(hook).every(Duration::from_micros(100)), || {
+                    next(&wait);
+                    Ok::<_, String>(())
+                })?;
+                assert!(!running.load(SeqCst));
+                let fires = count.load(SeqCst);
+                let_the_watchdog_pass();
+                assert_eq!(count.load(SeqCst), fires);
+                Ok::<_, TimeoutError>(())
+            })
+            .unwrap();
+        }
+    });
+}
+
+#[test]
+fn a_scopes_exit_waits_for_its_running_hook() {
+    bounded(|| {
+        let done = Arc::new(AtomicBool::new(false));
+        let (started, wait) = channel();
+        let kept: Registration = with_timeout(SHORT, |scope| {
+            let done = Arc::clone(&done);
+            let registration = scope.on_cancel(move || {
+                started.send(()).unwrap();
+                thread::sleep(SHORT);
+                done.store(true, SeqCst);
+            });
+            next(&wait);
+            Ok::<_, TimeoutError>(registration)
+        })
+        .unwrap();
+        assert!(done.load(SeqCst));
+        drop(kept);
+    });
+}
+
+#[test]
+fn a_hook_of_a_scope_dies_with_it_even_if_its_registration_lives_on() {
+    bounded(|| {
+        let fired = Arc::new(AtomicU32::new(0));
+        let (token, kept) = with_timeout(Limit::NONE, |scope| {
+            let count = Arc::clone(&fired);
+            let kept = scope.on_cancel(Hook::inline(move || count.fetch_add(1, SeqCst)));
+            Ok::<_, TimeoutError>((scope.token(), kept))
+        })
+        .unwrap();
+        assert!(token.cancel());
+        let_the_watchdog_pass();
+        assert_eq!(fired.load(SeqCst), 0);
+        drop(kept);
+        assert_eq!(Arc::strong_count(&fired), 1);
+    });
+}
+
+#[test]
+fn a_forgotten_registration_does_not_keep_the_hook_past_its_scope() {
+    let fired = Arc::new(AtomicU32::new(0));
+    let token = with_timeout(LONG, |scope| {
+        let count = Arc::clone(&fired);
+        std::mem::forget(scope.on_cancel(Hook::inline(move || count.fetch_add(1, SeqCst))));
+        Ok::<_, TimeoutError>(scope.token())
+    })
+    .unwrap();
+    token.cancel();
+    let_the_watchdog_pass();
+    assert_eq!(fired.load(SeqCst), 0);
+}
+
+#[test]
+fn a_registration_may_be_dropped_inside_its_own_hook() {
+    bounded(|| {
+        for hook_kind in [Hook::new as fn(_) -> _, Hook::inline] {
+            let token = CancellationToken::new();
+            let slot: Arc<Mutex<Option<Registration>>> = Arc::default();
+            let held = Arc::new(());
+            let (fired, wait) = channel();
+            let hook: Box<dyn FnMut() + Send> = {
+                let (slot, held) = (Arc::clone(&slot), Arc::clone(&held));
+                Box::new(move || {
+                    let registration = slot.lock().unwrap().take().expect("it was put there before the cancel");
+                    drop(registration);
+                    let _ = &held;
+                    fired.send(()).unwrap();
+                })
+            };
+            *slot.lock().unwrap() = Some(token.on_cancel(hook_kind(hook)));
+            token.cancel();
+            next(&wait);
+            crate::support::wait_for("the end of the hook", || Arc::strong_count(&held) == 1);
+        }
+    });
+}
+
+#[test]
+fn a_hook_may_drop_the_registration_of_another() {
+    bounded(|| {
+        let token = CancellationToken::new();
+        let fired = Arc::new(AtomicU32::new(0));
+        let count = Arc::clone(&fired);
+        let child = token.child_token();
+        let other = token.on_cancel(Hook::inline(move || count.fetch_add(1, SeqCst)));
+        let mut other = Some(other);
+        let (done, wait) = channel();
+        // The child's hook comes first, so the parent's has not run when it is dropped.
+        let _first = child.on_cancel(Hook::inline(move || {
+            drop(other.take());
+            done.send(()).unwrap();
+        }));
+        token.cancel();
+        next(&wait);
+        let_the_watchdog_pass();
+        assert_eq!(fired.load(SeqCst), 0);
+    });
+}
+
+#[test]
+fn a_panicking_hook_stops_neither_the_watchdog_nor_another_hook() {
+    bounded(|| {
+        for hook_kind in [Hook::new as fn(_) -> _, Hook::inline] {
+            let token = CancellationToken::new();
+            let (fired, wait) = channel();
+            let other = fired.clone();
+            let bad: Box<dyn FnMut() + Send> = Box::new(|| panic!("a hook of the test panics, as it should"));
+            let _one = token.on_cancel(Hook::inline(move || fired.send(())));
+            let _bad = token.on_cancel(hook_kind(bad));
+            let _two = token.on_cancel(move || other.send(()));
+            token.cancel();
+            next(&wait);
+            next(&wait);
+            let_the_watchdog_pass();
+        }
+    });
+}
+
+#[test]
+fn a_panicking_hook_is_not_fired_again() {
+    bounded(|| {
+        let count = AtomicU32::new(0);
+        let hook = Hook::inline(|| {
+            count.fetch_add(1, SeqCst);
+            panic!("a hook of the test panics, as it should");
+        });
+        with_timeout(LONG, |scope| {
+            interruptible(hook.every(Duration::from_micros(100)), || {
+                scope.token().cancel();
+                crate::support::wait_for("the firing", || count.load(SeqCst) > 0);
+                for _ in 0..5 {
+                    let_the_watchdog_pass();
+                    thread::sleep(Duration::from_millis(1));
+                }
+                Ok::<_, String>(())
+            })
+            .map(drop)
+        })
+        .unwrap();
+        assert_eq!(count.load(SeqCst), 1);
+    });
+}
+
+#[test]
+fn hooks_that_block_delay_no_other_scopes_hook() {
+    bounded(|| {
+        // A held lock stands for a server that does not answer.
+        let server = Arc::new(Mutex::new(()));
+        let held = server.lock().unwrap();
+        let token = CancellationToken::new();
+        let (stuck, are_stuck) = channel();
+        let registrations: Vec<_> = (0..40)
+            .map(|_| {
+                let (server, stuck) = (Arc::clone(&server), stuck.clone());
+                token.on_cancel(Hook::new(move || {
+                    stuck.send(()).unwrap();
+                    drop(server.lock());
+                }))
+            })
+            .collect();
+        token.cancel();
+        (0..registrations.len()).for_each(|_| next(&are_stuck));
+        for hook_kind in [Hook::new as fn(_) -> _, Hook::inline] {
+            with_timeout(SHORT, |scope| {
+                let (fired, wait) = channel();
+                let hook: Box<dyn FnMut() + Send> = Box::new(move || fired.send(()).unwrap());
+                let _registration = scope.on_cancel(hook_kind(hook));
+                next(&wait);
+                Ok::<_, TimeoutError>(())
+            })
+            .unwrap();
+        }
+        drop(held);
+        drop(registrations);
+    });
+}
+
+#[test]
+fn of_many_hooks_none_is_lost() {
+    bounded(|| {
+        let token = CancellationToken::new();
+        let (fired, wait) = channel();
+        let registrations: Vec<_> = (0..500)
+            .map(|number| {
+                let fired = fired.clone();
+                let hook = move || fired.send(number);
+                token.on_cancel(if number % 2 == 0 { Hook::new(hook) } else { Hook::inline(hook) })
+            })
+            .collect();
+        token.cancel();
+        let mut seen: Vec<u32> = registrations.iter().map(|_| next(&wait)).collect();
+        seen.sort_unstable();
+        assert_eq!(seen, (0..500).collect::<Vec<_>>());
+    });
+}
+
+#[test]
+fn a_hook_may_cancel_and_register_and_open_scopes() {
+    bounded(|| {
+        let (first, second) = (CancellationToken::new(), CancellationToken::new());
+        let (fired, wait) = channel();
+        let tell = fired.clone();
+        let _second = second.on_cancel(Hook::inline(move || tell.send("second").unwrap()));
+        let inner = first.clone();
+        let _first = first.on_cancel(Hook::new(move || {
+            second.cancel();
+            let tell = fired.clone();
+            drop(inner.on_cancel(move || tell.send("at once").unwrap()));
+            timeout(SHORT, || timebox::sleep(LONG)).unwrap_err();
+            fired.send("bounded").unwrap();
+        }));
+        first.cancel();
+        let mut seen = [next(&wait), next(&wait), next(&wait)];
+        seen.sort_unstable();
+        assert_eq!(seen, ["at once", "bounded", "second"]);
+    });
+}

@@ -1,0 +1,24 @@
+//! What the crate promises, one module per subject, each test named after the behaviour it shows.
+
+mod runtimes;
+mod support;
+
+mod asynchronous;
+mod async_interrupt;
+mod async_moves;
+mod async_trouble;
+mod autotraits;
+mod entry;
+mod error;
+mod hooks;
+mod interruptible;
+mod layering;
+mod nesting;
+mod or_else;
+mod quota;
+mod refire;
+mod shield;
+mod threads;
+mod token;
+mod token_scope;
+mod unwind;

@@ -1,0 +1,377 @@
+//! The shield: a scope of its own that hides what is around it, for as long as it is open.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
+use std::sync::mpsc::{TryRecvError, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use timebox::{
+    Cause, Deadline, Hook, Limit, TimeoutError, checkpoint, deadline, handle, interruptible, is_expired, on_cancel,
+    remaining, require, shield, sleep, timeout, token, with_timeout,
+};
+
+use crate::support::{HANG, LONG, SHORT, bounded, let_the_watchdog_pass, next, outlast, wait_for};
+
+/// The longest a shield may hold.
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+#[test]
+fn inside_a_shield_an_expired_scope_does_not_show() {
+    with_timeout(SHORT, |scope| {
+        outlast(scope);
+        shield(LONG, || {
+            assert!(checkpoint().is_ok() && !is_expired());
+            assert!(require(LONG / 2).is_ok());
+            assert!(remaining().unwrap() > LONG / 2 && remaining().unwrap() <= LONG);
+            assert!(sleep(Duration::from_millis(1)).is_ok());
+            assert!(!token().is_cancelled());
+            assert!(timeout(LONG, checkpoint).is_ok());
+            assert!(handle().enter(LONG, |inner| inner.checkpoint()).is_ok());
+            assert_eq!(interruptible(|| (), || Ok::<_, String>(7)).unwrap().unwrap(), 7);
+            drop(on_cancel(|| unreachable!("the shield is not over")));
+            timebox::checkpoint_or_unwind();
+        });
+        Ok::<_, TimeoutError>(())
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_shield_hides_an_outer_deadline_that_is_still_to_come() {
+    with_timeout(SHORT, |scope| {
+        shield(LONG, || {
+            assert!(deadline() > scope.deadline());
+            wait_for("the outer expiry", || scope.is_expired());
+            assert!(checkpoint().is_ok());
+        });
+        scope.checkpoint()
+    })
+    .unwrap_err();
+}
+
+#[test]
+fn what_was_hidden_counts_again_on_leaving() {
+    with_timeout(SHORT, |scope| {
+        outlast(scope);
+        shield(LONG, || ());
+        assert!(is_expired() && token().is_cancelled());
+        assert_eq!(checkpoint().unwrap_err().scope(), scope.id());
+        let error = timeout(LONG, || Ok::<_, TimeoutError>(())).unwrap_err();
+        assert!(!error.started());
+        Ok::<_, TimeoutError>(())
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_cancellation_is_hidden_too() {
+    with_timeout(LONG, |scope| {
+        shield(LONG, || {
+            assert!(scope.token().cancel());
+            assert!(checkpoint().is_ok() && sleep(Duration::from_millis(1)).is_ok());
+        });
+        assert!(checkpoint().unwrap_err().is_cancelled());
+        Ok::<_, TimeoutError>(())
+    })
+    .unwrap();
+}
+
+#[test]
+fn inside_a_shield_the_outer_scope_and_token_answer_for_themselves() {
+    with_timeout(SHORT, |scope| {
+        let token = scope.token();
+        outlast(scope);
+        shield(LONG, || {
+            assert!(scope.is_expired() && scope.checkpoint().is_err());
+            assert_eq!(scope.remaining(), Some(Duration::ZERO));
+            assert!(token.is_cancelled() && token.checkpoint().is_err());
+        });
+        Ok::<_, TimeoutError>(())
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_shield_returns_what_its_closure_returns() {
+    assert_eq!(shield(LONG, || 7), 7);
+    assert_eq!(shield(SHORT, || sleep(LONG).is_err()), true);
+    with_timeout(LONG, |scope| {
+        assert_eq!(scope.shield(LONG, || "seven"), "seven");
+        Ok::<_, TimeoutError>(())
+    })
+    .unwrap();
+}
+
+#[test]
+fn at_its_max_the_shield_is_over_and_errors_name_it() {
+    let start = Instant::now();
+    with_timeout(LONG, |scope| {
+        let line = line!() + 1;
+        let error = shield(SHORT, || sleep(LONG).unwrap_err());
+        assert_ne!(error.scope(), scope.id());
+        assert_eq!((error.cause(), error.limit()), (Cause::Deadline, Some(SHORT)));
+        assert_eq!((error.location().file(), error.location().line()), (file!(), line));
+        assert!(start.elapsed() >= SHORT && start.elapsed() < HANG);
+        scope.checkpoint()
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_shield_outside_every_scope_bounds_all_the_same() {
+    let error = shield(SHORT, || {
+        wait_for("the end of the shield", is_expired);
+        checkpoint().unwrap_err()
+    });
+    assert_eq!(error.limit(), Some(SHORT));
+    assert_eq!(deadline(), Deadline::NEVER);
+}
+
+#[test]
+fn a_shield_whose_max_is_zero_is_over_but_runs() {
+    assert!(shield(Duration::ZERO, is_expired));
+    assert!(shield(Duration::ZERO, checkpoint).is_err());
+}
+
+#[test]
+fn a_shield_holds_at_most_a_day() {
+    assert!(shield(Duration::MAX, remaining).unwrap() <= DAY);
+    assert!(shield(DAY * 2, remaining).unwrap() <= DAY);
+    assert!(shield(DAY, remaining).unwrap() > DAY / 2);
+}
+
+#[test]
+fn scopes_inside_a_shield_are_bounded_by_it() {
+    shield(SHORT, || {
+        let error = timeout(LONG, || timeout(Limit::NONE, || sleep(LONG))).unwrap_err();
+        assert_eq!(error.limit(), Some(SHORT));
+    });
+}
+
+#[test]
+fn scopes_inside_a_shield_end_at_their_own_limit() {
+    with_timeout(LONG, |_| {
+        shield(LONG, || {
+            let error = timeout(SHORT, || sleep(LONG)).unwrap_err();
+            assert_eq!(error.limit(), Some(SHORT));
+            checkpoint()
+        })
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_shield_in_a_shield_hides_the_first() {
+    shield(SHORT, || {
+        wait_for("the end of the first", is_expired);
+        shield(LONG, || assert!(checkpoint().is_ok()));
+        assert!(checkpoint().is_err());
+    });
+}
+
+#[test]
+fn the_token_of_a_shield_is_its_own() {
+    with_timeout(LONG, |scope| {
+        shield(LONG, || {
+            assert!(token().cancel());
+            assert!(checkpoint().unwrap_err().is_cancelled());
+        });
+        assert!(!scope.token().is_cancelled());
+        checkpoint()
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_handle_taken_in_a_shield_carries_only_what_is_inside() {
+    with_timeout(LONG, |scope| {
+        shield(LONG, || {
+            let handle = handle();
+            scope.token().cancel();
+            let seen = thread::spawn(move || handle.enter(LONG, |inner| inner.checkpoint()));
+            assert!(seen.join().unwrap().is_ok());
+        });
+        Ok::<_, TimeoutError>(())
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_hook_registered_outside_waits_until_the_shield_is_left() {
+    bounded(|| {
+        for hook_kind in [Hook::new as fn(_) -> _, Hook::inline] {
+            with_timeout(LONG, |scope| {
+                let (fired, wait) = channel();
+                let hook: Box<dyn FnMut() + Send> = Box::new(move || fired.send(()).unwrap());
+                let _registration = scope.on_cancel(hook_kind(hook));
+                shield(LONG, || {
+                    scope.token().cancel();
+                    let_the_watchdog_pass();
+                    assert_eq!(wait.try_recv(), Err(TryRecvError::Empty));
+                });
+                next(&wait);
+                Ok::<_, TimeoutError>(())
+            })
+            .unwrap();
+        }
+    });
+}
+
+#[test]
+fn an_expiry_hidden_by_a_shield_fires_its_hooks_on_leaving() {
+    bounded(|| {
+        with_timeout(SHORT, |scope| {
+            let (fired, wait) = channel();
+            let _registration = scope.on_cancel(Hook::inline(move || fired.send(Instant::now())));
+            let left = shield(LONG, || {
+                wait_for("the outer expiry", || scope.deadline().has_passed());
+                let_the_watchdog_pass();
+                Instant::now()
+            });
+            // The hook could have fired before the shield was opened only on a very late thread.
+            let fired = next(&wait);
+            assert!(fired >= left || scope.remaining() == Some(Duration::ZERO));
+            Ok::<_, TimeoutError>(())
+        })
+        .unwrap();
+    });
+}
+
+#[test]
+fn a_hook_dropped_under_the_shield_never_fires() {
+    let fired = Arc::new(AtomicU32::new(0));
+    with_timeout(LONG, |scope| {
+        let count = Arc::clone(&fired);
+        let registration = scope.on_cancel(Hook::inline(move || count.fetch_add(1, SeqCst)));
+        shield(LONG, || {
+            scope.token().cancel();
+            drop(registration);
+        });
+        let_the_watchdog_pass();
+        Ok::<_, TimeoutError>(())
+    })
+    .unwrap();
+    assert_eq!(fired.load(SeqCst), 0);
+}
+
+#[test]
+fn opening_a_shield_waits_for_a_running_hook() {
+    bounded(|| {
+        let done = Arc::new(AtomicBool::new(false));
+        let (started, wait) = channel();
+        with_timeout(LONG, |scope| {
+            let flag = Arc::clone(&done);
+            let _registration = scope.on_cancel(move || {
+                started.send(()).unwrap();
+                thread::sleep(SHORT);
+                flag.store(true, SeqCst);
+            });
+            scope.token().cancel();
+            next(&wait);
+            shield(LONG, || assert!(done.load(SeqCst)));
+            Ok::<_, TimeoutError>(())
+        })
+        .unwrap();
+    });
+}
+
+#[test]
+fn a_repeating_hook_pauses_while_the_shield_is_open() {
+    bounded(|| {
+        let count = AtomicU32::new(0);
+        with_timeout(SHORT, |scope| {
+            let hook = Hook::inline(|| count.fetch_add(1, SeqCst)).every(Duration::from_micros(200));
+            let _ = scope.interruptible(hook, || {
+                wait_for("a firing", || count.load(SeqCst) > 0);
+                shield(LONG, || {
+                    let before = count.load(SeqCst);
+                    thread::sleep(Duration::from_millis(5));
+                    let_the_watchdog_pass();
+                    assert_eq!(count.load(SeqCst), before);
+                });
+                let before = count.load(SeqCst);
+                wait_for("another firing", || count.load(SeqCst) > before);
+                Ok::<_, String>(())
+            })?;
+            Ok::<_, TimeoutError>(())
+        })
+        .unwrap();
+    });
+}
+
+#[test]
+fn hooks_of_other_threads_fire_while_the_shield_is_open() {
+    bounded(|| {
+        with_timeout(LONG, |scope| {
+            let token = scope.token();
+            let (fired, wait) = channel();
+            let registration =
+                thread::spawn(move || token.on_cancel(move || fired.send(()))).join().unwrap();
+            shield(LONG, || {
+                scope.token().cancel();
+                next(&wait);
+            });
+            drop(registration);
+            Ok::<_, TimeoutError>(())
+        })
+        .unwrap();
+    });
+}
+
+#[test]
+fn hooks_of_the_shield_fire_at_its_max() {
+    bounded(|| {
+        shield(SHORT, || {
+            let (fired, wait) = channel();
+            let _registration = on_cancel(move || fired.send(()));
+            next(&wait);
+        });
+        let (fired, wait) = channel();
+        let error = shield(SHORT, || {
+            interruptible(move || fired.send(()), || wait.recv().map_or(Ok(()), |()| Err("interrupted")))
+        })
+        .unwrap_err();
+        assert_eq!(error.limit(), Some(SHORT));
+    });
+}
+
+#[test]
+fn cleanup_in_a_drop_can_be_shielded() {
+    struct Rollback<'a>(&'a AtomicBool);
+    impl Drop for Rollback<'_> {
+        fn drop(&mut self) {
+            shield(LONG, || {
+                let done = timeout(LONG, || {
+                    sleep(Duration::from_millis(1))?;
+                    checkpoint()
+                });
+                self.0.store(done.is_ok(), SeqCst);
+            });
+        }
+    }
+    let rolled_back = AtomicBool::new(false);
+    timeout(SHORT, || {
+        let _rollback = Rollback(&rolled_back);
+        sleep(LONG)
+    })
+    .unwrap_err();
+    assert!(rolled_back.load(SeqCst));
+}
+
+#[test]
+fn a_panic_in_a_shield_passes_through_and_ends_it() {
+    with_timeout(LONG, |scope| {
+        scope.token().cancel();
+        let payload = catch_unwind(AssertUnwindSafe(|| {
+            shield(LONG, || panic!("a shield of the test panics, as it should"));
+        }))
+        .unwrap_err();
+        assert!(payload.is::<&str>());
+        assert!(checkpoint().is_err());
+        Ok::<_, TimeoutError>(())
+    })
+    .unwrap();
+    assert_eq!(deadline(), Deadline::NEVER);
+}

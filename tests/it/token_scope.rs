@@ -1,0 +1,294 @@
+//! Tokens and scopes: the token of a scope, and a scope that ends with a token.
+
+use std::sync::mpsc::channel;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use pollster::block_on;
+use timebox::{
+    CancellationToken, Cause, Limit, Timebox, TimeoutError, checkpoint, sleep, timeout, token, with_timeout,
+};
+
+use crate::support::{HANG, LONG, SHORT, bounded, next, outlast, wait_for};
+
+#[test]
+fn the_token_of_a_scope_stops_it() {
+    let error = with_timeout(LONG, |scope| {
+        assert!(token().cancel_with("enough"));
+        assert!(scope.is_expired() && scope.token().is_cancelled());
+        let error = checkpoint().unwrap_err();
+        assert_eq!(error.scope(), scope.id());
+        Err::<(), _>(error)
+    })
+    .unwrap_err();
+    assert!(error.is_cancelled());
+    assert_eq!(error.reason(), Some("enough"));
+}
+
+#[test]
+fn the_token_of_a_scope_turns_over_with_its_deadline() {
+    with_timeout(SHORT, |scope| {
+        let token = scope.token();
+        assert!(!token.is_cancelled() || scope.deadline().has_passed());
+        outlast(scope);
+        assert!(token.is_cancelled());
+        assert_eq!(token.cause(), Some(Cause::Deadline));
+        assert_eq!(token.checkpoint().unwrap_err().scope(), scope.id());
+        Ok::<_, TimeoutError>(())
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_token_made_in_a_scope_that_is_over_is_over() {
+    with_timeout(SHORT, |scope| {
+        outlast(scope);
+        assert!(scope.token().is_cancelled());
+        assert_eq!(token().cause(), Some(Cause::Deadline));
+        assert!(!token().cancel());
+        Ok::<_, TimeoutError>(())
+    })
+    .unwrap();
+}
+
+#[test]
+fn the_tokens_of_one_scope_are_one() {
+    with_timeout(LONG, |scope| {
+        let (first, second) = (scope.token(), token());
+        assert!(first.cancel());
+        assert!(second.is_cancelled() && !second.cancel());
+        Ok::<_, TimeoutError>(())
+    })
+    .unwrap();
+}
+
+#[test]
+fn the_token_of_an_inner_scope_is_over_when_an_outer_scope_is() {
+    with_timeout(LONG, |outer| {
+        with_timeout(LONG, |_| {
+            with_timeout(Limit::NONE, |inner| {
+                let token = inner.token();
+                outer.token().cancel_with("from outside");
+                assert!(token.is_cancelled());
+                let error = token.checkpoint().unwrap_err();
+                assert_eq!((error.scope(), error.reason()), (outer.id(), Some("from outside")));
+                Ok::<_, TimeoutError>(())
+            })
+        })
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_cancelled_inner_scope_leaves_the_outer_one_alone() {
+    with_timeout(LONG, |outer| {
+        with_timeout(LONG, |inner| {
+            inner.token().cancel();
+            assert!(checkpoint().is_err());
+            assert!(outer.checkpoint().is_ok() && !outer.token().is_cancelled());
+            Ok::<_, TimeoutError>(())
+        })?;
+        checkpoint()
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_token_cancelled_on_another_thread_ends_a_sleep() {
+    bounded(|| {
+        let start = Instant::now();
+        let error = with_timeout(LONG, |scope| {
+            let token = scope.token();
+            let thread = thread::spawn(move || token.cancel_with("from another thread"));
+            let error = scope.sleep(LONG).unwrap_err();
+            assert!(thread.join().unwrap());
+            Err::<(), _>(error)
+        })
+        .unwrap_err();
+        assert_eq!(error.reason(), Some("from another thread"));
+        assert!(start.elapsed() < HANG);
+    });
+}
+
+#[test]
+fn a_token_outlives_its_scope_unchanged() {
+    let token = with_timeout(LONG, |scope| Ok::<_, TimeoutError>(scope.token())).unwrap();
+    assert!(!token.is_cancelled());
+    assert_eq!(token.cause(), None);
+    assert!(token.cancel());
+    assert_eq!(token.cause(), Some(Cause::Cancelled));
+}
+
+#[test]
+fn a_token_that_outlives_its_scope_is_over_at_the_deadline_it_had() {
+    bounded(|| {
+        let start = Instant::now();
+        let token = with_timeout(SHORT, |scope| Ok::<_, TimeoutError>(scope.token())).unwrap();
+        block_on(token.cancelled());
+        assert!(start.elapsed() >= SHORT);
+        assert_eq!(token.cause(), Some(Cause::Deadline));
+        assert!(!token.cancel());
+        assert_eq!(token.checkpoint().unwrap_err().limit(), Some(SHORT));
+    });
+}
+
+#[test]
+fn a_token_outlives_the_thread_of_its_scope() {
+    bounded(|| {
+        let (outer, inner) = thread::spawn(|| {
+            with_timeout(SHORT, |outer| {
+                with_timeout(LONG, |inner| Ok::<_, TimeoutError>((outer.token(), inner.token())))
+            })
+        })
+        .join()
+        .unwrap()
+        .unwrap();
+        wait_for("the deadline", || outer.is_cancelled());
+        assert!(inner.is_cancelled());
+        assert_eq!(inner.checkpoint().unwrap_err().limit(), Some(SHORT));
+    });
+}
+
+#[test]
+fn a_child_of_a_scopes_token_hears_of_the_deadline() {
+    with_timeout(SHORT, |scope| {
+        let child = scope.token().child_token();
+        outlast(scope);
+        assert!(child.is_cancelled());
+        assert_eq!(child.cause(), Some(Cause::Deadline));
+        Ok::<_, TimeoutError>(())
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_scope_ends_with_the_token_it_was_told_of() {
+    let token = CancellationToken::new();
+    let error = Timebox::new(LONG)
+        .cancel_on(&token)
+        .run(|scope| {
+            scope.checkpoint()?;
+            token.cancel_with("shutting down");
+            let error = checkpoint().unwrap_err();
+            assert_eq!(error.scope(), scope.id());
+            assert!(scope.token().is_cancelled());
+            Err::<(), _>(error)
+        })
+        .unwrap_err();
+    assert_eq!(error.cause(), Cause::Cancelled);
+    assert_eq!(error.reason(), Some("shutting down"));
+    assert!(error.started());
+}
+
+#[test]
+fn a_scope_told_of_a_cancelled_token_is_over_at_entry() {
+    let token = CancellationToken::new();
+    token.cancel_with("too late");
+    let error = Timebox::new(LONG).cancel_on(&token).run_value(|_| unreachable!("not run")).unwrap_err();
+    assert!(!error.started() && error.is_cancelled());
+    assert_eq!(error.reason(), Some("too late"));
+}
+
+#[test]
+fn a_scope_does_not_cancel_the_token_it_was_told_of() {
+    let token = CancellationToken::new();
+    Timebox::new(SHORT).cancel_on(&token).run_value(|scope| outlast(scope)).unwrap();
+    Timebox::new(LONG).cancel_on(&token).run_value(|scope| scope.token().cancel()).unwrap();
+    assert!(!token.is_cancelled());
+}
+
+#[test]
+fn scopes_inside_end_with_the_token_too() {
+    bounded(|| {
+        let token = CancellationToken::new();
+        let canceller = token.clone();
+        let (inside, wait) = channel();
+        let thread = thread::spawn(move || {
+            next(&wait);
+            canceller.cancel()
+        });
+        let error = Timebox::new(Limit::NONE)
+            .label("request")
+            .cancel_on(&token)
+            .run(|_| {
+                timeout(LONG, || {
+                    timeout(LONG, || {
+                        inside.send(()).unwrap();
+                        sleep(LONG)
+                    })
+                })
+            })
+            .unwrap_err();
+        assert_eq!(error.label(), Some("request"));
+        assert!(thread.join().unwrap());
+    });
+}
+
+#[test]
+fn one_token_ends_many_scopes_on_many_threads() {
+    bounded(|| {
+        let token = CancellationToken::new();
+        let (inside, wait) = channel();
+        let threads: Vec<_> = (0..8)
+            .map(|_| {
+                let (token, inside) = (token.clone(), inside.clone());
+                thread::spawn(move || {
+                    Timebox::new(LONG).cancel_on(&token).run(|scope| {
+                        inside.send(()).unwrap();
+                        scope.sleep(LONG)
+                    })
+                })
+            })
+            .collect();
+        threads.iter().for_each(|_| next(&wait));
+        token.cancel();
+        for thread in threads {
+            assert!(thread.join().unwrap().unwrap_err().is_cancelled());
+        }
+    });
+}
+
+#[test]
+fn a_token_told_to_a_thousand_scopes_keeps_none_of_them() {
+    let token = CancellationToken::new();
+    for _ in 0..1000 {
+        Timebox::new(LONG).cancel_on(&token).run(|scope| scope.checkpoint()).unwrap();
+    }
+    assert!(token.cancel());
+}
+
+#[test]
+fn what_comes_first_of_deadline_and_token_is_the_cause() {
+    let token = CancellationToken::new();
+    Timebox::new(SHORT)
+        .cancel_on(&token)
+        .run(|scope| {
+            outlast(scope);
+            token.cancel();
+            assert_eq!(checkpoint().unwrap_err().cause(), Cause::Deadline);
+            Ok::<_, TimeoutError>(())
+        })
+        .unwrap();
+    let token = CancellationToken::new();
+    Timebox::new(LONG)
+        .cancel_on(&token)
+        .run(|scope| {
+            token.cancel_with("first");
+            assert!(!scope.token().cancel_with("second"));
+            assert_eq!(checkpoint().unwrap_err().reason(), Some("first"));
+            Ok::<_, TimeoutError>(())
+        })
+        .unwrap();
+}
+
+#[test]
+fn a_cancellation_tells_how_long_the_scope_had_run() {
+    let error = with_timeout(LONG, |scope| {
+        scope.sleep(Duration::from_millis(5))?;
+        scope.token().cancel();
+        scope.checkpoint()
+    })
+    .unwrap_err();
+    assert!(error.elapsed() >= Duration::from_millis(5));
+    assert!(error.overshoot() < error.elapsed() && error.overshoot() < HANG);
+}
