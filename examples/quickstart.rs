@@ -23,6 +23,8 @@ const SHORT: Duration = Duration::from_millis(100);
 const LONG: Duration = Duration::from_secs(60);
 /// What async work that was told to stop has for ending.
 const GRACE: Duration = Duration::from_secs(5);
+/// The primes below this take seconds.
+const MANY: u64 = 10_000_000;
 
 /// An error type of an application: one `From<TimeoutError>` is all that the crate asks of it.
 #[derive(Debug, thiserror::Error)]
@@ -66,7 +68,7 @@ fn quickstart() -> Result<()> {
     shared_quota(&file)?;
 
     println!("async, on one thread of tokio");
-    let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
     runtime.block_on(async {
         runaway_query_async(&file).await?;
         busy_future().await?;
@@ -83,11 +85,12 @@ const LEDGER: &str = "
     create table entry (id integer primary key, amount integer not null);
     insert into entry (amount) values (10), (20), (30);";
 const ADD: &str = "insert into entry (amount) values (40)";
-const ENDLESS_INSERT: &str = "
-    with recursive n(i) as (select 1 union all select i + 1 from n)
+/// These two take seconds or minutes: a limit that does not hold shows, and does not hang.
+const RUNAWAY_INSERT: &str = "
+    with recursive n(i) as (select 1 union all select i + 1 from n where i < 10000000)
     insert into entry (amount) select i from n";
-const ENDLESS_SUM: &str = "
-    with recursive n(i) as (select 1 union all select i + 1 from n)
+const RUNAWAY_SUM: &str = "
+    with recursive n(i) as (select 1 union all select i + 1 from n where i < 100000000)
     select sum(amount * i) from entry, n";
 const QUICK_SUM: &str = "select sum(amount) from entry";
 const STEP: &str = "
@@ -115,23 +118,23 @@ fn is_locked<T>(result: Result<T>) -> bool {
 
 // ===== Synchronous =====
 
-/// Adds an entry, and then never stops adding. Dropping the transaction without a commit rolls it back.
-fn add_endlessly(connection: &mut Connection, file: &Path) -> Result<()> {
+/// Adds an entry, and then millions. A transaction that is dropped without a commit is rolled back.
+fn add_millions(connection: &mut Connection, file: &Path) -> Result<()> {
     let interrupt = connection.get_interrupt_handle();
     let transaction = connection.transaction()?;
     transaction.execute(ADD, [])?;
     check(is_locked(seen_by_another(file)), "the open transaction has the write lock")?;
     let hook = Hook::inline(move || interrupt.interrupt());
-    timebox::interruptible(hook, || transaction.execute(ENDLESS_INSERT, []))??;
+    timebox::interruptible(hook, || transaction.execute(RUNAWAY_INSERT, []))??;
     Ok(transaction.commit()?)
 }
 
 fn runaway_insert(file: &Path) -> Result<()> {
     let mut connection = Connection::open(file)?;
     let start = Instant::now();
-    let result = Timebox::new(SHORT).label("add").run(|_| add_endlessly(&mut connection, file));
+    let result = Timebox::new(SHORT).label("add").run(|_| add_millions(&mut connection, file));
     let error = stopped_in_sqlite(result)?;
-    show("endless insert in a transaction", SHORT, start, named(&error, Cause::Deadline, "add")?)?;
+    show("runaway insert in a transaction", SHORT, start, named(&error, Cause::Deadline, "add")?)?;
     println!("  {error}");
 
     let start = Instant::now();
@@ -151,14 +154,14 @@ fn count_primes(below: u64) -> Result<u64> {
     let mut primes = 0;
     for n in 2..below {
         timebox::checkpoint()?;
-        primes += u64::from((2..).take_while(|d| d * d <= n).all(|d| n % d != 0));
+        primes += u64::from((2..=n.isqrt()).all(|d| n % d != 0));
     }
     Ok(primes)
 }
 
 fn busy_loop() -> Result<()> {
     let start = Instant::now();
-    let error = stopped(Timebox::new(SHORT).label("primes").run(|_| count_primes(u64::MAX)))?;
+    let error = stopped(Timebox::new(SHORT).label("primes").run(|_| count_primes(MANY)))?;
     show("CPU-bound loop with a checkpoint", SHORT, start, named(&error, Cause::Deadline, "primes")?)
 }
 
@@ -170,7 +173,7 @@ enum Answer {
 /// The exact answer if it is there within the limit, else the estimate.
 fn sum(connection: &Connection, limit: Duration) -> Result<Answer> {
     Timebox::new(limit).label("exact").run_or_else(
-        |_| Ok(Answer::Exact(number(connection, ENDLESS_SUM)?)),
+        |_| Ok(Answer::Exact(number(connection, RUNAWAY_SUM)?)),
         |timed_out| Ok(Answer::Estimate(number(connection, QUICK_SUM)?, timed_out)),
     )
 }
@@ -246,12 +249,12 @@ impl AsyncConnection {
     }
 }
 
-/// Adds an entry, then asks for a sum that never comes. An interrupted query leaves the transaction open.
+/// Adds an entry, then asks for a sum that takes minutes. An interrupted query leaves the transaction open.
 async fn add_and_sum(connection: &mut AsyncConnection) -> Result<i64> {
     connection.call(|connection| connection.execute_batch("begin immediate")).await?;
     let sum = async {
         connection.call(|connection| connection.execute(ADD, [])).await?;
-        connection.number(ENDLESS_SUM).await
+        connection.number(RUNAWAY_SUM).await
     }
     .await;
     let end = if sum.is_ok() { "commit" } else { "rollback" };
@@ -267,7 +270,7 @@ async fn runaway_query_async(file: &Path) -> Result<()> {
     let result = Timebox::new(SHORT).grace(GRACE).label("add").run_future(work).await;
     let error = stopped_in_sqlite(result)?;
     check(error.settled(), "the future came to its own end")?;
-    show("endless query in a transaction", SHORT, start, named(&error, Cause::Deadline, "add")?)?;
+    show("runaway query in a transaction", SHORT, start, named(&error, Cause::Deadline, "add")?)?;
 
     let start = Instant::now();
     check(seen_by_another(file)? == 3, "the future rolled back")?;
@@ -278,14 +281,14 @@ async fn runaway_query_async(file: &Path) -> Result<()> {
 /// It never awaits, so the runtime's only thread is stuck in it.
 async fn busy_future() -> Result<()> {
     let start = Instant::now();
-    let busy = async { count_primes(u64::MAX) };
+    let busy = async { count_primes(MANY) };
     let error = stopped(Timebox::new(SHORT).label("primes").run_future(busy).await)?;
     show("CPU-bound future with a checkpoint", SHORT, start, named(&error, Cause::Deadline, "primes")?)
 }
 
 async fn sum_async(connection: &mut AsyncConnection, limit: Duration) -> Result<Answer> {
     let exact =
-        Timebox::new(limit).grace(GRACE).label("exact").run_future(connection.number(ENDLESS_SUM)).await;
+        Timebox::new(limit).grace(GRACE).label("exact").run_future(connection.number(RUNAWAY_SUM)).await;
     match exact {
         Err(Error::Timeout(error)) if error.label() == Some("exact") => {
             Ok(Answer::Estimate(connection.number(QUICK_SUM).await?, error))
@@ -328,7 +331,10 @@ async fn shared_quota_async(file: &Path) -> Result<()> {
 
 async fn cut_off() -> Result<()> {
     let start = Instant::now();
-    let deaf = std::future::pending::<Result<()>>();
+    let deaf = async {
+        tokio::time::sleep(LONG).await;
+        Result::Ok(())
+    };
     let error = stopped(Timebox::new(SHORT).grace(SHORT).label("deaf").run_future(deaf).await)?;
     check(!error.settled(), "the future was dropped")?;
     let outcome =

@@ -65,7 +65,13 @@ where
 {
     let hook = Entry::of(hook.into(), Unsaid::Backoff);
     let future = Phase::Polling(future.into_future());
-    Interruptible { location: Location::caller(), guard: Guard { hook, place: None, last: None }, started: false, future, done: None }
+    Interruptible {
+        location: Location::caller(),
+        guard: Guard { hook, place: None, last: None },
+        started: false,
+        future,
+        done: None,
+    }
 }
 
 /// The future of [`interruptible`].
@@ -151,7 +157,8 @@ where
                     }
                     // In surroundings that are over already it fires at once, on a thread of ours.
                     if !this.guard.follow(scope) {
-                        crate::watchdog::global().post(Arc::clone(&this.guard.hook) as Arc<dyn crate::watchdog::Fire>);
+                        crate::watchdog::global()
+                            .post(Arc::clone(&this.guard.hook) as Arc<dyn crate::watchdog::Fire>);
                     }
                     let Poll::Ready(output) = future.poll(cx) else { return Poll::Pending };
                     *this.done = Some(output);

@@ -233,7 +233,9 @@ impl Timebox {
         E: From<TimeoutError>,
     {
         let Self { limit, extras } = self;
-        Timeout { scoped: Scoped::new(limit, Some(Box::new(extras)), Location::caller(), future.into_future()) }
+        Timeout {
+            scoped: Scoped::new(limit, Some(Box::new(extras)), Location::caller(), future.into_future()),
+        }
     }
 
     /// Runs a future whose output is no `Result`, as [`future::timeout_value`](timeout_value) does.
@@ -248,7 +250,9 @@ impl Timebox {
     #[track_caller]
     pub fn run_future_value<F: IntoFuture>(self, future: F) -> TimeoutValue<F::IntoFuture> {
         let Self { limit, extras } = self;
-        TimeoutValue { scoped: Scoped::new(limit, Some(Box::new(extras)), Location::caller(), future.into_future()) }
+        TimeoutValue {
+            scoped: Scoped::new(limit, Some(Box::new(extras)), Location::caller(), future.into_future()),
+        }
     }
 }
 

@@ -107,6 +107,8 @@ impl Drop for Polled {
 
 impl fmt::Debug for Polled {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Polled").field("deadline", &crate::time::Deadline::from_nanos(self.own)).finish_non_exhaustive()
+        f.debug_struct("Polled")
+            .field("deadline", &crate::time::Deadline::from_nanos(self.own))
+            .finish_non_exhaustive()
     }
 }

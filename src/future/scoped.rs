@@ -73,7 +73,7 @@ impl<F: Future> Scoped<F> {
                 };
                 let result = match poll {
                     Ok(Poll::Ready(output)) => Ok(output),
-                    Ok(Poll::Pending) => match wait(thread, scope, this.alert, own, *this.location, cx) {
+                    Ok(Poll::Pending) => match wait(thread, scope, this.alert, own, this.location, cx) {
                         Poll::Pending => return Poll::Pending,
                         Poll::Ready(error) => Err(error),
                     },
@@ -174,6 +174,9 @@ impl<F> PinnedDrop for Scoped<F> {
 
 impl<F> fmt::Debug for Scoped<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Scoped").field("limit", &self.limit).field("polled", &self.polled).finish_non_exhaustive()
+        f.debug_struct("Scoped")
+            .field("limit", &self.limit)
+            .field("polled", &self.polled)
+            .finish_non_exhaustive()
     }
 }

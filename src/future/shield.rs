@@ -46,7 +46,12 @@ use crate::watchdog::slots::Thread;
 /// ```
 #[track_caller]
 pub fn shield<F: IntoFuture>(max: Duration, future: F) -> Shield<F::IntoFuture> {
-    Shield { max: longest(max), location: Location::caller(), opened: None, future: Some(future.into_future()) }
+    Shield {
+        max: longest(max),
+        location: Location::caller(),
+        opened: None,
+        future: Some(future.into_future()),
+    }
 }
 
 /// The future of [`shield`].
@@ -75,7 +80,11 @@ impl Announced {
     fn to_scopes_around(thread: &Thread, until: u64) -> Self {
         innermost(thread, |scope| {
             let around = scope.into_iter().flat_map(Scope::polled);
-            Self(around.filter_map(|scope| Some((Arc::clone(scope.node()), scope.node().add_shield(until)?))).collect())
+            Self(
+                around
+                    .filter_map(|scope| Some((Arc::clone(scope.node()), scope.node().add_shield(until)?)))
+                    .collect(),
+            )
         })
     }
 }
@@ -143,6 +152,9 @@ impl<F> PinnedDrop for Shield<F> {
 
 impl<F> fmt::Debug for Shield<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Shield").field("max", &self.max).field("is_open", &self.opened.is_some()).finish_non_exhaustive()
+        f.debug_struct("Shield")
+            .field("max", &self.max)
+            .field("is_open", &self.opened.is_some())
+            .finish_non_exhaustive()
     }
 }

@@ -179,7 +179,9 @@ impl Scope {
         let (closures, plan) = hook.split();
         lend(closures, |callbacks| {
             let entry = Entry::new(plan, callbacks, Unsaid::Backoff);
-            let Some(registered) = Registered::new(node, &entry) else { return Err(self.interrupted(location, None)) };
+            let Some(registered) = Registered::new(node, &entry) else {
+                return Err(self.interrupted(location, None));
+            };
             let value = call();
             drop(registered);
             Ok(Guarded { outcome: Outcome { value, fires: entry.fires() }, spoilt: entry.has_spoilt() })

@@ -102,7 +102,8 @@ impl Timebox {
     where
         E: From<TimeoutError>,
     {
-        run(&self.limit, Some(&self.extras), Location::caller(), body).unwrap_or_else(|error| Err(E::from(error)))
+        run(&self.limit, Some(&self.extras), Location::caller(), body)
+            .unwrap_or_else(|error| Err(E::from(error)))
     }
 
     /// Runs a block that is not a `Result`, as [`timeout_value`](crate::timeout_value) does.

@@ -204,7 +204,9 @@ pub fn deadline() -> Deadline {
 #[track_caller]
 pub fn require(duration: Duration) -> Result<(), TimeoutError> {
     let location = Location::caller();
-    Thread::with(|thread| innermost(thread, |scope| scope.map_or(Ok(()), |scope| scope.require_at(duration, location))))
+    Thread::with(|thread| {
+        innermost(thread, |scope| scope.map_or(Ok(()), |scope| scope.require_at(duration, location)))
+    })
 }
 
 impl Scope {

@@ -84,7 +84,11 @@ pub(crate) fn admit_polled(
     let own = now.saturating_add(asked);
     let limit = Some(duration);
     let terms = Terms { own, entered: now, limit, cause: Cause::Deadline, location, kind, budget: None };
-    if asked == 0 || over || outer <= now { refuse_duration(thread, terms, asked) } else { Ok((terms, own.min(outer))) }
+    if asked == 0 || over || outer <= now {
+        refuse_duration(thread, terms, asked)
+    } else {
+        Ok((terms, own.min(outer)))
+    }
 }
 
 #[cold]
@@ -148,17 +152,10 @@ pub(crate) fn admit(
             Kind::At(deadline) => terms.own = deadline.as_nanos(),
             Kind::Budget(budget) => {
                 terms.cause = Cause::Quota;
-                match budget.enter(now) {
-                    Some(deadline) => {
-                        terms.own = deadline;
-                        terms.limit = Some(Duration::from_nanos(deadline.saturating_sub(now)));
-                        terms.budget = Some(Arc::clone(budget));
-                    }
-                    None => {
-                        terms.limit = Some(Duration::ZERO);
-                        terms.own = now;
-                    }
-                }
+                let deadline = budget.enter(now);
+                terms.budget = deadline.is_some().then(|| Arc::clone(budget));
+                terms.own = deadline.unwrap_or(now);
+                terms.limit = Some(Duration::from_nanos(terms.own.saturating_sub(now)));
             }
         }
         let reserve = extras.map_or(Duration::ZERO, |extras| extras.reserve);

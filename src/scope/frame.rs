@@ -166,7 +166,9 @@ impl Drop for Leave<'_> {
 /// Invariant 1 is broken: the thread points to a frame that may be gone, so nothing can be saved.
 #[cold]
 fn misnested(location: &'static Location<'static>) -> ! {
-    eprintln!("timebox: the scope opened at {location} was left out of order (a coroutine switched inside it); aborting");
+    eprintln!(
+        "timebox: the scope opened at {location} was left out of order (a coroutine switched inside it); aborting"
+    );
     std::process::abort();
 }
 
@@ -292,9 +294,13 @@ impl Scope {
         }
         let parent = self.visible_outer().map(Scope::node);
         let roams = matches!(self.kind, Kind::Future(_));
-        let node = self.node.get_or_init(|| Node::new(parent, self.info(), self.entered, self.own, self.cause, roams));
+        let node = self
+            .node
+            .get_or_init(|| Node::new(parent, self.info(), self.entered, self.own, self.cause, roams));
         self.special.set(true);
-        Thread::with(|thread| innermost(thread, |scope| scope.into_iter().for_each(|scope| scope.refresh_flag(thread))));
+        Thread::with(|thread| {
+            innermost(thread, |scope| scope.into_iter().for_each(|scope| scope.refresh_flag(thread)));
+        });
         node
     }
 

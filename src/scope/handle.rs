@@ -64,7 +64,11 @@ impl Handle {
     ///
     /// Those of the body; and a [`TimeoutError`] if the body was not started.
     #[track_caller]
-    pub fn enter<T, E>(&self, limit: impl Into<Limit>, body: impl FnOnce(&Scope) -> Result<T, E>) -> Result<T, E>
+    pub fn enter<T, E>(
+        &self,
+        limit: impl Into<Limit>,
+        body: impl FnOnce(&Scope) -> Result<T, E>,
+    ) -> Result<T, E>
     where
         E: From<TimeoutError>,
     {
@@ -90,7 +94,10 @@ impl Handle {
 
 impl fmt::Debug for Handle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Handle").field("scope", &self.node.info).field("is_over", &self.node.is_over()).finish()
+        f.debug_struct("Handle")
+            .field("scope", &self.node.info)
+            .field("is_over", &self.node.is_over())
+            .finish()
     }
 }
 

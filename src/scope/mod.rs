@@ -17,17 +17,17 @@ use crate::time::Limit;
 use crate::token::{CancellationToken, Hook, Registration};
 use crate::watchdog::slots::Thread;
 
-pub use builder::Timebox;
 pub(crate) use builder::Extras;
+pub use builder::Timebox;
 #[cfg(panic = "unwind")]
 pub use checkpoint::checkpoint_or_unwind;
 pub use checkpoint::{checkpoint, deadline, is_expired, remaining, require};
-pub(crate) use entry::{Admission, admit, admit_polled, plain_duration};
 use entry::admit_duration;
+pub(crate) use entry::{Admission, admit, admit_polled, plain_duration};
 pub use frame::Scope;
 pub use handle::{Handle, handle};
-pub(crate) use shield::{Suspended, longest};
 pub use shield::shield;
+pub(crate) use shield::{Suspended, longest};
 pub use sleep::sleep;
 pub use switch::{is_enabled, set_enabled};
 
@@ -138,9 +138,12 @@ pub(crate) fn run<R>(
             frame::open(thread, terms, effective, None, None, false, |scope| catching(scope, || body(scope)))
         }
         _ => {
-            let admission = admit(thread, limit, extras, location, frame::Kind::Block, frame::Around::Thread)?;
+            let admission =
+                admit(thread, limit, extras, location, frame::Kind::Block, frame::Around::Thread)?;
             let Admission { terms, effective, node } = admission;
-            frame::open(thread, terms, effective, extras, node, false, |scope| catching(scope, || body(scope)))
+            frame::open(thread, terms, effective, extras, node, false, |scope| {
+                catching(scope, || body(scope))
+            })
         }
     })
 }
@@ -213,7 +216,8 @@ pub fn on_cancel(hook: impl Into<Hook<'static>>) -> Registration {
 #[track_caller]
 pub fn token() -> CancellationToken {
     let location = Location::caller();
-    let node = Thread::with(|thread| frame::innermost(thread, |scope| scope.map(|scope| scope.node().clone())));
+    let node =
+        Thread::with(|thread| frame::innermost(thread, |scope| scope.map(|scope| scope.node().clone())));
     node.map_or_else(|| CancellationToken::at(location), CancellationToken::of)
 }
 

@@ -58,11 +58,15 @@ impl Alarm {
     pub(crate) fn retire(&self, key: Key) -> bool {
         if mutant!(BlindRetire) {
             self.word.fetch_and(!RUNNING, Ordering::AcqRel);
+            self.bed.wake(&self.word);
             return true;
         }
         // AcqRel/Acquire: pairs with `start` and `ring`.
         let order = (Ordering::AcqRel, Ordering::Acquire);
-        self.word.compare_exchange(key.0, key.0 & !RUNNING, order.0, order.1).is_ok()
+        let retired = self.word.compare_exchange(key.0, key.0 & !RUNNING, order.0, order.1).is_ok();
+        #[cfg(timebox_loom)]
+        self.bed.wake(&self.word);
+        retired
     }
 
     /// Forgets the runner: it could not be started, or was lost in a fork.
@@ -88,6 +92,7 @@ mod bed {
         pub(super) fn sleep(&self, word: &AtomicU32, key: u32, until: u64) {
             let time = libc::timespec {
                 tv_sec: libc::time_t::try_from(until / 1_000_000_000).unwrap_or(libc::time_t::MAX),
+                #[allow(clippy::cast_possible_wrap, clippy::cast_possible_truncation)] // below a milliard
                 tv_nsec: (until % 1_000_000_000) as libc::c_long,
             };
             let command = libc::FUTEX_WAIT_BITSET | libc::FUTEX_PRIVATE_FLAG;
@@ -95,7 +100,15 @@ mod bed {
             // SAFETY: `word` and `time` live through the call; the fifth argument is not used by this command.
             // Every outcome (woken, timed out, a signal, the word already changed) is the caller's cue to look.
             unsafe {
-                libc::syscall(libc::SYS_futex, word.as_ptr(), command, key, &raw const time, no_word, u32::MAX);
+                libc::syscall(
+                    libc::SYS_futex,
+                    word.as_ptr(),
+                    command,
+                    key,
+                    &raw const time,
+                    no_word,
+                    u32::MAX,
+                );
             }
         }
 
@@ -154,8 +167,8 @@ mod bed {
 
     #[derive(Debug)]
     pub(super) struct Bed {
-        /// The time slept to, while asleep.
-        asleep: Mutex<Option<u64>>,
+        /// The key and the time slept to, while asleep.
+        asleep: Mutex<Option<(u32, u64)>>,
         changed: Condvar,
     }
 
@@ -166,12 +179,13 @@ mod bed {
 
         pub(super) fn sleep(&self, word: &AtomicU32, key: u32, until: u64) {
             let mut asleep = self.asleep.lock().unwrap();
-            *asleep = Some(until);
+            *asleep = Some((key, until));
             self.changed.notify_all();
             while word.load(Ordering::Relaxed) == key && NOW.load(Ordering::SeqCst) < until {
                 asleep = self.changed.wait(asleep).unwrap();
             }
             *asleep = None;
+            self.changed.notify_all();
         }
 
         pub(super) fn wake(&self, _word: &AtomicU32) {
@@ -182,13 +196,16 @@ mod bed {
     }
 
     impl super::Alarm {
-        /// Waits until the sleeper lies down to stay; the time it sleeps to.
-        pub(crate) fn model_until(&self) -> u64 {
+        /// Waits until the runner lies down to stay: the time it sleeps to. `None` if it has retired.
+        pub(crate) fn model_until(&self) -> Option<u64> {
             let mut asleep = self.bed.asleep.lock().unwrap();
             loop {
                 match *asleep {
                     // A sleeper whose time has come, or that was rung for, is as good as awake.
-                    Some(until) if NOW.load(Ordering::SeqCst) < until => return until,
+                    Some((key, until)) if NOW.load(Ordering::SeqCst) < until && self.key().0 == key => {
+                        return Some(until);
+                    }
+                    None if !self.is_running() => return None,
                     _ => asleep = self.bed.changed.wait(asleep).unwrap(),
                 }
             }
@@ -204,6 +221,22 @@ mod bed {
     }
 }
 
+/// The threads that the model's watchdog was started on.
+#[cfg(timebox_loom)]
+static SPAWNED: std::sync::Mutex<Vec<loom::thread::JoinHandle<()>>> = std::sync::Mutex::new(Vec::new());
+
+#[cfg(timebox_loom)]
+pub(crate) fn model_spawn(body: impl FnOnce() + 'static) {
+    let thread = loom::thread::spawn(body);
+    SPAWNED.lock().unwrap().push(thread);
+}
+
+#[cfg(timebox_loom)]
+pub(crate) fn model_join() {
+    let threads = std::mem::take(&mut *SPAWNED.lock().unwrap());
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
+}
+
 #[cfg(timebox_loom)]
 pub(crate) fn model_now() -> u64 {
     bed::NOW.load(std::sync::atomic::Ordering::SeqCst)
@@ -212,6 +245,8 @@ pub(crate) fn model_now() -> u64 {
 #[cfg(timebox_loom)]
 pub(crate) fn model_reset(now: u64) {
     bed::NOW.store(now, std::sync::atomic::Ordering::SeqCst);
+    // Left by an execution that failed.
+    SPAWNED.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clear();
 }
 
 use bed::Bed;

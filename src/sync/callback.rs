@@ -25,6 +25,7 @@ pub(crate) struct Callback {
     generation: u32,
 }
 
+#[allow(clippy::struct_excessive_bools)] // independent facts
 struct State {
     /// Absent while it runs and after the end.
     closure: Option<Closure<'static>>,

@@ -15,7 +15,9 @@ pub(crate) fn monotonic_nanos() -> u64 {
         time.assume_init()
     };
     // Neither field is negative on this clock.
-    (time.tv_sec as u64).wrapping_mul(1_000_000_000).wrapping_add(time.tv_nsec as u64)
+    #[allow(clippy::cast_sign_loss)]
+    let (seconds, nanos) = (time.tv_sec as u64, time.tv_nsec as u64);
+    seconds.wrapping_mul(1_000_000_000).wrapping_add(nanos)
 }
 
 /// Nanoseconds since the first call, plus one second: 0 is never a time.

@@ -1,11 +1,8 @@
 //! The one clock: monotonic, in nanoseconds.
 
-#[cfg(not(timebox_loom))]
 use std::sync::OnceLock;
-#[cfg(not(timebox_loom))]
 use std::time::Instant;
 
-#[cfg(not(timebox_loom))]
 use super::NEVER;
 use crate::sync::os;
 
@@ -16,7 +13,6 @@ pub(crate) fn now() -> u64 {
 }
 
 /// The instant on this clock's scale: the same result each time, and never earlier than the instant.
-#[cfg(not(timebox_loom))]
 pub(crate) fn of_instant(instant: Instant) -> u64 {
     let &(base, base_nanos) = base();
     if let Some(after) = instant.checked_duration_since(base) {
@@ -27,7 +23,6 @@ pub(crate) fn of_instant(instant: Instant) -> u64 {
 }
 
 /// The time on this clock as an instant; `None` if there is none so late.
-#[cfg(not(timebox_loom))]
 pub(crate) fn to_instant(nanos: u64) -> Option<Instant> {
     let &(base, base_nanos) = base();
     if nanos == NEVER {
@@ -40,7 +35,6 @@ pub(crate) fn to_instant(nanos: u64) -> Option<Instant> {
 }
 
 /// One instant on both scales, read as close together as can be.
-#[cfg(not(timebox_loom))]
 #[allow(clippy::disallowed_methods)] // the one place that reads `Instant`
 fn base() -> &'static (Instant, u64) {
     static BASE: OnceLock<(Instant, u64)> = OnceLock::new();
@@ -52,7 +46,8 @@ fn base() -> &'static (Instant, u64) {
             (after.saturating_sub(before), instant, after)
         };
         let first = read(0);
-        let (_, instant, after) = (1..8).map(read).fold(first, |best, next| if next.0 < best.0 { next } else { best });
+        let (_, instant, after) =
+            (1..8).map(read).fold(first, |best, next| if next.0 < best.0 { next } else { best });
         (instant, after)
     })
 }

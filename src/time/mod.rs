@@ -5,8 +5,8 @@ mod deadline;
 mod limit;
 
 pub use deadline::Deadline;
-pub(crate) use limit::{Budget, Kind};
 pub use limit::Limit;
+pub(crate) use limit::{Budget, Kind};
 
 /// The instant that never comes, in nanoseconds.
 pub(crate) const NEVER: u64 = u64::MAX;

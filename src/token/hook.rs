@@ -79,7 +79,11 @@ impl<'a> Hook<'a> {
     /// A hook that runs on a runner thread (`timebox-hook`) and may block.
     pub fn new<R>(mut action: impl FnMut() -> R + Send + 'a) -> Self {
         let callback = Box::new(move || drop(action()));
-        Self { callback, policy: Policy { inline: false, repeat: Repeat::Unsaid, spoils: false }, then: Vec::new() }
+        Self {
+            callback,
+            policy: Policy { inline: false, repeat: Repeat::Unsaid, spoils: false },
+            then: Vec::new(),
+        }
     }
 
     /// A hook that runs on the watchdog itself, some microseconds sooner. It must not block: it would delay
@@ -188,14 +192,21 @@ impl Entry {
                 Unsaid::Backoff => Repeat::Backoff,
             };
         }
-        let then = then.into_iter().map(|(after, plan)| (after, Entry::new(plan, callbacks, unsaid))).collect();
-        Arc::new(Self { callback: Arc::clone(&callbacks[index]), policy, then, timers: ForkMutex::new(Vec::new()) })
+        let then =
+            then.into_iter().map(|(after, plan)| (after, Entry::new(plan, callbacks, unsaid))).collect();
+        Arc::new(Self {
+            callback: Arc::clone(&callbacks[index]),
+            policy,
+            then,
+            timers: ForkMutex::new(Vec::new()),
+        })
     }
 
     /// Registers nothing yet: makes an entry of a hook that borrows nothing.
     pub(crate) fn of(hook: Hook<'static>, unsaid: Unsaid) -> Arc<Self> {
         let (closures, plan) = hook.split();
-        let callbacks: Vec<_> = closures.into_iter().map(|closure| Arc::new(Callback::new(closure))).collect();
+        let callbacks: Vec<_> =
+            closures.into_iter().map(|closure| Arc::new(Callback::new(closure))).collect();
         Entry::new(plan, &callbacks, unsaid)
     }
 
@@ -298,7 +309,8 @@ impl Entry {
 
     /// Whether a part of it has fired that spoils the result.
     pub(crate) fn has_spoilt(&self) -> bool {
-        (self.policy.spoils && self.callback.fires() > 0) || self.then.iter().any(|(_, entry)| entry.has_spoilt())
+        (self.policy.spoils && self.callback.fires() > 0)
+            || self.then.iter().any(|(_, entry)| entry.has_spoilt())
     }
 }
 

@@ -1,17 +1,17 @@
 //! Cancellation: tokens and hooks, and the nodes that stand behind them.
 
-pub(crate) mod hook;
-pub(crate) mod node;
 #[cfg(not(timebox_loom))]
 mod handles;
+pub(crate) mod hook;
 #[cfg(all(test, timebox_loom))]
 mod model;
+pub(crate) mod node;
 #[cfg(not(timebox_loom))]
 mod registration;
 pub(crate) mod trail;
 
-pub use hook::Hook;
 #[cfg(not(timebox_loom))]
 pub use handles::{CancellationToken, Cancelled, CancelledOwned, DropGuard, RunUntilCancelled};
+pub use hook::Hook;
 #[cfg(not(timebox_loom))]
 pub use registration::Registration;

@@ -244,7 +244,9 @@ impl Node {
             for child in children {
                 match child {
                     // A child that went elsewhere meanwhile is not beneath any more (invariant 2).
-                    Child::Inner(child) => stack.extend(child.upgrade().filter(|child| child.is_beneath(&node))),
+                    Child::Inner(child) => {
+                        stack.extend(child.upgrade().filter(|child| child.is_beneath(&node)));
+                    }
                     Child::Linked(child) => {
                         let Some(child) = child.upgrade() else { continue };
                         let at = end.as_ref().map_or_else(clock::now, |end| end.at);
@@ -258,7 +260,9 @@ impl Node {
     }
 
     fn is_beneath(&self, parent: &Arc<Node>) -> bool {
-        self.state.lock().is_some_and(|state| state.parent.as_ref().is_some_and(|link| Arc::ptr_eq(&link.node, parent)))
+        self.state
+            .lock()
+            .is_some_and(|state| state.parent.as_ref().is_some_and(|link| Arc::ptr_eq(&link.node, parent)))
     }
 
     // ===== The tree =====
@@ -473,7 +477,9 @@ impl Found {
 
     fn wake(&mut self) {
         for waker in self.wakers.drain(..) {
-            without_scopes(|| drop_quietly(std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| waker.wake()))));
+            without_scopes(|| {
+                drop_quietly(std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| waker.wake())));
+            });
         }
     }
 }
@@ -532,6 +538,9 @@ impl Drop for Node {
 
 impl fmt::Debug for Node {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Node").field("info", &self.info).field("over", &self.is_over()).finish_non_exhaustive()
+        f.debug_struct("Node")
+            .field("info", &self.info)
+            .field("over", &self.is_over())
+            .finish_non_exhaustive()
     }
 }

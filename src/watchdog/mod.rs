@@ -4,7 +4,7 @@
 //! is lost; `model.rs` runs this code under loom. It knows slots, timers and what to call; it knows no tokens.
 
 #[cfg(all(test, timebox_loom))]
-mod model;
+pub(crate) mod model;
 mod queue;
 pub(crate) mod runners;
 pub(crate) mod slots;
@@ -13,10 +13,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, OnceLock, Weak};
 use std::task::Waker;
 
-#[cfg(not(timebox_loom))]
-use crate::sync::compiler_fence;
 use crate::sync::alarm::{self, Alarm};
 use crate::sync::callback::drop_quietly;
+#[cfg(not(timebox_loom))]
+use crate::sync::compiler_fence;
 use crate::sync::{AtomicBool, AtomicU64, Mutex, Ordering, Padded, const_fn, fence, fork, lock, mutant, os};
 use crate::time::{NEVER, clock};
 use queue::{Place, Queue};
@@ -129,7 +129,7 @@ pub(crate) fn global() -> &'static Watchdog {
     loom::lazy_static! {
         static ref GLOBAL: Watchdog = Watchdog::new();
     }
-    GLOBAL.get()
+    &GLOBAL
 }
 
 /// What must be ready before the first scope, token or timer of a process.
@@ -249,7 +249,7 @@ impl Watchdog {
     #[cfg(timebox_loom)]
     fn start(&'static self) {
         if self.alarm.start() {
-            model::spawned(loom::thread::spawn(|| self.run()));
+            alarm::model_spawn(|| self.run());
         }
     }
 
@@ -289,7 +289,8 @@ impl Watchdog {
         let first = self.earliest(now);
         // Relaxed, here and below: the fence orders it.
         self.next_wake.0.store(first, Ordering::Relaxed);
-        if !mutant!(NoDogFence) && !(heavy && os::heavy_barrier()) {
+        let fenced = mutant!(NoDogFence) || (heavy && os::heavy_barrier());
+        if !fenced {
             // SeqCst: pairs with the fence in `light_fence`.
             fence(Ordering::SeqCst);
         }
@@ -402,7 +403,9 @@ impl Watchdog {
 
     #[cfg(not(timebox_loom))]
     fn shard() -> u32 {
-        slots::Thread::with(|thread| thread.shard.get()) % SHARDS as u32
+        #[allow(clippy::cast_possible_truncation)]
+        const COUNT: u32 = SHARDS as u32;
+        slots::Thread::with(|thread| thread.shard.get()) % COUNT
     }
 
     #[cfg(timebox_loom)]

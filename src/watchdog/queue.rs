@@ -5,6 +5,8 @@
 //! 2. No element of the heap is earlier than its parent, `(n - 1) / 4`.
 //! 3. A place is reused with another version, so that a stale [`Place`] never names another's timer.
 
+#![allow(clippy::cast_possible_truncation)] // four billion timers do not fit in memory
+
 use crate::time::NEVER;
 
 const FREE: u32 = u32::MAX;
@@ -44,10 +46,14 @@ impl<T> Queue<T> {
         self.heap.first().map_or(NEVER, |first| first.0)
     }
 
+    #[cfg(timebox_loom)]
+    pub(crate) fn len(&self) -> usize {
+        self.heap.len()
+    }
+
     pub(crate) fn insert(&mut self, deadline: u64, target: T) -> Place {
         let index = self.free.pop().unwrap_or_else(|| {
             self.entries.push(Entry { target: None, at: FREE, version: 0 });
-            // Four billion timers do not fit in memory.
             (self.entries.len() - 1) as u32
         });
         let entry = &mut self.entries[index as usize];

@@ -28,7 +28,10 @@ struct State {
 
 impl std::fmt::Debug for State {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("State").field("tasks", &self.tasks.len()).field("idle", &self.idle).finish_non_exhaustive()
+        f.debug_struct("State")
+            .field("tasks", &self.tasks.len())
+            .field("idle", &self.idle)
+            .finish_non_exhaustive()
     }
 }
 

@@ -214,8 +214,9 @@ impl Thread {
         let passed = now.saturating_sub(self.looked.replace(now)).max(1);
         let stride = u64::from(self.stride.get());
         // The checks may come slower than before: the stride at most doubles.
-        let aimed = (stride.saturating_mul(LOOK_EVERY) / passed).clamp(1, stride.saturating_mul(2).min(1 << 20));
-        let aimed = if self.is_alone() { 1 } else { aimed as u32 };
+        let aimed =
+            (stride.saturating_mul(LOOK_EVERY) / passed).clamp(1, stride.saturating_mul(2).min(1 << 20));
+        let aimed = if self.is_alone() { 1 } else { u32::try_from(aimed).unwrap_or(1) };
         self.stride.set(aimed);
         self.left.set(aimed);
         now

@@ -1,15 +1,18 @@
 //! What a future may still do once it is over: its grace, its shields, its interruptible calls, its unwinding.
 
 use std::error::Error;
-use std::future::pending;
+use std::future::{Future, pending, poll_fn};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 use std::sync::mpsc;
+use std::task::Poll;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use futures::channel::oneshot;
-use timebox::{Cause, Hook, Timebox, TimeoutError, checkpoint, future, is_expired, on_cancel, remaining, token};
+use timebox::{
+    Cause, Hook, Timebox, TimeoutError, checkpoint, future, is_expired, on_cancel, remaining, token,
+};
 
 use crate::runtimes::{on_each_runtime, yield_now};
 use crate::support::{Failure, LONG, SHORT, let_the_watchdog_pass, next};
@@ -94,7 +97,8 @@ async fn when_the_grace_is_over_the_future_is_cut_off() {
 
 async fn a_grace_does_not_delay_a_future_that_ends() {
     assert_eq!(Timebox::new(LONG).grace(LONG).run_future_value(async { 7 }).await.unwrap(), 7);
-    let result = Timebox::new(LONG).grace(LONG).run_future(async { Err::<(), _>(Failure::Own("no such row")) });
+    let result =
+        Timebox::new(LONG).grace(LONG).run_future(async { Err::<(), _>(Failure::Own("no such row")) });
     assert!(matches!(result.await, Err(Failure::Own(_))));
 }
 
@@ -219,10 +223,11 @@ async fn an_interruptible_future_has_four_results() {
     assert_eq!(late.await.unwrap().unwrap(), 7);
 
     let (hook, stopped) = operation();
-    let spoilt = Timebox::new(SHORT).grace(LONG).run_future(future::interruptible(Hook::new(hook).spoils(), async {
-        stopped.await;
-        Ok::<_, String>(0)
-    }));
+    let spoilt =
+        Timebox::new(SHORT).grace(LONG).run_future(future::interruptible(Hook::new(hook).spoils(), async {
+            stopped.await;
+            Ok::<_, String>(0)
+        }));
     let error = spoilt.await.unwrap_err();
     assert!(error.is_timeout() && error.settled() && error.source().is_none());
 }
@@ -258,10 +263,8 @@ async fn an_interruptible_future_on_a_scope_already_over_is_not_polled() {
     let count = Arc::clone(&fired);
     let error = future::timeout(LONG, async {
         token().cancel();
-        future::interruptible(move || count.fetch_add(1, SeqCst), async { -> Result<(), String> {
-            unreachable!("not polled")
-        } })
-        .await
+        let never = poll_fn(|_| -> Poll<Result<(), String>> { unreachable!("not polled") });
+        future::interruptible(move || count.fetch_add(1, SeqCst), never).await
     })
     .await
     .unwrap_err();

@@ -9,8 +9,8 @@ use std::thread;
 
 use futures::future::join_all;
 use timebox::{
-    CancellationToken, Deadline, Limit, Timebox, TimeoutError, checkpoint, deadline, future, is_expired, timeout_value,
-    with_timeout,
+    CancellationToken, Deadline, Limit, Timebox, TimeoutError, checkpoint, deadline, future, is_expired,
+    timeout_value, with_timeout,
 };
 
 use crate::runtimes::{on_each_runtime, yield_now};
@@ -193,10 +193,13 @@ fn a_future_moved_into_a_scope_takes_it_on() {
 fn the_deadline_of_an_async_scope_is_fixed_when_its_first_poll_begins() {
     let seen = Arc::new(Mutex::new(Vec::new()));
     let deadlines = Arc::clone(&seen);
-    let mut inner = Box::pin(future::timeout_value(LONG, poll_fn(move |_| -> Poll<()> {
-        deadlines.lock().unwrap().push(deadline());
-        Poll::Pending
-    })));
+    let mut inner = Box::pin(future::timeout_value(
+        LONG,
+        poll_fn(move |_| -> Poll<()> {
+            deadlines.lock().unwrap().push(deadline());
+            Poll::Pending
+        }),
+    ));
     assert!(poll_once(&mut inner).is_pending());
     timeout_value(LONG / 2, || assert!(poll_once(&mut inner).is_pending())).unwrap();
     timeout_value(Limit::NONE, || assert!(poll_once(&mut inner).is_pending())).unwrap();

@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 
 use futures::FutureExt as _;
 use timebox::{
-    CancellationToken, Deadline, Timebox, TimeoutError, checkpoint, deadline, future, is_expired, with_timeout,
+    CancellationToken, Deadline, Timebox, TimeoutError, checkpoint, deadline, future, is_expired,
+    with_timeout,
 };
 
 use crate::runtimes::{on_each_runtime, yield_now};
@@ -273,10 +274,13 @@ fn a_panic_in_the_first_poll_leaves_nothing_armed() {
     let inside = Arc::clone(&held);
     let woken = Arc::new(AtomicU32::new(0));
     let count = Arc::clone(&woken);
-    let mut bad = Box::pin(future::timeout_value(SHORT, poll_fn(move |_| -> Poll<()> {
-        let _ = &inside;
-        panic!("a future of the test panics, as it should");
-    })));
+    let mut bad = Box::pin(future::timeout_value(
+        SHORT,
+        poll_fn(move |_| -> Poll<()> {
+            let _ = &inside;
+            panic!("a future of the test panics, as it should");
+        }),
+    ));
     let polled = catch_unwind(AssertUnwindSafe(|| {
         poll_with(&mut bad, move || {
             count.fetch_add(1, SeqCst);

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use futures::future::{join, join_all};
 use timebox::future::{self, FutureExt};
 use timebox::{
-    CancellationToken, Cause, Deadline, Limit, Quota, Timebox, TimeoutError, checkpoint, deadline, handle, is_expired,
-    remaining, token,
+    CancellationToken, Cause, Deadline, Limit, Quota, Timebox, TimeoutError, checkpoint, deadline, handle,
+    is_expired, remaining, token,
 };
 
 use crate::runtimes::{on_each_runtime, yield_now};
@@ -147,7 +147,8 @@ async fn an_inner_expiry_leaves_the_outer_scope_alone() {
 }
 
 async fn an_outer_expiry_is_named_through_inner_scopes() {
-    let inner = || future::timeout(LONG, future::timeout(Limit::NONE, future::timeout_value(LONG, pending::<()>())));
+    let inner =
+        || future::timeout(LONG, future::timeout(Limit::NONE, future::timeout_value(LONG, pending::<()>())));
     let error = Timebox::new(SHORT).label("outer").run_future(inner()).await.unwrap_err();
     assert_eq!(error.label(), Some("outer"));
     assert_eq!(error.limit(), Some(SHORT));
@@ -254,7 +255,8 @@ async fn a_cancel_in_the_body_ends_the_future() {
 
 async fn a_told_token_ends_the_future() {
     let token = CancellationToken::new();
-    let bounded = Timebox::new(Limit::NONE).label("request").cancel_on(&token).run_future_value(pending::<()>());
+    let bounded =
+        Timebox::new(Limit::NONE).label("request").cancel_on(&token).run_future_value(pending::<()>());
     let cancel = async {
         yield_now().await;
         token.cancel_with("shutting down");

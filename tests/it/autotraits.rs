@@ -6,8 +6,8 @@ use std::marker::PhantomPinned;
 use std::panic::{RefUnwindSafe, UnwindSafe};
 
 use timebox::{
-    CancellationToken, Cause, Deadline, DropGuard, Handle, Hook, Limit, Outcome, Quota, Registration, Scope, ScopeId,
-    ScopeInfo, Timebox, TimeoutError, future,
+    CancellationToken, Cause, Deadline, DropGuard, Handle, Hook, Limit, Outcome, Quota, Registration, Scope,
+    ScopeId, ScopeInfo, Timebox, TimeoutError, future,
 };
 
 /// `yes!(Type: Trait ...)`: it has them all.

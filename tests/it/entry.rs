@@ -275,7 +275,8 @@ fn the_error_becomes_whatever_the_body_fails_with() {
     assert!(!own.timebox().started());
     let io = timeout(Duration::ZERO, || Ok::<_, io::Error>(())).unwrap_err();
     assert_eq!(io.kind(), io::ErrorKind::TimedOut);
-    let boxed = timeout(Duration::ZERO, || Ok::<_, Box<dyn std::error::Error + Send + Sync>>(())).unwrap_err();
+    let boxed =
+        timeout(Duration::ZERO, || Ok::<_, Box<dyn std::error::Error + Send + Sync>>(())).unwrap_err();
     assert!(boxed.is::<TimeoutError>());
 }
 

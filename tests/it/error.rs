@@ -7,8 +7,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use timebox::{
-    CancellationToken, Cause, Limit, Quota, ScopeId, ScopeInfo, Timebox, TimeoutError, checkpoint, interruptible,
-    shield, timeout, with_timeout,
+    CancellationToken, Cause, Limit, Quota, ScopeId, ScopeInfo, Timebox, TimeoutError, checkpoint,
+    interruptible, shield, timeout, with_timeout,
 };
 
 use crate::support::{LONG, SHORT, outlast, unhurried};
@@ -304,7 +304,9 @@ fn it_is_as_small_as_a_pointer() {
 
 #[test]
 fn it_can_be_cloned_and_carried_anywhere() {
-    fn anywhere<T: Error + Clone + Send + Sync + UnwindSafe + RefUnwindSafe + Unpin + 'static>(value: T) -> T {
+    fn anywhere<T: Error + Clone + Send + Sync + UnwindSafe + RefUnwindSafe + Unpin + 'static>(
+        value: T,
+    ) -> T {
         value
     }
     let error = anywhere(expired());

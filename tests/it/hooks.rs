@@ -7,7 +7,8 @@ use std::thread;
 use std::time::Duration;
 
 use timebox::{
-    CancellationToken, Hook, Limit, Registration, TimeoutError, interruptible, on_cancel, timeout, with_timeout,
+    CancellationToken, Hook, Limit, Registration, TimeoutError, interruptible, on_cancel, timeout,
+    with_timeout,
 };
 
 use crate::support::{LONG, SHORT, bounded, let_the_watchdog_pass, next, outlast};
@@ -162,9 +163,11 @@ fn on_a_scope_already_over_interruptible_does_not_make_the_call() {
     with_timeout(SHORT, |scope| {
         outlast(scope);
         let fired = AtomicBool::new(false);
-        let error =
-            interruptible(|| fired.store(true, SeqCst), || -> Result<(), String> { unreachable!("not made") })
-                .unwrap_err();
+        let error = interruptible(
+            || fired.store(true, SeqCst),
+            || -> Result<(), String> { unreachable!("not made") },
+        )
+        .unwrap_err();
         assert_eq!(error.scope(), scope.id());
         assert!(!fired.load(SeqCst));
         Ok::<_, TimeoutError>(())
@@ -291,7 +294,8 @@ fn a_registration_may_be_dropped_inside_its_own_hook() {
             let hook: Box<dyn FnMut() + Send> = {
                 let (slot, held) = (Arc::clone(&slot), Arc::clone(&held));
                 Box::new(move || {
-                    let registration = slot.lock().unwrap().take().expect("it was put there before the cancel");
+                    let registration =
+                        slot.lock().unwrap().take().expect("it was put there before the cancel");
                     drop(registration);
                     let _ = &held;
                     fired.send(()).unwrap();

@@ -35,7 +35,8 @@ fn a_call_that_succeeds_is_its_value() {
 
 #[test]
 fn a_call_that_fails_by_itself_is_its_own_error() {
-    let result = with_timeout(LONG, |scope| scope.interruptible(|| (), || Err::<(), _>(io::Error::other("no route"))));
+    let result =
+        with_timeout(LONG, |scope| scope.interruptible(|| (), || Err::<(), _>(io::Error::other("no route"))));
     assert_eq!(result.unwrap().unwrap_err().to_string(), "no route");
 }
 
@@ -44,10 +45,13 @@ fn a_call_that_succeeds_although_its_hook_fired_is_its_value() {
     bounded(|| {
         with_timeout(SHORT, |scope| {
             let (fired, wait) = channel();
-            let value = scope.interruptible(move || fired.send(()), || {
-                next(&wait);
-                Ok::<_, io::Error>(7)
-            })?;
+            let value = scope.interruptible(
+                move || fired.send(()),
+                || {
+                    next(&wait);
+                    Ok::<_, io::Error>(7)
+                },
+            )?;
             assert_eq!(value.unwrap(), 7);
             assert!(checkpoint().is_err());
             Ok::<_, TimeoutError>(())
@@ -62,10 +66,13 @@ fn a_call_that_fails_after_its_hook_fired_is_the_expiry() {
         with_timeout(SHORT, |scope| {
             let (fired, wait) = channel();
             let error = scope
-                .interruptible(move || fired.send(()), || {
-                    next(&wait);
-                    Err::<(), _>(io::Error::other("interrupted"))
-                })
+                .interruptible(
+                    move || fired.send(()),
+                    || {
+                        next(&wait);
+                        Err::<(), _>(io::Error::other("interrupted"))
+                    },
+                )
                 .unwrap_err();
             assert_eq!((error.scope(), error.cause()), (scope.id(), Cause::Deadline));
             assert!(error.source().unwrap().is::<io::Error>());
@@ -164,10 +171,13 @@ fn errors_of_many_kinds_can_be_the_source() {
     fn interrupted<F: Into<Box<dyn Error + Send + Sync>>>(fail: impl FnOnce() -> F) -> TimeoutError {
         with_timeout(SHORT, |scope| {
             let (fired, wait) = channel();
-            scope.interruptible(move || fired.send(()), || {
-                next(&wait);
-                Err::<(), F>(fail())
-            })
+            scope.interruptible(
+                move || fired.send(()),
+                || {
+                    next(&wait);
+                    Err::<(), F>(fail())
+                },
+            )
         })
         .map(drop)
         .unwrap_err()
@@ -216,16 +226,22 @@ fn a_call_inside_a_call_has_both_hooks() {
         let (outer_fired, outer_wait) = channel();
         let (inner_fired, inner_wait) = channel();
         let error = with_timeout(SHORT, |scope| {
-            scope.interruptible(move || outer_fired.send(()), || {
-                timeout(LONG, || {
-                    interruptible(move || inner_fired.send(()), || {
-                        next(&inner_wait);
-                        next(&outer_wait);
-                        Err::<(), _>("stopped")
+            scope.interruptible(
+                move || outer_fired.send(()),
+                || {
+                    timeout(LONG, || {
+                        interruptible(
+                            move || inner_fired.send(()),
+                            || {
+                                next(&inner_wait);
+                                next(&outer_wait);
+                                Err::<(), _>("stopped")
+                            },
+                        )
                     })
-                })
-                .map(drop)
-            })
+                    .map(drop)
+                },
+            )
         })
         .unwrap_err();
         let inner: &TimeoutError = error.source().unwrap().downcast_ref().unwrap();
@@ -257,10 +273,9 @@ fn a_blocked_read_is_an_expiry_and_no_end_of_stream() {
     bounded(|| {
         let (near, _far) = connection();
         let start = Instant::now();
-        let error = with_timeout(SHORT, |scope| {
-            scope.interruptible(shutdown(&near), || (&near).read(&mut [0]))
-        })
-        .unwrap_err();
+        let error =
+            with_timeout(SHORT, |scope| scope.interruptible(shutdown(&near), || (&near).read(&mut [0])))
+                .unwrap_err();
         assert!(error.is_timeout() && error.source().is_none());
         assert!(start.elapsed() >= SHORT && start.elapsed() < HANG);
     });
@@ -307,11 +322,9 @@ fn a_read_that_is_answered_in_time_is_its_bytes() {
         let (near, mut far) = connection();
         far.write_all(b"pong").unwrap();
         let mut answer = [0; 4];
-        with_timeout(LONG, |scope| {
-            scope.interruptible(shutdown(&near), || (&near).read_exact(&mut answer))
-        })
-        .unwrap()
-        .unwrap();
+        with_timeout(LONG, |scope| scope.interruptible(shutdown(&near), || (&near).read_exact(&mut answer)))
+            .unwrap()
+            .unwrap();
         assert_eq!(&answer, b"pong");
         // Nothing was shut down.
         (&near).write_all(b"ping").unwrap();

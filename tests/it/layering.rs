@@ -76,7 +76,10 @@ fn code(text: &str) -> String {
 /// The rooms that follow `crate::` anywhere in the code, those in braces too.
 fn imports(code: &str) -> BTreeSet<String> {
     let name = |text: &str| -> String {
-        text.trim_start().chars().take_while(|&character| character.is_alphanumeric() || character == '_').collect()
+        text.trim_start()
+            .chars()
+            .take_while(|&character| character.is_alphanumeric() || character == '_')
+            .collect()
     };
     let mut rooms = BTreeSet::new();
     for (at, found) in code.match_indices("crate::") {
@@ -132,7 +135,8 @@ fn a_room_imports_only_from_lower_floors() {
 fn unsafe_stays_in_its_rooms() {
     let mut faults = Vec::new();
     for (file, text) in sources() {
-        let allowed = UNSAFE.iter().any(|place| file == *place || (place.ends_with('/') && file.starts_with(place)));
+        let allowed =
+            UNSAFE.iter().any(|place| file == *place || (place.ends_with('/') && file.starts_with(place)));
         let code = code(&text);
         let mut words = code.split(|character: char| !character.is_alphanumeric() && character != '_');
         if !allowed && words.any(|word| word == "unsafe") {

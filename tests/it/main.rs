@@ -3,10 +3,10 @@
 mod runtimes;
 mod support;
 
-mod asynchronous;
 mod async_interrupt;
 mod async_moves;
 mod async_trouble;
+mod asynchronous;
 mod autotraits;
 mod entry;
 mod error;

@@ -129,9 +129,8 @@ fn of_equal_deadlines_the_outermost_is_named() {
             ["first", "second", "third"].map(|label| Timebox::new(deadline).label(label));
         first
             .run_value(|_| {
-                second.run_value(|_| {
-                    third.run_value(|third| assert_eq!(outlast(third).label(), Some("first")))
-                })
+                second
+                    .run_value(|_| third.run_value(|third| assert_eq!(outlast(third).label(), Some("first"))))
             })
             .ok()?
             .ok()?
@@ -202,7 +201,8 @@ fn a_scope_method_answers_for_its_own_scope_only() {
 fn reserve_leaves_the_parent_time() {
     with_timeout(LONG, |outer| {
         Timebox::new(Limit::NONE).reserve(LONG / 4).run(|inner| {
-            let left = outer.remaining().unwrap().saturating_sub(inner.remaining().unwrap());
+            let inside = inner.remaining().unwrap();
+            let left = outer.remaining().unwrap().saturating_sub(inside);
             assert!(left <= LONG / 4 && left + Duration::from_secs(60) > LONG / 4);
             assert!(inner.deadline() < outer.deadline());
             Ok::<_, TimeoutError>(())

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use timebox::{
-    Cause, CancellationToken, Deadline, Limit, Quota, Timebox, TimeoutError, checkpoint, checkpoint_or_unwind,
-    deadline, interruptible, is_expired, require, timeout, with_timeout,
+    CancellationToken, Cause, Deadline, Limit, Quota, Timebox, TimeoutError, checkpoint,
+    checkpoint_or_unwind, deadline, interruptible, is_expired, require, timeout, with_timeout,
 };
 
 use crate::support::{Failure, LONG, SHORT, outlast, wait_for};
@@ -142,10 +142,7 @@ fn an_outer_expiry_passes_through() {
 #[test]
 fn an_error_naming_an_inner_scope_passes_through() {
     let error = Timebox::new(LONG)
-        .run_or_else(
-            |_| timeout(SHORT, || timebox::sleep(LONG)).map_err(Failure::from),
-            no_fallback,
-        )
+        .run_or_else(|_| timeout(SHORT, || timebox::sleep(LONG)).map_err(Failure::from), no_fallback)
         .unwrap_err()
         .timebox();
     assert_eq!(error.limit(), Some(SHORT));
@@ -168,7 +165,8 @@ fn an_error_raised_by_an_interruptible_call_falls_back() {
     let (send, receive) = std::sync::mpsc::channel::<()>();
     let answer = Timebox::new(SHORT).run_or_else(
         |_| {
-            let _ = interruptible(move || send.send(()), || receive.recv().map_or(Ok(()), |()| Err("stopped")))?;
+            let _ =
+                interruptible(move || send.send(()), || receive.recv().map_or(Ok(()), |()| Err("stopped")))?;
             Ok::<_, Failure>(0)
         },
         |timed_out| {
@@ -267,10 +265,8 @@ fn a_fallback_may_be_bounded_in_its_turn() {
     let answer = Timebox::new(SHORT).run_or_else(
         |scope| scope.sleep(LONG).map(|()| 0).map_err(Failure::from),
         |_| {
-            Timebox::new(SHORT).run_or_else(
-                |scope| scope.sleep(LONG).map(|()| 1).map_err(Failure::from),
-                |_| Ok(2),
-            )
+            Timebox::new(SHORT)
+                .run_or_else(|scope| scope.sleep(LONG).map(|()| 1).map_err(Failure::from), |_| Ok(2))
         },
     );
     assert_eq!(answer.unwrap(), 2);

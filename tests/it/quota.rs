@@ -5,7 +5,9 @@ use std::sync::Barrier;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use timebox::{Cause, Limit, Quota, Timebox, TimeoutError, checkpoint, deadline, sleep, timeout, with_timeout};
+use timebox::{
+    Cause, Limit, Quota, Timebox, TimeoutError, checkpoint, deadline, sleep, timeout, with_timeout,
+};
 
 use crate::support::{LONG, SHORT, outlast};
 
@@ -181,7 +183,8 @@ fn a_panic_inside_banks_what_is_left() {
     let quota = Quota::new(LONG);
     let inside = quota.clone();
     catch_unwind(move || {
-        let _ = inside.timeout(|| -> timebox::Result<()> { panic!("a body of the test panics, as it should") });
+        let _ =
+            inside.timeout(|| -> timebox::Result<()> { panic!("a body of the test panics, as it should") });
     })
     .unwrap_err();
     let left = quota.remaining();

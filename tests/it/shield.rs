@@ -8,8 +8,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use timebox::{
-    Cause, Deadline, Hook, Limit, TimeoutError, checkpoint, deadline, handle, interruptible, is_expired, on_cancel,
-    remaining, require, shield, sleep, timeout, token, with_timeout,
+    Cause, Deadline, Hook, Limit, TimeoutError, checkpoint, deadline, handle, interruptible, is_expired,
+    on_cancel, remaining, require, shield, sleep, timeout, token, with_timeout,
 };
 
 use crate::support::{HANG, LONG, SHORT, bounded, let_the_watchdog_pass, next, outlast, wait_for};
@@ -307,8 +307,7 @@ fn hooks_of_other_threads_fire_while_the_shield_is_open() {
         with_timeout(LONG, |scope| {
             let token = scope.token();
             let (fired, wait) = channel();
-            let registration =
-                thread::spawn(move || token.on_cancel(move || fired.send(()))).join().unwrap();
+            let registration = thread::spawn(move || token.on_cancel(move || fired.send(()))).join().unwrap();
             shield(LONG, || {
                 scope.token().cancel();
                 next(&wait);

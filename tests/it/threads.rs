@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use rayon::prelude::*;
 use timebox::{
-    Cause, Deadline, Handle, Limit, TimeoutError, checkpoint, deadline, handle, is_expired, on_cancel, sleep, timeout,
-    timeout_value, with_timeout,
+    Cause, Deadline, Handle, Limit, TimeoutError, checkpoint, deadline, handle, is_expired, on_cancel, sleep,
+    timeout, timeout_value, with_timeout,
 };
 
 use crate::support::{HANG, LONG, SHORT, bounded, let_the_watchdog_pass, next, outlast, wait_for};
@@ -49,8 +49,10 @@ fn an_expiry_reaches_the_other_thread_and_names_the_scope() {
     bounded(|| {
         with_timeout(SHORT, |scope| {
             let handle = scope.handle();
-            let error =
-                thread::spawn(move || handle.enter(LONG, |inner| inner.sleep(LONG))).join().unwrap().unwrap_err();
+            let error = thread::spawn(move || handle.enter(LONG, |inner| inner.sleep(LONG)))
+                .join()
+                .unwrap()
+                .unwrap_err();
             assert_eq!((error.scope(), error.cause()), (scope.id(), Cause::Deadline));
             assert_eq!(error.limit(), Some(SHORT));
             Ok::<_, TimeoutError>(())
@@ -333,9 +335,8 @@ fn what_a_thread_runs_while_a_scope_is_open_runs_inside_it() {
             let (left, right) = rayon::join(deadline, deadline);
             assert_eq!((left, right), (scope.deadline(), scope.deadline()));
             // ... unless the job is entered by a handle of its own.
-            let (_, right) = rayon::join(|| (), || {
-                root.enter(Limit::NONE, |_| Ok::<_, TimeoutError>(deadline()))
-            });
+            let (_, right) =
+                rayon::join(|| (), || root.enter(Limit::NONE, |_| Ok::<_, TimeoutError>(deadline())));
             assert_eq!(right.unwrap(), Deadline::NEVER);
             Ok::<_, TimeoutError>(())
         })

@@ -315,9 +315,7 @@ fn cancelling_while_others_make_children_misses_none() {
         let leaves: Vec<_> = thread::scope(|threads| {
             let makers: Vec<_> = (0..3)
                 .map(|_| {
-                    threads.spawn(|| {
-                        (0..50).map(|_| root.child_token().child_token()).collect::<Vec<_>>()
-                    })
+                    threads.spawn(|| (0..50).map(|_| root.child_token().child_token()).collect::<Vec<_>>())
                 })
                 .collect();
             root.cancel();

@@ -8,8 +8,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use timebox::{
-    CancellationToken, Deadline, TimeoutError, checkpoint, checkpoint_or_unwind, deadline, handle, is_expired, shield,
-    sleep, timeout, timeout_value, with_timeout,
+    CancellationToken, Deadline, TimeoutError, checkpoint, checkpoint_or_unwind, deadline, handle,
+    is_expired, shield, sleep, timeout, timeout_value, with_timeout,
 };
 
 use crate::support::{HANG, LONG, SHORT, bounded, outlast, wait_for};
