@@ -30,13 +30,11 @@ fn is_enabled_slow() -> bool {
 /// `TIMEBOX_DISABLE=1` in the environment does the same from the start (read when the first scope is opened). The idea
 /// is interruptingcow's.
 ///
-/// ```
+/// ```standalone_crate
 /// use std::time::Duration;
 ///
 /// timebox::set_enabled(false);
-/// let result = timebox::timeout(Duration::ZERO, || timebox::Result::Ok("no limit"));
-/// assert_eq!(result.unwrap(), "no limit");
-/// # timebox::set_enabled(true);
+/// assert_eq!(timebox::timeout_value(Duration::ZERO, || "no limit").unwrap(), "no limit");
 /// ```
 pub fn set_enabled(enabled: bool) {
     STATE.store(if enabled { ON } else { OFF }, Ordering::Relaxed);
