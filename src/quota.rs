@@ -1,6 +1,7 @@
 //! Budgets of time that several scopes share.
 
 use std::fmt;
+use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -46,6 +47,10 @@ pub struct Quota {
 }
 
 struct Shared(ForkMutex<Balance>);
+
+// Numbers that are changed in one step.
+impl UnwindSafe for Shared {}
+impl RefUnwindSafe for Shared {}
 
 struct Balance {
     /// While nobody is in.

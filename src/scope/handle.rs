@@ -1,5 +1,5 @@
 use std::fmt;
-use std::panic::Location;
+use std::panic::{Location, RefUnwindSafe, UnwindSafe};
 use std::sync::Arc;
 
 use super::frame::{self, Around, Kind, innermost};
@@ -43,6 +43,9 @@ use crate::watchdog::slots::Thread;
 pub struct Handle {
     node: Arc<Node>,
 }
+
+impl UnwindSafe for Handle {}
+impl RefUnwindSafe for Handle {}
 
 /// A handle to the innermost scope; outside every scope a root, which is never over unless its token is cancelled.
 #[track_caller]

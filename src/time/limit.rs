@@ -1,4 +1,5 @@
 use std::fmt;
+use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -32,7 +33,7 @@ pub(crate) enum Kind {
 }
 
 /// Time that several scopes share. Who was let in leaves exactly once.
-pub(crate) trait Budget: Send + Sync {
+pub(crate) trait Budget: Send + Sync + UnwindSafe + RefUnwindSafe {
     /// Enters at `now`: the shared deadline, or `None` if nothing is left.
     fn enter(&self, now: u64) -> Option<u64>;
     /// Leaves.

@@ -256,7 +256,10 @@ impl Thread {
                 self.shard.set(u32::try_from(index).unwrap_or(0));
                 global().slots.at(index)
             }
-            Err(_) => &ORPHANS,
+            Err(_) => {
+                self.restart();
+                &ORPHANS
+            }
         };
         self.slot.set(Some(slot));
         slot
@@ -285,7 +288,7 @@ impl Thread {
         self.flag.set(flag.map_or(&raw const NO_FLAG, std::ptr::from_ref));
     }
 
-    /// In a forked child: nobody looks after this thread until it arms again.
+    /// Nobody looks after this thread, as in a forked child until it arms again.
     pub(super) fn restart(&self) {
         self.stride.set(1);
         self.left.set(1);

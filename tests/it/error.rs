@@ -248,14 +248,13 @@ fn an_expiry_has_no_source_unless_a_foreign_call_failed() {
 #[test]
 fn the_source_is_the_error_of_the_call_that_was_interrupted() {
     let (send, receive) = std::sync::mpsc::channel();
-    let error = with_timeout(SHORT, |scope| {
-        scope.interruptible(
-            move || send.send(()),
-            || match receive.recv() {
-                Ok(()) => Err::<(), _>(io::Error::other("stopped by the server")),
-                Err(_) => unreachable!("the hook lives as long as the call"),
-            },
-        )
+    let error = with_timeout(LONG, |scope| {
+        let call = || {
+            scope.token().cancel();
+            receive.recv().expect("the hook lives as long as the call");
+            Err::<(), _>(io::Error::other("stopped by the server"))
+        };
+        scope.interruptible(move || send.send(()), call)
     })
     .unwrap_err();
     let source: &io::Error = error.source().unwrap().downcast_ref().unwrap();

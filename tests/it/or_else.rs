@@ -163,10 +163,13 @@ fn an_error_raised_in_an_inner_scope_that_names_this_one_falls_back() {
 #[test]
 fn an_error_raised_by_an_interruptible_call_falls_back() {
     let (send, receive) = std::sync::mpsc::channel::<()>();
-    let answer = Timebox::new(SHORT).run_or_else(
-        |_| {
-            let _ =
-                interruptible(move || send.send(()), || receive.recv().map_or(Ok(()), |()| Err("stopped")))?;
+    let answer = Timebox::new(LONG).run_or_else(
+        |scope| {
+            let call = || {
+                scope.token().cancel();
+                receive.recv().map_or(Ok(()), |()| Err("stopped"))
+            };
+            let _ = interruptible(move || send.send(()), call)?;
             Ok::<_, Failure>(0)
         },
         |timed_out| {

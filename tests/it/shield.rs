@@ -281,9 +281,10 @@ fn opening_a_shield_waits_for_a_running_hook() {
 fn a_repeating_hook_pauses_while_the_shield_is_open() {
     bounded(|| {
         let count = AtomicU32::new(0);
-        with_timeout(SHORT, |scope| {
+        with_timeout(LONG, |scope| {
             let hook = Hook::inline(|| count.fetch_add(1, SeqCst)).every(Duration::from_micros(200));
             let _ = scope.interruptible(hook, || {
+                scope.token().cancel();
                 wait_for("a firing", || count.load(SeqCst) > 0);
                 shield(LONG, || {
                     let before = count.load(SeqCst);
