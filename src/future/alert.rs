@@ -58,6 +58,7 @@ impl Alert {
         true
     }
 
+    #[cold]
     fn leave(&mut self) {
         if let Some(waiting) = self.waiting.take() {
             waiting.node.remove_waker(waiting.key);
@@ -84,11 +85,22 @@ impl Alert {
     }
 }
 
-impl Drop for Alert {
-    fn drop(&mut self) {
+impl Alert {
+    /// Takes everything back.
+    #[inline]
+    pub(super) fn clear(&mut self) {
         if let Some((_, timer)) = self.timer.take() {
             watchdog::global().cancel(timer);
         }
-        self.leave();
+        if self.waiting.is_some() {
+            self.leave();
+        }
+    }
+}
+
+impl Drop for Alert {
+    #[inline]
+    fn drop(&mut self) {
+        self.clear();
     }
 }

@@ -3,104 +3,104 @@
 use std::fmt;
 use std::sync::Arc;
 use std::task::Waker;
-use std::time::Duration;
 
-use crate::error::Cause;
 use crate::scope::frame::{self, Kind, Terms, innermost};
-use crate::scope::{Extras, Scope};
-use crate::time::Budget;
+use crate::scope::{Extras, Scope, Spending};
+use crate::time::Deadline;
 use crate::token::node::Node;
 use crate::watchdog::slots::Thread;
 
 /// A scope that has been entered, and is opened again for each poll.
 pub(super) struct Polled {
-    pub(super) own: u64,
-    entered: u64,
-    limit: Option<Duration>,
-    cause: Cause,
-    location: &'static std::panic::Location<'static>,
+    terms: Terms,
+    /// What few futures have.
+    rest: Option<Box<Rest>>,
+}
+
+#[derive(Default)]
+struct Rest {
     /// Made on demand; kept from poll to poll.
     node: Option<Arc<Node>>,
-    budget: Option<Arc<dyn Budget>>,
+    /// Left with the scope.
+    _spending: Option<Spending>,
 }
 
 impl Polled {
-    #[inline]
-    pub(super) fn new(terms: Terms, node: Option<Arc<Node>>) -> Self {
-        let Terms { own, entered, limit, cause, location, kind: _, budget } = terms;
-        Self { own, entered, limit, cause, location, node, budget }
+    #[inline(always)]
+    pub(super) fn new(terms: Terms) -> Self {
+        Self { terms, rest: None }
     }
 
-    /// Opens the scope around one poll. `has_timer`: its own deadline needs no watching.
-    #[inline]
+    /// With what only some scopes have from the start.
+    pub(super) fn with(terms: Terms, node: Option<Arc<Node>>, spending: Option<Spending>) -> Self {
+        Self { terms, rest: Some(Box::new(Rest { node, _spending: spending })) }
+    }
+
+    /// Its own deadline.
+    #[inline(always)]
+    pub(super) fn own(&self) -> u64 {
+        self.terms.own
+    }
+
+    /// Opens the scope around one poll, or around the drop of the future. `has_timer`: a timer stands for its own deadline.
+    #[inline(always)]
     pub(super) fn open<R>(
         &mut self,
         thread: &Thread,
-        kind: Kind,
+        waker: *const Waker,
         extras: Option<&Extras>,
         has_timer: bool,
         body: impl FnOnce(&Scope) -> R,
     ) -> R {
-        let effective = match kind {
-            Kind::Future(_) => {
-                if let Some(node) = &self.node {
-                    surround(thread, node);
-                }
-                self.own.min(thread.deadline.get())
-            }
-            Kind::EnteredFuture(_) => self.node.as_ref().map_or(self.own, Node::effective_deadline),
-            _ => self.own,
-        };
-        let terms = Terms {
-            own: self.own,
-            entered: self.entered,
-            limit: self.limit,
-            cause: self.cause,
-            location: self.location,
-            kind,
-            budget: None,
-        };
-        let node = &mut self.node;
-        frame::open(thread, terms, effective, extras, node.clone(), has_timer, |scope| {
-            // Kept also if the poll panics: its hooks are ended with the future.
-            struct Keep<'a>(&'a Scope, &'a mut Option<Arc<Node>>);
+        let mut frame = self.terms.clone().frame().with_waker(waker);
+        let mut effective = self.terms.own.min(thread.deadline.get());
+        if self.rest.is_some() || self.terms.kind != Kind::Future {
+            (frame, effective) = self.resume(thread, frame);
+        }
+        frame::open(thread, frame, effective, extras, has_timer, |scope| {
+            // Also if the poll panics: its hooks are ended with the future.
+            struct Keep<'a>(&'a Scope, &'a mut Option<Box<Rest>>);
             impl Drop for Keep<'_> {
-                #[inline]
+                #[inline(always)]
                 fn drop(&mut self) {
-                    if self.1.is_none() {
-                        *self.1 = self.0.existing_node().cloned();
+                    if let Some(node) = self.0.existing_node() {
+                        keep(self.1, node);
                     }
                 }
             }
-            let _keep = Keep(scope, node);
+            let _keep = Keep(scope, &mut self.rest);
             body(scope)
         })
     }
 
-    /// The kind of its frame in a poll.
-    pub(super) fn kind(extras: Option<&Extras>, waker: *const Waker) -> Kind {
-        if extras.is_some_and(|extras| extras.handle.is_some()) {
-            Kind::EnteredFuture(waker)
-        } else {
-            Kind::Future(waker)
-        }
+    /// The frame with what has been kept, and the earliest deadline visible in it.
+    #[cold]
+    fn resume(&self, thread: &Thread, frame: Scope) -> (Scope, u64) {
+        let node = self.rest.as_ref().and_then(|rest| rest.node.as_ref());
+        let effective = match (self.terms.kind, node) {
+            (Kind::Future, node) => {
+                if let Some(node) = node {
+                    // Its surroundings are those of this poll.
+                    innermost(thread, |scope| node.set_parent(scope.map(Scope::node)));
+                }
+                self.terms.own.min(thread.deadline.get())
+            }
+            (Kind::EnteredFuture, Some(node)) => node.effective_deadline(),
+            _ => self.terms.own,
+        };
+        (frame.with_node(node.cloned()), effective)
     }
 }
 
-/// Puts the node of a future beneath that of the scope it is polled in.
 #[cold]
-fn surround(thread: &Thread, node: &Arc<Node>) {
-    innermost(thread, |scope| node.set_parent(scope.map(Scope::node)));
+fn keep(rest: &mut Option<Box<Rest>>, node: &Arc<Node>) {
+    rest.get_or_insert_default().node.get_or_insert_with(|| Arc::clone(node));
 }
 
-impl Drop for Polled {
-    #[inline]
+impl Drop for Rest {
     fn drop(&mut self) {
         if let Some(node) = &self.node {
             node.close();
-        }
-        if let Some(budget) = &self.budget {
-            budget.leave();
         }
     }
 }
@@ -108,7 +108,7 @@ impl Drop for Polled {
 impl fmt::Debug for Polled {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Polled")
-            .field("deadline", &crate::time::Deadline::from_nanos(self.own))
+            .field("deadline", &Deadline::from_nanos(self.terms.own))
             .finish_non_exhaustive()
     }
 }

@@ -2,6 +2,7 @@ use std::fmt;
 use std::future::{Future, IntoFuture};
 use std::panic::Location;
 use std::pin::Pin;
+use std::ptr;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -108,7 +109,7 @@ impl<F: Future> Future for Shield<F> {
         let (max, location) = (*this.max, *this.location);
         Thread::with(|thread| {
             let opened = this.opened.get_or_insert_with(|| Opened::new(thread, max, location));
-            let poll = opened.polled.open(thread, Kind::FutureShield, None, false, |_| {
+            let poll = opened.polled.open(thread, ptr::null(), None, false, |_| {
                 let poll = this.future.as_mut().as_pin_mut().map_or(Poll::Pending, |future| future.poll(cx));
                 if poll.is_ready() {
                     this.future.set(None);
@@ -131,8 +132,8 @@ impl Opened {
         let announced = Announced::to_scopes_around(thread, own);
         let cause = Cause::Deadline;
         let kind = Kind::FutureShield;
-        let terms = Terms { own, entered: now, limit: Some(max), cause, location, kind, budget: None };
-        Self { polled: Polled::new(terms, None), _announced: announced, _suspended: suspended }
+        let terms = Terms { own, entered: now, limit: Some(max), cause, location, kind };
+        Self { polled: Polled::new(terms), _announced: announced, _suspended: suspended }
     }
 }
 
@@ -144,7 +145,7 @@ impl<F> PinnedDrop for Shield<F> {
             && this.future.is_some()
         {
             Thread::with(|thread| {
-                opened.polled.open(thread, Kind::FutureShield, None, true, |_| this.future.set(None));
+                opened.polled.open(thread, ptr::null(), None, true, |_| this.future.set(None));
             });
         }
     }

@@ -59,7 +59,7 @@ impl Future for Sleep {
                 let now = clock::now();
                 let end = *this.end.get_or_insert_with(|| now.saturating_add(nanos(this.duration)));
                 if end <= now {
-                    this.alert = Alert::default();
+                    this.alert.clear();
                     return Poll::Ready(Ok(()));
                 }
                 if !this.alert.wake_with(scope, thread.deadline.get(), end, cx.waker())

@@ -2,7 +2,7 @@ use std::borrow::Cow;
 use std::panic::Location;
 use std::time::Duration;
 
-use super::{Handle, Scope, run};
+use super::{Handle, Scope, run_any};
 use crate::error::TimeoutError;
 use crate::sync::{Mutex, lock};
 use crate::time::Limit;
@@ -102,7 +102,7 @@ impl Timebox {
     where
         E: From<TimeoutError>,
     {
-        run(&self.limit, Some(&self.extras), Location::caller(), body)
+        run_any(&self.limit, Some(&self.extras), Location::caller(), body)
             .unwrap_or_else(|error| Err(E::from(error)))
     }
 
@@ -113,7 +113,7 @@ impl Timebox {
     /// If the body was not started, or was unwound by a checkpoint.
     #[track_caller]
     pub fn run_value<T>(self, body: impl FnOnce(&Scope) -> T) -> Result<T, TimeoutError> {
-        run(&self.limit, Some(&self.extras), Location::caller(), body)
+        run_any(&self.limit, Some(&self.extras), Location::caller(), body)
     }
 
     /// Runs a block, and something cheaper if the block's own time runs out.
@@ -135,7 +135,7 @@ impl Timebox {
         E: From<TimeoutError>,
     {
         let mut node = None;
-        let result = run(&self.limit, Some(&self.extras), Location::caller(), |scope| {
+        let result = run_any(&self.limit, Some(&self.extras), Location::caller(), |scope| {
             let result = body(scope);
             node = scope.existing_node().cloned();
             result

@@ -8,7 +8,7 @@ use super::checkpoint::is_over;
 use super::frame::{Around, Kind as FrameKind, Scope, Terms, innermost};
 use super::{Extras, is_enabled};
 use crate::error::{Cause, ScopeId, ScopeInfo, TimeoutError};
-use crate::time::{Kind, Limit, NEVER, clock, nanos};
+use crate::time::{Budget, Kind, Limit, NEVER, clock, nanos};
 use crate::token::node::{End, Node};
 use crate::watchdog::slots::Thread;
 
@@ -19,18 +19,27 @@ pub(crate) struct Admission {
     pub(crate) effective: u64,
     /// Made on entry if tokens are linked, or the scope is beneath a handle's.
     pub(crate) node: Option<Arc<Node>>,
+    /// To be left with the scope.
+    pub(crate) spending: Option<Spending>,
 }
 
-/// The duration of a limit that is no more than one.
-#[inline(always)]
-pub(crate) fn plain_duration(limit: &Limit) -> Option<Duration> {
-    match limit.kind() {
-        Kind::After(duration) => Some(*duration),
-        _ => None,
+/// A budget that a scope has entered; it is left on drop.
+pub(crate) struct Spending(Arc<dyn Budget>);
+
+impl Drop for Spending {
+    fn drop(&mut self) {
+        self.0.leave();
     }
 }
 
-/// Admits a scope with a duration and nothing else: the hot path.
+/// The duration that is asked for, in nanoseconds.
+#[inline(always)]
+fn asked(duration: Duration) -> u64 {
+    if is_enabled() { nanos(duration) } else { NEVER }
+}
+
+/// Admits a scope with a duration and nothing else, which is the hot path: its frame, and the earliest deadline visible
+/// inside.
 ///
 /// One that would outlast the scope around it inherits that deadline without reading the clock: the latest reading
 /// is not after now, so what is too late from there is too late from now.
@@ -39,34 +48,36 @@ pub(super) fn admit_duration(
     thread: &Thread,
     duration: Duration,
     location: &'static Location<'static>,
-) -> Result<(Terms, u64), TimeoutError> {
-    let asked = if is_enabled() { nanos(duration) } else { NEVER };
+) -> Result<(Scope, u64), TimeoutError> {
+    let asked = asked(duration);
     let outer = thread.deadline.get();
+    if asked == 0 || is_over(thread) {
+        return Err(refuse_duration(thread, duration, asked, location));
+    }
     let mut own = thread.now.get().saturating_add(asked);
-    let mut admitted = asked != 0 && !is_over(thread);
     if own < outer {
         let now = clock::now();
         thread.now.set(now);
+        if outer <= now {
+            return Err(refuse_duration(thread, duration, asked, location));
+        }
         own = now.saturating_add(asked);
-        admitted = admitted && outer > now;
     }
     let effective = own.min(outer);
-    if own >= outer {
-        own = NEVER;
-    }
+    let own = if own < outer { own } else { NEVER };
+    let entered = thread.now.get();
     let terms = Terms {
         own,
-        entered: thread.now.get(),
+        entered,
         limit: Some(duration),
         cause: Cause::Deadline,
         location,
         kind: FrameKind::Block,
-        budget: None,
     };
-    if admitted { Ok((terms, effective)) } else { refuse_duration(thread, terms, asked) }
+    Ok((terms.frame(), effective))
 }
 
-/// Admits a future's scope with a duration and nothing else.
+/// Admits a future's scope with a duration and nothing else: its deadline, and when it was entered.
 ///
 /// It always has a deadline of its own, since it may be carried out of the scope that it is first polled in.
 #[inline(always)]
@@ -74,30 +85,34 @@ pub(crate) fn admit_polled(
     thread: &Thread,
     duration: Duration,
     location: &'static Location<'static>,
-    kind: FrameKind,
-) -> Result<(Terms, u64), TimeoutError> {
-    let asked = if is_enabled() { nanos(duration) } else { NEVER };
+) -> Result<(u64, u64), TimeoutError> {
+    let asked = asked(duration);
     let outer = thread.deadline.get();
-    let over = is_over(thread);
+    if asked == 0 || is_over(thread) {
+        return Err(refuse_duration(thread, duration, asked, location));
+    }
     let now = clock::now();
     thread.now.set(now);
-    let own = now.saturating_add(asked);
-    let limit = Some(duration);
-    let terms = Terms { own, entered: now, limit, cause: Cause::Deadline, location, kind, budget: None };
-    if asked == 0 || over || outer <= now {
-        refuse_duration(thread, terms, asked)
-    } else {
-        Ok((terms, own.min(outer)))
+    if outer <= now {
+        return Err(refuse_duration(thread, duration, asked, location));
     }
+    Ok((now.saturating_add(asked), now))
 }
 
 #[cold]
 #[inline(never)]
-fn refuse_duration(thread: &Thread, mut terms: Terms, asked: u64) -> Result<(Terms, u64), TimeoutError> {
+fn refuse_duration(
+    thread: &Thread,
+    duration: Duration,
+    asked: u64,
+    location: &'static Location<'static>,
+) -> TimeoutError {
     let now = clock::now();
-    terms.entered = now;
+    let kind = FrameKind::Block;
+    let terms =
+        Terms { own: now, entered: now, limit: Some(duration), cause: Cause::Deadline, location, kind };
     let end = (asked == 0).then_some(End { cause: Cause::Deadline, at: now, reason: None });
-    Err(Scope::refusal(thread, &terms, None, end, Around::Thread))
+    Scope::refusal(thread, &terms, None, end, Around::Thread)
 }
 
 /// Admits any scope. Reads the clock.
@@ -120,8 +135,8 @@ pub(crate) fn admit(
         Around::Thread => thread.is_flagged(),
         Around::Node(node) => node.is_over(),
     };
-    let mut terms =
-        Terms { own: NEVER, entered: now, limit: None, cause: Cause::Deadline, location, kind, budget: None };
+    let mut terms = Terms { own: NEVER, entered: now, limit: None, cause: Cause::Deadline, location, kind };
+    let mut spending = None;
     if let Kind::After(duration) = limit.kind() {
         terms.limit = Some(*duration);
     }
@@ -153,7 +168,7 @@ pub(crate) fn admit(
             Kind::Budget(budget) => {
                 terms.cause = Cause::Quota;
                 let deadline = budget.enter(now);
-                terms.budget = deadline.is_some().then(|| Arc::clone(budget));
+                spending = deadline.is_some().then(|| Spending(Arc::clone(budget)));
                 terms.own = deadline.unwrap_or(now);
                 terms.limit = Some(Duration::from_nanos(terms.own.saturating_sub(now)));
             }
@@ -168,9 +183,6 @@ pub(crate) fn admit(
         }
     }
     if terms.own <= now {
-        if let Some(budget) = terms.budget.take() {
-            budget.leave();
-        }
         return refuse(&terms, Some(End { cause: terms.cause, at: terms.own, reason: None }));
     }
 
@@ -179,7 +191,7 @@ pub(crate) fn admit(
     let node = (linked || matches!(around, Around::Node(_))).then(|| {
         let label = extras.and_then(|extras| extras.label.clone());
         let info = ScopeInfo { id: ScopeId::next(), label, location, limit: terms.limit };
-        let roams = matches!(kind, FrameKind::Future(_));
+        let roams = kind == FrameKind::Future;
         let parent = match around {
             Around::Node(node) => Some(Arc::clone(node)),
             Around::Thread => innermost(thread, |scope| scope.map(|scope| Arc::clone(scope.node()))),
@@ -188,5 +200,5 @@ pub(crate) fn admit(
         extras.iter().flat_map(|extras| &extras.tokens).for_each(|token| node.link(token.node()));
         node
     });
-    Ok(Admission { terms, effective, node })
+    Ok(Admission { terms, effective, node, spending })
 }

@@ -10,6 +10,7 @@
 //! 4. The thread's deadline is the earliest of the visible frames', its flag that of the innermost visible node.
 
 use std::cell::{Cell, OnceCell};
+use std::mem::MaybeUninit;
 use std::panic::Location;
 use std::ptr;
 use std::sync::Arc;
@@ -18,7 +19,7 @@ use std::time::Duration;
 
 use super::Extras;
 use crate::error::{Cause, ScopeId, ScopeInfo, TimeoutError};
-use crate::time::{Budget, NEVER, clock};
+use crate::time::{NEVER, clock};
 use crate::token::node::{End, Node};
 use crate::token::trail::{Circumstances, Step, Trail};
 use crate::watchdog;
@@ -48,7 +49,8 @@ pub struct Scope {
     id: Cell<u64>,
     node: OnceCell<Arc<Node>>,
     extras: *const Extras,
-    budget: Option<Arc<dyn Budget>>,
+    /// Of the poll it is open for; null while a future is dropped. Set only for kinds that are polled.
+    waker: MaybeUninit<*const Waker>,
 }
 
 /// What a frame is to the frames inside it.
@@ -59,10 +61,10 @@ pub(crate) enum Kind {
     Entered,
     /// Hides what is around it.
     Shield,
-    /// Open while a future is polled with this waker, or dropped.
-    Future(*const Waker),
+    /// Open while a future is polled or dropped.
+    Future,
     /// As `Future`, of a handle.
-    EnteredFuture(*const Waker),
+    EnteredFuture,
     /// A shield of a future.
     FutureShield,
 }
@@ -73,11 +75,11 @@ impl Kind {
     }
 
     fn is_polled(self) -> bool {
-        matches!(self, Kind::Future(_) | Kind::EnteredFuture(_) | Kind::FutureShield)
+        matches!(self, Kind::Future | Kind::EnteredFuture | Kind::FutureShield)
     }
 
     fn is_entered(self) -> bool {
-        matches!(self, Kind::Entered | Kind::EnteredFuture(_))
+        matches!(self, Kind::Entered | Kind::EnteredFuture)
     }
 
     fn is_shield(self) -> bool {
@@ -95,50 +97,78 @@ pub(crate) struct Terms {
     pub(crate) cause: Cause,
     pub(crate) location: &'static Location<'static>,
     pub(crate) kind: Kind,
-    pub(crate) budget: Option<Arc<dyn Budget>>,
+}
+
+impl Terms {
+    /// The frame of a scope with these terms.
+    #[inline(always)]
+    pub(crate) fn frame(self) -> Scope {
+        let Self { own, entered, limit, cause, location, kind } = self;
+        Scope {
+            outer: ptr::null(),
+            outer_deadline: NEVER,
+            own,
+            entered,
+            limit,
+            location,
+            kind,
+            cause,
+            special: Cell::new(kind.is_boundary()),
+            id: Cell::new(0),
+            node: OnceCell::new(),
+            extras: ptr::null(),
+            waker: MaybeUninit::uninit(),
+        }
+    }
+}
+
+impl Scope {
+    /// The frame with a node that was made before.
+    #[cold]
+    pub(crate) fn with_node(mut self, node: Option<Arc<Node>>) -> Self {
+        if let Some(node) = node {
+            self.node = OnceCell::from(node);
+            self.special = Cell::new(true);
+        }
+        self
+    }
+
+    /// The frame of a poll.
+    #[inline(always)]
+    pub(crate) fn with_waker(mut self, waker: *const Waker) -> Self {
+        debug_assert!(self.kind.is_polled());
+        self.waker = MaybeUninit::new(waker);
+        self
+    }
 }
 
 /// Opens a scope around `body`. `effective` is the earliest deadline visible inside; the watchdog is told of it here,
 /// unless a timer is known to stand for it.
-#[inline]
+#[inline(always)]
 pub(crate) fn open<R>(
     thread: &Thread,
-    terms: Terms,
+    mut scope: Scope,
     effective: u64,
     extras: Option<&Extras>,
-    node: Option<Arc<Node>>,
     has_timer: bool,
     body: impl FnOnce(&Scope) -> R,
 ) -> R {
-    let has_node = node.is_some();
-    let special = has_node || terms.budget.is_some() || terms.kind.is_boundary();
-    let scope = Scope {
-        outer: thread.frame.get().cast(),
-        outer_deadline: thread.deadline.get(),
-        own: terms.own,
-        entered: terms.entered,
-        limit: terms.limit,
-        location: terms.location,
-        kind: terms.kind,
-        cause: terms.cause,
-        special: Cell::new(special),
-        id: Cell::new(0),
-        node: node.map_or_else(OnceCell::new, OnceCell::from),
-        extras: extras.map_or(ptr::null(), ptr::from_ref),
-        budget: terms.budget,
-    };
-    thread.frame.set(ptr::from_ref(&scope).cast());
-    let _leave = Leave { scope: &scope, thread };
+    scope.outer = thread.frame.get().cast();
+    scope.outer_deadline = thread.deadline.get();
+    scope.extras = extras.map_or(ptr::null(), ptr::from_ref);
+    let scope = &scope;
+    thread.frame.set(ptr::from_ref(scope).cast());
+    let _leave = Leave { scope, thread };
     if effective != scope.outer_deadline {
         thread.deadline.set(effective);
         if effective != NEVER && !has_timer {
             watchdog::global().arm(thread.slot(), effective);
         }
     }
-    if special {
+    if scope.special.get() {
         scope.refresh_flag(thread);
     }
-    body(&scope)
+    body(scope)
 }
 
 /// Leaves the scope when dropped.
@@ -148,7 +178,7 @@ struct Leave<'a> {
 }
 
 impl Drop for Leave<'_> {
-    #[inline]
+    #[inline(always)]
     fn drop(&mut self) {
         let Self { scope, thread } = self;
         if !ptr::eq(thread.frame.get(), ptr::from_ref::<Scope>(scope).cast()) {
@@ -250,11 +280,12 @@ impl Scope {
 
     /// The waker of the poll that it is open for.
     pub(crate) fn polled_by(&self) -> Option<&Waker> {
-        match self.kind {
-            // SAFETY: the waker belongs to the context of the poll that the frame is open for.
-            Kind::Future(waker) | Kind::EnteredFuture(waker) => unsafe { waker.as_ref() },
-            _ => None,
+        if !self.kind.is_polled() || self.kind.is_shield() {
+            return None;
         }
+        // SAFETY: frames of these kinds are given a waker: null, or that of the context of the poll that they are open
+        // for.
+        unsafe { self.waker.assume_init().as_ref() }
     }
 
     /// How it ended itself by `now`, if it did.
@@ -293,7 +324,7 @@ impl Scope {
             return node;
         }
         let parent = self.visible_outer().map(Scope::node);
-        let roams = matches!(self.kind, Kind::Future(_));
+        let roams = self.kind == Kind::Future;
         let node = self
             .node
             .get_or_init(|| Node::new(parent, self.info(), self.entered, self.own, self.cause, roams));
@@ -305,6 +336,8 @@ impl Scope {
     }
 
     /// Invariant 4, seen from the innermost scope.
+    #[cold]
+    #[inline(never)]
     fn refresh_flag(&self, thread: &Thread) {
         let node = self.visible().find_map(|scope| scope.node.get());
         // SAFETY: the node's owner is an open frame, which refreshes the flag when it is left.
@@ -313,14 +346,12 @@ impl Scope {
 
     /// What only some scopes have to do on leaving. The thread is outside already.
     #[cold]
+    #[inline(never)]
     fn leave(&self, thread: &Thread) {
         match self.outer() {
             Some(outer) => outer.refresh_flag(thread),
             // SAFETY: no flag.
             None => unsafe { thread.set_flag(None) },
-        }
-        if let Some(budget) = &self.budget {
-            budget.leave();
         }
         // The node of a future lives on in it.
         if let Some(node) = self.node.get()

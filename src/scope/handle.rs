@@ -2,8 +2,8 @@ use std::fmt;
 use std::panic::{Location, RefUnwindSafe, UnwindSafe};
 use std::sync::Arc;
 
-use super::frame::{self, Around, Kind, innermost};
-use super::{Admission, Scope, admit, catching};
+use super::frame::{Around, Kind, innermost};
+use super::{Scope, admit, enter};
 use crate::error::{Cause, ScopeId, ScopeInfo, TimeoutError};
 use crate::time::{Limit, NEVER, clock};
 use crate::token::CancellationToken;
@@ -78,9 +78,8 @@ impl Handle {
         let limit = limit.into();
         let location = Location::caller();
         let result = Thread::with(|thread| {
-            let Admission { terms, effective, node } =
-                admit(thread, &limit, None, location, Kind::Entered, Around::Node(&self.node))?;
-            frame::open(thread, terms, effective, None, node, false, |scope| catching(scope, || body(scope)))
+            let admission = admit(thread, &limit, None, location, Kind::Entered, Around::Node(&self.node))?;
+            enter(thread, admission, None, body)
         });
         result.unwrap_or_else(|error| Err(E::from(error)))
     }

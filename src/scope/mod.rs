@@ -23,7 +23,7 @@ pub use builder::Timebox;
 pub use checkpoint::checkpoint_or_unwind;
 pub use checkpoint::{checkpoint, deadline, is_expired, remaining, require};
 use entry::admit_duration;
-pub(crate) use entry::{Admission, admit, admit_polled, plain_duration};
+pub(crate) use entry::{Admission, Spending, admit, admit_polled};
 pub use frame::Scope;
 pub use handle::{Handle, handle};
 pub use shield::shield;
@@ -100,7 +100,7 @@ pub fn with_timeout<T, E>(limit: impl Into<Limit>, body: impl FnOnce(&Scope) -> 
 where
     E: From<TimeoutError>,
 {
-    run(&limit.into(), None, Location::caller(), body).unwrap_or_else(|error| Err(E::from(error)))
+    run(limit.into(), Location::caller(), body).unwrap_or_else(|error| Err(E::from(error)))
 }
 
 /// Runs a block that is not a `Result` under a limit.
@@ -121,31 +121,48 @@ where
 #[track_caller]
 #[inline]
 pub fn timeout_value<T>(limit: impl Into<Limit>, body: impl FnOnce() -> T) -> Result<T, TimeoutError> {
-    run(&limit.into(), None, Location::caller(), |_| body())
+    run(limit.into(), Location::caller(), |_| body())
 }
 
 /// Runs a body in a scope of its own.
-#[inline]
-pub(crate) fn run<R>(
+#[inline(always)]
+fn run<R>(
+    limit: Limit,
+    location: &'static Location<'static>,
+    body: impl FnOnce(&Scope) -> R,
+) -> Result<R, TimeoutError> {
+    match limit.into_duration() {
+        Ok(duration) => Thread::with(|thread| {
+            let (frame, effective) = admit_duration(thread, duration, location)?;
+            frame::open(thread, frame, effective, None, false, |scope| catching(scope, || body(scope)))
+        }),
+        Err(limit) => run_any(&limit, None, location, body),
+    }
+}
+
+/// Runs a body in a scope of its own, with whatever limit and extras.
+fn run_any<R>(
     limit: &Limit,
     extras: Option<&Extras>,
     location: &'static Location<'static>,
     body: impl FnOnce(&Scope) -> R,
 ) -> Result<R, TimeoutError> {
-    Thread::with(|thread| match (plain_duration(limit), extras) {
-        (Some(duration), None) => {
-            let (terms, effective) = admit_duration(thread, duration, location)?;
-            frame::open(thread, terms, effective, None, None, false, |scope| catching(scope, || body(scope)))
-        }
-        _ => {
-            let admission =
-                admit(thread, limit, extras, location, frame::Kind::Block, frame::Around::Thread)?;
-            let Admission { terms, effective, node } = admission;
-            frame::open(thread, terms, effective, extras, node, false, |scope| {
-                catching(scope, || body(scope))
-            })
-        }
+    Thread::with(|thread| {
+        let admission = admit(thread, limit, extras, location, frame::Kind::Block, frame::Around::Thread)?;
+        enter(thread, admission, extras, body)
     })
+}
+
+/// Runs a body in a scope that was admitted.
+fn enter<R>(
+    thread: &Thread,
+    admission: Admission,
+    extras: Option<&Extras>,
+    body: impl FnOnce(&Scope) -> R,
+) -> Result<R, TimeoutError> {
+    let Admission { terms, effective, node, spending: _spending } = admission;
+    let frame = terms.frame().with_node(node);
+    frame::open(thread, frame, effective, extras, false, |scope| catching(scope, || body(scope)))
 }
 
 /// An unwinding that [`checkpoint_or_unwind`] began.

@@ -53,9 +53,8 @@ pub fn shield<R>(max: Duration, body: impl FnOnce() -> R) -> R {
         let max = longest(max);
         let own = now.saturating_add(nanos(max));
         let cause = Cause::Deadline;
-        let terms =
-            Terms { own, entered: now, limit: Some(max), cause, location, kind: Kind::Shield, budget: None };
-        frame::open(thread, terms, own, None, None, false, |_| body())
+        let terms = Terms { own, entered: now, limit: Some(max), cause, location, kind: Kind::Shield };
+        frame::open(thread, terms.frame(), own, None, false, |_| body())
     })
 }
 
