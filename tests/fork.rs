@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use timebox::{
-    CancellationToken, Hook, TimeoutError, checkpoint, future, interruptible, is_expired, timeout,
+    CancellationToken, Hook, TimeoutError, checkpoint, future, interruptible, is_expired, shield, timeout,
     with_timeout,
 };
 
@@ -195,7 +195,7 @@ fn hooks_from_before_do_not_fire_in_the_child() {
                 std::hint::spin_loop();
             }
             // The child's own watchdog is up and has dealt with what is due.
-            let own = use_everything();
+            let own = shield(LONG, use_everything);
             own && in_the_child.load(SeqCst) == at_the_fork
         });
         drop(on_scope);
@@ -211,7 +211,7 @@ fn the_parent_goes_on_as_before() {
     with_timeout(Duration::from_millis(20), |scope| {
         let (fired, wait) = channel();
         let _registration = scope.on_cancel(move || fired.send(()));
-        fork(use_everything);
+        fork(|| shield(LONG, use_everything));
         assert!(wait.recv_timeout(HANG).is_ok());
         assert!(scope.checkpoint().is_err());
         Ok::<_, TimeoutError>(())

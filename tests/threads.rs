@@ -129,6 +129,8 @@ fn tokens_hooks_and_handles_give_back_what_they_took() {
             drop((registration, child.child_token().drop_guard()));
             let handle = timebox::handle();
             handle.enter(LONG, |scope| scope.checkpoint()).unwrap();
+            // A timer goes with the last that could hear of it.
+            drop(timeout(LONG, || Ok::<_, timebox::TimeoutError>(timebox::token())).unwrap());
         }
     });
 }

@@ -1,4 +1,7 @@
 //! What must not compile, each beside a twin that does.
+//!
+//! The expected messages are those of the compiler that the project is developed with; after an update of it, or of
+//! the fields that a message lists, `TRYBUILD=overwrite cargo test --test ui` writes them anew.
 
 #[test]
 fn misuse_does_not_compile_and_its_twin_does() {

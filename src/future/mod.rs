@@ -49,6 +49,7 @@ use pin_project::pin_project;
 use crate::error::TimeoutError;
 use crate::scope::{Extras, Handle, Timebox};
 use crate::time::Limit;
+use polled::Polled;
 use scoped::Scoped;
 
 pub use interruptible::{Interruptible, interruptible};
@@ -78,12 +79,13 @@ pub use sleep::{Sleep, sleep};
 /// # });
 /// ```
 #[track_caller]
+#[inline]
 pub fn timeout<F, T, E>(limit: impl Into<Limit>, future: F) -> Timeout<F::IntoFuture>
 where
     F: IntoFuture<Output = Result<T, E>>,
     E: From<TimeoutError>,
 {
-    Timeout { scoped: Scoped::new(limit.into(), None, Location::caller(), future.into_future()) }
+    Timeout { scoped: Scoped::new(Polled::new(limit.into(), Location::caller()), future.into_future()) }
 }
 
 /// Runs a future whose output is no `Result` under a limit.
@@ -109,8 +111,9 @@ where
 /// # });
 /// ```
 #[track_caller]
+#[inline]
 pub fn timeout_value<F: IntoFuture>(limit: impl Into<Limit>, future: F) -> TimeoutValue<F::IntoFuture> {
-    TimeoutValue { scoped: Scoped::new(limit.into(), None, Location::caller(), future.into_future()) }
+    TimeoutValue { scoped: Scoped::new(Polled::new(limit.into(), Location::caller()), future.into_future()) }
 }
 
 /// The future of [`timeout`].
@@ -129,7 +132,7 @@ where
 {
     type Output = Result<T, E>;
 
-    #[inline]
+    #[inline(always)]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project().scoped.poll(cx) {
             Poll::Ready(Ok(output)) => Poll::Ready(output),
@@ -151,7 +154,7 @@ pub struct TimeoutValue<F> {
 impl<F: Future> Future for TimeoutValue<F> {
     type Output = Result<F::Output, TimeoutError>;
 
-    #[inline]
+    #[inline(always)]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         self.project().scoped.poll(cx)
     }
@@ -233,9 +236,7 @@ impl Timebox {
         E: From<TimeoutError>,
     {
         let Self { limit, extras } = self;
-        Timeout {
-            scoped: Scoped::new(limit, Some(Box::new(extras)), Location::caller(), future.into_future()),
-        }
+        Timeout { scoped: Scoped::new(Polled::with(limit, extras, Location::caller()), future.into_future()) }
     }
 
     /// Runs a future whose output is no `Result`, as [`future::timeout_value`](timeout_value) does.
@@ -251,7 +252,7 @@ impl Timebox {
     pub fn run_future_value<F: IntoFuture>(self, future: F) -> TimeoutValue<F::IntoFuture> {
         let Self { limit, extras } = self;
         TimeoutValue {
-            scoped: Scoped::new(limit, Some(Box::new(extras)), Location::caller(), future.into_future()),
+            scoped: Scoped::new(Polled::with(limit, extras, Location::caller()), future.into_future()),
         }
     }
 }
@@ -293,7 +294,9 @@ impl Handle {
         F: IntoFuture<Output = Result<T, E>>,
         E: From<TimeoutError>,
     {
-        let extras = Box::new(Extras::entered_by(self.clone()));
-        Timeout { scoped: Scoped::new(limit.into(), Some(extras), Location::caller(), future.into_future()) }
+        let extras = Extras::entered_by(self.clone());
+        Timeout {
+            scoped: Scoped::new(Polled::with(limit.into(), extras, Location::caller()), future.into_future()),
+        }
     }
 }

@@ -1,24 +1,34 @@
 //! The scope of a future between its polls.
 
 use std::fmt;
+use std::panic::Location;
 use std::sync::Arc;
 use std::task::Waker;
 
-use crate::scope::frame::{self, Kind, Terms, innermost};
-use crate::scope::{Extras, Scope, Spending};
-use crate::time::Deadline;
+use crate::error::TimeoutError;
+use crate::scope::frame::{self, Around, Kind, Terms, innermost};
+use crate::scope::{Admission, Extras, Scope, Spending, admit, admit_polled};
+use crate::time::{Deadline, Limit, nanos};
 use crate::token::node::Node;
 use crate::watchdog::slots::Thread;
 
-/// A scope that has been entered, and is opened again for each poll.
+/// A scope that is entered once, and opened for each poll.
 pub(super) struct Polled {
-    terms: Terms,
+    /// Its own deadline; 0 until it is entered.
+    own: u64,
+    /// When it was entered; until then the duration that is asked for.
+    entered: u64,
+    location: &'static Location<'static>,
     /// What few futures have.
     rest: Option<Box<Rest>>,
 }
 
-#[derive(Default)]
 struct Rest {
+    /// Until it is entered, if it is more than a duration.
+    limit: Limit,
+    extras: Option<Extras>,
+    /// From then on.
+    terms: Option<Terms>,
     /// Made on demand; kept from poll to poll.
     node: Option<Arc<Node>>,
     /// Left with the scope.
@@ -26,20 +36,52 @@ struct Rest {
 }
 
 impl Polled {
+    /// With a limit and nothing else.
     #[inline(always)]
-    pub(super) fn new(terms: Terms) -> Self {
-        Self { terms, rest: None }
+    pub(super) fn new(limit: Limit, location: &'static Location<'static>) -> Self {
+        match limit.into_duration() {
+            Ok(duration) => Self { own: 0, entered: nanos(duration), location, rest: None },
+            Err(limit) => Self { own: 0, entered: 0, location, rest: Some(Rest::boxed(limit, None, None)) },
+        }
     }
 
-    /// With what only some scopes have from the start.
-    pub(super) fn with(terms: Terms, node: Option<Arc<Node>>, spending: Option<Spending>) -> Self {
-        Self { terms, rest: Some(Box::new(Rest { node, _spending: spending })) }
+    /// With all that a builder can give.
+    pub(super) fn with(limit: Limit, extras: Extras, location: &'static Location<'static>) -> Self {
+        Self { own: 0, entered: 0, location, rest: Some(Rest::boxed(limit, Some(extras), None)) }
+    }
+
+    /// One that has been entered.
+    pub(super) fn entered(terms: Terms) -> Self {
+        let Terms { own, entered, location, .. } = terms;
+        Self { own, entered, location, rest: Some(Rest::boxed(Limit::NONE, None, Some(terms))) }
+    }
+
+    #[inline(always)]
+    pub(super) fn is_entered(&self) -> bool {
+        self.own != 0
     }
 
     /// Its own deadline.
     #[inline(always)]
     pub(super) fn own(&self) -> u64 {
-        self.terms.own
+        self.own
+    }
+
+    #[inline(always)]
+    pub(super) fn location(&self) -> &'static Location<'static> {
+        self.location
+    }
+
+    /// Enters the scope, at the first poll.
+    #[inline(always)]
+    pub(super) fn enter(&mut self, thread: &Thread) -> Result<(), TimeoutError> {
+        let terms = match &mut self.rest {
+            None => admit_polled(thread, self.entered, self.location)?,
+            Some(rest) => rest.enter(thread, self.location)?,
+        };
+        self.own = terms.own;
+        self.entered = terms.entered;
+        Ok(())
     }
 
     /// Opens the scope around one poll, or around the drop of the future. `has_timer`: a timer stands for its own deadline.
@@ -48,53 +90,100 @@ impl Polled {
         &mut self,
         thread: &Thread,
         waker: *const Waker,
-        extras: Option<&Extras>,
         has_timer: bool,
         body: impl FnOnce(&Scope) -> R,
     ) -> R {
-        let mut frame = self.terms.clone().frame().with_waker(waker);
-        let mut effective = self.terms.own.min(thread.deadline.get());
-        if self.rest.is_some() || self.terms.kind != Kind::Future {
-            (frame, effective) = self.resume(thread, frame);
+        let mut frame = Terms::measured(self.own, self.entered, self.location, Kind::Future).frame();
+        let mut effective = self.own.min(thread.deadline.get());
+        let mut extras = None;
+        if let Some(rest) = &self.rest {
+            effective = rest.resume(thread, &mut frame, effective);
+            extras = rest.extras.as_ref();
         }
-        frame::open(thread, frame, effective, extras, has_timer, |scope| {
-            // Also if the poll panics: its hooks are ended with the future.
-            struct Keep<'a>(&'a Scope, &'a mut Option<Box<Rest>>);
-            impl Drop for Keep<'_> {
-                #[inline(always)]
-                fn drop(&mut self) {
-                    if let Some(node) = self.0.existing_node() {
-                        keep(self.1, node);
-                    }
+        frame.set_waker(waker);
+        // What the scope acquires in this poll is kept; if the poll panics its hooks end here.
+        struct Keep<'a>(&'a Scope, &'a mut Option<Arc<Node>>);
+        impl Drop for Keep<'_> {
+            #[inline(always)]
+            fn drop(&mut self) {
+                if let Some(node) = self.0.existing_node() {
+                    keep(self.1, node);
                 }
             }
-            let _keep = Keep(scope, &mut self.rest);
+        }
+        let mut node = None;
+        let result = frame::open(thread, &mut frame, effective, extras, has_timer, |scope| {
+            let _keep = Keep(scope, &mut node);
             body(scope)
-        })
+        });
+        if node.is_some() {
+            self.keep(node);
+        }
+        result
     }
 
-    /// The frame with what has been kept, and the earliest deadline visible in it.
     #[cold]
-    fn resume(&self, thread: &Thread, frame: Scope) -> (Scope, u64) {
-        let node = self.rest.as_ref().and_then(|rest| rest.node.as_ref());
-        let effective = match (self.terms.kind, node) {
+    fn keep(&mut self, node: Option<Arc<Node>>) {
+        let Self { own, entered, location, .. } = *self;
+        let terms = || Some(Terms::measured(own, entered, location, Kind::Future));
+        let rest = self.rest.get_or_insert_with(|| Rest::boxed(Limit::NONE, None, terms()));
+        if rest.node.is_none() {
+            rest.node = node;
+        }
+    }
+}
+
+#[cold]
+fn keep(place: &mut Option<Arc<Node>>, node: &Arc<Node>) {
+    if std::thread::panicking() {
+        node.close();
+    }
+    *place = Some(Arc::clone(node));
+}
+
+impl Rest {
+    #[cold]
+    fn boxed(limit: Limit, extras: Option<Extras>, terms: Option<Terms>) -> Box<Self> {
+        Box::new(Self { limit, extras, terms, node: None, _spending: None })
+    }
+
+    #[cold]
+    fn enter(
+        &mut self,
+        thread: &Thread,
+        location: &'static Location<'static>,
+    ) -> Result<Terms, TimeoutError> {
+        let extras = self.extras.as_ref();
+        let (kind, around) = match extras.and_then(|extras| extras.handle.as_ref()) {
+            Some(handle) => (Kind::EnteredFuture, Around::Node(handle.node())),
+            None => (Kind::Future, Around::Thread),
+        };
+        let Admission { terms, effective: _, node, spending } =
+            admit(thread, &self.limit, extras, location, kind, around)?;
+        self.terms = Some(terms);
+        self.node = node;
+        self._spending = spending;
+        Ok(terms)
+    }
+
+    /// Completes the frame with what has been kept; the earliest deadline visible in it.
+    #[cold]
+    fn resume(&self, thread: &Thread, frame: &mut Scope, effective: u64) -> u64 {
+        let Some(terms) = self.terms else { return effective };
+        *frame = terms.frame();
+        frame.set_node(self.node.clone());
+        match (terms.kind, &self.node) {
             (Kind::Future, node) => {
                 if let Some(node) = node {
                     // Its surroundings are those of this poll.
                     innermost(thread, |scope| node.set_parent(scope.map(Scope::node)));
                 }
-                self.terms.own.min(thread.deadline.get())
+                effective
             }
             (Kind::EnteredFuture, Some(node)) => node.effective_deadline(),
-            _ => self.terms.own,
-        };
-        (frame.with_node(node.cloned()), effective)
+            _ => terms.own,
+        }
     }
-}
-
-#[cold]
-fn keep(rest: &mut Option<Box<Rest>>, node: &Arc<Node>) {
-    rest.get_or_insert_default().node.get_or_insert_with(|| Arc::clone(node));
 }
 
 impl Drop for Rest {
@@ -107,8 +196,10 @@ impl Drop for Rest {
 
 impl fmt::Debug for Polled {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Polled")
-            .field("deadline", &Deadline::from_nanos(self.terms.own))
-            .finish_non_exhaustive()
+        let mut debug = f.debug_struct("Polled");
+        if self.is_entered() {
+            debug.field("deadline", &Deadline::from_nanos(self.own));
+        }
+        debug.finish_non_exhaustive()
     }
 }

@@ -6,140 +6,71 @@ use std::panic::Location;
 use std::pin::Pin;
 use std::ptr;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use pin_project::{pin_project, pinned_drop};
 
 use super::alert::Alert;
 use super::polled::Polled;
-use crate::error::{Cause, TimeoutError};
+use crate::error::TimeoutError;
 use crate::scope::checkpoint::is_over;
-use crate::scope::frame::{Around, Kind, Terms};
-use crate::scope::{Admission, Extras, Scope, admit, admit_polled, catching};
-use crate::time::{Limit, clock};
+use crate::scope::{Scope, catching};
+use crate::time::clock;
 use crate::token::trail::Circumstances;
 use crate::watchdog::slots::Thread;
 
 #[pin_project(PinnedDrop)]
 pub(super) struct Scoped<F> {
-    state: State,
-    location: &'static Location<'static>,
-    extras: Option<Box<Extras>>,
+    polled: Polled,
     alert: Alert,
     /// Until it is done or dropped.
     #[pin]
     future: Option<F>,
 }
 
-/// Where its scope is.
-enum State {
-    /// Not entered, with a duration.
-    Plain(Duration),
-    /// Not entered, with any limit.
-    New(Box<Limit>),
-    Entered(Polled),
-    Left,
-}
-
 impl<F: Future> Scoped<F> {
     #[inline(always)]
-    pub(super) fn new(
-        limit: Limit,
-        extras: Option<Box<Extras>>,
-        location: &'static Location<'static>,
-        future: F,
-    ) -> Self {
-        let state = match limit.into_duration() {
-            Ok(duration) => State::Plain(duration),
-            Err(limit) => State::New(Box::new(limit)),
-        };
-        Self { state, location, extras, alert: Alert::default(), future: Some(future) }
+    pub(super) fn new(polled: Polled, future: F) -> Self {
+        Self { polled, alert: Alert::default(), future: Some(future) }
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<F::Output, TimeoutError>> {
-        let mut this = self.project();
+        let this = self.project();
+        let (polled, alert, mut future) = (this.polled, this.alert, this.future);
+        // One that is done stays so, and has no second output.
+        if future.is_none() {
+            return Poll::Pending;
+        }
         Thread::with(|thread| {
-            let extras = this.extras.as_deref();
-            if let State::Plain(_) | State::New(_) = this.state
-                && let Err(error) = this.state.enter(thread, extras, this.location)
+            if !polled.is_entered()
+                && let Err(error) = polled.enter(thread)
             {
-                this.future.set(None);
+                future.set(None);
                 return Poll::Ready(Err(error));
             }
-            // One that is done stays so, and has no second output.
-            let State::Entered(polled) = this.state else { return Poll::Pending };
-            let own = polled.own();
-            let has_timer = this.alert.is_set_for(own);
-            let poll = polled.open(thread, ptr::from_ref(cx.waker()), extras, has_timer, |scope| {
+            let (own, location) = (polled.own(), polled.location());
+            let has_timer = alert.is_set_for(own);
+            polled.open(thread, ptr::from_ref(cx.waker()), has_timer, |scope| {
                 // The future first: a value that is ready wins.
-                let poll = match this.future.as_mut().as_pin_mut() {
+                let poll = match future.as_mut().as_pin_mut() {
                     Some(future) => catching(scope, || future.poll(cx)),
-                    None => Ok(Poll::Pending),
+                    None => return Poll::Pending,
                 };
                 let result = match poll {
                     Ok(Poll::Ready(output)) => Ok(output),
-                    Ok(Poll::Pending) => match wait(thread, scope, this.alert, own, this.location, cx) {
+                    Ok(Poll::Pending) => match wait(thread, scope, alert, own, location, cx) {
                         Poll::Pending => return Poll::Pending,
                         Poll::Ready(error) => Err(error),
                     },
                     Err(unwound) => Err(unwound),
                 };
                 // Inside its scope.
-                this.future.set(None);
+                future.set(None);
+                alert.clear();
                 Poll::Ready(result)
-            });
-            if poll.is_ready() {
-                this.alert.clear();
-                *this.state = State::Left;
-            }
-            poll
+            })
         })
     }
-}
-
-impl State {
-    /// Enters the scope, at the first poll.
-    #[inline(always)]
-    fn enter(
-        &mut self,
-        thread: &Thread,
-        extras: Option<&Extras>,
-        location: &'static Location<'static>,
-    ) -> Result<(), TimeoutError> {
-        let polled = match (&*self, extras) {
-            (State::Plain(duration), None) => {
-                let (limit, cause, kind) = (Some(*duration), Cause::Deadline, Kind::Future);
-                admit_polled(thread, *duration, location)
-                    .map(|(own, entered)| Polled::new(Terms { own, entered, limit, cause, location, kind }))
-            }
-            (State::Plain(duration), _) => enter_any(thread, &Limit::from(*duration), extras, location),
-            (State::New(limit), _) => enter_any(thread, limit, extras, location),
-            (State::Entered(_) | State::Left, _) => return Ok(()),
-        };
-        let (state, result) = match polled {
-            Ok(polled) => (State::Entered(polled), Ok(())),
-            Err(error) => (State::Left, Err(error)),
-        };
-        *self = state;
-        result
-    }
-}
-
-#[cold]
-fn enter_any(
-    thread: &Thread,
-    limit: &Limit,
-    extras: Option<&Extras>,
-    location: &'static Location<'static>,
-) -> Result<Polled, TimeoutError> {
-    let (kind, around) = match extras.and_then(|extras| extras.handle.as_ref()) {
-        Some(handle) => (Kind::EnteredFuture, Around::Node(handle.node())),
-        None => (Kind::Future, Around::Thread),
-    };
-    let Admission { terms, effective: _, node, spending } =
-        admit(thread, limit, extras, location, kind, around)?;
-    Ok(Polled::with(terms, node, spending))
 }
 
 /// The future is pending: has its task woken in time; or, if that is over, the error with which to drop it.
@@ -188,30 +119,24 @@ fn wait_on(
 
 #[pinned_drop]
 impl<F> PinnedDrop for Scoped<F> {
-    #[inline]
+    #[inline(always)]
     fn drop(self: Pin<&mut Self>) {
-        let mut this = self.project();
+        let this = self.project();
         // One that was never polled has no scope yet, one that is done none any more.
-        if let State::Entered(polled) = this.state {
-            let extras = this.extras.as_deref();
-            Thread::with(|thread| polled.open(thread, ptr::null(), extras, true, |_| this.future.set(None)));
+        if this.future.is_some() && this.polled.is_entered() {
+            drop_inside(this.polled, this.future);
         }
     }
+}
+
+/// Drops a future that is not done inside its scope.
+#[cold]
+fn drop_inside<F>(polled: &mut Polled, mut future: Pin<&mut Option<F>>) {
+    Thread::with(|thread| polled.open(thread, ptr::null(), true, |_| future.set(None)));
 }
 
 impl<F> fmt::Debug for Scoped<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Scoped").field("state", &self.state).finish_non_exhaustive()
-    }
-}
-
-impl fmt::Debug for State {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            State::Plain(duration) => write!(f, "New({duration:?})"),
-            State::New(limit) => write!(f, "New({limit:?})"),
-            State::Entered(polled) => fmt::Debug::fmt(polled, f),
-            State::Left => f.write_str("Left"),
-        }
+        f.debug_struct("Scoped").field("polled", &self.polled).finish_non_exhaustive()
     }
 }

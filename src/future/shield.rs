@@ -10,7 +10,6 @@ use std::time::Duration;
 use pin_project::{pin_project, pinned_drop};
 
 use super::polled::Polled;
-use crate::error::Cause;
 use crate::scope::frame::{Kind, Terms, innermost};
 use crate::scope::{Scope, Suspended, longest};
 use crate::time::nanos;
@@ -109,7 +108,7 @@ impl<F: Future> Future for Shield<F> {
         let (max, location) = (*this.max, *this.location);
         Thread::with(|thread| {
             let opened = this.opened.get_or_insert_with(|| Opened::new(thread, max, location));
-            let poll = opened.polled.open(thread, ptr::null(), None, false, |_| {
+            let poll = opened.polled.open(thread, ptr::null(), false, |_| {
                 let poll = this.future.as_mut().as_pin_mut().map_or(Poll::Pending, |future| future.poll(cx));
                 if poll.is_ready() {
                     this.future.set(None);
@@ -130,10 +129,8 @@ impl Opened {
         let now = thread.look();
         let own = now.saturating_add(nanos(max));
         let announced = Announced::to_scopes_around(thread, own);
-        let cause = Cause::Deadline;
-        let kind = Kind::FutureShield;
-        let terms = Terms { own, entered: now, limit: Some(max), cause, location, kind };
-        Self { polled: Polled::new(terms), _announced: announced, _suspended: suspended }
+        let terms = Terms::measured(own, now, location, Kind::FutureShield);
+        Self { polled: Polled::entered(terms), _announced: announced, _suspended: suspended }
     }
 }
 
@@ -145,7 +142,7 @@ impl<F> PinnedDrop for Shield<F> {
             && this.future.is_some()
         {
             Thread::with(|thread| {
-                opened.polled.open(thread, ptr::null(), None, true, |_| this.future.set(None));
+                opened.polled.open(thread, ptr::null(), true, |_| this.future.set(None));
             });
         }
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{Handle, Scope, run_any};
 use crate::error::TimeoutError;
 use crate::sync::{Mutex, lock};
-use crate::time::Limit;
+use crate::time::{Kind, Limit};
 use crate::token::CancellationToken;
 
 /// A scope with more to it than a limit.
@@ -37,6 +37,8 @@ pub struct Timebox {
 /// What only scopes from the builder have.
 #[derive(Debug, Default)]
 pub(crate) struct Extras {
+    /// What was asked for, if it was a duration.
+    pub(crate) duration: Option<Duration>,
     pub(crate) label: Option<Cow<'static, str>>,
     pub(crate) reserve: Duration,
     pub(crate) grace: Duration,
@@ -64,7 +66,9 @@ impl Extras {
 impl Timebox {
     /// A scope with this limit.
     pub fn new(limit: impl Into<Limit>) -> Self {
-        Self { limit: limit.into(), extras: Extras::default() }
+        let limit = limit.into();
+        let duration = if let Kind::After(duration) = limit.kind() { Some(*duration) } else { None };
+        Self { limit, extras: Extras { duration, ..Extras::default() } }
     }
 
     /// A name, shown in errors and reports. An empty one is none.

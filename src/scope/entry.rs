@@ -4,10 +4,10 @@ use std::panic::Location;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::checkpoint::is_over;
+use super::checkpoint::{is_over, is_over_by_clock};
 use super::frame::{Around, Kind as FrameKind, Scope, Terms, innermost};
 use super::{Extras, is_enabled};
-use crate::error::{Cause, ScopeId, ScopeInfo, TimeoutError};
+use crate::error::{Cause, ScopeId, TimeoutError};
 use crate::time::{Budget, Kind, Limit, NEVER, clock, nanos};
 use crate::token::node::{End, Node};
 use crate::watchdog::slots::Thread;
@@ -32,13 +32,13 @@ impl Drop for Spending {
     }
 }
 
-/// The duration that is asked for, in nanoseconds.
+/// The time that is asked for, while limits are in force.
 #[inline(always)]
-fn asked(duration: Duration) -> u64 {
-    if is_enabled() { nanos(duration) } else { NEVER }
+fn in_force(asked: u64) -> u64 {
+    if is_enabled() { asked } else { NEVER }
 }
 
-/// Admits a scope with a duration and nothing else, which is the hot path: its frame, and the earliest deadline visible
+/// Admits a scope with a duration and nothing else, which is the hot path: its terms, and the earliest deadline visible
 /// inside.
 ///
 /// One that would outlast the scope around it inherits that deadline without reading the clock: the latest reading
@@ -48,33 +48,28 @@ pub(super) fn admit_duration(
     thread: &Thread,
     duration: Duration,
     location: &'static Location<'static>,
-) -> Result<(Scope, u64), TimeoutError> {
-    let asked = asked(duration);
+) -> Result<(Terms, u64), TimeoutError> {
+    let asked = in_force(nanos(duration));
     let outer = thread.deadline.get();
-    if asked == 0 || is_over(thread) {
-        return Err(refuse_duration(thread, duration, asked, location));
-    }
-    let mut own = thread.now.get().saturating_add(asked);
-    if own < outer {
-        let now = clock::now();
-        thread.now.set(now);
-        if outer <= now {
-            return Err(refuse_duration(thread, duration, asked, location));
+    if !thread.frame.get().is_null() {
+        if is_over(thread) {
+            return Err(refuse_duration(thread, asked, location));
         }
-        own = now.saturating_add(asked);
+        let entered = thread.now.get();
+        let own = entered.saturating_add(asked);
+        // Subtle: a zero limit comes here only if the outer deadline has passed by a reading of this thread. But who
+        // finds that says so, and then it was over just now.
+        if own >= outer {
+            return Ok((Terms::measured(own, entered, location, FrameKind::Block), outer));
+        }
     }
-    let effective = own.min(outer);
-    let own = if own < outer { own } else { NEVER };
-    let entered = thread.now.get();
-    let terms = Terms {
-        own,
-        entered,
-        limit: Some(duration),
-        cause: Cause::Deadline,
-        location,
-        kind: FrameKind::Block,
-    };
-    Ok((terms.frame(), effective))
+    let now = clock::now();
+    thread.now.set(now);
+    if asked == 0 || outer <= now {
+        return Err(refuse_duration(thread, asked, location));
+    }
+    let own = now.saturating_add(asked);
+    Ok((Terms::measured(own, now, location, FrameKind::Block), own.min(outer)))
 }
 
 /// Admits a future's scope with a duration and nothing else: its deadline, and when it was entered.
@@ -83,34 +78,29 @@ pub(super) fn admit_duration(
 #[inline(always)]
 pub(crate) fn admit_polled(
     thread: &Thread,
-    duration: Duration,
+    asked: u64,
     location: &'static Location<'static>,
-) -> Result<(u64, u64), TimeoutError> {
-    let asked = asked(duration);
-    let outer = thread.deadline.get();
-    if asked == 0 || is_over(thread) {
-        return Err(refuse_duration(thread, duration, asked, location));
+) -> Result<Terms, TimeoutError> {
+    let asked = in_force(asked);
+    let nested = !thread.frame.get().is_null();
+    if nested && is_over(thread) {
+        return Err(refuse_duration(thread, asked, location));
     }
     let now = clock::now();
     thread.now.set(now);
-    if outer <= now {
-        return Err(refuse_duration(thread, duration, asked, location));
+    if asked == 0 || thread.deadline.get() <= now {
+        return Err(refuse_duration(thread, asked, location));
     }
-    Ok((now.saturating_add(asked), now))
+    Ok(Terms::measured(now.saturating_add(asked), now, location, FrameKind::Future))
 }
 
 #[cold]
 #[inline(never)]
-fn refuse_duration(
-    thread: &Thread,
-    duration: Duration,
-    asked: u64,
-    location: &'static Location<'static>,
-) -> TimeoutError {
+fn refuse_duration(thread: &Thread, asked: u64, location: &'static Location<'static>) -> TimeoutError {
+    // What this thread has seen, all see from now on.
+    is_over_by_clock(thread);
     let now = clock::now();
-    let kind = FrameKind::Block;
-    let terms =
-        Terms { own: now, entered: now, limit: Some(duration), cause: Cause::Deadline, location, kind };
+    let terms = Terms::measured(now.saturating_add(asked), now, location, FrameKind::Block);
     let end = (asked == 0).then_some(End { cause: Cause::Deadline, at: now, reason: None });
     Scope::refusal(thread, &terms, None, end, Around::Thread)
 }
@@ -135,11 +125,15 @@ pub(crate) fn admit(
         Around::Thread => thread.is_flagged(),
         Around::Node(node) => node.is_over(),
     };
-    let mut terms = Terms { own: NEVER, entered: now, limit: None, cause: Cause::Deadline, location, kind };
-    let mut spending = None;
-    if let Kind::After(duration) = limit.kind() {
-        terms.limit = Some(*duration);
+    let unmeasured = matches!(limit.kind(), Kind::None | Kind::At(_));
+    let cause = Cause::Deadline;
+    let mut terms = Terms { own: NEVER, entered: now, location, kind, cause, unmeasured };
+    match limit.kind() {
+        Kind::After(duration) if enabled => terms.own = now.saturating_add(nanos(*duration)),
+        Kind::At(deadline) if enabled => terms.own = deadline.as_nanos(),
+        _ => {}
     }
+    let mut spending = None;
     let refuse = |terms: &Terms, end: Option<End>| Err(Scope::refusal(thread, terms, extras, end, around));
 
     // Asked in this order so that the outermost is named, and no time of a quota is spent in vain.
@@ -161,17 +155,11 @@ pub(crate) fn admit(
         }
     }
     if enabled {
-        match limit.kind() {
-            Kind::None => {}
-            Kind::After(duration) => terms.own = now.saturating_add(nanos(*duration)),
-            Kind::At(deadline) => terms.own = deadline.as_nanos(),
-            Kind::Budget(budget) => {
-                terms.cause = Cause::Quota;
-                let deadline = budget.enter(now);
-                spending = deadline.is_some().then(|| Spending(Arc::clone(budget)));
-                terms.own = deadline.unwrap_or(now);
-                terms.limit = Some(Duration::from_nanos(terms.own.saturating_sub(now)));
-            }
+        if let Kind::Budget(budget) = limit.kind() {
+            let deadline = budget.enter(now);
+            spending = deadline.is_some().then(|| Spending(Arc::clone(budget)));
+            terms.cause = Cause::Quota;
+            terms.own = deadline.unwrap_or(now);
         }
         let reserve = extras.map_or(Duration::ZERO, |extras| extras.reserve);
         if reserve > Duration::ZERO && outer != NEVER {
@@ -189,8 +177,7 @@ pub(crate) fn admit(
     let effective = terms.own.min(outer);
     let linked = extras.is_some_and(|extras| !extras.tokens.is_empty());
     let node = (linked || matches!(around, Around::Node(_))).then(|| {
-        let label = extras.and_then(|extras| extras.label.clone());
-        let info = ScopeInfo { id: ScopeId::next(), label, location, limit: terms.limit };
+        let info = terms.info(ScopeId::next(), extras);
         let roams = kind == FrameKind::Future;
         let parent = match around {
             Around::Node(node) => Some(Arc::clone(node)),

@@ -10,7 +10,7 @@
 //! 4. The thread's deadline is the earliest of the visible frames', its flag that of the innermost visible node.
 
 use std::cell::{Cell, OnceCell};
-use std::mem::MaybeUninit;
+use std::mem::{ManuallyDrop, MaybeUninit};
 use std::panic::Location;
 use std::ptr;
 use std::sync::Arc;
@@ -36,27 +36,31 @@ pub struct Scope {
     outer: *const Scope,
     /// The effective deadline of the thread outside.
     outer_deadline: u64,
-    /// Its own deadline; [`NEVER`] if only those around it count.
+    /// Its own deadline; [`NEVER`] if only those around it count. One that is not earlier than theirs never matters.
     own: u64,
     entered: u64,
-    limit: Option<Duration>,
     location: &'static Location<'static>,
-    kind: Kind,
-    cause: Cause,
-    /// Whether leaving has more to do than to restore the thread.
-    special: Cell<bool>,
+    // What follows is all zeroes in a plain scope, and so is written at once.
     /// 0 until somebody asks.
     id: Cell<u64>,
-    node: OnceCell<Arc<Node>>,
+    /// Taken out on leaving.
+    node: ManuallyDrop<OnceCell<Arc<Node>>>,
     extras: *const Extras,
+    kind: Kind,
+    cause: Cause,
+    /// Whether the limit was no duration.
+    unmeasured: bool,
+    /// Whether leaving has more to do than to restore the thread.
+    special: Cell<bool>,
     /// Of the poll it is open for; null while a future is dropped. Set only for kinds that are polled.
     waker: MaybeUninit<*const Waker>,
 }
 
 /// What a frame is to the frames inside it.
 #[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
 pub(crate) enum Kind {
-    Block,
+    Block = 0,
     /// Of a handle: hides the thread's scopes around it; the handle's take their place.
     Entered,
     /// Hides what is around it.
@@ -87,85 +91,112 @@ impl Kind {
     }
 }
 
-/// With what a scope is entered.
-#[derive(Clone)]
+/// With what a scope is entered. The fields are as in [`Scope`].
+#[derive(Clone, Copy)]
 pub(crate) struct Terms {
-    /// As in [`Scope`].
     pub(crate) own: u64,
     pub(crate) entered: u64,
-    pub(crate) limit: Option<Duration>,
-    pub(crate) cause: Cause,
     pub(crate) location: &'static Location<'static>,
     pub(crate) kind: Kind,
+    pub(crate) cause: Cause,
+    pub(crate) unmeasured: bool,
 }
 
 impl Terms {
+    /// Those of a scope with a duration.
+    #[inline(always)]
+    pub(crate) fn measured(own: u64, entered: u64, location: &'static Location<'static>, kind: Kind) -> Self {
+        Self { own, entered, location, kind, cause: Cause::Deadline, unmeasured: false }
+    }
+
+    /// The duration that was asked for.
+    fn limit(&self, extras: Option<&Extras>) -> Option<Duration> {
+        if let Some(duration) = extras.and_then(|extras| extras.duration) {
+            return Some(duration);
+        }
+        let limit = if self.own == NEVER {
+            Duration::MAX
+        } else {
+            Duration::from_nanos(self.own.saturating_sub(self.entered))
+        };
+        (!self.unmeasured).then_some(limit)
+    }
+
+    /// What is told of a scope with these terms.
+    pub(crate) fn info(&self, id: ScopeId, extras: Option<&Extras>) -> ScopeInfo {
+        let label = extras.and_then(|extras| extras.label.clone());
+        ScopeInfo { id, label, location: self.location, limit: self.limit(extras) }
+    }
+
     /// The frame of a scope with these terms.
     #[inline(always)]
     pub(crate) fn frame(self) -> Scope {
-        let Self { own, entered, limit, cause, location, kind } = self;
+        let Self { own, entered, location, kind, cause, unmeasured } = self;
         Scope {
             outer: ptr::null(),
             outer_deadline: NEVER,
             own,
             entered,
-            limit,
             location,
+            id: Cell::new(0),
+            node: ManuallyDrop::new(OnceCell::new()),
+            extras: ptr::null(),
             kind,
             cause,
+            unmeasured,
             special: Cell::new(kind.is_boundary()),
-            id: Cell::new(0),
-            node: OnceCell::new(),
-            extras: ptr::null(),
             waker: MaybeUninit::uninit(),
         }
     }
 }
 
 impl Scope {
-    /// The frame with a node that was made before.
-    #[cold]
-    pub(crate) fn with_node(mut self, node: Option<Arc<Node>>) -> Self {
+    /// Gives it a node that was made before.
+    pub(crate) fn set_node(&mut self, node: Option<Arc<Node>>) {
         if let Some(node) = node {
-            self.node = OnceCell::from(node);
+            self.node = ManuallyDrop::new(OnceCell::from(node));
             self.special = Cell::new(true);
         }
-        self
     }
 
-    /// The frame of a poll.
+    /// Makes it the frame of a poll.
     #[inline(always)]
-    pub(crate) fn with_waker(mut self, waker: *const Waker) -> Self {
+    pub(crate) fn set_waker(&mut self, waker: *const Waker) {
         debug_assert!(self.kind.is_polled());
         self.waker = MaybeUninit::new(waker);
-        self
     }
 }
 
 /// Opens a scope around `body`. `effective` is the earliest deadline visible inside; the watchdog is told of it here,
 /// unless a timer is known to stand for it.
+///
+/// The frame stays where it is: to move it would cost as much as all the rest.
 #[inline(always)]
 pub(crate) fn open<R>(
     thread: &Thread,
-    mut scope: Scope,
+    scope: &mut Scope,
     effective: u64,
     extras: Option<&Extras>,
     has_timer: bool,
     body: impl FnOnce(&Scope) -> R,
 ) -> R {
+    let outer_deadline = thread.deadline.get();
+    let special = scope.special.get();
     scope.outer = thread.frame.get().cast();
-    scope.outer_deadline = thread.deadline.get();
+    scope.outer_deadline = outer_deadline;
     scope.extras = extras.map_or(ptr::null(), ptr::from_ref);
-    let scope = &scope;
-    thread.frame.set(ptr::from_ref(scope).cast());
+    let scope: *mut Scope = scope;
+    thread.frame.set(scope.cast_const().cast());
     let _leave = Leave { scope, thread };
-    if effective != scope.outer_deadline {
+    // SAFETY: the pointer is that of a borrowed frame; until `_leave` is dropped there are only shared references to it.
+    let scope = unsafe { &*scope };
+    if effective != outer_deadline {
         thread.deadline.set(effective);
         if effective != NEVER && !has_timer {
             watchdog::global().arm(thread.slot(), effective);
         }
     }
-    if scope.special.get() {
+    if special {
         scope.refresh_flag(thread);
     }
     body(scope)
@@ -173,21 +204,24 @@ pub(crate) fn open<R>(
 
 /// Leaves the scope when dropped.
 struct Leave<'a> {
-    scope: &'a Scope,
+    scope: *mut Scope,
     thread: &'a Thread,
 }
 
 impl Drop for Leave<'_> {
     #[inline(always)]
     fn drop(&mut self) {
-        let Self { scope, thread } = self;
-        if !ptr::eq(thread.frame.get(), ptr::from_ref::<Scope>(scope).cast()) {
+        // SAFETY: as in `open`. The body has returned, so nobody else has a reference any more: scopes inside this one
+        // have been left (invariant 1).
+        let (scope, thread) = (unsafe { &mut *self.scope }, self.thread);
+        if !ptr::eq(thread.frame.get(), self.scope.cast_const().cast()) {
             misnested(scope.location);
         }
         thread.frame.set(scope.outer.cast());
-        thread.deadline.set(scope.outer_deadline);
-        thread.restore(scope.outer_deadline);
-        if scope.special.get() {
+        if thread.deadline.get() != scope.outer_deadline {
+            thread.restore(scope.outer_deadline);
+        }
+        if *scope.special.get_mut() {
             scope.leave(thread);
         }
     }
@@ -195,6 +229,7 @@ impl Drop for Leave<'_> {
 
 /// Invariant 1 is broken: the thread points to a frame that may be gone, so nothing can be saved.
 #[cold]
+#[inline(never)]
 fn misnested(location: &'static Location<'static>) -> ! {
     eprintln!(
         "timebox: the scope opened at {location} was left out of order (a coroutine switched inside it); aborting"
@@ -274,8 +309,8 @@ impl Scope {
     }
 
     pub(crate) fn info(&self) -> ScopeInfo {
-        let label = self.extras().and_then(|extras| extras.label.clone());
-        ScopeInfo { id: self.id(), label, location: self.location, limit: self.limit }
+        let Self { own, entered, location, kind, cause, unmeasured, .. } = *self;
+        Terms { own, entered, location, kind, cause, unmeasured }.info(self.id(), self.extras())
     }
 
     /// The waker of the poll that it is open for.
@@ -347,17 +382,17 @@ impl Scope {
     /// What only some scopes have to do on leaving. The thread is outside already.
     #[cold]
     #[inline(never)]
-    fn leave(&self, thread: &Thread) {
+    fn leave(&mut self, thread: &Thread) {
         match self.outer() {
             Some(outer) => outer.refresh_flag(thread),
             // SAFETY: no flag.
             None => unsafe { thread.set_flag(None) },
         }
-        // The node of a future lives on in it.
-        if let Some(node) = self.node.get()
-            && !self.kind.is_polled()
-        {
-            node.close();
+        if let Some(node) = self.node.take() {
+            // That of a future lives on in it.
+            if !self.kind.is_polled() {
+                node.close();
+            }
         }
     }
 
@@ -438,9 +473,8 @@ impl Scope {
     ) -> TimeoutError {
         let now = clock::now();
         let location = terms.location;
-        let label = extras.and_then(|extras| extras.label.clone());
-        let info = ScopeInfo { id: ScopeId::next(), label, location, limit: terms.limit };
-        let id = info.id;
+        let id = ScopeId::next();
+        let info = terms.info(id, extras);
         let mut trail = Trail::from(Step { info, entered: terms.entered, end, node: None }, now);
         let how = Circumstances { started: false, ..Circumstances::at(location, now) };
         innermost(thread, |scope| {

@@ -133,8 +133,10 @@ fn run<R>(
 ) -> Result<R, TimeoutError> {
     match limit.into_duration() {
         Ok(duration) => Thread::with(|thread| {
-            let (frame, effective) = admit_duration(thread, duration, location)?;
-            frame::open(thread, frame, effective, None, false, |scope| catching(scope, || body(scope)))
+            let (terms, effective) = admit_duration(thread, duration, location)?;
+            frame::open(thread, &mut terms.frame(), effective, None, false, |scope| {
+                catching(scope, || body(scope))
+            })
         }),
         Err(limit) => run_any(&limit, None, location, body),
     }
@@ -161,8 +163,9 @@ fn enter<R>(
     body: impl FnOnce(&Scope) -> R,
 ) -> Result<R, TimeoutError> {
     let Admission { terms, effective, node, spending: _spending } = admission;
-    let frame = terms.frame().with_node(node);
-    frame::open(thread, frame, effective, extras, false, |scope| catching(scope, || body(scope)))
+    let mut frame = terms.frame();
+    frame.set_node(node);
+    frame::open(thread, &mut frame, effective, extras, false, |scope| catching(scope, || body(scope)))
 }
 
 /// An unwinding that [`checkpoint_or_unwind`] began.

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use super::Scope;
 use super::frame::{self, Kind, Terms, innermost};
-use crate::error::Cause;
 use crate::time::nanos;
 use crate::token::hook::Entry;
 use crate::watchdog::slots::Thread;
@@ -52,9 +51,8 @@ pub fn shield<R>(max: Duration, body: impl FnOnce() -> R) -> R {
         let now = thread.look();
         let max = longest(max);
         let own = now.saturating_add(nanos(max));
-        let cause = Cause::Deadline;
-        let terms = Terms { own, entered: now, limit: Some(max), cause, location, kind: Kind::Shield };
-        frame::open(thread, terms.frame(), own, None, false, |_| body())
+        let terms = Terms::measured(own, now, location, Kind::Shield);
+        frame::open(thread, &mut terms.frame(), own, None, false, |_| body())
     })
 }
 

@@ -193,6 +193,7 @@ impl Watchdog {
     }
 
     /// Arms an outer deadline again after an inner one.
+    #[inline(always)]
     pub(crate) fn rearm(&'static self, slot: &Slot, deadline: u64) {
         if mutant!(PlainRestore) {
             slot.set(deadline);

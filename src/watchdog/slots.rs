@@ -180,7 +180,10 @@ const LOOK_EVERY: u64 = 50_000;
 impl Thread {
     #[inline(always)]
     pub(crate) fn with<R>(f: impl FnOnce(&Thread) -> R) -> R {
-        THREAD.with(f)
+        let thread = THREAD.with(std::ptr::from_ref);
+        // SAFETY: a thread-local without a destructor lives as long as its thread, and `f` runs on that thread; the
+        // reference cannot leave `f`. (To run `f` inside of `LocalKey::with` would keep it from being inlined.)
+        f(unsafe { &*thread })
     }
 
     /// The check: whether nothing speaks for an expiry, as far as can be told without reading the clock. Now and
@@ -266,18 +269,14 @@ impl Thread {
         slot
     }
 
-    /// Makes `deadline` the thread's again after an inner scope: the slot must say so, since the watchdog may have
-    /// consumed the inner one and gone to sleep for ever.
+    /// Makes `deadline` the thread's again after an inner scope with another. The slot must say so too, since the
+    /// watchdog may have consumed the inner one and gone to sleep for ever.
     #[inline(always)]
     pub(crate) fn restore(&self, deadline: u64) {
-        if deadline != NEVER && self.slot().get() != deadline {
-            self.rearm(deadline);
+        self.deadline.set(deadline);
+        if deadline != NEVER {
+            global().rearm(self.slot(), deadline);
         }
-    }
-
-    #[cold]
-    fn rearm(&self, deadline: u64) {
-        global().rearm(self.slot(), deadline);
     }
 
     /// Points the check at a node's flag, or at none.
@@ -308,7 +307,6 @@ pub(crate) fn without_scopes<R>(f: impl FnOnce() -> R) -> R {
         fn drop(&mut self) {
             Thread::with(|thread| {
                 thread.frame.set(self.frame);
-                thread.deadline.set(self.deadline);
                 thread.flag.set(self.flag);
                 // What ran meanwhile saw no scope to restore, and may have armed the slot for one of its own.
                 thread.restore(self.deadline);

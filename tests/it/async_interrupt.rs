@@ -15,7 +15,7 @@ use timebox::{
 };
 
 use crate::runtimes::{on_each_runtime, yield_now};
-use crate::support::{Failure, LONG, SHORT, let_the_watchdog_pass, next};
+use crate::support::{Failure, LONG, SHORT, let_the_watchdog_pass, next, wait_for};
 
 on_each_runtime!(
     within_the_grace_the_future_ends_by_itself,
@@ -42,7 +42,7 @@ on_each_runtime!(
 on_each_runtime!(
     unwinding_in_a_poll_drops_the_future_inside_its_scope,
     unwinding_in_a_poll_is_caught_by_the_scope_that_is_over,
-    unwinding_in_a_poll_reaches_a_sync_scope_around_it,
+    unwinding_in_a_poll_does_not_leave_the_poll,
 );
 
 /// A foreign operation that ends when it is told to stop, and the hook that tells it.
@@ -103,8 +103,10 @@ async fn a_grace_does_not_delay_a_future_that_ends() {
 }
 
 async fn an_inner_future_lives_on_within_the_outer_grace() {
-    let value = Timebox::new(SHORT).grace(LONG).run_future(async {
+    let value = Timebox::new(LONG).grace(LONG).run_future(async {
+        let outer = token();
         future::timeout(LONG, async {
+            outer.cancel();
             token().cancelled().await;
             yield_now().await;
             Ok::<_, TimeoutError>("rolled back")
@@ -115,13 +117,18 @@ async fn an_inner_future_lives_on_within_the_outer_grace() {
 }
 
 async fn without_a_grace_an_inner_future_ends_with_the_outer_scope() {
-    let error = Timebox::new(SHORT)
-        .label("outer")
-        .run_future(future::timeout_value(LONG, pending::<()>()))
-        .await
-        .unwrap_err();
-    assert_eq!(error.label(), Some("outer"));
-    assert!(!error.settled());
+    let outer = Timebox::new(LONG).label("outer").run_future_value(async {
+        let outer = token();
+        let inner = future::timeout_value(LONG, async {
+            outer.cancel();
+            pending::<()>().await;
+        });
+        // The body sees a typed error where it awaits.
+        let error = inner.await.unwrap_err();
+        assert!(!error.settled());
+        error
+    });
+    assert_eq!(outer.await.unwrap().label(), Some("outer"));
 }
 
 async fn a_shield_is_polled_on_without_a_grace() {
@@ -185,30 +192,30 @@ async fn a_shield_is_a_scope_of_its_own() {
 }
 
 async fn hooks_outside_a_shield_wait_until_it_is_left() {
-    Timebox::new(LONG)
-        .grace(LONG)
-        .run_future_value(async {
-            let outer = token();
-            let (fired, wait) = mpsc::channel();
-            let _registration = on_cancel(Hook::inline(move || fired.send(())));
-            future::shield(LONG, async {
-                outer.cancel();
+    let fired = Arc::new(AtomicU32::new(0));
+    let count = Arc::clone(&fired);
+    let run = Timebox::new(LONG).grace(LONG).run_future_value(async {
+        let outer = token();
+        let _registration = on_cancel(Hook::inline(move || count.fetch_add(1, SeqCst)));
+        future::shield(LONG, async {
+            outer.cancel();
+            for _ in 0..3 {
                 yield_now().await;
                 let_the_watchdog_pass();
-                assert!(wait.try_recv().is_err());
-                yield_now().await;
-                let_the_watchdog_pass();
-                assert!(wait.try_recv().is_err());
-            })
-            .await;
-            yield_now().await;
-            next(&wait);
+                assert_eq!(fired.load(SeqCst), 0);
+            }
         })
-        .await
-        .unwrap();
+        .await;
+        yield_now().await;
+        wait_for("the hook", || fired.load(SeqCst) == 1);
+    });
+    run.await.unwrap();
 }
 
 async fn an_interruptible_future_has_four_results() {
+    let outside = future::interruptible(|| unreachable!("never fires"), async { Ok::<_, String>(7) });
+    assert_eq!(outside.await.unwrap().unwrap(), 7);
+
     let fine = future::timeout(LONG, future::interruptible(|| (), async { Ok::<_, String>(7) }));
     assert_eq!(fine.await.unwrap().unwrap(), 7);
 
@@ -216,30 +223,32 @@ async fn an_interruptible_future_has_four_results() {
     assert_eq!(failed.await.unwrap().unwrap_err(), "no route");
 
     let (hook, stopped) = operation();
-    let late = Timebox::new(SHORT).grace(LONG).run_future(future::interruptible(hook, async {
+    let late = future::interruptible(hook, async {
+        token().cancel();
         stopped.await;
         Ok::<_, String>(7)
-    }));
-    assert_eq!(late.await.unwrap().unwrap(), 7);
+    });
+    assert_eq!(Timebox::new(LONG).grace(LONG).run_future(late).await.unwrap().unwrap(), 7);
 
     let (hook, stopped) = operation();
-    let spoilt =
-        Timebox::new(SHORT).grace(LONG).run_future(future::interruptible(Hook::new(hook).spoils(), async {
-            stopped.await;
-            Ok::<_, String>(0)
-        }));
-    let error = spoilt.await.unwrap_err();
-    assert!(error.is_timeout() && error.settled() && error.source().is_none());
+    let spoilt = future::interruptible(Hook::new(hook).spoils(), async {
+        token().cancel();
+        stopped.await;
+        Ok::<_, String>(0)
+    });
+    let error = Timebox::new(LONG).grace(LONG).run_future(spoilt).await.unwrap_err();
+    assert!(error.is_cancelled() && error.settled() && error.source().is_none());
 }
 
 async fn an_interrupted_future_rolls_back_in_its_grace() {
     let (hook, stopped) = operation();
     let rolled_back = Arc::new(AtomicBool::new(false));
     let flag = Arc::clone(&rolled_back);
-    let error = Timebox::new(SHORT)
+    let error = Timebox::new(LONG)
         .grace(LONG)
         .run_future(async move {
             let statement = async {
+                token().cancel();
                 stopped.await;
                 Err::<(), _>("statement cancelled on user request")
             };
@@ -276,7 +285,7 @@ async fn an_interruptible_future_awaits_its_running_hook() {
     let (mut stop, stopped) = operation();
     let done = Arc::new(AtomicBool::new(false));
     let flag = Arc::clone(&done);
-    Timebox::new(SHORT)
+    Timebox::new(LONG)
         .grace(LONG)
         .run_future(async move {
             let hook = Hook::new(move || {
@@ -285,6 +294,7 @@ async fn an_interruptible_future_awaits_its_running_hook() {
                 flag.store(true, SeqCst);
             });
             let _ = future::interruptible(hook.once(), async {
+                token().cancel();
                 stopped.await;
                 Ok::<_, String>(())
             })
@@ -394,7 +404,12 @@ async fn unwinding_in_a_poll_is_caught_by_the_scope_that_is_over() {
 }
 
 #[cfg(panic = "unwind")]
-async fn unwinding_in_a_poll_reaches_a_sync_scope_around_it() {
-    let error = timebox::timeout_value(SHORT, || pollster::block_on(spin_inside())).unwrap_err();
-    assert_eq!(error.limit(), Some(SHORT));
+async fn unwinding_in_a_poll_does_not_leave_the_poll() {
+    timebox::with_timeout(SHORT, |outer| {
+        // The scope that is over is beyond the executor: the outermost boundary in the poll stops it.
+        let error = pollster::block_on(future::timeout_value(LONG, spin())).unwrap_err();
+        assert_eq!(error.scope(), outer.id());
+        Ok::<_, TimeoutError>(())
+    })
+    .unwrap();
 }

@@ -14,7 +14,7 @@ use timebox::{
 };
 
 use crate::runtimes::{on_each_runtime, yield_now};
-use crate::support::{LONG, SHORT, bounded, outlast, wait_for};
+use crate::support::{LONG, SHORT, bounded, wait_for};
 
 on_each_runtime!(
     a_future_can_be_polled_under_one_short_limit_after_another,
@@ -60,26 +60,27 @@ async fn a_future_can_be_polled_under_one_short_limit_after_another() {
 }
 
 async fn a_future_moved_out_of_a_scope_loses_it() {
-    let polls = Arc::new(AtomicU32::new(0));
-    let count = Arc::clone(&polls);
-    let mut inner = Box::pin(future::timeout(LONG, async move {
-        let own = deadline();
-        while count.fetch_add(1, SeqCst) == 0 {
-            assert!(own <= Deadline::after(LONG));
+    let mut limit = SHORT;
+    loop {
+        let mut inner = Box::pin(future::timeout(LONG, async {
             yield_now().await;
+            checkpoint()?;
+            Ok::<_, TimeoutError>(deadline())
+        }));
+        let (polled, outer) = with_timeout(limit, |outer| {
+            let polled = poll_once(&mut inner);
+            assert!(deadline() == outer.deadline());
+            Ok::<_, TimeoutError>((polled, outer.deadline()))
+        })
+        .unwrap();
+        if polled.is_pending() {
+            wait_for("the deadline left behind", || outer.has_passed());
+            assert!(inner.await.unwrap() > outer);
+            break;
         }
-        checkpoint()?;
-        Ok::<_, TimeoutError>(deadline())
-    }));
-    let outer = with_timeout(SHORT, |outer| {
-        assert!(poll_once(&mut inner).is_pending());
-        outlast(outer);
-        Ok::<_, TimeoutError>(outer.deadline())
-    })
-    .unwrap();
-    let seen = inner.await.unwrap();
-    assert!(outer < seen && seen != Deadline::NEVER);
-    assert_eq!(polls.load(SeqCst), 2);
+        // The machine was too busy to poll in time.
+        limit *= 4;
+    }
 }
 
 async fn an_expired_future_is_dropped_inside_its_scope() {
@@ -280,7 +281,7 @@ fn a_handle_carries_a_scope_into_a_spawned_task() {
         })
         .unwrap_err();
         assert_eq!(error.limit(), Some(SHORT));
-        assert!(!error.settled());
+        assert!(!error.settled() || !error.started());
     });
 }
 

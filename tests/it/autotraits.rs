@@ -1,7 +1,7 @@
 //! Which types may be shared, sent, moved while pinned, and carried over a caught panic. Checked by compiling.
 
 use std::cell::Cell;
-use std::future::{Pending, Ready};
+use std::future::Ready;
 use std::marker::PhantomPinned;
 use std::panic::{RefUnwindSafe, UnwindSafe};
 
@@ -71,13 +71,12 @@ fn a_bounded_future_is_what_its_future_is() {
     yes! {
         future::Timeout<Ready<Result<(), TimeoutError>>>: Send Sync Unpin;
         future::TimeoutValue<Ready<()>>: Send Sync Unpin;
-        future::Entered<Ready<Result<(), TimeoutError>>>: Send Sync Unpin;
         future::Interruptible<Ready<Result<(), String>>>: Send Unpin;
         future::Shield<Ready<()>>: Send Sync Unpin;
         future::Sleep: Send Sync Unpin;
     }
     no! {
-        future::TimeoutValue<Pending<Cell<u8>>>: Sync;
+        future::TimeoutValue<Ready<Cell<u8>>>: Sync;
         future::TimeoutValue<Ready<*const u8>>: Send Sync;
         future::TimeoutValue<Pinned>: Unpin;
         future::Shield<Pinned>: Unpin;

@@ -60,11 +60,14 @@ fn a_call_that_fails_by_itself_is_its_own_error() {
 fn a_call_that_succeeds_although_its_hook_fired_is_its_value() {
     bounded(|| {
         let (fired, wait) = channel();
-        let value = interrupted(move || fired.send(()), || {
-            next(&wait);
-            assert!(checkpoint().is_err());
-            Ok::<_, io::Error>(7)
-        });
+        let value = interrupted(
+            move || fired.send(()),
+            || {
+                next(&wait);
+                assert!(checkpoint().is_err());
+                Ok::<_, io::Error>(7)
+            },
+        );
         assert_eq!(value.unwrap().unwrap(), 7);
     });
 }
@@ -217,17 +220,23 @@ fn a_call_inside_a_call_has_both_hooks() {
         let (outer_fired, outer_wait) = channel();
         let (inner_fired, inner_wait) = channel();
         let error = with_timeout(LONG, |scope| {
-            scope.interruptible(move || outer_fired.send(()), || {
-                timeout(LONG, || {
-                    interruptible(move || inner_fired.send(()), || {
-                        scope.token().cancel();
-                        next(&inner_wait);
-                        next(&outer_wait);
-                        Err::<(), _>("stopped")
+            scope.interruptible(
+                move || outer_fired.send(()),
+                || {
+                    timeout(LONG, || {
+                        interruptible(
+                            move || inner_fired.send(()),
+                            || {
+                                scope.token().cancel();
+                                next(&inner_wait);
+                                next(&outer_wait);
+                                Err::<(), _>("stopped")
+                            },
+                        )
                     })
-                })
-                .map(drop)
-            })
+                    .map(drop)
+                },
+            )
         })
         .unwrap_err();
         let inner: &TimeoutError = error.source().unwrap().downcast_ref().unwrap();
@@ -274,7 +283,8 @@ fn a_blocked_read_to_end_does_not_pass_for_a_whole_answer() {
         far.write_all(b"half an ans").unwrap();
         let mut answer = Vec::new();
         // The first bytes are there before anybody is told to stop.
-        let error = interrupted(shutdown(&near).every(SHORT), || (&near).read_to_end(&mut answer)).unwrap_err();
+        let error =
+            interrupted(shutdown(&near).every(SHORT), || (&near).read_to_end(&mut answer)).unwrap_err();
         assert!(error.source().is_none());
         assert!(b"half an ans".starts_with(&answer));
     });
@@ -286,9 +296,11 @@ fn a_blocked_write_is_an_expiry_with_its_error_as_source() {
         let (near, _far) = connection();
         let block = vec![0; 1 << 20];
         // The peer reads nothing, so the buffers fill and a write blocks.
-        let error = interrupted(shutdown(&near), || loop {
-            if let Err(error) = (&near).write_all(&block) {
-                return Err::<(), _>(error);
+        let error = interrupted(shutdown(&near), || {
+            loop {
+                if let Err(error) = (&near).write_all(&block) {
+                    return Err::<(), _>(error);
+                }
             }
         })
         .unwrap_err();
@@ -322,4 +334,3 @@ fn as_an_io_error_an_interrupted_read_is_not_retried() {
         assert_eq!(io::Error::from(error).kind(), io::ErrorKind::TimedOut);
     });
 }
-

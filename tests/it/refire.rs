@@ -200,6 +200,31 @@ fn a_first_hook_that_panicked_is_escalated_all_the_same() {
 }
 
 #[test]
+fn a_hook_is_never_late_however_close_the_race() {
+    bounded(|| {
+        let late = AtomicU32::new(0);
+        for round in 0..2000_u64 {
+            // On this stack, as is what the hook looks at: it must not be looked at afterwards.
+            let in_the_call = AtomicBool::new(true);
+            let look = || {
+                late.fetch_add(u32::from(!in_the_call.load(SeqCst)), SeqCst);
+            };
+            let hook = if round % 2 == 0 { Hook::inline(look) } else { Hook::new(look) };
+            let limit = Duration::from_micros(round * 7919 % 200);
+            let _ = with_timeout(limit, |scope| {
+                scope.interruptible_outcome(hook.every(Duration::ZERO), || {
+                    while !scope.deadline().has_passed() {
+                        std::hint::spin_loop();
+                    }
+                })
+            });
+            in_the_call.store(false, SeqCst);
+        }
+        assert_eq!(late.load(SeqCst), 0);
+    });
+}
+
+#[test]
 fn an_interrupt_that_comes_too_early_is_made_again() {
     bounded(|| {
         let waiting = AtomicBool::new(false);

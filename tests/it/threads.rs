@@ -10,7 +10,7 @@ use timebox::{
     timeout, timeout_value, with_timeout,
 };
 
-use crate::support::{HANG, LONG, SHORT, bounded, let_the_watchdog_pass, next, outlast, wait_for};
+use crate::support::{HANG, LONG, SHORT, bounded, let_the_watchdog_pass, next, outlast, unhurried, wait_for};
 
 #[test]
 fn a_spawned_thread_inherits_nothing() {
@@ -226,20 +226,21 @@ fn a_hook_made_in_a_scope_entered_by_handle_dies_there() {
 #[test]
 fn a_hook_on_the_other_thread_fires_with_the_scope() {
     bounded(|| {
-        with_timeout(SHORT, |scope| {
-            let handle = scope.handle();
-            thread::spawn(move || {
-                handle.enter(LONG, |_| {
-                    let (fired, wait) = channel();
-                    let _registration = on_cancel(move || fired.send(()));
-                    next(&wait);
-                    Ok::<_, TimeoutError>(())
-                })
+        unhurried(|limit| {
+            with_timeout(limit, |scope| {
+                let handle = scope.handle();
+                let entered = thread::spawn(move || {
+                    handle.enter(LONG, |_| {
+                        let (fired, wait) = channel();
+                        let _registration = on_cancel(move || fired.send(()));
+                        next(&wait);
+                        Ok::<_, TimeoutError>(())
+                    })
+                });
+                entered.join().unwrap()
             })
-            .join()
-            .unwrap()
-        })
-        .unwrap();
+            .ok()
+        });
     });
 }
 
@@ -340,6 +341,22 @@ fn what_a_thread_runs_while_a_scope_is_open_runs_inside_it() {
             assert_eq!(right.unwrap(), Deadline::NEVER);
             Ok::<_, TimeoutError>(())
         })
+    })
+    .unwrap();
+}
+
+#[test]
+fn the_tasks_of_a_runtime_that_a_thread_drives_run_inside_its_scope() {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let root = handle();
+    with_timeout(LONG, |scope| {
+        let (seen, entered) = runtime.block_on(async {
+            let entered = root.enter_future(Limit::NONE, async { Ok::<_, TimeoutError>(deadline()) });
+            (tokio::spawn(async { deadline() }).await.unwrap(), tokio::spawn(entered).await.unwrap())
+        });
+        assert_eq!(seen, scope.deadline());
+        assert_eq!(entered?, Deadline::NEVER);
+        Ok::<_, TimeoutError>(())
     })
     .unwrap();
 }

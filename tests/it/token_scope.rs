@@ -9,7 +9,7 @@ use timebox::{
     CancellationToken, Cause, Limit, Timebox, TimeoutError, checkpoint, sleep, timeout, token, with_timeout,
 };
 
-use crate::support::{HANG, LONG, SHORT, bounded, next, outlast, wait_for};
+use crate::support::{HANG, LONG, SHORT, bounded, next, outlast, unhurried, wait_for};
 
 #[test]
 fn the_token_of_a_scope_stops_it() {
@@ -135,17 +135,18 @@ fn a_token_that_outlives_its_scope_is_over_at_the_deadline_it_had() {
 #[test]
 fn a_token_outlives_the_thread_of_its_scope() {
     bounded(|| {
-        let (outer, inner) = thread::spawn(|| {
-            with_timeout(SHORT, |outer| {
-                with_timeout(LONG, |inner| Ok::<_, TimeoutError>((outer.token(), inner.token())))
-            })
-        })
-        .join()
-        .unwrap()
-        .unwrap();
-        wait_for("the deadline", || outer.is_cancelled());
-        assert!(inner.is_cancelled());
-        assert_eq!(inner.checkpoint().unwrap_err().limit(), Some(SHORT));
+        unhurried(|limit| {
+            let tokens = move || {
+                with_timeout(limit, |outer| {
+                    with_timeout(LONG, |inner| Ok::<_, TimeoutError>((outer.token(), inner.token())))
+                })
+            };
+            let (outer, inner) = thread::spawn(tokens).join().unwrap().ok()?;
+            wait_for("the deadline", || outer.is_cancelled());
+            wait_for("the inner token", || inner.is_cancelled());
+            assert_eq!(inner.checkpoint().unwrap_err().limit(), Some(limit));
+            Some(())
+        });
     });
 }
 
