@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::TimeoutError;
+use crate::scope::timeout;
 use crate::sync::ForkMutex;
 use crate::time::{Budget, Limit, NEVER, clock, nanos};
 
@@ -88,7 +89,7 @@ impl Quota {
     where
         E: From<TimeoutError>,
     {
-        crate::timeout(self, body)
+        timeout(self, body)
     }
 }
 

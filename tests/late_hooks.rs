@@ -134,8 +134,8 @@ fn on_its_way() {
 
 /// Sweeps the deadline over the end of a statement, and runs another right after it.
 ///
-/// The middle of the sweep follows the machine: a run that fired moves it later, one that ended by itself earlier, so
-/// that both are about as many, whatever the speed and the load.
+/// The middle of the sweep follows the machine: it is moved later while more runs have fired than ended by themselves, and
+/// earlier otherwise, so that both are about as many, whatever the speed and the load.
 fn sweep(enough_hits: u32) -> Sweep {
     let database = Database::new();
     let connection = &database.connection;
@@ -177,13 +177,13 @@ fn sweep(enough_hits: u32) -> Sweep {
             })
             .unwrap();
         let fired = FIRES.load(SeqCst) > before;
-        if fired || !made {
+        seen.fired += u32::from(fired);
+        seen.ended += u32::from(made && !fired);
+        if !made || seen.fired > seen.ended {
             middle += middle / 100;
         } else {
             middle -= middle / 100;
         }
-        seen.fired += u32::from(fired);
-        seen.ended += u32::from(made && !fired);
         match first {
             // An `Ok` wins even if the hook fired: the statement had just ended.
             Ok(Ok(value)) => assert_eq!(value, rows),

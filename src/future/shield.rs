@@ -14,6 +14,7 @@ use crate::scope::frame::{Kind, Terms, innermost};
 use crate::scope::{Scope, Suspended, longest};
 use crate::time::nanos;
 use crate::token::node::Node;
+use crate::watchdog;
 use crate::watchdog::slots::Thread;
 
 /// Polls cleanup that must not be cut short by a scope that is over, for `max` at most (and a day at most).
@@ -128,6 +129,9 @@ impl Opened {
         let suspended = Suspended::outside(thread);
         let now = thread.look();
         let own = now.saturating_add(nanos(max));
+        if max.is_zero() {
+            watchdog::global().reach(now);
+        }
         let announced = Announced::to_scopes_around(thread, own);
         let terms = Terms::measured(own, now, location, Kind::FutureShield);
         Self { polled: Polled::entered(terms), _announced: announced, _suspended: suspended }

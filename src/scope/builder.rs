@@ -151,7 +151,10 @@ impl Timebox {
         };
         // Raised on this thread, or by a handle's scopes on others.
         match self.extras.take_raised().or_else(|| node?.take_raised()) {
-            Some(timed_out) => fallback(timed_out),
+            Some(timed_out) => {
+                drop(error);
+                fallback(timed_out)
+            }
             None => Err(error),
         }
     }

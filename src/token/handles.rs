@@ -98,7 +98,9 @@ impl CancellationToken {
     #[inline]
     pub fn is_cancelled(&self) -> bool {
         // The watchdog may be late: now and then the clock is asked.
-        self.node.is_over() || (Thread::with(Thread::is_clock_due) && self.is_over_by_clock())
+        self.node.is_over()
+            || self.node.deadline <= watchdog::global().reached()
+            || (Thread::with(Thread::is_clock_due) && self.is_over_by_clock())
     }
 
     #[cold]
