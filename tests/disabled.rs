@@ -108,11 +108,24 @@ fn a_scope_already_open_keeps_its_deadline() {
     let _alone = alone();
     let error = timeout(SHORT, || {
         set_enabled(false);
-        assert_eq!(timeout_value(Duration::ZERO, || ()).is_ok(), true);
+        assert!(timeout_value(Duration::ZERO, || ()).is_ok());
         sleep(LONG)
     })
     .unwrap_err();
     assert_eq!(error.limit(), Some(SHORT));
+}
+
+#[test]
+fn a_scope_that_is_over_stays_over_when_limits_are_turned_off() {
+    let _alone = alone();
+    with_timeout(SHORT, |scope| {
+        scope.sleep(LONG).unwrap_err();
+        set_enabled(false);
+        assert!(scope.is_expired() && checkpoint().is_err());
+        timeout(LONG, || Ok::<_, TimeoutError>(())).unwrap_err();
+        Ok::<_, TimeoutError>(())
+    })
+    .unwrap();
 }
 
 #[test]

@@ -40,7 +40,7 @@ fn fork(child: impl FnOnce() -> bool) {
     let pid = unsafe { libc::fork() };
     assert!(pid >= 0, "no fork: {}", std::io::Error::last_os_error());
     if pid == 0 {
-        let code = if child() { 0 } else { 1 };
+        let code = i32::from(!child());
         // SAFETY: ends the process without running what the parent's threads left behind.
         unsafe { libc::_exit(code) };
     }
@@ -230,7 +230,7 @@ fn a_child_of_a_child_starts_afresh_too() {
         // SAFETY: as in `fork`; the grandchild leaves by `_exit`, and the child waits for it.
         let pid = unsafe { libc::fork() };
         if pid == 0 {
-            let code = if use_everything() { 0 } else { 1 };
+            let code = i32::from(!use_everything());
             // SAFETY: ends the process.
             unsafe { libc::_exit(code) };
         }

@@ -137,10 +137,10 @@ fn on_its_way() {
 /// The middle of the sweep follows the machine: it is moved later while more runs have fired than ended by themselves, and
 /// earlier otherwise, so that both are about as many, whatever the speed and the load.
 fn sweep(enough_hits: u32) -> Sweep {
-    let database = Database::new();
-    let connection = &database.connection;
     // The hook looks at nothing that can go: with the mutant on it may outlive the sweep.
     static FIRES: AtomicU32 = AtomicU32::new(0);
+    let database = Database::new();
+    let connection = &database.connection;
     let interrupt: &'static InterruptHandle = Box::leak(Box::new(connection.get_interrupt_handle()));
     let rows = rows_for(connection, Duration::from_micros(700));
     let mut middle = Duration::from_micros(700);
@@ -337,7 +337,7 @@ fn a_blocked_socket_read_is_an_expiry_two_hundred_times() {
             let elapsed = start.elapsed();
             assert!(error.is_timeout() && error.started(), "{error}");
             assert!(elapsed >= limit && elapsed < HANG);
-            elapsed - limit
+            elapsed.saturating_sub(limit)
         })
         .collect();
     lateness.sort_unstable();

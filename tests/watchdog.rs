@@ -5,7 +5,7 @@ use std::process::{Command, Output};
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
-use timebox::{CancellationToken, Hook, Limit, checkpoint, timeout};
+use timebox::{CancellationToken, Hook, Limit, TimeoutError, checkpoint, timeout, with_timeout};
 
 const SHORT: Duration = Duration::from_millis(20);
 const LONG: Duration = Duration::from_secs(3600);
@@ -64,10 +64,57 @@ fn threads_start_when_they_are_first_needed_and_there_is_one_watchdog() {
     timeout(SHORT, || {
         let _registration = timebox::on_cancel(move || fired.send(threads_named("timebox-hook")));
         assert_eq!(wait.recv_timeout(HANG), Ok(1));
-        Ok::<_, timebox::TimeoutError>(())
+        Ok::<_, TimeoutError>(())
     })
     .unwrap();
     assert_eq!(threads_named("timebox-watchdo"), 1);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn where_no_thread_can_be_started_every_question_looks_at_the_clock() {
+    if !is_child() {
+        return assert_success(&alone("where_no_thread_can_be_started_every_question_looks_at_the_clock"));
+    }
+    // A sandbox: one thread, and no rights to have more.
+    let one = libc::rlimit { rlim_cur: 1, rlim_max: 1 };
+    // SAFETY: calls that change only what this process, the test's own, may do from here on.
+    unsafe {
+        if libc::geteuid() == 0 {
+            assert_eq!(libc::setuid(65_534), 0);
+        }
+        assert_eq!(libc::setrlimit(libc::RLIMIT_NPROC, &raw const one), 0);
+    }
+    if std::thread::Builder::new().spawn(|| ()).is_ok() {
+        println!("nothing to see: this system lets us start threads all the same");
+        return;
+    }
+    for _ in 0..50 {
+        with_timeout(Duration::from_micros(200), |scope| {
+            while !scope.deadline().has_passed() {
+                std::hint::spin_loop();
+            }
+            assert!(timebox::is_expired() && checkpoint().is_err());
+            assert!(scope.is_expired() && scope.checkpoint().is_err());
+            assert!(timeout(LONG, checkpoint).is_err());
+            assert!(scope.token().is_cancelled());
+            Ok::<_, TimeoutError>(())
+        })
+        .unwrap();
+    }
+    timeout(SHORT, || timebox::sleep(LONG)).unwrap_err();
+    let busy = || -> timebox::Result<()> {
+        loop {
+            checkpoint()?;
+        }
+    };
+    timeout(SHORT, busy).unwrap_err();
+    assert!(timebox::shield(LONG, || timeout(LONG, checkpoint)).is_ok());
+    let token = CancellationToken::new();
+    assert!(token.cancel() && token.is_cancelled());
+    let call = || timebox::interruptible(|| (), || Ok::<_, String>(7));
+    assert_eq!(timeout(LONG, call).unwrap().unwrap(), 7);
+    drop(token.on_cancel(|| ()));
 }
 
 #[test]

@@ -134,11 +134,7 @@ where
 
     #[inline(always)]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match self.project().scoped.poll(cx) {
-            Poll::Ready(Ok(output)) => Poll::Ready(output),
-            Poll::Ready(Err(error)) => Poll::Ready(Err(E::from(error))),
-            Poll::Pending => Poll::Pending,
-        }
+        self.project().scoped.poll(cx, |output| output, |error| Err(E::from(error)))
     }
 }
 
@@ -156,7 +152,7 @@ impl<F: Future> Future for TimeoutValue<F> {
 
     #[inline(always)]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        self.project().scoped.poll(cx)
+        self.project().scoped.poll(cx, Ok, Err)
     }
 }
 

@@ -7,7 +7,7 @@ use std::task::Waker;
 
 use crate::error::TimeoutError;
 use crate::scope::frame::{self, Around, Kind, Terms, innermost};
-use crate::scope::{Admission, Extras, Scope, Spending, admit, admit_polled};
+use crate::scope::{Admission, Extras, Scope, Spending, admit, admit_polled, caught};
 use crate::time::{Deadline, Limit, nanos};
 use crate::token::node::Node;
 use crate::watchdog::slots::Thread;
@@ -84,7 +84,9 @@ impl Polled {
         Ok(())
     }
 
-    /// Opens the scope around one poll, or around the drop of the future. `has_timer`: a timer stands for its own deadline.
+    /// Opens the scope around one poll, or around the drop of the future. The error is that of an unwinding that ends here.
+    ///
+    /// `has_timer`: a timer stands for its own deadline.
     #[inline(always)]
     pub(super) fn open<R>(
         &mut self,
@@ -92,7 +94,7 @@ impl Polled {
         waker: *const Waker,
         has_timer: bool,
         body: impl FnOnce(&Scope) -> R,
-    ) -> R {
+    ) -> Result<R, TimeoutError> {
         let mut frame = Terms::measured(self.own, self.entered, self.location, Kind::Future).frame();
         let mut effective = self.own.min(thread.deadline.get());
         let mut extras = None;
@@ -101,44 +103,21 @@ impl Polled {
             extras = rest.extras.as_ref();
         }
         frame.set_waker(waker);
-        // What the scope acquires in this poll is kept; if the poll panics its hooks end here.
-        struct Keep<'a>(&'a Scope, &'a mut Option<Arc<Node>>);
-        impl Drop for Keep<'_> {
-            #[inline(always)]
-            fn drop(&mut self) {
-                if let Some(node) = self.0.existing_node() {
-                    keep(self.1, node);
-                }
-            }
-        }
-        let mut node = None;
-        let result = frame::open(thread, &mut frame, effective, extras, has_timer, |scope| {
-            let _keep = Keep(scope, &mut node);
-            body(scope)
-        });
-        if node.is_some() {
+        let result = frame::open(thread, &mut frame, effective, extras, has_timer, body);
+        if let Some(node) = frame.take_node() {
             self.keep(node);
         }
-        result
+        result.map_err(|payload| caught(&frame, payload))
     }
 
+    /// Keeps what the scope has acquired in a poll.
     #[cold]
-    fn keep(&mut self, node: Option<Arc<Node>>) {
+    fn keep(&mut self, node: Arc<Node>) {
         let Self { own, entered, location, .. } = *self;
         let terms = || Some(Terms::measured(own, entered, location, Kind::Future));
         let rest = self.rest.get_or_insert_with(|| Rest::boxed(Limit::NONE, None, terms()));
-        if rest.node.is_none() {
-            rest.node = node;
-        }
+        rest.node.get_or_insert(node);
     }
-}
-
-#[cold]
-fn keep(place: &mut Option<Arc<Node>>, node: &Arc<Node>) {
-    if std::thread::panicking() {
-        node.close();
-    }
-    *place = Some(Arc::clone(node));
 }
 
 impl Rest {

@@ -12,8 +12,8 @@ use pin_project::{pin_project, pinned_drop};
 use super::alert::Alert;
 use super::polled::Polled;
 use crate::error::TimeoutError;
+use crate::scope::Scope;
 use crate::scope::checkpoint::is_over;
-use crate::scope::{Scope, catching};
 use crate::time::clock;
 use crate::token::trail::Circumstances;
 use crate::watchdog::slots::Thread;
@@ -33,8 +33,14 @@ impl<F: Future> Scoped<F> {
         Self { polled, alert: Alert::default(), future: Some(future) }
     }
 
+    /// Polls the future in its scope. `done` and `failed` make the output, here, where it need not be moved again.
     #[inline(always)]
-    pub(super) fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<F::Output, TimeoutError>> {
+    pub(super) fn poll<T>(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        done: impl Fn(F::Output) -> T,
+        failed: impl Fn(TimeoutError) -> T,
+    ) -> Poll<T> {
         let this = self.project();
         let (polled, alert, mut future) = (this.polled, this.alert, this.future);
         // One that is done stays so, and has no second output.
@@ -46,29 +52,32 @@ impl<F: Future> Scoped<F> {
                 && let Err(error) = polled.enter(thread)
             {
                 future.set(None);
-                return Poll::Ready(Err(error));
+                return Poll::Ready(failed(error));
             }
             let (own, location) = (polled.own(), polled.location());
             let has_timer = alert.is_set_for(own);
-            polled.open(thread, ptr::from_ref(cx.waker()), has_timer, |scope| {
+            // Written in place: handed out of the scope it would be copied twice.
+            let mut poll = Poll::Pending;
+            let opened = polled.open(thread, ptr::from_ref(cx.waker()), has_timer, |scope| {
                 // The future first: a value that is ready wins.
-                let poll = match future.as_mut().as_pin_mut() {
-                    Some(future) => catching(scope, || future.poll(cx)),
-                    None => return Poll::Pending,
-                };
-                let result = match poll {
-                    Ok(Poll::Ready(output)) => Ok(output),
-                    Ok(Poll::Pending) => match wait(thread, scope, alert, own, location, cx) {
-                        Poll::Pending => return Poll::Pending,
-                        Poll::Ready(error) => Err(error),
+                let Some(inner) = future.as_mut().as_pin_mut() else { return };
+                match inner.poll(cx) {
+                    Poll::Ready(output) => poll = Poll::Ready(done(output)),
+                    Poll::Pending => match wait(thread, scope, alert, own, location, cx) {
+                        Poll::Ready(error) => poll = Poll::Ready(failed(error)),
+                        Poll::Pending => return,
                     },
-                    Err(unwound) => Err(unwound),
-                };
+                }
                 // Inside its scope.
                 future.set(None);
                 alert.clear();
-                Poll::Ready(result)
-            })
+            });
+            if let Err(unwound) = opened {
+                drop_inside(polled, future);
+                alert.clear();
+                poll = Poll::Ready(failed(unwound));
+            }
+            poll
         })
     }
 }
@@ -132,7 +141,8 @@ impl<F> PinnedDrop for Scoped<F> {
 /// Drops a future that is not done inside its scope.
 #[cold]
 fn drop_inside<F>(polled: &mut Polled, mut future: Pin<&mut Option<F>>) {
-    Thread::with(|thread| polled.open(thread, ptr::null(), true, |_| future.set(None)));
+    // An unwinding in there that ends here has nobody to tell any more.
+    let _ = Thread::with(|thread| polled.open(thread, ptr::null(), true, |_| future.set(None)));
 }
 
 impl<F> fmt::Debug for Scoped<F> {

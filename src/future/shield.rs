@@ -116,6 +116,8 @@ impl<F: Future> Future for Shield<F> {
                 }
                 poll
             });
+            // No unwinding ends at a shield.
+            let poll = poll.unwrap_or(Poll::Pending);
             if poll.is_ready() {
                 *this.opened = None;
             }
@@ -145,8 +147,9 @@ impl<F> PinnedDrop for Shield<F> {
         if let Some(opened) = this.opened
             && this.future.is_some()
         {
-            Thread::with(|thread| {
-                opened.polled.open(thread, ptr::null(), true, |_| this.future.set(None));
+            // As above.
+            let _ = Thread::with(|thread| {
+                opened.polled.open(thread, ptr::null(), true, |_| this.future.set(None))
             });
         }
     }

@@ -10,6 +10,7 @@ use super::{Extras, is_enabled};
 use crate::error::{Cause, ScopeId, TimeoutError};
 use crate::time::{Budget, Kind, Limit, NEVER, clock, nanos};
 use crate::token::node::{End, Node};
+use crate::watchdog;
 use crate::watchdog::slots::Thread;
 
 /// A scope that may be entered.
@@ -35,6 +36,12 @@ impl Drop for Spending {
 /// The time that is asked for, while limits are in force.
 #[inline(always)]
 fn in_force(asked: u64) -> u64 {
+    if watchdog::global().mode().has_limits() { asked } else { in_force_slow(asked) }
+}
+
+#[cold]
+#[inline(never)]
+fn in_force_slow(asked: u64) -> u64 {
     if is_enabled() { asked } else { NEVER }
 }
 

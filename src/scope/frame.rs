@@ -11,10 +11,11 @@
 
 use std::cell::{Cell, OnceCell};
 use std::mem::{ManuallyDrop, MaybeUninit};
-use std::panic::Location;
+use std::panic::{AssertUnwindSafe, Location, catch_unwind};
 use std::ptr;
 use std::sync::Arc;
 use std::task::Waker;
+use std::thread;
 use std::time::Duration;
 
 use super::Extras;
@@ -43,7 +44,7 @@ pub struct Scope {
     // What follows is all zeroes in a plain scope, and so is written at once.
     /// 0 until somebody asks.
     id: Cell<u64>,
-    /// Taken out on leaving.
+    /// Taken out on leaving, or after that.
     node: ManuallyDrop<OnceCell<Arc<Node>>>,
     extras: *const Extras,
     kind: Kind,
@@ -167,10 +168,11 @@ impl Scope {
     }
 }
 
-/// Opens a scope around `body`. `effective` is the earliest deadline visible inside; the watchdog is told of it here,
-/// unless a timer is known to stand for it.
+/// Opens a scope around `body`, and leaves it however that ends. `effective` is the earliest deadline visible inside;
+/// the watchdog is told of it here, unless a timer is known to stand for it.
 ///
-/// The frame stays where it is: to move it would cost as much as all the rest.
+/// The frame stays where it is: to move it would cost as much as all the rest. A panic is caught and handed out, not
+/// passed through a guard: then the compiler can keep what is restored in registers.
 #[inline(always)]
 pub(crate) fn open<R>(
     thread: &Thread,
@@ -179,52 +181,47 @@ pub(crate) fn open<R>(
     extras: Option<&Extras>,
     has_timer: bool,
     body: impl FnOnce(&Scope) -> R,
-) -> R {
+) -> thread::Result<R> {
+    let outer = thread.frame.get();
     let outer_deadline = thread.deadline.get();
     let special = scope.special.get();
-    scope.outer = thread.frame.get().cast();
+    scope.outer = outer.cast();
     scope.outer_deadline = outer_deadline;
     scope.extras = extras.map_or(ptr::null(), ptr::from_ref);
+
     let scope: *mut Scope = scope;
     thread.frame.set(scope.cast_const().cast());
-    let _leave = Leave { scope, thread };
-    // SAFETY: the pointer is that of a borrowed frame; until `_leave` is dropped there are only shared references to it.
-    let scope = unsafe { &*scope };
-    if effective != outer_deadline {
-        thread.deadline.set(effective);
-        if effective != NEVER && !has_timer {
-            watchdog::global().arm(thread.slot(), effective);
+    // Nothing is seen in a broken state after a panic that would not be without us: it goes on unchanged, unless it is
+    // an unwinding of our own.
+    let result = catch_unwind(AssertUnwindSafe(|| {
+        // SAFETY: the pointer is that of a borrowed frame; until the body has returned there are only shared references
+        // to it.
+        let scope = unsafe { &*scope };
+        if effective != outer_deadline {
+            thread.deadline.set(effective);
+            if effective != NEVER && !has_timer {
+                watchdog::global().arm(thread.slot(), effective);
+            }
         }
+        if special {
+            scope.refresh_flag(thread);
+        }
+        body(scope)
+    }));
+    // SAFETY: the body has returned, so nobody else has a reference any more: scopes inside this one have been left
+    // (invariant 1).
+    let scope = unsafe { &mut *scope };
+    if !ptr::eq(thread.frame.get(), ptr::from_ref(scope).cast()) {
+        misnested(scope.location);
     }
-    if special {
-        scope.refresh_flag(thread);
+    thread.frame.set(scope.outer.cast());
+    if thread.deadline.get() != scope.outer_deadline {
+        thread.restore(scope.outer_deadline);
     }
-    body(scope)
-}
-
-/// Leaves the scope when dropped.
-struct Leave<'a> {
-    scope: *mut Scope,
-    thread: &'a Thread,
-}
-
-impl Drop for Leave<'_> {
-    #[inline(always)]
-    fn drop(&mut self) {
-        // SAFETY: as in `open`. The body has returned, so nobody else has a reference any more: scopes inside this one
-        // have been left (invariant 1).
-        let (scope, thread) = (unsafe { &mut *self.scope }, self.thread);
-        if !ptr::eq(thread.frame.get(), self.scope.cast_const().cast()) {
-            misnested(scope.location);
-        }
-        thread.frame.set(scope.outer.cast());
-        if thread.deadline.get() != scope.outer_deadline {
-            thread.restore(scope.outer_deadline);
-        }
-        if *scope.special.get_mut() {
-            scope.leave(thread);
-        }
+    if *scope.special.get_mut() {
+        scope.leave(thread);
     }
+    result
 }
 
 /// Invariant 1 is broken: the thread points to a frame that may be gone, so nothing can be saved.
@@ -388,12 +385,17 @@ impl Scope {
             // SAFETY: no flag.
             None => unsafe { thread.set_flag(None) },
         }
-        if let Some(node) = self.node.take() {
-            // That of a future lives on in it.
-            if !self.kind.is_polled() {
-                node.close();
-            }
+        // That of a future lives on in it.
+        if !self.kind.is_polled()
+            && let Some(node) = self.take_node()
+        {
+            node.close();
         }
+    }
+
+    /// Its node, after it has been left.
+    pub(crate) fn take_node(&mut self) -> Option<Arc<Node>> {
+        self.node.take()
     }
 
     // ===== Errors =====

@@ -10,7 +10,7 @@ mod sleep;
 mod switch;
 
 use std::any::Any;
-use std::panic::{AssertUnwindSafe, Location, catch_unwind, resume_unwind};
+use std::panic::{Location, resume_unwind};
 
 use crate::error::TimeoutError;
 use crate::time::Limit;
@@ -134,9 +134,9 @@ fn run<R>(
     match limit.into_duration() {
         Ok(duration) => Thread::with(|thread| {
             let (terms, effective) = admit_duration(thread, duration, location)?;
-            frame::open(thread, &mut terms.frame(), effective, None, false, |scope| {
-                catching(scope, || body(scope))
-            })
+            let mut frame = terms.frame();
+            let result = frame::open(thread, &mut frame, effective, None, false, body);
+            result.map_err(|payload| caught(&frame, payload))
         }),
         Err(limit) => run_any(&limit, None, location, body),
     }
@@ -165,7 +165,8 @@ fn enter<R>(
     let Admission { terms, effective, node, spending: _spending } = admission;
     let mut frame = terms.frame();
     frame.set_node(node);
-    frame::open(thread, &mut frame, effective, extras, false, |scope| catching(scope, || body(scope)))
+    let result = frame::open(thread, &mut frame, effective, extras, false, body);
+    result.map_err(|payload| caught(&frame, payload))
 }
 
 /// An unwinding that [`checkpoint_or_unwind`] began.
@@ -176,18 +177,12 @@ pub(crate) struct Unwind {
     pub(crate) catcher: usize,
 }
 
-/// Runs `body`, and stops an unwinding that is meant for this scope.
-#[inline]
-pub(crate) fn catching<R>(scope: &Scope, body: impl FnOnce() -> R) -> Result<R, TimeoutError> {
-    // Other panics go on unchanged, so nothing is seen in a broken state that would not be without us.
-    catch_unwind(AssertUnwindSafe(body)).or_else(|payload| caught(scope, payload))
-}
-
+/// Stops an unwinding that is meant for this scope; any other panic goes on.
 #[cold]
 #[inline(never)]
-fn caught<R>(scope: &Scope, payload: Box<dyn Any + Send>) -> Result<R, TimeoutError> {
+pub(crate) fn caught(scope: &Scope, payload: Box<dyn Any + Send>) -> TimeoutError {
     match payload.downcast::<Unwind>() {
-        Ok(unwind) if unwind.catcher == std::ptr::from_ref(scope).addr() => Err(unwind.error),
+        Ok(unwind) if unwind.catcher == std::ptr::from_ref(scope).addr() => unwind.error,
         Ok(unwind) => resume_unwind(unwind),
         Err(payload) => resume_unwind(payload),
     }

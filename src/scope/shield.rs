@@ -1,4 +1,4 @@
-use std::panic::Location;
+use std::panic::{Location, resume_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -56,7 +56,8 @@ pub fn shield<R>(max: Duration, body: impl FnOnce() -> R) -> R {
             watchdog::global().reach(now);
         }
         let terms = Terms::measured(own, now, location, Kind::Shield);
-        frame::open(thread, &mut terms.frame(), own, None, false, |_| body())
+        let result = frame::open(thread, &mut terms.frame(), own, None, false, |_| body());
+        result.unwrap_or_else(|payload| resume_unwind(payload))
     })
 }
 

@@ -1,27 +1,15 @@
-use std::sync::atomic::{AtomicU8, Ordering};
-
-const UNKNOWN: u8 = 0;
-const ON: u8 = 1;
-const OFF: u8 = 2;
-
-static STATE: AtomicU8 = AtomicU8::new(UNKNOWN);
+use crate::watchdog;
 
 /// Whether limits are in force; see [`set_enabled`].
-#[inline(always)]
 pub fn is_enabled() -> bool {
-    // Relaxed: a switch for the future, nothing is published through it.
-    STATE.load(Ordering::Relaxed) == ON || is_enabled_slow()
-}
-
-#[cold]
-fn is_enabled_slow() -> bool {
-    if STATE.load(Ordering::Relaxed) == UNKNOWN {
-        let off = std::env::var_os("TIMEBOX_DISABLE").is_some_and(|value| !value.is_empty() && value != "0");
-        let state = if off { OFF } else { ON };
-        // A call of `set_enabled` meanwhile wins.
-        let _ = STATE.compare_exchange(UNKNOWN, state, Ordering::Relaxed, Ordering::Relaxed);
+    let mode = watchdog::global().mode();
+    if let Some(limits) = mode.limits() {
+        return limits;
     }
-    STATE.load(Ordering::Relaxed) == ON
+    let off = std::env::var_os("TIMEBOX_DISABLE").is_some_and(|value| !value.is_empty() && value != "0");
+    // A call of `set_enabled` meanwhile wins.
+    mode.set_limits(!off, true);
+    mode.limits().unwrap_or(true)
 }
 
 /// Switches limits on or off, for work with a debugger. While off, new scopes have no limit of their own; tokens
@@ -37,5 +25,5 @@ fn is_enabled_slow() -> bool {
 /// assert_eq!(timebox::timeout_value(Duration::ZERO, || "no limit").unwrap(), "no limit");
 /// ```
 pub fn set_enabled(enabled: bool) {
-    STATE.store(if enabled { ON } else { OFF }, Ordering::Relaxed);
+    watchdog::global().mode().set_limits(enabled, false);
 }

@@ -12,10 +12,18 @@ pub(crate) use limit::{Budget, Kind};
 pub(crate) const NEVER: u64 = u64::MAX;
 
 /// A duration in nanoseconds; [`NEVER`] if it is longer than five centuries.
-#[inline]
+#[inline(always)]
 pub(crate) fn nanos(duration: std::time::Duration) -> u64 {
-    match duration.as_secs().checked_mul(1_000_000_000) {
-        Some(nanos) => nanos.saturating_add(u64::from(duration.subsec_nanos())),
-        None => NEVER,
+    let (seconds, nanos) = (duration.as_secs(), u64::from(duration.subsec_nanos()));
+    if seconds > u64::from(u32::MAX) {
+        return nanos_of_ages(seconds, nanos);
     }
+    // Fits: 2^32 seconds are 2^62 nanoseconds.
+    seconds.wrapping_mul(1_000_000_000).wrapping_add(nanos)
+}
+
+#[cold]
+#[inline(never)]
+fn nanos_of_ages(seconds: u64, nanos: u64) -> u64 {
+    seconds.checked_mul(1_000_000_000).map_or(NEVER, |whole| whole.saturating_add(nanos))
 }

@@ -17,7 +17,7 @@ use crate::sync::alarm::{self, Alarm};
 use crate::sync::callback::drop_quietly;
 #[cfg(not(timebox_loom))]
 use crate::sync::compiler_fence;
-use crate::sync::{AtomicBool, AtomicU64, Mutex, Ordering, Padded, const_fn, fence, fork, lock, mutant, os};
+use crate::sync::{AtomicU8, AtomicU64, Mutex, Ordering, Padded, const_fn, fence, fork, lock, mutant, os};
 use crate::time::{NEVER, clock};
 use queue::{Place, Queue};
 use runners::Runners;
@@ -70,11 +70,66 @@ pub(crate) struct Watchdog {
     next_wake: Padded<AtomicU64>,
     /// The time that has been reached: a scope is over when its deadline is not after it.
     reached: Padded<AtomicU64>,
-    /// Whether arms may leave their half of the fence to the watchdog.
-    asymmetric: AtomicBool,
+    mode: Mode,
     alarm: Alarm,
     pub(crate) slots: Slots,
     epoch: Epoch,
+}
+
+/// What every entry into a scope has to know, in one byte, so that the usual case is one comparison.
+#[derive(Debug)]
+pub(crate) struct Mode(AtomicU8);
+
+impl Mode {
+    /// Arms may leave their half of the fence to the watchdog.
+    const ASYMMETRIC: u8 = 1;
+    /// Limits are off.
+    const OFF: u8 = 2;
+    /// Nobody has said yet whether limits are on or off.
+    const UNSAID: u8 = 4;
+
+    const_fn! {
+        fn new() -> Self {
+            Self(AtomicU8::new(Self::UNSAID))
+        }
+    }
+
+    // Relaxed throughout: the bits do not depend on each other, and nothing is published through them. For the fence
+    // see README, "Switching to the asymmetric fence".
+    #[inline(always)]
+    fn has(&self, bit: u8) -> bool {
+        self.0.load(Ordering::Relaxed) & bit != 0
+    }
+
+    /// Whether limits are on, and known to be.
+    #[inline(always)]
+    pub(crate) fn has_limits(&self) -> bool {
+        !self.has(Self::OFF | Self::UNSAID)
+    }
+
+    fn set(&self, bit: u8, on: bool) {
+        if on {
+            self.0.fetch_or(bit, Ordering::Relaxed);
+        } else {
+            self.0.fetch_and(!bit, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether limits are on; `None` if nobody has said so.
+    pub(crate) fn limits(&self) -> Option<bool> {
+        let mode = self.0.load(Ordering::Relaxed);
+        (mode & Self::UNSAID == 0).then_some(mode & Self::OFF == 0)
+    }
+
+    /// Switches limits on or off; with `first` only if nobody has yet.
+    pub(crate) fn set_limits(&self, on: bool, first: bool) {
+        let update = |mode: u8| {
+            let said = mode & Self::UNSAID == 0;
+            let off = if on { 0 } else { Self::OFF };
+            (!(first && said)).then_some(mode & Self::ASYMMETRIC | off)
+        };
+        let _ = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, update);
+    }
 }
 
 /// What has locks, and is made anew in a forked child.
@@ -151,7 +206,7 @@ impl Watchdog {
                 // As if one slept for ever: the first arm wakes it, and thereby starts it.
                 next_wake: Padded(AtomicU64::new(NEVER)),
                 reached: Padded(AtomicU64::new(0)),
-                asymmetric: AtomicBool::new(false),
+                mode: Mode::new(),
                 alarm: Alarm::new(),
                 slots: Slots::new(),
                 epoch: Epoch::new(0),
@@ -170,6 +225,11 @@ impl Watchdog {
     pub(crate) fn reach(&self, now: u64) {
         // Relaxed: as in `reached`. The maximum, so that no expiry is taken back.
         self.reached.0.fetch_max(now, Ordering::Relaxed);
+    }
+
+    #[inline(always)]
+    pub(crate) fn mode(&self) -> &Mode {
+        &self.mode
     }
 
     /// Whether there is a watchdog thread.
@@ -204,9 +264,8 @@ impl Watchdog {
 
     #[inline(always)]
     fn light_fence(&self) {
-        // Relaxed: either answer is safe, README "Switching to the asymmetric fence".
         #[cfg(not(timebox_loom))]
-        if self.asymmetric.load(Ordering::Relaxed) {
+        if self.mode.has(Mode::ASYMMETRIC) {
             compiler_fence(Ordering::SeqCst);
             return;
         }
@@ -259,8 +318,7 @@ impl Watchdog {
         os::set_timer_slack(1);
         let heavy = os::register_barrier();
         if heavy {
-            // Release: pairs with nothing that matters; either fence of an arm is safe from here on.
-            self.asymmetric.store(true, Ordering::Release);
+            self.mode.set(Mode::ASYMMETRIC, true);
         }
         loop {
             let (key, until) = self.pass(heavy);
@@ -339,7 +397,6 @@ impl Watchdog {
 
     /// Has the target called at `deadline`.
     pub(crate) fn schedule(&'static self, deadline: u64, target: Target) -> Timer {
-        prepare();
         let generation = fork::generation();
         let shard = Self::shard();
         let place = lock(&self.epoch().shards[shard as usize].0).insert(deadline, target);
@@ -406,7 +463,11 @@ impl Watchdog {
     fn shard() -> u32 {
         #[allow(clippy::cast_possible_truncation)]
         const COUNT: u32 = SHARDS as u32;
-        slots::Thread::with(|thread| thread.shard.get()) % COUNT
+        slots::Thread::with(|thread| {
+            // A thread that has a slot was prepared.
+            thread.slot();
+            thread.shard.get() % COUNT
+        })
     }
 
     #[cfg(timebox_loom)]
@@ -427,7 +488,7 @@ impl Watchdog {
     #[cfg(not(timebox_loom))]
     fn restart(&'static self) {
         self.alarm.forget();
-        self.asymmetric.store(false, Ordering::Relaxed);
+        self.mode.set(Mode::ASYMMETRIC, false);
         self.next_wake.0.store(NEVER, Ordering::Relaxed);
     }
 }

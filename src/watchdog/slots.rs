@@ -178,6 +178,7 @@ const LOOK_EVERY: u64 = 50_000;
 
 #[cfg(not(timebox_loom))]
 impl Thread {
+    /// Runs `f` with the calling thread's words.
     #[inline(always)]
     pub(crate) fn with<R>(f: impl FnOnce(&Thread) -> R) -> R {
         let thread = THREAD.with(std::ptr::from_ref);

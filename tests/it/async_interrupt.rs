@@ -1,4 +1,4 @@
-//! What a future may still do once it is over: its grace, its shields, its interruptible calls, its unwinding.
+//! Foreign calls and hooks in futures, and unwinding out of a poll.
 
 use std::error::Error;
 use std::future::{Future, pending, poll_fn};
@@ -7,28 +7,15 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 use std::sync::mpsc;
 use std::task::Poll;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures::channel::oneshot;
-use timebox::{
-    Cause, Hook, Timebox, TimeoutError, checkpoint, future, is_expired, on_cancel, remaining, token,
-};
+use timebox::{Hook, Timebox, TimeoutError, checkpoint, future, is_expired, on_cancel, token};
 
 use crate::runtimes::{on_each_runtime, yield_now};
-use crate::support::{Failure, LONG, SHORT, let_the_watchdog_pass, next, wait_for};
+use crate::support::{LONG, SHORT, let_the_watchdog_pass, next};
 
 on_each_runtime!(
-    within_the_grace_the_future_ends_by_itself,
-    an_error_of_the_grace_is_settled,
-    when_the_grace_is_over_the_future_is_cut_off,
-    a_grace_does_not_delay_a_future_that_ends,
-    an_inner_future_lives_on_within_the_outer_grace,
-    without_a_grace_an_inner_future_ends_with_the_outer_scope,
-    a_shield_is_polled_on_without_a_grace,
-    after_a_shield_the_future_is_cut_off,
-    a_shield_holds_up_to_its_max,
-    a_shield_is_a_scope_of_its_own,
-    hooks_outside_a_shield_wait_until_it_is_left,
     an_interruptible_future_has_four_results,
     an_interrupted_future_rolls_back_in_its_grace,
     an_interruptible_future_on_a_scope_already_over_is_not_polled,
@@ -55,161 +42,6 @@ fn operation() -> (impl FnMut() + Send + 'static, impl Future<Output = ()> + Sen
         }
     };
     (hook, async move { stopped.await.expect("the hook lives as long as the call") })
-}
-
-async fn within_the_grace_the_future_ends_by_itself() {
-    let value = Timebox::new(SHORT)
-        .grace(LONG)
-        .run_future_value(async {
-            token().cancelled().await;
-            assert!(is_expired() && checkpoint().is_err());
-            for _ in 0..10 {
-                yield_now().await;
-            }
-            "rolled back"
-        })
-        .await;
-    assert_eq!(value.unwrap(), "rolled back");
-}
-
-async fn an_error_of_the_grace_is_settled() {
-    let error = Timebox::new(SHORT)
-        .grace(LONG)
-        .run_future(async {
-            let error = future::sleep(LONG).await.unwrap_err();
-            yield_now().await;
-            Err::<(), _>(error)
-        })
-        .await
-        .unwrap_err();
-    assert!(error.settled() && error.started());
-    assert_eq!((error.cause(), error.limit()), (Cause::Deadline, Some(SHORT)));
-}
-
-async fn when_the_grace_is_over_the_future_is_cut_off() {
-    let start = Instant::now();
-    let error = Timebox::new(SHORT).grace(SHORT).run_future_value(pending::<()>()).await.unwrap_err();
-    assert!(start.elapsed() >= SHORT * 2);
-    assert!(!error.settled());
-    assert_eq!(error.limit(), Some(SHORT));
-    assert!(error.elapsed() >= SHORT * 2 && error.overshoot() >= SHORT);
-}
-
-async fn a_grace_does_not_delay_a_future_that_ends() {
-    assert_eq!(Timebox::new(LONG).grace(LONG).run_future_value(async { 7 }).await.unwrap(), 7);
-    let result =
-        Timebox::new(LONG).grace(LONG).run_future(async { Err::<(), _>(Failure::Own("no such row")) });
-    assert!(matches!(result.await, Err(Failure::Own(_))));
-}
-
-async fn an_inner_future_lives_on_within_the_outer_grace() {
-    let value = Timebox::new(LONG).grace(LONG).run_future(async {
-        let outer = token();
-        future::timeout(LONG, async {
-            outer.cancel();
-            token().cancelled().await;
-            yield_now().await;
-            Ok::<_, TimeoutError>("rolled back")
-        })
-        .await
-    });
-    assert_eq!(value.await.unwrap(), "rolled back");
-}
-
-async fn without_a_grace_an_inner_future_ends_with_the_outer_scope() {
-    let outer = Timebox::new(LONG).label("outer").run_future_value(async {
-        let outer = token();
-        let inner = future::timeout_value(LONG, async {
-            outer.cancel();
-            pending::<()>().await;
-        });
-        // The body sees a typed error where it awaits.
-        let error = inner.await.unwrap_err();
-        assert!(!error.settled());
-        error
-    });
-    assert_eq!(outer.await.unwrap().label(), Some("outer"));
-}
-
-async fn a_shield_is_polled_on_without_a_grace() {
-    let mut cleaned = false;
-    let error = future::timeout(SHORT, async {
-        future::shield(LONG, async {
-            future::sleep(SHORT * 2).await.unwrap();
-            assert!(checkpoint().is_ok() && remaining() > Some(LONG / 2));
-            cleaned = true;
-        })
-        .await;
-        checkpoint()
-    })
-    .await
-    .unwrap_err();
-    assert!(cleaned);
-    assert!(error.settled());
-    assert_eq!(error.limit(), Some(SHORT));
-}
-
-async fn after_a_shield_the_future_is_cut_off() {
-    let error = future::timeout_value(SHORT, async {
-        let value = future::shield(LONG, async {
-            future::sleep(SHORT * 2).await.unwrap();
-            7
-        });
-        assert_eq!(value.await, 7);
-        pending::<()>().await;
-    })
-    .await
-    .unwrap_err();
-    assert!(!error.settled());
-}
-
-async fn a_shield_holds_up_to_its_max() {
-    let start = Instant::now();
-    let error = future::timeout_value(SHORT, future::shield(SHORT * 3, pending::<()>())).await.unwrap_err();
-    assert!(start.elapsed() >= SHORT * 3);
-    assert!(!error.settled());
-    assert_eq!(error.limit(), Some(SHORT));
-}
-
-async fn a_shield_is_a_scope_of_its_own() {
-    future::timeout_value(LONG, async {
-        let outer = token();
-        let error = future::shield(SHORT, future::sleep(LONG)).await.unwrap_err();
-        assert_eq!(error.limit(), Some(SHORT));
-        future::shield(LONG, async {
-            outer.cancel();
-            yield_now().await;
-            assert!(checkpoint().is_ok() && !token().is_cancelled() && outer.is_cancelled());
-            future::timeout_value(LONG, yield_now()).await.unwrap();
-        })
-        .await;
-        assert!(checkpoint().is_err());
-    })
-    .await
-    .unwrap();
-    let error = future::shield(SHORT, future::timeout(LONG, future::sleep(LONG))).await.unwrap_err();
-    assert_eq!(error.limit(), Some(SHORT));
-}
-
-async fn hooks_outside_a_shield_wait_until_it_is_left() {
-    let fired = Arc::new(AtomicU32::new(0));
-    let count = Arc::clone(&fired);
-    let run = Timebox::new(LONG).grace(LONG).run_future_value(async {
-        let outer = token();
-        let _registration = on_cancel(Hook::inline(move || count.fetch_add(1, SeqCst)));
-        future::shield(LONG, async {
-            outer.cancel();
-            for _ in 0..3 {
-                yield_now().await;
-                let_the_watchdog_pass();
-                assert_eq!(fired.load(SeqCst), 0);
-            }
-        })
-        .await;
-        yield_now().await;
-        wait_for("the hook", || fired.load(SeqCst) == 1);
-    });
-    run.await.unwrap();
 }
 
 async fn an_interruptible_future_has_four_results() {

@@ -30,7 +30,10 @@ fn poll_once<F: Future + ?Sized>(future: &mut Pin<Box<F>>) -> Poll<F::Output> {
 }
 
 /// Writes down what is ambient when it is dropped.
-struct OnDrop(Arc<Mutex<Option<(Deadline, bool, Option<String>)>>>);
+struct OnDrop(Arc<Mutex<Option<Ambient>>>);
+
+/// The deadline, whether it is over, and the label of the scope that is.
+type Ambient = (Deadline, bool, Option<String>);
 
 impl Drop for OnDrop {
     fn drop(&mut self) {
@@ -117,7 +120,7 @@ async fn a_future_that_was_never_polled_does_nothing() {
     let held = Arc::new(());
     let inside = Arc::clone(&held);
     let never = future::timeout_value(SHORT, async move {
-        let _inside = inside;
+        drop(inside);
         unreachable!("not polled")
     });
     drop(never);
@@ -226,6 +229,23 @@ fn the_error_names_the_surroundings_of_the_poll_that_failed() {
             assert!(error.chain().all(|scope| scope.label() != Some("first")));
         })
         .unwrap();
+}
+
+#[test]
+fn a_future_moved_out_of_a_cancelled_scope_loses_its_end_too() {
+    let mut inner = Box::pin(future::timeout(LONG, async {
+        yield_now().await;
+        checkpoint()
+    }));
+    with_timeout(LONG, |outer| {
+        assert!(poll_once(&mut inner).is_pending());
+        // While it is beneath, but not polled any more before it is moved.
+        outer.token().cancel();
+        Ok::<_, TimeoutError>(())
+    })
+    .unwrap();
+    let Poll::Ready(result) = poll_once(&mut inner) else { unreachable!("it ends in its second poll") };
+    result.unwrap();
 }
 
 #[test]

@@ -43,6 +43,8 @@ on_each_runtime!(
     a_dropped_future_leaves_its_quota,
     errors_convert_and_tell_their_story,
     the_methods_of_futures_do_the_same,
+    the_chain_lists_async_scopes_and_what_is_around_them,
+    reserve_leaves_the_outer_future_time,
 );
 
 async fn a_ready_value_is_returned() {
@@ -70,11 +72,11 @@ async fn a_pending_future_expires_and_was_cut_off() {
 
 async fn a_busy_future_expires() {
     let busy = async {
-        loop {
+        while deadline() != Deadline::NEVER {
             yield_now().await;
         }
     };
-    let error: TimeoutError = future::timeout_value(SHORT, busy).await.map(|()| ()).unwrap_err();
+    let error = future::timeout_value(SHORT, busy).await.unwrap_err();
     assert!(error.is_timeout() && !error.settled());
 }
 
@@ -356,6 +358,32 @@ async fn errors_convert_and_tell_their_story() {
         Ok::<_, io::Error>(())
     });
     assert_eq!(cut_off.await.unwrap_err().kind(), io::ErrorKind::TimedOut);
+}
+
+async fn the_chain_lists_async_scopes_and_what_is_around_them() {
+    let inner = Timebox::new(LONG).label("inner").run_future(async {
+        token().cancel();
+        checkpoint()
+    });
+    let outer = Timebox::new(LONG).label("outer").run_future(inner);
+    let error = timebox::with_timeout(LONG, |_| pollster::block_on(outer)).unwrap_err();
+    let labels: Vec<_> = error.chain().map(timebox::ScopeInfo::label).collect();
+    assert_eq!(labels, [Some("inner"), Some("outer"), None]);
+    assert_eq!(error.label(), Some("inner"));
+}
+
+async fn reserve_leaves_the_outer_future_time() {
+    future::timeout(LONG, async {
+        let outer = deadline();
+        let inner =
+            Timebox::new(Limit::NONE).reserve(LONG / 4).run_future_value(async { deadline() }).await?;
+        assert!(inner < outer);
+        let error = Timebox::new(LONG).reserve(LONG * 2).run_future_value(async {}).await.unwrap_err();
+        assert!(!error.started());
+        checkpoint()
+    })
+    .await
+    .unwrap();
 }
 
 async fn the_methods_of_futures_do_the_same() {

@@ -98,6 +98,26 @@ fn a_call_that_fails_after_its_hook_fired_is_the_expiry() {
 }
 
 #[test]
+fn where_it_was_interrupted_is_the_interruptible_call() {
+    bounded(|| {
+        let (fired, wait) = channel();
+        let error = with_timeout(LONG, |scope| {
+            let call = || {
+                scope.token().cancel();
+                next(&wait);
+                Err::<(), _>("interrupted")
+            };
+            let line = line!() + 1;
+            let error = scope.interruptible(move || fired.send(()), call).unwrap_err();
+            assert_eq!((error.interrupted_at().file(), error.interrupted_at().line()), (file!(), line));
+            Err::<(), _>(error)
+        })
+        .unwrap_err();
+        assert_ne!(error.interrupted_at(), error.location());
+    });
+}
+
+#[test]
 fn a_spoilt_success_is_the_expiry_without_a_source() {
     bounded(|| {
         let (fired, wait) = channel();
@@ -296,14 +316,8 @@ fn a_blocked_write_is_an_expiry_with_its_error_as_source() {
         let (near, _far) = connection();
         let block = vec![0; 1 << 20];
         // The peer reads nothing, so the buffers fill and a write blocks.
-        let error = interrupted(shutdown(&near), || {
-            loop {
-                if let Err(error) = (&near).write_all(&block) {
-                    return Err::<(), _>(error);
-                }
-            }
-        })
-        .unwrap_err();
+        let fill = || (0..).try_for_each(|_| (&near).write_all(&block));
+        let error = interrupted(shutdown(&near), fill).unwrap_err();
         let source = error.source().unwrap().downcast_ref::<io::Error>().unwrap();
         assert_ne!(source.kind(), io::ErrorKind::Interrupted);
     });

@@ -3,6 +3,7 @@
 mod runtimes;
 mod support;
 
+mod async_grace;
 mod async_interrupt;
 mod async_moves;
 mod async_trouble;
@@ -10,6 +11,7 @@ mod asynchronous;
 mod autotraits;
 mod entry;
 mod error;
+mod hammer;
 mod hooks;
 mod interruptible;
 mod layering;

@@ -12,6 +12,7 @@ use timebox::{
 use crate::support::{Failure, LONG, SHORT, outlast, wait_for};
 
 /// A fallback that must not be taken.
+#[expect(clippy::needless_pass_by_value, reason = "as fallbacks are called")]
 fn no_fallback<T>(error: TimeoutError) -> Result<T, Failure> {
     unreachable!("no fallback for: {error}")
 }
@@ -174,6 +175,22 @@ fn an_error_raised_by_an_interruptible_call_falls_back() {
         },
         |timed_out| {
             assert_eq!(std::error::Error::source(&timed_out).unwrap().to_string(), "stopped");
+            Ok(7)
+        },
+    );
+    assert_eq!(answer.unwrap(), 7);
+}
+
+#[test]
+fn an_error_raised_on_another_thread_that_names_this_scope_falls_back() {
+    let answer = Timebox::new(SHORT).run_or_else(
+        |scope| {
+            let handle = scope.handle();
+            std::thread::spawn(move || handle.enter(LONG, |inner| inner.sleep(LONG))).join().unwrap()?;
+            Ok::<_, Failure>(0)
+        },
+        |timed_out| {
+            assert_eq!(timed_out.limit(), Some(SHORT));
             Ok(7)
         },
     );

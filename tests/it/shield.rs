@@ -96,7 +96,7 @@ fn inside_a_shield_the_outer_scope_and_token_answer_for_themselves() {
 #[test]
 fn a_shield_returns_what_its_closure_returns() {
     assert_eq!(shield(LONG, || 7), 7);
-    assert_eq!(shield(SHORT, || sleep(LONG).is_err()), true);
+    assert!(shield(SHORT, || sleep(LONG).is_err()));
     with_timeout(LONG, |scope| {
         assert_eq!(scope.shield(LONG, || "seven"), "seven");
         Ok::<_, TimeoutError>(())

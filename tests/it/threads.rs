@@ -336,7 +336,7 @@ fn what_a_thread_runs_while_a_scope_is_open_runs_inside_it() {
             let (left, right) = rayon::join(deadline, deadline);
             assert_eq!((left, right), (scope.deadline(), scope.deadline()));
             // ... unless the job is entered by a handle of its own.
-            let (_, right) =
+            let ((), right) =
                 rayon::join(|| (), || root.enter(Limit::NONE, |_| Ok::<_, TimeoutError>(deadline())));
             assert_eq!(right.unwrap(), Deadline::NEVER);
             Ok::<_, TimeoutError>(())

@@ -183,15 +183,15 @@ fn cancelled_is_ready_once_the_token_is() {
 #[test]
 fn cancelled_is_pending_before_and_wakes_its_task() {
     let token = CancellationToken::new();
-    let wakes = Arc::new(Count::default());
-    let waker = Waker::from(Arc::clone(&wakes));
+    let woken = Arc::new(Count::default());
+    let waker = Waker::from(Arc::clone(&woken));
     let mut context = Context::from_waker(&waker);
     let mut cancelled = pin!(token.cancelled());
     assert!(cancelled.as_mut().poll(&mut context).is_pending());
     assert!(cancelled.as_mut().poll(&mut context).is_pending());
-    assert_eq!(wakes.0.load(SeqCst), 0);
+    assert_eq!(woken.0.load(SeqCst), 0);
     token.cancel();
-    crate::support::wait_for("the wake", || wakes.0.load(SeqCst) > 0);
+    crate::support::wait_for("the wake", || woken.0.load(SeqCst) > 0);
     assert!(cancelled.as_mut().poll(&mut context).is_ready());
 }
 
@@ -212,16 +212,16 @@ fn the_last_waker_is_the_one_that_is_woken() {
 #[test]
 fn a_dropped_wait_is_not_woken() {
     let token = CancellationToken::new();
-    let wakes = Arc::new(Count::default());
+    let woken = Arc::new(Count::default());
     {
-        let waker = Waker::from(Arc::clone(&wakes));
+        let waker = Waker::from(Arc::clone(&woken));
         let mut cancelled = pin!(token.cancelled());
         assert!(cancelled.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
     }
-    assert_eq!(Arc::strong_count(&wakes), 1);
+    assert_eq!(Arc::strong_count(&woken), 1);
     token.cancel();
     let_the_watchdog_pass();
-    assert_eq!(wakes.0.load(SeqCst), 0);
+    assert_eq!(woken.0.load(SeqCst), 0);
 }
 
 #[test]
@@ -325,7 +325,7 @@ fn cancelling_while_others_make_children_misses_none() {
     }
 }
 
-/// Counts its wakes.
+/// Counts its woken.
 #[derive(Default)]
 struct Count(AtomicU32);
 

@@ -259,6 +259,41 @@ fn a_token_told_to_a_thousand_scopes_keeps_none_of_them() {
 }
 
 #[test]
+fn a_scope_may_be_told_of_several_tokens() {
+    let tokens = [CancellationToken::new(), CancellationToken::new()];
+    for (index, reason) in ["first", "second"].into_iter().enumerate() {
+        let tokens = tokens.each_ref().map(|token| token.child_token());
+        let error = Timebox::new(LONG)
+            .cancel_on(&tokens[0])
+            .cancel_on(&tokens[1])
+            .run(|_| {
+                tokens[index].cancel_with(reason);
+                checkpoint()
+            })
+            .unwrap_err();
+        assert_eq!(error.reason(), Some(reason));
+    }
+}
+
+#[test]
+fn what_has_been_seen_to_be_over_is_over_for_everybody() {
+    for _ in 0..200 {
+        with_timeout(Duration::from_micros(100), |scope| {
+            while !scope.deadline().has_passed() {
+                std::hint::spin_loop();
+            }
+            let other = CancellationToken::new();
+            assert!(scope.sleep(LONG).is_err());
+            // Questions to others in between, which look at the clock themselves now and then.
+            assert!(!other.is_cancelled() && scope.is_expired() && !other.is_cancelled());
+            assert!(scope.token().is_cancelled() && checkpoint().is_err());
+            Ok::<_, TimeoutError>(())
+        })
+        .unwrap();
+    }
+}
+
+#[test]
 fn what_comes_first_of_deadline_and_token_is_the_cause() {
     let token = CancellationToken::new();
     Timebox::new(SHORT)

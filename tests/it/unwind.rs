@@ -114,13 +114,13 @@ fn unwinding_shows_no_panic_message() {
 
 #[test]
 fn unwinding_runs_the_destructors_on_its_way() {
-    let dropped = Cell::new(0);
     struct Count<'a>(&'a Cell<u32>);
     impl Drop for Count<'_> {
         fn drop(&mut self) {
             self.0.set(self.0.get() + 1);
         }
     }
+    let dropped = Cell::new(0);
     timeout_value(SHORT, || {
         let _one = Count(&dropped);
         let _two = Count(&dropped);
@@ -178,6 +178,33 @@ fn on_another_thread_it_is_caught_where_the_handle_was_entered() {
         })
         .unwrap();
     });
+}
+
+#[test]
+fn through_a_handle_it_reaches_the_scope_that_is_over_on_this_stack() {
+    let error = with_timeout(LONG, |over| -> timebox::Result<()> {
+        let _ = over.handle().enter(LONG, |_| -> timebox::Result<()> {
+            over.token().cancel_with("enough");
+            checkpoint_or_unwind();
+            unreachable!("unwound")
+        });
+        unreachable!("unwound through")
+    })
+    .unwrap_err();
+    assert_eq!(error.reason(), Some("enough"));
+}
+
+#[test]
+fn a_panic_out_of_a_handles_scope_leaves_the_threads_own_as_they_were() {
+    let root = handle();
+    with_timeout(LONG, |outer| {
+        let entered =
+            || root.enter(SHORT, |_| -> timebox::Result<()> { panic!("as it should, in this test") });
+        assert!(catch_unwind(AssertUnwindSafe(entered)).unwrap_err().is::<&str>());
+        assert_eq!(deadline(), outer.deadline());
+        outer.checkpoint()
+    })
+    .unwrap();
 }
 
 #[test]
@@ -246,7 +273,7 @@ fn a_swallowed_unwinding_comes_again_at_the_next_checkpoint() {
             swallowed.set(swallowed.get() + 1);
             assert!(checkpoint().is_err());
         }
-        spin()
+        spin();
     })
     .unwrap_err();
     assert!(error.is_timeout());
@@ -267,7 +294,7 @@ fn it_poisons_a_std_mutex() {
     let mutex = Mutex::new(());
     timeout_value(SHORT, || {
         let _guard = mutex.lock();
-        spin()
+        spin();
     })
     .unwrap_err();
     assert!(mutex.is_poisoned());
