@@ -505,7 +505,8 @@ impl Scope {
     pub(super) fn catcher(&self, error: &TimeoutError) -> Option<&Scope> {
         let over = error.scope().get();
         let mut polled = false;
-        let mut hidden = false;
+        let mut over_is_shield = false;
+        let mut boundary = None;
         let mut outermost = None;
         for scope in self.stack() {
             // Beyond the poll lies an executor: foreign frames.
@@ -513,17 +514,22 @@ impl Scope {
                 break;
             }
             polled |= scope.kind.is_polled();
+            let is_over = scope.id.get() == over;
             if scope.kind.is_shield() {
                 // Its result is its closure's: the scope around it must stop an unwinding.
-                hidden = true;
+                over_is_shield |= is_over;
                 continue;
             }
+            if is_over || over_is_shield {
+                return Some(scope);
+            }
             outermost = Some(scope);
-            if hidden || scope.id.get() == over || scope.kind.is_entered() {
-                break;
+            if scope.kind.is_entered() && boundary.is_none() {
+                boundary = Some(scope);
             }
         }
-        outermost
+        // It is not on this stack: another thread's, or another poll's.
+        boundary.or(outermost)
     }
 }
 
