@@ -8,7 +8,7 @@ use crate::time::NEVER;
 use crate::token::node::Node;
 use crate::watchdog::{self, Target, Timer};
 
-/// Wakes a task at a time, and when a node is over. Dropping it takes both back.
+/// Wakes a task at a time, and when a node is over. Its owner takes both back with [`clear`](Alert::clear).
 #[derive(Debug, Default)]
 pub(super) struct Alert {
     timer: Option<(u64, Timer)>,
@@ -51,18 +51,11 @@ impl Alert {
         {
             return node.update_waker(waiting.key, waker);
         }
-        self.leave();
+        self.waiting = None;
         let Some(node) = node else { return true };
         let Some(key) = node.add_waker(waker) else { return !node.is_over() };
         self.waiting = Some(Box::new(Waiting { node: Arc::clone(node), key }));
         true
-    }
-
-    #[cold]
-    fn leave(&mut self) {
-        if let Some(waiting) = self.waiting.take() {
-            waiting.node.remove_waker(waiting.key);
-        }
     }
 
     /// Wakes the task when `scope` is over, or at `own` if that is earlier than the scope's deadline. What the scope
@@ -87,20 +80,19 @@ impl Alert {
 
 impl Alert {
     /// Takes everything back.
-    #[inline]
+    #[inline(always)]
     pub(super) fn clear(&mut self) {
         if let Some((_, timer)) = self.timer.take() {
             watchdog::global().cancel(timer);
         }
         if self.waiting.is_some() {
-            self.leave();
+            self.waiting = None;
         }
     }
 }
 
-impl Drop for Alert {
-    #[inline]
+impl Drop for Waiting {
     fn drop(&mut self) {
-        self.clear();
+        self.node.remove_waker(self.key);
     }
 }

@@ -68,13 +68,12 @@ impl<F: Future> Scoped<F> {
                         Poll::Pending => return,
                     },
                 }
+                alert.clear();
                 // Inside its scope.
                 future.set(None);
-                alert.clear();
             });
             if let Err(unwound) = opened {
-                drop_inside(polled, future);
-                alert.clear();
+                drop_inside(polled, alert, future);
                 poll = Poll::Ready(failed(unwound));
             }
             poll
@@ -133,14 +132,16 @@ impl<F> PinnedDrop for Scoped<F> {
         let this = self.project();
         // One that was never polled has no scope yet, one that is done none any more.
         if this.future.is_some() && this.polled.is_entered() {
-            drop_inside(this.polled, this.future);
+            drop_inside(this.polled, this.alert, this.future);
         }
     }
 }
 
 /// Drops a future that is not done inside its scope.
 #[cold]
-fn drop_inside<F>(polled: &mut Polled, mut future: Pin<&mut Option<F>>) {
+fn drop_inside<F>(polled: &mut Polled, alert: &mut Alert, mut future: Pin<&mut Option<F>>) {
+    // First, since the drop may panic.
+    alert.clear();
     // An unwinding in there that ends here has nobody to tell any more.
     let _ = Thread::with(|thread| polled.open(thread, ptr::null(), true, |_| future.set(None)));
 }

@@ -72,3 +72,9 @@ impl Future for Sleep {
         })
     }
 }
+
+impl Drop for Sleep {
+    fn drop(&mut self) {
+        self.alert.clear();
+    }
+}

@@ -56,11 +56,16 @@ impl<T> Queue<T> {
             self.entries.push(Entry { target: None, at: FREE, version: 0 });
             (self.entries.len() - 1) as u32
         });
+        let at = self.heap.len();
+        self.heap.push((deadline, index));
         let entry = &mut self.entries[index as usize];
         entry.target = Some(target);
+        entry.at = at as u32;
         let version = entry.version;
-        self.heap.push((deadline, index));
-        self.up(self.heap.len() - 1);
+        // Most come later than all before.
+        if at > 0 && deadline < self.heap[(at - 1) / ARITY].0 {
+            self.up(at);
+        }
         Place { index, version }
     }
 
