@@ -32,7 +32,7 @@ struct Rest {
     /// Made on demand; kept from poll to poll.
     node: Option<Arc<Node>>,
     /// Left with the scope.
-    _spending: Option<Spending>,
+    spending: Option<Spending>,
 }
 
 impl Polled {
@@ -123,7 +123,7 @@ impl Polled {
 impl Rest {
     #[cold]
     fn boxed(limit: Limit, extras: Option<Extras>, terms: Option<Terms>) -> Box<Self> {
-        Box::new(Self { limit, extras, terms, node: None, _spending: None })
+        Box::new(Self { limit, extras, terms, node: None, spending: None })
     }
 
     #[cold]
@@ -141,7 +141,7 @@ impl Rest {
             admit(thread, &self.limit, extras, location, kind, around)?;
         self.terms = Some(terms);
         self.node = node;
-        self._spending = spending;
+        self.spending = spending;
         Ok(terms)
     }
 
@@ -170,6 +170,7 @@ impl Drop for Rest {
         if let Some(node) = &self.node {
             node.close();
         }
+        drop(self.spending.take());
     }
 }
 
