@@ -15,7 +15,7 @@ use crate::time::clock;
 use crate::token::Hook;
 use crate::token::hook::{Entry, Unsaid};
 use crate::token::node::Node;
-use crate::token::trail::{Circumstances, Trail};
+use crate::token::trail::{Circumstances, Step, Trail};
 use crate::watchdog::slots::Thread;
 
 /// Polls a future that looks at no scope, with a hook that interrupts it once the scope around it is over.
@@ -183,7 +183,7 @@ where
                     Some(scope) if Arc::ptr_eq(scope.node(), last) => scope.error(how),
                     // It has been carried out of the surroundings that made it fire.
                     _ => {
-                        let mut trail = Trail::from(last.step(now), now);
+                        let mut trail = Trail::from(Step::of(last, now), now);
                         last.parent().iter().for_each(|parent| trail.add_nodes(parent, now));
                         trail.into_error(how)
                     }

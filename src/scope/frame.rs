@@ -439,7 +439,7 @@ impl Scope {
         for scope in self.visible() {
             steps.push((scope.own, scope.cause, scope.step(now)));
             if let Some(node) = scope.entered_from() {
-                node.walk(|node| steps.push((node.deadline, node.cause, node.step(now))));
+                node.walk(|node| steps.push((node.deadline, node.cause, Step::of(node, now))));
             }
         }
         let earliest = steps.iter().map(|step| step.0).min();

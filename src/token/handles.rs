@@ -12,7 +12,7 @@ use pin_project::{pin_project, pinned_drop};
 use super::hook::Hook;
 use super::node::Node;
 use super::registration::Registration;
-use super::trail::{Circumstances, Trail};
+use super::trail::{Circumstances, Step, Trail};
 use crate::error::{Cause, ScopeId, ScopeInfo, TimeoutError};
 use crate::time::{NEVER, clock};
 use crate::watchdog;
@@ -142,7 +142,7 @@ impl CancellationToken {
         if !over {
             return None;
         }
-        let mut trail = Trail::from(self.node.step(now), now);
+        let mut trail = Trail::from(Step::of(&self.node, now), now);
         if let Some(parent) = self.node.parent() {
             trail.add_nodes(&parent, now);
         }

@@ -11,7 +11,7 @@ use crate::error::{Cause, ScopeId, ScopeInfo};
 use crate::sync::mutants::Mutant;
 use crate::time::NEVER;
 use crate::watchdog::global;
-use crate::watchdog::model::{explore, pass_time, run_out, timers};
+use crate::watchdog::model::{explore, models, pass_time, run_out, timers};
 
 fn node(parent: Option<&Arc<Node>>, deadline: u64) -> Arc<Node> {
     let location = std::panic::Location::caller();
@@ -176,17 +176,6 @@ fn cancel_while_a_child_moves() {
     mover.join().unwrap();
     assert!(child.is_over());
     assert!(!old.is_over());
-}
-
-macro_rules! models {
-    ($($(#[$meta:meta])* $name:ident: $body:ident $(, $mutant:ident)?;)*) => {$(
-        #[test]
-        $(#[$meta])*
-        fn $name() {
-            let mutant: Option<Mutant> = None $(.or(Some(Mutant::$mutant)))?;
-            explore(mutant, $body);
-        }
-    )*};
 }
 
 models! {

@@ -26,7 +26,6 @@ use std::task::Waker;
 use slab::Slab;
 
 use super::hook::Entry;
-use super::trail::Step;
 use crate::error::{Cause, ScopeInfo, TimeoutError};
 use crate::sync::callback::drop_quietly;
 use crate::sync::{AtomicBool, ForkMutex, Ordering};
@@ -165,12 +164,6 @@ impl Node {
             _ if self.deadline <= now => Some(End { cause: self.cause, at: self.deadline, reason: None }),
             told => told,
         }
-    }
-
-    /// This node as a step of a trail.
-    pub(crate) fn step(self: &Arc<Self>, now: u64) -> Step {
-        let node = Some(Arc::clone(self));
-        Step { info: self.info.clone(), entered: self.entered, end: self.end(now), node }
     }
 
     /// Calls `visit` with this node and those around it, innermost first.

@@ -31,6 +31,13 @@ pub(crate) struct Step {
     pub(crate) node: Option<Arc<Node>>,
 }
 
+impl Step {
+    pub(crate) fn of(node: &Arc<Node>, now: u64) -> Self {
+        let (info, end) = (node.info.clone(), node.end(now));
+        Self { info, entered: node.entered, end, node: Some(Arc::clone(node)) }
+    }
+}
+
 /// The circumstances of an interruption.
 pub(crate) struct Circumstances {
     pub(crate) now: u64,
@@ -71,7 +78,7 @@ impl Trail {
 
     /// Adds a node and those around it.
     pub(crate) fn add_nodes(&mut self, node: &Arc<Node>, now: u64) {
-        node.walk(|node| self.add(node.step(now)));
+        node.walk(|node| self.add(Step::of(node, now)));
     }
 
     /// The error that is raised here.

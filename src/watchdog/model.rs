@@ -128,6 +128,7 @@ fn an_arm_while_the_watchdog_ends() {
     run_out(dog);
 }
 
+/// One test for each model, with a mutant if it is to fail.
 macro_rules! models {
     ($($(#[$meta:meta])* $name:ident: $body:ident $(, $mutant:ident)?;)*) => {$(
         #[test]
@@ -138,6 +139,8 @@ macro_rules! models {
         }
     )*};
 }
+
+pub(crate) use models;
 
 models! {
     an_earlier_arm_is_noticed: an_earlier_arm;
