@@ -10,6 +10,7 @@ mod ours;
 #[allow(dead_code, reason = "shared by the benches, each of which uses its part")]
 mod peers;
 
+use measure::queue::Round;
 use measure::{Case, Plan, Series, pinned, queue};
 use std::future::{Future, pending};
 use std::process::ExitCode;
@@ -173,34 +174,51 @@ fn threads(plan: Plan, runs: usize) -> Figure {
     }
 }
 
+/// A queue that has never been full is quicker than one whose places have come back in random order: both count.
 fn million(measuring: bool, runs: usize) -> Vec<Figure> {
     let n = queue::count(measuring);
     let rounds = if measuring { 3 } else { 1 };
     let runtime = peers::runtime();
     let _entered = runtime.enter();
-    // Once, before the others: the queue keeps its room, so a second time it would not grow.
-    let bytes = vec![queue::bytes(n, queue_timer)];
-    let measured: Vec<_> =
+    let first = queue::in_turn(1, n, queue_timer, tokio::time::sleep);
+    let later: Vec<_> =
         (0..runs).map(|_| queue::in_turn(rounds, n, queue_timer, tokio::time::sleep)).collect();
     if measuring {
-        for [ours, theirs] in &measured {
-            println!(
-                "{n} timers, ns: arm {:.0}, tokio {:.0}; random cancel {:.0}, tokio {:.0}",
-                ours.0, theirs.0, ours.1, theirs.1
-            );
+        println!("| {n} timers, ns | arm | tokio | random cancel | tokio |\n|---|---|---|---|---|");
+        for (i, [ours, theirs]) in std::iter::once(&first).chain(&later).enumerate() {
+            let name = if i == 0 { "the first".to_owned() } else { format!("run {i}") };
+            let Round { arm, cancel, .. } = ours;
+            println!("| {name} | {arm:.0} | {:.0} | {cancel:.0} | {:.0} |", theirs.arm, theirs.cancel);
         }
         println!();
     }
+    let ratios = |rounds: &[[Round; 2]], of: fn(&Round) -> f64| -> Vec<f64> {
+        rounds.iter().map(|[ours, theirs]| of(ours) / of(theirs)).collect()
+    };
     vec![
-        Figure { what: format!("{n} timers: bytes each in the queue"), runs: bytes, target: QUEUE_BYTES },
         Figure {
-            what: format!("{n} timers: arm / tokio's `Sleep`"),
-            runs: measured.iter().map(|[ours, theirs]| ours.0 / theirs.0).collect(),
+            what: format!("{n} timers: bytes each in the queue"),
+            runs: vec![first[0].bytes],
+            target: QUEUE_BYTES,
+        },
+        Figure {
+            what: format!("{n} timers, the first: arm / tokio's `Sleep`"),
+            runs: ratios(&[first], |round| round.arm),
             target: QUEUE_ARM,
         },
         Figure {
-            what: format!("{n} timers: random cancel / tokio's `Sleep`"),
-            runs: measured.iter().map(|[ours, theirs]| ours.1 / theirs.1).collect(),
+            what: format!("{n} timers, later ones: arm / tokio's `Sleep`"),
+            runs: ratios(&later, |round| round.arm),
+            target: QUEUE_ARM,
+        },
+        Figure {
+            what: format!("{n} timers, the first: random cancel / tokio's `Sleep`"),
+            runs: ratios(&[first], |round| round.cancel),
+            target: QUEUE_CANCEL,
+        },
+        Figure {
+            what: format!("{n} timers, later ones: random cancel / tokio's `Sleep`"),
+            runs: ratios(&later, |round| round.cancel),
             target: QUEUE_CANCEL,
         },
     ]

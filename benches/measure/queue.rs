@@ -45,52 +45,62 @@ impl<F: Future> Timers<F> {
     }
 }
 
-/// How long it takes to make and arm `n` timers, and to cancel them in random order.
-pub(crate) fn arm_and_cancel<F: Future>(n: usize, make: impl Fn(Duration) -> F) -> (Duration, Duration) {
+/// What a round has cost, per timer.
+#[derive(Clone, Copy)]
+pub(crate) struct Round {
+    /// Nanoseconds to make and arm one.
+    pub(crate) arm: f64,
+    /// Nanoseconds to cancel one.
+    pub(crate) cancel: f64,
+    /// Bytes that the heap has grown by, which the futures themselves are not on.
+    pub(crate) bytes: f64,
+}
+
+/// Makes and arms `n` timers, and cancels them in random order.
+pub(crate) fn round<F: Future>(n: usize, make: impl Fn(Duration) -> F) -> Round {
     let mut context = Context::from_waker(Waker::noop());
     let mut timers = Timers::room_for(n);
     let order = shuffled(n);
-    let start = Instant::now();
-    for i in 0..n {
-        timers.make(i, &make);
-        timers.arm(i, &mut context);
-    }
-    let arm = start.elapsed();
+    let mut arm = Duration::ZERO;
+    let bytes = grown_by(|| {
+        let start = Instant::now();
+        for i in 0..n {
+            timers.make(i, &make);
+            timers.arm(i, &mut context);
+        }
+        arm = start.elapsed();
+    });
     let start = Instant::now();
     for i in order {
         timers.cancel(i);
     }
-    (arm, start.elapsed())
+    let cancel = start.elapsed();
+    let bytes = as_f64(u64::try_from(bytes).unwrap_or(0));
+    Round { arm: per(arm, n as u64), cancel: per(cancel, n as u64), bytes: bytes / as_f64(n as u64) }
 }
 
-/// Bytes per timer that arming `n` of them adds to the heap, beside the futures themselves.
-pub(crate) fn bytes<F: Future>(n: usize, make: impl Fn(Duration) -> F) -> f64 {
-    let mut context = Context::from_waker(Waker::noop());
-    let mut timers = Timers::room_for(n);
-    (0..n).for_each(|i| timers.make(i, &make));
-    let grown = grown_by(|| (0..n).for_each(|i| timers.arm(i, &mut context)));
-    as_f64(u64::try_from(grown).unwrap_or(0)) / as_f64(n as u64)
+impl Round {
+    fn least(self, other: Round) -> Round {
+        let Round { arm, cancel, bytes } = self;
+        Round { arm: arm.min(other.arm), cancel: cancel.min(other.cancel), bytes: bytes.max(other.bytes) }
+    }
 }
 
-/// The least of `rounds` rounds of two kinds of timers in turn: (arm, cancel) in nanoseconds per timer, of each.
+/// The least of `rounds` rounds of two kinds of timers in turn.
 pub(crate) fn in_turn<F: Future, G: Future>(
     rounds: usize,
     n: usize,
     ours: impl Fn(Duration) -> F,
     theirs: impl Fn(Duration) -> G,
-) -> [(f64, f64); 2] {
-    let mut least = [(f64::INFINITY, f64::INFINITY); 2];
-    let mut keep = |i: usize, (arm, cancel): (Duration, Duration)| {
-        least[i].0 = least[i].0.min(per(arm, n as u64));
-        least[i].1 = least[i].1.min(per(cancel, n as u64));
-    };
-    for round in 0..rounds {
-        if round % 2 == 0 {
-            keep(0, arm_and_cancel(n, &ours));
-            keep(1, arm_and_cancel(n, &theirs));
+) -> [Round; 2] {
+    let mut least = [round(n, &ours), round(n, &theirs)];
+    for turn in 1..rounds {
+        if turn % 2 == 0 {
+            least[0] = least[0].least(round(n, &ours));
+            least[1] = least[1].least(round(n, &theirs));
         } else {
-            keep(1, arm_and_cancel(n, &theirs));
-            keep(0, arm_and_cancel(n, &ours));
+            least[1] = least[1].least(round(n, &theirs));
+            least[0] = least[0].least(round(n, &ours));
         }
     }
     least

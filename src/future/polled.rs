@@ -110,6 +110,14 @@ impl Polled {
         result.map_err(|payload| caught(&frame, payload))
     }
 
+    /// Leaves the scope, when its future is done: its hooks end.
+    #[inline(always)]
+    pub(super) fn leave(&mut self) {
+        if self.rest.is_some() {
+            self.rest = None;
+        }
+    }
+
     /// Keeps what the scope has acquired in a poll.
     #[cold]
     fn keep(&mut self, node: Arc<Node>) {

@@ -76,6 +76,9 @@ impl<F: Future> Scoped<F> {
                 drop_inside(polled, alert, future);
                 poll = Poll::Ready(failed(unwound));
             }
+            if poll.is_ready() {
+                polled.leave();
+            }
             poll
         })
     }

@@ -28,13 +28,11 @@ impl Registration {
     pub(crate) fn new(node: &Arc<Node>, over: bool, hook: Hook<'static>, scoped: bool) -> Self {
         let entry = Entry::of(hook, Unsaid::Once);
         let key = if over { None } else { node.add_hook(&entry, scoped) };
-        let registration = Self { hook: Some(entry), node: Arc::downgrade(node), key };
-        if key.is_none()
-            && let Some(entry) = &registration.hook
-        {
+        // A node that was lost in a fork takes no hooks either.
+        if key.is_none() && (over || node.is_over()) {
             entry.run();
         }
-        registration
+        Self { hook: Some(entry), node: Arc::downgrade(node), key }
     }
 }
 

@@ -41,6 +41,7 @@ on_each_runtime!(
     a_future_entered_by_handle_ends_with_its_scope,
     a_quota_is_shared_by_futures,
     a_dropped_future_leaves_its_quota,
+    a_future_that_is_done_has_left_its_scope,
     errors_convert_and_tell_their_story,
     the_methods_of_futures_do_the_same,
     the_chain_lists_async_scopes_and_what_is_around_them,
@@ -342,6 +343,24 @@ async fn a_dropped_future_leaves_its_quota() {
     let left = quota.remaining();
     thread::sleep(Duration::from_millis(2));
     assert_eq!(quota.remaining(), left);
+}
+
+async fn a_future_that_is_done_has_left_its_scope() {
+    let quota = Quota::new(LONG);
+    let (fired, hook) = std::sync::mpsc::channel();
+    let kept = std::sync::Mutex::new(None);
+    let mut done = std::pin::pin!(future::timeout_value(&quota, async {
+        std::mem::forget(timebox::on_cancel(move || fired.send(())));
+        *kept.lock().unwrap() = Some(timebox::token());
+    }));
+    done.as_mut().await.unwrap();
+    // The future itself is still there; its scope is not.
+    let left = quota.remaining();
+    thread::sleep(Duration::from_millis(2));
+    assert_eq!(quota.remaining(), left);
+    let token = kept.lock().unwrap().take().unwrap();
+    assert!(token.cancel());
+    assert!(hook.recv().is_err(), "the hook was ended, not fired");
 }
 
 async fn errors_convert_and_tell_their_story() {
