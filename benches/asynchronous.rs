@@ -12,7 +12,7 @@ use criterion::{Criterion, criterion_group, criterion_main};
 fn futures(criterion: &mut Criterion) {
     let mut cases = peers::cases();
     cases.extend(ours::cases());
-    measure::criterion(criterion, cases, &["ready", "pending", "three_pending", "yield"]);
+    measure::criterion(criterion, &cases, &["ready", "pending", "three_pending", "yield"]);
 }
 
 criterion_group!(benches, futures);

@@ -12,7 +12,7 @@ use criterion::{Criterion, criterion_group, criterion_main};
 fn checkpoints(criterion: &mut Criterion) {
     let mut cases = peers::cases();
     cases.extend(ours::cases());
-    measure::criterion(criterion, cases, &["checkpoint"]);
+    measure::criterion(criterion, &cases, &["checkpoint"]);
 }
 
 criterion_group!(benches, checkpoints);

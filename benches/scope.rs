@@ -18,7 +18,7 @@ fn cases() -> Vec<Case> {
 }
 
 fn scopes(criterion: &mut Criterion) {
-    measure::criterion(criterion, cases(), &["scope", "three_same", "three_shrinking"]);
+    measure::criterion(criterion, &cases(), &["scope", "three_same", "three_shrinking"]);
 }
 
 /// One pinned thread, and two at the same time: nanoseconds per scope of each thread.

@@ -1,5 +1,7 @@
 //! What the benches share: named cases, the interleaved rounds, pinned threads, timers by the million.
 
+#![allow(clippy::disallowed_methods)] // a bench reads the clock itself
+
 pub(crate) mod alloc;
 pub(crate) mod pinned;
 pub(crate) mod queue;
@@ -186,7 +188,7 @@ pub(crate) fn as_f64(n: u64) -> f64 {
 }
 
 /// A criterion benchmark of each of the cases in `groups`.
-pub(crate) fn criterion(criterion: &mut criterion::Criterion, cases: Vec<Case>, groups: &[&str]) {
+pub(crate) fn criterion(criterion: &mut criterion::Criterion, cases: &[Case], groups: &[&str]) {
     for &name in groups {
         let mut group = criterion.benchmark_group(name);
         group.warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(2));

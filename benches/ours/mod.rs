@@ -34,9 +34,15 @@ fn scope(limit: u64, body: impl FnOnce() -> Result<u32, TimeoutError>) -> Result
 
 #[inline]
 fn done(result: Result<u32, TimeoutError>) {
-    if result.is_err() {
-        over();
+    if let Err(error) = result {
+        failed(error);
     }
+}
+
+#[cold]
+fn failed(error: TimeoutError) {
+    drop(error);
+    over();
 }
 
 pub(crate) fn cases() -> Vec<Case> {

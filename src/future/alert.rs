@@ -38,6 +38,11 @@ impl Alert {
         }
     }
 
+    /// Whether the task will be woken at some time.
+    pub(super) fn has_timer(&self) -> bool {
+        self.timer.is_some()
+    }
+
     /// Whether the task will be woken at this time.
     #[inline]
     pub(super) fn is_set_for(&self, deadline: u64) -> bool {
@@ -74,7 +79,9 @@ impl Alert {
         if covered || scope.is_none() {
             return self.waiting.is_none() || self.wake_by(None, waker);
         }
-        self.wake_by(scope.and_then(|scope| scope.visible().find_map(Scope::existing_node)), waker)
+        // Whoever waits outside of what a scope polls itself must be told of a cancellation, by a token that may be yet
+        // to be made.
+        self.wake_by(scope.map(Scope::node), waker)
     }
 }
 

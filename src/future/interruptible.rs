@@ -8,13 +8,14 @@ use std::task::{Context, Poll};
 
 use pin_project::pin_project;
 
+use super::shield::Announced;
 use crate::error::TimeoutError;
 use crate::scope::Scope;
 use crate::scope::frame::innermost;
-use crate::time::clock;
+use crate::time::{NEVER, clock};
 use crate::token::Hook;
 use crate::token::hook::{Entry, Unsaid};
-use crate::token::node::Node;
+use crate::token::node::{Node, Tie};
 use crate::token::trail::{Circumstances, Step, Trail};
 use crate::watchdog::slots::Thread;
 
@@ -67,10 +68,11 @@ where
     let future = Phase::Polling(future.into_future());
     Interruptible {
         location: Location::caller(),
-        guard: Guard { hook, place: None, last: None },
+        guard: Guard { hook, place: None, last: None, told: false },
         started: false,
         future,
         done: None,
+        announced: None,
     }
 }
 
@@ -82,6 +84,8 @@ pub struct Interruptible<F: Future> {
     started: bool,
     /// What it came to, while a hook that runs is awaited.
     done: Option<F::Output>,
+    /// Meanwhile the scopes around it do not drop it: a value that is ready wins.
+    announced: Option<Announced>,
     // Before the guard: dropped while its hook can still be fired, as a block's call ends before its hook does.
     #[pin]
     future: Phase<F>,
@@ -100,10 +104,13 @@ struct Guard {
     place: Option<(Arc<Node>, usize)>,
     /// The scope it was registered with last.
     last: Option<Arc<Node>>,
+    /// Whether it was fired because it came to a scope that was over.
+    told: bool,
 }
 
 impl Guard {
-    /// Registers the hook with the scope in which the future is polled now; `false` if that is over.
+    /// Registers the hook with the scope in which the future is polled now; `false` if that is over, and the hook is to
+    /// be fired for it.
     fn follow(&mut self, scope: Option<&Scope>) -> bool {
         let node = scope.map(Scope::node);
         if let (Some((place, _)), Some(node)) = (&self.place, node)
@@ -113,10 +120,13 @@ impl Guard {
         }
         self.leave();
         let Some(node) = node else { return true };
-        self.last = Some(Arc::clone(node));
-        match node.add_hook(&self.hook, true) {
+        // Once it has fired, errors name the scope that made it.
+        if self.hook.fires() == 0 {
+            self.last = Some(Arc::clone(node));
+        }
+        match node.add_hook(&self.hook, Tie::Future) {
             Some(key) => self.place = Some((Arc::clone(node), key)),
-            None => return !node.is_over(),
+            None => return !node.is_over() || std::mem::replace(&mut self.told, true),
         }
         true
     }
@@ -164,9 +174,14 @@ where
                     *this.done = Some(output);
                     this.future.set(Phase::Over);
                 }
-                if this.done.is_none() || this.guard.hook.poll_revoke(cx.waker()).is_pending() {
+                if this.done.is_none() {
                     return Poll::Pending;
                 }
+                if this.guard.hook.poll_revoke(cx.waker()).is_pending() {
+                    this.announced.get_or_insert_with(|| Announced::to_scopes_around(thread, NEVER));
+                    return Poll::Pending;
+                }
+                *this.announced = None;
                 let hook = &this.guard.hook;
                 let (source, last) = match (this.done.take(), &this.guard.last) {
                     (Some(Ok(value)), _) if !hook.has_spoilt() => return Poll::Ready(Ok(Ok(value))),

@@ -176,7 +176,7 @@ impl Rest {
 impl Drop for Rest {
     fn drop(&mut self) {
         if let Some(node) = &self.node {
-            node.close();
+            node.settle();
         }
         drop(self.spending.take());
     }

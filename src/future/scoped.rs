@@ -74,7 +74,10 @@ impl<F: Future> Scoped<F> {
             });
             if let Err(unwound) = opened {
                 drop_inside(polled, alert, future);
-                poll = Poll::Ready(failed(unwound));
+                // One that came from the drop of the future is too late to be the result.
+                if poll.is_pending() {
+                    poll = Poll::Ready(failed(unwound));
+                }
             }
             if poll.is_ready() {
                 polled.leave();
@@ -122,7 +125,11 @@ fn wait_on(
     let shielded = scope.existing_node().map_or(0, |node| node.shielded_until());
     let until = scope.polled_until(now).max(shielded);
     if now < until {
-        alert.wake_at(until, cx.waker());
+        // A scope around it may be over before, and give it less.
+        let around = Some(scope.around()).filter(|&around| around > now);
+        alert.wake_at(around.map_or(until, |around| around.min(until)), cx.waker());
+        let outer = scope.visible_outer().and_then(|outer| outer.visible().find_map(Scope::existing_node));
+        alert.wake_by(outer, cx.waker());
         return Poll::Pending;
     }
     Poll::Ready(scope.error(Circumstances { settled: false, ..Circumstances::at(location, now) }))

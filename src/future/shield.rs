@@ -12,7 +12,7 @@ use pin_project::{pin_project, pinned_drop};
 use super::polled::Polled;
 use crate::scope::frame::{Kind, Terms, innermost};
 use crate::scope::{Scope, Suspended, longest};
-use crate::time::nanos;
+use crate::time::{clock, nanos};
 use crate::token::node::Node;
 use crate::watchdog;
 use crate::watchdog::slots::Thread;
@@ -74,11 +74,11 @@ struct Opened {
     _suspended: Suspended,
 }
 
-/// The scopes around it know that it is pending.
-struct Announced(Vec<(Arc<Node>, usize)>);
+/// Tells the scopes around a place in the same poll that something in them must be polled to its end.
+pub(super) struct Announced(Vec<(Arc<Node>, usize)>);
 
 impl Announced {
-    fn to_scopes_around(thread: &Thread, until: u64) -> Self {
+    pub(super) fn to_scopes_around(thread: &Thread, until: u64) -> Self {
         innermost(thread, |scope| {
             let around = scope.into_iter().flat_map(Scope::polled);
             Self(
@@ -129,7 +129,8 @@ impl<F: Future> Future for Shield<F> {
 impl Opened {
     fn new(thread: &Thread, max: Duration, location: &'static Location<'static>) -> Self {
         let suspended = Suspended::outside(thread);
-        let now = thread.look();
+        let now = clock::now();
+        thread.now.set(now);
         let own = now.saturating_add(nanos(max));
         if max.is_zero() {
             watchdog::global().reach(now);

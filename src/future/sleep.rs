@@ -67,6 +67,10 @@ impl Future for Sleep {
                 {
                     scope.check_by_clock(this.location)?;
                 }
+                // It may be carried out of the scope that would wake it.
+                if !this.alert.has_timer() {
+                    this.alert.wake_at(end, cx.waker());
+                }
                 Poll::Pending
             })
         })

@@ -11,7 +11,7 @@ use crate::sync::callback::lend;
 use crate::time::clock;
 use crate::token::Hook;
 use crate::token::hook::{Entry, Unsaid};
-use crate::token::node::Node;
+use crate::token::node::{Node, Tie};
 use crate::token::trail::Circumstances;
 use crate::watchdog::slots::Thread;
 
@@ -199,7 +199,7 @@ struct Registered<'a> {
 impl<'a> Registered<'a> {
     /// `None` if the node is over.
     fn new(node: &'a Arc<Node>, entry: &'a Arc<Entry>) -> Option<Self> {
-        let key = node.add_hook(entry, true);
+        let key = node.add_hook(entry, Tie::Scope);
         // A node that was lost in a fork takes no hooks; the call is still made.
         (key.is_some() || !node.is_over()).then_some(Self { node, entry, key })
     }

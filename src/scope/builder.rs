@@ -55,7 +55,9 @@ impl Extras {
     }
 
     pub(crate) fn set_raised(&self, error: &TimeoutError) {
-        *lock(&self.raised) = Some(error.clone());
+        let before = lock(&self.raised).replace(error.clone());
+        // It may hold a foreign error: not under the lock.
+        drop(before);
     }
 
     fn take_raised(&self) -> Option<TimeoutError> {

@@ -20,14 +20,15 @@ pub(crate) fn is_over_by_clock(thread: &Thread) -> bool {
     let now = thread.look();
     let expired = thread.deadline.get() <= now;
     if expired {
+        // Level-triggered: what this check saw, the next must not miss, and tokens must not deny.
         watchdog::global().reach(now);
+        innermost(thread, |scope| {
+            if let Some(node) = scope.and_then(|scope| scope.visible().find_map(Scope::existing_node)) {
+                node.expire(now);
+            }
+        });
     }
-    let over = expired || thread.is_flagged();
-    if over {
-        // Level-triggered: the next check must not miss what this one saw.
-        thread.look_again();
-    }
-    over
+    expired || thread.is_flagged()
 }
 
 #[inline(always)]
@@ -219,12 +220,11 @@ impl Scope {
         let expired = self.effective(thread) <= now;
         if expired {
             watchdog::global().reach(now);
+            if let Some(node) = self.visible().find_map(Scope::existing_node) {
+                node.expire(now);
+            }
         }
-        let over = expired || self.is_flagged();
-        if over {
-            thread.look_again();
-        }
-        over
+        expired || self.is_flagged()
     }
 
     fn is_flagged(&self) -> bool {

@@ -64,9 +64,11 @@ pub(super) fn admit_duration(
         }
         let entered = thread.now.get();
         let own = entered.saturating_add(asked);
-        // Subtle: a zero limit comes here only if the outer deadline has passed by a reading of this thread. But who
-        // finds that says so, and then it was over just now.
         if own >= outer {
+            // The thread may have read the clock since, in a shield.
+            if entered >= outer {
+                return Err(refuse_duration(thread, asked, location));
+            }
             return Ok((Terms::measured(own, entered, location, FrameKind::Block), outer));
         }
     }
@@ -123,7 +125,8 @@ pub(crate) fn admit(
 ) -> Result<Admission, TimeoutError> {
     let enabled = is_enabled();
     thread.slot();
-    let now = thread.look();
+    let now = clock::now();
+    thread.now.set(now);
     let outer = match around {
         Around::Thread => thread.deadline.get(),
         Around::Node(node) => node.effective_deadline(),
@@ -145,7 +148,7 @@ pub(crate) fn admit(
 
     // Asked in this order so that the outermost is named, and no time of a quota is spent in vain.
     if outer <= now || flagged {
-        thread.look_again();
+        is_over_by_clock(thread);
         return refuse(&terms, None);
     }
     for token in extras.map_or(&[][..], |extras| &extras.tokens) {

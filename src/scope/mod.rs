@@ -14,6 +14,7 @@ use std::panic::{Location, resume_unwind};
 
 use crate::error::TimeoutError;
 use crate::time::Limit;
+use crate::token::node::Tie;
 use crate::token::{CancellationToken, Hook, Registration};
 use crate::watchdog::slots::Thread;
 
@@ -244,7 +245,7 @@ impl Scope {
 
     fn register(&self, hook: Hook<'static>) -> Registration {
         let over = Thread::with(|thread| self.is_over_by_clock(thread));
-        Registration::new(self.node(), over, hook, true)
+        Registration::new(self.node(), over, hook, Tie::Scope)
     }
 
     /// The token of this scope. It outlives the scope.

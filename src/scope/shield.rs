@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::Scope;
 use super::frame::{self, Kind, Terms, innermost};
-use crate::time::nanos;
+use crate::time::{clock, nanos};
 use crate::token::hook::Entry;
 use crate::watchdog;
 use crate::watchdog::slots::Thread;
@@ -49,7 +49,8 @@ pub fn shield<R>(max: Duration, body: impl FnOnce() -> R) -> R {
     let location = Location::caller();
     Thread::with(|thread| {
         let _suspended = Suspended::outside(thread);
-        let now = thread.look();
+        let now = clock::now();
+        thread.now.set(now);
         let max = longest(max);
         let own = now.saturating_add(nanos(max));
         if max.is_zero() {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use pin_project::{pin_project, pinned_drop};
 
 use super::hook::Hook;
-use super::node::Node;
+use super::node::{Node, Tie};
 use super::registration::Registration;
 use super::trail::{Circumstances, Step, Trail};
 use crate::error::{Cause, ScopeId, ScopeInfo, TimeoutError};
@@ -106,17 +106,13 @@ impl CancellationToken {
     #[cold]
     fn is_over_by_clock(&self) -> bool {
         let now = Thread::with(Thread::look);
-        let over = self.node.effective_deadline() <= now;
-        if over {
-            Thread::with(Thread::look_again);
-            watchdog::global().reach(now);
-        }
-        over
+        // From then on it says so without the clock.
+        self.node.expire(now)
     }
 
     /// Why it is over; `None` if it is not. Of several causes that of the outermost token or scope.
     pub fn cause(&self) -> Option<Cause> {
-        Some(self.error(Location::caller())?.cause())
+        Some(self.trail(clock::now())?.cause())
     }
 
     /// Fails once it is over. For code that has the token but no scope, on another thread for example.
@@ -133,20 +129,22 @@ impl CancellationToken {
         self.error(Location::caller()).map_or(Ok(()), Err)
     }
 
-    /// The error of this token, if it is over.
     #[cold]
     fn error(&self, location: &'static Location<'static>) -> Option<TimeoutError> {
         let now = clock::now();
-        let mut over = self.node.is_over();
-        self.node.walk(|node| over |= node.end(now).is_some());
-        if !over {
+        Some(self.trail(now)?.into_error(Circumstances::at(location, now)))
+    }
+
+    /// What is around it, if it is over.
+    fn trail(&self, now: u64) -> Option<Trail> {
+        if !self.node.is_over() && !self.node.expire(now) {
             return None;
         }
         let mut trail = Trail::from(Step::of(&self.node, now), now);
         if let Some(parent) = self.node.parent() {
             trail.add_nodes(&parent, now);
         }
-        Some(trail.into_error(Circumstances::at(location, now)))
+        Some(trail)
     }
 
     /// Has `hook` run once this is over. It runs on the watchdog ([`Hook::inline`]) or a runner thread, never on
@@ -166,8 +164,8 @@ impl CancellationToken {
     /// # drop(registration);
     /// ```
     pub fn on_cancel(&self, hook: impl Into<Hook<'static>>) -> Registration {
-        let over = self.node.is_over() || self.node.effective_deadline() <= clock::now();
-        Registration::new(&self.node, over, hook.into(), false)
+        let over = self.node.is_over() || self.node.expire(clock::now());
+        Registration::new(&self.node, over, hook.into(), Tie::Token)
     }
 
     /// Waits until it is over.

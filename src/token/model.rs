@@ -6,7 +6,7 @@ use loom::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use loom::thread;
 
 use super::hook::{Entry, Hook, Unsaid};
-use super::node::Node;
+use super::node::{Node, Tie};
 use crate::error::{Cause, ScopeId, ScopeInfo};
 use crate::sync::mutants::Mutant;
 use crate::time::NEVER;
@@ -133,7 +133,7 @@ fn register_while_cancelled() {
     let cancelled = Arc::clone(&root);
     let canceller = thread::spawn(move || assert!(cancelled.cancel(None)));
     let entry = Entry::of(Hook::inline(counted(&runs, &never)), Unsaid::Once);
-    let registered = inner.add_hook(&entry, true).is_some();
+    let registered = inner.add_hook(&entry, Tie::Scope).is_some();
     canceller.join().unwrap();
     run_out(global());
     assert_eq!(runs.load(SeqCst), usize::from(registered));

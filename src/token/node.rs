@@ -43,8 +43,8 @@ pub(crate) struct Node {
     pub(crate) info: ScopeInfo,
     /// When the scope was entered, or the token made.
     pub(crate) entered: u64,
-    /// Whether its surroundings may change: it is that of a future.
-    roams: bool,
+    /// Whether its surroundings may change: it is that of a future that is not done.
+    roams: AtomicBool,
     state: ForkMutex<State>,
 }
 
@@ -81,8 +81,18 @@ enum Child {
 
 struct Hooked {
     entry: Arc<Entry>,
-    /// It dies with the scope.
-    scoped: bool,
+    tie: Tie,
+}
+
+/// What a hook belongs to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Tie {
+    /// A token: it is there until its registration ends.
+    Token,
+    /// A scope: it dies with it, and a shield suspends it.
+    Scope,
+    /// A future that is polled in the scope, and may go on elsewhere: a shield suspends it.
+    Future,
 }
 
 /// How a node itself came to its end.
@@ -130,7 +140,7 @@ impl Node {
             cause,
             info,
             entered,
-            roams,
+            roams: AtomicBool::new(roams),
             state: ForkMutex::new(state),
         });
         if let Some(parent) = parent {
@@ -190,7 +200,7 @@ impl Node {
     /// watchdog or a runner.
     pub(crate) fn cancel(self: &Arc<Self>, reason: Option<Arc<str>>) -> bool {
         let now = clock::now();
-        if self.effective_deadline() <= now {
+        if self.expire(now) {
             return false;
         }
         if !self.end_by(&End { cause: Cause::Cancelled, at: now, reason }) {
@@ -200,6 +210,28 @@ impl Node {
         self.spread(&mut found);
         found.hand_over();
         true
+    }
+
+    /// Carries out the expiry of this node or one around it, if there is one by `now` that the watchdog has not come to;
+    /// whether there is.
+    #[cold]
+    pub(crate) fn expire(self: &Arc<Self>, now: u64) -> bool {
+        let mut expired = None;
+        self.walk(|node| {
+            if node.deadline <= now {
+                expired = Some(Arc::clone(node));
+            }
+        });
+        let Some(node) = expired else { return false };
+        let mut found = Found::default();
+        node.end_at_deadline(&mut found);
+        found.hand_over();
+        true
+    }
+
+    fn end_at_deadline(self: &Arc<Self>, found: &mut Found) {
+        self.end_by(&End { cause: self.cause, at: self.deadline, reason: None });
+        self.spread(found);
     }
 
     /// Records an end; `false` if it is over already.
@@ -218,8 +250,10 @@ impl Node {
 
     /// Sets the flag of this node and of all beneath, and collects what they wait for.
     fn spread(self: &Arc<Self>, found: &mut Found) {
-        let mut stack = vec![Arc::clone(self)];
-        while let Some(node) = stack.pop() {
+        let mut stack = vec![(Arc::clone(self), self.told_by())];
+        // Links, unlike the tree, may lead round in a circle.
+        let mut linked: Vec<Arc<Node>> = Vec::new();
+        while let Some((node, told)) = stack.pop() {
             let Some(mut state) = node.state.lock() else {
                 node.over.store(true, Ordering::Release);
                 continue;
@@ -230,7 +264,7 @@ impl Node {
                 found.hooks.extend(state.hooks.iter().map(|(_, hooked)| Arc::clone(&hooked.entry)));
             }
             found.wakers.extend(state.wakers.drain());
-            let end = state.end.clone();
+            let end = told.or_else(|| state.end.clone());
             let children: Vec<Child> = state.children.iter().map(|(_, child)| child.clone()).collect();
             // Not under the lock: the last handle of a child may be dropped here.
             drop(state);
@@ -238,18 +272,31 @@ impl Node {
                 match child {
                     // A child that went elsewhere meanwhile is not beneath any more (invariant 2).
                     Child::Inner(child) => {
-                        stack.extend(child.upgrade().filter(|child| child.is_beneath(&node)));
+                        let child = child.upgrade().filter(|child| child.is_beneath(&node));
+                        stack.extend(child.map(|child| (child, end.clone())));
                     }
                     Child::Linked(child) => {
                         let Some(child) = child.upgrade() else { continue };
+                        if linked.iter().any(|seen| Arc::ptr_eq(seen, &child)) {
+                            continue;
+                        }
+                        linked.push(Arc::clone(&child));
                         let at = end.as_ref().map_or_else(clock::now, |end| end.at);
                         let reason = end.as_ref().and_then(|end| end.reason.clone());
                         child.end_by(&End { cause: Cause::Cancelled, at, reason });
-                        stack.push(child);
+                        stack.push((child, None));
                     }
                 }
             }
         }
+    }
+
+    /// The end that it is over by: the outermost of its own and those of the nodes around it.
+    fn told_by(self: &Arc<Self>) -> Option<End> {
+        let now = clock::now();
+        let mut outermost = None;
+        self.walk(|node| outermost = node.end(now).or(outermost.take()));
+        outermost
     }
 
     fn is_beneath(&self, parent: &Arc<Node>) -> bool {
@@ -261,7 +308,14 @@ impl Node {
     // ===== The tree =====
 
     /// Moves it beneath another node, or to the top of a tree of its own.
+    ///
+    /// A future that is polled in a scope that was entered by its own handle is on top: it cannot be beneath itself.
     pub(crate) fn set_parent(self: &Arc<Self>, parent: Option<&Arc<Node>>) {
+        let parent = parent.filter(|parent| {
+            let mut beneath_itself = false;
+            parent.walk(|node| beneath_itself |= Arc::ptr_eq(node, self));
+            !beneath_itself
+        });
         let Some(mut state) = self.state.lock() else { return };
         let before = match (&state.parent, parent) {
             (Some(link), Some(parent)) if Arc::ptr_eq(&link.node, parent) => return,
@@ -273,7 +327,19 @@ impl Node {
         if let Some(parent) = parent {
             self.enlist(parent, Child::Inner(Arc::downgrade(self)));
         }
-        self.update_timer();
+        // A deadline that was earlier than all beneath may have come or gone.
+        let mut stack = vec![Arc::clone(self)];
+        while let Some(node) = stack.pop() {
+            node.update_timer();
+            let children: Vec<Child> = match node.state.lock() {
+                Some(state) => state.children.iter().map(|(_, child)| child.clone()).collect(),
+                None => Vec::new(),
+            };
+            stack.extend(children.iter().filter_map(|child| match child {
+                Child::Inner(child) => child.upgrade().filter(|child| child.is_beneath(&node)),
+                Child::Linked(_) => None,
+            }));
+        }
     }
 
     /// Has it cancelled when `other` is over.
@@ -297,7 +363,7 @@ impl Node {
         if parent.is_over() {
             let mut found = Found::default();
             if linked {
-                let end = parent.end(clock::now());
+                let end = parent.told_by();
                 let at = end.as_ref().map_or_else(clock::now, |end| end.at);
                 self.end_by(&End { cause: Cause::Cancelled, at, reason: end.and_then(|end| end.reason) });
             }
@@ -331,17 +397,24 @@ impl Node {
     /// The scope it was made for has been left: its hooks end, and futures that were polled in it are on their own.
     pub(crate) fn close(self: &Arc<Self>) {
         let Some(mut state) = self.state.lock() else { return };
-        let scoped = state.hooks.iter().filter(|(_, hooked)| hooked.scoped);
-        let hooks: Vec<Arc<Entry>> = scoped.map(|(_, hooked)| Arc::clone(&hooked.entry)).collect();
-        state.hooks.retain(|_, hooked| !hooked.scoped);
+        let (mut hooks, mut leaving) = (Vec::new(), Vec::new());
+        state.hooks.retain(|_, hooked| {
+            match hooked.tie {
+                Tie::Token => return true,
+                Tie::Scope => hooks.push(Arc::clone(&hooked.entry)),
+                Tie::Future => leaving.push(Arc::clone(&hooked.entry)),
+            }
+            false
+        });
         let children: Vec<Child> = state.children.iter().map(|(_, child)| child.clone()).collect();
         drop(state);
+        drop(leaving);
         // The latest first, as scopes are left.
         hooks.iter().rev().for_each(|entry| entry.revoke());
         for child in children {
             if let Child::Inner(child) = child
                 && let Some(child) = child.upgrade()
-                && child.roams
+                && child.roams.load(Ordering::Relaxed)
                 && child.is_beneath(self)
             {
                 child.set_parent(None);
@@ -349,16 +422,28 @@ impl Node {
         }
     }
 
+    /// The future it was made for is done: tokens and handles that are left keep the surroundings it had.
+    pub(crate) fn settle(self: &Arc<Self>) {
+        // Relaxed: whoever closes the surroundings does so later on this thread, or has no part in the future's end.
+        self.roams.store(false, Ordering::Relaxed);
+        self.close();
+    }
+
     // ===== Hooks and wakers =====
 
     /// Registers a hook; `None` if the node is over, so that it would never be told.
-    pub(crate) fn add_hook(&self, entry: &Arc<Entry>, scoped: bool) -> Option<usize> {
+    pub(crate) fn add_hook(&self, entry: &Arc<Entry>, tie: Tie) -> Option<usize> {
         let mut state = self.state.lock()?;
         // Relaxed: under the lock.
         if self.over.load(Ordering::Relaxed) {
             return None;
         }
-        Some(state.hooks.insert(Hooked { entry: Arc::clone(entry), scoped }))
+        Some(state.hooks.insert(Hooked { entry: Arc::clone(entry), tie }))
+    }
+
+    /// Registers a hook with a node that is over: not to be fired, but to end with the scope.
+    pub(crate) fn add_fired_hook(&self, entry: &Arc<Entry>, tie: Tie) -> Option<usize> {
+        Some(self.state.lock()?.hooks.insert(Hooked { entry: Arc::clone(entry), tie }))
     }
 
     pub(crate) fn remove_hook(&self, key: usize, entry: &Arc<Entry>) {
@@ -374,7 +459,7 @@ impl Node {
     /// The hooks that belong to the scope, for a shield.
     pub(crate) fn scoped_hooks(&self, into: &mut Vec<Arc<Entry>>) {
         if let Some(state) = self.state.lock() {
-            let scoped = state.hooks.iter().filter(|(_, hooked)| hooked.scoped);
+            let scoped = state.hooks.iter().filter(|(_, hooked)| hooked.tie != Tie::Token);
             into.extend(scoped.map(|(_, hooked)| Arc::clone(&hooked.entry)));
         }
     }
@@ -393,13 +478,19 @@ impl Node {
 
     /// Wakes another task in place of the one before; `false` if it is over.
     pub(crate) fn update_waker(&self, key: usize, waker: &Waker) -> bool {
+        let same = |state: &State| state.wakers.get(key).map(|place| place.will_wake(waker));
+        match self.state.lock().and_then(|state| same(&state)) {
+            Some(true) => return true,
+            Some(false) => {}
+            None => return false,
+        }
+        // To clone and to drop a waker is foreign code: not under the lock.
+        let mut waker = waker.clone();
         let Some(mut state) = self.state.lock() else { return false };
         let Some(place) = state.wakers.get_mut(key) else { return false };
-        if !place.will_wake(waker) {
-            let before = std::mem::replace(place, waker.clone());
-            drop(state);
-            drop(before);
-        }
+        std::mem::swap(place, &mut waker);
+        drop(state);
+        drop(waker);
         true
     }
 
@@ -441,14 +532,12 @@ impl Node {
 
 /// Its deadline has come.
 impl Fire for Node {
-    fn fire(self: Arc<Self>, now: u64) {
-        let Some(end) = self.end(now) else { return };
+    fn fire(self: Arc<Self>, _now: u64) {
         if let Some(mut state) = self.state.lock() {
             state.timer = None;
         }
-        self.end_by(&end);
         let mut found = Found::default();
-        self.spread(&mut found);
+        self.end_at_deadline(&mut found);
         found.carry_out();
     }
 }

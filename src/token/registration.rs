@@ -2,7 +2,7 @@ use std::fmt;
 use std::sync::{Arc, Weak};
 
 use super::hook::{Entry, Hook, Unsaid};
-use super::node::Node;
+use super::node::{Node, Tie};
 
 /// A hook that waits for a token or a scope to be over. Dropping it ends the hook.
 ///
@@ -25,11 +25,12 @@ impl Registration {
     }
 
     /// Registers a hook; one on a node that is over runs on this thread before this returns.
-    pub(crate) fn new(node: &Arc<Node>, over: bool, hook: Hook<'static>, scoped: bool) -> Self {
+    pub(crate) fn new(node: &Arc<Node>, over: bool, hook: Hook<'static>, tie: Tie) -> Self {
         let entry = Entry::of(hook, Unsaid::Once);
-        let key = if over { None } else { node.add_hook(&entry, scoped) };
+        let mut key = if over { None } else { node.add_hook(&entry, tie) };
         // A node that was lost in a fork takes no hooks either.
         if key.is_none() && (over || node.is_over()) {
+            key = node.add_fired_hook(&entry, tie);
             entry.run();
         }
         Self { hook: Some(entry), node: Arc::downgrade(node), key }

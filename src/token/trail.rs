@@ -81,6 +81,11 @@ impl Trail {
         node.walk(|node| self.add(Step::of(node, now)));
     }
 
+    /// Why the scope that is named is over.
+    pub(crate) fn cause(&self) -> Cause {
+        self.over.end.cause
+    }
+
     /// The error that is raised here.
     #[cold]
     pub(crate) fn into_error(self, how: Circumstances) -> TimeoutError {

@@ -421,15 +421,17 @@ impl Watchdog {
         if timer.generation != fork::generation() {
             return false;
         }
-        let mut queue = lock(&self.epoch().shards[timer.shard as usize].0);
-        let Some(target) = queue.target(timer.place) else { return false };
-        let before = match target {
-            Target::Wake(before) if before.will_wake(waker) => return true,
-            target => std::mem::replace(target, Target::Wake(waker.clone())),
-        };
-        drop(queue);
-        drop(before);
-        true
+        let shard = &self.epoch().shards[timer.shard as usize].0;
+        match lock(shard).target(timer.place) {
+            None => return false,
+            Some(Target::Wake(before)) if before.will_wake(waker) => return true,
+            Some(_) => {}
+        }
+        // To clone and to drop a waker is foreign code: not under the lock.
+        let mut target = Target::Wake(waker.clone());
+        let found = lock(shard).target(timer.place).map(|place| std::mem::swap(place, &mut target)).is_some();
+        drop(target);
+        found
     }
 
     /// Has something called as soon as possible, after all that was posted before.
