@@ -147,9 +147,16 @@ impl fmt::Display for ScopeInfo {
 /// assert_eq!(error.limit(), Some(Duration::from_millis(5)));
 /// assert!(error.elapsed() >= Duration::from_millis(5));
 /// ```
-#[derive(Clone, Debug, thiserror::Error)]
+#[derive(Clone, thiserror::Error)]
 #[error(transparent)]
 pub struct TimeoutError(Arc<Story>);
+
+/// The line that [`Display`](fmt::Display) prints: it is what `unwrap` and a failing `main` show.
+impl fmt::Debug for TimeoutError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "TimeoutError({self})")
+    }
+}
 
 // The source is an error, not shared mutable state: reading it after a panic can show nothing half-done.
 impl UnwindSafe for TimeoutError {}
@@ -274,7 +281,7 @@ impl fmt::Display for Line<'_> {
         }
         match scope.limit {
             Some(limit) => write!(f, ": limit {}", Rounded(limit))?,
-            None => f.write_str(": limit none")?,
+            None => f.write_str(": limit no duration")?,
         }
         write!(f, ", elapsed {}, overshoot {}", Rounded(*elapsed), Rounded(*overshoot))?;
         if !started {

@@ -134,8 +134,8 @@ fn on_its_way() {
 
 /// Sweeps the deadline over the end of a statement, and runs another right after it.
 ///
-/// The middle of the sweep follows the machine: it is moved later while more runs have fired than ended by themselves, and
-/// earlier otherwise, so that both are about as many, whatever the speed and the load.
+/// The middle of the sweep follows the machine: a run that fired moves it later, one that ended by itself earlier, so
+/// that both are about as many, whatever the speed and the load.
 fn sweep(enough_hits: u32) -> Sweep {
     // The hook looks at nothing that can go: with the mutant on it may outlive the sweep.
     static FIRES: AtomicU32 = AtomicU32::new(0);
@@ -146,7 +146,7 @@ fn sweep(enough_hits: u32) -> Sweep {
     let mut middle = Duration::from_micros(700);
     let mut seen = Sweep::default();
 
-    let mut run = 0;
+    let (mut run, mut not_made) = (0, 0);
     while seen.fired + seen.ended < RUNS && seen.hits < enough_hits {
         run += 1;
         seen.unhurt(|| connection.execute_batch("BEGIN IMMEDIATE"));
@@ -157,7 +157,7 @@ fn sweep(enough_hits: u32) -> Sweep {
         let mut made = false;
         let (first, second) = Timebox::new(limit)
             .run_value(|scope| {
-                let hook = if run % 2 == 0 {
+                let hook = if run % 3 == 0 {
                     Hook::inline(move || {
                         FIRES.fetch_add(1, SeqCst);
                         interrupt.interrupt();
@@ -179,9 +179,11 @@ fn sweep(enough_hits: u32) -> Sweep {
         let fired = FIRES.load(SeqCst) > before;
         seen.fired += u32::from(fired);
         seen.ended += u32::from(made && !fired);
-        if !made || seen.fired > seen.ended {
+        not_made = if made { 0 } else { not_made + 1 };
+        // A call that was not made says nothing, unless there are only such.
+        if fired || not_made > 8 {
             middle += middle / 100;
-        } else {
+        } else if made {
             middle -= middle / 100;
         }
         match first {

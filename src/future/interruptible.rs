@@ -68,7 +68,7 @@ where
     let future = Phase::Polling(future.into_future());
     Interruptible {
         location: Location::caller(),
-        guard: Guard { hook, place: None, last: None, told: false },
+        guard: Guard { hook, place: None, last: None, done: false, told: false },
         started: false,
         future,
         done: None,
@@ -104,6 +104,8 @@ struct Guard {
     place: Option<(Arc<Node>, usize)>,
     /// The scope it was registered with last.
     last: Option<Arc<Node>>,
+    /// Whether the future has ended.
+    done: bool,
     /// Whether it was fired because it came to a scope that was over.
     told: bool,
 }
@@ -140,6 +142,12 @@ impl Guard {
 
 impl Drop for Guard {
     fn drop(&mut self) {
+        // Dropped in the middle because its scope is over, before the watchdog came to the hook: what is to be told of the
+        // interruption must be told all the same.
+        let over = self.place.as_ref().is_some_and(|(node, _)| node.is_over());
+        if over && !self.done && self.hook.fires() == 0 {
+            self.hook.run();
+        }
         self.hook.revoke();
         self.leave();
     }
@@ -172,6 +180,7 @@ where
                     }
                     let Poll::Ready(output) = future.poll(cx) else { return Poll::Pending };
                     *this.done = Some(output);
+                    this.guard.done = true;
                     this.future.set(Phase::Over);
                 }
                 if this.done.is_none() {

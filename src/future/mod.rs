@@ -16,6 +16,9 @@
 //! not [settled](crate::TimeoutError::settled). Within the grace, whatever in it checks gets a typed error and can
 //! clean up; what it then returns is the result.
 //!
+//! A future's scope that is over only because that of a future around it is leaves it to that one, which drops both or
+//! has a grace for both. That is why `&mut future` survives the limit it is polled under.
+//!
 //! # Examples
 //!
 //! ```

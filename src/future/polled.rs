@@ -7,7 +7,7 @@ use std::task::Waker;
 
 use crate::error::TimeoutError;
 use crate::scope::frame::{self, Around, Kind, Terms, innermost};
-use crate::scope::{Admission, Extras, Scope, Spending, admit, admit_polled, caught};
+use crate::scope::{Admission, Extras, Scope, Spending, admit, admit_polled, caught, is_meant_for};
 use crate::time::{Deadline, Limit, nanos};
 use crate::token::node::Node;
 use crate::watchdog::slots::Thread;
@@ -98,7 +98,7 @@ impl Polled {
         let mut frame = Terms::measured(self.own, self.entered, self.location, Kind::Future).frame();
         let mut effective = self.own.min(thread.deadline.get());
         let mut extras = None;
-        if let Some(rest) = &self.rest {
+        if let Some(rest) = &mut self.rest {
             effective = rest.resume(thread, &mut frame, effective);
             extras = rest.extras.as_ref();
         }
@@ -107,7 +107,13 @@ impl Polled {
         if let Some(node) = frame.take_node() {
             self.keep(node);
         }
-        result.map_err(|payload| caught(&frame, payload))
+        result.map_err(|payload| {
+            if !is_meant_for(&frame, &*payload) {
+                // A panic: the future is done for, and with it the scope.
+                self.leave();
+            }
+            caught(&frame, payload)
+        })
     }
 
     /// Leaves the scope, when its future is done: its hooks end.
@@ -155,18 +161,23 @@ impl Rest {
 
     /// Completes the frame with what has been kept; the earliest deadline visible in it.
     #[cold]
-    fn resume(&self, thread: &Thread, frame: &mut Scope, effective: u64) -> u64 {
+    fn resume(&mut self, thread: &Thread, frame: &mut Scope, effective: u64) -> u64 {
         let Some(terms) = self.terms else { return effective };
         *frame = terms.frame();
+        if terms.kind == Kind::Future
+            && let Some(node) = &self.node
+        {
+            // Its surroundings are those of this poll.
+            innermost(thread, |scope| node.set_parent(scope.map(Scope::node)));
+            if node.is_over() && !node.is_over_still() {
+                // It was told so by surroundings that it has left: what is asked for from now on is not over.
+                node.settle();
+                self.node = None;
+            }
+        }
         frame.set_node(self.node.clone());
         match (terms.kind, &self.node) {
-            (Kind::Future, node) => {
-                if let Some(node) = node {
-                    // Its surroundings are those of this poll.
-                    innermost(thread, |scope| node.set_parent(scope.map(Scope::node)));
-                }
-                effective
-            }
+            (Kind::Future, _) => effective,
             (Kind::EnteredFuture, Some(node)) => node.effective_deadline(),
             _ => terms.own,
         }

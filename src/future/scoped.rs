@@ -14,7 +14,7 @@ use super::polled::Polled;
 use crate::error::TimeoutError;
 use crate::scope::Scope;
 use crate::scope::checkpoint::is_over;
-use crate::time::clock;
+use crate::time::{NEVER, clock};
 use crate::token::trail::Circumstances;
 use crate::watchdog::slots::Thread;
 
@@ -110,7 +110,7 @@ fn wait(
             return Poll::Pending;
         }
     }
-    wait_on(scope, alert, location, cx)
+    wait_on(scope, alert, own, location, cx)
 }
 
 /// It is over: it may be polled on for a grace, or until a shield in it is done.
@@ -118,16 +118,20 @@ fn wait(
 fn wait_on(
     scope: &Scope,
     alert: &mut Alert,
+    own: u64,
     location: &'static Location<'static>,
     cx: &Context<'_>,
 ) -> Poll<TimeoutError> {
     let now = clock::now();
     let shielded = scope.existing_node().map_or(0, |node| node.shielded_until());
-    let until = scope.polled_until(now).max(shielded);
+    // The scope of a future around it that is over drops it, or gives it a grace; so `&mut future` survives the limit
+    // it is polled under.
+    let left_to_outer = scope.end(now).is_none() && scope.is_directly_in_future();
+    let until = if left_to_outer { NEVER } else { scope.polled_until(now).max(shielded) };
     if now < until {
-        // A scope around it may be over before, and give it less.
-        let around = Some(scope.around()).filter(|&around| around > now);
-        alert.wake_at(around.map_or(until, |around| around.min(until)), cx.waker());
+        // Its own deadline, or that of a scope around it, may come before and give it less.
+        let next = [own, scope.around()].into_iter().filter(|&deadline| deadline > now).fold(until, u64::min);
+        alert.wake_at(next, cx.waker());
         let outer = scope.visible_outer().and_then(|outer| outer.visible().find_map(Scope::existing_node));
         alert.wake_by(outer, cx.waker());
         return Poll::Pending;

@@ -151,33 +151,32 @@ pub(crate) fn admit(
         is_over_by_clock(thread);
         return refuse(&terms, None);
     }
+    // Of its own causes the earliest is named.
+    let mut ends: Vec<End> = Vec::new();
     for token in extras.map_or(&[][..], |extras| &extras.tokens) {
-        let (mut end, mut over) = (None, token.node().is_over());
-        token.node().walk(|node| {
-            let its = node.end(now);
-            over |= its.is_some();
-            end = its.or(end.take());
+        let end = token.node().told_by().or_else(|| {
+            // Told by surroundings that its scope has left.
+            token.node().is_over().then_some(End { cause: Cause::Cancelled, at: now, reason: None })
         });
-        if over {
-            let at = end.as_ref().map_or(now, |end| end.at);
-            let reason = end.and_then(|end| end.reason);
-            return refuse(&terms, Some(End { cause: Cause::Cancelled, at, reason }));
-        }
+        ends.extend(end.map(|end| End { cause: Cause::Cancelled, ..end }));
     }
-    if enabled {
-        if let Kind::Budget(budget) = limit.kind() {
-            let deadline = budget.enter(now);
-            spending = deadline.is_some().then(|| Spending(Arc::clone(budget)));
+    let reserve = extras.map_or(Duration::ZERO, |extras| extras.reserve);
+    if enabled && reserve > Duration::ZERO && outer != NEVER {
+        terms.own = terms.own.min(outer.saturating_sub(nanos(reserve)));
+    }
+    if terms.own <= now {
+        ends.push(End { cause: Cause::Deadline, at: terms.own, reason: None });
+    }
+    if let Some(end) = ends.into_iter().min_by_key(|end| end.at) {
+        return refuse(&terms, Some(end));
+    }
+    if enabled && let Kind::Budget(budget) = limit.kind() {
+        let deadline = budget.enter(now);
+        spending = deadline.is_some().then(|| Spending(Arc::clone(budget)));
+        let deadline = deadline.unwrap_or(now);
+        if deadline <= terms.own {
+            terms.own = deadline;
             terms.cause = Cause::Quota;
-            terms.own = deadline.unwrap_or(now);
-        }
-        let reserve = extras.map_or(Duration::ZERO, |extras| extras.reserve);
-        if reserve > Duration::ZERO && outer != NEVER {
-            let reserved = outer.saturating_sub(nanos(reserve));
-            if reserved < terms.own {
-                terms.own = reserved;
-                terms.cause = Cause::Deadline;
-            }
         }
     }
     if terms.own <= now {

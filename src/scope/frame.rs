@@ -338,6 +338,11 @@ impl Scope {
         graces.min().unwrap_or(now)
     }
 
+    /// Whether the next scope that counts outwards is that of a future, which polls this one.
+    pub(crate) fn is_directly_in_future(&self) -> bool {
+        self.visible_outer().is_some_and(|outer| outer.kind.is_polled() && !outer.kind.is_shield())
+    }
+
     /// The scopes around this place in the same poll, innermost first.
     pub(crate) fn polled(&self) -> impl Iterator<Item = &Scope> {
         self.stack().take_while(|scope| scope.kind.is_polled()).filter(|scope| !scope.kind.is_shield())

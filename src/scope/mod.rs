@@ -182,11 +182,18 @@ pub(crate) struct Unwind {
 #[cold]
 #[inline(never)]
 pub(crate) fn caught(scope: &Scope, payload: Box<dyn Any + Send>) -> TimeoutError {
+    if !is_meant_for(scope, &*payload) {
+        resume_unwind(payload);
+    }
     match payload.downcast::<Unwind>() {
-        Ok(unwind) if unwind.catcher == std::ptr::from_ref(scope).addr() => unwind.error,
-        Ok(unwind) => resume_unwind(unwind),
+        Ok(unwind) => unwind.error,
         Err(payload) => resume_unwind(payload),
     }
+}
+
+/// Whether a panic is an unwinding that this scope stops.
+pub(crate) fn is_meant_for(scope: &Scope, payload: &(dyn Any + Send)) -> bool {
+    payload.downcast_ref::<Unwind>().is_some_and(|unwind| unwind.catcher == std::ptr::from_ref(scope).addr())
 }
 
 /// Has `hook` run once the innermost scope is over. It dies with the scope, or when the registration is dropped.

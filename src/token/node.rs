@@ -291,8 +291,14 @@ impl Node {
         }
     }
 
+    /// Whether it, or a node that is around it now, has ended: a node that moved may have been told by one that is not
+    /// around it any more.
+    pub(crate) fn is_over_still(self: &Arc<Self>) -> bool {
+        self.told_by().is_some()
+    }
+
     /// The end that it is over by: the outermost of its own and those of the nodes around it.
-    fn told_by(self: &Arc<Self>) -> Option<End> {
+    pub(crate) fn told_by(self: &Arc<Self>) -> Option<End> {
         let now = clock::now();
         let mut outermost = None;
         self.walk(|node| outermost = node.end(now).or(outermost.take()));

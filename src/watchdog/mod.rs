@@ -30,6 +30,10 @@ const BATCH: usize = 64;
 /// How long a watchdog with nothing to do stays, in nanoseconds.
 const IDLE: u64 = 30_000_000_000;
 
+/// How long nothing must be due for the watchdog to see to the asymmetric fence, and when it does so in any case.
+const QUIET: u64 = 50_000_000;
+const LOUD: u64 = 1_000_000_000;
+
 /// Something to call when its time has come.
 pub(crate) trait Fire: Send + Sync {
     fn fire(self: Arc<Self>, now: u64);
@@ -316,12 +320,19 @@ impl Watchdog {
     /// The watchdog's life.
     fn run(&'static self) {
         os::set_timer_slack(1);
-        let heavy = os::register_barrier();
-        if heavy {
-            self.mode.set(Mode::ASYMMETRIC, true);
-        }
+        let born = clock::now();
+        let (mut asked, mut heavy) = (cfg!(timebox_loom), false);
         loop {
             let (key, until) = self.pass(heavy);
+            let now = clock::now();
+            // It blocks for milliseconds: when nothing is due for a while, or else after a second.
+            if !asked && (until.saturating_sub(now) > QUIET || now.saturating_sub(born) > LOUD) {
+                asked = true;
+                heavy = os::register_barrier();
+                self.mode.set(Mode::ASYMMETRIC, heavy);
+                self.next_wake.0.store(0, Ordering::Relaxed);
+                continue;
+            }
             if until == NEVER {
                 let end = clock::now().saturating_add(IDLE);
                 self.alarm.wait(key, end);

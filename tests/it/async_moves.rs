@@ -18,6 +18,7 @@ use crate::support::{LONG, SHORT, bounded, wait_for};
 
 on_each_runtime!(
     a_future_can_be_polled_under_one_short_limit_after_another,
+    a_future_with_a_scope_of_its_own_can_be_too,
     a_future_moved_out_of_a_scope_loses_it,
     an_expired_future_is_dropped_inside_its_scope,
     a_pending_future_is_dropped_inside_its_scope,
@@ -60,6 +61,24 @@ async fn a_future_can_be_polled_under_one_short_limit_after_another() {
     }
     finish.store(true, SeqCst);
     assert!(future::timeout_value(LONG, &mut task).await.unwrap() >= 3);
+}
+
+async fn a_future_with_a_scope_of_its_own_can_be_too() {
+    let rounds = AtomicU32::new(0);
+    let mut work = pin!(future::timeout_value(LONG, async {
+        while rounds.load(SeqCst) < 3 {
+            yield_now().await;
+        }
+        7
+    }));
+    let value = loop {
+        match future::timeout_value(SHORT, work.as_mut()).await {
+            Ok(value) => break value,
+            Err(error) => assert_eq!(error.limit(), Some(SHORT)),
+        }
+        rounds.fetch_add(1, SeqCst);
+    };
+    assert_eq!(value.unwrap(), 7);
 }
 
 async fn a_future_moved_out_of_a_scope_loses_it() {

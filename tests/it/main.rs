@@ -3,12 +3,14 @@
 mod runtimes;
 mod support;
 
+mod async_edges;
 mod async_grace;
 mod async_interrupt;
 mod async_moves;
 mod async_trouble;
 mod asynchronous;
 mod autotraits;
+mod edges;
 mod entry;
 mod error;
 mod hammer;

@@ -1,0 +1,273 @@
+//! Corners of the contract that few programs turn: hooks on what is over already, and questions asked while the
+//! watchdog is late.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
+use std::sync::mpsc::channel;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use timebox::{
+    CancellationToken, Hook, Timebox, TimeoutError, checkpoint, interruptible, shield, timeout,
+    timeout_value, token, with_timeout,
+};
+
+use crate::support::{Failure, LONG, SHORT, bounded, let_the_watchdog_pass, next, unhurried, wait_for};
+
+/// Runs the test while the watchdog notices nothing, because a hook holds it up.
+#[track_caller]
+fn while_the_watchdog_is_late(test: impl FnOnce() + Send + 'static) {
+    let (begun, holding) = channel();
+    let (release, released) = channel::<()>();
+    let hold = CancellationToken::new();
+    let _registration = hold.on_cancel(Hook::inline(move || {
+        let _ = begun.send(());
+        let _ = released.recv();
+    }));
+    // Dropped before the registration, which waits for the hook.
+    let _release = release;
+    hold.cancel();
+    next(&holding);
+    bounded(test);
+}
+
+/// How often a hook has fired.
+#[derive(Clone, Default)]
+struct Count(Arc<AtomicU32>);
+
+impl Count {
+    fn add(&self) {
+        self.0.fetch_add(1, SeqCst);
+    }
+
+    fn get(&self) -> u32 {
+        self.0.load(SeqCst)
+    }
+
+    /// A hook that counts, and repeats at short intervals.
+    fn repeating_hook(&self) -> Hook<'static> {
+        let count = self.clone();
+        Hook::new(move || count.add()).every(SHORT / 10)
+    }
+
+    #[track_caller]
+    fn wait_for_more_than(&self, count: u32) {
+        wait_for("another firing", || self.get() > count);
+    }
+
+    /// Time for several more firings, of which there must be none.
+    #[track_caller]
+    fn stands_still(&self) {
+        let before = self.get();
+        thread::sleep(SHORT);
+        let_the_watchdog_pass();
+        assert_eq!(self.get(), before);
+    }
+}
+
+#[test]
+fn the_token_of_an_ended_scope_keeps_the_deadline_around_it() {
+    unhurried(|limit| {
+        let token = timeout_value(limit, || timeout_value(LONG, token)).unwrap().ok()?;
+        wait_for("the deadline that was around it", || token.is_cancelled());
+        Some(())
+    });
+}
+
+#[test]
+fn a_hook_made_on_an_expired_scope_dies_with_the_scope() {
+    let fired = Count::default();
+    let registration = with_timeout(LONG, |scope| {
+        scope.token().cancel();
+        Ok::<_, TimeoutError>(scope.on_cancel(fired.repeating_hook()))
+    })
+    .unwrap();
+    assert!(fired.get() > 0);
+    fired.stands_still();
+    drop(registration);
+}
+
+#[test]
+fn a_hook_made_on_an_expired_scope_repeats_until_the_scope_ends() {
+    let fired = Count::default();
+    let registration = with_timeout(LONG, |scope| {
+        scope.token().cancel();
+        let registration = scope.on_cancel(fired.repeating_hook());
+        fired.wait_for_more_than(2);
+        Ok::<_, TimeoutError>(registration)
+    })
+    .unwrap();
+    fired.stands_still();
+    drop(registration);
+}
+
+#[test]
+fn a_hook_made_on_an_expired_scope_waits_for_a_shield_to_close() {
+    let fired = Count::default();
+    timeout_value(LONG, || {
+        token().cancel();
+        let _registration = timebox::on_cancel(fired.repeating_hook());
+        shield(LONG, || fired.stands_still());
+        fired.wait_for_more_than(fired.get());
+    })
+    .unwrap();
+}
+
+#[test]
+fn asking_a_token_for_its_cause_raises_nothing() {
+    let result = Timebox::new(SHORT).run_or_else(
+        |scope| {
+            let token = scope.token();
+            wait_for("a cause", || token.cause().is_some());
+            Err::<(), _>(Failure::Own("not for lack of time"))
+        },
+        |_| panic!("no error was raised, so there is nothing to fall back from"),
+    );
+    assert!(matches!(result, Err(Failure::Own(_))));
+}
+
+#[test]
+fn a_reason_is_passed_on_through_a_child_token() {
+    let root = CancellationToken::new();
+    let error = Timebox::new(LONG)
+        .cancel_on(&root.child_token())
+        .run(|scope| {
+            root.cancel_with("deploying");
+            scope.checkpoint()
+        })
+        .unwrap_err();
+    assert_eq!(error.reason(), Some("deploying"));
+}
+
+#[test]
+fn a_reason_from_before_the_entry_is_passed_on_through_a_child_token() {
+    let root = CancellationToken::new();
+    let child = root.child_token();
+    root.cancel_with("deploying");
+    let error = Timebox::new(LONG).cancel_on(&child).run(|scope| scope.checkpoint()).unwrap_err();
+    assert!(!error.started());
+    assert_eq!(error.reason(), Some("deploying"));
+}
+
+/// A foreign error whose destructor uses the crate.
+#[derive(Debug)]
+struct AsksWhenDropped;
+
+impl fmt::Display for AsksWhenDropped {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("interrupted")
+    }
+}
+
+impl std::error::Error for AsksWhenDropped {}
+
+impl Drop for AsksWhenDropped {
+    fn drop(&mut self) {
+        let _ = checkpoint();
+    }
+}
+
+#[test]
+fn a_source_may_use_the_crate_when_it_is_dropped() {
+    bounded(|| {
+        timeout_value(LONG, || {
+            let (fire, fired) = channel();
+            let hook = Hook::inline(move || fire.send(()));
+            let call = || {
+                token().cancel();
+                next(&fired);
+                Err::<(), _>(AsksWhenDropped)
+            };
+            let error = interruptible(hook, call).unwrap_err();
+            assert!(std::error::Error::source(&error).is_some());
+            drop(error);
+            // The next error takes the place of the one with the source.
+            checkpoint().unwrap_err();
+            interruptible(Hook::inline(|| ()), || Err::<(), _>(AsksWhenDropped)).unwrap_err();
+        })
+        .unwrap();
+    });
+}
+
+#[test]
+fn shields_in_a_loop_do_not_keep_a_checkpoint_from_the_clock() {
+    while_the_watchdog_is_late(|| {
+        let error = timeout(SHORT, || -> timebox::Result<()> {
+            loop {
+                shield(LONG, || ());
+                checkpoint()?;
+            }
+        })
+        .unwrap_err();
+        assert!(error.is_timeout());
+    });
+}
+
+#[test]
+fn a_zero_limit_never_admits_its_body_whatever_was_asked_before() {
+    while_the_watchdog_is_late(|| {
+        let start = Instant::now();
+        timeout_value(SHORT, || {
+            while start.elapsed() < SHORT * 3 {
+                shield(LONG, || ());
+                timeout_value(Duration::ZERO, || panic!("the body was run")).unwrap_err();
+            }
+        })
+        .unwrap();
+    });
+}
+
+/// Enough questions for the clock to have been read for some of them, and not for the next.
+fn ask_often(token: &CancellationToken) {
+    for _ in 0..10_000 {
+        token.is_cancelled();
+    }
+}
+
+#[test]
+fn a_token_whose_cancel_came_too_late_is_cancelled() {
+    while_the_watchdog_is_late(|| {
+        timeout_value(SHORT, || {
+            let token = token();
+            ask_often(&token);
+            thread::sleep(SHORT);
+            assert!(!token.cancel(), "the deadline was first");
+            assert!(token.is_cancelled());
+        })
+        .unwrap();
+    });
+}
+
+#[test]
+fn a_child_token_whose_cancel_came_too_late_is_cancelled() {
+    while_the_watchdog_is_late(|| {
+        timeout_value(SHORT, || {
+            let child = token().child_token();
+            ask_often(&child);
+            thread::sleep(SHORT);
+            assert!(!child.cancel(), "the deadline was first");
+            assert!(child.is_cancelled());
+        })
+        .unwrap();
+    });
+}
+
+#[test]
+fn a_token_once_cancelled_stays_so_whatever_else_is_asked() {
+    while_the_watchdog_is_late(|| {
+        let child = timeout_value(SHORT, token).unwrap().child_token();
+        let other = CancellationToken::new();
+        let ask_another = || {
+            assert!(!other.is_cancelled());
+            checkpoint().unwrap();
+        };
+        while !child.is_cancelled() {
+            ask_another();
+        }
+        for _ in 0..10_000 {
+            assert!(child.is_cancelled(), "over, and then not");
+            ask_another();
+        }
+    });
+}
