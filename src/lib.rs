@@ -115,6 +115,7 @@
 #![cfg_attr(timebox_loom, allow(dead_code, unused_imports, unused_macros))]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![doc(test(attr(deny(warnings))))]
+#![warn(clippy::disallowed_methods, clippy::disallowed_macros)]
 
 mod error;
 #[cfg(not(timebox_loom))]
