@@ -18,7 +18,7 @@ use rusqlite::{Connection, ErrorCode, InterruptHandle, TransactionBehavior};
 use timebox::{Cause, Hook, Quota, Timebox, TimeoutError, future};
 
 /// The limit of what is to be stopped.
-const SHORT: Duration = Duration::from_millis(100);
+const SHORT: Duration = Duration::from_millis(200);
 /// A limit that is not reached here.
 const LONG: Duration = Duration::from_secs(60);
 /// What async work that was told to stop has for ending.

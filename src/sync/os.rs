@@ -53,7 +53,50 @@ pub(crate) fn at_fork_in_child(_child: extern "C" fn()) {}
 #[allow(clippy::disallowed_methods)] // the one place where threads are started
 pub(crate) fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<()> {
     let _blocked = SignalsBlocked::new();
+    // In a forked child std's own start of a thread may wait for a lock that was held at the fork: each of its threads
+    // takes one (for its stack overflow handler) when it starts and when it ends.
+    #[cfg(all(unix, not(miri)))]
+    if super::fork::generation() > 0 {
+        return spawn_bare(name, Box::new(body));
+    }
     std::thread::Builder::new().name(name.into()).spawn(body).map(drop)
+}
+
+/// Starts a thread that std knows nothing of. Guarded by the test of a thousand forks, amid threads that start and end.
+#[cfg(all(unix, not(miri), not(timebox_loom)))]
+fn spawn_bare(name: &str, body: Box<dyn FnOnce() + Send>) -> io::Result<()> {
+    use std::ffi::{CString, c_void};
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    struct Start {
+        name: CString,
+        body: Box<dyn FnOnce() + Send>,
+    }
+    extern "C" fn start(data: *mut c_void) -> *mut c_void {
+        // SAFETY: made by `Box::into_raw` below, for this thread alone.
+        let Start { name, body } = *unsafe { Box::from_raw(data.cast::<Start>()) };
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        // SAFETY: reads a string that lives during the call.
+        unsafe {
+            libc::prctl(libc::PR_SET_NAME, name.as_ptr());
+        }
+        drop(name);
+        // Nothing may unwind out of here.
+        std::mem::forget(catch_unwind(AssertUnwindSafe(body)));
+        std::ptr::null_mut()
+    }
+    let data = Box::into_raw(Box::new(Start { name: CString::new(name)?, body }));
+    let mut thread = std::mem::MaybeUninit::uninit();
+    // SAFETY: `start` takes the box over if it is called at all; the thread is detached, so its handle is not kept.
+    unsafe {
+        let code = libc::pthread_create(thread.as_mut_ptr(), std::ptr::null(), start, data.cast());
+        if code != 0 {
+            drop(Box::from_raw(data));
+            return Err(io::Error::from_raw_os_error(code));
+        }
+        libc::pthread_detach(thread.assume_init());
+    }
+    Ok(())
 }
 
 /// Blocks all signals on this thread until dropped.
