@@ -236,6 +236,9 @@ impl TimeoutError {
     }
 
     /// How long the scope had been open when the error was raised.
+    ///
+    /// A scope that was entered without reading the clock, because it could not outlast the one around it, counts from
+    /// the last time that its thread had read the clock before.
     pub fn elapsed(&self) -> Duration {
         self.0.elapsed
     }

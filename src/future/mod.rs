@@ -119,7 +119,7 @@ pub fn timeout_value<F: IntoFuture>(limit: impl Into<Limit>, future: F) -> Timeo
     TimeoutValue { scoped: Scoped::new(Polled::new(limit.into(), Location::caller()), future.into_future()) }
 }
 
-/// The future of [`timeout`].
+/// The future of [`timeout`]. Once it is done it stays pending.
 #[must_use = "futures do nothing unless polled"]
 #[pin_project]
 #[derive(Debug)]
@@ -141,7 +141,7 @@ where
     }
 }
 
-/// The future of [`timeout_value`].
+/// The future of [`timeout_value`]. Once it is done it stays pending.
 #[must_use = "futures do nothing unless polled"]
 #[pin_project]
 #[derive(Debug)]
@@ -159,7 +159,7 @@ impl<F: Future> Future for TimeoutValue<F> {
     }
 }
 
-/// Limits as methods of futures.
+/// Limits as methods of futures. Beside another trait of that name, `use timebox::future::FutureExt as _`.
 ///
 /// ```
 /// # pollster::block_on(async {

@@ -36,6 +36,9 @@ pub struct Outcome<R> {
 /// - `Err(timed_out)`: it was not made, since the scope was over; or it failed after its hook fired, and
 ///   [`source`](Error::source) is its error; or it was [spoilt](Hook::spoils).
 ///
+/// A socket that was shut down reads as the end of the file, which is an `Ok`: a hook that does so
+/// [spoils](Hook::spoils). The call's error must convert into `Box<dyn Error + Send + Sync>`.
+///
 /// # Errors
 ///
 /// As listed.

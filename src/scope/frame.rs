@@ -31,8 +31,8 @@ use crate::watchdog::slots::Thread;
 /// [`with_timeout`](crate::with_timeout) and [`Timebox::run`](crate::Timebox::run) lend it to the block. Every free
 /// function of the crate that acts on the innermost scope is a method here that acts on this one and those around it.
 ///
-/// A scope belongs to its thread and is neither `Send` nor `Sync`; a [`Handle`](crate::Handle) or a
-/// [token](crate::CancellationToken) reaches it from elsewhere.
+/// A scope belongs to its thread and is neither `Send` nor `Sync` (the compiler says so with E0277, about the pointers in
+/// it); a [`Handle`](crate::Handle) or a [token](crate::CancellationToken) reaches it from elsewhere.
 pub struct Scope {
     outer: *const Scope,
     /// The effective deadline of the thread outside.

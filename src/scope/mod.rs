@@ -40,10 +40,14 @@ pub use switch::{is_enabled, set_enabled};
 ///
 /// `timeout` waits for its body, since the body borrows: code that never checks runs on.
 ///
+/// Around `block_on` it stops the futures of this crate and what checks; for any other future use
+/// [`future::timeout`](crate::future::timeout).
+///
 /// # Errors
 ///
 /// Those of the body; and a [`TimeoutError`] if the body was not started, because there was no time left to begin
-/// with. For an inner scope that inherits its deadline see [the crate's front page](crate#nesting).
+/// with. The body's error type must be `From<TimeoutError>`; for one that is not, see [`timeout_value`]. Where the compiler
+/// cannot tell the error type (E0283), write it down: [`timebox::Result<_>`](crate::Result) is short for ours.
 ///
 /// # Panics
 ///

@@ -19,7 +19,8 @@ use crate::watchdog::{self, Fire, Target, Timer};
 /// It may fire more than once, and at any time from the moment the scope is over until its registration ends
 /// (with the call, for [`interruptible`](crate::interruptible)); then it is not running and never will.
 ///
-/// Any `FnMut() -> R + Send` converts into a hook that runs on a runner thread; what it returns is ignored. A
+/// Any `FnMut() -> R + Send` converts into a hook that runs on a runner thread; what it returns is ignored, a future
+/// too: it would never be polled. A
 /// hook must not take a lock that the interrupted code holds, and must not wait for it. A panic in a hook is caught
 /// (std's panic hook reports it); it is not fired again.
 ///
