@@ -124,10 +124,10 @@ impl Sweep {
     }
 }
 
-/// The time that an interrupt takes which has to be sent somewhere: the call may end meanwhile.
-fn on_its_way() {
+/// An interrupt that has to be sent somewhere takes its time: the call may end meanwhile.
+fn on_its_way(time: Duration) {
     let start = Instant::now();
-    while start.elapsed() < Duration::from_micros(350) {
+    while start.elapsed() < time {
         std::hint::spin_loop();
     }
 }
@@ -165,7 +165,7 @@ fn sweep(enough_hits: u32) -> Sweep {
                 } else {
                     Hook::new(move || {
                         FIRES.fetch_add(1, SeqCst);
-                        on_its_way();
+                        on_its_way(middle / 2);
                         interrupt.interrupt();
                     })
                 };

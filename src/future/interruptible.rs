@@ -68,7 +68,7 @@ where
     let future = Phase::Polling(future.into_future());
     Interruptible {
         location: Location::caller(),
-        guard: Guard { hook, place: None, last: None, done: false, told: false },
+        guard: Guard { hook, place: None, last: None, told: false },
         started: false,
         future,
         done: None,
@@ -104,8 +104,6 @@ struct Guard {
     place: Option<(Arc<Node>, usize)>,
     /// The scope it was registered with last.
     last: Option<Arc<Node>>,
-    /// Whether the future has ended.
-    done: bool,
     /// Whether it was fired because it came to a scope that was over.
     told: bool,
 }
@@ -142,12 +140,6 @@ impl Guard {
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        // Dropped in the middle because its scope is over, before the watchdog came to the hook: what is to be told of the
-        // interruption must be told all the same.
-        let over = self.place.as_ref().is_some_and(|(node, _)| node.is_over());
-        if over && !self.done && self.hook.fires() == 0 {
-            self.hook.run();
-        }
         self.hook.revoke();
         self.leave();
     }
@@ -175,12 +167,10 @@ where
                     }
                     // In surroundings that are over already it fires at once, on a thread of ours.
                     if !this.guard.follow(scope) {
-                        crate::watchdog::global()
-                            .post(Arc::clone(&this.guard.hook) as Arc<dyn crate::watchdog::Fire>);
+                        crate::token::node::post(Arc::clone(&this.guard.hook));
                     }
                     let Poll::Ready(output) = future.poll(cx) else { return Poll::Pending };
                     *this.done = Some(output);
-                    this.guard.done = true;
                     this.future.set(Phase::Over);
                 }
                 if this.done.is_none() {

@@ -109,8 +109,8 @@ impl Polled {
         }
         result.map_err(|payload| {
             if !is_meant_for(&frame, &*payload) {
-                // A panic: the future is done for, and with it the scope.
-                self.leave();
+                // A panic: the future is done for, but for its drop.
+                self.give_up();
             }
             caught(&frame, payload)
         })
@@ -121,6 +121,17 @@ impl Polled {
     pub(super) fn leave(&mut self) {
         if self.rest.is_some() {
             self.rest = None;
+        }
+    }
+
+    /// Ends its hooks and what it spends, after a panic; the scope stays, for the drop of the future.
+    #[cold]
+    fn give_up(&mut self) {
+        if let Some(rest) = &mut self.rest {
+            if let Some(node) = &rest.node {
+                node.close();
+            }
+            rest.spending = None;
         }
     }
 

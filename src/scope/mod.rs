@@ -13,7 +13,7 @@ use std::any::Any;
 use std::panic::{Location, resume_unwind};
 
 use crate::error::TimeoutError;
-use crate::time::Limit;
+use crate::time::{Limit, clock};
 use crate::token::node::Tie;
 use crate::token::{CancellationToken, Hook, Registration};
 use crate::watchdog::slots::Thread;
@@ -256,7 +256,12 @@ impl Scope {
 
     fn register(&self, hook: Hook<'static>) -> Registration {
         let over = Thread::with(|thread| self.is_over_by_clock(thread));
-        Registration::new(self.node(), over, hook, Tie::Scope)
+        let node = self.node();
+        // A node made just now does not know yet: it would fire the hook again.
+        if over {
+            node.expire(clock::now());
+        }
+        Registration::new(node, over, hook, Tie::Scope)
     }
 
     /// The token of this scope. It outlives the scope.

@@ -141,13 +141,20 @@ impl Callback {
 
     /// Ends the callback as [`revoke`](Self::revoke) does, without blocking: pending while it runs.
     pub(crate) fn poll_revoke(self: &Arc<Self>, waker: &Waker) -> Poll<()> {
-        {
+        // To clone and to drop a waker is foreign code: not under the lock.
+        let mut waker = Some(waker.clone());
+        let running = {
             let Some(mut state) = self.state.lock() else { return Poll::Ready(()) };
             state.revoked = true;
-            if self.is_running_elsewhere(&state) {
-                state.waker = Some(waker.clone());
-                return Poll::Pending;
+            let running = self.is_running_elsewhere(&state);
+            if running {
+                std::mem::swap(&mut state.waker, &mut waker);
             }
+            running
+        };
+        drop(waker);
+        if running {
+            return Poll::Pending;
         }
         self.revoke();
         Poll::Ready(())

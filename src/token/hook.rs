@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
-use crate::sync::ForkMutex;
 use crate::sync::callback::{Call, Callback};
+use crate::sync::{AtomicBool, ForkMutex, Ordering};
 use crate::time::{clock, nanos};
 use crate::watchdog::runners::Task;
 use crate::watchdog::{self, Fire, Target, Timer};
@@ -175,6 +175,8 @@ pub(crate) struct Entry {
     then: Vec<(Duration, Arc<Entry>)>,
     /// The timers that will fire it again, or what it escalates to.
     timers: ForkMutex<Vec<Timer>>,
+    /// Whether a scope that is over has set it off: from then on only its own timers do.
+    set_off: AtomicBool,
 }
 
 /// How a hook fires whose maker did not say.
@@ -200,6 +202,7 @@ impl Entry {
             policy,
             then,
             timers: ForkMutex::new(Vec::new()),
+            set_off: AtomicBool::new(false),
         })
     }
 
@@ -213,6 +216,14 @@ impl Entry {
 
     pub(crate) fn is_inline(&self) -> bool {
         self.policy.inline
+    }
+
+    /// Its scope is over: runs it where it belongs, the first time. Called on the watchdog.
+    pub(crate) fn set_off(self: Arc<Self>) {
+        // Relaxed: only one is to be first.
+        if !self.set_off.swap(true, Ordering::Relaxed) {
+            self.dispatch();
+        }
     }
 
     /// Runs it where it belongs. Called on the watchdog.

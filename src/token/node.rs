@@ -216,6 +216,9 @@ impl Node {
     /// whether there is.
     #[cold]
     pub(crate) fn expire(self: &Arc<Self>, now: u64) -> bool {
+        if self.is_over() {
+            return true;
+        }
         let mut expired = None;
         self.walk(|node| {
             if node.deadline <= now {
@@ -252,7 +255,7 @@ impl Node {
     fn spread(self: &Arc<Self>, found: &mut Found) {
         let mut stack = vec![(Arc::clone(self), self.told_by())];
         // Links, unlike the tree, may lead round in a circle.
-        let mut linked: Vec<Arc<Node>> = Vec::new();
+        let mut linked = std::collections::HashMap::new();
         while let Some((node, told)) = stack.pop() {
             let Some(mut state) = node.state.lock() else {
                 node.over.store(true, Ordering::Release);
@@ -277,10 +280,10 @@ impl Node {
                     }
                     Child::Linked(child) => {
                         let Some(child) = child.upgrade() else { continue };
-                        if linked.iter().any(|seen| Arc::ptr_eq(seen, &child)) {
+                        // Kept alive, so that no address is another's meanwhile.
+                        if linked.insert(Arc::as_ptr(&child), Arc::clone(&child)).is_some() {
                             continue;
                         }
-                        linked.push(Arc::clone(&child));
                         let at = end.as_ref().map_or_else(clock::now, |end| end.at);
                         let reason = end.as_ref().and_then(|end| end.reason.clone());
                         child.end_by(&End { cause: Cause::Cancelled, at, reason });
@@ -333,7 +336,11 @@ impl Node {
         if let Some(parent) = parent {
             self.enlist(parent, Child::Inner(Arc::downgrade(self)));
         }
-        // A deadline that was earlier than all beneath may have come or gone.
+        self.update_timers();
+    }
+
+    /// A deadline that was earlier than all beneath may have come or gone.
+    fn update_timers(self: &Arc<Self>) {
         let mut stack = vec![Arc::clone(self)];
         while let Some(node) = stack.pop() {
             node.update_timer();
@@ -345,6 +352,42 @@ impl Node {
                 Child::Inner(child) => child.upgrade().filter(|child| child.is_beneath(&node)),
                 Child::Linked(_) => None,
             }));
+        }
+    }
+
+    /// Moves it up to what is around `parent`, which is closed, unless it has gone elsewhere.
+    fn leave(self: &Arc<Self>, parent: &Arc<Node>) {
+        let around = parent.parent();
+        let link = match self.state.lock() {
+            Some(mut state) => state.parent.take_if(|link| Arc::ptr_eq(&link.node, parent)),
+            None => None,
+        };
+        let Some(link) = link else { return };
+        drop(link.unlist());
+        if let Some(around) = &around {
+            self.enlist_if_free(around);
+        }
+        self.update_timers();
+    }
+
+    /// As `enlist`, unless another has made it its child meanwhile.
+    fn enlist_if_free(self: &Arc<Self>, parent: &Arc<Node>) {
+        let child = Child::Inner(Arc::downgrade(self));
+        let Some(key) = parent.state.lock().map(|mut state| state.children.insert(child)) else { return };
+        let mut left = Some(Link { node: Arc::clone(parent), key });
+        if let Some(mut state) = self.state.lock()
+            && state.parent.is_none()
+        {
+            state.parent = left.take();
+        }
+        if let Some(link) = left {
+            drop(link.unlist());
+            return;
+        }
+        if parent.is_over() {
+            let mut found = Found::default();
+            self.spread(&mut found);
+            found.hand_over();
         }
     }
 
@@ -386,6 +429,9 @@ impl Node {
         let around = self.parent().map_or(NEVER, |parent| parent.effective_deadline());
         let Some(mut state) = self.state.lock() else { return };
         let needed = self.deadline < around && !self.over.load(Ordering::Relaxed);
+        if state.timer.is_some_and(Timer::is_lost) {
+            state.timer = None;
+        }
         match (&state.timer, needed) {
             (None, true) => {
                 let weak = Arc::downgrade(self);
@@ -421,9 +467,8 @@ impl Node {
             if let Child::Inner(child) = child
                 && let Some(child) = child.upgrade()
                 && child.roams.load(Ordering::Relaxed)
-                && child.is_beneath(self)
             {
-                child.set_parent(None);
+                child.leave(self);
             }
         }
     }
@@ -438,7 +483,11 @@ impl Node {
     // ===== Hooks and wakers =====
 
     /// Registers a hook; `None` if the node is over, so that it would never be told.
-    pub(crate) fn add_hook(&self, entry: &Arc<Entry>, tie: Tie) -> Option<usize> {
+    pub(crate) fn add_hook(self: &Arc<Self>, entry: &Arc<Entry>, tie: Tie) -> Option<usize> {
+        if crate::sync::fork::generation() != 0 {
+            // The timers of the scopes that were open at the fork are lost there; who asks anew is told all the same.
+            self.walk(Node::update_timer);
+        }
         let mut state = self.state.lock()?;
         // Relaxed: under the lock.
         if self.over.load(Ordering::Relaxed) {
@@ -580,10 +629,15 @@ impl Hooks {
     fn dispatch(&self) {
         for inline in [true, false] {
             for entry in self.0.iter().rev().filter(|entry| entry.is_inline() == inline) {
-                Arc::clone(entry).dispatch();
+                Arc::clone(entry).set_off();
             }
         }
     }
+}
+
+/// Has the watchdog set a hook off.
+pub(crate) fn post(entry: Arc<Entry>) {
+    watchdog::global().post(Arc::new(Hooks(vec![entry])));
 }
 
 impl Fire for Hooks {

@@ -68,6 +68,13 @@ pub(crate) struct Timer {
     generation: u32,
 }
 
+impl Timer {
+    /// Whether it was left behind in a fork.
+    pub(crate) fn is_lost(self) -> bool {
+        self.generation != fork::generation()
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct Watchdog {
     /// The earliest deadline that the watchdog will notice by itself; 0 while it is awake or being woken.
@@ -321,7 +328,9 @@ impl Watchdog {
     fn run(&'static self) {
         os::set_timer_slack(1);
         let born = clock::now();
-        let (mut asked, mut heavy) = (cfg!(timebox_loom), false);
+        // A watchdog before this one may have asked for it.
+        let mut heavy = self.mode.has(Mode::ASYMMETRIC);
+        let mut asked = heavy || cfg!(timebox_loom);
         loop {
             let (key, until) = self.pass(heavy);
             let now = clock::now();
