@@ -1,7 +1,7 @@
 //! Instructions per iteration, counted by callgrind: the one measure of speed without noise.
 //!
 //! `cargo bench --bench instructions -- --check` runs this program under valgrind, twice per case; the difference of
-//! the two counts is exact, start-up and warm-up fall out of it. It fails where a count is more than 5 % above what has
+//! the two counts is exact, start-up and warm-up fall out of it. It fails where a count is more than 10 % above what has
 //! been reached. Without `--check` it only prints.
 //! A clock read counts as its wrapper alone: valgrind hides the vDSO.
 
@@ -22,7 +22,7 @@ const FEW: u64 = 1_000;
 const MANY: u64 = 21_000;
 
 /// What a count may be above its ceiling.
-const SLACK: f64 = 1.05;
+const SLACK: f64 = 1.1;
 
 /// A case, and the case whose count is taken off its own.
 struct Count {
@@ -170,7 +170,7 @@ fn main() -> ExitCode {
     match print_counts(check) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => {
-            eprintln!("a count is more than 5 % above what had been reached");
+            eprintln!("a count is more than 10 % above what had been reached");
             ExitCode::FAILURE
         }
         Err(error) => {

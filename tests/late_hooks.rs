@@ -124,14 +124,6 @@ impl Sweep {
     }
 }
 
-/// An interrupt that has to be sent somewhere takes its time: the call may end meanwhile.
-fn on_its_way(time: Duration) {
-    let start = Instant::now();
-    while start.elapsed() < time {
-        std::hint::spin_loop();
-    }
-}
-
 /// Sweeps the deadline over the end of a statement, and runs another right after it.
 ///
 /// The middle of the sweep follows the machine: a run that fired moves it later, one that ended by itself earlier, so
@@ -157,7 +149,7 @@ fn sweep(enough_hits: u32) -> Sweep {
         let mut made = false;
         let (first, second) = Timebox::new(limit)
             .run_value(|scope| {
-                let hook = if run % 3 == 0 {
+                let hook = if run % 4 == 0 {
                     Hook::inline(move || {
                         FIRES.fetch_add(1, SeqCst);
                         interrupt.interrupt();
@@ -165,7 +157,8 @@ fn sweep(enough_hits: u32) -> Sweep {
                 } else {
                     Hook::new(move || {
                         FIRES.fetch_add(1, SeqCst);
-                        on_its_way(middle / 2);
+                        // It has to be sent somewhere, and the call may end meanwhile.
+                        std::thread::sleep(middle / 2);
                         interrupt.interrupt();
                     })
                 };
