@@ -10,6 +10,7 @@
 //! 4. The thread's deadline is the earliest of the visible frames', its flag that of the innermost visible node.
 
 use std::cell::{Cell, OnceCell};
+use std::io::Write as _;
 use std::mem::{ManuallyDrop, MaybeUninit};
 use std::panic::{AssertUnwindSafe, Location, catch_unwind};
 use std::ptr;
@@ -228,7 +229,9 @@ pub(crate) fn open<R>(
 #[cold]
 #[inline(never)]
 fn misnested(location: &'static Location<'static>) -> ! {
-    eprintln!(
+    // `eprintln` would panic where nobody listens.
+    let _ = writeln!(
+        std::io::stderr(),
         "timebox: the scope opened at {location} was left out of order (a coroutine switched inside it); aborting"
     );
     std::process::abort();
