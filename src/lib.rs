@@ -127,6 +127,8 @@ mod quota;
 #[cfg(not(timebox_loom))]
 mod scope;
 mod sync;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod time;
 mod token;
 mod watchdog;

@@ -4,10 +4,13 @@ use std::fmt;
 use std::panic::Location;
 use std::sync::Arc;
 use std::task::Waker;
+use std::time::Duration;
 
-use crate::error::TimeoutError;
+use crate::error::{ScopeId, TimeoutError};
 use crate::scope::frame::{self, Around, Kind, Terms, innermost};
+use crate::scope::staged::{begin_wait, under};
 use crate::scope::{Admission, Extras, Scope, Spending, admit, admit_polled, caught, is_meant_for};
+use crate::time::seam::Seam;
 use crate::time::{Deadline, Limit, nanos};
 use crate::token::node::Node;
 use crate::watchdog::slots::Thread;
@@ -24,6 +27,8 @@ pub(super) struct Polled {
 }
 
 struct Rest {
+    /// Whose clock it follows: of where it was made, if that was under a test's, or else of its first poll.
+    seam: Seam,
     /// Until it is entered, if it is more than a duration.
     limit: Limit,
     extras: Option<Extras>,
@@ -40,9 +45,17 @@ impl Polled {
     #[inline(always)]
     pub(super) fn new(limit: Limit, location: &'static Location<'static>) -> Self {
         match limit.into_duration() {
-            Ok(duration) => Self { own: 0, entered: nanos(duration), location, rest: None },
-            Err(limit) => Self { own: 0, entered: 0, location, rest: Some(Rest::boxed(limit, None, None)) },
+            Ok(duration) if !Seam::is_in_force() => {
+                Self { own: 0, entered: nanos(duration), location, rest: None }
+            }
+            Ok(duration) => Self::with_rest(duration.into(), location),
+            Err(limit) => Self::with_rest(limit, location),
         }
+    }
+
+    #[cold]
+    fn with_rest(limit: Limit, location: &'static Location<'static>) -> Self {
+        Self { own: 0, entered: 0, location, rest: Some(Rest::boxed(limit, None, None)) }
     }
 
     /// With all that a builder can give.
@@ -76,8 +89,12 @@ impl Polled {
     #[inline(always)]
     pub(super) fn enter(&mut self, thread: &Thread) -> Result<(), TimeoutError> {
         let terms = match &mut self.rest {
-            None => admit_polled(thread, self.entered, self.location)?,
-            Some(rest) => rest.enter(thread, self.location)?,
+            None if !Seam::is_in_force() => admit_polled(thread, self.entered, self.location)?,
+            rest => {
+                let limit = Duration::from_nanos(self.entered);
+                rest.get_or_insert_with(|| Rest::boxed(limit.into(), None, None))
+                    .enter(thread, self.location)?
+            }
         };
         self.own = terms.own;
         self.entered = terms.entered;
@@ -98,8 +115,12 @@ impl Polled {
         let mut frame = Terms::measured(self.own, self.entered, self.location, Kind::Future).frame();
         let mut effective = self.own.min(thread.deadline.get());
         let mut extras = None;
+        let mut _under = None;
         if let Some(rest) = &mut self.rest {
-            effective = rest.resume(thread, &mut frame, effective);
+            let crosses = rest.crosses_clocks(thread);
+            _under = Some(under(thread, &rest.seam));
+            begin_wait(self.location, false);
+            effective = rest.resume(thread, &mut frame, effective, crosses);
             extras = rest.extras.as_ref();
         }
         frame.set_waker(waker);
@@ -148,7 +169,19 @@ impl Polled {
 impl Rest {
     #[cold]
     fn boxed(limit: Limit, extras: Option<Extras>, terms: Option<Terms>) -> Box<Self> {
-        Box::new(Self { limit, extras, terms, node: None, spending: None })
+        let handle = extras.as_ref().and_then(|extras| extras.handle.as_ref());
+        let seam = handle.map_or_else(Seam::current, |handle| handle.node().seam.clone());
+        Box::new(Self { seam, limit, extras, terms, node: None, spending: None })
+    }
+
+    /// Whether the scopes around it in this poll have another clock: then they count as a handle's would, by being
+    /// over, not by their deadlines.
+    fn crosses_clocks(&self, thread: &Thread) -> bool {
+        let crosses = !self.seam.shares_clock(&Seam::current());
+        if crosses {
+            innermost(thread, |scope| scope.map(Scope::node).is_some());
+        }
+        crosses
     }
 
     #[cold]
@@ -158,9 +191,18 @@ impl Rest {
         location: &'static Location<'static>,
     ) -> Result<Terms, TimeoutError> {
         let extras = self.extras.as_ref();
-        let (kind, around) = match extras.and_then(|extras| extras.handle.as_ref()) {
-            Some(handle) => (Kind::EnteredFuture, Around::Node(handle.node())),
-            None => (Kind::Future, Around::Thread),
+        let handle = extras.and_then(|extras| extras.handle.as_ref());
+        if handle.is_none() && self.seam.is_real() {
+            self.seam = Seam::current();
+        }
+        let crosses = self.crosses_clocks(thread);
+        let outer =
+            innermost(thread, |scope| scope.filter(|_| crosses).map(|scope| Arc::clone(scope.node())));
+        let _under = under(thread, &self.seam);
+        let (kind, around) = match (handle, &outer) {
+            (Some(handle), _) => (Kind::EnteredFuture, Around::Node(handle.node())),
+            (None, Some(outer)) => (Kind::Future, Around::Node(outer)),
+            (None, None) => (Kind::Future, Around::Thread),
         };
         let Admission { terms, effective: _, node, spending } =
             admit(thread, &self.limit, extras, location, kind, around)?;
@@ -172,8 +214,21 @@ impl Rest {
 
     /// Completes the frame with what has been kept; the earliest deadline visible in it.
     #[cold]
-    fn resume(&mut self, thread: &Thread, frame: &mut Scope, effective: u64) -> u64 {
-        let Some(terms) = self.terms else { return effective };
+    fn resume(&mut self, thread: &Thread, frame: &mut Scope, effective: u64, crosses: bool) -> u64 {
+        let Some(mut terms) = self.terms else { return effective };
+        if crosses && terms.kind == Kind::Future {
+            // Beneath the scopes of this poll, as beneath those of a handle.
+            terms.kind = Kind::EnteredFuture;
+            let outer = innermost(thread, |scope| scope.map(|scope| Arc::clone(scope.node())));
+            if self.node.is_none() && outer.is_some() {
+                let info = terms.info(ScopeId::next(), self.extras.as_ref());
+                let Terms { entered, own, cause, .. } = terms;
+                self.node = Some(Node::new(outer.as_ref(), info, entered, own, cause, true));
+            }
+            if let Some(node) = &self.node {
+                node.set_parent(outer.as_ref());
+            }
+        }
         *frame = terms.frame();
         if terms.kind == Kind::Future
             && let Some(node) = &self.node

@@ -14,6 +14,7 @@ use super::polled::Polled;
 use crate::error::TimeoutError;
 use crate::scope::Scope;
 use crate::scope::checkpoint::is_over;
+use crate::scope::staged::{begin_wait, point};
 use crate::time::{NEVER, clock};
 use crate::token::trail::Circumstances;
 use crate::watchdog::slots::Thread;
@@ -97,6 +98,7 @@ fn wait(
     location: &'static Location<'static>,
     cx: &Context<'_>,
 ) -> Poll<TimeoutError> {
+    point(thread, location);
     if !is_over(thread) {
         let woken = match scope.existing_node() {
             // Its own node tells it of all.
@@ -107,6 +109,7 @@ fn wait(
             None => alert.wake_with(scope.visible_outer(), scope.around(), own, cx.waker()),
         };
         if woken {
+            begin_wait(location, true);
             return Poll::Pending;
         }
     }
@@ -134,6 +137,7 @@ fn wait_on(
         alert.wake_at(next, cx.waker());
         let outer = scope.visible_outer().and_then(|outer| outer.visible().find_map(Scope::existing_node));
         alert.wake_by(outer, cx.waker());
+        begin_wait(location, true);
         return Poll::Pending;
     }
     Poll::Ready(scope.error(Circumstances { settled: false, ..Circumstances::at(location, now) }))

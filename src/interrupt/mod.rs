@@ -7,6 +7,7 @@ use std::sync::Arc;
 use crate::error::TimeoutError;
 use crate::scope::Scope;
 use crate::scope::frame::innermost;
+use crate::scope::staged::{point, waiting};
 use crate::sync::callback::lend;
 use crate::sync::mutant;
 use crate::time::clock;
@@ -178,6 +179,7 @@ impl Scope {
         location: &'static Location<'static>,
         call: impl FnOnce() -> R,
     ) -> Result<Guarded<R>, TimeoutError> {
+        Thread::with(|thread| point(thread, location));
         self.check_by_clock(location)?;
         let node = self.node();
         let (closures, plan) = hook.split();
@@ -186,7 +188,9 @@ impl Scope {
             let Some(registered) = Registered::new(node, &entry) else {
                 return Err(self.interrupted(location, None));
             };
+            let waiting = waiting(location);
             let value = call();
+            drop(waiting);
             drop(registered);
             Ok(Guarded { outcome: Outcome { value, fires: entry.fires() }, spoilt: entry.has_spoilt() })
         })

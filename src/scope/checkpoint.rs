@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::Scope;
 use super::frame::innermost;
+use super::staged::point;
 use crate::error::TimeoutError;
 use crate::time::{Deadline, NEVER, clock, nanos};
 use crate::token::trail::Circumstances;
@@ -39,6 +40,7 @@ pub(crate) fn is_over(thread: &Thread) -> bool {
 #[cold]
 #[inline(never)]
 fn interrupt(thread: &Thread, location: Place) -> Result<(), TimeoutError> {
+    point(thread, location);
     if !is_over_by_clock(thread) {
         return Ok(());
     }
@@ -119,7 +121,11 @@ pub fn checkpoint_or_unwind() {
 #[cold]
 #[inline(never)]
 fn unwind(thread: &Thread, location: Place) {
-    if std::thread::panicking() || !is_over_by_clock(thread) {
+    if std::thread::panicking() {
+        return;
+    }
+    point(thread, location);
+    if !is_over_by_clock(thread) {
         return;
     }
     innermost(thread, |scope| {
@@ -258,6 +264,7 @@ impl Scope {
     #[track_caller]
     #[inline]
     pub fn checkpoint(&self) -> Result<(), TimeoutError> {
+        Thread::with(|thread| point(thread, Location::caller()));
         if !self.is_over() {
             return Ok(());
         }
@@ -268,7 +275,11 @@ impl Scope {
     #[cfg(panic = "unwind")]
     #[track_caller]
     pub fn checkpoint_or_unwind(&self) {
-        if std::thread::panicking() || !self.is_over() {
+        if std::thread::panicking() {
+            return;
+        }
+        Thread::with(|thread| point(thread, Location::caller()));
+        if !self.is_over() {
             return;
         }
         let error = self.error(Circumstances::at(Location::caller(), clock::now()));
@@ -305,6 +316,7 @@ impl Scope {
     }
 
     fn require_at(&self, duration: Duration, location: Place) -> Result<(), TimeoutError> {
+        Thread::with(|thread| point(thread, location));
         self.check_by_clock(location)?;
         let effective = Thread::with(|thread| self.effective(thread));
         let now = clock::now();

@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use super::checkpoint::{is_over, is_over_by_clock};
 use super::frame::{Around, Kind as FrameKind, Scope, Terms, innermost};
+use super::staged::{point, point_of};
 use super::{Extras, is_enabled};
 use crate::error::{Cause, ScopeId, TimeoutError};
+use crate::time::seam::Seam;
 use crate::time::{Budget, Kind, Limit, NEVER, clock, nanos};
 use crate::token::node::{End, Node};
 use crate::watchdog;
@@ -56,6 +58,7 @@ pub(super) fn admit_duration(
     duration: Duration,
     location: &'static Location<'static>,
 ) -> Result<(Terms, u64), TimeoutError> {
+    point(thread, location);
     let asked = in_force(nanos(duration));
     let outer = thread.deadline.get();
     if !thread.frame.get().is_null() {
@@ -90,6 +93,7 @@ pub(crate) fn admit_polled(
     asked: u64,
     location: &'static Location<'static>,
 ) -> Result<Terms, TimeoutError> {
+    point(thread, location);
     let asked = in_force(asked);
     let nested = !thread.frame.get().is_null();
     if nested && is_over(thread) {
@@ -123,6 +127,10 @@ pub(crate) fn admit(
     kind: FrameKind,
     around: Around<'_>,
 ) -> Result<Admission, TimeoutError> {
+    match around {
+        Around::Thread => point(thread, location),
+        Around::Node(node) => point_of(node, location),
+    }
     let enabled = is_enabled();
     thread.slot();
     let now = clock::now();
@@ -158,7 +166,9 @@ pub(crate) fn admit(
             // Told by surroundings that its scope has left.
             token.node().is_over().then_some(End { cause: Cause::Cancelled, at: now, reason: None })
         });
-        ends.extend(end.map(|end| End { cause: Cause::Cancelled, ..end }));
+        // One with another clock ends it now.
+        let at = |end: &End| if token.node().seam.shares_clock(&Seam::current()) { end.at } else { now };
+        ends.extend(end.map(|end| End { cause: Cause::Cancelled, at: at(&end), ..end }));
     }
     let reserve = extras.map_or(Duration::ZERO, |extras| extras.reserve);
     if enabled && reserve > Duration::ZERO && outer != NEVER {

@@ -200,7 +200,7 @@ pub(crate) fn open<R>(
         let scope = unsafe { &*scope };
         if effective != outer_deadline {
             thread.deadline.set(effective);
-            if effective != NEVER && !has_timer {
+            if effective != NEVER && !has_timer && !clock::is_mocked() {
                 watchdog::global().arm(thread.slot(), effective);
             }
         }
@@ -290,6 +290,17 @@ impl Scope {
     #[inline]
     pub(crate) fn around(&self) -> u64 {
         if self.kind.is_boundary() { NEVER } else { self.outer_deadline }
+    }
+
+    #[cfg(feature = "testing")]
+    pub(super) fn is_shield(&self) -> bool {
+        self.kind.is_shield()
+    }
+
+    /// Its identity as a number, 0 if nobody has asked for it.
+    #[cfg(feature = "testing")]
+    pub(super) fn raw_id(&self) -> u64 {
+        self.id.get()
     }
 
     /// Whether it is the innermost of its thread.

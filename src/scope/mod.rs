@@ -7,6 +7,7 @@ pub(crate) mod frame;
 mod handle;
 mod shield;
 mod sleep;
+pub(crate) mod staged;
 mod switch;
 
 use std::any::Any;
@@ -148,7 +149,7 @@ fn run<R>(
 }
 
 /// Runs a body in a scope of its own, with whatever limit and extras.
-fn run_any<R>(
+pub(crate) fn run_any<R>(
     limit: &Limit,
     extras: Option<&Extras>,
     location: &'static Location<'static>,

@@ -7,9 +7,12 @@ use parking_lot::{Condvar, Mutex};
 
 use super::Scope;
 use super::frame::innermost;
+use super::staged::{self, point, waiting};
 use crate::error::TimeoutError;
+use crate::time::seam::Seam;
 use crate::time::{clock, nanos};
 use crate::watchdog::slots::Thread;
+use crate::watchdog::{self, Target};
 
 /// Sleeps, but no longer than the innermost scope lasts. Outside every scope it just sleeps.
 ///
@@ -30,7 +33,7 @@ pub fn sleep(duration: Duration) -> Result<(), TimeoutError> {
         innermost(thread, |scope| match scope {
             Some(scope) => scope.sleep_at(duration, location),
             None => {
-                std::thread::sleep(duration);
+                rest(clock::now().saturating_add(nanos(duration)));
                 Ok(())
             }
         })
@@ -45,16 +48,15 @@ impl Scope {
     }
 
     fn sleep_at(&self, duration: Duration, location: &'static Location<'static>) -> Result<(), TimeoutError> {
+        Thread::with(|thread| point(thread, location));
         self.check_by_clock(location)?;
+        let _waiting = waiting(location);
         let end = clock::now().saturating_add(nanos(duration));
         let until = Thread::with(|thread| self.effective(thread)).min(end);
         // Nobody can cancel it but through a node.
         match self.visible().find_map(Scope::existing_node) {
-            None => {
-                while let Some(left) = until.checked_sub(clock::now()).filter(|&left| left > 0) {
-                    std::thread::sleep(Duration::from_nanos(left));
-                }
-            }
+            None => rest(until),
+            Some(node) if staged::moves_clock() => staged::move_clock(until, || !node.is_over()),
             Some(node) => {
                 let bed = Arc::new(Bed::default());
                 let waker = Waker::from(Arc::clone(&bed));
@@ -68,6 +70,19 @@ impl Scope {
     }
 }
 
+/// Sleeps where nobody can wake it.
+fn rest(until: u64) {
+    if staged::moves_clock() {
+        return staged::move_clock(until, || true);
+    }
+    if clock::is_mocked() {
+        return Arc::new(Bed::default()).sleep(until);
+    }
+    while let Some(left) = until.checked_sub(clock::now()).filter(|&left| left > 0) {
+        std::thread::sleep(Duration::from_nanos(left));
+    }
+}
+
 /// What a thread sleeps on that a token may wake. Not the thread's own parking place: that is the user's.
 #[derive(Default)]
 struct Bed {
@@ -76,12 +91,26 @@ struct Bed {
 }
 
 impl Bed {
-    fn sleep(&self, until: u64) {
+    fn sleep(self: &Arc<Self>, until: u64) {
+        if clock::is_mocked() {
+            return self.sleep_on(&Seam::current(), until);
+        }
         let mut woken = self.woken.lock();
         while !*woken {
             let Some(left) = until.checked_sub(clock::now()).filter(|&left| left > 0) else { return };
             self.changed.wait_for(&mut woken, Duration::from_nanos(left));
         }
+    }
+
+    /// Until somebody has moved the clock that far.
+    fn sleep_on(self: &Arc<Self>, seam: &Seam, until: u64) {
+        let timer = watchdog::global().schedule_on(seam, until, Target::Wake(Arc::clone(self).into()));
+        let mut woken = self.woken.lock();
+        while !*woken {
+            self.changed.wait(&mut woken);
+        }
+        drop(woken);
+        watchdog::global().cancel(timer);
     }
 }
 

@@ -3,6 +3,7 @@
 pub(crate) mod clock;
 mod deadline;
 mod limit;
+pub(crate) mod seam;
 
 pub use deadline::Deadline;
 pub use limit::Limit;

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use crate::sync::callback::{Call, Callback};
 use crate::sync::{AtomicBool, ForkMutex, Ordering};
+use crate::time::seam::Seam;
 use crate::time::{clock, nanos};
 use crate::watchdog::runners::Task;
 use crate::watchdog::{self, Fire, Target, Timer};
@@ -177,6 +178,8 @@ pub(crate) struct Entry {
     timers: ForkMutex<Vec<Timer>>,
     /// Whether a scope that is over has set it off: from then on only its own timers do.
     set_off: AtomicBool,
+    /// On whose clock it fires again.
+    seam: Seam,
 }
 
 /// How a hook fires whose maker did not say.
@@ -203,6 +206,7 @@ impl Entry {
             then,
             timers: ForkMutex::new(Vec::new()),
             set_off: AtomicBool::new(false),
+            seam: Seam::current(),
         })
     }
 
@@ -260,7 +264,8 @@ impl Entry {
             return;
         }
         let weak = Arc::downgrade(entry);
-        let timer = watchdog::global().schedule(clock::now().saturating_add(after), Target::Fire(weak));
+        let time = self.seam.reading(clock::now()).saturating_add(after);
+        let timer = watchdog::global().schedule_on(&self.seam, time, Target::Fire(weak));
         if timers.len() > self.then.len() {
             // The last is the one that fired it this time.
             timers.pop();

@@ -29,6 +29,7 @@ use super::hook::Entry;
 use crate::error::{Cause, ScopeInfo, TimeoutError};
 use crate::sync::callback::drop_quietly;
 use crate::sync::{AtomicBool, ForkMutex, Ordering};
+use crate::time::seam::Seam;
 use crate::time::{NEVER, clock};
 use crate::watchdog::slots::without_scopes;
 use crate::watchdog::{self, Fire, Target, Timer};
@@ -43,6 +44,8 @@ pub(crate) struct Node {
     pub(crate) info: ScopeInfo,
     /// When the scope was entered, or the token made.
     pub(crate) entered: u64,
+    /// What it was made under: its times are on that clock.
+    pub(crate) seam: Seam,
     /// Whether its surroundings may change: it is that of a future that is not done.
     roams: AtomicBool,
     state: ForkMutex<State>,
@@ -140,6 +143,7 @@ impl Node {
             cause,
             info,
             entered,
+            seam: Seam::current(),
             roams: AtomicBool::new(roams),
             state: ForkMutex::new(state),
         });
@@ -166,12 +170,18 @@ impl Node {
         self.state.lock()?.parent.as_ref().map(|link| Arc::clone(&link.node))
     }
 
+    /// Whether its deadline has passed, for somebody whose clock says `now`.
+    #[inline]
+    pub(crate) fn has_expired(&self, now: u64) -> bool {
+        self.deadline <= self.seam.reading(now)
+    }
+
     /// How it ended itself by `now`, by the earlier of its causes; `None` if it did not.
     pub(crate) fn end(&self, now: u64) -> Option<End> {
         let told = self.state.lock().and_then(|state| state.end.clone());
         match told {
             Some(end) if end.at < self.deadline => Some(end),
-            _ if self.deadline <= now => Some(End { cause: self.cause, at: self.deadline, reason: None }),
+            _ if self.has_expired(now) => Some(End { cause: self.cause, at: self.deadline, reason: None }),
             told => told,
         }
     }
@@ -185,10 +195,14 @@ impl Node {
         }
     }
 
-    /// The earliest deadline of this node and those around it.
+    /// The earliest deadline of this node and those around it that have its clock.
     pub(crate) fn effective_deadline(self: &Arc<Self>) -> u64 {
         let mut earliest = NEVER;
-        self.walk(|node| earliest = earliest.min(node.deadline));
+        self.walk(|node| {
+            if node.seam.shares_clock(&self.seam) {
+                earliest = earliest.min(node.deadline);
+            }
+        });
         earliest
     }
 
@@ -203,7 +217,8 @@ impl Node {
         if self.expire(now) {
             return false;
         }
-        if !self.end_by(&End { cause: Cause::Cancelled, at: now, reason }) {
+        let at = self.seam.reading(now);
+        if !self.end_by(&End { cause: Cause::Cancelled, at, reason }) {
             return false;
         }
         let mut found = Found::default();
@@ -221,7 +236,7 @@ impl Node {
         }
         let mut expired = None;
         self.walk(|node| {
-            if node.deadline <= now {
+            if node.has_expired(now) {
                 expired = Some(Arc::clone(node));
             }
         });
@@ -235,6 +250,24 @@ impl Node {
     fn end_at_deadline(self: &Arc<Self>, found: &mut Found) {
         self.end_by(&End { cause: self.cause, at: self.deadline, reason: None });
         self.spread(found);
+    }
+
+    /// Its deadline comes early, because a test wants it so. Its hooks have run when this returns.
+    #[cfg(feature = "testing")]
+    pub(crate) fn expire_early(self: &Arc<Self>) {
+        struct Early(Arc<Node>);
+        impl Fire for Early {
+            fn fire(self: Arc<Self>, _now: u64) {
+                let node = &self.0;
+                let mut found = Found::default();
+                let at = node.seam.now();
+                if node.end_by(&End { cause: node.cause, at, reason: None }) {
+                    node.spread(&mut found);
+                }
+                found.carry_out();
+            }
+        }
+        watchdog::mock::carry_out(Arc::new(Early(Arc::clone(self))));
     }
 
     /// Records an end; `false` if it is over already.
@@ -284,7 +317,9 @@ impl Node {
                         if linked.insert(Arc::as_ptr(&child), Arc::clone(&child)).is_some() {
                             continue;
                         }
-                        let at = end.as_ref().map_or_else(clock::now, |end| end.at);
+                        let now = || child.seam.reading(clock::now());
+                        let at = end.as_ref().filter(|_| child.seam.shares_clock(&node.seam));
+                        let at = at.map_or_else(now, |end| end.at);
                         let reason = end.as_ref().and_then(|end| end.reason.clone());
                         child.end_by(&End { cause: Cause::Cancelled, at, reason });
                         stack.push((child, None));
@@ -413,7 +448,9 @@ impl Node {
             let mut found = Found::default();
             if linked {
                 let end = parent.told_by();
-                let at = end.as_ref().map_or_else(clock::now, |end| end.at);
+                let now = || self.seam.reading(clock::now());
+                let at = end.as_ref().filter(|_| self.seam.shares_clock(&parent.seam));
+                let at = at.map_or_else(now, |end| end.at);
                 self.end_by(&End { cause: Cause::Cancelled, at, reason: end.and_then(|end| end.reason) });
             }
             self.spread(&mut found);
@@ -426,7 +463,11 @@ impl Node {
         if self.deadline == NEVER {
             return;
         }
-        let around = self.parent().map_or(NEVER, |parent| parent.effective_deadline());
+        let around = match self.parent() {
+            // One with another clock tells it, but stands for no deadline of this one.
+            Some(parent) if parent.seam.shares_clock(&self.seam) => parent.effective_deadline(),
+            _ => NEVER,
+        };
         let Some(mut state) = self.state.lock() else { return };
         let needed = self.deadline < around && !self.over.load(Ordering::Relaxed);
         if state.timer.is_some_and(Timer::is_lost) {
@@ -435,7 +476,8 @@ impl Node {
         match (&state.timer, needed) {
             (None, true) => {
                 let weak = Arc::downgrade(self);
-                state.timer = Some(watchdog::global().schedule(self.deadline, Target::Fire(weak)));
+                let target = Target::Fire(weak);
+                state.timer = Some(watchdog::global().schedule_on(&self.seam, self.deadline, target));
             }
             (Some(_), false) => {
                 let timer = state.timer.take();

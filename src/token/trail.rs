@@ -59,7 +59,8 @@ impl Trail {
     /// A scope can have been told that it is over by surroundings that it has left since: so `told_at` is when the
     /// innermost is taken to have been cancelled, if none on the trail is over by its own cause.
     pub(crate) fn from(innermost: Step, told_at: u64) -> Self {
-        let told = End { cause: Cause::Cancelled, at: told_at, reason: None };
+        let at = innermost.node.as_ref().map_or(told_at, |node| node.seam.reading(told_at));
+        let told = End { cause: Cause::Cancelled, at, reason: None };
         let over = Over { index: 0, end: told, entered: innermost.entered, node: innermost.node.clone() };
         let mut trail = Self { chain: Vec::new(), over };
         trail.add(innermost);
@@ -91,6 +92,7 @@ impl Trail {
     pub(crate) fn into_error(self, how: Circumstances) -> TimeoutError {
         let Circumstances { now, location, started, settled, source } = how;
         let over = self.over;
+        let now = over.node.as_ref().map_or(now, |node| node.seam.reading(now));
         let error = TimeoutError::new(Story {
             cause: over.end.cause,
             reason: over.end.reason,
