@@ -154,6 +154,6 @@ pub use token::Hook;
 pub use token::{CancellationToken, Cancelled, CancelledOwned, DropGuard, Registration, RunUntilCancelled};
 
 /// The examples of the README are run too.
-#[cfg(doctest)]
+#[cfg(all(doctest, feature = "testing"))]
 #[doc = include_str!("../README.md")]
 mod readme {}
