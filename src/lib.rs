@@ -135,6 +135,9 @@ mod watchdog;
 
 pub use error::{Cause, Result, ScopeId, ScopeInfo, TimeoutError};
 #[cfg(not(timebox_loom))]
+#[cfg(all(feature = "regex", not(timebox_loom)))]
+pub use interrupt::regex;
+#[cfg(not(timebox_loom))]
 pub use interrupt::{Outcome, interruptible, interruptible_outcome};
 #[cfg(not(timebox_loom))]
 pub use quota::Quota;

@@ -1,5 +1,8 @@
 //! Calls that look at no scope: they are interrupted by a hook.
 
+#[cfg(feature = "regex")]
+pub mod regex;
+
 use std::error::Error;
 use std::panic::Location;
 use std::sync::Arc;
@@ -7,7 +10,7 @@ use std::sync::Arc;
 use crate::error::TimeoutError;
 use crate::scope::Scope;
 use crate::scope::frame::innermost;
-use crate::scope::staged::{point, waiting};
+use crate::scope::staged::waiting;
 use crate::sync::callback::lend;
 use crate::sync::mutant;
 use crate::time::clock;
@@ -179,8 +182,7 @@ impl Scope {
         location: &'static Location<'static>,
         call: impl FnOnce() -> R,
     ) -> Result<Guarded<R>, TimeoutError> {
-        Thread::with(|thread| point(thread, location));
-        self.check_by_clock(location)?;
+        self.checkpoint_at(location)?;
         let node = self.node();
         let (closures, plan) = hook.split();
         lend(closures, |callbacks| {

@@ -246,6 +246,12 @@ impl Scope {
         Err(self.error(Circumstances::at(location, clock::now())))
     }
 
+    /// A checkpoint that looks at the clock: the beginning of a call that can be interrupted.
+    pub(crate) fn checkpoint_at(&self, location: Place) -> Result<(), TimeoutError> {
+        Thread::with(|thread| point(thread, location));
+        self.check_by_clock(location)
+    }
+
     /// Whether nothing speaks for its expiry, or it is not over by the clock.
     #[inline]
     fn is_over(&self) -> bool {

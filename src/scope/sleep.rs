@@ -7,7 +7,7 @@ use parking_lot::{Condvar, Mutex};
 
 use super::Scope;
 use super::frame::innermost;
-use super::staged::{self, point, waiting};
+use super::staged::{self, waiting};
 use crate::error::TimeoutError;
 use crate::time::seam::Seam;
 use crate::time::{clock, nanos};
@@ -48,8 +48,7 @@ impl Scope {
     }
 
     fn sleep_at(&self, duration: Duration, location: &'static Location<'static>) -> Result<(), TimeoutError> {
-        Thread::with(|thread| point(thread, location));
-        self.check_by_clock(location)?;
+        self.checkpoint_at(location)?;
         let _waiting = waiting(location);
         let end = clock::now().saturating_add(nanos(duration));
         let until = Thread::with(|thread| self.effective(thread)).min(end);

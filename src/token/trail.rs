@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use super::node::{End, Node};
 use crate::error::{Cause, ScopeInfo, Story, TimeoutError};
+#[cfg(feature = "regex")]
+use crate::time::clock;
 
 /// The scopes around a place, added innermost first.
 pub(crate) struct Trail {
@@ -110,4 +112,18 @@ impl Trail {
         }
         error
     }
+}
+
+/// The error of a call that an engine has given up, in a scope that is not over.
+#[cfg(feature = "regex")]
+#[cold]
+pub(crate) fn given_up(
+    info: ScopeInfo,
+    location: &'static Location<'static>,
+    why: Box<dyn Error + Send + Sync>,
+) -> TimeoutError {
+    let now = clock::now();
+    let end = Some(End { cause: Cause::Cancelled, at: now, reason: Some(why.to_string().into()) });
+    let trail = Trail::from(Step { info, entered: now, end, node: None }, now);
+    trail.into_error(Circumstances { source: Some(why), ..Circumstances::at(location, now) })
 }
