@@ -117,6 +117,8 @@
 #![doc(test(attr(deny(warnings))))]
 #![warn(clippy::disallowed_methods, clippy::disallowed_macros)]
 
+#[cfg(not(timebox_loom))]
+mod abandon;
 mod error;
 #[cfg(not(timebox_loom))]
 pub mod future;
@@ -133,6 +135,8 @@ mod time;
 mod token;
 mod watchdog;
 
+#[cfg(not(timebox_loom))]
+pub use abandon::{Saturated, abandon, abandoned};
 pub use error::{Cause, Result, ScopeId, ScopeInfo, TimeoutError};
 #[cfg(not(timebox_loom))]
 #[cfg(all(feature = "regex", not(timebox_loom)))]

@@ -69,6 +69,27 @@ impl Scope {
     }
 }
 
+impl Scope {
+    /// Waits until somebody wakes the waker that `begin` is given, or this scope is over. `begin` may call it off.
+    pub(crate) fn wait_with<E>(
+        &self,
+        location: &'static Location<'static>,
+        begin: impl FnOnce(Waker) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let bed = Arc::new(Bed::default());
+        let waker = Waker::from(Arc::clone(&bed));
+        begin(waker.clone())?;
+        let _waiting = waiting(location);
+        let until = Thread::with(|thread| self.effective(thread));
+        let node = self.node();
+        if let Some(key) = node.add_waker(&waker) {
+            bed.sleep(until);
+            node.remove_waker(key);
+        }
+        Ok(())
+    }
+}
+
 /// Sleeps where nobody can wake it.
 fn rest(until: u64) {
     if staged::moves_clock() {

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use super::node::{End, Node};
 use crate::error::{Cause, ScopeInfo, Story, TimeoutError};
-#[cfg(feature = "regex")]
 use crate::time::clock;
 
 /// The scopes around a place, added innermost first.
@@ -114,16 +113,16 @@ impl Trail {
     }
 }
 
-/// The error of a call that an engine has given up, in a scope that is not over.
-#[cfg(feature = "regex")]
+/// The error of a call that was given up, or refused (not `started`), in a scope that is not over.
 #[cold]
 pub(crate) fn given_up(
     info: ScopeInfo,
     location: &'static Location<'static>,
+    started: bool,
     why: Box<dyn Error + Send + Sync>,
 ) -> TimeoutError {
     let now = clock::now();
     let end = Some(End { cause: Cause::Cancelled, at: now, reason: Some(why.to_string().into()) });
     let trail = Trail::from(Step { info, entered: now, end, node: None }, now);
-    trail.into_error(Circumstances { source: Some(why), ..Circumstances::at(location, now) })
+    trail.into_error(Circumstances { started, source: Some(why), ..Circumstances::at(location, now) })
 }

@@ -11,7 +11,7 @@ const FLOORS: [&[&str]; 7] = [
     &["watchdog"],
     &["token"],
     &["scope"],
-    &["future", "quota", "interrupt", "report"],
+    &["future", "quota", "interrupt", "abandon", "isolate", "report"],
     &["tower", "testing"],
 ];
 

@@ -282,7 +282,7 @@ fn replace_all<'h, S: AsRef<str>>(
 fn given_up(scope: Option<&Scope>, location: &'static Location<'static>, why: String) -> TimeoutError {
     let info = || ScopeInfo { id: ScopeId::next(), label: None, location, limit: None };
     let info = scope.map_or_else(info, Scope::info);
-    crate::token::trail::given_up(info, location, Box::new(GivenUp(why)))
+    crate::token::trail::given_up(info, location, true, Box::new(GivenUp(why)))
 }
 
 impl fmt::Debug for Regex {
