@@ -124,6 +124,8 @@ mod error;
 pub mod future;
 #[cfg(not(timebox_loom))]
 mod interrupt;
+#[cfg(all(unix, feature = "isolate", not(timebox_loom)))]
+pub mod isolate;
 #[cfg(not(timebox_loom))]
 mod quota;
 #[cfg(not(timebox_loom))]
@@ -143,6 +145,8 @@ pub use error::{Cause, Result, ScopeId, ScopeInfo, TimeoutError};
 pub use interrupt::regex;
 #[cfg(not(timebox_loom))]
 pub use interrupt::{Outcome, interruptible, interruptible_outcome};
+#[cfg(all(unix, feature = "isolate", not(timebox_loom)))]
+pub use isolate::isolate;
 #[cfg(not(timebox_loom))]
 pub use quota::Quota;
 #[cfg(all(panic = "unwind", not(timebox_loom)))]

@@ -167,6 +167,17 @@ impl Scope {
         Err(self.interrupted(location, source))
     }
 
+    /// As [`interruptible_outcome`](Self::interruptible_outcome), at a place of the user's.
+    #[cfg(feature = "isolate")]
+    pub(crate) fn outcome_at<R>(
+        &self,
+        hook: Hook<'_>,
+        location: &'static Location<'static>,
+        call: impl FnOnce() -> R,
+    ) -> Result<Outcome<R>, TimeoutError> {
+        Ok(self.guarded(hook, location, call)?.outcome)
+    }
+
     /// The error of a call that was interrupted.
     pub(crate) fn interrupted(
         &self,
