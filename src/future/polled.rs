@@ -1,6 +1,7 @@
 //! The scope of a future between its polls.
 
 use std::fmt;
+use std::mem::ManuallyDrop;
 use std::panic::Location;
 use std::sync::Arc;
 use std::task::Waker;
@@ -11,19 +12,62 @@ use crate::scope::frame::{self, Around, Kind, Terms, innermost};
 use crate::scope::staged::{begin_wait, under};
 use crate::scope::{Admission, Extras, Scope, Spending, admit, admit_polled, caught, is_meant_for};
 use crate::time::seam::Seam;
-use crate::time::{Deadline, Limit, nanos};
+use crate::time::{Deadline, Limit, NEVER, nanos};
 use crate::token::node::Node;
 use crate::watchdog::slots::Thread;
 
 /// A scope that is entered once, and opened for each poll.
 pub(super) struct Polled {
-    /// Its own deadline; 0 until it is entered.
-    own: u64,
-    /// When it was entered; until then the duration that is asked for.
+    /// When it was entered; 0 until then.
     entered: u64,
+    /// The time from then to its own deadline.
+    asked: u64,
     location: &'static Location<'static>,
     /// What few futures have.
-    rest: Option<Box<Rest>>,
+    rest: Seldom<Rest>,
+}
+
+/// A box that is seldom there: then to drop it takes one comparison and no call.
+struct Seldom<T>(ManuallyDrop<Option<Box<T>>>);
+
+impl<T> Seldom<T> {
+    #[inline(always)]
+    fn none() -> Self {
+        Self(ManuallyDrop::new(None))
+    }
+
+    fn some(value: Box<T>) -> Self {
+        Self(ManuallyDrop::new(Some(value)))
+    }
+
+    #[inline(always)]
+    fn get(&mut self) -> Option<&mut T> {
+        self.0.as_deref_mut()
+    }
+
+    fn get_or_insert_with(&mut self, make: impl FnOnce() -> Box<T>) -> &mut T {
+        self.0.get_or_insert_with(make)
+    }
+
+    #[inline(always)]
+    fn clear(&mut self) {
+        if let Some(value) = self.0.take() {
+            drop_cold(value);
+        }
+    }
+}
+
+impl<T> Drop for Seldom<T> {
+    #[inline(always)]
+    fn drop(&mut self) {
+        self.clear();
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn drop_cold<T>(value: T) {
+    drop(value);
 }
 
 struct Rest {
@@ -46,7 +90,7 @@ impl Polled {
     pub(super) fn new(limit: Limit, location: &'static Location<'static>) -> Self {
         match limit.into_duration() {
             Ok(duration) if !Seam::is_in_force() => {
-                Self { own: 0, entered: nanos(duration), location, rest: None }
+                Self { entered: 0, asked: nanos(duration), location, rest: Seldom::none() }
             }
             Ok(duration) => Self::with_rest(duration.into(), location),
             Err(limit) => Self::with_rest(limit, location),
@@ -55,29 +99,35 @@ impl Polled {
 
     #[cold]
     fn with_rest(limit: Limit, location: &'static Location<'static>) -> Self {
-        Self { own: 0, entered: 0, location, rest: Some(Rest::boxed(limit, None, None)) }
+        Self { entered: 0, asked: NEVER, location, rest: Seldom::some(Rest::boxed(limit, None, None)) }
     }
 
     /// With all that a builder can give.
     pub(super) fn with(limit: Limit, extras: Extras, location: &'static Location<'static>) -> Self {
-        Self { own: 0, entered: 0, location, rest: Some(Rest::boxed(limit, Some(extras), None)) }
+        let rest = Seldom::some(Rest::boxed(limit, Some(extras), None));
+        Self { entered: 0, asked: NEVER, location, rest }
     }
 
     /// One that has been entered.
     pub(super) fn entered(terms: Terms) -> Self {
-        let Terms { own, entered, location, .. } = terms;
-        Self { own, entered, location, rest: Some(Rest::boxed(Limit::NONE, None, Some(terms))) }
+        let Terms { asked, entered, location, .. } = terms;
+        Self { entered, asked, location, rest: Seldom::some(Rest::boxed(Limit::NONE, None, Some(terms))) }
     }
 
     #[inline(always)]
     pub(super) fn is_entered(&self) -> bool {
-        self.own != 0
+        self.entered != 0
     }
 
-    /// Its own deadline.
+    #[inline(always)]
+    fn terms(&self) -> Terms {
+        Terms::lasting(self.asked, self.entered, self.location, Kind::Future)
+    }
+
+    /// Its own deadline, once it is entered.
     #[inline(always)]
     pub(super) fn own(&self) -> u64 {
-        self.own
+        self.terms().own()
     }
 
     #[inline(always)]
@@ -88,15 +138,16 @@ impl Polled {
     /// Enters the scope, at the first poll.
     #[inline(always)]
     pub(super) fn enter(&mut self, thread: &Thread) -> Result<(), TimeoutError> {
-        let terms = match &mut self.rest {
-            None if !Seam::is_in_force() => admit_polled(thread, self.entered, self.location)?,
-            rest => {
-                let limit = Duration::from_nanos(self.entered);
-                rest.get_or_insert_with(|| Rest::boxed(limit.into(), None, None))
+        let terms = match self.rest.get() {
+            None if !Seam::is_in_force() => admit_polled(thread, self.asked, self.location)?,
+            _ => {
+                let limit = Duration::from_nanos(self.asked);
+                self.rest
+                    .get_or_insert_with(|| Rest::boxed(limit.into(), None, None))
                     .enter(thread, self.location)?
             }
         };
-        self.own = terms.own;
+        self.asked = terms.asked;
         self.entered = terms.entered;
         Ok(())
     }
@@ -112,11 +163,12 @@ impl Polled {
         has_timer: bool,
         body: impl FnOnce(&Scope) -> R,
     ) -> Result<R, TimeoutError> {
-        let mut frame = Terms::measured(self.own, self.entered, self.location, Kind::Future).frame();
-        let mut effective = self.own.min(thread.deadline.get());
+        let terms = self.terms();
+        let mut frame = terms.frame();
+        let mut effective = terms.own().min(thread.deadline.get());
         let mut extras = None;
         let mut _under = None;
-        if let Some(rest) = &mut self.rest {
+        if let Some(rest) = self.rest.get() {
             let crosses = rest.crosses_clocks(thread);
             _under = Some(under(thread, &rest.seam));
             begin_wait(self.location, false);
@@ -125,8 +177,8 @@ impl Polled {
         }
         frame.set_waker(waker);
         let result = frame::open(thread, &mut frame, effective, extras, has_timer, body);
-        if let Some(node) = frame.take_node() {
-            self.keep(node);
+        if frame.existing_node().is_some() {
+            self.keep(frame.take_node());
         }
         result.map_err(|payload| {
             if !is_meant_for(&frame, &*payload) {
@@ -140,15 +192,13 @@ impl Polled {
     /// Leaves the scope, when its future is done: its hooks end.
     #[inline(always)]
     pub(super) fn leave(&mut self) {
-        if self.rest.is_some() {
-            self.rest = None;
-        }
+        self.rest.clear();
     }
 
     /// Ends its hooks and what it spends, after a panic; the scope stays, for the drop of the future.
     #[cold]
     fn give_up(&mut self) {
-        if let Some(rest) = &mut self.rest {
+        if let Some(rest) = self.rest.get() {
             if let Some(node) = &rest.node {
                 node.close();
             }
@@ -158,11 +208,10 @@ impl Polled {
 
     /// Keeps what the scope has acquired in a poll.
     #[cold]
-    fn keep(&mut self, node: Arc<Node>) {
-        let Self { own, entered, location, .. } = *self;
-        let terms = || Some(Terms::measured(own, entered, location, Kind::Future));
-        let rest = self.rest.get_or_insert_with(|| Rest::boxed(Limit::NONE, None, terms()));
-        rest.node.get_or_insert(node);
+    fn keep(&mut self, node: Option<Arc<Node>>) {
+        let terms = self.terms();
+        let rest = self.rest.get_or_insert_with(|| Rest::boxed(Limit::NONE, None, Some(terms)));
+        rest.node = rest.node.take().or(node);
     }
 }
 
@@ -222,8 +271,8 @@ impl Rest {
             let outer = innermost(thread, |scope| scope.map(|scope| Arc::clone(scope.node())));
             if self.node.is_none() && outer.is_some() {
                 let info = terms.info(ScopeId::next(), self.extras.as_ref());
-                let Terms { entered, own, cause, .. } = terms;
-                self.node = Some(Node::new(outer.as_ref(), info, entered, own, cause, true));
+                let Terms { entered, cause, .. } = terms;
+                self.node = Some(Node::new(outer.as_ref(), info, entered, terms.own(), cause, true));
             }
             if let Some(node) = &self.node {
                 node.set_parent(outer.as_ref());
@@ -245,7 +294,7 @@ impl Rest {
         match (terms.kind, &self.node) {
             (Kind::Future, _) => effective,
             (Kind::EnteredFuture, Some(node)) => node.effective_deadline(),
-            _ => terms.own,
+            _ => terms.own(),
         }
     }
 }
@@ -263,7 +312,7 @@ impl fmt::Debug for Polled {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut debug = f.debug_struct("Polled");
         if self.is_entered() {
-            debug.field("deadline", &Deadline::from_nanos(self.own));
+            debug.field("deadline", &Deadline::from_nanos(self.own()));
         }
         debug.finish_non_exhaustive()
     }
