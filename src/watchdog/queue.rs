@@ -31,7 +31,43 @@ pub(crate) struct Queue<T> {
     /// Deadline and entry: what a comparison needs lies together.
     heap: Vec<(u64, u32)>,
     entries: Vec<Entry<T>>,
-    free: Vec<u32>,
+    free: Free,
+}
+
+/// The places that are free, one bit each. The first is given out first: timers that are armed one after another lie
+/// side by side, in whatever order those before them were cancelled.
+#[derive(Debug)]
+struct Free {
+    bits: Vec<u64>,
+    /// No word before this one has a bit set.
+    first: usize,
+}
+
+impl Free {
+    const fn new() -> Self {
+        Self { bits: Vec::new(), first: 0 }
+    }
+
+    fn put(&mut self, index: u32) {
+        let word = index as usize / 64;
+        if word >= self.bits.len() {
+            self.bits.resize(word + 1, 0);
+        }
+        self.bits[word] |= 1 << (index % 64);
+        self.first = self.first.min(word);
+    }
+
+    fn take(&mut self) -> Option<u32> {
+        loop {
+            let word = self.bits.get_mut(self.first)?;
+            if *word != 0 {
+                let bit = word.trailing_zeros();
+                *word &= *word - 1;
+                return Some(self.first as u32 * 64 + bit);
+            }
+            self.first += 1;
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -44,7 +80,7 @@ struct Entry<T> {
 
 impl<T> Queue<T> {
     pub(crate) const fn new() -> Self {
-        Self { heap: Vec::new(), entries: Vec::new(), free: Vec::new() }
+        Self { heap: Vec::new(), entries: Vec::new(), free: Free::new() }
     }
 
     /// The earliest deadline.
@@ -58,7 +94,7 @@ impl<T> Queue<T> {
     }
 
     pub(crate) fn insert(&mut self, deadline: u64, target: T) -> Place {
-        let index = self.free.pop().unwrap_or_else(|| {
+        let index = self.free.take().unwrap_or_else(|| {
             self.entries.push(Entry { target: None, at: FREE, version: 0 });
             (self.entries.len() - 1) as u32
         });
@@ -90,7 +126,7 @@ impl<T> Queue<T> {
         let entry = &mut self.entries[place.index as usize];
         entry.at = FREE;
         entry.version = entry.version.wrapping_add(1);
-        self.free.push(place.index);
+        self.free.put(place.index);
         entry.target.take()
     }
 
