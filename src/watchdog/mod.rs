@@ -451,6 +451,7 @@ impl Watchdog {
     }
 
     /// Has the target called at `deadline`.
+    #[inline]
     pub(crate) fn schedule(&'static self, deadline: u64, target: Target) -> Timer {
         let generation = fork::generation();
         let shard = Self::shard();
@@ -463,6 +464,7 @@ impl Watchdog {
     }
 
     /// Takes a timer back; it may be running, or have run.
+    #[inline]
     pub(crate) fn cancel(&'static self, timer: Timer) {
         let target = self.with_queue(timer, |queue| queue.remove(timer.place));
         // Foreign code: not under the lock.
