@@ -177,7 +177,10 @@ where
                     return Poll::Pending;
                 }
                 if this.guard.hook.poll_revoke(cx.waker()).is_pending() {
-                    this.announced.get_or_insert_with(|| Announced::to_scopes_around(thread, NEVER));
+                    match this.announced {
+                        Some(announced) => announced.follow(thread, NEVER),
+                        None => *this.announced = Some(Announced::to_scopes_around(thread, NEVER)),
+                    }
                     return Poll::Pending;
                 }
                 *this.announced = None;

@@ -5,7 +5,7 @@ use std::panic::Location;
 use std::sync::Arc;
 use std::task::Waker;
 
-use crate::error::TimeoutError;
+use crate::error::{ScopeId, TimeoutError};
 use crate::scope::frame::{self, Around, Kind, Terms, innermost};
 use crate::scope::{Admission, Extras, Scope, Spending, admit, admit_polled, caught, is_meant_for};
 use crate::time::{Deadline, Limit, nanos};
@@ -29,6 +29,8 @@ struct Rest {
     extras: Option<Extras>,
     /// From then on.
     terms: Option<Terms>,
+    /// From when somebody asks for it.
+    id: Option<ScopeId>,
     /// Made on demand; kept from poll to poll.
     node: Option<Arc<Node>>,
     /// Left with the scope.
@@ -99,13 +101,13 @@ impl Polled {
         let mut effective = self.own.min(thread.deadline.get());
         let mut extras = None;
         if let Some(rest) = &mut self.rest {
-            effective = rest.resume(thread, &mut frame, effective);
+            effective = rest.resume(thread, &mut frame, effective, waker.is_null());
             extras = rest.extras.as_ref();
         }
         frame.set_waker(waker);
         let result = frame::open(thread, &mut frame, effective, extras, has_timer, body);
-        if let Some(node) = frame.take_node() {
-            self.keep(node);
+        if frame.has_acquired() {
+            self.keep(&mut frame);
         }
         result.map_err(|payload| {
             if !is_meant_for(&frame, &*payload) {
@@ -137,18 +139,26 @@ impl Polled {
 
     /// Keeps what the scope has acquired in a poll.
     #[cold]
-    fn keep(&mut self, node: Arc<Node>) {
+    fn keep(&mut self, frame: &mut Scope) {
         let Self { own, entered, location, .. } = *self;
         let terms = || Some(Terms::measured(own, entered, location, Kind::Future));
         let rest = self.rest.get_or_insert_with(|| Rest::boxed(Limit::NONE, None, terms()));
-        rest.node.get_or_insert(node);
+        rest.id = frame.known_id().or(rest.id);
+        let Some(node) = frame.take_node() else { return };
+        rest.id = Some(node.info.id());
+        match &rest.node {
+            None => rest.node = Some(node),
+            // Made for a drop alone.
+            Some(kept) if !Arc::ptr_eq(kept, &node) => node.settle(),
+            Some(_) => {}
+        }
     }
 }
 
 impl Rest {
     #[cold]
     fn boxed(limit: Limit, extras: Option<Extras>, terms: Option<Terms>) -> Box<Self> {
-        Box::new(Self { limit, extras, terms, node: None, spending: None })
+        Box::new(Self { limit, extras, terms, id: None, node: None, spending: None })
     }
 
     #[cold]
@@ -172,18 +182,27 @@ impl Rest {
 
     /// Completes the frame with what has been kept; the earliest deadline visible in it.
     #[cold]
-    fn resume(&mut self, thread: &Thread, frame: &mut Scope, effective: u64) -> u64 {
+    fn resume(&mut self, thread: &Thread, frame: &mut Scope, effective: u64, dropping: bool) -> u64 {
         let Some(terms) = self.terms else { return effective };
         *frame = terms.frame();
+        frame.set_id(self.id);
         if terms.kind == Kind::Future
             && let Some(node) = &self.node
         {
-            // Its surroundings are those of this poll.
-            innermost(thread, |scope| node.set_parent(scope.map(Scope::node)));
-            if node.is_over() && !node.is_over_still() {
-                // It was told so by surroundings that it has left: what is asked for from now on is not over.
-                node.settle();
-                self.node = None;
+            if dropping {
+                // What happens to be around the drop does not end tokens that survive it, but counts in it.
+                innermost(thread, |scope| scope.map(|scope| scope.node()).is_some());
+                if thread.is_flagged() && !node.is_over() {
+                    return effective;
+                }
+            } else {
+                // Its surroundings are those of this poll.
+                innermost(thread, |scope| node.set_parent(scope.map(Scope::node)));
+                if node.is_over() && !node.is_over_still() {
+                    // It was told so by surroundings that it has left: what is asked for from now on is not over.
+                    node.settle();
+                    self.node = None;
+                }
             }
         }
         frame.set_node(self.node.clone());

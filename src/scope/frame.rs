@@ -161,6 +161,11 @@ impl Scope {
         }
     }
 
+    /// Gives it the identity that it had before.
+    pub(crate) fn set_id(&mut self, id: Option<ScopeId>) {
+        self.id = Cell::new(id.map_or(0, ScopeId::get));
+    }
+
     /// Makes it the frame of a poll.
     #[inline(always)]
     pub(crate) fn set_waker(&mut self, waker: *const Waker) {
@@ -286,6 +291,14 @@ impl Scope {
         })
     }
 
+    /// The effective deadline inside this scope, if it may have changed since it was opened: a handle's future, by which
+    /// it was entered, may have left its surroundings.
+    pub(crate) fn effective_anew(&self) -> Option<u64> {
+        let entered = self.visible().last().filter(|scope| scope.kind.is_entered())?;
+        let around = entered.existing_node()?.effective_deadline();
+        Some(self.visible().map(|scope| scope.own).fold(around, u64::min))
+    }
+
     /// The effective deadline around it, where it was opened.
     #[inline]
     pub(crate) fn around(&self) -> u64 {
@@ -305,6 +318,10 @@ impl Scope {
         }
         let id = self.node.get().map_or_else(ScopeId::next, |node| node.info.id());
         self.id.set(id.get());
+        // That of a future is the same in its next poll.
+        if self.kind.is_polled() {
+            self.special.set(true);
+        }
         id
     }
 
@@ -404,6 +421,17 @@ impl Scope {
     /// Its node, after it has been left.
     pub(crate) fn take_node(&mut self) -> Option<Arc<Node>> {
         self.node.take()
+    }
+
+    /// Whether it may have something to keep for the next poll: a node, or an identity that somebody knows.
+    #[inline(always)]
+    pub(crate) fn has_acquired(&mut self) -> bool {
+        *self.special.get_mut()
+    }
+
+    /// Its identity, if somebody has asked for it.
+    pub(crate) fn known_id(&self) -> Option<ScopeId> {
+        ScopeId::from_raw(self.id.get())
     }
 
     // ===== Errors =====

@@ -160,6 +160,22 @@ impl Callback {
         Poll::Ready(())
     }
 
+    /// Waits until it has run once, unless that is not to be expected: it was revoked or is suspended, or `comes` says
+    /// that nobody will call it.
+    #[cfg(not(timebox_loom))]
+    pub(crate) fn await_run(&self, comes: impl Fn() -> bool) {
+        // Only the end of a run is told; the rest is looked at now and then.
+        const LOOK_EVERY: std::time::Duration = std::time::Duration::from_millis(20);
+        if self.generation != fork::generation() {
+            return;
+        }
+        let Some(mut state) = self.state.lock() else { return };
+        while state.fires == 0 && state.suspensions == 0 && !state.revoked && comes() {
+            let waited = self.idle.wait_timeout(state, LOOK_EVERY);
+            state = waited.unwrap_or_else(std::sync::PoisonError::into_inner).0;
+        }
+    }
+
     /// Keeps it from being started until [`resume`](Self::resume): invariant 3.
     pub(crate) fn suspend(&self) {
         let Some(mut state) = self.state.lock() else { return };

@@ -105,7 +105,7 @@ impl CancellationToken {
 
     #[cold]
     fn is_over_by_clock(&self) -> bool {
-        let now = Thread::with(Thread::look);
+        let now = Thread::with(|thread| thread.look(self.node.expires_at()));
         // From then on it says so without the clock.
         self.node.expire(now)
     }

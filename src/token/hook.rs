@@ -296,6 +296,12 @@ impl Entry {
         }
     }
 
+    /// Waits until it has run, as long as `comes` says that somebody will run it.
+    #[cfg(not(timebox_loom))]
+    pub(crate) fn await_run(&self, comes: impl Fn() -> bool) {
+        self.callback.await_run(comes);
+    }
+
     /// Keeps it from firing, and waits for it if it runs.
     pub(crate) fn suspend(&self) {
         self.callback.suspend();

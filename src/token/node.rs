@@ -182,6 +182,28 @@ impl Node {
         }
     }
 
+    /// Calls `visit` with all nodes whose end is this one's too, and which of the trees they are of, counted from 0: its
+    /// own, and those it is linked to.
+    fn visit_all(self: &Arc<Self>, mut visit: impl FnMut(usize, &Arc<Node>)) {
+        let mut trees = vec![Arc::clone(self)];
+        let mut tree = 0;
+        while let Some(innermost) = trees.get(tree) {
+            let mut next = Some(Arc::clone(innermost));
+            while let Some(node) = next {
+                visit(tree, &node);
+                let Some(state) = node.state.lock() else { break };
+                next = state.parent.as_ref().map(|link| Arc::clone(&link.node));
+                for link in &state.links {
+                    // Links may lead round in a circle.
+                    if !trees.iter().any(|seen| Arc::ptr_eq(seen, &link.node)) {
+                        trees.push(Arc::clone(&link.node));
+                    }
+                }
+            }
+            tree += 1;
+        }
+    }
+
     /// The earliest deadline of this node and those around it.
     pub(crate) fn effective_deadline(self: &Arc<Self>) -> u64 {
         let mut earliest = NEVER;
@@ -209,24 +231,36 @@ impl Node {
         true
     }
 
-    /// Carries out the expiry of this node or one around it, if there is one by `now` that the watchdog has not come to;
-    /// whether there is.
+    /// Carries out the expiry of this node or one that ends it, if there is one by `now` that the watchdog has not come
+    /// to; whether there is.
     #[cold]
     pub(crate) fn expire(self: &Arc<Self>, now: u64) -> bool {
         if self.is_over() {
             return true;
         }
-        let mut expired = None;
-        self.walk(|node| {
+        // The outermost of each tree.
+        let mut expired: Vec<(usize, Arc<Node>)> = Vec::new();
+        self.visit_all(|tree, node| {
             if node.deadline <= now {
-                expired = Some(Arc::clone(node));
+                expired.pop_if(|(of, _)| *of == tree);
+                expired.push((tree, Arc::clone(node)));
             }
         });
-        let Some(node) = expired else { return false };
+        if expired.is_empty() {
+            return false;
+        }
         let mut found = Found::default();
-        node.end_at_deadline(&mut found);
+        expired.iter().rev().for_each(|(_, node)| node.end_at_deadline(&mut found));
         found.hand_over();
         true
+    }
+
+    /// The earliest deadline of all that end this node: its own, those around it, and those of tokens it is
+    /// [linked](Self::link) to.
+    pub(crate) fn expires_at(self: &Arc<Self>) -> u64 {
+        let mut earliest = NEVER;
+        self.visit_all(|_, node| earliest = earliest.min(node.deadline));
+        earliest
     }
 
     fn end_at_deadline(self: &Arc<Self>, found: &mut Found) {

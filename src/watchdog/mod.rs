@@ -249,6 +249,12 @@ impl Watchdog {
         self.alarm.is_running()
     }
 
+    /// Whether it runs on the calling thread.
+    #[cfg(not(timebox_loom))]
+    pub(crate) fn is_this_thread(&self) -> bool {
+        slots::Thread::with(|thread| thread.is_watchdog.get())
+    }
+
     /// Has the watchdog notice `deadline`, for the thread that owns the slot.
     #[inline(always)]
     pub(crate) fn arm(&'static self, slot: &Slot, deadline: u64) {
@@ -309,7 +315,11 @@ impl Watchdog {
 
     #[cfg(not(timebox_loom))]
     fn start(&'static self) {
-        if self.alarm.start() && os::spawn("timebox-watchdog", || self.run()).is_err() {
+        let run = || {
+            slots::Thread::with(|thread| thread.is_watchdog.set(true));
+            self.run();
+        };
+        if self.alarm.start() && os::spawn("timebox-watchdog", run).is_err() {
             // Without threads every check reads the clock, and the next arm tries again.
             self.alarm.forget();
             self.next_wake.0.store(NEVER, Ordering::Relaxed);

@@ -59,6 +59,20 @@ pub(crate) fn post(entry: Arc<Entry>) {
     watchdog::global().post(Arc::new(Hooks(vec![entry])));
 }
 
+/// Has hooks, given from the outside in, run where they belong, and waits until each has.
+#[cfg(not(timebox_loom))]
+pub(super) fn run_and_wait(entries: Vec<Arc<Entry>>) {
+    let watchdog = watchdog::global();
+    if watchdog.is_this_thread() {
+        // A waker has polled the task right here: whoever waits would wait for itself.
+        Hooks(entries).dispatch();
+        return;
+    }
+    watchdog.post(Arc::new(Hooks(entries.clone())));
+    // Without threads nobody comes to run them.
+    entries.iter().for_each(|entry| entry.await_run(|| watchdog.is_running()));
+}
+
 impl Fire for Hooks {
     fn fire(self: Arc<Self>, _now: u64) {
         self.dispatch();

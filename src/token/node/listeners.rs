@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::task::Waker;
 
-use super::{Hooked, Node, State, Tie};
+use super::{Hooked, Node, State, Tie, found};
 use crate::sync::Ordering;
 use crate::sync::callback::drop_quietly;
 use crate::token::hook::Entry;
@@ -43,6 +43,28 @@ impl Node {
         if let Some(state) = self.state.lock() {
             let scoped = state.hooks.iter().filter(|(_, hooked)| hooked.tie != Tie::Token);
             into.extend(scoped.map(|(_, hooked)| Arc::clone(&hooked.entry)));
+        }
+    }
+
+    /// Its future is over and about to be dropped: has those hooks in it run that are due and have not yet, and waits
+    /// for them.
+    ///
+    /// They are those of this node and of the nodes beneath that are of futures too: these are polled, and dropped, by
+    /// this one. What was entered by a handle is on its own.
+    #[cfg(not(timebox_loom))]
+    pub(crate) fn await_hooks(self: &Arc<Self>) {
+        let mut entries = Vec::new();
+        let mut stack = vec![Arc::clone(self)];
+        while let Some(node) = stack.pop() {
+            node.scoped_hooks(&mut entries);
+            // Relaxed: a child of this thread's poll was made by it.
+            stack.extend(
+                node.inner_children().into_iter().filter(|child| child.roams.load(Ordering::Relaxed)),
+            );
+        }
+        entries.retain(|entry| entry.fires() == 0);
+        if !entries.is_empty() {
+            found::run_and_wait(entries);
         }
     }
 

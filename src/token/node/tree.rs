@@ -38,15 +38,22 @@ impl Node {
         let mut stack = vec![Arc::clone(self)];
         while let Some(node) = stack.pop() {
             node.update_timer();
-            let children: Vec<Child> = match node.state.lock() {
-                Some(state) => state.children.iter().map(|(_, child)| child.clone()).collect(),
-                None => Vec::new(),
-            };
-            stack.extend(children.iter().filter_map(|child| match child {
-                Child::Inner(child) => child.upgrade().filter(|child| child.is_beneath(&node)),
-                Child::Linked(_) => None,
-            }));
+            stack.extend(node.inner_children());
         }
+    }
+
+    /// The nodes directly beneath.
+    pub(super) fn inner_children(self: &Arc<Self>) -> Vec<Arc<Node>> {
+        let children: Vec<Child> = match self.state.lock() {
+            Some(state) => state.children.iter().map(|(_, child)| child.clone()).collect(),
+            None => Vec::new(),
+        };
+        // Not under the lock: the last handle of a child may be dropped here.
+        let inner = children.iter().filter_map(|child| match child {
+            Child::Inner(child) => child.upgrade().filter(|child| child.is_beneath(self)),
+            Child::Linked(_) => None,
+        });
+        inner.collect()
     }
 
     /// Moves it up to what is around `parent`, which is closed, unless it has gone elsewhere.
