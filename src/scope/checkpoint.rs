@@ -7,6 +7,7 @@ use super::Scope;
 use super::frame::innermost;
 use crate::error::TimeoutError;
 use crate::time::{Deadline, NEVER, clock, nanos};
+use crate::token::node::Node;
 use crate::token::trail::Circumstances;
 use crate::watchdog;
 use crate::watchdog::slots::Thread;
@@ -17,18 +18,13 @@ type Place = &'static Location<'static>;
 #[cold]
 #[inline(never)]
 pub(crate) fn is_over_by_clock(thread: &Thread) -> bool {
-    let now = thread.look();
-    let expired = thread.deadline.get() <= now;
-    if expired {
-        // Level-triggered: what this check saw, the next must not miss, and tokens must not deny.
-        watchdog::global().reach(now);
-        innermost(thread, |scope| {
-            if let Some(node) = scope.and_then(|scope| scope.visible().find_map(Scope::existing_node)) {
-                node.expire(now);
-            }
-        });
-    }
-    expired || thread.is_flagged()
+    innermost(thread, |scope| match scope {
+        Some(scope) => scope.is_over_by_clock(thread),
+        None => {
+            thread.look(NEVER);
+            false
+        }
+    })
 }
 
 #[inline(always)]
@@ -213,18 +209,26 @@ pub fn require(duration: Duration) -> Result<(), TimeoutError> {
 impl Scope {
     /// Whether this scope is over, by the clock.
     pub(crate) fn is_over_by_clock(&self, thread: &Thread) -> bool {
-        if self.is_innermost(thread) {
-            return is_over_by_clock(thread);
-        }
-        let now = thread.look();
-        let expired = self.effective(thread) <= now;
-        if expired {
-            watchdog::global().reach(now);
-            if let Some(node) = self.visible().find_map(Scope::existing_node) {
-                node.expire(now);
+        let node = self.visible().find_map(Scope::existing_node);
+        // The watchdog tells the node of the end of a token that it is linked to; here the clock does.
+        let ended_at = node.map_or(NEVER, Node::expires_at);
+        let deadline = self.effective(thread);
+        let now = thread.look(deadline.min(ended_at));
+        let mut expired = deadline <= now;
+        if expired && let Some(deadline) = self.effective_anew().filter(|&deadline| deadline > now) {
+            expired = false;
+            if self.is_innermost(thread) {
+                thread.restore(deadline);
             }
         }
-        expired || self.is_flagged()
+        if expired {
+            // Level-triggered: what this check saw, the next must not miss, and tokens must not deny.
+            watchdog::global().reach(now);
+        }
+        if let Some(node) = node.filter(|_| expired || ended_at <= now) {
+            node.expire(now);
+        }
+        expired || node.is_some_and(|node| node.is_over())
     }
 
     fn is_flagged(&self) -> bool {

@@ -57,25 +57,26 @@ pub(super) fn admit_duration(
     location: &'static Location<'static>,
 ) -> Result<(Terms, u64), TimeoutError> {
     let asked = in_force(nanos(duration));
-    let outer = thread.deadline.get();
     if !thread.frame.get().is_null() {
         if is_over(thread) {
-            return Err(refuse_duration(thread, asked, location));
+            return refuse_duration(thread, asked, location);
         }
+        let outer = thread.deadline.get();
         let entered = thread.now.get();
         let own = entered.saturating_add(asked);
         if own >= outer {
             // The thread may have read the clock since, in a shield.
             if entered >= outer {
-                return Err(refuse_duration(thread, asked, location));
+                return refuse_duration(thread, asked, location);
             }
             return Ok((Terms::measured(own, entered, location, FrameKind::Block), outer));
         }
     }
+    let outer = thread.deadline.get();
     let now = clock::now();
     thread.now.set(now);
     if asked == 0 || outer <= now {
-        return Err(refuse_duration(thread, asked, location));
+        return refuse_duration(thread, asked, location);
     }
     let own = now.saturating_add(asked);
     Ok((Terms::measured(own, now, location, FrameKind::Block), own.min(outer)))
@@ -93,25 +94,34 @@ pub(crate) fn admit_polled(
     let asked = in_force(asked);
     let nested = !thread.frame.get().is_null();
     if nested && is_over(thread) {
-        return Err(refuse_duration(thread, asked, location));
+        return refuse_duration(thread, asked, location).map(|(terms, _)| terms);
     }
     let now = clock::now();
     thread.now.set(now);
     if asked == 0 || thread.deadline.get() <= now {
-        return Err(refuse_duration(thread, asked, location));
+        return refuse_duration(thread, asked, location).map(|(terms, _)| terms);
     }
     Ok(Terms::measured(now.saturating_add(asked), now, location, FrameKind::Future))
 }
 
+/// Refuses a scope, unless the deadline that was found has gone: see [`Scope::effective_anew`].
 #[cold]
 #[inline(never)]
-fn refuse_duration(thread: &Thread, asked: u64, location: &'static Location<'static>) -> TimeoutError {
+fn refuse_duration(
+    thread: &Thread,
+    asked: u64,
+    location: &'static Location<'static>,
+) -> Result<(Terms, u64), TimeoutError> {
     // What this thread has seen, all see from now on.
-    is_over_by_clock(thread);
+    let over = is_over_by_clock(thread);
     let now = clock::now();
-    let terms = Terms::measured(now.saturating_add(asked), now, location, FrameKind::Block);
+    let own = now.saturating_add(asked);
+    let terms = Terms::measured(own, now, location, FrameKind::Block);
+    if !over && asked != 0 {
+        return Ok((terms, own.min(thread.deadline.get())));
+    }
     let end = (asked == 0).then_some(End { cause: Cause::Deadline, at: now, reason: None });
-    Scope::refusal(thread, &terms, None, end, Around::Thread)
+    Err(Scope::refusal(thread, &terms, None, end, Around::Thread))
 }
 
 /// Admits any scope. Reads the clock.
@@ -127,13 +137,14 @@ pub(crate) fn admit(
     thread.slot();
     let now = clock::now();
     thread.now.set(now);
+    // What is seen here, all see from now on.
+    let over = match around {
+        Around::Thread => (thread.deadline.get() <= now && is_over_by_clock(thread)) || is_over(thread),
+        Around::Node(node) => node.expire(now),
+    };
     let outer = match around {
         Around::Thread => thread.deadline.get(),
         Around::Node(node) => node.effective_deadline(),
-    };
-    let flagged = match around {
-        Around::Thread => thread.is_flagged(),
-        Around::Node(node) => node.is_over(),
     };
     let unmeasured = matches!(limit.kind(), Kind::None | Kind::At(_));
     let cause = Cause::Deadline;
@@ -147,16 +158,16 @@ pub(crate) fn admit(
     let refuse = |terms: &Terms, end: Option<End>| Err(Scope::refusal(thread, terms, extras, end, around));
 
     // Asked in this order so that the outermost is named, and no time of a quota is spent in vain.
-    if outer <= now || flagged {
-        is_over_by_clock(thread);
+    if outer <= now || over {
         return refuse(&terms, None);
     }
     // Of its own causes the earliest is named.
     let mut ends: Vec<End> = Vec::new();
     for token in extras.map_or(&[][..], |extras| &extras.tokens) {
+        let over = token.node().expire(now);
         let end = token.node().told_by().or_else(|| {
             // Told by surroundings that its scope has left.
-            token.node().is_over().then_some(End { cause: Cause::Cancelled, at: now, reason: None })
+            over.then_some(End { cause: Cause::Cancelled, at: now, reason: None })
         });
         ends.extend(end.map(|end| End { cause: Cause::Cancelled, ..end }));
     }

@@ -1,13 +1,12 @@
 use std::panic::Location;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::task::{Wake, Waker};
 use std::time::Duration;
-
-use parking_lot::{Condvar, Mutex};
 
 use super::Scope;
 use super::frame::innermost;
 use crate::error::TimeoutError;
+use crate::sync::{Condvar, Mutex, lock};
 use crate::time::{clock, nanos};
 use crate::watchdog::slots::Thread;
 
@@ -47,24 +46,34 @@ impl Scope {
     fn sleep_at(&self, duration: Duration, location: &'static Location<'static>) -> Result<(), TimeoutError> {
         self.check_by_clock(location)?;
         let end = clock::now().saturating_add(nanos(duration));
-        let until = Thread::with(|thread| self.effective(thread)).min(end);
-        // Nobody can cancel it but through a node.
-        match self.visible().find_map(Scope::existing_node) {
-            None => {
-                while let Some(left) = until.checked_sub(clock::now()).filter(|&left| left > 0) {
-                    std::thread::sleep(Duration::from_nanos(left));
+        loop {
+            let deadline =
+                self.effective_anew().unwrap_or_else(|| Thread::with(|thread| self.effective(thread)));
+            let until = deadline.min(end);
+            // Nobody can cancel it but through a node.
+            match self.visible().find_map(Scope::existing_node) {
+                None => {
+                    while let Some(left) = until.checked_sub(clock::now()).filter(|&left| left > 0) {
+                        std::thread::sleep(Duration::from_nanos(left));
+                    }
+                }
+                Some(node) => {
+                    let bed = Arc::new(Bed::default());
+                    let waker = Waker::from(Arc::clone(&bed));
+                    let key = node.add_waker(&waker);
+                    // A node that was lost in a fork takes no wakers.
+                    if key.is_some() || !node.is_over() {
+                        bed.sleep(until.min(node.expires_at()));
+                    }
+                    key.into_iter().for_each(|key| node.remove_waker(key));
                 }
             }
-            Some(node) => {
-                let bed = Arc::new(Bed::default());
-                let waker = Waker::from(Arc::clone(&bed));
-                if let Some(key) = node.add_waker(&waker) {
-                    bed.sleep(until);
-                    node.remove_waker(key);
-                }
+            self.check_by_clock(location)?;
+            // Otherwise that at which it was to end early has moved.
+            if end <= clock::now() {
+                return Ok(());
             }
         }
-        self.check_by_clock(location)
     }
 }
 
@@ -77,17 +86,18 @@ struct Bed {
 
 impl Bed {
     fn sleep(&self, until: u64) {
-        let mut woken = self.woken.lock();
+        let mut woken = lock(&self.woken);
         while !*woken {
             let Some(left) = until.checked_sub(clock::now()).filter(|&left| left > 0) else { return };
-            self.changed.wait_for(&mut woken, Duration::from_nanos(left));
+            let waited = self.changed.wait_timeout(woken, Duration::from_nanos(left));
+            woken = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 }
 
 impl Wake for Bed {
     fn wake(self: Arc<Self>) {
-        *self.woken.lock() = true;
+        *lock(&self.woken) = true;
         self.changed.notify_one();
     }
 }

@@ -146,6 +146,8 @@ pub(crate) struct Thread {
     pub(crate) frame: Cell<*const ()>,
     /// Which part of the timer queue this thread uses.
     pub(super) shard: Cell<u32>,
+    /// Whether it is the watchdog.
+    pub(super) is_watchdog: Cell<bool>,
 }
 
 #[cfg(not(timebox_loom))]
@@ -167,6 +169,7 @@ thread_local! {
             slot: Cell::new(None),
             frame: Cell::new(std::ptr::null()),
             shard: Cell::new(0),
+            is_watchdog: Cell::new(false),
         }
     };
     static REGISTRATION: Registration = const { Registration(Cell::new(None)) };
@@ -210,9 +213,10 @@ impl Thread {
         unsafe { (*self.flag.get()).load(Ordering::Relaxed) }
     }
 
-    /// Reads the clock for a check, and aims so that the next check to do so is [`LOOK_EVERY`] away.
+    /// Reads the clock for a check of what expires at `deadline`, and aims so that the next check to do so is
+    /// [`LOOK_EVERY`] away.
     #[cold]
-    pub(crate) fn look(&self) -> u64 {
+    pub(crate) fn look(&self, deadline: u64) -> u64 {
         let now = clock::now();
         self.now.set(now);
         let passed = now.saturating_sub(self.looked.replace(now)).max(1);
@@ -220,7 +224,7 @@ impl Thread {
         // The checks may come slower than before: the stride at most doubles.
         let aimed =
             (stride.saturating_mul(LOOK_EVERY) / passed).clamp(1, stride.saturating_mul(2).min(1 << 20));
-        let alone = self.deadline.get() != NEVER && self.is_alone();
+        let alone = deadline.min(self.deadline.get()) != NEVER && self.is_alone();
         let aimed = if alone { 1 } else { u32::try_from(aimed).unwrap_or(1) };
         self.stride.set(aimed);
         self.left.set(aimed);
