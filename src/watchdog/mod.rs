@@ -10,14 +10,16 @@ pub(crate) mod runners;
 pub(crate) mod slots;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, Weak};
 use std::task::Waker;
 
 use crate::sync::alarm::{self, Alarm};
 use crate::sync::callback::drop_quietly;
 #[cfg(not(timebox_loom))]
 use crate::sync::compiler_fence;
-use crate::sync::{AtomicU8, AtomicU64, Mutex, Ordering, Padded, const_fn, fence, fork, lock, mutant, os};
+use crate::sync::{
+    AtomicU8, AtomicU64, Mutex, Ordering, Padded, SetOnce, const_fn, fence, fork, lock, mutant, os,
+};
 use crate::time::{NEVER, clock};
 use queue::{Place, Queue};
 use runners::Runners;
@@ -152,7 +154,7 @@ struct Epoch {
     /// Slots ever made.
     made_slots: Mutex<usize>,
     runners: Runners,
-    next: OnceLock<Box<Epoch>>,
+    next: SetOnce<Epoch>,
 }
 
 impl std::fmt::Debug for Epoch {
@@ -173,7 +175,7 @@ impl Epoch {
                 free_slots: Mutex::new(FreeSlots::new()),
                 made_slots: Mutex::new(made_slots),
                 runners: Runners::new(),
-                next: OnceLock::new(),
+                next: SetOnce::new(),
             }
         }
     }
@@ -511,7 +513,7 @@ impl Watchdog {
     fn epoch(&'static self) -> &'static Epoch {
         let mut epoch = &self.epoch;
         for _ in 0..fork::generation() {
-            epoch = epoch.next.get_or_init(|| Box::new(Epoch::new(self.slots.made())));
+            epoch = epoch.next.get_or_init(|| Epoch::new(self.slots.made()));
         }
         epoch
     }

@@ -7,17 +7,15 @@
 //! 3. A slot belongs to at most one thread; the orphans' slot to all that have none, and nobody reads it.
 
 #[cfg(not(timebox_loom))]
-use std::cell::Cell;
-use std::sync::OnceLock;
-
-#[cfg(not(timebox_loom))]
 use super::{Watchdog, global};
 #[cfg(not(timebox_loom))]
 use crate::sync::AtomicBool;
-use crate::sync::{AtomicU64, Ordering, Padded, const_fn};
+use crate::sync::{AtomicU64, Ordering, Padded, SetOnce, const_fn};
 use crate::time::NEVER;
 #[cfg(not(timebox_loom))]
 use crate::time::clock;
+#[cfg(not(timebox_loom))]
+use std::cell::Cell;
 
 #[cfg(not(timebox_loom))]
 const PER_CHUNK: usize = 32;
@@ -53,23 +51,23 @@ impl Slot {
 /// All slots ever made, in chunks that never move or go.
 #[derive(Debug)]
 pub(crate) struct Slots {
-    first: OnceLock<Box<Chunk>>,
+    first: SetOnce<Chunk>,
 }
 
 #[derive(Debug)]
 struct Chunk {
     slots: [Slot; PER_CHUNK],
-    next: OnceLock<Box<Chunk>>,
+    next: SetOnce<Chunk>,
 }
 
 impl Slots {
     pub(super) const fn new() -> Self {
-        Self { first: OnceLock::new() }
+        Self { first: SetOnce::new() }
     }
 
     /// The slot with this index; it is made if need be.
     pub(super) fn at(&self, index: usize) -> &Slot {
-        let make = || Box::new(Chunk { slots: std::array::from_fn(|_| Slot::new()), next: OnceLock::new() });
+        let make = || Chunk { slots: std::array::from_fn(|_| Slot::new()), next: SetOnce::new() };
         let mut chunk = self.first.get_or_init(make);
         for _ in 0..index / PER_CHUNK {
             chunk = chunk.next.get_or_init(make);
