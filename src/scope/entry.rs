@@ -57,27 +57,25 @@ pub(super) fn admit_duration(
     location: &'static Location<'static>,
 ) -> Result<(Terms, u64), TimeoutError> {
     let asked = in_force(nanos(duration));
+    let outer = thread.deadline.get();
     if !thread.frame.get().is_null() {
         if is_over(thread) {
-            return refuse_duration(thread, asked, location);
+            return Err(refuse_duration(thread, asked, location));
         }
-        let outer = thread.deadline.get();
         let entered = thread.now.get();
         let own = entered.saturating_add(asked);
         if own >= outer {
             // The thread may have read the clock since, in a shield.
             if entered >= outer {
-                return refuse_duration(thread, asked, location);
+                let outer = outer_anew(thread, asked, location)?;
+                return Ok((Terms::measured(own, entered, location, FrameKind::Block), own.min(outer)));
             }
             return Ok((Terms::measured(own, entered, location, FrameKind::Block), outer));
         }
     }
-    let outer = thread.deadline.get();
     let now = clock::now();
     thread.now.set(now);
-    if asked == 0 || outer <= now {
-        return refuse_duration(thread, asked, location);
-    }
+    let outer = if asked == 0 || outer <= now { outer_anew(thread, asked, location)? } else { outer };
     let own = now.saturating_add(asked);
     Ok((Terms::measured(own, now, location, FrameKind::Block), own.min(outer)))
 }
@@ -94,34 +92,40 @@ pub(crate) fn admit_polled(
     let asked = in_force(asked);
     let nested = !thread.frame.get().is_null();
     if nested && is_over(thread) {
-        return refuse_duration(thread, asked, location).map(|(terms, _)| terms);
+        return Err(refuse_duration(thread, asked, location));
     }
     let now = clock::now();
     thread.now.set(now);
     if asked == 0 || thread.deadline.get() <= now {
-        return refuse_duration(thread, asked, location).map(|(terms, _)| terms);
+        outer_anew(thread, asked, location)?;
     }
     Ok(Terms::measured(now.saturating_add(asked), now, location, FrameKind::Future))
 }
 
-/// Refuses a scope, unless the deadline that was found has gone: see [`Scope::effective_anew`].
+/// The deadline around, which has passed: refuses the scope, unless a look at the clock finds that it does not count any
+/// more (see [`Scope::effective_anew`]).
 #[cold]
 #[inline(never)]
-fn refuse_duration(
+fn outer_anew(
     thread: &Thread,
     asked: u64,
     location: &'static Location<'static>,
-) -> Result<(Terms, u64), TimeoutError> {
-    // What this thread has seen, all see from now on.
-    let over = is_over_by_clock(thread);
-    let now = clock::now();
-    let own = now.saturating_add(asked);
-    let terms = Terms::measured(own, now, location, FrameKind::Block);
-    if !over && asked != 0 {
-        return Ok((terms, own.min(thread.deadline.get())));
+) -> Result<u64, TimeoutError> {
+    if asked == 0 || is_over_by_clock(thread) {
+        return Err(refuse_duration(thread, asked, location));
     }
+    Ok(thread.deadline.get())
+}
+
+#[cold]
+#[inline(never)]
+fn refuse_duration(thread: &Thread, asked: u64, location: &'static Location<'static>) -> TimeoutError {
+    // What this thread has seen, all see from now on.
+    is_over_by_clock(thread);
+    let now = clock::now();
+    let terms = Terms::measured(now.saturating_add(asked), now, location, FrameKind::Block);
     let end = (asked == 0).then_some(End { cause: Cause::Deadline, at: now, reason: None });
-    Err(Scope::refusal(thread, &terms, None, end, Around::Thread))
+    Scope::refusal(thread, &terms, None, end, Around::Thread)
 }
 
 /// Admits any scope. Reads the clock.
