@@ -127,23 +127,29 @@ impl Node {
         if self.deadline == NEVER {
             return;
         }
-        let around = self.parent().map_or(NEVER, |parent| parent.effective_deadline());
-        let Some(mut state) = self.state.lock() else { return };
-        let needed = self.deadline < around && !self.over.load(Ordering::Relaxed);
-        if state.timer.is_some_and(Timer::is_lost) {
-            state.timer = None;
-        }
-        match (&state.timer, needed) {
-            (None, true) => {
+        let earlier = || self.deadline < self.parent().map_or(NEVER, |parent| parent.effective_deadline());
+        let mut needed = earlier();
+        loop {
+            let Some(mut state) = self.state.lock() else { return };
+            if state.timer.is_some_and(Timer::is_lost) {
+                state.timer = None;
+            }
+            // Relaxed: under the lock.
+            let needs = needed && !self.over.load(Ordering::Relaxed);
+            let in_vain = if needs { None } else { state.timer.take() };
+            if needs && state.timer.is_none() {
                 let weak = Arc::downgrade(self);
                 state.timer = Some(watchdog::global().schedule(self.deadline, Target::Fire(weak)));
             }
-            (Some(_), false) => {
-                let timer = state.timer.take();
-                drop(state);
-                timer.into_iter().for_each(|timer| watchdog::global().cancel(timer));
+            drop(state);
+            in_vain.into_iter().for_each(|timer| watchdog::global().cancel(timer));
+            // What is around it was looked at outside of the lock, and may be something else by now: whoever changed it
+            // may have seen to the timer before this did.
+            let now = earlier();
+            if now == needed {
+                return;
             }
-            _ => {}
+            needed = now;
         }
     }
 
@@ -172,6 +178,7 @@ impl Node {
                 child.leave(self);
             }
         }
+        self.break_circles();
     }
 
     /// The future it was made for is done: tokens and handles that are left keep the surroundings it had.
@@ -179,6 +186,25 @@ impl Node {
         // Relaxed: whoever closes the surroundings does so later on this thread, or has no part in the future's end.
         self.roams.store(false, Ordering::Relaxed);
         self.close();
+    }
+
+    /// Lets go of nodes that end it and are ended by it: each would keep the other for ever.
+    fn break_circles(self: &Arc<Self>) {
+        let others: Vec<Arc<Node>> = match self.state.lock() {
+            Some(state) => state.links.iter().map(|link| Arc::clone(&link.node)).collect(),
+            None => return,
+        };
+        for other in others {
+            let mut in_circle = false;
+            other.visit_all(|_, node| in_circle |= Arc::ptr_eq(node, self));
+            if in_circle && let Some(mut state) = self.state.lock() {
+                // It stays listed there, so that it is told as long as the other is there.
+                let link = state.links.iter().position(|link| Arc::ptr_eq(&link.node, &other));
+                let link = link.map(|index| state.links.swap_remove(index));
+                drop(state);
+                drop(link);
+            }
+        }
     }
 }
 
