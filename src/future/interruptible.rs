@@ -68,7 +68,7 @@ where
     let future = Phase::Polling(future.into_future());
     Interruptible {
         location: Location::caller(),
-        guard: Guard { hook, place: None, last: None, told: false },
+        guard: Guard { hook, place: None, last: None, told: false, rests: false },
         started: false,
         future,
         done: None,
@@ -106,6 +106,8 @@ struct Guard {
     last: Option<Arc<Node>>,
     /// Whether it was fired because it came to a scope that was over.
     told: bool,
+    /// Whether it rests, because it has left a scope and not come to another.
+    rests: bool,
 }
 
 impl Guard {
@@ -118,11 +120,18 @@ impl Guard {
         {
             return true;
         }
+        if self.last.is_some() && !std::mem::replace(&mut self.rests, true) {
+            self.hook.rest();
+            self.told = false;
+        }
         self.leave();
         let Some(node) = node else { return true };
         // Once it has fired, errors name the scope that made it.
         if self.hook.fires() == 0 {
             self.last = Some(Arc::clone(node));
+        }
+        if std::mem::take(&mut self.rests) {
+            self.hook.wake_up();
         }
         match node.add_hook(&self.hook, Tie::Future) {
             Some(key) => self.place = Some((Arc::clone(node), key)),

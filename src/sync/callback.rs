@@ -69,8 +69,8 @@ impl Callback {
         Self { state: ForkMutex::new(state), idle: Condvar::new(), generation: fork::generation() }
     }
 
-    /// Runs the closure, and `first` just before its first run. A panic in it is caught, and its last.
-    pub(crate) fn call(&self, first: impl FnOnce()) -> Call {
+    /// Runs the closure, and `before` just before. A panic in it is caught, and its last.
+    pub(crate) fn call(&self, before: impl FnOnce()) -> Call {
         if self.generation != fork::generation() {
             return Call::Refused;
         }
@@ -88,9 +88,7 @@ impl Callback {
         let fires = state.fires;
         drop(state);
 
-        if fires == 1 {
-            first();
-        }
+        before();
         let outcome = catch_unwind(AssertUnwindSafe(&mut closure));
         let panicked = outcome.is_err();
         // The payload's own drop may panic.
@@ -182,6 +180,13 @@ impl Callback {
         state.suspensions += 1;
         if !mutant!(NoShieldWait) {
             drop(self.wait_for_run(state));
+        }
+    }
+
+    /// As [`suspend`](Self::suspend), but a run that has begun goes on.
+    pub(crate) fn suspend_later(&self) {
+        if let Some(mut state) = self.state.lock() {
+            state.suspensions += 1;
         }
     }
 
