@@ -208,7 +208,7 @@ impl Rest {
         frame.set_node(self.node.clone());
         match (terms.kind, &self.node) {
             (Kind::Future, _) => effective,
-            (Kind::EnteredFuture, Some(node)) => node.effective_deadline(),
+            (Kind::EnteredFuture, Some(node)) => node.lasting_deadline(),
             _ => terms.own,
         }
     }

@@ -176,7 +176,9 @@ pub fn remaining() -> Option<Duration> {
 /// }).unwrap();
 /// ```
 pub fn deadline() -> Deadline {
-    Deadline::from_nanos(Thread::with(|thread| thread.deadline.get()))
+    let effective =
+        Thread::with(|thread| innermost(thread, |scope| scope.map(|scope| scope.effective(thread))));
+    Deadline::from_nanos(effective.unwrap_or(NEVER))
 }
 
 /// Fails now if less than `duration` is left: there is no use in starting what cannot be finished.
@@ -214,13 +216,7 @@ impl Scope {
         let ended_at = node.map_or(NEVER, Node::expires_at);
         let deadline = self.effective(thread);
         let now = thread.look(deadline.min(ended_at));
-        let mut expired = deadline <= now;
-        if expired && let Some(deadline) = self.effective_anew().filter(|&deadline| deadline > now) {
-            expired = false;
-            if self.is_innermost(thread) {
-                thread.restore(deadline);
-            }
-        }
+        let expired = deadline <= now;
         if expired {
             // Level-triggered: what this check saw, the next must not miss, and tokens must not deny.
             watchdog::global().reach(now);

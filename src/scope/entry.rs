@@ -67,15 +67,16 @@ pub(super) fn admit_duration(
         if own >= outer {
             // The thread may have read the clock since, in a shield.
             if entered >= outer {
-                let outer = outer_anew(thread, asked, location)?;
-                return Ok((Terms::measured(own, entered, location, FrameKind::Block), own.min(outer)));
+                return Err(refuse_duration(thread, asked, location));
             }
             return Ok((Terms::measured(own, entered, location, FrameKind::Block), outer));
         }
     }
     let now = clock::now();
     thread.now.set(now);
-    let outer = if asked == 0 || outer <= now { outer_anew(thread, asked, location)? } else { outer };
+    if asked == 0 || outer <= now {
+        return Err(refuse_duration(thread, asked, location));
+    }
     let own = now.saturating_add(asked);
     Ok((Terms::measured(own, now, location, FrameKind::Block), own.min(outer)))
 }
@@ -97,24 +98,9 @@ pub(crate) fn admit_polled(
     let now = clock::now();
     thread.now.set(now);
     if asked == 0 || thread.deadline.get() <= now {
-        outer_anew(thread, asked, location)?;
-    }
-    Ok(Terms::measured(now.saturating_add(asked), now, location, FrameKind::Future))
-}
-
-/// The deadline around, which has passed: refuses the scope, unless a look at the clock finds that it does not count any
-/// more (see [`Scope::effective_anew`]).
-#[cold]
-#[inline(never)]
-fn outer_anew(
-    thread: &Thread,
-    asked: u64,
-    location: &'static Location<'static>,
-) -> Result<u64, TimeoutError> {
-    if asked == 0 || is_over_by_clock(thread) {
         return Err(refuse_duration(thread, asked, location));
     }
-    Ok(thread.deadline.get())
+    Ok(Terms::measured(now.saturating_add(asked), now, location, FrameKind::Future))
 }
 
 #[cold]
@@ -198,7 +184,10 @@ pub(crate) fn admit(
         return refuse(&terms, Some(End { cause: terms.cause, at: terms.own, reason: None }));
     }
 
-    let effective = terms.own.min(outer);
+    let effective = terms.own.min(match around {
+        Around::Thread => outer,
+        Around::Node(node) => node.lasting_deadline(),
+    });
     let linked = extras.is_some_and(|extras| !extras.tokens.is_empty());
     let node = (linked || matches!(around, Around::Node(_))).then(|| {
         let info = terms.info(ScopeId::next(), extras);

@@ -7,7 +7,8 @@
 //!    break this, except by switching stacks inside a scope; leaving checks it, and aborts.
 //! 2. Only its thread reads or writes a frame.
 //! 3. If a frame has a node, so have all visible frames around it.
-//! 4. The thread's deadline is the earliest of the visible frames', its flag that of the innermost visible node.
+//! 4. The thread's deadline is the earliest of the visible frames' and of what lasts around a handle; its flag is that
+//!    of the innermost visible node.
 
 use std::cell::{Cell, OnceCell};
 use std::io::Write as _;
@@ -278,7 +279,11 @@ impl Scope {
     }
 
     /// The effective deadline inside this scope: the earliest of its own and those around it.
+    ///
+    /// The thread's does not have those around a handle that may go; their expiry comes by the node's flag.
     pub(crate) fn effective(&self, thread: &Thread) -> u64 {
+        let entered = self.visible().last().filter(|scope| scope.kind.is_entered());
+        let handles = entered.and_then(Scope::existing_node).map_or(NEVER, Node::effective_deadline);
         innermost(thread, |innermost| {
             let mut effective = thread.deadline.get();
             for scope in innermost.into_iter().flat_map(Scope::stack) {
@@ -287,16 +292,8 @@ impl Scope {
                 }
                 effective = scope.outer_deadline;
             }
-            effective
+            effective.min(handles)
         })
-    }
-
-    /// The effective deadline inside this scope, if it may have changed since it was opened: a handle's future, by which
-    /// it was entered, may have left its surroundings.
-    pub(crate) fn effective_anew(&self) -> Option<u64> {
-        let entered = self.visible().last().filter(|scope| scope.kind.is_entered())?;
-        let around = entered.existing_node()?.effective_deadline();
-        Some(self.visible().map(|scope| scope.own).fold(around, u64::min))
     }
 
     /// The effective deadline around it, where it was opened.

@@ -47,9 +47,7 @@ impl Scope {
         self.check_by_clock(location)?;
         let end = clock::now().saturating_add(nanos(duration));
         loop {
-            let deadline =
-                self.effective_anew().unwrap_or_else(|| Thread::with(|thread| self.effective(thread)));
-            let until = deadline.min(end);
+            let until = Thread::with(|thread| self.effective(thread)).min(end);
             // Nobody can cancel it but through a node.
             match self.visible().find_map(Scope::existing_node) {
                 None => {

@@ -21,15 +21,20 @@ impl<T> SetOnce<T> {
     }
 
     pub(crate) fn get(&self) -> Option<&T> {
-        // Acquire: pairs with the Release in `get_or_init`.
+        // Acquire: pairs with the Release in `init`.
         // SAFETY: the invariant.
         unsafe { self.value.load(Ordering::Acquire).as_ref() }
     }
 
     pub(crate) fn get_or_init(&self, make: impl FnOnce() -> T) -> &T {
-        if let Some(value) = self.get() {
-            return value;
+        match self.get() {
+            Some(value) => value,
+            None => self.init(make),
         }
+    }
+
+    #[cold]
+    fn init(&self, make: impl FnOnce() -> T) -> &T {
         let made = Box::into_raw(Box::new(make()));
         // Release: pairs with the Acquire in `get`; Acquire: sees what the first has set.
         match self.value.compare_exchange(ptr::null_mut(), made, Ordering::Release, Ordering::Acquire) {

@@ -182,6 +182,20 @@ impl Node {
         }
     }
 
+    /// As [`effective_deadline`](Self::effective_deadline), without those that may go: what is around a future that is not
+    /// done.
+    pub(crate) fn lasting_deadline(self: &Arc<Self>) -> u64 {
+        let (mut earliest, mut lasts) = (NEVER, true);
+        self.walk(|node| {
+            if lasts {
+                earliest = earliest.min(node.deadline);
+            }
+            // Relaxed: once it does not roam, what has been left out comes by the node's flag all the same.
+            lasts &= !node.roams.load(Ordering::Relaxed);
+        });
+        earliest
+    }
+
     /// Calls `visit` with all nodes whose end is this one's too, and which of the trees they are of, counted from 0: its
     /// own, and those it is linked to.
     fn visit_all(self: &Arc<Self>, mut visit: impl FnMut(usize, &Arc<Node>)) {

@@ -510,9 +510,18 @@ impl Watchdog {
     }
 
     /// What has locks, in this process.
+    #[inline]
     fn epoch(&'static self) -> &'static Epoch {
+        match fork::generation() {
+            0 => &self.epoch,
+            generation => self.epoch_of(generation),
+        }
+    }
+
+    #[cold]
+    fn epoch_of(&'static self, generation: u32) -> &'static Epoch {
         let mut epoch = &self.epoch;
-        for _ in 0..fork::generation() {
+        for _ in 0..generation {
             epoch = epoch.next.get_or_init(|| Epoch::new(self.slots.made()));
         }
         epoch
