@@ -25,6 +25,9 @@ use crate::watchdog::slots::Thread;
 /// [grace](crate::Timebox::grace) of the scope. So a query is cancelled at the server and then answered, and its
 /// connection is clean. The results are those of [`interruptible`](crate::interruptible()).
 ///
+/// Without a grace the hook is run, and waited for, before the future is dropped: what it talks to is told, but nobody
+/// hears the answer.
+///
 /// At its end it awaits a hook that runs. A hook must not need the executor that polls the future.
 ///
 /// # Errors

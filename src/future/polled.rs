@@ -190,8 +190,9 @@ impl Rest {
             && let Some(node) = &self.node
         {
             if dropping {
-                // What happens to be around the drop does not end tokens that survive it, but counts in it.
-                innermost(thread, |scope| scope.map(|scope| scope.node()).is_some());
+                // What happens to be around the drop does not end tokens that survive it, but counts in it: it has a
+                // node, too, if this has.
+                let _ = innermost(thread, |scope| scope.map(Scope::node).map(Arc::as_ptr));
                 if thread.is_flagged() && !node.is_over() {
                     return effective;
                 }

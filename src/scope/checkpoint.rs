@@ -308,9 +308,10 @@ impl Scope {
         self.check_by_clock(location)?;
         let effective = Thread::with(|thread| self.effective(thread));
         let now = clock::now();
-        if effective == NEVER || effective.saturating_sub(now) >= nanos(duration) {
+        let left = effective.saturating_sub(now);
+        if effective == NEVER || left >= nanos(duration) {
             return Ok(());
         }
-        Err(self.error_of_lack(location, now))
+        Err(self.error_of_lack(location, now, (duration, Duration::from_nanos(left))))
     }
 }

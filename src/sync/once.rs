@@ -35,14 +35,14 @@ impl<T> SetOnce<T> {
 
     #[cold]
     fn init(&self, make: impl FnOnce() -> T) -> &T {
-        let made = Box::into_raw(Box::new(make()));
+        let new = Box::into_raw(Box::new(make()));
         // Release: pairs with the Acquire in `get`; Acquire: sees what the first has set.
-        match self.value.compare_exchange(ptr::null_mut(), made, Ordering::Release, Ordering::Acquire) {
+        match self.value.compare_exchange(ptr::null_mut(), new, Ordering::Release, Ordering::Acquire) {
             // SAFETY: the invariant.
-            Ok(_) => unsafe { &*made },
+            Ok(_) => unsafe { &*new },
             Err(first) => {
                 // SAFETY: it is that of a box, which has not become the cell's.
-                drop(unsafe { Box::from_raw(made) });
+                drop(unsafe { Box::from_raw(new) });
                 // SAFETY: the invariant.
                 unsafe { &*first }
             }

@@ -78,6 +78,9 @@ enum Repeat {
 
 impl<'a> Hook<'a> {
     /// A hook that runs on a runner thread (`timebox-hook`) and may block.
+    ///
+    /// Of several that are due together those of inner scopes are taken up first; but each has a runner of its own, so
+    /// what they do may overlap.
     pub fn new<R>(mut action: impl FnMut() -> R + Send + 'a) -> Self {
         let callback = Box::new(move || drop(action()));
         Self {

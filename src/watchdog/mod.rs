@@ -253,7 +253,7 @@ impl Watchdog {
 
     /// Whether it runs on the calling thread.
     #[cfg(not(timebox_loom))]
-    pub(crate) fn is_this_thread(&self) -> bool {
+    pub(crate) fn is_this_thread() -> bool {
         slots::Thread::with(|thread| thread.is_watchdog.get())
     }
 

@@ -5,6 +5,8 @@ use std::task::Waker;
 
 use crate::sync::callback::drop_quietly;
 use crate::token::hook::Entry;
+#[cfg(not(timebox_loom))]
+use crate::watchdog::Watchdog;
 use crate::watchdog::slots::without_scopes;
 use crate::watchdog::{self, Fire};
 
@@ -63,7 +65,7 @@ pub(crate) fn post(entry: Arc<Entry>) {
 #[cfg(not(timebox_loom))]
 pub(super) fn run_and_wait(entries: Vec<Arc<Entry>>) {
     let watchdog = watchdog::global();
-    if watchdog.is_this_thread() {
+    if Watchdog::is_this_thread() {
         // A waker has polled the task right here: whoever waits would wait for itself.
         Hooks(entries).dispatch();
         return;
