@@ -117,23 +117,36 @@
 #![doc(test(attr(deny(warnings))))]
 #![warn(clippy::disallowed_methods, clippy::disallowed_macros)]
 
+#[cfg(not(timebox_loom))]
+mod abandon;
 mod error;
 #[cfg(not(timebox_loom))]
 pub mod future;
 #[cfg(not(timebox_loom))]
 mod interrupt;
+#[cfg(all(unix, feature = "isolate", not(timebox_loom)))]
+pub mod isolate;
 #[cfg(not(timebox_loom))]
 mod quota;
 #[cfg(not(timebox_loom))]
 mod scope;
 mod sync;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod time;
 mod token;
 mod watchdog;
 
+#[cfg(not(timebox_loom))]
+pub use abandon::{Saturated, abandon, abandoned};
 pub use error::{Cause, Result, ScopeId, ScopeInfo, TimeoutError};
 #[cfg(not(timebox_loom))]
+#[cfg(all(feature = "regex", not(timebox_loom)))]
+pub use interrupt::regex;
+#[cfg(not(timebox_loom))]
 pub use interrupt::{Outcome, interruptible, interruptible_outcome};
+#[cfg(all(unix, feature = "isolate", not(timebox_loom)))]
+pub use isolate::isolate;
 #[cfg(not(timebox_loom))]
 pub use quota::Quota;
 #[cfg(all(panic = "unwind", not(timebox_loom)))]
@@ -154,6 +167,6 @@ pub use token::{
 };
 
 /// The examples of the README are run too.
-#[cfg(doctest)]
+#[cfg(all(doctest, feature = "testing"))]
 #[doc = include_str!("../README.md")]
 mod readme {}

@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::error::TimeoutError;
 use crate::scope::timeout;
 use crate::sync::ForkMutex;
+use crate::time::seam::Seam;
 use crate::time::{Budget, Limit, NEVER, clock, nanos};
 
 /// An amount of time to be used up by scopes, one after another, nested or at the same time.
@@ -59,12 +60,14 @@ struct Balance {
     /// While somebody is in.
     deadline: u64,
     users: usize,
+    /// The clock of who is in.
+    seam: Seam,
 }
 
 impl Quota {
     /// A quota of this much time. [`Duration::MAX`] is never used up.
     pub fn new(duration: Duration) -> Self {
-        let balance = Balance { left: nanos(duration), deadline: NEVER, users: 0 };
+        let balance = Balance { left: nanos(duration), deadline: NEVER, users: 0, seam: Seam::default() };
         Self { shared: Arc::new(Shared(ForkMutex::new(balance))) }
     }
 
@@ -98,7 +101,7 @@ impl Balance {
         match (self.users, self.deadline) {
             (0, _) => self.left,
             (_, NEVER) => NEVER,
-            (_, deadline) => deadline.saturating_sub(now),
+            (_, deadline) => deadline.saturating_sub(self.seam.reading(now)),
         }
     }
 }
@@ -112,9 +115,13 @@ impl Budget for Shared {
         }
         if balance.users == 0 {
             balance.deadline = now.saturating_add(balance.left);
+            balance.seam = Seam::current();
         }
         balance.users += 1;
-        Some(balance.deadline)
+        if balance.seam.shares_clock(&Seam::current()) {
+            return Some(balance.deadline);
+        }
+        Some(now.saturating_add(balance.left(now)))
     }
 
     fn leave(&self) {

@@ -5,6 +5,7 @@ use std::task::Waker;
 
 use crate::scope::Scope;
 use crate::time::NEVER;
+use crate::time::seam::Seam;
 use crate::token::node::Node;
 use crate::watchdog::{self, Target, Timer};
 
@@ -25,6 +26,16 @@ impl Alert {
     /// Wakes the task at `deadline`, and not at a time given before.
     #[inline]
     pub(super) fn wake_at(&mut self, deadline: u64, waker: &Waker) {
+        if Seam::is_in_force() {
+            self.wake_at_on(&Seam::current(), deadline, waker);
+        } else {
+            self.wake_at_on(&Seam::default(), deadline, waker);
+        }
+    }
+
+    /// As [`wake_at`](Self::wake_at), by another clock than this thread's.
+    #[inline]
+    pub(super) fn wake_at_on(&mut self, seam: &Seam, deadline: u64, waker: &Waker) {
         if let Some((before, timer)) = self.timer {
             if before == deadline && watchdog::global().redirect(timer, waker) {
                 return;
@@ -33,7 +44,7 @@ impl Alert {
             self.timer = None;
         }
         if deadline != NEVER {
-            let timer = watchdog::global().schedule(deadline, Target::Wake(waker.clone()));
+            let timer = watchdog::global().schedule_on(seam, deadline, Target::Wake(waker.clone()));
             self.timer = Some((deadline, timer));
         }
     }

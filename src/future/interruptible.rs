@@ -12,6 +12,7 @@ use super::shield::Announced;
 use crate::error::TimeoutError;
 use crate::scope::Scope;
 use crate::scope::frame::innermost;
+use crate::scope::staged::point;
 use crate::time::{NEVER, clock};
 use crate::token::Hook;
 use crate::token::hook::{Entry, Unsaid};
@@ -171,6 +172,7 @@ where
             innermost(thread, |scope| {
                 if let PhaseProjection::Polling(future) = this.future.as_mut().project() {
                     if !std::mem::replace(this.started, true) {
+                        point(thread, location);
                         let entered = scope.map_or(Ok(()), |scope| scope.check_by_clock(location));
                         if let Err(error) = entered {
                             this.future.set(Phase::Over);

@@ -1,29 +1,78 @@
 //! The scope of a future between its polls.
 
 use std::fmt;
+use std::mem::ManuallyDrop;
 use std::panic::Location;
 use std::sync::Arc;
 use std::task::Waker;
+use std::time::Duration;
 
 use crate::error::{ScopeId, TimeoutError};
 use crate::scope::frame::{self, Around, Kind, Terms, innermost};
+use crate::scope::staged::{begin_wait, under};
 use crate::scope::{Admission, Extras, Scope, Spending, admit, admit_polled, caught, is_meant_for};
-use crate::time::{Deadline, Limit, nanos};
+use crate::time::seam::Seam;
+use crate::time::{Deadline, Limit, NEVER, nanos};
 use crate::token::node::Node;
 use crate::watchdog::slots::Thread;
 
 /// A scope that is entered once, and opened for each poll.
 pub(super) struct Polled {
-    /// Its own deadline; 0 until it is entered.
-    own: u64,
-    /// When it was entered; until then the duration that is asked for.
+    /// When it was entered; 0 until then.
     entered: u64,
+    /// The time from then to its own deadline.
+    asked: u64,
     location: &'static Location<'static>,
     /// What few futures have.
-    rest: Option<Box<Rest>>,
+    rest: Seldom<Rest>,
+}
+
+/// A box that is seldom there: then to drop it takes one comparison and no call.
+struct Seldom<T>(ManuallyDrop<Option<Box<T>>>);
+
+impl<T> Seldom<T> {
+    #[inline(always)]
+    fn none() -> Self {
+        Self(ManuallyDrop::new(None))
+    }
+
+    fn some(value: Box<T>) -> Self {
+        Self(ManuallyDrop::new(Some(value)))
+    }
+
+    #[inline(always)]
+    fn get(&mut self) -> Option<&mut T> {
+        self.0.as_deref_mut()
+    }
+
+    fn get_or_insert_with(&mut self, make: impl FnOnce() -> Box<T>) -> &mut T {
+        self.0.get_or_insert_with(make)
+    }
+
+    #[inline(always)]
+    fn clear(&mut self) {
+        if let Some(value) = self.0.take() {
+            drop_cold(value);
+        }
+    }
+}
+
+impl<T> Drop for Seldom<T> {
+    #[inline(always)]
+    fn drop(&mut self) {
+        self.clear();
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn drop_cold<T>(value: T) {
+    drop(value);
 }
 
 struct Rest {
+    /// Whose clock it follows: of where it was made, if that was under a test's, or else of its first poll.
+    seam: Seam,
     /// Until it is entered, if it is more than a duration.
     limit: Limit,
     extras: Option<Extras>,
@@ -42,31 +91,45 @@ impl Polled {
     #[inline(always)]
     pub(super) fn new(limit: Limit, location: &'static Location<'static>) -> Self {
         match limit.into_duration() {
-            Ok(duration) => Self { own: 0, entered: nanos(duration), location, rest: None },
-            Err(limit) => Self { own: 0, entered: 0, location, rest: Some(Rest::boxed(limit, None, None)) },
+            Ok(duration) if !Seam::is_in_force() => {
+                Self { entered: 0, asked: nanos(duration), location, rest: Seldom::none() }
+            }
+            Ok(duration) => Self::with_rest(duration.into(), location),
+            Err(limit) => Self::with_rest(limit, location),
         }
+    }
+
+    #[cold]
+    fn with_rest(limit: Limit, location: &'static Location<'static>) -> Self {
+        Self { entered: 0, asked: NEVER, location, rest: Seldom::some(Rest::boxed(limit, None, None)) }
     }
 
     /// With all that a builder can give.
     pub(super) fn with(limit: Limit, extras: Extras, location: &'static Location<'static>) -> Self {
-        Self { own: 0, entered: 0, location, rest: Some(Rest::boxed(limit, Some(extras), None)) }
+        let rest = Seldom::some(Rest::boxed(limit, Some(extras), None));
+        Self { entered: 0, asked: NEVER, location, rest }
     }
 
     /// One that has been entered.
     pub(super) fn entered(terms: Terms) -> Self {
-        let Terms { own, entered, location, .. } = terms;
-        Self { own, entered, location, rest: Some(Rest::boxed(Limit::NONE, None, Some(terms))) }
+        let Terms { asked, entered, location, .. } = terms;
+        Self { entered, asked, location, rest: Seldom::some(Rest::boxed(Limit::NONE, None, Some(terms))) }
     }
 
     #[inline(always)]
     pub(super) fn is_entered(&self) -> bool {
-        self.own != 0
+        self.entered != 0
     }
 
-    /// Its own deadline.
+    #[inline(always)]
+    fn terms(&self) -> Terms {
+        Terms::lasting(self.asked, self.entered, self.location, Kind::Future)
+    }
+
+    /// Its own deadline, once it is entered.
     #[inline(always)]
     pub(super) fn own(&self) -> u64 {
-        self.own
+        self.terms().own()
     }
 
     #[inline(always)]
@@ -77,11 +140,16 @@ impl Polled {
     /// Enters the scope, at the first poll.
     #[inline(always)]
     pub(super) fn enter(&mut self, thread: &Thread) -> Result<(), TimeoutError> {
-        let terms = match &mut self.rest {
-            None => admit_polled(thread, self.entered, self.location)?,
-            Some(rest) => rest.enter(thread, self.location)?,
+        let terms = match self.rest.get() {
+            None if !Seam::is_in_force() => admit_polled(thread, self.asked, self.location)?,
+            _ => {
+                let limit = Duration::from_nanos(self.asked);
+                self.rest
+                    .get_or_insert_with(|| Rest::boxed(limit.into(), None, None))
+                    .enter(thread, self.location)?
+            }
         };
-        self.own = terms.own;
+        self.asked = terms.asked;
         self.entered = terms.entered;
         Ok(())
     }
@@ -97,11 +165,16 @@ impl Polled {
         has_timer: bool,
         body: impl FnOnce(&Scope) -> R,
     ) -> Result<R, TimeoutError> {
-        let mut frame = Terms::measured(self.own, self.entered, self.location, Kind::Future).frame();
-        let mut effective = self.own.min(thread.deadline.get());
+        let terms = self.terms();
+        let mut frame = terms.frame();
+        let mut effective = terms.own().min(thread.deadline.get());
         let mut extras = None;
-        if let Some(rest) = &mut self.rest {
-            effective = rest.resume(thread, &mut frame, effective, waker.is_null());
+        let mut _under = None;
+        if let Some(rest) = self.rest.get() {
+            let crosses = rest.crosses_clocks(thread);
+            _under = Some(under(thread, &rest.seam));
+            begin_wait(self.location, false);
+            effective = rest.resume(thread, &mut frame, effective, crosses, waker.is_null());
             extras = rest.extras.as_ref();
         }
         frame.set_waker(waker);
@@ -121,15 +194,13 @@ impl Polled {
     /// Leaves the scope, when its future is done: its hooks end.
     #[inline(always)]
     pub(super) fn leave(&mut self) {
-        if self.rest.is_some() {
-            self.rest = None;
-        }
+        self.rest.clear();
     }
 
     /// Ends its hooks and what it spends, after a panic; the scope stays, for the drop of the future.
     #[cold]
     fn give_up(&mut self) {
-        if let Some(rest) = &mut self.rest {
+        if let Some(rest) = self.rest.get() {
             if let Some(node) = &rest.node {
                 node.close();
             }
@@ -140,9 +211,8 @@ impl Polled {
     /// Keeps what the scope has acquired in a poll.
     #[cold]
     fn keep(&mut self, frame: &mut Scope) {
-        let Self { own, entered, location, .. } = *self;
-        let terms = || Some(Terms::measured(own, entered, location, Kind::Future));
-        let rest = self.rest.get_or_insert_with(|| Rest::boxed(Limit::NONE, None, terms()));
+        let terms = self.terms();
+        let rest = self.rest.get_or_insert_with(|| Rest::boxed(Limit::NONE, None, Some(terms)));
         rest.id = frame.known_id().or(rest.id);
         let Some(node) = frame.take_node() else { return };
         rest.id = Some(node.info.id());
@@ -158,7 +228,19 @@ impl Polled {
 impl Rest {
     #[cold]
     fn boxed(limit: Limit, extras: Option<Extras>, terms: Option<Terms>) -> Box<Self> {
-        Box::new(Self { limit, extras, terms, id: None, node: None, spending: None })
+        let handle = extras.as_ref().and_then(|extras| extras.handle.as_ref());
+        let seam = handle.map_or_else(Seam::current, |handle| handle.node().seam.clone());
+        Box::new(Self { seam, limit, extras, terms, id: None, node: None, spending: None })
+    }
+
+    /// Whether the scopes around it in this poll have another clock: then they count as a handle's would, by being
+    /// over, not by their deadlines.
+    fn crosses_clocks(&self, thread: &Thread) -> bool {
+        let crosses = !self.seam.shares_clock(&Seam::current());
+        if crosses {
+            innermost(thread, |scope| scope.map(Scope::node).is_some());
+        }
+        crosses
     }
 
     #[cold]
@@ -168,9 +250,18 @@ impl Rest {
         location: &'static Location<'static>,
     ) -> Result<Terms, TimeoutError> {
         let extras = self.extras.as_ref();
-        let (kind, around) = match extras.and_then(|extras| extras.handle.as_ref()) {
-            Some(handle) => (Kind::EnteredFuture, Around::Node(handle.node())),
-            None => (Kind::Future, Around::Thread),
+        let handle = extras.and_then(|extras| extras.handle.as_ref());
+        if handle.is_none() && self.seam.is_real() {
+            self.seam = Seam::current();
+        }
+        let crosses = self.crosses_clocks(thread);
+        let outer =
+            innermost(thread, |scope| scope.filter(|_| crosses).map(|scope| Arc::clone(scope.node())));
+        let _under = under(thread, &self.seam);
+        let (kind, around) = match (handle, &outer) {
+            (Some(handle), _) => (Kind::EnteredFuture, Around::Node(handle.node())),
+            (None, Some(outer)) => (Kind::Future, Around::Node(outer)),
+            (None, None) => (Kind::Future, Around::Thread),
         };
         let Admission { terms, effective: _, node, spending } =
             admit(thread, &self.limit, extras, location, kind, around)?;
@@ -182,8 +273,28 @@ impl Rest {
 
     /// Completes the frame with what has been kept; the earliest deadline visible in it.
     #[cold]
-    fn resume(&mut self, thread: &Thread, frame: &mut Scope, effective: u64, dropping: bool) -> u64 {
-        let Some(terms) = self.terms else { return effective };
+    fn resume(
+        &mut self,
+        thread: &Thread,
+        frame: &mut Scope,
+        effective: u64,
+        crosses: bool,
+        dropping: bool,
+    ) -> u64 {
+        let Some(mut terms) = self.terms else { return effective };
+        if crosses && terms.kind == Kind::Future {
+            // Beneath the scopes of this poll, as beneath those of a handle.
+            terms.kind = Kind::EnteredFuture;
+            let outer = innermost(thread, |scope| scope.map(|scope| Arc::clone(scope.node())));
+            if self.node.is_none() && outer.is_some() {
+                let info = terms.info(self.id.unwrap_or_else(ScopeId::next), self.extras.as_ref());
+                let Terms { entered, cause, .. } = terms;
+                self.node = Some(Node::new(outer.as_ref(), info, entered, terms.own(), cause, true));
+            }
+            if let Some(node) = &self.node {
+                node.set_parent(outer.as_ref());
+            }
+        }
         *frame = terms.frame();
         frame.set_id(self.id);
         if terms.kind == Kind::Future
@@ -210,7 +321,7 @@ impl Rest {
         match (terms.kind, &self.node) {
             (Kind::Future, _) => effective,
             (Kind::EnteredFuture, Some(node)) => node.lasting_deadline(),
-            _ => terms.own,
+            _ => terms.own(),
         }
     }
 }
@@ -228,7 +339,7 @@ impl fmt::Debug for Polled {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut debug = f.debug_struct("Polled");
         if self.is_entered() {
-            debug.field("deadline", &Deadline::from_nanos(self.own));
+            debug.field("deadline", &Deadline::from_nanos(self.own()));
         }
         debug.finish_non_exhaustive()
     }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::future::Future;
+use std::mem::ManuallyDrop;
 use std::panic::Location;
 use std::pin::Pin;
 use std::ptr;
@@ -14,6 +15,7 @@ use super::polled::Polled;
 use crate::error::TimeoutError;
 use crate::scope::Scope;
 use crate::scope::checkpoint::is_over;
+use crate::scope::staged::{begin_wait, point};
 use crate::time::{NEVER, clock};
 use crate::token::trail::Circumstances;
 use crate::watchdog::slots::Thread;
@@ -21,7 +23,8 @@ use crate::watchdog::slots::Thread;
 #[pin_project(PinnedDrop)]
 pub(super) struct Scoped<F> {
     polled: Polled,
-    alert: Alert,
+    /// Cleared before the rest is dropped, so nothing is left to drop.
+    alert: ManuallyDrop<Alert>,
     /// Until it is done or dropped.
     #[pin]
     future: Option<F>,
@@ -30,7 +33,7 @@ pub(super) struct Scoped<F> {
 impl<F: Future> Scoped<F> {
     #[inline(always)]
     pub(super) fn new(polled: Polled, future: F) -> Self {
-        Self { polled, alert: Alert::default(), future: Some(future) }
+        Self { polled, alert: ManuallyDrop::new(Alert::default()), future: Some(future) }
     }
 
     /// Polls the future in its scope. `done` and `failed` make the output, here, where it need not be moved again.
@@ -41,49 +44,60 @@ impl<F: Future> Scoped<F> {
         done: impl Fn(F::Output) -> T,
         failed: impl Fn(TimeoutError) -> T,
     ) -> Poll<T> {
+        // Not a closure with all that in it: what one captures goes through memory.
+        Thread::with(|thread| self.poll_on(thread, cx, done, failed))
+    }
+
+    #[inline]
+    fn poll_on<T>(
+        self: Pin<&mut Self>,
+        thread: &Thread,
+        cx: &mut Context<'_>,
+        done: impl Fn(F::Output) -> T,
+        failed: impl Fn(TimeoutError) -> T,
+    ) -> Poll<T> {
         let this = self.project();
         let (polled, alert, mut future) = (this.polled, this.alert, this.future);
         // One that is done stays so, and has no second output.
         if future.is_none() {
             return Poll::Pending;
         }
-        Thread::with(|thread| {
-            if !polled.is_entered()
-                && let Err(error) = polled.enter(thread)
-            {
-                future.set(None);
-                return Poll::Ready(failed(error));
+        if !polled.is_entered()
+            && let Err(error) = polled.enter(thread)
+        {
+            future.set(None);
+            return Poll::Ready(failed(error));
+        }
+        let (own, location) = (polled.own(), polled.location());
+        let has_timer = alert.is_set_for(own);
+        // Written in place: handed out of the scope it would be copied twice. And without a drop, which would need its
+        // address and so keep it from the registers; it leaks only if the future panics when it is dropped.
+        let mut poll = ManuallyDrop::new(Poll::Pending);
+        let opened = polled.open(thread, ptr::from_ref(cx.waker()), has_timer, |scope| {
+            // The future first: a value that is ready wins.
+            let Some(inner) = future.as_mut().as_pin_mut() else { return };
+            match inner.poll(cx) {
+                Poll::Ready(output) => poll = ManuallyDrop::new(Poll::Ready(done(output))),
+                Poll::Pending => match wait(thread, scope, alert, own, location, cx) {
+                    Poll::Ready(error) => poll = ManuallyDrop::new(Poll::Ready(failed(error))),
+                    Poll::Pending => return,
+                },
             }
-            let (own, location) = (polled.own(), polled.location());
-            let has_timer = alert.is_set_for(own);
-            // Written in place: handed out of the scope it would be copied twice.
-            let mut poll = Poll::Pending;
-            let opened = polled.open(thread, ptr::from_ref(cx.waker()), has_timer, |scope| {
-                // The future first: a value that is ready wins.
-                let Some(inner) = future.as_mut().as_pin_mut() else { return };
-                match inner.poll(cx) {
-                    Poll::Ready(output) => poll = Poll::Ready(done(output)),
-                    Poll::Pending => match wait(thread, scope, alert, own, location, cx) {
-                        Poll::Ready(error) => poll = Poll::Ready(failed(error)),
-                        Poll::Pending => return,
-                    },
-                }
-                alert.clear();
-                // Inside its scope.
-                future.set(None);
-            });
-            if let Err(unwound) = opened {
-                drop_inside(polled, alert, future);
-                // One that came from the drop of the future is too late to be the result.
-                if poll.is_pending() {
-                    poll = Poll::Ready(failed(unwound));
-                }
+            alert.clear();
+            // Inside its scope.
+            future.set(None);
+        });
+        if let Err(unwound) = opened {
+            drop_inside(polled, alert, future);
+            // One that came from the drop of the future is too late to be the result.
+            if poll.is_pending() {
+                poll = ManuallyDrop::new(Poll::Ready(failed(unwound)));
             }
-            if poll.is_ready() {
-                polled.leave();
-            }
-            poll
-        })
+        }
+        if poll.is_ready() {
+            polled.leave();
+        }
+        ManuallyDrop::into_inner(poll)
     }
 }
 
@@ -97,6 +111,7 @@ fn wait(
     location: &'static Location<'static>,
     cx: &Context<'_>,
 ) -> Poll<TimeoutError> {
+    point(thread, location);
     if !is_over(thread) {
         let woken = match scope.existing_node() {
             // Its own node tells it of all.
@@ -107,6 +122,7 @@ fn wait(
             None => alert.wake_with(scope.visible_outer(), scope.around(), own, cx.waker()),
         };
         if woken {
+            begin_wait(location, true);
             return Poll::Pending;
         }
     }
@@ -134,6 +150,7 @@ fn wait_on(
         alert.wake_at(next, cx.waker());
         let outer = scope.visible_outer().and_then(|outer| outer.visible().find_map(Scope::existing_node));
         alert.wake_by(outer, cx.waker());
+        begin_wait(location, true);
         return Poll::Pending;
     }
     let error = scope.error(Circumstances { settled: false, ..Circumstances::at(location, now) });

@@ -6,7 +6,10 @@ use std::time::Duration;
 
 use super::alert::Alert;
 use crate::error::TimeoutError;
+use crate::scope::Scope;
 use crate::scope::frame::innermost;
+use crate::scope::staged::point;
+use crate::time::seam::Seam;
 use crate::time::{clock, nanos};
 use crate::watchdog::slots::Thread;
 
@@ -32,7 +35,13 @@ use crate::watchdog::slots::Thread;
 /// ```
 #[track_caller]
 pub fn sleep(duration: Duration) -> Sleep {
-    Sleep { duration, end: None, location: Location::caller(), alert: Alert::default() }
+    Sleep {
+        duration,
+        end: None,
+        location: Location::caller(),
+        alert: Alert::default(),
+        seam: Seam::current(),
+    }
 }
 
 /// The future of [`sleep`].
@@ -44,6 +53,8 @@ pub struct Sleep {
     end: Option<u64>,
     location: &'static Location<'static>,
     alert: Alert,
+    /// On whose clock it sleeps.
+    seam: Seam,
 }
 
 impl Future for Sleep {
@@ -53,16 +64,26 @@ impl Future for Sleep {
         let this = &mut *self;
         Thread::with(|thread| {
             innermost(thread, |scope| {
+                if this.end.is_none() {
+                    point(thread, this.location);
+                }
                 if let Some(scope) = scope {
                     scope.check_by_clock(this.location)?;
                 }
-                let now = clock::now();
+                // Made outside of a test's closure, it sleeps by the clock of its first poll.
+                if this.end.is_none() && this.seam.is_real() {
+                    this.seam = Seam::current();
+                }
+                let now = this.seam.reading(clock::now());
                 let end = *this.end.get_or_insert_with(|| now.saturating_add(nanos(this.duration)));
                 if end <= now {
                     this.alert.clear();
                     return Poll::Ready(Ok(()));
                 }
-                if !this.alert.wake_with(scope, thread.deadline.get(), end, cx.waker())
+                if !this.seam.shares_clock(&Seam::current()) {
+                    this.alert.wake_at_on(&this.seam, end, cx.waker());
+                    this.alert.wake_by(scope.map(Scope::node), cx.waker());
+                } else if !this.alert.wake_with(scope, thread.deadline.get(), end, cx.waker())
                     && let Some(scope) = scope
                 {
                     scope.check_by_clock(this.location)?;

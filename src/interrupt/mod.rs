@@ -1,5 +1,8 @@
 //! Calls that look at no scope: they are interrupted by a hook.
 
+#[cfg(feature = "regex")]
+pub mod regex;
+
 use std::error::Error;
 use std::panic::Location;
 use std::sync::Arc;
@@ -7,6 +10,7 @@ use std::sync::Arc;
 use crate::error::TimeoutError;
 use crate::scope::Scope;
 use crate::scope::frame::innermost;
+use crate::scope::staged::waiting;
 use crate::sync::callback::lend;
 use crate::sync::mutant;
 use crate::time::clock;
@@ -163,6 +167,17 @@ impl Scope {
         Err(self.interrupted(location, source))
     }
 
+    /// As [`interruptible_outcome`](Self::interruptible_outcome), at a place of the user's.
+    #[cfg(feature = "isolate")]
+    pub(crate) fn outcome_at<R>(
+        &self,
+        hook: Hook<'_>,
+        location: &'static Location<'static>,
+        call: impl FnOnce() -> R,
+    ) -> Result<Outcome<R>, TimeoutError> {
+        Ok(self.guarded(hook, location, call)?.outcome)
+    }
+
     /// The error of a call that was interrupted.
     pub(crate) fn interrupted(
         &self,
@@ -178,7 +193,7 @@ impl Scope {
         location: &'static Location<'static>,
         call: impl FnOnce() -> R,
     ) -> Result<Guarded<R>, TimeoutError> {
-        self.check_by_clock(location)?;
+        self.checkpoint_at(location)?;
         let node = self.node();
         let (closures, plan) = hook.split();
         lend(closures, |callbacks| {
@@ -186,7 +201,9 @@ impl Scope {
             let Some(registered) = Registered::new(node, &entry) else {
                 return Err(self.interrupted(location, None));
             };
+            let waiting = waiting(location);
             let value = call();
+            drop(waiting);
             drop(registered);
             Ok(Guarded { outcome: Outcome { value, fires: entry.fires() }, spoilt: entry.has_spoilt() })
         })

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::Scope;
 use super::frame::innermost;
+use super::staged::point;
 use crate::error::TimeoutError;
 use crate::time::{Deadline, NEVER, clock, nanos};
 use crate::token::node::Node;
@@ -35,6 +36,7 @@ pub(crate) fn is_over(thread: &Thread) -> bool {
 #[cold]
 #[inline(never)]
 fn interrupt(thread: &Thread, location: Place) -> Result<(), TimeoutError> {
+    point(thread, location);
     if !is_over_by_clock(thread) {
         return Ok(());
     }
@@ -115,7 +117,11 @@ pub fn checkpoint_or_unwind() {
 #[cold]
 #[inline(never)]
 fn unwind(thread: &Thread, location: Place) {
-    if std::thread::panicking() || !is_over_by_clock(thread) {
+    if std::thread::panicking() {
+        return;
+    }
+    point(thread, location);
+    if !is_over_by_clock(thread) {
         return;
     }
     innermost(thread, |scope| {
@@ -221,7 +227,7 @@ impl Scope {
             // Level-triggered: what this check saw, the next must not miss, and tokens must not deny.
             watchdog::global().reach(now);
         }
-        if let Some(node) = node.filter(|_| expired || ended_at <= now) {
+        if let Some(node) = node.filter(|node| expired || ended_at <= node.seam.reading(now)) {
             node.expire(now);
         }
         expired || node.is_some_and(|node| node.is_over())
@@ -238,6 +244,12 @@ impl Scope {
             return Ok(());
         }
         Err(self.error(Circumstances::at(location, clock::now())))
+    }
+
+    /// A checkpoint that looks at the clock: the beginning of a call that can be interrupted.
+    pub(crate) fn checkpoint_at(&self, location: Place) -> Result<(), TimeoutError> {
+        Thread::with(|thread| point(thread, location));
+        self.check_by_clock(location)
     }
 
     /// Whether nothing speaks for its expiry, or it is not over by the clock.
@@ -258,6 +270,7 @@ impl Scope {
     #[track_caller]
     #[inline]
     pub fn checkpoint(&self) -> Result<(), TimeoutError> {
+        Thread::with(|thread| point(thread, Location::caller()));
         if !self.is_over() {
             return Ok(());
         }
@@ -268,7 +281,11 @@ impl Scope {
     #[cfg(panic = "unwind")]
     #[track_caller]
     pub fn checkpoint_or_unwind(&self) {
-        if std::thread::panicking() || !self.is_over() {
+        if std::thread::panicking() {
+            return;
+        }
+        Thread::with(|thread| point(thread, Location::caller()));
+        if !self.is_over() {
             return;
         }
         let error = self.error(Circumstances::at(Location::caller(), clock::now()));
@@ -305,6 +322,7 @@ impl Scope {
     }
 
     fn require_at(&self, duration: Duration, location: Place) -> Result<(), TimeoutError> {
+        Thread::with(|thread| point(thread, location));
         self.check_by_clock(location)?;
         let effective = Thread::with(|thread| self.effective(thread));
         let now = clock::now();

@@ -5,9 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::checkpoint::{is_over, is_over_by_clock};
-use super::frame::{Around, Kind as FrameKind, Scope, Terms, innermost};
+use super::frame::{Around, Kind as FrameKind, Scope, Terms, between, innermost};
+use super::staged::{point, point_of};
 use super::{Extras, is_enabled};
 use crate::error::{Cause, ScopeId, TimeoutError};
+use crate::time::seam::Seam;
 use crate::time::{Budget, Kind, Limit, NEVER, clock, nanos};
 use crate::token::node::{End, Node};
 use crate::watchdog;
@@ -56,29 +58,33 @@ pub(super) fn admit_duration(
     duration: Duration,
     location: &'static Location<'static>,
 ) -> Result<(Terms, u64), TimeoutError> {
-    let asked = in_force(nanos(duration));
-    let outer = thread.deadline.get();
-    if !thread.frame.get().is_null() {
-        if is_over(thread) {
+    point(thread, location);
+    let terms = |asked, entered| Terms::lasting(asked, entered, location, FrameKind::Block);
+    if thread.frame.get().is_null() {
+        // The clock first: the arithmetic then runs while the processor waits for the answer.
+        let now = clock::now();
+        thread.now.set(now);
+        let asked = in_force(nanos(duration));
+        if asked == 0 {
             return Err(refuse_duration(thread, asked, location));
         }
-        let entered = thread.now.get();
-        let own = entered.saturating_add(asked);
-        if own >= outer {
-            // The thread may have read the clock since, in a shield.
-            if entered >= outer {
-                return Err(refuse_duration(thread, asked, location));
-            }
-            return Ok((Terms::measured(own, entered, location, FrameKind::Block), outer));
-        }
+        return Ok((terms(asked, now), now.saturating_add(asked)));
+    }
+    let asked = in_force(nanos(duration));
+    if is_over(thread) {
+        return Err(refuse_duration(thread, asked, location));
+    }
+    let (outer, entered) = (thread.deadline.get(), thread.now.get());
+    // In a shield the thread may have read the clock since, and found it later than `outer`.
+    if entered < outer && outer - entered <= asked {
+        return Ok((terms(asked, entered), outer));
     }
     let now = clock::now();
     thread.now.set(now);
     if asked == 0 || outer <= now {
         return Err(refuse_duration(thread, asked, location));
     }
-    let own = now.saturating_add(asked);
-    Ok((Terms::measured(own, now, location, FrameKind::Block), own.min(outer)))
+    Ok((terms(asked, now), now.saturating_add(asked).min(outer)))
 }
 
 /// Admits a future's scope with a duration and nothing else: its deadline, and when it was entered.
@@ -90,6 +96,7 @@ pub(crate) fn admit_polled(
     asked: u64,
     location: &'static Location<'static>,
 ) -> Result<Terms, TimeoutError> {
+    point(thread, location);
     let asked = in_force(asked);
     let nested = !thread.frame.get().is_null();
     if nested && is_over(thread) {
@@ -100,7 +107,7 @@ pub(crate) fn admit_polled(
     if asked == 0 || thread.deadline.get() <= now {
         return Err(refuse_duration(thread, asked, location));
     }
-    Ok(Terms::measured(now.saturating_add(asked), now, location, FrameKind::Future))
+    Ok(Terms::lasting(asked, now, location, FrameKind::Future))
 }
 
 #[cold]
@@ -109,7 +116,7 @@ fn refuse_duration(thread: &Thread, asked: u64, location: &'static Location<'sta
     // What this thread has seen, all see from now on.
     is_over_by_clock(thread);
     let now = clock::now();
-    let terms = Terms::measured(now.saturating_add(asked), now, location, FrameKind::Block);
+    let terms = Terms::lasting(asked, now, location, FrameKind::Block);
     let end = (asked == 0).then_some(End { cause: Cause::Deadline, at: now, reason: None });
     Scope::refusal(thread, &terms, None, end, Around::Thread)
 }
@@ -123,6 +130,10 @@ pub(crate) fn admit(
     kind: FrameKind,
     around: Around<'_>,
 ) -> Result<Admission, TimeoutError> {
+    match around {
+        Around::Thread => point(thread, location),
+        Around::Node(node) => point_of(node, location),
+    }
     let enabled = is_enabled();
     thread.slot();
     let now = clock::now();
@@ -137,19 +148,20 @@ pub(crate) fn admit(
         Around::Node(node) => node.effective_deadline(),
     };
     let unmeasured = matches!(limit.kind(), Kind::None | Kind::At(_));
-    let cause = Cause::Deadline;
-    let mut terms = Terms { own: NEVER, entered: now, location, kind, cause, unmeasured };
-    match limit.kind() {
-        Kind::After(duration) if enabled => terms.own = now.saturating_add(nanos(*duration)),
-        Kind::At(deadline) if enabled => terms.own = deadline.as_nanos(),
-        _ => {}
-    }
+    let mut own = match limit.kind() {
+        Kind::After(duration) if enabled => now.saturating_add(nanos(*duration)),
+        Kind::At(deadline) if enabled => deadline.as_nanos(),
+        _ => NEVER,
+    };
+    let mut cause = Cause::Deadline;
     let mut spending = None;
-    let refuse = |terms: &Terms, end: Option<End>| Err(Scope::refusal(thread, terms, extras, end, around));
+    let terms =
+        |own, cause| Terms { asked: between(now, own), entered: now, location, kind, cause, unmeasured };
+    let refuse = |terms: Terms, end: Option<End>| Err(Scope::refusal(thread, &terms, extras, end, around));
 
     // Asked in this order so that the outermost is named, and no time of a quota is spent in vain.
     if outer <= now || over {
-        return refuse(&terms, None);
+        return refuse(terms(own, cause), None);
     }
     // Of its own causes the earliest is named.
     let mut ends: Vec<End> = Vec::new();
@@ -159,35 +171,38 @@ pub(crate) fn admit(
             // Told by surroundings that its scope has left.
             over.then_some(End { cause: Cause::Cancelled, at: now, reason: None })
         });
-        ends.extend(end.map(|end| End { cause: Cause::Cancelled, ..end }));
+        // One with another clock ends it now.
+        let at = |end: &End| if token.node().seam.shares_clock(&Seam::current()) { end.at } else { now };
+        ends.extend(end.map(|end| End { cause: Cause::Cancelled, at: at(&end), ..end }));
     }
     let reserve = extras.map_or(Duration::ZERO, |extras| extras.reserve);
     if enabled && reserve > Duration::ZERO && outer != NEVER {
-        terms.own = terms.own.min(outer.saturating_sub(nanos(reserve)));
+        own = own.min(outer.saturating_sub(nanos(reserve)));
     }
-    if terms.own <= now {
-        ends.push(End { cause: Cause::Deadline, at: terms.own, reason: None });
+    if own <= now {
+        ends.push(End { cause: Cause::Deadline, at: own, reason: None });
     }
     if let Some(end) = ends.into_iter().min_by_key(|end| end.at) {
-        return refuse(&terms, Some(end));
+        return refuse(terms(own, cause), Some(end));
     }
     if enabled && let Kind::Budget(budget) = limit.kind() {
         let deadline = budget.enter(now);
         spending = deadline.is_some().then(|| Spending(Arc::clone(budget)));
         let deadline = deadline.unwrap_or(now);
-        if deadline <= terms.own {
-            terms.own = deadline;
-            terms.cause = Cause::Quota;
+        if deadline <= own {
+            own = deadline;
+            cause = Cause::Quota;
         }
     }
-    if terms.own <= now {
-        return refuse(&terms, Some(End { cause: terms.cause, at: terms.own, reason: None }));
+    if own <= now {
+        return refuse(terms(own, cause), Some(End { cause, at: own, reason: None }));
     }
 
-    let effective = terms.own.min(match around {
+    let effective = own.min(match around {
         Around::Thread => outer,
         Around::Node(node) => node.lasting_deadline(),
     });
+    let terms = terms(own, cause);
     let linked = extras.is_some_and(|extras| !extras.tokens.is_empty());
     let node = (linked || matches!(around, Around::Node(_))).then(|| {
         let info = terms.info(ScopeId::next(), extras);
@@ -196,7 +211,7 @@ pub(crate) fn admit(
             Around::Node(node) => Some(Arc::clone(node)),
             Around::Thread => innermost(thread, |scope| scope.map(|scope| Arc::clone(scope.node()))),
         };
-        let node = Node::new(parent.as_ref(), info, now, terms.own, terms.cause, roams);
+        let node = Node::new(parent.as_ref(), info, now, own, cause, roams);
         extras.iter().flat_map(|extras| &extras.tokens).for_each(|token| node.link(token.node()));
         node
     });

@@ -10,6 +10,8 @@
 //! 4. The thread's deadline is the earliest of the visible frames' and of what lasts around a handle; its flag is that
 //!    of the innermost visible node.
 
+mod errors;
+
 use std::cell::{Cell, OnceCell};
 use std::io::Write as _;
 use std::mem::{ManuallyDrop, MaybeUninit};
@@ -21,10 +23,9 @@ use std::thread;
 use std::time::Duration;
 
 use super::Extras;
-use crate::error::{Cause, ScopeId, ScopeInfo, TimeoutError};
+use crate::error::{Cause, ScopeId, ScopeInfo};
 use crate::time::{NEVER, clock};
 use crate::token::node::{End, Node};
-use crate::token::trail::{Circumstances, Step, Trail};
 use crate::watchdog;
 use crate::watchdog::slots::Thread;
 
@@ -39,8 +40,10 @@ pub struct Scope {
     outer: *const Scope,
     /// The effective deadline of the thread outside.
     outer_deadline: u64,
-    /// Its own deadline; [`NEVER`] if only those around it count. One that is not earlier than theirs never matters.
-    own: u64,
+    /// The time until its own deadline; [`NEVER`] if only those around it count.
+    asked: u64,
+    /// When it was entered, or earlier if its own deadline is not before those around it all the same: then it never
+    /// matters.
     entered: u64,
     location: &'static Location<'static>,
     // What follows is all zeroes in a plain scope, and so is written at once.
@@ -53,10 +56,32 @@ pub struct Scope {
     cause: Cause,
     /// Whether the limit was no duration.
     unmeasured: bool,
-    /// Whether leaving has more to do than to restore the thread.
-    special: Cell<bool>,
+    /// What leaving has to undo besides.
+    undo: Cell<Undo>,
     /// Of the poll it is open for; null while a future is dropped. Set only for kinds that are polled.
     waker: MaybeUninit<*const Waker>,
+}
+
+/// What opening a scope has changed of its thread, besides the innermost frame: most often nothing.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Undo(u8);
+
+impl Undo {
+    const NOTHING: Undo = Undo(0);
+    /// The effective deadline.
+    const DEADLINE: Undo = Undo(1);
+    /// The flag. Also: there is a node to close, or to keep with its future, as is an identity that was asked for.
+    const FLAG: Undo = Undo(2);
+
+    #[inline(always)]
+    fn and(self, other: Undo) -> Undo {
+        Undo(self.0 | other.0)
+    }
+
+    #[inline(always)]
+    fn has(self, other: Undo) -> bool {
+        self.0 & other.0 != 0
+    }
 }
 
 /// What a frame is to the frames inside it.
@@ -97,7 +122,7 @@ impl Kind {
 /// With what a scope is entered. The fields are as in [`Scope`].
 #[derive(Clone, Copy)]
 pub(crate) struct Terms {
-    pub(crate) own: u64,
+    pub(crate) asked: u64,
     pub(crate) entered: u64,
     pub(crate) location: &'static Location<'static>,
     pub(crate) kind: Kind,
@@ -105,11 +130,32 @@ pub(crate) struct Terms {
     pub(crate) unmeasured: bool,
 }
 
+/// The time from one instant to another; [`NEVER`] if that never comes.
+pub(super) fn between(from: u64, to: u64) -> u64 {
+    if to == NEVER { NEVER } else { to.saturating_sub(from) }
+}
+
 impl Terms {
     /// Those of a scope with a duration.
     #[inline(always)]
+    pub(crate) fn lasting(
+        asked: u64,
+        entered: u64,
+        location: &'static Location<'static>,
+        kind: Kind,
+    ) -> Self {
+        Self { asked, entered, location, kind, cause: Cause::Deadline, unmeasured: false }
+    }
+
+    /// Those of a scope with a deadline of its own.
     pub(crate) fn measured(own: u64, entered: u64, location: &'static Location<'static>, kind: Kind) -> Self {
-        Self { own, entered, location, kind, cause: Cause::Deadline, unmeasured: false }
+        Self::lasting(between(entered, own), entered, location, kind)
+    }
+
+    /// Its own deadline.
+    #[inline(always)]
+    pub(crate) fn own(&self) -> u64 {
+        self.entered.saturating_add(self.asked)
     }
 
     /// The duration that was asked for.
@@ -117,11 +163,7 @@ impl Terms {
         if let Some(duration) = extras.and_then(|extras| extras.duration) {
             return Some(duration);
         }
-        let limit = if self.own == NEVER {
-            Duration::MAX
-        } else {
-            Duration::from_nanos(self.own.saturating_sub(self.entered))
-        };
+        let limit = if self.asked == NEVER { Duration::MAX } else { Duration::from_nanos(self.asked) };
         (!self.unmeasured).then_some(limit)
     }
 
@@ -134,11 +176,11 @@ impl Terms {
     /// The frame of a scope with these terms.
     #[inline(always)]
     pub(crate) fn frame(self) -> Scope {
-        let Self { own, entered, location, kind, cause, unmeasured } = self;
+        let Self { asked, entered, location, kind, cause, unmeasured } = self;
         Scope {
             outer: ptr::null(),
             outer_deadline: NEVER,
-            own,
+            asked,
             entered,
             location,
             id: Cell::new(0),
@@ -147,7 +189,7 @@ impl Terms {
             kind,
             cause,
             unmeasured,
-            special: Cell::new(kind.is_boundary()),
+            undo: Cell::new(if kind.is_boundary() { Undo::FLAG } else { Undo::NOTHING }),
             waker: MaybeUninit::uninit(),
         }
     }
@@ -158,7 +200,7 @@ impl Scope {
     pub(crate) fn set_node(&mut self, node: Option<Arc<Node>>) {
         if let Some(node) = node {
             self.node = ManuallyDrop::new(OnceCell::from(node));
-            self.special = Cell::new(true);
+            self.undo = Cell::new(Undo::FLAG);
         }
     }
 
@@ -179,7 +221,7 @@ impl Scope {
 /// the watchdog is told of it here, unless a timer is known to stand for it.
 ///
 /// The frame stays where it is: to move it would cost as much as all the rest. A panic is caught and handed out, not
-/// passed through a guard: then the compiler can keep what is restored in registers.
+/// passed through a guard, and has a way out of its own: so the result of a body that returns stays in registers.
 #[inline(always)]
 pub(crate) fn open<R>(
     thread: &Thread,
@@ -189,46 +231,45 @@ pub(crate) fn open<R>(
     has_timer: bool,
     body: impl FnOnce(&Scope) -> R,
 ) -> thread::Result<R> {
-    let outer = thread.frame.get();
     let outer_deadline = thread.deadline.get();
-    let special = scope.special.get();
-    scope.outer = outer.cast();
+    let undo = scope.undo.get();
+    scope.outer = thread.frame.get().cast();
     scope.outer_deadline = outer_deadline;
-    scope.extras = extras.map_or(ptr::null(), ptr::from_ref);
-
+    if let Some(extras) = extras {
+        scope.extras = extras;
+    }
+    if effective != outer_deadline {
+        // Before the thread is changed: a thread's first arm allocates, and so may unwind.
+        if !has_timer && !clock::is_mocked() {
+            watchdog::global().arm(thread.slot(), effective);
+        }
+        scope.undo.set(undo.and(Undo::DEADLINE));
+        thread.deadline.set(effective);
+    }
     let scope: *mut Scope = scope;
     thread.frame.set(scope.cast_const().cast());
-    // Nothing is seen in a broken state after a panic that would not be without us: it goes on unchanged, unless it is
-    // an unwinding of our own.
-    let result = catch_unwind(AssertUnwindSafe(|| {
+    if undo.has(Undo::FLAG) {
         // SAFETY: the pointer is that of a borrowed frame; until the body has returned there are only shared references
         // to it.
-        let scope = unsafe { &*scope };
-        if effective != outer_deadline {
-            thread.deadline.set(effective);
-            if effective != NEVER && !has_timer {
-                watchdog::global().arm(thread.slot(), effective);
-            }
-        }
-        if special {
-            scope.refresh_flag(thread);
-        }
-        body(scope)
-    }));
+        unsafe { &*scope }.refresh_flag(thread);
+    }
+    // Nothing is seen in a broken state after a panic that would not be without us: it goes on unchanged, unless it is
+    // an unwinding of our own.
+    // SAFETY: as above.
+    let result = catch_unwind(AssertUnwindSafe(|| body(unsafe { &*scope })));
     // SAFETY: the body has returned, so nobody else has a reference any more: scopes inside this one have been left
     // (invariant 1).
     let scope = unsafe { &mut *scope };
-    if !ptr::eq(thread.frame.get(), ptr::from_ref(scope).cast()) {
-        misnested(scope.location);
+    match result {
+        Ok(output) => {
+            scope.leave(thread);
+            Ok(output)
+        }
+        Err(payload) => {
+            scope.leave_unwound(thread);
+            Err(payload)
+        }
     }
-    thread.frame.set(scope.outer.cast());
-    if thread.deadline.get() != scope.outer_deadline {
-        thread.restore(scope.outer_deadline);
-    }
-    if *scope.special.get_mut() {
-        scope.leave(thread);
-    }
-    result
 }
 
 /// Invariant 1 is broken: the thread points to a frame that may be gone, so nothing can be saved.
@@ -302,6 +343,17 @@ impl Scope {
         if self.kind.is_boundary() { NEVER } else { self.outer_deadline }
     }
 
+    #[cfg(feature = "testing")]
+    pub(super) fn is_shield(&self) -> bool {
+        self.kind.is_shield()
+    }
+
+    /// Its identity as a number, 0 if nobody has asked for it.
+    #[cfg(feature = "testing")]
+    pub(super) fn raw_id(&self) -> u64 {
+        self.id.get()
+    }
+
     /// Whether it is the innermost of its thread.
     #[inline]
     pub(crate) fn is_innermost(&self, thread: &Thread) -> bool {
@@ -317,14 +369,23 @@ impl Scope {
         self.id.set(id.get());
         // That of a future is the same in its next poll.
         if self.kind.is_polled() {
-            self.special.set(true);
+            self.undo.set(self.undo.get().and(Undo::FLAG));
         }
         id
     }
 
+    fn terms(&self) -> Terms {
+        let Self { asked, entered, location, kind, cause, unmeasured, .. } = *self;
+        Terms { asked, entered, location, kind, cause, unmeasured }
+    }
+
+    /// Its own deadline.
+    fn own(&self) -> u64 {
+        self.terms().own()
+    }
+
     pub(crate) fn info(&self) -> ScopeInfo {
-        let Self { own, entered, location, kind, cause, unmeasured, .. } = *self;
-        Terms { own, entered, location, kind, cause, unmeasured }.info(self.id(), self.extras())
+        self.terms().info(self.id(), self.extras())
     }
 
     /// The waker of the poll that it is open for.
@@ -341,7 +402,7 @@ impl Scope {
     pub(crate) fn end(&self, now: u64) -> Option<End> {
         match self.node.get() {
             Some(node) => node.end(now),
-            None if self.own <= now => Some(End { cause: self.cause, at: self.own, reason: None }),
+            None if self.own() <= now => Some(End { cause: self.cause, at: self.own(), reason: None }),
             None => None,
         }
     }
@@ -381,8 +442,8 @@ impl Scope {
         let roams = self.kind == Kind::Future;
         let node = self
             .node
-            .get_or_init(|| Node::new(parent, self.info(), self.entered, self.own, self.cause, roams));
-        self.special.set(true);
+            .get_or_init(|| Node::new(parent, self.info(), self.entered, self.own(), self.cause, roams));
+        self.undo.set(self.undo.get().and(Undo::FLAG));
         Thread::with(|thread| {
             innermost(thread, |scope| scope.into_iter().for_each(|scope| scope.refresh_flag(thread)));
         });
@@ -398,10 +459,34 @@ impl Scope {
         unsafe { thread.set_flag(node.map(|node| node.flag())) };
     }
 
+    /// Restores the thread.
+    #[inline(always)]
+    fn leave(&mut self, thread: &Thread) {
+        if !self.is_innermost(thread) {
+            misnested(self.location);
+        }
+        thread.frame.set(self.outer.cast());
+        let undo = self.undo.get();
+        if undo != Undo::NOTHING {
+            if undo.has(Undo::DEADLINE) {
+                thread.restore(self.outer_deadline);
+            }
+            if undo.has(Undo::FLAG) {
+                self.leave_flag(thread);
+            }
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn leave_unwound(&mut self, thread: &Thread) {
+        self.leave(thread);
+    }
+
     /// What only some scopes have to do on leaving. The thread is outside already.
     #[cold]
     #[inline(never)]
-    fn leave(&mut self, thread: &Thread) {
+    fn leave_flag(&mut self, thread: &Thread) {
         match self.outer() {
             Some(outer) => outer.refresh_flag(thread),
             // SAFETY: no flag.
@@ -423,152 +508,12 @@ impl Scope {
     /// Whether it may have something to keep for the next poll: a node, or an identity that somebody knows.
     #[inline(always)]
     pub(crate) fn has_acquired(&mut self) -> bool {
-        *self.special.get_mut()
+        self.undo.get_mut().has(Undo::FLAG)
     }
 
     /// Its identity, if somebody has asked for it.
     pub(crate) fn known_id(&self) -> Option<ScopeId> {
         ScopeId::from_raw(self.id.get())
-    }
-
-    // ===== Errors =====
-
-    fn step(&self, now: u64) -> Step {
-        Step { info: self.info(), entered: self.entered, end: self.end(now), node: self.node.get().cloned() }
-    }
-
-    /// The scopes of the handle by which this one was entered.
-    fn entered_from(&self) -> Option<Arc<Node>> {
-        if self.kind.is_entered() { self.node.get()?.parent() } else { None }
-    }
-
-    /// The error of a scope that is over, or beneath one that is.
-    #[cold]
-    pub(crate) fn error(&self, how: Circumstances) -> TimeoutError {
-        let now = how.now;
-        let mut trail = Trail::from(self.step(now), now);
-        self.continue_trail(&mut trail, now);
-        let error = trail.into_error(how);
-        self.mark_raised(&error);
-        error
-    }
-
-    /// Adds what is around this scope.
-    fn continue_trail(&self, trail: &mut Trail, now: u64) {
-        if let Some(node) = self.entered_from() {
-            trail.add_nodes(&node, now);
-        }
-        if let Some(outer) = self.visible_outer() {
-            trail.add(outer.step(now));
-            outer.continue_trail(trail, now);
-        }
-    }
-
-    /// The error of code that would need more time than is left. It names the scope with the earliest deadline,
-    /// which is not over, so that its overshoot is zero.
-    #[cold]
-    pub(crate) fn error_of_lack(
-        &self,
-        location: &'static Location<'static>,
-        now: u64,
-        lack: (Duration, Duration),
-    ) -> TimeoutError {
-        let mut steps = Vec::new();
-        for scope in self.visible() {
-            steps.push((scope.own, scope.cause, scope.step(now)));
-            if let Some(node) = scope.entered_from() {
-                node.walk(|node| steps.push((node.deadline, node.cause, Step::of(node, now))));
-            }
-        }
-        let earliest = steps.iter().map(|step| step.0).min();
-        let named = steps.iter().rposition(|step| Some(step.0) == earliest);
-        let mut steps = steps.into_iter().enumerate().map(|(index, (_, cause, step))| {
-            let end = (Some(index) == named).then_some(End { cause, at: now, reason: None });
-            Step { end, ..step }
-        });
-        let first = steps.next().unwrap_or_else(|| self.step(now));
-        let mut trail = Trail::from(first, now);
-        steps.for_each(|step| trail.add(step));
-        let how = Circumstances { lack: Some(lack), ..Circumstances::at(location, now) };
-        let error = trail.into_error(how);
-        self.mark_raised(&error);
-        error
-    }
-
-    /// Remembers for `run_or_else` that an error naming a scope was raised.
-    fn mark_raised(&self, error: &TimeoutError) {
-        let named = self.visible().find(|scope| scope.id.get() == error.scope().get());
-        if let Some(extras) = named.and_then(Scope::extras) {
-            extras.set_raised(error);
-        }
-    }
-
-    /// The error of a scope that is not entered: `end` is its own, if it is over itself.
-    #[cold]
-    pub(crate) fn refusal(
-        thread: &Thread,
-        terms: &Terms,
-        extras: Option<&Extras>,
-        end: Option<End>,
-        around: Around<'_>,
-    ) -> TimeoutError {
-        let now = clock::now();
-        let location = terms.location;
-        let id = ScopeId::next();
-        let info = terms.info(id, extras);
-        let mut trail = Trail::from(Step { info, entered: terms.entered, end, node: None }, now);
-        let how = Circumstances { started: false, ..Circumstances::at(location, now) };
-        innermost(thread, |scope| {
-            match (around, scope) {
-                (Around::Node(node), _) => trail.add_nodes(node, now),
-                (Around::Thread, Some(scope)) => {
-                    trail.add(scope.step(now));
-                    scope.continue_trail(&mut trail, now);
-                }
-                (Around::Thread, None) => {}
-            }
-            let error = trail.into_error(how);
-            match (extras, scope) {
-                (Some(extras), _) if error.scope() == id => extras.set_raised(&error),
-                (_, Some(scope)) => scope.mark_raised(&error),
-                _ => {}
-            }
-            error
-        })
-    }
-
-    // ===== Unwinding =====
-
-    /// The scope that an unwinding with this error ends at; `None` if nothing here would stop it.
-    #[cfg(panic = "unwind")]
-    pub(super) fn catcher(&self, error: &TimeoutError) -> Option<&Scope> {
-        let over = error.scope().get();
-        let mut polled = false;
-        let mut over_is_shield = false;
-        let mut boundary = None;
-        let mut outermost = None;
-        for scope in self.stack() {
-            // Beyond the poll lies an executor: foreign frames.
-            if polled && !scope.kind.is_polled() {
-                break;
-            }
-            polled |= scope.kind.is_polled();
-            let is_over = scope.id.get() == over;
-            if scope.kind.is_shield() {
-                // Its result is its closure's: the scope around it must stop an unwinding.
-                over_is_shield |= is_over;
-                continue;
-            }
-            if is_over || over_is_shield {
-                return Some(scope);
-            }
-            outermost = Some(scope);
-            if scope.kind.is_entered() && boundary.is_none() {
-                boundary = Some(scope);
-            }
-        }
-        // It is not on this stack: another thread's, or another poll's.
-        boundary.or(outermost)
     }
 }
 

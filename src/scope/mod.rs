@@ -7,6 +7,7 @@ pub(crate) mod frame;
 mod handle;
 mod shield;
 mod sleep;
+pub(crate) mod staged;
 mod switch;
 
 use std::any::Any;
@@ -105,7 +106,7 @@ pub fn with_timeout<T, E>(limit: impl Into<Limit>, body: impl FnOnce(&Scope) -> 
 where
     E: From<TimeoutError>,
 {
-    run(limit.into(), Location::caller(), body).unwrap_or_else(|error| Err(E::from(error)))
+    run(limit.into(), Location::caller(), body, |error| Err(E::from(error)))
 }
 
 /// Runs a block that is not a `Result` under a limit.
@@ -126,29 +127,38 @@ where
 #[track_caller]
 #[inline]
 pub fn timeout_value<T>(limit: impl Into<Limit>, body: impl FnOnce() -> T) -> Result<T, TimeoutError> {
-    run(limit.into(), Location::caller(), |_| body())
+    run(limit.into(), Location::caller(), |_| Ok(body()), Err)
 }
 
 /// Runs a body in a scope of its own.
+///
+/// `fail` makes the result of a body that was not started or was unwound: one `Result`, not two nested ones, whose
+/// repacking costs as much as a scope.
 #[inline(always)]
 fn run<R>(
     limit: Limit,
     location: &'static Location<'static>,
     body: impl FnOnce(&Scope) -> R,
-) -> Result<R, TimeoutError> {
+    fail: impl Fn(TimeoutError) -> R,
+) -> R {
     match limit.into_duration() {
         Ok(duration) => Thread::with(|thread| {
-            let (terms, effective) = admit_duration(thread, duration, location)?;
+            let (terms, effective) = match admit_duration(thread, duration, location) {
+                Ok(admitted) => admitted,
+                Err(error) => return fail(error),
+            };
             let mut frame = terms.frame();
-            let result = frame::open(thread, &mut frame, effective, None, false, body);
-            result.map_err(|payload| caught(&frame, payload))
+            match frame::open(thread, &mut frame, effective, None, false, body) {
+                Ok(result) => result,
+                Err(payload) => fail(caught(&frame, payload)),
+            }
         }),
-        Err(limit) => run_any(&limit, None, location, body),
+        Err(limit) => run_any(&limit, None, location, body).unwrap_or_else(fail),
     }
 }
 
 /// Runs a body in a scope of its own, with whatever limit and extras.
-fn run_any<R>(
+pub(crate) fn run_any<R>(
     limit: &Limit,
     extras: Option<&Extras>,
     location: &'static Location<'static>,

@@ -5,10 +5,13 @@ use std::time::Duration;
 
 use super::Scope;
 use super::frame::innermost;
+use super::staged::{self, waiting};
 use crate::error::TimeoutError;
-use crate::sync::{Condvar, Mutex, lock};
+use crate::sync::{Condvar, Mutex, lock, wait};
+use crate::time::seam::Seam;
 use crate::time::{clock, nanos};
 use crate::watchdog::slots::Thread;
+use crate::watchdog::{self, Target};
 
 /// Sleeps, but no longer than the innermost scope lasts. Outside every scope it just sleeps.
 ///
@@ -29,7 +32,7 @@ pub fn sleep(duration: Duration) -> Result<(), TimeoutError> {
         innermost(thread, |scope| match scope {
             Some(scope) => scope.sleep_at(duration, location),
             None => {
-                std::thread::sleep(duration);
+                rest(clock::now().saturating_add(nanos(duration)));
                 Ok(())
             }
         })
@@ -44,17 +47,15 @@ impl Scope {
     }
 
     fn sleep_at(&self, duration: Duration, location: &'static Location<'static>) -> Result<(), TimeoutError> {
-        self.check_by_clock(location)?;
+        self.checkpoint_at(location)?;
+        let _waiting = waiting(location);
         let end = clock::now().saturating_add(nanos(duration));
         loop {
             let until = Thread::with(|thread| self.effective(thread)).min(end);
             // Nobody can cancel it but through a node.
             match self.visible().find_map(Scope::existing_node) {
-                None => {
-                    while let Some(left) = until.checked_sub(clock::now()).filter(|&left| left > 0) {
-                        std::thread::sleep(Duration::from_nanos(left));
-                    }
-                }
+                None => rest(until),
+                Some(node) if staged::moves_clock() => staged::move_clock(until, || !node.is_over()),
                 Some(node) => {
                     let bed = Arc::new(Bed::default());
                     let waker = Waker::from(Arc::clone(&bed));
@@ -75,6 +76,40 @@ impl Scope {
     }
 }
 
+impl Scope {
+    /// Waits until somebody wakes the waker that `begin` is given, or this scope is over. `begin` may call it off.
+    pub(crate) fn wait_with<E>(
+        &self,
+        location: &'static Location<'static>,
+        begin: impl FnOnce(Waker) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let bed = Arc::new(Bed::default());
+        let waker = Waker::from(Arc::clone(&bed));
+        begin(waker.clone())?;
+        let _waiting = waiting(location);
+        let until = Thread::with(|thread| self.effective(thread));
+        let node = self.node();
+        if let Some(key) = node.add_waker(&waker) {
+            bed.sleep(until);
+            node.remove_waker(key);
+        }
+        Ok(())
+    }
+}
+
+/// Sleeps where nobody can wake it.
+fn rest(until: u64) {
+    if staged::moves_clock() {
+        return staged::move_clock(until, || true);
+    }
+    if clock::is_mocked() {
+        return Arc::new(Bed::default()).sleep(until);
+    }
+    while let Some(left) = until.checked_sub(clock::now()).filter(|&left| left > 0) {
+        std::thread::sleep(Duration::from_nanos(left));
+    }
+}
+
 /// What a thread sleeps on that a token may wake. Not the thread's own parking place: that is the user's.
 #[derive(Default)]
 struct Bed {
@@ -83,13 +118,27 @@ struct Bed {
 }
 
 impl Bed {
-    fn sleep(&self, until: u64) {
+    fn sleep(self: &Arc<Self>, until: u64) {
+        if clock::is_mocked() {
+            return self.sleep_on(&Seam::current(), until);
+        }
         let mut woken = lock(&self.woken);
         while !*woken {
             let Some(left) = until.checked_sub(clock::now()).filter(|&left| left > 0) else { return };
             let waited = self.changed.wait_timeout(woken, Duration::from_nanos(left));
             woken = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
+    }
+
+    /// Until somebody has moved the clock that far.
+    fn sleep_on(self: &Arc<Self>, seam: &Seam, until: u64) {
+        let timer = watchdog::global().schedule_on(seam, until, Target::Wake(Arc::clone(self).into()));
+        let mut woken = lock(&self.woken);
+        while !*woken {
+            woken = wait(&self.changed, woken);
+        }
+        drop(woken);
+        watchdog::global().cancel(timer);
     }
 }
 

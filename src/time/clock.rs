@@ -1,4 +1,4 @@
-//! The one clock: monotonic, in nanoseconds.
+//! The one clock: monotonic, in nanoseconds; or what a test has put in its place.
 
 use std::time::Instant;
 
@@ -8,7 +8,20 @@ use crate::sync::{SetOnce, os};
 /// Now.
 #[inline]
 pub(crate) fn now() -> u64 {
+    #[cfg(feature = "testing")]
+    if super::seam::is_entered() {
+        return super::seam::Seam::current().now();
+    }
     os::monotonic_nanos()
+}
+
+/// Whether this thread follows a clock of which the watchdog knows nothing.
+#[inline(always)]
+pub(crate) fn is_mocked() -> bool {
+    #[cfg(feature = "testing")]
+    return super::seam::is_entered() && !super::seam::Seam::current().has_real_clock();
+    #[cfg(not(feature = "testing"))]
+    false
 }
 
 /// The instant on this clock's scale: the same result each time, and never earlier than the instant.

@@ -3,6 +3,7 @@
 pub(crate) mod clock;
 mod deadline;
 mod limit;
+pub(crate) mod seam;
 
 pub use deadline::Deadline;
 pub use limit::Limit;
@@ -16,14 +17,9 @@ pub(crate) const NEVER: u64 = u64::MAX;
 pub(crate) fn nanos(duration: std::time::Duration) -> u64 {
     let (seconds, nanos) = (duration.as_secs(), u64::from(duration.subsec_nanos()));
     if seconds > u64::from(u32::MAX) {
-        return nanos_of_ages(seconds, nanos);
+        // No call, which might unwind for all a caller knows, and keep what it holds meanwhile from the registers.
+        return seconds.saturating_mul(1_000_000_000).saturating_add(nanos);
     }
     // Fits: 2^32 seconds are 2^62 nanoseconds.
     seconds.wrapping_mul(1_000_000_000).wrapping_add(nanos)
-}
-
-#[cold]
-#[inline(never)]
-fn nanos_of_ages(seconds: u64, nanos: u64) -> u64 {
-    seconds.checked_mul(1_000_000_000).map_or(NEVER, |whole| whole.saturating_add(nanos))
 }

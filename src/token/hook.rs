@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use crate::sync::callback::{Call, Callback};
 use crate::sync::{AtomicBool, AtomicU32, ForkMutex, Ordering};
+use crate::time::seam::Seam;
 use crate::time::{clock, nanos};
 use crate::watchdog::runners::Task;
 use crate::watchdog::{self, Fire, Target, Timer};
@@ -184,6 +185,8 @@ pub(crate) struct Entry {
     escalates: AtomicBool,
     /// How often it has come to rest. Changed under the lock of `timers`.
     rests: AtomicU32,
+    /// On whose clock it fires again.
+    seam: Seam,
 }
 
 /// How a hook fires whose maker did not say.
@@ -212,6 +215,7 @@ impl Entry {
             set_off: AtomicBool::new(false),
             escalates: AtomicBool::new(false),
             rests: AtomicU32::new(0),
+            seam: Seam::current(),
         })
     }
 
@@ -274,7 +278,8 @@ impl Entry {
             return;
         }
         let weak = Arc::downgrade(entry);
-        let timer = watchdog::global().schedule(clock::now().saturating_add(after), Target::Fire(weak));
+        let time = self.seam.reading(clock::now()).saturating_add(after);
+        let timer = watchdog::global().schedule_on(&self.seam, time, Target::Fire(weak));
         if timers.len() > self.then.len() {
             // The last is the one that fired it this time.
             timers.pop();

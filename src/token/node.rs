@@ -32,6 +32,7 @@ use slab::Slab;
 use super::hook::Entry;
 use crate::error::{Cause, ScopeInfo, TimeoutError};
 use crate::sync::{AtomicBool, ForkMutex, Ordering};
+use crate::time::seam::Seam;
 use crate::time::{NEVER, clock};
 use crate::watchdog::{self, Fire, Timer};
 
@@ -48,6 +49,8 @@ pub(crate) struct Node {
     pub(crate) info: ScopeInfo,
     /// When the scope was entered, or the token made.
     pub(crate) entered: u64,
+    /// What it was made under: its times are on that clock.
+    pub(crate) seam: Seam,
     /// Whether its surroundings may change: it is that of a future that is not done.
     roams: AtomicBool,
     state: ForkMutex<State>,
@@ -137,6 +140,7 @@ impl Node {
             cause,
             info,
             entered,
+            seam: Seam::current(),
             roams: AtomicBool::new(roams),
             state: ForkMutex::new(state),
         });
@@ -163,12 +167,18 @@ impl Node {
         self.state.lock()?.parent.as_ref().map(|link| Arc::clone(&link.node))
     }
 
+    /// Whether its deadline has passed, for somebody whose clock says `now`.
+    #[inline]
+    pub(crate) fn has_expired(&self, now: u64) -> bool {
+        self.deadline <= self.seam.reading(now)
+    }
+
     /// How it ended itself by `now`, by the earlier of its causes; `None` if it did not.
     pub(crate) fn end(&self, now: u64) -> Option<End> {
         let told = self.state.lock().and_then(|state| state.end.clone());
         match told {
             Some(end) if end.at < self.deadline => Some(end),
-            _ if self.deadline <= now => Some(End { cause: self.cause, at: self.deadline, reason: None }),
+            _ if self.has_expired(now) => Some(End { cause: self.cause, at: self.deadline, reason: None }),
             told => told,
         }
     }
@@ -187,7 +197,7 @@ impl Node {
     pub(crate) fn lasting_deadline(self: &Arc<Self>) -> u64 {
         let (mut earliest, mut lasts) = (NEVER, true);
         self.walk(|node| {
-            if lasts {
+            if lasts && node.seam.shares_clock(&self.seam) {
                 earliest = earliest.min(node.deadline);
             }
             // Relaxed: once it does not roam, what has been left out comes by the node's flag all the same.
@@ -218,10 +228,14 @@ impl Node {
         }
     }
 
-    /// The earliest deadline of this node and those around it.
+    /// The earliest deadline of this node and those around it that have its clock.
     pub(crate) fn effective_deadline(self: &Arc<Self>) -> u64 {
         let mut earliest = NEVER;
-        self.walk(|node| earliest = earliest.min(node.deadline));
+        self.walk(|node| {
+            if node.seam.shares_clock(&self.seam) {
+                earliest = earliest.min(node.deadline);
+            }
+        });
         earliest
     }
 
@@ -236,7 +250,8 @@ impl Node {
         if self.expire(now) {
             return false;
         }
-        if !self.end_by(&End { cause: Cause::Cancelled, at: now, reason }) {
+        let at = self.seam.reading(now);
+        if !self.end_by(&End { cause: Cause::Cancelled, at, reason }) {
             return false;
         }
         let mut found = Found::default();
@@ -255,7 +270,7 @@ impl Node {
         // The outermost of each tree.
         let mut expired: Vec<(usize, Arc<Node>)> = Vec::new();
         self.visit_all(|tree, node| {
-            if node.deadline <= now {
+            if node.has_expired(now) {
                 expired.pop_if(|(of, _)| *of == tree);
                 expired.push((tree, Arc::clone(node)));
             }
@@ -270,16 +285,38 @@ impl Node {
     }
 
     /// The earliest deadline of all that end this node: its own, those around it, and those of tokens it is
-    /// [linked](Self::link) to.
+    /// [linked](Self::link) to. Those with another clock are left out.
     pub(crate) fn expires_at(self: &Arc<Self>) -> u64 {
         let mut earliest = NEVER;
-        self.visit_all(|_, node| earliest = earliest.min(node.deadline));
+        self.visit_all(|_, node| {
+            if node.seam.shares_clock(&self.seam) {
+                earliest = earliest.min(node.deadline);
+            }
+        });
         earliest
     }
 
     fn end_at_deadline(self: &Arc<Self>, found: &mut Found) {
         self.end_by(&End { cause: self.cause, at: self.deadline, reason: None });
         self.spread(found);
+    }
+
+    /// Its deadline comes early, because a test wants it so. Its hooks have run when this returns.
+    #[cfg(feature = "testing")]
+    pub(crate) fn expire_early(self: &Arc<Self>) {
+        struct Early(Arc<Node>);
+        impl Fire for Early {
+            fn fire(self: Arc<Self>, _now: u64) {
+                let node = &self.0;
+                let mut found = Found::default();
+                let at = node.seam.now();
+                if node.end_by(&End { cause: node.cause, at, reason: None }) {
+                    node.spread(&mut found);
+                }
+                found.carry_out();
+            }
+        }
+        watchdog::mock::carry_out(Arc::new(Early(Arc::clone(self))));
     }
 
     /// Records an end; `false` if it is over already.
@@ -329,7 +366,9 @@ impl Node {
                         if linked.insert(Arc::as_ptr(&child), Arc::clone(&child)).is_some() {
                             continue;
                         }
-                        let at = end.as_ref().map_or_else(clock::now, |end| end.at);
+                        let now = || child.seam.reading(clock::now());
+                        let at = end.as_ref().filter(|_| child.seam.shares_clock(&node.seam));
+                        let at = at.map_or_else(now, |end| end.at);
                         let reason = end.as_ref().and_then(|end| end.reason.clone());
                         child.end_by(&End { cause: Cause::Cancelled, at, reason });
                         stack.push((child, None));

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::node::{End, Node};
 use crate::error::{Cause, ScopeInfo, Story, TimeoutError};
+use crate::time::clock;
 
 /// The scopes around a place, added innermost first.
 pub(crate) struct Trail {
@@ -61,7 +62,8 @@ impl Trail {
     /// A scope can have been told that it is over by surroundings that it has left since: so `told_at` is when the
     /// innermost is taken to have been cancelled, if none on the trail is over by its own cause.
     pub(crate) fn from(innermost: Step, told_at: u64) -> Self {
-        let told = End { cause: Cause::Cancelled, at: told_at, reason: None };
+        let at = innermost.node.as_ref().map_or(told_at, |node| node.seam.reading(told_at));
+        let told = End { cause: Cause::Cancelled, at, reason: None };
         let over = Over { index: 0, end: told, entered: innermost.entered, node: innermost.node.clone() };
         let mut trail = Self { chain: Vec::new(), over };
         trail.add(innermost);
@@ -93,6 +95,7 @@ impl Trail {
     pub(crate) fn into_error(self, how: Circumstances) -> TimeoutError {
         let Circumstances { now, location, started, settled, source, lack } = how;
         let over = self.over;
+        let now = over.node.as_ref().map_or(now, |node| node.seam.reading(now));
         let error = TimeoutError::new(Story {
             cause: over.end.cause,
             reason: over.end.reason,
@@ -111,4 +114,18 @@ impl Trail {
         }
         error
     }
+}
+
+/// The error of a call that was given up, or refused (not `started`), in a scope that is not over.
+#[cold]
+pub(crate) fn given_up(
+    info: ScopeInfo,
+    location: &'static Location<'static>,
+    started: bool,
+    why: Box<dyn Error + Send + Sync>,
+) -> TimeoutError {
+    let now = clock::now();
+    let end = Some(End { cause: Cause::Cancelled, at: now, reason: Some(why.to_string().into()) });
+    let trail = Trail::from(Step { info, entered: now, end, node: None }, now);
+    trail.into_error(Circumstances { started, source: Some(why), ..Circumstances::at(location, now) })
 }

@@ -3,6 +3,8 @@
 //! `README.md` beside this file has the protocol (arm, disarm, fire, sleep, end, fork) and the proof that no expiry
 //! is lost; `model.rs` runs this code under loom. It knows slots, timers and what to call; it knows no tokens.
 
+#[cfg(feature = "testing")]
+pub(crate) mod mock;
 #[cfg(all(test, timebox_loom))]
 pub(crate) mod model;
 mod queue;
@@ -20,6 +22,7 @@ use crate::sync::compiler_fence;
 use crate::sync::{
     AtomicU8, AtomicU64, Mutex, Ordering, Padded, SetOnce, const_fn, fence, fork, lock, mutant, os,
 };
+use crate::time::seam::Seam;
 use crate::time::{NEVER, clock};
 use queue::{Place, Queue};
 use runners::Runners;
@@ -27,6 +30,8 @@ use slots::{FreeSlots, Slot, Slots};
 
 /// Parts of the timer queue, so that threads do not wait for each other.
 const SHARDS: usize = if cfg!(timebox_loom) { 1 } else { 8 };
+/// The shard of a timer that is not the watchdog's.
+const ON_MOCK: u32 = u32::MAX;
 /// How many timers are taken out at a time, with the lock held.
 const BATCH: usize = 64;
 /// How long a watchdog with nothing to do stays, in nanoseconds.
@@ -73,7 +78,19 @@ pub(crate) struct Timer {
 impl Timer {
     /// Whether it was left behind in a fork.
     pub(crate) fn is_lost(self) -> bool {
-        self.generation != fork::generation()
+        !self.is_on_mock() && self.generation != fork::generation()
+    }
+
+    /// One on a mock clock, whose number stands where others have the generation.
+    #[cfg(feature = "testing")]
+    fn on_mock(place: Option<Place>, clock: u32) -> Self {
+        Self { place: place.unwrap_or(Place::NONE), shard: ON_MOCK, generation: clock }
+    }
+
+    #[inline(always)]
+    #[cfg_attr(not(feature = "testing"), allow(clippy::unused_self))]
+    fn is_on_mock(self) -> bool {
+        cfg!(feature = "testing") && self.shard == ON_MOCK
     }
 }
 
@@ -236,6 +253,11 @@ impl Watchdog {
 
     /// Says that the time has been reached. Whoever found an expiry by the clock does, so that all agree from then.
     pub(crate) fn reach(&self, now: u64) {
+        // A mock clock's time is for who is under it, and they look at that clock each time.
+        #[cfg(feature = "testing")]
+        if !Seam::current().has_real_clock() {
+            return;
+        }
         // Relaxed: as in `reached`. The maximum, so that no expiry is taken back.
         self.reached.0.fetch_max(now, Ordering::Relaxed);
     }
@@ -339,6 +361,8 @@ impl Watchdog {
     /// The watchdog's life.
     fn run(&'static self) {
         os::set_timer_slack(1);
+        #[cfg(feature = "testing")]
+        mock::this_is_the_watchdog();
         let born = clock::now();
         // A watchdog before this one may have asked for it.
         let mut heavy = self.mode.has(Mode::ASYMMETRIC);
@@ -427,6 +451,17 @@ impl Watchdog {
         }
     }
 
+    /// Has the target called at `deadline` on the clock of `seam`.
+    #[inline]
+    pub(crate) fn schedule_on(&'static self, seam: &Seam, deadline: u64, target: Target) -> Timer {
+        #[cfg(feature = "testing")]
+        if let Some(mock) = seam.mock() {
+            return mock::schedule(mock, deadline, target);
+        }
+        let _ = seam;
+        self.schedule(deadline, target)
+    }
+
     /// Has the target called at `deadline`.
     pub(crate) fn schedule(&'static self, deadline: u64, target: Target) -> Timer {
         let generation = fork::generation();
@@ -441,34 +476,50 @@ impl Watchdog {
 
     /// Takes a timer back; it may be running, or have run.
     pub(crate) fn cancel(&'static self, timer: Timer) {
-        if timer.generation == fork::generation() {
-            let target = lock(&self.epoch().shards[timer.shard as usize].0).remove(timer.place);
-            // Foreign code: not under the lock.
-            drop(target);
+        let target = self.with_queue(timer, |queue| queue.remove(timer.place));
+        // Foreign code: not under the lock.
+        drop(target);
+    }
+
+    /// Calls `f` with the queue that has the timer, locked; `None` if that was left behind in a fork.
+    #[inline]
+    fn with_queue<R>(&'static self, timer: Timer, f: impl FnOnce(&mut Queue<Target>) -> R) -> Option<R> {
+        #[cfg(feature = "testing")]
+        if timer.is_on_mock() {
+            return mock::with_queue(timer.generation, f);
         }
+        if timer.generation != fork::generation() {
+            return None;
+        }
+        Some(f(&mut lock(&self.epoch().shards[timer.shard as usize].0)))
     }
 
     /// Has a timer wake another task; `false` if it has run.
     pub(crate) fn redirect(&'static self, timer: Timer, waker: &Waker) -> bool {
-        if timer.generation != fork::generation() {
-            return false;
-        }
-        let shard = &self.epoch().shards[timer.shard as usize].0;
-        match lock(shard).target(timer.place) {
+        let is_same = |queue: &mut Queue<Target>| match queue.target(timer.place)? {
+            Target::Wake(before) => Some(before.will_wake(waker)),
+            Target::Fire(_) => Some(false),
+        };
+        match self.with_queue(timer, is_same).flatten() {
             None => return false,
-            Some(Target::Wake(before)) if before.will_wake(waker) => return true,
-            Some(_) => {}
+            Some(true) => return true,
+            Some(false) => {}
         }
         // To clone and to drop a waker is foreign code: not under the lock.
         let mut target = Target::Wake(waker.clone());
-        let found = lock(shard).target(timer.place).map(|place| std::mem::swap(place, &mut target)).is_some();
+        let swap = |queue: &mut Queue<Target>| {
+            queue.target(timer.place).map(|place| std::mem::swap(place, &mut target)).is_some()
+        };
+        let found = self.with_queue(timer, swap);
         drop(target);
-        found
+        found == Some(true)
     }
 
     /// Has something called as soon as possible, after all that was posted before.
     pub(crate) fn post(&'static self, fire: Arc<dyn Fire>) {
         prepare();
+        #[cfg(feature = "testing")]
+        let fire = mock::tracked_fire(fire);
         lock(&self.epoch().inbox).push(fire);
         // As in `schedule`.
         self.wake(0);

@@ -19,6 +19,12 @@ pub(crate) struct Place {
     version: u32,
 }
 
+#[cfg(feature = "testing")]
+impl Place {
+    /// Where no timer is.
+    pub(super) const NONE: Self = Self { index: u32::MAX, version: 0 };
+}
+
 /// Timers by deadline; 48 bytes for each with a target of 24.
 #[derive(Debug)]
 pub(crate) struct Queue<T> {

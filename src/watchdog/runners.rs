@@ -47,6 +47,8 @@ impl Runners {
 
     /// Has the task run soon. Where no thread can be had at all it runs here, rather than never.
     pub(crate) fn submit(&'static self, task: Arc<dyn Task>) {
+        #[cfg(feature = "testing")]
+        let task = super::mock::tracked_task(task);
         let mut state = lock(&self.state);
         state.tasks.push_back(task);
         if state.idle >= state.tasks.len() {

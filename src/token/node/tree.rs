@@ -114,7 +114,9 @@ impl Node {
             let mut found = Found::default();
             if linked {
                 let end = parent.told_by();
-                let at = end.as_ref().map_or_else(clock::now, |end| end.at);
+                let now = || self.seam.reading(clock::now());
+                let at = end.as_ref().filter(|_| self.seam.shares_clock(&parent.seam));
+                let at = at.map_or_else(now, |end| end.at);
                 self.end_by(&End { cause: Cause::Cancelled, at, reason: end.and_then(|end| end.reason) });
             }
             self.spread(&mut found);
@@ -127,7 +129,9 @@ impl Node {
         if self.deadline == NEVER {
             return;
         }
-        let earlier = || self.deadline < self.parent().map_or(NEVER, |parent| parent.effective_deadline());
+        // One around it with another clock tells it, but stands for no deadline of this one.
+        let around = || self.parent().filter(|parent| parent.seam.shares_clock(&self.seam));
+        let earlier = || self.deadline < around().map_or(NEVER, |parent| parent.effective_deadline());
         let mut needed = earlier();
         loop {
             let Some(mut state) = self.state.lock() else { return };
@@ -139,7 +143,8 @@ impl Node {
             let in_vain = if needs { None } else { state.timer.take() };
             if needs && state.timer.is_none() {
                 let weak = Arc::downgrade(self);
-                state.timer = Some(watchdog::global().schedule(self.deadline, Target::Fire(weak)));
+                state.timer =
+                    Some(watchdog::global().schedule_on(&self.seam, self.deadline, Target::Fire(weak)));
             }
             drop(state);
             in_vain.into_iter().for_each(|timer| watchdog::global().cancel(timer));

@@ -1,0 +1,252 @@
+//! Work that is left behind at its deadline: a last resort.
+
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, Location, catch_unwind, resume_unwind};
+use std::sync::{Arc, OnceLock};
+use std::task::Waker;
+use std::thread;
+use std::time::Duration;
+
+use crate::error::TimeoutError;
+use crate::scope::{Handle, Scope, run_any};
+use crate::sync::callback::drop_quietly;
+use crate::sync::{Condvar, ForkMutex, Mutex, fork, lock, os};
+use crate::time::{Limit, clock};
+use crate::token::trail::{Circumstances, given_up};
+
+/// At most so many threads.
+const THREADS: usize = 8;
+/// How long a thread with nothing to do stays.
+const IDLE: Duration = Duration::from_secs(10);
+
+/// Runs work on a thread of ours, and at the deadline returns without it. A last resort.
+///
+/// For code that looks at no scope and has no interrupt: a name resolution, a read from a dead disk, a library in an
+/// endless loop. What is left behind **keeps its core, its memory, its locks and its connections**, for as long as it
+/// runs; and whatever it does later, it does behind your back. So it must own all that it touches (`'static`), and there
+/// are at most eight such threads. Those that come to their end are used again.
+///
+/// The work runs in a scope within this one: it may look at it all the same, and then ends by itself.
+///
+/// # Errors
+///
+/// A [`TimeoutError`] at the deadline, or if the work was not begun: because there was no time left, no thread was free in
+/// time, or all threads are stuck in work that was left behind. In the last case there is no wait, and the error's
+/// [source](std::error::Error::source) is [`Saturated`].
+///
+/// # Panics
+///
+/// A panic of the work passes through, unless it was left behind before.
+///
+/// # Examples
+///
+/// ```
+/// use std::sync::Arc;
+/// use std::sync::atomic::{AtomicBool, Ordering};
+/// use std::time::Duration;
+///
+/// let stop = Arc::new(AtomicBool::new(false));
+/// let flag = stop.clone();
+/// let result = timebox::abandon(Duration::from_millis(10), move || {
+///     while !flag.load(Ordering::Relaxed) {} // looks at no scope
+/// });
+/// assert!(result.unwrap_err().is_timeout());
+/// assert_eq!(timebox::abandoned(), 1);
+/// # stop.store(true, Ordering::Relaxed);
+/// ```
+#[track_caller]
+pub fn abandon<T: Send + 'static>(
+    limit: impl Into<Limit>,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, TimeoutError> {
+    let location = Location::caller();
+    let outcome = run_any(&limit.into(), None, location, |scope| {
+        let handle = scope.handle();
+        let job =
+            Arc::new(Job { state: Mutex::new(State::New(Box::new(work), handle)), waker: Mutex::new(None) });
+        scope
+            .wait_with(location, |waker| {
+                *lock(&job.waker) = Some(waker);
+                pool().submit(Arc::clone(&job) as Arc<dyn Work>)
+            })
+            .map_err(|saturated: Saturated| given_up(scope.info(), location, false, Box::new(saturated)))?;
+        job.take(scope, location)
+    })?;
+    outcome?.unwrap_or_else(|payload| resume_unwind(payload))
+}
+
+/// How much work has been left behind by [`abandon`] and still runs.
+pub fn abandoned() -> usize {
+    pool().state.lock().map_or(0, |state| state.stuck)
+}
+
+/// All threads are stuck in work that was left behind: the source of the error of [`abandon`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("all {threads} threads are stuck in work that was left behind")]
+#[non_exhaustive]
+pub struct Saturated {
+    /// How many there are.
+    pub threads: usize,
+}
+
+// ===== One piece of work =====
+
+struct Job<T> {
+    state: Mutex<State<T>>,
+    /// Of who waits for it.
+    waker: Mutex<Option<Waker>>,
+}
+
+type Ended<T> = thread::Result<Result<T, TimeoutError>>;
+
+enum State<T> {
+    New(Box<dyn FnOnce() -> T + Send>, Handle),
+    Running,
+    Ended(Ended<T>),
+    /// Nobody waits for it.
+    Left,
+}
+
+impl<T: Send + 'static> Job<T> {
+    /// What it came to; or it is left behind.
+    fn take(&self, scope: &Scope, location: &'static Location<'static>) -> Result<Ended<T>, TimeoutError> {
+        let before = {
+            let mut state = lock(&self.state);
+            let before = std::mem::replace(&mut *state, State::Left);
+            if matches!(before, State::Running) {
+                // With the job locked: its end comes after.
+                pool().left_behind();
+            }
+            before
+        };
+        let started = match before {
+            State::Ended(ended) => return Ok(ended),
+            State::Running | State::Left => true,
+            State::New(..) => false,
+        };
+        Err(scope.error(Circumstances { started, ..Circumstances::at(location, clock::now()) }))
+    }
+}
+
+/// What a thread runs.
+trait Work: Send + Sync {
+    /// Whether somebody had left it behind when it ended.
+    fn run(&self) -> bool;
+}
+
+impl<T: Send + 'static> Work for Job<T> {
+    fn run(&self) -> bool {
+        let (work, handle) = {
+            let mut state = lock(&self.state);
+            match std::mem::replace(&mut *state, State::Running) {
+                State::New(work, handle) => (work, handle),
+                other => {
+                    *state = other;
+                    return false;
+                }
+            }
+        };
+        let run = AssertUnwindSafe(|| handle.enter(Limit::NONE, |_| Ok(work())));
+        let mut ended = Some(catch_unwind(run));
+        let left = {
+            let mut state = lock(&self.state);
+            let left = matches!(*state, State::Left);
+            if let Some(ended) = ended.take_if(|_| !left) {
+                *state = State::Ended(ended);
+            }
+            left
+        };
+        // Nobody wants it any more.
+        drop_quietly(ended);
+        let waker = lock(&self.waker).take();
+        waker.into_iter().for_each(Waker::wake);
+        left
+    }
+}
+
+// ===== The threads =====
+
+struct Pool {
+    state: ForkMutex<Threads>,
+    /// Notified for each job.
+    work: Condvar,
+}
+
+#[derive(Default)]
+struct Threads {
+    generation: u32,
+    jobs: VecDeque<Arc<dyn Work>>,
+    running: usize,
+    idle: usize,
+    /// In work that was left behind.
+    stuck: usize,
+}
+
+fn pool() -> &'static Pool {
+    static POOL: OnceLock<Pool> = OnceLock::new();
+    POOL.get_or_init(|| Pool { state: ForkMutex::new(Threads::default()), work: Condvar::new() })
+}
+
+impl Pool {
+    fn submit(&'static self, job: Arc<dyn Work>) -> Result<(), Saturated> {
+        let saturated = Saturated { threads: THREADS };
+        let Some(mut state) = self.state.lock() else { return Err(saturated) };
+        if state.generation != fork::generation() {
+            // None of the threads came along.
+            *state = Threads { generation: fork::generation(), ..Threads::default() };
+        }
+        if state.stuck >= THREADS {
+            return Err(saturated);
+        }
+        state.jobs.push_back(job);
+        if state.idle >= state.jobs.len() {
+            self.work.notify_one();
+        } else if state.running < THREADS {
+            state.running += 1;
+            drop(state);
+            if os::spawn("timebox-abandon", || self.run()).is_err()
+                && let Some(mut state) = self.state.lock()
+            {
+                state.running -= 1;
+                // With others at work, one of them gets to it.
+                if state.running == 0 {
+                    state.jobs.clear();
+                    return Err(Saturated { threads: 0 });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn left_behind(&self) {
+        if let Some(mut state) = self.state.lock() {
+            state.stuck += 1;
+        }
+    }
+
+    fn run(&self) {
+        let Some(mut state) = self.state.lock() else { return };
+        loop {
+            if let Some(job) = state.jobs.pop_front() {
+                drop(state);
+                let left = job.run();
+                drop_quietly(job);
+                match self.state.lock() {
+                    Some(locked) => state = locked,
+                    None => return,
+                }
+                state.stuck -= usize::from(left);
+                continue;
+            }
+            state.idle += 1;
+            let (woken, timeout) =
+                self.work.wait_timeout(state, IDLE).unwrap_or_else(std::sync::PoisonError::into_inner);
+            state = woken;
+            state.idle -= 1;
+            if timeout.timed_out() && state.jobs.is_empty() {
+                state.running -= 1;
+                return;
+            }
+        }
+    }
+}

@@ -1,0 +1,482 @@
+//! Regular expressions that end with their scope (feature `regex`).
+//!
+//! A backtracking engine may need more time for sixty characters than there is. [`Regex`] is PCRE2, just-in-time
+//! compiled, which looks at the scope at each item of the pattern; so a match ends some microseconds after its deadline,
+//! and the expression is usable at once. [`linear`] has an engine without backtracking, which is stopped every few KiB of
+//! text; it knows no look-around and no back-references.
+//!
+//! ```
+//! use std::time::Duration;
+//! use timebox::regex::Regex;
+//! use timebox::timeout;
+//!
+//! let evil = Regex::new(r"^(a+)+$").unwrap();
+//! let text = "a".repeat(60) + "!";
+//! let result = timeout(Duration::from_millis(20), || evil.is_match(&text));
+//! assert!(result.unwrap_err().is_timeout());
+//! assert!(evil.is_match("aaaa").unwrap());
+//! ```
+
+pub mod linear;
+mod pcre2;
+
+use std::borrow::Cow;
+use std::fmt;
+use std::ops::Range;
+use std::panic::{Location, RefUnwindSafe, UnwindSafe};
+use std::sync::Arc;
+
+use crate::error::{ScopeId, ScopeInfo, TimeoutError};
+use crate::scope::Scope;
+use crate::scope::frame::innermost;
+use crate::sync::{Mutex, lock};
+use crate::watchdog::slots::Thread;
+use pcre2::{Code, Scratch, Stopped};
+
+/// A regular expression of PCRE2, with Unicode, that ends with its scope.
+///
+/// Outside every scope it searches without looking up. Looking up costs a search a third of its time and more,
+/// `benches/README.md` has figures.
+///
+/// # Memory
+///
+/// A search that backtracks deeply needs memory in proportion to the text. If that cannot be had, or the pattern recurses
+/// for ever, the search is given up: with an error that [is cancelled](TimeoutError::is_cancelled), whose
+/// [reason](TimeoutError::reason) is PCRE2's.
+///
+/// Compiling cannot be interrupted: do not compile what a stranger wrote.
+pub struct Regex {
+    pattern: Box<str>,
+    code: Code,
+    names: Arc<[(String, usize)]>,
+    /// Used by one search at a time; as many as there were at a time.
+    scratch: Mutex<Vec<Scratch>>,
+}
+
+impl UnwindSafe for Regex {}
+impl RefUnwindSafe for Regex {}
+
+/// A pattern that PCRE2 does not understand.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message} at byte {offset} of the pattern")]
+pub struct PatternError {
+    message: String,
+    offset: usize,
+}
+
+impl PatternError {
+    /// The byte of the pattern at which it is wrong.
+    pub fn offset(&self) -> usize {
+        self.offset
+    }
+}
+
+/// PCRE2 gave up a search; the source of the error.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("PCRE2: {0}")]
+struct GivenUp(String);
+
+impl Regex {
+    /// Compiles a pattern. Options are written in it: `(?i)`, `(?m)`, `(?s)`, `(?x)`.
+    ///
+    /// # Errors
+    ///
+    /// If it is no regular expression, or contains `\C`, which matches a part of a character.
+    pub fn new(pattern: &str) -> Result<Self, PatternError> {
+        let code = Code::compile(pattern)
+            .map_err(|(code, offset)| PatternError { message: pcre2::message(code), offset })?;
+        let names = code.names().into();
+        Ok(Self { pattern: pattern.into(), code, names, scratch: Mutex::new(Vec::new()) })
+    }
+
+    /// The pattern.
+    pub fn as_str(&self) -> &str {
+        &self.pattern
+    }
+
+    /// Whether there is a match.
+    ///
+    /// # Errors
+    ///
+    /// That of the scope, as soon as it is over.
+    #[track_caller]
+    pub fn is_match(&self, haystack: &str) -> Result<bool, TimeoutError> {
+        self.search(haystack, 0, Location::caller(), |_| ()).map(|found| found.is_some())
+    }
+
+    /// The leftmost match.
+    ///
+    /// ```
+    /// use timebox::regex::Regex;
+    ///
+    /// let word = Regex::new(r"\p{L}+").unwrap();
+    /// let found = word.find("42 Äpfel").unwrap().unwrap();
+    /// assert_eq!((found.as_str(), found.range()), ("Äpfel", 3..9));
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// That of the scope, as soon as it is over.
+    #[track_caller]
+    pub fn find<'h>(&self, haystack: &'h str) -> Result<Option<Match<'h>>, TimeoutError> {
+        self.find_at(haystack, 0, Location::caller())
+    }
+
+    /// The leftmost match with its groups.
+    ///
+    /// ```
+    /// use timebox::regex::Regex;
+    ///
+    /// let date = Regex::new(r"(?<year>\d{4})-(\d\d)").unwrap();
+    /// let groups = date.captures("on 2026-11").unwrap().unwrap();
+    /// assert_eq!(groups.name("year").unwrap().as_str(), "2026");
+    /// assert_eq!(groups.get(2).unwrap().as_str(), "11");
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// That of the scope, as soon as it is over.
+    #[track_caller]
+    pub fn captures<'h>(&self, haystack: &'h str) -> Result<Option<Captures<'h>>, TimeoutError> {
+        self.captures_at(haystack, 0, Location::caller())
+    }
+
+    /// All matches that do not overlap, from left to right. Between two it looks at the scope as well. An error is the
+    /// last item.
+    #[track_caller]
+    pub fn find_iter<'r, 'h>(&'r self, haystack: &'h str) -> Matches<'r, 'h> {
+        Matches { regex: self, steps: Steps::new(haystack, Location::caller()) }
+    }
+
+    /// As [`find_iter`](Self::find_iter), with the groups of each match.
+    #[track_caller]
+    pub fn captures_iter<'r, 'h>(&'r self, haystack: &'h str) -> CaptureMatches<'r, 'h> {
+        CaptureMatches { regex: self, steps: Steps::new(haystack, Location::caller()) }
+    }
+
+    /// The text with every match replaced by what `replacement` makes of it.
+    ///
+    /// ```
+    /// use timebox::regex::Regex;
+    ///
+    /// let digits = Regex::new(r"\d+").unwrap();
+    /// let doubled = digits.replace_all("1 and 20", |found| (2 * found[0].parse::<u32>().unwrap()).to_string());
+    /// assert_eq!(doubled.unwrap(), "2 and 40");
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// That of the scope, as soon as it is over.
+    #[track_caller]
+    pub fn replace_all<'h, S: AsRef<str>>(
+        &self,
+        haystack: &'h str,
+        replacement: impl FnMut(&Captures<'h>) -> S,
+    ) -> Result<Cow<'h, str>, TimeoutError> {
+        replace_all(self.captures_iter(haystack), haystack, replacement)
+    }
+
+    /// Searches from `at` on, and has `found` read the offsets of a match.
+    fn search<T>(
+        &self,
+        haystack: &str,
+        at: usize,
+        location: &'static Location<'static>,
+        found: impl FnOnce(&[usize]) -> T,
+    ) -> Result<Option<T>, TimeoutError> {
+        Thread::with(|thread| {
+            innermost(thread, |scope| {
+                scope.map_or(Ok(()), |scope| scope.checkpoint_at(location))?;
+                let kept = lock(&self.scratch).pop();
+                let Some(mut scratch) = kept.or_else(|| self.code.scratch()) else {
+                    return Err(given_up(scope, location, "no memory for a search".into()));
+                };
+                let result = loop {
+                    match self.code.search(&mut scratch, haystack, at, scope.is_some()) {
+                        Ok(is_match) => break Ok(is_match.then(|| found(scratch.offsets()))),
+                        // The callout saw the scope over, and so it stays.
+                        Err(Stopped::Over) => {
+                            if let Some(Err(error)) = scope.map(|scope| scope.check_by_clock(location)) {
+                                break Err(error);
+                            }
+                        }
+                        Err(Stopped::Failed(code)) => {
+                            break Err(given_up(scope, location, pcre2::message(code)));
+                        }
+                    }
+                };
+                lock(&self.scratch).push(scratch);
+                result
+            })
+        })
+    }
+}
+
+/// What both engines do.
+trait Search: Send + Sync + UnwindSafe + RefUnwindSafe {
+    /// The leftmost match from a place on.
+    fn find_at<'h>(
+        &self,
+        haystack: &'h str,
+        at: usize,
+        location: &'static Location<'static>,
+    ) -> Result<Option<Match<'h>>, TimeoutError>;
+
+    /// As `find_at`, with the groups.
+    fn captures_at<'h>(
+        &self,
+        haystack: &'h str,
+        at: usize,
+        location: &'static Location<'static>,
+    ) -> Result<Option<Captures<'h>>, TimeoutError>;
+}
+
+impl Search for Regex {
+    fn find_at<'h>(
+        &self,
+        haystack: &'h str,
+        at: usize,
+        location: &'static Location<'static>,
+    ) -> Result<Option<Match<'h>>, TimeoutError> {
+        self.search(haystack, at, location, |offsets| Match::of(haystack, offsets))
+    }
+
+    fn captures_at<'h>(
+        &self,
+        haystack: &'h str,
+        at: usize,
+        location: &'static Location<'static>,
+    ) -> Result<Option<Captures<'h>>, TimeoutError> {
+        self.search(haystack, at, location, |offsets| Captures {
+            haystack,
+            offsets: offsets.into(),
+            names: Arc::clone(&self.names),
+        })
+    }
+}
+
+fn replace_all<'h, S: AsRef<str>>(
+    matches: CaptureMatches<'_, 'h>,
+    haystack: &'h str,
+    mut replacement: impl FnMut(&Captures<'h>) -> S,
+) -> Result<Cow<'h, str>, TimeoutError> {
+    let mut new = String::new();
+    let mut done = None;
+    for groups in matches {
+        let groups = groups?;
+        let range = groups.range();
+        new.push_str(&haystack[done.unwrap_or(0)..range.start]);
+        new.push_str(replacement(&groups).as_ref());
+        done = Some(range.end);
+    }
+    Ok(match done {
+        None => Cow::Borrowed(haystack),
+        Some(done) => {
+            new.push_str(&haystack[done..]);
+            Cow::Owned(new)
+        }
+    })
+}
+
+#[cold]
+fn given_up(scope: Option<&Scope>, location: &'static Location<'static>, why: String) -> TimeoutError {
+    let info = || ScopeInfo { id: ScopeId::next(), label: None, location, limit: None };
+    let info = scope.map_or_else(info, Scope::info);
+    crate::token::trail::given_up(info, location, true, Box::new(GivenUp(why)))
+}
+
+impl fmt::Debug for Regex {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Regex").field(&self.pattern).finish()
+    }
+}
+
+impl std::str::FromStr for Regex {
+    type Err = PatternError;
+
+    fn from_str(pattern: &str) -> Result<Self, PatternError> {
+        Self::new(pattern)
+    }
+}
+
+/// A match: a part of the text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Match<'h> {
+    haystack: &'h str,
+    start: usize,
+    end: usize,
+}
+
+impl<'h> Match<'h> {
+    fn of(haystack: &'h str, offsets: &[usize]) -> Self {
+        // With `\K` in it a match may begin after its end.
+        Self { haystack, start: offsets[0].min(offsets[1]), end: offsets[1] }
+    }
+
+    /// Where it begins, in bytes.
+    pub fn start(&self) -> usize {
+        self.start
+    }
+
+    /// Where it ends, in bytes.
+    pub fn end(&self) -> usize {
+        self.end
+    }
+
+    /// From where to where, in bytes.
+    pub fn range(&self) -> Range<usize> {
+        self.start..self.end
+    }
+
+    /// What was matched.
+    pub fn as_str(&self) -> &'h str {
+        &self.haystack[self.start..self.end]
+    }
+}
+
+/// A match with its groups.
+#[derive(Clone)]
+pub struct Captures<'h> {
+    haystack: &'h str,
+    offsets: Box<[usize]>,
+    names: Arc<[(String, usize)]>,
+}
+
+impl<'h> Captures<'h> {
+    /// The group with this number, if it is in the match; 0 is the whole match.
+    pub fn get(&self, group: usize) -> Option<Match<'h>> {
+        let offsets = self.offsets.get(group.checked_mul(2)?..)?;
+        if *offsets.first()? == usize::MAX {
+            return None;
+        }
+        Some(Match::of(self.haystack, offsets))
+    }
+
+    /// The group with this name, if it is in the match.
+    pub fn name(&self, name: &str) -> Option<Match<'h>> {
+        let mut named = self.names.iter().filter(|(other, _)| other == name);
+        named.find_map(|&(_, group)| self.get(group))
+    }
+
+    /// The number of groups, the whole match included.
+    #[allow(clippy::len_without_is_empty)] // there is always the whole match
+    pub fn len(&self) -> usize {
+        self.offsets.len() / 2
+    }
+
+    /// The groups in order, the whole match first.
+    pub fn iter(&self) -> impl Iterator<Item = Option<Match<'h>>> + '_ {
+        (0..self.len()).map(|group| self.get(group))
+    }
+
+    fn range(&self) -> Range<usize> {
+        Match::of(self.haystack, &self.offsets).range()
+    }
+}
+
+/// The text of a group.
+///
+/// # Panics
+///
+/// If the group is not in the match.
+impl std::ops::Index<usize> for Captures<'_> {
+    type Output = str;
+
+    fn index(&self, group: usize) -> &str {
+        self.get(group).unwrap_or_else(|| panic!("there is no group {group} in the match")).as_str()
+    }
+}
+
+impl fmt::Debug for Captures<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.iter().map(|group| group.map(|group| group.as_str()))).finish()
+    }
+}
+
+/// Where an iteration stands.
+#[derive(Clone, Debug)]
+struct Steps<'h> {
+    haystack: &'h str,
+    location: &'static Location<'static>,
+    /// From where to search next; beyond the end when there is no next.
+    at: usize,
+    /// The end of the last match: there an empty one does not count.
+    last: Option<usize>,
+}
+
+impl<'h> Steps<'h> {
+    fn new(haystack: &'h str, location: &'static Location<'static>) -> Self {
+        Self { haystack, location, at: 0, last: None }
+    }
+
+    fn next<T>(
+        &mut self,
+        find: impl Fn(&'h str, usize, &'static Location<'static>) -> Result<Option<T>, TimeoutError>,
+        range: impl Fn(&T) -> Range<usize>,
+    ) -> Option<Result<T, TimeoutError>> {
+        while self.at <= self.haystack.len() {
+            let found = match find(self.haystack, self.at, self.location) {
+                Ok(Some(found)) => found,
+                end => {
+                    self.at = usize::MAX;
+                    return end.transpose();
+                }
+            };
+            let Range { start, end } = range(&found);
+            let is_stale = start == end && self.last == Some(end);
+            // Past an empty match, or one that `\K` has cut the beginning off.
+            let next_char = self.haystack[end..].chars().next().map_or(1, char::len_utf8);
+            self.at = if end > self.at { end } else { end + next_char };
+            if !is_stale {
+                self.last = Some(end);
+                return Some(Ok(found));
+            }
+        }
+        None
+    }
+}
+
+/// The iterator of `find_iter`.
+#[derive(Clone)]
+#[must_use = "iterators do nothing unless they are consumed"]
+pub struct Matches<'r, 'h> {
+    regex: &'r dyn Search,
+    steps: Steps<'h>,
+}
+
+impl<'h> Iterator for Matches<'_, 'h> {
+    type Item = Result<Match<'h>, TimeoutError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.steps.next(|haystack, at, location| self.regex.find_at(haystack, at, location), Match::range)
+    }
+}
+
+/// The iterator of `captures_iter`.
+#[derive(Clone)]
+#[must_use = "iterators do nothing unless they are consumed"]
+pub struct CaptureMatches<'r, 'h> {
+    regex: &'r dyn Search,
+    steps: Steps<'h>,
+}
+
+impl<'h> Iterator for CaptureMatches<'_, 'h> {
+    type Item = Result<Captures<'h>, TimeoutError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.steps
+            .next(|haystack, at, location| self.regex.captures_at(haystack, at, location), Captures::range)
+    }
+}
+
+impl fmt::Debug for Matches<'_, '_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Matches").field("steps", &self.steps).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for CaptureMatches<'_, '_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CaptureMatches").field("steps", &self.steps).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,153 @@
+//! What a scope tells when it is over, and where an unwinding with that ends.
+
+use std::panic::Location;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Around, Scope, Terms, innermost};
+use crate::error::{ScopeId, TimeoutError};
+use crate::scope::Extras;
+use crate::time::clock;
+use crate::token::node::{End, Node};
+use crate::token::trail::{Circumstances, Step, Trail};
+use crate::watchdog::slots::Thread;
+
+impl Scope {
+    fn step(&self, now: u64) -> Step {
+        Step { info: self.info(), entered: self.entered, end: self.end(now), node: self.node.get().cloned() }
+    }
+
+    /// The scopes of the handle by which this one was entered.
+    fn entered_from(&self) -> Option<Arc<Node>> {
+        if self.kind.is_entered() { self.node.get()?.parent() } else { None }
+    }
+
+    /// The error of a scope that is over, or beneath one that is.
+    #[cold]
+    pub(crate) fn error(&self, how: Circumstances) -> TimeoutError {
+        let now = how.now;
+        let mut trail = Trail::from(self.step(now), now);
+        self.continue_trail(&mut trail, now);
+        let error = trail.into_error(how);
+        self.mark_raised(&error);
+        error
+    }
+
+    /// Adds what is around this scope.
+    fn continue_trail(&self, trail: &mut Trail, now: u64) {
+        if let Some(node) = self.entered_from() {
+            trail.add_nodes(&node, now);
+        }
+        if let Some(outer) = self.visible_outer() {
+            trail.add(outer.step(now));
+            outer.continue_trail(trail, now);
+        }
+    }
+
+    /// The error of code that would need more time than is left. It names the scope with the earliest deadline,
+    /// which is not over, so that its overshoot is zero.
+    #[cold]
+    pub(crate) fn error_of_lack(
+        &self,
+        location: &'static Location<'static>,
+        now: u64,
+        lack: (Duration, Duration),
+    ) -> TimeoutError {
+        let mut steps = Vec::new();
+        for scope in self.visible() {
+            steps.push((scope.own(), scope.cause, scope.step(now)));
+            if let Some(node) = scope.entered_from() {
+                node.walk(|node| steps.push((node.deadline, node.cause, Step::of(node, now))));
+            }
+        }
+        let earliest = steps.iter().map(|step| step.0).min();
+        let named = steps.iter().rposition(|step| Some(step.0) == earliest);
+        let mut steps = steps.into_iter().enumerate().map(|(index, (_, cause, step))| {
+            let end = (Some(index) == named).then_some(End { cause, at: now, reason: None });
+            Step { end, ..step }
+        });
+        let first = steps.next().unwrap_or_else(|| self.step(now));
+        let mut trail = Trail::from(first, now);
+        steps.for_each(|step| trail.add(step));
+        let how = Circumstances { lack: Some(lack), ..Circumstances::at(location, now) };
+        let error = trail.into_error(how);
+        self.mark_raised(&error);
+        error
+    }
+
+    /// Remembers for `run_or_else` that an error naming a scope was raised.
+    fn mark_raised(&self, error: &TimeoutError) {
+        let named = self.visible().find(|scope| scope.id.get() == error.scope().get());
+        if let Some(extras) = named.and_then(Scope::extras) {
+            extras.set_raised(error);
+        }
+    }
+
+    /// The error of a scope that is not entered: `end` is its own, if it is over itself.
+    #[cold]
+    pub(crate) fn refusal(
+        thread: &Thread,
+        terms: &Terms,
+        extras: Option<&Extras>,
+        end: Option<End>,
+        around: Around<'_>,
+    ) -> TimeoutError {
+        let now = clock::now();
+        let location = terms.location;
+        let id = ScopeId::next();
+        let info = terms.info(id, extras);
+        let mut trail = Trail::from(Step { info, entered: terms.entered, end, node: None }, now);
+        let how = Circumstances { started: false, ..Circumstances::at(location, now) };
+        innermost(thread, |scope| {
+            match (around, scope) {
+                (Around::Node(node), _) => trail.add_nodes(node, now),
+                (Around::Thread, Some(scope)) => {
+                    trail.add(scope.step(now));
+                    scope.continue_trail(&mut trail, now);
+                }
+                (Around::Thread, None) => {}
+            }
+            let error = trail.into_error(how);
+            match (extras, scope) {
+                (Some(extras), _) if error.scope() == id => extras.set_raised(&error),
+                (_, Some(scope)) => scope.mark_raised(&error),
+                _ => {}
+            }
+            error
+        })
+    }
+
+    // ===== Unwinding =====
+
+    /// The scope that an unwinding with this error ends at; `None` if nothing here would stop it.
+    #[cfg(panic = "unwind")]
+    pub(in crate::scope) fn catcher(&self, error: &TimeoutError) -> Option<&Scope> {
+        let over = error.scope().get();
+        let mut polled = false;
+        let mut over_is_shield = false;
+        let mut boundary = None;
+        let mut outermost = None;
+        for scope in self.stack() {
+            // Beyond the poll lies an executor: foreign frames.
+            if polled && !scope.kind.is_polled() {
+                break;
+            }
+            polled |= scope.kind.is_polled();
+            let is_over = scope.id.get() == over;
+            if scope.kind.is_shield() {
+                // Its result is its closure's: the scope around it must stop an unwinding.
+                over_is_shield |= is_over;
+                continue;
+            }
+            if is_over || over_is_shield {
+                return Some(scope);
+            }
+            outermost = Some(scope);
+            if scope.kind.is_entered() && boundary.is_none() {
+                boundary = Some(scope);
+            }
+        }
+        // It is not on this stack: another thread's, or another poll's.
+        boundary.or(outermost)
+    }
+}

@@ -1,0 +1,195 @@
+//! What a test has put in place (feature `testing`), as scopes see it: whose clock counts, and where one expires on
+//! purpose. Without the feature nothing is left of it.
+
+use std::panic::Location;
+use std::sync::Arc;
+
+#[cfg(feature = "testing")]
+use super::Scope;
+#[cfg(feature = "testing")]
+use super::frame::innermost;
+use crate::time::seam::Seam;
+#[cfg(feature = "testing")]
+use crate::time::{
+    clock,
+    seam::{Entered, Probe, Verdict, is_entered},
+};
+use crate::token::node::Node;
+use crate::watchdog::slots::Thread;
+
+/// A thread's stay in the seam of a handle or a future.
+#[must_use]
+pub(crate) struct Under {
+    #[cfg(feature = "testing")]
+    entered: Option<Entered>,
+}
+
+/// Puts this thread in a seam, if it is in another.
+#[inline]
+pub(crate) fn under(thread: &Thread, seam: &Seam) -> Under {
+    #[cfg(feature = "testing")]
+    return Under { entered: (!seam.is_same(&Seam::current())).then(|| stage(thread, seam)) };
+    #[cfg(not(feature = "testing"))]
+    {
+        let _ = (thread, seam);
+        Under {}
+    }
+}
+
+#[cfg(feature = "testing")]
+#[cold]
+fn stage(thread: &Thread, seam: &Seam) -> Entered {
+    // What they share later has the clock of the scopes around.
+    innermost(thread, |scope| scope.map(Scope::node).is_some());
+    let entered = seam.enter();
+    set(thread);
+    entered
+}
+
+/// The thread's readings are another clock's, or too old: it begins anew.
+#[cfg(feature = "testing")]
+pub(crate) fn set(thread: &Thread) {
+    thread.now.set(clock::now());
+    thread.look_again();
+}
+
+#[cfg(feature = "testing")]
+impl Drop for Under {
+    fn drop(&mut self) {
+        if let Some(entered) = self.entered.take() {
+            drop(entered);
+            Thread::with(|thread| {
+                set(thread);
+                // Inside, other scopes of this clock may have been opened.
+                thread.restore(thread.deadline.get());
+            });
+        }
+    }
+}
+
+/// An interruption point: where a test may want the scope to expire.
+#[inline(always)]
+pub(crate) fn point(thread: &Thread, location: &'static Location<'static>) {
+    #[cfg(feature = "testing")]
+    if is_entered() {
+        reached(thread, location);
+    }
+    #[cfg(not(feature = "testing"))]
+    let _ = (thread, location);
+}
+
+/// As [`point`], at the entry of a handle's scope.
+#[inline(always)]
+pub(crate) fn point_of(node: &Arc<Node>, location: &'static Location<'static>) {
+    #[cfg(feature = "testing")]
+    if let Some(probe) = probe()
+        && let Verdict::Expire { .. } = probe.reached(location)
+    {
+        node.expire_early();
+    }
+    #[cfg(not(feature = "testing"))]
+    let _ = (node, location);
+}
+
+/// Whether a sleep here moves a mock clock, since nobody else could.
+#[inline]
+pub(crate) fn moves_clock() -> bool {
+    #[cfg(feature = "testing")]
+    return is_entered()
+        && Seam::current().world().is_some_and(|world| {
+            world.mock.is_some() && world.moved_by == Some(crate::sync::ThreadKey::current())
+        });
+    #[cfg(not(feature = "testing"))]
+    false
+}
+
+/// Moves it, from one due time to the next, for as long as `go_on` says so.
+pub(crate) fn move_clock(until: u64, go_on: impl FnMut() -> bool) {
+    #[cfg(feature = "testing")]
+    if let Some(mock) = Seam::current().mock() {
+        crate::watchdog::mock::advance(mock, |_| until, go_on);
+        Thread::with(set);
+    }
+    #[cfg(not(feature = "testing"))]
+    let _ = (until, go_on);
+}
+
+/// From here on code waits where it can be interrupted at any time, until the result is dropped.
+#[inline(always)]
+pub(crate) fn waiting(location: &'static Location<'static>) -> Waiting {
+    begin_wait(location, true);
+    Waiting { location }
+}
+
+/// A wait begins, or ends.
+#[inline(always)]
+pub(crate) fn begin_wait(location: &'static Location<'static>, begins: bool) {
+    #[cfg(feature = "testing")]
+    if let Some(probe) = probe() {
+        probe.waits(location, begins);
+    }
+    #[cfg(not(feature = "testing"))]
+    let _ = (location, begins);
+}
+
+/// A wait that can be interrupted.
+pub(crate) struct Waiting {
+    location: &'static Location<'static>,
+}
+
+impl Drop for Waiting {
+    #[inline(always)]
+    fn drop(&mut self) {
+        begin_wait(self.location, false);
+    }
+}
+
+#[cfg(feature = "testing")]
+#[inline]
+fn probe() -> Option<Arc<dyn Probe>> {
+    if is_entered() { Seam::current().world()?.probe.clone() } else { None }
+}
+
+#[cfg(feature = "testing")]
+#[cold]
+#[inline(never)]
+fn reached(thread: &Thread, location: &'static Location<'static>) {
+    let Some(probe) = probe() else { return };
+    let verdict = probe.reached(location);
+    innermost(thread, |scope| {
+        let Some(scope) = scope else { return };
+        match verdict {
+            Verdict::Pass => {}
+            Verdict::Expire { outermost, in_shields } => {
+                if let Some(scope) = if in_shields { Some(scope) } else { scope.unshielded(outermost) } {
+                    scope.node().expire_early();
+                }
+            }
+            Verdict::ExpireLabelled(label) => {
+                let is_meant = |scope: &&Scope| {
+                    scope.extras().is_some_and(|extras| extras.label.as_deref() == Some(&*label))
+                };
+                scope.stack().filter(is_meant).for_each(|scope| scope.node().expire_early());
+            }
+        }
+    });
+}
+
+#[cfg(feature = "testing")]
+impl Scope {
+    /// This scope, or if it is in shields the one around them, no further out than `outermost`.
+    fn unshielded(&self, outermost: u64) -> Option<&Scope> {
+        let mut candidate = Some(self);
+        for scope in self.stack() {
+            if scope.is_shield() {
+                candidate = None;
+            } else if candidate.is_none() {
+                candidate = Some(scope);
+            }
+            if scope.raw_id() == outermost {
+                break;
+            }
+        }
+        candidate
+    }
+}

@@ -1,0 +1,143 @@
+use std::panic::Location;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::probe::run;
+use crate::sync::{Mutex, ThreadKey, lock, os};
+use crate::time::seam::{Probe, Verdict};
+
+type Place = &'static Location<'static>;
+
+/// Runs a body, and fails where two interruption points are further apart than `max_gap`: where a
+/// [`checkpoint`](crate::checkpoint) is missing.
+///
+/// It is real time that counts, from the start of the body to its end, on each thread that reaches a point; not what is
+/// spent in a [`sleep`](crate::sleep()), in an [interruptible call](crate::interruptible()) or pending, which can be
+/// ended at any time. A busy machine makes gaps: ask for ten times what you hope for.
+///
+/// # Panics
+///
+/// After the body has ended, with both ends of the longest gap, if that is longer than `max_gap`; and as
+/// [`expire_at_checkpoint`](super::expire_at_checkpoint()).
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+/// use timebox::checkpoint;
+/// use timebox::testing::assert_checkpoints;
+///
+/// let sum = assert_checkpoints(Duration::from_secs(10), || {
+///     (0..100_u32).map(|n| checkpoint().map(|()| n)).sum::<Result<u32, _>>()
+/// });
+/// assert_eq!(sum.unwrap(), 4950);
+/// ```
+#[track_caller]
+pub fn assert_checkpoints<R>(max_gap: Duration, body: impl FnOnce() -> R) -> R {
+    let location = Location::caller();
+    let gaps = Arc::new(Gaps { state: Mutex::new(State::default()) });
+    let probe = Arc::clone(&gaps) as Arc<dyn Probe>;
+    let result = run(probe, location, |_| {
+        gaps.begin(location);
+        let result = body();
+        gaps.end(location);
+        result
+    });
+    let longest = lock(&gaps.state).longest;
+    if let Some(Gap { from, to, nanos }) = longest
+        && Duration::from_nanos(nanos) > max_gap
+    {
+        let took = Duration::from_nanos(nanos);
+        panic!("no checkpoint for {took:?}, more than {max_gap:?}: from {} to {}", from.name(), to.name());
+    }
+    match result {
+        Ok(result) => result,
+        Err(error) => panic!("unwound where no scope was open to stop it: {error}"),
+    }
+}
+
+struct Gaps {
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    begun: bool,
+    /// Where each thread was last, and when; not while it waits.
+    last: Vec<(ThreadKey, End, u64)>,
+    longest: Option<Gap>,
+}
+
+#[derive(Clone, Copy)]
+struct Gap {
+    from: End,
+    to: End,
+    nanos: u64,
+}
+
+#[derive(Clone, Copy)]
+enum End {
+    Start(Place),
+    Point(Place),
+    Finish(Place),
+}
+
+impl End {
+    fn name(self) -> String {
+        match self {
+            Self::Start(place) => format!("the start of the body ({place})"),
+            Self::Point(place) => place.to_string(),
+            Self::Finish(place) => format!("the end of the body ({place})"),
+        }
+    }
+}
+
+impl Gaps {
+    fn begin(&self, location: Place) {
+        let mut state = lock(&self.state);
+        state.begun = true;
+        state.come_to(End::Start(location));
+    }
+
+    fn end(&self, location: Place) {
+        let mut state = lock(&self.state);
+        state.come_to(End::Finish(location));
+        state.begun = false;
+    }
+}
+
+impl State {
+    fn come_to(&mut self, to: End) {
+        let now = os::monotonic_nanos();
+        if let Some((_, from, then)) = self.take_last() {
+            let gap = Gap { from, to, nanos: now.saturating_sub(then) };
+            if self.longest.is_none_or(|longest| longest.nanos < gap.nanos) {
+                self.longest = Some(gap);
+            }
+        }
+        self.last.push((ThreadKey::current(), to, now));
+    }
+
+    fn take_last(&mut self) -> Option<(ThreadKey, End, u64)> {
+        let index = self.last.iter().position(|last| last.0 == ThreadKey::current())?;
+        Some(self.last.swap_remove(index))
+    }
+}
+
+impl Probe for Gaps {
+    fn reached(&self, location: Place) -> Verdict {
+        let mut state = lock(&self.state);
+        if state.begun {
+            state.come_to(End::Point(location));
+        }
+        Verdict::Pass
+    }
+
+    fn waits(&self, location: Place, begins: bool) {
+        let mut state = lock(&self.state);
+        state.take_last();
+        if !begins && state.begun {
+            state.last.push((ThreadKey::current(), End::Point(location), os::monotonic_nanos()));
+        }
+    }
+}

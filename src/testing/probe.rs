@@ -1,0 +1,123 @@
+//! What a test runs a body under: it is told of each interruption point, and has a scope expire at one of them.
+
+use std::panic::Location;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::error::TimeoutError;
+use crate::future::TimeoutValue;
+use crate::scope::frame::innermost;
+use crate::scope::{Extras, Scope, Timebox, run_any, staged};
+use crate::sync::{Mutex, lock};
+use crate::time::Limit;
+use crate::time::seam::{Probe, Seam, Verdict};
+use crate::watchdog::slots::Thread;
+
+type Place = &'static Location<'static>;
+
+/// Where a scope is to expire.
+#[derive(Clone, Debug)]
+pub(super) enum Where {
+    Nowhere,
+    /// At the n-th point, counted from 1.
+    At {
+        number: usize,
+        in_shields: bool,
+    },
+    /// In each scope with this label, at the first point in it.
+    In(Arc<str>),
+}
+
+/// Counts the interruption points of a body, and injects an expiry.
+pub(super) struct Injector {
+    place: Where,
+    /// The identity of the scope around the body; 0 until that is open.
+    own: AtomicU64,
+    seen: Mutex<Vec<Place>>,
+}
+
+impl Injector {
+    pub(super) fn new(place: Where) -> Arc<Self> {
+        Arc::new(Self { place, own: AtomicU64::new(0), seen: Mutex::new(Vec::new()) })
+    }
+
+    /// The points that have been reached, in order.
+    pub(super) fn seen(&self) -> Vec<Place> {
+        lock(&self.seen).clone()
+    }
+
+    /// From now on points count: the scope around the body is open.
+    fn begin(&self, scope: &Scope) {
+        // Relaxed: read by who is let in to the scope, or to a handle made in it.
+        self.own.store(scope.node().info.id().get(), Ordering::Relaxed);
+    }
+}
+
+impl Probe for Injector {
+    fn reached(&self, location: Place) -> Verdict {
+        let outermost = self.own.load(Ordering::Relaxed);
+        if outermost == 0 {
+            return Verdict::Pass;
+        }
+        let mut seen = lock(&self.seen);
+        seen.push(location);
+        match &self.place {
+            Where::At { number, in_shields } if *number == seen.len() => {
+                Verdict::Expire { outermost, in_shields: *in_shields }
+            }
+            Where::In(label) => Verdict::ExpireLabelled(Arc::clone(label)),
+            _ => Verdict::Pass,
+        }
+    }
+
+    fn waits(&self, _location: Place, _begins: bool) {}
+}
+
+/// The surroundings of this thread, with a probe in them.
+fn with_probe(probe: Arc<dyn Probe>) -> Seam {
+    let mut world = Seam::current().world().cloned().unwrap_or_default();
+    world.probe = Some(probe);
+    Seam::of(world)
+}
+
+/// Runs a body in a scope of its own, with a probe.
+pub(super) fn run<R>(
+    probe: Arc<dyn Probe>,
+    location: Place,
+    body: impl FnOnce(&Scope) -> R,
+) -> Result<R, TimeoutError> {
+    let seam = with_probe(probe);
+    Thread::with(|thread| {
+        let _under = staged::under(thread, &seam);
+        run_any(&Limit::NONE, Some(&Extras::default()), location, body)
+    })
+}
+
+/// Runs a body in a scope of its own, with an injector.
+pub(super) fn inject<R>(
+    injector: &Arc<Injector>,
+    location: Place,
+    body: impl FnOnce() -> R,
+) -> Result<R, TimeoutError> {
+    run(Arc::clone(injector) as Arc<dyn Probe>, location, |scope| {
+        injector.begin(scope);
+        body()
+    })
+}
+
+/// As [`inject`], for a future.
+#[track_caller]
+pub(super) fn inject_future<F: Future>(
+    injector: &Arc<Injector>,
+    future: F,
+) -> TimeoutValue<impl Future<Output = F::Output> + use<F>> {
+    let injector = Arc::clone(injector);
+    let seam = with_probe(Arc::clone(&injector) as Arc<dyn Probe>);
+    let _entered = seam.enter();
+    Timebox::new(Limit::NONE).run_future_value(async move {
+        Thread::with(|thread| {
+            innermost(thread, |scope| scope.into_iter().for_each(|scope| injector.begin(scope)));
+        });
+        future.await
+    })
+}

@@ -1,0 +1,238 @@
+//! The seam for tests: what a test has put in place of the world. Without the feature `testing` nothing is left of it.
+//!
+//! A thread is *in* a seam while a test's closure runs on it, a future made there is polled, or a handle made there is
+//! entered. What is made meanwhile keeps the seam, and follows it wherever it goes.
+
+#[cfg(feature = "testing")]
+pub(crate) use on::{Entered, Mock, Probe, Verdict, World, is_entered};
+#[cfg(feature = "testing")]
+use std::sync::Arc;
+
+/// What scopes, tokens, quotas and futures were made under. The default is the real world.
+#[derive(Clone, Default)]
+pub(crate) struct Seam {
+    #[cfg(feature = "testing")]
+    world: Option<Arc<World>>,
+}
+
+impl std::fmt::Debug for Seam {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Seam").field("has_real_clock", &self.has_real_clock()).finish_non_exhaustive()
+    }
+}
+
+impl Seam {
+    /// That of the calling thread.
+    #[inline]
+    pub(crate) fn current() -> Self {
+        #[cfg(feature = "testing")]
+        if is_entered() {
+            return on::current();
+        }
+        Self::default()
+    }
+
+    /// Whether this thread may be in any but the real world.
+    #[inline(always)]
+    pub(crate) fn is_in_force() -> bool {
+        #[cfg(feature = "testing")]
+        return is_entered();
+        #[cfg(not(feature = "testing"))]
+        false
+    }
+
+    /// The time on this seam's clock, for somebody whose own clock says `now`.
+    #[inline]
+    #[cfg_attr(not(feature = "testing"), allow(clippy::unused_self))]
+    pub(crate) fn reading(&self, now: u64) -> u64 {
+        #[cfg(feature = "testing")]
+        if !self.shares_clock(&Self::current()) {
+            return self.now();
+        }
+        now
+    }
+
+    /// Whether times of the two can be compared.
+    #[inline]
+    #[cfg_attr(not(feature = "testing"), allow(clippy::unused_self))]
+    pub(crate) fn shares_clock(&self, other: &Self) -> bool {
+        #[cfg(feature = "testing")]
+        return self.mock().map(Arc::as_ptr) == other.mock().map(Arc::as_ptr);
+        #[cfg(not(feature = "testing"))]
+        {
+            let _ = other;
+            true
+        }
+    }
+
+    /// Whether it is the real world.
+    #[inline]
+    #[cfg_attr(not(feature = "testing"), allow(clippy::unused_self))]
+    pub(crate) fn is_real(&self) -> bool {
+        #[cfg(feature = "testing")]
+        return self.world.is_none();
+        #[cfg(not(feature = "testing"))]
+        true
+    }
+
+    /// Whether it is the watchdog that notices its deadlines.
+    #[inline]
+    #[cfg_attr(not(feature = "testing"), allow(clippy::unused_self))]
+    pub(crate) fn has_real_clock(&self) -> bool {
+        #[cfg(feature = "testing")]
+        return self.mock().is_none();
+        #[cfg(not(feature = "testing"))]
+        true
+    }
+}
+
+#[cfg(feature = "testing")]
+mod on {
+    use std::cell::RefCell;
+    use std::panic::{Location, RefUnwindSafe, UnwindSafe};
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+    use super::Seam;
+    use crate::sync::{Mutex, ThreadKey, os};
+
+    /// What a test has put in place.
+    #[derive(Clone, Default)]
+    pub(crate) struct World {
+        /// The clock, if it is not the real one.
+        pub(crate) mock: Option<Arc<Mock>>,
+        /// The thread on which a sleep moves that clock.
+        pub(crate) moved_by: Option<ThreadKey>,
+        pub(crate) probe: Option<Arc<dyn Probe>>,
+    }
+
+    /// A clock that stands still unless it is moved.
+    #[derive(Debug)]
+    pub(crate) struct Mock {
+        now: AtomicU64,
+        /// To where what a move has set off wants it to go on.
+        asked: AtomicU64,
+        /// Held by who moves it.
+        pub(crate) turn: Mutex<()>,
+        /// Its number; the watchdog's room keeps its timers by it.
+        pub(crate) id: u32,
+    }
+
+    /// Told of each interruption point.
+    pub(crate) trait Probe: Send + Sync + UnwindSafe + RefUnwindSafe {
+        /// Running code has come to one.
+        fn reached(&self, location: &'static Location<'static>) -> Verdict;
+        /// Running code may now wait for long without harm, or has done so.
+        fn waits(&self, location: &'static Location<'static>, begins: bool);
+    }
+
+    /// What is to happen at an interruption point.
+    #[derive(Clone, Debug)]
+    pub(crate) enum Verdict {
+        Pass,
+        /// The innermost scope expires; of shields too if `in_shields`, else the one outside them.
+        Expire {
+            /// The scope of whoever asks: the outermost that may be meant.
+            outermost: u64,
+            in_shields: bool,
+        },
+        /// The scopes with this label expire, if there are any.
+        ExpireLabelled(Arc<str>),
+    }
+
+    impl Mock {
+        pub(crate) fn new(now: u64) -> Self {
+            static NEXT: AtomicUsize = AtomicUsize::new(0);
+            // Relaxed: only uniqueness is asked for.
+            let id = u32::try_from(NEXT.fetch_add(1, Ordering::Relaxed)).unwrap_or(u32::MAX);
+            Self { now: AtomicU64::new(now), asked: AtomicU64::new(0), turn: Mutex::new(()), id }
+        }
+
+        pub(crate) fn now(&self) -> u64 {
+            // Acquire: pairs with the Release in `move_to`: who sees the time sees what happened before it.
+            self.now.load(Ordering::Acquire)
+        }
+
+        /// Never moves back.
+        pub(crate) fn move_to(&self, time: u64) {
+            self.now.fetch_max(time, Ordering::Release);
+        }
+
+        /// A move begins: nothing is asked yet.
+        pub(crate) fn begin(&self) {
+            self.asked.store(0, Ordering::Relaxed);
+        }
+
+        pub(crate) fn ask(&self, time: u64) {
+            // Relaxed: read by who waits for whoever asks.
+            self.asked.fetch_max(time, Ordering::Relaxed);
+        }
+
+        pub(crate) fn asked(&self) -> u64 {
+            self.asked.load(Ordering::Relaxed)
+        }
+    }
+
+    thread_local!(static CURRENT: RefCell<Seam> = const { RefCell::new(Seam { world: None }) });
+
+    /// How many threads are in a seam.
+    static ENTERED: AtomicUsize = AtomicUsize::new(0);
+
+    /// Whether this thread may be in a seam.
+    #[inline(always)]
+    pub(crate) fn is_entered() -> bool {
+        // Relaxed: a thread always sees its own entry, and no other concerns it.
+        ENTERED.load(Ordering::Relaxed) != 0
+    }
+
+    #[cold]
+    #[inline(never)]
+    pub(super) fn current() -> Seam {
+        CURRENT.try_with(|current| current.borrow().clone()).unwrap_or_default()
+    }
+
+    /// A thread's stay in a seam.
+    #[must_use]
+    pub(crate) struct Entered {
+        before: Seam,
+    }
+
+    impl Drop for Entered {
+        fn drop(&mut self) {
+            let before = std::mem::take(&mut self.before);
+            // Dropped when nothing is borrowed: a probe is the user's.
+            let _left = CURRENT.try_with(|current| current.replace(before));
+            ENTERED.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    impl Seam {
+        pub(crate) fn of(world: World) -> Self {
+            Self { world: Some(Arc::new(world)) }
+        }
+
+        /// Puts the calling thread in it.
+        pub(crate) fn enter(&self) -> Entered {
+            ENTERED.fetch_add(1, Ordering::Relaxed);
+            let before = CURRENT.try_with(|current| current.replace(self.clone())).unwrap_or_default();
+            Entered { before }
+        }
+
+        pub(crate) fn is_same(&self, other: &Self) -> bool {
+            self.world.as_ref().map(Arc::as_ptr) == other.world.as_ref().map(Arc::as_ptr)
+        }
+
+        pub(crate) fn world(&self) -> Option<&World> {
+            self.world.as_deref()
+        }
+
+        pub(crate) fn mock(&self) -> Option<&Arc<Mock>> {
+            self.world.as_ref()?.mock.as_ref()
+        }
+
+        /// The time on its clock.
+        pub(crate) fn now(&self) -> u64 {
+            self.mock().map_or_else(os::monotonic_nanos, |mock| mock.now())
+        }
+    }
+}

@@ -1,0 +1,222 @@
+//! Timers on the mock clocks of tests (feature `testing`): fired by whoever moves the clock, on the watchdog, which is
+//! waited for.
+//!
+//! Invariants:
+//! 1. A clock moves with `TIMERS` locked, and a timer is put in with it locked: either the one who moves the clock
+//!    finds the timer, or the one who puts it in finds that its time has come.
+//! 2. One thread moves a clock at a time. What runs on its behalf meanwhile is *tracked*, and all that it sets off.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use super::queue::Queue;
+use super::runners::Task;
+use super::{Fire, Target, Timer, global};
+use crate::sync::{Condvar, ForkMutex, Mutex, lock, wait};
+use crate::time::NEVER;
+use crate::time::seam::Mock;
+
+/// By the number of the clock. Those of a clock that is gone are never fired.
+type Timers = BTreeMap<u32, Queue<Target>>;
+
+fn timers() -> &'static ForkMutex<Timers> {
+    static TIMERS: OnceLock<ForkMutex<Timers>> = OnceLock::new();
+    TIMERS.get_or_init(|| ForkMutex::new(Timers::new()))
+}
+
+/// A new clock, with room for its timers.
+pub(crate) fn new_clock(now: u64) -> Arc<Mock> {
+    let mock = Arc::new(Mock::new(now));
+    if let Some(mut timers) = timers().lock() {
+        timers.insert(mock.id, Queue::new());
+    }
+    mock
+}
+
+/// Nobody can move the clock any more.
+pub(crate) fn forget_clock(mock: &Mock) {
+    // Foreign code in the drop: not under the lock.
+    let forgotten = timers().lock().and_then(|mut timers| timers.remove(&mock.id));
+    drop(forgotten);
+}
+
+pub(super) fn schedule(mock: &Arc<Mock>, deadline: u64, target: Target) -> Timer {
+    let mut come = false;
+    let place = timers().lock().and_then(|mut timers| {
+        let queue = timers.get_mut(&mock.id)?;
+        come = deadline <= mock.now();
+        Some(queue.insert(deadline, target))
+    });
+    if come {
+        global().post(Arc::new(Due(Arc::clone(mock))));
+    }
+    Timer::on_mock(place, mock.id)
+}
+
+/// Calls `f` with the timers of a clock; `None` if it is gone.
+pub(super) fn with_queue<R>(clock: u32, f: impl FnOnce(&mut Queue<Target>) -> R) -> Option<R> {
+    timers().lock()?.get_mut(&clock).map(f)
+}
+
+/// Moves the clock to `until`, from one due timer to the next, for as long as `go_on` says so. What is set off has been
+/// done when this returns.
+///
+/// From inside of what a move sets off it asks for the move to go on, and returns at once.
+pub(crate) fn advance(mock: &Arc<Mock>, until: impl FnOnce(u64) -> u64, mut go_on: impl FnMut() -> bool) {
+    if tracking().is_some() {
+        mock.ask(until(mock.now()));
+        return;
+    }
+    let _turn = lock(&mock.turn);
+    mock.begin();
+    let until = until(mock.now());
+    while go_on() {
+        let due = with_queue(mock.id, |queue| {
+            let until = until.max(mock.asked());
+            let next = queue.earliest();
+            let due = next <= until && next != NEVER;
+            mock.move_to(if due { next } else { until });
+            due
+        });
+        match due {
+            Some(true) => carry_out(Arc::new(Due(Arc::clone(mock)))),
+            Some(false) => return,
+            None => return mock.move_to(until),
+        }
+    }
+}
+
+/// Has it fired on the watchdog, and waits until that, and all that it has set off, is done.
+pub(crate) fn carry_out(fire: Arc<dyn Fire>) {
+    if tracking().is_some() || ON_WATCHDOG.get() {
+        return fire.fire(0);
+    }
+    let latch = Arc::new(Latch::default());
+    let job = Arc::new(Tracked::new(fire, &latch));
+    global().post(Arc::clone(&job) as Arc<dyn Fire>);
+    // Without threads there is nobody else.
+    if !global().is_running() {
+        Fire::fire(job, 0);
+    }
+    latch.wait();
+}
+
+/// The timers of a clock whose time has come.
+struct Due(Arc<Mock>);
+
+impl Fire for Due {
+    fn fire(self: Arc<Self>, _now: u64) {
+        let now = self.0.now();
+        while let Some(Some(target)) = with_queue(self.0.id, |queue| queue.pop_due(now)) {
+            target.call(now);
+        }
+    }
+}
+
+thread_local! {
+    static TRACKING: RefCell<Option<Arc<Latch>>> = const { RefCell::new(None) };
+    static ON_WATCHDOG: Cell<bool> = const { Cell::new(false) };
+}
+
+pub(super) fn this_is_the_watchdog() {
+    ON_WATCHDOG.set(true);
+}
+
+/// On whose behalf this thread runs something.
+fn tracking() -> Option<Arc<Latch>> {
+    TRACKING.try_with(|tracking| tracking.borrow().clone()).ok().flatten()
+}
+
+/// Counts what is not done yet.
+#[derive(Default)]
+struct Latch {
+    left: Mutex<usize>,
+    done: Condvar,
+}
+
+impl Latch {
+    fn wait(&self) {
+        let mut left = lock(&self.left);
+        while *left > 0 {
+            left = wait(&self.done, left);
+        }
+    }
+}
+
+/// Something that is waited for.
+pub(super) struct Tracked<T: ?Sized> {
+    what: Arc<T>,
+    latch: Arc<Latch>,
+    begun: AtomicBool,
+    done: AtomicBool,
+}
+
+impl<T: ?Sized> Tracked<T> {
+    fn new(what: Arc<T>, latch: &Arc<Latch>) -> Self {
+        *lock(&latch.left) += 1;
+        let (begun, done) = (AtomicBool::new(false), AtomicBool::new(false));
+        Self { what, latch: Arc::clone(latch), begun, done }
+    }
+
+    fn run(&self, run: impl FnOnce(Arc<T>)) {
+        // Relaxed, here and below: only one is to be first.
+        if self.begun.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let _finish = Finish(self, TRACKING.replace(Some(Arc::clone(&self.latch))));
+        run(Arc::clone(&self.what));
+    }
+
+    fn finish(&self) {
+        if !self.done.swap(true, Ordering::Relaxed) {
+            *lock(&self.latch.left) -= 1;
+            self.latch.done.notify_all();
+        }
+    }
+}
+
+/// However it ends, it is done.
+struct Finish<'a, T: ?Sized>(&'a Tracked<T>, Option<Arc<Latch>>);
+
+impl<T: ?Sized> Drop for Finish<'_, T> {
+    fn drop(&mut self) {
+        TRACKING.set(self.1.take());
+        self.0.finish();
+    }
+}
+
+impl<T: ?Sized> Drop for Tracked<T> {
+    fn drop(&mut self) {
+        self.finish();
+    }
+}
+
+impl Fire for Tracked<dyn Fire> {
+    fn fire(self: Arc<Self>, now: u64) {
+        self.run(|fire| fire.fire(now));
+    }
+}
+
+impl Task for Tracked<dyn Task> {
+    fn run(self: Arc<Self>) {
+        Tracked::run(&self, Task::run);
+    }
+}
+
+/// As it is, or to be waited for by who waits for what this thread runs.
+pub(super) fn tracked_fire(fire: Arc<dyn Fire>) -> Arc<dyn Fire> {
+    match tracking() {
+        Some(latch) => Arc::new(Tracked::new(fire, &latch)),
+        None => fire,
+    }
+}
+
+/// As [`tracked_fire`].
+pub(super) fn tracked_task(task: Arc<dyn Task>) -> Arc<dyn Task> {
+    match tracking() {
+        Some(latch) => Arc::new(Tracked::new(task, &latch)),
+        None => task,
+    }
+}

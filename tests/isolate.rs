@@ -1,0 +1,159 @@
+//! Functions in a child process. A harness of its own: `entry` must stand at the beginning of `main`.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use timebox::isolate::{Error, Isolated, entry};
+use timebox::{isolate, timeout};
+
+const SHORT: Duration = Duration::from_millis(50);
+const HANG: Duration = Duration::from_secs(40);
+
+static DOUBLE: Isolated<u64, u64> = Isolated::new("double", |n| 2 * n);
+static PROCESS: Isolated<(), u32> = Isolated::new("process", |()| std::process::id());
+static ECHO: Isolated<Vec<u8>, Vec<u8>> = Isolated::new("echo", |bytes| bytes);
+/// Says who it is, in a file, and then runs for ever.
+static LOOP: Isolated<String, ()> = Isolated::new("loop", |path| {
+    fs::write(path, std::process::id().to_string()).unwrap();
+    loop {
+        std::hint::spin_loop();
+    }
+});
+static CHECKED: Isolated<(), bool> = Isolated::new("checked", |()| {
+    while timebox::checkpoint().is_ok() {}
+    true
+});
+static PANIC: Isolated<(), ()> = Isolated::new("panic", |()| panic!("mine"));
+static CRASH: Isolated<(), ()> = Isolated::new("crash", |()| std::process::abort());
+static HUNGRY: Isolated<usize, usize> =
+    Isolated::new("hungry", |bytes| std::hint::black_box(vec![1_u8; bytes]).len()).memory_limit(512 << 20);
+static UNNAMED: Isolated<(), ()> = Isolated::new("unnamed", |()| ());
+
+fn is_in_the_process_table(process: u32) -> bool {
+    fs::exists(format!("/proc/{process}")).unwrap()
+}
+
+fn it_runs_in_another_process_which_is_kept() {
+    assert_eq!(isolate(HANG, &DOUBLE, &21).unwrap(), 42);
+    let first = isolate(HANG, &PROCESS, &()).unwrap();
+    assert_ne!(first, std::process::id());
+    assert_eq!(isolate(HANG, &PROCESS, &()).unwrap(), first);
+}
+
+fn a_busy_loop_is_killed_at_the_deadline_and_replaced() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("process").to_str().unwrap().to_owned();
+    // A child is ready, so that the limit is not spent on starting one.
+    for _ in 0..3 {
+        let start = Instant::now();
+        let error = isolate(SHORT * 4, &LOOP, &path).unwrap_err();
+        assert!(start.elapsed() >= SHORT * 4 && start.elapsed() < HANG);
+        assert_eq!(error.timeout().and_then(timebox::TimeoutError::limit), Some(SHORT * 4));
+        if let Ok(process) = fs::read_to_string(&path) {
+            assert!(!is_in_the_process_table(process.parse().unwrap()));
+        }
+    }
+    assert_eq!(isolate(HANG, &DOUBLE, &4).unwrap(), 8);
+}
+
+fn the_limit_around_it_counts() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("process").to_str().unwrap().to_owned();
+    let error = timeout(SHORT, || isolate(HANG, &LOOP, &path)).unwrap_err();
+    assert_eq!(error.timeout().and_then(timebox::TimeoutError::limit), Some(SHORT));
+}
+
+fn code_that_checks_ends_by_itself() {
+    match isolate(SHORT, &CHECKED, &()) {
+        Ok(ended) => assert!(ended),
+        // The program was as quick to kill it.
+        Err(error) => assert!(error.timeout().is_some(), "{error}"),
+    }
+}
+
+fn large_data_goes_through() {
+    let bytes = vec![7; 3 << 20];
+    assert_eq!(isolate(HANG, &ECHO, &bytes).unwrap(), bytes);
+}
+
+fn a_panic_is_an_error_and_the_child_goes_on() {
+    for _ in 0..2 {
+        let error = isolate(HANG, &PANIC, &()).unwrap_err();
+        assert!(matches!(&error, Error::Panicked(message) if message == "mine"), "{error}");
+    }
+}
+
+fn a_crash_is_an_error_with_its_status() {
+    let error = isolate(HANG, &CRASH, &()).unwrap_err();
+    assert!(matches!(error, Error::Died(status) if !status.success()), "{error}");
+}
+
+fn one_that_needs_too_much_memory_dies() {
+    assert_eq!(isolate(HANG, &HUNGRY, &1000).unwrap(), 1000);
+    let error = isolate(HANG, &HUNGRY, &(1 << 30)).unwrap_err();
+    assert!(matches!(error, Error::Died(_)), "{error}");
+    assert_eq!(isolate(HANG, &HUNGRY, &1000).unwrap(), 1000);
+}
+
+fn a_function_that_was_not_named_is_a_clear_error() {
+    let error = isolate(HANG, &UNNAMED, &()).unwrap_err();
+    assert!(matches!(error, Error::NoEntry("unnamed")));
+    assert!(error.to_string().contains("beginning of `main`"));
+}
+
+fn calls_at_the_same_time_have_a_child_each() {
+    std::thread::scope(|threads| {
+        let calls: Vec<_> =
+            (0..6).map(|n| threads.spawn(move || isolate(HANG, &DOUBLE, &n).unwrap())).collect();
+        let doubled: Vec<u64> = calls.into_iter().map(|call| call.join().unwrap()).collect();
+        assert_eq!(doubled, [0, 2, 4, 6, 8, 10]);
+    });
+}
+
+fn file_descriptors_and_processes_do_not_pile_up() {
+    let open = || fs::read_dir("/proc/self/fd").unwrap().count();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("process").to_str().unwrap().to_owned();
+    let before = open();
+    for _ in 0..20 {
+        assert!(isolate(Duration::from_millis(5), &LOOP, &path).is_err());
+    }
+    assert!(open() <= before);
+}
+
+macro_rules! run {
+    ($($test:ident),+ $(,)?) => { $( {
+        $test();
+        println!("test {} ... ok", stringify!($test));
+    } )+ };
+}
+
+fn main() {
+    if std::env::var_os("WITHOUT_ENTRY").is_none() {
+        entry(&[&DOUBLE, &PROCESS, &ECHO, &LOOP, &CHECKED, &PANIC, &CRASH, &HUNGRY]);
+    } else {
+        let error = isolate(HANG, &DOUBLE, &1).unwrap_err();
+        assert!(matches!(error, Error::NoEntry("double")));
+        return;
+    }
+    if std::env::args().any(|argument| argument == "--list") {
+        return;
+    }
+    run!(
+        it_runs_in_another_process_which_is_kept,
+        a_busy_loop_is_killed_at_the_deadline_and_replaced,
+        the_limit_around_it_counts,
+        code_that_checks_ends_by_itself,
+        large_data_goes_through,
+        a_panic_is_an_error_and_the_child_goes_on,
+        a_crash_is_an_error_with_its_status,
+        one_that_needs_too_much_memory_dies,
+        a_function_that_was_not_named_is_a_clear_error,
+        calls_at_the_same_time_have_a_child_each,
+        file_descriptors_and_processes_do_not_pile_up,
+    );
+    let status =
+        std::process::Command::new(std::env::current_exe().unwrap()).env("WITHOUT_ENTRY", "1").status();
+    assert!(status.unwrap().success());
+    println!("test without_an_entry_it_is_a_clear_error ... ok");
+}

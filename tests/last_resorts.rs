@@ -1,0 +1,176 @@
+//! What is left behind when nothing else helps. One process has one set of threads for it, so these tests take turns.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use timebox::{Limit, Saturated, TimeoutError, abandon, abandoned, checkpoint, timeout};
+
+const SHORT: Duration = Duration::from_millis(20);
+const HANG: Duration = Duration::from_secs(40);
+
+fn turn() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    all_come_back();
+    turn
+}
+
+fn all_come_back() {
+    let start = Instant::now();
+    while abandoned() > 0 {
+        assert!(start.elapsed() < HANG);
+        std::thread::yield_now();
+    }
+}
+
+/// A loop that looks at nothing but its own flag.
+struct Loop(Arc<AtomicBool>);
+
+impl Loop {
+    fn new() -> Self {
+        Self(Arc::new(AtomicBool::new(false)))
+    }
+
+    fn work(&self) -> impl FnOnce() + Send + 'static {
+        let stop = Arc::clone(&self.0);
+        move || {
+            while !stop.load(Ordering::Relaxed) {
+                std::thread::yield_now();
+            }
+        }
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn what_ends_in_time_is_handed_back() {
+    let _turn = turn();
+    assert_eq!(abandon(HANG, || 7).unwrap(), 7);
+    assert_eq!(abandon(Limit::NONE, || "no limit").unwrap(), "no limit");
+    assert_eq!(abandoned(), 0);
+}
+
+#[test]
+fn a_busy_loop_is_left_behind_and_counted_until_it_ends() {
+    let _turn = turn();
+    let busy = Loop::new();
+    let start = Instant::now();
+    let error = abandon(SHORT, busy.work()).unwrap_err();
+    assert!(start.elapsed() >= SHORT && start.elapsed() < HANG);
+    assert!(error.is_timeout() && error.started());
+    assert_eq!(error.limit(), Some(SHORT));
+    assert_eq!(abandoned(), 1);
+    drop(busy);
+    all_come_back();
+}
+
+#[test]
+fn the_limit_around_it_counts() {
+    let _turn = turn();
+    let busy = Loop::new();
+    let error = timeout(SHORT, || abandon(HANG, busy.work())).unwrap_err();
+    assert_eq!(error.limit(), Some(SHORT));
+}
+
+#[test]
+fn a_cancellation_ends_the_wait() {
+    let _turn = turn();
+    let busy = Loop::new();
+    let error = timeout(HANG, || {
+        let token = timebox::token();
+        let canceller = std::thread::spawn(move || token.cancel_with("not needed"));
+        let result = abandon(HANG, busy.work());
+        canceller.join().unwrap();
+        result
+    });
+    assert_eq!(error.unwrap_err().reason(), Some("not needed"));
+}
+
+#[test]
+fn the_work_is_in_a_scope_and_may_end_by_itself() {
+    let _turn = turn();
+    let (send, ended) = channel();
+    let result = abandon(SHORT, move || {
+        let error = loop {
+            if let Err(error) = checkpoint() {
+                break error;
+            }
+        };
+        send.send(error.limit()).unwrap();
+    });
+    // It may have been quicker than its caller.
+    assert!(result.is_ok() || result.is_err_and(|error| error.is_timeout()));
+    assert_eq!(ended.recv_timeout(HANG), Ok(Some(SHORT)));
+}
+
+#[test]
+fn when_all_threads_are_stuck_it_refuses_at_once_and_recovers() {
+    let _turn = turn();
+    let loops: Vec<Loop> = (0..8).map(|_| Loop::new()).collect();
+    for busy in &loops {
+        assert!(abandon(Duration::from_millis(2), busy.work()).is_err());
+    }
+    assert_eq!(abandoned(), 8);
+    let error: TimeoutError = abandon(HANG, || ()).unwrap_err();
+    assert!(!error.started() && !error.is_timeout());
+    let source = std::error::Error::source(&error).and_then(|source| source.downcast_ref::<Saturated>());
+    assert_eq!(source.map(|saturated| saturated.threads), Some(8));
+    drop(loops);
+    let start = Instant::now();
+    while abandon(HANG, || ()).is_err() {
+        assert!(start.elapsed() < HANG);
+    }
+    all_come_back();
+}
+
+#[test]
+fn work_that_finds_no_free_thread_in_time_is_not_begun() {
+    let _turn = turn();
+    let (enter, entered) = channel();
+    let busy: Vec<Loop> = (0..8).map(|_| Loop::new()).collect();
+    std::thread::scope(|threads| {
+        for one in &busy {
+            let (work, enter) = (one.work(), enter.clone());
+            threads.spawn(move || {
+                abandon(HANG, move || {
+                    enter.send(()).unwrap();
+                    work();
+                })
+            });
+        }
+        for _ in 0..8 {
+            entered.recv_timeout(HANG).unwrap();
+        }
+        let error = abandon(SHORT, || unreachable!("no thread is free")).unwrap_err();
+        assert!(error.is_timeout() && !error.started());
+        assert_eq!(abandoned(), 0);
+        drop(busy);
+    });
+}
+
+#[test]
+fn a_panic_passes_through_unless_it_was_left_behind() {
+    let _turn = turn();
+    let panic = std::panic::catch_unwind(|| abandon(HANG, || panic!("mine")));
+    assert_eq!(panic.unwrap_err().downcast_ref(), Some(&"mine"));
+    let busy = Loop::new();
+    let work = busy.work();
+    let late = abandon(SHORT, move || {
+        work();
+        panic!("too late to be heard of");
+    });
+    assert!(late.is_err());
+}
+
+#[test]
+fn with_no_time_left_it_is_not_begun() {
+    let _turn = turn();
+    assert!(!abandon(Duration::ZERO, || unreachable!("no time")).unwrap_err().started());
+}

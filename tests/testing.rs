@@ -1,0 +1,560 @@
+//! The mock clock and injected expiry: what `timebox::testing` promises.
+
+use std::cell::Cell;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use timebox::testing::{self, MockClock, Point, expire_at, expire_at_checkpoint, try_for_each_checkpoint};
+use timebox::{
+    CancellationToken, Hook, Limit, Quota, Timebox, TimeoutError, checkpoint, future, is_expired, shield,
+    sleep, timeout,
+};
+
+const HOUR: Duration = Duration::from_secs(3600);
+const SECOND: Duration = Duration::from_secs(1);
+const NANO: Duration = Duration::from_nanos(1);
+/// An hour but for a nanosecond.
+const ALMOST_HOUR: Duration = Duration::new(3599, 999_999_999);
+
+type Done = Result<(), TimeoutError>;
+
+mod clock {
+    use super::*;
+
+    #[test]
+    fn a_scope_expires_exactly_at_its_limit_and_not_before() {
+        MockClock::new().run(|clock| {
+            let error = timeout(HOUR, || -> Done {
+                clock.advance(ALMOST_HOUR);
+                checkpoint()?;
+                clock.advance(NANO);
+                checkpoint()
+            });
+            let error = error.unwrap_err();
+            assert_eq!((error.elapsed(), error.overshoot()), (HOUR, Duration::ZERO));
+        });
+    }
+
+    #[test]
+    fn time_does_not_move_by_itself() {
+        MockClock::new().run(|clock| {
+            timeout(NANO, || {
+                std::thread::sleep(Duration::from_millis(5));
+                checkpoint()
+            })
+            .unwrap();
+            assert_eq!(clock.elapsed(), Duration::ZERO);
+        });
+    }
+
+    #[test]
+    fn a_sleep_on_the_test_s_thread_moves_it_to_its_end() {
+        MockClock::new().run(|clock| {
+            sleep(HOUR).unwrap();
+            assert_eq!(clock.elapsed(), HOUR);
+            timeout(2 * HOUR, || sleep(HOUR)).unwrap();
+            assert_eq!(clock.elapsed(), 2 * HOUR);
+        });
+    }
+
+    #[test]
+    fn a_sleep_moves_it_no_further_than_to_the_expiry_of_its_scope() {
+        MockClock::new().run(|clock| {
+            let error = timeout(SECOND, || sleep(HOUR)).unwrap_err();
+            assert_eq!((error.elapsed(), error.overshoot()), (SECOND, Duration::ZERO));
+            assert_eq!(clock.elapsed(), SECOND);
+        });
+    }
+
+    #[test]
+    fn expiries_happen_in_order_and_their_hooks_have_run_when_advance_returns() {
+        MockClock::new().run(|clock| {
+            let order = Arc::new(std::sync::Mutex::new(Vec::new()));
+            let log = |name: &'static str| {
+                let order = Arc::clone(&order);
+                move || order.lock().unwrap().push(name)
+            };
+            let tokens: Vec<_> = [3, 1, 2]
+                .map(|n| timeout(n * SECOND, || Ok::<_, TimeoutError>(timebox::token())).unwrap())
+                .into();
+            let names = ["three", "one", "two"];
+            let _registrations: Vec<_> = tokens
+                .iter()
+                .zip(names)
+                .map(|(token, name)| {
+                    let hook = if name == "two" { Hook::new(log(name)) } else { Hook::inline(log(name)) };
+                    token.on_cancel(hook)
+                })
+                .collect();
+            clock.advance(2 * SECOND);
+            assert_eq!(*order.lock().unwrap(), ["one", "two"]);
+            assert!(tokens[1].is_cancelled() && tokens[2].is_cancelled() && !tokens[0].is_cancelled());
+            clock.advance(SECOND);
+            assert_eq!(*order.lock().unwrap(), ["one", "two", "three"]);
+        });
+    }
+
+    #[test]
+    fn a_hook_that_a_hook_sets_off_has_run_too() {
+        MockClock::new().run(|clock| {
+            let second = CancellationToken::new();
+            let ran = Arc::new(AtomicU32::new(0));
+            let counted = Arc::clone(&ran);
+            let _second = second.on_cancel(move || counted.fetch_add(1, Ordering::SeqCst));
+            let first = timeout(SECOND, || Ok::<_, TimeoutError>(timebox::token())).unwrap();
+            let cancelled = second.clone();
+            let _first = first.on_cancel(move || cancelled.cancel());
+            clock.advance(SECOND);
+            assert_eq!(ran.load(Ordering::SeqCst), 1);
+        });
+    }
+
+    #[test]
+    fn the_scopes_around_the_test_do_not_count_inside() {
+        let outer = timeout(Duration::from_millis(5), || {
+            while !is_expired() {}
+            MockClock::new().run(|_| {
+                checkpoint()?;
+                timeout(SECOND, checkpoint)
+            })?;
+            checkpoint()
+        });
+        assert_eq!(outer.unwrap_err().limit(), Some(Duration::from_millis(5)));
+    }
+
+    #[test]
+    fn an_instant_is_taken_on_the_clock_s_scale() {
+        MockClock::new().run(|clock| {
+            let in_an_hour = clock.now() + HOUR;
+            let result = timeout(in_an_hour, || -> Done {
+                clock.advance(ALMOST_HOUR);
+                checkpoint()?;
+                clock.advance(NANO);
+                checkpoint()
+            });
+            assert!(result.is_err());
+        });
+    }
+
+    #[test]
+    fn a_thread_that_enters_a_handle_follows_the_clock_and_waits_for_it() {
+        let clock = MockClock::new();
+        clock.run(|clock| {
+            let error = timeout(HOUR, || {
+                let handle = timebox::handle();
+                std::thread::scope(|threads| {
+                    let (send, entered) = std::sync::mpsc::channel();
+                    let worker = threads.spawn(move || {
+                        handle.enter(Limit::NONE, |_| {
+                            send.send(()).unwrap();
+                            sleep(2 * HOUR)
+                        })
+                    });
+                    entered.recv().unwrap();
+                    clock.advance(HOUR);
+                    worker.join().unwrap()
+                })
+            });
+            let error = error.unwrap_err();
+            assert_eq!((error.limit(), error.elapsed()), (Some(HOUR), HOUR));
+        });
+    }
+
+    #[test]
+    fn a_token_keeps_the_clock_that_it_was_made_under() {
+        let clock = MockClock::new();
+        let token = clock.run(|_| timeout(HOUR, || Ok::<_, TimeoutError>(timebox::token())).unwrap());
+        assert!(!token.is_cancelled());
+        clock.advance(HOUR);
+        assert!(token.is_cancelled());
+        let real = timeout(HOUR, || Ok::<_, TimeoutError>(timebox::token())).unwrap();
+        clock.run(|clock| clock.advance(10 * HOUR));
+        assert!(!real.is_cancelled());
+    }
+
+    #[test]
+    fn a_quota_counts_mock_time() {
+        MockClock::new().run(|clock| {
+            let quota = Quota::new(HOUR);
+            quota.timeout(|| sleep(HOUR / 2)).unwrap();
+            assert_eq!(quota.remaining(), HOUR / 2);
+            clock.advance(HOUR);
+            assert_eq!(quota.remaining(), HOUR / 2);
+            assert!(quota.timeout(|| sleep(HOUR)).is_err());
+            assert!(quota.is_exhausted());
+        });
+    }
+
+    #[test]
+    fn a_future_expires_when_the_clock_is_moved() {
+        MockClock::new().run(|clock| {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            runtime.block_on(async {
+                let task = tokio::task::LocalSet::new();
+                let error = task
+                    .run_until(async {
+                        let limited =
+                            tokio::task::spawn_local(future::timeout(HOUR, future::sleep(2 * HOUR)));
+                        tokio::task::yield_now().await;
+                        clock.advance(ALMOST_HOUR);
+                        tokio::task::yield_now().await;
+                        assert!(!limited.is_finished());
+                        clock.advance(NANO);
+                        limited.await.unwrap()
+                    })
+                    .await;
+                let error = error.unwrap_err();
+                assert_eq!((error.elapsed(), error.overshoot()), (HOUR, Duration::ZERO));
+            });
+        });
+    }
+
+    #[test]
+    fn a_future_made_under_it_follows_it_on_another_thread() {
+        let clock = MockClock::new();
+        let future = clock.run(|_| future::timeout(HOUR, future::sleep(2 * HOUR)));
+        let (send, polled) = std::sync::mpsc::channel();
+        let worker = std::thread::spawn(move || {
+            let mut future = std::pin::pin!(future);
+            pollster::block_on(std::future::poll_fn(|context| {
+                let poll = future.as_mut().poll(context);
+                let _ = send.send(());
+                poll
+            }))
+        });
+        polled.recv().unwrap();
+        clock.advance(HOUR);
+        assert_eq!(worker.join().unwrap().unwrap_err().elapsed(), HOUR);
+    }
+
+    #[test]
+    fn a_future_of_another_clock_still_ends_with_the_scope_it_is_polled_in() {
+        let clock = MockClock::new();
+        let future = clock.run(|_| future::timeout(HOUR, future::sleep(2 * HOUR)));
+        let error = timeout(Duration::from_millis(10), || pollster::block_on(future)).unwrap_err();
+        assert_eq!(error.limit(), Some(Duration::from_millis(10)));
+    }
+
+    #[test]
+    fn a_grace_is_mock_time() {
+        MockClock::new().run(|clock| {
+            let mut limited = std::pin::pin!(
+                Timebox::new(SECOND).grace(SECOND).run_future_value(std::future::pending::<()>())
+            );
+            let mut poll = || {
+                let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+                std::future::Future::poll(limited.as_mut(), &mut context)
+            };
+            assert!(poll().is_pending());
+            clock.advance(SECOND);
+            assert!(poll().is_pending());
+            clock.advance(SECOND);
+            assert!(poll().is_ready());
+        });
+    }
+
+    #[test]
+    fn an_interruptible_call_is_interrupted_by_who_moves_the_clock() {
+        MockClock::new().run(|clock| {
+            let (stop, stopped) = std::sync::mpsc::channel();
+            let error = timeout(SECOND, || {
+                timebox::interruptible(Hook::inline(move || stop.send(())), || {
+                    clock.advance(SECOND);
+                    stopped.recv().map_or(Ok(()), |()| Err("stopped"))
+                })
+            });
+            assert!(error.is_err_and(|error| error.is_timeout()));
+        });
+    }
+
+    #[test]
+    fn parallel_tests_do_not_see_each_other() {
+        let clocks = [MockClock::new(), MockClock::new()];
+        std::thread::scope(|threads| {
+            for (clock, hours) in clocks.iter().zip([1, 5]) {
+                threads.spawn(move || {
+                    clock.run(|clock| {
+                        for _ in 0..1000 {
+                            clock.advance(hours * SECOND);
+                        }
+                    });
+                });
+            }
+        });
+        assert_eq!(clocks.map(|clock| clock.elapsed()), [1000 * SECOND, 5000 * SECOND]);
+    }
+
+    #[test]
+    fn a_shield_lasts_its_mock_time() {
+        MockClock::new().run(|clock| {
+            timeout(SECOND, || -> Done {
+                clock.advance(SECOND);
+                shield(SECOND, || -> Done {
+                    checkpoint()?;
+                    clock.advance(SECOND);
+                    assert!(checkpoint().is_err());
+                    Ok(())
+                })
+            })
+            .unwrap();
+        });
+    }
+}
+
+/// Beside tokio's own mock time: neither moves the other.
+mod paused_tokio {
+    use super::*;
+
+    fn paused<T>(test: impl Future<Output = T>) -> T {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+        runtime.unwrap().block_on(test)
+    }
+
+    #[test]
+    fn a_scope_does_not_follow_tokio_s_clock() {
+        paused(async {
+            let limited = future::timeout_value(HOUR, async {
+                tokio::time::sleep(24 * HOUR).await; // tokio moves its clock by itself
+                is_expired()
+            });
+            assert!(!limited.await.unwrap());
+        });
+    }
+
+    #[test]
+    fn tokio_s_timers_do_not_follow_a_mock_clock() {
+        paused(async {
+            let clock = MockClock::new();
+            let slept = tokio::spawn(clock.run(|clock| {
+                clock.advance(24 * HOUR);
+                async {
+                    let before = tokio::time::Instant::now();
+                    tokio::time::sleep(SECOND).await;
+                    before.elapsed()
+                }
+            }));
+            assert_eq!(slept.await.unwrap(), SECOND);
+        });
+    }
+
+    #[test]
+    fn a_test_that_moves_both_sees_both() {
+        paused(async {
+            let clock = MockClock::new();
+            let limited = clock.run(|_| {
+                future::timeout(HOUR, async {
+                    tokio::time::sleep(SECOND).await;
+                    future::sleep(2 * HOUR).await
+                })
+            });
+            let task = tokio::spawn(limited);
+            tokio::task::yield_now().await;
+            tokio::time::advance(SECOND).await;
+            clock.advance(SECOND);
+            tokio::task::yield_now().await;
+            clock.advance(59 * 60 * SECOND + 59 * SECOND);
+            assert_eq!(task.await.unwrap().unwrap_err().elapsed(), HOUR);
+        });
+    }
+}
+
+mod injection {
+    use super::*;
+
+    #[test]
+    fn the_nth_point_finds_the_innermost_scope_expired() {
+        for n in 1..=4 {
+            let mut passed = 0;
+            let result = expire_at_checkpoint(n, || {
+                timeout(HOUR, || -> Done {
+                    checkpoint()?;
+                    passed += 1;
+                    sleep(Duration::ZERO)?;
+                    passed += 1;
+                    timebox::interruptible(|| (), || Ok::<_, TimeoutError>(()))??;
+                    passed += 1;
+                    Ok(())
+                })
+            });
+            let error = result.unwrap_err();
+            assert!(error.is_timeout());
+            assert_eq!(passed, n.saturating_sub(2));
+            assert_eq!(error.started(), n > 1);
+            assert_eq!(error.limit(), if n == 1 { None } else { Some(HOUR) });
+        }
+    }
+
+    #[test]
+    fn in_a_shield_that_point_passes_and_the_next_one_outside_fails() {
+        let mut inside = None;
+        let result = expire_at_checkpoint(2, || {
+            timeout(HOUR, || -> Done {
+                inside = Some(shield(HOUR, checkpoint).is_ok());
+                checkpoint()
+            })
+        });
+        assert_eq!(inside, Some(true));
+        assert_eq!(result.unwrap_err().limit(), Some(HOUR));
+    }
+
+    #[test]
+    fn a_shield_s_own_limit_is_injected_on_request() {
+        let result = testing::expire_in_shields_at(2, || {
+            timeout(HOUR, || -> Done {
+                assert!(shield(SECOND, checkpoint).is_err());
+                checkpoint()
+            })
+        });
+        assert!(result.is_ok());
+    }
+
+    #[test]
+    fn a_labelled_scope_expires_wherever_it_is_opened() {
+        let attempt = || Timebox::new(HOUR).label("attempt").run(|_| checkpoint());
+        let failed = expire_at("attempt", || (0..3).filter(|_| attempt().is_err()).count());
+        assert_eq!(failed, 3);
+    }
+
+    #[test]
+    fn hooks_have_run_when_the_point_is_passed_on() {
+        let fired = Arc::new(AtomicU32::new(0));
+        expire_at_checkpoint(2, || {
+            timeout(HOUR, || -> Done {
+                let counted = Arc::clone(&fired);
+                let _registration = timebox::on_cancel(move || counted.fetch_add(1, Ordering::SeqCst));
+                assert!(checkpoint().is_err());
+                assert_eq!(fired.load(Ordering::SeqCst), 1);
+                Ok(())
+            })
+        })
+        .unwrap();
+    }
+
+    #[test]
+    fn points_on_a_thread_that_enters_a_handle_count() {
+        let result = expire_at_checkpoint(3, || {
+            timeout(HOUR, || -> Done {
+                let handle = timebox::handle();
+                std::thread::spawn(move || handle.enter(Limit::NONE, |_| checkpoint())).join().unwrap()
+            })
+        });
+        assert!(result.is_err());
+    }
+
+    #[test]
+    fn each_time_a_scope_s_future_is_pending_is_a_point() {
+        let result = expire_at_checkpoint(3, || {
+            pollster::block_on(future::timeout(HOUR, async {
+                checkpoint()?;
+                let mut yielded = false;
+                std::future::poll_fn(|context| {
+                    context.waker().wake_by_ref();
+                    if std::mem::replace(&mut yielded, true) {
+                        std::task::Poll::Ready(())
+                    } else {
+                        std::task::Poll::Pending
+                    }
+                })
+                .await;
+                Ok::<_, TimeoutError>(())
+            }))
+        });
+        assert!(!result.unwrap_err().settled());
+    }
+}
+
+mod sweep {
+    use super::*;
+
+    #[test]
+    fn runs_the_body_once_more_than_it_has_points() {
+        let runs = Cell::new(0);
+        let report = testing::for_each_checkpoint(|| -> Done {
+            runs.set(runs.get() + 1);
+            timeout(HOUR, || {
+                checkpoint()?;
+                checkpoint()
+            })
+        });
+        assert_eq!((runs.get(), report.points().len()), (4, 3));
+    }
+
+    #[test]
+    fn a_failing_point_is_named_with_its_number_and_place() {
+        let report = try_for_each_checkpoint(|| {
+            let balance = Cell::new(0);
+            let result = (|| -> Done {
+                checkpoint()?;
+                balance.set(1);
+                checkpoint()?; // the bug
+                balance.set(0);
+                checkpoint()
+            })();
+            assert_eq!(balance.get(), 0, "not rolled back");
+            result
+        });
+        let failed: Vec<_> = report.failures().map(Point::number).collect();
+        assert_eq!(failed, [2]);
+        let text = report.to_string();
+        assert!(text.contains("not rolled back") && text.contains("expire_at_checkpoint(2, ..)"), "{text}");
+        assert!(text.contains(&report.points()[1].location().to_string()));
+        assert!(std::panic::catch_unwind(|| report.assert()).is_err());
+    }
+
+    #[test]
+    fn a_body_that_is_not_deterministic_is_reported() {
+        let runs = Cell::new(0);
+        let report = try_for_each_checkpoint(|| {
+            runs.set(runs.get() + 1);
+            for _ in runs.get()..4 {
+                let _ = checkpoint();
+            }
+        });
+        assert!(!report.is_deterministic());
+        assert!(report.to_string().contains("not deterministic"));
+    }
+
+    #[test]
+    fn sweeps_futures() {
+        let report = pollster::block_on(testing::future::for_each_checkpoint(|| {
+            future::timeout(HOUR, async {
+                checkpoint()?;
+                checkpoint()
+            })
+        }));
+        assert_eq!(report.points().len(), 3);
+    }
+}
+
+mod gaps {
+    use super::*;
+    use std::panic::catch_unwind;
+
+    #[test]
+    fn a_missing_checkpoint_is_named_by_both_ends() {
+        let panic = catch_unwind(|| {
+            testing::assert_checkpoints(Duration::from_millis(10), || {
+                checkpoint().unwrap();
+                std::thread::sleep(Duration::from_millis(20));
+                checkpoint().unwrap();
+            });
+        });
+        let message = *panic.unwrap_err().downcast::<String>().unwrap();
+        assert_eq!(message.matches(file!()).count(), 2, "{message}");
+    }
+
+    #[test]
+    fn a_sleep_is_no_gap() {
+        testing::assert_checkpoints(Duration::from_secs(5), || {
+            timeout(HOUR, || sleep(Duration::from_millis(20))).unwrap();
+        });
+        let slept = catch_unwind(|| {
+            testing::assert_checkpoints(Duration::from_millis(15), || {
+                timeout(HOUR, || sleep(Duration::from_millis(40))).unwrap();
+            });
+        });
+        // Only a busy machine makes a gap here, and then it is not the sleep's.
+        drop(slept);
+    }
+}
