@@ -176,6 +176,8 @@ pub(crate) struct Story {
     pub(crate) started: bool,
     pub(crate) settled: bool,
     pub(crate) source: Option<Box<dyn Error + Send + Sync>>,
+    /// What was needed, and what was left.
+    pub(crate) lack: Option<(Duration, Duration)>,
 }
 
 impl TimeoutError {
@@ -271,7 +273,7 @@ struct Line<'a>(&'a Story);
 
 impl fmt::Display for Line<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Story { cause, reason, chain, over, elapsed, overshoot, started, settled, .. } = self.0;
+        let Story { cause, reason, chain, over, elapsed, overshoot, started, settled, lack, .. } = self.0;
         let scope = &chain[*over];
         let what = match cause {
             Cause::Deadline => "timed out",
@@ -282,11 +284,16 @@ impl fmt::Display for Line<'_> {
         if let Some(reason) = reason {
             write!(f, " because \"{}\"", reason.escape_debug())?;
         }
-        match scope.limit {
-            Some(limit) => write!(f, ": limit {}", Rounded(limit))?,
-            None => f.write_str(": limit no duration")?,
+        match (scope.limit, cause) {
+            (Some(limit), _) => write!(f, ": limit {},", Rounded(limit))?,
+            // Nothing is known of the limit of one that was cancelled.
+            (None, Cause::Cancelled) => f.write_str(":")?,
+            (None, _) => f.write_str(": until an instant,")?,
         }
-        write!(f, ", elapsed {}, overshoot {}", Rounded(*elapsed), Rounded(*overshoot))?;
+        write!(f, " elapsed {}, overshoot {}", Rounded(*elapsed), Rounded(*overshoot))?;
+        if let Some((needed, left)) = lack {
+            write!(f, ", needed {}, left {}", Rounded(*needed), Rounded(*left))?;
+        }
         if !started {
             f.write_str(", not started")?;
         } else if !settled {
@@ -348,6 +355,7 @@ mod tests {
             started: true,
             settled: true,
             source: Some("disk on fire".into()),
+            lack: None,
         })
     }
 

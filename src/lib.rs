@@ -162,7 +162,9 @@ pub use sync::mutants;
 pub use time::{Deadline, Limit};
 pub use token::Hook;
 #[cfg(not(timebox_loom))]
-pub use token::{CancellationToken, Cancelled, CancelledOwned, DropGuard, Registration, RunUntilCancelled};
+pub use token::{
+    CancellationToken, Cancelled, CancelledOwned, DropGuard, DropGuardRef, Registration, RunUntilCancelled,
+};
 
 /// The examples of the README are run too.
 #[cfg(all(doctest, feature = "testing"))]

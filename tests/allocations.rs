@@ -1,12 +1,16 @@
-//! After a thread's first scope, a plain `timeout` allocates nothing.
+//! After a thread's first scope, a plain `timeout` allocates nothing; and what is allocated is freed.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
+use std::future::{Future, pending, poll_fn};
+use std::pin::Pin;
+use std::sync::mpsc::channel;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use timebox::{
-    Deadline, Limit, Timebox, TimeoutError, checkpoint, is_expired, remaining, timeout, timeout_value,
-    with_timeout,
+    Deadline, Limit, Timebox, TimeoutError, checkpoint, future, is_expired, remaining, timeout,
+    timeout_value, token, with_timeout,
 };
 
 const LONG: Duration = Duration::from_secs(3600);
@@ -14,6 +18,8 @@ const LONG: Duration = Duration::from_secs(3600);
 thread_local! {
     /// Allocations of this thread; the harness and the watchdog have their own.
     static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
+    /// Bytes that this thread has allocated less those it has freed.
+    static LIVE: Cell<usize> = const { Cell::new(0) };
 }
 
 struct Counting;
@@ -22,11 +28,13 @@ struct Counting;
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         ALLOCATIONS.set(ALLOCATIONS.get() + 1);
+        LIVE.set(LIVE.get().wrapping_add(layout.size()));
         // SAFETY: the caller's promises are those `System` asks for.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        LIVE.set(LIVE.get().wrapping_sub(layout.size()));
         // SAFETY: the caller's promises are those `System` asks for.
         unsafe { System.dealloc(pointer, layout) }
     }
@@ -102,4 +110,45 @@ fn a_scope_that_passes_its_deadline_without_asking_allocates_nothing() {
     let body =
         || timeout_value(Duration::from_micros(1), || std::thread::sleep(Duration::from_micros(50))).unwrap();
     assert_eq!(allocations(body), 0);
+}
+
+#[test]
+fn scopes_that_end_each_other_in_a_circle_are_freed() {
+    fn poll_once<F: Future>(future: &mut Pin<Box<F>>) {
+        assert!(future.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+    }
+    // A future's scope around the one whose token it is cancelled on, and a block's.
+    let round = || {
+        for _ in 0..200 {
+            let (sent, received) = channel();
+            let mut inner = Box::pin(future::timeout_value(LONG, async move {
+                sent.send(token()).unwrap();
+                pending::<()>().await;
+            }));
+            poll_once(&mut inner);
+            let inner_token = received.recv().unwrap();
+            let mut outer = Box::pin(Timebox::new(LONG).cancel_on(&inner_token).run_future_value(inner));
+            poll_once(&mut outer);
+
+            let mut turns = 0;
+            let (sent, received) = channel();
+            let mut inner = Box::pin(future::timeout_value(
+                LONG,
+                poll_fn(move |_| {
+                    sent.send(token()).unwrap();
+                    turns += 1;
+                    if turns == 2 { Poll::Ready(()) } else { Poll::Pending }
+                }),
+            ));
+            poll_once(&mut inner);
+            let inner_token = received.recv().unwrap();
+            let block = Timebox::new(LONG).cancel_on(&inner_token);
+            block.run_value(|_| pollster::block_on(inner).unwrap()).unwrap();
+        }
+    };
+    round();
+    let before = LIVE.get();
+    round();
+    let grown = LIVE.get().wrapping_sub(before).cast_signed();
+    assert!(grown < 10_000, "{grown} bytes in 200 rounds");
 }

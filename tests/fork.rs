@@ -9,8 +9,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use timebox::{
-    CancellationToken, Hook, TimeoutError, checkpoint, future, interruptible, is_expired, shield, timeout,
-    with_timeout,
+    CancellationToken, Hook, Timebox, TimeoutError, checkpoint, future, interruptible, is_expired, shield,
+    timeout, with_timeout,
 };
 
 const LONG: Duration = Duration::from_secs(3600);
@@ -243,5 +243,42 @@ fn a_child_of_a_child_starts_afresh_too() {
         let mut status = -1;
         // SAFETY: `pid` is a child of ours; the parent above bounds the wait.
         pid > 0 && unsafe { libc::waitpid(pid, &raw mut status, 0) } == pid && status == 0
+    });
+}
+
+#[test]
+fn a_token_says_in_a_child_that_its_deadline_has_passed_each_time_it_is_asked() {
+    let _one_at_a_time = FORKING.lock();
+    let limit = Duration::from_millis(100);
+    let token = with_timeout(limit, |scope| Ok::<_, TimeoutError>(scope.token())).unwrap();
+    fork(|| {
+        let start = Instant::now();
+        // Many questions in quick succession, so that the next would be far off.
+        while start.elapsed() < limit / 2 && !token.is_cancelled() {}
+        thread::sleep(limit);
+        token.is_cancelled()
+    });
+}
+
+#[test]
+fn a_scope_in_a_child_sees_by_the_clock_that_a_token_it_is_cancelled_on_has_expired() {
+    let _one_at_a_time = FORKING.lock();
+    let limit = Duration::from_millis(50);
+    let token = with_timeout(limit, |scope| Ok::<_, TimeoutError>(scope.token())).unwrap();
+    fork(|| {
+        let on_token = || Timebox::new(None::<Duration>).cancel_on(&token);
+        // Without a limit of its own nothing here starts a watchdog.
+        let spun = on_token().run(|_| -> timebox::Result<()> {
+            loop {
+                checkpoint()?;
+            }
+        });
+        let entered = on_token().run(|_| Ok::<_, TimeoutError>(()));
+        spun.is_err_and(|error| error.is_cancelled()) && entered.is_err_and(|error| !error.started())
+    });
+    let token = with_timeout(limit, |scope| Ok::<_, TimeoutError>(scope.token())).unwrap();
+    fork(|| {
+        let slept = Timebox::new(None::<Duration>).cancel_on(&token).run(|scope| scope.sleep(LONG));
+        slept.is_err_and(|error| error.is_cancelled())
     });
 }

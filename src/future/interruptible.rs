@@ -26,6 +26,9 @@ use crate::watchdog::slots::Thread;
 /// [grace](crate::Timebox::grace) of the scope. So a query is cancelled at the server and then answered, and its
 /// connection is clean. The results are those of [`interruptible`](crate::interruptible()).
 ///
+/// Without a grace the hook is run, and waited for, before the future is dropped: what it talks to is told, but nobody
+/// hears the answer.
+///
 /// At its end it awaits a hook that runs. A hook must not need the executor that polls the future.
 ///
 /// # Errors
@@ -69,7 +72,7 @@ where
     let future = Phase::Polling(future.into_future());
     Interruptible {
         location: Location::caller(),
-        guard: Guard { hook, place: None, last: None, told: false },
+        guard: Guard { hook, place: None, last: None, told: false, rests: false },
         started: false,
         future,
         done: None,
@@ -107,6 +110,8 @@ struct Guard {
     last: Option<Arc<Node>>,
     /// Whether it was fired because it came to a scope that was over.
     told: bool,
+    /// Whether it rests, because it has left a scope and not come to another.
+    rests: bool,
 }
 
 impl Guard {
@@ -119,11 +124,18 @@ impl Guard {
         {
             return true;
         }
+        if self.last.is_some() && !std::mem::replace(&mut self.rests, true) {
+            self.hook.rest();
+            self.told = false;
+        }
         self.leave();
         let Some(node) = node else { return true };
         // Once it has fired, errors name the scope that made it.
         if self.hook.fires() == 0 {
             self.last = Some(Arc::clone(node));
+        }
+        if std::mem::take(&mut self.rests) {
+            self.hook.wake_up();
         }
         match node.add_hook(&self.hook, Tie::Future) {
             Some(key) => self.place = Some((Arc::clone(node), key)),
@@ -179,7 +191,10 @@ where
                     return Poll::Pending;
                 }
                 if this.guard.hook.poll_revoke(cx.waker()).is_pending() {
-                    this.announced.get_or_insert_with(|| Announced::to_scopes_around(thread, NEVER));
+                    match this.announced {
+                        Some(announced) => announced.follow(thread, NEVER),
+                        None => *this.announced = Some(Announced::to_scopes_around(thread, NEVER)),
+                    }
                     return Poll::Pending;
                 }
                 *this.announced = None;

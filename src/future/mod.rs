@@ -120,6 +120,10 @@ pub fn timeout_value<F: IntoFuture>(limit: impl Into<Limit>, future: F) -> Timeo
 }
 
 /// The future of [`timeout`]. Once it is done it stays pending.
+///
+/// While it is polled within another future of this crate, by the same task, it leaves deadlines that come later than
+/// that one's to that one. So who polls it in there and goes on with it elsewhere must poll it once more to have the task
+/// woken at its deadline.
 #[must_use = "futures do nothing unless polled"]
 #[pin_project]
 #[derive(Debug)]

@@ -78,6 +78,8 @@ struct Rest {
     extras: Option<Extras>,
     /// From then on.
     terms: Option<Terms>,
+    /// From when somebody asks for it.
+    id: Option<ScopeId>,
     /// Made on demand; kept from poll to poll.
     node: Option<Arc<Node>>,
     /// Left with the scope.
@@ -172,13 +174,13 @@ impl Polled {
             let crosses = rest.crosses_clocks(thread);
             _under = Some(under(thread, &rest.seam));
             begin_wait(self.location, false);
-            effective = rest.resume(thread, &mut frame, effective, crosses);
+            effective = rest.resume(thread, &mut frame, effective, crosses, waker.is_null());
             extras = rest.extras.as_ref();
         }
         frame.set_waker(waker);
         let result = frame::open(thread, &mut frame, effective, extras, has_timer, body);
-        if frame.existing_node().is_some() {
-            self.keep(frame.take_node());
+        if frame.has_acquired() {
+            self.keep(&mut frame);
         }
         result.map_err(|payload| {
             if !is_meant_for(&frame, &*payload) {
@@ -208,10 +210,18 @@ impl Polled {
 
     /// Keeps what the scope has acquired in a poll.
     #[cold]
-    fn keep(&mut self, node: Option<Arc<Node>>) {
+    fn keep(&mut self, frame: &mut Scope) {
         let terms = self.terms();
         let rest = self.rest.get_or_insert_with(|| Rest::boxed(Limit::NONE, None, Some(terms)));
-        rest.node = rest.node.take().or(node);
+        rest.id = frame.known_id().or(rest.id);
+        let Some(node) = frame.take_node() else { return };
+        rest.id = Some(node.info.id());
+        match &rest.node {
+            None => rest.node = Some(node),
+            // Made for a drop alone.
+            Some(kept) if !Arc::ptr_eq(kept, &node) => node.settle(),
+            Some(_) => {}
+        }
     }
 }
 
@@ -220,7 +230,7 @@ impl Rest {
     fn boxed(limit: Limit, extras: Option<Extras>, terms: Option<Terms>) -> Box<Self> {
         let handle = extras.as_ref().and_then(|extras| extras.handle.as_ref());
         let seam = handle.map_or_else(Seam::current, |handle| handle.node().seam.clone());
-        Box::new(Self { seam, limit, extras, terms, node: None, spending: None })
+        Box::new(Self { seam, limit, extras, terms, id: None, node: None, spending: None })
     }
 
     /// Whether the scopes around it in this poll have another clock: then they count as a handle's would, by being
@@ -263,14 +273,21 @@ impl Rest {
 
     /// Completes the frame with what has been kept; the earliest deadline visible in it.
     #[cold]
-    fn resume(&mut self, thread: &Thread, frame: &mut Scope, effective: u64, crosses: bool) -> u64 {
+    fn resume(
+        &mut self,
+        thread: &Thread,
+        frame: &mut Scope,
+        effective: u64,
+        crosses: bool,
+        dropping: bool,
+    ) -> u64 {
         let Some(mut terms) = self.terms else { return effective };
         if crosses && terms.kind == Kind::Future {
             // Beneath the scopes of this poll, as beneath those of a handle.
             terms.kind = Kind::EnteredFuture;
             let outer = innermost(thread, |scope| scope.map(|scope| Arc::clone(scope.node())));
             if self.node.is_none() && outer.is_some() {
-                let info = terms.info(ScopeId::next(), self.extras.as_ref());
+                let info = terms.info(self.id.unwrap_or_else(ScopeId::next), self.extras.as_ref());
                 let Terms { entered, cause, .. } = terms;
                 self.node = Some(Node::new(outer.as_ref(), info, entered, terms.own(), cause, true));
             }
@@ -279,21 +296,31 @@ impl Rest {
             }
         }
         *frame = terms.frame();
+        frame.set_id(self.id);
         if terms.kind == Kind::Future
             && let Some(node) = &self.node
         {
-            // Its surroundings are those of this poll.
-            innermost(thread, |scope| node.set_parent(scope.map(Scope::node)));
-            if node.is_over() && !node.is_over_still() {
-                // It was told so by surroundings that it has left: what is asked for from now on is not over.
-                node.settle();
-                self.node = None;
+            if dropping {
+                // What happens to be around the drop does not end tokens that survive it, but counts in it: it has a
+                // node, too, if this has.
+                let _ = innermost(thread, |scope| scope.map(Scope::node).map(Arc::as_ptr));
+                if thread.is_flagged() && !node.is_over() {
+                    return effective;
+                }
+            } else {
+                // Its surroundings are those of this poll.
+                innermost(thread, |scope| node.set_parent(scope.map(Scope::node)));
+                if node.is_over() && !node.is_over_still() {
+                    // It was told so by surroundings that it has left: what is asked for from now on is not over.
+                    node.settle();
+                    self.node = None;
+                }
             }
         }
         frame.set_node(self.node.clone());
         match (terms.kind, &self.node) {
             (Kind::Future, _) => effective,
-            (Kind::EnteredFuture, Some(node)) => node.effective_deadline(),
+            (Kind::EnteredFuture, Some(node)) => node.lasting_deadline(),
             _ => terms.own(),
         }
     }

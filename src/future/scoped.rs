@@ -153,7 +153,12 @@ fn wait_on(
         begin_wait(location, true);
         return Poll::Pending;
     }
-    Poll::Ready(scope.error(Circumstances { settled: false, ..Circumstances::at(location, now) }))
+    let error = scope.error(Circumstances { settled: false, ..Circumstances::at(location, now) });
+    // Dropped with the future they would be ended before they had run.
+    if let Some(node) = scope.existing_node() {
+        node.await_hooks();
+    }
+    Poll::Ready(error)
 }
 
 #[pinned_drop]

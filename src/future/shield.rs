@@ -69,15 +69,29 @@ pub struct Shield<F> {
 
 struct Opened {
     polled: Polled,
-    _announced: Announced,
+    announced: Announced,
     // The last to go: what is due fires when the rest is gone.
-    _suspended: Suspended,
+    suspended: Suspended,
 }
 
 /// Tells the scopes around a place in the same poll that something in them must be polled to its end.
 pub(super) struct Announced(Vec<(Arc<Node>, usize)>);
 
 impl Announced {
+    /// Tells the scopes around this poll, if they are others than before: the future has moved, or one of them has
+    /// another node.
+    pub(super) fn follow(&mut self, thread: &Thread, until: u64) {
+        let same = innermost(thread, |scope| {
+            let around = scope.into_iter().flat_map(Scope::polled).map(Scope::existing_node);
+            around
+                .map(|node| node.map(Arc::as_ptr))
+                .eq(self.0.iter().map(|(node, _)| Some(Arc::as_ptr(node))))
+        });
+        if !same {
+            *self = Self::to_scopes_around(thread, until);
+        }
+    }
+
     pub(super) fn to_scopes_around(thread: &Thread, until: u64) -> Self {
         innermost(thread, |scope| {
             let around = scope.into_iter().flat_map(Scope::polled);
@@ -108,7 +122,13 @@ impl<F: Future> Future for Shield<F> {
         }
         let (max, location) = (*this.max, *this.location);
         Thread::with(|thread| {
-            let opened = this.opened.get_or_insert_with(|| Opened::new(thread, max, location));
+            let opened = match this.opened {
+                Some(opened) => {
+                    opened.follow(thread);
+                    opened
+                }
+                None => this.opened.insert(Opened::new(thread, max, location)),
+            };
             let poll = opened.polled.open(thread, ptr::null(), false, |_| {
                 let poll = this.future.as_mut().as_pin_mut().map_or(Poll::Pending, |future| future.poll(cx));
                 if poll.is_ready() {
@@ -137,7 +157,13 @@ impl Opened {
         }
         let announced = Announced::to_scopes_around(thread, own);
         let terms = Terms::measured(own, now, location, Kind::FutureShield);
-        Self { polled: Polled::entered(terms), _announced: announced, _suspended: suspended }
+        Self { polled: Polled::entered(terms), announced, suspended }
+    }
+
+    /// It hides what is around this poll.
+    fn follow(&mut self, thread: &Thread) {
+        self.announced.follow(thread, self.polled.own());
+        self.suspended.follow(thread);
     }
 }
 

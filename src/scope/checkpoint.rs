@@ -8,6 +8,7 @@ use super::frame::innermost;
 use super::staged::point;
 use crate::error::TimeoutError;
 use crate::time::{Deadline, NEVER, clock, nanos};
+use crate::token::node::Node;
 use crate::token::trail::Circumstances;
 use crate::watchdog;
 use crate::watchdog::slots::Thread;
@@ -18,18 +19,13 @@ type Place = &'static Location<'static>;
 #[cold]
 #[inline(never)]
 pub(crate) fn is_over_by_clock(thread: &Thread) -> bool {
-    let now = thread.look();
-    let expired = thread.deadline.get() <= now;
-    if expired {
-        // Level-triggered: what this check saw, the next must not miss, and tokens must not deny.
-        watchdog::global().reach(now);
-        innermost(thread, |scope| {
-            if let Some(node) = scope.and_then(|scope| scope.visible().find_map(Scope::existing_node)) {
-                node.expire(now);
-            }
-        });
-    }
-    expired || thread.is_flagged()
+    innermost(thread, |scope| match scope {
+        Some(scope) => scope.is_over_by_clock(thread),
+        None => {
+            thread.look(NEVER);
+            false
+        }
+    })
 }
 
 #[inline(always)]
@@ -186,7 +182,9 @@ pub fn remaining() -> Option<Duration> {
 /// }).unwrap();
 /// ```
 pub fn deadline() -> Deadline {
-    Deadline::from_nanos(Thread::with(|thread| thread.deadline.get()))
+    let effective =
+        Thread::with(|thread| innermost(thread, |scope| scope.map(|scope| scope.effective(thread))));
+    Deadline::from_nanos(effective.unwrap_or(NEVER))
 }
 
 /// Fails now if less than `duration` is left: there is no use in starting what cannot be finished.
@@ -219,18 +217,20 @@ pub fn require(duration: Duration) -> Result<(), TimeoutError> {
 impl Scope {
     /// Whether this scope is over, by the clock.
     pub(crate) fn is_over_by_clock(&self, thread: &Thread) -> bool {
-        if self.is_innermost(thread) {
-            return is_over_by_clock(thread);
-        }
-        let now = thread.look();
-        let expired = self.effective(thread) <= now;
+        let node = self.visible().find_map(Scope::existing_node);
+        // The watchdog tells the node of the end of a token that it is linked to; here the clock does.
+        let ended_at = node.map_or(NEVER, Node::expires_at);
+        let deadline = self.effective(thread);
+        let now = thread.look(deadline.min(ended_at));
+        let expired = deadline <= now;
         if expired {
+            // Level-triggered: what this check saw, the next must not miss, and tokens must not deny.
             watchdog::global().reach(now);
-            if let Some(node) = self.visible().find_map(Scope::existing_node) {
-                node.expire(now);
-            }
         }
-        expired || self.is_flagged()
+        if let Some(node) = node.filter(|node| expired || ended_at <= node.seam.reading(now)) {
+            node.expire(now);
+        }
+        expired || node.is_some_and(|node| node.is_over())
     }
 
     fn is_flagged(&self) -> bool {
@@ -326,9 +326,10 @@ impl Scope {
         self.check_by_clock(location)?;
         let effective = Thread::with(|thread| self.effective(thread));
         let now = clock::now();
-        if effective == NEVER || effective.saturating_sub(now) >= nanos(duration) {
+        let left = effective.saturating_sub(now);
+        if effective == NEVER || left >= nanos(duration) {
             return Ok(());
         }
-        Err(self.error_of_lack(location, now))
+        Err(self.error_of_lack(location, now, (duration, Duration::from_nanos(left))))
     }
 }

@@ -138,13 +138,14 @@ pub(crate) fn admit(
     thread.slot();
     let now = clock::now();
     thread.now.set(now);
+    // What is seen here, all see from now on.
+    let over = match around {
+        Around::Thread => (thread.deadline.get() <= now && is_over_by_clock(thread)) || is_over(thread),
+        Around::Node(node) => node.expire(now),
+    };
     let outer = match around {
         Around::Thread => thread.deadline.get(),
         Around::Node(node) => node.effective_deadline(),
-    };
-    let flagged = match around {
-        Around::Thread => thread.is_flagged(),
-        Around::Node(node) => node.is_over(),
     };
     let unmeasured = matches!(limit.kind(), Kind::None | Kind::At(_));
     let mut own = match limit.kind() {
@@ -159,16 +160,16 @@ pub(crate) fn admit(
     let refuse = |terms: Terms, end: Option<End>| Err(Scope::refusal(thread, &terms, extras, end, around));
 
     // Asked in this order so that the outermost is named, and no time of a quota is spent in vain.
-    if outer <= now || flagged {
-        is_over_by_clock(thread);
+    if outer <= now || over {
         return refuse(terms(own, cause), None);
     }
     // Of its own causes the earliest is named.
     let mut ends: Vec<End> = Vec::new();
     for token in extras.map_or(&[][..], |extras| &extras.tokens) {
+        let over = token.node().expire(now);
         let end = token.node().told_by().or_else(|| {
             // Told by surroundings that its scope has left.
-            token.node().is_over().then_some(End { cause: Cause::Cancelled, at: now, reason: None })
+            over.then_some(End { cause: Cause::Cancelled, at: now, reason: None })
         });
         // One with another clock ends it now.
         let at = |end: &End| if token.node().seam.shares_clock(&Seam::current()) { end.at } else { now };
@@ -197,7 +198,11 @@ pub(crate) fn admit(
         return refuse(terms(own, cause), Some(End { cause, at: own, reason: None }));
     }
 
-    let (terms, effective) = (terms(own, cause), own.min(outer));
+    let effective = own.min(match around {
+        Around::Thread => outer,
+        Around::Node(node) => node.lasting_deadline(),
+    });
+    let terms = terms(own, cause);
     let linked = extras.is_some_and(|extras| !extras.tokens.is_empty());
     let node = (linked || matches!(around, Around::Node(_))).then(|| {
         let info = terms.info(ScopeId::next(), extras);

@@ -7,7 +7,8 @@
 //!    break this, except by switching stacks inside a scope; leaving checks it, and aborts.
 //! 2. Only its thread reads or writes a frame.
 //! 3. If a frame has a node, so have all visible frames around it.
-//! 4. The thread's deadline is the earliest of the visible frames', its flag that of the innermost visible node.
+//! 4. The thread's deadline is the earliest of the visible frames' and of what lasts around a handle; its flag is that
+//!    of the innermost visible node.
 
 mod errors;
 
@@ -69,7 +70,7 @@ impl Undo {
     const NOTHING: Undo = Undo(0);
     /// The effective deadline.
     const DEADLINE: Undo = Undo(1);
-    /// The flag. Also: there is a node to close.
+    /// The flag. Also: there is a node to close, or to keep with its future, as is an identity that was asked for.
     const FLAG: Undo = Undo(2);
 
     #[inline(always)]
@@ -203,6 +204,11 @@ impl Scope {
         }
     }
 
+    /// Gives it the identity that it had before.
+    pub(crate) fn set_id(&mut self, id: Option<ScopeId>) {
+        self.id = Cell::new(id.map_or(0, ScopeId::get));
+    }
+
     /// Makes it the frame of a poll.
     #[inline(always)]
     pub(crate) fn set_waker(&mut self, waker: *const Waker) {
@@ -314,7 +320,11 @@ impl Scope {
     }
 
     /// The effective deadline inside this scope: the earliest of its own and those around it.
+    ///
+    /// The thread's does not have those around a handle that may go; their expiry comes by the node's flag.
     pub(crate) fn effective(&self, thread: &Thread) -> u64 {
+        let entered = self.visible().last().filter(|scope| scope.kind.is_entered());
+        let handles = entered.and_then(Scope::existing_node).map_or(NEVER, Node::effective_deadline);
         innermost(thread, |innermost| {
             let mut effective = thread.deadline.get();
             for scope in innermost.into_iter().flat_map(Scope::stack) {
@@ -323,7 +333,7 @@ impl Scope {
                 }
                 effective = scope.outer_deadline;
             }
-            effective
+            effective.min(handles)
         })
     }
 
@@ -357,6 +367,10 @@ impl Scope {
         }
         let id = self.node.get().map_or_else(ScopeId::next, |node| node.info.id());
         self.id.set(id.get());
+        // That of a future is the same in its next poll.
+        if self.kind.is_polled() {
+            self.undo.set(self.undo.get().and(Undo::FLAG));
+        }
         id
     }
 
@@ -489,6 +503,17 @@ impl Scope {
     /// Its node, after it has been left.
     pub(crate) fn take_node(&mut self) -> Option<Arc<Node>> {
         self.node.take()
+    }
+
+    /// Whether it may have something to keep for the next poll: a node, or an identity that somebody knows.
+    #[inline(always)]
+    pub(crate) fn has_acquired(&mut self) -> bool {
+        self.undo.get_mut().has(Undo::FLAG)
+    }
+
+    /// Its identity, if somebody has asked for it.
+    pub(crate) fn known_id(&self) -> Option<ScopeId> {
+        ScopeId::from_raw(self.id.get())
     }
 }
 

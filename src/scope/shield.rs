@@ -6,6 +6,7 @@ use super::Scope;
 use super::frame::{self, Kind, Terms, innermost};
 use crate::time::{clock, nanos};
 use crate::token::hook::Entry;
+use crate::token::node::Node;
 use crate::watchdog;
 use crate::watchdog::slots::Thread;
 
@@ -72,24 +73,39 @@ impl Scope {
 }
 
 /// Keeps hooks from firing until dropped.
-pub(crate) struct Suspended(Vec<Arc<Entry>>);
+pub(crate) struct Suspended {
+    entries: Vec<Arc<Entry>>,
+    /// Where they were found.
+    nodes: Vec<Arc<Node>>,
+}
 
 impl Suspended {
     /// The hooks of the scopes that are open on this thread.
     pub(crate) fn outside(thread: &Thread) -> Self {
+        let nodes: Vec<_> = around(thread, |nodes| nodes.map(Arc::clone).collect());
         let mut entries = Vec::new();
-        innermost(thread, |scope| {
-            for node in scope.into_iter().flat_map(Scope::stack).filter_map(Scope::existing_node) {
-                node.scoped_hooks(&mut entries);
-            }
-        });
+        nodes.iter().for_each(|node| node.scoped_hooks(&mut entries));
         entries.iter().for_each(|entry| entry.suspend());
-        Self(entries)
+        Self { entries, nodes }
     }
+
+    /// Those of the scopes that are open now, if they are others.
+    pub(crate) fn follow(&mut self, thread: &Thread) {
+        if !around(thread, |nodes| nodes.map(Arc::as_ptr).eq(self.nodes.iter().map(Arc::as_ptr))) {
+            *self = Self::outside(thread);
+        }
+    }
+}
+
+/// The nodes of the scopes that are open on this thread, innermost first.
+fn around<R>(thread: &Thread, f: impl FnOnce(&mut dyn Iterator<Item = &Arc<Node>>) -> R) -> R {
+    innermost(thread, |scope| {
+        f(&mut scope.into_iter().flat_map(Scope::stack).filter_map(Scope::existing_node))
+    })
 }
 
 impl Drop for Suspended {
     fn drop(&mut self) {
-        self.0.iter().for_each(Entry::resume);
+        self.entries.iter().for_each(Entry::resume);
     }
 }

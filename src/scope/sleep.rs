@@ -1,14 +1,13 @@
 use std::panic::Location;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::task::{Wake, Waker};
 use std::time::Duration;
-
-use parking_lot::{Condvar, Mutex};
 
 use super::Scope;
 use super::frame::innermost;
 use super::staged::{self, waiting};
 use crate::error::TimeoutError;
+use crate::sync::{Condvar, Mutex, lock, wait};
 use crate::time::seam::Seam;
 use crate::time::{clock, nanos};
 use crate::watchdog::slots::Thread;
@@ -51,21 +50,29 @@ impl Scope {
         self.checkpoint_at(location)?;
         let _waiting = waiting(location);
         let end = clock::now().saturating_add(nanos(duration));
-        let until = Thread::with(|thread| self.effective(thread)).min(end);
-        // Nobody can cancel it but through a node.
-        match self.visible().find_map(Scope::existing_node) {
-            None => rest(until),
-            Some(node) if staged::moves_clock() => staged::move_clock(until, || !node.is_over()),
-            Some(node) => {
-                let bed = Arc::new(Bed::default());
-                let waker = Waker::from(Arc::clone(&bed));
-                if let Some(key) = node.add_waker(&waker) {
-                    bed.sleep(until);
-                    node.remove_waker(key);
+        loop {
+            let until = Thread::with(|thread| self.effective(thread)).min(end);
+            // Nobody can cancel it but through a node.
+            match self.visible().find_map(Scope::existing_node) {
+                None => rest(until),
+                Some(node) if staged::moves_clock() => staged::move_clock(until, || !node.is_over()),
+                Some(node) => {
+                    let bed = Arc::new(Bed::default());
+                    let waker = Waker::from(Arc::clone(&bed));
+                    let key = node.add_waker(&waker);
+                    // A node that was lost in a fork takes no wakers.
+                    if key.is_some() || !node.is_over() {
+                        bed.sleep(until.min(node.expires_at()));
+                    }
+                    key.into_iter().for_each(|key| node.remove_waker(key));
                 }
             }
+            self.check_by_clock(location)?;
+            // Otherwise that at which it was to end early has moved.
+            if end <= clock::now() {
+                return Ok(());
+            }
         }
-        self.check_by_clock(location)
     }
 }
 
@@ -115,19 +122,20 @@ impl Bed {
         if clock::is_mocked() {
             return self.sleep_on(&Seam::current(), until);
         }
-        let mut woken = self.woken.lock();
+        let mut woken = lock(&self.woken);
         while !*woken {
             let Some(left) = until.checked_sub(clock::now()).filter(|&left| left > 0) else { return };
-            self.changed.wait_for(&mut woken, Duration::from_nanos(left));
+            let waited = self.changed.wait_timeout(woken, Duration::from_nanos(left));
+            woken = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
     /// Until somebody has moved the clock that far.
     fn sleep_on(self: &Arc<Self>, seam: &Seam, until: u64) {
         let timer = watchdog::global().schedule_on(seam, until, Target::Wake(Arc::clone(self).into()));
-        let mut woken = self.woken.lock();
+        let mut woken = lock(&self.woken);
         while !*woken {
-            self.changed.wait(&mut woken);
+            woken = wait(&self.changed, woken);
         }
         drop(woken);
         watchdog::global().cancel(timer);
@@ -136,7 +144,7 @@ impl Bed {
 
 impl Wake for Bed {
     fn wake(self: Arc<Self>) {
-        *self.woken.lock() = true;
+        *lock(&self.woken) = true;
         self.changed.notify_one();
     }
 }

@@ -69,8 +69,8 @@ impl Callback {
         Self { state: ForkMutex::new(state), idle: Condvar::new(), generation: fork::generation() }
     }
 
-    /// Runs the closure, and `first` just before its first run. A panic in it is caught, and its last.
-    pub(crate) fn call(&self, first: impl FnOnce()) -> Call {
+    /// Runs the closure, and `before` just before. A panic in it is caught, and its last.
+    pub(crate) fn call(&self, before: impl FnOnce()) -> Call {
         if self.generation != fork::generation() {
             return Call::Refused;
         }
@@ -88,9 +88,7 @@ impl Callback {
         let fires = state.fires;
         drop(state);
 
-        if fires == 1 {
-            first();
-        }
+        before();
         let outcome = catch_unwind(AssertUnwindSafe(&mut closure));
         let panicked = outcome.is_err();
         // The payload's own drop may panic.
@@ -160,12 +158,35 @@ impl Callback {
         Poll::Ready(())
     }
 
+    /// Waits until it has run once, unless that is not to be expected: it was revoked or is suspended, or `comes` says
+    /// that nobody will call it.
+    #[cfg(not(timebox_loom))]
+    pub(crate) fn await_run(&self, comes: impl Fn() -> bool) {
+        // Only the end of a run is told; the rest is looked at now and then.
+        const LOOK_EVERY: std::time::Duration = std::time::Duration::from_millis(20);
+        if self.generation != fork::generation() {
+            return;
+        }
+        let Some(mut state) = self.state.lock() else { return };
+        while state.fires == 0 && state.suspensions == 0 && !state.revoked && comes() {
+            let waited = self.idle.wait_timeout(state, LOOK_EVERY);
+            state = waited.unwrap_or_else(std::sync::PoisonError::into_inner).0;
+        }
+    }
+
     /// Keeps it from being started until [`resume`](Self::resume): invariant 3.
     pub(crate) fn suspend(&self) {
         let Some(mut state) = self.state.lock() else { return };
         state.suspensions += 1;
         if !mutant!(NoShieldWait) {
             drop(self.wait_for_run(state));
+        }
+    }
+
+    /// As [`suspend`](Self::suspend), but a run that has begun goes on.
+    pub(crate) fn suspend_later(&self) {
+        if let Some(mut state) = self.state.lock() {
+            state.suspensions += 1;
         }
     }
 

@@ -5,12 +5,14 @@
 
 #[cfg(not(timebox_loom))]
 use std::sync::{
-    Once, TryLockError,
-    atomic::{AtomicU32, Ordering},
+    TryLockError,
+    atomic::{AtomicBool, AtomicU32, Ordering},
 };
 #[cfg(not(timebox_loom))]
 use std::time::Duration;
 
+#[cfg(not(timebox_loom))]
+use super::SetOnce;
 use super::{Mutex, MutexGuard, lock};
 
 #[cfg(not(timebox_loom))]
@@ -27,10 +29,13 @@ pub(crate) fn generation() -> u32 {
 }
 
 /// Has `restart` called in every forked child from now on, before the fork returns there. The first call counts.
+///
+/// Nobody waits here for another thread: one that installs it may be lost in a fork. It may be installed twice then,
+/// and a fork count as two generations.
 #[cfg(not(timebox_loom))]
 pub(crate) fn on_child(restart: fn()) {
-    static INSTALL: Once = Once::new();
-    static RESTART: std::sync::OnceLock<fn()> = std::sync::OnceLock::new();
+    static INSTALLED: AtomicBool = AtomicBool::new(false);
+    static RESTART: SetOnce<fn()> = SetOnce::new();
     extern "C" fn child() {
         // Relaxed: this is the child's only thread.
         GENERATION.fetch_add(1, Ordering::Relaxed);
@@ -38,10 +43,12 @@ pub(crate) fn on_child(restart: fn()) {
             restart();
         }
     }
-    INSTALL.call_once(|| {
-        let _ = RESTART.set(restart);
+    // Acquire: pairs with the Release below.
+    if !INSTALLED.load(Ordering::Acquire) {
+        RESTART.get_or_init(|| restart);
         super::os::at_fork_in_child(child);
-    });
+        INSTALLED.store(true, Ordering::Release);
+    }
 }
 
 /// A mutex that a forked child never waits for in vain.

@@ -6,7 +6,8 @@
 //!
 //! **Which lock.** Locks that a forked child may meet are [`ForkMutex`]es over std's: a futex each, with nothing
 //! shared between them. `parking_lot` keeps its parked threads in one table for the process, whose buckets may be
-//! locked at the moment of a fork; it serves where that does not matter.
+//! locked at the moment of a fork; it serves as the stand-in for the futex where there is none. What is made one time is
+//! kept in a [`SetOnce`], for which nobody waits.
 
 pub(crate) mod alarm;
 pub(crate) mod callback;
@@ -14,9 +15,11 @@ pub(crate) mod fork;
 #[cfg(any(timebox_loom, timebox_mutants))]
 #[doc(hidden)]
 pub mod mutants;
+pub(crate) mod once;
 pub(crate) mod os;
 
 pub(crate) use fork::ForkMutex;
+pub(crate) use once::SetOnce;
 
 #[cfg(not(timebox_loom))]
 pub(crate) use std::sync::{

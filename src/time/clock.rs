@@ -1,10 +1,9 @@
 //! The one clock: monotonic, in nanoseconds; or what a test has put in its place.
 
-use std::sync::OnceLock;
 use std::time::Instant;
 
 use super::NEVER;
-use crate::sync::os;
+use crate::sync::{SetOnce, os};
 
 /// Now.
 #[inline]
@@ -50,7 +49,7 @@ pub(crate) fn to_instant(nanos: u64) -> Option<Instant> {
 /// One instant on both scales, read as close together as can be.
 #[allow(clippy::disallowed_methods)] // the one place that reads `Instant`
 fn base() -> &'static (Instant, u64) {
-    static BASE: OnceLock<(Instant, u64)> = OnceLock::new();
+    static BASE: SetOnce<(Instant, u64)> = SetOnce::new();
     BASE.get_or_init(|| {
         let read = |_| {
             let before = now();

@@ -105,7 +105,7 @@ impl CancellationToken {
 
     #[cold]
     fn is_over_by_clock(&self) -> bool {
-        let now = Thread::with(Thread::look);
+        let now = Thread::with(|thread| thread.look(self.node.expires_at()));
         // From then on it says so without the clock.
         self.node.expire(now)
     }
@@ -191,6 +191,11 @@ impl CancellationToken {
         DropGuard { token: Some(self) }
     }
 
+    /// As [`drop_guard`](Self::drop_guard), of a token that is borrowed.
+    pub fn drop_guard_ref(&self) -> DropGuardRef<'_> {
+        DropGuardRef { token: self }
+    }
+
     /// Runs a future until it is done, or until this is over: then the future is dropped and the result is `None`.
     ///
     /// # Fairness
@@ -214,6 +219,17 @@ impl CancellationToken {
     /// ```
     pub fn run_until_cancelled<F: Future>(&self, future: F) -> RunUntilCancelled<'_, F> {
         RunUntilCancelled { token: self, wait: Wait::default(), started: false, future }
+    }
+}
+
+impl CancellationToken {
+    /// As [`run_until_cancelled`](Self::run_until_cancelled), and keeps the token meanwhile.
+    ///
+    /// # Cancellation safety
+    ///
+    /// That of the future.
+    pub async fn run_until_cancelled_owned<F: Future>(self, future: F) -> Option<F::Output> {
+        self.run_until_cancelled(future).await
     }
 }
 
@@ -380,5 +396,26 @@ impl Drop for DropGuard {
         if let Some(token) = &self.token {
             token.cancel();
         }
+    }
+}
+
+/// Cancels the token it borrows when dropped. Made by [`CancellationToken::drop_guard_ref`].
+#[must_use = "the token is cancelled when the guard is dropped"]
+#[derive(Debug)]
+pub struct DropGuardRef<'a> {
+    token: &'a CancellationToken,
+}
+
+impl<'a> DropGuardRef<'a> {
+    /// Gives the token back, and cancels nothing.
+    pub fn disarm(self) -> &'a CancellationToken {
+        // There is nothing else to drop.
+        std::mem::ManuallyDrop::new(self).token
+    }
+}
+
+impl Drop for DropGuardRef<'_> {
+    fn drop(&mut self) {
+        self.token.cancel();
     }
 }

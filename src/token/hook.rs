@@ -9,7 +9,7 @@ use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use crate::sync::callback::{Call, Callback};
-use crate::sync::{AtomicBool, ForkMutex, Ordering};
+use crate::sync::{AtomicBool, AtomicU32, ForkMutex, Ordering};
 use crate::time::seam::Seam;
 use crate::time::{clock, nanos};
 use crate::watchdog::runners::Task;
@@ -79,6 +79,9 @@ enum Repeat {
 
 impl<'a> Hook<'a> {
     /// A hook that runs on a runner thread (`timebox-hook`) and may block.
+    ///
+    /// Of several that are due together those of inner scopes are taken up first; but each has a runner of its own, so
+    /// what they do may overlap.
     pub fn new<R>(mut action: impl FnMut() -> R + Send + 'a) -> Self {
         let callback = Box::new(move || drop(action()));
         Self {
@@ -178,6 +181,10 @@ pub(crate) struct Entry {
     timers: ForkMutex<Vec<Timer>>,
     /// Whether a scope that is over has set it off: from then on only its own timers do.
     set_off: AtomicBool,
+    /// Whether what it escalates to has its timers.
+    escalates: AtomicBool,
+    /// How often it has come to rest. Changed under the lock of `timers`.
+    rests: AtomicU32,
     /// On whose clock it fires again.
     seam: Seam,
 }
@@ -206,6 +213,8 @@ impl Entry {
             then,
             timers: ForkMutex::new(Vec::new()),
             set_off: AtomicBool::new(false),
+            escalates: AtomicBool::new(false),
+            rests: AtomicU32::new(0),
             seam: Seam::current(),
         })
     }
@@ -241,26 +250,31 @@ impl Entry {
 
     /// Runs it here.
     pub(crate) fn run(self: &Arc<Self>) {
-        let Call::Ran(fires) = self.callback.call(|| self.escalate_later()) else { return };
+        // Relaxed: `schedule` asks again, under the lock.
+        let rests = self.rests.load(Ordering::Relaxed);
+        let Call::Ran(fires) = self.callback.call(|| self.escalate_later(rests)) else { return };
         let interval = match self.policy.repeat {
             Repeat::Once | Repeat::Unsaid => return,
             Repeat::Every(interval) => nanos(interval).max(100_000),
             Repeat::Backoff => 500_000 << (fires - 1).min(7),
         };
-        self.schedule(interval, self);
+        self.schedule(interval, self, rests);
     }
 
     /// At the first firing.
-    fn escalate_later(self: &Arc<Self>) {
-        for (after, entry) in &self.then {
-            self.schedule(nanos(*after), entry);
+    fn escalate_later(self: &Arc<Self>, rests: u32) {
+        // Relaxed: one run comes after another, which the callback's lock orders.
+        if !self.escalates.swap(true, Ordering::Relaxed) {
+            for (after, entry) in &self.then {
+                self.schedule(nanos(*after), entry, rests);
+            }
         }
     }
 
-    fn schedule(&self, after: u64, entry: &Arc<Entry>) {
+    fn schedule(&self, after: u64, entry: &Arc<Entry>, rests: u32) {
         let Some(mut timers) = self.timers.lock() else { return };
-        // Checked under the lock that `revoke` takes after it: no timer is left behind.
-        if !self.callback.is_live() {
+        // Checked under the lock that `revoke` and `rest` take: no timer is left behind. Relaxed: so the lock orders it.
+        if !self.callback.is_live() || self.rests.load(Ordering::Relaxed) != rests {
             return;
         }
         let weak = Arc::downgrade(entry);
@@ -271,6 +285,28 @@ impl Entry {
             timers.pop();
         }
         timers.push(timer);
+    }
+
+    /// Its future has left the scope that it is registered with: until [`wake_up`](Self::wake_up) it does not start
+    /// again, and then fires anew, unless it was to fire once. One that runs ends by itself.
+    pub(crate) fn rest(&self) {
+        self.callback.suspend_later();
+        if let Some(timers) = self.timers.lock() {
+            self.rests.fetch_add(1, Ordering::Relaxed);
+            drop(timers);
+        }
+        self.forget_timers();
+        if !matches!(self.policy.repeat, Repeat::Once) {
+            self.set_off.store(false, Ordering::Relaxed);
+            self.escalates.store(false, Ordering::Relaxed);
+        }
+        self.then.iter().for_each(|(_, entry)| entry.rest());
+    }
+
+    /// After a rest: what was due before is not any more.
+    pub(crate) fn wake_up(&self) {
+        self.callback.resume();
+        self.then.iter().for_each(|(_, entry)| entry.wake_up());
     }
 
     /// Ends it: when this returns no part of it is running, and never will.
@@ -299,6 +335,12 @@ impl Entry {
         for timer in timers.unwrap_or_default() {
             watchdog::global().cancel(timer);
         }
+    }
+
+    /// Waits until it has run, as long as `comes` says that somebody will run it.
+    #[cfg(not(timebox_loom))]
+    pub(crate) fn await_run(&self, comes: impl Fn() -> bool) {
+        self.callback.await_run(comes);
     }
 
     /// Keeps it from firing, and waits for it if it runs.

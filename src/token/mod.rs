@@ -11,7 +11,7 @@ mod registration;
 pub(crate) mod trail;
 
 #[cfg(not(timebox_loom))]
-pub use handles::{CancellationToken, Cancelled, CancelledOwned, DropGuard, RunUntilCancelled};
+pub use handles::{CancellationToken, Cancelled, CancelledOwned, DropGuard, DropGuardRef, RunUntilCancelled};
 pub use hook::Hook;
 #[cfg(not(timebox_loom))]
 pub use registration::Registration;

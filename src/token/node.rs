@@ -19,6 +19,10 @@
 //! At most one node's lock is held at a time, no other lock is taken under it except the timer queue's, and no
 //! foreign code runs under it: hooks, wakers and drops of either are carried out of it first.
 
+mod found;
+mod listeners;
+mod tree;
+
 use std::fmt;
 use std::sync::{Arc, Weak};
 use std::task::Waker;
@@ -27,12 +31,13 @@ use slab::Slab;
 
 use super::hook::Entry;
 use crate::error::{Cause, ScopeInfo, TimeoutError};
-use crate::sync::callback::drop_quietly;
 use crate::sync::{AtomicBool, ForkMutex, Ordering};
 use crate::time::seam::Seam;
 use crate::time::{NEVER, clock};
-use crate::watchdog::slots::without_scopes;
-use crate::watchdog::{self, Fire, Target, Timer};
+use crate::watchdog::{self, Fire, Timer};
+
+use found::Found;
+pub(crate) use found::post;
 
 pub(crate) struct Node {
     /// Invariant 1. Checkpoints read it without the lock.
@@ -104,14 +109,6 @@ pub(crate) struct End {
     pub(crate) cause: Cause,
     pub(crate) at: u64,
     pub(crate) reason: Option<Arc<str>>,
-}
-
-/// What spreading an end has found to do, once no lock is held.
-#[derive(Default)]
-struct Found {
-    /// From the outside in.
-    hooks: Vec<Arc<Entry>>,
-    wakers: Vec<Waker>,
 }
 
 impl Node {
@@ -195,6 +192,42 @@ impl Node {
         }
     }
 
+    /// As [`effective_deadline`](Self::effective_deadline), without those that may go: what is around a future that is not
+    /// done.
+    pub(crate) fn lasting_deadline(self: &Arc<Self>) -> u64 {
+        let (mut earliest, mut lasts) = (NEVER, true);
+        self.walk(|node| {
+            if lasts && node.seam.shares_clock(&self.seam) {
+                earliest = earliest.min(node.deadline);
+            }
+            // Relaxed: once it does not roam, what has been left out comes by the node's flag all the same.
+            lasts &= !node.roams.load(Ordering::Relaxed);
+        });
+        earliest
+    }
+
+    /// Calls `visit` with all nodes whose end is this one's too, and which of the trees they are of, counted from 0: its
+    /// own, and those it is linked to.
+    fn visit_all(self: &Arc<Self>, mut visit: impl FnMut(usize, &Arc<Node>)) {
+        let mut trees = vec![Arc::clone(self)];
+        let mut tree = 0;
+        while let Some(innermost) = trees.get(tree) {
+            let mut next = Some(Arc::clone(innermost));
+            while let Some(node) = next {
+                visit(tree, &node);
+                let Some(state) = node.state.lock() else { break };
+                next = state.parent.as_ref().map(|link| Arc::clone(&link.node));
+                for link in &state.links {
+                    // Links may lead round in a circle.
+                    if !trees.iter().any(|seen| Arc::ptr_eq(seen, &link.node)) {
+                        trees.push(Arc::clone(&link.node));
+                    }
+                }
+            }
+            tree += 1;
+        }
+    }
+
     /// The earliest deadline of this node and those around it that have its clock.
     pub(crate) fn effective_deadline(self: &Arc<Self>) -> u64 {
         let mut earliest = NEVER;
@@ -227,24 +260,40 @@ impl Node {
         true
     }
 
-    /// Carries out the expiry of this node or one around it, if there is one by `now` that the watchdog has not come to;
-    /// whether there is.
+    /// Carries out the expiry of this node or one that ends it, if there is one by `now` that the watchdog has not come
+    /// to; whether there is.
     #[cold]
     pub(crate) fn expire(self: &Arc<Self>, now: u64) -> bool {
         if self.is_over() {
             return true;
         }
-        let mut expired = None;
-        self.walk(|node| {
+        // The outermost of each tree.
+        let mut expired: Vec<(usize, Arc<Node>)> = Vec::new();
+        self.visit_all(|tree, node| {
             if node.has_expired(now) {
-                expired = Some(Arc::clone(node));
+                expired.pop_if(|(of, _)| *of == tree);
+                expired.push((tree, Arc::clone(node)));
             }
         });
-        let Some(node) = expired else { return false };
+        if expired.is_empty() {
+            return false;
+        }
         let mut found = Found::default();
-        node.end_at_deadline(&mut found);
+        expired.iter().rev().for_each(|(_, node)| node.end_at_deadline(&mut found));
         found.hand_over();
         true
+    }
+
+    /// The earliest deadline of all that end this node: its own, those around it, and those of tokens it is
+    /// [linked](Self::link) to. Those with another clock are left out.
+    pub(crate) fn expires_at(self: &Arc<Self>) -> u64 {
+        let mut earliest = NEVER;
+        self.visit_all(|_, node| {
+            if node.seam.shares_clock(&self.seam) {
+                earliest = earliest.min(node.deadline);
+            }
+        });
+        earliest
     }
 
     fn end_at_deadline(self: &Arc<Self>, found: &mut Found) {
@@ -349,270 +398,6 @@ impl Node {
             .is_some_and(|state| state.parent.as_ref().is_some_and(|link| Arc::ptr_eq(&link.node, parent)))
     }
 
-    // ===== The tree =====
-
-    /// Moves it beneath another node, or to the top of a tree of its own.
-    ///
-    /// A future that is polled in a scope that was entered by its own handle is on top: it cannot be beneath itself.
-    pub(crate) fn set_parent(self: &Arc<Self>, parent: Option<&Arc<Node>>) {
-        let parent = parent.filter(|parent| {
-            let mut beneath_itself = false;
-            parent.walk(|node| beneath_itself |= Arc::ptr_eq(node, self));
-            !beneath_itself
-        });
-        let Some(mut state) = self.state.lock() else { return };
-        let before = match (&state.parent, parent) {
-            (Some(link), Some(parent)) if Arc::ptr_eq(&link.node, parent) => return,
-            (None, None) => return,
-            _ => state.parent.take(),
-        };
-        drop(state);
-        drop(before.map(Link::unlist));
-        if let Some(parent) = parent {
-            self.enlist(parent, Child::Inner(Arc::downgrade(self)));
-        }
-        self.update_timers();
-    }
-
-    /// A deadline that was earlier than all beneath may have come or gone.
-    fn update_timers(self: &Arc<Self>) {
-        let mut stack = vec![Arc::clone(self)];
-        while let Some(node) = stack.pop() {
-            node.update_timer();
-            let children: Vec<Child> = match node.state.lock() {
-                Some(state) => state.children.iter().map(|(_, child)| child.clone()).collect(),
-                None => Vec::new(),
-            };
-            stack.extend(children.iter().filter_map(|child| match child {
-                Child::Inner(child) => child.upgrade().filter(|child| child.is_beneath(&node)),
-                Child::Linked(_) => None,
-            }));
-        }
-    }
-
-    /// Moves it up to what is around `parent`, which is closed, unless it has gone elsewhere.
-    fn leave(self: &Arc<Self>, parent: &Arc<Node>) {
-        let around = parent.parent();
-        let link = match self.state.lock() {
-            Some(mut state) => state.parent.take_if(|link| Arc::ptr_eq(&link.node, parent)),
-            None => None,
-        };
-        let Some(link) = link else { return };
-        drop(link.unlist());
-        if let Some(around) = &around {
-            self.enlist_if_free(around);
-        }
-        self.update_timers();
-    }
-
-    /// As `enlist`, unless another has made it its child meanwhile.
-    fn enlist_if_free(self: &Arc<Self>, parent: &Arc<Node>) {
-        let child = Child::Inner(Arc::downgrade(self));
-        let Some(key) = parent.state.lock().map(|mut state| state.children.insert(child)) else { return };
-        let mut left = Some(Link { node: Arc::clone(parent), key });
-        if let Some(mut state) = self.state.lock()
-            && state.parent.is_none()
-        {
-            state.parent = left.take();
-        }
-        if let Some(link) = left {
-            drop(link.unlist());
-            return;
-        }
-        if parent.is_over() {
-            let mut found = Found::default();
-            self.spread(&mut found);
-            found.hand_over();
-        }
-    }
-
-    /// Has it cancelled when `other` is over.
-    pub(crate) fn link(self: &Arc<Self>, other: &Arc<Node>) {
-        self.enlist(other, Child::Linked(Arc::downgrade(self)));
-    }
-
-    /// Lists it as a child of `parent`, and takes on its end.
-    fn enlist(self: &Arc<Self>, parent: &Arc<Node>, child: Child) {
-        let linked = matches!(child, Child::Linked(_));
-        let Some(key) = parent.state.lock().map(|mut state| state.children.insert(child)) else { return };
-        let link = Link { node: Arc::clone(parent), key };
-        if let Some(mut state) = self.state.lock() {
-            if linked {
-                state.links.push(link);
-            } else {
-                state.parent = Some(link);
-            }
-        }
-        // Invariant 3: the parent may have gone through its children too early for this one.
-        if parent.is_over() {
-            let mut found = Found::default();
-            if linked {
-                let end = parent.told_by();
-                let now = || self.seam.reading(clock::now());
-                let at = end.as_ref().filter(|_| self.seam.shares_clock(&parent.seam));
-                let at = at.map_or_else(now, |end| end.at);
-                self.end_by(&End { cause: Cause::Cancelled, at, reason: end.and_then(|end| end.reason) });
-            }
-            self.spread(&mut found);
-            found.hand_over();
-        }
-    }
-
-    /// Invariant 4.
-    fn update_timer(self: &Arc<Self>) {
-        if self.deadline == NEVER {
-            return;
-        }
-        let around = match self.parent() {
-            // One with another clock tells it, but stands for no deadline of this one.
-            Some(parent) if parent.seam.shares_clock(&self.seam) => parent.effective_deadline(),
-            _ => NEVER,
-        };
-        let Some(mut state) = self.state.lock() else { return };
-        let needed = self.deadline < around && !self.over.load(Ordering::Relaxed);
-        if state.timer.is_some_and(Timer::is_lost) {
-            state.timer = None;
-        }
-        match (&state.timer, needed) {
-            (None, true) => {
-                let weak = Arc::downgrade(self);
-                let target = Target::Fire(weak);
-                state.timer = Some(watchdog::global().schedule_on(&self.seam, self.deadline, target));
-            }
-            (Some(_), false) => {
-                let timer = state.timer.take();
-                drop(state);
-                timer.into_iter().for_each(|timer| watchdog::global().cancel(timer));
-            }
-            _ => {}
-        }
-    }
-
-    /// The scope it was made for has been left: its hooks end, and futures that were polled in it are on their own.
-    pub(crate) fn close(self: &Arc<Self>) {
-        let Some(mut state) = self.state.lock() else { return };
-        let (mut hooks, mut leaving) = (Vec::new(), Vec::new());
-        state.hooks.retain(|_, hooked| {
-            match hooked.tie {
-                Tie::Token => return true,
-                Tie::Scope => hooks.push(Arc::clone(&hooked.entry)),
-                Tie::Future => leaving.push(Arc::clone(&hooked.entry)),
-            }
-            false
-        });
-        let children: Vec<Child> = state.children.iter().map(|(_, child)| child.clone()).collect();
-        drop(state);
-        drop(leaving);
-        // The latest first, as scopes are left.
-        hooks.iter().rev().for_each(|entry| entry.revoke());
-        for child in children {
-            if let Child::Inner(child) = child
-                && let Some(child) = child.upgrade()
-                && child.roams.load(Ordering::Relaxed)
-            {
-                child.leave(self);
-            }
-        }
-    }
-
-    /// The future it was made for is done: tokens and handles that are left keep the surroundings it had.
-    pub(crate) fn settle(self: &Arc<Self>) {
-        // Relaxed: whoever closes the surroundings does so later on this thread, or has no part in the future's end.
-        self.roams.store(false, Ordering::Relaxed);
-        self.close();
-    }
-
-    // ===== Hooks and wakers =====
-
-    /// Registers a hook; `None` if the node is over, so that it would never be told.
-    pub(crate) fn add_hook(self: &Arc<Self>, entry: &Arc<Entry>, tie: Tie) -> Option<usize> {
-        if crate::sync::fork::generation() != 0 {
-            // The timers of the scopes that were open at the fork are lost there; who asks anew is told all the same.
-            self.walk(Node::update_timer);
-        }
-        let mut state = self.state.lock()?;
-        // Relaxed: under the lock.
-        if self.over.load(Ordering::Relaxed) {
-            return None;
-        }
-        Some(state.hooks.insert(Hooked { entry: Arc::clone(entry), tie }))
-    }
-
-    /// Registers a hook with a node that is over: not to be fired, but to end with the scope.
-    pub(crate) fn add_fired_hook(&self, entry: &Arc<Entry>, tie: Tie) -> Option<usize> {
-        Some(self.state.lock()?.hooks.insert(Hooked { entry: Arc::clone(entry), tie }))
-    }
-
-    pub(crate) fn remove_hook(&self, key: usize, entry: &Arc<Entry>) {
-        let Some(mut state) = self.state.lock() else { return };
-        // The scope may have ended it, and the place be another's.
-        if state.hooks.get(key).is_some_and(|hooked| Arc::ptr_eq(&hooked.entry, entry)) {
-            let hooked = state.hooks.remove(key);
-            drop(state);
-            drop_quietly(hooked);
-        }
-    }
-
-    /// The hooks that belong to the scope, for a shield.
-    pub(crate) fn scoped_hooks(&self, into: &mut Vec<Arc<Entry>>) {
-        if let Some(state) = self.state.lock() {
-            let scoped = state.hooks.iter().filter(|(_, hooked)| hooked.tie != Tie::Token);
-            into.extend(scoped.map(|(_, hooked)| Arc::clone(&hooked.entry)));
-        }
-    }
-
-    /// Has a task woken when it is over; `None` if it is.
-    pub(crate) fn add_waker(&self, waker: &Waker) -> Option<usize> {
-        let waker = waker.clone();
-        let mut state = self.state.lock()?;
-        if self.over.load(Ordering::Relaxed) {
-            drop(state);
-            drop(waker);
-            return None;
-        }
-        Some(state.wakers.insert(waker))
-    }
-
-    /// Wakes another task in place of the one before; `false` if it is over.
-    pub(crate) fn update_waker(&self, key: usize, waker: &Waker) -> bool {
-        let same = |state: &State| state.wakers.get(key).map(|place| place.will_wake(waker));
-        match self.state.lock().and_then(|state| same(&state)) {
-            Some(true) => return true,
-            Some(false) => {}
-            None => return false,
-        }
-        // To clone and to drop a waker is foreign code: not under the lock.
-        let mut waker = waker.clone();
-        let Some(mut state) = self.state.lock() else { return false };
-        let Some(place) = state.wakers.get_mut(key) else { return false };
-        std::mem::swap(place, &mut waker);
-        drop(state);
-        drop(waker);
-        true
-    }
-
-    pub(crate) fn remove_waker(&self, key: usize) {
-        // When it is over all of them are gone.
-        let waker = self.state.lock().and_then(|mut state| state.wakers.try_remove(key));
-        drop(waker);
-    }
-
-    // ===== Shields =====
-
-    /// A shield is pending in its future, until this time at most.
-    pub(crate) fn add_shield(&self, until: u64) -> Option<usize> {
-        Some(self.state.lock()?.shields.insert(until))
-    }
-
-    pub(crate) fn remove_shield(&self, key: usize) {
-        self.state.lock().map(|mut state| state.shields.try_remove(key));
-    }
-
-    /// Until when the shields that are pending in its future last.
-    pub(crate) fn shielded_until(&self) -> u64 {
-        self.state.lock().and_then(|state| state.shields.iter().map(|shield| *shield.1).max()).unwrap_or(0)
-    }
-
     // ===== Errors =====
 
     /// Remembers that an error naming it was raised.
@@ -636,87 +421,6 @@ impl Fire for Node {
         let mut found = Found::default();
         self.end_at_deadline(&mut found);
         found.carry_out();
-    }
-}
-
-impl Found {
-    /// On a thread of the user's: wakes the tasks, and leaves the hooks to the watchdog.
-    fn hand_over(mut self) {
-        self.wake();
-        if !self.hooks.is_empty() {
-            watchdog::global().post(Arc::new(Hooks(self.hooks)));
-        }
-    }
-
-    /// On the watchdog.
-    fn carry_out(mut self) {
-        self.wake();
-        Hooks(self.hooks).dispatch();
-    }
-
-    fn wake(&mut self) {
-        for waker in self.wakers.drain(..) {
-            without_scopes(|| {
-                drop_quietly(std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| waker.wake())));
-            });
-        }
-    }
-}
-
-/// Hooks that are due, from the outside in.
-struct Hooks(Vec<Arc<Entry>>);
-
-impl Hooks {
-    /// Those of inner scopes first; and those that do not block first.
-    fn dispatch(&self) {
-        for inline in [true, false] {
-            for entry in self.0.iter().rev().filter(|entry| entry.is_inline() == inline) {
-                Arc::clone(entry).set_off();
-            }
-        }
-    }
-}
-
-/// Has the watchdog set a hook off.
-pub(crate) fn post(entry: Arc<Entry>) {
-    watchdog::global().post(Arc::new(Hooks(vec![entry])));
-}
-
-impl Fire for Hooks {
-    fn fire(self: Arc<Self>, _now: u64) {
-        self.dispatch();
-    }
-}
-
-impl Link {
-    /// Takes the child off its parent's list.
-    fn unlist(self) -> Arc<Node> {
-        let child = self.node.state.lock().and_then(|mut state| state.children.try_remove(self.key));
-        drop(child);
-        self.node
-    }
-}
-
-impl Drop for Node {
-    fn drop(&mut self) {
-        // The parents' handles are dropped in a loop, not in each other's drop: a chain may be long.
-        let mut orphans: Vec<Arc<Node>> = Vec::new();
-        let leave = |state: &mut State| {
-            if let Some(timer) = state.timer.take() {
-                watchdog::global().cancel(timer);
-            }
-            state.parent.take().into_iter().chain(state.links.drain(..)).map(Link::unlist).collect::<Vec<_>>()
-        };
-        if let Some(mut state) = self.state.lock() {
-            orphans = leave(&mut state);
-        }
-        while let Some(parent) = orphans.pop() {
-            if let Some(parent) = Arc::into_inner(parent)
-                && let Some(mut state) = parent.state.lock()
-            {
-                orphans.extend(leave(&mut state));
-            }
-        }
     }
 }
 

@@ -46,11 +46,13 @@ pub(crate) struct Circumstances {
     pub(crate) started: bool,
     pub(crate) settled: bool,
     pub(crate) source: Option<Box<dyn Error + Send + Sync>>,
+    /// What was needed, and what was left.
+    pub(crate) lack: Option<(Duration, Duration)>,
 }
 
 impl Circumstances {
     pub(crate) fn at(location: &'static Location<'static>, now: u64) -> Self {
-        Self { now, location, started: true, settled: true, source: None }
+        Self { now, location, started: true, settled: true, source: None, lack: None }
     }
 }
 
@@ -91,7 +93,7 @@ impl Trail {
     /// The error that is raised here.
     #[cold]
     pub(crate) fn into_error(self, how: Circumstances) -> TimeoutError {
-        let Circumstances { now, location, started, settled, source } = how;
+        let Circumstances { now, location, started, settled, source, lack } = how;
         let over = self.over;
         let now = over.node.as_ref().map_or(now, |node| node.seam.reading(now));
         let error = TimeoutError::new(Story {
@@ -105,6 +107,7 @@ impl Trail {
             started,
             settled,
             source,
+            lack,
         });
         if let Some(node) = &over.node {
             node.set_raised(&error);

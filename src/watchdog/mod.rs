@@ -12,14 +12,16 @@ pub(crate) mod runners;
 pub(crate) mod slots;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, Weak};
 use std::task::Waker;
 
 use crate::sync::alarm::{self, Alarm};
 use crate::sync::callback::drop_quietly;
 #[cfg(not(timebox_loom))]
 use crate::sync::compiler_fence;
-use crate::sync::{AtomicU8, AtomicU64, Mutex, Ordering, Padded, const_fn, fence, fork, lock, mutant, os};
+use crate::sync::{
+    AtomicU8, AtomicU64, Mutex, Ordering, Padded, SetOnce, const_fn, fence, fork, lock, mutant, os,
+};
 use crate::time::seam::Seam;
 use crate::time::{NEVER, clock};
 use queue::{Place, Queue};
@@ -169,7 +171,7 @@ struct Epoch {
     /// Slots ever made.
     made_slots: Mutex<usize>,
     runners: Runners,
-    next: OnceLock<Box<Epoch>>,
+    next: SetOnce<Epoch>,
 }
 
 impl std::fmt::Debug for Epoch {
@@ -190,7 +192,7 @@ impl Epoch {
                 free_slots: Mutex::new(FreeSlots::new()),
                 made_slots: Mutex::new(made_slots),
                 runners: Runners::new(),
-                next: OnceLock::new(),
+                next: SetOnce::new(),
             }
         }
     }
@@ -271,6 +273,12 @@ impl Watchdog {
         self.alarm.is_running()
     }
 
+    /// Whether it runs on the calling thread.
+    #[cfg(not(timebox_loom))]
+    pub(crate) fn is_this_thread() -> bool {
+        slots::Thread::with(|thread| thread.is_watchdog.get())
+    }
+
     /// Has the watchdog notice `deadline`, for the thread that owns the slot.
     #[inline(always)]
     pub(crate) fn arm(&'static self, slot: &Slot, deadline: u64) {
@@ -331,7 +339,11 @@ impl Watchdog {
 
     #[cfg(not(timebox_loom))]
     fn start(&'static self) {
-        if self.alarm.start() && os::spawn("timebox-watchdog", || self.run()).is_err() {
+        let run = || {
+            slots::Thread::with(|thread| thread.is_watchdog.set(true));
+            self.run();
+        };
+        if self.alarm.start() && os::spawn("timebox-watchdog", run).is_err() {
             // Without threads every check reads the clock, and the next arm tries again.
             self.alarm.forget();
             self.next_wake.0.store(NEVER, Ordering::Relaxed);
@@ -551,10 +563,19 @@ impl Watchdog {
     }
 
     /// What has locks, in this process.
+    #[inline]
     fn epoch(&'static self) -> &'static Epoch {
+        match fork::generation() {
+            0 => &self.epoch,
+            generation => self.epoch_of(generation),
+        }
+    }
+
+    #[cold]
+    fn epoch_of(&'static self, generation: u32) -> &'static Epoch {
         let mut epoch = &self.epoch;
-        for _ in 0..fork::generation() {
-            epoch = epoch.next.get_or_init(|| Box::new(Epoch::new(self.slots.made())));
+        for _ in 0..generation {
+            epoch = epoch.next.get_or_init(|| Epoch::new(self.slots.made()));
         }
         epoch
     }

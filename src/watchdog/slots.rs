@@ -7,19 +7,17 @@
 //! 3. A slot belongs to at most one thread; the orphans' slot to all that have none, and nobody reads it.
 
 #[cfg(not(timebox_loom))]
-use std::cell::Cell;
-use std::sync::OnceLock;
-
-#[cfg(not(timebox_loom))]
 use super::{Watchdog, global};
 #[cfg(not(timebox_loom))]
 use crate::sync::AtomicBool;
-use crate::sync::{AtomicU64, Ordering, Padded, const_fn};
+use crate::sync::{AtomicU64, Ordering, Padded, SetOnce, const_fn};
 use crate::time::NEVER;
 #[cfg(not(timebox_loom))]
 use crate::time::clock;
 #[cfg(feature = "testing")]
 use crate::time::seam::Seam;
+#[cfg(not(timebox_loom))]
+use std::cell::Cell;
 
 #[cfg(not(timebox_loom))]
 const PER_CHUNK: usize = 32;
@@ -55,23 +53,23 @@ impl Slot {
 /// All slots ever made, in chunks that never move or go.
 #[derive(Debug)]
 pub(crate) struct Slots {
-    first: OnceLock<Box<Chunk>>,
+    first: SetOnce<Chunk>,
 }
 
 #[derive(Debug)]
 struct Chunk {
     slots: [Slot; PER_CHUNK],
-    next: OnceLock<Box<Chunk>>,
+    next: SetOnce<Chunk>,
 }
 
 impl Slots {
     pub(super) const fn new() -> Self {
-        Self { first: OnceLock::new() }
+        Self { first: SetOnce::new() }
     }
 
     /// The slot with this index; it is made if need be.
     pub(super) fn at(&self, index: usize) -> &Slot {
-        let make = || Box::new(Chunk { slots: std::array::from_fn(|_| Slot::new()), next: OnceLock::new() });
+        let make = || Chunk { slots: std::array::from_fn(|_| Slot::new()), next: SetOnce::new() };
         let mut chunk = self.first.get_or_init(make);
         for _ in 0..index / PER_CHUNK {
             chunk = chunk.next.get_or_init(make);
@@ -148,6 +146,8 @@ pub(crate) struct Thread {
     pub(crate) frame: Cell<*const ()>,
     /// Which part of the timer queue this thread uses.
     pub(super) shard: Cell<u32>,
+    /// Whether it is the watchdog.
+    pub(super) is_watchdog: Cell<bool>,
 }
 
 #[cfg(not(timebox_loom))]
@@ -169,6 +169,7 @@ thread_local! {
             slot: Cell::new(None),
             frame: Cell::new(std::ptr::null()),
             shard: Cell::new(0),
+            is_watchdog: Cell::new(false),
         }
     };
     static REGISTRATION: Registration = const { Registration(Cell::new(None)) };
@@ -221,9 +222,10 @@ impl Thread {
         unsafe { (*self.flag.get()).load(Ordering::Relaxed) }
     }
 
-    /// Reads the clock for a check, and aims so that the next check to do so is [`LOOK_EVERY`] away.
+    /// Reads the clock for a check of what expires at `deadline`, and aims so that the next check to do so is
+    /// [`LOOK_EVERY`] away.
     #[cold]
-    pub(crate) fn look(&self) -> u64 {
+    pub(crate) fn look(&self, deadline: u64) -> u64 {
         let now = clock::now();
         self.now.set(now);
         let passed = now.saturating_sub(self.looked.replace(now)).max(1);
@@ -231,7 +233,7 @@ impl Thread {
         // The checks may come slower than before: the stride at most doubles.
         let aimed =
             (stride.saturating_mul(LOOK_EVERY) / passed).clamp(1, stride.saturating_mul(2).min(1 << 20));
-        let alone = is_in_seam() || self.deadline.get() != NEVER && self.is_alone();
+        let alone = is_in_seam() || deadline.min(self.deadline.get()) != NEVER && self.is_alone();
         let aimed = if alone { 1 } else { u32::try_from(aimed).unwrap_or(1) };
         self.stride.set(aimed);
         self.left.set(aimed);

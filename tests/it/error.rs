@@ -313,3 +313,24 @@ fn it_can_be_cloned_and_carried_anywhere() {
     let elapsed = thread::spawn(move || clone.elapsed()).join().unwrap();
     assert_eq!(elapsed, error.elapsed());
 }
+
+#[test]
+fn the_error_of_a_requirement_says_what_was_needed_and_what_was_left() {
+    let error = timeout(LONG, || timebox::require(LONG * 2)).unwrap_err();
+    let text = error.to_string();
+    assert!(text.contains(", needed 7200s, left ") && !text.contains('\n'), "{text}");
+}
+
+#[test]
+fn an_error_without_a_duration_says_so() {
+    let passed = std::time::Instant::now();
+    let text = timeout(passed, || Ok::<_, TimeoutError>(())).unwrap_err().to_string();
+    assert!(text.contains(": until an instant, elapsed "), "{text}");
+    let text = timebox::with_timeout(None::<Duration>, |scope| {
+        scope.token().cancel();
+        scope.checkpoint()
+    })
+    .unwrap_err()
+    .to_string();
+    assert!(!text.contains("limit") && !text.contains("instant"), "{text}");
+}

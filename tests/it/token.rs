@@ -334,3 +334,22 @@ impl std::task::Wake for Count {
         self.0.fetch_add(1, SeqCst);
     }
 }
+
+#[test]
+fn a_guard_that_borrows_cancels_when_it_is_dropped_and_not_when_it_is_disarmed() {
+    let token = CancellationToken::new();
+    assert_eq!(token.drop_guard_ref().disarm(), &token);
+    assert!(!token.is_cancelled());
+    drop(token.drop_guard_ref());
+    assert!(token.is_cancelled());
+}
+
+#[test]
+fn a_future_run_with_an_owned_token_ends_with_it() {
+    let token = CancellationToken::new();
+    let run =
+        |token: &CancellationToken| pollster::block_on(token.clone().run_until_cancelled_owned(async { 7 }));
+    assert_eq!(run(&token), Some(7));
+    token.cancel();
+    assert_eq!(run(&token), None);
+}

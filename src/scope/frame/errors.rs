@@ -2,6 +2,7 @@
 
 use std::panic::Location;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::{Around, Scope, Terms, innermost};
 use crate::error::{ScopeId, TimeoutError};
@@ -46,7 +47,12 @@ impl Scope {
     /// The error of code that would need more time than is left. It names the scope with the earliest deadline,
     /// which is not over, so that its overshoot is zero.
     #[cold]
-    pub(crate) fn error_of_lack(&self, location: &'static Location<'static>, now: u64) -> TimeoutError {
+    pub(crate) fn error_of_lack(
+        &self,
+        location: &'static Location<'static>,
+        now: u64,
+        lack: (Duration, Duration),
+    ) -> TimeoutError {
         let mut steps = Vec::new();
         for scope in self.visible() {
             steps.push((scope.own(), scope.cause, scope.step(now)));
@@ -63,7 +69,8 @@ impl Scope {
         let first = steps.next().unwrap_or_else(|| self.step(now));
         let mut trail = Trail::from(first, now);
         steps.for_each(|step| trail.add(step));
-        let error = trail.into_error(Circumstances::at(location, now));
+        let how = Circumstances { lack: Some(lack), ..Circumstances::at(location, now) };
+        let error = trail.into_error(how);
         self.mark_raised(&error);
         error
     }

@@ -1,0 +1,92 @@
+//! A value that is set one time.
+//!
+//! Invariant: the pointer is null, or that of a box that nobody else has and that goes with the cell; once set it
+//! does not change.
+
+use std::marker::PhantomData;
+use std::ptr;
+// std's in a model too: what is kept here is no part of what it models.
+use std::sync::atomic::{AtomicPtr, Ordering};
+
+/// As std's `OnceLock`, but nobody waits for another thread that is about to set it, which after a fork may not be there:
+/// of several that make a value the first wins.
+pub(crate) struct SetOnce<T> {
+    value: AtomicPtr<T>,
+    owns: PhantomData<Box<T>>,
+}
+
+impl<T> SetOnce<T> {
+    pub(crate) const fn new() -> Self {
+        Self { value: AtomicPtr::new(ptr::null_mut()), owns: PhantomData }
+    }
+
+    pub(crate) fn get(&self) -> Option<&T> {
+        // Acquire: pairs with the Release in `init`.
+        // SAFETY: the invariant.
+        unsafe { self.value.load(Ordering::Acquire).as_ref() }
+    }
+
+    pub(crate) fn get_or_init(&self, make: impl FnOnce() -> T) -> &T {
+        match self.get() {
+            Some(value) => value,
+            None => self.init(make),
+        }
+    }
+
+    #[cold]
+    fn init(&self, make: impl FnOnce() -> T) -> &T {
+        let new = Box::into_raw(Box::new(make()));
+        // Release: pairs with the Acquire in `get`; Acquire: sees what the first has set.
+        match self.value.compare_exchange(ptr::null_mut(), new, Ordering::Release, Ordering::Acquire) {
+            // SAFETY: the invariant.
+            Ok(_) => unsafe { &*new },
+            Err(first) => {
+                // SAFETY: it is that of a box, which has not become the cell's.
+                drop(unsafe { Box::from_raw(new) });
+                // SAFETY: the invariant.
+                unsafe { &*first }
+            }
+        }
+    }
+}
+
+impl<T> Drop for SetOnce<T> {
+    fn drop(&mut self) {
+        let value = *self.value.get_mut();
+        if !value.is_null() {
+            // SAFETY: the invariant; with the cell borrowed for good nobody has a reference.
+            drop(unsafe { Box::from_raw(value) });
+        }
+    }
+}
+
+impl<T: std::fmt::Debug> std::fmt::Debug for SetOnce<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("SetOnce").field(&self.get()).finish()
+    }
+}
+
+// SAFETY: as for `OnceLock`: it owns a value that any thread may set, and lends it to any.
+unsafe impl<T: Send + Sync> Sync for SetOnce<T> {}
+
+#[cfg(all(test, not(timebox_loom)))]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+
+    #[test]
+    fn the_first_value_stays_and_goes_with_the_cell() {
+        let value = Arc::new(());
+        let cell = SetOnce::new();
+        assert!(cell.get().is_none());
+        let all: Vec<usize> = std::thread::scope(|threads| {
+            let set = || std::ptr::from_ref(cell.get_or_init(|| Arc::clone(&value))).addr();
+            let threads: Vec<_> = (0..4).map(|_| threads.spawn(set)).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        assert!(all.iter().all(|&at| at == all[0]));
+        assert_eq!(Arc::strong_count(&value), 2);
+        drop(cell);
+        assert_eq!(Arc::strong_count(&value), 1);
+    }
+}

@@ -1,0 +1,82 @@
+//! What is done once no lock is held, after an end has spread.
+
+use std::sync::Arc;
+use std::task::Waker;
+
+use crate::sync::callback::drop_quietly;
+use crate::token::hook::Entry;
+#[cfg(not(timebox_loom))]
+use crate::watchdog::Watchdog;
+use crate::watchdog::slots::without_scopes;
+use crate::watchdog::{self, Fire};
+
+/// What spreading an end has found to do, once no lock is held.
+#[derive(Default)]
+pub(super) struct Found {
+    /// From the outside in.
+    pub(super) hooks: Vec<Arc<Entry>>,
+    pub(super) wakers: Vec<Waker>,
+}
+
+impl Found {
+    /// On a thread of the user's: wakes the tasks, and leaves the hooks to the watchdog.
+    pub(super) fn hand_over(mut self) {
+        self.wake();
+        if !self.hooks.is_empty() {
+            watchdog::global().post(Arc::new(Hooks(self.hooks)));
+        }
+    }
+
+    /// On the watchdog.
+    pub(super) fn carry_out(mut self) {
+        self.wake();
+        Hooks(self.hooks).dispatch();
+    }
+
+    fn wake(&mut self) {
+        for waker in self.wakers.drain(..) {
+            without_scopes(|| {
+                drop_quietly(std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| waker.wake())));
+            });
+        }
+    }
+}
+
+/// Hooks that are due, from the outside in.
+struct Hooks(Vec<Arc<Entry>>);
+
+impl Hooks {
+    /// Those of inner scopes first; and those that do not block first.
+    fn dispatch(&self) {
+        for inline in [true, false] {
+            for entry in self.0.iter().rev().filter(|entry| entry.is_inline() == inline) {
+                Arc::clone(entry).set_off();
+            }
+        }
+    }
+}
+
+/// Has the watchdog set a hook off.
+pub(crate) fn post(entry: Arc<Entry>) {
+    watchdog::global().post(Arc::new(Hooks(vec![entry])));
+}
+
+/// Has hooks, given from the outside in, run where they belong, and waits until each has.
+#[cfg(not(timebox_loom))]
+pub(super) fn run_and_wait(entries: Vec<Arc<Entry>>) {
+    let watchdog = watchdog::global();
+    if Watchdog::is_this_thread() {
+        // A waker has polled the task right here: whoever waits would wait for itself.
+        Hooks(entries).dispatch();
+        return;
+    }
+    watchdog.post(Arc::new(Hooks(entries.clone())));
+    // Without threads nobody comes to run them.
+    entries.iter().for_each(|entry| entry.await_run(|| watchdog.is_running()));
+}
+
+impl Fire for Hooks {
+    fn fire(self: Arc<Self>, _now: u64) {
+        self.dispatch();
+    }
+}
