@@ -154,13 +154,28 @@ pub(crate) fn admit(
     let mut spending = None;
     let refuse = |terms: &Terms, end: Option<End>| Err(Scope::refusal(thread, terms, extras, end, around));
 
+    if let (Kind::Budget(budget), Some(extras)) = (limit.kind(), extras) {
+        extras.duration.get_or_init(|| budget.left(now));
+    }
+
     // Asked in this order so that the outermost is named, and no time of a quota is spent in vain.
     if outer <= now || flagged {
         is_over_by_clock(thread);
+        // What the error tells of it.
+        if let Kind::Budget(budget) = limit.kind() {
+            terms.own = now.saturating_add(nanos(budget.left(now)));
+        }
         return refuse(&terms, None);
     }
-    // Of its own causes the earliest is named.
+    // Of its own causes the earliest is named; a cancel at the very deadline is not earlier.
     let mut ends: Vec<End> = Vec::new();
+    let reserve = extras.map_or(Duration::ZERO, |extras| extras.reserve);
+    if enabled && reserve > Duration::ZERO && outer != NEVER {
+        terms.own = terms.own.min(outer.saturating_sub(nanos(reserve)));
+    }
+    if terms.own <= now {
+        ends.push(End { cause: Cause::Deadline, at: terms.own, reason: None });
+    }
     for token in extras.map_or(&[][..], |extras| &extras.tokens) {
         let end = token.node().told_by().or_else(|| {
             // Told by surroundings that its scope has left.
@@ -169,13 +184,6 @@ pub(crate) fn admit(
         // One with another clock ends it now.
         let at = |end: &End| if token.node().seam.shares_clock(&Seam::current()) { end.at } else { now };
         ends.extend(end.map(|end| End { cause: Cause::Cancelled, at: at(&end), ..end }));
-    }
-    let reserve = extras.map_or(Duration::ZERO, |extras| extras.reserve);
-    if enabled && reserve > Duration::ZERO && outer != NEVER {
-        terms.own = terms.own.min(outer.saturating_sub(nanos(reserve)));
-    }
-    if terms.own <= now {
-        ends.push(End { cause: Cause::Deadline, at: terms.own, reason: None });
     }
     if let Some(end) = ends.into_iter().min_by_key(|end| end.at) {
         return refuse(&terms, Some(end));
@@ -196,15 +204,20 @@ pub(crate) fn admit(
     let effective = terms.own.min(outer);
     let linked = extras.is_some_and(|extras| !extras.tokens.is_empty());
     let node = (linked || matches!(around, Around::Node(_))).then(|| {
-        let info = terms.info(ScopeId::next(), extras);
-        let roams = kind == FrameKind::Future;
         let parent = match around {
             Around::Node(node) => Some(Arc::clone(node)),
             Around::Thread => innermost(thread, |scope| scope.map(|scope| Arc::clone(scope.node()))),
         };
-        let node = Node::new(parent.as_ref(), info, now, terms.own, terms.cause, roams);
-        extras.iter().flat_map(|extras| &extras.tokens).for_each(|token| node.link(token.node()));
-        node
+        linked_node(parent.as_ref(), &terms, extras)
     });
     Ok(Admission { terms, effective, node, spending })
+}
+
+/// A node with these terms, which the tokens in the extras cancel.
+pub(crate) fn linked_node(parent: Option<&Arc<Node>>, terms: &Terms, extras: Option<&Extras>) -> Arc<Node> {
+    let info = terms.info(ScopeId::next(), extras);
+    let roams = terms.kind == FrameKind::Future;
+    let node = Node::new(parent, info, terms.entered, terms.own, terms.cause, roams);
+    extras.iter().flat_map(|extras| &extras.tokens).for_each(|token| node.link(token.node()));
+    node
 }
