@@ -73,8 +73,7 @@ impl Quota {
 
     /// What is left.
     pub fn remaining(&self) -> Duration {
-        let left = self.shared.0.lock().map_or(0, |balance| balance.left(clock::now()));
-        if left == NEVER { Duration::MAX } else { Duration::from_nanos(left) }
+        self.shared.left(clock::now())
     }
 
     /// Whether nothing is left.
@@ -128,6 +127,12 @@ impl Budget for Shared {
         let Some(mut balance) = self.0.lock() else { return };
         balance.left = balance.left(clock::now());
         balance.users = balance.users.saturating_sub(1);
+    }
+
+    fn left(&self, now: u64) -> Duration {
+        // As above.
+        let left = self.0.lock().map_or(0, |balance| balance.left(now));
+        if left == NEVER { Duration::MAX } else { Duration::from_nanos(left) }
     }
 }
 

@@ -1,8 +1,10 @@
 //! The mock clock and injected expiry: what `timebox::testing` promises.
 
 use std::cell::Cell;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use timebox::testing::{self, MockClock, Point, expire_at, expire_at_checkpoint, try_for_each_checkpoint};
@@ -499,5 +501,106 @@ mod gaps {
         });
         // Only a busy machine makes a gap here, and then it is not the sleep's.
         drop(slept);
+    }
+}
+
+/// Found by the programs of `tests/model`.
+mod moments {
+    use super::*;
+
+    #[test]
+    fn an_error_tells_what_a_quota_had_left_also_when_another_limit_came_first() {
+        MockClock::new().run(|clock| {
+            let quota = Quota::new(HOUR);
+            let limits =
+                |error: &TimeoutError| error.chain().map(timebox::ScopeInfo::limit).collect::<Vec<_>>();
+            let refused = timeout(SECOND, || {
+                clock.advance(SECOND);
+                quota.timeout(|| Ok::<_, TimeoutError>(()))
+            });
+            assert_eq!(limits(&refused.unwrap_err()), [Some(HOUR), Some(SECOND)]);
+            let reserved = timeout(SECOND, || {
+                Timebox::new(&quota).reserve(NANO).run(|_| {
+                    clock.advance(SECOND);
+                    checkpoint()
+                })
+            });
+            assert_eq!(limits(&reserved.unwrap_err()), [Some(HOUR), Some(SECOND)]);
+        });
+    }
+
+    #[test]
+    fn a_cancel_at_the_very_deadline_is_not_the_earlier_cause() {
+        MockClock::new().run(|_| {
+            let token = CancellationToken::new();
+            assert!(token.cancel());
+            let error = Timebox::new(Duration::ZERO).cancel_on(&token).run(|_| checkpoint()).unwrap_err();
+            assert_eq!(error.cause(), timebox::Cause::Deadline);
+        });
+    }
+
+    #[test]
+    fn a_token_is_over_since_it_was_cancelled_not_since_its_parent_was() {
+        MockClock::new().run(|clock| {
+            let parent = CancellationToken::new();
+            let child = parent.child_token();
+            assert!(child.cancel());
+            clock.advance(SECOND);
+            assert!(parent.cancel());
+            let error = Timebox::new(clock.now()).cancel_on(&child).run(|_| checkpoint()).unwrap_err();
+            assert_eq!((error.cause(), error.overshoot()), (timebox::Cause::Cancelled, SECOND));
+        });
+    }
+
+    #[test]
+    fn the_fallback_is_given_the_last_error_that_named_its_scope() {
+        MockClock::new().run(|clock| {
+            let scope = Timebox::new(SECOND);
+            let told = scope.run_or_else(
+                |_| {
+                    clock.advance(SECOND);
+                    assert!(checkpoint().is_err());
+                    clock.advance(SECOND);
+                    timebox::token().checkpoint().map(|()| Duration::ZERO)
+                },
+                |timed_out| Ok(timed_out.overshoot()),
+            );
+            assert_eq!(told.unwrap(), SECOND);
+        });
+    }
+
+    fn poll<F: Future>(future: Pin<&mut F>) -> Poll<F::Output> {
+        future.poll(&mut Context::from_waker(Waker::noop()))
+    }
+
+    #[test]
+    fn a_future_that_survives_a_limit_is_still_cancelled_by_its_token() {
+        MockClock::new().run(|clock| {
+            let token = CancellationToken::new();
+            let endless = Timebox::new(HOUR).cancel_on(&token).run_future_value(std::future::pending::<()>());
+            let mut endless = pin!(endless);
+            let mut limited = Box::pin(future::timeout_value(SECOND, endless.as_mut()));
+            assert!(poll(limited.as_mut()).is_pending());
+            clock.advance(SECOND);
+            assert!(poll(limited.as_mut()).is_ready());
+            drop(limited);
+            assert!(poll(endless.as_mut()).is_pending());
+            token.cancel();
+            let Poll::Ready(Err(error)) = poll(endless.as_mut()) else { panic!("it was cancelled") };
+            assert!(error.is_cancelled());
+        });
+    }
+
+    #[test]
+    fn a_future_whose_token_is_cancelled_ends_itself_though_a_limit_around_it_is_over() {
+        MockClock::new().run(|clock| {
+            let token = CancellationToken::new();
+            let endless = Timebox::new(HOUR).cancel_on(&token).run_future_value(std::future::pending::<()>());
+            let mut limited = pin!(future::timeout_value(SECOND, endless));
+            assert!(poll(limited.as_mut()).is_pending());
+            clock.advance(SECOND);
+            token.cancel();
+            assert!(matches!(poll(limited.as_mut()), Poll::Ready(Ok(Err(_)))));
+        });
     }
 }

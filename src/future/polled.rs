@@ -10,7 +10,9 @@ use std::time::Duration;
 use crate::error::{ScopeId, TimeoutError};
 use crate::scope::frame::{self, Around, Kind, Terms, innermost};
 use crate::scope::staged::{begin_wait, under};
-use crate::scope::{Admission, Extras, Scope, Spending, admit, admit_polled, caught, is_meant_for};
+use crate::scope::{
+    Admission, Extras, Scope, Spending, admit, admit_polled, caught, is_meant_for, linked_node,
+};
 use crate::time::seam::Seam;
 use crate::time::{Deadline, Limit, NEVER, nanos};
 use crate::token::node::Node;
@@ -313,7 +315,9 @@ impl Rest {
                 if node.is_over() && !node.is_over_still() {
                     // It was told so by surroundings that it has left: what is asked for from now on is not over.
                     node.settle();
-                    self.node = None;
+                    let extras = self.extras.as_ref().filter(|extras| !extras.tokens.is_empty());
+                    let anew = |scope: Option<&Scope>| linked_node(scope.map(Scope::node), &terms, extras);
+                    self.node = extras.map(|_| innermost(thread, anew));
                 }
             }
         }

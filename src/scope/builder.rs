@@ -1,5 +1,6 @@
 use std::borrow::Cow;
 use std::panic::Location;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use super::{Handle, Scope, run_any};
@@ -37,8 +38,8 @@ pub struct Timebox {
 /// What only scopes from the builder have.
 #[derive(Debug, Default)]
 pub(crate) struct Extras {
-    /// What was asked for, if it was a duration.
-    pub(crate) duration: Option<Duration>,
+    /// What was asked for, if it was a duration; for a quota what it had left on entry.
+    pub(crate) duration: OnceLock<Duration>,
     pub(crate) label: Option<Cow<'static, str>>,
     pub(crate) reserve: Duration,
     pub(crate) grace: Duration,
@@ -69,7 +70,11 @@ impl Timebox {
     /// A scope with this limit.
     pub fn new(limit: impl Into<Limit>) -> Self {
         let limit = limit.into();
-        let duration = if let Kind::After(duration) = limit.kind() { Some(*duration) } else { None };
+        let duration = if let Kind::After(duration) = limit.kind() {
+            OnceLock::from(*duration)
+        } else {
+            OnceLock::new()
+        };
         Self { limit, extras: Extras { duration, ..Extras::default() } }
     }
 
@@ -151,8 +156,8 @@ impl Timebox {
             Ok(Err(error)) => error,
             Err(error) => E::from(error),
         };
-        // Raised on this thread, or by a handle's scopes on others.
-        match self.extras.take_raised().or_else(|| node?.take_raised()) {
+        // The last: once there was a node, it was told of all, those of tokens and on other threads too.
+        match node.and_then(|node| node.take_raised()).or_else(|| self.extras.take_raised()) {
             Some(timed_out) => {
                 drop(error);
                 fallback(timed_out)

@@ -159,12 +159,27 @@ pub(crate) fn admit(
         |own, cause| Terms { asked: between(now, own), entered: now, location, kind, cause, unmeasured };
     let refuse = |terms: Terms, end: Option<End>| Err(Scope::refusal(thread, &terms, extras, end, around));
 
+    if let (Kind::Budget(budget), Some(extras)) = (limit.kind(), extras) {
+        extras.duration.get_or_init(|| budget.left(now));
+    }
+
     // Asked in this order so that the outermost is named, and no time of a quota is spent in vain.
     if outer <= now || over {
+        // What the error tells of it.
+        if let Kind::Budget(budget) = limit.kind() {
+            own = now.saturating_add(nanos(budget.left(now)));
+        }
         return refuse(terms(own, cause), None);
     }
-    // Of its own causes the earliest is named.
+    // Of its own causes the earliest is named; a cancel at the very deadline is not earlier.
     let mut ends: Vec<End> = Vec::new();
+    let reserve = extras.map_or(Duration::ZERO, |extras| extras.reserve);
+    if enabled && reserve > Duration::ZERO && outer != NEVER {
+        own = own.min(outer.saturating_sub(nanos(reserve)));
+    }
+    if own <= now {
+        ends.push(End { cause: Cause::Deadline, at: own, reason: None });
+    }
     for token in extras.map_or(&[][..], |extras| &extras.tokens) {
         let over = token.node().expire(now);
         let end = token.node().told_by().or_else(|| {
@@ -174,13 +189,6 @@ pub(crate) fn admit(
         // One with another clock ends it now.
         let at = |end: &End| if token.node().seam.shares_clock(&Seam::current()) { end.at } else { now };
         ends.extend(end.map(|end| End { cause: Cause::Cancelled, at: at(&end), ..end }));
-    }
-    let reserve = extras.map_or(Duration::ZERO, |extras| extras.reserve);
-    if enabled && reserve > Duration::ZERO && outer != NEVER {
-        own = own.min(outer.saturating_sub(nanos(reserve)));
-    }
-    if own <= now {
-        ends.push(End { cause: Cause::Deadline, at: own, reason: None });
     }
     if let Some(end) = ends.into_iter().min_by_key(|end| end.at) {
         return refuse(terms(own, cause), Some(end));
@@ -205,15 +213,20 @@ pub(crate) fn admit(
     let terms = terms(own, cause);
     let linked = extras.is_some_and(|extras| !extras.tokens.is_empty());
     let node = (linked || matches!(around, Around::Node(_))).then(|| {
-        let info = terms.info(ScopeId::next(), extras);
-        let roams = kind == FrameKind::Future;
         let parent = match around {
             Around::Node(node) => Some(Arc::clone(node)),
             Around::Thread => innermost(thread, |scope| scope.map(|scope| Arc::clone(scope.node()))),
         };
-        let node = Node::new(parent.as_ref(), info, now, own, cause, roams);
-        extras.iter().flat_map(|extras| &extras.tokens).for_each(|token| node.link(token.node()));
-        node
+        linked_node(parent.as_ref(), &terms, extras)
     });
     Ok(Admission { terms, effective, node, spending })
+}
+
+/// A node with these terms, which the tokens in the extras cancel.
+pub(crate) fn linked_node(parent: Option<&Arc<Node>>, terms: &Terms, extras: Option<&Extras>) -> Arc<Node> {
+    let info = terms.info(ScopeId::next(), extras);
+    let roams = terms.kind == FrameKind::Future;
+    let node = Node::new(parent, info, terms.entered, terms.own(), terms.cause, roams);
+    extras.iter().flat_map(|extras| &extras.tokens).for_each(|token| node.link(token.node()));
+    node
 }

@@ -160,8 +160,8 @@ impl Terms {
 
     /// The duration that was asked for.
     fn limit(&self, extras: Option<&Extras>) -> Option<Duration> {
-        if let Some(duration) = extras.and_then(|extras| extras.duration) {
-            return Some(duration);
+        if let Some(duration) = extras.and_then(|extras| extras.duration.get()) {
+            return Some(*duration);
         }
         let limit = if self.asked == NEVER { Duration::MAX } else { Duration::from_nanos(self.asked) };
         (!self.unmeasured).then_some(limit)

@@ -38,6 +38,8 @@ pub(crate) trait Budget: Send + Sync + UnwindSafe + RefUnwindSafe {
     fn enter(&self, now: u64) -> Option<u64>;
     /// Leaves.
     fn leave(&self);
+    /// What is left at `now`.
+    fn left(&self, now: u64) -> Duration;
 }
 
 impl Limit {

@@ -319,14 +319,14 @@ impl Node {
         watchdog::mock::carry_out(Arc::new(Early(Arc::clone(self))));
     }
 
-    /// Records an end; `false` if it is over already.
+    /// Records an end; `false` if it has one already.
     fn end_by(&self, end: &End) -> bool {
         let Some(mut state) = self.state.lock() else {
             // Lost in a fork: nobody beneath can be told, but this node can.
             return !self.over.swap(true, Ordering::AcqRel);
         };
-        // Relaxed: under the lock.
-        if state.end.is_some() || self.over.load(Ordering::Relaxed) {
+        // Over by what is around it, it can still come to its own end: it may leave those.
+        if state.end.is_some() {
             return false;
         }
         state.end = Some(end.clone());
@@ -384,12 +384,18 @@ impl Node {
         self.told_by().is_some()
     }
 
-    /// The end that it is over by: the outermost of its own and those of the nodes around it.
+    /// The end that it is over by: the earliest of its own and those of the nodes around it.
     pub(crate) fn told_by(self: &Arc<Self>) -> Option<End> {
         let now = clock::now();
-        let mut outermost = None;
-        self.walk(|node| outermost = node.end(now).or(outermost.take()));
-        outermost
+        let mut earliest: Option<End> = None;
+        self.walk(|node| {
+            if let Some(end) = node.end(now)
+                && earliest.as_ref().is_none_or(|earliest| end.at <= earliest.at)
+            {
+                earliest = Some(end);
+            }
+        });
+        earliest
     }
 
     fn is_beneath(&self, parent: &Arc<Node>) -> bool {

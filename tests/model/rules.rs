@@ -1,0 +1,361 @@
+//! The rules, as plainly as they can be said: one clock, a list of all scopes that there ever were, and a stack of those
+//! that are open. Nothing is cached, nothing is told: who wants to know whether a scope is over looks it up.
+
+mod running;
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use timebox::Cause;
+
+use crate::program::{Body, Event, Failed, Limit, QUOTAS, Scope, Tick, Told};
+
+/// In nanoseconds.
+type Time = u64;
+
+const NEVER: Time = Time::MAX;
+/// Late enough for all that is reckoned back from it.
+const START: Time = 1 << 32;
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// What the rules make of a program.
+pub(crate) fn run(program: &Body) -> Vec<Event> {
+    let mut model = Model {
+        now: START,
+        nodes: Vec::new(),
+        open: Vec::new(),
+        lent: Vec::new(),
+        tokens: Vec::new(),
+        quotas: QUOTAS.map(|left| Quota { left: nanos(left), deadline: NEVER, users: 0 }).into(),
+        driver: None,
+        ticks: 0,
+        trace: Vec::new(),
+    };
+    for parent in [None, None, Some(0)] {
+        let token = model.token(parent);
+        model.tokens.push(token);
+    }
+    let end = model.body(program);
+    model.got(end).unwrap_or_default();
+    (0..QUOTAS.len()).for_each(|quota| model.ask_quota(quota));
+    model.trace
+}
+
+/// A scope, a shield, or a token that stands alone.
+struct Node {
+    kind: Kind,
+    /// What counts around it, and is over before it or with it.
+    around: Option<Id>,
+    entered: Time,
+    deadline: Time,
+    /// What it is called when that has passed.
+    cause: Cause,
+    cancelled: Option<Time>,
+    /// The tokens that cancel it.
+    cancel_on: Vec<Id>,
+    grace: Time,
+    label: Option<String>,
+    limit: Option<Duration>,
+    /// The last error that named it.
+    raised: Option<Told>,
+}
+
+/// A place in the list of nodes.
+type Id = usize;
+
+#[derive(Clone, Copy, PartialEq)]
+enum Kind {
+    Token,
+    Block,
+    Future,
+    Shield,
+}
+
+struct Quota {
+    /// While nobody is in.
+    left: Time,
+    /// While somebody is.
+    deadline: Time,
+    users: u32,
+}
+
+/// Who polls the future that the code here is in.
+struct Driver {
+    ticks: VecDeque<Tick>,
+    /// How many scopes are open around its future.
+    outside: usize,
+}
+
+/// The body of a scope, when an error is raised.
+#[derive(Clone, Copy, PartialEq)]
+enum Was {
+    NotStarted,
+    Running,
+    CutOff,
+}
+
+/// Why a body does not go on.
+enum Stop {
+    Failed(Failed),
+    /// It is dropped by the scope of a future, with an error.
+    Cut(Id, Told),
+    /// It is dropped by the driver.
+    Dropped,
+}
+
+type Flow = Result<(), Stop>;
+
+struct Model {
+    now: Time,
+    nodes: Vec<Node>,
+    /// The scopes and shields that are open, innermost last.
+    open: Vec<Id>,
+    lent: Vec<Id>,
+    tokens: Vec<Id>,
+    quotas: Vec<Quota>,
+    /// While the code is that of a future.
+    driver: Option<Driver>,
+    ticks: usize,
+    trace: Vec<Event>,
+}
+
+// ===== What is over, and by what =====
+
+impl Model {
+    /// Rule 9: a shield hides what is around it.
+    fn visible(&self, inside: Option<Id>) -> impl Iterator<Item = Id> {
+        std::iter::successors(inside, |&id| self.nodes[id].around)
+    }
+
+    fn innermost(&self) -> Option<Id> {
+        self.open.last().copied()
+    }
+
+    /// Rule 2: the earliest deadline counts.
+    fn deadline(&self, inside: Option<Id>) -> Time {
+        self.visible(inside).map(|id| self.nodes[id].deadline).min().unwrap_or(NEVER)
+    }
+
+    /// When and why a node itself came to its end, if it did. Rule 3: of its causes the earlier in time. Rule 6: with
+    /// time this can only go from no to yes.
+    fn end(&self, id: Id) -> Option<(Time, Cause)> {
+        let node = &self.nodes[id];
+        let passed = Some((node.deadline, node.cause)).filter(|&(at, _)| at <= self.now);
+        let cancelled = node.cancelled.map(|at| (at, Cause::Cancelled));
+        let tokens =
+            node.cancel_on.iter().filter_map(|&token| Some((self.over_since(token)?, Cause::Cancelled)));
+        // A cancel at the very deadline is not first.
+        passed.into_iter().chain(cancelled).chain(tokens).min_by_key(|&(at, _)| at)
+    }
+
+    fn over_since(&self, id: Id) -> Option<Time> {
+        self.visible(Some(id)).filter_map(|id| Some(self.end(id)?.0)).min()
+    }
+
+    /// Rule 3: of several that are over the outermost is named.
+    fn named(&self, inside: Option<Id>) -> Option<(Id, Time, Cause)> {
+        let over = self.visible(inside).filter_map(|id| self.end(id).map(|(at, cause)| (id, at, cause)));
+        over.last()
+    }
+
+    /// The error of code inside a scope, if it is over.
+    fn check(&mut self, inside: Option<Id>) -> Result<(), Told> {
+        self.check_body(inside, Was::Running)
+    }
+
+    fn check_body(&mut self, inside: Option<Id>, body: Was) -> Result<(), Told> {
+        match (inside, self.named(inside)) {
+            (Some(inside), Some((named, at, cause))) => Err(self.raise(inside, named, at, cause, body)),
+            _ => Ok(()),
+        }
+    }
+
+    fn raise(&mut self, inside: Id, named: Id, at: Time, cause: Cause, body: Was) -> Told {
+        let describe = |id: Id| (self.nodes[id].label.clone(), self.nodes[id].limit);
+        let told = Told {
+            cause,
+            named: self.visible(Some(inside)).position(|id| id == named).unwrap_or_default(),
+            chain: self.visible(Some(inside)).map(describe).collect(),
+            elapsed: Duration::from_nanos(self.now - self.nodes[named].entered),
+            overshoot: Duration::from_nanos(self.now - at),
+            started: body != Was::NotStarted,
+            settled: body != Was::CutOff,
+        };
+        self.nodes[named].raised = Some(told.clone());
+        told
+    }
+
+    /// `require`: names the scope with the earliest deadline, which is not over by it.
+    fn require(&mut self, duration: Duration) -> Result<(), Told> {
+        let inside = self.innermost();
+        self.check(inside)?;
+        let deadline = self.deadline(inside);
+        let earliest = self.visible(inside).filter(|&id| self.nodes[id].deadline == deadline).last();
+        match (inside, earliest) {
+            (Some(inside), Some(named)) if deadline != NEVER && deadline - self.now < nanos(duration) => {
+                Err(self.raise(inside, named, self.now, self.nodes[named].cause, Was::Running))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether this call did it: not if it was over before.
+    fn cancel(&mut self, index: usize) {
+        let token = self.tokens[index % self.tokens.len()];
+        let first = self.over_since(token).is_none();
+        if first {
+            self.nodes[token].cancelled = Some(self.now);
+        }
+        self.note(Event::Cancelled(first));
+    }
+
+    // ===== Entering and leaving =====
+
+    fn push(&mut self, node: Node) -> Id {
+        self.nodes.push(node);
+        self.nodes.len() - 1
+    }
+
+    /// A token that stands alone, or its child.
+    fn token(&mut self, around: Option<Id>) -> Id {
+        self.push(Node { around, ..Node::new(Kind::Token, self.now, NEVER, None) })
+    }
+
+    /// Rule 4: a scope that is over at entry is not started.
+    fn enter(&mut self, scope: &Scope, kind: Kind) -> Result<Id, (Id, Told)> {
+        let around = self.innermost();
+        let (mut deadline, mut limit) = match scope.limit {
+            Limit::None | Limit::Quota(_) => (NEVER, None),
+            Limit::After(duration) => (self.now.saturating_add(nanos(duration)), Some(duration)),
+            Limit::At(at) => (START + nanos(at), None),
+        };
+        if let Limit::Quota(quota) = scope.limit {
+            limit = Some(self.left(quota));
+        }
+        let deadline_around = self.deadline(around);
+        if !scope.reserve.is_zero() && deadline_around != NEVER {
+            deadline = deadline.min(deadline_around - nanos(scope.reserve));
+        }
+        let id = self.push(Node {
+            around,
+            cancel_on: scope.cancel_on.iter().map(|&token| self.tokens[token]).collect(),
+            grace: if kind == Kind::Future { nanos(scope.grace) } else { 0 },
+            label: scope.label.map(|label| label.to_string()),
+            ..Node::new(kind, self.now, deadline, limit)
+        });
+        // No time of a quota is spent in vain.
+        if let (Limit::Quota(quota), None) = (scope.limit, self.named(Some(id))) {
+            let shared = self.enter_quota(quota);
+            let node = &mut self.nodes[id];
+            if shared <= node.deadline {
+                (node.deadline, node.cause) = (shared, Cause::Quota);
+            }
+        }
+        self.check_body(Some(id), Was::NotStarted).map_err(|told| (id, told))?;
+        self.open.push(id);
+        Ok(id)
+    }
+
+    /// Rule 13: the first to enter sets a deadline, which the others share. One that is spent is over as of now.
+    fn enter_quota(&mut self, quota: usize) -> Time {
+        let quota = &mut self.quotas[quota];
+        if quota.users == 0 {
+            quota.deadline = self.now.saturating_add(quota.left);
+        }
+        if quota.deadline <= self.now {
+            return self.now;
+        }
+        quota.users += 1;
+        quota.deadline
+    }
+
+    /// Rule 13: the last to leave banks what is left.
+    fn leave(&mut self, scope: &Scope) {
+        self.open.pop();
+        if let Limit::Quota(index) = scope.limit {
+            let left = nanos(self.left(index));
+            let quota = &mut self.quotas[index];
+            quota.users -= 1;
+            if quota.users == 0 {
+                quota.left = left;
+            }
+        }
+    }
+
+    fn left(&self, quota: usize) -> Duration {
+        let quota = &self.quotas[quota];
+        let left = match quota {
+            Quota { users: 0, left, .. } => *left,
+            Quota { deadline: NEVER, .. } => NEVER,
+            Quota { deadline, .. } => deadline.saturating_sub(self.now),
+        };
+        if left == NEVER { Duration::MAX } else { Duration::from_nanos(left) }
+    }
+
+    fn scope(&mut self, scope: &Scope) -> Flow {
+        let in_future = self.driver.is_some();
+        let kind = if in_future { Kind::Future } else { Kind::Block };
+        let (id, flow) = match self.enter(scope, kind) {
+            Err((id, told)) => (id, Err(Stop::Failed(Failed::Over(told)))),
+            Ok(id) => {
+                let flow = if in_future {
+                    self.future(&scope.body)
+                } else {
+                    self.lent.push(id);
+                    self.note(Event::Began);
+                    let flow = self.body(&scope.body);
+                    self.lent.pop();
+                    flow
+                };
+                self.leave(scope);
+                (id, flow)
+            }
+        };
+        match (flow, &scope.fallback) {
+            // Rule 10: what was dropped by this scope is its error.
+            (Err(Stop::Cut(by, told)), _) if by == id => Err(Stop::Failed(Failed::Over(told))),
+            // Rule 3: after an error that names this scope was raised, an `Err` is dropped for the fallback.
+            (Err(Stop::Failed(failed)), Some(fallback)) if !in_future => match self.nodes[id].raised.take() {
+                Some(timed_out) => {
+                    self.note(Event::Fallback(timed_out));
+                    self.body(fallback)
+                }
+                None => Err(Stop::Failed(failed)),
+            },
+            // Rule 5: the body's result wins.
+            (flow, _) => flow,
+        }
+    }
+
+    /// Rule 9: a scope of its own, with nothing around it, which is always entered.
+    fn shield(&mut self, max: Duration, body: &Body) -> Flow {
+        let max = max.min(DAY);
+        let shield = self.push(Node::new(Kind::Shield, self.now, self.now + nanos(max), Some(max)));
+        self.open.push(shield);
+        let flow = if self.driver.is_some() { self.future(body) } else { self.body(body) };
+        self.open.pop();
+        flow
+    }
+}
+
+impl Node {
+    fn new(kind: Kind, entered: Time, deadline: Time, limit: Option<Duration>) -> Self {
+        Self {
+            kind,
+            around: None,
+            entered,
+            deadline,
+            cause: Cause::Deadline,
+            cancelled: None,
+            cancel_on: Vec::new(),
+            grace: 0,
+            label: None,
+            limit,
+            raised: None,
+        }
+    }
+}
+
+fn nanos(duration: Duration) -> Time {
+    Time::try_from(duration.as_nanos()).unwrap_or(NEVER)
+}
