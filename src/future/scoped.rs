@@ -129,6 +129,9 @@ fn wait(
     wait_on(scope, alert, own, location, cx)
 }
 
+/// How long a future whose surroundings are over waits to be dropped with them, in nanoseconds.
+const PATIENCE: u64 = 20_000_000;
+
 /// It is over: it may be polled on for a grace, or until a shield in it is done.
 #[cold]
 fn wait_on(
@@ -142,8 +145,15 @@ fn wait_on(
     let shielded = scope.existing_node().map_or(0, |node| node.shielded_until());
     // The scope of a future around it that is over drops it, or gives it a grace; so `&mut future` survives the limit
     // it is polled under.
-    let left_to_outer = scope.end(now).is_none() && scope.is_directly_in_future();
-    let until = if left_to_outer { NEVER } else { scope.polled_until(now).max(shielded) };
+    let drops_both = scope.future_around().filter(|_| scope.end(now).is_none());
+    let until = scope.polled_until(now).max(shielded);
+    let until = match drops_both {
+        None => until,
+        Some(outer) if outer.polled_by().is_some_and(|outer| outer.will_wake(cx.waker())) => NEVER,
+        // Either there is a combinator between, with wakers of its own, or the outer one is stuck in this very poll,
+        // in a `block_on`: then it never comes to that.
+        Some(_) => until.saturating_add(PATIENCE),
+    };
     if now < until {
         // Its own deadline, or that of a scope around it, may come before and give it less.
         let next = [own, scope.around()].into_iter().filter(|&deadline| deadline > now).fold(until, u64::min);
