@@ -14,7 +14,13 @@ use crate::watchdog::{self, Target, Timer};
 pub(super) struct Alert {
     timer: Option<(u64, Timer)>,
     waiting: Option<Box<Waiting>>,
+    /// Until when it waits for the scope around to drop both.
+    patience: u64,
 }
+
+/// How long a future whose surroundings are over waits to be dropped with them, in nanoseconds. They may be stuck in this
+/// very poll, in a `block_on`, and never come to that.
+const PATIENCE: u64 = 20_000_000;
 
 #[derive(Debug)]
 struct Waiting {
@@ -58,6 +64,15 @@ impl Alert {
     #[inline]
     pub(super) fn is_set_for(&self, deadline: u64) -> bool {
         self.timer.is_some_and(|(at, _)| at == deadline)
+    }
+
+    /// Until when to wait for surroundings that are over since `over`, as it is found `now`, to drop both.
+    pub(super) fn patience(&mut self, now: u64, over: u64) -> u64 {
+        // What was begun before is for others.
+        if self.patience.saturating_sub(PATIENCE) < over {
+            self.patience = now.saturating_add(PATIENCE);
+        }
+        self.patience
     }
 
     /// Wakes the task when `node` is over, and not for one given before; `false` if it is over.

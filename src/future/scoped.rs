@@ -16,7 +16,7 @@ use crate::error::TimeoutError;
 use crate::scope::Scope;
 use crate::scope::checkpoint::is_over;
 use crate::scope::staged::{begin_wait, point};
-use crate::time::{NEVER, clock};
+use crate::time::clock;
 use crate::token::trail::Circumstances;
 use crate::watchdog::slots::Thread;
 
@@ -129,9 +129,6 @@ fn wait(
     wait_on(scope, alert, own, location, cx)
 }
 
-/// How long a future whose surroundings are over waits to be dropped with them, in nanoseconds.
-const PATIENCE: u64 = 20_000_000;
-
 /// It is over: it may be polled on for a grace, or until a shield in it is done.
 #[cold]
 fn wait_on(
@@ -145,15 +142,9 @@ fn wait_on(
     let shielded = scope.existing_node().map_or(0, |node| node.shielded_until());
     // The scope of a future around it that is over drops it, or gives it a grace; so `&mut future` survives the limit
     // it is polled under.
-    let drops_both = scope.future_around().filter(|_| scope.end(now).is_none());
+    let drops_both = scope.end(now).is_none() && scope.is_directly_in_future();
     let until = scope.polled_until(now).max(shielded);
-    let until = match drops_both {
-        None => until,
-        Some(outer) if outer.polled_by().is_some_and(|outer| outer.will_wake(cx.waker())) => NEVER,
-        // Either there is a combinator between, with wakers of its own, or the outer one is stuck in this very poll,
-        // in a `block_on`: then it never comes to that.
-        Some(_) => until.saturating_add(PATIENCE),
-    };
+    let until = if drops_both { alert.patience(until.max(now), until) } else { until };
     if now < until {
         // Its own deadline, or that of a scope around it, may come before and give it less.
         let next = [own, scope.around()].into_iter().filter(|&deadline| deadline > now).fold(until, u64::min);

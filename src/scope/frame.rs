@@ -416,9 +416,9 @@ impl Scope {
         graces.min().unwrap_or(now)
     }
 
-    /// The next scope that counts outwards, if it is that of a future, which polls this one.
-    pub(crate) fn future_around(&self) -> Option<&Scope> {
-        self.visible_outer().filter(|outer| outer.kind.is_polled() && !outer.kind.is_shield())
+    /// Whether the next scope that counts outwards is that of a future, which polls this one.
+    pub(crate) fn is_directly_in_future(&self) -> bool {
+        self.visible_outer().is_some_and(|outer| outer.kind.is_polled() && !outer.kind.is_shield())
     }
 
     /// The scopes around this place in the same poll, innermost first.

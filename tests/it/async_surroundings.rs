@@ -273,7 +273,7 @@ fn a_hook_that_fires_again_and_again_stops_when_its_future_has_left_the_scope() 
 #[test]
 fn a_future_driven_inside_a_poll_ends_when_what_is_around_that_poll_is_over() {
     bounded(|| {
-        let inner = || pollster::block_on(future::timeout_value(LONG, pending::<()>()));
+        let inner = || smol::block_on(future::timeout_value(LONG, pending::<()>()));
         let outer = future::timeout(SHORT, async { inner() });
         let error = pollster::block_on(outer).unwrap_err();
         assert_eq!(error.limit(), Some(SHORT));
