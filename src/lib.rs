@@ -140,6 +140,10 @@ mod watchdog;
 #[cfg(not(timebox_loom))]
 pub use abandon::{Saturated, abandon, abandoned};
 pub use error::{Cause, Result, ScopeId, ScopeInfo, TimeoutError};
+#[cfg(all(unix, feature = "io", not(timebox_loom)))]
+pub use interrupt::io;
+#[cfg(all(unix, feature = "process", not(timebox_loom)))]
+pub use interrupt::process;
 #[cfg(not(timebox_loom))]
 #[cfg(all(feature = "regex", not(timebox_loom)))]
 pub use interrupt::regex;
