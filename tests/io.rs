@@ -393,3 +393,10 @@ mod testing {
         assert_eq!(ours.read(&mut [0]).unwrap(), 1);
     }
 }
+
+#[test]
+fn a_timed_stream_goes_where_its_stream_goes() {
+    fn check<T: Send + Sync + Unpin>() {}
+    check::<Timed<TcpStream>>();
+    check::<Timed<&UnixStream>>();
+}

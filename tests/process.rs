@@ -246,3 +246,9 @@ fn lateness() {
 fn a_command_is_an_interruption_point() {
     stopped(timebox::testing::expire_at_checkpoint(1, || output(&mut sh("echo hi"))));
 }
+
+#[test]
+fn its_error_goes_anywhere() {
+    fn check<T: Send + Sync + Unpin + 'static>() {}
+    check::<Error>();
+}
