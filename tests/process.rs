@@ -42,7 +42,7 @@ fn stopped_at(script: &str, grace: Duration) -> (Stopped, Duration) {
         assert!(start.elapsed() >= limit && start.elapsed() < HANG);
         assert_eq!(stopped.timeout.limit(), Some(limit));
         if stopped.stdout.ends_with(b"\n") {
-            return (stopped, start.elapsed() - limit);
+            return (stopped, start.elapsed().saturating_sub(limit));
         }
         limit *= 3;
     }
@@ -234,7 +234,7 @@ fn lateness() {
         .map(|_| {
             let start = Instant::now();
             stopped(timeout(SHORT, || output(Command::new("sleep").arg("1000"))));
-            start.elapsed() - SHORT
+            start.elapsed().saturating_sub(SHORT)
         })
         .collect();
     late.sort();
