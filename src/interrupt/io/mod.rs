@@ -101,7 +101,7 @@
 //! ```
 //! use std::time::Duration;
 //! use crossbeam_channel::{Receiver, bounded, select};
-//! use timebox::{Hook, TimeoutError, on_cancel, timeout};
+//! use timebox::{Hook, on_cancel, timeout};
 //!
 //! fn receive<T>(receiver: &Receiver<T>) -> timebox::Result<Option<T>> {
 //!     let (over, is_over) = bounded(1);
@@ -115,9 +115,11 @@
 //!     Ok(None)
 //! }
 //!
-//! let (sender, receiver) = bounded::<u32>(1);
+//! let (sender, receiver) = bounded(1);
 //! let error = timeout(Duration::from_millis(20), || receive(&receiver)).unwrap_err();
 //! assert!(error.is_timeout());
+//! sender.send(7).unwrap();
+//! assert_eq!(timeout(Duration::from_secs(5), || receive(&receiver)).unwrap(), Some(7));
 //! ```
 
 mod net;
