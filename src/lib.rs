@@ -59,6 +59,7 @@
 //! |---|---|
 //! | a loop | [`checkpoint()?`](checkpoint) in it, for the price of a comparison |
 //! | a foreign call with a way to interrupt it (`SQLite`, a socket, a child process) | [`interruptible`] with a hook |
+//! | reads and writes of sockets and pipes, child processes, regular expressions | the features `io`, `process`, `regex` |
 //! | a future | it is dropped; or it is given a [grace](Timebox::grace), and ends by itself |
 //! | code that cannot return an error (a comparison in a sort) | [`checkpoint_or_unwind`] |
 //! | a foreign call with no way to interrupt it, a page fault on a dead disk | nothing |
@@ -140,6 +141,10 @@ mod watchdog;
 #[cfg(not(timebox_loom))]
 pub use abandon::{Saturated, abandon, abandoned};
 pub use error::{Cause, Result, ScopeId, ScopeInfo, TimeoutError};
+#[cfg(all(unix, feature = "io", not(timebox_loom)))]
+pub use interrupt::io;
+#[cfg(all(unix, feature = "process", not(timebox_loom)))]
+pub use interrupt::process;
 #[cfg(not(timebox_loom))]
 #[cfg(all(feature = "regex", not(timebox_loom)))]
 pub use interrupt::regex;
@@ -167,6 +172,6 @@ pub use token::{
 };
 
 /// The examples of the README are run too.
-#[cfg(all(doctest, feature = "testing"))]
+#[cfg(all(doctest, unix, feature = "testing", feature = "io", feature = "process"))]
 #[doc = include_str!("../README.md")]
 mod readme {}

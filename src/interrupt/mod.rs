@@ -1,7 +1,13 @@
 //! Calls that look at no scope: they are interrupted by a hook.
 
+#[cfg(all(unix, feature = "io"))]
+pub mod io;
+#[cfg(all(unix, feature = "process"))]
+pub mod process;
 #[cfg(feature = "regex")]
 pub mod regex;
+#[cfg(all(unix, any(feature = "io", feature = "process")))]
+mod watch;
 
 use std::error::Error;
 use std::panic::Location;

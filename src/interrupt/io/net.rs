@@ -1,0 +1,184 @@
+//! Connections: made, and accepted.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::{self as unix, UnixListener, UnixStream};
+use std::panic::Location;
+
+use rustix::event::PollFlags;
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketType};
+
+use super::{At, Manner};
+use crate::interrupt::in_innermost;
+use crate::interrupt::watch::Watch;
+use crate::scope::Scope;
+use crate::sync::os;
+use crate::time::{NEVER, nanos};
+
+/// Connects to the first of the addresses that answers, no longer than the scope lasts.
+///
+/// Each address is given an equal share of the time that is left: of a second, the first of two may take half. The last
+/// has all that remains. The stream is a plain one, in blocking mode, for [`Timed`](super::Timed) to wrap. Outside every scope it is
+/// [`TcpStream::connect`].
+///
+/// A name is resolved by the system, and that cannot be interrupted: with a silent name server it takes the resolver's
+/// time (often ten seconds), and then the call fails if the scope is over. Where this matters, resolve on a thread that
+/// may be left behind, or give addresses.
+///
+/// # Errors
+///
+/// Of the kind [`TimedOut`](io::ErrorKind::TimedOut) with the [`TimeoutError`](crate::TimeoutError) inside, if the scope
+/// is over; else that of the last address.
+///
+/// # Examples
+///
+/// ```
+/// use std::net::TcpListener;
+/// use std::time::Duration;
+///
+/// let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+/// let address = listener.local_addr().unwrap();
+/// let stream = timebox::timeout(Duration::from_secs(1), || timebox::io::connect(address)).unwrap();
+/// assert_eq!(stream.peer_addr().unwrap(), address);
+/// ```
+#[track_caller]
+pub fn connect(addresses: impl ToSocketAddrs) -> io::Result<TcpStream> {
+    let location = Location::caller();
+    in_innermost(|scope| {
+        let Some(scope) = scope else { return TcpStream::connect(addresses) };
+        scope.checkpoint_at(location)?;
+        let addresses: Vec<SocketAddr> = addresses.to_socket_addrs()?.collect();
+        let watch = Watch::new(Some(scope), location)?;
+        let mut outcome = Err(io::Error::new(io::ErrorKind::InvalidInput, "no address to connect to"));
+        for (tried, address) in addresses.iter().enumerate() {
+            scope.check_by_clock(location)?;
+            outcome = connect_to(address, &watch, end_of_share(scope, addresses.len() - tried))?;
+            if outcome.is_ok() {
+                break;
+            }
+        }
+        outcome
+    })
+}
+
+/// Until when the first of so many addresses may take.
+fn end_of_share(scope: &Scope, addresses: usize) -> u64 {
+    match scope.remaining() {
+        Some(left) if addresses > 1 => {
+            let share = nanos(left) / u64::try_from(addresses).unwrap_or(u64::MAX);
+            os::monotonic_nanos().saturating_add(share)
+        }
+        _ => NEVER,
+    }
+}
+
+/// What came of one address; fails if the wait does.
+fn connect_to(address: &SocketAddr, watch: &Watch<'_>, until: u64) -> io::Result<io::Result<TcpStream>> {
+    let stream = match begin(address) {
+        Ok(stream) => stream,
+        Err(error) => return Ok(Err(error)),
+    };
+    if !watch.wait(&[(stream.as_fd(), PollFlags::OUT)], until)?.has(0) {
+        return Ok(Err(io::ErrorKind::TimedOut.into()));
+    }
+    if let Some(error) = stream.take_error()? {
+        return Ok(Err(error));
+    }
+    stream.set_nonblocking(false)?;
+    Ok(Ok(stream))
+}
+
+fn begin(address: &SocketAddr) -> io::Result<TcpStream> {
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let stream = TcpStream::from(socket(family)?);
+    stream.set_nonblocking(true)?;
+    match rustix::net::connect(&stream, address) {
+        Ok(()) | Err(Errno::INPROGRESS | Errno::INTR) => Ok(stream),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// A socket as std makes it.
+#[cfg(not(target_vendor = "apple"))]
+fn socket(family: AddressFamily) -> io::Result<OwnedFd> {
+    use rustix::net::{SocketFlags, socket_with};
+    Ok(socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?)
+}
+
+#[cfg(target_vendor = "apple")]
+fn socket(family: AddressFamily) -> io::Result<OwnedFd> {
+    let socket = rustix::net::socket(family, SocketType::STREAM, None)?;
+    rustix::io::fcntl_setfd(&socket, rustix::io::FdFlags::CLOEXEC)?;
+    rustix::net::sockopt::set_socket_nosigpipe(&socket, true)?;
+    Ok(socket)
+}
+
+/// Accepts a connection, waiting for one no longer than the scope lasts.
+///
+/// Where several threads accept from one listener it must be non-blocking; this waits all the same. The stream is a plain
+/// one, in blocking mode. Outside every scope it is the listener's own `accept`.
+///
+/// # Errors
+///
+/// Those of the listener; and of the kind [`TimedOut`](io::ErrorKind::TimedOut), with the
+/// [`TimeoutError`](crate::TimeoutError) inside, if the scope is over.
+///
+/// # Examples
+///
+/// ```
+/// use std::io::ErrorKind;
+/// use std::net::TcpListener;
+/// use std::time::Duration;
+/// use timebox::io::accept;
+///
+/// let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+/// let error = timebox::timeout(Duration::from_millis(20), || accept(&listener)).unwrap_err();
+/// assert_eq!(error.kind(), ErrorKind::TimedOut);
+/// ```
+#[track_caller]
+pub fn accept<L: Listener>(listener: &L) -> io::Result<(L::Stream, L::Address)> {
+    let at = At { fd: listener.as_fd(), is_socket: true, location: Location::caller() };
+    at.call(PollFlags::IN, Manner::Ready, |_| listener.accept_one(Sealed))
+}
+
+/// What [`accept`] takes: a [`TcpListener`] or a [`UnixListener`].
+pub trait Listener: AsFd {
+    /// What it accepts.
+    type Stream;
+    /// Where that comes from.
+    type Address;
+
+    #[doc(hidden)]
+    fn accept_one(&self, _: Sealed) -> io::Result<(Self::Stream, Self::Address)>;
+}
+
+/// Only this room can make one.
+#[derive(Debug)]
+#[non_exhaustive]
+#[allow(unnameable_types)]
+pub struct Sealed;
+
+impl Listener for TcpListener {
+    type Stream = TcpStream;
+    type Address = SocketAddr;
+
+    fn accept_one(&self, _: Sealed) -> io::Result<(TcpStream, SocketAddr)> {
+        let (stream, address) = self.accept()?;
+        // On some systems it is if the listener is.
+        stream.set_nonblocking(false)?;
+        Ok((stream, address))
+    }
+}
+
+impl Listener for UnixListener {
+    type Stream = UnixStream;
+    type Address = unix::SocketAddr;
+
+    fn accept_one(&self, _: Sealed) -> io::Result<(UnixStream, unix::SocketAddr)> {
+        let (stream, address) = self.accept()?;
+        stream.set_nonblocking(false)?;
+        Ok((stream, address))
+    }
+}

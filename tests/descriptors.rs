@@ -1,0 +1,84 @@
+//! Calls that end with their scope leave no descriptor and no child behind. Alone in its process: it counts them.
+#![cfg(unix)]
+
+use std::io::{ErrorKind, Read};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use timebox::io::{Timed, accept, connect};
+use timebox::process::{Error, Run, output};
+use timebox::timeout;
+
+const HANG: Duration = Duration::from_secs(40);
+
+fn descriptors() -> usize {
+    std::fs::read_dir("/dev/fd").unwrap().count()
+}
+
+/// The watchdog may hold what it wakes somebody with for a moment longer.
+#[track_caller]
+fn assert_descriptors(expected: usize) {
+    let start = Instant::now();
+    while descriptors() != expected {
+        assert!(start.elapsed() < HANG, "{} descriptors, not {expected}", descriptors());
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn none_is_left() {
+    let limit = Duration::from_millis(1);
+    let (ours, _peer) = UnixStream::pair().unwrap();
+    let mut ours = Timed::new(ours);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut null = Command::new("true");
+    output(null.stdin(Stdio::null())).unwrap();
+    let before = descriptors();
+
+    for run in 0..1000 {
+        let error = timeout(limit, || {
+            let _token = (run % 2 == 0).then(timebox::token);
+            ours.read(&mut [0])
+        });
+        assert_eq!(error.unwrap_err().kind(), ErrorKind::TimedOut);
+    }
+    assert_descriptors(before);
+
+    for run in 0..200 {
+        let accepted = timeout(limit, || {
+            let _token = (run % 2 == 0).then(timebox::token);
+            accept(&listener)
+        });
+        assert_eq!(accepted.unwrap_err().kind(), ErrorKind::TimedOut);
+        let client: TcpStream = timeout(HANG, || connect(address)).unwrap();
+        drop((client, timeout(HANG, || accept(&listener)).unwrap()));
+    }
+    assert_descriptors(before);
+
+    for run in 0..200 {
+        let result = timeout(limit, || {
+            let _token = (run % 2 == 0).then(timebox::token);
+            match run % 5 {
+                0 => Run::new(Command::new("sh").args(["-c", "trap '' TERM; sleep 1000"]))
+                    .grace(limit)
+                    .output(),
+                1 => output(&mut Command::new("no-such-command-anywhere")),
+                2 => output(Command::new("sh").args(["-c", "sleep 1000 & wait"])),
+                3 => output(&mut null),
+                _ => output(Command::new("sleep").arg("1000")),
+            }
+        });
+        match result {
+            Ok(_) => assert_eq!(run % 5, 3),
+            Err(Error::Io(error)) => assert_eq!((run % 5, error.kind()), (1, ErrorKind::NotFound)),
+            Err(_) => {}
+        }
+    }
+    assert_descriptors(before);
+    // SAFETY: asks for a child of this process, dead or alive; nobody else waits for one here.
+    let child = unsafe { libc::waitpid(-1, std::ptr::null_mut(), libc::WNOHANG) };
+    assert_eq!(child, -1, "there is no child");
+}
