@@ -128,6 +128,8 @@ mod interrupt;
 pub mod isolate;
 #[cfg(not(timebox_loom))]
 mod quota;
+#[cfg(doc)]
+pub mod recipes;
 #[cfg(not(timebox_loom))]
 mod scope;
 mod sync;
