@@ -92,6 +92,9 @@ async fn example(server: &Server) -> Result<(), AnyError> {
     check(!error.settled(), "it was cut off")?;
     let start = Instant::now();
     check(pid().await? != first, "the connection was discarded")?;
-    println!("  its connection has left the pool; the next user waited {:.1?} for a new one", start.elapsed());
+    println!(
+        "  its connection has left the pool; the next user waited {:.1?} for a new one",
+        start.elapsed()
+    );
     Ok(())
 }

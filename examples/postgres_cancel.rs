@@ -55,7 +55,8 @@ fn is_cancelled(error: &TimeoutError) -> bool {
 }
 
 fn sync(config: &Config, control: &Arc<Control>) -> Result<(), AnyError> {
-    let connect = || -> Result<Client, postgres::Error> { postgres::Config::from(config.clone()).connect(NoTls) };
+    let connect =
+        || -> Result<Client, postgres::Error> { postgres::Config::from(config.clone()).connect(NoTls) };
     let (mut client, mut other) = (connect()?, connect()?);
     let pid = backend(&mut client)?;
     client.batch_execute("create table account (value int); insert into account values (0)")?;

@@ -130,8 +130,8 @@ fn a_blocked_pop_ends_within_the_scope_and_loses_no_element() {
     let control = Control::new(&client);
     let mut other = client.get_connection().unwrap();
     for _ in 0..20 {
-        let error =
-            timed_out(timeout(SHORT, || guarded(&control, id, || pop(&mut connection, "queue", 0.0))));
+        let mut pop_one = || pop(&mut connection, "queue", 0.0);
+        let error = cut(|limit| timeout(limit, || guarded(&control, id, &mut pop_one)));
         let source = error.source().and_then(|source| source.downcast_ref());
         assert!(source.is_some_and(is_unblocked), "{error}");
         push(&mut other, "queue", "kept");
