@@ -1,4 +1,4 @@
-//! `SQLite` under a limit, in three ways: a hook, a progress handler, and a busy handler.
+//! SQLite under a limit, in three ways: a hook, a progress handler, and a busy handler.
 //!
 //! ```text
 //! cargo run --example sqlite_interrupt

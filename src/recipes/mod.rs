@@ -6,12 +6,12 @@
 //! |---|---|---|
 //! | [`sqlite`] | a statement, a wait for a lock | `interrupt()`, a progress handler, a busy handler |
 //! | [`postgres`] | a statement, sync or async | `pg_cancel_backend` over a control connection, or a raw cancel |
-//! | [`mysql`] | a statement (`MariaDB`, `MySQL`) | `KILL QUERY` over a control connection |
+//! | [`mysql`] | a statement (MariaDB, MySQL) | `KILL QUERY` over a control connection |
 //! | [`redis`] | a command that waits | `CLIENT UNBLOCK` over a control connection |
 //! | [`duckdb`] | a statement | `interrupt()` |
 //! | [`pools`] | a query on a connection of r2d2, deadpool, bb8, sqlx | the hook of its database, and a mark |
 //!
-//! The code on the pages is the code that `tests/databases` runs against the real servers, except for `DuckDB`.
+//! The code on the pages is the code that `tests/databases` runs against the real servers, except for DuckDB.
 //!
 //! # What they have in common
 //!

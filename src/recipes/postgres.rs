@@ -97,6 +97,6 @@ pub fn raw_hook(token: CancelToken, server: SocketAddr) -> Hook<'static> {
 pub async fn cancel_and_wait(token: &CancelToken, server: SocketAddr) -> Result<(), AnyError> {
     let mut stream = TcpStream::connect(server).await?;
     token.cancel_query_raw(&mut stream, NoTls).await?;
-    stream.read(&mut [0]).await?;
+    while stream.read(&mut [0; 16]).await? > 0 {}
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! `MariaDB`.
+//! MariaDB.
 
 use std::cell::RefCell;
 use std::error::Error;

@@ -8,7 +8,6 @@ use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::thread;
@@ -145,27 +144,18 @@ impl Server {
     fn launch(kind: &Kind, binaries: &[PathBuf]) -> Self {
         let folder =
             tempfile::Builder::new().prefix("timebox-").tempdir().expect("a temporary folder").keep();
-        // SAFETY: it only asks for a number.
-        let switch_to = (unsafe { libc::geteuid() } == 0).then(|| {
-            let (uid, gid) = kind.users.iter().find_map(|user| look_up(user)).expect("an unprivileged user");
-            std::os::unix::fs::chown(&folder, Some(uid), Some(gid)).expect("root may do that");
-            format!("setpriv --reuid={uid} --regid={gid} --clear-groups --")
-        });
+        let switch_to = unprivileged(kind, &folder);
         let port =
             TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a port").port();
-        let mut script = Command::new("sh")
-            .arg("-c")
-            .arg(SCRIPT.replace("PREPARE", kind.prepare).replace("RUN", kind.run))
-            .arg(kind.stop)
-            .args(binaries)
-            .env("FOLDER", &folder)
-            .env("PORT", port.to_string())
-            .env("AS", switch_to.unwrap_or_default())
-            .process_group(0) // an interrupt from the keyboard is for us; the script sees us end
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("a shell");
+        let mut command = Command::new("sh");
+        command.arg("-c").arg(SCRIPT.replace("PREPARE", kind.prepare).replace("RUN", kind.run));
+        command.arg(kind.stop).args(binaries);
+        command.env("FOLDER", &folder).env("PORT", port.to_string()).env("AS", switch_to.unwrap_or_default());
+        // An interrupt from the keyboard is for us; the script sees us end.
+        #[cfg(unix)]
+        std::os::unix::process::CommandExt::process_group(&mut command, 0);
+        let mut script =
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("there is a shell");
         let lifeline = script.stdin.take();
         let mut pid = String::new();
         let output = script.stdout.take().expect("it is piped");
@@ -214,12 +204,24 @@ fn find(binary: &str) -> Option<PathBuf> {
     folders.into_iter().map(|folder| folder.join(OsStr::new(binary))).find(|file| file.is_file())
 }
 
-/// The numbers of a user and of its group.
-fn look_up(name: &str) -> Option<(u32, u32)> {
-    let users = fs::read_to_string("/etc/passwd").ok()?;
-    users.lines().find_map(|line| {
-        let mut fields = line.split(':');
-        let (user, _, uid, gid) = (fields.next()?, fields.next()?, fields.next()?, fields.next()?);
-        if user == name { Some((uid.parse().ok()?, gid.parse().ok()?)) } else { None }
-    })
+/// What to put before a command so that it does not run as root, if that is what we are; it gets the folder.
+#[cfg(unix)]
+fn unprivileged(kind: &Kind, folder: &Path) -> Option<String> {
+    // SAFETY: it only asks for a number.
+    if unsafe { libc::geteuid() } != 0 {
+        return None;
+    }
+    let users = fs::read_to_string("/etc/passwd").expect("there are users");
+    let numbers = |name: &&str| {
+        let mut fields = users.lines().find(|line| line.split(':').next() == Some(name))?.split(':').skip(2);
+        Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
+    };
+    let (user, group) = kind.users.iter().find_map(numbers).expect("there is an unprivileged user");
+    std::os::unix::fs::chown(folder, Some(user), Some(group)).expect("root may do that");
+    Some(format!("setpriv --reuid={user} --regid={group} --clear-groups --"))
+}
+
+#[cfg(not(unix))]
+fn unprivileged(_: &Kind, _: &Path) -> Option<String> {
+    None
 }

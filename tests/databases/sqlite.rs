@@ -1,4 +1,4 @@
-//! `SQLite`, in process. `tests/late_hooks.rs` has the sweeps over its transactions.
+//! SQLite, in process. `tests/late_hooks.rs` has the sweeps over its transactions.
 
 use std::sync::mpsc::channel;
 use std::thread;

@@ -96,7 +96,7 @@ pub(crate) fn sweep(
         let start = Instant::now();
         let result = statement(limit);
         let taken = start.elapsed();
-        match result.map_err(|error| error.downcast::<TimeoutError>()) {
+        match result.map_err(<dyn Error + Send + Sync>::downcast::<TimeoutError>) {
             Ok(()) => {
                 seen.ended += 1;
                 middle -= middle / 64;
