@@ -41,7 +41,7 @@ impl Control {
                 Some(client) => client,
                 None => self.connect().await?,
             };
-            client.execute("select pg_cancel_backend($1)", &[&pid]).await?;
+            client.batch_execute(&format!("select pg_cancel_backend({pid})")).await?;
             Ok::<_, AnyError>(client)
         };
         *place = Some(self.runtime.block_on(async { timeout(BOUND, cancelled).await })??);

@@ -228,7 +228,7 @@ fn a_lost_control_connection_is_made_anew() {
         let mut sleep = || client.batch_execute("select pg_sleep(3600)");
         assert!(is_by_cancel(&cut(|limit| timeout(limit, || guarded(&control, pid, &mut sleep)))));
         let terminate = "select pg_terminate_backend(pid, 10000) from pg_stat_activity
-            where query = 'select pg_cancel_backend($1)'";
+            where query like 'select pg_cancel_backend%'";
         assert!(!other.query(terminate, &[]).unwrap().is_empty());
     }
 }
