@@ -2,7 +2,7 @@
 //!
 //! Servers are started from the machine's own binaries. Where there are none, the tests are skipped with a line that
 //! says so; with `TIMEBOX_REQUIRE_SERVERS` in the environment that is a failure.
-#![cfg(all(unix, not(miri)))]
+#![cfg(all(unix, not(any(timebox_mutants, miri))))]
 #![allow(unreachable_pub)] // the recipes, which are pages too
 
 mod mariadb;
