@@ -59,7 +59,7 @@
 //! |---|---|
 //! | a loop | [`checkpoint()?`](checkpoint) in it, for the price of a comparison |
 //! | a foreign call with a way to interrupt it (`SQLite`, a socket, a child process) | [`interruptible`] with a hook |
-//! | a query on a database server | [`interruptible`] with a hook that cancels it there: see `recipes` |
+//! | a query on a database server | [`interruptible`] with a hook that cancels it there: see [`recipes`] |
 //! | a future | it is dropped; or it is given a [grace](Timebox::grace), and ends by itself |
 //! | code that cannot return an error (a comparison in a sort) | [`checkpoint_or_unwind`] |
 //! | a foreign call with no way to interrupt it, a page fault on a dead disk | nothing |
