@@ -60,6 +60,7 @@
 //! | a loop | [`checkpoint()?`](checkpoint) in it, for the price of a comparison |
 //! | a foreign call with a way to interrupt it (`SQLite`, a socket, a child process) | [`interruptible`] with a hook |
 //! | reads and writes of sockets and pipes, child processes, regular expressions | the features `io`, `process`, `regex` |
+//! | a query on a database server | [`interruptible`] with a hook that cancels it there: see [`recipes`] |
 //! | a future | it is dropped; or it is given a [grace](Timebox::grace), and ends by itself |
 //! | code that cannot return an error (a comparison in a sort) | [`checkpoint_or_unwind`] |
 //! | a foreign call with no way to interrupt it, a page fault on a dead disk | nothing |
@@ -129,6 +130,8 @@ mod interrupt;
 pub mod isolate;
 #[cfg(not(timebox_loom))]
 mod quota;
+#[cfg(doc)]
+pub mod recipes;
 #[cfg(not(timebox_loom))]
 mod scope;
 mod sync;

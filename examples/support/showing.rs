@@ -1,0 +1,45 @@
+//! Checking, and showing what was checked.
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use timebox::TimeoutError;
+
+type AnyError = Box<dyn std::error::Error + Send + Sync>;
+
+/// The limit of what is to be stopped.
+pub(crate) const LIMIT: Duration = Duration::from_millis(100);
+
+/// Runs an example, under a heading.
+pub(crate) fn run(name: &str, example: impl FnOnce() -> Result<(), AnyError>) -> ExitCode {
+    println!("{:<48}{:>8}{:>10}  outcome", name, "limit", "taken");
+    match example() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{name} failed: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+pub(crate) fn check(holds: bool, what: &str) -> Result<(), AnyError> {
+    if holds { Ok(()) } else { Err(format!("not so: {what}").into()) }
+}
+
+/// The error of work that had to run into its limit.
+pub(crate) fn timed_out<T>(result: Result<T, AnyError>) -> Result<TimeoutError, AnyError> {
+    match result {
+        Ok(_) => Err("not so: the work was stopped".into()),
+        Err(error) => Ok(*error.downcast::<TimeoutError>()?),
+    }
+}
+
+/// One line, if the time taken is the limit and a little more. How little depends on the machine: 5 s are plenty.
+pub(crate) fn show(what: &str, start: Instant, error: &TimeoutError) -> Result<(), AnyError> {
+    let taken = start.elapsed();
+    check(error.is_timeout() && error.limit() == Some(LIMIT), "the error names the limit")?;
+    check(taken >= LIMIT, "no work is stopped before its limit")?;
+    check(taken < LIMIT + Duration::from_secs(5), "work is stopped at its limit")?;
+    println!("{what:<48}{LIMIT:>8.0?}{taken:>10.1?}  TimeoutError: {:?}", error.cause());
+    Ok(())
+}

@@ -1,0 +1,57 @@
+//! Recipes for databases: how a scope ends what runs on a server, and what becomes of the connection.
+//!
+//! This crate depends on no database. Each page here is a text and a piece of code to copy, with a hook in its middle:
+//!
+//! | page | ends | by |
+//! |---|---|---|
+//! | [`sqlite`] | a statement, a wait for a lock | `interrupt()`, a progress handler, a busy handler |
+//! | [`postgres`] | a statement, sync or async | `pg_cancel_backend` over a control connection, or a raw cancel |
+//! | [`mysql`] | a statement (MariaDB, MySQL) | `KILL QUERY` over a control connection |
+//! | [`redis`] | a command that waits | `CLIENT UNBLOCK` over a control connection |
+//! | [`duckdb`] | a statement | `interrupt()` |
+//! | [`pools`] | a query on a connection of r2d2, deadpool, bb8, sqlx | the hook of its database, and a mark |
+//!
+//! The code on the pages is the code that `tests/databases` runs against the real servers, except for DuckDB.
+//!
+//! # What they have in common
+//!
+//! - **The hook ends with the call.** When [`interruptible`](crate::interruptible()) has returned, no cancel is under way, so
+//!   the next statement on the connection is not hit. That takes a cancel that *returns after the server has acted*.
+//! - **It fires again until the call returns**, since a cancel that comes before the statement is lost.
+//! - **It is bounded.** Leaving the call waits for a running hook, so each wait in a hook has a timeout of its own.
+//! - **The control connection is not the pool's.** One serves all, and cancels one after the other.
+//! - **A connection that is in doubt is thrown away**: after a client-side read timeout, or when a future was dropped in the
+//!   middle ([`settled`](crate::TimeoutError::settled) is false).
+//!
+//! ```
+//! # fn cancel_at_the_server() {}
+//! # fn statement() -> std::io::Result<()> { Ok(()) }
+//! use timebox::{Hook, interruptible};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+//! // The outer `?` is the scope's error, with the server's as its source; the inner one the statement's own.
+//! interruptible(Hook::new(cancel_at_the_server), statement)??;
+//! # Ok(())
+//! # }
+//! ```
+
+/// A page: its text, then its code, which is compiled with the documentation and run by `tests/databases`.
+macro_rules! page {
+    ($name:ident, $text:literal, $code:literal) => {
+        #[doc = include_str!($text)]
+        #[doc = ""]
+        #[doc = "```no_run"]
+        #[doc = "# #![allow(dead_code)]"]
+        #[doc = include_str!($code)]
+        #[doc = "```"]
+        pub mod $name {}
+    };
+}
+
+page!(sqlite, "sqlite.md", "sqlite.rs");
+page!(postgres, "postgres.md", "postgres.rs");
+page!(mysql, "mysql.md", "mysql.rs");
+page!(redis, "redis.md", "redis.rs");
+#[doc = include_str!("duckdb.md")]
+pub mod duckdb {}
+page!(pools, "pools.md", "pools.rs");

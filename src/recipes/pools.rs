@@ -1,0 +1,140 @@
+use std::error::Error;
+
+use bb8::ManageConnection;
+use deadpool_postgres::Object;
+use sqlx::pool::PoolConnection;
+use sqlx::{PgConnection, Postgres};
+use timebox::{Hook, checkpoint, future, interruptible, remaining, token};
+use tokio_postgres::{CancelToken, Client};
+
+pub type AnyError = Box<dyn Error + Send + Sync>;
+
+/// Waits for a connection until the scope is over. A grace is for what has begun, and this can be dropped.
+async fn lent<T, E>(get: impl Future<Output = Result<T, E>>) -> Result<T, AnyError>
+where
+    E: Into<AnyError>,
+{
+    match token().run_until_cancelled(get).await {
+        Some(result) => result.map_err(Into::into),
+        None => Err(checkpoint().expect_err("the scope is over").into()),
+    }
+}
+
+// ===== r2d2: nothing is dropped in the middle, so every connection can be given back =====
+
+type Manager = r2d2_postgres::PostgresConnectionManager<postgres::NoTls>;
+
+/// Runs `work`, a single statement, on a connection of the pool; `cancel` makes the hook for a backend.
+pub fn on_r2d2<T>(
+    pool: &r2d2::Pool<Manager>,
+    cancel: impl FnOnce(i32) -> Hook<'static>,
+    work: impl FnOnce(&mut postgres::Client) -> Result<T, postgres::Error>,
+) -> Result<T, AnyError> {
+    // The wait for a connection has a timeout of its own: what is left.
+    let patience = remaining().map_or(pool.connection_timeout(), |left| left.min(pool.connection_timeout()));
+    let connection = pool.get_timeout(patience);
+    checkpoint()?;
+    let mut connection = connection?;
+    let pid = connection.query_one("select pg_backend_pid()", &[])?.get(0);
+    Ok(interruptible(cancel(pid), || work(&mut connection))??)
+}
+
+// ===== deadpool: a connection that is taken from its object has left the pool =====
+
+struct Lent(Option<Object>);
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        // Not given back: the future that used it was dropped in the middle.
+        drop(self.0.take().map(Object::take));
+    }
+}
+
+/// Runs `work`, a single statement, on a connection of the pool; `cancel` makes the hook for it.
+pub async fn on_deadpool<T>(
+    pool: &deadpool_postgres::Pool,
+    cancel: impl FnOnce(CancelToken) -> Hook<'static>,
+    work: impl AsyncFnOnce(&Client) -> Result<T, tokio_postgres::Error>,
+) -> Result<T, AnyError> {
+    let object = lent(pool.get()).await?;
+    let hook = cancel(object.cancel_token());
+    let mut lent = Lent(Some(object));
+    let Some(client) = &lent.0 else { unreachable!("it was just put there") };
+    let result = future::interruptible(hook, work(client)).await;
+    // Here the query has ended, with its result or as cancelled: the object goes back to its pool.
+    drop(lent.0.take());
+    Ok(result??)
+}
+
+// ===== bb8: its manager says what is broken, so the connection carries a mark =====
+
+pub struct Marked<C> {
+    client: C,
+    in_use: bool,
+}
+
+pub struct Marking<M>(pub M);
+
+impl<M: ManageConnection> ManageConnection for Marking<M> {
+    type Connection = Marked<M::Connection>;
+    type Error = M::Error;
+
+    async fn connect(&self) -> Result<Self::Connection, M::Error> {
+        Ok(Marked { client: self.0.connect().await?, in_use: false })
+    }
+
+    async fn is_valid(&self, connection: &mut Self::Connection) -> Result<(), M::Error> {
+        self.0.is_valid(&mut connection.client).await
+    }
+
+    fn has_broken(&self, connection: &mut Self::Connection) -> bool {
+        connection.in_use || self.0.has_broken(&mut connection.client)
+    }
+}
+
+/// As `on_deadpool`.
+pub async fn on_bb8<M, T>(
+    pool: &bb8::Pool<Marking<M>>,
+    cancel: impl FnOnce(CancelToken) -> Hook<'static>,
+    work: impl AsyncFnOnce(&Client) -> Result<T, tokio_postgres::Error>,
+) -> Result<T, AnyError>
+where
+    M: ManageConnection<Connection = Client, Error = tokio_postgres::Error>,
+{
+    let mut connection = lent(pool.get()).await?;
+    connection.in_use = true;
+    let hook = cancel(connection.client.cancel_token());
+    let result = future::interruptible(hook, work(&connection.client)).await;
+    connection.in_use = false; // if this is not reached, the pool drops the connection
+    Ok(result??)
+}
+
+// ===== sqlx: a connection can be told to close when it is dropped =====
+
+struct Settling {
+    connection: PoolConnection<Postgres>,
+    in_use: bool,
+}
+
+impl Drop for Settling {
+    fn drop(&mut self) {
+        if self.in_use {
+            self.connection.close_on_drop();
+        }
+    }
+}
+
+/// Runs `work`, a single statement, on a connection of the pool; `cancel` makes the hook for a backend.
+pub async fn on_sqlx<T>(
+    pool: &sqlx::PgPool,
+    cancel: impl FnOnce(i32) -> Hook<'static>,
+    work: impl AsyncFnOnce(&mut PgConnection) -> sqlx::Result<T>,
+) -> Result<T, AnyError> {
+    let connection = lent(pool.acquire()).await?;
+    let mut settling = Settling { connection, in_use: true };
+    let ask = sqlx::query_scalar("select pg_backend_pid()");
+    let pid = ask.fetch_one(&mut *settling.connection).await?;
+    let result = future::interruptible(cancel(pid), work(&mut settling.connection)).await;
+    settling.in_use = false;
+    Ok(result??)
+}

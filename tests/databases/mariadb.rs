@@ -1,0 +1,215 @@
+//! MariaDB.
+
+use std::cell::RefCell;
+use std::error::Error;
+use std::sync::OnceLock;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use mysql::prelude::Queryable;
+use mysql::{Conn, Opts, OptsBuilder, Row, TxOpts};
+use timebox::{TimeoutError, timeout, with_timeout};
+
+use crate::recipes::mysql::{Control, guarded, guarded_strictly};
+use crate::server::Server;
+use crate::support::{AnyError, HANG, LONG, SHORT, alone, cut, open_files, sweep, timed_out, wait_until};
+
+/// `ER_QUERY_INTERRUPTED`.
+const KILLED: u16 = 1317;
+
+fn server() -> Option<&'static Server> {
+    static SERVER: OnceLock<Option<Server>> = OnceLock::new();
+    SERVER.get_or_init(Server::mariadb).as_ref()
+}
+
+fn options(server: &Server) -> Opts {
+    let options = OptsBuilder::new().ip_or_hostname(Some("127.0.0.1")).tcp_port(server.port());
+    options.user(Some("root")).db_name(Some("mysql")).prefer_socket(false).into()
+}
+
+fn connect(server: &Server) -> (Conn, u32) {
+    let connection = Conn::new(options(server)).unwrap();
+    let id = connection.connection_id();
+    (connection, id)
+}
+
+fn rows(connection: &mut Conn, query: &str) -> mysql::Result<Vec<Row>> {
+    connection.query(query)
+}
+
+fn is_killed(error: &mysql::Error) -> bool {
+    matches!(error, mysql::Error::MySqlError(error) if error.code == KILLED)
+}
+
+/// What the server said to the statement whose interruption an error tells of.
+fn is_by_kill(error: &TimeoutError) -> bool {
+    error.source().and_then(|source| source.downcast_ref::<mysql::Error>()).is_some_and(is_killed)
+}
+
+const OWN: &str = "select sum(a.seq ^ b.seq) from seq_1_to_100 a, seq_1_to_100 b";
+const NEXT: &str = "select sum(a.seq ^ b.seq) from seq_1_to_60 a, seq_1_to_60 b";
+/// It takes hours.
+const ENDLESS: &str = "select sum(a.seq ^ b.seq) from seq_1_to_10000000 a, seq_1_to_10000000 b";
+
+fn was_hit(connection: &mut Conn) -> bool {
+    rows(connection, NEXT).is_err_and(|error| {
+        assert!(is_killed(&error), "{error}");
+        true
+    })
+}
+
+#[test]
+fn the_next_three_statements_are_never_hit() {
+    let _alone = alone();
+    let Some(server) = server() else { return };
+    let control = Control::new(&options(server));
+    let (connection, id) = connect(server);
+    let connection = RefCell::new(connection);
+    let statement = |limit| {
+        timeout(limit, || guarded(&control, id, || rows(&mut connection.borrow_mut(), OWN)).map(drop))
+    };
+    let follow_up =
+        || u32::try_from((0..3).filter(|_| was_hit(&mut connection.borrow_mut())).count()).unwrap();
+    sweep(600, Duration::from_millis(1), statement, follow_up).check("MariaDB, 600 runs");
+}
+
+/// The check of the check: a hook that outlives its statement hits others, and the follow-ups see it.
+#[test]
+fn a_hook_that_outlives_its_statement_hits_the_next() {
+    let _alone = alone();
+    let Some(server) = server() else { return };
+    let control = Control::new(&options(server));
+    let (mut connection, id) = connect(server);
+    let was_hit = (0..3000).any(|run| {
+        with_timeout(Duration::from_micros(100 + run * 29 % 1000), |scope| {
+            let control = &control;
+            let _outlives = scope.on_cancel(control.hook(id).every(Duration::from_micros(100)));
+            let own = rows(&mut connection, OWN);
+            let hit = (0..3).any(|_| was_hit(&mut connection));
+            Ok::<_, AnyError>(own.is_ok() && hit)
+        })
+        .is_ok_and(|hit| hit)
+    });
+    assert!(was_hit);
+}
+
+/// A table of one row, whose value is 0.
+fn one_row(connection: &mut Conn, name: &str) {
+    connection.query_drop("create database if not exists timebox").unwrap();
+    connection
+        .query_drop(format!("create table timebox.{name} (id int primary key, value int) engine=innodb"))
+        .unwrap();
+    connection.query_drop(format!("insert into timebox.{name} values (1, 0)")).unwrap();
+}
+
+/// Takes the row's lock at once or fails, and returns its value.
+#[track_caller]
+fn value_with_lock(other: &mut Conn, name: &str) -> i32 {
+    let mut transaction = other.start_transaction(TxOpts::default()).unwrap();
+    let row = transaction.query_first(format!("select value from timebox.{name} for update nowait"));
+    let value = row.expect("the lock is free").expect("a row");
+    transaction.rollback().unwrap();
+    value
+}
+
+#[test]
+fn after_a_killed_statement_the_row_is_free_and_unchanged() {
+    let _alone = alone();
+    let Some(server) = server() else { return };
+    let control = Control::new(&options(server));
+    let (mut connection, id) = connect(server);
+    let (mut other, _) = connect(server);
+    one_row(&mut other, "free");
+    for _ in 0..40 {
+        let mut transact = || {
+            let mut transaction = connection.start_transaction(TxOpts::default())?;
+            transaction.query_drop("update timebox.free set value = value + 1")?;
+            guarded(&control, id, || transaction.query::<Row, _>(ENDLESS))?;
+            transaction.commit()?;
+            Ok::<_, AnyError>(())
+        };
+        assert!(is_by_kill(&cut(|limit| timeout(limit, &mut transact))));
+        assert_eq!(value_with_lock(&mut other, "free"), 0);
+        assert_eq!(connection.query_first("select 42").unwrap(), Some(42));
+    }
+}
+
+#[test]
+fn waiting_for_a_row_ends_within_the_scope() {
+    let _alone = alone();
+    let Some(server) = server() else { return };
+    let control = Control::new(&options(server));
+    let (mut owner, _) = connect(server);
+    let (mut connection, id) = connect(server);
+    one_row(&mut owner, "locked");
+    let mut lock = owner.start_transaction(TxOpts::default()).unwrap();
+    lock.query_drop("update timebox.locked set value = 7").unwrap();
+    for _ in 0..20 {
+        let mut update = || rows(&mut connection, "update timebox.locked set value = 8");
+        let start = Instant::now();
+        assert!(is_by_kill(&cut(|limit| timeout(limit, || guarded(&control, id, &mut update)))));
+        assert!(start.elapsed() < HANG);
+    }
+    lock.rollback().unwrap();
+    assert_eq!(value_with_lock(&mut owner, "locked"), 0);
+}
+
+/// The trap: the error of a killed statement comes among its rows, and `query_drop` drops these.
+#[test]
+fn what_query_drop_swallows_the_strict_guard_tells() {
+    let _alone = alone();
+    let Some(server) = server() else { return };
+    let control = Control::new(&options(server));
+    let (mut connection, id) = connect(server);
+    let mut limit = SHORT;
+    while let Err(error) = timeout(limit, || guarded(&control, id, || connection.query_drop(ENDLESS))) {
+        // Not made at all; else the trap is gone, and the page can say so.
+        assert!(error.downcast::<TimeoutError>().is_ok_and(|error| error.source().is_none()));
+        limit *= 2;
+    }
+    let told = timeout(SHORT, || guarded_strictly(&control, id, || connection.query_drop(ENDLESS)));
+    assert!(timed_out(told).is_timeout());
+    assert_eq!(connection.query_first("select 42").unwrap(), Some(42));
+}
+
+#[test]
+fn a_server_killed_in_mid_query_is_its_own_error_and_not_a_timeout() {
+    let _alone = alone();
+    let Some(server) = Server::mariadb() else { return };
+    let control = Control::new(&options(&server));
+    let (mut connection, id) = connect(&server);
+    let (mut other, _) = connect(&server);
+    let start = Instant::now();
+    let error = thread::scope(|threads| {
+        let call = threads.spawn(|| {
+            timeout(LONG, || guarded(&control, id, || rows(&mut connection, ENDLESS))).unwrap_err()
+        });
+        let active =
+            format!("select id from information_schema.processlist where id = {id} and command = 'Query'");
+        wait_until(|| !rows(&mut other, &active).unwrap().is_empty());
+        // SAFETY: a signal to this test's own server.
+        assert_eq!(unsafe { libc::kill(server.pid(), libc::SIGKILL) }, 0);
+        call.join().unwrap()
+    });
+    assert!(start.elapsed() < HANG);
+    let error = error.downcast::<mysql::Error>().expect("not the error of the scope");
+    assert!(!matches!(*error, mysql::Error::MySqlError(_)), "the connection is gone: {error}");
+}
+
+#[test]
+fn no_descriptor_is_left_open() {
+    let _alone = alone();
+    let Some(server) = server() else { return };
+    let control = Control::new(&options(server));
+    let (mut connection, id) = connect(server);
+    let mut cut_off = || {
+        let result =
+            timeout(Duration::from_millis(1), || guarded(&control, id, || rows(&mut connection, ENDLESS)));
+        assert!(timed_out(result).is_timeout());
+    };
+    // The first that is not refused makes the control connection.
+    control.kill_query(id).unwrap();
+    let before = open_files();
+    (0..200).for_each(|_| cut_off());
+    assert_eq!(open_files(), before);
+}

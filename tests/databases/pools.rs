@@ -1,0 +1,177 @@
+//! Pools of one connection: what comes back to them is in step, and what is not does not come back.
+
+use std::time::{Duration, Instant};
+
+use deadpool_postgres::{ManagerConfig, RecyclingMethod};
+use sqlx::PgConnection;
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions, PgSslMode};
+use timebox::{CancellationToken, Hook, Limit, Timebox, timeout};
+use tokio_postgres::NoTls;
+
+use crate::postgres::{async_config, config, control, runtime, server};
+use crate::recipes::pools::{Marking, on_bb8, on_deadpool, on_r2d2, on_sqlx};
+use crate::recipes::postgres::raw_hook;
+use crate::support::{AnyError, HANG, LONG, SHORT, alone, timed_out};
+
+const ENDLESS: &str = "select pg_sleep(3600)";
+const PID: &str = "select pg_backend_pid()";
+
+/// Whether a query's cancel reaches the server.
+#[derive(Clone, Copy)]
+enum Cancel<'a> {
+    Works,
+    /// And the scope is cancelled as soon as there is a hook, which is when the query is about to begin.
+    IsLost(&'a CancellationToken),
+}
+
+impl Cancel<'_> {
+    fn hook(self, works: impl FnOnce() -> Hook<'static>) -> Hook<'static> {
+        match self {
+            Self::Works => works(),
+            Self::IsLost(_) => Hook::inline(|| ()),
+        }
+    }
+
+    fn query_begins(self) {
+        if let Self::IsLost(token) = self {
+            token.cancel();
+        }
+    }
+}
+
+/// The rules, whatever the pool: `pid` and `endless` run a query on a connection of it.
+async fn settles_or_discards(
+    pid: impl AsyncFn() -> Result<i32, AnyError>,
+    endless: impl AsyncFn(Cancel<'_>) -> Result<(), AnyError>,
+) {
+    let first = pid().await.unwrap();
+    for _ in 0..20 {
+        let limited = Timebox::new(SHORT).grace(HANG).run_future(endless(Cancel::Works));
+        let error = timed_out(limited.await);
+        assert!(error.is_timeout() && error.settled());
+        let start = Instant::now();
+        assert_eq!(pid().await.unwrap(), first, "the connection was given back");
+        assert!(start.elapsed() < HANG);
+    }
+    // A query that is not ended is cut off, and the pool does not get its connection back.
+    let mut last = first;
+    for _ in 0..3 {
+        let token = CancellationToken::new();
+        let run = Timebox::new(Limit::NONE)
+            .cancel_on(&token)
+            .grace(SHORT)
+            .run_future(endless(Cancel::IsLost(&token)));
+        assert!(!timed_out(run.await).settled());
+        let next = pid().await.unwrap();
+        assert_ne!(next, last, "the connection was discarded");
+        last = next;
+    }
+    // Who waits for a connection does not wait through a grace.
+    let token = CancellationToken::new();
+    let holds = Timebox::new(Limit::NONE).cancel_on(&token).grace(HANG).run_future(endless(Cancel::Works));
+    let waits = async {
+        let result = Timebox::new(SHORT).grace(LONG).run_future(endless(Cancel::Works)).await;
+        token.cancel();
+        result
+    };
+    let (held, waited) = tokio::join!(holds, waits);
+    assert!(timed_out(held).is_cancelled() && timed_out(waited).is_timeout());
+    assert_eq!(pid().await.unwrap(), last);
+}
+
+#[test]
+fn deadpool() {
+    let _alone = alone();
+    let Some(server) = server() else { return };
+    let raw = |token| raw_hook(token, server.address());
+    runtime().block_on(async {
+        for recycling_method in [RecyclingMethod::Fast, RecyclingMethod::Verified] {
+            let config = ManagerConfig { recycling_method };
+            let manager = deadpool_postgres::Manager::from_config(async_config(server), NoTls, config);
+            let pool = deadpool_postgres::Pool::builder(manager).max_size(1).build().unwrap();
+            let pid = async || {
+                on_deadpool(&pool, raw, async |client| Ok(client.query_one(PID, &[]).await?.get(0))).await
+            };
+            let endless = async |cancel: Cancel<'_>| {
+                let hook = |token| cancel.hook(|| raw(token));
+                on_deadpool(&pool, hook, async |client| {
+                    cancel.query_begins();
+                    client.batch_execute(ENDLESS).await
+                })
+                .await
+            };
+            settles_or_discards(pid, endless).await;
+        }
+    });
+}
+
+#[test]
+fn bb8() {
+    let _alone = alone();
+    let Some(server) = server() else { return };
+    let raw = |token| raw_hook(token, server.address());
+    runtime().block_on(async {
+        let manager = Marking(bb8_postgres::PostgresConnectionManager::new(async_config(server), NoTls));
+        let pool = bb8::Pool::builder().max_size(1).build(manager).await.unwrap();
+        let pid =
+            async || on_bb8(&pool, raw, async |client| Ok(client.query_one(PID, &[]).await?.get(0))).await;
+        let endless = async |cancel: Cancel<'_>| {
+            let hook = |token| cancel.hook(|| raw(token));
+            on_bb8(&pool, hook, async |client| {
+                cancel.query_begins();
+                client.batch_execute(ENDLESS).await
+            })
+            .await
+        };
+        settles_or_discards(pid, endless).await;
+    });
+}
+
+#[test]
+fn sqlx() {
+    let _alone = alone();
+    let Some(server) = server() else { return };
+    let control = control(server);
+    runtime().block_on(async {
+        let options = PgConnectOptions::new().host("127.0.0.1").port(server.port()).username("postgres");
+        let options = options.database("postgres").ssl_mode(PgSslMode::Disable);
+        let pool = PgPoolOptions::new().max_connections(1).connect_with(options).await.unwrap();
+        let pid = async || {
+            let hook = |pid| control.hook(pid);
+            on_sqlx(&pool, hook, async |connection| sqlx::query_scalar(PID).fetch_one(connection).await).await
+        };
+        let endless = async |cancel: Cancel<'_>| {
+            let hook = |pid| cancel.hook(|| control.hook(pid));
+            let work = async |connection: &mut PgConnection| {
+                cancel.query_begins();
+                sqlx::query(ENDLESS).execute(connection).await
+            };
+            on_sqlx(&pool, hook, work).await.map(drop)
+        };
+        settles_or_discards(pid, endless).await;
+    });
+}
+
+#[test]
+fn r2d2() {
+    let _alone = alone();
+    let Some(server) = server() else { return };
+    let control = control(server);
+    let manager = r2d2_postgres::PostgresConnectionManager::new(config(server), postgres::NoTls);
+    let pool = r2d2::Pool::builder().max_size(1).build(manager).unwrap();
+    let pid = || on_r2d2(&pool, |pid| control.hook(pid), |client| Ok(client.query_one(PID, &[])?.get(0)));
+    let endless = |limit: Duration| {
+        timeout(limit, || on_r2d2(&pool, |pid| control.hook(pid), |client| client.batch_execute(ENDLESS)))
+    };
+    let first: i32 = pid().unwrap();
+    for _ in 0..30 {
+        assert!(timed_out(endless(SHORT)).is_timeout());
+        assert_eq!(pid().unwrap(), first, "the connection was given back");
+    }
+    // Who waits for a connection waits within the scope.
+    let held = pool.get().unwrap();
+    let result: Result<(), AnyError> = endless(SHORT);
+    assert!(timed_out(result).is_timeout());
+    drop(held);
+    assert_eq!(pid().unwrap(), first);
+}
