@@ -21,7 +21,7 @@ fn text() -> String {
     while text.len() < 2 << 20 {
         x = x.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         text.push_str(words[usize::try_from(x >> 33).unwrap_or(0) % words.len()]);
-        text.push(if (x >> 50) % 11 == 0 { '\n' } else { ' ' });
+        text.push(if (x >> 50).is_multiple_of(11) { '\n' } else { ' ' });
     }
     text
 }

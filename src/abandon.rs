@@ -51,7 +51,7 @@ const IDLE: Duration = Duration::from_secs(10);
 ///     while !flag.load(Ordering::Relaxed) {} // looks at no scope
 /// });
 /// assert!(result.unwrap_err().is_timeout());
-/// assert_eq!(timebox::abandoned(), 1);
+/// assert!(timebox::abandoned() <= 1); // none, if no thread came to begin it
 /// # stop.store(true, Ordering::Relaxed);
 /// ```
 #[track_caller]

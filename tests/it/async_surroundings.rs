@@ -109,7 +109,14 @@ fn a_hook_runs_before_its_future_is_dropped_without_a_grace() {
                     future::interruptible(hook.once(), pending::<Never>()).await
                 };
                 let result = pollster::block_on(future::timeout_value(SHORT / 10, query));
-                assert!(!result.unwrap_err().settled());
+                match result {
+                    Err(error) => assert!(!error.settled()),
+                    // A busy machine: it was over before the call began.
+                    Ok(refused) => {
+                        assert!(refused.is_err());
+                        continue;
+                    }
+                }
                 assert_eq!(fires.load(SeqCst), 2);
             }
         }
