@@ -33,15 +33,25 @@ impl Alert {
     #[inline]
     pub(super) fn wake_at(&mut self, deadline: u64, waker: &Waker) {
         if Seam::is_in_force() {
-            self.wake_at_on(&Seam::current(), deadline, waker);
-        } else {
-            self.wake_at_on(&Seam::default(), deadline, waker);
+            return self.wake_at_staged(deadline, waker);
         }
+        self.wake_by_timer(deadline, waker, |target| watchdog::global().schedule(deadline, target));
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn wake_at_staged(&mut self, deadline: u64, waker: &Waker) {
+        self.wake_at_on(&Seam::current(), deadline, waker);
     }
 
     /// As [`wake_at`](Self::wake_at), by another clock than this thread's.
-    #[inline]
     pub(super) fn wake_at_on(&mut self, seam: &Seam, deadline: u64, waker: &Waker) {
+        let schedule = |target| watchdog::global().schedule_on(seam, deadline, target);
+        self.wake_by_timer(deadline, waker, schedule);
+    }
+
+    #[inline(always)]
+    fn wake_by_timer(&mut self, deadline: u64, waker: &Waker, schedule: impl FnOnce(Target) -> Timer) {
         if let Some((before, timer)) = self.timer {
             if before == deadline && watchdog::global().redirect(timer, waker) {
                 return;
@@ -50,8 +60,7 @@ impl Alert {
             self.timer = None;
         }
         if deadline != NEVER {
-            let timer = watchdog::global().schedule_on(seam, deadline, Target::Wake(waker.clone()));
-            self.timer = Some((deadline, timer));
+            self.timer = Some((deadline, schedule(Target::Wake(waker.clone()))));
         }
     }
 

@@ -82,7 +82,8 @@ pub(crate) fn point(thread: &Thread, location: &'static Location<'static>) {
 #[inline(always)]
 pub(crate) fn point_of(node: &Arc<Node>, location: &'static Location<'static>) {
     #[cfg(feature = "testing")]
-    if let Some(probe) = probe()
+    if is_entered()
+        && let Some(probe) = probe()
         && let Verdict::Expire { .. } = probe.reached(location)
     {
         node.expire_early();
@@ -125,8 +126,8 @@ pub(crate) fn waiting(location: &'static Location<'static>) -> Waiting {
 #[inline(always)]
 pub(crate) fn begin_wait(location: &'static Location<'static>, begins: bool) {
     #[cfg(feature = "testing")]
-    if let Some(probe) = probe() {
-        probe.waits(location, begins);
+    if is_entered() {
+        waits(location, begins);
     }
     #[cfg(not(feature = "testing"))]
     let _ = (location, begins);
@@ -145,9 +146,17 @@ impl Drop for Waiting {
 }
 
 #[cfg(feature = "testing")]
-#[inline]
+#[cold]
+#[inline(never)]
+fn waits(location: &'static Location<'static>, begins: bool) {
+    if let Some(probe) = probe() {
+        probe.waits(location, begins);
+    }
+}
+
+#[cfg(feature = "testing")]
 fn probe() -> Option<Arc<dyn Probe>> {
-    if is_entered() { Seam::current().world()?.probe.clone() } else { None }
+    Seam::current().world()?.probe.clone()
 }
 
 #[cfg(feature = "testing")]

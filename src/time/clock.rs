@@ -10,16 +10,30 @@ use crate::sync::{SetOnce, os};
 pub(crate) fn now() -> u64 {
     #[cfg(feature = "testing")]
     if super::seam::is_entered() {
-        return super::seam::Seam::current().now();
+        return staged_now();
     }
     os::monotonic_nanos()
+}
+
+#[cfg(feature = "testing")]
+#[cold]
+#[inline(never)]
+fn staged_now() -> u64 {
+    super::seam::Seam::current().now()
+}
+
+#[cfg(feature = "testing")]
+#[cold]
+#[inline(never)]
+fn has_mock() -> bool {
+    !super::seam::Seam::current().has_real_clock()
 }
 
 /// Whether this thread follows a clock of which the watchdog knows nothing.
 #[inline(always)]
 pub(crate) fn is_mocked() -> bool {
     #[cfg(feature = "testing")]
-    return super::seam::is_entered() && !super::seam::Seam::current().has_real_clock();
+    return super::seam::is_entered() && has_mock();
     #[cfg(not(feature = "testing"))]
     false
 }
