@@ -13,7 +13,13 @@ use crate::watchdog::{self, Target, Timer};
 #[derive(Debug, Default)]
 pub(super) struct Alert {
     timer: Option<(u64, Timer)>,
-    waiting: Option<Box<Waiting>>,
+    /// What few futures have; the rest move less.
+    rare: Option<Box<Rare>>,
+}
+
+#[derive(Debug, Default)]
+struct Rare {
+    waiting: Option<Waiting>,
     /// Until when it waits for the scope around to drop both.
     patience: u64,
 }
@@ -77,24 +83,27 @@ impl Alert {
 
     /// Until when to wait for surroundings that are over since `over`, as it is found `now`, to drop both.
     pub(super) fn patience(&mut self, now: u64, over: u64) -> u64 {
+        let patience = &mut self.rare.get_or_insert_default().patience;
         // What was begun before is for others.
-        if self.patience.saturating_sub(PATIENCE) < over {
-            self.patience = now.saturating_add(PATIENCE);
+        if patience.saturating_sub(PATIENCE) < over {
+            *patience = now.saturating_add(PATIENCE);
         }
-        self.patience
+        *patience
     }
 
     /// Wakes the task when `node` is over, and not for one given before; `false` if it is over.
     pub(super) fn wake_by(&mut self, node: Option<&Arc<Node>>, waker: &Waker) -> bool {
-        if let (Some(waiting), Some(node)) = (&self.waiting, node)
-            && Arc::ptr_eq(&waiting.node, node)
-        {
-            return node.update_waker(waiting.key, waker);
+        if let Some(rare) = &mut self.rare {
+            if let (Some(waiting), Some(node)) = (&rare.waiting, node)
+                && Arc::ptr_eq(&waiting.node, node)
+            {
+                return node.update_waker(waiting.key, waker);
+            }
+            rare.waiting = None;
         }
-        self.waiting = None;
         let Some(node) = node else { return true };
         let Some(key) = node.add_waker(waker) else { return !node.is_over() };
-        self.waiting = Some(Box::new(Waiting { node: Arc::clone(node), key }));
+        self.rare.get_or_insert_default().waiting = Some(Waiting { node: Arc::clone(node), key });
         true
     }
 
@@ -112,7 +121,7 @@ impl Alert {
         };
         self.wake_at(deadline, waker);
         if covered || scope.is_none() {
-            return self.waiting.is_none() || self.wake_by(None, waker);
+            return self.rare.is_none() || self.wake_by(None, waker);
         }
         // Whoever waits outside of what a scope polls itself must be told of a cancellation, by a token that may be yet
         // to be made.
@@ -127,8 +136,8 @@ impl Alert {
         if let Some((_, timer)) = self.timer.take() {
             watchdog::global().cancel(timer);
         }
-        if self.waiting.is_some() {
-            self.waiting = None;
+        if self.rare.is_some() {
+            self.rare = None;
         }
     }
 }
