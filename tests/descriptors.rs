@@ -1,7 +1,7 @@
 //! Calls that end with their scope leave no descriptor and no child behind. Alone in its process: it counts them.
 #![cfg(unix)]
 
-use std::io::{ErrorKind, Read};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
@@ -27,6 +27,22 @@ fn assert_descriptors(expected: usize) {
     }
 }
 
+#[cfg(target_os = "linux")]
+fn connect_to_where_nobody_answers(limit: Duration) {
+    use std::os::fd::AsRawFd;
+
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    // SAFETY: shortens the queue of a listener that is open.
+    assert_eq!(unsafe { libc::listen(listener.as_raw_fd(), 0) }, 0);
+    let address = listener.local_addr().unwrap();
+    let fill = || TcpStream::connect_timeout(&address, Duration::from_millis(200)).ok();
+    let queued: Vec<TcpStream> = std::iter::from_fn(fill).take(100).collect();
+    for _ in 0..1000 {
+        assert_eq!(timeout(limit, || connect(address)).unwrap_err().kind(), ErrorKind::TimedOut);
+    }
+    drop(queued);
+}
+
 #[test]
 fn none_is_left() {
     let limit = Duration::from_millis(1);
@@ -47,7 +63,18 @@ fn none_is_left() {
     }
     assert_descriptors(before);
 
-    for run in 0..200 {
+    // A peer that reads nothing: its buffer is full soon.
+    let mut full = 0;
+    while full < 1000 {
+        let written = timeout(limit, || {
+            let _token = (full % 2 == 0).then(timebox::token);
+            ours.write(&[0; 1 << 12])
+        });
+        full += usize::from(written.is_err_and(|error| error.kind() == ErrorKind::TimedOut));
+    }
+    assert_descriptors(before);
+
+    for run in 0..1000 {
         let accepted = timeout(limit, || {
             let _token = (run % 2 == 0).then(timebox::token);
             accept(&listener)
@@ -56,6 +83,10 @@ fn none_is_left() {
         let client: TcpStream = timeout(HANG, || connect(address)).unwrap();
         drop((client, timeout(HANG, || accept(&listener)).unwrap()));
     }
+    assert_descriptors(before);
+
+    #[cfg(target_os = "linux")] // where the queue of a listener is as short as it is asked for
+    connect_to_where_nobody_answers(limit);
     assert_descriptors(before);
 
     for run in 0..200 {

@@ -56,6 +56,17 @@ fn a_busy_loop_is_killed_at_the_deadline_and_replaced() {
     assert_eq!(isolate(HANG, &DOUBLE, &4).unwrap(), 8);
 }
 
+/// Only a hang fails it.
+fn it_returns_at_its_limit() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("process").to_str().unwrap().to_owned();
+    let late = || isolate(SHORT, &LOOP, &path).unwrap_err().timeout().unwrap().overshoot();
+    let mut late: Vec<Duration> = (0..20).map(|_| late()).collect();
+    late.sort();
+    println!("killed and reaped, late by {:?}, at most {:?}", late[10], late[19]);
+    assert!(late[19] < HANG);
+}
+
 fn the_limit_around_it_counts() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("process").to_str().unwrap().to_owned();
@@ -142,6 +153,7 @@ fn main() {
     run!(
         it_runs_in_another_process_which_is_kept,
         a_busy_loop_is_killed_at_the_deadline_and_replaced,
+        it_returns_at_its_limit,
         the_limit_around_it_counts,
         code_that_checks_ends_by_itself,
         large_data_goes_through,

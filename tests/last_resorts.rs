@@ -80,6 +80,21 @@ fn a_busy_loop_is_left_behind_and_counted_until_it_ends() {
     all_come_back();
 }
 
+/// Shown with `--nocapture`; only a hang fails it.
+#[test]
+fn it_returns_at_its_limit() {
+    let _turn = turn();
+    let mut late: Vec<Duration> = (0..50)
+        .map(|_| {
+            let busy = Loop::new();
+            abandon(SHORT, busy.work()).unwrap_err().overshoot()
+        })
+        .collect();
+    late.sort();
+    println!("late by {:?}, at most {:?}", late[25], late[49]);
+    assert!(late[49] < HANG);
+}
+
 #[test]
 fn the_limit_around_it_counts() {
     let _turn = turn();

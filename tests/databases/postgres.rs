@@ -301,7 +301,7 @@ fn no_descriptor_is_left_open() {
     };
     cut_off(control.hook(pid));
     let before = open_files();
-    for _ in 0..200 {
+    for _ in 0..500 {
         cut_off(control.hook(pid));
         cut_off(raw_hook(client.cancel_token(), server.address()));
     }

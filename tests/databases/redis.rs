@@ -171,7 +171,7 @@ fn no_descriptor_is_left_open() {
     let control = Control::new(&client);
     control.unblock(id).unwrap();
     let before = open_files();
-    for _ in 0..200 {
+    for _ in 0..1000 {
         let pop = || pop(&mut connection, "empty", 0.0);
         assert!(timed_out(timeout(Duration::from_millis(1), || guarded(&control, id, pop))).is_timeout());
     }
