@@ -93,14 +93,15 @@ fn with_the_raw_cancel_and_its_end_awaited_the_next_three_are_never_hit() {
     let client = runtime.block_on(connect_async(server));
     let statement = |limit| {
         let hook = raw_hook(client.cancel_token(), server.address());
-        let guarded = guarded_async(hook, client.batch_execute(OWN));
+        // Each makes a connection, which takes milliseconds: a statement as short as above would end before.
+        let guarded = guarded_async(hook, client.batch_execute("select pg_sleep(0.012)"));
         runtime.block_on(Timebox::new(limit).grace(HANG).run_future(guarded))
     };
     let follow_up = || {
         let hits = (0..3).filter(|_| runtime.block_on(client.batch_execute(NEXT)).is_err());
         u32::try_from(hits.count()).unwrap()
     };
-    sweep(600, MIDDLE, statement, follow_up).check("PostgreSQL by the raw cancel, 600 runs");
+    sweep(600, 5 * MIDDLE, statement, follow_up).check("PostgreSQL by the raw cancel, 600 runs");
 }
 
 /// Why the recipe waits, and the check of the check: the follow-ups see what comes late.
