@@ -4,16 +4,13 @@
 //! Each process in a line of forks has a *generation*; a lock remembers the one it was last used in.
 
 #[cfg(not(timebox_loom))]
+use super::SetOnce;
+use super::{Mutex, MutexGuard, lock};
+#[cfg(not(timebox_loom))]
 use std::sync::{
     TryLockError,
     atomic::{AtomicBool, AtomicU32, Ordering},
 };
-#[cfg(not(timebox_loom))]
-use std::time::Duration;
-
-#[cfg(not(timebox_loom))]
-use super::SetOnce;
-use super::{Mutex, MutexGuard, lock};
 
 #[cfg(not(timebox_loom))]
 static GENERATION: AtomicU32 = AtomicU32::new(0);
@@ -54,16 +51,37 @@ pub(crate) fn on_child(restart: fn()) {
 /// A mutex that a forked child never waits for in vain.
 #[derive(Debug)]
 pub(crate) struct ForkMutex<T> {
+    /// In which generation it was last used, and how far that has come: see [`Phase`].
     #[cfg(not(timebox_loom))]
-    generation: AtomicU32,
+    used: AtomicU32,
     inner: Mutex<T>,
+}
+
+/// How far a generation has come with a lock from before it. The lower bits of `ForkMutex::used`.
+#[cfg(not(timebox_loom))]
+#[derive(Clone, Copy)]
+enum Phase {
+    /// It is a lock like any other.
+    Usable = 0,
+    /// The first to come is about to find out whether it was held at the fork.
+    Adopting = 1,
+    /// It was, and will be for ever.
+    Lost = 2,
+}
+
+#[cfg(not(timebox_loom))]
+impl Phase {
+    #[inline(always)]
+    fn now(self) -> u32 {
+        generation() << 2 | self as u32
+    }
 }
 
 impl<T> ForkMutex<T> {
     pub(crate) fn new(value: T) -> Self {
         Self {
             #[cfg(not(timebox_loom))]
-            generation: AtomicU32::new(generation()),
+            used: AtomicU32::new(Phase::Usable.now()),
             inner: Mutex::new(value),
         }
     }
@@ -71,35 +89,48 @@ impl<T> ForkMutex<T> {
     /// Locks; `None` if the holder was lost in a fork, in which case the value is beyond reach for good.
     #[inline]
     pub(crate) fn lock(&self) -> Option<MutexGuard<'_, T>> {
-        // Acquire: pairs with the Release in `adopt`; its holder has the lock by then.
+        // Acquire: pairs with the Release in `adopt`; who adopts it has the lock by then.
         #[cfg(not(timebox_loom))]
-        if self.generation.load(Ordering::Acquire) != generation() {
+        if self.used.load(Ordering::Acquire) != Phase::Usable.now() {
             return self.adopt();
         }
         Some(lock(&self.inner))
     }
 
     /// The first use in a child: if nobody held it at the fork, it is as good as new.
+    ///
+    /// Until it is adopted no thread of this process can have locked it; so if it is locked then, it was at the fork.
     #[cfg(not(timebox_loom))]
     #[cold]
     fn adopt(&self) -> Option<MutexGuard<'_, T>> {
-        // A thread of this process that adopts it at the same time needs a moment between the lock and the store.
-        for attempt in 0..20 {
-            let guard = match self.inner.try_lock() {
-                Ok(guard) => guard,
-                Err(TryLockError::Poisoned(guard)) => guard.into_inner(),
-                Err(TryLockError::WouldBlock) => {
-                    if self.generation.load(Ordering::Acquire) == generation() {
-                        return Some(lock(&self.inner));
-                    }
-                    std::thread::sleep(Duration::from_micros(attempt * 10));
-                    continue;
-                }
-            };
-            // Release: pairs with the Acquire in `lock`.
-            self.generation.store(generation(), Ordering::Release);
-            return Some(guard);
+        let mut used = self.used.load(Ordering::Acquire);
+        loop {
+            if used == Phase::Usable.now() {
+                return Some(lock(&self.inner));
+            }
+            if used == Phase::Lost.now() {
+                return None;
+            }
+            if used == Phase::Adopting.now() {
+                // By a thread of this process, which waits for nobody: it takes but a moment.
+                std::thread::yield_now();
+                used = self.used.load(Ordering::Acquire);
+                continue;
+            }
+            // Acquire: as in `lock`.
+            let adopting = Phase::Adopting.now();
+            match self.used.compare_exchange(used, adopting, Ordering::Acquire, Ordering::Acquire) {
+                Ok(_) => break,
+                Err(other) => used = other,
+            }
         }
-        None
+        let (guard, phase) = match self.inner.try_lock() {
+            Ok(guard) => (Some(guard), Phase::Usable),
+            Err(TryLockError::Poisoned(guard)) => (Some(guard.into_inner()), Phase::Usable),
+            Err(TryLockError::WouldBlock) => (None, Phase::Lost),
+        };
+        // Release: pairs with the Acquire in `lock`.
+        self.used.store(phase.now(), Ordering::Release);
+        guard
     }
 }
