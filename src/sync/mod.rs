@@ -1,4 +1,4 @@
-//! The only door to locks, atomics, thread-locals and the operating system; with `os`, `fork` and `callback`
+//! The only door to locks, atomics, thread-locals and the operating system; with `os`, `pcre2` and `callback`
 //! the home of nearly all `unsafe`.
 //!
 //! Under `cfg(timebox_loom)` the same names are loom's, so that its models run the production code. The cfg is
@@ -17,6 +17,8 @@ pub(crate) mod fork;
 pub mod mutants;
 pub(crate) mod once;
 pub(crate) mod os;
+#[cfg(feature = "regex")]
+pub(crate) mod pcre2;
 
 pub(crate) use fork::ForkMutex;
 pub(crate) use once::SetOnce;

@@ -18,7 +18,6 @@
 //! ```
 
 pub mod linear;
-mod pcre2;
 
 use std::borrow::Cow;
 use std::fmt;
@@ -28,10 +27,11 @@ use std::sync::Arc;
 
 use crate::error::{ScopeId, ScopeInfo, TimeoutError};
 use crate::scope::Scope;
+use crate::scope::checkpoint::is_over;
 use crate::scope::frame::innermost;
+use crate::sync::pcre2::{self, Code, Look, Scratch, Stopped};
 use crate::sync::{Mutex, lock};
 use crate::watchdog::slots::Thread;
-use pcre2::{Code, Scratch, Stopped};
 
 /// A regular expression of PCRE2, with Unicode, that ends with its scope.
 ///
@@ -191,11 +191,13 @@ impl Regex {
                 let Some(mut scratch) = kept.or_else(|| self.code.scratch()) else {
                     return Err(given_up(scope, location, "no memory for a search".into()));
                 };
+                // The scope is this thread's innermost, which is what the callouts ask of.
+                let look: Option<Look> = scope.map(|_| is_over_here as Look);
                 let result = loop {
-                    match self.code.search(&mut scratch, haystack, at, scope.is_some()) {
+                    match self.code.search(&mut scratch, haystack, at, look) {
                         Ok(is_match) => break Ok(is_match.then(|| found(scratch.offsets()))),
                         // The callout saw the scope over, and so it stays.
-                        Err(Stopped::Over) => {
+                        Err(Stopped::Ended) => {
                             if let Some(Err(error)) = scope.map(|scope| scope.check_by_clock(location)) {
                                 break Err(error);
                             }
@@ -276,6 +278,14 @@ fn replace_all<'h, S: AsRef<str>>(
             Cow::Owned(new)
         }
     })
+}
+
+/// What a search asks at each item of the pattern.
+fn is_over_here() -> bool {
+    let over = Thread::with(is_over);
+    #[cfg(test)]
+    tests::ENDED.set(tests::ENDED.get() + u32::from(over));
+    over
 }
 
 #[cold]
@@ -478,5 +488,28 @@ impl fmt::Debug for Matches<'_, '_> {
 impl fmt::Debug for CaptureMatches<'_, '_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("CaptureMatches").field("steps", &self.steps).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    // Asked of by PCRE2, and not to be asked again once it was answered that the scope is over.
+    thread_local!(pub(super) static ENDED: Cell<u32> = const { Cell::new(0) });
+
+    #[test]
+    #[cfg_attr(miri, ignore = "calls C")]
+    fn the_first_callout_after_the_expiry_ends_the_search() {
+        let (regex, text) = (super::Regex::new("^(a+)+$").unwrap(), "a".repeat(60) + "!");
+        let mut late = Vec::new();
+        for run in 1..=50 {
+            let limit = std::time::Duration::from_millis(5);
+            let error = crate::timeout(limit, || regex.is_match(&text)).unwrap_err();
+            assert_eq!(ENDED.get(), run);
+            late.push(error.overshoot());
+        }
+        late.sort();
+        println!("late by {:?}, at most {:?}", late[25], late[49]);
     }
 }

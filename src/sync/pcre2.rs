@@ -1,10 +1,11 @@
-//! What is foreign of PCRE2: compiled code, what a search writes to, and the search itself.
+//! PCRE2 (feature `regex`): compiled code, what a search writes to, and the search itself. It is here because it is called
+//! through C; what an expression promises is in `interrupt/regex`.
 //!
 //! Invariants:
 //! 1. `Code::code` is valid until it is dropped, and not written to after `Code::compile` has returned: PCRE2 lets any
 //!    number of threads match with it then.
 //! 2. A `Scratch` is used by one search at a time, with the code it was made for.
-//! 3. The callout does not unwind, and changes nothing that PCRE2 knows of.
+//! 3. A callout changes nothing that PCRE2 knows of, and what it points to outlives the search.
 
 use std::ffi::{c_int, c_void};
 use std::ptr::{self, NonNull};
@@ -19,9 +20,6 @@ use pcre2_sys::{
     pcre2_match_context_free_8, pcre2_match_data_8, pcre2_match_data_create_from_pattern_8,
     pcre2_match_data_free_8, pcre2_pattern_info_8, pcre2_set_depth_limit_8, pcre2_set_match_limit_8,
 };
-
-use crate::scope::checkpoint::is_over;
-use crate::watchdog::slots::Thread;
 
 /// Of `pcre2.h`; the bindings leave it out.
 const PCRE2_NO_JIT: u32 = 0x0000_2000;
@@ -39,18 +37,18 @@ unsafe extern "C" {
     ) -> c_int;
 }
 
-/// Called by a search at each item of the pattern, in compiled code too.
-extern "C" fn callout(_block: *mut c_void, _data: *mut c_void) -> c_int {
-    if !Thread::with(is_over) {
-        return 0;
-    }
-    #[cfg(all(test, not(miri)))]
-    tests::ENDED.set(tests::ENDED.get() + 1);
-    PCRE2_ERROR_CALLOUT
+/// Whether a search must end: asked at each item of the pattern. It must not unwind.
+pub(crate) type Look = fn() -> bool;
+
+/// Called by a search, in compiled code too, with a pointer to a [`Look`].
+extern "C" fn callout(_block: *mut c_void, look: *mut c_void) -> c_int {
+    // SAFETY: `Code::search` gives it a pointer to a `Look` that lives as long as the search.
+    let look = unsafe { *look.cast::<Look>() };
+    if look() { PCRE2_ERROR_CALLOUT } else { 0 }
 }
 
 /// What PCRE2 has to say of a pattern, or a search.
-pub(super) fn message(code: c_int) -> String {
+pub(crate) fn message(code: c_int) -> String {
     let mut text = [0_u8; 256];
     // SAFETY: the buffer is writable, and its length is given.
     let length = unsafe { pcre2_get_error_message_8(code, text.as_mut_ptr(), text.len()) };
@@ -60,16 +58,16 @@ pub(super) fn message(code: c_int) -> String {
 
 /// How a search ended that did not come to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Stopped {
-    /// The scope is over.
-    Over,
+pub(crate) enum Stopped {
+    /// `look` said so.
+    Ended,
     /// PCRE2 gave up.
     Failed(c_int),
 }
 
 /// A compiled pattern.
 #[derive(Debug)]
-pub(super) struct Code {
+pub(crate) struct Code {
     code: NonNull<pcre2_code_8>,
 }
 
@@ -80,7 +78,7 @@ unsafe impl Sync for Code {}
 
 impl Code {
     /// Compiles a pattern; the error is PCRE2's code, and the offset it means.
-    pub(super) fn compile(pattern: &str) -> Result<Self, (c_int, usize)> {
+    pub(crate) fn compile(pattern: &str) -> Result<Self, (c_int, usize)> {
         // A byte of its own would break a `str` apart.
         let options =
             PCRE2_UTF | PCRE2_UCP | PCRE2_NO_UTF_CHECK | PCRE2_NEVER_BACKSLASH_C | PCRE2_AUTO_CALLOUT;
@@ -113,7 +111,7 @@ impl Code {
     }
 
     /// The names of its groups, with their numbers.
-    pub(super) fn names(&self) -> Vec<(String, usize)> {
+    pub(crate) fn names(&self) -> Vec<(String, usize)> {
         let (count, size) = (self.info(PCRE2_INFO_NAMECOUNT), self.info(PCRE2_INFO_NAMEENTRYSIZE));
         let mut table: *const u8 = ptr::null();
         // SAFETY: invariant 1; this item is written as a pointer.
@@ -131,7 +129,7 @@ impl Code {
     }
 
     /// What a search with it writes to; `None` if there is no memory.
-    pub(super) fn scratch(&self) -> Option<Scratch> {
+    pub(crate) fn scratch(&self) -> Option<Scratch> {
         // SAFETY: invariant 1. Each call returns null or what the matching `free` takes back, when the `Scratch` is
         // dropped.
         unsafe {
@@ -150,22 +148,23 @@ impl Code {
         }
     }
 
-    /// Searches from `at` on; whether there is a match. With `checked` the callouts look at this thread's scope.
-    pub(super) fn search(
+    /// Searches from `at` on, for as long as `look` lets it; whether there is a match.
+    pub(crate) fn search(
         &self,
         scratch: &mut Scratch,
         haystack: &str,
         at: usize,
-        checked: bool,
+        look: Option<Look>,
     ) -> Result<bool, Stopped> {
         debug_assert!(haystack.is_char_boundary(at));
-        let look: Option<Callout> = if checked { Some(callout) } else { None };
+        let asked: Option<Callout> = if look.is_some() { Some(callout) } else { None };
+        let asks = look.as_ref().map_or(ptr::null_mut(), |look| ptr::from_ref(look).cast_mut().cast());
         let mut options = PCRE2_NO_UTF_CHECK;
         loop {
             // SAFETY: invariants 1 to 3; the haystack is readable, of the length given, and valid UTF-8; `at` is on a
             // boundary of it.
             let code = unsafe {
-                pcre2_set_callout_8(scratch.context.0.as_ptr(), look, ptr::null_mut());
+                pcre2_set_callout_8(scratch.context.0.as_ptr(), asked, asks);
                 pcre2_match_8(
                     self.code.as_ptr(),
                     haystack.as_ptr(),
@@ -179,7 +178,7 @@ impl Code {
             return match code {
                 0.. => Ok(true),
                 PCRE2_ERROR_NOMATCH => Ok(false),
-                PCRE2_ERROR_CALLOUT => Err(Stopped::Over),
+                PCRE2_ERROR_CALLOUT => Err(Stopped::Ended),
                 PCRE2_ERROR_JIT_STACKLIMIT if options & PCRE2_NO_JIT == 0 => {
                     options |= PCRE2_NO_JIT;
                     continue;
@@ -199,7 +198,7 @@ impl Drop for Code {
 
 /// What a search writes to. Made once, used again.
 #[derive(Debug)]
-pub(super) struct Scratch {
+pub(crate) struct Scratch {
     // Before the stack, to which it points.
     context: Context,
     data: Data,
@@ -212,7 +211,7 @@ unsafe impl Send for Scratch {}
 impl Scratch {
     /// The starts and ends of the groups of the last match, the whole of it first; `usize::MAX` for those that are not
     /// in it.
-    pub(super) fn offsets(&self) -> &[usize] {
+    pub(crate) fn offsets(&self) -> &[usize] {
         // SAFETY: invariant 2; the vector has two numbers for each of the groups that are counted.
         unsafe {
             let count = pcre2_get_ovector_count_8(self.data.0.as_ptr()) as usize;
@@ -239,26 +238,3 @@ macro_rules! owned {
 owned!(Context, pcre2_match_context_8, pcre2_match_context_free_8);
 owned!(Data, pcre2_match_data_8, pcre2_match_data_free_8);
 owned!(Stack, pcre2_jit_stack_8, pcre2_jit_stack_free_8);
-
-#[cfg(all(test, not(miri)))]
-mod tests {
-    use std::cell::Cell;
-    use std::time::Duration;
-
-    use crate::interrupt::regex::Regex;
-
-    thread_local!(pub(super) static ENDED: Cell<u32> = const { Cell::new(0) });
-
-    #[test]
-    fn the_first_callout_after_the_expiry_ends_the_search() {
-        let (regex, text) = (Regex::new("^(a+)+$").unwrap(), "a".repeat(60) + "!");
-        let mut late = Vec::new();
-        for run in 1..=50 {
-            let error = crate::timeout(Duration::from_millis(5), || regex.is_match(&text)).unwrap_err();
-            assert_eq!(ENDED.get(), run);
-            late.push(error.overshoot());
-        }
-        late.sort();
-        println!("late by {:?}, at most {:?}", late[25], late[49]);
-    }
-}
