@@ -12,7 +12,9 @@ use tokio::runtime::{Builder, Runtime};
 
 use crate::recipes::postgres::{Control, backend, guarded, guarded_async, raw_hook};
 use crate::server::Server;
-use crate::support::{AnyError, HANG, LONG, SHORT, alone, cut, open_files, sweep, timed_out, wait_until};
+use crate::support::{
+    AnyError, HANG, LONG, SHORT, alone, cut, open_files, sweep_sleeps, timed_out, wait_until,
+};
 
 pub(crate) fn server() -> Option<&'static Server> {
     static SERVER: OnceLock<Option<Server>> = OnceLock::new();
@@ -60,9 +62,13 @@ fn is_by_cancel(error: &timebox::TimeoutError) -> bool {
     error.source().and_then(|source| source.downcast_ref::<postgres::Error>()).is_some_and(is_cancelled)
 }
 
-/// About as long as the round trip of a cancel and more, so that the sweep is over all of it.
-const MIDDLE: Duration = Duration::from_millis(2);
-const OWN: &str = "select pg_sleep(0.001)";
+/// What a swept statement begins with: longer than a cancel takes on a machine that is not busy.
+const OWN: Duration = Duration::from_millis(2);
+
+fn lasting(own: Duration) -> String {
+    format!("select pg_sleep({})", own.as_secs_f64())
+}
+
 const NEXT: &str = "select pg_sleep(0.0005)";
 
 #[test]
@@ -72,8 +78,9 @@ fn the_next_three_statements_are_never_hit() {
     let control = control(server);
     let (client, pid) = connect(server);
     let client = std::cell::RefCell::new(client);
-    let statement =
-        |limit| timeout(limit, || guarded(&control, pid, || client.borrow_mut().batch_execute(OWN)));
+    let statement = |limit, own| {
+        timeout(limit, || guarded(&control, pid, || client.borrow_mut().batch_execute(&lasting(own))))
+    };
     let follow_up = || {
         let hit = |error| {
             assert!(is_cancelled(&error), "{error}");
@@ -82,7 +89,7 @@ fn the_next_three_statements_are_never_hit() {
         let hits = (0..3).filter(|_| client.borrow_mut().batch_execute(NEXT).is_err_and(hit));
         u32::try_from(hits.count()).unwrap()
     };
-    sweep(600, MIDDLE, statement, follow_up).check("PostgreSQL by a control connection, 600 runs");
+    sweep_sleeps(600, OWN, statement, follow_up, true).check("PostgreSQL by a control connection, 600 runs");
 }
 
 #[test]
@@ -91,17 +98,18 @@ fn with_the_raw_cancel_and_its_end_awaited_the_next_three_are_never_hit() {
     let Some(server) = server() else { return };
     let runtime = runtime();
     let client = runtime.block_on(connect_async(server));
-    let statement = |limit| {
+    let statement = |limit, own| {
         let hook = raw_hook(client.cancel_token(), server.address());
-        // Each makes a connection, which takes milliseconds: a statement as short as above would end before.
-        let guarded = guarded_async(hook, client.batch_execute("select pg_sleep(0.012)"));
+        let own = lasting(own);
+        let guarded = guarded_async(hook, client.batch_execute(&own));
         runtime.block_on(Timebox::new(limit).grace(HANG).run_future(guarded))
     };
     let follow_up = || {
         let hits = (0..3).filter(|_| runtime.block_on(client.batch_execute(NEXT)).is_err());
         u32::try_from(hits.count()).unwrap()
     };
-    sweep(600, 5 * MIDDLE, statement, follow_up).check("PostgreSQL by the raw cancel, 600 runs");
+    // Each makes a connection, which takes milliseconds.
+    sweep_sleeps(600, 4 * OWN, statement, follow_up, true).check("PostgreSQL by the raw cancel, 600 runs");
 }
 
 /// Why the recipe waits, and the check of the check: the follow-ups see what comes late.
@@ -114,7 +122,8 @@ fn a_cancel_whose_end_is_not_awaited_hits_the_next_statement() {
         let token = client.cancel_token();
         let result = timeout(Duration::from_millis(1), || {
             let hook = Hook::new(move || token.cancel_query(NoTls)).every(Duration::from_millis(20));
-            timebox::interruptible(hook, || client.batch_execute(OWN))?.map_err(AnyError::from)
+            timebox::interruptible(hook, || client.batch_execute("select pg_sleep(0.001)"))?
+                .map_err(AnyError::from)
         });
         drop(result);
         (0..3).any(|_| client.batch_execute(NEXT).is_err())

@@ -11,7 +11,9 @@ use timebox::{timeout, with_timeout};
 
 use crate::recipes::redis::{Control, guarded, id};
 use crate::server::Server;
-use crate::support::{AnyError, HANG, LONG, SHORT, alone, cut, open_files, sweep, timed_out, wait_until};
+use crate::support::{
+    AnyError, HANG, LONG, SHORT, alone, cut, open_files, sweep_sleeps, timed_out, wait_until,
+};
 
 fn server() -> Option<&'static Server> {
     static SERVER: OnceLock<Option<Server>> = OnceLock::new();
@@ -84,12 +86,12 @@ fn the_next_pops_are_never_cut_short() {
     let control = Control::new(&client);
     let mut other = client.get_connection().unwrap();
     let mut pusher = client.get_connection().unwrap();
-    let statement = |limit| {
+    let statement = |limit, own| {
         thread::scope(|threads| {
             let mut connection = connection.borrow_mut();
-            // It ends by itself after about a millisecond, when there is something to pop.
+            // It ends by itself when there is something to pop.
             let pushing = threads.spawn(|| {
-                thread::sleep(Duration::from_millis(1));
+                thread::sleep(own);
                 push(&mut pusher, "own", "pushed");
             });
             let result = timeout(limit, || guarded(&control, id, || pop(&mut connection, "own", 0.0)));
@@ -103,7 +105,7 @@ fn the_next_pops_are_never_cut_short() {
         let hits = (0..3).filter(|_| is_next_pop_hit(&mut connection, id, &mut other, "swept"));
         u32::try_from(hits.count()).unwrap()
     };
-    sweep(80, Duration::from_millis(1), statement, follow_up).check("Redis, 80 runs");
+    sweep_sleeps(80, Duration::from_millis(2), statement, follow_up, true).check("Redis, 80 runs");
 }
 
 /// The check of the check: a hook that outlives its command cuts the next one short.

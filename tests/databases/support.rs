@@ -75,31 +75,49 @@ pub(crate) struct Sweep {
     lateness: Vec<Duration>,
 }
 
-/// Sweeps a limit over the end of a statement, which takes about `middle`.
+/// Sweeps a limit over the end of a statement, which takes about `middle`, longer than an interrupt does.
 ///
 /// `statement` runs one under the limit, and `follow_up` others right after it: it returns how many of those were hit.
 /// The middle follows the machine, so that about as many statements end by themselves as are interrupted, whatever the
 /// speed and the load.
 pub(crate) fn sweep(
     runs: u32,
-    mut middle: Duration,
+    middle: Duration,
     mut statement: impl FnMut(Duration) -> Result<(), AnyError>,
+    follow_up: impl FnMut() -> u32,
+) -> Sweep {
+    sweep_sleeps(runs, middle, |limit, _| statement(limit), follow_up, false)
+}
+
+/// As [`sweep`], of statements that do nothing for a given time, `own` to begin with. If they `grow`, they become longer
+/// where an interrupt takes longer than that, so that none would ever be interrupted.
+pub(crate) fn sweep_sleeps(
+    runs: u32,
+    mut own: Duration,
+    mut statement: impl FnMut(Duration, Duration) -> Result<(), AnyError>,
     mut follow_up: impl FnMut() -> u32,
+    grow: bool,
 ) -> Sweep {
     let mut seen = Sweep::default();
     let mut run = 0;
+    let mut middle = own;
     while seen.ended + seen.cut < runs {
         run += 1;
         assert!(run < 100 * runs, "the machine is too busy: {seen:?}");
         // From half of the middle to one and a half of it, in a scattered order.
         let limit = middle * (32 + run * 29 % 64) / 64;
         let start = Instant::now();
-        let result = statement(limit);
+        let result = statement(limit, own);
         let taken = start.elapsed();
         match result.map_err(<dyn Error + Send + Sync>::downcast::<TimeoutError>) {
             Ok(()) => {
                 seen.ended += 1;
                 middle -= middle / 64;
+                if grow && middle < own / 2 {
+                    own *= 2;
+                    middle = own;
+                    seen = Sweep { hits: seen.hits, ..Sweep::default() };
+                }
             }
             Err(Ok(error)) => {
                 middle += middle / 64;
