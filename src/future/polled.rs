@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::error::{ScopeId, TimeoutError};
 use crate::scope::frame::{self, Around, Kind, Terms, innermost};
-use crate::scope::staged::{begin_wait, under};
+use crate::scope::staged::{Under, begin_wait, under};
 use crate::scope::{
     Admission, Extras, Scope, Spending, admit, admit_polled, caught, is_meant_for, linked_node,
 };
@@ -30,6 +30,7 @@ pub(super) struct Polled {
 }
 
 /// A box that is seldom there: then to drop it takes one comparison and no call.
+#[repr(transparent)]
 struct Seldom<T>(ManuallyDrop<Option<Box<T>>>);
 
 impl<T> Seldom<T> {
@@ -72,6 +73,15 @@ fn drop_cold<T>(value: T) {
     drop(value);
 }
 
+/// What a future with this limit keeps that is made under a test.
+///
+/// `extern "C"`, since that cannot unwind: where it could, the future that is being made would have to be in memory.
+#[cold]
+#[inline(never)]
+extern "C" fn rest_in_seam(duration: &Duration) -> Seldom<Rest> {
+    Seldom::some(Rest::boxed((*duration).into(), None, None))
+}
+
 struct Rest {
     /// Whose clock it follows: of where it was made, if that was under a test's, or else of its first poll.
     seam: Seam,
@@ -93,10 +103,10 @@ impl Polled {
     #[inline(always)]
     pub(super) fn new(limit: Limit, location: &'static Location<'static>) -> Self {
         match limit.into_duration() {
-            Ok(duration) if !Seam::is_in_force() => {
-                Self { entered: 0, asked: nanos(duration), location, rest: Seldom::none() }
+            Ok(duration) => {
+                let rest = if Seam::is_in_force() { rest_in_seam(&duration) } else { Seldom::none() };
+                Self { entered: 0, asked: nanos(duration), location, rest }
             }
-            Ok(duration) => Self::with_rest(duration.into(), location),
             Err(limit) => Self::with_rest(limit, location),
         }
     }
@@ -171,10 +181,10 @@ impl Polled {
         let mut frame = terms.frame();
         let mut effective = terms.own().min(thread.deadline.get());
         let mut extras = None;
-        let mut _under = None;
+        let mut _under = Under::unchanged();
         if let Some(rest) = self.rest.get() {
             let crosses = rest.crosses_clocks(thread);
-            _under = Some(under(thread, &rest.seam));
+            _under = under(thread, &rest.seam);
             begin_wait(self.location, false);
             effective = rest.resume(thread, &mut frame, effective, crosses, waker.is_null());
             extras = rest.extras.as_ref();

@@ -1,6 +1,8 @@
 //! What a test has put in place (feature `testing`), as scopes see it: whose clock counts, and where one expires on
 //! purpose. Without the feature nothing is left of it.
 
+#[cfg(feature = "testing")]
+use std::mem::ManuallyDrop;
 use std::panic::Location;
 use std::sync::Arc;
 
@@ -20,15 +22,29 @@ use crate::watchdog::slots::Thread;
 /// A thread's stay in the seam of a handle or a future.
 #[must_use]
 pub(crate) struct Under {
+    /// Taken out on leaving: nothing is left to drop.
     #[cfg(feature = "testing")]
-    entered: Option<Entered>,
+    entered: ManuallyDrop<Option<Entered>>,
+}
+
+impl Under {
+    /// A thread that stays where it is.
+    #[inline(always)]
+    pub(crate) fn unchanged() -> Self {
+        Self {
+            #[cfg(feature = "testing")]
+            entered: ManuallyDrop::new(None),
+        }
+    }
 }
 
 /// Puts this thread in a seam, if it is in another.
 #[inline]
 pub(crate) fn under(thread: &Thread, seam: &Seam) -> Under {
     #[cfg(feature = "testing")]
-    return Under { entered: (!seam.is_same(&Seam::current())).then(|| stage(thread, seam)) };
+    return Under {
+        entered: ManuallyDrop::new((!seam.is_same(&Seam::current())).then(|| stage(thread, seam))),
+    };
     #[cfg(not(feature = "testing"))]
     {
         let _ = (thread, seam);
@@ -55,16 +71,24 @@ pub(crate) fn set(thread: &Thread) {
 
 #[cfg(feature = "testing")]
 impl Drop for Under {
+    #[inline(always)]
     fn drop(&mut self) {
-        if let Some(entered) = self.entered.take() {
-            drop(entered);
-            Thread::with(|thread| {
-                set(thread);
-                // Inside, other scopes of this clock may have been opened.
-                thread.restore(thread.deadline.get());
-            });
+        if self.entered.is_some() {
+            leave(&mut self.entered);
         }
     }
+}
+
+#[cfg(feature = "testing")]
+#[cold]
+#[inline(never)]
+fn leave(entered: &mut Option<Entered>) {
+    entered.take();
+    Thread::with(|thread| {
+        set(thread);
+        // Inside, other scopes of this clock may have been opened.
+        thread.restore(thread.deadline.get());
+    });
 }
 
 /// An interruption point: where a test may want the scope to expire.
