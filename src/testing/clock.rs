@@ -86,8 +86,9 @@ impl MockClock {
     /// Moves the clock, from one expiry that is due in between to the next.
     ///
     /// When it returns, all of them have happened in order: tokens say so, tasks have been woken (not: been polled), and
-    /// the hooks that fired have run. So the caller must not hold what a hook waits for. Called from inside a hook it
-    /// has the move in progress go on, and returns at once.
+    /// the hooks that fired have run, those included that threads under this clock had set off before, by a cancel or by
+    /// leaving a shield. So the caller must not hold what a hook waits for. Called from inside a hook it has the move in
+    /// progress go on, if there is one, and returns at once.
     pub fn advance(&self, duration: Duration) {
         mock::advance(&self.shared.mock, |now| now.saturating_add(nanos(duration)), || true);
         self.moved();

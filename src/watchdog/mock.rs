@@ -9,17 +9,24 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, TryLockError};
 
 use super::queue::Queue;
 use super::runners::Task;
 use super::{Fire, Target, Timer, global};
 use crate::sync::{Condvar, ForkMutex, Mutex, lock, wait};
 use crate::time::NEVER;
-use crate::time::seam::Mock;
+use crate::time::seam::{Mock, Seam};
 
 /// By the number of the clock. Those of a clock that is gone are never fired.
-type Timers = BTreeMap<u32, Queue<Target>>;
+type Timers = BTreeMap<u32, Kept>;
+
+/// What is kept for a clock.
+struct Kept {
+    queue: Queue<Target>,
+    /// Counts what threads under it have set off other than by moving it: a hook by a cancel, or by leaving a shield.
+    set_off: Arc<Latch>,
+}
 
 fn timers() -> &'static ForkMutex<Timers> {
     static TIMERS: OnceLock<ForkMutex<Timers>> = OnceLock::new();
@@ -30,7 +37,7 @@ fn timers() -> &'static ForkMutex<Timers> {
 pub(crate) fn new_clock(now: u64) -> Arc<Mock> {
     let mock = Arc::new(Mock::new(now));
     if let Some(mut timers) = timers().lock() {
-        timers.insert(mock.id, Queue::new());
+        timers.insert(mock.id, Kept { queue: Queue::new(), set_off: Arc::default() });
     }
     mock
 }
@@ -45,9 +52,9 @@ pub(crate) fn forget_clock(mock: &Mock) {
 pub(super) fn schedule(mock: &Arc<Mock>, deadline: u64, target: Target) -> Timer {
     let mut come = false;
     let place = timers().lock().and_then(|mut timers| {
-        let queue = timers.get_mut(&mock.id)?;
+        let kept = timers.get_mut(&mock.id)?;
         come = deadline <= mock.now();
-        Some(queue.insert(deadline, target))
+        Some(kept.queue.insert(deadline, target))
     });
     if come {
         global().post(Arc::new(Due(Arc::clone(mock))));
@@ -57,19 +64,27 @@ pub(super) fn schedule(mock: &Arc<Mock>, deadline: u64, target: Target) -> Timer
 
 /// Calls `f` with the timers of a clock; `None` if it is gone.
 pub(super) fn with_queue<R>(clock: u32, f: impl FnOnce(&mut Queue<Target>) -> R) -> Option<R> {
-    timers().lock()?.get_mut(&clock).map(f)
+    timers().lock()?.get_mut(&clock).map(|kept| f(&mut kept.queue))
 }
 
-/// Moves the clock to `until`, from one due timer to the next, for as long as `go_on` says so. What is set off has been
-/// done when this returns.
+fn set_off_under(clock: &Mock) -> Option<Arc<Latch>> {
+    Some(Arc::clone(&timers().lock()?.get(&clock.id)?.set_off))
+}
+
+/// Moves the clock to `until`, from one due timer to the next, for as long as `go_on` says so. What was set off before
+/// has been done when it begins, what the move sets off when this returns.
 ///
-/// From inside of what a move sets off it asks for the move to go on, and returns at once.
+/// From inside of what is set off it asks the move in progress to go on, if there is one, and returns at once.
 pub(crate) fn advance(mock: &Arc<Mock>, until: impl FnOnce(u64) -> u64, mut go_on: impl FnMut() -> bool) {
-    if tracking().is_some() {
-        mock.ask(until(mock.now()));
-        return;
+    let is_set_off = tracking().is_some();
+    if !is_set_off && let Some(latch) = set_off_under(mock) {
+        latch.wait();
     }
-    let _turn = lock(&mock.turn);
+    let _turn = match mock.turn.try_lock() {
+        Ok(turn) => turn,
+        Err(TryLockError::WouldBlock) if is_set_off => return mock.ask(until(mock.now())),
+        Err(_) => lock(&mock.turn),
+    };
     mock.begin();
     let until = until(mock.now());
     while go_on() {
@@ -205,9 +220,9 @@ impl Task for Tracked<dyn Task> {
     }
 }
 
-/// As it is, or to be waited for by who waits for what this thread runs.
+/// As it is, or to be waited for: by who waits for what this thread runs, or by the next to move its clock.
 pub(super) fn tracked_fire(fire: Arc<dyn Fire>) -> Arc<dyn Fire> {
-    match tracking() {
+    match tracking().or_else(|| Seam::current().mock().and_then(|mock| set_off_under(mock))) {
         Some(latch) => Arc::new(Tracked::new(fire, &latch)),
         None => fire,
     }

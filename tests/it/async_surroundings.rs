@@ -13,7 +13,7 @@ use timebox::{
     token, with_timeout,
 };
 
-use crate::support::{LONG, SHORT, bounded, let_the_watchdog_pass, next, outlast, wait_for};
+use crate::support::{LONG, SHORT, bounded, let_the_watchdog_pass, next, outlast};
 
 /// One poll whose wake-ups nobody hears.
 fn poll_once<F: Future + ?Sized>(future: &mut Pin<Box<F>>) -> Poll<F::Output> {
@@ -239,42 +239,6 @@ fn a_scope_entered_by_a_handle_loses_the_deadline_that_the_handle_s_future_has_l
     timebox::sleep(SHORT * 11).unwrap();
     go.send(()).unwrap();
     thread.join().unwrap().unwrap();
-}
-
-#[test]
-fn a_hook_that_fires_again_and_again_stops_when_its_future_has_left_the_scope() {
-    bounded(|| {
-        let (hook, fires) = counting();
-        let (second, escalations) = counting();
-        let hook = hook.every(SHORT / 20).then(SHORT / 20, second.every(SHORT / 20));
-        let mut query = Box::pin(future::interruptible(hook, pending::<Never>()));
-        let two_times = |before: (u32, u32)| {
-            wait_for("two more of each", || {
-                fires.load(SeqCst) >= before.0 + 2 && escalations.load(SeqCst) >= before.1 + 2
-            });
-        };
-        let both = || (fires.load(SeqCst), escalations.load(SeqCst));
-        with_timeout(SHORT, |_| {
-            assert!(poll_once(&mut query).is_pending());
-            two_times((0, 0));
-            Ok::<_, TimeoutError>(())
-        })
-        .unwrap();
-        assert!(poll_once(&mut query).is_pending());
-        // What ran at that moment has ended after this.
-        let_the_watchdog_pass();
-        let outside = both();
-        thread::sleep(SHORT);
-        let_the_watchdog_pass();
-        assert_eq!(both(), outside);
-        // In another scope that is over it begins anew.
-        with_timeout(SHORT, |_| {
-            assert!(poll_once(&mut query).is_pending());
-            two_times(outside);
-            Ok::<_, TimeoutError>(())
-        })
-        .unwrap();
-    });
 }
 
 #[test]

@@ -1,19 +1,15 @@
-//! Corners of the contract that few programs turn: hooks on what is over already, and questions asked while the
-//! watchdog is late.
+//! Corners of the contract that few programs turn: questions asked while the watchdog is late.
 
 use std::fmt;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use timebox::{
-    CancellationToken, Hook, Timebox, TimeoutError, checkpoint, interruptible, shield, timeout,
-    timeout_value, token, with_timeout,
+    CancellationToken, Hook, Timebox, checkpoint, interruptible, shield, timeout, timeout_value, token,
 };
 
-use crate::support::{Failure, LONG, SHORT, bounded, let_the_watchdog_pass, next, unhurried, wait_for};
+use crate::support::{Failure, LONG, SHORT, bounded, next, unhurried, wait_for};
 
 /// Runs the test while the watchdog notices nothing, because a hook holds it up.
 #[track_caller]
@@ -32,40 +28,6 @@ fn while_the_watchdog_is_late(test: impl FnOnce() + Send + 'static) {
     bounded(test);
 }
 
-/// How often a hook has fired.
-#[derive(Clone, Default)]
-struct Count(Arc<AtomicU32>);
-
-impl Count {
-    fn add(&self) {
-        self.0.fetch_add(1, SeqCst);
-    }
-
-    fn get(&self) -> u32 {
-        self.0.load(SeqCst)
-    }
-
-    /// A hook that counts, and repeats at short intervals.
-    fn repeating_hook(&self) -> Hook<'static> {
-        let count = self.clone();
-        Hook::new(move || count.add()).every(SHORT / 10)
-    }
-
-    #[track_caller]
-    fn wait_for_more_than(&self, count: u32) {
-        wait_for("another firing", || self.get() > count);
-    }
-
-    /// Time for several more firings, of which there must be none.
-    #[track_caller]
-    fn stands_still(&self) {
-        let before = self.get();
-        thread::sleep(SHORT);
-        let_the_watchdog_pass();
-        assert_eq!(self.get(), before);
-    }
-}
-
 #[test]
 fn the_token_of_an_ended_scope_keeps_the_deadline_around_it() {
     unhurried(|limit| {
@@ -73,45 +35,6 @@ fn the_token_of_an_ended_scope_keeps_the_deadline_around_it() {
         wait_for("the deadline that was around it", || token.is_cancelled());
         Some(())
     });
-}
-
-#[test]
-fn a_hook_made_on_an_expired_scope_dies_with_the_scope() {
-    let fired = Count::default();
-    let registration = with_timeout(LONG, |scope| {
-        scope.token().cancel();
-        Ok::<_, TimeoutError>(scope.on_cancel(fired.repeating_hook()))
-    })
-    .unwrap();
-    assert!(fired.get() > 0);
-    fired.stands_still();
-    drop(registration);
-}
-
-#[test]
-fn a_hook_made_on_an_expired_scope_repeats_until_the_scope_ends() {
-    let fired = Count::default();
-    let registration = with_timeout(LONG, |scope| {
-        scope.token().cancel();
-        let registration = scope.on_cancel(fired.repeating_hook());
-        fired.wait_for_more_than(2);
-        Ok::<_, TimeoutError>(registration)
-    })
-    .unwrap();
-    fired.stands_still();
-    drop(registration);
-}
-
-#[test]
-fn a_hook_made_on_an_expired_scope_waits_for_a_shield_to_close() {
-    let fired = Count::default();
-    timeout_value(LONG, || {
-        token().cancel();
-        let _registration = timebox::on_cancel(fired.repeating_hook());
-        shield(LONG, || fired.stands_still());
-        fired.wait_for_more_than(fired.get());
-    })
-    .unwrap();
 }
 
 #[test]

@@ -340,31 +340,6 @@ fn a_panicking_hook_stops_neither_the_watchdog_nor_another_hook() {
 }
 
 #[test]
-fn a_panicking_hook_is_not_fired_again() {
-    bounded(|| {
-        let count = AtomicU32::new(0);
-        let hook = Hook::inline(|| {
-            count.fetch_add(1, SeqCst);
-            panic!("a hook of the test panics, as it should");
-        });
-        with_timeout(LONG, |scope| {
-            interruptible(hook.every(Duration::from_micros(100)), || {
-                scope.token().cancel();
-                crate::support::wait_for("the firing", || count.load(SeqCst) > 0);
-                for _ in 0..5 {
-                    let_the_watchdog_pass();
-                    thread::sleep(Duration::from_millis(1));
-                }
-                Ok::<_, String>(())
-            })
-            .map(drop)
-        })
-        .unwrap();
-        assert_eq!(count.load(SeqCst), 1);
-    });
-}
-
-#[test]
 fn hooks_that_block_delay_no_other_scopes_hook() {
     bounded(|| {
         // A held lock stands for a server that does not answer.

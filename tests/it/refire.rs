@@ -94,19 +94,6 @@ fn every_makes_on_cancel_repeat() {
 }
 
 #[test]
-fn once_fires_once() {
-    bounded(|| {
-        let count = AtomicU32::new(0);
-        let outcome = interrupted(Hook::inline(|| count.fetch_add(1, SeqCst)).once(), || {
-            wait_for("the firing", || count.load(SeqCst) > 0);
-            std::thread::sleep(A_WHILE);
-            let_the_watchdog_pass();
-        });
-        assert_eq!((outcome.fires, count.load(SeqCst)), (1, 1));
-    });
-}
-
-#[test]
 fn a_hook_that_never_fired_counts_none() {
     let Outcome { value, fires, .. } = interruptible_outcome(|| (), || 7).unwrap();
     assert_eq!((value, fires), (7, 0));

@@ -279,31 +279,6 @@ fn opening_a_shield_waits_for_a_running_hook() {
 }
 
 #[test]
-fn a_repeating_hook_pauses_while_the_shield_is_open() {
-    bounded(|| {
-        let count = AtomicU32::new(0);
-        with_timeout(LONG, |scope| {
-            let hook = Hook::inline(|| count.fetch_add(1, SeqCst)).every(Duration::from_micros(200));
-            let _ = scope.interruptible(hook, || {
-                scope.token().cancel();
-                wait_for("a firing", || count.load(SeqCst) > 0);
-                shield(LONG, || {
-                    let before = count.load(SeqCst);
-                    thread::sleep(Duration::from_millis(5));
-                    let_the_watchdog_pass();
-                    assert_eq!(count.load(SeqCst), before);
-                });
-                let before = count.load(SeqCst);
-                wait_for("another firing", || count.load(SeqCst) > before);
-                Ok::<_, String>(())
-            })?;
-            Ok::<_, TimeoutError>(())
-        })
-        .unwrap();
-    });
-}
-
-#[test]
 fn hooks_of_other_threads_fire_while_the_shield_is_open() {
     bounded(|| {
         with_timeout(LONG, |scope| {
