@@ -1,23 +1,18 @@
 //! Work that is left behind at its deadline: a last resort.
 
-use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, Location, catch_unwind, resume_unwind};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::task::Waker;
 use std::thread;
-use std::time::Duration;
 
 use crate::error::TimeoutError;
 use crate::scope::{Handle, Scope, run_any};
 use crate::sync::callback::drop_quietly;
-use crate::sync::{Condvar, ForkMutex, Mutex, fork, lock, os};
+use crate::sync::{Mutex, lock};
 use crate::time::{Limit, clock};
 use crate::token::trail::{Circumstances, given_up};
-
-/// At most so many threads.
-const THREADS: usize = 8;
-/// How long a thread with nothing to do stays.
-const IDLE: Duration = Duration::from_secs(10);
+use crate::watchdog;
+use crate::watchdog::runners::Task;
 
 /// Runs work on a thread of ours, and at the deadline returns without it. A last resort.
 ///
@@ -67,7 +62,7 @@ pub fn abandon<T: Send + 'static>(
         scope
             .wait_with(location, |waker| {
                 *lock(&job.waker) = Some(waker);
-                pool().submit(Arc::clone(&job) as Arc<dyn Work>)
+                submit(Arc::clone(&job) as Arc<dyn Task>)
             })
             .map_err(|saturated: Saturated| given_up(scope.info(), location, false, Box::new(saturated)))?;
         job.take(scope, location)
@@ -77,7 +72,7 @@ pub fn abandon<T: Send + 'static>(
 
 /// How much work has been left behind by [`abandon`] and still runs.
 pub fn abandoned() -> usize {
-    pool().state.lock().map_or(0, |state| state.stuck)
+    watchdog::global().abandoned().stuck()
 }
 
 /// All threads are stuck in work that was left behind: the source of the error of [`abandon`].
@@ -89,7 +84,13 @@ pub struct Saturated {
     pub threads: usize,
 }
 
-// ===== One piece of work =====
+fn submit(job: Arc<dyn Task>) -> Result<(), Saturated> {
+    let threads = watchdog::global().abandoned();
+    if threads.stuck() >= threads.most() {
+        return Err(Saturated { threads: threads.most() });
+    }
+    threads.try_submit(job).map_err(|_stranded| Saturated { threads: 0 })
+}
 
 struct Job<T> {
     state: Mutex<State<T>>,
@@ -115,7 +116,7 @@ impl<T: Send + 'static> Job<T> {
             let before = std::mem::replace(&mut *state, State::Left);
             if matches!(before, State::Running) {
                 // With the job locked: its end comes after.
-                pool().left_behind();
+                watchdog::global().abandoned().left_behind();
             }
             before
         };
@@ -128,21 +129,15 @@ impl<T: Send + 'static> Job<T> {
     }
 }
 
-/// What a thread runs.
-trait Work: Send + Sync {
-    /// Whether somebody had left it behind when it ended.
-    fn run(&self) -> bool;
-}
-
-impl<T: Send + 'static> Work for Job<T> {
-    fn run(&self) -> bool {
+impl<T: Send + 'static> Task for Job<T> {
+    fn run(self: Arc<Self>) {
         let (work, handle) = {
             let mut state = lock(&self.state);
             match std::mem::replace(&mut *state, State::Running) {
                 State::New(work, handle) => (work, handle),
                 other => {
                     *state = other;
-                    return false;
+                    return;
                 }
             }
         };
@@ -160,93 +155,9 @@ impl<T: Send + 'static> Work for Job<T> {
         drop_quietly(ended);
         let waker = lock(&self.waker).take();
         waker.into_iter().for_each(Waker::wake);
-        left
-    }
-}
-
-// ===== The threads =====
-
-struct Pool {
-    state: ForkMutex<Threads>,
-    /// Notified for each job.
-    work: Condvar,
-}
-
-#[derive(Default)]
-struct Threads {
-    generation: u32,
-    jobs: VecDeque<Arc<dyn Work>>,
-    running: usize,
-    idle: usize,
-    /// In work that was left behind.
-    stuck: usize,
-}
-
-fn pool() -> &'static Pool {
-    static POOL: OnceLock<Pool> = OnceLock::new();
-    POOL.get_or_init(|| Pool { state: ForkMutex::new(Threads::default()), work: Condvar::new() })
-}
-
-impl Pool {
-    fn submit(&'static self, job: Arc<dyn Work>) -> Result<(), Saturated> {
-        let saturated = Saturated { threads: THREADS };
-        let Some(mut state) = self.state.lock() else { return Err(saturated) };
-        if state.generation != fork::generation() {
-            // None of the threads came along.
-            *state = Threads { generation: fork::generation(), ..Threads::default() };
+        if left {
+            watchdog::global().abandoned().came_back();
         }
-        if state.stuck >= THREADS {
-            return Err(saturated);
-        }
-        state.jobs.push_back(job);
-        if state.idle >= state.jobs.len() {
-            self.work.notify_one();
-        } else if state.running < THREADS {
-            state.running += 1;
-            drop(state);
-            if os::spawn("timebox-abandon", || self.run()).is_err()
-                && let Some(mut state) = self.state.lock()
-            {
-                state.running -= 1;
-                // With others at work, one of them gets to it.
-                if state.running == 0 {
-                    state.jobs.clear();
-                    return Err(Saturated { threads: 0 });
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn left_behind(&self) {
-        if let Some(mut state) = self.state.lock() {
-            state.stuck += 1;
-        }
-    }
-
-    fn run(&self) {
-        let Some(mut state) = self.state.lock() else { return };
-        loop {
-            if let Some(job) = state.jobs.pop_front() {
-                drop(state);
-                let left = job.run();
-                drop_quietly(job);
-                match self.state.lock() {
-                    Some(locked) => state = locked,
-                    None => return,
-                }
-                state.stuck -= usize::from(left);
-                continue;
-            }
-            state.idle += 1;
-            let (woken, timeout) =
-                self.work.wait_timeout(state, IDLE).unwrap_or_else(std::sync::PoisonError::into_inner);
-            state = woken;
-            state.idle -= 1;
-            if timeout.timed_out() && state.jobs.is_empty() {
-                state.running -= 1;
-                return;
-            }
-        }
+        drop_quietly(self);
     }
 }

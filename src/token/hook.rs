@@ -244,7 +244,7 @@ impl Entry {
         if self.policy.inline {
             self.run();
         } else if self.callback.is_live() {
-            watchdog::global().runners().submit(self);
+            watchdog::global().hooks().submit(self);
         }
     }
 

@@ -170,7 +170,8 @@ struct Epoch {
     free_slots: Mutex<FreeSlots>,
     /// Slots ever made.
     made_slots: Mutex<usize>,
-    runners: Runners,
+    hooks: Runners,
+    abandoned: Runners,
     next: SetOnce<Epoch>,
 }
 
@@ -191,7 +192,8 @@ impl Epoch {
                 inbox: Mutex::new(Vec::new()),
                 free_slots: Mutex::new(FreeSlots::new()),
                 made_slots: Mutex::new(made_slots),
-                runners: Runners::new(),
+                hooks: Runners::for_hooks(),
+                abandoned: Runners::for_abandoned(),
                 next: SetOnce::new(),
             }
         }
@@ -527,8 +529,12 @@ impl Watchdog {
         self.wake(0);
     }
 
-    pub(crate) fn runners(&'static self) -> &'static Runners {
-        &self.epoch().runners
+    pub(crate) fn hooks(&'static self) -> &'static Runners {
+        &self.epoch().hooks
+    }
+
+    pub(crate) fn abandoned(&'static self) -> &'static Runners {
+        &self.epoch().abandoned
     }
 
     fn take_slot(&'static self) -> usize {

@@ -1,7 +1,7 @@
-//! Threads for work that may block, such as hooks that talk to a server.
+//! Threads for work that may block: hooks that talk to a server, and what [`abandon`](crate::abandon()) is given.
 //!
-//! There are as many as there is work at one time: one that is stuck never delays another's. A runner with nothing
-//! to do waits a while for more, then ends.
+//! There are as many as there is work at one time, up to a bound: below it, one that is stuck never delays another's. A
+//! runner with nothing to do waits a while for more, then ends.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -15,6 +15,10 @@ pub(crate) trait Task: Send + Sync {
 
 #[derive(Debug)]
 pub(crate) struct Runners {
+    /// Of each thread.
+    #[cfg_attr(timebox_loom, allow(dead_code))]
+    name: &'static str,
+    most: usize,
     state: Mutex<State>,
     /// Notified for each task that an idle runner should take.
     work: Condvar,
@@ -24,6 +28,8 @@ struct State {
     tasks: VecDeque<Arc<dyn Task>>,
     idle: usize,
     running: usize,
+    /// In work that nobody waits for any more.
+    stuck: usize,
 }
 
 impl std::fmt::Debug for State {
@@ -40,38 +46,83 @@ const IDLE: std::time::Duration = std::time::Duration::from_secs(10);
 
 impl Runners {
     crate::sync::const_fn! {
-        pub(super) fn new() -> Self {
-            Self { state: Mutex::new(State { tasks: VecDeque::new(), idle: 0, running: 0 }), work: Condvar::new() }
+        /// For hooks that may block.
+        pub(super) fn for_hooks() -> Self {
+            Self::new("timebox-hook", usize::MAX)
         }
     }
 
-    /// Has the task run soon. Where no thread can be had at all it runs here, rather than never.
-    pub(crate) fn submit(&'static self, task: Arc<dyn Task>) {
+    crate::sync::const_fn! {
+        /// For work that may be left behind.
+        pub(super) fn for_abandoned() -> Self {
+            Self::new("timebox-abandon", 8)
+        }
+    }
+
+    crate::sync::const_fn! {
+        fn new(name: &'static str, most: usize) -> Self {
+            let state = State { tasks: VecDeque::new(), idle: 0, running: 0, stuck: 0 };
+            Self { name, most, state: Mutex::new(state), work: Condvar::new() }
+        }
+    }
+
+    /// Has a hook run soon. Where no thread can be had at all it runs here, rather than never.
+    pub(crate) fn submit(&'static self, hook: Arc<dyn Task>) {
         #[cfg(feature = "testing")]
-        let task = super::mock::tracked_task(task);
+        let hook = super::mock::tracked_task(hook);
+        if let Err(stranded) = self.try_submit(hook) {
+            stranded.into_iter().for_each(Task::run);
+        }
+    }
+
+    /// Has the task run soon. Where no thread can be had at all the tasks that wait for one come back.
+    pub(crate) fn try_submit(&'static self, task: Arc<dyn Task>) -> Result<(), VecDeque<Arc<dyn Task>>> {
         let mut state = lock(&self.state);
         state.tasks.push_back(task);
         if state.idle >= state.tasks.len() {
             self.work.notify_one();
-            return;
+            return Ok(());
+        }
+        if state.running >= self.most {
+            return Ok(());
         }
         state.running += 1;
         drop(state);
         if self.start() {
-            return;
+            return Ok(());
         }
         let mut state = lock(&self.state);
         state.running -= 1;
         // With others at work, one of them gets to it.
-        let stranded = if state.running == 0 { std::mem::take(&mut state.tasks) } else { VecDeque::new() };
-        drop(state);
-        stranded.into_iter().for_each(Task::run);
+        if state.running > 0 { Ok(()) } else { Err(std::mem::take(&mut state.tasks)) }
+    }
+
+    /// How many threads there are at most.
+    pub(crate) fn most(&self) -> usize {
+        self.most
+    }
+
+    /// How many are stuck in work that nobody waits for any more.
+    pub(crate) fn stuck(&self) -> usize {
+        lock(&self.state).stuck
+    }
+
+    /// Nobody waits any more for what a runner is at.
+    pub(crate) fn left_behind(&self) {
+        lock(&self.state).stuck += 1;
+    }
+
+    /// What was left behind has ended.
+    pub(crate) fn came_back(&self) {
+        let mut state = lock(&self.state);
+        // In a child forked from within it there was none.
+        state.stuck = state.stuck.saturating_sub(1);
     }
 
     #[cfg(not(timebox_loom))]
     fn start(&'static self) -> bool {
-        crate::sync::os::spawn("timebox-hook", move || {
-            // Started by the watchdog, whose slack is inherited.
+        crate::sync::os::spawn(self.name, move || {
+            // It may be the watchdog that starts it, whose slack is inherited.
             crate::sync::os::set_timer_slack(50_000);
             self.run();
         })
