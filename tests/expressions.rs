@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use proptest::prelude::*;
 use timebox::regex::{Regex, linear};
 use timebox::{TimeoutError, timeout};
 
@@ -209,6 +210,59 @@ mod linear_time {
         }
     }
 
+    /// Patterns of a few letters, in all ways of putting them together.
+    fn any_pattern() -> impl Strategy<Value = String> {
+        let leaf = prop::sample::select(vec![
+            "a",
+            "b",
+            "ä",
+            ".",
+            "[ab]",
+            "[^a]",
+            r"\w",
+            r"\b",
+            r"(?-u:\b)",
+            "^",
+            "$",
+            "(?m:^)",
+            "(?m:$)",
+            "",
+        ]);
+        leaf.prop_map(String::from).prop_recursive(4, 12, 3, |inner| {
+            let repeated = prop::sample::select(vec!["*", "+", "?", "*?", "+?", "{2}", "{1,3}", "{2,}"]);
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 1..4).prop_map(|parts| parts.concat()),
+                prop::collection::vec(inner.clone(), 2..4)
+                    .prop_map(|parts| format!("(?:{})", parts.join("|"))),
+                (inner, repeated).prop_map(|(part, times)| format!("(?:{part}){times}")),
+            ]
+        })
+    }
+
+    /// Text of the same letters, with runs that are longer than what is searched at a time.
+    fn any_text() -> impl Strategy<Value = String> {
+        let run = (
+            prop::sample::select(vec!["a", "b", "ä", "ab", " ", "\n"]),
+            prop_oneof![9 => 1..4_usize, 1 => 1..9000_usize],
+        );
+        prop::collection::vec(run, 0..40)
+            .prop_map(|runs| runs.into_iter().map(|(letter, times)| letter.repeat(times)).collect())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(400) })]
+
+        #[test]
+        fn finds_the_same_as_the_plain_search_whatever_the_pattern(pattern in any_pattern(), text in any_text()) {
+            let regex = linear::Regex::new(&pattern).unwrap();
+            let plain = regex_automata::meta::Regex::new(&pattern).unwrap();
+            // All matches may take quadratic time.
+            let found: Vec<_> = regex.find_iter(&text).take(50).map(|found| found.unwrap().range()).collect();
+            let expected: Vec<_> = plain.find_iter(&text).take(50).map(|found| found.range()).collect();
+            prop_assert_eq!(found, expected);
+        }
+    }
+
     #[test]
     fn groups_are_those_of_the_plain_search() {
         let regex = linear::Regex::new(r"(?<word>\w+) (\d+)?").unwrap();
@@ -268,6 +322,49 @@ mod points {
     fn a_search_is_an_interruption_point() {
         let regex = Regex::new("a").unwrap();
         assert!(expire_at_checkpoint(1, || regex.is_match("a")).is_err());
+    }
+
+    #[test]
+    fn each_match_of_an_iteration_is_one() {
+        let (backtracking, linear) = (Regex::new("a").unwrap(), linear::Regex::new("a").unwrap());
+        let text = "a".repeat(100);
+        let first_error = |mut matches: &mut dyn Iterator<Item = Result<(), TimeoutError>>| {
+            expire_at_checkpoint(50, || (&mut matches).position(|found| found.is_err()))
+        };
+        let at = [
+            first_error(&mut backtracking.find_iter(&text).map(|found| found.map(drop))),
+            first_error(&mut backtracking.captures_iter(&text).map(|found| found.map(drop))),
+            first_error(&mut linear.find_iter(&text).map(|found| found.map(drop))),
+            first_error(&mut linear.captures_iter(&text).map(|found| found.map(drop))),
+        ];
+        for at in at {
+            assert!(at.is_some_and(|at| (10..50).contains(&at)), "{at:?}");
+        }
+    }
+
+    #[test]
+    fn each_replacement_is_one() {
+        let (backtracking, linear) = (Regex::new("a").unwrap(), linear::Regex::new("a").unwrap());
+        let text = "a".repeat(100);
+        let mut replaced = [0; 2];
+        let [first, second] = &mut replaced;
+        let error = expire_at_checkpoint(50, || {
+            backtracking.replace_all(&text, |_| {
+                *first += 1;
+                ""
+            })
+        });
+        assert!(error.is_err());
+        let error = expire_at_checkpoint(50, || {
+            linear.replace_all(&text, |_| {
+                *second += 1;
+                ""
+            })
+        });
+        assert!(error.is_err());
+        for replaced in replaced {
+            assert!((10..50).contains(&replaced), "{replaced}");
+        }
     }
 
     #[test]

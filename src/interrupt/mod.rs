@@ -174,7 +174,7 @@ impl Scope {
     }
 
     /// As [`interruptible_outcome`](Self::interruptible_outcome), at a place of the user's.
-    #[cfg(feature = "isolate")]
+    #[cfg(all(unix, feature = "isolate"))]
     pub(crate) fn outcome_at<R>(
         &self,
         hook: Hook<'_>,
