@@ -21,6 +21,10 @@ const ALMOST_HOUR: Duration = Duration::new(3599, 999_999_999);
 
 type Done = Result<(), TimeoutError>;
 
+fn poll<F: Future>(future: Pin<&mut F>) -> Poll<F::Output> {
+    future.poll(&mut Context::from_waker(Waker::noop()))
+}
+
 mod clock {
     use super::*;
 
@@ -236,6 +240,30 @@ mod clock {
         let future = clock.run(|_| future::timeout(HOUR, future::sleep(2 * HOUR)));
         let error = timeout(Duration::from_millis(10), || pollster::block_on(future)).unwrap_err();
         assert_eq!(error.limit(), Some(Duration::from_millis(10)));
+    }
+
+    #[test]
+    fn the_deadlines_of_a_future_of_another_clock_are_not_compared_with_those_around_it() {
+        let clock = MockClock::new();
+        clock.advance(10 * HOUR);
+        let mut future = clock.run(|_| Box::pin(future::timeout(HOUR, future::sleep(2 * HOUR))));
+        let mut poll = || timeout(HOUR, || Ok::<_, TimeoutError>(poll(future.as_mut()))).unwrap();
+        assert!(poll().is_pending());
+        clock.advance(ALMOST_HOUR);
+        assert!(poll().is_pending());
+        clock.advance(NANO);
+        assert!(poll().is_ready());
+    }
+
+    #[test]
+    fn a_future_made_outside_follows_the_clock_of_its_first_poll() {
+        let mut future = Box::pin(future::timeout(HOUR, future::sleep(2 * HOUR)));
+        let clock = MockClock::new();
+        clock.run(|_| assert!(poll(future.as_mut()).is_pending()));
+        clock.advance(ALMOST_HOUR);
+        assert!(poll(future.as_mut()).is_pending());
+        clock.advance(NANO);
+        assert!(poll(future.as_mut()).is_ready());
     }
 
     #[test]
@@ -489,6 +517,32 @@ mod firings {
     }
 
     #[test]
+    fn one_whose_future_has_moved_to_another_scope_does_not_fire_for_the_first() {
+        for kind in KINDS {
+            MockClock::new().run(|clock| {
+                let fired = Count::default();
+                let query = std::future::pending::<Result<(), String>>();
+                let mut query = Box::pin(future::interruptible(fired.counting(kind), query));
+                let mut first = Box::pin(future::timeout_value(
+                    SECOND,
+                    std::future::poll_fn(|_| {
+                        let _ = poll(query.as_mut());
+                        Poll::<()>::Pending
+                    }),
+                ));
+                assert!(poll(first.as_mut()).is_pending());
+                drop(first);
+                let outlives = timeout(2 * HOUR, || {
+                    assert!(poll(query.as_mut()).is_pending());
+                    clock.advance(HOUR);
+                    Ok::<_, TimeoutError>(fired.get())
+                });
+                assert_eq!(outlives.unwrap(), 0);
+            });
+        }
+    }
+
+    #[test]
     fn one_that_repeats_or_escalates_stops_when_its_future_has_left_the_scope() {
         for kind in KINDS {
             MockClock::new().run(|clock| {
@@ -559,6 +613,18 @@ mod injection {
         });
         assert_eq!(inside, Some(true));
         assert_eq!(result.unwrap_err().limit(), Some(HOUR));
+    }
+
+    #[test]
+    fn what_is_around_the_harness_does_not_expire() {
+        timeout(HOUR, || -> Done {
+            shield(HOUR, || {
+                assert!(expire_at_checkpoint(1, || shield(HOUR, checkpoint)).is_ok());
+                assert!(expire_at_checkpoint(1, checkpoint).is_err());
+            });
+            checkpoint()
+        })
+        .unwrap();
     }
 
     #[test]
@@ -787,8 +853,95 @@ mod moments {
         });
     }
 
-    fn poll<F: Future>(future: Pin<&mut F>) -> Poll<F::Output> {
-        future.poll(&mut Context::from_waker(Waker::noop()))
+    #[test]
+    fn a_panic_in_a_poll_ends_what_the_scope_spends() {
+        MockClock::new().run(|clock| {
+            let quota = Quota::new(HOUR);
+            let panics = future::timeout_value(
+                &quota,
+                std::future::poll_fn(|_| -> Poll<()> {
+                    clock.advance(SECOND);
+                    panic!("the future of a test panics, as it should")
+                }),
+            );
+            let mut panics = Box::pin(panics);
+            let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| poll(panics.as_mut())));
+            assert!(caught.is_err());
+            clock.advance(SECOND);
+            assert_eq!(quota.remaining(), HOUR - SECOND);
+        });
+    }
+
+    #[test]
+    fn in_the_grace_of_what_is_around_it_a_future_is_woken_at_its_own_deadline() {
+        MockClock::new().run(|clock| {
+            let own = future::timeout_value(4 * SECOND, std::future::pending::<()>());
+            let around = Timebox::new(2 * SECOND).grace(10 * SECOND);
+            let mut both = pin!(around.run_future_value(own));
+            assert!(poll(both.as_mut()).is_pending());
+            clock.advance(2 * SECOND);
+            let woken = Arc::new(Woken::default());
+            let waker = Waker::from(Arc::clone(&woken));
+            assert!(both.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+            clock.advance(2 * SECOND - NANO);
+            assert_eq!(woken.0.load(Ordering::SeqCst), 0);
+            clock.advance(NANO);
+            assert_eq!(woken.0.load(Ordering::SeqCst), 1);
+            let Poll::Ready(Ok(Err(error))) = poll(both.as_mut()) else { panic!("both are over") };
+            assert_eq!(error.limit(), Some(2 * SECOND), "the outermost that is over");
+        });
+    }
+
+    #[derive(Default)]
+    struct Woken(AtomicU32);
+
+    impl std::task::Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    #[test]
+    fn a_sleep_that_is_dropped_keeps_no_task() {
+        MockClock::new().run(|_| {
+            let woken = Arc::new(Woken::default());
+            let waker = Waker::from(Arc::clone(&woken));
+            let mut sleep = Box::pin(future::sleep(HOUR));
+            assert!(sleep.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+            drop((sleep, waker));
+            assert_eq!(Arc::strong_count(&woken), 1);
+        });
+    }
+
+    #[test]
+    fn a_future_that_was_never_polled_is_dropped_outside_of_its_scope() {
+        struct Asks;
+
+        impl Drop for Asks {
+            fn drop(&mut self) {
+                assert_eq!(timebox::deadline(), timebox::Deadline::NEVER);
+            }
+        }
+
+        let asks = Asks;
+        drop(future::timeout_value(SECOND, async move {
+            let _asks = asks;
+        }));
+    }
+
+    #[test]
+    fn a_token_that_reached_its_deadline_cancels_what_is_linked_to_it() {
+        MockClock::new().run(|clock| {
+            let token = timeout(SECOND, || Ok::<_, TimeoutError>(timebox::token())).unwrap();
+            let linked = || Timebox::new(HOUR).cancel_on(&token);
+            let error = linked().run(|_| {
+                clock.advance(SECOND);
+                checkpoint()
+            });
+            assert!(error.unwrap_err().is_cancelled());
+            let refused = linked().run(|_| checkpoint()).unwrap_err();
+            assert!(refused.is_cancelled() && !refused.started());
+        });
     }
 
     #[test]

@@ -143,9 +143,12 @@ pub(crate) fn admit(
         Around::Thread => (thread.deadline.get() <= now && is_over_by_clock(thread)) || is_over(thread),
         Around::Node(node) => node.expire(now),
     };
+    // A node with another clock counts by being over, not by its deadline.
+    let timed = |node: &Arc<Node>| node.seam.shares_clock(&Seam::current());
     let outer = match around {
         Around::Thread => thread.deadline.get(),
-        Around::Node(node) => node.effective_deadline(),
+        Around::Node(node) if timed(node) => node.effective_deadline(),
+        Around::Node(_) => NEVER,
     };
     let unmeasured = matches!(limit.kind(), Kind::None | Kind::At(_));
     let mut own = match limit.kind() {
@@ -208,7 +211,8 @@ pub(crate) fn admit(
 
     let effective = own.min(match around {
         Around::Thread => outer,
-        Around::Node(node) => node.lasting_deadline(),
+        Around::Node(node) if timed(node) => node.lasting_deadline(),
+        Around::Node(_) => NEVER,
     });
     let terms = terms(own, cause);
     let linked = extras.is_some_and(|extras| !extras.tokens.is_empty());

@@ -23,3 +23,20 @@ pub(crate) fn nanos(duration: std::time::Duration) -> u64 {
     // Fits: 2^32 seconds are 2^62 nanoseconds.
     seconds.wrapping_mul(1_000_000_000).wrapping_add(nanos)
 }
+
+#[cfg(all(test, not(timebox_loom)))]
+mod tests {
+    use super::{NEVER, nanos};
+    use std::time::Duration;
+
+    #[test]
+    fn a_duration_of_more_than_five_centuries_never_ends() {
+        let longest = Duration::from_nanos(NEVER);
+        assert_eq!(nanos(longest), NEVER);
+        assert_eq!(nanos(longest - Duration::from_nanos(1)), NEVER - 1);
+        for beyond in [longest + Duration::from_nanos(1), Duration::from_secs(1 << 35), Duration::MAX] {
+            assert_eq!(nanos(beyond), NEVER);
+        }
+        assert_eq!(nanos(Duration::new(1 << 32, 5)), (1 << 32) * 1_000_000_000 + 5);
+    }
+}

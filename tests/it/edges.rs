@@ -6,7 +6,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use timebox::{
-    CancellationToken, Hook, Timebox, checkpoint, interruptible, shield, timeout, timeout_value, token,
+    CancellationToken, Hook, Timebox, TimeoutError, checkpoint, interruptible, shield, timeout,
+    timeout_value, token, with_timeout,
 };
 
 use crate::support::{Failure, LONG, SHORT, bounded, next, unhurried, wait_for};
@@ -193,4 +194,34 @@ fn a_token_once_cancelled_stays_so_whatever_else_is_asked() {
             ask_another();
         }
     });
+}
+
+#[test]
+fn a_scope_sees_the_deadline_of_a_token_that_it_is_linked_to() {
+    while_the_watchdog_is_late(|| {
+        let token = timeout_value(SHORT, token).unwrap();
+        let linked = Timebox::new(LONG).cancel_on(&token);
+        let error = linked.run(|scope| -> timebox::Result<()> {
+            loop {
+                scope.checkpoint()?;
+            }
+        });
+        assert!(error.unwrap_err().is_cancelled());
+    });
+}
+
+#[test]
+fn an_outer_scope_that_is_cancelled_says_so_at_once() {
+    with_timeout(LONG, |outer| {
+        timeout(LONG, || {
+            // So that the clock is seldom read.
+            for _ in 0..100_000 {
+                outer.checkpoint()?;
+            }
+            outer.token().cancel();
+            assert!(outer.is_expired());
+            Ok::<_, TimeoutError>(())
+        })
+    })
+    .unwrap();
 }
