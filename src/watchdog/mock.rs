@@ -77,7 +77,11 @@ fn set_off_under(clock: &Mock) -> Option<Arc<Latch>> {
 /// From inside of what is set off it asks the move in progress to go on, if there is one, and returns at once.
 pub(crate) fn advance(mock: &Arc<Mock>, until: impl FnOnce(u64) -> u64, mut go_on: impl FnMut() -> bool) {
     let is_set_off = tracking().is_some();
-    if !is_set_off && let Some(latch) = set_off_under(mock) {
+    // Without threads nobody would do it.
+    if !is_set_off
+        && global().is_running()
+        && let Some(latch) = set_off_under(mock)
+    {
         latch.wait();
     }
     let _turn = match mock.turn.try_lock() {
