@@ -43,10 +43,25 @@ pub(crate) fn on_child(restart: fn()) {
     // Acquire: pairs with the Release below.
     if !INSTALLED.load(Ordering::Acquire) {
         RESTART.get_or_init(|| restart);
-        super::os::at_fork_in_child(child);
+        at_fork_in_child(child);
         INSTALLED.store(true, Ordering::Release);
     }
 }
+
+/// Has `child` called in a forked child, on its only thread.
+#[cfg(all(unix, not(timebox_loom)))]
+fn at_fork_in_child(child: extern "C" fn()) {
+    #[cfg(not(miri))]
+    // SAFETY: the function lives as long as the process. Failure (no memory) leaves the crate without fork support.
+    unsafe {
+        libc::pthread_atfork(None, None, Some(child));
+    }
+    #[cfg(miri)]
+    let _ = child;
+}
+
+#[cfg(not(any(unix, timebox_loom)))]
+fn at_fork_in_child(_child: extern "C" fn()) {}
 
 /// A mutex that a forked child never waits for in vain.
 #[derive(Debug)]

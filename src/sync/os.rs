@@ -33,21 +33,6 @@ pub(crate) fn monotonic_nanos() -> u64 {
 #[cfg(timebox_loom)]
 pub(crate) use super::alarm::model_now as monotonic_nanos;
 
-/// Has `child` called in a forked child, on its only thread.
-#[cfg(all(unix, not(timebox_loom)))]
-pub(crate) fn at_fork_in_child(child: extern "C" fn()) {
-    #[cfg(not(miri))]
-    // SAFETY: the function lives as long as the process. Failure (no memory) leaves the crate without fork support.
-    unsafe {
-        libc::pthread_atfork(None, None, Some(child));
-    }
-    #[cfg(miri)]
-    let _ = child;
-}
-
-#[cfg(not(any(unix, timebox_loom)))]
-pub(crate) fn at_fork_in_child(_child: extern "C" fn()) {}
-
 /// Starts a thread of ours, with all signals blocked from its birth: a handler of the program never runs on it.
 #[cfg(not(timebox_loom))]
 #[allow(clippy::disallowed_methods)] // the one place where threads are started

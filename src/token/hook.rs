@@ -244,7 +244,7 @@ impl Entry {
         if self.policy.inline {
             self.run();
         } else if self.callback.is_live() {
-            watchdog::global().hooks().submit(self);
+            watchdog::global().run_hook(self);
         }
     }
 

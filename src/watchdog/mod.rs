@@ -25,7 +25,7 @@ use crate::sync::{
 use crate::time::seam::Seam;
 use crate::time::{NEVER, clock};
 use queue::{Place, Queue};
-use runners::Runners;
+use runners::{Runners, Task};
 use slots::{FreeSlots, Slot, Slots};
 
 /// Parts of the timer queue, so that threads do not wait for each other.
@@ -529,8 +529,11 @@ impl Watchdog {
         self.wake(0);
     }
 
-    pub(crate) fn hooks(&'static self) -> &'static Runners {
-        &self.epoch().hooks
+    /// Has a hook run where it may block.
+    pub(crate) fn run_hook(&'static self, hook: Arc<dyn Task>) {
+        #[cfg(feature = "testing")]
+        let hook = mock::tracked_task(hook);
+        self.epoch().hooks.submit(hook);
     }
 
     pub(crate) fn abandoned(&'static self) -> &'static Runners {

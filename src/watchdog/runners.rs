@@ -67,9 +67,7 @@ impl Runners {
     }
 
     /// Has a hook run soon. Where no thread can be had at all it runs here, rather than never.
-    pub(crate) fn submit(&'static self, hook: Arc<dyn Task>) {
-        #[cfg(feature = "testing")]
-        let hook = super::mock::tracked_task(hook);
+    pub(super) fn submit(&'static self, hook: Arc<dyn Task>) {
         if let Err(stranded) = self.try_submit(hook) {
             stranded.into_iter().for_each(Task::run);
         }
