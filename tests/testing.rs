@@ -1,6 +1,6 @@
 //! The mock clock and injected expiry: what `timebox::testing` promises.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -522,22 +522,45 @@ mod firings {
             MockClock::new().run(|clock| {
                 let fired = Count::default();
                 let query = std::future::pending::<Result<(), String>>();
-                let mut query = Box::pin(future::interruptible(fired.counting(kind), query));
-                let mut first = Box::pin(future::timeout_value(
+                let query = RefCell::new(Box::pin(future::interruptible(fired.counting(kind), query)));
+                let poll_query = || assert!(poll(query.borrow_mut().as_mut()).is_pending());
+                let first = future::timeout_value(
                     SECOND,
                     std::future::poll_fn(|_| {
-                        let _ = poll(query.as_mut());
+                        poll_query();
                         Poll::<()>::Pending
                     }),
-                ));
-                assert!(poll(first.as_mut()).is_pending());
-                drop(first);
-                let outlives = timeout(2 * HOUR, || {
-                    assert!(poll(query.as_mut()).is_pending());
+                );
+                assert!(poll(pin!(first)).is_pending());
+                timeout(2 * HOUR, || {
+                    poll_query();
                     clock.advance(HOUR);
-                    Ok::<_, TimeoutError>(fired.get())
-                });
-                assert_eq!(outlives.unwrap(), 0);
+                    assert_eq!(fired.get(), 0);
+                    Ok::<_, TimeoutError>(())
+                })
+                .unwrap();
+            });
+        }
+    }
+
+    #[test]
+    fn one_that_comes_to_a_scope_that_is_over_fires_one_time_for_it() {
+        for kind in KINDS {
+            MockClock::new().run(|clock| {
+                let fired = Count::default();
+                let query = std::future::pending::<Result<(), String>>();
+                let mut query = Box::pin(future::interruptible(fired.counting(kind).once(), query));
+                assert!(poll(query.as_mut()).is_pending());
+                timeout(HOUR, || {
+                    timebox::token().cancel();
+                    for _ in 0..3 {
+                        assert!(poll(query.as_mut()).is_pending());
+                        clock.advance(Duration::ZERO);
+                    }
+                    Ok::<_, TimeoutError>(())
+                })
+                .unwrap();
+                assert_eq!(fired.get(), 1);
             });
         }
     }
@@ -899,6 +922,45 @@ mod moments {
         fn wake(self: Arc<Self>) {
             self.0.fetch_add(1, Ordering::SeqCst);
         }
+    }
+
+    #[test]
+    fn a_future_is_woken_by_the_surroundings_of_its_last_poll() {
+        MockClock::new().run(|clock| {
+            let woken = Arc::new(Woken::default());
+            let waker = Waker::from(Arc::clone(&woken));
+            let moved = future::timeout_value(3 * HOUR, std::future::pending::<()>());
+            let moved = RefCell::new(Some(Box::pin(moved)));
+            let poll = || {
+                let mut moved = moved.borrow_mut();
+                let moved = moved.as_mut().unwrap().as_mut();
+                assert!(moved.poll(&mut Context::from_waker(&waker)).is_pending());
+            };
+            let ok = || Ok::<_, TimeoutError>(());
+            timeout(2 * HOUR, || {
+                poll();
+                ok()
+            })
+            .unwrap();
+            timeout(HOUR, || {
+                poll();
+                clock.advance(HOUR);
+                assert_ne!(woken.0.swap(0, Ordering::SeqCst), 0);
+                ok()
+            })
+            .unwrap();
+            // What it has left does not wake it any more.
+            poll();
+            clock.advance(ALMOST_HOUR);
+            assert_eq!(woken.0.load(Ordering::SeqCst), 0);
+            timeout(3 * HOUR, || {
+                poll();
+                moved.take();
+                assert_eq!(Arc::strong_count(&woken), 2, "no scope has kept the waker");
+                ok()
+            })
+            .unwrap();
+        });
     }
 
     #[test]
