@@ -256,6 +256,30 @@ mod clock {
     }
 
     #[test]
+    fn a_future_of_another_clock_keeps_its_token_from_poll_to_poll() {
+        let tokens = RefCell::new(Vec::new());
+        let takes = std::future::poll_fn(|_| {
+            tokens.borrow_mut().push(timebox::token());
+            Poll::<()>::Pending
+        });
+        let mut future = MockClock::new().run(|_| Box::pin(future::timeout_value(HOUR, takes)));
+        let mut poll = || timeout(HOUR, || Ok::<_, TimeoutError>(poll(future.as_mut()))).unwrap();
+        assert!(poll().is_pending() && poll().is_pending());
+        tokens.borrow()[0].cancel();
+        assert!(poll().is_ready());
+    }
+
+    #[test]
+    fn a_sleep_keeps_the_clock_of_its_first_poll() {
+        let mut sleep = Box::pin(future::sleep(HOUR));
+        assert!(poll(sleep.as_mut()).is_pending());
+        MockClock::new().run(|clock| {
+            clock.advance(2 * HOUR);
+            assert!(poll(sleep.as_mut()).is_pending());
+        });
+    }
+
+    #[test]
     fn a_future_made_outside_follows_the_clock_of_its_first_poll() {
         let mut future = Box::pin(future::timeout(HOUR, future::sleep(2 * HOUR)));
         let clock = MockClock::new();
@@ -973,6 +997,28 @@ mod moments {
             drop((sleep, waker));
             assert_eq!(Arc::strong_count(&woken), 1);
         });
+    }
+
+    #[test]
+    fn the_scope_of_a_drop_is_that_of_the_polls() {
+        struct Cancels;
+
+        impl Drop for Cancels {
+            fn drop(&mut self) {
+                timebox::token().cancel();
+            }
+        }
+
+        let token = RefCell::new(None);
+        let cancels = Cancels;
+        let mut pending = Box::pin(future::timeout_value(HOUR, async {
+            let _cancels = cancels;
+            *token.borrow_mut() = Some(timebox::token());
+            std::future::pending::<()>().await;
+        }));
+        assert!(poll(pending.as_mut()).is_pending());
+        drop(pending);
+        assert!(token.take().is_some_and(|token| token.is_cancelled()));
     }
 
     #[test]
