@@ -1,12 +1,14 @@
 //! Corners of the contract that few programs turn: questions asked while the watchdog is late.
 
 use std::fmt;
+use std::future::poll_fn;
 use std::sync::mpsc::channel;
+use std::task::Poll;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use timebox::{
-    CancellationToken, Hook, Timebox, TimeoutError, checkpoint, interruptible, shield, timeout,
+    CancellationToken, Hook, Timebox, TimeoutError, checkpoint, future, interruptible, shield, timeout,
     timeout_value, token, with_timeout,
 };
 
@@ -224,4 +226,26 @@ fn an_outer_scope_that_is_cancelled_says_so_at_once() {
         })
     })
     .unwrap();
+}
+
+#[test]
+fn an_outer_scope_once_over_stays_so_whatever_is_asked_inside() {
+    with_timeout(SHORT, |outer| {
+        timeout_value(LONG, || {
+            while !outer.is_expired() {}
+            for _ in 0..10_000 {
+                assert!(outer.is_expired(), "over, and then not");
+            }
+        })
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_future_without_any_time_is_not_polled() {
+    let polled =
+        || future::timeout_value(Duration::ZERO, poll_fn(|_| -> Poll<()> { panic!("it was polled") }));
+    assert!(!pollster::block_on(polled()).unwrap_err().started());
+    let nested = timeout(LONG, || pollster::block_on(polled()));
+    assert!(!nested.unwrap_err().started());
 }
