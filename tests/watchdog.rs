@@ -70,6 +70,37 @@ fn threads_start_when_they_are_first_needed_and_there_is_one_watchdog() {
     assert_eq!(threads_named("timebox-watchdo"), 1);
 }
 
+#[test]
+fn it_notices_a_deadline_for_code_that_seldom_checks() {
+    const TEST: &str = "it_notices_a_deadline_for_code_that_seldom_checks";
+    if !is_child() {
+        return assert_success(&alone(TEST));
+    }
+    // It runs, and has something to wait for.
+    let _token = timeout(LONG, || Ok::<_, TimeoutError>(timebox::token())).unwrap();
+    // After many checks in little time one in thousands reads the clock.
+    let often = || (0..1_000_000).try_for_each(|_| checkpoint());
+    let inner = || {
+        std::thread::sleep(SHORT / 2);
+        Ok(())
+    };
+    // A block, and one around another that had an earlier deadline.
+    let scopes: [&dyn Fn() -> Result<(), TimeoutError>; 2] = [&|| Ok(()), &|| timeout(SHORT / 4, inner)];
+    for prepare in scopes {
+        timeout(LONG, often).unwrap();
+        let start = Instant::now();
+        timeout(SHORT, || -> Result<(), TimeoutError> {
+            prepare()?;
+            loop {
+                std::thread::sleep(10 * SHORT);
+                checkpoint()?;
+            }
+        })
+        .unwrap_err();
+        assert!(start.elapsed() < HANG / 4, "{:?}", start.elapsed());
+    }
+}
+
 #[cfg(target_os = "linux")]
 #[test]
 fn where_no_thread_can_be_started_every_question_looks_at_the_clock() {
