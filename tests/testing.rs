@@ -168,6 +168,54 @@ mod clock {
     }
 
     #[test]
+    fn a_sleep_on_another_thread_does_not_move_it() {
+        MockClock::new().run(|clock| {
+            let slept = CancellationToken::new();
+            let (handle, tell) = (timebox::handle(), slept.clone());
+            let (send, entered) = std::sync::mpsc::channel();
+            let worker = std::thread::spawn(move || {
+                handle.enter(Limit::NONE, |_| {
+                    send.send(()).unwrap();
+                    sleep(HOUR)?;
+                    tell.cancel();
+                    Ok::<_, TimeoutError>(())
+                })
+            });
+            entered.recv().unwrap();
+            let mut moved = Duration::ZERO;
+            while !slept.is_cancelled() {
+                clock.advance(HOUR / 4);
+                moved += HOUR / 4;
+            }
+            worker.join().unwrap().unwrap();
+            assert_eq!(clock.elapsed(), moved);
+        });
+    }
+
+    #[test]
+    fn a_hook_has_the_move_in_progress_go_on() {
+        MockClock::new().run(|clock| {
+            let moved = clock.clone();
+            let token = timeout(SECOND, || Ok::<_, TimeoutError>(timebox::token())).unwrap();
+            let _registration = token.on_cancel(move || moved.advance(2 * SECOND));
+            clock.advance(SECOND);
+            assert_eq!(clock.elapsed(), 3 * SECOND);
+        });
+    }
+
+    #[test]
+    fn what_was_read_from_it_is_forgotten_outside() {
+        let left = timeout(HOUR, || {
+            MockClock::new().run(|clock| {
+                clock.advance(ALMOST_HOUR);
+                checkpoint()
+            })?;
+            timeout(HOUR / 2, || Ok::<_, TimeoutError>(timebox::remaining()))
+        });
+        assert!(left.unwrap().is_some_and(|left| left <= HOUR / 2));
+    }
+
+    #[test]
     fn a_token_keeps_the_clock_that_it_was_made_under() {
         let clock = MockClock::new();
         let token = clock.run(|_| timeout(HOUR, || Ok::<_, TimeoutError>(timebox::token())).unwrap());
@@ -407,6 +455,46 @@ mod firings {
                 assert_eq!(fired.get(), 5, "it died with the call");
             });
         }
+    }
+
+    #[test]
+    fn one_of_an_interruptible_call_repeats_at_growing_intervals() {
+        for kind in KINDS {
+            MockClock::new().run(|clock| {
+                let fired = Count::default();
+                let half = Duration::from_micros(500);
+                let call = || {
+                    clock.advance(SECOND);
+                    let mut fires = 1;
+                    for doubled in [1, 2, 4, 8, 16, 32, 64, 128, 128, 128] {
+                        clock.advance(doubled * half - NANO);
+                        assert_eq!(fired.get(), fires);
+                        clock.advance(NANO);
+                        fires += 1;
+                        assert_eq!(fired.get(), fires);
+                    }
+                };
+                timeout(SECOND, || timebox::interruptible_outcome(fired.counting(kind), call).map(drop))
+                    .unwrap();
+            });
+        }
+    }
+
+    #[test]
+    fn inline_ones_go_first() {
+        MockClock::new().run(|clock| {
+            let order = Arc::new(std::sync::Mutex::new(Vec::new()));
+            let log = |name: &'static str| {
+                let order = Arc::clone(&order);
+                move || order.lock().unwrap().push(name)
+            };
+            let token = CancellationToken::new();
+            let _blocking = token.on_cancel(Hook::new(log("blocking")));
+            let _inline = token.on_cancel(Hook::inline(log("inline")));
+            token.cancel();
+            clock.advance(NANO);
+            assert_eq!(*order.lock().unwrap(), ["inline", "blocking"]);
+        });
     }
 
     #[test]
@@ -821,6 +909,18 @@ mod gaps {
     }
 
     #[test]
+    fn after_a_sleep_there_may_be_one() {
+        let panic = catch_unwind(|| {
+            testing::assert_checkpoints(Duration::from_millis(10), || {
+                sleep(Duration::from_millis(1)).unwrap();
+                std::thread::sleep(Duration::from_millis(20));
+                checkpoint().unwrap();
+            });
+        });
+        assert!(panic.is_err());
+    }
+
+    #[test]
     fn a_sleep_is_no_gap() {
         // Were it one, it would be too long each time. A busy machine makes gaps too, but not ever longer ones.
         let mut gap = Duration::from_millis(10);
@@ -988,15 +1088,24 @@ mod moments {
     }
 
     #[test]
-    fn a_sleep_that_is_dropped_keeps_no_task() {
-        MockClock::new().run(|_| {
+    fn a_wait_that_is_dropped_keeps_no_task() {
+        let token = CancellationToken::new();
+        let endless = || std::future::pending::<()>();
+        let waits: [Pin<Box<dyn Future<Output = ()> + '_>>; 6] = [
+            Box::pin(async { future::sleep(HOUR).await.unwrap() }),
+            Box::pin(async { future::timeout_value(HOUR, endless()).await.unwrap() }),
+            Box::pin(token.cancelled()),
+            Box::pin(token.clone().cancelled_owned()),
+            Box::pin(async { token.run_until_cancelled(endless()).await.unwrap() }),
+            Box::pin(async { token.clone().run_until_cancelled_owned(endless()).await.unwrap() }),
+        ];
+        for mut wait in waits {
             let woken = Arc::new(Woken::default());
             let waker = Waker::from(Arc::clone(&woken));
-            let mut sleep = Box::pin(future::sleep(HOUR));
-            assert!(sleep.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
-            drop((sleep, waker));
+            assert!(wait.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+            drop((wait, waker));
             assert_eq!(Arc::strong_count(&woken), 1);
-        });
+        }
     }
 
     #[test]

@@ -8,8 +8,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use timebox::{
-    CancellationToken, Hook, Timebox, TimeoutError, checkpoint, future, interruptible, shield, timeout,
-    timeout_value, token, with_timeout,
+    CancellationToken, Cause, Hook, Timebox, TimeoutError, checkpoint, future, interruptible, shield,
+    timeout, timeout_value, token, with_timeout,
 };
 
 use crate::support::{Failure, LONG, SHORT, bounded, next, unhurried, wait_for};
@@ -248,4 +248,17 @@ fn a_future_without_any_time_is_not_polled() {
     assert!(!pollster::block_on(polled()).unwrap_err().started());
     let nested = timeout(LONG, || pollster::block_on(polled()));
     assert!(!nested.unwrap_err().started());
+}
+
+#[test]
+fn a_deadline_before_the_cancel_of_a_linked_token_is_the_cause() {
+    while_the_watchdog_is_late(|| {
+        let token = CancellationToken::new();
+        let late = Timebox::new(SHORT).cancel_on(&token).run(|scope| {
+            thread::sleep(2 * SHORT);
+            token.cancel();
+            scope.checkpoint()
+        });
+        assert_eq!(late.unwrap_err().cause(), Cause::Deadline);
+    });
 }
