@@ -198,3 +198,23 @@ fn the_process_ends_although_hooks_and_timers_are_pending() {
     assert!(std::future::Future::poll(pending.as_mut(), &mut context).is_pending());
     std::mem::forget(pending);
 }
+
+#[test]
+fn a_sleep_takes_no_processor_time() {
+    fn processor_time() -> Duration {
+        let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: the pointer is to a local variable.
+        assert_eq!(unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) }, 0);
+        Duration::new(time.tv_sec.try_into().unwrap(), time.tv_nsec.try_into().unwrap())
+    }
+    // One that nobody can wake, and one that a token may.
+    for prepare in [|| None, || Some(timebox::token())] {
+        let before = processor_time();
+        let error = timeout(10 * SHORT, || {
+            let _token = prepare();
+            timebox::sleep(LONG)
+        });
+        assert!(error.is_err());
+        assert!(processor_time() - before < 5 * SHORT);
+    }
+}

@@ -1,9 +1,9 @@
 //! Corners of the contract that few programs turn: questions asked while the watchdog is late.
 
 use std::fmt;
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::sync::mpsc::channel;
-use std::task::Poll;
+use std::task::{Context, Poll, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -261,4 +261,43 @@ fn a_deadline_before_the_cancel_of_a_linked_token_is_the_cause() {
         });
         assert_eq!(late.unwrap_err().cause(), Cause::Deadline);
     });
+}
+
+#[test]
+fn an_interruptible_future_does_not_block_its_task_for_a_hook_that_runs() {
+    bounded(|| {
+        let ((begun, begins), (release, released)) = (channel(), channel::<()>());
+        let hook = Hook::new(move || {
+            let _ = begun.send(());
+            let _ = released.recv();
+        });
+        let token = CancellationToken::new();
+        let call = Timebox::new(LONG).cancel_on(&token).grace(LONG).run_future(async {
+            let mut polled = false;
+            let two_polls = poll_fn(|_| {
+                if std::mem::replace(&mut polled, true) {
+                    Poll::Ready(Ok::<_, String>(()))
+                } else {
+                    Poll::Pending
+                }
+            });
+            future::interruptible(hook.once(), two_polls).await
+        });
+        let mut call = std::pin::pin!(call);
+        let mut poll = || call.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        assert!(poll().is_pending());
+        token.cancel();
+        next(&begins);
+        assert!(poll().is_pending(), "it waits for the hook, and this thread does not");
+        drop(release);
+        wait_for("the end of the hook", || poll().is_ready());
+    });
+}
+
+#[test]
+fn tokens_are_equal_if_they_are_the_same() {
+    let token = CancellationToken::new();
+    assert_eq!(token, token.clone());
+    assert_ne!(token, CancellationToken::new());
+    assert_ne!(token, token.child_token());
 }
