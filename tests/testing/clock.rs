@@ -1,0 +1,376 @@
+//! What follows a mock clock, and how.
+
+use super::*;
+
+#[test]
+fn a_scope_expires_exactly_at_its_limit_and_not_before() {
+    MockClock::new().run(|clock| {
+        let error = timeout(HOUR, || -> Done {
+            clock.advance(ALMOST_HOUR);
+            checkpoint()?;
+            clock.advance(NANO);
+            checkpoint()
+        });
+        let error = error.unwrap_err();
+        assert_eq!((error.elapsed(), error.overshoot()), (HOUR, Duration::ZERO));
+    });
+}
+
+#[test]
+fn time_does_not_move_by_itself() {
+    MockClock::new().run(|clock| {
+        timeout(NANO, || {
+            std::thread::sleep(Duration::from_millis(5));
+            checkpoint()
+        })
+        .unwrap();
+        assert_eq!(clock.elapsed(), Duration::ZERO);
+    });
+}
+
+#[test]
+fn a_sleep_on_the_test_s_thread_moves_it_to_its_end() {
+    MockClock::new().run(|clock| {
+        sleep(HOUR).unwrap();
+        assert_eq!(clock.elapsed(), HOUR);
+        timeout(2 * HOUR, || sleep(HOUR)).unwrap();
+        assert_eq!(clock.elapsed(), 2 * HOUR);
+    });
+}
+
+#[test]
+fn a_sleep_moves_it_no_further_than_to_the_expiry_of_its_scope() {
+    MockClock::new().run(|clock| {
+        let error = timeout(SECOND, || sleep(HOUR)).unwrap_err();
+        assert_eq!((error.elapsed(), error.overshoot()), (SECOND, Duration::ZERO));
+        assert_eq!(clock.elapsed(), SECOND);
+    });
+}
+
+#[test]
+fn expiries_happen_in_order_and_their_hooks_have_run_when_advance_returns() {
+    MockClock::new().run(|clock| {
+        let order = Arc::new(std::sync::Mutex::new(Vec::new()));
+        let log = |name: &'static str| {
+            let order = Arc::clone(&order);
+            move || order.lock().unwrap().push(name)
+        };
+        let tokens: Vec<_> = [3, 1, 2]
+            .map(|n| timeout(n * SECOND, || Ok::<_, TimeoutError>(timebox::token())).unwrap())
+            .into();
+        let names = ["three", "one", "two"];
+        let _registrations: Vec<_> = tokens
+            .iter()
+            .zip(names)
+            .map(|(token, name)| {
+                let hook = if name == "two" { Hook::new(log(name)) } else { Hook::inline(log(name)) };
+                token.on_cancel(hook)
+            })
+            .collect();
+        clock.advance(2 * SECOND);
+        assert_eq!(*order.lock().unwrap(), ["one", "two"]);
+        assert!(tokens[1].is_cancelled() && tokens[2].is_cancelled() && !tokens[0].is_cancelled());
+        clock.advance(SECOND);
+        assert_eq!(*order.lock().unwrap(), ["one", "two", "three"]);
+    });
+}
+
+#[test]
+fn a_hook_that_a_hook_sets_off_has_run_too() {
+    MockClock::new().run(|clock| {
+        let second = CancellationToken::new();
+        let ran = Arc::new(AtomicU32::new(0));
+        let counted = Arc::clone(&ran);
+        let _second = second.on_cancel(move || counted.fetch_add(1, Ordering::SeqCst));
+        let first = timeout(SECOND, || Ok::<_, TimeoutError>(timebox::token())).unwrap();
+        let cancelled = second.clone();
+        let _first = first.on_cancel(move || cancelled.cancel());
+        clock.advance(SECOND);
+        assert_eq!(ran.load(Ordering::SeqCst), 1);
+    });
+}
+
+#[test]
+fn the_scopes_around_the_test_do_not_count_inside() {
+    let outer = timeout(Duration::from_millis(5), || {
+        while !is_expired() {}
+        MockClock::new().run(|_| {
+            checkpoint()?;
+            timeout(SECOND, checkpoint)
+        })?;
+        checkpoint()
+    });
+    assert_eq!(outer.unwrap_err().limit(), Some(Duration::from_millis(5)));
+}
+
+#[test]
+fn an_instant_is_taken_on_the_clock_s_scale() {
+    MockClock::new().run(|clock| {
+        let in_an_hour = clock.now() + HOUR;
+        let result = timeout(in_an_hour, || -> Done {
+            clock.advance(ALMOST_HOUR);
+            checkpoint()?;
+            clock.advance(NANO);
+            checkpoint()
+        });
+        assert!(result.is_err());
+    });
+}
+
+#[test]
+fn a_thread_that_enters_a_handle_follows_the_clock_and_waits_for_it() {
+    let clock = MockClock::new();
+    clock.run(|clock| {
+        let error = timeout(HOUR, || {
+            let handle = timebox::handle();
+            std::thread::scope(|threads| {
+                let (send, entered) = std::sync::mpsc::channel();
+                let worker = threads.spawn(move || {
+                    handle.enter(Limit::NONE, |_| {
+                        send.send(()).unwrap();
+                        sleep(2 * HOUR)
+                    })
+                });
+                entered.recv().unwrap();
+                clock.advance(HOUR);
+                worker.join().unwrap()
+            })
+        });
+        let error = error.unwrap_err();
+        assert_eq!((error.limit(), error.elapsed()), (Some(HOUR), HOUR));
+    });
+}
+
+#[test]
+fn a_sleep_on_another_thread_does_not_move_it() {
+    MockClock::new().run(|clock| {
+        let slept = CancellationToken::new();
+        let (handle, tell) = (timebox::handle(), slept.clone());
+        let (send, entered) = std::sync::mpsc::channel();
+        let worker = std::thread::spawn(move || {
+            handle.enter(Limit::NONE, |_| {
+                send.send(()).unwrap();
+                sleep(HOUR)?;
+                tell.cancel();
+                Ok::<_, TimeoutError>(())
+            })
+        });
+        entered.recv().unwrap();
+        let mut moved = Duration::ZERO;
+        while !slept.is_cancelled() {
+            clock.advance(HOUR / 4);
+            moved += HOUR / 4;
+        }
+        worker.join().unwrap().unwrap();
+        assert_eq!(clock.elapsed(), moved);
+    });
+}
+
+#[test]
+fn a_hook_has_the_move_in_progress_go_on() {
+    MockClock::new().run(|clock| {
+        let moved = clock.clone();
+        let token = timeout(SECOND, || Ok::<_, TimeoutError>(timebox::token())).unwrap();
+        let _registration = token.on_cancel(move || moved.advance(2 * SECOND));
+        clock.advance(SECOND);
+        assert_eq!(clock.elapsed(), 3 * SECOND);
+    });
+}
+
+#[test]
+fn what_was_read_from_it_is_forgotten_outside() {
+    let left = timeout(HOUR, || {
+        MockClock::new().run(|clock| {
+            clock.advance(ALMOST_HOUR);
+            checkpoint()
+        })?;
+        timeout(HOUR / 2, || Ok::<_, TimeoutError>(timebox::remaining()))
+    });
+    assert!(left.unwrap().is_some_and(|left| left <= HOUR / 2));
+}
+
+#[test]
+fn a_token_keeps_the_clock_that_it_was_made_under() {
+    let clock = MockClock::new();
+    let token = clock.run(|_| timeout(HOUR, || Ok::<_, TimeoutError>(timebox::token())).unwrap());
+    assert!(!token.is_cancelled());
+    clock.advance(HOUR);
+    assert!(token.is_cancelled());
+    let real = timeout(HOUR, || Ok::<_, TimeoutError>(timebox::token())).unwrap();
+    clock.run(|clock| clock.advance(10 * HOUR));
+    assert!(!real.is_cancelled());
+}
+
+#[test]
+fn a_quota_counts_mock_time() {
+    MockClock::new().run(|clock| {
+        let quota = Quota::new(HOUR);
+        quota.timeout(|| sleep(HOUR / 2)).unwrap();
+        assert_eq!(quota.remaining(), HOUR / 2);
+        clock.advance(HOUR);
+        assert_eq!(quota.remaining(), HOUR / 2);
+        assert!(quota.timeout(|| sleep(HOUR)).is_err());
+        assert!(quota.is_exhausted());
+    });
+}
+
+#[test]
+fn a_future_expires_when_the_clock_is_moved() {
+    MockClock::new().run(|clock| {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let task = tokio::task::LocalSet::new();
+            let error = task
+                .run_until(async {
+                    let limited = tokio::task::spawn_local(future::timeout(HOUR, future::sleep(2 * HOUR)));
+                    tokio::task::yield_now().await;
+                    clock.advance(ALMOST_HOUR);
+                    tokio::task::yield_now().await;
+                    assert!(!limited.is_finished());
+                    clock.advance(NANO);
+                    limited.await.unwrap()
+                })
+                .await;
+            let error = error.unwrap_err();
+            assert_eq!((error.elapsed(), error.overshoot()), (HOUR, Duration::ZERO));
+        });
+    });
+}
+
+#[test]
+fn a_future_made_under_it_follows_it_on_another_thread() {
+    let clock = MockClock::new();
+    let future = clock.run(|_| future::timeout(HOUR, future::sleep(2 * HOUR)));
+    let (send, polled) = std::sync::mpsc::channel();
+    let worker = std::thread::spawn(move || {
+        let mut future = std::pin::pin!(future);
+        pollster::block_on(std::future::poll_fn(|context| {
+            let poll = future.as_mut().poll(context);
+            let _ = send.send(());
+            poll
+        }))
+    });
+    polled.recv().unwrap();
+    clock.advance(HOUR);
+    assert_eq!(worker.join().unwrap().unwrap_err().elapsed(), HOUR);
+}
+
+#[test]
+fn a_future_of_another_clock_still_ends_with_the_scope_it_is_polled_in() {
+    let clock = MockClock::new();
+    let future = clock.run(|_| future::timeout(HOUR, future::sleep(2 * HOUR)));
+    let error = timeout(Duration::from_millis(10), || pollster::block_on(future)).unwrap_err();
+    assert_eq!(error.limit(), Some(Duration::from_millis(10)));
+}
+
+#[test]
+fn the_deadlines_of_a_future_of_another_clock_are_not_compared_with_those_around_it() {
+    let clock = MockClock::new();
+    clock.advance(10 * HOUR);
+    let mut future = clock.run(|_| Box::pin(future::timeout(HOUR, future::sleep(2 * HOUR))));
+    let mut poll = || timeout(HOUR, || Ok::<_, TimeoutError>(poll(future.as_mut()))).unwrap();
+    assert!(poll().is_pending());
+    clock.advance(ALMOST_HOUR);
+    assert!(poll().is_pending());
+    clock.advance(NANO);
+    assert!(poll().is_ready());
+}
+
+#[test]
+fn a_future_of_another_clock_keeps_its_token_from_poll_to_poll() {
+    let tokens = RefCell::new(Vec::new());
+    let takes = std::future::poll_fn(|_| {
+        tokens.borrow_mut().push(timebox::token());
+        Poll::<()>::Pending
+    });
+    let mut future = MockClock::new().run(|_| Box::pin(future::timeout_value(HOUR, takes)));
+    let mut poll = || timeout(HOUR, || Ok::<_, TimeoutError>(poll(future.as_mut()))).unwrap();
+    assert!(poll().is_pending() && poll().is_pending());
+    tokens.borrow()[0].cancel();
+    assert!(poll().is_ready());
+}
+
+#[test]
+fn a_sleep_keeps_the_clock_of_its_first_poll() {
+    let mut sleep = Box::pin(future::sleep(HOUR));
+    assert!(poll(sleep.as_mut()).is_pending());
+    MockClock::new().run(|clock| {
+        clock.advance(2 * HOUR);
+        assert!(poll(sleep.as_mut()).is_pending());
+    });
+}
+
+#[test]
+fn a_future_made_outside_follows_the_clock_of_its_first_poll() {
+    let mut future = Box::pin(future::timeout(HOUR, future::sleep(2 * HOUR)));
+    let clock = MockClock::new();
+    clock.run(|_| assert!(poll(future.as_mut()).is_pending()));
+    clock.advance(ALMOST_HOUR);
+    assert!(poll(future.as_mut()).is_pending());
+    clock.advance(NANO);
+    assert!(poll(future.as_mut()).is_ready());
+}
+
+#[test]
+fn a_grace_is_mock_time() {
+    MockClock::new().run(|clock| {
+        let mut limited =
+            std::pin::pin!(Timebox::new(SECOND).grace(SECOND).run_future_value(std::future::pending::<()>()));
+        let mut poll = || {
+            let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+            std::future::Future::poll(limited.as_mut(), &mut context)
+        };
+        assert!(poll().is_pending());
+        clock.advance(SECOND);
+        assert!(poll().is_pending());
+        clock.advance(SECOND);
+        assert!(poll().is_ready());
+    });
+}
+
+#[test]
+fn an_interruptible_call_is_interrupted_by_who_moves_the_clock() {
+    MockClock::new().run(|clock| {
+        let (stop, stopped) = std::sync::mpsc::channel();
+        let error = timeout(SECOND, || {
+            timebox::interruptible(Hook::inline(move || stop.send(())), || {
+                clock.advance(SECOND);
+                stopped.recv().map_or(Ok(()), |()| Err("stopped"))
+            })
+        });
+        assert!(error.is_err_and(|error| error.is_timeout()));
+    });
+}
+
+#[test]
+fn parallel_tests_do_not_see_each_other() {
+    let clocks = [MockClock::new(), MockClock::new()];
+    std::thread::scope(|threads| {
+        for (clock, hours) in clocks.iter().zip([1, 5]) {
+            threads.spawn(move || {
+                clock.run(|clock| {
+                    for _ in 0..1000 {
+                        clock.advance(hours * SECOND);
+                    }
+                });
+            });
+        }
+    });
+    assert_eq!(clocks.map(|clock| clock.elapsed()), [1000 * SECOND, 5000 * SECOND]);
+}
+
+#[test]
+fn a_shield_lasts_its_mock_time() {
+    MockClock::new().run(|clock| {
+        timeout(SECOND, || -> Done {
+            clock.advance(SECOND);
+            shield(SECOND, || -> Done {
+                checkpoint()?;
+                clock.advance(SECOND);
+                assert!(checkpoint().is_err());
+                Ok(())
+            })
+        })
+        .unwrap();
+    });
+}

@@ -1,0 +1,116 @@
+//! Expiry at one interruption point, on purpose.
+
+use super::*;
+
+#[test]
+fn the_nth_point_finds_the_innermost_scope_expired() {
+    for n in 1..=4 {
+        let mut passed = 0;
+        let result = expire_at_checkpoint(n, || {
+            timeout(HOUR, || -> Done {
+                checkpoint()?;
+                passed += 1;
+                sleep(Duration::ZERO)?;
+                passed += 1;
+                timebox::interruptible(|| (), || Ok::<_, TimeoutError>(()))??;
+                passed += 1;
+                Ok(())
+            })
+        });
+        let error = result.unwrap_err();
+        assert!(error.is_timeout());
+        assert_eq!(passed, n.saturating_sub(2));
+        assert_eq!(error.started(), n > 1);
+        assert_eq!(error.limit(), if n == 1 { None } else { Some(HOUR) });
+    }
+}
+
+#[test]
+fn in_a_shield_that_point_passes_and_the_next_one_outside_fails() {
+    let mut inside = None;
+    let result = expire_at_checkpoint(2, || {
+        timeout(HOUR, || -> Done {
+            inside = Some(shield(HOUR, checkpoint).is_ok());
+            checkpoint()
+        })
+    });
+    assert_eq!(inside, Some(true));
+    assert_eq!(result.unwrap_err().limit(), Some(HOUR));
+}
+
+#[test]
+fn what_is_around_the_harness_does_not_expire() {
+    timeout(HOUR, || -> Done {
+        shield(HOUR, || {
+            assert!(expire_at_checkpoint(1, || shield(HOUR, checkpoint)).is_ok());
+            assert!(expire_at_checkpoint(1, checkpoint).is_err());
+        });
+        checkpoint()
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_shield_s_own_limit_is_injected_on_request() {
+    let result = testing::expire_in_shields_at(2, || {
+        timeout(HOUR, || -> Done {
+            assert!(shield(SECOND, checkpoint).is_err());
+            checkpoint()
+        })
+    });
+    assert!(result.is_ok());
+}
+
+#[test]
+fn a_labelled_scope_expires_wherever_it_is_opened() {
+    let attempt = || Timebox::new(HOUR).label("attempt").run(|_| checkpoint());
+    let failed = expire_at("attempt", || (0..3).filter(|_| attempt().is_err()).count());
+    assert_eq!(failed, 3);
+}
+
+#[test]
+fn hooks_have_run_when_the_point_is_passed_on() {
+    let fired = Arc::new(AtomicU32::new(0));
+    expire_at_checkpoint(2, || {
+        timeout(HOUR, || -> Done {
+            let counted = Arc::clone(&fired);
+            let _registration = timebox::on_cancel(move || counted.fetch_add(1, Ordering::SeqCst));
+            assert!(checkpoint().is_err());
+            assert_eq!(fired.load(Ordering::SeqCst), 1);
+            Ok(())
+        })
+    })
+    .unwrap();
+}
+
+#[test]
+fn points_on_a_thread_that_enters_a_handle_count() {
+    let result = expire_at_checkpoint(3, || {
+        timeout(HOUR, || -> Done {
+            let handle = timebox::handle();
+            std::thread::spawn(move || handle.enter(Limit::NONE, |_| checkpoint())).join().unwrap()
+        })
+    });
+    assert!(result.is_err());
+}
+
+#[test]
+fn each_time_a_scope_s_future_is_pending_is_a_point() {
+    let result = expire_at_checkpoint(3, || {
+        pollster::block_on(future::timeout(HOUR, async {
+            checkpoint()?;
+            let mut yielded = false;
+            std::future::poll_fn(|context| {
+                context.waker().wake_by_ref();
+                if std::mem::replace(&mut yielded, true) {
+                    std::task::Poll::Ready(())
+                } else {
+                    std::task::Poll::Pending
+                }
+            })
+            .await;
+            Ok::<_, TimeoutError>(())
+        }))
+    });
+    assert!(!result.unwrap_err().settled());
+}
