@@ -236,7 +236,8 @@ fn one_whose_future_has_moved_to_another_scope_does_not_fire_for_the_first() {
                     Poll::<()>::Pending
                 }),
             );
-            assert!(poll(pin!(first)).is_pending());
+            let mut first = pin!(first);
+            assert!(poll(first.as_mut()).is_pending());
             timeout(2 * HOUR, || {
                 poll_query();
                 clock.advance(HOUR);
