@@ -40,6 +40,8 @@ fn everything_is_infinite_and_tokens_cancel() {
         );
     }
     assert_eq!(timeout_value(Instant::now(), deadline).unwrap(), Deadline::NEVER);
+    let built = Timebox::new(SHORT).label("built").run_value(|scope| scope.deadline());
+    assert_eq!(built.unwrap(), Deadline::NEVER);
     assert_eq!(timeout_value(&Quota::new(SHORT), deadline).unwrap(), Deadline::NEVER);
     timeout(SHORT / 4, || {
         sleep(SHORT)?;
@@ -75,15 +77,32 @@ fn the_environment_turns_limits_off() {
         println!("the child has seen it all");
         return;
     }
+    run_again("the_environment_turns_limits_off", "1");
+}
+
+/// Runs the test of this name in a process of its own, with the switch in its environment.
+fn run_again(test: &str, switch: &str) {
     let output = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "the_environment_turns_limits_off", "--nocapture"])
-        .env("TIMEBOX_DISABLE", "1")
+        .args(["--exact", test, "--nocapture"])
+        .env("TIMEBOX_DISABLE", switch)
         .env(CHILD, "1")
         .output()
         .unwrap();
     let out = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{out}{}", String::from_utf8_lossy(&output.stderr));
     assert!(out.contains("the child has seen it all"), "{out}");
+}
+
+#[test]
+fn nothing_or_zero_in_the_environment_leaves_limits_on() {
+    if std::env::var_os(CHILD).is_some() {
+        assert!(is_enabled());
+        println!("the child has seen it all");
+        return;
+    }
+    for switch in ["", "0"] {
+        run_again("nothing_or_zero_in_the_environment_leaves_limits_on", switch);
+    }
 }
 
 #[test]

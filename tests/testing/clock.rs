@@ -182,7 +182,7 @@ fn what_was_read_from_it_is_forgotten_outside() {
     let left = timeout(HOUR, || {
         MockClock::new().run(|clock| {
             clock.advance(ALMOST_HOUR);
-            checkpoint()
+            timeout(HOUR, checkpoint)
         })?;
         timeout(HOUR / 2, || Ok::<_, TimeoutError>(timebox::remaining()))
     });
