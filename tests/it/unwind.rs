@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use timebox::{
-    CancellationToken, Deadline, TimeoutError, checkpoint, checkpoint_or_unwind, deadline, handle,
+    CancellationToken, Deadline, Limit, TimeoutError, checkpoint, checkpoint_or_unwind, deadline, handle,
     is_expired, shield, sleep, timeout, timeout_value, with_timeout,
 };
 
@@ -313,4 +313,39 @@ fn after_unwinding_everything_is_as_before() {
     .unwrap();
     let root = handle();
     root.enter(LONG, |scope| scope.checkpoint()).unwrap();
+}
+
+#[test]
+fn an_unwinding_out_of_a_shield_that_is_over_ends_at_the_scope_around_it() {
+    let result = timeout_value(LONG, || {
+        let around = timeout_value(LONG, || {
+            shield(SHORT, || {
+                loop {
+                    checkpoint_or_unwind();
+                }
+            })
+        });
+        assert!(around.is_err());
+        "goes on"
+    });
+    assert_eq!(result.unwrap(), "goes on");
+}
+
+#[test]
+fn an_unwinding_with_a_scope_of_another_thread_ends_where_that_was_entered() {
+    let handle = || timeout_value(LONG, || (timebox::handle(), timebox::token())).unwrap();
+    let ((first, _), (second, token)) = (handle(), handle());
+    let worker = std::thread::spawn(move || {
+        first.enter(Limit::NONE, |_| {
+            let entered = second.enter(Limit::NONE, |_| {
+                timeout_value(LONG, || {
+                    token.cancel();
+                    checkpoint_or_unwind();
+                })
+            });
+            assert!(entered.unwrap_err().is_cancelled());
+            Ok::<_, TimeoutError>("goes on")
+        })
+    });
+    assert_eq!(worker.join().unwrap().unwrap(), "goes on");
 }

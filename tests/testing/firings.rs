@@ -76,17 +76,19 @@ fn one_of_an_interruptible_call_repeats_at_growing_intervals() {
 #[test]
 fn inline_ones_go_first() {
     MockClock::new().run(|clock| {
-        let order = Arc::new(std::sync::Mutex::new(Vec::new()));
-        let log = |name: &'static str| {
-            let order = Arc::clone(&order);
-            move || order.lock().unwrap().push(name)
-        };
         let token = CancellationToken::new();
-        let _blocking = token.on_cancel(Hook::new(log("blocking")));
-        let _inline = token.on_cancel(Hook::inline(log("inline")));
+        let blocking = Count::default();
+        let _blocking = token.on_cancel(blocking.counting(Hook::new));
+        let (counted, before) = (blocking.clone(), Arc::new(AtomicU32::new(1)));
+        let told = Arc::clone(&before);
+        let _inline = token.on_cancel(Hook::inline(move || {
+            // Time enough for the other, were it under way.
+            std::thread::sleep(Duration::from_millis(20));
+            told.store(counted.get(), Ordering::SeqCst);
+        }));
         token.cancel();
         clock.advance(NANO);
-        assert_eq!(*order.lock().unwrap(), ["inline", "blocking"]);
+        assert_eq!((before.load(Ordering::SeqCst), blocking.get()), (0, 1));
     });
 }
 
