@@ -181,7 +181,7 @@ fn a_hook_has_the_move_in_progress_go_on() {
 fn what_was_read_from_it_is_forgotten_outside() {
     let left = timeout(HOUR, || {
         MockClock::new().run(|clock| {
-            clock.advance(ALMOST_HOUR);
+            clock.advance(3 * HOUR / 4);
             timeout(HOUR, checkpoint)
         })?;
         timeout(HOUR / 2, || Ok::<_, TimeoutError>(timebox::remaining()))
