@@ -78,7 +78,6 @@ fn inline_ones_go_first() {
     MockClock::new().run(|clock| {
         let token = CancellationToken::new();
         let blocking = Count::default();
-        let _blocking = token.on_cancel(blocking.counting(Hook::new));
         let (counted, before) = (blocking.clone(), Arc::new(AtomicU32::new(1)));
         let told = Arc::clone(&before);
         let _inline = token.on_cancel(Hook::inline(move || {
@@ -86,6 +85,7 @@ fn inline_ones_go_first() {
             std::thread::sleep(Duration::from_millis(20));
             told.store(counted.get(), Ordering::SeqCst);
         }));
+        let _blocking = token.on_cancel(blocking.counting(Hook::new));
         token.cancel();
         clock.advance(NANO);
         assert_eq!((before.load(Ordering::SeqCst), blocking.get()), (0, 1));

@@ -187,6 +187,27 @@ fn a_future_is_over_with_the_surroundings_it_has_come_to_and_not_with_those_it_h
 }
 
 #[test]
+fn a_future_that_two_others_poll_in_turn_is_beneath_the_last() {
+    let (token, over) = (RefCell::new(None), Cell::new(false));
+    let shared = RefCell::new(asking(&token, &over));
+    let polling = |tokens: &mut Vec<CancellationToken>| {
+        let own = CancellationToken::new();
+        tokens.push(own.clone());
+        let polls_it = std::future::poll_fn(|_| poll(shared.borrow_mut().as_mut()));
+        Box::pin(Timebox::new(HOUR).cancel_on(&own).run_future(polls_it))
+    };
+    let mut tokens = Vec::new();
+    let (mut first, mut last) = (polling(&mut tokens), polling(&mut tokens));
+    assert!(poll(first.as_mut()).is_pending());
+    assert!(poll(last.as_mut()).is_pending());
+    let is_over = || token.borrow().as_ref().is_some_and(CancellationToken::is_cancelled);
+    tokens[0].cancel();
+    assert!(!is_over());
+    tokens[1].cancel();
+    assert!(is_over());
+}
+
+#[test]
 fn a_future_whose_scope_has_been_left_is_over_with_what_was_around_that() {
     let (token, over) = (RefCell::new(None), Cell::new(false));
     let mut moved = asking(&token, &over);
