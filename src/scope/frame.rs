@@ -446,6 +446,10 @@ impl Scope {
         self.undo.set(self.undo.get().and(Undo::FLAG));
         Thread::with(|thread| {
             innermost(thread, |scope| scope.into_iter().for_each(|scope| scope.refresh_flag(thread)));
+            // What checks have seen, tokens must not deny until the watchdog comes to it.
+            if self.effective(thread) <= watchdog::global().reached() {
+                node.expire(clock::now());
+            }
         });
         node
     }

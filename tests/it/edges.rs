@@ -8,8 +8,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use timebox::{
-    CancellationToken, Cause, Hook, Timebox, TimeoutError, checkpoint, future, interruptible, shield,
-    timeout, timeout_value, token, with_timeout,
+    CancellationToken, Cause, Hook, Timebox, TimeoutError, checkpoint, future, interruptible, is_expired,
+    shield, timeout, timeout_value, token, with_timeout,
 };
 
 use crate::support::{Failure, LONG, SHORT, bounded, next, unhurried, wait_for};
@@ -300,4 +300,19 @@ fn tokens_are_equal_if_they_are_the_same() {
     assert_eq!(token, token.clone());
     assert_ne!(token, CancellationToken::new());
     assert_ne!(token, token.child_token());
+}
+
+#[test]
+fn a_token_made_where_a_check_has_seen_the_expiry_says_so() {
+    while_the_watchdog_is_late(|| {
+        timeout_value(SHORT, || {
+            timeout_value(LONG, || {
+                while !is_expired() {}
+                assert!(token().is_cancelled());
+                assert!(token().checkpoint().is_err());
+            })
+        })
+        .unwrap()
+        .unwrap();
+    });
 }
