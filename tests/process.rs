@@ -144,9 +144,13 @@ fn a_grandchild_that_holds_the_pipe_is_gone_too() {
 
 #[test]
 fn a_grandchild_that_outlives_the_child_ends_with_the_scope() {
-    let (stopped, _) = stopped_at("sleep 1000 & echo $!", HANG);
-    assert!(stopped.status.unwrap().success());
-    dies(number(&stopped.stdout));
+    let ended_by_itself = || {
+        let (stopped, _) = stopped_at("sleep 1000 & echo $!", HANG);
+        dies(number(&stopped.stdout));
+        stopped.status.unwrap().success()
+    };
+    // The limit may fall between the child's line and its end.
+    assert!((0..20).any(|_| ended_by_itself()));
 }
 
 #[test]
