@@ -40,7 +40,7 @@ fn everything_is_infinite_and_tokens_cancel() {
         );
     }
     assert_eq!(timeout_value(Instant::now(), deadline).unwrap(), Deadline::NEVER);
-    let built = Timebox::new(SHORT).label("built").run_value(|scope| scope.deadline());
+    let built = Timebox::new(SHORT).label("built").run_value(timebox::Scope::deadline);
     assert_eq!(built.unwrap(), Deadline::NEVER);
     assert_eq!(timeout_value(&Quota::new(SHORT), deadline).unwrap(), Deadline::NEVER);
     timeout(SHORT / 4, || {

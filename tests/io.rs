@@ -62,6 +62,10 @@ fn writes(stream: impl AsFd, mut peer: impl Read + Send) {
     let mut stream = Timed::new(stream);
     let much = vec![0; 32 << 20];
     runs_out(|| stream.write_all(&much));
+    // On a busy machine that may have been before the peer was full.
+    while timeout(SHORT, || stream.write_all(&much[..1])).is_ok() {
+        runs_out(|| stream.write_all(&much));
+    }
     runs_out(|| stream.write_all(&much[..1]));
     thread::scope(|threads| {
         let reader = threads.spawn(move || {
