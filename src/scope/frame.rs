@@ -446,9 +446,10 @@ impl Scope {
         self.undo.set(self.undo.get().and(Undo::FLAG));
         Thread::with(|thread| {
             innermost(thread, |scope| scope.into_iter().for_each(|scope| scope.refresh_flag(thread)));
-            // What checks have seen, tokens must not deny until the watchdog comes to it.
-            if self.effective(thread) <= watchdog::global().reached() {
-                node.expire(clock::now());
+            // What this thread has seen, the node must not deny until the watchdog comes to it.
+            let now = thread.now.get();
+            if self.effective(thread) <= now {
+                node.expire(now);
             }
         });
         node

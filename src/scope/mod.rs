@@ -14,7 +14,7 @@ use std::any::Any;
 use std::panic::{Location, resume_unwind};
 
 use crate::error::TimeoutError;
-use crate::time::{Limit, clock};
+use crate::time::Limit;
 use crate::token::node::Tie;
 use crate::token::{CancellationToken, Hook, Registration};
 use crate::watchdog::slots::Thread;
@@ -266,12 +266,7 @@ impl Scope {
 
     fn register(&self, hook: Hook<'static>) -> Registration {
         let over = Thread::with(|thread| self.is_over_by_clock(thread));
-        let node = self.node();
-        // A node made just now does not know yet: it would fire the hook again.
-        if over {
-            node.expire(clock::now());
-        }
-        Registration::new(node, over, hook, Tie::Scope)
+        Registration::new(self.node(), over, hook, Tie::Scope)
     }
 
     /// The token of this scope. It outlives the scope.
