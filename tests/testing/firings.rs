@@ -20,57 +20,56 @@ impl Count {
 
 type Kind = fn(Box<dyn FnMut() + Send>) -> Hook<'static>;
 
-const KINDS: [Kind; 2] = [Hook::new, Hook::inline];
+/// Runs the test with hooks of either kind, each under a clock of its own.
+fn each_kind(test: impl Fn(Kind, &MockClock)) {
+    for kind in [Hook::new as Kind, Hook::inline] {
+        MockClock::new().run(|clock| test(kind, clock));
+    }
+}
 
 #[test]
 fn one_made_once_fires_once() {
-    for kind in KINDS {
-        MockClock::new().run(|clock| {
-            let fired = Count::default();
-            let outcome = timeout(SECOND, || {
-                timebox::interruptible_outcome(fired.counting(kind).once(), || clock.advance(HOUR))
-            });
-            assert_eq!((outcome.unwrap().fires, fired.get()), (1, 1));
+    each_kind(|kind, clock| {
+        let fired = Count::default();
+        let outcome = timeout(SECOND, || {
+            timebox::interruptible_outcome(fired.counting(kind).once(), || clock.advance(HOUR))
         });
-    }
+        assert_eq!((outcome.unwrap().fires, fired.get()), (1, 1));
+    });
 }
 
 #[test]
 fn one_that_repeats_fires_at_each_interval() {
-    for kind in KINDS {
-        MockClock::new().run(|clock| {
-            let fired = Count::default();
-            let outcome = timeout(SECOND, || {
-                let hook = fired.counting(kind).every(SECOND);
-                timebox::interruptible_outcome(hook, || clock.advance(5 * SECOND))
-            });
-            assert_eq!((outcome.unwrap().fires, fired.get()), (5, 5));
-            clock.advance(HOUR);
-            assert_eq!(fired.get(), 5, "it died with the call");
+    each_kind(|kind, clock| {
+        let fired = Count::default();
+        let outcome = timeout(SECOND, || {
+            let hook = fired.counting(kind).every(SECOND);
+            timebox::interruptible_outcome(hook, || clock.advance(5 * SECOND))
         });
-    }
+        assert_eq!((outcome.unwrap().fires, fired.get()), (5, 5));
+        clock.advance(HOUR);
+        assert_eq!(fired.get(), 5, "it died with the call");
+    });
 }
 
 #[test]
 fn one_of_an_interruptible_call_repeats_at_growing_intervals() {
-    for kind in KINDS {
-        MockClock::new().run(|clock| {
-            let fired = Count::default();
-            let half = Duration::from_micros(500);
-            let call = || {
-                clock.advance(SECOND);
-                let mut times = 1;
-                for doubled in [1, 2, 4, 8, 16, 32, 64, 128, 128, 128] {
-                    clock.advance((doubled * half).saturating_sub(NANO));
-                    assert_eq!(fired.get(), times);
-                    clock.advance(NANO);
-                    times += 1;
-                    assert_eq!(fired.get(), times);
-                }
-            };
-            timeout(SECOND, || timebox::interruptible_outcome(fired.counting(kind), call).map(drop)).unwrap();
-        });
-    }
+    each_kind(|kind, clock| {
+        let fired = Count::default();
+        let half = Duration::from_micros(500);
+        let call = || {
+            clock.advance(SECOND);
+            let mut times = 1;
+            for doubled in [1, 2, 4, 8, 16, 32, 64, 128, 128, 128] {
+                clock.advance((doubled * half).saturating_sub(NANO));
+                assert_eq!(fired.get(), times);
+                clock.advance(NANO);
+                times += 1;
+                assert_eq!(fired.get(), times);
+            }
+        };
+        timeout(SECOND, || timebox::interruptible_outcome(fired.counting(kind), call).map(drop)).unwrap();
+    });
 }
 
 #[test]
@@ -94,213 +93,207 @@ fn inline_ones_go_first() {
 
 #[test]
 fn one_that_panicked_does_not_fire_again() {
-    for kind in KINDS {
-        MockClock::new().run(|clock| {
-            let fired = Count::default();
-            let Count(count) = fired.clone();
-            let hook = kind(Box::new(move || {
-                count.fetch_add(1, Ordering::SeqCst);
-                panic!("a hook of the test panics, as it should");
-            }));
-            timeout(SECOND, || {
-                timebox::interruptible_outcome(hook.every(SECOND), || clock.advance(HOUR)).map(drop)
-            })
-            .unwrap();
-            assert_eq!(fired.get(), 1);
-        });
-    }
+    each_kind(|kind, clock| {
+        let fired = Count::default();
+        let Count(count) = fired.clone();
+        let hook = kind(Box::new(move || {
+            count.fetch_add(1, Ordering::SeqCst);
+            panic!("a hook of the test panics, as it should");
+        }));
+        timeout(SECOND, || {
+            timebox::interruptible_outcome(hook.every(SECOND), || clock.advance(HOUR)).map(drop)
+        })
+        .unwrap();
+        assert_eq!(fired.get(), 1);
+    });
 }
 
 #[test]
 fn one_made_on_an_expired_scope_fires_at_once_and_dies_with_the_scope() {
-    for kind in KINDS {
-        MockClock::new().run(|clock| {
-            let fired = Count::default();
-            let registration = timeout(HOUR, || {
-                timebox::token().cancel();
-                let registration = timebox::on_cancel(fired.counting(kind).every(SECOND));
-                assert_eq!(fired.get(), 1);
-                clock.advance(2 * SECOND);
-                Ok::<_, TimeoutError>(registration)
-            })
-            .unwrap();
-            assert_eq!(fired.get(), 3);
+    each_kind(|kind, clock| {
+        let fired = Count::default();
+        let registration = timeout(HOUR, || {
+            timebox::token().cancel();
+            let registration = timebox::on_cancel(fired.counting(kind).every(SECOND));
+            assert_eq!(fired.get(), 1);
+            clock.advance(2 * SECOND);
+            Ok::<_, TimeoutError>(registration)
+        })
+        .unwrap();
+        assert_eq!(fired.get(), 3);
+        clock.advance(HOUR);
+        assert_eq!(fired.get(), 3);
+        drop(registration);
+    });
+}
+
+#[test]
+fn one_made_after_the_deadline_fires_at_once_and_not_again() {
+    each_kind(|kind, clock| {
+        let fired = Count::default();
+        timeout(SECOND, || {
+            clock.advance(SECOND);
+            let _registration = timebox::on_cancel(fired.counting(kind));
+            assert_eq!(fired.get(), 1);
             clock.advance(HOUR);
-            assert_eq!(fired.get(), 3);
-            drop(registration);
-        });
-    }
+            Ok::<_, TimeoutError>(())
+        })
+        .unwrap();
+        assert_eq!(fired.get(), 1);
+    });
 }
 
 #[test]
 fn one_made_on_a_cancelled_scope_does_not_fire_at_its_deadline_too() {
-    for kind in KINDS {
-        MockClock::new().run(|clock| {
-            let fired = Count::default();
-            timeout(SECOND, || {
-                timebox::token().cancel();
-                let _registration = timebox::on_cancel(fired.counting(kind));
-                clock.advance(HOUR);
-                Ok::<_, TimeoutError>(())
-            })
-            .unwrap();
-            assert_eq!(fired.get(), 1);
-        });
-    }
+    each_kind(|kind, clock| {
+        let fired = Count::default();
+        timeout(SECOND, || {
+            timebox::token().cancel();
+            let _registration = timebox::on_cancel(fired.counting(kind));
+            clock.advance(HOUR);
+            Ok::<_, TimeoutError>(())
+        })
+        .unwrap();
+        assert_eq!(fired.get(), 1);
+    });
 }
 
 #[test]
 fn one_that_a_cancel_has_set_off_has_run_before_the_clock_moves_on() {
-    for kind in KINDS {
-        MockClock::new().run(|clock| {
-            let token = CancellationToken::new();
-            let fired = Count::default();
-            let _registration = token.on_cancel(fired.counting(kind));
-            token.cancel();
-            clock.advance(Duration::ZERO);
-            assert_eq!(fired.get(), 1);
-        });
-    }
+    each_kind(|kind, clock| {
+        let token = CancellationToken::new();
+        let fired = Count::default();
+        let _registration = token.on_cancel(fired.counting(kind));
+        token.cancel();
+        clock.advance(Duration::ZERO);
+        assert_eq!(fired.get(), 1);
+    });
 }
 
 #[test]
 fn one_that_a_cancel_has_set_off_may_move_the_clock() {
-    for kind in KINDS {
-        MockClock::new().run(|clock| {
-            let token = CancellationToken::new();
-            let moved = clock.clone();
-            let _registration = token.on_cancel(kind(Box::new(move || moved.advance(SECOND))));
-            token.cancel();
-            clock.advance(SECOND);
-            assert_eq!(clock.elapsed(), 2 * SECOND);
-        });
-    }
+    each_kind(|kind, clock| {
+        let token = CancellationToken::new();
+        let moved = clock.clone();
+        let _registration = token.on_cancel(kind(Box::new(move || moved.advance(SECOND))));
+        token.cancel();
+        clock.advance(SECOND);
+        assert_eq!(clock.elapsed(), 2 * SECOND);
+    });
 }
 
 #[test]
 fn one_made_on_an_expired_scope_waits_for_a_shield_to_close() {
-    for kind in KINDS {
-        MockClock::new().run(|clock| {
-            let fired = Count::default();
-            timeout(SECOND, || {
-                timebox::token().cancel();
-                let _registration = timebox::on_cancel(fired.counting(kind).every(SECOND));
-                let before = fired.get();
-                shield(2 * HOUR, || {
-                    clock.advance(HOUR);
-                    assert_eq!(fired.get(), before);
-                });
-                clock.advance(2 * SECOND);
-                assert!(fired.get() > before);
-                Ok::<_, TimeoutError>(())
-            })
-            .unwrap();
-        });
-    }
+    each_kind(|kind, clock| {
+        let fired = Count::default();
+        timeout(SECOND, || {
+            timebox::token().cancel();
+            let _registration = timebox::on_cancel(fired.counting(kind).every(SECOND));
+            let before = fired.get();
+            shield(2 * HOUR, || {
+                clock.advance(HOUR);
+                assert_eq!(fired.get(), before);
+            });
+            clock.advance(2 * SECOND);
+            assert!(fired.get() > before);
+            Ok::<_, TimeoutError>(())
+        })
+        .unwrap();
+    });
 }
 
 #[test]
 fn one_that_repeats_pauses_while_a_shield_is_open() {
-    for kind in KINDS {
-        MockClock::new().run(|clock| {
-            let fired = Count::default();
-            let call = || {
-                clock.advance(2 * SECOND);
-                let before = fired.get();
-                assert!(before > 0);
-                shield(2 * HOUR, || {
-                    clock.advance(HOUR);
-                    assert_eq!(fired.get(), before);
-                });
-                clock.advance(2 * SECOND);
-                assert!(fired.get() > before);
-            };
-            timeout(SECOND, || {
-                timebox::interruptible_outcome(fired.counting(kind).every(SECOND), call).map(drop)
-            })
-            .unwrap();
-        });
-    }
+    each_kind(|kind, clock| {
+        let fired = Count::default();
+        let call = || {
+            clock.advance(2 * SECOND);
+            let before = fired.get();
+            assert!(before > 0);
+            shield(2 * HOUR, || {
+                clock.advance(HOUR);
+                assert_eq!(fired.get(), before);
+            });
+            clock.advance(2 * SECOND);
+            assert!(fired.get() > before);
+        };
+        timeout(SECOND, || {
+            timebox::interruptible_outcome(fired.counting(kind).every(SECOND), call).map(drop)
+        })
+        .unwrap();
+    });
 }
 
 #[test]
 fn one_whose_future_has_moved_to_another_scope_does_not_fire_for_the_first() {
-    for kind in KINDS {
-        MockClock::new().run(|clock| {
-            let fired = Count::default();
-            let query = std::future::pending::<Result<(), String>>();
-            let query = RefCell::new(Box::pin(future::interruptible(fired.counting(kind), query)));
-            let poll_query = || assert!(poll(query.borrow_mut().as_mut()).is_pending());
-            let first = future::timeout_value(
-                SECOND,
-                std::future::poll_fn(|_| {
-                    poll_query();
-                    Poll::<()>::Pending
-                }),
-            );
-            let mut first = pin!(first);
-            assert!(poll(first.as_mut()).is_pending());
-            timeout(2 * HOUR, || {
+    each_kind(|kind, clock| {
+        let fired = Count::default();
+        let query = std::future::pending::<Result<(), String>>();
+        let query = RefCell::new(Box::pin(future::interruptible(fired.counting(kind), query)));
+        let poll_query = || assert!(poll(query.borrow_mut().as_mut()).is_pending());
+        let first = future::timeout_value(
+            SECOND,
+            std::future::poll_fn(|_| {
                 poll_query();
-                clock.advance(HOUR);
-                assert_eq!(fired.get(), 0);
-                Ok::<_, TimeoutError>(())
-            })
-            .unwrap();
-        });
-    }
+                Poll::<()>::Pending
+            }),
+        );
+        let mut first = pin!(first);
+        assert!(poll(first.as_mut()).is_pending());
+        timeout(2 * HOUR, || {
+            poll_query();
+            clock.advance(HOUR);
+            assert_eq!(fired.get(), 0);
+            Ok::<_, TimeoutError>(())
+        })
+        .unwrap();
+    });
 }
 
 #[test]
 fn one_that_comes_to_a_scope_that_is_over_fires_one_time_for_it() {
-    for kind in KINDS {
-        MockClock::new().run(|clock| {
-            let fired = Count::default();
-            let query = std::future::pending::<Result<(), String>>();
-            let mut query = Box::pin(future::interruptible(fired.counting(kind).once(), query));
-            assert!(poll(query.as_mut()).is_pending());
-            timeout(HOUR, || {
-                timebox::token().cancel();
-                for _ in 0..3 {
-                    assert!(poll(query.as_mut()).is_pending());
-                    clock.advance(Duration::ZERO);
-                }
-                Ok::<_, TimeoutError>(())
-            })
-            .unwrap();
-            assert_eq!(fired.get(), 1);
-        });
-    }
+    each_kind(|kind, clock| {
+        let fired = Count::default();
+        let query = std::future::pending::<Result<(), String>>();
+        let mut query = Box::pin(future::interruptible(fired.counting(kind).once(), query));
+        assert!(poll(query.as_mut()).is_pending());
+        timeout(HOUR, || {
+            timebox::token().cancel();
+            for _ in 0..3 {
+                assert!(poll(query.as_mut()).is_pending());
+                clock.advance(Duration::ZERO);
+            }
+            Ok::<_, TimeoutError>(())
+        })
+        .unwrap();
+        assert_eq!(fired.get(), 1);
+    });
 }
 
 #[test]
 fn one_that_repeats_or_escalates_stops_when_its_future_has_left_the_scope() {
-    for kind in KINDS {
-        MockClock::new().run(|clock| {
-            let (first, second) = (Count::default(), Count::default());
-            let hook = first.counting(kind).every(SECOND).then(SECOND, second.counting(kind).every(SECOND));
-            let mut query =
-                Box::pin(future::interruptible(hook, std::future::pending::<Result<(), String>>()));
-            let mut poll =
-                || assert!(query.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
-            let both = || (first.get(), second.get());
-            let in_scope = |poll: &mut dyn FnMut()| {
-                let before = both();
-                timeout(SECOND, || {
-                    poll();
-                    clock.advance(4 * SECOND);
-                    Ok::<_, TimeoutError>(())
-                })
-                .unwrap();
-                assert!(both().0 > before.0 + 1 && both().1 > before.1 + 1, "{before:?} {:?}", both());
-            };
-            in_scope(&mut poll);
-            poll();
-            let outside = both();
-            clock.advance(HOUR);
-            assert_eq!(both(), outside);
-            // In another scope that is over it begins anew.
-            in_scope(&mut poll);
-        });
-    }
+    each_kind(|kind, clock| {
+        let (first, second) = (Count::default(), Count::default());
+        let hook = first.counting(kind).every(SECOND).then(SECOND, second.counting(kind).every(SECOND));
+        let mut query = Box::pin(future::interruptible(hook, std::future::pending::<Result<(), String>>()));
+        let mut poll = || assert!(query.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        let both = || (first.get(), second.get());
+        let in_scope = |poll: &mut dyn FnMut()| {
+            let before = both();
+            timeout(SECOND, || {
+                poll();
+                clock.advance(4 * SECOND);
+                Ok::<_, TimeoutError>(())
+            })
+            .unwrap();
+            assert!(both().0 > before.0 + 1 && both().1 > before.1 + 1, "{before:?} {:?}", both());
+        };
+        in_scope(&mut poll);
+        poll();
+        let outside = both();
+        clock.advance(HOUR);
+        assert_eq!(both(), outside);
+        // In another scope that is over it begins anew.
+        in_scope(&mut poll);
+    });
 }
