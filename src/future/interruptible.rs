@@ -72,7 +72,7 @@ where
     let future = Phase::Polling(future.into_future());
     Interruptible {
         location: Location::caller(),
-        guard: Guard { hook, place: None, last: None, told: false, rests: false },
+        guard: Guard { hook, place: None, last: None, rests: false },
         started: false,
         future,
         done: None,
@@ -108,8 +108,6 @@ struct Guard {
     place: Option<(Arc<Node>, usize)>,
     /// The scope it was registered with last.
     last: Option<Arc<Node>>,
-    /// Whether it was fired because it came to a scope that was over.
-    told: bool,
     /// Whether it rests, because it has left a scope and not come to another.
     rests: bool,
 }
@@ -126,7 +124,6 @@ impl Guard {
         }
         if self.last.is_some() && !std::mem::replace(&mut self.rests, true) {
             self.hook.rest();
-            self.told = false;
         }
         self.leave();
         let Some(node) = node else { return true };
@@ -137,11 +134,12 @@ impl Guard {
         if std::mem::take(&mut self.rests) {
             self.hook.wake_up();
         }
-        match node.add_hook(&self.hook, Tie::Future) {
-            Some(key) => self.place = Some((Arc::clone(node), key)),
-            None => return !node.is_over() || std::mem::replace(&mut self.told, true),
-        }
-        true
+        let key = node.add_hook(&self.hook, Tie::Future);
+        let over = key.is_none() && node.is_over();
+        // In one that is over it is listed too: who drops the future there awaits the hook.
+        let key = if over { node.add_fired_hook(&self.hook, Tie::Future) } else { key };
+        self.place = key.map(|key| (Arc::clone(node), key));
+        !over
     }
 
     fn leave(&mut self) {

@@ -138,6 +138,9 @@ fn wait_on(
     location: &'static Location<'static>,
     cx: &Context<'_>,
 ) -> Poll<TimeoutError> {
+    // Before it is looked at: what ends later wakes the task.
+    let outer = scope.visible_outer().and_then(|outer| outer.visible().find_map(Scope::existing_node));
+    alert.wake_by(outer, cx.waker());
     let now = clock::now();
     let shielded = scope.existing_node().map_or(0, |node| node.shielded_until());
     // The scope of a future around it that is over drops it, or gives it a grace; so `&mut future` survives the limit
@@ -149,8 +152,6 @@ fn wait_on(
         // Its own deadline, or that of a scope around it, may come before and give it less.
         let next = [own, scope.around()].into_iter().filter(|&deadline| deadline > now).fold(until, u64::min);
         alert.wake_at(next, cx.waker());
-        let outer = scope.visible_outer().and_then(|outer| outer.visible().find_map(Scope::existing_node));
-        alert.wake_by(outer, cx.waker());
         begin_wait(location, true);
         return Poll::Pending;
     }

@@ -402,6 +402,25 @@ fn a_waker_may_cancel_the_token_it_waits_for_and_the_one_above() {
 }
 
 #[test]
+fn a_scope_around_that_is_cancelled_just_as_a_grace_begins_ends_it() {
+    bounded(|| {
+        let error = timeout_value(LONG, || {
+            let around = token();
+            let waker = waker(move || {
+                around.cancel();
+            });
+            let mut graced = Box::pin(Timebox::new(SHORT).grace(LONG).run_future_value(poll_fn(|_| {
+                wait_for("its deadline", is_expired);
+                Poll::<()>::Pending
+            })));
+            graced.as_mut().poll(&mut Context::from_waker(&waker))
+        });
+        let Poll::Ready(Err(error)) = error.unwrap() else { panic!("nobody would wake it") };
+        assert!(error.is_cancelled());
+    });
+}
+
+#[test]
 fn a_sleep_polled_in_an_inner_scope_wakes_its_task_when_that_scope_is_gone() {
     bounded(|| {
         unhurried(|limit| {

@@ -27,6 +27,13 @@ fn counting() -> (Hook<'static>, Arc<AtomicU32>) {
     (Hook::inline(move || counted.fetch_add(1, SeqCst)), fires)
 }
 
+/// As [`counting`], on a runner.
+fn counting_on_a_runner() -> (Hook<'static>, Arc<AtomicU32>) {
+    let fires = Arc::new(AtomicU32::new(0));
+    let counted = Arc::clone(&fires);
+    (Hook::new(move || counted.fetch_add(1, SeqCst)), fires)
+}
+
 #[test]
 fn a_shield_begun_elsewhere_holds_in_the_scope_that_polls_it_now() {
     let mut shielded = Box::pin(future::shield(LONG, future::sleep(SHORT * 4)));
@@ -97,13 +104,8 @@ fn a_hook_runs_before_its_future_is_dropped_without_a_grace() {
     bounded(|| {
         for inline in [true, false] {
             for _ in 0..50 {
-                let fires = Arc::new(AtomicU32::new(0));
-                let (counted, again) = (Arc::clone(&fires), Arc::clone(&fires));
-                let hook = if inline {
-                    Hook::inline(move || counted.fetch_add(1, SeqCst))
-                } else {
-                    Hook::new(move || counted.fetch_add(1, SeqCst))
-                };
+                let (hook, fires) = if inline { counting() } else { counting_on_a_runner() };
+                let again = Arc::clone(&fires);
                 let query = async {
                     let _registration = on_cancel(move || again.fetch_add(1, SeqCst));
                     future::interruptible(hook.once(), pending::<Never>()).await
@@ -118,6 +120,25 @@ fn a_hook_runs_before_its_future_is_dropped_without_a_grace() {
                     }
                 }
                 assert_eq!(fires.load(SeqCst), 2);
+            }
+        }
+    });
+}
+
+#[test]
+fn a_hook_that_comes_to_a_scope_that_is_over_runs_before_its_future_is_dropped_there() {
+    bounded(|| {
+        for inline in [true, false] {
+            for _ in 0..50 {
+                let (hook, fires) = if inline { counting() } else { counting_on_a_runner() };
+                let mut call = Box::pin(future::interruptible(hook.once(), pending::<Never>()));
+                timeout_value(LONG, || assert!(poll_once(&mut call).is_pending())).unwrap();
+                let mut over = Box::pin(future::timeout_value(LONG, async move {
+                    token().cancel();
+                    call.await
+                }));
+                assert!(matches!(poll_once(&mut over), Poll::Ready(Err(_))));
+                assert_eq!(fires.load(SeqCst), 1);
             }
         }
     });
