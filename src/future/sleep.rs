@@ -80,12 +80,13 @@ impl Future for Sleep {
                     this.alert.clear();
                     return Poll::Ready(Ok(()));
                 }
-                if !this.seam.shares_clock(&Seam::current()) {
+                let woken = if this.seam.shares_clock(&Seam::current()) {
+                    this.alert.wake_with(scope, thread.deadline.get(), end, cx.waker())
+                } else {
                     this.alert.wake_at_on(&this.seam, end, cx.waker());
-                    this.alert.wake_by(scope.map(Scope::node), cx.waker());
-                } else if !this.alert.wake_with(scope, thread.deadline.get(), end, cx.waker())
-                    && let Some(scope) = scope
-                {
+                    this.alert.wake_by(scope.map(Scope::node), cx.waker())
+                };
+                if !woken && let Some(scope) = scope {
                     scope.check_by_clock(this.location)?;
                 }
                 // It may be carried out of the scope that would wake it.
