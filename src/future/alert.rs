@@ -7,7 +7,7 @@ use crate::scope::Scope;
 use crate::time::NEVER;
 use crate::time::seam::Seam;
 use crate::token::node::Node;
-use crate::watchdog::{self, Target, Timer};
+use crate::watchdog::{self, Timer};
 
 /// Wakes a task at a time, and when a node is over. Its owner takes both back with [`clear`](Alert::clear).
 #[derive(Debug, Default)]
@@ -36,12 +36,23 @@ struct Waiting {
 
 impl Alert {
     /// Wakes the task at `deadline`, and not at a time given before.
-    #[inline]
     pub(super) fn wake_at(&mut self, deadline: u64, waker: &Waker) {
-        if Seam::is_in_force() {
+        self.wake_at_if(Seam::is_in_force(), deadline, waker);
+    }
+
+    /// As [`wake_at`](Self::wake_at), for who knows whether a test has put something in place.
+    #[inline(always)]
+    pub(super) fn wake_at_if(&mut self, staged: bool, deadline: u64, waker: &Waker) {
+        if staged {
             return self.wake_at_staged(deadline, waker);
         }
-        self.wake_by_timer(deadline, waker, |target| watchdog::global().schedule(deadline, target));
+        if self.timer.is_some() && self.keeps_timer(deadline, waker) {
+            return;
+        }
+        if deadline != NEVER {
+            let timer = watchdog::global().schedule(deadline, waker.clone());
+            self.timer = Some((deadline, timer));
+        }
     }
 
     #[cold]
@@ -52,22 +63,22 @@ impl Alert {
 
     /// As [`wake_at`](Self::wake_at), by another clock than this thread's.
     pub(super) fn wake_at_on(&mut self, seam: &Seam, deadline: u64, waker: &Waker) {
-        let schedule = |target| watchdog::global().schedule_on(seam, deadline, target);
-        self.wake_by_timer(deadline, waker, schedule);
+        if !self.keeps_timer(deadline, waker) && deadline != NEVER {
+            let timer = watchdog::global().schedule_on(seam, deadline, waker.clone());
+            self.timer = Some((deadline, timer));
+        }
     }
 
-    #[inline(always)]
-    fn wake_by_timer(&mut self, deadline: u64, waker: &Waker, schedule: impl FnOnce(Target) -> Timer) {
-        if let Some((before, timer)) = self.timer {
-            if before == deadline && watchdog::global().redirect(timer, waker) {
-                return;
-            }
-            watchdog::global().cancel(timer);
-            self.timer = None;
+    /// Whether the timer that there is will do, now with this waker; else it is taken back.
+    #[inline(never)]
+    fn keeps_timer(&mut self, deadline: u64, waker: &Waker) -> bool {
+        let Some((before, timer)) = self.timer else { return false };
+        if before == deadline && timer.redirect(waker) {
+            return true;
         }
-        if deadline != NEVER {
-            self.timer = Some((deadline, schedule(Target::Wake(waker.clone()))));
-        }
+        timer.cancel();
+        self.timer = None;
+        false
     }
 
     /// Whether the task will be woken at some time.
@@ -109,8 +120,15 @@ impl Alert {
 
     /// Wakes the task when `scope` is over, or at `own` if that is earlier than the scope's deadline. What the scope
     /// sees to itself, because it is polled by the same task, is left to it. `false` if it is over by now.
-    #[inline]
-    pub(super) fn wake_with(&mut self, scope: Option<&Scope>, around: u64, own: u64, waker: &Waker) -> bool {
+    #[inline(always)]
+    pub(super) fn wake_with(
+        &mut self,
+        staged: bool,
+        scope: Option<&Scope>,
+        around: u64,
+        own: u64,
+        waker: &Waker,
+    ) -> bool {
         let covered = scope.and_then(Scope::polled_by).is_some_and(|outer| outer.will_wake(waker));
         let deadline = if own < around {
             own
@@ -119,7 +137,7 @@ impl Alert {
         } else {
             around
         };
-        self.wake_at(deadline, waker);
+        self.wake_at_if(staged, deadline, waker);
         if covered || scope.is_none() {
             return self.rare.is_none() || self.wake_by(None, waker);
         }
@@ -134,7 +152,7 @@ impl Alert {
     #[inline(always)]
     pub(super) fn clear(&mut self) {
         if let Some((_, timer)) = self.timer.take() {
-            watchdog::global().cancel(timer);
+            timer.cancel();
         }
         if self.rare.is_some() {
             self.rare = None;

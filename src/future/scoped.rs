@@ -17,6 +17,7 @@ use crate::scope::Scope;
 use crate::scope::checkpoint::is_over;
 use crate::scope::staged::{begin_wait, point};
 use crate::time::clock;
+use crate::time::seam::Seam;
 use crate::token::trail::Circumstances;
 use crate::watchdog::slots::Thread;
 
@@ -111,22 +112,45 @@ fn wait(
     location: &'static Location<'static>,
     cx: &Context<'_>,
 ) -> Poll<TimeoutError> {
-    point(thread, location);
-    if !is_over(thread) {
-        let woken = match scope.existing_node() {
-            // Its own node tells it of all.
-            Some(node) => {
-                alert.wake_at(thread.deadline.get(), cx.waker());
-                alert.wake_by(Some(node), cx.waker())
-            }
-            None => alert.wake_with(scope.visible_outer(), scope.around(), own, cx.waker()),
-        };
-        if woken {
-            begin_wait(location, true);
-            return Poll::Pending;
-        }
+    if Seam::is_in_force() {
+        return wait_staged(thread, scope, alert, own, location, cx);
+    }
+    if !is_over(thread) && arm(false, thread, scope, alert, own, cx) {
+        return Poll::Pending;
     }
     wait_on(scope, alert, own, location, cx)
+}
+
+/// Where a test has put something in place: apart, so that the other asks for that once.
+#[cold]
+#[inline(never)]
+fn wait_staged(
+    thread: &Thread,
+    scope: &Scope,
+    alert: &mut Alert,
+    own: u64,
+    location: &'static Location<'static>,
+    cx: &Context<'_>,
+) -> Poll<TimeoutError> {
+    point(thread, location);
+    if !is_over(thread) && arm(true, thread, scope, alert, own, cx) {
+        begin_wait(location, true);
+        return Poll::Pending;
+    }
+    wait_on(scope, alert, own, location, cx)
+}
+
+/// `false` if it is over by now.
+#[inline(always)]
+fn arm(staged: bool, thread: &Thread, scope: &Scope, alert: &mut Alert, own: u64, cx: &Context<'_>) -> bool {
+    match scope.existing_node() {
+        // Its own node tells it of all.
+        Some(node) => {
+            alert.wake_at_if(staged, thread.deadline.get(), cx.waker());
+            alert.wake_by(Some(node), cx.waker())
+        }
+        None => alert.wake_with(staged, scope.visible_outer(), scope.around(), own, cx.waker()),
+    }
 }
 
 /// It is over: it may be polled on for a grace, or until a shield in it is done.

@@ -17,7 +17,7 @@ use crate::time::seam::Seam;
 use crate::time::{NEVER, clock};
 use crate::token::node::Node;
 use crate::watchdog::slots::Thread;
-use crate::watchdog::{self, Target, Timer};
+use crate::watchdog::{self, Timer};
 
 /// Some systems take no longer timeout than a few weeks.
 const LONGEST: Duration = Duration::from_secs(3600);
@@ -106,8 +106,7 @@ impl<'s> Bell<'s> {
         let waker = Waker::from(Arc::clone(&rope));
         // If it is over, the wait does not begin.
         let node = node.and_then(|node| Some((node, node.add_waker(&waker)?)));
-        let timer = (due != NEVER)
-            .then(|| watchdog::global().schedule_on(&Seam::current(), due, Target::Wake(waker)));
+        let timer = (due != NEVER).then(|| watchdog::global().schedule_on(&Seam::current(), due, waker));
         Ok(Some(Self { rope, node, timer }))
     }
 }
@@ -118,7 +117,7 @@ impl Drop for Bell<'_> {
             node.remove_waker(key);
         }
         if let Some(timer) = self.timer {
-            watchdog::global().cancel(timer);
+            timer.cancel();
         }
     }
 }

@@ -84,38 +84,38 @@ impl Undo {
     }
 }
 
-/// What a frame is to the frames inside it.
+/// What a frame is to the frames inside it. Each bit is one of the questions below, which are asked in every poll.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Kind {
     Block = 0,
     /// Of a handle: hides the thread's scopes around it; the handle's take their place.
-    Entered,
+    Entered = 0b001,
     /// Hides what is around it.
-    Shield,
+    Shield = 0b010,
     /// Open while a future is polled or dropped.
-    Future,
+    Future = 0b100,
     /// As `Future`, of a handle.
-    EnteredFuture,
+    EnteredFuture = 0b101,
     /// A shield of a future.
-    FutureShield,
+    FutureShield = 0b110,
 }
 
 impl Kind {
     fn is_boundary(self) -> bool {
-        self.is_entered() || self.is_shield()
-    }
-
-    fn is_polled(self) -> bool {
-        matches!(self, Kind::Future | Kind::EnteredFuture | Kind::FutureShield)
+        self as u8 & 0b011 != 0
     }
 
     fn is_entered(self) -> bool {
-        matches!(self, Kind::Entered | Kind::EnteredFuture)
+        self as u8 & 0b001 != 0
     }
 
     fn is_shield(self) -> bool {
-        matches!(self, Kind::Shield | Kind::FutureShield)
+        self as u8 & 0b010 != 0
+    }
+
+    fn is_polled(self) -> bool {
+        self as u8 & 0b100 != 0
     }
 }
 

@@ -10,8 +10,8 @@ use crate::error::TimeoutError;
 use crate::sync::{Condvar, Mutex, lock, wait};
 use crate::time::seam::Seam;
 use crate::time::{clock, nanos};
+use crate::watchdog;
 use crate::watchdog::slots::Thread;
-use crate::watchdog::{self, Target};
 
 /// Sleeps, but no longer than the innermost scope lasts. Outside every scope it just sleeps.
 ///
@@ -132,13 +132,13 @@ impl Bed {
 
     /// Until somebody has moved the clock that far.
     fn sleep_on(self: &Arc<Self>, seam: &Seam, until: u64) {
-        let timer = watchdog::global().schedule_on(seam, until, Target::Wake(Arc::clone(self).into()));
+        let timer = watchdog::global().schedule_on(seam, until, Arc::clone(self).into());
         let mut woken = lock(&self.woken);
         while !*woken {
             woken = wait(&self.changed, woken);
         }
         drop(woken);
-        watchdog::global().cancel(timer);
+        timer.cancel();
     }
 }
 

@@ -12,6 +12,7 @@
 pub(crate) mod alarm;
 pub(crate) mod callback;
 pub(crate) mod fork;
+pub(crate) mod handoff;
 #[cfg(any(timebox_loom, timebox_mutants))]
 #[doc(hidden)]
 pub mod mutants;
@@ -19,9 +20,11 @@ pub(crate) mod once;
 pub(crate) mod os;
 #[cfg(feature = "regex")]
 pub(crate) mod pcre2;
+mod weak_waker;
 
 pub(crate) use fork::ForkMutex;
 pub(crate) use once::SetOnce;
+pub(crate) use weak_waker::weak_waker;
 
 #[cfg(not(timebox_loom))]
 pub(crate) use std::sync::{

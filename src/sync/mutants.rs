@@ -23,6 +23,14 @@ pub enum Mutant {
     NoShieldWait = 64,
     /// A thread that retires does not look whether it was rung for meanwhile.
     BlindRetire = 128,
+    /// Arming a timer does not fence between its stores and its look at what the watchdog knows.
+    NoTimerFence = 256,
+    /// Whoever takes a timer's target does not claim it in one step.
+    PlainTake = 512,
+    /// The watchdog looks at timers again before its fence.
+    EarlyLook = 1024,
+    /// Whoever comes for a timer's target while it is held does not say so.
+    SilentMiss = 2048,
 }
 
 // Not a loom atomic: a switch is not part of the model.

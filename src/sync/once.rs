@@ -50,6 +50,12 @@ impl<T> SetOnce<T> {
     }
 }
 
+impl<T> Default for SetOnce<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl<T> Drop for SetOnce<T> {
     fn drop(&mut self) {
         let value = *self.value.get_mut();

@@ -88,7 +88,7 @@ impl Seam {
 
 #[cfg(feature = "testing")]
 mod on {
-    use std::cell::RefCell;
+    use std::cell::{Cell, RefCell};
     use std::panic::{Location, RefUnwindSafe, UnwindSafe};
     use std::sync::Arc;
     use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -175,14 +175,13 @@ mod on {
 
     thread_local!(static CURRENT: RefCell<Seam> = const { RefCell::new(Seam { world: None }) });
 
-    /// How many threads are in a seam.
-    static ENTERED: AtomicUsize = AtomicUsize::new(0);
+    // No destructor: it is there in those of others.
+    thread_local!(static ENTERED: Cell<u32> = const { Cell::new(0) });
 
-    /// Whether this thread may be in a seam.
+    /// Whether this thread is in a seam.
     #[inline(always)]
     pub(crate) fn is_entered() -> bool {
-        // Relaxed: a thread always sees its own entry, and no other concerns it.
-        ENTERED.load(Ordering::Relaxed) != 0
+        ENTERED.get() != 0
     }
 
     #[cold]
@@ -202,7 +201,7 @@ mod on {
             let before = std::mem::take(&mut self.before);
             // Dropped when nothing is borrowed: a probe is the user's.
             let _left = CURRENT.try_with(|current| current.replace(before));
-            ENTERED.fetch_sub(1, Ordering::Relaxed);
+            ENTERED.set(ENTERED.get() - 1);
         }
     }
 
@@ -213,7 +212,7 @@ mod on {
 
         /// Puts the calling thread in it.
         pub(crate) fn enter(&self) -> Entered {
-            ENTERED.fetch_add(1, Ordering::Relaxed);
+            ENTERED.set(ENTERED.get() + 1);
             let before = CURRENT.try_with(|current| current.replace(self.clone())).unwrap_or_default();
             Entered { before }
         }

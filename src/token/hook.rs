@@ -5,15 +5,15 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::task::{Poll, Waker};
+use std::task::{Poll, Wake, Waker};
 use std::time::Duration;
 
 use crate::sync::callback::{Call, Callback};
-use crate::sync::{AtomicBool, AtomicU32, ForkMutex, Ordering};
+use crate::sync::{AtomicBool, AtomicU32, ForkMutex, Ordering, weak_waker};
 use crate::time::seam::Seam;
 use crate::time::{clock, nanos};
 use crate::watchdog::runners::Task;
-use crate::watchdog::{self, Fire, Target, Timer};
+use crate::watchdog::{self, Timer};
 
 /// An action taken when a scope is over, to unblock a foreign call.
 ///
@@ -279,7 +279,7 @@ impl Entry {
         }
         let weak = Arc::downgrade(entry);
         let time = self.seam.reading(clock::now()).saturating_add(after);
-        let timer = watchdog::global().schedule_on(&self.seam, time, Target::Fire(weak));
+        let timer = watchdog::global().schedule_on(&self.seam, time, weak_waker(weak));
         if timers.len() > self.then.len() {
             // The last is the one that fired it this time.
             timers.pop();
@@ -333,7 +333,7 @@ impl Entry {
     fn forget_timers(&self) {
         let timers = self.timers.lock().map(|mut timers| std::mem::take(&mut *timers));
         for timer in timers.unwrap_or_default() {
-            watchdog::global().cancel(timer);
+            timer.cancel();
         }
     }
 
@@ -354,7 +354,7 @@ impl Entry {
     /// Lets it fire again, and has it fire if that was due meanwhile.
     pub(crate) fn resume(self: &Arc<Self>) {
         if self.callback.resume() {
-            watchdog::global().post(Arc::clone(self) as Arc<dyn Fire>);
+            watchdog::global().post(Arc::clone(self).into());
         }
         for (_, entry) in &self.then {
             entry.resume();
@@ -374,8 +374,8 @@ impl Entry {
 }
 
 /// Its timer has come.
-impl Fire for Entry {
-    fn fire(self: Arc<Self>, _now: u64) {
+impl Wake for Entry {
+    fn wake(self: Arc<Self>) {
         self.dispatch();
     }
 }

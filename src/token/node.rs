@@ -25,7 +25,7 @@ mod tree;
 
 use std::fmt;
 use std::sync::{Arc, Weak};
-use std::task::Waker;
+use std::task::{Wake, Waker};
 
 use slab::Slab;
 
@@ -34,7 +34,7 @@ use crate::error::{Cause, ScopeInfo, TimeoutError};
 use crate::sync::{AtomicBool, ForkMutex, Ordering};
 use crate::time::seam::Seam;
 use crate::time::{NEVER, clock};
-use crate::watchdog::{self, Fire, Timer};
+use crate::watchdog::{self, Timer};
 
 use found::Found;
 pub(crate) use found::post;
@@ -305,8 +305,8 @@ impl Node {
     #[cfg(feature = "testing")]
     pub(crate) fn expire_early(self: &Arc<Self>) {
         struct Early(Arc<Node>);
-        impl Fire for Early {
-            fn fire(self: Arc<Self>, _now: u64) {
+        impl Wake for Early {
+            fn wake(self: Arc<Self>) {
                 let node = &self.0;
                 let mut found = Found::default();
                 let at = node.seam.now();
@@ -316,7 +316,7 @@ impl Node {
                 found.carry_out();
             }
         }
-        watchdog::mock::carry_out(Arc::new(Early(Arc::clone(self))));
+        watchdog::mock::carry_out(Arc::new(Early(Arc::clone(self))).into());
     }
 
     /// Records an end; `false` if it has one already.
@@ -419,8 +419,8 @@ impl Node {
 }
 
 /// Its deadline has come.
-impl Fire for Node {
-    fn fire(self: Arc<Self>, _now: u64) {
+impl Wake for Node {
+    fn wake(self: Arc<Self>) {
         if let Some(mut state) = self.state.lock() {
             state.timer = None;
         }

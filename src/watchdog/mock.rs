@@ -10,10 +10,10 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, TryLockError};
+use std::task::{Wake, Waker};
 
-use super::queue::Queue;
 use super::runners::Task;
-use super::{Fire, Target, Timer, global};
+use super::{Timer, global};
 use crate::sync::{Condvar, ForkMutex, Mutex, lock, wait};
 use crate::time::NEVER;
 use crate::time::seam::{Mock, Seam};
@@ -22,10 +22,43 @@ use crate::time::seam::{Mock, Seam};
 type Timers = BTreeMap<u32, Kept>;
 
 /// What is kept for a clock.
+#[derive(Default)]
 struct Kept {
-    queue: Queue<Target>,
+    queue: Queue,
     /// Counts what threads under it have set off other than by moving it: a hook by a cancel, or by leaving a shield.
     set_off: Arc<Latch>,
+}
+
+#[derive(Default)]
+struct Queue {
+    /// By deadline, and then in the order they were put in.
+    wakers: BTreeMap<(u64, u32), Waker>,
+    /// By the same numbers.
+    deadlines: BTreeMap<u32, u64>,
+    next: u32,
+}
+
+impl Queue {
+    fn put(&mut self, deadline: u64, waker: Waker) -> u32 {
+        let number = self.next;
+        self.next = number.wrapping_add(1);
+        self.wakers.insert((deadline, number), waker);
+        self.deadlines.insert(number, deadline);
+        number
+    }
+
+    fn take(&mut self, number: u32) -> Option<Waker> {
+        self.wakers.remove(&(self.deadlines.remove(&number)?, number))
+    }
+
+    fn take_due(&mut self, now: u64) -> Option<Waker> {
+        let &(deadline, number) = self.wakers.keys().next()?;
+        if deadline <= now { self.take(number) } else { None }
+    }
+
+    fn earliest(&self) -> u64 {
+        self.wakers.keys().next().map_or(NEVER, |&(deadline, _)| deadline)
+    }
 }
 
 fn timers() -> &'static ForkMutex<Timers> {
@@ -37,7 +70,7 @@ fn timers() -> &'static ForkMutex<Timers> {
 pub(crate) fn new_clock(now: u64) -> Arc<Mock> {
     let mock = Arc::new(Mock::new(now));
     if let Some(mut timers) = timers().lock() {
-        timers.insert(mock.id, Kept { queue: Queue::new(), set_off: Arc::default() });
+        timers.insert(mock.id, Kept::default());
     }
     mock
 }
@@ -49,21 +82,38 @@ pub(crate) fn forget_clock(mock: &Mock) {
     drop(forgotten);
 }
 
-pub(super) fn schedule(mock: &Arc<Mock>, deadline: u64, target: Target) -> Timer {
-    let mut come = false;
-    let place = timers().lock().and_then(|mut timers| {
-        let kept = timers.get_mut(&mock.id)?;
-        come = deadline <= mock.now();
-        Some(kept.queue.insert(deadline, target))
-    });
+pub(super) fn schedule(mock: &Arc<Mock>, deadline: u64, waker: Waker) -> Timer {
+    let put = |queue: &mut Queue| (queue.put(deadline, waker), deadline <= mock.now());
+    let (number, come) = with_queue(mock.id, put).unwrap_or_default();
     if come {
-        global().post(Arc::new(Due(Arc::clone(mock))));
+        global().post(Arc::new(Due(Arc::clone(mock))).into());
     }
-    Timer::on_mock(place, mock.id)
+    Timer::on_mock(mock.id, number)
+}
+
+/// Takes a timer back; `None` if it was called, or is not on a mock clock.
+#[cold]
+#[inline(never)]
+pub(super) fn take(timer: Timer) -> Option<Waker> {
+    let (clock, number) = timer.mocked()?;
+    with_queue(clock, |queue| queue.take(number))?
+}
+
+/// Has it wake another task; `false` if it was called.
+#[cold]
+pub(super) fn redirect(timer: Timer, waker: &Waker) -> bool {
+    let Some((clock, number)) = timer.mocked() else { return false };
+    // To clone and to drop a waker is foreign code: not under the lock.
+    let mut waker = waker.clone();
+    let swap = |queue: &mut Queue| {
+        let deadline = *queue.deadlines.get(&number)?;
+        queue.wakers.get_mut(&(deadline, number)).map(|before| std::mem::swap(before, &mut waker))
+    };
+    with_queue(clock, swap).flatten().is_some()
 }
 
 /// Calls `f` with the timers of a clock; `None` if it is gone.
-pub(super) fn with_queue<R>(clock: u32, f: impl FnOnce(&mut Queue<Target>) -> R) -> Option<R> {
+fn with_queue<R>(clock: u32, f: impl FnOnce(&mut Queue) -> R) -> Option<R> {
     timers().lock()?.get_mut(&clock).map(|kept| f(&mut kept.queue))
 }
 
@@ -100,24 +150,24 @@ pub(crate) fn advance(mock: &Arc<Mock>, until: impl FnOnce(u64) -> u64, mut go_o
             due
         });
         match due {
-            Some(true) => carry_out(Arc::new(Due(Arc::clone(mock)))),
+            Some(true) => carry_out(Arc::new(Due(Arc::clone(mock))).into()),
             Some(false) => return,
             None => return mock.move_to(until),
         }
     }
 }
 
-/// Has it fired on the watchdog, and waits until that, and all that it has set off, is done.
-pub(crate) fn carry_out(fire: Arc<dyn Fire>) {
+/// Has it woken on the watchdog, and waits until that, and all that it has set off, is done.
+pub(crate) fn carry_out(waker: Waker) {
     if tracking().is_some() || ON_WATCHDOG.get() {
-        return fire.fire(0);
+        return waker.wake();
     }
     let latch = Arc::new(Latch::default());
-    let job = Arc::new(Tracked::new(fire, &latch));
-    global().post(Arc::clone(&job) as Arc<dyn Fire>);
+    let job = Arc::new(Tracked::new(waker, &latch));
+    global().post(Arc::clone(&job).into());
     // Without threads there is nobody else.
     if !global().is_running() {
-        Fire::fire(job, 0);
+        job.wake();
     }
     latch.wait();
 }
@@ -125,11 +175,11 @@ pub(crate) fn carry_out(fire: Arc<dyn Fire>) {
 /// The timers of a clock whose time has come.
 struct Due(Arc<Mock>);
 
-impl Fire for Due {
-    fn fire(self: Arc<Self>, _now: u64) {
+impl Wake for Due {
+    fn wake(self: Arc<Self>) {
         let now = self.0.now();
-        while let Some(Some(target)) = with_queue(self.0.id, |queue| queue.pop_due(now)) {
-            target.call(now);
+        while let Some(Some(waker)) = with_queue(self.0.id, |queue| queue.take_due(now)) {
+            waker.wake();
         }
     }
 }
@@ -165,27 +215,27 @@ impl Latch {
 }
 
 /// Something that is waited for.
-pub(super) struct Tracked<T: ?Sized> {
-    what: Arc<T>,
+struct Tracked<T> {
+    what: T,
     latch: Arc<Latch>,
     begun: AtomicBool,
     done: AtomicBool,
 }
 
-impl<T: ?Sized> Tracked<T> {
-    fn new(what: Arc<T>, latch: &Arc<Latch>) -> Self {
+impl<T> Tracked<T> {
+    fn new(what: T, latch: &Arc<Latch>) -> Self {
         *lock(&latch.left) += 1;
         let (begun, done) = (AtomicBool::new(false), AtomicBool::new(false));
         Self { what, latch: Arc::clone(latch), begun, done }
     }
 
-    fn run(&self, run: impl FnOnce(Arc<T>)) {
+    fn begin(&self, run: impl FnOnce(&T)) {
         // Relaxed, here and below: only one is to be first.
         if self.begun.swap(true, Ordering::Relaxed) {
             return;
         }
         let _finish = Finish(self, TRACKING.replace(Some(Arc::clone(&self.latch))));
-        run(Arc::clone(&self.what));
+        run(&self.what);
     }
 
     fn finish(&self) {
@@ -197,42 +247,42 @@ impl<T: ?Sized> Tracked<T> {
 }
 
 /// However it ends, it is done.
-struct Finish<'a, T: ?Sized>(&'a Tracked<T>, Option<Arc<Latch>>);
+struct Finish<'a, T>(&'a Tracked<T>, Option<Arc<Latch>>);
 
-impl<T: ?Sized> Drop for Finish<'_, T> {
+impl<T> Drop for Finish<'_, T> {
     fn drop(&mut self) {
         TRACKING.set(self.1.take());
         self.0.finish();
     }
 }
 
-impl<T: ?Sized> Drop for Tracked<T> {
+impl<T> Drop for Tracked<T> {
     fn drop(&mut self) {
         self.finish();
     }
 }
 
-impl Fire for Tracked<dyn Fire> {
-    fn fire(self: Arc<Self>, now: u64) {
-        self.run(|fire| fire.fire(now));
+impl Wake for Tracked<Waker> {
+    fn wake(self: Arc<Self>) {
+        self.begin(Waker::wake_by_ref);
     }
 }
 
-impl Task for Tracked<dyn Task> {
+impl Task for Tracked<Arc<dyn Task>> {
     fn run(self: Arc<Self>) {
-        Tracked::run(&self, Task::run);
+        self.begin(|task| Arc::clone(task).run());
     }
 }
 
 /// As it is, or to be waited for: by who waits for what this thread runs, or by the next to move its clock.
-pub(super) fn tracked_fire(fire: Arc<dyn Fire>) -> Arc<dyn Fire> {
+pub(super) fn tracked_waker(waker: Waker) -> Waker {
     match tracking().or_else(|| Seam::current().mock().and_then(|mock| set_off_under(mock))) {
-        Some(latch) => Arc::new(Tracked::new(fire, &latch)),
-        None => fire,
+        Some(latch) => Arc::new(Tracked::new(waker, &latch)).into(),
+        None => waker,
     }
 }
 
-/// As [`tracked_fire`].
+/// As [`tracked_waker`].
 pub(super) fn tracked_task(task: Arc<dyn Task>) -> Arc<dyn Task> {
     match tracking() {
         Some(latch) => Arc::new(Tracked::new(task, &latch)),

@@ -1,18 +1,18 @@
 //! One thread that notices deadlines.
 //!
 //! `README.md` beside this file has the protocol (arm, disarm, fire, sleep, end, fork) and the proof that no expiry
-//! is lost; `model.rs` runs this code under loom. It knows slots, timers and what to call; it knows no tokens.
+//! is lost; `model.rs` runs this code under loom. It knows slots, timers and what to call; it knows
+//! no tokens: all it does when a time has come is to wake a waker.
 
 #[cfg(feature = "testing")]
 pub(crate) mod mock;
 #[cfg(all(test, timebox_loom))]
 pub(crate) mod model;
-mod queue;
 pub(crate) mod runners;
 pub(crate) mod slots;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::task::Waker;
 
 use crate::sync::alarm::{self, Alarm};
@@ -24,16 +24,11 @@ use crate::sync::{
 };
 use crate::time::seam::Seam;
 use crate::time::{NEVER, clock};
-use queue::{Place, Queue};
 use runners::{Runners, Task};
-use slots::{FreeSlots, Slot, Slots};
+pub(crate) use slots::timers::Timer;
+use slots::timers::{Lease, Orphans, Timers};
+use slots::{FreeSlots, Numbered, Slot, Slots};
 
-/// Parts of the timer queue, so that threads do not wait for each other.
-const SHARDS: usize = if cfg!(timebox_loom) { 1 } else { 8 };
-/// The shard of a timer that is not the watchdog's.
-const ON_MOCK: u32 = u32::MAX;
-/// How many timers are taken out at a time, with the lock held.
-const BATCH: usize = 64;
 /// How long a watchdog with nothing to do stays, in nanoseconds.
 const IDLE: u64 = 30_000_000_000;
 
@@ -41,57 +36,36 @@ const IDLE: u64 = 30_000_000_000;
 const QUIET: u64 = 50_000_000;
 const LOUD: u64 = 1_000_000_000;
 
-/// Something to call when its time has come.
-pub(crate) trait Fire: Send + Sync {
-    fn fire(self: Arc<Self>, now: u64);
-}
-
-/// What a timer calls.
-#[derive(Clone)]
-pub(crate) enum Target {
-    Wake(Waker),
-    /// Weak: a timer keeps nothing alive.
-    Fire(Weak<dyn Fire>),
-}
-
-impl Target {
-    fn call(self, now: u64) {
-        match self {
-            Target::Wake(waker) => waker.wake(),
-            Target::Fire(fire) => {
-                if let Some(fire) = fire.upgrade() {
-                    fire.fire(now);
-                }
-            }
-        }
-    }
-}
-
-/// A timer that was scheduled.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Timer {
-    place: Place,
-    shard: u32,
-    generation: u32,
-}
-
 impl Timer {
-    /// Whether it was left behind in a fork.
-    pub(crate) fn is_lost(self) -> bool {
-        !self.is_on_mock() && self.generation != fork::generation()
+    /// Takes it back; it may be running, or have run.
+    #[inline]
+    pub(crate) fn cancel(self) {
+        let waker = self.take(own_timers());
+        #[cfg(feature = "testing")]
+        let waker = waker.or_else(|| mock::take(self));
+        drop(waker);
     }
 
-    /// One on a mock clock, whose number stands where others have the generation.
-    #[cfg(feature = "testing")]
-    fn on_mock(place: Option<Place>, clock: u32) -> Self {
-        Self { place: place.unwrap_or(Place::NONE), shard: ON_MOCK, generation: clock }
+    /// Has it wake another task; `false` if it has run.
+    pub(crate) fn redirect(self, waker: &Waker) -> bool {
+        #[cfg(feature = "testing")]
+        if self.mocked().is_some() {
+            return mock::redirect(self, waker);
+        }
+        self.replace(waker)
     }
+}
 
-    #[inline(always)]
-    #[cfg_attr(not(feature = "testing"), allow(clippy::unused_self))]
-    fn is_on_mock(self) -> bool {
-        cfg!(feature = "testing") && self.shard == ON_MOCK
-    }
+/// The calling thread's.
+#[cfg(not(timebox_loom))]
+#[inline(always)]
+fn own_timers() -> Option<&'static Timers> {
+    slots::Thread::with(slots::Thread::timers)
+}
+
+#[cfg(timebox_loom)]
+fn own_timers() -> Option<&'static Timers> {
+    None
 }
 
 #[derive(Debug)]
@@ -164,9 +138,11 @@ impl Mode {
 
 /// What has locks, and is made anew in a forked child.
 struct Epoch {
-    shards: [Padded<Mutex<Queue<Target>>>; SHARDS],
-    /// What is to be called as soon as possible, in order.
-    inbox: Mutex<Vec<Arc<dyn Fire>>>,
+    /// By the number of the slot whose thread they belong to.
+    timers: Numbered<SetOnce<Timers>>,
+    orphans: Orphans,
+    /// What is to be woken as soon as possible, in order.
+    inbox: Mutex<Vec<Waker>>,
     free_slots: Mutex<FreeSlots>,
     /// Slots ever made.
     made_slots: Mutex<usize>,
@@ -185,10 +161,8 @@ impl Epoch {
     const_fn! {
         fn new(made_slots: usize) -> Self {
             Self {
-                #[cfg(not(timebox_loom))]
-                shards: [const { Padded(Mutex::new(Queue::new())) }; SHARDS],
-                #[cfg(timebox_loom)]
-                shards: std::array::from_fn(|_| Padded(Mutex::new(Queue::new()))),
+                timers: Numbered::new(),
+                orphans: Orphans::new(),
                 inbox: Mutex::new(Vec::new()),
                 free_slots: Mutex::new(FreeSlots::new()),
                 made_slots: Mutex::new(made_slots),
@@ -230,6 +204,12 @@ pub(crate) fn prepare() {
 
 #[cfg(timebox_loom)]
 pub(crate) fn prepare() {}
+
+impl Epoch {
+    fn all_timers(&self) -> impl Iterator<Item = &Timers> {
+        self.timers.iter().chain([self.orphans.timers()]).filter_map(SetOnce::get)
+    }
+}
 
 impl Watchdog {
     const_fn! {
@@ -401,8 +381,11 @@ impl Watchdog {
         let key = self.alarm.key();
         let now = clock::now();
         self.reach(now);
-        self.fire_due(now);
+        let looked_at = self.fire_due(now);
 
+        if mutant!(EarlyLook) {
+            looked_at.iter().for_each(|timers| timers.end_look());
+        }
         let first = self.earliest(now);
         // Relaxed, here and below: the fence orders it.
         self.next_wake.0.store(first, Ordering::Relaxed);
@@ -410,6 +393,9 @@ impl Watchdog {
         if !fenced {
             // SeqCst: pairs with the fence in `light_fence`.
             fence(Ordering::SeqCst);
+        }
+        if !mutant!(EarlyLook) {
+            looked_at.iter().for_each(|timers| timers.end_look());
         }
         let second = if mutant!(NoRescan) { first } else { self.earliest(now) };
         if second < first {
@@ -419,112 +405,99 @@ impl Watchdog {
         (key, first.min(second))
     }
 
-    /// The earliest deadline after `now` that anybody waits for; `now` if there is something to do at once.
+    /// The earliest deadline after `now` that anybody waits for; `now` or before if there is something to do at once.
     fn earliest(&'static self, now: u64) -> u64 {
         let epoch = self.epoch();
-        let mut earliest = self.slots.earliest(now);
-        for shard in &epoch.shards {
-            earliest = earliest.min(lock(&shard.0).earliest());
-        }
+        let timers = epoch.all_timers().map(Timers::earliest).min().unwrap_or(NEVER);
+        let earliest = self.slots.earliest(now).min(timers);
         if lock(&epoch.inbox).is_empty() { earliest } else { now }
     }
 
-    /// Calls everything that is due, in batches, with no lock held.
-    fn fire_due(&'static self, now: u64) {
+    /// Wakes everything that is due, in batches, with no lock held. The timers among which there was something due are to
+    /// be looked at again.
+    fn fire_due(&'static self, now: u64) -> Vec<&'static Timers> {
         let epoch = self.epoch();
-        let call = |target: Target| drop_quietly(catch_unwind(AssertUnwindSafe(|| target.call(now))));
+        let wake = |waker: Waker| drop_quietly(catch_unwind(AssertUnwindSafe(|| waker.wake())));
         let posted = std::mem::take(&mut *lock(&epoch.inbox));
-        for fire in posted {
-            drop_quietly(catch_unwind(AssertUnwindSafe(|| fire.fire(now))));
-        }
-        for shard in &epoch.shards {
-            loop {
-                let mut batch = Vec::new();
-                {
-                    let mut queue = lock(&shard.0);
-                    batch.extend(std::iter::from_fn(|| queue.pop_due(now)).take(BATCH));
-                }
-                let more = batch.len() == BATCH;
-                batch.into_iter().for_each(call);
-                if !more {
-                    break;
-                }
+        posted.into_iter().for_each(wake);
+        let looked_at: Vec<_> = epoch.all_timers().filter(|timers| timers.earliest() <= now).collect();
+        for timers in &looked_at {
+            timers.begin_look();
+            let mut all = false;
+            while !all {
+                let due;
+                (due, all) = timers.take_due(now);
+                due.into_iter().for_each(|(_, waker)| wake(waker));
             }
         }
+        looked_at
     }
 
-    /// Has the target called at `deadline` on the clock of `seam`.
+    /// Has something woken at `deadline` on the clock of `seam`.
     #[inline]
-    pub(crate) fn schedule_on(&'static self, seam: &Seam, deadline: u64, target: Target) -> Timer {
+    pub(crate) fn schedule_on(&'static self, seam: &Seam, deadline: u64, waker: Waker) -> Timer {
         #[cfg(feature = "testing")]
         if let Some(mock) = seam.mock() {
-            return mock::schedule(mock, deadline, target);
+            return mock::schedule(mock, deadline, waker);
         }
         let _ = seam;
-        self.schedule(deadline, target)
+        self.schedule(deadline, waker)
     }
 
-    /// Has the target called at `deadline`.
-    #[inline]
-    pub(crate) fn schedule(&'static self, deadline: u64, target: Target) -> Timer {
-        let generation = fork::generation();
-        let shard = Self::shard();
-        let place = lock(&self.epoch().shards[shard as usize].0).insert(deadline, target);
-        // The lock orders this load against the watchdog's look at the queue: README, "Timers".
+    /// Has something woken at `deadline`.
+    #[inline(always)]
+    pub(crate) fn schedule(&'static self, deadline: u64, waker: Waker) -> Timer {
+        let lease = Self::lease();
+        let timers = lease.timers;
+        let timer = lease.put(deadline, waker);
+        self.announce(timers, deadline);
+        timer
+    }
+
+    /// Tells the watchdog of a timer that was put in.
+    #[inline(always)]
+    fn announce(&'static self, timers: &Timers, deadline: u64) {
+        // README, "Timers": orders the stores of `put` before the load, against the fence in `pass`.
+        if !mutant!(NoTimerFence) {
+            self.light_fence();
+        }
+        if deadline < timers.earliest() {
+            timers.lower(deadline);
+            // As in `arm`.
+            self.light_fence();
+        }
+        // Relaxed: the fence orders it.
         if deadline < self.next_wake.0.load(Ordering::Relaxed) {
             self.wake(deadline);
         }
-        Timer { place, shard, generation }
     }
 
-    /// Takes a timer back; it may be running, or have run.
-    #[inline]
-    pub(crate) fn cancel(&'static self, timer: Timer) {
-        let target = self.with_queue(timer, |queue| queue.remove(timer.place));
-        // Foreign code: not under the lock.
-        drop(target);
+    #[cfg(not(timebox_loom))]
+    #[inline(always)]
+    fn lease() -> Lease {
+        slots::Thread::with(slots::Thread::lease)
     }
 
-    /// Calls `f` with the queue that has the timer, locked; `None` if that was left behind in a fork.
-    #[inline]
-    fn with_queue<R>(&'static self, timer: Timer, f: impl FnOnce(&mut Queue<Target>) -> R) -> Option<R> {
-        #[cfg(feature = "testing")]
-        if timer.is_on_mock() {
-            return mock::with_queue(timer.generation, f);
-        }
-        if timer.generation != fork::generation() {
-            return None;
-        }
-        Some(f(&mut lock(&self.epoch().shards[timer.shard as usize].0)))
+    #[cfg(timebox_loom)]
+    fn lease() -> Lease {
+        global().orphans().lease()
     }
 
-    /// Has a timer wake another task; `false` if it has run.
-    pub(crate) fn redirect(&'static self, timer: Timer, waker: &Waker) -> bool {
-        let is_same = |queue: &mut Queue<Target>| match queue.target(timer.place)? {
-            Target::Wake(before) => Some(before.will_wake(waker)),
-            Target::Fire(_) => Some(false),
-        };
-        match self.with_queue(timer, is_same).flatten() {
-            None => return false,
-            Some(true) => return true,
-            Some(false) => {}
-        }
-        // To clone and to drop a waker is foreign code: not under the lock.
-        let mut target = Target::Wake(waker.clone());
-        let swap = |queue: &mut Queue<Target>| {
-            queue.target(timer.place).map(|place| std::mem::swap(place, &mut target)).is_some()
-        };
-        let found = self.with_queue(timer, swap);
-        drop(target);
-        found == Some(true)
+    fn orphans(&'static self) -> &'static Orphans {
+        &self.epoch().orphans
     }
 
-    /// Has something called as soon as possible, after all that was posted before.
-    pub(crate) fn post(&'static self, fire: Arc<dyn Fire>) {
+    /// The timers of the thread that has the slot with this number.
+    fn timers_at(&'static self, index: usize) -> &'static Timers {
+        self.epoch().timers.at(index).get_or_init(Timers::default)
+    }
+
+    /// Has something woken as soon as possible, on the watchdog, after all that was posted before.
+    pub(crate) fn post(&'static self, waker: Waker) {
         prepare();
         #[cfg(feature = "testing")]
-        let fire = mock::tracked_fire(fire);
-        lock(&self.epoch().inbox).push(fire);
+        let waker = mock::tracked_waker(waker);
+        lock(&self.epoch().inbox).push(waker);
         // As in `schedule`.
         self.wake(0);
     }
@@ -555,22 +528,6 @@ impl Watchdog {
         lock(&self.epoch().free_slots).give_back(index);
     }
 
-    #[cfg(not(timebox_loom))]
-    fn shard() -> u32 {
-        #[allow(clippy::cast_possible_truncation)]
-        const COUNT: u32 = SHARDS as u32;
-        slots::Thread::with(|thread| {
-            // A thread that has a slot was prepared.
-            thread.slot();
-            thread.shard.get() % COUNT
-        })
-    }
-
-    #[cfg(timebox_loom)]
-    fn shard() -> u32 {
-        0
-    }
-
     /// What has locks, in this process.
     #[inline]
     fn epoch(&'static self) -> &'static Epoch {
@@ -584,7 +541,7 @@ impl Watchdog {
     fn epoch_of(&'static self, generation: u32) -> &'static Epoch {
         let mut epoch = &self.epoch;
         for _ in 0..generation {
-            epoch = epoch.next.get_or_init(|| Epoch::new(self.slots.made()));
+            epoch = epoch.next.get_or_init(|| Epoch::new(self.slots.iter().count()));
         }
         epoch
     }

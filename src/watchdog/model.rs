@@ -4,11 +4,13 @@
 //! What every model asserts: once an arm has returned, the watchdog does not sleep past its deadline, and reaches it.
 //! Each promise of the protocol has a mutant that breaks it, and a model that then fails.
 
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
+use std::task::{Wake, Waker};
 
 use loom::thread;
 
-use super::{Target, Watchdog, global};
+use super::{Timer, Watchdog, global, slots};
 use crate::sync::alarm;
 use crate::sync::mutants::{self, Mutant};
 
@@ -41,7 +43,7 @@ pub(crate) fn pass_time(dog: &Watchdog) {
 
 /// How many timers there are.
 pub(crate) fn timers(dog: &'static Watchdog) -> usize {
-    crate::sync::lock(&dog.epoch().shards[0].0).len()
+    dog.epoch().all_timers().map(slots::timers::Timers::len).sum()
 }
 
 /// Lets time pass until `deadline` has been reached.
@@ -102,18 +104,125 @@ fn a_restored_outer_deadline() {
     run_out(dog);
 }
 
-fn a_timer() {
+/// A task that counts how often it is woken. Leaked: a mutant may drop its waker once too often.
+fn task() -> (Waker, &'static AtomicUsize) {
+    #[derive(Default)]
+    struct Task(AtomicUsize);
+    impl Wake for Task {
+        fn wake(self: Arc<Self>) {
+            self.wake_by_ref();
+        }
+        fn wake_by_ref(self: &Arc<Self>) {
+            self.0.fetch_add(1, SeqCst);
+        }
+    }
+    let task = Arc::new(Task::default());
+    (0..8).for_each(|_| std::mem::forget(Arc::clone(&task)));
+    let kept: &'static Task = Box::leak(Box::new(Arc::clone(&task)));
+    (Waker::from(task), &kept.0)
+}
+
+/// As a thread that has the first slot does it.
+fn schedule(deadline: u64, waker: &Waker) -> Timer {
+    let timers = global().timers_at(0);
+    let timer = timers.put_in_turn(deadline, waker.clone());
+    global().announce(timers, deadline);
+    timer
+}
+
+fn a_timer_of_no_thread() {
     let dog = global();
-    dog.arm(dog.slots.at(0), 30);
+    dog.schedule(30, Waker::noop().clone());
     let schedule = thread::spawn(|| {
-        let timer = global().schedule(10, Target::Wake(std::task::Waker::noop().clone()));
-        let other = global().schedule(20, Target::Wake(std::task::Waker::noop().clone()));
-        global().cancel(timer);
+        let timer = global().schedule(10, Waker::noop().clone());
+        let other = global().schedule(20, Waker::noop().clone());
+        timer.cancel();
         other
     });
     schedule.join().unwrap();
     expect_reached(dog, 20);
     run_out(dog);
+}
+
+/// Armed while the watchdog looks at what is due among the same thread's timers.
+fn a_timer_while_another_is_due() {
+    let dog = global();
+    let (waker, woken) = task();
+    schedule(10, &waker);
+    let other = waker.clone();
+    let arms = thread::spawn(move || {
+        schedule(20, &other);
+    });
+    pass_time(dog);
+    arms.join().unwrap();
+    expect_reached(dog, 20);
+    run_out(dog);
+    assert_eq!(woken.load(SeqCst), 2, "each wakes its task once");
+}
+
+/// The nursery has room for one in a model: each further timer moves the one before to the heap.
+fn timers_that_are_moved_while_another_is_due() {
+    let dog = global();
+    let (waker, woken) = task();
+    schedule(10, &waker);
+    let other = waker.clone();
+    let arms = thread::spawn(move || {
+        schedule(30, &other);
+        schedule(20, &other);
+    });
+    pass_time(dog);
+    arms.join().unwrap();
+    expect_reached(dog, 20);
+    expect_reached(dog, 30);
+    run_out(dog);
+    assert_eq!(woken.load(SeqCst), 3, "each wakes its task once");
+}
+
+/// Taken back, by a thread that it does not belong to, as it is due.
+fn a_timer_taken_back_while_it_is_due() {
+    let dog = global();
+    let (waker, woken) = task();
+    let timer = schedule(10, &waker);
+    let takes = thread::spawn(move || timer.take(None).is_some());
+    pass_time(dog);
+    let taken = takes.join().unwrap();
+    run_out(dog);
+    assert_eq!(woken.load(SeqCst) + usize::from(taken), 1, "taken once");
+    // The place is good for another.
+    schedule(dog.reached() + 10, &waker);
+    run_out(dog);
+    assert_eq!(woken.load(SeqCst) + usize::from(taken), 2, "taken once");
+}
+
+/// Another task is to be woken by one that has been moved to the heap, as it is due.
+fn a_timer_redirected_while_it_is_due() {
+    let dog = global();
+    let ((before, _), (after, woken)) = (task(), task());
+    let timer = schedule(10, &before);
+    schedule(20, &before);
+    let redirects = thread::spawn(move || {
+        if !timer.redirect(&after) {
+            // As futures do.
+            timer.cancel();
+            schedule(10, &after);
+        }
+    });
+    pass_time(dog);
+    redirects.join().unwrap();
+    run_out(dog);
+    assert!(woken.load(SeqCst) > 0, "nobody wakes it");
+}
+
+/// Used again by the thread it belongs to.
+fn a_record_given_back_by_another_thread() {
+    let timers = global().timers_at(0);
+    let put = |deadline| timers.put_in_turn(deadline, Waker::noop().clone());
+    let [first, ..] = [10, 20, 30, 40].map(put);
+    let takes = thread::spawn(move || first.take(None).is_some());
+    put(50);
+    assert!(takes.join().unwrap());
+    put(60);
+    assert_eq!(timers.len(), 5);
 }
 
 fn an_arm_while_the_watchdog_ends() {
@@ -146,12 +255,21 @@ models! {
     an_earlier_arm_is_noticed: an_earlier_arm;
     arms_of_two_threads_are_noticed: arms_of_two_threads;
     a_restored_outer_deadline_is_noticed: a_restored_outer_deadline;
-    a_timer_is_noticed: a_timer;
+    a_timer_of_no_thread_is_noticed: a_timer_of_no_thread;
+    a_timer_is_noticed_while_another_is_due: a_timer_while_another_is_due;
+    timers_are_noticed_while_they_are_moved: timers_that_are_moved_while_another_is_due;
+    a_record_goes_back_to_its_thread: a_record_given_back_by_another_thread;
+    a_timer_is_called_or_taken_back: a_timer_taken_back_while_it_is_due;
+    a_timer_wakes_the_task_it_was_redirected_to: a_timer_redirected_while_it_is_due;
     an_arm_while_the_watchdog_ends_is_noticed: an_arm_while_the_watchdog_ends;
     #[should_panic(expected = "sleeps to")] fails_without_the_fence_of_the_arm: an_earlier_arm, NoArmFence;
     #[should_panic(expected = "sleeps to")] fails_without_the_fence_of_the_watchdog: an_earlier_arm, NoDogFence;
     #[should_panic(expected = "sleeps to")] fails_without_the_second_look: an_earlier_arm, NoRescan;
     #[should_panic(expected = "sleeps to")] fails_with_a_plain_restore: a_restored_outer_deadline, PlainRestore;
     #[should_panic(expected = "sleeps to")] fails_with_a_single_try_to_wake: arms_of_two_threads, SingleCas;
+    #[should_panic(expected = "sleeps to")] fails_without_the_fence_of_a_timer: a_timer_while_another_is_due, NoTimerFence;
+    #[should_panic(expected = "sleeps to")] fails_with_a_look_before_the_fence: a_timer_while_another_is_due, EarlyLook;
+    #[should_panic(expected = "Causality violation")] fails_where_two_may_take_a_target: a_timer_taken_back_while_it_is_due, PlainTake;
+    #[should_panic(expected = "nobody wakes it")] fails_where_nobody_is_told_that_a_target_was_missed: a_timer_redirected_while_it_is_due, SilentMiss;
     #[should_panic(expected = "a watchdog is there")] fails_with_an_end_that_does_not_look: an_arm_while_the_watchdog_ends, BlindRetire;
 }

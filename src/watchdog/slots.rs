@@ -4,7 +4,10 @@
 //! 1. Only its thread writes a slot. The watchdog, and nobody else, reads it.
 //! 2. `Thread::flag` points to `NO_FLAG`, or to the flag of a node that a frame open on this thread keeps alive.
 //!    Only `scope/frame.rs` sets it.
-//! 3. A slot belongs to at most one thread; the orphans' slot to all that have none, and nobody reads it.
+//! 3. A slot, and the timers with the same number, belong to at most one thread; the orphans' slot to all that have none,
+//!    and nobody reads it.
+
+pub(crate) mod timers;
 
 #[cfg(not(timebox_loom))]
 use super::{Watchdog, global};
@@ -18,6 +21,8 @@ use crate::time::clock;
 use crate::time::seam::Seam;
 #[cfg(not(timebox_loom))]
 use std::cell::Cell;
+#[cfg(not(timebox_loom))]
+use timers::{Lease, Timers};
 
 #[cfg(not(timebox_loom))]
 const PER_CHUNK: usize = 32;
@@ -50,58 +55,51 @@ impl Slot {
     }
 }
 
-/// All slots ever made, in chunks that never move or go.
+impl Default for Slot {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// What there is one of for each number of a slot, in chunks that never move or go.
 #[derive(Debug)]
-pub(crate) struct Slots {
-    first: SetOnce<Chunk>,
+pub(crate) struct Numbered<T> {
+    first: SetOnce<Chunk<T>>,
 }
 
 #[derive(Debug)]
-struct Chunk {
-    slots: [Slot; PER_CHUNK],
-    next: SetOnce<Chunk>,
+struct Chunk<T> {
+    items: [T; PER_CHUNK],
+    next: SetOnce<Chunk<T>>,
 }
 
-impl Slots {
+impl<T: Default> Numbered<T> {
     pub(super) const fn new() -> Self {
         Self { first: SetOnce::new() }
     }
 
-    /// The slot with this index; it is made if need be.
-    pub(super) fn at(&self, index: usize) -> &Slot {
-        let make = || Chunk { slots: std::array::from_fn(|_| Slot::new()), next: SetOnce::new() };
+    /// The one with this number; it is made if need be.
+    pub(super) fn at(&self, index: usize) -> &T {
+        let make = || Chunk { items: std::array::from_fn(|_| T::default()), next: SetOnce::new() };
         let mut chunk = self.first.get_or_init(make);
         for _ in 0..index / PER_CHUNK {
             chunk = chunk.next.get_or_init(make);
         }
-        &chunk.slots[index % PER_CHUNK]
+        &chunk.items[index % PER_CHUNK]
     }
 
-    /// How many slots there are.
-    pub(super) fn made(&self) -> usize {
-        let mut made = 0;
-        let mut next = self.first.get();
-        while let Some(chunk) = next {
-            made += PER_CHUNK;
-            next = chunk.next.get();
-        }
-        made
+    pub(super) fn iter(&self) -> impl Iterator<Item = &T> {
+        std::iter::successors(self.first.get(), |chunk| chunk.next.get()).flat_map(|chunk| &chunk.items)
     }
+}
 
+/// All slots ever made.
+pub(crate) type Slots = Numbered<Slot>;
+
+impl Slots {
     /// The earliest deadline after `floor`.
     pub(super) fn earliest(&self, floor: u64) -> u64 {
-        let mut earliest = NEVER;
-        let mut next = self.first.get();
-        while let Some(chunk) = next {
-            for slot in &chunk.slots {
-                let deadline = slot.get();
-                if deadline > floor && deadline < earliest {
-                    earliest = deadline;
-                }
-            }
-            next = chunk.next.get();
-        }
-        earliest
+        self.iter().map(Slot::get).filter(|&deadline| deadline > floor).min().unwrap_or(NEVER)
     }
 }
 
@@ -144,8 +142,8 @@ pub(crate) struct Thread {
     slot: Cell<Option<&'static Slot>>,
     /// The innermost frame; `scope/frame.rs` knows its type.
     pub(crate) frame: Cell<*const ()>,
-    /// Which part of the timer queue this thread uses.
-    pub(super) shard: Cell<u32>,
+    /// Its timers, if it has armed any. Invariant 3.
+    timers: Cell<Option<&'static Timers>>,
     /// Whether it is the watchdog.
     pub(super) is_watchdog: Cell<bool>,
 }
@@ -168,7 +166,7 @@ thread_local! {
             flag: Cell::new(&raw const NO_FLAG),
             slot: Cell::new(None),
             frame: Cell::new(std::ptr::null()),
-            shard: Cell::new(0),
+            timers: Cell::new(None),
             is_watchdog: Cell::new(false),
         }
     };
@@ -270,10 +268,7 @@ impl Thread {
             index
         });
         let slot = match index {
-            Ok(index) => {
-                self.shard.set(u32::try_from(index).unwrap_or(0));
-                global().slots.at(index)
-            }
+            Ok(index) => global().slots.at(index),
             Err(_) => {
                 self.restart();
                 &ORPHANS
@@ -281,6 +276,37 @@ impl Thread {
         };
         self.slot.set(Some(slot));
         slot
+    }
+
+    /// The timers that belong to this thread, if it has any.
+    #[inline(always)]
+    pub(super) fn timers(&self) -> Option<&'static Timers> {
+        self.timers.get()
+    }
+
+    /// The right to arm timers.
+    #[inline(always)]
+    pub(super) fn lease(&self) -> Lease {
+        match self.timers.get() {
+            // SAFETY: invariant 3.
+            Some(timers) => unsafe { Lease::of_own(timers) },
+            None => self.find_timers(),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn find_timers(&self) -> Lease {
+        // A thread that has a slot was prepared.
+        self.slot();
+        match REGISTRATION.try_with(|registration| registration.0.get()) {
+            Ok(Some(index)) => {
+                self.timers.set(Some(global().timers_at(index)));
+                self.lease()
+            }
+            // In its TLS destructors it has none.
+            _ => global().orphans().lease(),
+        }
     }
 
     /// Makes `deadline` the thread's again after an inner scope with another. The slot must say so too, since the
@@ -304,6 +330,7 @@ impl Thread {
 
     /// Nobody looks after this thread, as in a forked child until it arms again.
     pub(super) fn restart(&self) {
+        self.timers.set(None);
         self.stride.set(1);
         self.left.set(1);
     }
@@ -349,7 +376,10 @@ struct Registration(Cell<Option<usize>>);
 impl Drop for Registration {
     fn drop(&mut self) {
         if let Some(index) = self.0.take() {
-            Thread::with(|thread| thread.slot.set(None));
+            Thread::with(|thread| {
+                thread.slot.set(None);
+                thread.timers.set(None);
+            });
             let watchdog: &'static Watchdog = global();
             watchdog.slots.at(index).set(NEVER);
             watchdog.give_slot_back(index);

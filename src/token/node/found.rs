@@ -1,14 +1,14 @@
 //! What is done once no lock is held, after an end has spread.
 
 use std::sync::Arc;
-use std::task::Waker;
+use std::task::{Wake, Waker};
 
 use crate::sync::callback::drop_quietly;
 use crate::token::hook::Entry;
+use crate::watchdog;
 #[cfg(not(timebox_loom))]
 use crate::watchdog::Watchdog;
 use crate::watchdog::slots::without_scopes;
-use crate::watchdog::{self, Fire};
 
 /// What spreading an end has found to do, once no lock is held.
 #[derive(Default)]
@@ -23,7 +23,7 @@ impl Found {
     pub(super) fn hand_over(mut self) {
         self.wake();
         if !self.hooks.is_empty() {
-            watchdog::global().post(Arc::new(Hooks(self.hooks)));
+            watchdog::global().post(Arc::new(Hooks(self.hooks)).into());
         }
     }
 
@@ -58,7 +58,7 @@ impl Hooks {
 
 /// Has the watchdog set a hook off.
 pub(crate) fn post(entry: Arc<Entry>) {
-    watchdog::global().post(Arc::new(Hooks(vec![entry])));
+    watchdog::global().post(Arc::new(Hooks(vec![entry])).into());
 }
 
 /// Has hooks, given from the outside in, run where they belong, and waits until each has.
@@ -70,13 +70,13 @@ pub(super) fn run_and_wait(entries: Vec<Arc<Entry>>) {
         Hooks(entries).dispatch();
         return;
     }
-    watchdog.post(Arc::new(Hooks(entries.clone())));
+    watchdog.post(Arc::new(Hooks(entries.clone())).into());
     // Without threads nobody comes to run them.
     entries.iter().for_each(|entry| entry.await_run(|| watchdog.is_running()));
 }
 
-impl Fire for Hooks {
-    fn fire(self: Arc<Self>, _now: u64) {
+impl Wake for Hooks {
+    fn wake(self: Arc<Self>) {
         self.dispatch();
     }
 }

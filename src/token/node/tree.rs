@@ -5,9 +5,9 @@ use std::sync::Arc;
 use super::found::Found;
 use super::{Child, End, Link, Node, State, Tie};
 use crate::error::Cause;
-use crate::sync::Ordering;
+use crate::sync::{Ordering, weak_waker};
 use crate::time::{NEVER, clock};
-use crate::watchdog::{self, Target, Timer};
+use crate::watchdog::{self, Timer};
 
 impl Node {
     /// Moves it beneath another node, or to the top of a tree of its own.
@@ -144,10 +144,10 @@ impl Node {
             if needs && state.timer.is_none() {
                 let weak = Arc::downgrade(self);
                 state.timer =
-                    Some(watchdog::global().schedule_on(&self.seam, self.deadline, Target::Fire(weak)));
+                    Some(watchdog::global().schedule_on(&self.seam, self.deadline, weak_waker(weak)));
             }
             drop(state);
-            in_vain.into_iter().for_each(|timer| watchdog::global().cancel(timer));
+            in_vain.into_iter().for_each(Timer::cancel);
             // What is around it was looked at outside of the lock, and may be something else by now: whoever changed it
             // may have seen to the timer before this did.
             let now = earlier();
@@ -228,7 +228,7 @@ impl Drop for Node {
         let mut orphans: Vec<Arc<Node>> = Vec::new();
         let leave = |state: &mut State| {
             if let Some(timer) = state.timer.take() {
-                watchdog::global().cancel(timer);
+                timer.cancel();
             }
             state.parent.take().into_iter().chain(state.links.drain(..)).map(Link::unlist).collect::<Vec<_>>()
         };

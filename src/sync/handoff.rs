@@ -1,0 +1,213 @@
+//! A place where one thread leaves a value for whoever comes for it first.
+//!
+//! Invariants:
+//! 1. The value is there if the phase is not `EMPTY`, and as long as whoever made it `EMPTY` has not read it out.
+//! 2. It is touched only by who fills the place, and by who has changed the phase from `FULL`: to `EMPTY`, or to `HELD`
+//!    until that is changed again. The phase is `FULL` for one filling at a time, so that is one thread.
+//! 3. Each filling has a number of its own: a ticket of one before is good for nothing.
+
+use std::mem::MaybeUninit;
+
+use super::{AtomicU32, Ordering, mutant};
+
+#[cfg(timebox_loom)]
+use loom::cell::UnsafeCell;
+
+/// The phases, in the lowest bits of the word; the rest counts fillings.
+const EMPTY: u32 = 0;
+const FULL: u32 = 1;
+/// Somebody looks at the value, and leaves it there.
+const HELD: u32 = 2;
+/// Meanwhile somebody came to take it.
+const MISSED: u32 = 3;
+const PHASE: u32 = 3;
+
+pub(crate) struct Handoff<T> {
+    word: AtomicU32,
+    value: UnsafeCell<MaybeUninit<T>>,
+}
+
+/// Names one filling.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Ticket(u32);
+
+impl Ticket {
+    /// For who keeps it in another shape.
+    #[inline(always)]
+    pub(crate) fn number(self) -> u32 {
+        self.0
+    }
+
+    #[inline(always)]
+    pub(crate) fn from_number(number: u32) -> Self {
+        Self(number & !PHASE)
+    }
+
+    #[inline(always)]
+    fn word(self, phase: u32) -> u32 {
+        self.0 | phase
+    }
+
+    #[inline(always)]
+    fn after(self) -> u32 {
+        self.0.wrapping_add(PHASE + 1)
+    }
+}
+
+// SAFETY: invariant 2: of all that share it one at a time gets at the value, as with a mutex.
+unsafe impl<T: Send> Sync for Handoff<T> {}
+
+impl<T> Handoff<T> {
+    pub(crate) fn new() -> Self {
+        Self { word: AtomicU32::new(EMPTY), value: UnsafeCell::new(MaybeUninit::uninit()) }
+    }
+
+    /// Fills the place.
+    ///
+    /// # Safety
+    ///
+    /// Nobody else fills it meanwhile, and the value before, if there was one, has been taken out by a call that happens
+    /// before this one.
+    #[inline(always)]
+    pub(crate) unsafe fn put(&self, value: T) -> Ticket {
+        // Relaxed: the last to change it happens before.
+        let word = self.word.load(Ordering::Relaxed);
+        debug_assert_eq!(word & PHASE, EMPTY);
+        // SAFETY: invariant 2, by the contract.
+        self.value.with_mut(|place| unsafe { (*place).write(value) });
+        let ticket = Ticket(word);
+        // Release: pairs with the Acquire in `take`, `hold` and `ticket`.
+        self.word.store(ticket.word(FULL), Ordering::Release);
+        ticket
+    }
+
+    /// Takes the value out; `None` if somebody has, or while somebody holds it, who is told.
+    #[inline]
+    pub(crate) fn take(&self, ticket: Ticket) -> Option<T> {
+        if mutant!(PlainTake) {
+            if self.word.load(Ordering::Acquire) != ticket.word(FULL) {
+                return None;
+            }
+            self.word.store(ticket.after(), Ordering::Relaxed);
+            // SAFETY: none; it is what the model is to find.
+            return Some(self.value.with_mut(|place| unsafe { (*place).assume_init_read() }));
+        }
+        loop {
+            let (full, held) = (ticket.word(FULL), ticket.word(HELD));
+            // Acquire: pairs with the Release in `put` and `hold`.
+            match self.word.compare_exchange(full, ticket.after(), Ordering::Acquire, Ordering::Relaxed) {
+                // SAFETY: invariants 1 and 2.
+                Ok(_) => return Some(self.value.with_mut(|place| unsafe { (*place).assume_init_read() })),
+                Err(seen) if seen == held => {
+                    if mutant!(SilentMiss) {
+                        return None;
+                    }
+                    // Relaxed: nothing goes with it but that somebody came.
+                    let told = self.word.compare_exchange(
+                        held,
+                        ticket.word(MISSED),
+                        Ordering::Relaxed,
+                        Ordering::Relaxed,
+                    );
+                    if told.is_ok() {
+                        return None;
+                    }
+                }
+                Err(_) => return None,
+            }
+        }
+    }
+
+    /// Calls `f` with the value, which stays; `None` if it was taken, or somebody came for it meanwhile and went away.
+    /// One thread at a time may do so.
+    pub(crate) fn hold<R>(&self, ticket: Ticket, f: impl FnOnce(&mut T) -> R) -> Option<R> {
+        let (full, held) = (ticket.word(FULL), ticket.word(HELD));
+        // Acquire: pairs with the Release in `put`, and below.
+        self.word.compare_exchange(full, held, Ordering::Acquire, Ordering::Relaxed).ok()?;
+        // SAFETY: invariants 1 and 2.
+        let result = self.value.with_mut(|place| f(unsafe { (*place).assume_init_mut() }));
+        // Release: pairs with the Acquire in `take` and above.
+        let undisturbed =
+            self.word.compare_exchange(held, full, Ordering::Release, Ordering::Relaxed).is_ok();
+        if undisturbed {
+            return Some(result);
+        }
+        // As above.
+        self.word.store(full, Ordering::Release);
+        None
+    }
+
+    /// The ticket of the value that is there, if nobody came for it in vain.
+    #[inline]
+    pub(crate) fn ticket(&self) -> Option<Ticket> {
+        // Acquire: pairs with the Release in `put`: what was written before the place was filled is seen.
+        let word = self.word.load(Ordering::Acquire);
+        matches!(word & PHASE, FULL | HELD).then_some(Ticket(word & !PHASE))
+    }
+}
+
+/// Not in a model, whose atomics are gone when what a failure leaves behind is dropped.
+#[cfg(not(timebox_loom))]
+impl<T> Drop for Handoff<T> {
+    fn drop(&mut self) {
+        if let Some(ticket) = self.ticket() {
+            drop(self.take(ticket));
+        }
+    }
+}
+
+/// As loom's.
+#[cfg(not(timebox_loom))]
+struct UnsafeCell<T>(std::cell::UnsafeCell<T>);
+
+#[cfg(not(timebox_loom))]
+impl<T> UnsafeCell<T> {
+    const fn new(value: T) -> Self {
+        Self(std::cell::UnsafeCell::new(value))
+    }
+
+    #[inline(always)]
+    fn with_mut<R>(&self, f: impl FnOnce(*mut T) -> R) -> R {
+        f(self.0.get())
+    }
+}
+
+#[cfg(all(test, not(timebox_loom)))]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+
+    #[test]
+    fn a_value_is_taken_once_and_by_its_own_ticket() {
+        let place = Handoff::new();
+        // SAFETY: one thread, and each value is taken before the next.
+        let first = unsafe { place.put(1) };
+        assert_eq!(place.ticket(), Some(first));
+        assert_eq!(place.hold(first, |value| std::mem::replace(value, 2)), Some(1));
+        assert_eq!((place.take(first), place.take(first)), (Some(2), None));
+        assert_eq!((place.ticket(), place.hold(first, |_| ())), (None, None));
+        // SAFETY: as above.
+        let second = unsafe { place.put(3) };
+        assert_ne!(first, second);
+        assert_eq!((place.take(first), place.take(second)), (None, Some(3)));
+    }
+
+    #[test]
+    fn who_holds_a_value_that_somebody_came_for_is_told_and_has_it() {
+        let place = Handoff::new();
+        // SAFETY: it is empty, and this the only thread.
+        let ticket = unsafe { place.put(1) };
+        assert_eq!(place.hold(ticket, |_| assert_eq!(place.take(ticket), None)), None);
+        assert_eq!(place.take(ticket), Some(1));
+    }
+
+    #[test]
+    fn what_nobody_takes_goes_with_the_place() {
+        let value = Arc::new(());
+        let place = Handoff::new();
+        // SAFETY: it is empty, and this the only thread.
+        unsafe { place.put(Arc::clone(&value)) };
+        drop(place);
+        assert_eq!(Arc::strong_count(&value), 1);
+    }
+}

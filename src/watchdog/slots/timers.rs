@@ -1,0 +1,467 @@
+//! The timers of nodes and futures: each thread has its own, and the watchdog finds what is due among them.
+//!
+//! Most timers are short-lived: armed, and taken back before the watchdog comes. So a timer that is armed goes into a
+//! *record* and is listed in the thread's *nursery*, by plain stores; one that is still there when that is full goes on
+//! to a heap, under a lock. What is taken back leaves its entry in the heap, until that is due or there are too many.
+//!
+//! Invariants:
+//! 1. The thread that these timers belong to, and nobody else, arms them. Only it changes which records are free, which are
+//!    listed, and what the nursery lists.
+//! 2. A record is not free from when it is claimed until its owner has taken its waker out, or has it back from who
+//!    did (`Records::returned`). Nobody puts a waker into it meanwhile.
+//! 3. Each record with a waker is listed in the nursery or in the heap, where a look at first the one, then the other
+//!    finds it: it is moved under the lock. (Except while its waker is being put in, or once a look has found it due.)
+//! 4. No timer is due before `earliest`, once the arm that put it in has been announced, but for what a pass of the
+//!    watchdog is about to look at again.
+//! 5. The list of groups that begins with `Records::first` has each that has a free record, once; and no other, but perhaps the
+//!    first.
+//!
+//! `README.md` of the room above has the protocol.
+
+#![allow(clippy::cast_possible_truncation)] // four billion timers do not fit in memory
+
+mod records;
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::ptr;
+use std::task::Waker;
+
+use crate::sync::handoff::Ticket;
+use crate::sync::{AtomicU32, AtomicU64, Mutex, MutexGuard, Ordering, Padded, SetOnce, const_fn, lock};
+use crate::time::NEVER;
+#[cfg(any(test, timebox_loom))]
+use records::GROUP;
+use records::{Group, NONE, Record, Records};
+
+/// How many records the nursery lists: each look of the watchdog at a thread with something due goes through them.
+const NURSERY: usize = if cfg!(timebox_loom) { 1 } else { 16 };
+/// Entries of the heap that may have been taken back, if they are not more than half as many as there are records.
+const STALE: usize = 1024;
+/// How many timers are taken out at a time, with the lock held.
+const BATCH: usize = 64;
+
+pub(crate) struct Timers {
+    /// Invariant 4. Lowered by arms, taken back by the watchdog when it is due.
+    earliest: Padded<AtomicU64>,
+    nursery: [AtomicU32; NURSERY],
+    listed: AtomicU32,
+    records: Records,
+    heap: Mutex<Heap>,
+}
+
+/// Deadline, record, and which of its fillings.
+type Heap = BinaryHeap<Reverse<(u64, u32, Ticket)>>;
+
+/// A timer that was armed.
+#[derive(Clone, Copy)]
+pub(crate) struct Timer {
+    group: &'static Group,
+    /// The ticket of its waker, then which record it is in: in one word, so that it stays in registers.
+    place: u64,
+}
+
+impl Default for Timers {
+    fn default() -> Self {
+        Self {
+            earliest: Padded(AtomicU64::new(NEVER)),
+            nursery: std::array::from_fn(|_| AtomicU32::new(NONE)),
+            listed: AtomicU32::new(0),
+            records: Records::default(),
+            heap: Mutex::new(Heap::new()),
+        }
+    }
+}
+
+/// For the thread they belong to. Relaxed where nothing else is said: invariant 1.
+impl Timers {
+    /// Puts a timer in. The watchdog is not told.
+    ///
+    /// # Safety
+    ///
+    /// Invariant 1: the timers belong to the calling thread.
+    #[inline(always)]
+    unsafe fn put(&'static self, deadline: u64, waker: Waker) -> Timer {
+        let (group, at) = self.records.claim();
+        let record = group.record(at);
+        record.deadline.store(deadline, Ordering::Relaxed);
+        // SAFETY: invariant 2.
+        let ticket = unsafe { record.waker.put(waker) };
+        if !group.is_listed(at) {
+            self.list(group, at);
+        }
+        Timer { group, place: u64::from(ticket.number()) << 32 | u64::from(at) }
+    }
+
+    /// Lists a record in the nursery, which is emptied first if it is full.
+    #[cold]
+    #[inline(never)]
+    fn list(&'static self, group: &Group, at: u32) {
+        let mut listed = self.listed.load(Ordering::Relaxed);
+        if listed as usize == NURSERY {
+            self.empty_nursery();
+            listed = 0;
+        }
+        group.set_listed(at, true);
+        self.nursery[listed as usize].store(group.index(at), Ordering::Relaxed);
+        // Release: pairs with the Acquire in `in_nursery`.
+        self.listed.store(listed + 1, Ordering::Release);
+    }
+
+    fn empty_nursery(&'static self) {
+        let stale = self.records.stale();
+        if stale > STALE && stale > self.records.count() / 2 {
+            self.make_heap_anew();
+        }
+        let mut heap = lock(&self.heap);
+        for index in self.in_nursery() {
+            let (group, at) = self.records.find(index);
+            group.set_listed(at, false);
+            heap.extend(group.timer(at).map(Reverse));
+        }
+        // With the lock held, which a look takes after it has gone through the nursery.
+        self.listed.store(0, Ordering::Relaxed);
+    }
+
+    /// Leaves out what was taken back. Nobody else puts entries into the heap; what the watchdog takes out meanwhile is
+    /// good for nothing when it finds it again.
+    fn make_heap_anew(&'static self) {
+        let timers = self.records.sort_out().filter_map(|(group, at)| group.timer(at));
+        let entries: Vec<_> = timers.map(Reverse).collect();
+        let mut heap = lock(&self.heap);
+        if entries.len() < heap.capacity() / 4 {
+            // The memory is there, and soon done with.
+            heap.clear();
+            heap.extend(entries);
+        } else {
+            // Not with the lock held.
+            drop(heap);
+            let anew = Heap::from(entries);
+            let before = std::mem::replace(&mut *lock(&self.heap), anew);
+            drop(before);
+        }
+    }
+}
+
+impl Timers {
+    /// What is listed in the nursery, or was when the look began.
+    fn in_nursery(&self) -> impl Iterator<Item = u32> {
+        // Acquire: pairs with the Release in `list`.
+        let listed = self.listed.load(Ordering::Acquire) as usize;
+        // Relaxed: what is read is the number of some record, in any case.
+        self.nursery[..listed].iter().map(|index| index.load(Ordering::Relaxed))
+    }
+}
+
+/// For the watchdog and its protocol.
+impl Timers {
+    /// Before when no timer is due.
+    #[inline(always)]
+    pub(crate) fn earliest(&self) -> u64 {
+        // Relaxed: README, "Timers".
+        self.earliest.0.load(Ordering::Relaxed)
+    }
+
+    /// Says that a timer may be due from then on.
+    #[cold]
+    pub(crate) fn lower(&self, deadline: u64) {
+        // Relaxed: as above. The minimum, since both the thread and the watchdog do so.
+        self.earliest.0.fetch_min(deadline, Ordering::Relaxed);
+    }
+
+    /// Takes `earliest` back; there is to be a look at all timers after the next fence.
+    pub(crate) fn begin_look(&self) {
+        // Relaxed: as above.
+        self.earliest.0.store(NEVER, Ordering::Relaxed);
+    }
+
+    /// Looks at all timers, and says again when the first is due.
+    pub(crate) fn end_look(&self) {
+        let mut earliest = NEVER;
+        for index in self.in_nursery() {
+            let (group, at) = self.records.find(index);
+            earliest = earliest.min(group.timer(at).map_or(NEVER, |(deadline, ..)| deadline));
+        }
+        let mut heap = lock(&self.heap);
+        while let Some(&Reverse((deadline, index, ticket))) = heap.peek() {
+            if self.records.record(index).waker.ticket() == Some(ticket) {
+                earliest = earliest.min(deadline);
+                break;
+            }
+            heap.pop();
+        }
+        drop(heap);
+        self.lower(earliest);
+    }
+
+    /// Takes wakers out that are due, with their deadlines, in their order; whether that was all.
+    pub(crate) fn take_due(&self, now: u64) -> (Vec<(u64, Waker)>, bool) {
+        let mut due = Vec::new();
+        let mut take = |index: u32, ticket: Ticket| {
+            let (group, at) = self.records.find(index);
+            let deadline = group.record(at).deadline.load(Ordering::Relaxed);
+            if deadline <= now
+                && let Some(waker) = group.record(at).waker.take(ticket)
+            {
+                group.give_back(at);
+                due.push((deadline, waker));
+            }
+        };
+        for index in self.in_nursery() {
+            if let Some(ticket) = self.records.record(index).waker.ticket() {
+                take(index, ticket);
+            }
+        }
+        let mut heap = lock(&self.heap);
+        let mut left = BATCH;
+        while left > 0
+            && let Some(&Reverse((deadline, index, ticket))) = heap.peek()
+            && deadline <= now
+        {
+            heap.pop();
+            take(index, ticket);
+            left -= 1;
+        }
+        drop(heap);
+        due.sort_by_key(|&(deadline, _)| deadline);
+        (due, left > 0)
+    }
+
+    /// As [`put`](Self::put), for a model's threads that take turns.
+    #[cfg(timebox_loom)]
+    pub(crate) fn put_in_turn(&'static self, deadline: u64, waker: Waker) -> Timer {
+        // SAFETY: one comes after the other.
+        unsafe { self.put(deadline, waker) }
+    }
+
+    #[cfg(timebox_loom)]
+    pub(crate) fn len(&self) -> usize {
+        let all = self.records.groups().flat_map(|group| (0..GROUP as u32).map(move |at| group.timer(at)));
+        all.flatten().count()
+    }
+}
+
+/// The right to arm timers: on the thread they belong to, until it returns to whatever it does.
+pub(crate) struct Lease {
+    pub(crate) timers: &'static Timers,
+    _lock: Option<MutexGuard<'static, ()>>,
+}
+
+impl Lease {
+    /// # Safety
+    ///
+    /// The timers belong to the calling thread, and the lease is used before anybody else can have them.
+    #[inline(always)]
+    pub(super) unsafe fn of_own(timers: &'static Timers) -> Self {
+        Self { timers, _lock: None }
+    }
+
+    /// Puts a timer in. The watchdog is not told.
+    #[inline(always)]
+    pub(crate) fn put(self, deadline: u64, waker: Waker) -> Timer {
+        // SAFETY: that of the lease.
+        unsafe { self.timers.put(deadline, waker) }
+    }
+}
+
+/// The timers of all threads that have none of their own.
+pub(crate) struct Orphans {
+    lock: Mutex<()>,
+    timers: SetOnce<Timers>,
+}
+
+impl Orphans {
+    const_fn! {
+        pub(crate) fn new() -> Self {
+            Self { lock: Mutex::new(()), timers: SetOnce::new() }
+        }
+    }
+
+    pub(crate) fn timers(&self) -> &SetOnce<Timers> {
+        &self.timers
+    }
+
+    /// They belong to whoever holds the lock.
+    pub(crate) fn lease(&'static self) -> Lease {
+        let timers = self.timers.get_or_init(Timers::default);
+        Lease { timers, _lock: Some(lock(&self.lock)) }
+    }
+}
+
+impl Timer {
+    #[inline(always)]
+    fn record(self) -> &'static Record {
+        self.group.record(self.place as u32)
+    }
+
+    #[inline(always)]
+    fn ticket(self) -> Ticket {
+        Ticket::from_number((self.place >> 32) as u32)
+    }
+
+    /// Whether it was left behind in a fork.
+    pub(crate) fn is_lost(self) -> bool {
+        #[cfg(feature = "testing")]
+        if self.mocked().is_some() {
+            return false;
+        }
+        self.group.is_lost()
+    }
+
+    /// One on a mock clock: the number of that, and its own.
+    #[cfg(feature = "testing")]
+    pub(crate) fn on_mock(clock: u32, number: u32) -> Self {
+        Self { group: Group::of_mocks(), place: u64::from(clock) << 32 | u64::from(number) }
+    }
+
+    /// What [`on_mock`](Self::on_mock) was given.
+    #[cfg(feature = "testing")]
+    pub(crate) fn mocked(self) -> Option<(u32, u32)> {
+        self.group.is_of_mocks().then_some(((self.place >> 32) as u32, self.place as u32))
+    }
+
+    /// Takes it back; `None` if it was called, or is lost. `own` are the calling thread's timers.
+    #[inline(always)]
+    pub(crate) fn take(self, own: Option<&'static Timers>) -> Option<Waker> {
+        if self.group.is_lost() {
+            return None;
+        }
+        let waker = self.record().waker.take(self.ticket())?;
+        if own.is_some_and(|own| ptr::eq(&raw const own.records, self.group.records)) {
+            self.group.set_free(self.place as u32);
+        } else {
+            self.group.give_back(self.place as u32);
+        }
+        Some(waker)
+    }
+
+    /// Has it wake another task; `false` if it is due, or lost.
+    pub(crate) fn replace(self, waker: &Waker) -> bool {
+        if self.group.is_lost() {
+            return false;
+        }
+        let (place, ticket) = (&self.record().waker, self.ticket());
+        match place.hold(ticket, |before| before.will_wake(waker)) {
+            None => return false,
+            Some(true) => return true,
+            Some(false) => {}
+        }
+        // To clone and to drop a waker is foreign code: not while it is held.
+        let mut waker = waker.clone();
+        place.hold(ticket, |before| std::mem::swap(before, &mut waker)).is_some()
+    }
+}
+
+impl std::fmt::Debug for Timer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Timer").field("place", &self.place).finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for Timers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Timers").field("earliest", &self.earliest.0).finish_non_exhaustive()
+    }
+}
+
+#[cfg(all(test, not(timebox_loom)))]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicUsize;
+    use std::task::Wake;
+
+    /// Says which it is when it is called.
+    struct Numbered(usize, Arc<AtomicUsize>);
+
+    impl Wake for Numbered {
+        fn wake(self: Arc<Self>) {
+            self.1.store(self.0, Ordering::Relaxed);
+        }
+    }
+
+    fn leaked() -> &'static Timers {
+        Box::leak(Box::default())
+    }
+
+    fn put(timers: &'static Timers, deadline: u64, waker: Waker) -> Timer {
+        // SAFETY: each test has its own, and one thread.
+        unsafe { timers.put(deadline, waker) }
+    }
+
+    #[test]
+    fn agrees_with_a_sorted_map_under_random_use() {
+        let timers = leaked();
+        let called = Arc::new(AtomicUsize::new(0));
+        let number_of = |waker: Waker| {
+            called.store(usize::MAX, Ordering::Relaxed);
+            waker.wake();
+            called.load(Ordering::Relaxed)
+        };
+        let mut model: BTreeMap<(u64, usize), Timer> = BTreeMap::new();
+        let mut seed = 0x9E37_79B9_7F4A_7C15_u64;
+        let mut random = move || {
+            seed ^= seed << 13;
+            seed ^= seed >> 7;
+            seed ^= seed << 17;
+            seed
+        };
+        for n in 0..if cfg!(miri) { 500 } else { 20_000 } {
+            match random() % 5 {
+                0..=2 => {
+                    let deadline = random() % 1000;
+                    let numbered = Arc::new(Numbered(n, Arc::clone(&called)));
+                    let timer = put(timers, deadline, Waker::from(numbered));
+                    model.insert((deadline, n), timer);
+                }
+                3 if !model.is_empty() => {
+                    let nth = (random() % model.len() as u64) as usize;
+                    let (&key, &timer) = model.iter().nth(nth).unwrap();
+                    // On its own thread, or on another.
+                    let own = random().is_multiple_of(2).then_some(timers);
+                    assert_eq!(number_of(timer.take(own).unwrap()), key.1);
+                    assert!(timer.take(own).is_none(), "a timer is good once");
+                    model.remove(&key);
+                }
+                _ => {
+                    let now = random() % 200;
+                    let mut all = false;
+                    while !all {
+                        let due;
+                        (due, all) = timers.take_due(now);
+                        assert!(due.is_sorted_by_key(|&(deadline, _)| deadline), "the earliest first");
+                        for (deadline, waker) in due {
+                            assert!(deadline <= now);
+                            assert!(model.remove(&(deadline, number_of(waker))).is_some());
+                        }
+                    }
+                    assert!(model.keys().all(|key| key.0 > now), "all that is due");
+                }
+            }
+            timers.begin_look();
+            timers.end_look();
+            assert_eq!(timers.earliest(), model.keys().next().map_or(NEVER, |key| key.0));
+        }
+    }
+
+    #[test]
+    fn what_was_taken_back_does_not_pile_up() {
+        let timers = leaked();
+        for _ in 0..if cfg!(miri) { 30 } else { 3000 } {
+            let armed: Vec<Timer> = (0..64).map(|n| put(timers, n, Waker::noop().clone())).collect();
+            armed.into_iter().for_each(|timer| drop(timer.take(Some(timers))));
+        }
+        let heap = lock(&timers.heap);
+        assert!(heap.len() <= 2 * STALE, "{}", heap.len());
+        let records = timers.records.count();
+        assert!(records <= 128, "places are used again");
+    }
+
+    #[test]
+    fn a_timer_of_a_future_takes_at_most_64_bytes() {
+        let bytes = size_of::<Record>() + size_of::<(u64, u32, Ticket)>() + size_of::<Group>() / GROUP
+            - size_of::<[Record; GROUP]>() / GROUP;
+        assert!(bytes <= 49, "{bytes}");
+    }
+}

@@ -1,0 +1,296 @@
+//! Where the timers of one thread are kept: records, in groups, in chunks.
+//!
+//! The invariants are those of `timers.rs`.
+
+use std::ptr;
+// std's in a model too: only its owner uses it.
+use std::sync::atomic::AtomicPtr;
+use std::task::Waker;
+
+use crate::sync::handoff::{Handoff, Ticket};
+use crate::sync::{AtomicU32, AtomicU64, Ordering, SetOnce, fork};
+use crate::time::NEVER;
+
+/// Records in a group, one bit each.
+pub(super) const GROUP: usize = if cfg!(timebox_loom) { 4 } else { 32 };
+/// Each chunk has twice as many groups as the one before.
+const CHUNKS: usize = 26;
+/// No record.
+pub(super) const NONE: u32 = u32::MAX;
+/// Marks a link where a record has its deadline otherwise: taken for one, it never comes.
+const LINK: u64 = 1 << 63;
+/// The generation of a group that stands for those of mock clocks: of no process.
+#[cfg(feature = "testing")]
+const OF_MOCKS: u32 = u32::MAX;
+
+pub(super) struct Records {
+    /// Invariant 5.
+    first: Link,
+    /// The first of the records that others have taken the waker out of.
+    returned: AtomicU32,
+    /// How many are free again that were listed in the heap.
+    stale: AtomicU32,
+    generation: u32,
+    chunks: [SetOnce<Box<[Group]>>; CHUNKS],
+}
+
+pub(super) struct Group {
+    pub(super) records: &'static Records,
+    /// Its place among the groups.
+    number: u32,
+    free: AtomicU32,
+    /// Which are in the nursery.
+    listed: AtomicU32,
+    generation: u32,
+    /// Invariant 5.
+    next: Link,
+    places: [Record; GROUP],
+}
+
+pub(super) struct Record {
+    pub(super) deadline: AtomicU64,
+    pub(super) waker: Handoff<Waker>,
+}
+
+/// To a group; they never move or go. For the thread they belong to.
+struct Link(AtomicPtr<Group>);
+
+impl Link {
+    const fn none() -> Self {
+        Self(AtomicPtr::new(ptr::null_mut()))
+    }
+
+    // Relaxed, here and below: invariant 1.
+    #[inline(always)]
+    fn get(&self) -> Option<&'static Group> {
+        // SAFETY: null, or what `set` was given.
+        unsafe { self.0.load(Ordering::Relaxed).as_ref() }
+    }
+
+    fn set(&self, group: Option<&'static Group>) {
+        let group = group.map_or(ptr::null_mut(), |group| ptr::from_ref(group).cast_mut());
+        self.0.store(group, Ordering::Relaxed);
+    }
+}
+
+/// For the thread they belong to. Relaxed where nothing else is said: invariant 1.
+impl Records {
+    /// Claims a free record.
+    #[inline(always)]
+    pub(super) fn claim(&'static self) -> (&'static Group, u32) {
+        let (group, free) = match self.first.get().map(|group| (group, group.free.load(Ordering::Relaxed))) {
+            Some((group, free)) if free != 0 => (group, free),
+            first => self.next_group(first.map(|(group, _)| group)),
+        };
+        group.free.store(free & (free - 1), Ordering::Relaxed);
+        (group, free.trailing_zeros())
+    }
+
+    /// The first group with a free record, and which are: the one before has none left. Others may be done with some, or
+    /// else there will be more.
+    #[cold]
+    #[inline(never)]
+    fn next_group(&'static self, before: Option<&'static Group>) -> (&'static Group, u32) {
+        self.first.set(before.and_then(|group| group.next.get()));
+        if self.first.get().is_none() && !self.take_returned() {
+            self.add_groups();
+        }
+        match self.first.get().map(|group| (group, group.free.load(Ordering::Relaxed))) {
+            Some(found) => found,
+            None => unreachable!("there are groups now"),
+        }
+    }
+
+    /// Makes a chunk more.
+    fn add_groups(&'static self) {
+        let k = self.chunks.iter().take_while(|chunk| chunk.get().is_some()).count();
+        let groups: u32 = 1 << k;
+        let make = |at| Group::new(self, groups - 1 + at, self.generation);
+        let chunk = self.chunks[k].get_or_init(|| (0..groups).map(make).collect());
+        chunk.iter().rev().for_each(Group::put_first);
+    }
+
+    /// Takes back the records that others have taken the waker out of; whether there were any.
+    fn take_returned(&'static self) -> bool {
+        // Acquire: pairs with the Release in `give_back`: who took the waker out is done with it.
+        let mut next = self.returned.swap(NONE, Ordering::Acquire);
+        let any = next != NONE;
+        while next != NONE {
+            let (group, at) = self.find(next);
+            next = (group.record(at).deadline.load(Ordering::Relaxed) & !LINK) as u32;
+            group.set_free(at);
+        }
+        any
+    }
+
+    /// How many are free again that were listed in the heap.
+    pub(super) fn stale(&self) -> usize {
+        self.stale.load(Ordering::Relaxed) as usize
+    }
+
+    /// How many there are, in use or free.
+    pub(super) fn count(&self) -> usize {
+        self.groups().count() * GROUP
+    }
+
+    /// Has the free ones given out in the order they lie in memory; all that are in use and not in the nursery. This too in
+    /// that order, which is several times as fast as any other.
+    pub(super) fn sort_out(&'static self) -> impl Iterator<Item = (&'static Group, u32)> {
+        self.stale.store(0, Ordering::Relaxed);
+        let mut last: Option<&Group> = None;
+        for group in self.groups().filter(|group| group.free.load(Ordering::Relaxed) != 0) {
+            last.map_or(&self.first, |last| &last.next).set(Some(group));
+            last = Some(group);
+        }
+        last.map_or(&self.first, |last| &last.next).set(None);
+        self.groups().flat_map(|group| {
+            let not = group.free.load(Ordering::Relaxed) | group.listed.load(Ordering::Relaxed);
+            (0..GROUP as u32).filter(move |&at| not & bit(at) == 0).map(move |at| (group, at))
+        })
+    }
+}
+
+/// For everybody.
+impl Records {
+    pub(super) fn groups(&self) -> impl Iterator<Item = &Group> {
+        self.chunks.iter().map_while(SetOnce::get).flatten()
+    }
+
+    /// The group that a record is in, and where.
+    pub(super) fn find(&self, index: u32) -> (&Group, u32) {
+        let (number, at) = (index / GROUP as u32, index % GROUP as u32);
+        let k = (number + 1).ilog2();
+        let group = self.chunks[k as usize].get().map(|chunk| &chunk[(number + 1 - (1 << k)) as usize]);
+        (group.unwrap_or_else(|| unreachable!("an index is that of a record")), at)
+    }
+
+    pub(super) fn record(&self, index: u32) -> &Record {
+        let (group, at) = self.find(index);
+        group.record(at)
+    }
+}
+
+impl Default for Records {
+    fn default() -> Self {
+        Self {
+            first: Link::none(),
+            returned: AtomicU32::new(NONE),
+            stale: AtomicU32::new(0),
+            generation: fork::generation(),
+            chunks: std::array::from_fn(|_| SetOnce::new()),
+        }
+    }
+}
+
+impl Group {
+    fn new(records: &'static Records, number: u32, generation: u32) -> Self {
+        let record = |_| Record { deadline: AtomicU64::new(NEVER), waker: Handoff::new() };
+        Self {
+            records,
+            number,
+            free: AtomicU32::new(u32::MAX >> (u32::BITS as usize - GROUP)),
+            listed: AtomicU32::new(0),
+            generation,
+            next: Link::none(),
+            places: std::array::from_fn(record),
+        }
+    }
+}
+
+/// For the thread they belong to. Relaxed: invariant 1.
+impl Group {
+    #[inline(always)]
+    pub(super) fn is_listed(&self, at: u32) -> bool {
+        self.listed.load(Ordering::Relaxed) & bit(at) != 0
+    }
+
+    pub(super) fn set_listed(&self, at: u32, listed: bool) {
+        let before = self.listed.load(Ordering::Relaxed);
+        self.listed.store(if listed { before | bit(at) } else { before & !bit(at) }, Ordering::Relaxed);
+    }
+
+    #[inline(always)]
+    pub(super) fn set_free(&'static self, at: u32) {
+        let free = self.free.load(Ordering::Relaxed);
+        self.free.store(free | bit(at), Ordering::Relaxed);
+        if !self.is_listed(at) {
+            let stale = &self.records.stale;
+            stale.store(stale.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+        }
+        if free == 0 {
+            self.put_first();
+        }
+    }
+
+    /// It has a free record again: puts it before the others that have.
+    fn put_first(&'static self) {
+        let first = self.records.first.get();
+        if first.is_some_and(|first| ptr::eq(first, self)) {
+            return;
+        }
+        // The first may have none left.
+        let is_left = |first: &&Group| first.free.load(Ordering::Relaxed) != 0;
+        self.next.set(first.filter(is_left).or_else(|| first?.next.get()));
+        self.records.first.set(Some(self));
+    }
+}
+
+/// For everybody.
+impl Group {
+    #[inline(always)]
+    pub(super) fn record(&self, at: u32) -> &Record {
+        &self.places[at as usize % GROUP]
+    }
+
+    /// The number of a record.
+    pub(super) fn index(&self, at: u32) -> u32 {
+        self.number * GROUP as u32 + at
+    }
+
+    /// Whether it was left behind in a fork.
+    #[inline(always)]
+    pub(super) fn is_lost(&self) -> bool {
+        self.generation != fork::generation()
+    }
+
+    /// Stands for the records of mock clocks, of which there are none.
+    #[cfg(feature = "testing")]
+    pub(super) fn of_mocks() -> &'static Self {
+        static MOCKS: SetOnce<Group> = SetOnce::new();
+        MOCKS.get_or_init(|| Group::new(Box::leak(Box::default()), 0, OF_MOCKS))
+    }
+
+    #[cfg(feature = "testing")]
+    pub(super) fn is_of_mocks(&self) -> bool {
+        self.generation == OF_MOCKS
+    }
+
+    /// The deadline of the timer in a record, the record, and which of its fillings that is; if there is one.
+    pub(super) fn timer(&self, at: u32) -> Option<(u64, u32, Ticket)> {
+        let record = self.record(at);
+        let ticket = record.waker.ticket()?;
+        Some((record.deadline.load(Ordering::Relaxed), self.index(at), ticket))
+    }
+
+    /// Gives a record back whose waker the calling thread, not the one it belongs to, has taken out.
+    #[cold]
+    pub(super) fn give_back(&self, at: u32) {
+        let (link, returned) = (&self.record(at).deadline, &self.records.returned);
+        let mut first = returned.load(Ordering::Relaxed);
+        loop {
+            // Relaxed: published below.
+            link.store(LINK | u64::from(first), Ordering::Relaxed);
+            // Release: pairs with the Acquire in `take_returned`.
+            match returned.compare_exchange_weak(first, self.index(at), Ordering::Release, Ordering::Relaxed)
+            {
+                Ok(_) => return,
+                Err(now) => first = now,
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn bit(at: u32) -> u32 {
+    1 << (at % GROUP as u32)
+}
