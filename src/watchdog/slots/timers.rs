@@ -103,8 +103,8 @@ impl Timers {
             listed = 0;
         }
         group.set_listed(at, true);
-        self.nursery[listed as usize].store(group.index(at), Ordering::Relaxed);
-        // Release: pairs with the Acquire in `in_nursery`.
+        // Release, twice: pairs with the Acquires in `in_nursery`. Who finds a number finds the record that it is of.
+        self.nursery[listed as usize].store(group.index(at), Ordering::Release);
         self.listed.store(listed + 1, Ordering::Release);
     }
 
@@ -146,10 +146,9 @@ impl Timers {
 impl Timers {
     /// What is listed in the nursery, or was when the look began.
     fn in_nursery(&self) -> impl Iterator<Item = u32> {
-        // Acquire: pairs with the Release in `list`.
+        // Acquire, twice: pairs with the Releases in `list`. Meanwhile a place may have been filled anew.
         let listed = self.listed.load(Ordering::Acquire) as usize;
-        // Relaxed: what is read is the number of some record, in any case.
-        self.nursery[..listed].iter().map(|index| index.load(Ordering::Relaxed))
+        self.nursery[..listed].iter().map(|index| index.load(Ordering::Acquire))
     }
 }
 
