@@ -1,5 +1,5 @@
-//! The only door to locks, atomics, thread-locals and the operating system; with `os`, `pcre2` and `callback`
-//! the home of nearly all `unsafe`.
+//! The only door to locks, atomics, thread-locals and the operating system, and the home of nearly all `unsafe`: in
+//! `callback`, `fork`, `handoff`, `once`, `os`, `pcre2` and `weak_waker`.
 //!
 //! Under `cfg(timebox_loom)` the same names are loom's, so that its models run the production code. The cfg is
 //! our own, so that dependencies are not switched with it.

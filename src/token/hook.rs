@@ -263,8 +263,12 @@ impl Entry {
 
     /// At the first firing.
     fn escalate_later(self: &Arc<Self>, rests: u32) {
-        // Relaxed: one run comes after another, which the callback's lock orders.
-        if !self.escalates.swap(true, Ordering::Relaxed) {
+        let Some(timers) = self.timers.lock() else { return };
+        // Relaxed: under the lock that `rest` takes before it says that it does not escalate any more.
+        let rested = self.rests.load(Ordering::Relaxed) != rests;
+        let first = !rested && !self.escalates.swap(true, Ordering::Relaxed);
+        drop(timers);
+        if first {
             for (after, entry) in &self.then {
                 self.schedule(nanos(*after), entry, rests);
             }

@@ -16,7 +16,7 @@
 //!
 //! # Deadlock safety
 //!
-//! At most one node's lock is held at a time, no other lock is taken under it except the timer queue's, and no
+//! At most one node's lock is held at a time, no other lock is taken under it except those that arming a timer takes (`watchdog/`), and no
 //! foreign code runs under it: hooks, wakers and drops of either are carried out of it first.
 
 mod found;

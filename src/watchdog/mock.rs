@@ -83,8 +83,10 @@ pub(crate) fn forget_clock(mock: &Mock) {
 }
 
 pub(super) fn schedule(mock: &Arc<Mock>, deadline: u64, waker: Waker) -> Timer {
-    let put = |queue: &mut Queue| (queue.put(deadline, waker), deadline <= mock.now());
-    let (number, come) = with_queue(mock.id, put).unwrap_or_default();
+    // Left here if the clock is gone: to drop it is foreign code, not under the lock.
+    let mut waker = Some(waker);
+    let put = |queue: &mut Queue| Some((queue.put(deadline, waker.take()?), deadline <= mock.now()));
+    let (number, come) = with_queue(mock.id, put).flatten().unwrap_or_default();
     if come {
         global().post(Arc::new(Due(Arc::clone(mock))).into());
     }

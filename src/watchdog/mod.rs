@@ -391,6 +391,10 @@ impl Watchdog {
         self.next_wake.0.store(first, Ordering::Relaxed);
         let fenced = mutant!(NoDogFence) || (heavy && os::heavy_barrier());
         if !fenced {
+            if heavy {
+                // It worked before: somebody has forbidden it.
+                self.mode.set(Mode::ASYMMETRIC, false);
+            }
             // SeqCst: pairs with the fence in `light_fence`.
             fence(Ordering::SeqCst);
         }
@@ -498,7 +502,7 @@ impl Watchdog {
         #[cfg(feature = "testing")]
         let waker = mock::tracked_waker(waker);
         lock(&self.epoch().inbox).push(waker);
-        // As in `schedule`.
+        // README, "Timers".
         self.wake(0);
     }
 

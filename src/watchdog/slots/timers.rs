@@ -36,9 +36,9 @@ use records::{Group, NONE, Record, Records};
 
 /// How many records the nursery lists: each look of the watchdog at a thread with something due goes through them.
 const NURSERY: usize = if cfg!(timebox_loom) { 1 } else { 16 };
-/// Entries of the heap that may have been taken back, if they are not more than half as many as there are records.
+/// How many timers may have been taken back out of the heap until it is made anew; or half as many as there are records.
 const STALE: usize = 1024;
-/// How many timers are taken out at a time, with the lock held.
+/// How many entries of the heap are gone through at a time by the watchdog, with the lock held.
 const BATCH: usize = 64;
 
 pub(crate) struct Timers {
@@ -182,18 +182,21 @@ impl Timers {
             earliest = earliest.min(group.timer(at).map_or(NEVER, |(deadline, ..)| deadline));
         }
         let mut heap = lock(&self.heap);
+        let mut left = BATCH;
         while let Some(&Reverse((deadline, index, ticket))) = heap.peek() {
-            if self.records.record(index).waker.ticket() == Some(ticket) {
+            // After so many that were taken back, one more will do: it is not too late.
+            if left == 0 || self.records.record(index).waker.ticket() == Some(ticket) {
                 earliest = earliest.min(deadline);
                 break;
             }
             heap.pop();
+            left -= 1;
         }
         drop(heap);
         self.lower(earliest);
     }
 
-    /// Takes wakers out that are due, with their deadlines, in their order; whether that was all.
+    /// Takes wakers out that are due, with their deadlines, these in order; whether that was all.
     pub(crate) fn take_due(&self, now: u64) -> (Vec<(u64, Waker)>, bool) {
         let mut due = Vec::new();
         let mut take = |index: u32, ticket: Ticket| {
@@ -455,6 +458,22 @@ mod tests {
         assert!(heap.len() <= 2 * STALE, "{}", heap.len());
         let records = timers.records.count();
         assert!(records <= 128, "places are used again");
+    }
+
+    #[test]
+    fn a_look_at_many_that_were_taken_back_comes_to_the_first_that_is_left() {
+        let timers = leaked();
+        let armed: Vec<Timer> = (0..1000).map(|n| put(timers, n, Waker::noop().clone())).collect();
+        let taken = armed.iter().take(900).filter_map(|timer| timer.take(Some(timers)));
+        assert_eq!(taken.count(), 900);
+        let mut looks = 0;
+        while timers.earliest() != 900 {
+            timers.begin_look();
+            timers.end_look();
+            assert!(timers.earliest() <= 900, "never too late");
+            looks += 1;
+            assert!(looks < 900 / BATCH + 3);
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::sync::atomic::AtomicPtr;
 use std::task::Waker;
 
 use crate::sync::handoff::{Handoff, Ticket};
-use crate::sync::{AtomicU32, AtomicU64, Ordering, SetOnce, fork};
+use crate::sync::{AtomicU32, AtomicU64, Ordering, Padded, SetOnce, fork};
 use crate::time::NEVER;
 
 /// Records in a group, one bit each.
@@ -17,7 +17,7 @@ pub(super) const GROUP: usize = if cfg!(timebox_loom) { 4 } else { 32 };
 const CHUNKS: usize = 26;
 /// No record.
 pub(super) const NONE: u32 = u32::MAX;
-/// Marks a link where a record has its deadline otherwise: taken for one, it never comes.
+/// Marks a link where a record has its deadline otherwise. A deadline so late is no timer: it is centuries away.
 const LINK: u64 = 1 << 63;
 /// The generation of a group that stands for those of mock clocks: of no process.
 #[cfg(feature = "testing")]
@@ -27,8 +27,8 @@ pub(super) struct Records {
     /// Invariant 5.
     first: Link,
     /// The first of the records that others have taken the waker out of.
-    returned: AtomicU32,
-    /// How many are free again that were listed in the heap.
+    returned: Padded<AtomicU32>,
+    /// How many have become free that were not in the nursery, and so may have an entry in the heap.
     stale: AtomicU32,
     generation: u32,
     chunks: [SetOnce<Box<[Group]>>; CHUNKS],
@@ -113,7 +113,7 @@ impl Records {
     /// Takes back the records that others have taken the waker out of; whether there were any.
     fn take_returned(&'static self) -> bool {
         // Acquire: pairs with the Release in `give_back`: who took the waker out is done with it.
-        let mut next = self.returned.swap(NONE, Ordering::Acquire);
+        let mut next = self.returned.0.swap(NONE, Ordering::Acquire);
         let any = next != NONE;
         while next != NONE {
             let (group, at) = self.find(next);
@@ -123,7 +123,7 @@ impl Records {
         any
     }
 
-    /// How many are free again that were listed in the heap.
+    /// How many have become free since the heap was made that may have an entry in it.
     pub(super) fn stale(&self) -> usize {
         self.stale.load(Ordering::Relaxed) as usize
     }
@@ -174,7 +174,7 @@ impl Default for Records {
     fn default() -> Self {
         Self {
             first: Link::none(),
-            returned: AtomicU32::new(NONE),
+            returned: Padded(AtomicU32::new(NONE)),
             stale: AtomicU32::new(0),
             generation: fork::generation(),
             chunks: std::array::from_fn(|_| SetOnce::new()),
@@ -269,13 +269,15 @@ impl Group {
     pub(super) fn timer(&self, at: u32) -> Option<(u64, u32, Ticket)> {
         let record = self.record(at);
         let ticket = record.waker.ticket()?;
-        Some((record.deadline.load(Ordering::Relaxed), self.index(at), ticket))
+        let deadline = record.deadline.load(Ordering::Relaxed);
+        // It may have been taken, and be on its way back, meanwhile.
+        (deadline & LINK == 0).then_some((deadline, self.index(at), ticket))
     }
 
     /// Gives a record back whose waker the calling thread, not the one it belongs to, has taken out.
     #[cold]
     pub(super) fn give_back(&self, at: u32) {
-        let (link, returned) = (&self.record(at).deadline, &self.records.returned);
+        let (link, returned) = (&self.record(at).deadline, &self.records.returned.0);
         let mut first = returned.load(Ordering::Relaxed);
         loop {
             // Relaxed: published below.
