@@ -112,45 +112,28 @@ fn wait(
     location: &'static Location<'static>,
     cx: &Context<'_>,
 ) -> Poll<TimeoutError> {
-    if Seam::is_in_force() {
-        return wait_staged(thread, scope, alert, own, location, cx);
+    // Asked once, since this is the way of every future that waits.
+    let staged = Seam::is_in_force();
+    if staged {
+        point(thread, location);
     }
-    if !is_over(thread) && arm(false, thread, scope, alert, own, cx) {
-        return Poll::Pending;
-    }
-    wait_on(scope, alert, own, location, cx)
-}
-
-/// Where a test has put something in place: apart, so that the other asks for that once.
-#[cold]
-#[inline(never)]
-fn wait_staged(
-    thread: &Thread,
-    scope: &Scope,
-    alert: &mut Alert,
-    own: u64,
-    location: &'static Location<'static>,
-    cx: &Context<'_>,
-) -> Poll<TimeoutError> {
-    point(thread, location);
-    if !is_over(thread) && arm(true, thread, scope, alert, own, cx) {
-        begin_wait(location, true);
-        return Poll::Pending;
-    }
-    wait_on(scope, alert, own, location, cx)
-}
-
-/// `false` if it is over by now.
-#[inline(always)]
-fn arm(staged: bool, thread: &Thread, scope: &Scope, alert: &mut Alert, own: u64, cx: &Context<'_>) -> bool {
-    match scope.existing_node() {
-        // Its own node tells it of all.
-        Some(node) => {
-            alert.wake_at_if(staged, thread.deadline.get(), cx.waker());
-            alert.wake_by(Some(node), cx.waker())
+    if !is_over(thread) {
+        let woken = match scope.existing_node() {
+            // Its own node tells it of all.
+            Some(node) => {
+                alert.wake_at_if(staged, thread.deadline.get(), cx.waker());
+                alert.wake_by(Some(node), cx.waker())
+            }
+            None => alert.wake_with(staged, scope.visible_outer(), scope.around(), own, cx.waker()),
+        };
+        if woken {
+            if staged {
+                begin_wait(location, true);
+            }
+            return Poll::Pending;
         }
-        None => alert.wake_with(staged, scope.visible_outer(), scope.around(), own, cx.waker()),
     }
+    wait_on(scope, alert, own, location, cx)
 }
 
 /// It is over: it may be polled on for a grace, or until a shield in it is done.

@@ -145,37 +145,30 @@ fn a_timer_of_no_thread() {
 }
 
 /// Armed while the watchdog looks at what is due among the same thread's timers.
-fn a_timer_while_another_is_due() {
+fn armed_while_another_is_due(deadlines: &'static [u64]) {
     let dog = global();
     let (waker, woken) = task();
     schedule(10, &waker);
     let other = waker.clone();
     let arms = thread::spawn(move || {
-        schedule(20, &other);
+        for &deadline in deadlines {
+            schedule(deadline, &other);
+        }
     });
     pass_time(dog);
     arms.join().unwrap();
-    expect_reached(dog, 20);
+    deadlines.iter().rev().for_each(|&deadline| expect_reached(dog, deadline));
     run_out(dog);
-    assert_eq!(woken.load(SeqCst), 2, "each wakes its task once");
+    assert_eq!(woken.load(SeqCst), deadlines.len() + 1, "each wakes its task once");
+}
+
+fn a_timer_while_another_is_due() {
+    armed_while_another_is_due(&[20]);
 }
 
 /// The nursery has room for one in a model: each further timer moves the one before to the heap.
 fn timers_that_are_moved_while_another_is_due() {
-    let dog = global();
-    let (waker, woken) = task();
-    schedule(10, &waker);
-    let other = waker.clone();
-    let arms = thread::spawn(move || {
-        schedule(30, &other);
-        schedule(20, &other);
-    });
-    pass_time(dog);
-    arms.join().unwrap();
-    expect_reached(dog, 20);
-    expect_reached(dog, 30);
-    run_out(dog);
-    assert_eq!(woken.load(SeqCst), 3, "each wakes its task once");
+    armed_while_another_is_due(&[30, 20]);
 }
 
 /// Taken back, by a thread that it does not belong to, as it is due.

@@ -99,48 +99,46 @@ fn a_shield_suspends_the_hooks_of_the_scopes_it_is_polled_in_now_and_no_others()
 /// An error-prone call that never ends.
 type Never = Result<(), String>;
 
-#[test]
-fn a_hook_runs_before_its_future_is_dropped_without_a_grace() {
-    bounded(|| {
-        for inline in [true, false] {
+/// With many hooks of either kind that count.
+fn many_times(run: impl Fn(Hook<'static>, Arc<AtomicU32>) + Send + 'static) {
+    bounded(move || {
+        for make in [counting, counting_on_a_runner] {
             for _ in 0..50 {
-                let (hook, fires) = if inline { counting() } else { counting_on_a_runner() };
-                let again = Arc::clone(&fires);
-                let query = async {
-                    let _registration = on_cancel(move || again.fetch_add(1, SeqCst));
-                    future::interruptible(hook.once(), pending::<Never>()).await
-                };
-                let result = pollster::block_on(future::timeout_value(SHORT / 10, query));
-                match result {
-                    Err(error) => assert!(!error.settled()),
-                    // A busy machine: it was over before the call began.
-                    Ok(refused) => {
-                        assert!(refused.is_err());
-                        continue;
-                    }
-                }
-                assert_eq!(fires.load(SeqCst), 2);
+                let (hook, fires) = make();
+                run(hook, fires);
             }
         }
     });
 }
 
 #[test]
-fn a_hook_that_comes_to_a_scope_that_is_over_runs_before_its_future_is_dropped_there() {
-    bounded(|| {
-        for inline in [true, false] {
-            for _ in 0..50 {
-                let (hook, fires) = if inline { counting() } else { counting_on_a_runner() };
-                let mut call = Box::pin(future::interruptible(hook.once(), pending::<Never>()));
-                timeout_value(LONG, || assert!(poll_once(&mut call).is_pending())).unwrap();
-                let mut over = Box::pin(future::timeout_value(LONG, async move {
-                    token().cancel();
-                    call.await
-                }));
-                assert!(matches!(poll_once(&mut over), Poll::Ready(Err(_))));
-                assert_eq!(fires.load(SeqCst), 1);
-            }
+fn a_hook_runs_before_its_future_is_dropped_without_a_grace() {
+    many_times(|hook, fires| {
+        let again = Arc::clone(&fires);
+        let query = async {
+            let _registration = on_cancel(move || again.fetch_add(1, SeqCst));
+            future::interruptible(hook.once(), pending::<Never>()).await
+        };
+        match pollster::block_on(future::timeout_value(SHORT / 10, query)) {
+            Err(error) => assert!(!error.settled()),
+            // A busy machine: it was over before the call began.
+            Ok(refused) => return assert!(refused.is_err()),
         }
+        assert_eq!(fires.load(SeqCst), 2);
+    });
+}
+
+#[test]
+fn a_hook_that_comes_to_a_scope_that_is_over_runs_before_its_future_is_dropped_there() {
+    many_times(|hook, fires| {
+        let mut call = Box::pin(future::interruptible(hook.once(), pending::<Never>()));
+        timeout_value(LONG, || assert!(poll_once(&mut call).is_pending())).unwrap();
+        let mut over = Box::pin(future::timeout_value(LONG, async move {
+            token().cancel();
+            call.await
+        }));
+        assert!(matches!(poll_once(&mut over), Poll::Ready(Err(_))));
+        assert_eq!(fires.load(SeqCst), 1);
     });
 }
 
