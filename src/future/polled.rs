@@ -178,7 +178,7 @@ impl Polled {
         body: impl FnOnce(&Scope) -> R,
     ) -> Result<R, TimeoutError> {
         let terms = self.terms();
-        let mut frame = terms.frame();
+        let mut frame = terms.frame(thread);
         let mut effective = terms.own().min(thread.deadline.get());
         let mut extras = None;
         let mut _under = Under::unchanged();
@@ -307,7 +307,7 @@ impl Rest {
                 node.set_parent(outer.as_ref());
             }
         }
-        *frame = terms.frame();
+        *frame = terms.frame(thread);
         frame.set_id(self.id);
         if terms.kind == Kind::Future
             && let Some(node) = &self.node

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::future::Future;
-use std::mem::ManuallyDrop;
+use std::mem::{ManuallyDrop, needs_drop};
 use std::panic::Location;
 use std::pin::Pin;
 use std::ptr;
@@ -103,7 +103,7 @@ impl<F: Future> Scoped<F> {
 }
 
 /// The future is pending: has its task woken in time; or, if that is over, the error with which to drop it.
-#[inline]
+#[inline(always)]
 fn wait(
     thread: &Thread,
     scope: &Scope,
@@ -187,6 +187,10 @@ impl<F> PinnedDrop for Scoped<F> {
 fn drop_inside<F>(polled: &mut Polled, alert: &mut Alert, mut future: Pin<&mut Option<F>>) {
     // First, since the drop may panic.
     alert.clear();
+    if !needs_drop::<F>() {
+        // As `&mut` another: nothing would see the scope.
+        return future.set(None);
+    }
     // An unwinding in there that ends here has nobody to tell any more.
     let _ = Thread::with(|thread| polled.open(thread, ptr::null(), true, |_| future.set(None)));
 }

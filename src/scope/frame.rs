@@ -173,13 +173,13 @@ impl Terms {
         ScopeInfo { id, label, location: self.location, limit: self.limit(extras) }
     }
 
-    /// The frame of a scope with these terms.
+    /// The frame of a scope with these terms, to be opened next on this thread.
     #[inline(always)]
-    pub(crate) fn frame(self) -> Scope {
+    pub(crate) fn frame(self, thread: &Thread) -> Scope {
         let Self { asked, entered, location, kind, cause, unmeasured } = self;
         Scope {
-            outer: ptr::null(),
-            outer_deadline: NEVER,
+            outer: thread.frame.get().cast(),
+            outer_deadline: thread.deadline.get(),
             asked,
             entered,
             location,
@@ -221,7 +221,8 @@ impl Scope {
 /// the watchdog is told of it here, unless a timer is known to stand for it.
 ///
 /// The frame stays where it is: to move it would cost as much as all the rest. A panic is caught and handed out, not
-/// passed through a guard, and has a way out of its own: so the result of a body that returns stays in registers.
+/// passed through a guard, and has a way out of its own; the result of a body that returns has one beside
+/// `catch_unwind`: so it stays in registers.
 #[inline(always)]
 pub(crate) fn open<R>(
     thread: &Thread,
@@ -231,14 +232,11 @@ pub(crate) fn open<R>(
     has_timer: bool,
     body: impl FnOnce(&Scope) -> R,
 ) -> thread::Result<R> {
-    let outer_deadline = thread.deadline.get();
     let undo = scope.undo.get();
-    scope.outer = thread.frame.get().cast();
-    scope.outer_deadline = outer_deadline;
     if let Some(extras) = extras {
         scope.extras = extras;
     }
-    if effective != outer_deadline {
+    if effective != scope.outer_deadline {
         // Before the thread is changed: a thread's first arm allocates, and so may unwind.
         if !has_timer && !clock::is_mocked() {
             watchdog::global().arm(thread.slot(), effective);
@@ -255,15 +253,19 @@ pub(crate) fn open<R>(
     }
     // Nothing is seen in a broken state after a panic that would not be without us: it goes on unchanged, unless it is
     // an unwinding of our own.
-    // SAFETY: as above.
-    let result = catch_unwind(AssertUnwindSafe(|| body(unsafe { &*scope })));
+    let mut output = MaybeUninit::uninit();
+    let result = catch_unwind(AssertUnwindSafe(|| {
+        // SAFETY: as above.
+        output.write(body(unsafe { &*scope }));
+    }));
     // SAFETY: the body has returned, so nobody else has a reference any more: scopes inside this one have been left
     // (invariant 1).
     let scope = unsafe { &mut *scope };
     match result {
-        Ok(output) => {
+        Ok(()) => {
             scope.leave(thread);
-            Ok(output)
+            // SAFETY: the closure has returned, and that is the last thing it does.
+            Ok(unsafe { output.assume_init() })
         }
         Err(payload) => {
             scope.leave_unwound(thread);

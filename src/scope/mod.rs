@@ -147,7 +147,7 @@ fn run<R>(
                 Ok(admitted) => admitted,
                 Err(error) => return fail(error),
             };
-            let mut frame = terms.frame();
+            let mut frame = terms.frame(thread);
             match frame::open(thread, &mut frame, effective, None, false, body) {
                 Ok(result) => result,
                 Err(payload) => fail(caught(&frame, payload)),
@@ -178,7 +178,7 @@ fn enter<R>(
     body: impl FnOnce(&Scope) -> R,
 ) -> Result<R, TimeoutError> {
     let Admission { terms, effective, node, spending: _spending } = admission;
-    let mut frame = terms.frame();
+    let mut frame = terms.frame(thread);
     frame.set_node(node);
     let result = frame::open(thread, &mut frame, effective, extras, false, body);
     result.map_err(|payload| caught(&frame, payload))

@@ -58,7 +58,7 @@ pub fn shield<R>(max: Duration, body: impl FnOnce() -> R) -> R {
             watchdog::global().reach(now);
         }
         let terms = Terms::measured(own, now, location, Kind::Shield);
-        let result = frame::open(thread, &mut terms.frame(), own, None, false, |_| body());
+        let result = frame::open(thread, &mut terms.frame(thread), own, None, false, |_| body());
         result.unwrap_or_else(|payload| resume_unwind(payload))
     })
 }
