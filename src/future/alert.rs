@@ -22,6 +22,8 @@ struct Rare {
     waiting: Option<Waiting>,
     /// Until when it waits for the scope around to drop both.
     patience: u64,
+    /// Whether it is known to be over.
+    over: bool,
 }
 
 /// How long a future whose surroundings are over waits to be dropped with them, in nanoseconds. They may be stuck in this
@@ -100,6 +102,15 @@ impl Alert {
             *patience = now.saturating_add(PATIENCE);
         }
         *patience
+    }
+
+    /// It is over, or not; whether that is news.
+    #[inline(always)]
+    pub(super) fn is_news(&mut self, over: bool) -> bool {
+        if over {
+            return !std::mem::replace(&mut self.rare.get_or_insert_default().over, true);
+        }
+        self.rare.as_mut().is_some_and(|rare| std::mem::take(&mut rare.over))
     }
 
     /// Wakes the task when `node` is over, and not for one given before; `false` if it is over.

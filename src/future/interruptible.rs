@@ -72,7 +72,7 @@ where
     let future = Phase::Polling(future.into_future());
     Interruptible {
         location: Location::caller(),
-        guard: Guard { hook, place: None, last: None, rests: false },
+        guard: Guard { hook, place: None, last: None },
         started: false,
         future,
         done: None,
@@ -104,12 +104,17 @@ enum Phase<F> {
 
 /// The hook, and where it is registered. Dropping it ends the hook.
 struct Guard {
+    /// For the place where it is, or where it will be next.
     hook: Arc<Entry>,
-    place: Option<(Arc<Node>, usize)>,
+    place: Option<Place>,
     /// The scope it was registered with last.
     last: Option<Arc<Node>>,
-    /// Whether it rests, because it has left a scope and not come to another.
-    rests: bool,
+}
+
+struct Place {
+    node: Arc<Node>,
+    /// There is none where the node was lost in a fork.
+    key: Option<usize>,
 }
 
 impl Guard {
@@ -117,33 +122,31 @@ impl Guard {
     /// be fired for it.
     fn follow(&mut self, scope: Option<&Scope>) -> bool {
         let node = scope.map(Scope::node);
-        if let (Some((place, _)), Some(node)) = (&self.place, node)
-            && Arc::ptr_eq(place, node)
+        if let (Some(place), Some(node)) = (&self.place, node)
+            && Arc::ptr_eq(&place.node, node)
         {
             return true;
         }
-        if self.last.is_some() && !std::mem::replace(&mut self.rests, true) {
-            self.hook.rest();
+        if self.place.is_some() {
+            self.hook.retire(false);
+            self.leave();
+            self.hook = self.hook.again();
         }
-        self.leave();
         let Some(node) = node else { return true };
         // Once it has fired, errors name the scope that made it.
         if self.hook.fires() == 0 {
             self.last = Some(Arc::clone(node));
         }
-        if std::mem::take(&mut self.rests) {
-            self.hook.wake_up();
-        }
         let key = node.add_hook(&self.hook, Tie::Future);
         let over = key.is_none() && node.is_over();
         // In one that is over it is listed too: who drops the future there awaits the hook.
         let key = if over { node.add_fired_hook(&self.hook, Tie::Future) } else { key };
-        self.place = key.map(|key| (Arc::clone(node), key));
+        self.place = Some(Place { node: Arc::clone(node), key });
         !over
     }
 
     fn leave(&mut self) {
-        if let Some((node, key)) = self.place.take() {
+        if let Some(Place { node, key: Some(key) }) = self.place.take() {
             node.remove_hook(key, &self.hook);
         }
     }

@@ -118,6 +118,7 @@ fn wait(
         point(thread, location);
     }
     if !is_over(thread) {
+        alert.is_news(false);
         let woken = match scope.existing_node() {
             // Its own node tells it of all.
             Some(node) => {
@@ -159,6 +160,10 @@ fn wait_on(
         // Its own deadline, or that of a scope around it, may come before and give it less.
         let next = [own, scope.around()].into_iter().filter(|&deadline| deadline > now).fold(until, u64::min);
         alert.wake_at(next, cx.waker());
+        if alert.is_news(true) {
+            // What was polled before it was over counts on being polled again.
+            cx.waker().wake_by_ref();
+        }
         begin_wait(location, true);
         return Poll::Pending;
     }

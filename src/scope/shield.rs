@@ -106,6 +106,6 @@ fn around<R>(thread: &Thread, f: impl FnOnce(&mut dyn Iterator<Item = &Arc<Node>
 
 impl Drop for Suspended {
     fn drop(&mut self) {
-        self.entries.iter().for_each(Entry::resume);
+        self.entries.iter().for_each(|entry| entry.resume());
     }
 }

@@ -34,8 +34,8 @@ struct State {
     /// Revoked from inside: nobody waits to drop the closure.
     orphaned: bool,
     suspensions: u32,
-    /// A call came while it was suspended.
-    due: bool,
+    /// Who called while it was suspended, or ran for another, and is to be woken after that.
+    due: Option<Waker>,
     fires: u32,
     panicked: bool,
     /// Woken when a run ends after a revocation.
@@ -43,13 +43,13 @@ struct State {
 }
 
 /// How a call went.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) enum Call {
-    /// It ran, for the n-th time.
-    Ran(u32),
-    /// It is suspended; the owner of the suspension will see that it is due.
-    Suspended,
-    /// It runs already, was revoked, or panicked before.
+    /// It ran, for the n-th time; and who came for it meanwhile and is to be woken.
+    Ran(u32, Option<Waker>),
+    /// It is suspended, or runs: the caller will be woken.
+    Later,
+    /// The caller may not, it was revoked, or it panicked before.
     Refused,
 }
 
@@ -61,7 +61,7 @@ impl Callback {
             revoked: false,
             orphaned: false,
             suspensions: 0,
-            due: false,
+            due: None,
             fires: 0,
             panicked: false,
             waker: None,
@@ -69,18 +69,26 @@ impl Callback {
         Self { state: ForkMutex::new(state), idle: Condvar::new(), generation: fork::generation() }
     }
 
-    /// Runs the closure, and `before` just before. A panic in it is caught, and its last.
-    pub(crate) fn call(&self, before: impl FnOnce()) -> Call {
+    /// Runs the closure, if `may` allows that after so many runs, and `before` just before; a panic in it is caught, and its
+    /// last. `may` and `caller` are asked with the lock held that [`suspend`](Self::suspend) and
+    /// [`hold_back`](Self::hold_back) take.
+    pub(crate) fn call(
+        &self,
+        may: impl FnOnce(u32) -> bool,
+        caller: impl FnOnce() -> Waker,
+        before: impl FnOnce(),
+    ) -> Call {
         if self.generation != fork::generation() {
             return Call::Refused;
         }
         let Some(mut state) = self.state.lock() else { return Call::Refused };
-        if state.revoked || state.panicked || state.running.is_some() {
+        if state.revoked || state.panicked || !may(state.fires) {
             return Call::Refused;
         }
-        if state.suspensions > 0 {
-            state.due = true;
-            return Call::Suspended;
+        if state.suspensions > 0 || state.running.is_some() {
+            // The one before is a weak waker of ours, whose drop runs nothing.
+            state.due = Some(caller());
+            return Call::Later;
         }
         let Some(mut closure) = state.closure.take() else { return Call::Refused };
         state.running = Some(ThreadKey::current());
@@ -108,13 +116,14 @@ impl Callback {
             None
         };
         let waker = state.waker.take();
+        let due = if state.suspensions == 0 { state.due.take() } else { None };
         drop(state);
         self.idle.notify_all();
         drop_quietly(orphan);
         if let Some(waker) = waker {
             drop_quietly(catch_unwind(AssertUnwindSafe(|| waker.wake())));
         }
-        Call::Ran(fires)
+        Call::Ran(fires, due)
     }
 
     /// Ends the callback: invariant 2.
@@ -183,18 +192,21 @@ impl Callback {
         }
     }
 
-    /// As [`suspend`](Self::suspend), but a run that has begun goes on.
-    pub(crate) fn suspend_later(&self) {
-        if let Some(mut state) = self.state.lock() {
-            state.suspensions += 1;
-        }
+    /// Ends one suspension; who called meanwhile, and is to be woken now.
+    pub(crate) fn resume(&self) -> Option<Waker> {
+        let mut state = self.state.lock()?;
+        state.suspensions = state.suspensions.saturating_sub(1);
+        if state.suspensions == 0 && state.running.is_none() { state.due.take() } else { None }
     }
 
-    /// Ends one suspension; whether a call that came meanwhile is due now.
-    pub(crate) fn resume(&self) -> bool {
-        let Some(mut state) = self.state.lock() else { return false };
-        state.suspensions = state.suspensions.saturating_sub(1);
-        state.suspensions == 0 && std::mem::take(&mut state.due)
+    /// Keeps one caller from calling, by what `change` changes: when this returns a run that it has begun goes on, but it
+    /// begins no other. With `wait` that run has ended.
+    pub(crate) fn hold_back(&self, wait: bool, change: impl FnOnce()) {
+        let state = self.state.lock();
+        change();
+        if let Some(state) = state.filter(|_| wait) {
+            drop(self.wait_for_run(state));
+        }
     }
 
     /// How often it has been started.
@@ -272,30 +284,52 @@ mod tests {
             runs.fetch_add(1, Ordering::SeqCst);
         });
         let kept = lend(vec![closure], |lent| {
-            assert_eq!(lent[0].call(|| ()), Call::Ran(1));
+            assert!(matches!(call(&lent[0]), Call::Ran(1, None)));
             lent[0].clone()
         });
-        assert_eq!(kept.call(|| ()), Call::Refused);
+        assert!(matches!(call(&kept), Call::Refused));
         assert_eq!(runs.load(Ordering::SeqCst), 1);
         drop(captured);
         assert_eq!(drops.load(Ordering::SeqCst), 1);
     }
 
     #[test]
-    fn a_suspended_callback_remembers_that_it_is_due() {
+    fn who_calls_a_suspended_callback_is_woken_after_that() {
         let callback = Arc::new(Callback::new(Box::new(|| ())));
         callback.suspend();
         callback.suspend();
-        assert_eq!(callback.call(|| ()), Call::Suspended);
-        assert!(!callback.resume());
-        assert!(callback.resume());
-        assert_eq!(callback.call(|| ()), Call::Ran(1));
+        assert!(matches!(call(&callback), Call::Later));
+        assert!(callback.resume().is_none());
+        assert!(callback.resume().is_some());
+        assert!(matches!(call(&callback), Call::Ran(1, None)));
+    }
+
+    #[test]
+    fn who_calls_a_callback_that_runs_is_woken_after_that() {
+        let callback = Arc::new(std::sync::OnceLock::<Arc<Callback>>::new());
+        let inner = Arc::clone(&callback);
+        let closure = Box::new(move || assert!(matches!(call(inner.get().unwrap()), Call::Later)));
+        let callback = callback.get_or_init(|| Arc::new(Callback::new(closure)));
+        assert!(matches!(call(callback), Call::Ran(1, Some(_))));
+        callback.revoke();
+    }
+
+    #[test]
+    fn who_may_not_call_is_refused() {
+        let callback = Callback::new(Box::new(|| ()));
+        let once = |fires: u32| fires == 0;
+        assert!(matches!(callback.call(once, || Waker::noop().clone(), || ()), Call::Ran(1, None)));
+        assert!(matches!(callback.call(once, || Waker::noop().clone(), || ()), Call::Refused));
     }
 
     #[test]
     fn a_panic_is_the_last_run() {
         let callback = Callback::new(Box::new(|| std::panic::resume_unwind(Box::new(()))));
-        assert_eq!(callback.call(|| ()), Call::Ran(1));
-        assert_eq!(callback.call(|| ()), Call::Refused);
+        assert!(matches!(call(&callback), Call::Ran(1, None)));
+        assert!(matches!(call(&callback), Call::Refused));
+    }
+
+    fn call(callback: &Callback) -> Call {
+        callback.call(|_| true, || Waker::noop().clone(), || ())
     }
 }

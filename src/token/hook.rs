@@ -9,7 +9,7 @@ use std::task::{Poll, Wake, Waker};
 use std::time::Duration;
 
 use crate::sync::callback::{Call, Callback};
-use crate::sync::{AtomicBool, AtomicU32, ForkMutex, Ordering, weak_waker};
+use crate::sync::{AtomicBool, ForkMutex, Ordering, weak_waker};
 use crate::time::seam::Seam;
 use crate::time::{clock, nanos};
 use crate::watchdog::runners::Task;
@@ -172,8 +172,9 @@ pub(crate) struct Plan {
     then: Vec<(Duration, Plan)>,
 }
 
-/// A hook that is registered.
+/// A hook that is registered in one place.
 pub(crate) struct Entry {
+    /// Shared with those of the same hook in other places.
     callback: Arc<Callback>,
     policy: Policy,
     then: Vec<(Duration, Arc<Entry>)>,
@@ -183,8 +184,8 @@ pub(crate) struct Entry {
     set_off: AtomicBool,
     /// Whether what it escalates to has its timers.
     escalates: AtomicBool,
-    /// How often it has come to rest. Changed under the lock of `timers`.
-    rests: AtomicU32,
+    /// Whether this is not its place any more: it does not begin to fire. Set under the callback's lock.
+    retired: AtomicBool,
     /// On whose clock it fires again.
     seam: Seam,
 }
@@ -207,16 +208,31 @@ impl Entry {
         }
         let then =
             then.into_iter().map(|(after, plan)| (after, Entry::new(plan, callbacks, unsaid))).collect();
+        Self::made(Arc::clone(&callbacks[index]), policy, then, Seam::current())
+    }
+
+    fn made(
+        callback: Arc<Callback>,
+        policy: Policy,
+        then: Vec<(Duration, Arc<Entry>)>,
+        seam: Seam,
+    ) -> Arc<Self> {
         Arc::new(Self {
-            callback: Arc::clone(&callbacks[index]),
+            callback,
             policy,
             then,
             timers: ForkMutex::new(Vec::new()),
             set_off: AtomicBool::new(false),
             escalates: AtomicBool::new(false),
-            rests: AtomicU32::new(0),
-            seam: Seam::current(),
+            retired: AtomicBool::new(false),
+            seam,
         })
+    }
+
+    /// The same hook, for another place.
+    pub(crate) fn again(&self) -> Arc<Self> {
+        let then = self.then.iter().map(|(after, entry)| (*after, entry.again())).collect();
+        Self::made(Arc::clone(&self.callback), self.policy, then, self.seam.clone())
     }
 
     /// Registers nothing yet: makes an entry of a hook that borrows nothing.
@@ -250,35 +266,45 @@ impl Entry {
 
     /// Runs it here.
     pub(crate) fn run(self: &Arc<Self>) {
-        // Relaxed: `schedule` asks again, under the lock.
-        let rests = self.rests.load(Ordering::Relaxed);
-        let Call::Ran(fires) = self.callback.call(|| self.escalate_later(rests)) else { return };
+        let is_once = matches!(self.policy.repeat, Repeat::Once | Repeat::Unsaid);
+        let may = |fires| !self.is_retired() && !(is_once && fires > 0);
+        let caller = || weak_waker(Arc::downgrade(self));
+        let (fires, due) = match self.callback.call(may, caller, || self.escalate_later()) {
+            Call::Ran(fires, due) => (fires, due),
+            Call::Later => return,
+            Call::Refused => {
+                // One that was to fire once may have done so elsewhere.
+                if is_once && self.callback.fires() > 0 {
+                    self.escalate_later();
+                }
+                return;
+            }
+        };
+        if let Some(due) = due {
+            watchdog::global().post(due);
+        }
         let interval = match self.policy.repeat {
             Repeat::Once | Repeat::Unsaid => return,
             Repeat::Every(interval) => nanos(interval).max(100_000),
             Repeat::Backoff => 500_000 << (fires - 1).min(7),
         };
-        self.schedule(interval, self, rests);
+        self.schedule(interval, self);
     }
 
     /// At the first firing.
-    fn escalate_later(self: &Arc<Self>, rests: u32) {
-        let Some(timers) = self.timers.lock() else { return };
-        // Relaxed: under the lock that `rest` takes before it says that it does not escalate any more.
-        let rested = self.rests.load(Ordering::Relaxed) != rests;
-        let first = !rested && !self.escalates.swap(true, Ordering::Relaxed);
-        drop(timers);
-        if first {
+    fn escalate_later(self: &Arc<Self>) {
+        // Relaxed: only one is to be first.
+        if !self.escalates.swap(true, Ordering::Relaxed) {
             for (after, entry) in &self.then {
-                self.schedule(nanos(*after), entry, rests);
+                self.schedule(nanos(*after), entry);
             }
         }
     }
 
-    fn schedule(&self, after: u64, entry: &Arc<Entry>, rests: u32) {
+    fn schedule(&self, after: u64, entry: &Arc<Entry>) {
         let Some(mut timers) = self.timers.lock() else { return };
-        // Checked under the lock that `revoke` and `rest` take: no timer is left behind. Relaxed: so the lock orders it.
-        if !self.callback.is_live() || self.rests.load(Ordering::Relaxed) != rests {
+        // Checked under the lock that `forget_timers` takes: no timer is left behind.
+        if !self.callback.is_live() || self.is_retired() {
             return;
         }
         let weak = Arc::downgrade(entry);
@@ -291,26 +317,17 @@ impl Entry {
         timers.push(timer);
     }
 
-    /// Its future has left the scope that it is registered with: until [`wake_up`](Self::wake_up) it does not start
-    /// again, and then fires anew, unless it was to fire once. One that runs ends by itself.
-    pub(crate) fn rest(&self) {
-        self.callback.suspend_later();
-        if let Some(timers) = self.timers.lock() {
-            self.rests.fetch_add(1, Ordering::Relaxed);
-            drop(timers);
-        }
-        self.forget_timers();
-        if !matches!(self.policy.repeat, Repeat::Once) {
-            self.set_off.store(false, Ordering::Relaxed);
-            self.escalates.store(false, Ordering::Relaxed);
-        }
-        self.then.iter().for_each(|(_, entry)| entry.rest());
+    fn is_retired(&self) -> bool {
+        // Relaxed: ordered by the lock of the callback, or of the timers.
+        self.retired.load(Ordering::Relaxed)
     }
 
-    /// After a rest: what was due before is not any more.
-    pub(crate) fn wake_up(&self) {
-        self.callback.resume();
-        self.then.iter().for_each(|(_, entry)| entry.wake_up());
+    /// The place is left: it does not begin to fire any more, whatever is on its way; with `wait`, it is not firing
+    /// either. In another place it may, [`again`](Self::again).
+    pub(crate) fn retire(&self, wait: bool) {
+        self.callback.hold_back(wait, || self.retired.store(true, Ordering::Relaxed));
+        self.forget_timers();
+        self.then.iter().for_each(|(_, entry)| entry.retire(wait));
     }
 
     /// Ends it: when this returns no part of it is running, and never will.
@@ -356,9 +373,9 @@ impl Entry {
     }
 
     /// Lets it fire again, and has it fire if that was due meanwhile.
-    pub(crate) fn resume(self: &Arc<Self>) {
-        if self.callback.resume() {
-            watchdog::global().post(Arc::clone(self).into());
+    pub(crate) fn resume(&self) {
+        if let Some(due) = self.callback.resume() {
+            watchdog::global().post(due);
         }
         for (_, entry) in &self.then {
             entry.resume();

@@ -1,6 +1,7 @@
 //! What a future may still do once it is over: end within its grace, and clean up behind a shield.
 
-use std::future::pending;
+use std::future::{Future, pending, poll_fn};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 use std::sync::mpsc;
@@ -17,6 +18,7 @@ use crate::support::{Failure, LONG, SHORT, let_the_watchdog_pass, next, wait_for
 on_each_runtime!(
     within_the_grace_the_future_ends_by_itself,
     an_error_of_the_grace_is_settled,
+    what_was_polled_before_the_end_came_in_the_same_poll_is_polled_again,
     when_the_grace_is_over_the_future_is_cut_off,
     a_grace_does_not_delay_a_future_that_ends,
     an_inner_future_lives_on_within_the_outer_grace,
@@ -44,6 +46,28 @@ async fn within_the_grace_the_future_ends_by_itself() {
         })
         .await;
     assert_eq!(value.unwrap(), "rolled back");
+}
+
+/// A sleep that relies on the scope around it for its wake-up, beside a branch during whose poll that ends.
+async fn what_was_polled_before_the_end_came_in_the_same_poll_is_polled_again() {
+    let result = Timebox::new(LONG)
+        .grace(LONG)
+        .run_future_value(async {
+            let cancel = async {
+                token().cancel();
+                pending::<()>().await;
+            };
+            let mut sleep = pin!(future::sleep(LONG));
+            let mut cancel = pin!(cancel);
+            poll_fn(|cx| {
+                let sleep = sleep.as_mut().poll(cx);
+                assert!(cancel.as_mut().poll(cx).is_pending());
+                sleep
+            })
+            .await
+        })
+        .await;
+    assert!(result.unwrap().unwrap_err().is_cancelled());
 }
 
 async fn an_error_of_the_grace_is_settled() {

@@ -172,9 +172,9 @@ impl Node {
         });
         let children: Vec<Child> = state.children.iter().map(|(_, child)| child.clone()).collect();
         drop(state);
-        drop(leaving);
         // The latest first, as scopes are left.
         hooks.iter().rev().for_each(|entry| entry.revoke());
+        leaving.iter().rev().for_each(|entry| entry.retire(true));
         for child in children {
             if let Child::Inner(child) = child
                 && let Some(child) = child.upgrade()

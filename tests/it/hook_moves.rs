@@ -1,0 +1,127 @@
+//! Hooks of futures that are polled in one scope after another.
+
+use std::future::{Future, pending};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
+use std::sync::mpsc;
+use std::task::{Context, Waker};
+use std::thread;
+use std::time::Duration;
+
+use timebox::{CancellationToken, Hook, Timebox, TimeoutError, future};
+
+use crate::support::{HANG, LONG, SHORT, let_the_watchdog_pass, next, wait_for};
+
+/// Holds the watchdog in a hook until it is dropped: what is due meanwhile stays on its way.
+struct HeldWatchdog {
+    release: mpsc::Sender<()>,
+    _registration: timebox::Registration,
+}
+
+impl HeldWatchdog {
+    fn new() -> Self {
+        let ((release, released), (began, begins)) = (mpsc::channel::<()>(), mpsc::channel());
+        let token = CancellationToken::new();
+        let registration = token.on_cancel(Hook::inline(move || {
+            let _ = began.send(());
+            let _ = released.recv_timeout(HANG);
+        }));
+        token.cancel();
+        next(&begins);
+        Self { release, _registration: registration }
+    }
+
+    fn release(self) {
+        let _ = self.release.send(());
+        drop(self);
+        let_the_watchdog_pass();
+    }
+}
+
+/// A foreign call that never ends, and how often its hook has fired.
+fn interrupted(
+    hook: impl FnOnce(Hook<'static>) -> Hook<'static>,
+) -> (Pin<Box<impl Future<Output = timebox::Result<Result<(), TimeoutError>>>>>, Arc<AtomicU32>) {
+    let fired = Arc::new(AtomicU32::new(0));
+    let counts = Arc::clone(&fired);
+    let hook = hook(Hook::inline(move || counts.fetch_add(1, SeqCst)));
+    (Box::pin(future::interruptible(hook, pending::<Result<(), TimeoutError>>())), fired)
+}
+
+fn is_pending(future: Pin<&mut impl Future>) -> bool {
+    future.poll(&mut Context::from_waker(Waker::noop())).is_pending()
+}
+
+/// Polls the call in a scope that is cancelled after that, and left.
+fn poll_and_cancel(mut call: Pin<&mut impl Future>) {
+    let token = CancellationToken::new();
+    let mut scope = pin!(Timebox::new(LONG).cancel_on(&token).run_future_value(call.as_mut()));
+    assert!(is_pending(scope.as_mut()));
+    token.cancel();
+}
+
+#[test]
+fn a_hook_on_its_way_does_not_fire_in_the_next_scope() {
+    let (mut call, fired) = interrupted(|hook| hook);
+    let held = HeldWatchdog::new();
+    poll_and_cancel(call.as_mut());
+    let mut scope = pin!(future::timeout_value(LONG, call.as_mut()));
+    assert!(is_pending(scope.as_mut()));
+    held.release();
+    assert!(is_pending(scope.as_mut()));
+    assert_eq!(fired.load(SeqCst), 0);
+}
+
+#[test]
+fn a_hook_that_was_kept_from_firing_once_fires_in_the_next_scope_that_is_over() {
+    let (mut call, fired) = interrupted(Hook::once);
+    let held = HeldWatchdog::new();
+    poll_and_cancel(call.as_mut());
+    assert!(is_pending(call.as_mut()), "outside of every scope");
+    held.release();
+    assert_eq!(fired.load(SeqCst), 0);
+    let token = CancellationToken::new();
+    let mut scope = pin!(Timebox::new(LONG).cancel_on(&token).run_future_value(call.as_mut()));
+    assert!(is_pending(scope.as_mut()));
+    token.cancel();
+    wait_for("the hook fires", || fired.load(SeqCst) == 1);
+}
+
+#[test]
+fn a_hook_of_a_future_that_outlives_a_scope_fires_no_more_once_that_is_left() {
+    let (mut call, fired) = interrupted(|hook| hook.every(Duration::from_millis(1)));
+    timebox::timeout_value(SHORT, || {
+        assert!(is_pending(call.as_mut()));
+        wait_for("the hook fires", || fired.load(SeqCst) > 1);
+    })
+    .unwrap();
+    let before = fired.load(SeqCst);
+    thread::sleep(SHORT);
+    let_the_watchdog_pass();
+    assert_eq!(fired.load(SeqCst), before);
+}
+
+#[test]
+fn a_hook_that_still_runs_for_the_scope_before_fires_for_this_one_afterwards() {
+    let ((began, begins), (release, released)) = (mpsc::channel(), mpsc::channel::<()>());
+    let hook = move || {
+        let _ = began.send(());
+        let _ = released.recv_timeout(HANG);
+    };
+    let mut call = Box::pin(future::interruptible(hook, pending::<Result<(), TimeoutError>>()));
+    let [first, second] = [(); 2].map(|()| CancellationToken::new());
+    let mut one = Box::pin(Timebox::new(LONG).cancel_on(&first).run_future_value(call.as_mut()));
+    assert!(is_pending(one.as_mut()));
+    first.cancel();
+    next(&begins);
+    // Without an end of that scope, which would wait for the hook.
+    std::mem::forget(one);
+    let mut two = pin!(Timebox::new(LONG).cancel_on(&second).run_future_value(call.as_mut()));
+    assert!(is_pending(two.as_mut()));
+    second.cancel();
+    let_the_watchdog_pass();
+    release.send(()).unwrap();
+    next(&begins);
+    release.send(()).unwrap();
+}
