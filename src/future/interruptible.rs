@@ -152,6 +152,15 @@ impl Guard {
     }
 }
 
+/// A call that panics is over, and its hook with it.
+struct EndOnPanic<'a>(&'a Entry);
+
+impl Drop for EndOnPanic<'_> {
+    fn drop(&mut self) {
+        self.0.revoke();
+    }
+}
+
 impl Drop for Guard {
     fn drop(&mut self) {
         self.hook.revoke();
@@ -184,7 +193,10 @@ where
                     if !this.guard.follow(scope) {
                         crate::token::node::post(Arc::clone(&this.guard.hook));
                     }
-                    let Poll::Ready(output) = future.poll(cx) else { return Poll::Pending };
+                    let ends = EndOnPanic(&this.guard.hook);
+                    let poll = future.poll(cx);
+                    std::mem::forget(ends);
+                    let Poll::Ready(output) = poll else { return Poll::Pending };
                     *this.done = Some(output);
                     this.future.set(Phase::Over);
                 }

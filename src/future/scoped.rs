@@ -150,12 +150,17 @@ fn wait_on(
     let outer = scope.visible_outer().and_then(|outer| outer.visible().find_map(Scope::existing_node));
     alert.wake_by(outer, cx.waker());
     let now = clock::now();
-    let shielded = scope.existing_node().map_or(0, |node| node.shielded_until());
-    // The scope of a future around it that is over drops it, or gives it a grace; so `&mut future` survives the limit
-    // it is polled under.
+    let shielded = |scope: &Scope| scope.existing_node().map_or(0, |node| node.shielded_until(cx.waker()));
+    // The scope of a future around it that is over drops it, or gives it a grace, or waits for a shield; so `&mut future`
+    // survives the limit it is polled under.
     let drops_both = scope.end(now).is_none() && scope.is_directly_in_future();
-    let until = scope.polled_until(now).max(shielded);
-    let until = if drops_both { alert.patience(until.max(now), until) } else { until };
+    let mut until = scope.polled_until(now).max(shielded(scope));
+    if drops_both {
+        until = scope.polled().map(shielded).fold(until, u64::max);
+        if until <= now {
+            until = alert.patience(now, until);
+        }
+    }
     if now < until {
         // Its own deadline, or that of a scope around it, may come before and give it less.
         let next = [own, scope.around()].into_iter().filter(|&deadline| deadline > now).fold(until, u64::min);

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use pin_project::{pin_project, pinned_drop};
 
+use super::alert::Alert;
 use super::polled::Polled;
 use crate::scope::frame::{Kind, Terms, innermost};
 use crate::scope::{Scope, Suspended, longest};
@@ -69,6 +70,8 @@ pub struct Shield<F> {
 
 struct Opened {
     polled: Polled,
+    /// Wakes the task at its max.
+    alert: Alert,
     announced: Announced,
     // The last to go: what is due fires when the rest is gone.
     suspended: Suspended,
@@ -140,6 +143,8 @@ impl<F: Future> Future for Shield<F> {
             let poll = poll.unwrap_or(Poll::Pending);
             if poll.is_ready() {
                 *this.opened = None;
+            } else if let Some(opened) = this.opened {
+                opened.alert.wake_at(opened.polled.own(), cx.waker());
             }
             poll
         })
@@ -157,13 +162,19 @@ impl Opened {
         }
         let announced = Announced::to_scopes_around(thread, own);
         let terms = Terms::measured(own, now, location, Kind::FutureShield);
-        Self { polled: Polled::entered(terms), announced, suspended }
+        Self { polled: Polled::entered(terms), alert: Alert::default(), announced, suspended }
     }
 
     /// It hides what is around this poll.
     fn follow(&mut self, thread: &Thread) {
         self.announced.follow(thread, self.polled.own());
         self.suspended.follow(thread);
+    }
+}
+
+impl Drop for Opened {
+    fn drop(&mut self) {
+        self.alert.clear();
     }
 }
 

@@ -1,6 +1,6 @@
 use std::borrow::Cow;
 use std::panic::Location;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use super::{Handle, Scope, run_any};
@@ -8,6 +8,7 @@ use crate::error::TimeoutError;
 use crate::sync::{Mutex, lock};
 use crate::time::{Kind, Limit};
 use crate::token::CancellationToken;
+use crate::token::node::Node;
 
 /// A scope with more to it than a limit.
 ///
@@ -63,6 +64,18 @@ impl Extras {
 
     fn take_raised(&self) -> Option<TimeoutError> {
         lock(&self.raised).take()
+    }
+}
+
+/// Keeps the node that a scope has at its end, also where that is an unwinding.
+struct KeepsNode<'a> {
+    scope: &'a Scope,
+    node: &'a mut Option<Arc<Node>>,
+}
+
+impl Drop for KeepsNode<'_> {
+    fn drop(&mut self) {
+        *self.node = self.scope.existing_node().cloned();
     }
 }
 
@@ -147,9 +160,8 @@ impl Timebox {
     {
         let mut node = None;
         let result = run_any(&self.limit, Some(&self.extras), Location::caller(), |scope| {
-            let result = body(scope);
-            node = scope.existing_node().cloned();
-            result
+            let _keeps = KeepsNode { scope, node: &mut node };
+            body(scope)
         });
         let error = match result {
             Ok(Ok(value)) => return Ok(value),

@@ -259,8 +259,12 @@ impl Scope {
             if self.is_innermost(thread) {
                 return is_over(thread);
             }
+            // The watchdog looks after the innermost scope's deadline: not after this one's, once that has been reached, or
+            // if it is later, as a shield's may be.
+            let watched = thread.deadline.get();
             let quiet = !thread.is_clock_due()
-                && self.effective(thread) > watchdog::global().reached()
+                && watched > watchdog::global().reached()
+                && watched <= self.effective(thread)
                 && !self.is_flagged();
             !quiet && self.is_over_by_clock(thread)
         })
@@ -270,11 +274,13 @@ impl Scope {
     #[track_caller]
     #[inline]
     pub fn checkpoint(&self) -> Result<(), TimeoutError> {
-        Thread::with(|thread| point(thread, Location::caller()));
+        // Not in a closure, which has a caller of its own.
+        let location = Location::caller();
+        Thread::with(|thread| point(thread, location));
         if !self.is_over() {
             return Ok(());
         }
-        Err(self.error(Circumstances::at(Location::caller(), clock::now())))
+        Err(self.error(Circumstances::at(location, clock::now())))
     }
 
     /// As the free function [`checkpoint_or_unwind`], for this scope and those around it.
@@ -284,11 +290,12 @@ impl Scope {
         if std::thread::panicking() {
             return;
         }
-        Thread::with(|thread| point(thread, Location::caller()));
+        let location = Location::caller();
+        Thread::with(|thread| point(thread, location));
         if !self.is_over() {
             return;
         }
-        let error = self.error(Circumstances::at(Location::caller(), clock::now()));
+        let error = self.error(Circumstances::at(location, clock::now()));
         Thread::with(|thread| {
             innermost(thread, |innermost| {
                 if let Some(catcher) = innermost.and_then(|innermost| innermost.catcher(&error)) {

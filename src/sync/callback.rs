@@ -214,6 +214,11 @@ impl Callback {
         self.state.lock().map_or(0, |state| state.fires)
     }
 
+    /// Whether it runs now, as it may after a revocation from inside.
+    pub(crate) fn is_running(&self) -> bool {
+        self.state.lock().is_some_and(|state| state.running.is_some())
+    }
+
     /// Whether it may be started again.
     pub(crate) fn is_live(&self) -> bool {
         self.state.lock().is_some_and(|state| !state.revoked && !state.panicked)

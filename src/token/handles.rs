@@ -218,7 +218,7 @@ impl CancellationToken {
     /// # });
     /// ```
     pub fn run_until_cancelled<F: Future>(&self, future: F) -> RunUntilCancelled<'_, F> {
-        RunUntilCancelled { token: self, wait: Wait::default(), started: false, future }
+        RunUntilCancelled { token: self, wait: Wait::default(), started: false, future: Some(future) }
     }
 }
 
@@ -349,22 +349,28 @@ pub struct RunUntilCancelled<'a, F> {
     token: &'a CancellationToken,
     wait: Wait,
     started: bool,
+    /// Until it is done, or dropped.
     #[pin]
-    future: F,
+    future: Option<F>,
 }
 
 impl<F: Future> Future for RunUntilCancelled<'_, F> {
     type Output = Option<F::Output>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.project();
-        if !std::mem::replace(this.started, true) && this.token.is_cancelled() {
-            return Poll::Ready(None);
-        }
-        if let Poll::Ready(value) = this.future.poll(cx) {
-            return Poll::Ready(Some(value));
-        }
-        this.wait.poll(this.token, cx).map(|()| None)
+        let mut this = self.project();
+        let Some(future) = this.future.as_mut().as_pin_mut() else { return Poll::Pending };
+        let output = if !std::mem::replace(this.started, true) && this.token.is_cancelled() {
+            None
+        } else if let Poll::Ready(output) = future.poll(cx) {
+            Some(output)
+        } else if this.wait.poll(this.token, cx).is_ready() {
+            None
+        } else {
+            return Poll::Pending;
+        };
+        this.future.set(None);
+        Poll::Ready(output)
     }
 }
 

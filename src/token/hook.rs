@@ -339,6 +339,11 @@ impl Entry {
         }
     }
 
+    /// Whether a part of it is running now, as may be where it was revoked from inside.
+    pub(crate) fn is_running(&self) -> bool {
+        self.callback.is_running() || self.then.iter().any(|(_, entry)| entry.is_running())
+    }
+
     /// As [`revoke`](Self::revoke), without blocking.
     pub(crate) fn poll_revoke(&self, waker: &Waker) -> Poll<()> {
         let mut poll = self.callback.poll_revoke(waker);

@@ -69,6 +69,8 @@ struct State {
     fired: bool,
     /// Until when the shields last that are pending in its future.
     shields: Slab<u64>,
+    /// The task that waits for the last of them.
+    held_up: Option<Waker>,
     /// The last error that named it.
     raised: Option<TimeoutError>,
 }
@@ -132,6 +134,7 @@ impl Node {
             timer: None,
             fired: false,
             shields: Slab::new(),
+            held_up: None,
             raised: None,
         };
         let node = Arc::new(Self {

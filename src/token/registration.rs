@@ -41,7 +41,10 @@ impl Drop for Registration {
     fn drop(&mut self) {
         let Some(entry) = self.hook.take() else { return };
         entry.revoke();
-        if let (Some(node), Some(key)) = (self.node.upgrade(), self.key) {
+        // Dropped inside the hook it stays listed: the scope's exit, and a shield, wait for what still runs.
+        if !entry.is_running()
+            && let (Some(node), Some(key)) = (self.node.upgrade(), self.key)
+        {
             node.remove_hook(key, &entry);
         }
     }

@@ -313,8 +313,12 @@ impl Thread {
     /// watchdog may have consumed the inner one and gone to sleep for ever.
     #[inline(always)]
     pub(crate) fn restore(&self, deadline: u64) {
-        self.deadline.set(deadline);
+        let inner = self.deadline.replace(deadline);
         if deadline != NEVER && !clock::is_mocked() {
+            if inner <= global().reached() || inner > deadline {
+                // It may have passed meanwhile, unnoticed.
+                self.look_again();
+            }
             global().rearm(self.slot(), deadline);
         }
     }

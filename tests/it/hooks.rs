@@ -414,3 +414,27 @@ fn a_hook_may_cancel_and_register_and_open_scopes() {
         assert_eq!(seen, ["at once", "bounded", "second"]);
     });
 }
+
+#[test]
+fn a_scope_waits_for_a_hook_that_has_dropped_its_own_registration() {
+    bounded(|| {
+        let (began, begins) = channel();
+        let ended = Arc::new(AtomicBool::new(false));
+        let own = Arc::new(Mutex::new(None::<Registration>));
+        with_timeout(LONG, |scope| {
+            let (ends, inside) = (Arc::clone(&ended), Arc::clone(&own));
+            let hook = move || {
+                drop(inside.lock().unwrap().take());
+                let _ = began.send(());
+                thread::sleep(SHORT);
+                ends.store(true, SeqCst);
+            };
+            *own.lock().unwrap() = Some(scope.on_cancel(hook));
+            scope.token().cancel();
+            next(&begins);
+            Ok::<_, TimeoutError>(())
+        })
+        .unwrap();
+        assert!(ended.load(SeqCst));
+    });
+}

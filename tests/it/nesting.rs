@@ -314,3 +314,35 @@ fn require_says_where_it_was_called() {
     })
     .unwrap();
 }
+
+/// Comes back when the deadline has passed, without having asked a scope.
+fn wait_until_passed(deadline: Deadline) {
+    wait_for("the deadline passes", || deadline.has_passed());
+}
+
+#[test]
+fn in_a_scope_that_is_over_one_around_it_still_answers_for_itself() {
+    with_timeout(SHORT * 2, |outer| {
+        let expired = with_timeout(SHORT, |inner| {
+            wait_for("the inner scope is over", || inner.is_expired());
+            wait_until_passed(outer.deadline());
+            Ok::<_, TimeoutError>(outer.is_expired() && outer.checkpoint().is_err())
+        });
+        assert!(expired?);
+        Ok::<_, TimeoutError>(())
+    })
+    .unwrap();
+}
+
+#[test]
+fn the_first_checkpoint_after_an_overrun_scope_fails_if_the_one_around_it_is_over_too() {
+    let result = with_timeout(SHORT * 2, |outer| {
+        with_timeout(SHORT, |inner| {
+            wait_for("the inner scope is over", || inner.is_expired());
+            wait_until_passed(outer.deadline());
+            Ok::<_, TimeoutError>(())
+        })?;
+        checkpoint()
+    });
+    assert_eq!(result.unwrap_err().limit(), Some(SHORT * 2));
+}

@@ -291,3 +291,22 @@ fn a_fallback_may_be_bounded_in_its_turn() {
     );
     assert_eq!(answer.unwrap(), 2);
 }
+
+#[cfg(panic = "unwind")]
+#[test]
+fn an_unwinding_out_of_its_own_handle_falls_back() {
+    let answer = Timebox::new(SHORT).run_or_else(
+        |scope| -> timebox::Result<_> {
+            scope.handle().enter(Limit::NONE, |_| {
+                loop {
+                    checkpoint_or_unwind();
+                }
+            })
+        },
+        |timed_out| {
+            assert_eq!(timed_out.limit(), Some(SHORT));
+            Ok("approximate")
+        },
+    );
+    assert_eq!(answer.unwrap(), "approximate");
+}

@@ -351,3 +351,20 @@ fn a_panic_in_a_shield_passes_through_and_ends_it() {
     .unwrap();
     assert_eq!(deadline(), Deadline::NEVER);
 }
+
+#[test]
+fn the_first_checkpoint_after_a_shield_fails_if_the_scope_around_it_is_over() {
+    let result = with_timeout(SHORT, |outer| {
+        shield(LONG, || {
+            wait_for("the deadline passes", || outer.deadline().has_passed());
+            assert!(outer.is_expired(), "it answers for itself");
+        });
+        checkpoint()
+    });
+    assert!(result.unwrap_err().is_timeout());
+    let result = with_timeout(SHORT, |outer| {
+        shield(LONG, || wait_for("the deadline passes", || outer.deadline().has_passed()));
+        checkpoint()
+    });
+    assert!(result.unwrap_err().is_timeout());
+}

@@ -331,3 +331,81 @@ fn a_future_whose_token_is_cancelled_ends_itself_though_a_limit_around_it_is_ove
         assert!(matches!(poll(limited.as_mut()), Poll::Ready(Ok(Err(_)))));
     });
 }
+
+#[test]
+fn a_future_polled_under_a_grace_survives_a_poll_that_comes_late() {
+    MockClock::new().run(|clock| {
+        let mut inner = Box::pin(future::timeout_value(HOUR, std::future::pending::<()>()));
+        {
+            let around = Timebox::new(2 * SECOND).grace(2 * SECOND);
+            let mut around = pin!(around.run_future_value(inner.as_mut()));
+            assert!(poll(around.as_mut()).is_pending());
+            clock.advance(3 * SECOND);
+            assert!(poll(around.as_mut()).is_pending());
+            clock.advance(3 * SECOND);
+            let Poll::Ready(Err(error)) = poll(around.as_mut()) else { panic!("the grace has passed") };
+            assert_eq!(error.limit(), Some(2 * SECOND));
+        }
+        assert!(poll(inner.as_mut()).is_pending());
+    });
+}
+
+#[test]
+fn a_future_survives_the_scope_that_a_shield_beside_it_holds_up() {
+    MockClock::new().run(|clock| {
+        let mut inner = Box::pin(future::timeout_value(HOUR, std::future::pending::<()>()));
+        {
+            let mut beside = Box::pin(future::shield(8 * SECOND, std::future::pending::<()>()));
+            let both = std::future::poll_fn(|cx| {
+                assert!(beside.as_mut().poll(cx).is_pending());
+                inner.as_mut().poll(cx).map(drop)
+            });
+            let mut around = pin!(future::timeout_value(SECOND, both));
+            for _ in 0..8 {
+                assert!(poll(around.as_mut()).is_pending());
+                clock.advance(SECOND);
+            }
+            assert!(poll(around.as_mut()).is_ready());
+        }
+        assert!(poll(inner.as_mut()).is_pending());
+    });
+}
+
+#[test]
+fn a_scope_that_waits_for_a_shield_is_woken_when_that_is_gone() {
+    MockClock::new().run(|clock| {
+        let shield = RefCell::new(Some(Box::pin(future::shield(HOUR, std::future::pending::<()>()))));
+        let woken = Arc::new(Woken::default());
+        let waker = Waker::from(Arc::clone(&woken));
+        let mut context = Context::from_waker(&waker);
+        let inside = std::future::poll_fn(|cx| match &mut *shield.borrow_mut() {
+            Some(shield) => shield.as_mut().poll(cx),
+            None => Poll::Pending,
+        });
+        let mut around = pin!(future::timeout_value(SECOND, inside));
+        assert!(around.as_mut().poll(&mut context).is_pending());
+        clock.advance(SECOND);
+        for _ in 0..2 {
+            assert!(around.as_mut().poll(&mut context).is_pending(), "it waits for the shield");
+        }
+        let before = woken.0.load(Ordering::SeqCst);
+        // Somebody else ends it.
+        drop(shield.take());
+        assert_eq!(woken.0.load(Ordering::SeqCst), before + 1);
+        assert!(around.as_mut().poll(&mut context).is_ready());
+    });
+}
+
+#[test]
+fn the_task_of_a_shield_is_woken_at_its_max() {
+    MockClock::new().run(|clock| {
+        let woken = Arc::new(Woken::default());
+        let waker = Waker::from(Arc::clone(&woken));
+        let until_over = std::future::poll_fn(|_| if is_expired() { Poll::Ready(()) } else { Poll::Pending });
+        let mut shield = pin!(future::shield(SECOND, until_over));
+        assert!(shield.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+        clock.advance(SECOND);
+        assert_eq!(woken.0.load(Ordering::SeqCst), 1);
+        assert!(poll(shield.as_mut()).is_ready());
+    });
+}

@@ -60,3 +60,16 @@ fn sweeps_futures() {
     }));
     assert_eq!(report.points().len(), 3);
 }
+
+#[test]
+fn a_point_of_a_scope_in_hand_is_where_it_was_asked() {
+    let report = testing::try_for_each_checkpoint(|| {
+        timebox::with_timeout(HOUR, |scope| {
+            scope.checkpoint()?;
+            scope.checkpoint_or_unwind();
+            scope.checkpoint()
+        })
+    });
+    let files: Vec<_> = report.points().iter().map(|point| point.location().file()).collect();
+    assert!(files.len() >= 3 && files.iter().all(|&file| file == file!()), "{files:?}");
+}

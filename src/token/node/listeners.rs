@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::task::Waker;
 
-use super::{Hooked, Node, State, Tie, found};
+use super::found::{self, Found};
+use super::{Hooked, Node, State, Tie};
 use crate::sync::Ordering;
 use crate::sync::callback::drop_quietly;
 use crate::token::hook::Entry;
@@ -112,11 +113,25 @@ impl Node {
     }
 
     pub(crate) fn remove_shield(&self, key: usize) {
-        self.state.lock().map(|mut state| state.shields.try_remove(key));
+        let Some(mut state) = self.state.lock() else { return };
+        state.shields.try_remove(key);
+        let last = state.shields.is_empty();
+        let held_up = if last { state.held_up.take() } else { None };
+        drop(state);
+        Found { wakers: held_up.into_iter().collect(), ..Found::default() }.hand_over();
     }
 
-    /// Until when the shields that are pending in its future last.
-    pub(crate) fn shielded_until(&self) -> u64 {
-        self.state.lock().and_then(|state| state.shields.iter().map(|shield| *shield.1).max()).unwrap_or(0)
+    /// Until when the shields that are pending in its future last; with the last of them the task is woken.
+    pub(crate) fn shielded_until(&self, waker: &Waker) -> u64 {
+        // To clone and to drop a waker is foreign code: not under the lock.
+        let mut waker = Some(waker.clone());
+        let Some(mut state) = self.state.lock() else { return 0 };
+        let until = state.shields.iter().map(|shield| *shield.1).max();
+        if until.is_some() {
+            std::mem::swap(&mut state.held_up, &mut waker);
+        }
+        drop(state);
+        drop(waker);
+        until.unwrap_or(0)
     }
 }
