@@ -121,7 +121,7 @@ impl Callback {
         self.idle.notify_all();
         drop_quietly(orphan);
         if let Some(waker) = waker {
-            drop_quietly(catch_unwind(AssertUnwindSafe(|| waker.wake())));
+            wake_quietly(waker);
         }
         Call::Ran(fires, due)
     }
@@ -244,6 +244,11 @@ pub(crate) fn drop_quietly<T>(value: T) {
         // A payload whose drop panics in turn is leaked.
         std::mem::forget(payload);
     }
+}
+
+/// Wakes a task of the user's, likewise.
+pub(crate) fn wake_quietly(waker: Waker) {
+    drop_quietly(catch_unwind(AssertUnwindSafe(|| waker.wake())));
 }
 
 /// Lends closures that may borrow from the caller's stack to whoever gets the callbacks, for as long as `body` runs.

@@ -9,19 +9,22 @@ use super::node::{Node, Tie};
 /// When the drop has returned, the hook is not running and never will: dropping waits for a hook that runs, except
 /// from inside that hook. A hook registered with a scope ends with the scope at the latest.
 ///
-/// A registration that is forgotten leaves its hook in place for as long as the token or scope exists.
+/// One made on a token keeps that alive, as another token would. A registration that is forgotten leaves its hook in
+/// place for good, or for as long as the scope exists.
 #[must_use = "the hook ends when its registration is dropped"]
 pub struct Registration {
     /// `None` if it can never fire.
     hook: Option<Arc<Entry>>,
     node: Weak<Node>,
+    /// That of a token.
+    _kept: Option<Arc<Node>>,
     key: Option<usize>,
 }
 
 impl Registration {
     /// Of a hook that never fires, because nothing can be over.
     pub(crate) fn inert() -> Self {
-        Self { hook: None, node: Weak::new(), key: None }
+        Self { hook: None, node: Weak::new(), _kept: None, key: None }
     }
 
     /// Registers a hook; one on a node that is over runs on this thread before this returns.
@@ -33,7 +36,8 @@ impl Registration {
             key = node.add_fired_hook(&entry, tie);
             entry.run();
         }
-        Self { hook: Some(entry), node: Arc::downgrade(node), key }
+        let kept = (tie == Tie::Token).then(|| Arc::clone(node));
+        Self { hook: Some(entry), node: Arc::downgrade(node), _kept: kept, key }
     }
 }
 

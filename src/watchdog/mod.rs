@@ -11,12 +11,11 @@ pub(crate) mod model;
 pub(crate) mod runners;
 pub(crate) mod slots;
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::task::Waker;
 
 use crate::sync::alarm::{self, Alarm};
-use crate::sync::callback::drop_quietly;
+use crate::sync::callback::wake_quietly;
 #[cfg(not(timebox_loom))]
 use crate::sync::compiler_fence;
 use crate::sync::{
@@ -31,6 +30,9 @@ use slots::{FreeSlots, Numbered, Slot, Slots};
 
 /// How long a watchdog with nothing to do stays, in nanoseconds.
 const IDLE: u64 = 30_000_000_000;
+
+/// How many batches of a thread's timers are fired in one pass.
+const BATCHES: usize = 16;
 
 /// How long nothing must be due for the watchdog to see to the asymmetric fence, and when it does so in any case.
 const QUIET: u64 = 50_000_000;
@@ -421,17 +423,18 @@ impl Watchdog {
     /// be looked at again.
     fn fire_due(&'static self, now: u64) -> Vec<&'static Timers> {
         let epoch = self.epoch();
-        let wake = |waker: Waker| drop_quietly(catch_unwind(AssertUnwindSafe(|| waker.wake())));
         let posted = std::mem::take(&mut *lock(&epoch.inbox));
-        posted.into_iter().for_each(wake);
+        posted.into_iter().for_each(wake_quietly);
         let looked_at: Vec<_> = epoch.all_timers().filter(|timers| timers.earliest() <= now).collect();
         for timers in &looked_at {
             timers.begin_look();
-            let mut all = false;
-            while !all {
-                let due;
-                (due, all) = timers.take_due(now);
-                due.into_iter().for_each(|(_, waker)| wake(waker));
+            // So many that those of other threads do not wait for all of this one's; the next pass follows at once.
+            for _ in 0..BATCHES {
+                let (due, all) = timers.take_due(now);
+                due.into_iter().for_each(|(_, waker)| wake_quietly(waker));
+                if all {
+                    break;
+                }
             }
         }
         looked_at
@@ -452,9 +455,9 @@ impl Watchdog {
     #[inline(always)]
     pub(crate) fn schedule(&'static self, deadline: u64, waker: Waker) -> Timer {
         let lease = Self::lease();
-        let timers = lease.timers;
         let timer = lease.put(deadline, waker);
-        self.announce(timers, deadline);
+        // While the timers are this thread's: README, "Timers".
+        self.announce(lease.timers, deadline);
         timer
     }
 

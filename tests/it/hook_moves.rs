@@ -1,11 +1,12 @@
 //! Hooks of futures that are polled in one scope after another.
 
 use std::future::{Future, pending};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use std::sync::mpsc;
-use std::task::{Context, Waker};
+use std::task::{Context, Poll, Waker};
 use std::thread;
 use std::time::Duration;
 
@@ -124,4 +125,24 @@ fn a_hook_that_still_runs_for_the_scope_before_fires_for_this_one_afterwards() {
     release.send(()).unwrap();
     next(&begins);
     release.send(()).unwrap();
+}
+
+#[test]
+fn the_hook_of_a_call_that_panicked_has_ended() {
+    let fired = Arc::new(AtomicU32::new(0));
+    let counts = Arc::clone(&fired);
+    let hook = Hook::inline(move || counts.fetch_add(1, SeqCst));
+    let panics = std::future::poll_fn(|_| -> Poll<Result<(), TimeoutError>> {
+        panic!("the call of a test panics, as it should")
+    });
+    let mut call = Box::pin(future::interruptible(hook, panics));
+    timebox::with_timeout(LONG, |scope| {
+        let poll = AssertUnwindSafe(|| is_pending(call.as_mut()));
+        assert!(catch_unwind(poll).is_err());
+        scope.token().cancel();
+        let_the_watchdog_pass();
+        assert_eq!(fired.load(SeqCst), 0);
+        Ok::<_, TimeoutError>(())
+    })
+    .unwrap();
 }

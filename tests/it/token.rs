@@ -9,9 +9,9 @@ use std::task::{Context, Poll, Waker};
 use std::thread;
 
 use pollster::block_on;
-use timebox::{CancellationToken, Cause, DropGuard, Hook};
+use timebox::{CancellationToken, Cause, DropGuard, Hook, timeout_value, token};
 
-use crate::support::{bounded, let_the_watchdog_pass, next};
+use crate::support::{SHORT, bounded, let_the_watchdog_pass, next};
 
 #[test]
 fn a_new_token_is_not_cancelled() {
@@ -352,4 +352,34 @@ fn a_future_run_with_an_owned_token_ends_with_it() {
     assert_eq!(run(&token), Some(7));
     token.cancel();
     assert_eq!(run(&token), None);
+}
+
+#[test]
+fn a_hook_made_on_a_token_keeps_the_token() {
+    let parent = CancellationToken::new();
+    let (fired, wait) = channel();
+    let _registration = parent.child_token().on_cancel(move || fired.send(()));
+    parent.cancel();
+    next(&wait);
+
+    let (fired, wait) = channel();
+    let of_a_scope = timeout_value(SHORT, || token().on_cancel(move || fired.send(())));
+    let _registration = of_a_scope.unwrap();
+    next(&wait);
+}
+
+#[test]
+fn a_future_that_is_given_up_is_dropped_at_once() {
+    let held = Arc::new(());
+    let inside = Arc::clone(&held);
+    let token = CancellationToken::new();
+    let mut run = pin!(token.run_until_cancelled(async move {
+        let _inside = inside;
+        pending::<()>().await;
+    }));
+    let mut context = Context::from_waker(Waker::noop());
+    assert!(run.as_mut().poll(&mut context).is_pending());
+    token.cancel();
+    assert_eq!(run.as_mut().poll(&mut context), Poll::Ready(None));
+    assert_eq!(Arc::strong_count(&held), 1);
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::task::{Wake, Waker};
 
-use crate::sync::callback::drop_quietly;
+use crate::sync::callback::wake_quietly;
 use crate::token::hook::Entry;
 use crate::watchdog;
 #[cfg(not(timebox_loom))]
@@ -35,9 +35,7 @@ impl Found {
 
     fn wake(&mut self) {
         for waker in self.wakers.drain(..) {
-            without_scopes(|| {
-                drop_quietly(std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| waker.wake())));
-            });
+            without_scopes(|| wake_quietly(waker));
         }
     }
 }

@@ -127,19 +127,10 @@ impl Timers {
     /// good for nothing when it finds it again.
     fn make_heap_anew(&'static self) {
         let timers = self.records.sort_out().filter_map(|(group, at)| group.timer(at));
-        let entries: Vec<_> = timers.map(Reverse).collect();
-        let mut heap = lock(&self.heap);
-        if entries.len() < heap.capacity() / 4 {
-            // The memory is there, and soon done with.
-            heap.clear();
-            heap.extend(entries);
-        } else {
-            // Not with the lock held.
-            drop(heap);
-            let anew = Heap::from(entries);
-            let before = std::mem::replace(&mut *lock(&self.heap), anew);
-            drop(before);
-        }
+        // Made and dropped without the lock.
+        let anew = Heap::from(timers.map(Reverse).collect::<Vec<_>>());
+        let before = std::mem::replace(&mut *lock(&self.heap), anew);
+        drop(before);
     }
 }
 
@@ -260,7 +251,7 @@ impl Lease {
 
     /// Puts a timer in. The watchdog is not told.
     #[inline(always)]
-    pub(crate) fn put(self, deadline: u64, waker: Waker) -> Timer {
+    pub(crate) fn put(&self, deadline: u64, waker: Waker) -> Timer {
         // SAFETY: that of the lease.
         unsafe { self.timers.put(deadline, waker) }
     }
