@@ -22,7 +22,7 @@ struct Rare {
     waiting: Option<Waiting>,
     /// Until when it waits for the scope around to drop both.
     patience: u64,
-    /// Whether it is known to be over.
+    /// Whether it was found to be over by the last poll.
     over: bool,
 }
 
@@ -104,18 +104,19 @@ impl Alert {
         *patience
     }
 
-    /// It is over, or not; whether that is news.
-    #[inline(always)]
-    pub(super) fn is_news(&mut self, over: bool) -> bool {
-        if over {
-            return !std::mem::replace(&mut self.rare.get_or_insert_default().over, true);
-        }
-        self.rare.as_mut().is_some_and(|rare| std::mem::take(&mut rare.over))
+    /// Whether it was known to be over, before [`wake_by`](Self::wake_by) is asked for another poll.
+    pub(super) fn was_over(&self) -> bool {
+        self.rare.as_ref().is_some_and(|rare| rare.over)
+    }
+
+    pub(super) fn set_over(&mut self) {
+        self.rare.get_or_insert_default().over = true;
     }
 
     /// Wakes the task when `node` is over, and not for one given before; `false` if it is over.
     pub(super) fn wake_by(&mut self, node: Option<&Arc<Node>>, waker: &Waker) -> bool {
         if let Some(rare) = &mut self.rare {
+            rare.over = false;
             if let (Some(waiting), Some(node)) = (&rare.waiting, node)
                 && Arc::ptr_eq(&waiting.node, node)
             {

@@ -96,6 +96,8 @@ struct Rest {
     node: Option<Arc<Node>>,
     /// Left with the scope.
     spending: Option<Spending>,
+    /// While it is open.
+    under: Under,
 }
 
 impl Polled {
@@ -181,10 +183,9 @@ impl Polled {
         let mut frame = terms.frame(thread);
         let mut effective = terms.own().min(thread.deadline.get());
         let mut extras = None;
-        let mut _under = Under::unchanged();
         if let Some(rest) = self.rest.get() {
             let crosses = rest.crosses_clocks(thread);
-            _under = under(thread, &rest.seam);
+            rest.under = under(thread, &rest.seam);
             begin_wait(self.location, false);
             effective = rest.resume(thread, &mut frame, effective, crosses, waker.is_null());
             extras = rest.extras.as_ref();
@@ -193,6 +194,9 @@ impl Polled {
         let result = frame::open(thread, &mut frame, effective, extras, has_timer, body);
         if frame.has_acquired() {
             self.keep(&mut frame);
+        }
+        if let Some(rest) = self.rest.get() {
+            rest.under = Under::unchanged();
         }
         result.map_err(|payload| {
             if !is_meant_for(&frame, &*payload) {
@@ -242,7 +246,8 @@ impl Rest {
     fn boxed(limit: Limit, extras: Option<Extras>, terms: Option<Terms>) -> Box<Self> {
         let handle = extras.as_ref().and_then(|extras| extras.handle.as_ref());
         let seam = handle.map_or_else(Seam::current, |handle| handle.node().seam.clone());
-        Box::new(Self { seam, limit, extras, terms, id: None, node: None, spending: None })
+        let under = Under::unchanged();
+        Box::new(Self { seam, limit, extras, terms, id: None, node: None, spending: None, under })
     }
 
     /// Whether the scopes around it in this poll have another clock: then they count as a handle's would, by being

@@ -118,7 +118,6 @@ fn wait(
         point(thread, location);
     }
     if !is_over(thread) {
-        alert.is_news(false);
         let woken = match scope.existing_node() {
             // Its own node tells it of all.
             Some(node) => {
@@ -146,6 +145,7 @@ fn wait_on(
     location: &'static Location<'static>,
     cx: &Context<'_>,
 ) -> Poll<TimeoutError> {
+    let known = alert.was_over();
     // Before it is looked at: what ends later wakes the task.
     let outer = scope.visible_outer().and_then(|outer| outer.visible().find_map(Scope::existing_node));
     alert.wake_by(outer, cx.waker());
@@ -165,7 +165,8 @@ fn wait_on(
         // Its own deadline, or that of a scope around it, may come before and give it less.
         let next = [own, scope.around()].into_iter().filter(|&deadline| deadline > now).fold(until, u64::min);
         alert.wake_at(next, cx.waker());
-        if alert.is_news(true) {
+        alert.set_over();
+        if !known {
             // What was polled before it was over counts on being polled again.
             cx.waker().wake_by_ref();
         }

@@ -267,7 +267,7 @@ impl Entry {
     /// Runs it here.
     pub(crate) fn run(self: &Arc<Self>) {
         let is_once = matches!(self.policy.repeat, Repeat::Once | Repeat::Unsaid);
-        let may = |fires| !self.is_retired() && !(is_once && fires > 0);
+        let may = |fires| !self.is_retired() && (fires == 0 || !is_once);
         let caller = || weak_waker(Arc::downgrade(self));
         let (fires, due) = match self.callback.call(may, caller, || self.escalate_later()) {
             Call::Ran(fires, due) => (fires, due),

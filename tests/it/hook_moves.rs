@@ -41,9 +41,7 @@ impl HeldWatchdog {
 }
 
 /// A foreign call that never ends, and how often its hook has fired.
-fn interrupted(
-    hook: impl FnOnce(Hook<'static>) -> Hook<'static>,
-) -> (Pin<Box<impl Future<Output = timebox::Result<Result<(), TimeoutError>>>>>, Arc<AtomicU32>) {
+fn interrupted(hook: impl FnOnce(Hook<'static>) -> Hook<'static>) -> (Pin<Box<impl Future>>, Arc<AtomicU32>) {
     let fired = Arc::new(AtomicU32::new(0));
     let counts = Arc::clone(&fired);
     let hook = hook(Hook::inline(move || counts.fetch_add(1, SeqCst)));

@@ -374,8 +374,8 @@ fn a_future_that_is_given_up_is_dropped_at_once() {
     let inside = Arc::clone(&held);
     let token = CancellationToken::new();
     let mut run = pin!(token.run_until_cancelled(async move {
-        let _inside = inside;
         pending::<()>().await;
+        drop(inside);
     }));
     let mut context = Context::from_waker(Waker::noop());
     assert!(run.as_mut().poll(&mut context).is_pending());
