@@ -38,14 +38,9 @@ struct Waiting {
 
 impl Alert {
     /// Wakes the task at `deadline`, and not at a time given before.
-    pub(super) fn wake_at(&mut self, deadline: u64, waker: &Waker) {
-        self.wake_at_if(Seam::is_in_force(), deadline, waker);
-    }
-
-    /// As [`wake_at`](Self::wake_at), for who knows whether a test has put something in place.
     #[inline(always)]
-    pub(super) fn wake_at_if(&mut self, staged: bool, deadline: u64, waker: &Waker) {
-        if staged {
+    pub(super) fn wake_at(&mut self, deadline: u64, waker: &Waker) {
+        if Seam::is_in_force() {
             return self.wake_at_staged(deadline, waker);
         }
         if self.timer.is_some() && self.keeps_timer(deadline, waker) {
@@ -135,7 +130,6 @@ impl Alert {
     #[inline(always)]
     pub(super) fn wake_with(
         &mut self,
-        staged: bool,
         scope: Option<&Scope>,
         around: u64,
         own: u64,
@@ -149,7 +143,7 @@ impl Alert {
         } else {
             around
         };
-        self.wake_at_if(staged, deadline, waker);
+        self.wake_at(deadline, waker);
         if covered || scope.is_none() {
             return self.rare.is_none() || self.wake_by(None, waker);
         }

@@ -17,7 +17,6 @@ use crate::scope::Scope;
 use crate::scope::checkpoint::is_over;
 use crate::scope::staged::{begin_wait, point};
 use crate::time::clock;
-use crate::time::seam::Seam;
 use crate::token::trail::Circumstances;
 use crate::watchdog::slots::Thread;
 
@@ -112,24 +111,18 @@ fn wait(
     location: &'static Location<'static>,
     cx: &Context<'_>,
 ) -> Poll<TimeoutError> {
-    // Asked once, since this is the way of every future that waits.
-    let staged = Seam::is_in_force();
-    if staged {
-        point(thread, location);
-    }
+    point(thread, location);
     if !is_over(thread) {
         let woken = match scope.existing_node() {
             // Its own node tells it of all.
             Some(node) => {
-                alert.wake_at_if(staged, thread.deadline.get(), cx.waker());
+                alert.wake_at(thread.deadline.get(), cx.waker());
                 alert.wake_by(Some(node), cx.waker())
             }
-            None => alert.wake_with(staged, scope.visible_outer(), scope.around(), own, cx.waker()),
+            None => alert.wake_with(scope.visible_outer(), scope.around(), own, cx.waker()),
         };
         if woken {
-            if staged {
-                begin_wait(location, true);
-            }
+            begin_wait(location, true);
             return Poll::Pending;
         }
     }

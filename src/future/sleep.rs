@@ -81,7 +81,7 @@ impl Future for Sleep {
                     return Poll::Ready(Ok(()));
                 }
                 let woken = if this.seam.shares_clock(&Seam::current()) {
-                    this.alert.wake_with(Seam::is_in_force(), scope, thread.deadline.get(), end, cx.waker())
+                    this.alert.wake_with(scope, thread.deadline.get(), end, cx.waker())
                 } else {
                     this.alert.wake_at_on(&this.seam, end, cx.waker());
                     this.alert.wake_by(scope.map(Scope::node), cx.waker())
