@@ -128,13 +128,7 @@ impl Alert {
     /// Wakes the task when `scope` is over, or at `own` if that is earlier than the scope's deadline. What the scope
     /// sees to itself, because it is polled by the same task, is left to it. `false` if it is over by now.
     #[inline(always)]
-    pub(super) fn wake_with(
-        &mut self,
-        scope: Option<&Scope>,
-        around: u64,
-        own: u64,
-        waker: &Waker,
-    ) -> bool {
+    pub(super) fn wake_with(&mut self, scope: Option<&Scope>, around: u64, own: u64, waker: &Waker) -> bool {
         let covered = scope.and_then(Scope::polled_by).is_some_and(|outer| outer.will_wake(waker));
         let deadline = if own < around {
             own

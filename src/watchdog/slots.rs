@@ -61,35 +61,32 @@ impl Default for Slot {
     }
 }
 
-/// What there is one of for each number of a slot, in chunks that never move or go.
+/// What there is one of for each number of a slot, in chunks that never move or go. Each has twice as many as the one before.
 #[derive(Debug)]
 pub(crate) struct Numbered<T> {
-    first: SetOnce<Chunk<T>>,
+    chunks: [SetOnce<Box<[T]>>; CHUNKS],
 }
 
-#[derive(Debug)]
-struct Chunk<T> {
-    items: [T; PER_CHUNK],
-    next: SetOnce<Chunk<T>>,
-}
+const CHUNKS: usize = 26;
 
 impl<T: Default> Numbered<T> {
     pub(super) const fn new() -> Self {
-        Self { first: SetOnce::new() }
+        Self { chunks: [const { SetOnce::new() }; CHUNKS] }
     }
 
     /// The one with this number; it is made if need be.
     pub(super) fn at(&self, index: usize) -> &T {
-        let make = || Chunk { items: std::array::from_fn(|_| T::default()), next: SetOnce::new() };
-        let mut chunk = self.first.get_or_init(make);
-        for _ in 0..index / PER_CHUNK {
-            chunk = chunk.next.get_or_init(make);
-        }
-        &chunk.items[index % PER_CHUNK]
+        let place = index + PER_CHUNK;
+        let chunk = (place / PER_CHUNK).ilog2() as usize;
+        // Of the chunk; and as many places lie before it.
+        let size = PER_CHUNK << chunk;
+        let make = || (0..size).map(|_| T::default()).collect();
+        &self.chunks[chunk].get_or_init(make)[place - size]
     }
 
+    /// All that were made: a later chunk may be there before an earlier one.
     pub(super) fn iter(&self) -> impl Iterator<Item = &T> {
-        std::iter::successors(self.first.get(), |chunk| chunk.next.get()).flat_map(|chunk| &chunk.items)
+        self.chunks.iter().filter_map(SetOnce::get).flat_map(|chunk| &chunk[..])
     }
 }
 
@@ -388,5 +385,21 @@ impl Drop for Registration {
             watchdog.slots.at(index).set(NEVER);
             watchdog.give_slot_back(index);
         }
+    }
+}
+
+#[cfg(all(test, not(timebox_loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_number_has_a_place_of_its_own_that_stays() {
+        let numbered = Numbered::<Cell<usize>>::new();
+        let last = 10 * PER_CHUNK;
+        numbered.at(last).set(last);
+        (0..last).for_each(|index| numbered.at(index).set(index));
+        assert!((0..=last).all(|index| numbered.at(index).get() == index));
+        let all: Vec<usize> = numbered.iter().map(Cell::get).take(last + 1).collect();
+        assert!(all.into_iter().eq(0..=last));
     }
 }
