@@ -19,7 +19,7 @@
 //! A future's scope that is over only because that of a future around it is leaves it to that one, which drops both or
 //! has a grace for both. That is why `&mut future` survives the limit it is polled under.
 //! One that is driven by a `block_on` in the middle of a poll of that one gives it 20 ms, and then ends by itself (if it
-//! is woken at all: where both have the same waker, as with pollster in pollster, it is not).
+//! is woken at all: where both have the same waker, as with pollster in pollster, neither it nor a [`sleep`] there is).
 //!
 //! # Examples
 //!
