@@ -31,6 +31,8 @@ pub enum Mutant {
     EarlyLook = 1024,
     /// Whoever comes for a timer's target while it is held does not say so.
     SilentMiss = 2048,
+    /// A hook does not look whether its place was left.
+    NoRetire = 4096,
 }
 
 // Not a loom atomic: a switch is not part of the model.

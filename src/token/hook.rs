@@ -9,7 +9,7 @@ use std::task::{Poll, Wake, Waker};
 use std::time::Duration;
 
 use crate::sync::callback::{Call, Callback};
-use crate::sync::{AtomicBool, ForkMutex, Ordering, weak_waker};
+use crate::sync::{AtomicBool, ForkMutex, Ordering, mutant, weak_waker};
 use crate::time::seam::Seam;
 use crate::time::{clock, nanos};
 use crate::watchdog::runners::Task;
@@ -319,7 +319,7 @@ impl Entry {
 
     fn is_retired(&self) -> bool {
         // Relaxed: ordered by the lock of the callback, or of the timers.
-        self.retired.load(Ordering::Relaxed)
+        !mutant!(NoRetire) && self.retired.load(Ordering::Relaxed)
     }
 
     /// The place is left: it does not begin to fire any more, whatever is on its way; with `wait`, it is not firing

@@ -87,6 +87,33 @@ fn end_while_it_escalates() {
     assert_eq!(timers(global()), 0, "a timer is left behind");
 }
 
+/// Its future leaves the scope while it fires: from then on it does not, for that one.
+fn retire_while_it_fires() {
+    let (runs, left) = (Arc::new(AtomicUsize::new(0)), Forbidden::new());
+    let entry = Entry::of(Hook::inline(counted(&runs, &left)), Unsaid::Backoff);
+    let fires = Arc::clone(&entry);
+    let watchdog = thread::spawn(move || fires.run());
+    entry.retire(true);
+    left.from_now_on(true);
+    watchdog.join().unwrap();
+    assert_never_late(&runs);
+    assert_eq!(timers(global()), 0, "a timer is left behind");
+    run_out(global());
+}
+
+/// Its future goes from one scope that is over to another: a hook that is to fire once does so, for either.
+fn move_while_it_fires() {
+    let (runs, never) = (Arc::new(AtomicUsize::new(0)), Forbidden::new());
+    let entry = Entry::of(Hook::inline(counted(&runs, &never)), Unsaid::Once);
+    let fires = Arc::clone(&entry);
+    let watchdog = thread::spawn(move || fires.run());
+    entry.retire(false);
+    entry.again().run();
+    watchdog.join().unwrap();
+    assert_eq!(runs.load(SeqCst), 1);
+    run_out(global());
+}
+
 /// The hook ends itself: nobody waits for anybody.
 fn end_from_inside() {
     let own: Arc<std::sync::Mutex<Option<Arc<Entry>>>> = Arc::default();
@@ -181,6 +208,8 @@ fn cancel_while_a_child_moves() {
 models! {
     a_hook_that_was_ended_never_runs: end_while_it_fires;
     an_escalation_ends_with_its_hook: end_while_it_escalates;
+    a_hook_stays_behind_in_a_scope_that_was_left: retire_while_it_fires;
+    a_hook_that_moves_is_not_lost: move_while_it_fires;
     a_hook_can_end_itself: end_from_inside;
     a_shielded_hook_fires_afterwards: shield_while_it_fires;
     a_hook_fires_once_or_is_refused: register_while_cancelled;
@@ -189,6 +218,8 @@ models! {
     a_child_that_moved_is_over_with_its_new_parent: cancel_while_a_child_moves;
     #[should_panic(expected = "ran when it must not")]
     fails_without_the_wait_of_the_end: end_while_it_fires, NoRevoke;
+    #[should_panic(expected = "ran when it must not")]
+    fails_without_a_look_whether_it_was_left: retire_while_it_fires, NoRetire;
     #[should_panic(expected = "ran when it must not")]
     fails_without_the_wait_of_the_shield: shield_while_it_fires, NoShieldWait;
 }
