@@ -183,6 +183,10 @@ fn million(measuring: bool, runs: usize) -> Vec<Figure> {
     let first = queue::in_turn(1, n, queue_timer, tokio::time::sleep);
     let later: Vec<_> =
         (0..runs).map(|_| queue::in_turn(rounds, n, queue_timer, tokio::time::sleep)).collect();
+    // Like with like: no scope is opened for the drop.
+    let sleeps: Vec<_> = (0..runs)
+        .map(|_| queue::in_turn(rounds, n, timebox::future::sleep, tokio::time::sleep))
+        .collect();
     if measuring {
         println!("| {n} timers, ns | arm | tokio | random cancel | tokio |\n|---|---|---|---|---|");
         for (i, [ours, theirs]) in std::iter::once(&first).chain(&later).enumerate() {
@@ -210,6 +214,16 @@ fn million(measuring: bool, runs: usize) -> Vec<Figure> {
             what: format!("{n} timers, later ones: arm / tokio's `Sleep`"),
             runs: ratios(&later, |round| round.arm),
             target: QUEUE_ARM,
+        },
+        Figure {
+            what: format!("{n} sleeps: arm / tokio's `Sleep`"),
+            runs: ratios(&sleeps, |round| round.arm),
+            target: QUEUE_ARM,
+        },
+        Figure {
+            what: format!("{n} sleeps: random cancel / tokio's `Sleep`"),
+            runs: ratios(&sleeps, |round| round.cancel),
+            target: QUEUE_CANCEL,
         },
         Figure {
             what: format!("{n} timers, the first: random cancel / tokio's `Sleep`"),

@@ -127,10 +127,19 @@ impl Timers {
     /// good for nothing when it finds it again.
     fn make_heap_anew(&'static self) {
         let timers = self.records.sort_out().filter_map(|(group, at)| group.timer(at));
-        // Made and dropped without the lock.
-        let anew = Heap::from(timers.map(Reverse).collect::<Vec<_>>());
-        let before = std::mem::replace(&mut *lock(&self.heap), anew);
-        drop(before);
+        let entries: Vec<_> = timers.map(Reverse).collect();
+        let mut heap = lock(&self.heap);
+        if entries.len() <= STALE {
+            // The memory is there, and as many soon put in.
+            heap.clear();
+            heap.extend(entries);
+        } else {
+            // Not with the lock held.
+            drop(heap);
+            let anew = Heap::from(entries);
+            let before = std::mem::replace(&mut *lock(&self.heap), anew);
+            drop(before);
+        }
     }
 }
 
