@@ -151,7 +151,8 @@ impl Alert {
     /// Takes everything back.
     #[inline(always)]
     pub(super) fn clear(&mut self) {
-        if let Some((_, timer)) = self.timer.take() {
+        if let Some((_, timer)) = self.timer {
+            self.timer = None;
             timer.cancel();
         }
         if self.rare.is_some() {

@@ -54,8 +54,9 @@ impl<T> Seldom<T> {
 
     #[inline(always)]
     fn clear(&mut self) {
-        if let Some(value) = self.0.take() {
-            drop_cold(value);
+        // Without a store where there is nothing.
+        if self.0.is_some() {
+            drop_cold(self.0.take());
         }
     }
 }
