@@ -184,9 +184,8 @@ fn million(measuring: bool, runs: usize) -> Vec<Figure> {
     let later: Vec<_> =
         (0..runs).map(|_| queue::in_turn(rounds, n, queue_timer, tokio::time::sleep)).collect();
     // Like with like: no scope is opened for the drop.
-    let sleeps: Vec<_> = (0..runs)
-        .map(|_| queue::in_turn(rounds, n, timebox::future::sleep, tokio::time::sleep))
-        .collect();
+    let sleeps: Vec<_> =
+        (0..runs).map(|_| queue::in_turn(rounds, n, timebox::future::sleep, tokio::time::sleep)).collect();
     if measuring {
         println!("| {n} timers, ns | arm | tokio | random cancel | tokio |\n|---|---|---|---|---|");
         for (i, [ours, theirs]) in std::iter::once(&first).chain(&later).enumerate() {

@@ -143,7 +143,9 @@ impl<F: Future> Future for Shield<F> {
             let poll = poll.unwrap_or(Poll::Pending);
             if poll.is_ready() {
                 *this.opened = None;
-            } else if let Some(opened) = this.opened {
+            } else if let Some(opened) = this.opened
+                && clock::now() < opened.polled.own()
+            {
                 opened.alert.wake_at(opened.polled.own(), cx.waker());
             }
             poll
