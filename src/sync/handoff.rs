@@ -4,7 +4,8 @@
 //! 1. The value is there if the phase is not `EMPTY`, and as long as whoever made it `EMPTY` has not read it out.
 //! 2. It is touched only by who fills the place, and by who has changed the phase from `FULL`: to `EMPTY`, or to `HELD`
 //!    until that is changed again. The phase is `FULL` for one filling at a time, so that is one thread.
-//! 3. Each filling has a number of its own, for a billion fillings: a ticket of one before is good for nothing.
+//! 3. Each filling has a number of its own, for a billion fillings: a ticket of one before is good for nothing. (One that
+//!    lay unused for exactly as many would take the wrong value; who keeps tickets for long must look at more.)
 
 use std::mem::MaybeUninit;
 

@@ -5,7 +5,7 @@
 
 use std::marker::PhantomData;
 use std::ptr;
-// std's in a model too: models make what is kept here before they begin.
+// std's in a model too, which does not see its orderings: an Acquire and a Release, as of a `OnceLock`.
 use std::sync::atomic::{AtomicPtr, Ordering};
 
 /// As std's `OnceLock`, but nobody waits for another thread that is about to set it, which after a fork may not be there:

@@ -10,7 +10,8 @@
 //! 2. A record is not free from when it is claimed until its owner has taken its waker out, or has it back from who
 //!    did (`Records::returned`). Nobody puts a waker into it meanwhile.
 //! 3. Each record with a waker is listed in the nursery or in the heap, where a look at first the one, then the other
-//!    finds it: it is moved under the lock. (Except while its waker is being put in, or once a look has found it due.)
+//!    finds it: it is moved under the lock. (Except while its waker is being put in, or once a look has found it due: also
+//!    where it came in vain, since `replace` then has another put in. And except centuries ahead.)
 //! 4. No timer is due before `earliest`, once the arm that put it in has been announced, but for what a pass of the
 //!    watchdog is about to look at again.
 //! 5. The list of groups that begins with `Records::first` has each that has a free record, once; and no other, but perhaps the
@@ -337,7 +338,7 @@ impl Timer {
         Some(waker)
     }
 
-    /// Has it wake another task; `false` if it is due, or lost.
+    /// Has it wake another task; `false` if it is due, or lost: then it must be taken back, and another armed.
     pub(crate) fn replace(self, waker: &Waker) -> bool {
         if self.group.is_lost() {
             return false;
