@@ -46,9 +46,9 @@ const fn limits(figure: f64, ceiling: f64) -> Limits {
 const COUNTS: [Count; 11] = [
     Count { case: "scope/timebox", less: None, limits: Some(limits(60.0, 85.0)) },
     Count { case: "three_same/timebox", less: None, limits: Some(limits(130.0, 212.0)) },
-    Count { case: "three_shrinking/timebox", less: None, limits: Some(limits(240.0, 340.0)) },
-    Count { case: "ready/timebox", less: None, limits: Some(limits(40.0, 194.0)) },
-    Count { case: "pending/timebox", less: None, limits: Some(limits(270.0, 506.0)) },
+    Count { case: "three_shrinking/timebox", less: None, limits: Some(limits(240.0, 352.0)) },
+    Count { case: "ready/timebox", less: None, limits: Some(limits(40.0, 191.0)) },
+    Count { case: "pending/timebox", less: None, limits: Some(limits(270.0, 505.0)) },
     Count { case: "checkpoint/timebox", less: Some("checkpoint/none"), limits: Some(limits(10.0, 12.5)) },
     Count { case: "three_pending/timebox", less: None, limits: None },
     Count { case: "scope/instant_now", less: None, limits: None },
