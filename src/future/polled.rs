@@ -79,8 +79,8 @@ fn drop_cold<T>(value: T) {
 /// `extern "C"`, since that cannot unwind: where it could, the future that is being made would have to be in memory.
 #[cold]
 #[inline(never)]
-extern "C" fn rest_in_seam(duration: &Duration) -> Seldom<Rest> {
-    Seldom::some(Rest::boxed((*duration).into(), None, None))
+extern "C" fn rest_in_seam(nanos: u64) -> Seldom<Rest> {
+    Seldom::some(Rest::boxed(Duration::from_nanos(nanos).into(), None, None))
 }
 
 struct Rest {
@@ -107,8 +107,9 @@ impl Polled {
     pub(super) fn new(limit: Limit, location: &'static Location<'static>) -> Self {
         match limit.into_duration() {
             Ok(duration) => {
-                let rest = if Seam::is_in_force() { rest_in_seam(&duration) } else { Seldom::none() };
-                Self { entered: 0, asked: nanos(duration), location, rest }
+                let asked = nanos(duration);
+                let rest = if Seam::is_in_force() { rest_in_seam(asked) } else { Seldom::none() };
+                Self { entered: 0, asked, location, rest }
             }
             Err(limit) => Self::with_rest(limit, location),
         }
