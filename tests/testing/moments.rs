@@ -418,23 +418,3 @@ fn the_task_of_a_shield_is_woken_once_at_its_max() {
         assert!(shield.as_mut().poll(&mut context).is_ready());
     });
 }
-
-#[test]
-fn a_waker_that_panics_does_not_keep_others_from_being_woken() {
-    struct Panics;
-    impl std::task::Wake for Panics {
-        fn wake(self: Arc<Self>) {
-            panic!("the waker of a test panics, as it should")
-        }
-    }
-    MockClock::new().run(|clock| {
-        let woken = Arc::new(Woken::default());
-        let wakers = [Waker::from(Arc::new(Panics)), Waker::from(Arc::clone(&woken))];
-        let mut sleeps = [1, 2].map(|seconds| Box::pin(future::sleep(seconds * SECOND)));
-        for (sleep, waker) in sleeps.iter_mut().zip(&wakers) {
-            assert!(sleep.as_mut().poll(&mut Context::from_waker(waker)).is_pending());
-        }
-        clock.advance(2 * SECOND);
-        assert_eq!(woken.0.load(Ordering::SeqCst), 1);
-    });
-}
