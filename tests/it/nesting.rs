@@ -355,7 +355,8 @@ fn the_first_checkpoint_after_an_overrun_scope_fails_if_the_one_around_it_is_ove
             })?;
             checkpoint()
         });
+        let error = result.expect_err("the checkpoint fails");
         // Refused: it was over before the inner one began.
-        result.expect_err("the checkpoint fails").started().then_some(())
+        error.started().then(|| assert_eq!(error.limit(), Some(limit * 2)))
     });
 }

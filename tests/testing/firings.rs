@@ -53,6 +53,24 @@ fn one_that_repeats_fires_at_each_interval() {
 }
 
 #[test]
+fn one_of_a_future_that_outlives_its_scope_fires_no_more_once_that_is_left() {
+    each_kind(|kind, clock| {
+        let fired = Count::default();
+        let hook = fired.counting(kind).every(SECOND);
+        let call = std::future::pending::<Result<(), TimeoutError>>();
+        let mut call = Box::pin(future::interruptible(hook, call));
+        let in_a_scope = timebox::timeout_value(SECOND, || {
+            assert!(poll(call.as_mut()).is_pending());
+            clock.advance(3 * SECOND);
+        });
+        in_a_scope.unwrap();
+        assert_eq!(fired.get(), 3);
+        clock.advance(HOUR);
+        assert_eq!(fired.get(), 3);
+    });
+}
+
+#[test]
 fn one_of_an_interruptible_call_repeats_at_growing_intervals() {
     each_kind(|kind, clock| {
         let fired = Count::default();
