@@ -14,7 +14,6 @@ use std::task::{Wake, Waker};
 
 use super::runners::Task;
 use super::{Timer, global};
-use crate::sync::callback::wake_quietly;
 use crate::sync::{Condvar, ForkMutex, Mutex, lock, wait};
 use crate::time::NEVER;
 use crate::time::seam::{Mock, Seam};
@@ -182,8 +181,7 @@ impl Wake for Due {
     fn wake(self: Arc<Self>) {
         let now = self.0.now();
         while let Some(Some(waker)) = with_queue(self.0.id, |queue| queue.take_due(now)) {
-            // One that panics does not keep the others from being woken.
-            wake_quietly(waker);
+            waker.wake();
         }
     }
 }
