@@ -69,6 +69,14 @@ pub(crate) struct Numbered<T> {
 
 const CHUNKS: usize = 26;
 
+/// Where a number is in chunks of which the first has `first` places, and each twice as many as the one before: which chunk,
+/// and its place in that.
+fn chunk_of(index: usize, first: usize) -> (usize, usize) {
+    let chunk = (index / first + 1).ilog2() as usize;
+    // As many places lie before a chunk as it has, less those of the first.
+    (chunk, index + first - (first << chunk))
+}
+
 impl<T: Default> Numbered<T> {
     pub(super) const fn new() -> Self {
         Self { chunks: [const { SetOnce::new() }; CHUNKS] }
@@ -76,12 +84,9 @@ impl<T: Default> Numbered<T> {
 
     /// The one with this number; it is made if need be.
     pub(super) fn at(&self, index: usize) -> &T {
-        let place = index + PER_CHUNK;
-        let chunk = (place / PER_CHUNK).ilog2() as usize;
-        // Of the chunk; and as many places lie before it.
-        let size = PER_CHUNK << chunk;
-        let make = || (0..size).map(|_| T::default()).collect();
-        &self.chunks[chunk].get_or_init(make)[place - size]
+        let (chunk, at) = chunk_of(index, PER_CHUNK);
+        let make = || (0..PER_CHUNK << chunk).map(|_| T::default()).collect();
+        &self.chunks[chunk].get_or_init(make)[at]
     }
 
     /// All that were made: a later chunk may be there before an earlier one.

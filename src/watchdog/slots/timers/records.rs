@@ -10,6 +10,7 @@ use std::task::Waker;
 use crate::sync::handoff::{Handoff, Ticket};
 use crate::sync::{AtomicU32, AtomicU64, Ordering, Padded, SetOnce, fork};
 use crate::time::NEVER;
+use crate::watchdog::slots::chunk_of;
 
 /// Records in a group, one bit each.
 pub(super) const GROUP: usize = if cfg!(timebox_loom) { 4 } else { 32 };
@@ -159,8 +160,8 @@ impl Records {
     /// The group that a record is in, and where.
     pub(super) fn find(&self, index: u32) -> (&Group, u32) {
         let (number, at) = (index / GROUP as u32, index % GROUP as u32);
-        let k = (number + 1).ilog2();
-        let group = self.chunks[k as usize].get().map(|chunk| &chunk[(number + 1 - (1 << k)) as usize]);
+        let (chunk, place) = chunk_of(number as usize, 1);
+        let group = self.chunks[chunk].get().map(|chunk| &chunk[place]);
         (group.unwrap_or_else(|| unreachable!("an index is that of a record")), at)
     }
 
