@@ -74,6 +74,11 @@ fn count(connection: &Connection, rows: i64) -> rusqlite::Result<i64> {
     connection.prepare_cached(sql)?.query_row([rows], |row| row.get(0))
 }
 
+/// Rolls back what is open.
+fn end_transaction(connection: &Connection) -> rusqlite::Result<()> {
+    if connection.is_autocommit() { Ok(()) } else { connection.execute_batch("ROLLBACK") }
+}
+
 fn is_interrupted(error: &rusqlite::Error) -> bool {
     error.sqlite_error_code() == Some(ErrorCode::OperationInterrupted)
 }
@@ -141,8 +146,11 @@ fn sweep(enough_hits: u32) -> Sweep {
     let (mut run, mut not_made) = (0, 0);
     while seen.fired + seen.ended < RUNS && seen.hits < enough_hits {
         run += 1;
-        seen.unhurt(|| connection.execute_batch("BEGIN IMMEDIATE"));
-        seen.unhurt(|| connection.execute_batch("INSERT INTO entry VALUES (7)"));
+        seen.unhurt(|| {
+            // An interrupted write is rolled back by SQLite itself, and the transaction with it: both or nothing.
+            end_transaction(connection)?;
+            connection.execute_batch("BEGIN IMMEDIATE; INSERT INTO entry VALUES (7)")
+        });
         // From half of the middle to one and a half of it, in a scattered order.
         let limit = middle * (32 + run * 29 % 64) / 64;
         let before = FIRES.load(SeqCst);
@@ -194,10 +202,8 @@ fn sweep(enough_hits: u32) -> Sweep {
                 seen.hits += 1;
             }
         }
-        seen.unhurt(|| {
-            // An interrupted write would have been rolled back by SQLite itself; a read leaves it to us.
-            if connection.is_autocommit() { Ok(()) } else { connection.execute_batch("ROLLBACK") }
-        });
+        // An interrupted read leaves the transaction to us.
+        seen.unhurt(|| end_transaction(connection));
         database.lock_is_free_and_nothing_is_half_written();
         seen.unhurt(|| count(connection, 10));
     }
