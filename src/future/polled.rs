@@ -181,6 +181,9 @@ impl Polled {
         has_timer: bool,
         body: impl FnOnce(&Scope) -> R,
     ) -> Result<R, TimeoutError> {
+        if Seam::is_in_force() && self.rest.get().is_none() {
+            self.stay_outside();
+        }
         let terms = self.terms();
         let mut frame = terms.frame(thread);
         let mut effective = terms.own().min(thread.deadline.get());
@@ -207,6 +210,15 @@ impl Polled {
             }
             caught(&frame, payload)
         })
+    }
+
+    /// It was entered where no test had put anything in place, and keeps to that.
+    #[cold]
+    #[inline(never)]
+    fn stay_outside(&mut self) {
+        let mut rest = Rest::boxed(Limit::NONE, None, Some(self.terms()));
+        rest.seam = Seam::default();
+        self.rest = Seldom::some(rest);
     }
 
     /// Leaves the scope, when its future is done: its hooks end.

@@ -12,8 +12,10 @@ use pin_project::{pin_project, pinned_drop};
 use super::alert::Alert;
 use super::polled::Polled;
 use crate::scope::frame::{Kind, Terms, innermost};
+use crate::scope::staged::under;
 use crate::scope::{Scope, Suspended, longest};
-use crate::time::{clock, nanos};
+use crate::time::seam::Seam;
+use crate::time::{NEVER, clock, nanos};
 use crate::token::node::Node;
 use crate::watchdog;
 use crate::watchdog::slots::Thread;
@@ -51,6 +53,7 @@ pub fn shield<F: IntoFuture>(max: Duration, future: F) -> Shield<F::IntoFuture> 
     Shield {
         max: longest(max),
         location: Location::caller(),
+        seam: Seam::current(),
         opened: None,
         future: Some(future.into_future()),
     }
@@ -62,6 +65,8 @@ pub fn shield<F: IntoFuture>(max: Duration, future: F) -> Shield<F::IntoFuture> 
 pub struct Shield<F> {
     max: Duration,
     location: &'static Location<'static>,
+    /// Whose clock it follows: of where it was made, if that was under a test's, or else of its first poll.
+    seam: Seam,
     /// From the first poll on, until it is done.
     opened: Option<Opened>,
     #[pin]
@@ -73,6 +78,8 @@ struct Opened {
     /// Wakes the task at its max.
     alert: Alert,
     announced: Announced,
+    /// Whether its max has passed: it holds nobody up any more.
+    spent: bool,
     // The last to go: what is due fires when the rest is gone.
     suspended: Suspended,
 }
@@ -97,12 +104,14 @@ impl Announced {
 
     pub(super) fn to_scopes_around(thread: &Thread, until: u64) -> Self {
         innermost(thread, |scope| {
-            let around = scope.into_iter().flat_map(Scope::polled);
-            Self(
-                around
-                    .filter_map(|scope| Some((Arc::clone(scope.node()), scope.node().add_shield(until)?)))
-                    .collect(),
-            )
+            let seam = Seam::current();
+            let announce = |scope: &Scope| {
+                let node = scope.node();
+                // By another clock it lasts until it says otherwise.
+                let until = if node.seam.shares_clock(&seam) { until } else { NEVER };
+                Some((Arc::clone(node), node.add_shield(until)?))
+            };
+            Self(scope.into_iter().flat_map(Scope::polled).filter_map(announce).collect())
         })
     }
 }
@@ -125,6 +134,10 @@ impl<F: Future> Future for Shield<F> {
         }
         let (max, location) = (*this.max, *this.location);
         Thread::with(|thread| {
+            if this.opened.is_none() && this.seam.is_real() {
+                *this.seam = Seam::current();
+            }
+            let _under = under(thread, this.seam);
             let opened = match this.opened {
                 Some(opened) => {
                     opened.follow(thread);
@@ -143,10 +156,13 @@ impl<F: Future> Future for Shield<F> {
             let poll = poll.unwrap_or(Poll::Pending);
             if poll.is_ready() {
                 *this.opened = None;
-            } else if let Some(opened) = this.opened
-                && clock::now() < opened.polled.own()
-            {
-                opened.alert.wake_at(opened.polled.own(), cx.waker());
+            } else if let Some(opened) = this.opened {
+                let own = opened.polled.own();
+                if clock::now() < own {
+                    opened.alert.wake_at(own, cx.waker());
+                } else if !std::mem::replace(&mut opened.spent, true) {
+                    opened.announced = Announced(Vec::new());
+                }
             }
             poll
         })
@@ -164,12 +180,15 @@ impl Opened {
         }
         let announced = Announced::to_scopes_around(thread, own);
         let terms = Terms::measured(own, now, location, Kind::FutureShield);
-        Self { polled: Polled::entered(terms), alert: Alert::default(), announced, suspended }
+        let polled = Polled::entered(terms);
+        Self { polled, alert: Alert::default(), announced, spent: false, suspended }
     }
 
     /// It hides what is around this poll.
     fn follow(&mut self, thread: &Thread) {
-        self.announced.follow(thread, self.polled.own());
+        if !self.spent {
+            self.announced.follow(thread, self.polled.own());
+        }
         self.suspended.follow(thread);
     }
 }

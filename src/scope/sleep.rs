@@ -9,7 +9,7 @@ use super::staged::{self, waiting};
 use crate::error::TimeoutError;
 use crate::sync::{Condvar, Mutex, lock, wait};
 use crate::time::seam::Seam;
-use crate::time::{clock, nanos};
+use crate::time::{NEVER, clock, nanos};
 use crate::watchdog;
 use crate::watchdog::slots::Thread;
 
@@ -32,7 +32,7 @@ pub fn sleep(duration: Duration) -> Result<(), TimeoutError> {
         innermost(thread, |scope| match scope {
             Some(scope) => scope.sleep_at(duration, location),
             None => {
-                rest(clock::now().saturating_add(nanos(duration)));
+                rest(end_of(duration));
                 Ok(())
             }
         })
@@ -49,7 +49,7 @@ impl Scope {
     fn sleep_at(&self, duration: Duration, location: &'static Location<'static>) -> Result<(), TimeoutError> {
         self.checkpoint_at(location)?;
         let _waiting = waiting(location);
-        let end = clock::now().saturating_add(nanos(duration));
+        let end = end_of(duration);
         loop {
             let until = Thread::with(|thread| self.effective(thread)).min(end);
             // Nobody can cancel it but through a node.
@@ -95,6 +95,11 @@ impl Scope {
         }
         Ok(())
     }
+}
+
+/// When a sleep that begins now ends: no later than a test can move the clock.
+fn end_of(duration: Duration) -> u64 {
+    clock::now().saturating_add(nanos(duration)).min(NEVER - 1)
 }
 
 /// Sleeps where nobody can wake it.

@@ -95,6 +95,7 @@ mod on {
 
     use super::Seam;
     use crate::sync::{Mutex, ThreadKey, os};
+    use crate::time::NEVER;
 
     /// What a test has put in place.
     #[derive(Clone, Default)]
@@ -153,9 +154,9 @@ mod on {
             self.now.load(Ordering::Acquire)
         }
 
-        /// Never moves back.
+        /// Never moves back, and not to where what never comes would have come.
         pub(crate) fn move_to(&self, time: u64) {
-            self.now.fetch_max(time, Ordering::Release);
+            self.now.fetch_max(time.min(NEVER - 1), Ordering::Release);
         }
 
         /// A move begins: nothing is asked yet.
