@@ -171,6 +171,12 @@ impl<F: Future> Future for Shield<F> {
 
 impl Opened {
     fn new(thread: &Thread, max: Duration, location: &'static Location<'static>) -> Self {
+        // What is registered with the scopes around from now on is held back too: they need nodes.
+        innermost(thread, |scope| {
+            scope.into_iter().flat_map(Scope::polled).for_each(|scope| {
+                scope.node();
+            });
+        });
         let suspended = Suspended::outside(thread);
         let now = clock::now();
         thread.now.set(now);

@@ -49,6 +49,8 @@ pub(crate) struct Extras {
     pub(crate) handle: Option<Handle>,
     /// The last error that named the scope, for `run_or_else`.
     raised: Mutex<Option<TimeoutError>>,
+    /// Whether its node is to remember it too.
+    pub(super) falls_back: bool,
 }
 
 impl Extras {
@@ -151,13 +153,14 @@ impl Timebox {
     /// Those of the body that pass through, and those of the fallback.
     #[track_caller]
     pub fn run_or_else<T, E>(
-        self,
+        mut self,
         body: impl FnOnce(&Scope) -> Result<T, E>,
         fallback: impl FnOnce(TimeoutError) -> Result<T, E>,
     ) -> Result<T, E>
     where
         E: From<TimeoutError>,
     {
+        self.extras.falls_back = true;
         let mut node = None;
         let result = run_any(&self.limit, Some(&self.extras), Location::caller(), |scope| {
             let _keeps = KeepsNode { scope, node: &mut node };

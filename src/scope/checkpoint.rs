@@ -118,6 +118,8 @@ pub fn checkpoint_or_unwind() {
 #[inline(never)]
 fn unwind(thread: &Thread, location: Place) {
     if std::thread::panicking() {
+        // It was its turn to read the clock.
+        thread.look_again();
         return;
     }
     point(thread, location);

@@ -231,6 +231,9 @@ pub(crate) fn linked_node(parent: Option<&Arc<Node>>, terms: &Terms, extras: Opt
     let info = terms.info(ScopeId::next(), extras);
     let roams = terms.kind == FrameKind::Future;
     let node = Node::new(parent, info, terms.entered, terms.own(), terms.cause, roams);
+    if extras.is_some_and(|extras| extras.falls_back) {
+        node.fall_back();
+    }
     extras.iter().flat_map(|extras| &extras.tokens).for_each(|token| node.link(token.node()));
     node
 }

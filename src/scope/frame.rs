@@ -437,24 +437,36 @@ impl Scope {
 
     /// Its node: made now, with those of the scopes around it, if there was none.
     pub(crate) fn node(&self) -> &Arc<Node> {
-        if let Some(node) = self.node.get() {
-            return node;
-        }
-        let parent = self.visible_outer().map(Scope::node);
-        let roams = self.kind == Kind::Future;
-        let node = self
-            .node
-            .get_or_init(|| Node::new(parent, self.info(), self.entered, self.own(), self.cause, roams));
-        self.undo.set(self.undo.get().and(Undo::FLAG));
-        Thread::with(|thread| {
-            innermost(thread, |scope| scope.into_iter().for_each(|scope| scope.refresh_flag(thread)));
-            // What this thread has seen, the node must not deny until the watchdog comes to it.
-            let now = thread.now.get();
-            if self.effective(thread) <= now {
-                node.expire(now);
+        if self.node.get().is_none() {
+            // In a loop: there may be as many as the stack has room for.
+            let bare: Vec<_> = self.visible().take_while(|scope| scope.node.get().is_none()).collect();
+            for scope in bare.iter().rev() {
+                scope.make_node();
             }
-        });
-        node
+            Thread::with(|thread| {
+                innermost(thread, |scope| scope.into_iter().for_each(|scope| scope.refresh_flag(thread)));
+                // What this thread has seen, no node must deny until the watchdog comes to it.
+                let now = thread.now.get();
+                if self.effective(thread) <= now {
+                    self.make_node().expire(now);
+                }
+            });
+        }
+        self.make_node()
+    }
+
+    /// Its node, beneath that of the next scope outwards, which has one.
+    fn make_node(&self) -> &Arc<Node> {
+        self.node.get_or_init(|| {
+            self.undo.set(self.undo.get().and(Undo::FLAG));
+            let parent = self.visible_outer().and_then(Scope::existing_node);
+            let roams = self.kind == Kind::Future;
+            let node = Node::new(parent, self.info(), self.entered, self.own(), self.cause, roams);
+            if self.extras().is_some_and(|extras| extras.falls_back) {
+                node.fall_back();
+            }
+            node
+        })
     }
 
     /// Invariant 4, seen from the innermost scope.

@@ -5,7 +5,6 @@ use std::time::Duration;
 use super::Scope;
 use super::frame::{self, Kind, Terms, innermost};
 use crate::time::{clock, nanos};
-use crate::token::hook::Entry;
 use crate::token::node::Node;
 use crate::watchdog;
 use crate::watchdog::slots::Thread;
@@ -74,8 +73,6 @@ impl Scope {
 
 /// Keeps hooks from firing until dropped.
 pub(crate) struct Suspended {
-    entries: Vec<Arc<Entry>>,
-    /// Where they were found.
     nodes: Vec<Arc<Node>>,
 }
 
@@ -83,10 +80,8 @@ impl Suspended {
     /// The hooks of the scopes that are open on this thread.
     pub(crate) fn outside(thread: &Thread) -> Self {
         let nodes: Vec<_> = around(thread, |nodes| nodes.map(Arc::clone).collect());
-        let mut entries = Vec::new();
-        nodes.iter().for_each(|node| node.scoped_hooks(&mut entries));
-        entries.iter().for_each(|entry| entry.suspend());
-        Self { entries, nodes }
+        nodes.iter().for_each(|node| node.suspend_hooks());
+        Self { nodes }
     }
 
     /// Those of the scopes that are open now, if they are others.
@@ -106,6 +101,6 @@ fn around<R>(thread: &Thread, f: impl FnOnce(&mut dyn Iterator<Item = &Arc<Node>
 
 impl Drop for Suspended {
     fn drop(&mut self) {
-        self.entries.iter().for_each(|entry| entry.resume());
+        self.nodes.iter().for_each(|node| node.resume_hooks());
     }
 }

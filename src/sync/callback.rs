@@ -47,8 +47,8 @@ struct State {
 pub(crate) enum Call {
     /// It ran, for the n-th time; and who came for it meanwhile and is to be woken.
     Ran(u32, Option<Waker>),
-    /// It is suspended, or runs: the caller will be woken.
-    Later,
+    /// It is suspended, or else runs: the caller will be woken.
+    Later { runs: bool },
     /// The caller may not, it was revoked, or it panicked before.
     Refused,
 }
@@ -88,7 +88,7 @@ impl Callback {
         if state.suspensions > 0 || state.running.is_some() {
             // The one before is a weak waker of ours, whose drop runs nothing.
             state.due = Some(caller());
-            return Call::Later;
+            return Call::Later { runs: state.suspensions == 0 };
         }
         let Some(mut closure) = state.closure.take() else { return Call::Refused };
         state.running = Some(ThreadKey::current());
@@ -167,27 +167,33 @@ impl Callback {
         Poll::Ready(())
     }
 
-    /// Waits until it has run once, unless that is not to be expected: it was revoked or is suspended, or `comes` says
-    /// that nobody will call it.
+    /// Waits as long as `waits` says so, unless a run is not to be expected: it was revoked, or is suspended.
     #[cfg(not(timebox_loom))]
-    pub(crate) fn await_run(&self, comes: impl Fn() -> bool) {
-        // Only the end of a run is told; the rest is looked at now and then.
+    pub(crate) fn wait_while(&self, waits: impl Fn() -> bool) {
+        // Only the end of a run, and what holds it back, is told; the rest is looked at now and then.
         const LOOK_EVERY: std::time::Duration = std::time::Duration::from_millis(20);
         if self.generation != fork::generation() {
             return;
         }
         let Some(mut state) = self.state.lock() else { return };
-        while state.fires == 0 && state.suspensions == 0 && !state.revoked && comes() {
+        while state.suspensions == 0 && !state.revoked && waits() {
             let waited = self.idle.wait_timeout(state, LOOK_EVERY);
             state = waited.unwrap_or_else(std::sync::PoisonError::into_inner).0;
         }
     }
 
-    /// Keeps it from being started until [`resume`](Self::resume): invariant 3.
+    /// Keeps it from being started until [`resume`](Self::resume).
     pub(crate) fn suspend(&self) {
-        let Some(mut state) = self.state.lock() else { return };
-        state.suspensions += 1;
-        if !mutant!(NoShieldWait) {
+        if let Some(mut state) = self.state.lock() {
+            state.suspensions += 1;
+        }
+    }
+
+    /// Waits for it if it runs; after [`suspend`](Self::suspend): invariant 3.
+    pub(crate) fn wait_until_idle(&self) {
+        if let Some(state) = self.state.lock()
+            && !mutant!(NoShieldWait)
+        {
             drop(self.wait_for_run(state));
         }
     }
@@ -204,6 +210,7 @@ impl Callback {
     pub(crate) fn hold_back(&self, wait: bool, change: impl FnOnce()) {
         let state = self.state.lock();
         change();
+        self.idle.notify_all();
         if let Some(state) = state.filter(|_| wait) {
             drop(self.wait_for_run(state));
         }
@@ -308,7 +315,8 @@ mod tests {
         let callback = Arc::new(Callback::new(Box::new(|| ())));
         callback.suspend();
         callback.suspend();
-        assert!(matches!(call(&callback), Call::Later));
+        callback.wait_until_idle();
+        assert!(matches!(call(&callback), Call::Later { runs: false }));
         assert!(callback.resume().is_none());
         assert!(callback.resume().is_some());
         assert!(matches!(call(&callback), Call::Ran(1, None)));
@@ -318,7 +326,8 @@ mod tests {
     fn who_calls_a_callback_that_runs_is_woken_after_that() {
         let callback = Arc::new(std::sync::OnceLock::<Arc<Callback>>::new());
         let inner = Arc::clone(&callback);
-        let closure = Box::new(move || assert!(matches!(call(inner.get().unwrap()), Call::Later)));
+        let closure =
+            Box::new(move || assert!(matches!(call(inner.get().unwrap()), Call::Later { runs: true })));
         let callback = callback.get_or_init(|| Arc::new(Callback::new(closure)));
         assert!(matches!(call(callback), Call::Ran(1, Some(_))));
         callback.revoke();

@@ -33,6 +33,10 @@ pub enum Mutant {
     SilentMiss = 2048,
     /// A hook does not look whether its place was left.
     NoRetire = 4096,
+    /// A cancel that is not the first returns at once, though the first may not be done.
+    NoSecondSpread = 8192,
+    /// Nodes are moved without the lock of all moves.
+    NoMoveLock = 16384,
 }
 
 // Not a loom atomic: a switch is not part of the model.

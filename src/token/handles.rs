@@ -278,8 +278,10 @@ impl Wait {
                 self.key.is_some()
             }
         };
+        // A node that was lost in a fork takes no wakers; nobody will cancel it any more either.
+        let over = !registered && token.node.is_over();
         // Registered first, then asked: an end in between is seen here or wakes the task.
-        if !registered || token.is_cancelled() {
+        if over || token.is_cancelled() {
             self.leave(token);
             return Poll::Ready(());
         }

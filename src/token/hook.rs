@@ -182,6 +182,8 @@ pub(crate) struct Entry {
     timers: ForkMutex<Vec<Timer>>,
     /// Whether a scope that is over has set it off: from then on only its own timers do.
     set_off: AtomicBool,
+    /// Whether it has run here, or was refused. Set before a run, or under the callback's lock.
+    begun: AtomicBool,
     /// Whether what it escalates to has its timers.
     escalates: AtomicBool,
     /// Whether this is not its place any more: it does not begin to fire. Set under the callback's lock.
@@ -223,6 +225,7 @@ impl Entry {
             then,
             timers: ForkMutex::new(Vec::new()),
             set_off: AtomicBool::new(false),
+            begun: AtomicBool::new(false),
             escalates: AtomicBool::new(false),
             retired: AtomicBool::new(false),
             seam,
@@ -269,10 +272,22 @@ impl Entry {
         let is_once = matches!(self.policy.repeat, Repeat::Once | Repeat::Unsaid);
         let may = |fires| !self.is_retired() && (fires == 0 || !is_once);
         let caller = || weak_waker(Arc::downgrade(self));
-        let (fires, due) = match self.callback.call(may, caller, || self.escalate_later()) {
+        let before = || {
+            // Relaxed: who waits for it asks until it is so.
+            self.begun.store(true, Ordering::Relaxed);
+            self.escalate_later();
+        };
+        let (fires, due) = match self.callback.call(may, caller, before) {
             Call::Ran(fires, due) => (fires, due),
-            Call::Later => return,
+            Call::Later { runs } => {
+                // For another place, where it may hang.
+                if runs {
+                    self.escalate_later();
+                }
+                return;
+            }
             Call::Refused => {
+                self.callback.hold_back(false, || self.begun.store(true, Ordering::Relaxed));
                 // One that was to fire once may have done so elsewhere.
                 if is_once && self.callback.fires() > 0 {
                     self.escalate_later();
@@ -363,17 +378,32 @@ impl Entry {
         }
     }
 
-    /// Waits until it has run, as long as `comes` says that somebody will run it.
+    /// Whether it has begun to run here, or never will.
     #[cfg(not(timebox_loom))]
-    pub(crate) fn await_run(&self, comes: impl Fn() -> bool) {
-        self.callback.await_run(comes);
+    pub(crate) fn has_begun(&self) -> bool {
+        // Relaxed: as where it is set.
+        self.begun.load(Ordering::Relaxed) || self.is_retired()
     }
 
-    /// Keeps it from firing, and waits for it if it runs.
+    /// Waits until it has begun to run here, as long as `comes` says that somebody will run it.
+    #[cfg(not(timebox_loom))]
+    pub(crate) fn await_run(&self, comes: impl Fn() -> bool) {
+        self.callback.wait_while(|| !self.has_begun() && comes());
+    }
+
+    /// Keeps it from beginning to fire.
     pub(crate) fn suspend(&self) {
         self.callback.suspend();
         for (_, entry) in &self.then {
             entry.suspend();
+        }
+    }
+
+    /// Waits for it if it fires.
+    pub(crate) fn wait_until_idle(&self) {
+        self.callback.wait_until_idle();
+        for (_, entry) in &self.then {
+            entry.wait_until_idle();
         }
     }
 

@@ -14,9 +14,14 @@ use crate::watchdog::global;
 use crate::watchdog::model::{explore, models, pass_time, run_out, timers};
 
 fn node(parent: Option<&Arc<Node>>, deadline: u64) -> Arc<Node> {
+    node_of(parent, deadline, false)
+}
+
+/// Of a future if it may roam.
+fn node_of(parent: Option<&Arc<Node>>, deadline: u64, roams: bool) -> Arc<Node> {
     let location = std::panic::Location::caller();
     let info = ScopeInfo { id: ScopeId::next(), label: None, location, limit: None };
-    Node::new(parent, info, 1, deadline, Cause::Deadline, false)
+    Node::new(parent, info, 1, deadline, Cause::Deadline, roams)
 }
 
 /// A flag that a hook must not see.
@@ -140,6 +145,7 @@ fn shield_while_it_fires() {
     let fires = Arc::clone(&entry);
     let watchdog = thread::spawn(move || fires.run());
     entry.suspend();
+    entry.wait_until_idle();
     shielded.from_now_on(true);
     thread::yield_now();
     shielded.from_now_on(false);
@@ -182,6 +188,20 @@ fn cancel_while_the_tree_grows() {
     assert!(child.is_over() && grandchild.is_over());
 }
 
+/// When a call of `cancel` has returned, the first or not, all beneath say so.
+fn cancel_twice() {
+    let root = node(None, NEVER);
+    let child = node(Some(&root), NEVER);
+    let cancel = |root: Arc<Node>, child: Arc<Node>| {
+        root.cancel(None);
+        assert!(root.is_over() && child.is_over(), "it has not been told");
+    };
+    let (other, beneath) = (Arc::clone(&root), Arc::clone(&child));
+    let other = thread::spawn(move || cancel(other, beneath));
+    cancel(root, child);
+    other.join().unwrap();
+}
+
 /// A child goes while its parent is cancelled.
 fn cancel_while_a_child_goes() {
     let root = node(None, NEVER);
@@ -205,6 +225,46 @@ fn cancel_while_a_child_moves() {
     assert!(!old.is_over());
 }
 
+/// Two futures, each polled in a scope entered by the other's handle: one is beneath the other at most.
+fn move_beneath_each_other() {
+    let (one, two) = (node_of(None, NEVER, true), node_of(None, NEVER, true));
+    let (moved, to) = (Arc::clone(&one), Arc::clone(&two));
+    let mover = thread::spawn(move || moved.set_parent(Some(&to)));
+    two.set_parent(Some(&one));
+    mover.join().unwrap();
+    assert!(one.parent().is_none() || two.parent().is_none());
+    two.set_parent(None);
+}
+
+/// A future is polled elsewhere while the scope that it was polled in closes: there it stays.
+fn move_while_the_scope_closes() {
+    let root = node(None, NEVER);
+    let scope = node(Some(&root), NEVER);
+    let future = node_of(Some(&scope), NEVER, true);
+    let moved = Arc::clone(&future);
+    let mover = thread::spawn(move || moved.set_parent(None));
+    scope.close();
+    mover.join().unwrap();
+    assert!(future.parent().is_none());
+}
+
+/// A hook comes to a future beside a shield that is about to close: once that has, it fires.
+fn register_while_a_shield_closes() {
+    let (runs, never) = (Arc::new(AtomicUsize::new(0)), Forbidden::new());
+    let future = node(None, NEVER);
+    future.suspend_hooks();
+    let entry = Entry::of(Hook::inline(counted(&runs, &never)), Unsaid::Once);
+    let shielded = Arc::clone(&future);
+    let closer = thread::spawn(move || shielded.resume_hooks());
+    let key = future.add_hook(&entry, Tie::Future).unwrap();
+    closer.join().unwrap();
+    assert!(future.cancel(None));
+    run_out(global());
+    assert_eq!(runs.load(SeqCst), 1);
+    entry.revoke();
+    future.remove_hook(key, &entry);
+}
+
 models! {
     a_hook_that_was_ended_never_runs: end_while_it_fires;
     an_escalation_ends_with_its_hook: end_while_it_escalates;
@@ -216,6 +276,14 @@ models! {
     a_cancelled_tree_is_over_to_the_last_leaf: cancel_while_the_tree_grows;
     a_child_can_go_while_its_parent_is_cancelled: cancel_while_a_child_goes;
     a_child_that_moved_is_over_with_its_new_parent: cancel_while_a_child_moves;
+    a_cancel_that_is_not_the_first_returns_when_all_are_over: cancel_twice;
+    of_two_futures_one_is_beneath_the_other_at_most: move_beneath_each_other;
+    a_future_stays_where_it_was_moved_to: move_while_the_scope_closes;
+    a_hook_that_comes_beside_a_shield_fires_when_that_closes: register_while_a_shield_closes;
+    #[should_panic(expected = "it has not been told")]
+    fails_where_a_cancel_does_not_spread_for_another: cancel_twice, NoSecondSpread;
+    #[should_panic(expected = "maximum number of branches")] // a walk that does not end
+    fails_without_the_lock_of_moves: move_beneath_each_other, NoMoveLock;
     #[should_panic(expected = "ran when it must not")]
     fails_without_the_wait_of_the_end: end_while_it_fires, NoRevoke;
     #[should_panic(expected = "ran when it must not")]

@@ -16,8 +16,9 @@
 //!
 //! # Deadlock safety
 //!
-//! At most one node's lock is held at a time, no other lock is taken under it except those that arming a timer takes (`watchdog/`), and no
-//! foreign code runs under it: hooks, wakers and drops of either are carried out of it first.
+//! At most one node's lock is held at a time, no other lock is taken under it except those that arming a timer takes
+//! (`watchdog/`) and those of callbacks, and no foreign code runs under it: hooks, wakers and drops of either are carried out
+//! of it first. Who moves a node holds the lock of all moves around that.
 
 mod found;
 mod listeners;
@@ -31,7 +32,7 @@ use slab::Slab;
 
 use super::hook::Entry;
 use crate::error::{Cause, ScopeInfo, TimeoutError};
-use crate::sync::{AtomicBool, ForkMutex, Ordering};
+use crate::sync::{AtomicBool, ForkMutex, Ordering, mutant};
 use crate::time::seam::Seam;
 use crate::time::{NEVER, clock};
 use crate::watchdog::{self, Timer};
@@ -53,6 +54,8 @@ pub(crate) struct Node {
     pub(crate) seam: Seam,
     /// Whether its surroundings may change: it is that of a future that is not done.
     roams: AtomicBool,
+    /// Whether all beneath have been told of its end, by whoever ended it here.
+    told: AtomicBool,
     state: ForkMutex<State>,
 }
 
@@ -67,11 +70,14 @@ struct State {
     timer: Option<Timer>,
     /// Whether its hooks have been fired.
     fired: bool,
+    /// How many shields hold its hooks back.
+    suspensions: u32,
     /// Until when the shields last that are pending in its future.
     shields: Slab<u64>,
     /// The task that waits for the last of them.
     held_up: Option<Waker>,
-    /// The last error that named it.
+    /// Whether somebody wants to know the last error that named it.
+    falls_back: bool,
     raised: Option<TimeoutError>,
 }
 
@@ -92,6 +98,8 @@ enum Child {
 struct Hooked {
     entry: Arc<Entry>,
     tie: Tie,
+    /// How often it is suspended on behalf of this node.
+    suspensions: u32,
 }
 
 /// What a hook belongs to.
@@ -101,7 +109,8 @@ pub(crate) enum Tie {
     Token,
     /// A scope: it dies with it, and a shield suspends it.
     Scope,
-    /// A future that is polled in the scope, and may go on elsewhere: a shield suspends it.
+    /// A future that is polled in the scope, and may go on elsewhere: a shield suspends it, also one that is open already, beside
+    /// it in the same future.
     Future,
 }
 
@@ -133,8 +142,10 @@ impl Node {
             wakers: Slab::new(),
             timer: None,
             fired: false,
+            suspensions: 0,
             shields: Slab::new(),
             held_up: None,
+            falls_back: false,
             raised: None,
         };
         let node = Arc::new(Self {
@@ -145,6 +156,7 @@ impl Node {
             entered,
             seam: Seam::current(),
             roams: AtomicBool::new(roams),
+            told: AtomicBool::new(false),
             state: ForkMutex::new(state),
         });
         if let Some(parent) = parent {
@@ -250,17 +262,16 @@ impl Node {
     /// watchdog or a runner.
     pub(crate) fn cancel(self: &Arc<Self>, reason: Option<Arc<str>>) -> bool {
         let now = clock::now();
-        if self.expire(now) {
-            return false;
-        }
         let at = self.seam.reading(now);
-        if !self.end_by(&End { cause: Cause::Cancelled, at, reason }) {
-            return false;
+        let first = !self.expire(now) && self.end_by(&End { cause: Cause::Cancelled, at, reason });
+        // Who came first may still be at it, or was lost in a fork.
+        // Acquire: pairs with the Release in `spread`.
+        if first || (!mutant!(NoSecondSpread) && !self.told.load(Ordering::Acquire)) {
+            let mut found = Found::default();
+            self.spread(&mut found);
+            found.hand_over();
         }
-        let mut found = Found::default();
-        self.spread(&mut found);
-        found.hand_over();
-        true
+        first
     }
 
     /// Carries out the expiry of this node or one that ends it, if there is one by `now` that the watchdog has not come
@@ -379,6 +390,8 @@ impl Node {
                 }
             }
         }
+        // Release: pairs with the Acquire in `cancel`.
+        self.told.store(true, Ordering::Release);
     }
 
     /// Whether it, or a node that is around it now, has ended: a node that moved may have been told by one that is not
@@ -409,15 +422,27 @@ impl Node {
 
     // ===== Errors =====
 
+    /// From now on it remembers the last error that named it. Only for who asks: what that came from may hold a token of
+    /// it, and they would keep each other for ever.
+    pub(crate) fn fall_back(&self) {
+        if let Some(mut state) = self.state.lock() {
+            state.falls_back = true;
+        }
+    }
+
     /// Remembers that an error naming it was raised.
     pub(crate) fn set_raised(&self, error: &TimeoutError) {
-        let before = self.state.lock().and_then(|mut state| state.raised.replace(error.clone()));
+        let Some(mut state) = self.state.lock().filter(|state| state.falls_back) else { return };
+        let before = state.raised.replace(error.clone());
+        drop(state);
         drop(before);
     }
 
-    /// The last error that named it.
+    /// The last error that named it; it remembers none any more.
     pub(crate) fn take_raised(&self) -> Option<TimeoutError> {
-        self.state.lock().and_then(|mut state| state.raised.take())
+        let mut state = self.state.lock()?;
+        state.falls_back = false;
+        state.raised.take()
     }
 }
 

@@ -17,14 +17,14 @@ pub struct Registration {
     hook: Option<Arc<Entry>>,
     node: Weak<Node>,
     /// That of a token.
-    _kept: Option<Arc<Node>>,
+    token: Option<Arc<Node>>,
     key: Option<usize>,
 }
 
 impl Registration {
     /// Of a hook that never fires, because nothing can be over.
     pub(crate) fn inert() -> Self {
-        Self { hook: None, node: Weak::new(), _kept: None, key: None }
+        Self { hook: None, node: Weak::new(), token: None, key: None }
     }
 
     /// Registers a hook; one on a node that is over runs on this thread before this returns.
@@ -36,8 +36,8 @@ impl Registration {
             key = node.add_fired_hook(&entry, tie);
             entry.run();
         }
-        let kept = (tie == Tie::Token).then(|| Arc::clone(node));
-        Self { hook: Some(entry), node: Arc::downgrade(node), _kept: kept, key }
+        let token = (tie == Tie::Token).then(|| Arc::clone(node));
+        Self { hook: Some(entry), node: Arc::downgrade(node), token, key }
     }
 }
 
@@ -45,8 +45,8 @@ impl Drop for Registration {
     fn drop(&mut self) {
         let Some(entry) = self.hook.take() else { return };
         entry.revoke();
-        // Dropped inside the hook it stays listed: the scope's exit, and a shield, wait for what still runs.
-        if !entry.is_running()
+        // Dropped inside the hook it stays listed with a scope, whose exit, and a shield, wait for what still runs.
+        if (self.token.is_some() || !entry.is_running())
             && let (Some(node), Some(key)) = (self.node.upgrade(), self.key)
         {
             node.remove_hook(key, &entry);

@@ -1,16 +1,18 @@
 //! Hooks of futures that are polled in one scope after another.
 
-use std::future::{Future, pending};
+use std::cell::RefCell;
+use std::future::{Future, pending, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use std::sync::mpsc;
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
+use std::thread;
 
 use timebox::{CancellationToken, Hook, Timebox, TimeoutError, future};
 
-use crate::support::{HANG, LONG, let_the_watchdog_pass, next, wait_for};
+use crate::support::{HANG, LONG, SHORT, let_the_watchdog_pass, next, wait_for};
 
 /// Holds the watchdog in a hook until it is dropped: what is due meanwhile stays on its way.
 struct HeldWatchdog {
@@ -127,4 +129,92 @@ fn the_hook_of_a_call_that_panicked_has_ended() {
         Ok::<_, TimeoutError>(())
     })
     .unwrap();
+}
+
+#[test]
+fn a_future_that_is_over_does_not_wait_for_a_hook_that_was_carried_away() {
+    let (call, fired) = interrupted(|hook| hook);
+    let lent = Mutex::new(Some(call));
+    let held = HeldWatchdog::new();
+    let token = CancellationToken::new();
+    let ((polled, polls), (ended, ends)) = (mpsc::channel(), mpsc::channel());
+    thread::scope(|threads| {
+        threads.spawn(|| {
+            let body = poll_fn(|cx| {
+                if let Some(call) = lent.lock().unwrap().as_mut() {
+                    assert!(call.as_mut().poll(cx).is_pending());
+                }
+                let _ = polled.send(());
+                Poll::<()>::Pending
+            });
+            let scope = Timebox::new(LONG).cancel_on(&token).run_future_value(body);
+            let _ = ended.send(pollster::block_on(scope).is_err());
+        });
+        next(&polls);
+        token.cancel();
+        next(&polls);
+        // It waits for the hook by now; if not yet, it will not even begin to.
+        thread::sleep(SHORT);
+        let mut call = lent.lock().unwrap().take().unwrap();
+        assert!(is_pending(call.as_mut()), "outside of every scope");
+        assert!(next(&ends), "it waits for a hook that has left it");
+        held.release();
+        assert_eq!(fired.load(SeqCst), 0);
+    });
+}
+
+#[test]
+fn a_hook_that_has_fired_elsewhere_is_run_here_before_its_future_is_dropped() {
+    let (mut call, fired) = interrupted(|hook| hook.every(LONG));
+    let token = CancellationToken::new();
+    {
+        let mut scope = pin!(Timebox::new(LONG).cancel_on(&token).run_future_value(call.as_mut()));
+        assert!(is_pending(scope.as_mut()));
+        token.cancel();
+        wait_for("the hook fires", || fired.load(SeqCst) == 1);
+    }
+    let held = HeldWatchdog::new();
+    let token = CancellationToken::new();
+    let mut scope = Box::pin(Timebox::new(LONG).cancel_on(&token).run_future_value(call));
+    assert!(is_pending(scope.as_mut()));
+    token.cancel();
+    let (ended, ends) = mpsc::channel();
+    thread::scope(|threads| {
+        threads.spawn(|| {
+            assert!(!is_pending(scope.as_mut()));
+            let _ = ended.send(fired.load(SeqCst));
+        });
+        // Until the watchdog is there it should not end; if it does, it is seen to.
+        let early = ends.recv_timeout(SHORT);
+        held.release();
+        assert_eq!(early.unwrap_or_else(|_| next(&ends)), 2);
+    });
+}
+
+#[test]
+fn a_hook_that_hangs_since_the_scope_before_escalates_here() {
+    let ((began, begins), (release, released)) = (mpsc::channel(), mpsc::channel::<()>());
+    let (kill, killed) = mpsc::channel();
+    let hook = Hook::new(move || {
+        let _ = began.send(());
+        let _ = released.recv_timeout(HANG);
+    });
+    let hook = hook.then(SHORT, move || kill.send(()));
+    let call = RefCell::new(Box::pin(future::interruptible(hook, pending::<Result<(), TimeoutError>>())));
+    let polled_in_a_scope = || {
+        let token = CancellationToken::new();
+        let call = poll_fn(|cx| call.borrow_mut().as_mut().poll(cx));
+        let mut scope = Box::pin(Timebox::new(LONG).grace(LONG).cancel_on(&token).run_future_value(call));
+        assert!(is_pending(scope.as_mut()));
+        token.cancel();
+        scope
+    };
+    // It stays open: leaving it would wait for the hook.
+    let _before = polled_in_a_scope();
+    next(&begins);
+    let _here = polled_in_a_scope();
+    // On a slow machine it has escalated there already; from here on only for the next.
+    while killed.try_recv().is_ok() {}
+    next(&killed);
+    drop(release);
 }

@@ -1,8 +1,11 @@
 //! Hooks: when they fire, on which thread, in what order, and that nothing of them is left when they end.
 
+use std::future::Future;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
-use std::sync::mpsc::channel;
+use std::sync::mpsc::{self, channel};
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Wake, Waker};
 use std::thread;
 use std::time::Duration;
 
@@ -11,7 +14,7 @@ use timebox::{
     with_timeout,
 };
 
-use crate::support::{LONG, SHORT, bounded, let_the_watchdog_pass, next, outlast, unhurried};
+use crate::support::{HANG, LONG, SHORT, bounded, let_the_watchdog_pass, next, outlast, unhurried};
 
 #[test]
 fn a_hook_fires_when_its_scope_expires() {
@@ -437,4 +440,23 @@ fn a_scope_waits_for_a_hook_that_has_dropped_its_own_registration() {
         .unwrap();
         assert!(ended.load(SeqCst));
     });
+}
+
+#[test]
+fn a_waker_that_waits_for_what_a_hook_does_does_not_keep_it_from_being_done() {
+    struct Waits(Mutex<mpsc::Receiver<()>>, mpsc::Sender<bool>);
+    impl Wake for Waits {
+        fn wake(self: Arc<Self>) {
+            let done = self.0.lock().unwrap().recv_timeout(HANG).is_ok();
+            let _ = self.1.send(done);
+        }
+    }
+    let ((fire, fired), (tell, told)) = (mpsc::channel(), mpsc::channel());
+    let token = CancellationToken::new();
+    let _registration = token.on_cancel(Hook::new(move || fire.send(())));
+    let waker = Waker::from(Arc::new(Waits(Mutex::new(fired), tell)));
+    let mut cancelled = pin!(token.cancelled());
+    assert!(cancelled.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+    token.cancel();
+    assert!(told.recv().unwrap());
 }

@@ -9,9 +9,9 @@ use std::task::{Context, Poll, Waker};
 use std::thread;
 
 use pollster::block_on;
-use timebox::{CancellationToken, Cause, DropGuard, Hook, timeout_value, token};
+use timebox::{CancellationToken, Cause, DropGuard, Hook, timeout_value, token, with_timeout};
 
-use crate::support::{SHORT, bounded, let_the_watchdog_pass, next};
+use crate::support::{LONG, SHORT, bounded, let_the_watchdog_pass, next, wait_for};
 
 #[test]
 fn a_new_token_is_not_cancelled() {
@@ -382,4 +382,25 @@ fn a_future_that_is_given_up_is_dropped_at_once() {
     token.cancel();
     assert_eq!(run.as_mut().poll(&mut context), Poll::Ready(None));
     assert_eq!(Arc::strong_count(&held), 1);
+}
+
+#[test]
+fn an_error_whose_source_holds_a_token_of_its_scope_is_freed() {
+    #[derive(Debug, thiserror::Error)]
+    #[error("holds {0:?}")]
+    struct Holds(CancellationToken, Arc<()>);
+
+    let alive = Arc::new(());
+    let holds = Arc::clone(&alive);
+    let result = with_timeout(LONG, |scope| {
+        let token = scope.token();
+        let (fire, fired) = channel();
+        timebox::interruptible(Hook::inline(move || fire.send(())), || {
+            token.cancel();
+            next(&fired);
+            Err::<(), _>(Holds(token, holds))
+        })
+    });
+    assert!(result.unwrap_err().started());
+    wait_for("the error is freed", || Arc::strong_count(&alive) == 1);
 }

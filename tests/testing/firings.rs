@@ -315,3 +315,47 @@ fn one_that_repeats_or_escalates_stops_when_its_future_has_left_the_scope() {
         in_scope(&mut poll);
     });
 }
+
+/// A foreign call and an open shield in one future, polled in either order.
+fn beside_a_shield(test: impl Fn(Pin<&mut dyn Future<Output = ()>>, &Count, &MockClock)) {
+    for shield_first in [false, true] {
+        each_kind(|kind, clock| {
+            let fired = Count::default();
+            let call = std::future::pending::<Result<(), TimeoutError>>();
+            let mut call = Box::pin(future::interruptible(fired.counting(kind), call));
+            let mut cleanup = Box::pin(future::shield(HOUR, std::future::pending::<()>()));
+            let mut both = pin!(std::future::poll_fn(|cx| {
+                let before = shield_first && cleanup.as_mut().poll(cx).is_ready();
+                let beside = call.as_mut().poll(cx).is_ready();
+                let after = !shield_first && cleanup.as_mut().poll(cx).is_ready();
+                assert!(!(before || beside || after));
+                Poll::Pending
+            }));
+            test(both.as_mut(), &fired, clock);
+        });
+    }
+}
+
+#[test]
+fn one_beside_an_async_shield_does_not_fire_while_that_is_open_whichever_came_first() {
+    beside_a_shield(|both, fired, clock| {
+        let mut scope = pin!(Timebox::new(SECOND).grace(HOUR).run_future_value(both));
+        assert!(poll(scope.as_mut()).is_pending());
+        clock.advance(10 * SECOND);
+        assert_eq!(fired.get(), 0);
+    });
+}
+
+#[test]
+fn one_that_moves_with_an_async_shield_does_not_fire_in_the_next_scope_either() {
+    beside_a_shield(|mut both, fired, clock| {
+        {
+            let mut scope = pin!(future::timeout_value(HOUR, both.as_mut()));
+            assert!(poll(scope.as_mut()).is_pending());
+        }
+        let mut scope = pin!(Timebox::new(SECOND).grace(HOUR).run_future_value(both));
+        assert!(poll(scope.as_mut()).is_pending());
+        clock.advance(10 * SECOND);
+        assert_eq!(fired.get(), 0);
+    });
+}

@@ -418,3 +418,35 @@ fn the_task_of_a_shield_is_woken_once_at_its_max() {
         assert!(shield.as_mut().poll(&mut context).is_ready());
     });
 }
+
+#[cfg(panic = "unwind")]
+#[test]
+fn a_check_while_panicking_does_not_take_the_turn_of_one_that_looks_at_the_clock() {
+    struct Check;
+    impl Drop for Check {
+        fn drop(&mut self) {
+            timebox::checkpoint_or_unwind();
+        }
+    }
+    let clock = MockClock::new();
+    let checked = std::sync::Barrier::new(2);
+    std::thread::scope(|threads| {
+        let thread = threads.spawn(|| {
+            clock.run(|_| {
+                timeout(SECOND, || {
+                    let _panicked = std::panic::catch_unwind(|| {
+                        let _check = Check;
+                        std::panic::resume_unwind(Box::new(()));
+                    });
+                    checked.wait();
+                    checked.wait();
+                    checkpoint()
+                })
+            })
+        });
+        checked.wait();
+        clock.advance(SECOND);
+        checked.wait();
+        assert!(thread.join().unwrap().is_err());
+    });
+}

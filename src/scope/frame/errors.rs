@@ -35,12 +35,13 @@ impl Scope {
 
     /// Adds what is around this scope.
     fn continue_trail(&self, trail: &mut Trail, now: u64) {
-        if let Some(node) = self.entered_from() {
-            trail.add_nodes(&node, now);
-        }
-        if let Some(outer) = self.visible_outer() {
-            trail.add(outer.step(now));
-            outer.continue_trail(trail, now);
+        for scope in self.visible() {
+            if !std::ptr::eq(scope, self) {
+                trail.add(scope.step(now));
+            }
+            if let Some(node) = scope.entered_from() {
+                trail.add_nodes(&node, now);
+            }
         }
     }
 

@@ -19,22 +19,23 @@ pub(super) struct Found {
 }
 
 impl Found {
-    /// On a thread of the user's: wakes the tasks, and leaves the hooks to the watchdog.
-    pub(super) fn hand_over(mut self) {
-        self.wake();
+    /// On a thread of the user's: leaves the hooks to the watchdog, and wakes the tasks.
+    pub(super) fn hand_over(self) {
         if !self.hooks.is_empty() {
             watchdog::global().post(Arc::new(Hooks(self.hooks)).into());
         }
+        Self::wake(self.wakers);
     }
 
     /// On the watchdog.
-    pub(super) fn carry_out(mut self) {
-        self.wake();
+    pub(super) fn carry_out(self) {
         Hooks(self.hooks).dispatch();
+        Self::wake(self.wakers);
     }
 
-    fn wake(&mut self) {
-        for waker in self.wakers.drain(..) {
+    /// The last: a waker may run its task right here, which may wait for what a hook does.
+    fn wake(wakers: Vec<Waker>) {
+        for waker in wakers {
             without_scopes(|| wake_quietly(waker));
         }
     }
@@ -69,7 +70,7 @@ pub(super) fn run_and_wait(entries: Vec<Arc<Entry>>) {
         return;
     }
     watchdog.post(Arc::new(Hooks(entries.clone())).into());
-    // Without threads nobody comes to run them.
+    // Without threads nobody comes to run them, and those that have gone elsewhere are run there.
     entries.iter().for_each(|entry| entry.await_run(|| watchdog.is_running()));
 }
 

@@ -21,12 +21,12 @@ impl Node {
         if self.over.load(Ordering::Relaxed) {
             return None;
         }
-        Some(state.hooks.insert(Hooked { entry: Arc::clone(entry), tie }))
+        Some(state.list_hook(entry, tie))
     }
 
     /// Registers a hook with a node that is over: not to be fired, but to end with the scope.
     pub(crate) fn add_fired_hook(&self, entry: &Arc<Entry>, tie: Tie) -> Option<usize> {
-        Some(self.state.lock()?.hooks.insert(Hooked { entry: Arc::clone(entry), tie }))
+        Some(self.state.lock()?.list_hook(entry, tie))
     }
 
     pub(crate) fn remove_hook(&self, key: usize, entry: &Arc<Entry>) {
@@ -35,12 +35,41 @@ impl Node {
         if state.hooks.get(key).is_some_and(|hooked| Arc::ptr_eq(&hooked.entry, entry)) {
             let hooked = state.hooks.remove(key);
             drop(state);
+            hooked.resume();
             drop_quietly(hooked);
         }
     }
 
-    /// The hooks that belong to the scope, for a shield.
-    pub(crate) fn scoped_hooks(&self, into: &mut Vec<Arc<Entry>>) {
+    /// A shield opens: keeps the hooks that belong to the scope from firing, and waits for those that do.
+    pub(crate) fn suspend_hooks(&self) {
+        let Some(mut state) = self.state.lock() else { return };
+        state.suspensions += 1;
+        let mut entries = Vec::new();
+        for (_, hooked) in state.hooks.iter_mut().filter(|(_, hooked)| hooked.tie != Tie::Token) {
+            hooked.suspensions += 1;
+            // Under the lock: whoever takes it off the list resumes it as often.
+            hooked.entry.suspend();
+            entries.push(Arc::clone(&hooked.entry));
+        }
+        drop(state);
+        entries.iter().for_each(|entry| entry.wait_until_idle());
+    }
+
+    /// It closes: what is due fires.
+    pub(crate) fn resume_hooks(&self) {
+        let Some(mut state) = self.state.lock() else { return };
+        state.suspensions -= 1;
+        let mut entries = Vec::new();
+        for (_, hooked) in state.hooks.iter_mut().filter(|(_, hooked)| hooked.suspensions > 0) {
+            hooked.suspensions -= 1;
+            entries.push(Arc::clone(&hooked.entry));
+        }
+        drop(state);
+        entries.iter().for_each(|entry| entry.resume());
+    }
+
+    /// The hooks that belong to the scope.
+    fn scoped_hooks(&self, into: &mut Vec<Arc<Entry>>) {
         if let Some(state) = self.state.lock() {
             let scoped = state.hooks.iter().filter(|(_, hooked)| hooked.tie != Tie::Token);
             into.extend(scoped.map(|(_, hooked)| Arc::clone(&hooked.entry)));
@@ -63,7 +92,7 @@ impl Node {
                 node.inner_children().into_iter().filter(|child| child.roams.load(Ordering::Relaxed)),
             );
         }
-        entries.retain(|entry| entry.fires() == 0);
+        entries.retain(|entry| !entry.has_begun());
         if !entries.is_empty() {
             found::run_and_wait(entries);
         }
@@ -133,5 +162,20 @@ impl Node {
         drop(state);
         drop(waker);
         until.unwrap_or(0)
+    }
+}
+
+impl State {
+    fn list_hook(&mut self, entry: &Arc<Entry>, tie: Tie) -> usize {
+        let suspensions = if tie == Tie::Future { self.suspensions } else { 0 };
+        (0..suspensions).for_each(|_| entry.suspend());
+        self.hooks.insert(Hooked { entry: Arc::clone(entry), tie, suspensions })
+    }
+}
+
+impl Hooked {
+    /// It is on the list no more.
+    pub(super) fn resume(&self) {
+        (0..self.suspensions).for_each(|_| self.entry.resume());
     }
 }

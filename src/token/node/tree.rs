@@ -3,32 +3,70 @@
 use std::sync::Arc;
 
 use super::found::Found;
-use super::{Child, End, Link, Node, State, Tie};
+use super::{Child, End, Hooked, Link, Node, State, Tie};
 use crate::error::Cause;
-use crate::sync::{Ordering, weak_waker};
+use crate::sync::{ForkMutex, MutexGuard, Ordering, SetOnce, mutant, weak_waker};
 use crate::time::{NEVER, clock};
 use crate::watchdog::{self, Timer};
+
+#[cfg(not(timebox_loom))]
+static MOVES: SetOnce<ForkMutex<()>> = SetOnce::new();
+#[cfg(timebox_loom)]
+loom::lazy_static! {
+    static ref MOVES: SetOnce<ForkMutex<()>> = SetOnce::new();
+}
+
+/// Held from the look whether a node may be beneath another until it is: two that went beneath each other would go round in a
+/// circle for ever. Without it goes whom a fork has taken it from.
+fn one_move_at_a_time() -> Option<MutexGuard<'static, ()>> {
+    if mutant!(NoMoveLock) { None } else { MOVES.get_or_init(|| ForkMutex::new(())).lock() }
+}
 
 impl Node {
     /// Moves it beneath another node, or to the top of a tree of its own.
     ///
     /// A future that is polled in a scope that was entered by its own handle is on top: it cannot be beneath itself.
     pub(crate) fn set_parent(self: &Arc<Self>, parent: Option<&Arc<Node>>) {
+        // As in most polls.
+        if self.is_at(parent) {
+            return;
+        }
+        let moving = one_move_at_a_time();
         let parent = parent.filter(|parent| {
             let mut beneath_itself = false;
             parent.walk(|node| beneath_itself |= Arc::ptr_eq(node, self));
             !beneath_itself
         });
-        let Some(mut state) = self.state.lock() else { return };
-        let before = match (&state.parent, parent) {
-            (Some(link), Some(parent)) if Arc::ptr_eq(&link.node, parent) => return,
-            (None, None) => return,
-            _ => state.parent.take(),
-        };
-        drop(state);
-        drop(before.map(Link::unlist));
-        if let Some(parent) = parent {
-            self.enlist(parent, Child::Inner(Arc::downgrade(self)));
+        if self.is_at(parent) {
+            return;
+        }
+        let before = self.move_to(parent);
+        drop(moving);
+        self.settle_in(parent, before);
+    }
+
+    /// Whether this is what it is beneath.
+    fn is_at(&self, parent: Option<&Arc<Node>>) -> bool {
+        let Some(state) = self.state.lock() else { return true };
+        state.parent.as_ref().map(|link| Arc::as_ptr(&link.node)) == parent.map(Arc::as_ptr)
+    }
+
+    /// Puts it somewhere else in one step, under the lock of all moves; what it was beneath.
+    fn move_to(self: &Arc<Self>, parent: Option<&Arc<Node>>) -> Option<Arc<Node>> {
+        let mut link = parent.and_then(|parent| parent.list(Child::Inner(Arc::downgrade(self))));
+        if let Some(mut state) = self.state.lock() {
+            std::mem::swap(&mut state.parent, &mut link);
+        }
+        link.map(Link::unlist)
+    }
+
+    /// After a move, without its lock: takes on what holds where it is now.
+    fn settle_in(self: &Arc<Self>, parent: Option<&Arc<Node>>, before: Option<Arc<Node>>) {
+        drop(before);
+        if parent.is_some_and(|parent| parent.is_over()) {
+            let mut found = Found::default();
+            self.spread(&mut found);
+            found.hand_over();
         }
         self.update_timers();
     }
@@ -58,38 +96,20 @@ impl Node {
 
     /// Moves it up to what is around `parent`, which is closed, unless it has gone elsewhere.
     fn leave(self: &Arc<Self>, parent: &Arc<Node>) {
-        let around = parent.parent();
-        let link = match self.state.lock() {
-            Some(mut state) => state.parent.take_if(|link| Arc::ptr_eq(&link.node, parent)),
-            None => None,
-        };
-        let Some(link) = link else { return };
-        drop(link.unlist());
-        if let Some(around) = &around {
-            self.enlist_if_free(around);
-        }
-        self.update_timers();
-    }
-
-    /// As `enlist`, unless another has made it its child meanwhile.
-    fn enlist_if_free(self: &Arc<Self>, parent: &Arc<Node>) {
-        let child = Child::Inner(Arc::downgrade(self));
-        let Some(key) = parent.state.lock().map(|mut state| state.children.insert(child)) else { return };
-        let mut left = Some(Link { node: Arc::clone(parent), key });
-        if let Some(mut state) = self.state.lock()
-            && state.parent.is_none()
-        {
-            state.parent = left.take();
-        }
-        if let Some(link) = left {
-            drop(link.unlist());
+        let moving = one_move_at_a_time();
+        if !self.is_at(Some(parent)) {
             return;
         }
-        if parent.is_over() {
-            let mut found = Found::default();
-            self.spread(&mut found);
-            found.hand_over();
-        }
+        let around = parent.parent();
+        let before = self.move_to(around.as_ref());
+        drop(moving);
+        self.settle_in(around.as_ref(), before);
+    }
+
+    /// Lists a child.
+    fn list(self: &Arc<Self>, child: Child) -> Option<Link> {
+        let key = self.state.lock()?.children.insert(child);
+        Some(Link { node: Arc::clone(self), key })
     }
 
     /// Has it cancelled when `other` is over.
@@ -100,8 +120,7 @@ impl Node {
     /// Lists it as a child of `parent`, and takes on its end.
     pub(super) fn enlist(self: &Arc<Self>, parent: &Arc<Node>, child: Child) {
         let linked = matches!(child, Child::Linked(_));
-        let Some(key) = parent.state.lock().map(|mut state| state.children.insert(child)) else { return };
-        let link = Link { node: Arc::clone(parent), key };
+        let Some(link) = parent.list(child) else { return };
         if let Some(mut state) = self.state.lock() {
             if linked {
                 state.links.push(link);
@@ -161,20 +180,17 @@ impl Node {
     /// The scope it was made for has been left: its hooks end, and futures that were polled in it are on their own.
     pub(crate) fn close(self: &Arc<Self>) {
         let Some(mut state) = self.state.lock() else { return };
-        let (mut hooks, mut leaving) = (Vec::new(), Vec::new());
-        state.hooks.retain(|_, hooked| {
-            match hooked.tie {
-                Tie::Token => return true,
-                Tie::Scope => hooks.push(Arc::clone(&hooked.entry)),
-                Tie::Future => leaving.push(Arc::clone(&hooked.entry)),
-            }
-            false
-        });
+        let ends = |(key, hooked): (usize, &Hooked)| (hooked.tie != Tie::Token).then_some(key);
+        let keys: Vec<usize> = state.hooks.iter().filter_map(ends).collect();
+        let hooks: Vec<Hooked> = keys.into_iter().map(|key| state.hooks.remove(key)).collect();
         let children: Vec<Child> = state.children.iter().map(|(_, child)| child.clone()).collect();
         drop(state);
         // The latest first, as scopes are left.
-        hooks.iter().rev().for_each(|entry| entry.revoke());
-        leaving.iter().rev().for_each(|entry| entry.retire(true));
+        let (ending, leaving): (Vec<_>, Vec<_>) =
+            hooks.iter().rev().partition(|hooked| hooked.tie == Tie::Scope);
+        ending.iter().for_each(|hooked| hooked.entry.revoke());
+        leaving.iter().for_each(|hooked| hooked.entry.retire(true));
+        leaving.iter().for_each(|hooked| hooked.resume());
         for child in children {
             if let Child::Inner(child) = child
                 && let Some(child) = child.upgrade()
