@@ -3,11 +3,14 @@
 use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, Location, catch_unwind};
 use std::pin::pin;
-use std::task::Poll;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
 
 use super::probe::{Injector, Where, inject_future};
 use super::sweep::{Outcome, Report};
 use crate::error::TimeoutError;
+use crate::sync::{Mutex, lock};
 
 /// As [`expire_at_checkpoint`](super::expire_at_checkpoint()), for a future. Each time it is pending, or that of a scope
 /// in it, is an interruption point too.
@@ -95,12 +98,48 @@ pub async fn try_for_each_checkpoint<F: Future>(mut body: impl FnMut() -> F) -> 
     report
 }
 
-async fn run<F: Future>(injector: &std::sync::Arc<Injector>, future: F) -> Outcome<F::Output> {
+/// One run of the body. It is polled when it is woken itself: a wake that is meant for an earlier run, or for what else the
+/// task polls, would make a point of its own.
+async fn run<F: Future>(injector: &Arc<Injector>, future: F) -> Outcome<F::Output> {
     let mut future = pin!(inject_future(injector, future));
-    poll_fn(|context| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context))) {
-        Ok(Poll::Pending) => Poll::Pending,
-        Ok(Poll::Ready(result)) => Poll::Ready(Outcome::of(Ok(result))),
-        Err(payload) => Poll::Ready(Outcome::of(Err(payload))),
+    let alarm = Arc::new(Alarm { woken: AtomicBool::new(true), task: Mutex::new(Waker::noop().clone()) });
+    let waker = Waker::from(Arc::clone(&alarm));
+    poll_fn(|context| {
+        if !alarm.is_woken(context.waker()) {
+            return Poll::Pending;
+        }
+        let mut context = Context::from_waker(&waker);
+        match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(&mut context))) {
+            Ok(Poll::Pending) => Poll::Pending,
+            Ok(Poll::Ready(result)) => Poll::Ready(Outcome::of(Ok(result))),
+            Err(payload) => Poll::Ready(Outcome::of(Err(payload))),
+        }
     })
     .await
+}
+
+/// The waker of a run.
+struct Alarm {
+    woken: AtomicBool,
+    task: Mutex<Waker>,
+}
+
+impl Alarm {
+    /// Whether it was woken since it was last asked. From now on it wakes this task.
+    fn is_woken(&self, task: &Waker) -> bool {
+        // First: who wakes it after it was asked wakes the task of now.
+        let before = std::mem::replace(&mut *lock(&self.task), task.clone());
+        drop(before);
+        // Acquire: pairs with the Release in `wake`.
+        self.woken.swap(false, Ordering::Acquire)
+    }
+}
+
+impl Wake for Alarm {
+    fn wake(self: Arc<Self>) {
+        // Release: what was done before is seen in the poll.
+        self.woken.store(true, Ordering::Release);
+        let task = lock(&self.task).clone();
+        task.wake();
+    }
 }

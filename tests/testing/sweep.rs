@@ -73,3 +73,31 @@ fn a_point_of_a_scope_in_hand_is_where_it_was_asked() {
     let files: Vec<_> = report.points().iter().map(|point| point.location().file()).collect();
     assert!(files.len() >= 3 && files.iter().all(|&file| file == file!()), "{files:?}");
 }
+
+#[test]
+fn a_wake_of_an_earlier_run_is_no_poll_of_the_next() {
+    let wakers = RefCell::new(Vec::new());
+    let mut sweep = pin!(testing::future::try_for_each_checkpoint(|| {
+        let (mut polls, wakers) = (0, &wakers);
+        std::future::poll_fn(move |context| {
+            wakers.borrow_mut().push(context.waker().clone());
+            polls += 1;
+            if polls > 2 { Poll::Ready(()) } else { Poll::Pending }
+        })
+    }));
+    let wake = |number: usize| wakers.borrow()[number - 1].wake_by_ref();
+    assert!(poll(sweep.as_mut()).is_pending());
+    wake(1);
+    assert!(poll(sweep.as_mut()).is_pending());
+    wake(2);
+    // The first run ends, the second expires at once, the third has begun.
+    assert!(poll(sweep.as_mut()).is_pending());
+    assert_eq!(wakers.borrow().len(), 5);
+    wake(1);
+    assert!(poll(sweep.as_mut()).is_pending());
+    assert_eq!(wakers.borrow().len(), 5);
+    wake(5);
+    let Poll::Ready(report) = poll(sweep.as_mut()) else { panic!("the third run has expired") };
+    report.assert();
+    assert_eq!(report.points().len(), 2);
+}
