@@ -1,6 +1,6 @@
 use std::panic::Location;
 
-use super::probe::{Injector, Where, inject};
+use super::probe::{Injector, Where, inject, returned};
 
 /// Runs a body in which the innermost scope expires at the `number`-th interruption point, counted from 1.
 ///
@@ -18,7 +18,8 @@ use super::probe::{Injector, Where, inject};
 ///
 /// # Panics
 ///
-/// If [`checkpoint_or_unwind`](crate::checkpoint_or_unwind) unwinds the body where no scope is open in it.
+/// If [`checkpoint_or_unwind`](crate::checkpoint_or_unwind) unwinds the body where no scope is open in it; and if the
+/// body was not run, since a scope around is over.
 ///
 /// # Examples
 ///
@@ -88,8 +89,5 @@ pub fn expire_at<R>(label: &str, body: impl FnOnce() -> R) -> R {
 
 #[track_caller]
 fn expire<R>(place: Where, location: &'static Location<'static>, body: impl FnOnce() -> R) -> R {
-    match inject(&Injector::new(place), location, body) {
-        Ok(result) => result,
-        Err(error) => panic!("unwound where no scope was open to stop it: {error}"),
-    }
+    returned(inject(&Injector::new(place), location, body))
 }

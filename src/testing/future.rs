@@ -17,7 +17,8 @@ use crate::sync::{Mutex, lock};
 ///
 /// # Errors
 ///
-/// If the expiry came where the future was pending and no scope was open in it: then it was dropped.
+/// If the expiry came where the future was pending and no scope was open in it: then it was dropped. And if a scope
+/// around is over: then it was not polled.
 ///
 /// # Examples
 ///

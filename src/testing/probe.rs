@@ -93,6 +93,21 @@ pub(super) fn run<R>(
     })
 }
 
+/// What the error says that came in place of what a body returns.
+pub(super) fn cut_off(error: &TimeoutError) -> String {
+    if error.started() {
+        format!("unwound where no scope was open to stop it: {error}")
+    } else {
+        format!("the body was not run: {error}")
+    }
+}
+
+/// What the body returned.
+#[track_caller]
+pub(super) fn returned<R>(result: Result<R, TimeoutError>) -> R {
+    result.unwrap_or_else(|error| panic!("{}", cut_off(&error)))
+}
+
 /// Runs a body in a scope of its own, with an injector.
 pub(super) fn inject<R>(
     injector: &Arc<Injector>,

@@ -101,3 +101,58 @@ fn a_wake_of_an_earlier_run_is_no_poll_of_the_next() {
     report.assert();
     assert_eq!(report.points().len(), 2);
 }
+
+/// Calls `test` in a scope that is over.
+fn in_a_scope_that_is_over<R>(test: impl FnOnce() -> R) -> R {
+    timebox::timeout_value(HOUR, || {
+        timebox::token().cancel();
+        test()
+    })
+    .unwrap()
+}
+
+fn panic_of<R>(test: impl FnOnce() -> R) -> String {
+    let panic = std::panic::catch_unwind(std::panic::AssertUnwindSafe(test)).map(drop).unwrap_err();
+    *panic.downcast().unwrap()
+}
+
+#[test]
+fn a_sweep_of_a_body_that_is_not_run_fails() {
+    let sync = in_a_scope_that_is_over(|| try_for_each_checkpoint(checkpoint));
+    let sweep = testing::future::try_for_each_checkpoint(|| async { checkpoint() });
+    let polled = in_a_scope_that_is_over(|| pollster::block_on(sweep));
+    for report in [sync, polled] {
+        assert!(!report.unharmed().held());
+        let message = panic_of(|| report.assert());
+        assert!(message.contains("the body was not run: "), "{message}");
+    }
+}
+
+#[test]
+fn a_body_that_a_later_run_does_not_come_to_fails_there() {
+    let around = CancellationToken::new();
+    let report = Timebox::new(HOUR).cancel_on(&around).run_value(|_| {
+        let runs = Cell::new(0);
+        try_for_each_checkpoint(|| {
+            runs.set(runs.get() + 1);
+            let _ = checkpoint();
+            let _ = checkpoint();
+            if runs.get() == 2 {
+                around.cancel();
+            }
+        })
+    });
+    let report = report.unwrap();
+    assert_eq!(report.failures().map(Point::number).collect::<Vec<_>>(), [2]);
+    assert!(report.to_string().contains("FAILED: the body was not run: "), "{report}");
+}
+
+#[test]
+fn what_runs_a_body_once_panics_where_it_is_not_run() {
+    let expire = panic_of(|| in_a_scope_that_is_over(|| expire_at_checkpoint(1, || ())));
+    let label = panic_of(|| in_a_scope_that_is_over(|| expire_at("none", || ())));
+    let gaps = panic_of(|| in_a_scope_that_is_over(|| testing::assert_checkpoints(HOUR, || ())));
+    for message in [expire, label, gaps] {
+        assert!(message.starts_with("the body was not run: "), "{message}");
+    }
+}
