@@ -11,7 +11,7 @@ use super::probe::{Injector, Where, inject, returned};
 ///
 /// The scope expires as at its deadline: its hooks have run when the point is passed on, its token says so, and it stays
 /// over. Inside a [`shield`](crate::shield()) the scope around the shield expires, as it could at any time: that point
-/// passes, and the next one outside fails. For a shield's own limit see [`expire_in_shields_at`].
+/// passes, and the next one outside fails; its hooks have run when the shield is left. For a shield's own limit see [`expire_in_shields_at`].
 ///
 /// A body that has fewer points runs to its end. [`for_each_checkpoint`](super::for_each_checkpoint()) finds out how many
 /// there are.

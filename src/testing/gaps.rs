@@ -137,4 +137,8 @@ impl Probe for Gaps {
             state.last.push((ThreadKey::current(), End::Point(location), os::monotonic_nanos()));
         }
     }
+
+    fn injects(&self) -> bool {
+        false
+    }
 }

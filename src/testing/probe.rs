@@ -71,6 +71,10 @@ impl Probe for Injector {
     }
 
     fn waits(&self, _location: Place, _begins: bool) {}
+
+    fn injects(&self) -> bool {
+        true
+    }
 }
 
 /// The surroundings of this thread, with a probe in them.

@@ -319,7 +319,7 @@ impl Node {
                 found.carry_out();
             }
         }
-        watchdog::mock::carry_out(Arc::new(Early(Arc::clone(self))).into());
+        watchdog::mock::carry_out([Arc::new(Early(Arc::clone(self))).into()]);
     }
 
     /// Records an end; `false` if it has one already.

@@ -161,7 +161,7 @@ pub(crate) fn advance(mock: &Arc<Mock>, until: impl Fn(u64) -> u64, mut go_on: i
             false
         };
         let latch = if go_on() && with_queue(mock.id, step).unwrap_or_else(gone) {
-            begin(Arc::new(Due(Arc::clone(mock))).into())
+            begin([Arc::new(Due(Arc::clone(mock))).into()])
         } else if unfinished.is_empty() {
             return;
         } else {
@@ -188,26 +188,29 @@ fn wait_for(latch: Arc<Latch>, mock: &Mock, until: u64) -> Option<Arc<Latch>> {
     None
 }
 
-/// Has it woken on the watchdog, and waits until that, and all that it has set off, is done.
-pub(crate) fn carry_out(waker: Waker) {
-    if let Some(latch) = begin(waker) {
+/// Has them woken on the watchdog, and waits until that, and all that they have set off, is done.
+pub(crate) fn carry_out(wakers: impl IntoIterator<Item = Waker>) {
+    if let Some(latch) = begin(wakers) {
         latch.wait();
     }
 }
 
-/// Has it woken on the watchdog; counts that, and all that it sets off. `None` if this thread is one that is waited for: it
-/// is woken here.
-fn begin(waker: Waker) -> Option<Arc<Latch>> {
+/// Has them woken on the watchdog; counts that, and all that they set off. `None` if this thread is one that is waited for:
+/// they are woken here.
+fn begin(wakers: impl IntoIterator<Item = Waker>) -> Option<Arc<Latch>> {
+    let wakers = wakers.into_iter();
     if tracking().is_some() || ON_WATCHDOG.get() {
-        waker.wake();
+        wakers.for_each(Waker::wake);
         return None;
     }
     let latch = Arc::new(Latch::default());
-    let job = Arc::new(Tracked::new(waker, &latch));
-    global().post(Arc::clone(&job).into());
-    // Without threads there is nobody else.
-    if !global().is_running() {
-        job.wake();
+    for waker in wakers {
+        let job = Arc::new(Tracked::new(waker, &latch));
+        global().post(Arc::clone(&job).into());
+        // Without threads there is nobody else.
+        if !global().is_running() {
+            job.wake();
+        }
     }
     Some(latch)
 }

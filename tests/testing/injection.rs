@@ -1,6 +1,7 @@
 //! Expiry at one interruption point, on purpose.
 
 use super::*;
+use std::sync::mpsc::channel;
 
 #[test]
 fn the_nth_point_finds_the_innermost_scope_expired() {
@@ -80,6 +81,60 @@ fn hooks_have_run_when_the_point_is_passed_on() {
             let _registration = timebox::on_cancel(move || counted.fetch_add(1, Ordering::SeqCst));
             assert!(checkpoint().is_err());
             assert_eq!(fired.load(Ordering::SeqCst), 1);
+            Ok(())
+        })
+    })
+    .unwrap();
+}
+
+#[test]
+fn hooks_that_a_shield_held_up_have_run_when_it_is_left() {
+    let fired = Arc::new(AtomicU32::new(0));
+    expire_at_checkpoint(2, || {
+        timeout(HOUR, || -> Done {
+            let counted = Arc::clone(&fired);
+            let _registration = timebox::on_cancel(move || {
+                // Time enough for the test to go on, were it not waited for.
+                std::thread::sleep(Duration::from_millis(20));
+                counted.fetch_add(1, Ordering::SeqCst)
+            });
+            shield(HOUR, checkpoint)?;
+            assert_eq!(fired.load(Ordering::SeqCst), 1);
+            Ok(())
+        })
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_hook_that_a_shield_held_up_escalates_while_it_runs() {
+    let (come, comes) = channel();
+    let (done, is_done) = channel();
+    let first = Hook::new(move || done.send(comes.recv_timeout(30 * SECOND).is_ok())).once();
+    let hook = first.then(Duration::ZERO, Hook::new(move || come.send(())).once());
+    expire_at_checkpoint(2, || {
+        timeout(HOUR, || -> Done {
+            let _registration = timebox::on_cancel(hook);
+            shield(HOUR, checkpoint)?;
+            assert_eq!(is_done.try_recv(), Ok(true));
+            Ok(())
+        })
+    })
+    .unwrap();
+}
+
+#[test]
+fn where_nothing_is_injected_a_shield_does_not_wait_for_what_it_held_up() {
+    let (go_on, goes_on) = channel();
+    let (done, is_done) = channel();
+    let hook = Hook::new(move || done.send(goes_on.recv_timeout(30 * SECOND).is_ok())).once();
+    testing::assert_checkpoints(HOUR, || {
+        timeout(HOUR, || -> Done {
+            let _registration = timebox::on_cancel(hook);
+            let token = timebox::token();
+            shield(HOUR, || token.cancel());
+            go_on.send(()).unwrap();
+            assert!(is_done.recv().unwrap());
             Ok(())
         })
     })
