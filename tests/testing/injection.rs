@@ -141,6 +141,35 @@ fn where_nothing_is_injected_a_shield_does_not_wait_for_what_it_held_up() {
     .unwrap();
 }
 
+/// Has the inner of two scopes expire.
+fn the_inner_scope_has_no_time_left() {
+    let minute = Duration::from_secs(60);
+    expire_at_checkpoint(3, || {
+        timebox::with_timeout(HOUR, |outer| {
+            assert!(timebox::remaining() > Some(minute));
+            let _inner = timeout(HOUR, || -> Done {
+                checkpoint().unwrap_err();
+                let ended = timebox::deadline();
+                assert!(ended.has_passed());
+                assert_eq!(timebox::remaining(), Some(Duration::ZERO));
+                timebox::with_timeout(HOUR, |_| checkpoint()).unwrap_err();
+                assert_eq!(timebox::deadline(), ended);
+                shield(HOUR, || assert!(timebox::remaining() > Some(minute)));
+                Ok(())
+            });
+            assert!(outer.remaining() > Some(minute));
+            outer.checkpoint()
+        })
+    })
+    .unwrap();
+}
+
+#[test]
+fn no_time_is_left_after_it() {
+    the_inner_scope_has_no_time_left();
+    MockClock::new().run(|_| the_inner_scope_has_no_time_left());
+}
+
 #[test]
 fn points_on_a_thread_that_enters_a_handle_count() {
     let result = expire_at_checkpoint(3, || {
