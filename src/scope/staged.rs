@@ -108,9 +108,12 @@ pub(crate) fn point_of(node: &Arc<Node>, location: &'static Location<'static>) {
     #[cfg(feature = "testing")]
     if is_entered()
         && let Some(probe) = probe()
-        && let Verdict::Expire { .. } = probe.reached(location)
     {
-        node.expire_early();
+        match probe.reached(location) {
+            Verdict::Pass => {}
+            Verdict::Expire { .. } => node.expire_early(),
+            Verdict::ExpireLabelled(label) => expire_labelled(node, &label),
+        }
     }
     #[cfg(not(feature = "testing"))]
     let _ = (node, location);
@@ -214,7 +217,19 @@ fn reached(thread: &Thread, location: &'static Location<'static>) {
                     scope.extras().is_some_and(|extras| extras.label.as_deref() == Some(&*label))
                 };
                 scope.stack().filter(is_meant).for_each(|scope| scope.node().expire_early());
+                // Those around a handle are not on this thread.
+                let entered = scope.stack().filter(|scope| scope.is_entered());
+                entered.filter_map(Scope::existing_node).for_each(|node| expire_labelled(node, &label));
             }
+        }
+    });
+}
+
+#[cfg(feature = "testing")]
+fn expire_labelled(node: &Arc<Node>, label: &str) {
+    node.walk(|node| {
+        if node.info.label.as_deref() == Some(label) {
+            node.expire_early();
         }
     });
 }

@@ -73,6 +73,28 @@ fn a_labelled_scope_expires_wherever_it_is_opened() {
 }
 
 #[test]
+fn a_labelled_scope_expires_at_the_entry_of_its_handle() {
+    let enter = |handle: timebox::Handle| handle.enter(Limit::NONE, |_| Ok::<_, TimeoutError>(()));
+    let elsewhere = |handle| std::thread::spawn(move || enter(handle)).join().unwrap();
+    for enter in [&enter as &dyn Fn(timebox::Handle) -> Done, &elsewhere] {
+        let result =
+            expire_at("attempt", || Timebox::new(HOUR).label("attempt").run(|scope| enter(scope.handle())));
+        let error = result.unwrap_err();
+        assert_eq!((error.label(), error.started()), (Some("attempt"), false));
+    }
+}
+
+#[test]
+fn a_labelled_scope_expires_whose_handle_was_entered_before() {
+    let result = Timebox::new(HOUR).label("attempt").run(|scope| {
+        let handle = scope.handle();
+        let injected = move || handle.enter(Limit::NONE, |_| expire_at("attempt", checkpoint));
+        std::thread::spawn(injected).join().unwrap()
+    });
+    assert_eq!(result.unwrap_err().label(), Some("attempt"));
+}
+
+#[test]
 fn hooks_have_run_when_the_point_is_passed_on() {
     let fired = Arc::new(AtomicU32::new(0));
     expire_at_checkpoint(2, || {
