@@ -12,6 +12,8 @@ use super::sweep::{Outcome, Report};
 use crate::error::TimeoutError;
 use crate::sync::{Mutex, lock};
 
+type Place = &'static Location<'static>;
+
 /// As [`expire_at_checkpoint`](super::expire_at_checkpoint()), for a future. Each time it is pending, or that of a scope
 /// in it, is an interruption point too.
 ///
@@ -76,36 +78,47 @@ pub fn expire_at<F: Future>(
 /// assert_eq!(report.points().len(), 2);
 /// # });
 /// ```
-pub async fn for_each_checkpoint<F: Future>(body: impl FnMut() -> F) -> Report<F::Output> {
-    let report = try_for_each_checkpoint(body).await;
-    report.assert();
-    report
+#[track_caller]
+pub fn for_each_checkpoint<F: Future>(body: impl FnMut() -> F) -> impl Future<Output = Report<F::Output>> {
+    let sweep = try_for_each_checkpoint(body);
+    async {
+        let report = sweep.await;
+        report.assert();
+        report
+    }
 }
 
 /// As [`for_each_checkpoint`], except that it does not panic.
-pub async fn try_for_each_checkpoint<F: Future>(mut body: impl FnMut() -> F) -> Report<F::Output> {
+#[track_caller]
+pub fn try_for_each_checkpoint<F: Future>(
+    mut body: impl FnMut() -> F,
+) -> impl Future<Output = Report<F::Output>> {
     let location = Location::caller();
-    let injector = Injector::new(Where::Nowhere);
-    let outcome = run(&injector, body()).await;
-    let mut report = Report::new(location, outcome);
-    let all = injector.seen();
-    if report.unharmed().held() {
-        for number in 1..=all.len() {
-            let injector = Injector::new(Where::At { number, in_shields: false });
-            let outcome = run(&injector, body()).await;
-            report.add(number, &all, &injector.seen(), outcome);
+    async move {
+        let (all, first) = run(Where::Nowhere, location, &mut body).await;
+        let mut report = Report::new(location, first);
+        if report.unharmed().held() {
+            for number in 1..=all.len() {
+                let (seen, outcome) = run(Where::At { number, in_shields: false }, location, &mut body).await;
+                report.add(number, &all, &seen, outcome);
+            }
         }
+        report
     }
-    report
 }
 
 /// One run of the body. It is polled when it is woken itself: a wake that is meant for an earlier run, or for what else the
 /// task polls, would make a point of its own.
-async fn run<F: Future>(injector: &Arc<Injector>, future: F) -> Outcome<F::Output> {
-    let mut future = pin!(inject_future(injector, future));
+async fn run<F: Future>(
+    place: Where,
+    location: Place,
+    body: impl FnOnce() -> F,
+) -> (Vec<Place>, Outcome<F::Output>) {
+    let injector = Injector::new(place);
+    let mut future = pin!(inject_future(&injector, async { body().await }));
     let alarm = Arc::new(Alarm { woken: AtomicBool::new(true), task: Mutex::new(Waker::noop().clone()) });
     let waker = Waker::from(Arc::clone(&alarm));
-    poll_fn(|context| {
+    let outcome = poll_fn(|context| {
         if !alarm.is_woken(context.waker()) {
             return Poll::Pending;
         }
@@ -116,7 +129,11 @@ async fn run<F: Future>(injector: &Arc<Injector>, future: F) -> Outcome<F::Outpu
             Err(payload) => Poll::Ready(Outcome::of(Err(payload))),
         }
     })
-    .await
+    .await;
+    // Where its own scope was pending is in this file: for the user, where the sweep is.
+    let seen = injector.seen().into_iter();
+    let seen = seen.map(|place| if place.file() == file!() { location } else { place });
+    (seen.collect(), outcome)
 }
 
 /// The waker of a run.

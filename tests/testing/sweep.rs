@@ -75,6 +75,35 @@ fn a_point_of_a_scope_in_hand_is_where_it_was_asked() {
 }
 
 #[test]
+fn a_sweep_of_futures_names_places_in_the_test() {
+    let pending_once = || {
+        let mut pending = true;
+        std::future::poll_fn(move |context| {
+            context.waker().wake_by_ref();
+            if std::mem::take(&mut pending) { Poll::Pending } else { Poll::Ready(()) }
+        })
+    };
+    let (line, sweep) = (line!(), testing::future::try_for_each_checkpoint(pending_once));
+    let report = pollster::block_on(sweep);
+    let place = report.points()[0].location();
+    assert_eq!((place.file(), place.line()), (file!(), line));
+    let title = report.to_string();
+    assert!(title.lines().next().unwrap().contains(&place.to_string()), "{title}");
+}
+
+#[test]
+fn a_closure_that_makes_futures_is_swept_too() {
+    let report = pollster::block_on(testing::future::try_for_each_checkpoint(|| {
+        let failed = checkpoint().is_err();
+        assert!(!failed, "in the closure");
+        async { checkpoint() }
+    }));
+    assert_eq!(report.points().len(), 2);
+    assert_eq!(report.failures().map(Point::number).collect::<Vec<_>>(), [1]);
+    assert!(report.to_string().contains("in the closure"), "{report}");
+}
+
+#[test]
 fn a_wake_of_an_earlier_run_is_no_poll_of_the_next() {
     let wakers = RefCell::new(Vec::new());
     let mut sweep = pin!(testing::future::try_for_each_checkpoint(|| {
