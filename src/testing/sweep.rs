@@ -12,7 +12,8 @@ type Place = &'static Location<'static>;
 /// What an interruption point is, and which scope expires there, is said at
 /// [`expire_at_checkpoint`](super::expire_at_checkpoint()). The body checks for itself what must hold afterwards, with
 /// assertions: whether it was interrupted or not, the balance is right, the lock is free, the file is gone. It must come
-/// to an end without an expiry, and do the same each time until the expiry comes.
+/// to an end without an expiry, and do the same each time until the expiry comes. One whose own limits run out on the way,
+/// by the real clock, does not: give it a [`MockClock`](super::MockClock).
 ///
 /// # Panics
 ///
