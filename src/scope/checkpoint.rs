@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::Scope;
 use super::frame::innermost;
-use super::staged::point;
+use super::staged::{expired_at, point};
 use crate::error::TimeoutError;
 use crate::time::{Deadline, NEVER, clock, nanos};
 use crate::token::node::Node;
@@ -184,9 +184,7 @@ pub fn remaining() -> Option<Duration> {
 /// }).unwrap();
 /// ```
 pub fn deadline() -> Deadline {
-    let effective =
-        Thread::with(|thread| innermost(thread, |scope| scope.map(|scope| scope.effective(thread))));
-    Deadline::from_nanos(effective.unwrap_or(NEVER))
+    Thread::with(|thread| innermost(thread, |scope| scope.map_or(Deadline::NEVER, Scope::deadline)))
 }
 
 /// Fails now if less than `duration` is left: there is no use in starting what cannot be finished.
@@ -321,7 +319,8 @@ impl Scope {
 
     /// As the free function [`deadline`], for this scope and those around it.
     pub fn deadline(&self) -> Deadline {
-        Deadline::from_nanos(Thread::with(|thread| self.effective(thread)))
+        let effective = Thread::with(|thread| self.effective(thread));
+        Deadline::from_nanos(effective.min(expired_at(self)))
     }
 
     /// As the free function [`require`], for this scope and those around it.

@@ -350,6 +350,11 @@ impl Scope {
         self.kind.is_shield()
     }
 
+    #[cfg(feature = "testing")]
+    pub(super) fn is_entered(&self) -> bool {
+        self.kind.is_entered()
+    }
+
     /// Its identity as a number, 0 if nobody has asked for it.
     #[cfg(feature = "testing")]
     pub(super) fn raw_id(&self) -> u64 {

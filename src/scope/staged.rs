@@ -6,10 +6,10 @@ use std::mem::ManuallyDrop;
 use std::panic::Location;
 use std::sync::Arc;
 
-#[cfg(feature = "testing")]
 use super::Scope;
 #[cfg(feature = "testing")]
 use super::frame::innermost;
+use crate::time::NEVER;
 use crate::time::seam::Seam;
 #[cfg(feature = "testing")]
 use crate::time::{
@@ -108,12 +108,26 @@ pub(crate) fn point_of(node: &Arc<Node>, location: &'static Location<'static>) {
     #[cfg(feature = "testing")]
     if is_entered()
         && let Some(probe) = probe()
-        && let Verdict::Expire { .. } = probe.reached(location)
     {
-        node.expire_early();
+        match probe.reached(location) {
+            Verdict::Pass => {}
+            Verdict::Expire { .. } => node.expire_early(),
+            Verdict::ExpireLabelled(label) => expire_labelled(node, &label),
+        }
     }
     #[cfg(not(feature = "testing"))]
     let _ = (node, location);
+}
+
+/// When a test has had the scope, or one around it, expire; never if it has not.
+#[inline(always)]
+pub(crate) fn expired_at(scope: &Scope) -> u64 {
+    #[cfg(feature = "testing")]
+    if is_entered() {
+        return scope.visible().find_map(Scope::existing_node).map_or(NEVER, Node::expired_at);
+    }
+    let _ = scope;
+    NEVER
 }
 
 /// Whether a sleep here moves a mock clock, since nobody else could.
@@ -203,7 +217,19 @@ fn reached(thread: &Thread, location: &'static Location<'static>) {
                     scope.extras().is_some_and(|extras| extras.label.as_deref() == Some(&*label))
                 };
                 scope.stack().filter(is_meant).for_each(|scope| scope.node().expire_early());
+                // Those around a handle are not on this thread.
+                let entered = scope.stack().filter(|scope| scope.is_entered());
+                entered.filter_map(Scope::existing_node).for_each(|node| expire_labelled(node, &label));
             }
+        }
+    });
+}
+
+#[cfg(feature = "testing")]
+fn expire_labelled(node: &Arc<Node>, label: &str) {
+    node.walk(|node| {
+        if node.info.label.as_deref() == Some(label) {
+            node.expire_early();
         }
     });
 }

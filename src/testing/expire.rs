@@ -1,24 +1,28 @@
 use std::panic::Location;
 
-use super::probe::{Injector, Where, inject};
+use super::probe::{Injector, Where, inject, returned};
 
 /// Runs a body in which the innermost scope expires at the `number`-th interruption point, counted from 1.
 ///
-/// An interruption point is where code lets itself be stopped: a [`checkpoint`](crate::checkpoint), a
-/// [`require`](crate::require), a [`sleep`](crate::sleep()), an [interruptible call](crate::interruptible()), the entry
-/// of a scope; and each time the future of a scope is pending. Where no scope is open, the one expires that this function
-/// opens around the body, which has no limit of its own.
+/// An interruption point is where code lets itself be stopped: a [`checkpoint`](crate::checkpoint) or
+/// [`checkpoint_or_unwind`](crate::checkpoint_or_unwind), a [`require`](crate::require), a [`sleep`](crate::sleep()), an
+/// [interruptible call](crate::interruptible()), the entry of a scope; and each time the future of a scope is pending.
+/// [`is_expired`](crate::is_expired) is none, nor is the [`checkpoint`](crate::CancellationToken::checkpoint) of a token.
+/// Where no scope is open, the one expires that this function opens around the body, which has no limit of its own.
 ///
 /// The scope expires as at its deadline: its hooks have run when the point is passed on, its token says so, and it stays
 /// over. Inside a [`shield`](crate::shield()) the scope around the shield expires, as it could at any time: that point
-/// passes, and the next one outside fails. For a shield's own limit see [`expire_in_shields_at`].
+/// passes, and the next one outside fails; the hooks that the shield has held up have run when it is left. For a shield's
+/// own limit see [`expire_in_shields_at`]. Where a [handle](crate::Handle) is entered, it is the handle's scope that
+/// expires, be it a shield's.
 ///
 /// A body that has fewer points runs to its end. [`for_each_checkpoint`](super::for_each_checkpoint()) finds out how many
 /// there are.
 ///
 /// # Panics
 ///
-/// If [`checkpoint_or_unwind`](crate::checkpoint_or_unwind) unwinds the body where no scope is open in it.
+/// If [`checkpoint_or_unwind`](crate::checkpoint_or_unwind) unwinds the body where no scope is open in it; and if the
+/// body was not run, since a scope around is over.
 ///
 /// # Examples
 ///
@@ -88,8 +92,5 @@ pub fn expire_at<R>(label: &str, body: impl FnOnce() -> R) -> R {
 
 #[track_caller]
 fn expire<R>(place: Where, location: &'static Location<'static>, body: impl FnOnce() -> R) -> R {
-    match inject(&Injector::new(place), location, body) {
-        Ok(result) => result,
-        Err(error) => panic!("unwound where no scope was open to stop it: {error}"),
-    }
+    returned(inject(&Injector::new(place), location, body))
 }

@@ -3,18 +3,24 @@
 use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, Location, catch_unwind};
 use std::pin::pin;
-use std::task::Poll;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
 
 use super::probe::{Injector, Where, inject_future};
 use super::sweep::{Outcome, Report};
 use crate::error::TimeoutError;
+use crate::sync::{Mutex, lock};
+
+type Place = &'static Location<'static>;
 
 /// As [`expire_at_checkpoint`](super::expire_at_checkpoint()), for a future. Each time it is pending, or that of a scope
 /// in it, is an interruption point too.
 ///
 /// # Errors
 ///
-/// If the expiry came where the future was pending and no scope was open in it: then it was dropped.
+/// If the expiry came where the future was pending and no scope was open in it: then it was dropped. And if a scope
+/// around is over: then it was not polled.
 ///
 /// # Examples
 ///
@@ -72,35 +78,86 @@ pub fn expire_at<F: Future>(
 /// assert_eq!(report.points().len(), 2);
 /// # });
 /// ```
-pub async fn for_each_checkpoint<F: Future>(body: impl FnMut() -> F) -> Report<F::Output> {
-    let report = try_for_each_checkpoint(body).await;
-    report.assert();
-    report
+#[track_caller]
+pub fn for_each_checkpoint<F: Future>(body: impl FnMut() -> F) -> impl Future<Output = Report<F::Output>> {
+    let sweep = try_for_each_checkpoint(body);
+    async {
+        let report = sweep.await;
+        report.assert();
+        report
+    }
 }
 
 /// As [`for_each_checkpoint`], except that it does not panic.
-pub async fn try_for_each_checkpoint<F: Future>(mut body: impl FnMut() -> F) -> Report<F::Output> {
+#[track_caller]
+pub fn try_for_each_checkpoint<F: Future>(
+    mut body: impl FnMut() -> F,
+) -> impl Future<Output = Report<F::Output>> {
     let location = Location::caller();
-    let injector = Injector::new(Where::Nowhere);
-    let outcome = run(&injector, body()).await;
-    let mut report = Report::new(location, outcome);
-    let all = injector.seen();
-    if report.unharmed().held() {
-        for number in 1..=all.len() {
-            let injector = Injector::new(Where::At { number, in_shields: false });
-            let outcome = run(&injector, body()).await;
-            report.add(number, &all, &injector.seen(), outcome);
+    async move {
+        let (all, first) = run(Where::Nowhere, location, &mut body).await;
+        let mut report = Report::new(location, first);
+        if report.unharmed().held() {
+            for number in 1..=all.len() {
+                let (seen, outcome) = run(Where::At { number, in_shields: false }, location, &mut body).await;
+                report.add(number, &all, &seen, outcome);
+            }
         }
+        report
     }
-    report
 }
 
-async fn run<F: Future>(injector: &std::sync::Arc<Injector>, future: F) -> Outcome<F::Output> {
-    let mut future = pin!(inject_future(injector, future));
-    poll_fn(|context| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context))) {
-        Ok(Poll::Pending) => Poll::Pending,
-        Ok(Poll::Ready(result)) => Poll::Ready(Outcome::of(Ok(result))),
-        Err(payload) => Poll::Ready(Outcome::of(Err(payload))),
+/// One run of the body. It is polled when it is woken itself: a wake that is meant for an earlier run, or for what else the
+/// task polls, would make a point of its own.
+async fn run<F: Future>(
+    place: Where,
+    location: Place,
+    body: impl FnOnce() -> F,
+) -> (Vec<Place>, Outcome<F::Output>) {
+    let injector = Injector::new(place);
+    let mut future = pin!(inject_future(&injector, async { body().await }));
+    let alarm = Arc::new(Alarm { woken: AtomicBool::new(true), task: Mutex::new(Waker::noop().clone()) });
+    let waker = Waker::from(Arc::clone(&alarm));
+    let outcome = poll_fn(|context| {
+        if !alarm.is_woken(context.waker()) {
+            return Poll::Pending;
+        }
+        let mut context = Context::from_waker(&waker);
+        match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(&mut context))) {
+            Ok(Poll::Pending) => Poll::Pending,
+            Ok(Poll::Ready(result)) => Poll::Ready(Outcome::of(Ok(result))),
+            Err(payload) => Poll::Ready(Outcome::of(Err(payload))),
+        }
     })
-    .await
+    .await;
+    // Where its own scope was pending is in this file: for the user, where the sweep is.
+    let seen = injector.seen().into_iter();
+    let seen = seen.map(|place| if place.file() == file!() { location } else { place });
+    (seen.collect(), outcome)
+}
+
+/// The waker of a run.
+struct Alarm {
+    woken: AtomicBool,
+    task: Mutex<Waker>,
+}
+
+impl Alarm {
+    /// Whether it was woken since it was last asked. From now on it wakes this task.
+    fn is_woken(&self, task: &Waker) -> bool {
+        // First: who wakes it after it was asked wakes the task of now.
+        let before = std::mem::replace(&mut *lock(&self.task), task.clone());
+        drop(before);
+        // Acquire: pairs with the Release in `wake`.
+        self.woken.swap(false, Ordering::Acquire)
+    }
+}
+
+impl Wake for Alarm {
+    fn wake(self: Arc<Self>) {
+        // Release: what was done before is seen in the poll.
+        self.woken.store(true, Ordering::Release);
+        let task = lock(&self.task).clone();
+        task.wake();
+    }
 }

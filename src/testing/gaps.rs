@@ -2,7 +2,7 @@ use std::panic::Location;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::probe::run;
+use super::probe::{returned, run};
 use crate::sync::{Mutex, ThreadKey, lock, os};
 use crate::time::seam::{Probe, Verdict};
 
@@ -50,10 +50,7 @@ pub fn assert_checkpoints<R>(max_gap: Duration, body: impl FnOnce() -> R) -> R {
         let took = Duration::from_nanos(nanos);
         panic!("no checkpoint for {took:?}, more than {max_gap:?}: from {} to {}", from.name(), to.name());
     }
-    match result {
-        Ok(result) => result,
-        Err(error) => panic!("unwound where no scope was open to stop it: {error}"),
-    }
+    returned(result)
 }
 
 struct Gaps {
@@ -139,5 +136,9 @@ impl Probe for Gaps {
         if !begins && state.begun {
             state.last.push((ThreadKey::current(), End::Point(location), os::monotonic_nanos()));
         }
+    }
+
+    fn injects(&self) -> bool {
+        false
     }
 }

@@ -71,6 +71,10 @@ impl Probe for Injector {
     }
 
     fn waits(&self, _location: Place, _begins: bool) {}
+
+    fn injects(&self) -> bool {
+        true
+    }
 }
 
 /// The surroundings of this thread, with a probe in them.
@@ -91,6 +95,21 @@ pub(super) fn run<R>(
         let _under = staged::under(thread, &seam);
         run_any(&Limit::NONE, Some(&Extras::default()), location, body)
     })
+}
+
+/// What the error says that came in place of what a body returns.
+pub(super) fn cut_off(error: &TimeoutError) -> String {
+    if error.started() {
+        format!("unwound where no scope was open to stop it: {error}")
+    } else {
+        format!("the body was not run: {error}")
+    }
+}
+
+/// What the body returned.
+#[track_caller]
+pub(super) fn returned<R>(result: Result<R, TimeoutError>) -> R {
+    result.unwrap_or_else(|error| panic!("{}", cut_off(&error)))
 }
 
 /// Runs a body in a scope of its own, with an injector.

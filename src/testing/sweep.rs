@@ -2,7 +2,7 @@ use std::any::Any;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, Location, catch_unwind};
 
-use super::probe::{Injector, Where, inject};
+use super::probe::{Injector, Where, cut_off, inject};
 use crate::error::TimeoutError;
 
 type Place = &'static Location<'static>;
@@ -12,11 +12,13 @@ type Place = &'static Location<'static>;
 /// What an interruption point is, and which scope expires there, is said at
 /// [`expire_at_checkpoint`](super::expire_at_checkpoint()). The body checks for itself what must hold afterwards, with
 /// assertions: whether it was interrupted or not, the balance is right, the lock is free, the file is gone. It must come
-/// to an end without an expiry, and do the same each time until the expiry comes.
+/// to an end without an expiry, and do the same each time until the expiry comes. One whose own limits run out on the way,
+/// by the real clock, does not: give it a [`MockClock`](super::MockClock).
 ///
 /// # Panics
 ///
-/// When all runs are done, if the body panicked in any of them, or was not deterministic: the message names the points
+/// When all runs are done, if the body panicked in any of them, was not run since a scope around was over, or was not
+/// deterministic: the message names the points
 /// by number and place. To run one alone, put
 /// [`expire_at_checkpoint(number, ..)`](super::expire_at_checkpoint()) in its place.
 /// [`try_for_each_checkpoint`] hands out the report instead.
@@ -121,7 +123,8 @@ enum Way {
 pub enum Outcome<R> {
     /// What the body returned.
     Returned(R),
-    /// The body was unwound, or its future dropped, by a scope that is not its own.
+    /// The body was unwound, or its future dropped, by a scope that is not its own; or it was not run, in one that was
+    /// over ([`started`](TimeoutError::started) is false).
     Cut(TimeoutError),
     /// Its check did not hold, as the message says.
     Panicked(String),
@@ -136,9 +139,13 @@ impl<R> Outcome<R> {
         }
     }
 
-    /// Whether the body's own check held: it did not panic.
+    /// Whether the body was run, and its own check held: it did not panic.
     pub fn held(&self) -> bool {
-        !matches!(self, Self::Panicked(_))
+        match self {
+            Self::Returned(_) => true,
+            Self::Cut(error) => error.started(),
+            Self::Panicked(_) => false,
+        }
     }
 }
 
@@ -187,7 +194,7 @@ impl<R> Report<R> {
     ///
     /// # Panics
     ///
-    /// If the body's check did not hold in every run, or the body was not deterministic.
+    /// If the body was not run, or its check did not hold, in every run, or the body was not deterministic.
     #[track_caller]
     pub fn assert(&self) {
         assert!(self.unharmed.held() && self.failures().next().is_none(), "{self}");
@@ -226,8 +233,12 @@ impl<R> fmt::Display for Report<R> {
             self.points.len(),
             self.location
         )?;
-        if let Outcome::Panicked(message) = &self.unharmed {
-            writeln!(f, "  the body's check does not hold even without an expiry: {message}")?;
+        match &self.unharmed {
+            Outcome::Panicked(message) => {
+                writeln!(f, "  the body's check does not hold even without an expiry: {message}")?;
+            }
+            Outcome::Cut(error) if !error.started() => writeln!(f, "  {}", cut_off(error))?,
+            _ => {}
         }
         for point in &self.points {
             writeln!(f, "  {point}")?;
@@ -247,7 +258,8 @@ impl<R> fmt::Display for Point<R> {
         write!(f, "{:>3} {}: ", self.number, self.location)?;
         match &self.outcome {
             Outcome::Returned(_) => f.write_str("returned")?,
-            Outcome::Cut(error) => write!(f, "cut off: {error}")?,
+            Outcome::Cut(error) if error.started() => write!(f, "cut off: {error}")?,
+            Outcome::Cut(error) => write!(f, "FAILED: {}", cut_off(error))?,
             Outcome::Panicked(message) => write!(f, "FAILED: {message}")?,
         }
         match self.way {

@@ -125,6 +125,8 @@ mod on {
         fn reached(&self, location: &'static Location<'static>) -> Verdict;
         /// Running code may now wait for long without harm, or has done so.
         fn waits(&self, location: &'static Location<'static>, begins: bool);
+        /// Whether it has scopes expire: then their hooks are waited for.
+        fn injects(&self) -> bool;
     }
 
     /// What is to happen at an interruption point.
@@ -228,6 +230,11 @@ mod on {
 
         pub(crate) fn mock(&self) -> Option<&Arc<Mock>> {
             self.world.as_ref()?.mock.as_ref()
+        }
+
+        /// Whether a test has scopes expire in it.
+        pub(crate) fn injects(&self) -> bool {
+            self.world().and_then(|world| world.probe.as_ref()).is_some_and(|probe| probe.injects())
         }
 
         /// The time on its clock.

@@ -330,7 +330,23 @@ impl Node {
                 found.carry_out();
             }
         }
-        watchdog::mock::carry_out(Arc::new(Early(Arc::clone(self))).into());
+        watchdog::mock::carry_out([Arc::new(Early(Arc::clone(self))).into()]);
+    }
+
+    /// The earliest end, other than by a cancel, of this node and those around it that have its clock; a test may have had
+    /// it come before the deadline.
+    #[cfg(feature = "testing")]
+    pub(crate) fn expired_at(self: &Arc<Self>) -> u64 {
+        let (now, mut earliest) = (clock::now(), NEVER);
+        self.walk(|node| {
+            if let Some(end) = node.end(now)
+                && end.cause != Cause::Cancelled
+                && node.seam.shares_clock(&self.seam)
+            {
+                earliest = earliest.min(end.at);
+            }
+        });
+        earliest
     }
 
     /// Records an end; `false` if it has one already.

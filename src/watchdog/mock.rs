@@ -9,14 +9,18 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock, TryLockError};
+use std::sync::{Arc, OnceLock, PoisonError, TryLockError};
 use std::task::{Wake, Waker};
+use std::time::Duration;
 
 use super::runners::Task;
 use super::{Timer, global};
 use crate::sync::{Condvar, ForkMutex, Mutex, lock, wait};
 use crate::time::NEVER;
 use crate::time::seam::{Mock, Seam};
+
+/// How long, in real time, a move waits for what it has set off before it goes on to what that may wait for.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// By the number of the clock. Those of a clock that is gone are never fired.
 type Timers = BTreeMap<u32, Kept>;
@@ -124,17 +128,20 @@ fn set_off_under(clock: &Mock) -> Option<Arc<Latch>> {
 }
 
 /// Moves the clock to `until`, from one due timer to the next, for as long as `go_on` says so. What was set off before
-/// has been done when it begins, what the move sets off when this returns.
+/// has been done when it begins, what the move sets off when it goes on, unless that takes long; all of it when this
+/// returns.
 ///
 /// From inside of what is set off it asks the move in progress to go on, if there is one, and returns at once.
-pub(crate) fn advance(mock: &Arc<Mock>, until: impl FnOnce(u64) -> u64, mut go_on: impl FnMut() -> bool) {
+pub(crate) fn advance(mock: &Arc<Mock>, until: impl Fn(u64) -> u64, mut go_on: impl FnMut() -> bool) {
     let is_set_off = tracking().is_some();
+    // What has taken long.
+    let mut unfinished = Vec::new();
     // Without threads nobody would do it.
     if !is_set_off
         && global().is_running()
         && let Some(latch) = set_off_under(mock)
     {
-        latch.wait();
+        unfinished.extend(wait_for(latch, mock, until(mock.now())));
     }
     let _turn = match mock.turn.try_lock() {
         Ok(turn) => turn,
@@ -143,35 +150,69 @@ pub(crate) fn advance(mock: &Arc<Mock>, until: impl FnOnce(u64) -> u64, mut go_o
     };
     mock.begin();
     let until = until(mock.now());
-    while go_on() {
-        let due = with_queue(mock.id, |queue| {
-            let until = until.max(mock.asked());
-            let next = queue.earliest();
-            let due = next <= until && next != NEVER;
-            mock.move_to(if due { next } else { until });
-            due
-        });
-        match due {
-            Some(true) => carry_out(Arc::new(Due(Arc::clone(mock))).into()),
-            Some(false) => return,
-            None => return mock.move_to(until),
-        }
+    loop {
+        let step = |queue: &mut Queue| {
+            let next = next_due(queue, mock, until);
+            mock.move_to(next.unwrap_or(until.max(mock.asked())));
+            next.is_some()
+        };
+        let gone = || {
+            mock.move_to(until);
+            false
+        };
+        let latch = if go_on() && with_queue(mock.id, step).unwrap_or_else(gone) {
+            begin([Arc::new(Due(Arc::clone(mock))).into()])
+        } else if unfinished.is_empty() {
+            return;
+        } else {
+            unfinished.pop()
+        };
+        unfinished.extend(latch.and_then(|latch| wait_for(latch, mock, until)));
     }
 }
 
-/// Has it woken on the watchdog, and waits until that, and all that it has set off, is done.
-pub(crate) fn carry_out(waker: Waker) {
+/// When the next timer is due on the way to `until`, or to what was asked meanwhile.
+fn next_due(queue: &Queue, mock: &Mock, until: u64) -> Option<u64> {
+    let next = queue.earliest();
+    (next <= until.max(mock.asked()) && next != NEVER).then_some(next)
+}
+
+/// Waits until it is done; hands it back where that takes long and a timer is due that it may wait for, as a hook for
+/// what it escalates to.
+fn wait_for(latch: Arc<Latch>, mock: &Mock, until: u64) -> Option<Arc<Latch>> {
+    while !latch.is_done_soon() {
+        if with_queue(mock.id, |queue| next_due(queue, mock, until)).flatten().is_some() {
+            return Some(latch);
+        }
+    }
+    None
+}
+
+/// Has them woken on the watchdog, and waits until that, and all that they have set off, is done.
+pub(crate) fn carry_out(wakers: impl IntoIterator<Item = Waker>) {
+    if let Some(latch) = begin(wakers) {
+        latch.wait();
+    }
+}
+
+/// Has them woken on the watchdog; counts that, and all that they set off. `None` if this thread is one that is waited for:
+/// they are woken here.
+fn begin(wakers: impl IntoIterator<Item = Waker>) -> Option<Arc<Latch>> {
+    let wakers = wakers.into_iter();
     if tracking().is_some() || ON_WATCHDOG.get() {
-        return waker.wake();
+        wakers.for_each(Waker::wake);
+        return None;
     }
     let latch = Arc::new(Latch::default());
-    let job = Arc::new(Tracked::new(waker, &latch));
-    global().post(Arc::clone(&job).into());
-    // Without threads there is nobody else.
-    if !global().is_running() {
-        job.wake();
+    for waker in wakers {
+        let job = Arc::new(Tracked::new(waker, &latch));
+        global().post(Arc::clone(&job).into());
+        // Without threads there is nobody else.
+        if !global().is_running() {
+            job.wake();
+        }
     }
-    latch.wait();
+    Some(latch)
 }
 
 /// The timers of a clock whose time has come.
@@ -213,6 +254,19 @@ impl Latch {
         while *left > 0 {
             left = wait(&self.done, left);
         }
+    }
+
+    /// Waits for as long as one after another is done in time; whether all are.
+    fn is_done_soon(&self) -> bool {
+        let mut left = lock(&self.left);
+        while *left > 0 {
+            let waited = self.done.wait_timeout(left, PATIENCE).unwrap_or_else(PoisonError::into_inner);
+            left = waited.0;
+            if waited.1.timed_out() {
+                break;
+            }
+        }
+        *left == 0
     }
 }
 

@@ -314,6 +314,53 @@ fn a_future_made_outside_follows_the_clock_of_its_first_poll() {
 }
 
 #[test]
+fn a_future_begun_outside_is_not_judged_by_the_clock() {
+    let mut future = Box::pin(future::timeout_value(HOUR, std::future::pending::<()>()));
+    assert!(poll(future.as_mut()).is_pending());
+    MockClock::new().run(|clock| {
+        clock.advance(2 * HOUR);
+        assert!(poll(future.as_mut()).is_pending());
+    });
+}
+
+#[test]
+fn a_future_s_shield_made_under_it_ends_by_it_elsewhere() {
+    let clock = MockClock::new();
+    let mut shield = clock.run(|_| Box::pin(future::shield(HOUR, future::sleep(2 * HOUR))));
+    assert!(poll(shield.as_mut()).is_pending());
+    ends_on_the_hour(&clock, || match poll(shield.as_mut()) {
+        Poll::Ready(slept) => slept.is_err(),
+        Poll::Pending => false,
+    });
+}
+
+#[test]
+fn what_has_no_limit_does_not_end_however_far_it_is_moved() {
+    MockClock::new().run(|clock| {
+        let limited = timeout(HOUR, || {
+            clock.advance(Duration::MAX);
+            checkpoint()
+        });
+        assert!(limited.is_err());
+        timeout(Limit::NONE, checkpoint).unwrap();
+        timeout(Limit::NONE, || {
+            clock.advance(Duration::MAX);
+            checkpoint()
+        })
+        .unwrap();
+    });
+}
+
+#[test]
+fn a_sleep_of_any_length_ends() {
+    MockClock::new().run(|_| timeout(Limit::NONE, || sleep(Duration::MAX)).unwrap());
+    MockClock::new().run(|_| {
+        sleep(Duration::MAX).unwrap();
+        timeout(Limit::NONE, checkpoint).unwrap();
+    });
+}
+
+#[test]
 fn a_grace_is_mock_time() {
     MockClock::new().run(|clock| {
         let mut limited =

@@ -1,6 +1,7 @@
 //! How often a hook fires, to the very firing: nothing is waited for that must not come.
 
 use super::*;
+use std::sync::mpsc::{Receiver, channel};
 
 #[derive(Clone, Default)]
 struct Count(Arc<AtomicU32>);
@@ -313,6 +314,41 @@ fn one_that_repeats_or_escalates_stops_when_its_future_has_left_the_scope() {
         assert_eq!(both(), outside);
         // In another scope that is over it begins anew.
         in_scope(&mut poll);
+    });
+}
+
+/// A hook that runs until what it escalates to, after three seconds, comes; how that went, and when.
+fn waits_for_its_escalation(clock: &MockClock) -> (Hook<'static>, Receiver<(bool, Duration)>) {
+    let (come, comes) = channel();
+    let (done, is_done) = channel();
+    let clock = clock.clone();
+    let first = move || done.send((comes.recv_timeout(30 * SECOND).is_ok(), clock.elapsed()));
+    let second = Hook::new(move || come.send(())).once();
+    (Hook::new(first).once().then(3 * SECOND, second), is_done)
+}
+
+#[test]
+fn one_that_still_runs_escalates() {
+    MockClock::new().run(|clock| {
+        let (hook, is_done) = waits_for_its_escalation(clock);
+        timebox::timeout_value(SECOND, || {
+            let _registration = timebox::on_cancel(hook);
+            clock.advance(4 * SECOND);
+            assert_eq!(is_done.try_recv(), Ok((true, 4 * SECOND)));
+        })
+        .unwrap();
+    });
+}
+
+#[test]
+fn one_that_a_cancel_has_set_off_and_that_still_runs_escalates() {
+    MockClock::new().run(|clock| {
+        let (hook, is_done) = waits_for_its_escalation(clock);
+        let token = CancellationToken::new();
+        let _registration = token.on_cancel(hook);
+        token.cancel();
+        clock.advance(3 * SECOND);
+        assert_eq!(is_done.try_recv(), Ok((true, 3 * SECOND)));
     });
 }
 

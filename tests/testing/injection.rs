@@ -1,6 +1,7 @@
 //! Expiry at one interruption point, on purpose.
 
 use super::*;
+use std::sync::mpsc::channel;
 
 #[test]
 fn the_nth_point_finds_the_innermost_scope_expired() {
@@ -72,6 +73,28 @@ fn a_labelled_scope_expires_wherever_it_is_opened() {
 }
 
 #[test]
+fn a_labelled_scope_expires_at_the_entry_of_its_handle() {
+    let enter = |handle: timebox::Handle| handle.enter(Limit::NONE, |_| Ok::<_, TimeoutError>(()));
+    let elsewhere = |handle| std::thread::spawn(move || enter(handle)).join().unwrap();
+    for enter in [&enter as &dyn Fn(timebox::Handle) -> Done, &elsewhere] {
+        let result =
+            expire_at("attempt", || Timebox::new(HOUR).label("attempt").run(|scope| enter(scope.handle())));
+        let error = result.unwrap_err();
+        assert_eq!((error.label(), error.started()), (Some("attempt"), false));
+    }
+}
+
+#[test]
+fn a_labelled_scope_expires_whose_handle_was_entered_before() {
+    let result = Timebox::new(HOUR).label("attempt").run(|scope| {
+        let handle = scope.handle();
+        let injected = move || handle.enter(Limit::NONE, |_| expire_at("attempt", checkpoint));
+        std::thread::spawn(injected).join().unwrap()
+    });
+    assert_eq!(result.unwrap_err().label(), Some("attempt"));
+}
+
+#[test]
 fn hooks_have_run_when_the_point_is_passed_on() {
     let fired = Arc::new(AtomicU32::new(0));
     expire_at_checkpoint(2, || {
@@ -84,6 +107,89 @@ fn hooks_have_run_when_the_point_is_passed_on() {
         })
     })
     .unwrap();
+}
+
+#[test]
+fn hooks_that_a_shield_held_up_have_run_when_it_is_left() {
+    let fired = Arc::new(AtomicU32::new(0));
+    expire_at_checkpoint(2, || {
+        timeout(HOUR, || -> Done {
+            let counted = Arc::clone(&fired);
+            let _registration = timebox::on_cancel(move || {
+                // Time enough for the test to go on, were it not waited for.
+                std::thread::sleep(Duration::from_millis(20));
+                counted.fetch_add(1, Ordering::SeqCst)
+            });
+            shield(HOUR, checkpoint)?;
+            assert_eq!(fired.load(Ordering::SeqCst), 1);
+            Ok(())
+        })
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_hook_that_a_shield_held_up_escalates_while_it_runs() {
+    let (come, comes) = channel();
+    let (done, is_done) = channel();
+    let first = Hook::new(move || done.send(comes.recv_timeout(30 * SECOND).is_ok())).once();
+    let hook = first.then(Duration::ZERO, Hook::new(move || come.send(())).once());
+    expire_at_checkpoint(2, || {
+        timeout(HOUR, || -> Done {
+            let _registration = timebox::on_cancel(hook);
+            shield(HOUR, checkpoint)?;
+            assert_eq!(is_done.try_recv(), Ok(true));
+            Ok(())
+        })
+    })
+    .unwrap();
+}
+
+#[test]
+fn where_nothing_is_injected_a_shield_does_not_wait_for_what_it_held_up() {
+    let (go_on, goes_on) = channel();
+    let (done, is_done) = channel();
+    let hook = Hook::new(move || done.send(goes_on.recv_timeout(30 * SECOND).is_ok())).once();
+    testing::assert_checkpoints(HOUR, || {
+        timeout(HOUR, || -> Done {
+            let _registration = timebox::on_cancel(hook);
+            let token = timebox::token();
+            shield(HOUR, || token.cancel());
+            go_on.send(()).unwrap();
+            assert!(is_done.recv().unwrap());
+            Ok(())
+        })
+    })
+    .unwrap();
+}
+
+/// Has the inner of two scopes expire.
+fn the_inner_scope_has_no_time_left() {
+    let minute = Duration::from_secs(60);
+    expire_at_checkpoint(3, || {
+        timebox::with_timeout(HOUR, |outer| {
+            assert!(timebox::remaining() > Some(minute));
+            let _inner = timeout(HOUR, || -> Done {
+                checkpoint().unwrap_err();
+                let ended = timebox::deadline();
+                assert!(ended.has_passed());
+                assert_eq!(timebox::remaining(), Some(Duration::ZERO));
+                timebox::with_timeout(HOUR, |_| checkpoint()).unwrap_err();
+                assert_eq!(timebox::deadline(), ended);
+                shield(HOUR, || assert!(timebox::remaining() > Some(minute)));
+                Ok(())
+            });
+            assert!(outer.remaining() > Some(minute));
+            outer.checkpoint()
+        })
+    })
+    .unwrap();
+}
+
+#[test]
+fn no_time_is_left_after_it() {
+    the_inner_scope_has_no_time_left();
+    MockClock::new().run(|_| the_inner_scope_has_no_time_left());
 }
 
 #[test]
