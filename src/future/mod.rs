@@ -255,10 +255,16 @@ impl Timebox {
     /// As [`future::timeout`](timeout).
     #[track_caller]
     pub fn run_future_value<F: IntoFuture>(self, future: F) -> TimeoutValue<F::IntoFuture> {
+        self.run_future_value_at(Location::caller(), future.into_future())
+    }
+
+    pub(crate) fn run_future_value_at<F: Future>(
+        self,
+        location: &'static Location<'static>,
+        future: F,
+    ) -> TimeoutValue<F> {
         let Self { limit, extras } = self;
-        TimeoutValue {
-            scoped: Scoped::new(Polled::with(limit, extras, Location::caller()), future.into_future()),
-        }
+        TimeoutValue { scoped: Scoped::new(Polled::with(limit, extras, location), future) }
     }
 }
 

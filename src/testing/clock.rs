@@ -88,8 +88,8 @@ impl MockClock {
     /// When it returns, all of them have happened in order: tokens say so, tasks have been woken (not: been polled), and
     /// the hooks that fired have run, those included that threads under this clock had set off before, by a cancel or by
     /// leaving a shield. So the caller must not hold what a hook waits for. Where a hook takes longer than a second of real
-    /// time, and another expiry is due, the clock moves on to that, for the hook may wait for it. Called from inside a hook it has the move in
-    /// progress go on, if there is one, and returns at once.
+    /// time, and another expiry is due, the clock moves on to that, for the hook may wait for it. Called from inside a
+    /// hook it has the move in progress go on, if there is one, and returns at once.
     pub fn advance(&self, duration: Duration) {
         mock::advance(&self.shared.mock, |now| now.saturating_add(nanos(duration)), || true);
         self.moved();

@@ -41,7 +41,7 @@ pub fn expire_at_checkpoint<F: Future>(
     number: usize,
     future: F,
 ) -> impl Future<Output = Result<F::Output, TimeoutError>> + use<F> {
-    inject_future(&Injector::new(Where::At { number, in_shields: false }), future)
+    inject_future(&Injector::new(Where::At { number, in_shields: false }), Location::caller(), future)
 }
 
 /// As [`expire_at`](super::expire_at()), for a future.
@@ -54,7 +54,7 @@ pub fn expire_at<F: Future>(
     label: &str,
     future: F,
 ) -> impl Future<Output = Result<F::Output, TimeoutError>> + use<F> {
-    inject_future(&Injector::new(Where::In(label.into())), future)
+    inject_future(&Injector::new(Where::In(label.into())), Location::caller(), future)
 }
 
 /// As [`for_each_checkpoint`](super::for_each_checkpoint()), for futures.
@@ -115,7 +115,7 @@ async fn run<F: Future>(
     body: impl FnOnce() -> F,
 ) -> (Vec<Place>, Outcome<F::Output>) {
     let injector = Injector::new(place);
-    let mut future = pin!(inject_future(&injector, async { body().await }));
+    let mut future = pin!(inject_future(&injector, location, async { body().await }));
     let alarm = Arc::new(Alarm { woken: AtomicBool::new(true), task: Mutex::new(Waker::noop().clone()) });
     let waker = Waker::from(Arc::clone(&alarm));
     let outcome = poll_fn(|context| {
@@ -130,10 +130,7 @@ async fn run<F: Future>(
         }
     })
     .await;
-    // Where its own scope was pending is in this file: for the user, where the sweep is.
-    let seen = injector.seen().into_iter();
-    let seen = seen.map(|place| if place.file() == file!() { location } else { place });
-    (seen.collect(), outcome)
+    (injector.seen(), outcome)
 }
 
 /// The waker of a run.

@@ -125,15 +125,15 @@ pub(super) fn inject<R>(
 }
 
 /// As [`inject`], for a future.
-#[track_caller]
 pub(super) fn inject_future<F: Future>(
     injector: &Arc<Injector>,
+    location: Place,
     future: F,
 ) -> TimeoutValue<impl Future<Output = F::Output> + use<F>> {
     let injector = Arc::clone(injector);
     let seam = with_probe(Arc::clone(&injector) as Arc<dyn Probe>);
     let _entered = seam.enter();
-    Timebox::new(Limit::NONE).run_future_value(async move {
+    Timebox::new(Limit::NONE).run_future_value_at(location, async move {
         Thread::with(|thread| {
             innermost(thread, |scope| scope.into_iter().for_each(|scope| injector.begin(scope)));
         });

@@ -18,8 +18,7 @@ type Place = &'static Location<'static>;
 /// # Panics
 ///
 /// When all runs are done, if the body panicked in any of them, was not run since a scope around was over, or was not
-/// deterministic: the message names the points
-/// by number and place. To run one alone, put
+/// deterministic: the message names the points by number and place. To run one alone, put
 /// [`expire_at_checkpoint(number, ..)`](super::expire_at_checkpoint()) in its place.
 /// [`try_for_each_checkpoint`] hands out the report instead.
 ///
@@ -194,7 +193,7 @@ impl<R> Report<R> {
     ///
     /// # Panics
     ///
-    /// If the body was not run, or its check did not hold, in every run, or the body was not deterministic.
+    /// If the body was not run, its check did not hold in every run, or it was not deterministic.
     #[track_caller]
     pub fn assert(&self) {
         assert!(self.unharmed.held() && self.failures().next().is_none(), "{self}");

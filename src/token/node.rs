@@ -17,8 +17,8 @@
 //! # Deadlock safety
 //!
 //! At most one node's lock is held at a time, no other lock is taken under it except those that arming a timer takes
-//! (`watchdog/`) and those of callbacks, and no foreign code runs under it: hooks, wakers and drops of either are carried out
-//! of it first. Who moves a node holds the lock of all moves around that.
+//! (`watchdog/`) and those of callbacks, and no foreign code runs under it: hooks, wakers and drops of either are carried
+//! out of it first. Who moves a node holds the lock of all moves around that.
 
 mod found;
 mod listeners;
@@ -109,8 +109,8 @@ pub(crate) enum Tie {
     Token,
     /// A scope: it dies with it, and a shield suspends it.
     Scope,
-    /// A future that is polled in the scope, and may go on elsewhere: a shield suspends it, also one that is open already, beside
-    /// it in the same future.
+    /// A future that is polled in the scope, and may go on elsewhere: a shield suspends it, also one that is open
+    /// already, beside it in the same future.
     Future,
 }
 

@@ -16,8 +16,8 @@ loom::lazy_static! {
     static ref MOVES: SetOnce<ForkMutex<()>> = SetOnce::new();
 }
 
-/// Held from the look whether a node may be beneath another until it is: two that went beneath each other would go round in a
-/// circle for ever. Without it goes whom a fork has taken it from.
+/// Held from the look whether a node may be beneath another until it is: two that went beneath each other would go round
+/// in a circle for ever. Whom a fork has taken it from goes without.
 fn one_move_at_a_time() -> Option<MutexGuard<'static, ()>> {
     if mutant!(NoMoveLock) { None } else { MOVES.get_or_init(|| ForkMutex::new(())).lock() }
 }
