@@ -1,5 +1,6 @@
 //! The child: it serves calls until the program closes the line.
 
+use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
@@ -21,10 +22,12 @@ pub(super) fn asked_to_serve() -> Option<u64> {
     std::env::var(ASKED).ok()?.parse().ok()
 }
 
-/// The line is the standard input: a socket.
+/// The line is the standard input, so far: a socket.
 pub(super) fn serve(functions: &[&dyn Function], memory: u64) -> ! {
     let ended = limit_memory(memory).and_then(|()| {
         let line = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
+        // It is between us two: the function, and what it starts, read nothing. (The clone is closed on exec.)
+        os::replace_stdin(File::open("/dev/null")?.as_fd())?;
         // Says that there is an entry.
         frame::write(&line, &())?;
         let requests = requests(line.try_clone()?)?;
