@@ -51,6 +51,20 @@ static READ: Isolated<(), (usize, bool)> = Isolated::new("read", |()| {
     let cat = Command::new("cat").status().unwrap();
     (std::io::stdin().read_line(&mut String::new()).unwrap(), cat.success())
 });
+static NESTED: Isolated<(), String> =
+    Isolated::new("nested", |()| isolate(HANG, &DOUBLE, &1).unwrap_err().to_string());
+/// What this program comes to when the function starts it.
+static PROGRAM: Isolated<(), Option<i32>> = Isolated::new("program", |()| {
+    Command::new(std::env::current_exe().unwrap()).env("AS_PROGRAM", "exit").status().unwrap().code()
+});
+/// Unwinds at the deadline, if it is to wait for it.
+static UNWIND: Isolated<bool, ()> = Isolated::new("unwind", |waits| {
+    if waits {
+        loop {
+            timebox::checkpoint_or_unwind();
+        }
+    }
+});
 static UNNAMED: Isolated<(), ()> = Isolated::new("unnamed", |()| ());
 
 fn is_in_the_process_table(process: u32) -> bool {
@@ -167,6 +181,44 @@ fn there_is_nothing_to_read_for_the_function_and_what_it_starts() {
     assert_eq!(isolate(HANG, &READ, &()).unwrap(), (0, true));
 }
 
+fn a_call_within_an_isolated_function_is_a_clear_error() {
+    let error = isolate(HANG, &NESTED, &()).unwrap();
+    assert!(error.contains("from within an isolated function"), "{error}");
+}
+
+fn this_program_started_by_the_function_is_itself() {
+    assert_eq!(isolate(HANG, &PROGRAM, &()).unwrap(), Some(7));
+}
+
+fn unwinding_at_the_deadline_is_a_timeout() {
+    for n in 0..100 {
+        // A child is ready, so that the deadline comes in the function.
+        isolate(HANG, &UNWIND, &false).unwrap();
+        let limit = Duration::from_micros(1000 + n);
+        let error = isolate(limit, &UNWIND, &true).unwrap_err();
+        assert_eq!(error.timeout().and_then(timebox::TimeoutError::limit), Some(limit), "{error}");
+    }
+}
+
+fn an_idle_child_that_died_is_replaced() {
+    let process = isolate(HANG, &PROCESS, &()).unwrap();
+    // SAFETY: a number, of a child that nobody has reaped.
+    unsafe { libc::kill(process.cast_signed(), libc::SIGKILL) };
+    let start = Instant::now();
+    while !fs::read_to_string(format!("/proc/{process}/stat")).unwrap().contains(") Z") {
+        assert!(start.elapsed() < HANG);
+    }
+    assert_ne!(isolate(HANG, &PROCESS, &()).unwrap(), process);
+    assert!(!is_in_the_process_table(process));
+}
+
+fn a_program_that_was_deleted_still_starts_children() {
+    let folder = tempfile::tempdir().unwrap();
+    let copy = folder.path().join("copy");
+    fs::copy(std::env::current_exe().unwrap(), &copy).unwrap();
+    assert!(Command::new(&copy).env("AS_PROGRAM", "deleted").status().unwrap().success());
+}
+
 fn one_that_needs_too_much_memory_dies() {
     assert_eq!(isolate(HANG, &HUNGRY, &1000).unwrap(), 1000);
     let error = isolate(HANG, &HUNGRY, &(1 << 30)).unwrap_err();
@@ -209,11 +261,23 @@ macro_rules! run {
 
 fn main() {
     if std::env::var_os("WITHOUT_ENTRY").is_none() {
-        entry(&[&DOUBLE, &PROCESS, &ECHO, &LOOP, &CHECKED, &PANIC, &CRASH, &HUNGRY, &FORK, &START, &READ]);
+        entry(&[
+            &DOUBLE, &PROCESS, &ECHO, &LOOP, &CHECKED, &PANIC, &CRASH, &HUNGRY, &FORK, &START, &READ,
+            &NESTED, &PROGRAM, &UNWIND,
+        ]);
     } else {
         let error = isolate(HANG, &DOUBLE, &1).unwrap_err();
         assert!(matches!(error, Error::NoEntry("double")));
         return;
+    }
+    match std::env::var("AS_PROGRAM").as_deref() {
+        Ok("exit") => std::process::exit(7),
+        Ok(_) => {
+            fs::remove_file(std::env::current_exe().unwrap()).unwrap();
+            assert_eq!(isolate(HANG, &DOUBLE, &2).unwrap(), 4);
+            return;
+        }
+        Err(_) => {}
     }
     if std::env::args().any(|argument| argument == "--list") {
         return;
@@ -230,6 +294,11 @@ fn main() {
         what_holds_the_line_after_a_crash_is_killed_at_the_deadline,
         a_crash_is_told_at_once_though_a_program_goes_on_which_is_killed,
         there_is_nothing_to_read_for_the_function_and_what_it_starts,
+        a_call_within_an_isolated_function_is_a_clear_error,
+        this_program_started_by_the_function_is_itself,
+        unwinding_at_the_deadline_is_a_timeout,
+        an_idle_child_that_died_is_replaced,
+        a_program_that_was_deleted_still_starts_children,
         one_that_needs_too_much_memory_dies,
         a_function_that_was_not_named_is_a_clear_error,
         calls_at_the_same_time_have_a_child_each,

@@ -3,17 +3,17 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::Shutdown;
-use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::panic::Location;
-use std::process::{self, Command, Stdio};
+use std::path::Path;
+use std::process::{self, Command};
 
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 use super::Error;
 use super::frame::{self, Answer, Request};
-use super::serve::ASKED;
+use super::serve::ask;
 use crate::scope::Scope;
 use crate::sync::{Mutex, fork, lock, os};
 use crate::time::nanos;
@@ -69,9 +69,12 @@ impl Child {
 
     fn start(function: &'static str, memory: Option<u64>) -> io::Result<Self> {
         let (line, theirs) = UnixStream::pair()?;
-        let mut command = Command::new(std::env::current_exe()?);
-        command.env(ASKED, memory.unwrap_or(0).to_string());
-        command.stdin(Stdio::from(OwnedFd::from(theirs))).process_group(0);
+        let program = std::env::current_exe()?;
+        // What runs, though its file may have been replaced or deleted.
+        let file = if cfg!(target_os = "linux") { Path::new("/proc/self/exe") } else { &program };
+        let mut command = Command::new(file);
+        command.arg0(&program).process_group(0);
+        ask(&mut command, theirs.into(), memory.unwrap_or(0))?;
         let process = command.spawn()?;
         Ok(Self { process, reaped: false, line, function, generation: fork::generation(), greeted: false })
     }
@@ -116,7 +119,7 @@ impl Child {
             // It came in time, or together with the deadline.
             Ok(answer) => {
                 let answer = frame::parse(&answer)?;
-                if called.fires == 0 {
+                if called.fires == 0 && !matches!(answer, Answer::Over) {
                     self.keep();
                 }
                 Ok(answer)
