@@ -26,8 +26,8 @@ use crate::watchdog::runners::Task;
 /// # Errors
 ///
 /// A [`TimeoutError`] at the deadline, or if the work was not begun: because there was no time left, no thread was free in
-/// time, or all threads are stuck in work that was left behind. In the last case there is no wait, and the error's
-/// [source](std::error::Error::source) is [`Saturated`].
+/// time, none could be started, or all threads are stuck in work that was left behind. In the last case there is no wait,
+/// and the error's [source](std::error::Error::source) is [`Saturated`].
 ///
 /// # Panics
 ///
@@ -62,7 +62,7 @@ pub fn abandon<T: Send + 'static>(
         scope
             .wait_with(location, |waker| {
                 *lock(&job.waker) = Some(waker);
-                submit(Arc::clone(&job) as Arc<dyn Task>)
+                submit(Arc::new(Submitted(Arc::clone(&job))))
             })
             .map_err(|saturated: Saturated| given_up(scope.info(), location, false, Box::new(saturated)))?;
         job.take(scope, location)
@@ -89,8 +89,15 @@ fn submit(job: Arc<dyn Task>) -> Result<(), Saturated> {
     if threads.stuck() >= threads.most() {
         return Err(Saturated { threads: threads.most() });
     }
-    threads.try_submit(job).map_err(|_stranded| Saturated { threads: 0 })
+    // What comes back, of others too, is told so as it is dropped.
+    drop(threads.try_submit(job));
+    Ok(())
 }
+
+/// Why work that was submitted is not begun.
+#[derive(Debug, thiserror::Error)]
+#[error("no thread could be started")]
+struct NoThread;
 
 struct Job<T> {
     state: Mutex<State<T>>,
@@ -104,6 +111,8 @@ enum State<T> {
     New(Box<dyn FnOnce() -> T + Send>, Handle),
     Running,
     Ended(Ended<T>),
+    /// There is no thread for it.
+    Stranded,
     /// Nobody waits for it.
     Left,
 }
@@ -124,12 +133,38 @@ impl<T: Send + 'static> Job<T> {
             State::Ended(ended) => return Ok(ended),
             State::Running | State::Left => true,
             State::New(..) => false,
+            State::Stranded => return Err(given_up(scope.info(), location, false, Box::new(NoThread))),
         };
         Err(scope.error(Circumstances { started, ..Circumstances::at(location, clock::now()) }))
     }
 }
 
-impl<T: Send + 'static> Task for Job<T> {
+/// A job on its way to a thread.
+struct Submitted<T: Send + 'static>(Arc<Job<T>>);
+
+impl<T: Send + 'static> Task for Submitted<T> {
+    fn run(self: Arc<Self>) {
+        Arc::clone(&self.0).run();
+        drop_quietly(self);
+    }
+}
+
+impl<T: Send + 'static> Drop for Submitted<T> {
+    /// If it was not run nobody else tells the one who waits.
+    fn drop(&mut self) {
+        let stranded = {
+            let mut state = lock(&self.0.state);
+            matches!(*state, State::New(..)).then(|| std::mem::replace(&mut *state, State::Stranded))
+        };
+        if stranded.is_some() {
+            drop_quietly(stranded);
+            let waker = lock(&self.0.waker).take();
+            waker.into_iter().for_each(Waker::wake);
+        }
+    }
+}
+
+impl<T: Send + 'static> Job<T> {
     fn run(self: Arc<Self>) {
         let (work, handle) = {
             let mut state = lock(&self.state);
@@ -159,5 +194,28 @@ impl<T: Send + 'static> Task for Job<T> {
             watchdog::global().abandoned().came_back();
         }
         drop_quietly(self);
+    }
+}
+
+#[cfg(all(test, not(timebox_loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_waits_for_work_that_finds_no_thread_is_told() {
+        let error = run_any(&Limit::NONE, None, Location::caller(), |scope| {
+            let work = || unreachable!("there is no thread for it");
+            let state = Mutex::new(State::<()>::New(Box::new(work), scope.handle()));
+            let job = Arc::new(Job { state, waker: Mutex::new(None) });
+            scope.wait_with(Location::caller(), |waker| {
+                *lock(&job.waker) = Some(waker);
+                let submitted = Submitted(Arc::clone(&job));
+                crate::sync::os::spawn("drops", || drop(submitted))
+            })?;
+            std::io::Result::Ok(job.take(scope, Location::caller()).err())
+        });
+        let error = error.unwrap().unwrap().expect("it did not run");
+        let source = std::error::Error::source(&error).map(ToString::to_string);
+        assert_eq!(source.as_deref(), Some("no thread could be started"));
     }
 }

@@ -121,6 +121,81 @@ fn a_read_from_a_fifo_that_nobody_writes_to_ends() {
 }
 
 #[test]
+fn where_there_is_nothing_to_read_or_write_it_does_not_wait() {
+    let (reader, writer) = io::pipe().unwrap();
+    let (mut reader, mut writer) = (Timed::new(reader), Timed::new(writer));
+    runs_out(|| writer.write_all(&vec![0; 32 << 20]));
+    assert_eq!(timeout(HANG, || writer.write(&[])).unwrap(), 0);
+    over(timeout(Duration::ZERO, || writer.write(&[])));
+    let (silent, _writer) = io::pipe().unwrap();
+    assert_eq!(timeout(HANG, || Timed::new(silent).read(&mut [])).unwrap(), 0);
+    over(timeout(Duration::ZERO, || reader.read(&mut [])));
+}
+
+#[test]
+fn a_write_to_a_full_terminal_ends() {
+    use std::os::fd::{FromRawFd, OwnedFd};
+    use std::ptr::null_mut;
+    let (mut master, mut slave) = (0, 0);
+    // SAFETY: the two numbers are ours, the rest is not asked for.
+    let opened =
+        unsafe { libc::openpty(&raw mut master, &raw mut slave, null_mut(), null_mut(), null_mut()) };
+    assert_eq!(opened, 0);
+    // SAFETY: they were just opened, for us alone.
+    let (_master, slave) = unsafe { (OwnedFd::from_raw_fd(master), OwnedFd::from_raw_fd(slave)) };
+    let (send, ended) = std::sync::mpsc::channel();
+    thread::spawn(move || {
+        let mut terminal = Timed::new(slave);
+        let line = b"a line of a log that is written to a terminal, again and again\n";
+        let write = || (0..1 << 20).try_for_each(|_| terminal.write_all(line));
+        send.send(timeout(SHORT * 10, write))
+    });
+    over(ended.recv_timeout(HANG).expect("it hangs"));
+}
+
+#[test]
+fn a_cancel_in_a_forked_child_does_not_wake_the_parent() {
+    let (ours, mut peer) = UnixStream::pair().unwrap();
+    let (send, token) = std::sync::mpsc::channel();
+    let cpu = || {
+        // SAFETY: for a struct of numbers all zeros are a value; `usage` is ours.
+        let usage = unsafe {
+            let mut usage: libc::rusage = std::mem::zeroed();
+            libc::getrusage(libc::RUSAGE_THREAD, &raw mut usage);
+            usage
+        };
+        let micros = |time: libc::timeval| time.tv_sec * 1_000_000 + time.tv_usec;
+        Duration::from_micros((micros(usage.ru_utime) + micros(usage.ru_stime)).cast_unsigned())
+    };
+    let waits = thread::spawn(move || {
+        timeout(LONG, || {
+            send.send(timebox::token()).unwrap();
+            let before = cpu();
+            Timed::new(ours).read_exact(&mut [0])?;
+            io::Result::Ok(cpu().saturating_sub(before))
+        })
+    });
+    let token = token.recv().unwrap();
+    thread::sleep(SHORT * 5); // so that it waits
+    // SAFETY: the child cancels, which is made for this, and leaves by `_exit`.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        // SAFETY: ends the process, also if it hangs.
+        unsafe {
+            libc::alarm(30);
+            token.cancel();
+            libc::_exit(0);
+        }
+    }
+    // SAFETY: a child of ours that nobody else waits for.
+    unsafe { libc::waitpid(child, std::ptr::null_mut(), 0) };
+    thread::sleep(Duration::from_secs(1));
+    peer.write_all(b"x").unwrap();
+    let used = waits.join().unwrap().unwrap();
+    assert!(used < Duration::from_millis(200), "it spins: {used:?}");
+}
+
+#[test]
 fn accept_ends_where_nobody_connects() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     runs_out(|| accept(&listener));

@@ -202,3 +202,32 @@ fn with_no_time_left_it_is_not_begun() {
     let _turn = turn();
     assert!(!abandon(Duration::ZERO, || unreachable!("no time")).unwrap_err().started());
 }
+
+/// In a forked child, which has no thread yet, and so little address space that none can be started.
+#[cfg(target_os = "linux")]
+#[test]
+fn where_no_thread_can_be_started_the_error_says_so() {
+    let _turn = turn();
+    // SAFETY: the child runs code of ours that is made for this, and leaves by `_exit`.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        let pages = std::fs::read_to_string("/proc/self/statm").unwrap();
+        let pages: u64 = pages.split(' ').next().unwrap().parse().unwrap();
+        let most = pages * 4096 + 300_000;
+        let limit = libc::rlimit { rlim_cur: most, rlim_max: most };
+        // SAFETY: `limit` is ours; a child that hangs is ended.
+        unsafe {
+            libc::setrlimit(libc::RLIMIT_AS, &raw const limit);
+            libc::alarm(30);
+        }
+        let error = abandon(HANG, || ()).unwrap_err();
+        let source = std::error::Error::source(&error).map(ToString::to_string);
+        let right = !error.started() && source.as_deref() == Some("no thread could be started");
+        // SAFETY: ends the process and touches nothing of it.
+        unsafe { libc::_exit(i32::from(!right)) };
+    }
+    let mut status = 0;
+    // SAFETY: a child of ours that nobody else waits for; `status` is ours.
+    unsafe { libc::waitpid(child, &raw mut status, 0) };
+    assert_eq!(status, 0);
+}

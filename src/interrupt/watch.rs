@@ -12,7 +12,7 @@ use rustix::io::Errno;
 
 use crate::scope::Scope;
 use crate::scope::staged::waiting;
-use crate::sync::os;
+use crate::sync::{fork, os};
 use crate::time::seam::Seam;
 use crate::time::{NEVER, clock};
 use crate::token::node::Node;
@@ -92,6 +92,8 @@ struct Bell<'s> {
 struct Rope {
     reader: PipeReader,
     writer: PipeWriter,
+    /// A forked child has the same pipe.
+    generation: u32,
 }
 
 impl<'s> Bell<'s> {
@@ -102,7 +104,7 @@ impl<'s> Bell<'s> {
             return Ok(None);
         }
         let (reader, writer) = io::pipe()?;
-        let rope = Arc::new(Rope { reader, writer });
+        let rope = Arc::new(Rope { reader, writer, generation: fork::generation() });
         let waker = Waker::from(Arc::clone(&rope));
         // If it is over, the wait does not begin.
         let node = node.and_then(|node| Some((node, node.add_waker(&waker)?)));
@@ -124,7 +126,9 @@ impl Drop for Bell<'_> {
 
 impl Wake for Rope {
     fn wake(self: Arc<Self>) {
-        // Twice at most, so there is room; and if not, it has been pulled.
-        let _pulled = (&self.writer).write(&[0]);
+        if self.generation == fork::generation() {
+            // Twice at most, so there is room; and if not, it has been pulled.
+            let _pulled = (&self.writer).write(&[0]);
+        }
     }
 }

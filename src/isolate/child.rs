@@ -2,18 +2,20 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::panic::Location;
-use std::process::{self, Command, Stdio};
-use std::sync::Arc;
+use std::path::Path;
+use std::process::{self, Command};
+
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 use super::Error;
 use super::frame::{self, Answer, Request};
-use super::serve::ASKED;
+use super::serve::ask;
 use crate::scope::Scope;
-use crate::sync::{Mutex, fork, lock};
+use crate::sync::{Mutex, fork, lock, os};
 use crate::time::nanos;
 use crate::token::Hook;
 
@@ -23,9 +25,10 @@ const KEPT: usize = 4;
 /// By the name of their function. Those from before a fork are the parent's.
 static IDLE: Mutex<BTreeMap<&'static str, Vec<Child>>> = Mutex::new(BTreeMap::new());
 
-/// A process of ours. Dropped, it is killed and reaped.
+/// A process of ours, the leader of its group. Dropped, it is killed and reaped.
 pub(super) struct Child {
-    process: Arc<Process>,
+    process: process::Child,
+    reaped: bool,
     line: UnixStream,
     function: &'static str,
     generation: u32,
@@ -33,28 +36,16 @@ pub(super) struct Child {
     greeted: bool,
 }
 
-struct Process(Mutex<process::Child>);
-
-impl Process {
-    /// With all of its group. Does nothing to one that was reaped, whose number may be another's.
-    fn kill(&self) {
-        let mut child = lock(&self.0);
-        if !matches!(child.try_wait(), Ok(None)) {
-            return;
-        }
-        let group = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw);
-        let killed =
-            group.map(|group| rustix::process::kill_process_group(group, rustix::process::Signal::KILL));
-        if !matches!(killed, Some(Ok(()))) {
-            // It is on its way out all the same.
-            let _ = child.kill();
-        }
+/// Kills the process, dead or alive, with all of its group. Does nothing, and says so, if it was reaped: its number may be
+/// another's. In a forked child it is not ours.
+fn kill(pid: Pid) -> bool {
+    let ours = os::has_ended(pid).is_ok();
+    if ours {
+        // It may have gone to another group. And what has ended is on its way out all the same.
+        let _ = kill_process_group(pid, Signal::KILL);
+        let _ = kill_process(pid, Signal::KILL);
     }
-
-    fn reap(&self) -> io::Result<process::ExitStatus> {
-        self.kill();
-        lock(&self.0).wait()
-    }
+    ours
 }
 
 impl Child {
@@ -64,7 +55,12 @@ impl Child {
             let idle = lock(&IDLE).get_mut(function).and_then(Vec::pop);
             match idle {
                 None => return Self::start(function, memory),
-                Some(child) if child.generation == fork::generation() => return Ok(child),
+                Some(child) if child.generation == fork::generation() => {
+                    // One that has ended meanwhile is dropped.
+                    if matches!(os::has_ended(child.pid()), Ok(false)) {
+                        return Ok(child);
+                    }
+                }
                 // The parent's.
                 Some(child) => std::mem::forget(child),
             }
@@ -73,11 +69,26 @@ impl Child {
 
     fn start(function: &'static str, memory: Option<u64>) -> io::Result<Self> {
         let (line, theirs) = UnixStream::pair()?;
-        let mut command = Command::new(std::env::current_exe()?);
-        command.env(ASKED, memory.unwrap_or(0).to_string());
-        command.stdin(Stdio::from(OwnedFd::from(theirs))).process_group(0);
-        let process = Arc::new(Process(Mutex::new(command.spawn()?)));
-        Ok(Self { process, line, function, generation: fork::generation(), greeted: false })
+        let program = std::env::current_exe()?;
+        // What runs, though its file may have been replaced or deleted.
+        let file = if cfg!(target_os = "linux") { Path::new("/proc/self/exe") } else { &program };
+        let mut command = Command::new(file);
+        command.arg0(&program).process_group(0);
+        ask(&mut command, theirs.into(), memory.unwrap_or(0))?;
+        let process = command.spawn()?;
+        Ok(Self { process, reaped: false, line, function, generation: fork::generation(), greeted: false })
+    }
+
+    fn pid(&self) -> Pid {
+        Pid::from_child(&self.process)
+    }
+
+    /// Kills and reaps it.
+    fn end(&mut self) -> io::Result<process::ExitStatus> {
+        if !std::mem::replace(&mut self.reaped, true) {
+            kill(self.pid());
+        }
+        self.process.wait()
     }
 
     /// Has a function called. The child is kept for another call, unless it is gone.
@@ -90,29 +101,35 @@ impl Child {
     ) -> Result<Answer, Error> {
         let left = scope.remaining().map(nanos);
         let request = Request { function, left, argument };
-        let process = Arc::clone(&self.process);
-        let hook = Hook::inline(move || process.kill()).once();
-        let called = scope.outcome_at(hook, location, || {
-            if !std::mem::replace(&mut self.greeted, true) {
-                frame::read(&self.line)?;
+        let (pid, line) = (self.pid(), &self.line);
+        let hook = Hook::inline(|| {
+            if kill(pid) {
+                // What it has forked may hold the other end.
+                let _ = line.shutdown(Shutdown::Both);
             }
-            frame::write(&self.line, &request)?;
-            frame::read(&self.line)
+        });
+        let called = scope.outcome_at(hook.once(), location, || {
+            if !std::mem::replace(&mut self.greeted, true) {
+                frame::read(line)?;
+            }
+            frame::write(line, &request)?;
+            frame::read(line)
         })?;
         match called.value {
             // It came in time, or together with the deadline.
             Ok(answer) => {
                 let answer = frame::parse(&answer)?;
-                if called.fires == 0 {
+                if called.fires == 0 && !matches!(answer, Answer::Over) {
                     self.keep();
                 }
                 Ok(answer)
             }
             Err(_) if called.fires > 0 => {
-                self.process.reap()?;
+                drop(self);
                 Err(scope.interrupted(location, None).into())
             }
-            Err(_) => Err(Error::Died(lock(&self.process.0).wait()?)),
+            // It has closed the line, so that its end has begun: how it ends is settled.
+            Err(_) => Err(Error::Died(self.end()?)),
         }
     }
 
@@ -133,7 +150,7 @@ impl Drop for Child {
     fn drop(&mut self) {
         if self.generation == fork::generation() {
             // Whether it could be reaped changes nothing any more.
-            let _ = self.process.reap();
+            let _ = self.end();
         }
     }
 }

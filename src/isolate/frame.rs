@@ -20,6 +20,8 @@ pub(super) enum Answer {
     Panicked(String),
     /// The argument was not understood, or the result not to be serialised.
     Unreadable(String),
+    /// The function was ended by its deadline, which is the program's too.
+    Over,
 }
 
 fn invalid(error: &postcard::Error) -> io::Error {

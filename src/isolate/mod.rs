@@ -31,6 +31,7 @@ mod child;
 mod frame;
 mod serve;
 
+use std::convert::Infallible;
 use std::fmt;
 use std::panic::Location;
 use std::process::ExitStatus;
@@ -124,7 +125,7 @@ pub enum Error {
     /// The argument or the result could not be serialised.
     #[error("cannot be sent: {0}")]
     Codec(String),
-    /// The child could not be started, or not be talked to.
+    /// The child could not be started, or not be talked to; or the call is made from within an isolated function.
     #[error("the child process: {0}")]
     Io(#[from] std::io::Error),
 }
@@ -163,6 +164,10 @@ where
     R: DeserializeOwned,
 {
     let location = Location::caller();
+    if serve::serves() {
+        let nested = "an isolated function cannot be called from within an isolated function";
+        return Err(std::io::Error::new(std::io::ErrorKind::Unsupported, nested).into());
+    }
     // In a child whose `main` has no entry this is where the program ends up; it must not start another.
     if serve::asked_to_serve().is_some() || !NAMED.get().is_some_and(|named| named.contains(&function.name)) {
         return Err(Error::NoEntry(function.name));
@@ -177,6 +182,11 @@ where
             }
             Answer::Panicked(message) => Err(Error::Panicked(message)),
             Answer::Unreadable(message) => Err(Error::Codec(message)),
+            Answer::Over => {
+                // The child measures the time by itself, and may be a little ahead.
+                let Ok(()) = scope.wait_with(location, |_| Ok::<_, Infallible>(()));
+                Err(scope.interrupted(location, None).into())
+            }
         }
     })?
 }

@@ -1,9 +1,13 @@
 //! The child: it serves calls until the program closes the line.
 
+use std::fs::File;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -13,18 +17,46 @@ use crate::scope::timeout_value;
 use crate::sync::os;
 use crate::time::Limit;
 
-/// Set for children: the memory they may have, or 0.
-pub(super) const ASKED: &str = "TIMEBOX_ISOLATE";
+/// Set for children: which file the line is, and the memory they may have, or 0.
+const ASKED: &str = "TIMEBOX_ISOLATE";
 
-/// Whether this process is to serve, and its memory limit; 0 for none.
-pub(super) fn asked_to_serve() -> Option<u64> {
-    std::env::var(ASKED).ok()?.parse().ok()
+static SERVES: AtomicBool = AtomicBool::new(false);
+
+/// Has a program, started with this line as its standard input, serve.
+pub(super) fn ask(command: &mut Command, line: OwnedFd, memory: u64) -> io::Result<()> {
+    command.env(ASKED, format!("{} {memory}", identity(&line)?));
+    command.stdin(line);
+    Ok(())
 }
 
-/// The line is the standard input: a socket.
+/// Whether this process is to serve, and its memory limit; 0 for none.
+///
+/// What the function starts inherits the variable, but not the line.
+pub(super) fn asked_to_serve() -> Option<u64> {
+    let asked = std::env::var(ASKED).ok()?;
+    let (line, memory) = asked.split_once(' ')?;
+    if identity(io::stdin()).ok()? == line { memory.parse().ok() } else { None }
+}
+
+/// Whether this is a child: what runs in it is an isolated function.
+pub(super) fn serves() -> bool {
+    // Relaxed: it is set before the first call, and nothing hangs on it.
+    SERVES.load(Ordering::Relaxed)
+}
+
+/// What no other open file has.
+fn identity(file: impl AsFd) -> io::Result<String> {
+    let metadata = File::from(file.as_fd().try_clone_to_owned()?).metadata()?;
+    Ok(format!("{}:{}", metadata.dev(), metadata.ino()))
+}
+
+/// The line is the standard input, so far: a socket.
 pub(super) fn serve(functions: &[&dyn Function], memory: u64) -> ! {
+    SERVES.store(true, Ordering::Relaxed);
     let ended = limit_memory(memory).and_then(|()| {
         let line = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
+        // It is between us two: the function, and what it starts, read nothing. (The clone is closed on exec.)
+        os::replace_stdin(File::open("/dev/null")?.as_fd())?;
         // Says that there is an entry.
         frame::write(&line, &())?;
         let requests = requests(line.try_clone()?)?;
@@ -59,7 +91,8 @@ fn answer(functions: &[&dyn Function], request: &Request<'_>) -> Answer {
     match catch_unwind(call) {
         Ok(Ok(Ok(result))) => Answer::Returned(result),
         Ok(Ok(Err(message))) => Answer::Unreadable(message),
-        // It is over there too, which the program will see by itself.
+        Ok(Err(error)) if error.is_timeout() => Answer::Over,
+        // It has cancelled its own scope.
         Ok(Err(error)) => Answer::Panicked(error.to_string()),
         Err(payload) => {
             let text = payload.downcast_ref::<&str>().copied();

@@ -1,4 +1,5 @@
 use std::error::Error;
+use std::time::{Duration, Instant};
 
 use bb8::ManageConnection;
 use deadpool_postgres::Object;
@@ -22,6 +23,23 @@ where
 
 // ===== r2d2: nothing is dropped in the middle, so every connection can be given back =====
 
+/// As long as the pool is willing to wait, in slices: a cancel does not end its wait.
+pub fn lent_by_r2d2<M: r2d2::ManageConnection>(
+    pool: &r2d2::Pool<M>,
+) -> Result<r2d2::PooledConnection<M>, AnyError> {
+    const SLICE: Duration = Duration::from_millis(20);
+    let start = Instant::now();
+    loop {
+        let lent = pool.get_timeout(remaining().map_or(SLICE, |left| left.min(SLICE)));
+        checkpoint()?;
+        match lent {
+            Ok(connection) => return Ok(connection),
+            Err(error) if start.elapsed() >= pool.connection_timeout() => return Err(error.into()),
+            Err(_) => {}
+        }
+    }
+}
+
 type Manager = r2d2_postgres::PostgresConnectionManager<postgres::NoTls>;
 
 /// Runs `work`, a single statement, on a connection of the pool; `cancel` makes the hook for a backend.
@@ -30,11 +48,7 @@ pub fn on_r2d2<T>(
     cancel: impl FnOnce(i32) -> Hook<'static>,
     work: impl FnOnce(&mut postgres::Client) -> Result<T, postgres::Error>,
 ) -> Result<T, AnyError> {
-    // The wait for a connection has a timeout of its own: what is left.
-    let patience = remaining().map_or(pool.connection_timeout(), |left| left.min(pool.connection_timeout()));
-    let connection = pool.get_timeout(patience);
-    checkpoint()?;
-    let mut connection = connection?;
+    let mut connection = lent_by_r2d2(pool)?;
     let pid = connection.query_one("select pg_backend_pid()", &[])?.get(0);
     Ok(interruptible(cancel(pid), || work(&mut connection))??)
 }

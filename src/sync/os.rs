@@ -1,6 +1,6 @@
 //! System calls. Each has a portable stand-in, or does nothing where it is only an improvement.
 
-#[cfg(not(timebox_loom))]
+#[cfg(any(not(timebox_loom), feature = "isolate", feature = "process"))]
 use std::io;
 
 /// Nanoseconds on the monotonic clock that [`std::time::Instant`] reads too.
@@ -161,3 +161,22 @@ mod barrier {
 }
 
 pub(crate) use barrier::{heavy_barrier, register_barrier};
+
+/// Whether a child has ended; it is not reaped. Fails if there is no such child, or not any more.
+#[cfg(all(unix, any(feature = "isolate", feature = "process")))]
+pub(crate) fn has_ended(pid: rustix::process::Pid) -> io::Result<bool> {
+    use rustix::process::{WaitId, WaitIdOptions, waitid};
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    Ok(waitid(WaitId::Pid(pid), options)?.is_some())
+}
+
+/// Has the standard input be what this is.
+#[cfg(all(unix, feature = "isolate"))]
+pub(crate) fn replace_stdin(input: std::os::fd::BorrowedFd<'_>) -> io::Result<()> {
+    use std::os::fd::AsRawFd;
+    // SAFETY: `input` is open during the call, and the number 0 has no owner: std lends it to whoever asks.
+    match unsafe { libc::dup2(input.as_raw_fd(), libc::STDIN_FILENO) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}

@@ -9,12 +9,55 @@ use timebox::{CancellationToken, Hook, Limit, Timebox, timeout};
 use tokio_postgres::NoTls;
 
 use crate::postgres::{async_config, config, control, runtime, server};
-use crate::recipes::pools::{Marking, on_bb8, on_deadpool, on_r2d2, on_sqlx};
+use crate::recipes::pools::{Marking, lent_by_r2d2, on_bb8, on_deadpool, on_r2d2, on_sqlx};
 use crate::recipes::postgres::raw_hook;
 use crate::support::{AnyError, HANG, LONG, SHORT, alone, timed_out};
 
 const ENDLESS: &str = "select pg_sleep(3600)";
 const PID: &str = "select pg_backend_pid()";
+
+/// Connects to nothing.
+struct Nothing;
+
+impl r2d2::ManageConnection for Nothing {
+    type Connection = ();
+    type Error = std::io::Error;
+
+    fn connect(&self) -> Result<(), Self::Error> {
+        Ok(())
+    }
+
+    fn is_valid(&self, (): &mut ()) -> Result<(), Self::Error> {
+        Ok(())
+    }
+
+    fn has_broken(&self, (): &mut ()) -> bool {
+        false
+    }
+}
+
+#[test]
+fn r2d2_the_wait_for_a_connection_ends_with_a_cancel_or_the_pools_patience() {
+    let pool =
+        |patience| r2d2::Pool::builder().max_size(1).connection_timeout(patience).build(Nothing).unwrap();
+    let (long, short) = (pool(HANG * 2), pool(SHORT * 2));
+    let _held = (long.get().unwrap(), short.get().unwrap());
+
+    let token = CancellationToken::new();
+    let start = Instant::now();
+    let result = std::thread::scope(|threads| {
+        threads.spawn(|| {
+            std::thread::sleep(SHORT);
+            token.cancel();
+        });
+        Timebox::new(Limit::NONE).cancel_on(&token).run(|_| lent_by_r2d2(&long).map(drop))
+    });
+    assert!(timed_out(result).is_cancelled());
+    assert!(start.elapsed() < HANG);
+
+    let error = timeout(LONG, || lent_by_r2d2(&short).map(drop)).unwrap_err();
+    assert!(error.is::<r2d2::Error>(), "{error}");
+}
 
 /// Whether a query's cancel reaches the server.
 #[derive(Clone, Copy)]

@@ -27,6 +27,8 @@
 //! # Limitations
 //!
 //! - **Files** are always ready: a read from a disk that is dead cannot be interrupted.
+//! - **Terminals** are written to a byte at a time: they do not tell how much room there is. On one that makes two bytes of
+//!   a newline, and has room for one, that newline waits.
 //! - **Opening a FIFO** waits for somebody to open its other end. Open it for reading and writing: that does not wait.
 //! - **Name resolution** cannot be interrupted: see [`connect`].
 //! - **Two threads reading from one pipe**, or accepting from one listener, may both be told that it is ready. The one that
@@ -124,7 +126,7 @@
 
 mod net;
 
-use std::io::{self, Read, Write};
+use std::io::{self, IsTerminal, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::panic::Location;
 
@@ -150,13 +152,15 @@ pub use net::{Listener, accept, connect};
 pub struct Timed<S> {
     inner: S,
     is_socket: bool,
+    is_terminal: bool,
 }
 
 impl<S: AsFd> Timed<S> {
     /// Wraps a stream, or a reference to one.
     pub fn new(inner: S) -> Self {
         let is_socket = sockopt::socket_type(&inner).is_ok();
-        Self { inner, is_socket }
+        let is_terminal = !is_socket && inner.as_fd().is_terminal();
+        Self { inner, is_socket, is_terminal }
     }
 
     /// The stream.
@@ -170,7 +174,7 @@ impl<S: AsFd> Timed<S> {
     }
 
     fn at(&self, location: &'static Location<'static>) -> At<'_> {
-        At { fd: self.inner.as_fd(), is_socket: self.is_socket, location }
+        At { fd: self.inner.as_fd(), is_socket: self.is_socket, is_terminal: self.is_terminal, location }
     }
 }
 
@@ -230,6 +234,7 @@ stream!(&Timed<S>);
 struct At<'a> {
     fd: BorrowedFd<'a>,
     is_socket: bool,
+    is_terminal: bool,
     location: &'static Location<'static>,
 }
 
@@ -242,6 +247,8 @@ enum Manner {
     WithoutWaiting,
     /// On what is ready.
     Ready,
+    /// There is nothing to read or write, and so nothing to wait for.
+    Nothing,
 }
 
 impl At<'_> {
@@ -255,7 +262,7 @@ impl At<'_> {
         in_innermost(|scope| {
             let Some(scope) = scope else { return attempt(Manner::Plain) };
             scope.checkpoint_at(self.location)?;
-            if manner == Manner::WithoutWaiting
+            if matches!(manner, Manner::WithoutWaiting | Manner::Nothing)
                 && let Some(result) = unless_blocked(attempt(manner))
             {
                 return result;
@@ -280,13 +287,16 @@ fn unless_blocked<R>(result: io::Result<R>) -> Option<io::Result<R>> {
 
 impl Read for At<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let manner = if self.is_socket { Manner::WithoutWaiting } else { Manner::Ready };
+        let manner = match () {
+            () if buffer.is_empty() => Manner::Nothing,
+            () if self.is_socket => Manner::WithoutWaiting,
+            () => Manner::Ready,
+        };
         self.call(PollFlags::IN, manner, |manner| {
             Ok(match manner {
-                // There is nothing to wait for.
                 _ if buffer.is_empty() => 0,
                 Manner::WithoutWaiting => recv(self.fd, &mut *buffer, RecvFlags::DONTWAIT)?.0,
-                Manner::Plain | Manner::Ready => rustix::io::read(self.fd, &mut *buffer)?,
+                _ => rustix::io::read(self.fd, &mut *buffer)?,
             })
         })
     }
@@ -302,14 +312,25 @@ impl Write for At<'_> {
     fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
         // Apple's systems ignore the flag in `send`.
         let has_flag = self.is_socket && !cfg!(target_vendor = "apple");
-        let manner = if has_flag { Manner::WithoutWaiting } else { Manner::Ready };
+        let manner = match () {
+            // To a socket that may be a message.
+            () if buffer.is_empty() && !self.is_socket => Manner::Nothing,
+            () if has_flag => Manner::WithoutWaiting,
+            () => Manner::Ready,
+        };
         self.call(PollFlags::OUT, manner, |manner| {
-            // There is room for so much in what is ready; more would block until all of it is written.
-            let most = if manner == Manner::Ready { PIPE_BUF } else { usize::MAX };
+            // There is room for so much in what is ready; more would block until all of it is written. A terminal is
+            // ready as soon as there is room at all.
+            let most = match manner {
+                Manner::Nothing => return Ok(0),
+                Manner::Ready if self.is_terminal => 1,
+                Manner::Ready => PIPE_BUF,
+                Manner::Plain | Manner::WithoutWaiting => usize::MAX,
+            };
             let buffer = &buffer[..buffer.len().min(most)];
             let dont_wait = match manner {
                 Manner::WithoutWaiting => SendFlags::DONTWAIT,
-                Manner::Plain | Manner::Ready => SendFlags::empty(),
+                _ => SendFlags::empty(),
             };
             Ok(if self.is_socket {
                 send(self.fd, buffer, NO_SIGNAL | dont_wait)?
@@ -334,7 +355,7 @@ mod tests {
     #[test]
     fn a_socket_without_the_flag_is_waited_for_first() {
         let (ours, mut peer) = UnixStream::pair().unwrap();
-        let mut ours = Timed { inner: ours, is_socket: false };
+        let mut ours = Timed { inner: ours, is_socket: false, is_terminal: false };
         let limit = Duration::from_millis(20);
         let error = crate::timeout(limit, || ours.write_all(&vec![7; 16 << 20])).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);

@@ -139,7 +139,7 @@ fn socket(family: AddressFamily) -> io::Result<OwnedFd> {
 /// ```
 #[track_caller]
 pub fn accept<L: Listener>(listener: &L) -> io::Result<(L::Stream, L::Address)> {
-    let at = At { fd: listener.as_fd(), is_socket: true, location: Location::caller() };
+    let at = At { fd: listener.as_fd(), is_socket: true, is_terminal: false, location: Location::caller() };
     at.call(PollFlags::IN, Manner::Ready, |_| listener.accept_one(Sealed))
 }
 

@@ -11,7 +11,7 @@ use std::process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Output}
 use std::time::Duration;
 
 use rustix::event::PollFlags;
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, kill_process_group, waitid};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 use crate::interrupt::watch::Watch;
 use crate::sync::os;
@@ -171,8 +171,7 @@ fn notice(pid: Pid) -> Option<OwnedFd> {
 
 /// Whether it has; it is not reaped. A child that cannot be waited for is gone.
 fn has_ended(pid: Pid) -> bool {
-    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-    !matches!(waitid(WaitId::Pid(pid), options), Ok(None))
+    os::has_ended(pid).unwrap_or(true)
 }
 
 #[cfg(test)]
