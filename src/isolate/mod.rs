@@ -5,7 +5,8 @@
 //! parser in C, a solver. The child is this very program, started again, so [`entry`] must stand **at the beginning of
 //! `main`**: there a child begins to serve, and never goes on. It is kept from call to call; a call costs some
 //! microseconds and two copies of the data, and one that has to start a child about a millisecond. What the function
-//! touches besides its argument (statics, files, the working directory) is the child's own, or shared with care.
+//! touches besides its argument (statics, files, the working directory) is the child's own, or shared with care; its
+//! standard input is empty. The data is serialised without a look at the limit: hundreds of megabytes take seconds.
 //!
 //! At the deadline the child, and all of its process group, is killed, so nothing of it is cleaned up: temporary files
 //! stay. The next call starts another.

@@ -287,10 +287,12 @@ fn unless_blocked<R>(result: io::Result<R>) -> Option<io::Result<R>> {
 
 impl Read for At<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let manner = match () {
-            () if buffer.is_empty() => Manner::Nothing,
-            () if self.is_socket => Manner::WithoutWaiting,
-            () => Manner::Ready,
+        let manner = if buffer.is_empty() {
+            Manner::Nothing
+        } else if self.is_socket {
+            Manner::WithoutWaiting
+        } else {
+            Manner::Ready
         };
         self.call(PollFlags::IN, manner, |manner| {
             Ok(match manner {
@@ -312,11 +314,13 @@ impl Write for At<'_> {
     fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
         // Apple's systems ignore the flag in `send`.
         let has_flag = self.is_socket && !cfg!(target_vendor = "apple");
-        let manner = match () {
-            // To a socket that may be a message.
-            () if buffer.is_empty() && !self.is_socket => Manner::Nothing,
-            () if has_flag => Manner::WithoutWaiting,
-            () => Manner::Ready,
+        // To a socket an empty one may be a message.
+        let manner = if buffer.is_empty() && !self.is_socket {
+            Manner::Nothing
+        } else if has_flag {
+            Manner::WithoutWaiting
+        } else {
+            Manner::Ready
         };
         self.call(PollFlags::OUT, manner, |manner| {
             // There is room for so much in what is ready; more would block until all of it is written. A terminal is
