@@ -15,7 +15,7 @@ use crate::time::{Budget, Limit, NEVER, clock, nanos};
 ///
 /// The first scope to enter sets a deadline of now plus what is left, which all that enter meanwhile share; the last to
 /// leave puts back what is left. So time counts once, however many scopes are in it, and does not count between them.
-/// Clones share the quota.
+/// Clones share the quota. In a forked child one that other threads were in goes on being used up, as if they still were.
 ///
 /// A scope entered with a spent quota is not started; its error has the cause [`Quota`](crate::Cause::Quota).
 ///
