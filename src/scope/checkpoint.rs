@@ -22,7 +22,7 @@ pub(crate) fn is_over_by_clock(thread: &Thread) -> bool {
     innermost(thread, |scope| match scope {
         Some(scope) => scope.is_over_by_clock(thread),
         None => {
-            thread.look(NEVER);
+            thread.look(|| NEVER);
             false
         }
     })
@@ -219,16 +219,22 @@ impl Scope {
     pub(crate) fn is_over_by_clock(&self, thread: &Thread) -> bool {
         let node = self.visible().find_map(Scope::existing_node);
         // The watchdog tells the node of the end of a token that it is linked to; here the clock does.
-        let ended_at = node.map_or(NEVER, Node::expires_at);
+        let mut ended_at = NEVER;
         let deadline = self.effective(thread);
-        let now = thread.look(deadline.min(ended_at));
+        let now = thread.look(|| {
+            ended_at = node.map_or(NEVER, Node::expires_at);
+            deadline.min(ended_at)
+        });
         let expired = deadline <= now;
         if expired {
             // Level-triggered: what this check saw, the next must not miss, and tokens must not deny.
             watchdog::global().reach(now);
         }
-        if let Some(node) = node.filter(|node| expired || ended_at <= node.seam.reading(now)) {
-            node.expire(now);
+        if let Some(node) = node {
+            if expired || ended_at <= node.seam.reading(now) {
+                node.expire(now);
+            }
+            thread.end_look();
         }
         expired || node.is_some_and(|node| node.is_over())
     }

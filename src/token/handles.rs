@@ -105,9 +105,13 @@ impl CancellationToken {
 
     #[cold]
     fn is_over_by_clock(&self) -> bool {
-        let now = Thread::with(|thread| thread.look(self.node.expires_at()));
-        // From then on it says so without the clock.
-        self.node.expire(now)
+        Thread::with(|thread| {
+            let now = thread.look(|| self.node.expires_at());
+            // From then on it says so without the clock.
+            let is_over = self.node.expire(now);
+            thread.end_look();
+            is_over
+        })
     }
 
     /// Why it is over; `None` if it is not. Of several causes that of the outermost token or scope.

@@ -225,10 +225,11 @@ impl Thread {
     /// Reads the clock for a check of what expires at `deadline`, and aims so that the next check to do so is
     /// [`LOOK_EVERY`] away.
     #[cold]
-    pub(crate) fn look(&self, deadline: u64) -> u64 {
+    pub(crate) fn look(&self, deadline: impl FnOnce() -> u64) -> u64 {
         let now = clock::now();
         self.now.set(now);
         let passed = now.saturating_sub(self.looked.replace(now)).max(1);
+        let deadline = deadline();
         let stride = u64::from(self.stride.get());
         // The checks may come slower than before: the stride at most doubles.
         let aimed =
@@ -238,6 +239,12 @@ impl Thread {
         self.stride.set(aimed);
         self.left.set(aimed);
         now
+    }
+
+    /// A look has ended that had more to look at than the clock, very many tokens maybe. What it took does not count, or
+    /// each check would look.
+    pub(crate) fn end_look(&self) {
+        self.looked.set(clock::now());
     }
 
     /// Has the next check read the clock: an expiry that this thread has seen stays seen.

@@ -329,3 +329,12 @@ fn a_cancellation_tells_how_long_the_scope_had_run() {
     assert!(error.elapsed() >= Duration::from_millis(5));
     assert!(error.overshoot() < error.elapsed() && error.overshoot() < HANG);
 }
+
+#[test]
+fn not_each_check_looks_at_all_of_very_many_tokens() {
+    bounded(|| {
+        let tokens: Vec<_> = (0..1000).map(|_| CancellationToken::new()).collect();
+        let scope = tokens.iter().fold(Timebox::new(LONG), Timebox::cancel_on);
+        scope.run_value(|_| (0..100_000).for_each(|_| checkpoint().unwrap())).unwrap();
+    });
+}
