@@ -24,6 +24,7 @@ mod found;
 mod listeners;
 mod tree;
 
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::{Arc, Weak};
 use std::task::{Wake, Waker};
@@ -225,6 +226,7 @@ impl Node {
     /// own, and those it is linked to.
     fn visit_all(self: &Arc<Self>, mut visit: impl FnMut(usize, &Arc<Node>)) {
         let mut trees = vec![Arc::clone(self)];
+        let mut seen = HashSet::new();
         let mut tree = 0;
         while let Some(innermost) = trees.get(tree) {
             let mut next = Some(Arc::clone(innermost));
@@ -234,7 +236,7 @@ impl Node {
                 next = state.parent.as_ref().map(|link| Arc::clone(&link.node));
                 for link in &state.links {
                     // Links may lead round in a circle.
-                    if !trees.iter().any(|seen| Arc::ptr_eq(seen, &link.node)) {
+                    if !Arc::ptr_eq(&link.node, self) && seen.insert(Arc::as_ptr(&link.node)) {
                         trees.push(Arc::clone(&link.node));
                     }
                 }
@@ -367,7 +369,7 @@ impl Node {
     fn spread(self: &Arc<Self>, found: &mut Found) {
         let mut stack = vec![(Arc::clone(self), self.told_by())];
         // Links, unlike the tree, may lead round in a circle.
-        let mut linked = std::collections::HashMap::new();
+        let mut linked = HashMap::new();
         while let Some((node, told)) = stack.pop() {
             let Some(mut state) = node.state.lock() else {
                 node.over.store(true, Ordering::Release);

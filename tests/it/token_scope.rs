@@ -335,6 +335,6 @@ fn not_each_check_looks_at_all_of_very_many_tokens() {
     bounded(|| {
         let tokens: Vec<_> = (0..1000).map(|_| CancellationToken::new()).collect();
         let scope = tokens.iter().fold(Timebox::new(LONG), Timebox::cancel_on);
-        scope.run_value(|_| (0..100_000).for_each(|_| checkpoint().unwrap())).unwrap();
+        scope.run_value(|_| (0..300_000).for_each(|_| checkpoint().unwrap())).unwrap();
     });
 }
