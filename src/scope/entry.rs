@@ -8,7 +8,7 @@ use super::checkpoint::{is_over, is_over_by_clock};
 use super::frame::{Around, Kind as FrameKind, Scope, Terms, between, innermost};
 use super::staged::{point, point_of};
 use super::{Extras, is_enabled};
-use crate::error::{Cause, ScopeId, TimeoutError};
+use crate::error::{Cause, ScopeId, ScopeInfo, TimeoutError};
 use crate::time::seam::Seam;
 use crate::time::{Budget, Kind, Limit, NEVER, clock, nanos};
 use crate::token::node::{End, Node};
@@ -228,12 +228,22 @@ pub(crate) fn admit(
 
 /// A node with these terms, which the tokens in the extras cancel.
 pub(crate) fn linked_node(parent: Option<&Arc<Node>>, terms: &Terms, extras: Option<&Extras>) -> Arc<Node> {
-    let info = terms.info(ScopeId::next(), extras);
+    let node = node_of(parent, terms.info(ScopeId::next(), extras), terms, extras);
+    extras.iter().flat_map(|extras| &extras.tokens).for_each(|token| node.link(token.node()));
+    node
+}
+
+/// A node with these terms.
+pub(super) fn node_of(
+    parent: Option<&Arc<Node>>,
+    info: ScopeInfo,
+    terms: &Terms,
+    extras: Option<&Extras>,
+) -> Arc<Node> {
     let roams = terms.kind == FrameKind::Future;
     let node = Node::new(parent, info, terms.entered, terms.own(), terms.cause, roams);
     if extras.is_some_and(|extras| extras.falls_back) {
         node.fall_back();
     }
-    extras.iter().flat_map(|extras| &extras.tokens).for_each(|token| node.link(token.node()));
     node
 }

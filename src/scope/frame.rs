@@ -23,6 +23,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::Extras;
+use super::entry::node_of;
 use crate::error::{Cause, ScopeId, ScopeInfo};
 use crate::time::{NEVER, clock};
 use crate::token::node::{End, Node};
@@ -465,12 +466,7 @@ impl Scope {
         self.node.get_or_init(|| {
             self.undo.set(self.undo.get().and(Undo::FLAG));
             let parent = self.visible_outer().and_then(Scope::existing_node);
-            let roams = self.kind == Kind::Future;
-            let node = Node::new(parent, self.info(), self.entered, self.own(), self.cause, roams);
-            if self.extras().is_some_and(|extras| extras.falls_back) {
-                node.fall_back();
-            }
-            node
+            node_of(parent, self.info(), &self.terms(), self.extras())
         })
     }
 

@@ -109,23 +109,29 @@ fn hooks_have_run_when_the_point_is_passed_on() {
     .unwrap();
 }
 
-#[test]
-fn hooks_that_a_shield_held_up_have_run_when_it_is_left() {
-    let fired = Arc::new(AtomicU32::new(0));
+/// The scope of this hook expires at a checkpoint in a shield; and what is so when that has been left.
+fn expires_in_a_shield(hook: impl Into<Hook<'static>>, left: impl FnOnce()) {
     expire_at_checkpoint(2, || {
         timeout(HOUR, || -> Done {
-            let counted = Arc::clone(&fired);
-            let _registration = timebox::on_cancel(move || {
-                // Time enough for the test to go on, were it not waited for.
-                std::thread::sleep(Duration::from_millis(20));
-                counted.fetch_add(1, Ordering::SeqCst)
-            });
+            let _registration = timebox::on_cancel(hook);
             shield(HOUR, checkpoint)?;
-            assert_eq!(fired.load(Ordering::SeqCst), 1);
+            left();
             Ok(())
         })
     })
     .unwrap();
+}
+
+#[test]
+fn hooks_that_a_shield_held_up_have_run_when_it_is_left() {
+    let fired = Arc::new(AtomicU32::new(0));
+    let counted = Arc::clone(&fired);
+    let hook = move || {
+        // Time enough for the test to go on, were it not waited for.
+        std::thread::sleep(Duration::from_millis(20));
+        counted.fetch_add(1, Ordering::SeqCst)
+    };
+    expires_in_a_shield(hook, || assert_eq!(fired.load(Ordering::SeqCst), 1));
 }
 
 #[test]
@@ -134,15 +140,7 @@ fn a_hook_that_a_shield_held_up_escalates_while_it_runs() {
     let (done, is_done) = channel();
     let first = Hook::new(move || done.send(comes.recv_timeout(30 * SECOND).is_ok())).once();
     let hook = first.then(Duration::ZERO, Hook::new(move || come.send(())).once());
-    expire_at_checkpoint(2, || {
-        timeout(HOUR, || -> Done {
-            let _registration = timebox::on_cancel(hook);
-            shield(HOUR, checkpoint)?;
-            assert_eq!(is_done.try_recv(), Ok(true));
-            Ok(())
-        })
-    })
-    .unwrap();
+    expires_in_a_shield(hook, || assert_eq!(is_done.try_recv(), Ok(true)));
 }
 
 #[test]
