@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::task::Waker;
 
+use crate::error::TimeoutError;
 use crate::scope::Scope;
+use crate::scope::over::{PATIENCE, Standing};
 use crate::time::NEVER;
 use crate::time::seam::Seam;
 use crate::token::node::Node;
@@ -24,11 +26,11 @@ struct Rare {
     patience: u64,
     /// Whether it was found to be over by the last poll.
     over: bool,
+    /// While it waits to be entered.
+    standing: Standing,
+    /// The result, once it is over and waits for the hooks in it.
+    error: Option<TimeoutError>,
 }
-
-/// How long a future whose surroundings are over waits to be dropped with them, in nanoseconds. They may be stuck in this
-/// very poll, in a `block_on`, and never come to that.
-const PATIENCE: u64 = 20_000_000;
 
 #[derive(Debug)]
 struct Waiting {
@@ -78,11 +80,6 @@ impl Alert {
         false
     }
 
-    /// Whether the task will be woken at some time.
-    pub(super) fn has_timer(&self) -> bool {
-        self.timer.is_some()
-    }
-
     /// Whether the task will be woken at this time.
     #[inline]
     pub(super) fn is_set_for(&self, deadline: u64) -> bool {
@@ -127,9 +124,11 @@ impl Alert {
 
     /// Wakes the task when `scope` is over, or at `own` if that is earlier than the scope's deadline. What the scope
     /// sees to itself, because it is polled by the same task, is left to it. `false` if it is over by now.
+    ///
+    /// To clone and to drop a waker is foreign code: the scope must be around an open one of the caller's.
     #[inline(always)]
     pub(super) fn wake_with(&mut self, scope: Option<&Scope>, around: u64, own: u64, waker: &Waker) -> bool {
-        let covered = scope.and_then(Scope::polled_by).is_some_and(|outer| outer.will_wake(waker));
+        let covered = scope.is_some_and(|scope| scope.is_polled_with(waker));
         let deadline = if own < around {
             own
         } else if covered {
@@ -138,12 +137,28 @@ impl Alert {
             around
         };
         self.wake_at(deadline, waker);
-        if covered || scope.is_none() {
-            return self.rare.is_none() || self.wake_by(None, waker);
+        match scope.filter(|_| !covered) {
+            None => self.rare.is_none() || self.wake_by(None, waker),
+            // Whoever waits outside of what a scope polls itself must be told of a cancellation, by a token that may be
+            // yet to be made.
+            Some(scope) => self.wake_by(Some(scope.node()), waker),
         }
-        // Whoever waits outside of what a scope polls itself must be told of a cancellation, by a token that may be yet
-        // to be made.
-        self.wake_by(scope.map(Scope::node), waker)
+    }
+
+    /// What an await remembers that is yet to begin.
+    pub(super) fn standing(&mut self) -> &mut Standing {
+        &mut self.rare.get_or_insert_default().standing
+    }
+
+    /// Keeps the result, while the hooks run.
+    pub(super) fn keep_error(&mut self, error: TimeoutError) {
+        self.rare.get_or_insert_default().error = Some(error);
+    }
+
+    /// The result that was kept.
+    #[inline(always)]
+    pub(super) fn kept_error(&self) -> Option<&TimeoutError> {
+        self.rare.as_ref()?.error.as_ref()
     }
 }
 

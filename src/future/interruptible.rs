@@ -8,10 +8,12 @@ use std::task::{Context, Poll};
 
 use pin_project::pin_project;
 
+use super::alert::Alert;
 use super::shield::Announced;
 use crate::error::TimeoutError;
 use crate::scope::Scope;
-use crate::scope::frame::innermost;
+use crate::scope::frame::{error_at, innermost};
+use crate::scope::over::{Stand, Standing};
 use crate::scope::staged::point;
 use crate::time::{NEVER, clock};
 use crate::token::Hook;
@@ -26,18 +28,21 @@ use crate::watchdog::slots::Thread;
 /// [grace](crate::Timebox::grace) of the scope. So a query is cancelled at the server and then answered, and its
 /// connection is clean. The results are those of [`interruptible`](crate::interruptible()).
 ///
-/// Without a grace the hook is run, and waited for, before the future is dropped: what it talks to is told, but nobody
-/// hears the answer.
+/// Without a grace the hook is run, and awaited, before the future is dropped: the server is told, but nobody hears its
+/// answer.
 ///
-/// At its end it awaits a hook that runs. A hook must not need the executor that polls the future.
+/// At its end it awaits a hook that runs. No poll blocks for that: the hook may use the executor that polls the future.
 ///
 /// # Errors
 ///
-/// As [`interruptible`](crate::interruptible()).
+/// As [`interruptible`](crate::interruptible()). In a scope that is over already the call is not made: this fails where the
+/// body may clean up, and stays pending where the future around it is about to be dropped (see [the module](super)).
+///
+/// Polled after its end it stays pending.
 ///
 /// # Cancellation safety
 ///
-/// That of the future; dropping it blocks while its hook runs.
+/// That of the future; dropping it in the middle blocks while its hook runs.
 ///
 /// # Examples
 ///
@@ -72,8 +77,9 @@ where
     let future = Phase::Polling(future.into_future());
     Interruptible {
         location: Location::caller(),
-        guard: Guard { hook, place: None, last: None },
+        guard: Guard { hook, place: None, last: None, alert: Alert::default() },
         started: false,
+        standing: Standing::default(),
         future,
         done: None,
         announced: None,
@@ -86,6 +92,8 @@ where
 pub struct Interruptible<F: Future> {
     location: &'static Location<'static>,
     started: bool,
+    /// Until it has started.
+    standing: Standing,
     /// What it came to, while a hook that runs is awaited.
     done: Option<F::Output>,
     /// Meanwhile the scopes around it do not drop it: a value that is ready wins.
@@ -109,6 +117,8 @@ struct Guard {
     place: Option<Place>,
     /// The scope it was registered with last.
     last: Option<Arc<Node>>,
+    /// Wakes the task while the call is not made.
+    alert: Alert,
 }
 
 struct Place {
@@ -120,13 +130,17 @@ struct Place {
 impl Guard {
     /// Registers the hook with the scope in which the future is polled now; `false` if that is over, and the hook is to
     /// be fired for it.
-    fn follow(&mut self, scope: Option<&Scope>) -> bool {
-        let node = scope.map(Scope::node);
-        if let (Some(place), Some(node)) = (&self.place, node)
-            && Arc::ptr_eq(&place.node, node)
-        {
-            return true;
-        }
+    fn follow(&mut self, thread: &Thread) -> bool {
+        let place = self.place.as_ref().map(|place| &place.node);
+        let moved = innermost(thread, |scope| {
+            let node = scope.map(Scope::node);
+            (node.map(Arc::as_ptr) != place.map(Arc::as_ptr)).then(|| node.cloned())
+        });
+        // Registering and leaving may run foreign code: with a node of its own, not that of a frame.
+        moved.is_none_or(|node| self.move_to(node))
+    }
+
+    fn move_to(&mut self, node: Option<Arc<Node>>) -> bool {
         if self.place.is_some() {
             self.hook.retire(false);
             self.leave();
@@ -135,13 +149,13 @@ impl Guard {
         let Some(node) = node else { return true };
         // Once it has fired, errors name the scope that made it.
         if self.hook.fires() == 0 {
-            self.last = Some(Arc::clone(node));
+            self.last = Some(Arc::clone(&node));
         }
         let key = node.add_hook(&self.hook, Tie::Future);
         let over = key.is_none() && node.is_over();
         // In one that is over it is listed too: who drops the future there awaits the hook.
         let key = if over { node.add_fired_hook(&self.hook, Tie::Future) } else { key };
-        self.place = Some(Place { node: Arc::clone(node), key });
+        self.place = Some(Place { node, key });
         !over
     }
 
@@ -163,6 +177,7 @@ impl Drop for EndOnPanic<'_> {
 
 impl Drop for Guard {
     fn drop(&mut self) {
+        self.alert.clear();
         self.hook.revoke();
         self.leave();
     }
@@ -179,60 +194,67 @@ where
         let mut this = self.project();
         let location = *this.location;
         Thread::with(|thread| {
-            innermost(thread, |scope| {
-                if let PhaseProjection::Polling(future) = this.future.as_mut().project() {
-                    if !std::mem::replace(this.started, true) {
-                        point(thread, location);
-                        let entered = scope.map_or(Ok(()), |scope| scope.check_by_clock(location));
-                        if let Err(error) = entered {
+            if let PhaseProjection::Polling(future) = this.future.as_mut().project() {
+                if !*this.started {
+                    point(thread, location);
+                    match this.standing.look(thread) {
+                        Stand::GoOn => *this.started = true,
+                        Stand::Fail => {
+                            let Some(error) = error_at(thread, location) else { return Poll::Pending };
+                            this.guard.alert.clear();
                             this.future.set(Phase::Over);
                             return Poll::Ready(Err(error));
                         }
+                        Stand::Stay { until } => {
+                            this.guard.alert.wake_at(until, cx.waker());
+                            return Poll::Pending;
+                        }
                     }
-                    // In surroundings that are over already it fires at once, on a thread of ours.
-                    if !this.guard.follow(scope) {
-                        crate::token::node::post(Arc::clone(&this.guard.hook));
-                    }
-                    let ends = EndOnPanic(&this.guard.hook);
-                    let poll = future.poll(cx);
-                    std::mem::forget(ends);
-                    let Poll::Ready(output) = poll else { return Poll::Pending };
-                    *this.done = Some(output);
-                    this.future.set(Phase::Over);
+                    this.guard.alert.clear();
                 }
-                if this.done.is_none() {
-                    return Poll::Pending;
+                // In surroundings that are over already it fires at once, on a thread of ours.
+                if !this.guard.follow(thread) {
+                    crate::token::node::post(Arc::clone(&this.guard.hook));
                 }
-                if this.guard.hook.poll_revoke(cx.waker()).is_pending() {
-                    match this.announced {
-                        Some(announced) => announced.follow(thread, NEVER),
-                        None => *this.announced = Some(Announced::to_scopes_around(thread, NEVER)),
-                    }
-                    return Poll::Pending;
+                let ends = EndOnPanic(&this.guard.hook);
+                let poll = future.poll(cx);
+                std::mem::forget(ends);
+                let Poll::Ready(output) = poll else { return Poll::Pending };
+                *this.done = Some(output);
+                this.future.set(Phase::Over);
+            }
+            if this.done.is_none() {
+                return Poll::Pending;
+            }
+            if this.guard.hook.poll_revoke(cx.waker()).is_pending() {
+                match this.announced {
+                    Some(announced) => announced.follow(thread, NEVER),
+                    None => *this.announced = Some(Announced::to_scopes_around(thread, NEVER)),
                 }
-                *this.announced = None;
-                let hook = &this.guard.hook;
-                let (source, last) = match (this.done.take(), &this.guard.last) {
-                    (Some(Ok(value)), _) if !hook.has_spoilt() => return Poll::Ready(Ok(Ok(value))),
-                    (Some(Err(error)), _) if hook.fires() == 0 => return Poll::Ready(Ok(Err(error))),
-                    (Some(Err(error)), Some(last)) => (Some(error.into()), last),
-                    (Some(Ok(_)), Some(last)) => (None, last),
-                    // Without a scope it does not fire.
-                    (Some(result), None) => return Poll::Ready(Ok(result)),
-                    (None, _) => return Poll::Pending,
-                };
-                let now = clock::now();
-                let how = Circumstances { source, ..Circumstances::at(location, now) };
-                Poll::Ready(Err(match scope {
-                    Some(scope) if Arc::ptr_eq(scope.node(), last) => scope.error(how),
-                    // It has been carried out of the surroundings that made it fire.
-                    _ => {
-                        let mut trail = Trail::from(Step::of(last, now), now);
-                        last.parent().iter().for_each(|parent| trail.add_nodes(parent, now));
-                        trail.into_error(how)
-                    }
-                }))
-            })
+                return Poll::Pending;
+            }
+            *this.announced = None;
+            let hook = &this.guard.hook;
+            let (source, last) = match (this.done.take(), &this.guard.last) {
+                (Some(Ok(value)), _) if !hook.has_spoilt() => return Poll::Ready(Ok(Ok(value))),
+                (Some(Err(error)), _) if hook.fires() == 0 => return Poll::Ready(Ok(Err(error))),
+                (Some(Err(error)), Some(last)) => (Some(error.into()), last),
+                (Some(Ok(_)), Some(last)) => (None, last),
+                // Without a scope it does not fire.
+                (Some(result), None) => return Poll::Ready(Ok(result)),
+                (None, _) => return Poll::Pending,
+            };
+            let now = clock::now();
+            let how = Circumstances { source, ..Circumstances::at(location, now) };
+            Poll::Ready(Err(innermost(thread, |scope| match scope {
+                Some(scope) if Arc::ptr_eq(scope.node(), last) => scope.error(how),
+                // It has been carried out of the surroundings that made it fire.
+                _ => {
+                    let mut trail = Trail::from(Step::of(last, now), now);
+                    last.parent().iter().for_each(|parent| trail.add_nodes(parent, now));
+                    trail.into_error(how)
+                }
+            })))
         })
     }
 }

@@ -11,7 +11,7 @@ use crate::error::{ScopeId, TimeoutError};
 use crate::scope::frame::{self, Around, Kind, Terms, innermost};
 use crate::scope::staged::{Under, begin_wait, under};
 use crate::scope::{
-    Admission, Extras, Scope, Spending, admit, admit_polled, caught, is_meant_for, linked_node,
+    Admission, Extras, Refused, Scope, Spending, admit, admit_polled, caught, is_meant_for, linked_node,
 };
 use crate::time::seam::Seam;
 use crate::time::{Deadline, Limit, NEVER, nanos};
@@ -155,7 +155,7 @@ impl Polled {
 
     /// Enters the scope, at the first poll.
     #[inline(always)]
-    pub(super) fn enter(&mut self, thread: &Thread) -> Result<(), TimeoutError> {
+    pub(super) fn enter(&mut self, thread: &Thread) -> Result<(), Refused> {
         let terms = match self.rest.get() {
             None if !Seam::is_in_force() => admit_polled(thread, self.asked, self.location)?,
             _ => {
@@ -168,6 +168,20 @@ impl Polled {
         self.asked = terms.asked;
         self.entered = terms.entered;
         Ok(())
+    }
+
+    /// The error where it was not entered.
+    #[cold]
+    pub(super) fn refusal(&mut self, thread: &Thread, refused: Refused) -> TimeoutError {
+        match self.rest.get() {
+            Some(rest) => rest.refusal(thread, refused),
+            None => refused.into_error(thread, None, Around::Thread),
+        }
+    }
+
+    /// Its node, if it has one.
+    pub(super) fn node(&mut self) -> Option<&Arc<Node>> {
+        self.rest.get()?.node.as_ref()
     }
 
     /// Opens the scope around one poll, or around the drop of the future. The error is that of an unwinding that ends here.
@@ -279,15 +293,13 @@ impl Rest {
         &mut self,
         thread: &Thread,
         location: &'static Location<'static>,
-    ) -> Result<Terms, TimeoutError> {
+    ) -> Result<Terms, Refused> {
         let extras = self.extras.as_ref();
         let handle = extras.and_then(|extras| extras.handle.as_ref());
         if handle.is_none() && self.seam.is_real() {
             self.seam = Seam::current();
         }
-        let crosses = self.crosses_clocks(thread);
-        let outer =
-            innermost(thread, |scope| scope.filter(|_| crosses).map(|scope| Arc::clone(scope.node())));
+        let outer = self.outer_of_another_clock(thread);
         let _under = under(thread, &self.seam);
         let (kind, around) = match (handle, &outer) {
             (Some(handle), _) => (Kind::EnteredFuture, Around::Node(handle.node())),
@@ -300,6 +312,22 @@ impl Rest {
         self.node = node;
         self.spending = spending;
         Ok(terms)
+    }
+
+    /// The node of the scope around it in this poll, if that has another clock.
+    fn outer_of_another_clock(&self, thread: &Thread) -> Option<Arc<Node>> {
+        let crosses = self.crosses_clocks(thread);
+        innermost(thread, |scope| scope.filter(|_| crosses).map(|scope| Arc::clone(scope.node())))
+    }
+
+    #[cold]
+    fn refusal(&self, thread: &Thread, refused: Refused) -> TimeoutError {
+        let extras = self.extras.as_ref();
+        let handle = extras.and_then(|extras| extras.handle.as_ref());
+        let outer = self.outer_of_another_clock(thread);
+        let _under = under(thread, &self.seam);
+        let around = handle.map(|handle| handle.node()).or(outer.as_ref());
+        refused.into_error(thread, extras, around.map_or(Around::Thread, Around::Node))
     }
 
     /// Completes the frame with what has been kept; the earliest deadline visible in it.

@@ -13,9 +13,10 @@ use pin_project::{pin_project, pinned_drop};
 use super::alert::Alert;
 use super::polled::Polled;
 use crate::error::TimeoutError;
-use crate::scope::Scope;
 use crate::scope::checkpoint::is_over;
+use crate::scope::over::Stand;
 use crate::scope::staged::{begin_wait, point};
+use crate::scope::{Refused, Scope};
 use crate::time::clock;
 use crate::token::trail::Circumstances;
 use crate::watchdog::slots::Thread;
@@ -58,15 +59,22 @@ impl<F: Future> Scoped<F> {
     ) -> Poll<T> {
         let this = self.project();
         let (polled, alert, mut future) = (this.polled, this.alert, this.future);
-        // One that is done stays so, and has no second output.
-        if future.is_none() {
+        // One that is done stays so, and has no second output. (Asked of the pin: a plain reference to the future would be
+        // beside those that it has to itself.)
+        if future.as_mut().as_pin_mut().is_none() {
             return Poll::Pending;
         }
+        if alert.kept_error().is_some() {
+            return end_after_hooks(polled, alert, future, cx).map(failed);
+        }
         if !polled.is_entered()
-            && let Err(error) = polled.enter(thread)
+            && let Err(refused) = polled.enter(thread)
         {
-            future.set(None);
-            return Poll::Ready(failed(error));
+            let poll = stay_out(thread, polled, alert, refused, cx);
+            if poll.is_ready() {
+                future.set(None);
+            }
+            return poll.map(failed);
         }
         let (own, location) = (polled.own(), polled.location());
         let has_timer = alert.is_set_for(own);
@@ -144,11 +152,9 @@ fn wait_on(
     alert.wake_by(outer, cx.waker());
     let now = clock::now();
     let shielded = |scope: &Scope| scope.existing_node().map_or(0, |node| node.shielded_until(cx.waker()));
-    // The scope of a future around it that is over drops it, or gives it a grace, or waits for a shield; so `&mut future`
-    // survives the limit it is polled under.
-    let drops_both = scope.end(now).is_none() && scope.is_directly_in_future();
     let mut until = scope.polled_until(now).max(shielded(scope));
-    if drops_both {
+    // The future around it drops both, or waits for a shield; so `&mut future` survives the limit it is polled under.
+    if scope.is_dropped_by_outer(now) {
         until = scope.polled().map(shielded).fold(until, u64::max);
         if until <= now {
             until = alert.patience(now, until);
@@ -167,20 +173,63 @@ fn wait_on(
         return Poll::Pending;
     }
     let error = scope.error(Circumstances { settled: false, ..Circumstances::at(location, now) });
-    // Dropped with the future they would be ended before they had run.
-    if let Some(node) = scope.existing_node() {
-        node.await_hooks();
+    // Dropped with the future, hooks would be ended before they had run.
+    if let Some(node) = scope.existing_node()
+        && node.poll_hooks(cx.waker()).is_pending()
+    {
+        alert.clear();
+        alert.keep_error(error);
+        return Poll::Pending;
     }
     Poll::Ready(error)
+}
+
+/// It is over and not polled any more: it is dropped when the hooks in it have run.
+#[cold]
+#[inline(never)]
+fn end_after_hooks<F>(
+    polled: &mut Polled,
+    alert: &mut Alert,
+    future: Pin<&mut Option<F>>,
+    cx: &Context<'_>,
+) -> Poll<TimeoutError> {
+    if polled.node().is_some_and(|node| node.poll_hooks(cx.waker()).is_pending()) {
+        return Poll::Pending;
+    }
+    let Some(error) = alert.kept_error().cloned() else { return Poll::Pending };
+    drop_inside(polled, alert, future);
+    polled.leave();
+    Poll::Ready(error)
+}
+
+/// It is not entered: the error; or it stays pending, where the future around it is about to be dropped.
+#[cold]
+#[inline(never)]
+fn stay_out(
+    thread: &Thread,
+    polled: &mut Polled,
+    alert: &mut Alert,
+    refused: Refused,
+    cx: &Context<'_>,
+) -> Poll<TimeoutError> {
+    if refused.is_by_surroundings()
+        && let Stand::Stay { until } = alert.standing().look(thread)
+    {
+        alert.wake_at(until, cx.waker());
+        return Poll::Pending;
+    }
+    alert.clear();
+    Poll::Ready(polled.refusal(thread, refused))
 }
 
 #[pinned_drop]
 impl<F> PinnedDrop for Scoped<F> {
     #[inline(always)]
     fn drop(self: Pin<&mut Self>) {
-        let this = self.project();
-        // One that was never polled has no scope yet, one that is done none any more.
-        if this.future.is_some() && this.polled.is_entered() {
+        let mut this = self.project();
+        if !this.polled.is_entered() {
+            this.alert.clear();
+        } else if this.future.as_mut().as_pin_mut().is_some() {
             drop_inside(this.polled, this.alert, this.future);
         }
     }

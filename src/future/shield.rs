@@ -24,7 +24,10 @@ use crate::watchdog::slots::Thread;
 ///
 /// As [`shield`](crate::shield()) does for blocks: inside, only the shield's limit counts, and what is opened within.
 /// While it is pending, an expired scope around it polls on, up to `max`, instead of dropping its future. The time
-/// begins with the first poll.
+/// begins with the first poll. Where the future around it is about to be dropped it does not begin: it protects work that
+/// is under way. For cleanup that begins when the time is up give the scope a [grace](crate::Timebox::grace).
+///
+/// Polled after its end it stays pending.
 ///
 /// # Cancellation safety
 ///
@@ -35,15 +38,18 @@ use crate::watchdog::slots::Thread;
 /// ```
 /// # pollster::block_on(async {
 /// use std::time::Duration;
-/// use timebox::{TimeoutError, future};
+/// use timebox::{Timebox, TimeoutError, future};
 ///
-/// let result = future::timeout(Duration::from_millis(5), async {
-///     let work = future::sleep(Duration::from_secs(60)).await;
-///     let roll_back = future::sleep(Duration::from_millis(5));
-///     future::shield(Duration::from_secs(1), roll_back).await?;
-///     work
-/// })
-/// .await;
+/// let result = Timebox::new(Duration::from_millis(5))
+///     .grace(Duration::from_secs(1))
+///     .run_future(async {
+///         let work = future::sleep(Duration::from_secs(60)).await;
+///         // The scope is over: without the shield this sleep would not begin.
+///         let roll_back = future::sleep(Duration::from_millis(5));
+///         future::shield(Duration::from_secs(1), roll_back).await?;
+///         work
+///     })
+///     .await;
 /// let error: TimeoutError = result.unwrap_err();
 /// assert!(error.settled());
 /// # });
@@ -54,6 +60,7 @@ pub fn shield<F: IntoFuture>(max: Duration, future: F) -> Shield<F::IntoFuture> 
         max: longest(max),
         location: Location::caller(),
         seam: Seam::current(),
+        waiting: Alert::default(),
         opened: None,
         future: Some(future.into_future()),
     }
@@ -67,6 +74,8 @@ pub struct Shield<F> {
     location: &'static Location<'static>,
     /// Whose clock it follows: of where it was made, if that was under a test's, or else of its first poll.
     seam: Seam,
+    /// Wakes the task while it has not begun.
+    waiting: Alert,
     /// From the first poll on, until it is done.
     opened: Option<Opened>,
     #[pin]
@@ -129,7 +138,7 @@ impl<F: Future> Future for Shield<F> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let mut this = self.project();
-        if this.future.is_none() {
+        if this.future.as_mut().as_pin_mut().is_none() {
             return Poll::Pending;
         }
         let (max, location) = (*this.max, *this.location);
@@ -143,7 +152,14 @@ impl<F: Future> Future for Shield<F> {
                     opened.follow(thread);
                     opened
                 }
-                None => this.opened.insert(Opened::new(thread, max, location)),
+                None => {
+                    if let Some(until) = this.waiting.standing().look_for_drop(thread) {
+                        this.waiting.wake_at(until, cx.waker());
+                        return Poll::Pending;
+                    }
+                    this.waiting.clear();
+                    this.opened.insert(Opened::new(thread, max, location))
+                }
             };
             let poll = opened.polled.open(thread, ptr::null(), false, |_| {
                 let poll = this.future.as_mut().as_pin_mut().map_or(Poll::Pending, |future| future.poll(cx));
@@ -209,8 +225,9 @@ impl Drop for Opened {
 impl<F> PinnedDrop for Shield<F> {
     fn drop(self: Pin<&mut Self>) {
         let mut this = self.project();
+        this.waiting.clear();
         if let Some(opened) = this.opened
-            && this.future.is_some()
+            && this.future.as_mut().as_pin_mut().is_some()
         {
             // As above.
             let _ = Thread::with(|thread| {

@@ -1,23 +1,31 @@
 use std::future::Future;
 use std::panic::Location;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use super::alert::Alert;
 use crate::error::TimeoutError;
-use crate::scope::Scope;
-use crate::scope::frame::innermost;
+use crate::scope::frame::{error_at, innermost};
+use crate::scope::over::{Stand, Standing};
 use crate::scope::staged::point;
 use crate::time::seam::Seam;
-use crate::time::{clock, nanos};
+use crate::time::{NEVER, clock, nanos};
 use crate::watchdog::slots::Thread;
 
 /// Sleeps, but no longer than the scope lasts in which it is polled. The time begins with the first poll.
 ///
+/// It lets other tasks run, also where it is to sleep for no time at all.
+///
 /// # Errors
 ///
-/// A [`TimeoutError`] as soon as the scope is over.
+/// A [`TimeoutError`] once the scope is over, if the body may then clean up: within a [grace](crate::Timebox::grace), and in
+/// a block around a `block_on`. Without a grace it stays pending, and is dropped with the future around it: see
+/// [the module](super). A sleep that begins there gives the error at once; but in one poll no second sleep does, which
+/// stays pending instead.
+///
+/// Polled after its end it is ready again.
 ///
 /// # Cancellation safety
 ///
@@ -38,6 +46,7 @@ pub fn sleep(duration: Duration) -> Sleep {
     Sleep {
         duration,
         end: None,
+        standing: Standing::default(),
         location: Location::caller(),
         alert: Alert::default(),
         seam: Seam::current(),
@@ -51,6 +60,7 @@ pub struct Sleep {
     duration: Duration,
     /// From the first poll on.
     end: Option<u64>,
+    standing: Standing,
     location: &'static Location<'static>,
     alert: Alert,
     /// On whose clock it sleeps.
@@ -63,39 +73,61 @@ impl Future for Sleep {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
         Thread::with(|thread| {
-            innermost(thread, |scope| {
-                if this.end.is_none() {
-                    point(thread, this.location);
-                }
-                if let Some(scope) = scope {
-                    scope.check_by_clock(this.location)?;
-                }
-                // Made outside of a test's closure, it sleeps by the clock of its first poll.
-                if this.end.is_none() && this.seam.is_real() {
-                    this.seam = Seam::current();
-                }
-                let now = this.seam.reading(clock::now());
-                let end = *this.end.get_or_insert_with(|| now.saturating_add(nanos(this.duration)));
-                if end <= now {
-                    this.alert.clear();
+            if this.end.is_none() {
+                point(thread, this.location);
+            }
+            let stand = this.standing.look(thread);
+            if let Stand::Fail = stand {
+                this.alert.clear();
+                return Poll::Ready(error_at(thread, this.location).map_or(Ok(()), Err));
+            }
+            let begins = this.end.is_none();
+            // Made outside of a test's closure, it sleeps by the clock of its first poll.
+            if begins && this.seam.is_real() {
+                this.seam = Seam::current();
+            }
+            let now = this.seam.reading(clock::now());
+            let end = *this.end.get_or_insert_with(|| now.saturating_add(nanos(this.duration)));
+            if end <= now {
+                this.alert.clear();
+                if !begins {
                     return Poll::Ready(Ok(()));
                 }
-                let woken = if this.seam.shares_clock(&Seam::current()) {
-                    this.alert.wake_with(scope, thread.deadline.get(), end, cx.waker())
-                } else {
-                    this.alert.wake_at_on(&this.seam, end, cx.waker());
-                    this.alert.wake_by(scope.map(Scope::node), cx.waker())
-                };
-                if !woken && let Some(scope) = scope {
-                    scope.check_by_clock(this.location)?;
+                // One of no time at all, too, lets other tasks run.
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            match stand {
+                Stand::Stay { until } => {
+                    this.alert.wake_by(None, cx.waker());
+                    this.alert.wake_at_on(&this.seam, end.min(until), cx.waker());
                 }
-                // It may be carried out of the scope that would wake it.
-                if !this.alert.has_timer() {
-                    this.alert.wake_at(end, cx.waker());
-                }
-                Poll::Pending
-            })
+                _ => this.wait(thread, end, cx.waker()),
+            }
+            Poll::Pending
         })
+    }
+}
+
+impl Sleep {
+    /// Has the task woken at the end, or when a scope is over.
+    fn wait(&mut self, thread: &Thread, end: u64, waker: &Waker) {
+        let shares_clock = self.seam.shares_clock(&Seam::current());
+        // To clone and to drop a waker is foreign code: not while the frame of a scope is looked at.
+        let (deadline, node) = innermost(thread, |scope| {
+            let deadline = if shares_clock { thread.deadline.get() } else { NEVER };
+            match scope.filter(|scope| !(shares_clock && scope.is_polled_with(waker))) {
+                Some(scope) => (deadline, Some(Arc::clone(scope.node()))),
+                // The scope around wakes the task itself, if need be.
+                None => (NEVER, None),
+            }
+        });
+        // Also where the scope around wakes the task before: the future may be carried out of it.
+        self.alert.wake_at_on(&self.seam, end.min(deadline), waker);
+        if !self.alert.wake_by(node.as_ref(), waker) {
+            // It is over by now: the next poll finds it so.
+            waker.wake_by_ref();
+        }
     }
 }
 

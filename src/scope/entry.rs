@@ -26,6 +26,30 @@ pub(crate) struct Admission {
     pub(crate) spending: Option<Spending>,
 }
 
+/// A scope that is not entered.
+pub(crate) struct Refused {
+    terms: Terms,
+    /// How it is over itself; `None` if those around it are.
+    end: Option<End>,
+}
+
+impl Refused {
+    /// Whether a scope around it on this thread is over, and not only itself.
+    pub(crate) fn is_by_surroundings(&self) -> bool {
+        self.end.is_none() && self.terms.kind != FrameKind::EnteredFuture
+    }
+
+    #[cold]
+    pub(crate) fn into_error(
+        self,
+        thread: &Thread,
+        extras: Option<&Extras>,
+        around: Around<'_>,
+    ) -> TimeoutError {
+        Scope::refusal(thread, &self.terms, extras, self.end, around)
+    }
+}
+
 /// A budget that a scope has entered; it is left on drop.
 pub(crate) struct Spending(Arc<dyn Budget>);
 
@@ -96,16 +120,16 @@ pub(crate) fn admit_polled(
     thread: &Thread,
     asked: u64,
     location: &'static Location<'static>,
-) -> Result<Terms, TimeoutError> {
+) -> Result<Terms, Refused> {
     let asked = in_force(asked);
     let nested = !thread.frame.get().is_null();
     if nested && is_over(thread) {
-        return Err(refuse_duration(thread, asked, location));
+        return Err(refuse(thread, asked, location, FrameKind::Future));
     }
     let now = clock::real_now();
     thread.now.set(now);
     if asked == 0 || thread.deadline.get() <= now {
-        return Err(refuse_duration(thread, asked, location));
+        return Err(refuse(thread, asked, location, FrameKind::Future));
     }
     Ok(Terms::lasting(asked, now, location, FrameKind::Future))
 }
@@ -113,12 +137,18 @@ pub(crate) fn admit_polled(
 #[cold]
 #[inline(never)]
 fn refuse_duration(thread: &Thread, asked: u64, location: &'static Location<'static>) -> TimeoutError {
+    refuse(thread, asked, location, FrameKind::Block).into_error(thread, None, Around::Thread)
+}
+
+#[cold]
+#[inline(never)]
+fn refuse(thread: &Thread, asked: u64, location: &'static Location<'static>, kind: FrameKind) -> Refused {
     // What this thread has seen, all see from now on.
-    is_over_by_clock(thread);
+    let by_surroundings = is_over_by_clock(thread);
     let now = clock::now();
-    let terms = Terms::lasting(asked, now, location, FrameKind::Block);
-    let end = (asked == 0).then_some(End { cause: Cause::Deadline, at: now, reason: None });
-    Scope::refusal(thread, &terms, None, end, Around::Thread)
+    let terms = Terms::lasting(asked, now, location, kind);
+    let own = asked == 0 && !by_surroundings;
+    Refused { terms, end: own.then_some(End { cause: Cause::Deadline, at: now, reason: None }) }
 }
 
 /// Admits any scope. Reads the clock.
@@ -129,7 +159,7 @@ pub(crate) fn admit(
     location: &'static Location<'static>,
     kind: FrameKind,
     around: Around<'_>,
-) -> Result<Admission, TimeoutError> {
+) -> Result<Admission, Refused> {
     match around {
         Around::Thread => point(thread, location),
         Around::Node(node) => point_of(node, location),
@@ -160,7 +190,7 @@ pub(crate) fn admit(
     let mut spending = None;
     let terms =
         |own, cause| Terms { asked: between(now, own), entered: now, location, kind, cause, unmeasured };
-    let refuse = |terms: Terms, end: Option<End>| Err(Scope::refusal(thread, &terms, extras, end, around));
+    let refuse = |terms: Terms, end: Option<End>| Err(Refused { terms, end });
 
     if let (Kind::Budget(budget), Some(extras)) = (limit.kind(), extras) {
         extras.duration.get_or_init(|| budget.left(now));
@@ -242,8 +272,13 @@ pub(super) fn node_of(
 ) -> Arc<Node> {
     let roams = terms.kind == FrameKind::Future;
     let node = Node::new(parent, info, terms.entered, terms.own(), terms.cause, roams);
-    if extras.is_some_and(|extras| extras.falls_back) {
-        node.fall_back();
+    if let Some(extras) = extras {
+        if extras.falls_back {
+            node.fall_back();
+        }
+        if !extras.grace.is_zero() {
+            node.set_grace(nanos(extras.grace));
+        }
     }
     node
 }

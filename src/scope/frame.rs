@@ -24,11 +24,14 @@ use std::time::Duration;
 
 use super::Extras;
 use super::entry::node_of;
+use super::over::Ending;
 use crate::error::{Cause, ScopeId, ScopeInfo};
 use crate::time::{NEVER, clock};
 use crate::token::node::{End, Node};
 use crate::watchdog;
 use crate::watchdog::slots::Thread;
+
+pub(crate) use errors::error_at;
 
 /// A scope that is open: the region of execution that a limit bounds.
 ///
@@ -73,6 +76,8 @@ impl Undo {
     const DEADLINE: Undo = Undo(1);
     /// The flag. Also: there is a node to close, or to keep with its future, as is an identity that was asked for.
     const FLAG: Undo = Undo(2);
+    /// Nothing; but an await in this poll has given the error.
+    const TOLD: Undo = Undo(4);
 
     #[inline(always)]
     fn and(self, other: Undo) -> Undo {
@@ -396,14 +401,15 @@ impl Scope {
         self.terms().info(self.id(), self.extras())
     }
 
-    /// The waker of the poll that it is open for.
-    pub(crate) fn polled_by(&self) -> Option<&Waker> {
+    /// Whether it is open for a poll that this waker polls again.
+    #[inline]
+    pub(crate) fn is_polled_with(&self, waker: &Waker) -> bool {
         if !self.kind.is_polled() || self.kind.is_shield() {
-            return None;
+            return false;
         }
         // SAFETY: frames of these kinds are given a waker: null, or that of the context of the poll that they are open
         // for.
-        unsafe { self.waker.assume_init().as_ref() }
+        unsafe { self.waker.assume_init().as_ref() }.is_some_and(|polled_by| polled_by.will_wake(waker))
     }
 
     /// How it ended itself by `now`, if it did.
@@ -418,15 +424,54 @@ impl Scope {
     /// Until when a future in this scope may be polled on, once it is over: the earliest end of the graces of those that
     /// are over.
     pub(crate) fn polled_until(&self, now: u64) -> u64 {
-        let grace = |scope: &Scope| scope.extras().map_or(0, |extras| crate::time::nanos(extras.grace));
-        let graces = self.visible().filter_map(|scope| Some(scope.end(now)?.at.saturating_add(grace(scope))));
-        // Who is told by others only has their grace; a handle has none to give.
-        graces.min().unwrap_or(now)
+        self.visible().filter_map(|scope| scope.graced_until(now)).min().unwrap_or(now)
     }
 
-    /// Whether the next scope that counts outwards is that of a future, which polls this one.
-    pub(crate) fn is_directly_in_future(&self) -> bool {
-        self.visible_outer().is_some_and(|outer| outer.kind.is_polled() && !outer.kind.is_shield())
+    /// When the grace of this scope ends, if it is over itself, or by the handle that it was entered with.
+    ///
+    /// The graces of the handle's scopes hold for it too; and it has its own for their end, since nobody else drops it.
+    fn graced_until(&self, now: u64) -> Option<u64> {
+        let grace = self.extras().map_or(0, |extras| crate::time::nanos(extras.grace));
+        let own = self.end(now).map(|end| end.at.saturating_add(grace));
+        let around = self.entered_from().and_then(|node| node.graced_until(now));
+        let around = around.map(|(end, until)| until.max(end.saturating_add(grace)));
+        own.into_iter().chain(around).min()
+    }
+
+    /// How the scopes end that are over here, for an await.
+    pub(super) fn ending(&self, now: u64) -> Ending {
+        let (mut in_poll, mut until, mut dropping) = (true, NEVER, None);
+        for scope in self.visible() {
+            in_poll &= scope.kind.is_polled();
+            let Some(graced) = scope.graced_until(now).filter(|_| !scope.kind.is_shield()) else { continue };
+            if graced > now {
+                until = until.min(graced);
+            } else if in_poll {
+                dropping = Some(scope);
+            }
+        }
+        match dropping {
+            Some(outermost) => {
+                let node = outermost.existing_node();
+                Ending::Drop { is_held_up: node.is_some_and(|node| node.has_shields()) }
+            }
+            None => Ending::CleanUp { until },
+        }
+    }
+
+    /// Whether an await in it has given the error in this poll.
+    pub(super) fn has_told(&self) -> bool {
+        self.undo.get().has(Undo::TOLD)
+    }
+
+    pub(super) fn set_told(&self) {
+        self.undo.set(self.undo.get().and(Undo::TOLD));
+    }
+
+    /// Whether a future around this one, in the same poll, is over and drops both.
+    pub(crate) fn is_dropped_by_outer(&self, now: u64) -> bool {
+        let in_poll = self.visible().take_while(|scope| scope.kind.is_polled() && !scope.kind.is_shield());
+        in_poll.skip(1).any(|outer| outer.graced_until(now).is_some_and(|until| until <= now))
     }
 
     /// The scopes around this place in the same poll, innermost first.

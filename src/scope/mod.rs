@@ -5,6 +5,7 @@ pub(crate) mod checkpoint;
 mod entry;
 pub(crate) mod frame;
 mod handle;
+pub(crate) mod over;
 mod shield;
 mod sleep;
 pub(crate) mod staged;
@@ -25,7 +26,7 @@ pub use builder::Timebox;
 pub use checkpoint::checkpoint_or_unwind;
 pub use checkpoint::{checkpoint, deadline, is_expired, remaining, require};
 use entry::admit_duration;
-pub(crate) use entry::{Admission, Spending, admit, admit_polled, linked_node};
+pub(crate) use entry::{Admission, Refused, Spending, admit, admit_polled, linked_node};
 pub use frame::Scope;
 pub use handle::{Handle, handle};
 pub use shield::shield;
@@ -164,8 +165,13 @@ pub(crate) fn run_any<R>(
     location: &'static Location<'static>,
     body: impl FnOnce(&Scope) -> R,
 ) -> Result<R, TimeoutError> {
+    if let Some(handle) = extras.and_then(|extras| extras.handle.as_ref()) {
+        return handle.run_within(limit, extras, location, body);
+    }
     Thread::with(|thread| {
-        let admission = admit(thread, limit, extras, location, frame::Kind::Block, frame::Around::Thread)?;
+        let around = frame::Around::Thread;
+        let admission = admit(thread, limit, extras, location, frame::Kind::Block, around)
+            .map_err(|refused| refused.into_error(thread, extras, around))?;
         enter(thread, admission, extras, body)
     })
 }

@@ -77,6 +77,8 @@ struct State {
     shields: Slab<u64>,
     /// The task that waits for the last of them.
     held_up: Option<Waker>,
+    /// How long a future in its scope is polled on, once it is over.
+    grace: u64,
     /// Whether somebody wants to know the last error that named it.
     falls_back: bool,
     raised: Option<TimeoutError>,
@@ -146,6 +148,7 @@ impl Node {
             suspensions: 0,
             shields: Slab::new(),
             held_up: None,
+            grace: 0,
             falls_back: false,
             raised: None,
         };
@@ -197,6 +200,33 @@ impl Node {
             _ if self.has_expired(now) => Some(End { cause: self.cause, at: self.deadline, reason: None }),
             told => told,
         }
+    }
+
+    /// Gives it the grace of its scope.
+    pub(crate) fn set_grace(&self, grace: u64) {
+        if let Some(mut state) = self.state.lock() {
+            state.grace = grace;
+        }
+    }
+
+    /// When the first of this node and those around it ended, and when the first of their graces ends; `None` if none is
+    /// over. Those with another clock have no grace here.
+    pub(crate) fn graced_until(self: &Arc<Self>, now: u64) -> Option<(u64, u64)> {
+        let mut first: Option<(u64, u64)> = None;
+        let mut add = |end: u64, until: u64| {
+            let (ended, graced) = first.unwrap_or((NEVER, NEVER));
+            first = Some((ended.min(end), graced.min(until)));
+        };
+        let current = Seam::current();
+        self.walk(|node| match node.end(now) {
+            Some(end) if node.seam.shares_clock(&current) => {
+                let grace = node.state.lock().map_or(0, |state| state.grace);
+                add(end.at, end.at.saturating_add(grace));
+            }
+            Some(_) => add(now, now),
+            None => {}
+        });
+        first.or_else(|| self.is_over().then_some((now, now)))
     }
 
     /// Calls `visit` with this node and those around it, innermost first.

@@ -12,13 +12,19 @@ use crate::token::node::{End, Node};
 use crate::token::trail::{Circumstances, Step, Trail};
 use crate::watchdog::slots::Thread;
 
+/// The error of the innermost scope of this thread, which is over; `None` if there is no scope.
+#[cold]
+pub(crate) fn error_at(thread: &Thread, location: &'static Location<'static>) -> Option<TimeoutError> {
+    innermost(thread, |scope| Some(scope?.error(Circumstances::at(location, clock::now()))))
+}
+
 impl Scope {
     fn step(&self, now: u64) -> Step {
         Step { info: self.info(), entered: self.entered, end: self.end(now), node: self.node.get().cloned() }
     }
 
     /// The scopes of the handle by which this one was entered.
-    fn entered_from(&self) -> Option<Arc<Node>> {
+    pub(super) fn entered_from(&self) -> Option<Arc<Node>> {
         if self.kind.is_entered() { self.node.get()?.parent() } else { None }
     }
 

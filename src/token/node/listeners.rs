@@ -98,6 +98,12 @@ impl Node {
         }
     }
 
+    #[cfg(not(timebox_loom))]
+    pub(crate) fn poll_hooks(self: &Arc<Self>, _waker: &Waker) -> std::task::Poll<()> {
+        self.await_hooks();
+        std::task::Poll::Ready(())
+    }
+
     /// Has a task woken when it is over; `None` if it is.
     pub(crate) fn add_waker(&self, waker: &Waker) -> Option<usize> {
         let waker = waker.clone();
@@ -148,6 +154,11 @@ impl Node {
         let held_up = if last { state.held_up.take() } else { None };
         drop(state);
         Found { wakers: held_up.into_iter().collect(), ..Found::default() }.hand_over();
+    }
+
+    /// Whether a shield is pending in its future.
+    pub(crate) fn has_shields(&self) -> bool {
+        self.state.lock().is_some_and(|state| !state.shields.is_empty())
     }
 
     /// Until when the shields that are pending in its future last; with the last of them the task is woken.

@@ -1,0 +1,112 @@
+//! What an await of this crate does in a scope that is over: whether it gives the error, or stays pending.
+//!
+//! - Beneath a future in the same poll that is about to be dropped it stays pending. A body never runs on after an await
+//!   because a scope around it has ended.
+//! - Within a grace, and in a block around a `block_on`, it gives the error, so that the body can clean up.
+//!
+//! An await that had begun before gives the error at once. One that begins when the scope is over already gives it once in
+//! a poll; then it stays pending. So a loop that ignores the error leaves its poll, and the grace can end it.
+
+use super::Scope;
+use super::frame::innermost;
+use crate::time::{NEVER, clock};
+use crate::watchdog::slots::Thread;
+
+/// How long an await waits to be dropped with the future around it, in nanoseconds. That one may be stuck in this very
+/// poll, in a `block_on`, and never come to that.
+pub(crate) const PATIENCE: u64 = 20_000_000;
+
+/// How long an await stays pending that would give the error too often, where no grace ends the wait.
+const PACE: u64 = 1_000_000;
+
+/// What an await remembers from poll to poll of the scopes that are over around it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Standing {
+    /// Whether it began in a scope that was not over.
+    began_in_time: bool,
+    /// Since when it stays pending in a scope that is over; 0 if it does not.
+    since: u64,
+}
+
+/// What an await is to do.
+pub(crate) enum Stand {
+    /// No scope around it is over.
+    GoOn,
+    /// It gives the error.
+    Fail,
+    /// It stays pending, and is polled again at this time.
+    Stay { until: u64 },
+}
+
+/// How the scopes end that are over around a place.
+pub(super) enum Ending {
+    /// A future in this poll is about to be dropped; or waits for a shield, or for its hooks.
+    Drop { is_held_up: bool },
+    /// The body may clean up until this time.
+    CleanUp { until: u64 },
+}
+
+impl Standing {
+    /// Looks at the scopes around an await.
+    pub(crate) fn look(&mut self, thread: &Thread) -> Stand {
+        innermost(thread, |scope| match scope {
+            Some(scope) if scope.is_over_by_clock(thread) => self.look_when_over(scope),
+            _ => {
+                *self = Self { began_in_time: true, since: 0 };
+                Stand::GoOn
+            }
+        })
+    }
+
+    /// Looks whether a future around this place is about to be dropped: then it is no time to begin with cleanup. Until
+    /// when to stay pending.
+    pub(crate) fn look_for_drop(&mut self, thread: &Thread) -> Option<u64> {
+        let now = clock::now();
+        innermost(thread, |scope| {
+            let scope = scope.filter(|scope| scope.is_over_by_clock(thread))?;
+            let Ending::Drop { is_held_up } = scope.ending(now) else { return None };
+            self.wait_for_drop(now, is_held_up)
+        })
+    }
+
+    #[cold]
+    fn look_when_over(&mut self, scope: &Scope) -> Stand {
+        let now = clock::now();
+        let until = match scope.ending(now) {
+            Ending::Drop { is_held_up } => self.wait_for_drop(now, is_held_up),
+            Ending::CleanUp { until } => self.wait_for_turn(scope, now, until),
+        };
+        if until.is_none() {
+            // The error is given: from now on this await is as one that begins here.
+            *self = Self::default();
+        }
+        until.map_or(Stand::Fail, |until| Stand::Stay { until })
+    }
+
+    /// Until when to wait for being dropped; `None` if that has not come.
+    fn wait_for_drop(&mut self, now: u64, is_held_up: bool) -> Option<u64> {
+        let until = if is_held_up { NEVER } else { self.pending_since(now).saturating_add(PATIENCE) };
+        (now < until).then_some(until)
+    }
+
+    /// Until when to wait before the error may be given; `None` if it may be given now.
+    fn wait_for_turn(&mut self, scope: &Scope, now: u64, until: u64) -> Option<u64> {
+        let polled = scope.polled().last();
+        // Where no future is polled it cannot be told where a poll begins: but an await that was pending is in another.
+        let is_polled_anew = polled.is_none() && self.since != 0 && self.since < now;
+        let told = polled.unwrap_or(scope);
+        if self.began_in_time || is_polled_anew || !told.has_told() {
+            told.set_told();
+            return None;
+        }
+        let paced = self.pending_since(now).saturating_add(PACE);
+        Some(if until == NEVER { paced.max(now + 1) } else { until })
+    }
+
+    fn pending_since(&mut self, now: u64) -> u64 {
+        if self.since == 0 {
+            self.since = now;
+        }
+        self.since
+    }
+}
