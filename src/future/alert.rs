@@ -5,10 +5,12 @@ use std::task::Waker;
 
 use crate::error::TimeoutError;
 use crate::scope::Scope;
+use crate::scope::frame::innermost;
 use crate::scope::over::{PATIENCE, Standing};
 use crate::time::NEVER;
 use crate::time::seam::Seam;
 use crate::token::node::Node;
+use crate::watchdog::slots::Thread;
 use crate::watchdog::{self, Timer};
 
 /// Wakes a task at a time, and when a node is over. Its owner takes both back with [`clear`](Alert::clear).
@@ -143,6 +145,32 @@ impl Alert {
             // yet to be made.
             Some(scope) => self.wake_by(Some(scope.node()), waker),
         }
+    }
+
+    /// Wakes the task of an await at `end`, or when a scope around it is over. `seam` has the clock of `end`.
+    pub(super) fn wake_await(&mut self, thread: &Thread, seam: &Seam, end: u64, waker: &Waker) {
+        let shares_clock = seam.shares_clock(&Seam::current());
+        // To clone and to drop a waker is foreign code: not while the frame of a scope is looked at.
+        let (deadline, node) = innermost(thread, |scope| {
+            let deadline = if shares_clock { thread.deadline.get() } else { NEVER };
+            match scope.filter(|scope| !(shares_clock && scope.is_polled_with(waker))) {
+                Some(scope) => (deadline, Some(Arc::clone(scope.node()))),
+                // The scope around wakes the task itself, if need be.
+                None => (NEVER, None),
+            }
+        });
+        // Also where the scope around wakes the task before: the future may be carried out of it.
+        self.wake_at_on(seam, end.min(deadline), waker);
+        if !self.wake_by(node.as_ref(), waker) {
+            // It is over by now: the next poll finds it so.
+            waker.wake_by_ref();
+        }
+    }
+
+    /// Wakes the task of an await that stays pending in a scope that is over.
+    pub(super) fn stay(&mut self, seam: &Seam, until: u64, waker: &Waker) {
+        self.wake_by(None, waker);
+        self.wake_at_on(seam, until, waker);
     }
 
     /// What an await remembers that is yet to begin.

@@ -228,8 +228,8 @@ where
             }
             if this.guard.hook.poll_revoke(cx.waker()).is_pending() {
                 match this.announced {
-                    Some(announced) => announced.follow(thread, NEVER),
-                    None => *this.announced = Some(Announced::to_scopes_around(thread, NEVER)),
+                    Some(announced) => announced.follow(thread, NEVER, NEVER),
+                    None => *this.announced = Some(Announced::to_scopes_around(thread, NEVER, NEVER)),
                 }
                 return Poll::Pending;
             }

@@ -43,6 +43,7 @@ mod polled;
 mod scoped;
 mod shield;
 mod sleep;
+mod wait;
 
 use std::future::{Future, IntoFuture};
 use std::panic::Location;
@@ -60,6 +61,7 @@ use scoped::Scoped;
 pub use interruptible::{Interruptible, interruptible};
 pub use shield::{Shield, shield};
 pub use sleep::{Sleep, sleep};
+pub use wait::{Wait, wait};
 
 /// Runs a future under a limit, as [`timeout`](crate::timeout()) does a block.
 ///

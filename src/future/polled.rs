@@ -148,6 +148,11 @@ impl Polled {
         self.terms().own()
     }
 
+    /// The time from when it was entered to that.
+    pub(super) fn asked(&self) -> u64 {
+        self.asked
+    }
+
     #[inline(always)]
     pub(super) fn location(&self) -> &'static Location<'static> {
         self.location
@@ -289,11 +294,7 @@ impl Rest {
     }
 
     #[cold]
-    fn enter(
-        &mut self,
-        thread: &Thread,
-        location: &'static Location<'static>,
-    ) -> Result<Terms, Refused> {
+    fn enter(&mut self, thread: &Thread, location: &'static Location<'static>) -> Result<Terms, Refused> {
         let extras = self.extras.as_ref();
         let handle = extras.and_then(|extras| extras.handle.as_ref());
         if handle.is_none() && self.seam.is_real() {

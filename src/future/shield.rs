@@ -24,8 +24,8 @@ use crate::watchdog::slots::Thread;
 ///
 /// As [`shield`](crate::shield()) does for blocks: inside, only the shield's limit counts, and what is opened within.
 /// While it is pending, an expired scope around it polls on, up to `max`, instead of dropping its future. The time
-/// begins with the first poll. Where the future around it is about to be dropped it does not begin: it protects work that
-/// is under way. For cleanup that begins when the time is up give the scope a [grace](crate::Timebox::grace).
+/// begins with the first poll. A shield that begins when the scope is over already holds that up until `max` has passed since
+/// its end: however many shields follow each other, a scope ends.
 ///
 /// Polled after its end it stays pending.
 ///
@@ -60,7 +60,6 @@ pub fn shield<F: IntoFuture>(max: Duration, future: F) -> Shield<F::IntoFuture> 
         max: longest(max),
         location: Location::caller(),
         seam: Seam::current(),
-        waiting: Alert::default(),
         opened: None,
         future: Some(future.into_future()),
     }
@@ -74,8 +73,6 @@ pub struct Shield<F> {
     location: &'static Location<'static>,
     /// Whose clock it follows: of where it was made, if that was under a test's, or else of its first poll.
     seam: Seam,
-    /// Wakes the task while it has not begun.
-    waiting: Alert,
     /// From the first poll on, until it is done.
     opened: Option<Opened>,
     #[pin]
@@ -99,7 +96,7 @@ pub(super) struct Announced(Vec<(Arc<Node>, usize)>);
 impl Announced {
     /// Tells the scopes around this poll, if they are others than before: the future has moved, or one of them has
     /// another node.
-    pub(super) fn follow(&mut self, thread: &Thread, until: u64) {
+    pub(super) fn follow(&mut self, thread: &Thread, until: u64, max: u64) {
         let same = innermost(thread, |scope| {
             let around = scope.into_iter().flat_map(Scope::polled).map(Scope::existing_node);
             around
@@ -107,17 +104,23 @@ impl Announced {
                 .eq(self.0.iter().map(|(node, _)| Some(Arc::as_ptr(node))))
         });
         if !same {
-            *self = Self::to_scopes_around(thread, until);
+            *self = Self::to_scopes_around(thread, until, max);
         }
     }
 
-    pub(super) fn to_scopes_around(thread: &Thread, until: u64) -> Self {
+    /// Until `until`; a scope that is over already for no longer than `max` after its end.
+    pub(super) fn to_scopes_around(thread: &Thread, until: u64, max: u64) -> Self {
+        let now = clock::now();
         innermost(thread, |scope| {
             let seam = Seam::current();
             let announce = |scope: &Scope| {
                 let node = scope.node();
-                // By another clock it lasts until it says otherwise.
-                let until = if node.seam.shares_clock(&seam) { until } else { NEVER };
+                let until = if node.seam.shares_clock(&seam) {
+                    scope.over_since(now).map_or(until, |end| until.min(end.saturating_add(max)))
+                } else {
+                    // By another clock it lasts until it says otherwise.
+                    NEVER
+                };
                 Some((Arc::clone(node), node.add_shield(until)?))
             };
             Self(scope.into_iter().flat_map(Scope::polled).filter_map(announce).collect())
@@ -152,14 +155,7 @@ impl<F: Future> Future for Shield<F> {
                     opened.follow(thread);
                     opened
                 }
-                None => {
-                    if let Some(until) = this.waiting.standing().look_for_drop(thread) {
-                        this.waiting.wake_at(until, cx.waker());
-                        return Poll::Pending;
-                    }
-                    this.waiting.clear();
-                    this.opened.insert(Opened::new(thread, max, location))
-                }
+                None => this.opened.insert(Opened::new(thread, max, location)),
             };
             let poll = opened.polled.open(thread, ptr::null(), false, |_| {
                 let poll = this.future.as_mut().as_pin_mut().map_or(Poll::Pending, |future| future.poll(cx));
@@ -200,7 +196,7 @@ impl Opened {
         if max.is_zero() {
             watchdog::global().reach(now);
         }
-        let announced = Announced::to_scopes_around(thread, own);
+        let announced = Announced::to_scopes_around(thread, own, nanos(max));
         let terms = Terms::measured(own, now, location, Kind::FutureShield);
         let polled = Polled::entered(terms);
         Self { polled, alert: Alert::default(), announced, spent: false, suspended }
@@ -209,7 +205,7 @@ impl Opened {
     /// It hides what is around this poll.
     fn follow(&mut self, thread: &Thread) {
         if !self.spent {
-            self.announced.follow(thread, self.polled.own());
+            self.announced.follow(thread, self.polled.own(), self.polled.asked());
         }
         self.suspended.follow(thread);
     }
@@ -225,7 +221,6 @@ impl Drop for Opened {
 impl<F> PinnedDrop for Shield<F> {
     fn drop(self: Pin<&mut Self>) {
         let mut this = self.project();
-        this.waiting.clear();
         if let Some(opened) = this.opened
             && this.future.as_mut().as_pin_mut().is_some()
         {

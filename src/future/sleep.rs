@@ -1,17 +1,16 @@
 use std::future::Future;
 use std::panic::Location;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use super::alert::Alert;
 use crate::error::TimeoutError;
-use crate::scope::frame::{error_at, innermost};
+use crate::scope::frame::error_at;
 use crate::scope::over::{Stand, Standing};
 use crate::scope::staged::point;
 use crate::time::seam::Seam;
-use crate::time::{NEVER, clock, nanos};
+use crate::time::{clock, nanos};
 use crate::watchdog::slots::Thread;
 
 /// Sleeps, but no longer than the scope lasts in which it is polled. The time begins with the first poll.
@@ -98,36 +97,11 @@ impl Future for Sleep {
                 return Poll::Pending;
             }
             match stand {
-                Stand::Stay { until } => {
-                    this.alert.wake_by(None, cx.waker());
-                    this.alert.wake_at_on(&this.seam, end.min(until), cx.waker());
-                }
-                _ => this.wait(thread, end, cx.waker()),
+                Stand::Stay { until } => this.alert.stay(&this.seam, end.min(until), cx.waker()),
+                _ => this.alert.wake_await(thread, &this.seam, end, cx.waker()),
             }
             Poll::Pending
         })
-    }
-}
-
-impl Sleep {
-    /// Has the task woken at the end, or when a scope is over.
-    fn wait(&mut self, thread: &Thread, end: u64, waker: &Waker) {
-        let shares_clock = self.seam.shares_clock(&Seam::current());
-        // To clone and to drop a waker is foreign code: not while the frame of a scope is looked at.
-        let (deadline, node) = innermost(thread, |scope| {
-            let deadline = if shares_clock { thread.deadline.get() } else { NEVER };
-            match scope.filter(|scope| !(shares_clock && scope.is_polled_with(waker))) {
-                Some(scope) => (deadline, Some(Arc::clone(scope.node()))),
-                // The scope around wakes the task itself, if need be.
-                None => (NEVER, None),
-            }
-        });
-        // Also where the scope around wakes the task before: the future may be carried out of it.
-        self.alert.wake_at_on(&self.seam, end.min(deadline), waker);
-        if !self.alert.wake_by(node.as_ref(), waker) {
-            // It is over by now: the next poll finds it so.
-            waker.wake_by_ref();
-        }
     }
 }
 

@@ -53,6 +53,14 @@ impl Refused {
 /// A budget that a scope has entered; it is left on drop.
 pub(crate) struct Spending(Arc<dyn Budget>);
 
+impl Spending {
+    /// Enters it: until when it lasts, which is `now` if nothing is left.
+    fn begin(budget: &Arc<dyn Budget>, now: u64) -> (u64, Option<Self>) {
+        let deadline = budget.enter(now);
+        (deadline.unwrap_or(now), deadline.is_some().then(|| Self(Arc::clone(budget))))
+    }
+}
+
 impl Drop for Spending {
     fn drop(&mut self) {
         self.0.leave();
@@ -180,12 +188,8 @@ pub(crate) fn admit(
         Around::Node(node) if timed(node) => node.effective_deadline(),
         Around::Node(_) => NEVER,
     };
-    let unmeasured = matches!(limit.kind(), Kind::None | Kind::At(_));
-    let mut own = match limit.kind() {
-        Kind::After(duration) if enabled => now.saturating_add(nanos(*duration)),
-        Kind::At(deadline) if enabled => deadline.as_nanos(),
-        _ => NEVER,
-    };
+    let unmeasured = is_unmeasured(limit);
+    let mut own = if enabled { own_deadline(limit, now) } else { NEVER };
     let mut cause = Cause::Deadline;
     let mut spending = None;
     let terms =
@@ -227,9 +231,8 @@ pub(crate) fn admit(
         return refuse(terms(own, cause), Some(end));
     }
     if enabled && let Kind::Budget(budget) = limit.kind() {
-        let deadline = budget.enter(now);
-        spending = deadline.is_some().then(|| Spending(Arc::clone(budget)));
-        let deadline = deadline.unwrap_or(now);
+        let deadline;
+        (deadline, spending) = Spending::begin(budget, now);
         if deadline <= own {
             own = deadline;
             cause = Cause::Quota;
@@ -254,6 +257,38 @@ pub(crate) fn admit(
         linked_node(parent.as_ref(), &terms, extras)
     });
     Ok(Admission { terms, effective, node, spending })
+}
+
+/// The deadline that a limit becomes at `now`, but for a quota's.
+fn own_deadline(limit: &Limit, now: u64) -> u64 {
+    match limit.kind() {
+        Kind::After(duration) => now.saturating_add(nanos(*duration)),
+        Kind::At(deadline) => deadline.as_nanos(),
+        Kind::None | Kind::Budget(_) => NEVER,
+    }
+}
+
+/// Whether a limit is no duration.
+fn is_unmeasured(limit: &Limit) -> bool {
+    matches!(limit.kind(), Kind::None | Kind::At(_))
+}
+
+/// The terms of a wait that begins `now`, for which no scope is opened.
+pub(crate) fn begin_wait(
+    limit: &Limit,
+    now: u64,
+    location: &'static Location<'static>,
+) -> (Terms, Option<Spending>) {
+    let (mut own, mut cause, mut spending) = (NEVER, Cause::Deadline, None);
+    if is_enabled() {
+        own = own_deadline(limit, now);
+        if let Kind::Budget(budget) = limit.kind() {
+            cause = Cause::Quota;
+            (own, spending) = Spending::begin(budget, now);
+        }
+    }
+    let (asked, unmeasured) = (between(now, own), is_unmeasured(limit));
+    (Terms { asked, entered: now, location, kind: FrameKind::Future, cause, unmeasured }, spending)
 }
 
 /// A node with these terms, which the tokens in the extras cancel.

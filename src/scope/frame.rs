@@ -438,6 +438,13 @@ impl Scope {
         own.into_iter().chain(around).min()
     }
 
+    /// Since when it is over, itself or by the handle that it was entered with.
+    pub(crate) fn over_since(&self, now: u64) -> Option<u64> {
+        let around = self.entered_from().and_then(|node| node.graced_until(now));
+        let own = self.end(now).map(|end| end.at);
+        own.into_iter().chain(around.map(|(end, _)| end)).min()
+    }
+
     /// How the scopes end that are over here, for an await.
     pub(super) fn ending(&self, now: u64) -> Ending {
         let (mut in_poll, mut until, mut dropping) = (true, NEVER, None);

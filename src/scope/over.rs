@@ -58,17 +58,6 @@ impl Standing {
         })
     }
 
-    /// Looks whether a future around this place is about to be dropped: then it is no time to begin with cleanup. Until
-    /// when to stay pending.
-    pub(crate) fn look_for_drop(&mut self, thread: &Thread) -> Option<u64> {
-        let now = clock::now();
-        innermost(thread, |scope| {
-            let scope = scope.filter(|scope| scope.is_over_by_clock(thread))?;
-            let Ending::Drop { is_held_up } = scope.ending(now) else { return None };
-            self.wait_for_drop(now, is_held_up)
-        })
-    }
-
     #[cold]
     fn look_when_over(&mut self, scope: &Scope) -> Stand {
         let now = clock::now();

@@ -96,13 +96,20 @@ async fn a_scope_over_at_entry_does_not_poll_its_future() {
         let error = builder.run_future_value(not_polled()).await.unwrap_err();
         assert!(!error.started() && error.settled());
     }
-    future::timeout_value(LONG, async {
+    let in_a_grace = Timebox::new(LONG).grace(LONG).run_future_value(async {
         token().cancel();
         let error = future::timeout_value(LONG, not_polled()).await.unwrap_err();
         assert!(!error.started() && error.is_cancelled());
-    })
-    .await
-    .unwrap();
+    });
+    in_a_grace.await.unwrap();
+    // Without a grace the future around it is dropped where it stands.
+    let error = future::timeout_value(LONG, async {
+        token().cancel();
+        let _ = future::timeout_value(LONG, not_polled()).await;
+        unreachable!("a body does not run on after an await because its scope is over");
+    });
+    let error = error.await.unwrap_err();
+    assert!(error.started() && !error.settled() && error.is_cancelled());
 }
 
 async fn a_ready_value_wins_over_a_passed_deadline() {

@@ -99,12 +99,24 @@ impl Scope {
         end: Option<End>,
         around: Around<'_>,
     ) -> TimeoutError {
-        let now = clock::now();
-        let location = terms.location;
+        let how = Circumstances { started: false, ..Circumstances::at(terms.location, clock::now()) };
+        Self::error_without_frame(thread, terms, extras, end, around, how)
+    }
+
+    /// The error of something that has a limit and no frame.
+    #[cold]
+    pub(crate) fn error_without_frame(
+        thread: &Thread,
+        terms: &Terms,
+        extras: Option<&Extras>,
+        end: Option<End>,
+        around: Around<'_>,
+        how: Circumstances,
+    ) -> TimeoutError {
+        let now = how.now;
         let id = ScopeId::next();
         let info = terms.info(id, extras);
         let mut trail = Trail::from(Step { info, entered: terms.entered, end, node: None }, now);
-        let how = Circumstances { started: false, ..Circumstances::at(location, now) };
         innermost(thread, |scope| {
             match (around, scope) {
                 (Around::Node(node), _) => trail.add_nodes(node, now),
