@@ -170,7 +170,7 @@ impl Terms {
 
     /// What is told of a scope with these terms.
     pub(crate) fn info(&self, id: ScopeId, extras: Option<&Extras>) -> ScopeInfo {
-        let label = extras.and_then(|extras| extras.label.clone());
+        let label = extras.and_then(|extras| extras.options.label.clone());
         ScopeInfo { id, label, location: self.location, limit: self.limit(extras) }
     }
 
@@ -418,7 +418,8 @@ impl Scope {
     /// Until when a future in this scope may be polled on, once it is over: the earliest end of the graces of those that
     /// are over.
     pub(crate) fn polled_until(&self, now: u64) -> u64 {
-        let grace = |scope: &Scope| scope.extras().map_or(0, |extras| crate::time::nanos(extras.grace));
+        let grace =
+            |scope: &Scope| scope.extras().map_or(0, |extras| crate::time::nanos(extras.options.grace));
         let graces = self.visible().filter_map(|scope| Some(scope.end(now)?.at.saturating_add(grace(scope))));
         // Who is told by others only has their grace; a handle has none to give.
         graces.min().unwrap_or(now)
@@ -547,7 +548,7 @@ pub(crate) enum Around<'a> {
 impl std::fmt::Debug for Scope {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let mut debug = f.debug_struct("Scope");
-        if let Some(label) = self.extras().and_then(|extras| extras.label.as_deref()) {
+        if let Some(label) = self.extras().and_then(|extras| extras.options.label.as_deref()) {
             debug.field("label", &label);
         }
         let deadline = Thread::with(|thread| self.effective(thread));
