@@ -242,7 +242,7 @@ impl Timebox {
         F: IntoFuture<Output = Result<T, E>>,
         E: From<TimeoutError>,
     {
-        let Self { limit, extras } = self;
+        let (limit, extras) = self.into_parts();
         Timeout { scoped: Scoped::new(Polled::with(limit, extras, Location::caller()), future.into_future()) }
     }
 
@@ -265,7 +265,7 @@ impl Timebox {
         location: &'static Location<'static>,
         future: F,
     ) -> TimeoutValue<F> {
-        let Self { limit, extras } = self;
+        let (limit, extras) = self.into_parts();
         TimeoutValue { scoped: Scoped::new(Polled::with(limit, extras, location), future) }
     }
 }

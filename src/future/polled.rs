@@ -277,7 +277,7 @@ impl Polled {
 impl Rest {
     #[cold]
     fn boxed(limit: Limit, extras: Option<Extras>, terms: Option<Terms>) -> Box<Self> {
-        let handle = extras.as_ref().and_then(|extras| extras.handle.as_ref());
+        let handle = extras.as_ref().and_then(|extras| extras.options.handle.as_ref());
         let seam = handle.map_or_else(Seam::current, |handle| handle.node().seam.clone());
         let under = Under::unchanged();
         Box::new(Self { seam, limit, extras, terms, id: None, node: None, spending: None, under })
@@ -296,7 +296,7 @@ impl Rest {
     #[cold]
     fn enter(&mut self, thread: &Thread, location: &'static Location<'static>) -> Result<Terms, Refused> {
         let extras = self.extras.as_ref();
-        let handle = extras.and_then(|extras| extras.handle.as_ref());
+        let handle = extras.and_then(|extras| extras.options.handle.as_ref());
         if handle.is_none() && self.seam.is_real() {
             self.seam = Seam::current();
         }
@@ -324,7 +324,7 @@ impl Rest {
     #[cold]
     fn refusal(&self, thread: &Thread, refused: Refused) -> TimeoutError {
         let extras = self.extras.as_ref();
-        let handle = extras.and_then(|extras| extras.handle.as_ref());
+        let handle = extras.and_then(|extras| extras.options.handle.as_ref());
         let outer = self.outer_of_another_clock(thread);
         let _under = under(thread, &self.seam);
         let around = handle.map(|handle| handle.node()).or(outer.as_ref());
@@ -373,7 +373,7 @@ impl Rest {
                 if node.is_over() && !node.is_over_still() {
                     // It was told so by surroundings that it has left: what is asked for from now on is not over.
                     node.settle();
-                    let extras = self.extras.as_ref().filter(|extras| !extras.tokens.is_empty());
+                    let extras = self.extras.as_ref().filter(|extras| !extras.options.tokens.is_empty());
                     let anew = |scope: Option<&Scope>| linked_node(scope.map(Scope::node), &terms, extras);
                     self.node = extras.map(|_| innermost(thread, anew));
                 }

@@ -29,24 +29,42 @@ use crate::token::node::Node;
 ///     });
 /// assert_eq!(answer.unwrap(), "fresh");
 /// ```
-#[derive(Debug)]
+///
+/// Each run enters a scope of its own, so one that is configured can be kept and cloned, in a client or a retry loop:
+///
+/// ```
+/// use std::time::Duration;
+/// use timebox::Timebox;
+///
+/// let attempt = Timebox::new(Duration::from_secs(1)).label("attempt");
+/// for _ in 0..3 {
+///     attempt.clone().run(|scope| scope.checkpoint()).unwrap();
+/// }
+/// ```
+#[derive(Clone, Debug)]
 #[must_use = "a timebox does nothing until something is run in it"]
 pub struct Timebox {
-    pub(crate) limit: Limit,
-    pub(crate) extras: Extras,
+    limit: Limit,
+    options: Options,
 }
 
-/// What only scopes from the builder have.
-#[derive(Debug, Default)]
-pub(crate) struct Extras {
-    /// What was asked for, if it was a duration; for a quota what it had left on entry.
-    pub(crate) duration: OnceLock<Duration>,
+/// What the builder sets: the same for each run.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Options {
     pub(crate) label: Option<Cow<'static, str>>,
     pub(crate) reserve: Duration,
     pub(crate) grace: Duration,
     pub(crate) tokens: Vec<CancellationToken>,
-    /// The handle by which a future's scope is entered.
+    /// The handle beneath whose scopes it is entered.
     pub(crate) handle: Option<Handle>,
+}
+
+/// What only scopes from the builder have: the options, and the state of one run.
+#[derive(Debug, Default)]
+pub(crate) struct Extras {
+    pub(crate) options: Options,
+    /// What was asked for, if it was a duration; for a quota what it had left on entry.
+    pub(crate) duration: OnceLock<Duration>,
     /// The last error that named the scope, for `run_or_else`.
     raised: Mutex<Option<TimeoutError>>,
     /// Whether its node is to remember it too.
@@ -54,8 +72,18 @@ pub(crate) struct Extras {
 }
 
 impl Extras {
+    /// Those of one run with these options, under this limit.
+    pub(crate) fn new(limit: &Limit, options: Options) -> Self {
+        let duration = if let Kind::After(duration) = limit.kind() {
+            OnceLock::from(*duration)
+        } else {
+            OnceLock::new()
+        };
+        Self { options, duration, ..Self::default() }
+    }
+
     pub(crate) fn entered_by(handle: Handle) -> Self {
-        Self { handle: Some(handle), ..Self::default() }
+        Self { options: Options { handle: Some(handle), ..Options::default() }, ..Self::default() }
     }
 
     pub(crate) fn set_raised(&self, error: &TimeoutError) {
@@ -84,37 +112,38 @@ impl Drop for KeepsNode<'_> {
 impl Timebox {
     /// A scope with this limit.
     pub fn new(limit: impl Into<Limit>) -> Self {
-        let limit = limit.into();
-        let duration = if let Kind::After(duration) = limit.kind() {
-            OnceLock::from(*duration)
-        } else {
-            OnceLock::new()
-        };
-        Self { limit, extras: Extras { duration, ..Extras::default() } }
+        Self { limit: limit.into(), options: Options::default() }
+    }
+
+    /// The limit, and what one run needs besides.
+    pub(crate) fn into_parts(self) -> (Limit, Extras) {
+        let Self { limit, options } = self;
+        let extras = Extras::new(&limit, options);
+        (limit, extras)
     }
 
     /// A name, shown in errors and reports. An empty one is none.
     pub fn label(mut self, label: impl Into<Cow<'static, str>>) -> Self {
-        self.extras.label = Some(label.into()).filter(|label| !label.is_empty());
+        self.options.label = Some(label.into()).filter(|label| !label.is_empty());
         self
     }
 
     /// Keeps time for what comes after: the deadline is at the latest the surrounding scope's less this.
     pub fn reserve(mut self, duration: Duration) -> Self {
-        self.extras.reserve = duration;
+        self.options.reserve = duration;
         self
     }
 
     /// For a future: once the scope is over, how long it is polled on, so that it can end by itself, before it is
     /// dropped.
     pub fn grace(mut self, duration: Duration) -> Self {
-        self.extras.grace = duration;
+        self.options.grace = duration;
         self
     }
 
     /// The scope is also over when this token is. May be called more than once.
     pub fn cancel_on(mut self, token: &CancellationToken) -> Self {
-        self.extras.tokens.push(token.clone());
+        self.options.tokens.push(token.clone());
         self
     }
 
@@ -128,8 +157,8 @@ impl Timebox {
     where
         E: From<TimeoutError>,
     {
-        run_any(&self.limit, Some(&self.extras), Location::caller(), body)
-            .unwrap_or_else(|error| Err(E::from(error)))
+        let (limit, extras) = self.into_parts();
+        run_any(&limit, Some(&extras), Location::caller(), body).unwrap_or_else(|error| Err(E::from(error)))
     }
 
     /// Runs a block that is not a `Result`, as [`timeout_value`](crate::timeout_value) does.
@@ -139,7 +168,8 @@ impl Timebox {
     /// If the body was not started, or was unwound by a checkpoint.
     #[track_caller]
     pub fn run_value<T>(self, body: impl FnOnce(&Scope) -> T) -> Result<T, TimeoutError> {
-        run_any(&self.limit, Some(&self.extras), Location::caller(), body)
+        let (limit, extras) = self.into_parts();
+        run_any(&limit, Some(&extras), Location::caller(), body)
     }
 
     /// Runs a block, and something cheaper if the block's own time runs out.
@@ -153,16 +183,17 @@ impl Timebox {
     /// Those of the body that pass through, and those of the fallback.
     #[track_caller]
     pub fn run_or_else<T, E>(
-        mut self,
+        self,
         body: impl FnOnce(&Scope) -> Result<T, E>,
         fallback: impl FnOnce(TimeoutError) -> Result<T, E>,
     ) -> Result<T, E>
     where
         E: From<TimeoutError>,
     {
-        self.extras.falls_back = true;
+        let (limit, mut extras) = self.into_parts();
+        extras.falls_back = true;
         let mut node = None;
-        let result = run_any(&self.limit, Some(&self.extras), Location::caller(), |scope| {
+        let result = run_any(&limit, Some(&extras), Location::caller(), |scope| {
             let _keeps = KeepsNode { scope, node: &mut node };
             body(scope)
         });
@@ -172,7 +203,7 @@ impl Timebox {
             Err(error) => E::from(error),
         };
         // The last: once there was a node, it was told of all, those of tokens and on other threads too.
-        match node.and_then(|node| node.take_raised()).or_else(|| self.extras.take_raised()) {
+        match node.and_then(|node| node.take_raised()).or_else(|| extras.take_raised()) {
             Some(timed_out) => {
                 drop(error);
                 fallback(timed_out)

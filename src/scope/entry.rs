@@ -210,14 +210,14 @@ pub(crate) fn admit(
     }
     // Of its own causes the earliest is named; a cancel at the very deadline is not earlier.
     let mut ends: Vec<End> = Vec::new();
-    let reserve = extras.map_or(Duration::ZERO, |extras| extras.reserve);
+    let reserve = extras.map_or(Duration::ZERO, |extras| extras.options.reserve);
     if enabled && reserve > Duration::ZERO && outer != NEVER {
         own = own.min(outer.saturating_sub(nanos(reserve)));
     }
     if own <= now {
         ends.push(End { cause: Cause::Deadline, at: own, reason: None });
     }
-    for token in extras.map_or(&[][..], |extras| &extras.tokens) {
+    for token in extras.map_or(&[][..], |extras| &extras.options.tokens) {
         let over = token.node().expire(now);
         let end = token.node().told_by().or_else(|| {
             // Told by surroundings that its scope has left.
@@ -248,7 +248,7 @@ pub(crate) fn admit(
         Around::Node(_) => NEVER,
     });
     let terms = terms(own, cause);
-    let linked = extras.is_some_and(|extras| !extras.tokens.is_empty());
+    let linked = extras.is_some_and(|extras| !extras.options.tokens.is_empty());
     let node = (linked || matches!(around, Around::Node(_))).then(|| {
         let parent = match around {
             Around::Node(node) => Some(Arc::clone(node)),
@@ -294,7 +294,7 @@ pub(crate) fn begin_wait(
 /// A node with these terms, which the tokens in the extras cancel.
 pub(crate) fn linked_node(parent: Option<&Arc<Node>>, terms: &Terms, extras: Option<&Extras>) -> Arc<Node> {
     let node = node_of(parent, terms.info(ScopeId::next(), extras), terms, extras);
-    extras.iter().flat_map(|extras| &extras.tokens).for_each(|token| node.link(token.node()));
+    extras.iter().flat_map(|extras| &extras.options.tokens).for_each(|token| node.link(token.node()));
     node
 }
 
@@ -311,8 +311,8 @@ pub(super) fn node_of(
         if extras.falls_back {
             node.fall_back();
         }
-        if !extras.grace.is_zero() {
-            node.set_grace(nanos(extras.grace));
+        if !extras.options.grace.is_zero() {
+            node.set_grace(nanos(extras.options.grace));
         }
     }
     node

@@ -175,7 +175,7 @@ impl Terms {
 
     /// What is told of a scope with these terms.
     pub(crate) fn info(&self, id: ScopeId, extras: Option<&Extras>) -> ScopeInfo {
-        let label = extras.and_then(|extras| extras.label.clone());
+        let label = extras.and_then(|extras| extras.options.label.clone());
         ScopeInfo { id, label, location: self.location, limit: self.limit(extras) }
     }
 
@@ -431,7 +431,7 @@ impl Scope {
     ///
     /// The graces of the handle's scopes hold for it too; and it has its own for their end, since nobody else drops it.
     fn graced_until(&self, now: u64) -> Option<u64> {
-        let grace = self.extras().map_or(0, |extras| crate::time::nanos(extras.grace));
+        let grace = self.extras().map_or(0, |extras| crate::time::nanos(extras.options.grace));
         let own = self.end(now).map(|end| end.at.saturating_add(grace));
         let around = self.entered_from().and_then(|node| node.graced_until(now));
         let around = around.map(|(end, until)| until.max(end.saturating_add(grace)));
@@ -599,7 +599,7 @@ pub(crate) enum Around<'a> {
 impl std::fmt::Debug for Scope {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let mut debug = f.debug_struct("Scope");
-        if let Some(label) = self.extras().and_then(|extras| extras.label.as_deref()) {
+        if let Some(label) = self.extras().and_then(|extras| extras.options.label.as_deref()) {
             debug.field("label", &label);
         }
         let deadline = Thread::with(|thread| self.effective(thread));

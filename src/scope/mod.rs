@@ -165,7 +165,7 @@ pub(crate) fn run_any<R>(
     location: &'static Location<'static>,
     body: impl FnOnce(&Scope) -> R,
 ) -> Result<R, TimeoutError> {
-    if let Some(handle) = extras.and_then(|extras| extras.handle.as_ref()) {
+    if let Some(handle) = extras.and_then(|extras| extras.options.handle.as_ref()) {
         return handle.run_within(limit, extras, location, body);
     }
     Thread::with(|thread| {

@@ -214,7 +214,7 @@ fn reached(thread: &Thread, location: &'static Location<'static>) {
             }
             Verdict::ExpireLabelled(label) => {
                 let is_meant = |scope: &&Scope| {
-                    scope.extras().is_some_and(|extras| extras.label.as_deref() == Some(&*label))
+                    scope.extras().is_some_and(|extras| extras.options.label.as_deref() == Some(&*label))
                 };
                 scope.stack().filter(is_meant).for_each(|scope| scope.node().expire_early());
                 // Those around a handle are not on this thread.

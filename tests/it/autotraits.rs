@@ -41,7 +41,7 @@ fn values_go_anywhere() {
         Deadline: Send Sync Unpin UnwindSafe RefUnwindSafe Copy Ord;
         Limit: Send Sync Unpin UnwindSafe RefUnwindSafe Clone;
         Outcome<u32>: Send Sync Unpin UnwindSafe RefUnwindSafe;
-        Timebox: Send Sync Unpin UnwindSafe RefUnwindSafe;
+        Timebox: Send Sync Unpin UnwindSafe RefUnwindSafe Clone;
     }
 }
 

@@ -6,8 +6,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use timebox::{
-    Cause, Deadline, Limit, Timebox, TimeoutError, checkpoint, deadline, handle, interruptible, is_expired,
-    on_cancel, remaining, require, sleep, timeout, timeout_value, token, with_timeout,
+    Cause, Deadline, Limit, Quota, Timebox, TimeoutError, checkpoint, deadline, handle, interruptible,
+    is_expired, on_cancel, remaining, require, sleep, timeout, timeout_value, token, with_timeout,
 };
 
 use crate::support::{Failure, HANG, LONG, SHORT, outlast, wait_for};
@@ -19,6 +19,39 @@ fn a_limit_counts_from_entry_not_from_the_builder() {
     thread::sleep(SHORT);
     let deadline = builder.run(|scope| Ok::<_, TimeoutError>(scope.deadline())).unwrap();
     assert!(deadline >= Deadline::at(made + LONG + SHORT / 2));
+}
+
+#[test]
+fn each_run_of_a_cloned_timebox_enters_anew() {
+    let configured = Timebox::new(LONG).label("attempt");
+    let enter = || configured.clone().run(|scope| Ok::<_, TimeoutError>((scope.id(), scope.deadline())));
+    let first = enter().unwrap();
+    thread::sleep(SHORT);
+    let second = enter().unwrap();
+    assert_ne!(first.0, second.0);
+    assert!(first.1 < second.1);
+}
+
+#[test]
+fn a_run_of_a_cloned_timebox_tells_nothing_to_the_next() {
+    let quota = Quota::new(LONG);
+    let configured = Timebox::new(&quota).label("attempt");
+    let lack = |timebox: Timebox| timebox.run(|_| require(2 * LONG)).unwrap_err();
+    let first = lack(configured.clone());
+    thread::sleep(SHORT);
+    let second = lack(configured.clone());
+    assert_eq!((first.label(), second.label()), (Some("attempt"), Some("attempt")));
+    assert!(
+        second.limit().unwrap() <= first.limit().unwrap(),
+        "each has what the quota had left on its entry"
+    );
+
+    // The fallback of one run is not told of the error of another.
+    let own = configured.clone().run_or_else(|_| Err(Failure::Own("mine")), |_| Ok(()));
+    assert!(matches!(own, Err(Failure::Own("mine"))), "{own:?}");
+    let fallback =
+        configured.run_or_else(|_| Err(Failure::Timebox(require(2 * LONG).unwrap_err())), |_| Ok(()));
+    assert!(fallback.is_ok(), "{fallback:?}");
 }
 
 #[test]
