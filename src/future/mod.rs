@@ -39,6 +39,7 @@
 
 mod alert;
 mod interruptible;
+mod or_else;
 mod polled;
 mod scoped;
 mod shield;
@@ -59,6 +60,7 @@ use polled::Polled;
 use scoped::Scoped;
 
 pub use interruptible::{Interruptible, interruptible};
+pub use or_else::TimeoutOrElse;
 pub use shield::{Shield, shield};
 pub use sleep::{Sleep, sleep};
 pub use wait::{Wait, wait};
@@ -145,7 +147,7 @@ where
 
     #[inline(always)]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        self.project().scoped.poll(cx, |output| output, |error| Err(E::from(error)))
+        self.project().scoped.poll(cx, |output| output, E::from, |_| ())
     }
 }
 
@@ -163,7 +165,7 @@ impl<F: Future> Future for TimeoutValue<F> {
 
     #[inline(always)]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        self.project().scoped.poll(cx, Ok, Err)
+        self.project().scoped.poll(cx, Ok, |error| error, |_| ())
     }
 }
 

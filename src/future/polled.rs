@@ -240,6 +240,14 @@ impl Polled {
         self.rest = Seldom::some(rest);
     }
 
+    /// The last error that named it, if it was asked to remember that.
+    pub(super) fn take_raised(&mut self) -> Option<TimeoutError> {
+        let rest = self.rest.get()?;
+        // Once there was a node, it was told of all.
+        let told = rest.node.as_ref().and_then(|node| node.take_raised());
+        told.or_else(|| rest.extras.as_ref()?.take_raised())
+    }
+
     /// Leaves the scope, when its future is done: its hooks end.
     #[inline(always)]
     pub(super) fn leave(&mut self) {

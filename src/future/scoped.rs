@@ -37,26 +37,29 @@ impl<F: Future> Scoped<F> {
         Self { polled, alert: ManuallyDrop::new(Alert::default()), future: Some(future) }
     }
 
-    /// Polls the future in its scope. `done` and `failed` make the output, here, where it need not be moved again.
+    /// Polls the future in its scope. `done` and `failed` make the output, here, where it need not be moved again;
+    /// `leaving` sees the scope at its end.
     #[inline(always)]
-    pub(super) fn poll<T>(
+    pub(super) fn poll<T, E>(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-        done: impl Fn(F::Output) -> T,
-        failed: impl Fn(TimeoutError) -> T,
-    ) -> Poll<T> {
+        done: impl Fn(F::Output) -> Result<T, E>,
+        failed: impl Fn(TimeoutError) -> E,
+        leaving: impl FnOnce(&mut Polled),
+    ) -> Poll<Result<T, E>> {
         // Not a closure with all that in it: what one captures goes through memory.
-        Thread::with(|thread| self.poll_on(thread, cx, done, failed))
+        Thread::with(|thread| self.poll_on(thread, cx, done, failed, leaving))
     }
 
     #[inline]
-    fn poll_on<T>(
+    fn poll_on<T, E>(
         self: Pin<&mut Self>,
         thread: &Thread,
         cx: &mut Context<'_>,
-        done: impl Fn(F::Output) -> T,
-        failed: impl Fn(TimeoutError) -> T,
-    ) -> Poll<T> {
+        done: impl Fn(F::Output) -> Result<T, E>,
+        failed: impl Fn(TimeoutError) -> E,
+        leaving: impl FnOnce(&mut Polled),
+    ) -> Poll<Result<T, E>> {
         let this = self.project();
         let (polled, alert, mut future) = (this.polled, this.alert, this.future);
         // One that is done stays so, and has no second output. (Asked of the pin: a plain reference to the future would be
@@ -64,45 +67,47 @@ impl<F: Future> Scoped<F> {
         if future.as_mut().as_pin_mut().is_none() {
             return Poll::Pending;
         }
-        if alert.kept_error().is_some() {
-            return end_after_hooks(polled, alert, future, cx).map(failed);
-        }
-        if !polled.is_entered()
-            && let Err(refused) = polled.enter(thread)
-        {
-            let poll = stay_out(thread, polled, alert, refused, cx);
-            if poll.is_ready() {
-                future.set(None);
-            }
-            return poll.map(failed);
-        }
-        let (own, location) = (polled.own(), polled.location());
-        let has_timer = alert.is_set_for(own);
         // Written in place: handed out of the scope it would be copied twice. And without a drop, which would need its
         // address and so keep it from the registers; it leaks only if the future panics when it is dropped.
         let mut poll = ManuallyDrop::new(Poll::Pending);
-        let opened = polled.open(thread, ptr::from_ref(cx.waker()), has_timer, |scope| {
-            // The future first: a value that is ready wins.
-            let Some(inner) = future.as_mut().as_pin_mut() else { return };
-            match inner.poll(cx) {
-                Poll::Ready(output) => poll = ManuallyDrop::new(Poll::Ready(done(output))),
-                Poll::Pending => match wait(thread, scope, alert, own, location, cx) {
-                    Poll::Ready(error) => poll = ManuallyDrop::new(Poll::Ready(failed(error))),
-                    Poll::Pending => return,
-                },
+        if alert.kept_error().is_some() {
+            poll =
+                ManuallyDrop::new(end_after_hooks(polled, alert, future, cx).map(|error| Err(failed(error))));
+        } else if !polled.is_entered()
+            && let Err(refused) = polled.enter(thread)
+        {
+            let error = stay_out(thread, polled, alert, refused, cx);
+            if error.is_ready() {
+                future.set(None);
             }
-            alert.clear();
-            // Inside its scope.
-            future.set(None);
-        });
-        if let Err(unwound) = opened {
-            drop_inside(polled, alert, future);
-            // One that came from the drop of the future is too late to be the result.
-            if poll.is_pending() {
-                poll = ManuallyDrop::new(Poll::Ready(failed(unwound)));
+            poll = ManuallyDrop::new(error.map(|error| Err(failed(error))));
+        } else {
+            let (own, location) = (polled.own(), polled.location());
+            let has_timer = alert.is_set_for(own);
+            let opened = polled.open(thread, ptr::from_ref(cx.waker()), has_timer, |scope| {
+                // The future first: a value that is ready wins.
+                let Some(inner) = future.as_mut().as_pin_mut() else { return };
+                match inner.poll(cx) {
+                    Poll::Ready(output) => poll = ManuallyDrop::new(Poll::Ready(done(output))),
+                    Poll::Pending => match wait(thread, scope, alert, own, location, cx) {
+                        Poll::Ready(error) => poll = ManuallyDrop::new(Poll::Ready(Err(failed(error)))),
+                        Poll::Pending => return,
+                    },
+                }
+                alert.clear();
+                // Inside its scope.
+                future.set(None);
+            });
+            if let Err(unwound) = opened {
+                drop_inside(polled, alert, future);
+                // One that came from the drop of the future is too late to be the result.
+                if poll.is_pending() {
+                    poll = ManuallyDrop::new(Poll::Ready(Err(failed(unwound))));
+                }
             }
         }
         if poll.is_ready() {
+            leaving(polled);
             polled.leave();
         }
         ManuallyDrop::into_inner(poll)
@@ -198,7 +203,6 @@ fn end_after_hooks<F>(
     }
     let Some(error) = alert.kept_error().cloned() else { return Poll::Pending };
     drop_inside(polled, alert, future);
-    polled.leave();
     Poll::Ready(error)
 }
 

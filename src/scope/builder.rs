@@ -68,7 +68,7 @@ pub(crate) struct Extras {
     /// The last error that named the scope, for `run_or_else`.
     raised: Mutex<Option<TimeoutError>>,
     /// Whether its node is to remember it too.
-    pub(super) falls_back: bool,
+    pub(crate) falls_back: bool,
 }
 
 impl Extras {
@@ -92,7 +92,7 @@ impl Extras {
         drop(before);
     }
 
-    fn take_raised(&self) -> Option<TimeoutError> {
+    pub(crate) fn take_raised(&self) -> Option<TimeoutError> {
         lock(&self.raised).take()
     }
 }
@@ -138,6 +138,35 @@ impl Timebox {
     /// dropped.
     pub fn grace(mut self, duration: Duration) -> Self {
         self.options.grace = duration;
+        self
+    }
+
+    /// The scope is entered beneath those of the handle, instead of those of this thread or poll: as
+    /// [`Handle::enter`] and [`Handle::enter_future`], with all that a builder can set.
+    ///
+    /// The graces of the handle's scopes hold for it too.
+    ///
+    /// ```
+    /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+    /// use std::time::Duration;
+    /// use timebox::{Timebox, future};
+    ///
+    /// let request = Timebox::new(Duration::from_millis(20)).grace(Duration::from_secs(1));
+    /// let result = request.run_future(async {
+    ///     // A task of its own. It belongs to the request, and ends with that.
+    ///     let query = Timebox::new(None::<Duration>).label("query").within(&timebox::handle());
+    ///     let task = tokio::spawn(query.run_future(async {
+    ///         let work = future::sleep(Duration::from_secs(60)).await;
+    ///         // roll back
+    ///         work
+    ///     }));
+    ///     task.await.expect("no panic")
+    /// });
+    /// assert!(result.await.unwrap_err().settled());
+    /// # });
+    /// ```
+    pub fn within(mut self, handle: &Handle) -> Self {
+        self.options.handle = Some(handle.clone());
         self
     }
 

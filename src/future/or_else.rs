@@ -1,0 +1,97 @@
+use std::fmt;
+use std::future::{Future, IntoFuture};
+use std::panic::Location;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use pin_project::pin_project;
+
+use super::polled::Polled;
+use super::scoped::Scoped;
+use crate::error::TimeoutError;
+use crate::scope::Timebox;
+
+impl Timebox {
+    /// Runs a future, and something cheaper if the future's own time runs out, as [`run_or_else`](Self::run_or_else) does
+    /// for blocks.
+    ///
+    /// The fallback runs after the scope has been left, when the future was not polled because its own scope was over, was
+    /// dropped because of that, or returned an `Err` after an error naming its scope was raised; that `Err` is dropped. An
+    /// `Ok`, the expiry of a scope around it, and any other `Err` pass through.
+    ///
+    /// # Errors
+    ///
+    /// Those of the future that pass through, and those of the fallback.
+    ///
+    /// # Cancellation safety
+    ///
+    /// As [`future::timeout`](crate::future::timeout).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # pollster::block_on(async {
+    /// use std::time::Duration;
+    /// use timebox::{TimeoutError, Timebox, future};
+    ///
+    /// let fresh = async {
+    ///     future::sleep(Duration::from_secs(60)).await?;
+    ///     Ok::<_, TimeoutError>("fresh")
+    /// };
+    /// let answer = Timebox::new(Duration::from_millis(10)).run_future_or_else(fresh, |_timed_out| Ok("stale"));
+    /// assert_eq!(answer.await.unwrap(), "stale");
+    /// # });
+    /// ```
+    #[track_caller]
+    pub fn run_future_or_else<F, T, E, G>(self, future: F, fallback: G) -> TimeoutOrElse<F::IntoFuture, G>
+    where
+        F: IntoFuture<Output = Result<T, E>>,
+        E: From<TimeoutError>,
+        G: FnOnce(TimeoutError) -> Result<T, E>,
+    {
+        let (limit, mut extras) = self.into_parts();
+        extras.falls_back = true;
+        let scoped = Scoped::new(Polled::with(limit, extras, Location::caller()), future.into_future());
+        TimeoutOrElse { scoped, fallback: Some(fallback) }
+    }
+}
+
+/// The future of [`Timebox::run_future_or_else`]. Once it is done it stays pending.
+#[must_use = "futures do nothing unless polled"]
+#[pin_project]
+pub struct TimeoutOrElse<F, G> {
+    #[pin]
+    scoped: Scoped<F>,
+    /// Until it is done.
+    fallback: Option<G>,
+}
+
+impl<F, T, E, G> Future for TimeoutOrElse<F, G>
+where
+    F: Future<Output = Result<T, E>>,
+    E: From<TimeoutError>,
+    G: FnOnce(TimeoutError) -> Result<T, E>,
+{
+    type Output = Result<T, E>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let mut raised = None;
+        let leaving = |polled: &mut Polled| raised = polled.take_raised();
+        let poll = this.scoped.poll(cx, |output| output, E::from, leaving);
+        let Poll::Ready(result) = poll else { return Poll::Pending };
+        Poll::Ready(match (result, raised, this.fallback.take()) {
+            (Err(error), Some(timed_out), Some(fallback)) => {
+                drop(error);
+                fallback(timed_out)
+            }
+            (result, ..) => result,
+        })
+    }
+}
+
+impl<F, G> fmt::Debug for TimeoutOrElse<F, G> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TimeoutOrElse").field("scoped", &self.scoped).finish_non_exhaustive()
+    }
+}
