@@ -158,7 +158,8 @@ fn wait_on(
     let now = clock::now();
     let shielded = |scope: &Scope| scope.existing_node().map_or(0, |node| node.shielded_until(cx.waker()));
     let mut until = scope.polled_until(now).max(shielded(scope));
-    // The future around it drops both, or waits for a shield; so `&mut future` survives the limit it is polled under.
+    // If only a future around it is over, that drops both, or waits for a shield; so `&mut future` survives the limit it is
+    // polled under.
     if scope.is_dropped_by_outer(now) {
         until = scope.polled().map(shielded).fold(until, u64::max);
         if until <= now {

@@ -475,8 +475,11 @@ impl Scope {
         self.undo.set(self.undo.get().and(Undo::TOLD));
     }
 
-    /// Whether a future around this one, in the same poll, is over and drops both.
+    /// Whether this scope is over only by that of a future around it, in the same poll, which drops both.
     pub(crate) fn is_dropped_by_outer(&self, now: u64) -> bool {
+        if self.over_since(now).is_some() {
+            return false;
+        }
         let in_poll = self.visible().take_while(|scope| scope.kind.is_polled() && !scope.kind.is_shield());
         in_poll.skip(1).any(|outer| outer.graced_until(now).is_some_and(|until| until <= now))
     }

@@ -7,6 +7,7 @@ mod async_edges;
 mod async_grace;
 mod async_interrupt;
 mod async_moves;
+mod async_over;
 mod async_surroundings;
 mod async_trouble;
 mod asynchronous;

@@ -1,0 +1,565 @@
+//! What an await does in a scope that is over: without a grace the scope ends the future, not the await.
+
+use std::future::{Future, pending, poll_fn};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
+use std::sync::mpsc;
+use std::task::{Context, Poll, Waker};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use timebox::{
+    CancellationToken, Handle, Hook, Limit, Timebox, TimeoutError, future, handle, on_cancel, token,
+};
+
+use crate::runtimes::{on_each_runtime, yield_now};
+use crate::support::{HANG, LONG, SHORT, bounded, next};
+
+on_each_runtime!(
+    a_loop_that_ignores_its_errors_is_dropped_at_the_limit,
+    a_loop_that_ignores_its_errors_is_dropped_after_a_cancel,
+    a_loop_that_ignores_its_errors_outlives_no_grace,
+    retries_within_a_total_end_with_the_total,
+    a_timer_that_is_polled_under_short_limits_does_not_fire_early,
+    a_body_does_not_run_on_after_an_await,
+    each_branch_that_waited_gets_the_error_in_a_grace,
+    an_await_that_begins_in_a_grace_gives_the_error,
+    shields_that_follow_each_other_end_with_the_longest,
+    a_shield_begins_also_when_the_scope_is_over,
+    what_a_handle_entered_has_the_grace_of_its_scopes,
+    what_a_handle_entered_has_a_grace_of_its_own,
+    what_a_handle_entered_is_cut_off_at_the_end_of_the_grace,
+    a_block_on_in_the_middle_of_a_poll_comes_to_its_end,
+);
+
+fn poll_once<F: Future + ?Sized>(future: Pin<&mut F>) -> Poll<F::Output> {
+    future.poll(&mut Context::from_waker(Waker::noop()))
+}
+
+/// Ticks in a loop that takes no notice of errors, as code does that was written for another timer.
+async fn tick_for_ever(ticks: Arc<AtomicU32>) -> Result<(), TimeoutError> {
+    loop {
+        let _ = future::sleep(SHORT / 10).await;
+        ticks.fetch_add(1, SeqCst);
+    }
+}
+
+async fn a_loop_that_ignores_its_errors_is_dropped_at_the_limit() {
+    let error = future::timeout(SHORT, tick_for_ever(Arc::default())).await.unwrap_err();
+    assert_eq!((error.limit(), error.settled()), (Some(SHORT), false));
+}
+
+async fn a_loop_that_ignores_its_errors_is_dropped_after_a_cancel() {
+    let ticks = Arc::new(AtomicU32::new(0));
+    let cancels = poll_fn(|_| {
+        if ticks.load(SeqCst) >= 3 {
+            token().cancel();
+        }
+        Poll::<()>::Pending
+    });
+    // The token is polled beside the loop, whose ticks wake both.
+    let both = async { tokio::join!(tick_for_ever(Arc::clone(&ticks)), cancels) };
+    let error = future::timeout_value(LONG, both).await.unwrap_err();
+    assert!(error.is_cancelled() && !error.settled());
+}
+
+async fn a_loop_that_ignores_its_errors_outlives_no_grace() {
+    let ticks = Arc::new(AtomicU32::new(0));
+    let limited = Timebox::new(SHORT).grace(SHORT).run_future(tick_for_ever(Arc::clone(&ticks)));
+    let error = limited.await.unwrap_err();
+    assert!(!error.settled() && error.overshoot() >= SHORT);
+    // Its ticks come no faster than its sleeps, but for one that ends early.
+    let most = 2 * SHORT.as_micros() / (SHORT / 10).as_micros() + 1;
+    assert!(error.overshoot() > 2 * SHORT || u128::from(ticks.load(SeqCst)) <= most, "{ticks:?}");
+}
+
+async fn retries_within_a_total_end_with_the_total() {
+    let mut attempts = 0;
+    let result = future::timeout(SHORT, async {
+        loop {
+            attempts += 1;
+            let attempt = future::timeout(SHORT - SHORT / 10, async {
+                // The executor is late, for this limit and the total.
+                thread::sleep(SHORT + SHORT / 2);
+                pending::<Result<(), TimeoutError>>().await
+            });
+            if attempt.await.is_ok() {
+                return Ok::<_, TimeoutError>(());
+            }
+        }
+    });
+    let error = result.await.unwrap_err();
+    assert_eq!(error.limit(), Some(SHORT));
+    assert_eq!(attempts, 2, "the second does not begin");
+}
+
+async fn a_timer_that_is_polled_under_short_limits_does_not_fire_early() {
+    let mut keep_alive = pin!(future::sleep(LONG));
+    for _ in 0..5 {
+        let event = async {
+            let _ = keep_alive.as_mut().await;
+            unreachable!("it is not its time");
+        };
+        let error = future::timeout_value(SHORT / 4, event).await.map(|()| ()).unwrap_err();
+        assert!(error.is_timeout());
+    }
+}
+
+async fn a_body_does_not_run_on_after_an_await() {
+    let runs_on = || unreachable!("somebody else's limit has passed");
+    let bodies: [Pin<Box<dyn Future<Output = ()> + Send>>; 4] = [
+        Box::pin(async move {
+            let _ = future::sleep(LONG).await;
+            runs_on()
+        }),
+        Box::pin(async move {
+            thread::sleep(SHORT * 2);
+            let _ = future::timeout_value(LONG, async {}).await;
+            runs_on()
+        }),
+        Box::pin(async move {
+            thread::sleep(SHORT * 2);
+            let _ = future::interruptible(|| (), async { Ok::<_, TimeoutError>(()) }).await;
+            runs_on()
+        }),
+        Box::pin(async move {
+            let _ = future::wait(LONG, pending::<()>()).await;
+            runs_on()
+        }),
+    ];
+    for body in bodies {
+        let error = future::timeout_value(SHORT, body).await.unwrap_err();
+        assert!(error.is_timeout() && error.started() && !error.settled());
+    }
+}
+
+async fn each_branch_that_waited_gets_the_error_in_a_grace() {
+    let branch = || async { future::sleep(LONG).await.unwrap_err() };
+    let all = Timebox::new(SHORT)
+        .grace(LONG)
+        .run_future_value(async { tokio::join!(branch(), branch(), branch()) });
+    let (a, b, c) = all.await.unwrap();
+    assert!(a.is_timeout() && b.is_timeout() && c.is_timeout());
+}
+
+async fn an_await_that_begins_in_a_grace_gives_the_error() {
+    let body = Timebox::new(SHORT).grace(LONG).run_future_value(async {
+        thread::sleep(SHORT * 2);
+        future::sleep(LONG).await.unwrap_err()
+    });
+    assert!(body.await.unwrap().is_timeout());
+}
+
+/// In one poll a scope gives one error to what begins in it: a loop leaves its poll.
+#[test]
+fn in_one_poll_one_await_that_begins_gives_the_error() {
+    let mut errors = 0;
+    let mut polls = 0;
+    {
+        let mut limited = pin!(Timebox::new(LONG).grace(LONG).run_future_value(async {
+            token().cancel();
+            loop {
+                future::sleep(LONG).await.unwrap_err();
+                errors += 1;
+            }
+        }));
+        for _ in 0..10 {
+            polls += 1;
+            assert!(poll_once(limited.as_mut()).is_pending());
+        }
+    }
+    assert_eq!(errors, polls);
+}
+
+#[test]
+fn a_future_that_was_pending_in_a_scope_that_is_over_goes_on_elsewhere() {
+    bounded(|| {
+        let mut sleep = pin!(future::sleep(SHORT));
+        let under = future::timeout_value(LONG, async {
+            token().cancel();
+            sleep.as_mut().await
+        });
+        assert!(pollster::block_on(under).unwrap_err().is_cancelled());
+        pollster::block_on(sleep).unwrap();
+    });
+}
+
+#[test]
+fn around_a_block_on_each_await_gives_the_error() {
+    bounded(|| {
+        let error = timebox::timeout(SHORT, || {
+            pollster::block_on(async {
+                for _ in 0..3 {
+                    future::sleep(LONG).await.unwrap_err();
+                    let refused = future::timeout_value(LONG, async {}).await.unwrap_err();
+                    assert!(!refused.started());
+                }
+                let branch = || async { future::sleep(LONG).await.unwrap_err() };
+                tokio::join!(branch(), branch(), branch());
+                future::sleep(LONG).await
+            })
+        });
+        assert_eq!(error.unwrap_err().limit(), Some(SHORT));
+    });
+}
+
+/// A block cannot end a loop; but what runs beside that has its turns.
+#[test]
+fn around_a_block_on_a_loop_leaves_room_for_others() {
+    bounded(|| {
+        let ended = timebox::timeout_value(SHORT, || {
+            pollster::block_on(async {
+                let mut beside = pin!(async {
+                    while timebox::checkpoint().is_ok() {
+                        yield_now().await;
+                    }
+                    for _ in 0..10 {
+                        yield_now().await;
+                    }
+                });
+                let mut ticks = pin!(tick_for_ever(Arc::default()));
+                poll_fn(|cx| {
+                    assert!(ticks.as_mut().poll(cx).is_pending());
+                    beside.as_mut().poll(cx)
+                })
+                .await;
+            });
+        });
+        ended.unwrap();
+    });
+}
+
+/// Each holds up the scope for as long as it may, but from the end of the scope on.
+async fn shields_that_follow_each_other_end_with_the_longest() {
+    let error = future::timeout_value(SHORT, async {
+        loop {
+            future::shield(SHORT * 2, async { future::sleep(SHORT / 10).await.unwrap() }).await;
+        }
+    });
+    let error = error.await.map(|()| ()).unwrap_err();
+    assert!(!error.settled() && error.overshoot() >= SHORT * 2);
+}
+
+async fn a_shield_begins_also_when_the_scope_is_over() {
+    let value = future::timeout_value(LONG, async {
+        token().cancel();
+        future::shield(LONG, future::sleep(SHORT)).await.unwrap();
+        "rolled back"
+    });
+    assert_eq!(value.await.unwrap(), "rolled back");
+}
+
+/// Runs a future beside the others; `None` if it was cut off.
+fn spawn<T: Send + 'static>(future: impl Future<Output = T> + Send + 'static) -> impl Future<Output = T> {
+    let (send, receive) = tokio::sync::oneshot::channel();
+    thread::spawn(move || {
+        let _ = send.send(pollster::block_on(future));
+    });
+    async { receive.await.expect("it has an output") }
+}
+
+async fn what_a_handle_entered_has_the_grace_of_its_scopes() {
+    let request = Timebox::new(SHORT).grace(LONG).run_future_value(async {
+        let query = handle().enter_future(None::<Duration>, async {
+            let error = future::sleep(LONG).await.unwrap_err();
+            // Rolls back.
+            for _ in 0..10 {
+                yield_now().await;
+            }
+            Err::<(), _>(error)
+        });
+        spawn(query).await
+    });
+    let error = request.await.unwrap().unwrap_err();
+    assert!(error.settled());
+    assert_eq!(error.limit(), Some(SHORT));
+}
+
+async fn what_a_handle_entered_has_a_grace_of_its_own() {
+    let (send, query) = tokio::sync::oneshot::channel();
+    let error = future::timeout_value(SHORT, async {
+        let query = Timebox::new(None::<Duration>).grace(LONG).within(&handle()).run_future(async {
+            let error = future::sleep(LONG).await.unwrap_err();
+            yield_now().await;
+            Err::<(), _>(error)
+        });
+        let _ = send.send(spawn(query));
+        pending::<()>().await;
+    });
+    assert!(!error.await.unwrap_err().settled());
+    let error = query.await.unwrap().await.unwrap_err();
+    assert!(error.settled());
+    assert_eq!(error.limit(), Some(SHORT));
+}
+
+async fn what_a_handle_entered_is_cut_off_at_the_end_of_the_grace() {
+    let request = Timebox::new(SHORT).grace(SHORT).run_future_value(async {
+        let query = Timebox::new(None::<Duration>).label("query").within(&handle());
+        let query = query.run_future(tick_for_ever(Arc::default()));
+        future::shield(LONG, spawn(query)).await
+    });
+    let error = request.await.unwrap().unwrap_err();
+    assert!(!error.settled() && error.overshoot() >= SHORT);
+    assert!(error.chain().any(|scope| scope.label() == Some("query")));
+}
+
+/// The poll of the outer future is not over, so that one cannot drop the inner.
+async fn a_block_on_in_the_middle_of_a_poll_comes_to_its_end() {
+    let inner = future::timeout_value(SHORT, async { smol::block_on(future::sleep(LONG)) });
+    assert!(inner.await.unwrap().unwrap_err().is_timeout());
+}
+
+// ===== Sleeping for no time =====
+
+#[test]
+fn a_loop_of_sleeps_of_no_time_lets_other_tasks_run_and_can_be_aborted() {
+    bounded(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let busy = tokio::spawn(async {
+                loop {
+                    future::sleep(Duration::ZERO).await.unwrap();
+                }
+            });
+            for _ in 0..10 {
+                tokio::task::yield_now().await;
+            }
+            busy.abort();
+            assert!(busy.await.unwrap_err().is_cancelled());
+        });
+    });
+}
+
+// ===== Hooks =====
+
+#[test]
+fn no_poll_blocks_for_a_hook() {
+    bounded(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let (begun, has_begun) = tokio::sync::oneshot::channel();
+            let (go_on, goes_on) = mpsc::channel();
+            let mut begun = Some(begun);
+            let limited = tokio::spawn(future::timeout_value(SHORT, async move {
+                let _registration = on_cancel(move || {
+                    let _ = begun.take().map(|begun| begun.send(()));
+                    next(&goes_on);
+                });
+                pending::<()>().await;
+            }));
+            // This task runs on the only thread, which is not held by the other.
+            has_begun.await.unwrap();
+            tokio::task::yield_now().await;
+            assert!(!limited.is_finished(), "it is dropped when its hooks have run");
+            go_on.send(()).unwrap();
+            assert!(!limited.await.unwrap().unwrap_err().settled());
+        });
+    });
+}
+
+#[test]
+fn as_many_requests_as_workers_may_have_hooks_that_use_the_runtime() {
+    const WORKERS: usize = 2;
+    bounded(|| {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(WORKERS).build().unwrap();
+        let on_runtime = runtime.handle().clone();
+        let requests = (0..2 * WORKERS).map(|_| {
+            let on_runtime = on_runtime.clone();
+            runtime.spawn(future::timeout_value(SHORT, async move {
+                let cancel = move || on_runtime.block_on(on_runtime.spawn(async {})).unwrap();
+                let _registration = on_cancel(cancel);
+                pending::<()>().await;
+            }))
+        });
+        let requests: Vec<_> = requests.collect();
+        for request in requests {
+            assert!(runtime.block_on(request).unwrap().unwrap_err().is_timeout());
+        }
+    });
+}
+
+/// Without a grace nobody hears the answer, but the server is told before the future goes.
+#[test]
+fn the_hook_of_an_interruptible_call_has_run_when_its_future_is_dropped() {
+    bounded(|| {
+        let runs = Arc::new(AtomicU32::new(0));
+        let counts = Arc::clone(&runs);
+        let hook = Hook::new(move || {
+            counts.fetch_add(1, SeqCst);
+        });
+        let call =
+            async { future::interruptible(hook, pending::<Result<(), TimeoutError>>()).await.map(|_| ()) };
+        pollster::block_on(future::timeout(SHORT, call)).unwrap_err();
+        assert!(runs.load(SeqCst) >= 1);
+    });
+}
+
+// ===== Waiting =====
+
+on_each_runtime!(
+    a_wait_does_not_tell_the_future_of_its_limit,
+    a_wait_sees_the_scopes_around_it,
+    a_wait_of_no_time_polls_once,
+    a_wait_that_is_over_has_ended,
+);
+
+async fn a_wait_does_not_tell_the_future_of_its_limit() {
+    let mut job = pin!(async {
+        let (handle, token) = (handle(), token());
+        future::sleep(SHORT).await?;
+        assert!(!token.is_cancelled());
+        handle.enter_future(LONG, async { future::sleep(SHORT).await }).await?;
+        Ok::<_, TimeoutError>(7)
+    });
+    let mut beats = 0;
+    let result = loop {
+        match future::wait(SHORT / 10, &mut job).await {
+            Ok(result) => break result,
+            Err(error) => {
+                assert!(error.is_timeout() && error.settled() && error.started());
+                assert_eq!(error.limit(), Some(SHORT / 10));
+                assert!(error.elapsed() >= SHORT / 10);
+                beats += 1;
+            }
+        }
+    };
+    assert_eq!(result.unwrap(), 7);
+    assert!(beats > 0);
+}
+
+async fn a_wait_sees_the_scopes_around_it() {
+    let labels = Timebox::new(LONG).label("request").run_future_value(async {
+        future::wait(LONG, async { timebox::remaining() }).await.unwrap().unwrap();
+        let error = future::wait(SHORT, pending::<()>()).await.unwrap_err();
+        error.chain().map(|scope| scope.label().map(str::to_owned)).collect::<Vec<_>>()
+    });
+    assert_eq!(labels.await.unwrap(), [None, Some("request".to_owned())]);
+}
+
+async fn a_wait_of_no_time_polls_once() {
+    assert_eq!(future::wait(Duration::ZERO, async { 7 }).await.unwrap(), 7);
+    assert!(future::wait(Duration::ZERO, pending::<()>()).await.unwrap_err().is_timeout());
+    let quota = timebox::Quota::new(SHORT);
+    assert!(future::wait(&quota, pending::<()>()).await.is_err());
+    assert!(quota.is_exhausted());
+    assert!(future::wait(&quota, async {}).await.is_ok());
+}
+
+async fn a_wait_that_is_over_has_ended() {
+    let mut wait = pin!(future::wait(SHORT, pending::<()>()));
+    wait.as_mut().await.unwrap_err();
+    assert!(poll_fn(|cx| Poll::Ready(wait.as_mut().poll(cx))).await.is_pending());
+}
+
+// ===== Shared futures =====
+
+#[test]
+fn a_load_that_is_entered_at_the_root_outlives_the_limit_of_who_polled_it_first() {
+    use futures::FutureExt as _;
+    bounded(|| {
+        pollster::block_on(async {
+            let load = Handle::root().enter_future(Limit::NONE, async {
+                future::sleep(SHORT * 3).await.map_err(|_| ())?;
+                Ok::<_, Unfinished>("loaded")
+            });
+            let load = load.boxed().shared();
+            assert!(future::timeout_value(SHORT, load.clone()).await.is_err());
+            assert_eq!(future::timeout_value(HANG, load).await.unwrap().unwrap(), "loaded");
+        });
+    });
+}
+
+#[derive(Clone, Debug)]
+struct Unfinished;
+
+impl From<TimeoutError> for Unfinished {
+    fn from(_: TimeoutError) -> Self {
+        Self
+    }
+}
+
+impl From<()> for Unfinished {
+    fn from((): ()) -> Self {
+        Self
+    }
+}
+
+/// A future that was polled in a scope that ended goes on in the next one, without a handle too.
+#[test]
+fn a_shared_future_goes_on_with_its_next_poller() {
+    use futures::FutureExt as _;
+    bounded(|| {
+        pollster::block_on(async {
+            let start = Instant::now();
+            let load = async { future::sleep(SHORT * 2).await.map_err(|_| Unfinished) }.boxed().shared();
+            assert!(future::timeout_value(SHORT, load.clone()).await.is_err());
+            assert!(future::timeout_value(HANG, load).await.unwrap().is_ok());
+            assert!(start.elapsed() >= SHORT * 2);
+        });
+    });
+}
+
+// ===== Fallbacks =====
+
+on_each_runtime!(
+    a_fallback_takes_the_place_of_a_future_that_was_dropped,
+    a_fallback_takes_the_place_of_an_error_that_came_of_the_expiry,
+    a_fallback_is_not_for_other_ends,
+);
+
+async fn a_fallback_takes_the_place_of_a_future_that_was_dropped() {
+    for limit in [SHORT, Duration::ZERO] {
+        let answer =
+            Timebox::new(limit).run_future_or_else(pending::<Result<&str, TimeoutError>>(), |timed_out| {
+                assert_eq!(timed_out.started(), limit == SHORT);
+                assert!(timebox::remaining().is_none(), "the scope has been left");
+                Ok("stale")
+            });
+        assert_eq!(answer.await.unwrap(), "stale");
+    }
+}
+
+async fn a_fallback_takes_the_place_of_an_error_that_came_of_the_expiry() {
+    let limited = Timebox::new(SHORT).grace(LONG);
+    let answer = limited.run_future_or_else(
+        async {
+            future::sleep(LONG).await.map_err(|_| "translated")?;
+            Ok::<_, Text>("fresh")
+        },
+        |timed_out| Ok(if timed_out.settled() { "stale" } else { "cut off" }),
+    );
+    assert_eq!(answer.await.unwrap(), "stale");
+}
+
+#[derive(Debug, PartialEq)]
+struct Text(String);
+
+impl From<&str> for Text {
+    fn from(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+}
+
+impl From<TimeoutError> for Text {
+    fn from(error: TimeoutError) -> Self {
+        Self(error.to_string())
+    }
+}
+
+async fn a_fallback_is_not_for_other_ends() {
+    fn never<T, E>(_: TimeoutError) -> Result<T, E> {
+        unreachable!("not its own expiry")
+    }
+    let ok = Timebox::new(LONG).run_future_or_else(async { Ok::<_, Text>(7) }, never);
+    assert_eq!(ok.await.unwrap(), 7);
+    let own = Timebox::new(LONG).run_future_or_else(async { Err::<(), _>(Text::from("no such row")) }, never);
+    assert_eq!(own.await.unwrap_err(), Text::from("no such row"));
+    let outer = CancellationToken::new();
+    let ends = Timebox::new(LONG).cancel_on(&outer).grace(LONG).run_future(async {
+        outer.cancel();
+        let inner = Timebox::new(LONG).run_future_or_else(future::sleep(LONG), never);
+        inner.await.map_err(Text::from)
+    });
+    ends.await.unwrap_err();
+}
