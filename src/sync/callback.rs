@@ -38,19 +38,51 @@ struct State {
     due: Option<Waker>,
     fires: u32,
     panicked: bool,
-    /// Woken when a run ends after a revocation.
-    waker: Option<Waker>,
+    /// Tasks that wait for it, by a number that is each one's own. They are woken whenever a run has ended, or is not to be
+    /// expected any more.
+    waiters: Vec<(usize, Waker)>,
+}
+
+/// Who calls it, and is asked about that.
+pub(crate) trait Caller {
+    /// Whether it may call after so many runs. Asked with the lock held that [`suspend`](Callback::suspend) and
+    /// [`hold_back`](Callback::hold_back) take.
+    fn may(&self, fires: u32) -> bool;
+
+    /// Wakes the caller when it can try again. Asked under the lock.
+    fn waker(&self) -> Waker;
+
+    /// The run begins, with no lock held.
+    fn begins(&self);
+
+    /// The run has ended. Told under the lock.
+    fn ended(&self);
 }
 
 /// How a call went.
 #[derive(Debug)]
 pub(crate) enum Call {
-    /// It ran, for the n-th time; and who came for it meanwhile and is to be woken.
-    Ran(u32, Option<Waker>),
+    /// It ran, for the n-th time; and who came for it meanwhile, or waited for its end, and is to be woken.
+    Ran { fires: u32, due: Option<Waker>, waiters: Waiters },
     /// It is suspended, or else runs: the caller will be woken.
     Later { runs: bool },
     /// The caller may not, it was revoked, or it panicked before.
     Refused,
+}
+
+/// Tasks to be woken, with no lock held.
+#[must_use]
+#[derive(Debug, Default)]
+pub(crate) struct Waiters(Vec<(usize, Waker)>);
+
+impl Waiters {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(crate) fn wake(self) {
+        self.0.into_iter().for_each(|(_, waker)| wake_quietly(waker));
+    }
 }
 
 impl Callback {
@@ -64,30 +96,23 @@ impl Callback {
             due: None,
             fires: 0,
             panicked: false,
-            waker: None,
+            waiters: Vec::new(),
         };
         Self { state: ForkMutex::new(state), idle: Condvar::new(), generation: fork::generation() }
     }
 
-    /// Runs the closure, if `may` allows that after so many runs, and `before` just before; a panic in it is caught, and its
-    /// last. `may` and `caller` are asked with the lock held that [`suspend`](Self::suspend) and
-    /// [`hold_back`](Self::hold_back) take.
-    pub(crate) fn call(
-        &self,
-        may: impl FnOnce(u32) -> bool,
-        caller: impl FnOnce() -> Waker,
-        before: impl FnOnce(),
-    ) -> Call {
+    /// Runs the closure, if the caller may; a panic in it is caught, and its last.
+    pub(crate) fn call(&self, caller: &impl Caller) -> Call {
         if self.generation != fork::generation() {
             return Call::Refused;
         }
         let Some(mut state) = self.state.lock() else { return Call::Refused };
-        if state.revoked || state.panicked || !may(state.fires) {
+        if state.revoked || state.panicked || !caller.may(state.fires) {
             return Call::Refused;
         }
         if state.suspensions > 0 || state.running.is_some() {
             // The one before is a weak waker of ours, whose drop runs nothing.
-            state.due = Some(caller());
+            state.due = Some(caller.waker());
             return Call::Later { runs: state.suspensions == 0 };
         }
         let Some(mut closure) = state.closure.take() else { return Call::Refused };
@@ -96,7 +121,7 @@ impl Callback {
         let fires = state.fires;
         drop(state);
 
-        before();
+        caller.begins();
         let outcome = catch_unwind(AssertUnwindSafe(&mut closure));
         let panicked = outcome.is_err();
         // The payload's own drop may panic.
@@ -108,6 +133,7 @@ impl Callback {
         };
         state.running = None;
         state.panicked |= panicked;
+        caller.ended();
         let orphan = if state.orphaned {
             Some(closure)
         } else {
@@ -115,26 +141,23 @@ impl Callback {
             state.closure = Some(closure);
             None
         };
-        let waker = state.waker.take();
+        let waiters = state.take_waiters();
         let due = if state.suspensions == 0 { state.due.take() } else { None };
         drop(state);
         self.idle.notify_all();
         drop_quietly(orphan);
-        if let Some(waker) = waker {
-            wake_quietly(waker);
-        }
-        Call::Ran(fires, due)
+        Call::Ran { fires, due, waiters }
     }
 
     /// Ends the callback: invariant 2.
-    pub(crate) fn revoke(self: &Arc<Self>) {
+    pub(crate) fn revoke(self: &Arc<Self>) -> Waiters {
         if mutant!(NoRevoke) {
-            return;
+            return Waiters::default();
         }
         let Some(mut state) = self.state.lock() else {
             // Lost in a fork: the closure must not be dropped later, when what it borrows is gone.
             std::mem::forget(Arc::clone(self));
-            return;
+            return Waiters::default();
         };
         state.revoked = true;
         state = self.wait_for_run(state);
@@ -142,29 +165,49 @@ impl Callback {
             state.orphaned = true;
         }
         let closure = state.closure.take();
+        let waiters = state.take_waiters();
         drop(state);
         drop_quietly(closure);
+        waiters
     }
 
-    /// Ends the callback as [`revoke`](Self::revoke) does, without blocking: pending while it runs.
-    pub(crate) fn poll_revoke(self: &Arc<Self>, waker: &Waker) -> Poll<()> {
+    /// From now on it is not started: what comes before [`revoke`](Self::revoke), where nobody may wait.
+    pub(crate) fn begin_to_revoke(&self) {
+        if let Some(mut state) = self.state.lock() {
+            state.revoked = true;
+        }
+    }
+
+    /// Pending while another thread runs it, or while `comes` says that it is yet to run and nothing keeps it from that; then
+    /// `waker` is woken when that has changed. Of the same `waiter` the last waker counts. `comes` is asked with the
+    /// lock held that [`hold_back`](Self::hold_back) takes.
+    pub(crate) fn poll_idle(&self, waiter: usize, waker: &Waker, comes: impl Fn() -> bool) -> Poll<()> {
+        if self.generation != fork::generation() {
+            return Poll::Ready(());
+        }
         // To clone and to drop a waker is foreign code: not under the lock.
         let mut waker = Some(waker.clone());
-        let running = {
-            let Some(mut state) = self.state.lock() else { return Poll::Ready(()) };
-            state.revoked = true;
-            let running = self.is_running_elsewhere(&state);
-            if running {
-                std::mem::swap(&mut state.waker, &mut waker);
-            }
-            running
+        let is_pending = |state: &State| {
+            let comes = comes();
+            let is_kept = state.revoked || state.panicked || state.suspensions > 0 || state.running.is_some();
+            self.is_running_elsewhere(state) || (comes && !is_kept)
         };
-        drop(waker);
-        if running {
-            return Poll::Pending;
+        let Some(mut state) = self.state.lock() else { return Poll::Ready(()) };
+        let pending = is_pending(&state);
+        if pending && mutant!(LateWaiter) {
+            drop(state);
+            let Some(again) = self.state.lock() else { return Poll::Ready(()) };
+            state = again;
         }
-        self.revoke();
-        Poll::Ready(())
+        if pending && let Some(new) = waker.take() {
+            match state.waiters.iter_mut().find(|(of, _)| *of == waiter) {
+                Some((_, before)) => waker = Some(std::mem::replace(before, new)),
+                None => state.waiters.push((waiter, new)),
+            }
+        }
+        drop(state);
+        drop(waker);
+        if pending { Poll::Pending } else { Poll::Ready(()) }
     }
 
     /// Waits as long as `waits` says so, unless a run is not to be expected: it was revoked, or is suspended.
@@ -190,12 +233,13 @@ impl Callback {
     }
 
     /// Waits for it if it runs; after [`suspend`](Self::suspend): invariant 3.
-    pub(crate) fn wait_until_idle(&self) {
+    pub(crate) fn wait_until_idle(&self) -> Waiters {
         if let Some(state) = self.state.lock()
             && !mutant!(NoShieldWait)
         {
-            drop(self.wait_for_run(state));
+            return self.wait_for_run(state).take_waiters();
         }
+        Waiters::default()
     }
 
     /// Ends one suspension; who called meanwhile, and is to be woken now.
@@ -207,13 +251,15 @@ impl Callback {
 
     /// Keeps one caller from calling, by what `change` changes: when this returns a run that it has begun goes on, but it
     /// begins no other. With `wait` that run has ended.
-    pub(crate) fn hold_back(&self, wait: bool, change: impl FnOnce()) {
+    pub(crate) fn hold_back(&self, wait: bool, change: impl FnOnce()) -> Waiters {
         let state = self.state.lock();
         change();
         self.idle.notify_all();
-        if let Some(state) = state.filter(|_| wait) {
-            drop(self.wait_for_run(state));
+        let Some(mut state) = state else { return Waiters::default() };
+        if wait {
+            state = self.wait_for_run(state);
         }
+        state.take_waiters()
     }
 
     /// How often it has been started.
@@ -244,6 +290,12 @@ impl Callback {
     }
 }
 
+impl State {
+    fn take_waiters(&mut self) -> Waiters {
+        Waiters(std::mem::take(&mut self.waiters))
+    }
+}
+
 /// Drops a value of the user's, whose drop may panic, without letting the panic out: nothing here could act on it,
 /// and the panic hook has reported it.
 pub(crate) fn drop_quietly<T>(value: T) {
@@ -264,7 +316,7 @@ pub(crate) fn lend<'a, R>(closures: Vec<Closure<'a>>, body: impl FnOnce(&[Arc<Ca
     impl Drop for Revoke {
         fn drop(&mut self) {
             for callback in &self.0 {
-                callback.revoke();
+                callback.revoke().wake();
             }
         }
     }
@@ -301,7 +353,7 @@ mod tests {
             runs.fetch_add(1, Ordering::SeqCst);
         });
         let kept = lend(vec![closure], |lent| {
-            assert!(matches!(call(&lent[0]), Call::Ran(1, None)));
+            assert!(matches!(call(&lent[0]), Call::Ran { fires: 1, due: None, .. }));
             lent[0].clone()
         });
         assert!(matches!(call(&kept), Call::Refused));
@@ -315,11 +367,11 @@ mod tests {
         let callback = Arc::new(Callback::new(Box::new(|| ())));
         callback.suspend();
         callback.suspend();
-        callback.wait_until_idle();
+        callback.wait_until_idle().wake();
         assert!(matches!(call(&callback), Call::Later { runs: false }));
         assert!(callback.resume().is_none());
         assert!(callback.resume().is_some());
-        assert!(matches!(call(&callback), Call::Ran(1, None)));
+        assert!(matches!(call(&callback), Call::Ran { fires: 1, due: None, .. }));
     }
 
     #[test]
@@ -329,26 +381,43 @@ mod tests {
         let closure =
             Box::new(move || assert!(matches!(call(inner.get().unwrap()), Call::Later { runs: true })));
         let callback = callback.get_or_init(|| Arc::new(Callback::new(closure)));
-        assert!(matches!(call(callback), Call::Ran(1, Some(_))));
-        callback.revoke();
+        assert!(matches!(call(callback), Call::Ran { fires: 1, due: Some(_), .. }));
+        callback.revoke().wake();
     }
 
     #[test]
     fn who_may_not_call_is_refused() {
         let callback = Callback::new(Box::new(|| ()));
-        let once = |fires: u32| fires == 0;
-        assert!(matches!(callback.call(once, || Waker::noop().clone(), || ()), Call::Ran(1, None)));
-        assert!(matches!(callback.call(once, || Waker::noop().clone(), || ()), Call::Refused));
+        let once = Times(1);
+        assert!(matches!(callback.call(&once), Call::Ran { fires: 1, due: None, .. }));
+        assert!(matches!(callback.call(&once), Call::Refused));
     }
 
     #[test]
     fn a_panic_is_the_last_run() {
         let callback = Callback::new(Box::new(|| std::panic::resume_unwind(Box::new(()))));
-        assert!(matches!(call(&callback), Call::Ran(1, None)));
+        assert!(matches!(call(&callback), Call::Ran { fires: 1, due: None, .. }));
         assert!(matches!(call(&callback), Call::Refused));
     }
 
+    /// A caller that may call so often.
+    struct Times(u32);
+
+    impl Caller for Times {
+        fn may(&self, fires: u32) -> bool {
+            fires < self.0
+        }
+
+        fn waker(&self) -> Waker {
+            Waker::noop().clone()
+        }
+
+        fn begins(&self) {}
+
+        fn ended(&self) {}
+    }
+
     fn call(callback: &Callback) -> Call {
-        callback.call(|_| true, || Waker::noop().clone(), || ())
+        callback.call(&Times(u32::MAX))
     }
 }

@@ -37,6 +37,8 @@ pub enum Mutant {
     NoSecondSpread = 8192,
     /// Nodes are moved without the lock of all moves.
     NoMoveLock = 16384,
+    /// A task that waits for a hook looks whether it must, and only then says that it waits.
+    LateWaiter = 1 << 20,
 }
 
 // Not a loom atomic: a switch is not part of the model.

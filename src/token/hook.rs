@@ -8,11 +8,12 @@ use std::sync::Arc;
 use std::task::{Poll, Wake, Waker};
 use std::time::Duration;
 
-use crate::sync::callback::{Call, Callback};
+use crate::sync::callback::{Call, Callback, Caller, Waiters};
 use crate::sync::{AtomicBool, ForkMutex, Ordering, mutant, weak_waker};
 use crate::time::seam::Seam;
 use crate::time::{clock, nanos};
 use crate::watchdog::runners::Task;
+use crate::watchdog::slots::without_scopes;
 use crate::watchdog::{self, Timer};
 
 /// An action taken when a scope is over, to unblock a foreign call.
@@ -182,8 +183,8 @@ pub(crate) struct Entry {
     timers: ForkMutex<Vec<Timer>>,
     /// Whether a scope that is over has set it off: from then on only its own timers do.
     set_off: AtomicBool,
-    /// Whether it has run here, or was refused. Set before a run, or under the callback's lock.
-    begun: AtomicBool,
+    /// Whether a run of it here has ended, or was refused. Set under the callback's lock.
+    ended: AtomicBool,
     /// Whether what it escalates to has its timers.
     escalates: AtomicBool,
     /// Whether this is not its place any more: it does not begin to fire. Set under the callback's lock.
@@ -225,7 +226,7 @@ impl Entry {
             then,
             timers: ForkMutex::new(Vec::new()),
             set_off: AtomicBool::new(false),
-            begun: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
             escalates: AtomicBool::new(false),
             retired: AtomicBool::new(false),
             seam,
@@ -252,10 +253,15 @@ impl Entry {
 
     /// Its scope is over: runs it where it belongs, the first time. Called on the watchdog.
     pub(crate) fn set_off(self: Arc<Self>) {
-        // Relaxed: only one is to be first.
-        if !self.set_off.swap(true, Ordering::Relaxed) {
+        if self.claim() {
             self.dispatch();
         }
+    }
+
+    /// Leaves it to the caller to have it run the first time; `false` if it was left to another.
+    pub(crate) fn claim(&self) -> bool {
+        // Relaxed: only one is to be first.
+        !self.set_off.swap(true, Ordering::Relaxed)
     }
 
     /// Runs it where it belongs. Called on the watchdog.
@@ -269,16 +275,11 @@ impl Entry {
 
     /// Runs it here.
     pub(crate) fn run(self: &Arc<Self>) {
-        let is_once = matches!(self.policy.repeat, Repeat::Once | Repeat::Unsaid);
-        let may = |fires| !self.is_retired() && (fires == 0 || !is_once);
-        let caller = || weak_waker(Arc::downgrade(self));
-        let before = || {
-            // Relaxed: who waits for it asks until it is so.
-            self.begun.store(true, Ordering::Relaxed);
-            self.escalate_later();
-        };
-        let (fires, due) = match self.callback.call(may, caller, before) {
-            Call::Ran(fires, due) => (fires, due),
+        let (fires, due) = match self.callback.call(self) {
+            Call::Ran { fires, due, waiters } => {
+                wake(waiters);
+                (fires, due)
+            }
             Call::Later { runs } => {
                 // For another place, where it may hang.
                 if runs {
@@ -287,9 +288,9 @@ impl Entry {
                 return;
             }
             Call::Refused => {
-                self.callback.hold_back(false, || self.begun.store(true, Ordering::Relaxed));
+                wake(self.callback.hold_back(false, || self.ended()));
                 // One that was to fire once may have done so elsewhere.
-                if is_once && self.callback.fires() > 0 {
+                if self.is_once() && self.callback.fires() > 0 {
                     self.escalate_later();
                 }
                 return;
@@ -304,6 +305,10 @@ impl Entry {
             Repeat::Backoff => 500_000 << (fires - 1).min(7),
         };
         self.schedule(interval, self);
+    }
+
+    fn is_once(&self) -> bool {
+        matches!(self.policy.repeat, Repeat::Once | Repeat::Unsaid)
     }
 
     /// At the first firing.
@@ -340,14 +345,14 @@ impl Entry {
     /// The place is left: it does not begin to fire any more, whatever is on its way; with `wait`, it is not firing
     /// either. In another place it may, [`again`](Self::again).
     pub(crate) fn retire(&self, wait: bool) {
-        self.callback.hold_back(wait, || self.retired.store(true, Ordering::Relaxed));
+        wake(self.callback.hold_back(wait, || self.retired.store(true, Ordering::Relaxed)));
         self.forget_timers();
         self.then.iter().for_each(|(_, entry)| entry.retire(wait));
     }
 
     /// Ends it: when this returns no part of it is running, and never will.
     pub(crate) fn revoke(&self) {
-        self.callback.revoke();
+        wake(self.callback.revoke());
         self.forget_timers();
         for (_, entry) in &self.then {
             entry.revoke();
@@ -361,7 +366,11 @@ impl Entry {
 
     /// As [`revoke`](Self::revoke), without blocking.
     pub(crate) fn poll_revoke(&self, waker: &Waker) -> Poll<()> {
-        let mut poll = self.callback.poll_revoke(waker);
+        self.callback.begin_to_revoke();
+        let mut poll = self.callback.poll_idle(std::ptr::from_ref(self).addr(), waker, || false);
+        if poll.is_ready() {
+            wake(self.callback.revoke());
+        }
         self.forget_timers();
         for (_, entry) in &self.then {
             if entry.poll_revoke(waker).is_pending() {
@@ -371,6 +380,35 @@ impl Entry {
         poll
     }
 
+    /// The future that it is registered with ends: pending until it has run here, or never will, and runs no more. What
+    /// `ends` with that future does not begin again here. `waiter` is as in [`Callback::poll_idle`].
+    pub(crate) fn poll_first_run(&self, waiter: usize, waker: &Waker, ends: bool) -> Poll<()> {
+        let comes = || {
+            let ended = self.has_ended();
+            if ended && ends {
+                self.retired.store(true, Ordering::Relaxed);
+            }
+            !ended
+        };
+        let poll = self.callback.poll_idle(waiter, waker, comes);
+        if !self.is_retired() {
+            return poll;
+        }
+        self.forget_timers();
+        self.then.iter().map(|(_, entry)| entry.poll_retire(waiter, waker)).fold(poll, both)
+    }
+
+    /// As [`retire`](Self::retire), without blocking: pending while it runs.
+    fn poll_retire(&self, waiter: usize, waker: &Waker) -> Poll<()> {
+        let is_to_come = || {
+            self.retired.store(true, Ordering::Relaxed);
+            false
+        };
+        let poll = self.callback.poll_idle(waiter, waker, is_to_come);
+        self.forget_timers();
+        self.then.iter().map(|(_, entry)| entry.poll_retire(waiter, waker)).fold(poll, both)
+    }
+
     fn forget_timers(&self) {
         let timers = self.timers.lock().map(|mut timers| std::mem::take(&mut *timers));
         for timer in timers.unwrap_or_default() {
@@ -378,17 +416,16 @@ impl Entry {
         }
     }
 
-    /// Whether it has begun to run here, or never will.
-    #[cfg(not(timebox_loom))]
-    pub(crate) fn has_begun(&self) -> bool {
-        // Relaxed: as where it is set.
-        self.begun.load(Ordering::Relaxed) || self.is_retired()
+    /// Whether it has run here, or never will.
+    pub(crate) fn has_ended(&self) -> bool {
+        // Relaxed: ordered by the lock of the callback, or asked until it is so.
+        self.ended.load(Ordering::Relaxed) || self.is_retired()
     }
 
-    /// Waits until it has begun to run here, as long as `comes` says that somebody will run it.
+    /// Waits until it has run here, as long as `comes` says that somebody will run it.
     #[cfg(not(timebox_loom))]
     pub(crate) fn await_run(&self, comes: impl Fn() -> bool) {
-        self.callback.wait_while(|| !self.has_begun() && comes());
+        self.callback.wait_while(|| !self.has_ended() && comes());
     }
 
     /// Keeps it from beginning to fire.
@@ -401,7 +438,7 @@ impl Entry {
 
     /// Waits for it if it fires.
     pub(crate) fn wait_until_idle(&self) {
-        self.callback.wait_until_idle();
+        wake(self.callback.wait_until_idle());
         for (_, entry) in &self.then {
             entry.wait_until_idle();
         }
@@ -435,6 +472,36 @@ impl Entry {
         (self.policy.spoils && self.callback.fires() > 0)
             || self.then.iter().any(|(_, entry)| entry.has_spoilt())
     }
+}
+
+impl Caller for Arc<Entry> {
+    fn may(&self, fires: u32) -> bool {
+        !self.is_retired() && (fires == 0 || !self.is_once())
+    }
+
+    fn waker(&self) -> Waker {
+        weak_waker(Arc::downgrade(self))
+    }
+
+    fn begins(&self) {
+        self.escalate_later();
+    }
+
+    fn ended(&self) {
+        // Relaxed: as in `has_ended`.
+        self.ended.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Wakes tasks that waited for a hook. One that is polled right here sees no scope of this thread.
+fn wake(waiters: Waiters) {
+    if !waiters.is_empty() {
+        without_scopes(|| waiters.wake());
+    }
+}
+
+fn both(one: Poll<()>, other: Poll<()>) -> Poll<()> {
+    if one.is_ready() { other } else { one }
 }
 
 /// Its timer has come.

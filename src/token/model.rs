@@ -1,6 +1,7 @@
 //! Loom models of hooks and nodes. They run the code of this room and of `sync/callback.rs` itself.
 
 use std::sync::Arc;
+use std::task::{Poll, Wake, Waker};
 
 use loom::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use loom::thread;
@@ -265,6 +266,67 @@ fn register_while_a_shield_closes() {
     future.remove_hook(key, &entry);
 }
 
+/// A task, and the thread that runs it.
+#[derive(Default)]
+struct Task(loom::sync::Mutex<bool>, loom::sync::Condvar);
+
+impl Wake for Task {
+    fn wake(self: Arc<Self>) {
+        *self.0.lock().unwrap() = true;
+        self.1.notify_one();
+    }
+}
+
+impl Task {
+    /// Polls until that is ready, and whenever it is woken.
+    fn block_on(self: &Arc<Self>, mut poll: impl FnMut(&Waker) -> Poll<()>) {
+        while poll(&Arc::clone(self).into()).is_pending() {
+            // Others come first, also where it has woken itself to try again.
+            thread::yield_now();
+            let mut woken = self.0.lock().unwrap();
+            while !std::mem::replace(&mut *woken, false) {
+                woken = self.1.wait(woken).unwrap();
+            }
+        }
+    }
+}
+
+/// The future of a scope that is cancelled ends: its task awaits a hook in a future beneath. When it has, that has run, and
+/// does not any more.
+fn await_hooks_in_a_task() {
+    let (runs, ended) = (Arc::new(AtomicUsize::new(0)), Forbidden::new());
+    // A model does not see what orders the first use of these.
+    global().schedule(NEVER, Waker::noop().clone()).cancel();
+    let future = node(None, NEVER);
+    let beneath = node_of(Some(&future), NEVER, true);
+    let entry = Entry::of(Hook::inline(counted(&runs, &ended)), Unsaid::Backoff);
+    beneath.add_hook(&entry, Tie::Future).unwrap();
+    assert!(future.cancel(None));
+    Arc::new(Task::default()).block_on(|waker| future.poll_hooks(waker));
+    ended.from_now_on(true);
+    assert!(entry.fires() >= 1, "it was not waited for");
+    run_out(global());
+    assert_never_late(&runs);
+    assert_eq!(timers(global()), 0, "a timer is left behind");
+    entry.revoke();
+}
+
+/// As above, while the hook runs for another that set it off, and is ended by its registration.
+fn await_a_hook_that_ends() {
+    let (runs, never) = (Arc::new(AtomicUsize::new(0)), Forbidden::new());
+    let future = node(None, NEVER);
+    let entry = Entry::of(Hook::inline(counted(&runs, &never)), Unsaid::Once);
+    future.add_hook(&entry, Tie::Scope).unwrap();
+    // Leaked: where the model fails, its locks are gone when the node would be.
+    std::mem::forget(Arc::clone(&future));
+    let (fires, ends) = (Arc::clone(&entry), Arc::clone(&entry));
+    let threads = [thread::spawn(move || fires.run()), thread::spawn(move || ends.revoke())];
+    Arc::new(Task::default()).block_on(|waker| future.poll_hooks(waker));
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
+    assert!(runs.load(SeqCst) <= 1);
+    run_out(global());
+}
+
 models! {
     a_hook_that_was_ended_never_runs: end_while_it_fires;
     an_escalation_ends_with_its_hook: end_while_it_escalates;
@@ -280,6 +342,10 @@ models! {
     of_two_futures_one_is_beneath_the_other_at_most: move_beneath_each_other;
     a_future_stays_where_it_was_moved_to: move_while_the_scope_closes;
     a_hook_that_comes_beside_a_shield_fires_when_that_closes: register_while_a_shield_closes;
+    a_task_awaits_the_hooks_of_its_future: await_hooks_in_a_task;
+    a_task_awaits_a_hook_that_is_ended: await_a_hook_that_ends;
+    #[should_panic(expected = "deadlock")]
+    fails_where_a_task_says_too_late_that_it_waits: await_a_hook_that_ends, LateWaiter;
     #[should_panic(expected = "it has not been told")]
     fails_where_a_cancel_does_not_spread_for_another: cancel_twice, NoSecondSpread;
     #[should_panic(expected = "maximum number of branches")] // a walk that does not end

@@ -117,6 +117,13 @@ pub(crate) enum Tie {
     Future,
 }
 
+impl Tie {
+    /// Whether it dies with the scope.
+    fn ends_with_scope(self) -> bool {
+        self != Tie::Token
+    }
+}
+
 /// How a node itself came to its end.
 #[derive(Clone)]
 pub(crate) struct End {

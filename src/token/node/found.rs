@@ -46,12 +46,13 @@ struct Hooks(Vec<Arc<Entry>>);
 
 impl Hooks {
     /// Those of inner scopes first; and those that do not block first.
+    fn in_order(&self) -> impl Iterator<Item = Arc<Entry>> {
+        let of = |inline| self.0.iter().rev().filter(move |entry| entry.is_inline() == inline);
+        of(true).chain(of(false)).map(Arc::clone)
+    }
+
     fn dispatch(&self) {
-        for inline in [true, false] {
-            for entry in self.0.iter().rev().filter(|entry| entry.is_inline() == inline) {
-                Arc::clone(entry).set_off();
-            }
-        }
+        self.in_order().for_each(Entry::set_off);
     }
 }
 
@@ -72,6 +73,36 @@ pub(super) fn run_and_wait(entries: Vec<Arc<Entry>>) {
     watchdog.post(Arc::new(Hooks(entries.clone())).into());
     // Without threads nobody comes to run them, and those that have gone elsewhere are run there.
     entries.iter().for_each(|entry| entry.await_run(|| watchdog.is_running()));
+}
+
+/// Has hooks that are due, given from the outside in, run where they belong, each one time. `false` if there is nobody who
+/// would: then those that do not block have run here, and the others wait for a thread.
+pub(super) fn run_soon(mut entries: Vec<Arc<Entry>>) -> bool {
+    let watchdog = watchdog::global();
+    if !watchdog.is_running() {
+        // Tries to start it.
+        watchdog.schedule(0, Waker::noop().clone()).cancel();
+    }
+    let has_threads = watchdog.is_running();
+    entries.retain(|entry| entry.claim());
+    if !has_threads {
+        let (inline, others): (Vec<_>, Vec<_>) = entries.into_iter().partition(|entry| entry.is_inline());
+        inline.iter().rev().for_each(Entry::run);
+        entries = others;
+    }
+    if !entries.is_empty() {
+        watchdog.post(Arc::new(Claimed(Hooks(entries))).into());
+    }
+    has_threads
+}
+
+/// Hooks that nobody else sets off.
+struct Claimed(Hooks);
+
+impl Wake for Claimed {
+    fn wake(self: Arc<Self>) {
+        self.0.in_order().for_each(Entry::dispatch);
+    }
 }
 
 impl Wake for Hooks {
