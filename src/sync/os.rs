@@ -7,13 +7,25 @@ use std::io;
 #[cfg(all(any(target_os = "linux", target_os = "android"), not(timebox_loom)))]
 #[inline]
 pub(crate) fn monotonic_nanos() -> u64 {
+    nanos_on(libc::CLOCK_MONOTONIC)
+}
+
+/// What a clock reads that cannot be read: time stands still. 0 is never a time.
+#[cfg(all(any(target_os = "linux", target_os = "android"), not(timebox_loom)))]
+const STOPPED: u64 = 1;
+
+/// Nanoseconds on a clock.
+#[cfg(all(any(target_os = "linux", target_os = "android"), not(timebox_loom)))]
+#[inline(always)]
+fn nanos_on(clock: libc::clockid_t) -> u64 {
     let mut time = std::mem::MaybeUninit::<libc::timespec>::uninit();
-    // SAFETY: the pointer is to writable memory of the right type, and CLOCK_MONOTONIC exists on every kernel, so
-    // the call cannot fail and has written the whole struct.
-    let time = unsafe {
-        libc::clock_gettime(libc::CLOCK_MONOTONIC, time.as_mut_ptr());
-        time.assume_init()
-    };
+    // SAFETY: the pointer is to writable memory of the right type.
+    if unsafe { libc::clock_gettime(clock, time.as_mut_ptr()) } != 0 {
+        // Every kernel has the clock, but a sandbox may forbid the call.
+        return STOPPED;
+    }
+    // SAFETY: the call has succeeded, and so has written the whole struct.
+    let time = unsafe { time.assume_init() };
     // Neither field is negative on this clock.
     #[allow(clippy::cast_sign_loss)]
     let (seconds, nanos) = (time.tv_sec as u64, time.tv_nsec as u64);
@@ -87,8 +99,9 @@ fn spawn_bare(name: &str, body: Box<dyn FnOnce() + Send>) -> io::Result<()> {
 /// Blocks all signals on this thread until dropped.
 #[cfg(not(timebox_loom))]
 struct SignalsBlocked {
+    /// Absent if they could not be blocked.
     #[cfg(all(unix, not(miri)))]
-    before: libc::sigset_t,
+    before: Option<libc::sigset_t>,
 }
 
 #[cfg(not(timebox_loom))]
@@ -97,12 +110,13 @@ impl SignalsBlocked {
     fn new() -> Self {
         let mut all = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
         let mut before = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
-        // SAFETY: `sigfillset` initialises `all`; `pthread_sigmask` with a valid `how` writes `before`.
-        unsafe {
-            libc::sigfillset(all.as_mut_ptr());
-            libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), before.as_mut_ptr());
-            Self { before: before.assume_init() }
-        }
+        // SAFETY: `all` is initialised by the first call where the second is made, and `before` where that succeeds.
+        let before = unsafe {
+            let blocked = libc::sigfillset(all.as_mut_ptr()) == 0
+                && libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), before.as_mut_ptr()) == 0;
+            blocked.then(|| before.assume_init())
+        };
+        Self { before }
     }
 
     #[cfg(any(not(unix), miri))]
@@ -114,8 +128,10 @@ impl SignalsBlocked {
 #[cfg(all(unix, not(miri), not(timebox_loom)))]
 impl Drop for SignalsBlocked {
     fn drop(&mut self) {
-        // SAFETY: `before` was written by the call in `new`.
-        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const self.before, std::ptr::null_mut()) };
+        if let Some(before) = &self.before {
+            // SAFETY: a mask that lives during the call; none is asked for.
+            unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, before, std::ptr::null_mut()) };
+        }
     }
 }
 
@@ -178,5 +194,16 @@ pub(crate) fn replace_stdin(input: std::os::fd::BorrowedFd<'_>) -> io::Result<()
     match unsafe { libc::dup2(input.as_raw_fd(), libc::STDIN_FILENO) } {
         -1 => Err(io::Error::last_os_error()),
         _ => Ok(()),
+    }
+}
+
+#[cfg(all(test, any(target_os = "linux", target_os = "android"), not(timebox_loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_cannot_be_read_stands_still() {
+        assert_eq!(nanos_on(libc::clockid_t::MAX), STOPPED);
+        assert!(monotonic_nanos() > STOPPED);
     }
 }
