@@ -62,27 +62,23 @@ pub(crate) fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> io::Res
 /// Starts a thread that std knows nothing of. Guarded by the test of a thousand forks, amid threads that start and end.
 #[cfg(all(unix, not(miri), not(timebox_loom)))]
 fn spawn_bare(name: &str, body: Box<dyn FnOnce() + Send>) -> io::Result<()> {
-    use std::ffi::{CString, c_void};
+    use std::ffi::c_void;
     use std::panic::{AssertUnwindSafe, catch_unwind};
 
     struct Start {
-        name: CString,
+        name: String,
         body: Box<dyn FnOnce() + Send>,
     }
     extern "C" fn start(data: *mut c_void) -> *mut c_void {
         // SAFETY: made by `Box::into_raw` below, for this thread alone.
         let Start { name, body } = *unsafe { Box::from_raw(data.cast::<Start>()) };
-        #[cfg(any(target_os = "linux", target_os = "android"))]
-        // SAFETY: reads a string that lives during the call.
-        unsafe {
-            libc::prctl(libc::PR_SET_NAME, name.as_ptr());
-        }
+        name_this_thread(&name);
         drop(name);
         // Nothing may unwind out of here.
         std::mem::forget(catch_unwind(AssertUnwindSafe(body)));
         std::ptr::null_mut()
     }
-    let data = Box::into_raw(Box::new(Start { name: CString::new(name)?, body }));
+    let data = Box::into_raw(Box::new(Start { name: name.to_owned(), body }));
     let mut thread = std::mem::MaybeUninit::uninit();
     // SAFETY: `start` takes the box over if it is called at all; the thread is detached, so its handle is not kept.
     unsafe {
@@ -144,6 +140,18 @@ pub(crate) fn set_timer_slack(nanos: u32) {
 
 #[cfg(not(all(any(target_os = "linux", target_os = "android"), not(miri), not(timebox_loom))))]
 pub(crate) fn set_timer_slack(_nanos: u32) {}
+
+/// Names this thread, for who lists them.
+#[cfg(all(any(target_os = "linux", target_os = "android"), not(miri), not(timebox_loom)))]
+pub(crate) fn name_this_thread(name: &str) {
+    if let Ok(name) = std::ffi::CString::new(name) {
+        // SAFETY: reads a string that lives during the call.
+        unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
+    }
+}
+
+#[cfg(not(all(any(target_os = "linux", target_os = "android"), not(miri), not(timebox_loom))))]
+pub(crate) fn name_this_thread(_name: &str) {}
 
 /// The heavy half of an asymmetric fence: see `watchdog/README.md`.
 #[cfg(all(target_os = "linux", not(miri), not(timebox_loom)))]
