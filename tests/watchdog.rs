@@ -1,11 +1,15 @@
 //! The one thread behind the crate: when it starts, what it leaves alone, and that nobody waits for it.
 #![cfg(all(unix, not(miri)))]
 
+use std::future::{Future, pending};
+use std::pin::Pin;
 use std::process::{Command, Output};
-use std::sync::mpsc::channel;
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Wake, Waker};
 use std::time::{Duration, Instant};
 
-use timebox::{CancellationToken, Hook, Limit, TimeoutError, checkpoint, timeout, with_timeout};
+use timebox::{CancellationToken, Hook, Limit, TimeoutError, checkpoint, future, timeout, with_timeout};
 
 const SHORT: Duration = Duration::from_millis(20);
 const LONG: Duration = Duration::from_secs(3600);
@@ -146,6 +150,248 @@ fn where_no_thread_can_be_started_every_question_looks_at_the_clock() {
     let call = || timebox::interruptible(|| (), || Ok::<_, String>(7));
     assert_eq!(timeout(LONG, call).unwrap().unwrap(), 7);
     drop(token.on_cancel(|| ()));
+}
+
+/// A task whose executor polls it in `wake`, as some do.
+struct PolledInWake(Mutex<Option<Pin<Box<dyn Future<Output = ()> + Send>>>>);
+
+impl PolledInWake {
+    fn start(future: impl Future<Output = ()> + Send + 'static) {
+        Arc::new(Self(Mutex::new(Some(Box::pin(future))))).wake();
+    }
+}
+
+impl Wake for PolledInWake {
+    fn wake(self: Arc<Self>) {
+        let Ok(mut place) = self.0.try_lock() else { return };
+        let waker = Waker::from(Arc::clone(&self));
+        if let Some(future) = &mut *place
+            && future.as_mut().poll(&mut Context::from_waker(&waker)).is_ready()
+        {
+            *place = None;
+        }
+    }
+}
+
+/// A call that blocks until its hook ends it, and how long that took.
+fn blocks_until(limit: Duration) -> Duration {
+    let (stop, stopped) = channel::<()>();
+    let start = Instant::now();
+    let call = || stopped.recv_timeout(HANG).map_or(Ok(()), |()| Err("interrupted"));
+    let ended = timebox::shield(LONG, || {
+        timebox::timeout_value(limit, || timebox::interruptible(move || stop.send(()), call))
+    });
+    assert!(ended.unwrap().is_err());
+    start.elapsed()
+}
+
+/// Everybody else's limits, when something that does not return has been called on the watchdog.
+#[track_caller]
+fn assert_limits_work() {
+    for limit in [SHORT, 2 * SHORT] {
+        assert!(blocks_until(limit) < HANG / 4);
+    }
+    pollster::block_on(future::timeout_value(SHORT, pending::<()>())).unwrap_err();
+    pollster::block_on(future::sleep(SHORT)).unwrap();
+    let (fired, wait) = channel();
+    let token = CancellationToken::new();
+    let tell = fired.clone();
+    let hooks =
+        [token.on_cancel(Hook::inline(move || tell.send(()))), token.on_cancel(move || fired.send(()))];
+    token.cancel();
+    for _ in &hooks {
+        wait.recv_timeout(HANG).unwrap();
+    }
+}
+
+/// Calls something on the watchdog that does not return until what comes back is dropped.
+fn stuck(begin: impl FnOnce(Box<dyn Fn() + Send + Sync>)) -> Sender<()> {
+    let ((begun, begins), (release, released)) = (channel(), channel::<()>());
+    let (begun, released) = (Mutex::new(begun), Mutex::new(released));
+    begin(Box::new(move || {
+        let _ = begun.lock().unwrap().send(());
+        // Like a std mutex that somebody holds.
+        let _ = released.lock().unwrap().recv();
+    }));
+    begins.recv_timeout(HANG).unwrap();
+    release
+}
+
+/// Calls a closure as it is woken, or as it is dropped.
+struct Calls {
+    woken: Option<Box<dyn Fn() + Send + Sync>>,
+    dropped: Option<Box<dyn Fn() + Send + Sync>>,
+}
+
+impl Wake for Calls {
+    fn wake(self: Arc<Self>) {
+        self.woken.iter().for_each(|call| call());
+    }
+}
+
+impl Drop for Calls {
+    fn drop(&mut self) {
+        self.dropped.iter().for_each(|call| call());
+    }
+}
+
+#[test]
+fn a_task_that_is_polled_in_wake_may_wait_for_hooks_there() {
+    let (done, wait) = channel();
+    let report = done.clone();
+    struct CleansUp(Sender<Duration>);
+    impl Drop for CleansUp {
+        fn drop(&mut self) {
+            let _ = self.0.send(blocks_until(SHORT));
+        }
+    }
+    PolledInWake::start(async move {
+        let body = async {
+            let _clean_up = CleansUp(report);
+            pending::<()>().await;
+        };
+        assert!(future::timeout_value(SHORT, body).await.is_err());
+        done.send(Duration::ZERO).unwrap();
+    });
+    for _ in 0..2 {
+        assert!(wait.recv_timeout(HANG).unwrap() < HANG / 4);
+    }
+    assert_limits_work();
+}
+
+#[test]
+fn wakers_that_never_return_hold_up_nobody_else() {
+    for _ in 0..3 {
+        let mut kept = Vec::new();
+        let mut at_once = |waker: &Waker| {
+            let mut future = Box::pin(future::timeout_value(SHORT, pending::<()>()));
+            assert!(future.as_mut().poll(&mut Context::from_waker(waker)).is_pending());
+            kept.push(future);
+        };
+        let (woken, wait) = channel();
+        let release = stuck(|call| {
+            // The first of several that are due together.
+            at_once(&Arc::new(Calls { woken: Some(call), dropped: None }).into());
+            for _ in 0..200 {
+                let woken = Mutex::new(woken.clone());
+                let tell = Box::new(move || woken.lock().unwrap().send(()).unwrap());
+                at_once(&Arc::new(Calls { woken: Some(tell), dropped: None }).into());
+            }
+        });
+        for _ in 0..200 {
+            wait.recv_timeout(HANG).unwrap();
+        }
+        assert_limits_work();
+        drop(release);
+        assert_limits_work();
+    }
+}
+
+#[test]
+fn a_waker_whose_drop_never_returns_holds_up_nobody_else() {
+    let mut future = Box::pin(future::timeout_value(SHORT, pending::<()>()));
+    let release = stuck(|call| {
+        let waker = Waker::from(Arc::new(Calls { woken: None, dropped: Some(call) }));
+        assert!(future.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+    });
+    assert_limits_work();
+    drop(release);
+}
+
+#[test]
+fn wakers_of_one_token_that_never_return_hold_up_nobody_else() {
+    let token = timebox::timeout_value(SHORT, timebox::token).unwrap();
+    let mut kept = Vec::new();
+    let mut wait_with = |waker: &Waker| {
+        let mut waits = Box::pin(token.clone().cancelled_owned());
+        assert!(waits.as_mut().poll(&mut Context::from_waker(waker)).is_pending());
+        kept.push(waits);
+    };
+    let (woken, wait) = channel();
+    let woken = Mutex::new(woken);
+    let release = stuck(|call| {
+        wait_with(&Arc::new(Calls { woken: Some(call), dropped: None }).into());
+        let tell = Box::new(move || woken.lock().unwrap().send(()).unwrap());
+        wait_with(&Arc::new(Calls { woken: Some(tell), dropped: None }).into());
+    });
+    wait.recv_timeout(HANG).unwrap();
+    assert_limits_work();
+    drop(release);
+}
+
+#[test]
+fn inline_hooks_that_wait_hold_up_nobody_else() {
+    let token = CancellationToken::new();
+    let (done, wait) = channel();
+    let release = stuck(|call| {
+        // The last comes first.
+        std::mem::forget(token.on_cancel(Hook::inline(move || done.send(blocks_until(SHORT)))));
+        std::mem::forget(token.on_cancel(Hook::inline(call)));
+        token.cancel();
+    });
+    assert!(wait.recv_timeout(HANG).unwrap() < HANG / 4);
+    assert_limits_work();
+    drop(release);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn the_one_that_takes_over_is_the_watchdog_and_few_threads_stay() {
+    const TEST: &str = "the_one_that_takes_over_is_the_watchdog_and_few_threads_stay";
+    if !is_child() {
+        return assert_success(&alone(TEST));
+    }
+    for _ in 0..20 {
+        let mut future = Box::pin(future::timeout_value(SHORT / 10, pending::<()>()));
+        let release = stuck(|call| {
+            let waker = Waker::from(Arc::new(Calls { woken: Some(call), dropped: None }));
+            assert!(future.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+        });
+        pollster::block_on(future::sleep(SHORT / 10)).unwrap();
+        drop(release);
+    }
+    let token = CancellationToken::new();
+    let (named, name) = channel();
+    let _hook = token.on_cancel(Hook::inline(move || {
+        named.send(std::thread::current().name().map(ToOwned::to_owned)).unwrap();
+    }));
+    token.cancel();
+    assert_eq!(name.recv_timeout(HANG).unwrap().as_deref(), Some("timebox-watchdog"));
+    let start = Instant::now();
+    while (threads_named("timebox-watchdo"), threads_named("timebox-deputy")) != (1, 1) {
+        assert!(start.elapsed() < HANG, "those that were stuck are gone, or of use");
+        std::thread::sleep(SHORT / 10);
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn while_nothing_is_due_no_thread_wakes_up() {
+    if !is_child() {
+        return assert_success(&alone("while_nothing_is_due_no_thread_wakes_up"));
+    }
+    fn switches() -> u64 {
+        let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+        let of = |task: std::fs::DirEntry| {
+            let name = std::fs::read_to_string(task.path().join("comm")).unwrap_or_default();
+            let status = std::fs::read_to_string(task.path().join("status")).unwrap_or_default();
+            let count = status.lines().filter_map(|line| line.split_once("ctxt_switches:"));
+            let count: u64 = count.map(|(_, count)| count.trim().parse::<u64>().unwrap()).sum();
+            if name.starts_with("timebox") { count } else { 0 }
+        };
+        tasks.map(|task| of(task.unwrap())).sum()
+    }
+    let mut long = Box::pin(future::timeout_value(LONG, pending::<()>()));
+    assert!(long.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+    pollster::block_on(future::sleep(SHORT)).unwrap();
+    assert!(threads_named("timebox-deputy") == 1);
+    // The deputy has looked at that call for a while, and lies down.
+    let settled = || {
+        let before = switches();
+        std::thread::sleep(10 * SHORT);
+        switches() == before
+    };
+    assert!((0..10).any(|_| settled()));
 }
 
 #[test]

@@ -210,21 +210,6 @@ impl Callback {
         if pending { Poll::Pending } else { Poll::Ready(()) }
     }
 
-    /// Waits as long as `waits` says so, unless a run is not to be expected: it was revoked, or is suspended.
-    #[cfg(not(timebox_loom))]
-    pub(crate) fn wait_while(&self, waits: impl Fn() -> bool) {
-        // Only the end of a run, and what holds it back, is told; the rest is looked at now and then.
-        const LOOK_EVERY: std::time::Duration = std::time::Duration::from_millis(20);
-        if self.generation != fork::generation() {
-            return;
-        }
-        let Some(mut state) = self.state.lock() else { return };
-        while state.suspensions == 0 && !state.revoked && waits() {
-            let waited = self.idle.wait_timeout(state, LOOK_EVERY);
-            state = waited.unwrap_or_else(std::sync::PoisonError::into_inner).0;
-        }
-    }
-
     /// Keeps it from being started until [`resume`](Self::resume).
     pub(crate) fn suspend(&self) {
         if let Some(mut state) = self.state.lock() {

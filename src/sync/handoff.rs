@@ -4,54 +4,65 @@
 //! 1. The value is there if the phase is not `EMPTY`, and as long as whoever made it `EMPTY` has not read it out.
 //! 2. It is touched only by who fills the place, and by who has changed the phase from `FULL`: to `EMPTY`, or to `HELD`
 //!    until that is changed again. The phase is `FULL` for one filling at a time, so that is one thread.
-//! 3. Each filling has a number of its own, for a billion fillings: a ticket of one before is good for nothing. (One that
-//!    lay unused for exactly as many would take the wrong value; who keeps tickets for long must look at more.)
+//! 3. Each filling has a number of its own: a ticket of one before is good for nothing. The numbers come round after 2^59
+//!    fillings, which takes centuries at a filling each ten nanoseconds.
 
 use std::mem::MaybeUninit;
 
-use super::{AtomicU32, Ordering, mutant};
+use super::{AtomicU64, Ordering, mutant};
 
 #[cfg(timebox_loom)]
 use loom::cell::UnsafeCell;
 
-/// The phases, in the lowest bits of the word; the rest counts fillings.
-const EMPTY: u32 = 0;
-const FULL: u32 = 1;
+/// The phases, in the lowest bits of the word.
+const EMPTY: u64 = 0;
+const FULL: u64 = 1;
 /// Somebody looks at the value, and leaves it there.
-const HELD: u32 = 2;
+const HELD: u64 = 2;
 /// Meanwhile somebody came to take it.
-const MISSED: u32 = 3;
-const PHASE: u32 = 3;
+const MISSED: u64 = 3;
+const PHASE: u64 = 3;
+/// The bits above [`Ticket::ROOM`] count fillings.
+const STEP: u64 = Ticket::ROOM + 1;
 
 pub(crate) struct Handoff<T> {
-    word: AtomicU32,
+    word: AtomicU64,
     value: UnsafeCell<MaybeUninit<T>>,
 }
 
 /// Names one filling.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Ticket(u32);
+pub(crate) struct Ticket(u64);
 
 impl Ticket {
-    /// For who keeps it in another shape.
+    /// These bits of a ticket's number are zero: who keeps it as a number may keep something else in them.
+    pub(crate) const ROOM: u64 = 31;
+
     #[inline(always)]
-    pub(crate) fn number(self) -> u32 {
+    pub(crate) fn number(self) -> u64 {
         self.0
     }
 
     #[inline(always)]
-    pub(crate) fn from_number(number: u32) -> Self {
-        Self(number & !PHASE)
+    pub(crate) fn from_number(number: u64) -> Self {
+        Self(number & !Self::ROOM)
+    }
+
+    /// Enough of it to tell one filling from those shortly before and after.
+    #[inline(always)]
+    #[allow(clippy::cast_possible_truncation)]
+    pub(crate) fn short(self) -> u32 {
+        (self.0 / STEP) as u32
     }
 
     #[inline(always)]
-    fn word(self, phase: u32) -> u32 {
+    fn word(self, phase: u64) -> u64 {
         self.0 | phase
     }
 
     #[inline(always)]
-    fn after(self) -> u32 {
-        self.0.wrapping_add(PHASE + 1)
+    fn after(self) -> u64 {
+        self.0.wrapping_add(STEP)
     }
 }
 
@@ -60,7 +71,7 @@ unsafe impl<T: Send> Sync for Handoff<T> {}
 
 impl<T> Handoff<T> {
     pub(crate) fn new() -> Self {
-        Self { word: AtomicU32::new(EMPTY), value: UnsafeCell::new(MaybeUninit::uninit()) }
+        Self { word: AtomicU64::new(EMPTY), value: UnsafeCell::new(MaybeUninit::uninit()) }
     }
 
     /// Fills the place.
@@ -200,6 +211,41 @@ mod tests {
         let ticket = unsafe { place.put(1) };
         assert_eq!(place.hold(ticket, |_| assert_eq!(place.take(ticket), None)), None);
         assert_eq!(place.take(ticket), Some(1));
+    }
+
+    /// A place that was filled so often before.
+    fn filled_before<T>(times: u64) -> Handoff<T> {
+        let place = Handoff::new();
+        place.word.store(times.wrapping_mul(STEP), Ordering::Relaxed);
+        place
+    }
+
+    #[test]
+    fn an_old_ticket_is_good_for_nothing_after_any_number_of_fillings() {
+        // Where a word of 32 bits or less would have come round; half a filling more or less would not do.
+        for bits in 20..59 {
+            let place = filled_before(7);
+            // SAFETY: one thread, and each value is taken before the next.
+            let old = unsafe { place.put(1) };
+            assert_eq!(place.take(old), Some(1));
+            let place = filled_before(7 + (1 << bits));
+            // SAFETY: as above.
+            let new = unsafe { place.put(2) };
+            assert_eq!((place.take(old), place.hold(old, |_| ())), (None, None), "after 2^{bits} fillings");
+            assert_eq!(place.take(Ticket::from_number(new.number() | Ticket::ROOM)), Some(2));
+        }
+    }
+
+    #[test]
+    fn it_is_filled_and_emptied_where_its_numbers_come_round() {
+        let place = filled_before(u64::MAX / STEP);
+        for value in 0..3 {
+            // SAFETY: one thread, and each value is taken before the next.
+            let ticket = unsafe { place.put(value) };
+            assert_eq!(place.ticket(), Some(ticket));
+            assert_eq!(place.take(ticket), Some(value));
+            assert_eq!(place.take(ticket), None);
+        }
     }
 
     #[test]

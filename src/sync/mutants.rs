@@ -37,6 +37,12 @@ pub enum Mutant {
     NoSecondSpread = 8192,
     /// Nodes are moved without the lock of all moves.
     NoMoveLock = 16384,
+    /// Who returns from a call does not look whether another has taken over as the watchdog.
+    BlindReturn = 32768,
+    /// The watchdog's deputy lies down without a look whether it was called meanwhile.
+    DeafDeputy = 65536,
+    /// Who takes over as the watchdog looks at those timers only that say that something is due.
+    ShortLook = 131_072,
     /// A task that waits for a hook looks whether it must, and only then says that it waits.
     LateWaiter = 1 << 20,
 }

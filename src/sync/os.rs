@@ -7,13 +7,25 @@ use std::io;
 #[cfg(all(any(target_os = "linux", target_os = "android"), not(timebox_loom)))]
 #[inline]
 pub(crate) fn monotonic_nanos() -> u64 {
+    nanos_on(libc::CLOCK_MONOTONIC)
+}
+
+/// What a clock reads that cannot be read: time stands still. 0 is never a time.
+#[cfg(all(any(target_os = "linux", target_os = "android"), not(timebox_loom)))]
+const STOPPED: u64 = 1;
+
+/// Nanoseconds on a clock.
+#[cfg(all(any(target_os = "linux", target_os = "android"), not(timebox_loom)))]
+#[inline(always)]
+fn nanos_on(clock: libc::clockid_t) -> u64 {
     let mut time = std::mem::MaybeUninit::<libc::timespec>::uninit();
-    // SAFETY: the pointer is to writable memory of the right type, and CLOCK_MONOTONIC exists on every kernel, so
-    // the call cannot fail and has written the whole struct.
-    let time = unsafe {
-        libc::clock_gettime(libc::CLOCK_MONOTONIC, time.as_mut_ptr());
-        time.assume_init()
-    };
+    // SAFETY: the pointer is to writable memory of the right type.
+    if unsafe { libc::clock_gettime(clock, time.as_mut_ptr()) } != 0 {
+        // Every kernel has the clock, but a sandbox may forbid the call.
+        return STOPPED;
+    }
+    // SAFETY: the call has succeeded, and so has written the whole struct.
+    let time = unsafe { time.assume_init() };
     // Neither field is negative on this clock.
     #[allow(clippy::cast_sign_loss)]
     let (seconds, nanos) = (time.tv_sec as u64, time.tv_nsec as u64);
@@ -50,27 +62,23 @@ pub(crate) fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> io::Res
 /// Starts a thread that std knows nothing of. Guarded by the test of a thousand forks, amid threads that start and end.
 #[cfg(all(unix, not(miri), not(timebox_loom)))]
 fn spawn_bare(name: &str, body: Box<dyn FnOnce() + Send>) -> io::Result<()> {
-    use std::ffi::{CString, c_void};
+    use std::ffi::c_void;
     use std::panic::{AssertUnwindSafe, catch_unwind};
 
     struct Start {
-        name: CString,
+        name: String,
         body: Box<dyn FnOnce() + Send>,
     }
     extern "C" fn start(data: *mut c_void) -> *mut c_void {
         // SAFETY: made by `Box::into_raw` below, for this thread alone.
         let Start { name, body } = *unsafe { Box::from_raw(data.cast::<Start>()) };
-        #[cfg(any(target_os = "linux", target_os = "android"))]
-        // SAFETY: reads a string that lives during the call.
-        unsafe {
-            libc::prctl(libc::PR_SET_NAME, name.as_ptr());
-        }
+        name_this_thread(&name);
         drop(name);
         // Nothing may unwind out of here.
         std::mem::forget(catch_unwind(AssertUnwindSafe(body)));
         std::ptr::null_mut()
     }
-    let data = Box::into_raw(Box::new(Start { name: CString::new(name)?, body }));
+    let data = Box::into_raw(Box::new(Start { name: name.to_owned(), body }));
     let mut thread = std::mem::MaybeUninit::uninit();
     // SAFETY: `start` takes the box over if it is called at all; the thread is detached, so its handle is not kept.
     unsafe {
@@ -87,8 +95,9 @@ fn spawn_bare(name: &str, body: Box<dyn FnOnce() + Send>) -> io::Result<()> {
 /// Blocks all signals on this thread until dropped.
 #[cfg(not(timebox_loom))]
 struct SignalsBlocked {
+    /// Absent if they could not be blocked.
     #[cfg(all(unix, not(miri)))]
-    before: libc::sigset_t,
+    before: Option<libc::sigset_t>,
 }
 
 #[cfg(not(timebox_loom))]
@@ -97,12 +106,13 @@ impl SignalsBlocked {
     fn new() -> Self {
         let mut all = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
         let mut before = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
-        // SAFETY: `sigfillset` initialises `all`; `pthread_sigmask` with a valid `how` writes `before`.
-        unsafe {
-            libc::sigfillset(all.as_mut_ptr());
-            libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), before.as_mut_ptr());
-            Self { before: before.assume_init() }
-        }
+        // SAFETY: `all` is initialised by the first call where the second is made, and `before` where that succeeds.
+        let before = unsafe {
+            let blocked = libc::sigfillset(all.as_mut_ptr()) == 0
+                && libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), before.as_mut_ptr()) == 0;
+            blocked.then(|| before.assume_init())
+        };
+        Self { before }
     }
 
     #[cfg(any(not(unix), miri))]
@@ -114,8 +124,10 @@ impl SignalsBlocked {
 #[cfg(all(unix, not(miri), not(timebox_loom)))]
 impl Drop for SignalsBlocked {
     fn drop(&mut self) {
-        // SAFETY: `before` was written by the call in `new`.
-        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const self.before, std::ptr::null_mut()) };
+        if let Some(before) = &self.before {
+            // SAFETY: a mask that lives during the call; none is asked for.
+            unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, before, std::ptr::null_mut()) };
+        }
     }
 }
 
@@ -128,6 +140,18 @@ pub(crate) fn set_timer_slack(nanos: u32) {
 
 #[cfg(not(all(any(target_os = "linux", target_os = "android"), not(miri), not(timebox_loom))))]
 pub(crate) fn set_timer_slack(_nanos: u32) {}
+
+/// Names this thread, for who lists them.
+#[cfg(all(any(target_os = "linux", target_os = "android"), not(miri), not(timebox_loom)))]
+pub(crate) fn name_this_thread(name: &str) {
+    if let Ok(name) = std::ffi::CString::new(name) {
+        // SAFETY: reads a string that lives during the call.
+        unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
+    }
+}
+
+#[cfg(not(all(any(target_os = "linux", target_os = "android"), not(miri), not(timebox_loom))))]
+pub(crate) fn name_this_thread(_name: &str) {}
 
 /// The heavy half of an asymmetric fence: see `watchdog/README.md`.
 #[cfg(all(target_os = "linux", not(miri), not(timebox_loom)))]
@@ -178,5 +202,16 @@ pub(crate) fn replace_stdin(input: std::os::fd::BorrowedFd<'_>) -> io::Result<()
     match unsafe { libc::dup2(input.as_raw_fd(), libc::STDIN_FILENO) } {
         -1 => Err(io::Error::last_os_error()),
         _ => Ok(()),
+    }
+}
+
+#[cfg(all(test, any(target_os = "linux", target_os = "android"), not(timebox_loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_cannot_be_read_stands_still() {
+        assert_eq!(nanos_on(libc::clockid_t::MAX), STOPPED);
+        assert!(monotonic_nanos() > STOPPED);
     }
 }

@@ -422,12 +422,6 @@ impl Entry {
         self.ended.load(Ordering::Relaxed) || self.is_retired()
     }
 
-    /// Waits until it has run here, as long as `comes` says that somebody will run it.
-    #[cfg(not(timebox_loom))]
-    pub(crate) fn await_run(&self, comes: impl Fn() -> bool) {
-        self.callback.wait_while(|| !self.has_ended() && comes());
-    }
-
     /// Keeps it from beginning to fire.
     pub(crate) fn suspend(&self) {
         self.callback.suspend();

@@ -6,11 +6,14 @@
 
 #[cfg(feature = "testing")]
 pub(crate) mod mock;
+mod mode;
 #[cfg(all(test, timebox_loom))]
 pub(crate) mod model;
 pub(crate) mod runners;
+mod shift;
 pub(crate) mod slots;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::Waker;
 
@@ -18,12 +21,12 @@ use crate::sync::alarm::{self, Alarm};
 use crate::sync::callback::wake_quietly;
 #[cfg(not(timebox_loom))]
 use crate::sync::compiler_fence;
-use crate::sync::{
-    AtomicU8, AtomicU64, Mutex, Ordering, Padded, SetOnce, const_fn, fence, fork, lock, mutant, os,
-};
+use crate::sync::{AtomicU64, Mutex, Ordering, Padded, SetOnce, const_fn, fence, fork, lock, mutant, os};
 use crate::time::seam::Seam;
 use crate::time::{NEVER, clock};
+pub(crate) use mode::Mode;
 use runners::{Runners, Task};
+use shift::Shift;
 pub(crate) use slots::timers::Timer;
 use slots::timers::{Lease, Orphans, Timers};
 use slots::{FreeSlots, Numbered, Slot, Slots};
@@ -78,64 +81,10 @@ pub(crate) struct Watchdog {
     reached: Padded<AtomicU64>,
     mode: Mode,
     alarm: Alarm,
+    /// Which thread it is.
+    shift: Shift,
     pub(crate) slots: Slots,
     epoch: Epoch,
-}
-
-/// What every entry into a scope has to know, in one byte, so that the usual case is one comparison.
-#[derive(Debug)]
-pub(crate) struct Mode(AtomicU8);
-
-impl Mode {
-    /// Arms may leave their half of the fence to the watchdog.
-    const ASYMMETRIC: u8 = 1;
-    /// Limits are off.
-    const OFF: u8 = 2;
-    /// Nobody has said yet whether limits are on or off.
-    const UNSAID: u8 = 4;
-
-    const_fn! {
-        fn new() -> Self {
-            Self(AtomicU8::new(Self::UNSAID))
-        }
-    }
-
-    // Relaxed throughout: the bits do not depend on each other, and nothing is published through them. For the fence
-    // see README, "Switching to the asymmetric fence".
-    #[inline(always)]
-    fn has(&self, bit: u8) -> bool {
-        self.0.load(Ordering::Relaxed) & bit != 0
-    }
-
-    /// Whether limits are on, and known to be.
-    #[inline(always)]
-    pub(crate) fn has_limits(&self) -> bool {
-        !self.has(Self::OFF | Self::UNSAID)
-    }
-
-    fn set(&self, bit: u8, on: bool) {
-        if on {
-            self.0.fetch_or(bit, Ordering::Relaxed);
-        } else {
-            self.0.fetch_and(!bit, Ordering::Relaxed);
-        }
-    }
-
-    /// Whether limits are on; `None` if nobody has said so.
-    pub(crate) fn limits(&self) -> Option<bool> {
-        let mode = self.0.load(Ordering::Relaxed);
-        (mode & Self::UNSAID == 0).then_some(mode & Self::OFF == 0)
-    }
-
-    /// Switches limits on or off; with `first` only if nobody has yet.
-    pub(crate) fn set_limits(&self, on: bool, first: bool) {
-        let update = |mode: u8| {
-            let said = mode & Self::UNSAID == 0;
-            let off = if on { 0 } else { Self::OFF };
-            (!(first && said)).then_some(mode & Self::ASYMMETRIC | off)
-        };
-        let _ = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, update);
-    }
 }
 
 /// What has locks, and is made anew in a forked child.
@@ -143,8 +92,8 @@ struct Epoch {
     /// By the number of the slot whose thread they belong to.
     timers: Numbered<SetOnce<Timers>>,
     orphans: Orphans,
-    /// What is to be woken as soon as possible, in order.
-    inbox: Mutex<Vec<Waker>>,
+    /// What is to be called as soon as possible, in order: what was posted, and what is due.
+    inbox: Mutex<VecDeque<Waker>>,
     free_slots: Mutex<FreeSlots>,
     /// Slots ever made.
     made_slots: Mutex<usize>,
@@ -165,7 +114,7 @@ impl Epoch {
             Self {
                 timers: Numbered::new(),
                 orphans: Orphans::new(),
-                inbox: Mutex::new(Vec::new()),
+                inbox: Mutex::new(VecDeque::new()),
                 free_slots: Mutex::new(FreeSlots::new()),
                 made_slots: Mutex::new(made_slots),
                 hooks: Runners::for_hooks(),
@@ -222,6 +171,7 @@ impl Watchdog {
                 reached: Padded(AtomicU64::new(0)),
                 mode: Mode::new(),
                 alarm: Alarm::new(),
+                shift: Shift::new(),
                 slots: Slots::new(),
                 epoch: Epoch::new(0),
             }
@@ -257,10 +207,10 @@ impl Watchdog {
         self.alarm.is_running()
     }
 
-    /// Whether it runs on the calling thread.
+    /// Whether it runs on the calling thread, and nobody would take over if this waited for it.
     #[cfg(not(timebox_loom))]
-    pub(crate) fn is_this_thread() -> bool {
-        slots::Thread::with(|thread| thread.is_watchdog.get())
+    pub(crate) fn would_wait_for_itself(&self) -> bool {
+        slots::Thread::with(|thread| thread.is_watchdog.get()) && !self.shift.has_deputy()
     }
 
     /// Has the watchdog notice `deadline`, for the thread that owns the slot.
@@ -323,11 +273,7 @@ impl Watchdog {
 
     #[cfg(not(timebox_loom))]
     fn start(&'static self) {
-        let run = || {
-            slots::Thread::with(|thread| thread.is_watchdog.set(true));
-            self.run();
-        };
-        if self.alarm.start() && os::spawn("timebox-watchdog", run).is_err() {
+        if self.alarm.start() && os::spawn("timebox-watchdog", || self.serve(false)).is_err() {
             // Without threads every check reads the clock, and the next arm tries again.
             self.alarm.forget();
             self.next_wake.0.store(NEVER, Ordering::Relaxed);
@@ -338,21 +284,59 @@ impl Watchdog {
     #[cfg(timebox_loom)]
     fn start(&'static self) {
         if self.alarm.start() {
-            alarm::model_spawn(|| self.run());
+            alarm::model_spawn(|| self.serve(false));
         }
     }
 
-    /// The watchdog's life.
-    fn run(&'static self) {
+    /// Has somebody there who takes over if a call takes long.
+    fn have_deputy(&'static self) {
+        if self.shift.has_deputy() {
+            return;
+        }
+        // A model has one where it starts it.
+        #[cfg(not(timebox_loom))]
+        self.shift.start_deputy(|| self.stand_by());
+    }
+
+    /// The life of a thread that is the watchdog; or its deputy, that has taken over.
+    fn serve(&'static self, mut takes_over: bool) {
         os::set_timer_slack(1);
         #[cfg(feature = "testing")]
         mock::this_is_the_watchdog();
+        loop {
+            #[cfg(not(timebox_loom))]
+            slots::Thread::with(|thread| thread.is_watchdog.set(true));
+            if self.run(takes_over) {
+                self.shift.dismiss_deputy();
+                return;
+            }
+            #[cfg(not(timebox_loom))]
+            slots::Thread::with(|thread| thread.is_watchdog.set(false));
+            // Another has taken over, who may need a deputy now.
+            if !self.shift.become_deputy() || !self.shift.stand_by(|| self.is_running()) {
+                return;
+            }
+            takes_over = true;
+        }
+    }
+
+    /// The life of a deputy.
+    fn stand_by(&'static self) {
+        os::set_timer_slack(50_000);
+        if self.shift.stand_by(|| self.is_running()) {
+            os::name_this_thread("timebox-watchdog");
+            self.serve(true);
+        }
+    }
+
+    /// The watchdog's life; `false` if another has taken over. `takes_over`: from one that is stuck in a call.
+    fn run(&'static self, mut takes_over: bool) -> bool {
         let born = clock::now();
         // A watchdog before this one may have asked for it.
         let mut heavy = self.mode.has(Mode::ASYMMETRIC);
         let mut asked = heavy || cfg!(timebox_loom);
         loop {
-            let (key, until) = self.pass(heavy);
+            let Some((key, until)) = self.pass(heavy, std::mem::take(&mut takes_over)) else { return false };
             let now = clock::now();
             // It blocks for milliseconds: when nothing is due for a while, or else after a second.
             if !asked && (until.saturating_sub(now) > QUIET || now.saturating_sub(born) > LOUD) {
@@ -367,9 +351,13 @@ impl Watchdog {
                 self.alarm.wait(key, end);
                 // `next_wake` says "never" all the while, so that every arm rings, and a ring makes this fail.
                 if clock::now() >= end && self.alarm.retire(key) {
-                    return;
+                    return true;
                 }
             } else {
+                // Before it is needed: to start a thread takes longer than to wake one.
+                if self.has_timers() {
+                    self.have_deputy();
+                }
                 self.alarm.wait(key, until);
             }
             // Relaxed: see README, "Sleep".
@@ -377,13 +365,14 @@ impl Watchdog {
         }
     }
 
-    /// Fires what is due, and finds out until when to sleep.
-    fn pass(&'static self, heavy: bool) -> (alarm::Key, u64) {
+    /// Fires what is due, and finds out until when to sleep; `None` if another has taken over meanwhile. Who has just taken
+    /// over looks at all timers, since the one before may have been at any of them.
+    fn pass(&'static self, heavy: bool, takes_over: bool) -> Option<(alarm::Key, u64)> {
         // Before the first look: a ring after it cuts the sleep short.
         let key = self.alarm.key();
         let now = clock::now();
         self.reach(now);
-        let looked_at = self.fire_due(now);
+        let looked_at = self.fire_due(now, takes_over && !mutant!(ShortLook))?;
 
         if mutant!(EarlyLook) {
             looked_at.iter().for_each(|timers| timers.end_look());
@@ -408,7 +397,7 @@ impl Watchdog {
             // Lowering it needs no fence: an arm that reads the higher value wakes in vain at worst.
             self.next_wake.0.store(second, Ordering::Relaxed);
         }
-        (key, first.min(second))
+        Some((key, first.min(second)))
     }
 
     /// The earliest deadline after `now` that anybody waits for; `now` or before if there is something to do at once.
@@ -419,25 +408,43 @@ impl Watchdog {
         if lock(&epoch.inbox).is_empty() { earliest } else { now }
     }
 
-    /// Wakes everything that is due, in batches, with no lock held. The timers among which there was something due are to
-    /// be looked at again.
-    fn fire_due(&'static self, now: u64) -> Vec<&'static Timers> {
+    /// Whether any timer may be waited for.
+    fn has_timers(&'static self) -> bool {
+        self.epoch().all_timers().any(|timers| timers.earliest() != NEVER)
+    }
+
+    /// Calls everything that is due, in batches, with no lock held. The timers among which there was something due are to
+    /// be looked at again; or `all` of them. `None` if another has taken over meanwhile.
+    fn fire_due(&'static self, now: u64, all: bool) -> Option<Vec<&'static Timers>> {
         let epoch = self.epoch();
-        let posted = std::mem::take(&mut *lock(&epoch.inbox));
-        posted.into_iter().for_each(wake_quietly);
-        let looked_at: Vec<_> = epoch.all_timers().filter(|timers| timers.earliest() <= now).collect();
+        self.call_posted()?;
+        let looked_at: Vec<_> = epoch.all_timers().filter(|timers| all || timers.earliest() <= now).collect();
         for timers in &looked_at {
             timers.begin_look();
             // So many that those of other threads do not wait for all of this one's; the next pass follows at once.
             for _ in 0..BATCHES {
-                let (due, all) = timers.take_due(now);
-                due.into_iter().for_each(|(_, waker)| wake_quietly(waker));
-                if all {
+                let (due, are_all) = timers.take_due(now);
+                lock(&epoch.inbox).extend(due.into_iter().map(|(_, waker)| waker));
+                self.call_posted()?;
+                if are_all {
                     break;
                 }
             }
         }
-        looked_at
+        Some(looked_at)
+    }
+
+    /// Calls what is in the inbox, but for what comes meanwhile. Each on its own: what a call that does not return keeps from
+    /// being called is left to who takes over. `None` if somebody has.
+    fn call_posted(&'static self) -> Option<()> {
+        let inbox = &self.epoch().inbox;
+        let count = lock(inbox).len();
+        for _ in 0..count {
+            let Some(waker) = lock(inbox).pop_front() else { break };
+            self.have_deputy();
+            self.shift.call(|| wake_quietly(waker))?;
+        }
+        Some(())
     }
 
     /// Has something woken at `deadline` on the clock of `seam`.
@@ -499,12 +506,12 @@ impl Watchdog {
         self.epoch().timers.at(index).get_or_init(Timers::default)
     }
 
-    /// Has something woken as soon as possible, on the watchdog, after all that was posted before.
+    /// Has something called as soon as possible, on the watchdog, after all that was posted before.
     pub(crate) fn post(&'static self, waker: Waker) {
         prepare();
         #[cfg(feature = "testing")]
         let waker = mock::tracked_waker(waker);
-        lock(&self.epoch().inbox).push(waker);
+        lock(&self.epoch().inbox).push_back(waker);
         // README, "Timers".
         self.wake(0);
     }
@@ -557,6 +564,7 @@ impl Watchdog {
     #[cfg(not(timebox_loom))]
     fn restart(&'static self) {
         self.alarm.forget();
+        self.shift.restart();
         self.mode.set(Mode::ASYMMETRIC, false);
         self.next_wake.0.store(NEVER, Ordering::Relaxed);
     }

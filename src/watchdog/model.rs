@@ -4,15 +4,18 @@
 //! What every model asserts: once an arm has returned, the watchdog does not sleep past its deadline, and reaches it.
 //! Each promise of the protocol has a mutant that breaks it, and a model that then fails.
 
-use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::task::{Wake, Waker};
 
+use loom::cell::UnsafeCell;
 use loom::thread;
 
+use super::shift::Shift;
 use super::{Timer, Watchdog, global, slots};
 use crate::sync::alarm;
 use crate::sync::mutants::{self, Mutant};
+use crate::time::NEVER;
 
 /// Explores `body`, with a mutant if one is named. Mutants are switched for the process: one model at a time.
 pub(crate) fn explore(mutant: Option<Mutant>, body: fn()) {
@@ -230,6 +233,89 @@ fn an_arm_while_the_watchdog_ends() {
     run_out(dog);
 }
 
+/// Lets time pass for the deputy until it has ended, or taken over.
+fn see_deputy_out(shift: &Shift) {
+    while let Some(until) = shift.bed().model_until() {
+        assert!(until != NEVER, "nobody looks at the call");
+        shift.bed().model_advance(until);
+    }
+}
+
+/// What only the watchdog touches.
+fn touch(work: &UnsafeCell<u32>) {
+    // SAFETY: none; it is what the model is to find.
+    work.with_mut(|work| unsafe { *work += 1 });
+}
+
+/// It makes calls while its deputy may lose patience.
+fn calls_that_may_be_taken_over() {
+    let shift = Arc::new(Shift::new());
+    let work = Arc::new(UnsafeCell::new(0));
+    let needed = Arc::new(AtomicBool::new(true));
+    assert!(shift.become_deputy());
+    let deputy = thread::spawn({
+        let (shift, work, needed) = (Arc::clone(&shift), Arc::clone(&work), Arc::clone(&needed));
+        move || {
+            if shift.stand_by(|| needed.load(SeqCst)) {
+                touch(&work);
+            }
+        }
+    });
+    for _ in 0..2 {
+        let lets_time_pass = || {
+            if let Some(until) = shift.bed().model_until() {
+                shift.bed().model_advance(until);
+            }
+        };
+        if shift.call(lets_time_pass).is_none() {
+            break;
+        }
+        touch(&work);
+    }
+    needed.store(false, SeqCst);
+    shift.dismiss_deputy();
+    see_deputy_out(&shift);
+    deputy.join().unwrap();
+}
+
+/// One that does not return before it has been taken over, begun as the deputy lies down.
+fn a_call_while_the_deputy_lies_down() {
+    let shift = Arc::new(Shift::new());
+    assert!(shift.become_deputy());
+    let deputy = thread::spawn({
+        let shift = Arc::clone(&shift);
+        move || assert!(shift.stand_by(|| true))
+    });
+    assert!(shift.call(|| ()).is_some());
+    if let Some(until) = shift.bed().model_until() {
+        shift.bed().model_advance(until);
+    }
+    assert!(shift.call(|| see_deputy_out(&shift)).is_none());
+    deputy.join().unwrap();
+}
+
+/// A task that stops the watchdog as it is woken, until it has been taken over.
+fn a_timer_while_the_watchdog_is_stuck() {
+    struct Stuck;
+    impl Wake for Stuck {
+        fn wake(self: Arc<Self>) {
+            see_deputy_out(&global().shift);
+        }
+    }
+    let dog = global();
+    assert!(dog.shift.become_deputy());
+    alarm::model_spawn(|| global().stand_by());
+    schedule(20, Waker::noop());
+    schedule(10, &Arc::new(Stuck).into());
+    pass_time(dog);
+    expect_reached(dog, 20);
+    while let Some(until) = dog.alarm.model_until() {
+        dog.alarm.model_advance(until);
+    }
+    see_deputy_out(&dog.shift);
+    alarm::model_join();
+}
+
 /// One test for each model, with a mutant if it is to fail.
 macro_rules! models {
     ($($(#[$meta:meta])* $name:ident: $body:ident $(, $mutant:ident)?;)*) => {$(
@@ -255,6 +341,9 @@ models! {
     a_timer_is_called_or_taken_back: a_timer_taken_back_while_it_is_due;
     a_timer_wakes_the_task_it_was_redirected_to: a_timer_redirected_while_it_is_due;
     an_arm_while_the_watchdog_ends_is_noticed: an_arm_while_the_watchdog_ends;
+    one_thread_is_the_watchdog: calls_that_may_be_taken_over;
+    a_call_that_does_not_return_is_taken_over: a_call_while_the_deputy_lies_down;
+    a_timer_is_noticed_while_the_watchdog_is_stuck: a_timer_while_the_watchdog_is_stuck;
     #[should_panic(expected = "sleeps to")] fails_without_the_fence_of_the_arm: an_earlier_arm, NoArmFence;
     #[should_panic(expected = "sleeps to")] fails_without_the_fence_of_the_watchdog: an_earlier_arm, NoDogFence;
     #[should_panic(expected = "sleeps to")] fails_without_the_second_look: an_earlier_arm, NoRescan;
@@ -264,5 +353,8 @@ models! {
     #[should_panic(expected = "sleeps to")] fails_with_a_look_before_the_fence: a_timer_while_another_is_due, EarlyLook;
     #[should_panic(expected = "Causality violation")] fails_where_two_may_take_a_target: a_timer_taken_back_while_it_is_due, PlainTake;
     #[should_panic(expected = "nobody wakes it")] fails_where_nobody_is_told_that_a_target_was_missed: a_timer_redirected_while_it_is_due, SilentMiss;
+    #[should_panic(expected = "Causality violation")] fails_where_who_returns_does_not_look: calls_that_may_be_taken_over, BlindReturn;
+    #[should_panic(expected = "nobody looks")] fails_where_the_deputy_lies_down_without_a_look: a_call_while_the_deputy_lies_down, DeafDeputy;
+    #[should_panic(expected = "sleeps to")] fails_where_who_takes_over_looks_at_some_timers_only: a_timer_while_the_watchdog_is_stuck, ShortLook;
     #[should_panic(expected = "a watchdog is there")] fails_with_an_end_that_does_not_look: an_arm_while_the_watchdog_ends, BlindRetire;
 }

@@ -6,8 +6,6 @@ use std::task::{Wake, Waker};
 use crate::sync::callback::wake_quietly;
 use crate::token::hook::Entry;
 use crate::watchdog;
-#[cfg(not(timebox_loom))]
-use crate::watchdog::Watchdog;
 use crate::watchdog::slots::without_scopes;
 
 /// What spreading an end has found to do, once no lock is held.
@@ -21,58 +19,43 @@ pub(super) struct Found {
 impl Found {
     /// On a thread of the user's: leaves the hooks to the watchdog, and wakes the tasks.
     pub(super) fn hand_over(self) {
-        if !self.hooks.is_empty() {
-            watchdog::global().post(Arc::new(Hooks(self.hooks)).into());
-        }
-        Self::wake(self.wakers);
-    }
-
-    /// On the watchdog.
-    pub(super) fn carry_out(self) {
-        Hooks(self.hooks).dispatch();
-        Self::wake(self.wakers);
-    }
-
-    /// The last: a waker may run its task right here, which may wait for what a hook does.
-    fn wake(wakers: Vec<Waker>) {
-        for waker in wakers {
+        post_all(self.hooks);
+        // The last: a waker may run its task right here, which may wait for what a hook does.
+        for waker in self.wakers {
             without_scopes(|| wake_quietly(waker));
         }
     }
+
+    /// On the watchdog: leaves each to a call of its own, since any may not return.
+    pub(super) fn carry_out(self) {
+        post_all(self.hooks);
+        self.wakers.into_iter().for_each(|waker| watchdog::global().post(waker));
+    }
 }
 
-/// Hooks that are due, from the outside in.
-struct Hooks(Vec<Arc<Entry>>);
+/// A hook that is due.
+struct Due(Arc<Entry>);
 
-impl Hooks {
-    /// Those of inner scopes first; and those that do not block first.
-    fn in_order(&self) -> impl Iterator<Item = Arc<Entry>> {
-        let of = |inline| self.0.iter().rev().filter(move |entry| entry.is_inline() == inline);
-        of(true).chain(of(false)).map(Arc::clone)
-    }
-
-    fn dispatch(&self) {
-        self.in_order().for_each(Entry::set_off);
+impl Wake for Due {
+    fn wake(self: Arc<Self>) {
+        Arc::clone(&self.0).set_off();
     }
 }
 
 /// Has the watchdog set a hook off.
 pub(crate) fn post(entry: Arc<Entry>) {
-    watchdog::global().post(Arc::new(Hooks(vec![entry])).into());
+    watchdog::global().post(Arc::new(Due(entry)).into());
 }
 
-/// Has hooks, given from the outside in, run where they belong, and waits until each has.
-#[cfg(not(timebox_loom))]
-pub(super) fn run_and_wait(entries: Vec<Arc<Entry>>) {
-    let watchdog = watchdog::global();
-    if Watchdog::is_this_thread() {
-        // A waker has polled the task right here: whoever waits would wait for itself.
-        Hooks(entries).dispatch();
-        return;
-    }
-    watchdog.post(Arc::new(Hooks(entries.clone())).into());
-    // Without threads nobody comes to run them, and those that have gone elsewhere are run there.
-    entries.iter().for_each(|entry| entry.await_run(|| watchdog.is_running()));
+/// Has the watchdog set hooks off, given from the outside in.
+fn post_all(hooks: Vec<Arc<Entry>>) {
+    in_order(hooks).for_each(post);
+}
+
+/// Those of inner scopes first; and those that do not block first.
+fn in_order(hooks: Vec<Arc<Entry>>) -> impl Iterator<Item = Arc<Entry>> {
+    let (inline, others): (Vec<_>, Vec<_>) = hooks.into_iter().rev().partition(|entry| entry.is_inline());
+    inline.into_iter().chain(others)
 }
 
 /// Has hooks that are due, given from the outside in, run where they belong, each one time. `false` if there is nobody who
@@ -90,23 +73,15 @@ pub(super) fn run_soon(mut entries: Vec<Arc<Entry>>) -> bool {
         inline.iter().rev().for_each(Entry::run);
         entries = others;
     }
-    if !entries.is_empty() {
-        watchdog.post(Arc::new(Claimed(Hooks(entries))).into());
-    }
+    in_order(entries).for_each(|entry| watchdog.post(Arc::new(Claimed(entry)).into()));
     has_threads
 }
 
-/// Hooks that nobody else sets off.
-struct Claimed(Hooks);
+/// A hook that nobody else sets off.
+struct Claimed(Arc<Entry>);
 
 impl Wake for Claimed {
     fn wake(self: Arc<Self>) {
-        self.0.in_order().for_each(Entry::dispatch);
-    }
-}
-
-impl Wake for Hooks {
-    fn wake(self: Arc<Self>) {
-        self.dispatch();
+        Arc::clone(&self.0).dispatch();
     }
 }

@@ -91,17 +91,6 @@ impl Node {
         entries
     }
 
-    /// Its future is over and about to be dropped: has those hooks in it run that are due and have not yet, and waits
-    /// for them.
-    #[cfg(not(timebox_loom))]
-    pub(crate) fn await_hooks(self: &Arc<Self>) {
-        let mut entries: Vec<_> = self.polled_hooks().into_iter().map(|(entry, _)| entry).collect();
-        entries.retain(|entry| !entry.has_ended());
-        if !entries.is_empty() {
-            found::run_and_wait(entries);
-        }
-    }
-
     /// Its future is over and about to be dropped: has those hooks in it run that are due and have not yet. Pending until
     /// each has run, or never will, and none runs any more; then `waker` is woken. Those that end with the scope do not begin
     /// again after that, so to drop the future waits for none.

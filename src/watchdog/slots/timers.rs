@@ -31,9 +31,7 @@ use std::task::Waker;
 use crate::sync::handoff::Ticket;
 use crate::sync::{AtomicU32, AtomicU64, Mutex, MutexGuard, Ordering, Padded, SetOnce, const_fn, lock};
 use crate::time::NEVER;
-#[cfg(any(test, timebox_loom))]
-use records::GROUP;
-use records::{Group, NONE, Record, Records};
+use records::{GROUP, Group, NONE, Record, Records};
 
 /// How many records the nursery lists: each look of the watchdog at a thread with something due goes through them.
 const NURSERY: usize = if cfg!(timebox_loom) { 1 } else { 16 };
@@ -51,14 +49,23 @@ pub(crate) struct Timers {
     heap: Mutex<Heap>,
 }
 
-/// Deadline, record, and which of its fillings.
-type Heap = BinaryHeap<Reverse<(u64, u32, Ticket)>>;
+/// Deadline, record, and in short which of its fillings. Where that is another that looks the same the entry does no harm: the
+/// record says itself when it is due, and has an entry of its own.
+type Heap = BinaryHeap<Reverse<(u64, u32, u32)>>;
+
+/// The entry of a timer in the heap.
+fn entry((deadline, index, ticket): (u64, u32, Ticket)) -> Reverse<(u64, u32, u32)> {
+    Reverse((deadline, index, ticket.short()))
+}
+
+const _: () = assert!(GROUP as u64 <= Ticket::ROOM + 1);
 
 /// A timer that was armed.
 #[derive(Clone, Copy)]
 pub(crate) struct Timer {
     group: &'static Group,
-    /// The ticket of its waker, then which record it is in: in one word, so that it stays in registers.
+    /// The ticket of its waker, and in the room that it leaves, which record it is in: in one word, so that it stays in
+    /// registers.
     place: u64,
 }
 
@@ -91,7 +98,7 @@ impl Timers {
         if !group.is_listed(at) {
             self.list(group, at);
         }
-        Timer { group, place: u64::from(ticket.number()) << 32 | u64::from(at) }
+        Timer { group, place: ticket.number() | u64::from(at) }
     }
 
     /// Lists a record in the nursery, which is emptied first if it is full.
@@ -118,7 +125,7 @@ impl Timers {
         for index in self.in_nursery() {
             let (group, at) = self.records.find(index);
             group.set_listed(at, false);
-            heap.extend(group.timer(at).map(Reverse));
+            heap.extend(group.timer(at).map(entry));
         }
         // With the lock held, which a look takes after it has gone through the nursery.
         self.listed.store(0, Ordering::Relaxed);
@@ -128,7 +135,7 @@ impl Timers {
     /// good for nothing when it finds it again.
     fn make_heap_anew(&'static self) {
         let timers = self.records.sort_out().filter_map(|(group, at)| group.timer(at));
-        let entries: Vec<_> = timers.map(Reverse).collect();
+        let entries: Vec<_> = timers.map(entry).collect();
         let mut heap = lock(&self.heap);
         if entries.len() <= STALE {
             // The memory is there, and as many soon put in.
@@ -184,9 +191,9 @@ impl Timers {
         }
         let mut heap = lock(&self.heap);
         let mut left = BATCH;
-        while let Some(&Reverse((deadline, index, ticket))) = heap.peek() {
+        while let Some(&Reverse((deadline, index, filling))) = heap.peek() {
             // After so many that were taken back, one more will do: it is not too late.
-            if left == 0 || self.records.record(index).waker.ticket() == Some(ticket) {
+            if left == 0 || self.records.filling(index, filling).is_some() {
                 earliest = earliest.min(deadline);
                 break;
             }
@@ -218,11 +225,11 @@ impl Timers {
         let mut heap = lock(&self.heap);
         let mut left = BATCH;
         while left > 0
-            && let Some(&Reverse((deadline, index, ticket))) = heap.peek()
+            && let Some(&Reverse((deadline, index, filling))) = heap.peek()
             && deadline <= now
         {
             heap.pop();
-            take(index, ticket);
+            self.records.filling(index, filling).into_iter().for_each(|ticket| take(index, ticket));
             left -= 1;
         }
         drop(heap);
@@ -294,12 +301,17 @@ impl Orphans {
 impl Timer {
     #[inline(always)]
     fn record(self) -> &'static Record {
-        self.group.record(self.place as u32)
+        self.group.record(self.at())
+    }
+
+    #[inline(always)]
+    fn at(self) -> u32 {
+        (self.place & Ticket::ROOM) as u32
     }
 
     #[inline(always)]
     fn ticket(self) -> Ticket {
-        Ticket::from_number((self.place >> 32) as u32)
+        Ticket::from_number(self.place)
     }
 
     /// Whether it was left behind in a fork.
@@ -331,9 +343,9 @@ impl Timer {
         }
         let waker = self.record().waker.take(self.ticket())?;
         if own.is_some_and(|own| ptr::eq(&raw const own.records, self.group.records)) {
-            self.group.set_free(self.place as u32);
+            self.group.set_free(self.at());
         } else {
-            self.group.give_back(self.place as u32);
+            self.group.give_back(self.at());
         }
         Some(waker)
     }
@@ -481,7 +493,7 @@ mod tests {
 
     #[test]
     fn a_timer_of_a_future_takes_at_most_64_bytes() {
-        let bytes = size_of::<Record>() + size_of::<(u64, u32, Ticket)>() + size_of::<Group>() / GROUP
+        let bytes = size_of::<Record>() + size_of::<(u64, u32, u32)>() + size_of::<Group>() / GROUP
             - size_of::<[Record; GROUP]>() / GROUP;
         assert!(bytes <= 49, "{bytes}");
     }

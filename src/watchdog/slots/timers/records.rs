@@ -171,6 +171,13 @@ impl Records {
     }
 }
 
+impl Records {
+    /// The ticket of the waker in a record, if it is of the filling with this short number.
+    pub(super) fn filling(&self, index: u32, short: u32) -> Option<Ticket> {
+        self.record(index).waker.ticket().filter(|ticket| ticket.short() == short)
+    }
+}
+
 impl Default for Records {
     fn default() -> Self {
         Self {
