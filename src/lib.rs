@@ -120,7 +120,7 @@
 #![warn(clippy::disallowed_methods, clippy::disallowed_macros)]
 
 #[cfg(not(timebox_loom))]
-mod abandon;
+pub mod abandon;
 mod error;
 #[cfg(not(timebox_loom))]
 pub mod future;

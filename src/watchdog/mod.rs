@@ -207,6 +207,12 @@ pub(crate) fn prepare() {
 #[cfg(timebox_loom)]
 pub(crate) fn prepare() {}
 
+/// Whether the calling thread is there for hooks.
+#[cfg(not(timebox_loom))]
+pub(crate) fn is_for_hooks() -> bool {
+    runners::is_for_hooks() || Watchdog::is_this_thread()
+}
+
 impl Epoch {
     fn all_timers(&self) -> impl Iterator<Item = &Timers> {
         self.timers.iter().chain([self.orphans.timers()]).filter_map(SetOnce::get)
