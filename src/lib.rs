@@ -167,7 +167,7 @@ pub use scope::{
 #[cfg(any(timebox_loom, timebox_mutants))]
 #[doc(hidden)]
 pub use sync::mutants;
-pub use time::{Deadline, Limit};
+pub use time::{Deadline, Limit, now};
 pub use token::Hook;
 #[cfg(not(timebox_loom))]
 pub use token::{

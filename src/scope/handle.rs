@@ -3,7 +3,7 @@ use std::panic::{Location, RefUnwindSafe, UnwindSafe};
 use std::sync::Arc;
 
 use super::frame::{Around, Kind, innermost};
-use super::staged::under;
+use super::staged::{present, under};
 use super::{Scope, admit, enter};
 use crate::error::{Cause, ScopeId, ScopeInfo, TimeoutError};
 use crate::time::{Limit, NEVER, clock};
@@ -79,6 +79,7 @@ impl Handle {
         let limit = limit.into();
         let location = Location::caller();
         let result = Thread::with(|thread| {
+            let _present = present(&self.node.seam);
             let _under = under(thread, &self.node.seam);
             let admission = admit(thread, &limit, None, location, Kind::Entered, Around::Node(&self.node))?;
             enter(thread, admission, None, body)
