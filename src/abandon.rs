@@ -1,14 +1,28 @@
 //! Work that is left behind at its deadline: a last resort.
+//!
+//! [`abandon`](crate::abandon()) runs work on threads named `timebox-abandon`, which end after ten idle seconds. How many
+//! pieces of work run at one time is bounded, so that a dead disk does not take all the memory there is in threads that wait
+//! for it. [`set_max_threads`] sets the bound.
+//!
+//! # Work within work
+//!
+//! Work may itself call `abandon`, however deep and however often: a load of a page, say, that looks up names. Then the
+//! outer waits for the inner, and must not keep its place from it. So the bound holds for each *depth* on its own: of work
+//! called from outside, of work called from within that, and so on. A thread that the work starts counts as within once
+//! it has entered a [`Handle`](crate::Handle) from there; a hook counts as within all work that runs, since any may wait
+//! for it.
 
+use std::cell::Cell;
+use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, Location, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::task::Waker;
 use std::thread;
 
-use crate::error::TimeoutError;
+use crate::error::{ScopeId, TimeoutError};
 use crate::scope::{Handle, Scope, run_any};
 use crate::sync::callback::drop_quietly;
-use crate::sync::{Mutex, lock};
+use crate::sync::{ForkMutex, Mutex, MutexGuard, SetOnce, lock};
 use crate::time::{Limit, clock};
 use crate::token::trail::{Circumstances, given_up};
 use crate::watchdog;
@@ -18,16 +32,18 @@ use crate::watchdog::runners::Task;
 ///
 /// For code that looks at no scope and has no interrupt: a name resolution, a read from a dead disk, a library in an
 /// endless loop. What is left behind **keeps its core, its memory, its locks and its connections**, for as long as it
-/// runs; and whatever it does later, it does behind your back. So it must own all that it touches (`'static`), and there
-/// are at most eight such threads. Those that come to their end are used again.
+/// runs; and whatever it does later, it does behind your back. So it must own all that it touches (`'static`). At most
+/// eight pieces of work run at one time, those included that were left behind, unless
+/// [`set_max_threads`](crate::abandon::set_max_threads) says otherwise; more wait for a place. Work that is called from
+/// within other work has places of its own: see the [module](mod@crate::abandon).
 ///
 /// The work runs in a scope within this one: it may look at it all the same, and then ends by itself.
 ///
 /// # Errors
 ///
-/// A [`TimeoutError`] at the deadline, or if the work was not begun: because there was no time left, no thread was free in
-/// time, none could be started, or all threads are stuck in work that was left behind. In the last case there is no wait,
-/// and the error's [source](std::error::Error::source) is [`Saturated`].
+/// A [`TimeoutError`] at the deadline, or if the work was not begun: because there was no time left, no place was free in
+/// time, no thread could be started, or all places are taken by work that was left behind. In the last case there is no
+/// wait, and the error's [source](std::error::Error::source) is [`Saturated`].
 ///
 /// # Panics
 ///
@@ -56,13 +72,12 @@ pub fn abandon<T: Send + 'static>(
 ) -> Result<T, TimeoutError> {
     let location = Location::caller();
     let outcome = run_any(&limit.into(), None, location, |scope| {
-        let handle = scope.handle();
-        let job =
-            Arc::new(Job { state: Mutex::new(State::New(Box::new(work), handle)), waker: Mutex::new(None) });
+        let state = State::New(Box::new(work), scope.handle());
+        let job = Arc::new(Job { depth: depth_of(scope), state: Mutex::new(state), waker: Mutex::new(None) });
         scope
             .wait_with(location, |waker| {
                 *lock(&job.waker) = Some(waker);
-                submit(Arc::new(Submitted(Arc::clone(&job))))
+                submit(job.depth, Arc::new(Submitted(Arc::clone(&job))))
             })
             .map_err(|saturated: Saturated| given_up(scope.info(), location, false, Box::new(saturated)))?;
         job.take(scope, location)
@@ -70,12 +85,45 @@ pub fn abandon<T: Send + 'static>(
     outcome?.unwrap_or_else(|payload| resume_unwind(payload))
 }
 
-/// How much work has been left behind by [`abandon`] and still runs.
+/// How much work has been left behind by [`abandon`](crate::abandon()) and still runs.
 pub fn abandoned() -> usize {
     watchdog::global().abandoned().stuck()
 }
 
-/// All threads are stuck in work that was left behind: the source of the error of [`abandon`].
+/// Sets how many pieces of work [`abandon`](crate::abandon()) runs at one time in this process, each on a thread of its own;
+/// 8 until it is set.
+///
+/// It counts at once: more of those that wait for a place get one, and where the bound is lower than before, what runs is
+/// not disturbed. With 0 every call is refused as [`Saturated`]. The bound is for the program to set, not for a library.
+///
+/// # Examples
+///
+/// Name resolution is a typical case: it cannot be interrupted, takes long where a server does not answer, and many names are
+/// looked up at the same time.
+///
+/// ```
+/// use std::net::{SocketAddr, ToSocketAddrs};
+/// use std::thread;
+/// use std::time::Duration;
+///
+/// timebox::abandon::set_max_threads(100);
+///
+/// let look_up = |name: &'static str| {
+///     timebox::abandon(Duration::from_secs(5), move || -> std::io::Result<Vec<SocketAddr>> {
+///         Ok(name.to_socket_addrs()?.collect())
+///     })
+/// };
+/// let found = thread::scope(|threads| {
+///     let lookups: Vec<_> = (0..100).map(|_| threads.spawn(|| look_up("127.0.0.1:80"))).collect();
+///     lookups.into_iter().map(|lookup| lookup.join().unwrap().unwrap().unwrap()).collect::<Vec<_>>()
+/// });
+/// assert_eq!(found.len(), 100);
+/// ```
+pub fn set_max_threads(most: usize) {
+    watchdog::global().abandoned().set_most(most);
+}
+
+/// All places are taken by work that was left behind: the source of the error of [`abandon`](crate::abandon()).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("all {threads} threads are stuck in work that was left behind")]
 #[non_exhaustive]
@@ -84,15 +132,66 @@ pub struct Saturated {
     pub threads: usize,
 }
 
-fn submit(job: Arc<dyn Task>) -> Result<(), Saturated> {
+fn submit(depth: usize, job: Arc<dyn Task>) -> Result<(), Saturated> {
     let threads = watchdog::global().abandoned();
-    if threads.stuck() >= threads.most() {
+    if threads.is_saturated(depth) {
         return Err(Saturated { threads: threads.most() });
     }
     // What comes back, of others too, is told so as it is dropped.
-    drop(threads.try_submit(job));
+    drop(threads.try_submit(depth, job));
     Ok(())
 }
+
+// ===== Depth =====
+
+thread_local! {
+    /// How deep work is that is called from this thread.
+    static DEPTH: Cell<usize> = const { Cell::new(0) };
+}
+
+/// The scopes of the work that runs, and how deep it is.
+fn running() -> Option<MutexGuard<'static, HashMap<ScopeId, usize>>> {
+    static RUNNING: SetOnce<ForkMutex<HashMap<ScopeId, usize>>> = SetOnce::new();
+    RUNNING.get_or_init(|| ForkMutex::new(HashMap::new())).lock()
+}
+
+/// How deep work is that is called in this scope: deeper than all work that waits for it.
+fn depth_of(scope: &Scope) -> usize {
+    let mut around = Vec::new();
+    // Another thread may have brought it here, by a handle.
+    scope.node().walk(|node| around.push(node.info.id()));
+    let Some(running) = running() else { return DEPTH.get() };
+    // Any work may wait for a hook.
+    let all = watchdog::is_for_hooks().then(|| running.values()).into_iter().flatten();
+    let depths = around.iter().filter_map(|scope| running.get(scope)).chain(all);
+    depths.map(|depth| depth.saturating_add(1)).fold(DEPTH.get(), usize::max)
+}
+
+/// While it is there, the work of this scope runs on this thread.
+struct Within {
+    scope: ScopeId,
+    before: usize,
+}
+
+impl Within {
+    fn enter(scope: ScopeId, depth: usize) -> Self {
+        if let Some(mut running) = running() {
+            running.insert(scope, depth);
+        }
+        Self { scope, before: DEPTH.replace(depth.saturating_add(1)) }
+    }
+}
+
+impl Drop for Within {
+    fn drop(&mut self) {
+        DEPTH.set(self.before);
+        if let Some(mut running) = running() {
+            running.remove(&self.scope);
+        }
+    }
+}
+
+// ===== One piece of work =====
 
 /// Why work that was submitted is not begun.
 #[derive(Debug, thiserror::Error)]
@@ -100,6 +199,7 @@ fn submit(job: Arc<dyn Task>) -> Result<(), Saturated> {
 struct NoThread;
 
 struct Job<T> {
+    depth: usize,
     state: Mutex<State<T>>,
     /// Of who waits for it.
     waker: Mutex<Option<Waker>>,
@@ -125,7 +225,7 @@ impl<T: Send + 'static> Job<T> {
             let before = std::mem::replace(&mut *state, State::Left);
             if matches!(before, State::Running) {
                 // With the job locked: its end comes after.
-                watchdog::global().abandoned().left_behind();
+                watchdog::global().abandoned().left_behind(self.depth);
             }
             before
         };
@@ -176,6 +276,7 @@ impl<T: Send + 'static> Job<T> {
                 }
             }
         };
+        let within = Within::enter(handle.node().info.id(), self.depth);
         let run = AssertUnwindSafe(|| handle.enter(Limit::NONE, |_| Ok(work())));
         let mut ended = Some(catch_unwind(run));
         let left = {
@@ -188,10 +289,11 @@ impl<T: Send + 'static> Job<T> {
         };
         // Nobody wants it any more.
         drop_quietly(ended);
+        drop(within);
         let waker = lock(&self.waker).take();
         waker.into_iter().for_each(Waker::wake);
         if left {
-            watchdog::global().abandoned().came_back();
+            watchdog::global().abandoned().came_back(self.depth);
         }
         drop_quietly(self);
     }
@@ -206,7 +308,7 @@ mod tests {
         let error = run_any(&Limit::NONE, None, Location::caller(), |scope| {
             let work = || unreachable!("there is no thread for it");
             let state = Mutex::new(State::<()>::New(Box::new(work), scope.handle()));
-            let job = Arc::new(Job { state, waker: Mutex::new(None) });
+            let job = Arc::new(Job { depth: 0, state, waker: Mutex::new(None) });
             scope.wait_with(Location::caller(), |waker| {
                 *lock(&job.waker) = Some(waker);
                 let submitted = Submitted(Arc::clone(&job));

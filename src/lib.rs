@@ -120,7 +120,7 @@
 #![warn(clippy::disallowed_methods, clippy::disallowed_macros)]
 
 #[cfg(not(timebox_loom))]
-mod abandon;
+pub mod abandon;
 mod error;
 #[cfg(not(timebox_loom))]
 pub mod future;
@@ -167,7 +167,7 @@ pub use scope::{
 #[cfg(any(timebox_loom, timebox_mutants))]
 #[doc(hidden)]
 pub use sync::mutants;
-pub use time::{Deadline, Limit};
+pub use time::{Deadline, Limit, now};
 pub use token::Hook;
 #[cfg(not(timebox_loom))]
 pub use token::{

@@ -1,6 +1,7 @@
 //! Functions in a child process. A harness of its own: `entry` must stand at the beginning of `main`.
 
 use std::fs;
+use std::os::fd::AsRawFd;
 use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -10,6 +11,9 @@ use timebox::{Limit, isolate, timeout};
 
 const SHORT: Duration = Duration::from_millis(50);
 const HANG: Duration = Duration::from_secs(40);
+
+/// What a panic says that a test asks for.
+const ON_PURPOSE: &str = "on purpose";
 
 static DOUBLE: Isolated<u64, u64> = Isolated::new("double", |n| 2 * n);
 static PROCESS: Isolated<(), u32> = Isolated::new("process", |()| std::process::id());
@@ -25,10 +29,16 @@ static CHECKED: Isolated<(), bool> = Isolated::new("checked", |()| {
     while timebox::checkpoint().is_ok() {}
     true
 });
-static PANIC: Isolated<(), ()> = Isolated::new("panic", |()| panic!("mine"));
+static PANIC: Isolated<(), ()> = Isolated::new("panic", |()| std::panic::panic_any(ON_PURPOSE));
 static CRASH: Isolated<(), ()> = Isolated::new("crash", |()| std::process::abort());
-static HUNGRY: Isolated<usize, usize> =
-    Isolated::new("hungry", |bytes| std::hint::black_box(vec![1_u8; bytes]).len()).memory_limit(512 << 20);
+/// Dies where it does not get the memory, and would say so on standard error.
+static HUNGRY: Isolated<usize, usize> = Isolated::new("hungry", |bytes| {
+    let nowhere = fs::File::create("/dev/null").unwrap();
+    // SAFETY: both are open, and nobody here relies on where standard error leads to.
+    assert_ne!(unsafe { libc::dup2(nowhere.as_raw_fd(), libc::STDERR_FILENO) }, -1);
+    std::hint::black_box(vec![1_u8; bytes]).len()
+})
+.memory_limit(512 << 20);
 /// Forks, says who that is, in a file, and crashes. The other has all that it had, the line to the program too.
 static FORK: Isolated<String, ()> = Isolated::new("fork", |path| {
     // SAFETY: what is forked makes system calls only.
@@ -146,7 +156,7 @@ fn large_data_goes_through() {
 fn a_panic_is_an_error_and_the_child_goes_on() {
     for _ in 0..2 {
         let error = isolate(HANG, &PANIC, &()).unwrap_err();
-        assert!(matches!(&error, Error::Panicked(message) if message == "mine"), "{error}");
+        assert!(matches!(&error, Error::Panicked(message) if message == ON_PURPOSE), "{error}");
     }
 }
 
@@ -232,6 +242,17 @@ fn a_function_that_was_not_named_is_a_clear_error() {
     assert!(error.to_string().contains("beginning of `main`"));
 }
 
+fn what_fails_on_purpose_prints_nothing_that_looks_like_a_failure() {
+    let program = std::env::current_exe().unwrap();
+    let output = Command::new(program)
+        .env("AS_PROGRAM", "fails on purpose")
+        .env("RUST_BACKTRACE", "1")
+        .output()
+        .unwrap();
+    assert!(output.status.success());
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+}
+
 fn calls_at_the_same_time_have_a_child_each() {
     std::thread::scope(|threads| {
         let calls: Vec<_> =
@@ -259,7 +280,18 @@ macro_rules! run {
     } )+ };
 }
 
+/// A panic that a test asks for prints nothing: it would look like a failure. All others are shown as ever.
+fn keep_quiet_about_panics_on_purpose() {
+    let show = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if panic.payload().downcast_ref() != Some(&ON_PURPOSE) {
+            show(panic);
+        }
+    }));
+}
+
 fn main() {
+    keep_quiet_about_panics_on_purpose();
     if std::env::var_os("WITHOUT_ENTRY").is_none() {
         entry(&[
             &DOUBLE, &PROCESS, &ECHO, &LOOP, &CHECKED, &PANIC, &CRASH, &HUNGRY, &FORK, &START, &READ,
@@ -272,6 +304,11 @@ fn main() {
     }
     match std::env::var("AS_PROGRAM").as_deref() {
         Ok("exit") => std::process::exit(7),
+        Ok("fails on purpose") => {
+            a_panic_is_an_error_and_the_child_goes_on();
+            one_that_needs_too_much_memory_dies();
+            return;
+        }
         Ok(_) => {
             fs::remove_file(std::env::current_exe().unwrap()).unwrap();
             assert_eq!(isolate(HANG, &DOUBLE, &2).unwrap(), 4);
@@ -301,6 +338,7 @@ fn main() {
         a_program_that_was_deleted_still_starts_children,
         one_that_needs_too_much_memory_dies,
         a_function_that_was_not_named_is_a_clear_error,
+        what_fails_on_purpose_prints_nothing_that_looks_like_a_failure,
         calls_at_the_same_time_have_a_child_each,
         file_descriptors_and_processes_do_not_pile_up,
     );

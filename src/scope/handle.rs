@@ -3,7 +3,7 @@ use std::panic::{Location, RefUnwindSafe, UnwindSafe};
 use std::sync::Arc;
 
 use super::frame::{Around, Kind, innermost};
-use super::staged::under;
+use super::staged::{present, under};
 use super::{Extras, Scope, admit, enter};
 use crate::error::{Cause, ScopeId, ScopeInfo, TimeoutError};
 use crate::time::{Limit, NEVER, clock};
@@ -127,6 +127,7 @@ impl Handle {
         body: impl FnOnce(&Scope) -> R,
     ) -> Result<R, TimeoutError> {
         Thread::with(|thread| {
+            let _present = present(&self.node.seam);
             let _under = under(thread, &self.node.seam);
             let around = Around::Node(&self.node);
             let admission = admit(thread, limit, extras, location, Kind::Entered, around)

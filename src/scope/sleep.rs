@@ -7,9 +7,11 @@ use super::Scope;
 use super::frame::innermost;
 use super::staged::{self, waiting};
 use crate::error::TimeoutError;
-use crate::sync::{Condvar, Mutex, lock, wait};
+use crate::sync::{Condvar, Mutex, lock};
+#[cfg(feature = "testing")]
 use crate::time::seam::Seam;
 use crate::time::{NEVER, clock, nanos};
+#[cfg(feature = "testing")]
 use crate::watchdog;
 use crate::watchdog::slots::Thread;
 
@@ -57,7 +59,7 @@ impl Scope {
                 None => rest(until),
                 Some(node) if staged::moves_clock() => staged::move_clock(until, || !node.is_over()),
                 Some(node) => {
-                    let bed = Arc::new(Bed::default());
+                    let bed = Arc::new(Bed::new());
                     let waker = Waker::from(Arc::clone(&bed));
                     let key = node.add_waker(&waker);
                     // A node that was lost in a fork takes no wakers.
@@ -68,8 +70,9 @@ impl Scope {
                 }
             }
             self.check_by_clock(location)?;
-            // Otherwise that at which it was to end early has moved.
-            if end <= clock::now() {
+            // Otherwise that at which it was to end early has moved. Where this thread moves the clock what never comes is
+            // an end too, since nobody else could end it.
+            if end <= clock::now() || (until == NEVER && staged::moves_clock()) {
                 return Ok(());
             }
         }
@@ -83,7 +86,7 @@ impl Scope {
         location: &'static Location<'static>,
         begin: impl FnOnce(Waker) -> Result<(), E>,
     ) -> Result<(), E> {
-        let bed = Arc::new(Bed::default());
+        let bed = Arc::new(Bed::new());
         let waker = Waker::from(Arc::clone(&bed));
         begin(waker.clone())?;
         let _waiting = waiting(location);
@@ -97,9 +100,9 @@ impl Scope {
     }
 }
 
-/// When a sleep that begins now ends: no later than a test can move the clock.
+/// When a sleep that begins now ends.
 fn end_of(duration: Duration) -> u64 {
-    clock::now().saturating_add(nanos(duration)).min(NEVER - 1)
+    clock::now().saturating_add(nanos(duration))
 }
 
 /// Sleeps where nobody can wake it.
@@ -108,7 +111,7 @@ fn rest(until: u64) {
         return staged::move_clock(until, || true);
     }
     if clock::is_mocked() {
-        return Arc::new(Bed::default()).sleep(until);
+        return Arc::new(Bed::new()).sleep(until);
     }
     while let Some(left) = until.checked_sub(clock::now()).filter(|&left| left > 0) {
         std::thread::sleep(Duration::from_nanos(left));
@@ -116,16 +119,32 @@ fn rest(until: u64) {
 }
 
 /// What a thread sleeps on that a token may wake. Not the thread's own parking place: that is the user's.
-#[derive(Default)]
 struct Bed {
     woken: Mutex<bool>,
     changed: Condvar,
+    /// For a thread under a mock clock.
+    #[cfg(feature = "testing")]
+    wait: Option<crate::watchdog::mock::presence::Wait>,
 }
 
 impl Bed {
+    fn new() -> Self {
+        Self {
+            woken: Mutex::new(false),
+            changed: Condvar::new(),
+            #[cfg(feature = "testing")]
+            wait: Seam::current().mock().map(crate::watchdog::mock::presence::Wait::new),
+        }
+    }
+
     fn sleep(self: &Arc<Self>, until: u64) {
-        if clock::is_mocked() {
-            return self.sleep_on(&Seam::current(), until);
+        #[cfg(feature = "testing")]
+        if let Some(wait) = &self.wait {
+            // Until somebody has moved the clock that far.
+            let timer = watchdog::global().schedule_on(&Seam::current(), until, Arc::clone(self).into());
+            wait.sleep(until);
+            timer.cancel();
+            return;
         }
         let mut woken = lock(&self.woken);
         while !*woken {
@@ -134,21 +153,14 @@ impl Bed {
             woken = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
     }
-
-    /// Until somebody has moved the clock that far.
-    fn sleep_on(self: &Arc<Self>, seam: &Seam, until: u64) {
-        let timer = watchdog::global().schedule_on(seam, until, Arc::clone(self).into());
-        let mut woken = lock(&self.woken);
-        while !*woken {
-            woken = wait(&self.changed, woken);
-        }
-        drop(woken);
-        timer.cancel();
-    }
 }
 
 impl Wake for Bed {
     fn wake(self: Arc<Self>) {
+        #[cfg(feature = "testing")]
+        if let Some(wait) = &self.wait {
+            return wait.wake_up();
+        }
         *lock(&self.woken) = true;
         self.changed.notify_one();
     }

@@ -38,6 +38,27 @@ impl Under {
     }
 }
 
+/// A thread's stay under a clock, which it keeps from moving by itself while it does not wait.
+#[must_use]
+pub(crate) struct Presence {
+    #[cfg(feature = "testing")]
+    _present: Option<crate::watchdog::mock::presence::Present>,
+}
+
+/// From here on the clock of the seam counts on this thread, until the result is dropped.
+#[inline]
+pub(crate) fn present(seam: &Seam) -> Presence {
+    #[cfg(feature = "testing")]
+    return Presence {
+        _present: (!seam.has_real_clock()).then(|| crate::watchdog::mock::presence::Present::under(seam)),
+    };
+    #[cfg(not(feature = "testing"))]
+    {
+        let _ = seam;
+        Presence {}
+    }
+}
+
 /// Puts this thread in a seam, if it is in another.
 #[inline]
 pub(crate) fn under(thread: &Thread, seam: &Seam) -> Under {

@@ -3,7 +3,9 @@
 //! A timeout path that no test has run is a guess. The tools here are for tests that take no time, do not flake, and
 //! leave no checkpoint out:
 //!
-//! - [`MockClock`]: time that moves when the test says so.
+//! - [`MockClock`]: time that moves when the test says so, or by itself when all wait:
+//!   [`block_on`](MockClock::block_on) for futures, [`auto_advancing`](MockClock::auto_advancing) for threads. Code that
+//!   tells the time itself asks [`timebox::now`](crate::now) for it.
 //! - [`expire_at_checkpoint`], [`expire_at`]: a scope expires at one place.
 //! - [`for_each_checkpoint`]: it does so at every place in turn, and the body checks what must hold afterwards.
 //! - [`assert_checkpoints`]: fails where a checkpoint is missing.
@@ -173,7 +175,8 @@
 //! `tokio::time::pause` and [`MockClock`] do not know each other. Under `pause` alone, scopes of this crate follow the
 //! real clock; under a [`MockClock`] alone, tokio's timers do. Code that uses both is tested under both, and the test
 //! moves both by the same amount. tokio moves its own clock by itself when all its tasks wait, also for one of ours; so
-//! `pause` is not for tests in which only timers of this crate should pass.
+//! `pause` is not for tests in which only timers of this crate should pass. How a runtime moves a [`MockClock`] when all its
+//! tasks wait is shown at [`advance_to_next`](MockClock::advance_to_next).
 //!
 //! ```ignore
 //! use std::time::Duration;
@@ -199,7 +202,7 @@ mod gaps;
 mod probe;
 mod sweep;
 
-pub use clock::MockClock;
+pub use clock::{Hold, MockClock};
 pub use expire::{expire_at, expire_at_checkpoint, expire_in_shields_at};
 pub use gaps::assert_checkpoints;
 pub use sweep::{Outcome, Point, Report, for_each_checkpoint, try_for_each_checkpoint};

@@ -15,6 +15,18 @@ pub(crate) fn now() -> u64 {
     real_now()
 }
 
+/// Now, as an instant.
+#[inline]
+#[allow(clippy::disallowed_methods)] // one of the places that read `Instant`
+pub(crate) fn now_as_instant() -> Instant {
+    if is_mocked()
+        && let Some(instant) = to_instant(now())
+    {
+        return instant;
+    }
+    Instant::now()
+}
+
 /// Now, where no test has put anything in place.
 #[inline(always)]
 pub(crate) fn real_now() -> u64 {
@@ -67,14 +79,14 @@ pub(crate) fn to_instant(nanos: u64) -> Option<Instant> {
 }
 
 /// One instant on both scales, read as close together as can be.
-#[allow(clippy::disallowed_methods)] // the one place that reads `Instant`
+#[allow(clippy::disallowed_methods)] // it is here that the two are compared
 fn base() -> &'static (Instant, u64) {
     static BASE: SetOnce<(Instant, u64)> = SetOnce::new();
     BASE.get_or_init(|| {
         let read = |_| {
-            let before = now();
+            let before = real_now();
             let instant = Instant::now();
-            let after = now();
+            let after = real_now();
             (after.saturating_sub(before), instant, after)
         };
         let first = read(0);

@@ -24,6 +24,40 @@ pub(crate) fn nanos(duration: std::time::Duration) -> u64 {
     seconds.wrapping_mul(1_000_000_000).wrapping_add(nanos)
 }
 
+/// The time, as limits see it: for code that tells the time itself, so that a test can put its own clock in place.
+///
+/// It is [`Instant::now`](std::time::Instant::now), except under a mock clock of the feature `testing`: there it is what that clock shows. So code
+/// that measures with it (how old is this entry? when to try again?) is tested without waiting. Do not mix the two:
+/// [`Instant::elapsed`](std::time::Instant::elapsed) reads the system's clock, so write `timebox::now() - start`.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::{Duration, Instant};
+///
+/// struct Entry {
+///     loaded: Instant,
+/// }
+///
+/// impl Entry {
+///     fn is_fresh(&self) -> bool {
+///         timebox::now() - self.loaded < Duration::from_secs(60)
+///     }
+/// }
+///
+/// assert!(Entry { loaded: timebox::now() }.is_fresh());
+/// # #[cfg(feature = "testing")]
+/// timebox::testing::MockClock::new().run(|clock| {
+///     let entry = Entry { loaded: timebox::now() };
+///     clock.advance(Duration::from_secs(60));
+///     assert!(!entry.is_fresh());
+/// });
+/// ```
+#[inline]
+pub fn now() -> std::time::Instant {
+    clock::now_as_instant()
+}
+
 #[cfg(all(test, not(timebox_loom)))]
 mod tests {
     use super::{NEVER, nanos};

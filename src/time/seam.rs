@@ -111,12 +111,27 @@ mod on {
     #[derive(Debug)]
     pub(crate) struct Mock {
         now: AtomicU64,
+        /// Who keeps it from moving by itself.
+        pub(crate) presence: Mutex<Presence>,
         /// To where what a move has set off wants it to go on.
         asked: AtomicU64,
         /// Held by who moves it.
         pub(crate) turn: Mutex<()>,
         /// Its number; the watchdog's room keeps its timers by it.
         pub(crate) id: u32,
+    }
+
+    /// Who is under a clock, for one that moves by itself when all wait.
+    #[derive(Debug, Default)]
+    pub(crate) struct Presence {
+        /// How many do not wait.
+        pub(crate) awake: usize,
+        /// How many want it to move by itself.
+        pub(crate) movers: usize,
+        /// Whether it is just moving by itself.
+        pub(crate) moves: bool,
+        /// Whether somebody fell asleep meanwhile.
+        pub(crate) look_again: bool,
     }
 
     /// Told of each interruption point.
@@ -148,7 +163,13 @@ mod on {
             static NEXT: AtomicUsize = AtomicUsize::new(0);
             // Relaxed: only uniqueness is asked for.
             let id = u32::try_from(NEXT.fetch_add(1, Ordering::Relaxed)).unwrap_or(u32::MAX);
-            Self { now: AtomicU64::new(now), asked: AtomicU64::new(0), turn: Mutex::new(()), id }
+            Self {
+                now: AtomicU64::new(now),
+                presence: Mutex::default(),
+                asked: AtomicU64::new(0),
+                turn: Mutex::new(()),
+                id,
+            }
         }
 
         pub(crate) fn now(&self) -> u64 {

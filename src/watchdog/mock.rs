@@ -6,6 +6,8 @@
 //!    finds the timer, or the one who puts it in finds that its time has come.
 //! 2. One thread moves a clock at a time. What runs on its behalf meanwhile is *tracked*, and all that it sets off.
 
+pub(crate) mod presence;
+
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -132,7 +134,10 @@ fn set_off_under(clock: &Mock) -> Option<Arc<Latch>> {
 /// returns.
 ///
 /// From inside of what is set off it asks the move in progress to go on, if there is one, and returns at once.
+///
+/// What never comes is far away: see [`reach`].
 pub(crate) fn advance(mock: &Arc<Mock>, until: impl Fn(u64) -> u64, mut go_on: impl FnMut() -> bool) {
+    let until = |now| reach(now, until(now));
     let is_set_off = tracking().is_some();
     // What has taken long.
     let mut unfinished = Vec::new();
@@ -169,6 +174,21 @@ pub(crate) fn advance(mock: &Arc<Mock>, until: impl Fn(u64) -> u64, mut go_on: i
         };
         unfinished.extend(latch.and_then(|latch| wait_for(latch, mock, until)));
     }
+}
+
+/// Moves the clock to the next timer; whether there was one.
+pub(crate) fn advance_to_next(mock: &Arc<Mock>) -> bool {
+    let next = with_queue(mock.id, |queue| queue.earliest()).unwrap_or(NEVER);
+    if next != NEVER {
+        advance(mock, |_| next, || true);
+    }
+    next != NEVER
+}
+
+/// Where a move from `now` to `until` ends. To what never comes it goes half of the way to the end of the scale: past
+/// centuries, and still so that limits after it lie on the scale.
+fn reach(now: u64, until: u64) -> u64 {
+    if until == NEVER { now.midpoint(NEVER) } else { until }
 }
 
 /// When the next timer is due on the way to `until`, or to what was asked meanwhile.

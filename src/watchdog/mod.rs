@@ -156,6 +156,12 @@ pub(crate) fn prepare() {
 #[cfg(timebox_loom)]
 pub(crate) fn prepare() {}
 
+/// Whether the calling thread is there for hooks.
+#[cfg(not(timebox_loom))]
+pub(crate) fn is_for_hooks() -> bool {
+    runners::is_for_hooks() || Watchdog::is_this_thread()
+}
+
 impl Epoch {
     fn all_timers(&self) -> impl Iterator<Item = &Timers> {
         self.timers.iter().chain([self.orphans.timers()]).filter_map(SetOnce::get)
@@ -521,6 +527,12 @@ impl Watchdog {
         #[cfg(feature = "testing")]
         let hook = mock::tracked_task(hook);
         self.epoch().hooks.submit(hook);
+    }
+
+    /// Has something run where it may block, which nobody waits for.
+    #[cfg(feature = "testing")]
+    fn run_beside(&'static self, task: Arc<dyn Task>) {
+        self.epoch().hooks.submit(task);
     }
 
     pub(crate) fn abandoned(&'static self) -> &'static Runners {

@@ -204,6 +204,7 @@ fn errors_of_many_kinds_can_be_the_source() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "needs a socket")]
 fn an_explicit_cancel_interrupts_the_call() {
     bounded(|| {
         let (near, _far) = connection();
@@ -220,6 +221,7 @@ fn an_explicit_cancel_interrupts_the_call() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "needs a socket")]
 fn the_call_of_an_inner_scope_is_interrupted_by_an_outer_expiry() {
     bounded(|| {
         let (near, _far) = connection();
@@ -284,6 +286,7 @@ fn a_panic_of_the_call_passes_through_and_ends_the_hook() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "needs a socket")]
 fn a_blocked_read_is_an_expiry_and_no_end_of_stream() {
     bounded(|| {
         let (near, _far) = connection();
@@ -297,6 +300,7 @@ fn a_blocked_read_is_an_expiry_and_no_end_of_stream() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "needs a socket")]
 fn a_blocked_read_to_end_does_not_pass_for_a_whole_answer() {
     bounded(|| {
         let (near, mut far) = connection();
@@ -311,6 +315,7 @@ fn a_blocked_read_to_end_does_not_pass_for_a_whole_answer() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "needs a socket")]
 fn a_blocked_write_is_an_expiry_with_its_error_as_source() {
     bounded(|| {
         let (near, _far) = connection();
@@ -324,6 +329,7 @@ fn a_blocked_write_is_an_expiry_with_its_error_as_source() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "needs a socket")]
 fn a_read_that_is_answered_in_time_is_its_bytes() {
     bounded(|| {
         let (near, mut far) = connection();
@@ -340,6 +346,7 @@ fn a_read_that_is_answered_in_time_is_its_bytes() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "needs a socket")]
 fn as_an_io_error_an_interrupted_read_is_not_retried() {
     // std's helpers retry `Interrupted` by themselves.
     bounded(|| {

@@ -111,6 +111,7 @@ fn imports(code: &str) -> BTreeSet<String> {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "reads files")]
 fn a_room_imports_only_from_lower_floors() {
     let mut faults = Vec::new();
     for (file, text) in sources() {
@@ -133,6 +134,7 @@ fn a_room_imports_only_from_lower_floors() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "reads files")]
 fn unsafe_stays_in_its_rooms() {
     let mut faults = Vec::new();
     for (file, text) in sources() {
@@ -148,6 +150,7 @@ fn unsafe_stays_in_its_rooms() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "reads files")]
 fn the_front_page_has_no_logic() {
     let front = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/lib.rs")).unwrap();
     let code = code(&front);
@@ -155,6 +158,7 @@ fn the_front_page_has_no_logic() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "reads files")]
 fn the_reader_of_imports_sees_them_all() {
     let text = "use crate::sync::{Mutex, atomic};\nuse crate::{time::Clock, token::{self, node}, scope};\n\
                 fn f() { crate::quota::g(\"crate::tower\"); } // crate::testing\n#[cfg(test)]\nmod tests { crate::report }\n";

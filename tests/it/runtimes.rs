@@ -18,6 +18,7 @@ macro_rules! on_each_runtime {
                 crate::runtimes::tokio_multi_thread(super::$name);
             }
             #[test]
+            #[cfg_attr(miri, ignore = "its reactor needs a timer of the system")]
             fn on_smol() {
                 crate::runtimes::smol(super::$name);
             }

@@ -360,6 +360,96 @@ fn a_sleep_of_any_length_ends() {
     });
 }
 
+/// A limit of an hour ends after an hour.
+fn limits_work(clock: &MockClock) {
+    let before = clock.elapsed();
+    let error = timeout(HOUR, || sleep(2 * HOUR)).unwrap_err();
+    assert_eq!((error.elapsed(), error.overshoot()), (HOUR, Duration::ZERO));
+    let error = timeout(HOUR, || {
+        let _token = timebox::token();
+        sleep(2 * HOUR)
+    });
+    assert!(error.is_err());
+    let mut limited = pin!(future::timeout(HOUR, future::sleep(2 * HOUR)));
+    assert!(poll(limited.as_mut()).is_pending());
+    ends_on_the_hour(clock, || poll(limited.as_mut()).is_ready());
+    assert_eq!(clock.elapsed() - before, 3 * HOUR);
+}
+
+#[test]
+fn limits_work_after_a_sleep_of_any_length() {
+    MockClock::new().run(|clock| {
+        for _ in 0..5 {
+            sleep(Duration::MAX).unwrap();
+            limits_work(clock);
+            timeout(Limit::NONE, || sleep(Duration::MAX)).unwrap();
+            limits_work(clock);
+            timeout(Limit::NONE, || {
+                let _token = timebox::token();
+                sleep(Duration::MAX)
+            })
+            .unwrap();
+            limits_work(clock);
+        }
+    });
+}
+
+#[test]
+fn limits_work_however_far_it_is_moved() {
+    MockClock::new().run(|clock| {
+        for _ in 0..10 {
+            clock.advance(Duration::MAX);
+            limits_work(clock);
+        }
+        clock.advance_to(Deadline::NEVER);
+        limits_work(clock);
+    });
+}
+
+#[test]
+fn a_sleep_that_never_ends_ends_with_its_scope() {
+    MockClock::new().run(|clock| {
+        let error = timeout(100_000 * HOUR, || sleep(Duration::MAX)).unwrap_err();
+        assert_eq!((error.elapsed(), clock.elapsed()), (100_000 * HOUR, 100_000 * HOUR));
+        let mut slept = pin!(future::sleep(Duration::MAX));
+        assert!(poll(slept.as_mut()).is_pending());
+        clock.advance(Duration::MAX);
+        assert!(poll(slept.as_mut()).is_pending());
+        let mut limited = pin!(future::timeout(HOUR, future::sleep(Duration::MAX)));
+        assert!(poll(limited.as_mut()).is_pending());
+        ends_on_the_hour(clock, || poll(limited.as_mut()).is_ready());
+    });
+}
+
+#[test]
+fn a_sleep_that_never_ends_goes_past_all_timers() {
+    MockClock::new().run(|clock| {
+        let token = timeout(200_000 * HOUR, || Ok::<_, TimeoutError>(timebox::token())).unwrap();
+        sleep(Duration::MAX).unwrap();
+        assert!(token.is_cancelled() && clock.elapsed() > 200_000 * HOUR);
+    });
+}
+
+#[test]
+fn code_under_test_asks_it_the_time() {
+    assert!(timebox::now().elapsed() < HOUR);
+    MockClock::new().run(|clock| {
+        let start = timebox::now();
+        assert_eq!(start, clock.now());
+        sleep(HOUR).unwrap();
+        assert_eq!((timebox::now() - start, timebox::now()), (HOUR, clock.now()));
+        let in_an_hour = timebox::now() + HOUR;
+        assert_eq!(timeout(in_an_hour, || sleep(2 * HOUR)).unwrap_err().elapsed(), HOUR);
+        sleep(Duration::MAX).unwrap();
+        assert_eq!(timebox::now(), clock.now());
+    });
+    // Of its own clock, wherever it is polled.
+    let clock = MockClock::new();
+    clock.advance(HOUR);
+    let mut future = Box::pin(clock.run(|_| future::timeout_value(HOUR, async { timebox::now() })));
+    assert_eq!(poll(future.as_mut()).map(Result::unwrap), Poll::Ready(clock.now()));
+}
+
 #[test]
 fn a_grace_is_mock_time() {
     MockClock::new().run(|clock| {

@@ -1,5 +1,6 @@
 //! The mock clock and injected expiry: what `timebox::testing` promises.
 
+mod auto_advance;
 mod clock;
 mod firings;
 mod gaps;
@@ -16,8 +17,8 @@ use std::time::Duration;
 
 use timebox::testing::{self, MockClock, Point, expire_at, expire_at_checkpoint, try_for_each_checkpoint};
 use timebox::{
-    CancellationToken, Hook, Limit, Quota, Timebox, TimeoutError, checkpoint, future, is_expired, shield,
-    sleep, timeout,
+    CancellationToken, Deadline, Hook, Limit, Quota, Timebox, TimeoutError, checkpoint, future, is_expired,
+    shield, sleep, timeout,
 };
 
 const HOUR: Duration = Duration::from_secs(3600);

@@ -1,0 +1,198 @@
+//! When a mock clock moves by itself: when all threads under it wait.
+//!
+//! A thread is *present* under a clock while it is in [`run`](crate::testing::MockClock::run), or in the scope of a handle
+//! from there. It is awake but for waits that this crate knows of. So a wait that nobody has told of holds the clock: a test
+//! may then hang, but no limit expires because the clock has run away from work that goes on somewhere.
+//!
+//! Invariants:
+//! 1. Whoever wakes a thread counts it as awake, not the thread itself when it gets to run. So when a move is done, all
+//!    whom it has woken are counted.
+//! 2. Who finds that nobody is awake has it moved; one thread moves it, and looks again before it stops.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+use std::task::Wake;
+
+use super::super::runners::Task;
+use super::{advance_to_next, global, tracking};
+use crate::sync::{Condvar, Mutex, lock, wait};
+use crate::time::NEVER;
+use crate::time::seam::{Mock, Seam};
+
+thread_local! {
+    /// The clocks that this thread is present under, and awake.
+    static PRESENT: RefCell<Vec<u32>> = const { RefCell::new(Vec::new()) };
+}
+
+fn is_present(mock: &Mock) -> bool {
+    PRESENT.try_with(|clocks| clocks.borrow().contains(&mock.id)).unwrap_or(false)
+}
+
+fn set_present(mock: &Mock, present: bool) {
+    let _gone = PRESENT.try_with(|clocks| {
+        let mut clocks = clocks.borrow_mut();
+        clocks.retain(|clock| *clock != mock.id);
+        if present {
+            clocks.push(mock.id);
+        }
+    });
+}
+
+fn wake_up(mock: &Mock) {
+    lock(&mock.presence).awake += 1;
+}
+
+fn fall_asleep(mock: &Arc<Mock>) {
+    lock(&mock.presence).awake -= 1;
+    look(mock);
+}
+
+/// Has the clock moved if it is to move by itself, and nobody is awake.
+fn look(mock: &Arc<Mock>) {
+    {
+        let mut presence = lock(&mock.presence);
+        if presence.awake > 0 || presence.movers == 0 {
+            return;
+        }
+        if presence.moves {
+            presence.look_again = true;
+            return;
+        }
+        presence.moves = true;
+    }
+    global().run_beside(Arc::new(Move(Arc::clone(mock))));
+}
+
+/// Moves the clock for as long as nobody is awake.
+struct Move(Arc<Mock>);
+
+impl Task for Move {
+    fn run(self: Arc<Self>) {
+        let mut moved = true;
+        loop {
+            {
+                let mut presence = lock(&self.0.presence);
+                let look_again = std::mem::take(&mut presence.look_again);
+                if presence.awake > 0 || presence.movers == 0 || !(moved || look_again) {
+                    presence.moves = false;
+                    return;
+                }
+            }
+            moved = advance_to_next(&self.0);
+        }
+    }
+}
+
+/// While it is there, a thread or something else counts as awake.
+pub(crate) struct Hold(Arc<Mock>);
+
+impl Hold {
+    pub(crate) fn new(mock: &Arc<Mock>) -> Self {
+        wake_up(mock);
+        Self(Arc::clone(mock))
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        fall_asleep(&self.0);
+    }
+}
+
+/// A thread's stay under the clock of a seam.
+#[must_use]
+pub(crate) struct Present(Option<Hold>);
+
+impl Present {
+    pub(crate) fn under(seam: &Seam) -> Self {
+        let mock = seam.mock().filter(|mock| !is_present(mock));
+        mock.into_iter().for_each(|mock| set_present(mock, true));
+        Self(mock.map(Hold::new))
+    }
+}
+
+impl Drop for Present {
+    fn drop(&mut self) {
+        self.0.iter().for_each(|hold| set_present(&hold.0, false));
+    }
+}
+
+/// While it is there, the clock moves by itself.
+#[must_use]
+pub(crate) struct Mover(Arc<Mock>);
+
+impl Mover {
+    pub(crate) fn of(mock: &Arc<Mock>) -> Self {
+        lock(&mock.presence).movers += 1;
+        Self(Arc::clone(mock))
+    }
+}
+
+impl Drop for Mover {
+    fn drop(&mut self) {
+        lock(&self.0.presence).movers -= 1;
+    }
+}
+
+/// What a thread waits on under a mock clock, again and again.
+pub(crate) struct Wait {
+    mock: Arc<Mock>,
+    stage: Mutex<Stage>,
+    woken: Condvar,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Awake,
+    Asleep { is_present: bool },
+    Woken,
+}
+
+impl Wait {
+    pub(crate) fn new(mock: &Arc<Mock>) -> Self {
+        Self { mock: Arc::clone(mock), stage: Mutex::new(Stage::Awake), woken: Condvar::new() }
+    }
+
+    /// Until it is woken, or has been since it last slept. It needs no longer than to `until`.
+    pub(crate) fn sleep(&self, until: u64) {
+        let mut stage = lock(&self.stage);
+        if *stage == Stage::Awake {
+            let is_present = is_present(&self.mock);
+            *stage = Stage::Asleep { is_present };
+            if is_present {
+                // Under the lock: whoever wakes it counts it again.
+                lock(&self.mock.presence).awake -= 1;
+                drop(stage);
+                self.see_to_the_clock(until);
+                stage = lock(&self.stage);
+            }
+        }
+        while *stage != Stage::Woken {
+            stage = wait(&self.woken, stage);
+        }
+        *stage = Stage::Awake;
+    }
+
+    fn see_to_the_clock(&self, until: u64) {
+        // What a move has set off and waits for would else wait for that move.
+        if until != NEVER && tracking().is_some() && lock(&self.mock.presence).movers > 0 {
+            self.mock.ask(until);
+        }
+        look(&self.mock);
+    }
+
+    pub(crate) fn wake_up(&self) {
+        let mut stage = lock(&self.stage);
+        if *stage == (Stage::Asleep { is_present: true }) {
+            wake_up(&self.mock);
+        }
+        *stage = Stage::Woken;
+        self.woken.notify_one();
+    }
+}
+
+impl Wake for Wait {
+    fn wake(self: Arc<Self>) {
+        self.wake_up();
+    }
+}
