@@ -205,6 +205,54 @@ pub(crate) fn replace_stdin(input: std::os::fd::BorrowedFd<'_>) -> io::Result<()
     }
 }
 
+/// Whether the system keeps what became of a child until it is waited for: not where SIGCHLD is ignored.
+#[cfg(all(unix, feature = "process"))]
+pub(crate) fn keeps_children() -> bool {
+    let mut action = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: asks only, and writes into a struct of ours, for which all zeros are a value.
+    let action = unsafe {
+        libc::sigaction(libc::SIGCHLD, std::ptr::null(), action.as_mut_ptr());
+        action.assume_init()
+    };
+    action.sa_sigaction != libc::SIG_IGN && action.sa_flags & libc::SA_NOCLDWAIT == 0
+}
+
+/// The process group of this program; `None` if it is of another namespace, and so has no number here.
+#[cfg(all(unix, feature = "process"))]
+pub(crate) fn own_process_group() -> Option<i32> {
+    // SAFETY: takes nothing, returns a number, cannot fail.
+    let group = unsafe { libc::getpgrp() };
+    (group > 0).then_some(group)
+}
+
+/// Starts a command as the leader of a session of its own, for this time only.
+#[cfg(all(unix, feature = "process"))]
+pub(crate) fn spawn_in_session(command: &mut std::process::Command) -> io::Result<std::process::Child> {
+    use std::os::unix::process::CommandExt;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    // The command keeps the closure. Relaxed: it is called in a copy of this thread.
+    let asked = Arc::new(AtomicBool::new(true));
+    let is_asked = Arc::clone(&asked);
+    let lead = move || {
+        if !is_asked.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        // SAFETY: system calls that take nothing, or numbers. One that leads its session already is refused.
+        match unsafe { libc::setsid() } {
+            -1 if unsafe { libc::getsid(0) == libc::getpid() } => Ok(()),
+            -1 => Err(io::Error::last_os_error()),
+            _ => Ok(()),
+        }
+    };
+    // SAFETY: between `fork` and `exec` it loads an atomic and makes system calls that are async-signal-safe; it takes no
+    // lock, and allocates nothing.
+    unsafe { command.pre_exec(lead) };
+    let child = command.spawn();
+    asked.store(false, Ordering::Relaxed);
+    child
+}
+
 #[cfg(all(test, any(target_os = "linux", target_os = "android"), not(timebox_loom)))]
 mod tests {
     use super::*;

@@ -213,10 +213,10 @@ impl Watchdog {
         self.alarm.is_running()
     }
 
-    /// Whether it runs on the calling thread, and nobody would take over if this waited for it.
-    #[cfg(not(timebox_loom))]
-    pub(crate) fn would_wait_for_itself(&self) -> bool {
-        slots::Thread::with(|thread| thread.is_watchdog.get()) && !self.shift.has_deputy()
+    /// Whether it runs on the calling thread.
+    #[cfg(all(feature = "testing", not(timebox_loom)))]
+    fn is_this_thread() -> bool {
+        slots::Thread::with(|thread| thread.is_watchdog.get())
     }
 
     /// Has the watchdog notice `deadline`, for the thread that owns the slot.

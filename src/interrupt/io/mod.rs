@@ -2,7 +2,9 @@
 //!
 //! [`Timed`] wraps a stream, or whatever has a file descriptor. Its reads and writes wait no longer than the scope
 //! lasts, and are woken when the scope is cancelled; they fail with the kind [`TimedOut`](io::ErrorKind::TimedOut) and
-//! the [`TimeoutError`](crate::TimeoutError) inside. The stream stays as it is: what comes later can still be read.
+//! the [`TimeoutError`](crate::TimeoutError) inside. The stream stays open, and a single [`read`](Read::read) that fails has
+//! taken nothing: what comes later can still be read. Calls that read or write several times are another matter: see
+//! [half a frame](#half-a-frame).
 //!
 //! ```
 //! use std::io::{ErrorKind, Read, Write};
@@ -22,7 +24,85 @@
 //! assert_eq!(stream.read(&mut buffer).unwrap(), 4);
 //! ```
 //!
-//! [`connect`] and [`accept`] do the same for connections.
+//! [`connect`] and [`accept`] do the same for connections, [`recv_from`](Timed::recv_from) and [`send_to`](Timed::send_to)
+//! for datagrams. A descriptor that this crate knows nothing of is waited for with [`readable`] and [`writable`].
+//!
+//! # Half a frame
+//!
+//! A limit may pass when half of a frame has come. [`read_exact`](Read::read_exact) then fails, and the half is gone: the
+//! next reader finds the stream in the middle of a frame, takes its rest for a beginning, and is wrong from then on. So keep
+//! the half *outside* of the limit. Of std's methods, those that append to a buffer of the caller's leave in it what they have
+//! read before an error: `take(n)` with [`read_to_end`](Read::read_to_end), and
+//! [`read_until`](std::io::BufRead::read_until), where the `BufReader` is outside of the limit too.
+//!
+//! ```
+//! use std::io::{self, ErrorKind, Read, Write};
+//! use std::os::unix::net::UnixStream;
+//! use std::time::Duration;
+//! use timebox::io::Timed;
+//! use timebox::timeout;
+//!
+//! /// A connection whose frames are of four bytes.
+//! struct Frames {
+//!     stream: Timed<UnixStream>,
+//!     /// What has come of the next frame.
+//!     half: Vec<u8>,
+//! }
+//!
+//! impl Frames {
+//!     fn next(&mut self) -> io::Result<Vec<u8>> {
+//!         let missing = 4 - self.half.len();
+//!         (&self.stream).take(missing as u64).read_to_end(&mut self.half)?;
+//!         if self.half.len() < 4 {
+//!             return Err(ErrorKind::UnexpectedEof.into());
+//!         }
+//!         Ok(std::mem::take(&mut self.half))
+//!     }
+//! }
+//!
+//! let (mut peer, stream) = UnixStream::pair().unwrap();
+//! let mut frames = Frames { stream: Timed::new(stream), half: Vec::new() };
+//! peer.write_all(b"la").unwrap();
+//! let error = timeout(Duration::from_millis(20), || frames.next()).unwrap_err();
+//! assert_eq!(error.kind(), ErrorKind::TimedOut);
+//!
+//! peer.write_all(b"teNEXT").unwrap();
+//! assert_eq!(frames.next().unwrap(), b"late"); // with `read_exact` it would be "teNE"
+//! ```
+//!
+//! What is written is the same: after a [`write_all`](Write::write_all) that failed nobody knows how much of it is on its way.
+//! Where the connection is to be used again, write with [`write`](Write::write) and keep the rest:
+//!
+//! ```
+//! use std::collections::VecDeque;
+//! use std::io::{self, Write};
+//!
+//! /// Sends what is left to be sent; after an error, that is what was not.
+//! fn send(mut stream: impl Write, rest: &mut VecDeque<u8>) -> io::Result<()> {
+//!     while !rest.is_empty() {
+//!         let written = stream.write(rest.make_contiguous())?;
+//!         rest.drain(..written);
+//!     }
+//!     Ok(())
+//! }
+//! # use std::io::Read;
+//! # let (mut peer, stream) = std::os::unix::net::UnixStream::pair().unwrap();
+//! # let stream = timebox::io::Timed::new(stream);
+//! # let mut rest: VecDeque<u8> = (0..1_000_000_u32).map(|n| n as u8).collect();
+//! # let limit = std::time::Duration::from_millis(20);
+//! # let error = timebox::timeout(limit, || send(&stream, &mut rest)).unwrap_err();
+//! # assert_eq!(error.kind(), std::io::ErrorKind::TimedOut);
+//! # let reader = std::thread::spawn(move || {
+//! #     let mut all = Vec::new();
+//! #     peer.read_to_end(&mut all).map(|_| all)
+//! # });
+//! # send(&stream, &mut rest).unwrap();
+//! # drop(stream);
+//! # let all = reader.join().unwrap().unwrap();
+//! # assert!(all.len() == 1_000_000 && all.iter().enumerate().all(|(n, &byte)| byte == n as u8));
+//! ```
+//!
+//! Or give the connection up after any error, as a pool does.
 //!
 //! # Limitations
 //!
@@ -124,7 +204,9 @@
 //! assert_eq!(timeout(Duration::from_secs(5), || receive(&receiver)).unwrap(), Some(7));
 //! ```
 
+mod datagram;
 mod net;
+mod ready;
 
 use std::io::{self, IsTerminal, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -138,6 +220,7 @@ use super::in_innermost;
 use super::watch::Watch;
 use crate::time::NEVER;
 pub use net::{Listener, accept, connect};
+pub use ready::{readable, writable};
 
 /// A stream whose reads and writes end with the scope.
 ///
@@ -148,6 +231,32 @@ pub use net::{Listener, accept, connect};
 ///
 /// It reads from the descriptor itself, past any buffer that the stream has: a `BufReader` goes around it, not into it. A
 /// `&Timed` reads and writes too, so several threads can.
+///
+/// A call that reads or writes several times (`read_exact`, `read_to_string`, `write_all`) may have done a part when the scope
+/// ends it: see [half a frame](self#half-a-frame).
+///
+/// # Examples
+///
+/// ```
+/// use std::io::{BufRead, BufReader, ErrorKind, Write};
+/// use std::time::Duration;
+/// use timebox::io::Timed;
+///
+/// let (reader, mut writer) = std::io::pipe().unwrap();
+/// // The buffer is outside of the limit, and so keeps the half of a line.
+/// let mut reader = BufReader::new(Timed::new(reader));
+/// let mut line = String::new();
+/// writer.write_all(b"one\ntw").unwrap();
+/// reader.read_line(&mut line).unwrap();
+/// assert_eq!(std::mem::take(&mut line), "one\n");
+///
+/// let error = timebox::timeout(Duration::from_millis(20), || reader.read_line(&mut line)).unwrap_err();
+/// assert_eq!(error.kind(), ErrorKind::TimedOut);
+///
+/// writer.write_all(b"o\n").unwrap();
+/// reader.read_line(&mut line).unwrap();
+/// assert_eq!(line, "two\n");
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Timed<S> {
     inner: S,
@@ -193,16 +302,20 @@ macro_rules! stream {
                 self.at(Location::caller()).read(buffer)
             }
 
+            /// Fills the buffer. **If the scope ends it, what was read before is lost to later reads**: it is in the buffer,
+            /// without a count. How to keep it: [half a frame](self#half-a-frame).
             #[track_caller]
             fn read_exact(&mut self, buffer: &mut [u8]) -> io::Result<()> {
                 self.at(Location::caller()).read_exact(buffer)
             }
 
+            /// Reads to the end of the file. If the scope ends it, what was read before is in the buffer.
             #[track_caller]
             fn read_to_end(&mut self, buffer: &mut Vec<u8>) -> io::Result<usize> {
                 self.at(Location::caller()).read_to_end(buffer)
             }
 
+            /// Reads to the end of the file. **If the scope ends it, what was read before is lost**, unlike with `read_to_end`.
             #[track_caller]
             fn read_to_string(&mut self, buffer: &mut String) -> io::Result<usize> {
                 self.at(Location::caller()).read_to_string(buffer)
@@ -215,6 +328,8 @@ macro_rules! stream {
                 self.at(Location::caller()).write(buffer)
             }
 
+            /// Writes all of the buffer. **If the scope ends it, a part has been written, and nobody knows how much**: write with
+            /// `write`, which tells, or give the connection up. See [half a frame](self#half-a-frame).
             #[track_caller]
             fn write_all(&mut self, buffer: &[u8]) -> io::Result<()> {
                 self.at(Location::caller()).write_all(buffer)

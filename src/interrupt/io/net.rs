@@ -30,7 +30,7 @@ use crate::time::{NEVER, nanos};
 /// # Errors
 ///
 /// Of the kind [`TimedOut`](io::ErrorKind::TimedOut) with the [`TimeoutError`](crate::TimeoutError) inside, if the scope
-/// is over; else that of the last address.
+/// is over: its source is the error of the resolver or of the last address, where there is one. Else that error itself.
 ///
 /// # Examples
 ///
@@ -49,7 +49,7 @@ pub fn connect(addresses: impl ToSocketAddrs) -> io::Result<TcpStream> {
     in_innermost(|scope| {
         let Some(scope) = scope else { return TcpStream::connect(addresses) };
         scope.checkpoint_at(location)?;
-        let addresses: Vec<SocketAddr> = addresses.to_socket_addrs()?.collect();
+        let addresses = resolve(Some(scope), location, addresses)?;
         let watch = Watch::new(Some(scope), location)?;
         let mut outcome = Err(io::Error::new(io::ErrorKind::InvalidInput, "no address to connect to"));
         for (tried, address) in addresses.iter().enumerate() {
@@ -59,8 +59,30 @@ pub fn connect(addresses: impl ToSocketAddrs) -> io::Result<TcpStream> {
                 break;
             }
         }
-        outcome
+        outcome.map_err(|error| unless_over(Some(scope), location, error))
     })
+}
+
+/// The addresses that the system knows for a name. It takes its time, which nothing interrupts.
+pub(super) fn resolve(
+    scope: Option<&Scope>,
+    location: &'static Location<'static>,
+    name: impl ToSocketAddrs,
+) -> io::Result<Vec<SocketAddr>> {
+    match name.to_socket_addrs() {
+        Ok(addresses) => Ok(addresses.collect()),
+        Err(error) => Err(unless_over(scope, location, error)),
+    }
+}
+
+/// The error, unless the scope is over by now: then the scope's, whose source it becomes.
+fn unless_over(scope: Option<&Scope>, location: &'static Location<'static>, error: io::Error) -> io::Error {
+    match scope {
+        Some(scope) if scope.check_by_clock(location).is_err() => {
+            scope.interrupted(location, Some(error.into())).into()
+        }
+        _ => error,
+    }
 }
 
 /// Until when the first of so many addresses may take.

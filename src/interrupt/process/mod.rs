@@ -1,8 +1,8 @@
 //! Child processes that end with their scope (feature `process`, on Unix).
 //!
 //! [`output`] and [`status`] run a [`Command`] as its methods of the same names do. When the scope is over, the whole
-//! process group of the child is told to end (SIGTERM), and killed after a [grace](Run::grace). What it has written until
-//! then is in the error.
+//! process group of the child is told to end (SIGTERM), and what is left of it is killed after a [grace](Run::grace). What it
+//! has written until then is in the error. [`Run`] has the choices: the grace, the process group, input, how much is kept.
 //!
 //! ```
 //! use std::process::Command;
@@ -25,42 +25,74 @@
 //! # The group
 //!
 //! The child leads a process group of its own, so that the processes it has started can be told with it. To a terminal it is
-//! in the background: Ctrl-C does not reach it, and it is stopped if it reads from the terminal. A process that has left
-//! the group (a daemon) is not told.
+//! in the background: Ctrl-C does not reach it, and a command that reads from the terminal or sets it is suspended, which is
+//! told as an error. [`Group`] has other choices. A process that has left the group (a daemon) is not told.
+//!
+//! Processes that this program may not signal (`sudo`, a program that has become another user) are not waited for: the error
+//! [says so](Stopped::refused) at once, and the child is reaped whenever it ends.
 //!
 //! # The pipes
 //!
-//! A process that outlives the child may hold its end of the pipes open. Once the child has ended, such a process is given
-//! a [while](Run::linger) to write the rest; what it writes later is lost, and it is left alone. If the scope is over
-//! before, that is an error like any other, and the group is told to end.
+//! A process that outlives the child may hold its end of the pipes open: `tee` in a shell's `exec > >(tee log)` does, and a
+//! daemon. It is waited for as long as the scope lasts, since it may have the rest of what the child has written. If the scope
+//! is over before, that is an error like any other, and the group is told to end. For a command that leaves a daemon behind,
+//! give the outputs away (`command.stdout(Stdio::null())` and [`status`], or a file), or wait only for [a while](Run::linger):
+//! then the result [says](Captured::stdout_cut) that it may be cut.
+//!
+//! # What else waits for children
+//!
+//! As long as its group is told to end the child is not reaped, so that its number is nobody else's. So nothing else in the
+//! program may wait for *all* children (`waitpid(-1)`), and SIGCHLD must not be ignored: with that a command is not started, and
+//! the error says why.
 
-mod child;
+mod group;
+mod job;
+mod lifeline;
+mod outcome;
+mod pipes;
+mod reaper;
+mod run;
+mod start;
 
-use std::error::Error as StdError;
-use std::fmt;
-use std::io;
-use std::panic::Location;
-use std::process::{Command, ExitStatus, Output, Stdio};
-use std::time::Duration;
+use std::process::{Command, ExitStatus, Output};
 
-use super::in_innermost;
-use super::watch::Watch;
-use crate::error::TimeoutError;
-use crate::time::NEVER;
-use child::Group;
+pub use outcome::{Captured, Error, Halted, Stopped, Why};
+pub use run::Run;
+pub use start::Group;
 
 /// Runs a command to its end and returns what it has written, no longer than the scope lasts.
 ///
-/// As [`Command::output`], except that the command's standard input is what the command says, by default this process's
-/// own: [`Stdio::null`] is safest. Both outputs are captured whatever the command says. It is left with these settings,
-/// and with its own process group.
+/// As [`Command::output`], except that the command's standard input is what the command says, by default this program's
+/// own: [`Stdio::null`](std::process::Stdio::null) is safest, and [`Run::input`] gives it something to read. Both outputs are
+/// captured whatever the command says, to their ends. It is left with these settings, and with its own process group.
 ///
 /// # Errors
 ///
-/// [`Error::Stopped`] if the scope is over, [`Error::Io`] if the command could not be started, or not be waited for.
+/// [`Error::Stopped`] if the scope is over; [`Error::Io`] if the command could not be started, or not be waited for;
+/// [`Error::Halted`] if it is suspended in the background.
+///
+/// # Examples
+///
+/// ```
+/// use std::process::{Command, Stdio};
+/// use std::time::Duration;
+/// use timebox::process;
+///
+/// fn revision() -> Result<String, process::Error> {
+///     let mut command = Command::new("echo"); // git rev-parse HEAD, say
+///     let output = process::output(command.arg("c0ffee").stdin(Stdio::null()))?;
+///     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+/// }
+///
+/// let limit = Duration::from_secs(5);
+/// assert_eq!(timebox::timeout(limit, revision).unwrap(), "c0ffee");
+///
+/// let error = process::output(&mut Command::new("no-such-program")).unwrap_err();
+/// assert!(error.to_string().starts_with("cannot start \"no-such-program\": "));
+/// ```
 #[track_caller]
 pub fn output(command: &mut Command) -> Result<Output, Error> {
-    Run::new(command).output()
+    Run::new(command).output().map(Output::from)
 }
 
 /// Runs a command to its end, no longer than the scope lasts.
@@ -70,141 +102,25 @@ pub fn output(command: &mut Command) -> Result<Output, Error> {
 /// # Errors
 ///
 /// As [`output`].
-#[track_caller]
-pub fn status(command: &mut Command) -> Result<ExitStatus, Error> {
-    Run::new(command).status()
-}
-
-/// How to run a command.
 ///
 /// # Examples
 ///
 /// ```
 /// use std::process::Command;
 /// use std::time::Duration;
-/// use timebox::process::{Error, Run};
+/// use timebox::process;
 ///
-/// let mut stubborn = Command::new("sh");
-/// stubborn.args(["-c", "trap '' TERM; echo begun; while :; do sleep 1; done"]);
-/// let result = timebox::timeout(Duration::from_millis(100), || {
-///     Run::new(&mut stubborn).grace(Duration::from_millis(50)).output()
-/// });
-/// assert!(matches!(result, Err(Error::Stopped(stopped)) if stopped.status.is_some()));
+/// let mut quick = Command::new("sh");
+/// quick.args(["-c", "exit 3"]);
+/// let status = timebox::timeout(Duration::from_secs(5), || process::status(&mut quick)).unwrap();
+/// assert_eq!(status.code(), Some(3));
+///
+/// let mut slow = Command::new("sleep");
+/// slow.arg("1000");
+/// let error = timebox::timeout(Duration::from_millis(50), || process::status(&mut slow)).unwrap_err();
+/// assert!(error.timeout().unwrap().is_timeout());
 /// ```
-#[derive(Debug)]
-#[must_use = "nothing is run before `output` or `status`"]
-pub struct Run<'c> {
-    command: &'c mut Command,
-    grace: Duration,
-    linger: Duration,
-}
-
-impl<'c> Run<'c> {
-    /// With a grace of a second, and half a second for what holds the pipes.
-    pub fn new(command: &'c mut Command) -> Self {
-        Self { command, grace: Duration::from_secs(1), linger: Duration::from_millis(500) }
-    }
-
-    /// How long after SIGTERM the group is killed. Once the child has ended and nobody holds its pipes, what remains of the
-    /// group is killed at once.
-    pub fn grace(mut self, grace: Duration) -> Self {
-        self.grace = grace;
-        self
-    }
-
-    /// How long after the end of the child its pipes are read, if others still hold them.
-    pub fn linger(mut self, linger: Duration) -> Self {
-        self.linger = linger;
-        self
-    }
-
-    /// As the function [`output`].
-    #[track_caller]
-    pub fn output(self) -> Result<Output, Error> {
-        self.command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        self.run(Location::caller())
-    }
-
-    /// As the function [`status`].
-    #[track_caller]
-    pub fn status(self) -> Result<ExitStatus, Error> {
-        Ok(self.run(Location::caller())?.status)
-    }
-
-    fn run(self, location: &'static Location<'static>) -> Result<Output, Error> {
-        in_innermost(|scope| {
-            if let Some(scope) = scope {
-                scope.checkpoint_at(location)?;
-            }
-            let watch = Watch::new(scope, location)?;
-            let mut group = Group::spawn(self.command)?;
-            let Err(error) = group.attend(&watch, self.linger, NEVER) else {
-                return Ok(group.reap()?);
-            };
-            match error.downcast::<TimeoutError>() {
-                Ok(timeout) => {
-                    let (status, [stdout, stderr]) = group.stop(location, self.grace, self.linger);
-                    Err(Error::Stopped(Stopped { timeout, stdout, stderr, status }))
-                }
-                Err(error) => Err(Error::Io(error)),
-            }
-        })
-    }
-}
-
-/// Why a command did not come to its end.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum Error {
-    /// It could not be started, or not be waited for.
-    #[error(transparent)]
-    Io(#[from] io::Error),
-    /// It was stopped, or not started, since the scope was over.
-    #[error(transparent)]
-    Stopped(Stopped),
-}
-
-/// What a command has done before it was stopped.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct Stopped {
-    /// Why it was stopped.
-    pub timeout: TimeoutError,
-    /// What it has written so far, if that was captured.
-    pub stdout: Vec<u8>,
-    /// What it has written so far, if that was captured.
-    pub stderr: Vec<u8>,
-    /// How it ended; `None` if it was not started, or would not die.
-    pub status: Option<ExitStatus>,
-}
-
-impl Error {
-    /// Why the command was stopped, if it was.
-    pub fn timeout(&self) -> Option<&TimeoutError> {
-        match self {
-            Self::Stopped(stopped) => Some(&stopped.timeout),
-            Self::Io(_) => None,
-        }
-    }
-}
-
-impl From<TimeoutError> for Error {
-    fn from(timeout: TimeoutError) -> Self {
-        Self::Stopped(Stopped { timeout, stdout: Vec::new(), stderr: Vec::new(), status: None })
-    }
-}
-
-impl fmt::Display for Stopped {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.status {
-            Some(status) => write!(f, "the command was stopped ({status})"),
-            None => f.write_str("the command was not started, or could not be stopped"),
-        }
-    }
-}
-
-impl StdError for Stopped {
-    fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        Some(&self.timeout)
-    }
+#[track_caller]
+pub fn status(command: &mut Command) -> Result<ExitStatus, Error> {
+    Run::new(command).status()
 }

@@ -1,0 +1,141 @@
+//! Datagrams: received, and sent.
+
+use std::borrow::Borrow;
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs, UdpSocket};
+use std::os::fd::AsFd;
+use std::panic::Location;
+
+use rustix::event::PollFlags;
+use rustix::net::{RecvFlags, SendFlags, recv, recvfrom, send, sendto};
+
+use super::net::resolve;
+use super::{Manner, Timed};
+use crate::interrupt::in_innermost;
+
+/// For a [`UdpSocket`], a reference to one, or an `Arc` of one. As with a read, what is there is received even though the
+/// deadline passes meanwhile, and a call that the scope has ended has taken nothing.
+impl<S: AsFd + Borrow<UdpSocket>> Timed<S> {
+    /// As [`UdpSocket::recv_from`], no longer than the scope lasts.
+    ///
+    /// # Errors
+    ///
+    /// Those of the socket; and of the kind [`TimedOut`](io::ErrorKind::TimedOut), with the
+    /// [`TimeoutError`](crate::TimeoutError) inside, if the scope is over.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::io::ErrorKind;
+    /// use std::net::UdpSocket;
+    /// use std::time::Duration;
+    /// use timebox::io::Timed;
+    /// use timebox::timeout;
+    ///
+    /// let socket = Timed::new(UdpSocket::bind("127.0.0.1:0").unwrap());
+    /// let mut buffer = [0; 512];
+    /// let error = timeout(Duration::from_millis(20), || socket.recv_from(&mut buffer)).unwrap_err();
+    /// assert_eq!(error.kind(), ErrorKind::TimedOut);
+    ///
+    /// let ours = socket.get_ref().local_addr().unwrap();
+    /// timeout(Duration::from_secs(5), || socket.send_to(b"hello", ours)).unwrap();
+    /// let (length, from) = timeout(Duration::from_secs(5), || socket.recv_from(&mut buffer)).unwrap();
+    /// assert_eq!((&buffer[..length], from), (&b"hello"[..], ours));
+    /// ```
+    #[track_caller]
+    pub fn recv_from(&self, buffer: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
+        self.receive(Location::caller(), |flags| {
+            let (_, length, from) = recvfrom(&self.inner, &mut *buffer, flags)?;
+            let from = from.ok_or(io::Error::new(io::ErrorKind::InvalidData, "a datagram from nowhere"))?;
+            Ok((length, SocketAddr::try_from(from)?))
+        })
+    }
+
+    /// As [`UdpSocket::recv`], no longer than the scope lasts: for a socket that is connected.
+    ///
+    /// # Errors
+    ///
+    /// As those of [`recv_from`](Self::recv_from).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::net::UdpSocket;
+    /// use std::time::Duration;
+    /// use timebox::io::Timed;
+    ///
+    /// let (ours, peer) = (UdpSocket::bind("127.0.0.1:0").unwrap(), UdpSocket::bind("127.0.0.1:0").unwrap());
+    /// ours.connect(peer.local_addr().unwrap()).unwrap();
+    /// peer.connect(ours.local_addr().unwrap()).unwrap();
+    ///
+    /// let mut buffer = [0; 512];
+    /// let length = timebox::timeout(Duration::from_secs(5), || {
+    ///     Timed::new(&ours).send(b"hello")?;
+    ///     Timed::new(&peer).recv(&mut buffer)
+    /// });
+    /// assert_eq!(length.unwrap(), 5);
+    /// ```
+    #[track_caller]
+    pub fn recv(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.receive(Location::caller(), |flags| Ok(recv(&self.inner, &mut *buffer, flags)?.0))
+    }
+
+    /// As [`UdpSocket::send_to`], no longer than the scope lasts. A name is resolved by the system, and that cannot be
+    /// interrupted: see [`connect`](super::connect).
+    ///
+    /// # Errors
+    ///
+    /// As those of [`recv_from`](Self::recv_from), and those of the resolver.
+    ///
+    /// # Examples
+    ///
+    /// At [`recv_from`](Self::recv_from).
+    #[track_caller]
+    pub fn send_to(&self, buffer: &[u8], address: impl ToSocketAddrs) -> io::Result<usize> {
+        let location = Location::caller();
+        let address = in_innermost(|scope| {
+            if let Some(scope) = scope {
+                scope.check_by_clock(location)?;
+            }
+            let first = resolve(scope, location, address)?.into_iter().next();
+            first.ok_or(io::Error::new(io::ErrorKind::InvalidInput, "no address to send to"))
+        })?;
+        self.transmit(location, |flags| Ok(sendto(&self.inner, buffer, flags, &address)?))
+    }
+
+    /// As [`UdpSocket::send`], no longer than the scope lasts: for a socket that is connected.
+    ///
+    /// # Errors
+    ///
+    /// As those of [`recv_from`](Self::recv_from).
+    ///
+    /// # Examples
+    ///
+    /// At [`recv`](Self::recv).
+    #[track_caller]
+    pub fn send(&self, buffer: &[u8]) -> io::Result<usize> {
+        self.transmit(Location::caller(), |flags| Ok(send(&self.inner, buffer, flags)?))
+    }
+
+    fn receive<R>(
+        &self,
+        location: &'static Location<'static>,
+        mut call: impl FnMut(RecvFlags) -> io::Result<R>,
+    ) -> io::Result<R> {
+        self.at(location).call(PollFlags::IN, Manner::WithoutWaiting, |manner| {
+            call(if manner == Manner::WithoutWaiting { RecvFlags::DONTWAIT } else { RecvFlags::empty() })
+        })
+    }
+
+    fn transmit<R>(
+        &self,
+        location: &'static Location<'static>,
+        mut call: impl FnMut(SendFlags) -> io::Result<R>,
+    ) -> io::Result<R> {
+        // Apple's systems ignore the flag in `send`.
+        let manner = if cfg!(target_vendor = "apple") { Manner::Ready } else { Manner::WithoutWaiting };
+        self.at(location).call(PollFlags::OUT, manner, |manner| {
+            call(if manner == Manner::WithoutWaiting { SendFlags::DONTWAIT } else { SendFlags::empty() })
+        })
+    }
+}

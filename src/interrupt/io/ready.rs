@@ -1,0 +1,98 @@
+//! Waiting for a descriptor that others read from and write to.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::panic::Location;
+
+use rustix::event::PollFlags;
+
+use crate::interrupt::in_innermost;
+use crate::interrupt::watch::Watch;
+use crate::time::NEVER;
+
+/// Waits until there is something to read from a descriptor, no longer than the scope lasts. For what this crate does not
+/// know: a serial port, inotify, a timer, a socket of a C library.
+///
+/// The end of a file, a connection or an error to be told are something to read too. A file on a disk is always ready.
+/// Where others read from the descriptor as well they may be faster; so make it non-blocking, try, and wait where there was
+/// nothing. Outside every scope it waits without a limit.
+///
+/// # Errors
+///
+/// Of the kind [`TimedOut`](io::ErrorKind::TimedOut) with the [`TimeoutError`](crate::TimeoutError) inside, if the scope is
+/// over.
+///
+/// # Examples
+///
+/// ```
+/// use std::io::{self, ErrorKind};
+/// use std::os::unix::net::UnixDatagram;
+/// use std::time::Duration;
+/// use timebox::io::readable;
+/// use timebox::timeout;
+///
+/// /// As `socket.recv`, no longer than the scope lasts.
+/// fn receive(socket: &UnixDatagram, buffer: &mut [u8]) -> io::Result<usize> {
+///     loop {
+///         match socket.recv(buffer) {
+///             Err(error) if error.kind() == ErrorKind::WouldBlock => readable(socket)?,
+///             result => return result,
+///         }
+///     }
+/// }
+///
+/// let (ours, peer) = UnixDatagram::pair().unwrap();
+/// ours.set_nonblocking(true).unwrap();
+/// let mut buffer = [0; 8];
+/// let error = timeout(Duration::from_millis(20), || receive(&ours, &mut buffer)).unwrap_err();
+/// assert_eq!(error.kind(), ErrorKind::TimedOut);
+/// peer.send(b"hello").unwrap();
+/// assert_eq!(timeout(Duration::from_secs(5), || receive(&ours, &mut buffer)).unwrap(), 5);
+/// ```
+#[track_caller]
+pub fn readable(fd: impl AsFd) -> io::Result<()> {
+    wait(fd.as_fd(), PollFlags::IN, Location::caller())
+}
+
+/// Waits until there is room for writing to a descriptor, no longer than the scope lasts.
+///
+/// As [`readable`] in all else. How much room there is it does not tell: a write to a blocking descriptor may still block.
+///
+/// # Errors
+///
+/// As those of [`readable`].
+///
+/// # Examples
+///
+/// ```
+/// use std::io::{ErrorKind, Read, Write};
+/// use std::os::unix::net::UnixStream;
+/// use std::time::Duration;
+/// use timebox::io::writable;
+/// use timebox::timeout;
+///
+/// let (mut ours, mut peer) = UnixStream::pair().unwrap();
+/// ours.set_nonblocking(true).unwrap();
+/// while ours.write(&[0; 4096]).is_ok() {}
+/// let error = timeout(Duration::from_millis(20), || writable(&ours)).unwrap_err();
+/// assert_eq!(error.kind(), ErrorKind::TimedOut);
+///
+/// let reader = std::thread::spawn(move || peer.read_to_end(&mut Vec::new()));
+/// timeout(Duration::from_secs(5), || writable(&ours)).unwrap();
+/// # drop(ours);
+/// # reader.join().unwrap().unwrap();
+/// ```
+#[track_caller]
+pub fn writable(fd: impl AsFd) -> io::Result<()> {
+    wait(fd.as_fd(), PollFlags::OUT, Location::caller())
+}
+
+fn wait(fd: BorrowedFd<'_>, events: PollFlags, location: &'static Location<'static>) -> io::Result<()> {
+    in_innermost(|scope| {
+        if let Some(scope) = scope {
+            scope.checkpoint_at(location)?;
+        }
+        Watch::new(scope, location)?.wait(&[(fd, events)], NEVER)?;
+        Ok(())
+    })
+}

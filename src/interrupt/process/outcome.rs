@@ -1,0 +1,217 @@
+//! What came of a command.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::io;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{ExitStatus, Output};
+
+use super::job::Remains;
+use crate::error::TimeoutError;
+
+/// What a command that came to its end has written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Captured {
+    /// How it ended.
+    pub status: ExitStatus,
+    /// What it has written to its standard output.
+    pub stdout: Vec<u8>,
+    /// Whether that is not all: more came than [is kept](super::Run::truncate_output), or somebody who still held the pipe
+    /// [was not waited for](super::Run::linger). Without these two settings it never is.
+    pub stdout_cut: bool,
+    /// What it has written to its standard error.
+    pub stderr: Vec<u8>,
+    /// As [`stdout_cut`](Self::stdout_cut).
+    pub stderr_cut: bool,
+}
+
+impl From<Captured> for Output {
+    fn from(captured: Captured) -> Self {
+        Self { status: captured.status, stdout: captured.stdout, stderr: captured.stderr }
+    }
+}
+
+/// Why a command did not come to its end.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// It could not be started (the error names it), or not be waited for, or its input could not be read.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// It was stopped, or not started, since the scope was over.
+    #[error(transparent)]
+    Stopped(Stopped),
+    /// It was stopped though the scope was not over: [`why`](Halted::why) tells.
+    #[error(transparent)]
+    Halted(Halted),
+}
+
+impl Error {
+    /// Why the command was stopped, if the scope was over.
+    pub fn timeout(&self) -> Option<&TimeoutError> {
+        match self {
+            Self::Stopped(stopped) => Some(&stopped.timeout),
+            Self::Io(_) | Self::Halted(_) => None,
+        }
+    }
+}
+
+impl From<TimeoutError> for Error {
+    fn from(timeout: TimeoutError) -> Self {
+        Self::Stopped(Stopped {
+            timeout,
+            status: None,
+            stdout: Vec::new(),
+            stdout_cut: false,
+            stderr: Vec::new(),
+            stderr_cut: false,
+            suspended: None,
+            refused: false,
+        })
+    }
+}
+
+/// What a command has done before it was stopped.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Stopped {
+    /// Why it was stopped.
+    pub timeout: TimeoutError,
+    /// What it has written so far, if that was captured.
+    pub stdout: Vec<u8>,
+    /// Whether that is not all that was written: more came than is kept, or somebody outside of the group, or not to be
+    /// killed, still holds the pipe.
+    pub stdout_cut: bool,
+    /// What it has written so far, if that was captured.
+    pub stderr: Vec<u8>,
+    /// As [`stdout_cut`](Self::stdout_cut).
+    pub stderr_cut: bool,
+    /// How it ended; `None` if it was not started, may not be signalled, or would not die. It is reaped whenever it ends.
+    pub status: Option<ExitStatus>,
+    /// The signal by which it was suspended when the scope was over, if it was: it has not used its time.
+    pub suspended: Option<i32>,
+    /// Whether the command, or a process that it has started, may not be signalled by this program, and so runs on: it is
+    /// another user's.
+    pub refused: bool,
+}
+
+/// What a command has done before it was stopped although the scope was not over.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Halted {
+    /// Why it was stopped.
+    pub why: Why,
+    /// As [`Stopped::stdout`].
+    pub stdout: Vec<u8>,
+    /// As [`Stopped::stdout_cut`].
+    pub stdout_cut: bool,
+    /// As [`Stopped::stderr`].
+    pub stderr: Vec<u8>,
+    /// As [`Stopped::stdout_cut`].
+    pub stderr_cut: bool,
+    /// As [`Stopped::status`].
+    pub status: Option<ExitStatus>,
+    /// As [`Stopped::refused`].
+    pub refused: bool,
+}
+
+/// Why a command was stopped although the scope was not over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Why {
+    /// It has written more than [it may](super::Run::max_output).
+    #[non_exhaustive]
+    TooMuchOutput {
+        /// How many bytes each output may have.
+        most: usize,
+    },
+    /// The system has suspended it, since it has read from the terminal (SIGTTIN) or set it (SIGTTOU) from the background,
+    /// where nobody would have it go on: see [`Group`](super::Group).
+    #[non_exhaustive]
+    Suspended {
+        /// By which signal.
+        signal: i32,
+    },
+}
+
+impl Stopped {
+    pub(super) fn new(timeout: TimeoutError, remains: Remains) -> Self {
+        let Remains { status, outputs, suspended, refused } = remains;
+        let [(stdout, stdout_cut), (stderr, stderr_cut)] = outputs;
+        Self { timeout, stdout, stdout_cut, stderr, stderr_cut, status, suspended, refused }
+    }
+}
+
+impl Halted {
+    pub(super) fn new(why: Why, remains: Remains) -> Self {
+        let Remains { status, outputs, refused, .. } = remains;
+        let [(stdout, stdout_cut), (stderr, stderr_cut)] = outputs;
+        Self { why, stdout, stdout_cut, stderr, stderr_cut, status, refused }
+    }
+}
+
+/// As std writes it: with the signal's name.
+fn suspension(signal: i32) -> ExitStatus {
+    ExitStatus::from_raw(signal << 8 | 0x7f)
+}
+
+/// How it ended, in parentheses.
+fn write_end(f: &mut fmt::Formatter<'_>, status: Option<ExitStatus>, refused: bool) -> fmt::Result {
+    match status {
+        Some(status) => write!(f, " ({status})")?,
+        None => f.write_str(" (it has not ended)")?,
+    }
+    if refused {
+        f.write_str("; what may not be signalled by this program runs on")?;
+    }
+    Ok(())
+}
+
+impl fmt::Display for Stopped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.status.is_none() && !self.refused {
+            return f.write_str("the command was not started, or could not be stopped");
+        }
+        f.write_str(if self.status.is_some() {
+            "the command was stopped"
+        } else {
+            "the command could not be stopped"
+        })?;
+        write_end(f, self.status, self.refused)?;
+        if let Some(signal) = self.suspended {
+            write!(f, "; before that it was suspended: {}", suspension(signal))?;
+        }
+        Ok(())
+    }
+}
+
+impl StdError for Stopped {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        Some(&self.timeout)
+    }
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::TooMuchOutput { most } => write!(f, "the command has written more than {most} bytes"),
+            Self::Suspended { signal } => {
+                let suspension = suspension(signal);
+                write!(
+                    f,
+                    "the command was suspended, since it uses the terminal in the background: {suspension}"
+                )
+            }
+        }
+    }
+}
+
+impl fmt::Display for Halted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.why)?;
+        write_end(f, self.status, self.refused)
+    }
+}
+
+impl StdError for Halted {}

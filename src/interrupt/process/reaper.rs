@@ -1,0 +1,27 @@
+//! Children that are left behind since they may not be signalled, or would not die: reaped whenever they end.
+
+use std::process::Child;
+
+use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
+
+use crate::sync::{Mutex, lock, os};
+
+/// Those that have not ended. In a forked child these are the parent's, and nothing comes of waiting for them.
+static LEFT: Mutex<Vec<Child>> = Mutex::new(Vec::new());
+
+/// Leaves a child behind.
+pub(super) fn leave(child: Child) {
+    let pid = Pid::from_child(&child);
+    lock(&LEFT).push(child);
+    // Where no thread can be had, whoever runs the next command reaps it.
+    let _started = os::spawn("timebox-reaper", move || {
+        // An error: somebody else has reaped it.
+        let _ended = waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT);
+        reap();
+    });
+}
+
+/// Reaps those that have ended.
+pub(super) fn reap() {
+    lock(&LEFT).retain_mut(|child| matches!(child.try_wait(), Ok(None)));
+}

@@ -1,0 +1,283 @@
+//! How a command is run.
+
+use std::fmt;
+use std::io::{Cursor, Read};
+use std::panic::Location;
+use std::process::{Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use super::job::{Attended, Job, Plan};
+use super::outcome::{Captured, Error, Halted, Stopped, Why};
+use super::start::Group;
+use crate::error::TimeoutError;
+use crate::interrupt::in_innermost;
+use crate::interrupt::watch::Watch;
+
+/// How to run a command.
+///
+/// # Examples
+///
+/// ```
+/// use std::process::Command;
+/// use std::time::Duration;
+/// use timebox::process::{Error, Run};
+///
+/// let mut stubborn = Command::new("sh");
+/// stubborn.args(["-c", "trap '' TERM; echo begun; while :; do sleep 1; done"]);
+/// let result = timebox::timeout(Duration::from_millis(100), || {
+///     Run::new(&mut stubborn).grace(Duration::from_millis(50)).output()
+/// });
+/// assert!(matches!(result, Err(Error::Stopped(stopped)) if stopped.status.is_some()));
+/// ```
+#[must_use = "nothing is run before `output` or `status`"]
+pub struct Run<'c> {
+    command: &'c mut Command,
+    plan: Plan<'c>,
+    grace: Duration,
+    linger: Duration,
+}
+
+impl<'c> Run<'c> {
+    /// With a grace of a second. All of what is written is kept and waited for.
+    pub fn new(command: &'c mut Command) -> Self {
+        let plan = Plan {
+            group: Group::default(),
+            dies_with_parent: false,
+            input: None,
+            most: usize::MAX,
+            stops_beyond: false,
+        };
+        Self { command, plan, grace: Duration::from_secs(1), linger: Duration::MAX }
+    }
+
+    /// How long after SIGTERM what is left of the group is killed. It is for all of the group: for what a shell has started
+    /// as for the shell. When nobody is left it is over.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::process::Command;
+    /// use std::time::Duration;
+    /// use timebox::process::{Error, Run};
+    ///
+    /// // The shell dies at once; the worker needs a moment to clean up.
+    /// let worker = "trap 'sleep 0.1; echo clean; exit' TERM; echo begun; while :; do sleep 0.01; done";
+    /// let mut command = Command::new("sh");
+    /// command.args(["-c", r#"sh -c "$0"; true"#, worker]);
+    /// let result = timebox::timeout(Duration::from_millis(300), || {
+    ///     Run::new(&mut command).grace(Duration::from_secs(10)).output()
+    /// });
+    /// let Err(Error::Stopped(stopped)) = result else { panic!("{result:?}") };
+    /// assert_eq!(stopped.stdout, b"begun\nclean\n");
+    /// ```
+    pub fn grace(mut self, grace: Duration) -> Self {
+        self.grace = grace;
+        self
+    }
+
+    /// How long after the end of the child its outputs are read, if others still hold them. By default as long as the scope
+    /// lasts, so that nothing is lost. For a command that leaves a daemon behind, which holds them for ever.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::process::Command;
+    /// use std::time::Duration;
+    /// use timebox::process::Run;
+    ///
+    /// let mut start = Command::new("sh");
+    /// start.args(["-c", "sleep 2 & echo started"]); // the sleep stands for a daemon
+    /// let output = Run::new(&mut start).linger(Duration::from_millis(50)).output().unwrap();
+    /// assert_eq!(output.stdout, b"started\n");
+    /// assert!(output.stdout_cut, "the daemon may write more");
+    /// ```
+    pub fn linger(mut self, linger: Duration) -> Self {
+        self.linger = linger;
+        self
+    }
+
+    /// In which process group it runs. By default in one of its own.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::process::Command;
+    /// use timebox::process::{Group, Run};
+    ///
+    /// let mut editor = Command::new("true"); // vi, say: it sets the terminal
+    /// let status = Run::new(&mut editor).group(Group::Foreground).status().unwrap();
+    /// assert!(status.success());
+    /// ```
+    pub fn group(mut self, group: Group) -> Self {
+        self.plan.group = group;
+        self
+    }
+
+    /// Has the command killed when this program ends while it runs, by Ctrl-C, a crash or SIGKILL too. Its whole group is, if
+    /// it has one of its own.
+    ///
+    /// A second process (`/bin/sh`) waits for that; it must be there. A command that was killed has no grace.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::process::Command;
+    /// use timebox::process::Run;
+    ///
+    /// let mut command = Command::new("echo");
+    /// let output = Run::new(command.arg("hello")).die_with_parent().output().unwrap();
+    /// assert_eq!(output.stdout, b"hello\n");
+    /// ```
+    pub fn die_with_parent(mut self) -> Self {
+        self.plan.dies_with_parent = true;
+        self
+    }
+
+    /// What the command reads from its standard input. If it does not want all of it, that is no error.
+    ///
+    /// Afterwards the command is left with an empty standard input.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::process::Command;
+    /// use timebox::process::Run;
+    ///
+    /// let output = Run::new(&mut Command::new("sort")).input("b\na\n").output().unwrap();
+    /// assert_eq!(output.stdout, b"a\nb\n");
+    /// ```
+    pub fn input(self, bytes: impl AsRef<[u8]> + Send + 'c) -> Self {
+        self.input_from(Cursor::new(bytes))
+    }
+
+    /// As [`input`](Self::input), from a reader. If that fails, the command is stopped, and the error is the reader's.
+    ///
+    /// It is read on this thread, between other things. One that blocks holds all of them up: give a file, socket or pipe to
+    /// [`Command::stdin`] instead, or wrap it in [`io::Timed`](crate::io::Timed) (feature `io`), whose reads end with the
+    /// scope.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::io::Read;
+    /// use std::process::Command;
+    /// use timebox::process::Run;
+    ///
+    /// let noise = std::io::repeat(b'x').take(1_000_000);
+    /// let output = Run::new(Command::new("wc").arg("-c")).input_from(noise).output().unwrap();
+    /// assert_eq!(output.stdout.trim_ascii(), b"1000000");
+    /// ```
+    pub fn input_from(mut self, reader: impl Read + Send + 'c) -> Self {
+        self.plan.input = Some(Box::new(reader));
+        self
+    }
+
+    /// Stops a command that writes more than so many bytes to one of its outputs, with a [`Halted`] error. By default it may
+    /// write what it likes, and all of that is kept in memory.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::process::Command;
+    /// use timebox::process::{Error, Run};
+    ///
+    /// let error = Run::new(&mut Command::new("yes")).max_output(1000).output().unwrap_err();
+    /// let Error::Halted(halted) = error else { panic!("{error}") };
+    /// assert!(halted.stdout.len() == 1000 && halted.stdout_cut);
+    /// assert_eq!(halted.why.to_string(), "the command has written more than 1000 bytes");
+    /// ```
+    pub fn max_output(mut self, most: usize) -> Self {
+        (self.plan.most, self.plan.stops_beyond) = (most, true);
+        self
+    }
+
+    /// Keeps the first so many bytes of each output, and throws away what comes after them:
+    /// [`stdout_cut`](Captured::stdout_cut) tells. Instead of [`max_output`](Self::max_output).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::process::Command;
+    /// use timebox::process::Run;
+    ///
+    /// let mut noisy = Command::new("head");
+    /// noisy.args(["-c", "5000000", "/dev/zero"]);
+    /// let output = Run::new(&mut noisy).truncate_output(1000).output().unwrap();
+    /// assert!(output.status.success());
+    /// assert!(output.stdout.len() == 1000 && output.stdout_cut);
+    /// ```
+    pub fn truncate_output(mut self, most: usize) -> Self {
+        (self.plan.most, self.plan.stops_beyond) = (most, false);
+        self
+    }
+
+    /// As the function [`output`](super::output), with these settings.
+    ///
+    /// # Errors
+    ///
+    /// As that function; and [`Error::Halted`].
+    #[track_caller]
+    pub fn output(self) -> Result<Captured, Error> {
+        self.command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        self.run(Location::caller())
+    }
+
+    /// As the function [`status`](super::status), with these settings. What the command says is a pipe is read and thrown
+    /// away.
+    ///
+    /// # Errors
+    ///
+    /// As that function; and [`Error::Halted`].
+    #[track_caller]
+    pub fn status(mut self) -> Result<ExitStatus, Error> {
+        (self.plan.most, self.plan.stops_beyond) = (0, false);
+        Ok(self.run(Location::caller())?.status)
+    }
+
+    fn run(self, location: &'static Location<'static>) -> Result<Captured, Error> {
+        let Self { command, plan, grace, linger } = self;
+        in_innermost(|scope| {
+            if let Some(scope) = scope {
+                scope.checkpoint_at(location)?;
+            }
+            let watch = Watch::new(scope, location)?;
+            let (most, has_input) = (plan.most, plan.input.is_some());
+            if has_input {
+                command.stdin(Stdio::piped());
+            }
+            let started = Job::start(command, plan);
+            if has_input {
+                // The next time it would wait for what nobody writes.
+                command.stdin(Stdio::null());
+            }
+            let mut job = started?;
+            let why = match job.attend(&watch, linger) {
+                Ok(Attended::Ended) => {
+                    let (status, [(stdout, stdout_cut), (stderr, stderr_cut)]) = job.reap()?;
+                    return Ok(Captured { status, stdout, stdout_cut, stderr, stderr_cut });
+                }
+                Ok(Attended::TooMuchOutput) => Why::TooMuchOutput { most },
+                Ok(Attended::Suspended(signal)) => Why::Suspended { signal },
+                Err(error) => {
+                    let remains = job.stop(location, grace);
+                    return Err(match error.downcast::<TimeoutError>() {
+                        Ok(timeout) => Error::Stopped(Stopped::new(timeout, remains)),
+                        Err(error) => Error::Io(error),
+                    });
+                }
+            };
+            Err(Error::Halted(Halted::new(why, job.stop(location, grace))))
+        })
+    }
+}
+
+impl fmt::Debug for Run<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Run")
+            .field("command", &self.command)
+            .field("group", &self.plan.group)
+            .field("grace", &self.grace)
+            .field("linger", &self.linger)
+            .finish_non_exhaustive()
+    }
+}
