@@ -8,6 +8,7 @@
 mod mariadb;
 mod pools;
 mod postgres;
+mod proxy;
 mod redis;
 mod server;
 mod sqlite;
@@ -16,6 +17,7 @@ mod support;
 /// The code of the recipes, as their pages show it.
 #[path = "../../src/recipes"]
 mod recipes {
+    pub mod control;
     pub mod mysql;
     pub mod pools;
     pub mod postgres;
