@@ -12,8 +12,8 @@ use super::control::{self, AnyError, BOUND, Failure, two_steps};
 
 /// How a connection is known to the server: ask once, after connecting, and again after a reset.
 pub struct Session {
-    /// A lock that only this connection has. Its name is known to no other server.
-    lock: String,
+    /// The name of a lock that this connection has. No other server knows it.
+    pub lock: String,
     socket: Arc<TcpStream>,
 }
 

@@ -12,7 +12,7 @@ use super::control::{self, AnyError, BOUND, Failure, two_steps};
 #[derive(Clone)]
 pub struct Session {
     pub id: i64,
-    server: String,
+    pub server: String,
     socket: Option<Arc<TcpStream>>,
 }
 

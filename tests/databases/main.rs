@@ -5,6 +5,7 @@
 #![cfg(all(unix, not(any(timebox_mutants, miri))))]
 #![allow(unreachable_pub)] // the recipes, which are pages too
 
+mod failover;
 mod mariadb;
 mod pools;
 mod postgres;

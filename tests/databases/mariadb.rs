@@ -17,44 +17,44 @@ use crate::support::{AnyError, HANG, LONG, SHORT, alone, cut, open_files, sweep,
 /// `ER_QUERY_INTERRUPTED`.
 const KILLED: u16 = 1317;
 
-fn server() -> Option<&'static Server> {
+pub(crate) fn server() -> Option<&'static Server> {
     static SERVER: OnceLock<Option<Server>> = OnceLock::new();
     SERVER.get_or_init(Server::mariadb).as_ref()
 }
 
-fn options(server: &Server) -> Opts {
+pub(crate) fn options(server: &Server) -> Opts {
     let options = OptsBuilder::new().ip_or_hostname(Some("127.0.0.1")).tcp_port(server.port());
     options.user(Some("root")).db_name(Some("mysql")).prefer_socket(false).into()
 }
 
-fn connect(server: &Server) -> (Conn, Session) {
+pub(crate) fn connect(server: &Server) -> (Conn, Session) {
     let mut connection = Conn::new(options(server)).unwrap();
     let session = session(&mut connection).unwrap();
     (connection, session)
 }
 
 /// One that waits, however busy the machine is.
-fn control(server: &Server) -> Arc<Control> {
+pub(crate) fn control(server: &Server) -> Arc<Control> {
     Control::with_bound(&options(server), HANG).unwrap()
 }
 
-fn rows(connection: &mut Conn, query: &str) -> mysql::Result<Vec<Row>> {
+pub(crate) fn rows(connection: &mut Conn, query: &str) -> mysql::Result<Vec<Row>> {
     connection.query(query)
 }
 
-fn is_killed(error: &mysql::Error) -> bool {
+pub(crate) fn is_killed(error: &mysql::Error) -> bool {
     matches!(error, mysql::Error::MySqlError(error) if error.code == KILLED)
 }
 
 /// What the server said to the statement whose interruption an error tells of.
-fn is_by_kill(error: &TimeoutError) -> bool {
+pub(crate) fn is_by_kill(error: &TimeoutError) -> bool {
     error.source().and_then(|source| source.downcast_ref::<mysql::Error>()).is_some_and(is_killed)
 }
 
 const OWN: &str = "select sum(a.seq ^ b.seq) from seq_1_to_100 a, seq_1_to_100 b";
 const NEXT: &str = "select sum(a.seq ^ b.seq) from seq_1_to_60 a, seq_1_to_60 b";
 /// It takes hours.
-const ENDLESS: &str = "select sum(a.seq ^ b.seq) from seq_1_to_10000000 a, seq_1_to_10000000 b";
+pub(crate) const ENDLESS: &str = "select sum(a.seq ^ b.seq) from seq_1_to_10000000 a, seq_1_to_10000000 b";
 
 fn was_hit(connection: &mut Conn) -> bool {
     rows(connection, NEXT).is_err_and(|error| {

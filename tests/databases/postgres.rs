@@ -1,6 +1,7 @@
 //! PostgreSQL, sync and async.
 
 use std::error::Error;
+use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -30,8 +31,12 @@ pub(crate) fn config(server: &Server) -> postgres::Config {
 }
 
 pub(crate) fn async_config(server: &Server) -> tokio_postgres::Config {
+    config_at(server.address())
+}
+
+pub(crate) fn config_at(address: SocketAddr) -> tokio_postgres::Config {
     let mut config = tokio_postgres::Config::new();
-    config.host("127.0.0.1").port(server.port()).user("postgres");
+    config.host(address.ip().to_string()).port(address.port()).user("postgres");
     config
 }
 

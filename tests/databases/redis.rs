@@ -15,43 +15,48 @@ use crate::support::{
     AnyError, HANG, LONG, SHORT, alone, cut, open_files, sweep_sleeps, timed_out, wait_until,
 };
 
-fn server() -> Option<&'static Server> {
+pub(crate) fn server() -> Option<&'static Server> {
     static SERVER: OnceLock<Option<Server>> = OnceLock::new();
     SERVER.get_or_init(Server::redis).as_ref()
 }
 
-fn connect(server: &Server) -> (Client, recipe::Connection, Session) {
+pub(crate) fn connect(server: &Server) -> (Client, recipe::Connection, Session) {
     let client = Client::open(("127.0.0.1", server.port())).unwrap();
     let (connection, session) = recipe::Connection::connect(&client, server.address(), HANG).unwrap();
     (client, connection, session)
 }
 
 /// One that waits, however busy the machine is.
-fn control(client: &Client) -> Arc<Control> {
+pub(crate) fn control(client: &Client) -> Arc<Control> {
     Control::with_bound(client, HANG).unwrap()
 }
 
-type Popped = Option<(String, String)>;
+pub(crate) type Popped = Option<(String, String)>;
 
 /// Waits for an element for as long as `seconds`; 0 is for ever.
-fn pop(connection: &mut impl ConnectionLike, queue: &str, seconds: f64) -> RedisResult<Popped> {
+pub(crate) fn pop(connection: &mut impl ConnectionLike, queue: &str, seconds: f64) -> RedisResult<Popped> {
     cmd("BLPOP").arg(queue).arg(seconds).query(connection)
 }
 
-fn push(connection: &mut impl ConnectionLike, queue: &str, element: &str) {
+pub(crate) fn push(connection: &mut impl ConnectionLike, queue: &str, element: &str) {
     cmd("RPUSH").arg(queue).arg(element).exec(connection).unwrap();
 }
 
-fn answers(connection: &mut impl ConnectionLike) -> bool {
+pub(crate) fn answers(connection: &mut impl ConnectionLike) -> bool {
     cmd("PING").query::<String>(connection).is_ok_and(|answer| answer == "PONG")
 }
 
-fn is_unblocked(error: &redis::RedisError) -> bool {
+pub(crate) fn is_unblocked(error: &redis::RedisError) -> bool {
     error.code() == Some("UNBLOCKED")
 }
 
+/// Whether an error tells of a command that the server ended.
+pub(crate) fn is_by_unblock(error: &timebox::TimeoutError) -> bool {
+    error.source().and_then(|source| source.downcast_ref()).is_some_and(is_unblocked)
+}
+
 /// Whether the server says that the connection waits for an element.
-fn is_blocked(other: &mut impl ConnectionLike, id: i64) -> bool {
+pub(crate) fn is_blocked(other: &mut impl ConnectionLike, id: i64) -> bool {
     let client: String = cmd("CLIENT").arg("LIST").arg("ID").arg(id).query(other).unwrap();
     client.contains(" flags=b ")
 }
@@ -138,8 +143,7 @@ fn a_blocked_pop_ends_within_the_scope_and_loses_no_element() {
     for _ in 0..20 {
         let mut pop_one = || pop(&mut connection, "queue", 0.0);
         let error = cut(|limit| timeout(limit, || guarded(&control, &session, &mut pop_one)));
-        let source = error.source().and_then(|source| source.downcast_ref());
-        assert!(source.is_some_and(is_unblocked), "{error}");
+        assert!(is_by_unblock(&error), "{error}");
         push(&mut other, "queue", "kept");
         assert!(answers(&mut connection));
         assert_eq!(pop(&mut connection, "queue", 0.0).unwrap().unwrap().1, "kept");
