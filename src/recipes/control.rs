@@ -63,6 +63,7 @@ fn shut_down(socket: &TcpStream) {
 /// A connection over which calls on others are ended: one for all of them, made before it is needed.
 pub struct Control<C> {
     connect: Box<dyn Fn(Duration) -> Result<C, AnyError> + Send + Sync>,
+    is_open: fn(&C) -> bool,
     bound: Duration,
     place: Mutex<Place<C>>,
     changed: Condvar,
@@ -82,14 +83,15 @@ struct Trouble {
 }
 
 impl<C> Control<C> {
-    /// Connects. `connect` gets the time that it may take.
+    /// Connects. `connect` gets the time that it may take. What `is_open` is not was lost while it was idle, so nothing
+    /// is sent over it.
     pub fn new(
         bound: Duration,
         connect: impl Fn(Duration) -> Result<C, AnyError> + Send + Sync + 'static,
+        is_open: fn(&C) -> bool,
     ) -> Result<Self, AnyError> {
-        let first = connect(bound)?;
-        let (place, changed) = (Mutex::new(Place::Idle(first)), Condvar::new());
-        Ok(Self { connect: Box::new(connect), bound, place, changed })
+        let place = Mutex::new(Place::Idle(connect(bound)?));
+        Ok(Self { connect: Box::new(connect), is_open, bound, place, changed: Condvar::new() })
     }
 
     pub fn bound(&self) -> Duration {
@@ -104,7 +106,7 @@ impl<C> Control<C> {
     ) -> Result<(), Failure> {
         let end = Instant::now() + self.bound;
         let mut turn = self.turn(end).map_err(Failure::Refused)?;
-        let result = match turn.connection.take() {
+        let result = match turn.connection.take().filter(self.is_open) {
             Some(connection) => Ok(connection),
             None => left(end).and_then(|left| (self.connect)(left)).map_err(Failure::Refused),
         };
@@ -180,4 +182,15 @@ fn left(end: Instant) -> Result<Duration, AnyError> {
         Duration::ZERO => Err(io::Error::from(io::ErrorKind::TimedOut).into()),
         left => Ok(left),
     }
+}
+
+/// Whether the server has not hung up on a connection that is idle: then there is nothing to read.
+pub fn is_open(socket: &TcpStream) -> bool {
+    let look = || {
+        socket.set_nonblocking(true)?;
+        let seen = socket.peek(&mut [0]);
+        socket.set_nonblocking(false)?;
+        seen
+    };
+    look().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
 }

@@ -8,7 +8,7 @@ use mysql::prelude::Queryable;
 use mysql::{Conn, Opts, OptsBuilder};
 use timebox::{Hook, interruptible};
 
-use super::control::{self, AnyError, BOUND, Failure, two_steps};
+use super::control::{self, AnyError, BOUND, Failure, is_open, two_steps};
 
 /// How a connection is known to the server: ask once, after connecting, and again after a reset.
 pub struct Session {
@@ -51,7 +51,7 @@ impl Control {
             let socket = socket(&connection)?;
             Ok((connection, socket))
         };
-        Ok(Arc::new(Self(control::Control::new(bound, connect)?)))
+        Ok(Arc::new(Self(control::Control::new(bound, connect, |(_, socket)| is_open(socket))?)))
     }
 
     /// Kills the query of a session, and leaves its connection. When this returns `Ok`, the server has done it.

@@ -90,7 +90,7 @@ pub fn on_r2d2<T: Unpin + 'static>(
     cancel: impl FnOnce(&Session) -> Hook<'static>,
     work: impl AsyncFnOnce(&Client) -> Result<T, tokio_postgres::Error>,
 ) -> Result<T, AnyError> {
-    let mut connection = lent_by_r2d2(pool)?;
+    let connection = lent_by_r2d2(pool)?;
     let hook = cancel(connection.session());
     connection.guarded(hook, work)
 }

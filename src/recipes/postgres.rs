@@ -75,7 +75,7 @@ impl Control {
                 Ok(Arc::new(client))
             })
         };
-        let connection = control::Control::new(bound, connect)?;
+        let connection = control::Control::new(bound, connect, |client| !client.is_closed())?;
         Ok(Arc::new(Self { connection, runtime: Some(runtime), handle }))
     }
 
@@ -215,17 +215,21 @@ impl Connection {
         &self.session
     }
 
-    /// As [`raw_hook`]; its second step shuts the socket down.
-    pub fn raw_hook(&self) -> io::Result<Hook<'static>> {
+    /// As the function of that name, with a second step that shuts the socket down.
+    pub fn raw_hook(&self, bound: Duration) -> io::Result<Hook<'static>> {
+        let first = raw_hook(self.client.cancel_token(), self.socket.peer_addr()?);
+        Ok(first.then(bound, self.shut_down()))
+    }
+
+    fn shut_down(&self) -> Hook<'static> {
         let socket = Arc::clone(&self.socket);
-        let shut_down = Hook::inline(move || drop(socket.shutdown(Shutdown::Both))).once();
-        Ok(raw_hook(self.client.cancel_token(), self.socket.peer_addr()?).then(BOUND, shut_down))
+        Hook::inline(move || drop(socket.shutdown(Shutdown::Both))).once()
     }
 
     /// Runs one statement, which the scope around it ends: `cancel` is `control.hook(connection.session())` or
-    /// `connection.raw_hook()`.
+    /// `connection.raw_hook(BOUND)?`.
     pub fn guarded<T: Unpin + 'static>(
-        &mut self,
+        &self,
         cancel: Hook<'static>,
         statement: impl AsyncFnOnce(&Client) -> Result<T, tokio_postgres::Error>,
     ) -> Result<T, AnyError> {
@@ -233,10 +237,9 @@ impl Connection {
     }
 
     /// Asks the server for nothing, for at most a second and within the scope.
-    pub fn test(&mut self) -> Result<(), AnyError> {
-        let socket = Arc::clone(&self.socket);
-        let shut_down = Hook::inline(move || drop(socket.shutdown(Shutdown::Both))).once();
-        timebox::timeout(Duration::from_secs(1), || self.guarded(shut_down, async |client| client.batch_execute("").await))
+    pub fn test(&self) -> Result<(), AnyError> {
+        let nothing = async |client: &Client| client.batch_execute("").await;
+        timebox::timeout(Duration::from_secs(1), || self.guarded(self.shut_down(), nothing))
     }
 
     pub fn is_closed(&self) -> bool {

@@ -1,12 +1,12 @@
 use std::io::Write;
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{Shutdown, TcpStream, ToSocketAddrs};
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::{Client, ConnectionLike, ErrorKind, InfoDict, Msg, Parser, PubSub, RedisResult, Value, cmd};
+use redis::{Client, ConnectionAddr, ConnectionLike, ErrorKind, InfoDict, Msg, Parser, PubSub, RedisResult, Value, cmd};
 use timebox::{Hook, checkpoint, interruptible};
 
-use super::control::{self, AnyError, BOUND, Failure, two_steps};
+use super::control::{self, AnyError, BOUND, Failure, is_open, two_steps};
 
 /// How a connection is known to the server: ask once, after connecting.
 #[derive(Clone)]
@@ -29,7 +29,7 @@ fn server(connection: &mut impl ConnectionLike) -> Result<String, AnyError> {
 }
 
 /// A connection over which others are unblocked: one for a pool.
-pub struct Control(control::Control<(redis::Connection, String)>);
+pub struct Control(control::Control<(Connection, Session)>);
 
 impl Control {
     /// Connects.
@@ -39,25 +39,17 @@ impl Control {
 
     pub fn with_bound(client: &Client, bound: Duration) -> Result<Arc<Self>, AnyError> {
         let client = client.clone();
-        let connect = move |left: Duration| {
-            // A wait to connect, one for the handshake, and one for the server's name.
-            let wait = left / 3;
-            let mut connection = client.get_connection_with_timeout(wait)?;
-            connection.set_read_timeout(Some(wait))?;
-            connection.set_write_timeout(Some(wait))?;
-            let server = server(&mut connection)?;
-            Ok((connection, server))
-        };
-        Ok(Arc::new(Self(control::Control::new(bound, connect)?)))
+        let connect = move |left| Connection::connect(&client, left);
+        Ok(Arc::new(Self(control::Control::new(bound, connect, |(own, _)| is_open(&own.socket))?)))
     }
 
     /// Ends the command that blocks a session, with an error. If none does, nothing happens.
     pub fn unblock(&self, id: i64, server: &str) -> Result<(), Failure> {
-        self.0.run(|(connection, connected_to), left| {
-            if server != connected_to {
+        self.0.run(|(connection, own), left| {
+            if server != own.server {
                 return Err(Failure::Refused("the session is not on this server".into()));
             }
-            connection.set_read_timeout(Some(left)).map_err(|error| Failure::Refused(error.into()))?;
+            connection.socket.set_read_timeout(Some(left)).map_err(|error| Failure::Refused(error.into()))?;
             let result = cmd("CLIENT").arg("UNBLOCK").arg(id).arg("ERROR").exec(connection);
             result.map_err(|error| match error.kind() {
                 ErrorKind::Server(_) | ErrorKind::Extension => Failure::Refused(error.into()),
@@ -91,14 +83,19 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Connects, and logs in as the client does.
-    pub fn connect(client: &Client, server: SocketAddr, within: Duration) -> Result<(Self, Session), AnyError> {
-        let socket = TcpStream::connect_timeout(&server, within)?;
+    /// Connects and logs in, as the client would.
+    pub fn connect(client: &Client, within: Duration) -> Result<(Self, Session), AnyError> {
+        let info = client.get_connection_info();
+        let ConnectionAddr::Tcp(host, port) = info.addr() else { return Err("not a TCP address".into()) };
+        // A wait to connect, and four for the answers below.
+        let wait = within / 5;
+        let server = (host.as_str(), *port).to_socket_addrs()?.next().ok_or("an unknown host")?;
+        let socket = TcpStream::connect_timeout(&server, wait)?;
         socket.set_nodelay(true)?;
-        socket.set_read_timeout(Some(within))?;
-        let settings = client.get_connection_info().redis_settings();
+        socket.set_read_timeout(Some(wait))?;
+        let (settings, socket) = (info.redis_settings(), Arc::new(socket));
         let mut connection =
-            Self { socket: Arc::new(socket), parser: Parser::new(), open: true, db: settings.db() };
+            Self { socket: Arc::clone(&socket), parser: Parser::new(), open: true, db: settings.db() };
         if let Some(password) = settings.password() {
             cmd("AUTH").arg(settings.username()).arg(password).exec(&mut connection)?;
         }
@@ -106,9 +103,8 @@ impl Connection {
             cmd("SELECT").arg(settings.db()).exec(&mut connection)?;
         }
         let session = session(&mut connection)?;
-        connection.socket.set_read_timeout(None)?;
-        let socket = Some(Arc::clone(&connection.socket));
-        Ok((connection, Session { socket, ..session }))
+        socket.set_read_timeout(None)?;
+        Ok((connection, Session { socket: Some(socket), ..session }))
     }
 
     fn send(&mut self, bytes: &[u8]) -> RedisResult<()> {

@@ -7,7 +7,7 @@ use mysql::{Conn, OptsBuilder};
 use timebox::timeout;
 
 use crate::proxy::Proxy;
-use crate::recipes::control::Failure;
+use crate::recipes::control::{BOUND, Failure};
 use crate::recipes::{mysql as maria_recipe, postgres as postgres_recipe, redis as redis_recipe};
 use crate::server::Server;
 use crate::support::{HANG, SHORT, alone, timed_out, wait_until};
@@ -69,10 +69,10 @@ fn postgres_a_raw_cancel_that_leads_elsewhere_ends_the_call_by_its_socket() {
     let (Some(ours), Some(other)) = (postgres::server(), Server::postgres()) else { return };
     let proxy = Proxy::to(ours.address());
     let config = postgres::config_at(proxy.address());
-    let mut connection = postgres_recipe::Connection::connect(&config, proxy.address()).unwrap();
+    let connection = postgres_recipe::Connection::connect(&config, proxy.address()).unwrap();
     proxy.lead_to(other.address());
     let error = timed_out(timeout(SHORT, || {
-        let cancel = connection.raw_hook()?;
+        let cancel = connection.raw_hook(BOUND)?;
         connection.guarded(cancel, async |client| client.batch_execute("select pg_sleep(3600)").await)
     }));
     assert!(error.is_timeout() && !postgres::is_by_cancel(&error), "{error:?}");

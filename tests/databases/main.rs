@@ -5,7 +5,9 @@
 #![cfg(all(unix, not(any(timebox_mutants, miri))))]
 #![allow(unreachable_pub)] // the recipes, which are pages too
 
+mod control;
 mod failover;
+mod full;
 mod mariadb;
 mod pools;
 mod postgres;

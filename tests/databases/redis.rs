@@ -22,7 +22,7 @@ pub(crate) fn server() -> Option<&'static Server> {
 
 pub(crate) fn connect(server: &Server) -> (Client, recipe::Connection, Session) {
     let client = Client::open(("127.0.0.1", server.port())).unwrap();
-    let (connection, session) = recipe::Connection::connect(&client, server.address(), HANG).unwrap();
+    let (connection, session) = recipe::Connection::connect(&client, HANG).unwrap();
     (client, connection, session)
 }
 
