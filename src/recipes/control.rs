@@ -100,10 +100,7 @@ impl<C> Control<C> {
 
     /// Does something over the connection. `action` gets the time that it may take: the wait for the connection, a new
     /// one where it was lost, and the action have one bound together. After a failure the connection is made anew.
-    pub fn run(
-        &self,
-        action: impl FnOnce(&mut C, Duration) -> Result<(), Failure>,
-    ) -> Result<(), Failure> {
+    pub fn run(&self, action: impl FnOnce(&mut C, Duration) -> Result<(), Failure>) -> Result<(), Failure> {
         let end = Instant::now() + self.bound;
         let mut turn = self.turn(end).map_err(Failure::Refused)?;
         let result = match turn.connection.take().filter(self.is_open) {

@@ -62,7 +62,11 @@ impl r2d2::ManageConnection for Manager {
     fn is_valid(&self, connection: &mut Connection) -> Result<(), ConnectionError> {
         match connection.test() {
             // The scope was over before it was tested: who waits does not get it.
-            Err(error) if error.downcast_ref().is_some_and(|error: &TimeoutError| error.source().is_none()) => Ok(()),
+            Err(error)
+                if error.downcast_ref().is_some_and(|error: &TimeoutError| error.source().is_none()) =>
+            {
+                Ok(())
+            }
             result => result.map_err(ConnectionError),
         }
     }

@@ -161,7 +161,11 @@ pub fn raw_hook(token: CancelToken, server: SocketAddr) -> Hook<'static> {
         runtime.block_on(async { timeout(BOUND, cancel).await })??;
         sent += 1;
         // The first may come too early. A server says nothing of a cancel for a session that it does not have.
-        if sent > 3 { Err(format!("after {sent} cancels the query still runs: is this its server?").into()) } else { Ok(()) }
+        if sent > 3 {
+            Err(format!("after {sent} cancels the query still runs: is this its server?").into())
+        } else {
+            Ok(())
+        }
     })
     .every(Duration::from_millis(20))
 }
@@ -188,8 +192,16 @@ const CONNECT: Duration = Duration::from_secs(5);
 const SILENCE: Duration = Duration::from_secs(10);
 
 impl Connection {
+    /// Connects, within the scope if there is one.
     pub fn connect(config: &Config, server: SocketAddr) -> Result<Self, AnyError> {
         checkpoint()?;
+        Self::connect_in_time(config, server).or_else(|error| {
+            checkpoint()?;
+            Err(error)
+        })
+    }
+
+    fn connect_in_time(config: &Config, server: SocketAddr) -> Result<Self, AnyError> {
         let end = Deadline::after(remaining().map_or(CONNECT, |left| left.min(CONNECT)));
         let left = || end.remaining().unwrap_or_default();
         let socket = TcpStream::connect_timeout(&server, left())?;
@@ -249,14 +261,20 @@ impl Connection {
 
 /// Has the system give up a connection over which nothing comes back.
 pub fn notice_silence(socket: &TcpStream, after: Duration) -> io::Result<()> {
-    let socket = SockRef::from(socket);
+    let (socket, [idle, between]) = (SockRef::from(socket), probes(after));
     // While something that was sent is not acknowledged. Alone it does not see that an idle peer is gone.
     socket.set_tcp_user_timeout(Some(after))?;
-    // While nothing is sent. Alone it waits as long as something is: a quarter of an hour.
-    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(after / 2).with_interval(after / 4))
+    // While nothing is sent. Alone it does not count while something is.
+    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(idle).with_interval(between))
 }
 
 /// The same for a connection of the `postgres` crate, which hides its socket.
 pub fn notice_silence_of(config: &mut postgres::Config, after: Duration) {
-    config.tcp_user_timeout(after).keepalives_idle(after / 2).keepalives_interval(after / 4);
+    let [idle, between] = probes(after);
+    config.tcp_user_timeout(after).keepalives_idle(idle).keepalives_interval(between);
+}
+
+/// When the system asks an idle peer whether it is there, and how often: it counts in seconds.
+fn probes(after: Duration) -> [Duration; 2] {
+    [after / 2, after / 4].map(|pause| pause.max(Duration::from_secs(1)))
 }

@@ -3,7 +3,9 @@ use std::net::{Shutdown, TcpStream, ToSocketAddrs};
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::{Client, ConnectionAddr, ConnectionLike, ErrorKind, InfoDict, Msg, Parser, PubSub, RedisResult, Value, cmd};
+use redis::{
+    Client, ConnectionAddr, ConnectionLike, ErrorKind, InfoDict, Msg, Parser, PubSub, RedisResult, Value, cmd,
+};
 use timebox::{Hook, checkpoint, interruptible};
 
 use super::control::{self, AnyError, BOUND, Failure, is_open, two_steps};

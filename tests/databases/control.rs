@@ -84,8 +84,18 @@ fn failures_back_off_and_a_success_ends_that() {
 #[test]
 fn over_a_connection_that_was_lost_while_idle_nothing_is_sent() {
     let control = Control::new(BOUND, |_| Ok(AtomicBool::new(true)), |open| open.load(SeqCst)).unwrap();
-    control.run(|open, _| { open.store(false, SeqCst); Ok(()) }).unwrap();
-    control.run(|open, _| { assert!(open.load(SeqCst)); Ok(()) }).unwrap();
+    control
+        .run(|open, _| {
+            open.store(false, SeqCst);
+            Ok(())
+        })
+        .unwrap();
+    control
+        .run(|open, _| {
+            assert!(open.load(SeqCst));
+            Ok(())
+        })
+        .unwrap();
 }
 
 #[test]

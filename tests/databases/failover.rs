@@ -113,7 +113,8 @@ fn mariadb_a_strangers_query_runs_on_and_ours_is_killed() {
 }
 
 fn is_running(witness: &mut Conn, id: u32) -> bool {
-    let query = format!("select id from information_schema.processlist where id = {id} and command = 'Query'");
+    let query =
+        format!("select id from information_schema.processlist where id = {id} and command = 'Query'");
     !mariadb::rows(witness, &query).unwrap().is_empty()
 }
 

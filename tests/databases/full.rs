@@ -101,9 +101,7 @@ fn mariadb_is_killed_and_attempts_become_rare() {
     let session = maria_recipe::session(&mut connection).unwrap();
     let mut others = fill(connect);
 
-    let mut endless = || -> mysql::Result<Option<u64>> {
-        connection.query_first("select sleep(3600)")
-    };
+    let mut endless = || -> mysql::Result<Option<u64>> { connection.query_first("select sleep(3600)") };
     let error = cut(|limit| timeout(limit, || maria_recipe::guarded(&control, &session, &mut endless)));
     assert!(mariadb::is_by_kill(&error), "{error:?}");
 

@@ -8,12 +8,14 @@
 mod control;
 mod failover;
 mod full;
+mod lazy;
 mod mariadb;
 mod pools;
 mod postgres;
 mod proxy;
 mod redis;
 mod server;
+mod silence;
 mod sqlite;
 mod support;
 

@@ -178,6 +178,53 @@ fn what_query_drop_swallows_the_strict_guard_tells() {
     assert_eq!(connection.query_first("select 42").unwrap(), Some(42));
 }
 
+/// In autocommit each statement of a procedure stands for itself: a kill that one of them swallows ends just that one, and
+/// what others have done stays. So: the strict guard, and a transaction.
+#[test]
+fn a_killed_procedure_goes_on_to_its_next_statement_and_a_transaction_undoes_it() {
+    let _alone = alone();
+    let Some(server) = server() else { return };
+    let control = control(server);
+    let (mut connection, session) = connect(server);
+    let (mut other, _) = connect(server);
+    one_row(&mut other, "called");
+    let procedure = "create procedure timebox.count_to_three() begin
+        declare continue handler for sqlexception begin end;
+        for i in 1..3 do
+            update timebox.called set value = value + 1;
+            select sum(a.seq ^ b.seq) from seq_1_to_10000000 a, seq_1_to_10000000 b;
+        end for;
+    end";
+    other.query_drop(procedure).unwrap();
+    let call = "call timebox.count_to_three()";
+
+    // Killed again and again, until it has come to its end.
+    let mut limit = SHORT;
+    loop {
+        timed_out(timeout(limit, || guarded_strictly(&control, &session, || connection.query_drop(call))));
+        // Two updates, so there was one after a kill; else the call was not made in time.
+        if value_with_lock(&mut other, "called") >= 2 {
+            break;
+        }
+        limit *= 2;
+    }
+    other.query_drop("update timebox.called set value = 0").unwrap();
+
+    let mut limit = SHORT;
+    loop {
+        let mut transaction = connection.start_transaction(TxOpts::default()).unwrap();
+        let call = || transaction.query_drop(call);
+        timed_out(timeout(limit, || guarded_strictly(&control, &session, call)));
+        let done: Option<i32> = transaction.query_first("select value from timebox.called").unwrap();
+        drop(transaction);
+        assert_eq!(value_with_lock(&mut other, "called"), 0);
+        if done >= Some(2) {
+            break;
+        }
+        limit *= 2;
+    }
+}
+
 #[test]
 fn a_server_killed_in_mid_query_is_its_own_error_and_not_a_timeout() {
     let _alone = alone();
@@ -210,8 +257,9 @@ fn no_descriptor_is_left_open() {
     let control = control(server);
     let (mut connection, session) = connect(server);
     let mut cut_off = || {
-        let result =
-            timeout(Duration::from_millis(1), || guarded(&control, &session, || rows(&mut connection, ENDLESS)));
+        let result = timeout(Duration::from_millis(1), || {
+            guarded(&control, &session, || rows(&mut connection, ENDLESS))
+        });
         assert!(timed_out(result).is_timeout());
     };
     let before = open_files();

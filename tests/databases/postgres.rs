@@ -11,9 +11,7 @@ use postgres::{Client, NoTls};
 use timebox::{Hook, Timebox, timeout};
 use tokio::runtime::{Builder, Runtime};
 
-use crate::recipes::postgres::{
-    Control, Session, guarded, guarded_async, raw_hook, session, session_async,
-};
+use crate::recipes::postgres::{Control, Session, guarded, guarded_async, raw_hook, session, session_async};
 use crate::server::Server;
 use crate::support::{
     AnyError, HANG, LONG, SHORT, alone, cut, open_files, sweep_sleeps, timed_out, wait_until,

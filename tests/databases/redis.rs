@@ -62,7 +62,12 @@ pub(crate) fn is_blocked(other: &mut impl ConnectionLike, id: i64) -> bool {
 }
 
 /// Pops what another pushes once this one is blocked; `true` if something else ended the wait.
-fn is_next_pop_hit(connection: &mut recipe::Connection, id: i64, other: &mut Connection, queue: &str) -> bool {
+fn is_next_pop_hit(
+    connection: &mut recipe::Connection,
+    id: i64,
+    other: &mut Connection,
+    queue: &str,
+) -> bool {
     thread::scope(|threads| {
         let popping = threads.spawn(|| pop(connection, queue, 0.0));
         // A while longer than it takes a late cancel to come: some round trips.
@@ -128,7 +133,9 @@ fn a_hook_that_outlives_its_command_cuts_the_next_short() {
     let was_hit = with_timeout(SHORT, |scope| {
         let _outlives = scope.on_cancel(control.hook(&session).every(Duration::from_millis(1)));
         assert!(answers(&mut connection));
-        Ok::<_, AnyError>((0..3000).any(|_| is_next_pop_hit(&mut connection, session.id, &mut other, "unguarded")))
+        Ok::<_, AnyError>(
+            (0..3000).any(|_| is_next_pop_hit(&mut connection, session.id, &mut other, "unguarded")),
+        )
     });
     assert!(was_hit.unwrap());
 }
@@ -182,7 +189,9 @@ fn no_descriptor_is_left_open() {
     let before = open_files();
     for _ in 0..1000 {
         let pop = || pop(&mut connection, "empty", 0.0);
-        assert!(timed_out(timeout(Duration::from_millis(1), || guarded(&control, &session, pop))).is_timeout());
+        assert!(
+            timed_out(timeout(Duration::from_millis(1), || guarded(&control, &session, pop))).is_timeout()
+        );
     }
     assert!(open_files() <= before);
 }
