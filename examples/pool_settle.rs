@@ -15,18 +15,23 @@ use deadpool_postgres::{Manager, ManagerConfig, Pool};
 use timebox::{Hook, Timebox};
 use tokio_postgres::{CancelToken, Config, NoTls};
 
-use cancels::raw_hook;
-use recipe::{AnyError, on_deadpool};
+use crate::control::AnyError;
+use crate::pools::on_deadpool;
+use crate::postgres::raw_hook;
 use server::Server;
 use showing::{LIMIT, check, show, timed_out};
 
-#[path = "../src/recipes/postgres.rs"]
+#[path = "../src/recipes/control.rs"]
 #[allow(dead_code, unreachable_pub, reason = "it is a page too")]
-mod cancels;
+mod control;
 
 #[path = "../src/recipes/pools.rs"]
 #[allow(dead_code, unreachable_pub, reason = "it is a page too")]
-mod recipe;
+mod pools;
+
+#[path = "../src/recipes/postgres.rs"]
+#[allow(dead_code, unreachable_pub, reason = "it is a page too")]
+mod postgres;
 
 #[path = "../tests/databases/server.rs"]
 mod server;

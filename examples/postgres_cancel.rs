@@ -13,18 +13,23 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use postgres::error::SqlState;
-use postgres::{Client, NoTls};
+use ::postgres::error::SqlState;
+use ::postgres::{Client, NoTls};
 use timebox::{Hook, Timebox, TimeoutError, timeout};
 use tokio_postgres::Config;
 
-use recipe::{AnyError, Control, backend, guarded, guarded_async, raw_hook};
+use crate::control::AnyError;
+use crate::postgres::{Control, guarded, guarded_async, raw_hook, session, session_async};
 use server::Server;
 use showing::{LIMIT, check, show, timed_out};
 
-#[path = "../src/recipes/postgres.rs"]
+#[path = "../src/recipes/control.rs"]
 #[allow(unreachable_pub, reason = "it is a page too")]
-mod recipe;
+mod control;
+
+#[path = "../src/recipes/postgres.rs"]
+#[allow(dead_code, unreachable_pub, reason = "it is a page too")]
+mod postgres;
 
 #[path = "../tests/databases/server.rs"]
 mod server;
@@ -50,22 +55,22 @@ fn main() -> ExitCode {
 
 /// What the server said to the statement whose interruption an error tells of.
 fn is_cancelled(error: &TimeoutError) -> bool {
-    let said = error.source().and_then(|source| source.downcast_ref::<postgres::Error>());
-    said.and_then(postgres::Error::code) == Some(&SqlState::QUERY_CANCELED)
+    let said = error.source().and_then(|source| source.downcast_ref::<::postgres::Error>());
+    said.and_then(::postgres::Error::code) == Some(&SqlState::QUERY_CANCELED)
 }
 
 fn sync(config: &Config, control: &Arc<Control>) -> Result<(), AnyError> {
     let connect =
-        || -> Result<Client, postgres::Error> { postgres::Config::from(config.clone()).connect(NoTls) };
+        || -> Result<Client, ::postgres::Error> { ::postgres::Config::from(config.clone()).connect(NoTls) };
     let (mut client, mut other) = (connect()?, connect()?);
-    let pid = backend(&mut client)?;
+    let session = session(&mut client)?;
     client.batch_execute("create table account (value int); insert into account values (0)")?;
 
     let start = Instant::now();
     let error = timed_out(timeout(LIMIT, || {
         let mut transaction = client.transaction()?;
         transaction.execute("update account set value = 7", &[])?;
-        guarded(control, pid, || transaction.batch_execute(ENDLESS))?;
+        guarded(control, &session, || transaction.batch_execute(ENDLESS))?;
         transaction.commit()?;
         Ok(())
     }))?;
@@ -83,10 +88,10 @@ fn sync(config: &Config, control: &Arc<Control>) -> Result<(), AnyError> {
 async fn asynchronous(config: &Config, control: &Arc<Control>, server: &Server) -> Result<(), AnyError> {
     let (client, connection) = config.connect(NoTls).await?;
     tokio::spawn(connection);
-    let pid = client.query_one("select pg_backend_pid()", &[]).await?.get(0);
+    let session = session_async(&client).await?;
     let token = client.cancel_token();
     let ways: [(&str, Hook<'static>); 2] = [
-        ("async, over a control connection", control.hook(pid)),
+        ("async, over a control connection", control.hook(&session)),
         ("async, by a raw cancel whose end is awaited", raw_hook(token, server.address())),
     ];
     for (way, hook) in ways {

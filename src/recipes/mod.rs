@@ -35,23 +35,31 @@
 //! # }
 //! ```
 
-/// A page: its text, then its code, which is compiled with the documentation and run by `tests/databases`.
+/// A page: its text, then its code, which is compiled with the documentation and run by `tests/databases`. Code of other
+/// pages that it uses stands beside it, not shown.
 macro_rules! page {
-    ($name:ident, $text:literal, $code:literal) => {
+    ($name:ident, $text:literal, $code:literal $(, $beside:literal)*) => {
         #[doc = include_str!($text)]
         #[doc = ""]
         #[doc = "```no_run"]
         #[doc = "# #![allow(dead_code)]"]
+        $(#[doc = concat!(
+            "# mod ", $beside, r#" { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/recipes/"#, $beside, r#".rs")); }"#
+        )])*
+        #[doc = "# mod page {"]
         #[doc = include_str!($code)]
+        #[doc = "# }"]
+        #[doc = "# fn main() {}"]
         #[doc = "```"]
         pub mod $name {}
     };
 }
 
+page!(control, "control.md", "control.rs");
 page!(sqlite, "sqlite.md", "sqlite.rs");
-page!(postgres, "postgres.md", "postgres.rs");
-page!(mysql, "mysql.md", "mysql.rs");
-page!(redis, "redis.md", "redis.rs");
+page!(postgres, "postgres.md", "postgres.rs", "control");
+page!(mysql, "mysql.md", "mysql.rs", "control");
+page!(redis, "redis.md", "redis.rs", "control");
 #[doc = include_str!("duckdb.md")]
 pub mod duckdb {}
-page!(pools, "pools.md", "pools.rs");
+page!(pools, "pools.md", "pools.rs", "control", "postgres");

@@ -1,65 +1,96 @@
-use std::error::Error;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::io;
+use std::net::TcpStream;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::sync::Arc;
 use std::time::Duration;
 
 use mysql::prelude::Queryable;
 use mysql::{Conn, Opts, OptsBuilder};
 use timebox::{Hook, interruptible};
 
-pub type AnyError = Box<dyn Error + Send + Sync>;
+use super::control::{self, AnyError, BOUND, Failure, is_open, two_steps};
 
-/// A hook that blocks holds up whoever it interrupts, so it waits no longer than this.
-const BOUND: Duration = Duration::from_secs(1);
+/// How a connection is known to the server: ask once, after connecting, and again after a reset.
+pub struct Session {
+    /// The name of a lock that this connection has. No other server knows it.
+    pub lock: String,
+    socket: Arc<TcpStream>,
+}
+
+pub fn session(connection: &mut Conn) -> Result<Session, AnyError> {
+    let lock: Option<String> = connection.query_first("select concat('timebox ', uuid())")?;
+    let lock = lock.ok_or("no name")?;
+    let taken: Option<bool> = connection.exec_first("select get_lock(?, 0)", (&lock,))?;
+    taken.filter(|taken| *taken).ok_or("the lock is not to be had")?;
+    Ok(Session { lock, socket: Arc::new(socket(connection)?) })
+}
+
+/// Another handle to the connection's socket, which it lends by its number only.
+fn socket(connection: &Conn) -> io::Result<TcpStream> {
+    // SAFETY: the connection is borrowed for as long as this is, so its socket is open.
+    let socket = unsafe { BorrowedFd::borrow_raw(connection.as_raw_fd()) };
+    Ok(socket.try_clone_to_owned()?.into())
+}
 
 /// A connection over which queries on others are killed: one for a pool. The same user is enough.
-pub struct Control {
-    options: Opts,
-    connection: Mutex<Option<Conn>>,
-}
+pub struct Control(control::Control<(Conn, TcpStream)>);
 
 impl Control {
-    pub fn new(options: &Opts) -> Arc<Self> {
-        let options = OptsBuilder::from_opts(options.clone())
-            .tcp_connect_timeout(Some(BOUND))
-            .read_timeout(Some(BOUND))
-            .write_timeout(Some(BOUND));
-        Arc::new(Self { options: options.into(), connection: Mutex::new(None) })
+    /// Connects.
+    pub fn new(options: &Opts) -> Result<Arc<Self>, AnyError> {
+        Self::with_bound(options, BOUND)
     }
 
-    /// Kills what the connection `id` runs now, and leaves the connection. When this returns, the server has done it.
-    pub fn kill_query(&self, id: u32) -> Result<(), mysql::Error> {
-        let mut place = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
-        // After an error, a timeout above all, the next reply may be that of an earlier query: it is not put back.
-        let mut connection = match place.take() {
-            Some(connection) => connection,
-            None => Conn::new(self.options.clone())?,
+    pub fn with_bound(options: &Opts, bound: Duration) -> Result<Arc<Self>, AnyError> {
+        let options = options.clone();
+        let connect = move |left: Duration| {
+            // The handshake is a wait to connect and one to read.
+            let wait = Some(left / 2);
+            let options = OptsBuilder::from_opts(options.clone()).tcp_connect_timeout(wait);
+            let connection = Conn::new(options.read_timeout(wait).write_timeout(wait))?;
+            let socket = socket(&connection)?;
+            Ok((connection, socket))
         };
-        connection.query_drop(format!("kill query {id}"))?;
-        *place = Some(connection);
-        Ok(())
+        Ok(Arc::new(Self(control::Control::new(bound, connect, |(_, socket)| is_open(socket))?)))
     }
 
-    /// A kill that comes before the query is lost, so it is sent again until the query has ended.
-    pub fn hook(self: &Arc<Self>, id: u32) -> Hook<'static> {
-        let control = Arc::clone(self);
-        Hook::new(move || control.kill_query(id)).every(Duration::from_millis(5))
+    /// Kills the query of a session, and leaves its connection. When this returns `Ok`, the server has done it.
+    pub fn kill_query(&self, lock: &str) -> Result<(), Failure> {
+        self.0.run(|(connection, socket), left| {
+            socket.set_read_timeout(Some(left)).map_err(|error| Failure::Refused(error.into()))?;
+            // On a server that does not know the lock this is no thread's number.
+            match connection.query_drop(format!("kill query is_used_lock('{lock}')")) {
+                Ok(()) => Ok(()),
+                Err(mysql::Error::MySqlError(error)) if error.code == 1094 => {
+                    Err(Failure::Refused("the session is not on this server".into()))
+                }
+                Err(error @ mysql::Error::MySqlError(_)) => Err(Failure::Refused(error.into())),
+                Err(error) => Err(Failure::Unanswered(error.into())),
+            }
+        })
+    }
+
+    pub fn hook(self: &Arc<Self>, session: &Session) -> Hook<'static> {
+        let (control, lock) = (Arc::clone(self), session.lock.clone());
+        two_steps(self.0.bound(), Some(Arc::clone(&session.socket)), move || control.kill_query(&lock))
     }
 }
 
-/// Runs one statement of the connection `id`, which the scope around it kills.
-pub fn guarded<T>(
+/// Runs one statement of a session, which the scope around it kills. What borrows the connection cannot leave it: rows
+/// that are still to be read.
+pub fn guarded<T: 'static>(
     control: &Arc<Control>,
-    id: u32,
+    session: &Session,
     statement: impl FnOnce() -> mysql::Result<T>,
 ) -> Result<T, AnyError> {
-    Ok(interruptible(control.hook(id), statement)??)
+    Ok(interruptible(control.hook(session), statement)??)
 }
 
 /// For statements that may return a value though they were killed.
-pub fn guarded_strictly<T>(
+pub fn guarded_strictly<T: 'static>(
     control: &Arc<Control>,
-    id: u32,
+    session: &Session,
     statement: impl FnOnce() -> mysql::Result<T>,
 ) -> Result<T, AnyError> {
-    Ok(interruptible(control.hook(id).spoils(), statement)??)
+    Ok(interruptible(control.hook(session).spoils(), statement)??)
 }

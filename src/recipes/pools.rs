@@ -1,14 +1,17 @@
 use std::error::Error;
+use std::fmt;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use bb8::ManageConnection;
 use deadpool_postgres::Object;
 use sqlx::pool::PoolConnection;
 use sqlx::{PgConnection, Postgres};
-use timebox::{Hook, checkpoint, future, interruptible, remaining, token};
-use tokio_postgres::{CancelToken, Client};
+use timebox::{Hook, TimeoutError, checkpoint, future, remaining, token};
+use tokio_postgres::{CancelToken, Client, Config};
 
-pub type AnyError = Box<dyn Error + Send + Sync>;
+use super::control::AnyError;
+use super::postgres::{Connection, SESSION, Session};
 
 /// Waits for a connection until the scope is over. A grace is for what has begun, and this can be dropped.
 async fn lent<T, E>(get: impl Future<Output = Result<T, E>>) -> Result<T, AnyError>
@@ -21,9 +24,10 @@ where
     }
 }
 
-// ===== r2d2: nothing is dropped in the middle, so every connection can be given back =====
+// ===== r2d2: nothing is dropped in the middle, and what is cut off is closed =====
 
-/// As long as the pool is willing to wait, in slices: a cancel does not end its wait.
+/// As long as the pool is willing to wait, in slices: a cancel does not end its wait. The pool's own test of a connection
+/// is no part of a slice; [`Manager`] bounds it.
 pub fn lent_by_r2d2<M: r2d2::ManageConnection>(
     pool: &r2d2::Pool<M>,
 ) -> Result<r2d2::PooledConnection<M>, AnyError> {
@@ -40,17 +44,59 @@ pub fn lent_by_r2d2<M: r2d2::ManageConnection>(
     }
 }
 
-type Manager = r2d2_postgres::PostgresConnectionManager<postgres::NoTls>;
+/// Makes connections whose sockets are ours: in place of `r2d2_postgres`.
+pub struct Manager {
+    pub config: Config,
+    pub server: SocketAddr,
+}
 
-/// Runs `work`, a single statement, on a connection of the pool; `cancel` makes the hook for a backend.
-pub fn on_r2d2<T>(
+impl r2d2::ManageConnection for Manager {
+    type Connection = Connection;
+    type Error = ConnectionError;
+
+    fn connect(&self) -> Result<Connection, ConnectionError> {
+        Connection::connect(&self.config, self.server).map_err(ConnectionError)
+    }
+
+    /// Is called by the thread that waits for a connection, before it looks at the time.
+    fn is_valid(&self, connection: &mut Connection) -> Result<(), ConnectionError> {
+        match connection.test() {
+            // The scope was over before it was tested: who waits does not get it.
+            Err(error)
+                if error.downcast_ref().is_some_and(|error: &TimeoutError| error.source().is_none()) =>
+            {
+                Ok(())
+            }
+            result => result.map_err(ConnectionError),
+        }
+    }
+
+    fn has_broken(&self, connection: &mut Connection) -> bool {
+        connection.is_closed()
+    }
+}
+
+/// What r2d2 is told of a connection that could not be made, or did not answer.
+#[derive(Debug)]
+pub struct ConnectionError(AnyError);
+
+impl fmt::Display for ConnectionError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl Error for ConnectionError {}
+
+/// Runs `work`, a single statement, on a connection of the pool; `cancel` makes the hook for a session.
+pub fn on_r2d2<T: Unpin + 'static>(
     pool: &r2d2::Pool<Manager>,
-    cancel: impl FnOnce(i32) -> Hook<'static>,
-    work: impl FnOnce(&mut postgres::Client) -> Result<T, postgres::Error>,
+    cancel: impl FnOnce(&Session) -> Hook<'static>,
+    work: impl AsyncFnOnce(&Client) -> Result<T, tokio_postgres::Error>,
 ) -> Result<T, AnyError> {
-    let mut connection = lent_by_r2d2(pool)?;
-    let pid = connection.query_one("select pg_backend_pid()", &[])?.get(0);
-    Ok(interruptible(cancel(pid), || work(&mut connection))??)
+    let connection = lent_by_r2d2(pool)?;
+    let hook = cancel(connection.session());
+    connection.guarded(hook, work)
 }
 
 // ===== deadpool: a connection that is taken from its object has left the pool =====
@@ -65,7 +111,7 @@ impl Drop for Lent {
 }
 
 /// Runs `work`, a single statement, on a connection of the pool; `cancel` makes the hook for it.
-pub async fn on_deadpool<T>(
+pub async fn on_deadpool<T: Unpin + 'static>(
     pool: &deadpool_postgres::Pool,
     cancel: impl FnOnce(CancelToken) -> Hook<'static>,
     work: impl AsyncFnOnce(&Client) -> Result<T, tokio_postgres::Error>,
@@ -107,7 +153,7 @@ impl<M: ManageConnection> ManageConnection for Marking<M> {
 }
 
 /// As `on_deadpool`.
-pub async fn on_bb8<M, T>(
+pub async fn on_bb8<M, T: Unpin + 'static>(
     pool: &bb8::Pool<Marking<M>>,
     cancel: impl FnOnce(CancelToken) -> Hook<'static>,
     work: impl AsyncFnOnce(&Client) -> Result<T, tokio_postgres::Error>,
@@ -138,17 +184,17 @@ impl Drop for Settling {
     }
 }
 
-/// Runs `work`, a single statement, on a connection of the pool; `cancel` makes the hook for a backend.
+/// Runs `work`, a single statement, on a connection of the pool; `cancel` makes the hook for a session.
 pub async fn on_sqlx<T>(
     pool: &sqlx::PgPool,
-    cancel: impl FnOnce(i32) -> Hook<'static>,
+    cancel: impl FnOnce(&Session) -> Hook<'static>,
     work: impl AsyncFnOnce(&mut PgConnection) -> sqlx::Result<T>,
 ) -> Result<T, AnyError> {
     let connection = lent(pool.acquire()).await?;
     let mut settling = Settling { connection, in_use: true };
-    let ask = sqlx::query_scalar("select pg_backend_pid()");
-    let pid = ask.fetch_one(&mut *settling.connection).await?;
-    let result = future::interruptible(cancel(pid), work(&mut settling.connection)).await;
+    let (pid, started) = sqlx::query_as(SESSION).fetch_one(&mut *settling.connection).await?;
+    let hook = cancel(&Session::new(pid, started));
+    let result = future::interruptible(hook, work(&mut settling.connection)).await;
     settling.in_use = false;
     Ok(result??)
 }

@@ -1,102 +1,280 @@
-use std::error::Error;
 use std::io;
-use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use timebox::{Hook, future, interruptible};
+use socket2::{SockRef, TcpKeepalive};
+use timebox::{Deadline, Hook, checkpoint, future, interruptible, remaining};
 use tokio::io::AsyncReadExt;
-use tokio::net::TcpStream;
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::time::timeout;
-use tokio_postgres::{CancelToken, Client, Config, NoTls};
+use tokio_postgres::{CancelToken, Client, Config, NoTls, SimpleQueryMessage};
 
-pub type AnyError = Box<dyn Error + Send + Sync>;
+use super::control::{self, AnyError, BOUND, Failure, two_steps};
 
-/// A hook that blocks holds up whoever it interrupts, so it waits no longer than this.
-const BOUND: Duration = Duration::from_secs(1);
+/// How a connection is known to the server: ask once, after connecting.
+#[derive(Clone)]
+pub struct Session {
+    pub pid: i32,
+    /// In microseconds: other servers have the same numbers, and this one uses them again.
+    pub started: i64,
+    socket: Option<Arc<TcpStream>>,
+}
+
+/// The query for a session's two numbers.
+pub const SESSION: &str = "select pid, (extract(epoch from backend_start) * 1000000)::bigint
+    from pg_stat_activity where pid = pg_backend_pid()";
+
+impl Session {
+    pub fn new(pid: i32, started: i64) -> Self {
+        Self { pid, started, socket: None }
+    }
+}
+
+pub fn session(client: &mut postgres::Client) -> Result<Session, postgres::Error> {
+    let row = client.query_one(SESSION, &[])?;
+    Ok(Session::new(row.get(0), row.get(1)))
+}
+
+pub async fn session_async(client: &Client) -> Result<Session, tokio_postgres::Error> {
+    let row = client.query_one(SESSION, &[]).await?;
+    Ok(Session::new(row.get(0), row.get(1)))
+}
 
 /// A connection over which queries on others are cancelled: one for a pool. The same role is enough.
 ///
-/// It has a runtime of its own, since a hook must not need the executor it interrupts.
+/// It has a thread of its own, since a hook must not need the executor it interrupts.
 pub struct Control {
-    config: Config,
-    runtime: Runtime,
-    client: Mutex<Option<Client>>,
+    connection: control::Control<Arc<Client>>,
+    runtime: Option<Runtime>,
+    handle: Handle,
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        // In async code too.
+        self.runtime.take().into_iter().for_each(Runtime::shutdown_background);
+    }
 }
 
 impl Control {
-    pub fn new(config: &Config) -> io::Result<Arc<Self>> {
-        let runtime = Builder::new_current_thread().enable_all().build()?;
-        Ok(Arc::new(Self { config: config.clone(), runtime, client: Mutex::new(None) }))
+    /// Connects.
+    pub fn new(config: &Config) -> Result<Arc<Self>, AnyError> {
+        Self::with_bound(config, BOUND)
     }
 
-    /// Cancels what the backend `pid` runs now. When this returns, the server has sent the signal.
-    pub fn cancel(&self, pid: i32) -> Result<(), AnyError> {
-        let mut place = self.client.lock().unwrap_or_else(PoisonError::into_inner);
-        // A connection that fails or does not answer in time is not put back.
-        let client = place.take().filter(|client| !client.is_closed());
-        let cancelled = async {
-            let client = match client {
-                Some(client) => client,
-                None => self.connect().await?,
-            };
-            client.batch_execute(&format!("select pg_cancel_backend({pid})")).await?;
-            Ok::<_, AnyError>(client)
+    pub fn with_bound(config: &Config, bound: Duration) -> Result<Arc<Self>, AnyError> {
+        let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+        let (handle, config) = (runtime.handle().clone(), config.clone());
+        let on = handle.clone();
+        let connect = move |left| {
+            let config = config.clone();
+            within(&on, left, async move {
+                let (client, connection) = config.connect(NoTls).await?;
+                tokio::spawn(connection);
+                Ok(Arc::new(client))
+            })
         };
-        *place = Some(self.runtime.block_on(async { timeout(BOUND, cancelled).await })??);
-        Ok(())
+        let connection = control::Control::new(bound, connect, |client| !client.is_closed())?;
+        Ok(Arc::new(Self { connection, runtime: Some(runtime), handle }))
     }
 
-    async fn connect(&self) -> Result<Client, tokio_postgres::Error> {
-        let (client, connection) = self.config.connect(NoTls).await?;
-        tokio::spawn(connection); // runs whenever there is something to cancel
-        Ok(client)
+    /// Cancels the query of a session. When this returns `Ok`, the server has sent the signal.
+    pub fn cancel(&self, pid: i32, started: i64) -> Result<(), Failure> {
+        let query = format!(
+            "select pg_cancel_backend(pid) from pg_stat_activity
+            where pid = {pid} and (extract(epoch from backend_start) * 1000000)::bigint = {started}"
+        );
+        self.connection.run(|client, left| {
+            let client = Arc::clone(client);
+            let cancel = async move { Ok(client.simple_query(&query).await?) };
+            let refused = |text: &str| Err(Failure::Refused(text.into()));
+            match within(&self.handle, left, cancel) {
+                Ok(answer) => {
+                    let mut rows = answer.iter().filter_map(|message| match message {
+                        SimpleQueryMessage::Row(row) => Some(row.get(0) == Some("t")),
+                        _ => None,
+                    });
+                    match rows.next() {
+                        Some(true) => Ok(()),
+                        Some(false) => refused("the server could not send the signal"),
+                        None => refused("the session is not on this server"),
+                    }
+                }
+                // The server's answer.
+                Err(error) if error.downcast_ref().is_some_and(is_answer) => Err(Failure::Refused(error)),
+                Err(error) => Err(Failure::Unanswered(error)),
+            }
+        })
     }
 
-    /// A cancel that comes before the query is lost, so it is sent again until the query has ended.
-    pub fn hook(self: &Arc<Self>, pid: i32) -> Hook<'static> {
-        let control = Arc::clone(self);
-        Hook::new(move || control.cancel(pid)).every(Duration::from_millis(5))
+    pub fn hook(self: &Arc<Self>, session: &Session) -> Hook<'static> {
+        let (control, Session { pid, started, socket }) = (Arc::clone(self), session.clone());
+        two_steps(self.connection.bound(), socket, move || control.cancel(pid, started))
     }
 }
 
-/// The server's number for a connection: ask once, after connecting.
-pub fn backend(client: &mut postgres::Client) -> Result<i32, postgres::Error> {
-    Ok(client.query_one("select pg_backend_pid()", &[])?.get(0))
+fn is_answer(error: &tokio_postgres::Error) -> bool {
+    error.code().is_some()
 }
 
-/// Runs one statement of the backend `pid`, which the scope around it cancels.
-pub fn guarded<T>(
+/// Awaits on another thread, also where this one is an executor's.
+fn within<T: Send + 'static>(
+    runtime: &Handle,
+    left: Duration,
+    work: impl Future<Output = Result<T, AnyError>> + Send + 'static,
+) -> Result<T, AnyError> {
+    let (send, receive) = mpsc::sync_channel(1);
+    let task = runtime.spawn(async move { send.send(work.await) });
+    receive.recv_timeout(left).unwrap_or_else(|error| {
+        task.abort();
+        Err(error.into())
+    })
+}
+
+/// Runs one statement of a session, which the scope around it cancels. What borrows the connection cannot leave it: rows
+/// that are still to be read.
+pub fn guarded<T: 'static>(
     control: &Arc<Control>,
-    pid: i32,
+    session: &Session,
     statement: impl FnOnce() -> Result<T, postgres::Error>,
 ) -> Result<T, AnyError> {
-    Ok(interruptible(control.hook(pid), statement)??)
+    Ok(interruptible(control.hook(session), statement)??)
 }
 
-/// The same for async. The scope needs a grace, in which the server's answer is awaited.
-pub async fn guarded_async<T>(
-    cancel: Hook<'static>, // `control.hook(pid)` or `raw_hook(..)`
+/// The same for async. The scope needs a grace, in which the server's answer is awaited. What is not `Unpin` cannot leave
+/// it: a `RowStream`, whose rows are still to be read.
+pub async fn guarded_async<T: Unpin + 'static>(
+    cancel: Hook<'static>, // `control.hook(session)` or `raw_hook(..)`
     statement: impl Future<Output = Result<T, tokio_postgres::Error>>,
 ) -> Result<T, AnyError> {
     Ok(future::interruptible(cancel, statement).await??)
 }
 
-/// Without a control connection: by a cancel request, for which a connection is made each time.
+/// Without a control connection: by a cancel request, for which a connection is made each time. It needs no slot of the
+/// server, and no other session's secret fits it.
 pub fn raw_hook(token: CancelToken, server: SocketAddr) -> Hook<'static> {
+    let mut sent = 0;
     Hook::new(move || -> Result<(), AnyError> {
         let cancel = cancel_and_wait(&token, server);
         let runtime = Builder::new_current_thread().enable_all().build()?;
-        runtime.block_on(async { timeout(BOUND, cancel).await })?
+        runtime.block_on(async { timeout(BOUND, cancel).await })??;
+        sent += 1;
+        // The first may come too early. A server says nothing of a cancel for a session that it does not have.
+        if sent > 3 {
+            Err(format!("after {sent} cancels the query still runs: is this its server?").into())
+        } else {
+            Ok(())
+        }
     })
     .every(Duration::from_millis(20))
 }
 
 /// Sends a cancel request, and waits until the server has acted on it: that is when it closes the connection.
 pub async fn cancel_and_wait(token: &CancelToken, server: SocketAddr) -> Result<(), AnyError> {
-    let mut stream = TcpStream::connect(server).await?;
+    let mut stream = tokio::net::TcpStream::connect(server).await?;
     token.cancel_query_raw(&mut stream, NoTls).await?;
     while stream.read(&mut [0; 16]).await? > 0 {}
     Ok(())
+}
+
+/// A connection for sync code. Its socket is ours, so a call on it ends where the network is silent too.
+pub struct Connection {
+    runtime: Runtime,
+    client: Client,
+    session: Session,
+    socket: Arc<TcpStream>,
+}
+
+/// How long connecting may take, outside of a scope too.
+const CONNECT: Duration = Duration::from_secs(5);
+/// How long a network may be silent, outside of a scope too.
+const SILENCE: Duration = Duration::from_secs(10);
+
+impl Connection {
+    /// Connects, within the scope if there is one.
+    pub fn connect(config: &Config, server: SocketAddr) -> Result<Self, AnyError> {
+        checkpoint()?;
+        Self::connect_in_time(config, server).or_else(|error| {
+            checkpoint()?;
+            Err(error)
+        })
+    }
+
+    fn connect_in_time(config: &Config, server: SocketAddr) -> Result<Self, AnyError> {
+        let end = Deadline::after(remaining().map_or(CONNECT, |left| left.min(CONNECT)));
+        let left = || end.remaining().unwrap_or_default();
+        let socket = TcpStream::connect_timeout(&server, left())?;
+        notice_silence(&socket, SILENCE)?;
+        socket.set_nodelay(true)?;
+        let second = socket.try_clone()?;
+        second.set_nonblocking(true)?;
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let greet = async {
+            let stream = tokio::net::TcpStream::from_std(second)?;
+            let (client, connection) = config.connect_raw(stream, NoTls).await?;
+            tokio::spawn(connection); // runs in each call
+            let session = session_async(&client).await?;
+            Ok::<_, AnyError>((client, session))
+        };
+        let (client, session) = runtime.block_on(async { timeout(left(), greet).await })??;
+        let socket = Arc::new(socket);
+        let session = Session { socket: Some(Arc::clone(&socket)), ..session };
+        Ok(Self { runtime, client, session, socket })
+    }
+
+    pub fn session(&self) -> &Session {
+        &self.session
+    }
+
+    /// As the function of that name, with a second step that shuts the socket down.
+    pub fn raw_hook(&self, bound: Duration) -> io::Result<Hook<'static>> {
+        let first = raw_hook(self.client.cancel_token(), self.socket.peer_addr()?);
+        Ok(first.then(bound, self.shut_down()))
+    }
+
+    fn shut_down(&self) -> Hook<'static> {
+        let socket = Arc::clone(&self.socket);
+        Hook::inline(move || drop(socket.shutdown(Shutdown::Both))).once()
+    }
+
+    /// Runs one statement, which the scope around it ends: `cancel` is `control.hook(connection.session())` or
+    /// `connection.raw_hook(BOUND)?`.
+    pub fn guarded<T: Unpin + 'static>(
+        &self,
+        cancel: Hook<'static>,
+        statement: impl AsyncFnOnce(&Client) -> Result<T, tokio_postgres::Error>,
+    ) -> Result<T, AnyError> {
+        Ok(interruptible(cancel, || self.runtime.block_on(statement(&self.client)))??)
+    }
+
+    /// Asks the server for nothing, for at most a second and within the scope.
+    pub fn test(&self) -> Result<(), AnyError> {
+        let nothing = async |client: &Client| client.batch_execute("").await;
+        timebox::timeout(Duration::from_secs(1), || self.guarded(self.shut_down(), nothing))
+    }
+
+    pub fn is_closed(&self) -> bool {
+        self.client.is_closed()
+    }
+}
+
+/// Has the system give up a connection over which nothing comes back.
+pub fn notice_silence(socket: &TcpStream, after: Duration) -> io::Result<()> {
+    let (socket, [idle, between]) = (SockRef::from(socket), probes(after));
+    // While something that was sent is not acknowledged. Alone it does not see that an idle peer is gone.
+    socket.set_tcp_user_timeout(Some(after))?;
+    // While nothing is sent. Alone it does not count while something is.
+    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(idle).with_interval(between))
+}
+
+/// The same for a connection of the `postgres` crate, which hides its socket.
+pub fn notice_silence_of(config: &mut postgres::Config, after: Duration) {
+    let [idle, between] = probes(after);
+    config.tcp_user_timeout(after).keepalives_idle(idle).keepalives_interval(between);
+}
+
+/// When the system asks an idle peer whether it is there, and how often: it counts in seconds.
+fn probes(after: Duration) -> [Duration; 2] {
+    [after / 2, after / 4].map(|pause| pause.max(Duration::from_secs(1)))
 }

@@ -1,63 +1,171 @@
-use std::error::Error;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::io::Write;
+use std::net::{Shutdown, TcpStream, ToSocketAddrs};
+use std::sync::Arc;
 use std::time::Duration;
 
-use redis::{Client, Connection, RedisResult, cmd};
-use timebox::{Hook, interruptible};
+use redis::{
+    Client, ConnectionAddr, ConnectionLike, ErrorKind, InfoDict, Msg, Parser, PubSub, RedisResult, Value, cmd,
+};
+use timebox::{Hook, checkpoint, interruptible};
 
-pub type AnyError = Box<dyn Error + Send + Sync>;
+use super::control::{self, AnyError, BOUND, Failure, is_open, two_steps};
 
-/// A hook that blocks holds up whoever it interrupts, so it waits no longer than this.
-const BOUND: Duration = Duration::from_secs(1);
+/// How a connection is known to the server: ask once, after connecting.
+#[derive(Clone)]
+pub struct Session {
+    pub id: i64,
+    pub server: String,
+    socket: Option<Arc<TcpStream>>,
+}
+
+/// The session of a connection whose socket is hidden. Only commands that `CLIENT UNBLOCK` ends are ended on it.
+pub fn session(connection: &mut impl ConnectionLike) -> Result<Session, AnyError> {
+    let id = cmd("CLIENT").arg("ID").query(connection)?;
+    Ok(Session { id, server: server(connection)?, socket: None })
+}
+
+/// The name that a server has given to itself on its start.
+fn server(connection: &mut impl ConnectionLike) -> Result<String, AnyError> {
+    let info: InfoDict = cmd("INFO").arg("server").query(connection)?;
+    Ok(info.get("run_id").ok_or("the server does not say its name")?)
+}
 
 /// A connection over which others are unblocked: one for a pool.
-pub struct Control {
-    client: Client,
-    connection: Mutex<Option<Connection>>,
-}
+pub struct Control(control::Control<(Connection, Session)>);
 
 impl Control {
-    pub fn new(client: &Client) -> Arc<Self> {
-        Arc::new(Self { client: client.clone(), connection: Mutex::new(None) })
+    /// Connects.
+    pub fn new(client: &Client) -> Result<Arc<Self>, AnyError> {
+        Self::with_bound(client, BOUND)
     }
 
-    /// Ends the command that blocks the connection `id`, with an error. If none does, nothing happens.
-    pub fn unblock(&self, id: i64) -> RedisResult<()> {
-        let mut place = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
-        // A connection that fails or does not answer in time is not put back.
-        let mut connection = match place.take() {
-            Some(connection) => connection,
-            None => self.connect()?,
-        };
-        cmd("CLIENT").arg("UNBLOCK").arg(id).arg("ERROR").exec(&mut connection)?;
-        *place = Some(connection);
-        Ok(())
+    pub fn with_bound(client: &Client, bound: Duration) -> Result<Arc<Self>, AnyError> {
+        let client = client.clone();
+        let connect = move |left| Connection::connect(&client, left);
+        Ok(Arc::new(Self(control::Control::new(bound, connect, |(own, _)| is_open(&own.socket))?)))
     }
 
-    fn connect(&self) -> RedisResult<Connection> {
-        let connection = self.client.get_connection_with_timeout(BOUND)?;
-        connection.set_read_timeout(Some(BOUND))?;
-        connection.set_write_timeout(Some(BOUND))?;
-        Ok(connection)
+    /// Ends the command that blocks a session, with an error. If none does, nothing happens.
+    pub fn unblock(&self, id: i64, server: &str) -> Result<(), Failure> {
+        self.0.run(|(connection, own), left| {
+            if server != own.server {
+                return Err(Failure::Refused("the session is not on this server".into()));
+            }
+            connection.socket.set_read_timeout(Some(left)).map_err(|error| Failure::Refused(error.into()))?;
+            let result = cmd("CLIENT").arg("UNBLOCK").arg(id).arg("ERROR").exec(connection);
+            result.map_err(|error| match error.kind() {
+                ErrorKind::Server(_) | ErrorKind::Extension => Failure::Refused(error.into()),
+                _ => Failure::Unanswered(error.into()),
+            })
+        })
     }
 
-    /// What comes before the command is lost, so it is sent again until the command has ended.
-    pub fn hook(self: &Arc<Self>, id: i64) -> Hook<'static> {
-        let control = Arc::clone(self);
-        Hook::new(move || control.unblock(id)).every(Duration::from_millis(5))
+    pub fn hook(self: &Arc<Self>, session: &Session) -> Hook<'static> {
+        let (control, Session { id, server, socket }) = (Arc::clone(self), session.clone());
+        two_steps(self.0.bound(), socket, move || control.unblock(id, &server))
     }
 }
 
-/// The server's number for a connection: ask once, after connecting.
-pub fn id(connection: &mut Connection) -> RedisResult<i64> {
-    cmd("CLIENT").arg("ID").query(connection)
-}
-
-/// Runs one blocking command of the connection `id`, which the scope around it ends.
-pub fn guarded<T>(
+/// Runs one command of a session, which the scope around it ends. What borrows the connection cannot leave it: an
+/// iterator that is still to ask.
+pub fn guarded<T: 'static>(
     control: &Arc<Control>,
-    id: i64,
+    session: &Session,
     command: impl FnOnce() -> RedisResult<T>,
 ) -> Result<T, AnyError> {
-    Ok(interruptible(control.hook(id), command)??)
+    Ok(interruptible(control.hook(session), command)??)
+}
+
+/// A connection whose socket is ours, so every command on it is ended: by the server, or else with the connection.
+pub struct Connection {
+    socket: Arc<TcpStream>,
+    parser: Parser,
+    open: bool,
+    db: i64,
+}
+
+impl Connection {
+    /// Connects and logs in, as the client would.
+    pub fn connect(client: &Client, within: Duration) -> Result<(Self, Session), AnyError> {
+        let info = client.get_connection_info();
+        let ConnectionAddr::Tcp(host, port) = info.addr() else { return Err("not a TCP address".into()) };
+        // A wait to connect, and four for the answers below.
+        let wait = within / 5;
+        let server = (host.as_str(), *port).to_socket_addrs()?.next().ok_or("an unknown host")?;
+        let socket = TcpStream::connect_timeout(&server, wait)?;
+        socket.set_nodelay(true)?;
+        socket.set_read_timeout(Some(wait))?;
+        let (settings, socket) = (info.redis_settings(), Arc::new(socket));
+        let mut connection =
+            Self { socket: Arc::clone(&socket), parser: Parser::new(), open: true, db: settings.db() };
+        if let Some(password) = settings.password() {
+            cmd("AUTH").arg(settings.username()).arg(password).exec(&mut connection)?;
+        }
+        if settings.db() != 0 {
+            cmd("SELECT").arg(settings.db()).exec(&mut connection)?;
+        }
+        let session = session(&mut connection)?;
+        socket.set_read_timeout(None)?;
+        Ok((connection, Session { socket: Some(socket), ..session }))
+    }
+
+    fn send(&mut self, bytes: &[u8]) -> RedisResult<()> {
+        let result = (&*self.socket).write_all(bytes).map_err(Into::into);
+        self.checked(result)
+    }
+
+    fn receive(&mut self) -> RedisResult<Value> {
+        let result = self.parser.parse_value(&*self.socket);
+        self.checked(result)
+    }
+
+    /// An answer that did not come may come later: the next command must not take it for its own.
+    fn checked<T>(&mut self, result: RedisResult<T>) -> RedisResult<T> {
+        if result.is_err() {
+            self.open = false;
+            let _ = self.socket.shutdown(Shutdown::Both);
+        }
+        result
+    }
+}
+
+impl ConnectionLike for Connection {
+    fn req_packed_command(&mut self, command: &[u8]) -> RedisResult<Value> {
+        self.send(command)?;
+        self.receive()
+    }
+
+    fn req_packed_commands(&mut self, commands: &[u8], skip: usize, count: usize) -> RedisResult<Vec<Value>> {
+        self.send(commands)?;
+        for _ in 0..skip {
+            self.receive()?;
+        }
+        (0..count).map(|_| self.receive()).collect()
+    }
+
+    fn get_db(&self) -> i64 {
+        self.db
+    }
+
+    fn check_connection(&mut self) -> bool {
+        cmd("PING").exec(self).is_ok()
+    }
+
+    fn is_open(&self) -> bool {
+        self.open
+    }
+}
+
+/// Waits for a subscriber's next message, in slices: the server cannot be asked to end that wait. The subscription
+/// stays, and no message is lost.
+pub fn next_message(subscriber: &mut PubSub<'_>) -> Result<Msg, AnyError> {
+    const SLICE: Duration = Duration::from_millis(20);
+    subscriber.set_read_timeout(Some(SLICE))?;
+    loop {
+        checkpoint()?;
+        match subscriber.get_message() {
+            Err(error) if error.is_timeout() => {}
+            result => return Ok(result?),
+        }
+    }
 }

@@ -6,8 +6,9 @@ use timebox::{Hook, checkpoint, interruptible, is_expired, sleep};
 
 pub type AnyError = Box<dyn Error + Send + Sync>;
 
-/// Runs a statement, which the scope around it interrupts.
-pub fn guarded<T>(
+/// Runs a statement, which the scope around it interrupts. What borrows the connection cannot leave it: rows that are
+/// still to be read, as those of `query_map`. Collect them inside.
+pub fn guarded<T: 'static>(
     interrupt: &InterruptHandle,
     statement: impl FnOnce() -> rusqlite::Result<T>,
 ) -> Result<T, AnyError> {

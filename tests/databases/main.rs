@@ -5,17 +5,24 @@
 #![cfg(all(unix, not(any(timebox_mutants, miri))))]
 #![allow(unreachable_pub)] // the recipes, which are pages too
 
+mod control;
+mod failover;
+mod full;
+mod lazy;
 mod mariadb;
 mod pools;
 mod postgres;
+mod proxy;
 mod redis;
 mod server;
+mod silence;
 mod sqlite;
 mod support;
 
 /// The code of the recipes, as their pages show it.
 #[path = "../../src/recipes"]
 mod recipes {
+    pub mod control;
     pub mod mysql;
     pub mod pools;
     pub mod postgres;

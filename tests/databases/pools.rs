@@ -8,9 +8,9 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions, PgSslMode};
 use timebox::{CancellationToken, Hook, Limit, Timebox, timeout};
 use tokio_postgres::NoTls;
 
-use crate::postgres::{async_config, config, control, runtime, server};
-use crate::recipes::pools::{Marking, lent_by_r2d2, on_bb8, on_deadpool, on_r2d2, on_sqlx};
-use crate::recipes::postgres::raw_hook;
+use crate::postgres::{async_config, control, runtime, server};
+use crate::recipes::pools::{Manager, Marking, lent_by_r2d2, on_bb8, on_deadpool, on_r2d2, on_sqlx};
+use crate::recipes::postgres::{Session, raw_hook};
 use crate::support::{AnyError, HANG, LONG, SHORT, alone, timed_out};
 
 const ENDLESS: &str = "select pg_sleep(3600)";
@@ -180,11 +180,11 @@ fn sqlx() {
         let options = options.database("postgres").ssl_mode(PgSslMode::Disable);
         let pool = PgPoolOptions::new().max_connections(1).connect_with(options).await.unwrap();
         let pid = async || {
-            let hook = |pid| control.hook(pid);
+            let hook = |session: &Session| control.hook(session);
             on_sqlx(&pool, hook, async |connection| sqlx::query_scalar(PID).fetch_one(connection).await).await
         };
         let endless = async |cancel: Cancel<'_>| {
-            let hook = |pid| cancel.hook(|| control.hook(pid));
+            let hook = |session: &Session| cancel.hook(|| control.hook(session));
             let work = async |connection: &mut PgConnection| {
                 cancel.query_begins();
                 sqlx::query(ENDLESS).execute(connection).await
@@ -200,11 +200,12 @@ fn r2d2() {
     let _alone = alone();
     let Some(server) = server() else { return };
     let control = control(server);
-    let manager = r2d2_postgres::PostgresConnectionManager::new(config(server), postgres::NoTls);
+    let manager = Manager { config: async_config(server), server: server.address() };
     let pool = r2d2::Pool::builder().max_size(1).build(manager).unwrap();
-    let pid = || on_r2d2(&pool, |pid| control.hook(pid), |client| Ok(client.query_one(PID, &[])?.get(0)));
+    let hook = |session: &Session| control.hook(session);
+    let pid = || on_r2d2(&pool, hook, async |client| Ok(client.query_one(PID, &[]).await?.get(0)));
     let endless = |limit: Duration| {
-        timeout(limit, || on_r2d2(&pool, |pid| control.hook(pid), |client| client.batch_execute(ENDLESS)))
+        timeout(limit, || on_r2d2(&pool, hook, async |client| client.batch_execute(ENDLESS).await))
     };
     let first: i32 = pid().unwrap();
     for _ in 0..30 {

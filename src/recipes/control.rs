@@ -1,0 +1,193 @@
+use std::error::Error;
+use std::fmt;
+use std::io;
+use std::net::{Shutdown, TcpStream};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use timebox::Hook;
+
+pub type AnyError = Box<dyn Error + Send + Sync>;
+
+/// How long one run of a hook may take, and how long a call has for ending before its socket is shut down.
+pub const BOUND: Duration = Duration::from_millis(500);
+
+/// Why a call on another connection was not ended.
+#[derive(Debug)]
+pub enum Failure {
+    /// Nothing was sent that could end it, or the server refused.
+    Refused(AnyError),
+    /// It was sent and not answered. It may still arrive, and then it ends the statement that runs at that time.
+    Unanswered(AnyError),
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refused(error) => write!(f, "nothing was cancelled: {error}"),
+            Self::Unanswered(error) => write!(f, "the cancel was not answered: {error}"),
+        }
+    }
+}
+
+impl Error for Failure {}
+
+/// The first step of a hook asks the server. The second, one bound later, shuts the socket down: for a server that is
+/// frozen, and a network that is silent.
+pub fn two_steps(
+    bound: Duration,
+    socket: Option<Arc<TcpStream>>,
+    mut cancel: impl FnMut() -> Result<(), Failure> + Send + 'static,
+) -> Hook<'static> {
+    let second = socket.clone();
+    let first = Hook::new(move || {
+        let result = cancel();
+        // It may still arrive, so no other statement may follow on this connection.
+        if let (Err(Failure::Unanswered(_)), Some(socket)) = (&result, &socket) {
+            shut_down(socket);
+        }
+        result
+    });
+    // A cancel that comes before the statement is lost, so it is sent again until the call has returned.
+    let first = first.every(Duration::from_millis(5));
+    match second {
+        Some(socket) => first.then(bound, Hook::inline(move || shut_down(&socket)).once()),
+        None => first,
+    }
+}
+
+fn shut_down(socket: &TcpStream) {
+    let _ = socket.shutdown(Shutdown::Both); // it fails where the connection is lost already
+}
+
+/// A connection over which calls on others are ended: one for all of them, made before it is needed.
+pub struct Control<C> {
+    connect: Box<dyn Fn(Duration) -> Result<C, AnyError> + Send + Sync>,
+    is_open: fn(&C) -> bool,
+    bound: Duration,
+    place: Mutex<Place<C>>,
+    changed: Condvar,
+}
+
+enum Place<C> {
+    Idle(C),
+    InUse,
+    Lost(Trouble),
+}
+
+/// Attempts to connect follow each other ever more slowly, whoever makes them.
+struct Trouble {
+    attempts: u32,
+    next: Instant,
+    error: String,
+}
+
+impl<C> Control<C> {
+    /// Connects. `connect` gets the time that it may take. What `is_open` is not was lost while it was idle, so nothing
+    /// is sent over it.
+    pub fn new(
+        bound: Duration,
+        connect: impl Fn(Duration) -> Result<C, AnyError> + Send + Sync + 'static,
+        is_open: fn(&C) -> bool,
+    ) -> Result<Self, AnyError> {
+        let place = Mutex::new(Place::Idle(connect(bound)?));
+        Ok(Self { connect: Box::new(connect), is_open, bound, place, changed: Condvar::new() })
+    }
+
+    pub fn bound(&self) -> Duration {
+        self.bound
+    }
+
+    /// Does something over the connection. `action` gets the time that it may take: the wait for the connection, a new
+    /// one where it was lost, and the action have one bound together. After a failure the connection is made anew.
+    pub fn run(&self, action: impl FnOnce(&mut C, Duration) -> Result<(), Failure>) -> Result<(), Failure> {
+        let end = Instant::now() + self.bound;
+        let mut turn = self.turn(end).map_err(Failure::Refused)?;
+        let result = match turn.connection.take().filter(self.is_open) {
+            Some(connection) => Ok(connection),
+            None => left(end).and_then(|left| (self.connect)(left)).map_err(Failure::Refused),
+        };
+        let result = result.and_then(|mut connection| {
+            action(&mut connection, left(end).map_err(Failure::Refused)?)?;
+            Ok(connection)
+        });
+        match result {
+            Ok(connection) => {
+                turn.connection = Some(connection);
+                Ok(())
+            }
+            Err(failure) => {
+                turn.error = failure.to_string();
+                Err(failure)
+            }
+        }
+    }
+
+    fn turn(&self, end: Instant) -> Result<Turn<'_, C>, AnyError> {
+        let mut place = self.locked();
+        loop {
+            match &*place {
+                Place::InUse => {
+                    let left = left(end).map_err(|_| "the control connection is in use")?;
+                    place = self.changed.wait_timeout(place, left).unwrap_or_else(PoisonError::into_inner).0;
+                }
+                Place::Lost(trouble) if trouble.next > Instant::now() => {
+                    return Err(format!("the control connection failed: {}", trouble.error).into());
+                }
+                Place::Idle(_) | Place::Lost(_) => break,
+            }
+        }
+        let (connection, attempts) = match std::mem::replace(&mut *place, Place::InUse) {
+            Place::Idle(connection) => (Some(connection), 0),
+            Place::Lost(trouble) => (None, trouble.attempts),
+            Place::InUse => unreachable!("it is not in use"),
+        };
+        Ok(Turn { control: self, connection, attempts, error: "a panic".to_owned() })
+    }
+
+    fn locked(&self) -> MutexGuard<'_, Place<C>> {
+        self.place.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The use of the connection. Without one, at its end, the connection is lost.
+struct Turn<'a, C> {
+    control: &'a Control<C>,
+    connection: Option<C>,
+    attempts: u32,
+    error: String,
+}
+
+impl<C> Drop for Turn<'_, C> {
+    fn drop(&mut self) {
+        let place = match self.connection.take() {
+            Some(connection) => Place::Idle(connection),
+            None => {
+                // 10 ms doubling to a second.
+                let pause = Duration::from_millis((10 << self.attempts.min(7)).min(1000));
+                let (attempts, error) = (self.attempts + 1, std::mem::take(&mut self.error));
+                Place::Lost(Trouble { attempts, next: Instant::now() + pause, error })
+            }
+        };
+        *self.control.locked() = place;
+        self.control.changed.notify_all();
+    }
+}
+
+fn left(end: Instant) -> Result<Duration, AnyError> {
+    match end.saturating_duration_since(Instant::now()) {
+        Duration::ZERO => Err(io::Error::from(io::ErrorKind::TimedOut).into()),
+        left => Ok(left),
+    }
+}
+
+/// Whether the server has not hung up on a connection that is idle: then there is nothing to read.
+pub fn is_open(socket: &TcpStream) -> bool {
+    let look = || {
+        socket.set_nonblocking(true)?;
+        let seen = socket.peek(&mut [0]);
+        socket.set_nonblocking(false)?;
+        seen
+    };
+    look().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+}

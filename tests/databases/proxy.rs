@@ -1,0 +1,140 @@
+//! What may lie between a client and its server: a balancer, a failover, a network that falls silent.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+
+/// Forwards connections, as long as the test wants.
+pub(crate) struct Proxy {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    accepting: Option<JoinHandle<()>>,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+struct State {
+    target: SocketAddr,
+    /// Nothing is forwarded, and all of it once this is over.
+    silent: bool,
+    stopped: bool,
+    /// Both ends of each connection there was.
+    ends: Vec<TcpStream>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Proxy {
+    pub(crate) fn to(target: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let state = State { target, silent: false, stopped: false, ends: Vec::new(), threads: Vec::new() };
+        let shared = Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new() });
+        let accepting = thread::spawn({
+            let shared = Arc::clone(&shared);
+            move || {
+                for client in listener.incoming().map_while(Result::ok) {
+                    if !Shared::forward(&shared, client) {
+                        return;
+                    }
+                }
+            }
+        });
+        Self { address, shared, accepting: Some(accepting) }
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Where connections lead that are made from now on.
+    pub(crate) fn lead_to(&self, target: SocketAddr) {
+        self.shared.locked().target = target;
+    }
+
+    pub(crate) fn set_silent(&self, silent: bool) {
+        self.shared.locked().silent = silent;
+        self.shared.changed.notify_all();
+    }
+
+    /// How many connections were made.
+    pub(crate) fn connections(&self) -> usize {
+        self.shared.locked().ends.len() / 2
+    }
+
+    /// Closes all connections there are.
+    pub(crate) fn cut(&self) {
+        for end in &self.shared.locked().ends {
+            let _ = end.shutdown(Shutdown::Both);
+        }
+    }
+
+    /// From now on not even the system answers on the connections there are: it drops what comes in for them.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn drop_packets(&self) {
+        use std::os::fd::AsRawFd;
+        let mut drop_all = libc::sock_filter { code: 6, jt: 0, jf: 0, k: 0 }; // BPF_RET: keep no byte
+        let program = libc::sock_fprog { len: 1, filter: &raw mut drop_all };
+        let size = libc::socklen_t::try_from(size_of_val(&program)).unwrap();
+        for end in &self.shared.locked().ends {
+            let (level, name, value) = (libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &raw const program);
+            // SAFETY: the program is there during the call, which copies it.
+            let result = unsafe { libc::setsockopt(end.as_raw_fd(), level, name, value.cast(), size) };
+            assert_eq!(result, 0);
+        }
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.shared.locked().stopped = true;
+        self.shared.changed.notify_all();
+        self.cut();
+        let _ = TcpStream::connect(self.address); // so that it sees it
+        let _ = self.accepting.take().map(JoinHandle::join);
+        let threads = std::mem::take(&mut self.shared.locked().threads);
+        for thread in threads {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Shared {
+    fn locked(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// `false` once the proxy is stopped. A target that refuses looks like one that hangs up.
+    fn forward(shared: &Arc<Self>, client: TcpStream) -> bool {
+        let mut state = shared.locked();
+        if state.stopped {
+            return false;
+        }
+        let Ok(server) = TcpStream::connect(state.target) else { return true };
+        for (from, to) in [(&client, &server), (&server, &client)] {
+            let (from, to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
+            let shared = Arc::clone(shared);
+            state.threads.push(thread::spawn(move || shared.pump(from, to)));
+        }
+        state.ends.extend([client, server]);
+        true
+    }
+
+    fn pump(&self, mut from: TcpStream, mut to: TcpStream) {
+        let mut buffer = [0; 4096];
+        while let Ok(read @ 1..) = from.read(&mut buffer) {
+            let silent = |state: &mut State| state.silent && !state.stopped;
+            drop(self.changed.wait_while(self.locked(), silent));
+            if to.write_all(&buffer[..read]).is_err() {
+                break;
+            }
+        }
+        // The end of a connection is not heard of through silence either.
+        let silent = |state: &mut State| state.silent && !state.stopped;
+        drop(self.changed.wait_while(self.locked(), silent));
+        let _ = to.shutdown(Shutdown::Write);
+    }
+}
