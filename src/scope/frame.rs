@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use super::Extras;
 use super::entry::node_of;
-use crate::error::{Cause, ScopeId, ScopeInfo};
+use crate::error::{Cause, Fields, ScopeId, ScopeInfo};
 use crate::time::{NEVER, clock};
 use crate::token::node::{End, Node};
 use crate::watchdog;
@@ -62,6 +62,19 @@ pub struct Scope {
     /// Of the poll it is open for; null while a future is dropped. Set only for kinds that are polled.
     waker: MaybeUninit<*const Waker>,
 }
+
+/// What a scope would have to be to be shared: nothing is. It is there for the compiler's message.
+#[diagnostic::on_unimplemented(
+    message = "a `Scope` stays on its thread: another thread or task is given a `timebox::handle()`",
+    label = "this uses a `&Scope`, and may run on another thread",
+    note = "make `let handle = scope.handle();` out here, and in there `handle.enter(None, |scope| ..)`; or wrap the \
+            whole closure: `handle.wrap(|| ..)`"
+)]
+trait MayBeShared {}
+
+// SAFETY: it never applies, since nothing is `MayBeShared`. (The `for` keeps the compiler from saying so here.) Without
+// it a scope would be no more `Sync`, but the compiler would list each private field.
+unsafe impl Sync for Scope where for<'a> &'a Scope: MayBeShared {}
 
 /// What opening a scope has changed of its thread, besides the innermost frame: most often nothing.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -170,8 +183,10 @@ impl Terms {
 
     /// What is told of a scope with these terms.
     pub(crate) fn info(&self, id: ScopeId, extras: Option<&Extras>) -> ScopeInfo {
-        let label = extras.and_then(|extras| extras.options.label.clone());
-        ScopeInfo { id, label, location: self.location, limit: self.limit(extras) }
+        let options = extras.map(|extras| &extras.options);
+        let label = options.and_then(|options| options.label.clone());
+        let fields = options.map_or_else(Fields::default, |options| options.fields.clone());
+        ScopeInfo { id, label, location: self.location, limit: self.limit(extras), fields }
     }
 
     /// The frame of a scope with these terms, to be opened next on this thread.

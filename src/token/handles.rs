@@ -13,7 +13,7 @@ use super::hook::Hook;
 use super::node::{Node, Tie};
 use super::registration::Registration;
 use super::trail::{Circumstances, Step, Trail};
-use crate::error::{Cause, ScopeId, ScopeInfo, TimeoutError};
+use crate::error::{Cause, ScopeInfo, TimeoutError};
 use crate::time::{NEVER, clock};
 use crate::watchdog;
 use crate::watchdog::slots::Thread;
@@ -68,7 +68,7 @@ impl CancellationToken {
     }
 
     fn beneath(parent: Option<&Arc<Node>>, location: &'static Location<'static>) -> Self {
-        let info = ScopeInfo { id: ScopeId::next(), label: None, location, limit: None };
+        let info = ScopeInfo::at(location);
         Self { node: Node::new(parent, info, clock::now(), NEVER, Cause::Cancelled, false) }
     }
 
