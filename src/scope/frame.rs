@@ -67,7 +67,7 @@ pub struct Scope {
 #[diagnostic::on_unimplemented(
     message = "a `Scope` stays on its thread: another thread or task is given a `timebox::handle()`",
     label = "this uses a `&Scope`, and may run on another thread",
-    note = "make `let handle = scope.handle();` out here, and in there `handle.enter(None, |scope| ..)`; or wrap the \
+    note = "make `let handle = scope.handle();` out here, and in there `handle.enter(Limit::NONE, |scope| ..)`; or wrap the \
             whole closure: `handle.wrap(|| ..)`"
 )]
 trait MayBeShared {}
