@@ -1,7 +1,9 @@
 //! Functions in a child process. A harness of its own: `entry` must stand at the beginning of `main`.
 
 use std::fs;
+use std::os::fd::AsRawFd;
 use std::os::unix::process::ExitStatusExt;
+use std::panic;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -27,8 +29,14 @@ static CHECKED: Isolated<(), bool> = Isolated::new("checked", |()| {
 });
 static PANIC: Isolated<(), ()> = Isolated::new("panic", |()| panic!("mine"));
 static CRASH: Isolated<(), ()> = Isolated::new("crash", |()| std::process::abort());
-static HUNGRY: Isolated<usize, usize> =
-    Isolated::new("hungry", |bytes| std::hint::black_box(vec![1_u8; bytes]).len()).memory_limit(512 << 20);
+static HUNGRY: Isolated<usize, usize> = Isolated::new("hungry", |bytes| {
+    // What std prints where no memory is to be had looks like a failure.
+    let nowhere = fs::File::create("/dev/null").unwrap();
+    // SAFETY: both are open descriptors of this process.
+    unsafe { libc::dup2(nowhere.as_raw_fd(), libc::STDERR_FILENO) };
+    std::hint::black_box(vec![1_u8; bytes]).len()
+})
+.memory_limit(512 << 20);
 /// Forks, says who that is, in a file, and crashes. The other has all that it had, the line to the program too.
 static FORK: Isolated<String, ()> = Isolated::new("fork", |path| {
     // SAFETY: what is forked makes system calls only.
@@ -261,10 +269,14 @@ macro_rules! run {
 
 fn main() {
     if std::env::var_os("WITHOUT_ENTRY").is_none() {
+        // Panics in children are part of the tests, and come back as errors: printed they look like failures.
+        let hook = panic::take_hook();
+        panic::set_hook(Box::new(|_| ()));
         entry(&[
             &DOUBLE, &PROCESS, &ECHO, &LOOP, &CHECKED, &PANIC, &CRASH, &HUNGRY, &FORK, &START, &READ,
             &NESTED, &PROGRAM, &UNWIND,
         ]);
+        panic::set_hook(hook);
     } else {
         let error = isolate(HANG, &DOUBLE, &1).unwrap_err();
         assert!(matches!(error, Error::NoEntry("double")));
