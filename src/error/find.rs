@@ -38,6 +38,7 @@ impl TimeoutError {
     /// let timeout = TimeoutError::find(&*error).expect("it was a timeout");
     /// assert_eq!(timeout.limit(), Some(Duration::from_millis(10)));
     /// ```
+    #[doc(alias("is_timeout", "downcast_ref"))]
     #[must_use]
     pub fn find<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e TimeoutError> {
         std::iter::successors(Some(error), |error| next(*error)).find_map(|error| error.downcast_ref())

@@ -18,7 +18,8 @@ pub use scope::{ScopeId, ScopeInfo};
 /// A result whose error is a [`TimeoutError`] unless another is named.
 ///
 /// A closure that uses `?`, and whose own result meets another `?`, must have its error type written down
-/// (the compiler's E0283 says so). This alias keeps that short:
+/// (the compiler's E0283 says so; [the front page](crate#e0283-type-annotations-needed) shows it for errors of your own,
+/// anyhow and async blocks). This alias keeps that short:
 ///
 /// ```
 /// use std::time::Duration;
@@ -86,6 +87,7 @@ pub enum Cause {
 /// assert_eq!(error.limit(), Some(Duration::from_millis(5)));
 /// assert!(error.elapsed() >= Duration::from_millis(5));
 /// ```
+#[doc(alias("Elapsed", "TimedOutError", "DeadlineExceeded"))]
 #[derive(Clone, thiserror::Error)]
 #[error(transparent)]
 pub struct TimeoutError(Arc<Story>);

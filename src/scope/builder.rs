@@ -42,6 +42,7 @@ use crate::token::node::Node;
 ///     attempt.clone().run(|scope| scope.checkpoint()).unwrap();
 /// }
 /// ```
+#[doc(alias("CancelScope", "Builder", "context"))]
 #[derive(Clone, Debug)]
 #[must_use = "a timebox does nothing until something is run in it"]
 pub struct Timebox {
@@ -151,14 +152,33 @@ impl Timebox {
         self
     }
 
-    /// For a future: once the scope is over, how long it is polled on, so that it can end by itself, before it is
-    /// dropped.
+    /// Once the scope is over, how long a future in it is polled on, so that it can end by itself, before it is dropped.
+    ///
+    /// A block is never dropped: it ends where it checks, as soon as it is over. So the grace of one that is
+    /// [`run`](Self::run) is for the futures in it: those that it polls by a `block_on`, and those entered by its handles.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use timebox::{Timebox, TimeoutError, future};
+    ///
+    /// async fn transfer() -> Result<&'static str, TimeoutError> {
+    ///     match future::sleep(Duration::from_secs(60)).await {
+    ///         Ok(()) => Ok("done"),
+    ///         Err(_) => Ok("rolled back"),
+    ///     }
+    /// }
+    ///
+    /// let limited = Timebox::new(Duration::from_millis(10)).grace(Duration::from_secs(5));
+    /// let outcome = limited.run(|_| pollster::block_on(future::timeout(Duration::from_secs(60), transfer())));
+    /// assert_eq!(outcome.unwrap(), "rolled back");
+    /// ```
     pub fn grace(mut self, duration: Duration) -> Self {
         self.options.grace = duration;
         self
     }
 
     /// The scope is also over when this token is. May be called more than once.
+    #[doc(alias("with_cancellation_token", "with_cancellation_token_owned", "cancel_on_shutdown"))]
     pub fn cancel_on(mut self, token: &CancellationToken) -> Self {
         self.options.tokens.push(token.clone());
         self

@@ -35,8 +35,31 @@ use crate::watchdog::slots::Thread;
 /// [`with_timeout`](crate::with_timeout) and [`Timebox::run`](crate::Timebox::run) lend it to the block. Every free
 /// function of the crate that acts on the innermost scope is a method here that acts on this one and those around it.
 ///
-/// A scope belongs to its thread and is neither `Send` nor `Sync` (the compiler says so with E0277, about the pointers in
-/// it); a [`Handle`](crate::Handle) or a [token](crate::CancellationToken) reaches it from elsewhere.
+/// A scope belongs to its thread and is neither `Send` nor `Sync` (the compiler says so with E0277); a
+/// [`Handle`](crate::Handle) or a [token](crate::CancellationToken) reaches it from elsewhere.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+/// use timebox::{Scope, with_timeout};
+///
+/// fn count(scope: &Scope, words: &[&str]) -> timebox::Result<usize> {
+///     let mut count = 0;
+///     for word in words {
+///         scope.checkpoint()?;
+///         count += usize::from(word.starts_with('t'));
+///     }
+///     Ok(count)
+/// }
+///
+/// let limit = Duration::from_secs(1);
+/// let result = with_timeout(limit, |scope| {
+///     assert!(scope.remaining() <= Some(limit) && !scope.is_expired());
+///     count(scope, &["time", "box"])
+/// });
+/// assert_eq!(result.unwrap(), 1);
+/// ```
 pub struct Scope {
     outer: *const Scope,
     /// The effective deadline of the thread outside.

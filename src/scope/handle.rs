@@ -41,6 +41,7 @@ use crate::watchdog::slots::Thread;
 /// });
 /// assert!(result.unwrap_err().is_timeout());
 /// ```
+#[doc(alias("context", "spawn", "propagate"))]
 #[derive(Clone)]
 pub struct Handle {
     node: Arc<Node>,
@@ -151,7 +152,7 @@ impl Handle {
     /// });
     /// assert!(result.unwrap_err().is_timeout());
     /// ```
-    #[doc(alias("spawn", "spawn_blocking", "rayon", "thread_pool", "pool", "propagate", "inherit"))]
+    #[doc(alias("spawn", "spawn_blocking", "rayon", "pool"))]
     #[track_caller]
     pub fn wrap<F, T, E>(&self, body: F) -> impl FnOnce() -> Result<T, E> + use<F, T, E>
     where
@@ -190,7 +191,7 @@ impl Handle {
     /// assert!(error.is_timeout());
     /// # });
     /// ```
-    #[doc(alias("spawn", "spawn_blocking", "rayon", "thread_pool", "pool", "propagate", "inherit"))]
+    #[doc(alias("spawn", "spawn_blocking", "rayon", "pool"))]
     #[track_caller]
     pub fn wrap_value<F, T>(&self, body: F) -> impl FnOnce() -> Result<T, TimeoutError> + use<F, T>
     where
