@@ -1,11 +1,12 @@
-//! Put a time limit on any block of code, and make it fail gracefully.
+//! Put a cooperative time limit on any block of code, sync or async, and make it fail gracefully.
 //!
 //! At the deadline the block gets a typed error at the point where it stands, so that `?` unwinds it: locks are
-//! released, transactions rolled back, connections left clean.
+//! released, transactions rolled back, connections left clean. Cooperative: the block is stopped where it asks, and one
+//! that never asks runs on.
 //!
 //! ```
 //! use std::time::Duration;
-//! use timebox::{TimeoutError, checkpoint, timeout};
+//! use timebox::{Timebox, TimeoutError, checkpoint, timeout, timeout_value};
 //!
 //! fn count_primes(n: u64) -> Result<usize, TimeoutError> {
 //!     let mut count = 0;
@@ -21,6 +22,11 @@
 //! let error = timeout(limit, || count_primes(u64::MAX)).unwrap_err();
 //! assert!(error.is_timeout());
 //! assert_eq!(error.limit(), Some(limit));
+//!
+//! // A block that never asks is waited for, and what it returns counts, unless a late success is refused.
+//! let deaf = || std::thread::sleep(2 * limit);
+//! assert!(timeout_value(limit, deaf).is_ok());
+//! assert!(Timebox::new(limit).strict().run_value(|_| deaf()).unwrap_err().is_timeout());
 //! ```
 //!
 //! The same for a future, on any executor:
@@ -37,6 +43,55 @@
 //! let error = future::timeout(Duration::from_millis(20), answer).await.unwrap_err();
 //! assert!(error.is_timeout());
 //! # });
+//! ```
+//!
+//! # E0283: type annotations needed
+//!
+//! A block that uses `?`, and whose result meets another `?`, must say what its error is: either `?` would take any. The
+//! annotation is [`timebox::Result<_>`](Result) where only this crate's functions fail, or else names your own error:
+//!
+//! ```
+//! use std::error::Error;
+//! use std::fs::read_to_string;
+//! use std::time::Duration;
+//! use timebox::{TimeoutError, checkpoint, future, timeout};
+//!
+//! #[derive(Debug, thiserror::Error)]
+//! enum MyError {
+//!     #[error("{0}")]
+//!     Timeout(#[from] TimeoutError),
+//!     #[error("reading: {0}")]
+//!     Io(#[from] std::io::Error),
+//! }
+//! const LIMIT: Duration = Duration::from_secs(5);
+//!
+//! // Without a second `?` there is nothing to write.
+//! fn last() -> Result<u32, MyError> {
+//!     timeout(LIMIT, || { checkpoint()?; Ok(1) })
+//! }
+//! fn ours() -> Result<u32, MyError> {
+//!     Ok(timeout(LIMIT, || -> timebox::Result<_> { checkpoint()?; Ok(1) })?)
+//! }
+//! fn own(path: &str) -> Result<usize, MyError> {
+//!     let text = timeout(LIMIT, || -> Result<_, MyError> { checkpoint()?; Ok(read_to_string(path)?) })?;
+//!     Ok(text.len())
+//! }
+//! fn with_anyhow(path: &str) -> anyhow::Result<usize> {
+//!     let text = timeout(LIMIT, || -> anyhow::Result<_> { checkpoint()?; Ok(read_to_string(path)?) })?;
+//!     Ok(text.len())
+//! }
+//! fn boxed(path: &str) -> Result<usize, Box<dyn Error>> {
+//!     let text = timeout(LIMIT, || -> Result<_, Box<dyn Error>> { checkpoint()?; Ok(read_to_string(path)?) })?;
+//!     Ok(text.len())
+//! }
+//! // An async block has no place for its type: its last `Ok` has.
+//! async fn in_async() -> Result<u32, MyError> {
+//!     let one = future::timeout(LIMIT, async { future::sleep(Duration::ZERO).await?; Ok::<_, MyError>(1) }).await?;
+//!     Ok(one)
+//! }
+//! # assert_eq!((last().unwrap(), ours().unwrap()), (1, 1));
+//! # assert_eq!(pollster::block_on(in_async()).unwrap(), 1);
+//! # assert!(own("/").is_err() && with_anyhow("/").is_err() && boxed("/").is_err());
 //! ```
 //!
 //! # The words
@@ -69,11 +124,12 @@
 //!
 //! - [`timeout`] waits for its body, since the body borrows. Code that never checks, and blocks in no interruptible
 //!   call, runs on until it ends by itself.
-//! - A body's result wins, however late: an `Ok` is never thrown away. Who wants a late success refused ends the body
-//!   with a checkpoint.
+//! - A body's result wins, however late: an `Ok` is never thrown away. Who wants a late success refused says
+//!   [`strict`](Timebox::strict), or ends the body with a checkpoint.
 //! - A plain scope whose body returns late, without an error, leaves no trace.
 //! - A future that was dropped leaves what it used in the middle: see [`settled`](TimeoutError::settled).
-//! - Nothing is inherited by `spawn`: a [`Handle`] brings a scope to another thread or task. But what a thread runs while
+//! - Nothing is inherited by `spawn`, `spawn_blocking`, rayon or a thread pool: a [`Handle`] brings a scope to another
+//!   thread or task, by [`wrap`](Handle::wrap) or [`enter_future`](Handle::enter_future). But what a thread runs while
 //!   a scope is open on it (tasks of a runtime it drives, jobs it steals) runs inside that scope.
 //! - After a `fork` the child starts afresh: timers and hooks from before do not fire there.
 //! - Two copies of this crate in one binary do not see each other's scopes.

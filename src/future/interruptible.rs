@@ -26,7 +26,8 @@ use crate::watchdog::slots::Thread;
 ///
 /// When the scope is over the hook fires, and the same future is polled on to its end: that needs a
 /// [grace](crate::Timebox::grace) of the scope. So a query is cancelled at the server and then answered, and its
-/// connection is clean. The results are those of [`interruptible`](crate::interruptible()).
+/// connection is clean. The results are those of [`interruptible`](crate::interruptible()). The future's output must be a
+/// `Result` (E0271 says where it is not).
 ///
 /// Without a grace the hook is run, and awaited, before the future is dropped: the server is told, but nobody hears its
 /// answer.

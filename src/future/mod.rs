@@ -67,6 +67,10 @@ pub use wait::{Wait, wait};
 
 /// Runs a future under a limit, as [`timeout`](crate::timeout()) does a block.
 ///
+/// The future's output must be a `Result`, whose error is `From<TimeoutError>`; where it is not (E0271) use
+/// [`timeout_value`]. Where the compiler cannot tell the error of an async block (E0283), end it with
+/// `Ok::<_, MyError>(..)`, [as the front page shows](crate#e0283-type-annotations-needed).
+///
 /// # Errors
 ///
 /// Those of the future; and a [`TimeoutError`] if it was not polled because there was no time left to begin with, or
@@ -87,6 +91,7 @@ pub use wait::{Wait, wait};
 /// assert_eq!(result.unwrap(), 7);
 /// # });
 /// ```
+#[doc(alias("timeout_at", "fail_after"))]
 #[track_caller]
 #[inline]
 pub fn timeout<F, T, E>(limit: impl Into<Limit>, future: F) -> Timeout<F::IntoFuture>
@@ -97,7 +102,8 @@ where
     Timeout { scoped: Scoped::new(Polled::new(limit.into(), Location::caller()), future.into_future()) }
 }
 
-/// Runs a future whose output is no `Result` under a limit.
+/// Runs a future whose output is no `Result` under a limit. For one whose output is a `Result`, [`timeout`] gives one
+/// `Result`, not two nested ones.
 ///
 /// # Errors
 ///
@@ -119,6 +125,7 @@ where
 /// assert!(error.is_timeout() && !error.settled());
 /// # });
 /// ```
+#[doc(alias("timeout_at", "move_on_after"))]
 #[track_caller]
 #[inline]
 pub fn timeout_value<F: IntoFuture>(limit: impl Into<Limit>, future: F) -> TimeoutValue<F::IntoFuture> {

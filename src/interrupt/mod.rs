@@ -50,6 +50,10 @@ pub struct Outcome<R> {
 /// A socket that was shut down reads as the end of the file, which is an `Ok`: a hook that does so
 /// [spoils](Hook::spoils). The call's error must convert into `Box<dyn Error + Send + Sync>`.
 ///
+/// A call that returns no `Result` (E0271), as one of C's returns a number, is made into one in its closure:
+/// `|| match c_call() { 0 => Ok(()), code => Err(format!("code {code}")) }`. Or [`interruptible_outcome`] takes it as it is,
+/// and leaves the judgement to you.
+///
 /// # Errors
 ///
 /// As listed.
@@ -92,7 +96,8 @@ where
 }
 
 /// Makes an interruptible call, and hands out what it returned however it went, with the number of times that the hook
-/// fired. For adapters that know better than [`interruptible`] what a result is worth.
+/// fired. For adapters that know better than [`interruptible`] what a result is worth, and for calls that return no
+/// `Result`.
 ///
 /// # Errors
 ///

@@ -144,6 +144,25 @@ static NAMED: OnceLock<Vec<&'static str>> = OnceLock::new();
 /// Must stand at the beginning of `main`: in a child process it serves calls, and does not return.
 ///
 /// In the program itself it notes the functions, and returns at once. The first call counts.
+///
+/// # Examples
+///
+/// ```standalone_crate
+/// use std::time::Duration;
+/// use timebox::isolate::{Isolated, entry, isolate};
+///
+/// static DOUBLE: Isolated<u32, u32> = Isolated::new("double", |n| 2 * n);
+/// static REVERSE: Isolated<String, String> = Isolated::new("reverse", |text| text.chars().rev().collect());
+///
+/// fn main() {
+///     entry(&[&DOUBLE, &REVERSE]); // all of them, before everything else
+///
+///     let second = Duration::from_secs(1);
+///     # let second = 60 * second;
+///     assert_eq!(isolate(second, &DOUBLE, &21).unwrap(), 42);
+///     assert_eq!(isolate(second, &REVERSE, &"emit".to_owned()).unwrap(), "time");
+/// }
+/// ```
 pub fn entry(functions: &[&dyn Function]) {
     if let Some(memory) = serve::asked_to_serve() {
         serve::serve(functions, memory);
@@ -158,6 +177,25 @@ pub fn entry(functions: &[&dyn Function]) {
 /// # Errors
 ///
 /// See [`Error`].
+///
+/// # Examples
+///
+/// ```standalone_crate
+/// use std::time::Duration;
+/// use timebox::isolate::{Error, Isolated, entry, isolate};
+///
+/// /// Looks at no scope, and cannot be interrupted.
+/// static SEARCH: Isolated<u64, u64> = Isolated::new("search", |from| (from..).find(|&n| n < from).unwrap_or(0));
+///
+/// fn main() {
+///     entry(&[&SEARCH]);
+///
+///     match isolate(Duration::from_millis(100), &SEARCH, &7) {
+///         Err(Error::Timeout(error)) => assert!(error.is_timeout()), // and the child is gone
+///         result => panic!("{result:?}"),
+///     }
+/// }
+/// ```
 #[track_caller]
 pub fn isolate<A, R>(limit: impl Into<Limit>, function: &Isolated<A, R>, argument: &A) -> Result<R, Error>
 where

@@ -1,10 +1,11 @@
 use std::borrow::Cow;
+use std::fmt::{Display, Write as _};
 use std::panic::Location;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use super::{Handle, Scope, run_any};
-use crate::error::TimeoutError;
+use crate::error::{Fields, TimeoutError};
 use crate::sync::{Mutex, lock};
 use crate::time::{Kind, Limit};
 use crate::token::CancellationToken;
@@ -41,6 +42,7 @@ use crate::token::node::Node;
 ///     attempt.clone().run(|scope| scope.checkpoint()).unwrap();
 /// }
 /// ```
+#[doc(alias("CancelScope", "Builder", "context"))]
 #[derive(Clone, Debug)]
 #[must_use = "a timebox does nothing until something is run in it"]
 pub struct Timebox {
@@ -57,6 +59,9 @@ pub(crate) struct Options {
     pub(crate) tokens: Vec<CancellationToken>,
     /// The handle beneath whose scopes it is entered.
     pub(crate) handle: Option<Handle>,
+    pub(crate) fields: Fields,
+    /// A late `Ok` is refused.
+    pub(crate) strict: bool,
 }
 
 /// What only scopes from the builder have: the options, and the state of one run.
@@ -80,6 +85,19 @@ impl Extras {
             OnceLock::new()
         };
         Self { options, duration, ..Self::default() }
+    }
+
+    /// What a body has come to; where that is a value, and late, and late values are refused, the error.
+    fn in_time<T, E: From<TimeoutError>>(
+        &self,
+        scope: &Scope,
+        location: &'static Location<'static>,
+        result: Result<T, E>,
+    ) -> Result<T, E> {
+        if self.options.strict && result.is_ok() {
+            scope.checkpoint_at(location)?;
+        }
+        result
     }
 
     pub(crate) fn entered_by(handle: Handle) -> Self {
@@ -134,8 +152,26 @@ impl Timebox {
         self
     }
 
-    /// For a future: once the scope is over, how long it is polled on, so that it can end by itself, before it is
-    /// dropped.
+    /// Once the scope is over, how long a future in it is polled on, so that it can end by itself, before it is dropped.
+    ///
+    /// A block is never dropped: it ends where it checks, as soon as it is over. So the grace of one that is
+    /// [`run`](Self::run) is for the futures in it: those that it polls by a `block_on`, and those entered by its handles.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use timebox::{Timebox, TimeoutError, future};
+    ///
+    /// async fn transfer() -> Result<&'static str, TimeoutError> {
+    ///     match future::sleep(Duration::from_secs(60)).await {
+    ///         Ok(()) => Ok("done"),
+    ///         Err(_) => Ok("rolled back"),
+    ///     }
+    /// }
+    ///
+    /// let limited = Timebox::new(Duration::from_millis(10)).grace(Duration::from_secs(5));
+    /// let outcome = limited.run(|_| pollster::block_on(future::timeout(Duration::from_secs(60), transfer())));
+    /// assert_eq!(outcome.unwrap(), "rolled back");
+    /// ```
     pub fn grace(mut self, duration: Duration) -> Self {
         self.options.grace = duration;
         self
@@ -171,8 +207,54 @@ impl Timebox {
     }
 
     /// The scope is also over when this token is. May be called more than once.
+    #[doc(alias("with_cancellation_token", "with_cancellation_token_owned", "cancel_on_shutdown"))]
     pub fn cancel_on(mut self, token: &CancellationToken) -> Self {
         self.options.tokens.push(token.clone());
+        self
+    }
+
+    /// A late success is refused: a block or future that returns its value when the scope is over fails, with an error
+    /// that is [settled](TimeoutError::settled), and the value is dropped, inside the scope. An `Err` is returned
+    /// unchanged.
+    ///
+    /// Without this what was done is never thrown away, however late. So it is for work whose result nobody wants any more,
+    /// and which it does no harm to repeat. It costs another look at the clock.
+    ///
+    /// ```
+    /// use std::thread::sleep;
+    /// use std::time::Duration;
+    /// use timebox::{Timebox, TimeoutError};
+    ///
+    /// let limited = Timebox::new(Duration::from_millis(10));
+    /// let work = || sleep(Duration::from_millis(30)); // asks nobody whether it should stop
+    ///
+    /// assert!(limited.clone().run_value(|_| work()).is_ok());
+    /// let error: TimeoutError = limited.strict().run_value(|_| work()).unwrap_err();
+    /// assert!(error.is_timeout() && error.started() && error.settled());
+    /// ```
+    pub fn strict(mut self) -> Self {
+        self.options.strict = true;
+        self
+    }
+
+    /// A named value, made into text here and now, for whoever reads of the scope: `{:#}` and `{:?}` of its errors show it,
+    /// `{}` does not. Of two with one name the later counts.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use timebox::Timebox;
+    ///
+    /// let sql = String::from("select 1");
+    /// let limited = Timebox::new(Duration::ZERO).label("query").field("sql", &sql).field("attempt", 2);
+    /// let error = limited.run_value(|_| ()).unwrap_err();
+    /// assert!(format!("{error:#}").ends_with("sql = select 1, attempt = 2"));
+    /// assert_eq!(error.fields().next(), Some(("sql", "select 1")));
+    /// ```
+    pub fn field(mut self, name: impl Into<Cow<'static, str>>, value: impl Display) -> Self {
+        let mut text = String::new();
+        // A value that cannot be shown is no reason to panic: what it has shown until then stays.
+        let _ = write!(text, "{value}");
+        self.options.fields.set(name.into(), text);
         self
     }
 
@@ -180,32 +262,35 @@ impl Timebox {
     ///
     /// # Errors
     ///
-    /// Those of the body; and a [`TimeoutError`] if the body was not started.
+    /// Those of the body; and a [`TimeoutError`] if the body was not started, or a late `Ok` of it is [refused](Self::strict).
     #[track_caller]
     pub fn run<T, E>(self, body: impl FnOnce(&Scope) -> Result<T, E>) -> Result<T, E>
     where
         E: From<TimeoutError>,
     {
         let (limit, extras) = self.into_parts();
-        run_any(&limit, Some(&extras), Location::caller(), body).unwrap_or_else(|error| Err(E::from(error)))
+        let location = Location::caller();
+        run_any(&limit, Some(&extras), location, |scope| extras.in_time(scope, location, body(scope)))
+            .unwrap_or_else(|error| Err(E::from(error)))
     }
 
     /// Runs a block that is not a `Result`, as [`timeout_value`](crate::timeout_value) does.
     ///
     /// # Errors
     ///
-    /// If the body was not started, or was unwound by a checkpoint.
+    /// If the body was not started, was unwound by a checkpoint, or comes late and that is [refused](Self::strict).
     #[track_caller]
     pub fn run_value<T>(self, body: impl FnOnce(&Scope) -> T) -> Result<T, TimeoutError> {
         let (limit, extras) = self.into_parts();
-        run_any(&limit, Some(&extras), Location::caller(), body)
+        let location = Location::caller();
+        run_any(&limit, Some(&extras), location, |scope| extras.in_time(scope, location, Ok(body(scope))))?
     }
 
     /// Runs a block, and something cheaper if the block's own time runs out.
     ///
     /// The fallback runs after the scope has been left, when the body was not started because its own scope was
     /// over, or when it returned an `Err` after an error naming its scope was raised; that `Err` is dropped. An
-    /// `Ok`, the expiry of a scope around it, and any other `Err` pass through.
+    /// `Ok` (unless it is [refused](Self::strict)), the expiry of a scope around it, and any other `Err` pass through.
     ///
     /// # Errors
     ///
@@ -221,10 +306,11 @@ impl Timebox {
     {
         let (limit, mut extras) = self.into_parts();
         extras.falls_back = true;
+        let location = Location::caller();
         let mut node = None;
-        let result = run_any(&limit, Some(&extras), Location::caller(), |scope| {
+        let result = run_any(&limit, Some(&extras), location, |scope| {
             let _keeps = KeepsNode { scope, node: &mut node };
-            body(scope)
+            extras.in_time(scope, location, body(scope))
         });
         let error = match result {
             Ok(Ok(value)) => return Ok(value),

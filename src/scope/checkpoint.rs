@@ -71,6 +71,7 @@ fn interrupt(thread: &Thread, location: Place) -> Result<(), TimeoutError> {
 /// });
 /// assert!(result.unwrap_err().is_timeout());
 /// ```
+#[doc(alias("check", "is_cancelled", "yield_point"))]
 #[track_caller]
 #[inline]
 pub fn checkpoint() -> Result<(), TimeoutError> {

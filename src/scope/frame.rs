@@ -25,7 +25,7 @@ use std::time::Duration;
 use super::Extras;
 use super::entry::node_of;
 use super::over::Ending;
-use crate::error::{Cause, ScopeId, ScopeInfo};
+use crate::error::{Cause, Fields, ScopeId, ScopeInfo};
 use crate::time::{NEVER, clock};
 use crate::token::node::{End, Node};
 use crate::watchdog;
@@ -38,8 +38,31 @@ pub(crate) use errors::error_at;
 /// [`with_timeout`](crate::with_timeout) and [`Timebox::run`](crate::Timebox::run) lend it to the block. Every free
 /// function of the crate that acts on the innermost scope is a method here that acts on this one and those around it.
 ///
-/// A scope belongs to its thread and is neither `Send` nor `Sync` (the compiler says so with E0277, about the pointers in
-/// it); a [`Handle`](crate::Handle) or a [token](crate::CancellationToken) reaches it from elsewhere.
+/// A scope belongs to its thread and is neither `Send` nor `Sync` (the compiler says so with E0277); a
+/// [`Handle`](crate::Handle) or a [token](crate::CancellationToken) reaches it from elsewhere.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+/// use timebox::{Scope, with_timeout};
+///
+/// fn count(scope: &Scope, words: &[&str]) -> timebox::Result<usize> {
+///     let mut count = 0;
+///     for word in words {
+///         scope.checkpoint()?;
+///         count += usize::from(word.starts_with('t'));
+///     }
+///     Ok(count)
+/// }
+///
+/// let limit = Duration::from_secs(1);
+/// let result = with_timeout(limit, |scope| {
+///     assert!(scope.remaining() <= Some(limit) && !scope.is_expired());
+///     count(scope, &["time", "box"])
+/// });
+/// assert_eq!(result.unwrap(), 1);
+/// ```
 pub struct Scope {
     outer: *const Scope,
     /// The effective deadline of the thread outside.
@@ -65,6 +88,19 @@ pub struct Scope {
     /// Of the poll it is open for; null while a future is dropped. Set only for kinds that are polled.
     waker: MaybeUninit<*const Waker>,
 }
+
+/// What a scope would have to be to be shared: nothing is. It is there for the compiler's message.
+#[diagnostic::on_unimplemented(
+    message = "a `Scope` stays on its thread: another thread or task is given a `timebox::handle()`",
+    label = "this uses a `&Scope`, and may run on another thread",
+    note = "make `let handle = scope.handle();` out here, and in there `handle.enter(Limit::NONE, |scope| ..)`; or wrap the \
+            whole closure: `handle.wrap(|| ..)`"
+)]
+trait MayBeShared {}
+
+// SAFETY: it never applies, since nothing is `MayBeShared`. (The `for` keeps the compiler from saying so here.) Without
+// it a scope would be no more `Sync`, but the compiler would list each private field.
+unsafe impl Sync for Scope where for<'a> &'a Scope: MayBeShared {}
 
 /// What opening a scope has changed of its thread, besides the innermost frame: most often nothing.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -175,8 +211,10 @@ impl Terms {
 
     /// What is told of a scope with these terms.
     pub(crate) fn info(&self, id: ScopeId, extras: Option<&Extras>) -> ScopeInfo {
-        let label = extras.and_then(|extras| extras.options.label.clone());
-        ScopeInfo { id, label, location: self.location, limit: self.limit(extras) }
+        let options = extras.map(|extras| &extras.options);
+        let label = options.and_then(|options| options.label.clone());
+        let fields = options.map_or_else(Fields::default, |options| options.fields.clone());
+        ScopeInfo { id, label, location: self.location, limit: self.limit(extras), fields }
     }
 
     /// The frame of a scope with these terms, to be opened next on this thread.

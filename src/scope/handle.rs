@@ -1,12 +1,13 @@
 use std::fmt;
 use std::panic::{Location, RefUnwindSafe, UnwindSafe};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::frame::{Around, Kind, innermost};
 use super::staged::{present, under};
 use super::{Extras, Scope, admit, enter};
-use crate::error::{Cause, ScopeId, ScopeInfo, TimeoutError};
-use crate::time::{Limit, NEVER, clock};
+use crate::error::{Cause, ScopeInfo, TimeoutError};
+use crate::time::{Deadline, Limit, NEVER, clock};
 use crate::token::CancellationToken;
 use crate::token::node::Node;
 use crate::watchdog::slots::Thread;
@@ -40,6 +41,7 @@ use crate::watchdog::slots::Thread;
 /// });
 /// assert!(result.unwrap_err().is_timeout());
 /// ```
+#[doc(alias("context", "spawn", "propagate"))]
 #[derive(Clone)]
 pub struct Handle {
     node: Arc<Node>,
@@ -49,6 +51,33 @@ impl UnwindSafe for Handle {}
 impl RefUnwindSafe for Handle {}
 
 /// A handle to the innermost scope; outside every scope a root, which is never over unless its token is cancelled.
+///
+/// It is made where the scope is open, and taken along to where the work runs.
+///
+/// # Examples
+///
+/// Items of a scope in parallel, with rayon; the closures of a parallel iterator are called more than once, so each call
+/// enters:
+///
+/// ```
+/// use rayon::prelude::*;
+/// use std::time::Duration;
+/// use timebox::{Limit, TimeoutError, checkpoint, timeout};
+///
+/// fn thumbnail(image: u32) -> Result<u32, TimeoutError> {
+///     checkpoint()?;
+///     Ok(image * image)
+/// }
+///
+/// let images: Vec<u32> = (0..1000).collect();
+/// let thumbnails = timeout(Duration::from_secs(60), || -> timebox::Result<Vec<u32>> {
+///     let handle = timebox::handle();
+///     images.par_iter().map(|&image| handle.enter(Limit::NONE, |_| thumbnail(image))).collect()
+/// });
+/// assert_eq!(thumbnails.unwrap().len(), 1000);
+/// ```
+///
+/// A job for a thread pool, `std::thread::spawn` or `spawn_blocking` is [wrapped](Handle::wrap).
 #[track_caller]
 pub fn handle() -> Handle {
     let location = Location::caller();
@@ -95,7 +124,7 @@ impl Handle {
     }
 
     fn root_at(location: &'static Location<'static>) -> Self {
-        let info = ScopeInfo { id: ScopeId::next(), label: None, location, limit: None };
+        let info = ScopeInfo::at(location);
         Self { node: Node::new(None, info, clock::now(), NEVER, Cause::Cancelled, false) }
     }
 
@@ -114,7 +143,19 @@ impl Handle {
     where
         E: From<TimeoutError>,
     {
-        let result = self.run_within(&limit.into(), None, Location::caller(), body);
+        self.enter_at(limit.into(), Location::caller(), body)
+    }
+
+    fn enter_at<T, E>(
+        &self,
+        limit: Limit,
+        location: &'static Location<'static>,
+        body: impl FnOnce(&Scope) -> Result<T, E>,
+    ) -> Result<T, E>
+    where
+        E: From<TimeoutError>,
+    {
+        let result = self.run_within(&limit, None, location, body);
         result.unwrap_or_else(|error| Err(E::from(error)))
     }
 
@@ -134,6 +175,102 @@ impl Handle {
                 .map_err(|refused| refused.into_error(thread, extras, around))?;
             enter(thread, admission, extras, body)
         })
+    }
+
+    /// A closure that runs `body` in a scope within the handle's, on whichever thread it is called: for
+    /// `std::thread::spawn`, `spawn_blocking`, rayon, or a thread pool. Without it what runs there is in no scope.
+    ///
+    /// It is entered when it is called; a job that was still in the queue when its scope was over is not begun.
+    ///
+    /// # Errors
+    ///
+    /// Of the closure: those of the body; and a [`TimeoutError`] if the body was not started.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use timebox::{checkpoint, timeout};
+    ///
+    /// fn count() -> timebox::Result<()> {
+    ///     loop {
+    ///         checkpoint()?;
+    ///     }
+    /// }
+    ///
+    /// let result = timeout(Duration::from_millis(20), || {
+    ///     let job = timebox::handle().wrap(count);
+    ///     std::thread::spawn(job).join().expect("no panic")
+    /// });
+    /// assert!(result.unwrap_err().is_timeout());
+    /// ```
+    #[doc(alias("spawn", "spawn_blocking", "rayon", "pool"))]
+    #[track_caller]
+    pub fn wrap<F, T, E>(&self, body: F) -> impl FnOnce() -> Result<T, E> + use<F, T, E>
+    where
+        F: FnOnce() -> Result<T, E>,
+        E: From<TimeoutError>,
+    {
+        let (handle, location) = (self.clone(), Location::caller());
+        move || handle.enter_at(Limit::NONE, location, |_| body())
+    }
+
+    /// As [`wrap`](Self::wrap), for a body that is not a `Result`.
+    ///
+    /// # Errors
+    ///
+    /// Of the closure: a [`TimeoutError`] if the body was not started, or was unwound by a checkpoint.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+    /// use std::time::Duration;
+    /// use timebox::{TimeoutError, future};
+    ///
+    /// let result = future::timeout(Duration::from_millis(20), async {
+    ///     let work = || {
+    ///         let mut rounds = 0_u64;
+    ///         while !timebox::is_expired() {
+    ///             rounds += 1;
+    ///         }
+    ///         rounds
+    ///     };
+    ///     let job = timebox::handle().wrap_value(work);
+    ///     tokio::task::spawn_blocking(job).await.expect("no panic")
+    /// });
+    /// let error: TimeoutError = result.await.unwrap_err(); // and the blocking thread is free again
+    /// assert!(error.is_timeout());
+    /// # });
+    /// ```
+    #[doc(alias("spawn", "spawn_blocking", "rayon", "pool"))]
+    #[track_caller]
+    pub fn wrap_value<F, T>(&self, body: F) -> impl FnOnce() -> Result<T, TimeoutError> + use<F, T>
+    where
+        F: FnOnce() -> T,
+    {
+        self.wrap(move || Ok(body()))
+    }
+
+    /// The earliest deadline of the scopes that it reaches.
+    pub fn deadline(&self) -> Deadline {
+        Deadline::from_nanos(self.node.expires_at())
+    }
+
+    /// The time left until then, zero once a scope that it reaches is over, for whatever cause; `None` if there is no
+    /// deadline.
+    pub fn remaining(&self) -> Option<Duration> {
+        if self.is_expired() {
+            return Some(Duration::ZERO);
+        }
+        let now = self.node.seam.reading(clock::now());
+        let deadline = self.node.expires_at();
+        (deadline != NEVER).then(|| Duration::from_nanos(deadline.saturating_sub(now)))
+    }
+
+    /// Whether a scope that it reaches is over, for whatever cause.
+    pub fn is_expired(&self) -> bool {
+        self.token().is_cancelled()
     }
 
     /// The token of the scope.

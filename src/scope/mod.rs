@@ -40,7 +40,8 @@ pub use switch::{is_enabled, set_enabled};
 /// [`interruptible`](crate::interruptible) call. There it gets a typed error, so that `?` unwinds it: locks are
 /// released, transactions rolled back, files closed. What the block returns is returned unchanged, however late.
 ///
-/// `timeout` waits for its body, since the body borrows: code that never checks runs on.
+/// `timeout` waits for its body, since the body borrows: code that never checks runs on. [`Timebox::strict`] refuses what
+/// comes of it.
 ///
 /// Around `block_on` it stops the futures of this crate and what checks; for any other future use
 /// [`future::timeout`](crate::future::timeout).
@@ -49,7 +50,8 @@ pub use switch::{is_enabled, set_enabled};
 ///
 /// Those of the body; and a [`TimeoutError`] if the body was not started, because there was no time left to begin
 /// with. The body's error type must be `From<TimeoutError>`; for one that is not, see [`timeout_value`]. Where the compiler
-/// cannot tell the error type (E0283), write it down: [`timebox::Result<_>`](crate::Result) is short for ours.
+/// cannot tell the error type (E0283), write it down, [as the front page shows](crate#e0283-type-annotations-needed):
+/// [`timebox::Result<_>`](crate::Result) is short for ours.
 ///
 /// # Panics
 ///
@@ -75,6 +77,7 @@ pub use switch::{is_enabled, set_enabled};
 /// assert_eq!(primes_below(100).unwrap(), 25);
 /// assert!(primes_below(u64::MAX).unwrap_err().is_timeout());
 /// ```
+#[doc(alias("time_limit", "with_deadline", "fail_after", "move_on_after", "WithTimeout", "WithDeadline"))]
 #[track_caller]
 #[inline]
 pub fn timeout<T, E>(limit: impl Into<Limit>, body: impl FnOnce() -> Result<T, E>) -> Result<T, E>
@@ -110,7 +113,7 @@ where
     run(limit.into(), Location::caller(), body, |error| Err(E::from(error)))
 }
 
-/// Runs a block that is not a `Result` under a limit.
+/// Runs a block that is not a `Result` under a limit. For one that is, see [`timeout`].
 ///
 /// # Errors
 ///

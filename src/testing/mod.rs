@@ -76,7 +76,7 @@
 //!     let result = add_up(&total, &[1, 2, 3]);
 //!     let total = *total.try_lock().expect("the lock is free");
 //!     assert_eq!(total, if result.is_ok() { 6 } else { 0 });
-//! }).assert();
+//! });
 //! ```
 //!
 //! ## A temporary file
@@ -101,7 +101,7 @@
 //!     let result = save(folder.path(), &["a", "b"]);
 //!     let files = fs::read_dir(&folder).unwrap().count();
 //!     assert_eq!(files, usize::from(result.is_ok()));
-//! }).assert();
+//! });
 //! ```
 //!
 //! ## A retry loop
@@ -165,8 +165,7 @@
 //!     assert_eq!(served.get(), 0, "without the grace this would fail");
 //!     result
 //! })
-//! .await
-//! .assert();
+//! .await;
 //! # });
 //! ```
 //!

@@ -70,6 +70,7 @@ pub fn for_each_checkpoint<R>(body: impl FnMut() -> R) -> Report<R> {
 /// let failed: Vec<usize> = report.failures().map(|point| point.number()).collect();
 /// assert_eq!(failed, [2]);
 /// ```
+#[must_use = "the report tells which runs have failed"]
 #[track_caller]
 pub fn try_for_each_checkpoint<R>(mut body: impl FnMut() -> R) -> Report<R> {
     let location = Location::caller();
@@ -90,7 +91,6 @@ pub fn try_for_each_checkpoint<R>(mut body: impl FnMut() -> R) -> Report<R> {
 }
 
 /// What came of a body that was run once for each of its interruption points.
-#[must_use = "it tells which runs have failed"]
 #[derive(Debug)]
 pub struct Report<R> {
     location: Place,

@@ -13,7 +13,7 @@ use super::hook::Hook;
 use super::node::{Node, Tie};
 use super::registration::Registration;
 use super::trail::{Circumstances, Step, Trail};
-use crate::error::{Cause, ScopeId, ScopeInfo, TimeoutError};
+use crate::error::{Cause, ScopeInfo, TimeoutError};
 use crate::time::{NEVER, clock};
 use crate::watchdog;
 use crate::watchdog::slots::Thread;
@@ -42,6 +42,7 @@ use crate::watchdog::slots::Thread;
 /// assert!(error.is_cancelled());
 /// assert_eq!(error.reason(), Some("deploying"));
 /// ```
+#[doc(alias("StopToken", "StopSource", "CancelToken"))]
 #[derive(Clone)]
 pub struct CancellationToken {
     node: Arc<Node>,
@@ -68,7 +69,7 @@ impl CancellationToken {
     }
 
     fn beneath(parent: Option<&Arc<Node>>, location: &'static Location<'static>) -> Self {
-        let info = ScopeInfo { id: ScopeId::next(), label: None, location, limit: None };
+        let info = ScopeInfo::at(location);
         Self { node: Node::new(parent, info, clock::now(), NEVER, Cause::Cancelled, false) }
     }
 
@@ -221,6 +222,7 @@ impl CancellationToken {
     /// assert_eq!(token.run_until_cancelled(async { 7 }).await, None);
     /// # });
     /// ```
+    #[doc(alias = "with_cancellation_token")]
     pub fn run_until_cancelled<F: Future>(&self, future: F) -> RunUntilCancelled<'_, F> {
         RunUntilCancelled { token: self, wait: Wait::default(), started: false, future: Some(future) }
     }
@@ -302,6 +304,7 @@ impl Wait {
 }
 
 /// The future of [`CancellationToken::cancelled`].
+#[doc(alias = "WaitForCancellationFuture")]
 #[must_use = "futures do nothing unless polled"]
 #[derive(Debug)]
 pub struct Cancelled<'a> {
@@ -325,6 +328,7 @@ impl Drop for Cancelled<'_> {
 }
 
 /// The future of [`CancellationToken::cancelled_owned`].
+#[doc(alias = "WaitForCancellationFutureOwned")]
 #[must_use = "futures do nothing unless polled"]
 #[derive(Debug)]
 pub struct CancelledOwned {

@@ -8,7 +8,7 @@ use loom::thread;
 
 use super::hook::{Entry, Hook, Unsaid};
 use super::node::{Node, Tie};
-use crate::error::{Cause, ScopeId, ScopeInfo};
+use crate::error::{Cause, ScopeInfo};
 use crate::sync::mutants::Mutant;
 use crate::time::NEVER;
 use crate::watchdog::global;
@@ -21,7 +21,7 @@ fn node(parent: Option<&Arc<Node>>, deadline: u64) -> Arc<Node> {
 /// Of a future if it may roam.
 fn node_of(parent: Option<&Arc<Node>>, deadline: u64, roams: bool) -> Arc<Node> {
     let location = std::panic::Location::caller();
-    let info = ScopeInfo { id: ScopeId::next(), label: None, location, limit: None };
+    let info = ScopeInfo::at(location);
     Node::new(parent, info, 1, deadline, Cause::Deadline, roams)
 }
 

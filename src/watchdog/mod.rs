@@ -214,7 +214,7 @@ impl Watchdog {
     }
 
     /// Whether it runs on the calling thread.
-    #[cfg(all(feature = "testing", not(timebox_loom)))]
+    #[cfg(not(timebox_loom))]
     fn is_this_thread() -> bool {
         slots::Thread::with(|thread| thread.is_watchdog.get())
     }

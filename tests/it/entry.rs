@@ -10,6 +10,7 @@ use timebox::{
     is_expired, on_cancel, remaining, require, sleep, timeout, timeout_value, token, with_timeout,
 };
 
+use crate::runtimes::yield_now;
 use crate::support::{Failure, HANG, LONG, SHORT, outlast, wait_for};
 
 #[test]
@@ -52,6 +53,33 @@ fn a_run_of_a_cloned_timebox_tells_nothing_to_the_next() {
     let fallback =
         configured.run_or_else(|_| Err(Failure::Timebox(require(2 * LONG).unwrap_err())), |_| Ok(()));
     assert!(fallback.is_ok(), "{fallback:?}");
+}
+
+/// What comes of a future in a `block_on`, in a block with this grace: it needs several polls to end by itself.
+fn blocked_on_with(grace: Duration) -> Result<&'static str, TimeoutError> {
+    let ends_by_itself = async {
+        token().cancelled().await;
+        for _ in 0..10 {
+            assert!(is_expired());
+            yield_now().await;
+        }
+        "rolled back"
+    };
+    let limited = Timebox::new(SHORT).grace(grace);
+    limited.run(|_| pollster::block_on(timebox::future::timeout_value(LONG, ends_by_itself)))
+}
+
+#[test]
+fn the_grace_of_a_block_is_for_the_futures_in_it() {
+    assert_eq!(blocked_on_with(LONG).unwrap(), "rolled back");
+    assert!(!blocked_on_with(Duration::ZERO).unwrap_err().settled(), "cut off in the middle");
+}
+
+#[test]
+fn the_grace_of_a_block_does_not_delay_the_block() {
+    let start = Instant::now();
+    let error = Timebox::new(SHORT).grace(LONG).run(|_| sleep(LONG)).unwrap_err();
+    assert!(error.is_timeout() && start.elapsed() < HANG);
 }
 
 #[test]

@@ -25,7 +25,7 @@ use std::ops::Range;
 use std::panic::{Location, RefUnwindSafe, UnwindSafe};
 use std::sync::Arc;
 
-use crate::error::{ScopeId, ScopeInfo, TimeoutError};
+use crate::error::{ScopeInfo, TimeoutError};
 use crate::scope::Scope;
 use crate::scope::checkpoint::is_over;
 use crate::scope::frame::innermost;
@@ -290,7 +290,7 @@ fn is_over_here() -> bool {
 
 #[cold]
 fn given_up(scope: Option<&Scope>, location: &'static Location<'static>, why: String) -> TimeoutError {
-    let info = || ScopeInfo { id: ScopeId::next(), label: None, location, limit: None };
+    let info = || ScopeInfo::at(location);
     let info = scope.map_or_else(info, Scope::info);
     crate::token::trail::given_up(info, location, true, Box::new(GivenUp(why)))
 }

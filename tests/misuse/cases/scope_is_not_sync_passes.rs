@@ -1,5 +1,5 @@
 //! Compiles only as long as a scope is not `Sync`: else the two impls below would both be meant.
-//! (The compiler's own refusal lists every private field, and would change with each of them.)
+//! (What the compiler says of it is in `scope_goes_to_no_thread_fails`.)
 
 trait NotSync<Which> {
     fn holds() {}

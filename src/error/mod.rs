@@ -1,19 +1,25 @@
 //! What an interrupted block is told: [`TimeoutError`] and its parts. Values only.
 
-use std::borrow::Cow;
+mod find;
+mod scope;
+#[cfg(feature = "serde")]
+mod serialize;
+mod text;
+
 use std::error::Error;
-use std::fmt;
 use std::io;
-use std::num::NonZeroU64;
 use std::panic::{Location, RefUnwindSafe, UnwindSafe};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+
+pub(crate) use scope::Fields;
+pub use scope::{ScopeId, ScopeInfo};
 
 /// A result whose error is a [`TimeoutError`] unless another is named.
 ///
 /// A closure that uses `?`, and whose own result meets another `?`, must have its error type written down
-/// (the compiler's E0283 says so). This alias keeps that short:
+/// (the compiler's E0283 says so; [the front page](crate#e0283-type-annotations-needed) shows it for errors of your own,
+/// anyhow and async blocks). This alias keeps that short:
 ///
 /// ```
 /// use std::time::Duration;
@@ -35,6 +41,7 @@ pub type Result<T, E = TimeoutError> = std::result::Result<T, E>;
 
 /// Why a scope is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub enum Cause {
     /// Its deadline passed.
@@ -45,80 +52,6 @@ pub enum Cause {
     Cancelled,
 }
 
-/// The identity of one scope: unique in the process for as long as it runs.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct ScopeId(NonZeroU64);
-
-impl ScopeId {
-    /// A new identity. Most scopes never need one, so they are made on demand.
-    pub(crate) fn next() -> Self {
-        static NEXT: AtomicU64 = AtomicU64::new(1);
-        // Relaxed: only uniqueness is asked for.
-        let id = NEXT.fetch_add(1, Ordering::Relaxed);
-        Self(NonZeroU64::new(id).unwrap_or(NonZeroU64::MIN))
-    }
-
-    pub(crate) fn get(self) -> u64 {
-        self.0.get()
-    }
-
-    pub(crate) fn from_raw(id: u64) -> Option<Self> {
-        NonZeroU64::new(id).map(Self)
-    }
-}
-
-impl fmt::Debug for ScopeId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "ScopeId({})", self.0)
-    }
-}
-
-impl fmt::Display for ScopeId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0)
-    }
-}
-
-/// What is known of one scope: an element of [`TimeoutError::chain`].
-#[derive(Clone, Debug)]
-pub struct ScopeInfo {
-    pub(crate) id: ScopeId,
-    pub(crate) label: Option<Cow<'static, str>>,
-    pub(crate) location: &'static Location<'static>,
-    pub(crate) limit: Option<Duration>,
-}
-
-impl ScopeInfo {
-    /// The scope's identity, as [`Scope::id`](crate::Scope::id) gives it.
-    pub fn id(&self) -> ScopeId {
-        self.id
-    }
-
-    /// The label given with [`Timebox::label`](crate::Timebox::label), if one was.
-    pub fn label(&self) -> Option<&str> {
-        self.label.as_deref()
-    }
-
-    /// Where the scope was opened.
-    pub fn location(&self) -> &'static Location<'static> {
-        self.location
-    }
-
-    /// The duration that was asked for; for a quota what it had left; `None` for an instant or for no limit.
-    pub fn limit(&self) -> Option<Duration> {
-        self.limit
-    }
-}
-
-impl fmt::Display for ScopeInfo {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.label {
-            Some(label) => write!(f, "`{}` ({})", label.escape_debug(), self.location),
-            None => write!(f, "scope at {}", self.location),
-        }
-    }
-}
-
 /// A block ran into its limit, or was cancelled.
 ///
 /// It is made at the place where code is interrupted (a [checkpoint](crate::checkpoint), an
@@ -127,6 +60,13 @@ impl fmt::Display for ScopeInfo {
 /// outermost.
 ///
 /// One pointer in size; cloning it clones the pointer.
+///
+/// `{}` is one line for people and clients, which names no source file: why, the label, the limit, how long it took, how
+/// late it was. `{:#}` adds where the scope was opened and where it was interrupted, and its [fields](crate::Timebox::field).
+/// `{:?}`, which a panic of `unwrap` shows, has a line for each scope around, and the sources.
+///
+/// With the feature `serde` it is `Serialize`: a struct of what the methods here return, with its `message`, the places as
+/// `file:line:column`, and durations as serde writes them.
 ///
 /// # Examples
 ///
@@ -147,24 +87,17 @@ impl fmt::Display for ScopeInfo {
 /// assert_eq!(error.limit(), Some(Duration::from_millis(5)));
 /// assert!(error.elapsed() >= Duration::from_millis(5));
 /// ```
+#[doc(alias("Elapsed", "TimedOutError", "DeadlineExceeded"))]
 #[derive(Clone, thiserror::Error)]
 #[error(transparent)]
 pub struct TimeoutError(Arc<Story>);
-
-/// The line that [`Display`](fmt::Display) prints: it is what `unwrap` and a failing `main` show.
-impl fmt::Debug for TimeoutError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "TimeoutError({self})")
-    }
-}
 
 // The source is an error, not shared mutable state: reading it after a panic can show nothing half-done.
 impl UnwindSafe for TimeoutError {}
 impl RefUnwindSafe for TimeoutError {}
 
 /// Everything an error tells. `chain[over]` is the scope it names.
-#[derive(Debug, thiserror::Error)]
-#[error("{}", Line(self))]
+#[derive(thiserror::Error)]
 pub(crate) struct Story {
     pub(crate) cause: Cause,
     pub(crate) reason: Option<Arc<str>>,
@@ -182,8 +115,11 @@ pub(crate) struct Story {
 
 impl TimeoutError {
     #[cold]
-    pub(crate) fn new(story: Story) -> Self {
+    pub(crate) fn new(mut story: Story) -> Self {
         debug_assert!(story.over < story.chain.len());
+        if is_in_std(story.interrupted_at) {
+            story.interrupted_at = last_place(&story.chain);
+        }
         Self(Arc::new(story))
     }
 
@@ -228,6 +164,9 @@ impl TimeoutError {
 
     /// The checkpoint or call that raised the error; the scope's own location if its body was not started, or
     /// if its future was dropped.
+    ///
+    /// It is never a place in the standard library: where an adapter of std called (`read_exact`, a function given to
+    /// `Option::map`), it is the last place known before, where the innermost scope was opened.
     pub fn interrupted_at(&self) -> &'static Location<'static> {
         self.0.interrupted_at
     }
@@ -235,6 +174,11 @@ impl TimeoutError {
     /// The duration the scope was given; for a quota what it had left; `None` for an instant.
     pub fn limit(&self) -> Option<Duration> {
         self.named().limit
+    }
+
+    /// The values given to the scope with [`Timebox::field`](crate::Timebox::field), by name.
+    pub fn fields(&self) -> impl ExactSizeIterator<Item = (&str, &str)> + Clone {
+        self.named().fields()
     }
 
     /// How long the scope had been open when the error was raised.
@@ -268,59 +212,18 @@ impl TimeoutError {
     }
 }
 
-/// Prints a story on one line.
-struct Line<'a>(&'a Story);
-
-impl fmt::Display for Line<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Story { cause, reason, chain, over, elapsed, overshoot, started, settled, lack, .. } = self.0;
-        let scope = &chain[*over];
-        let what = match cause {
-            Cause::Deadline => "timed out",
-            Cause::Quota => "quota spent",
-            Cause::Cancelled => "cancelled",
-        };
-        write!(f, "{what}: {scope}")?;
-        if let Some(reason) = reason {
-            write!(f, " because \"{}\"", reason.escape_debug())?;
-        }
-        match (scope.limit, cause) {
-            (Some(limit), _) => write!(f, ": limit {},", Rounded(limit))?,
-            // Nothing is known of the limit of one that was cancelled.
-            (None, Cause::Cancelled) => f.write_str(":")?,
-            (None, _) => f.write_str(": until an instant,")?,
-        }
-        write!(f, " elapsed {}, overshoot {}", Rounded(*elapsed), Rounded(*overshoot))?;
-        if let Some((needed, left)) = lack {
-            write!(f, ", needed {}, left {}", Rounded(*needed), Rounded(*left))?;
-        }
-        if !started {
-            f.write_str(", not started")?;
-        } else if !settled {
-            f.write_str(", dropped unsettled")?;
-        } else {
-            write!(f, ", interrupted at {}", self.0.interrupted_at)?;
-        }
-        Ok(())
-    }
+/// Whether a place is in the standard library, where an adapter of its own called: `Option::map(checkpoint)`, or
+/// `read_exact`.
+fn is_in_std(location: &Location<'_>) -> bool {
+    let file = location.file();
+    // The second is how it is named where its source is installed.
+    file.starts_with("/rustc/") || file.replace('\\', "/").contains("/rustlib/src/rust/library/")
 }
 
-/// A duration in three decimals of its unit, except that nothing is rounded up to a limit it did not reach.
-struct Rounded(Duration);
-
-impl fmt::Display for Rounded {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let d = self.0;
-        let unit: u32 = if d.as_secs() > 0 {
-            1_000_000
-        } else if d.subsec_nanos() >= 1_000_000 {
-            1_000
-        } else {
-            1
-        };
-        let cut = Duration::new(d.as_secs(), d.subsec_nanos() / unit * unit);
-        write!(f, "{cut:?}")
-    }
+/// Where the innermost of these scopes was opened, of which there is at least one.
+fn last_place(chain: &[ScopeInfo]) -> &'static Location<'static> {
+    let mut places = chain.iter().map(|scope| scope.location);
+    places.find(|place| !is_in_std(place)).unwrap_or(chain[0].location)
 }
 
 /// The kind is always [`TimedOut`](io::ErrorKind::TimedOut), for a cancellation too: std's `read_exact`,

@@ -1,0 +1,63 @@
+use std::error::Error;
+use std::io;
+use std::sync::Arc;
+
+use super::TimeoutError;
+
+impl TimeoutError {
+    /// The timeout behind an error, if there is one: the error itself, or one of its [sources](Error::source), also where
+    /// it went through an [`io::Error`], several of them, or an error of this crate.
+    ///
+    /// Of an `anyhow::Error` or a boxed one it is asked with `&*error`.
+    ///
+    /// An error that shows another in its own place (`#[error(transparent)]` of thiserror) hides it: it has the sources of
+    /// the other, but not the other itself. `#[error("{0}")]` shows the same text and hides nothing.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::io::{self, Read};
+    /// use std::time::Duration;
+    /// use timebox::TimeoutError;
+    ///
+    /// /// A stream that nothing comes from.
+    /// struct Silent;
+    ///
+    /// impl Read for Silent {
+    ///     fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+    ///         timebox::sleep(Duration::from_secs(3600))?;
+    ///         Ok(0)
+    ///     }
+    /// }
+    ///
+    /// fn load() -> Result<String, Box<dyn std::error::Error>> {
+    ///     Ok(io::read_to_string(Silent)?)
+    /// }
+    ///
+    /// let error = timebox::timeout(Duration::from_millis(10), load).unwrap_err();
+    /// let timeout = TimeoutError::find(&*error).expect("it was a timeout");
+    /// assert_eq!(timeout.limit(), Some(Duration::from_millis(10)));
+    /// ```
+    #[doc(alias("is_timeout", "downcast_ref"))]
+    #[must_use]
+    pub fn find<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e TimeoutError> {
+        std::iter::successors(Some(error), |error| next(*error)).find_map(|error| error.downcast_ref())
+    }
+}
+
+/// What is behind an error: what it holds, else its source. Some types that hold another give its source as theirs.
+fn next<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e (dyn Error + 'static)> {
+    fn held<'e, T: Error + 'static>(error: &'e (dyn Error + 'static)) -> Option<&'e (dyn Error + 'static)> {
+        if let Some(held) = error.downcast_ref::<Arc<T>>() {
+            return Some(&**held);
+        }
+        error.downcast_ref::<Box<T>>().map(|held| &**held as _)
+    }
+    if let Some(error) = error.downcast_ref::<io::Error>() {
+        return error.get_ref().map(|held| held as _);
+    }
+    if let Some(held) = error.downcast_ref::<Arc<dyn Error + Send + Sync>>() {
+        return Some(&**held);
+    }
+    held::<TimeoutError>(error).or_else(|| held::<io::Error>(error)).or_else(|| error.source())
+}

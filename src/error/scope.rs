@@ -1,0 +1,116 @@
+use std::borrow::Cow;
+use std::fmt;
+use std::num::NonZeroU64;
+use std::panic::Location;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use super::text::OneLine;
+
+/// The identity of one scope: unique in the process for as long as it runs.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ScopeId(NonZeroU64);
+
+impl ScopeId {
+    /// A new identity. Most scopes never need one, so they are made on demand.
+    pub(crate) fn next() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        // Relaxed: only uniqueness is asked for.
+        let id = NEXT.fetch_add(1, Ordering::Relaxed);
+        Self(NonZeroU64::new(id).unwrap_or(NonZeroU64::MIN))
+    }
+
+    pub(crate) fn get(self) -> u64 {
+        self.0.get()
+    }
+
+    pub(crate) fn from_raw(id: u64) -> Option<Self> {
+        NonZeroU64::new(id).map(Self)
+    }
+}
+
+impl fmt::Debug for ScopeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ScopeId({})", self.0)
+    }
+}
+
+impl fmt::Display for ScopeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+/// What is known of one scope: an element of [`TimeoutError::chain`].
+#[derive(Clone, Debug)]
+pub struct ScopeInfo {
+    pub(crate) id: ScopeId,
+    pub(crate) label: Option<Cow<'static, str>>,
+    pub(crate) location: &'static Location<'static>,
+    pub(crate) limit: Option<Duration>,
+    pub(crate) fields: Fields,
+}
+
+/// Named values, in the order in which they were first given. Clones share them.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Fields(Option<Arc<Vec<Field>>>);
+
+type Field = (Cow<'static, str>, String);
+
+impl Fields {
+    /// Sets the value of one.
+    pub(crate) fn set(&mut self, name: Cow<'static, str>, value: String) {
+        let fields = Arc::make_mut(self.0.get_or_insert_default());
+        match fields.iter_mut().find(|field| field.0 == name) {
+            Some(field) => field.1 = value,
+            None => fields.push((name, value)),
+        }
+    }
+
+    fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &str)> + Clone {
+        let fields = self.0.as_ref().map_or(&[][..], |fields| fields);
+        fields.iter().map(|(name, value)| (&**name, &**value))
+    }
+}
+
+impl ScopeInfo {
+    /// One that has a place and nothing else.
+    pub(crate) fn at(location: &'static Location<'static>) -> Self {
+        Self { id: ScopeId::next(), label: None, location, limit: None, fields: Fields::default() }
+    }
+
+    /// The scope's identity, as [`Scope::id`](crate::Scope::id) gives it.
+    pub fn id(&self) -> ScopeId {
+        self.id
+    }
+
+    /// The label given with [`Timebox::label`](crate::Timebox::label), if one was.
+    pub fn label(&self) -> Option<&str> {
+        self.label.as_deref()
+    }
+
+    /// Where the scope was opened.
+    pub fn location(&self) -> &'static Location<'static> {
+        self.location
+    }
+
+    /// The duration that was asked for; for a quota what it had left; `None` for an instant or for no limit.
+    pub fn limit(&self) -> Option<Duration> {
+        self.limit
+    }
+
+    /// The values given with [`Timebox::field`](crate::Timebox::field), by name.
+    pub fn fields(&self) -> impl ExactSizeIterator<Item = (&str, &str)> + Clone {
+        self.fields.iter()
+    }
+}
+
+impl fmt::Display for ScopeInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.label {
+            Some(label) => write!(f, "`{}` ({})", OneLine(label), self.location),
+            None => write!(f, "scope at {}", self.location),
+        }
+    }
+}
