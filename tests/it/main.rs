@@ -27,4 +27,5 @@ mod shield;
 mod threads;
 mod token;
 mod token_scope;
+mod tokio_util;
 mod unwind;
