@@ -146,7 +146,7 @@ fn where_no_thread_can_be_started_every_question_looks_at_the_clock() {
     timeout(SHORT, busy).unwrap_err();
     assert!(timebox::shield(LONG, || timeout(LONG, checkpoint)).is_ok());
     let token = CancellationToken::new();
-    assert!(token.cancel() && token.is_cancelled());
+    assert!(token.cancel_with("first") && token.is_cancelled());
     let call = || timebox::interruptible(|| (), || Ok::<_, String>(7));
     assert_eq!(timeout(LONG, call).unwrap().unwrap(), 7);
     drop(token.on_cancel(|| ()));

@@ -1,6 +1,7 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::future::Future;
+use std::hash::{Hash, Hasher};
 use std::panic::{Location, RefUnwindSafe, UnwindSafe};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -81,16 +82,27 @@ impl CancellationToken {
         &self.node
     }
 
-    /// Cancels it and everything beneath. Whether this call did: it did not if the token was over before, a
-    /// deadline that has passed included.
+    /// Cancels it and everything beneath, unless it is over already.
     ///
     /// When it returns, every token and scope beneath says that it is over. Tasks that wait are woken by this call;
     /// hooks run on other threads.
-    pub fn cancel(&self) -> bool {
-        self.node.cancel(None)
+    ///
+    /// It takes locks, so it must not be called in a signal handler: [recipes](crate::recipes) has a page on signals.
+    pub fn cancel(&self) {
+        self.node.cancel(None);
     }
 
-    /// Cancels it as [`cancel`](Self::cancel) does, with a reason that errors show.
+    /// Cancels it as [`cancel`](Self::cancel) does, with a reason that errors show. Whether this call did: it did not if
+    /// the token was over before, a deadline that has passed included.
+    ///
+    /// ```
+    /// use timebox::CancellationToken;
+    ///
+    /// let token = CancellationToken::new();
+    /// assert!(token.cancel_with("deploying"));
+    /// assert!(!token.cancel_with("too late"));
+    /// assert_eq!(token.checkpoint().unwrap_err().reason(), Some("deploying"));
+    /// ```
     pub fn cancel_with(&self, reason: impl Into<Cow<'static, str>>) -> bool {
         self.node.cancel(Some(reason.into().into()))
     }
@@ -193,7 +205,7 @@ impl CancellationToken {
 
     /// A guard that cancels it when dropped.
     pub fn drop_guard(self) -> DropGuard {
-        DropGuard { token: Some(self) }
+        DropGuard { token: self, is_armed: true }
     }
 
     /// As [`drop_guard`](Self::drop_guard), of a token that is borrowed.
@@ -255,6 +267,13 @@ impl PartialEq for CancellationToken {
 
 impl Eq for CancellationToken {}
 
+/// Equal tokens have equal hashes.
+impl Hash for CancellationToken {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        Arc::as_ptr(&self.node).hash(state);
+    }
+}
+
 impl fmt::Debug for CancellationToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut debug = f.debug_struct("CancellationToken");
@@ -307,6 +326,7 @@ impl Wait {
 #[doc(alias = "WaitForCancellationFuture")]
 #[must_use = "futures do nothing unless polled"]
 #[derive(Debug)]
+#[doc(alias = "WaitForCancellationFuture")]
 pub struct Cancelled<'a> {
     token: &'a CancellationToken,
     wait: Wait,
@@ -331,6 +351,7 @@ impl Drop for Cancelled<'_> {
 #[doc(alias = "WaitForCancellationFutureOwned")]
 #[must_use = "futures do nothing unless polled"]
 #[derive(Debug)]
+#[doc(alias = "WaitForCancellationFutureOwned")]
 pub struct CancelledOwned {
     token: CancellationToken,
     wait: Wait,
@@ -396,21 +417,36 @@ impl<F> PinnedDrop for RunUntilCancelled<'_, F> {
 #[must_use = "the token is cancelled when the guard is dropped"]
 #[derive(Debug)]
 pub struct DropGuard {
-    token: Option<CancellationToken>,
+    token: CancellationToken,
+    is_armed: bool,
 }
 
 impl DropGuard {
+    /// The token that it cancels.
+    ///
+    /// ```
+    /// use timebox::CancellationToken;
+    ///
+    /// let guard = CancellationToken::new().drop_guard();
+    /// let child = guard.token().child_token();
+    /// drop(guard);
+    /// assert!(child.is_cancelled());
+    /// ```
+    pub fn token(&self) -> &CancellationToken {
+        &self.token
+    }
+
     /// Gives the token back, and cancels nothing.
     pub fn disarm(mut self) -> CancellationToken {
-        // Only a guard that was disarmed is without a token.
-        self.token.take().unwrap_or_default()
+        self.is_armed = false;
+        self.token.clone()
     }
 }
 
 impl Drop for DropGuard {
     fn drop(&mut self) {
-        if let Some(token) = &self.token {
-            token.cancel();
+        if self.is_armed {
+            self.token.cancel();
         }
     }
 }
@@ -423,6 +459,11 @@ pub struct DropGuardRef<'a> {
 }
 
 impl<'a> DropGuardRef<'a> {
+    /// The token that it cancels.
+    pub fn token(&self) -> &CancellationToken {
+        self.token
+    }
+
     /// Gives the token back, and cancels nothing.
     pub fn disarm(self) -> &'a CancellationToken {
         // There is nothing else to drop.

@@ -133,7 +133,7 @@ fn waiting_for_a_lock_ends_when_the_scope_is_cancelled() {
             let token = scope.token();
             let user = thread::spawn(move || {
                 has_started.recv().unwrap();
-                token.cancel()
+                token.cancel();
             });
             started.send(()).unwrap();
             let result = checked(waiting.execute("insert into entry values (2)", []));

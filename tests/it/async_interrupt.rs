@@ -171,7 +171,7 @@ async fn a_hook_made_in_an_async_scope_dies_with_it() {
     })
     .await
     .unwrap();
-    assert!(token.cancel());
+    assert!(token.cancel_with("first"));
     let_the_watchdog_pass();
     assert_eq!(fired.load(SeqCst), 0);
 }

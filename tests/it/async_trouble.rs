@@ -188,7 +188,7 @@ fn a_waker_that_panics_in_cancel_does_not_reach_the_canceller() {
             panic!("a waker of the test panics, as it should");
         });
         assert!(polled.is_pending());
-        assert!(token.cancel());
+        assert!(token.cancel_with("first"));
         next(&wait);
         assert!(poll_with(&mut bad, || ()).is_ready());
     });

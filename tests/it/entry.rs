@@ -304,7 +304,7 @@ fn outside_every_scope_sleep_sleeps() {
 #[test]
 fn outside_every_scope_a_token_is_fresh_and_a_handle_a_root() {
     let (first, second) = (token(), token());
-    assert!(first.cancel());
+    assert!(first.cancel_with("first"));
     assert!(!second.is_cancelled());
     assert!(checkpoint().is_ok());
     let seen = handle().enter(Limit::NONE, |scope| Ok::<_, TimeoutError>(scope.deadline())).unwrap();

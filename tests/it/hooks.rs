@@ -267,7 +267,7 @@ fn a_hook_of_a_scope_dies_with_it_even_if_its_registration_lives_on() {
             Ok::<_, TimeoutError>((scope.token(), kept))
         })
         .unwrap();
-        assert!(token.cancel());
+        assert!(token.cancel_with("first"));
         let_the_watchdog_pass();
         assert_eq!(fired.load(SeqCst), 0);
         drop(kept);

@@ -31,5 +31,6 @@ mod strict;
 mod threads;
 mod token;
 mod token_scope;
+mod tokio_util;
 mod unwind;
 mod wrap;

@@ -145,7 +145,7 @@ fn an_outer_cancellation_is_named_although_the_inner_deadline_passed_first() {
     with_timeout(LONG, |outer| {
         with_timeout(SHORT, |inner| {
             outlast(inner);
-            assert!(outer.token().cancel());
+            assert!(outer.token().cancel_with("first"));
             let error = checkpoint().unwrap_err();
             assert_eq!((error.scope(), error.cause()), (outer.id(), Cause::Cancelled));
             Ok::<_, TimeoutError>(())
@@ -176,7 +176,7 @@ fn a_cancel_after_the_deadline_is_never_first() {
             while !scope.deadline().has_passed() {
                 std::hint::spin_loop();
             }
-            assert!(!token.cancel());
+            assert!(!token.cancel_with("late"));
             assert_eq!(token.cause(), Some(Cause::Deadline));
             assert_eq!(checkpoint().unwrap_err().cause(), Cause::Deadline);
             Ok::<_, TimeoutError>(())

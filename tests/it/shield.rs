@@ -69,7 +69,7 @@ fn what_was_hidden_counts_again_on_leaving() {
 fn a_cancellation_is_hidden_too() {
     with_timeout(LONG, |scope| {
         shield(LONG, || {
-            assert!(scope.token().cancel());
+            assert!(scope.token().cancel_with("first"));
             assert!(checkpoint().is_ok() && sleep(Duration::from_millis(1)).is_ok());
         });
         assert!(checkpoint().unwrap_err().is_cancelled());
@@ -175,7 +175,7 @@ fn a_shield_in_a_shield_hides_the_first() {
 fn the_token_of_a_shield_is_its_own() {
     with_timeout(LONG, |scope| {
         shield(LONG, || {
-            assert!(token().cancel());
+            assert!(token().cancel_with("first"));
             assert!(checkpoint().unwrap_err().is_cancelled());
         });
         assert!(!scope.token().is_cancelled());

@@ -117,7 +117,7 @@ fn a_child_on_another_thread_can_be_cancelled_alone() {
 #[test]
 fn the_token_of_a_handle_is_its_scopes() {
     with_timeout(LONG, |scope| {
-        assert!(scope.handle().token().cancel());
+        assert!(scope.handle().token().cancel_with("first"));
         assert!(scope.checkpoint().unwrap_err().is_cancelled());
         Ok::<_, TimeoutError>(())
     })
@@ -170,7 +170,7 @@ fn a_handle_outlives_its_scope_until_the_deadline_it_had() {
             let error = short.enter(LONG, |inner| inner.sleep(LONG)).unwrap_err();
             assert_eq!(error.limit(), Some(SHORT));
             assert!(!short.enter(LONG, |_| Ok::<_, TimeoutError>(())).unwrap_err().started());
-            assert!(long.token().cancel());
+            assert!(long.token().cancel_with("first"));
             let error = long.enter(LONG, |_| Ok::<_, TimeoutError>(())).unwrap_err();
             assert!(error.is_cancelled() && !error.started());
         })

@@ -25,8 +25,8 @@ fn a_new_token_is_not_cancelled() {
 #[test]
 fn the_first_to_cancel_is_told_so() {
     let token = CancellationToken::new();
-    assert!(token.cancel());
-    assert!(!token.cancel());
+    assert!(token.cancel_with("first"));
+    assert!(!token.cancel_with("late"));
     assert!(!token.cancel_with("too late"));
     assert!(token.is_cancelled());
     assert_eq!(token.cause(), Some(Cause::Cancelled));
@@ -37,7 +37,7 @@ fn exactly_one_of_many_threads_is_first() {
     for _ in 0..50 {
         let token = CancellationToken::new();
         let first: u32 = thread::scope(|threads| {
-            let cancel = || u32::from(token.cancel());
+            let cancel = || u32::from(token.cancel_with("me"));
             let threads: Vec<_> = (0..4).map(|_| threads.spawn(cancel)).collect();
             threads.into_iter().map(|thread| thread.join().unwrap()).sum()
         });
@@ -69,8 +69,8 @@ fn clones_are_the_same_token() {
     let token = CancellationToken::new();
     let clone = token.clone();
     drop(token.clone());
-    assert!(clone.cancel());
-    assert!(token.is_cancelled() && !token.cancel());
+    assert!(clone.cancel_with("first"));
+    assert!(token.is_cancelled() && !token.cancel_with("second"));
 }
 
 #[test]
@@ -80,7 +80,7 @@ fn a_parent_cancels_its_children_and_theirs() {
     let grandchildren: Vec<_> = children.iter().map(CancellationToken::child_token).collect();
     parent.cancel_with("all of you");
     for token in children.iter().chain(&grandchildren) {
-        assert!(token.is_cancelled() && !token.cancel());
+        assert!(token.is_cancelled() && !token.cancel_with("second"));
         assert_eq!(token.cause(), Some(Cause::Cancelled));
         assert_eq!(token.checkpoint().unwrap_err().reason(), Some("all of you"));
     }
@@ -90,9 +90,9 @@ fn a_parent_cancels_its_children_and_theirs() {
 fn a_child_leaves_its_parent_and_siblings_alone() {
     let parent = CancellationToken::new();
     let (child, sibling) = (parent.child_token(), parent.child_token());
-    assert!(child.cancel());
+    assert!(child.cancel_with("first"));
     assert!(!parent.is_cancelled() && !sibling.is_cancelled());
-    assert!(parent.cancel() && sibling.is_cancelled());
+    assert!(parent.cancel_with("first") && sibling.is_cancelled());
 }
 
 #[test]
@@ -118,7 +118,7 @@ fn a_dropped_parent_cancels_nothing() {
     let child = parent.child_token();
     drop(parent);
     assert!(!child.is_cancelled());
-    assert!(child.cancel());
+    assert!(child.cancel_with("first"));
 }
 
 #[test]
@@ -164,7 +164,7 @@ fn a_disarmed_guard_gives_the_token_back() {
     let token = CancellationToken::new();
     let back = token.clone().drop_guard().disarm();
     assert!(!token.is_cancelled());
-    assert!(back.cancel() && token.is_cancelled());
+    assert!(back.cancel_with("first") && token.is_cancelled());
 }
 
 #[test]
@@ -172,7 +172,7 @@ fn cancelled_is_ready_once_the_token_is() {
     bounded(|| {
         let token = CancellationToken::new();
         let other = token.clone();
-        let thread = thread::spawn(move || other.cancel());
+        let thread = thread::spawn(move || other.cancel_with("enough"));
         block_on(token.cancelled());
         assert!(token.is_cancelled());
         block_on(token.cancelled());
@@ -246,7 +246,7 @@ fn run_until_cancelled_gives_up_on_cancellation() {
     bounded(|| {
         let token = CancellationToken::new();
         let other = token.clone();
-        let thread = thread::spawn(move || other.cancel());
+        let thread = thread::spawn(move || other.cancel_with("enough"));
         assert_eq!(block_on(token.run_until_cancelled(pending::<()>())), None);
         thread.join().unwrap();
     });

@@ -46,7 +46,7 @@ fn a_token_made_in_a_scope_that_is_over_is_over() {
         outlast(scope);
         assert!(scope.token().is_cancelled());
         assert_eq!(token().cause(), Some(Cause::Deadline));
-        assert!(!token().cancel());
+        assert!(!token().cancel_with("late"));
         Ok::<_, TimeoutError>(())
     })
     .unwrap();
@@ -56,8 +56,8 @@ fn a_token_made_in_a_scope_that_is_over_is_over() {
 fn the_tokens_of_one_scope_are_one() {
     with_timeout(LONG, |scope| {
         let (first, second) = (scope.token(), token());
-        assert!(first.cancel());
-        assert!(second.is_cancelled() && !second.cancel());
+        assert!(first.cancel_with("first"));
+        assert!(second.is_cancelled() && !second.cancel_with("second"));
         Ok::<_, TimeoutError>(())
     })
     .unwrap();
@@ -116,7 +116,7 @@ fn a_token_outlives_its_scope_unchanged() {
     let token = with_timeout(LONG, |scope| Ok::<_, TimeoutError>(scope.token())).unwrap();
     assert!(!token.is_cancelled());
     assert_eq!(token.cause(), None);
-    assert!(token.cancel());
+    assert!(token.cancel_with("first"));
     assert_eq!(token.cause(), Some(Cause::Cancelled));
 }
 
@@ -128,7 +128,7 @@ fn a_token_that_outlives_its_scope_is_over_at_the_deadline_it_had() {
         block_on(token.cancelled());
         assert!(start.elapsed() >= SHORT);
         assert_eq!(token.cause(), Some(Cause::Deadline));
-        assert!(!token.cancel());
+        assert!(!token.cancel_with("late"));
         assert_eq!(token.checkpoint().unwrap_err().limit(), Some(SHORT));
     });
 }
@@ -208,7 +208,7 @@ fn scopes_inside_end_with_the_token_too() {
         let (inside, wait) = channel();
         let thread = thread::spawn(move || {
             next(&wait);
-            canceller.cancel()
+            canceller.cancel_with("done")
         });
         let error = Timebox::new(Limit::NONE)
             .label("request")
@@ -257,7 +257,7 @@ fn a_token_told_to_a_thousand_scopes_keeps_none_of_them() {
     for _ in 0..1000 {
         Timebox::new(LONG).cancel_on(&token).run(|scope| scope.checkpoint()).unwrap();
     }
-    assert!(token.cancel());
+    assert!(token.cancel_with("first"));
 }
 
 #[test]

@@ -157,7 +157,7 @@ impl Stage<'_> {
     }
 
     fn cancel(&self, index: usize) {
-        self.note(Event::Cancelled(self.token(index).cancel()));
+        self.note(Event::Cancelled(self.token(index).cancel_with("cancelled")));
     }
 
     fn ask_quota(&self, quota: usize) {

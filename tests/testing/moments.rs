@@ -26,7 +26,7 @@ fn an_error_tells_what_a_quota_had_left_also_when_another_limit_came_first() {
 fn a_cancel_at_the_very_deadline_is_not_the_earlier_cause() {
     MockClock::new().run(|_| {
         let token = CancellationToken::new();
-        assert!(token.cancel());
+        assert!(token.cancel_with("first"));
         let error = Timebox::new(Duration::ZERO).cancel_on(&token).run(|_| checkpoint()).unwrap_err();
         assert_eq!(error.cause(), timebox::Cause::Deadline);
     });
@@ -37,9 +37,9 @@ fn a_token_is_over_since_it_was_cancelled_not_since_its_parent_was() {
     MockClock::new().run(|clock| {
         let parent = CancellationToken::new();
         let child = parent.child_token();
-        assert!(child.cancel());
+        assert!(child.cancel_with("first"));
         clock.advance(SECOND);
-        assert!(parent.cancel());
+        assert!(parent.cancel_with("first"));
         let error = Timebox::new(clock.now()).cancel_on(&child).run(|_| checkpoint()).unwrap_err();
         assert_eq!((error.cause(), error.overshoot()), (timebox::Cause::Cancelled, SECOND));
     });
