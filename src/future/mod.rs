@@ -154,7 +154,7 @@ where
 
     #[inline(always)]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        self.project().scoped.poll(cx, |output| output, E::from, |_| ())
+        self.project().scoped.poll(cx, |output| output, |_| ())
     }
 }
 
@@ -172,7 +172,7 @@ impl<F: Future> Future for TimeoutValue<F> {
 
     #[inline(always)]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        self.project().scoped.poll(cx, Ok, |error| error, |_| ())
+        self.project().scoped.poll(cx, Ok, |_| ())
     }
 }
 

@@ -78,7 +78,7 @@ where
         let this = self.project();
         let mut raised = None;
         let leaving = |polled: &mut Polled| raised = polled.take_raised();
-        let poll = this.scoped.poll(cx, |output| output, E::from, leaving);
+        let poll = this.scoped.poll(cx, |output| output, leaving);
         let Poll::Ready(result) = poll else { return Poll::Pending };
         Poll::Ready(match (result, raised, this.fallback.take()) {
             (Err(error), Some(timed_out), Some(fallback)) => {

@@ -37,18 +37,20 @@ impl<F: Future> Scoped<F> {
         Self { polled, alert: ManuallyDrop::new(Alert::default()), future: Some(future) }
     }
 
-    /// Polls the future in its scope. `done` and `failed` make the output, here, where it need not be moved again;
+    /// Polls the future in its scope. `done` makes the output, here, where it need not be moved again;
     /// `leaving` sees the scope at its end.
     #[inline(always)]
     pub(super) fn poll<T, E>(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         done: impl Fn(F::Output) -> Result<T, E>,
-        failed: impl Fn(TimeoutError) -> E,
         leaving: impl FnOnce(&mut Polled),
-    ) -> Poll<Result<T, E>> {
+    ) -> Poll<Result<T, E>>
+    where
+        E: From<TimeoutError>,
+    {
         // Not a closure with all that in it: what one captures goes through memory.
-        Thread::with(|thread| self.poll_on(thread, cx, done, failed, leaving))
+        Thread::with(|thread| self.poll_on(thread, cx, done, leaving))
     }
 
     #[inline]
@@ -57,9 +59,11 @@ impl<F: Future> Scoped<F> {
         thread: &Thread,
         cx: &mut Context<'_>,
         done: impl Fn(F::Output) -> Result<T, E>,
-        failed: impl Fn(TimeoutError) -> E,
         leaving: impl FnOnce(&mut Polled),
-    ) -> Poll<Result<T, E>> {
+    ) -> Poll<Result<T, E>>
+    where
+        E: From<TimeoutError>,
+    {
         let this = self.project();
         let (polled, alert, mut future) = (this.polled, this.alert, this.future);
         // One that is done stays so, and has no second output. (Asked of the pin: a plain reference to the future would be
@@ -71,8 +75,9 @@ impl<F: Future> Scoped<F> {
         // address and so keep it from the registers; it leaks only if the future panics when it is dropped.
         let mut poll = ManuallyDrop::new(Poll::Pending);
         if alert.kept_error().is_some() {
-            poll =
-                ManuallyDrop::new(end_after_hooks(polled, alert, future, cx).map(|error| Err(failed(error))));
+            poll = ManuallyDrop::new(
+                end_after_hooks(polled, alert, future, cx).map(|error| Err(E::from(error))),
+            );
         } else if !polled.is_entered()
             && let Err(refused) = polled.enter(thread)
         {
@@ -80,7 +85,7 @@ impl<F: Future> Scoped<F> {
             if error.is_ready() {
                 future.set(None);
             }
-            poll = ManuallyDrop::new(error.map(|error| Err(failed(error))));
+            poll = ManuallyDrop::new(error.map(|error| Err(E::from(error))));
         } else {
             let (own, location) = (polled.own(), polled.location());
             let has_timer = alert.is_set_for(own);
@@ -88,9 +93,11 @@ impl<F: Future> Scoped<F> {
                 // The future first: a value that is ready wins.
                 let Some(inner) = future.as_mut().as_pin_mut() else { return };
                 match inner.poll(cx) {
-                    Poll::Ready(output) => poll = ManuallyDrop::new(Poll::Ready(done(output))),
+                    Poll::Ready(output) => {
+                        poll = ManuallyDrop::new(Poll::Ready(in_time(scope, location, done(output))));
+                    }
                     Poll::Pending => match wait(thread, scope, alert, own, location, cx) {
-                        Poll::Ready(error) => poll = ManuallyDrop::new(Poll::Ready(Err(failed(error)))),
+                        Poll::Ready(error) => poll = ManuallyDrop::new(Poll::Ready(Err(E::from(error)))),
                         Poll::Pending => return,
                     },
                 }
@@ -102,7 +109,7 @@ impl<F: Future> Scoped<F> {
                 drop_inside(polled, alert, future);
                 // One that came from the drop of the future is too late to be the result.
                 if poll.is_pending() {
-                    poll = ManuallyDrop::new(Poll::Ready(Err(failed(unwound))));
+                    poll = ManuallyDrop::new(Poll::Ready(Err(E::from(unwound))));
                 }
             }
         }
@@ -111,6 +118,19 @@ impl<F: Future> Scoped<F> {
             polled.leave();
         }
         ManuallyDrop::into_inner(poll)
+    }
+}
+
+/// What the future has come to, unless that is late and late values are refused.
+#[inline(always)]
+fn in_time<T, E: From<TimeoutError>>(
+    scope: &Scope,
+    location: &'static Location<'static>,
+    result: Result<T, E>,
+) -> Result<T, E> {
+    match scope.extras() {
+        None => result,
+        Some(extras) => extras.in_time(scope, location, result),
     }
 }
 

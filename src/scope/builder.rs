@@ -88,7 +88,7 @@ impl Extras {
     }
 
     /// What a body has come to; where that is a value, and late, and late values are refused, the error.
-    fn in_time<T, E: From<TimeoutError>>(
+    pub(crate) fn in_time<T, E: From<TimeoutError>>(
         &self,
         scope: &Scope,
         location: &'static Location<'static>,

@@ -345,7 +345,7 @@ impl Scope {
         unsafe { self.outer.as_ref() }
     }
 
-    pub(super) fn extras(&self) -> Option<&Extras> {
+    pub(crate) fn extras(&self) -> Option<&Extras> {
         // SAFETY: `open` borrows the extras for as long as the frame is open.
         unsafe { self.extras.as_ref() }
     }

@@ -326,7 +326,6 @@ impl Wait {
 #[doc(alias = "WaitForCancellationFuture")]
 #[must_use = "futures do nothing unless polled"]
 #[derive(Debug)]
-#[doc(alias = "WaitForCancellationFuture")]
 pub struct Cancelled<'a> {
     token: &'a CancellationToken,
     wait: Wait,
@@ -351,7 +350,6 @@ impl Drop for Cancelled<'_> {
 #[doc(alias = "WaitForCancellationFutureOwned")]
 #[must_use = "futures do nothing unless polled"]
 #[derive(Debug)]
-#[doc(alias = "WaitForCancellationFutureOwned")]
 pub struct CancelledOwned {
     token: CancellationToken,
     wait: Wait,
