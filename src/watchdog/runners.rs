@@ -95,6 +95,15 @@ impl Runners {
         if state.running > 0 { Ok(()) } else { Err(std::mem::take(&mut state.tasks)) }
     }
 
+    /// Has one with nothing to do see whether the watchdog is missing.
+    #[cfg(not(timebox_loom))]
+    pub(super) fn rouse(&self) {
+        let state = lock(&self.state);
+        if state.idle > 0 {
+            self.work.notify_one();
+        }
+    }
+
     /// How many threads there are at most.
     pub(crate) fn most(&self) -> usize {
         self.most
@@ -143,6 +152,11 @@ impl Runners {
                 task.run();
                 state = lock(&self.state);
                 continue;
+            }
+            if super::global().needs_this_thread() {
+                state.running -= 1;
+                drop(state);
+                return super::global().step_in();
             }
             state.idle += 1;
             let (woken, timeout) =
