@@ -217,6 +217,17 @@ fn stuck(begin: impl FnOnce(Box<dyn Fn() + Send + Sync>)) -> Sender<()> {
     release
 }
 
+/// A future that is pending, and over soon; then it wakes the waker.
+fn over_soon(waker: &Waker) -> Pin<Box<impl Future + use<>>> {
+    loop {
+        let mut future = Box::pin(future::timeout_value(SHORT, pending::<()>()));
+        // Except on a machine so busy that it is over by now.
+        if future.as_mut().poll(&mut Context::from_waker(waker)).is_pending() {
+            return future;
+        }
+    }
+}
+
 /// Calls a closure as it is woken, or as it is dropped.
 struct Calls {
     woken: Option<Box<dyn Fn() + Send + Sync>>,
@@ -263,11 +274,7 @@ fn a_task_that_is_polled_in_wake_may_wait_for_hooks_there() {
 fn wakers_that_never_return_hold_up_nobody_else() {
     for _ in 0..3 {
         let mut kept = Vec::new();
-        let mut at_once = |waker: &Waker| {
-            let mut future = Box::pin(future::timeout_value(SHORT, pending::<()>()));
-            assert!(future.as_mut().poll(&mut Context::from_waker(waker)).is_pending());
-            kept.push(future);
-        };
+        let mut at_once = |waker: &Waker| kept.push(over_soon(waker));
         let (woken, wait) = channel();
         let release = stuck(|call| {
             // The first of several that are due together.
@@ -289,10 +296,9 @@ fn wakers_that_never_return_hold_up_nobody_else() {
 
 #[test]
 fn a_waker_whose_drop_never_returns_holds_up_nobody_else() {
-    let mut future = Box::pin(future::timeout_value(SHORT, pending::<()>()));
+    let mut kept = None;
     let release = stuck(|call| {
-        let waker = Waker::from(Arc::new(Calls { woken: None, dropped: Some(call) }));
-        assert!(future.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+        kept = Some(over_soon(&Arc::new(Calls { woken: None, dropped: Some(call) }).into()));
     });
     assert_limits_work();
     drop(release);
@@ -342,10 +348,9 @@ fn the_one_that_takes_over_is_the_watchdog_and_few_threads_stay() {
         return assert_success(&alone(TEST));
     }
     for _ in 0..20 {
-        let mut future = Box::pin(future::timeout_value(SHORT / 10, pending::<()>()));
+        let mut kept = None;
         let release = stuck(|call| {
-            let waker = Waker::from(Arc::new(Calls { woken: Some(call), dropped: None }));
-            assert!(future.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+            kept = Some(over_soon(&Arc::new(Calls { woken: Some(call), dropped: None }).into()));
         });
         pollster::block_on(future::sleep(SHORT / 10)).unwrap();
         drop(release);
@@ -392,6 +397,191 @@ fn while_nothing_is_due_no_thread_wakes_up() {
         switches() == before
     };
     assert!((0..10).any(|_| settled()));
+}
+
+/// Has this process, the test's own, without a thread more than it has for the time it is there.
+#[cfg(target_os = "linux")]
+struct Drought;
+
+#[cfg(target_os = "linux")]
+impl Drought {
+    /// `None` where the system lets us start threads all the same.
+    fn begin() -> Option<Self> {
+        // SAFETY: changes only what this process may do from here on.
+        unsafe {
+            if libc::geteuid() == 0 {
+                assert_eq!(libc::setuid(65_534), 0);
+            }
+        }
+        let drought = Self;
+        Self::set(Some(1));
+        if std::thread::Builder::new().spawn(|| ()).is_ok() {
+            println!("nothing to see: this system lets us start threads all the same");
+            return None;
+        }
+        Some(drought)
+    }
+
+    fn set(most: Option<libc::rlim_t>) {
+        // SAFETY: as above; the pointers are to a local variable.
+        unsafe {
+            let mut limit: libc::rlimit = std::mem::zeroed();
+            assert_eq!(libc::getrlimit(libc::RLIMIT_NPROC, &raw mut limit), 0);
+            limit.rlim_cur = most.unwrap_or(limit.rlim_max);
+            assert_eq!(libc::setrlimit(libc::RLIMIT_NPROC, &raw const limit), 0);
+        }
+    }
+
+    fn end(self) {
+        Self::set(None);
+    }
+}
+
+/// What waits for a watchdog that cannot be had, in a process of its own: `work` goes on for as long as the drought does, which
+/// another thread ends, and returns when it noticed that its limit was over.
+#[cfg(target_os = "linux")]
+fn in_a_drought(test: &str, work: impl FnOnce() -> Instant) {
+    const DROUGHT: Duration = Duration::from_millis(300);
+    /// 50 ms are promised; the rest is for a busy machine.
+    const SOON: Duration = Duration::from_secs(2);
+    if !is_child() {
+        return assert_success(&alone(test));
+    }
+    let ((begin, begins), (ended, ends)) = (channel::<Drought>(), channel());
+    std::thread::spawn(move || {
+        let Ok(drought) = begins.recv() else { return };
+        std::thread::sleep(DROUGHT);
+        let end = Instant::now();
+        drought.end();
+        ended.send(end).unwrap();
+    });
+    let Some(drought) = Drought::begin() else { return };
+    begin.send(drought).unwrap();
+    let noticed = work();
+    let end = ends.recv_timeout(HANG).unwrap();
+    let late = noticed.saturating_duration_since(end);
+    println!("{late:?} after a thread could be had");
+    assert!(late < SOON, "{late:?}");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_limit_of_a_future_holds_where_no_thread_can_be_had() {
+    in_a_drought("a_limit_of_a_future_holds_where_no_thread_can_be_had", || {
+        let start = Instant::now();
+        pollster::block_on(future::timeout_value(SHORT, pending::<()>())).unwrap_err();
+        assert!(start.elapsed() < Duration::from_millis(250), "it needs no thread to be on time");
+        Instant::now()
+    });
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn futures_sleep_where_no_thread_can_be_had_and_let_others_run() {
+    in_a_drought("futures_sleep_where_no_thread_can_be_had_and_let_others_run", || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let beats = tokio::spawn(async {
+                let mut latest = Duration::ZERO;
+                for _ in 0..20 {
+                    let start = Instant::now();
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                    latest = latest.max(start.elapsed());
+                }
+                latest
+            });
+            let mut tasks = tokio::task::JoinSet::new();
+            for _ in 0..100 {
+                tasks.spawn(async {
+                    future::sleep(5 * SHORT).await.unwrap();
+                    let inner = future::timeout_value(HANG, future::sleep(SHORT));
+                    inner.await.unwrap().unwrap();
+                    future::timeout_value(SHORT, pending::<()>()).await.unwrap_err();
+                });
+            }
+            while tasks.join_next().await.is_some() {}
+            let latest = beats.await.unwrap();
+            assert!(latest < HANG / 40, "{latest:?}");
+        });
+        Instant::now()
+    });
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_token_tells_of_its_deadline_where_no_thread_can_be_had() {
+    in_a_drought("a_token_tells_of_its_deadline_where_no_thread_can_be_had", || {
+        let token = timebox::timeout_value(SHORT, timebox::token).unwrap();
+        pollster::block_on(token.cancelled());
+        let token = timebox::timeout_value(SHORT, timebox::token).unwrap();
+        assert_eq!(pollster::block_on(token.run_until_cancelled(pending::<()>())), None);
+        Instant::now()
+    });
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_hook_fires_soon_after_a_thread_can_be_had_while_somebody_sleeps() {
+    in_a_drought("a_hook_fires_soon_after_a_thread_can_be_had_while_somebody_sleeps", || {
+        let (fired, wait) = channel();
+        let token = timebox::timeout_value(SHORT, timebox::token).unwrap();
+        let _hook = token.on_cancel(Hook::inline(move || fired.send(Instant::now())));
+        timebox::sleep(Duration::from_secs(2)).unwrap();
+        wait.recv_timeout(HANG).unwrap()
+    });
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_hook_of_one_thread_fires_while_another_checks_where_no_thread_could_be_had() {
+    const TEST: &str = "a_hook_of_one_thread_fires_while_another_checks_where_no_thread_could_be_had";
+    let (first, blocked) = channel::<()>();
+    let blocks = std::thread::spawn(move || {
+        if blocked.recv().is_ok() {
+            blocks_until(SHORT);
+        }
+        Instant::now()
+    });
+    in_a_drought(TEST, move || {
+        first.send(()).unwrap();
+        while !blocks.is_finished() {
+            let _ = timeout(SHORT, || (0..1000).try_for_each(|_| checkpoint()));
+        }
+        blocks.join().unwrap()
+    });
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn an_interruptible_call_is_not_begun_without_somebody_to_interrupt_it() {
+    in_a_drought("an_interruptible_call_is_not_begun_without_somebody_to_interrupt_it", || {
+        // Over before a thread can be had; and after.
+        let error = timeout(SHORT, || -> timebox::Result<()> {
+            timebox::interruptible(|| (), || -> Result<(), String> { panic!("nobody could end it") })?
+                .unwrap();
+            Ok(())
+        });
+        assert!(error.unwrap_err().is_timeout());
+        blocks_until(20 * SHORT);
+        Instant::now()
+    });
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_runner_with_nothing_to_do_becomes_the_watchdog_where_no_thread_can_be_had() {
+    const TEST: &str = "a_runner_with_nothing_to_do_becomes_the_watchdog_where_no_thread_can_be_had";
+    if !is_child() {
+        return assert_success(&alone(TEST));
+    }
+    // One that is there without a watchdog, as may be left from before a long pause.
+    timebox::abandon(LONG, || ()).unwrap();
+    if threads_named("timebox-watchdo") > 0 {
+        println!("nothing to see: the watchdog is there");
+        return;
+    }
+    let Some(_drought) = Drought::begin() else { return };
+    assert!(blocks_until(SHORT) < HANG / 4);
 }
 
 #[test]

@@ -40,6 +40,21 @@ struct Waiting {
     key: usize,
 }
 
+/// There is nobody yet to wake the task in time: it has itself polled again, and tries again then.
+#[cold]
+#[inline(never)]
+pub(super) fn poll_again(waker: &Waker) {
+    waker.wake_by_ref();
+}
+
+/// As [`poll_again`], for a task that waits for a node, if that may be over by a deadline.
+#[inline]
+pub(super) fn rely_on(node: &Arc<Node>, waker: &Waker) {
+    if watchdog::global().is_missing() && node.expires_at() != NEVER && !watchdog::global().is_behind() {
+        poll_again(waker);
+    }
+}
+
 impl Alert {
     /// Wakes the task at `deadline`, and not at a time given before.
     #[inline(always)]
@@ -47,12 +62,15 @@ impl Alert {
         if Seam::is_in_force() {
             return self.wake_at_staged(deadline, waker);
         }
-        if self.timer.is_some() && self.keeps_timer(deadline, waker) {
-            return;
-        }
-        if deadline != NEVER {
+        if self.timer.is_none() || !self.keeps_timer(deadline, waker) {
+            if deadline == NEVER {
+                return;
+            }
             let timer = watchdog::global().schedule(deadline, waker.clone());
             self.timer = Some((deadline, timer));
+        }
+        if !watchdog::global().is_behind() {
+            poll_again(waker);
         }
     }
 
@@ -114,11 +132,13 @@ impl Alert {
             if let (Some(waiting), Some(node)) = (&rare.waiting, node)
                 && Arc::ptr_eq(&waiting.node, node)
             {
+                rely_on(node, waker);
                 return node.update_waker(waiting.key, waker);
             }
             rare.waiting = None;
         }
         let Some(node) = node else { return true };
+        rely_on(node, waker);
         let Some(key) = node.add_waker(waker) else { return !node.is_over() };
         self.rare.get_or_insert_default().waiting = Some(Waiting { node: Arc::clone(node), key });
         true

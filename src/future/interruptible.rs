@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 
 use pin_project::pin_project;
 
-use super::alert::Alert;
+use super::alert::{Alert, rely_on};
 use super::shield::Announced;
 use crate::error::TimeoutError;
 use crate::scope::Scope;
@@ -220,7 +220,10 @@ where
                 let ends = EndOnPanic(&this.guard.hook);
                 let poll = future.poll(cx);
                 std::mem::forget(ends);
-                let Poll::Ready(output) = poll else { return Poll::Pending };
+                let Poll::Ready(output) = poll else {
+                    this.guard.place.iter().for_each(|place| rely_on(&place.node, cx.waker()));
+                    return Poll::Pending;
+                };
                 *this.done = Some(output);
                 this.future.set(Phase::Over);
             }

@@ -12,6 +12,7 @@ mod watch;
 use std::error::Error;
 use std::panic::Location;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::error::TimeoutError;
 use crate::scope::Scope;
@@ -19,12 +20,13 @@ use crate::scope::frame::innermost;
 use crate::scope::staged::waiting;
 use crate::sync::callback::lend;
 use crate::sync::mutant;
-use crate::time::clock;
+use crate::time::{NEVER, clock};
 use crate::token::Hook;
 use crate::token::hook::{Entry, Unsaid};
 use crate::token::node::{Node, Tie};
 use crate::token::trail::Circumstances;
 use crate::watchdog::slots::Thread;
+use crate::watchdog::{self, NAP};
 
 /// What came of an interruptible call: see [`interruptible_outcome`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +43,9 @@ pub struct Outcome<R> {
 /// The hook may borrow. It fires again until the call returns (0.5 ms after its last run, doubling to 64 ms, unless the
 /// hook says otherwise), since an interrupt that comes too early is lost. When `interruptible` has returned, the hook is
 /// not running and never will: the next call on the same connection is safe. Outside every scope the call is just made.
+///
+/// Where no thread can be had to fire the hook (the system has no more of them), the call is not begun before there is one, for a
+/// second at most.
 ///
 /// - `Ok(Ok(value))`: the call succeeded, even if late.
 /// - `Ok(Err(error))`: it failed by itself.
@@ -198,6 +203,19 @@ impl Scope {
         self.error(Circumstances { source, ..Circumstances::at(location, clock::now()) })
     }
 
+    /// Waits, where no thread can be had that would fire the hook of a call, until there is one. Not beyond the scope's end; and
+    /// not for long: where threads are not to be had at all, the call is made without.
+    fn await_watchdog(&self, location: &'static Location<'static>) -> Result<(), TimeoutError> {
+        let watchdog = watchdog::global();
+        if watchdog.is_missing() && !clock::is_mocked() && self.node().expires_at() != NEVER {
+            while !watchdog.is_behind() && watchdog.is_worth_waiting_for() {
+                std::thread::sleep(Duration::from_nanos(NAP));
+                self.check_by_clock(location)?;
+            }
+        }
+        Ok(())
+    }
+
     fn guarded<R>(
         &self,
         hook: Hook<'_>,
@@ -212,6 +230,7 @@ impl Scope {
             let Some(registered) = Registered::new(node, &entry) else {
                 return Err(self.interrupted(location, None));
             };
+            self.await_watchdog(location)?;
             let waiting = waiting(location);
             let value = call();
             drop(waiting);

@@ -11,9 +11,8 @@ use crate::sync::{Condvar, Mutex, lock};
 #[cfg(feature = "testing")]
 use crate::time::seam::Seam;
 use crate::time::{NEVER, clock, nanos};
-#[cfg(feature = "testing")]
-use crate::watchdog;
 use crate::watchdog::slots::Thread;
+use crate::watchdog::{self, NAP};
 
 /// Sleeps, but no longer than the innermost scope lasts. Outside every scope it just sleeps.
 ///
@@ -114,8 +113,15 @@ fn rest(until: u64) {
         return Arc::new(Bed::new()).sleep(until);
     }
     while let Some(left) = until.checked_sub(clock::now()).filter(|&left| left > 0) {
-        std::thread::sleep(Duration::from_nanos(left));
+        std::thread::sleep(Duration::from_nanos(nap(left)));
     }
+}
+
+/// How long to sleep at a time where so much is left: while there is no watchdog for what else may be waited for, now and
+/// then a try is made to start it.
+fn nap(left: u64) -> u64 {
+    let watchdog = watchdog::global();
+    if watchdog.is_missing() && !watchdog.is_behind() { left.min(NAP) } else { left }
 }
 
 /// What a thread sleeps on that a token may wake. Not the thread's own parking place: that is the user's.
@@ -149,7 +155,7 @@ impl Bed {
         let mut woken = lock(&self.woken);
         while !*woken {
             let Some(left) = until.checked_sub(clock::now()).filter(|&left| left > 0) else { return };
-            let waited = self.changed.wait_timeout(woken, Duration::from_nanos(left));
+            let waited = self.changed.wait_timeout(woken, Duration::from_nanos(nap(left)));
             woken = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
     }

@@ -2,9 +2,12 @@
 
 use super::{AtomicU32, Ordering, const_fn, mutant};
 
-/// Bit 0 of the word: a watchdog runs. The rest counts rings.
+/// Bits of the word: a watchdog runs, or is being started.
 const RUNNING: u32 = 1;
-const RING: u32 = 2;
+/// It is being started, which may fail.
+const STARTING: u32 = 2;
+/// The rest counts rings.
+const RING: u32 = 4;
 
 /// A key as [`Alarm::key`] gave it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +57,29 @@ impl Alarm {
         self.word.fetch_or(RUNNING, Ordering::AcqRel) & RUNNING == 0
     }
 
+    /// As [`start`](Self::start), for a thread that has yet to be started: until [`started`](Self::started), or
+    /// [`forget`](Self::forget) if that fails, nobody relies on it.
+    #[cfg(not(timebox_loom))]
+    pub(crate) fn claim(&self) -> bool {
+        // AcqRel: as in `start`.
+        let order = (Ordering::AcqRel, Ordering::Relaxed);
+        let claim = |word| (word & RUNNING == 0).then_some(word | RUNNING | STARTING);
+        self.word.fetch_update(order.0, order.1, claim).is_ok()
+    }
+
+    #[cfg(not(timebox_loom))]
+    pub(crate) fn started(&self) {
+        // Relaxed: whoever relies on it has armed before, which is ordered by the watchdog's protocol.
+        self.word.fetch_and(!STARTING, Ordering::Relaxed);
+    }
+
+    /// Whether somebody runs, for sure.
+    #[inline(always)]
+    pub(crate) fn is_reliable(&self) -> bool {
+        // Relaxed: as in `started`.
+        self.word.load(Ordering::Relaxed) & (RUNNING | STARTING) == RUNNING
+    }
+
     /// Stops running, unless there was a ring since `key` was read.
     pub(crate) fn retire(&self, key: Key) -> bool {
         if mutant!(BlindRetire) {
@@ -71,7 +97,9 @@ impl Alarm {
 
     /// Forgets the runner: it could not be started, or was lost in a fork.
     pub(crate) fn forget(&self) {
-        self.word.fetch_and(!RUNNING, Ordering::AcqRel);
+        self.word.fetch_and(!(RUNNING | STARTING), Ordering::AcqRel);
+        #[cfg(timebox_loom)]
+        self.bed.wake(&self.word);
     }
 }
 

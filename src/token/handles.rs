@@ -310,6 +310,11 @@ impl Wait {
             self.leave(token);
             return Poll::Ready(());
         }
+        let watchdog = watchdog::global();
+        if watchdog.is_missing() && token.node.expires_at() != NEVER && !watchdog.is_behind() {
+            // Nobody is there yet to tell of its deadline: it is asked again.
+            cx.waker().wake_by_ref();
+        }
         Poll::Pending
     }
 

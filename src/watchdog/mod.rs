@@ -12,6 +12,7 @@ pub(crate) mod model;
 pub(crate) mod runners;
 mod shift;
 pub(crate) mod slots;
+mod start;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -30,6 +31,7 @@ use shift::Shift;
 pub(crate) use slots::timers::Timer;
 use slots::timers::{Lease, Orphans, Timers};
 use slots::{FreeSlots, Numbered, Slot, Slots};
+pub(crate) use start::NAP;
 
 /// How long a watchdog with nothing to do stays, in nanoseconds.
 const IDLE: u64 = 30_000_000_000;
@@ -83,6 +85,12 @@ pub(crate) struct Watchdog {
     alarm: Alarm,
     /// Which thread it is.
     shift: Shift,
+    /// When to try again to start it, since no thread could be had; or else 0.
+    #[cfg(not(timebox_loom))]
+    try_at: AtomicU64,
+    /// Since when none can be had.
+    #[cfg(not(timebox_loom))]
+    missing_since: AtomicU64,
     pub(crate) slots: Slots,
     epoch: Epoch,
 }
@@ -178,6 +186,10 @@ impl Watchdog {
                 mode: Mode::new(),
                 alarm: Alarm::new(),
                 shift: Shift::new(),
+                #[cfg(not(timebox_loom))]
+                try_at: AtomicU64::new(0),
+                #[cfg(not(timebox_loom))]
+                missing_since: AtomicU64::new(0),
                 slots: Slots::new(),
                 epoch: Epoch::new(0),
             }
@@ -274,23 +286,6 @@ impl Watchdog {
             if mutant!(SingleCas) {
                 return;
             }
-        }
-    }
-
-    #[cfg(not(timebox_loom))]
-    fn start(&'static self) {
-        if self.alarm.start() && os::spawn("timebox-watchdog", || self.serve(false)).is_err() {
-            // Without threads every check reads the clock, and the next arm tries again.
-            self.alarm.forget();
-            self.next_wake.0.store(NEVER, Ordering::Relaxed);
-            slots::Thread::with(slots::Thread::look_again);
-        }
-    }
-
-    #[cfg(timebox_loom)]
-    fn start(&'static self) {
-        if self.alarm.start() {
-            alarm::model_spawn(|| self.serve(false));
         }
     }
 
@@ -526,7 +521,11 @@ impl Watchdog {
     pub(crate) fn run_hook(&'static self, hook: Arc<dyn Task>) {
         #[cfg(feature = "testing")]
         let hook = mock::tracked_task(hook);
-        self.epoch().hooks.submit(hook);
+        self.hooks().submit(hook);
+    }
+
+    fn hooks(&'static self) -> &'static Runners {
+        &self.epoch().hooks
     }
 
     /// Has something run where it may block, which nobody waits for.
@@ -577,6 +576,7 @@ impl Watchdog {
     fn restart(&'static self) {
         self.alarm.forget();
         self.shift.restart();
+        self.try_at.store(0, Ordering::Relaxed);
         self.mode.set(Mode::ASYMMETRIC, false);
         self.next_wake.0.store(NEVER, Ordering::Relaxed);
     }

@@ -183,6 +183,15 @@ impl Runners {
         if stranded.is_empty() { Ok(()) } else { Err(stranded) }
     }
 
+    /// Has one with nothing to do see whether the watchdog is missing.
+    #[cfg(not(timebox_loom))]
+    pub(super) fn rouse(&self) {
+        let state = lock(&self.state);
+        if state.idle > 0 {
+            self.work.notify_one();
+        }
+    }
+
     /// How many tasks of one depth run at one time.
     pub(crate) fn most(&self) -> usize {
         // Relaxed: `set_most` looks at what waits after the store, under the lock that a task is put in by.
@@ -260,6 +269,11 @@ impl Runners {
                 state = lock(&self.state);
                 state.level(depth).running -= 1;
                 continue;
+            }
+            if super::global().needs_this_thread() {
+                state.threads -= 1;
+                drop(state);
+                return super::global().step_in();
             }
             state.idle += 1;
             let (woken, timeout) =

@@ -13,7 +13,7 @@ use crate::sync::{AtomicU64, Ordering, const_fn, mutant};
 use crate::time::{NEVER, clock};
 
 /// How long the deputy looks at one call before it takes over, in nanoseconds.
-const PATIENCE: u64 = 2_000_000;
+const PATIENCE: u64 = 50_000_000;
 
 /// How long it is left alone that no deputy could be had, in nanoseconds.
 #[cfg(not(timebox_loom))]
