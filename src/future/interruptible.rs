@@ -13,6 +13,7 @@ use crate::error::TimeoutError;
 use crate::scope::Scope;
 use crate::scope::frame::innermost;
 use crate::scope::staged::point;
+use crate::sync::waits::Ending;
 use crate::time::{NEVER, clock};
 use crate::token::Hook;
 use crate::token::hook::{Entry, Unsaid};
@@ -157,13 +158,13 @@ struct EndOnPanic<'a>(&'a Entry);
 
 impl Drop for EndOnPanic<'_> {
     fn drop(&mut self) {
-        self.0.revoke();
+        self.0.revoke(Ending::Scope);
     }
 }
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        self.hook.revoke();
+        self.hook.revoke(Ending::Scope);
         self.leave();
     }
 }
