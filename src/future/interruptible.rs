@@ -15,6 +15,7 @@ use crate::scope::Scope;
 use crate::scope::frame::{error_at, innermost};
 use crate::scope::over::{Stand, Standing};
 use crate::scope::staged::point;
+use crate::sync::waits::Ending;
 use crate::time::{NEVER, clock};
 use crate::token::Hook;
 use crate::token::hook::{Entry, Unsaid};
@@ -172,14 +173,14 @@ struct EndOnPanic<'a>(&'a Entry);
 
 impl Drop for EndOnPanic<'_> {
     fn drop(&mut self) {
-        self.0.revoke();
+        self.0.revoke(Ending::Scope);
     }
 }
 
 impl Drop for Guard {
     fn drop(&mut self) {
         self.alert.clear();
-        self.hook.revoke();
+        self.hook.revoke(Ending::Scope);
         self.leave();
     }
 }

@@ -20,6 +20,7 @@ use crate::scope::frame::innermost;
 use crate::scope::staged::waiting;
 use crate::sync::callback::lend;
 use crate::sync::mutant;
+use crate::sync::waits::Ending;
 use crate::time::{NEVER, clock};
 use crate::token::Hook;
 use crate::token::hook::{Entry, Unsaid};
@@ -225,9 +226,9 @@ impl Scope {
         self.checkpoint_at(location)?;
         let node = self.node();
         let (closures, plan) = hook.split();
-        lend(closures, |callbacks| {
+        lend(closures, location, |callbacks| {
             let entry = Entry::new(plan, callbacks, Unsaid::Backoff);
-            let Some(registered) = Registered::new(node, &entry) else {
+            let Some(registered) = Registered::new(node, &entry, location) else {
                 return Err(self.interrupted(location, None));
             };
             self.await_watchdog(location)?;
@@ -245,14 +246,15 @@ struct Registered<'a> {
     node: &'a Arc<Node>,
     entry: &'a Arc<Entry>,
     key: Option<usize>,
+    location: &'static Location<'static>,
 }
 
 impl<'a> Registered<'a> {
     /// `None` if the node is over.
-    fn new(node: &'a Arc<Node>, entry: &'a Arc<Entry>) -> Option<Self> {
+    fn new(node: &'a Arc<Node>, entry: &'a Arc<Entry>, location: &'static Location<'static>) -> Option<Self> {
         let key = node.add_hook(entry, Tie::Scope);
         // A node that was lost in a fork takes no hooks; the call is still made.
-        (key.is_some() || !node.is_over()).then_some(Self { node, entry, key })
+        (key.is_some() || !node.is_over()).then_some(Self { node, entry, key, location })
     }
 }
 
@@ -261,7 +263,7 @@ impl Drop for Registered<'_> {
         if mutant!(NoRevoke) {
             return;
         }
-        self.entry.revoke();
+        self.entry.revoke(Ending::Call(self.location));
         if let Some(key) = self.key {
             self.node.remove_hook(key, self.entry);
         }

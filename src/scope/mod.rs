@@ -13,10 +13,11 @@ mod switch;
 
 use std::any::Any;
 use std::panic::{Location, resume_unwind};
+use std::sync::Arc;
 
 use crate::error::TimeoutError;
-use crate::time::Limit;
-use crate::token::node::Tie;
+use crate::time::{Limit, clock};
+use crate::token::node::{Node, Tie};
 use crate::token::{CancellationToken, Hook, Registration};
 use crate::watchdog::slots::Thread;
 
@@ -282,4 +283,40 @@ impl Scope {
     pub fn token(&self) -> CancellationToken {
         CancellationToken::of(self.node().clone())
     }
+}
+
+impl CancellationToken {
+    /// Has `hook` run once this is over. It runs on the watchdog ([`Hook::inline`]) or a runner thread, never on
+    /// the thread that cancels; on a token that is over already it runs on this thread before this returns.
+    ///
+    /// It fires one time unless it was made with [`Hook::every`]. One that code in a scope makes on the token of that scope,
+    /// or of one around it, does not fire inside a [`shield`](shield()) of that code, but afterwards.
+    ///
+    /// ```
+    /// use std::sync::mpsc;
+    /// use timebox::CancellationToken;
+    ///
+    /// let token = CancellationToken::new();
+    /// let (send, receive) = mpsc::channel();
+    /// let registration = token.on_cancel(move || send.send("over"));
+    /// token.cancel();
+    /// assert_eq!(receive.recv(), Ok("over"));
+    /// # drop(registration);
+    /// ```
+    pub fn on_cancel(&self, hook: impl Into<Hook<'static>>) -> Registration {
+        let node = self.node();
+        let over = node.is_over() || node.expire(clock::now());
+        let tie = if is_open_here(node) { Tie::OwnToken } else { Tie::Token };
+        Registration::new(node, over, hook.into(), tie)
+    }
+}
+
+/// Whether this is the node of a scope that is open on this thread, hidden or not.
+fn is_open_here(node: &Arc<Node>) -> bool {
+    Thread::with(|thread| {
+        frame::innermost(thread, |scope| {
+            let mut nodes = scope.into_iter().flat_map(Scope::stack).filter_map(Scope::existing_node);
+            nodes.any(|open| Arc::ptr_eq(open, node))
+        })
+    })
 }

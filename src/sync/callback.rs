@@ -3,17 +3,19 @@
 //! Invariants:
 //! 1. The closure runs on one thread at a time, with no lock held.
 //! 2. When [`Callback::revoke`] has returned, the closure is not running and never will; it has been dropped on the
-//!    revoking thread. The exception is a revocation from inside the closure: it is dropped when it has returned.
+//!    revoking thread. The exception is a revocation from inside the closure, or from inside another that this one waits
+//!    for: it is dropped when it has returned. Where [`lend`] has lent it, the process ends instead.
 //! 3. While it is suspended it is not started, and when [`Callback::suspend`] has returned it is not running
 //!    (unless on that very thread).
 //! 4. In a forked child a closure from before the fork is never started, nor waited for.
 //!
 //! Invariant 2 is the promise of C++20's `stop_callback`; it is what lets [`lend`] take closures that borrow.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, Location, catch_unwind};
 use std::sync::Arc;
 use std::task::{Poll, Waker};
 
+use super::waits::{Ending, InRun, Notify, Run, Wait, ended_inside};
 use super::{Condvar, ForkMutex, MutexGuard, ThreadKey, fork, mutant, wait};
 
 type Closure<'a> = Box<dyn FnMut() + Send + 'a>;
@@ -29,7 +31,7 @@ pub(crate) struct Callback {
 struct State {
     /// Absent while it runs and after the end.
     closure: Option<Closure<'static>>,
-    running: Option<ThreadKey>,
+    running: Option<(ThreadKey, Run)>,
     revoked: bool,
     /// Revoked from inside: nobody waits to drop the closure.
     orphaned: bool,
@@ -116,7 +118,8 @@ impl Callback {
             return Call::Later { runs: state.suspensions == 0 };
         }
         let Some(mut closure) = state.closure.take() else { return Call::Refused };
-        state.running = Some(ThreadKey::current());
+        let run = InRun::begin();
+        state.running = Some((ThreadKey::current(), run.0));
         state.fires = state.fires.saturating_add(1);
         let fires = state.fires;
         drop(state);
@@ -126,6 +129,7 @@ impl Callback {
         let panicked = outcome.is_err();
         // The payload's own drop may panic.
         drop_quietly(outcome);
+        drop(run);
 
         let Some(mut state) = self.state.lock() else {
             std::mem::forget(closure);
@@ -150,18 +154,23 @@ impl Callback {
     }
 
     /// Ends the callback: invariant 2.
-    pub(crate) fn revoke(self: &Arc<Self>) -> Waiters {
+    pub(crate) fn revoke(self: &Arc<Self>, ending: Ending) -> Waiters {
         if mutant!(NoRevoke) {
             return Waiters::default();
         }
-        let Some(mut state) = self.state.lock() else {
+        let revoked = self.state.lock().and_then(|mut state| {
+            state.revoked = true;
+            self.wait_for_run(state, ending)
+        });
+        let Some(mut state) = revoked else {
             // Lost in a fork: the closure must not be dropped later, when what it borrows is gone.
             std::mem::forget(Arc::clone(self));
             return Waiters::default();
         };
-        state.revoked = true;
-        state = self.wait_for_run(state);
-        if state.running.is_some() {
+        if self.runs(&state) {
+            if let Ending::Call(location) = ending {
+                ended_inside(location);
+            }
             state.orphaned = true;
         }
         let closure = state.closure.take();
@@ -190,7 +199,7 @@ impl Callback {
         let is_pending = |state: &State| {
             let comes = comes();
             let is_kept = state.revoked || state.panicked || state.suspensions > 0 || state.running.is_some();
-            self.is_running_elsewhere(state) || (comes && !is_kept)
+            self.run_elsewhere(state).is_some() || (comes && !is_kept)
         };
         let Some(mut state) = self.state.lock() else { return Poll::Ready(()) };
         let pending = is_pending(&state);
@@ -218,13 +227,12 @@ impl Callback {
     }
 
     /// Waits for it if it runs; after [`suspend`](Self::suspend): invariant 3.
-    pub(crate) fn wait_until_idle(&self) -> Waiters {
-        if let Some(state) = self.state.lock()
-            && !mutant!(NoShieldWait)
-        {
-            return self.wait_for_run(state).take_waiters();
+    pub(crate) fn wait_until_idle(self: &Arc<Self>) -> Waiters {
+        if mutant!(NoShieldWait) {
+            return Waiters::default();
         }
-        Waiters::default()
+        let idle = self.state.lock().and_then(|state| self.wait_for_run(state, Ending::Scope));
+        idle.map(|mut state| state.take_waiters()).unwrap_or_default()
     }
 
     /// Ends one suspension; who called meanwhile, and is to be woken now.
@@ -236,20 +244,23 @@ impl Callback {
 
     /// Keeps one caller from calling, by what `change` changes: when this returns a run that it has begun goes on, but it
     /// begins no other. With `wait` that run has ended.
-    pub(crate) fn hold_back(&self, wait: bool, change: impl FnOnce()) -> Waiters {
+    pub(crate) fn hold_back(self: &Arc<Self>, wait: bool, change: impl FnOnce()) -> Waiters {
         let state = self.state.lock();
         change();
         self.idle.notify_all();
-        let Some(mut state) = state else { return Waiters::default() };
-        if wait {
-            state = self.wait_for_run(state);
-        }
-        state.take_waiters()
+        let held =
+            state.and_then(|state| if wait { self.wait_for_run(state, Ending::Scope) } else { Some(state) });
+        held.map(|mut state| state.take_waiters()).unwrap_or_default()
     }
 
     /// How often it has been started.
     pub(crate) fn fires(&self) -> u32 {
         self.state.lock().map_or(0, |state| state.fires)
+    }
+
+    /// Whether its owner has revoked it.
+    pub(crate) fn is_revoked(&self) -> bool {
+        self.state.lock().is_some_and(|state| state.revoked)
     }
 
     /// Whether it runs now, as it may after a revocation from inside.
@@ -262,16 +273,39 @@ impl Callback {
         self.state.lock().is_some_and(|state| !state.revoked && !state.panicked)
     }
 
-    /// Whether a thread runs it that exists and is not this one.
-    fn is_running_elsewhere(&self, state: &State) -> bool {
-        self.generation == fork::generation() && state.running.is_some_and(|key| key != ThreadKey::current())
+    /// Whether a thread runs it that exists.
+    fn runs(&self, state: &State) -> bool {
+        self.generation == fork::generation() && state.running.is_some()
     }
 
-    fn wait_for_run<'a>(&self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
-        while self.is_running_elsewhere(&state) {
+    /// The run, if a thread is in it that exists and is not this one.
+    fn run_elsewhere(&self, state: &State) -> Option<Run> {
+        let (thread, run) = state.running.filter(|_| self.generation == fork::generation())?;
+        (thread != ThreadKey::current()).then_some(run)
+    }
+
+    /// Waits for the run that is going on, unless it is on this thread, or waits for one that is.
+    fn wait_for_run<'a>(
+        self: &'a Arc<Self>,
+        mut state: MutexGuard<'a, State>,
+        ending: Ending,
+    ) -> Option<MutexGuard<'a, State>> {
+        let Some(run) = self.run_elsewhere(&state) else { return Some(state) };
+        drop(state);
+        let waits = Wait::begin(run, ending, Arc::clone(self) as Arc<dyn Notify>);
+        state = self.state.lock()?;
+        while self.run_elsewhere(&state) == Some(run) && !waits.as_ref().is_some_and(Wait::lets_go) {
             state = wait(&self.idle, state);
         }
-        state
+        Some(state)
+    }
+}
+
+impl Notify for Callback {
+    fn notify(&self) {
+        // With the lock: who waits has looked before, or will see it.
+        let _state = self.state.lock();
+        self.idle.notify_all();
     }
 }
 
@@ -295,26 +329,30 @@ pub(crate) fn wake_quietly(waker: Waker) {
     drop_quietly(catch_unwind(AssertUnwindSafe(|| waker.wake())));
 }
 
-/// Lends closures that may borrow from the caller's stack to whoever gets the callbacks, for as long as `body` runs.
-pub(crate) fn lend<'a, R>(closures: Vec<Closure<'a>>, body: impl FnOnce(&[Arc<Callback>]) -> R) -> R {
-    struct Revoke(Vec<Arc<Callback>>);
+/// Lends closures that may borrow from the caller's stack to whoever gets the callbacks, for as long as `body` runs, in the
+/// call that was made at `location`.
+pub(crate) fn lend<'a, R>(
+    closures: Vec<Closure<'a>>,
+    location: &'static Location<'static>,
+    body: impl FnOnce(&[Arc<Callback>]) -> R,
+) -> R {
+    struct Revoke(Vec<Arc<Callback>>, &'static Location<'static>);
     impl Drop for Revoke {
         fn drop(&mut self) {
             for callback in &self.0 {
-                callback.revoke().wake();
+                callback.revoke(Ending::Call(self.1)).wake();
             }
         }
     }
     let lent = closures.into_iter().map(|closure| {
         // SAFETY: only the lifetime changes. `lent` revokes every callback before this function returns or unwinds,
-        // and after that the closure does not run and has been dropped (invariant 2), so it is not used after 'a. The
-        // exception, a revocation from inside the closure, cannot happen: `lent` is dropped on this thread, and a
-        // closure that runs on this thread was called within `body` and has returned. A callback that a fork put
-        // beyond reach is leaked.
+        // and after that the closure does not run and has been dropped (invariant 2), so it is not used after 'a. Where
+        // the closure runs on this thread at that time, as it can if a coroutine was switched inside `body`, or waits for
+        // this thread, the process ends there. A callback that a fork put beyond reach is leaked.
         let closure = unsafe { std::mem::transmute::<Closure<'a>, Closure<'static>>(closure) };
         Arc::new(Callback::new(closure))
     });
-    let lent = Revoke(lent.collect());
+    let lent = Revoke(lent.collect(), location);
     body(&lent.0)
 }
 
@@ -337,7 +375,7 @@ mod tests {
             let _ = &captured;
             runs.fetch_add(1, Ordering::SeqCst);
         });
-        let kept = lend(vec![closure], |lent| {
+        let kept = lend(vec![closure], Location::caller(), |lent| {
             assert!(matches!(call(&lent[0]), Call::Ran { fires: 1, due: None, .. }));
             lent[0].clone()
         });
@@ -367,7 +405,7 @@ mod tests {
             Box::new(move || assert!(matches!(call(inner.get().unwrap()), Call::Later { runs: true })));
         let callback = callback.get_or_init(|| Arc::new(Callback::new(closure)));
         assert!(matches!(call(callback), Call::Ran { fires: 1, due: Some(_), .. }));
-        callback.revoke().wake();
+        callback.revoke(Ending::Registration).wake();
     }
 
     #[test]

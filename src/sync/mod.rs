@@ -20,6 +20,7 @@ pub(crate) mod once;
 pub(crate) mod os;
 #[cfg(feature = "regex")]
 pub(crate) mod pcre2;
+pub(crate) mod waits;
 mod weak_waker;
 
 pub(crate) use fork::ForkMutex;
@@ -75,6 +76,15 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// Waits for a notification.
 pub(crate) fn wait<'a, T>(condvar: &Condvar, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
     condvar.wait(guard).unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// Ends the process with one line: something is broken that cannot be mended, and to go on would be undefined.
+#[cold]
+pub(crate) fn abort(what: std::fmt::Arguments<'_>) -> ! {
+    use std::io::Write as _;
+    // `eprintln` would panic where nobody listens.
+    let _ = writeln!(std::io::stderr(), "timebox: {what}; aborting");
+    std::process::abort();
 }
 
 /// The identity of the calling thread among those that live. Unlike std's it can be had in a thread's TLS

@@ -45,6 +45,8 @@ pub enum Mutant {
     ShortLook = 131_072,
     /// A task that waits for a hook looks whether it must, and only then says that it waits.
     LateWaiter = 1 << 20,
+    /// Nobody looks whether hooks wait for each other.
+    NoCircle = 1 << 21,
 }
 
 // Not a loom atomic: a switch is not part of the model.

@@ -10,9 +10,7 @@ use std::time::Duration;
 
 use pin_project::{pin_project, pinned_drop};
 
-use super::hook::Hook;
-use super::node::{Node, Tie};
-use super::registration::Registration;
+use super::node::Node;
 use super::trail::{Circumstances, Step, Trail};
 use crate::error::{Cause, ScopeInfo, TimeoutError};
 use crate::time::{NEVER, clock};
@@ -162,27 +160,6 @@ impl CancellationToken {
             trail.add_nodes(&parent, now);
         }
         Some(trail)
-    }
-
-    /// Has `hook` run once this is over. It runs on the watchdog ([`Hook::inline`]) or a runner thread, never on
-    /// the thread that cancels; on a token that is over already it runs on this thread before this returns.
-    ///
-    /// It fires one time unless it was made with [`Hook::every`].
-    ///
-    /// ```
-    /// use std::sync::mpsc;
-    /// use timebox::CancellationToken;
-    ///
-    /// let token = CancellationToken::new();
-    /// let (send, receive) = mpsc::channel();
-    /// let registration = token.on_cancel(move || send.send("over"));
-    /// token.cancel();
-    /// assert_eq!(receive.recv(), Ok("over"));
-    /// # drop(registration);
-    /// ```
-    pub fn on_cancel(&self, hook: impl Into<Hook<'static>>) -> Registration {
-        let over = self.node.is_over() || self.node.expire(clock::now());
-        Registration::new(&self.node, over, hook.into(), Tie::Token)
     }
 
     /// Waits until it is over.

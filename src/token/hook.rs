@@ -9,6 +9,7 @@ use std::task::{Poll, Wake, Waker};
 use std::time::Duration;
 
 use crate::sync::callback::{Call, Callback, Caller, Waiters};
+use crate::sync::waits::Ending;
 use crate::sync::{AtomicBool, ForkMutex, Ordering, mutant, weak_waker};
 use crate::time::seam::Seam;
 use crate::time::{clock, nanos};
@@ -350,13 +351,19 @@ impl Entry {
         self.then.iter().for_each(|(_, entry)| entry.retire(wait));
     }
 
-    /// Ends it: when this returns no part of it is running, and never will.
-    pub(crate) fn revoke(&self) {
-        wake(self.callback.revoke());
+    /// Ends it: when this returns no part of it is running, and never will; except from inside itself, or from inside a
+    /// hook that it waits for.
+    pub(crate) fn revoke(&self, ending: Ending) {
+        wake(self.callback.revoke(ending));
         self.forget_timers();
         for (_, entry) in &self.then {
-            entry.revoke();
+            entry.revoke(ending);
         }
+    }
+
+    /// Whether it was ended.
+    pub(crate) fn is_revoked(&self) -> bool {
+        self.callback.is_revoked()
     }
 
     /// Whether a part of it is running now, as may be where it was revoked from inside.
@@ -369,7 +376,7 @@ impl Entry {
         self.callback.begin_to_revoke();
         let mut poll = self.callback.poll_idle(std::ptr::from_ref(self).addr(), waker, || false);
         if poll.is_ready() {
-            wake(self.callback.revoke());
+            wake(self.callback.revoke(Ending::Scope));
         }
         self.forget_timers();
         for (_, entry) in &self.then {

@@ -10,6 +10,7 @@ use super::hook::{Entry, Hook, Unsaid};
 use super::node::{Node, Tie};
 use crate::error::{Cause, ScopeInfo};
 use crate::sync::mutants::Mutant;
+use crate::sync::waits::Ending;
 use crate::time::NEVER;
 use crate::watchdog::global;
 use crate::watchdog::model::{explore, models, pass_time, run_out, timers};
@@ -67,7 +68,7 @@ fn end_while_it_fires() {
         fires.run();
         fires.run();
     });
-    entry.revoke();
+    entry.revoke(Ending::Registration);
     ended.from_now_on(true);
     watchdog.join().unwrap();
     assert_never_late(&runs);
@@ -85,7 +86,7 @@ fn end_while_it_escalates() {
     let fires = Arc::clone(&entry);
     let first = thread::spawn(move || fires.run());
     pass_time(global());
-    entry.revoke();
+    entry.revoke(Ending::Registration);
     ended.from_now_on(true);
     first.join().unwrap();
     run_out(global());
@@ -126,13 +127,13 @@ fn end_from_inside() {
     let inside = Arc::clone(&own);
     let hook = Hook::inline(move || {
         let entry = inside.lock().unwrap().take();
-        entry.into_iter().for_each(|entry| entry.revoke());
+        entry.into_iter().for_each(|entry| entry.revoke(Ending::Registration));
     });
     let entry = Entry::of(hook, Unsaid::Backoff);
     *own.lock().unwrap() = Some(Arc::clone(&entry));
     let fires = Arc::clone(&entry);
     let watchdog = thread::spawn(move || fires.run());
-    entry.revoke();
+    entry.revoke(Ending::Registration);
     watchdog.join().unwrap();
     entry.run();
     assert!(entry.fires() <= 1);
@@ -156,7 +157,7 @@ fn shield_while_it_fires() {
     run_out(global());
     assert_never_late(&runs);
     assert_eq!(runs.load(SeqCst), 1);
-    entry.revoke();
+    entry.revoke(Ending::Registration);
 }
 
 /// A hook that is registered while the node is cancelled fires once, or is refused.
@@ -262,8 +263,33 @@ fn register_while_a_shield_closes() {
     assert!(future.cancel(None));
     run_out(global());
     assert_eq!(runs.load(SeqCst), 1);
-    entry.revoke();
+    entry.revoke(Ending::Registration);
     future.remove_hook(key, &entry);
+}
+
+/// Each of two hooks ends the other: nobody waits for ever, and neither is ended while it runs but from inside.
+fn end_each_other() {
+    type Other = Arc<std::sync::Mutex<Option<Arc<Entry>>>>;
+    let hook = |other: &Other| {
+        let other = Arc::clone(other);
+        let end = move || {
+            let other = other.lock().unwrap().take();
+            other.into_iter().for_each(|other| other.revoke(Ending::Registration));
+        };
+        Entry::of(Hook::inline(end), Unsaid::Once)
+    };
+    let (of_one, of_two) = (Other::default(), Other::default());
+    let (one, two) = (hook(&of_one), hook(&of_two));
+    *of_one.lock().unwrap() = Some(Arc::clone(&two));
+    *of_two.lock().unwrap() = Some(Arc::clone(&one));
+    // Leaked: where the model fails, their locks are gone when they would be.
+    [&one, &two].into_iter().for_each(|entry| std::mem::forget(Arc::clone(entry)));
+    let fires = Arc::clone(&one);
+    let first = thread::spawn(move || fires.run());
+    two.run();
+    first.join().unwrap();
+    assert!(one.fires() + two.fires() >= 1);
+    assert!(!one.is_running() && !two.is_running());
 }
 
 /// A task, and the thread that runs it.
@@ -308,7 +334,7 @@ fn await_hooks_in_a_task() {
     run_out(global());
     assert_never_late(&runs);
     assert_eq!(timers(global()), 0, "a timer is left behind");
-    entry.revoke();
+    entry.revoke(Ending::Registration);
 }
 
 /// As above, while the hook runs for another that set it off, and is ended by its registration.
@@ -320,7 +346,8 @@ fn await_a_hook_that_ends() {
     // Leaked: where the model fails, its locks are gone when the node would be.
     std::mem::forget(Arc::clone(&future));
     let (fires, ends) = (Arc::clone(&entry), Arc::clone(&entry));
-    let threads = [thread::spawn(move || fires.run()), thread::spawn(move || ends.revoke())];
+    let threads =
+        [thread::spawn(move || fires.run()), thread::spawn(move || ends.revoke(Ending::Registration))];
     Arc::new(Task::default()).block_on(|waker| future.poll_hooks(waker));
     threads.into_iter().for_each(|thread| thread.join().unwrap());
     assert!(runs.load(SeqCst) <= 1);
@@ -346,6 +373,9 @@ models! {
     a_task_awaits_a_hook_that_is_ended: await_a_hook_that_ends;
     #[should_panic(expected = "deadlock")]
     fails_where_a_task_says_too_late_that_it_waits: await_a_hook_that_ends, LateWaiter;
+    two_hooks_that_end_each_other_both_return: end_each_other;
+    #[should_panic(expected = "deadlock")]
+    fails_where_nobody_looks_for_a_circle: end_each_other, NoCircle;
     #[should_panic(expected = "it has not been told")]
     fails_where_a_cancel_does_not_spread_for_another: cancel_twice, NoSecondSpread;
     #[should_panic(expected = "maximum number of branches")] // a walk that does not end

@@ -110,6 +110,8 @@ struct Hooked {
 pub(crate) enum Tie {
     /// A token: it is there until its registration ends.
     Token,
+    /// The token of a scope, in whose code it was made: it is there as long, but a shield suspends it.
+    OwnToken,
     /// A scope: it dies with it, and a shield suspends it.
     Scope,
     /// A future that is polled in the scope, and may go on elsewhere: a shield suspends it, also one that is open
@@ -120,6 +122,11 @@ pub(crate) enum Tie {
 impl Tie {
     /// Whether it dies with the scope.
     fn ends_with_scope(self) -> bool {
+        matches!(self, Tie::Scope | Tie::Future)
+    }
+
+    /// Whether a shield of the scope's code suspends it.
+    fn is_of_scope(self) -> bool {
         self != Tie::Token
     }
 }

@@ -4,7 +4,7 @@ use std::future::Future;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 use std::sync::mpsc::{self, channel};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Barrier, Mutex};
 use std::task::{Context, Wake, Waker};
 use std::thread;
 use std::time::Duration;
@@ -459,4 +459,176 @@ fn a_waker_that_waits_for_what_a_hook_does_does_not_keep_it_from_being_done() {
     assert!(cancelled.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
     token.cancel();
     assert!(told.recv().unwrap());
+}
+
+/// Registrations that hooks drop.
+type Registered = Arc<Mutex<Vec<Registration>>>;
+
+/// A hook for each name, which drops the registrations of the next when all of them run.
+fn a_circle_of(hooks: usize, kind: fn(Box<dyn FnMut() + Send>) -> Hook<'static>) {
+    let tokens: Vec<_> = (0..hooks).map(|_| CancellationToken::new()).collect();
+    let all_run = Arc::new(Barrier::new(hooks));
+    let (done, wait) = channel();
+    let held = Arc::new(());
+    let registered: Vec<Registered> = (0..hooks).map(|_| Arc::default()).collect();
+    for (index, token) in tokens.iter().enumerate() {
+        let next = Arc::clone(&registered[(index + 1) % hooks]);
+        let (all_run, done, held) = (Arc::clone(&all_run), done.clone(), Arc::clone(&held));
+        let hook: Box<dyn FnMut() + Send> = Box::new(move || {
+            let _ = &held;
+            all_run.wait();
+            let dropped = std::mem::take(&mut *next.lock().unwrap());
+            drop(dropped);
+            done.send(()).unwrap();
+        });
+        registered[index].lock().unwrap().push(token.on_cancel(kind(hook)));
+    }
+    for token in &tokens {
+        token.cancel();
+    }
+    tokens.iter().for_each(|_| next(&wait));
+    crate::support::wait_for("the end of the hooks", || Arc::strong_count(&held) == 1);
+}
+
+#[test]
+fn hooks_that_drop_each_others_registrations_all_return() {
+    bounded(|| {
+        for _ in 0..20 {
+            a_circle_of(2, |hook| Hook::new(hook));
+            a_circle_of(3, |hook| Hook::new(hook));
+        }
+    });
+}
+
+#[test]
+fn a_hook_on_the_watchdog_and_one_on_a_runner_that_drop_each_other_both_return() {
+    bounded(|| {
+        let (first, second) = (Registered::default(), Registered::default());
+        let token = CancellationToken::new();
+        let both_run = Arc::new(Barrier::new(2));
+        let (done, wait) = channel();
+        let hook = |drops: &Registered| {
+            let (drops, both_run, done) = (Arc::clone(drops), Arc::clone(&both_run), done.clone());
+            move || {
+                both_run.wait();
+                let dropped = std::mem::take(&mut *drops.lock().unwrap());
+                drop(dropped);
+                done.send(()).unwrap();
+            }
+        };
+        // The runner's must have begun before the watchdog's waits for it.
+        let blocks = token.on_cancel(Hook::new(hook(&second)));
+        first.lock().unwrap().push(blocks);
+        let child = CancellationToken::new();
+        second.lock().unwrap().push(child.on_cancel(Hook::inline(hook(&first))));
+        token.cancel();
+        crate::support::wait_for("the runner", || !first.lock().unwrap().is_empty());
+        child.cancel();
+        next(&wait);
+        next(&wait);
+        let_the_watchdog_pass();
+    });
+}
+
+/// Inside of a hook, a call's hook runs that drops the outer hook's registration; and the call ends meanwhile.
+#[test]
+fn the_end_of_a_call_inside_a_hook_and_a_hook_that_drops_that_one_both_return() {
+    bounded(|| {
+        for _ in 0..20 {
+            let registered = Registered::default();
+            let token = CancellationToken::new();
+            let (done, wait) = channel();
+            let outer = Arc::clone(&registered);
+            let hook = move || {
+                let (drops, dropping) = channel();
+                let (ended, borrowed) = (AtomicBool::new(false), Mutex::new(0));
+                let inner = || {
+                    let dropped = std::mem::take(&mut *outer.lock().unwrap());
+                    let mut borrowed = borrowed.lock().unwrap();
+                    drops.send(()).unwrap();
+                    drop(dropped);
+                    assert!(!ended.load(SeqCst));
+                    *borrowed += 1;
+                };
+                let call = with_timeout(LONG, |scope| {
+                    scope.interruptible(Hook::new(inner).once(), || {
+                        scope.token().cancel();
+                        next(&dropping);
+                        Err::<(), _>("ended")
+                    })
+                });
+                // The call has waited for its own hook, which waited for this one, until it let go.
+                ended.store(true, SeqCst);
+                assert_eq!(*borrowed.lock().unwrap(), 1);
+                done.send(call.is_err()).unwrap();
+            };
+            registered.lock().unwrap().push(token.on_cancel(Hook::new(hook)));
+            token.cancel();
+            assert!(next(&wait));
+        }
+    });
+}
+
+/// As above, where the scope's exit, or a shield, waits.
+#[test]
+fn a_scope_or_a_shield_inside_a_hook_and_a_hook_that_drops_that_one_both_return() {
+    bounded(|| {
+        for shields in [false, true] {
+            let registered = Registered::default();
+            let token = CancellationToken::new();
+            let (done, wait) = channel();
+            let outer = Arc::clone(&registered);
+            let hook = move || {
+                let (drops, dropping) = channel();
+                let outer = Arc::clone(&outer);
+                let ended = Arc::new(AtomicBool::new(false));
+                let ends = Arc::clone(&ended);
+                with_timeout(LONG, |scope| {
+                    let registration = scope.on_cancel(Hook::new(move || {
+                        let dropped = std::mem::take(&mut *outer.lock().unwrap());
+                        drops.send(()).unwrap();
+                        drop(dropped);
+                        ends.store(true, SeqCst);
+                    }));
+                    scope.token().cancel();
+                    next(&dropping);
+                    if shields {
+                        timebox::shield(LONG, || assert!(ended.load(SeqCst)));
+                    }
+                    std::mem::forget(registration);
+                    Ok::<_, TimeoutError>(())
+                })
+                .unwrap();
+                done.send(ended.load(SeqCst)).unwrap();
+            };
+            registered.lock().unwrap().push(token.on_cancel(Hook::new(hook)));
+            token.cancel();
+            assert!(next(&wait));
+        }
+    });
+}
+
+/// No circle: the drop waits, though it is inside another hook.
+#[test]
+fn a_drop_inside_another_hook_waits_for_the_hook_that_it_ends() {
+    bounded(|| {
+        let (slow, other) = (CancellationToken::new(), CancellationToken::new());
+        let ended = Arc::new(AtomicBool::new(false));
+        let (began, begins) = channel();
+        let (done, wait) = channel();
+        let ends = Arc::clone(&ended);
+        let mut registration = Some(slow.on_cancel(move || {
+            began.send(()).unwrap();
+            thread::sleep(SHORT);
+            ends.store(true, SeqCst);
+        }));
+        let _other = other.on_cancel(move || {
+            drop(registration.take());
+            done.send(ended.load(SeqCst)).unwrap();
+        });
+        slow.cancel();
+        next(&begins);
+        other.cancel();
+        assert!(next(&wait));
+    });
 }

@@ -1,15 +1,16 @@
 //! The shield: a scope of its own that hides what is around it, for as long as it is open.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 use std::sync::mpsc::{TryRecvError, channel};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use timebox::{
-    Cause, Deadline, Hook, Limit, TimeoutError, checkpoint, deadline, handle, interruptible, is_expired,
-    on_cancel, remaining, require, shield, sleep, timeout, token, with_timeout,
+    CancellationToken, Cause, Deadline, Hook, Limit, Registration, Scope, TimeoutError, checkpoint, deadline,
+    handle, interruptible, is_expired, on_cancel, remaining, require, shield, sleep, timeout, token,
+    with_timeout,
 };
 
 use crate::support::{HANG, LONG, SHORT, ask_often, bounded, let_the_watchdog_pass, next, outlast, wait_for};
@@ -216,6 +217,140 @@ fn a_hook_registered_outside_waits_until_the_shield_is_left() {
             })
             .unwrap();
         }
+    });
+}
+
+#[test]
+fn a_hook_on_the_scopes_own_token_waits_until_the_shield_is_left() {
+    bounded(|| {
+        type Own = fn(&Scope) -> CancellationToken;
+        let own: [Own; 3] = [Scope::token, |_| token(), |scope| scope.handle().token()];
+        for own in own {
+            with_timeout(LONG, |outer| {
+                with_timeout(LONG, |scope| {
+                    let (fired, wait) = channel();
+                    let hook = |name: &'static str| {
+                        let fired = fired.clone();
+                        Hook::inline(move || fired.send(name))
+                    };
+                    let _inner = own(scope).on_cancel(hook("inner"));
+                    // The token of a scope around it is one of this thread's too.
+                    let _outer = outer.token().on_cancel(hook("outer"));
+                    shield(LONG, || {
+                        outer.token().cancel();
+                        shield(LONG, let_the_watchdog_pass);
+                        let_the_watchdog_pass();
+                        assert_eq!(wait.try_recv(), Err(TryRecvError::Empty));
+                        // One that is made inside is about the outer token, which answers for itself.
+                        drop(outer.token().on_cancel(hook("inside")));
+                        assert_eq!(wait.try_recv(), Ok("inside"));
+                    });
+                    let mut names = [next(&wait), next(&wait)];
+                    names.sort_unstable();
+                    assert_eq!(names, ["inner", "outer"]);
+                    Ok::<_, TimeoutError>(())
+                })
+            })
+            .unwrap();
+        }
+    });
+}
+
+#[test]
+fn opening_a_shield_waits_for_a_running_hook_of_the_scopes_own_token() {
+    bounded(|| {
+        for drops_itself in [false, true] {
+            with_timeout(LONG, |scope| {
+                let (started, wait) = channel();
+                let done = Arc::new(AtomicBool::new(false));
+                let own = Arc::new(Mutex::new(None::<Registration>));
+                let (ends, inside) = (Arc::clone(&done), Arc::clone(&own));
+                let hook = move || {
+                    if drops_itself {
+                        drop(inside.lock().unwrap().take());
+                    }
+                    started.send(()).unwrap();
+                    thread::sleep(SHORT);
+                    ends.store(true, SeqCst);
+                };
+                *own.lock().unwrap() = Some(token().on_cancel(Hook::new(hook)));
+                scope.token().cancel();
+                next(&wait);
+                shield(LONG, || assert!(done.load(SeqCst)));
+                drop(own.lock().unwrap().take());
+                Ok::<_, TimeoutError>(())
+            })
+            .unwrap();
+        }
+    });
+}
+
+#[test]
+fn hooks_made_elsewhere_fire_while_the_shield_is_open() {
+    bounded(|| {
+        let plain = CancellationToken::new();
+        let (fired, wait) = channel();
+        let hook = |name: &'static str| {
+            let fired = fired.clone();
+            Hook::inline(move || fired.send(name))
+        };
+        timebox::Timebox::new(LONG)
+            .cancel_on(&plain)
+            .run(|scope| {
+                let _plain = plain.on_cancel(hook("of a token of its own"));
+                // Another thread wants to know of this scope's end.
+                let own = scope.token();
+                let other = hook("of another thread");
+                let _other = thread::spawn(move || own.on_cancel(other)).join().unwrap();
+                shield(LONG, || {
+                    plain.cancel();
+                    let mut names = [next(&wait), next(&wait)];
+                    names.sort_unstable();
+                    assert_eq!(names, ["of a token of its own", "of another thread"]);
+                });
+                Ok::<_, TimeoutError>(())
+            })
+            .unwrap();
+    });
+}
+
+#[test]
+fn a_hook_on_the_token_of_a_futures_scope_waits_until_the_futures_shield_is_done() {
+    bounded(|| {
+        let (fired, wait) = channel();
+        let (tell, told) = channel();
+        let result = pollster::block_on(timebox::future::timeout(LONG, async {
+            let own = token();
+            let _registration = own.on_cancel(Hook::inline(move || fired.send(())));
+            timebox::future::shield(LONG, async {
+                own.cancel();
+                let_the_watchdog_pass();
+                // In another poll.
+                timebox::future::sleep(Duration::from_millis(1)).await.unwrap();
+                let_the_watchdog_pass();
+                tell.send(wait.try_recv()).unwrap();
+            })
+            .await;
+            next(&wait);
+            Ok::<_, TimeoutError>(())
+        }));
+        assert!(result.is_ok());
+        assert_eq!(told.recv().unwrap(), Err(TryRecvError::Empty));
+    });
+}
+
+#[test]
+fn a_hook_on_the_scopes_own_token_outlives_the_scope() {
+    bounded(|| {
+        let (fired, wait) = channel();
+        let (own, _kept) = with_timeout(LONG, |scope| {
+            let kept = scope.token().on_cancel(move || fired.send(()));
+            shield(LONG, || ());
+            Ok::<_, TimeoutError>((scope.token(), kept))
+        })
+        .unwrap();
+        own.cancel();
+        next(&wait);
     });
 }
 

@@ -45,7 +45,7 @@ impl Node {
         let Some(mut state) = self.state.lock() else { return };
         state.suspensions += 1;
         let mut entries = Vec::new();
-        for (_, hooked) in state.hooks.iter_mut().filter(|(_, hooked)| hooked.tie != Tie::Token) {
+        for (_, hooked) in state.hooks.iter_mut().filter(|(_, hooked)| hooked.tie.is_of_scope()) {
             hooked.suspensions += 1;
             // Under the lock: whoever takes it off the list resumes it as often.
             hooked.entry.suspend();
@@ -68,10 +68,10 @@ impl Node {
         entries.iter().for_each(|entry| entry.resume());
     }
 
-    /// The hooks that belong to the scope, or are for its code.
+    /// The hooks that belong to the scope, or were made in its code.
     fn scoped_hooks(&self, into: &mut Vec<(Arc<Entry>, Tie)>) {
         if let Some(state) = self.state.lock() {
-            let scoped = state.hooks.iter().filter(|(_, hooked)| hooked.tie != Tie::Token);
+            let scoped = state.hooks.iter().filter(|(_, hooked)| hooked.tie.is_of_scope());
             into.extend(scoped.map(|(_, hooked)| (Arc::clone(&hooked.entry), hooked.tie)));
         }
     }
@@ -208,6 +208,7 @@ mod tests {
 
     use super::*;
     use crate::error::{Cause, ScopeId, ScopeInfo};
+    use crate::sync::waits::Ending;
     use crate::time::{NEVER, clock};
     use crate::token::Hook;
     use crate::token::hook::Unsaid;
@@ -310,7 +311,7 @@ mod tests {
             add(&future, Tie::Scope, Hook::new(|| panic!("a hook of the test panics, as it should")));
         add(&future, Tie::Token, Hook::new(|| std::thread::sleep(HANG)));
         suspended.suspend();
-        ended.revoke();
+        ended.revoke(Ending::Registration);
         panicking.run();
         assert!(future.poll_hooks(&waker).is_ready());
         assert_eq!(suspended.fires(), 0);
@@ -322,27 +323,28 @@ mod tests {
 
     #[test]
     fn a_task_is_woken_when_what_it_awaits_is_ended_or_left() {
-        for leave in [Entry::revoke as fn(&Entry), |entry| entry.retire(false)] {
+        let revoke: fn(&Entry) = |entry| entry.revoke(Ending::Registration);
+        for leave in [revoke, |entry| entry.retire(false)] {
             let future = node(None);
             // It hangs elsewhere, so that here it is yet to run.
             let (go, gone) = channel::<()>();
             let hook = Hook::new(move || gone.recv());
             let entry = add(&future, Tie::Future, hook);
             let runs = Arc::clone(&entry);
-            let elsewhere = std::thread::spawn(move || runs.again().run());
-            while !entry.is_running() {
-                std::thread::yield_now();
-            }
-            let (waker, woken) = task();
-            assert!(future.poll_hooks(&waker).is_pending());
-            let leaves = Arc::clone(&entry);
-            let leaver = std::thread::spawn(move || leave(&leaves));
-            go.send(()).unwrap();
-            while future.poll_hooks(&waker).is_pending() {
-                woken.recv_timeout(HANG).expect("it is woken");
-            }
-            leaver.join().unwrap();
-            elsewhere.join().unwrap();
+            std::thread::scope(|threads| {
+                threads.spawn(move || runs.again().run());
+                while !entry.is_running() {
+                    std::thread::yield_now();
+                }
+                let (waker, woken) = task();
+                assert!(future.poll_hooks(&waker).is_pending());
+                let left = Arc::clone(&entry);
+                threads.spawn(move || leave(&left));
+                go.send(()).unwrap();
+                while future.poll_hooks(&waker).is_pending() {
+                    woken.recv_timeout(HANG).expect("it is woken");
+                }
+            });
         }
     }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::found::Found;
 use super::{Child, End, Hooked, Link, Node, State, Tie};
 use crate::error::Cause;
+use crate::sync::waits::Ending;
 use crate::sync::{ForkMutex, MutexGuard, Ordering, SetOnce, mutant, weak_waker};
 use crate::time::{NEVER, clock};
 use crate::watchdog::{self, Timer};
@@ -180,15 +181,19 @@ impl Node {
     /// The scope it was made for has been left: its hooks end, and futures that were polled in it are on their own.
     pub(crate) fn close(self: &Arc<Self>) {
         let Some(mut state) = self.state.lock() else { return };
-        let ends = |(key, hooked): (usize, &Hooked)| (hooked.tie != Tie::Token).then_some(key);
+        // One of its token whose registration was dropped inside of it has been left to this.
+        let is_left = |hooked: &Hooked| hooked.tie == Tie::OwnToken && hooked.entry.is_revoked();
+        let ends = |(key, hooked): (usize, &Hooked)| {
+            (hooked.tie.ends_with_scope() || is_left(hooked)).then_some(key)
+        };
         let keys: Vec<usize> = state.hooks.iter().filter_map(ends).collect();
         let hooks: Vec<Hooked> = keys.into_iter().map(|key| state.hooks.remove(key)).collect();
         let children: Vec<Child> = state.children.iter().map(|(_, child)| child.clone()).collect();
         drop(state);
         // The latest first, as scopes are left.
         let (ending, leaving): (Vec<_>, Vec<_>) =
-            hooks.iter().rev().partition(|hooked| hooked.tie == Tie::Scope);
-        ending.iter().for_each(|hooked| hooked.entry.revoke());
+            hooks.iter().rev().partition(|hooked| hooked.tie != Tie::Future);
+        ending.iter().for_each(|hooked| hooked.entry.revoke(Ending::Scope));
         leaving.iter().for_each(|hooked| hooked.entry.retire(true));
         leaving.iter().for_each(|hooked| hooked.resume());
         for child in children {

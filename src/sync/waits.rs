@@ -1,0 +1,171 @@
+//! Which run of a callback waits for which, so that none waits for itself.
+//!
+//! A thread that is in a run, and waits there for another run to end, holds its own up. Where such waits lead round in a
+//! circle none of them would ever end: one of them *lets go*, and returns as from inside the run that it waited for.
+//!
+//! Invariants:
+//! 1. A wait is listed, with all runs that its thread is in, before it begins and until it has ended. Those runs cannot end
+//!    meanwhile, so what the list says of them is true.
+//! 2. Whoever lists the last wait of a circle finds all the others, under the lock. So no circle is missed, and none is
+//!    seen where one of the runs has ended.
+//!
+//! A wait outside of every run closes no circle, and is not listed.
+
+use std::cell::RefCell;
+use std::panic::Location;
+use std::sync::Arc;
+
+#[cfg(not(timebox_loom))]
+use super::SetOnce;
+use super::{AtomicBool, ForkMutex, Ordering, mutant};
+
+/// A run of a callback: no other has its number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Run(u64);
+
+/// What ends a callback, and waits for its run. In a circle the first of these lets go.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Ending {
+    /// Its registration is dropped.
+    Registration,
+    /// The scope that it belongs to is left, or shielded.
+    Scope,
+    /// The call returns that lent it, and with it goes what the callback borrows. It never lets go.
+    Call(&'static Location<'static>),
+}
+
+impl Ending {
+    fn firmness(self) -> u8 {
+        match self {
+            Ending::Registration => 0,
+            Ending::Scope => 1,
+            Ending::Call(_) => 2,
+        }
+    }
+}
+
+/// What somebody waits on who may have to let go.
+pub(crate) trait Notify: Send + Sync {
+    fn notify(&self);
+}
+
+struct Listed {
+    /// The runs that the waiting thread is in.
+    inside: Vec<Run>,
+    awaited: Run,
+    ending: Ending,
+    on: Arc<dyn Notify>,
+    lets_go: Arc<AtomicBool>,
+}
+
+#[cfg(not(timebox_loom))]
+static LIST: SetOnce<ForkMutex<Vec<Listed>>> = SetOnce::new();
+#[cfg(not(timebox_loom))]
+fn list() -> &'static ForkMutex<Vec<Listed>> {
+    LIST.get_or_init(|| ForkMutex::new(Vec::new()))
+}
+
+#[cfg(timebox_loom)]
+fn list() -> &'static ForkMutex<Vec<Listed>> {
+    loom::lazy_static! {
+        static ref LIST: ForkMutex<Vec<Listed>> = ForkMutex::new(Vec::new());
+    }
+    &LIST
+}
+
+#[cfg(not(timebox_loom))]
+thread_local!(static RUNS: RefCell<Vec<Run>> = const { RefCell::new(Vec::new()) });
+#[cfg(timebox_loom)]
+loom::thread_local!(static RUNS: RefCell<Vec<Run>> = RefCell::new(Vec::new()));
+
+/// While it is there, this thread is in a run.
+pub(crate) struct InRun(pub(crate) Run);
+
+impl InRun {
+    pub(crate) fn begin() -> Self {
+        // std's in a model too: only uniqueness is asked for.
+        static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
+        let run = Run(NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed));
+        // A thread that is about to be gone is in no run, as far as anybody can tell.
+        let _ = RUNS.try_with(|runs| runs.borrow_mut().push(run));
+        Self(run)
+    }
+}
+
+impl Drop for InRun {
+    fn drop(&mut self) {
+        // Not always the last: one in a coroutine may be left before one that began later.
+        let _ = RUNS.try_with(|runs| runs.borrow_mut().retain(|run| *run != self.0));
+    }
+}
+
+/// A wait for the end of a run, inside of another. It ends when this is dropped.
+pub(crate) struct Wait(Arc<AtomicBool>);
+
+impl Wait {
+    /// Begins to wait; `None` where nobody waits for this thread. Called with no lock held that `on` takes.
+    pub(crate) fn begin(awaited: Run, ending: Ending, on: Arc<dyn Notify>) -> Option<Self> {
+        let inside = RUNS.try_with(|runs| runs.borrow().clone()).unwrap_or_default();
+        if inside.is_empty() || mutant!(NoCircle) {
+            return None;
+        }
+        let lets_go = Arc::new(AtomicBool::new(false));
+        let mut list = list().lock()?;
+        list.push(Listed { inside, awaited, ending, on, lets_go: Arc::clone(&lets_go) });
+        let circle = circle_of_last(&list);
+        // Of several the latest, which is this one: it need not be woken.
+        let weakest = circle.into_iter().min_by_key(|&index| list[index].ending.firmness());
+        let told = weakest.map(|index| {
+            let Listed { ending, on, lets_go, .. } = &list[index];
+            if let Ending::Call(location) = ending {
+                ended_inside(location);
+            }
+            // Relaxed: read under the lock that `notify` takes after this.
+            lets_go.store(true, Ordering::Relaxed);
+            Arc::clone(on)
+        });
+        drop(list);
+        told.iter().for_each(|on| on.notify());
+        Some(Self(lets_go))
+    }
+
+    /// Whether it is not to wait any longer. Asked under the lock of what it waits on.
+    pub(crate) fn lets_go(&self) -> bool {
+        // Relaxed: as above.
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// The waits that lead from the last on the list back to it, that one first; none if they do not.
+fn circle_of_last(list: &[Listed]) -> Vec<usize> {
+    let Some((last, before)) = list.split_last() else { return Vec::new() };
+    let mut circle = vec![before.len()];
+    let mut awaited = last.awaited;
+    while !last.inside.contains(&awaited) {
+        // Relaxed: under the lock.
+        let holds_up =
+            |wait: &Listed| wait.inside.contains(&awaited) && !wait.lets_go.load(Ordering::Relaxed);
+        let Some(index) = before.iter().position(holds_up) else { return Vec::new() };
+        awaited = before[index].awaited;
+        circle.push(index);
+    }
+    circle
+}
+
+impl Drop for Wait {
+    fn drop(&mut self) {
+        let Some(mut list) = list().lock() else { return };
+        let index = list.iter().position(|wait| Arc::ptr_eq(&wait.lets_go, &self.0));
+        let gone = index.map(|index| list.swap_remove(index));
+        drop(list);
+        drop(gone);
+    }
+}
+
+/// What the callback borrows is about to go while it runs, and nobody can wait for it.
+#[cold]
+pub(crate) fn ended_inside(location: &'static Location<'static>) -> ! {
+    super::abort(format_args!(
+        "the call made at {location} ended inside its own hook (a coroutine switched inside it)"
+    ))
+}
