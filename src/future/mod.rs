@@ -11,15 +11,39 @@
 //!
 //! # When time runs out
 //!
-//! The future is polled before the deadline is looked at: a value that is ready wins. Then, unless a
-//! [grace](crate::Timebox::grace) lets it go on, it is dropped, inside its scope, and the result is an error that is
-//! not [settled](crate::TimeoutError::settled). Within the grace, whatever in it checks gets a typed error and can
-//! clean up; what it then returns is the result.
+//! The future is polled before the deadline is looked at: a value that is ready wins. Then its hooks run, and then it is
+//! dropped, inside its scope, and the result is an error that is not [settled](crate::TimeoutError::settled). No poll blocks
+//! for a hook: until the hooks have run the result is pending, and the future is not polled any more.
+//!
+//! **Without a grace the scope ends the future, not the await.** An await of this crate in it ([`sleep`], [`wait`],
+//! [`interruptible`], a scope that is to be entered) stays pending, and is dropped where it stands. So a body never runs on
+//! after an await because somebody else's limit has passed, and code that was written for another timer needs no change.
+//!
+//! **Within a [grace](crate::Timebox::grace) an await gives the error**, so that the body can clean up, and what the body
+//! returns is the result. The awaits that were pending all give it; of those that begin afterwards one in each poll, the others
+//! stay pending until the grace ends. So a loop that ignores errors holds no thread and outlives no grace. Cleanup that
+//! awaits belongs in a [`shield`]. A grace holds for all that is polled in the scope, and for all that is entered by its
+//! handles.
+//!
+//! In a block around a `block_on` an await gives the error too, since a block cannot drop the future.
 //!
 //! A future's scope that is over only because that of a future around it is leaves it to that one, which drops both or
 //! has a grace for both. That is why `&mut future` survives the limit it is polled under.
-//! One that is driven by a `block_on` in the middle of a poll of that one gives it 20 ms, and then ends by itself (if it
-//! is woken at all: where both have the same waker, as with pollster in pollster, neither it nor a [`sleep`] there is).
+//! One that is driven by a `block_on` in the middle of a poll of that one gives it 20 ms, and then ends by itself.
+//!
+//! # One future, several limits
+//!
+//! Three things look alike:
+//!
+//! | what | use |
+//! |---|---|
+//! | work that shall end at the limit | [`timeout`] |
+//! | to look after a while at work that goes on: a heartbeat, a progress report | [`wait`]`(limit, &mut work)`, again and again |
+//! | work that several callers wait for: a shared load, a cache that is filled, requests that are joined into one | [`Handle::root`](crate::Handle::root), around the work; and in each caller a [`timeout`] of its own around the waiting |
+//!
+//! A shared future (`futures::future::Shared`, a `OnceCell`, a cache that coalesces) is polled by whichever caller comes, in
+//! the scopes of that caller. Without the root its limits, tokens and handles would be those of the first: a load that is
+//! begun by a caller with 30 ms left would fail for one that has five seconds.
 //!
 //! # Examples
 //!

@@ -8,13 +8,13 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::task::{Wake, Waker};
 
-use loom::cell::UnsafeCell;
 use loom::thread;
 
 use super::shift::Shift;
 use super::{Timer, Watchdog, global, slots};
 use crate::sync::alarm;
 use crate::sync::mutants::{self, Mutant};
+use crate::sync::unshared::Unshared;
 use crate::time::NEVER;
 
 /// Explores `body`, with a mutant if one is named. Mutants are switched for the process: one model at a time.
@@ -246,23 +246,18 @@ fn see_deputy_out(shift: &Shift) {
     }
 }
 
-/// What only the watchdog touches.
-fn touch(work: &UnsafeCell<u32>) {
-    // SAFETY: none; it is what the model is to find.
-    work.with_mut(|work| unsafe { *work += 1 });
-}
-
 /// It makes calls while its deputy may lose patience.
 fn calls_that_may_be_taken_over() {
     let shift = Arc::new(Shift::new());
-    let work = Arc::new(UnsafeCell::new(0));
+    // Only the watchdog touches it.
+    let work = Arc::new(Unshared::default());
     let needed = Arc::new(AtomicBool::new(true));
     assert!(shift.become_deputy());
     let deputy = thread::spawn({
         let (shift, work, needed) = (Arc::clone(&shift), Arc::clone(&work), Arc::clone(&needed));
         move || {
             if shift.stand_by(|| needed.load(SeqCst)) {
-                touch(&work);
+                work.touch();
             }
         }
     });
@@ -275,7 +270,7 @@ fn calls_that_may_be_taken_over() {
         if shift.call(lets_time_pass).is_none() {
             break;
         }
-        touch(&work);
+        work.touch();
     }
     needed.store(false, SeqCst);
     shift.dismiss_deputy();
