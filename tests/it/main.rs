@@ -8,6 +8,7 @@ mod async_grace;
 mod async_interrupt;
 mod async_moves;
 mod async_over;
+mod async_programs;
 mod async_surroundings;
 mod async_trouble;
 mod asynchronous;
