@@ -4,11 +4,12 @@
 //! What every model asserts: once an arm has returned, the watchdog does not sleep past its deadline, and reaches it.
 //! Each promise of the protocol has a mutant that breaks it, and a model that then fails.
 
+use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::task::{Wake, Waker};
 
-use loom::cell::UnsafeCell;
+use loom::cell::Cell;
 use loom::thread;
 
 use super::shift::Shift;
@@ -246,23 +247,18 @@ fn see_deputy_out(shift: &Shift) {
     }
 }
 
-/// What only the watchdog touches.
-fn touch(work: &UnsafeCell<u32>) {
-    // SAFETY: none; it is what the model is to find.
-    work.with_mut(|work| unsafe { *work += 1 });
-}
-
 /// It makes calls while its deputy may lose patience.
 fn calls_that_may_be_taken_over() {
     let shift = Arc::new(Shift::new());
-    let work = Arc::new(UnsafeCell::new(0));
+    // What only the watchdog touches; loom looks whether that is so.
+    let work = Rc::new(Cell::new(0));
     let needed = Arc::new(AtomicBool::new(true));
     assert!(shift.become_deputy());
     let deputy = thread::spawn({
-        let (shift, work, needed) = (Arc::clone(&shift), Arc::clone(&work), Arc::clone(&needed));
+        let (shift, work, needed) = (Arc::clone(&shift), Rc::clone(&work), Arc::clone(&needed));
         move || {
             if shift.stand_by(|| needed.load(SeqCst)) {
-                touch(&work);
+                work.set(1);
             }
         }
     });
@@ -275,7 +271,7 @@ fn calls_that_may_be_taken_over() {
         if shift.call(lets_time_pass).is_none() {
             break;
         }
-        touch(&work);
+        work.set(1);
     }
     needed.store(false, SeqCst);
     shift.dismiss_deputy();
