@@ -206,14 +206,14 @@ fn assert_limits_work() {
 
 /// Calls something on the watchdog that does not return until what comes back is dropped.
 fn stuck(begin: impl FnOnce(Box<dyn Fn() + Send + Sync>)) -> Sender<()> {
-    let ((begun, begins), (release, released)) = (channel(), channel::<()>());
-    let (begun, released) = (Mutex::new(begun), Mutex::new(released));
+    let ((entered, wait), (release, door)) = (channel(), channel::<()>());
+    let (entered, door) = (Mutex::new(entered), Mutex::new(door));
     begin(Box::new(move || {
-        let _ = begun.lock().unwrap().send(());
+        let _ = entered.lock().unwrap().send(());
         // Like a std mutex that somebody holds.
-        let _ = released.lock().unwrap().recv();
+        let _ = door.lock().unwrap().recv();
     }));
-    begins.recv_timeout(HANG).unwrap();
+    wait.recv_timeout(HANG).unwrap();
     release
 }
 
@@ -246,16 +246,19 @@ impl Drop for Calls {
     }
 }
 
+/// Says how long a call under a limit took in its drop.
+struct CleansUp(Sender<Duration>);
+
+impl Drop for CleansUp {
+    fn drop(&mut self) {
+        let _ = self.0.send(blocks_until(SHORT));
+    }
+}
+
 #[test]
 fn a_task_that_is_polled_in_wake_may_wait_for_hooks_there() {
     let (done, wait) = channel();
     let report = done.clone();
-    struct CleansUp(Sender<Duration>);
-    impl Drop for CleansUp {
-        fn drop(&mut self) {
-            let _ = self.0.send(blocks_until(SHORT));
-        }
-    }
     PolledInWake::start(async move {
         let body = async {
             let _clean_up = CleansUp(report);
@@ -369,22 +372,25 @@ fn the_one_that_takes_over_is_the_watchdog_and_few_threads_stay() {
     }
 }
 
+/// How often the crate's threads have been switched to.
+#[cfg(target_os = "linux")]
+fn switches() -> u64 {
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+    let of = |task: std::fs::DirEntry| {
+        let name = std::fs::read_to_string(task.path().join("comm")).unwrap_or_default();
+        let status = std::fs::read_to_string(task.path().join("status")).unwrap_or_default();
+        let count = status.lines().filter_map(|line| line.split_once("ctxt_switches:"));
+        let count: u64 = count.map(|(_, count)| count.trim().parse::<u64>().unwrap()).sum();
+        if name.starts_with("timebox") { count } else { 0 }
+    };
+    tasks.map(|task| of(task.unwrap())).sum()
+}
+
 #[cfg(target_os = "linux")]
 #[test]
 fn while_nothing_is_due_no_thread_wakes_up() {
     if !is_child() {
         return assert_success(&alone("while_nothing_is_due_no_thread_wakes_up"));
-    }
-    fn switches() -> u64 {
-        let tasks = std::fs::read_dir("/proc/self/task").unwrap();
-        let of = |task: std::fs::DirEntry| {
-            let name = std::fs::read_to_string(task.path().join("comm")).unwrap_or_default();
-            let status = std::fs::read_to_string(task.path().join("status")).unwrap_or_default();
-            let count = status.lines().filter_map(|line| line.split_once("ctxt_switches:"));
-            let count: u64 = count.map(|(_, count)| count.trim().parse::<u64>().unwrap()).sum();
-            if name.starts_with("timebox") { count } else { 0 }
-        };
-        tasks.map(|task| of(task.unwrap())).sum()
     }
     let mut long = Box::pin(future::timeout_value(LONG, pending::<()>()));
     assert!(long.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
@@ -432,6 +438,7 @@ impl Drought {
         }
     }
 
+    #[allow(clippy::unused_self)] // it has begun
     fn end(self) {
         Self::set(None);
     }

@@ -20,8 +20,6 @@ pub(crate) mod once;
 pub(crate) mod os;
 #[cfg(feature = "regex")]
 pub(crate) mod pcre2;
-#[cfg(all(test, timebox_loom))]
-pub(crate) mod unshared;
 pub(crate) mod waits;
 mod weak_waker;
 

@@ -9,6 +9,7 @@ pub(crate) mod mock;
 mod mode;
 #[cfg(all(test, timebox_loom))]
 pub(crate) mod model;
+mod pass;
 pub(crate) mod runners;
 mod shift;
 pub(crate) mod slots;
@@ -18,13 +19,12 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::Waker;
 
-use crate::sync::alarm::{self, Alarm};
-use crate::sync::callback::wake_quietly;
+use crate::sync::alarm::Alarm;
 #[cfg(not(timebox_loom))]
 use crate::sync::compiler_fence;
-use crate::sync::{AtomicU64, Mutex, Ordering, Padded, SetOnce, const_fn, fence, fork, lock, mutant, os};
+use crate::sync::{AtomicU64, Mutex, Ordering, Padded, SetOnce, const_fn, fence, fork, lock, mutant};
+use crate::time::NEVER;
 use crate::time::seam::Seam;
-use crate::time::{NEVER, clock};
 pub(crate) use mode::Mode;
 use runners::{Runners, Task};
 use shift::Shift;
@@ -32,16 +32,6 @@ pub(crate) use slots::timers::Timer;
 use slots::timers::{Lease, Orphans, Timers};
 use slots::{FreeSlots, Numbered, Slot, Slots};
 pub(crate) use start::NAP;
-
-/// How long a watchdog with nothing to do stays, in nanoseconds.
-const IDLE: u64 = 30_000_000_000;
-
-/// How many batches of a thread's timers are fired in one pass.
-const BATCHES: usize = 16;
-
-/// How long nothing must be due for the watchdog to see to the asymmetric fence, and when it does so in any case.
-const QUIET: u64 = 50_000_000;
-const LOUD: u64 = 1_000_000_000;
 
 impl Timer {
     /// Takes it back; it may be running, or have run.
@@ -287,165 +277,6 @@ impl Watchdog {
                 return;
             }
         }
-    }
-
-    /// Has somebody there who takes over if a call takes long.
-    fn have_deputy(&'static self) {
-        if self.shift.has_deputy() {
-            return;
-        }
-        // A model has one where it starts it.
-        #[cfg(not(timebox_loom))]
-        self.shift.start_deputy(|| self.stand_by());
-    }
-
-    /// The life of a thread that is the watchdog; or its deputy, that has taken over.
-    fn serve(&'static self, mut takes_over: bool) {
-        os::set_timer_slack(1);
-        #[cfg(feature = "testing")]
-        mock::this_is_the_watchdog();
-        loop {
-            #[cfg(not(timebox_loom))]
-            slots::Thread::with(|thread| thread.is_watchdog.set(true));
-            if self.run(takes_over) {
-                self.shift.dismiss_deputy();
-                return;
-            }
-            #[cfg(not(timebox_loom))]
-            slots::Thread::with(|thread| thread.is_watchdog.set(false));
-            // Another has taken over, who may need a deputy now.
-            if !self.shift.become_deputy() || !self.shift.stand_by(|| self.is_running()) {
-                return;
-            }
-            takes_over = true;
-        }
-    }
-
-    /// The life of a deputy.
-    fn stand_by(&'static self) {
-        os::set_timer_slack(50_000);
-        if self.shift.stand_by(|| self.is_running()) {
-            os::name_this_thread("timebox-watchdog");
-            self.serve(true);
-        }
-    }
-
-    /// The watchdog's life; `false` if another has taken over. `takes_over`: from one that is stuck in a call.
-    fn run(&'static self, mut takes_over: bool) -> bool {
-        let born = clock::now();
-        // A watchdog before this one may have asked for it.
-        let mut heavy = self.mode.has(Mode::ASYMMETRIC);
-        let mut asked = heavy || cfg!(timebox_loom);
-        loop {
-            let Some((key, until)) = self.pass(heavy, std::mem::take(&mut takes_over)) else { return false };
-            let now = clock::now();
-            // It blocks for milliseconds: when nothing is due for a while, or else after a second.
-            if !asked && (until.saturating_sub(now) > QUIET || now.saturating_sub(born) > LOUD) {
-                asked = true;
-                heavy = os::register_barrier();
-                self.mode.set(Mode::ASYMMETRIC, heavy);
-                self.next_wake.0.store(0, Ordering::Relaxed);
-                continue;
-            }
-            if until == NEVER {
-                let end = clock::now().saturating_add(IDLE);
-                self.alarm.wait(key, end);
-                // `next_wake` says "never" all the while, so that every arm rings, and a ring makes this fail.
-                if clock::now() >= end && self.alarm.retire(key) {
-                    return true;
-                }
-            } else {
-                // Before it is needed: to start a thread takes longer than to wake one.
-                if self.has_timers() {
-                    self.have_deputy();
-                }
-                self.alarm.wait(key, until);
-            }
-            // Relaxed: see README, "Sleep".
-            self.next_wake.0.store(0, Ordering::Relaxed);
-        }
-    }
-
-    /// Fires what is due, and finds out until when to sleep; `None` if another has taken over meanwhile. Who has just taken
-    /// over looks at all timers, since the one before may have been at any of them.
-    fn pass(&'static self, heavy: bool, takes_over: bool) -> Option<(alarm::Key, u64)> {
-        // Before the first look: a ring after it cuts the sleep short.
-        let key = self.alarm.key();
-        let now = clock::now();
-        self.reach(now);
-        let looked_at = self.fire_due(now, takes_over && !mutant!(ShortLook))?;
-
-        if mutant!(EarlyLook) {
-            looked_at.iter().for_each(|timers| timers.end_look());
-        }
-        let first = self.earliest(now);
-        // Relaxed, here and below: the fence orders it.
-        self.next_wake.0.store(first, Ordering::Relaxed);
-        let fenced = mutant!(NoDogFence) || (heavy && os::heavy_barrier());
-        if !fenced {
-            if heavy {
-                // It worked before: somebody has forbidden it.
-                self.mode.set(Mode::ASYMMETRIC, false);
-            }
-            // SeqCst: pairs with the fence in `light_fence`.
-            fence(Ordering::SeqCst);
-        }
-        if !mutant!(EarlyLook) {
-            looked_at.iter().for_each(|timers| timers.end_look());
-        }
-        let second = if mutant!(NoRescan) { first } else { self.earliest(now) };
-        if second < first {
-            // Lowering it needs no fence: an arm that reads the higher value wakes in vain at worst.
-            self.next_wake.0.store(second, Ordering::Relaxed);
-        }
-        Some((key, first.min(second)))
-    }
-
-    /// The earliest deadline after `now` that anybody waits for; `now` or before if there is something to do at once.
-    fn earliest(&'static self, now: u64) -> u64 {
-        let epoch = self.epoch();
-        let timers = epoch.all_timers().map(Timers::earliest).min().unwrap_or(NEVER);
-        let earliest = self.slots.earliest(now).min(timers);
-        if lock(&epoch.inbox).is_empty() { earliest } else { now }
-    }
-
-    /// Whether any timer may be waited for.
-    fn has_timers(&'static self) -> bool {
-        self.epoch().all_timers().any(|timers| timers.earliest() != NEVER)
-    }
-
-    /// Calls everything that is due, in batches, with no lock held. The timers among which there was something due are to
-    /// be looked at again; or `all` of them. `None` if another has taken over meanwhile.
-    fn fire_due(&'static self, now: u64, all: bool) -> Option<Vec<&'static Timers>> {
-        let epoch = self.epoch();
-        self.call_posted()?;
-        let looked_at: Vec<_> = epoch.all_timers().filter(|timers| all || timers.earliest() <= now).collect();
-        for timers in &looked_at {
-            timers.begin_look();
-            // So many that those of other threads do not wait for all of this one's; the next pass follows at once.
-            for _ in 0..BATCHES {
-                let (due, are_all) = timers.take_due(now);
-                lock(&epoch.inbox).extend(due.into_iter().map(|(_, waker)| waker));
-                self.call_posted()?;
-                if are_all {
-                    break;
-                }
-            }
-        }
-        Some(looked_at)
-    }
-
-    /// Calls what is in the inbox, but for what comes meanwhile. Each on its own: what a call that does not return keeps from
-    /// being called is left to who takes over. `None` if somebody has.
-    fn call_posted(&'static self) -> Option<()> {
-        let inbox = &self.epoch().inbox;
-        let count = lock(inbox).len();
-        for _ in 0..count {
-            let Some(waker) = lock(inbox).pop_front() else { break };
-            self.have_deputy();
-            self.shift.call(|| wake_quietly(waker))?;
-        }
-        Some(())
     }
 
     /// Has something woken at `deadline` on the clock of `seam`.

@@ -4,17 +4,18 @@
 //! What every model asserts: once an arm has returned, the watchdog does not sleep past its deadline, and reaches it.
 //! Each promise of the protocol has a mutant that breaks it, and a model that then fails.
 
+use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::task::{Wake, Waker};
 
+use loom::cell::Cell;
 use loom::thread;
 
 use super::shift::Shift;
 use super::{Timer, Watchdog, global, slots};
 use crate::sync::alarm;
 use crate::sync::mutants::{self, Mutant};
-use crate::sync::unshared::Unshared;
 use crate::time::NEVER;
 
 /// Explores `body`, with a mutant if one is named. Mutants are switched for the process: one model at a time.
@@ -249,15 +250,15 @@ fn see_deputy_out(shift: &Shift) {
 /// It makes calls while its deputy may lose patience.
 fn calls_that_may_be_taken_over() {
     let shift = Arc::new(Shift::new());
-    // Only the watchdog touches it.
-    let work = Arc::new(Unshared::default());
+    // What only the watchdog touches; loom looks whether that is so.
+    let work = Rc::new(Cell::new(0));
     let needed = Arc::new(AtomicBool::new(true));
     assert!(shift.become_deputy());
     let deputy = thread::spawn({
-        let (shift, work, needed) = (Arc::clone(&shift), Arc::clone(&work), Arc::clone(&needed));
+        let (shift, work, needed) = (Arc::clone(&shift), Rc::clone(&work), Arc::clone(&needed));
         move || {
             if shift.stand_by(|| needed.load(SeqCst)) {
-                work.touch();
+                work.set(1);
             }
         }
     });
@@ -270,7 +271,7 @@ fn calls_that_may_be_taken_over() {
         if shift.call(lets_time_pass).is_none() {
             break;
         }
-        work.touch();
+        work.set(1);
     }
     needed.store(false, SeqCst);
     shift.dismiss_deputy();

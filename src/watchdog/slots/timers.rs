@@ -53,7 +53,6 @@ pub(crate) struct Timers {
 /// record says itself when it is due, and has an entry of its own.
 type Heap = BinaryHeap<Reverse<(u64, u32, u32)>>;
 
-/// The entry of a timer in the heap.
 fn entry((deadline, index, ticket): (u64, u32, Ticket)) -> Reverse<(u64, u32, u32)> {
     Reverse((deadline, index, ticket.short()))
 }
