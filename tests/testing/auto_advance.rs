@@ -143,9 +143,9 @@ fn when_all_threads_sleep_it_goes_to_the_first_that_wakes() {
 #[test]
 fn a_thread_that_works_holds_it() {
     bounded(|| {
-        let (begin, begun) = channel();
+        let (send, begun) = channel();
         let (go_on, may_go_on) = channel();
-        let ends = Mutex::new((begin, may_go_on));
+        let ends = Mutex::new((send, may_go_on));
         MockClock::auto_advancing().run(|clock| {
             let works = |n| {
                 if n == 1 {
@@ -218,9 +218,9 @@ fn a_hold_keeps_it_where_it_is() {
         MockClock::auto_advancing().run(|clock| {
             let hold = clock.hold();
             let (send, released) = channel();
-            let held = clock.clone();
+            let still = clock.clone();
             let release = thread::spawn(move || {
-                let before = held.elapsed();
+                let before = still.elapsed();
                 send.send(before).unwrap();
                 drop(hold);
             });
