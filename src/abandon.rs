@@ -20,6 +20,7 @@ use std::task::Waker;
 use std::thread;
 
 use crate::error::{ScopeId, TimeoutError};
+use crate::scope::staged::{Held, hold};
 use crate::scope::{Handle, Scope, run_any};
 use crate::sync::callback::drop_quietly;
 use crate::sync::{ForkMutex, Mutex, MutexGuard, SetOnce, lock};
@@ -72,7 +73,7 @@ pub fn abandon<T: Send + 'static>(
 ) -> Result<T, TimeoutError> {
     let location = Location::caller();
     let outcome = run_any(&limit.into(), None, location, |scope| {
-        let state = State::New(Box::new(work), scope.handle());
+        let state = State::New(Box::new(work), scope.handle(), hold());
         let job = Arc::new(Job { depth: depth_of(scope), state: Mutex::new(state), waker: Mutex::new(None) });
         scope
             .wait_with(location, |waker| {
@@ -208,7 +209,7 @@ struct Job<T> {
 type Ended<T> = thread::Result<Result<T, TimeoutError>>;
 
 enum State<T> {
-    New(Box<dyn FnOnce() -> T + Send>, Handle),
+    New(Box<dyn FnOnce() -> T + Send>, Handle, Held),
     Running,
     Ended(Ended<T>),
     /// There is no thread for it.
@@ -264,12 +265,21 @@ impl<T: Send + 'static> Drop for Submitted<T> {
     }
 }
 
+/// Holds the clock of a test again, however the work ends.
+struct HoldAgain<'a>(&'a Cell<Option<Held>>);
+
+impl Drop for HoldAgain<'_> {
+    fn drop(&mut self) {
+        self.0.set(Some(hold()));
+    }
+}
+
 impl<T: Send + 'static> Job<T> {
     fn run(self: Arc<Self>) {
-        let (work, handle) = {
+        let (work, handle, held) = {
             let mut state = lock(&self.state);
             match std::mem::replace(&mut *state, State::Running) {
-                State::New(work, handle) => (work, handle),
+                State::New(work, handle, held) => (work, handle, held),
                 other => {
                     *state = other;
                     return;
@@ -277,7 +287,15 @@ impl<T: Send + 'static> Job<T> {
             }
         };
         let within = Within::enter(handle.node().info.id(), self.depth);
-        let run = AssertUnwindSafe(|| handle.enter(Limit::NONE, |_| Ok(work())));
+        // Until the work has begun; and from its end on, until whoever waits for it has been woken.
+        let held = Cell::new(Some(held));
+        let run = AssertUnwindSafe(|| {
+            handle.enter(Limit::NONE, |_| {
+                held.take();
+                let _again = HoldAgain(&held);
+                Ok(work())
+            })
+        });
         let mut ended = Some(catch_unwind(run));
         let left = {
             let mut state = lock(&self.state);
@@ -307,7 +325,7 @@ mod tests {
     fn whoever_waits_for_work_that_finds_no_thread_is_told() {
         let error = run_any(&Limit::NONE, None, Location::caller(), |scope| {
             let work = || unreachable!("there is no thread for it");
-            let state = Mutex::new(State::<()>::New(Box::new(work), scope.handle()));
+            let state = Mutex::new(State::<()>::New(Box::new(work), scope.handle(), hold()));
             let job = Arc::new(Job { depth: 0, state, waker: Mutex::new(None) });
             scope.wait_with(Location::caller(), |waker| {
                 *lock(&job.waker) = Some(waker);

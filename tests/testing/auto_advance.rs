@@ -252,6 +252,23 @@ fn a_hook_that_sleeps_by_it_does_not_hold_it_for_ever() {
 }
 
 #[test]
+fn it_does_not_move_before_abandoned_work_has_begun() {
+    bounded(|| {
+        for _ in 0..100 {
+            MockClock::auto_advancing().run(|clock| {
+                let slept = timebox::abandon(HOUR, || sleep(SECOND).is_ok()).unwrap();
+                assert!(slept);
+                assert_eq!(clock.elapsed(), SECOND);
+                let error = timebox::abandon(HOUR, || sleep(2 * HOUR).is_ok());
+                // The work has ended by its own scope, or was left to.
+                assert!(error.map_or_else(|error| error.is_timeout(), |slept| !slept));
+                assert_eq!(clock.elapsed(), HOUR + SECOND);
+            });
+        }
+    });
+}
+
+#[test]
 fn clocks_do_not_move_each_other() {
     bounded(|| {
         let other = MockClock::auto_advancing();
