@@ -264,7 +264,7 @@ impl MockClock {
     /// It parks too while it waits for a socket, or for a thread of its own: let such a wait be over before limits count, or
     /// the clock runs away from it, as tokio's does.
     pub fn advance_to_next(&self) -> bool {
-        let moved = mock::advance_to_next(&self.shared.mock);
+        let moved = mock::advance_to_next(&self.shared.mock, || true);
         self.moved();
         moved
     }

@@ -269,6 +269,25 @@ fn it_does_not_move_before_abandoned_work_has_begun() {
 }
 
 #[test]
+fn a_sleep_of_no_length_is_no_time_for_the_others() {
+    bounded(|| {
+        MockClock::auto_advancing().run(|clock| {
+            let sleeps = |n| {
+                if n == 1 {
+                    return sleep(SECOND).unwrap();
+                }
+                for _ in 0..1000 {
+                    sleep(Duration::ZERO).unwrap();
+                    assert_eq!(clock.elapsed(), Duration::ZERO);
+                }
+            };
+            with_threads(clock, 2, sleeps, |_| ());
+            assert_eq!(clock.elapsed(), SECOND);
+        });
+    });
+}
+
+#[test]
 fn clocks_do_not_move_each_other() {
     bounded(|| {
         let other = MockClock::auto_advancing();
