@@ -9,7 +9,7 @@
 //! Work may itself call `abandon`, however deep and however often: a load of a page, say, that looks up names. Then the
 //! outer waits for the inner, and must not keep its place from it. So the bound holds for each *depth* on its own: of work
 //! called from outside, of work called from within that, and so on. A thread that the work starts counts as within once
-//! it has entered a [`Handle`](crate::Handle) from there; a hook counts as within all work that runs, since any may wait
+//! it has entered a [`Handle`] from there; a hook counts as within all work that runs, since any may wait
 //! for it.
 
 use std::cell::Cell;
@@ -35,7 +35,7 @@ use crate::watchdog::runners::Task;
 /// endless loop. What is left behind **keeps its core, its memory, its locks and its connections**, for as long as it
 /// runs; and whatever it does later, it does behind your back. So it must own all that it touches (`'static`). At most
 /// eight pieces of work run at one time, those included that were left behind, unless
-/// [`set_max_threads`](crate::abandon::set_max_threads) says otherwise; more wait for a place. Work that is called from
+/// [`set_max_threads`] says otherwise; more wait for a place. Work that is called from
 /// within other work has places of its own: see the [module](mod@crate::abandon).
 ///
 /// The work runs in a scope within this one: it may look at it all the same, and then ends by itself.
