@@ -9,7 +9,7 @@
 //! Work may itself call `abandon`, however deep and however often: a load of a page, say, that looks up names. Then the
 //! outer waits for the inner, and must not keep its place from it. So the bound holds for each *depth* on its own: of work
 //! called from outside, of work called from within that, and so on. A thread that the work starts counts as within once
-//! it has entered a [`Handle`](crate::Handle) from there; a hook counts as within all work that runs, since any may wait
+//! it has entered a [`Handle`] from there; a hook counts as within all work that runs, since any may wait
 //! for it.
 
 use std::cell::Cell;
@@ -20,6 +20,7 @@ use std::task::Waker;
 use std::thread;
 
 use crate::error::{ScopeId, TimeoutError};
+use crate::scope::staged::{Held, hold};
 use crate::scope::{Handle, Scope, run_any};
 use crate::sync::callback::drop_quietly;
 use crate::sync::{ForkMutex, Mutex, MutexGuard, SetOnce, lock};
@@ -34,7 +35,7 @@ use crate::watchdog::runners::Task;
 /// endless loop. What is left behind **keeps its core, its memory, its locks and its connections**, for as long as it
 /// runs; and whatever it does later, it does behind your back. So it must own all that it touches (`'static`). At most
 /// eight pieces of work run at one time, those included that were left behind, unless
-/// [`set_max_threads`](crate::abandon::set_max_threads) says otherwise; more wait for a place. Work that is called from
+/// [`set_max_threads`] says otherwise; more wait for a place. Work that is called from
 /// within other work has places of its own: see the [module](mod@crate::abandon).
 ///
 /// The work runs in a scope within this one: it may look at it all the same, and then ends by itself.
@@ -72,7 +73,7 @@ pub fn abandon<T: Send + 'static>(
 ) -> Result<T, TimeoutError> {
     let location = Location::caller();
     let outcome = run_any(&limit.into(), None, location, |scope| {
-        let state = State::New(Box::new(work), scope.handle());
+        let state = State::New(Box::new(work), scope.handle(), hold());
         let job = Arc::new(Job { depth: depth_of(scope), state: Mutex::new(state), waker: Mutex::new(None) });
         scope
             .wait_with(location, |waker| {
@@ -208,7 +209,7 @@ struct Job<T> {
 type Ended<T> = thread::Result<Result<T, TimeoutError>>;
 
 enum State<T> {
-    New(Box<dyn FnOnce() -> T + Send>, Handle),
+    New(Box<dyn FnOnce() -> T + Send>, Handle, Held),
     Running,
     Ended(Ended<T>),
     /// There is no thread for it.
@@ -264,12 +265,21 @@ impl<T: Send + 'static> Drop for Submitted<T> {
     }
 }
 
+/// Holds the clock of a test again, however the work ends.
+struct HoldAgain<'a>(&'a Cell<Option<Held>>);
+
+impl Drop for HoldAgain<'_> {
+    fn drop(&mut self) {
+        self.0.set(Some(hold()));
+    }
+}
+
 impl<T: Send + 'static> Job<T> {
     fn run(self: Arc<Self>) {
-        let (work, handle) = {
+        let (work, handle, held) = {
             let mut state = lock(&self.state);
             match std::mem::replace(&mut *state, State::Running) {
-                State::New(work, handle) => (work, handle),
+                State::New(work, handle, held) => (work, handle, held),
                 other => {
                     *state = other;
                     return;
@@ -277,7 +287,15 @@ impl<T: Send + 'static> Job<T> {
             }
         };
         let within = Within::enter(handle.node().info.id(), self.depth);
-        let run = AssertUnwindSafe(|| handle.enter(Limit::NONE, |_| Ok(work())));
+        // Until the work has begun; and from its end on, until whoever waits for it has been woken.
+        let held = Cell::new(Some(held));
+        let run = AssertUnwindSafe(|| {
+            handle.enter(Limit::NONE, |_| {
+                held.take();
+                let _again = HoldAgain(&held);
+                Ok(work())
+            })
+        });
         let mut ended = Some(catch_unwind(run));
         let left = {
             let mut state = lock(&self.state);
@@ -307,7 +325,7 @@ mod tests {
     fn whoever_waits_for_work_that_finds_no_thread_is_told() {
         let error = run_any(&Limit::NONE, None, Location::caller(), |scope| {
             let work = || unreachable!("there is no thread for it");
-            let state = Mutex::new(State::<()>::New(Box::new(work), scope.handle()));
+            let state = Mutex::new(State::<()>::New(Box::new(work), scope.handle(), hold()));
             let job = Arc::new(Job { depth: 0, state, waker: Mutex::new(None) });
             scope.wait_with(Location::caller(), |waker| {
                 *lock(&job.waker) = Some(waker);

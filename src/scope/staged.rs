@@ -59,6 +59,20 @@ pub(crate) fn present(seam: &Seam) -> Presence {
     }
 }
 
+/// Keeps this thread's clock from moving by itself while it is there: for what another thread is about to do.
+#[must_use]
+pub(crate) struct Held {
+    #[cfg(feature = "testing")]
+    _hold: Option<crate::watchdog::mock::presence::Hold>,
+}
+
+pub(crate) fn hold() -> Held {
+    Held {
+        #[cfg(feature = "testing")]
+        _hold: Seam::current().mock().map(crate::watchdog::mock::presence::Hold::new),
+    }
+}
+
 /// Puts this thread in a seam, if it is in another.
 #[inline]
 pub(crate) fn under(thread: &Thread, seam: &Seam) -> Under {

@@ -82,7 +82,8 @@ impl MockClock {
     /// All else counts as work: a join, a lock, a channel, a read. **So the clock never runs away from work that it cannot
     /// see, and no limit expires for that reason; but where such a wait is for the clock to move, the test hangs.** Wait for
     /// another thread, or for a hook, with [`block_on`](Self::block_on): for a [token](crate::CancellationToken::cancelled), or
-    /// a channel of futures. Whoever wakes it counts it as awake at once, so that the clock does not move in between.
+    /// a channel of futures. Whoever wakes it counts it as awake at once, so that the clock does not move in between. What an
+    /// executor polls on a thread that is not under the clock is not seen: see [`advance_to_next`](Self::advance_to_next).
     ///
     /// # Examples
     ///
@@ -264,7 +265,7 @@ impl MockClock {
     /// It parks too while it waits for a socket, or for a thread of its own: let such a wait be over before limits count, or
     /// the clock runs away from it, as tokio's does.
     pub fn advance_to_next(&self) -> bool {
-        let moved = mock::advance_to_next(&self.shared.mock);
+        let moved = mock::advance_to_next(&self.shared.mock, || true);
         self.moved();
         moved
     }

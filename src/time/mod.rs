@@ -26,9 +26,10 @@ pub(crate) fn nanos(duration: std::time::Duration) -> u64 {
 
 /// The time, as limits see it: for code that tells the time itself, so that a test can put its own clock in place.
 ///
-/// It is [`Instant::now`](std::time::Instant::now), except under a mock clock of the feature `testing`: there it is what that clock shows. So code
-/// that measures with it (how old is this entry? when to try again?) is tested without waiting. Do not mix the two:
-/// [`Instant::elapsed`](std::time::Instant::elapsed) reads the system's clock, so write `timebox::now() - start`.
+/// It is [`Instant::now`](std::time::Instant::now), except under a mock clock of the feature `testing`: there it is what
+/// that clock shows. So code that measures with it (how old is this entry? when to try again?) is tested without waiting.
+/// Do not mix the two: [`Instant::elapsed`](std::time::Instant::elapsed) reads the system's clock, so write
+/// `timebox::now() - start`.
 ///
 /// # Examples
 ///

@@ -176,11 +176,12 @@ pub(crate) fn advance(mock: &Arc<Mock>, until: impl Fn(u64) -> u64, mut go_on: i
     }
 }
 
-/// Moves the clock to the next timer; whether there was one.
-pub(crate) fn advance_to_next(mock: &Arc<Mock>) -> bool {
+/// Moves the clock to the next timer, if `go_on` says so once all that was set off before has been done; `false` if there
+/// is none.
+pub(crate) fn advance_to_next(mock: &Arc<Mock>, go_on: impl FnMut() -> bool) -> bool {
     let next = with_queue(mock.id, |queue| queue.earliest()).unwrap_or(NEVER);
     if next != NEVER {
-        advance(mock, |_| next, || true);
+        advance(mock, |_| next, go_on);
     }
     next != NEVER
 }

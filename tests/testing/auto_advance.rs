@@ -143,9 +143,9 @@ fn when_all_threads_sleep_it_goes_to_the_first_that_wakes() {
 #[test]
 fn a_thread_that_works_holds_it() {
     bounded(|| {
-        let (begin, begun) = channel();
+        let (send, begun) = channel();
         let (go_on, may_go_on) = channel();
-        let ends = Mutex::new((begin, may_go_on));
+        let ends = Mutex::new((send, may_go_on));
         MockClock::auto_advancing().run(|clock| {
             let works = |n| {
                 if n == 1 {
@@ -218,9 +218,9 @@ fn a_hold_keeps_it_where_it_is() {
         MockClock::auto_advancing().run(|clock| {
             let hold = clock.hold();
             let (send, released) = channel();
-            let held = clock.clone();
+            let still = clock.clone();
             let release = thread::spawn(move || {
-                let before = held.elapsed();
+                let before = still.elapsed();
                 send.send(before).unwrap();
                 drop(hold);
             });
@@ -247,6 +247,42 @@ fn a_hook_that_sleeps_by_it_does_not_hold_it_for_ever() {
                 timebox::interruptible(Hook::new(hook).once(), call)
             });
             assert!(error.is_err_and(|error| error.is_timeout()));
+        });
+    });
+}
+
+#[test]
+fn it_does_not_move_before_abandoned_work_has_begun() {
+    bounded(|| {
+        for _ in 0..100 {
+            MockClock::auto_advancing().run(|clock| {
+                let slept = timebox::abandon(HOUR, || sleep(SECOND).is_ok()).unwrap();
+                assert!(slept);
+                assert_eq!(clock.elapsed(), SECOND);
+                let error = timebox::abandon(HOUR, || sleep(2 * HOUR).is_ok());
+                // The work has ended by its own scope, or was left to.
+                assert!(error.map_or_else(|error| error.is_timeout(), |slept| !slept));
+                assert_eq!(clock.elapsed(), HOUR + SECOND);
+            });
+        }
+    });
+}
+
+#[test]
+fn a_sleep_of_no_length_is_no_time_for_the_others() {
+    bounded(|| {
+        MockClock::auto_advancing().run(|clock| {
+            let sleeps = |n| {
+                if n == 1 {
+                    return sleep(SECOND).unwrap();
+                }
+                for _ in 0..1000 {
+                    sleep(Duration::ZERO).unwrap();
+                    assert_eq!(clock.elapsed(), Duration::ZERO);
+                }
+            };
+            with_threads(clock, 2, sleeps, |_| ());
+            assert_eq!(clock.elapsed(), SECOND);
         });
     });
 }

@@ -78,7 +78,8 @@ impl Task for Move {
                     return;
                 }
             }
-            moved = advance_to_next(&self.0);
+            // What was set off before may have woken somebody.
+            moved = advance_to_next(&self.0, || lock(&self.0.presence).awake == 0);
         }
     }
 }
