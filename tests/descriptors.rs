@@ -4,11 +4,11 @@
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use timebox::io::{Timed, accept, connect};
-use timebox::process::{Error, Run, output};
+use timebox::process::{Error, Group, Run, output};
 use timebox::timeout;
 
 const HANG: Duration = Duration::from_secs(40);
@@ -89,22 +89,31 @@ fn none_is_left() {
     connect_to_where_nobody_answers(limit);
     assert_descriptors(before);
 
-    for run in 0..200 {
+    let captured = |run: Run<'_>| run.output().map(Output::from);
+    for run in 0..270 {
         let result = timeout(limit, || {
             let _token = (run % 2 == 0).then(timebox::token);
-            match run % 5 {
+            match run % 9 {
                 0 => Run::new(Command::new("sh").args(["-c", "trap '' TERM; sleep 1000"]))
                     .grace(limit)
-                    .output(),
+                    .output()
+                    .map(Output::from),
                 1 => output(&mut Command::new("no-such-command-anywhere")),
                 2 => output(Command::new("sh").args(["-c", "sleep 1000 & wait"])),
                 3 => output(&mut null),
-                _ => output(Command::new("sleep").arg("1000")),
+                4 => output(Command::new("sleep").arg("1000")),
+                5 => captured(Run::new(Command::new("sleep").arg("1000")).die_with_parent()),
+                6 => captured(Run::new(Command::new("sleep").arg("1000")).input_from(std::io::repeat(7))),
+                7 => captured(Run::new(Command::new("sleep").arg("1000")).group(Group::Session)),
+                _ => output(Command::new("sleep").arg("1000").stdin(Stdio::piped())),
             }
         });
         match result {
-            Ok(_) => assert_eq!(run % 5, 3),
-            Err(Error::Io(error)) => assert_eq!((run % 5, error.kind()), (1, ErrorKind::NotFound)),
+            Ok(_) => assert_eq!(run % 9, 3),
+            Err(Error::Io(error)) => {
+                let expected = [(1, ErrorKind::NotFound), (8, ErrorKind::InvalidInput)];
+                assert!(expected.contains(&(run % 9, error.kind())), "{run}: {error}");
+            }
             Err(_) => {}
         }
     }

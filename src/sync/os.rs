@@ -238,12 +238,10 @@ pub(crate) fn spawn_in_session(command: &mut std::process::Command) -> io::Resul
         if !is_asked.load(Ordering::Relaxed) {
             return Ok(());
         }
-        // SAFETY: system calls that take nothing, or numbers. One that leads its session already is refused.
-        match unsafe { libc::setsid() } {
-            -1 if unsafe { libc::getsid(0) == libc::getpid() } => Ok(()),
-            -1 => Err(io::Error::last_os_error()),
-            _ => Ok(()),
-        }
+        // SAFETY: system calls that take nothing, or a number, and return numbers.
+        let (new, session, process) = unsafe { (libc::setsid(), libc::getsid(0), libc::getpid()) };
+        // One that has made itself a session already cannot do so again.
+        if new == -1 && session != process { Err(io::Error::from_raw_os_error(libc::EPERM)) } else { Ok(()) }
     };
     // SAFETY: between `fork` and `exec` it loads an atomic and makes system calls that are async-signal-safe; it takes no
     // lock, and allocates nothing.

@@ -49,7 +49,7 @@ fn what_was_written_is_whole_if_all_who_wrote_it_have_ended() {
 
 #[test]
 fn a_writer_outside_of_the_group_is_not_waited_for_once_the_scope_is_over() {
-    let (stopped, _) = super::stopped_at("setsid sleep 1000 & echo $!", HANG);
+    let (stopped, _) = super::stopped_at("setsid sh -c 'echo $$; exec sleep 1000' & wait", HANG);
     let daemon = number(&stopped.stdout);
     assert!(stopped.stdout_cut, "{daemon} may write more");
     Command::new("kill").arg(daemon.to_string()).status().unwrap();

@@ -28,7 +28,7 @@ impl Rest {
 
 /// Who is left.
 pub(super) fn rest(leader: Pid) -> Rest {
-    // Somebody may come while the list is read; then who made him is on it, or he is on the next one.
+    // One that is born while the list is read, and whose parent ends meanwhile, may be found only by a second look.
     match look(leader) {
         Rest::Nobody => look(leader),
         rest => rest,
@@ -38,7 +38,7 @@ pub(super) fn rest(leader: Pid) -> Rest {
 #[cfg(any(target_os = "linux", target_os = "android"))]
 fn look(leader: Pid) -> Rest {
     let Ok(members) = members(leader) else { return Rest::Unknown };
-    // A list without the leader, dead as it is, is that of other processes.
+    // The leader is not reaped, so it is listed; a list without it is that of other processes.
     if !members.iter().any(|member| member.pid == leader) {
         return Rest::Unknown;
     }
@@ -72,6 +72,7 @@ struct Member {
     has_ended: bool,
 }
 
+/// The members of a group, and its first leader, though that may have gone to another one.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 fn members(group: Pid) -> io::Result<Vec<Member>> {
     let mut members = Vec::new();
@@ -81,7 +82,7 @@ fn members(group: Pid) -> io::Result<Vec<Member>> {
         // It may have gone meanwhile.
         let Ok(stat) = std::fs::read(entry.path().join("stat")) else { continue };
         if let (Some(pid), Some((its_group, has_ended))) = (Pid::from_raw(pid), parse(&stat))
-            && its_group == group.as_raw_nonzero().get()
+            && (its_group == group.as_raw_nonzero().get() || pid == group)
         {
             members.push(Member { pid, has_ended });
         }

@@ -17,7 +17,8 @@ use rustix::process::{
 
 use super::group::{Rest, may_be_signalled, rest};
 use super::lifeline::Lifeline;
-use super::pipes::{CHUNK, Input, Output};
+use super::outcome::Captured;
+use super::pipes::{CHUNK, Cap, Input, Kept, Output};
 use super::reaper;
 use super::start::{Group, explain_lost, start};
 use crate::interrupt::watch::Watch;
@@ -36,9 +37,7 @@ pub(super) struct Plan<'r> {
     pub(super) group: Group,
     pub(super) dies_with_parent: bool,
     pub(super) input: Option<Box<dyn Read + Send + 'r>>,
-    /// How much of each output is kept, and whether more ends the command.
-    pub(super) most: usize,
-    pub(super) stops_beyond: bool,
+    pub(super) cap: Cap,
 }
 
 /// How an attended command came to an end, or why it is to be stopped.
@@ -53,8 +52,8 @@ pub(super) enum Attended {
 pub(super) struct Remains {
     /// `None` if it has not ended.
     pub(super) status: Option<ExitStatus>,
-    /// Standard output and error, each with whether it is cut.
-    pub(super) outputs: [(Vec<u8>, bool); 2],
+    pub(super) stdout: Kept,
+    pub(super) stderr: Kept,
     pub(super) suspended: Option<i32>,
     pub(super) refused: bool,
 }
@@ -78,14 +77,17 @@ pub(super) struct Job<'r> {
     input: Input<'r>,
     stdout: Output,
     stderr: Output,
-    stops_beyond: bool,
     chunk: Box<[u8]>,
     pause: Duration,
     lifeline: Option<Lifeline>,
 }
 
 impl<'r> Job<'r> {
-    pub(super) fn start(command: &mut Command, plan: Plan<'r>) -> io::Result<Self> {
+    pub(super) fn start(
+        command: &mut Command,
+        plan: Plan<'r>,
+        location: &'static Location<'static>,
+    ) -> io::Result<Self> {
         reaper::reap();
         let lifeline = if plan.dies_with_parent { Some(Lifeline::new()?) } else { None };
         let (child, leads) = start(command, plan.group)?;
@@ -104,19 +106,18 @@ impl<'r> Job<'r> {
             input: Input::default(),
             stdout: Output::default(),
             stderr: Output::default(),
-            stops_beyond: plan.stops_beyond,
             chunk: Box::default(),
             pause: PAUSES.0,
             lifeline,
         };
-        if let Err(error) = job.connect(plan.input, plan.most) {
-            job.stop(Location::caller(), Duration::ZERO);
+        if let Err(error) = job.connect(plan.input, plan.cap) {
+            job.stop(location, Duration::ZERO);
             return Err(error);
         }
         Ok(job)
     }
 
-    fn connect(&mut self, input: Option<Box<dyn Read + Send + 'r>>, most: usize) -> io::Result<()> {
+    fn connect(&mut self, input: Option<Box<dyn Read + Send + 'r>>, cap: Cap) -> io::Result<()> {
         let Some(child) = &mut self.child else { return Ok(()) };
         let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
         if stdin.is_some() && input.is_none() {
@@ -128,8 +129,8 @@ impl<'r> Job<'r> {
         }
         self.chunk = vec![0; if stdout.is_some() || stderr.is_some() { CHUNK } else { 0 }].into();
         self.input = Input::new(stdin, input)?;
-        self.stdout = Output::new(stdout, most)?;
-        self.stderr = Output::new(stderr, most)?;
+        self.stdout = Output::new(stdout, cap)?;
+        self.stderr = Output::new(stderr, cap)?;
         match &mut self.lifeline {
             Some(lifeline) => lifeline.tie(self.pid, self.leads),
             None => Ok(()),
@@ -151,7 +152,7 @@ impl<'r> Job<'r> {
             }
             let next = if self.ended.is_some() { NEVER } else { self.next_look() };
             let served = self.serve(watch, None, true, until.min(next))?;
-            if self.stops_beyond && (self.stdout.has_overflowed() || self.stderr.has_overflowed()) {
+            if self.stdout.is_too_much() || self.stderr.is_too_much() {
                 return Ok(Attended::TooMuchOutput);
             }
             if !served && self.ended.is_none() && self.group == Group::Own {
@@ -225,15 +226,16 @@ impl<'r> Job<'r> {
         self.stderr.drain(&mut self.chunk)
     }
 
-    /// After the child has ended: its status, and its outputs, each with whether it is cut.
-    pub(super) fn reap(mut self) -> io::Result<(ExitStatus, [(Vec<u8>, bool); 2])> {
+    /// After the child has ended.
+    pub(super) fn reap(mut self) -> io::Result<Captured> {
         self.lifeline = None;
         let Some(mut child) = self.child.take() else { return Err(Errno::CHILD.into()) };
         let status = child.wait().map_err(explain_lost)?;
-        Ok((status, self.take_outputs()))
+        let [stdout, stderr] = self.take_outputs();
+        Ok(Captured::new(status, stdout, stderr))
     }
 
-    fn take_outputs(&mut self) -> [(Vec<u8>, bool); 2] {
+    fn take_outputs(&mut self) -> [Kept; 2] {
         [&mut self.stdout, &mut self.stderr].map(|output| std::mem::take(output).finish())
     }
 
@@ -264,7 +266,8 @@ impl<'r> Job<'r> {
                 None => reaper::leave(child),
             }
         }
-        Remains { status, outputs: self.take_outputs(), suspended: self.suspended, refused: self.refused }
+        let [stdout, stderr] = self.take_outputs();
+        Remains { status, stdout, stderr, suspended: self.suspended, refused: self.refused }
     }
 
     /// Waits until nobody is left whom a signal could reach. Returns whether that is so.
@@ -357,14 +360,8 @@ mod tests {
     use super::*;
 
     fn job(command: &mut Command) -> Job<'static> {
-        let plan = Plan {
-            group: Group::Own,
-            dies_with_parent: false,
-            input: None,
-            most: usize::MAX,
-            stops_beyond: false,
-        };
-        Job::start(command.stdin(Stdio::null()).stdout(Stdio::piped()), plan).unwrap()
+        let plan = Plan { group: Group::Own, dies_with_parent: false, input: None, cap: Cap::NONE };
+        Job::start(command.stdin(Stdio::null()).stdout(Stdio::piped()), plan, Location::caller()).unwrap()
     }
 
     #[test]
@@ -373,9 +370,9 @@ mod tests {
         let mut hello = job(Command::new("echo").arg("hello"));
         hello.ending = None;
         assert_eq!(hello.attend(&watch, Duration::MAX).unwrap(), Attended::Ended);
-        let (status, [stdout, _]) = hello.reap().unwrap();
-        assert!(status.success());
-        assert_eq!(stdout, (b"hello\n".to_vec(), false));
+        let captured = hello.reap().unwrap();
+        assert!(captured.status.success());
+        assert_eq!((&captured.stdout[..], captured.stdout_cut), (&b"hello\n"[..], false));
 
         let mut endless = job(Command::new("sleep").arg("1000"));
         endless.ending = None;
@@ -392,7 +389,7 @@ mod tests {
         }
         job.ended = Some(0);
         assert_eq!(job.attend(&watch, Duration::ZERO).unwrap(), Attended::Ended);
-        assert_eq!(job.reap().unwrap().1[0].0.len(), 60_000);
+        assert_eq!(job.reap().unwrap().stdout.len(), 60_000);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{ExitStatus, Output};
 
 use super::job::Remains;
+use super::pipes::Kept;
 use crate::error::TimeoutError;
 
 /// What a command that came to its end has written.
@@ -24,6 +25,18 @@ pub struct Captured {
     pub stderr: Vec<u8>,
     /// As [`stdout_cut`](Self::stdout_cut).
     pub stderr_cut: bool,
+}
+
+impl Captured {
+    pub(super) fn new(status: ExitStatus, stdout: Kept, stderr: Kept) -> Self {
+        Self {
+            status,
+            stdout: stdout.bytes,
+            stdout_cut: stdout.cut,
+            stderr: stderr.bytes,
+            stderr_cut: stderr.cut,
+        }
+    }
 }
 
 impl From<Captured> for Output {
@@ -137,17 +150,32 @@ pub enum Why {
 
 impl Stopped {
     pub(super) fn new(timeout: TimeoutError, remains: Remains) -> Self {
-        let Remains { status, outputs, suspended, refused } = remains;
-        let [(stdout, stdout_cut), (stderr, stderr_cut)] = outputs;
-        Self { timeout, stdout, stdout_cut, stderr, stderr_cut, status, suspended, refused }
+        let Remains { status, stdout, stderr, suspended, refused } = remains;
+        Self {
+            timeout,
+            stdout: stdout.bytes,
+            stdout_cut: stdout.cut,
+            stderr: stderr.bytes,
+            stderr_cut: stderr.cut,
+            status,
+            suspended,
+            refused,
+        }
     }
 }
 
 impl Halted {
     pub(super) fn new(why: Why, remains: Remains) -> Self {
-        let Remains { status, outputs, refused, .. } = remains;
-        let [(stdout, stdout_cut), (stderr, stderr_cut)] = outputs;
-        Self { why, stdout, stdout_cut, stderr, stderr_cut, status, refused }
+        let Remains { status, stdout, stderr, refused, .. } = remains;
+        Self {
+            why,
+            stdout: stdout.bytes,
+            stdout_cut: stdout.cut,
+            stderr: stderr.bytes,
+            stderr_cut: stderr.cut,
+            status,
+            refused,
+        }
     }
 }
 

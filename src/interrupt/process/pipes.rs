@@ -12,24 +12,48 @@ pub(super) const CHUNK: usize = 64 << 10;
 /// A pipe holds no more, unless the administrator says so.
 const PIPE_SIZE: usize = 1 << 20;
 
+/// How much of an output is kept.
+#[derive(Clone, Copy)]
+pub(super) struct Cap {
+    pub(super) most: usize,
+    /// Whether the command is stopped when it writes more.
+    pub(super) stops: bool,
+}
+
+impl Cap {
+    pub(super) const NONE: Self = Self { most: usize::MAX, stops: false };
+}
+
+/// What was kept of an output, and whether that is less than what was written.
+#[derive(Debug)]
+pub(super) struct Kept {
+    pub(super) bytes: Vec<u8>,
+    pub(super) cut: bool,
+}
+
 /// What a command writes to its standard output, or error.
-#[derive(Default)]
 pub(super) struct Output {
     /// Until the end of the file.
     pipe: Option<PipeReader>,
     kept: Vec<u8>,
-    /// No more than so much is kept.
-    most: usize,
+    cap: Cap,
+    /// More has come than is kept.
     overflowed: bool,
 }
 
+impl Default for Output {
+    fn default() -> Self {
+        Self { pipe: None, kept: Vec::new(), cap: Cap::NONE, overflowed: false }
+    }
+}
+
 impl Output {
-    pub(super) fn new(pipe: Option<impl Into<OwnedFd>>, most: usize) -> io::Result<Self> {
+    pub(super) fn new(pipe: Option<impl Into<OwnedFd>>, cap: Cap) -> io::Result<Self> {
         let pipe = pipe.map(|pipe| PipeReader::from(pipe.into()));
         if let Some(pipe) = &pipe {
             ioctl_fionbio(pipe, true)?;
         }
-        Ok(Self { pipe, kept: Vec::new(), most, overflowed: false })
+        Ok(Self { pipe, cap, ..Self::default() })
     }
 
     /// What to wait on for more.
@@ -42,9 +66,9 @@ impl Output {
         self.pipe.is_none()
     }
 
-    /// Whether more has come than is kept.
-    pub(super) fn has_overflowed(&self) -> bool {
-        self.overflowed
+    /// Whether so much has come that the command is to be stopped.
+    pub(super) fn is_too_much(&self) -> bool {
+        self.cap.stops && self.overflowed
     }
 
     /// Reads once, if there is something to read. Returns how much it was.
@@ -58,11 +82,11 @@ impl Output {
         if length == 0 {
             self.pipe = None;
         }
-        let room = self.most - self.kept.len();
+        let room = self.cap.most - self.kept.len();
         self.overflowed |= length > room;
         let kept = &chunk[..length.min(room)];
         if self.kept.try_reserve(kept.len()).is_err() {
-            (self.most, self.overflowed) = (self.kept.len(), true);
+            (self.cap.most, self.overflowed) = (self.kept.len(), true);
             return Err(io::ErrorKind::OutOfMemory.into());
         }
         self.kept.extend_from_slice(kept);
@@ -81,9 +105,8 @@ impl Output {
         Ok(())
     }
 
-    /// What was kept, and whether that is less than what was written.
-    pub(super) fn finish(self) -> (Vec<u8>, bool) {
-        (self.kept, self.overflowed || self.pipe.is_some())
+    pub(super) fn finish(self) -> Kept {
+        Kept { bytes: self.kept, cut: self.overflowed || self.pipe.is_some() }
     }
 }
 

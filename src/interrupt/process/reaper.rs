@@ -4,15 +4,26 @@ use std::process::Child;
 
 use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
 
-use crate::sync::{Mutex, lock, os};
+use crate::sync::{ForkMutex, SetOnce, fork, os};
 
-/// Those that have not ended. In a forked child these are the parent's, and nothing comes of waiting for them.
-static LEFT: Mutex<Vec<Child>> = Mutex::new(Vec::new());
+struct Left {
+    child: Child,
+    /// In a forked child those from before are the parent's.
+    generation: u32,
+}
+
+fn left() -> &'static ForkMutex<Vec<Left>> {
+    static LEFT: SetOnce<ForkMutex<Vec<Left>>> = SetOnce::new();
+    LEFT.get_or_init(|| ForkMutex::new(Vec::new()))
+}
 
 /// Leaves a child behind.
 pub(super) fn leave(child: Child) {
     let pid = Pid::from_child(&child);
-    lock(&LEFT).push(child);
+    // The list may have been lost in a fork, and with it all hope.
+    let Some(mut left) = left().lock() else { return };
+    left.push(Left { child, generation: fork::generation() });
+    drop(left);
     // Where no thread can be had, whoever runs the next command reaps it.
     let _started = os::spawn("timebox-reaper", move || {
         // An error: somebody else has reaped it.
@@ -23,5 +34,8 @@ pub(super) fn leave(child: Child) {
 
 /// Reaps those that have ended.
 pub(super) fn reap() {
-    lock(&LEFT).retain_mut(|child| matches!(child.try_wait(), Ok(None)));
+    if let Some(mut left) = left().lock() {
+        let generation = fork::generation();
+        left.retain_mut(|left| left.generation == generation && matches!(left.child.try_wait(), Ok(None)));
+    }
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::job::{Attended, Job, Plan};
 use super::outcome::{Captured, Error, Halted, Stopped, Why};
+use super::pipes::Cap;
 use super::start::Group;
 use crate::error::TimeoutError;
 use crate::interrupt::in_innermost;
@@ -40,13 +41,7 @@ pub struct Run<'c> {
 impl<'c> Run<'c> {
     /// With a grace of a second. All of what is written is kept and waited for.
     pub fn new(command: &'c mut Command) -> Self {
-        let plan = Plan {
-            group: Group::default(),
-            dies_with_parent: false,
-            input: None,
-            most: usize::MAX,
-            stops_beyond: false,
-        };
+        let plan = Plan { group: Group::default(), dies_with_parent: false, input: None, cap: Cap::NONE };
         Self { command, plan, grace: Duration::from_secs(1), linger: Duration::MAX }
     }
 
@@ -116,7 +111,8 @@ impl<'c> Run<'c> {
     /// Has the command killed when this program ends while it runs, by Ctrl-C, a crash or SIGKILL too. Its whole group is, if
     /// it has one of its own.
     ///
-    /// A second process (`/bin/sh`) waits for that; it must be there. A command that was killed has no grace.
+    /// A second process waits for that: `/bin/sh`, which must be there. There is no grace then. The end of the program is that
+    /// of its last process: one that it has forked, and that has started nothing else, counts as the program.
     ///
     /// # Examples
     ///
@@ -187,7 +183,7 @@ impl<'c> Run<'c> {
     /// assert_eq!(halted.why.to_string(), "the command has written more than 1000 bytes");
     /// ```
     pub fn max_output(mut self, most: usize) -> Self {
-        (self.plan.most, self.plan.stops_beyond) = (most, true);
+        self.plan.cap = Cap { most, stops: true };
         self
     }
 
@@ -207,7 +203,7 @@ impl<'c> Run<'c> {
     /// assert!(output.stdout.len() == 1000 && output.stdout_cut);
     /// ```
     pub fn truncate_output(mut self, most: usize) -> Self {
-        (self.plan.most, self.plan.stops_beyond) = (most, false);
+        self.plan.cap = Cap { most, stops: false };
         self
     }
 
@@ -230,7 +226,7 @@ impl<'c> Run<'c> {
     /// As that function; and [`Error::Halted`].
     #[track_caller]
     pub fn status(mut self) -> Result<ExitStatus, Error> {
-        (self.plan.most, self.plan.stops_beyond) = (0, false);
+        self.plan.cap = Cap { most: 0, stops: false };
         Ok(self.run(Location::caller())?.status)
     }
 
@@ -241,21 +237,18 @@ impl<'c> Run<'c> {
                 scope.checkpoint_at(location)?;
             }
             let watch = Watch::new(scope, location)?;
-            let (most, has_input) = (plan.most, plan.input.is_some());
+            let (most, has_input) = (plan.cap.most, plan.input.is_some());
             if has_input {
                 command.stdin(Stdio::piped());
             }
-            let started = Job::start(command, plan);
+            let started = Job::start(command, plan, location);
             if has_input {
                 // The next time it would wait for what nobody writes.
                 command.stdin(Stdio::null());
             }
             let mut job = started?;
             let why = match job.attend(&watch, linger) {
-                Ok(Attended::Ended) => {
-                    let (status, [(stdout, stdout_cut), (stderr, stderr_cut)]) = job.reap()?;
-                    return Ok(Captured { status, stdout, stdout_cut, stderr, stderr_cut });
-                }
+                Ok(Attended::Ended) => return Ok(job.reap()?),
                 Ok(Attended::TooMuchOutput) => Why::TooMuchOutput { most },
                 Ok(Attended::Suspended(signal)) => Why::Suspended { signal },
                 Err(error) => {
