@@ -24,7 +24,7 @@ use server::Server;
 use showing::{LIMIT, check, show, timed_out};
 
 #[path = "../src/recipes/control.rs"]
-#[allow(unreachable_pub, reason = "it is a page too")]
+#[allow(dead_code, unreachable_pub, reason = "it is a page too")]
 mod control;
 
 #[path = "../src/recipes/postgres.rs"]
