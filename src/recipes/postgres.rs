@@ -23,7 +23,7 @@ pub struct Session {
 
 /// The query for a session's two numbers.
 pub const SESSION: &str = "select pid, (extract(epoch from backend_start) * 1000000)::bigint
-    from pg_stat_activity where pid = pg_backend_pid()";
+    from pg_stat_get_activity(pg_backend_pid())";
 
 impl Session {
     pub fn new(pid: i32, started: i64) -> Self {
@@ -82,8 +82,8 @@ impl Control {
     /// Cancels the query of a session. When this returns `Ok`, the server has sent the signal.
     pub fn cancel(&self, pid: i32, started: i64) -> Result<(), Failure> {
         let query = format!(
-            "select pg_cancel_backend(pid) from pg_stat_activity
-            where pid = {pid} and (extract(epoch from backend_start) * 1000000)::bigint = {started}"
+            "select pg_cancel_backend(pid) from pg_stat_get_activity({pid})
+            where (extract(epoch from backend_start) * 1000000)::bigint = {started}"
         );
         self.connection.run(|client, left| {
             let client = Arc::clone(client);

@@ -12,7 +12,7 @@ use tokio_postgres::NoTls;
 use crate::proxy::Proxy;
 use crate::recipes::{mysql as maria_recipe, postgres as postgres_recipe, redis as redis_recipe};
 use crate::server::Server;
-use crate::support::{HANG, SHORT, alone, cut, timed_out, wait_until};
+use crate::support::{HANG, alone, cut, wait_until};
 use crate::{mariadb, postgres, redis};
 
 /// Connects until the server refuses.
@@ -67,7 +67,7 @@ fn postgres_is_cancelled_and_attempts_become_rare() {
 
     proxy.cut();
     others.extend(fill_one(|| postgres::config(&server).connect(NoTls)));
-    let call = || timed_out(timeout(SHORT, || postgres_recipe::guarded(&control, &session, &mut endless)));
+    let call = || cut(|limit| timeout(limit, || postgres_recipe::guarded(&control, &session, &mut endless)));
     let error = attempts_become_rare(&proxy, || drop(others), call);
     assert!(postgres::is_by_cancel(&error), "{error:?}");
 }
@@ -107,7 +107,7 @@ fn mariadb_is_killed_and_attempts_become_rare() {
 
     proxy.cut();
     others.extend(fill_one(connect));
-    let call = || timed_out(timeout(SHORT, || maria_recipe::guarded(&control, &session, &mut endless)));
+    let call = || cut(|limit| timeout(limit, || maria_recipe::guarded(&control, &session, &mut endless)));
     let error = attempts_become_rare(&proxy, || drop(others), call);
     assert!(mariadb::is_by_kill(&error), "{error:?}");
 }
@@ -133,7 +133,7 @@ fn redis_is_unblocked_and_attempts_become_rare() {
 
     proxy.cut();
     others.extend(fill_one(connect));
-    let call = || timed_out(timeout(SHORT, || redis_recipe::guarded(&control, &session, &mut pop)));
+    let call = || cut(|limit| timeout(limit, || redis_recipe::guarded(&control, &session, &mut pop)));
     let error = attempts_become_rare(&proxy, || drop(others), call);
     assert!(redis::is_by_unblock(&error), "{error:?}");
 }
