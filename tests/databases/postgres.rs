@@ -250,6 +250,26 @@ fn a_lost_control_connection_is_made_anew() {
 }
 
 #[test]
+fn a_control_connection_is_made_and_dropped_in_async_code_too() {
+    let _alone = alone();
+    let Some(server) = server() else { return };
+    let error = runtime().block_on(async {
+        let control = control(server);
+        let client = connect_async(server).await;
+        let session = session_async(&client).await.unwrap();
+        loop {
+            let sleep = guarded_async(control.hook(&session), client.batch_execute("select pg_sleep(3600)"));
+            let error = timed_out(Timebox::new(SHORT).grace(HANG).run_future(sleep).await);
+            // Without a source it was not begun.
+            if error.source().is_some() {
+                break error;
+            }
+        }
+    });
+    assert!(error.settled() && is_by_cancel(&error));
+}
+
+#[test]
 fn a_server_killed_in_mid_query_is_its_own_error_and_not_a_timeout() {
     let _alone = alone();
     let Some(server) = Server::postgres() else { return };
