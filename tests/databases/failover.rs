@@ -73,7 +73,7 @@ fn postgres_a_raw_cancel_that_leads_elsewhere_ends_the_call_by_its_socket() {
     proxy.lead_to(other.address());
     let error = cut(|limit| {
         timeout(limit, || {
-            let cancel = connection.raw_hook(BOUND)?;
+            let cancel = connection.raw_hook(BOUND);
             connection.guarded(cancel, async |client| client.batch_execute("select pg_sleep(3600)").await)
         })
     });

@@ -59,7 +59,7 @@ fn postgres_is_cancelled_and_attempts_become_rare() {
     assert!(postgres::is_by_cancel(&error), "over the control connection: {error:?}");
     let error = cut(|limit| {
         timeout(limit, || {
-            let cancel = connection.raw_hook(HANG)?;
+            let cancel = connection.raw_hook(HANG);
             connection.guarded(cancel, async |client| client.batch_execute("select pg_sleep(3600)").await)
         })
     });

@@ -11,6 +11,7 @@ use postgres::{Client, NoTls};
 use timebox::{Hook, Timebox, timeout};
 use tokio::runtime::{Builder, Runtime};
 
+use crate::recipes::control::Doubt;
 use crate::recipes::postgres::{Control, Session, guarded, guarded_async, raw_hook, session, session_async};
 use crate::server::Server;
 use crate::support::{
@@ -105,7 +106,7 @@ fn with_the_raw_cancel_and_its_end_awaited_the_next_three_are_never_hit() {
     let runtime = runtime();
     let client = runtime.block_on(connect_async(server));
     let statement = |limit, own| {
-        let hook = raw_hook(client.cancel_token(), server.address());
+        let hook = raw_hook(client.cancel_token(), server.address(), HANG, &Doubt::default());
         let own = lasting(own);
         let guarded = guarded_async(hook, client.batch_execute(&own));
         runtime.block_on(Timebox::new(limit).grace(HANG).run_future(guarded))
@@ -338,7 +339,7 @@ fn no_descriptor_is_left_open() {
     let before = open_files();
     for _ in 0..500 {
         cut_off(control.hook(&session));
-        cut_off(raw_hook(client.cancel_token(), server.address()));
+        cut_off(raw_hook(client.cancel_token(), server.address(), HANG, &Doubt::default()));
     }
     assert!(open_files() <= before);
 }

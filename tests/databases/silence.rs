@@ -55,7 +55,7 @@ fn postgres_a_call_on_a_connection_whose_socket_is_ours_ends() {
         let control = postgres_recipe::Control::new(&config).unwrap();
         proxy.set_silent(true);
         is_cut_near_its_limit("PostgreSQL, a silent network", || {
-            let cancel = if raw { connection.raw_hook(BOUND)? } else { control.hook(connection.session()) };
+            let cancel = if raw { connection.raw_hook(BOUND) } else { control.hook(connection.session()) };
             connection.guarded(cancel, async |client| client.batch_execute("select pg_sleep(3600)").await)
         });
         assert!(connection.is_closed());
