@@ -15,7 +15,7 @@ use deadpool_postgres::{Manager, ManagerConfig, Pool};
 use timebox::{Hook, Timebox};
 use tokio_postgres::{CancelToken, Config, NoTls};
 
-use crate::control::AnyError;
+use crate::control::{AnyError, BOUND, Doubt};
 use crate::pools::on_deadpool;
 use crate::postgres::raw_hook;
 use server::Server;
@@ -57,8 +57,8 @@ async fn example(server: &Server) -> Result<(), AnyError> {
     config.host("127.0.0.1").port(server.port()).user("postgres");
     let manager = Manager::from_config(config, NoTls, ManagerConfig::default());
     let pool = Pool::builder(manager).max_size(1).build()?;
-    let cancel = |token: CancelToken| raw_hook(token, server.address());
-    let lost = |_: CancelToken| Hook::inline(|| ());
+    let cancel = |token: CancelToken, doubt: &Doubt| raw_hook(token, server.address(), BOUND, doubt);
+    let lost = |_: CancelToken, _: &Doubt| Hook::inline(|| ());
     let pid = async || -> Result<i32, AnyError> {
         on_deadpool(&pool, cancel, async |client| {
             Ok(client.query_one("select pg_backend_pid()", &[]).await?.get(0))

@@ -18,13 +18,13 @@ use ::postgres::{Client, NoTls};
 use timebox::{Hook, Timebox, TimeoutError, timeout};
 use tokio_postgres::Config;
 
-use crate::control::AnyError;
+use crate::control::{AnyError, BOUND, Doubt};
 use crate::postgres::{Control, guarded, guarded_async, raw_hook, session, session_async};
 use server::Server;
 use showing::{LIMIT, check, show, timed_out};
 
 #[path = "../src/recipes/control.rs"]
-#[allow(unreachable_pub, reason = "it is a page too")]
+#[allow(dead_code, unreachable_pub, reason = "it is a page too")]
 mod control;
 
 #[path = "../src/recipes/postgres.rs"]
@@ -92,7 +92,10 @@ async fn asynchronous(config: &Config, control: &Arc<Control>, server: &Server) 
     let token = client.cancel_token();
     let ways: [(&str, Hook<'static>); 2] = [
         ("async, over a control connection", control.hook(&session)),
-        ("async, by a raw cancel whose end is awaited", raw_hook(token, server.address())),
+        (
+            "async, by a raw cancel whose end is awaited",
+            raw_hook(token, server.address(), BOUND, &Doubt::default()),
+        ),
     ];
     for (way, hook) in ways {
         let start = Instant::now();

@@ -2,6 +2,7 @@ use std::error::Error;
 use std::fmt;
 use std::io;
 use std::net::{Shutdown, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -32,32 +33,52 @@ impl fmt::Display for Failure {
 
 impl Error for Failure {}
 
+/// Whether a connection is in doubt: a cancel may still arrive, so no other statement may follow on it.
+#[derive(Clone, Default)]
+pub struct Doubt {
+    is_raised: Arc<AtomicBool>,
+    /// Shut down when the doubt is raised. Where the client library hides it, throw the connection away.
+    socket: Option<Arc<TcpStream>>,
+}
+
+impl Doubt {
+    pub fn about(socket: TcpStream) -> Self {
+        Self { is_raised: Arc::default(), socket: Some(Arc::new(socket)) }
+    }
+
+    pub fn raise(&self) {
+        self.is_raised.store(true, SeqCst);
+        if let Some(socket) = &self.socket {
+            let _ = socket.shutdown(Shutdown::Both); // it fails where the connection is lost already
+        }
+    }
+
+    pub fn is_raised(&self) -> bool {
+        self.is_raised.load(SeqCst)
+    }
+}
+
 /// The first step of a hook asks the server. The second, one bound later, shuts the socket down: for a server that is
 /// frozen, and a network that is silent.
 pub fn two_steps(
     bound: Duration,
-    socket: Option<Arc<TcpStream>>,
+    doubt: &Doubt,
     mut cancel: impl FnMut() -> Result<(), Failure> + Send + 'static,
 ) -> Hook<'static> {
-    let second = socket.clone();
-    let first = Hook::new(move || {
+    let (first, second) = (doubt.clone(), doubt.clone());
+    let ask = move || {
         let result = cancel();
-        // It may still arrive, so no other statement may follow on this connection.
-        if let (Err(Failure::Unanswered(_)), Some(socket)) = (&result, &socket) {
-            shut_down(socket);
+        if let Err(Failure::Unanswered(_)) = result {
+            first.raise();
         }
         result
-    });
+    };
     // A cancel that comes before the statement is lost, so it is sent again until the call has returned.
-    let first = first.every(Duration::from_millis(5));
-    match second {
-        Some(socket) => first.then(bound, Hook::inline(move || shut_down(&socket)).once()),
-        None => first,
+    let hook = Hook::new(ask).every(Duration::from_millis(5));
+    match doubt.socket {
+        Some(_) => hook.then(bound, Hook::inline(move || second.raise()).once()),
+        None => hook,
     }
-}
-
-fn shut_down(socket: &TcpStream) {
-    let _ = socket.shutdown(Shutdown::Both); // it fails where the connection is lost already
 }
 
 /// A connection over which calls on others are ended: one for all of them, made before it is needed.
@@ -117,7 +138,8 @@ impl<C> Control<C> {
                 Ok(())
             }
             Err(failure) => {
-                turn.error = failure.to_string();
+                let (Failure::Refused(error) | Failure::Unanswered(error)) = &failure;
+                turn.error = error.to_string();
                 Err(failure)
             }
         }

@@ -5,10 +5,11 @@
 //! | page | ends | by |
 //! |---|---|---|
 //! | [`sqlite`] | a statement, a wait for a lock | `interrupt()`, a progress handler, a busy handler |
-//! | [`postgres`] | a statement, sync or async | `pg_cancel_backend` over a control connection, or a raw cancel |
-//! | [`mysql`] | a statement (MariaDB, MySQL) | `KILL QUERY` over a control connection |
-//! | [`redis`] | a command that waits | `CLIENT UNBLOCK` over a control connection |
+//! | [`postgres`] | a statement, sync or async | `pg_cancel_backend` over a control connection, or a raw cancel; then its socket |
+//! | [`mysql`] | a statement (MariaDB, MySQL) | `KILL QUERY` over a control connection; then its socket |
+//! | [`redis`] | a command, a subscriber's wait | `CLIENT UNBLOCK` over a control connection; then its socket |
 //! | [`duckdb`] | a statement | `interrupt()` |
+//! | [`control`] | | the control connection of these: its bounds, and how it fails |
 //! | [`pools`] | a query on a connection of r2d2, deadpool, bb8, sqlx | the hook of its database, and a mark |
 //!
 //! The code on the pages is the code that `tests/databases` runs against the real servers, except for DuckDB.
@@ -19,7 +20,10 @@
 //!   the next statement on the connection is not hit. That takes a cancel that *returns after the server has acted*.
 //! - **It fires again until the call returns**, since a cancel that comes before the statement is lost.
 //! - **It is bounded.** Leaving the call waits for a running hook, so each wait in a hook has a timeout of its own.
-//! - **The control connection is not the pool's.** One serves all, and cancels one after the other.
+//! - **The session is identified** where it is cancelled: a number alone may be a stranger's, on another server.
+//! - **The control connection is not the pool's**, and is made before it is needed. One serves all.
+//! - **What does not answer loses its socket**, in a second step: [`control`] says what bounds what.
+//! - **What is read later is not guarded**: the guards take no rows, iterators or streams that have yet to ask the server.
 //! - **A connection that is in doubt is thrown away**: after a client-side read timeout, or when a future was dropped in the
 //!   middle ([`settled`](crate::TimeoutError::settled) is false).
 //!

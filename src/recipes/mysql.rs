@@ -8,13 +8,13 @@ use mysql::prelude::Queryable;
 use mysql::{Conn, Opts, OptsBuilder};
 use timebox::{Hook, interruptible};
 
-use super::control::{self, AnyError, BOUND, Failure, is_open, two_steps};
+use super::control::{self, AnyError, BOUND, Doubt, Failure, is_open, two_steps};
 
 /// How a connection is known to the server: ask once, after connecting, and again after a reset.
 pub struct Session {
     /// The name of a lock that this connection has. No other server knows it.
     pub lock: String,
-    socket: Arc<TcpStream>,
+    pub doubt: Doubt,
 }
 
 pub fn session(connection: &mut Conn) -> Result<Session, AnyError> {
@@ -22,7 +22,7 @@ pub fn session(connection: &mut Conn) -> Result<Session, AnyError> {
     let lock = lock.ok_or("no name")?;
     let taken: Option<bool> = connection.exec_first("select get_lock(?, 0)", (&lock,))?;
     taken.filter(|taken| *taken).ok_or("the lock is not to be had")?;
-    Ok(Session { lock, socket: Arc::new(socket(connection)?) })
+    Ok(Session { lock, doubt: Doubt::about(socket(connection)?) })
 }
 
 /// Another handle to the connection's socket, which it lends by its number only.
@@ -72,7 +72,7 @@ impl Control {
 
     pub fn hook(self: &Arc<Self>, session: &Session) -> Hook<'static> {
         let (control, lock) = (Arc::clone(self), session.lock.clone());
-        two_steps(self.0.bound(), Some(Arc::clone(&session.socket)), move || control.kill_query(&lock))
+        two_steps(self.0.bound(), &session.doubt, move || control.kill_query(&lock))
     }
 }
 

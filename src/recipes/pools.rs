@@ -10,7 +10,7 @@ use sqlx::{PgConnection, Postgres};
 use timebox::{Hook, TimeoutError, checkpoint, future, remaining, token};
 use tokio_postgres::{CancelToken, Client, Config};
 
-use super::control::AnyError;
+use super::control::{AnyError, Doubt};
 use super::postgres::{Connection, SESSION, Session};
 
 /// Waits for a connection until the scope is over. A grace is for what has begun, and this can be dropped.
@@ -113,16 +113,19 @@ impl Drop for Lent {
 /// Runs `work`, a single statement, on a connection of the pool; `cancel` makes the hook for it.
 pub async fn on_deadpool<T: Unpin + 'static>(
     pool: &deadpool_postgres::Pool,
-    cancel: impl FnOnce(CancelToken) -> Hook<'static>,
+    cancel: impl FnOnce(CancelToken, &Doubt) -> Hook<'static>,
     work: impl AsyncFnOnce(&Client) -> Result<T, tokio_postgres::Error>,
 ) -> Result<T, AnyError> {
     let object = lent(pool.get()).await?;
-    let hook = cancel(object.cancel_token());
+    let doubt = Doubt::default();
+    let hook = cancel(object.cancel_token(), &doubt);
     let mut lent = Lent(Some(object));
     let Some(client) = &lent.0 else { unreachable!("it was just put there") };
     let result = future::interruptible(hook, work(client)).await;
     // Here the query has ended, with its result or as cancelled: the object goes back to its pool.
-    drop(lent.0.take());
+    if !doubt.is_raised() {
+        drop(lent.0.take());
+    }
     Ok(result??)
 }
 
@@ -155,7 +158,7 @@ impl<M: ManageConnection> ManageConnection for Marking<M> {
 /// As `on_deadpool`.
 pub async fn on_bb8<M, T: Unpin + 'static>(
     pool: &bb8::Pool<Marking<M>>,
-    cancel: impl FnOnce(CancelToken) -> Hook<'static>,
+    cancel: impl FnOnce(CancelToken, &Doubt) -> Hook<'static>,
     work: impl AsyncFnOnce(&Client) -> Result<T, tokio_postgres::Error>,
 ) -> Result<T, AnyError>
 where
@@ -163,9 +166,10 @@ where
 {
     let mut connection = lent(pool.get()).await?;
     connection.in_use = true;
-    let hook = cancel(connection.client.cancel_token());
+    let doubt = Doubt::default();
+    let hook = cancel(connection.client.cancel_token(), &doubt);
     let result = future::interruptible(hook, work(&connection.client)).await;
-    connection.in_use = false; // if this is not reached, the pool drops the connection
+    connection.in_use = doubt.is_raised(); // if this is not reached, the pool drops the connection
     Ok(result??)
 }
 
@@ -193,8 +197,9 @@ pub async fn on_sqlx<T>(
     let connection = lent(pool.acquire()).await?;
     let mut settling = Settling { connection, in_use: true };
     let (pid, started) = sqlx::query_as(SESSION).fetch_one(&mut *settling.connection).await?;
-    let hook = cancel(&Session::new(pid, started));
+    let session = Session::new(pid, started);
+    let hook = cancel(&session);
     let result = future::interruptible(hook, work(&mut settling.connection)).await;
-    settling.in_use = false;
+    settling.in_use = session.doubt.is_raised();
     Ok(result??)
 }

@@ -1,5 +1,5 @@
 use std::io;
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::time::timeout;
 use tokio_postgres::{CancelToken, Client, Config, NoTls, SimpleQueryMessage};
 
-use super::control::{self, AnyError, BOUND, Failure, two_steps};
+use super::control::{self, AnyError, BOUND, Doubt, Failure, two_steps};
 
 /// How a connection is known to the server: ask once, after connecting.
 #[derive(Clone)]
@@ -18,16 +18,16 @@ pub struct Session {
     pub pid: i32,
     /// In microseconds: other servers have the same numbers, and this one uses them again.
     pub started: i64,
-    socket: Option<Arc<TcpStream>>,
+    pub doubt: Doubt,
 }
 
 /// The query for a session's two numbers.
 pub const SESSION: &str = "select pid, (extract(epoch from backend_start) * 1000000)::bigint
-    from pg_stat_activity where pid = pg_backend_pid()";
+    from pg_stat_get_activity(pg_backend_pid())";
 
 impl Session {
     pub fn new(pid: i32, started: i64) -> Self {
-        Self { pid, started, socket: None }
+        Self { pid, started, doubt: Doubt::default() }
     }
 }
 
@@ -82,13 +82,12 @@ impl Control {
     /// Cancels the query of a session. When this returns `Ok`, the server has sent the signal.
     pub fn cancel(&self, pid: i32, started: i64) -> Result<(), Failure> {
         let query = format!(
-            "select pg_cancel_backend(pid) from pg_stat_activity
-            where pid = {pid} and (extract(epoch from backend_start) * 1000000)::bigint = {started}"
+            "select pg_cancel_backend(pid) from pg_stat_get_activity({pid})
+            where (extract(epoch from backend_start) * 1000000)::bigint = {started}"
         );
         self.connection.run(|client, left| {
             let client = Arc::clone(client);
             let cancel = async move { Ok(client.simple_query(&query).await?) };
-            let refused = |text: &str| Err(Failure::Refused(text.into()));
             match within(&self.handle, left, cancel) {
                 Ok(answer) => {
                     let mut rows = answer.iter().filter_map(|message| match message {
@@ -97,20 +96,20 @@ impl Control {
                     });
                     match rows.next() {
                         Some(true) => Ok(()),
-                        Some(false) => refused("the server could not send the signal"),
-                        None => refused("the session is not on this server"),
+                        Some(false) => Err(refused("the server could not send the signal")),
+                        None => Err(refused("the session is not on this server")),
                     }
                 }
                 // The server's answer.
-                Err(error) if error.downcast_ref().is_some_and(is_answer) => Err(Failure::Refused(error)),
-                Err(error) => Err(Failure::Unanswered(error)),
+                Err(error) if error.downcast_ref().is_some_and(is_answer) => Err(refused(error)),
+                Err(error) => Err(unanswered(error)),
             }
         })
     }
 
     pub fn hook(self: &Arc<Self>, session: &Session) -> Hook<'static> {
-        let (control, Session { pid, started, socket }) = (Arc::clone(self), session.clone());
-        two_steps(self.connection.bound(), socket, move || control.cancel(pid, started))
+        let (control, Session { pid, started, doubt }) = (Arc::clone(self), session.clone());
+        two_steps(self.connection.bound(), &doubt, move || control.cancel(pid, started))
     }
 }
 
@@ -153,29 +152,43 @@ pub async fn guarded_async<T: Unpin + 'static>(
 
 /// Without a control connection: by a cancel request, for which a connection is made each time. It needs no slot of the
 /// server, and no other session's secret fits it.
-pub fn raw_hook(token: CancelToken, server: SocketAddr) -> Hook<'static> {
+pub fn raw_hook(token: CancelToken, server: SocketAddr, bound: Duration, doubt: &Doubt) -> Hook<'static> {
+    two_steps(bound, doubt, raw_cancel(token, server, bound)).every(Duration::from_millis(20))
+}
+
+fn raw_cancel(
+    token: CancelToken,
+    server: SocketAddr,
+    bound: Duration,
+) -> impl FnMut() -> Result<(), Failure> {
     let mut sent = 0;
-    Hook::new(move || -> Result<(), AnyError> {
+    move || {
+        let runtime = Builder::new_current_thread().enable_all().build().map_err(refused)?;
         let cancel = cancel_and_wait(&token, server);
-        let runtime = Builder::new_current_thread().enable_all().build()?;
-        runtime.block_on(async { timeout(BOUND, cancel).await })??;
+        runtime.block_on(async { timeout(bound, cancel).await }).map_err(unanswered)??;
         sent += 1;
         // The first may come too early. A server says nothing of a cancel for a session that it does not have.
-        if sent > 3 {
-            Err(format!("after {sent} cancels the query still runs: is this its server?").into())
-        } else {
-            Ok(())
+        if sent <= 3 {
+            return Ok(());
         }
-    })
-    .every(Duration::from_millis(20))
+        Err(refused(format!("after {sent} cancels the query still runs: is this its server?")))
+    }
 }
 
 /// Sends a cancel request, and waits until the server has acted on it: that is when it closes the connection.
-pub async fn cancel_and_wait(token: &CancelToken, server: SocketAddr) -> Result<(), AnyError> {
-    let mut stream = tokio::net::TcpStream::connect(server).await?;
-    token.cancel_query_raw(&mut stream, NoTls).await?;
-    while stream.read(&mut [0; 16]).await? > 0 {}
+pub async fn cancel_and_wait(token: &CancelToken, server: SocketAddr) -> Result<(), Failure> {
+    let mut stream = tokio::net::TcpStream::connect(server).await.map_err(refused)?;
+    token.cancel_query_raw(&mut stream, NoTls).await.map_err(unanswered)?;
+    while stream.read(&mut [0; 16]).await.map_err(unanswered)? > 0 {}
     Ok(())
+}
+
+fn refused(error: impl Into<AnyError>) -> Failure {
+    Failure::Refused(error.into())
+}
+
+fn unanswered(error: impl Into<AnyError>) -> Failure {
+    Failure::Unanswered(error.into())
 }
 
 /// A connection for sync code. Its socket is ours, so a call on it ends where the network is silent too.
@@ -183,7 +196,7 @@ pub struct Connection {
     runtime: Runtime,
     client: Client,
     session: Session,
-    socket: Arc<TcpStream>,
+    server: SocketAddr,
 }
 
 /// How long connecting may take, outside of a scope too.
@@ -218,28 +231,21 @@ impl Connection {
             Ok::<_, AnyError>((client, session))
         };
         let (client, session) = runtime.block_on(async { timeout(left(), greet).await })??;
-        let socket = Arc::new(socket);
-        let session = Session { socket: Some(Arc::clone(&socket)), ..session };
-        Ok(Self { runtime, client, session, socket })
+        let session = Session { doubt: Doubt::about(socket), ..session };
+        Ok(Self { runtime, client, session, server })
     }
 
     pub fn session(&self) -> &Session {
         &self.session
     }
 
-    /// As the function of that name, with a second step that shuts the socket down.
-    pub fn raw_hook(&self, bound: Duration) -> io::Result<Hook<'static>> {
-        let first = raw_hook(self.client.cancel_token(), self.socket.peer_addr()?);
-        Ok(first.then(bound, self.shut_down()))
-    }
-
-    fn shut_down(&self) -> Hook<'static> {
-        let socket = Arc::clone(&self.socket);
-        Hook::inline(move || drop(socket.shutdown(Shutdown::Both))).once()
+    /// As the function of that name, with a second step.
+    pub fn raw_hook(&self, bound: Duration) -> Hook<'static> {
+        raw_hook(self.client.cancel_token(), self.server, bound, &self.session.doubt)
     }
 
     /// Runs one statement, which the scope around it ends: `cancel` is `control.hook(connection.session())` or
-    /// `connection.raw_hook(BOUND)?`.
+    /// `connection.raw_hook(BOUND)`.
     pub fn guarded<T: Unpin + 'static>(
         &self,
         cancel: Hook<'static>,
@@ -250,12 +256,14 @@ impl Connection {
 
     /// Asks the server for nothing, for at most a second and within the scope.
     pub fn test(&self) -> Result<(), AnyError> {
+        let doubt = self.session.doubt.clone();
+        let shut_down = Hook::inline(move || doubt.raise()).once();
         let nothing = async |client: &Client| client.batch_execute("").await;
-        timebox::timeout(Duration::from_secs(1), || self.guarded(self.shut_down(), nothing))
+        timebox::timeout(Duration::from_secs(1), || self.guarded(shut_down, nothing))
     }
 
     pub fn is_closed(&self) -> bool {
-        self.client.is_closed()
+        self.client.is_closed() || self.session.doubt.is_raised()
     }
 }
 

@@ -8,20 +8,20 @@ use redis::{
 };
 use timebox::{Hook, checkpoint, interruptible};
 
-use super::control::{self, AnyError, BOUND, Failure, is_open, two_steps};
+use super::control::{self, AnyError, BOUND, Doubt, Failure, is_open, two_steps};
 
 /// How a connection is known to the server: ask once, after connecting.
 #[derive(Clone)]
 pub struct Session {
     pub id: i64,
     pub server: String,
-    socket: Option<Arc<TcpStream>>,
+    pub doubt: Doubt,
 }
 
 /// The session of a connection whose socket is hidden. Only commands that `CLIENT UNBLOCK` ends are ended on it.
 pub fn session(connection: &mut impl ConnectionLike) -> Result<Session, AnyError> {
     let id = cmd("CLIENT").arg("ID").query(connection)?;
-    Ok(Session { id, server: server(connection)?, socket: None })
+    Ok(Session { id, server: server(connection)?, doubt: Doubt::default() })
 }
 
 /// The name that a server has given to itself on its start.
@@ -61,8 +61,8 @@ impl Control {
     }
 
     pub fn hook(self: &Arc<Self>, session: &Session) -> Hook<'static> {
-        let (control, Session { id, server, socket }) = (Arc::clone(self), session.clone());
-        two_steps(self.0.bound(), socket, move || control.unblock(id, &server))
+        let (control, Session { id, server, doubt }) = (Arc::clone(self), session.clone());
+        two_steps(self.0.bound(), &doubt, move || control.unblock(id, &server))
     }
 }
 
@@ -78,7 +78,7 @@ pub fn guarded<T: 'static>(
 
 /// A connection whose socket is ours, so every command on it is ended: by the server, or else with the connection.
 pub struct Connection {
-    socket: Arc<TcpStream>,
+    socket: TcpStream,
     parser: Parser,
     open: bool,
     db: i64,
@@ -95,9 +95,8 @@ impl Connection {
         let socket = TcpStream::connect_timeout(&server, wait)?;
         socket.set_nodelay(true)?;
         socket.set_read_timeout(Some(wait))?;
-        let (settings, socket) = (info.redis_settings(), Arc::new(socket));
-        let mut connection =
-            Self { socket: Arc::clone(&socket), parser: Parser::new(), open: true, db: settings.db() };
+        let settings = info.redis_settings();
+        let mut connection = Self { socket, parser: Parser::new(), open: true, db: settings.db() };
         if let Some(password) = settings.password() {
             cmd("AUTH").arg(settings.username()).arg(password).exec(&mut connection)?;
         }
@@ -105,17 +104,18 @@ impl Connection {
             cmd("SELECT").arg(settings.db()).exec(&mut connection)?;
         }
         let session = session(&mut connection)?;
-        socket.set_read_timeout(None)?;
-        Ok((connection, Session { socket: Some(socket), ..session }))
+        connection.socket.set_read_timeout(None)?;
+        let doubt = Doubt::about(connection.socket.try_clone()?);
+        Ok((connection, Session { doubt, ..session }))
     }
 
     fn send(&mut self, bytes: &[u8]) -> RedisResult<()> {
-        let result = (&*self.socket).write_all(bytes).map_err(Into::into);
+        let result = self.socket.write_all(bytes).map_err(Into::into);
         self.checked(result)
     }
 
     fn receive(&mut self) -> RedisResult<Value> {
-        let result = self.parser.parse_value(&*self.socket);
+        let result = self.parser.parse_value(&self.socket);
         self.checked(result)
     }
 

@@ -21,7 +21,7 @@ fn the_bound_is_one_for_all_who_wait_for_a_connection_that_hangs() {
             threads.spawn(|| {
                 start.wait();
                 let start = Instant::now();
-                let hangs = |_: &mut (), left| {
+                let hangs = |(): &mut (), left| {
                     thread::sleep(left);
                     Err(Failure::Unanswered("silence".into()))
                 };

@@ -10,7 +10,7 @@ use crate::proxy::Proxy;
 use crate::recipes::control::{BOUND, Failure};
 use crate::recipes::{mysql as maria_recipe, postgres as postgres_recipe, redis as redis_recipe};
 use crate::server::Server;
-use crate::support::{HANG, SHORT, alone, timed_out, wait_until};
+use crate::support::{HANG, alone, cut, wait_until};
 use crate::{mariadb, postgres, redis};
 
 /// The attempt to end a stranger's query, over a control connection that leads to its server.
@@ -52,8 +52,8 @@ fn postgres_a_strangers_query_runs_on_and_ours_is_cancelled() {
         // One machine has no two processes of one number: a session of ours that had the stranger's.
         is_refused(control.cancel(strangers.pid, session.started));
         let error = led_back(&proxy, ours, || {
-            let endless = || client.batch_execute("select pg_sleep(3600)");
-            timed_out(timeout(SHORT, || postgres_recipe::guarded(&control, &session, endless)))
+            let mut endless = || client.batch_execute("select pg_sleep(3600)");
+            cut(|limit| timeout(limit, || postgres_recipe::guarded(&control, &session, &mut endless)))
         });
         assert!(postgres::is_by_cancel(&error), "{error:?}");
         assert!(is_active());
@@ -71,10 +71,12 @@ fn postgres_a_raw_cancel_that_leads_elsewhere_ends_the_call_by_its_socket() {
     let config = postgres::config_at(proxy.address());
     let connection = postgres_recipe::Connection::connect(&config, proxy.address()).unwrap();
     proxy.lead_to(other.address());
-    let error = timed_out(timeout(SHORT, || {
-        let cancel = connection.raw_hook(BOUND)?;
-        connection.guarded(cancel, async |client| client.batch_execute("select pg_sleep(3600)").await)
-    }));
+    let error = cut(|limit| {
+        timeout(limit, || {
+            let cancel = connection.raw_hook(BOUND);
+            connection.guarded(cancel, async |client| client.batch_execute("select pg_sleep(3600)").await)
+        })
+    });
     assert!(error.is_timeout() && !postgres::is_by_cancel(&error), "{error:?}");
     assert!(proxy.connections() > 1 && connection.is_closed());
 }
@@ -102,8 +104,8 @@ fn mariadb_a_strangers_query_runs_on_and_ours_is_killed() {
         wait_until(|| is_running(&mut witness, id));
         is_refused(control.kill_query(&session.lock));
         let error = led_back(&proxy, ours, || {
-            let endless = || mariadb::rows(&mut connection, mariadb::ENDLESS);
-            timed_out(timeout(SHORT, || maria_recipe::guarded(&control, &session, endless)))
+            let mut endless = || mariadb::rows(&mut connection, mariadb::ENDLESS);
+            cut(|limit| timeout(limit, || maria_recipe::guarded(&control, &session, &mut endless)))
         });
         assert!(mariadb::is_by_kill(&error), "{error:?}");
         assert!(is_running(&mut witness, id));
@@ -140,8 +142,8 @@ fn redis_a_strangers_pop_waits_on_and_ours_is_ended() {
         wait_until(|| redis::is_blocked(&mut witness, strangers.id));
         is_refused(control.unblock(session.id, &session.server));
         let error = led_back(&proxy, ours, || {
-            let pop = || redis::pop(&mut connection, "queue", 0.0);
-            timed_out(timeout(SHORT, || redis_recipe::guarded(&control, &session, pop)))
+            let mut pop = || redis::pop(&mut connection, "queue", 0.0);
+            cut(|limit| timeout(limit, || redis_recipe::guarded(&control, &session, &mut pop)))
         });
         assert!(redis::is_by_unblock(&error), "{error:?}");
         assert!(redis::is_blocked(&mut witness, strangers.id));

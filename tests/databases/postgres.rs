@@ -11,6 +11,7 @@ use postgres::{Client, NoTls};
 use timebox::{Hook, Timebox, timeout};
 use tokio::runtime::{Builder, Runtime};
 
+use crate::recipes::control::Doubt;
 use crate::recipes::postgres::{Control, Session, guarded, guarded_async, raw_hook, session, session_async};
 use crate::server::Server;
 use crate::support::{
@@ -105,7 +106,7 @@ fn with_the_raw_cancel_and_its_end_awaited_the_next_three_are_never_hit() {
     let runtime = runtime();
     let client = runtime.block_on(connect_async(server));
     let statement = |limit, own| {
-        let hook = raw_hook(client.cancel_token(), server.address());
+        let hook = raw_hook(client.cancel_token(), server.address(), HANG, &Doubt::default());
         let own = lasting(own);
         let guarded = guarded_async(hook, client.batch_execute(&own));
         runtime.block_on(Timebox::new(limit).grace(HANG).run_future(guarded))
@@ -250,6 +251,26 @@ fn a_lost_control_connection_is_made_anew() {
 }
 
 #[test]
+fn a_control_connection_is_made_and_dropped_in_async_code_too() {
+    let _alone = alone();
+    let Some(server) = server() else { return };
+    let error = runtime().block_on(async {
+        let control = control(server);
+        let client = connect_async(server).await;
+        let session = session_async(&client).await.unwrap();
+        loop {
+            let sleep = guarded_async(control.hook(&session), client.batch_execute("select pg_sleep(3600)"));
+            let error = timed_out(Timebox::new(SHORT).grace(HANG).run_future(sleep).await);
+            // Without a source it was not begun.
+            if error.source().is_some() {
+                break error;
+            }
+        }
+    });
+    assert!(error.settled() && is_by_cancel(&error));
+}
+
+#[test]
 fn a_server_killed_in_mid_query_is_its_own_error_and_not_a_timeout() {
     let _alone = alone();
     let Some(server) = Server::postgres() else { return };
@@ -318,7 +339,7 @@ fn no_descriptor_is_left_open() {
     let before = open_files();
     for _ in 0..500 {
         cut_off(control.hook(&session));
-        cut_off(raw_hook(client.cancel_token(), server.address()));
+        cut_off(raw_hook(client.cancel_token(), server.address(), HANG, &Doubt::default()));
     }
     assert!(open_files() <= before);
 }

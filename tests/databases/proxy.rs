@@ -5,6 +5,8 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
+use crate::support::HANG;
+
 /// Forwards connections, as long as the test wants.
 pub(crate) struct Proxy {
     address: SocketAddr,
@@ -19,7 +21,7 @@ struct Shared {
 
 struct State {
     target: SocketAddr,
-    /// Nothing is forwarded, and all of it once this is over.
+    /// Nothing is forwarded, and all of it once this is over: when the test says so, or as a hang.
     silent: bool,
     stopped: bool,
     /// Both ends of each connection there was.
@@ -126,15 +128,18 @@ impl Shared {
     fn pump(&self, mut from: TcpStream, mut to: TcpStream) {
         let mut buffer = [0; 4096];
         while let Ok(read @ 1..) = from.read(&mut buffer) {
-            let silent = |state: &mut State| state.silent && !state.stopped;
-            drop(self.changed.wait_while(self.locked(), silent));
+            self.wait_while_silent();
             if to.write_all(&buffer[..read]).is_err() {
                 break;
             }
         }
         // The end of a connection is not heard of through silence either.
-        let silent = |state: &mut State| state.silent && !state.stopped;
-        drop(self.changed.wait_while(self.locked(), silent));
+        self.wait_while_silent();
         let _ = to.shutdown(Shutdown::Write);
+    }
+
+    fn wait_while_silent(&self) {
+        let is_silent = |state: &mut State| state.silent && !state.stopped;
+        drop(self.changed.wait_timeout_while(self.locked(), 2 * HANG, is_silent));
     }
 }

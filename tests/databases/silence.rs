@@ -4,30 +4,44 @@
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::sync::mpsc::channel;
 use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use ::redis::{Msg, cmd};
 use mysql::{Conn, OptsBuilder};
-use timebox::{TimeoutError, timeout};
+use timebox::timeout;
 
 use crate::proxy::Proxy;
 use crate::recipes::control::BOUND;
 use crate::recipes::postgres::{Connection, notice_silence, notice_silence_of};
 use crate::recipes::{mysql as maria_recipe, pools, postgres as postgres_recipe, redis as redis_recipe};
 use crate::server::Server;
-use crate::support::{AnyError, HANG, SHORT, alone, timed_out, wait_until};
+use crate::support::{AnyError, HANG, SHORT, alone, cut, timed_out, wait_until};
 use crate::{mariadb, postgres, redis};
 
 /// Makes a call that is meant to end near its limit, and shows how near.
 #[track_caller]
-fn ends_near_its_limit<T>(what: &str, call: impl FnOnce() -> Result<T, AnyError>) -> TimeoutError {
+fn ends_near_its_limit<T>(what: &str, call: impl FnOnce() -> Result<T, AnyError>) {
     let start = Instant::now();
     let error = timed_out(timeout(SHORT, call));
     println!("{what}: late {:?}", start.elapsed().saturating_sub(SHORT));
     assert!(error.is_timeout() && start.elapsed() < HANG, "{error:?}");
-    error
+}
+
+/// The same of a call that is cut off in its middle.
+#[track_caller]
+fn is_cut_near_its_limit<T>(what: &str, mut call: impl FnMut() -> Result<T, AnyError>) {
+    let mut lateness = Duration::ZERO;
+    let error = cut(|limit| {
+        let start = Instant::now();
+        let result = timeout(limit, &mut call);
+        lateness = start.elapsed().saturating_sub(limit);
+        result
+    });
+    println!("{what}: late {lateness:?}");
+    assert!(error.is_timeout() && lateness < HANG, "{error:?}");
 }
 
 #[test]
@@ -40,8 +54,8 @@ fn postgres_a_call_on_a_connection_whose_socket_is_ours_ends() {
         let connection = Connection::connect(&config, proxy.address()).unwrap();
         let control = postgres_recipe::Control::new(&config).unwrap();
         proxy.set_silent(true);
-        ends_near_its_limit("PostgreSQL, a silent network", || {
-            let cancel = if raw { connection.raw_hook(BOUND)? } else { control.hook(connection.session()) };
+        is_cut_near_its_limit("PostgreSQL, a silent network", || {
+            let cancel = if raw { connection.raw_hook(BOUND) } else { control.hook(connection.session()) };
             connection.guarded(cancel, async |client| client.batch_execute("select pg_sleep(3600)").await)
         });
         assert!(connection.is_closed());
@@ -69,8 +83,7 @@ fn postgres_where_a_cancel_was_not_answered_no_other_statement_follows() {
     let mut own = Duration::from_millis(100);
     loop {
         proxy.set_silent(true);
-        // The statement ends by itself, after its limit and before the second step: `Ok`, or the scope's error where
-        // this thread was away for long.
+        // The statement ends by itself, after its limit and before the second step.
         let sleep = format!("select pg_sleep({})", own.as_secs_f64());
         let result = timeout(SHORT, || {
             connection.guarded(control.hook(connection.session()), async |client| {
@@ -78,14 +91,17 @@ fn postgres_where_a_cancel_was_not_answered_no_other_statement_follows() {
             })
         });
         proxy.set_silent(false);
+        // Long enough for a cancel that comes late.
         let next = connection.guarded(control.hook(connection.session()), async |client| {
-            client.batch_execute("select 1").await
+            client.batch_execute("select pg_sleep(0.1)").await
         });
-        match result {
-            // The hook had not fired.
-            Ok(()) if next.is_ok() && own < HANG => own *= 2,
-            Ok(()) | Err(_) => return assert!(next.is_err(), "it is in doubt"),
+        if let Err(error) = next {
+            let is_hit = error.downcast_ref().is_some_and(postgres::is_cancelled);
+            return assert!(!is_hit, "the late cancel has hit it");
         }
+        // Only if the hook had not fired, or not over the silent connection; and then it must not come later.
+        assert!(own < HANG, "no cancel was in doubt: {result:?}");
+        own *= 2;
     }
 }
 
@@ -122,7 +138,7 @@ fn mariadb_a_call_ends() {
     let mut connection = Conn::new(options).unwrap();
     let session = maria_recipe::session(&mut connection).unwrap();
     proxy.set_silent(true);
-    ends_near_its_limit("MariaDB, a silent network", || {
+    is_cut_near_its_limit("MariaDB, a silent network", || {
         maria_recipe::guarded(&control, &session, || mariadb::rows(&mut connection, mariadb::ENDLESS))
     });
 }
@@ -131,27 +147,30 @@ fn mariadb_a_call_ends() {
 fn redis_every_command_ends_on_a_server_that_is_paused_or_frozen() {
     let _alone = alone();
     let Some(server) = Server::redis() else { return };
-    let ends = |what: &str| {
+    let ends = |what: &str, stop: &dyn Fn()| {
         let (client, mut connection, session) = redis::connect(&server);
         let control = redis_recipe::Control::new(&client).unwrap();
-        let stop = || match what {
-            "paused" => {
-                let (_, mut other, _) = redis::connect(&server);
-                cmd("CLIENT").arg("PAUSE").arg(3_600_000).exec(&mut other).unwrap();
-            }
-            _ => postgres::kill(server.pid(), libc::SIGSTOP),
-        };
         stop();
-        ends_near_its_limit(&format!("Redis, {what}"), || {
-            redis_recipe::guarded(&control, &session, || {
-                cmd("GET").arg("key").query::<Option<String>>(&mut connection)
-            })
+        is_cut_near_its_limit(what, || {
+            let mut get = || cmd("GET").arg("key").query::<Option<String>>(&mut connection);
+            redis_recipe::guarded(&control, &session, &mut get)
         });
         assert!(!::redis::ConnectionLike::is_open(&connection));
     };
-    ends("frozen");
-    postgres::kill(server.pid(), libc::SIGCONT);
-    ends("paused");
+    thread::scope(|threads| {
+        let (thaw, thaws) = channel::<()>();
+        let server = &server;
+        threads.spawn(move || {
+            let _ = thaws.recv_timeout(2 * HANG);
+            postgres::kill(server.pid(), libc::SIGCONT);
+        });
+        ends("Redis, frozen", &|| postgres::kill(server.pid(), libc::SIGSTOP));
+        drop(thaw);
+    });
+    let other = std::cell::RefCell::new(redis::connect(&server).1);
+    ends("Redis, paused", &|| {
+        cmd("CLIENT").arg("PAUSE").arg((2 * HANG).as_secs() * 1000).exec(&mut *other.borrow_mut()).unwrap();
+    });
 }
 
 #[test]
