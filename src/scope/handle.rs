@@ -52,7 +52,8 @@ impl RefUnwindSafe for Handle {}
 
 /// A handle to the innermost scope; outside every scope a root, which is never over unless its token is cancelled.
 ///
-/// It is made where the scope is open, and taken along to where the work runs.
+/// It is asked for on the thread where the scope is open, and taken along to where the work runs: not within `rayon::scope`
+/// or `ThreadPool::install`, whose closures a thread of the pool runs.
 ///
 /// # Examples
 ///
