@@ -106,12 +106,12 @@ impl Handle {
     where
         E: From<TimeoutError>,
     {
-        self.enter_at(limit.into(), Location::caller(), body)
+        self.enter_at(&limit.into(), Location::caller(), body)
     }
 
     fn enter_at<T, E>(
         &self,
-        limit: Limit,
+        limit: &Limit,
         location: &'static Location<'static>,
         body: impl FnOnce(&Scope) -> Result<T, E>,
     ) -> Result<T, E>
@@ -120,7 +120,7 @@ impl Handle {
     {
         let result = Thread::with(|thread| {
             let _under = under(thread, &self.node.seam);
-            let admission = admit(thread, &limit, None, location, Kind::Entered, Around::Node(&self.node))?;
+            let admission = admit(thread, limit, None, location, Kind::Entered, Around::Node(&self.node))?;
             enter(thread, admission, None, body)
         });
         result.unwrap_or_else(|error| Err(E::from(error)))
@@ -161,7 +161,7 @@ impl Handle {
         E: From<TimeoutError>,
     {
         let (handle, location) = (self.clone(), Location::caller());
-        move || handle.enter_at(Limit::NONE, location, |_| body())
+        move || handle.enter_at(&Limit::NONE, location, |_| body())
     }
 
     /// As [`wrap`](Self::wrap), for a body that is not a `Result`.
