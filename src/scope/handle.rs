@@ -173,24 +173,22 @@ impl Handle {
     /// # Examples
     ///
     /// ```
-    /// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
     /// use std::time::Duration;
-    /// use timebox::{TimeoutError, future};
+    /// use timebox::timeout;
     ///
-    /// let result = future::timeout(Duration::from_millis(20), async {
-    ///     let work = || {
-    ///         let mut rounds = 0_u64;
-    ///         while !timebox::is_expired() {
-    ///             rounds += 1;
-    ///         }
-    ///         rounds
-    ///     };
-    ///     let job = timebox::handle().wrap_value(work);
-    ///     tokio::task::spawn_blocking(job).await.expect("no panic")
+    /// fn count() -> u64 {
+    ///     let mut rounds = 0;
+    ///     while !timebox::is_expired() {
+    ///         rounds += 1;
+    ///     }
+    ///     rounds
+    /// }
+    ///
+    /// let rounds = timeout(Duration::from_millis(100), || {
+    ///     let job = timebox::handle().wrap_value(count);
+    ///     std::thread::spawn(job).join().expect("no panic")
     /// });
-    /// let error: TimeoutError = result.await.unwrap_err(); // and the blocking thread is free again
-    /// assert!(error.is_timeout());
-    /// # });
+    /// assert!(rounds.unwrap() > 0);
     /// ```
     #[doc(alias("spawn", "spawn_blocking", "rayon", "pool"))]
     #[track_caller]
