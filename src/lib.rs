@@ -17,7 +17,7 @@
 //!     Ok(count)
 //! }
 //!
-//! let limit = Duration::from_millis(20);
+//! let limit = Duration::from_millis(100);
 //! assert_eq!(timeout(limit, || count_primes(100)).unwrap(), 25);
 //! let error = timeout(limit, || count_primes(u64::MAX)).unwrap_err();
 //! assert!(error.is_timeout());

@@ -215,9 +215,10 @@ impl TimeoutError {
 /// Whether a place is in the standard library, where an adapter of its own called: `Option::map(checkpoint)`, or
 /// `read_exact`.
 fn is_in_std(location: &Location<'_>) -> bool {
+    // The first is how it is named where its source is not installed.
+    let installed = ["/rustlib/src/rust/library/", r"\rustlib\src\rust\library\"];
     let file = location.file();
-    // The second is how it is named where its source is installed.
-    file.starts_with("/rustc/") || file.replace('\\', "/").contains("/rustlib/src/rust/library/")
+    file.starts_with("/rustc/") || installed.iter().any(|folder| file.contains(folder))
 }
 
 /// Where the innermost of these scopes was opened, of which there is at least one.
@@ -242,10 +243,9 @@ mod tests {
     fn error(label: Option<&'static str>, reason: Option<&str>) -> TimeoutError {
         let location = Location::caller();
         let info = ScopeInfo {
-            id: ScopeId::next(),
             label: label.map(Into::into),
-            location,
             limit: Some(Duration::from_secs(2)),
+            ..ScopeInfo::at(location)
         };
         TimeoutError::new(Story {
             cause: Cause::Cancelled,

@@ -79,7 +79,7 @@ pub struct Outcome<R> {
 ///
 /// // A channel stands for a library that can be told to stop.
 /// let (stop, stopped) = mpsc::channel::<()>();
-/// let result = timeout(Duration::from_millis(10), || -> Result<(), AnyError> {
+/// let result = timeout(Duration::from_millis(100), || -> Result<(), AnyError> {
 ///     let call = || stopped.recv().map_or(Ok(()), |()| Err("stopped"));
 ///     interruptible(Hook::inline(|| stop.send(())), call)?.map_err(AnyError::from)
 /// });

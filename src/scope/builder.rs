@@ -168,7 +168,7 @@ impl Timebox {
     ///     }
     /// }
     ///
-    /// let limited = Timebox::new(Duration::from_millis(10)).grace(Duration::from_secs(5));
+    /// let limited = Timebox::new(Duration::from_millis(100)).grace(Duration::from_secs(5));
     /// let outcome = limited.run(|_| pollster::block_on(future::timeout(Duration::from_secs(60), transfer())));
     /// assert_eq!(outcome.unwrap(), "rolled back");
     /// ```

@@ -52,7 +52,8 @@ impl RefUnwindSafe for Handle {}
 
 /// A handle to the innermost scope; outside every scope a root, which is never over unless its token is cancelled.
 ///
-/// It is made where the scope is open, and taken along to where the work runs.
+/// It is asked for on the thread where the scope is open, and taken along to where the work runs: not within `rayon::scope`
+/// or `ThreadPool::install`, whose closures a thread of the pool runs.
 ///
 /// # Examples
 ///
@@ -143,19 +144,19 @@ impl Handle {
     where
         E: From<TimeoutError>,
     {
-        self.enter_at(limit.into(), Location::caller(), body)
+        self.enter_at(&limit.into(), Location::caller(), body)
     }
 
     fn enter_at<T, E>(
         &self,
-        limit: Limit,
+        limit: &Limit,
         location: &'static Location<'static>,
         body: impl FnOnce(&Scope) -> Result<T, E>,
     ) -> Result<T, E>
     where
         E: From<TimeoutError>,
     {
-        let result = self.run_within(&limit, None, location, body);
+        let result = self.run_within(limit, None, location, body);
         result.unwrap_or_else(|error| Err(E::from(error)))
     }
 
@@ -212,7 +213,7 @@ impl Handle {
         E: From<TimeoutError>,
     {
         let (handle, location) = (self.clone(), Location::caller());
-        move || handle.enter_at(Limit::NONE, location, |_| body())
+        move || handle.enter_at(&Limit::NONE, location, |_| body())
     }
 
     /// As [`wrap`](Self::wrap), for a body that is not a `Result`.
@@ -224,24 +225,22 @@ impl Handle {
     /// # Examples
     ///
     /// ```
-    /// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
     /// use std::time::Duration;
-    /// use timebox::{TimeoutError, future};
+    /// use timebox::timeout;
     ///
-    /// let result = future::timeout(Duration::from_millis(20), async {
-    ///     let work = || {
-    ///         let mut rounds = 0_u64;
-    ///         while !timebox::is_expired() {
-    ///             rounds += 1;
-    ///         }
-    ///         rounds
-    ///     };
-    ///     let job = timebox::handle().wrap_value(work);
-    ///     tokio::task::spawn_blocking(job).await.expect("no panic")
+    /// fn count() -> u64 {
+    ///     let mut rounds = 0;
+    ///     while !timebox::is_expired() {
+    ///         rounds += 1;
+    ///     }
+    ///     rounds
+    /// }
+    ///
+    /// let rounds = timeout(Duration::from_millis(100), || {
+    ///     let job = timebox::handle().wrap_value(count);
+    ///     std::thread::spawn(job).join().expect("no panic")
     /// });
-    /// let error: TimeoutError = result.await.unwrap_err(); // and the blocking thread is free again
-    /// assert!(error.is_timeout());
-    /// # });
+    /// assert!(rounds.unwrap() > 0);
     /// ```
     #[doc(alias("spawn", "spawn_blocking", "rayon", "pool"))]
     #[track_caller]

@@ -170,10 +170,10 @@ fn a_checkpoint_that_std_calls_is_placed_where_the_scope_was_opened() {
     with_timeout(SHORT, |scope| {
         outlast(scope);
         for error in [
-            Some(LONG).map(sleep).unwrap().unwrap_err(),
+            [LONG].into_iter().map(sleep).next().unwrap().unwrap_err(),
             std::iter::repeat_with(checkpoint).next().unwrap().unwrap_err(),
             [LONG].into_iter().try_for_each(require).unwrap_err(),
-            Some(scope).map(timebox::Scope::checkpoint).unwrap().unwrap_err(),
+            [scope].map(timebox::Scope::checkpoint)[0].clone().unwrap_err(),
         ] {
             assert!(is_here(&error), "{error:#}");
             assert_eq!(error.interrupted_at().line(), line, "{error:#}");

@@ -76,7 +76,7 @@ fn a_job_that_was_queued_until_the_scope_was_over_is_not_begun() {
         let error = thread::scope(|threads| threads.spawn(job).join().unwrap()).unwrap_err().timebox();
         assert_eq!((error.scope(), error.started()), (scope.id(), false));
         assert_eq!(error.interrupted_at().line(), line, "where it was wrapped");
-        let error = value().map(|()| ()).unwrap_err();
+        let error = value().unwrap_err();
         assert_eq!((error.started(), error.interrupted_at().line()), (false, line + 1));
         Ok::<_, TimeoutError>(())
     })

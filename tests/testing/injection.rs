@@ -221,3 +221,12 @@ fn each_time_a_scope_s_future_is_pending_is_a_point() {
     });
     assert!(!result.unwrap_err().settled());
 }
+
+#[test]
+fn the_end_of_a_strict_block_is_a_point() {
+    let run = || Timebox::new(HOUR).label("strict").strict().run(|_| Ok::<_, TimeoutError>("late"));
+    let points = try_for_each_checkpoint(run).points().len();
+    assert_eq!(points, 2, "its entry and its end");
+    let error = expire_at_checkpoint(points, run).unwrap_err();
+    assert_eq!((error.label(), error.started(), error.settled()), (Some("strict"), true, true));
+}
