@@ -85,9 +85,9 @@ pub fn interruptible<'h, T, F>(
 where
     F: Into<Box<dyn Error + Send + Sync>>,
 {
-    let location = Location::caller();
+    let (hook, location) = (hook.into(), Location::caller());
     in_innermost(|scope| match scope {
-        Some(scope) => scope.interruptible_at(hook.into(), location, call),
+        Some(scope) => scope.interruptible_at(hook, location, call),
         None => Ok(call()),
     })
 }
@@ -113,15 +113,21 @@ pub fn interruptible_outcome<'h, R>(
     hook: impl Into<Hook<'h>>,
     call: impl FnOnce() -> R,
 ) -> Result<Outcome<R>, TimeoutError> {
-    let location = Location::caller();
+    let (hook, location) = (hook.into(), Location::caller());
     in_innermost(|scope| match scope {
-        Some(scope) => Ok(scope.guarded(hook.into(), location, call)?.outcome),
+        Some(scope) => Ok(scope.guarded(hook, location, call)?.outcome),
         None => Ok(Outcome { value: call(), fires: 0 }),
     })
 }
 
+/// Makes a call on behalf of the innermost scope, which is not left meanwhile.
 fn in_innermost<R>(f: impl FnOnce(Option<&Scope>) -> R) -> R {
-    Thread::with(|thread| innermost(thread, f))
+    Thread::with(|thread| {
+        innermost(thread, |scope| {
+            let _held = scope.map(Scope::hold);
+            f(scope)
+        })
+    })
 }
 
 /// An outcome, and whether it may be believed.
