@@ -1,5 +1,7 @@
 //! What an interrupted block is told: [`TimeoutError`] and its parts. Values only.
 
+mod failure;
+
 use std::borrow::Cow;
 use std::error::Error;
 use std::fmt;
@@ -9,6 +11,8 @@ use std::panic::{Location, RefUnwindSafe, UnwindSafe};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+
+pub use failure::HookFailure;
 
 /// A result whose error is a [`TimeoutError`] unless another is named.
 ///
@@ -154,7 +158,11 @@ pub struct TimeoutError(Arc<Story>);
 /// The line that [`Display`](fmt::Display) prints: it is what `unwrap` and a failing `main` show.
 impl fmt::Debug for TimeoutError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "TimeoutError({self})")
+        write!(f, "TimeoutError({self}")?;
+        if let Some(failure) = self.hook_failure() {
+            write!(f, ", its hook failed: \"{}\"", failure.to_string().escape_debug())?;
+        }
+        f.write_str(")")
     }
 }
 
@@ -176,6 +184,7 @@ pub(crate) struct Story {
     pub(crate) started: bool,
     pub(crate) settled: bool,
     pub(crate) source: Option<Box<dyn Error + Send + Sync>>,
+    pub(crate) hook_failure: Option<HookFailure>,
     /// What was needed, and what was left.
     pub(crate) lack: Option<(Duration, Duration)>,
 }
@@ -259,6 +268,12 @@ impl TimeoutError {
     /// `true` on every other error.
     pub fn settled(&self) -> bool {
         self.0.settled
+    }
+
+    /// How the hook went wrong that was to interrupt the call: it may have ended late for that. `None` if it did not, or if it
+    /// was no such call.
+    pub fn hook_failure(&self) -> Option<&HookFailure> {
+        self.0.hook_failure.as_ref()
     }
 
     /// The scopes that were open where the error was raised, innermost first; the one that is over is among
@@ -355,6 +370,7 @@ mod tests {
             started: true,
             settled: true,
             source: Some("disk on fire".into()),
+            hook_failure: None,
             lack: None,
         })
     }

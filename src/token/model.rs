@@ -283,7 +283,7 @@ fn end_each_other() {
     *of_one.lock().unwrap() = Some(Arc::clone(&two));
     *of_two.lock().unwrap() = Some(Arc::clone(&one));
     // Leaked: where the model fails, their locks are gone when they would be.
-    [&one, &two].into_iter().for_each(|entry| std::mem::forget(Arc::clone(entry)));
+    [&one, &one, &one, &two, &two, &two].into_iter().for_each(|entry| std::mem::forget(Arc::clone(entry)));
     let fires = Arc::clone(&one);
     let first = thread::spawn(move || fires.run());
     two.run();

@@ -15,6 +15,7 @@ mod edges;
 mod entry;
 mod error;
 mod hammer;
+mod hook_failures;
 mod hook_moves;
 mod hooks;
 mod interruptible;
