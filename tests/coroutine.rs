@@ -57,6 +57,64 @@ fn commit(misuse: &str) -> Output {
         .unwrap()
 }
 
+/// A checkpoint forgets the error of one before, whose source leaves the scope as it is dropped.
+fn forget_an_error_whose_source_resumes() {
+    /// The source of an error that is forgotten.
+    #[derive(Debug)]
+    struct Resumes;
+    impl std::fmt::Display for Resumes {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("resumes when it is dropped")
+        }
+    }
+    impl std::error::Error for Resumes {}
+    impl Drop for Resumes {
+        fn drop(&mut self) {
+            resume_stored();
+        }
+    }
+    let coroutine = suspended_in(|suspend| {
+        let body = |scope: &timebox::Scope| {
+            let call = || {
+                scope.token().cancel();
+                while FIRED.load(SeqCst) == 0 {
+                    std::thread::yield_now();
+                }
+                Err::<(), _>(Resumes)
+            };
+            drop(interruptible(|| FIRED.fetch_add(1, SeqCst), call));
+            suspend();
+            Ok::<_, TimeoutError>(())
+        };
+        let _ = timebox::Timebox::new(LONG).run_or_else(body, Err);
+    });
+    STORED.set(Some(coroutine));
+    resume_stored();
+    let _ = checkpoint();
+}
+
+/// All of it happens on a runner, in a hook; where nobody else keeps it, that runs the next hook too.
+fn end_a_call_from_inside_its_own_hook() {
+    let (done, wait) = std::sync::mpsc::channel::<()>();
+    let token = CancellationToken::new();
+    let _registration = token.on_cancel(move || {
+        let done = done.clone();
+        STORED.set(Some(suspended_in(move |suspend| {
+            let borrowed = std::sync::Mutex::new(String::from("borrowed"));
+            let hook = Hook::new(|| {
+                let borrowed = borrowed.lock().unwrap();
+                resume_stored();
+                assert_eq!(*borrowed, "borrowed");
+                done.send(()).unwrap();
+            });
+            let _ = timeout_value(SHORT, || interruptible_outcome(hook.once(), suspend));
+        })));
+        resume_stored();
+    });
+    token.cancel();
+    let _ = wait.recv();
+}
+
 #[test]
 fn committed_in_a_process_of_its_own() {
     let Ok(misuse) = std::env::var(MISUSE) else { return };
@@ -120,61 +178,8 @@ fn committed_in_a_process_of_its_own() {
             let hook = resume_stored;
             drop(timebox::on_cancel(hook));
         }
-        "leave a scope as an error's source is dropped" => {
-            /// The source of an error that is forgotten.
-            #[derive(Debug)]
-            struct Resumes;
-            impl std::fmt::Display for Resumes {
-                fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                    f.write_str("resumes when it is dropped")
-                }
-            }
-            impl std::error::Error for Resumes {}
-            impl Drop for Resumes {
-                fn drop(&mut self) {
-                    resume_stored();
-                }
-            }
-            let coroutine = suspended_in(|suspend| {
-                let body = |scope: &timebox::Scope| {
-                    let call = || {
-                        scope.token().cancel();
-                        while FIRED.load(SeqCst) == 0 {
-                            std::thread::yield_now();
-                        }
-                        Err::<(), _>(Resumes)
-                    };
-                    drop(interruptible(|| FIRED.fetch_add(1, SeqCst), call));
-                    suspend();
-                    Ok::<_, TimeoutError>(())
-                };
-                let _ = timebox::Timebox::new(LONG).run_or_else(body, Err);
-            });
-            STORED.set(Some(coroutine));
-            resume_stored();
-            let _ = checkpoint();
-        }
-        "end a call from inside its own hook" => {
-            let (done, wait) = std::sync::mpsc::channel::<()>();
-            let token = CancellationToken::new();
-            // On a thread of ours, in a hook; where nobody else keeps the runner, it runs the next hook too.
-            let _registration = token.on_cancel(move || {
-                let done = done.clone();
-                STORED.set(Some(suspended_in(move |suspend| {
-                    let borrowed = std::sync::Mutex::new(String::from("borrowed"));
-                    let hook = Hook::new(|| {
-                        let borrowed = borrowed.lock().unwrap();
-                        resume_stored();
-                        assert_eq!(*borrowed, "borrowed");
-                        done.send(()).unwrap();
-                    });
-                    let _ = timeout_value(SHORT, || interruptible_outcome(hook.once(), suspend));
-                })));
-                resume_stored();
-            });
-            token.cancel();
-            let _ = wait.recv();
-        }
+        "leave a scope as an error's source is dropped" => forget_an_error_whose_source_resumes(),
+        "end a call from inside its own hook" => end_a_call_from_inside_its_own_hook(),
         other => unreachable!("no such misuse: {other}"),
     }
     println!("still here");

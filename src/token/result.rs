@@ -69,6 +69,7 @@ macro_rules! ignored {
 
 /// The type of what never returns, which has no name yet.
 #[doc(hidden)]
+#[allow(unnameable_types)] // nobody need name it
 pub trait Returning {
     type Returned;
 }

@@ -121,7 +121,7 @@ fn what_a_failing_hook_says_is_in_the_error_of_a_futures_call() {
             let _ = wait.1.await;
             Err::<(), _>("ended late")
         });
-        Ok::<_, TimeoutError>(result.await?)
+        result.await
     }))
     .unwrap_err();
     assert_eq!(error.hook_failure().unwrap().to_string(), "no route");
@@ -206,7 +206,6 @@ fn closures_with_many_results_are_hooks() {
     is_hook(|| io::stdin().read_line(&mut String::new()));
     is_hook(|| Instant::now().elapsed());
     is_hook(|| unreachable!("never runs"));
-    is_hook(|| loop {});
     is_hook(|| Box::new(7));
     is_hook(|| Ok::<(), ()>(()));
 }
