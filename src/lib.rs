@@ -199,7 +199,7 @@ mod watchdog;
 
 #[cfg(not(timebox_loom))]
 pub use abandon::{Saturated, abandon, abandoned};
-pub use error::{Cause, Result, ScopeId, ScopeInfo, TimeoutError};
+pub use error::{Cause, HookFailure, Result, ScopeId, ScopeInfo, TimeoutError};
 #[cfg(all(unix, feature = "io", not(timebox_loom)))]
 pub use interrupt::io;
 #[cfg(all(unix, feature = "process", not(timebox_loom)))]
@@ -224,11 +224,11 @@ pub use scope::{
 #[doc(hidden)]
 pub use sync::mutants;
 pub use time::{Deadline, Limit, now};
-pub use token::Hook;
 #[cfg(not(timebox_loom))]
 pub use token::{
     CancellationToken, Cancelled, CancelledOwned, DropGuard, DropGuardRef, Registration, RunUntilCancelled,
 };
+pub use token::{Hook, HookResult};
 
 /// The examples of the README are run too.
 #[cfg(all(doctest, unix, feature = "testing", feature = "io", feature = "process"))]

@@ -1,5 +1,6 @@
 //! What an interrupted block is told: [`TimeoutError`] and its parts. Values only.
 
+mod failure;
 mod find;
 mod scope;
 #[cfg(feature = "serde")]
@@ -12,6 +13,7 @@ use std::panic::{Location, RefUnwindSafe, UnwindSafe};
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use failure::HookFailure;
 pub(crate) use scope::Fields;
 pub use scope::{ScopeId, ScopeInfo};
 
@@ -109,6 +111,7 @@ pub(crate) struct Story {
     pub(crate) started: bool,
     pub(crate) settled: bool,
     pub(crate) source: Option<Box<dyn Error + Send + Sync>>,
+    pub(crate) hook_failure: Option<HookFailure>,
     /// What was needed, and what was left.
     pub(crate) lack: Option<(Duration, Duration)>,
 }
@@ -205,6 +208,12 @@ impl TimeoutError {
         self.0.settled
     }
 
+    /// How the hook went wrong that was to interrupt the call: it may have ended late for that. `None` if it did not, or if it
+    /// was no such call.
+    pub fn hook_failure(&self) -> Option<&HookFailure> {
+        self.0.hook_failure.as_ref()
+    }
+
     /// The scopes that were open where the error was raised, innermost first; the one that is over is among
     /// them. A [shield](crate::shield) hides those around it.
     pub fn chain(&self) -> impl DoubleEndedIterator<Item = &ScopeInfo> + ExactSizeIterator + Clone {
@@ -258,6 +267,7 @@ mod tests {
             started: true,
             settled: true,
             source: Some("disk on fire".into()),
+            hook_failure: None,
             lack: None,
         })
     }

@@ -19,6 +19,9 @@ impl Display for Story {
             for (name, value) in scope.fields() {
                 write!(f, ", {} = {}", OneLine(name), OneLine(value))?;
             }
+            if let Some(failure) = &self.hook_failure {
+                write!(f, ", its hook failed: \"{}\"", OneLine(&failure.to_string()))?;
+            }
         }
         Ok(())
     }
@@ -44,6 +47,9 @@ impl fmt::Debug for Story {
             for (name, value) in scope.fields() {
                 write!(f, "\n        {} = {}", OneLine(name), OneLine(value))?;
             }
+        }
+        if let Some(failure) = &self.hook_failure {
+            write!(f, "\n    its hook failed: {}", OneLine(&failure.to_string()))?;
         }
         for source in std::iter::successors(self.source(), |error| (*error).source()) {
             write!(f, "\n    caused by: {source}")?;

@@ -250,7 +250,8 @@ where
                 (None, _) => return Poll::Pending,
             };
             let now = clock::now();
-            let how = Circumstances { source, ..Circumstances::at(location, now) };
+            let hook_failure = hook.failure();
+            let how = Circumstances { source, hook_failure, ..Circumstances::at(location, now) };
             Poll::Ready(Err(innermost(thread, |scope| match scope {
                 Some(scope) if Arc::ptr_eq(scope.node(), last) => scope.error(how),
                 // It has been carried out of the surroundings that made it fire.

@@ -14,7 +14,7 @@ use std::panic::Location;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::error::TimeoutError;
+use crate::error::{HookFailure, TimeoutError};
 use crate::scope::Scope;
 use crate::scope::frame::innermost;
 use crate::scope::staged::waiting;
@@ -30,13 +30,15 @@ use crate::watchdog::slots::Thread;
 use crate::watchdog::{self, NAP};
 
 /// What came of an interruptible call: see [`interruptible_outcome`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(clippy::exhaustive_structs)] // adapters take it apart
 pub struct Outcome<R> {
     /// What the call returned.
     pub value: R,
     /// How often its hook fired, escalations included.
     pub fires: u32,
+    /// How the hook went wrong the last time that it did, though it may have been fired again with success.
+    pub failure: Option<HookFailure>,
 }
 
 /// Makes a call that looks at no scope, with a hook that interrupts it once the innermost scope is over.
@@ -94,9 +96,9 @@ pub fn interruptible<'h, T, F>(
 where
     F: Into<Box<dyn Error + Send + Sync>>,
 {
-    let location = Location::caller();
+    let (hook, location) = (hook.into(), Location::caller());
     in_innermost(|scope| match scope {
-        Some(scope) => scope.interruptible_at(hook.into(), location, call),
+        Some(scope) => scope.interruptible_at(hook, location, call),
         None => Ok(call()),
     })
 }
@@ -123,15 +125,21 @@ pub fn interruptible_outcome<'h, R>(
     hook: impl Into<Hook<'h>>,
     call: impl FnOnce() -> R,
 ) -> Result<Outcome<R>, TimeoutError> {
-    let location = Location::caller();
+    let (hook, location) = (hook.into(), Location::caller());
     in_innermost(|scope| match scope {
-        Some(scope) => Ok(scope.guarded(hook.into(), location, call)?.outcome),
-        None => Ok(Outcome { value: call(), fires: 0 }),
+        Some(scope) => Ok(scope.guarded(hook, location, call)?.outcome),
+        None => Ok(Outcome { value: call(), fires: 0, failure: None }),
     })
 }
 
+/// Makes a call on behalf of the innermost scope, which is not left meanwhile.
 fn in_innermost<R>(f: impl FnOnce(Option<&Scope>) -> R) -> R {
-    Thread::with(|thread| innermost(thread, f))
+    Thread::with(|thread| {
+        innermost(thread, |scope| {
+            let _held = scope.map(Scope::hold);
+            f(scope)
+        })
+    })
 }
 
 /// An outcome, and whether it may be believed.
@@ -174,14 +182,17 @@ impl Scope {
     where
         F: Into<Box<dyn Error + Send + Sync>>,
     {
-        let Guarded { outcome: Outcome { value, fires }, spoilt } = self.guarded(hook, location, call)?;
+        let Guarded { outcome: Outcome { value, fires, failure }, spoilt } =
+            self.guarded(hook, location, call)?;
         let source = match value {
             Ok(value) if !spoilt => return Ok(Ok(value)),
             Err(error) if fires == 0 => return Ok(Err(error)),
             Ok(_) => None,
             Err(error) => Some(error.into()),
         };
-        Err(self.interrupted(location, source))
+        let now = clock::now();
+        let how = Circumstances { source, hook_failure: failure, ..Circumstances::at(location, now) };
+        Err(self.error(how))
     }
 
     /// As [`interruptible_outcome`](Self::interruptible_outcome), at a place of the user's.
@@ -236,7 +247,8 @@ impl Scope {
             let value = call();
             drop(waiting);
             drop(registered);
-            Ok(Guarded { outcome: Outcome { value, fires: entry.fires() }, spoilt: entry.has_spoilt() })
+            let outcome = Outcome { value, fires: entry.fires(), failure: entry.failure() };
+            Ok(Guarded { outcome, spoilt: entry.has_spoilt() })
         })
     }
 }

@@ -3,8 +3,10 @@
 //! A frame is a local variable of [`open`], linked to the next one outwards; the thread points to the innermost.
 //!
 //! Invariants:
-//! 1. Frames are opened and left in order: each outlives those inside it. `open` takes a closure, so code cannot
-//!    break this, except by switching stacks inside a scope; leaving checks it, and aborts.
+//! 1. Frames are opened and left in order: each outlives those inside it, and all calls that use it. `open` takes a
+//!    closure, so code cannot break this, except by switching stacks inside a scope; leaving checks it, and aborts.
+//!    Whoever runs foreign code (a closure, a hook, a drop) while it uses a frame that it did not open *holds* it
+//!    ([`Scope::hold`]), so that leaving knows of that.
 //! 2. Only its thread reads or writes a frame.
 //! 3. If a frame has a node, so have all visible frames around it.
 //! 4. The thread's deadline is the earliest of the visible frames' and of what lasts around a handle; its flag is that
@@ -13,7 +15,6 @@
 mod errors;
 
 use std::cell::{Cell, OnceCell};
-use std::io::Write as _;
 use std::mem::{ManuallyDrop, MaybeUninit};
 use std::panic::{AssertUnwindSafe, Location, catch_unwind};
 use std::ptr;
@@ -85,6 +86,8 @@ pub struct Scope {
     unmeasured: bool,
     /// What leaving has to undo besides.
     undo: Cell<Undo>,
+    /// How many calls hold it.
+    holds: Cell<u32>,
     /// Of the poll it is open for; null while a future is dropped. Set only for kinds that are polled.
     waker: MaybeUninit<*const Waker>,
 }
@@ -114,6 +117,8 @@ impl Undo {
     const FLAG: Undo = Undo(2);
     /// Nothing; but an await in this poll has given the error.
     const TOLD: Undo = Undo(4);
+    /// None of it: a call holds the frame, so that it must not be left.
+    const HELD: Undo = Undo(8);
 
     #[inline(always)]
     fn and(self, other: Undo) -> Undo {
@@ -123,6 +128,10 @@ impl Undo {
     #[inline(always)]
     fn has(self, other: Undo) -> bool {
         self.0 & other.0 != 0
+    }
+
+    fn without(self, other: Undo) -> Undo {
+        Undo(self.0 & !other.0)
     }
 }
 
@@ -234,6 +243,7 @@ impl Terms {
             cause,
             unmeasured,
             undo: Cell::new(if kind.is_boundary() { Undo::FLAG } else { Undo::NOTHING }),
+            holds: Cell::new(0),
             waker: MaybeUninit::uninit(),
         }
     }
@@ -318,28 +328,46 @@ pub(crate) fn open<R>(
     }
 }
 
-/// Invariant 1 is broken: the thread points to a frame that may be gone, so nothing can be saved.
+/// Invariant 1 is broken: the thread, or a call, points to a frame that may be gone, so nothing can be saved.
 #[cold]
 #[inline(never)]
 fn misnested(location: &'static Location<'static>) -> ! {
-    // `eprintln` would panic where nobody listens.
-    let _ = writeln!(
-        std::io::stderr(),
-        "timebox: the scope opened at {location} was left out of order (a coroutine switched inside it); aborting"
-    );
-    std::process::abort();
+    crate::sync::abort(format_args!(
+        "the scope opened at {location} was left out of order (a coroutine switched inside it)"
+    ))
+}
+
+/// A frame that a call uses while foreign code runs: it is not left meanwhile. See invariant 1.
+#[must_use]
+pub(crate) struct Held<'a>(&'a Scope);
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        let Scope { holds, undo, .. } = self.0;
+        holds.set(holds.get() - 1);
+        if holds.get() == 0 {
+            undo.set(undo.get().without(Undo::HELD));
+        }
+    }
 }
 
 /// The innermost scope of this thread.
 #[inline]
 pub(crate) fn innermost<R>(thread: &Thread, f: impl FnOnce(Option<&Scope>) -> R) -> R {
     let scope: *const Scope = thread.frame.get().cast();
-    // SAFETY: invariant 1: the frame is null or open, and stays open during the call: it can be left only by code that
-    // runs after `f` has returned. Invariant 2 rules out other threads.
+    // SAFETY: invariant 1: the frame is null or open, and stays open during the call: `f` holds it while it runs code that
+    // could leave it. Invariant 2 rules out other threads.
     f(unsafe { scope.as_ref() })
 }
 
 impl Scope {
+    /// Has leaving it abort until the result is dropped.
+    pub(crate) fn hold(&self) -> Held<'_> {
+        self.holds.set(self.holds.get() + 1);
+        self.undo.set(self.undo.get().and(Undo::HELD));
+        Held(self)
+    }
+
     fn outer(&self) -> Option<&Scope> {
         // SAFETY: invariant 1: what is around an open frame is open, for longer than the frame itself.
         unsafe { self.outer.as_ref() }
@@ -584,7 +612,7 @@ impl Scope {
             if undo.has(Undo::DEADLINE) {
                 thread.restore(self.outer_deadline);
             }
-            if undo.has(Undo::FLAG) {
+            if undo.has(Undo::FLAG.and(Undo::HELD)) {
                 self.leave_flag(thread);
             }
         }
@@ -600,6 +628,9 @@ impl Scope {
     #[cold]
     #[inline(never)]
     fn leave_flag(&mut self, thread: &Thread) {
+        if self.undo.get().has(Undo::HELD) {
+            misnested(self.location);
+        }
         match self.outer() {
             Some(outer) => outer.refresh_flag(thread),
             // SAFETY: no flag.

@@ -275,6 +275,8 @@ impl Scope {
     }
 
     fn register(&self, hook: Hook<'static>) -> Registration {
+        // If it is over the hook runs here.
+        let _held = self.hold();
         let over = Thread::with(|thread| self.is_over_by_clock(thread));
         Registration::new(self.node(), over, hook, Tie::Scope)
     }

@@ -11,6 +11,7 @@
 //!
 //! Invariant 2 is the promise of C++20's `stop_callback`; it is what lets [`lend`] take closures that borrow.
 
+use std::any::Any;
 use std::panic::{AssertUnwindSafe, Location, catch_unwind};
 use std::sync::Arc;
 use std::task::{Poll, Waker};
@@ -18,7 +19,15 @@ use std::task::{Poll, Waker};
 use super::waits::{Ending, InRun, Notify, Run, Wait, ended_inside};
 use super::{Condvar, ForkMutex, MutexGuard, ThreadKey, fork, mutant, wait};
 
-type Closure<'a> = Box<dyn FnMut() + Send + 'a>;
+/// What it returns is what went wrong, if anything did.
+pub(crate) type Closure<'a> = Box<dyn FnMut() -> Option<String> + Send + 'a>;
+
+/// How a run went wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Failure {
+    pub(crate) text: Arc<str>,
+    pub(crate) is_panic: bool,
+}
 
 pub(crate) struct Callback {
     state: ForkMutex<State>,
@@ -39,6 +48,10 @@ struct State {
     /// Who called while it was suspended, or ran for another, and is to be woken after that.
     due: Option<Waker>,
     fires: u32,
+    /// How many runs in a row have failed, up to the last.
+    failures: u32,
+    /// That of the last that has.
+    failure: Option<Failure>,
     panicked: bool,
     /// Tasks that wait for it, by a number that is each one's own. They are woken whenever a run has ended, or is not to be
     /// expected any more.
@@ -64,8 +77,9 @@ pub(crate) trait Caller {
 /// How a call went.
 #[derive(Debug)]
 pub(crate) enum Call {
-    /// It ran, for the n-th time; and who came for it meanwhile, or waited for its end, and is to be woken.
-    Ran { fires: u32, due: Option<Waker>, waiters: Waiters },
+    /// It ran, for the n-th time, and so many in a row have failed; and who came for it meanwhile, or waited for its end, and
+    /// is to be woken.
+    Ran { fires: u32, failures: u32, due: Option<Waker>, waiters: Waiters },
     /// It is suspended, or else runs: the caller will be woken.
     Later { runs: bool },
     /// The caller may not, it was revoked, or it panicked before.
@@ -97,6 +111,8 @@ impl Callback {
             suspensions: 0,
             due: None,
             fires: 0,
+            failures: 0,
+            failure: None,
             panicked: false,
             waiters: Vec::new(),
         };
@@ -126,9 +142,15 @@ impl Callback {
 
         caller.begins();
         let outcome = catch_unwind(AssertUnwindSafe(&mut closure));
-        let panicked = outcome.is_err();
-        // The payload's own drop may panic.
-        drop_quietly(outcome);
+        let failure = match outcome {
+            Ok(failure) => failure.map(|text| Failure { text: text.into(), is_panic: false }),
+            Err(payload) => {
+                let text = message_of(&*payload).into();
+                // The payload's own drop may panic.
+                drop_quietly(payload);
+                Some(Failure { text, is_panic: true })
+            }
+        };
         drop(run);
 
         let Some(mut state) = self.state.lock() else {
@@ -136,7 +158,10 @@ impl Callback {
             return Call::Refused;
         };
         state.running = None;
-        state.panicked |= panicked;
+        state.panicked |= failure.as_ref().is_some_and(|failure| failure.is_panic);
+        state.failures = if failure.is_some() { state.failures.saturating_add(1) } else { 0 };
+        state.failure = failure.or(state.failure.take());
+        let failures = state.failures;
         caller.ended();
         let orphan = if state.orphaned {
             Some(closure)
@@ -150,7 +175,7 @@ impl Callback {
         drop(state);
         self.idle.notify_all();
         drop_quietly(orphan);
-        Call::Ran { fires, due, waiters }
+        Call::Ran { fires, failures, due, waiters }
     }
 
     /// Ends the callback: invariant 2.
@@ -258,6 +283,11 @@ impl Callback {
         self.state.lock().map_or(0, |state| state.fires)
     }
 
+    /// How its last run went wrong that did.
+    pub(crate) fn failure(&self) -> Option<Failure> {
+        self.state.lock()?.failure.clone()
+    }
+
     /// Whether its owner has revoked it.
     pub(crate) fn is_revoked(&self) -> bool {
         self.state.lock().is_some_and(|state| state.revoked)
@@ -313,6 +343,13 @@ impl State {
     fn take_waiters(&mut self) -> Waiters {
         Waiters(std::mem::take(&mut self.waiters))
     }
+}
+
+/// The message of a panic.
+fn message_of(payload: &(dyn Any + Send)) -> &str {
+    let text = payload.downcast_ref::<&str>().copied();
+    text.or_else(|| payload.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("a panic without a message")
 }
 
 /// Drops a value of the user's, whose drop may panic, without letting the panic out: nothing here could act on it,
@@ -374,6 +411,7 @@ mod tests {
         let closure = Box::new(|| {
             let _ = &captured;
             runs.fetch_add(1, Ordering::SeqCst);
+            None
         });
         let kept = lend(vec![closure], Location::caller(), |lent| {
             assert!(matches!(call(&lent[0]), Call::Ran { fires: 1, due: None, .. }));
@@ -387,7 +425,7 @@ mod tests {
 
     #[test]
     fn who_calls_a_suspended_callback_is_woken_after_that() {
-        let callback = Arc::new(Callback::new(Box::new(|| ())));
+        let callback = Arc::new(Callback::new(Box::new(|| None)));
         callback.suspend();
         callback.suspend();
         callback.wait_until_idle().wake();
@@ -401,8 +439,10 @@ mod tests {
     fn who_calls_a_callback_that_runs_is_woken_after_that() {
         let callback = Arc::new(std::sync::OnceLock::<Arc<Callback>>::new());
         let inner = Arc::clone(&callback);
-        let closure =
-            Box::new(move || assert!(matches!(call(inner.get().unwrap()), Call::Later { runs: true })));
+        let closure = Box::new(move || {
+            assert!(matches!(call(inner.get().unwrap()), Call::Later { runs: true }));
+            None
+        });
         let callback = callback.get_or_init(|| Arc::new(Callback::new(closure)));
         assert!(matches!(call(callback), Call::Ran { fires: 1, due: Some(_), .. }));
         callback.revoke(Ending::Registration).wake();
@@ -410,7 +450,7 @@ mod tests {
 
     #[test]
     fn who_may_not_call_is_refused() {
-        let callback = Callback::new(Box::new(|| ()));
+        let callback = Callback::new(Box::new(|| None));
         let once = Times(1);
         assert!(matches!(callback.call(&once), Call::Ran { fires: 1, due: None, .. }));
         assert!(matches!(callback.call(&once), Call::Refused));

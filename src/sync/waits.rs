@@ -138,10 +138,10 @@ impl Wait {
 
 /// The waits that lead from the last on the list back to it, that one first; none if they do not.
 fn circle_of_last(list: &[Listed]) -> Vec<usize> {
-    let Some((last, before)) = list.split_last() else { return Vec::new() };
+    let Some((own, before)) = list.split_last() else { return Vec::new() };
     let mut circle = vec![before.len()];
-    let mut awaited = last.awaited;
-    while !last.inside.contains(&awaited) {
+    let mut awaited = own.awaited;
+    while !own.inside.contains(&awaited) {
         // Relaxed: under the lock.
         let holds_up =
             |wait: &Listed| wait.inside.contains(&awaited) && !wait.lets_go.load(Ordering::Relaxed);

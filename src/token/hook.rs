@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::task::{Poll, Wake, Waker};
 use std::time::Duration;
 
-use crate::sync::callback::{Call, Callback, Caller, Waiters};
+use super::result::HookResult;
+use crate::error::HookFailure;
+use crate::sync::callback::{Call, Callback, Caller, Closure, Failure, Waiters};
 use crate::sync::waits::Ending;
 use crate::sync::{AtomicBool, ForkMutex, Ordering, mutant, weak_waker};
 use crate::time::seam::Seam;
@@ -22,10 +24,10 @@ use crate::watchdog::{self, Timer};
 /// It may fire more than once, and at any time from the moment the scope is over until its registration ends
 /// (with the call, for [`interruptible`](crate::interruptible)); then it is not running and never will.
 ///
-/// Any `FnMut() -> R + Send` converts into a hook that runs on a runner thread; what it returns is ignored, a future
-/// too: it would never be polled. A
-/// hook must not take a lock that the interrupted code holds, and must not wait for it. A panic in a hook is caught
-/// (std's panic hook reports it); it is not fired again.
+/// Any `FnMut() -> R + Send` converts into a hook that runs on a runner thread. An `Err` that it returns is a
+/// [failure](crate::HookFailure): it is kept, and the hook is fired again, after ever longer pauses, up to a second. Anything else
+/// that it returns is ignored ([`HookResult`] says what it can be). A hook must not take a lock that the interrupted code holds, and must not wait for it. A panic in a hook is caught
+/// (std's panic hook reports it), and kept too; such a hook is not fired again.
 ///
 /// The idea is C++20's `stop_callback`; firing again until the call returns is our answer to interrupts that
 /// come before the call has begun, and are lost.
@@ -57,7 +59,7 @@ use crate::watchdog::{self, Timer};
 /// ```
 #[must_use = "a hook does nothing until it is registered"]
 pub struct Hook<'a> {
-    callback: Box<dyn FnMut() + Send + 'a>,
+    callback: Closure<'a>,
     policy: Policy,
     then: Vec<(Duration, Hook<'a>)>,
 }
@@ -84,8 +86,8 @@ impl<'a> Hook<'a> {
     ///
     /// Of several that are due together those of inner scopes are taken up first; but each has a runner of its own, so
     /// what they do may overlap.
-    pub fn new<R>(mut action: impl FnMut() -> R + Send + 'a) -> Self {
-        let callback = Box::new(move || drop(action()));
+    pub fn new<R: HookResult>(mut action: impl FnMut() -> R + Send + 'a) -> Self {
+        let callback = Box::new(move || action().into_failure());
         Self {
             callback,
             policy: Policy { inline: false, repeat: Repeat::Unsaid, spoils: false },
@@ -95,7 +97,7 @@ impl<'a> Hook<'a> {
 
     /// A hook that runs on the watchdog itself, some microseconds sooner. It must not block: it would delay
     /// every other scope. A flag, `SQLite`'s interrupt, a socket's shutdown will do.
-    pub fn inline<R>(action: impl FnMut() -> R + Send + 'a) -> Self {
+    pub fn inline<R: HookResult>(action: impl FnMut() -> R + Send + 'a) -> Self {
         let mut hook = Self::new(action);
         hook.policy.inline = true;
         hook
@@ -107,7 +109,8 @@ impl<'a> Hook<'a> {
         self
     }
 
-    /// Fires again, this long after the end of its last run. At least a tenth of a millisecond is kept.
+    /// Fires again, this long after the end of its last run. At least a tenth of a millisecond is kept. While it fails, each
+    /// pause is twice the last, up to a second.
     pub fn every(mut self, interval: Duration) -> Self {
         self.policy.repeat = Repeat::Every(interval);
         self
@@ -136,13 +139,13 @@ impl<'a> Hook<'a> {
     }
 
     /// Takes the hook apart: the closures, of this hook and all it escalates to, and how to put them together.
-    pub(crate) fn split(self) -> (Vec<Box<dyn FnMut() + Send + 'a>>, Plan) {
+    pub(crate) fn split(self) -> (Vec<Closure<'a>>, Plan) {
         let mut closures = Vec::new();
         let plan = self.split_into(&mut closures);
         (closures, plan)
     }
 
-    fn split_into(self, closures: &mut Vec<Box<dyn FnMut() + Send + 'a>>) -> Plan {
+    fn split_into(self, closures: &mut Vec<Closure<'a>>) -> Plan {
         let index = closures.len();
         closures.push(self.callback);
         let then = self.then.into_iter().map(|(after, hook)| (after, hook.split_into(closures))).collect();
@@ -153,6 +156,7 @@ impl<'a> Hook<'a> {
 impl<'a, F, R> From<F> for Hook<'a>
 where
     F: FnMut() -> R + Send + 'a,
+    R: HookResult,
 {
     fn from(action: F) -> Self {
         Hook::new(action)
@@ -276,10 +280,10 @@ impl Entry {
 
     /// Runs it here.
     pub(crate) fn run(self: &Arc<Self>) {
-        let (fires, due) = match self.callback.call(self) {
-            Call::Ran { fires, due, waiters } => {
+        let (fires, failures, due) = match self.callback.call(self) {
+            Call::Ran { fires, failures, due, waiters } => {
                 wake(waiters);
-                (fires, due)
+                (fires, failures, due)
             }
             Call::Later { runs } => {
                 // For another place, where it may hang.
@@ -302,8 +306,12 @@ impl Entry {
         }
         let interval = match self.policy.repeat {
             Repeat::Once | Repeat::Unsaid => return,
-            Repeat::Every(interval) => nanos(interval).max(100_000),
-            Repeat::Backoff => 500_000 << (fires - 1).min(7),
+            Repeat::Every(interval) => {
+                let interval = nanos(interval).max(100_000);
+                // Of one that fails each pause is twice the last, up to a second.
+                interval.saturating_mul(1 << failures.min(14)).min(interval.max(1_000_000_000))
+            }
+            Repeat::Backoff => 500_000 << (fires - 1).min(if failures > 0 { 11 } else { 7 }),
         };
         self.schedule(interval, self);
     }
@@ -466,6 +474,12 @@ impl Entry {
     /// How often it fired, escalations included.
     pub(crate) fn fires(&self) -> u32 {
         self.then.iter().fold(self.callback.fires(), |sum, (_, entry)| sum.saturating_add(entry.fires()))
+    }
+
+    /// How it went wrong the last time that it did; of what it escalates to, if that did.
+    pub(crate) fn failure(&self) -> Option<HookFailure> {
+        let own = || self.callback.failure().map(|Failure { text, is_panic }| HookFailure { text, is_panic });
+        self.then.iter().rev().find_map(|(_, entry)| entry.failure()).or_else(own)
     }
 
     /// Whether a part of it has fired that spoils the result.

@@ -8,6 +8,7 @@ mod model;
 pub(crate) mod node;
 #[cfg(not(timebox_loom))]
 mod registration;
+mod result;
 pub(crate) mod trail;
 
 #[cfg(not(timebox_loom))]
@@ -15,3 +16,4 @@ pub use handles::{CancellationToken, Cancelled, CancelledOwned, DropGuard, DropG
 pub use hook::Hook;
 #[cfg(not(timebox_loom))]
 pub use registration::Registration;
+pub use result::HookResult;

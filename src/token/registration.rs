@@ -19,7 +19,7 @@ pub struct Registration {
     hook: Option<Arc<Entry>>,
     node: Weak<Node>,
     /// That of a token, which it keeps.
-    _token: Option<Arc<Node>>,
+    token: Option<Arc<Node>>,
     tie: Tie,
     key: Option<usize>,
 }
@@ -27,7 +27,7 @@ pub struct Registration {
 impl Registration {
     /// Of a hook that never fires, because nothing can be over.
     pub(crate) fn inert() -> Self {
-        Self { hook: None, node: Weak::new(), _token: None, tie: Tie::Scope, key: None }
+        Self { hook: None, node: Weak::new(), token: None, tie: Tie::Scope, key: None }
     }
 
     /// Registers a hook; one on a node that is over runs on this thread before this returns.
@@ -39,8 +39,8 @@ impl Registration {
             key = node.add_fired_hook(&entry, tie);
             entry.run();
         }
-        let _token = matches!(tie, Tie::Token | Tie::OwnToken).then(|| Arc::clone(node));
-        Self { hook: Some(entry), node: Arc::downgrade(node), _token, tie, key }
+        let token = matches!(tie, Tie::Token | Tie::OwnToken).then(|| Arc::clone(node));
+        Self { hook: Some(entry), node: Arc::downgrade(node), token, tie, key }
     }
 }
 
@@ -50,7 +50,8 @@ impl Drop for Registration {
         entry.revoke(Ending::Registration);
         // Dropped inside the hook it stays listed with a scope, whose exit, and a shield, wait for what still runs.
         if (self.tie == Tie::Token || !entry.is_running())
-            && let (Some(node), Some(key)) = (self.node.upgrade(), self.key)
+            && let Some(key) = self.key
+            && let Some(node) = self.token.take().or_else(|| self.node.upgrade())
         {
             node.remove_hook(key, &entry);
         }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::node::{End, Node};
-use crate::error::{Cause, ScopeInfo, Story, TimeoutError};
+use crate::error::{Cause, HookFailure, ScopeInfo, Story, TimeoutError};
 use crate::time::clock;
 
 /// The scopes around a place, added innermost first.
@@ -46,13 +46,14 @@ pub(crate) struct Circumstances {
     pub(crate) started: bool,
     pub(crate) settled: bool,
     pub(crate) source: Option<Box<dyn Error + Send + Sync>>,
+    pub(crate) hook_failure: Option<HookFailure>,
     /// What was needed, and what was left.
     pub(crate) lack: Option<(Duration, Duration)>,
 }
 
 impl Circumstances {
     pub(crate) fn at(location: &'static Location<'static>, now: u64) -> Self {
-        Self { now, location, started: true, settled: true, source: None, lack: None }
+        Self { now, location, started: true, settled: true, source: None, hook_failure: None, lack: None }
     }
 }
 
@@ -93,7 +94,7 @@ impl Trail {
     /// The error that is raised here.
     #[cold]
     pub(crate) fn into_error(self, how: Circumstances) -> TimeoutError {
-        let Circumstances { now, location, started, settled, source, lack } = how;
+        let Circumstances { now, location, started, settled, source, hook_failure, lack } = how;
         let over = self.over;
         let now = over.node.as_ref().map_or(now, |node| node.seam.reading(now));
         let error = TimeoutError::new(Story {
@@ -107,6 +108,7 @@ impl Trail {
             started,
             settled,
             source,
+            hook_failure,
             lack,
         });
         if let Some(node) = &over.node {

@@ -494,8 +494,8 @@ fn a_circle_of(hooks: usize, kind: fn(Box<dyn FnMut() + Send>) -> Hook<'static>)
 fn hooks_that_drop_each_others_registrations_all_return() {
     bounded(|| {
         for _ in 0..20 {
-            a_circle_of(2, |hook| Hook::new(hook));
-            a_circle_of(3, |hook| Hook::new(hook));
+            a_circle_of(2, Hook::new);
+            a_circle_of(3, Hook::new);
         }
     });
 }

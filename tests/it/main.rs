@@ -19,6 +19,7 @@ mod entry;
 mod error;
 mod error_text;
 mod hammer;
+mod hook_failures;
 mod hook_moves;
 mod hooks;
 mod interruptible;

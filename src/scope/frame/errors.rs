@@ -31,6 +31,8 @@ impl Scope {
     /// The error of a scope that is over, or beneath one that is.
     #[cold]
     pub(crate) fn error(&self, how: Circumstances) -> TimeoutError {
+        // Of an error that it takes the place of the foreign source is dropped.
+        let _held = self.hold();
         let now = how.now;
         let mut trail = Trail::from(self.step(now), now);
         self.continue_trail(&mut trail, now);
@@ -60,6 +62,7 @@ impl Scope {
         now: u64,
         lack: (Duration, Duration),
     ) -> TimeoutError {
+        let _held = self.hold();
         let mut steps = Vec::new();
         for scope in self.visible() {
             steps.push((scope.own(), scope.cause, scope.step(now)));
@@ -118,6 +121,7 @@ impl Scope {
         let info = terms.info(id, extras);
         let mut trail = Trail::from(Step { info, entered: terms.entered, end, node: None }, now);
         innermost(thread, |scope| {
+            let _held = scope.map(Scope::hold);
             match (around, scope) {
                 (Around::Node(node), _) => trail.add_nodes(node, now),
                 (Around::Thread, Some(scope)) => {

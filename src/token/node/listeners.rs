@@ -253,9 +253,9 @@ mod tests {
         for kind in [Hook::new as fn(_) -> _, Hook::inline] {
             let future = node(None);
             let (go, gone) = channel();
-            let (begin, begun) = channel();
+            let (begins, runs) = channel();
             let action: Box<dyn FnMut() + Send> = Box::new(move || {
-                begin.send(()).unwrap();
+                begins.send(()).unwrap();
                 gone.recv_timeout(HANG).unwrap();
             });
             let beneath = node(Some(&future));
@@ -264,7 +264,7 @@ mod tests {
             // Each time another waker: that of the last poll is woken.
             let (first, first_is_woken) = task();
             assert!(future.poll_hooks(&first).is_pending());
-            begun.recv_timeout(HANG).unwrap();
+            runs.recv_timeout(HANG).unwrap();
             let (waker, woken) = task();
             for _ in 0..100 {
                 assert!(future.poll_hooks(&Waker::noop().clone()).is_pending());

@@ -1,0 +1,100 @@
+//! What the closure of a hook may return.
+
+use std::borrow::Cow;
+use std::cell::{Ref, RefMut};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, HashSet, LinkedList, VecDeque};
+use std::fmt::Debug;
+use std::rc::Rc;
+use std::sync::{Arc, MutexGuard, RwLockReadGuard, RwLockWriteGuard};
+
+/// What the closure of a [`Hook`](crate::Hook) returns: an `Err` says that it has failed, anything else is ignored.
+///
+/// A hook that fails is fired again, after ever longer pauses, and what it says is kept: see
+/// [`HookFailure`](crate::HookFailure).
+///
+/// The types of std have it that a closure is likely to end with. One that ends with another type needs a semicolon
+/// at its end; or give that type this trait.
+///
+/// # Examples
+///
+/// ```
+/// use timebox::HookResult;
+///
+/// struct Reply {
+///     code: u16,
+/// }
+///
+/// impl HookResult for Reply {
+///     fn into_failure(self) -> Option<String> {
+///         (self.code >= 400).then(|| format!("the server said {}", self.code))
+///     }
+/// }
+///
+/// # fn cancel() -> Reply { Reply { code: 503 } }
+/// let hook = timebox::Hook::new(|| cancel());
+/// # drop(hook);
+/// assert_eq!(Err::<(), _>("no route").into_failure().as_deref(), Some("no route"));
+/// assert_eq!(Some(7).into_failure(), None);
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "a hook's closure returns `{Self}`, of which nobody knows whether it is a failure",
+    label = "this is not ignored",
+    note = "end the closure with a semicolon, so that it returns nothing; or return a `Result`",
+    note = "a future would never be polled: a hook is a plain closure"
+)]
+pub trait HookResult: Sized {
+    /// What went wrong, in one line; `None` if nothing did.
+    fn into_failure(self) -> Option<String>;
+}
+
+impl<T, E: Debug> HookResult for Result<T, E> {
+    fn into_failure(self) -> Option<String> {
+        let text = format!("{:?}", self.err()?);
+        // A text is shown as it is.
+        let inside = text.strip_prefix('"').and_then(|text| text.strip_suffix('"'));
+        Some(inside.filter(|inside| !inside.contains('"')).unwrap_or(&text).to_owned())
+    }
+}
+
+/// Types that tell of no failure.
+macro_rules! ignored {
+    ($($({$($generics:tt)*})? $type:ty),* $(,)?) => {$(
+        impl$(<$($generics)*>)? HookResult for $type {
+            fn into_failure(self) -> Option<String> {
+                None
+            }
+        }
+    )*};
+}
+
+/// The type of what never returns, which has no name yet.
+#[doc(hidden)]
+#[allow(unnameable_types)] // nobody need name it
+pub trait Returning {
+    type Returned;
+}
+
+impl<R> Returning for fn() -> R {
+    type Returned = R;
+}
+
+ignored! {
+    (), <fn() -> ! as Returning>::Returned, bool, char,
+    u8, u16, u32, u64, u128, usize, i8, i16, i32, i64, i128, isize, f32, f64,
+    String, std::time::Duration, std::time::Instant, std::time::SystemTime, std::cmp::Ordering,
+    std::thread::ThreadId, std::thread::Thread, std::process::ExitStatus, std::process::Output, std::process::Child,
+    std::fs::File, std::net::TcpStream, std::path::PathBuf, std::ffi::OsString,
+    crate::time::Deadline, crate::error::Cause,
+    {T: ?Sized} &T, {T: ?Sized} &mut T, {T: ?Sized} *const T, {T: ?Sized} *mut T,
+    {T: ?Sized} Box<T>, {T: ?Sized} Rc<T>, {T: ?Sized} Arc<T>, {T: ?Sized} std::rc::Weak<T>, {T: ?Sized} std::sync::Weak<T>,
+    {T: ToOwned + ?Sized} Cow<'_, T>, {T: ?Sized} Ref<'_, T>, {T: ?Sized} RefMut<'_, T>,
+    {T: ?Sized} MutexGuard<'_, T>, {T: ?Sized} RwLockReadGuard<'_, T>, {T: ?Sized} RwLockWriteGuard<'_, T>,
+    {T} Option<T>, {T} std::task::Poll<T>, {T, const N: usize} [T; N], {T} Vec<T>, {T} VecDeque<T>, {T} LinkedList<T>,
+    {T} BTreeSet<T>, {T} BinaryHeap<T>, {T, S} HashSet<T, S>, {K, V} BTreeMap<K, V>, {K, V, S} HashMap<K, V, S>,
+    {T} std::thread::JoinHandle<T>, {T} std::thread::ScopedJoinHandle<'_, T>,
+    {T} std::num::Wrapping<T>, {T: ?Sized} std::marker::PhantomData<T>,
+    {A} (A,), {A, B} (A, B), {A, B, C} (A, B, C), {A, B, C, D} (A, B, C, D),
+}
+
+#[cfg(not(timebox_loom))]
+ignored! { crate::token::CancellationToken, crate::token::Registration }
