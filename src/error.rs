@@ -170,6 +170,8 @@ pub(crate) struct Story {
     pub(crate) reason: Option<Arc<str>>,
     pub(crate) chain: Box<[ScopeInfo]>,
     pub(crate) over: usize,
+    /// The scope as it is told, if it is over by the expiry of something else: with the limit of that, and its label.
+    pub(crate) told: Option<ScopeInfo>,
     pub(crate) interrupted_at: &'static Location<'static>,
     pub(crate) elapsed: Duration,
     pub(crate) overshoot: Duration,
@@ -180,6 +182,12 @@ pub(crate) struct Story {
     pub(crate) lack: Option<(Duration, Duration)>,
 }
 
+impl Story {
+    fn named(&self) -> &ScopeInfo {
+        self.told.as_ref().unwrap_or(&self.chain[self.over])
+    }
+}
+
 impl TimeoutError {
     #[cold]
     pub(crate) fn new(story: Story) -> Self {
@@ -188,7 +196,7 @@ impl TimeoutError {
     }
 
     fn named(&self) -> &ScopeInfo {
-        &self.0.chain[self.0.over]
+        self.0.named()
     }
 
     /// Why the scope is over.
@@ -216,7 +224,8 @@ impl TimeoutError {
         self.named().id
     }
 
-    /// The label of the scope that is over.
+    /// The label of the scope that is over. If it is over by the expiry of a token that it was told to
+    /// [end with](crate::Timebox::cancel_on), that of the token's scope, if that has one.
     pub fn label(&self) -> Option<&str> {
         self.named().label()
     }
@@ -232,7 +241,8 @@ impl TimeoutError {
         self.0.interrupted_at
     }
 
-    /// The duration the scope was given; for a quota what it had left; `None` for an instant.
+    /// The duration the scope was given; for a quota what it had left; `None` for an instant. If it is over by the expiry of
+    /// a token that it was told to [end with](crate::Timebox::cancel_on), what the token was given.
     pub fn limit(&self) -> Option<Duration> {
         self.named().limit
     }
@@ -273,8 +283,8 @@ struct Line<'a>(&'a Story);
 
 impl fmt::Display for Line<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Story { cause, reason, chain, over, elapsed, overshoot, started, settled, lack, .. } = self.0;
-        let scope = &chain[*over];
+        let Story { cause, reason, elapsed, overshoot, started, settled, lack, .. } = self.0;
+        let scope = self.0.named();
         let what = match cause {
             Cause::Deadline => "timed out",
             Cause::Quota => "quota spent",
@@ -349,6 +359,7 @@ mod tests {
             reason: reason.map(Into::into),
             chain: Box::new([info]),
             over: 0,
+            told: None,
             interrupted_at: location,
             elapsed: Duration::from_nanos(2_103_456_789),
             overshoot: Duration::from_nanos(103_456_789),

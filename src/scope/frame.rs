@@ -322,22 +322,30 @@ impl Scope {
         std::iter::successors(Some(self), |scope| scope.outer())
     }
 
-    /// The effective deadline inside this scope: the earliest of its own and those around it.
-    ///
-    /// The thread's does not have those around a handle that may go; their expiry comes by the node's flag.
+    /// The effective deadline inside this scope: the earliest of its own, of those around it, and of the tokens that one of
+    /// them is linked to.
     pub(crate) fn effective(&self, thread: &Thread) -> u64 {
-        let entered = self.visible().last().filter(|scope| scope.kind.is_entered());
-        let handles = entered.and_then(Scope::existing_node).map_or(NEVER, Node::effective_deadline);
+        self.armed(thread).min(self.nearest_node().map_or(NEVER, Node::expires_at))
+    }
+
+    /// The deadline that the thread has inside this scope. What it leaves out, those around a handle that may go and those
+    /// of tokens that are linked, comes by the node's flag.
+    pub(crate) fn armed(&self, thread: &Thread) -> u64 {
         innermost(thread, |innermost| {
-            let mut effective = thread.deadline.get();
+            let mut armed = thread.deadline.get();
             for scope in innermost.into_iter().flat_map(Scope::stack) {
                 if ptr::eq(scope, self) {
                     break;
                 }
-                effective = scope.outer_deadline;
+                armed = scope.outer_deadline;
             }
-            effective.min(handles)
+            armed
         })
+    }
+
+    /// The node of this scope, or of the next one outwards that has one.
+    pub(crate) fn nearest_node(&self) -> Option<&Arc<Node>> {
+        self.visible().find_map(Scope::existing_node)
     }
 
     /// The effective deadline around it, where it was opened.
@@ -410,7 +418,7 @@ impl Scope {
     pub(crate) fn end(&self, now: u64) -> Option<End> {
         match self.node.get() {
             Some(node) => node.end(now),
-            None if self.own() <= now => Some(End { cause: self.cause, at: self.own(), reason: None }),
+            None if self.own() <= now => Some(End::new(self.cause, self.own())),
             None => None,
         }
     }
@@ -452,10 +460,7 @@ impl Scope {
             Thread::with(|thread| {
                 innermost(thread, |scope| scope.into_iter().for_each(|scope| scope.refresh_flag(thread)));
                 // What this thread has seen, no node must deny until the watchdog comes to it.
-                let now = thread.now.get();
-                if self.effective(thread) <= now {
-                    self.make_node().expire(now);
-                }
+                self.make_node().expire(thread.now.get());
             });
         }
         self.make_node()

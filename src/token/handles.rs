@@ -15,7 +15,7 @@ use super::node::{Node, Tie};
 use super::registration::Registration;
 use super::trail::{Circumstances, Step, Trail};
 use crate::error::{Cause, ScopeId, ScopeInfo, TimeoutError};
-use crate::time::{NEVER, clock};
+use crate::time::{Deadline, NEVER, clock};
 use crate::watchdog;
 use crate::watchdog::slots::Thread;
 
@@ -126,16 +126,88 @@ impl CancellationToken {
         })
     }
 
-    /// Why it is over; `None` if it is not. Of several causes that of the outermost token or scope.
+    /// Why it is over; `None` if it is not. Once it is over this does not change, whatever ends later around it.
+    ///
+    /// Of several causes the earliest counts, and of several at once that of the outermost token or scope.
+    ///
+    /// ```
+    /// use timebox::{CancellationToken, Cause};
+    ///
+    /// let token = CancellationToken::new();
+    /// assert_eq!(token.cause(), None);
+    /// token.cancel();
+    /// assert_eq!(token.cause(), Some(Cause::Cancelled));
+    /// ```
     pub fn cause(&self) -> Option<Cause> {
-        Some(self.trail(clock::now())?.cause())
+        if !self.node.expire(clock::now()) {
+            return None;
+        }
+        // What ended it may have been lost in a fork.
+        Some(self.node.verdict().map_or(Cause::Cancelled, |verdict| verdict.end.cause))
+    }
+
+    /// The reason given to [`cancel_with`](Self::cancel_with), if it is over by a cancel that had one. As its
+    /// [cause](Self::cause) it does not change.
+    ///
+    /// ```
+    /// use timebox::CancellationToken;
+    ///
+    /// let shutdown = CancellationToken::new();
+    /// let worker = shutdown.child_token();
+    /// worker.cancel_with("idle");
+    /// shutdown.cancel_with("deploying");
+    /// assert_eq!(worker.reason().as_deref(), Some("idle"));
+    /// ```
+    pub fn reason(&self) -> Option<Cow<'static, str>> {
+        if !self.node.expire(clock::now()) {
+            return None;
+        }
+        let verdict = self.node.verdict()?;
+        Some(Cow::Owned(verdict.end.reason.as_ref()?.to_string()))
+    }
+
+    /// When it is over at the latest: the earliest deadline of its own and of all that end it; [`Deadline::NEVER`] if only a
+    /// cancel can end it. Of one that is over, since when it is.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use timebox::{CancellationToken, Deadline};
+    ///
+    /// let request = CancellationToken::after(Duration::from_secs(5));
+    /// assert_eq!(request.child_token().deadline(), request.deadline());
+    /// assert_eq!(CancellationToken::new().deadline(), Deadline::NEVER);
+    /// ```
+    pub fn deadline(&self) -> Deadline {
+        let seam = &self.node.seam;
+        let over = self.node.over_since(seam);
+        Deadline::from_nanos(over.unwrap_or_else(|| self.node.expires_at()))
+    }
+
+    /// The time left until it is over at the latest, zero once it is, for whatever cause; `None` if only a cancel can end
+    /// it.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use timebox::CancellationToken;
+    ///
+    /// let token = CancellationToken::after(Duration::from_secs(5));
+    /// assert!(token.remaining().unwrap() <= Duration::from_secs(5));
+    /// token.cancel();
+    /// assert_eq!(token.remaining(), Some(Duration::ZERO));
+    /// assert_eq!(CancellationToken::new().remaining(), None);
+    /// ```
+    pub fn remaining(&self) -> Option<Duration> {
+        let deadline = self.deadline().as_nanos();
+        let now = self.node.seam.reading(clock::now());
+        (deadline != NEVER).then(|| Duration::from_nanos(deadline.saturating_sub(now)))
     }
 
     /// Fails once it is over. For code that has the token but no scope, on another thread for example.
     ///
     /// # Errors
     ///
-    /// A [`TimeoutError`] that names the outermost scope or token that is over.
+    /// A [`TimeoutError`] that names the outermost scope or token that is over by now, which may have ended later than the
+    /// one that this is over [by](Self::cause).
     #[track_caller]
     #[inline]
     pub fn checkpoint(&self) -> Result<(), TimeoutError> {
@@ -148,19 +220,14 @@ impl CancellationToken {
     #[cold]
     fn error(&self, location: &'static Location<'static>) -> Option<TimeoutError> {
         let now = clock::now();
-        Some(self.trail(now)?.into_error(Circumstances::at(location, now)))
-    }
-
-    /// What is around it, if it is over.
-    fn trail(&self, now: u64) -> Option<Trail> {
-        if !self.node.is_over() && !self.node.expire(now) {
+        if !self.node.expire(now) {
             return None;
         }
-        let mut trail = Trail::from(Step::of(&self.node, now), now);
+        let mut trail = Trail::from(Step::of(&self.node, now));
         if let Some(parent) = self.node.parent() {
             trail.add_nodes(&parent, now);
         }
-        Some(trail)
+        Some(trail.into_error(Circumstances::at(location, now)))
     }
 
     /// Has `hook` run once this is over. It runs on the watchdog ([`Hook::inline`]) or a runner thread, never on
@@ -180,7 +247,7 @@ impl CancellationToken {
     /// # drop(registration);
     /// ```
     pub fn on_cancel(&self, hook: impl Into<Hook<'static>>) -> Registration {
-        let over = self.node.is_over() || self.node.expire(clock::now());
+        let over = self.node.expire(clock::now());
         Registration::new(&self.node, over, hook.into(), Tie::Token)
     }
 
