@@ -55,3 +55,5 @@ page!(redis, "redis.md", "redis.rs");
 #[doc = include_str!("duckdb.md")]
 pub mod duckdb {}
 page!(pools, "pools.md", "pools.rs");
+#[cfg(any(unix, docsrs))]
+page!(signals, "signals.md", "signals.rs");
