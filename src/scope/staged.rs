@@ -6,9 +6,8 @@ use std::mem::ManuallyDrop;
 use std::panic::Location;
 use std::sync::Arc;
 
-use super::Scope;
 #[cfg(feature = "testing")]
-use super::frame::innermost;
+use super::{Scope, frame::innermost};
 use crate::time::seam::Seam;
 #[cfg(feature = "testing")]
 use crate::time::{

@@ -15,6 +15,7 @@ use super::node::{Node, Tie};
 use super::registration::Registration;
 use super::trail::{Circumstances, Step, Trail};
 use crate::error::{Cause, ScopeId, ScopeInfo, TimeoutError};
+use crate::time::seam::Seam;
 use crate::time::{Deadline, NEVER, clock};
 use crate::watchdog;
 use crate::watchdog::slots::Thread;
@@ -59,6 +60,19 @@ impl CancellationToken {
     }
 
     /// A token that is over when this one is, and can be cancelled by itself.
+    ///
+    /// What errors that name it tell of its age counts from when the parent was made, or its scope entered.
+    ///
+    /// ```
+    /// use timebox::CancellationToken;
+    ///
+    /// let server = CancellationToken::new();
+    /// let (connection, other) = (server.child_token(), server.child_token());
+    /// connection.cancel();
+    /// assert!(!other.is_cancelled());
+    /// server.cancel();
+    /// assert!(other.is_cancelled());
+    /// ```
     #[track_caller]
     pub fn child_token(&self) -> Self {
         Self::beneath(Some(&self.node), Location::caller())
@@ -70,7 +84,10 @@ impl CancellationToken {
 
     fn beneath(parent: Option<&Arc<Node>>, location: &'static Location<'static>) -> Self {
         let info = ScopeInfo { id: ScopeId::next(), label: None, location, limit: None };
-        Self { node: Node::new(parent, info, clock::now(), NEVER, Cause::Cancelled, false) }
+        // To read the clock would double the price of a child, which counts from when its parent was made.
+        let parents = parent.filter(|parent| parent.seam.shares_clock(&Seam::current()));
+        let entered = parents.map_or_else(clock::now, |parent| parent.entered);
+        Self { node: Node::new(parent, info, entered, NEVER, Cause::Cancelled, false) }
     }
 
     pub(crate) fn of(node: Arc<Node>) -> Self {

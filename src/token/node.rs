@@ -71,10 +71,11 @@ pub(crate) struct Node {
 
 struct State {
     parent: Option<Link>,
-    children: Slab<Child>,
     end: Option<End>,
     /// What it is over by, once somebody needs to know; its own end until then.
     verdict: Option<Arc<Verdict>>,
+    /// Whether it is over by what its parent is.
+    as_parent: bool,
     timer: Option<Timer>,
     /// Whether its hooks have been fired.
     fired: bool,
@@ -83,14 +84,14 @@ struct State {
 
 impl State {
     fn beneath(parent: Option<Link>) -> Self {
-        let children = Slab::new();
-        Self { parent, children, end: None, verdict: None, timer: None, fired: false, seldom: None }
+        Self { parent, end: None, verdict: None, as_parent: false, timer: None, fired: false, seldom: None }
     }
 }
 
 /// What few nodes have; the state of one that has none of it is small.
 #[derive(Default)]
 struct Seldom {
+    children: Slab<Child>,
     /// Nodes whose end ends this one too ([`cancel_on`](crate::Timebox::cancel_on)).
     links: Vec<Link>,
     hooks: Slab<Hooked>,
@@ -111,6 +112,7 @@ impl Deref for State {
 
     fn deref(&self) -> &Seldom {
         static NOTHING: Seldom = Seldom {
+            children: Slab::new(),
             links: Vec::new(),
             hooks: Slab::new(),
             wakers: Slab::new(),
@@ -216,13 +218,15 @@ impl Node {
         cause: Cause,
         roams: bool,
     ) -> Arc<Self> {
-        watchdog::prepare();
         let seam = Seam::current();
         let Some(parent) = parent else {
+            watchdog::prepare();
             let outlook = Outlook::new(None, &seam, deadline, roams);
             let top = State::beneath(None);
             let node = Self::with(top, false, outlook, seam, info, entered, deadline, cause, roams);
-            node.update();
+            if deadline != NEVER {
+                node.update();
+            }
             return node;
         };
         let Some(mut state) = parent.state.lock() else {
@@ -233,25 +237,21 @@ impl Node {
         let needs_timer = parent.is_outrun_by(deadline, &seam);
         // Relaxed: under the lock.
         let is_over = parent.over.load(Ordering::Relaxed);
-        let told = is_over.then(|| parent.verdict_in(&mut state)).flatten();
-        let told = told.map(|told| told.on_clock(&parent.seam, &seam));
         let link = Link { node: Arc::clone(parent), key: state.children.vacant_key() };
         // In one step, so that its own lock need not be taken: invariants 2, 3 and 5 hold from the first.
         let beneath = State { fired: is_over, ..State::beneath(Some(link)) };
         let node = Self::with(beneath, is_over, outlook, seam, info, entered, deadline, cause, roams);
         state.children.insert(Child::Inner(Arc::downgrade(&node)));
         drop(state);
-        if let Some(told) = told
-            && let Some(mut state) = node.state.lock()
-        {
-            node.judge(&mut state, told);
-        }
-        if needs_timer && !is_over {
+        if is_over {
+            node.judge_anew(parent);
+        } else if needs_timer {
             node.update();
         }
         node
     }
 
+    #[inline]
     #[allow(clippy::too_many_arguments, reason = "the fields, put together")]
     fn with(
         state: State,
@@ -423,24 +423,32 @@ impl Node {
 
     /// Sets the flag of this node and of all beneath, and collects what they wait for. `told`: by whom it is told, if it is
     /// not its own end.
-    fn spread(self: &Arc<Self>, told: Option<Told>, found: &mut Found) {
-        let mut stack = vec![(vec![Arc::clone(self)], told)];
-        // Links, unlike the tree, may lead round in a circle. Kept alive, so that no address is another's meanwhile.
-        let mut linked = HashMap::new();
-        while let Some((nodes, told)) = stack.pop() {
-            for node in nodes {
-                let Some(beneath) = node.set_over(told.as_ref(), found) else { continue };
-                for child in beneath.linked {
-                    if linked.insert(Arc::as_ptr(&child), Arc::clone(&child)).is_none() {
-                        child.end_by(child.end_of_link(&node, beneath.verdict.as_ref()), true);
-                        stack.push((vec![child], None));
-                    }
-                }
-                stack.push((beneath.inner, Some(Told { by: node, verdict: beneath.verdict })));
-            }
+    fn spread(self: &Arc<Self>, told: Option<&Told>, found: &mut Found) {
+        if let Some(beneath) = self.set_over(told, found) {
+            self.spread_beneath(beneath, found);
         }
         // Release: pairs with the Acquire in `cancel`.
         self.told.store(true, Ordering::Release);
+    }
+
+    fn spread_beneath(self: &Arc<Self>, beneath: Beneath, found: &mut Found) {
+        let mut stack = vec![(Arc::clone(self), beneath)];
+        // Links, unlike the tree, may lead round in a circle. Kept alive, so that no address is another's meanwhile.
+        let mut linked = HashMap::new();
+        while let Some((by, Beneath { verdict, inner, linked: others })) = stack.pop() {
+            for other in others {
+                if linked.insert(Arc::as_ptr(&other), Arc::clone(&other)).is_none() {
+                    other.end_by(other.end_of_link(&by, verdict.as_ref()), true);
+                    let beneath = other.set_over(None, found);
+                    stack.extend(beneath.map(|beneath| (other, beneath)));
+                }
+            }
+            let told = Told { by, verdict };
+            for child in inner {
+                let beneath = child.set_over(Some(&told), found);
+                stack.extend(beneath.map(|beneath| (child, beneath)));
+            }
+        }
     }
 
     /// Sets its flag, and by what it is over (invariant 1); who is beneath, if anybody is.
@@ -458,40 +466,90 @@ impl Node {
             if let Some(verdict) = &told.verdict
                 && !self.over.load(Ordering::Relaxed)
             {
-                self.judge(&mut state, verdict.on_clock(&told.by.seam, &self.seam));
+                self.judge(&mut state, &told.by, verdict);
             }
         }
         // Release: pairs with the Acquire in `is_over`.
         self.over.store(true, Ordering::Release);
         let fires = !std::mem::replace(&mut state.fired, true);
-        if let Some(seldom) = &mut state.seldom {
-            if fires {
-                found.hooks.extend(seldom.hooks.iter().map(|(_, hooked)| Arc::clone(&hooked.entry)));
-            }
-            found.wakers.extend(seldom.wakers.drain());
+        let seldom = state.seldom.as_mut()?;
+        if fires {
+            found.hooks.extend(seldom.hooks.iter().map(|(_, hooked)| Arc::clone(&hooked.entry)));
         }
-        if state.children.is_empty() {
+        found.wakers.extend(seldom.wakers.drain());
+        if seldom.children.is_empty() {
             return None;
         }
         let mut beneath = Beneath::of(&state);
-        beneath.verdict = self.verdict_in(&mut state);
         // The handles are carried out of the lock: the last of a child may be dropped there.
         drop(state);
+        beneath.verdict = self.verdict();
         Some(beneath)
     }
 
     /// Decides by what it is over, which is told of an end: by that, or by its own if it came to one before.
-    fn judge(&self, state: &mut State, told: Arc<Verdict>) {
+    fn judge(&self, state: &mut State, by: &Node, told: &Arc<Verdict>) {
+        let told = told.on_clock(&by.seam, &self.seam);
         let Verdict { end: End { cause, at, .. }, .. } = *told;
-        state.end = self.earlier(state.end.take(), at);
+        // Most often there is nothing to decide.
+        if state.end.is_some() || self.deadline <= at {
+            state.end = self.earlier(state.end.take(), at);
+        }
         let is_first = state.end.as_ref().is_some_and(|own| {
             // A cancel at the very deadline is not first; and who was told that its cancel was, is not belied.
             let is_cancel = own.cause == Cause::Cancelled && own.of.is_none();
             own.at < at || (own.at == at && cause == Cause::Cancelled) || is_cancel
         });
         if !is_first {
-            state.verdict = Some(told);
+            state.as_parent = self.seam.shares_clock(&by.seam);
+            state.verdict = if state.as_parent { None } else { Some(told) };
         }
+    }
+
+    /// It was made beneath a node that is over.
+    #[cold]
+    fn judge_anew(&self, parent: &Arc<Node>) {
+        if let Some(told) = parent.verdict()
+            && let Some(mut state) = self.state.lock()
+        {
+            self.judge(&mut state, parent, &told);
+        }
+    }
+
+    /// What it is over by, if it is.
+    pub(crate) fn verdict(&self) -> Option<Arc<Verdict>> {
+        let mut parent = match self.own_verdict() {
+            Ok(verdict) => return verdict,
+            Err(parent) => parent,
+        };
+        loop {
+            parent = match parent.own_verdict() {
+                Ok(verdict) => return verdict,
+                Err(parent) => parent,
+            }
+        }
+    }
+
+    /// What it is over by; the parent if it is over by what that is.
+    fn own_verdict(&self) -> Result<Option<Arc<Verdict>>, Arc<Node>> {
+        if !self.is_over() {
+            return Ok(None);
+        }
+        let Some(mut state) = self.state.lock() else { return Ok(None) };
+        if state.as_parent
+            && let Some(parent) = &state.parent
+        {
+            return Err(Arc::clone(&parent.node));
+        }
+        if state.verdict.is_none()
+            && let Some(end) = &state.end
+        {
+            let verdict = self
+                .earlier(Some(end.clone()), end.at)
+                .map(|end| Arc::new(Verdict { end, info: self.info.clone(), entered: self.entered }));
+            state.verdict = verdict;
+        }
+        Ok(state.verdict.clone())
     }
 
     /// Since when it is over, on this clock; `None` if it is not.
@@ -502,22 +560,6 @@ impl Node {
         // One that was lost in a fork is over since some time.
         let at = self.verdict().map_or(0, |verdict| verdict.on_clock(&self.seam, clock).end.at);
         Some(at)
-    }
-
-    /// What it is over by, if it is.
-    pub(crate) fn verdict(&self) -> Option<Arc<Verdict>> {
-        self.verdict_in(&mut *self.state.lock()?)
-    }
-
-    fn verdict_in(&self, state: &mut State) -> Option<Arc<Verdict>> {
-        // Relaxed: under the lock.
-        if state.verdict.is_none() && self.over.load(Ordering::Relaxed) {
-            let end = state.end.as_ref()?;
-            let end = self.earlier(Some(end.clone()), end.at)?;
-            let verdict = Verdict { end, info: self.info.clone(), entered: self.entered };
-            state.verdict = Some(Arc::new(verdict));
-        }
-        state.verdict.clone()
     }
 
     /// What it will be over by if nothing comes before its own deadline.

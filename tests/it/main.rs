@@ -26,6 +26,7 @@ mod refire;
 mod shield;
 mod threads;
 mod token;
+mod token_depth;
 mod token_ends;
 mod token_scope;
 mod tokio_util;

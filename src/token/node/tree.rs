@@ -53,8 +53,20 @@ impl Node {
     /// Puts it somewhere else in one step, under the lock of all moves; what it was beneath.
     fn move_to(self: &Arc<Self>, parent: Option<&Arc<Node>>) -> Option<Arc<Node>> {
         let mut link = parent.and_then(|parent| parent.list(Child::Inner(Arc::downgrade(self))));
-        if let Some(mut state) = self.state.lock() {
+        loop {
+            // What it was told by the one that it leaves, it is over by for ever.
+            let told = self.parent().and_then(|parent| parent.verdict());
+            let Some(mut state) = self.state.lock() else { break };
+            if state.as_parent {
+                if told.is_none() {
+                    // That came to its end, and told it, in between.
+                    continue;
+                }
+                state.as_parent = false;
+                state.verdict = told;
+            }
             std::mem::swap(&mut state.parent, &mut link);
+            break;
         }
         link.map(Link::unlist)
     }
@@ -64,7 +76,8 @@ impl Node {
         drop(before);
         if let Some(parent) = parent.filter(|parent| parent.is_over()) {
             let mut found = Found::default();
-            self.spread(Some(Told { by: Arc::clone(parent), verdict: parent.verdict() }), &mut found);
+            let told = Told { by: Arc::clone(parent), verdict: parent.verdict() };
+            self.spread(Some(&told), &mut found);
             found.hand_over();
         }
         self.update_all();
@@ -171,9 +184,10 @@ impl Link {
     /// Takes the child off its parent's list.
     fn unlist(self) -> Arc<Node> {
         let child = self.node.state.lock().and_then(|mut state| {
-            let child = state.children.try_remove(self.key);
-            if state.children.is_empty() && state.children.capacity() > KEPT {
-                state.children = Slab::new();
+            let children = &mut state.seldom.as_mut()?.children;
+            let child = children.try_remove(self.key);
+            if children.is_empty() && children.capacity() > KEPT {
+                *children = Slab::new();
             }
             child
         });
