@@ -33,7 +33,7 @@ struct Ratio {
     target: f64,
 }
 
-const RATIOS: [Ratio; 7] = [
+const RATIOS: [Ratio; 11] = [
     Ratio { what: "scope", ours: "scope/timebox", theirs: "scope/instant_now", target: 1.15 },
     Ratio { what: "scope", ours: "scope/timebox", theirs: "scope/tokio_ready", target: 0.80 },
     Ratio {
@@ -55,6 +55,25 @@ const RATIOS: [Ratio; 7] = [
         ours: "three_pending/timebox",
         theirs: "three_pending/tokio",
         target: 0.40,
+    },
+    Ratio { what: "a tree of 10 tokens", ours: "tree_10/timebox", theirs: "tree_10/tokio_util", target: 1.2 },
+    Ratio {
+        what: "a tree of 100 tokens",
+        ours: "tree_100/timebox",
+        theirs: "tree_100/tokio_util",
+        target: 1.2,
+    },
+    Ratio {
+        what: "a tree of 1,000 tokens",
+        ours: "tree_1000/timebox",
+        theirs: "tree_1000/tokio_util",
+        target: 1.2,
+    },
+    Ratio {
+        what: "a tree of 10,000 tokens",
+        ours: "tree_10000/timebox",
+        theirs: "tree_10000/tokio_util",
+        target: 1.2,
     },
 ];
 

@@ -1,12 +1,12 @@
 //! timebox, measured as its users write it.
 
-use crate::measure::{Case, case, chain, over, poll_pending_once, poll_ready, seconds};
+use crate::measure::{Case, case, chain, over, poll_pending_once, poll_ready, seconds, tree};
 use crate::peers;
 use std::future::{Future, ready};
 use std::hint::black_box;
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use timebox::TimeoutError;
+use timebox::{CancellationToken, TimeoutError};
 
 /// Pending once, then ready, as the peers' is.
 struct PendOnce {
@@ -56,6 +56,34 @@ pub(crate) fn cases() -> Vec<Case> {
             });
             done(result);
         }),
+        Case {
+            name: "tree_10/timebox",
+            make: || {
+                type Token = CancellationToken;
+                tree(10, Token::new, Token::child_token, Token::cancel)
+            },
+        },
+        Case {
+            name: "tree_100/timebox",
+            make: || {
+                type Token = CancellationToken;
+                tree(100, Token::new, Token::child_token, Token::cancel)
+            },
+        },
+        Case {
+            name: "tree_1000/timebox",
+            make: || {
+                type Token = CancellationToken;
+                tree(1_000, Token::new, Token::child_token, Token::cancel)
+            },
+        },
+        Case {
+            name: "tree_10000/timebox",
+            make: || {
+                type Token = CancellationToken;
+                tree(10_000, Token::new, Token::child_token, Token::cancel)
+            },
+        },
         case!("three_same/timebox", done(scope(30, || scope(30, || scope(30, || Ok(black_box(7))))))),
         case!("three_shrinking/timebox", done(scope(30, || scope(20, || scope(10, || Ok(black_box(7))))))),
         Case {

@@ -4,7 +4,7 @@
 
 mod heap;
 
-use crate::measure::{Case, case, chain, over, poll_pending_once, poll_ready, seconds};
+use crate::measure::{Case, case, chain, over, poll_pending_once, poll_ready, seconds, tree};
 use heap::Watchdog;
 use std::future::{Future, ready};
 use std::hint::black_box;
@@ -110,6 +110,34 @@ pub(crate) fn cases() -> Vec<Case> {
                         black_box(grandchild.child_token());
                     }
                 })
+            },
+        },
+        Case {
+            name: "tree_10/tokio_util",
+            make: || {
+                type Token = CancellationToken;
+                tree(10, Token::new, Token::child_token, Token::cancel)
+            },
+        },
+        Case {
+            name: "tree_100/tokio_util",
+            make: || {
+                type Token = CancellationToken;
+                tree(100, Token::new, Token::child_token, Token::cancel)
+            },
+        },
+        Case {
+            name: "tree_1000/tokio_util",
+            make: || {
+                type Token = CancellationToken;
+                tree(1_000, Token::new, Token::child_token, Token::cancel)
+            },
+        },
+        Case {
+            name: "tree_10000/tokio_util",
+            make: || {
+                type Token = CancellationToken;
+                tree(10_000, Token::new, Token::child_token, Token::cancel)
             },
         },
         Case { name: "checkpoint/none", make: || Box::new(|n| chain!(n, false)) },

@@ -105,6 +105,8 @@ pub(crate) struct Story {
     pub(crate) reason: Option<Arc<str>>,
     pub(crate) chain: Box<[ScopeInfo]>,
     pub(crate) over: usize,
+    /// The scope as it is told, if it is over by the expiry of something else: with the limit of that, and its label.
+    pub(crate) told: Option<ScopeInfo>,
     pub(crate) interrupted_at: &'static Location<'static>,
     pub(crate) elapsed: Duration,
     pub(crate) overshoot: Duration,
@@ -114,6 +116,12 @@ pub(crate) struct Story {
     pub(crate) hook_failure: Option<HookFailure>,
     /// What was needed, and what was left.
     pub(crate) lack: Option<(Duration, Duration)>,
+}
+
+impl Story {
+    fn named(&self) -> &ScopeInfo {
+        self.told.as_ref().unwrap_or(&self.chain[self.over])
+    }
 }
 
 impl TimeoutError {
@@ -127,7 +135,7 @@ impl TimeoutError {
     }
 
     fn named(&self) -> &ScopeInfo {
-        &self.0.chain[self.0.over]
+        self.0.named()
     }
 
     /// Why the scope is over.
@@ -155,7 +163,8 @@ impl TimeoutError {
         self.named().id
     }
 
-    /// The label of the scope that is over.
+    /// The label of the scope that is over. If it is over by the expiry of a token that it was told to
+    /// [end with](crate::Timebox::cancel_on), that of the token's scope, if that has one.
     pub fn label(&self) -> Option<&str> {
         self.named().label()
     }
@@ -174,7 +183,8 @@ impl TimeoutError {
         self.0.interrupted_at
     }
 
-    /// The duration the scope was given; for a quota what it had left; `None` for an instant.
+    /// The duration the scope was given; for a quota what it had left; `None` for an instant. If it is over by the expiry of
+    /// a token that it was told to [end with](crate::Timebox::cancel_on), what the token was given.
     pub fn limit(&self) -> Option<Duration> {
         self.named().limit
     }
@@ -261,6 +271,7 @@ mod tests {
             reason: reason.map(Into::into),
             chain: Box::new([info]),
             over: 0,
+            told: None,
             interrupted_at: location,
             elapsed: Duration::from_nanos(2_103_456_789),
             overshoot: Duration::from_nanos(103_456_789),

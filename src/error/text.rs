@@ -11,7 +11,7 @@ impl Display for Story {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         self.write_line(f)?;
         if f.alternate() {
-            let scope = &self.chain[self.over];
+            let scope = self.named();
             write!(f, ", opened at {}", scope.location)?;
             if self.interrupted_at != scope.location {
                 write!(f, ", interrupted at {}", self.interrupted_at)?;
@@ -60,7 +60,7 @@ impl fmt::Debug for Story {
 
 impl Story {
     fn write_line(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let scope = &self.chain[self.over];
+        let scope = self.named();
         f.write_str(match self.cause {
             Cause::Deadline => "timed out",
             Cause::Quota => "quota spent",

@@ -256,7 +256,7 @@ where
                 Some(scope) if Arc::ptr_eq(scope.node(), last) => scope.error(how),
                 // It has been carried out of the surroundings that made it fire.
                 _ => {
-                    let mut trail = Trail::from(Step::of(last, now), now);
+                    let mut trail = Trail::from(Step::of(last, now));
                     last.parent().iter().for_each(|parent| trail.add_nodes(parent, now));
                     trail.into_error(how)
                 }

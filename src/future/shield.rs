@@ -116,7 +116,7 @@ impl Announced {
             let announce = |scope: &Scope| {
                 let node = scope.node();
                 let until = if node.seam.shares_clock(&seam) {
-                    scope.over_since(now).map_or(until, |end| until.min(end.saturating_add(max)))
+                    scope.ended_at(now).map_or(until, |end| until.min(end.saturating_add(max)))
                 } else {
                     // By another clock it lasts until it says otherwise.
                     NEVER

@@ -145,7 +145,7 @@ impl Begun {
     #[cold]
     fn error(&self, thread: &Thread, now: u64) -> TimeoutError {
         let terms = &self.terms;
-        let end = End { cause: terms.cause, at: terms.own(), reason: None };
+        let end = End::new(terms.cause, terms.own());
         let how = Circumstances::at(terms.location, now);
         Scope::error_without_frame(thread, terms, None, Some(end), Around::Thread, how)
     }

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use super::Scope;
 use super::frame::innermost;
-use super::staged::{expired_at, point};
+use super::staged::point;
 use crate::error::TimeoutError;
+use crate::time::seam::Seam;
 use crate::time::{Deadline, NEVER, clock, nanos};
 use crate::token::node::Node;
 use crate::token::trail::Circumstances;
@@ -156,7 +157,8 @@ pub fn is_expired() -> bool {
     Thread::with(is_over)
 }
 
-/// The time left until the innermost scope's effective deadline, zero once it has passed; `None` if there is none.
+/// The time left until the innermost scope's effective deadline; `None` if there is none. Once the scope is over, for
+/// whatever cause, it is zero.
 ///
 /// ```
 /// use std::time::Duration;
@@ -170,7 +172,8 @@ pub fn remaining() -> Option<Duration> {
     deadline().remaining()
 }
 
-/// The effective deadline of the innermost scope: the earliest of its own and those around it.
+/// The effective deadline of the innermost scope: the earliest of its own, of those around it, and of the tokens that one
+/// of them [ends with](crate::Timebox::cancel_on). Of a scope that was cancelled it is the time of that.
 ///
 /// ```
 /// use std::time::Duration;
@@ -218,10 +221,10 @@ pub fn require(duration: Duration) -> Result<(), TimeoutError> {
 impl Scope {
     /// Whether this scope is over, by the clock.
     pub(crate) fn is_over_by_clock(&self, thread: &Thread) -> bool {
-        let node = self.visible().find_map(Scope::existing_node);
+        let node = self.nearest_node();
         // The watchdog tells the node of the end of a token that it is linked to; here the clock does.
         let mut ended_at = NEVER;
-        let deadline = self.effective(thread);
+        let deadline = self.armed(thread);
         let now = thread.look(|| {
             ended_at = node.map_or(NEVER, Node::expires_at);
             deadline.min(ended_at)
@@ -240,8 +243,13 @@ impl Scope {
         expired || node.is_some_and(|node| node.is_over())
     }
 
+    /// Since when it is over by what its node was told; [`NEVER`] if it was told nothing.
+    fn over_since(&self) -> u64 {
+        self.nearest_node().and_then(|node| node.over_since(&Seam::current())).unwrap_or(NEVER)
+    }
+
     fn is_flagged(&self) -> bool {
-        self.visible().find_map(Scope::existing_node).is_some_and(|node| node.is_over())
+        self.nearest_node().is_some_and(|node| node.is_over())
     }
 
     /// Fails if this scope is over, by the clock.
@@ -271,7 +279,7 @@ impl Scope {
             let watched = thread.deadline.get();
             let quiet = !thread.is_clock_due()
                 && watched > watchdog::global().reached()
-                && watched <= self.effective(thread)
+                && watched <= self.armed(thread)
                 && !self.is_flagged();
             !quiet && self.is_over_by_clock(thread)
         })
@@ -327,7 +335,7 @@ impl Scope {
     /// As the free function [`deadline`], for this scope and those around it.
     pub fn deadline(&self) -> Deadline {
         let effective = Thread::with(|thread| self.effective(thread));
-        Deadline::from_nanos(effective.min(expired_at(self)))
+        Deadline::from_nanos(effective.min(self.over_since()))
     }
 
     /// As the free function [`require`], for this scope and those around it.

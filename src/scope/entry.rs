@@ -11,6 +11,7 @@ use super::{Extras, is_enabled};
 use crate::error::{Cause, ScopeId, ScopeInfo, TimeoutError};
 use crate::time::seam::Seam;
 use crate::time::{Budget, Kind, Limit, NEVER, clock, nanos};
+use crate::token::CancellationToken;
 use crate::token::node::{End, Node};
 use crate::watchdog;
 use crate::watchdog::slots::Thread;
@@ -156,7 +157,7 @@ fn refuse(thread: &Thread, asked: u64, location: &'static Location<'static>, kin
     let now = clock::now();
     let terms = Terms::lasting(asked, now, location, kind);
     let own = asked == 0 && !by_surroundings;
-    Refused { terms, end: own.then_some(End { cause: Cause::Deadline, at: now, reason: None }) }
+    Refused { terms, end: own.then_some(End::new(Cause::Deadline, now)) }
 }
 
 /// Admits any scope. Reads the clock.
@@ -215,17 +216,17 @@ pub(crate) fn admit(
         own = own.min(outer.saturating_sub(nanos(reserve)));
     }
     if own <= now {
-        ends.push(End { cause: Cause::Deadline, at: own, reason: None });
+        ends.push(End::new(Cause::Deadline, own));
     }
     for token in extras.map_or(&[][..], |extras| &extras.options.tokens) {
-        let over = token.node().expire(now);
-        let end = token.node().told_by().or_else(|| {
-            // Told by surroundings that its scope has left.
-            over.then_some(End { cause: Cause::Cancelled, at: now, reason: None })
-        });
-        // One with another clock ends it now.
-        let at = |end: &End| if token.node().seam.shares_clock(&Seam::current()) { end.at } else { now };
-        ends.extend(end.map(|end| End { cause: Cause::Cancelled, at: at(&end), ..end }));
+        let node = token.node();
+        if node.expire(now) {
+            // Lost in a fork: all that is known is that it is over.
+            let lost = || End::new(Cause::Cancelled, now);
+            // One with another clock ends it now.
+            let told = node.verdict().map(|verdict| End::of(&verdict.on_clock(&node.seam, &Seam::current())));
+            ends.push(told.unwrap_or_else(lost));
+        }
     }
     if let Some(end) = ends.into_iter().min_by_key(|end| end.at) {
         return refuse(terms(own, cause), Some(end));
@@ -239,7 +240,7 @@ pub(crate) fn admit(
         }
     }
     if own <= now {
-        return refuse(terms(own, cause), Some(End { cause, at: own, reason: None }));
+        return refuse(terms(own, cause), Some(End::new(cause, own)));
     }
 
     let effective = own.min(match around {
@@ -316,4 +317,46 @@ pub(super) fn node_of(
         }
     }
     node
+}
+
+impl CancellationToken {
+    /// A token that is over at a limit, or when it is cancelled.
+    ///
+    /// A limit that is a [`Quota`](crate::Quota) counts with what it has left now; the token spends nothing of it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use timebox::{CancellationToken, Cause, Timebox};
+    ///
+    /// let request = CancellationToken::after(Duration::from_millis(20));
+    /// let error = Timebox::new(Duration::from_secs(5))
+    ///     .cancel_on(&request)
+    ///     .run(|scope| scope.sleep(Duration::from_secs(1)))
+    ///     .unwrap_err();
+    /// assert!(error.is_timeout());
+    /// assert_eq!(error.limit(), Some(Duration::from_millis(20)));
+    /// assert_eq!(request.cause(), Some(Cause::Deadline));
+    /// ```
+    #[track_caller]
+    pub fn after(limit: impl Into<Limit>) -> Self {
+        let limit = limit.into();
+        let now = clock::now();
+        let (deadline, duration, cause) = match limit.kind() {
+            Kind::After(duration) => (now.saturating_add(nanos(*duration)), Some(*duration), Cause::Deadline),
+            Kind::At(deadline) => (deadline.as_nanos(), None, Cause::Deadline),
+            Kind::Budget(budget) => {
+                let left = budget.left(now);
+                (now.saturating_add(nanos(left)), Some(left), Cause::Quota)
+            }
+            Kind::None => (NEVER, None, Cause::Deadline),
+        };
+        let deadline = if is_enabled() { deadline } else { NEVER };
+        let info = ScopeInfo { limit: duration, ..ScopeInfo::at(Location::caller()) };
+        let node = Node::new(None, info, now, deadline, cause, false);
+        // One whose time is up is over from the first.
+        node.expire(now);
+        Self::of(node)
+    }
 }

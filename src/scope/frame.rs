@@ -393,22 +393,30 @@ impl Scope {
         std::iter::successors(Some(self), |scope| scope.outer())
     }
 
-    /// The effective deadline inside this scope: the earliest of its own and those around it.
-    ///
-    /// The thread's does not have those around a handle that may go; their expiry comes by the node's flag.
+    /// The effective deadline inside this scope: the earliest of its own, of those around it, and of the tokens that one of
+    /// them is linked to.
     pub(crate) fn effective(&self, thread: &Thread) -> u64 {
-        let entered = self.visible().last().filter(|scope| scope.kind.is_entered());
-        let handles = entered.and_then(Scope::existing_node).map_or(NEVER, Node::effective_deadline);
+        self.armed(thread).min(self.nearest_node().map_or(NEVER, Node::expires_at))
+    }
+
+    /// The deadline that the thread has inside this scope. What it leaves out, those around a handle that may go and those
+    /// of tokens that are linked, comes by the node's flag.
+    pub(crate) fn armed(&self, thread: &Thread) -> u64 {
         innermost(thread, |innermost| {
-            let mut effective = thread.deadline.get();
+            let mut armed = thread.deadline.get();
             for scope in innermost.into_iter().flat_map(Scope::stack) {
                 if ptr::eq(scope, self) {
                     break;
                 }
-                effective = scope.outer_deadline;
+                armed = scope.outer_deadline;
             }
-            effective.min(handles)
+            armed
         })
+    }
+
+    /// The node of this scope, or of the next one outwards that has one.
+    pub(crate) fn nearest_node(&self) -> Option<&Arc<Node>> {
+        self.visible().find_map(Scope::existing_node)
     }
 
     /// The effective deadline around it, where it was opened.
@@ -482,7 +490,7 @@ impl Scope {
     pub(crate) fn end(&self, now: u64) -> Option<End> {
         match self.node.get() {
             Some(node) => node.end(now),
-            None if self.own() <= now => Some(End { cause: self.cause, at: self.own(), reason: None }),
+            None if self.own() <= now => Some(End::new(self.cause, self.own())),
             None => None,
         }
     }
@@ -505,7 +513,7 @@ impl Scope {
     }
 
     /// Since when it is over, itself or by the handle that it was entered with.
-    pub(crate) fn over_since(&self, now: u64) -> Option<u64> {
+    pub(crate) fn ended_at(&self, now: u64) -> Option<u64> {
         let around = self.entered_from().and_then(|node| node.graced_until(now));
         let own = self.end(now).map(|end| end.at);
         own.into_iter().chain(around.map(|(end, _)| end)).min()
@@ -543,7 +551,7 @@ impl Scope {
 
     /// Whether this scope is over only by that of a future around it, in the same poll, which drops both.
     pub(crate) fn is_dropped_by_outer(&self, now: u64) -> bool {
-        if self.over_since(now).is_some() {
+        if self.ended_at(now).is_some() {
             return false;
         }
         let in_poll = self.visible().take_while(|scope| scope.kind.is_polled() && !scope.kind.is_shield());
@@ -573,10 +581,7 @@ impl Scope {
             Thread::with(|thread| {
                 innermost(thread, |scope| scope.into_iter().for_each(|scope| scope.refresh_flag(thread)));
                 // What this thread has seen, no node must deny until the watchdog comes to it.
-                let now = thread.now.get();
-                if self.effective(thread) <= now {
-                    self.make_node().expire(now);
-                }
+                self.make_node().expire(thread.now.get());
             });
         }
         self.make_node()

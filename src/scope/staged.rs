@@ -6,10 +6,8 @@ use std::mem::ManuallyDrop;
 use std::panic::Location;
 use std::sync::Arc;
 
-use super::Scope;
 #[cfg(feature = "testing")]
-use super::frame::innermost;
-use crate::time::NEVER;
+use super::{Scope, frame::innermost};
 use crate::time::seam::Seam;
 #[cfg(feature = "testing")]
 use crate::time::{
@@ -152,17 +150,6 @@ pub(crate) fn point_of(node: &Arc<Node>, location: &'static Location<'static>) {
     }
     #[cfg(not(feature = "testing"))]
     let _ = (node, location);
-}
-
-/// When a test has had the scope, or one around it, expire; never if it has not.
-#[inline(always)]
-pub(crate) fn expired_at(scope: &Scope) -> u64 {
-    #[cfg(feature = "testing")]
-    if is_entered() {
-        return scope.visible().find_map(Scope::existing_node).map_or(NEVER, Node::expired_at);
-    }
-    let _ = scope;
-    NEVER
 }
 
 /// Whether a sleep here moves a mock clock, since nobody else could.

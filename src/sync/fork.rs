@@ -112,6 +112,16 @@ impl<T> ForkMutex<T> {
         Some(lock(&self.inner))
     }
 
+    /// The value, without locking; `None` as with [`lock`](Self::lock).
+    #[inline]
+    pub(crate) fn get_mut(&mut self) -> Option<&mut T> {
+        #[cfg(not(timebox_loom))]
+        if *self.used.get_mut() != Phase::Usable.now() {
+            drop(self.adopt()?);
+        }
+        Some(self.inner.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner))
+    }
+
     /// The first use in a child: if nobody held it at the fork, it is as good as new.
     ///
     /// Until it is adopted no thread of this process can have locked it; so if it is locked then, it was at the fork.

@@ -13,7 +13,8 @@ use pin_project::{pin_project, pinned_drop};
 use super::node::Node;
 use super::trail::{Circumstances, Step, Trail};
 use crate::error::{Cause, ScopeInfo, TimeoutError};
-use crate::time::{NEVER, clock};
+use crate::time::seam::Seam;
+use crate::time::{Deadline, NEVER, clock};
 use crate::watchdog;
 use crate::watchdog::slots::Thread;
 
@@ -58,6 +59,19 @@ impl CancellationToken {
     }
 
     /// A token that is over when this one is, and can be cancelled by itself.
+    ///
+    /// What errors that name it tell of its age counts from when the parent was made, or its scope entered.
+    ///
+    /// ```
+    /// use timebox::CancellationToken;
+    ///
+    /// let server = CancellationToken::new();
+    /// let (connection, other) = (server.child_token(), server.child_token());
+    /// connection.cancel();
+    /// assert!(!other.is_cancelled());
+    /// server.cancel();
+    /// assert!(other.is_cancelled());
+    /// ```
     #[track_caller]
     pub fn child_token(&self) -> Self {
         Self::beneath(Some(&self.node), Location::caller())
@@ -69,7 +83,10 @@ impl CancellationToken {
 
     fn beneath(parent: Option<&Arc<Node>>, location: &'static Location<'static>) -> Self {
         let info = ScopeInfo::at(location);
-        Self { node: Node::new(parent, info, clock::now(), NEVER, Cause::Cancelled, false) }
+        // To read the clock would double the price of a child, which counts from when its parent was made.
+        let parents = parent.filter(|parent| parent.seam.shares_clock(&Seam::current()));
+        let entered = parents.map_or_else(clock::now, |parent| parent.entered);
+        Self { node: Node::new(parent, info, entered, NEVER, Cause::Cancelled, false) }
     }
 
     pub(crate) fn of(node: Arc<Node>) -> Self {
@@ -85,7 +102,8 @@ impl CancellationToken {
     /// When it returns, every token and scope beneath says that it is over. Tasks that wait are woken by this call;
     /// hooks run on other threads.
     ///
-    /// It takes locks, so it must not be called in a signal handler: [recipes](crate::recipes) has a page on signals.
+    /// It takes locks, so it must not be called in a signal handler, where it may hang; `recipes::signals` is about what to
+    /// do instead.
     pub fn cancel(&self) {
         self.node.cancel(None);
     }
@@ -125,16 +143,88 @@ impl CancellationToken {
         })
     }
 
-    /// Why it is over; `None` if it is not. Of several causes that of the outermost token or scope.
+    /// Why it is over; `None` if it is not. Once it is over this does not change, whatever ends later around it.
+    ///
+    /// Of several causes the earliest counts, and of several at once that of the outermost token or scope.
+    ///
+    /// ```
+    /// use timebox::{CancellationToken, Cause};
+    ///
+    /// let token = CancellationToken::new();
+    /// assert_eq!(token.cause(), None);
+    /// token.cancel();
+    /// assert_eq!(token.cause(), Some(Cause::Cancelled));
+    /// ```
     pub fn cause(&self) -> Option<Cause> {
-        Some(self.trail(clock::now())?.cause())
+        if !self.node.expire(clock::now()) {
+            return None;
+        }
+        // What ended it may have been lost in a fork.
+        Some(self.node.verdict().map_or(Cause::Cancelled, |verdict| verdict.end.cause))
+    }
+
+    /// The reason given to [`cancel_with`](Self::cancel_with), if it is over by a cancel that had one. As its
+    /// [cause](Self::cause) it does not change.
+    ///
+    /// ```
+    /// use timebox::CancellationToken;
+    ///
+    /// let shutdown = CancellationToken::new();
+    /// let worker = shutdown.child_token();
+    /// worker.cancel_with("idle");
+    /// shutdown.cancel_with("deploying");
+    /// assert_eq!(worker.reason().as_deref(), Some("idle"));
+    /// ```
+    pub fn reason(&self) -> Option<Cow<'static, str>> {
+        if !self.node.expire(clock::now()) {
+            return None;
+        }
+        let verdict = self.node.verdict()?;
+        Some(Cow::Owned(verdict.end.reason.as_ref()?.to_string()))
+    }
+
+    /// When it is over at the latest: the earliest deadline of its own and of all that end it; [`Deadline::NEVER`] if only a
+    /// cancel can end it. Of one that is over, since when it is.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use timebox::{CancellationToken, Deadline};
+    ///
+    /// let request = CancellationToken::after(Duration::from_secs(5));
+    /// assert_eq!(request.child_token().deadline(), request.deadline());
+    /// assert_eq!(CancellationToken::new().deadline(), Deadline::NEVER);
+    /// ```
+    pub fn deadline(&self) -> Deadline {
+        let seam = &self.node.seam;
+        let over = self.node.over_since(seam);
+        Deadline::from_nanos(over.unwrap_or_else(|| self.node.expires_at()))
+    }
+
+    /// The time left until it is over at the latest, zero once it is, for whatever cause; `None` if only a cancel can end
+    /// it.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use timebox::CancellationToken;
+    ///
+    /// let token = CancellationToken::after(Duration::from_secs(5));
+    /// assert!(token.remaining().unwrap() <= Duration::from_secs(5));
+    /// token.cancel();
+    /// assert_eq!(token.remaining(), Some(Duration::ZERO));
+    /// assert_eq!(CancellationToken::new().remaining(), None);
+    /// ```
+    pub fn remaining(&self) -> Option<Duration> {
+        let deadline = self.deadline().as_nanos();
+        let now = self.node.seam.reading(clock::now());
+        (deadline != NEVER).then(|| Duration::from_nanos(deadline.saturating_sub(now)))
     }
 
     /// Fails once it is over. For code that has the token but no scope, on another thread for example.
     ///
     /// # Errors
     ///
-    /// A [`TimeoutError`] that names the outermost scope or token that is over.
+    /// A [`TimeoutError`] that names the outermost scope or token that is over by now, which may have ended later than the
+    /// one that this is over [by](Self::cause).
     #[track_caller]
     #[inline]
     pub fn checkpoint(&self) -> Result<(), TimeoutError> {
@@ -147,19 +237,14 @@ impl CancellationToken {
     #[cold]
     fn error(&self, location: &'static Location<'static>) -> Option<TimeoutError> {
         let now = clock::now();
-        Some(self.trail(now)?.into_error(Circumstances::at(location, now)))
-    }
-
-    /// What is around it, if it is over.
-    fn trail(&self, now: u64) -> Option<Trail> {
-        if !self.node.is_over() && !self.node.expire(now) {
+        if !self.node.expire(now) {
             return None;
         }
-        let mut trail = Trail::from(Step::of(&self.node, now), now);
+        let mut trail = Trail::from(Step::of(&self.node, now));
         if let Some(parent) = self.node.parent() {
             trail.add_nodes(&parent, now);
         }
-        Some(trail)
+        Some(trail.into_error(Circumstances::at(location, now)))
     }
 
     /// Waits until it is over.

@@ -6,13 +6,17 @@
 //!
 //! Invariants:
 //! 1. A node is *over* (its flag is set) if it ended itself (`State::end`), or its parent was over while it was its
-//!    child. The flag is never cleared.
+//!    child. The flag is never cleared. By which end it is over is decided when the flag is set, the earliest in time and
+//!    of equals the outermost, and never changes: its *verdict*.
 //! 2. A child is beneath its parent while `State::parent` says so. It is listed with the parent before that and until
 //!    after it: whoever comes down the tree asks the child, and passes over one that is not, or not yet, beneath.
 //! 3. A node that is over has told its children: whoever sets a flag goes on to the children it finds under the
 //!    lock, and who adds a child looks at the flag under that same lock. So when [`Node::cancel`] has returned, the
 //!    flags of all nodes beneath are set.
 //! 4. A node has a timer if its own deadline is earlier than those around it; else theirs will do.
+//! 5. A node knows what holds around it (`outlook.rs`), so that nobody walks up to the root for it. It is written under
+//!    the node's lock, from what the parent knows then; whoever changed it goes on to the children. So once all moves
+//!    are done it is right everywhere.
 //!
 //! # Deadlock safety
 //!
@@ -22,10 +26,13 @@
 
 mod found;
 mod listeners;
+mod outlook;
 mod tree;
 
-use std::collections::{HashMap, HashSet};
+use std::cmp::Reverse;
+use std::collections::HashMap;
 use std::fmt;
+use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Weak};
 use std::task::{Wake, Waker};
 
@@ -40,6 +47,7 @@ use crate::watchdog::{self, Timer};
 
 use found::Found;
 pub(crate) use found::post;
+use outlook::Outlook;
 
 pub(crate) struct Node {
     /// Invariant 1. Checkpoints read it without the lock.
@@ -57,20 +65,37 @@ pub(crate) struct Node {
     roams: AtomicBool,
     /// Whether all beneath have been told of its end, by whoever ended it here.
     told: AtomicBool,
+    outlook: Outlook,
     state: ForkMutex<State>,
 }
 
 struct State {
     parent: Option<Link>,
-    /// Nodes whose end ends this one too ([`cancel_on`](crate::Timebox::cancel_on)).
-    links: Vec<Link>,
     end: Option<End>,
-    children: Slab<Child>,
-    hooks: Slab<Hooked>,
-    wakers: Slab<Waker>,
+    /// What it is over by, once somebody needs to know; its own end until then.
+    verdict: Option<Arc<Verdict>>,
+    /// Whether it is over by what its parent is.
+    as_parent: bool,
     timer: Option<Timer>,
     /// Whether its hooks have been fired.
     fired: bool,
+    seldom: Option<Box<Seldom>>,
+}
+
+impl State {
+    fn beneath(parent: Option<Link>) -> Self {
+        Self { parent, end: None, verdict: None, as_parent: false, timer: None, fired: false, seldom: None }
+    }
+}
+
+/// What few nodes have; the state of one that has none of it is small.
+#[derive(Default)]
+struct Seldom {
+    children: Slab<Child>,
+    /// Nodes whose end ends this one too ([`cancel_on`](crate::Timebox::cancel_on)).
+    links: Vec<Link>,
+    hooks: Slab<Hooked>,
+    wakers: Slab<Waker>,
     /// How many shields hold its hooks back.
     suspensions: u32,
     /// Until when the shields last that are pending in its future.
@@ -82,6 +107,32 @@ struct State {
     /// Whether somebody wants to know the last error that named it.
     falls_back: bool,
     raised: Option<TimeoutError>,
+}
+
+impl Deref for State {
+    type Target = Seldom;
+
+    fn deref(&self) -> &Seldom {
+        static NOTHING: Seldom = Seldom {
+            children: Slab::new(),
+            links: Vec::new(),
+            hooks: Slab::new(),
+            wakers: Slab::new(),
+            suspensions: 0,
+            shields: Slab::new(),
+            held_up: None,
+            grace: 0,
+            falls_back: false,
+            raised: None,
+        };
+        self.seldom.as_deref().unwrap_or(&NOTHING)
+    }
+}
+
+impl DerefMut for State {
+    fn deref_mut(&mut self) -> &mut Seldom {
+        self.seldom.get_or_insert_default()
+    }
 }
 
 /// Where a node is listed as a child.
@@ -137,6 +188,41 @@ pub(crate) struct End {
     pub(crate) cause: Cause,
     pub(crate) at: u64,
     pub(crate) reason: Option<Arc<str>>,
+    /// The end that became its own by a link.
+    pub(crate) of: Option<Arc<Verdict>>,
+}
+
+impl End {
+    pub(crate) fn new(cause: Cause, at: u64) -> Self {
+        Self { cause, at, reason: None, of: None }
+    }
+
+    /// What the end of a node is to one that is linked to it.
+    pub(crate) fn of(verdict: &Arc<Verdict>) -> Self {
+        let of = verdict.end.of.as_ref().unwrap_or(verdict);
+        Self { of: Some(Arc::clone(of)), ..verdict.end.clone() }
+    }
+}
+
+/// What a node is over by: an end, and the node that came to it.
+pub(crate) struct Verdict {
+    pub(crate) end: End,
+    pub(crate) info: ScopeInfo,
+    pub(crate) entered: u64,
+}
+
+impl Verdict {
+    /// As it is told on another clock: there it has come now.
+    #[inline]
+    pub(crate) fn on_clock(self: &Arc<Self>, its: &Seam, clock: &Seam) -> Arc<Self> {
+        if clock.shares_clock(its) {
+            return Arc::clone(self);
+        }
+        let now = clock.reading(clock::now());
+        let end = End { at: now, ..self.end.clone() };
+        let elapsed = self.end.at.saturating_sub(self.entered);
+        Arc::new(Self { end, info: self.info.clone(), entered: now.saturating_sub(elapsed) })
+    }
 }
 
 impl Node {
@@ -149,39 +235,64 @@ impl Node {
         cause: Cause,
         roams: bool,
     ) -> Arc<Self> {
-        watchdog::prepare();
-        let state = State {
-            parent: None,
-            links: Vec::new(),
-            end: None,
-            children: Slab::new(),
-            hooks: Slab::new(),
-            wakers: Slab::new(),
-            timer: None,
-            fired: false,
-            suspensions: 0,
-            shields: Slab::new(),
-            held_up: None,
-            grace: 0,
-            falls_back: false,
-            raised: None,
+        let seam = Seam::current();
+        let Some(parent) = parent else {
+            watchdog::prepare();
+            let outlook = Outlook::new(None, &seam, deadline, roams);
+            let top = State::beneath(None);
+            let node = Self::with(top, false, outlook, seam, info, entered, deadline, cause, roams);
+            if deadline != NEVER {
+                node.update();
+            }
+            return node;
         };
-        let node = Arc::new(Self {
-            over: AtomicBool::new(false),
+        let Some(mut state) = parent.state.lock() else {
+            // Lost in a fork: nobody can list it any more, nor tell it of an end.
+            return Self::new(None, info, entered, deadline, cause, roams);
+        };
+        let outlook = Outlook::new(Some(parent), &seam, deadline, roams);
+        let needs_timer = parent.is_outrun_by(deadline, &seam);
+        // Relaxed: under the lock.
+        let is_over = parent.over.load(Ordering::Relaxed);
+        let link = Link { node: Arc::clone(parent), key: state.children.vacant_key() };
+        // In one step, so that its own lock need not be taken: invariants 2, 3 and 5 hold from the first.
+        let beneath = State { fired: is_over, ..State::beneath(Some(link)) };
+        let node = Self::with(beneath, is_over, outlook, seam, info, entered, deadline, cause, roams);
+        state.children.insert(Child::Inner(Arc::downgrade(&node)));
+        drop(state);
+        if is_over {
+            node.judge_anew(parent);
+        } else if needs_timer {
+            node.update();
+        }
+        node
+    }
+
+    #[inline]
+    #[allow(clippy::too_many_arguments, reason = "the fields, put together")]
+    fn with(
+        state: State,
+        is_over: bool,
+        outlook: Outlook,
+        seam: Seam,
+        info: ScopeInfo,
+        entered: u64,
+        deadline: u64,
+        cause: Cause,
+        roams: bool,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            over: AtomicBool::new(is_over),
             deadline,
             cause,
             info,
             entered,
-            seam: Seam::current(),
+            seam,
             roams: AtomicBool::new(roams),
             told: AtomicBool::new(false),
+            outlook,
             state: ForkMutex::new(state),
-        });
-        if let Some(parent) = parent {
-            node.enlist(parent, Child::Inner(Arc::downgrade(&node)));
-        }
-        node.update_timer();
-        node
+        })
     }
 
     #[inline]
@@ -209,9 +320,14 @@ impl Node {
     /// How it ended itself by `now`, by the earlier of its causes; `None` if it did not.
     pub(crate) fn end(&self, now: u64) -> Option<End> {
         let told = self.state.lock().and_then(|state| state.end.clone());
+        self.earlier(told, self.seam.reading(now))
+    }
+
+    /// The earlier of an end that it was told of, and that at its deadline if this has passed by `passed`, on its clock.
+    fn earlier(&self, told: Option<End>, passed: u64) -> Option<End> {
         match told {
             Some(end) if end.at < self.deadline => Some(end),
-            _ if self.has_expired(now) => Some(End { cause: self.cause, at: self.deadline, reason: None }),
+            _ if self.deadline <= passed => Some(End::new(self.cause, self.deadline)),
             told => told,
         }
     }
@@ -252,54 +368,6 @@ impl Node {
         }
     }
 
-    /// As [`effective_deadline`](Self::effective_deadline), without those that may go: what is around a future that is not
-    /// done.
-    pub(crate) fn lasting_deadline(self: &Arc<Self>) -> u64 {
-        let (mut earliest, mut lasts) = (NEVER, true);
-        self.walk(|node| {
-            if lasts && node.seam.shares_clock(&self.seam) {
-                earliest = earliest.min(node.deadline);
-            }
-            // Relaxed: once it does not roam, what has been left out comes by the node's flag all the same.
-            lasts &= !node.roams.load(Ordering::Relaxed);
-        });
-        earliest
-    }
-
-    /// Calls `visit` with all nodes whose end is this one's too, and which of the trees they are of, counted from 0: its
-    /// own, and those it is linked to.
-    fn visit_all(self: &Arc<Self>, mut visit: impl FnMut(usize, &Arc<Node>)) {
-        let mut trees = vec![Arc::clone(self)];
-        let mut seen = HashSet::new();
-        let mut tree = 0;
-        while let Some(innermost) = trees.get(tree) {
-            let mut next = Some(Arc::clone(innermost));
-            while let Some(node) = next {
-                visit(tree, &node);
-                let Some(state) = node.state.lock() else { break };
-                next = state.parent.as_ref().map(|link| Arc::clone(&link.node));
-                for link in &state.links {
-                    // Links may lead round in a circle.
-                    if !Arc::ptr_eq(&link.node, self) && seen.insert(Arc::as_ptr(&link.node)) {
-                        trees.push(Arc::clone(&link.node));
-                    }
-                }
-            }
-            tree += 1;
-        }
-    }
-
-    /// The earliest deadline of this node and those around it that have its clock.
-    pub(crate) fn effective_deadline(self: &Arc<Self>) -> u64 {
-        let mut earliest = NEVER;
-        self.walk(|node| {
-            if node.seam.shares_clock(&self.seam) {
-                earliest = earliest.min(node.deadline);
-            }
-        });
-        earliest
-    }
-
     // ===== Becoming over =====
 
     /// Ends it, unless it is over or its time is up. Whether this call ended it.
@@ -309,12 +377,13 @@ impl Node {
     pub(crate) fn cancel(self: &Arc<Self>, reason: Option<Arc<str>>) -> bool {
         let now = clock::now();
         let at = self.seam.reading(now);
-        let first = !self.expire(now) && self.end_by(&End { cause: Cause::Cancelled, at, reason });
+        let end = End { reason, ..End::new(Cause::Cancelled, at) };
+        let first = !self.expire(now) && self.end_by(end, false);
         // Who came first may still be at it, or was lost in a fork.
         // Acquire: pairs with the Release in `spread`.
         if first || (!mutant!(NoSecondSpread) && !self.told.load(Ordering::Acquire)) {
             let mut found = Found::default();
-            self.spread(&mut found);
+            self.spread(None, &mut found);
             found.hand_over();
         }
         first
@@ -322,43 +391,45 @@ impl Node {
 
     /// Carries out the expiry of this node or one that ends it, if there is one by `now` that the watchdog has not come
     /// to; whether there is.
-    #[cold]
     pub(crate) fn expire(self: &Arc<Self>, now: u64) -> bool {
-        if self.is_over() {
-            return true;
-        }
-        // The outermost of each tree.
-        let mut expired: Vec<(usize, Arc<Node>)> = Vec::new();
+        self.is_over() || (self.may_have_expired(now) && self.carry_out_expiry(now))
+    }
+
+    #[cold]
+    fn carry_out_expiry(self: &Arc<Self>, now: u64) -> bool {
+        // Of each tree the earliest, by which this one is over if no other tree has an earlier one, and the outermost.
+        let mut expired: Vec<(u64, usize, Reverse<usize>, Arc<Node>)> = Vec::new();
+        let mut trees = 0;
+        let mut earliest = (usize::MAX, NEVER);
         self.visit_all(|tree, node| {
-            if node.has_expired(now) {
-                expired.pop_if(|(of, _)| *of == tree);
-                expired.push((tree, Arc::clone(node)));
+            if !node.has_expired(now) {
+                return;
             }
+            if earliest.0 != tree {
+                earliest = (tree, NEVER);
+                trees = expired.len();
+            }
+            if node.deadline <= earliest.1 {
+                earliest.1 = node.deadline;
+                expired.truncate(trees);
+            } else {
+                expired.truncate(trees + 1);
+            }
+            expired.push((node.deadline, tree, Reverse(expired.len()), Arc::clone(node)));
         });
         if expired.is_empty() {
             return false;
         }
+        expired.sort_by_key(|&(deadline, tree, depth, _)| (deadline, tree, depth));
         let mut found = Found::default();
-        expired.iter().rev().for_each(|(_, node)| node.end_at_deadline(&mut found));
+        expired.iter().for_each(|(.., node)| node.end_at_deadline(&mut found));
         found.hand_over();
         true
     }
 
-    /// The earliest deadline of all that end this node: its own, those around it, and those of tokens it is
-    /// [linked](Self::link) to. Those with another clock are left out.
-    pub(crate) fn expires_at(self: &Arc<Self>) -> u64 {
-        let mut earliest = NEVER;
-        self.visit_all(|_, node| {
-            if node.seam.shares_clock(&self.seam) {
-                earliest = earliest.min(node.deadline);
-            }
-        });
-        earliest
-    }
-
     fn end_at_deadline(self: &Arc<Self>, found: &mut Found) {
-        self.end_by(&End { cause: self.cause, at: self.deadline, reason: None });
-        self.spread(found);
+        self.end_by(End::new(self.cause, self.deadline), true);
+        self.spread(None, found);
     }
 
     /// Its deadline comes early, because a test wants it so. Its hooks have run when this returns.
@@ -370,8 +441,8 @@ impl Node {
                 let node = &self.0;
                 let mut found = Found::default();
                 let at = node.seam.now();
-                if node.end_by(&End { cause: node.cause, at, reason: None }) {
-                    node.spread(&mut found);
+                if node.end_by(End::new(node.cause, at), true) {
+                    node.spread(None, &mut found);
                 }
                 found.carry_out();
             }
@@ -379,107 +450,183 @@ impl Node {
         watchdog::mock::carry_out([Arc::new(Early(Arc::clone(self))).into()]);
     }
 
-    /// The earliest end, other than by a cancel, of this node and those around it that have its clock; a test may have had
-    /// it come before the deadline.
-    #[cfg(feature = "testing")]
-    pub(crate) fn expired_at(self: &Arc<Self>) -> u64 {
-        let (now, mut earliest) = (clock::now(), NEVER);
-        self.walk(|node| {
-            if let Some(end) = node.end(now)
-                && end.cause != Cause::Cancelled
-                && node.seam.shares_clock(&self.seam)
-            {
-                earliest = earliest.min(end.at);
-            }
-        });
-        earliest
-    }
-
-    /// Records an end; `false` if it has one already.
-    fn end_by(&self, end: &End) -> bool {
+    /// Records an end; `false` if it has one already, or is over and this end is not for one that is.
+    fn end_by(&self, end: End, even_if_over: bool) -> bool {
         let Some(mut state) = self.state.lock() else {
             // Lost in a fork: nobody beneath can be told, but this node can.
             return !self.over.swap(true, Ordering::AcqRel);
         };
         // Over by what is around it, it can still come to its own end: it may leave those.
-        if state.end.is_some() {
+        // Relaxed: under the lock.
+        if state.end.is_some() || (!even_if_over && self.over.load(Ordering::Relaxed)) {
             return false;
         }
-        state.end = Some(end.clone());
+        state.end = Some(end);
         true
     }
 
-    /// Sets the flag of this node and of all beneath, and collects what they wait for.
-    fn spread(self: &Arc<Self>, found: &mut Found) {
-        let mut stack = vec![(Arc::clone(self), self.told_by())];
-        // Links, unlike the tree, may lead round in a circle.
-        let mut linked = HashMap::new();
-        while let Some((node, told)) = stack.pop() {
-            let Some(mut state) = node.state.lock() else {
-                node.over.store(true, Ordering::Release);
-                continue;
-            };
-            // Release: pairs with the Acquire in `is_over`.
-            node.over.store(true, Ordering::Release);
-            if !std::mem::replace(&mut state.fired, true) {
-                found.hooks.extend(state.hooks.iter().map(|(_, hooked)| Arc::clone(&hooked.entry)));
-            }
-            found.wakers.extend(state.wakers.drain());
-            let end = told.or_else(|| state.end.clone());
-            let children: Vec<Child> = state.children.iter().map(|(_, child)| child.clone()).collect();
-            // Not under the lock: the last handle of a child may be dropped here.
-            drop(state);
-            for child in children {
-                match child {
-                    // A child that went elsewhere meanwhile is not beneath any more (invariant 2).
-                    Child::Inner(child) => {
-                        let child = child.upgrade().filter(|child| child.is_beneath(&node));
-                        stack.extend(child.map(|child| (child, end.clone())));
-                    }
-                    Child::Linked(child) => {
-                        let Some(child) = child.upgrade() else { continue };
-                        // Kept alive, so that no address is another's meanwhile.
-                        if linked.insert(Arc::as_ptr(&child), Arc::clone(&child)).is_some() {
-                            continue;
-                        }
-                        let now = || child.seam.reading(clock::now());
-                        let at = end.as_ref().filter(|_| child.seam.shares_clock(&node.seam));
-                        let at = at.map_or_else(now, |end| end.at);
-                        let reason = end.as_ref().and_then(|end| end.reason.clone());
-                        child.end_by(&End { cause: Cause::Cancelled, at, reason });
-                        stack.push((child, None));
-                    }
-                }
-            }
+    /// Sets the flag of this node and of all beneath, and collects what they wait for. `told`: by whom it is told, if it is
+    /// not its own end.
+    fn spread(self: &Arc<Self>, told: Option<&Told>, found: &mut Found) {
+        if let Some(beneath) = self.set_over(told, found) {
+            self.spread_beneath(beneath, found);
         }
         // Release: pairs with the Acquire in `cancel`.
         self.told.store(true, Ordering::Release);
     }
 
+    fn spread_beneath(self: &Arc<Self>, beneath: Beneath, found: &mut Found) {
+        let mut stack = vec![(Arc::clone(self), beneath)];
+        // Links, unlike the tree, may lead round in a circle. Kept alive, so that no address is another's meanwhile.
+        let mut linked = HashMap::new();
+        while let Some((by, Beneath { verdict, inner, linked: others })) = stack.pop() {
+            for other in others {
+                if linked.insert(Arc::as_ptr(&other), Arc::clone(&other)).is_none() {
+                    other.end_by(other.end_of_link(&by, verdict.as_ref()), true);
+                    let beneath = other.set_over(None, found);
+                    stack.extend(beneath.map(|beneath| (other, beneath)));
+                }
+            }
+            let told = Told { by, verdict };
+            for child in inner {
+                let beneath = child.set_over(Some(&told), found);
+                stack.extend(beneath.map(|beneath| (child, beneath)));
+            }
+        }
+    }
+
+    /// Sets its flag, and by what it is over (invariant 1); who is beneath, if anybody is.
+    fn set_over(&self, told: Option<&Told>, found: &mut Found) -> Option<Beneath> {
+        let Some(mut state) = self.state.lock() else {
+            self.over.store(true, Ordering::Release);
+            return None;
+        };
+        if let Some(told) = told {
+            // A child that went elsewhere meanwhile is not beneath any more (invariant 2).
+            if !state.parent.as_ref().is_some_and(|parent| Arc::ptr_eq(&parent.node, &told.by)) {
+                return None;
+            }
+            // Relaxed: under the lock.
+            if let Some(verdict) = &told.verdict
+                && !self.over.load(Ordering::Relaxed)
+            {
+                self.judge(&mut state, &told.by, verdict);
+            }
+        }
+        // Release: pairs with the Acquire in `is_over`.
+        self.over.store(true, Ordering::Release);
+        let fires = !std::mem::replace(&mut state.fired, true);
+        let seldom = state.seldom.as_mut()?;
+        if fires {
+            found.hooks.extend(seldom.hooks.iter().map(|(_, hooked)| Arc::clone(&hooked.entry)));
+        }
+        found.wakers.extend(seldom.wakers.drain());
+        if seldom.children.is_empty() {
+            return None;
+        }
+        let mut beneath = Beneath::of(&state);
+        // The handles are carried out of the lock: the last of a child may be dropped there.
+        drop(state);
+        beneath.verdict = self.verdict();
+        Some(beneath)
+    }
+
+    /// Decides by what it is over, which is told of an end: by that, or by its own if it came to one before.
+    fn judge(&self, state: &mut State, by: &Node, told: &Arc<Verdict>) {
+        let told = told.on_clock(&by.seam, &self.seam);
+        let Verdict { end: End { cause, at, .. }, .. } = *told;
+        // Most often there is nothing to decide.
+        if state.end.is_some() || self.deadline <= at {
+            state.end = self.earlier(state.end.take(), at);
+        }
+        let is_first = state.end.as_ref().is_some_and(|own| {
+            // A cancel at the very deadline is not first; and who was told that its cancel was, is not belied.
+            let is_cancel = own.cause == Cause::Cancelled && own.of.is_none();
+            own.at < at || (own.at == at && cause == Cause::Cancelled) || is_cancel
+        });
+        if !is_first {
+            state.as_parent = self.seam.shares_clock(&by.seam);
+            state.verdict = if state.as_parent { None } else { Some(told) };
+        }
+    }
+
+    /// It was made beneath a node that is over.
+    #[cold]
+    fn judge_anew(&self, parent: &Arc<Node>) {
+        if let Some(told) = parent.verdict()
+            && let Some(mut state) = self.state.lock()
+        {
+            self.judge(&mut state, parent, &told);
+        }
+    }
+
+    /// What it is over by, if it is.
+    pub(crate) fn verdict(&self) -> Option<Arc<Verdict>> {
+        let mut parent = match self.own_verdict() {
+            Ok(verdict) => return verdict,
+            Err(parent) => parent,
+        };
+        loop {
+            parent = match parent.own_verdict() {
+                Ok(verdict) => return verdict,
+                Err(parent) => parent,
+            }
+        }
+    }
+
+    /// What it is over by; the parent if it is over by what that is.
+    fn own_verdict(&self) -> Result<Option<Arc<Verdict>>, Arc<Node>> {
+        if !self.is_over() {
+            return Ok(None);
+        }
+        let Some(mut state) = self.state.lock() else { return Ok(None) };
+        if state.as_parent
+            && let Some(parent) = &state.parent
+        {
+            return Err(Arc::clone(&parent.node));
+        }
+        if state.verdict.is_none()
+            && let Some(end) = &state.end
+        {
+            let verdict = self
+                .earlier(Some(end.clone()), end.at)
+                .map(|end| Arc::new(Verdict { end, info: self.info.clone(), entered: self.entered }));
+            state.verdict = verdict;
+        }
+        Ok(state.verdict.clone())
+    }
+
+    /// Since when it is over, on this clock; `None` if it is not.
+    pub(crate) fn over_since(&self, clock: &Seam) -> Option<u64> {
+        if !self.is_over() {
+            return None;
+        }
+        // One that was lost in a fork is over since some time.
+        let at = self.verdict().map_or(0, |verdict| verdict.on_clock(&self.seam, clock).end.at);
+        Some(at)
+    }
+
+    /// What it will be over by if nothing comes before its own deadline.
+    pub(crate) fn verdict_at_deadline(&self) -> Arc<Verdict> {
+        let end = End::new(self.cause, self.deadline);
+        Arc::new(Verdict { end, info: self.info.clone(), entered: self.entered })
+    }
+
+    /// What the end of a node that it is linked to is to it.
+    fn end_of_link(&self, other: &Node, verdict: Option<&Arc<Verdict>>) -> End {
+        match verdict {
+            Some(verdict) => End::of(&verdict.on_clock(&other.seam, &self.seam)),
+            // Lost in a fork.
+            None => End::new(Cause::Cancelled, self.seam.reading(clock::now())),
+        }
+    }
+
     /// Whether it, or a node that is around it now, has ended: a node that moved may have been told by one that is not
     /// around it any more.
     pub(crate) fn is_over_still(self: &Arc<Self>) -> bool {
-        self.told_by().is_some()
-    }
-
-    /// The end that it is over by: the earliest of its own and those of the nodes around it.
-    pub(crate) fn told_by(self: &Arc<Self>) -> Option<End> {
-        let now = clock::now();
-        let mut earliest: Option<End> = None;
-        self.walk(|node| {
-            if let Some(end) = node.end(now)
-                && earliest.as_ref().is_none_or(|earliest| end.at <= earliest.at)
-            {
-                earliest = Some(end);
-            }
-        });
-        earliest
-    }
-
-    fn is_beneath(&self, parent: &Arc<Node>) -> bool {
-        self.state
-            .lock()
-            .is_some_and(|state| state.parent.as_ref().is_some_and(|link| Arc::ptr_eq(&link.node, parent)))
+        let (now, mut has_ended) = (clock::now(), false);
+        self.walk(|node| has_ended |= node.end(now).is_some());
+        has_ended
     }
 
     // ===== Errors =====
@@ -505,6 +652,32 @@ impl Node {
         let mut state = self.state.lock()?;
         state.falls_back = false;
         state.raised.take()
+    }
+}
+
+/// Who tells a node that it is over, and by what.
+struct Told {
+    by: Arc<Node>,
+    verdict: Option<Arc<Verdict>>,
+}
+
+/// Who is told by a node that is over.
+struct Beneath {
+    verdict: Option<Arc<Verdict>>,
+    inner: Vec<Arc<Node>>,
+    linked: Vec<Arc<Node>>,
+}
+
+impl Beneath {
+    fn of(state: &State) -> Self {
+        let (mut inner, mut linked) = (Vec::with_capacity(state.children.len()), Vec::new());
+        for (_, child) in &state.children {
+            match child {
+                Child::Inner(child) => inner.extend(child.upgrade()),
+                Child::Linked(child) => linked.extend(child.upgrade()),
+            }
+        }
+        Self { verdict: None, inner, linked }
     }
 }
 

@@ -12,8 +12,9 @@ use crate::time::clock;
 /// The scopes around a place, added innermost first.
 pub(crate) struct Trail {
     chain: Vec<ScopeInfo>,
-    /// The outermost that is over.
-    over: Over,
+    /// The outermost that is over by its own end, or else the innermost that was told of one.
+    over: Option<Over>,
+    innermost: (u64, Option<Arc<Node>>),
 }
 
 struct Over {
@@ -59,25 +60,28 @@ impl Circumstances {
 
 impl Trail {
     /// From the innermost scope.
-    ///
-    /// A scope can have been told that it is over by surroundings that it has left since: so `told_at` is when the
-    /// innermost is taken to have been cancelled, if none on the trail is over by its own cause.
-    pub(crate) fn from(innermost: Step, told_at: u64) -> Self {
-        let at = innermost.node.as_ref().map_or(told_at, |node| node.seam.reading(told_at));
-        let told = End { cause: Cause::Cancelled, at, reason: None };
-        let over = Over { index: 0, end: told, entered: innermost.entered, node: innermost.node.clone() };
-        let mut trail = Self { chain: Vec::new(), over };
+    pub(crate) fn from(innermost: Step) -> Self {
+        let (entered, node) = (innermost.entered, innermost.node.clone());
+        let mut trail = Self { chain: Vec::new(), over: None, innermost: (entered, node) };
         trail.add(innermost);
         trail
     }
 
-    /// Adds the next scope outwards. Of several that are over the last, which is the outermost, is named.
+    /// Adds the next scope outwards. Of several that are over by their own ends the last, which is the outermost, is named.
+    ///
+    /// A scope can have been told that it is over by surroundings that it has left since: their end is named if no scope on
+    /// the trail came to one of its own.
     pub(crate) fn add(&mut self, step: Step) {
         let Step { info, entered, end, node } = step;
         let index = self.chain.len();
         self.chain.push(info);
+        let told = || Some(End::of(&node.as_ref()?.verdict()?));
         if let Some(end) = end {
-            self.over = Over { index, end, entered, node };
+            self.over = Some(Over { index, end, entered, node });
+        } else if self.over.is_none()
+            && let Some(end) = told()
+        {
+            self.over = Some(Over { index, end, entered, node });
         }
     }
 
@@ -86,32 +90,41 @@ impl Trail {
         node.walk(|node| self.add(Step::of(node, now)));
     }
 
-    /// Why the scope that is named is over.
-    pub(crate) fn cause(&self) -> Cause {
-        self.over.end.cause
-    }
-
     /// The error that is raised here.
     #[cold]
     pub(crate) fn into_error(self, how: Circumstances) -> TimeoutError {
         let Circumstances { now, location, started, settled, source, hook_failure, lack } = how;
-        let over = self.over;
-        let now = over.node.as_ref().map_or(now, |node| node.seam.reading(now));
+        let Trail { chain, over, innermost } = self;
+        let Over { index, end, mut entered, node } = over.unwrap_or_else(|| {
+            // What ended it was lost in a fork.
+            let (entered, node) = innermost;
+            let at = node.as_ref().map_or(now, |node| node.seam.reading(now));
+            Over { index: 0, end: End::new(Cause::Cancelled, at), entered, node }
+        });
+        let now = node.as_ref().map_or(now, |node| node.seam.reading(now));
+        // An expiry that came by a link or a poll is told with its own limit, and with its label if it has one.
+        let told = end.of.filter(|_| end.cause != Cause::Cancelled).map(|of| {
+            let named = &chain[index];
+            entered = of.entered;
+            let label = of.info.label.clone().or_else(|| named.label.clone());
+            ScopeInfo { id: named.id, label, ..of.info.clone() }
+        });
         let error = TimeoutError::new(Story {
-            cause: over.end.cause,
-            reason: over.end.reason,
-            chain: self.chain.into(),
-            over: over.index,
+            cause: end.cause,
+            reason: end.reason,
+            chain: chain.into(),
+            over: index,
+            told,
             interrupted_at: location,
-            elapsed: Duration::from_nanos(now.saturating_sub(over.entered)),
-            overshoot: Duration::from_nanos(now.saturating_sub(over.end.at)),
+            elapsed: Duration::from_nanos(now.saturating_sub(entered)),
+            overshoot: Duration::from_nanos(now.saturating_sub(end.at)),
             started,
             settled,
             source,
             hook_failure,
             lack,
         });
-        if let Some(node) = &over.node {
+        if let Some(node) = &node {
             node.set_raised(&error);
         }
         error
@@ -127,7 +140,7 @@ pub(crate) fn given_up(
     why: Box<dyn Error + Send + Sync>,
 ) -> TimeoutError {
     let now = clock::now();
-    let end = Some(End { cause: Cause::Cancelled, at: now, reason: Some(why.to_string().into()) });
-    let trail = Trail::from(Step { info, entered: now, end, node: None }, now);
+    let end = Some(End { reason: Some(why.to_string().into()), ..End::new(Cause::Cancelled, now) });
+    let trail = Trail::from(Step { info, entered: now, end, node: None });
     trail.into_error(Circumstances { started, source: Some(why), ..Circumstances::at(location, now) })
 }

@@ -208,7 +208,8 @@ fn a_scope_sees_the_deadline_of_a_token_that_it_is_linked_to() {
                 scope.checkpoint()?;
             }
         });
-        assert!(error.unwrap_err().is_cancelled());
+        let error = error.unwrap_err();
+        assert_eq!((error.cause(), error.limit()), (Cause::Deadline, Some(SHORT)));
     });
 }
 

@@ -32,6 +32,8 @@ mod shield;
 mod strict;
 mod threads;
 mod token;
+mod token_depth;
+mod token_ends;
 mod token_scope;
 mod tokio_util;
 mod unwind;

@@ -119,6 +119,8 @@ pub(crate) struct Told {
     pub(crate) cause: Cause,
     /// The place in the chain of the scope that it names.
     pub(crate) named: usize,
+    pub(crate) label: Option<String>,
+    pub(crate) limit: Option<Duration>,
     /// The label and the limit of each scope, innermost first.
     pub(crate) chain: Vec<(Option<String>, Option<Duration>)>,
     pub(crate) elapsed: Duration,
@@ -133,6 +135,8 @@ impl From<&TimeoutError> for Told {
         Self {
             cause: error.cause(),
             named: named.expect("the scope that is named is in the chain"),
+            label: error.label().map(Into::into),
+            limit: error.limit(),
             chain: error.chain().map(|scope| (scope.label().map(Into::into), scope.limit())).collect(),
             elapsed: error.elapsed(),
             overshoot: error.overshoot(),

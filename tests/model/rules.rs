@@ -29,6 +29,7 @@ pub(crate) fn run(program: &Body) -> Vec<Event> {
         quotas: QUOTAS.map(|left| Quota { left: nanos(left), deadline: NEVER, users: 0 }).into(),
         driver: None,
         ticks: 0,
+        turns: 0,
         trace: Vec::new(),
     };
     for parent in [None, None, Some(0)] {
@@ -50,7 +51,7 @@ struct Node {
     deadline: Time,
     /// What it is called when that has passed.
     cause: Cause,
-    cancelled: Option<Time>,
+    cancelled: Option<(Time, usize)>,
     /// The tokens that cancel it.
     cancel_on: Vec<Id>,
     grace: Time,
@@ -62,6 +63,17 @@ struct Node {
 
 /// A place in the list of nodes.
 type Id = usize;
+
+/// How a node came to its end.
+#[derive(Clone, Copy)]
+struct End {
+    at: Time,
+    /// The how manieth cancel it was; 0 for an expiry.
+    turn: usize,
+    cause: Cause,
+    /// Whose it is: another's if it came by a token.
+    of: Id,
+}
 
 #[derive(Clone, Copy, PartialEq)]
 enum Kind {
@@ -116,6 +128,8 @@ struct Model {
     /// While the code is that of a future.
     driver: Option<Driver>,
     ticks: usize,
+    /// How many cancels there were that were first.
+    turns: usize,
     trace: Vec<Event>,
 }
 
@@ -131,30 +145,44 @@ impl Model {
         self.open.last().copied()
     }
 
+    /// When the scopes around will be over by time alone, or since when they are.
+    fn expires_at(&self, inside: Option<Id>) -> Time {
+        let at = |id| self.expiry(id).at.min(self.over_since(id).unwrap_or(NEVER));
+        self.visible(inside).map(at).min().unwrap_or(NEVER)
+    }
+
     /// Rule 2: the earliest deadline counts.
     fn deadline(&self, inside: Option<Id>) -> Time {
         self.visible(inside).map(|id| self.nodes[id].deadline).min().unwrap_or(NEVER)
     }
 
-    /// When and why a node itself came to its end, if it did. Rule 3: of its causes the earlier in time. Rule 6: with
-    /// time this can only go from no to yes.
-    fn end(&self, id: Id) -> Option<(Time, Cause)> {
+    /// How a node itself came to its end, if it did. Rule 3: of its causes the earlier in time. Rule 6: with time this can
+    /// only go from no to yes.
+    fn end(&self, id: Id) -> Option<End> {
         let node = &self.nodes[id];
-        let passed = Some((node.deadline, node.cause)).filter(|&(at, _)| at <= self.now);
-        let cancelled = node.cancelled.map(|at| (at, Cause::Cancelled));
-        let tokens =
-            node.cancel_on.iter().filter_map(|&token| Some((self.over_since(token)?, Cause::Cancelled)));
+        let passed = Some(End { at: node.deadline, turn: 0, cause: node.cause, of: id });
+        let passed = passed.filter(|end| end.at <= self.now);
+        let cancelled = node.cancelled.map(|(at, turn)| End { at, turn, cause: Cause::Cancelled, of: id });
+        // What ends a token ends the scope, for the same cause.
+        let tokens = node.cancel_on.iter().filter_map(|&token| self.verdict(token));
         // A cancel at the very deadline is not first.
-        passed.into_iter().chain(cancelled).chain(tokens).min_by_key(|&(at, _)| at)
+        passed.into_iter().chain(cancelled).chain(tokens).min_by_key(|end| end.at)
+    }
+
+    /// By what a token is over, which does not change: the earliest of all ends around it. Of those at once the expiries
+    /// before the cancels, and of expiries the outermost.
+    fn verdict(&self, id: Id) -> Option<End> {
+        let ends: Vec<End> = self.visible(Some(id)).filter_map(|id| self.end(id)).collect();
+        ends.into_iter().rev().min_by_key(|end| (end.at, end.turn))
     }
 
     fn over_since(&self, id: Id) -> Option<Time> {
-        self.visible(Some(id)).filter_map(|id| Some(self.end(id)?.0)).min()
+        self.visible(Some(id)).filter_map(|id| Some(self.end(id)?.at)).min()
     }
 
     /// Rule 3: of several that are over the outermost is named.
-    fn named(&self, inside: Option<Id>) -> Option<(Id, Time, Cause)> {
-        let over = self.visible(inside).filter_map(|id| self.end(id).map(|(at, cause)| (id, at, cause)));
+    fn named(&self, inside: Option<Id>) -> Option<(Id, End)> {
+        let over = self.visible(inside).filter_map(|id| self.end(id).map(|end| (id, end)));
         over.last()
     }
 
@@ -165,19 +193,23 @@ impl Model {
 
     fn check_body(&mut self, inside: Option<Id>, body: Was) -> Result<(), Told> {
         match (inside, self.named(inside)) {
-            (Some(inside), Some((named, at, cause))) => Err(self.raise(inside, named, at, cause, body)),
+            (Some(inside), Some((named, end))) => Err(self.raise(inside, named, end, body)),
             _ => Ok(()),
         }
     }
 
-    fn raise(&mut self, inside: Id, named: Id, at: Time, cause: Cause, body: Was) -> Told {
+    fn raise(&mut self, inside: Id, named: Id, end: End, body: Was) -> Told {
         let describe = |id: Id| (self.nodes[id].label.clone(), self.nodes[id].limit);
+        // An expiry is told as that expiry, by whatever way it came.
+        let of = &self.nodes[if end.cause == Cause::Cancelled { named } else { end.of }];
         let told = Told {
-            cause,
+            cause: end.cause,
+            label: of.label.clone().or_else(|| self.nodes[named].label.clone()),
+            limit: of.limit,
             named: self.visible(Some(inside)).position(|id| id == named).unwrap_or_default(),
             chain: self.visible(Some(inside)).map(describe).collect(),
-            elapsed: Duration::from_nanos(self.now - self.nodes[named].entered),
-            overshoot: Duration::from_nanos(self.now - at),
+            elapsed: Duration::from_nanos(self.now - of.entered),
+            overshoot: Duration::from_nanos(self.now - end.at),
             started: body != Was::NotStarted,
             settled: body != Was::CutOff,
         };
@@ -185,15 +217,24 @@ impl Model {
         told
     }
 
+    /// When a scope will be over by time alone: by its own deadline, or by that of a token.
+    fn expiry(&self, id: Id) -> End {
+        let node = &self.nodes[id];
+        let own = End { at: node.deadline, turn: 0, cause: node.cause, of: id };
+        let tokens = node.cancel_on.iter().flat_map(|&token| self.visible(Some(token)));
+        let tokens = tokens.map(|id| self.expiry(id));
+        [own].into_iter().chain(tokens).min_by_key(|end| end.at).unwrap_or(own)
+    }
+
     /// `require`: names the scope with the earliest deadline, which is not over by it.
     fn require(&mut self, duration: Duration) -> Result<(), Told> {
         let inside = self.innermost();
         self.check(inside)?;
-        let deadline = self.deadline(inside);
-        let earliest = self.visible(inside).filter(|&id| self.nodes[id].deadline == deadline).last();
+        let expiries: Vec<_> = self.visible(inside).map(|id| (id, self.expiry(id))).collect();
+        let earliest = expiries.into_iter().rev().min_by_key(|(_, end)| end.at);
         match (inside, earliest) {
-            (Some(inside), Some(named)) if deadline != NEVER && deadline - self.now < nanos(duration) => {
-                Err(self.raise(inside, named, self.now, self.nodes[named].cause, Was::Running))
+            (Some(inside), Some((named, end))) if end.at != NEVER && end.at - self.now < nanos(duration) => {
+                Err(self.raise(inside, named, End { at: self.now, ..end }, Was::Running))
             }
             _ => Ok(()),
         }
@@ -204,7 +245,8 @@ impl Model {
         let token = self.tokens[index % self.tokens.len()];
         let first = self.over_since(token).is_none();
         if first {
-            self.nodes[token].cancelled = Some(self.now);
+            self.turns += 1;
+            self.nodes[token].cancelled = Some((self.now, self.turns));
         }
         self.note(Event::Cancelled(first));
     }

@@ -18,6 +18,14 @@ pub(crate) fn error_at(thread: &Thread, location: &'static Location<'static>) ->
     innermost(thread, |scope| Some(scope?.error(Circumstances::at(location, clock::now()))))
 }
 
+/// How a scope, or its node, will end: at its own deadline, or by that of a token that it is linked to.
+fn earliest_end(own: End, node: Option<&Arc<Node>>) -> End {
+    match node.and_then(Node::earliest_link) {
+        Some(other) if other.deadline < own.at => End::of(&other.verdict_at_deadline()),
+        _ => own,
+    }
+}
+
 impl Scope {
     fn step(&self, now: u64) -> Step {
         Step { info: self.info(), entered: self.entered, end: self.end(now), node: self.node.get().cloned() }
@@ -34,7 +42,7 @@ impl Scope {
         // Of an error that it takes the place of the foreign source is dropped.
         let _held = self.hold();
         let now = how.now;
-        let mut trail = Trail::from(self.step(now), now);
+        let mut trail = Trail::from(self.step(now));
         self.continue_trail(&mut trail, now);
         let error = trail.into_error(how);
         self.mark_raised(&error);
@@ -65,19 +73,23 @@ impl Scope {
         let _held = self.hold();
         let mut steps = Vec::new();
         for scope in self.visible() {
-            steps.push((scope.own(), scope.cause, scope.step(now)));
+            let own = End::new(scope.cause, scope.own());
+            steps.push((earliest_end(own, scope.existing_node()), scope.step(now)));
             if let Some(node) = scope.entered_from() {
-                node.walk(|node| steps.push((node.deadline, node.cause, Step::of(node, now))));
+                node.walk(|node| {
+                    let own = End::new(node.cause, node.deadline);
+                    steps.push((earliest_end(own, Some(node)), Step::of(node, now)));
+                });
             }
         }
-        let earliest = steps.iter().map(|step| step.0).min();
-        let named = steps.iter().rposition(|step| Some(step.0) == earliest);
-        let mut steps = steps.into_iter().enumerate().map(|(index, (_, cause, step))| {
-            let end = (Some(index) == named).then_some(End { cause, at: now, reason: None });
+        let earliest = steps.iter().map(|(end, _)| end.at).min();
+        let named = steps.iter().rposition(|(end, _)| Some(end.at) == earliest);
+        let mut steps = steps.into_iter().enumerate().map(|(index, (end, step))| {
+            let end = (Some(index) == named).then_some(End { at: now, ..end });
             Step { end, ..step }
         });
         let first = steps.next().unwrap_or_else(|| self.step(now));
-        let mut trail = Trail::from(first, now);
+        let mut trail = Trail::from(first);
         steps.for_each(|step| trail.add(step));
         let how = Circumstances { lack: Some(lack), ..Circumstances::at(location, now) };
         let error = trail.into_error(how);
@@ -119,7 +131,7 @@ impl Scope {
         let now = how.now;
         let id = ScopeId::next();
         let info = terms.info(id, extras);
-        let mut trail = Trail::from(Step { info, entered: terms.entered, end, node: None }, now);
+        let mut trail = Trail::from(Step { info, entered: terms.entered, end, node: None });
         innermost(thread, |scope| {
             let _held = scope.map(Scope::hold);
             match (around, scope) {

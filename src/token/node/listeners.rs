@@ -14,7 +14,9 @@ impl Node {
     pub(crate) fn add_hook(self: &Arc<Self>, entry: &Arc<Entry>, tie: Tie) -> Option<usize> {
         if crate::sync::fork::generation() != 0 {
             // The timers of the scopes that were open at the fork are lost there; who asks anew is told all the same.
-            self.walk(Node::update_timer);
+            self.walk(|node| {
+                node.update();
+            });
         }
         let mut state = self.state.lock()?;
         // Relaxed: under the lock.

@@ -1,14 +1,13 @@
-//! Who is beneath whom: how nodes are listed, moved and left, and which of them have timers.
+//! Who is beneath whom: how nodes are listed, moved and left.
 
 use std::sync::Arc;
 
+use slab::Slab;
+
 use super::found::Found;
-use super::{Child, End, Hooked, Link, Node, State, Tie};
-use crate::error::Cause;
+use super::{Beneath, Child, Hooked, Link, Node, Tie, Told};
 use crate::sync::waits::Ending;
-use crate::sync::{ForkMutex, MutexGuard, Ordering, SetOnce, mutant, weak_waker};
-use crate::time::{NEVER, clock};
-use crate::watchdog::{self, Timer};
+use crate::sync::{ForkMutex, MutexGuard, Ordering, SetOnce, mutant};
 
 #[cfg(not(timebox_loom))]
 static MOVES: SetOnce<ForkMutex<()>> = SetOnce::new();
@@ -55,8 +54,20 @@ impl Node {
     /// Puts it somewhere else in one step, under the lock of all moves; what it was beneath.
     fn move_to(self: &Arc<Self>, parent: Option<&Arc<Node>>) -> Option<Arc<Node>> {
         let mut link = parent.and_then(|parent| parent.list(Child::Inner(Arc::downgrade(self))));
-        if let Some(mut state) = self.state.lock() {
+        loop {
+            // What it was told by the one that it leaves, it is over by for ever.
+            let told = self.parent().and_then(|parent| parent.verdict());
+            let Some(mut state) = self.state.lock() else { break };
+            if state.as_parent {
+                if told.is_none() {
+                    // That came to its end, and told it, in between.
+                    continue;
+                }
+                state.as_parent = false;
+                state.verdict = told;
+            }
             std::mem::swap(&mut state.parent, &mut link);
+            break;
         }
         link.map(Link::unlist)
     }
@@ -64,35 +75,22 @@ impl Node {
     /// After a move, without its lock: takes on what holds where it is now.
     fn settle_in(self: &Arc<Self>, parent: Option<&Arc<Node>>, before: Option<Arc<Node>>) {
         drop(before);
-        if parent.is_some_and(|parent| parent.is_over()) {
+        if let Some(parent) = parent.filter(|parent| parent.is_over()) {
             let mut found = Found::default();
-            self.spread(&mut found);
+            let told = Told { by: Arc::clone(parent), verdict: parent.verdict() };
+            self.spread(Some(&told), &mut found);
             found.hand_over();
         }
-        self.update_timers();
-    }
-
-    /// A deadline that was earlier than all beneath may have come or gone.
-    fn update_timers(self: &Arc<Self>) {
-        let mut stack = vec![Arc::clone(self)];
-        while let Some(node) = stack.pop() {
-            node.update_timer();
-            stack.extend(node.inner_children());
-        }
+        self.update_all();
     }
 
     /// The nodes directly beneath.
     pub(super) fn inner_children(self: &Arc<Self>) -> Vec<Arc<Node>> {
-        let children: Vec<Child> = match self.state.lock() {
-            Some(state) => state.children.iter().map(|(_, child)| child.clone()).collect(),
-            None => Vec::new(),
-        };
+        let listed = self.state.lock().map(|state| Beneath::of(&state).inner);
         // Not under the lock: the last handle of a child may be dropped here.
-        let inner = children.iter().filter_map(|child| match child {
-            Child::Inner(child) => child.upgrade().filter(|child| child.is_beneath(self)),
-            Child::Linked(_) => None,
-        });
-        inner.collect()
+        let mut children = listed.unwrap_or_default();
+        children.retain(|child| child.is_at(Some(self)));
+        children
     }
 
     /// Moves it up to what is around `parent`, which is closed, unless it has gone elsewhere.
@@ -113,68 +111,20 @@ impl Node {
         Some(Link { node: Arc::clone(self), key })
     }
 
-    /// Has it cancelled when `other` is over.
+    /// Has it end when `other` does. Before anything is beneath it.
     pub(crate) fn link(self: &Arc<Self>, other: &Arc<Node>) {
-        self.enlist(other, Child::Linked(Arc::downgrade(self)));
-    }
-
-    /// Lists it as a child of `parent`, and takes on its end.
-    pub(super) fn enlist(self: &Arc<Self>, parent: &Arc<Node>, child: Child) {
-        let linked = matches!(child, Child::Linked(_));
-        let Some(link) = parent.list(child) else { return };
+        let Some(link) = other.list(Child::Linked(Arc::downgrade(self))) else { return };
         if let Some(mut state) = self.state.lock() {
-            if linked {
-                state.links.push(link);
-            } else {
-                state.parent = Some(link);
-            }
+            state.links.push(link);
         }
-        // Invariant 3: the parent may have gone through its children too early for this one.
-        if parent.is_over() {
+        self.outlook.set_joint();
+        self.update();
+        // Invariant 3: the other may have gone through its children too early for this one.
+        if other.is_over() {
             let mut found = Found::default();
-            if linked {
-                let end = parent.told_by();
-                let now = || self.seam.reading(clock::now());
-                let at = end.as_ref().filter(|_| self.seam.shares_clock(&parent.seam));
-                let at = at.map_or_else(now, |end| end.at);
-                self.end_by(&End { cause: Cause::Cancelled, at, reason: end.and_then(|end| end.reason) });
-            }
-            self.spread(&mut found);
+            self.end_by(self.end_of_link(other, other.verdict().as_ref()), true);
+            self.spread(None, &mut found);
             found.hand_over();
-        }
-    }
-
-    /// Invariant 4.
-    pub(super) fn update_timer(self: &Arc<Self>) {
-        if self.deadline == NEVER {
-            return;
-        }
-        // One around it with another clock tells it, but stands for no deadline of this one.
-        let around = || self.parent().filter(|parent| parent.seam.shares_clock(&self.seam));
-        let earlier = || self.deadline < around().map_or(NEVER, |parent| parent.effective_deadline());
-        let mut needed = earlier();
-        loop {
-            let Some(mut state) = self.state.lock() else { return };
-            if state.timer.is_some_and(Timer::is_lost) {
-                state.timer = None;
-            }
-            // Relaxed: under the lock.
-            let needs = needed && !self.over.load(Ordering::Relaxed);
-            let in_vain = if needs { None } else { state.timer.take() };
-            if needs && state.timer.is_none() {
-                let weak = Arc::downgrade(self);
-                state.timer =
-                    Some(watchdog::global().schedule_on(&self.seam, self.deadline, weak_waker(weak)));
-            }
-            drop(state);
-            in_vain.into_iter().for_each(Timer::cancel);
-            // What is around it was looked at outside of the lock, and may be something else by now: whoever changed it
-            // may have seen to the timer before this did.
-            let now = earlier();
-            if now == needed {
-                return;
-            }
-            needed = now;
         }
     }
 
@@ -188,7 +138,7 @@ impl Node {
         };
         let keys: Vec<usize> = state.hooks.iter().filter_map(ends).collect();
         let hooks: Vec<Hooked> = keys.into_iter().map(|key| state.hooks.remove(key)).collect();
-        let children: Vec<Child> = state.children.iter().map(|(_, child)| child.clone()).collect();
+        let children = Beneath::of(&state).inner;
         drop(state);
         // The latest first, as scopes are left.
         let (ending, leaving): (Vec<_>, Vec<_>) =
@@ -197,10 +147,7 @@ impl Node {
         leaving.iter().for_each(|hooked| hooked.entry.retire(true));
         leaving.iter().for_each(|hooked| hooked.resume());
         for child in children {
-            if let Child::Inner(child) = child
-                && let Some(child) = child.upgrade()
-                && child.roams.load(Ordering::Relaxed)
-            {
+            if child.roams.load(Ordering::Relaxed) {
                 child.leave(self);
             }
         }
@@ -211,6 +158,7 @@ impl Node {
     pub(crate) fn settle(self: &Arc<Self>) {
         // Relaxed: whoever closes the surroundings does so later on this thread, or has no part in the future's end.
         self.roams.store(false, Ordering::Relaxed);
+        self.update_all();
         self.close();
     }
 
@@ -234,10 +182,20 @@ impl Node {
     }
 }
 
+/// The list of more children than this is given back once all of them are gone.
+const KEPT: usize = 64;
+
 impl Link {
     /// Takes the child off its parent's list.
     fn unlist(self) -> Arc<Node> {
-        let child = self.node.state.lock().and_then(|mut state| state.children.try_remove(self.key));
+        let child = self.node.state.lock().and_then(|mut state| {
+            let children = &mut state.seldom.as_mut()?.children;
+            let child = children.try_remove(self.key);
+            if children.is_empty() && children.capacity() > KEPT {
+                *children = Slab::new();
+            }
+            child
+        });
         drop(child);
         self.node
     }
@@ -245,23 +203,26 @@ impl Link {
 
 impl Drop for Node {
     fn drop(&mut self) {
-        // The parents' handles are dropped in a loop, not in each other's drop: a chain may be long.
-        let mut orphans: Vec<Arc<Node>> = Vec::new();
-        let leave = |state: &mut State| {
-            if let Some(timer) = state.timer.take() {
-                timer.cancel();
-            }
-            state.parent.take().into_iter().chain(state.links.drain(..)).map(Link::unlist).collect::<Vec<_>>()
-        };
-        if let Some(mut state) = self.state.lock() {
-            orphans = leave(&mut state);
+        // The handles of nodes around are dropped in a loop, not in each other's drop: a chain may be long.
+        let mut orphans = Vec::new();
+        let mut next = self.leave_all(&mut orphans);
+        while let Some(node) = next.or_else(|| orphans.pop()) {
+            next = Arc::into_inner(node).and_then(|mut node| node.leave_all(&mut orphans));
         }
-        while let Some(parent) = orphans.pop() {
-            if let Some(parent) = Arc::into_inner(parent)
-                && let Some(mut state) = parent.state.lock()
-            {
-                orphans.extend(leave(&mut state));
-            }
+    }
+}
+
+impl Node {
+    /// Takes back its timer, and lets go of the nodes around it: its parent, and others.
+    fn leave_all(&mut self, others: &mut Vec<Arc<Node>>) -> Option<Arc<Node>> {
+        others.extend(self.outlook.take_joint());
+        let state = self.state.get_mut()?;
+        if let Some(timer) = state.timer.take() {
+            timer.cancel();
         }
+        if let Some(seldom) = &mut state.seldom {
+            others.extend(seldom.links.drain(..).map(Link::unlist));
+        }
+        state.parent.take().map(Link::unlist)
     }
 }

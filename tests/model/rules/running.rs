@@ -77,7 +77,7 @@ impl Model {
             Op::Cancel(index) => self.cancel(*index),
             Op::AskToken(index) => {
                 let token = self.tokens[index % self.tokens.len()];
-                let cause = self.named(Some(token)).map(|(_, _, cause)| cause);
+                let cause = self.verdict(token).map(|end| end.cause);
                 self.note(Event::Token(cause));
             }
             Op::CheckToken(index) => {
@@ -108,7 +108,7 @@ impl Model {
     }
 
     fn ask_remaining(&mut self, inside: Option<Id>) {
-        let deadline = self.deadline(inside);
+        let deadline = self.expires_at(inside);
         let left = (deadline != NEVER).then(|| Duration::from_nanos(deadline.saturating_sub(self.now)));
         self.note(Event::Remaining(left));
     }
@@ -126,7 +126,7 @@ impl Model {
             return self.wait(|model| model.check(inside).map(|()| model.now >= end).map_err(is_over));
         }
         self.check(inside).map_err(is_over)?;
-        self.now = end.min(self.deadline(inside));
+        self.now = end.min(self.expires_at(inside));
         self.check(inside).map_err(is_over)
     }
 }
@@ -191,7 +191,7 @@ impl Model {
         // Of several that are over the first to end its grace counts; and a shield inside is waited for.
         let graces = self
             .visible(Some(scope))
-            .filter_map(|id| Some(self.end(id)?.0.saturating_add(self.nodes[id].grace)));
+            .filter_map(|id| Some(self.end(id)?.at.saturating_add(self.nodes[id].grace)));
         let shields = self.open[place..].iter().map(|&id| &self.nodes[id]);
         let shields = shields.filter(|node| node.kind == Kind::Shield).map(|shield| shield.deadline);
         self.now >= graces.min().unwrap_or(NEVER).max(shields.max().unwrap_or(0))
