@@ -57,7 +57,7 @@ pub(super) fn rely_on(node: &Arc<Node>, waker: &Waker) {
 
 impl Alert {
     /// Wakes the task at `deadline`, and not at a time given before.
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn wake_at(&mut self, deadline: u64, waker: &Waker) {
         if Seam::is_in_force() {
             return self.wake_at_staged(deadline, waker);
@@ -148,7 +148,7 @@ impl Alert {
     /// sees to itself, because it is polled by the same task, is left to it. `false` if it is over by now.
     ///
     /// To clone and to drop a waker is foreign code: the scope must be around an open one of the caller's.
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn wake_with(&mut self, scope: Option<&Scope>, around: u64, own: u64, waker: &Waker) -> bool {
         let covered = scope.is_some_and(|scope| scope.is_polled_with(waker));
         let deadline = if own < around {
@@ -204,7 +204,7 @@ impl Alert {
     }
 
     /// The result that was kept.
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn kept_error(&self) -> Option<&TimeoutError> {
         self.rare.as_ref()?.error.as_ref()
     }
@@ -212,7 +212,7 @@ impl Alert {
 
 impl Alert {
     /// Takes everything back.
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn clear(&mut self) {
         if let Some((_, timer)) = self.timer {
             self.timer = None;

@@ -176,7 +176,7 @@ where
 {
     type Output = Result<T, E>;
 
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         self.project().scoped.poll(cx, |output| output, |_| ())
     }
@@ -194,7 +194,7 @@ pub struct TimeoutValue<F> {
 impl<F: Future> Future for TimeoutValue<F> {
     type Output = Result<F::Output, TimeoutError>;
 
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         self.project().scoped.poll(cx, Ok, |_| ())
     }

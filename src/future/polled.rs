@@ -34,7 +34,7 @@ pub(super) struct Polled {
 struct Seldom<T>(ManuallyDrop<Option<Box<T>>>);
 
 impl<T> Seldom<T> {
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     fn none() -> Self {
         Self(ManuallyDrop::new(None))
     }
@@ -43,7 +43,7 @@ impl<T> Seldom<T> {
         Self(ManuallyDrop::new(Some(value)))
     }
 
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     fn get(&mut self) -> Option<&mut T> {
         self.0.as_deref_mut()
     }
@@ -52,7 +52,7 @@ impl<T> Seldom<T> {
         self.0.get_or_insert_with(make)
     }
 
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     fn clear(&mut self) {
         // Without a store where there is nothing.
         if self.0.is_some() {
@@ -62,7 +62,7 @@ impl<T> Seldom<T> {
 }
 
 impl<T> Drop for Seldom<T> {
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     fn drop(&mut self) {
         self.clear();
     }
@@ -103,7 +103,7 @@ struct Rest {
 
 impl Polled {
     /// With a limit and nothing else.
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn new(limit: Limit, location: &'static Location<'static>) -> Self {
         match limit.into_duration() {
             Ok(duration) => {
@@ -132,18 +132,18 @@ impl Polled {
         Self { entered, asked, location, rest: Seldom::some(Rest::boxed(Limit::NONE, None, Some(terms))) }
     }
 
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn is_entered(&self) -> bool {
         self.entered != 0
     }
 
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     fn terms(&self) -> Terms {
         Terms::lasting(self.asked, self.entered, self.location, Kind::Future)
     }
 
     /// Its own deadline, once it is entered.
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn own(&self) -> u64 {
         self.terms().own()
     }
@@ -153,13 +153,13 @@ impl Polled {
         self.asked
     }
 
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn location(&self) -> &'static Location<'static> {
         self.location
     }
 
     /// Enters the scope, at the first poll.
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn enter(&mut self, thread: &Thread) -> Result<(), Refused> {
         let terms = match self.rest.get() {
             None if !Seam::is_in_force() => admit_polled(thread, self.asked, self.location)?,
@@ -192,7 +192,7 @@ impl Polled {
     /// Opens the scope around one poll, or around the drop of the future. The error is that of an unwinding that ends here.
     ///
     /// `has_timer`: a timer stands for its own deadline.
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn open<R>(
         &mut self,
         thread: &Thread,
@@ -249,7 +249,7 @@ impl Polled {
     }
 
     /// Leaves the scope, when its future is done: its hooks end.
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn leave(&mut self) {
         self.rest.clear();
     }

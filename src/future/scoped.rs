@@ -32,14 +32,14 @@ pub(super) struct Scoped<F> {
 }
 
 impl<F: Future> Scoped<F> {
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn new(polled: Polled, future: F) -> Self {
         Self { polled, alert: ManuallyDrop::new(Alert::default()), future: Some(future) }
     }
 
     /// Polls the future in its scope. `done` makes the output, here, where it need not be moved again;
     /// `leaving` sees the scope at its end.
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn poll<T, E>(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -122,7 +122,7 @@ impl<F: Future> Scoped<F> {
 }
 
 /// What the future has come to, unless that is late and late values are refused.
-#[inline(always)]
+#[cfg_attr(not(debug_assertions), inline(always))]
 fn in_time<T, E: From<TimeoutError>>(
     scope: &Scope,
     location: &'static Location<'static>,
@@ -135,7 +135,7 @@ fn in_time<T, E: From<TimeoutError>>(
 }
 
 /// The future is pending: has its task woken in time; or, if that is over, the error with which to drop it.
-#[inline(always)]
+#[cfg_attr(not(debug_assertions), inline(always))]
 fn wait(
     thread: &Thread,
     scope: &Scope,
@@ -249,7 +249,7 @@ fn stay_out(
 
 #[pinned_drop]
 impl<F> PinnedDrop for Scoped<F> {
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     fn drop(self: Pin<&mut Self>) {
         let mut this = self.project();
         if !this.polled.is_entered() {

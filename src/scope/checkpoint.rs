@@ -29,7 +29,7 @@ pub(crate) fn is_over_by_clock(thread: &Thread) -> bool {
     })
 }
 
-#[inline(always)]
+#[cfg_attr(not(debug_assertions), inline(always))]
 pub(crate) fn is_over(thread: &Thread) -> bool {
     !thread.is_quiet() && is_over_by_clock(thread)
 }

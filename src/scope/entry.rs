@@ -69,7 +69,7 @@ impl Drop for Spending {
 }
 
 /// The time that is asked for, while limits are in force.
-#[inline(always)]
+#[cfg_attr(not(debug_assertions), inline(always))]
 fn in_force(asked: u64) -> u64 {
     if watchdog::global().mode().has_limits() { asked } else { in_force_slow(asked) }
 }
@@ -85,7 +85,7 @@ fn in_force_slow(asked: u64) -> u64 {
 ///
 /// One that would outlast the scope around it inherits that deadline without reading the clock: the latest reading
 /// is not after now, so what is too late from there is too late from now.
-#[inline(always)]
+#[cfg_attr(not(debug_assertions), inline(always))]
 pub(super) fn admit_duration(
     thread: &Thread,
     duration: Duration,
@@ -124,7 +124,7 @@ pub(super) fn admit_duration(
 ///
 /// It always has a deadline of its own, since it may be carried out of the scope that it is first polled in. Not for
 /// where a test has put something in place.
-#[inline(always)]
+#[cfg_attr(not(debug_assertions), inline(always))]
 pub(crate) fn admit_polled(
     thread: &Thread,
     asked: u64,

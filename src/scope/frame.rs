@@ -120,12 +120,12 @@ impl Undo {
     /// None of it: a call holds the frame, so that it must not be left.
     const HELD: Undo = Undo(8);
 
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     fn and(self, other: Undo) -> Undo {
         Undo(self.0 | other.0)
     }
 
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     fn has(self, other: Undo) -> bool {
         self.0 & other.0 != 0
     }
@@ -188,7 +188,7 @@ pub(super) fn between(from: u64, to: u64) -> u64 {
 
 impl Terms {
     /// Those of a scope with a duration.
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn lasting(
         asked: u64,
         entered: u64,
@@ -204,7 +204,7 @@ impl Terms {
     }
 
     /// Its own deadline.
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn own(&self) -> u64 {
         self.entered.saturating_add(self.asked)
     }
@@ -227,7 +227,7 @@ impl Terms {
     }
 
     /// The frame of a scope with these terms, to be opened next on this thread.
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn frame(self, thread: &Thread) -> Scope {
         let Self { asked, entered, location, kind, cause, unmeasured } = self;
         Scope {
@@ -264,7 +264,7 @@ impl Scope {
     }
 
     /// Makes it the frame of a poll.
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn set_waker(&mut self, waker: *const Waker) {
         debug_assert!(self.kind.is_polled());
         self.waker = MaybeUninit::new(waker);
@@ -277,7 +277,7 @@ impl Scope {
 /// The frame stays where it is: to move it would cost as much as all the rest. A panic is caught and handed out, not
 /// passed through a guard, and has a way out of its own; the result of a body that returns has one beside
 /// `catch_unwind`: so it stays in registers.
-#[inline(always)]
+#[cfg_attr(not(debug_assertions), inline(always))]
 pub(crate) fn open<R>(
     thread: &Thread,
     scope: &mut Scope,
@@ -606,7 +606,7 @@ impl Scope {
     }
 
     /// Restores the thread.
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     fn leave(&mut self, thread: &Thread) {
         if !self.is_innermost(thread) {
             misnested(self.location);
@@ -655,7 +655,7 @@ impl Scope {
     }
 
     /// Whether it may have something to keep for the next poll: a node, or an identity that somebody knows.
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn has_acquired(&mut self) -> bool {
         self.undo.get_mut().has(Undo::FLAG)
     }

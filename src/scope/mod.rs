@@ -139,7 +139,7 @@ pub fn timeout_value<T>(limit: impl Into<Limit>, body: impl FnOnce() -> T) -> Re
 ///
 /// `fail` makes the result of a body that was not started or was unwound: one `Result`, not two nested ones, whose
 /// repacking costs as much as a scope.
-#[inline(always)]
+#[cfg_attr(not(debug_assertions), inline(always))]
 fn run<R>(
     limit: Limit,
     location: &'static Location<'static>,

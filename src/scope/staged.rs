@@ -27,7 +27,7 @@ pub(crate) struct Under {
 
 impl Under {
     /// A thread that stays where it is.
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn unchanged() -> Self {
         Self {
             #[cfg(feature = "testing")]
@@ -104,7 +104,7 @@ pub(crate) fn set(thread: &Thread) {
 
 #[cfg(feature = "testing")]
 impl Drop for Under {
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     fn drop(&mut self) {
         if self.entered.is_some() {
             leave(&mut self.entered);
@@ -125,7 +125,7 @@ fn leave(entered: &mut Option<Entered>) {
 }
 
 /// An interruption point: where a test may want the scope to expire.
-#[inline(always)]
+#[cfg_attr(not(debug_assertions), inline(always))]
 pub(crate) fn point(thread: &Thread, location: &'static Location<'static>) {
     #[cfg(feature = "testing")]
     if is_entered() {
@@ -136,7 +136,7 @@ pub(crate) fn point(thread: &Thread, location: &'static Location<'static>) {
 }
 
 /// As [`point`], at the entry of a handle's scope.
-#[inline(always)]
+#[cfg_attr(not(debug_assertions), inline(always))]
 pub(crate) fn point_of(node: &Arc<Node>, location: &'static Location<'static>) {
     #[cfg(feature = "testing")]
     if is_entered()
@@ -176,14 +176,14 @@ pub(crate) fn move_clock(until: u64, go_on: impl FnMut() -> bool) {
 }
 
 /// From here on code waits where it can be interrupted at any time, until the result is dropped.
-#[inline(always)]
+#[cfg_attr(not(debug_assertions), inline(always))]
 pub(crate) fn waiting(location: &'static Location<'static>) -> Waiting {
     begin_wait(location, true);
     Waiting { location }
 }
 
 /// A wait begins, or ends.
-#[inline(always)]
+#[cfg_attr(not(debug_assertions), inline(always))]
 pub(crate) fn begin_wait(location: &'static Location<'static>, begins: bool) {
     #[cfg(feature = "testing")]
     if is_entered() {
@@ -199,7 +199,7 @@ pub(crate) struct Waiting {
 }
 
 impl Drop for Waiting {
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     fn drop(&mut self) {
         begin_wait(self.location, false);
     }

@@ -74,7 +74,7 @@ impl Alarm {
     }
 
     /// Whether somebody runs, for sure.
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn is_reliable(&self) -> bool {
         // Relaxed: as in `started`.
         self.word.load(Ordering::Relaxed) & (RUNNING | STARTING) == RUNNING

@@ -86,7 +86,7 @@ enum Phase {
 
 #[cfg(not(timebox_loom))]
 impl Phase {
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     fn now(self) -> u32 {
         generation() << 2 | self as u32
     }

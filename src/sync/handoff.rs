@@ -38,29 +38,29 @@ impl Ticket {
     /// These bits of a ticket's number are zero: who keeps it as a number may keep something else in them.
     pub(crate) const ROOM: u64 = 31;
 
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn number(self) -> u64 {
         self.0
     }
 
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn from_number(number: u64) -> Self {
         Self(number & !Self::ROOM)
     }
 
     /// Enough of it to tell one filling from those shortly before and after.
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     #[allow(clippy::cast_possible_truncation)]
     pub(crate) fn short(self) -> u32 {
         (self.0 / STEP) as u32
     }
 
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     fn word(self, phase: u64) -> u64 {
         self.0 | phase
     }
 
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     fn after(self) -> u64 {
         self.0.wrapping_add(STEP)
     }
@@ -80,7 +80,7 @@ impl<T> Handoff<T> {
     ///
     /// Nobody else fills it meanwhile, and the value before, if there was one, has been taken out by a call that happens
     /// before this one.
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) unsafe fn put(&self, value: T) -> Ticket {
         // Relaxed: the last to change it happens before.
         let word = self.word.load(Ordering::Relaxed);
@@ -178,7 +178,7 @@ impl<T> UnsafeCell<T> {
         Self(std::cell::UnsafeCell::new(value))
     }
 
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     fn with_mut<R>(&self, f: impl FnOnce(*mut T) -> R) -> R {
         f(self.0.get())
     }

@@ -16,7 +16,7 @@ const STOPPED: u64 = 1;
 
 /// Nanoseconds on a clock.
 #[cfg(all(any(target_os = "linux", target_os = "android"), not(timebox_loom)))]
-#[inline(always)]
+#[cfg_attr(not(debug_assertions), inline(always))]
 fn nanos_on(clock: libc::clockid_t) -> u64 {
     let mut time = std::mem::MaybeUninit::<libc::timespec>::uninit();
     // SAFETY: the pointer is to writable memory of the right type.

@@ -28,7 +28,7 @@ pub(crate) fn now_as_instant() -> Instant {
 }
 
 /// Now, where no test has put anything in place.
-#[inline(always)]
+#[cfg_attr(not(debug_assertions), inline(always))]
 pub(crate) fn real_now() -> u64 {
     os::monotonic_nanos()
 }
@@ -48,7 +48,7 @@ fn has_mock() -> bool {
 }
 
 /// Whether this thread follows a clock of which the watchdog knows nothing.
-#[inline(always)]
+#[cfg_attr(not(debug_assertions), inline(always))]
 pub(crate) fn is_mocked() -> bool {
     #[cfg(feature = "testing")]
     return super::seam::is_entered() && has_mock();

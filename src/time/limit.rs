@@ -50,13 +50,13 @@ impl Limit {
         Self(Kind::Budget(budget))
     }
 
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn kind(&self) -> &Kind {
         &self.0
     }
 
     /// The duration of a limit that is no more than that; else the limit itself.
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn into_duration(self) -> Result<Duration, Limit> {
         match self.0 {
             Kind::After(duration) => Ok(duration),

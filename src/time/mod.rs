@@ -13,7 +13,7 @@ pub(crate) use limit::{Budget, Kind};
 pub(crate) const NEVER: u64 = u64::MAX;
 
 /// A duration in nanoseconds; [`NEVER`] if it is longer than five centuries.
-#[inline(always)]
+#[cfg_attr(not(debug_assertions), inline(always))]
 pub(crate) fn nanos(duration: std::time::Duration) -> u64 {
     let (seconds, nanos) = (duration.as_secs(), u64::from(duration.subsec_nanos()));
     if seconds > u64::from(u32::MAX) {

@@ -33,7 +33,7 @@ impl Seam {
     }
 
     /// Whether this thread may be in any but the real world.
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn is_in_force() -> bool {
         #[cfg(feature = "testing")]
         return is_entered();
@@ -203,7 +203,7 @@ mod on {
     thread_local!(static ENTERED: Cell<u32> = const { Cell::new(0) });
 
     /// Whether this thread is in a seam.
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn is_entered() -> bool {
         ENTERED.get() != 0
     }

@@ -55,7 +55,7 @@ impl Timer {
 
 /// The calling thread's.
 #[cfg(not(timebox_loom))]
-#[inline(always)]
+#[cfg_attr(not(debug_assertions), inline(always))]
 fn own_timers() -> Option<&'static Timers> {
     slots::Thread::with(slots::Thread::timers)
 }
@@ -128,7 +128,7 @@ static GLOBAL: Watchdog = Watchdog::new();
 
 /// The process's watchdog.
 #[cfg(not(timebox_loom))]
-#[inline(always)]
+#[cfg_attr(not(debug_assertions), inline(always))]
 pub(crate) fn global() -> &'static Watchdog {
     &GLOBAL
 }
@@ -187,7 +187,7 @@ impl Watchdog {
     }
 
     /// The time that has been reached, as far as anybody said.
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn reached(&self) -> u64 {
         // Relaxed: nothing is published through it but that time has passed.
         self.reached.0.load(Ordering::Relaxed)
@@ -204,7 +204,7 @@ impl Watchdog {
         self.reached.0.fetch_max(now, Ordering::Relaxed);
     }
 
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn mode(&self) -> &Mode {
         &self.mode
     }
@@ -222,7 +222,7 @@ impl Watchdog {
     }
 
     /// Has the watchdog notice `deadline`, for the thread that owns the slot.
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn arm(&'static self, slot: &Slot, deadline: u64) {
         slot.set(deadline);
         // README, "Arm": orders the store before the load, against the fence in `pass`.
@@ -236,7 +236,7 @@ impl Watchdog {
     }
 
     /// Arms an outer deadline again after an inner one.
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn rearm(&'static self, slot: &Slot, deadline: u64) {
         if mutant!(PlainRestore) {
             slot.set(deadline);
@@ -245,7 +245,7 @@ impl Watchdog {
         self.arm(slot, deadline);
     }
 
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     fn light_fence(&self) {
         #[cfg(not(timebox_loom))]
         if self.mode.has(Mode::ASYMMETRIC) {
@@ -291,7 +291,7 @@ impl Watchdog {
     }
 
     /// Has something woken at `deadline`.
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn schedule(&'static self, deadline: u64, waker: Waker) -> Timer {
         let lease = Self::lease();
         let timer = lease.put(deadline, waker);
@@ -301,7 +301,7 @@ impl Watchdog {
     }
 
     /// Tells the watchdog of a timer that was put in.
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     fn announce(&'static self, timers: &Timers, deadline: u64) {
         // README, "Timers": orders the stores of `put` before the load, against the fence in `pass`.
         if !mutant!(NoTimerFence) {
@@ -319,7 +319,7 @@ impl Watchdog {
     }
 
     #[cfg(not(timebox_loom))]
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     fn lease() -> Lease {
         slots::Thread::with(slots::Thread::lease)
     }

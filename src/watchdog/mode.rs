@@ -22,13 +22,13 @@ impl Mode {
 
     // Relaxed throughout: the bits do not depend on each other, and nothing is published through them. For the fence
     // see README, "Switching to the asymmetric fence".
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn has(&self, bit: u8) -> bool {
         self.0.load(Ordering::Relaxed) & bit != 0
     }
 
     /// Whether limits are on, and known to be.
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn has_limits(&self) -> bool {
         !self.has(Self::OFF | Self::UNSAID)
     }

@@ -191,7 +191,7 @@ fn is_in_seam() -> bool {
 #[cfg(not(timebox_loom))]
 impl Thread {
     /// Runs `f` with the calling thread's words.
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn with<R>(f: impl FnOnce(&Thread) -> R) -> R {
         let thread = THREAD.with(std::ptr::from_ref);
         // SAFETY: a thread-local without a destructor lives as long as its thread, and `f` runs on that thread; the
@@ -201,13 +201,13 @@ impl Thread {
 
     /// The check: whether nothing speaks for an expiry, as far as can be told without reading the clock. Now and
     /// then it is false so that the clock is read.
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn is_quiet(&self) -> bool {
         !self.is_clock_due() && self.deadline.get() > global().reached() && !self.is_flagged()
     }
 
     /// Counts one check; whether this one should read the clock, with [`look`](Self::look).
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn is_clock_due(&self) -> bool {
         let left = self.left.get().wrapping_sub(1);
         self.left.set(left);
@@ -215,7 +215,7 @@ impl Thread {
     }
 
     /// Whether the nearest node of the innermost scope is over.
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn is_flagged(&self) -> bool {
         // SAFETY: invariant 2.
         // Relaxed: who acts on it takes the node's lock.
@@ -261,7 +261,7 @@ impl Thread {
     }
 
     /// This thread's slot.
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn slot(&self) -> &'static Slot {
         match self.slot.get() {
             Some(slot) => slot,
@@ -291,13 +291,13 @@ impl Thread {
     }
 
     /// The timers that belong to this thread, if it has any.
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn timers(&self) -> Option<&'static Timers> {
         self.timers.get()
     }
 
     /// The right to arm timers.
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn lease(&self) -> Lease {
         match self.timers.get() {
             // SAFETY: invariant 3.
@@ -323,7 +323,7 @@ impl Thread {
 
     /// Makes `deadline` the thread's again after an inner scope with another. The slot must say so too, since the
     /// watchdog may have consumed the inner one and gone to sleep for ever.
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn restore(&self, deadline: u64) {
         let inner = self.deadline.replace(deadline);
         if deadline != NEVER && !clock::is_mocked() {

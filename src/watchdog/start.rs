@@ -35,7 +35,7 @@ impl Watchdog {
     }
 
     /// In a model there are threads enough.
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     #[allow(clippy::unused_self)]
     pub(crate) fn is_behind(&'static self) -> bool {
         true
@@ -81,7 +81,7 @@ impl Watchdog {
 
     /// Whether there is a watchdog, for who has armed something and is about to wait for it. If not, one is started; where no
     /// thread can be had he must not rely on being woken, and ask again soon.
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn is_behind(&'static self) -> bool {
         self.alarm.is_reliable() || self.try_again()
     }

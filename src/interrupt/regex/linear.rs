@@ -359,7 +359,7 @@ impl<'a> Walk<'a> {
     }
 
     /// Takes in a byte, at whose near end `position` is.
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     fn step(&mut self, byte: u8, position: usize) -> Result<(), Broken> {
         self.state = self.dfa.next_state(self.cache, self.state, byte).map_err(|_| Broken::Helpless)?;
         if self.state.is_tagged() { self.note(position) } else { Ok(()) }

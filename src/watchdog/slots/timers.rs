@@ -87,7 +87,7 @@ impl Timers {
     /// # Safety
     ///
     /// Invariant 1: the timers belong to the calling thread.
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     unsafe fn put(&'static self, deadline: u64, waker: Waker) -> Timer {
         let (group, at) = self.records.claim();
         let record = group.record(at);
@@ -162,7 +162,7 @@ impl Timers {
 /// For the watchdog and its protocol.
 impl Timers {
     /// Before when no timer is due.
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn earliest(&self) -> u64 {
         // Relaxed: README, "Timers".
         self.earliest.0.load(Ordering::Relaxed)
@@ -260,13 +260,13 @@ impl Lease {
     /// # Safety
     ///
     /// The timers belong to the calling thread, and the lease is used before anybody else can have them.
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) unsafe fn of_own(timers: &'static Timers) -> Self {
         Self { timers, _lock: None }
     }
 
     /// Puts a timer in. The watchdog is not told.
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn put(&self, deadline: u64, waker: Waker) -> Timer {
         // SAFETY: that of the lease.
         unsafe { self.timers.put(deadline, waker) }
@@ -298,17 +298,17 @@ impl Orphans {
 }
 
 impl Timer {
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     fn record(self) -> &'static Record {
         self.group.record(self.at())
     }
 
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     fn at(self) -> u32 {
         (self.place & Ticket::ROOM) as u32
     }
 
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     fn ticket(self) -> Ticket {
         Ticket::from_number(self.place)
     }
@@ -335,7 +335,7 @@ impl Timer {
     }
 
     /// Takes it back; `None` if it was called, or is lost. `own` are the calling thread's timers.
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn take(self, own: Option<&'static Timers>) -> Option<Waker> {
         if self.group.is_lost() {
             return None;

@@ -62,7 +62,7 @@ impl Link {
     }
 
     // Relaxed, here and below: invariant 1.
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     fn get(&self) -> Option<&'static Group> {
         // SAFETY: null, or what `set` was given.
         unsafe { self.0.load(Ordering::Relaxed).as_ref() }
@@ -77,7 +77,7 @@ impl Link {
 /// For the thread they belong to. Relaxed where nothing else is said: invariant 1.
 impl Records {
     /// Claims a free record.
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn claim(&'static self) -> (&'static Group, u32) {
         let (group, free) = match self.first.get().map(|group| (group, group.free.load(Ordering::Relaxed))) {
             Some((group, free)) if free != 0 => (group, free),
@@ -207,7 +207,7 @@ impl Group {
 
 /// For the thread they belong to. Relaxed: invariant 1.
 impl Group {
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn is_listed(&self, at: u32) -> bool {
         self.listed.load(Ordering::Relaxed) & bit(at) != 0
     }
@@ -217,7 +217,7 @@ impl Group {
         self.listed.store(if listed { before | bit(at) } else { before & !bit(at) }, Ordering::Relaxed);
     }
 
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn set_free(&'static self, at: u32) {
         let free = self.free.load(Ordering::Relaxed);
         self.free.store(free | bit(at), Ordering::Relaxed);
@@ -245,7 +245,7 @@ impl Group {
 
 /// For everybody.
 impl Group {
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn record(&self, at: u32) -> &Record {
         &self.places[at as usize % GROUP]
     }
@@ -256,7 +256,7 @@ impl Group {
     }
 
     /// Whether it was left behind in a fork.
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn is_lost(&self) -> bool {
         self.generation != fork::generation()
     }
@@ -300,7 +300,7 @@ impl Group {
     }
 }
 
-#[inline(always)]
+#[cfg_attr(not(debug_assertions), inline(always))]
 fn bit(at: u32) -> u32 {
     1 << (at % GROUP as u32)
 }
