@@ -10,8 +10,9 @@ impl TimeoutError {
     ///
     /// Of an `anyhow::Error` or a boxed one it is asked with `&*error`.
     ///
-    /// An error that shows another in its own place (`#[error(transparent)]` of thiserror) hides it: it has the sources of
-    /// the other, but not the other itself. `#[error("{0}")]` shows the same text and hides nothing.
+    /// An error that shows another in its own place hides it: it has the sources of the other, but not the other itself. So
+    /// does `#[error(transparent)]` of thiserror, in whose place `#[error("{0}")]` shows the same text and hides nothing; and
+    /// so does an `anyhow::Error` without a context, once it is made into a `Box<dyn Error>` or an `io::Error`: ask before.
     ///
     /// # Examples
     ///

@@ -54,7 +54,7 @@ impl fmt::Display for ScopeId {
     }
 }
 
-/// What is known of one scope: an element of [`TimeoutError::chain`].
+/// What is known of one scope: an element of [`TimeoutError::chain`](crate::TimeoutError::chain).
 #[derive(Clone, Debug)]
 pub struct ScopeInfo {
     pub(crate) id: ScopeId,

@@ -91,7 +91,7 @@ pub use wait::{Wait, wait};
 
 /// Runs a future under a limit, as [`timeout`](crate::timeout()) does a block.
 ///
-/// The future's output must be a `Result`, whose error is `From<TimeoutError>`; where it is not (E0271) use
+/// The future's output must be a `Result` (E0271), whose error is `From<TimeoutError>` (E0277); where it is not use
 /// [`timeout_value`]. Where the compiler cannot tell the error of an async block (E0283), end it with
 /// `Ok::<_, MyError>(..)`, [as the front page shows](crate#e0283-type-annotations-needed).
 ///

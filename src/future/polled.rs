@@ -1,10 +1,12 @@
 //! The scope of a future between its polls.
 
+use std::any::Any;
 use std::fmt;
 use std::mem::ManuallyDrop;
 use std::panic::Location;
 use std::sync::Arc;
 use std::task::Waker;
+use std::thread;
 use std::time::Duration;
 
 use crate::error::{ScopeId, TimeoutError};
@@ -153,11 +155,6 @@ impl Polled {
         self.asked
     }
 
-    #[cfg_attr(not(debug_assertions), inline(always))]
-    pub(super) fn location(&self) -> &'static Location<'static> {
-        self.location
-    }
-
     /// Enters the scope, at the first poll.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn enter(&mut self, thread: &Thread) -> Result<(), Refused> {
@@ -193,42 +190,63 @@ impl Polled {
     ///
     /// `has_timer`: a timer stands for its own deadline.
     #[cfg_attr(not(debug_assertions), inline(always))]
-    pub(super) fn open<R>(
+    pub(super) fn open(
         &mut self,
         thread: &Thread,
         waker: *const Waker,
         has_timer: bool,
-        body: impl FnOnce(&Scope) -> R,
-    ) -> Result<R, TimeoutError> {
+        body: impl FnOnce(&Scope),
+    ) -> Result<(), TimeoutError> {
+        let mut frame = self.frame(thread);
+        self.resume(thread, &mut frame, waker, has_timer);
+        let result = frame::run(thread, &mut frame, body);
+        self.suspend(&mut frame, result)
+    }
+
+    #[cfg_attr(not(debug_assertions), inline(always))]
+    fn frame(&self, thread: &Thread) -> Scope {
+        self.terms().frame(thread)
+    }
+
+    /// Completes the frame for a poll, and enters it.
+    #[cfg_attr(not(debug_assertions), inline(always))]
+    fn resume(&mut self, thread: &Thread, frame: &mut Scope, waker: *const Waker, has_timer: bool) {
         if Seam::is_in_force() && self.rest.get().is_none() {
             self.stay_outside();
         }
-        let terms = self.terms();
-        let mut frame = terms.frame(thread);
-        let mut effective = terms.own().min(thread.deadline.get());
+        let mut effective = frame.own().min(thread.deadline.get());
         let mut extras = None;
         if let Some(rest) = self.rest.get() {
             let crosses = rest.crosses_clocks(thread);
             rest.under = under(thread, &rest.seam);
             begin_wait(self.location, false);
-            effective = rest.resume(thread, &mut frame, effective, crosses, waker.is_null());
+            effective = rest.resume(thread, frame, effective, crosses, waker.is_null());
             extras = rest.extras.as_ref();
         }
         frame.set_waker(waker);
-        let result = frame::open(thread, &mut frame, effective, extras, has_timer, body);
+        frame.enter(thread, effective, extras, has_timer);
+    }
+
+    /// Keeps what the scope has acquired in a poll.
+    #[cfg_attr(not(debug_assertions), inline(always))]
+    fn suspend(&mut self, frame: &mut Scope, result: thread::Result<()>) -> Result<(), TimeoutError> {
         if frame.has_acquired() {
-            self.keep(&mut frame);
+            self.keep(frame);
         }
         if let Some(rest) = self.rest.get() {
             rest.under = Under::unchanged();
         }
-        result.map_err(|payload| {
-            if !is_meant_for(&frame, &*payload) {
-                // A panic: the future is done for, but for its drop.
-                self.give_up();
-            }
-            caught(&frame, payload)
-        })
+        result.map_err(|payload| self.caught(frame, payload))
+    }
+
+    /// The error of an unwinding that ends here; any other panic goes on.
+    #[cold]
+    fn caught(&mut self, frame: &Scope, payload: Box<dyn Any + Send>) -> TimeoutError {
+        if !is_meant_for(frame, &*payload) {
+            // A panic: the future is done for, but for its drop.
+            self.give_up();
+        }
+        caught(frame, payload)
     }
 
     /// It was entered where no test had put anything in place, and keeps to that.
@@ -265,7 +283,6 @@ impl Polled {
         }
     }
 
-    /// Keeps what the scope has acquired in a poll.
     #[cold]
     fn keep(&mut self, frame: &mut Scope) {
         let terms = self.terms();

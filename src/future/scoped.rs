@@ -3,7 +3,6 @@
 use std::fmt;
 use std::future::Future;
 use std::mem::{ManuallyDrop, needs_drop};
-use std::panic::Location;
 use std::pin::Pin;
 use std::ptr;
 use std::task::{Context, Poll};
@@ -21,7 +20,7 @@ use crate::time::clock;
 use crate::token::trail::Circumstances;
 use crate::watchdog::slots::Thread;
 
-#[pin_project(PinnedDrop)]
+#[pin_project(PinnedDrop, project = ScopedProjection)]
 pub(super) struct Scoped<F> {
     polled: Polled,
     /// Cleared before the rest is dropped, so nothing is left to drop.
@@ -37,8 +36,8 @@ impl<F: Future> Scoped<F> {
         Self { polled, alert: ManuallyDrop::new(Alert::default()), future: Some(future) }
     }
 
-    /// Polls the future in its scope. `done` makes the output, here, where it need not be moved again;
-    /// `leaving` sees the scope at its end.
+    /// Polls the future in its scope. `done` makes the output, here, where it need not be moved again; `leaving` sees the
+    /// scope at its end.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn poll<T, E>(
         self: Pin<&mut Self>,
@@ -49,101 +48,142 @@ impl<F: Future> Scoped<F> {
     where
         E: From<TimeoutError>,
     {
-        // Not a closure with all that in it: what one captures goes through memory.
-        Thread::with(|thread| self.poll_on(thread, cx, done, leaving))
-    }
-
-    #[inline]
-    fn poll_on<T, E>(
-        self: Pin<&mut Self>,
-        thread: &Thread,
-        cx: &mut Context<'_>,
-        done: impl Fn(F::Output) -> Result<T, E>,
-        leaving: impl FnOnce(&mut Polled),
-    ) -> Poll<Result<T, E>>
-    where
-        E: From<TimeoutError>,
-    {
-        let this = self.project();
-        let (polled, alert, mut future) = (this.polled, this.alert, this.future);
-        // One that is done stays so, and has no second output. (Asked of the pin: a plain reference to the future would be
-        // beside those that it has to itself.)
-        if future.as_mut().as_pin_mut().is_none() {
-            return Poll::Pending;
-        }
         // Written in place: handed out of the scope it would be copied twice. And without a drop, which would need its
         // address and so keep it from the registers; it leaks only if the future panics when it is dropped.
         let mut poll = ManuallyDrop::new(Poll::Pending);
-        if alert.kept_error().is_some() {
-            poll = ManuallyDrop::new(
-                end_after_hooks(polled, alert, future, cx).map(|error| Err(E::from(error))),
-            );
-        } else if !polled.is_entered()
-            && let Err(refused) = polled.enter(thread)
-        {
-            let error = stay_out(thread, polled, alert, refused, cx);
-            if error.is_ready() {
-                future.set(None);
-            }
-            poll = ManuallyDrop::new(error.map(|error| Err(E::from(error))));
-        } else {
-            let (own, location) = (polled.own(), polled.location());
-            let has_timer = alert.is_set_for(own);
-            let opened = polled.open(thread, ptr::from_ref(cx.waker()), has_timer, |scope| {
-                // The future first: a value that is ready wins.
-                let Some(inner) = future.as_mut().as_pin_mut() else { return };
-                match inner.poll(cx) {
-                    Poll::Ready(output) => {
-                        poll = ManuallyDrop::new(Poll::Ready(in_time(scope, location, done(output))));
-                    }
-                    Poll::Pending => match wait(thread, scope, alert, own, location, cx) {
-                        Poll::Ready(error) => poll = ManuallyDrop::new(Poll::Ready(Err(E::from(error)))),
-                        Poll::Pending => return,
-                    },
-                }
-                alert.clear();
-                // Inside its scope.
-                future.set(None);
-            });
-            if let Err(unwound) = opened {
-                drop_inside(polled, alert, future);
-                // One that came from the drop of the future is too late to be the result.
-                if poll.is_pending() {
-                    poll = ManuallyDrop::new(Poll::Ready(Err(E::from(unwound))));
-                }
-            }
-        }
+        let this = self.project();
+        Call { alert: this.alert, future: this.future, cx, done, poll: &mut poll }.run(this.polled);
         if poll.is_ready() {
-            leaving(polled);
-            polled.leave();
+            leaving(this.polled);
+            this.polled.leave();
         }
         ManuallyDrop::into_inner(poll)
     }
 }
 
-/// What the future has come to, unless that is late and late values are refused.
-#[cfg_attr(not(debug_assertions), inline(always))]
-fn in_time<T, E: From<TimeoutError>>(
-    scope: &Scope,
-    location: &'static Location<'static>,
-    result: Result<T, E>,
-) -> Result<T, E> {
-    match scope.extras() {
-        None => result,
-        Some(extras) => extras.in_time(scope, location, result),
+/// One poll.
+///
+/// In a build without optimisations each of its steps is a call that has returned when the future is polled, so that what the
+/// step needs of the stack is not needed once for each level of nested scopes.
+struct Call<'a, 'cx, F, D, O> {
+    alert: &'a mut Alert,
+    future: Pin<&'a mut Option<F>>,
+    cx: &'a mut Context<'cx>,
+    done: D,
+    poll: &'a mut Poll<O>,
+}
+
+impl<F, D, T, E> Call<'_, '_, F, D, Result<T, E>>
+where
+    F: Future,
+    D: Fn(F::Output) -> Result<T, E>,
+    E: From<TimeoutError>,
+{
+    #[cfg_attr(not(debug_assertions), inline(always))]
+    fn run(mut self, polled: &mut Polled) {
+        let thread = Thread::current();
+        if self.is_to_be_polled(&thread, polled) {
+            let (waker, has_timer) = (ptr::from_ref(self.cx.waker()), self.alert.is_set_for(polled.own()));
+            // What a closure captures is copied by each call on the way in: so that is little.
+            let opened = polled.open(&thread, waker, has_timer, |scope| self.poll_in(&thread, scope));
+            if let Err(unwound) = opened {
+                self.end_unwound(polled, unwound);
+            }
+        }
+    }
+
+    /// Whether the scope is entered, or has been, and the future is to be polled in it. Or else there is the result.
+    #[cfg_attr(not(debug_assertions), inline(always))]
+    fn is_to_be_polled(&mut self, thread: &Thread, polled: &mut Polled) -> bool {
+        // One that is done stays so, and has no second output. (Asked of the pin: a plain reference to the future would be
+        // beside those that it has to itself.)
+        if self.future.as_mut().as_pin_mut().is_none() {
+            return false;
+        }
+        if self.alert.kept_error().is_some() {
+            self.end_after_hooks(polled);
+            return false;
+        }
+        if !polled.is_entered()
+            && let Err(refused) = polled.enter(thread)
+        {
+            self.stay_out(thread, polled, refused);
+            return false;
+        }
+        true
+    }
+
+    #[cfg_attr(not(debug_assertions), inline(always))]
+    fn poll_in(&mut self, thread: &Thread, scope: &Scope) {
+        // The future first: a value that is ready wins.
+        let Some(future) = self.future.as_mut().as_pin_mut() else { return };
+        let output = future.poll(self.cx);
+        if self.look_at(thread, scope, output) {
+            self.alert.clear();
+            // Inside its scope.
+            self.future.set(None);
+        }
+    }
+
+    /// Looks at what the future has come to, and whether its time is up; whether it is done.
+    #[cfg_attr(not(debug_assertions), inline(always))]
+    fn look_at(&mut self, thread: &Thread, scope: &Scope, output: Poll<F::Output>) -> bool {
+        *self.poll = match output {
+            Poll::Ready(output) => Poll::Ready(scope.in_time(scope.location(), (self.done)(output))),
+            Poll::Pending => match wait(thread, scope, self.alert, self.cx) {
+                Poll::Ready(error) => Poll::Ready(Err(E::from(error))),
+                Poll::Pending => return false,
+            },
+        };
+        true
+    }
+
+    fn fail(&mut self, error: TimeoutError) {
+        *self.poll = Poll::Ready(Err(E::from(error)));
+    }
+
+    #[cold]
+    fn end_unwound(&mut self, polled: &mut Polled, unwound: TimeoutError) {
+        drop_inside(polled, self.alert, self.future.as_mut());
+        // One that came from the drop of the future is too late to be the result.
+        if self.poll.is_pending() {
+            self.fail(unwound);
+        }
+    }
+
+    /// It is over and not polled any more: it is dropped when the hooks in it have run.
+    #[cold]
+    #[inline(never)]
+    fn end_after_hooks(&mut self, polled: &mut Polled) {
+        if polled.node().is_some_and(|node| node.poll_hooks(self.cx.waker()).is_pending()) {
+            return;
+        }
+        if let Some(error) = self.alert.kept_error().cloned() {
+            drop_inside(polled, self.alert, self.future.as_mut());
+            self.fail(error);
+        }
+    }
+
+    /// It is not entered: the error; or it stays pending, where the future around it is about to be dropped.
+    #[cold]
+    #[inline(never)]
+    fn stay_out(&mut self, thread: &Thread, polled: &mut Polled, refused: Refused) {
+        if refused.is_by_surroundings()
+            && let Stand::Stay { until } = self.alert.standing().look(thread)
+        {
+            return self.alert.wake_at(until, self.cx.waker());
+        }
+        self.alert.clear();
+        let error = polled.refusal(thread, refused);
+        self.future.set(None);
+        self.fail(error);
     }
 }
 
 /// The future is pending: has its task woken in time; or, if that is over, the error with which to drop it.
 #[cfg_attr(not(debug_assertions), inline(always))]
-fn wait(
-    thread: &Thread,
-    scope: &Scope,
-    alert: &mut Alert,
-    own: u64,
-    location: &'static Location<'static>,
-    cx: &Context<'_>,
-) -> Poll<TimeoutError> {
+fn wait(thread: &Thread, scope: &Scope, alert: &mut Alert, cx: &Context<'_>) -> Poll<TimeoutError> {
+    let (own, location) = (scope.own(), scope.location());
     point(thread, location);
     if !is_over(thread) {
         let woken = match scope.existing_node() {
@@ -159,18 +199,13 @@ fn wait(
             return Poll::Pending;
         }
     }
-    wait_on(scope, alert, own, location, cx)
+    wait_on(scope, alert, cx)
 }
 
 /// It is over: it may be polled on for a grace, or until a shield in it is done.
 #[cold]
-fn wait_on(
-    scope: &Scope,
-    alert: &mut Alert,
-    own: u64,
-    location: &'static Location<'static>,
-    cx: &Context<'_>,
-) -> Poll<TimeoutError> {
+fn wait_on(scope: &Scope, alert: &mut Alert, cx: &Context<'_>) -> Poll<TimeoutError> {
+    let (own, location) = (scope.own(), scope.location());
     let known = alert.was_over();
     // Before it is looked at: what ends later wakes the task.
     let outer = scope.visible_outer().and_then(|outer| outer.visible().find_map(Scope::existing_node));
@@ -208,43 +243,6 @@ fn wait_on(
         return Poll::Pending;
     }
     Poll::Ready(error)
-}
-
-/// It is over and not polled any more: it is dropped when the hooks in it have run.
-#[cold]
-#[inline(never)]
-fn end_after_hooks<F>(
-    polled: &mut Polled,
-    alert: &mut Alert,
-    future: Pin<&mut Option<F>>,
-    cx: &Context<'_>,
-) -> Poll<TimeoutError> {
-    if polled.node().is_some_and(|node| node.poll_hooks(cx.waker()).is_pending()) {
-        return Poll::Pending;
-    }
-    let Some(error) = alert.kept_error().cloned() else { return Poll::Pending };
-    drop_inside(polled, alert, future);
-    Poll::Ready(error)
-}
-
-/// It is not entered: the error; or it stays pending, where the future around it is about to be dropped.
-#[cold]
-#[inline(never)]
-fn stay_out(
-    thread: &Thread,
-    polled: &mut Polled,
-    alert: &mut Alert,
-    refused: Refused,
-    cx: &Context<'_>,
-) -> Poll<TimeoutError> {
-    if refused.is_by_surroundings()
-        && let Stand::Stay { until } = alert.standing().look(thread)
-    {
-        alert.wake_at(until, cx.waker());
-        return Poll::Pending;
-    }
-    alert.clear();
-    Poll::Ready(polled.refusal(thread, refused))
 }
 
 #[pinned_drop]

@@ -157,15 +157,16 @@ impl<F: Future> Future for Shield<F> {
                 }
                 None => this.opened.insert(Opened::new(thread, max, location)),
             };
-            let poll = opened.polled.open(thread, ptr::null(), false, |_| {
-                let poll = this.future.as_mut().as_pin_mut().map_or(Poll::Pending, |future| future.poll(cx));
+            let mut poll = Poll::Pending;
+            // No unwinding ends at a shield.
+            let _ = opened.polled.open(thread, ptr::null(), false, |_| {
+                if let Some(future) = this.future.as_mut().as_pin_mut() {
+                    poll = future.poll(cx);
+                }
                 if poll.is_ready() {
                     this.future.set(None);
                 }
-                poll
             });
-            // No unwinding ends at a shield.
-            let poll = poll.unwrap_or(Poll::Pending);
             if poll.is_ready() {
                 *this.opened = None;
             } else if let Some(opened) = this.opened {

@@ -87,19 +87,6 @@ impl Extras {
         Self { options, duration, ..Self::default() }
     }
 
-    /// What a body has come to; where that is a value, and late, and late values are refused, the error.
-    pub(crate) fn in_time<T, E: From<TimeoutError>>(
-        &self,
-        scope: &Scope,
-        location: &'static Location<'static>,
-        result: Result<T, E>,
-    ) -> Result<T, E> {
-        if self.options.strict && result.is_ok() {
-            scope.checkpoint_at(location)?;
-        }
-        result
-    }
-
     pub(crate) fn entered_by(handle: Handle) -> Self {
         Self { options: Options { handle: Some(handle), ..Options::default() }, ..Self::default() }
     }
@@ -112,6 +99,22 @@ impl Extras {
 
     pub(crate) fn take_raised(&self) -> Option<TimeoutError> {
         lock(&self.raised).take()
+    }
+}
+
+impl Scope {
+    /// What the body of this scope has come to; or the error, where that is a success, late, and late ones are refused. Its
+    /// value is then dropped here, inside the scope.
+    #[inline]
+    pub(crate) fn in_time<T, E: From<TimeoutError>>(
+        &self,
+        location: &'static Location<'static>,
+        result: Result<T, E>,
+    ) -> Result<T, E> {
+        if result.is_ok() && self.extras().is_some_and(|extras| extras.options.strict) {
+            self.checkpoint_at(location)?;
+        }
+        result
     }
 }
 
@@ -262,7 +265,8 @@ impl Timebox {
     ///
     /// # Errors
     ///
-    /// Those of the body; and a [`TimeoutError`] if the body was not started, or a late `Ok` of it is [refused](Self::strict).
+    /// Those of the body; and a [`TimeoutError`] if the body was not started, or a late `Ok` of it is
+    /// [refused](Self::strict).
     #[track_caller]
     pub fn run<T, E>(self, body: impl FnOnce(&Scope) -> Result<T, E>) -> Result<T, E>
     where
@@ -270,7 +274,7 @@ impl Timebox {
     {
         let (limit, extras) = self.into_parts();
         let location = Location::caller();
-        run_any(&limit, Some(&extras), location, |scope| extras.in_time(scope, location, body(scope)))
+        run_any(&limit, Some(&extras), location, |scope| scope.in_time(location, body(scope)))
             .unwrap_or_else(|error| Err(E::from(error)))
     }
 
@@ -283,7 +287,7 @@ impl Timebox {
     pub fn run_value<T>(self, body: impl FnOnce(&Scope) -> T) -> Result<T, TimeoutError> {
         let (limit, extras) = self.into_parts();
         let location = Location::caller();
-        run_any(&limit, Some(&extras), location, |scope| extras.in_time(scope, location, Ok(body(scope))))?
+        run_any(&limit, Some(&extras), location, |scope| scope.in_time(location, Ok(body(scope))))?
     }
 
     /// Runs a block, and something cheaper if the block's own time runs out.
@@ -310,7 +314,7 @@ impl Timebox {
         let mut node = None;
         let result = run_any(&limit, Some(&extras), location, |scope| {
             let _keeps = KeepsNode { scope, node: &mut node };
-            extras.in_time(scope, location, body(scope))
+            scope.in_time(location, body(scope))
         });
         let error = match result {
             Ok(Ok(value)) => return Ok(value),

@@ -286,46 +286,26 @@ pub(crate) fn open<R>(
     has_timer: bool,
     body: impl FnOnce(&Scope) -> R,
 ) -> thread::Result<R> {
-    let undo = scope.undo.get();
-    if let Some(extras) = extras {
-        scope.extras = extras;
-    }
-    if effective != scope.outer_deadline {
-        // Before the thread is changed: a thread's first arm allocates, and so may unwind.
-        if !has_timer && !clock::is_mocked() {
-            watchdog::global().arm(thread.slot(), effective);
-        }
-        scope.undo.set(undo.and(Undo::DEADLINE));
-        thread.deadline.set(effective);
-    }
+    scope.enter(thread, effective, extras, has_timer);
+    let mut output = MaybeUninit::uninit();
+    let result = run(thread, scope, |scope| {
+        output.write(body(scope));
+    });
+    // SAFETY: the closure has returned, and that is the last thing it does.
+    result.map(|()| unsafe { output.assume_init() })
+}
+
+/// Runs `body` in a scope that was [entered](Scope::enter), and leaves that.
+#[cfg_attr(not(debug_assertions), inline(always))]
+pub(crate) fn run(thread: &Thread, scope: &mut Scope, body: impl FnOnce(&Scope)) -> thread::Result<()> {
     let scope: *mut Scope = scope;
-    thread.frame.set(scope.cast_const().cast());
-    if undo.has(Undo::FLAG) {
-        // SAFETY: the pointer is that of a borrowed frame; until the body has returned there are only shared references
-        // to it.
-        unsafe { &*scope }.refresh_flag(thread);
-    }
     // Nothing is seen in a broken state after a panic that would not be without us: it goes on unchanged, unless it is
     // an unwinding of our own.
-    let mut output = MaybeUninit::uninit();
-    let result = catch_unwind(AssertUnwindSafe(|| {
-        // SAFETY: as above.
-        output.write(body(unsafe { &*scope }));
-    }));
+    // SAFETY: the pointer is that of a borrowed frame; until the body has returned there are only shared references to it.
+    let result = catch_unwind(AssertUnwindSafe(|| body(unsafe { (*scope).opened(thread) })));
     // SAFETY: the body has returned, so nobody else has a reference any more: scopes inside this one have been left
     // (invariant 1).
-    let scope = unsafe { &mut *scope };
-    match result {
-        Ok(()) => {
-            scope.leave(thread);
-            // SAFETY: the closure has returned, and that is the last thing it does.
-            Ok(unsafe { output.assume_init() })
-        }
-        Err(payload) => {
-            scope.leave_unwound(thread);
-            Err(payload)
-        }
-    }
+    unsafe { &mut *scope }.leave_after(thread, result)
 }
 
 /// Invariant 1 is broken: the thread, or a call, points to a frame that may be gone, so nothing can be saved.
@@ -467,8 +447,15 @@ impl Scope {
     }
 
     /// Its own deadline.
-    fn own(&self) -> u64 {
-        self.terms().own()
+    #[cfg_attr(not(debug_assertions), inline(always))]
+    pub(crate) fn own(&self) -> u64 {
+        self.entered.saturating_add(self.asked)
+    }
+
+    /// Where it was opened.
+    #[cfg_attr(not(debug_assertions), inline(always))]
+    pub(crate) fn location(&self) -> &'static Location<'static> {
+        self.location
     }
 
     pub(crate) fn info(&self) -> ScopeInfo {
@@ -603,6 +590,48 @@ impl Scope {
         let node = self.visible().find_map(|scope| scope.node.get());
         // SAFETY: the node's owner is an open frame, which refreshes the flag when it is left.
         unsafe { thread.set_flag(node.map(|node| node.flag())) };
+    }
+
+    /// Makes its deadline the thread's; what leaving has to undo besides.
+    #[cfg_attr(not(debug_assertions), inline(always))]
+    pub(crate) fn enter(
+        &mut self,
+        thread: &Thread,
+        effective: u64,
+        extras: Option<&Extras>,
+        has_timer: bool,
+    ) {
+        if let Some(extras) = extras {
+            self.extras = extras;
+        }
+        if effective != self.outer_deadline {
+            // Before the thread is changed: a thread's first arm allocates, and so may unwind.
+            if !has_timer && !clock::is_mocked() {
+                watchdog::global().arm(thread.slot(), effective);
+            }
+            self.undo.set(self.undo.get().and(Undo::DEADLINE));
+            thread.deadline.set(effective);
+        }
+    }
+
+    /// Makes it the innermost frame of its thread.
+    #[cfg_attr(not(debug_assertions), inline(always))]
+    fn opened(&self, thread: &Thread) -> &Self {
+        thread.frame.set(ptr::from_ref(self).cast());
+        if self.undo.get().has(Undo::FLAG) {
+            self.refresh_flag(thread);
+        }
+        self
+    }
+
+    /// Restores the thread, in one of two ways.
+    #[cfg_attr(not(debug_assertions), inline(always))]
+    fn leave_after(&mut self, thread: &Thread, result: thread::Result<()>) -> thread::Result<()> {
+        match result {
+            Ok(()) => self.leave(thread),
+            Err(_) => self.leave_unwound(thread),
+        }
+        result
     }
 
     /// Restores the thread.

@@ -50,7 +50,8 @@ pub use switch::{is_enabled, set_enabled};
 /// # Errors
 ///
 /// Those of the body; and a [`TimeoutError`] if the body was not started, because there was no time left to begin
-/// with. The body's error type must be `From<TimeoutError>`; for one that is not, see [`timeout_value`]. Where the compiler
+/// with. The body's error type must be `From<TimeoutError>`; where it is not (E0277), as of a foreign library, put
+/// [`timeout_value`] around: `timeout_value(limit, || text.parse::<u32>())??`. Where the compiler
 /// cannot tell the error type (E0283), write it down, [as the front page shows](crate#e0283-type-annotations-needed):
 /// [`timebox::Result<_>`](crate::Result) is short for ours.
 ///

@@ -150,6 +150,22 @@ pub(crate) struct Thread {
     pub(super) is_watchdog: Cell<bool>,
 }
 
+/// The words of the thread that has this, which cannot leave it: it is not `Send`.
+#[cfg(not(timebox_loom))]
+#[derive(Clone, Copy)]
+pub(crate) struct CurrentThread(*const Thread);
+
+#[cfg(not(timebox_loom))]
+impl std::ops::Deref for CurrentThread {
+    type Target = Thread;
+
+    #[cfg_attr(not(debug_assertions), inline(always))]
+    fn deref(&self) -> &Thread {
+        // SAFETY: it is that of this thread, and a thread-local without a destructor lives as long as its thread.
+        unsafe { &*self.0 }
+    }
+}
+
 #[cfg(not(timebox_loom))]
 static NO_FLAG: AtomicBool = AtomicBool::new(false);
 #[cfg(not(timebox_loom))]
@@ -193,10 +209,13 @@ impl Thread {
     /// Runs `f` with the calling thread's words.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn with<R>(f: impl FnOnce(&Thread) -> R) -> R {
-        let thread = THREAD.with(std::ptr::from_ref);
-        // SAFETY: a thread-local without a destructor lives as long as its thread, and `f` runs on that thread; the
-        // reference cannot leave `f`. (To run `f` inside of `LocalKey::with` would keep it from being inlined.)
-        f(unsafe { &*thread })
+        f(&Thread::current())
+    }
+
+    /// The calling thread's words. (To have them inside of `LocalKey::with` would keep what is done there from being inlined.)
+    #[cfg_attr(not(debug_assertions), inline(always))]
+    pub(crate) fn current() -> CurrentThread {
+        CurrentThread(THREAD.with(std::ptr::from_ref))
     }
 
     /// The check: whether nothing speaks for an expiry, as far as can be told without reading the clock. Now and

@@ -513,3 +513,21 @@ fn a_shield_lasts_its_mock_time() {
         .unwrap();
     });
 }
+
+#[test]
+fn a_handle_measures_what_is_left_by_the_clock_of_its_scope() {
+    MockClock::new().run(|clock| {
+        timeout(HOUR, || {
+            let handle = timebox::handle();
+            clock.advance(HOUR / 4);
+            let elsewhere = || (handle.remaining(), handle.is_expired());
+            let ask = || std::thread::scope(|threads| threads.spawn(elsewhere).join().unwrap());
+            assert_eq!(handle.remaining(), Some(HOUR * 3 / 4));
+            assert_eq!(ask(), (Some(HOUR * 3 / 4), false));
+            clock.advance(HOUR);
+            assert_eq!(ask(), (Some(Duration::ZERO), true));
+            Ok::<_, TimeoutError>(())
+        })
+        .unwrap();
+    });
+}
