@@ -91,8 +91,8 @@ impl<'a> Hook<'a> {
         }
     }
 
-    /// A hook that runs on the watchdog itself, some microseconds sooner. It must not block: it would delay
-    /// every other scope. A flag, `SQLite`'s interrupt, a socket's shutdown will do.
+    /// A hook that runs on the watchdog itself, some microseconds sooner. It should not block: what comes after it
+    /// waits until another thread has taken over, some milliseconds. A flag, `SQLite`'s interrupt, a socket's shutdown will do.
     pub fn inline<R>(action: impl FnMut() -> R + Send + 'a) -> Self {
         let mut hook = Self::new(action);
         hook.policy.inline = true;

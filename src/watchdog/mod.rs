@@ -209,10 +209,16 @@ impl Watchdog {
         self.alarm.is_running()
     }
 
+    /// Whether it runs on the calling thread.
+    #[cfg(not(timebox_loom))]
+    pub(crate) fn is_this_thread() -> bool {
+        slots::Thread::with(|thread| thread.is_watchdog.get())
+    }
+
     /// Whether it runs on the calling thread, and nobody would take over if this waited for it.
     #[cfg(not(timebox_loom))]
     pub(crate) fn would_wait_for_itself(&self) -> bool {
-        slots::Thread::with(|thread| thread.is_watchdog.get()) && !self.shift.has_deputy()
+        Self::is_this_thread() && !self.shift.has_deputy()
     }
 
     /// Has the watchdog notice `deadline`, for the thread that owns the slot.
