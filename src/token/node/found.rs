@@ -26,36 +26,43 @@ impl Found {
         }
     }
 
-    /// On the watchdog: leaves each to a call of its own, since any may not return.
+    /// On the watchdog: leaves each waker to a call of its own, since any may not return.
     pub(super) fn carry_out(self) {
         post_all(self.hooks);
         self.wakers.into_iter().for_each(|waker| watchdog::global().post(waker));
     }
 }
 
-/// A hook that is due.
-struct Due(Arc<Entry>);
+/// Hooks that are due, from the outside in. One call of the watchdog's, so that one comes after the other.
+struct Hooks(Vec<Arc<Entry>>);
 
-impl Wake for Due {
+impl Hooks {
+    /// Those of inner scopes first; and those that do not block first.
+    fn dispatch(&self) {
+        for inline in [true, false] {
+            for entry in self.0.iter().rev().filter(|entry| entry.is_inline() == inline) {
+                Arc::clone(entry).set_off();
+            }
+        }
+    }
+}
+
+impl Wake for Hooks {
     fn wake(self: Arc<Self>) {
-        Arc::clone(&self.0).set_off();
+        self.dispatch();
     }
 }
 
 /// Has the watchdog set a hook off.
 pub(crate) fn post(entry: Arc<Entry>) {
-    watchdog::global().post(Arc::new(Due(entry)).into());
+    post_all(vec![entry]);
 }
 
 /// Has the watchdog set hooks off, given from the outside in.
 fn post_all(hooks: Vec<Arc<Entry>>) {
-    in_order(hooks).for_each(post);
-}
-
-/// Those of inner scopes first; and those that do not block first.
-fn in_order(hooks: Vec<Arc<Entry>>) -> impl Iterator<Item = Arc<Entry>> {
-    let (inline, others): (Vec<_>, Vec<_>) = hooks.into_iter().rev().partition(|entry| entry.is_inline());
-    inline.into_iter().chain(others)
+    if !hooks.is_empty() {
+        watchdog::global().post(Arc::new(Hooks(hooks)).into());
+    }
 }
 
 /// Has hooks, given from the outside in, run where they belong, and waits until each has.
@@ -64,7 +71,8 @@ pub(super) fn run_and_wait(entries: Vec<Arc<Entry>>) {
     let watchdog = watchdog::global();
     if watchdog.would_wait_for_itself() {
         // A waker has polled the task right here.
-        return in_order(entries).for_each(Entry::set_off);
+        Hooks(entries).dispatch();
+        return;
     }
     post_all(entries.clone());
     // Without threads nobody comes to run them, and those that have gone elsewhere are run there.
