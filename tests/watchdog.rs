@@ -330,13 +330,14 @@ fn wakers_of_one_token_that_never_return_hold_up_nobody_else() {
 
 #[test]
 fn inline_hooks_that_wait_hold_up_nobody_else() {
-    let token = CancellationToken::new();
+    let tokens = [(); 2].map(|()| CancellationToken::new());
     let (done, wait) = channel();
     let release = stuck(|call| {
-        // The last comes first.
-        std::mem::forget(token.on_cancel(Hook::inline(move || done.send(blocks_until(SHORT)))));
-        std::mem::forget(token.on_cancel(Hook::inline(call)));
-        token.cancel();
+        std::mem::forget(tokens[0].on_cancel(Hook::inline(call)));
+        std::mem::forget(tokens[1].on_cancel(Hook::inline(move || done.send(blocks_until(SHORT)))));
+        for token in &tokens {
+            token.cancel();
+        }
     });
     assert!(wait.recv_timeout(HANG).unwrap() < HANG / 4);
     assert_limits_work();

@@ -39,7 +39,7 @@ pub enum Mutant {
     NoMoveLock = 16384,
     /// Who returns from a call does not look whether another has taken over as the watchdog.
     BlindReturn = 32768,
-    /// The watchdog's deputy lies down without a look whether it was called meanwhile.
+    /// The watchdog's deputy lies down without a look whether a call has begun meanwhile.
     DeafDeputy = 65536,
     /// Who takes over as the watchdog looks at those timers only that say that something is due.
     ShortLook = 131_072,

@@ -95,8 +95,9 @@ impl<'a> Hook<'a> {
         }
     }
 
-    /// A hook that runs on the watchdog itself, some microseconds sooner. It must not block: it would delay
-    /// every other scope. A flag, `SQLite`'s interrupt, a socket's shutdown will do.
+    /// A hook that runs on the watchdog itself, some microseconds sooner. It must not block: the other hooks of the same
+    /// cancel or deadline wait for it, and all else until another thread has taken over, some milliseconds. A flag,
+    /// `SQLite`'s interrupt, a socket's shutdown will do.
     pub fn inline<R: HookResult>(action: impl FnMut() -> R + Send + 'a) -> Self {
         let mut hook = Self::new(action);
         hook.policy.inline = true;

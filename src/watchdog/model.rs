@@ -264,7 +264,7 @@ fn calls_that_may_be_taken_over() {
     });
     for _ in 0..2 {
         let lets_time_pass = || {
-            if let Some(until) = shift.bed().model_until() {
+            if let Some(until) = shift.bed().model_until().filter(|&until| until != NEVER) {
                 shift.bed().model_advance(until);
             }
         };
@@ -288,7 +288,7 @@ fn a_call_while_the_deputy_lies_down() {
         move || assert!(shift.stand_by(|| true))
     });
     assert!(shift.call(|| ()).is_some());
-    if let Some(until) = shift.bed().model_until() {
+    if let Some(until) = shift.bed().model_until().filter(|&until| until != NEVER) {
         shift.bed().model_advance(until);
     }
     assert!(shift.call(|| see_deputy_out(&shift)).is_none());

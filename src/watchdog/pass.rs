@@ -15,6 +15,9 @@ const IDLE: u64 = 30_000_000_000;
 /// How many batches of a thread's timers are fired in one pass.
 const BATCHES: usize = 16;
 
+/// How many calls are made of what was posted, until what is due by the clock has its turn.
+const MANY: usize = 1024;
+
 /// How long nothing must be due for the watchdog to see to the asymmetric fence, and when it does so in any case.
 const QUIET: u64 = 50_000_000;
 const LOUD: u64 = 1_000_000_000;
@@ -78,6 +81,12 @@ impl Watchdog {
                 self.next_wake.0.store(0, Ordering::Relaxed);
                 continue;
             }
+            let timers = self.first_timer();
+            if timers != NEVER {
+                // Before it is needed: to start a thread takes longer than to wake one.
+                self.have_deputy();
+            }
+            self.shift.expect_calls(timers);
             if until == NEVER {
                 let end = clock::now().saturating_add(IDLE);
                 self.alarm.wait(key, end);
@@ -86,10 +95,6 @@ impl Watchdog {
                     return true;
                 }
             } else {
-                // Before it is needed: to start a thread takes longer than to wake one.
-                if self.has_timers() {
-                    self.have_deputy();
-                }
                 self.alarm.wait(key, until);
             }
             // Relaxed: see README, "Sleep".
@@ -134,15 +139,13 @@ impl Watchdog {
 
     /// The earliest deadline after `now` that anybody waits for; `now` or before if there is something to do at once.
     pub(super) fn earliest(&'static self, now: u64) -> u64 {
-        let epoch = self.epoch();
-        let timers = epoch.all_timers().map(Timers::earliest).min().unwrap_or(NEVER);
-        let earliest = self.slots.earliest(now).min(timers);
-        if lock(&epoch.inbox).is_empty() { earliest } else { now }
+        let earliest = self.slots.earliest(now).min(self.first_timer());
+        if lock(&self.epoch().inbox).is_empty() { earliest } else { now }
     }
 
-    /// Whether any timer may be waited for.
-    fn has_timers(&'static self) -> bool {
-        self.epoch().all_timers().any(|timers| timers.earliest() != NEVER)
+    /// None of the timers is due before.
+    fn first_timer(&'static self) -> u64 {
+        self.epoch().all_timers().map(Timers::earliest).min().unwrap_or(NEVER)
     }
 
     /// Calls everything that is due, in batches, with no lock held. The timers among which there was something due are to
@@ -166,12 +169,11 @@ impl Watchdog {
         Some(looked_at)
     }
 
-    /// Calls what is in the inbox, but for what comes meanwhile. Each on its own: what a call that does not return keeps from
-    /// being called is left to who takes over. `None` if somebody has.
+    /// Calls what is in the inbox, and what comes meanwhile, unless that is very much. Each on its own: what a call that does
+    /// not return keeps from being called is left to who takes over. `None` if somebody has.
     fn call_posted(&'static self) -> Option<()> {
         let inbox = &self.epoch().inbox;
-        let count = lock(inbox).len();
-        for _ in 0..count {
+        for _ in 0..MANY {
             let Some(waker) = lock(inbox).pop_front() else { break };
             self.have_deputy();
             self.shift.call(|| wake_quietly(waker))?;

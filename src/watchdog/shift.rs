@@ -4,31 +4,34 @@
 //! 1. One thread at a time is the watchdog, except while it is in a call: then nobody touches what is the watchdog's.
 //! 2. A call that has not returned when its deputy has looked at it for [`PATIENCE`] is taken over: the deputy is the watchdog,
 //!    and who returns from the call is not.
-//! 3. The deputy sleeps, with nothing to wake it, unless there was a call within that time.
+//! 3. A call is looked at within twice that time of its begin.
+//! 4. While nothing is due the deputy sleeps. It is told beforehand when something will be, so that to wake it is not in the way
+//!    when that time has come.
 
 use crate::sync::alarm::Alarm;
 #[cfg(not(timebox_loom))]
 use crate::sync::os;
-use crate::sync::{AtomicU64, Ordering, const_fn, mutant};
+use crate::sync::{AtomicU64, Ordering, const_fn, fence, mutant};
 use crate::time::{NEVER, clock};
 
 /// How long the deputy looks at one call before it takes over, in nanoseconds.
-const PATIENCE: u64 = 50_000_000;
+const PATIENCE: u64 = 2_000_000;
 
 /// How long it is left alone that no deputy could be had, in nanoseconds.
 #[cfg(not(timebox_loom))]
 const TRY_EVERY: u64 = 10_000_000;
 
-/// Bits of the word: the watchdog is in a call.
+/// Bit 0 of the word: the watchdog is in a call. The rest counts calls, and who took over.
 const IN_CALL: u64 = 1;
-/// The deputy is up, or has been called.
-const WATCHED: u64 = 2;
-/// The rest counts calls, and who took over.
-const STEP: u64 = 4;
+const STEP: u64 = 2;
 
 #[derive(Debug)]
 pub(super) struct Shift {
     word: AtomicU64,
+    /// From when on the watchdog expects to make calls, unless something comes meanwhile.
+    expected: AtomicU64,
+    /// When the deputy will look at the word, at the latest.
+    looks_at: AtomicU64,
     /// What the deputy sleeps on, and whether there is one.
     bed: Alarm,
     /// When to try again to have one.
@@ -41,6 +44,8 @@ impl Shift {
         pub(super) fn new() -> Self {
             Self {
                 word: AtomicU64::new(0),
+                expected: AtomicU64::new(NEVER),
+                looks_at: AtomicU64::new(NEVER),
                 bed: Alarm::new(),
                 #[cfg(not(timebox_loom))]
                 try_at: AtomicU64::new(0),
@@ -65,20 +70,28 @@ impl Shift {
 
     /// The word while it is in the call.
     fn begin_call(&self) -> u64 {
-        // Relaxed: the exchange decides. But for it only the deputy changes the word, as it lies down.
-        let mut seen = self.word.load(Ordering::Relaxed);
-        loop {
-            let call = (seen | IN_CALL | WATCHED).wrapping_add(STEP);
-            // Release: pairs with the Acquire in `stand_by`: who takes over sees what this thread has done.
-            match self.word.compare_exchange(seen, call, Ordering::Release, Ordering::Relaxed) {
-                Ok(_) => {
-                    if seen & WATCHED == 0 {
-                        self.bed.ring();
-                    }
-                    return call;
-                }
-                Err(now) => seen = now,
-            }
+        // Relaxed: nobody but the watchdog changes it, unless that is in a call.
+        let call = (self.word.load(Ordering::Relaxed) | IN_CALL).wrapping_add(STEP);
+        // Release: pairs with the Acquire in `stand_by`: who takes over sees what this thread has done.
+        self.word.store(call, Ordering::Release);
+        self.have_looked_at(clock::now().saturating_add(2 * PATIENCE));
+        call
+    }
+
+    /// Before the watchdog sleeps: when it will make calls.
+    pub(super) fn expect_calls(&self, from: u64) {
+        // Relaxed: the fence orders it.
+        self.expected.store(from, Ordering::Relaxed);
+        self.have_looked_at(from.saturating_add(PATIENCE));
+    }
+
+    /// Wakes the deputy if it would look later.
+    fn have_looked_at(&self, time: u64) {
+        // SeqCst: between what the watchdog has said and its look at the deputy. Pairs with the fence in `stand_by`, between the
+        // same two in reverse: one of them sees the other's.
+        fence(Ordering::SeqCst);
+        if self.looks_at.load(Ordering::Relaxed) > time {
+            self.bed.ring();
         }
     }
 
@@ -123,46 +136,46 @@ impl Shift {
     /// Waits until the watchdog is stuck in a call, and takes over; or, with `false`, until there is none, as `is_needed`
     /// says. The caller is not the deputy any more.
     pub(super) fn stand_by(&self, is_needed: impl Fn() -> bool) -> bool {
+        // Since when the word has been as it was seen last.
+        let mut since = (self.word.load(Ordering::Relaxed), clock::now());
         loop {
-            // Before the look at the word: who calls the deputy changes the word, then rings.
+            // Before it looks: a ring after that cuts its sleep short.
             let key = self.bed.key();
-            // Relaxed, here and below: the ring orders it, and to take over is an exchange.
+            let now = clock::now();
+            // Relaxed, here and below: the fence orders it; and to take over is an exchange.
             let seen = self.word.load(Ordering::Relaxed);
-            if seen & WATCHED == 0 {
-                if !is_needed() && self.bed.retire(key) {
-                    return false;
-                }
-                self.bed.wait(key, NEVER);
-            } else if self.lasts(seen) {
-                let (next, order) = match seen & IN_CALL {
-                    0 => (seen & !WATCHED, Ordering::Relaxed),
-                    // Acquire: pairs with the Release in `begin_call`.
-                    _ => ((seen & !IN_CALL).wrapping_add(STEP), Ordering::Acquire),
-                };
-                if mutant!(DeafDeputy) && seen & IN_CALL == 0 {
-                    self.word.fetch_and(!WATCHED, Ordering::Relaxed);
-                    continue;
-                }
-                let done = self.word.compare_exchange(seen, next, order, Ordering::Relaxed).is_ok();
-                if done && seen & IN_CALL != 0 {
+            if seen != since.0 {
+                since = (seen, now);
+            }
+            let expected = self.expected.load(Ordering::Relaxed);
+            let until = if seen & IN_CALL != 0 {
+                since.1.saturating_add(PATIENCE)
+            } else if !is_needed() && self.bed.retire(key) {
+                return false;
+            } else {
+                expected.max(now).saturating_add(PATIENCE)
+            };
+            if seen & IN_CALL != 0 && until <= now {
+                let taken = (seen & !IN_CALL).wrapping_add(STEP);
+                // Acquire: pairs with the Release in `begin_call`.
+                let taken = self.word.compare_exchange(seen, taken, Ordering::Acquire, Ordering::Relaxed);
+                if taken.is_ok() {
                     self.bed.forget();
                     return true;
                 }
+                continue;
+            }
+            self.looks_at.store(until, Ordering::Relaxed);
+            // SeqCst: pairs with the fence in `have_looked_at`.
+            if !mutant!(DeafDeputy) {
+                fence(Ordering::SeqCst);
+            }
+            let is_same = seen == self.word.load(Ordering::Relaxed)
+                && expected <= self.expected.load(Ordering::Relaxed);
+            if is_same || mutant!(DeafDeputy) {
+                self.bed.wait(key, until);
             }
         }
-    }
-
-    /// Whether the word stays as it is for a while.
-    fn lasts(&self, seen: u64) -> bool {
-        let end = clock::now().saturating_add(PATIENCE);
-        while clock::now() < end {
-            let key = self.bed.key();
-            if self.word.load(Ordering::Relaxed) != seen {
-                return false;
-            }
-            self.bed.wait(key, end);
-        }
-        self.word.load(Ordering::Relaxed) == seen
     }
 
     #[cfg(all(test, timebox_loom))]
@@ -176,7 +189,7 @@ impl Shift {
         self.bed.forget();
         // Relaxed: this is the child's only thread.
         let before = self.word.load(Ordering::Relaxed);
-        self.word.store((before & !(IN_CALL | WATCHED)).wrapping_add(STEP), Ordering::Relaxed);
+        self.word.store((before & !IN_CALL).wrapping_add(STEP), Ordering::Relaxed);
         self.try_at.store(0, Ordering::Relaxed);
     }
 }

@@ -24,17 +24,18 @@ struct HeldWatchdog {
 impl HeldWatchdog {
     fn new() -> Self {
         let ((release, released), (began, begins)) = (mpsc::channel::<()>(), mpsc::channel());
-        let token = CancellationToken::new();
         let released = Arc::new(Mutex::new(released));
         let holds = |_| {
             let (began, released) = (began.clone(), Arc::clone(&released));
-            token.on_cancel(Hook::inline(move || {
+            let token = CancellationToken::new();
+            let registration = token.on_cancel(Hook::inline(move || {
                 let _ = began.send(());
                 let _ = released.lock().unwrap().recv_timeout(HANG);
-            }))
+            }));
+            token.cancel();
+            registration
         };
         let registrations = (0..100).map(holds).collect();
-        token.cancel();
         next(&begins);
         Self { release, _registrations: registrations }
     }

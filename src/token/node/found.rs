@@ -26,36 +26,40 @@ impl Found {
         }
     }
 
-    /// On the watchdog: leaves each to a call of its own, since any may not return.
+    /// On the watchdog: leaves each waker to a call of its own, since any may not return.
     pub(super) fn carry_out(self) {
         post_all(self.hooks);
         self.wakers.into_iter().for_each(|waker| watchdog::global().post(waker));
     }
 }
 
-/// A hook that is due.
-struct Due(Arc<Entry>);
+/// Hooks that are due, from the outside in. One call of the watchdog's, so that one comes after the other.
+struct Hooks(Vec<Arc<Entry>>);
 
-impl Wake for Due {
+impl Hooks {
+    /// Those of inner scopes first; and those that do not block first.
+    fn in_order(&self) -> impl Iterator<Item = Arc<Entry>> {
+        let of = |inline| self.0.iter().rev().filter(move |entry| entry.is_inline() == inline);
+        of(true).chain(of(false)).map(Arc::clone)
+    }
+}
+
+impl Wake for Hooks {
     fn wake(self: Arc<Self>) {
-        Arc::clone(&self.0).set_off();
+        self.in_order().for_each(Entry::set_off);
     }
 }
 
 /// Has the watchdog set a hook off.
 pub(crate) fn post(entry: Arc<Entry>) {
-    watchdog::global().post(Arc::new(Due(entry)).into());
+    post_all(vec![entry]);
 }
 
 /// Has the watchdog set hooks off, given from the outside in.
 fn post_all(hooks: Vec<Arc<Entry>>) {
-    in_order(hooks).for_each(post);
-}
-
-/// Those of inner scopes first; and those that do not block first.
-fn in_order(hooks: Vec<Arc<Entry>>) -> impl Iterator<Item = Arc<Entry>> {
-    let (inline, others): (Vec<_>, Vec<_>) = hooks.into_iter().rev().partition(|entry| entry.is_inline());
-    inline.into_iter().chain(others)
+    if !hooks.is_empty() {
+        watchdog::global().post(Arc::new(Hooks(hooks)).into());
+    }
 }
 
 /// Has hooks that are due, given from the outside in, run where they belong, each one time. `false` if there is nobody who
@@ -73,15 +77,17 @@ pub(super) fn run_soon(mut entries: Vec<Arc<Entry>>) -> bool {
         inline.iter().rev().for_each(Entry::run);
         entries = others;
     }
-    in_order(entries).for_each(|entry| watchdog.post(Arc::new(Claimed(entry)).into()));
+    if !entries.is_empty() {
+        watchdog.post(Arc::new(Claimed(Hooks(entries))).into());
+    }
     has_threads
 }
 
-/// A hook that nobody else sets off.
-struct Claimed(Arc<Entry>);
+/// Hooks that nobody else sets off.
+struct Claimed(Hooks);
 
 impl Wake for Claimed {
     fn wake(self: Arc<Self>) {
-        Arc::clone(&self.0).dispatch();
+        self.0.in_order().for_each(Entry::dispatch);
     }
 }
