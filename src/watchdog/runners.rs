@@ -8,9 +8,13 @@
 //! it comes to its end; hence so does what waits for it, and so on outwards.
 
 use std::collections::VecDeque;
+#[cfg(not(timebox_loom))]
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+#[cfg(not(timebox_loom))]
+use crate::sync::callback::drop_quietly;
 use crate::sync::{Condvar, Mutex, lock};
 
 /// Work for a runner.
@@ -265,7 +269,9 @@ impl Runners {
         loop {
             if let Some((depth, task)) = state.next(self.most()) {
                 drop(state);
-                task.run();
+                // Each task sees to panics itself; one that does not must not take the place along.
+                let result = catch_unwind(AssertUnwindSafe(|| task.run()));
+                result.err().into_iter().for_each(drop_quietly);
                 state = lock(&self.state);
                 state.level(depth).running -= 1;
                 continue;
