@@ -13,14 +13,14 @@ use timebox::timeout;
 use super::{HANG, LONG, dies, is_dead, sh};
 
 /// This program, for one of its tests.
-fn program(test: &str) -> Command {
+pub(crate) fn program(test: &str) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", &format!("programs::{test}"), "--ignored", "--nocapture"]).stdin(Stdio::null());
+    command.args(["--exact", test, "--ignored", "--nocapture"]).stdin(Stdio::null());
     command
 }
 
 #[track_caller]
-fn passes(program: &mut Command) {
+pub(crate) fn passes(program: &mut Command) {
     let output = program.output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && said.contains("1 passed"), "{said}");
@@ -41,7 +41,7 @@ fn terminal() -> (OwnedFd, OwnedFd) {
 #[test]
 fn what_a_terminal_does_to_a_command() {
     let (_master, slave) = terminal();
-    let mut program = program("in_a_terminal");
+    let mut program = program("programs::in_a_terminal");
     // SAFETY: system calls that take numbers; the terminal is open until the program has been started.
     unsafe {
         let slave = slave.as_raw_fd();
@@ -94,7 +94,7 @@ fn a_command_may_end_with_its_program() {
         // Ctrl-C is SIGINT for the program; nothing tells of SIGKILL. It may be killed as soon as the command has begun.
         for signal in [libc::SIGKILL, libc::SIGINT] {
             let file = folder.path().join(format!("{choice}{signal}"));
-            let mut program = program("that_dies");
+            let mut program = program("programs::that_dies");
             let child = program.env("TIMEBOX_TEST_CHOICE", choice).env("TIMEBOX_TEST_FILE", &file);
             let mut child = child.stdout(Stdio::null()).process_group(0).spawn().unwrap();
             let start = Instant::now();
@@ -161,8 +161,8 @@ fn a_command_that_ends_with_its_program_is_not_killed_before() {
 
 #[test]
 fn where_children_are_not_kept_the_error_says_so() {
-    passes(&mut program("where_sigchld_is_ignored"));
-    passes(&mut program("where_another_waits_for_all"));
+    passes(&mut program("programs::where_sigchld_is_ignored"));
+    passes(&mut program("programs::where_another_waits_for_all"));
 }
 
 #[test]
