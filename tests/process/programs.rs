@@ -62,11 +62,10 @@ fn in_a_terminal() {
         ("stty -echo </dev/tty", libc::SIGTTOU, "SIGTTOU"),
         ("read line </dev/tty", libc::SIGTTIN, "SIGTTIN"),
     ] {
-        let start = Instant::now();
-        let Err(Error::Halted(halted)) = timeout(LONG, || output(&mut sh(script))) else {
+        // It is told before the limit.
+        let Err(Error::Halted(halted)) = timeout(HANG, || output(&mut sh(script))) else {
             panic!("{script}")
         };
-        assert!(start.elapsed() < HANG, "it is told at once");
         assert!(matches!(halted.why, Why::Suspended { signal: by, .. } if by == signal), "{halted:?}");
         assert!(halted.to_string().contains(name), "{halted}");
         assert!(halted.status.is_some(), "it is gone");
