@@ -221,30 +221,75 @@ pub(crate) fn own_process_group() -> Option<i32> {
     (group > 0).then_some(group)
 }
 
-/// Starts a command as the leader of a session of its own, for this time only.
+/// Starts a command whose child, before it becomes the program, makes itself a session if so asked, and writes to a pipe
+/// which processes end with it: its number, with a minus for all of its group if it leads one. This time only.
 #[cfg(all(unix, feature = "process"))]
-pub(crate) fn spawn_in_session(command: &mut std::process::Command) -> io::Result<std::process::Child> {
+pub(crate) fn spawn_prepared(
+    command: &mut std::process::Command,
+    session: bool,
+    tells: Option<std::os::fd::BorrowedFd<'_>>,
+) -> io::Result<std::process::Child> {
+    use std::os::fd::AsRawFd;
     use std::os::unix::process::CommandExt;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicBool, Ordering};
     // The command keeps the closure. Relaxed: it is called in a copy of this thread.
     let asked = Arc::new(AtomicBool::new(true));
     let is_asked = Arc::clone(&asked);
-    let lead = move || {
+    let pipe = tells.map(|pipe| pipe.as_raw_fd());
+    let prepare = move || {
         if !is_asked.load(Ordering::Relaxed) {
             return Ok(());
         }
-        // SAFETY: system calls that take nothing, or a number, and return numbers.
-        let (new, session, process) = unsafe { (libc::setsid(), libc::getsid(0), libc::getpid()) };
-        // One that has made itself a session already cannot do so again.
-        if new == -1 && session != process { Err(io::Error::from_raw_os_error(libc::EPERM)) } else { Ok(()) }
+        if session {
+            lead_session()?;
+        }
+        pipe.map_or(Ok(()), tell_number)
     };
     // SAFETY: between `fork` and `exec` it loads an atomic and makes system calls that are async-signal-safe; it takes no
     // lock, and allocates nothing.
-    unsafe { command.pre_exec(lead) };
+    unsafe { command.pre_exec(prepare) };
     let child = command.spawn();
     asked.store(false, Ordering::Relaxed);
     child
+}
+
+/// Has this process lead a session. For a child before `exec`.
+#[cfg(all(unix, feature = "process"))]
+fn lead_session() -> io::Result<()> {
+    // SAFETY: system calls that take nothing, or a number, and return numbers.
+    let (new, session, process) = unsafe { (libc::setsid(), libc::getsid(0), libc::getpid()) };
+    // One that has made itself a session already cannot do so again.
+    if new == -1 && session != process { Err(io::Error::from_raw_os_error(libc::EPERM)) } else { Ok(()) }
+}
+
+/// Writes a line with the number of this process, or of its group if it leads one. For a child before `exec`.
+#[cfg(all(unix, feature = "process"))]
+fn tell_number(pipe: libc::c_int) -> io::Result<()> {
+    // SAFETY: system calls that take nothing, and return numbers.
+    let (process, group) = unsafe { (libc::getpid(), libc::getpgrp()) };
+    // From its end: it has room for a sign, ten digits and the end of the line.
+    let mut line = *b"            \n";
+    let mut start = line.len() - 1;
+    let mut rest = process.unsigned_abs();
+    loop {
+        start -= 1;
+        line[start] = b"0123456789"[(rest % 10) as usize];
+        rest /= 10;
+        if rest == 0 {
+            break;
+        }
+    }
+    if group == process {
+        start -= 1;
+        line[start] = b'-';
+    }
+    let line = &line[start..];
+    // SAFETY: reads what is borrowed during the call. It is little enough to be written at once.
+    match unsafe { libc::write(pipe, line.as_ptr().cast(), line.len()) } {
+        -1 => Err(io::Error::from_raw_os_error(libc::EPIPE)),
+        _ => Ok(()),
+    }
 }
 
 #[cfg(all(test, any(target_os = "linux", target_os = "android"), not(timebox_loom)))]

@@ -1,7 +1,5 @@
 //! Who is left of a process group whose leader has ended and is not reaped.
 
-use std::io;
-
 use rustix::process::Pid;
 
 /// Those of a group who have not ended, its leader aside.
@@ -13,6 +11,7 @@ pub(super) enum Rest {
     /// At least this one may be signalled, if the system tells who it is.
     Somebody(Option<Pid>),
     /// The system does not tell.
+    #[cfg_attr(not(any(target_os = "linux", target_os = "android")), allow(dead_code))]
     Unknown,
 }
 
@@ -74,7 +73,7 @@ struct Member {
 
 /// The members of a group, and its first leader, though that may have gone to another one.
 #[cfg(any(target_os = "linux", target_os = "android"))]
-fn members(group: Pid) -> io::Result<Vec<Member>> {
+fn members(group: Pid) -> std::io::Result<Vec<Member>> {
     let mut members = Vec::new();
     for entry in std::fs::read_dir("/proc")? {
         let entry = entry?;

@@ -90,7 +90,7 @@ impl<'r> Job<'r> {
     ) -> io::Result<Self> {
         reaper::reap();
         let lifeline = if plan.dies_with_parent { Some(Lifeline::new()?) } else { None };
-        let (child, leads) = start(command, plan.group)?;
+        let (child, leads) = start(command, plan.group, lifeline.as_ref())?;
         let pid = Pid::from_child(&child);
         // From here on it is ended if something fails.
         let mut job = Self {
@@ -131,10 +131,7 @@ impl<'r> Job<'r> {
         self.input = Input::new(stdin, input)?;
         self.stdout = Output::new(stdout, cap)?;
         self.stderr = Output::new(stderr, cap)?;
-        match &mut self.lifeline {
-            Some(lifeline) => lifeline.tie(self.pid, self.leads),
-            None => Ok(()),
-        }
+        Ok(())
     }
 
     /// Serves the pipes until the child has ended and its outputs are closed. Others may hold those for so long after its

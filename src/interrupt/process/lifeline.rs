@@ -5,11 +5,10 @@
 //! those does not reach it. While the program lives it is ended before the command is reaped, so it never has the number of
 //! somebody else.
 
-use std::io::{self, PipeWriter, Write};
+use std::io::{self, PipeWriter};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
-
-use rustix::process::Pid;
 
 const SCRIPT: &str = "trap '' HUP INT QUIT TERM
 read -r target || exit
@@ -41,10 +40,10 @@ impl Lifeline {
         Ok(Self { shell, pipe })
     }
 
-    /// Ties a command to this program, and all of its group if it leads one.
-    pub(super) fn tie(&mut self, leader: Pid, leads: bool) -> io::Result<()> {
-        let sign = if leads { "-" } else { "" };
-        self.pipe.write_all(format!("{sign}{}\n", leader.as_raw_nonzero()).as_bytes())
+    /// Where the command's child writes who is to be killed. It does so itself, before it begins: between its birth and what
+    /// this program could write the program may be killed. And as long as it has not begun it holds the pipe open.
+    pub(super) fn pipe(&self) -> BorrowedFd<'_> {
+        self.pipe.as_fd()
     }
 }
 

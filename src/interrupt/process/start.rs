@@ -9,6 +9,7 @@ use std::process::{Child, Command};
 use rustix::io::Errno;
 use rustix::process::{Pid, getpgid};
 
+use super::lifeline::Lifeline;
 use crate::sync::os;
 
 /// In which process group a command runs: who ends with it, and what a terminal does to it.
@@ -45,33 +46,37 @@ pub enum Group {
 }
 
 /// Starts a command. Returns the child, and whether it leads a process group.
-pub(super) fn start(command: &mut Command, group: Group) -> io::Result<(Child, bool)> {
+pub(super) fn start(
+    command: &mut Command,
+    group: Group,
+    lifeline: Option<&Lifeline>,
+) -> io::Result<(Child, bool)> {
     if !os::keeps_children() {
         return Err(io::Error::other(IGNORED));
     }
-    let child = spawn(command, group).map_err(|error| cannot_start(command, error))?;
+    let child = spawn(command, group, lifeline).map_err(|error| cannot_start(command, error))?;
     let pid = Pid::from_child(&child);
     Ok((child, getpgid(Some(pid)) == Ok(pid)))
 }
 
-fn spawn(command: &mut Command, group: Group) -> io::Result<Child> {
-    match group {
-        Group::Own => command.process_group(0).spawn().or_else(|error| {
-            // The leader of a group may not become that of a session.
-            if error.raw_os_error() != Some(Errno::PERM.raw_os_error()) || !leave_group_as_it_is(command) {
-                return Err(error);
-            }
-            command.spawn()
-        }),
-        Group::Session => {
-            leave_group_as_it_is(command);
-            os::spawn_in_session(command)
-        }
-        Group::Foreground => {
-            leave_group_as_it_is(command);
+fn spawn(command: &mut Command, group: Group, lifeline: Option<&Lifeline>) -> io::Result<Child> {
+    let session = group == Group::Session;
+    let spawn = |command: &mut Command| {
+        if session || lifeline.is_some() {
+            os::spawn_prepared(command, session, lifeline.map(Lifeline::pipe))
+        } else {
             command.spawn()
         }
+    };
+    if group != Group::Own {
+        leave_group_as_it_is(command);
+        return spawn(command);
     }
+    spawn(command.process_group(0)).or_else(|error| {
+        // The leader of a group may not become that of a session.
+        let may_be_session = error.raw_os_error() == Some(Errno::PERM.raw_os_error());
+        if may_be_session && leave_group_as_it_is(command) { spawn(command) } else { Err(error) }
+    })
 }
 
 /// A command may have been run in a group of its own before, and what that has set cannot be taken back; but the child may
