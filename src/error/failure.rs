@@ -9,14 +9,22 @@ use std::sync::Arc;
 /// # Examples
 ///
 /// ```
+/// use std::sync::mpsc::channel;
 /// use std::time::Duration;
-/// use timebox::{Hook, interruptible_outcome, timeout_value};
+/// use timebox::{Hook, interruptible_outcome, with_timeout};
 ///
-/// let hook = Hook::inline(|| Err::<(), _>("the server has no slot left"));
-/// let outcome = timeout_value(Duration::from_millis(5), || {
-///     interruptible_outcome(hook, || std::thread::sleep(Duration::from_millis(50)))
+/// let (fire, fired) = channel();
+/// let hook = Hook::new(move || {
+///     let _ = fire.send(());
+///     Err::<(), _>("the server has no slot left")
 /// });
-/// let failure = outcome.unwrap().unwrap().failure.unwrap();
+/// let outcome = with_timeout(Duration::from_secs(60), |scope| {
+///     interruptible_outcome(hook, || {
+///         scope.token().cancel();
+///         fired.recv() // a call that knows nothing of scopes, and comes back late
+///     })
+/// });
+/// let failure = outcome.unwrap().failure.unwrap();
 /// assert_eq!(failure.to_string(), "the server has no slot left");
 /// assert!(!failure.is_panic());
 /// ```

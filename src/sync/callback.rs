@@ -192,8 +192,10 @@ impl Callback {
             std::mem::forget(Arc::clone(self));
             return Waiters::default();
         };
-        if self.runs(&state) {
-            if let Ending::Call(location) = ending {
+        if state.running.is_some() {
+            if let Ending::Call(location) = ending
+                && self.generation == fork::generation()
+            {
                 ended_inside(location);
             }
             state.orphaned = true;
@@ -301,11 +303,6 @@ impl Callback {
     /// Whether it may be started again.
     pub(crate) fn is_live(&self) -> bool {
         self.state.lock().is_some_and(|state| !state.revoked && !state.panicked)
-    }
-
-    /// Whether a thread runs it that exists.
-    fn runs(&self, state: &State) -> bool {
-        self.generation == fork::generation() && state.running.is_some()
     }
 
     /// The run, if a thread is in it that exists and is not this one.

@@ -12,26 +12,20 @@ use std::sync::{Arc, MutexGuard, RwLockReadGuard, RwLockWriteGuard};
 /// A hook that fails is fired again, after ever longer pauses, and what it says is kept: see
 /// [`HookFailure`](crate::HookFailure).
 ///
-/// The types of std have it that a closure is likely to end with. One that ends with another type needs a semicolon
-/// at its end; or give that type this trait.
+/// The types of std have it that a closure is likely to end with. One that ends with another type needs a semicolon at its
+/// end, or to make a `Result` of it. It cannot be implemented elsewhere, since it is for `!` too, which has no name yet.
 ///
 /// # Examples
 ///
 /// ```
 /// use timebox::HookResult;
 ///
-/// struct Reply {
-///     code: u16,
-/// }
-///
-/// impl HookResult for Reply {
-///     fn into_failure(self) -> Option<String> {
-///         (self.code >= 400).then(|| format!("the server said {}", self.code))
-///     }
-/// }
-///
+/// # struct Reply { code: u16 }
 /// # fn cancel() -> Reply { Reply { code: 503 } }
-/// let hook = timebox::Hook::new(|| cancel());
+/// let hook = timebox::Hook::new(|| match cancel() {
+///     Reply { code: 200 } => Ok(()),
+///     Reply { code } => Err(format!("the server said {code}")),
+/// });
 /// # drop(hook);
 /// assert_eq!(Err::<(), _>("no route").into_failure().as_deref(), Some("no route"));
 /// assert_eq!(Some(7).into_failure(), None);

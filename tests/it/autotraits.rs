@@ -40,6 +40,7 @@ fn values_go_anywhere() {
         Cause: Send Sync Unpin UnwindSafe RefUnwindSafe Copy;
         Deadline: Send Sync Unpin UnwindSafe RefUnwindSafe Copy Ord;
         Limit: Send Sync Unpin UnwindSafe RefUnwindSafe Clone;
+        timebox::HookFailure: Send Sync Unpin UnwindSafe RefUnwindSafe;
         Outcome<u32>: Send Sync Unpin UnwindSafe RefUnwindSafe;
         Timebox: Send Sync Unpin UnwindSafe RefUnwindSafe Clone;
     }
