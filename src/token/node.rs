@@ -29,17 +29,20 @@ mod listeners;
 mod outlook;
 mod tree;
 
+use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::fmt;
 use std::ops::{Deref, DerefMut};
+use std::panic::Location;
 use std::sync::{Arc, Weak};
 use std::task::{Wake, Waker};
+use std::time::Duration;
 
 use slab::Slab;
 
 use super::hook::Entry;
-use crate::error::{Cause, ScopeInfo, TimeoutError};
+use crate::error::{Cause, ScopeId, ScopeInfo, TimeoutError};
 use crate::sync::{AtomicBool, ForkMutex, Ordering, mutant};
 use crate::time::seam::Seam;
 use crate::time::{NEVER, clock};
@@ -47,7 +50,7 @@ use crate::watchdog::{self, Timer};
 
 use found::Found;
 pub(crate) use found::post;
-use outlook::Outlook;
+use outlook::{Marks, Outlook};
 
 pub(crate) struct Node {
     /// Invariant 1. Checkpoints read it without the lock.
@@ -56,7 +59,10 @@ pub(crate) struct Node {
     pub(crate) deadline: u64,
     /// What running into the deadline is called.
     pub(crate) cause: Cause,
-    pub(crate) info: ScopeInfo,
+    pub(crate) id: ScopeId,
+    location: &'static Location<'static>,
+    /// Its label and its limit, if it has either.
+    about: Option<Box<(Option<Cow<'static, str>>, Option<Duration>)>>,
     /// When the scope was entered, or the token made.
     pub(crate) entered: u64,
     /// What it was made under: its times are on that clock.
@@ -65,30 +71,55 @@ pub(crate) struct Node {
     roams: AtomicBool,
     /// Whether all beneath have been told of its end, by whoever ended it here.
     told: AtomicBool,
+    marks: Marks,
     outlook: Outlook,
     state: ForkMutex<State>,
 }
 
+/// The state of a token that nothing has happened to is this and no more, so that a node is 120 bytes, which allocators
+/// have at hand.
 struct State {
     parent: Option<Link>,
+    more: Option<Box<More>>,
+}
+
+/// What scopes have, and nodes that came to an end of their own.
+#[derive(Default)]
+struct More {
     end: Option<End>,
     /// What it is over by, once somebody needs to know; its own end until then.
     verdict: Option<Arc<Verdict>>,
-    /// Whether it is over by what its parent is.
-    as_parent: bool,
     timer: Option<Timer>,
-    /// Whether its hooks have been fired.
-    fired: bool,
     seldom: Option<Box<Seldom>>,
 }
 
 impl State {
     fn beneath(parent: Option<Link>) -> Self {
-        Self { parent, end: None, verdict: None, as_parent: false, timer: None, fired: false, seldom: None }
+        Self { parent, more: None }
+    }
+
+    /// If there is any of it.
+    fn seldom(&mut self) -> Option<&mut Seldom> {
+        self.more.as_mut()?.seldom.as_deref_mut()
     }
 }
 
-/// What few nodes have; the state of one that has none of it is small.
+impl Deref for State {
+    type Target = More;
+
+    fn deref(&self) -> &More {
+        static NOTHING: More = More { end: None, verdict: None, timer: None, seldom: None };
+        self.more.as_deref().unwrap_or(&NOTHING)
+    }
+}
+
+impl DerefMut for State {
+    fn deref_mut(&mut self) -> &mut More {
+        self.more.get_or_insert_default()
+    }
+}
+
+/// What few nodes have.
 #[derive(Default)]
 struct Seldom {
     children: Slab<Child>,
@@ -107,7 +138,7 @@ struct Seldom {
     raised: Option<TimeoutError>,
 }
 
-impl Deref for State {
+impl Deref for More {
     type Target = Seldom;
 
     fn deref(&self) -> &Seldom {
@@ -126,7 +157,7 @@ impl Deref for State {
     }
 }
 
-impl DerefMut for State {
+impl DerefMut for More {
     fn deref_mut(&mut self) -> &mut Seldom {
         self.seldom.get_or_insert_default()
     }
@@ -135,7 +166,9 @@ impl DerefMut for State {
 /// Where a node is listed as a child.
 struct Link {
     node: Arc<Node>,
-    key: usize,
+    key: u32,
+    /// Whether it is over by what this one is.
+    is_told: bool,
 }
 
 #[derive(Clone)]
@@ -237,9 +270,9 @@ impl Node {
         let needs_timer = parent.is_outrun_by(deadline, &seam);
         // Relaxed: under the lock.
         let is_over = parent.over.load(Ordering::Relaxed);
-        let link = Link { node: Arc::clone(parent), key: state.children.vacant_key() };
+        let link = Link::new(parent, state.children.vacant_key());
         // In one step, so that its own lock need not be taken: invariants 2, 3 and 5 hold from the first.
-        let beneath = State { fired: is_over, ..State::beneath(Some(link)) };
+        let beneath = State::beneath(Some(link));
         let node = Self::with(beneath, is_over, outlook, seam, info, entered, deadline, cause, roams);
         state.children.insert(Child::Inner(Arc::downgrade(&node)));
         drop(state);
@@ -251,12 +284,12 @@ impl Node {
         node
     }
 
-    #[inline]
+    #[inline(always)]
     #[allow(clippy::too_many_arguments, reason = "the fields, put together")]
     fn with(
         state: State,
         is_over: bool,
-        outlook: Outlook,
+        (outlook, marks): (Outlook, Marks),
         seam: Seam,
         info: ScopeInfo,
         entered: u64,
@@ -264,18 +297,29 @@ impl Node {
         cause: Cause,
         roams: bool,
     ) -> Arc<Self> {
+        let ScopeInfo { id, label, location, limit } = info;
+        let about = (label.is_some() || limit.is_some()).then(|| Box::new((label, limit)));
         Arc::new(Self {
             over: AtomicBool::new(is_over),
             deadline,
             cause,
-            info,
+            id,
+            location,
+            about,
             entered,
             seam,
             roams: AtomicBool::new(roams),
             told: AtomicBool::new(false),
+            marks,
             outlook,
             state: ForkMutex::new(state),
         })
+    }
+
+    /// What is told of its scope.
+    pub(crate) fn info(&self) -> ScopeInfo {
+        let (label, limit) = self.about.as_deref().cloned().unwrap_or_default();
+        ScopeInfo { id: self.id, label, location: self.location, limit }
     }
 
     #[inline]
@@ -469,11 +513,12 @@ impl Node {
                 self.judge(&mut state, &told.by, verdict);
             }
         }
+        // Relaxed: under the lock.
+        let is_first = !self.over.load(Ordering::Relaxed);
         // Release: pairs with the Acquire in `is_over`.
         self.over.store(true, Ordering::Release);
-        let fires = !std::mem::replace(&mut state.fired, true);
-        let seldom = state.seldom.as_mut()?;
-        if fires {
+        let seldom = state.seldom()?;
+        if is_first {
             found.hooks.extend(seldom.hooks.iter().map(|(_, hooked)| Arc::clone(&hooked.entry)));
         }
         found.wakers.extend(seldom.wakers.drain());
@@ -481,9 +526,14 @@ impl Node {
             return None;
         }
         let mut beneath = Beneath::of(&state);
+        let is_told = state.parent.as_ref().is_some_and(|parent| parent.is_told);
         // The handles are carried out of the lock: the last of a child may be dropped there.
         drop(state);
-        beneath.verdict = self.verdict();
+        beneath.verdict = match told {
+            // Whoever comes down from far above looks up from no one.
+            Some(told) if is_told => told.verdict.clone(),
+            _ => self.verdict(),
+        };
         Some(beneath)
     }
 
@@ -501,8 +551,10 @@ impl Node {
             own.at < at || (own.at == at && cause == Cause::Cancelled) || is_cancel
         });
         if !is_first {
-            state.as_parent = self.seam.shares_clock(&by.seam);
-            state.verdict = if state.as_parent { None } else { Some(told) };
+            match &mut state.parent {
+                Some(parent) if self.seam.shares_clock(&by.seam) => parent.is_told = true,
+                _ => state.verdict = Some(told),
+            }
         }
     }
 
@@ -518,16 +570,21 @@ impl Node {
 
     /// What it is over by, if it is.
     pub(crate) fn verdict(&self) -> Option<Arc<Verdict>> {
-        let mut parent = match self.own_verdict() {
+        let mut next = match self.own_verdict() {
             Ok(verdict) => return verdict,
             Err(parent) => parent,
         };
-        loop {
-            parent = match parent.own_verdict() {
-                Ok(verdict) => return verdict,
+        let verdict = loop {
+            next = match next.own_verdict() {
+                Ok(verdict) => break verdict?,
                 Err(parent) => parent,
-            }
+            };
+        };
+        // Who asks next need not go so far.
+        if let Some(mut state) = self.state.lock() {
+            state.verdict.get_or_insert_with(|| Arc::clone(&verdict));
         }
+        Some(verdict)
     }
 
     /// What it is over by; the parent if it is over by what that is.
@@ -536,19 +593,17 @@ impl Node {
             return Ok(None);
         }
         let Some(mut state) = self.state.lock() else { return Ok(None) };
-        if state.as_parent
-            && let Some(parent) = &state.parent
-        {
+        if state.verdict.is_some() {
+            return Ok(state.verdict.clone());
+        }
+        if let Some(parent) = state.parent.as_ref().filter(|parent| parent.is_told) {
             return Err(Arc::clone(&parent.node));
         }
-        if state.verdict.is_none()
-            && let Some(end) = &state.end
-        {
-            let verdict = self
-                .earlier(Some(end.clone()), end.at)
-                .map(|end| Arc::new(Verdict { end, info: self.info.clone(), entered: self.entered }));
-            state.verdict = verdict;
-        }
+        let Some(end) = state.end.clone() else { return Ok(None) };
+        let at = end.at;
+        let verdict = self.earlier(Some(end), at);
+        let verdict = verdict.map(|end| Verdict { end, info: self.info(), entered: self.entered });
+        state.verdict = verdict.map(Arc::new);
         Ok(state.verdict.clone())
     }
 
@@ -565,7 +620,7 @@ impl Node {
     /// What it will be over by if nothing comes before its own deadline.
     pub(crate) fn verdict_at_deadline(&self) -> Arc<Verdict> {
         let end = End::new(self.cause, self.deadline);
-        Arc::new(Verdict { end, info: self.info.clone(), entered: self.entered })
+        Arc::new(Verdict { end, info: self.info(), entered: self.entered })
     }
 
     /// What the end of a node that it is linked to is to it.
@@ -640,7 +695,9 @@ impl Beneath {
 /// Its deadline has come.
 impl Wake for Node {
     fn wake(self: Arc<Self>) {
-        if let Some(mut state) = self.state.lock() {
+        if let Some(mut state) = self.state.lock()
+            && state.timer.is_some()
+        {
             state.timer = None;
         }
         let mut found = Found::default();
@@ -652,8 +709,12 @@ impl Wake for Node {
 impl fmt::Debug for Node {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Node")
-            .field("info", &self.info)
+            .field("info", &self.info())
             .field("over", &self.is_over())
             .finish_non_exhaustive()
     }
 }
+
+// With the counts of an `Arc` that is 120 bytes: see `State`.
+#[cfg(all(target_os = "linux", target_pointer_width = "64", not(any(timebox_loom, feature = "testing"))))]
+const _: () = assert!(size_of::<Node>() <= 104);
