@@ -3,17 +3,15 @@ use std::fmt;
 use std::future::Future;
 use std::hash::{Hash, Hasher};
 use std::panic::{Location, RefUnwindSafe, UnwindSafe};
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use pin_project::{pin_project, pinned_drop};
-
+use super::guards::{DropGuard, DropGuardRef};
 use super::hook::Hook;
 use super::node::{Node, Tie};
 use super::registration::Registration;
 use super::trail::{Circumstances, Step, Trail};
+use super::waits::{Cancelled, CancelledOwned, RunUntilCancelled, Wait};
 use crate::error::{Cause, ScopeId, ScopeInfo, TimeoutError};
 use crate::time::seam::Seam;
 use crate::time::{Deadline, NEVER, clock};
@@ -366,194 +364,5 @@ impl fmt::Debug for CancellationToken {
             debug.field("deadline_in", &Duration::from_nanos(left));
         }
         debug.finish_non_exhaustive()
-    }
-}
-
-// ===== Waiting =====
-
-/// Where a task is registered that waits for a token.
-#[derive(Debug, Default)]
-struct Wait {
-    key: Option<usize>,
-}
-
-impl Wait {
-    fn poll(&mut self, token: &CancellationToken, cx: &mut Context<'_>) -> Poll<()> {
-        let registered = match self.key {
-            Some(key) => token.node.update_waker(key, cx.waker()),
-            None => {
-                self.key = token.node.add_waker(cx.waker());
-                self.key.is_some()
-            }
-        };
-        // A node that was lost in a fork takes no wakers; nobody will cancel it any more either.
-        let over = !registered && token.node.is_over();
-        // Registered first, then asked: an end in between is seen here or wakes the task.
-        if over || token.is_cancelled() {
-            self.leave(token);
-            return Poll::Ready(());
-        }
-        Poll::Pending
-    }
-
-    fn leave(&mut self, token: &CancellationToken) {
-        if let Some(key) = self.key.take()
-            && !token.node.is_over()
-        {
-            token.node.remove_waker(key);
-        }
-    }
-}
-
-/// The future of [`CancellationToken::cancelled`].
-#[must_use = "futures do nothing unless polled"]
-#[derive(Debug)]
-#[doc(alias = "WaitForCancellationFuture")]
-pub struct Cancelled<'a> {
-    token: &'a CancellationToken,
-    wait: Wait,
-}
-
-impl Future for Cancelled<'_> {
-    type Output = ();
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let this = &mut *self;
-        this.wait.poll(this.token, cx)
-    }
-}
-
-impl Drop for Cancelled<'_> {
-    fn drop(&mut self) {
-        self.wait.leave(self.token);
-    }
-}
-
-/// The future of [`CancellationToken::cancelled_owned`].
-#[must_use = "futures do nothing unless polled"]
-#[derive(Debug)]
-#[doc(alias = "WaitForCancellationFutureOwned")]
-pub struct CancelledOwned {
-    token: CancellationToken,
-    wait: Wait,
-}
-
-impl Future for CancelledOwned {
-    type Output = ();
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let this = &mut *self;
-        this.wait.poll(&this.token, cx)
-    }
-}
-
-impl Drop for CancelledOwned {
-    fn drop(&mut self) {
-        self.wait.leave(&self.token);
-    }
-}
-
-/// The future of [`CancellationToken::run_until_cancelled`].
-#[must_use = "futures do nothing unless polled"]
-#[pin_project(PinnedDrop)]
-#[derive(Debug)]
-pub struct RunUntilCancelled<'a, F> {
-    token: &'a CancellationToken,
-    wait: Wait,
-    started: bool,
-    /// Until it is done, or dropped.
-    #[pin]
-    future: Option<F>,
-}
-
-impl<F: Future> Future for RunUntilCancelled<'_, F> {
-    type Output = Option<F::Output>;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut this = self.project();
-        let Some(future) = this.future.as_mut().as_pin_mut() else { return Poll::Pending };
-        let output = if !std::mem::replace(this.started, true) && this.token.is_cancelled() {
-            None
-        } else if let Poll::Ready(output) = future.poll(cx) {
-            Some(output)
-        } else if this.wait.poll(this.token, cx).is_ready() {
-            None
-        } else {
-            return Poll::Pending;
-        };
-        this.future.set(None);
-        Poll::Ready(output)
-    }
-}
-
-#[pinned_drop]
-impl<F> PinnedDrop for RunUntilCancelled<'_, F> {
-    fn drop(self: Pin<&mut Self>) {
-        let this = self.project();
-        this.wait.leave(this.token);
-    }
-}
-
-/// Cancels its token when dropped. Made by [`CancellationToken::drop_guard`].
-#[must_use = "the token is cancelled when the guard is dropped"]
-#[derive(Debug)]
-pub struct DropGuard {
-    token: CancellationToken,
-    is_armed: bool,
-}
-
-impl DropGuard {
-    /// The token that it cancels.
-    ///
-    /// ```
-    /// use timebox::CancellationToken;
-    ///
-    /// let guard = CancellationToken::new().drop_guard();
-    /// let child = guard.token().child_token();
-    /// drop(guard);
-    /// assert!(child.is_cancelled());
-    /// ```
-    pub fn token(&self) -> &CancellationToken {
-        &self.token
-    }
-
-    /// Gives the token back, and cancels nothing.
-    pub fn disarm(mut self) -> CancellationToken {
-        self.is_armed = false;
-        self.token.clone()
-    }
-}
-
-impl Drop for DropGuard {
-    fn drop(&mut self) {
-        if self.is_armed {
-            self.token.cancel();
-        }
-    }
-}
-
-/// Cancels the token it borrows when dropped. Made by [`CancellationToken::drop_guard_ref`].
-#[must_use = "the token is cancelled when the guard is dropped"]
-#[derive(Debug)]
-pub struct DropGuardRef<'a> {
-    token: &'a CancellationToken,
-}
-
-impl<'a> DropGuardRef<'a> {
-    /// The token that it cancels.
-    pub fn token(&self) -> &CancellationToken {
-        self.token
-    }
-
-    /// Gives the token back, and cancels nothing.
-    pub fn disarm(self) -> &'a CancellationToken {
-        // There is nothing else to drop.
-        std::mem::ManuallyDrop::new(self).token
-    }
-}
-
-impl Drop for DropGuardRef<'_> {
-    fn drop(&mut self) {
-        self.token.cancel();
     }
 }

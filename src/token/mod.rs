@@ -1,6 +1,8 @@
 //! Cancellation: tokens and hooks, and the nodes that stand behind them.
 
 #[cfg(not(timebox_loom))]
+mod guards;
+#[cfg(not(timebox_loom))]
 mod handles;
 pub(crate) mod hook;
 #[cfg(all(test, timebox_loom))]
@@ -9,9 +11,15 @@ pub(crate) mod node;
 #[cfg(not(timebox_loom))]
 mod registration;
 pub(crate) mod trail;
+#[cfg(not(timebox_loom))]
+mod waits;
 
 #[cfg(not(timebox_loom))]
-pub use handles::{CancellationToken, Cancelled, CancelledOwned, DropGuard, DropGuardRef, RunUntilCancelled};
+pub use guards::{DropGuard, DropGuardRef};
+#[cfg(not(timebox_loom))]
+pub use handles::CancellationToken;
 pub use hook::Hook;
 #[cfg(not(timebox_loom))]
 pub use registration::Registration;
+#[cfg(not(timebox_loom))]
+pub use waits::{Cancelled, CancelledOwned, RunUntilCancelled};

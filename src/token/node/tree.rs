@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use slab::Slab;
 
+use super::ending::{Beneath, Told};
 use super::found::Found;
-use super::{Beneath, Child, Hooked, Link, Node, Tie, Told};
+use super::{Child, Hooked, Link, Node, Tie};
 use crate::sync::{ForkMutex, MutexGuard, Ordering, SetOnce, mutant};
 use crate::watchdog::Timer;
 
