@@ -160,7 +160,7 @@ fn running() -> Option<MutexGuard<'static, HashMap<ScopeId, usize>>> {
 fn depth_of(scope: &Scope) -> usize {
     let mut around = Vec::new();
     // Another thread may have brought it here, by a handle.
-    scope.node().walk(|node| around.push(node.info.id()));
+    scope.node().walk(|node| around.push(node.id));
     let Some(running) = running() else { return DEPTH.get() };
     // Any work may wait for a hook.
     let all = watchdog::is_for_hooks().then(|| running.values()).into_iter().flatten();
@@ -286,7 +286,7 @@ impl<T: Send + 'static> Job<T> {
                 }
             }
         };
-        let within = Within::enter(handle.node().info.id(), self.depth);
+        let within = Within::enter(handle.node().id, self.depth);
         // Until the work has begun; and from its end on, until whoever waits for it has been woken.
         let held = Cell::new(Some(held));
         let run = AssertUnwindSafe(|| {

@@ -71,6 +71,10 @@ pub(crate) struct Fields(Option<Arc<Vec<Field>>>);
 type Field = (Cow<'static, str>, String);
 
 impl Fields {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_none()
+    }
+
     /// Sets the value of one.
     pub(crate) fn set(&mut self, name: Cow<'static, str>, value: String) {
         let fields = Arc::make_mut(self.0.get_or_insert_default());

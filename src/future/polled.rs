@@ -289,7 +289,7 @@ impl Polled {
         let rest = self.rest.get_or_insert_with(|| Rest::boxed(Limit::NONE, None, Some(terms)));
         rest.id = frame.known_id().or(rest.id);
         let Some(node) = frame.take_node() else { return };
-        rest.id = Some(node.info.id());
+        rest.id = Some(node.id);
         match &rest.node {
             None => rest.node = Some(node),
             // Made for a drop alone.

@@ -432,7 +432,7 @@ impl Scope {
         if let Some(id) = ScopeId::from_raw(self.id.get()) {
             return id;
         }
-        let id = self.node.get().map_or_else(ScopeId::next, |node| node.info.id());
+        let id = self.node.get().map_or_else(ScopeId::next, |node| node.id);
         self.id.set(id.get());
         // That of a future is the same in its next poll.
         if self.kind.is_polled() {

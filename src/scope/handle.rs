@@ -285,7 +285,7 @@ impl Handle {
 impl fmt::Debug for Handle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Handle")
-            .field("scope", &self.node.info)
+            .field("scope", &self.node.info())
             .field("is_over", &self.node.is_over())
             .finish()
     }

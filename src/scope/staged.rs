@@ -250,7 +250,7 @@ fn reached(thread: &Thread, location: &'static Location<'static>) {
 #[cfg(feature = "testing")]
 fn expire_labelled(node: &Arc<Node>, label: &str) {
     node.walk(|node| {
-        if node.info.label.as_deref() == Some(label) {
+        if node.info().label.as_deref() == Some(label) {
             node.expire_early();
         }
     });

@@ -49,7 +49,7 @@ impl Injector {
     /// From now on points count: the scope around the body is open.
     fn begin(&self, scope: &Scope) {
         // Relaxed: read by who is let in to the scope, or to a handle made in it.
-        self.own.store(scope.node().info.id().get(), Ordering::Relaxed);
+        self.own.store(scope.node().id.get(), Ordering::Relaxed);
     }
 }
 

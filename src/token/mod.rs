@@ -1,6 +1,8 @@
 //! Cancellation: tokens and hooks, and the nodes that stand behind them.
 
 #[cfg(not(timebox_loom))]
+mod guards;
+#[cfg(not(timebox_loom))]
 mod handles;
 pub(crate) mod hook;
 #[cfg(all(test, timebox_loom))]
@@ -10,10 +12,16 @@ pub(crate) mod node;
 mod registration;
 mod result;
 pub(crate) mod trail;
+#[cfg(not(timebox_loom))]
+mod waits;
 
 #[cfg(not(timebox_loom))]
-pub use handles::{CancellationToken, Cancelled, CancelledOwned, DropGuard, DropGuardRef, RunUntilCancelled};
+pub use guards::{DropGuard, DropGuardRef};
+#[cfg(not(timebox_loom))]
+pub use handles::CancellationToken;
 pub use hook::Hook;
 #[cfg(not(timebox_loom))]
 pub use registration::Registration;
 pub use result::HookResult;
+#[cfg(not(timebox_loom))]
+pub use waits::{Cancelled, CancelledOwned, RunUntilCancelled};

@@ -35,7 +35,7 @@ pub(crate) struct Step {
 
 impl Step {
     pub(crate) fn of(node: &Arc<Node>, now: u64) -> Self {
-        let (info, end) = (node.info.clone(), node.end(now));
+        let (info, end) = (node.info(), node.end(now));
         Self { info, entered: node.entered, end, node: Some(Arc::clone(node)) }
     }
 }

@@ -145,8 +145,12 @@ fn a_deep_tree_is_cancelled_and_dropped_without_trouble() {
     for _ in 0..20_000 {
         leaf = leaf.child_token();
     }
-    root.cancel();
+    root.cancel_with("all of you");
     assert!(leaf.is_cancelled());
+    for _ in 0..20_000 {
+        leaf = leaf.child_token();
+    }
+    assert_eq!(leaf.reason().as_deref(), Some("all of you"));
     drop(root);
 }
 

@@ -295,9 +295,9 @@ fn a_token_that_reached_its_deadline_cancels_what_is_linked_to_it() {
             clock.advance(SECOND);
             checkpoint()
         });
-        assert!(error.unwrap_err().is_cancelled());
+        assert!(error.unwrap_err().is_timeout());
         let refused = linked().run(|_| checkpoint()).unwrap_err();
-        assert!(refused.is_cancelled() && !refused.started());
+        assert!(refused.is_timeout() && !refused.started());
     });
 }
 

@@ -13,21 +13,25 @@ use crate::watchdog::{self, Timer};
 /// see it as it was before a move that is not done yet.
 pub(super) struct Outlook {
     effective: AtomicU64,
-    lasting: AtomicU64,
+    /// The nearest node around it that may move, or is linked itself: what lies between never changes.
+    joint: Option<Arc<Node>>,
+}
+
+/// More of that, apart so that the node has no gaps.
+pub(super) struct Marks {
+    all_lasts: AtomicBool,
     has_links: AtomicBool,
     is_mixed: AtomicBool,
     /// Whether the node may move, or is linked itself.
     is_joint: AtomicBool,
-    /// The nearest node around it that is one of those: what lies between never changes.
-    joint: Option<Arc<Node>>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct View {
     /// The earliest deadline of this node and those around it.
     effective: u64,
-    /// The same without those that may go: what is around a future that is not done.
-    lasting: u64,
+    /// Whether none of those may go, as those around a future that is not done may.
+    all_lasts: bool,
     /// Whether it, or a node around it, is linked to others.
     has_links: bool,
     /// Whether one of all these has another clock, so that its deadline is left out.
@@ -39,59 +43,38 @@ impl View {
     #[inline]
     fn beneath(parent: Option<&Arc<Node>>, seam: &Seam, deadline: u64, roams: bool) -> Self {
         let Some(parent) = parent else {
-            return Self { effective: deadline, lasting: deadline, has_links: false, is_mixed: false };
+            return Self { effective: deadline, all_lasts: true, has_links: false, is_mixed: false };
         };
-        let around = parent.outlook.view();
+        let around = parent.view();
         if !parent.seam.shares_clock(seam) {
-            return Self { effective: deadline, lasting: deadline, is_mixed: true, ..around };
+            return Self { effective: deadline, is_mixed: true, ..around };
         }
-        let lasting = if roams { deadline } else { deadline.min(around.lasting) };
-        Self { effective: deadline.min(around.effective), lasting, ..around }
+        let all_lasts = around.all_lasts && !roams;
+        Self { effective: deadline.min(around.effective), all_lasts, ..around }
     }
 
     /// With a link of the node's own.
     fn with(self, link: &Link, seam: &Seam) -> Self {
         let other = &link.node;
-        let is_mixed = !other.seam.shares_clock(seam) || other.outlook.view().is_mixed;
+        let is_mixed = !other.seam.shares_clock(seam) || other.view().is_mixed;
         Self { has_links: true, is_mixed: self.is_mixed || is_mixed, ..self }
     }
 }
 
 impl Outlook {
     /// Of a node that is being made beneath `parent`, whose lock is held.
-    pub(super) fn new(parent: Option<&Arc<Node>>, seam: &Seam, deadline: u64, roams: bool) -> Self {
-        let View { effective, lasting, has_links, is_mixed } = View::beneath(parent, seam, deadline, roams);
-        Self {
-            effective: AtomicU64::new(effective),
-            lasting: AtomicU64::new(lasting),
+    #[inline]
+    pub(super) fn new(parent: Option<&Arc<Node>>, seam: &Seam, deadline: u64, roams: bool) -> (Self, Marks) {
+        let View { effective, all_lasts, has_links, is_mixed } = View::beneath(parent, seam, deadline, roams);
+        let outlook =
+            Self { effective: AtomicU64::new(effective), joint: parent.and_then(Node::nearest_joint) };
+        let marks = Marks {
+            all_lasts: AtomicBool::new(all_lasts),
             has_links: AtomicBool::new(has_links),
             is_mixed: AtomicBool::new(is_mixed),
             is_joint: AtomicBool::new(roams),
-            joint: parent.and_then(Node::nearest_joint),
-        }
-    }
-
-    #[inline]
-    fn view(&self) -> View {
-        View {
-            effective: self.effective.load(Ordering::Relaxed),
-            lasting: self.lasting.load(Ordering::Relaxed),
-            has_links: self.has_links.load(Ordering::Relaxed),
-            is_mixed: self.is_mixed.load(Ordering::Relaxed),
-        }
-    }
-
-    /// Under the node's lock.
-    fn set(&self, view: View) {
-        self.effective.store(view.effective, Ordering::Relaxed);
-        self.lasting.store(view.lasting, Ordering::Relaxed);
-        self.has_links.store(view.has_links, Ordering::Relaxed);
-        self.is_mixed.store(view.is_mixed, Ordering::Relaxed);
-    }
-
-    /// The node is linked itself.
-    pub(super) fn set_joint(&self) {
-        self.is_joint.store(true, Ordering::Relaxed);
+        };
+        (outlook, marks)
     }
 
     /// To be dropped with the node, but not in its drop.
@@ -101,11 +84,36 @@ impl Outlook {
 }
 
 impl Node {
+    #[inline]
+    fn view(&self) -> View {
+        let Marks { all_lasts, has_links, is_mixed, .. } = &self.marks;
+        View {
+            effective: self.outlook.effective.load(Ordering::Relaxed),
+            all_lasts: all_lasts.load(Ordering::Relaxed),
+            has_links: has_links.load(Ordering::Relaxed),
+            is_mixed: is_mixed.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Under the node's lock.
+    fn set_view(&self, view: View) {
+        let Marks { all_lasts, has_links, is_mixed, .. } = &self.marks;
+        self.outlook.effective.store(view.effective, Ordering::Relaxed);
+        all_lasts.store(view.all_lasts, Ordering::Relaxed);
+        has_links.store(view.has_links, Ordering::Relaxed);
+        is_mixed.store(view.is_mixed, Ordering::Relaxed);
+    }
+
+    /// The node is linked itself.
+    pub(super) fn set_joint(&self) {
+        self.marks.is_joint.store(true, Ordering::Relaxed);
+    }
+
     /// Whether a node with this deadline that is being made beneath this one is to have a timer (invariant 4).
     pub(super) fn is_outrun_by(&self, deadline: u64, seam: &Seam) -> bool {
         // One around it with another clock tells it, but stands for no deadline of this one.
         let stands = self.seam.shares_clock(seam);
-        deadline < if stands { self.outlook.view().effective } else { NEVER }
+        deadline < if stands { self.view().effective } else { NEVER }
     }
 
     /// What is around it has changed, or its own links have, or it does not roam any more: invariants 4 and 5. Whether that
@@ -119,8 +127,8 @@ impl Node {
             && !self.over.load(Ordering::Relaxed);
         let view = View::beneath(parent, &self.seam, self.deadline, self.roams.load(Ordering::Relaxed));
         let view = state.links.iter().fold(view, |view, link| view.with(link, &self.seam));
-        let has_changed = self.outlook.view() != view;
-        self.outlook.set(view);
+        let has_changed = self.view() != view;
+        self.set_view(view);
         let in_vain = self.update_timer(&mut state, needs_timer);
         drop(state);
         in_vain.into_iter().for_each(Timer::cancel);
@@ -133,7 +141,7 @@ impl Node {
             state.timer = None;
         }
         if !needed {
-            return state.timer.take();
+            return if state.timer.is_some() { state.timer.take() } else { None };
         }
         if state.timer.is_none() {
             let waker = weak_waker(Arc::downgrade(self));
@@ -156,34 +164,36 @@ impl Node {
 
     /// The earliest deadline of this node and those around it that have its clock.
     pub(crate) fn effective_deadline(self: &Arc<Self>) -> u64 {
-        let view = self.outlook.view();
+        let view = self.view();
         if view.is_mixed { self.earliest_by_walking(false) } else { view.effective }
     }
 
     /// As [`effective_deadline`](Self::effective_deadline), without those that may go: what is around a future that is not
     /// done.
     pub(crate) fn lasting_deadline(self: &Arc<Self>) -> u64 {
-        let view = self.outlook.view();
-        if view.is_mixed { self.earliest_by_walking(true) } else { view.lasting }
+        let view = self.view();
+        if view.all_lasts && !view.is_mixed { view.effective } else { self.earliest_by_walking(true) }
     }
 
     #[cold]
     fn earliest_by_walking(self: &Arc<Self>, only_lasting: bool) -> u64 {
-        let (mut earliest, mut counts) = (NEVER, true);
-        self.walk(|node| {
-            if counts && node.seam.shares_clock(&self.seam) {
+        let mut earliest = NEVER;
+        let mut next = Some(Arc::clone(self));
+        while let Some(node) = next {
+            if node.seam.shares_clock(&self.seam) {
                 earliest = earliest.min(node.deadline);
             }
             // Relaxed: once it does not roam, what has been left out comes by the node's flag all the same.
-            counts &= !(only_lasting && node.roams.load(Ordering::Relaxed));
-        });
+            let is_end = only_lasting && node.roams.load(Ordering::Relaxed);
+            next = if is_end { None } else { node.parent() };
+        }
         earliest
     }
 
     /// The earliest deadline of all that end this node: its own, those around it, and those of tokens it is
     /// [linked](Self::link) to. Those with another clock are left out.
     pub(crate) fn expires_at(self: &Arc<Self>) -> u64 {
-        let view = self.outlook.view();
+        let view = self.view();
         if !view.has_links && !view.is_mixed {
             return view.effective;
         }
@@ -206,7 +216,7 @@ impl Node {
     /// Whether it is worth to look for the expiry of one of all that end this node.
     #[inline]
     pub(super) fn may_have_expired(self: &Arc<Self>, now: u64) -> bool {
-        self.outlook.view().is_mixed || self.expires_at() <= self.seam.reading(now)
+        self.view().is_mixed || self.expires_at() <= self.seam.reading(now)
     }
 
     /// Of all nodes that end this one by a link of its own, the one with the earliest deadline.
@@ -231,7 +241,7 @@ impl Node {
 
     /// The nearest node, from this one outwards, that may move or is linked itself.
     fn nearest_joint(self: &Arc<Self>) -> Option<Arc<Node>> {
-        let is_joint = self.outlook.is_joint.load(Ordering::Relaxed);
+        let is_joint = self.marks.is_joint.load(Ordering::Relaxed);
         if is_joint { Some(Arc::clone(self)) } else { self.outlook.joint.clone() }
     }
 
@@ -244,7 +254,7 @@ impl Node {
         while let Some(tree) = trees.get(next).cloned() {
             visit(&tree);
             next += 1;
-            let has_links = tree.outlook.has_links.load(Ordering::Relaxed);
+            let has_links = tree.view().has_links;
             let mut joint = if has_links { tree.nearest_joint() } else { None };
             while let Some(node) = joint {
                 joint =

@@ -4,10 +4,12 @@ use std::sync::Arc;
 
 use slab::Slab;
 
+use super::ending::{Beneath, Told};
 use super::found::Found;
-use super::{Beneath, Child, Hooked, Link, Node, Tie, Told};
+use super::{Child, Hooked, Link, Node, Tie};
 use crate::sync::waits::Ending;
 use crate::sync::{ForkMutex, MutexGuard, Ordering, SetOnce, mutant};
+use crate::watchdog::Timer;
 
 #[cfg(not(timebox_loom))]
 static MOVES: SetOnce<ForkMutex<()>> = SetOnce::new();
@@ -58,12 +60,11 @@ impl Node {
             // What it was told by the one that it leaves, it is over by for ever.
             let told = self.parent().and_then(|parent| parent.verdict());
             let Some(mut state) = self.state.lock() else { break };
-            if state.as_parent {
+            if state.parent.as_ref().is_some_and(|parent| parent.is_told) {
                 if told.is_none() {
                     // That came to its end, and told it, in between.
                     continue;
                 }
-                state.as_parent = false;
                 state.verdict = told;
             }
             std::mem::swap(&mut state.parent, &mut link);
@@ -108,7 +109,7 @@ impl Node {
     /// Lists a child.
     fn list(self: &Arc<Self>, child: Child) -> Option<Link> {
         let key = self.state.lock()?.children.insert(child);
-        Some(Link { node: Arc::clone(self), key })
+        Some(Link::new(self, key))
     }
 
     /// Has it end when `other` does. Before anything is beneath it.
@@ -117,7 +118,7 @@ impl Node {
         if let Some(mut state) = self.state.lock() {
             state.links.push(link);
         }
-        self.outlook.set_joint();
+        self.set_joint();
         self.update();
         // Invariant 3: the other may have gone through its children too early for this one.
         if other.is_over() {
@@ -186,11 +187,17 @@ impl Node {
 const KEPT: usize = 64;
 
 impl Link {
+    pub(super) fn new(node: &Arc<Node>, key: usize) -> Self {
+        // So many children would need more memory than there is.
+        let key = u32::try_from(key).unwrap_or(u32::MAX);
+        Self { node: Arc::clone(node), key, is_told: false }
+    }
+
     /// Takes the child off its parent's list.
     fn unlist(self) -> Arc<Node> {
         let child = self.node.state.lock().and_then(|mut state| {
-            let children = &mut state.seldom.as_mut()?.children;
-            let child = children.try_remove(self.key);
+            let children = &mut state.seldom()?.children;
+            let child = children.try_remove(self.key as usize);
             if children.is_empty() && children.capacity() > KEPT {
                 *children = Slab::new();
             }
@@ -217,11 +224,11 @@ impl Node {
     fn leave_all(&mut self, others: &mut Vec<Arc<Node>>) -> Option<Arc<Node>> {
         others.extend(self.outlook.take_joint());
         let state = self.state.get_mut()?;
-        if let Some(timer) = state.timer.take() {
-            timer.cancel();
-        }
-        if let Some(seldom) = &mut state.seldom {
-            others.extend(seldom.links.drain(..).map(Link::unlist));
+        if let Some(more) = &mut state.more {
+            more.timer.take().into_iter().for_each(Timer::cancel);
+            if let Some(seldom) = &mut more.seldom {
+                others.extend(seldom.links.drain(..).map(Link::unlist));
+            }
         }
         state.parent.take().map(Link::unlist)
     }
