@@ -1,9 +1,9 @@
-use std::io;
 use std::net::TcpStream;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use filedescriptor::FileDescriptor;
 use mysql::prelude::Queryable;
 use mysql::{Conn, Opts, OptsBuilder};
 use timebox::{Hook, interruptible};
@@ -26,10 +26,9 @@ pub fn session(connection: &mut Conn) -> Result<Session, AnyError> {
 }
 
 /// Another handle to the connection's socket, which it lends by its number only.
-fn socket(connection: &Conn) -> io::Result<TcpStream> {
-    // SAFETY: the connection is borrowed for as long as this is, so its socket is open.
-    let socket = unsafe { BorrowedFd::borrow_raw(connection.as_raw_fd()) };
-    Ok(socket.try_clone_to_owned()?.into())
+fn socket(connection: &Conn) -> Result<TcpStream, AnyError> {
+    let second = FileDescriptor::dup(connection)?;
+    Ok(OwnedFd::from(second.as_file()?).into())
 }
 
 /// A connection over which queries on others are killed: one for a pool. The same user is enough.

@@ -271,6 +271,7 @@ impl Connection {
 pub fn notice_silence(socket: &TcpStream, after: Duration) -> io::Result<()> {
     let (socket, [idle, between]) = (SockRef::from(socket), probes(after));
     // While something that was sent is not acknowledged. Alone it does not see that an idle peer is gone.
+    #[cfg(target_os = "linux")]
     socket.set_tcp_user_timeout(Some(after))?;
     // While nothing is sent. Alone it does not count while something is.
     socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(idle).with_interval(between))

@@ -65,14 +65,20 @@ fn r2d2_the_wait_for_a_connection_ends_with_a_cancel_or_the_pools_patience() {
 #[derive(Clone, Copy)]
 enum Cancel<'a> {
     Works,
+    /// It works, and another one may still be under way.
+    IsInDoubt,
     /// And the scope is cancelled as soon as there is a hook, which is when the query is about to begin.
     IsLost(&'a CancellationToken),
 }
 
 impl Cancel<'_> {
-    fn hook(self, works: impl FnOnce() -> Hook<'static>) -> Hook<'static> {
+    fn hook(self, doubt: &Doubt, works: impl FnOnce() -> Hook<'static>) -> Hook<'static> {
         match self {
             Self::Works => works(),
+            Self::IsInDoubt => {
+                doubt.raise();
+                works()
+            }
             Self::IsLost(_) => Hook::inline(|| ()),
         }
     }
@@ -113,6 +119,13 @@ async fn settles_or_discards(
         assert_ne!(next, last, "the connection was discarded");
         last = next;
     }
+    // A connection that a late cancel may reach is lent to nobody.
+    for _ in 0..3 {
+        let error = timed_out(Timebox::new(SHORT).grace(HANG).run_future(endless(Cancel::IsInDoubt)).await);
+        let next = pid().await.unwrap();
+        assert!(next != last || error.source().is_none(), "the connection is in doubt");
+        last = next;
+    }
     // Who waits for a connection does not wait through a grace.
     let token = CancellationToken::new();
     let holds = Timebox::new(Limit::NONE).cancel_on(&token).grace(HANG).run_future(endless(Cancel::Works));
@@ -141,7 +154,7 @@ fn deadpool() {
                 on_deadpool(&pool, raw, async |client| Ok(client.query_one(PID, &[]).await?.get(0))).await
             };
             let endless = async |cancel: Cancel<'_>| {
-                let hook = |token, doubt: &Doubt| cancel.hook(|| raw(token, doubt));
+                let hook = |token, doubt: &Doubt| cancel.hook(doubt, || raw(token, doubt));
                 on_deadpool(&pool, hook, async |client| {
                     cancel.query_begins();
                     client.batch_execute(ENDLESS).await
@@ -164,7 +177,7 @@ fn bb8() {
         let pid =
             async || on_bb8(&pool, raw, async |client| Ok(client.query_one(PID, &[]).await?.get(0))).await;
         let endless = async |cancel: Cancel<'_>| {
-            let hook = |token, doubt: &Doubt| cancel.hook(|| raw(token, doubt));
+            let hook = |token, doubt: &Doubt| cancel.hook(doubt, || raw(token, doubt));
             on_bb8(&pool, hook, async |client| {
                 cancel.query_begins();
                 client.batch_execute(ENDLESS).await
@@ -189,7 +202,7 @@ fn sqlx() {
             on_sqlx(&pool, hook, async |connection| sqlx::query_scalar(PID).fetch_one(connection).await).await
         };
         let endless = async |cancel: Cancel<'_>| {
-            let hook = |session: &Session| cancel.hook(|| control.hook(session));
+            let hook = |session: &Session| cancel.hook(&session.doubt, || control.hook(session));
             let work = async |connection: &mut PgConnection| {
                 cancel.query_begins();
                 sqlx::query(ENDLESS).execute(connection).await
