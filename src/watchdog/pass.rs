@@ -111,9 +111,6 @@ impl Watchdog {
         self.reach(now);
         let looked_at = self.fire_due(now, takes_over && !mutant!(ShortLook))?;
 
-        if mutant!(EarlyLook) {
-            looked_at.iter().for_each(|timers| timers.end_look());
-        }
         let first = self.earliest(now);
         // Relaxed, here and below: the fence orders it.
         self.next_wake.0.store(first, Ordering::Relaxed);
@@ -159,6 +156,10 @@ impl Watchdog {
             // So many that those of other threads do not wait for all of this one's; the next pass follows at once.
             for _ in 0..BATCHES {
                 let (due, are_all) = timers.take_due(now);
+                // The calls fence too.
+                if mutant!(EarlyLook) {
+                    timers.end_look();
+                }
                 lock(&epoch.inbox).extend(due.into_iter().map(|(_, waker)| waker));
                 self.call_posted()?;
                 if are_all {
