@@ -86,6 +86,9 @@ impl Alert {
             let timer = watchdog::global().schedule_on(seam, deadline, waker.clone());
             self.timer = Some((deadline, timer));
         }
+        if self.timer.is_some() && seam.has_real_clock() && !watchdog::global().is_behind() {
+            poll_again(waker);
+        }
     }
 
     /// Whether the timer that there is will do, now with this waker; else it is taken back.

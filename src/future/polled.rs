@@ -13,7 +13,8 @@ use crate::error::{ScopeId, TimeoutError};
 use crate::scope::frame::{self, Around, Kind, Terms, innermost};
 use crate::scope::staged::{Under, begin_wait, under};
 use crate::scope::{
-    Admission, Extras, Refused, Scope, Spending, admit, admit_polled, caught, is_meant_for, linked_node,
+    Admission, Extras, Handle, Refused, Scope, Spending, admit, admit_polled, caught, is_meant_for,
+    linked_node,
 };
 use crate::time::seam::Seam;
 use crate::time::{Deadline, Limit, NEVER, nanos};
@@ -352,7 +353,7 @@ impl Rest {
         let handle = extras.and_then(|extras| extras.options.handle.as_ref());
         let outer = self.outer_of_another_clock(thread);
         let _under = under(thread, &self.seam);
-        let around = handle.map(|handle| handle.node()).or(outer.as_ref());
+        let around = handle.map(Handle::node).or(outer.as_ref());
         refused.into_error(thread, extras, around.map_or(Around::Thread, Around::Node))
     }
 

@@ -111,8 +111,8 @@ impl<F: Future> Future for Wait<F> {
                 if seam.is_real() {
                     *seam = Seam::current();
                 }
-                let (terms, _spending) = begin_wait(limit, seam.reading(clock::now()), location);
-                Begun { terms, _spending }
+                let (terms, spending) = begin_wait(limit, seam.reading(clock::now()), location);
+                Begun { terms, _spending: spending }
             });
             begun.terms.own()
         });

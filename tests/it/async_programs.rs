@@ -212,7 +212,9 @@ fn programs_end(runtime: &Runtime) {
             let latest = Arc::clone(&latest);
             runtime.spawn(async move {
                 let mut random = Random(0x9E37_79B9_7F4A_7C15 ^ (batch * BATCH + n + 1));
-                (0..8).for_each(|_| drop(random.below(2)));
+                (0..8).for_each(|_| {
+                    random.below(2);
+                });
                 let (limit, grace) = (random.up_to(12), random.up_to(5));
                 let program = random.steps(3);
                 let since = Instant::now();

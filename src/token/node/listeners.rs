@@ -209,7 +209,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::error::{Cause, ScopeId, ScopeInfo};
+    use crate::error::{Cause, ScopeInfo};
     use crate::sync::waits::Ending;
     use crate::time::{NEVER, clock};
     use crate::token::Hook;
@@ -232,7 +232,7 @@ mod tests {
     }
 
     fn node(parent: Option<&Arc<Node>>) -> Arc<Node> {
-        let info = ScopeInfo { id: ScopeId::next(), label: None, location: Location::caller(), limit: None };
+        let info = ScopeInfo::at(Location::caller());
         Node::new(parent, info, 1, NEVER, Cause::Deadline, true)
     }
 
