@@ -45,6 +45,7 @@ fn failed(error: TimeoutError) {
     over();
 }
 
+#[allow(clippy::too_many_lines, reason = "a list")]
 pub(crate) fn cases() -> Vec<Case> {
     vec![
         case!("scope/timebox", done(scope(30, || Ok(black_box(7))))),

@@ -81,6 +81,7 @@ fn heap_timeout(inner: impl FnOnce()) {
     });
 }
 
+#[allow(clippy::too_many_lines, reason = "a list")]
 pub(crate) fn cases() -> Vec<Case> {
     vec![
         case!("scope/instant_now", black_box(Instant::now())),
