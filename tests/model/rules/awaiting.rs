@@ -83,9 +83,11 @@ impl Model {
         let (deadline, told) = self.begin(limit);
         let around = self.innermost();
         let id = self.push(Node { around, ..Node::new(Kind::Wait, self.now, deadline, told) });
-        self.spend(limit, id);
+        let spends = self.spend(limit, id);
         let flow = self.layer(id, Some(Await::default()), |model| model.future(body));
-        self.bank(limit);
+        if spends {
+            self.bank(limit);
+        }
         match flow {
             Err(Stop::Cut(by, told)) if by == id => Err(Stop::Failed(Failed::Over(told))),
             flow => flow,

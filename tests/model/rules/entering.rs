@@ -9,7 +9,11 @@ use timebox::Cause;
 
 /// What comes of entering a scope.
 enum Entry {
-    Entered(Id),
+    Entered {
+        id: Id,
+        /// A quota.
+        spends: bool,
+    },
     Refused(Id, Told),
     /// It stays pending.
     Pending,
@@ -34,13 +38,11 @@ impl Model {
             ..Node::new(kind, self.now, deadline, limit)
         });
         // No time of a quota is spent in vain.
-        if self.named(Some(id)).is_none() {
-            self.spend(scope.limit, id);
-        }
+        let spends = self.named(Some(id)).is_none() && self.spend(scope.limit, id);
         match self.named(Some(id)) {
             None => {
                 self.open.push(id);
-                return Entry::Entered(id);
+                return Entry::Entered { id, spends };
             }
             // Rule 10: without a grace the scope ends the future, not the await.
             Some((named, _)) if kind == Kind::Future && by_handle.is_none() && named != id => {
@@ -66,15 +68,17 @@ impl Model {
         }
     }
 
-    /// Has a scope, or a wait, spend its quota.
-    pub(super) fn spend(&mut self, limit: Limit, id: Id) {
+    /// Has a scope, or a wait, spend its quota. Whether it has to be banked.
+    pub(super) fn spend(&mut self, limit: Limit, id: Id) -> bool {
         if let Limit::Quota(quota) = limit {
             let shared = self.enter_quota(quota);
             let node = &mut self.nodes[id];
             if shared <= node.deadline {
                 (node.deadline, node.cause) = (shared, Cause::Quota);
             }
+            return shared > self.now;
         }
+        false
     }
 
     /// Rule 13: the first to enter sets a deadline, which the others share. One that is spent is over as of now.
@@ -124,7 +128,7 @@ impl Model {
             })?;
         }
         let (id, flow) = match entry {
-            Entry::Entered(id) => {
+            Entry::Entered { id, spends } => {
                 let mut flow = if in_future {
                     self.layer(id, None, |model| model.future(&scope.body))
                 } else {
@@ -139,7 +143,9 @@ impl Model {
                     flow = self.check(Some(id)).map_err(|told| Stop::Failed(Failed::Over(told)));
                 }
                 self.open.pop();
-                self.bank(scope.limit);
+                if spends {
+                    self.bank(scope.limit);
+                }
                 (id, flow)
             }
             Entry::Refused(id, told) => (id, Err(Stop::Failed(Failed::Over(told)))),
