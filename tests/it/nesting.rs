@@ -222,7 +222,7 @@ fn reserve_leaves_time_before_the_deadline_of_a_linked_token() {
         .run(|outer| {
             assert_eq!(outer.deadline(), token.deadline());
             Timebox::new(Limit::NONE).reserve(LONG / 4).run(|inner| {
-                assert!(inner.remaining() <= Some(LONG - LONG / 4));
+                assert!(inner.remaining() <= Some(LONG * 3 / 4));
                 Ok::<_, TimeoutError>(())
             })
         })
@@ -235,7 +235,7 @@ fn reserve_leaves_time_before_the_deadlines_around_a_handle() {
     let request = future::timeout(Limit::NONE, async {
         handle().enter(Limit::NONE, |_| {
             let query = Timebox::new(Limit::NONE).reserve(LONG / 4);
-            assert!(query.run_value(timebox::Scope::remaining)? <= Some(LONG - LONG / 4));
+            assert!(query.run_value(timebox::Scope::remaining)? <= Some(LONG * 3 / 4));
             Ok(())
         })
     });
