@@ -4,6 +4,9 @@
 //! runs it with the crate. The two write down what happens; where the traces differ, a small program for which they do is
 //! printed, with both.
 //!
+//! The model takes one thing from the crate: at which times that was polled. Where it was not, but by the rules had
+//! something to do, the traces differ.
+//!
 //! The programs are the same in each run. `PROPTEST_RNG_SEED=7 PROPTEST_CASES=200000` looks further.
 
 mod program;
