@@ -92,6 +92,7 @@ pub struct Wait<F> {
 
 struct Begun {
     terms: Terms,
+    end: End,
     /// Left when the wait is over.
     _spending: Option<Spending>,
 }
@@ -111,10 +112,10 @@ impl<F: Future> Future for Wait<F> {
                 if seam.is_real() {
                     *seam = Seam::current();
                 }
-                let (terms, spending) = begin_wait(limit, seam.reading(clock::now()), location);
-                Begun { terms, _spending: spending }
+                let (terms, end, spending) = begin_wait(limit, seam.reading(clock::now()), location);
+                Begun { terms, end, _spending: spending }
             });
-            begun.terms.own()
+            begun.end.at
         });
         let result = match this.future.poll(cx) {
             Poll::Ready(output) => Ok(output),
@@ -145,9 +146,8 @@ impl Begun {
     #[cold]
     fn error(&self, thread: &Thread, now: u64) -> TimeoutError {
         let terms = &self.terms;
-        let end = End::new(terms.cause, terms.own());
         let how = Circumstances::at(terms.location, now);
-        Scope::error_without_frame(thread, terms, None, Some(end), Around::Thread, how)
+        Scope::error_without_frame(thread, terms, None, Some(self.end.clone()), Around::Thread, how)
     }
 }
 

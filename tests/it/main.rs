@@ -3,6 +3,7 @@
 mod runtimes;
 mod support;
 
+mod async_depth;
 mod async_edges;
 mod async_grace;
 mod async_interrupt;
@@ -11,6 +12,7 @@ mod async_over;
 mod async_programs;
 mod async_surroundings;
 mod async_trouble;
+mod async_wait;
 mod asynchronous;
 mod autotraits;
 mod contract;
