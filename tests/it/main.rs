@@ -5,6 +5,7 @@ mod support;
 
 mod async_edges;
 mod async_grace;
+mod async_held_up;
 mod async_interrupt;
 mod async_moves;
 mod async_over;
