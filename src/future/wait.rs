@@ -9,7 +9,7 @@ use pin_project::{pin_project, pinned_drop};
 use super::alert::Alert;
 use crate::error::TimeoutError;
 use crate::scope::frame::{Around, Terms, error_at};
-use crate::scope::over::{Stand, Standing};
+use crate::scope::over::{Stand, Standing, takes_a_break};
 use crate::scope::staged::point;
 use crate::scope::{Scope, Spending, begin_wait};
 use crate::time::seam::Seam;
@@ -106,6 +106,7 @@ impl<F: Future> Future for Wait<F> {
             return Poll::Pending;
         }
         let (begun, location, limit, seam) = (this.begun, *this.location, &*this.limit, this.seam);
+        let begins = begun.is_none();
         let own = Thread::with(|thread| {
             let begun = begun.get_or_insert_with(|| {
                 point(thread, location);
@@ -124,6 +125,10 @@ impl<F: Future> Future for Wait<F> {
                     let now = seam.reading(clock::now());
                     match this.standing.look(thread) {
                         Stand::Fail => return error_at(thread, location),
+                        Stand::AwaitDrop { until } => {
+                            this.alert.stay(&Seam::current(), until, cx.waker());
+                        }
+                        _ if own <= now && begins && takes_a_break() => cx.waker().wake_by_ref(),
                         _ if own <= now => return begun.as_ref().map(|begun| begun.error(thread, now)),
                         Stand::Stay { until } => this.alert.stay(seam, own.min(until), cx.waker()),
                         Stand::GoOn => this.alert.wake_await(thread, seam, own, cx.waker()),

@@ -6,6 +6,7 @@ mod support;
 mod async_depth;
 mod async_edges;
 mod async_grace;
+mod async_held_up;
 mod async_interrupt;
 mod async_moves;
 mod async_over;
