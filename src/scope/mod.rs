@@ -44,6 +44,8 @@ pub use switch::{is_enabled, set_enabled};
 /// `timeout` waits for its body, since the body borrows: code that never checks runs on. [`Timebox::strict`] refuses what
 /// comes of it.
 ///
+/// The body's output must be a `Result` (E0308 says where it is not); where it is none use [`timeout_value`].
+///
 /// Around `block_on` it stops the futures of this crate and what checks; for any other future use
 /// [`future::timeout`](crate::future::timeout).
 ///
