@@ -274,11 +274,11 @@ fn a_scope_in_a_child_sees_by_the_clock_that_a_token_it_is_cancelled_on_has_expi
             }
         });
         let entered = on_token().run(|_| Ok::<_, TimeoutError>(()));
-        spun.is_err_and(|error| error.is_cancelled()) && entered.is_err_and(|error| !error.started())
+        spun.is_err_and(|error| error.is_timeout()) && entered.is_err_and(|error| !error.started())
     });
     let token = with_timeout(limit, |scope| Ok::<_, TimeoutError>(scope.token())).unwrap();
     fork(|| {
         let slept = Timebox::new(None::<Duration>).cancel_on(&token).run(|scope| scope.sleep(LONG));
-        slept.is_err_and(|error| error.is_cancelled())
+        slept.is_err_and(|error| error.is_timeout())
     });
 }

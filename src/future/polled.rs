@@ -395,7 +395,11 @@ impl Rest {
                 }
             } else {
                 // Its surroundings are those of this poll.
-                innermost(thread, |scope| node.set_parent(scope.map(Scope::node)));
+                innermost(thread, |scope| {
+                    // With what was around it before, values of the user's may go.
+                    let _held = scope.map(Scope::hold);
+                    node.set_parent(scope.map(Scope::node));
+                });
                 if node.is_over() && !node.is_over_still() {
                     // It was told so by surroundings that it has left: what is asked for from now on is not over.
                     node.settle();
