@@ -42,8 +42,8 @@
 //! | work that several callers wait for: a shared load, a cache that is filled, requests that are coalesced | [`Handle::root`](crate::Handle::root) around the work; and in each caller a [`timeout`] of its own around the waiting |
 //!
 //! A shared future (`futures::future::Shared`, a `OnceCell`, a cache that coalesces) is polled by whichever caller comes, in
-//! the scopes of that caller. Without the root its limits, tokens and handles would be those of the first: a load that is
-//! begun by a caller with 30 ms left would fail for one that has five seconds.
+//! the scopes of that caller. Without the root its checkpoints, hooks, tokens and handles would be those of the caller that polls
+//! it: a load that is begun by one with 30 ms left may fail for another that has five seconds.
 //!
 //! # Examples
 //!

@@ -95,7 +95,8 @@ impl Handle {
     ///
     /// # Examples
     ///
-    /// A load that two callers share. Polled in the scope of the first caller alone, it would end with that.
+    /// A load that two callers share. Without the root the hooks in it would fire for the caller that gives up, and end it for
+    /// both.
     ///
     /// ```
     /// # pollster::block_on(async {

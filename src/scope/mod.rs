@@ -27,7 +27,7 @@ pub use builder::Timebox;
 pub use checkpoint::checkpoint_or_unwind;
 pub use checkpoint::{checkpoint, deadline, is_expired, remaining, require};
 use entry::admit_duration;
-pub(crate) use entry::{Admission, Refused, Spending, admit, admit_polled, begin_wait, linked_node};
+pub(crate) use entry::{Admission, Refused, Spending, admit, admit_polled, linked_node, wait_terms};
 pub use frame::Scope;
 pub use handle::{Handle, handle};
 pub use shield::shield;
