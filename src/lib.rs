@@ -116,7 +116,7 @@
 //! | a foreign call with a way to interrupt it (`SQLite`, a socket, a child process) | [`interruptible`] with a hook |
 //! | reads and writes of sockets and pipes, child processes, regular expressions | the features `io`, `process`, `regex` |
 //! | a query on a database server | [`interruptible`] with a hook that cancels it there: see [`recipes`] |
-//! | a future | it is dropped; or it is given a [grace](Timebox::grace), and ends by itself |
+//! | a future | it is dropped where it stands; or it is given a [grace](Timebox::grace), and ends by itself: see [`future`] |
 //! | code that cannot return an error (a comparison in a sort) | [`checkpoint_or_unwind`] |
 //! | a foreign call with no way to interrupt it, a page fault on a dead disk | nothing |
 //!
@@ -160,7 +160,8 @@
 //!
 //! The first scope starts a thread named `timebox-watchdog`, with all signals blocked. It sleeps until the earliest
 //! deadline, is woken only for one that is earlier, and ends itself after half a minute with nothing to do. Hooks that
-//! may block run on threads named `timebox-hook`, which end after ten idle seconds. The crate prints nothing, except
+//! may block run on threads named `timebox-hook`, which end after ten idle seconds. A thread named `timebox-deputy`, there only
+//! while timers are, takes over from a watchdog that is stuck in an inline hook or in the waker of a task. The crate prints nothing, except
 //! for one line before it aborts a process that left its scopes out of order.
 //!
 //! # Safety and correctness

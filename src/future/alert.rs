@@ -6,7 +6,7 @@ use std::task::Waker;
 use crate::error::TimeoutError;
 use crate::scope::Scope;
 use crate::scope::frame::innermost;
-use crate::scope::over::{PATIENCE, Standing};
+use crate::scope::over::{AwaitState, PATIENCE};
 use crate::time::NEVER;
 use crate::time::seam::Seam;
 use crate::token::node::Node;
@@ -29,7 +29,7 @@ struct Rare {
     /// Whether it was found to be over by the last poll.
     over: bool,
     /// While it waits to be entered.
-    standing: Standing,
+    await_state: AwaitState,
     /// The result, once it is over and waits for the hooks in it.
     error: Option<TimeoutError>,
 }
@@ -50,7 +50,7 @@ pub(super) fn poll_again(waker: &Waker) {
 /// As [`poll_again`], for a task that waits for a node, if that may be over by a deadline.
 #[inline]
 pub(super) fn rely_on(node: &Arc<Node>, waker: &Waker) {
-    if watchdog::global().is_missing() && node.expires_at() != NEVER && !watchdog::global().is_behind() {
+    if watchdog::global().is_missing() && node.expires_at() != NEVER && !watchdog::global().ensure_running() {
         poll_again(waker);
     }
 }
@@ -69,7 +69,7 @@ impl Alert {
             let timer = watchdog::global().schedule(deadline, waker.clone());
             self.timer = Some((deadline, timer));
         }
-        if !watchdog::global().is_behind() {
+        if !watchdog::global().ensure_running() {
             poll_again(waker);
         }
     }
@@ -86,7 +86,7 @@ impl Alert {
             let timer = watchdog::global().schedule_on(seam, deadline, waker.clone());
             self.timer = Some((deadline, timer));
         }
-        if self.timer.is_some() && seam.has_real_clock() && !watchdog::global().is_behind() {
+        if self.timer.is_some() && seam.has_real_clock() && !watchdog::global().ensure_running() {
             poll_again(waker);
         }
     }
@@ -197,8 +197,8 @@ impl Alert {
     }
 
     /// What an await remembers that is yet to begin.
-    pub(super) fn standing(&mut self) -> &mut Standing {
-        &mut self.rare.get_or_insert_default().standing
+    pub(super) fn await_state(&mut self) -> &mut AwaitState {
+        &mut self.rare.get_or_insert_default().await_state
     }
 
     /// Keeps the result, while the hooks run.

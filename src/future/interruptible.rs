@@ -13,7 +13,7 @@ use super::shield::Announced;
 use crate::error::TimeoutError;
 use crate::scope::Scope;
 use crate::scope::frame::{error_at, innermost};
-use crate::scope::over::{Stand, Standing};
+use crate::scope::over::{AwaitAction, AwaitState};
 use crate::scope::staged::point;
 use crate::sync::waits::Ending;
 use crate::time::{NEVER, clock};
@@ -81,7 +81,7 @@ where
         location: Location::caller(),
         guard: Guard { hook, place: None, last: None, alert: Alert::default() },
         started: false,
-        standing: Standing::default(),
+        await_state: AwaitState::default(),
         future,
         done: None,
         announced: None,
@@ -95,7 +95,7 @@ pub struct Interruptible<F: Future> {
     location: &'static Location<'static>,
     started: bool,
     /// Until it has started.
-    standing: Standing,
+    await_state: AwaitState,
     /// What it came to, while a hook that runs is awaited.
     done: Option<F::Output>,
     /// Meanwhile the scopes around it do not drop it: a value that is ready wins.
@@ -199,15 +199,15 @@ where
             if let PhaseProjection::Polling(future) = this.future.as_mut().project() {
                 if !*this.started {
                     point(thread, location);
-                    match this.standing.look(thread) {
-                        Stand::GoOn => *this.started = true,
-                        Stand::Fail => {
+                    match this.await_state.look(thread) {
+                        AwaitAction::GoOn => *this.started = true,
+                        AwaitAction::Fail => {
                             let Some(error) = error_at(thread, location) else { return Poll::Pending };
                             this.guard.alert.clear();
                             this.future.set(Phase::Over);
                             return Poll::Ready(Err(error));
                         }
-                        Stand::Stay { until } | Stand::AwaitDrop { until } => {
+                        AwaitAction::Stay { until } | AwaitAction::AwaitDrop { until } => {
                             this.guard.alert.wake_at(until, cx.waker());
                             return Poll::Pending;
                         }

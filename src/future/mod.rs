@@ -27,23 +27,23 @@
 //!
 //! In a block around a `block_on` an await gives the error too, since a block cannot drop the future.
 //!
-//! A future's scope that is over only because that of a future around it is leaves it to that one, which drops both or
-//! has a grace for both. That is why `&mut future` survives the limit it is polled under.
-//! One that is driven by a `block_on` in the middle of a poll of that one gives it 20 ms, and then ends by itself.
+//! Where an inner future's scope is over only because the scope of an outer one is, the outer future decides: it drops both, or
+//! has a grace for both. That is why `&mut future` survives the limit it is polled under. An inner future that a `block_on` drives
+//! in the middle of the outer one's poll waits 20 ms for that, and then ends by itself.
 //!
 //! # One future, several limits
 //!
 //! Three things look alike:
 //!
-//! | what | use |
+//! | you have | use |
 //! |---|---|
 //! | work that shall end at the limit | [`timeout`] |
-//! | to look after a while at work that goes on: a heartbeat, a progress report | [`wait`]`(limit, &mut work)`, again and again |
-//! | work that several callers wait for: a shared load, a cache that is filled, requests that are joined into one | [`Handle::root`](crate::Handle::root), around the work; and in each caller a [`timeout`] of its own around the waiting |
+//! | work that goes on, and is looked after now and then: a heartbeat, a progress report | [`wait`]`(limit, &mut work)`, again and again |
+//! | work that several callers wait for: a shared load, a cache that is filled, requests that are coalesced | [`Handle::root`](crate::Handle::root) around the work; and in each caller a [`timeout`] of its own around the waiting |
 //!
 //! A shared future (`futures::future::Shared`, a `OnceCell`, a cache that coalesces) is polled by whichever caller comes, in
-//! the scopes of that caller. Without the root its limits, tokens and handles would be those of the first: a load that is
-//! begun by a caller with 30 ms left would fail for one that has five seconds.
+//! the scopes of that caller. Without the root its checkpoints, hooks, tokens and handles would be those of the caller that polls
+//! it: a load that is begun by one with 30 ms left may fail for another that has five seconds.
 //!
 //! # Examples
 //!

@@ -17,7 +17,7 @@ impl Timebox {
     ///
     /// The fallback runs after the scope has been left, when the future was not polled because its own scope was over, was
     /// dropped because of that, or returned an `Err` after an error naming its scope was raised; that `Err` is dropped. An
-    /// `Ok`, the expiry of a scope around it, and any other `Err` pass through.
+    /// `Ok` (unless it is [refused](Self::strict)), the expiry of a scope around it, and any other `Err` pass through.
     ///
     /// # Errors
     ///

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use crate::error::{ScopeId, TimeoutError};
 use crate::scope::frame::{self, Around, Kind, Terms, innermost};
-use crate::scope::staged::{Under, begin_wait, under};
+use crate::scope::staged::{Under, mark_wait, under};
 use crate::scope::{
     Admission, Extras, Handle, Refused, Scope, Spending, admit, admit_polled, caught, is_meant_for,
     linked_node,
@@ -220,7 +220,7 @@ impl Polled {
         if let Some(rest) = self.rest.get() {
             let crosses = rest.crosses_clocks(thread);
             rest.under = under(thread, &rest.seam);
-            begin_wait(self.location, false);
+            mark_wait(self.location, false);
             effective = rest.resume(thread, frame, effective, crosses, waker.is_null());
             extras = rest.extras.as_ref();
         }

@@ -13,8 +13,8 @@ use super::alert::Alert;
 use super::polled::Polled;
 use crate::error::TimeoutError;
 use crate::scope::checkpoint::is_over;
-use crate::scope::over::{Stand, takes_a_break};
-use crate::scope::staged::{begin_wait, point};
+use crate::scope::over::{AwaitAction, takes_a_break};
+use crate::scope::staged::{mark_wait, point};
 use crate::scope::{Refused, Scope};
 use crate::time::clock;
 use crate::token::trail::Circumstances;
@@ -169,7 +169,9 @@ where
     #[inline(never)]
     fn stay_out(&mut self, thread: &Thread, polled: &mut Polled, refused: Refused) {
         if refused.is_by_surroundings() {
-            if let Stand::Stay { until } | Stand::AwaitDrop { until } = self.alert.standing().look(thread) {
+            if let AwaitAction::Stay { until } | AwaitAction::AwaitDrop { until } =
+                self.alert.await_state().look(thread)
+            {
                 return self.alert.wake_at(until, self.cx.waker());
             }
         } else if takes_a_break() {
@@ -197,7 +199,7 @@ fn wait(thread: &Thread, scope: &Scope, alert: &mut Alert, cx: &Context<'_>) -> 
             None => alert.wake_with(scope.visible_outer(), scope.around(), own, cx.waker()),
         };
         if woken {
-            begin_wait(location, true);
+            mark_wait(location, true);
             return Poll::Pending;
         }
     }
@@ -232,7 +234,7 @@ fn wait_on(scope: &Scope, alert: &mut Alert, cx: &Context<'_>) -> Poll<TimeoutEr
             // What was polled before it was over counts on being polled again.
             cx.waker().wake_by_ref();
         }
-        begin_wait(location, true);
+        mark_wait(location, true);
         return Poll::Pending;
     }
     let error = scope.error(Circumstances { settled: false, ..Circumstances::at(location, now) });

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::alert::Alert;
 use crate::error::TimeoutError;
 use crate::scope::frame::error_at;
-use crate::scope::over::{Stand, Standing};
+use crate::scope::over::{AwaitAction, AwaitState};
 use crate::scope::staged::point;
 use crate::time::seam::Seam;
 use crate::time::{clock, nanos};
@@ -21,8 +21,8 @@ use crate::watchdog::slots::Thread;
 ///
 /// A [`TimeoutError`] once the scope is over, if the body may then clean up: within a [grace](crate::Timebox::grace), and in
 /// a block around a `block_on`. Without a grace it stays pending, and is dropped with the future around it: see
-/// [the module](super). A sleep that begins there gives the error at once; but in one poll no second sleep does, which
-/// stays pending instead.
+/// [the module](super). In a grace a sleep that begins late gives the error at once, but only one in each poll: a second one
+/// stays pending.
 ///
 /// Polled after its end it is ready again.
 ///
@@ -45,7 +45,7 @@ pub fn sleep(duration: Duration) -> Sleep {
     Sleep {
         duration,
         end: None,
-        standing: Standing::default(),
+        await_state: AwaitState::default(),
         location: Location::caller(),
         alert: Alert::default(),
         seam: Seam::current(),
@@ -59,7 +59,7 @@ pub struct Sleep {
     duration: Duration,
     /// From the first poll on.
     end: Option<u64>,
-    standing: Standing,
+    await_state: AwaitState,
     location: &'static Location<'static>,
     alert: Alert,
     /// On whose clock it sleeps.
@@ -75,12 +75,12 @@ impl Future for Sleep {
             if this.end.is_none() {
                 point(thread, this.location);
             }
-            let stand = this.standing.look(thread);
-            if let Stand::Fail = stand {
+            let action = this.await_state.look(thread);
+            if let AwaitAction::Fail = action {
                 this.alert.clear();
                 return Poll::Ready(error_at(thread, this.location).map_or(Ok(()), Err));
             }
-            if let Stand::AwaitDrop { until } = stand {
+            if let AwaitAction::AwaitDrop { until } = action {
                 this.alert.stay(&Seam::current(), until, cx.waker());
                 this.begin();
                 return Poll::Pending;
@@ -96,8 +96,8 @@ impl Future for Sleep {
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
-            match stand {
-                Stand::Stay { until } => this.alert.stay(&this.seam, end.min(until), cx.waker()),
+            match action {
+                AwaitAction::Stay { until } => this.alert.stay(&this.seam, end.min(until), cx.waker()),
                 _ => this.alert.wake_await(thread, &this.seam, end, cx.waker()),
             }
             Poll::Pending

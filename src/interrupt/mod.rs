@@ -220,7 +220,7 @@ impl Scope {
     fn await_watchdog(&self, location: &'static Location<'static>) -> Result<(), TimeoutError> {
         let watchdog = watchdog::global();
         if watchdog.is_missing() && !clock::is_mocked() && self.node().expires_at() != NEVER {
-            while !watchdog.is_behind() && watchdog.is_worth_waiting_for() {
+            while !watchdog.ensure_running() && watchdog.is_worth_waiting_for() {
                 std::thread::sleep(Duration::from_nanos(NAP));
                 self.check_by_clock(location)?;
             }

@@ -283,7 +283,7 @@ fn is_unmeasured(limit: &Limit) -> bool {
 }
 
 /// The terms of a wait that begins `now`, for which no scope is opened, and how it will end.
-pub(crate) fn begin_wait(
+pub(crate) fn wait_terms(
     limit: &Limit,
     now: u64,
     location: &'static Location<'static>,

@@ -95,28 +95,24 @@ impl Handle {
     ///
     /// # Examples
     ///
-    /// A load that two callers share. Polled in the scope of the first caller alone, it would end with that.
+    /// A load that two callers share. Without the root the hooks in it would fire for the caller that gives up, and end it for
+    /// both.
     ///
     /// ```
     /// # pollster::block_on(async {
     /// use std::time::Duration;
     /// use futures::FutureExt;
-    /// use timebox::{Handle, future};
+    /// use futures::channel::oneshot;
+    /// use timebox::{Handle, TimeoutError, future};
     ///
-    /// const MS: Duration = Duration::from_millis(1);
-    ///
-    /// let load = Handle::root().enter_future(60_000 * MS, async {
-    ///     future::sleep(50 * MS).await.map_err(|_| "too slow")?;
-    ///     Ok::<_, Error>("loaded")
-    /// });
-    /// # #[derive(Clone, Debug)] struct Error;
-    /// # impl From<timebox::TimeoutError> for Error { fn from(_: timebox::TimeoutError) -> Self { Error } }
-    /// # impl From<&str> for Error { fn from(_: &str) -> Self { Error } }
-    /// let load = load.boxed().shared();
+    /// let (server, answer) = oneshot::channel();
+    /// let load = async { Ok::<_, TimeoutError>(answer.await.expect("the server answers")) };
+    /// let load = Handle::root().enter_future(Duration::from_secs(60), load).shared();
     ///
     /// // The first caller gives up; the second has time.
-    /// assert!(future::timeout(5 * MS, load.clone()).await.is_err());
-    /// assert_eq!(future::timeout(60_000 * MS, load).await.unwrap(), "loaded");
+    /// assert!(future::timeout(Duration::from_millis(5), load.clone()).await.is_err());
+    /// server.send("loaded").unwrap();
+    /// assert_eq!(future::timeout(Duration::from_secs(60), load).await.unwrap(), "loaded");
     /// # });
     /// ```
     #[track_caller]

@@ -27,7 +27,7 @@ pub use builder::Timebox;
 pub use checkpoint::checkpoint_or_unwind;
 pub use checkpoint::{checkpoint, deadline, is_expired, remaining, require};
 use entry::admit_duration;
-pub(crate) use entry::{Admission, Refused, Spending, admit, admit_polled, begin_wait, linked_node};
+pub(crate) use entry::{Admission, Refused, Spending, admit, admit_polled, linked_node, wait_terms};
 pub use frame::Scope;
 pub use handle::{Handle, handle};
 pub use shield::shield;
@@ -43,6 +43,8 @@ pub use switch::{is_enabled, set_enabled};
 ///
 /// `timeout` waits for its body, since the body borrows: code that never checks runs on. [`Timebox::strict`] refuses what
 /// comes of it.
+///
+/// The body's output must be a `Result` (E0308 says where it is not); where it is none use [`timeout_value`].
 ///
 /// Around `block_on` it stops the futures of this crate and what checks; for any other future use
 /// [`future::timeout`](crate::future::timeout).

@@ -24,15 +24,15 @@ const PACE: u64 = 1_000_000;
 
 /// What an await remembers from poll to poll of the scopes that are over around it.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Standing {
+pub(crate) struct AwaitState {
     /// Whether it began in a scope that was not over.
     began_in_time: bool,
     /// Since when it stays pending in a scope that is over; 0 if it does not.
     since: u64,
 }
 
-/// What an await is to do.
-pub(crate) enum Stand {
+/// What an await does.
+pub(crate) enum AwaitAction {
     /// No scope around it is over.
     GoOn,
     /// It gives the error.
@@ -52,33 +52,33 @@ pub(super) enum Ending {
     CleanUp { until: u64 },
 }
 
-impl Standing {
+impl AwaitState {
     /// Looks at the scopes around an await.
-    pub(crate) fn look(&mut self, thread: &Thread) -> Stand {
+    pub(crate) fn look(&mut self, thread: &Thread) -> AwaitAction {
         innermost(thread, |scope| match scope {
             Some(scope) if scope.is_over_by_clock(thread) => self.look_when_over(scope),
             _ => {
                 *self = Self { began_in_time: true, since: 0 };
-                Stand::GoOn
+                AwaitAction::GoOn
             }
         })
     }
 
     #[cold]
-    fn look_when_over(&mut self, scope: &Scope) -> Stand {
+    fn look_when_over(&mut self, scope: &Scope) -> AwaitAction {
         let now = clock::now();
         let stays = match scope.ending(now) {
             Ending::Drop { is_held_up } => {
-                self.wait_for_drop(now, is_held_up).map(|until| Stand::AwaitDrop { until })
+                self.wait_for_drop(now, is_held_up).map(|until| AwaitAction::AwaitDrop { until })
             }
             Ending::CleanUp { until } => {
-                self.wait_for_turn(scope, now, until).map(|until| Stand::Stay { until })
+                self.wait_for_turn(scope, now, until).map(|until| AwaitAction::Stay { until })
             }
         };
         stays.unwrap_or_else(|| {
             // The error is given: from now on this await is as one that begins here.
             *self = Self::default();
-            Stand::Fail
+            AwaitAction::Fail
         })
     }
 

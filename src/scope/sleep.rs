@@ -121,7 +121,7 @@ fn rest(until: u64) {
 /// then a try is made to start it.
 fn nap(left: u64) -> u64 {
     let watchdog = watchdog::global();
-    if watchdog.is_missing() && !watchdog.is_behind() { left.min(NAP) } else { left }
+    if watchdog.is_missing() && !watchdog.ensure_running() { left.min(NAP) } else { left }
 }
 
 /// What a thread sleeps on that a token may wake. Not the thread's own parking place: that is the user's.

@@ -178,13 +178,13 @@ pub(crate) fn move_clock(until: u64, go_on: impl FnMut() -> bool) {
 /// From here on code waits where it can be interrupted at any time, until the result is dropped.
 #[cfg_attr(not(debug_assertions), inline(always))]
 pub(crate) fn waiting(location: &'static Location<'static>) -> Waiting {
-    begin_wait(location, true);
+    mark_wait(location, true);
     Waiting { location }
 }
 
 /// A wait begins, or ends.
 #[cfg_attr(not(debug_assertions), inline(always))]
-pub(crate) fn begin_wait(location: &'static Location<'static>, begins: bool) {
+pub(crate) fn mark_wait(location: &'static Location<'static>, begins: bool) {
     #[cfg(feature = "testing")]
     if is_entered() {
         waits(location, begins);
@@ -201,7 +201,7 @@ pub(crate) struct Waiting {
 impl Drop for Waiting {
     #[cfg_attr(not(debug_assertions), inline(always))]
     fn drop(&mut self) {
-        begin_wait(self.location, false);
+        mark_wait(self.location, false);
     }
 }
 

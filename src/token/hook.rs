@@ -19,9 +19,11 @@ pub(crate) use entry::{Entry, Unsaid};
 /// (with the call, for [`interruptible`](crate::interruptible)); then it is not running and never will.
 ///
 /// Any `FnMut() -> R + Send` converts into a hook that runs on a runner thread. An `Err` that it returns is a
-/// [failure](crate::HookFailure): it is kept, and the hook is fired again, after ever longer pauses, up to a second. Anything else
-/// that it returns is ignored ([`HookResult`] says what it can be). A hook must not take a lock that the interrupted code holds, and must not wait for it. A panic in a hook is caught
-/// (std's panic hook reports it), and kept too; such a hook is not fired again.
+/// [failure](crate::HookFailure): it is kept, and the hook is fired again, after ever longer pauses, up to a second. Anything
+/// else that it returns is ignored ([`HookResult`] says what it can be). A panic in a hook is caught (std's panic hook reports
+/// it), and kept too; such a hook is not fired again.
+///
+/// A hook must not take a lock that the interrupted code holds, and must not wait for that code.
 ///
 /// The idea is C++20's `stop_callback`; firing again until the call returns is our answer to interrupts that
 /// come before the call has begun, and are lost.

@@ -85,17 +85,17 @@ struct About {
 /// have at hand.
 struct State {
     parent: Option<Link>,
-    more: Option<Box<More>>,
+    more: Option<Box<ScopeState>>,
 }
 
-/// What scopes have, and nodes that came to an end of their own.
+/// What nodes of scopes have, and those that came to an end of their own.
 #[derive(Default)]
-struct More {
+struct ScopeState {
     end: Option<End>,
     /// What it is over by, once somebody needs to know; its own end until then.
     verdict: Option<Arc<Verdict>>,
     timer: Option<Timer>,
-    seldom: Option<Box<Seldom>>,
+    rare: Option<Box<RareState>>,
 }
 
 impl State {
@@ -103,30 +103,30 @@ impl State {
         Self { parent, more: None }
     }
 
-    /// If there is any of it.
-    fn seldom(&mut self) -> Option<&mut Seldom> {
-        self.more.as_mut()?.seldom.as_deref_mut()
+    /// To change it, if there is any of it.
+    fn rare(&mut self) -> Option<&mut RareState> {
+        self.more.as_mut()?.rare.as_deref_mut()
     }
 }
 
 impl Deref for State {
-    type Target = More;
+    type Target = ScopeState;
 
-    fn deref(&self) -> &More {
-        static NOTHING: More = More { end: None, verdict: None, timer: None, seldom: None };
+    fn deref(&self) -> &ScopeState {
+        static NOTHING: ScopeState = ScopeState { end: None, verdict: None, timer: None, rare: None };
         self.more.as_deref().unwrap_or(&NOTHING)
     }
 }
 
 impl DerefMut for State {
-    fn deref_mut(&mut self) -> &mut More {
+    fn deref_mut(&mut self) -> &mut ScopeState {
         self.more.get_or_insert_default()
     }
 }
 
 /// What few nodes have.
 #[derive(Default)]
-struct Seldom {
+struct RareState {
     children: Slab<Child>,
     /// Nodes whose end ends this one too ([`cancel_on`](crate::Timebox::cancel_on)).
     links: Vec<Link>,
@@ -145,11 +145,11 @@ struct Seldom {
     raised: Option<TimeoutError>,
 }
 
-impl Deref for More {
-    type Target = Seldom;
+impl Deref for ScopeState {
+    type Target = RareState;
 
-    fn deref(&self) -> &Seldom {
-        static NOTHING: Seldom = Seldom {
+    fn deref(&self) -> &RareState {
+        static NOTHING: RareState = RareState {
             children: Slab::new(),
             links: Vec::new(),
             hooks: Slab::new(),
@@ -161,13 +161,13 @@ impl Deref for More {
             falls_back: false,
             raised: None,
         };
-        self.seldom.as_deref().unwrap_or(&NOTHING)
+        self.rare.as_deref().unwrap_or(&NOTHING)
     }
 }
 
-impl DerefMut for More {
-    fn deref_mut(&mut self) -> &mut Seldom {
-        self.seldom.get_or_insert_default()
+impl DerefMut for ScopeState {
+    fn deref_mut(&mut self) -> &mut RareState {
+        self.rare.get_or_insert_default()
     }
 }
 

@@ -31,9 +31,9 @@ use std::sync::{Arc, MutexGuard, RwLockReadGuard, RwLockWriteGuard};
 /// assert_eq!(Some(7).into_failure(), None);
 /// ```
 #[diagnostic::on_unimplemented(
-    message = "a hook's closure returns `{Self}`, of which nobody knows whether it is a failure",
+    // The cure is in the message, since for some calls the compiler leaves the notes out.
+    message = "a hook's closure returns `{Self}`, which may stand for a failure: end the closure with a semicolon, or return a `Result`",
     label = "this is not ignored",
-    note = "end the closure with a semicolon, so that it returns nothing; or return a `Result`",
     note = "a future would never be polled: a hook is a plain closure"
 )]
 pub trait HookResult: Sized {

@@ -33,7 +33,7 @@ impl Wait {
             return Poll::Ready(());
         }
         let watchdog = watchdog::global();
-        if watchdog.is_missing() && token.node().expires_at() != NEVER && !watchdog.is_behind() {
+        if watchdog.is_missing() && token.node().expires_at() != NEVER && !watchdog.ensure_running() {
             // Nobody is there yet to tell of its deadline: it is asked again.
             cx.waker().wake_by_ref();
         }

@@ -254,7 +254,7 @@ impl Thread {
         let aimed =
             (stride.saturating_mul(LOOK_EVERY) / passed).clamp(1, stride.saturating_mul(2).min(1 << 20));
         if global().is_missing() {
-            global().is_behind();
+            global().ensure_running();
         }
         let alone = is_in_seam() || deadline.min(self.deadline.get()) != NEVER && self.is_alone();
         let aimed = if alone { 1 } else { u32::try_from(aimed).unwrap_or(1) };

@@ -15,15 +15,15 @@ use crate::sync::{Ordering, os};
 #[cfg(not(timebox_loom))]
 use crate::time::{NEVER, clock};
 
-/// How long it is left alone that no thread could be had, in nanoseconds.
+/// How long no thread is asked for again after none could be had, in nanoseconds.
 #[cfg(not(timebox_loom))]
 const TRY_EVERY: u64 = 1_000_000;
 
-/// How long a call waits that nobody would interrupt, in nanoseconds.
+/// How long a call that nobody would interrupt waits for a watchdog, in nanoseconds.
 #[cfg(not(timebox_loom))]
 const PATIENCE: u64 = 1_000_000_000;
 
-/// How long somebody who sleeps may do so where no watchdog is there, until he tries again, in nanoseconds.
+/// How long a sleeper sleeps at a time while there is no watchdog, before it tries again to start it, in nanoseconds.
 pub(crate) const NAP: u64 = 10_000_000;
 
 #[cfg(timebox_loom)]
@@ -37,7 +37,7 @@ impl Watchdog {
     /// In a model there are threads enough.
     #[cfg_attr(not(debug_assertions), inline(always))]
     #[allow(clippy::unused_self)]
-    pub(crate) fn is_behind(&'static self) -> bool {
+    pub(crate) fn ensure_running(&'static self) -> bool {
         true
     }
 
@@ -79,10 +79,10 @@ impl Watchdog {
         self.abandoned().rouse();
     }
 
-    /// Whether there is a watchdog, for who has armed something and is about to wait for it. If not, one is started; where no
-    /// thread can be had he must not rely on being woken, and ask again soon.
+    /// Starts the watchdog if there is none. `false` if no thread can be had: a caller that has armed something, and is about to
+    /// wait for it, must not rely on being woken, and asks again soon.
     #[cfg_attr(not(debug_assertions), inline(always))]
-    pub(crate) fn is_behind(&'static self) -> bool {
+    pub(crate) fn ensure_running(&'static self) -> bool {
         self.alarm.is_reliable() || self.try_again()
     }
 
@@ -111,7 +111,7 @@ impl Watchdog {
         self.try_at.load(Ordering::Relaxed) != 0 && !self.alarm.is_reliable()
     }
 
-    /// Whether one may be had soon: that it cannot has not lasted for long.
+    /// Whether a watchdog may be had soon: it has not been missing for long.
     pub(crate) fn is_worth_waiting_for(&'static self) -> bool {
         clock::real_now().saturating_sub(self.missing_since.load(Ordering::Relaxed)) < PATIENCE
     }

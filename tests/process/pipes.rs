@@ -2,9 +2,10 @@
 
 use std::io::{self, ErrorKind, Read};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use timebox::process::{Error, Halted, Run, Why, output, status};
-use timebox::timeout;
+use timebox::{TimeoutError, timeout};
 
 use super::{HANG, LONG, SHORT, dies, number, sh, stopped};
 
@@ -149,6 +150,38 @@ fn an_error_of_the_reader_ends_the_command() {
     let mut command = sh("cat; sleep 1000");
     let error = io_error(timeout(LONG, || Run::new(&mut command).input_from(Broken).output()));
     assert_eq!(error.to_string(), "a broken source");
+}
+
+/// A reader that runs out of a limit of its own.
+struct Late;
+
+impl Read for Late {
+    fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+        timeout(SHORT, || Ok(timebox::sleep(LONG).map(|()| 0)?))
+    }
+}
+
+#[test]
+fn a_timeout_that_a_reader_returns_is_found_and_the_text_of_other_errors_stands_once() {
+    let error = Run::new(&mut sh("cat; sleep 1000")).input_from(Late).output().unwrap_err();
+    assert_eq!(TimeoutError::find(&error).unwrap().limit(), Some(SHORT));
+
+    let error = status(&mut Command::new("no-such-program")).unwrap_err();
+    assert!(TimeoutError::find(&error).is_none());
+    let text = format!("{:#}", anyhow::Error::from(error));
+    assert_eq!(text.matches("no-such-program").count(), 1, "{text}");
+}
+
+#[test]
+fn outputs_are_shown_as_text_where_they_are_text() {
+    let shown = format!("{:?}", Run::new(&mut sh("echo hi; printf '\\377' >&2")).output().unwrap());
+    assert!(shown.contains(r#"stdout: "hi\n", "#) && shown.contains("stderr: [255]"), "{shown}");
+
+    let halted = halted(Run::new(&mut sh("printf abcdef; sleep 1000")).max_output(5).output());
+    assert!(format!("{halted:?}").contains(r#"stdout: "abcde"#), "{halted:?}");
+
+    let stopped = stopped(timeout(Duration::ZERO, || output(&mut sh("true"))));
+    assert!(format!("{stopped:?}").contains(r#"stdout: "", "#), "{stopped:?}");
 }
 
 #[test]

@@ -11,7 +11,7 @@ use super::pipes::Kept;
 use crate::error::TimeoutError;
 
 /// What a command that came to its end has written.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Captured {
     /// How it ended.
@@ -46,18 +46,46 @@ impl From<Captured> for Output {
 }
 
 /// Why a command did not come to its end.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug)]
 #[non_exhaustive]
 pub enum Error {
     /// It could not be started (the error names it), or not be waited for, or its input could not be read.
-    #[error(transparent)]
-    Io(#[from] io::Error),
+    Io(io::Error),
     /// It was stopped, or not started, since the scope was over.
-    #[error(transparent)]
     Stopped(Stopped),
     /// It was stopped though the scope was not over: [`why`](Halted::why) tells.
-    #[error(transparent)]
     Halted(Halted),
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Io(error) => fmt::Display::fmt(error, f),
+            Self::Stopped(stopped) => fmt::Display::fmt(stopped, f),
+            Self::Halted(halted) => fmt::Display::fmt(halted, f),
+        }
+    }
+}
+
+impl StdError for Error {
+    /// Each variant stands for the error in it, whose source it has. But a timeout that a reader of the input has returned is
+    /// the `io::Error`'s content, not its source.
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        match self {
+            Self::Io(error) => match error.get_ref() {
+                Some(held) if TimeoutError::find(held).is_some() => Some(held),
+                _ => error.source(),
+            },
+            Self::Stopped(stopped) => stopped.source(),
+            Self::Halted(halted) => halted.source(),
+        }
+    }
+}
+
+impl From<io::Error> for Error {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
 }
 
 impl Error {
@@ -86,7 +114,7 @@ impl From<TimeoutError> for Error {
 }
 
 /// What a command has done before it was stopped.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 #[non_exhaustive]
 pub struct Stopped {
     /// Why it was stopped.
@@ -110,7 +138,7 @@ pub struct Stopped {
 }
 
 /// What a command has done before it was stopped although the scope was not over.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 #[non_exhaustive]
 pub struct Halted {
     /// Why it was stopped.
@@ -176,6 +204,62 @@ impl Halted {
             status,
             refused,
         }
+    }
+}
+
+/// An output, shown as std's `Output` shows it: as text, where it is text.
+struct Shown<'a>(&'a [u8]);
+
+impl fmt::Debug for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match str::from_utf8(self.0) {
+            Ok(text) => fmt::Debug::fmt(text, f),
+            Err(_) => fmt::Debug::fmt(self.0, f),
+        }
+    }
+}
+
+impl fmt::Debug for Captured {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { status, stdout, stdout_cut, stderr, stderr_cut } = self;
+        f.debug_struct("Captured")
+            .field("status", status)
+            .field("stdout", &Shown(stdout))
+            .field("stdout_cut", stdout_cut)
+            .field("stderr", &Shown(stderr))
+            .field("stderr_cut", stderr_cut)
+            .finish()
+    }
+}
+
+impl fmt::Debug for Stopped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { timeout, stdout, stdout_cut, stderr, stderr_cut, status, suspended, refused } = self;
+        f.debug_struct("Stopped")
+            .field("timeout", timeout)
+            .field("stdout", &Shown(stdout))
+            .field("stdout_cut", stdout_cut)
+            .field("stderr", &Shown(stderr))
+            .field("stderr_cut", stderr_cut)
+            .field("status", status)
+            .field("suspended", suspended)
+            .field("refused", refused)
+            .finish()
+    }
+}
+
+impl fmt::Debug for Halted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { why, stdout, stdout_cut, stderr, stderr_cut, status, refused } = self;
+        f.debug_struct("Halted")
+            .field("why", why)
+            .field("stdout", &Shown(stdout))
+            .field("stdout_cut", stdout_cut)
+            .field("stderr", &Shown(stderr))
+            .field("stderr_cut", stderr_cut)
+            .field("status", status)
+            .field("refused", refused)
+            .finish()
     }
 }
 

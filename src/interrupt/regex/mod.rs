@@ -411,13 +411,17 @@ mod tests {
     #[cfg_attr(miri, ignore = "calls C")]
     fn the_first_callout_after_the_expiry_ends_the_search() {
         let (regex, text) = (super::Regex::new("^(a+)+$").unwrap(), "a".repeat(60) + "!");
-        let mut late = Vec::new();
-        for run in 1..=50 {
+        let (mut late, mut ended) = (Vec::new(), 0);
+        for _ in 0..50 {
+            ENDED.set(0);
             let limit = std::time::Duration::from_millis(5);
             let error = crate::timeout(limit, || regex.is_match(&text)).unwrap_err();
-            assert_eq!(ENDED.get(), run);
+            // None where the limit has passed before the search began, as it may on a busy machine.
+            assert!(ENDED.get() <= 1, "it was asked again");
+            ended += ENDED.get();
             late.push(error.overshoot());
         }
+        assert!(ended > 0);
         late.sort();
         println!("late by {:?}, at most {:?}", late[25], late[49]);
     }

@@ -162,12 +162,12 @@ impl Node {
         let is_first = !self.over.load(Ordering::Relaxed);
         // Release: pairs with the Acquire in `is_over`.
         self.over.store(true, Ordering::Release);
-        let seldom = state.seldom()?;
+        let rare = state.rare()?;
         if is_first {
-            found.hooks.extend(seldom.hooks.iter().map(|(_, hooked)| Arc::clone(&hooked.entry)));
+            found.hooks.extend(rare.hooks.iter().map(|(_, hooked)| Arc::clone(&hooked.entry)));
         }
-        found.wakers.extend(seldom.wakers.drain());
-        if seldom.children.is_empty() {
+        found.wakers.extend(rare.wakers.drain());
+        if rare.children.is_empty() {
             return None;
         }
         let mut beneath = Beneath::of(&state);

@@ -196,7 +196,7 @@ impl Link {
     /// Takes the child off its parent's list.
     fn unlist(self) -> Arc<Node> {
         let child = self.node.state.lock().and_then(|mut state| {
-            let children = &mut state.seldom()?.children;
+            let children = &mut state.rare()?.children;
             let child = children.try_remove(self.key as usize);
             if children.is_empty() && children.capacity() > KEPT {
                 *children = Slab::new();
@@ -226,8 +226,8 @@ impl Node {
         let state = self.state.get_mut()?;
         if let Some(more) = &mut state.more {
             more.timer.take().into_iter().for_each(Timer::cancel);
-            if let Some(seldom) = &mut more.seldom {
-                others.extend(seldom.links.drain(..).map(Link::unlist));
+            if let Some(rare) = &mut more.rare {
+                others.extend(rare.links.drain(..).map(Link::unlist));
             }
         }
         state.parent.take().map(Link::unlist)
