@@ -13,7 +13,7 @@ use super::alert::Alert;
 use super::polled::Polled;
 use crate::error::TimeoutError;
 use crate::scope::checkpoint::is_over;
-use crate::scope::over::AwaitAction;
+use crate::scope::over::{AwaitAction, takes_a_break};
 use crate::scope::staged::{mark_wait, point};
 use crate::scope::{Refused, Scope};
 use crate::time::clock;
@@ -168,10 +168,14 @@ where
     #[cold]
     #[inline(never)]
     fn stay_out(&mut self, thread: &Thread, polled: &mut Polled, refused: Refused) {
-        if refused.is_by_surroundings()
-            && let AwaitAction::Stay { until } = self.alert.await_state().look(thread)
-        {
-            return self.alert.wake_at(until, self.cx.waker());
+        if refused.is_by_surroundings() {
+            if let AwaitAction::Stay { until } | AwaitAction::AwaitDrop { until } =
+                self.alert.await_state().look(thread)
+            {
+                return self.alert.wake_at(until, self.cx.waker());
+            }
+        } else if takes_a_break() {
+            return self.cx.waker().wake_by_ref();
         }
         self.alert.clear();
         let error = polled.refusal(thread, refused);

@@ -80,13 +80,13 @@ impl Future for Sleep {
                 this.alert.clear();
                 return Poll::Ready(error_at(thread, this.location).map_or(Ok(()), Err));
             }
-            let begins = this.end.is_none();
-            // Made outside of a test's closure, it sleeps by the clock of its first poll.
-            if begins && this.seam.is_real() {
-                this.seam = Seam::current();
+            if let AwaitAction::AwaitDrop { until } = action {
+                this.alert.stay(&Seam::current(), until, cx.waker());
+                this.begin();
+                return Poll::Pending;
             }
-            let now = this.seam.reading(clock::now());
-            let end = *this.end.get_or_insert_with(|| now.saturating_add(nanos(this.duration)));
+            let begins = this.end.is_none();
+            let (now, end) = this.begin();
             if end <= now {
                 this.alert.clear();
                 if !begins {
@@ -102,6 +102,18 @@ impl Future for Sleep {
             }
             Poll::Pending
         })
+    }
+}
+
+impl Sleep {
+    /// What its clock shows, and its end there; it begins with the first call.
+    fn begin(&mut self) -> (u64, u64) {
+        // Made outside of a test's closure, it sleeps by the clock of its first poll.
+        if self.end.is_none() && self.seam.is_real() {
+            self.seam = Seam::current();
+        }
+        let now = self.seam.reading(clock::now());
+        (now, *self.end.get_or_insert_with(|| now.saturating_add(nanos(self.duration))))
     }
 }
 

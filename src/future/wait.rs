@@ -9,7 +9,7 @@ use pin_project::{pin_project, pinned_drop};
 use super::alert::Alert;
 use crate::error::TimeoutError;
 use crate::scope::frame::{Around, Terms, error_at};
-use crate::scope::over::{AwaitAction, AwaitState};
+use crate::scope::over::{AwaitAction, AwaitState, takes_a_break};
 use crate::scope::staged::point;
 use crate::scope::{Scope, Spending, wait_terms};
 use crate::time::seam::Seam;
@@ -94,6 +94,7 @@ pub struct Wait<F> {
 
 struct Begun {
     terms: Terms,
+    end: End,
     /// Left when the wait is over.
     _spending: Option<Spending>,
 }
@@ -107,16 +108,17 @@ impl<F: Future> Future for Wait<F> {
             return Poll::Pending;
         }
         let (begun, location, limit, seam) = (this.begun, *this.location, &*this.limit, this.seam);
+        let begins = begun.is_none();
         let own = Thread::with(|thread| {
             let begun = begun.get_or_insert_with(|| {
                 point(thread, location);
                 if seam.is_real() {
                     *seam = Seam::current();
                 }
-                let (terms, spending) = wait_terms(limit, seam.reading(clock::now()), location);
-                Begun { terms, _spending: spending }
+                let (terms, end, spending) = wait_terms(limit, seam.reading(clock::now()), location);
+                Begun { terms, end, _spending: spending }
             });
-            begun.terms.own()
+            begun.end.at
         });
         let result = match this.future.poll(cx) {
             Poll::Ready(output) => Ok(output),
@@ -125,6 +127,10 @@ impl<F: Future> Future for Wait<F> {
                     let now = seam.reading(clock::now());
                     match this.await_state.look(thread) {
                         AwaitAction::Fail => return error_at(thread, location),
+                        AwaitAction::AwaitDrop { until } => {
+                            this.alert.stay(&Seam::current(), until, cx.waker());
+                        }
+                        _ if own <= now && begins && takes_a_break() => cx.waker().wake_by_ref(),
                         _ if own <= now => return begun.as_ref().map(|begun| begun.error(thread, now)),
                         AwaitAction::Stay { until } => this.alert.stay(seam, own.min(until), cx.waker()),
                         AwaitAction::GoOn => this.alert.wake_await(thread, seam, own, cx.waker()),
@@ -147,9 +153,8 @@ impl Begun {
     #[cold]
     fn error(&self, thread: &Thread, now: u64) -> TimeoutError {
         let terms = &self.terms;
-        let end = End::new(terms.cause, terms.own());
         let how = Circumstances::at(terms.location, now);
-        Scope::error_without_frame(thread, terms, None, Some(end), Around::Thread, how)
+        Scope::error_without_frame(thread, terms, None, Some(self.end.clone()), Around::Thread, how)
     }
 }
 

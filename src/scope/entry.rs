@@ -212,8 +212,16 @@ pub(crate) fn admit(
     // Of its own causes the earliest is named; a cancel at the very deadline is not earlier.
     let mut ends: Vec<End> = Vec::new();
     let reserve = extras.map_or(Duration::ZERO, |extras| extras.options.reserve);
-    if enabled && reserve > Duration::ZERO && outer != NEVER {
-        own = own.min(outer.saturating_sub(nanos(reserve)));
+    if enabled && reserve > Duration::ZERO {
+        // The thread's deadline leaves out some of those around a handle, and those of tokens.
+        let outer = match around {
+            Around::Thread => innermost(thread, |scope| scope.map_or(NEVER, |scope| scope.effective(thread))),
+            Around::Node(node) if timed(node) => node.expires_at(),
+            Around::Node(_) => NEVER,
+        };
+        if outer != NEVER {
+            own = own.min(outer.saturating_sub(nanos(reserve)));
+        }
     }
     if own <= now {
         ends.push(End::new(Cause::Deadline, own));
@@ -274,12 +282,12 @@ fn is_unmeasured(limit: &Limit) -> bool {
     matches!(limit.kind(), Kind::None | Kind::At(_))
 }
 
-/// The terms of a wait that begins `now`, for which no scope is opened.
+/// The terms of a wait that begins `now`, for which no scope is opened, and how it will end.
 pub(crate) fn wait_terms(
     limit: &Limit,
     now: u64,
     location: &'static Location<'static>,
-) -> (Terms, Option<Spending>) {
+) -> (Terms, End, Option<Spending>) {
     let (mut own, mut cause, mut spending) = (NEVER, Cause::Deadline, None);
     if is_enabled() {
         own = own_deadline(limit, now);
@@ -289,7 +297,9 @@ pub(crate) fn wait_terms(
         }
     }
     let (asked, unmeasured) = (between(now, own), is_unmeasured(limit));
-    (Terms { asked, entered: now, location, kind: FrameKind::Future, cause, unmeasured }, spending)
+    let terms = Terms { asked, entered: now, location, kind: FrameKind::Future, cause, unmeasured };
+    // An instant may have passed before it began.
+    (terms, End::new(cause, own), spending)
 }
 
 /// A node with these terms, which the tokens in the extras cancel.

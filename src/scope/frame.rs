@@ -12,7 +12,10 @@
 //! 4. The thread's deadline is the earliest of the visible frames' and of what lasts around a handle; its flag is that
 //!    of the innermost visible node.
 
+mod ends;
 mod errors;
+mod nodes;
+mod terms;
 
 use std::cell::{Cell, OnceCell};
 use std::mem::{ManuallyDrop, MaybeUninit};
@@ -21,18 +24,17 @@ use std::ptr;
 use std::sync::Arc;
 use std::task::Waker;
 use std::thread;
-use std::time::Duration;
 
 use super::Extras;
-use super::entry::node_of;
-use super::over::Ending;
-use crate::error::{Cause, Fields, ScopeId, ScopeInfo};
+use crate::error::{Cause, ScopeId, ScopeInfo};
 use crate::time::{NEVER, clock};
-use crate::token::node::{End, Node};
+use crate::token::node::Node;
 use crate::watchdog;
 use crate::watchdog::slots::Thread;
 
 pub(crate) use errors::error_at;
+pub(super) use terms::between;
+pub(crate) use terms::{Kind, Terms};
 
 /// A scope that is open: the region of execution that a limit bounds.
 ///
@@ -45,8 +47,7 @@ pub(crate) use errors::error_at;
 /// # Examples
 ///
 /// ```
-/// use std::time::Duration;
-/// use timebox::{Scope, with_timeout};
+/// /// use timebox::{Scope, with_timeout};
 ///
 /// fn count(scope: &Scope, words: &[&str]) -> timebox::Result<usize> {
 ///     let mut count = 0;
@@ -132,120 +133,6 @@ impl Undo {
 
     fn without(self, other: Undo) -> Undo {
         Undo(self.0 & !other.0)
-    }
-}
-
-/// What a frame is to the frames inside it. Each bit is one of the questions below, which are asked in every poll.
-#[derive(Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-pub(crate) enum Kind {
-    Block = 0,
-    /// Of a handle: hides the thread's scopes around it; the handle's take their place.
-    Entered = 0b001,
-    /// Hides what is around it.
-    Shield = 0b010,
-    /// Open while a future is polled or dropped.
-    Future = 0b100,
-    /// As `Future`, of a handle.
-    EnteredFuture = 0b101,
-    /// A shield of a future.
-    FutureShield = 0b110,
-}
-
-impl Kind {
-    fn is_boundary(self) -> bool {
-        self as u8 & 0b011 != 0
-    }
-
-    fn is_entered(self) -> bool {
-        self as u8 & 0b001 != 0
-    }
-
-    fn is_shield(self) -> bool {
-        self as u8 & 0b010 != 0
-    }
-
-    fn is_polled(self) -> bool {
-        self as u8 & 0b100 != 0
-    }
-}
-
-/// With what a scope is entered. The fields are as in [`Scope`].
-#[derive(Clone, Copy)]
-pub(crate) struct Terms {
-    pub(crate) asked: u64,
-    pub(crate) entered: u64,
-    pub(crate) location: &'static Location<'static>,
-    pub(crate) kind: Kind,
-    pub(crate) cause: Cause,
-    pub(crate) unmeasured: bool,
-}
-
-/// The time from one instant to another; [`NEVER`] if that never comes.
-pub(super) fn between(from: u64, to: u64) -> u64 {
-    if to == NEVER { NEVER } else { to.saturating_sub(from) }
-}
-
-impl Terms {
-    /// Those of a scope with a duration.
-    #[cfg_attr(not(debug_assertions), inline(always))]
-    pub(crate) fn lasting(
-        asked: u64,
-        entered: u64,
-        location: &'static Location<'static>,
-        kind: Kind,
-    ) -> Self {
-        Self { asked, entered, location, kind, cause: Cause::Deadline, unmeasured: false }
-    }
-
-    /// Those of a scope with a deadline of its own.
-    pub(crate) fn measured(own: u64, entered: u64, location: &'static Location<'static>, kind: Kind) -> Self {
-        Self::lasting(between(entered, own), entered, location, kind)
-    }
-
-    /// Its own deadline.
-    #[cfg_attr(not(debug_assertions), inline(always))]
-    pub(crate) fn own(&self) -> u64 {
-        self.entered.saturating_add(self.asked)
-    }
-
-    /// The duration that was asked for.
-    fn limit(&self, extras: Option<&Extras>) -> Option<Duration> {
-        if let Some(duration) = extras.and_then(|extras| extras.duration.get()) {
-            return Some(*duration);
-        }
-        let limit = if self.asked == NEVER { Duration::MAX } else { Duration::from_nanos(self.asked) };
-        (!self.unmeasured).then_some(limit)
-    }
-
-    /// What is told of a scope with these terms.
-    pub(crate) fn info(&self, id: ScopeId, extras: Option<&Extras>) -> ScopeInfo {
-        let options = extras.map(|extras| &extras.options);
-        let label = options.and_then(|options| options.label.clone());
-        let fields = options.map_or_else(Fields::default, |options| options.fields.clone());
-        ScopeInfo { id, label, location: self.location, limit: self.limit(extras), fields }
-    }
-
-    /// The frame of a scope with these terms, to be opened next on this thread.
-    #[cfg_attr(not(debug_assertions), inline(always))]
-    pub(crate) fn frame(self, thread: &Thread) -> Scope {
-        let Self { asked, entered, location, kind, cause, unmeasured } = self;
-        Scope {
-            outer: thread.frame.get().cast(),
-            outer_deadline: thread.deadline.get(),
-            asked,
-            entered,
-            location,
-            id: Cell::new(0),
-            node: ManuallyDrop::new(OnceCell::new()),
-            extras: ptr::null(),
-            kind,
-            cause,
-            unmeasured,
-            undo: Cell::new(if kind.is_boundary() { Undo::FLAG } else { Undo::NOTHING }),
-            holds: Cell::new(0),
-            waker: MaybeUninit::uninit(),
-        }
     }
 }
 
@@ -394,11 +281,6 @@ impl Scope {
         })
     }
 
-    /// The node of this scope, or of the next one outwards that has one.
-    pub(crate) fn nearest_node(&self) -> Option<&Arc<Node>> {
-        self.visible().find_map(Scope::existing_node)
-    }
-
     /// The effective deadline around it, where it was opened.
     #[inline]
     pub(crate) fn around(&self) -> u64 {
@@ -471,116 +353,6 @@ impl Scope {
         // SAFETY: frames of these kinds are given a waker: null, or that of the context of the poll that they are open
         // for.
         unsafe { self.waker.assume_init().as_ref() }.is_some_and(|polled_by| polled_by.will_wake(waker))
-    }
-
-    /// How it ended itself by `now`, if it did.
-    pub(crate) fn end(&self, now: u64) -> Option<End> {
-        match self.node.get() {
-            Some(node) => node.end(now),
-            None if self.own() <= now => Some(End::new(self.cause, self.own())),
-            None => None,
-        }
-    }
-
-    /// Until when a future in this scope may be polled on, once it is over: the earliest end of the graces of those that
-    /// are over.
-    pub(crate) fn polled_until(&self, now: u64) -> u64 {
-        self.visible().filter_map(|scope| scope.graced_until(now)).min().unwrap_or(now)
-    }
-
-    /// When the grace of this scope ends, if it is over itself, or by the handle that it was entered with.
-    ///
-    /// The graces of the handle's scopes hold for it too; and it has its own for their end, since nobody else drops it.
-    fn graced_until(&self, now: u64) -> Option<u64> {
-        let grace = self.extras().map_or(0, |extras| crate::time::nanos(extras.options.grace));
-        let own = self.end(now).map(|end| end.at.saturating_add(grace));
-        let around = self.entered_from().and_then(|node| node.graced_until(now));
-        let around = around.map(|(end, until)| until.max(end.saturating_add(grace)));
-        own.into_iter().chain(around).min()
-    }
-
-    /// Since when it is over, itself or by the handle that it was entered with.
-    pub(crate) fn ended_at(&self, now: u64) -> Option<u64> {
-        let around = self.entered_from().and_then(|node| node.graced_until(now));
-        let own = self.end(now).map(|end| end.at);
-        own.into_iter().chain(around.map(|(end, _)| end)).min()
-    }
-
-    /// How the scopes end that are over here, for an await.
-    pub(super) fn ending(&self, now: u64) -> Ending {
-        let (mut in_poll, mut until, mut dropping) = (true, NEVER, None);
-        for scope in self.visible() {
-            in_poll &= scope.kind.is_polled();
-            let Some(graced) = scope.graced_until(now).filter(|_| !scope.kind.is_shield()) else { continue };
-            if graced > now {
-                until = until.min(graced);
-            } else if in_poll {
-                dropping = Some(scope);
-            }
-        }
-        match dropping {
-            Some(outermost) => {
-                let node = outermost.existing_node();
-                Ending::Drop { is_held_up: node.is_some_and(|node| node.has_shields()) }
-            }
-            None => Ending::CleanUp { until },
-        }
-    }
-
-    /// Whether an await in it has given the error in this poll.
-    pub(super) fn has_told(&self) -> bool {
-        self.undo.get().has(Undo::TOLD)
-    }
-
-    pub(super) fn set_told(&self) {
-        self.undo.set(self.undo.get().and(Undo::TOLD));
-    }
-
-    /// Whether this scope is over only by that of a future around it, in the same poll, which drops both.
-    pub(crate) fn is_dropped_by_outer(&self, now: u64) -> bool {
-        if self.ended_at(now).is_some() {
-            return false;
-        }
-        let in_poll = self.visible().take_while(|scope| scope.kind.is_polled() && !scope.kind.is_shield());
-        in_poll.skip(1).any(|outer| outer.graced_until(now).is_some_and(|until| until <= now))
-    }
-
-    /// The scopes around this place in the same poll, innermost first.
-    pub(crate) fn polled(&self) -> impl Iterator<Item = &Scope> {
-        self.stack().take_while(|scope| scope.kind.is_polled()).filter(|scope| !scope.kind.is_shield())
-    }
-
-    // ===== Nodes =====
-
-    /// Its node, if it has one.
-    pub(crate) fn existing_node(&self) -> Option<&Arc<Node>> {
-        self.node.get()
-    }
-
-    /// Its node: made now, with those of the scopes around it, if there was none.
-    pub(crate) fn node(&self) -> &Arc<Node> {
-        if self.node.get().is_none() {
-            // In a loop: there may be as many as the stack has room for.
-            let bare: Vec<_> = self.visible().take_while(|scope| scope.node.get().is_none()).collect();
-            for scope in bare.iter().rev() {
-                scope.make_node();
-            }
-            Thread::with(|thread| {
-                innermost(thread, |scope| scope.into_iter().for_each(|scope| scope.refresh_flag(thread)));
-                // What this thread has seen, no node must deny until the watchdog comes to it.
-                self.make_node().expire(thread.now.get());
-            });
-        }
-        self.make_node()
-    }
-
-    /// Its node, beneath that of the next scope outwards, which has one.
-    fn make_node(&self) -> &Arc<Node> {
-        self.node.get_or_init(|| {
-            self.undo.set(self.undo.get().and(Undo::FLAG));
-            let parent = self.visible_outer().and_then(Scope::existing_node);
-            node_of(parent, self.info(), &self.terms(), self.extras())
-        })
     }
 
     /// Invariant 4, seen from the innermost scope.
@@ -676,11 +448,6 @@ impl Scope {
         {
             node.close();
         }
-    }
-
-    /// Its node, after it has been left.
-    pub(crate) fn take_node(&mut self) -> Option<Arc<Node>> {
-        self.node.take()
     }
 
     /// Whether it may have something to keep for the next poll: a node, or an identity that somebody knows.

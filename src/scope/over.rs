@@ -7,6 +7,9 @@
 //! An await that had begun before gives the error at once. One that begins when the scope is over already gives it once in
 //! a poll; then it stays pending. So a loop that ignores the error leaves its poll, and the grace can end it.
 
+#[cfg(not(timebox_loom))]
+use std::cell::Cell;
+
 use super::Scope;
 use super::frame::innermost;
 use crate::time::{NEVER, clock};
@@ -34,8 +37,11 @@ pub(crate) enum AwaitAction {
     GoOn,
     /// It gives the error.
     Fail,
-    /// It stays pending, and is polled again at this time.
+    /// It stays pending, and is polled again at this time: the error may be given then.
     Stay { until: u64 },
+    /// It stays pending, to be dropped with the future around it; it is polled again at this time, since it may have been
+    /// carried out of that. Its own end does not count meanwhile.
+    AwaitDrop { until: u64 },
 }
 
 /// How the scopes end that are over around a place.
@@ -61,20 +67,29 @@ impl AwaitState {
     #[cold]
     fn look_when_over(&mut self, scope: &Scope) -> AwaitAction {
         let now = clock::now();
-        let until = match scope.ending(now) {
-            Ending::Drop { is_held_up } => self.wait_for_drop(now, is_held_up),
-            Ending::CleanUp { until } => self.wait_for_turn(scope, now, until),
+        let stays = match scope.ending(now) {
+            Ending::Drop { is_held_up } => {
+                self.wait_for_drop(now, is_held_up).map(|until| AwaitAction::AwaitDrop { until })
+            }
+            Ending::CleanUp { until } => {
+                self.wait_for_turn(scope, now, until).map(|until| AwaitAction::Stay { until })
+            }
         };
-        if until.is_none() {
+        stays.unwrap_or_else(|| {
             // The error is given: from now on this await is as one that begins here.
             *self = Self::default();
-        }
-        until.map_or(AwaitAction::Fail, |until| AwaitAction::Stay { until })
+            AwaitAction::Fail
+        })
     }
 
     /// Until when to wait for being dropped; `None` if that has not come.
     fn wait_for_drop(&mut self, now: u64, is_held_up: bool) -> Option<u64> {
-        let until = if is_held_up { NEVER } else { self.pending_since(now).saturating_add(PATIENCE) };
+        if is_held_up {
+            // The future around it can let go of it without a poll of it: one that is in a set of futures, or a task of its
+            // own, has to look for itself.
+            return Some(now.saturating_add(PATIENCE));
+        }
+        let until = self.pending_since(now).saturating_add(PATIENCE);
         (now < until).then_some(until)
     }
 
@@ -98,4 +113,23 @@ impl AwaitState {
         }
         self.since
     }
+}
+
+/// How many awaits of a thread may end at once, without having waited, before one takes a break.
+#[cfg(not(timebox_loom))]
+const AT_ONCE: u32 = 32;
+
+/// Whether an await that is about to end at once, since it has no time to begin with, stays pending for one poll more. So a
+/// loop of such awaits leaves its poll now and then: other tasks run, the loop can be aborted, and limits around it act.
+#[cfg(not(timebox_loom))]
+pub(crate) fn takes_a_break() -> bool {
+    thread_local!(static ENDED: Cell<u32> = const { Cell::new(0) });
+    let ended = ENDED.get().wrapping_add(1);
+    ENDED.set(ended);
+    ended.is_multiple_of(AT_ONCE)
+}
+
+#[cfg(timebox_loom)]
+pub(crate) fn takes_a_break() -> bool {
+    false
 }

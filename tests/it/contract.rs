@@ -59,7 +59,12 @@ fn the_entry_points_of_blocks() {
     let fallback = |_: TimeoutError| Ok::<_, Failure>(0);
     assert_eq!(configured.clone().run_or_else(|_| Ok(6), fallback).unwrap(), 6);
     assert_eq!(pollster::block_on(configured.clone().run_future(async { Ok::<_, Failure>(7) })).unwrap(), 7);
-    assert_eq!(pollster::block_on(configured.run_future_value(async { 8 })).unwrap(), 8);
+    assert_eq!(pollster::block_on(configured.clone().run_future_value(async { 8 })).unwrap(), 8);
+    let falls_back = configured.clone().run_future_or_else(async { Ok::<_, Failure>(9) }, fallback);
+    assert_eq!(pollster::block_on(falls_back).unwrap(), 9);
+    let beneath = configured.clone().within(&Handle::root());
+    assert_eq!(beneath.clone().run_value(|_| 10).unwrap(), 10);
+    assert_eq!(pollster::block_on(beneath.run_future_value(async { 11 })).unwrap(), 11);
 }
 
 #[test]
@@ -74,7 +79,57 @@ fn the_entry_points_of_futures() {
         let call = future::interruptible(|| (), async { Ok::<_, std::io::Error>(5) });
         assert_eq!(call.await.unwrap().unwrap(), 5);
         assert_eq!(future::shield(LONG, async { 6 }).await, 6);
+        let waited: Result<i32, TimeoutError> = future::wait(LONG, async { 7 }).await;
+        assert_eq!(waited.unwrap(), 7);
+        let mut work = std::pin::pin!(future::sleep(SHORT));
+        assert!(future::wait(Duration::ZERO, &mut work).await.is_err());
+        work.await.unwrap();
     });
+}
+
+#[test]
+fn what_a_token_answers() {
+    let token = CancellationToken::new();
+    let child: CancellationToken = token.child_token();
+    assert!(token.cause().is_none() && token.reason().is_none() && !token.is_cancelled());
+    assert_eq!((token.deadline(), token.remaining()), (Deadline::NEVER, None));
+    token.checkpoint().unwrap();
+    let _: Registration = token.on_cancel(|| ());
+    let _: Registration = token.on_cancel(Hook::inline(|| ()));
+    // As tokio-util's: it may end a match arm, and be the key of a map.
+    let _: () = child.cancel();
+    let _ = std::collections::HashSet::from([token.clone()]);
+    let guard = token.clone().drop_guard();
+    assert!(*guard.token() == token && guard.disarm() == token);
+    let guard = token.drop_guard_ref();
+    assert!(*guard.token() == token && *guard.disarm() == token);
+    pollster::block_on(async {
+        assert_eq!(token.run_until_cancelled(async { 1 }).await, Some(1));
+        assert_eq!(token.clone().run_until_cancelled_owned(async { 2 }).await, Some(2));
+    });
+
+    assert!(token.cancel_with(String::from("not needed")) && !token.cancel_with("too late"));
+    assert_eq!((token.cause(), token.reason().as_deref()), (Some(Cause::Cancelled), Some("not needed")));
+    assert_eq!(token.checkpoint().unwrap_err().reason(), Some("not needed"));
+    assert_eq!(token.remaining(), Some(Duration::ZERO));
+    pollster::block_on(async {
+        let () = token.cancelled().await;
+        let () = token.clone().cancelled_owned().await;
+        assert_eq!(token.run_until_cancelled(std::future::pending::<()>()).await, None);
+    });
+    let limited = CancellationToken::after(LONG);
+    assert!(limited.remaining() <= Some(LONG) && limited.deadline() < Deadline::NEVER);
+    assert_eq!(CancellationToken::after(Duration::ZERO).cause(), Some(Cause::Deadline));
+}
+
+#[test]
+fn a_root_is_outside_of_every_scope() {
+    timebox::timeout_value(LONG, || {
+        let root = Handle::root();
+        assert_eq!((root.deadline(), root.remaining(), root.is_expired()), (Deadline::NEVER, None, false));
+        assert_eq!(root.enter(Limit::NONE, |scope| Ok::<_, TimeoutError>(scope.remaining())).unwrap(), None);
+    })
+    .unwrap();
 }
 
 #[test]

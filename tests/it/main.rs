@@ -3,14 +3,17 @@
 mod runtimes;
 mod support;
 
+mod async_depth;
 mod async_edges;
 mod async_grace;
+mod async_held_up;
 mod async_interrupt;
 mod async_moves;
 mod async_over;
 mod async_programs;
 mod async_surroundings;
 mod async_trouble;
+mod async_wait;
 mod asynchronous;
 mod autotraits;
 mod contract;

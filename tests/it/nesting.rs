@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use timebox::{
-    Cause, Deadline, Limit, Scope, Timebox, TimeoutError, checkpoint, deadline, require, sleep, timeout,
-    token, with_timeout,
+    CancellationToken, Cause, Deadline, Limit, Scope, Timebox, TimeoutError, checkpoint, deadline, future,
+    handle, require, sleep, timeout, token, with_timeout,
 };
 
 use crate::support::{
@@ -211,6 +211,35 @@ fn reserve_leaves_the_parent_time() {
         })
     })
     .unwrap();
+}
+
+/// The parent's deadline is whichever comes first of all that end it.
+#[test]
+fn reserve_leaves_time_before_the_deadline_of_a_linked_token() {
+    let token = CancellationToken::after(LONG);
+    Timebox::new(Limit::NONE)
+        .cancel_on(&token)
+        .run(|outer| {
+            assert_eq!(outer.deadline(), token.deadline());
+            Timebox::new(Limit::NONE).reserve(LONG / 4).run(|inner| {
+                assert!(inner.remaining() <= Some(LONG * 3 / 4));
+                Ok::<_, TimeoutError>(())
+            })
+        })
+        .unwrap();
+}
+
+#[test]
+fn reserve_leaves_time_before_the_deadlines_around_a_handle() {
+    // The limit around the future is none of its own: it may be polled elsewhere next.
+    let request = future::timeout(Limit::NONE, async {
+        handle().enter(Limit::NONE, |_| {
+            let query = Timebox::new(Limit::NONE).reserve(LONG / 4);
+            assert!(query.run_value(timebox::Scope::remaining)? <= Some(LONG * 3 / 4));
+            Ok(())
+        })
+    });
+    timeout(LONG, || pollster::block_on(request)).unwrap_or_else(|error: TimeoutError| panic!("{error}"));
 }
 
 #[test]

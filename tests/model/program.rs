@@ -48,6 +48,16 @@ pub(crate) enum Op {
     Wait(usize),
     /// In a future: code that does not await.
     Block(Body),
+    /// In a future: waits so long for another.
+    WaitFor(Limit, Body),
+    /// Takes a handle of the innermost scope.
+    Handle,
+    /// Registers a hook, with the innermost scope or with its token, until the body here ends.
+    Hook {
+        on_token: bool,
+    },
+    /// Asks which of the hooks have run.
+    AskHooks,
 }
 
 #[derive(Clone, Debug)]
@@ -59,11 +69,32 @@ pub(crate) struct Scope {
     pub(crate) reserve: Duration,
     /// Of the tokens that there are at the start.
     pub(crate) cancel_on: Vec<usize>,
-    /// Of a future.
     pub(crate) grace: Duration,
-    /// Of a block.
+    /// Whether a late success is refused.
+    pub(crate) strict: bool,
+    /// The handle beneath whose scopes it is opened.
+    pub(crate) within: Option<usize>,
+    /// Code that does not await.
     pub(crate) fallback: Option<Body>,
     pub(crate) body: Body,
+}
+
+impl Scope {
+    /// One that ends nothing.
+    pub(crate) fn unlimited(body: Body) -> Self {
+        Self {
+            limit: Limit::None,
+            plain: true,
+            label: None,
+            reserve: Duration::ZERO,
+            cancel_on: Vec::new(),
+            grace: Duration::ZERO,
+            strict: false,
+            within: None,
+            fallback: None,
+            body,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -105,6 +136,8 @@ pub(crate) enum Event {
     /// Why it is over.
     Token(Option<Cause>),
     Quota(Duration),
+    /// Of each hook, whether it has run.
+    Hooks(Vec<bool>),
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -171,7 +204,7 @@ fn of(place: Place, depth: u32) -> impl Strategy<Value = Body> {
     })
 }
 
-type Line = [u8; 20];
+type Line = [u8; 24];
 
 /// What makes the choices: the bytes of the line, and when they are used up zeros, for the least that can be.
 struct Choices {
@@ -222,17 +255,20 @@ impl Choices {
             }
             (Place::Future, 0..=1) => Op::Wait(self.pick([1, 1, 1, 2, 2, 3, usize::MAX])),
             (Place::Future, 2) => Op::Block(self.body(Place::Block, 1)),
+            (Place::Future, 3) if depth > 0 => Op::WaitFor(self.limit(), self.body(place, depth - 1)),
             (_, 4..=6) if depth > 0 => Op::Scope(Box::new(self.scope(place, depth - 1))),
             (_, 7) if depth > 0 => Op::Shield(self.duration(), self.body(place, depth - 1)),
-            _ => self.simple(),
+            _ => self.simple(place),
         };
-        let can_fail =
-            matches!(op, Op::Scope(_) | Op::Check | Op::Require(_) | Op::Sleep(_) | Op::CheckToken(_));
+        let can_fail = matches!(
+            op,
+            Op::Scope(_) | Op::Check | Op::Require(_) | Op::Sleep(_) | Op::CheckToken(_) | Op::WaitFor(..)
+        );
         if can_fail && swallow { Op::Swallow(Box::new(op)) } else { op }
     }
 
-    fn simple(&mut self) -> Op {
-        match self.below(16) {
+    fn simple(&mut self, place: Place) -> Op {
+        match self.below(20) {
             0..=2 => Op::Check,
             3..=6 => Op::Step(self.step()),
             7 => Op::Require(self.duration()),
@@ -243,6 +279,9 @@ impl Choices {
             12 => Op::Token,
             13 => Op::Cancel(self.index(6)),
             14 => self.pick([Op::AskToken, Op::CheckToken])(self.index(6)),
+            15..=16 => Op::Handle,
+            17 if place != Place::Future => Op::Hook { on_token: self.one_in(2) },
+            18 => Op::AskHooks,
             _ => Op::AskQuota(self.index(QUOTAS.len())),
         }
     }
@@ -250,6 +289,7 @@ impl Choices {
     fn scope(&mut self, place: Place, depth: u32) -> Scope {
         let plain = !self.one_in(2);
         let in_future = place == Place::Future;
+        let outside = if in_future { Place::Block } else { place };
         Scope {
             limit: self.limit(),
             plain,
@@ -260,8 +300,10 @@ impl Choices {
             } else {
                 vec![]
             },
-            grace: if !plain && in_future && self.one_in(3) { self.duration() } else { Duration::ZERO },
-            fallback: (!plain && !in_future && self.one_in(2)).then(|| self.body(place, 0)),
+            grace: if !plain && self.one_in(3) { self.duration() } else { Duration::ZERO },
+            strict: !plain && self.one_in(4),
+            within: (!plain && self.one_in(3)).then(|| self.index(6)),
+            fallback: (!plain && self.one_in(if in_future { 4 } else { 2 })).then(|| self.body(outside, 0)),
             body: self.body(place, depth),
         }
     }

@@ -1,6 +1,9 @@
 //! The rules, as plainly as they can be said: one clock, a list of all scopes that there ever were, and a stack of those
 //! that are open. Nothing is cached, nothing is told: who wants to know whether a scope is over looks it up.
 
+mod awaiting;
+mod entering;
+mod hooks;
 mod running;
 
 use std::collections::VecDeque;
@@ -8,7 +11,9 @@ use std::time::Duration;
 
 use timebox::Cause;
 
-use crate::program::{Body, Event, Failed, Limit, QUOTAS, Scope, Tick, Told};
+use crate::program::{Body, Event, Failed, QUOTAS, Told};
+use awaiting::Driver;
+use hooks::Hook;
 
 /// In nanoseconds.
 type Time = u64;
@@ -18,8 +23,8 @@ const NEVER: Time = Time::MAX;
 const START: Time = 1 << 32;
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// What the rules make of a program.
-pub(crate) fn run(program: &Body) -> Vec<Event> {
+/// What the rules make of a program. `polls` says when the crate had itself polled: not what it made of that.
+pub(crate) fn run(program: &Body, polls: &[bool]) -> Vec<Event> {
     let mut model = Model {
         now: START,
         nodes: Vec::new(),
@@ -27,7 +32,11 @@ pub(crate) fn run(program: &Body) -> Vec<Event> {
         lent: Vec::new(),
         tokens: Vec::new(),
         quotas: QUOTAS.map(|left| Quota { left: nanos(left), deadline: NEVER, users: 0 }).into(),
+        handles: Vec::new(),
+        hooks: Vec::new(),
+        shields: 0,
         driver: None,
+        polls: polls.to_vec().into(),
         ticks: 0,
         turns: 0,
         trace: Vec::new(),
@@ -36,6 +45,8 @@ pub(crate) fn run(program: &Body) -> Vec<Event> {
         let token = model.token(parent);
         model.tokens.push(token);
     }
+    let root = model.token(None);
+    model.handles.push(root);
     let end = model.body(program);
     model.got(end).unwrap_or_default();
     (0..QUOTAS.len()).for_each(|quota| model.ask_quota(quota));
@@ -47,6 +58,8 @@ struct Node {
     kind: Kind,
     /// What counts around it, and is over before it or with it.
     around: Option<Id>,
+    /// Whether that came by a handle.
+    by_handle: bool,
     entered: Time,
     deadline: Time,
     /// What it is called when that has passed.
@@ -81,6 +94,8 @@ enum Kind {
     Block,
     Future,
     Shield,
+    /// Of `future::wait`: it is around nothing.
+    Wait,
 }
 
 struct Quota {
@@ -89,13 +104,6 @@ struct Quota {
     /// While somebody is.
     deadline: Time,
     users: u32,
-}
-
-/// Who polls the future that the code here is in.
-struct Driver {
-    ticks: VecDeque<Tick>,
-    /// How many scopes are open around its future.
-    outside: usize,
 }
 
 /// The body of a scope, when an error is raised.
@@ -109,7 +117,7 @@ enum Was {
 /// Why a body does not go on.
 enum Stop {
     Failed(Failed),
-    /// It is dropped by the scope of a future, with an error.
+    /// It is dropped by the scope of a future, or by a wait, with an error.
     Cut(Id, Told),
     /// It is dropped by the driver.
     Dropped,
@@ -124,9 +132,16 @@ struct Model {
     open: Vec<Id>,
     lent: Vec<Id>,
     tokens: Vec<Id>,
+    /// Of each the innermost of its scopes. A root has a token of its own.
+    handles: Vec<Id>,
+    hooks: Vec<Hook>,
+    /// How many are open.
+    shields: usize,
     quotas: Vec<Quota>,
     /// While the code is that of a future.
     driver: Option<Driver>,
+    /// Whether the future is polled, each time that it may be.
+    polls: VecDeque<bool>,
     ticks: usize,
     /// How many cancels there were that were first.
     turns: usize,
@@ -251,8 +266,6 @@ impl Model {
         self.note(Event::Cancelled(first));
     }
 
-    // ===== Entering and leaving =====
-
     fn push(&mut self, node: Node) -> Id {
         self.nodes.push(node);
         self.nodes.len() - 1
@@ -262,122 +275,6 @@ impl Model {
     fn token(&mut self, around: Option<Id>) -> Id {
         self.push(Node { around, ..Node::new(Kind::Token, self.now, NEVER, None) })
     }
-
-    /// Rule 4: a scope that is over at entry is not started.
-    fn enter(&mut self, scope: &Scope, kind: Kind) -> Result<Id, (Id, Told)> {
-        let around = self.innermost();
-        let (mut deadline, mut limit) = match scope.limit {
-            Limit::None | Limit::Quota(_) => (NEVER, None),
-            Limit::After(duration) => (self.now.saturating_add(nanos(duration)), Some(duration)),
-            Limit::At(at) => (START + nanos(at), None),
-        };
-        if let Limit::Quota(quota) = scope.limit {
-            limit = Some(self.left(quota));
-        }
-        let deadline_around = self.deadline(around);
-        if !scope.reserve.is_zero() && deadline_around != NEVER {
-            deadline = deadline.min(deadline_around - nanos(scope.reserve));
-        }
-        let id = self.push(Node {
-            around,
-            cancel_on: scope.cancel_on.iter().map(|&token| self.tokens[token]).collect(),
-            grace: if kind == Kind::Future { nanos(scope.grace) } else { 0 },
-            label: scope.label.map(|label| label.to_string()),
-            ..Node::new(kind, self.now, deadline, limit)
-        });
-        // No time of a quota is spent in vain.
-        if let (Limit::Quota(quota), None) = (scope.limit, self.named(Some(id))) {
-            let shared = self.enter_quota(quota);
-            let node = &mut self.nodes[id];
-            if shared <= node.deadline {
-                (node.deadline, node.cause) = (shared, Cause::Quota);
-            }
-        }
-        self.check_body(Some(id), Was::NotStarted).map_err(|told| (id, told))?;
-        self.open.push(id);
-        Ok(id)
-    }
-
-    /// Rule 13: the first to enter sets a deadline, which the others share. One that is spent is over as of now.
-    fn enter_quota(&mut self, quota: usize) -> Time {
-        let quota = &mut self.quotas[quota];
-        if quota.users == 0 {
-            quota.deadline = self.now.saturating_add(quota.left);
-        }
-        if quota.deadline <= self.now {
-            return self.now;
-        }
-        quota.users += 1;
-        quota.deadline
-    }
-
-    /// Rule 13: the last to leave banks what is left.
-    fn leave(&mut self, scope: &Scope) {
-        self.open.pop();
-        if let Limit::Quota(index) = scope.limit {
-            let left = nanos(self.left(index));
-            let quota = &mut self.quotas[index];
-            quota.users -= 1;
-            if quota.users == 0 {
-                quota.left = left;
-            }
-        }
-    }
-
-    fn left(&self, quota: usize) -> Duration {
-        let quota = &self.quotas[quota];
-        let left = match quota {
-            Quota { users: 0, left, .. } => *left,
-            Quota { deadline: NEVER, .. } => NEVER,
-            Quota { deadline, .. } => deadline.saturating_sub(self.now),
-        };
-        if left == NEVER { Duration::MAX } else { Duration::from_nanos(left) }
-    }
-
-    fn scope(&mut self, scope: &Scope) -> Flow {
-        let in_future = self.driver.is_some();
-        let kind = if in_future { Kind::Future } else { Kind::Block };
-        let (id, flow) = match self.enter(scope, kind) {
-            Err((id, told)) => (id, Err(Stop::Failed(Failed::Over(told)))),
-            Ok(id) => {
-                let flow = if in_future {
-                    self.future(&scope.body)
-                } else {
-                    self.lent.push(id);
-                    self.note(Event::Began);
-                    let flow = self.body(&scope.body);
-                    self.lent.pop();
-                    flow
-                };
-                self.leave(scope);
-                (id, flow)
-            }
-        };
-        match (flow, &scope.fallback) {
-            // Rule 10: what was dropped by this scope is its error.
-            (Err(Stop::Cut(by, told)), _) if by == id => Err(Stop::Failed(Failed::Over(told))),
-            // Rule 3: after an error that names this scope was raised, an `Err` is dropped for the fallback.
-            (Err(Stop::Failed(failed)), Some(fallback)) if !in_future => match self.nodes[id].raised.take() {
-                Some(timed_out) => {
-                    self.note(Event::Fallback(timed_out));
-                    self.body(fallback)
-                }
-                None => Err(Stop::Failed(failed)),
-            },
-            // Rule 5: the body's result wins.
-            (flow, _) => flow,
-        }
-    }
-
-    /// Rule 9: a scope of its own, with nothing around it, which is always entered.
-    fn shield(&mut self, max: Duration, body: &Body) -> Flow {
-        let max = max.min(DAY);
-        let shield = self.push(Node::new(Kind::Shield, self.now, self.now + nanos(max), Some(max)));
-        self.open.push(shield);
-        let flow = if self.driver.is_some() { self.future(body) } else { self.body(body) };
-        self.open.pop();
-        flow
-    }
 }
 
 impl Node {
@@ -385,6 +282,7 @@ impl Node {
         Self {
             kind,
             around: None,
+            by_handle: false,
             entered,
             deadline,
             cause: Cause::Deadline,

@@ -2,19 +2,20 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::channel;
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Instant;
 
 use timebox::testing::MockClock;
-use timebox::{CancellationToken, Quota, Timebox, TimeoutError, future};
+use timebox::{CancellationToken, Handle, Hook, Quota, Registration, Timebox, TimeoutError, future};
 
 use crate::program::{Body, Event, Failed, Limit, Op, QUOTAS, Scope, Tick, Told};
 
-/// What the crate makes of a program.
-pub(crate) fn run(program: &Body) -> Vec<Event> {
+/// What the crate makes of a program; and at which times it was polled, of those when it could be.
+pub(crate) fn run(program: &Body) -> (Vec<Event>, Vec<bool>) {
     MockClock::new().run(|clock| {
         let (first, second) = (CancellationToken::new(), CancellationToken::new());
         let child = first.child_token();
@@ -23,13 +24,16 @@ pub(crate) fn run(program: &Body) -> Vec<Event> {
             start: clock.now(),
             quotas: QUOTAS.map(Quota::new),
             tokens: RefCell::new(vec![first, second, child]),
+            handles: RefCell::new(vec![Handle::root()]),
+            hooks: RefCell::default(),
             trace: RefCell::default(),
             ticks: Cell::new(0),
+            polls: RefCell::default(),
             awaited: Cell::new(0),
         };
         stage.got(stage.body(program, None)).unwrap_or_default();
         (0..QUOTAS.len()).for_each(|quota| stage.ask_quota(quota));
-        stage.trace.into_inner()
+        (stage.trace.into_inner(), stage.polls.into_inner())
     })
 }
 
@@ -38,9 +42,13 @@ struct Stage<'a> {
     start: Instant,
     quotas: [Quota; QUOTAS.len()],
     tokens: RefCell<Vec<CancellationToken>>,
+    handles: RefCell<Vec<Handle>>,
+    /// Of each whether it has run.
+    hooks: RefCell<Vec<Arc<AtomicBool>>>,
     trace: RefCell<Vec<Event>>,
     /// How many there have been.
     ticks: Cell<usize>,
+    polls: RefCell<Vec<bool>>,
     /// At how many of them the foreign code is done that is awaited.
     awaited: Cell<usize>,
 }
@@ -80,15 +88,51 @@ impl Stage<'_> {
     // ===== Blocks =====
 
     fn body(&self, body: &Body, lent: Option<&Lent<'_>>) -> Done {
-        body.ops.iter().try_for_each(|op| self.op(op, lent))?;
+        let mut registrations = Vec::new();
+        let result = body.ops.iter().try_for_each(|op| {
+            if let Op::Hook { on_token } = op {
+                registrations.push(self.hook(*on_token));
+                return Ok(());
+            }
+            self.op(op, lent)
+        });
+        if !registrations.is_empty() {
+            self.let_hooks_run();
+        }
+        drop(registrations);
+        result?;
         if body.fails { Err(Error::Own) } else { Ok(()) }
+    }
+
+    fn hook(&self, on_token: bool) -> Registration {
+        let has_run = Arc::new(AtomicBool::new(false));
+        self.hooks.borrow_mut().push(Arc::clone(&has_run));
+        let hook = Hook::inline(move || has_run.store(true, Ordering::Relaxed));
+        if on_token { timebox::token().on_cancel(hook) } else { timebox::on_cancel(hook) }
+    }
+
+    /// Returns when the watchdog has dealt with all that was due.
+    fn let_hooks_run(&self) {
+        if self.hooks.borrow().is_empty() {
+            return;
+        }
+        for _ in 0..2 {
+            let (token, (done, wait)) = (CancellationToken::new(), channel());
+            let hook = Hook::inline(move || done.send(()).expect("somebody waits"));
+            let _registration = token.on_cancel(hook);
+            token.cancel();
+            wait.recv().expect("the hook runs");
+        }
     }
 
     fn op(&self, op: &Op, lent: Option<&Lent<'_>>) -> Done {
         match op {
             Op::Swallow(op) => drop(self.op(op, lent)),
             Op::Scope(scope) => return self.got(self.scope(scope, lent)),
-            Op::Shield(max, body) => return self.got(timebox::shield(*max, || self.body(body, lent))),
+            Op::Shield(max, body) => {
+                self.let_hooks_run();
+                return self.got(timebox::shield(*max, || self.body(body, lent)));
+            }
             Op::Check => return self.got(timebox::checkpoint()),
             Op::Require(duration) => return self.got(timebox::require(*duration)),
             Op::Sleep(duration) => return self.got(timebox::sleep(*duration)),
@@ -107,7 +151,14 @@ impl Stage<'_> {
             Op::AskQuota(quota) => self.ask_quota(*quota),
             Op::Drive(body, ticks) => return self.got(self.drive(body, ticks)),
             Op::Block(body) => return self.got(self.body(body, None)),
-            Op::Wait(_) => unreachable!("a block does not await"),
+            Op::Handle => self.handles.borrow_mut().push(timebox::handle()),
+            Op::AskHooks => {
+                self.let_hooks_run();
+                let have_run = |hook: &Arc<AtomicBool>| hook.load(Ordering::Relaxed);
+                self.note(Event::Hooks(self.hooks.borrow().iter().map(have_run).collect()));
+            }
+            Op::Hook { .. } => unreachable!("it is for the body"),
+            Op::Wait(_) | Op::WaitFor(..) => unreachable!("a block does not await"),
         }
         Ok(())
     }
@@ -130,18 +181,29 @@ impl Stage<'_> {
         }
     }
 
-    /// The builder, or the limit alone.
-    fn timebox(&self, scope: &Scope) -> Result<Timebox, timebox::Limit> {
-        let limit = match scope.limit {
+    fn limit(&self, limit: Limit) -> timebox::Limit {
+        match limit {
             Limit::None => timebox::Limit::NONE,
             Limit::After(duration) => duration.into(),
             Limit::At(at) => (self.start + at).into(),
             Limit::Quota(quota) => (&self.quotas[quota]).into(),
-        };
+        }
+    }
+
+    /// The builder, or the limit alone.
+    fn timebox(&self, scope: &Scope) -> Result<Timebox, timebox::Limit> {
+        let limit = self.limit(scope.limit);
         if scope.plain {
             return Err(limit);
         }
-        let mut timebox = Timebox::new(limit).reserve(scope.reserve);
+        let mut timebox = Timebox::new(limit).reserve(scope.reserve).grace(scope.grace);
+        if scope.strict {
+            timebox = timebox.strict();
+        }
+        if let Some(handle) = scope.within {
+            let handles = self.handles.borrow();
+            timebox = timebox.within(&handles[handle % handles.len()]);
+        }
         if let Some(label) = scope.label {
             timebox = timebox.label(label.to_string());
         }
@@ -180,10 +242,12 @@ impl Stage<'_> {
     fn drive(&self, body: &Body, ticks: &[Tick]) -> Done {
         let woken = Arc::new(Woken(AtomicBool::new(true)));
         let waker = Waker::from(Arc::clone(&woken));
-        let mut future = self.future(body);
+        // In a scope without a limit: a poll of a future in none could not be told from the next.
+        let mut future = pin!(future::timeout(timebox::Limit::NONE, self.future(body)));
         let mut poll = |polls| {
             let woken = woken.0.swap(false, Ordering::Relaxed);
             let due = polls || woken || self.awaited.get() <= self.ticks.get();
+            self.polls.borrow_mut().push(due);
             if due { future.as_mut().poll(&mut Context::from_waker(&waker)) } else { Poll::Pending }
         };
         let mut done = poll(true);
@@ -228,7 +292,19 @@ impl Stage<'_> {
                     Ok(())
                 }
                 Op::Scope(scope) => self.got(match self.timebox(scope) {
-                    Ok(timebox) => timebox.grace(scope.grace).run_future(self.future(&scope.body)).await,
+                    Ok(timebox) => {
+                        let body = self.future(&scope.body);
+                        match &scope.fallback {
+                            Some(fallback) => {
+                                let fallback = |timed_out| {
+                                    self.note(Event::Fallback(Told::from(&timed_out)));
+                                    self.body(fallback, None)
+                                };
+                                timebox.run_future_or_else(body, fallback).await
+                            }
+                            None => timebox.run_future(body).await,
+                        }
+                    }
                     Err(limit) => future::timeout(limit, self.future(&scope.body)).await,
                 }),
                 Op::Shield(max, body) => self.got(future::shield(*max, self.future(body)).await),
@@ -236,6 +312,10 @@ impl Stage<'_> {
                 Op::Wait(ticks) => {
                     self.wait(*ticks).await;
                     Ok(())
+                }
+                Op::WaitFor(limit, body) => {
+                    let result = future::wait(self.limit(*limit), self.future(body)).await;
+                    self.got(result.map_err(Error::from).and_then(|done| done))
                 }
                 op => self.op(op, None),
             }

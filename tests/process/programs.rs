@@ -131,6 +131,9 @@ fn a_command_may_end_with_its_program() {
 #[test]
 #[ignore = "is run, and killed, by another test"]
 fn that_dies() {
+    // A test that is run in the background of a script inherits that it is ignored.
+    // SAFETY: no handler is set, but the default.
+    unsafe { libc::signal(libc::SIGINT, libc::SIG_DFL) };
     let mut command = sh("sleep 1000 & echo $$ $! > \"$TIMEBOX_TEST_FILE\"; wait");
     let run = Run::new(&mut command);
     let run = match std::env::var("TIMEBOX_TEST_CHOICE").as_deref() {

@@ -1,11 +1,10 @@
-//! Runs a program by the rules: blocks, and futures that are polled in between.
+//! Runs a program by the rules.
 
 use std::time::Duration;
 
-use super::{Driver, Flow, Id, Kind, Model, NEVER, Stop, Was, nanos};
-use crate::program::{Body, Event, Failed, Op, Tick, Told};
-
-// ===== Blocks =====
+use super::awaiting::{Await, Stand};
+use super::{Flow, Id, Model, NEVER, Stop, nanos};
+use crate::program::{Body, Event, Failed, Op, Told};
 
 impl Model {
     pub(super) fn note(&mut self, event: Event) {
@@ -22,12 +21,15 @@ impl Model {
         flow
     }
 
-    fn got_told(&mut self, result: Result<(), Told>) -> Flow {
+    pub(super) fn got_told(&mut self, result: Result<(), Told>) -> Flow {
         self.got(result.map_err(|told| Stop::Failed(Failed::Over(told))))
     }
 
     pub(super) fn body(&mut self, body: &Body) -> Flow {
-        body.ops.iter().try_for_each(|op| self.op(op))?;
+        let hooks = self.hooks.len();
+        let flow = body.ops.iter().try_for_each(|op| self.op(op));
+        self.end_hooks(hooks);
+        flow?;
         if body.fails { Err(Stop::Failed(Failed::Own)) } else { Ok(()) }
     }
 
@@ -94,13 +96,33 @@ impl Model {
                 return self.wait(|model| Ok(model.ticks >= until));
             }
             Op::Block(body) => {
-                let driver = self.driver.take();
-                let flow = self.body(body);
-                self.driver = driver;
+                let flow = self.block(body);
                 return self.got(flow);
+            }
+            Op::WaitFor(limit, body) => {
+                let flow = self.wait_for(*limit, body);
+                return self.got(flow);
+            }
+            Op::Handle => {
+                let scope = self.innermost().unwrap_or_else(|| self.token(None));
+                self.handles.push(scope);
+            }
+            Op::Hook { .. } => self.hook(),
+            Op::AskHooks => {
+                self.fire_hooks();
+                let have_run = self.hooks.iter().map(|hook| hook.has_run).collect();
+                self.note(Event::Hooks(have_run));
             }
         }
         Ok(())
+    }
+
+    /// Code that does not await.
+    pub(super) fn block(&mut self, body: &Body) -> Flow {
+        let driver = self.driver.take();
+        let flow = self.body(body);
+        self.driver = driver;
+        flow
     }
 
     fn ask_expired(&mut self, inside: Option<Id>) {
@@ -123,77 +145,17 @@ impl Model {
         let end = self.now + nanos(duration);
         let is_over = |told| Stop::Failed(Failed::Over(told));
         if self.driver.is_some() {
-            return self.wait(|model| model.check(inside).map(|()| model.now >= end).map_err(is_over));
+            let (mut stand, mut begins) = (Await::default(), true);
+            return self.wait(|model| {
+                if let Stand::Fail = model.look(inside, &mut stand) {
+                    return model.check(inside).map(|()| true).map_err(is_over);
+                }
+                // One of no time at all lets others run, too.
+                Ok(!std::mem::take(&mut begins) && model.now >= end)
+            });
         }
         self.check(inside).map_err(is_over)?;
         self.now = end.min(self.expires_at(inside));
         self.check(inside).map_err(is_over)
-    }
-}
-
-// ===== Futures =====
-
-impl Model {
-    fn drive(&mut self, body: &Body, ticks: &[Tick]) -> Flow {
-        let lent = std::mem::take(&mut self.lent);
-        self.driver = Some(Driver { ticks: ticks.to_vec().into(), outside: self.open.len() });
-        let flow = self.future(body);
-        (self.driver, self.lent) = (None, lent);
-        match flow {
-            Err(Stop::Dropped) => Ok(()),
-            flow => flow,
-        }
-    }
-
-    /// A body as a future. Rule 10: it is dropped in its scope.
-    pub(super) fn future(&mut self, body: &Body) -> Flow {
-        self.note(Event::Began);
-        let flow = self.body(body);
-        if let Err(Stop::Cut(..) | Stop::Dropped) = &flow {
-            let is_expired = self.named(self.innermost()).is_some();
-            let checkpoint = self.check(self.innermost()).map_err(Failed::Over);
-            self.note(Event::Dropped { is_expired, checkpoint });
-        }
-        flow
-    }
-
-    /// Rule 10: awaits what is `ready` at some time; that is asked before the scopes around look at the clock, the
-    /// innermost first.
-    fn wait(&mut self, mut ready: impl FnMut(&mut Self) -> Result<bool, Stop>) -> Flow {
-        while !ready(self)? {
-            let outside = self.driver.as_ref().map_or(0, |driver| driver.outside);
-            let mut around = (outside..self.open.len()).rev();
-            if let Some(place) = around.find(|&place| self.gives_up(place)) {
-                let scope = self.open[place];
-                return self.check_body(Some(scope), Was::CutOff).map_err(|told| Stop::Cut(scope, told));
-            }
-            let tick = self.driver.as_mut().and_then(|driver| driver.ticks.pop_front());
-            let Some(tick) = tick else { return Err(Stop::Dropped) };
-            self.ticks += 1;
-            self.now += nanos(tick.step);
-            tick.cancel.into_iter().for_each(|token| self.cancel(token));
-        }
-        Ok(())
-    }
-
-    /// Whether the scope at a place on the stack drops its future, which is pending.
-    fn gives_up(&self, place: usize) -> bool {
-        let scope = self.open[place];
-        let node = &self.nodes[scope];
-        if node.kind != Kind::Future || self.named(Some(scope)).is_none() {
-            return false;
-        }
-        // One that is over only by the scope of a future around it leaves it to that.
-        let in_future = node.around.is_some_and(|around| self.nodes[around].kind == Kind::Future);
-        if self.end(scope).is_none() && in_future {
-            return false;
-        }
-        // Of several that are over the first to end its grace counts; and a shield inside is waited for.
-        let graces = self
-            .visible(Some(scope))
-            .filter_map(|id| Some(self.end(id)?.at.saturating_add(self.nodes[id].grace)));
-        let shields = self.open[place..].iter().map(|&id| &self.nodes[id]);
-        let shields = shields.filter(|node| node.kind == Kind::Shield).map(|shield| shield.deadline);
-        self.now >= graces.min().unwrap_or(NEVER).max(shields.max().unwrap_or(0))
     }
 }

@@ -1,0 +1,85 @@
+//! How a scope ends, and until when what is in it may be polled on.
+
+use super::{Scope, Undo};
+use crate::scope::over::Ending;
+use crate::time::NEVER;
+use crate::token::node::End;
+
+impl Scope {
+    /// How it ended itself by `now`, if it did.
+    pub(crate) fn end(&self, now: u64) -> Option<End> {
+        match self.node.get() {
+            Some(node) => node.end(now),
+            None if self.own() <= now => Some(End::new(self.cause, self.own())),
+            None => None,
+        }
+    }
+
+    /// Until when a future in this scope may be polled on, once it is over: the earliest end of the graces of those that
+    /// are over.
+    pub(crate) fn polled_until(&self, now: u64) -> u64 {
+        self.visible().filter_map(|scope| scope.graced_until(now)).min().unwrap_or(now)
+    }
+
+    /// When the grace of this scope ends, if it is over itself, or by the handle that it was entered with.
+    ///
+    /// The graces of the handle's scopes hold for it too; and it has its own for their end, since nobody else drops it.
+    fn graced_until(&self, now: u64) -> Option<u64> {
+        let grace = self.extras().map_or(0, |extras| crate::time::nanos(extras.options.grace));
+        let own = self.end(now).map(|end| end.at.saturating_add(grace));
+        let around = self.entered_from().and_then(|node| node.graced_until(now));
+        let around = around.map(|(end, until)| until.max(end.saturating_add(grace)));
+        own.into_iter().chain(around).min()
+    }
+
+    /// Since when it is over, itself or by the handle that it was entered with.
+    pub(crate) fn ended_at(&self, now: u64) -> Option<u64> {
+        let around = self.entered_from().and_then(|node| node.graced_until(now));
+        let own = self.end(now).map(|end| end.at);
+        own.into_iter().chain(around.map(|(end, _)| end)).min()
+    }
+
+    /// How the scopes end that are over here, for an await.
+    pub(in crate::scope) fn ending(&self, now: u64) -> Ending {
+        let (mut in_poll, mut until, mut dropping) = (true, NEVER, None);
+        for scope in self.visible() {
+            in_poll &= scope.kind.is_polled();
+            let Some(graced) = scope.graced_until(now).filter(|_| !scope.kind.is_shield()) else { continue };
+            if graced > now {
+                until = until.min(graced);
+            } else if in_poll {
+                dropping = Some(scope);
+            }
+        }
+        match dropping {
+            Some(outermost) => {
+                let node = outermost.existing_node();
+                Ending::Drop { is_held_up: node.is_some_and(|node| node.has_shields()) }
+            }
+            None => Ending::CleanUp { until },
+        }
+    }
+
+    /// Whether an await in it has given the error in this poll.
+    pub(in crate::scope) fn has_told(&self) -> bool {
+        self.undo.get().has(Undo::TOLD)
+    }
+
+    pub(in crate::scope) fn set_told(&self) {
+        self.undo.set(self.undo.get().and(Undo::TOLD));
+    }
+
+    /// Whether this scope is over only by that of a future around it, in the same poll, which drops both.
+    pub(crate) fn is_dropped_by_outer(&self, now: u64) -> bool {
+        if self.ended_at(now).is_some() {
+            return false;
+        }
+        let in_poll = self.visible().take_while(|scope| scope.kind.is_polled() && !scope.kind.is_shield());
+        in_poll.skip(1).any(|outer| outer.graced_until(now).is_some_and(|until| until <= now))
+    }
+
+    /// The scopes around this place in the same poll, innermost first.
+    pub(crate) fn polled(&self) -> impl Iterator<Item = &Scope> {
+        self.stack().take_while(|scope| scope.kind.is_polled()).filter(|scope| !scope.kind.is_shield())
+    }
+}

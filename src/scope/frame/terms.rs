@@ -1,0 +1,132 @@
+//! With what a scope is entered, and what it is to the frames inside it.
+
+use std::cell::{Cell, OnceCell};
+use std::mem::{ManuallyDrop, MaybeUninit};
+use std::panic::Location;
+use std::ptr;
+use std::time::Duration;
+
+use super::{Scope, Undo};
+use crate::error::{Cause, Fields, ScopeId, ScopeInfo};
+use crate::scope::Extras;
+use crate::time::NEVER;
+use crate::watchdog::slots::Thread;
+
+/// What a frame is to the frames inside it. Each bit is one of the questions below, which are asked in every poll.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Kind {
+    Block = 0,
+    /// Of a handle: hides the thread's scopes around it; the handle's take their place.
+    Entered = 0b001,
+    /// Hides what is around it.
+    Shield = 0b010,
+    /// Open while a future is polled or dropped.
+    Future = 0b100,
+    /// As `Future`, of a handle.
+    EnteredFuture = 0b101,
+    /// A shield of a future.
+    FutureShield = 0b110,
+}
+
+impl Kind {
+    #[inline]
+    pub(super) fn is_boundary(self) -> bool {
+        self as u8 & 0b011 != 0
+    }
+
+    #[inline]
+    pub(super) fn is_entered(self) -> bool {
+        self as u8 & 0b001 != 0
+    }
+
+    #[inline]
+    pub(super) fn is_shield(self) -> bool {
+        self as u8 & 0b010 != 0
+    }
+
+    #[inline]
+    pub(super) fn is_polled(self) -> bool {
+        self as u8 & 0b100 != 0
+    }
+}
+
+/// With what a scope is entered. The fields are as in [`Scope`].
+#[derive(Clone, Copy)]
+pub(crate) struct Terms {
+    pub(crate) asked: u64,
+    pub(crate) entered: u64,
+    pub(crate) location: &'static Location<'static>,
+    pub(crate) kind: Kind,
+    pub(crate) cause: Cause,
+    pub(crate) unmeasured: bool,
+}
+
+/// The time from one instant to another; [`NEVER`] if that never comes.
+#[inline]
+pub(in crate::scope) fn between(from: u64, to: u64) -> u64 {
+    if to == NEVER { NEVER } else { to.saturating_sub(from) }
+}
+
+impl Terms {
+    /// Those of a scope with a duration.
+    #[cfg_attr(not(debug_assertions), inline(always))]
+    pub(crate) fn lasting(
+        asked: u64,
+        entered: u64,
+        location: &'static Location<'static>,
+        kind: Kind,
+    ) -> Self {
+        Self { asked, entered, location, kind, cause: Cause::Deadline, unmeasured: false }
+    }
+
+    /// Those of a scope with a deadline of its own.
+    pub(crate) fn measured(own: u64, entered: u64, location: &'static Location<'static>, kind: Kind) -> Self {
+        Self::lasting(between(entered, own), entered, location, kind)
+    }
+
+    /// Its own deadline.
+    #[cfg_attr(not(debug_assertions), inline(always))]
+    pub(crate) fn own(&self) -> u64 {
+        self.entered.saturating_add(self.asked)
+    }
+
+    /// The duration that was asked for.
+    fn limit(&self, extras: Option<&Extras>) -> Option<Duration> {
+        if let Some(duration) = extras.and_then(|extras| extras.duration.get()) {
+            return Some(*duration);
+        }
+        let limit = if self.asked == NEVER { Duration::MAX } else { Duration::from_nanos(self.asked) };
+        (!self.unmeasured).then_some(limit)
+    }
+
+    /// What is told of a scope with these terms.
+    pub(crate) fn info(&self, id: ScopeId, extras: Option<&Extras>) -> ScopeInfo {
+        let options = extras.map(|extras| &extras.options);
+        let label = options.and_then(|options| options.label.clone());
+        let fields = options.map_or_else(Fields::default, |options| options.fields.clone());
+        ScopeInfo { id, label, location: self.location, limit: self.limit(extras), fields }
+    }
+
+    /// The frame of a scope with these terms, to be opened next on this thread.
+    #[cfg_attr(not(debug_assertions), inline(always))]
+    pub(crate) fn frame(self, thread: &Thread) -> Scope {
+        let Self { asked, entered, location, kind, cause, unmeasured } = self;
+        Scope {
+            outer: thread.frame.get().cast(),
+            outer_deadline: thread.deadline.get(),
+            asked,
+            entered,
+            location,
+            id: Cell::new(0),
+            node: ManuallyDrop::new(OnceCell::new()),
+            extras: ptr::null(),
+            kind,
+            cause,
+            unmeasured,
+            undo: Cell::new(if kind.is_boundary() { Undo::FLAG } else { Undo::NOTHING }),
+            holds: Cell::new(0),
+            waker: MaybeUninit::uninit(),
+        }
+    }
+}

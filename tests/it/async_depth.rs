@@ -1,0 +1,30 @@
+//! What a level of nested limits takes of the stack.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::thread;
+
+use timebox::future;
+
+use crate::support::LONG;
+
+const LEVELS: u32 = 1_000;
+
+/// A recursion as users write it: each level is a box, an async block and a limit.
+fn nest(levels: u32) -> Pin<Box<dyn Future<Output = u32>>> {
+    Box::pin(async move {
+        match levels {
+            0 => 0,
+            _ => 1 + future::timeout_value(LONG, nest(levels - 1)).await.expect("the limit is long"),
+        }
+    })
+}
+
+/// In a build without optimisations, too, where one takes most. (A stack that does not suffice ends the process.)
+#[test]
+#[cfg_attr(miri, ignore = "its stack is none of the machine's")]
+fn a_thousand_levels_of_limits_fit_in_a_small_stack() {
+    let thread = thread::Builder::new().stack_size(2 << 20);
+    let levels = thread.spawn(|| pollster::block_on(nest(LEVELS))).unwrap().join().unwrap();
+    assert_eq!(levels, LEVELS);
+}
