@@ -10,7 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::error::{ScopeId, TimeoutError};
-use crate::scope::frame::{self, Around, Kind, Terms, innermost};
+use crate::scope::frame::{self, Around, Entered, Kind, Terms, innermost};
 use crate::scope::staged::{Under, mark_wait, under};
 use crate::scope::{
     Admission, Extras, Handle, Refused, Scope, Spending, admit, admit_polled, caught, is_meant_for,
@@ -199,8 +199,8 @@ impl Polled {
         body: impl FnOnce(&Scope),
     ) -> Result<(), TimeoutError> {
         let mut frame = self.frame(thread);
-        self.resume(thread, &mut frame, waker, has_timer);
-        let result = frame::run(thread, &mut frame, body);
+        let entered = self.resume(thread, &mut frame, waker, has_timer);
+        let result = frame::run(thread, &mut frame, entered, body);
         self.suspend(&mut frame, result)
     }
 
@@ -211,7 +211,13 @@ impl Polled {
 
     /// Completes the frame for a poll, and enters it.
     #[cfg_attr(not(debug_assertions), inline(always))]
-    fn resume(&mut self, thread: &Thread, frame: &mut Scope, waker: *const Waker, has_timer: bool) {
+    fn resume(
+        &mut self,
+        thread: &Thread,
+        frame: &mut Scope,
+        waker: *const Waker,
+        has_timer: bool,
+    ) -> Entered {
         if Seam::is_in_force() && self.rest.get().is_none() {
             self.stay_outside();
         }
@@ -225,7 +231,7 @@ impl Polled {
             extras = rest.extras.as_ref();
         }
         frame.set_waker(waker);
-        frame.enter(thread, effective, extras, has_timer);
+        frame.enter(thread, effective, extras, has_timer)
     }
 
     /// Keeps what the scope has acquired in a poll.

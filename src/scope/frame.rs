@@ -173,9 +173,9 @@ pub(crate) fn open<R>(
     has_timer: bool,
     body: impl FnOnce(&Scope) -> R,
 ) -> thread::Result<R> {
-    scope.enter(thread, effective, extras, has_timer);
+    let entered = scope.enter(thread, effective, extras, has_timer);
     let mut output = MaybeUninit::uninit();
-    let result = run(thread, scope, |scope| {
+    let result = run(thread, scope, entered, |scope| {
         output.write(body(scope));
     });
     // SAFETY: the closure has returned, and that is the last thing it does.
@@ -184,16 +184,36 @@ pub(crate) fn open<R>(
 
 /// Runs `body` in a scope that was [entered](Scope::enter), and leaves that.
 #[cfg_attr(not(debug_assertions), inline(always))]
-pub(crate) fn run(thread: &Thread, scope: &mut Scope, body: impl FnOnce(&Scope)) -> thread::Result<()> {
+pub(crate) fn run(
+    thread: &Thread,
+    scope: &mut Scope,
+    entered: Entered,
+    body: impl FnOnce(&Scope),
+) -> thread::Result<()> {
     let scope: *mut Scope = scope;
+    thread.frame.set(scope.cast_const().cast());
+    if entered.0.has(Undo::FLAG) {
+        // SAFETY: the pointer is that of a borrowed frame; until the body has returned there are only shared references to
+        // it.
+        unsafe { &*scope }.refresh_flag(thread);
+    }
     // Nothing is seen in a broken state after a panic that would not be without us: it goes on unchanged, unless it is
     // an unwinding of our own.
-    // SAFETY: the pointer is that of a borrowed frame; until the body has returned there are only shared references to it.
-    let result = catch_unwind(AssertUnwindSafe(|| body(unsafe { (*scope).opened(thread) })));
+    // SAFETY: as above.
+    let result = catch_unwind(AssertUnwindSafe(|| body(unsafe { &*scope })));
     // SAFETY: the body has returned, so nobody else has a reference any more: scopes inside this one have been left
     // (invariant 1).
-    unsafe { &mut *scope }.leave_after(thread, result)
+    let scope = unsafe { &mut *scope };
+    match result {
+        Ok(()) => scope.leave(thread),
+        Err(_) => scope.leave_unwound(thread),
+    }
+    result
 }
+
+/// A scope was entered; what it had to undo before that.
+#[derive(Clone, Copy)]
+pub(crate) struct Entered(Undo);
 
 /// Invariant 1 is broken: the thread, or a call, points to a frame that may be gone, so nothing can be saved.
 #[cold]
@@ -372,7 +392,8 @@ impl Scope {
         effective: u64,
         extras: Option<&Extras>,
         has_timer: bool,
-    ) {
+    ) -> Entered {
+        let undo = self.undo.get();
         if let Some(extras) = extras {
             self.extras = extras;
         }
@@ -381,29 +402,10 @@ impl Scope {
             if !has_timer && !clock::is_mocked() {
                 watchdog::global().arm(thread.slot(), effective);
             }
-            self.undo.set(self.undo.get().and(Undo::DEADLINE));
+            self.undo.set(undo.and(Undo::DEADLINE));
             thread.deadline.set(effective);
         }
-    }
-
-    /// Makes it the innermost frame of its thread.
-    #[cfg_attr(not(debug_assertions), inline(always))]
-    fn opened(&self, thread: &Thread) -> &Self {
-        thread.frame.set(ptr::from_ref(self).cast());
-        if self.undo.get().has(Undo::FLAG) {
-            self.refresh_flag(thread);
-        }
-        self
-    }
-
-    /// Restores the thread, in one of two ways.
-    #[cfg_attr(not(debug_assertions), inline(always))]
-    fn leave_after(&mut self, thread: &Thread, result: thread::Result<()>) -> thread::Result<()> {
-        match result {
-            Ok(()) => self.leave(thread),
-            Err(_) => self.leave_unwound(thread),
-        }
-        result
+        Entered(undo)
     }
 
     /// Restores the thread.
