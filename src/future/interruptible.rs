@@ -207,7 +207,7 @@ where
                             this.future.set(Phase::Over);
                             return Poll::Ready(Err(error));
                         }
-                        Stand::Stay { until } | Stand::AwaitDrop { until } => {
+                        Stand::Stay { until } | Stand::AwaitDrop { until, .. } => {
                             this.guard.alert.wake_at(until, cx.waker());
                             return Poll::Pending;
                         }

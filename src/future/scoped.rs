@@ -169,7 +169,8 @@ where
     #[inline(never)]
     fn stay_out(&mut self, thread: &Thread, polled: &mut Polled, refused: Refused) {
         if refused.is_by_surroundings() {
-            if let Stand::Stay { until } | Stand::AwaitDrop { until } = self.alert.standing().look(thread) {
+            if let Stand::Stay { until } | Stand::AwaitDrop { until, .. } = self.alert.standing().look(thread)
+            {
                 return self.alert.wake_at(until, self.cx.waker());
             }
         } else if takes_a_break() {

@@ -124,7 +124,7 @@ impl<F: Future> Future for Wait<F> {
                     let now = seam.reading(clock::now());
                     match this.standing.look(thread) {
                         Stand::Fail => return error_at(thread, location),
-                        Stand::AwaitDrop { until } => {
+                        Stand::AwaitDrop { until, .. } => {
                             this.alert.stay(&Seam::current(), until, cx.waker());
                         }
                         _ if own <= now && begins && takes_a_break() => cx.waker().wake_by_ref(),

@@ -31,6 +31,8 @@ pub(crate) struct Standing {
     began_in_time: bool,
     /// Since when it stays pending in a scope that is over; 0 if it does not.
     since: u64,
+    /// Whether it has been found to wait for its drop.
+    awaits_drop: bool,
 }
 
 /// What an await is to do.
@@ -42,8 +44,8 @@ pub(crate) enum Stand {
     /// It stays pending, and is polled again at this time: the error may be given then.
     Stay { until: u64 },
     /// It stays pending, to be dropped with the future around it; it is polled again at this time, since it may have been
-    /// carried out of that. Its own end does not count meanwhile.
-    AwaitDrop { until: u64 },
+    /// carried out of that. Its own end does not count meanwhile; `was_in_time` until now, if it came before this.
+    AwaitDrop { until: u64, was_in_time: bool },
 }
 
 /// How the scopes end that are over around a place.
@@ -60,7 +62,7 @@ impl Standing {
         innermost(thread, |scope| match scope {
             Some(scope) if scope.is_over_by_clock(thread) => self.look_when_over(scope),
             _ => {
-                *self = Self { began_in_time: true, since: 0 };
+                *self = Self { began_in_time: true, ..Self::default() };
                 Stand::GoOn
             }
         })
@@ -71,7 +73,9 @@ impl Standing {
         let now = clock::now();
         let stays = match scope.ending(now) {
             Ending::Drop { is_held_up } => {
-                self.wait_for_drop(now, is_held_up).map(|until| Stand::AwaitDrop { until })
+                let was_in_time = self.began_in_time && !self.awaits_drop;
+                self.awaits_drop = true;
+                self.wait_for_drop(now, is_held_up).map(|until| Stand::AwaitDrop { until, was_in_time })
             }
             Ending::CleanUp { until } => {
                 self.wait_for_turn(scope, now, until).map(|until| Stand::Stay { until })
