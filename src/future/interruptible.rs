@@ -207,7 +207,7 @@ where
                             this.future.set(Phase::Over);
                             return Poll::Ready(Err(error));
                         }
-                        AwaitAction::Stay { until } | AwaitAction::AwaitDrop { until } => {
+                        AwaitAction::Stay { until } | AwaitAction::AwaitDrop { until, .. } => {
                             this.guard.alert.wake_at(until, cx.waker());
                             return Poll::Pending;
                         }

@@ -87,7 +87,11 @@ where
             // What a closure captures is copied by each call on the way in: so that is little.
             let opened = polled.open(&thread, waker, has_timer, |scope| self.poll_in(&thread, scope));
             if let Err(unwound) = opened {
-                self.end_unwound(polled, unwound);
+                drop_inside(polled, self.alert, self.future.as_mut());
+                // One that came from the drop of the future is too late to be the result.
+                if self.poll.is_pending() {
+                    *self.poll = Poll::Ready(Err(E::from(unwound)));
+                }
             }
         }
     }
@@ -100,14 +104,18 @@ where
         if self.future.as_mut().as_pin_mut().is_none() {
             return false;
         }
-        if self.alert.kept_error().is_some() {
-            self.end_after_hooks(polled);
-            return false;
-        }
-        if !polled.is_entered()
-            && let Err(refused) = polled.enter(thread)
-        {
-            self.stay_out(thread, polled, refused);
+        if !polled.is_entered() {
+            if let Err(refused) = polled.enter(thread) {
+                let error = stay_out(thread, polled, self.alert, refused, self.cx);
+                if error.is_ready() {
+                    self.future.set(None);
+                }
+                *self.poll = error.map(|error| Err(E::from(error)));
+                return false;
+            }
+        } else if self.alert.kept_error().is_some() {
+            let error = end_after_hooks(polled, self.alert, self.future.as_mut(), self.cx);
+            *self.poll = error.map(|error| Err(E::from(error)));
             return false;
         }
         true
@@ -137,51 +145,49 @@ where
         };
         true
     }
+}
 
-    fn fail(&mut self, error: TimeoutError) {
-        *self.poll = Poll::Ready(Err(E::from(error)));
+/// The result of a future that is over and not polled any more: it is dropped when the hooks in it have run.
+#[cold]
+#[inline(never)]
+fn end_after_hooks<F>(
+    polled: &mut Polled,
+    alert: &mut Alert,
+    future: Pin<&mut Option<F>>,
+    cx: &Context<'_>,
+) -> Poll<TimeoutError> {
+    if polled.node().is_some_and(|node| node.poll_hooks(cx.waker()).is_pending()) {
+        return Poll::Pending;
     }
+    let Some(error) = alert.kept_error().cloned() else { return Poll::Pending };
+    drop_inside(polled, alert, future);
+    Poll::Ready(error)
+}
 
-    #[cold]
-    fn end_unwound(&mut self, polled: &mut Polled, unwound: TimeoutError) {
-        drop_inside(polled, self.alert, self.future.as_mut());
-        // One that came from the drop of the future is too late to be the result.
-        if self.poll.is_pending() {
-            self.fail(unwound);
+/// The result of a future whose scope is not entered: the error; or it stays pending, where the future around it is about to
+/// be dropped.
+#[cold]
+#[inline(never)]
+fn stay_out(
+    thread: &Thread,
+    polled: &mut Polled,
+    alert: &mut Alert,
+    refused: Refused,
+    cx: &Context<'_>,
+) -> Poll<TimeoutError> {
+    if refused.is_by_surroundings() {
+        if let AwaitAction::Stay { until } | AwaitAction::AwaitDrop { until, .. } =
+            alert.await_state().look(thread)
+        {
+            alert.wake_at(until, cx.waker());
+            return Poll::Pending;
         }
+    } else if takes_a_break() {
+        cx.waker().wake_by_ref();
+        return Poll::Pending;
     }
-
-    /// It is over and not polled any more: it is dropped when the hooks in it have run.
-    #[cold]
-    #[inline(never)]
-    fn end_after_hooks(&mut self, polled: &mut Polled) {
-        if polled.node().is_some_and(|node| node.poll_hooks(self.cx.waker()).is_pending()) {
-            return;
-        }
-        if let Some(error) = self.alert.kept_error().cloned() {
-            drop_inside(polled, self.alert, self.future.as_mut());
-            self.fail(error);
-        }
-    }
-
-    /// It is not entered: the error; or it stays pending, where the future around it is about to be dropped.
-    #[cold]
-    #[inline(never)]
-    fn stay_out(&mut self, thread: &Thread, polled: &mut Polled, refused: Refused) {
-        if refused.is_by_surroundings() {
-            if let AwaitAction::Stay { until } | AwaitAction::AwaitDrop { until } =
-                self.alert.await_state().look(thread)
-            {
-                return self.alert.wake_at(until, self.cx.waker());
-            }
-        } else if takes_a_break() {
-            return self.cx.waker().wake_by_ref();
-        }
-        self.alert.clear();
-        let error = polled.refusal(thread, refused);
-        self.future.set(None);
-        self.fail(error);
-    }
+    alert.clear();
+    Poll::Ready(polled.refusal(thread, refused))
 }
 
 /// The future is pending: has its task woken in time; or, if that is over, the error with which to drop it.

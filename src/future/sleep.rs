@@ -80,10 +80,12 @@ impl Future for Sleep {
                 this.alert.clear();
                 return Poll::Ready(error_at(thread, this.location).map_or(Ok(()), Err));
             }
-            if let AwaitAction::AwaitDrop { until } = action {
-                this.alert.stay(&Seam::current(), until, cx.waker());
-                this.begin();
-                return Poll::Pending;
+            if let AwaitAction::AwaitDrop { until, was_in_time } = action {
+                let (now, end) = this.begin();
+                if !was_in_time || now < end {
+                    this.alert.stay(&Seam::current(), until, cx.waker());
+                    return Poll::Pending;
+                }
             }
             let begins = this.end.is_none();
             let (now, end) = this.begin();

@@ -127,7 +127,7 @@ impl<F: Future> Future for Wait<F> {
                     let now = seam.reading(clock::now());
                     match this.await_state.look(thread) {
                         AwaitAction::Fail => return error_at(thread, location),
-                        AwaitAction::AwaitDrop { until } => {
+                        AwaitAction::AwaitDrop { until, .. } => {
                             this.alert.stay(&Seam::current(), until, cx.waker());
                         }
                         _ if own <= now && begins && takes_a_break() => cx.waker().wake_by_ref(),

@@ -111,7 +111,7 @@ impl Scope {
         location: &'static Location<'static>,
         result: Result<T, E>,
     ) -> Result<T, E> {
-        if result.is_ok() && self.extras().is_some_and(|extras| extras.options.strict) {
+        if self.extras().is_some_and(|extras| extras.options.strict) && result.is_ok() {
             self.checkpoint_at(location)?;
         }
         result

@@ -76,11 +76,6 @@ fn an_await_whose_own_time_passes_in_a_scope_that_is_held_up_stays_pending() {
             let outside = AtomicBool::new(false);
             let mut children: FuturesUnordered<Child<'_>> = FuturesUnordered::new();
             children.push(Box::pin(async {
-                // One that has begun before, and one that begins then.
-                future::sleep(SHORT + SHORT / 4).await.unwrap();
-                assert!(outside.load(SeqCst));
-            }));
-            children.push(Box::pin(async {
                 until_over().await;
                 future::sleep(SHORT / 4).await.unwrap();
                 assert!(outside.load(SeqCst));
@@ -175,7 +170,7 @@ fn a_task_that_retries_after_its_deadline_can_be_aborted() {
             });
             begins.await.unwrap();
             task.abort();
-            assert!(task.await.map(|()| ()).unwrap_err().is_cancelled());
+            assert!(task.await.unwrap_err().is_cancelled());
         });
     });
 }

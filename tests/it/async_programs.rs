@@ -239,8 +239,9 @@ fn programs_end(runtime: &Runtime) {
     control.join().unwrap();
     runtime.block_on(heartbeat).unwrap();
     let (latest, program) = &*latest.lock().unwrap();
-    // Some hold the executor, a few in each batch.
-    let busy = machine.most() * 2;
+    // Some hold the executor, a few in each batch. On a busy machine a thread that has much to do waits longer for its turn
+    // than one that only sleeps.
+    let busy = machine.most() * 10;
     assert!(*latest <= LATE + busy, "{latest:?} late, the machine {busy:?}: {program}");
     let beside = beside.most();
     assert!(beside <= BESIDE + busy, "what ran beside them was {beside:?} late, the machine {busy:?}");
