@@ -87,11 +87,7 @@ where
             // What a closure captures is copied by each call on the way in: so that is little.
             let opened = polled.open(&thread, waker, has_timer, |scope| self.poll_in(&thread, scope));
             if let Err(unwound) = opened {
-                drop_inside(polled, self.alert, self.future.as_mut());
-                // One that came from the drop of the future is too late to be the result.
-                if self.poll.is_pending() {
-                    *self.poll = Poll::Ready(Err(E::from(unwound)));
-                }
+                end_unwound(polled, self.alert, self.future.as_mut(), unwound, self.poll);
             }
         }
     }
@@ -144,6 +140,23 @@ where
             },
         };
         true
+    }
+}
+
+/// An unwinding has ended at the scope.
+#[cold]
+#[inline(never)]
+fn end_unwound<F, T, E: From<TimeoutError>>(
+    polled: &mut Polled,
+    alert: &mut Alert,
+    future: Pin<&mut Option<F>>,
+    unwound: TimeoutError,
+    poll: &mut Poll<Result<T, E>>,
+) {
+    drop_inside(polled, alert, future);
+    // One that came from the drop of the future is too late to be the result.
+    if poll.is_pending() {
+        *poll = Poll::Ready(Err(E::from(unwound)));
     }
 }
 

@@ -191,23 +191,15 @@ pub(crate) fn run(
     body: impl FnOnce(&Scope),
 ) -> thread::Result<()> {
     let scope: *mut Scope = scope;
-    thread.frame.set(scope.cast_const().cast());
-    if entered.0.has(Undo::FLAG) {
-        // SAFETY: the pointer is that of a borrowed frame; until the body has returned there are only shared references to
-        // it.
-        unsafe { &*scope }.refresh_flag(thread);
-    }
+    // SAFETY: the pointer is that of a borrowed frame; until the body has returned there are only shared references to it.
+    unsafe { &*scope }.become_innermost(thread, entered);
     // Nothing is seen in a broken state after a panic that would not be without us: it goes on unchanged, unless it is
     // an unwinding of our own.
     // SAFETY: as above.
     let result = catch_unwind(AssertUnwindSafe(|| body(unsafe { &*scope })));
     // SAFETY: the body has returned, so nobody else has a reference any more: scopes inside this one have been left
     // (invariant 1).
-    let scope = unsafe { &mut *scope };
-    match result {
-        Ok(()) => scope.leave(thread),
-        Err(_) => scope.leave_unwound(thread),
-    }
+    unsafe { &mut *scope }.leave_after(thread, result.is_ok());
     result
 }
 
@@ -406,6 +398,24 @@ impl Scope {
             thread.deadline.set(effective);
         }
         Entered(undo)
+    }
+
+    #[cfg_attr(not(debug_assertions), inline(always))]
+    fn become_innermost(&self, thread: &Thread, entered: Entered) {
+        thread.frame.set(ptr::from_ref(self).cast());
+        if entered.0.has(Undo::FLAG) {
+            self.refresh_flag(thread);
+        }
+    }
+
+    /// Restores the thread, in one of two ways.
+    #[cfg_attr(not(debug_assertions), inline(always))]
+    fn leave_after(&mut self, thread: &Thread, returned: bool) {
+        if returned {
+            self.leave(thread);
+        } else {
+            self.leave_unwound(thread);
+        }
     }
 
     /// Restores the thread.

@@ -26,6 +26,8 @@ struct Layer {
 pub(super) struct Await {
     /// Whether it was pending when nothing around it was over.
     began_in_time: bool,
+    /// Whether it was found to wait for its drop.
+    awaits_drop: bool,
 }
 
 /// What an await does.
@@ -33,6 +35,10 @@ pub(super) enum Stand {
     GoOn,
     Fail,
     Stay,
+    /// Its own end does not count any more, unless it had come before that of the scope was first seen.
+    AwaitDrop {
+        was_in_time: bool,
+    },
 }
 
 impl Model {
@@ -120,6 +126,7 @@ impl Model {
                 let around = self.nodes[id].around;
                 let result = match self.look(around, &mut stand) {
                     Stand::Fail => self.check(around),
+                    Stand::AwaitDrop { .. } => Ok(()),
                     _ if self.nodes[id].deadline <= self.now => self.check(Some(id)),
                     Stand::Stay | Stand::GoOn => Ok(()),
                 };
@@ -163,11 +170,12 @@ impl Model {
     /// can clean up: but of those that begin there one in a poll. Else the future is dropped, and the await is pending.
     pub(super) fn look(&mut self, inside: Option<Id>, stand: &mut Await) -> Stand {
         if self.named(inside).is_none() {
-            stand.began_in_time = true;
+            *stand = Await { began_in_time: true, awaits_drop: false };
             return Stand::GoOn;
         }
         if self.futures_on_stack(inside).any(|id| self.drops(id)) {
-            return Stand::Stay;
+            let awaited = std::mem::replace(&mut stand.awaits_drop, true);
+            return Stand::AwaitDrop { was_in_time: stand.began_in_time && !awaited };
         }
         let has_told = std::mem::replace(&mut self.driver().has_told, true);
         if has_told && !stand.began_in_time {

@@ -46,7 +46,7 @@ impl Model {
             }
             // Rule 10: without a grace the scope ends the future, not the await.
             Some((named, _)) if kind == Kind::Future && by_handle.is_none() && named != id => {
-                if let Stand::Stay = self.look(self.innermost(), stand) {
+                if let Stand::Stay | Stand::AwaitDrop { .. } = self.look(self.innermost(), stand) {
                     return Entry::Pending;
                 }
             }

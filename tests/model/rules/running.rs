@@ -147,8 +147,13 @@ impl Model {
         if self.driver.is_some() {
             let (mut stand, mut begins) = (Await::default(), true);
             return self.wait(|model| {
-                if let Stand::Fail = model.look(inside, &mut stand) {
-                    return model.check(inside).map(|()| true).map_err(is_over);
+                match model.look(inside, &mut stand) {
+                    Stand::Fail => return model.check(inside).map(|()| true).map_err(is_over),
+                    Stand::AwaitDrop { was_in_time: false } => {
+                        begins = false;
+                        return Ok(false);
+                    }
+                    _ => {}
                 }
                 // One of no time at all lets others run, too.
                 Ok(!std::mem::take(&mut begins) && model.now >= end)
