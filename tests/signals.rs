@@ -124,8 +124,8 @@ fn a_signal_ends_tasks() {
 fn a_second_signal_ends_a_program_that_does_not_listen() {
     if is_program() {
         let shutdown = shutdown();
-        println!("{READY}");
         let in_vain = Timebox::new(Limit::NONE).cancel_on(&shutdown).run_value(|_| {
+            println!("{READY}");
             // No checkpoint.
             while !shutdown.is_cancelled() {
                 std::thread::yield_now();
