@@ -47,7 +47,8 @@ pub(crate) use terms::{Kind, Terms};
 /// # Examples
 ///
 /// ```
-/// /// use timebox::{Scope, with_timeout};
+/// use std::time::Duration;
+/// use timebox::{Scope, with_timeout};
 ///
 /// fn count(scope: &Scope, words: &[&str]) -> timebox::Result<usize> {
 ///     let mut count = 0;
