@@ -48,9 +48,14 @@ impl Watchdog {
             #[cfg(not(timebox_loom))]
             Thread::with(|thread| thread.is_watchdog.set(false));
             // Another has taken over, who may need a deputy now.
-            if !self.shift.become_deputy() || !self.shift.stand_by(|| self.is_running()) {
+            if !self.shift.become_deputy() {
                 return;
             }
+            os::name_this_thread("timebox-deputy");
+            if !self.shift.stand_by(|| self.is_running()) {
+                return;
+            }
+            os::name_this_thread("timebox-watchdog");
             takes_over = true;
         }
     }
