@@ -217,8 +217,14 @@ impl Alert {
     /// Takes everything back.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn clear(&mut self) {
-        if let Some((_, timer)) = self.timer {
-            self.timer = None;
+        if self.timer.is_some() | self.rare.is_some() {
+            self.take_back();
+        }
+    }
+
+    #[cfg_attr(not(debug_assertions), inline(always))]
+    fn take_back(&mut self) {
+        if let Some((_, timer)) = self.timer.take() {
             timer.cancel();
         }
         if self.rare.is_some() {

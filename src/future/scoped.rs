@@ -2,10 +2,10 @@
 
 use std::fmt;
 use std::future::Future;
-use std::mem::{ManuallyDrop, needs_drop};
+use std::mem::{self, ManuallyDrop, needs_drop};
 use std::pin::Pin;
 use std::ptr;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use pin_project::{pin_project, pinned_drop};
 
@@ -38,7 +38,7 @@ impl<F: Future> Scoped<F> {
 
     /// Polls the future in its scope. `done` makes the output, here, where it need not be moved again; `leaving` sees the
     /// scope at its end.
-    #[cfg_attr(not(debug_assertions), inline(always))]
+    #[inline]
     pub(super) fn poll<T, E>(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -87,7 +87,11 @@ where
             // What a closure captures is copied by each call on the way in: so that is little.
             let opened = polled.open(&thread, waker, has_timer, |scope| self.poll_in(&thread, scope));
             if let Err(unwound) = opened {
-                end_unwound(polled, self.alert, self.future.as_mut(), unwound, self.poll);
+                drop_inside(polled, self.alert, self.future.as_mut());
+                // One that came from the drop of the future is too late to be the result.
+                if self.poll.is_pending() {
+                    self.set(Poll::Ready(Err(E::from(unwound))));
+                }
             }
         }
     }
@@ -102,16 +106,16 @@ where
         }
         if !polled.is_entered() {
             if let Err(refused) = polled.enter(thread) {
-                let error = stay_out(thread, polled, self.alert, refused, self.cx);
+                let error = stay_out(thread, polled, self.alert, refused, self.cx.waker());
                 if error.is_ready() {
                     self.future.set(None);
                 }
-                *self.poll = error.map(|error| Err(E::from(error)));
+                self.set(error.map(|error| Err(E::from(error))));
                 return false;
             }
         } else if self.alert.kept_error().is_some() {
-            let error = end_after_hooks(polled, self.alert, self.future.as_mut(), self.cx);
-            *self.poll = error.map(|error| Err(E::from(error)));
+            let error = end_after_hooks(polled, self.alert, self.future.as_mut(), self.cx.waker());
+            self.set(error.map(|error| Err(E::from(error))));
             return false;
         }
         true
@@ -132,31 +136,21 @@ where
     /// Looks at what the future has come to, and whether its time is up; whether it is done.
     #[cfg_attr(not(debug_assertions), inline(always))]
     fn look_at(&mut self, thread: &Thread, scope: &Scope, output: Poll<F::Output>) -> bool {
-        *self.poll = match output {
+        let poll = match output {
             Poll::Ready(output) => Poll::Ready(scope.in_time(scope.location(), (self.done)(output))),
-            Poll::Pending => match wait(thread, scope, self.alert, self.cx) {
+            Poll::Pending => match wait(thread, scope, self.alert, self.cx.waker()) {
                 Poll::Ready(error) => Poll::Ready(Err(E::from(error))),
                 Poll::Pending => return false,
             },
         };
+        self.set(poll);
         true
     }
-}
 
-/// An unwinding has ended at the scope.
-#[cold]
-#[inline(never)]
-fn end_unwound<F, T, E: From<TimeoutError>>(
-    polled: &mut Polled,
-    alert: &mut Alert,
-    future: Pin<&mut Option<F>>,
-    unwound: TimeoutError,
-    poll: &mut Poll<Result<T, E>>,
-) {
-    drop_inside(polled, alert, future);
-    // One that came from the drop of the future is too late to be the result.
-    if poll.is_pending() {
-        *poll = Poll::Ready(Err(E::from(unwound)));
+    /// Sets the output. It was pending, so there is nothing to drop.
+    #[cfg_attr(not(debug_assertions), inline(always))]
+    fn set(&mut self, poll: Poll<Result<T, E>>) {
+        mem::forget(mem::replace(self.poll, poll));
     }
 }
 
@@ -167,9 +161,9 @@ fn end_after_hooks<F>(
     polled: &mut Polled,
     alert: &mut Alert,
     future: Pin<&mut Option<F>>,
-    cx: &Context<'_>,
+    waker: &Waker,
 ) -> Poll<TimeoutError> {
-    if polled.node().is_some_and(|node| node.poll_hooks(cx.waker()).is_pending()) {
+    if polled.node().is_some_and(|node| node.poll_hooks(waker).is_pending()) {
         return Poll::Pending;
     }
     let Some(error) = alert.kept_error().cloned() else { return Poll::Pending };
@@ -186,17 +180,17 @@ fn stay_out(
     polled: &mut Polled,
     alert: &mut Alert,
     refused: Refused,
-    cx: &Context<'_>,
+    waker: &Waker,
 ) -> Poll<TimeoutError> {
     if refused.is_by_surroundings() {
         if let AwaitAction::Stay { until } | AwaitAction::AwaitDrop { until, .. } =
             alert.await_state().look(thread)
         {
-            alert.wake_at(until, cx.waker());
+            alert.wake_at(until, waker);
             return Poll::Pending;
         }
     } else if takes_a_break() {
-        cx.waker().wake_by_ref();
+        waker.wake_by_ref();
         return Poll::Pending;
     }
     alert.clear();
@@ -205,36 +199,36 @@ fn stay_out(
 
 /// The future is pending: has its task woken in time; or, if that is over, the error with which to drop it.
 #[cfg_attr(not(debug_assertions), inline(always))]
-fn wait(thread: &Thread, scope: &Scope, alert: &mut Alert, cx: &Context<'_>) -> Poll<TimeoutError> {
+fn wait(thread: &Thread, scope: &Scope, alert: &mut Alert, waker: &Waker) -> Poll<TimeoutError> {
     let (own, location) = (scope.own(), scope.location());
     point(thread, location);
     if !is_over(thread) {
         let woken = match scope.existing_node() {
             // Its own node tells it of all.
             Some(node) => {
-                alert.wake_at(thread.deadline.get(), cx.waker());
-                alert.wake_by(Some(node), cx.waker())
+                alert.wake_at(thread.deadline.get(), waker);
+                alert.wake_by(Some(node), waker)
             }
-            None => alert.wake_with(scope.visible_outer(), scope.around(), own, cx.waker()),
+            None => alert.wake_with(scope.visible_outer(), scope.around(), own, waker),
         };
         if woken {
             mark_wait(location, true);
             return Poll::Pending;
         }
     }
-    wait_on(scope, alert, cx)
+    wait_on(scope, alert, waker)
 }
 
 /// It is over: it may be polled on for a grace, or until a shield in it is done.
 #[cold]
-fn wait_on(scope: &Scope, alert: &mut Alert, cx: &Context<'_>) -> Poll<TimeoutError> {
+fn wait_on(scope: &Scope, alert: &mut Alert, waker: &Waker) -> Poll<TimeoutError> {
     let (own, location) = (scope.own(), scope.location());
     let known = alert.was_over();
     // Before it is looked at: what ends later wakes the task.
     let outer = scope.visible_outer().and_then(|outer| outer.visible().find_map(Scope::existing_node));
-    alert.wake_by(outer, cx.waker());
+    alert.wake_by(outer, waker);
     let now = clock::now();
-    let shielded = |scope: &Scope| scope.existing_node().map_or(0, |node| node.shielded_until(cx.waker()));
+    let shielded = |scope: &Scope| scope.existing_node().map_or(0, |node| node.shielded_until(waker));
     let mut until = scope.polled_until(now).max(shielded(scope));
     // If only a future around it is over, that drops both, or waits for a shield; so `&mut future` survives the limit it is
     // polled under.
@@ -247,11 +241,11 @@ fn wait_on(scope: &Scope, alert: &mut Alert, cx: &Context<'_>) -> Poll<TimeoutEr
     if now < until {
         // Its own deadline, or that of a scope around it, may come before and give it less.
         let next = [own, scope.around()].into_iter().filter(|&deadline| deadline > now).fold(until, u64::min);
-        alert.wake_at(next, cx.waker());
+        alert.wake_at(next, waker);
         alert.set_over();
         if !known {
             // What was polled before it was over counts on being polled again.
-            cx.waker().wake_by_ref();
+            waker.wake_by_ref();
         }
         mark_wait(location, true);
         return Poll::Pending;
@@ -259,7 +253,7 @@ fn wait_on(scope: &Scope, alert: &mut Alert, cx: &Context<'_>) -> Poll<TimeoutEr
     let error = scope.error(Circumstances { settled: false, ..Circumstances::at(location, now) });
     // Dropped with the future, hooks would be ended before they had run.
     if let Some(node) = scope.existing_node()
-        && node.poll_hooks(cx.waker()).is_pending()
+        && node.poll_hooks(waker).is_pending()
     {
         alert.clear();
         alert.keep_error(error);
