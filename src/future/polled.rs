@@ -205,13 +205,13 @@ impl Polled {
     }
 
     #[cfg_attr(not(debug_assertions), inline(always))]
-    fn frame(&self, thread: &Thread) -> Scope {
+    pub(super) fn frame(&self, thread: &Thread) -> Scope {
         self.terms().frame(thread)
     }
 
     /// Completes the frame for a poll, and enters it.
     #[cfg_attr(not(debug_assertions), inline(always))]
-    fn resume(
+    pub(super) fn resume(
         &mut self,
         thread: &Thread,
         frame: &mut Scope,
@@ -236,7 +236,11 @@ impl Polled {
 
     /// Keeps what the scope has acquired in a poll.
     #[cfg_attr(not(debug_assertions), inline(always))]
-    fn suspend(&mut self, frame: &mut Scope, result: thread::Result<()>) -> Result<(), TimeoutError> {
+    pub(super) fn suspend(
+        &mut self,
+        frame: &mut Scope,
+        result: thread::Result<()>,
+    ) -> Result<(), TimeoutError> {
         if frame.has_acquired() {
             self.keep(frame);
         }

@@ -6,6 +6,7 @@ use std::mem::{self, ManuallyDrop, needs_drop};
 use std::pin::Pin;
 use std::ptr;
 use std::task::{Context, Poll, Waker};
+use std::thread;
 
 use pin_project::{pin_project, pinned_drop};
 
@@ -13,6 +14,7 @@ use super::alert::Alert;
 use super::polled::Polled;
 use crate::error::TimeoutError;
 use crate::scope::checkpoint::is_over;
+use crate::scope::frame::{self, Entered};
 use crate::scope::over::{AwaitAction, takes_a_break};
 use crate::scope::staged::{mark_wait, point};
 use crate::scope::{Refused, Scope};
@@ -52,7 +54,14 @@ impl<F: Future> Scoped<F> {
         // address and so keep it from the registers; it leaks only if the future panics when it is dropped.
         let mut poll = ManuallyDrop::new(Poll::Pending);
         let this = self.project();
-        Call { alert: this.alert, future: this.future, cx, done, poll: &mut poll }.run(this.polled);
+        let mut call = Call { alert: this.alert, future: this.future, cx, done, poll: &mut poll };
+        let thread = Thread::current();
+        if call.is_to_be_polled(&thread, this.polled) {
+            let mut frame = this.polled.frame(&thread);
+            let entered = call.resume(&thread, this.polled, &mut frame);
+            let result = frame::run(&thread, &mut frame, entered, |scope| call.poll_in(scope));
+            call.suspend(this.polled, &mut frame, result);
+        }
         if poll.is_ready() {
             leaving(this.polled);
             this.polled.leave();
@@ -80,18 +89,18 @@ where
     E: From<TimeoutError>,
 {
     #[cfg_attr(not(debug_assertions), inline(always))]
-    fn run(mut self, polled: &mut Polled) {
-        let thread = Thread::current();
-        if self.is_to_be_polled(&thread, polled) {
-            let (waker, has_timer) = (ptr::from_ref(self.cx.waker()), self.alert.is_set_for(polled.own()));
-            // What a closure captures is copied by each call on the way in: so that is little.
-            let opened = polled.open(&thread, waker, has_timer, |scope| self.poll_in(&thread, scope));
-            if let Err(unwound) = opened {
-                drop_inside(polled, self.alert, self.future.as_mut());
-                // One that came from the drop of the future is too late to be the result.
-                if self.poll.is_pending() {
-                    self.set(Poll::Ready(Err(E::from(unwound))));
-                }
+    fn resume(&self, thread: &Thread, polled: &mut Polled, frame: &mut Scope) -> Entered {
+        let has_timer = self.alert.is_set_for(polled.own());
+        polled.resume(thread, frame, ptr::from_ref(self.cx.waker()), has_timer)
+    }
+
+    #[cfg_attr(not(debug_assertions), inline(always))]
+    fn suspend(&mut self, polled: &mut Polled, frame: &mut Scope, result: thread::Result<()>) {
+        if let Err(unwound) = polled.suspend(frame, result) {
+            drop_inside(polled, self.alert, self.future.as_mut());
+            // One that came from the drop of the future is too late to be the result.
+            if self.poll.is_pending() {
+                self.set(Poll::Ready(Err(E::from(unwound))));
             }
         }
     }
@@ -122,29 +131,28 @@ where
     }
 
     #[cfg_attr(not(debug_assertions), inline(always))]
-    fn poll_in(&mut self, thread: &Thread, scope: &Scope) {
+    fn poll_in(&mut self, scope: &Scope) {
         // The future first: a value that is ready wins.
-        let Some(future) = self.future.as_mut().as_pin_mut() else { return };
-        let output = future.poll(self.cx);
-        if self.look_at(thread, scope, output) {
-            self.alert.clear();
-            // Inside its scope.
-            self.future.set(None);
-        }
+        let output = match self.future.as_mut().as_pin_mut() {
+            Some(future) => future.poll(self.cx),
+            None => return,
+        };
+        self.look_at(&Thread::current(), scope, output);
     }
 
-    /// Looks at what the future has come to, and whether its time is up; whether it is done.
+    /// Looks at what the future has come to, and whether its time is up. One that is done is dropped, inside its scope.
     #[cfg_attr(not(debug_assertions), inline(always))]
-    fn look_at(&mut self, thread: &Thread, scope: &Scope, output: Poll<F::Output>) -> bool {
+    fn look_at(&mut self, thread: &Thread, scope: &Scope, output: Poll<F::Output>) {
         let poll = match output {
             Poll::Ready(output) => Poll::Ready(scope.in_time(scope.location(), (self.done)(output))),
             Poll::Pending => match wait(thread, scope, self.alert, self.cx.waker()) {
                 Poll::Ready(error) => Poll::Ready(Err(E::from(error))),
-                Poll::Pending => return false,
+                Poll::Pending => return,
             },
         };
         self.set(poll);
-        true
+        self.alert.clear();
+        self.future.set(None);
     }
 
     /// Sets the output. It was pending, so there is nothing to drop.
