@@ -15,7 +15,7 @@
 mod ends;
 mod errors;
 mod nodes;
-mod terms;
+mod spec;
 
 use std::cell::{Cell, OnceCell};
 use std::mem::{ManuallyDrop, MaybeUninit};
@@ -33,8 +33,8 @@ use crate::watchdog;
 use crate::watchdog::slots::Thread;
 
 pub(crate) use errors::error_at;
-pub(super) use terms::between;
-pub(crate) use terms::{Kind, Terms};
+pub(super) use spec::between;
+pub(crate) use spec::{Kind, ScopeSpec};
 
 /// A scope that is open: the region of execution that a limit bounds.
 ///
@@ -337,9 +337,9 @@ impl Scope {
         id
     }
 
-    fn terms(&self) -> Terms {
+    fn terms(&self) -> ScopeSpec {
         let Self { asked, entered, location, kind, cause, unmeasured, .. } = *self;
-        Terms { asked, entered, location, kind, cause, unmeasured }
+        ScopeSpec { asked, entered, location, kind, cause, unmeasured }
     }
 
     /// Its own deadline.
@@ -478,7 +478,7 @@ impl Scope {
 
 /// Where the scopes around a new one are found.
 #[derive(Clone, Copy)]
-pub(crate) enum Around<'a> {
+pub(crate) enum Parent<'a> {
     Thread,
     Node(&'a Arc<Node>),
 }
