@@ -102,8 +102,7 @@ impl Node {
             return !self.over.swap(true, Ordering::AcqRel);
         };
         // Over by what is around it, it can still come to its own end: it may leave those.
-        // Relaxed: under the lock.
-        if state.end.is_some() || (!even_if_over && self.over.load(Ordering::Relaxed)) {
+        if state.end.is_some() || (!even_if_over && self.is_over()) {
             return false;
         }
         state.end = Some(end);
@@ -243,6 +242,10 @@ impl Node {
         }
         if let Some(parent) = state.parent.as_ref().filter(|parent| parent.is_told) {
             return Err(Arc::clone(&parent.node));
+        }
+        // Invariant 6: it may not be told yet.
+        if let Some(parent) = self.asked().filter(|_| state.end.is_none()) {
+            return Err(Arc::clone(parent));
         }
         let Some(end) = state.end.clone() else { return Ok(None) };
         let at = end.at;
