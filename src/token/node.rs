@@ -92,13 +92,14 @@ struct State {
     more: Option<Box<ScopeState>>,
 }
 
-/// What nodes of scopes have, and those that came to an end of their own.
+/// What nodes of scopes have, and those that a task waits for, or that came to an end of their own.
 #[derive(Default)]
 struct ScopeState {
     end: Option<End>,
     /// What it is over by, once somebody needs to know; its own end until then.
     verdict: Option<Arc<Verdict>>,
     timer: Option<Timer>,
+    wakers: Slab<Waker>,
     rare: Option<Box<RareState>>,
 }
 
@@ -117,7 +118,8 @@ impl Deref for State {
     type Target = ScopeState;
 
     fn deref(&self) -> &ScopeState {
-        static NOTHING: ScopeState = ScopeState { end: None, verdict: None, timer: None, rare: None };
+        static NOTHING: ScopeState =
+            ScopeState { end: None, verdict: None, timer: None, wakers: Slab::new(), rare: None };
         self.more.as_deref().unwrap_or(&NOTHING)
     }
 }
@@ -135,7 +137,6 @@ struct RareState {
     /// Nodes whose end ends this one too ([`cancel_on`](crate::Timebox::cancel_on)).
     links: Vec<Link>,
     hooks: Slab<Hooked>,
-    wakers: Slab<Waker>,
     /// How many shields hold its hooks back.
     suspensions: u32,
     /// Until when the shields last that are pending in its future.
@@ -157,7 +158,6 @@ impl Deref for ScopeState {
             children: Slab::new(),
             links: Vec::new(),
             hooks: Slab::new(),
-            wakers: Slab::new(),
             suspensions: 0,
             shields: Slab::new(),
             held_up: None,
@@ -462,6 +462,6 @@ impl fmt::Debug for Node {
     }
 }
 
-// With the counts of an `Arc` that is 120 bytes: see `State`.
+// With the counts of an `Arc` the first is 120 bytes: see `State`.
 #[cfg(all(target_os = "linux", target_pointer_width = "64", not(any(timebox_loom, feature = "testing"))))]
-const _: () = assert!(size_of::<Node>() <= 104);
+const _: () = assert!(size_of::<Node>() <= 104 && size_of::<ScopeState>() <= 120);

@@ -161,11 +161,12 @@ impl Node {
         let is_first = !self.over.load(Ordering::Relaxed);
         // Release: pairs with the Acquire in `is_over`.
         self.over.store(true, Ordering::Release);
-        let rare = state.rare()?;
+        let more = state.more.as_mut()?;
+        found.wakers.extend(more.wakers.drain());
+        let rare = more.rare.as_mut()?;
         if is_first {
             found.hooks.extend(rare.hooks.iter().map(|(_, hooked)| Arc::clone(&hooked.entry)));
         }
-        found.wakers.extend(rare.wakers.drain());
         if rare.children.is_empty() {
             return None;
         }
@@ -183,8 +184,10 @@ impl Node {
 
     /// Decides by what it is over, which is told of an end: by that, or by its own if it came to one before.
     fn judge(&self, state: &mut State, by: &Node, told: &Arc<Verdict>) {
-        let told = told.on_clock(&by.seam, &self.seam);
-        let Verdict { end: End { cause, at, .. }, .. } = *told;
+        let shares_clock = self.seam.shares_clock(&by.seam);
+        let on_clock = (!shares_clock).then(|| told.on_clock(&by.seam, &self.seam));
+        let told = on_clock.as_ref().unwrap_or(told);
+        let Verdict { end: End { cause, at, .. }, .. } = **told;
         // Most often there is nothing to decide.
         if state.end.is_some() || self.deadline <= at {
             state.end = self.earlier(state.end.take(), at);
@@ -196,8 +199,8 @@ impl Node {
         });
         if !is_first {
             match &mut state.parent {
-                Some(parent) if self.seam.shares_clock(&by.seam) => parent.is_told = true,
-                _ => state.verdict = Some(told),
+                Some(parent) if shares_clock => parent.is_told = true,
+                _ => state.verdict = Some(Arc::clone(told)),
             }
         }
     }
