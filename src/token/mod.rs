@@ -11,7 +11,7 @@ pub(crate) mod node;
 #[cfg(not(timebox_loom))]
 mod registration;
 mod result;
-pub(crate) mod trail;
+pub(crate) mod chain;
 #[cfg(not(timebox_loom))]
 mod waits;
 

@@ -9,7 +9,7 @@ use super::{Child, Link, Node, State};
 use crate::error::{Cause, ScopeInfo};
 use crate::sync::{AtomicU8, Ordering, mutant};
 use crate::time::NEVER;
-use crate::time::seam::Seam;
+use crate::test_env::TestEnv;
 
 /// How a node stands to its parent.
 pub(super) struct Stand(AtomicU8);
@@ -66,14 +66,14 @@ impl Stand {
 impl Node {
     /// The node of a token that only a cancel ends, its own or that of what is around it.
     pub(crate) fn token(parent: Option<&Arc<Node>>, info: ScopeInfo, entered: u64) -> Arc<Self> {
-        let seam = Seam::current();
-        let Some(parent) = parent.filter(|parent| parent.stands_still(&seam)) else {
+        let env = TestEnv::current();
+        let Some(parent) = parent.filter(|parent| parent.stands_still(&env)) else {
             return Self::new(parent, info, entered, NEVER, Cause::Cancelled, false);
         };
         parent.enlist();
         let (outlook, stand) = (Outlook::asking(parent), Stand::new(Stand::ASKS));
         let state = State::beneath(None);
-        Self::with(state, false, outlook, seam, info, entered, NEVER, Cause::Cancelled, stand)
+        Self::with(state, false, outlook, env, info, entered, NEVER, Cause::Cancelled, stand)
     }
 
     /// Whether its parent is over, if it asks that.
