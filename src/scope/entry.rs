@@ -1,4 +1,6 @@
-//! What a limit becomes when its scope is entered, and when a scope is not entered at all (SPEC rule 4).
+//! Entering a scope: what its limit becomes, and when it is not entered at all.
+//!
+//! Three ways lead in, the hot ones without what they do not need; each gives a [`Prepared`] scope or a [`Rejected`] one.
 
 use std::panic::Location;
 use std::sync::Arc;
@@ -7,12 +9,13 @@ use std::time::Duration;
 use super::checkpoint::{is_over, is_over_by_clock};
 use super::config::Extras;
 use super::frame::{Scope, innermost};
-use super::spec::{Kind as FrameKind, Parent, ScopeSpec, between};
+use super::spec::{Kind, Parent, ScopeSpec, between};
 use super::switch::is_enabled;
 use super::test_hooks::{point, point_of};
 use crate::error::{Cause, ScopeId, ScopeInfo, TimeoutError};
 use crate::test_env::TestEnv;
-use crate::time::{Budget, Kind, Limit, NEVER, clock, nanos};
+use crate::time::{Budget, Kind as LimitKind, Limit, NEVER, clock, nanos};
+use crate::token::CancellationToken;
 use crate::token::node::{End, Node};
 use crate::watchdog;
 use crate::watchdog::slots::Thread;
@@ -22,23 +25,33 @@ pub(crate) struct Prepared {
     pub(crate) spec: ScopeSpec,
     /// The earliest deadline visible inside.
     pub(crate) effective: u64,
-    /// Made on entry if tokens are linked, or the scope is beneath a handle's.
+}
+
+/// What belongs to a scope and goes when it is left. Plain scopes have none of it.
+#[derive(Default)]
+pub(crate) struct Attachments {
+    /// Made on entry if tokens are linked, or if the scope is beneath a handle's.
     pub(crate) node: Option<Arc<Node>>,
-    /// To be left with the scope.
     pub(crate) spending: Option<Spending>,
 }
 
-/// A scope that is not entered.
-pub(crate) struct Rejected {
+/// A scope that is not entered. In a box, so that the way in stays in registers.
+pub(crate) struct Rejected(Box<Rejection>);
+
+struct Rejection {
     spec: ScopeSpec,
-    /// How it is over itself; `None` if those around it are.
+    /// How it is over itself; `None` if a scope around it is over.
     end: Option<End>,
 }
 
 impl Rejected {
+    fn new(spec: ScopeSpec, end: Option<End>) -> Self {
+        Self(Box::new(Rejection { spec, end }))
+    }
+
     /// Whether a scope around it on this thread is over, and not only itself.
     pub(crate) fn is_by_surroundings(&self) -> bool {
-        self.end.is_none() && self.spec.kind != FrameKind::EnteredFuture
+        self.0.end.is_none() && self.0.spec.kind != Kind::EnteredFuture
     }
 
     #[cold]
@@ -46,9 +59,10 @@ impl Rejected {
         self,
         thread: &Thread,
         extras: Option<&Extras>,
-        around: Parent<'_>,
+        parent: Parent<'_>,
     ) -> TimeoutError {
-        Scope::refusal(thread, &self.spec, extras, self.end, around)
+        let Rejection { spec, end } = *self.0;
+        Scope::refusal(thread, &spec, extras, end, parent)
     }
 }
 
@@ -81,52 +95,53 @@ fn in_force_slow(asked: u64) -> u64 {
     if is_enabled() { asked } else { NEVER }
 }
 
-/// Admits a scope with a duration and nothing else, which is the hot path: its spec, and the earliest deadline visible
-/// inside.
+/// Enters a scope with a duration and nothing else: the hot path.
 ///
-/// One that would outlast the scope around it inherits that deadline without reading the clock: the latest reading
-/// is not after now, so what is too late from there is too late from now.
+/// A scope that would outlast the scope around it inherits that deadline without reading the clock: the latest reading is
+/// not after now, so what is too late from there is too late from now.
 #[cfg_attr(not(debug_assertions), inline(always))]
 pub(super) fn try_enter_duration(
     thread: &Thread,
     duration: Duration,
     location: &'static Location<'static>,
-) -> Result<(ScopeSpec, u64), TimeoutError> {
+) -> Result<Prepared, Rejected> {
     point(thread, location);
-    let spec = |asked, entered| ScopeSpec::lasting(asked, entered, location, FrameKind::Block);
+    let prepared = |asked, entered, effective| Prepared {
+        spec: ScopeSpec::lasting(asked, entered, location, Kind::Block),
+        effective,
+    };
     if thread.frame.get().is_null() {
         // The clock first: the arithmetic then runs while the processor waits for the answer.
         let now = clock::now();
         thread.now.set(now);
         let asked = in_force(nanos(duration));
         if asked == 0 {
-            return Err(refuse_duration(thread, asked, location));
+            return Err(reject(thread, asked, location, Kind::Block));
         }
-        return Ok((spec(asked, now), now.saturating_add(asked)));
+        return Ok(prepared(asked, now, now.saturating_add(asked)));
     }
     let asked = in_force(nanos(duration));
     if is_over(thread) {
-        return Err(refuse_duration(thread, asked, location));
+        return Err(reject(thread, asked, location, Kind::Block));
     }
     let (outer, entered) = (thread.deadline.get(), thread.now.get());
     // In a shield the thread may have read the clock since, and found it later than `outer`.
     if entered < outer && outer - entered <= asked {
-        return Ok((spec(asked, entered), outer));
+        return Ok(prepared(asked, entered, outer));
     }
     let now = clock::now();
     thread.now.set(now);
     if asked == 0 || outer <= now {
-        return Err(refuse_duration(thread, asked, location));
+        return Err(reject(thread, asked, location, Kind::Block));
     }
-    Ok((spec(asked, now), now.saturating_add(asked).min(outer)))
+    Ok(prepared(asked, now, now.saturating_add(asked).min(outer)))
 }
 
-/// Admits a future's scope with a duration and nothing else: its deadline, and when it was entered.
+/// Enters the scope of a future with a duration and nothing else, at its first poll. Not in a test environment.
 ///
-/// It always has a deadline of its own, since it may be carried out of the scope that it is first polled in. Not for
-/// where a test has put something in place.
+/// It always has a deadline of its own, since the future may be carried out of the scope in which it is first polled.
 #[cfg_attr(not(debug_assertions), inline(always))]
-pub(crate) fn try_enter_poll(
+pub(super) fn try_enter_poll(
     thread: &Thread,
     asked: u64,
     location: &'static Location<'static>,
@@ -134,43 +149,37 @@ pub(crate) fn try_enter_poll(
     let asked = in_force(asked);
     let nested = !thread.frame.get().is_null();
     if nested && is_over(thread) {
-        return Err(reject(thread, asked, location, FrameKind::Future));
+        return Err(reject(thread, asked, location, Kind::Future));
     }
     let now = clock::real_now();
     thread.now.set(now);
     if asked == 0 || thread.deadline.get() <= now {
-        return Err(reject(thread, asked, location, FrameKind::Future));
+        return Err(reject(thread, asked, location, Kind::Future));
     }
-    Ok(ScopeSpec::lasting(asked, now, location, FrameKind::Future))
+    Ok(ScopeSpec::lasting(asked, now, location, Kind::Future))
 }
 
 #[cold]
 #[inline(never)]
-fn refuse_duration(thread: &Thread, asked: u64, location: &'static Location<'static>) -> TimeoutError {
-    reject(thread, asked, location, FrameKind::Block).into_error(thread, None, Parent::Thread)
-}
-
-#[cold]
-#[inline(never)]
-fn reject(thread: &Thread, asked: u64, location: &'static Location<'static>, kind: FrameKind) -> Rejected {
-    // What this thread has seen, all see from now on.
+fn reject(thread: &Thread, asked: u64, location: &'static Location<'static>, kind: Kind) -> Rejected {
+    // From now on all threads see that the time has come.
     let by_surroundings = is_over_by_clock(thread);
     let now = clock::now();
     let spec = ScopeSpec::lasting(asked, now, location, kind);
     let own = asked == 0 && !by_surroundings;
-    Rejected { spec, end: own.then_some(End::new(Cause::Deadline, now)) }
+    Rejected::new(spec, own.then_some(End::new(Cause::Deadline, now)))
 }
 
-/// Admits any scope. Reads the clock.
-pub(crate) fn try_enter(
+/// Enters any scope. Reads the clock.
+pub(super) fn try_enter(
     thread: &Thread,
     limit: &Limit,
     extras: Option<&Extras>,
     location: &'static Location<'static>,
-    kind: FrameKind,
-    around: Parent<'_>,
-) -> Result<Prepared, Rejected> {
-    match around {
+    kind: Kind,
+    parent: Parent<'_>,
+) -> Result<(Prepared, Attachments), Rejected> {
+    match parent {
         Parent::Thread => point(thread, location),
         Parent::Node(node) => point_of(node, location),
     }
@@ -178,110 +187,159 @@ pub(crate) fn try_enter(
     thread.slot();
     let now = clock::now();
     thread.now.set(now);
-    // What is seen here, all see from now on.
-    let over = match around {
-        Parent::Thread => (thread.deadline.get() <= now && is_over_by_clock(thread)) || is_over(thread),
-        Parent::Node(node) => node.expire(now),
-    };
-    // A node with another clock counts by being over, not by its deadline.
-    let timed = |node: &Arc<Node>| node.env.shares_clock(&TestEnv::current());
-    let outer = match around {
-        Parent::Thread => thread.deadline.get(),
-        Parent::Node(node) if timed(node) => node.effective_deadline(),
-        Parent::Node(_) => NEVER,
-    };
-    let unmeasured = is_unmeasured(limit);
-    let mut own = if enabled { own_deadline(limit, now) } else { NEVER };
-    let mut cause = Cause::Deadline;
-    let mut spending = None;
-    let spec =
-        |own, cause| ScopeSpec { asked: between(now, own), entered: now, location, kind, cause, unmeasured };
-    let reject = |spec: ScopeSpec, end: Option<End>| Err(Rejected { spec, end });
-
-    if let (Kind::Budget(budget), Some(extras)) = (limit.kind(), extras) {
-        extras.duration.get_or_init(|| budget.left(now));
-    }
-
-    // Asked in this order so that the outermost is named, and no time of a quota is spent in vain.
-    if outer <= now || over {
-        // What the error tells of it.
-        if let Kind::Budget(budget) = limit.kind() {
-            own = now.saturating_add(nanos(budget.left(now)));
-        }
-        return reject(spec(own, cause), None);
-    }
-    // Of its own causes the earliest is named; a cancel at the very deadline is not earlier.
-    let mut ends: Vec<End> = Vec::new();
-    let reserve = extras.map_or(Duration::ZERO, |extras| extras.options.reserve);
-    if enabled && reserve > Duration::ZERO {
-        // The thread's deadline leaves out some of those around a handle, and those of tokens.
-        let outer = match around {
-            Parent::Thread => innermost(thread, |scope| scope.map_or(NEVER, |scope| scope.effective(thread))),
-            Parent::Node(node) if timed(node) => node.expires_at(),
-            Parent::Node(_) => NEVER,
-        };
-        if outer != NEVER {
-            own = own.min(outer.saturating_sub(nanos(reserve)));
-        }
-    }
-    if own <= now {
-        ends.push(End::new(Cause::Deadline, own));
-    }
-    for token in extras.map_or(&[][..], |extras| &extras.options.tokens) {
-        let node = token.node();
-        if node.expire(now) {
-            // Lost in a fork: all that is known is that it is over.
-            let lost = || End::new(Cause::Cancelled, now);
-            // One with another clock ends it now.
-            let told =
-                node.verdict().map(|verdict| End::of(&verdict.on_clock(&node.env, &TestEnv::current())));
-            ends.push(told.unwrap_or_else(lost));
-        }
-    }
-    if let Some(end) = ends.into_iter().min_by_key(|end| end.at) {
-        return reject(spec(own, cause), Some(end));
-    }
-    if enabled && let Kind::Budget(budget) = limit.kind() {
-        let deadline;
-        (deadline, spending) = Spending::begin(budget, now);
-        if deadline <= own {
-            own = deadline;
-            cause = Cause::Quota;
-        }
-    }
-    if own <= now {
-        return reject(spec(own, cause), Some(End::new(cause, own)));
-    }
-
-    let effective = own.min(match around {
-        Parent::Thread => outer,
-        Parent::Node(node) if timed(node) => node.lasting_deadline(),
-        Parent::Node(_) => NEVER,
-    });
-    let spec = spec(own, cause);
-    let linked = extras.is_some_and(|extras| !extras.options.tokens.is_empty());
-    let node = (linked || matches!(around, Parent::Node(_))).then(|| {
-        let parent = match around {
-            Parent::Node(node) => Some(Arc::clone(node)),
-            Parent::Thread => innermost(thread, |scope| scope.map(|scope| Arc::clone(scope.node()))),
-        };
-        linked_node(parent.as_ref(), &spec, extras)
-    });
-    Ok(Prepared { spec, effective, node, spending })
+    let entry = Entry { thread, limit, extras, location, kind, parent, now, enabled };
+    let outer = entry.look()?;
+    let (spec, spending) = entry.decide()?;
+    Ok(entry.make(spec, outer, spending))
 }
 
-/// The deadline that a limit becomes at `now`, but for a quota's.
+/// An entry under way.
+struct Entry<'a> {
+    thread: &'a Thread,
+    limit: &'a Limit,
+    extras: Option<&'a Extras>,
+    location: &'static Location<'static>,
+    kind: Kind,
+    parent: Parent<'a>,
+    now: u64,
+    /// Whether limits are on.
+    enabled: bool,
+}
+
+impl Entry<'_> {
+    /// Looks at the scopes around it: their earliest deadline, if none of them is over.
+    fn look(&self) -> Result<u64, Rejected> {
+        let &Self { thread, now, .. } = self;
+        if let (LimitKind::Budget(budget), Some(extras)) = (self.limit.kind(), self.extras) {
+            extras.duration.get_or_init(|| budget.left(now));
+        }
+        let (outer, is_over) = match self.parent {
+            Parent::Thread => {
+                let outer = thread.deadline.get();
+                (outer, (outer <= now && is_over_by_clock(thread)) || is_over(thread))
+            }
+            Parent::Node(node) => {
+                // From now on all threads see that the time has come.
+                let is_over = node.expire(now);
+                (if is_timed(node) { node.effective_deadline() } else { NEVER }, is_over)
+            }
+        };
+        if outer > now && !is_over {
+            return Ok(outer);
+        }
+        // First, so that the error names the outermost, and no time of a quota is spent in vain.
+        let own = match self.limit.kind() {
+            LimitKind::Budget(budget) => now.saturating_add(nanos(budget.left(now))),
+            _ => self.own_deadline(),
+        };
+        Err(Rejected::new(self.spec(own, Cause::Deadline), None))
+    }
+
+    /// Decides by its own limit, reserve, tokens and quota whether it is entered, and with which deadline.
+    fn decide(&self) -> Result<(ScopeSpec, Option<Spending>), Rejected> {
+        let now = self.now;
+        let mut own = self.own_deadline().min(self.deadline_before_reserve());
+        let reject = |own, cause, end| Err(Rejected::new(self.spec(own, cause), Some(end)));
+        // Of its own ends the earliest is named; a cancel at the very deadline is not earlier.
+        let deadline = (own <= now).then(|| End::new(Cause::Deadline, own));
+        if let Some(end) = deadline.into_iter().chain(self.ends_of_tokens()).min_by_key(|end| end.at) {
+            return reject(own, Cause::Deadline, end);
+        }
+        let (mut cause, mut spending) = (Cause::Deadline, None);
+        if self.enabled
+            && let LimitKind::Budget(budget) = self.limit.kind()
+        {
+            let deadline;
+            (deadline, spending) = Spending::begin(budget, now);
+            if deadline <= own {
+                own = deadline;
+                cause = Cause::Quota;
+            }
+        }
+        if own <= now {
+            return reject(own, cause, End::new(cause, own));
+        }
+        Ok((self.spec(own, cause), spending))
+    }
+
+    /// Makes the scope.
+    fn make(&self, spec: ScopeSpec, outer: u64, spending: Option<Spending>) -> (Prepared, Attachments) {
+        let lasting = match self.parent {
+            Parent::Thread => outer,
+            Parent::Node(node) if is_timed(node) => node.lasting_deadline(),
+            Parent::Node(_) => NEVER,
+        };
+        let is_linked = self.extras.is_some_and(|extras| !extras.options.tokens.is_empty());
+        let node = match self.parent {
+            Parent::Node(node) => Some(linked_node(Some(node), &spec, self.extras)),
+            Parent::Thread if is_linked => {
+                let parent = innermost(self.thread, |scope| scope.map(|scope| Arc::clone(scope.node())));
+                Some(linked_node(parent.as_ref(), &spec, self.extras))
+            }
+            Parent::Thread => None,
+        };
+        (Prepared { spec, effective: spec.own().min(lasting) }, Attachments { node, spending })
+    }
+
+    fn spec(&self, own: u64, cause: Cause) -> ScopeSpec {
+        let &Self { now, location, kind, .. } = self;
+        let unmeasured = is_unmeasured(self.limit);
+        ScopeSpec { asked: between(now, own), entered: now, location, kind, cause, unmeasured }
+    }
+
+    /// The deadline of its limit, if limits are on.
+    fn own_deadline(&self) -> u64 {
+        if self.enabled { own_deadline(self.limit, self.now) } else { NEVER }
+    }
+
+    /// When only the reserve is left of the time around it.
+    fn deadline_before_reserve(&self) -> u64 {
+        let reserve = self.extras.map_or(Duration::ZERO, |extras| extras.options.reserve);
+        if !self.enabled || reserve.is_zero() {
+            return NEVER;
+        }
+        // The thread's deadline leaves out some of the scopes around a handle, and the deadlines of tokens.
+        let outer = match self.parent {
+            Parent::Thread => {
+                innermost(self.thread, |scope| scope.map_or(NEVER, |scope| scope.effective(self.thread)))
+            }
+            Parent::Node(node) if is_timed(node) => node.expires_at(),
+            Parent::Node(_) => NEVER,
+        };
+        if outer == NEVER { NEVER } else { outer.saturating_sub(nanos(reserve)) }
+    }
+
+    /// How the linked tokens that are over have ended.
+    fn ends_of_tokens(&self) -> Vec<End> {
+        let tokens = self.extras.map_or(&[][..], |extras| &extras.options.tokens);
+        let over = tokens.iter().map(CancellationToken::node).filter(|node| node.expire(self.now));
+        let end = |node: &Arc<Node>| match node.verdict() {
+            // A token with another clock ends the scope now.
+            Some(verdict) => End::of(&verdict.on_clock(&node.env, &TestEnv::current())),
+            // Its cause was lost in a fork.
+            None => End::new(Cause::Cancelled, self.now),
+        };
+        over.map(end).collect()
+    }
+}
+
+/// Whether the deadline of a node counts here. A node with another clock counts by being over.
+fn is_timed(node: &Node) -> bool {
+    node.env.shares_clock(&TestEnv::current())
+}
+
+/// The deadline that a limit becomes at `now`. That of a quota is known once it is entered.
 pub(super) fn own_deadline(limit: &Limit, now: u64) -> u64 {
     match limit.kind() {
-        Kind::After(duration) => now.saturating_add(nanos(*duration)),
-        Kind::At(deadline) => deadline.as_nanos(),
-        Kind::None | Kind::Budget(_) => NEVER,
+        LimitKind::After(duration) => now.saturating_add(nanos(*duration)),
+        LimitKind::At(deadline) => deadline.as_nanos(),
+        LimitKind::None | LimitKind::Budget(_) => NEVER,
     }
 }
 
 /// Whether a limit is no duration.
 pub(super) fn is_unmeasured(limit: &Limit) -> bool {
-    matches!(limit.kind(), Kind::None | Kind::At(_))
+    matches!(limit.kind(), LimitKind::None | LimitKind::At(_))
 }
 
 /// A node with these spec, which the tokens in the extras cancel.
@@ -302,7 +360,7 @@ pub(super) fn node_of(
     spec: &ScopeSpec,
     extras: Option<&Extras>,
 ) -> Arc<Node> {
-    let roams = spec.kind == FrameKind::Future;
+    let roams = spec.kind == Kind::Future;
     let node = Node::new(parent, info, spec.entered, spec.own(), spec.cause, roams);
     if let Some(extras) = extras {
         if extras.falls_back {

@@ -4,7 +4,7 @@ use std::panic::Location;
 use std::sync::Arc;
 
 use super::config::Extras;
-use super::entry::{Prepared, try_enter, try_enter_duration};
+use super::entry::{Attachments, Prepared, try_enter, try_enter_duration};
 use super::frame::{self, Scope};
 use super::spec::{Kind, Parent};
 use super::test_hooks::{enter_env, present};
@@ -130,9 +130,9 @@ fn run<R>(
 ) -> R {
     match limit.into_duration() {
         Ok(duration) => Thread::with(|thread| {
-            let (spec, effective) = match try_enter_duration(thread, duration, location) {
+            let Prepared { spec, effective } = match try_enter_duration(thread, duration, location) {
                 Ok(prepared) => prepared,
-                Err(error) => return fail(error),
+                Err(rejected) => return fail(rejected.into_error(thread, None, Parent::Thread)),
             };
             let mut frame = Scope::new(spec, thread);
             match frame::open(thread, &mut frame, effective, None, false, body) {
@@ -181,9 +181,10 @@ fn run_beneath<R>(
     body: impl FnOnce(&Scope) -> R,
 ) -> Result<R, TimeoutError> {
     let kind = if let Parent::Thread = parent { Kind::Block } else { Kind::Entered };
-    let prepared = try_enter(thread, limit, extras, location, kind, parent)
+    let (prepared, attachments) = try_enter(thread, limit, extras, location, kind, parent)
         .map_err(|rejected| rejected.into_error(thread, extras, parent))?;
-    let Prepared { spec, effective, node, spending: _spending } = prepared;
+    let Prepared { spec, effective } = prepared;
+    let Attachments { node, spending: _spending } = attachments;
     let mut frame = Scope::new(spec, thread);
     frame.set_node(node);
     let result = frame::open(thread, &mut frame, effective, extras, false, body);

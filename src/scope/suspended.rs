@@ -10,7 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::config::Extras;
-use super::entry::{Prepared, Rejected, Spending, linked_node, try_enter, try_enter_poll};
+use super::entry::{Attachments, Prepared, Rejected, Spending, linked_node, try_enter, try_enter_poll};
 use super::frame::{self, Entered, Scope, innermost};
 use super::spec::{Kind, Parent, ScopeSpec};
 use super::test_hooks::{EnvGuard, enter_env, mark_wait};
@@ -28,15 +28,15 @@ pub(crate) struct SuspendedScope {
     /// The time from then to its own deadline.
     asked: u64,
     location: &'static Location<'static>,
-    /// What few futures have.
-    cold: Seldom<ColdState>,
+    /// The state that most futures do not need.
+    cold: ColdBox<ColdState>,
 }
 
-/// A box that is seldom there: then to drop it takes one comparison and no call.
+/// A box that most futures do not have: to drop none takes one comparison and no call.
 #[repr(transparent)]
-struct Seldom<T>(ManuallyDrop<Option<Box<T>>>);
+struct ColdBox<T>(ManuallyDrop<Option<Box<T>>>);
 
-impl<T> Seldom<T> {
+impl<T> ColdBox<T> {
     #[cfg_attr(not(debug_assertions), inline(always))]
     fn none() -> Self {
         Self(ManuallyDrop::new(None))
@@ -64,7 +64,7 @@ impl<T> Seldom<T> {
     }
 }
 
-impl<T> Drop for Seldom<T> {
+impl<T> Drop for ColdBox<T> {
     #[cfg_attr(not(debug_assertions), inline(always))]
     fn drop(&mut self) {
         self.clear();
@@ -77,13 +77,11 @@ fn drop_cold<T>(value: T) {
     drop(value);
 }
 
-/// What a future with this limit keeps that is made under a test.
-///
-/// `extern "C"`, since that cannot unwind: where it could, the future that is being made would have to be in memory.
+/// The state of a future with this limit that is made in a test environment.
 #[cold]
 #[inline(never)]
-extern "C" fn rest_in_seam(nanos: u64) -> Seldom<ColdState> {
-    Seldom::some(ColdState::boxed(Duration::from_nanos(nanos).into(), None, None))
+fn cold_in_env(nanos: u64) -> ColdBox<ColdState> {
+    ColdBox::some(ColdState::boxed(Duration::from_nanos(nanos).into(), None, None))
 }
 
 struct ColdState {
@@ -111,7 +109,7 @@ impl SuspendedScope {
         match limit.into_duration() {
             Ok(duration) => {
                 let asked = nanos(duration);
-                let cold = if TestEnv::is_in_force() { rest_in_seam(asked) } else { Seldom::none() };
+                let cold = if TestEnv::is_in_force() { cold_in_env(asked) } else { ColdBox::none() };
                 Self { entered: 0, asked, location, cold }
             }
             Err(limit) => Self::with_rest(limit, location),
@@ -120,12 +118,12 @@ impl SuspendedScope {
 
     #[cold]
     fn with_rest(limit: Limit, location: &'static Location<'static>) -> Self {
-        Self { entered: 0, asked: NEVER, location, cold: Seldom::some(ColdState::boxed(limit, None, None)) }
+        Self { entered: 0, asked: NEVER, location, cold: ColdBox::some(ColdState::boxed(limit, None, None)) }
     }
 
     /// With all that a builder can give.
     pub(crate) fn with(limit: Limit, extras: Extras, location: &'static Location<'static>) -> Self {
-        let cold = Seldom::some(ColdState::boxed(limit, Some(extras), None));
+        let cold = ColdBox::some(ColdState::boxed(limit, Some(extras), None));
         Self { entered: 0, asked: NEVER, location, cold }
     }
 
@@ -133,7 +131,12 @@ impl SuspendedScope {
     pub(crate) fn shield(own: u64, now: u64, location: &'static Location<'static>) -> Self {
         let spec = ScopeSpec::measured(own, now, location, Kind::FutureShield);
         let ScopeSpec { asked, entered, location, .. } = spec;
-        Self { entered, asked, location, cold: Seldom::some(ColdState::boxed(Limit::NONE, None, Some(spec))) }
+        Self {
+            entered,
+            asked,
+            location,
+            cold: ColdBox::some(ColdState::boxed(Limit::NONE, None, Some(spec))),
+        }
     }
 
     #[cfg_attr(not(debug_assertions), inline(always))]
@@ -268,7 +271,7 @@ impl SuspendedScope {
     fn stay_outside(&mut self) {
         let mut cold = ColdState::boxed(Limit::NONE, None, Some(self.spec()));
         cold.env = TestEnv::default();
-        self.cold = Seldom::some(cold);
+        self.cold = ColdBox::some(cold);
     }
 
     /// The last error that named it, if it was asked to remember that.
@@ -344,13 +347,13 @@ impl ColdState {
         }
         let outer = self.outer_of_another_clock(thread);
         let _under = enter_env(thread, &self.env);
-        let (kind, around) = match (within, &outer) {
+        let (kind, parent) = match (within, &outer) {
             (Some(node), _) => (Kind::EnteredFuture, Parent::Node(node)),
             (None, Some(outer)) => (Kind::Future, Parent::Node(outer)),
             (None, None) => (Kind::Future, Parent::Thread),
         };
-        let Prepared { spec, effective: _, node, spending } =
-            try_enter(thread, &self.limit, extras, location, kind, around)?;
+        let (Prepared { spec, .. }, Attachments { node, spending }) =
+            try_enter(thread, &self.limit, extras, location, kind, parent)?;
         self.spec = Some(spec);
         self.node = node;
         self.spending = spending;
