@@ -67,5 +67,3 @@ page!(redis, "redis.md", "redis.rs", "control");
 #[doc = include_str!("duckdb.md")]
 pub mod duckdb {}
 page!(pools, "pools.md", "pools.rs", "control", "postgres");
-#[cfg(any(unix, docsrs))]
-page!(signals, "signals.md", "signals.rs");
