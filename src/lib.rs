@@ -153,10 +153,6 @@ mod error;
 #[cfg(not(timebox_loom))]
 pub mod future;
 #[cfg(any(doc, doctest))]
-#[cfg_attr(
-    not(all(unix, feature = "io", feature = "isolate", feature = "process", feature = "regex", feature = "testing")),
-    allow(rustdoc::broken_intra_doc_links)
-)]
 pub mod guide;
 #[cfg(not(timebox_loom))]
 mod interrupt;

@@ -20,6 +20,19 @@
 //!
 //! The examples on all pages run as tests.
 
+// Without its feature a module is not there to be linked to.
+#![cfg_attr(
+    not(all(
+        unix,
+        feature = "io",
+        feature = "isolate",
+        feature = "process",
+        feature = "regex",
+        feature = "testing"
+    )),
+    allow(rustdoc::broken_intra_doc_links)
+)]
+
 /// A page. The tests of a page that uses a feature exist only with that feature; its text is always there.
 macro_rules! page {
     ($name:ident, $text:literal $(, $needs:meta)?) => {
