@@ -12,7 +12,7 @@
 //! | [`control`] | | the control connection of these: its bounds, and how it fails |
 //! | [`pools`] | a query on a connection of r2d2, deadpool, bb8, sqlx | the hook of its database, and a mark |
 //!
-//! The code on the pages is the code that `tests/databases` runs against the real servers, except for DuckDB.
+//! The code on the pages is the code that is tested against the real servers (in `crates/databases`), except for DuckDB.
 //!
 //! # What they have in common
 //!
@@ -39,33 +39,28 @@
 //! # }
 //! ```
 
-/// A page: its text, then its code, which is compiled with the documentation and run by `tests/databases`. Code of other
-/// pages that it uses stands beside it, not shown.
+/// A page: its text, then its code. `no_run` code is compiled with the documentation. `ignore` code depends on clients that
+/// this package does not have: `crates/databases` compiles it.
 macro_rules! page {
-    ($name:ident, $text:literal, $code:literal $(, $beside:literal)*) => {
+    ($name:ident, $text:literal, $code:literal, $attribute:literal) => {
         #[doc = include_str!($text)]
         #[doc = ""]
-        #[doc = "```no_run"]
+        #[doc = concat!("```", $attribute)]
         #[doc = "# #![allow(dead_code)]"]
-        $(#[doc = concat!(
-            "# mod ", $beside, r#" { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/recipes/"#, $beside, r#".rs")); }"#
-        )])*
-        #[doc = "# mod page {"]
         #[doc = include_str!($code)]
-        #[doc = "# }"]
         #[doc = "# fn main() {}"]
         #[doc = "```"]
         pub mod $name {}
     };
 }
 
-page!(control, "control.md", "control.rs");
-page!(sqlite, "sqlite.md", "sqlite.rs");
-page!(postgres, "postgres.md", "postgres.rs", "control");
-page!(mysql, "mysql.md", "mysql.rs", "control");
-page!(redis, "redis.md", "redis.rs", "control");
+page!(control, "control.md", "control.rs", "no_run");
+page!(sqlite, "sqlite.md", "sqlite.rs", "no_run");
+page!(postgres, "postgres.md", "postgres.rs", "ignore");
+page!(mysql, "mysql.md", "mysql.rs", "ignore");
+page!(redis, "redis.md", "redis.rs", "ignore");
 #[doc = include_str!("duckdb.md")]
 pub mod duckdb {}
-page!(pools, "pools.md", "pools.rs", "control", "postgres");
+page!(pools, "pools.md", "pools.rs", "ignore");
 #[cfg(any(unix, docsrs))]
-page!(signals, "signals.md", "signals.rs");
+page!(signals, "signals.md", "signals.rs", "no_run");
