@@ -105,7 +105,7 @@ fn broken(page: &str, target: &str, packaged: &BTreeSet<String>) -> Option<Strin
 #[test]
 fn links_of_the_package_lead_to_its_files_and_pages() {
     let list = Command::new(env!("CARGO"))
-        .args(["package", "--list", "--allow-dirty", "--offline"])
+        .args(["package", "--package", "timebox", "--list", "--allow-dirty", "--offline"])
         .current_dir(root())
         .output()
         .expect("cargo is there");
