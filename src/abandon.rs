@@ -20,14 +20,14 @@ use std::task::Waker;
 use std::thread;
 
 use crate::error::{ScopeId, TimeoutError};
-use crate::scope::staged::{Held, hold};
+use crate::scope::test_hooks::{Held, hold};
 use crate::scope::{Handle, Scope, run_any};
 use crate::sync::callback::drop_quietly;
 use crate::sync::{ForkMutex, Mutex, MutexGuard, SetOnce, lock};
 use crate::time::{Limit, clock};
-use crate::token::trail::{Circumstances, given_up};
+use crate::token::chain::{RaiseContext, given_up};
 use crate::watchdog;
-use crate::watchdog::runners::Task;
+use crate::watchdog::pool::Task;
 
 /// Runs work on a thread of ours, and at the deadline returns without it. A last resort.
 ///
@@ -226,7 +226,7 @@ impl<T: Send + 'static> Job<T> {
             let before = std::mem::replace(&mut *state, State::Left);
             if matches!(before, State::Running) {
                 // With the job locked: its end comes after.
-                watchdog::global().abandoned().left_behind(self.depth);
+                watchdog::global().abandoned().mark_abandoned(self.depth);
             }
             before
         };
@@ -236,7 +236,7 @@ impl<T: Send + 'static> Job<T> {
             State::New(..) => false,
             State::Stranded => return Err(given_up(scope.info(), location, false, Box::new(NoThread))),
         };
-        Err(scope.error(Circumstances { started, ..Circumstances::at(location, clock::now()) }))
+        Err(scope.error(RaiseContext { started, ..RaiseContext::at(location, clock::now()) }))
     }
 }
 
@@ -311,7 +311,7 @@ impl<T: Send + 'static> Job<T> {
         let waker = lock(&self.waker).take();
         waker.into_iter().for_each(Waker::wake);
         if left {
-            watchdog::global().abandoned().came_back(self.depth);
+            watchdog::global().abandoned().mark_returned(self.depth);
         }
         drop_quietly(self);
     }

@@ -165,6 +165,7 @@ pub mod recipes;
 #[cfg(not(timebox_loom))]
 mod scope;
 mod sync;
+mod test_env;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod time;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::error::TimeoutError;
 use crate::scope::timeout;
 use crate::sync::ForkMutex;
-use crate::time::seam::Seam;
+use crate::test_env::TestEnv;
 use crate::time::{Budget, Limit, NEVER, clock, nanos};
 
 /// An amount of time to be used up by scopes, one after another, nested or at the same time.
@@ -61,13 +61,13 @@ struct Balance {
     deadline: u64,
     users: usize,
     /// The clock of who is in.
-    seam: Seam,
+    env: TestEnv,
 }
 
 impl Quota {
     /// A quota of this much time. [`Duration::MAX`] is never used up.
     pub fn new(duration: Duration) -> Self {
-        let balance = Balance { left: nanos(duration), deadline: NEVER, users: 0, seam: Seam::default() };
+        let balance = Balance { left: nanos(duration), deadline: NEVER, users: 0, env: TestEnv::default() };
         Self { shared: Arc::new(Shared(ForkMutex::new(balance))) }
     }
 
@@ -100,7 +100,7 @@ impl Balance {
         match (self.users, self.deadline) {
             (0, _) => self.left,
             (_, NEVER) => NEVER,
-            (_, deadline) => deadline.saturating_sub(self.seam.reading(now)),
+            (_, deadline) => deadline.saturating_sub(self.env.reading(now)),
         }
     }
 }
@@ -114,10 +114,10 @@ impl Budget for Shared {
         }
         if balance.users == 0 {
             balance.deadline = now.saturating_add(balance.left);
-            balance.seam = Seam::current();
+            balance.env = TestEnv::current();
         }
         balance.users += 1;
-        if balance.seam.shares_clock(&Seam::current()) {
+        if balance.env.shares_clock(&TestEnv::current()) {
             return Some(balance.deadline);
         }
         Some(now.saturating_add(balance.left(now)))

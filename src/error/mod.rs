@@ -92,7 +92,7 @@ pub enum Cause {
 #[doc(alias("Elapsed", "TimedOutError", "DeadlineExceeded"))]
 #[derive(Clone, thiserror::Error)]
 #[error(transparent)]
-pub struct TimeoutError(Arc<Story>);
+pub struct TimeoutError(Arc<ErrorInner>);
 
 // The source is an error, not shared mutable state: reading it after a panic can show nothing half-done.
 impl UnwindSafe for TimeoutError {}
@@ -100,7 +100,7 @@ impl RefUnwindSafe for TimeoutError {}
 
 /// Everything an error tells. `chain[over]` is the scope it names.
 #[derive(thiserror::Error)]
-pub(crate) struct Story {
+pub(crate) struct ErrorInner {
     pub(crate) cause: Cause,
     pub(crate) reason: Option<Arc<str>>,
     pub(crate) chain: Box<[ScopeInfo]>,
@@ -118,7 +118,7 @@ pub(crate) struct Story {
     pub(crate) lack: Option<(Duration, Duration)>,
 }
 
-impl Story {
+impl ErrorInner {
     fn named(&self) -> &ScopeInfo {
         self.told.as_ref().unwrap_or(&self.chain[self.over])
     }
@@ -126,7 +126,7 @@ impl Story {
 
 impl TimeoutError {
     #[cold]
-    pub(crate) fn new(mut story: Story) -> Self {
+    pub(crate) fn new(mut story: ErrorInner) -> Self {
         debug_assert!(story.over < story.chain.len());
         if is_in_std(story.interrupted_at) {
             story.interrupted_at = last_place(&story.chain);
@@ -266,7 +266,7 @@ mod tests {
             limit: Some(Duration::from_secs(2)),
             ..ScopeInfo::at(location)
         };
-        TimeoutError::new(Story {
+        TimeoutError::new(ErrorInner {
             cause: Cause::Cancelled,
             reason: reason.map(Into::into),
             chain: Box::new([info]),

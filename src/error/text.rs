@@ -4,10 +4,10 @@ use std::error::Error as _;
 use std::fmt::{self, Display, Formatter, Write};
 use std::time::Duration;
 
-use super::{Cause, ScopeInfo, Story, TimeoutError};
+use super::{Cause, ErrorInner, ScopeInfo, TimeoutError};
 
 /// One line. `{:#}` has the places and the fields too.
-impl Display for Story {
+impl Display for ErrorInner {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         self.write_line(f)?;
         if f.alternate() {
@@ -35,7 +35,7 @@ impl fmt::Debug for TimeoutError {
 
 /// What a panic message shows: the line, and below it where it was interrupted, the scopes around that place, innermost
 /// first, and the errors behind it.
-impl fmt::Debug for Story {
+impl fmt::Debug for ErrorInner {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         self.write_line(f)?;
         if self.started && self.settled {
@@ -58,7 +58,7 @@ impl fmt::Debug for Story {
     }
 }
 
-impl Story {
+impl ErrorInner {
     fn write_line(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let scope = self.named();
         f.write_str(match self.cause {

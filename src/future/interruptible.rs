@@ -8,19 +8,19 @@ use std::task::{Context, Poll};
 
 use pin_project::pin_project;
 
-use super::alert::{Alert, rely_on};
 use super::shield::Announced;
+use super::task_wakeup::{TaskWakeup, rely_on};
 use crate::error::TimeoutError;
 use crate::scope::Scope;
 use crate::scope::frame::{error_at, innermost};
 use crate::scope::over::{AwaitAction, AwaitState};
-use crate::scope::staged::point;
+use crate::scope::test_hooks::point;
 use crate::sync::waits::Ending;
 use crate::time::{NEVER, clock};
 use crate::token::Hook;
+use crate::token::chain::{Chain, RaiseContext, Step};
 use crate::token::hook::{Entry, Unsaid};
 use crate::token::node::{Node, Tie};
-use crate::token::trail::{Circumstances, Step, Trail};
 use crate::watchdog::slots::Thread;
 
 /// Polls a future that looks at no scope, with a hook that interrupts it once the scope around it is over.
@@ -79,7 +79,7 @@ where
     let future = Phase::Polling(future.into_future());
     Interruptible {
         location: Location::caller(),
-        guard: Guard { hook, place: None, last: None, alert: Alert::default() },
+        guard: Guard { hook, place: None, last: None, wakeup: TaskWakeup::default() },
         started: false,
         await_state: AwaitState::default(),
         future,
@@ -120,7 +120,7 @@ struct Guard {
     /// The scope it was registered with last.
     last: Option<Arc<Node>>,
     /// Wakes the task while the call is not made.
-    alert: Alert,
+    wakeup: TaskWakeup,
 }
 
 struct Place {
@@ -179,7 +179,7 @@ impl Drop for EndOnPanic<'_> {
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        self.alert.clear();
+        self.wakeup.clear();
         self.hook.revoke(Ending::Scope);
         self.leave();
     }
@@ -203,16 +203,16 @@ where
                         AwaitAction::GoOn => *this.started = true,
                         AwaitAction::Fail => {
                             let Some(error) = error_at(thread, location) else { return Poll::Pending };
-                            this.guard.alert.clear();
+                            this.guard.wakeup.clear();
                             this.future.set(Phase::Over);
                             return Poll::Ready(Err(error));
                         }
                         AwaitAction::Stay { until } | AwaitAction::AwaitDrop { until, .. } => {
-                            this.guard.alert.wake_at(until, cx.waker());
+                            this.guard.wakeup.wake_at(until, cx.waker());
                             return Poll::Pending;
                         }
                     }
-                    this.guard.alert.clear();
+                    this.guard.wakeup.clear();
                 }
                 // In surroundings that are over already it fires at once, on a thread of ours.
                 if !this.guard.follow(thread) {
@@ -251,12 +251,12 @@ where
             };
             let now = clock::now();
             let hook_failure = hook.failure();
-            let how = Circumstances { source, hook_failure, ..Circumstances::at(location, now) };
+            let how = RaiseContext { source, hook_failure, ..RaiseContext::at(location, now) };
             Poll::Ready(Err(innermost(thread, |scope| match scope {
                 Some(scope) if Arc::ptr_eq(scope.node(), last) => scope.error(how),
                 // It has been carried out of the surroundings that made it fire.
                 _ => {
-                    let mut trail = Trail::from(Step::of(last, now));
+                    let mut trail = Chain::from(Step::of(last, now));
                     last.parent().iter().for_each(|parent| trail.add_nodes(parent, now));
                     trail.into_error(how)
                 }

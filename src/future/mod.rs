@@ -61,13 +61,12 @@
 //! # });
 //! ```
 
-mod alert;
 mod interruptible;
 mod or_else;
-mod polled;
 mod scoped;
 mod shield;
 mod sleep;
+mod task_wakeup;
 mod wait;
 
 use std::future::{Future, IntoFuture};
@@ -78,9 +77,9 @@ use std::task::{Context, Poll};
 use pin_project::pin_project;
 
 use crate::error::TimeoutError;
+use crate::scope::suspended::SuspendedScope;
 use crate::scope::{Extras, Handle, Timebox};
 use crate::time::Limit;
-use polled::Polled;
 use scoped::Scoped;
 
 pub use interruptible::{Interruptible, interruptible};
@@ -123,7 +122,9 @@ where
     F: IntoFuture<Output = Result<T, E>>,
     E: From<TimeoutError>,
 {
-    Timeout { scoped: Scoped::new(Polled::new(limit.into(), Location::caller()), future.into_future()) }
+    Timeout {
+        scoped: Scoped::new(SuspendedScope::new(limit.into(), Location::caller()), future.into_future()),
+    }
 }
 
 /// Runs a future whose output is no `Result` under a limit. For one whose output is a `Result`, [`timeout`] gives one
@@ -153,7 +154,9 @@ where
 #[track_caller]
 #[inline]
 pub fn timeout_value<F: IntoFuture>(limit: impl Into<Limit>, future: F) -> TimeoutValue<F::IntoFuture> {
-    TimeoutValue { scoped: Scoped::new(Polled::new(limit.into(), Location::caller()), future.into_future()) }
+    TimeoutValue {
+        scoped: Scoped::new(SuspendedScope::new(limit.into(), Location::caller()), future.into_future()),
+    }
 }
 
 /// The future of [`timeout`]. Once it is done it stays pending.
@@ -276,7 +279,12 @@ impl Timebox {
         E: From<TimeoutError>,
     {
         let (limit, extras) = self.into_parts();
-        Timeout { scoped: Scoped::new(Polled::with(limit, extras, Location::caller()), future.into_future()) }
+        Timeout {
+            scoped: Scoped::new(
+                SuspendedScope::with(limit, extras, Location::caller()),
+                future.into_future(),
+            ),
+        }
     }
 
     /// Runs a future whose output is no `Result`, as [`future::timeout_value`](timeout_value) does.
@@ -299,7 +307,7 @@ impl Timebox {
         future: F,
     ) -> TimeoutValue<F> {
         let (limit, extras) = self.into_parts();
-        TimeoutValue { scoped: Scoped::new(Polled::with(limit, extras, location), future) }
+        TimeoutValue { scoped: Scoped::new(SuspendedScope::with(limit, extras, location), future) }
     }
 }
 
@@ -342,7 +350,10 @@ impl Handle {
     {
         let extras = Extras::entered_by(self.clone());
         Timeout {
-            scoped: Scoped::new(Polled::with(limit.into(), extras, Location::caller()), future.into_future()),
+            scoped: Scoped::new(
+                SuspendedScope::with(limit.into(), extras, Location::caller()),
+                future.into_future(),
+            ),
         }
     }
 }

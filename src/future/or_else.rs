@@ -6,10 +6,10 @@ use std::task::{Context, Poll};
 
 use pin_project::pin_project;
 
-use super::polled::Polled;
 use super::scoped::Scoped;
 use crate::error::TimeoutError;
 use crate::scope::Timebox;
+use crate::scope::suspended::SuspendedScope;
 
 impl Timebox {
     /// Runs a future, and something cheaper if the future's own time runs out, as [`run_or_else`](Self::run_or_else) does
@@ -51,7 +51,8 @@ impl Timebox {
     {
         let (limit, mut extras) = self.into_parts();
         extras.falls_back = true;
-        let scoped = Scoped::new(Polled::with(limit, extras, Location::caller()), future.into_future());
+        let scoped =
+            Scoped::new(SuspendedScope::with(limit, extras, Location::caller()), future.into_future());
         TimeoutOrElse { scoped, fallback: Some(fallback) }
     }
 }
@@ -77,7 +78,7 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let mut raised = None;
-        let leaving = |polled: &mut Polled| raised = polled.take_raised();
+        let leaving = |polled: &mut SuspendedScope| raised = polled.take_raised();
         let poll = this.scoped.poll(cx, |output| output, leaving);
         let Poll::Ready(result) = poll else { return Poll::Pending };
         Poll::Ready(match (result, raised, this.fallback.take()) {

@@ -2,29 +2,31 @@
 
 use std::fmt;
 use std::future::Future;
-use std::mem::{ManuallyDrop, needs_drop};
+use std::mem::{self, ManuallyDrop, needs_drop};
 use std::pin::Pin;
 use std::ptr;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
+use std::thread;
 
 use pin_project::{pin_project, pinned_drop};
 
-use super::alert::Alert;
-use super::polled::Polled;
+use super::task_wakeup::TaskWakeup;
 use crate::error::TimeoutError;
 use crate::scope::checkpoint::is_over;
+use crate::scope::frame::{self, Entered};
 use crate::scope::over::{AwaitAction, takes_a_break};
-use crate::scope::staged::{mark_wait, point};
-use crate::scope::{Refused, Scope};
+use crate::scope::suspended::SuspendedScope;
+use crate::scope::test_hooks::{mark_wait, point};
+use crate::scope::{Rejected, Scope};
 use crate::time::clock;
-use crate::token::trail::Circumstances;
+use crate::token::chain::RaiseContext;
 use crate::watchdog::slots::Thread;
 
 #[pin_project(PinnedDrop, project = ScopedProjection)]
 pub(super) struct Scoped<F> {
-    polled: Polled,
+    polled: SuspendedScope,
     /// Cleared before the rest is dropped, so nothing is left to drop.
-    alert: ManuallyDrop<Alert>,
+    wakeup: ManuallyDrop<TaskWakeup>,
     /// Until it is done or dropped.
     #[pin]
     future: Option<F>,
@@ -32,18 +34,18 @@ pub(super) struct Scoped<F> {
 
 impl<F: Future> Scoped<F> {
     #[cfg_attr(not(debug_assertions), inline(always))]
-    pub(super) fn new(polled: Polled, future: F) -> Self {
-        Self { polled, alert: ManuallyDrop::new(Alert::default()), future: Some(future) }
+    pub(super) fn new(polled: SuspendedScope, future: F) -> Self {
+        Self { polled, wakeup: ManuallyDrop::new(TaskWakeup::default()), future: Some(future) }
     }
 
     /// Polls the future in its scope. `done` makes the output, here, where it need not be moved again; `leaving` sees the
     /// scope at its end.
-    #[cfg_attr(not(debug_assertions), inline(always))]
+    #[inline]
     pub(super) fn poll<T, E>(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         done: impl Fn(F::Output) -> Result<T, E>,
-        leaving: impl FnOnce(&mut Polled),
+        leaving: impl FnOnce(&mut SuspendedScope),
     ) -> Poll<Result<T, E>>
     where
         E: From<TimeoutError>,
@@ -52,7 +54,14 @@ impl<F: Future> Scoped<F> {
         // address and so keep it from the registers; it leaks only if the future panics when it is dropped.
         let mut poll = ManuallyDrop::new(Poll::Pending);
         let this = self.project();
-        Call { alert: this.alert, future: this.future, cx, done, poll: &mut poll }.run(this.polled);
+        let mut call = Call { wakeup: this.wakeup, future: this.future, cx, done, poll: &mut poll };
+        let thread = Thread::current();
+        if call.is_to_be_polled(&thread, this.polled) {
+            let mut frame = this.polled.frame(&thread);
+            let entered = call.resume(&thread, this.polled, &mut frame);
+            let result = frame::run(&thread, &mut frame, entered, |scope| call.poll_in(scope));
+            call.suspend(this.polled, &mut frame, result);
+        }
         if poll.is_ready() {
             leaving(this.polled);
             this.polled.leave();
@@ -66,7 +75,7 @@ impl<F: Future> Scoped<F> {
 /// In a build without optimisations each of its steps is a call that has returned when the future is polled, so that what the
 /// step needs of the stack is not needed once for each level of nested scopes.
 struct Call<'a, 'cx, F, D, O> {
-    alert: &'a mut Alert,
+    wakeup: &'a mut TaskWakeup,
     future: Pin<&'a mut Option<F>>,
     cx: &'a mut Context<'cx>,
     done: D,
@@ -80,21 +89,25 @@ where
     E: From<TimeoutError>,
 {
     #[cfg_attr(not(debug_assertions), inline(always))]
-    fn run(mut self, polled: &mut Polled) {
-        let thread = Thread::current();
-        if self.is_to_be_polled(&thread, polled) {
-            let (waker, has_timer) = (ptr::from_ref(self.cx.waker()), self.alert.is_set_for(polled.own()));
-            // What a closure captures is copied by each call on the way in: so that is little.
-            let opened = polled.open(&thread, waker, has_timer, |scope| self.poll_in(&thread, scope));
-            if let Err(unwound) = opened {
-                end_unwound(polled, self.alert, self.future.as_mut(), unwound, self.poll);
+    fn resume(&self, thread: &Thread, polled: &mut SuspendedScope, frame: &mut Scope) -> Entered {
+        let has_timer = self.wakeup.is_set_for(polled.own());
+        polled.resume(thread, frame, ptr::from_ref(self.cx.waker()), has_timer)
+    }
+
+    #[cfg_attr(not(debug_assertions), inline(always))]
+    fn suspend(&mut self, polled: &mut SuspendedScope, frame: &mut Scope, result: thread::Result<()>) {
+        if let Err(unwound) = polled.suspend(frame, result) {
+            drop_inside(polled, self.wakeup, self.future.as_mut());
+            // One that came from the drop of the future is too late to be the result.
+            if self.poll.is_pending() {
+                self.set(Poll::Ready(Err(E::from(unwound))));
             }
         }
     }
 
     /// Whether the scope is entered, or has been, and the future is to be polled in it. Or else there is the result.
     #[cfg_attr(not(debug_assertions), inline(always))]
-    fn is_to_be_polled(&mut self, thread: &Thread, polled: &mut Polled) -> bool {
+    fn is_to_be_polled(&mut self, thread: &Thread, polled: &mut SuspendedScope) -> bool {
         // One that is done stays so, and has no second output. (Asked of the pin: a plain reference to the future would be
         // beside those that it has to itself.)
         if self.future.as_mut().as_pin_mut().is_none() {
@@ -102,61 +115,50 @@ where
         }
         if !polled.is_entered() {
             if let Err(refused) = polled.enter(thread) {
-                let error = stay_out(thread, polled, self.alert, refused, self.cx);
+                let error = stay_out(thread, polled, self.wakeup, refused, self.cx.waker());
                 if error.is_ready() {
                     self.future.set(None);
                 }
-                *self.poll = error.map(|error| Err(E::from(error)));
+                self.set(error.map(|error| Err(E::from(error))));
                 return false;
             }
-        } else if self.alert.kept_error().is_some() {
-            let error = end_after_hooks(polled, self.alert, self.future.as_mut(), self.cx);
-            *self.poll = error.map(|error| Err(E::from(error)));
+        } else if self.wakeup.kept_error().is_some() {
+            let error = end_after_hooks(polled, self.wakeup, self.future.as_mut(), self.cx.waker());
+            self.set(error.map(|error| Err(E::from(error))));
             return false;
         }
         true
     }
 
     #[cfg_attr(not(debug_assertions), inline(always))]
-    fn poll_in(&mut self, thread: &Thread, scope: &Scope) {
+    fn poll_in(&mut self, scope: &Scope) {
         // The future first: a value that is ready wins.
-        let Some(future) = self.future.as_mut().as_pin_mut() else { return };
-        let output = future.poll(self.cx);
-        if self.look_at(thread, scope, output) {
-            self.alert.clear();
-            // Inside its scope.
-            self.future.set(None);
-        }
+        let output = match self.future.as_mut().as_pin_mut() {
+            Some(future) => future.poll(self.cx),
+            None => return,
+        };
+        self.look_at(&Thread::current(), scope, output);
     }
 
-    /// Looks at what the future has come to, and whether its time is up; whether it is done.
+    /// Looks at what the future has come to, and whether its time is up. One that is done is dropped, inside its scope.
     #[cfg_attr(not(debug_assertions), inline(always))]
-    fn look_at(&mut self, thread: &Thread, scope: &Scope, output: Poll<F::Output>) -> bool {
-        *self.poll = match output {
+    fn look_at(&mut self, thread: &Thread, scope: &Scope, output: Poll<F::Output>) {
+        let poll = match output {
             Poll::Ready(output) => Poll::Ready(scope.in_time(scope.location(), (self.done)(output))),
-            Poll::Pending => match wait(thread, scope, self.alert, self.cx) {
+            Poll::Pending => match wait(thread, scope, self.wakeup, self.cx.waker()) {
                 Poll::Ready(error) => Poll::Ready(Err(E::from(error))),
-                Poll::Pending => return false,
+                Poll::Pending => return,
             },
         };
-        true
+        self.set(poll);
+        self.wakeup.clear();
+        self.future.set(None);
     }
-}
 
-/// An unwinding has ended at the scope.
-#[cold]
-#[inline(never)]
-fn end_unwound<F, T, E: From<TimeoutError>>(
-    polled: &mut Polled,
-    alert: &mut Alert,
-    future: Pin<&mut Option<F>>,
-    unwound: TimeoutError,
-    poll: &mut Poll<Result<T, E>>,
-) {
-    drop_inside(polled, alert, future);
-    // One that came from the drop of the future is too late to be the result.
-    if poll.is_pending() {
-        *poll = Poll::Ready(Err(E::from(unwound)));
+    /// Sets the output. It was pending, so there is nothing to drop.
+    #[cfg_attr(not(debug_assertions), inline(always))]
+    fn set(&mut self, poll: Poll<Result<T, E>>) {
+        mem::forget(mem::replace(self.poll, poll));
     }
 }
 
@@ -164,16 +166,16 @@ fn end_unwound<F, T, E: From<TimeoutError>>(
 #[cold]
 #[inline(never)]
 fn end_after_hooks<F>(
-    polled: &mut Polled,
-    alert: &mut Alert,
+    polled: &mut SuspendedScope,
+    wakeup: &mut TaskWakeup,
     future: Pin<&mut Option<F>>,
-    cx: &Context<'_>,
+    waker: &Waker,
 ) -> Poll<TimeoutError> {
-    if polled.node().is_some_and(|node| node.poll_hooks(cx.waker()).is_pending()) {
+    if polled.node().is_some_and(|node| node.poll_hooks(waker).is_pending()) {
         return Poll::Pending;
     }
-    let Some(error) = alert.kept_error().cloned() else { return Poll::Pending };
-    drop_inside(polled, alert, future);
+    let Some(error) = wakeup.kept_error().cloned() else { return Poll::Pending };
+    drop_inside(polled, wakeup, future);
     Poll::Ready(error)
 }
 
@@ -183,86 +185,86 @@ fn end_after_hooks<F>(
 #[inline(never)]
 fn stay_out(
     thread: &Thread,
-    polled: &mut Polled,
-    alert: &mut Alert,
-    refused: Refused,
-    cx: &Context<'_>,
+    polled: &mut SuspendedScope,
+    wakeup: &mut TaskWakeup,
+    refused: Rejected,
+    waker: &Waker,
 ) -> Poll<TimeoutError> {
     if refused.is_by_surroundings() {
         if let AwaitAction::Stay { until } | AwaitAction::AwaitDrop { until, .. } =
-            alert.await_state().look(thread)
+            wakeup.await_state().look(thread)
         {
-            alert.wake_at(until, cx.waker());
+            wakeup.wake_at(until, waker);
             return Poll::Pending;
         }
     } else if takes_a_break() {
-        cx.waker().wake_by_ref();
+        waker.wake_by_ref();
         return Poll::Pending;
     }
-    alert.clear();
+    wakeup.clear();
     Poll::Ready(polled.refusal(thread, refused))
 }
 
 /// The future is pending: has its task woken in time; or, if that is over, the error with which to drop it.
 #[cfg_attr(not(debug_assertions), inline(always))]
-fn wait(thread: &Thread, scope: &Scope, alert: &mut Alert, cx: &Context<'_>) -> Poll<TimeoutError> {
+fn wait(thread: &Thread, scope: &Scope, wakeup: &mut TaskWakeup, waker: &Waker) -> Poll<TimeoutError> {
     let (own, location) = (scope.own(), scope.location());
     point(thread, location);
     if !is_over(thread) {
         let woken = match scope.existing_node() {
             // Its own node tells it of all.
             Some(node) => {
-                alert.wake_at(thread.deadline.get(), cx.waker());
-                alert.wake_by(Some(node), cx.waker())
+                wakeup.wake_at(thread.deadline.get(), waker);
+                wakeup.wake_by(Some(node), waker)
             }
-            None => alert.wake_with(scope.visible_outer(), scope.around(), own, cx.waker()),
+            None => wakeup.wake_with(scope.visible_outer(), scope.around(), own, waker),
         };
         if woken {
             mark_wait(location, true);
             return Poll::Pending;
         }
     }
-    wait_on(scope, alert, cx)
+    wait_on(scope, wakeup, waker)
 }
 
 /// It is over: it may be polled on for a grace, or until a shield in it is done.
 #[cold]
-fn wait_on(scope: &Scope, alert: &mut Alert, cx: &Context<'_>) -> Poll<TimeoutError> {
+fn wait_on(scope: &Scope, wakeup: &mut TaskWakeup, waker: &Waker) -> Poll<TimeoutError> {
     let (own, location) = (scope.own(), scope.location());
-    let known = alert.was_over();
+    let known = wakeup.was_over();
     // Before it is looked at: what ends later wakes the task.
     let outer = scope.visible_outer().and_then(|outer| outer.visible().find_map(Scope::existing_node));
-    alert.wake_by(outer, cx.waker());
+    wakeup.wake_by(outer, waker);
     let now = clock::now();
-    let shielded = |scope: &Scope| scope.existing_node().map_or(0, |node| node.shielded_until(cx.waker()));
+    let shielded = |scope: &Scope| scope.existing_node().map_or(0, |node| node.shielded_until(waker));
     let mut until = scope.polled_until(now).max(shielded(scope));
     // If only a future around it is over, that drops both, or waits for a shield; so `&mut future` survives the limit it is
     // polled under.
     if scope.is_dropped_by_outer(now) {
         until = scope.polled().map(shielded).fold(until, u64::max);
         if until <= now {
-            until = alert.patience(now, until);
+            until = wakeup.patience(now, until);
         }
     }
     if now < until {
         // Its own deadline, or that of a scope around it, may come before and give it less.
         let next = [own, scope.around()].into_iter().filter(|&deadline| deadline > now).fold(until, u64::min);
-        alert.wake_at(next, cx.waker());
-        alert.set_over();
+        wakeup.wake_at(next, waker);
+        wakeup.set_over();
         if !known {
             // What was polled before it was over counts on being polled again.
-            cx.waker().wake_by_ref();
+            waker.wake_by_ref();
         }
         mark_wait(location, true);
         return Poll::Pending;
     }
-    let error = scope.error(Circumstances { settled: false, ..Circumstances::at(location, now) });
+    let error = scope.error(RaiseContext { settled: false, ..RaiseContext::at(location, now) });
     // Dropped with the future, hooks would be ended before they had run.
     if let Some(node) = scope.existing_node()
-        && node.poll_hooks(cx.waker()).is_pending()
+        && node.poll_hooks(waker).is_pending()
     {
-        alert.clear();
-        alert.keep_error(error);
+        wakeup.clear();
+        wakeup.keep_error(error);
         return Poll::Pending;
     }
     Poll::Ready(error)
@@ -274,18 +276,18 @@ impl<F> PinnedDrop for Scoped<F> {
     fn drop(self: Pin<&mut Self>) {
         let mut this = self.project();
         if !this.polled.is_entered() {
-            this.alert.clear();
+            this.wakeup.clear();
         } else if this.future.as_mut().as_pin_mut().is_some() {
-            drop_inside(this.polled, this.alert, this.future);
+            drop_inside(this.polled, this.wakeup, this.future);
         }
     }
 }
 
 /// Drops a future that is not done inside its scope.
 #[cold]
-fn drop_inside<F>(polled: &mut Polled, alert: &mut Alert, mut future: Pin<&mut Option<F>>) {
+fn drop_inside<F>(polled: &mut SuspendedScope, wakeup: &mut TaskWakeup, mut future: Pin<&mut Option<F>>) {
     // First, since the drop may panic.
-    alert.clear();
+    wakeup.clear();
     if !needs_drop::<F>() {
         // As `&mut` another: nothing would see the scope.
         return future.set(None);

@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use pin_project::{pin_project, pinned_drop};
 
-use super::alert::Alert;
-use super::polled::Polled;
-use crate::scope::frame::{Kind, Terms, innermost};
-use crate::scope::staged::under;
-use crate::scope::{Scope, Suspended, longest};
-use crate::time::seam::Seam;
+use super::task_wakeup::TaskWakeup;
+use crate::scope::frame::{Kind, ScopeSpec, innermost};
+use crate::scope::suspended::SuspendedScope;
+use crate::scope::test_hooks::enter_env;
+use crate::scope::{HeldOffHooks, Scope, longest};
+use crate::test_env::TestEnv;
 use crate::time::{NEVER, clock, nanos};
 use crate::token::node::Node;
 use crate::watchdog;
@@ -59,7 +59,7 @@ pub fn shield<F: IntoFuture>(max: Duration, future: F) -> Shield<F::IntoFuture> 
     Shield {
         max: longest(max),
         location: Location::caller(),
-        seam: Seam::current(),
+        env: TestEnv::current(),
         opened: None,
         future: Some(future.into_future()),
     }
@@ -72,7 +72,7 @@ pub struct Shield<F> {
     max: Duration,
     location: &'static Location<'static>,
     /// Whose clock it follows: of where it was made, if that was under a test's, or else of its first poll.
-    seam: Seam,
+    env: TestEnv,
     /// From the first poll on, until it is done.
     opened: Option<Opened>,
     #[pin]
@@ -80,14 +80,14 @@ pub struct Shield<F> {
 }
 
 struct Opened {
-    polled: Polled,
+    polled: SuspendedScope,
     /// Wakes the task at its max.
-    alert: Alert,
+    wakeup: TaskWakeup,
     announced: Announced,
     /// Whether its max has passed: it holds nobody up any more.
     spent: bool,
     // The last to go: what is due fires when the rest is gone.
-    suspended: Suspended,
+    suspended: HeldOffHooks,
 }
 
 /// Tells the scopes around a place in the same poll that something in them must be polled to its end.
@@ -112,10 +112,10 @@ impl Announced {
     pub(super) fn to_scopes_around(thread: &Thread, until: u64, max: u64) -> Self {
         let now = clock::now();
         innermost(thread, |scope| {
-            let seam = Seam::current();
+            let env = TestEnv::current();
             let announce = |scope: &Scope| {
                 let node = scope.node();
-                let until = if node.seam.shares_clock(&seam) {
+                let until = if node.env.shares_clock(&env) {
                     scope.ended_at(now).map_or(until, |end| until.min(end.saturating_add(max)))
                 } else {
                     // By another clock it lasts until it says otherwise.
@@ -146,10 +146,10 @@ impl<F: Future> Future for Shield<F> {
         }
         let (max, location) = (*this.max, *this.location);
         Thread::with(|thread| {
-            if this.opened.is_none() && this.seam.is_real() {
-                *this.seam = Seam::current();
+            if this.opened.is_none() && this.env.is_real() {
+                *this.env = TestEnv::current();
             }
-            let _under = under(thread, this.seam);
+            let _under = enter_env(thread, this.env);
             let opened = match this.opened {
                 Some(opened) => {
                     opened.follow(thread);
@@ -172,7 +172,7 @@ impl<F: Future> Future for Shield<F> {
             } else if let Some(opened) = this.opened {
                 let own = opened.polled.own();
                 if clock::now() < own {
-                    opened.alert.wake_at(own, cx.waker());
+                    opened.wakeup.wake_at(own, cx.waker());
                 } else if !std::mem::replace(&mut opened.spent, true) {
                     opened.announced = Announced(Vec::new());
                 }
@@ -190,7 +190,7 @@ impl Opened {
                 scope.node();
             });
         });
-        let suspended = Suspended::outside(thread);
+        let suspended = HeldOffHooks::outside(thread);
         let now = clock::now();
         thread.now.set(now);
         let own = now.saturating_add(nanos(max));
@@ -198,9 +198,9 @@ impl Opened {
             watchdog::global().reach(now);
         }
         let announced = Announced::to_scopes_around(thread, own, nanos(max));
-        let terms = Terms::measured(own, now, location, Kind::FutureShield);
-        let polled = Polled::entered(terms);
-        Self { polled, alert: Alert::default(), announced, spent: false, suspended }
+        let terms = ScopeSpec::measured(own, now, location, Kind::FutureShield);
+        let polled = SuspendedScope::entered(terms);
+        Self { polled, wakeup: TaskWakeup::default(), announced, spent: false, suspended }
     }
 
     /// It hides what is around this poll.
@@ -214,7 +214,7 @@ impl Opened {
 
 impl Drop for Opened {
     fn drop(&mut self) {
-        self.alert.clear();
+        self.wakeup.clear();
     }
 }
 

@@ -4,12 +4,12 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use super::alert::Alert;
+use super::task_wakeup::TaskWakeup;
 use crate::error::TimeoutError;
 use crate::scope::frame::error_at;
 use crate::scope::over::{AwaitAction, AwaitState};
-use crate::scope::staged::point;
-use crate::time::seam::Seam;
+use crate::scope::test_hooks::point;
+use crate::test_env::TestEnv;
 use crate::time::{clock, nanos};
 use crate::watchdog::slots::Thread;
 
@@ -47,8 +47,8 @@ pub fn sleep(duration: Duration) -> Sleep {
         end: None,
         await_state: AwaitState::default(),
         location: Location::caller(),
-        alert: Alert::default(),
-        seam: Seam::current(),
+        wakeup: TaskWakeup::default(),
+        env: TestEnv::current(),
     }
 }
 
@@ -61,9 +61,9 @@ pub struct Sleep {
     end: Option<u64>,
     await_state: AwaitState,
     location: &'static Location<'static>,
-    alert: Alert,
+    wakeup: TaskWakeup,
     /// On whose clock it sleeps.
-    seam: Seam,
+    env: TestEnv,
 }
 
 impl Future for Sleep {
@@ -77,20 +77,20 @@ impl Future for Sleep {
             }
             let action = this.await_state.look(thread);
             if let AwaitAction::Fail = action {
-                this.alert.clear();
+                this.wakeup.clear();
                 return Poll::Ready(error_at(thread, this.location).map_or(Ok(()), Err));
             }
             if let AwaitAction::AwaitDrop { until, was_in_time } = action {
                 let (now, end) = this.begin();
                 if !was_in_time || now < end {
-                    this.alert.stay(&Seam::current(), until, cx.waker());
+                    this.wakeup.stay(&TestEnv::current(), until, cx.waker());
                     return Poll::Pending;
                 }
             }
             let begins = this.end.is_none();
             let (now, end) = this.begin();
             if end <= now {
-                this.alert.clear();
+                this.wakeup.clear();
                 if !begins {
                     return Poll::Ready(Ok(()));
                 }
@@ -99,8 +99,8 @@ impl Future for Sleep {
                 return Poll::Pending;
             }
             match action {
-                AwaitAction::Stay { until } => this.alert.stay(&this.seam, end.min(until), cx.waker()),
-                _ => this.alert.wake_await(thread, &this.seam, end, cx.waker()),
+                AwaitAction::Stay { until } => this.wakeup.stay(&this.env, end.min(until), cx.waker()),
+                _ => this.wakeup.wake_await(thread, &this.env, end, cx.waker()),
             }
             Poll::Pending
         })
@@ -111,16 +111,16 @@ impl Sleep {
     /// What its clock shows, and its end there; it begins with the first call.
     fn begin(&mut self) -> (u64, u64) {
         // Made outside of a test's closure, it sleeps by the clock of its first poll.
-        if self.end.is_none() && self.seam.is_real() {
-            self.seam = Seam::current();
+        if self.end.is_none() && self.env.is_real() {
+            self.env = TestEnv::current();
         }
-        let now = self.seam.reading(clock::now());
+        let now = self.env.reading(clock::now());
         (now, *self.end.get_or_insert_with(|| now.saturating_add(nanos(self.duration))))
     }
 }
 
 impl Drop for Sleep {
     fn drop(&mut self) {
-        self.alert.clear();
+        self.wakeup.clear();
     }
 }

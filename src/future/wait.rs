@@ -6,16 +6,16 @@ use std::task::{Context, Poll};
 
 use pin_project::{pin_project, pinned_drop};
 
-use super::alert::Alert;
+use super::task_wakeup::TaskWakeup;
 use crate::error::TimeoutError;
-use crate::scope::frame::{Around, Terms, error_at};
+use crate::scope::frame::{Parent, ScopeSpec, error_at};
 use crate::scope::over::{AwaitAction, AwaitState, takes_a_break};
-use crate::scope::staged::point;
+use crate::scope::test_hooks::point;
 use crate::scope::{Scope, Spending, wait_terms};
-use crate::time::seam::Seam;
+use crate::test_env::TestEnv;
 use crate::time::{Limit, clock};
+use crate::token::chain::RaiseContext;
 use crate::token::node::End;
-use crate::token::trail::Circumstances;
 use crate::watchdog::slots::Thread;
 
 /// Waits, no longer than the limit, for a future that goes on: `&mut future`, the handle of a task.
@@ -66,10 +66,10 @@ pub fn wait<F: IntoFuture>(limit: impl Into<Limit>, future: F) -> Wait<F::IntoFu
     Wait {
         limit: limit.into(),
         location: Location::caller(),
-        seam: Seam::current(),
+        env: TestEnv::current(),
         begun: None,
         await_state: AwaitState::default(),
-        alert: Alert::default(),
+        wakeup: TaskWakeup::default(),
         is_done: false,
         future: future.into_future(),
     }
@@ -82,18 +82,18 @@ pub struct Wait<F> {
     limit: Limit,
     location: &'static Location<'static>,
     /// On whose clock it waits.
-    seam: Seam,
+    env: TestEnv,
     /// From the first poll on.
     begun: Option<Begun>,
     await_state: AwaitState,
-    alert: Alert,
+    wakeup: TaskWakeup,
     is_done: bool,
     #[pin]
     future: F,
 }
 
 struct Begun {
-    terms: Terms,
+    terms: ScopeSpec,
     end: End,
     /// Left when the wait is over.
     _spending: Option<Spending>,
@@ -107,15 +107,15 @@ impl<F: Future> Future for Wait<F> {
         if *this.is_done {
             return Poll::Pending;
         }
-        let (begun, location, limit, seam) = (this.begun, *this.location, &*this.limit, this.seam);
+        let (begun, location, limit, env) = (this.begun, *this.location, &*this.limit, this.env);
         let begins = begun.is_none();
         let own = Thread::with(|thread| {
             let begun = begun.get_or_insert_with(|| {
                 point(thread, location);
-                if seam.is_real() {
-                    *seam = Seam::current();
+                if env.is_real() {
+                    *env = TestEnv::current();
                 }
-                let (terms, end, spending) = wait_terms(limit, seam.reading(clock::now()), location);
+                let (terms, end, spending) = wait_terms(limit, env.reading(clock::now()), location);
                 Begun { terms, end, _spending: spending }
             });
             begun.end.at
@@ -124,16 +124,16 @@ impl<F: Future> Future for Wait<F> {
             Poll::Ready(output) => Ok(output),
             Poll::Pending => {
                 let error = Thread::with(|thread| {
-                    let now = seam.reading(clock::now());
+                    let now = env.reading(clock::now());
                     match this.await_state.look(thread) {
                         AwaitAction::Fail => return error_at(thread, location),
                         AwaitAction::AwaitDrop { until, .. } => {
-                            this.alert.stay(&Seam::current(), until, cx.waker());
+                            this.wakeup.stay(&TestEnv::current(), until, cx.waker());
                         }
                         _ if own <= now && begins && takes_a_break() => cx.waker().wake_by_ref(),
                         _ if own <= now => return begun.as_ref().map(|begun| begun.error(thread, now)),
-                        AwaitAction::Stay { until } => this.alert.stay(seam, own.min(until), cx.waker()),
-                        AwaitAction::GoOn => this.alert.wake_await(thread, seam, own, cx.waker()),
+                        AwaitAction::Stay { until } => this.wakeup.stay(env, own.min(until), cx.waker()),
+                        AwaitAction::GoOn => this.wakeup.wake_await(thread, env, own, cx.waker()),
                     }
                     None
                 });
@@ -141,7 +141,7 @@ impl<F: Future> Future for Wait<F> {
                 Err(error)
             }
         };
-        this.alert.clear();
+        this.wakeup.clear();
         *begun = None;
         *this.is_done = true;
         Poll::Ready(result)
@@ -153,15 +153,15 @@ impl Begun {
     #[cold]
     fn error(&self, thread: &Thread, now: u64) -> TimeoutError {
         let terms = &self.terms;
-        let how = Circumstances::at(terms.location, now);
-        Scope::error_without_frame(thread, terms, None, Some(self.end.clone()), Around::Thread, how)
+        let how = RaiseContext::at(terms.location, now);
+        Scope::error_without_frame(thread, terms, None, Some(self.end.clone()), Parent::Thread, how)
     }
 }
 
 #[pinned_drop]
 impl<F> PinnedDrop for Wait<F> {
     fn drop(self: Pin<&mut Self>) {
-        self.project().alert.clear();
+        self.project().wakeup.clear();
     }
 }
 

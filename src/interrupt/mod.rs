@@ -17,15 +17,15 @@ use std::time::Duration;
 use crate::error::{HookFailure, TimeoutError};
 use crate::scope::Scope;
 use crate::scope::frame::innermost;
-use crate::scope::staged::waiting;
+use crate::scope::test_hooks::waiting;
 use crate::sync::callback::lend;
 use crate::sync::mutant;
 use crate::sync::waits::Ending;
 use crate::time::{NEVER, clock};
 use crate::token::Hook;
+use crate::token::chain::RaiseContext;
 use crate::token::hook::{Entry, Unsaid};
 use crate::token::node::{Node, Tie};
-use crate::token::trail::Circumstances;
 use crate::watchdog::slots::Thread;
 use crate::watchdog::{self, NAP};
 
@@ -191,7 +191,7 @@ impl Scope {
             Err(error) => Some(error.into()),
         };
         let now = clock::now();
-        let how = Circumstances { source, hook_failure: failure, ..Circumstances::at(location, now) };
+        let how = RaiseContext { source, hook_failure: failure, ..RaiseContext::at(location, now) };
         Err(self.error(how))
     }
 
@@ -212,7 +212,7 @@ impl Scope {
         location: &'static Location<'static>,
         source: Option<Box<dyn Error + Send + Sync>>,
     ) -> TimeoutError {
-        self.error(Circumstances { source, ..Circumstances::at(location, clock::now()) })
+        self.error(RaiseContext { source, ..RaiseContext::at(location, clock::now()) })
     }
 
     /// Waits, where no thread can be had that would fire the hook of a call, until there is one. Not beyond the scope's end; and

@@ -11,9 +11,9 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 use crate::scope::Scope;
-use crate::scope::staged::waiting;
+use crate::scope::test_hooks::waiting;
 use crate::sync::{fork, os};
-use crate::time::seam::Seam;
+use crate::test_env::TestEnv;
 use crate::time::{NEVER, clock};
 use crate::token::node::Node;
 use crate::watchdog::slots::Thread;
@@ -108,7 +108,7 @@ impl<'s> Bell<'s> {
         let waker = Waker::from(Arc::clone(&rope));
         // If it is over, the wait does not begin.
         let node = node.and_then(|node| Some((node, node.add_waker(&waker)?)));
-        let timer = (due != NEVER).then(|| watchdog::global().schedule_on(&Seam::current(), due, waker));
+        let timer = (due != NEVER).then(|| watchdog::global().schedule_on(&TestEnv::current(), due, waker));
         Ok(Some(Self { rope, node, timer }))
     }
 }

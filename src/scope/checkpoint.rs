@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use super::Scope;
 use super::frame::innermost;
-use super::staged::point;
+use super::test_hooks::point;
 use crate::error::TimeoutError;
-use crate::time::seam::Seam;
+use crate::test_env::TestEnv;
 use crate::time::{Deadline, NEVER, clock, nanos};
+use crate::token::chain::RaiseContext;
 use crate::token::node::Node;
-use crate::token::trail::Circumstances;
 use crate::watchdog;
 use crate::watchdog::slots::Thread;
 
@@ -42,7 +42,7 @@ fn interrupt(thread: &Thread, location: Place) -> Result<(), TimeoutError> {
         return Ok(());
     }
     innermost(thread, |scope| match scope {
-        Some(scope) => Err(scope.error(Circumstances::at(location, clock::now()))),
+        Some(scope) => Err(scope.error(RaiseContext::at(location, clock::now()))),
         None => Ok(()),
     })
 }
@@ -130,7 +130,7 @@ fn unwind(thread: &Thread, location: Place) {
     }
     innermost(thread, |scope| {
         let Some(scope) = scope else { return };
-        let error = scope.error(Circumstances::at(location, clock::now()));
+        let error = scope.error(RaiseContext::at(location, clock::now()));
         if let Some(catcher) = scope.catcher(&error) {
             let catcher = std::ptr::from_ref(catcher).addr();
             std::panic::resume_unwind(Box::new(super::Unwind { error, catcher }));
@@ -235,7 +235,7 @@ impl Scope {
             watchdog::global().reach(now);
         }
         if let Some(node) = node {
-            if expired || ended_at <= node.seam.reading(now) {
+            if expired || ended_at <= node.env.reading(now) {
                 node.expire(now);
             }
             thread.end_look();
@@ -245,7 +245,7 @@ impl Scope {
 
     /// Since when it is over by what its node was told; [`NEVER`] if it was told nothing.
     fn over_since(&self) -> u64 {
-        self.nearest_node().and_then(|node| node.over_since(&Seam::current())).unwrap_or(NEVER)
+        self.nearest_node().and_then(|node| node.over_since(&TestEnv::current())).unwrap_or(NEVER)
     }
 
     fn is_flagged(&self) -> bool {
@@ -258,7 +258,7 @@ impl Scope {
         if !Thread::with(|thread| self.is_over_by_clock(thread)) {
             return Ok(());
         }
-        Err(self.error(Circumstances::at(location, clock::now())))
+        Err(self.error(RaiseContext::at(location, clock::now())))
     }
 
     /// A checkpoint that looks at the clock: the beginning of a call that can be interrupted.
@@ -295,7 +295,7 @@ impl Scope {
         if !self.is_over() {
             return Ok(());
         }
-        Err(self.error(Circumstances::at(location, clock::now())))
+        Err(self.error(RaiseContext::at(location, clock::now())))
     }
 
     /// As the free function [`checkpoint_or_unwind`], for this scope and those around it.
@@ -310,7 +310,7 @@ impl Scope {
         if !self.is_over() {
             return;
         }
-        let error = self.error(Circumstances::at(location, clock::now()));
+        let error = self.error(RaiseContext::at(location, clock::now()));
         Thread::with(|thread| {
             innermost(thread, |innermost| {
                 if let Some(catcher) = innermost.and_then(|innermost| innermost.catcher(&error)) {

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::checkpoint::{is_over, is_over_by_clock};
-use super::frame::{Around, Kind as FrameKind, Scope, Terms, between, innermost};
-use super::staged::{point, point_of};
+use super::frame::{Kind as FrameKind, Parent, Scope, ScopeSpec, between, innermost};
+use super::test_hooks::{point, point_of};
 use super::{Extras, is_enabled};
 use crate::error::{Cause, ScopeId, ScopeInfo, TimeoutError};
-use crate::time::seam::Seam;
+use crate::test_env::TestEnv;
 use crate::time::{Budget, Kind, Limit, NEVER, clock, nanos};
 use crate::token::CancellationToken;
 use crate::token::node::{End, Node};
@@ -17,8 +17,8 @@ use crate::watchdog;
 use crate::watchdog::slots::Thread;
 
 /// A scope that may be entered.
-pub(crate) struct Admission {
-    pub(crate) terms: Terms,
+pub(crate) struct Prepared {
+    pub(crate) terms: ScopeSpec,
     /// The earliest deadline visible inside.
     pub(crate) effective: u64,
     /// Made on entry if tokens are linked, or the scope is beneath a handle's.
@@ -28,13 +28,13 @@ pub(crate) struct Admission {
 }
 
 /// A scope that is not entered.
-pub(crate) struct Refused {
-    terms: Terms,
+pub(crate) struct Rejected {
+    terms: ScopeSpec,
     /// How it is over itself; `None` if those around it are.
     end: Option<End>,
 }
 
-impl Refused {
+impl Rejected {
     /// Whether a scope around it on this thread is over, and not only itself.
     pub(crate) fn is_by_surroundings(&self) -> bool {
         self.end.is_none() && self.terms.kind != FrameKind::EnteredFuture
@@ -45,7 +45,7 @@ impl Refused {
         self,
         thread: &Thread,
         extras: Option<&Extras>,
-        around: Around<'_>,
+        around: Parent<'_>,
     ) -> TimeoutError {
         Scope::refusal(thread, &self.terms, extras, self.end, around)
     }
@@ -86,13 +86,13 @@ fn in_force_slow(asked: u64) -> u64 {
 /// One that would outlast the scope around it inherits that deadline without reading the clock: the latest reading
 /// is not after now, so what is too late from there is too late from now.
 #[cfg_attr(not(debug_assertions), inline(always))]
-pub(super) fn admit_duration(
+pub(super) fn try_enter_duration(
     thread: &Thread,
     duration: Duration,
     location: &'static Location<'static>,
-) -> Result<(Terms, u64), TimeoutError> {
+) -> Result<(ScopeSpec, u64), TimeoutError> {
     point(thread, location);
-    let terms = |asked, entered| Terms::lasting(asked, entered, location, FrameKind::Block);
+    let terms = |asked, entered| ScopeSpec::lasting(asked, entered, location, FrameKind::Block);
     if thread.frame.get().is_null() {
         // The clock first: the arithmetic then runs while the processor waits for the answer.
         let now = clock::now();
@@ -125,53 +125,53 @@ pub(super) fn admit_duration(
 /// It always has a deadline of its own, since it may be carried out of the scope that it is first polled in. Not for
 /// where a test has put something in place.
 #[cfg_attr(not(debug_assertions), inline(always))]
-pub(crate) fn admit_polled(
+pub(crate) fn try_enter_poll(
     thread: &Thread,
     asked: u64,
     location: &'static Location<'static>,
-) -> Result<Terms, Refused> {
+) -> Result<ScopeSpec, Rejected> {
     let asked = in_force(asked);
     let nested = !thread.frame.get().is_null();
     if nested && is_over(thread) {
-        return Err(refuse(thread, asked, location, FrameKind::Future));
+        return Err(reject(thread, asked, location, FrameKind::Future));
     }
     let now = clock::real_now();
     thread.now.set(now);
     if asked == 0 || thread.deadline.get() <= now {
-        return Err(refuse(thread, asked, location, FrameKind::Future));
+        return Err(reject(thread, asked, location, FrameKind::Future));
     }
-    Ok(Terms::lasting(asked, now, location, FrameKind::Future))
+    Ok(ScopeSpec::lasting(asked, now, location, FrameKind::Future))
 }
 
 #[cold]
 #[inline(never)]
 fn refuse_duration(thread: &Thread, asked: u64, location: &'static Location<'static>) -> TimeoutError {
-    refuse(thread, asked, location, FrameKind::Block).into_error(thread, None, Around::Thread)
+    reject(thread, asked, location, FrameKind::Block).into_error(thread, None, Parent::Thread)
 }
 
 #[cold]
 #[inline(never)]
-fn refuse(thread: &Thread, asked: u64, location: &'static Location<'static>, kind: FrameKind) -> Refused {
+fn reject(thread: &Thread, asked: u64, location: &'static Location<'static>, kind: FrameKind) -> Rejected {
     // What this thread has seen, all see from now on.
     let by_surroundings = is_over_by_clock(thread);
     let now = clock::now();
-    let terms = Terms::lasting(asked, now, location, kind);
+    let terms = ScopeSpec::lasting(asked, now, location, kind);
     let own = asked == 0 && !by_surroundings;
-    Refused { terms, end: own.then_some(End::new(Cause::Deadline, now)) }
+    Rejected { terms, end: own.then_some(End::new(Cause::Deadline, now)) }
 }
 
 /// Admits any scope. Reads the clock.
-pub(crate) fn admit(
+pub(crate) fn try_enter(
     thread: &Thread,
     limit: &Limit,
     extras: Option<&Extras>,
     location: &'static Location<'static>,
     kind: FrameKind,
-    around: Around<'_>,
-) -> Result<Admission, Refused> {
+    around: Parent<'_>,
+) -> Result<Prepared, Rejected> {
     match around {
-        Around::Thread => point(thread, location),
-        Around::Node(node) => point_of(node, location),
+        Parent::Thread => point(thread, location),
+        Parent::Node(node) => point_of(node, location),
     }
     let enabled = is_enabled();
     thread.slot();
@@ -179,23 +179,23 @@ pub(crate) fn admit(
     thread.now.set(now);
     // What is seen here, all see from now on.
     let over = match around {
-        Around::Thread => (thread.deadline.get() <= now && is_over_by_clock(thread)) || is_over(thread),
-        Around::Node(node) => node.expire(now),
+        Parent::Thread => (thread.deadline.get() <= now && is_over_by_clock(thread)) || is_over(thread),
+        Parent::Node(node) => node.expire(now),
     };
     // A node with another clock counts by being over, not by its deadline.
-    let timed = |node: &Arc<Node>| node.seam.shares_clock(&Seam::current());
+    let timed = |node: &Arc<Node>| node.env.shares_clock(&TestEnv::current());
     let outer = match around {
-        Around::Thread => thread.deadline.get(),
-        Around::Node(node) if timed(node) => node.effective_deadline(),
-        Around::Node(_) => NEVER,
+        Parent::Thread => thread.deadline.get(),
+        Parent::Node(node) if timed(node) => node.effective_deadline(),
+        Parent::Node(_) => NEVER,
     };
     let unmeasured = is_unmeasured(limit);
     let mut own = if enabled { own_deadline(limit, now) } else { NEVER };
     let mut cause = Cause::Deadline;
     let mut spending = None;
     let terms =
-        |own, cause| Terms { asked: between(now, own), entered: now, location, kind, cause, unmeasured };
-    let refuse = |terms: Terms, end: Option<End>| Err(Refused { terms, end });
+        |own, cause| ScopeSpec { asked: between(now, own), entered: now, location, kind, cause, unmeasured };
+    let reject = |terms: ScopeSpec, end: Option<End>| Err(Rejected { terms, end });
 
     if let (Kind::Budget(budget), Some(extras)) = (limit.kind(), extras) {
         extras.duration.get_or_init(|| budget.left(now));
@@ -207,7 +207,7 @@ pub(crate) fn admit(
         if let Kind::Budget(budget) = limit.kind() {
             own = now.saturating_add(nanos(budget.left(now)));
         }
-        return refuse(terms(own, cause), None);
+        return reject(terms(own, cause), None);
     }
     // Of its own causes the earliest is named; a cancel at the very deadline is not earlier.
     let mut ends: Vec<End> = Vec::new();
@@ -215,9 +215,9 @@ pub(crate) fn admit(
     if enabled && reserve > Duration::ZERO {
         // The thread's deadline leaves out some of those around a handle, and those of tokens.
         let outer = match around {
-            Around::Thread => innermost(thread, |scope| scope.map_or(NEVER, |scope| scope.effective(thread))),
-            Around::Node(node) if timed(node) => node.expires_at(),
-            Around::Node(_) => NEVER,
+            Parent::Thread => innermost(thread, |scope| scope.map_or(NEVER, |scope| scope.effective(thread))),
+            Parent::Node(node) if timed(node) => node.expires_at(),
+            Parent::Node(_) => NEVER,
         };
         if outer != NEVER {
             own = own.min(outer.saturating_sub(nanos(reserve)));
@@ -232,12 +232,13 @@ pub(crate) fn admit(
             // Lost in a fork: all that is known is that it is over.
             let lost = || End::new(Cause::Cancelled, now);
             // One with another clock ends it now.
-            let told = node.verdict().map(|verdict| End::of(&verdict.on_clock(&node.seam, &Seam::current())));
+            let told =
+                node.verdict().map(|verdict| End::of(&verdict.on_clock(&node.env, &TestEnv::current())));
             ends.push(told.unwrap_or_else(lost));
         }
     }
     if let Some(end) = ends.into_iter().min_by_key(|end| end.at) {
-        return refuse(terms(own, cause), Some(end));
+        return reject(terms(own, cause), Some(end));
     }
     if enabled && let Kind::Budget(budget) = limit.kind() {
         let deadline;
@@ -248,24 +249,24 @@ pub(crate) fn admit(
         }
     }
     if own <= now {
-        return refuse(terms(own, cause), Some(End::new(cause, own)));
+        return reject(terms(own, cause), Some(End::new(cause, own)));
     }
 
     let effective = own.min(match around {
-        Around::Thread => outer,
-        Around::Node(node) if timed(node) => node.lasting_deadline(),
-        Around::Node(_) => NEVER,
+        Parent::Thread => outer,
+        Parent::Node(node) if timed(node) => node.lasting_deadline(),
+        Parent::Node(_) => NEVER,
     });
     let terms = terms(own, cause);
     let linked = extras.is_some_and(|extras| !extras.options.tokens.is_empty());
-    let node = (linked || matches!(around, Around::Node(_))).then(|| {
+    let node = (linked || matches!(around, Parent::Node(_))).then(|| {
         let parent = match around {
-            Around::Node(node) => Some(Arc::clone(node)),
-            Around::Thread => innermost(thread, |scope| scope.map(|scope| Arc::clone(scope.node()))),
+            Parent::Node(node) => Some(Arc::clone(node)),
+            Parent::Thread => innermost(thread, |scope| scope.map(|scope| Arc::clone(scope.node()))),
         };
         linked_node(parent.as_ref(), &terms, extras)
     });
-    Ok(Admission { terms, effective, node, spending })
+    Ok(Prepared { terms, effective, node, spending })
 }
 
 /// The deadline that a limit becomes at `now`, but for a quota's.
@@ -287,7 +288,7 @@ pub(crate) fn wait_terms(
     limit: &Limit,
     now: u64,
     location: &'static Location<'static>,
-) -> (Terms, End, Option<Spending>) {
+) -> (ScopeSpec, End, Option<Spending>) {
     let (mut own, mut cause, mut spending) = (NEVER, Cause::Deadline, None);
     if is_enabled() {
         own = own_deadline(limit, now);
@@ -297,13 +298,17 @@ pub(crate) fn wait_terms(
         }
     }
     let (asked, unmeasured) = (between(now, own), is_unmeasured(limit));
-    let terms = Terms { asked, entered: now, location, kind: FrameKind::Future, cause, unmeasured };
+    let terms = ScopeSpec { asked, entered: now, location, kind: FrameKind::Future, cause, unmeasured };
     // An instant may have passed before it began.
     (terms, End::new(cause, own), spending)
 }
 
 /// A node with these terms, which the tokens in the extras cancel.
-pub(crate) fn linked_node(parent: Option<&Arc<Node>>, terms: &Terms, extras: Option<&Extras>) -> Arc<Node> {
+pub(crate) fn linked_node(
+    parent: Option<&Arc<Node>>,
+    terms: &ScopeSpec,
+    extras: Option<&Extras>,
+) -> Arc<Node> {
     let node = node_of(parent, terms.info(ScopeId::next(), extras), terms, extras);
     extras.iter().flat_map(|extras| &extras.options.tokens).for_each(|token| node.link(token.node()));
     node
@@ -313,7 +318,7 @@ pub(crate) fn linked_node(parent: Option<&Arc<Node>>, terms: &Terms, extras: Opt
 pub(super) fn node_of(
     parent: Option<&Arc<Node>>,
     info: ScopeInfo,
-    terms: &Terms,
+    terms: &ScopeSpec,
     extras: Option<&Extras>,
 ) -> Arc<Node> {
     let roams = terms.kind == FrameKind::Future;

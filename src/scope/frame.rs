@@ -15,7 +15,7 @@
 mod ends;
 mod errors;
 mod nodes;
-mod terms;
+mod spec;
 
 use std::cell::{Cell, OnceCell};
 use std::mem::{ManuallyDrop, MaybeUninit};
@@ -33,8 +33,8 @@ use crate::watchdog;
 use crate::watchdog::slots::Thread;
 
 pub(crate) use errors::error_at;
-pub(super) use terms::between;
-pub(crate) use terms::{Kind, Terms};
+pub(super) use spec::between;
+pub(crate) use spec::{Kind, ScopeSpec};
 
 /// A scope that is open: the region of execution that a limit bounds.
 ///
@@ -184,24 +184,25 @@ pub(crate) fn open<R>(
 }
 
 /// Runs `body` in a scope that was [entered](Scope::enter), and leaves that.
-#[cfg_attr(not(debug_assertions), inline(always))]
+// Always inlined: in a build without optimisations a call would take its stack once for each level of nested scopes.
+#[inline(always)]
 pub(crate) fn run(
     thread: &Thread,
     scope: &mut Scope,
     entered: Entered,
     body: impl FnOnce(&Scope),
 ) -> thread::Result<()> {
-    let scope: *mut Scope = scope;
-    // SAFETY: the pointer is that of a borrowed frame; until the body has returned there are only shared references to it.
-    unsafe { &*scope }.become_innermost(thread, entered);
+    scope.become_innermost(thread, entered);
+    let result = catch(scope, body);
+    scope.leave_after(thread, result.is_ok());
+    result
+}
+
+#[inline(always)]
+fn catch(scope: &Scope, body: impl FnOnce(&Scope)) -> thread::Result<()> {
     // Nothing is seen in a broken state after a panic that would not be without us: it goes on unchanged, unless it is
     // an unwinding of our own.
-    // SAFETY: as above.
-    let result = catch_unwind(AssertUnwindSafe(|| body(unsafe { &*scope })));
-    // SAFETY: the body has returned, so nobody else has a reference any more: scopes inside this one have been left
-    // (invariant 1).
-    unsafe { &mut *scope }.leave_after(thread, result.is_ok());
-    result
+    catch_unwind(AssertUnwindSafe(|| body(scope)))
 }
 
 /// A scope was entered; what it had to undo before that.
@@ -336,9 +337,9 @@ impl Scope {
         id
     }
 
-    fn terms(&self) -> Terms {
+    fn terms(&self) -> ScopeSpec {
         let Self { asked, entered, location, kind, cause, unmeasured, .. } = *self;
-        Terms { asked, entered, location, kind, cause, unmeasured }
+        ScopeSpec { asked, entered, location, kind, cause, unmeasured }
     }
 
     /// Its own deadline.
@@ -477,7 +478,7 @@ impl Scope {
 
 /// Where the scopes around a new one are found.
 #[derive(Clone, Copy)]
-pub(crate) enum Around<'a> {
+pub(crate) enum Parent<'a> {
     Thread,
     Node(&'a Arc<Node>),
 }

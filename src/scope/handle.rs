@@ -3,9 +3,9 @@ use std::panic::{Location, RefUnwindSafe, UnwindSafe};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::frame::{Around, Kind, innermost};
-use super::staged::{present, under};
-use super::{Extras, Scope, admit, enter};
+use super::frame::{Kind, Parent, innermost};
+use super::test_hooks::{enter_env, present};
+use super::{Extras, Scope, enter, try_enter};
 use crate::error::{Cause, ScopeInfo, TimeoutError};
 use crate::time::{Deadline, Limit, NEVER, clock};
 use crate::token::CancellationToken;
@@ -165,10 +165,10 @@ impl Handle {
         body: impl FnOnce(&Scope) -> R,
     ) -> Result<R, TimeoutError> {
         Thread::with(|thread| {
-            let _present = present(&self.node.seam);
-            let _under = under(thread, &self.node.seam);
-            let around = Around::Node(&self.node);
-            let admission = admit(thread, limit, extras, location, Kind::Entered, around)
+            let _present = present(&self.node.env);
+            let _under = enter_env(thread, &self.node.env);
+            let around = Parent::Node(&self.node);
+            let admission = try_enter(thread, limit, extras, location, Kind::Entered, around)
                 .map_err(|refused| refused.into_error(thread, extras, around))?;
             enter(thread, admission, extras, body)
         })
@@ -258,7 +258,7 @@ impl Handle {
         if self.is_expired() {
             return Some(Duration::ZERO);
         }
-        let now = self.node.seam.reading(clock::now());
+        let now = self.node.env.reading(clock::now());
         let deadline = self.node.expires_at();
         (deadline != NEVER).then(|| Duration::from_nanos(deadline.saturating_sub(now)))
     }

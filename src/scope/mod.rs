@@ -8,8 +8,9 @@ mod handle;
 pub(crate) mod over;
 mod shield;
 mod sleep;
-pub(crate) mod staged;
+pub(crate) mod suspended;
 mod switch;
+pub(crate) mod test_hooks;
 
 use std::any::Any;
 use std::panic::{Location, resume_unwind};
@@ -26,12 +27,12 @@ pub use builder::Timebox;
 #[cfg(panic = "unwind")]
 pub use checkpoint::checkpoint_or_unwind;
 pub use checkpoint::{checkpoint, deadline, is_expired, remaining, require};
-use entry::admit_duration;
-pub(crate) use entry::{Admission, Refused, Spending, admit, admit_polled, linked_node, wait_terms};
+use entry::try_enter_duration;
+pub(crate) use entry::{Prepared, Rejected, Spending, linked_node, try_enter, try_enter_poll, wait_terms};
 pub use frame::Scope;
 pub use handle::{Handle, handle};
 pub use shield::shield;
-pub(crate) use shield::{Suspended, longest};
+pub(crate) use shield::{HeldOffHooks, longest};
 pub use sleep::sleep;
 pub use switch::{is_enabled, set_enabled};
 
@@ -46,7 +47,7 @@ pub use switch::{is_enabled, set_enabled};
 ///
 /// The body's output must be a `Result` (E0308 says where it is not); where it is none use [`timeout_value`].
 ///
-/// Around `block_on` it stops the futures of this crate and what checks; for any other future use
+/// Around a `block_on` it stops the futures of this crate and what checks; for any other future use
 /// [`future::timeout`](crate::future::timeout).
 ///
 /// # Errors
@@ -151,7 +152,7 @@ fn run<R>(
 ) -> R {
     match limit.into_duration() {
         Ok(duration) => Thread::with(|thread| {
-            let (terms, effective) = match admit_duration(thread, duration, location) {
+            let (terms, effective) = match try_enter_duration(thread, duration, location) {
                 Ok(admitted) => admitted,
                 Err(error) => return fail(error),
             };
@@ -176,8 +177,8 @@ pub(crate) fn run_any<R>(
         return handle.run_within(limit, extras, location, body);
     }
     Thread::with(|thread| {
-        let around = frame::Around::Thread;
-        let admission = admit(thread, limit, extras, location, frame::Kind::Block, around)
+        let around = frame::Parent::Thread;
+        let admission = try_enter(thread, limit, extras, location, frame::Kind::Block, around)
             .map_err(|refused| refused.into_error(thread, extras, around))?;
         enter(thread, admission, extras, body)
     })
@@ -186,11 +187,11 @@ pub(crate) fn run_any<R>(
 /// Runs a body in a scope that was admitted.
 fn enter<R>(
     thread: &Thread,
-    admission: Admission,
+    admission: Prepared,
     extras: Option<&Extras>,
     body: impl FnOnce(&Scope) -> R,
 ) -> Result<R, TimeoutError> {
-    let Admission { terms, effective, node, spending: _spending } = admission;
+    let Prepared { terms, effective, node, spending: _spending } = admission;
     let mut frame = terms.frame(thread);
     frame.set_node(node);
     let result = frame::open(thread, &mut frame, effective, extras, false, body);

@@ -13,7 +13,7 @@ use std::cell::Cell;
 use super::Scope;
 use super::frame::innermost;
 #[cfg(not(timebox_loom))]
-use crate::time::seam::Seam;
+use crate::test_env::TestEnv;
 use crate::time::{NEVER, clock};
 use crate::watchdog::slots::Thread;
 
@@ -130,7 +130,7 @@ const AT_ONCE: u32 = 128;
 /// Not on a test's clock: there each await comes to the same in every run.
 #[cfg(not(timebox_loom))]
 pub(crate) fn takes_a_break() -> bool {
-    if Seam::is_in_force() {
+    if TestEnv::is_in_force() {
         return false;
     }
     thread_local!(static ENDED: Cell<u32> = const { Cell::new(0) });

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Scope;
-use super::frame::{self, Kind, Terms, innermost};
+use super::frame::{self, Kind, ScopeSpec, innermost};
 use crate::time::{clock, nanos};
 use crate::token::node::Node;
 use crate::watchdog;
@@ -48,7 +48,7 @@ pub(crate) fn longest(max: Duration) -> Duration {
 pub fn shield<R>(max: Duration, body: impl FnOnce() -> R) -> R {
     let location = Location::caller();
     Thread::with(|thread| {
-        let _suspended = Suspended::outside(thread);
+        let _suspended = HeldOffHooks::outside(thread);
         let now = clock::now();
         thread.now.set(now);
         let max = longest(max);
@@ -56,7 +56,7 @@ pub fn shield<R>(max: Duration, body: impl FnOnce() -> R) -> R {
         if max.is_zero() {
             watchdog::global().reach(now);
         }
-        let terms = Terms::measured(own, now, location, Kind::Shield);
+        let terms = ScopeSpec::measured(own, now, location, Kind::Shield);
         let result = frame::open(thread, &mut terms.frame(thread), own, None, false, |_| body());
         result.unwrap_or_else(|payload| resume_unwind(payload))
     })
@@ -72,11 +72,11 @@ impl Scope {
 }
 
 /// Keeps hooks from firing until dropped.
-pub(crate) struct Suspended {
+pub(crate) struct HeldOffHooks {
     nodes: Vec<Arc<Node>>,
 }
 
-impl Suspended {
+impl HeldOffHooks {
     /// The hooks of the scopes that are open on this thread.
     pub(crate) fn outside(thread: &Thread) -> Self {
         let nodes: Vec<_> = around(thread, |nodes| nodes.map(Arc::clone).collect());
@@ -99,7 +99,7 @@ fn around<R>(thread: &Thread, f: impl FnOnce(&mut dyn Iterator<Item = &Arc<Node>
     })
 }
 
-impl Drop for Suspended {
+impl Drop for HeldOffHooks {
     fn drop(&mut self) {
         self.nodes.iter().for_each(|node| node.resume_hooks());
     }

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use super::Scope;
 use super::frame::innermost;
-use super::staged::{self, waiting};
+use super::test_hooks::{self, waiting};
 use crate::error::TimeoutError;
 use crate::sync::{Condvar, Mutex, lock};
 #[cfg(feature = "testing")]
-use crate::time::seam::Seam;
+use crate::test_env::TestEnv;
 use crate::time::{NEVER, clock, nanos};
 use crate::watchdog::slots::Thread;
 use crate::watchdog::{self, NAP};
@@ -56,14 +56,14 @@ impl Scope {
             // Nobody can cancel it but through a node.
             match self.visible().find_map(Scope::existing_node) {
                 None => rest(until),
-                Some(node) if staged::moves_clock() => staged::move_clock(until, || !node.is_over()),
+                Some(node) if test_hooks::moves_clock() => test_hooks::move_clock(until, || !node.is_over()),
                 Some(node) => {
-                    let bed = Arc::new(Bed::new());
-                    let waker = Waker::from(Arc::clone(&bed));
+                    let parker = Arc::new(Parker::new());
+                    let waker = Waker::from(Arc::clone(&parker));
                     let key = node.add_waker(&waker);
                     // A node that was lost in a fork takes no wakers.
                     if key.is_some() || !node.is_over() {
-                        bed.sleep(until.min(node.expires_at()));
+                        parker.sleep(until.min(node.expires_at()));
                     }
                     key.into_iter().for_each(|key| node.remove_waker(key));
                 }
@@ -71,7 +71,7 @@ impl Scope {
             self.check_by_clock(location)?;
             // Otherwise that at which it was to end early has moved. Where this thread moves the clock what never comes is
             // an end too, since nobody else could end it.
-            if end <= clock::now() || (until == NEVER && staged::moves_clock()) {
+            if end <= clock::now() || (until == NEVER && test_hooks::moves_clock()) {
                 return Ok(());
             }
         }
@@ -85,14 +85,14 @@ impl Scope {
         location: &'static Location<'static>,
         begin: impl FnOnce(Waker) -> Result<(), E>,
     ) -> Result<(), E> {
-        let bed = Arc::new(Bed::new());
-        let waker = Waker::from(Arc::clone(&bed));
+        let parker = Arc::new(Parker::new());
+        let waker = Waker::from(Arc::clone(&parker));
         begin(waker.clone())?;
         let _waiting = waiting(location);
         let until = Thread::with(|thread| self.effective(thread));
         let node = self.node();
         if let Some(key) = node.add_waker(&waker) {
-            bed.sleep(until);
+            parker.sleep(until);
             node.remove_waker(key);
         }
         Ok(())
@@ -106,11 +106,11 @@ fn end_of(duration: Duration) -> u64 {
 
 /// Sleeps where nobody can wake it.
 fn rest(until: u64) {
-    if staged::moves_clock() {
-        return staged::move_clock(until, || true);
+    if test_hooks::moves_clock() {
+        return test_hooks::move_clock(until, || true);
     }
     if clock::is_mocked() {
-        return Arc::new(Bed::new()).sleep(until);
+        return Arc::new(Parker::new()).sleep(until);
     }
     while let Some(left) = until.checked_sub(clock::now()).filter(|&left| left > 0) {
         std::thread::sleep(Duration::from_nanos(nap(left)));
@@ -125,7 +125,7 @@ fn nap(left: u64) -> u64 {
 }
 
 /// What a thread sleeps on that a token may wake. Not the thread's own parking place: that is the user's.
-struct Bed {
+struct Parker {
     woken: Mutex<bool>,
     changed: Condvar,
     /// For a thread under a mock clock.
@@ -133,13 +133,13 @@ struct Bed {
     wait: Option<crate::watchdog::mock::presence::Wait>,
 }
 
-impl Bed {
+impl Parker {
     fn new() -> Self {
         Self {
             woken: Mutex::new(false),
             changed: Condvar::new(),
             #[cfg(feature = "testing")]
-            wait: Seam::current().mock().map(crate::watchdog::mock::presence::Wait::new),
+            wait: TestEnv::current().mock().map(crate::watchdog::mock::presence::Wait::new),
         }
     }
 
@@ -147,7 +147,7 @@ impl Bed {
         #[cfg(feature = "testing")]
         if let Some(wait) = &self.wait {
             // Until somebody has moved the clock that far.
-            let timer = watchdog::global().schedule_on(&Seam::current(), until, Arc::clone(self).into());
+            let timer = watchdog::global().schedule_on(&TestEnv::current(), until, Arc::clone(self).into());
             wait.sleep(until);
             timer.cancel();
             return;
@@ -161,7 +161,7 @@ impl Bed {
     }
 }
 
-impl Wake for Bed {
+impl Wake for Parker {
     fn wake(self: Arc<Self>) {
         #[cfg(feature = "testing")]
         if let Some(wait) = &self.wait {

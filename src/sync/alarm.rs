@@ -16,13 +16,13 @@ pub(crate) struct Key(u32);
 #[derive(Debug)]
 pub(crate) struct Alarm {
     word: AtomicU32,
-    bed: Bed,
+    parker: Parker,
 }
 
 impl Alarm {
     const_fn! {
         pub(crate) fn new() -> Self {
-            Self { word: AtomicU32::new(0), bed: Bed::new() }
+            Self { word: AtomicU32::new(0), parker: Parker::new() }
         }
     }
 
@@ -34,14 +34,14 @@ impl Alarm {
 
     /// Sleeps until `until` (nanoseconds), or until there has been a ring since `key` was read.
     pub(crate) fn wait(&self, key: Key, until: u64) {
-        self.bed.sleep(&self.word, key.0, until);
+        self.parker.sleep(&self.word, key.0, until);
     }
 
     /// Wakes the sleeper; whether there is one that runs.
     pub(crate) fn ring(&self) -> bool {
         // Release: pairs with the Acquire in `key`.
         let before = self.word.fetch_add(RING, Ordering::Release);
-        self.bed.wake(&self.word);
+        self.parker.wake(&self.word);
         before & RUNNING != 0
     }
 
@@ -84,14 +84,14 @@ impl Alarm {
     pub(crate) fn retire(&self, key: Key) -> bool {
         if mutant!(BlindRetire) {
             self.word.fetch_and(!RUNNING, Ordering::AcqRel);
-            self.bed.wake(&self.word);
+            self.parker.wake(&self.word);
             return true;
         }
         // AcqRel/Acquire: pairs with `start` and `ring`.
         let order = (Ordering::AcqRel, Ordering::Acquire);
         let retired = self.word.compare_exchange(key.0, key.0 & !RUNNING, order.0, order.1).is_ok();
         #[cfg(timebox_loom)]
-        self.bed.wake(&self.word);
+        self.parker.wake(&self.word);
         retired
     }
 
@@ -99,19 +99,19 @@ impl Alarm {
     pub(crate) fn forget(&self) {
         self.word.fetch_and(!(RUNNING | STARTING), Ordering::AcqRel);
         #[cfg(timebox_loom)]
-        self.bed.wake(&self.word);
+        self.parker.wake(&self.word);
     }
 }
 
 /// A futex with an absolute time, on the clock of [`super::os::monotonic_nanos`].
 #[cfg(all(any(target_os = "linux", target_os = "android"), not(timebox_loom)))]
-mod bed {
+mod parker {
     use super::AtomicU32;
 
     #[derive(Debug)]
-    pub(super) struct Bed;
+    pub(super) struct Parker;
 
-    impl Bed {
+    impl Parker {
         pub(super) const fn new() -> Self {
             Self
         }
@@ -151,18 +151,18 @@ mod bed {
 
 /// A lock and a condition.
 #[cfg(not(any(target_os = "linux", target_os = "android", timebox_loom)))]
-mod bed {
+mod parker {
     use super::{AtomicU32, Ordering};
     use parking_lot::{Condvar, Mutex};
     use std::time::Duration;
 
     #[derive(Debug)]
-    pub(super) struct Bed {
+    pub(super) struct Parker {
         lock: Mutex<()>,
         rung: Condvar,
     }
 
-    impl Bed {
+    impl Parker {
         pub(super) const fn new() -> Self {
             Self { lock: Mutex::new(()), rung: Condvar::new() }
         }
@@ -185,22 +185,22 @@ mod bed {
 
 /// Sleeping in a model: time passes only when the model lets it, see `watchdog/model.rs`.
 #[cfg(timebox_loom)]
-mod bed {
+mod parker {
     use super::{AtomicU32, Ordering};
     use loom::sync::{Condvar, Mutex};
     use std::sync::atomic::AtomicU64;
 
-    // Not a loom atomic: it changes only where the model's threads meet at the bed's lock.
+    // Not a loom atomic: it changes only where the model's threads meet at the parker's lock.
     pub(super) static NOW: AtomicU64 = AtomicU64::new(0);
 
     #[derive(Debug)]
-    pub(super) struct Bed {
+    pub(super) struct Parker {
         /// The key and the time slept to, while asleep.
         asleep: Mutex<Option<(u32, u64)>>,
         changed: Condvar,
     }
 
-    impl Bed {
+    impl Parker {
         pub(super) fn new() -> Self {
             Self { asleep: Mutex::new(None), changed: Condvar::new() }
         }
@@ -226,7 +226,7 @@ mod bed {
     impl super::Alarm {
         /// Waits until the runner lies down to stay: the time it sleeps to. `None` if it has retired.
         pub(crate) fn model_until(&self) -> Option<u64> {
-            let mut asleep = self.bed.asleep.lock().unwrap();
+            let mut asleep = self.parker.asleep.lock().unwrap();
             loop {
                 match *asleep {
                     // A sleeper whose time has come, or that was rung for, is as good as awake.
@@ -234,16 +234,16 @@ mod bed {
                         return Some(until);
                     }
                     None if !self.is_running() => return None,
-                    _ => asleep = self.bed.changed.wait(asleep).unwrap(),
+                    _ => asleep = self.parker.changed.wait(asleep).unwrap(),
                 }
             }
         }
 
         /// Lets time pass.
         pub(crate) fn model_advance(&self, now: u64) {
-            let asleep = self.bed.asleep.lock().unwrap();
+            let asleep = self.parker.asleep.lock().unwrap();
             NOW.store(now, Ordering::SeqCst);
-            self.bed.changed.notify_all();
+            self.parker.changed.notify_all();
             drop(asleep);
         }
     }
@@ -267,14 +267,14 @@ pub(crate) fn model_join() {
 
 #[cfg(timebox_loom)]
 pub(crate) fn model_now() -> u64 {
-    bed::NOW.load(std::sync::atomic::Ordering::SeqCst)
+    parker::NOW.load(std::sync::atomic::Ordering::SeqCst)
 }
 
 #[cfg(timebox_loom)]
 pub(crate) fn model_reset(now: u64) {
-    bed::NOW.store(now, std::sync::atomic::Ordering::SeqCst);
+    parker::NOW.store(now, std::sync::atomic::Ordering::SeqCst);
     // Left by an execution that failed.
     SPAWNED.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clear();
 }
 
-use bed::Bed;
+use parker::Parker;

@@ -83,7 +83,7 @@ pub(crate) enum Call {
     /// It is suspended, or else runs: the caller will be woken.
     Later { runs: bool },
     /// The caller may not, it was revoked, or it panicked before.
-    Refused,
+    Rejected,
 }
 
 /// Tasks to be woken, with no lock held.
@@ -122,18 +122,18 @@ impl Callback {
     /// Runs the closure, if the caller may; a panic in it is caught, and its last.
     pub(crate) fn call(&self, caller: &impl Caller) -> Call {
         if self.generation != fork::generation() {
-            return Call::Refused;
+            return Call::Rejected;
         }
-        let Some(mut state) = self.state.lock() else { return Call::Refused };
+        let Some(mut state) = self.state.lock() else { return Call::Rejected };
         if state.revoked || state.panicked || !caller.may(state.fires) {
-            return Call::Refused;
+            return Call::Rejected;
         }
         if state.suspensions > 0 || state.running.is_some() {
             // The one before is a weak waker of ours, whose drop runs nothing.
             state.due = Some(caller.waker());
             return Call::Later { runs: state.suspensions == 0 };
         }
-        let Some(mut closure) = state.closure.take() else { return Call::Refused };
+        let Some(mut closure) = state.closure.take() else { return Call::Rejected };
         let run = InRun::begin();
         state.running = Some((ThreadKey::current(), run.0));
         state.fires = state.fires.saturating_add(1);
@@ -155,7 +155,7 @@ impl Callback {
 
         let Some(mut state) = self.state.lock() else {
             std::mem::forget(closure);
-            return Call::Refused;
+            return Call::Rejected;
         };
         state.running = None;
         state.panicked |= failure.as_ref().is_some_and(|failure| failure.is_panic);
@@ -414,7 +414,7 @@ mod tests {
             assert!(matches!(call(&lent[0]), Call::Ran { fires: 1, due: None, .. }));
             lent[0].clone()
         });
-        assert!(matches!(call(&kept), Call::Refused));
+        assert!(matches!(call(&kept), Call::Rejected));
         assert_eq!(runs.load(Ordering::SeqCst), 1);
         drop(captured);
         assert_eq!(drops.load(Ordering::SeqCst), 1);
@@ -450,14 +450,14 @@ mod tests {
         let callback = Callback::new(Box::new(|| None));
         let once = Times(1);
         assert!(matches!(callback.call(&once), Call::Ran { fires: 1, due: None, .. }));
-        assert!(matches!(callback.call(&once), Call::Refused));
+        assert!(matches!(callback.call(&once), Call::Rejected));
     }
 
     #[test]
     fn a_panic_is_the_last_run() {
         let callback = Callback::new(Box::new(|| std::panic::resume_unwind(Box::new(()))));
         assert!(matches!(call(&callback), Call::Ran { fires: 1, due: None, .. }));
-        assert!(matches!(call(&callback), Call::Refused));
+        assert!(matches!(call(&callback), Call::Rejected));
     }
 
     /// A caller that may call so often.

@@ -18,8 +18,6 @@ pub(crate) mod handoff;
 pub mod mutants;
 pub(crate) mod once;
 pub(crate) mod os;
-#[cfg(feature = "regex")]
-pub(crate) mod pcre2;
 pub(crate) mod waits;
 mod weak_waker;
 

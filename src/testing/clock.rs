@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use crate::scope::staged;
+use crate::scope::test_hooks;
 use crate::sync::ThreadKey;
-use crate::time::seam::{Mock, Seam};
+use crate::test_env::{Mock, TestEnv};
 use crate::time::{Deadline, clock, nanos};
 use crate::watchdog::mock;
 use crate::watchdog::mock::presence::{self, Mover, Wait};
@@ -130,14 +130,14 @@ impl MockClock {
     /// moves the clock, to its own end or to that of its scope, since nobody else could; on other threads, and in
     /// futures, it waits until somebody does. Under a clock that moves [by itself](Self::auto_advancing) all of them wait.
     pub fn run<R>(&self, test: impl FnOnce(&MockClock) -> R) -> R {
-        let mut world = Seam::current().world().cloned().unwrap_or_default();
-        world.mock = Some(Arc::clone(&self.shared.mock));
-        world.moved_by = self.shared.mover.is_none().then(ThreadKey::current);
-        let seam = Seam::of(world);
+        let mut setup = TestEnv::current().setup().cloned().unwrap_or_default();
+        setup.mock = Some(Arc::clone(&self.shared.mock));
+        setup.moved_by = self.shared.mover.is_none().then(ThreadKey::current);
+        let env = TestEnv::of(setup);
         Thread::with(|thread| {
-            let _present = staged::present(&seam);
+            let _present = test_hooks::present(&env);
             // Before the scopes around are out of sight.
-            let _under = staged::under(thread, &seam);
+            let _under = test_hooks::enter_env(thread, &env);
             without_scopes(|| test(self))
         })
     }
@@ -272,8 +272,8 @@ impl MockClock {
 
     /// This thread's latest reading is not the latest any more.
     fn moved(&self) {
-        if Seam::current().mock().is_some_and(|mock| Arc::ptr_eq(mock, &self.shared.mock)) {
-            Thread::with(staged::set);
+        if TestEnv::current().mock().is_some_and(|mock| Arc::ptr_eq(mock, &self.shared.mock)) {
+            Thread::with(test_hooks::set);
         }
     }
 

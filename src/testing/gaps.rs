@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::probe::{returned, run};
 use crate::sync::{Mutex, ThreadKey, lock, os};
-use crate::time::seam::{Probe, Verdict};
+use crate::test_env::{Probe, Verdict};
 
 type Place = &'static Location<'static>;
 

@@ -7,10 +7,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::error::TimeoutError;
 use crate::future::TimeoutValue;
 use crate::scope::frame::innermost;
-use crate::scope::{Extras, Scope, Timebox, run_any, staged};
+use crate::scope::{Extras, Scope, Timebox, run_any, test_hooks};
 use crate::sync::{Mutex, lock};
+use crate::test_env::{Probe, TestEnv, Verdict};
 use crate::time::Limit;
-use crate::time::seam::{Probe, Seam, Verdict};
 use crate::watchdog::slots::Thread;
 
 type Place = &'static Location<'static>;
@@ -78,10 +78,10 @@ impl Probe for Injector {
 }
 
 /// The surroundings of this thread, with a probe in them.
-fn with_probe(probe: Arc<dyn Probe>) -> Seam {
-    let mut world = Seam::current().world().cloned().unwrap_or_default();
-    world.probe = Some(probe);
-    Seam::of(world)
+fn with_probe(probe: Arc<dyn Probe>) -> TestEnv {
+    let mut setup = TestEnv::current().setup().cloned().unwrap_or_default();
+    setup.probe = Some(probe);
+    TestEnv::of(setup)
 }
 
 /// Runs a body in a scope of its own, with a probe.
@@ -90,9 +90,9 @@ pub(super) fn run<R>(
     location: Place,
     body: impl FnOnce(&Scope) -> R,
 ) -> Result<R, TimeoutError> {
-    let seam = with_probe(probe);
+    let env = with_probe(probe);
     Thread::with(|thread| {
-        let _under = staged::under(thread, &seam);
+        let _under = test_hooks::enter_env(thread, &env);
         run_any(&Limit::NONE, Some(&Extras::default()), location, body)
     })
 }
@@ -131,8 +131,8 @@ pub(super) fn inject_future<F: Future>(
     future: F,
 ) -> TimeoutValue<impl Future<Output = F::Output> + use<F>> {
     let injector = Arc::clone(injector);
-    let seam = with_probe(Arc::clone(&injector) as Arc<dyn Probe>);
-    let _entered = seam.enter();
+    let env = with_probe(Arc::clone(&injector) as Arc<dyn Probe>);
+    let _entered = env.enter();
     Timebox::new(Limit::NONE).run_future_value_at(location, async move {
         Thread::with(|thread| {
             innermost(thread, |scope| scope.into_iter().for_each(|scope| injector.begin(scope)));

@@ -9,7 +9,7 @@ use crate::sync::{SetOnce, os};
 #[inline]
 pub(crate) fn now() -> u64 {
     #[cfg(feature = "testing")]
-    if super::seam::is_entered() {
+    if crate::test_env::is_entered() {
         return staged_now();
     }
     real_now()
@@ -37,21 +37,21 @@ pub(crate) fn real_now() -> u64 {
 #[cold]
 #[inline(never)]
 fn staged_now() -> u64 {
-    super::seam::Seam::current().now()
+    crate::test_env::TestEnv::current().now()
 }
 
 #[cfg(feature = "testing")]
 #[cold]
 #[inline(never)]
 fn has_mock() -> bool {
-    !super::seam::Seam::current().has_real_clock()
+    !crate::test_env::TestEnv::current().has_real_clock()
 }
 
 /// Whether this thread follows a clock of which the watchdog knows nothing.
 #[cfg_attr(not(debug_assertions), inline(always))]
 pub(crate) fn is_mocked() -> bool {
     #[cfg(feature = "testing")]
-    return super::seam::is_entered() && has_mock();
+    return crate::test_env::is_entered() && has_mock();
     #[cfg(not(feature = "testing"))]
     false
 }

@@ -3,7 +3,6 @@
 pub(crate) mod clock;
 mod deadline;
 mod limit;
-pub(crate) mod seam;
 
 pub use deadline::Deadline;
 pub use limit::Limit;

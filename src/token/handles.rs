@@ -6,12 +6,12 @@ use std::panic::{Location, RefUnwindSafe, UnwindSafe};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::chain::{Chain, RaiseContext, Step};
 use super::guards::{DropGuard, DropGuardRef};
 use super::node::Node;
-use super::trail::{Circumstances, Step, Trail};
 use super::waits::{Cancelled, CancelledOwned, RunUntilCancelled, Wait};
 use crate::error::{Cause, ScopeInfo, TimeoutError};
-use crate::time::seam::Seam;
+use crate::test_env::TestEnv;
 use crate::time::{Deadline, NEVER, clock};
 use crate::watchdog;
 use crate::watchdog::slots::Thread;
@@ -82,7 +82,7 @@ impl CancellationToken {
     fn beneath(parent: Option<&Arc<Node>>, location: &'static Location<'static>) -> Self {
         let info = ScopeInfo::at(location);
         // To read the clock would double the price of a child, which counts from when its parent was made.
-        let parents = parent.filter(|parent| parent.seam.shares_clock(&Seam::current()));
+        let parents = parent.filter(|parent| parent.env.shares_clock(&TestEnv::current()));
         let entered = parents.map_or_else(clock::now, |parent| parent.entered);
         Self { node: Node::new(parent, info, entered, NEVER, Cause::Cancelled, false) }
     }
@@ -126,7 +126,7 @@ impl CancellationToken {
     pub fn is_cancelled(&self) -> bool {
         // The watchdog may be late: now and then the clock is asked.
         self.node.is_over()
-            || (self.node.deadline <= watchdog::global().reached() && self.node.seam.has_real_clock())
+            || (self.node.deadline <= watchdog::global().reached() && self.node.env.has_real_clock())
             || (Thread::with(Thread::is_clock_due) && self.is_over_by_clock())
     }
 
@@ -193,8 +193,8 @@ impl CancellationToken {
     /// assert_eq!(CancellationToken::new().deadline(), Deadline::NEVER);
     /// ```
     pub fn deadline(&self) -> Deadline {
-        let seam = &self.node.seam;
-        let over = self.node.over_since(seam);
+        let env = &self.node.env;
+        let over = self.node.over_since(env);
         Deadline::from_nanos(over.unwrap_or_else(|| self.node.expires_at()))
     }
 
@@ -213,7 +213,7 @@ impl CancellationToken {
     /// ```
     pub fn remaining(&self) -> Option<Duration> {
         let deadline = self.deadline().as_nanos();
-        let now = self.node.seam.reading(clock::now());
+        let now = self.node.env.reading(clock::now());
         (deadline != NEVER).then(|| Duration::from_nanos(deadline.saturating_sub(now)))
     }
 
@@ -238,11 +238,11 @@ impl CancellationToken {
         if !self.node.expire(now) {
             return None;
         }
-        let mut trail = Trail::from(Step::of(&self.node, now));
+        let mut trail = Chain::from(Step::of(&self.node, now));
         if let Some(parent) = self.node.parent() {
             trail.add_nodes(&parent, now);
         }
-        Some(trail.into_error(Circumstances::at(location, now)))
+        Some(trail.into_error(RaiseContext::at(location, now)))
     }
 
     /// Waits until it is over.
@@ -339,7 +339,7 @@ impl fmt::Debug for CancellationToken {
         let mut debug = f.debug_struct("CancellationToken");
         debug.field("is_cancelled", &self.node.is_over());
         if self.node.deadline != NEVER {
-            let left = self.node.deadline.saturating_sub(self.node.seam.reading(clock::now()));
+            let left = self.node.deadline.saturating_sub(self.node.env.reading(clock::now()));
             debug.field("deadline_in", &Duration::from_nanos(left));
         }
         debug.finish_non_exhaustive()

@@ -1,5 +1,6 @@
 //! Cancellation: tokens and hooks, and the nodes that stand behind them.
 
+pub(crate) mod chain;
 #[cfg(not(timebox_loom))]
 mod guards;
 #[cfg(not(timebox_loom))]
@@ -11,7 +12,6 @@ pub(crate) mod node;
 #[cfg(not(timebox_loom))]
 mod registration;
 mod result;
-pub(crate) mod trail;
 #[cfg(not(timebox_loom))]
 mod waits;
 

@@ -43,7 +43,7 @@ use slab::Slab;
 use super::hook::Entry;
 use crate::error::{Cause, Fields, ScopeId, ScopeInfo, TimeoutError};
 use crate::sync::{AtomicBool, ForkMutex, Ordering};
-use crate::time::seam::Seam;
+use crate::test_env::TestEnv;
 use crate::time::{NEVER, clock};
 use crate::watchdog::{self, Timer};
 
@@ -64,7 +64,7 @@ pub(crate) struct Node {
     /// When the scope was entered, or the token made.
     pub(crate) entered: u64,
     /// What it was made under: its times are on that clock.
-    pub(crate) seam: Seam,
+    pub(crate) env: TestEnv,
     /// Whether its surroundings may change: it is that of a future that is not done.
     roams: AtomicBool,
     /// Whether all beneath have been told of its end, by whoever ended it here.
@@ -252,7 +252,7 @@ pub(crate) struct Verdict {
 impl Verdict {
     /// As it is told on another clock: there it has come now.
     #[inline]
-    pub(crate) fn on_clock(self: &Arc<Self>, its: &Seam, clock: &Seam) -> Arc<Self> {
+    pub(crate) fn on_clock(self: &Arc<Self>, its: &TestEnv, clock: &TestEnv) -> Arc<Self> {
         if clock.shares_clock(its) {
             return Arc::clone(self);
         }
@@ -273,12 +273,12 @@ impl Node {
         cause: Cause,
         roams: bool,
     ) -> Arc<Self> {
-        let seam = Seam::current();
+        let env = TestEnv::current();
         let Some(parent) = parent else {
             watchdog::prepare();
-            let outlook = Outlook::new(None, &seam, deadline, roams);
+            let outlook = Outlook::new(None, &env, deadline, roams);
             let top = State::beneath(None);
-            let node = Self::with(top, false, outlook, seam, info, entered, deadline, cause, roams);
+            let node = Self::with(top, false, outlook, env, info, entered, deadline, cause, roams);
             if deadline != NEVER {
                 node.update();
             }
@@ -288,14 +288,14 @@ impl Node {
             // Lost in a fork: nobody can list it any more, nor tell it of an end.
             return Self::new(None, info, entered, deadline, cause, roams);
         };
-        let outlook = Outlook::new(Some(parent), &seam, deadline, roams);
-        let needs_timer = parent.is_outrun_by(deadline, &seam);
+        let outlook = Outlook::new(Some(parent), &env, deadline, roams);
+        let needs_timer = parent.is_outrun_by(deadline, &env);
         // Relaxed: under the lock.
         let is_over = parent.over.load(Ordering::Relaxed);
         let link = Link::new(parent, state.children.vacant_key());
         // In one step, so that its own lock need not be taken: invariants 2, 3 and 5 hold from the first.
         let beneath = State::beneath(Some(link));
-        let node = Self::with(beneath, is_over, outlook, seam, info, entered, deadline, cause, roams);
+        let node = Self::with(beneath, is_over, outlook, env, info, entered, deadline, cause, roams);
         state.children.insert(Child::Inner(Arc::downgrade(&node)));
         drop(state);
         if is_over {
@@ -312,7 +312,7 @@ impl Node {
         state: State,
         is_over: bool,
         (outlook, marks): (Outlook, Marks),
-        seam: Seam,
+        env: TestEnv,
         info: ScopeInfo,
         entered: u64,
         deadline: u64,
@@ -330,7 +330,7 @@ impl Node {
             location,
             about,
             entered,
-            seam,
+            env,
             roams: AtomicBool::new(roams),
             told: AtomicBool::new(false),
             marks,
@@ -364,13 +364,13 @@ impl Node {
     /// Whether its deadline has passed, for somebody whose clock says `now`.
     #[inline]
     pub(crate) fn has_expired(&self, now: u64) -> bool {
-        self.deadline <= self.seam.reading(now)
+        self.deadline <= self.env.reading(now)
     }
 
     /// How it ended itself by `now`, by the earlier of its causes; `None` if it did not.
     pub(crate) fn end(&self, now: u64) -> Option<End> {
         let told = self.state.lock().and_then(|state| state.end.clone());
-        self.earlier(told, self.seam.reading(now))
+        self.earlier(told, self.env.reading(now))
     }
 
     /// The earlier of an end that it was told of, and that at its deadline if this has passed by `passed`, on its clock.
@@ -397,9 +397,9 @@ impl Node {
             let (ended, graced) = first.unwrap_or((NEVER, NEVER));
             first = Some((ended.min(end), graced.min(until)));
         };
-        let current = Seam::current();
+        let current = TestEnv::current();
         self.walk(|node| match node.end(now) {
-            Some(end) if node.seam.shares_clock(&current) => {
+            Some(end) if node.env.shares_clock(&current) => {
                 let grace = node.state.lock().map_or(0, |state| state.grace);
                 add(end.at, end.at.saturating_add(grace));
             }

@@ -15,11 +15,11 @@ use std::sync::{Arc, OnceLock, PoisonError, TryLockError};
 use std::task::{Wake, Waker};
 use std::time::Duration;
 
-use super::runners::Task;
+use super::pool::Task;
 use super::{Timer, global};
 use crate::sync::{Condvar, ForkMutex, Mutex, lock, wait};
+use crate::test_env::{Mock, TestEnv};
 use crate::time::NEVER;
-use crate::time::seam::{Mock, Seam};
 
 /// How long, in real time, a move waits for what it has set off before it goes on to what that may wait for.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -353,7 +353,7 @@ impl Task for Tracked<Arc<dyn Task>> {
 
 /// As it is, or to be waited for: by who waits for what this thread runs, or by the next to move its clock.
 pub(super) fn tracked_waker(waker: Waker) -> Waker {
-    match tracking().or_else(|| Seam::current().mock().and_then(|mock| set_off_under(mock))) {
+    match tracking().or_else(|| TestEnv::current().mock().and_then(|mock| set_off_under(mock))) {
         Some(latch) => Arc::new(Tracked::new(waker, &latch)).into(),
         None => waker,
     }

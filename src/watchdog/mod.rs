@@ -10,10 +10,11 @@ mod mode;
 #[cfg(all(test, timebox_loom))]
 pub(crate) mod model;
 mod pass;
-pub(crate) mod runners;
+pub(crate) mod pool;
 mod shift;
 pub(crate) mod slots;
 mod start;
+pub(crate) mod timers;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -23,15 +24,15 @@ use crate::sync::alarm::Alarm;
 #[cfg(not(timebox_loom))]
 use crate::sync::compiler_fence;
 use crate::sync::{AtomicU64, Mutex, Ordering, Padded, SetOnce, const_fn, fence, fork, lock, mutant};
+use crate::test_env::TestEnv;
 use crate::time::NEVER;
-use crate::time::seam::Seam;
 pub(crate) use mode::Mode;
-use runners::{Runners, Task};
+use pool::{BlockingPool, Task};
 use shift::Shift;
-pub(crate) use slots::timers::Timer;
-use slots::timers::{Lease, Orphans, Timers};
-use slots::{FreeSlots, Numbered, Slot, Slots};
+use slots::{ChunkedVec, FreeSlots, Slot, Slots};
 pub(crate) use start::NAP;
+pub(crate) use timers::Timer;
+use timers::{Lease, Orphans, Timers};
 
 impl Timer {
     /// Takes it back; it may be running, or have run.
@@ -82,41 +83,41 @@ pub(crate) struct Watchdog {
     #[cfg(not(timebox_loom))]
     missing_since: AtomicU64,
     pub(crate) slots: Slots,
-    epoch: Epoch,
+    epoch: ProcessState,
 }
 
 /// What has locks, and is made anew in a forked child.
-struct Epoch {
+struct ProcessState {
     /// By the number of the slot whose thread they belong to.
-    timers: Numbered<SetOnce<Timers>>,
+    timers: ChunkedVec<SetOnce<Timers>>,
     orphans: Orphans,
     /// What is to be called as soon as possible, in order: what was posted, and what is due.
     inbox: Mutex<VecDeque<Waker>>,
     free_slots: Mutex<FreeSlots>,
     /// Slots ever made.
     made_slots: Mutex<usize>,
-    hooks: Runners,
-    abandoned: Runners,
-    next: SetOnce<Epoch>,
+    hooks: BlockingPool,
+    abandoned: BlockingPool,
+    next: SetOnce<ProcessState>,
 }
 
-impl std::fmt::Debug for Epoch {
+impl std::fmt::Debug for ProcessState {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Epoch").finish_non_exhaustive()
+        f.debug_struct("ProcessState").finish_non_exhaustive()
     }
 }
 
-impl Epoch {
+impl ProcessState {
     const_fn! {
         fn new(made_slots: usize) -> Self {
             Self {
-                timers: Numbered::new(),
+                timers: ChunkedVec::new(),
                 orphans: Orphans::new(),
                 inbox: Mutex::new(VecDeque::new()),
                 free_slots: Mutex::new(FreeSlots::new()),
                 made_slots: Mutex::new(made_slots),
-                hooks: Runners::for_hooks(),
-                abandoned: Runners::for_abandoned(),
+                hooks: BlockingPool::for_hooks(),
+                abandoned: BlockingPool::for_abandoned(),
                 next: SetOnce::new(),
             }
         }
@@ -157,10 +158,10 @@ pub(crate) fn prepare() {}
 /// Whether the calling thread is there for hooks.
 #[cfg(not(timebox_loom))]
 pub(crate) fn is_for_hooks() -> bool {
-    runners::is_for_hooks() || Watchdog::is_this_thread()
+    pool::is_for_hooks() || Watchdog::is_this_thread()
 }
 
-impl Epoch {
+impl ProcessState {
     fn all_timers(&self) -> impl Iterator<Item = &Timers> {
         self.timers.iter().chain([self.orphans.timers()]).filter_map(SetOnce::get)
     }
@@ -181,7 +182,7 @@ impl Watchdog {
                 #[cfg(not(timebox_loom))]
                 missing_since: AtomicU64::new(0),
                 slots: Slots::new(),
-                epoch: Epoch::new(0),
+                epoch: ProcessState::new(0),
             }
         }
     }
@@ -197,7 +198,7 @@ impl Watchdog {
     pub(crate) fn reach(&self, now: u64) {
         // A mock clock's time is for who is under it, and they look at that clock each time.
         #[cfg(feature = "testing")]
-        if !Seam::current().has_real_clock() {
+        if !TestEnv::current().has_real_clock() {
             return;
         }
         // Relaxed: as in `reached`. The maximum, so that no expiry is taken back.
@@ -279,14 +280,14 @@ impl Watchdog {
         }
     }
 
-    /// Has something woken at `deadline` on the clock of `seam`.
+    /// Has something woken at `deadline` on the clock of `env`.
     #[inline]
-    pub(crate) fn schedule_on(&'static self, seam: &Seam, deadline: u64, waker: Waker) -> Timer {
+    pub(crate) fn schedule_on(&'static self, env: &TestEnv, deadline: u64, waker: Waker) -> Timer {
         #[cfg(feature = "testing")]
-        if let Some(mock) = seam.mock() {
+        if let Some(mock) = env.mock() {
             return mock::schedule(mock, deadline, waker);
         }
-        let _ = seam;
+        let _ = env;
         self.schedule(deadline, waker)
     }
 
@@ -355,7 +356,7 @@ impl Watchdog {
         self.hooks().submit(hook);
     }
 
-    fn hooks(&'static self) -> &'static Runners {
+    fn hooks(&'static self) -> &'static BlockingPool {
         &self.epoch().hooks
     }
 
@@ -365,7 +366,7 @@ impl Watchdog {
         self.epoch().hooks.submit(task);
     }
 
-    pub(crate) fn abandoned(&'static self) -> &'static Runners {
+    pub(crate) fn abandoned(&'static self) -> &'static BlockingPool {
         &self.epoch().abandoned
     }
 
@@ -386,7 +387,7 @@ impl Watchdog {
 
     /// What has locks, in this process.
     #[inline]
-    fn epoch(&'static self) -> &'static Epoch {
+    fn epoch(&'static self) -> &'static ProcessState {
         match fork::generation() {
             0 => &self.epoch,
             generation => self.epoch_of(generation),
@@ -394,10 +395,10 @@ impl Watchdog {
     }
 
     #[cold]
-    fn epoch_of(&'static self, generation: u32) -> &'static Epoch {
+    fn epoch_of(&'static self, generation: u32) -> &'static ProcessState {
         let mut epoch = &self.epoch;
         for _ in 0..generation {
-            epoch = epoch.next.get_or_init(|| Epoch::new(self.slots.iter().count()));
+            epoch = epoch.next.get_or_init(|| ProcessState::new(self.slots.iter().count()));
         }
         epoch
     }

@@ -52,7 +52,7 @@ pub(crate) fn pass_time(dog: &Watchdog) {
 
 /// How many timers there are.
 pub(crate) fn timers(dog: &'static Watchdog) -> usize {
-    dog.epoch().all_timers().map(slots::timers::Timers::len).sum()
+    dog.epoch().all_timers().map(super::timers::Timers::len).sum()
 }
 
 /// Lets time pass until `deadline` has been reached.
@@ -241,9 +241,9 @@ fn an_arm_while_the_watchdog_ends() {
 
 /// Lets time pass for the deputy until it has ended, or taken over.
 fn see_deputy_out(shift: &Shift) {
-    while let Some(until) = shift.bed().model_until() {
+    while let Some(until) = shift.parker().model_until() {
         assert!(until != NEVER, "nobody looks at the call");
-        shift.bed().model_advance(until);
+        shift.parker().model_advance(until);
     }
 }
 
@@ -264,8 +264,8 @@ fn calls_that_may_be_taken_over() {
     });
     for _ in 0..2 {
         let lets_time_pass = || {
-            if let Some(until) = shift.bed().model_until().filter(|&until| until != NEVER) {
-                shift.bed().model_advance(until);
+            if let Some(until) = shift.parker().model_until().filter(|&until| until != NEVER) {
+                shift.parker().model_advance(until);
             }
         };
         if shift.call(lets_time_pass).is_none() {
@@ -288,8 +288,8 @@ fn a_call_while_the_deputy_lies_down() {
         move || assert!(shift.stand_by(|| true))
     });
     assert!(shift.call(|| ()).is_some());
-    if let Some(until) = shift.bed().model_until().filter(|&until| until != NEVER) {
-        shift.bed().model_advance(until);
+    if let Some(until) = shift.parker().model_until().filter(|&until| until != NEVER) {
+        shift.parker().model_advance(until);
     }
     assert!(shift.call(|| see_deputy_out(&shift)).is_none());
     deputy.join().unwrap();

@@ -2,7 +2,7 @@
 
 #[cfg(not(timebox_loom))]
 use super::slots::Thread;
-use super::slots::timers::Timers;
+use super::timers::Timers;
 use super::{Mode, Watchdog};
 use crate::sync::alarm;
 use crate::sync::callback::wake_quietly;

@@ -33,7 +33,7 @@ pub(super) struct Shift {
     /// When the deputy will look at the word, at the latest.
     looks_at: AtomicU64,
     /// What the deputy sleeps on, and whether there is one.
-    bed: Alarm,
+    parker: Alarm,
     /// When to try again to have one.
     #[cfg(not(timebox_loom))]
     try_at: AtomicU64,
@@ -46,7 +46,7 @@ impl Shift {
                 word: AtomicU64::new(0),
                 expected: AtomicU64::new(NEVER),
                 looks_at: AtomicU64::new(NEVER),
-                bed: Alarm::new(),
+                parker: Alarm::new(),
                 #[cfg(not(timebox_loom))]
                 try_at: AtomicU64::new(0),
             }
@@ -91,13 +91,13 @@ impl Shift {
         // same two in reverse: one of them sees the other's.
         fence(Ordering::SeqCst);
         if self.looks_at.load(Ordering::Relaxed) > time {
-            self.bed.ring();
+            self.parker.ring();
         }
     }
 
     #[inline]
     pub(super) fn has_deputy(&self) -> bool {
-        self.bed.is_running()
+        self.parker.is_running()
     }
 
     /// Starts a thread that stands by. Where none can be had it goes without.
@@ -105,7 +105,7 @@ impl Shift {
     pub(super) fn start_deputy(&self, stand_by: impl FnOnce() + Send + 'static) {
         // Relaxed: a hint.
         let now = clock::now();
-        if now < self.try_at.load(Ordering::Relaxed) || !self.bed.start() {
+        if now < self.try_at.load(Ordering::Relaxed) || !self.parker.start() {
             return;
         }
         // By this name the program will know it when it has taken over.
@@ -114,7 +114,7 @@ impl Shift {
             stand_by();
         };
         if os::spawn("timebox-watchdog", run).is_err() {
-            self.bed.forget();
+            self.parker.forget();
             self.try_at.store(now.saturating_add(TRY_EVERY), Ordering::Relaxed);
         }
     }
@@ -122,7 +122,7 @@ impl Shift {
     /// There is no watchdog any more that needs one.
     pub(super) fn dismiss_deputy(&self) {
         if self.has_deputy() {
-            self.bed.ring();
+            self.parker.ring();
         }
     }
 
@@ -130,7 +130,7 @@ impl Shift {
 
     /// Whether the calling thread is the deputy now: there was none.
     pub(super) fn become_deputy(&self) -> bool {
-        self.bed.start()
+        self.parker.start()
     }
 
     /// Waits until the watchdog is stuck in a call, and takes over; or, with `false`, until there is none, as `is_needed`
@@ -140,7 +140,7 @@ impl Shift {
         let mut since = (self.word.load(Ordering::Relaxed), clock::now());
         loop {
             // Before it looks: a ring after that cuts its sleep short.
-            let key = self.bed.key();
+            let key = self.parker.key();
             let now = clock::now();
             // Relaxed, here and below: the fence orders it; and to take over is an exchange.
             let seen = self.word.load(Ordering::Relaxed);
@@ -150,7 +150,7 @@ impl Shift {
             let expected = self.expected.load(Ordering::Relaxed);
             let until = if seen & IN_CALL != 0 {
                 since.1.saturating_add(PATIENCE)
-            } else if !is_needed() && self.bed.retire(key) {
+            } else if !is_needed() && self.parker.retire(key) {
                 return false;
             } else {
                 expected.max(now).saturating_add(PATIENCE)
@@ -160,7 +160,7 @@ impl Shift {
                 // Acquire: pairs with the Release in `begin_call`.
                 let taken = self.word.compare_exchange(seen, taken, Ordering::Acquire, Ordering::Relaxed);
                 if taken.is_ok() {
-                    self.bed.forget();
+                    self.parker.forget();
                     return true;
                 }
                 continue;
@@ -173,20 +173,20 @@ impl Shift {
             let is_same = seen == self.word.load(Ordering::Relaxed)
                 && expected <= self.expected.load(Ordering::Relaxed);
             if is_same || mutant!(DeafDeputy) {
-                self.bed.wait(key, until);
+                self.parker.wait(key, until);
             }
         }
     }
 
     #[cfg(all(test, timebox_loom))]
-    pub(super) fn bed(&self) -> &Alarm {
-        &self.bed
+    pub(super) fn parker(&self) -> &Alarm {
+        &self.parker
     }
 
     /// In a forked child: there is no deputy, and whoever forked in a call is not the watchdog.
     #[cfg(not(timebox_loom))]
     pub(super) fn restart(&self) {
-        self.bed.forget();
+        self.parker.forget();
         // Relaxed: this is the child's only thread.
         let before = self.word.load(Ordering::Relaxed);
         self.word.store((before & !IN_CALL).wrapping_add(STEP), Ordering::Relaxed);

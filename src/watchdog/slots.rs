@@ -7,22 +7,20 @@
 //! 3. A slot, and the timers with the same number, belong to at most one thread; the orphans' slot to all that have none,
 //!    and nobody reads it.
 
-pub(crate) mod timers;
-
+#[cfg(not(timebox_loom))]
+use super::timers::{Lease, Timers};
 #[cfg(not(timebox_loom))]
 use super::{Watchdog, global};
 #[cfg(not(timebox_loom))]
 use crate::sync::AtomicBool;
 use crate::sync::{AtomicU64, Ordering, Padded, SetOnce, const_fn};
+#[cfg(feature = "testing")]
+use crate::test_env::TestEnv;
 use crate::time::NEVER;
 #[cfg(not(timebox_loom))]
 use crate::time::clock;
-#[cfg(feature = "testing")]
-use crate::time::seam::Seam;
 #[cfg(not(timebox_loom))]
 use std::cell::Cell;
-#[cfg(not(timebox_loom))]
-use timers::{Lease, Timers};
 
 #[cfg(not(timebox_loom))]
 const PER_CHUNK: usize = 32;
@@ -63,7 +61,7 @@ impl Default for Slot {
 
 /// What there is one of for each number of a slot, in chunks that never move or go. Each has twice as many as the one before.
 #[derive(Debug)]
-pub(crate) struct Numbered<T> {
+pub(crate) struct ChunkedVec<T> {
     chunks: [SetOnce<Box<[T]>>; CHUNKS],
 }
 
@@ -71,13 +69,13 @@ const CHUNKS: usize = 26;
 
 /// Where a number is in chunks of which the first has `first` places, and each twice as many as the one before: which chunk,
 /// and its place in that.
-fn chunk_of(index: usize, first: usize) -> (usize, usize) {
+pub(super) fn chunk_of(index: usize, first: usize) -> (usize, usize) {
     let chunk = (index / first + 1).ilog2() as usize;
     // As many places lie before a chunk as it has, less those of the first.
     (chunk, index + first - (first << chunk))
 }
 
-impl<T: Default> Numbered<T> {
+impl<T: Default> ChunkedVec<T> {
     pub(super) const fn new() -> Self {
         Self { chunks: [const { SetOnce::new() }; CHUNKS] }
     }
@@ -96,7 +94,7 @@ impl<T: Default> Numbered<T> {
 }
 
 /// All slots ever made.
-pub(crate) type Slots = Numbered<Slot>;
+pub(crate) type Slots = ChunkedVec<Slot>;
 
 impl Slots {
     /// The earliest deadline after `floor`.
@@ -199,7 +197,7 @@ const LOOK_EVERY: u64 = 50_000;
 #[cfg(not(timebox_loom))]
 fn is_in_seam() -> bool {
     #[cfg(feature = "testing")]
-    return !Seam::current().is_real();
+    return !TestEnv::current().is_real();
     #[cfg(not(feature = "testing"))]
     false
 }
@@ -428,7 +426,7 @@ mod tests {
 
     #[test]
     fn each_number_has_a_place_of_its_own_that_stays() {
-        let numbered = Numbered::<Cell<usize>>::new();
+        let numbered = ChunkedVec::<Cell<usize>>::new();
         let last = 10 * PER_CHUNK;
         numbered.at(last).set(last);
         (0..last).for_each(|index| numbered.at(index).set(index));

@@ -1,7 +1,9 @@
 //! What a level of nested limits takes of the stack.
 
+use std::cell::Cell;
 use std::future::Future;
 use std::pin::Pin;
+use std::ptr;
 use std::thread;
 
 use timebox::future;
@@ -27,4 +29,33 @@ fn a_thousand_levels_of_limits_fit_in_a_small_stack() {
     let thread = thread::Builder::new().stack_size(2 << 20);
     let levels = thread.spawn(|| pollster::block_on(nest(LEVELS))).unwrap().join().unwrap();
     assert_eq!(levels, LEVELS);
+}
+
+thread_local! {
+    /// An address in the innermost poll of the last recursion.
+    static INNERMOST: Cell<usize> = const { Cell::new(0) };
+}
+
+fn measure(levels: u32) -> Pin<Box<dyn Future<Output = ()>>> {
+    Box::pin(async move {
+        if levels == 0 {
+            let here = 0_u8;
+            INNERMOST.set(ptr::from_ref(&here).addr());
+        } else {
+            let _ = future::timeout_value(LONG, measure(levels - 1)).await;
+        }
+    })
+}
+
+/// The async block of each level counts in it.
+#[test]
+#[cfg_attr(miri, ignore = "its stack is none of the machine's")]
+fn a_level_of_limits_takes_at_most_a_kibibyte_and_a_half_of_the_stack() {
+    let innermost = |levels| {
+        pollster::block_on(measure(levels));
+        INNERMOST.get()
+    };
+    let (few, many) = (innermost(10), innermost(110));
+    let bytes = few.abs_diff(many) / 100;
+    assert!(bytes <= 1536, "{bytes} bytes");
 }

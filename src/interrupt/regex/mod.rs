@@ -19,6 +19,7 @@
 
 mod captures;
 pub mod linear;
+mod pcre2;
 
 use std::borrow::Cow;
 use std::fmt;
@@ -30,9 +31,9 @@ use crate::error::{ScopeInfo, TimeoutError};
 use crate::scope::Scope;
 use crate::scope::checkpoint::is_over;
 use crate::scope::frame::innermost;
-use crate::sync::pcre2::{self, Code, Look, Scratch, Stopped};
 use crate::sync::{Mutex, lock};
 use crate::watchdog::slots::Thread;
+use pcre2::{Code, Look, Scratch, Stopped};
 
 pub use captures::{Captures, Match};
 
@@ -295,7 +296,7 @@ fn is_over_here() -> bool {
 fn given_up(scope: Option<&Scope>, location: &'static Location<'static>, why: String) -> TimeoutError {
     let info = || ScopeInfo::at(location);
     let info = scope.map_or_else(info, Scope::info);
-    crate::token::trail::given_up(info, location, true, Box::new(GivenUp(why)))
+    crate::token::chain::given_up(info, location, true, Box::new(GivenUp(why)))
 }
 
 impl fmt::Debug for Regex {

@@ -4,18 +4,18 @@ use std::panic::Location;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Around, Scope, Terms, innermost};
+use super::{Parent, Scope, ScopeSpec, innermost};
 use crate::error::{ScopeId, TimeoutError};
 use crate::scope::Extras;
 use crate::time::clock;
+use crate::token::chain::{Chain, RaiseContext, Step};
 use crate::token::node::{End, Node};
-use crate::token::trail::{Circumstances, Step, Trail};
 use crate::watchdog::slots::Thread;
 
 /// The error of the innermost scope of this thread, which is over; `None` if there is no scope.
 #[cold]
 pub(crate) fn error_at(thread: &Thread, location: &'static Location<'static>) -> Option<TimeoutError> {
-    innermost(thread, |scope| Some(scope?.error(Circumstances::at(location, clock::now()))))
+    innermost(thread, |scope| Some(scope?.error(RaiseContext::at(location, clock::now()))))
 }
 
 /// How a scope, or its node, will end: at its own deadline, or by that of a token that it is linked to.
@@ -38,11 +38,11 @@ impl Scope {
 
     /// The error of a scope that is over, or beneath one that is.
     #[cold]
-    pub(crate) fn error(&self, how: Circumstances) -> TimeoutError {
+    pub(crate) fn error(&self, how: RaiseContext) -> TimeoutError {
         // Of an error that it takes the place of the foreign source is dropped.
         let _held = self.hold();
         let now = how.now;
-        let mut trail = Trail::from(self.step(now));
+        let mut trail = Chain::from(self.step(now));
         self.continue_trail(&mut trail, now);
         let error = trail.into_error(how);
         self.mark_raised(&error);
@@ -50,7 +50,7 @@ impl Scope {
     }
 
     /// Adds what is around this scope.
-    fn continue_trail(&self, trail: &mut Trail, now: u64) {
+    fn continue_trail(&self, trail: &mut Chain, now: u64) {
         for scope in self.visible() {
             if !std::ptr::eq(scope, self) {
                 trail.add(scope.step(now));
@@ -89,9 +89,9 @@ impl Scope {
             Step { end, ..step }
         });
         let first = steps.next().unwrap_or_else(|| self.step(now));
-        let mut trail = Trail::from(first);
+        let mut trail = Chain::from(first);
         steps.for_each(|step| trail.add(step));
-        let how = Circumstances { lack: Some(lack), ..Circumstances::at(location, now) };
+        let how = RaiseContext { lack: Some(lack), ..RaiseContext::at(location, now) };
         let error = trail.into_error(how);
         self.mark_raised(&error);
         error
@@ -109,12 +109,12 @@ impl Scope {
     #[cold]
     pub(crate) fn refusal(
         thread: &Thread,
-        terms: &Terms,
+        terms: &ScopeSpec,
         extras: Option<&Extras>,
         end: Option<End>,
-        around: Around<'_>,
+        around: Parent<'_>,
     ) -> TimeoutError {
-        let how = Circumstances { started: false, ..Circumstances::at(terms.location, clock::now()) };
+        let how = RaiseContext { started: false, ..RaiseContext::at(terms.location, clock::now()) };
         Self::error_without_frame(thread, terms, extras, end, around, how)
     }
 
@@ -122,25 +122,25 @@ impl Scope {
     #[cold]
     pub(crate) fn error_without_frame(
         thread: &Thread,
-        terms: &Terms,
+        terms: &ScopeSpec,
         extras: Option<&Extras>,
         end: Option<End>,
-        around: Around<'_>,
-        how: Circumstances,
+        around: Parent<'_>,
+        how: RaiseContext,
     ) -> TimeoutError {
         let now = how.now;
         let id = ScopeId::next();
         let info = terms.info(id, extras);
-        let mut trail = Trail::from(Step { info, entered: terms.entered, end, node: None });
+        let mut trail = Chain::from(Step { info, entered: terms.entered, end, node: None });
         innermost(thread, |scope| {
             let _held = scope.map(Scope::hold);
             match (around, scope) {
-                (Around::Node(node), _) => trail.add_nodes(node, now),
-                (Around::Thread, Some(scope)) => {
+                (Parent::Node(node), _) => trail.add_nodes(node, now),
+                (Parent::Thread, Some(scope)) => {
                     trail.add(scope.step(now));
                     scope.continue_trail(&mut trail, now);
                 }
-                (Around::Thread, None) => {}
+                (Parent::Thread, None) => {}
             }
             let error = trail.into_error(how);
             match (extras, scope) {

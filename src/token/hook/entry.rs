@@ -9,9 +9,9 @@ use crate::error::HookFailure;
 use crate::sync::callback::{Call, Callback, Caller, Failure, Waiters};
 use crate::sync::waits::Ending;
 use crate::sync::{AtomicBool, ForkMutex, Ordering, mutant, weak_waker};
-use crate::time::seam::Seam;
+use crate::test_env::TestEnv;
 use crate::time::{clock, nanos};
-use crate::watchdog::runners::Task;
+use crate::watchdog::pool::Task;
 use crate::watchdog::slots::without_scopes;
 use crate::watchdog::{self, Timer};
 
@@ -32,7 +32,7 @@ pub(crate) struct Entry {
     /// Whether this is not its place any more: it does not begin to fire. Set under the callback's lock.
     retired: AtomicBool,
     /// On whose clock it fires again.
-    seam: Seam,
+    env: TestEnv,
 }
 
 /// How a hook fires whose maker did not say.
@@ -53,14 +53,14 @@ impl Entry {
         }
         let then =
             then.into_iter().map(|(after, plan)| (after, Entry::new(plan, callbacks, unsaid))).collect();
-        Self::made(Arc::clone(&callbacks[index]), policy, then, Seam::current())
+        Self::made(Arc::clone(&callbacks[index]), policy, then, TestEnv::current())
     }
 
     fn made(
         callback: Arc<Callback>,
         policy: Policy,
         then: Vec<(Duration, Arc<Entry>)>,
-        seam: Seam,
+        env: TestEnv,
     ) -> Arc<Self> {
         Arc::new(Self {
             callback,
@@ -71,14 +71,14 @@ impl Entry {
             ended: AtomicBool::new(false),
             escalates: AtomicBool::new(false),
             retired: AtomicBool::new(false),
-            seam,
+            env,
         })
     }
 
     /// The same hook, for another place.
     pub(crate) fn again(&self) -> Arc<Self> {
         let then = self.then.iter().map(|(after, entry)| (*after, entry.again())).collect();
-        Self::made(Arc::clone(&self.callback), self.policy, then, self.seam.clone())
+        Self::made(Arc::clone(&self.callback), self.policy, then, self.env.clone())
     }
 
     /// Registers nothing yet: makes an entry of a hook that borrows nothing.
@@ -129,7 +129,7 @@ impl Entry {
                 }
                 return;
             }
-            Call::Refused => {
+            Call::Rejected => {
                 wake(self.callback.hold_back(false, || self.ended()));
                 // One that was to fire once may have done so elsewhere.
                 if self.is_once() && self.callback.fires() > 0 {
@@ -174,8 +174,8 @@ impl Entry {
             return;
         }
         let weak = Arc::downgrade(entry);
-        let time = self.seam.reading(clock::now()).saturating_add(after);
-        let timer = watchdog::global().schedule_on(&self.seam, time, weak_waker(weak));
+        let time = self.env.reading(clock::now()).saturating_add(after);
+        let timer = watchdog::global().schedule_on(&self.env, time, weak_waker(weak));
         if timers.len() > self.then.len() {
             // The last is the one that fired it this time.
             timers.pop();
@@ -295,7 +295,7 @@ impl Entry {
         let mut due = Vec::new();
         self.resume_all(&mut due);
         #[cfg(feature = "testing")]
-        if Seam::is_in_force() && Seam::current().injects() {
+        if TestEnv::is_in_force() && TestEnv::current().injects() {
             // As at the expiry itself: what is tested next finds that they have run.
             return watchdog::mock::carry_out(due);
         }

@@ -9,7 +9,7 @@ use super::found::Found;
 use super::{Child, End, Node, State, Verdict};
 use crate::error::Cause;
 use crate::sync::{Ordering, mutant};
-use crate::time::seam::Seam;
+use crate::test_env::TestEnv;
 use crate::time::{NEVER, clock};
 #[cfg(feature = "testing")]
 use crate::watchdog;
@@ -21,7 +21,7 @@ impl Node {
     /// watchdog or a runner.
     pub(crate) fn cancel(self: &Arc<Self>, reason: Option<Arc<str>>) -> bool {
         let now = clock::now();
-        let at = self.seam.reading(now);
+        let at = self.env.reading(now);
         let end = End { reason, ..End::new(Cause::Cancelled, at) };
         let first = !self.expire(now) && self.end_by(end, false);
         // Who came first may still be at it, or was lost in a fork.
@@ -85,7 +85,7 @@ impl Node {
             fn wake(self: Arc<Self>) {
                 let node = &self.0;
                 let mut found = Found::default();
-                let at = node.seam.now();
+                let at = node.env.now();
                 if node.end_by(End::new(node.cause, at), true) {
                     node.spread(None, &mut found);
                 }
@@ -184,7 +184,7 @@ impl Node {
 
     /// Decides by what it is over, which is told of an end: by that, or by its own if it came to one before.
     fn judge(&self, state: &mut State, by: &Node, told: &Arc<Verdict>) {
-        let told = told.on_clock(&by.seam, &self.seam);
+        let told = told.on_clock(&by.env, &self.env);
         let Verdict { end: End { cause, at, .. }, .. } = *told;
         // Most often there is nothing to decide.
         if state.end.is_some() || self.deadline <= at {
@@ -197,7 +197,7 @@ impl Node {
         });
         if !is_first {
             match &mut state.parent {
-                Some(parent) if self.seam.shares_clock(&by.seam) => parent.is_told = true,
+                Some(parent) if self.env.shares_clock(&by.env) => parent.is_told = true,
                 _ => state.verdict = Some(told),
             }
         }
@@ -253,12 +253,12 @@ impl Node {
     }
 
     /// Since when it is over, on this clock; `None` if it is not.
-    pub(crate) fn over_since(&self, clock: &Seam) -> Option<u64> {
+    pub(crate) fn over_since(&self, clock: &TestEnv) -> Option<u64> {
         if !self.is_over() {
             return None;
         }
         // One that was lost in a fork is over since some time.
-        let at = self.verdict().map_or(0, |verdict| verdict.on_clock(&self.seam, clock).end.at);
+        let at = self.verdict().map_or(0, |verdict| verdict.on_clock(&self.env, clock).end.at);
         Some(at)
     }
 
@@ -271,9 +271,9 @@ impl Node {
     /// What the end of a node that it is linked to is to it.
     pub(super) fn end_of_link(&self, other: &Node, verdict: Option<&Arc<Verdict>>) -> End {
         match verdict {
-            Some(verdict) => End::of(&verdict.on_clock(&other.seam, &self.seam)),
+            Some(verdict) => End::of(&verdict.on_clock(&other.env, &self.env)),
             // Lost in a fork.
-            None => End::new(Cause::Cancelled, self.seam.reading(clock::now())),
+            None => End::new(Cause::Cancelled, self.env.reading(clock::now())),
         }
     }
 

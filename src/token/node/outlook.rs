@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use super::{Link, Node, State};
 use crate::sync::{AtomicBool, AtomicU64, Ordering, weak_waker};
+use crate::test_env::TestEnv;
 use crate::time::NEVER;
-use crate::time::seam::Seam;
 use crate::watchdog::{self, Timer};
 
 /// What holds at a node (invariant 5). Relaxed throughout: it is written under the node's lock; who reads it without may
@@ -41,12 +41,12 @@ struct View {
 impl View {
     /// Of a node beneath `parent`, but for its own links.
     #[inline]
-    fn beneath(parent: Option<&Arc<Node>>, seam: &Seam, deadline: u64, roams: bool) -> Self {
+    fn beneath(parent: Option<&Arc<Node>>, env: &TestEnv, deadline: u64, roams: bool) -> Self {
         let Some(parent) = parent else {
             return Self { effective: deadline, all_lasts: true, has_links: false, is_mixed: false };
         };
         let around = parent.view();
-        if !parent.seam.shares_clock(seam) {
+        if !parent.env.shares_clock(env) {
             return Self { effective: deadline, is_mixed: true, ..around };
         }
         let all_lasts = around.all_lasts && !roams;
@@ -54,9 +54,9 @@ impl View {
     }
 
     /// With a link of the node's own.
-    fn with(self, link: &Link, seam: &Seam) -> Self {
+    fn with(self, link: &Link, env: &TestEnv) -> Self {
         let other = &link.node;
-        let is_mixed = !other.seam.shares_clock(seam) || other.view().is_mixed;
+        let is_mixed = !other.env.shares_clock(env) || other.view().is_mixed;
         Self { has_links: true, is_mixed: self.is_mixed || is_mixed, ..self }
     }
 }
@@ -64,8 +64,13 @@ impl View {
 impl Outlook {
     /// Of a node that is being made beneath `parent`, whose lock is held.
     #[inline]
-    pub(super) fn new(parent: Option<&Arc<Node>>, seam: &Seam, deadline: u64, roams: bool) -> (Self, Marks) {
-        let View { effective, all_lasts, has_links, is_mixed } = View::beneath(parent, seam, deadline, roams);
+    pub(super) fn new(
+        parent: Option<&Arc<Node>>,
+        env: &TestEnv,
+        deadline: u64,
+        roams: bool,
+    ) -> (Self, Marks) {
+        let View { effective, all_lasts, has_links, is_mixed } = View::beneath(parent, env, deadline, roams);
         let outlook =
             Self { effective: AtomicU64::new(effective), joint: parent.and_then(Node::nearest_joint) };
         let marks = Marks {
@@ -110,9 +115,9 @@ impl Node {
     }
 
     /// Whether a node with this deadline that is being made beneath this one is to have a timer (invariant 4).
-    pub(super) fn is_outrun_by(&self, deadline: u64, seam: &Seam) -> bool {
+    pub(super) fn is_outrun_by(&self, deadline: u64, env: &TestEnv) -> bool {
         // One around it with another clock tells it, but stands for no deadline of this one.
-        let stands = self.seam.shares_clock(seam);
+        let stands = self.env.shares_clock(env);
         deadline < if stands { self.view().effective } else { NEVER }
     }
 
@@ -122,11 +127,11 @@ impl Node {
         let Some(mut state) = self.state.lock() else { return false };
         let parent = state.parent.as_ref().map(|link| &link.node);
         let needs_timer = self.deadline != NEVER
-            && parent.is_none_or(|parent| parent.is_outrun_by(self.deadline, &self.seam))
+            && parent.is_none_or(|parent| parent.is_outrun_by(self.deadline, &self.env))
             // Relaxed, here and below: under the lock.
             && !self.over.load(Ordering::Relaxed);
-        let view = View::beneath(parent, &self.seam, self.deadline, self.roams.load(Ordering::Relaxed));
-        let view = state.links.iter().fold(view, |view, link| view.with(link, &self.seam));
+        let view = View::beneath(parent, &self.env, self.deadline, self.roams.load(Ordering::Relaxed));
+        let view = state.links.iter().fold(view, |view, link| view.with(link, &self.env));
         let has_changed = self.view() != view;
         self.set_view(view);
         let in_vain = self.update_timer(&mut state, needs_timer);
@@ -145,7 +150,7 @@ impl Node {
         }
         if state.timer.is_none() {
             let waker = weak_waker(Arc::downgrade(self));
-            state.timer = Some(watchdog::global().schedule_on(&self.seam, self.deadline, waker));
+            state.timer = Some(watchdog::global().schedule_on(&self.env, self.deadline, waker));
         }
         None
     }
@@ -180,7 +185,7 @@ impl Node {
         let mut earliest = NEVER;
         let mut next = Some(Arc::clone(self));
         while let Some(node) = next {
-            if node.seam.shares_clock(&self.seam) {
+            if node.env.shares_clock(&self.env) {
                 earliest = earliest.min(node.deadline);
             }
             // Relaxed: once it does not roam, what has been left out comes by the node's flag all the same.
@@ -199,12 +204,12 @@ impl Node {
         }
         let mut earliest = NEVER;
         self.visit_trees(|node| {
-            if node.seam.shares_clock(&self.seam) {
+            if node.env.shares_clock(&self.env) {
                 earliest = earliest.min(node.effective_deadline());
             } else if view.is_mixed {
                 // Those around it may have this clock again.
                 node.walk(|node| {
-                    if node.seam.shares_clock(&self.seam) {
+                    if node.env.shares_clock(&self.env) {
                         earliest = earliest.min(node.deadline);
                     }
                 });
@@ -216,7 +221,7 @@ impl Node {
     /// Whether it is worth to look for the expiry of one of all that end this node.
     #[inline]
     pub(super) fn may_have_expired(self: &Arc<Self>, now: u64) -> bool {
-        self.view().is_mixed || self.expires_at() <= self.seam.reading(now)
+        self.view().is_mixed || self.expires_at() <= self.env.reading(now)
     }
 
     /// Of all nodes that end this one by a link of its own, the one with the earliest deadline.
@@ -228,7 +233,7 @@ impl Node {
         let mut earliest: Option<Arc<Node>> = None;
         for link in links {
             link.visit_all(|_, node| {
-                if node.seam.shares_clock(&self.seam)
+                if node.env.shares_clock(&self.env)
                     && node.deadline != NEVER
                     && earliest.as_ref().is_none_or(|earliest| node.deadline < earliest.deadline)
                 {

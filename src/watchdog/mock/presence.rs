@@ -13,11 +13,11 @@ use std::cell::RefCell;
 use std::sync::Arc;
 use std::task::Wake;
 
-use super::super::runners::Task;
+use super::super::pool::Task;
 use super::{advance_to_next, global, tracking};
 use crate::sync::{Condvar, Mutex, lock, wait};
+use crate::test_env::{Mock, TestEnv};
 use crate::time::NEVER;
-use crate::time::seam::{Mock, Seam};
 
 thread_local! {
     /// The clocks that this thread is present under, and awake.
@@ -100,13 +100,13 @@ impl Drop for Hold {
     }
 }
 
-/// A thread's stay under the clock of a seam.
+/// A thread's stay under the clock of an environment.
 #[must_use]
 pub(crate) struct Present(Option<Hold>);
 
 impl Present {
-    pub(crate) fn under(seam: &Seam) -> Self {
-        let mock = seam.mock().filter(|mock| !is_present(mock));
+    pub(crate) fn under(env: &TestEnv) -> Self {
+        let mock = env.mock().filter(|mock| !is_present(mock));
         mock.into_iter().for_each(|mock| set_present(mock, true));
         Self(mock.map(Hold::new))
     }

@@ -53,7 +53,7 @@ impl Kind {
 
 /// With what a scope is entered. The fields are as in [`Scope`].
 #[derive(Clone, Copy)]
-pub(crate) struct Terms {
+pub(crate) struct ScopeSpec {
     pub(crate) asked: u64,
     pub(crate) entered: u64,
     pub(crate) location: &'static Location<'static>,
@@ -68,7 +68,7 @@ pub(in crate::scope) fn between(from: u64, to: u64) -> u64 {
     if to == NEVER { NEVER } else { to.saturating_sub(from) }
 }
 
-impl Terms {
+impl ScopeSpec {
     /// Those of a scope with a duration.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn lasting(

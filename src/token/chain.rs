@@ -6,12 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::node::{End, Node};
-use crate::error::{Cause, HookFailure, ScopeInfo, Story, TimeoutError};
+use crate::error::{Cause, ErrorInner, HookFailure, ScopeInfo, TimeoutError};
 use crate::time::clock;
 
 /// The scopes around a place, added innermost first.
-pub(crate) struct Trail {
-    chain: Vec<ScopeInfo>,
+pub(crate) struct Chain {
+    scopes: Vec<ScopeInfo>,
     /// The outermost that is over by its own end, or else the innermost that was told of one.
     over: Option<Over>,
     innermost: (u64, Option<Arc<Node>>),
@@ -41,7 +41,7 @@ impl Step {
 }
 
 /// The circumstances of an interruption.
-pub(crate) struct Circumstances {
+pub(crate) struct RaiseContext {
     pub(crate) now: u64,
     pub(crate) location: &'static Location<'static>,
     pub(crate) started: bool,
@@ -52,29 +52,29 @@ pub(crate) struct Circumstances {
     pub(crate) lack: Option<(Duration, Duration)>,
 }
 
-impl Circumstances {
+impl RaiseContext {
     pub(crate) fn at(location: &'static Location<'static>, now: u64) -> Self {
         Self { now, location, started: true, settled: true, source: None, hook_failure: None, lack: None }
     }
 }
 
-impl Trail {
+impl Chain {
     /// From the innermost scope.
     pub(crate) fn from(innermost: Step) -> Self {
         let (entered, node) = (innermost.entered, innermost.node.clone());
-        let mut trail = Self { chain: Vec::new(), over: None, innermost: (entered, node) };
-        trail.add(innermost);
-        trail
+        let mut chain = Self { scopes: Vec::new(), over: None, innermost: (entered, node) };
+        chain.add(innermost);
+        chain
     }
 
     /// Adds the next scope outwards. Of several that are over by their own ends the last, which is the outermost, is named.
     ///
     /// A scope can have been told that it is over by surroundings that it has left since: their end is named if no scope on
-    /// the trail came to one of its own.
+    /// the chain came to one of its own.
     pub(crate) fn add(&mut self, step: Step) {
         let Step { info, entered, end, node } = step;
-        let index = self.chain.len();
-        self.chain.push(info);
+        let index = self.scopes.len();
+        self.scopes.push(info);
         let told = || Some(End::of(&node.as_ref()?.verdict()?));
         if let Some(end) = end {
             self.over = Some(Over { index, end, entered, node });
@@ -92,16 +92,16 @@ impl Trail {
 
     /// The error that is raised here.
     #[cold]
-    pub(crate) fn into_error(self, how: Circumstances) -> TimeoutError {
-        let Circumstances { now, location, started, settled, source, hook_failure, lack } = how;
-        let Trail { chain, over, innermost } = self;
+    pub(crate) fn into_error(self, how: RaiseContext) -> TimeoutError {
+        let RaiseContext { now, location, started, settled, source, hook_failure, lack } = how;
+        let Chain { scopes: chain, over, innermost } = self;
         let Over { index, end, mut entered, node } = over.unwrap_or_else(|| {
             // What ended it was lost in a fork.
             let (entered, node) = innermost;
-            let at = node.as_ref().map_or(now, |node| node.seam.reading(now));
+            let at = node.as_ref().map_or(now, |node| node.env.reading(now));
             Over { index: 0, end: End::new(Cause::Cancelled, at), entered, node }
         });
-        let now = node.as_ref().map_or(now, |node| node.seam.reading(now));
+        let now = node.as_ref().map_or(now, |node| node.env.reading(now));
         // An expiry that came by a link or a poll is told with its own limit, and with its label if it has one.
         let told = end.of.filter(|_| end.cause != Cause::Cancelled).map(|of| {
             let named = &chain[index];
@@ -109,7 +109,7 @@ impl Trail {
             let label = of.info.label.clone().or_else(|| named.label.clone());
             ScopeInfo { id: named.id, label, ..of.info.clone() }
         });
-        let error = TimeoutError::new(Story {
+        let error = TimeoutError::new(ErrorInner {
             cause: end.cause,
             reason: end.reason,
             chain: chain.into(),
@@ -141,6 +141,6 @@ pub(crate) fn given_up(
 ) -> TimeoutError {
     let now = clock::now();
     let end = Some(End { reason: Some(why.to_string().into()), ..End::new(Cause::Cancelled, now) });
-    let trail = Trail::from(Step { info, entered: now, end, node: None });
-    trail.into_error(Circumstances { started, source: Some(why), ..Circumstances::at(location, now) })
+    let chain = Chain::from(Step { info, entered: now, end, node: None });
+    chain.into_error(RaiseContext { started, source: Some(why), ..RaiseContext::at(location, now) })
 }

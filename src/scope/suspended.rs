@@ -10,26 +10,26 @@ use std::thread;
 use std::time::Duration;
 
 use crate::error::{ScopeId, TimeoutError};
-use crate::scope::frame::{self, Around, Entered, Kind, Terms, innermost};
-use crate::scope::staged::{Under, mark_wait, under};
+use crate::scope::frame::{self, Entered, Kind, Parent, ScopeSpec, innermost};
+use crate::scope::test_hooks::{EnvGuard, enter_env, mark_wait};
 use crate::scope::{
-    Admission, Extras, Handle, Refused, Scope, Spending, admit, admit_polled, caught, is_meant_for,
-    linked_node,
+    Extras, Handle, Prepared, Rejected, Scope, Spending, caught, is_meant_for, linked_node, try_enter,
+    try_enter_poll,
 };
-use crate::time::seam::Seam;
+use crate::test_env::TestEnv;
 use crate::time::{Deadline, Limit, NEVER, nanos};
 use crate::token::node::Node;
 use crate::watchdog::slots::Thread;
 
 /// A scope that is entered once, and opened for each poll.
-pub(super) struct Polled {
+pub(crate) struct SuspendedScope {
     /// When it was entered; 0 until then.
     entered: u64,
     /// The time from then to its own deadline.
     asked: u64,
     location: &'static Location<'static>,
     /// What few futures have.
-    rest: Seldom<Rest>,
+    rest: Seldom<ColdState>,
 }
 
 /// A box that is seldom there: then to drop it takes one comparison and no call.
@@ -82,18 +82,18 @@ fn drop_cold<T>(value: T) {
 /// `extern "C"`, since that cannot unwind: where it could, the future that is being made would have to be in memory.
 #[cold]
 #[inline(never)]
-extern "C" fn rest_in_seam(nanos: u64) -> Seldom<Rest> {
-    Seldom::some(Rest::boxed(Duration::from_nanos(nanos).into(), None, None))
+extern "C" fn rest_in_seam(nanos: u64) -> Seldom<ColdState> {
+    Seldom::some(ColdState::boxed(Duration::from_nanos(nanos).into(), None, None))
 }
 
-struct Rest {
+struct ColdState {
     /// Whose clock it follows: of where it was made, if that was under a test's, or else of its first poll.
-    seam: Seam,
+    env: TestEnv,
     /// Until it is entered, if it is more than a duration.
     limit: Limit,
     extras: Option<Extras>,
     /// From then on.
-    terms: Option<Terms>,
+    terms: Option<ScopeSpec>,
     /// From when somebody asks for it.
     id: Option<ScopeId>,
     /// Made on demand; kept from poll to poll.
@@ -101,17 +101,17 @@ struct Rest {
     /// Left with the scope.
     spending: Option<Spending>,
     /// While it is open.
-    under: Under,
+    under: EnvGuard,
 }
 
-impl Polled {
+impl SuspendedScope {
     /// With a limit and nothing else.
     #[cfg_attr(not(debug_assertions), inline(always))]
-    pub(super) fn new(limit: Limit, location: &'static Location<'static>) -> Self {
+    pub(crate) fn new(limit: Limit, location: &'static Location<'static>) -> Self {
         match limit.into_duration() {
             Ok(duration) => {
                 let asked = nanos(duration);
-                let rest = if Seam::is_in_force() { rest_in_seam(asked) } else { Seldom::none() };
+                let rest = if TestEnv::is_in_force() { rest_in_seam(asked) } else { Seldom::none() };
                 Self { entered: 0, asked, location, rest }
             }
             Err(limit) => Self::with_rest(limit, location),
@@ -120,51 +120,56 @@ impl Polled {
 
     #[cold]
     fn with_rest(limit: Limit, location: &'static Location<'static>) -> Self {
-        Self { entered: 0, asked: NEVER, location, rest: Seldom::some(Rest::boxed(limit, None, None)) }
+        Self { entered: 0, asked: NEVER, location, rest: Seldom::some(ColdState::boxed(limit, None, None)) }
     }
 
     /// With all that a builder can give.
-    pub(super) fn with(limit: Limit, extras: Extras, location: &'static Location<'static>) -> Self {
-        let rest = Seldom::some(Rest::boxed(limit, Some(extras), None));
+    pub(crate) fn with(limit: Limit, extras: Extras, location: &'static Location<'static>) -> Self {
+        let rest = Seldom::some(ColdState::boxed(limit, Some(extras), None));
         Self { entered: 0, asked: NEVER, location, rest }
     }
 
     /// One that has been entered.
-    pub(super) fn entered(terms: Terms) -> Self {
-        let Terms { asked, entered, location, .. } = terms;
-        Self { entered, asked, location, rest: Seldom::some(Rest::boxed(Limit::NONE, None, Some(terms))) }
+    pub(crate) fn entered(terms: ScopeSpec) -> Self {
+        let ScopeSpec { asked, entered, location, .. } = terms;
+        Self {
+            entered,
+            asked,
+            location,
+            rest: Seldom::some(ColdState::boxed(Limit::NONE, None, Some(terms))),
+        }
     }
 
     #[cfg_attr(not(debug_assertions), inline(always))]
-    pub(super) fn is_entered(&self) -> bool {
+    pub(crate) fn is_entered(&self) -> bool {
         self.entered != 0
     }
 
     #[cfg_attr(not(debug_assertions), inline(always))]
-    fn terms(&self) -> Terms {
-        Terms::lasting(self.asked, self.entered, self.location, Kind::Future)
+    fn terms(&self) -> ScopeSpec {
+        ScopeSpec::lasting(self.asked, self.entered, self.location, Kind::Future)
     }
 
     /// Its own deadline, once it is entered.
     #[cfg_attr(not(debug_assertions), inline(always))]
-    pub(super) fn own(&self) -> u64 {
+    pub(crate) fn own(&self) -> u64 {
         self.terms().own()
     }
 
     /// The time from when it was entered to that.
-    pub(super) fn asked(&self) -> u64 {
+    pub(crate) fn asked(&self) -> u64 {
         self.asked
     }
 
     /// Enters the scope, at the first poll.
     #[cfg_attr(not(debug_assertions), inline(always))]
-    pub(super) fn enter(&mut self, thread: &Thread) -> Result<(), Refused> {
+    pub(crate) fn enter(&mut self, thread: &Thread) -> Result<(), Rejected> {
         let terms = match self.rest.get() {
-            None if !Seam::is_in_force() => admit_polled(thread, self.asked, self.location)?,
+            None if !TestEnv::is_in_force() => try_enter_poll(thread, self.asked, self.location)?,
             _ => {
                 let limit = Duration::from_nanos(self.asked);
                 self.rest
-                    .get_or_insert_with(|| Rest::boxed(limit.into(), None, None))
+                    .get_or_insert_with(|| ColdState::boxed(limit.into(), None, None))
                     .enter(thread, self.location)?
             }
         };
@@ -175,15 +180,15 @@ impl Polled {
 
     /// The error where it was not entered.
     #[cold]
-    pub(super) fn refusal(&mut self, thread: &Thread, refused: Refused) -> TimeoutError {
+    pub(crate) fn refusal(&mut self, thread: &Thread, refused: Rejected) -> TimeoutError {
         match self.rest.get() {
             Some(rest) => rest.refusal(thread, refused),
-            None => refused.into_error(thread, None, Around::Thread),
+            None => refused.into_error(thread, None, Parent::Thread),
         }
     }
 
     /// Its node, if it has one.
-    pub(super) fn node(&mut self) -> Option<&Arc<Node>> {
+    pub(crate) fn node(&mut self) -> Option<&Arc<Node>> {
         self.rest.get()?.node.as_ref()
     }
 
@@ -191,7 +196,7 @@ impl Polled {
     ///
     /// `has_timer`: a timer stands for its own deadline.
     #[cfg_attr(not(debug_assertions), inline(always))]
-    pub(super) fn open(
+    pub(crate) fn open(
         &mut self,
         thread: &Thread,
         waker: *const Waker,
@@ -205,27 +210,27 @@ impl Polled {
     }
 
     #[cfg_attr(not(debug_assertions), inline(always))]
-    fn frame(&self, thread: &Thread) -> Scope {
+    pub(crate) fn frame(&self, thread: &Thread) -> Scope {
         self.terms().frame(thread)
     }
 
     /// Completes the frame for a poll, and enters it.
     #[cfg_attr(not(debug_assertions), inline(always))]
-    fn resume(
+    pub(crate) fn resume(
         &mut self,
         thread: &Thread,
         frame: &mut Scope,
         waker: *const Waker,
         has_timer: bool,
     ) -> Entered {
-        if Seam::is_in_force() && self.rest.get().is_none() {
+        if TestEnv::is_in_force() && self.rest.get().is_none() {
             self.stay_outside();
         }
         let mut effective = frame.own().min(thread.deadline.get());
         let mut extras = None;
         if let Some(rest) = self.rest.get() {
             let crosses = rest.crosses_clocks(thread);
-            rest.under = under(thread, &rest.seam);
+            rest.under = enter_env(thread, &rest.env);
             mark_wait(self.location, false);
             effective = rest.resume(thread, frame, effective, crosses, waker.is_null());
             extras = rest.extras.as_ref();
@@ -236,12 +241,16 @@ impl Polled {
 
     /// Keeps what the scope has acquired in a poll.
     #[cfg_attr(not(debug_assertions), inline(always))]
-    fn suspend(&mut self, frame: &mut Scope, result: thread::Result<()>) -> Result<(), TimeoutError> {
+    pub(crate) fn suspend(
+        &mut self,
+        frame: &mut Scope,
+        result: thread::Result<()>,
+    ) -> Result<(), TimeoutError> {
         if frame.has_acquired() {
             self.keep(frame);
         }
         if let Some(rest) = self.rest.get() {
-            rest.under = Under::unchanged();
+            rest.under = EnvGuard::unchanged();
         }
         result.map_err(|payload| self.caught(frame, payload))
     }
@@ -260,13 +269,13 @@ impl Polled {
     #[cold]
     #[inline(never)]
     fn stay_outside(&mut self) {
-        let mut rest = Rest::boxed(Limit::NONE, None, Some(self.terms()));
-        rest.seam = Seam::default();
+        let mut rest = ColdState::boxed(Limit::NONE, None, Some(self.terms()));
+        rest.env = TestEnv::default();
         self.rest = Seldom::some(rest);
     }
 
     /// The last error that named it, if it was asked to remember that.
-    pub(super) fn take_raised(&mut self) -> Option<TimeoutError> {
+    pub(crate) fn take_raised(&mut self) -> Option<TimeoutError> {
         let rest = self.rest.get()?;
         // Once there was a node, it was told of all.
         let told = rest.node.as_ref().and_then(|node| node.take_raised());
@@ -275,7 +284,7 @@ impl Polled {
 
     /// Leaves the scope, when its future is done: its hooks end.
     #[cfg_attr(not(debug_assertions), inline(always))]
-    pub(super) fn leave(&mut self) {
+    pub(crate) fn leave(&mut self) {
         self.rest.clear();
     }
 
@@ -293,7 +302,7 @@ impl Polled {
     #[cold]
     fn keep(&mut self, frame: &mut Scope) {
         let terms = self.terms();
-        let rest = self.rest.get_or_insert_with(|| Rest::boxed(Limit::NONE, None, Some(terms)));
+        let rest = self.rest.get_or_insert_with(|| ColdState::boxed(Limit::NONE, None, Some(terms)));
         rest.id = frame.known_id().or(rest.id);
         let Some(node) = frame.take_node() else { return };
         rest.id = Some(node.id);
@@ -306,19 +315,19 @@ impl Polled {
     }
 }
 
-impl Rest {
+impl ColdState {
     #[cold]
-    fn boxed(limit: Limit, extras: Option<Extras>, terms: Option<Terms>) -> Box<Self> {
+    fn boxed(limit: Limit, extras: Option<Extras>, terms: Option<ScopeSpec>) -> Box<Self> {
         let handle = extras.as_ref().and_then(|extras| extras.options.handle.as_ref());
-        let seam = handle.map_or_else(Seam::current, |handle| handle.node().seam.clone());
-        let under = Under::unchanged();
-        Box::new(Self { seam, limit, extras, terms, id: None, node: None, spending: None, under })
+        let env = handle.map_or_else(TestEnv::current, |handle| handle.node().env.clone());
+        let under = EnvGuard::unchanged();
+        Box::new(Self { env, limit, extras, terms, id: None, node: None, spending: None, under })
     }
 
     /// Whether the scopes around it in this poll have another clock: then they count as a handle's would, by being
     /// over, not by their deadlines.
     fn crosses_clocks(&self, thread: &Thread) -> bool {
-        let crosses = !self.seam.shares_clock(&Seam::current());
+        let crosses = !self.env.shares_clock(&TestEnv::current());
         if crosses {
             innermost(thread, |scope| scope.map(Scope::node).is_some());
         }
@@ -326,21 +335,25 @@ impl Rest {
     }
 
     #[cold]
-    fn enter(&mut self, thread: &Thread, location: &'static Location<'static>) -> Result<Terms, Refused> {
+    fn enter(
+        &mut self,
+        thread: &Thread,
+        location: &'static Location<'static>,
+    ) -> Result<ScopeSpec, Rejected> {
         let extras = self.extras.as_ref();
         let handle = extras.and_then(|extras| extras.options.handle.as_ref());
-        if handle.is_none() && self.seam.is_real() {
-            self.seam = Seam::current();
+        if handle.is_none() && self.env.is_real() {
+            self.env = TestEnv::current();
         }
         let outer = self.outer_of_another_clock(thread);
-        let _under = under(thread, &self.seam);
+        let _under = enter_env(thread, &self.env);
         let (kind, around) = match (handle, &outer) {
-            (Some(handle), _) => (Kind::EnteredFuture, Around::Node(handle.node())),
-            (None, Some(outer)) => (Kind::Future, Around::Node(outer)),
-            (None, None) => (Kind::Future, Around::Thread),
+            (Some(handle), _) => (Kind::EnteredFuture, Parent::Node(handle.node())),
+            (None, Some(outer)) => (Kind::Future, Parent::Node(outer)),
+            (None, None) => (Kind::Future, Parent::Thread),
         };
-        let Admission { terms, effective: _, node, spending } =
-            admit(thread, &self.limit, extras, location, kind, around)?;
+        let Prepared { terms, effective: _, node, spending } =
+            try_enter(thread, &self.limit, extras, location, kind, around)?;
         self.terms = Some(terms);
         self.node = node;
         self.spending = spending;
@@ -354,13 +367,13 @@ impl Rest {
     }
 
     #[cold]
-    fn refusal(&self, thread: &Thread, refused: Refused) -> TimeoutError {
+    fn refusal(&self, thread: &Thread, refused: Rejected) -> TimeoutError {
         let extras = self.extras.as_ref();
         let handle = extras.and_then(|extras| extras.options.handle.as_ref());
         let outer = self.outer_of_another_clock(thread);
-        let _under = under(thread, &self.seam);
+        let _under = enter_env(thread, &self.env);
         let around = handle.map(Handle::node).or(outer.as_ref());
-        refused.into_error(thread, extras, around.map_or(Around::Thread, Around::Node))
+        refused.into_error(thread, extras, around.map_or(Parent::Thread, Parent::Node))
     }
 
     /// Completes the frame with what has been kept; the earliest deadline visible in it.
@@ -380,7 +393,7 @@ impl Rest {
             let outer = innermost(thread, |scope| scope.map(|scope| Arc::clone(scope.node())));
             if self.node.is_none() && outer.is_some() {
                 let info = terms.info(self.id.unwrap_or_else(ScopeId::next), self.extras.as_ref());
-                let Terms { entered, cause, .. } = terms;
+                let ScopeSpec { entered, cause, .. } = terms;
                 self.node = Some(Node::new(outer.as_ref(), info, entered, terms.own(), cause, true));
             }
             if let Some(node) = &self.node {
@@ -424,7 +437,7 @@ impl Rest {
     }
 }
 
-impl Drop for Rest {
+impl Drop for ColdState {
     fn drop(&mut self) {
         if let Some(node) = &self.node {
             node.settle();
@@ -433,9 +446,9 @@ impl Drop for Rest {
     }
 }
 
-impl fmt::Debug for Polled {
+impl fmt::Debug for SuspendedScope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut debug = f.debug_struct("Polled");
+        let mut debug = f.debug_struct("SuspendedScope");
         if self.is_entered() {
             debug.field("deadline", &Deadline::from_nanos(self.own()));
         }

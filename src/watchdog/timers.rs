@@ -387,9 +387,9 @@ mod tests {
     use std::task::Wake;
 
     /// Says which it is when it is called.
-    struct Numbered(usize, Arc<AtomicUsize>);
+    struct ChunkedVec(usize, Arc<AtomicUsize>);
 
-    impl Wake for Numbered {
+    impl Wake for ChunkedVec {
         fn wake(self: Arc<Self>) {
             self.1.store(self.0, Ordering::Relaxed);
         }
@@ -425,7 +425,7 @@ mod tests {
             match random() % 5 {
                 0..=2 => {
                     let deadline = random() % 1000;
-                    let numbered = Arc::new(Numbered(n, Arc::clone(&called)));
+                    let numbered = Arc::new(ChunkedVec(n, Arc::clone(&called)));
                     let timer = put(timers, deadline, Waker::from(numbered));
                     model.insert((deadline, n), timer);
                 }

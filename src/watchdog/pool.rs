@@ -23,7 +23,7 @@ pub(crate) trait Task: Send + Sync {
 }
 
 #[derive(Debug)]
-pub(crate) struct Runners {
+pub(crate) struct BlockingPool {
     /// Of each thread.
     #[cfg_attr(timebox_loom, allow(dead_code))]
     name: &'static str,
@@ -132,7 +132,7 @@ pub(super) fn is_for_hooks() -> bool {
     FOR_HOOKS.get()
 }
 
-impl Runners {
+impl BlockingPool {
     crate::sync::const_fn! {
         /// For hooks that may block.
         pub(super) fn for_hooks() -> Self {
@@ -233,12 +233,12 @@ impl Runners {
     }
 
     /// Nobody waits any more for what a runner is at.
-    pub(crate) fn left_behind(&self, depth: usize) {
+    pub(crate) fn mark_abandoned(&self, depth: usize) {
         lock(&self.state).level(depth).stuck += 1;
     }
 
     /// What was left behind has ended.
-    pub(crate) fn came_back(&self, depth: usize) {
+    pub(crate) fn mark_returned(&self, depth: usize) {
         let mut state = lock(&self.state);
         let stuck = &mut state.level(depth).stuck;
         // In a child forked from within it there was none.

@@ -7,22 +7,22 @@ use crate::error::TimeoutError;
 use crate::scope::Scope;
 use crate::scope::frame::innermost;
 use crate::scope::over::{AwaitState, PATIENCE};
+use crate::test_env::TestEnv;
 use crate::time::NEVER;
-use crate::time::seam::Seam;
 use crate::token::node::Node;
 use crate::watchdog::slots::Thread;
 use crate::watchdog::{self, Timer};
 
-/// Wakes a task at a time, and when a node is over. Its owner takes both back with [`clear`](Alert::clear).
+/// Wakes a task at a time, and when a node is over. Its owner takes both back with [`clear`](TaskWakeup::clear).
 #[derive(Debug, Default)]
-pub(super) struct Alert {
+pub(super) struct TaskWakeup {
     timer: Option<(u64, Timer)>,
     /// What few futures have; the rest move less.
-    rare: Option<Box<Rare>>,
+    cold: Option<Box<ColdState>>,
 }
 
 #[derive(Debug, Default)]
-struct Rare {
+struct ColdState {
     waiting: Option<Waiting>,
     /// Until when it waits for the scope around to drop both.
     patience: u64,
@@ -55,11 +55,11 @@ pub(super) fn rely_on(node: &Arc<Node>, waker: &Waker) {
     }
 }
 
-impl Alert {
+impl TaskWakeup {
     /// Wakes the task at `deadline`, and not at a time given before.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn wake_at(&mut self, deadline: u64, waker: &Waker) {
-        if Seam::is_in_force() {
+        if TestEnv::is_in_force() {
             return self.wake_at_staged(deadline, waker);
         }
         if self.timer.is_none() || !self.keeps_timer(deadline, waker) {
@@ -77,16 +77,16 @@ impl Alert {
     #[cold]
     #[inline(never)]
     fn wake_at_staged(&mut self, deadline: u64, waker: &Waker) {
-        self.wake_at_on(&Seam::current(), deadline, waker);
+        self.wake_at_on(&TestEnv::current(), deadline, waker);
     }
 
     /// As [`wake_at`](Self::wake_at), by another clock than this thread's.
-    pub(super) fn wake_at_on(&mut self, seam: &Seam, deadline: u64, waker: &Waker) {
+    pub(super) fn wake_at_on(&mut self, env: &TestEnv, deadline: u64, waker: &Waker) {
         if !self.keeps_timer(deadline, waker) && deadline != NEVER {
-            let timer = watchdog::global().schedule_on(seam, deadline, waker.clone());
+            let timer = watchdog::global().schedule_on(env, deadline, waker.clone());
             self.timer = Some((deadline, timer));
         }
-        if self.timer.is_some() && seam.has_real_clock() && !watchdog::global().ensure_running() {
+        if self.timer.is_some() && env.has_real_clock() && !watchdog::global().ensure_running() {
             poll_again(waker);
         }
     }
@@ -111,7 +111,7 @@ impl Alert {
 
     /// Until when to wait for surroundings that are over since `over`, as it is found `now`, to drop both.
     pub(super) fn patience(&mut self, now: u64, over: u64) -> u64 {
-        let patience = &mut self.rare.get_or_insert_default().patience;
+        let patience = &mut self.cold.get_or_insert_default().patience;
         // What was begun before is for others.
         if patience.saturating_sub(PATIENCE) < over {
             *patience = now.saturating_add(PATIENCE);
@@ -121,29 +121,29 @@ impl Alert {
 
     /// Whether it was known to be over, before [`wake_by`](Self::wake_by) is asked for another poll.
     pub(super) fn was_over(&self) -> bool {
-        self.rare.as_ref().is_some_and(|rare| rare.over)
+        self.cold.as_ref().is_some_and(|cold| cold.over)
     }
 
     pub(super) fn set_over(&mut self) {
-        self.rare.get_or_insert_default().over = true;
+        self.cold.get_or_insert_default().over = true;
     }
 
     /// Wakes the task when `node` is over, and not for one given before; `false` if it is over.
     pub(super) fn wake_by(&mut self, node: Option<&Arc<Node>>, waker: &Waker) -> bool {
-        if let Some(rare) = &mut self.rare {
-            rare.over = false;
-            if let (Some(waiting), Some(node)) = (&rare.waiting, node)
+        if let Some(cold) = &mut self.cold {
+            cold.over = false;
+            if let (Some(waiting), Some(node)) = (&cold.waiting, node)
                 && Arc::ptr_eq(&waiting.node, node)
             {
                 rely_on(node, waker);
                 return node.update_waker(waiting.key, waker);
             }
-            rare.waiting = None;
+            cold.waiting = None;
         }
         let Some(node) = node else { return true };
         rely_on(node, waker);
         let Some(key) = node.add_waker(waker) else { return !node.is_over() };
-        self.rare.get_or_insert_default().waiting = Some(Waiting { node: Arc::clone(node), key });
+        self.cold.get_or_insert_default().waiting = Some(Waiting { node: Arc::clone(node), key });
         true
     }
 
@@ -163,16 +163,16 @@ impl Alert {
         };
         self.wake_at(deadline, waker);
         match scope.filter(|_| !covered) {
-            None => self.rare.is_none() || self.wake_by(None, waker),
+            None => self.cold.is_none() || self.wake_by(None, waker),
             // Whoever waits outside of what a scope polls itself must be told of a cancellation, by a token that may be
             // yet to be made.
             Some(scope) => self.wake_by(Some(scope.node()), waker),
         }
     }
 
-    /// Wakes the task of an await at `end`, or when a scope around it is over. `seam` has the clock of `end`.
-    pub(super) fn wake_await(&mut self, thread: &Thread, seam: &Seam, end: u64, waker: &Waker) {
-        let shares_clock = seam.shares_clock(&Seam::current());
+    /// Wakes the task of an await at `end`, or when a scope around it is over. `env` has the clock of `end`.
+    pub(super) fn wake_await(&mut self, thread: &Thread, env: &TestEnv, end: u64, waker: &Waker) {
+        let shares_clock = env.shares_clock(&TestEnv::current());
         // To clone and to drop a waker is foreign code: not while the frame of a scope is looked at.
         let (deadline, node) = innermost(thread, |scope| {
             let deadline = if shares_clock { thread.deadline.get() } else { NEVER };
@@ -183,7 +183,7 @@ impl Alert {
             }
         });
         // Also where the scope around wakes the task before: the future may be carried out of it.
-        self.wake_at_on(seam, end.min(deadline), waker);
+        self.wake_at_on(env, end.min(deadline), waker);
         if !self.wake_by(node.as_ref(), waker) {
             // It is over by now: the next poll finds it so.
             waker.wake_by_ref();
@@ -191,38 +191,44 @@ impl Alert {
     }
 
     /// Wakes the task of an await that stays pending in a scope that is over.
-    pub(super) fn stay(&mut self, seam: &Seam, until: u64, waker: &Waker) {
+    pub(super) fn stay(&mut self, env: &TestEnv, until: u64, waker: &Waker) {
         self.wake_by(None, waker);
-        self.wake_at_on(seam, until, waker);
+        self.wake_at_on(env, until, waker);
     }
 
     /// What an await remembers that is yet to begin.
     pub(super) fn await_state(&mut self) -> &mut AwaitState {
-        &mut self.rare.get_or_insert_default().await_state
+        &mut self.cold.get_or_insert_default().await_state
     }
 
     /// Keeps the result, while the hooks run.
     pub(super) fn keep_error(&mut self, error: TimeoutError) {
-        self.rare.get_or_insert_default().error = Some(error);
+        self.cold.get_or_insert_default().error = Some(error);
     }
 
     /// The result that was kept.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn kept_error(&self) -> Option<&TimeoutError> {
-        self.rare.as_ref()?.error.as_ref()
+        self.cold.as_ref()?.error.as_ref()
     }
 }
 
-impl Alert {
+impl TaskWakeup {
     /// Takes everything back.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn clear(&mut self) {
-        if let Some((_, timer)) = self.timer {
-            self.timer = None;
+        if self.timer.is_some() | self.cold.is_some() {
+            self.take_back();
+        }
+    }
+
+    #[cfg_attr(not(debug_assertions), inline(always))]
+    fn take_back(&mut self) {
+        if let Some((_, timer)) = self.timer.take() {
             timer.cancel();
         }
-        if self.rare.is_some() {
-            self.rare = None;
+        if self.cold.is_some() {
+            self.cold = None;
         }
     }
 }

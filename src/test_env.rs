@@ -1,27 +1,27 @@
-//! The seam for tests: what a test has put in place of the world. Without the feature `testing` nothing is left of it.
+//! The environment for tests: what a test has put in place of the real world. Without the feature `testing` nothing is left of it.
 //!
-//! A thread is *in* a seam while a test's closure runs on it, a future made there is polled, or a handle made there is
-//! entered. What is made meanwhile keeps the seam, and follows it wherever it goes.
+//! A thread is *in* an environment while a test's closure runs on it, a future made there is polled, or a handle made there is
+//! entered. What is made meanwhile keeps the environment, and follows it wherever it goes.
 
 #[cfg(feature = "testing")]
-pub(crate) use on::{Entered, Mock, Probe, Verdict, World, is_entered};
+pub(crate) use on::{Entered, Mock, Probe, TestSetup, Verdict, is_entered};
 #[cfg(feature = "testing")]
 use std::sync::Arc;
 
 /// What scopes, tokens, quotas and futures were made under. The default is the real world.
 #[derive(Clone, Default)]
-pub(crate) struct Seam {
+pub(crate) struct TestEnv {
     #[cfg(feature = "testing")]
-    world: Option<Arc<World>>,
+    setup: Option<Arc<TestSetup>>,
 }
 
-impl std::fmt::Debug for Seam {
+impl std::fmt::Debug for TestEnv {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Seam").field("has_real_clock", &self.has_real_clock()).finish_non_exhaustive()
+        f.debug_struct("TestEnv").field("has_real_clock", &self.has_real_clock()).finish_non_exhaustive()
     }
 }
 
-impl Seam {
+impl TestEnv {
     /// That of the calling thread.
     #[inline]
     pub(crate) fn current() -> Self {
@@ -41,7 +41,7 @@ impl Seam {
         false
     }
 
-    /// The time on this seam's clock, for somebody whose own clock says `now`.
+    /// The time on this environment's clock, for somebody whose own clock says `now`.
     #[inline]
     #[cfg_attr(not(feature = "testing"), allow(clippy::unused_self))]
     pub(crate) fn reading(&self, now: u64) -> u64 {
@@ -70,7 +70,7 @@ impl Seam {
     #[cfg_attr(not(feature = "testing"), allow(clippy::unused_self))]
     pub(crate) fn is_real(&self) -> bool {
         #[cfg(feature = "testing")]
-        return self.world.is_none();
+        return self.setup.is_none();
         #[cfg(not(feature = "testing"))]
         true
     }
@@ -93,13 +93,12 @@ mod on {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-    use super::Seam;
+    use super::TestEnv;
     use crate::sync::{Mutex, ThreadKey, os};
-    use crate::time::NEVER;
 
     /// What a test has put in place.
     #[derive(Clone, Default)]
-    pub(crate) struct World {
+    pub(crate) struct TestSetup {
         /// The clock, if it is not the real one.
         pub(crate) mock: Option<Arc<Mock>>,
         /// The thread on which a sleep moves that clock.
@@ -179,7 +178,7 @@ mod on {
 
         /// Never moves back, and not to where what never comes would have come.
         pub(crate) fn move_to(&self, time: u64) {
-            self.now.fetch_max(time.min(NEVER - 1), Ordering::Release);
+            self.now.fetch_max(time.min(u64::MAX - 1), Ordering::Release);
         }
 
         /// A move begins: nothing is asked yet.
@@ -197,12 +196,12 @@ mod on {
         }
     }
 
-    thread_local!(static CURRENT: RefCell<Seam> = const { RefCell::new(Seam { world: None }) });
+    thread_local!(static CURRENT: RefCell<TestEnv> = const { RefCell::new(TestEnv { setup: None }) });
 
     // No destructor: it is there in those of others.
     thread_local!(static ENTERED: Cell<u32> = const { Cell::new(0) });
 
-    /// Whether this thread is in a seam.
+    /// Whether this thread is in an environment.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn is_entered() -> bool {
         ENTERED.get() != 0
@@ -210,14 +209,14 @@ mod on {
 
     #[cold]
     #[inline(never)]
-    pub(super) fn current() -> Seam {
+    pub(super) fn current() -> TestEnv {
         CURRENT.try_with(|current| current.borrow().clone()).unwrap_or_default()
     }
 
-    /// A thread's stay in a seam.
+    /// A thread's stay in an environment.
     #[must_use]
     pub(crate) struct Entered {
-        before: Seam,
+        before: TestEnv,
     }
 
     impl Drop for Entered {
@@ -229,9 +228,9 @@ mod on {
         }
     }
 
-    impl Seam {
-        pub(crate) fn of(world: World) -> Self {
-            Self { world: Some(Arc::new(world)) }
+    impl TestEnv {
+        pub(crate) fn of(setup: TestSetup) -> Self {
+            Self { setup: Some(Arc::new(setup)) }
         }
 
         /// Puts the calling thread in it.
@@ -242,20 +241,20 @@ mod on {
         }
 
         pub(crate) fn is_same(&self, other: &Self) -> bool {
-            self.world.as_ref().map(Arc::as_ptr) == other.world.as_ref().map(Arc::as_ptr)
+            self.setup.as_ref().map(Arc::as_ptr) == other.setup.as_ref().map(Arc::as_ptr)
         }
 
-        pub(crate) fn world(&self) -> Option<&World> {
-            self.world.as_deref()
+        pub(crate) fn setup(&self) -> Option<&TestSetup> {
+            self.setup.as_deref()
         }
 
         pub(crate) fn mock(&self) -> Option<&Arc<Mock>> {
-            self.world.as_ref()?.mock.as_ref()
+            self.setup.as_ref()?.mock.as_ref()
         }
 
         /// Whether a test has scopes expire in it.
         pub(crate) fn injects(&self) -> bool {
-            self.world().and_then(|world| world.probe.as_ref()).is_some_and(|probe| probe.injects())
+            self.setup().and_then(|setup| setup.probe.as_ref()).is_some_and(|probe| probe.injects())
         }
 
         /// The time on its clock.

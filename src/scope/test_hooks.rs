@@ -8,24 +8,23 @@ use std::sync::Arc;
 
 #[cfg(feature = "testing")]
 use super::{Scope, frame::innermost};
-use crate::time::seam::Seam;
+use crate::test_env::TestEnv;
 #[cfg(feature = "testing")]
-use crate::time::{
-    clock,
-    seam::{Entered, Probe, Verdict, is_entered},
-};
+use crate::test_env::{Entered, Probe, Verdict, is_entered};
+#[cfg(feature = "testing")]
+use crate::time::clock;
 use crate::token::node::Node;
 use crate::watchdog::slots::Thread;
 
-/// A thread's stay in the seam of a handle or a future.
+/// A thread's stay in the environment of a handle or a future.
 #[must_use]
-pub(crate) struct Under {
+pub(crate) struct EnvGuard {
     /// Taken out on leaving: nothing is left to drop.
     #[cfg(feature = "testing")]
     entered: ManuallyDrop<Option<Entered>>,
 }
 
-impl Under {
+impl EnvGuard {
     /// A thread that stays where it is.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn unchanged() -> Self {
@@ -43,16 +42,16 @@ pub(crate) struct Presence {
     _present: Option<crate::watchdog::mock::presence::Present>,
 }
 
-/// From here on the clock of the seam counts on this thread, until the result is dropped.
+/// From here on the clock of the environment counts on this thread, until the result is dropped.
 #[inline]
-pub(crate) fn present(seam: &Seam) -> Presence {
+pub(crate) fn present(env: &TestEnv) -> Presence {
     #[cfg(feature = "testing")]
     return Presence {
-        _present: (!seam.has_real_clock()).then(|| crate::watchdog::mock::presence::Present::under(seam)),
+        _present: (!env.has_real_clock()).then(|| crate::watchdog::mock::presence::Present::under(env)),
     };
     #[cfg(not(feature = "testing"))]
     {
-        let _ = seam;
+        let _ = env;
         Presence {}
     }
 }
@@ -67,30 +66,30 @@ pub(crate) struct Held {
 pub(crate) fn hold() -> Held {
     Held {
         #[cfg(feature = "testing")]
-        _hold: Seam::current().mock().map(crate::watchdog::mock::presence::Hold::new),
+        _hold: TestEnv::current().mock().map(crate::watchdog::mock::presence::Hold::new),
     }
 }
 
-/// Puts this thread in a seam, if it is in another.
+/// Puts this thread in an environment, if it is in another.
 #[inline]
-pub(crate) fn under(thread: &Thread, seam: &Seam) -> Under {
+pub(crate) fn enter_env(thread: &Thread, env: &TestEnv) -> EnvGuard {
     #[cfg(feature = "testing")]
-    return Under {
-        entered: ManuallyDrop::new((!seam.is_same(&Seam::current())).then(|| stage(thread, seam))),
+    return EnvGuard {
+        entered: ManuallyDrop::new((!env.is_same(&TestEnv::current())).then(|| stage(thread, env))),
     };
     #[cfg(not(feature = "testing"))]
     {
-        let _ = (thread, seam);
-        Under {}
+        let _ = (thread, env);
+        EnvGuard {}
     }
 }
 
 #[cfg(feature = "testing")]
 #[cold]
-fn stage(thread: &Thread, seam: &Seam) -> Entered {
+fn stage(thread: &Thread, env: &TestEnv) -> Entered {
     // What they share later has the clock of the scopes around.
     innermost(thread, |scope| scope.map(Scope::node).is_some());
-    let entered = seam.enter();
+    let entered = env.enter();
     set(thread);
     entered
 }
@@ -103,7 +102,7 @@ pub(crate) fn set(thread: &Thread) {
 }
 
 #[cfg(feature = "testing")]
-impl Drop for Under {
+impl Drop for EnvGuard {
     #[cfg_attr(not(debug_assertions), inline(always))]
     fn drop(&mut self) {
         if self.entered.is_some() {
@@ -157,8 +156,8 @@ pub(crate) fn point_of(node: &Arc<Node>, location: &'static Location<'static>) {
 pub(crate) fn moves_clock() -> bool {
     #[cfg(feature = "testing")]
     return is_entered()
-        && Seam::current().world().is_some_and(|world| {
-            world.mock.is_some() && world.moved_by == Some(crate::sync::ThreadKey::current())
+        && TestEnv::current().setup().is_some_and(|setup| {
+            setup.mock.is_some() && setup.moved_by == Some(crate::sync::ThreadKey::current())
         });
     #[cfg(not(feature = "testing"))]
     false
@@ -167,7 +166,7 @@ pub(crate) fn moves_clock() -> bool {
 /// Moves it, from one due time to the next, for as long as `go_on` says so.
 pub(crate) fn move_clock(until: u64, go_on: impl FnMut() -> bool) {
     #[cfg(feature = "testing")]
-    if let Some(mock) = Seam::current().mock() {
+    if let Some(mock) = TestEnv::current().mock() {
         crate::watchdog::mock::advance(mock, |_| until, go_on);
         Thread::with(set);
     }
@@ -216,7 +215,7 @@ fn waits(location: &'static Location<'static>, begins: bool) {
 
 #[cfg(feature = "testing")]
 fn probe() -> Option<Arc<dyn Probe>> {
-    Seam::current().world()?.probe.clone()
+    TestEnv::current().setup()?.probe.clone()
 }
 
 #[cfg(feature = "testing")]
