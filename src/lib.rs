@@ -78,10 +78,10 @@
 //! | limit | what a caller asks for: a duration, an instant, a [quota](Quota), or none |
 //! | deadline | the instant on the monotonic clock that a limit becomes when its scope is entered |
 //! | scope | the region of execution that a limit bounds: one call of a closure, or one future |
-//! | over | expired or cancelled; not: left |
+//! | over | expired or cancelled, whether it has been left or not |
 //! | checkpoint | a place where running code lets itself be stopped |
 //! | token | a handle that says whether a scope is over, and can cancel it |
-//! | hook | an action at the end of a scope's time, which unblocks a foreign call |
+//! | hook | an action that unblocks a foreign call once the scope is over |
 //! | watchdog | the one [background thread](guide::background_threads) that notices deadlines |
 //!
 //! # E0283: type annotations needed
