@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use timebox::{CancellationToken, Limit, Timebox, timeout_value};
 
-#[path = "../src/recipes/signals.rs"]
+#[path = "../src/guide/signals.rs"]
 #[allow(unreachable_pub, reason = "it is a page too")]
 mod signals;
 

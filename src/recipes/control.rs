@@ -10,15 +10,15 @@ use timebox::Hook;
 
 pub type AnyError = Box<dyn Error + Send + Sync>;
 
-/// How long one run of a hook may take, and how long a call has for ending before its socket is shut down.
+/// The longest time for one run of a hook; also the time that a call has to end before its socket is shut down.
 pub const BOUND: Duration = Duration::from_millis(500);
 
 /// Why a call on another connection was not ended.
 #[derive(Debug)]
 pub enum Failure {
-    /// Nothing was sent that could end it, or the server refused.
+    /// No cancel was sent, or the server refused it.
     Refused(AnyError),
-    /// It was sent and not answered. It may still arrive, and then it ends the statement that runs at that time.
+    /// A cancel was sent and not answered. It may still arrive, and then it ends the statement that runs at that time.
     Unanswered(AnyError),
 }
 
@@ -37,7 +37,7 @@ impl Error for Failure {}
 #[derive(Clone, Default)]
 pub struct Doubt {
     is_raised: Arc<AtomicBool>,
-    /// Shut down when the doubt is raised. Where the client library hides it, throw the connection away.
+    /// Shut down when the doubt is raised. If the client library hides it, discard the connection.
     socket: Option<Arc<TcpStream>>,
 }
 
@@ -49,7 +49,7 @@ impl Doubt {
     pub fn raise(&self) {
         self.is_raised.store(true, SeqCst);
         if let Some(socket) = &self.socket {
-            let _ = socket.shutdown(Shutdown::Both); // it fails where the connection is lost already
+            let _ = socket.shutdown(Shutdown::Both); // it fails if the connection is already lost
         }
     }
 
@@ -58,8 +58,8 @@ impl Doubt {
     }
 }
 
-/// The first step of a hook asks the server. The second, one bound later, shuts the socket down: for a server that is
-/// frozen, and a network that is silent.
+/// A hook of two steps. The first asks the server. The second, one bound later, shuts the socket down, in case the server is
+/// frozen or the network silent.
 pub fn two_steps(
     bound: Duration,
     doubt: &Doubt,
@@ -81,7 +81,7 @@ pub fn two_steps(
     }
 }
 
-/// A connection over which calls on others are ended: one for all of them, made before it is needed.
+/// A connection that ends calls on other connections: one for all of them, made before it is needed.
 pub struct Control<C> {
     connect: Box<dyn Fn(Duration) -> Result<C, AnyError> + Send + Sync>,
     is_open: fn(&C) -> bool,
@@ -96,7 +96,7 @@ enum Place<C> {
     Lost(Trouble),
 }
 
-/// Attempts to connect follow each other ever more slowly, whoever makes them.
+/// Attempts to connect follow each other ever more slowly, for all callers together.
 struct Trouble {
     attempts: u32,
     next: Instant,
@@ -104,8 +104,8 @@ struct Trouble {
 }
 
 impl<C> Control<C> {
-    /// Connects. `connect` gets the time that it may take. What `is_open` is not was lost while it was idle, so nothing
-    /// is sent over it.
+    /// Connects. `connect` gets the time that it may take. A connection that is not `is_open` was lost while it was idle, so
+    /// nothing is sent over it.
     pub fn new(
         bound: Duration,
         connect: impl Fn(Duration) -> Result<C, AnyError> + Send + Sync + 'static,
@@ -119,8 +119,8 @@ impl<C> Control<C> {
         self.bound
     }
 
-    /// Does something over the connection. `action` gets the time that it may take: the wait for the connection, a new
-    /// one where it was lost, and the action have one bound together. After a failure the connection is made anew.
+    /// Runs `action` over the connection, with the time that it may take. One bound holds for everything together: the wait
+    /// for the connection, a new connection if it was lost, and the action. After a failure the next call connects anew.
     pub fn run(&self, action: impl FnOnce(&mut C, Duration) -> Result<(), Failure>) -> Result<(), Failure> {
         let end = Instant::now() + self.bound;
         let mut turn = self.turn(end).map_err(Failure::Refused)?;
@@ -172,7 +172,7 @@ impl<C> Control<C> {
     }
 }
 
-/// The use of the connection. Without one, at its end, the connection is lost.
+/// A use of the connection. If it holds no connection at its end, the connection is lost.
 struct Turn<'a, C> {
     control: &'a Control<C>,
     connection: Option<C>,
@@ -203,7 +203,7 @@ fn left(end: Instant) -> Result<Duration, AnyError> {
     }
 }
 
-/// Whether the server has not hung up on a connection that is idle: then there is nothing to read.
+/// Whether an idle connection is still open: then there is nothing to read.
 pub fn is_open(socket: &TcpStream) -> bool {
     let look = || {
         socket.set_nonblocking(true)?;

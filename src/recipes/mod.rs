@@ -1,6 +1,6 @@
-//! Recipes for databases: how a scope ends what runs on a server, and what becomes of the connection.
+//! Recipes for databases: how a scope ends a statement on a server, and what then becomes of the connection.
 //!
-//! This crate depends on no database. Each page here is a text and a piece of code to copy, with a hook in its middle:
+//! This crate depends on no database. Each page is a text and a piece of code to copy, with a hook in its middle:
 //!
 //! | page | ends | by |
 //! |---|---|---|
@@ -12,19 +12,19 @@
 //! | [`control`] | | the control connection of these: its bounds, and how it fails |
 //! | [`pools`] | a query on a connection of r2d2, deadpool, bb8, sqlx | the hook of its database, and a mark |
 //!
-//! The code on the pages is the code that `tests/databases` runs against the real servers, except for DuckDB.
+//! The package `crates/databases` compiles the code of the pages and runs it against the real servers, except for DuckDB.
 //!
 //! # What they have in common
 //!
-//! - **The hook ends with the call.** When [`interruptible`](crate::interruptible()) has returned, no cancel is under way, so
-//!   the next statement on the connection is not hit. That takes a cancel that *returns after the server has acted*.
-//! - **It fires again until the call returns**, since a cancel that comes before the statement is lost.
+//! - **The hook ends with the call.** When [`interruptible`](crate::interruptible()) has returned, no cancel is under way, so it
+//!   cannot hit the next statement on the connection. That takes a cancel that *returns after the server has acted*.
+//! - **It fires again until the call returns**, because a cancel that comes before the statement is lost.
 //! - **It is bounded.** Leaving the call waits for a running hook, so each wait in a hook has a timeout of its own.
-//! - **The session is identified** where it is cancelled: a number alone may be a stranger's, on another server.
+//! - **It identifies the session** that it cancels: a number alone may be a stranger's, on another server.
 //! - **The control connection is not the pool's**, and is made before it is needed. One serves all.
-//! - **What does not answer loses its socket**, in a second step: [`control`] says what bounds what.
-//! - **What is read later is not guarded**: the guards take no rows, iterators or streams that have yet to ask the server.
-//! - **A connection that is in doubt is thrown away**: after a client-side read timeout, or when a future was dropped in the
+//! - **A server that does not answer loses the socket**, in a second step: [`control`] says what bounds the wait.
+//! - **Rows that are read later are not guarded**: the guards take no rows, iterators or streams that have yet to ask the server.
+//! - **A connection that is in doubt is discarded**: after a client-side read timeout, or when a future was dropped in the
 //!   middle ([`settled`](crate::TimeoutError::settled) is false).
 //!
 //! ```
@@ -39,33 +39,26 @@
 //! # }
 //! ```
 
-/// A page: its text, then its code, which is compiled with the documentation and run by `tests/databases`. Code of other
-/// pages that it uses stands beside it, not shown.
+/// A page: its text, then its code. `no_run` code is compiled with the documentation. `ignore` code depends on clients that
+/// this package does not have: `crates/databases` compiles it.
 macro_rules! page {
-    ($name:ident, $text:literal, $code:literal $(, $beside:literal)*) => {
+    ($name:ident, $text:literal, $code:literal, $attribute:literal) => {
         #[doc = include_str!($text)]
         #[doc = ""]
-        #[doc = "```no_run"]
+        #[doc = concat!("```", $attribute)]
         #[doc = "# #![allow(dead_code)]"]
-        $(#[doc = concat!(
-            "# mod ", $beside, r#" { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/recipes/"#, $beside, r#".rs")); }"#
-        )])*
-        #[doc = "# mod page {"]
         #[doc = include_str!($code)]
-        #[doc = "# }"]
         #[doc = "# fn main() {}"]
         #[doc = "```"]
         pub mod $name {}
     };
 }
 
-page!(control, "control.md", "control.rs");
-page!(sqlite, "sqlite.md", "sqlite.rs");
-page!(postgres, "postgres.md", "postgres.rs", "control");
-page!(mysql, "mysql.md", "mysql.rs", "control");
-page!(redis, "redis.md", "redis.rs", "control");
+page!(control, "control.md", "control.rs", "no_run");
+page!(sqlite, "sqlite.md", "sqlite.rs", "no_run");
+page!(postgres, "postgres.md", "postgres.rs", "ignore");
+page!(mysql, "mysql.md", "mysql.rs", "ignore");
+page!(redis, "redis.md", "redis.rs", "ignore");
 #[doc = include_str!("duckdb.md")]
 pub mod duckdb {}
-page!(pools, "pools.md", "pools.rs", "control", "postgres");
-#[cfg(any(unix, docsrs))]
-page!(signals, "signals.md", "signals.rs");
+page!(pools, "pools.md", "pools.rs", "ignore");

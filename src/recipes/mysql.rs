@@ -10,7 +10,7 @@ use timebox::{Hook, interruptible};
 
 use super::control::{self, AnyError, BOUND, Doubt, Failure, is_open, two_steps};
 
-/// How a connection is known to the server: ask once, after connecting, and again after a reset.
+/// The name of a connection at its server: ask once, after connecting, and again after a reset.
 pub struct Session {
     /// The name of a lock that this connection has. No other server knows it.
     pub lock: String,
@@ -25,13 +25,13 @@ pub fn session(connection: &mut Conn) -> Result<Session, AnyError> {
     Ok(Session { lock, doubt: Doubt::about(socket(connection)?) })
 }
 
-/// Another handle to the connection's socket, which it lends by its number only.
+/// Another handle to the connection's socket, of which the client lends only the number.
 fn socket(connection: &Conn) -> Result<TcpStream, AnyError> {
     let second = FileDescriptor::dup(connection)?;
     Ok(OwnedFd::from(second.as_file()?).into())
 }
 
-/// A connection over which queries on others are killed: one for a pool. The same user is enough.
+/// A connection that kills queries on other connections: one for a pool. The same user is enough.
 pub struct Control(control::Control<(Conn, TcpStream)>);
 
 impl Control {
@@ -43,7 +43,7 @@ impl Control {
     pub fn with_bound(options: &Opts, bound: Duration) -> Result<Arc<Self>, AnyError> {
         let options = options.clone();
         let connect = move |left: Duration| {
-            // The handshake is a wait to connect and one to read.
+            // The handshake waits once to connect and once to read.
             let wait = Some(left / 2);
             let options = OptsBuilder::from_opts(options.clone()).tcp_connect_timeout(wait);
             let connection = Conn::new(options.read_timeout(wait).write_timeout(wait))?;
@@ -53,11 +53,11 @@ impl Control {
         Ok(Arc::new(Self(control::Control::new(bound, connect, |(_, socket)| is_open(socket))?)))
     }
 
-    /// Kills the query of a session, and leaves its connection. When this returns `Ok`, the server has done it.
+    /// Kills the query of a session, and leaves its connection open. When this returns `Ok`, the server has killed it.
     pub fn kill_query(&self, lock: &str) -> Result<(), Failure> {
         self.0.run(|(connection, socket), left| {
             socket.set_read_timeout(Some(left)).map_err(|error| Failure::Refused(error.into()))?;
-            // On a server that does not know the lock this is no thread's number.
+            // A server that does not know the lock gives no number of a thread.
             match connection.query_drop(format!("kill query is_used_lock('{lock}')")) {
                 Ok(()) => Ok(()),
                 Err(mysql::Error::MySqlError(error)) if error.code == 1094 => {
@@ -75,7 +75,7 @@ impl Control {
     }
 }
 
-/// Runs one statement of a session, which the scope around it kills. What borrows the connection cannot leave it: rows
+/// Runs one statement of a session; the scope around it kills it. A result that borrows the connection cannot leave: rows
 /// that are still to be read.
 pub fn guarded<T: 'static>(
     control: &Arc<Control>,
@@ -85,7 +85,7 @@ pub fn guarded<T: 'static>(
     Ok(interruptible(control.hook(session), statement)??)
 }
 
-/// For statements that may return a value though they were killed.
+/// For statements that may return a value even though they were killed.
 pub fn guarded_strictly<T: 'static>(
     control: &Arc<Control>,
     session: &Session,

@@ -13,7 +13,7 @@ use tokio_postgres::{CancelToken, Client, Config};
 use super::control::{AnyError, Doubt};
 use super::postgres::{Connection, SESSION, Session};
 
-/// Waits for a connection until the scope is over. A grace is for what has begun, and this can be dropped.
+/// Waits for a connection until the scope is over. This wait can be dropped, so it needs no grace.
 async fn lent<T, E>(get: impl Future<Output = Result<T, E>>) -> Result<T, AnyError>
 where
     E: Into<AnyError>,
@@ -24,10 +24,10 @@ where
     }
 }
 
-// ===== r2d2: nothing is dropped in the middle, and what is cut off is closed =====
+// ===== r2d2: no call is dropped in the middle, and a call that is cut off loses its connection =====
 
-/// As long as the pool is willing to wait, in slices: a cancel does not end its wait. The pool's own test of a connection
-/// is no part of a slice; [`Manager`] bounds it.
+/// Waits in slices, for as long as the pool is willing to wait, because a cancel does not end the pool's wait. The pool's own
+/// test of a connection is no part of a slice; [`Manager`] bounds it.
 pub fn lent_by_r2d2<M: r2d2::ManageConnection>(
     pool: &r2d2::Pool<M>,
 ) -> Result<r2d2::PooledConnection<M>, AnyError> {
@@ -44,7 +44,7 @@ pub fn lent_by_r2d2<M: r2d2::ManageConnection>(
     }
 }
 
-/// Makes connections whose sockets are ours: in place of `r2d2_postgres`.
+/// Makes connections on sockets of ours. It replaces `r2d2_postgres`.
 pub struct Manager {
     pub config: Config,
     pub server: SocketAddr,
@@ -58,10 +58,10 @@ impl r2d2::ManageConnection for Manager {
         Connection::connect(&self.config, self.server).map_err(ConnectionError)
     }
 
-    /// Is called by the thread that waits for a connection, before it looks at the time.
+    /// The thread that waits for a connection calls this before it looks at the time.
     fn is_valid(&self, connection: &mut Connection) -> Result<(), ConnectionError> {
         match connection.test() {
-            // The scope was over before it was tested: who waits does not get it.
+            // The scope was over before the test, so the waiting caller does not get the connection.
             Err(error)
                 if error.downcast_ref().is_some_and(|error: &TimeoutError| error.source().is_none()) =>
             {
@@ -76,7 +76,7 @@ impl r2d2::ManageConnection for Manager {
     }
 }
 
-/// What r2d2 is told of a connection that could not be made, or did not answer.
+/// The error for r2d2 if a connection could not be made or did not answer.
 #[derive(Debug)]
 pub struct ConnectionError(AnyError);
 
@@ -99,13 +99,13 @@ pub fn on_r2d2<T: Unpin + 'static>(
     connection.guarded(hook, work)
 }
 
-// ===== deadpool: a connection that is taken from its object has left the pool =====
+// ===== deadpool: taking a connection from its object removes it from the pool =====
 
 struct Lent(Option<Object>);
 
 impl Drop for Lent {
     fn drop(&mut self) {
-        // Not given back: the future that used it was dropped in the middle.
+        // Still in use: the future that used it was dropped in the middle.
         drop(self.0.take().map(Object::take));
     }
 }
@@ -122,14 +122,14 @@ pub async fn on_deadpool<T: Unpin + 'static>(
     let mut lent = Lent(Some(object));
     let Some(client) = &lent.0 else { unreachable!("it was just put there") };
     let result = future::interruptible(hook, work(client)).await;
-    // Here the query has ended, with its result or as cancelled: the object goes back to its pool.
+    // The query has ended, with its result or cancelled: the object goes back to its pool.
     if !doubt.is_raised() {
         drop(lent.0.take());
     }
     Ok(result??)
 }
 
-// ===== bb8: its manager says what is broken, so the connection carries a mark =====
+// ===== bb8: its manager decides which connections are broken, so each carries a mark =====
 
 pub struct Marked<C> {
     client: C,

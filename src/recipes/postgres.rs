@@ -12,11 +12,11 @@ use tokio_postgres::{CancelToken, Client, Config, NoTls, SimpleQueryMessage};
 
 use super::control::{self, AnyError, BOUND, Doubt, Failure, two_steps};
 
-/// How a connection is known to the server: ask once, after connecting.
+/// The name of a connection at its server: ask once, after connecting.
 #[derive(Clone)]
 pub struct Session {
     pub pid: i32,
-    /// In microseconds: other servers have the same numbers, and this one uses them again.
+    /// In microseconds. It tells sessions of one `pid` apart: other servers have the same numbers, and this one reuses them.
     pub started: i64,
     pub doubt: Doubt,
 }
@@ -41,9 +41,9 @@ pub async fn session_async(client: &Client) -> Result<Session, tokio_postgres::E
     Ok(Session::new(row.get(0), row.get(1)))
 }
 
-/// A connection over which queries on others are cancelled: one for a pool. The same role is enough.
+/// A connection that cancels queries on other connections: one for a pool. The same role is enough.
 ///
-/// It has a thread of its own, since a hook must not need the executor it interrupts.
+/// It has a thread of its own, because a hook must not need the executor that it interrupts.
 pub struct Control {
     connection: control::Control<Arc<Client>>,
     runtime: Option<Runtime>,
@@ -117,7 +117,7 @@ fn is_answer(error: &tokio_postgres::Error) -> bool {
     error.code().is_some()
 }
 
-/// Awaits on another thread, also where this one is an executor's.
+/// Awaits on another thread, because this one may belong to an executor.
 fn within<T: Send + 'static>(
     runtime: &Handle,
     left: Duration,
@@ -131,7 +131,7 @@ fn within<T: Send + 'static>(
     })
 }
 
-/// Runs one statement of a session, which the scope around it cancels. What borrows the connection cannot leave it: rows
+/// Runs one statement of a session; the scope around it cancels it. A result that borrows the connection cannot leave: rows
 /// that are still to be read.
 pub fn guarded<T: 'static>(
     control: &Arc<Control>,
@@ -141,8 +141,8 @@ pub fn guarded<T: 'static>(
     Ok(interruptible(control.hook(session), statement)??)
 }
 
-/// The same for async. The scope needs a grace, in which the server's answer is awaited. What is not `Unpin` cannot leave
-/// it: a `RowStream`, whose rows are still to be read.
+/// The same for async. The scope needs a grace, in which this awaits the server's answer. A result that is not `Unpin` cannot
+/// leave: a `RowStream`, whose rows are still to be read.
 pub async fn guarded_async<T: Unpin + 'static>(
     cancel: Hook<'static>, // `control.hook(session)` or `raw_hook(..)`
     statement: impl Future<Output = Result<T, tokio_postgres::Error>>,
@@ -150,8 +150,8 @@ pub async fn guarded_async<T: Unpin + 'static>(
     Ok(future::interruptible(cancel, statement).await??)
 }
 
-/// Without a control connection: by a cancel request, for which a connection is made each time. It needs no slot of the
-/// server, and no other session's secret fits it.
+/// A hook without a control connection: each run makes a connection for a cancel request. It needs no slot of the server, and
+/// its secret fits no other session.
 pub fn raw_hook(token: CancelToken, server: SocketAddr, bound: Duration, doubt: &Doubt) -> Hook<'static> {
     two_steps(bound, doubt, raw_cancel(token, server, bound)).every(Duration::from_millis(20))
 }
@@ -167,7 +167,7 @@ fn raw_cancel(
         let cancel = cancel_and_wait(&token, server);
         runtime.block_on(async { timeout(bound, cancel).await }).map_err(unanswered)??;
         sent += 1;
-        // The first may come too early. A server says nothing of a cancel for a session that it does not have.
+        // The first request may come too early. A server ignores a cancel for a session that it does not have.
         if sent <= 3 {
             return Ok(());
         }
@@ -175,7 +175,7 @@ fn raw_cancel(
     }
 }
 
-/// Sends a cancel request, and waits until the server has acted on it: that is when it closes the connection.
+/// Sends a cancel request, and waits until the server has acted on it: then it closes the connection.
 pub async fn cancel_and_wait(token: &CancelToken, server: SocketAddr) -> Result<(), Failure> {
     let mut stream = tokio::net::TcpStream::connect(server).await.map_err(refused)?;
     token.cancel_query_raw(&mut stream, NoTls).await.map_err(unanswered)?;
@@ -191,7 +191,7 @@ fn unanswered(error: impl Into<AnyError>) -> Failure {
     Failure::Unanswered(error.into())
 }
 
-/// A connection for sync code. Its socket is ours, so a call on it ends where the network is silent too.
+/// A connection for sync code. Its socket is ours, so a call on it ends even if the network is silent.
 pub struct Connection {
     runtime: Runtime,
     client: Client,
@@ -199,9 +199,9 @@ pub struct Connection {
     server: SocketAddr,
 }
 
-/// How long connecting may take, outside of a scope too.
+/// The longest time for connecting, also outside a scope.
 const CONNECT: Duration = Duration::from_secs(5);
-/// How long a network may be silent, outside of a scope too.
+/// The longest silence of the network, also outside a scope.
 const SILENCE: Duration = Duration::from_secs(10);
 
 impl Connection {
@@ -226,7 +226,7 @@ impl Connection {
         let greet = async {
             let stream = tokio::net::TcpStream::from_std(second)?;
             let (client, connection) = config.connect_raw(stream, NoTls).await?;
-            tokio::spawn(connection); // runs in each call
+            tokio::spawn(connection); // it runs during each call
             let session = session_async(&client).await?;
             Ok::<_, AnyError>((client, session))
         };
@@ -239,12 +239,12 @@ impl Connection {
         &self.session
     }
 
-    /// As the function of that name, with a second step.
+    /// As the function of this name, with a second step.
     pub fn raw_hook(&self, bound: Duration) -> Hook<'static> {
         raw_hook(self.client.cancel_token(), self.server, bound, &self.session.doubt)
     }
 
-    /// Runs one statement, which the scope around it ends: `cancel` is `control.hook(connection.session())` or
+    /// Runs one statement; the scope around it ends it. `cancel` is `control.hook(connection.session())` or
     /// `connection.raw_hook(BOUND)`.
     pub fn guarded<T: Unpin + 'static>(
         &self,
@@ -254,7 +254,7 @@ impl Connection {
         Ok(interruptible(cancel, || self.runtime.block_on(statement(&self.client)))??)
     }
 
-    /// Asks the server for nothing, for at most a second and within the scope.
+    /// Sends an empty query and waits for the answer, within the scope and for at most a second.
     pub fn test(&self) -> Result<(), AnyError> {
         let doubt = self.session.doubt.clone();
         let shut_down = Hook::inline(move || doubt.raise()).once();
@@ -267,13 +267,13 @@ impl Connection {
     }
 }
 
-/// Has the system give up a connection over which nothing comes back.
+/// Makes the system give up a connection on which nothing comes back.
 pub fn notice_silence(socket: &TcpStream, after: Duration) -> io::Result<()> {
     let (socket, [idle, between]) = (SockRef::from(socket), probes(after));
-    // While something that was sent is not acknowledged. Alone it does not see that an idle peer is gone.
+    // Counts while sent data is not acknowledged. Alone it does not notice that an idle peer is gone.
     #[cfg(target_os = "linux")]
     socket.set_tcp_user_timeout(Some(after))?;
-    // While nothing is sent. Alone it does not count while something is.
+    // Counts while nothing is sent. Alone it does not notice unacknowledged data.
     socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(idle).with_interval(between))
 }
 
@@ -283,7 +283,7 @@ pub fn notice_silence_of(config: &mut postgres::Config, after: Duration) {
     config.tcp_user_timeout(after).keepalives_idle(idle).keepalives_interval(between);
 }
 
-/// When the system asks an idle peer whether it is there, and how often: it counts in seconds.
+/// When, and how often, the system asks an idle peer whether it is there. The system counts in seconds.
 fn probes(after: Duration) -> [Duration; 2] {
     [after / 2, after / 4].map(|pause| pause.max(Duration::from_secs(1)))
 }

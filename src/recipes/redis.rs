@@ -10,7 +10,7 @@ use timebox::{Hook, checkpoint, interruptible};
 
 use super::control::{self, AnyError, BOUND, Doubt, Failure, is_open, two_steps};
 
-/// How a connection is known to the server: ask once, after connecting.
+/// The name of a connection at its server: ask once, after connecting.
 #[derive(Clone)]
 pub struct Session {
     pub id: i64,
@@ -18,19 +18,19 @@ pub struct Session {
     pub doubt: Doubt,
 }
 
-/// The session of a connection whose socket is hidden. Only commands that `CLIENT UNBLOCK` ends are ended on it.
+/// The session of a connection whose socket is hidden. On it only `CLIENT UNBLOCK` ends commands.
 pub fn session(connection: &mut impl ConnectionLike) -> Result<Session, AnyError> {
     let id = cmd("CLIENT").arg("ID").query(connection)?;
     Ok(Session { id, server: server(connection)?, doubt: Doubt::default() })
 }
 
-/// The name that a server has given to itself on its start.
+/// The name that a server gave itself when it started.
 fn server(connection: &mut impl ConnectionLike) -> Result<String, AnyError> {
     let info: InfoDict = cmd("INFO").arg("server").query(connection)?;
     Ok(info.get("run_id").ok_or("the server does not say its name")?)
 }
 
-/// A connection over which others are unblocked: one for a pool.
+/// A connection that unblocks other connections: one for a pool.
 pub struct Control(control::Control<(Connection, Session)>);
 
 impl Control {
@@ -45,7 +45,7 @@ impl Control {
         Ok(Arc::new(Self(control::Control::new(bound, connect, |(own, _)| is_open(&own.socket))?)))
     }
 
-    /// Ends the command that blocks a session, with an error. If none does, nothing happens.
+    /// Ends the command that blocks a session, with an error. If no command blocks it, nothing happens.
     pub fn unblock(&self, id: i64, server: &str) -> Result<(), Failure> {
         self.0.run(|(connection, own), left| {
             if server != own.server {
@@ -66,8 +66,8 @@ impl Control {
     }
 }
 
-/// Runs one command of a session, which the scope around it ends. What borrows the connection cannot leave it: an
-/// iterator that is still to ask.
+/// Runs one command of a session; the scope around it ends it. A result that borrows the connection cannot leave: an iterator
+/// that has yet to ask the server.
 pub fn guarded<T: 'static>(
     control: &Arc<Control>,
     session: &Session,
@@ -76,7 +76,7 @@ pub fn guarded<T: 'static>(
     Ok(interruptible(control.hook(session), command)??)
 }
 
-/// A connection whose socket is ours, so every command on it is ended: by the server, or else with the connection.
+/// A connection on a socket of ours. Every command on it ends: by the server, or else with the connection.
 pub struct Connection {
     socket: TcpStream,
     parser: Parser,
@@ -89,7 +89,7 @@ impl Connection {
     pub fn connect(client: &Client, within: Duration) -> Result<(Self, Session), AnyError> {
         let info = client.get_connection_info();
         let ConnectionAddr::Tcp(host, port) = info.addr() else { return Err("not a TCP address".into()) };
-        // A wait to connect, and four for the answers below.
+        // One wait to connect, and four for the answers below.
         let wait = within / 5;
         let server = (host.as_str(), *port).to_socket_addrs()?.next().ok_or("an unknown host")?;
         let socket = TcpStream::connect_timeout(&server, wait)?;
@@ -119,7 +119,7 @@ impl Connection {
         self.checked(result)
     }
 
-    /// An answer that did not come may come later: the next command must not take it for its own.
+    /// A missing answer may come later, and the next command must not take it for its own.
     fn checked<T>(&mut self, result: RedisResult<T>) -> RedisResult<T> {
         if result.is_err() {
             self.open = false;
@@ -156,7 +156,7 @@ impl ConnectionLike for Connection {
     }
 }
 
-/// Waits for a subscriber's next message, in slices: the server cannot be asked to end that wait. The subscription
+/// Waits for a subscriber's next message, in slices, because the server offers no way to end that wait. The subscription
 /// stays, and no message is lost.
 pub fn next_message(subscriber: &mut PubSub<'_>) -> Result<Msg, AnyError> {
     const SLICE: Duration = Duration::from_millis(20);

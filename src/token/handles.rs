@@ -100,7 +100,7 @@ impl CancellationToken {
     /// When it returns, every token and scope beneath says that it is over. Tasks that wait are woken by this call;
     /// hooks run on other threads.
     ///
-    /// It takes locks, so it must not be called in a signal handler, where it may hang; `recipes::signals` is about what to
+    /// It takes locks, so it must not be called in a signal handler, where it may hang; `guide::cancellation` says what to
     /// do instead.
     pub fn cancel(&self) {
         self.node.cancel(None);

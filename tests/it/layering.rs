@@ -13,7 +13,7 @@ const FLOORS: [&[&str]; 8] = [
     &["token"],
     &["scope"],
     &["future", "quota", "interrupt", "abandon", "isolate", "report"],
-    &["tower", "testing", "recipes"],
+    &["tower", "testing", "guide", "recipes"],
 ];
 
 /// Where `unsafe` may stand: files, and folders with all that is in them. A recipe is a user's code.

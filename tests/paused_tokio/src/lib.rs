@@ -1,7 +1,7 @@
 //! What `timebox::testing` says of tokio's own mock time: neither clock moves the other.
 //!
-//! A package of its own, since tokio's feature `test-util` makes its timers slower, which the benches of timebox are
-//! measured beside.
+//! A package of its own: tokio's feature `test-util` makes its timers slower, and the benches of timebox compare with them.
+//! Cargo gives a package the features of those only that are built with it: here all tests (`--workspace`), never the benches.
 
 #![cfg(test)]
 

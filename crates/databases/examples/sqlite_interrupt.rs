@@ -1,7 +1,7 @@
 //! SQLite under a limit, in three ways: a hook, a progress handler, and a busy handler.
 //!
 //! ```text
-//! cargo run --example sqlite_interrupt
+//! cargo run -p timebox-databases --example sqlite_interrupt
 //! ```
 //!
 //! Every line it prints has been checked. The first thing that is not as the line says ends it with a non-zero status.
@@ -13,11 +13,7 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, ErrorCode, TransactionBehavior};
 use timebox::{TimeoutError, timeout};
 
-use recipe::{AnyError, checked, guarded, look_at_scopes};
-
-#[path = "../src/recipes/sqlite.rs"]
-#[allow(unreachable_pub, reason = "it is a page too")]
-mod recipe;
+use timebox_databases::sqlite::{AnyError, checked, guarded, look_at_scopes};
 
 #[path = "support/showing.rs"]
 mod showing;

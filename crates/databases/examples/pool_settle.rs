@@ -3,7 +3,7 @@
 //! It starts a PostgreSQL server of its own, or says that there is none on this machine.
 //!
 //! ```text
-//! cargo run --example pool_settle
+//! cargo run -p timebox-databases --example pool_settle
 //! ```
 //!
 //! Every line it prints has been checked. The first thing that is not as the line says ends it with a non-zero status.
@@ -15,26 +15,11 @@ use deadpool_postgres::{Manager, ManagerConfig, Pool};
 use timebox::{Hook, Timebox};
 use tokio_postgres::{CancelToken, Config, NoTls};
 
-use crate::control::{AnyError, BOUND, Doubt};
-use crate::pools::on_deadpool;
-use crate::postgres::raw_hook;
-use server::Server;
 use showing::{LIMIT, check, show, timed_out};
-
-#[path = "../src/recipes/control.rs"]
-#[allow(dead_code, unreachable_pub, reason = "it is a page too")]
-mod control;
-
-#[path = "../src/recipes/pools.rs"]
-#[allow(dead_code, unreachable_pub, reason = "it is a page too")]
-mod pools;
-
-#[path = "../src/recipes/postgres.rs"]
-#[allow(dead_code, unreachable_pub, reason = "it is a page too")]
-mod postgres;
-
-#[path = "../tests/databases/server.rs"]
-mod server;
+use timebox_databases::control::{AnyError, BOUND, Doubt};
+use timebox_databases::pools::on_deadpool;
+use timebox_databases::postgres::raw_hook;
+use timebox_databases::server::Server;
 
 #[path = "support/showing.rs"]
 mod showing;

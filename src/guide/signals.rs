@@ -6,13 +6,13 @@ use signal_hook::iterator::Signals;
 use signal_hook::low_level::{emulate_default_handler, signal_name};
 use timebox::CancellationToken;
 
-/// Cancels `shutdown` at Ctrl-C and SIGTERM, with the signal's name as the reason. Where it is cancelled already the signal
-/// does what it does by default: a second Ctrl-C ends a program that does not end by itself.
+/// Cancels `shutdown` at Ctrl-C and SIGTERM, with the signal's name as the reason. If it is cancelled already, the signal has its
+/// default effect: a second Ctrl-C ends a program that does not end by itself.
 pub fn cancel_on_signals(shutdown: &CancellationToken) -> io::Result<()> {
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
     let shutdown = shutdown.clone();
     thread::Builder::new().name("signals".into()).spawn(move || {
-        // The handler has written a byte to a pipe, which this thread waits for: here all is allowed.
+        // The handler has written a byte to a pipe, and this thread waits for the byte: here every call is allowed.
         for signal in signals.forever() {
             if !shutdown.cancel_with(signal_name(signal).unwrap_or("a signal")) {
                 let _ended = emulate_default_handler(signal);

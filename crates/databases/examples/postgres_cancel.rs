@@ -3,7 +3,7 @@
 //! It starts a server of its own, or says that there is none on this machine.
 //!
 //! ```text
-//! cargo run --example postgres_cancel
+//! cargo run -p timebox-databases --example postgres_cancel
 //! ```
 //!
 //! Every line it prints has been checked. The first thing that is not as the line says ends it with a non-zero status.
@@ -18,21 +18,10 @@ use ::postgres::{Client, NoTls};
 use timebox::{Hook, Timebox, TimeoutError, timeout};
 use tokio_postgres::Config;
 
-use crate::control::{AnyError, BOUND, Doubt};
-use crate::postgres::{Control, guarded, guarded_async, raw_hook, session, session_async};
-use server::Server;
 use showing::{LIMIT, check, show, timed_out};
-
-#[path = "../src/recipes/control.rs"]
-#[allow(dead_code, unreachable_pub, reason = "it is a page too")]
-mod control;
-
-#[path = "../src/recipes/postgres.rs"]
-#[allow(dead_code, unreachable_pub, reason = "it is a page too")]
-mod postgres;
-
-#[path = "../tests/databases/server.rs"]
-mod server;
+use timebox_databases::control::{AnyError, BOUND, Doubt};
+use timebox_databases::postgres::{Control, guarded, guarded_async, raw_hook, session, session_async};
+use timebox_databases::server::Server;
 
 #[path = "support/showing.rs"]
 mod showing;

@@ -75,16 +75,15 @@ const SCRIPT: &str = r#"
 
 /// A server that runs until this is dropped, or this process ends.
 #[derive(Debug)]
-pub(crate) struct Server {
+pub struct Server {
     port: u16,
     pid: i32,
     lifeline: Option<ChildStdin>,
     script: Child,
 }
 
-#[allow(dead_code, reason = "each example needs one kind")]
 impl Server {
-    pub(crate) fn postgres() -> Option<Self> {
+    pub fn postgres() -> Option<Self> {
         Self::start(&POSTGRES, |port| {
             let mut config = postgres::Config::new();
             config.host("127.0.0.1").port(port).user("postgres");
@@ -92,14 +91,14 @@ impl Server {
         })
     }
 
-    pub(crate) fn mariadb() -> Option<Self> {
+    pub fn mariadb() -> Option<Self> {
         Self::start(&MARIADB, |port| {
             let options = mysql::OptsBuilder::new().ip_or_hostname(Some("127.0.0.1")).tcp_port(port);
             mysql::Conn::new(options.user(Some("root")).prefer_socket(false)).is_ok()
         })
     }
 
-    pub(crate) fn redis() -> Option<Self> {
+    pub fn redis() -> Option<Self> {
         Self::start(&REDIS, |port| {
             let client = redis::Client::open(("127.0.0.1", port)).expect("an address");
             client
@@ -108,16 +107,16 @@ impl Server {
         })
     }
 
-    pub(crate) fn port(&self) -> u16 {
+    pub fn port(&self) -> u16 {
         self.port
     }
 
-    pub(crate) fn address(&self) -> SocketAddr {
+    pub fn address(&self) -> SocketAddr {
         (Ipv4Addr::LOCALHOST, self.port).into()
     }
 
     /// The process of the server itself, for the tests in which it is killed.
-    pub(crate) fn pid(&self) -> i32 {
+    pub fn pid(&self) -> i32 {
         self.pid
     }
 

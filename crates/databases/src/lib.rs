@@ -1,0 +1,26 @@
+//! The recipes for databases, compiled as their pages show them, and servers to run them against.
+//!
+//! `tests/recipes` tests the recipes on SQLite and on real servers; `examples/` shows three of them at work. A package of its
+//! own, never published: the clients and pools are most of what the workspace depends on.
+#![allow(
+    missing_docs,
+    missing_debug_implementations,
+    clippy::exhaustive_enums,
+    reason = "a recipe is a user's code"
+)]
+
+#[path = "../../../src/recipes/control.rs"]
+pub mod control;
+#[path = "../../../src/recipes/mysql.rs"]
+pub mod mysql;
+#[path = "../../../src/recipes/pools.rs"]
+pub mod pools;
+#[path = "../../../src/recipes/postgres.rs"]
+pub mod postgres;
+#[path = "../../../src/recipes/redis.rs"]
+pub mod redis;
+#[path = "../../../src/recipes/sqlite.rs"]
+pub mod sqlite;
+
+#[allow(clippy::missing_panics_doc, reason = "for tests and examples, which end with the first panic")]
+pub mod server;
