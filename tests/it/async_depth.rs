@@ -1,12 +1,15 @@
-//! What a level of nested limits takes of the stack.
+//! Limits in limits: what a level takes of the stack, and many of them that expire.
 
-use std::future::Future;
+use std::future::{Future, pending};
 use std::pin::Pin;
 use std::thread;
 
-use timebox::future;
+use timebox::{Timebox, future};
 
-use crate::support::LONG;
+use crate::runtimes::on_each_runtime;
+use crate::support::{LONG, SHORT};
+
+on_each_runtime!(deeply_nested_futures_expire);
 
 const LEVELS: u32 = 1_000;
 
@@ -27,4 +30,15 @@ fn a_thousand_levels_of_limits_fit_in_a_small_stack() {
     let thread = thread::Builder::new().stack_size(2 << 20);
     let levels = thread.spawn(|| pollster::block_on(nest(LEVELS))).unwrap().join().unwrap();
     assert_eq!(levels, LEVELS);
+}
+
+async fn deeply_nested_futures_expire() {
+    fn nest(depth: u32) -> std::pin::Pin<Box<dyn Future<Output = timebox::Result<()>> + Send>> {
+        if depth == 0 {
+            return Box::pin(pending());
+        }
+        Box::pin(future::timeout(LONG, nest(depth - 1)))
+    }
+    let error = Timebox::new(SHORT).label("outermost").run_future(nest(100)).await.unwrap_err();
+    assert_eq!(error.label(), Some("outermost"));
 }
