@@ -1,4 +1,4 @@
-//! The main job, on a SQLite database file: work that hangs is stopped at its limit, and what it had begun is undone.
+//! Work on a SQLite database file: first without a limit, then with one that stops it and undoes what it had begun.
 //!
 //! ```text
 //! cargo run --example quickstart
@@ -60,7 +60,8 @@ fn quickstart() -> Result<()> {
     let file = directory.path().join("ledger.db");
     Connection::open(&file)?.execute_batch(LEDGER)?;
 
-    println!("{:<36}{:>8}{:>11}  outcome", "one thread, SQLite on disk", "limit", "taken");
+    println!("{:<38}{:>7}{:>9}  came back with", "on one thread, SQLite on disk", "limit", "after");
+    without_a_limit(&file)?;
     runaway_insert(&file)?;
     busy_loop()?;
     cheaper_answer(&file)?;
@@ -87,7 +88,7 @@ const LEDGER: &str = "
 const ADD: &str = "insert into entry (amount) values (40)";
 /// These two take seconds or minutes: a limit that does not hold shows, and does not hang.
 const RUNAWAY_INSERT: &str = "
-    with recursive n(i) as (select 1 union all select i + 1 from n where i < 10000000)
+    with recursive n(i) as (select 1 union all select i + 1 from n where i < 3000000)
     insert into entry (amount) select i from n";
 const RUNAWAY_SUM: &str = "
     with recursive n(i) as (select 1 union all select i + 1 from n where i < 100000000)
@@ -129,23 +130,36 @@ fn add_millions(connection: &mut Connection, file: &Path) -> Result<()> {
     Ok(transaction.commit()?)
 }
 
+/// Nobody stops this one: whoever waits for it waits to its end, and so does who wants to write.
+fn without_a_limit(file: &Path) -> Result<()> {
+    let mut connection = Connection::open(file)?;
+    let start = Instant::now();
+    let transaction = connection.transaction()?;
+    let rows = transaction.execute(RUNAWAY_INSERT, [])?;
+    let taken = start.elapsed();
+    check(taken > SHORT, "the insert takes longer than the limit that it is given next")?;
+    check(is_locked(seen_by_another(file)), "the open transaction has the write lock")?;
+    transaction.rollback()?;
+    println!("{:<38}{:>7}{taken:>9.1?}  Ok({rows} rows)", "insert that takes too long", "none");
+    println!("  nothing stopped it, and no other connection could write meanwhile");
+    Ok(())
+}
+
 fn runaway_insert(file: &Path) -> Result<()> {
     let mut connection = Connection::open(file)?;
     let start = Instant::now();
     let result = Timebox::new(SHORT).label("add").run(|_| add_millions(&mut connection, file));
     let error = stopped_in_sqlite(result)?;
-    show("runaway insert in a transaction", SHORT, start, named(&error, Cause::Deadline, "add")?)?;
-    println!("  {error}");
+    show("the same insert, in a limit", SHORT, start, named(&error, Cause::Deadline, "add")?)?;
+    println!("  the error says: {error}");
 
-    let start = Instant::now();
     check(seen_by_another(file)? == 3, "nothing half-written stayed")?;
-    show_after("  a second connection", start, "got the write lock, sees 3 entries of 3");
+    intact("a second connection gets the write lock at once and sees the 3 rows from before");
 
-    let start = Instant::now();
     let transaction = connection.transaction()?;
     check(transaction.execute(ADD, [])? == 1, "the interrupted connection writes")?;
     transaction.rollback()?;
-    show_after("  the interrupted connection", start, "is usable: added an entry, rolled it back");
+    intact("the interrupted connection is usable: it added a row and rolled it back");
     Ok(())
 }
 
@@ -162,7 +176,7 @@ fn count_primes(below: u64) -> Result<u64> {
 fn busy_loop() -> Result<()> {
     let start = Instant::now();
     let error = stopped(Timebox::new(SHORT).label("primes").run(|_| count_primes(MANY)))?;
-    show("CPU-bound loop with a checkpoint", SHORT, start, named(&error, Cause::Deadline, "primes")?)
+    show("loop on the CPU, with a checkpoint", SHORT, start, named(&error, Cause::Deadline, "primes")?)
 }
 
 enum Answer {
@@ -182,14 +196,14 @@ fn cheaper_answer(file: &Path) -> Result<()> {
     let connection = Connection::open(file)?;
     let start = Instant::now();
     let answer = Timebox::new(LONG).label("request").run(|_| sum(&connection, SHORT))?;
-    show("inner limit, cheaper answer", SHORT, start, estimate(answer)?)
+    show("exact sum, else a cheaper answer", SHORT, start, estimate(answer)?)
 }
 
 fn outer_limit(file: &Path) -> Result<()> {
     let connection = Connection::open(file)?;
     let start = Instant::now();
     let error = stopped(Timebox::new(SHORT).label("request").run(|_| sum(&connection, LONG)))?;
-    show("outer limit, no fallback", SHORT, start, named(&error, Cause::Deadline, "request")?)
+    show("the same, but the caller's limit ends", SHORT, start, named(&error, Cause::Deadline, "request")?)
 }
 
 /// Step after step, each within what its predecessors have left of the quota.
@@ -208,8 +222,9 @@ fn shared_quota(file: &Path) -> Result<()> {
     let error = stopped(all_steps(&connection, &quota, Duration::from_millis(1), &mut done))?;
     let refused = stopped(quota.timeout(|| number(&connection, STEP)))?;
     check(quota.is_exhausted() && !refused.started(), "a spent quota lets nothing start")?;
-    let outcome = format!("{} after {done} steps, pauses not counted", cause(&error, Cause::Quota)?);
-    show("quota shared by a loop", SHORT, start, outcome)
+    let outcome =
+        format!("{} after {done} queries; the pauses between them are free", cause(&error, Cause::Quota)?);
+    show("queries that share one quota", SHORT, start, outcome)
 }
 
 // ===== Async =====
@@ -270,11 +285,10 @@ async fn runaway_query_async(file: &Path) -> Result<()> {
     let result = Timebox::new(SHORT).grace(GRACE).label("add").run_future(work).await;
     let error = stopped_in_sqlite(result)?;
     check(error.settled(), "the future came to its own end")?;
-    show("runaway query in a transaction", SHORT, start, named(&error, Cause::Deadline, "add")?)?;
+    show("query that takes too long", SHORT, start, named(&error, Cause::Deadline, "add")?)?;
 
-    let start = Instant::now();
     check(seen_by_another(file)? == 3, "the future rolled back")?;
-    show_after("  a second connection", start, "got the write lock: rolled back in the grace");
+    intact("it had time to roll back: a second connection gets the write lock at once");
     check(connection.number(QUICK_SUM).await? == 60, "the interrupted connection reads")
 }
 
@@ -283,7 +297,7 @@ async fn busy_future() -> Result<()> {
     let start = Instant::now();
     let busy = async { count_primes(MANY) };
     let error = stopped(Timebox::new(SHORT).label("primes").run_future(busy).await)?;
-    show("CPU-bound future with a checkpoint", SHORT, start, named(&error, Cause::Deadline, "primes")?)
+    show("future on the CPU, with a checkpoint", SHORT, start, named(&error, Cause::Deadline, "primes")?)
 }
 
 async fn sum_async(connection: &mut AsyncConnection, limit: Duration) -> Result<Answer> {
@@ -302,7 +316,7 @@ async fn cheaper_answer_async(file: &Path) -> Result<()> {
     let start = Instant::now();
     let sum = sum_async(&mut connection, SHORT);
     let answer = Timebox::new(LONG).grace(GRACE).label("request").run_future(sum).await?;
-    show("inner limit, cheaper answer", SHORT, start, estimate(answer)?)
+    show("exact sum, else a cheaper answer", SHORT, start, estimate(answer)?)
 }
 
 async fn outer_limit_async(file: &Path) -> Result<()> {
@@ -310,7 +324,7 @@ async fn outer_limit_async(file: &Path) -> Result<()> {
     let start = Instant::now();
     let sum = sum_async(&mut connection, LONG);
     let error = stopped(Timebox::new(SHORT).grace(GRACE).label("request").run_future(sum).await)?;
-    show("outer limit, no fallback", SHORT, start, named(&error, Cause::Deadline, "request")?)
+    show("the same, but the caller's limit ends", SHORT, start, named(&error, Cause::Deadline, "request")?)
 }
 
 async fn shared_quota_async(file: &Path) -> Result<()> {
@@ -325,8 +339,9 @@ async fn shared_quota_async(file: &Path) -> Result<()> {
         future::sleep(Duration::from_millis(1)).await?; // outside of the quota
     };
     check(quota.is_exhausted(), "the quota is spent")?;
-    let outcome = format!("{} after {done} steps, pauses not counted", cause(&error, Cause::Quota)?);
-    show("quota shared by a loop", SHORT, start, outcome)
+    let outcome =
+        format!("{} after {done} queries; the pauses between them are free", cause(&error, Cause::Quota)?);
+    show("queries that share one quota", SHORT, start, outcome)
 }
 
 async fn cut_off() -> Result<()> {
@@ -338,7 +353,7 @@ async fn cut_off() -> Result<()> {
     let error = stopped(Timebox::new(SHORT).grace(SHORT).label("deaf").run_future(deaf).await)?;
     check(!error.settled(), "the future was dropped")?;
     let outcome =
-        format!("{}, dropped after its grace: settled() is false", named(&error, Cause::Deadline, "deaf")?);
+        format!("{}; dropped after a grace: settled() is false", named(&error, Cause::Deadline, "deaf")?);
     show("future that does not react", SHORT, start, outcome)
 }
 
@@ -384,7 +399,7 @@ fn estimate(answer: Answer) -> Result<String> {
         Answer::Exact(sum) => return Err(Error::NotSo(format!("the exact answer does not come, but {sum}"))),
     };
     check(sum == 60, "the cheaper answer is right")?;
-    Ok(format!("{}, so Ok({sum})", named(&timed_out, Cause::Deadline, "exact")?))
+    Ok(format!("Ok({sum}), the cheaper one, after {}", named(&timed_out, Cause::Deadline, "exact")?))
 }
 
 /// One line, if the time taken is the limit and a little more. How little depends on the machine: 5 s are plenty.
@@ -392,10 +407,11 @@ fn show(what: &str, limit: Duration, start: Instant, outcome: impl fmt::Display)
     let taken = start.elapsed();
     check(taken >= limit, "no work is stopped before its limit")?;
     check(taken < limit + Duration::from_secs(5), "work is stopped at its limit")?;
-    println!("{what:<36}{limit:>8.0?}{taken:>11.1?}  {outcome}");
+    println!("{what:<38}{limit:>7.0?}{taken:>9.1?}  {outcome}");
     Ok(())
 }
 
-fn show_after(what: &str, start: Instant, outcome: &str) {
-    println!("{what:<36}{:>8}{:>11.1?}  {outcome}", "", start.elapsed());
+/// A line for what has been checked after the last one.
+fn intact(what: &str) {
+    println!("  intact: {what}");
 }

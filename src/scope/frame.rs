@@ -15,6 +15,7 @@
 mod ends;
 pub(crate) mod errors;
 mod nodes;
+mod undo;
 
 use std::cell::{Cell, OnceCell};
 use std::mem::{ManuallyDrop, MaybeUninit};
@@ -31,6 +32,7 @@ use crate::time::{NEVER, clock};
 use crate::token::node::Node;
 use crate::watchdog;
 use crate::watchdog::slots::Thread;
+use undo::Undo;
 
 /// A scope that is open: the region of execution that a limit bounds.
 ///
@@ -102,36 +104,6 @@ trait MayBeShared {}
 // SAFETY: it never applies, since nothing is `MayBeShared`. (The `for` keeps the compiler from saying so here.) Without
 // it a scope would be no more `Sync`, but the compiler would list each private field.
 unsafe impl Sync for Scope where for<'a> &'a Scope: MayBeShared {}
-
-/// What opening a scope has changed of its thread, besides the innermost frame: most often nothing.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Undo(u8);
-
-impl Undo {
-    const NOTHING: Undo = Undo(0);
-    /// The effective deadline.
-    const DEADLINE: Undo = Undo(1);
-    /// The flag. Also: there is a node to close, or to keep with its future, as is an identity that was asked for.
-    const FLAG: Undo = Undo(2);
-    /// Nothing; but an await in this poll has given the error.
-    const TOLD: Undo = Undo(4);
-    /// None of it: a call holds the frame, so that it must not be left.
-    const HELD: Undo = Undo(8);
-
-    #[cfg_attr(not(debug_assertions), inline(always))]
-    fn and(self, other: Undo) -> Undo {
-        Undo(self.0 | other.0)
-    }
-
-    #[cfg_attr(not(debug_assertions), inline(always))]
-    fn has(self, other: Undo) -> bool {
-        self.0 & other.0 != 0
-    }
-
-    fn without(self, other: Undo) -> Undo {
-        Undo(self.0 & !other.0)
-    }
-}
 
 impl Scope {
     /// The frame of a scope that is opened next on this thread.

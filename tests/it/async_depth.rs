@@ -1,14 +1,17 @@
-//! What a level of nested limits takes of the stack.
+//! Limits in limits: what a level takes of the stack, and many of them that expire.
 
 use std::cell::Cell;
-use std::future::Future;
+use std::future::{Future, pending};
 use std::pin::Pin;
 use std::ptr;
 use std::thread;
 
-use timebox::future;
+use timebox::{Timebox, future};
 
-use crate::support::LONG;
+use crate::runtimes::on_each_runtime;
+use crate::support::{LONG, SHORT};
+
+on_each_runtime!(deeply_nested_futures_expire);
 
 const LEVELS: u32 = 1_000;
 
@@ -58,4 +61,15 @@ fn a_level_of_limits_takes_at_most_a_kibibyte_and_a_half_of_the_stack() {
     let (few, many) = (innermost(10), innermost(110));
     let bytes = few.abs_diff(many) / 100;
     assert!(bytes <= 1536, "{bytes} bytes");
+}
+
+async fn deeply_nested_futures_expire() {
+    fn nest(depth: u32) -> std::pin::Pin<Box<dyn Future<Output = timebox::Result<()>> + Send>> {
+        if depth == 0 {
+            return Box::pin(pending());
+        }
+        Box::pin(future::timeout(LONG, nest(depth - 1)))
+    }
+    let error = Timebox::new(SHORT).label("outermost").run_future(nest(100)).await.unwrap_err();
+    assert_eq!(error.label(), Some("outermost"));
 }

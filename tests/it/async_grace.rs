@@ -4,16 +4,19 @@ use std::future::{Future, pending, poll_fn};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
-use std::sync::mpsc;
+use std::sync::mpsc::{self, channel};
+use std::task::{Context, Poll};
 use std::thread;
 use std::time::Instant;
 
+use pollster::block_on;
 use timebox::{
-    Cause, Hook, Timebox, TimeoutError, checkpoint, future, is_expired, on_cancel, remaining, token,
+    Cause, Hook, Timebox, TimeoutError, checkpoint, future, is_expired, on_cancel, remaining, timeout_value,
+    token, with_timeout,
 };
 
 use crate::runtimes::{on_each_runtime, yield_now};
-use crate::support::{Failure, LONG, SHORT, let_the_watchdog_pass, next, wait_for};
+use crate::support::{Failure, LONG, SHORT, bounded, let_the_watchdog_pass, next, wait_for, waker};
 
 on_each_runtime!(
     within_the_grace_the_future_ends_by_itself,
@@ -250,4 +253,73 @@ async fn opening_a_shield_waits_for_a_running_hook() {
         future::shield(LONG, async { assert!(done.load(SeqCst)) }).await;
     });
     run.await.unwrap();
+}
+
+#[test]
+fn a_grace_ends_when_the_scope_around_it_expires() {
+    let error = bounded(|| {
+        let graced = || {
+            let future = Timebox::new(SHORT / 2).grace(LONG).run_future_value(pending::<()>());
+            block_on(future).unwrap_err()
+        };
+        Timebox::new(SHORT * 2).label("around").run_value(|_| graced()).unwrap()
+    });
+    assert_eq!(error.label(), Some("around"));
+}
+
+/// Cancels the scope around while its future, which may have asked for a token, is in its grace.
+fn cancel_around_a_grace(asks_for_a_token: bool) {
+    let error = bounded(move || {
+        with_timeout(LONG, |around| {
+            let (graced, in_the_grace) = channel();
+            let cancel = around.token();
+            thread::spawn(move || {
+                next(&in_the_grace);
+                cancel.cancel();
+            });
+            let future = Timebox::new(SHORT).grace(LONG).run_future_value(async move {
+                let _token = asks_for_a_token.then(token);
+                poll_fn(|_| {
+                    if is_expired() {
+                        let _ = graced.send(());
+                    }
+                    Poll::<()>::Pending
+                })
+                .await;
+            });
+            Ok::<_, TimeoutError>(block_on(future).unwrap_err())
+        })
+        .unwrap()
+    });
+    assert!(error.is_cancelled());
+    assert!(!error.settled());
+}
+
+#[test]
+fn a_grace_ends_when_the_scope_around_it_is_cancelled() {
+    cancel_around_a_grace(false);
+}
+
+#[test]
+fn a_grace_in_which_a_token_is_held_ends_when_the_scope_around_it_is_cancelled() {
+    cancel_around_a_grace(true);
+}
+
+#[test]
+fn a_scope_around_that_is_cancelled_just_as_a_grace_begins_ends_it() {
+    bounded(|| {
+        let error = timeout_value(LONG, || {
+            let around = token();
+            let waker = waker(move || {
+                around.cancel();
+            });
+            let mut graced = Box::pin(Timebox::new(SHORT).grace(LONG).run_future_value(poll_fn(|_| {
+                wait_for("its deadline", is_expired);
+                Poll::<()>::Pending
+            })));
+            graced.as_mut().poll(&mut Context::from_waker(&waker))
+        });
+        let Poll::Ready(Err(error)) = error.unwrap() else { panic!("nobody would wake it") };
+        assert!(error.is_cancelled());
+    });
 }

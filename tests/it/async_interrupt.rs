@@ -4,16 +4,20 @@ use std::error::Error;
 use std::future::{Future, pending, poll_fn};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
-use std::sync::mpsc;
-use std::task::Poll;
+use std::sync::mpsc::{self, channel};
+use std::task::{Context, Poll, Waker};
 use std::thread;
 use std::time::Duration;
 
 use futures::channel::oneshot;
-use timebox::{Hook, Timebox, TimeoutError, checkpoint, future, is_expired, on_cancel, token};
+use timebox::{
+    CancellationToken, Hook, Timebox, TimeoutError, checkpoint, future, is_expired, on_cancel, token,
+};
 
 use crate::runtimes::{on_each_runtime, yield_now};
-use crate::support::{LONG, SHORT, let_the_watchdog_pass, next};
+use crate::support::{
+    Count, LONG, SHORT, bounded, let_the_watchdog_pass, next, poll_once, unhurried, wait_for,
+};
 
 on_each_runtime!(
     an_interruptible_future_has_four_results,
@@ -244,4 +248,65 @@ async fn unwinding_in_a_poll_does_not_leave_the_poll() {
         Ok::<_, TimeoutError>(())
     })
     .unwrap();
+}
+
+#[test]
+fn an_interruptible_future_does_not_block_its_task_for_a_hook_that_runs() {
+    bounded(|| {
+        let ((begun, begins), (release, released)) = (channel(), channel::<()>());
+        let hook = Hook::new(move || {
+            let _ = begun.send(());
+            let _ = released.recv();
+        });
+        let token = CancellationToken::new();
+        let call = Timebox::new(LONG).cancel_on(&token).grace(LONG).run_future(async {
+            let mut polled = false;
+            let two_polls = poll_fn(|_| {
+                if std::mem::replace(&mut polled, true) {
+                    Poll::Ready(Ok::<_, String>(()))
+                } else {
+                    Poll::Pending
+                }
+            });
+            future::interruptible(hook.once(), two_polls).await
+        });
+        let mut call = std::pin::pin!(call);
+        let mut poll = || call.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        assert!(poll().is_pending());
+        token.cancel();
+        next(&begins);
+        assert!(poll().is_pending(), "it waits for the hook, and this thread does not");
+        drop(release);
+        wait_for("the end of the hook", || poll().is_ready());
+    });
+}
+
+#[test]
+fn an_interrupted_future_names_the_scope_that_made_its_hook_fire() {
+    unhurried(|limit| {
+        let fired = Count::default();
+        let stopped = AtomicBool::new(false);
+        let call =
+            poll_fn(
+                |_| {
+                    if stopped.load(SeqCst) { Poll::Ready(Err::<(), _>("stopped")) } else { Poll::Pending }
+                },
+            );
+        let mut call = Box::pin(future::interruptible(fired.hook().once(), call));
+        let first = Timebox::new(limit).label("first").run_value(|_| {
+            let polled = poll_once(&mut call);
+            if polled.is_pending() {
+                fired.wait_for_a_firing();
+            }
+            polled
+        });
+        if first.unwrap().is_ready() {
+            return None;
+        }
+        stopped.store(true, SeqCst);
+        let second = Timebox::new(LONG).label("second").run_value(|_| poll_once(&mut call)).unwrap();
+        let Poll::Ready(Err(error)) = second else { panic!("{second:?}") };
+        assert_eq!(error.label(), Some("first"));
+        Some(())
+    });
 }

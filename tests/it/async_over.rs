@@ -5,7 +5,7 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use std::sync::mpsc;
-use std::task::{Context, Poll, Waker};
+use std::task::Poll;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use timebox::{
 };
 
 use crate::runtimes::{on_each_runtime, yield_now};
-use crate::support::{HANG, LONG, SHORT, bounded, next};
+use crate::support::{HANG, LONG, SHORT, bounded, next, poll_once};
 
 on_each_runtime!(
     a_loop_that_ignores_its_errors_is_dropped_at_the_limit,
@@ -32,10 +32,6 @@ on_each_runtime!(
     what_a_handle_entered_is_cut_off_at_the_end_of_the_grace,
     a_block_on_in_the_middle_of_a_poll_comes_to_its_end,
 );
-
-fn poll_once<F: Future + ?Sized>(future: Pin<&mut F>) -> Poll<F::Output> {
-    future.poll(&mut Context::from_waker(Waker::noop()))
-}
 
 /// Ticks in a loop that takes no notice of errors, as code does that was written for another timer.
 async fn tick_for_ever(ticks: Arc<AtomicU32>) -> Result<(), TimeoutError> {

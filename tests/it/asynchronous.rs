@@ -10,7 +10,7 @@ use futures::future::{join, join_all};
 use timebox::future::{self, FutureExt};
 use timebox::{
     CancellationToken, Cause, Deadline, Limit, Quota, Timebox, TimeoutError, checkpoint, deadline, handle,
-    is_expired, remaining, token,
+    is_expired, remaining, timeout, token,
 };
 
 use crate::runtimes::{on_each_runtime, yield_now};
@@ -419,4 +419,13 @@ async fn the_methods_of_futures_do_the_same() {
     assert!(matches!(result, Err(Failure::Own(_))));
     let error = pending::<()>().timebox_value(SHORT).timebox(LONG).await.unwrap_err();
     assert_eq!(error.limit(), Some(SHORT));
+}
+
+#[test]
+fn a_future_without_any_time_is_not_polled() {
+    let polled =
+        || future::timeout_value(Duration::ZERO, poll_fn(|_| -> Poll<()> { panic!("it was polled") }));
+    assert!(!pollster::block_on(polled()).unwrap_err().started());
+    let nested = timeout(LONG, || pollster::block_on(polled()));
+    assert!(!nested.unwrap_err().started());
 }

@@ -1,17 +1,19 @@
 //! What an error tells: every accessor, its one line, and what it converts into.
 
 use std::error::Error;
+use std::fmt;
 use std::io;
 use std::panic::{RefUnwindSafe, UnwindSafe};
+use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use timebox::{
-    CancellationToken, Cause, Limit, Quota, ScopeId, ScopeInfo, Timebox, TimeoutError, checkpoint,
-    interruptible, shield, timeout, with_timeout,
+    CancellationToken, Cause, Hook, Limit, Quota, ScopeId, ScopeInfo, Timebox, TimeoutError, checkpoint,
+    interruptible, shield, timeout, timeout_value, token, with_timeout,
 };
 
-use crate::support::{LONG, SHORT, outlast, unhurried};
+use crate::support::{LONG, SHORT, bounded, next, outlast, unhurried};
 
 fn expired() -> TimeoutError {
     Timebox::new(SHORT).label("load feed").run(|scope| Err::<(), _>(outlast(scope))).unwrap_err()
@@ -333,4 +335,44 @@ fn an_error_without_a_duration_says_so() {
     .unwrap_err()
     .to_string();
     assert!(!text.contains("limit") && !text.contains("instant"), "{text}");
+}
+
+/// A foreign error whose destructor uses the crate.
+#[derive(Debug)]
+struct AsksWhenDropped;
+
+impl fmt::Display for AsksWhenDropped {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("interrupted")
+    }
+}
+
+impl std::error::Error for AsksWhenDropped {}
+
+impl Drop for AsksWhenDropped {
+    fn drop(&mut self) {
+        let _ = checkpoint();
+    }
+}
+
+#[test]
+fn a_source_may_use_the_crate_when_it_is_dropped() {
+    bounded(|| {
+        timeout_value(LONG, || {
+            let (fire, fired) = channel();
+            let hook = Hook::inline(move || fire.send(()));
+            let call = || {
+                token().cancel();
+                next(&fired);
+                Err::<(), _>(AsksWhenDropped)
+            };
+            let error = interruptible(hook, call).unwrap_err();
+            assert!(std::error::Error::source(&error).is_some());
+            drop(error);
+            // The next error takes the place of the one with the source.
+            checkpoint().unwrap_err();
+            interruptible(Hook::inline(|| ()), || Err::<(), _>(AsksWhenDropped)).unwrap_err();
+        })
+        .unwrap();
+    });
 }

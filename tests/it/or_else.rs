@@ -310,3 +310,16 @@ fn an_unwinding_out_of_its_own_handle_falls_back() {
     );
     assert_eq!(answer.unwrap(), "approximate");
 }
+
+#[test]
+fn asking_a_token_for_its_cause_raises_nothing() {
+    let result = Timebox::new(SHORT).run_or_else(
+        |scope| {
+            let token = scope.token();
+            wait_for("a cause", || token.cause().is_some());
+            Err::<(), _>(Failure::Own("not for lack of time"))
+        },
+        |_| panic!("no error was raised, so there is nothing to fall back from"),
+    );
+    assert!(matches!(result, Err(Failure::Own(_))));
+}

@@ -1,12 +1,14 @@
 //! Quotas: one budget of time, spent by whoever is inside.
 
 use std::panic::catch_unwind;
+use std::pin::pin;
 use std::sync::Barrier;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use pollster::block_on;
 use timebox::{
-    Cause, Limit, Quota, Timebox, TimeoutError, checkpoint, deadline, sleep, timeout, with_timeout,
+    Cause, Limit, Quota, Timebox, TimeoutError, checkpoint, deadline, future, sleep, timeout, with_timeout,
 };
 
 use crate::support::{LONG, SHORT, outlast};
@@ -226,4 +228,14 @@ fn after_an_expiry_time_still_inside_cannot_owe() {
     })
     .unwrap();
     assert_eq!(quota.remaining(), Duration::ZERO);
+}
+
+#[test]
+fn a_finished_future_has_left_its_quota_though_it_is_not_dropped() {
+    let quota = Quota::new(LONG);
+    let mut finished = pin!(future::timeout_value(&quota, async {}));
+    block_on(finished.as_mut()).unwrap();
+    let left = quota.remaining();
+    thread::sleep(SHORT);
+    assert_eq!(quota.remaining(), left);
 }

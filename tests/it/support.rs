@@ -1,10 +1,16 @@
 //! What the tests share. No test sleeps and hopes: it waits for an event, and only a hang makes it wait long.
 
+use std::future::{Future, pending};
+use std::mem::ManuallyDrop;
 use std::panic::resume_unwind;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::task::{Context, Poll, RawWaker, RawWakerVTable, Wake, Waker};
 use std::time::{Duration, Instant};
 
-use timebox::{CancellationToken, Scope, TimeoutError};
+use timebox::{CancellationToken, Hook, Scope, TimeoutError};
 
 /// A limit that is meant to pass.
 pub(crate) const SHORT: Duration = Duration::from_millis(20);
@@ -112,4 +118,98 @@ pub(crate) fn ask_often() {
     for _ in 0..if cfg!(miri) { 1000 } else { 1_000_000 } {
         let _ = timebox::is_expired();
     }
+}
+
+/// One poll whose wake-ups nobody hears.
+pub(crate) fn poll_once<F: Future + Unpin>(future: F) -> Poll<F::Output> {
+    pin!(future).poll(&mut Context::from_waker(Waker::noop()))
+}
+
+/// How often a hook has fired.
+#[derive(Clone, Default)]
+pub(crate) struct Count(pub(crate) Arc<AtomicU32>);
+
+impl Count {
+    pub(crate) fn hook(&self) -> Hook<'static> {
+        let count = self.clone();
+        Hook::inline(move || count.0.fetch_add(1, SeqCst))
+    }
+
+    pub(crate) fn get(&self) -> u32 {
+        self.0.load(SeqCst)
+    }
+
+    #[track_caller]
+    pub(crate) fn wait_for_a_firing(&self) {
+        wait_for("the hook", || self.get() > 0);
+    }
+}
+
+/// A call that never ends by itself.
+pub(crate) async fn endless() -> Result<(), String> {
+    pending().await
+}
+
+/// What a waker does whenever it is cloned, woken or dropped.
+struct Act(Box<dyn Fn() + Send + Sync>);
+
+static VTABLE: RawWakerVTable = RawWakerVTable::new(
+    |data| {
+        let act = ManuallyDrop::new(owned(data));
+        (act.0)();
+        raw_waker(Arc::clone(&act))
+    },
+    |data| (owned(data).0)(),
+    |data| (ManuallyDrop::new(owned(data)).0)(),
+    |data| (owned(data).0)(),
+);
+
+/// The `Act` of a raw waker; for the vtable only.
+fn owned(data: *const ()) -> Arc<Act> {
+    // SAFETY: the pointer is from `raw_waker`, and the vtable gives its count up once: where it does not own it, it
+    // forgets the `Arc`.
+    unsafe { Arc::from_raw(data.cast()) }
+}
+
+fn raw_waker(act: Arc<Act>) -> RawWaker {
+    RawWaker::new(Arc::into_raw(act).cast(), &VTABLE)
+}
+
+/// `std::task::Wake` would not hear of a clone.
+pub(crate) fn waker(act: impl Fn() + Send + Sync + 'static) -> Waker {
+    let act = Arc::new(Act(Box::new(act)));
+    // SAFETY: the vtable keeps the count of an `Arc` whose content is `Send + Sync`.
+    unsafe { Waker::from_raw(raw_waker(act)) }
+}
+
+/// A waker that does what it was told to.
+struct Waking<F: Fn() + Send + Sync>(F);
+
+impl<F: Fn() + Send + Sync> Wake for Waking<F> {
+    fn wake(self: Arc<Self>) {
+        (self.0)();
+    }
+}
+
+/// Polls once; what `wake` does happens when the future is to be polled again.
+pub(crate) fn poll_with<F: Future>(
+    future: &mut std::pin::Pin<Box<F>>,
+    wake: impl Fn() + Send + Sync + 'static,
+) -> Poll<F::Output> {
+    let waker = Waker::from(Arc::new(Waking(wake)));
+    future.as_mut().poll(&mut Context::from_waker(&waker))
+}
+
+/// A hook that counts how often it fired.
+pub(crate) fn counting() -> (Hook<'static>, Arc<AtomicU32>) {
+    let fires = Arc::new(AtomicU32::new(0));
+    let counted = Arc::clone(&fires);
+    (Hook::inline(move || counted.fetch_add(1, SeqCst)), fires)
+}
+
+/// As [`counting`], on a runner.
+pub(crate) fn counting_on_a_runner() -> (Hook<'static>, Arc<AtomicU32>) {
+    let fires = Arc::new(AtomicU32::new(0));
+    let counted = Arc::clone(&fires);
+    (Hook::new(move || counted.fetch_add(1, SeqCst)), fires)
 }

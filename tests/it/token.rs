@@ -448,3 +448,11 @@ fn an_error_whose_source_holds_a_token_of_its_scope_is_freed() {
     assert!(result.unwrap_err().started());
     wait_for("the error is freed", || Arc::strong_count(&alive) == 1);
 }
+
+#[test]
+fn tokens_are_equal_if_they_are_the_same() {
+    let token = CancellationToken::new();
+    assert_eq!(token, token.clone());
+    assert_ne!(token, CancellationToken::new());
+    assert_ne!(token, token.child_token());
+}

@@ -340,3 +340,26 @@ fn an_expiry_that_came_by_a_poll_is_told_as_that() {
         );
     }
 }
+
+#[test]
+fn a_reason_is_passed_on_through_a_child_token() {
+    let root = CancellationToken::new();
+    let error = Timebox::new(LONG)
+        .cancel_on(&root.child_token())
+        .run(|scope| {
+            root.cancel_with("deploying");
+            scope.checkpoint()
+        })
+        .unwrap_err();
+    assert_eq!(error.reason(), Some("deploying"));
+}
+
+#[test]
+fn a_reason_from_before_the_entry_is_passed_on_through_a_child_token() {
+    let root = CancellationToken::new();
+    let child = root.child_token();
+    root.cancel_with("deploying");
+    let error = Timebox::new(LONG).cancel_on(&child).run(|scope| scope.checkpoint()).unwrap_err();
+    assert!(!error.started());
+    assert_eq!(error.reason(), Some("deploying"));
+}

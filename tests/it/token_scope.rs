@@ -1,16 +1,17 @@
 //! Tokens and scopes: the token of a scope, and a scope that ends with a token.
 
+use std::future::pending;
 use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use pollster::block_on;
 use timebox::{
-    CancellationToken, Cause, Limit, Timebox, TimeoutError, checkpoint, require, sleep, timeout, token,
-    with_timeout,
+    CancellationToken, Cause, Limit, Timebox, TimeoutError, checkpoint, future, require, sleep, timeout,
+    timeout_value, token, with_timeout,
 };
 
-use crate::support::{HANG, LONG, SHORT, bounded, next, outlast, unhurried, wait_for};
+use crate::support::{HANG, LONG, SHORT, bounded, next, outlast, poll_once, unhurried, wait_for};
 
 #[test]
 fn the_token_of_a_scope_stops_it() {
@@ -343,4 +344,66 @@ fn not_each_check_looks_at_all_of_very_many_tokens() {
     let (check, look) =
         scope.run_value(|_| (times(20_000, || checkpoint()), times(100, || require(SHORT)))).unwrap();
     assert!(check < look / 2, "{check:?} for a check, {look:?} for one that looks");
+}
+
+#[test]
+fn the_token_of_an_ended_scope_keeps_the_deadline_around_it() {
+    unhurried(|limit| {
+        let token = timeout_value(limit, || timeout_value(LONG, token)).unwrap().ok()?;
+        wait_for("the deadline that was around it", || token.is_cancelled());
+        Some(())
+    });
+}
+
+#[test]
+fn an_outer_scope_that_is_cancelled_says_so_at_once() {
+    with_timeout(LONG, |outer| {
+        timeout(LONG, || {
+            // So that the clock is seldom read.
+            for _ in 0..100_000 {
+                outer.checkpoint()?;
+            }
+            outer.token().cancel();
+            assert!(outer.is_expired());
+            Ok::<_, TimeoutError>(())
+        })
+    })
+    .unwrap();
+}
+
+#[test]
+fn the_token_of_a_finished_future_keeps_the_deadline_around_it() {
+    unhurried(|limit| {
+        let inner = || block_on(future::timeout_value(LONG, async { token() }));
+        let token = timeout_value(limit, inner).unwrap().ok()?;
+        wait_for("the deadline that was around it", || token.is_cancelled());
+        Some(())
+    });
+}
+
+#[test]
+fn a_token_that_survives_its_future_is_not_ended_by_what_is_around_the_drop() {
+    struct OnDrop(std::sync::mpsc::Sender<bool>);
+    impl Drop for OnDrop {
+        fn drop(&mut self) {
+            self.0.send(checkpoint().is_err()).unwrap();
+        }
+    }
+    let (sent, received) = channel();
+    let (dropped, over) = channel();
+    let mut work = Box::pin(future::timeout_value(LONG, async move {
+        let _guard = OnDrop(dropped);
+        sent.send(token()).unwrap();
+        pending::<()>().await;
+    }));
+    assert!(poll_once(&mut work).is_pending());
+    let token = received.recv().unwrap();
+    with_timeout(LONG, |scope| {
+        scope.token().cancel();
+        drop(work);
+        Ok::<_, TimeoutError>(())
+    })
+    .unwrap();
+    assert!(!token.is_cancelled());
+    assert!(over.recv().unwrap(), "the scope around the drop counts in it");
 }

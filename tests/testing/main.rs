@@ -2,10 +2,13 @@
 
 mod auto_advance;
 mod clock;
+mod ends;
 mod firings;
 mod gaps;
 mod injection;
-mod moments;
+mod nesting;
+mod panics;
+mod shields;
 mod sweep;
 
 use std::cell::{Cell, RefCell};
@@ -33,4 +36,14 @@ type Done = Result<(), TimeoutError>;
 
 fn poll<F: Future>(future: Pin<&mut F>) -> Poll<F::Output> {
     future.poll(&mut Context::from_waker(Waker::noop()))
+}
+
+/// How often a task was woken.
+#[derive(Default)]
+struct Woken(AtomicU32);
+
+impl std::task::Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
 }

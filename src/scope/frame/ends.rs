@@ -1,6 +1,7 @@
 //! How a scope ends, and until when what is in it may be polled on.
 
-use super::{Scope, Undo};
+use super::Scope;
+use super::undo::Undo;
 use crate::scope::over::Ending;
 use crate::time::NEVER;
 use crate::token::node::End;

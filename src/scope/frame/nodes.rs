@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use super::{Scope, Undo, innermost};
+use super::undo::Undo;
+use super::{Scope, innermost};
 use crate::scope::entry::node_of;
 use crate::token::node::Node;
 use crate::watchdog::slots::Thread;

@@ -1,85 +1,6 @@
-//! What happens at one moment, or where surroundings change: found by the programs of `tests/model`, and by mutations.
+//! Futures that are polled in one scope after another: by what they are over, and what wakes them.
 
 use super::*;
-
-#[test]
-fn an_error_tells_what_a_quota_had_left_also_when_another_limit_came_first() {
-    MockClock::new().run(|clock| {
-        let quota = Quota::new(HOUR);
-        let limits = |error: &TimeoutError| error.chain().map(timebox::ScopeInfo::limit).collect::<Vec<_>>();
-        let refused = timeout(SECOND, || {
-            clock.advance(SECOND);
-            quota.timeout(|| Ok::<_, TimeoutError>(()))
-        });
-        assert_eq!(limits(&refused.unwrap_err()), [Some(HOUR), Some(SECOND)]);
-        let reserved = timeout(SECOND, || {
-            Timebox::new(&quota).reserve(NANO).run(|_| {
-                clock.advance(SECOND);
-                checkpoint()
-            })
-        });
-        assert_eq!(limits(&reserved.unwrap_err()), [Some(HOUR), Some(SECOND)]);
-    });
-}
-
-#[test]
-fn a_cancel_at_the_very_deadline_is_not_the_earlier_cause() {
-    MockClock::new().run(|_| {
-        let token = CancellationToken::new();
-        assert!(token.cancel_with("first"));
-        let error = Timebox::new(Duration::ZERO).cancel_on(&token).run(|_| checkpoint()).unwrap_err();
-        assert_eq!(error.cause(), timebox::Cause::Deadline);
-    });
-}
-
-#[test]
-fn a_token_is_over_since_it_was_cancelled_not_since_its_parent_was() {
-    MockClock::new().run(|clock| {
-        let parent = CancellationToken::new();
-        let child = parent.child_token();
-        assert!(child.cancel_with("first"));
-        clock.advance(SECOND);
-        assert!(parent.cancel_with("first"));
-        let error = Timebox::new(clock.now()).cancel_on(&child).run(|_| checkpoint()).unwrap_err();
-        assert_eq!((error.cause(), error.overshoot()), (timebox::Cause::Cancelled, SECOND));
-    });
-}
-
-#[test]
-fn the_fallback_is_given_the_last_error_that_named_its_scope() {
-    MockClock::new().run(|clock| {
-        let scope = Timebox::new(SECOND);
-        let told = scope.run_or_else(
-            |_| {
-                clock.advance(SECOND);
-                assert!(checkpoint().is_err());
-                clock.advance(SECOND);
-                timebox::token().checkpoint().map(|()| Duration::ZERO)
-            },
-            |timed_out| Ok(timed_out.overshoot()),
-        );
-        assert_eq!(told.unwrap(), SECOND);
-    });
-}
-
-#[test]
-fn a_panic_in_a_poll_ends_what_the_scope_spends() {
-    MockClock::new().run(|clock| {
-        let quota = Quota::new(HOUR);
-        let panics = future::timeout_value(
-            &quota,
-            std::future::poll_fn(|_| -> Poll<()> {
-                clock.advance(SECOND);
-                panic!("the future of a test panics, as it should")
-            }),
-        );
-        let mut panics = Box::pin(panics);
-        let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| poll(panics.as_mut())));
-        assert!(caught.is_err());
-        clock.advance(SECOND);
-        assert_eq!(quota.remaining() + SECOND, HOUR);
-    });
-}
 
 #[test]
 fn in_the_grace_of_what_is_around_it_a_future_is_woken_at_its_own_deadline() {
@@ -103,15 +24,6 @@ fn in_the_grace_of_what_is_around_it_a_future_is_woken_at_its_own_deadline() {
         let Poll::Ready(Ok(Err(error))) = poll(both.as_mut()) else { panic!("both are over") };
         assert_eq!(error.limit(), Some(2 * SECOND), "the outermost that is over");
     });
-}
-
-#[derive(Default)]
-struct Woken(AtomicU32);
-
-impl std::task::Wake for Woken {
-    fn wake(self: Arc<Self>) {
-        self.0.fetch_add(1, Ordering::SeqCst);
-    }
 }
 
 #[test]
@@ -287,21 +199,6 @@ fn a_future_that_was_never_polled_is_dropped_outside_of_its_scope() {
 }
 
 #[test]
-fn a_token_that_reached_its_deadline_cancels_what_is_linked_to_it() {
-    MockClock::new().run(|clock| {
-        let token = timeout(SECOND, || Ok::<_, TimeoutError>(timebox::token())).unwrap();
-        let linked = || Timebox::new(HOUR).cancel_on(&token);
-        let error = linked().run(|_| {
-            clock.advance(SECOND);
-            checkpoint()
-        });
-        assert!(error.unwrap_err().is_timeout());
-        let refused = linked().run(|_| checkpoint()).unwrap_err();
-        assert!(refused.is_timeout() && !refused.started());
-    });
-}
-
-#[test]
 fn a_future_that_survives_a_limit_is_still_cancelled_by_its_token() {
     MockClock::new().run(|clock| {
         let token = CancellationToken::new();
@@ -347,106 +244,5 @@ fn a_future_polled_under_a_grace_survives_a_poll_that_comes_late() {
             assert_eq!(error.limit(), Some(2 * SECOND));
         }
         assert!(poll(inner.as_mut()).is_pending());
-    });
-}
-
-#[test]
-fn a_future_survives_the_scope_that_a_shield_beside_it_holds_up() {
-    MockClock::new().run(|clock| {
-        let mut inner = Box::pin(future::timeout_value(HOUR, std::future::pending::<()>()));
-        {
-            let mut beside = Box::pin(future::shield(8 * SECOND, std::future::pending::<()>()));
-            let both = std::future::poll_fn(|cx| {
-                assert!(beside.as_mut().poll(cx).is_pending());
-                inner.as_mut().poll(cx).map(drop)
-            });
-            let mut around = pin!(future::timeout_value(SECOND, both));
-            for _ in 0..8 {
-                assert!(poll(around.as_mut()).is_pending());
-                clock.advance(SECOND);
-            }
-            assert!(poll(around.as_mut()).is_ready());
-        }
-        assert!(poll(inner.as_mut()).is_pending());
-    });
-}
-
-#[test]
-fn a_scope_that_waits_for_a_shield_is_woken_when_that_is_gone() {
-    MockClock::new().run(|clock| {
-        let shield = RefCell::new(Some(Box::pin(future::shield(HOUR, std::future::pending::<()>()))));
-        let woken = Arc::new(Woken::default());
-        let waker = Waker::from(Arc::clone(&woken));
-        let mut context = Context::from_waker(&waker);
-        let inside = std::future::poll_fn(|cx| match &mut *shield.borrow_mut() {
-            Some(shield) => shield.as_mut().poll(cx),
-            None => Poll::Pending,
-        });
-        let mut around = pin!(future::timeout_value(SECOND, inside));
-        assert!(around.as_mut().poll(&mut context).is_pending());
-        clock.advance(SECOND);
-        for _ in 0..2 {
-            assert!(around.as_mut().poll(&mut context).is_pending(), "it waits for the shield");
-        }
-        let before = woken.0.load(Ordering::SeqCst);
-        // Somebody else ends it.
-        drop(shield.take());
-        assert_eq!(woken.0.load(Ordering::SeqCst), before + 1);
-        assert!(around.as_mut().poll(&mut context).is_ready());
-    });
-}
-
-#[test]
-fn the_task_of_a_shield_is_woken_once_at_its_max() {
-    MockClock::new().run(|clock| {
-        let woken = Arc::new(Woken::default());
-        let waker = Waker::from(Arc::clone(&woken));
-        let mut context = Context::from_waker(&waker);
-        let stays = Cell::new(true);
-        let until_over =
-            std::future::poll_fn(
-                |_| if stays.get() || !is_expired() { Poll::Pending } else { Poll::Ready(()) },
-            );
-        let mut shield = pin!(future::shield(SECOND, until_over));
-        assert!(shield.as_mut().poll(&mut context).is_pending());
-        for _ in 0..2 {
-            clock.advance(SECOND);
-            assert!(shield.as_mut().poll(&mut context).is_pending());
-            assert_eq!(woken.0.load(Ordering::SeqCst), 1);
-        }
-        stays.set(false);
-        assert!(shield.as_mut().poll(&mut context).is_ready());
-    });
-}
-
-#[cfg(panic = "unwind")]
-#[test]
-fn a_check_while_panicking_does_not_take_the_turn_of_one_that_looks_at_the_clock() {
-    struct Check;
-    impl Drop for Check {
-        fn drop(&mut self) {
-            timebox::checkpoint_or_unwind();
-        }
-    }
-    let clock = MockClock::new();
-    let checked = std::sync::Barrier::new(2);
-    std::thread::scope(|threads| {
-        let thread = threads.spawn(|| {
-            clock.run(|_| {
-                timeout(SECOND, || {
-                    let _panicked = std::panic::catch_unwind(|| {
-                        let _check = Check;
-                        std::panic::resume_unwind(Box::new(()));
-                    });
-                    checked.wait();
-                    checked.wait();
-                    checkpoint()
-                })
-            })
-        });
-        checked.wait();
-        clock.advance(SECOND);
-        checked.wait();
-        assert!(thread.join().unwrap().is_err());
     });
 }

@@ -1,18 +1,246 @@
-//! Hooks of futures that are polled in one scope after another.
+//! Hooks of futures: they go with their future from scope to scope, and have run before it is dropped.
 
 use std::cell::RefCell;
 use std::future::{Future, pending, poll_fn};
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
-use std::sync::mpsc;
+use std::sync::mpsc::{self, channel};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 use std::thread;
 
-use timebox::{CancellationToken, Hook, Timebox, TimeoutError, future};
+use pollster::block_on;
+use timebox::{
+    CancellationToken, Hook, Timebox, TimeoutError, deadline, future, on_cancel, timeout_value, token,
+};
 
-use crate::support::{HANG, LONG, SHORT, bounded, let_the_watchdog_pass, next, wait_for};
+use crate::support::{
+    Count, HANG, LONG, SHORT, bounded, counting, counting_on_a_runner, endless, let_the_watchdog_pass, next,
+    poll_once, unhurried, wait_for,
+};
+
+#[test]
+fn a_hook_fires_at_its_own_deadline_when_an_earlier_one_around_it_is_left() {
+    unhurried(|limit| {
+        let fired = Count::default();
+        let hook = fired.hook();
+        let inner = future::timeout_value(limit * 2, async move {
+            let _registration = on_cancel(hook);
+            pending::<()>().await;
+        });
+        let mut outer = Box::pin(future::timeout_value(LONG, inner));
+        if timeout_value(limit, || poll_once(&mut outer)).unwrap().is_ready() || fired.get() > 0 {
+            return None;
+        }
+        if poll_once(&mut outer).is_ready() {
+            return None;
+        }
+        fired.wait_for_a_firing();
+        Some(())
+    });
+}
+
+#[test]
+fn a_hook_follows_its_future_from_scope_to_scope() {
+    let fired = Count::default();
+    let mut call = Box::pin(future::interruptible(fired.hook(), endless()));
+    assert!(timeout_value(LONG, || poll_once(&mut call)).unwrap().is_pending());
+    assert_eq!(fired.get(), 0);
+    timeout_value(SHORT, || {
+        let _ = poll_once(&mut call);
+        fired.wait_for_a_firing();
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_hook_follows_its_task_when_the_runtime_is_driven_in_one_scope_after_another() {
+    bounded(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let fired = Count::default();
+        let polls = Count::default();
+        let count = polls.clone();
+        let busy = poll_fn(move |context| {
+            count.0.fetch_add(1, SeqCst);
+            context.waker().wake_by_ref();
+            Poll::<Result<(), String>>::Pending
+        });
+        let task = runtime.spawn(future::interruptible(fired.hook(), busy));
+        let another_poll = async || {
+            let before = polls.get();
+            while polls.get() == before {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout_value(LONG, || runtime.block_on(another_poll())).unwrap();
+        timeout_value(SHORT, || {
+            runtime.block_on(another_poll());
+            fired.wait_for_a_firing();
+        })
+        .unwrap();
+        drop(task);
+    });
+}
+
+#[test]
+fn a_once_hook_fires_once_however_often_its_future_is_polled() {
+    let fired = Count::default();
+    let mut call = Box::pin(future::interruptible(fired.hook().once(), endless()));
+    assert!(poll_once(&mut call).is_pending());
+    timeout_value(LONG, || {
+        token().cancel();
+        for _ in 0..5 {
+            assert!(poll_once(&mut call).is_pending());
+            fired.wait_for_a_firing();
+            let_the_watchdog_pass();
+        }
+    })
+    .unwrap();
+    assert_eq!(fired.get(), 1);
+}
+
+#[test]
+fn the_hooks_of_a_finished_future_are_dead_though_it_is_not_dropped() {
+    unhurried(|limit| {
+        let fired = Count::default();
+        let mut finished =
+            pin!(future::timeout_value(limit, async { (on_cancel(fired.hook()), deadline()) }));
+        let (_registration, deadline) = block_on(finished.as_mut()).unwrap();
+        if fired.get() > 0 {
+            return None;
+        }
+        wait_for("its deadline", || deadline.has_passed());
+        let_the_watchdog_pass();
+        assert_eq!(fired.get(), 0);
+        Some(())
+    });
+}
+
+/// Runs its closure when it is dropped.
+struct OnDrop<F: FnMut()>(F);
+
+impl<F: FnMut()> Drop for OnDrop<F> {
+    fn drop(&mut self) {
+        (self.0)();
+    }
+}
+
+#[test]
+fn a_hook_fires_for_a_future_run_in_a_destructor_during_a_panic() {
+    let result = bounded(|| {
+        let mut result = None;
+        let panicked = catch_unwind(AssertUnwindSafe(|| {
+            let _guard = OnDrop(|| {
+                let stop = CancellationToken::new();
+                let stopped = stop.clone().cancelled_owned();
+                let call = future::interruptible(Hook::inline(move || stop.cancel()), async {
+                    stopped.await;
+                    Err::<(), _>("stopped")
+                });
+                // Only the hook ends it before the grace.
+                result = Some(block_on(Timebox::new(SHORT).grace(LONG).run_future_value(call)));
+            });
+            resume_unwind(Box::new("a panic"));
+        }));
+        assert!(panicked.is_err());
+        result.expect("the destructor ran")
+    });
+    assert!(result.unwrap().unwrap_err().is_timeout());
+}
+
+/// An error-prone call that never ends.
+type Never = Result<(), String>;
+
+/// With many hooks of either kind that count.
+fn many_times(run: impl Fn(Hook<'static>, Arc<AtomicU32>) + Send + 'static) {
+    bounded(move || {
+        for make in [counting, counting_on_a_runner] {
+            for _ in 0..50 {
+                let (hook, fires) = make();
+                run(hook, fires);
+            }
+        }
+    });
+}
+
+#[test]
+fn a_hook_runs_before_its_future_is_dropped_without_a_grace() {
+    many_times(|hook, fires| {
+        let again = Arc::clone(&fires);
+        let query = async {
+            let _registration = on_cancel(move || again.fetch_add(1, SeqCst));
+            future::interruptible(hook.once(), pending::<Never>()).await
+        };
+        match pollster::block_on(future::timeout_value(SHORT / 10, query)) {
+            Err(error) => assert!(!error.settled()),
+            // A busy machine: it was over before the call began.
+            Ok(refused) => return assert!(refused.is_err()),
+        }
+        assert_eq!(fires.load(SeqCst), 2);
+    });
+}
+
+#[test]
+fn a_hook_that_comes_to_a_scope_that_is_over_runs_before_its_future_is_dropped_there() {
+    many_times(|hook, fires| {
+        let mut call = Box::pin(future::interruptible(hook.once(), pending::<Never>()));
+        timeout_value(LONG, || assert!(poll_once(&mut call).is_pending())).unwrap();
+        let mut over = Box::pin(future::timeout_value(LONG, async move {
+            token().cancel();
+            call.await
+        }));
+        // Pending until the hook has run.
+        assert!(pollster::block_on(&mut over).is_err());
+        assert_eq!(fires.load(SeqCst), 1);
+    });
+}
+
+#[test]
+fn the_hooks_of_futures_within_run_too_and_on_no_thread_of_the_callers() {
+    bounded(|| {
+        let (ran, runs) = channel();
+        let query = Box::pin(future::timeout(LONG, async move {
+            let hook = Hook::new(move || ran.send(thread::current().id())).once();
+            future::interruptible(hook, pending::<Never>()).await
+        }));
+        let token = CancellationToken::new();
+        let by_hand = token.clone();
+        let mut query = Box::pin(Timebox::new(LONG).cancel_on(&token).run_future(query));
+        assert!(poll_once(&mut query).is_pending());
+        by_hand.cancel();
+        let error = pollster::block_on(&mut query).unwrap_err();
+        assert!(error.is_cancelled());
+        assert_ne!(runs.try_recv().unwrap(), thread::current().id());
+    });
+}
+
+#[test]
+fn a_task_polled_by_a_hook_on_the_watchdog_itself_waits_for_no_hook() {
+    struct Inline(std::sync::Mutex<Option<Pin<Box<dyn Future<Output = bool> + Send>>>>);
+    impl std::task::Wake for Inline {
+        fn wake(self: Arc<Self>) {
+            let waker = Waker::from(Arc::clone(&self));
+            let Some(mut task) = self.0.lock().unwrap().take() else { return };
+            if task.as_mut().poll(&mut Context::from_waker(&waker)).is_pending() {
+                *self.0.lock().unwrap() = Some(task);
+            }
+        }
+    }
+    bounded(|| {
+        let (hook, fires) = counting();
+        let (done, end) = channel();
+        let query = async move {
+            let result = future::timeout_value(SHORT, future::interruptible(hook, pending::<Never>())).await;
+            done.send(result.is_err()).is_ok()
+        };
+        let task = Arc::new(Inline(std::sync::Mutex::new(Some(Box::pin(query)))));
+        // From then on the watchdog wakes it, which polls it there.
+        Waker::from(Arc::clone(&task)).wake();
+        assert!(next(&end));
+        assert!(fires.load(SeqCst) >= 1);
+    });
+}
 
 /// Holds the watchdog in a hook until it is dropped, and each thread that takes over in another: what is due meanwhile stays
 /// on its way, for some tenths of a second at least.
