@@ -23,28 +23,27 @@ use crate::token::hook::{Entry, Unsaid};
 use crate::token::node::{Node, Tie};
 use crate::watchdog::slots::Thread;
 
-/// Polls a future that looks at no scope, with a hook that interrupts it once the scope around it is over.
+/// Polls a future that knows nothing of scopes, with a hook that interrupts it once the scope around it is over.
 ///
-/// When the scope is over the hook fires, and the same future is polled on to its end: that needs a
-/// [grace](crate::Timebox::grace) of the scope. So a query is cancelled at the server and then answered, and its
-/// connection is clean. The results are those of [`interruptible`](crate::interruptible()). The future's output must be a
-/// `Result` (E0271 says where it is not).
+/// When the scope is over the hook fires, and the future is polled on to its end, if the scope has a
+/// [grace](crate::Timebox::grace). So the server cancels the query and still answers it, and the connection stays clean.
+/// The results are those of [`interruptible`](crate::interruptible()). The output of the future must be a `Result` (E0271 if
+/// it is not).
 ///
-/// Without a grace the hook is run, and awaited, before the future is dropped: the server is told, but nobody hears its
-/// answer.
+/// Without a grace the hook runs to its end before the future is dropped: the server is told, but its answer is not read.
 ///
-/// At its end it awaits a hook that runs. No poll blocks for that: the hook may use the executor that polls the future.
+/// At its end it awaits a running hook. No poll blocks for that: the hook may use the executor that polls the future.
 ///
 /// # Errors
 ///
-/// As [`interruptible`](crate::interruptible()). In a scope that is over already the call is not made: this fails where the
-/// body may clean up, and stays pending where the future around it is about to be dropped (see [the module](super)).
+/// As [`interruptible`](crate::interruptible()). In a scope that is already over the future is not polled: this fails if the
+/// body may clean up, and stays pending if the future around it is about to be dropped (see [the module](super)).
 ///
 /// Polled after its end it stays pending.
 ///
 /// # Cancellation safety
 ///
-/// That of the future; dropping it in the middle blocks while its hook runs.
+/// That of the future. Dropping it in the middle blocks while its hook runs.
 ///
 /// # Examples
 ///
@@ -94,13 +93,14 @@ where
 pub struct Interruptible<F: Future> {
     location: &'static Location<'static>,
     started: bool,
-    /// Until it has started.
+    /// The hook, until the call has started.
     await_state: AwaitState,
-    /// What it came to, while a hook that runs is awaited.
+    /// The output, while a running hook is awaited.
     done: Option<F::Output>,
-    /// Meanwhile the scopes around it do not drop it: a value that is ready wins.
+    /// Keeps the scopes around from dropping it meanwhile: a value that is ready wins.
     announced: Option<Announced>,
-    // Before the guard: dropped while its hook can still be fired, as a block's call ends before its hook does.
+    // Before the guard, so that the future is dropped while its hook can still fire: the call of a block also ends before
+    // its hook.
     #[pin]
     future: Phase<F>,
     guard: Guard,
@@ -112,12 +112,12 @@ enum Phase<F> {
     Over,
 }
 
-/// The hook, and where it is registered. Dropping it ends the hook.
+/// The hook and its registration. Dropping it ends the hook.
 struct Guard {
-    /// For the place where it is, or where it will be next.
+    /// The hook for its present or next registration.
     hook: Arc<Entry>,
     place: Option<Place>,
-    /// The scope it was registered with last.
+    /// The scope with which it was registered last.
     last: Option<Arc<Node>>,
     /// Wakes the task while the call is not made.
     wakeup: TaskWakeup,
@@ -125,20 +125,20 @@ struct Guard {
 
 struct Place {
     node: Arc<Node>,
-    /// There is none where the node was lost in a fork.
+    /// `None` if the node was lost in a fork.
     key: Option<usize>,
 }
 
 impl Guard {
-    /// Registers the hook with the scope in which the future is polled now; `false` if that is over, and the hook is to
-    /// be fired for it.
+    /// Registers the hook with the scope in which the future is polled now. `false` if that scope is over: then the caller
+    /// fires the hook.
     fn follow(&mut self, thread: &Thread) -> bool {
         let place = self.place.as_ref().map(|place| &place.node);
         let moved = innermost(thread, |scope| {
             let node = scope.map(Scope::node);
             (node.map(Arc::as_ptr) != place.map(Arc::as_ptr)).then(|| node.cloned())
         });
-        // Registering and leaving may run foreign code: with a node of its own, not that of a frame.
+        // Registration may run foreign code, so it uses its own reference to the node and not the frame.
         moved.is_none_or(|node| self.move_to(node))
     }
 
@@ -155,7 +155,7 @@ impl Guard {
         }
         let key = node.add_hook(&self.hook, Tie::Future);
         let over = key.is_none() && node.is_over();
-        // In one that is over it is listed too: who drops the future there awaits the hook.
+        // It is listed in a scope that is over too: whoever drops the future there awaits the hook.
         let key = if over { node.add_fired_hook(&self.hook, Tie::Future) } else { key };
         self.place = Some(Place { node, key });
         !over
@@ -168,7 +168,7 @@ impl Guard {
     }
 }
 
-/// A call that panics is over, and its hook with it.
+/// Ends the hook if the call panics.
 struct EndOnPanic<'a>(&'a Entry);
 
 impl Drop for EndOnPanic<'_> {
@@ -214,7 +214,7 @@ where
                     }
                     this.guard.wakeup.clear();
                 }
-                // In surroundings that are over already it fires at once, on a thread of ours.
+                // The surroundings are already over: it fires at once, on a thread of this crate.
                 if !this.guard.follow(thread) {
                     crate::token::node::post(Arc::clone(&this.guard.hook));
                 }
@@ -254,7 +254,7 @@ where
             let how = RaiseContext { source, hook_failure, ..RaiseContext::at(location, now) };
             Poll::Ready(Err(innermost(thread, |scope| match scope {
                 Some(scope) if Arc::ptr_eq(scope.node(), last) => scope.error(how),
-                // It has been carried out of the surroundings that made it fire.
+                // The future has been carried out of the scope that made the hook fire.
                 _ => {
                     let mut trail = Chain::from(Step::of(last, now));
                     last.parent().iter().for_each(|parent| trail.add_nodes(parent, now));

@@ -1,35 +1,36 @@
 //! Scopes of futures, on any executor.
 //!
-//! A future's scope is entered when its first poll begins, and is ambient in every poll and in its drop, on whichever
-//! thread: what is polled in it finds it through the crate's free functions. It needs no timer of a runtime: the
+//! The scope of a future is entered when its first poll begins. It is open in every poll and in the drop, on whichever
+//! thread: code in the future finds it through the free functions of the crate. It needs no timer of a runtime: the
 //! watchdog wakes the task, even while all threads of the executor are blocked.
 //!
-//! Around it are the scopes that are open where it is polled, each poll anew; its own deadline is fixed by the first.
-//! So one future can be polled under one short limit after another (`&mut future` is a future), and a future moved to
-//! another task leaves the old surroundings and takes on the new. To bring a scope to another task use
+//! The first poll fixes the deadline of the scope. The scopes around it are those that are open where it is polled, anew in
+//! each poll. So one future can be polled under one short limit after another (`&mut future` is a future), and a future
+//! that moves to another task leaves its old surroundings. To bring a scope to another task use
 //! [`Handle::enter_future`](crate::Handle::enter_future).
 //!
 //! # When time runs out
 //!
-//! The future is polled before the deadline is looked at: a value that is ready wins. Then its hooks run, and then it is
-//! dropped, inside its scope, and the result is an error that is not [settled](crate::TimeoutError::settled). No poll blocks
-//! for a hook: until the hooks have run the result is pending, and the future is not polled any more.
+//! The future is polled first, then the deadline is checked: a value that is ready wins. After the deadline its hooks run;
+//! then the future is dropped, inside its scope, and the result is an error that is not
+//! [settled](crate::TimeoutError::settled). No poll blocks for a hook: while the hooks run the result is pending, and the
+//! future is not polled any more.
 //!
-//! **Without a grace the scope ends the future, not the await.** An await of this crate in it ([`sleep`], [`wait`],
-//! [`interruptible`], a scope that is to be entered) stays pending, and is dropped where it stands. So a body never runs on
-//! after an await because somebody else's limit has passed, and code that was written for another timer needs no change.
+//! **Without a grace the scope ends the future, not the await.** An await of this crate ([`sleep`], [`wait`],
+//! [`interruptible`], the entry of a scope) stays pending, and is dropped where it stands. So no body runs on after an await
+//! because an outer limit has passed, and code that was written for another timer needs no change.
 //!
-//! **Within a [grace](crate::Timebox::grace) an await gives the error**, so that the body can clean up, and what the body
-//! returns is the result. The awaits that were pending all give it; of those that begin afterwards one in each poll, the others
-//! stay pending until the grace ends. So a loop that ignores errors holds no thread and outlives no grace. Cleanup that
-//! awaits belongs in a [`shield`]. A grace holds for all that is polled in the scope, and for all that is entered by its
-//! handles.
+//! **Within a [grace](crate::Timebox::grace) an await gives the error**, so that the body can clean up; the value that the
+//! body returns is the result. Every await that was pending gives the error. Of the awaits that begin later, one in each
+//! poll gives it, and the others stay pending until the grace ends. So a loop that ignores errors holds no thread and
+//! outlives no grace. Cleanup that awaits belongs in a [`shield`]. A grace holds for every future that is polled in the
+//! scope or entered by its handles.
 //!
 //! In a block around a `block_on` an await gives the error too, since a block cannot drop the future.
 //!
-//! Where an inner future's scope is over only because the scope of an outer one is, the outer future decides: it drops both, or
-//! has a grace for both. That is why `&mut future` survives the limit it is polled under. An inner future that a `block_on` drives
-//! in the middle of the outer one's poll waits 20 ms for that, and then ends by itself.
+//! If an inner scope is over only because an outer one is, the outer future decides: it drops both, or has a grace for both.
+//! So `&mut future` survives the limit under which it is polled. An inner future that a `block_on` drives in the middle of
+//! an outer poll waits 20 ms for the drop, and then ends by itself.
 //!
 //! # One future, several limits
 //!
@@ -37,13 +38,13 @@
 //!
 //! | you have | use |
 //! |---|---|
-//! | work that shall end at the limit | [`timeout`] |
-//! | work that goes on, and is looked after now and then: a heartbeat, a progress report | [`wait`]`(limit, &mut work)`, again and again |
-//! | work that several callers wait for: a shared load, a cache that is filled, requests that are coalesced | [`Handle::root`](crate::Handle::root) around the work; and in each caller a [`timeout`] of its own around the waiting |
+//! | work that must end at the limit | [`timeout`] |
+//! | work that goes on while you look after it now and then: a heartbeat, a progress report | [`wait`]`(limit, &mut work)`, again and again |
+//! | work for which several callers wait: a shared load, a cache fill, coalesced requests | [`Handle::root`](crate::Handle::root) around the work, and in each caller a [`timeout`] around the waiting |
 //!
-//! A shared future (`futures::future::Shared`, a `OnceCell`, a cache that coalesces) is polled by whichever caller comes, in
-//! the scopes of that caller. Without the root its checkpoints, hooks, tokens and handles would be those of the caller that polls
-//! it: a load that is begun by one with 30 ms left may fail for another that has five seconds.
+//! A shared future (`futures::future::Shared`, a `OnceCell`, a coalescing cache) is polled by any of its callers, in the
+//! scopes of that caller. Without the root its checkpoints, hooks, tokens and handles would belong to the caller that polls
+//! it: a load that was begun by a caller with 30 ms left could fail for a caller with five seconds.
 //!
 //! # Examples
 //!
@@ -90,14 +91,14 @@ pub use wait::{Wait, wait};
 
 /// Runs a future under a limit, as [`timeout`](crate::timeout()) does a block.
 ///
-/// The future's output must be a `Result` (E0271), whose error is `From<TimeoutError>` (E0277); where it is not use
-/// [`timeout_value`]. Where the compiler cannot tell the error of an async block (E0283), end it with
+/// The output of the future must be a `Result` (E0271) whose error is `From<TimeoutError>` (E0277). If it is not, use
+/// [`timeout_value`]. If the compiler cannot tell the error type of an async block (E0283), end the block with
 /// `Ok::<_, MyError>(..)`, [as the front page shows](crate#e0283-type-annotations-needed).
 ///
 /// # Errors
 ///
-/// Those of the future; and a [`TimeoutError`] if it was not polled because there was no time left to begin with, or
-/// was dropped because it did not end in time.
+/// The errors of the future; and a [`TimeoutError`] if it was not polled because no time was left, or was dropped because
+/// it did not end in time.
 ///
 /// # Cancellation safety
 ///
@@ -127,8 +128,8 @@ where
     }
 }
 
-/// Runs a future whose output is no `Result` under a limit. For one whose output is a `Result`, [`timeout`] gives one
-/// `Result`, not two nested ones.
+/// Runs a future under a limit, if its output is no `Result`. If it is one, use [`timeout`], which gives one `Result` and
+/// not two nested ones.
 ///
 /// # Errors
 ///
@@ -161,9 +162,8 @@ pub fn timeout_value<F: IntoFuture>(limit: impl Into<Limit>, future: F) -> Timeo
 
 /// The future of [`timeout`]. Once it is done it stays pending.
 ///
-/// While it is polled within another future of this crate, by the same task, it leaves deadlines that come later than
-/// that one's to that one. So who polls it in there and goes on with it elsewhere must poll it once more to have the task
-/// woken at its deadline.
+/// While it is polled within another future of this crate, by the same task, it arms no timer for a deadline later than the
+/// outer one. If you poll it there once and then move it elsewhere, poll it again, so that its own deadline wakes the task.
 #[must_use = "futures do nothing unless polled"]
 #[pin_project]
 #[derive(Debug)]
@@ -312,8 +312,8 @@ impl Timebox {
 }
 
 impl Handle {
-    /// Runs a future, in whichever task, in a scope within the handle's. The scopes that are open where it is polled
-    /// do not count in it.
+    /// Runs a future, in any task, in a scope within the scopes of the handle. The scopes that are open where it is polled do
+    /// not count in it.
     ///
     /// # Errors
     ///

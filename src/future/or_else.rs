@@ -15,13 +15,14 @@ impl Timebox {
     /// Runs a future, and something cheaper if the future's own time runs out, as [`run_or_else`](Self::run_or_else) does
     /// for blocks.
     ///
-    /// The fallback runs after the scope has been left, when the future was not polled because its own scope was over, was
-    /// dropped because of that, or returned an `Err` after an error naming its scope was raised; that `Err` is dropped. An
-    /// `Ok` (unless it is [refused](Self::strict)), the expiry of a scope around it, and any other `Err` pass through.
+    /// The fallback runs after the scope has been left, in three cases: the future was not polled because its own scope was
+    /// over; it was dropped because of that; or it returned an `Err` after an error that names its scope was raised (that
+    /// `Err` is dropped). An `Ok` (unless it is [refused](Self::strict)), the expiry of a scope around it, and any other `Err`
+    /// pass through.
     ///
     /// # Errors
     ///
-    /// Those of the future that pass through, and those of the fallback.
+    /// The errors of the future that pass through, and the errors of the fallback.
     ///
     /// # Cancellation safety
     ///

@@ -24,9 +24,9 @@ use crate::watchdog::slots::Thread;
 #[pin_project(PinnedDrop, project = ScopedProjection)]
 pub(super) struct Scoped<F> {
     polled: SuspendedScope,
-    /// Cleared before the rest is dropped, so nothing is left to drop.
+    /// Cleared before the drop, so that nothing is left to drop.
     wakeup: ManuallyDrop<TaskWakeup>,
-    /// Until it is done or dropped.
+    /// The future, until it is done or dropped.
     #[pin]
     future: Option<F>,
 }
@@ -37,7 +37,7 @@ impl<F: Future> Scoped<F> {
         Self { polled, wakeup: ManuallyDrop::new(TaskWakeup::default()), future: Some(future) }
     }
 
-    /// Polls the future in its scope. `done` makes the output, here, where it need not be moved again; `leaving` sees the
+    /// Polls the future in its scope. `done` makes the output in place, so that it is not moved again. `leaving` sees the
     /// scope at its end.
     #[inline]
     pub(super) fn poll<T, E>(
@@ -49,8 +49,9 @@ impl<F: Future> Scoped<F> {
     where
         E: From<TimeoutError>,
     {
-        // Written in place: handed out of the scope it would be copied twice. And without a drop, which would need its
-        // address and so keep it from the registers; it leaks only if the future panics when it is dropped.
+        // Written in place: returned through the scope, the output would be copied twice. `ManuallyDrop` since a drop would
+        // need the address of the output, which keeps it out of registers. The output leaks only if the drop of the future
+        // panics.
         let mut poll = ManuallyDrop::new(Poll::Pending);
         let this = self.project();
         let mut call = Call { wakeup: this.wakeup, future: this.future, cx, done, poll: &mut poll };
@@ -71,8 +72,8 @@ impl<F: Future> Scoped<F> {
 
 /// One poll.
 ///
-/// In a build without optimisations each of its steps is a call that has returned when the future is polled, so that what the
-/// step needs of the stack is not needed once for each level of nested scopes.
+/// In a build without optimisations each step is a call that returns before the future is polled. So nested scopes do not
+/// add up the stack of the steps.
 struct Call<'a, 'cx, F, D, O> {
     wakeup: &'a mut TaskWakeup,
     future: Pin<&'a mut Option<F>>,
@@ -104,11 +105,11 @@ where
         }
     }
 
-    /// Whether the scope is entered, or has been, and the future is to be polled in it. Or else there is the result.
+    /// Enters the scope if need be. `false` if the future is not polled: then the output is set, or pending.
     #[cfg_attr(not(debug_assertions), inline(always))]
     fn is_to_be_polled(&mut self, thread: &Thread, polled: &mut SuspendedScope) -> bool {
-        // One that is done stays so, and has no second output. (Asked of the pin: a plain reference to the future would be
-        // beside those that it has to itself.)
+        // A finished future has no second output. (Asked through the pin: a plain reference to the future would alias the
+        // references that the future has to itself.)
         if self.future.as_mut().as_pin_mut().is_none() {
             return false;
         }
@@ -139,7 +140,7 @@ where
         self.look_at(&Thread::current(), scope, output);
     }
 
-    /// Looks at what the future has come to, and whether its time is up. One that is done is dropped, inside its scope.
+    /// Takes the output of the future, or the error if its time is up. Then the future is dropped, inside its scope.
     #[cfg_attr(not(debug_assertions), inline(always))]
     fn look_at(&mut self, thread: &Thread, scope: &Scope, output: Poll<F::Output>) {
         let poll = match output {
@@ -154,14 +155,14 @@ where
         self.future.set(None);
     }
 
-    /// Sets the output. It was pending, so there is nothing to drop.
+    /// Sets the output. The old value is pending, so there is nothing to drop.
     #[cfg_attr(not(debug_assertions), inline(always))]
     fn set(&mut self, poll: Poll<Result<T, E>>) {
         mem::forget(mem::replace(self.poll, poll));
     }
 }
 
-/// The result of a future that is over and not polled any more: it is dropped when the hooks in it have run.
+/// The result of a future that is over: it is not polled any more, and is dropped once its hooks have run.
 #[cold]
 #[inline(never)]
 fn end_after_hooks<F>(
@@ -178,8 +179,7 @@ fn end_after_hooks<F>(
     Poll::Ready(error)
 }
 
-/// The result of a future whose scope is not entered: the error; or it stays pending, where the future around it is about to
-/// be dropped.
+/// The result of a future whose scope is not entered: the error, or pending if the future around it is about to be dropped.
 #[cold]
 #[inline(never)]
 fn stay_out(
@@ -204,14 +204,14 @@ fn stay_out(
     Poll::Ready(polled.refusal(thread, refused))
 }
 
-/// The future is pending: has its task woken in time; or, if that is over, the error with which to drop it.
+/// The future is pending. Has its task woken in time, or gives the error if its time is up.
 #[cfg_attr(not(debug_assertions), inline(always))]
 fn wait(thread: &Thread, scope: &Scope, wakeup: &mut TaskWakeup, waker: &Waker) -> Poll<TimeoutError> {
     let (own, location) = (scope.own(), scope.location());
     point(thread, location);
     if !is_over(thread) {
         let woken = match scope.existing_node() {
-            // Its own node tells it of all.
+            // Its own node tells it of every end.
             Some(node) => {
                 wakeup.wake_at(thread.deadline.get(), waker);
                 wakeup.wake_by(Some(node), waker)
@@ -226,19 +226,19 @@ fn wait(thread: &Thread, scope: &Scope, wakeup: &mut TaskWakeup, waker: &Waker) 
     wait_on(scope, wakeup, waker)
 }
 
-/// It is over: it may be polled on for a grace, or until a shield in it is done.
+/// The scope is over. The future may be polled on for a grace, or until a shield in it is done.
 #[cold]
 fn wait_on(scope: &Scope, wakeup: &mut TaskWakeup, waker: &Waker) -> Poll<TimeoutError> {
     let (own, location) = (scope.own(), scope.location());
     let known = wakeup.was_over();
-    // Before it is looked at: what ends later wakes the task.
+    // Before the look: a scope that ends later then wakes the task.
     let outer = scope.visible_outer().and_then(|outer| outer.visible().find_map(Scope::existing_node));
     wakeup.wake_by(outer, waker);
     let now = clock::now();
     let shielded = |scope: &Scope| scope.existing_node().map_or(0, |node| node.shielded_until(waker));
     let mut until = scope.polled_until(now).max(shielded(scope));
-    // If only a future around it is over, that drops both, or waits for a shield; so `&mut future` survives the limit it is
-    // polled under.
+    // If only a future around it is over, that future drops both, or waits for a shield. So `&mut future` survives the limit
+    // under which it is polled.
     if scope.is_dropped_by_outer(now) {
         until = scope.polled().map(shielded).fold(until, u64::max);
         if until <= now {
@@ -246,19 +246,19 @@ fn wait_on(scope: &Scope, wakeup: &mut TaskWakeup, waker: &Waker) -> Poll<Timeou
         }
     }
     if now < until {
-        // Its own deadline, or that of a scope around it, may come before and give it less.
+        // Its own deadline, or the deadline of a scope around it, may come earlier.
         let next = [own, scope.around()].into_iter().filter(|&deadline| deadline > now).fold(until, u64::min);
         wakeup.wake_at(next, waker);
         wakeup.set_over();
         if !known {
-            // What was polled before it was over counts on being polled again.
+            // Awaits that were polled before the end expect one more poll.
             waker.wake_by_ref();
         }
         mark_wait(location, true);
         return Poll::Pending;
     }
     let error = scope.error(RaiseContext { settled: false, ..RaiseContext::at(location, now) });
-    // Dropped with the future, hooks would be ended before they had run.
+    // The drop of the future would end its hooks before they have run.
     if let Some(node) = scope.existing_node()
         && node.poll_hooks(waker).is_pending()
     {
@@ -285,13 +285,13 @@ impl<F> PinnedDrop for Scoped<F> {
 /// Drops a future that is not done inside its scope.
 #[cold]
 fn drop_inside<F>(polled: &mut SuspendedScope, wakeup: &mut TaskWakeup, mut future: Pin<&mut Option<F>>) {
-    // First, since the drop may panic.
+    // First, since the drop of the future may panic.
     wakeup.clear();
     if !needs_drop::<F>() {
-        // As `&mut` another: nothing would see the scope.
+        // As for `&mut future`: the drop runs no code that could see the scope.
         return future.set(None);
     }
-    // An unwinding in there that ends here has nobody to tell any more.
+    // If an unwinding ends here, nobody is left to receive its error.
     let _ = Thread::with(|thread| polled.open(thread, ptr::null(), true, |_| future.set(None)));
 }
 

@@ -21,16 +21,16 @@ use crate::watchdog::slots::Thread;
 
 /// Polls cleanup that must not be cut short by a scope that is over, for `max` at most (and a day at most).
 ///
-/// As [`shield`](crate::shield()) does for blocks: inside, only the shield's limit counts, and what is opened within.
-/// While it is pending, an expired scope around it polls on, up to `max`, instead of dropping its future. The time
-/// begins with the first poll. A shield that begins when the scope is over already holds that up until `max` has passed since
-/// its end: however many shields follow each other, a scope ends.
+/// It is [`shield`](crate::shield()) for futures: inside, only the limit of the shield counts, and the scopes that are opened
+/// inside. While the shield is pending, an expired scope around it polls on, up to `max`, instead of dropping its future.
+/// The time begins with the first poll. A shield that begins after the end of a scope holds that scope up until `max` after
+/// its end: so a scope ends, however many shields follow each other.
 ///
 /// Polled after its end it stays pending.
 ///
 /// # Cancellation safety
 ///
-/// That of the future. A shield does not protect from being dropped by anything but the scopes of this crate.
+/// That of the future. A shield protects its future only from the scopes of this crate, not from any other drop.
 ///
 /// # Examples
 ///
@@ -70,9 +70,9 @@ pub fn shield<F: IntoFuture>(max: Duration, future: F) -> Shield<F::IntoFuture> 
 pub struct Shield<F> {
     max: Duration,
     location: &'static Location<'static>,
-    /// Whose clock it follows: of where it was made, if that was under a test's, or else of its first poll.
+    /// The test environment whose clock it follows: where it was made, or else where it was first polled.
     env: TestEnv,
-    /// From the first poll on, until it is done.
+    /// The open shield, from the first poll until the future is done.
     opened: Option<Opened>,
     #[pin]
     future: Option<F>,
@@ -80,21 +80,21 @@ pub struct Shield<F> {
 
 struct Opened {
     polled: SuspendedScope,
-    /// Wakes the task at its max.
+    /// Wakes the task at `max`.
     wakeup: TaskWakeup,
     announced: Announced,
-    /// Whether its max has passed: it holds nobody up any more.
+    /// Whether `max` has passed: it holds up no scope any more.
     spent: bool,
-    // The last to go: what is due fires when the rest is gone.
+    // Dropped last: hooks that became due fire when the rest is gone.
     suspended: HeldOffHooks,
 }
 
-/// Tells the scopes around a place in the same poll that something in them must be polled to its end.
+/// An announcement to the scopes around, in the same poll: a shield in them must be polled to its end.
 pub(super) struct Announced(Vec<(Arc<Node>, usize)>);
 
 impl Announced {
-    /// Tells the scopes around this poll, if they are others than before: the future has moved, or one of them has
-    /// another node.
+    /// Announces it to the scopes around this poll, if they have changed: the future has moved, or one of them has another
+    /// node.
     pub(super) fn follow(&mut self, thread: &Thread, until: u64, max: u64) {
         let same = innermost(thread, |scope| {
             let around = scope.into_iter().flat_map(Scope::polled).map(Scope::existing_node);
@@ -107,7 +107,7 @@ impl Announced {
         }
     }
 
-    /// Until `until`; a scope that is over already for no longer than `max` after its end.
+    /// Announces it until `until`; to a scope that is already over, until `max` after its end.
     pub(super) fn to_scopes_around(thread: &Thread, until: u64, max: u64) -> Self {
         let now = clock::now();
         innermost(thread, |scope| {
@@ -117,7 +117,7 @@ impl Announced {
                 let until = if node.env.shares_clock(&env) {
                     scope.ended_at(now).map_or(until, |end| until.min(end.saturating_add(max)))
                 } else {
-                    // By another clock it lasts until it says otherwise.
+                    // On another clock it lasts until it is taken back.
                     NEVER
                 };
                 Some((Arc::clone(node), node.add_shield(until)?))
@@ -183,7 +183,7 @@ impl<F: Future> Future for Shield<F> {
 
 impl Opened {
     fn new(thread: &Thread, max: Duration, location: &'static Location<'static>) -> Self {
-        // What is registered with the scopes around from now on is held back too: they need nodes.
+        // The scopes around get nodes, so that hooks which are registered from now on are held back too.
         innermost(thread, |scope| {
             scope.into_iter().flat_map(Scope::polled).for_each(|scope| {
                 scope.node();
@@ -201,7 +201,7 @@ impl Opened {
         Self { polled, wakeup: TaskWakeup::default(), announced, spent: false, suspended }
     }
 
-    /// It hides what is around this poll.
+    /// Hides the scopes around this poll.
     fn follow(&mut self, thread: &Thread) {
         if !self.spent {
             self.announced.follow(thread, self.polled.own(), self.polled.asked());
@@ -223,7 +223,7 @@ impl<F> PinnedDrop for Shield<F> {
         if let Some(opened) = this.opened
             && this.future.as_mut().as_pin_mut().is_some()
         {
-            // As above.
+            // As above: no unwinding ends at a shield.
             let _ = Thread::with(|thread| {
                 opened.polled.open(thread, ptr::null(), true, |_| this.future.set(None))
             });

@@ -13,16 +13,16 @@ use crate::test_env::TestEnv;
 use crate::time::{clock, nanos};
 use crate::watchdog::slots::Thread;
 
-/// Sleeps, but no longer than the scope lasts in which it is polled. The time begins with the first poll.
+/// Sleeps, but no longer than the scope in which it is polled. The time begins with the first poll.
 ///
-/// It lets other tasks run, also where it is to sleep for no time at all.
+/// It lets other tasks run, even with a duration of zero.
 ///
 /// # Errors
 ///
-/// A [`TimeoutError`] once the scope is over, if the body may then clean up: within a [grace](crate::Timebox::grace), and in
-/// a block around a `block_on`. Without a grace it stays pending, and is dropped with the future around it: see
-/// [the module](super). In a grace a sleep that begins late gives the error at once, but only one in each poll: a second one
-/// stays pending.
+/// A [`TimeoutError`] once the scope is over, if the body may clean up: within a [grace](crate::Timebox::grace), and in a
+/// block around a `block_on`. Without a grace it stays pending, and is dropped with the future around it: see
+/// [the module](super). In a grace a sleep that begins late gives the error at once, but only one sleep in each poll: a
+/// second one stays pending.
 ///
 /// Polled after its end it is ready again.
 ///
@@ -57,12 +57,12 @@ pub fn sleep(duration: Duration) -> Sleep {
 #[derive(Debug)]
 pub struct Sleep {
     duration: Duration,
-    /// From the first poll on.
+    /// The end, from the first poll on.
     end: Option<u64>,
     await_state: AwaitState,
     location: &'static Location<'static>,
     wakeup: TaskWakeup,
-    /// On whose clock it sleeps.
+    /// The test environment whose clock it follows.
     env: TestEnv,
 }
 
@@ -94,7 +94,7 @@ impl Future for Sleep {
                 if !begins {
                     return Poll::Ready(Ok(()));
                 }
-                // One of no time at all, too, lets other tasks run.
+                // A sleep of no time lets other tasks run too.
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
@@ -108,9 +108,9 @@ impl Future for Sleep {
 }
 
 impl Sleep {
-    /// What its clock shows, and its end there; it begins with the first call.
+    /// The time on its clock, and its end. The first call begins the sleep.
     fn begin(&mut self) -> (u64, u64) {
-        // Made outside of a test's closure, it sleeps by the clock of its first poll.
+        // If it was made outside every test environment, it follows the clock of its first poll.
         if self.end.is_none() && self.env.is_real() {
             self.env = TestEnv::current();
         }

@@ -1,4 +1,4 @@
-//! How a task is woken when a scope around it is over.
+//! Wakes a task when a scope around it is over.
 
 use std::sync::Arc;
 use std::task::Waker;
@@ -13,24 +13,24 @@ use crate::token::node::Node;
 use crate::watchdog::slots::Thread;
 use crate::watchdog::{self, Timer};
 
-/// Wakes a task at a time, and when a node is over. Its owner takes both back with [`clear`](TaskWakeup::clear).
+/// Wakes a task at a time, and when a node is over. The owner takes both back with [`clear`](TaskWakeup::clear).
 #[derive(Debug, Default)]
 pub(super) struct TaskWakeup {
     timer: Option<(u64, Timer)>,
-    /// What few futures have; the rest move less.
+    /// The state that most futures do not need, so that they move less.
     cold: Option<Box<ColdState>>,
 }
 
 #[derive(Debug, Default)]
 struct ColdState {
     waiting: Option<Waiting>,
-    /// Until when it waits for the scope around to drop both.
+    /// Until when it waits for an outer scope to drop both futures.
     patience: u64,
-    /// Whether it was found to be over by the last poll.
+    /// Whether the last poll found it over.
     over: bool,
-    /// While it waits to be entered.
+    /// The state of its entry as an await, while it waits to be entered.
     await_state: AwaitState,
-    /// The result, once it is over and waits for the hooks in it.
+    /// The result, once it is over and waits for its hooks.
     error: Option<TimeoutError>,
 }
 
@@ -40,14 +40,14 @@ struct Waiting {
     key: usize,
 }
 
-/// There is nobody yet to wake the task in time: it has itself polled again, and tries again then.
+/// No watchdog can wake the task yet. The task polls itself again, and tries again then.
 #[cold]
 #[inline(never)]
 pub(super) fn poll_again(waker: &Waker) {
     waker.wake_by_ref();
 }
 
-/// As [`poll_again`], for a task that waits for a node, if that may be over by a deadline.
+/// As [`poll_again`], for a task that waits for a node with a deadline.
 #[inline]
 pub(super) fn rely_on(node: &Arc<Node>, waker: &Waker) {
     if watchdog::global().is_missing() && node.expires_at() != NEVER && !watchdog::global().ensure_running() {
@@ -91,7 +91,7 @@ impl TaskWakeup {
         }
     }
 
-    /// Whether the timer that there is will do, now with this waker; else it is taken back.
+    /// Whether the present timer can be kept, now with this waker. If not, it is taken back.
     #[inline(never)]
     fn keeps_timer(&mut self, deadline: u64, waker: &Waker) -> bool {
         let Some((before, timer)) = self.timer else { return false };
@@ -109,10 +109,10 @@ impl TaskWakeup {
         self.timer.is_some_and(|(at, _)| at == deadline)
     }
 
-    /// Until when to wait for surroundings that are over since `over`, as it is found `now`, to drop both.
+    /// Until when to wait for the drop by an outer scope that is over since `over`.
     pub(super) fn patience(&mut self, now: u64, over: u64) -> u64 {
         let patience = &mut self.cold.get_or_insert_default().patience;
-        // What was begun before is for others.
+        // An earlier wait was for another end.
         if patience.saturating_sub(PATIENCE) < over {
             *patience = now.saturating_add(PATIENCE);
         }
@@ -147,10 +147,10 @@ impl TaskWakeup {
         true
     }
 
-    /// Wakes the task when `scope` is over, or at `own` if that is earlier than the scope's deadline. What the scope
-    /// sees to itself, because it is polled by the same task, is left to it. `false` if it is over by now.
+    /// Wakes the task when `scope` is over, or at `own` if that is earlier than the deadline of the scope. If the same task
+    /// polls the scope, the scope wakes it. `false` if the scope is over by now.
     ///
-    /// To clone and to drop a waker is foreign code: the scope must be around an open one of the caller's.
+    /// To clone or drop a waker runs foreign code: the caller must have an open scope inside `scope`.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn wake_with(&mut self, scope: Option<&Scope>, around: u64, own: u64, waker: &Waker) -> bool {
         let covered = scope.is_some_and(|scope| scope.is_polled_with(waker));
@@ -164,8 +164,7 @@ impl TaskWakeup {
         self.wake_at(deadline, waker);
         match scope.filter(|_| !covered) {
             None => self.cold.is_none() || self.wake_by(None, waker),
-            // Whoever waits outside of what a scope polls itself must be told of a cancellation, by a token that may be
-            // yet to be made.
+            // Another task polls the scope, so this one needs the node: a token that is made later may cancel it.
             Some(scope) => self.wake_by(Some(scope.node()), waker),
         }
     }
@@ -173,16 +172,16 @@ impl TaskWakeup {
     /// Wakes the task of an await at `end`, or when a scope around it is over. `env` has the clock of `end`.
     pub(super) fn wake_await(&mut self, thread: &Thread, env: &TestEnv, end: u64, waker: &Waker) {
         let shares_clock = env.shares_clock(&TestEnv::current());
-        // To clone and to drop a waker is foreign code: not while the frame of a scope is looked at.
+        // To clone or drop a waker runs foreign code: not while the frame of a scope is in use.
         let (deadline, node) = innermost(thread, |scope| {
             let deadline = if shares_clock { thread.deadline.get() } else { NEVER };
             match scope.filter(|scope| !(shares_clock && scope.is_polled_with(waker))) {
                 Some(scope) => (deadline, Some(Arc::clone(scope.node()))),
-                // The scope around wakes the task itself, if need be.
+                // The scope around wakes the task itself.
                 None => (NEVER, None),
             }
         });
-        // Also where the scope around wakes the task before: the future may be carried out of it.
+        // Also if the scope around wakes the task earlier: the future may be carried out of it.
         self.wake_at_on(env, end.min(deadline), waker);
         if !self.wake_by(node.as_ref(), waker) {
             // It is over by now: the next poll finds it so.
@@ -196,7 +195,7 @@ impl TaskWakeup {
         self.wake_at_on(env, until, waker);
     }
 
-    /// What an await remembers that is yet to begin.
+    /// The state of an await that has not begun.
     pub(super) fn await_state(&mut self) -> &mut AwaitState {
         &mut self.cold.get_or_insert_default().await_state
     }

@@ -15,26 +15,26 @@ use crate::test_env::TestEnv;
 use crate::time::{Limit, clock};
 use crate::watchdog::slots::Thread;
 
-/// Waits, no longer than the limit, for a future that goes on: `&mut future`, the handle of a task.
+/// Waits for a future no longer than the limit; the future goes on afterwards. For `&mut future`, or the handle of a task.
 ///
-/// It opens no scope. The future is not told of the limit: its deadlines, tokens and handles are those of the scopes
-/// around, and when the wait is over it can be waited for again. [`timeout`](super::timeout) is for work that shall *end*
-/// at the limit: under that, the checkpoints of `&mut future` would fail at the first limit, and the tokens, handles and hooks
-/// that it has made would be over for good.
+/// It opens no scope, so the future does not know of the limit: its deadlines, tokens and handles are those of the scopes
+/// around it. When the wait is over, wait again. [`timeout`](super::timeout) is for work that must *end* at the limit: with
+/// it the checkpoints of `&mut future` would fail at the first limit, and its tokens, handles and hooks would be over for
+/// good.
 ///
-/// The future is polled before the deadline is looked at, also with a limit of zero: a value that is ready wins. The time
-/// begins with the first poll.
+/// The future is polled first, then the deadline is checked, also with a limit of zero: a value that is ready wins. The
+/// time begins with the first poll.
 ///
 /// # Errors
 ///
-/// A [`TimeoutError`] when the limit is reached. Nothing was cut off, so it is [settled](TimeoutError::settled). In a scope
-/// that is over it fails as [`sleep`](super::sleep) does.
+/// A [`TimeoutError`] when the limit is reached. Nothing was cut off, so the error is [settled](TimeoutError::settled). In a
+/// scope that is over it fails as [`sleep`](super::sleep) does.
 ///
 /// Polled after its end it stays pending.
 ///
 /// # Cancellation safety
 ///
-/// That of the future. A future that was given by value is dropped with the wait.
+/// That of the future. A future that was passed by value is dropped with the wait.
 ///
 /// # Examples
 ///
@@ -78,9 +78,9 @@ pub fn wait<F: IntoFuture>(limit: impl Into<Limit>, future: F) -> Wait<F::IntoFu
 pub struct Wait<F> {
     limit: Limit,
     location: &'static Location<'static>,
-    /// On whose clock it waits.
+    /// The test environment whose clock it follows.
     env: TestEnv,
-    /// From the first poll on.
+    /// The limit, from the first poll on.
     begun: Option<WaitLimit>,
     await_state: AwaitState,
     wakeup: TaskWakeup,

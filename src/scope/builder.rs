@@ -13,7 +13,7 @@ use crate::time::Limit;
 use crate::token::CancellationToken;
 use crate::token::node::Node;
 
-/// A scope with more to it than a limit.
+/// The builder of a scope: a limit and more.
 ///
 /// # Examples
 ///
@@ -33,7 +33,7 @@ use crate::token::node::Node;
 /// assert_eq!(answer.unwrap(), "fresh");
 /// ```
 ///
-/// Each run enters a scope of its own, so one that is configured can be kept and cloned, in a client or a retry loop:
+/// Each run enters a scope of its own. So a configured `Timebox` can be kept and cloned, in a client or a retry loop:
 ///
 /// ```
 /// use std::time::Duration;
@@ -53,8 +53,8 @@ pub struct Timebox {
 }
 
 impl Scope {
-    /// What the body of this scope has come to; or the error, where that is a success, late, and late ones are refused. Its
-    /// value is then dropped here, inside the scope.
+    /// The result of the body of this scope; or the error, if the result is a late success and late successes are refused.
+    /// The value is then dropped here, inside the scope.
     #[inline]
     pub(crate) fn in_time<T, E: From<TimeoutError>>(
         &self,
@@ -68,7 +68,7 @@ impl Scope {
     }
 }
 
-/// Keeps the node that a scope has at its end, also where that is an unwinding.
+/// Keeps the node that a scope has at its end, also if the end is an unwinding.
 struct KeepsNode<'a> {
     scope: &'a Scope,
     node: &'a mut Option<Arc<Node>>,
@@ -86,29 +86,29 @@ impl Timebox {
         Self { limit: limit.into(), options: Options::default() }
     }
 
-    /// The limit, and what one run needs besides.
+    /// The limit, and the state of one run.
     pub(crate) fn into_parts(self) -> (Limit, Extras) {
         let Self { limit, options } = self;
         let extras = Extras::new(&limit, options);
         (limit, extras)
     }
 
-    /// A name, shown in errors and reports. An empty one is none.
+    /// A name, shown in errors and reports. An empty name counts as none.
     pub fn label(mut self, label: impl Into<Cow<'static, str>>) -> Self {
         self.options.label = Some(label.into()).filter(|label| !label.is_empty());
         self
     }
 
-    /// Keeps time for what comes after: the deadline is at the latest the surrounding scope's less this.
+    /// Keeps time for later steps: the deadline is at least this much earlier than the deadline of the scope around it.
     pub fn reserve(mut self, duration: Duration) -> Self {
         self.options.reserve = duration;
         self
     }
 
-    /// Once the scope is over, how long a future in it is polled on, so that it can end by itself, before it is dropped.
+    /// How long a future is polled on after the scope is over, so that it can end by itself before it is dropped.
     ///
-    /// A block is never dropped: it ends where it checks, as soon as it is over. So the grace of one that is
-    /// [`run`](Self::run) is for the futures in it: those that it polls by a `block_on`, and those entered by its handles.
+    /// A block is never dropped: it ends at its next checkpoint. So the grace of a block ([`run`](Self::run)) is for the
+    /// futures in it: futures that it polls by a `block_on`, and futures that its handles entered.
     ///
     /// ```
     /// use std::time::Duration;
@@ -130,8 +130,8 @@ impl Timebox {
         self
     }
 
-    /// The scope is entered beneath those of the handle, instead of those of this thread or poll: as
-    /// [`Handle::enter`] and [`Handle::enter_future`], with all that a builder can set.
+    /// The scope is entered within the scopes of the handle, instead of those of this thread or poll. It is
+    /// [`Handle::enter`] and [`Handle::enter_future`] with all that a builder can set.
     ///
     /// The graces of the handle's scopes hold for it too.
     ///
@@ -159,19 +159,18 @@ impl Timebox {
         self
     }
 
-    /// The scope is also over when this token is. May be called more than once.
+    /// The scope is also over when this token is. Can be called more than once.
     #[doc(alias("with_cancellation_token", "with_cancellation_token_owned", "cancel_on_shutdown"))]
     pub fn cancel_on(mut self, token: &CancellationToken) -> Self {
         self.options.tokens.push(token.clone());
         self
     }
 
-    /// A late success is refused: a block or future that returns its value when the scope is over fails, with an error
-    /// that is [settled](TimeoutError::settled), and the value is dropped, inside the scope. An `Err` is returned
-    /// unchanged.
+    /// Refuses a late success. A block or future that returns a value when its scope is over fails, with an error that is
+    /// [settled](TimeoutError::settled). The value is dropped, inside the scope. An `Err` is returned unchanged.
     ///
-    /// Without this what was done is never thrown away, however late. So it is for work whose result nobody wants any more,
-    /// and which it does no harm to repeat. It costs another look at the clock.
+    /// Without `strict` a finished result is never thrown away, however late. Use it for work whose late result nobody
+    /// wants, and which does no harm when it is repeated. It costs another look at the clock.
     ///
     /// ```
     /// use std::thread::sleep;
@@ -190,8 +189,8 @@ impl Timebox {
         self
     }
 
-    /// A named value, made into text here and now, for whoever reads of the scope: `{:#}` and `{:?}` of its errors show it,
-    /// `{}` does not. Of two with one name the later counts.
+    /// A named value for errors and reports of the scope. Its text is made in this call. `{:#}` and `{:?}` of an error show
+    /// it, `{}` does not. Of two fields with one name the later one counts.
     ///
     /// ```
     /// use std::time::Duration;
@@ -205,7 +204,7 @@ impl Timebox {
     /// ```
     pub fn field(mut self, name: impl Into<Cow<'static, str>>, value: impl Display) -> Self {
         let mut text = String::new();
-        // A value that cannot be shown is no reason to panic: what it has shown until then stays.
+        // A `Display` that fails is no reason to panic: the text until then stays.
         let _ = write!(text, "{value}");
         self.options.fields.set(name.into(), text);
         self
@@ -215,7 +214,7 @@ impl Timebox {
     ///
     /// # Errors
     ///
-    /// Those of the body; and a [`TimeoutError`] if the body was not started, or a late `Ok` of it is
+    /// The errors of the body; and a [`TimeoutError`] if the body was not started, or if its late `Ok` is
     /// [refused](Self::strict).
     #[track_caller]
     pub fn run<T, E>(self, body: impl FnOnce(&Scope) -> Result<T, E>) -> Result<T, E>
@@ -228,11 +227,12 @@ impl Timebox {
             .unwrap_or_else(|error| Err(E::from(error)))
     }
 
-    /// Runs a block that is not a `Result`, as [`timeout_value`](crate::timeout_value) does.
+    /// Runs a block whose output is no `Result`, as [`timeout_value`](crate::timeout_value) does.
     ///
     /// # Errors
     ///
-    /// If the body was not started, was unwound by a checkpoint, or comes late and that is [refused](Self::strict).
+    /// A [`TimeoutError`] if the body was not started, was unwound by a checkpoint, or came late and that is
+    /// [refused](Self::strict).
     #[track_caller]
     pub fn run_value<T>(self, body: impl FnOnce(&Scope) -> T) -> Result<T, TimeoutError> {
         let (limit, extras) = self.into_parts();
@@ -242,13 +242,13 @@ impl Timebox {
 
     /// Runs a block, and something cheaper if the block's own time runs out.
     ///
-    /// The fallback runs after the scope has been left, when the body was not started because its own scope was
-    /// over, or when it returned an `Err` after an error naming its scope was raised; that `Err` is dropped. An
-    /// `Ok` (unless it is [refused](Self::strict)), the expiry of a scope around it, and any other `Err` pass through.
+    /// The fallback runs after the scope has been left, in two cases: the body was not started because its own scope was over;
+    /// or it returned an `Err` after an error that names its scope was raised (that `Err` is dropped). An `Ok` (unless it is
+    /// [refused](Self::strict)), the expiry of a scope around it, and any other `Err` pass through.
     ///
     /// # Errors
     ///
-    /// Those of the body that pass through, and those of the fallback.
+    /// The errors of the body that pass through, and the errors of the fallback.
     #[track_caller]
     pub fn run_or_else<T, E>(
         self,

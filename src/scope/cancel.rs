@@ -13,8 +13,8 @@ use crate::watchdog::slots::Thread;
 
 /// Has `hook` run once the innermost scope is over. It dies with the scope, or when the registration is dropped.
 ///
-/// It fires one time unless made with [`Hook::every`], on the watchdog or a runner thread; on a scope that is over
-/// already it runs on this thread before this returns. Outside every scope it never fires.
+/// It fires once, unless it was made with [`Hook::every`], on the watchdog or on a thread for hooks. If the scope is already
+/// over, it runs on this thread before this call returns. Outside every scope it never fires.
 ///
 /// ```
 /// use std::sync::atomic::{AtomicBool, Ordering};
@@ -113,16 +113,16 @@ impl CancellationToken {
         let deadline = if is_enabled() { deadline } else { NEVER };
         let info = ScopeInfo { limit: duration, ..ScopeInfo::at(Location::caller()) };
         let node = Node::new(None, info, now, deadline, cause, false);
-        // One whose time is up is over from the first.
+        // A token whose time is up is over from the start.
         node.expire(now);
         Self::of(node)
     }
 
-    /// Has `hook` run once this is over. It runs on the watchdog ([`Hook::inline`]) or a runner thread, never on
-    /// the thread that cancels; on a token that is over already it runs on this thread before this returns.
+    /// Has `hook` run once the token is over. It runs on the watchdog ([`Hook::inline`]) or on a thread for hooks, never on
+    /// the thread that cancels. If the token is already over, it runs on this thread before this call returns.
     ///
-    /// It fires one time unless it was made with [`Hook::every`]. One that code in a scope makes on the token of that scope,
-    /// or of one around it, does not fire inside a [`shield`](super::shield()) of that code, but afterwards.
+    /// It fires once, unless it was made with [`Hook::every`]. If code in a scope makes the hook on the token of that scope,
+    /// or of a scope around it, the hook does not fire inside a [`shield`](super::shield()) of that code, but afterwards.
     ///
     /// ```
     /// use std::sync::mpsc;

@@ -119,7 +119,7 @@ pub fn checkpoint_or_unwind() {
 #[inline(never)]
 fn unwind(thread: &Thread, location: Place) {
     if std::thread::panicking() {
-        // It was its turn to read the clock.
+        // This check only had to read the clock.
         thread.look_again();
         return;
     }
@@ -221,7 +221,7 @@ impl Scope {
     /// Whether this scope is over, by the clock.
     pub(crate) fn is_over_by_clock(&self, thread: &Thread) -> bool {
         let node = self.nearest_node();
-        // The watchdog tells the node of the end of a token that it is linked to; here the clock does.
+        // The watchdog tells the node when a linked token ends. Here the clock is asked, which may be earlier.
         let mut ended_at = NEVER;
         let deadline = self.armed(thread);
         let now = thread.look(|| {
@@ -230,7 +230,7 @@ impl Scope {
         });
         let expired = deadline <= now;
         if expired {
-            // Level-triggered: what this check saw, the next must not miss, and tokens must not deny.
+            // Level-triggered: the next check must see the same, and tokens must agree.
             watchdog::global().reach(now);
         }
         if let Some(node) = node {
@@ -242,7 +242,7 @@ impl Scope {
         expired || node.is_some_and(|node| node.is_over())
     }
 
-    /// Since when it is over by what its node was told; [`NEVER`] if it was told nothing.
+    /// Since when it is over according to its node; [`NEVER`] if the node knows of no end.
     fn over_since(&self) -> u64 {
         self.nearest_node().and_then(|node| node.over_since(&TestEnv::current())).unwrap_or(NEVER)
     }
@@ -266,15 +266,15 @@ impl Scope {
         self.check_by_clock(location)
     }
 
-    /// Whether nothing speaks for its expiry, or it is not over by the clock.
+    /// Whether it is not over, by the words of the thread if they suffice, or else by the clock.
     #[inline]
     fn is_over(&self) -> bool {
         Thread::with(|thread| {
             if self.is_innermost(thread) {
                 return is_over(thread);
             }
-            // The watchdog looks after the innermost scope's deadline: not after this one's, once that has been reached, or
-            // if it is later, as a shield's may be.
+            // The watchdog notices only the deadline of the innermost scope. It may miss the deadline of this scope once the
+            // innermost one has been reached, or if the innermost one is later, as in a shield.
             let watched = thread.deadline.get();
             let quiet = !thread.is_clock_due()
                 && watched > watchdog::global().reached()
@@ -288,7 +288,7 @@ impl Scope {
     #[track_caller]
     #[inline]
     pub fn checkpoint(&self) -> Result<(), TimeoutError> {
-        // Not in a closure, which has a caller of its own.
+        // Outside the closure, which would be its own caller.
         let location = Location::caller();
         Thread::with(|thread| point(thread, location));
         if !self.is_over() {

@@ -1,6 +1,7 @@
 //! Entering a scope: what its limit becomes, and when it is not entered at all.
 //!
-//! Three ways lead in, the hot ones without what they do not need; each gives a [`Prepared`] scope or a [`Rejected`] one.
+//! There are three ways in: for a block with a duration, for a future with a duration, and for everything else. The first
+//! two are hot paths, and leave out the rest.
 
 use std::panic::Location;
 use std::sync::Arc;
@@ -27,7 +28,7 @@ pub(crate) struct Prepared {
     pub(crate) effective: u64,
 }
 
-/// What belongs to a scope and goes when it is left. Plain scopes have none of it.
+/// Things that belong to a scope and go when it is left. A plain scope has none.
 #[derive(Default)]
 pub(crate) struct Attachments {
     /// Made on entry if tokens are linked, or if the scope is beneath a handle's.
@@ -35,7 +36,7 @@ pub(crate) struct Attachments {
     pub(crate) spending: Option<Spending>,
 }
 
-/// A scope that is not entered. In a box, so that the way in stays in registers.
+/// A scope that is not entered. The box keeps the successful way in registers.
 pub(crate) struct Rejected(Box<Rejection>);
 
 struct Rejection {
@@ -70,7 +71,7 @@ impl Rejected {
 pub(crate) struct Spending(Arc<dyn Budget>);
 
 impl Spending {
-    /// Enters it: until when it lasts, which is `now` if nothing is left.
+    /// Begins to spend the budget. Returns until when it lasts: `now` if nothing is left.
     pub(super) fn begin(budget: &Arc<dyn Budget>, now: u64) -> (u64, Option<Self>) {
         let deadline = budget.enter(now);
         (deadline.unwrap_or(now), deadline.is_some().then(|| Self(Arc::clone(budget))))
@@ -83,7 +84,7 @@ impl Drop for Spending {
     }
 }
 
-/// The time that is asked for, while limits are in force.
+/// The duration that counts: [`NEVER`] while limits are switched off.
 #[cfg_attr(not(debug_assertions), inline(always))]
 fn in_force(asked: u64) -> u64 {
     if watchdog::global().mode().has_limits() { asked } else { in_force_slow(asked) }
@@ -207,7 +208,7 @@ struct Entry<'a> {
 }
 
 impl Entry<'_> {
-    /// Looks at the scopes around it: their earliest deadline, if none of them is over.
+    /// Looks at the scopes around it. Returns their earliest deadline, if none of them is over.
     fn look(&self) -> Result<u64, Rejected> {
         let &Self { thread, now, .. } = self;
         if let (LimitKind::Budget(budget), Some(extras)) = (self.limit.kind(), self.extras) {
@@ -235,12 +236,12 @@ impl Entry<'_> {
         Err(Rejected::new(self.spec(own, Cause::Deadline), None))
     }
 
-    /// Decides by its own limit, reserve, tokens and quota whether it is entered, and with which deadline.
+    /// Decides, by its own limit, reserve, tokens and quota, whether it is entered and with which deadline.
     fn decide(&self) -> Result<(ScopeSpec, Option<Spending>), Rejected> {
         let now = self.now;
         let mut own = self.own_deadline().min(self.deadline_before_reserve());
         let reject = |own, cause, end| Err(Rejected::new(self.spec(own, cause), Some(end)));
-        // Of its own ends the earliest is named; a cancel at the very deadline is not earlier.
+        // The error names the earliest of its own ends. A cancel at the very deadline is not earlier.
         let deadline = (own <= now).then(|| End::new(Cause::Deadline, own));
         if let Some(end) = deadline.into_iter().chain(self.ends_of_tokens()).min_by_key(|end| end.at) {
             return reject(own, Cause::Deadline, end);
@@ -342,7 +343,7 @@ pub(super) fn is_unmeasured(limit: &Limit) -> bool {
     matches!(limit.kind(), LimitKind::None | LimitKind::At(_))
 }
 
-/// A node with these spec, which the tokens in the extras cancel.
+/// The node of a scope. The linked tokens cancel it.
 pub(crate) fn linked_node(
     parent: Option<&Arc<Node>>,
     spec: &ScopeSpec,
@@ -353,7 +354,7 @@ pub(crate) fn linked_node(
     node
 }
 
-/// A node with these spec.
+/// The node of a scope.
 pub(super) fn node_of(
     parent: Option<&Arc<Node>>,
     info: ScopeInfo,

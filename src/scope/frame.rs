@@ -3,14 +3,14 @@
 //! A frame is a local variable of [`open`], linked to the next one outwards; the thread points to the innermost.
 //!
 //! Invariants:
-//! 1. Frames are opened and left in order: each outlives those inside it, and all calls that use it. `open` takes a
-//!    closure, so code cannot break this, except by switching stacks inside a scope; leaving checks it, and aborts.
-//!    Whoever runs foreign code (a closure, a hook, a drop) while it uses a frame that it did not open *holds* it
-//!    ([`Scope::hold`]), so that leaving knows of that.
+//! 1. Frames are opened and left in order: each outlives the frames inside it, and every call that uses it. `open` takes
+//!    a closure, so safe code can break the order only by switching stacks inside a scope. Leaving checks the order, and
+//!    aborts if it is broken. A call that uses a frame which it did not open *holds* the frame ([`Scope::hold`]) while it
+//!    runs foreign code (a closure, a hook, a drop). Leaving a held frame aborts too.
 //! 2. Only its thread reads or writes a frame.
 //! 3. If a frame has a node, so have all visible frames around it.
-//! 4. The thread's deadline is the earliest of the visible frames' and of what lasts around a handle; its flag is that
-//!    of the innermost visible node.
+//! 4. The thread's deadline is the earliest deadline of the visible frames and of the scopes that last around a handle.
+//!    The thread's flag is the flag of the innermost visible node.
 
 mod ends;
 pub(crate) mod errors;
@@ -74,25 +74,25 @@ pub struct Scope {
     /// cannot be observed.
     entered: u64,
     location: &'static Location<'static>,
-    // What follows is all zeroes in a plain scope, and so is written at once.
-    /// 0 until somebody asks.
+    // In a plain scope all fields below are zero, so that one wide store writes them.
+    /// The identity; 0 until somebody asks for it.
     id: Cell<u64>,
-    /// Taken out on leaving, or after that.
+    /// The node, if there is one. Leaving, or a later call, takes it out.
     node: ManuallyDrop<OnceCell<Arc<Node>>>,
     extras: *const Extras,
     kind: Kind,
     cause: Cause,
     /// Whether the limit was no duration.
     unmeasured: bool,
-    /// What leaving has to undo besides.
+    /// The work that is left for leaving.
     undo: Cell<Undo>,
     /// How many calls hold it.
     holds: Cell<u32>,
-    /// Of the poll it is open for; null while a future is dropped. Set only for kinds that are polled.
+    /// The waker of the poll for which the frame is open; null while a future is dropped. Only polled kinds have one.
     waker: MaybeUninit<*const Waker>,
 }
 
-/// What a scope would have to be to be shared: nothing is. It is there for the compiler's message.
+/// A bound that no type meets. It makes the compiler explain why a scope cannot be shared.
 #[diagnostic::on_unimplemented(
     message = "a `Scope` stays on its thread: another thread or task is given a `timebox::handle()`",
     label = "this uses a `&Scope`, and may run on another thread",
@@ -101,8 +101,8 @@ pub struct Scope {
 )]
 trait MayBeShared {}
 
-// SAFETY: it never applies, since nothing is `MayBeShared`. (The `for` keeps the compiler from saying so here.) Without
-// it a scope would be no more `Sync`, but the compiler would list each private field.
+// SAFETY: this impl never applies, since no type is `MayBeShared`. (The `for` keeps the compiler from rejecting it.)
+// Without it a scope would not be `Sync` either, but the message would list each private field.
 unsafe impl Sync for Scope where for<'a> &'a Scope: MayBeShared {}
 
 impl Scope {
@@ -128,7 +128,7 @@ impl Scope {
         }
     }
 
-    /// Gives it a node that was made before.
+    /// Gives the frame a node that was made before.
     pub(crate) fn set_node(&mut self, node: Option<Arc<Node>>) {
         if let Some(node) = node {
             self.node = ManuallyDrop::new(OnceCell::from(node));
@@ -136,12 +136,12 @@ impl Scope {
         }
     }
 
-    /// Gives it the identity that it had before.
+    /// Gives the frame the identity that the scope had in an earlier poll.
     pub(crate) fn set_id(&mut self, id: Option<ScopeId>) {
         self.id = Cell::new(id.map_or(0, ScopeId::get));
     }
 
-    /// Makes it the frame of a poll.
+    /// Makes it the frame of a poll with this waker.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn set_waker(&mut self, waker: *const Waker) {
         debug_assert!(self.kind.is_polled());
@@ -149,12 +149,11 @@ impl Scope {
     }
 }
 
-/// Opens a scope around `body`, and leaves it however that ends. `effective` is the earliest deadline visible inside;
-/// the watchdog is told of it here, unless a timer is known to stand for it.
+/// Opens a scope around `body`, and leaves it when `body` returns or panics. `effective` is the earliest deadline visible
+/// inside. The watchdog is told of that deadline here, unless a timer already stands for it.
 ///
-/// The frame stays where it is: to move it would cost as much as all the rest. A panic is caught and handed out, not
-/// passed through a guard, and has a way out of its own; the result of a body that returns has one beside
-/// `catch_unwind`: so it stays in registers.
+/// The frame is not moved: a move would cost as much as the rest of the entry. A panic is caught and returned, not passed
+/// through a drop guard; the output of `body` travels beside `catch_unwind`. Both keep the output in registers.
 #[cfg_attr(not(debug_assertions), inline(always))]
 pub(crate) fn open<R>(
     thread: &Thread,
@@ -173,7 +172,7 @@ pub(crate) fn open<R>(
     result.map(|()| unsafe { output.assume_init() })
 }
 
-/// Runs `body` in a scope that was [entered](Scope::enter), and leaves that.
+/// Runs `body` in a scope that was [entered](Scope::enter), and leaves the scope.
 // Always inlined: in a build without optimisations a call would take its stack once for each level of nested scopes.
 #[inline(always)]
 pub(crate) fn run(
@@ -190,16 +189,16 @@ pub(crate) fn run(
 
 #[inline(always)]
 fn catch(scope: &Scope, body: impl FnOnce(&Scope)) -> thread::Result<()> {
-    // Nothing is seen in a broken state after a panic that would not be without us: it goes on unchanged, unless it is
-    // an unwinding of our own.
+    // Unwind safe: a panic goes on unchanged, so that no code sees a broken state that it would not see without this scope.
+    // Only our own unwinding ends here.
     catch_unwind(AssertUnwindSafe(|| body(scope)))
 }
 
-/// A scope was entered; what it had to undo before that.
+/// A proof that the scope was entered, with its [`Undo`] from before the entry.
 #[derive(Clone, Copy)]
 pub(crate) struct Entered(Undo);
 
-/// Invariant 1 is broken: the thread, or a call, points to a frame that may be gone, so nothing can be saved.
+/// Invariant 1 is broken: the thread or a call points to a frame that may be gone. Nothing can be saved.
 #[cold]
 #[inline(never)]
 fn misnested(location: &'static Location<'static>) -> ! {
@@ -208,7 +207,7 @@ fn misnested(location: &'static Location<'static>) -> ! {
     ))
 }
 
-/// A frame that a call uses while foreign code runs: it is not left meanwhile. See invariant 1.
+/// A frame that a call holds while foreign code runs. See invariant 1.
 #[must_use]
 pub(crate) struct Held<'a>(&'a Scope);
 
@@ -226,13 +225,13 @@ impl Drop for Held<'_> {
 #[inline]
 pub(crate) fn innermost<R>(thread: &Thread, f: impl FnOnce(Option<&Scope>) -> R) -> R {
     let scope: *const Scope = thread.frame.get().cast();
-    // SAFETY: invariant 1: the frame is null or open, and stays open during the call: `f` holds it while it runs code that
-    // could leave it. Invariant 2 rules out other threads.
+    // SAFETY: invariant 1: the pointer is null or to an open frame. The frame stays open during the call, since `f` holds it
+    // while it runs code that could leave it. Invariant 2 rules out other threads.
     f(unsafe { scope.as_ref() })
 }
 
 impl Scope {
-    /// Has leaving it abort until the result is dropped.
+    /// Makes leaving the frame abort, until the result is dropped.
     pub(crate) fn hold(&self) -> Held<'_> {
         self.holds.set(self.holds.get() + 1);
         self.undo.set(self.undo.get().and(Undo::HELD));
@@ -240,7 +239,7 @@ impl Scope {
     }
 
     fn outer(&self) -> Option<&Scope> {
-        // SAFETY: invariant 1: what is around an open frame is open, for longer than the frame itself.
+        // SAFETY: invariant 1: the frame around an open frame is open, and outlives it.
         unsafe { self.outer.as_ref() }
     }
 
@@ -270,8 +269,8 @@ impl Scope {
         self.armed(thread).min(self.nearest_node().map_or(NEVER, Node::expires_at))
     }
 
-    /// The deadline that the thread has inside this scope. What it leaves out, those around a handle that may go and those
-    /// of tokens that are linked, comes by the node's flag.
+    /// The deadline that the thread has inside this scope. It leaves out the deadlines of linked tokens, and of scopes
+    /// around a handle that may go: those arrive by the node's flag.
     pub(crate) fn armed(&self, thread: &Thread) -> u64 {
         innermost(thread, |innermost| {
             let mut armed = thread.deadline.get();
@@ -285,7 +284,7 @@ impl Scope {
         })
     }
 
-    /// The effective deadline around it, where it was opened.
+    /// The effective deadline of the scopes around it.
     #[inline]
     pub(crate) fn around(&self) -> u64 {
         if self.kind.is_boundary() { NEVER } else { self.outer_deadline }
@@ -320,7 +319,7 @@ impl Scope {
         }
         let id = self.node.get().map_or_else(ScopeId::next, |node| node.id);
         self.id.set(id.get());
-        // That of a future is the same in its next poll.
+        // A future keeps its identity for the next poll.
         if self.kind.is_polled() {
             self.undo.set(self.undo.get().and(Undo::FLAG));
         }
@@ -354,12 +353,11 @@ impl Scope {
         if !self.kind.is_polled() || self.kind.is_shield() {
             return false;
         }
-        // SAFETY: frames of these kinds are given a waker: null, or that of the context of the poll that they are open
-        // for.
+        // SAFETY: polled kinds have a waker: null, or the waker of the poll for which the frame is open.
         unsafe { self.waker.assume_init().as_ref() }.is_some_and(|polled_by| polled_by.will_wake(waker))
     }
 
-    /// Invariant 4, seen from the innermost scope.
+    /// Restores invariant 4 for the flag. Called on the innermost scope.
     #[cold]
     #[inline(never)]
     fn refresh_flag(&self, thread: &Thread) {
@@ -368,7 +366,7 @@ impl Scope {
         unsafe { thread.set_flag(node.map(|node| node.flag())) };
     }
 
-    /// Makes its deadline the thread's; what leaving has to undo besides.
+    /// Makes its deadline the deadline of the thread.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn enter(
         &mut self,
@@ -382,7 +380,7 @@ impl Scope {
             self.extras = extras;
         }
         if effective != self.outer_deadline {
-            // Before the thread is changed: a thread's first arm allocates, and so may unwind.
+            // Before the thread changes: the first arm of a thread allocates, and so may unwind.
             if !has_timer && !clock::is_mocked() {
                 watchdog::global().arm(thread.slot(), effective);
             }
@@ -400,7 +398,7 @@ impl Scope {
         }
     }
 
-    /// Restores the thread, in one of two ways.
+    /// Restores the thread after a return or a panic.
     #[cfg_attr(not(debug_assertions), inline(always))]
     fn leave_after(&mut self, thread: &Thread, returned: bool) {
         if returned {
@@ -434,7 +432,7 @@ impl Scope {
         self.leave(thread);
     }
 
-    /// What only some scopes have to do on leaving. The thread is outside already.
+    /// The part of leaving that few scopes need. The thread is already outside.
     #[cold]
     #[inline(never)]
     fn leave_flag(&mut self, thread: &Thread) {
@@ -446,7 +444,7 @@ impl Scope {
             // SAFETY: no flag.
             None => unsafe { thread.set_flag(None) },
         }
-        // That of a future lives on in it.
+        // The node of a future lives on in the future.
         if !self.kind.is_polled()
             && let Some(node) = self.take_node()
         {
@@ -454,7 +452,7 @@ impl Scope {
         }
     }
 
-    /// Whether it may have something to keep for the next poll: a node, or an identity that somebody knows.
+    /// Whether it may have a node, or an identity that somebody knows, to keep for the next poll.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn has_acquired(&mut self) -> bool {
         self.undo.get_mut().has(Undo::FLAG)

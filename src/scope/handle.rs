@@ -13,10 +13,10 @@ use crate::watchdog::slots::Thread;
 
 /// Carries a scope to another thread or task.
 ///
-/// Nothing is inherited by `spawn`. What runs elsewhere on behalf of a scope enters it by a handle: then it is over
-/// when the scope is, and its errors name the scope.
+/// `spawn` inherits nothing. Pass a handle to the thread or task, and enter the scope there: then the work is over when the
+/// scope is, and its errors name the scope.
 ///
-/// A handle outlives its scope: it is over when the deadline that the scope had passes, or when it is cancelled.
+/// A handle outlives its scope. It is over when the deadline of the scope passes, or when the scope is cancelled.
 ///
 /// # Examples
 ///
@@ -51,13 +51,12 @@ impl RefUnwindSafe for Handle {}
 
 /// A handle to the innermost scope; outside every scope a root, which is never over unless its token is cancelled.
 ///
-/// It is asked for on the thread where the scope is open, and taken along to where the work runs: not within `rayon::scope`
-/// or `ThreadPool::install`, whose closures a thread of the pool runs.
+/// Ask for it on the thread where the scope is open, and move it to the thread that does the work. Do not ask for it inside
+/// `rayon::scope` or `ThreadPool::install`: their closures run on a thread of the pool.
 ///
 /// # Examples
 ///
-/// Items of a scope in parallel, with rayon; the closures of a parallel iterator are called more than once, so each call
-/// enters:
+/// Items in parallel, with rayon. A parallel iterator calls its closure many times, so each call enters the scope:
 ///
 /// ```
 /// use rayon::prelude::*;
@@ -77,7 +76,7 @@ impl RefUnwindSafe for Handle {}
 /// assert_eq!(thumbnails.unwrap().len(), 1000);
 /// ```
 ///
-/// A job for a thread pool, `std::thread::spawn` or `spawn_blocking` is [wrapped](Handle::wrap).
+/// For a job of a thread pool, `std::thread::spawn` or `spawn_blocking` use [`Handle::wrap`].
 #[track_caller]
 pub fn handle() -> Handle {
     let location = Location::caller();
@@ -89,13 +88,13 @@ impl Handle {
     /// A handle outside of every scope, for work that outlives the code that asked for it: a load that several callers
     /// share, a refresh of a cache.
     ///
-    /// What is entered by it sees none of the scopes that are open where it runs. It is never over, unless its
+    /// Work that is entered by it sees none of the scopes that are open where it runs. The handle is over only if its
     /// [token](Self::token) is cancelled.
     ///
     /// # Examples
     ///
-    /// A load that two callers share. Without the root the hooks in it would fire for the caller that gives up, and end it for
-    /// both.
+    /// A load that two callers share. Without the root, its hooks would fire for the caller that gives up, and end the load
+    /// for both.
     ///
     /// ```
     /// # pollster::block_on(async {
@@ -129,7 +128,7 @@ impl Handle {
     ///
     /// # Errors
     ///
-    /// Those of the body; and a [`TimeoutError`] if the body was not started.
+    /// The errors of the body; and a [`TimeoutError`] if the body was not started.
     #[track_caller]
     pub fn enter<T, E>(
         &self,
@@ -156,13 +155,13 @@ impl Handle {
     }
 
     /// A closure that runs `body` in a scope within the handle's, on whichever thread it is called: for
-    /// `std::thread::spawn`, `spawn_blocking`, rayon, or a thread pool. Without it what runs there is in no scope.
+    /// `std::thread::spawn`, `spawn_blocking`, rayon, or a thread pool. Without it the closure runs outside every scope.
     ///
-    /// It is entered when it is called; a job that was still in the queue when its scope was over is not begun.
+    /// The scope is entered when the closure is called. A job that is still in the queue when the scope is over is not begun.
     ///
     /// # Errors
     ///
-    /// Of the closure: those of the body; and a [`TimeoutError`] if the body was not started.
+    /// The closure returns the errors of the body; and a [`TimeoutError`] if the body was not started.
     ///
     /// # Examples
     ///
@@ -193,11 +192,11 @@ impl Handle {
         move || handle.enter_at(&Limit::NONE, location, |_| body())
     }
 
-    /// As [`wrap`](Self::wrap), for a body that is not a `Result`.
+    /// As [`wrap`](Self::wrap), for a body whose output is no `Result`.
     ///
     /// # Errors
     ///
-    /// Of the closure: a [`TimeoutError`] if the body was not started, or was unwound by a checkpoint.
+    /// The closure returns a [`TimeoutError`] if the body was not started, or was unwound by a checkpoint.
     ///
     /// # Examples
     ///

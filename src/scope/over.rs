@@ -1,11 +1,12 @@
-//! What an await of this crate does in a scope that is over: whether it gives the error, or stays pending.
+//! Whether an await of this crate, in a scope that is over, gives the error or stays pending.
 //!
-//! - Beneath a future in the same poll that is about to be dropped it stays pending. A body never runs on after an await
+//! - If a future in the same poll is about to be dropped, an await in it stays pending. So no body runs on after an await
 //!   because a scope around it has ended.
-//! - Within a grace, and in a block around a `block_on`, it gives the error, so that the body can clean up.
+//! - Within a grace, and in a block around a `block_on`, an await gives the error, so that the body can clean up.
 //!
-//! An await that had begun before gives the error at once. One that begins when the scope is over already gives it once in
-//! a poll; then it stays pending. So a loop that ignores the error leaves its poll, and the grace can end it.
+//! An await that began before the end gives the error at once. Of the awaits that begin after the end, one in each poll
+//! gives the error, and the next one stays pending. So a loop that ignores the error leaves its poll, and the grace can
+//! end it.
 
 #[cfg(not(timebox_loom))]
 use std::cell::Cell;
@@ -16,40 +17,41 @@ use crate::test_env::TestEnv;
 use crate::time::{NEVER, clock};
 use crate::watchdog::slots::Thread;
 
-/// How long an await waits to be dropped with the future around it, in nanoseconds. That one may be stuck in this very
-/// poll, in a `block_on`, and never come to that.
+/// How long an await waits to be dropped with the future around it, in nanoseconds. That future may be stuck in this very
+/// poll, in a `block_on`, so that the drop never comes.
 pub(crate) const PATIENCE: u64 = 20_000_000;
 
-/// How long an await stays pending that would give the error too often, where no grace ends the wait.
+/// How long an await stays pending instead of giving the error too often, in nanoseconds. Used where no grace ends the wait.
 const PACE: u64 = 1_000_000;
 
-/// What an await remembers from poll to poll of the scopes that are over around it.
+/// The state that an await keeps from poll to poll about the scopes that are over around it.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct AwaitState {
     /// Whether it began in a scope that was not over.
     began_in_time: bool,
-    /// Since when it stays pending in a scope that is over; 0 if it does not.
+    /// Since when it stays pending in a scope that is over; 0 while it does not.
     since: u64,
-    /// Whether it has been found to wait for its drop.
+    /// Whether it already waits for its drop.
     awaits_drop: bool,
 }
 
-/// What an await does.
+/// The action of an await.
 pub(crate) enum AwaitAction {
     /// No scope around it is over.
     GoOn,
     /// It gives the error.
     Fail,
-    /// It stays pending, and is polled again at this time: the error may be given then.
+    /// It stays pending until this time, and may give the error then.
     Stay { until: u64 },
-    /// It stays pending, to be dropped with the future around it; it is polled again at this time, since it may have been
-    /// carried out of that. Its own end does not count meanwhile; `was_in_time` until now, if it came before this.
+    /// It stays pending, to be dropped with the future around it. It is polled again at this time, since somebody may have
+    /// carried it out of that future. Meanwhile its own end does not count. `was_in_time` says that it has not waited for
+    /// its drop before.
     AwaitDrop { until: u64, was_in_time: bool },
 }
 
-/// How the scopes end that are over around a place.
+/// What is about to happen where scopes are over.
 pub(super) enum Ending {
-    /// A future in this poll is about to be dropped; or waits for a shield, or for its hooks.
+    /// A future in this poll is about to be dropped, or waits for a shield or for its hooks first.
     Drop { is_held_up: bool },
     /// The body may clean up until this time.
     CleanUp { until: u64 },
@@ -81,17 +83,17 @@ impl AwaitState {
             }
         };
         stays.unwrap_or_else(|| {
-            // The error is given: from now on this await is as one that begins here.
+            // The error is given. From now on this await counts as one that begins here.
             *self = Self::default();
             AwaitAction::Fail
         })
     }
 
-    /// Until when to wait for being dropped; `None` if that has not come.
+    /// Until when to wait for the drop; `None` if it has not come in time.
     fn wait_for_drop(&mut self, now: u64, is_held_up: bool) -> Option<u64> {
         if is_held_up {
-            // The future around it can let go of it without a poll of it: one that is in a set of futures, or a task of its
-            // own, has to look for itself.
+            // The future around it may end without polling this await again: if the await is in a set of futures, or in a
+            // task of its own, it has to look for itself.
             return Some(now.saturating_add(PATIENCE));
         }
         let until = self.pending_since(now).saturating_add(PATIENCE);
@@ -101,7 +103,7 @@ impl AwaitState {
     /// Until when to wait before the error may be given; `None` if it may be given now.
     fn wait_for_turn(&mut self, scope: &Scope, now: u64, until: u64) -> Option<u64> {
         let polled = scope.polled().last();
-        // Where no future is polled it cannot be told where a poll begins: but an await that was pending is in another.
+        // Outside every future it is unknown where a poll begins; but an await that was pending is in a new poll.
         let is_polled_anew = polled.is_none() && self.since != 0 && self.since < now;
         let told = polled.unwrap_or(scope);
         if self.began_in_time || is_polled_anew || !told.has_told() {
@@ -120,13 +122,13 @@ impl AwaitState {
     }
 }
 
-/// How many awaits of a thread may end at once, without having waited, before one takes a break.
+/// How many awaits of one thread may end without having waited before one takes a break.
 #[cfg(not(timebox_loom))]
 const AT_ONCE: u32 = 128;
 
-/// Whether an await that is about to end at once, since it has no time to begin with, stays pending for one poll more. So a
-/// loop of such awaits leaves its poll now and then: other tasks run, the loop can be aborted, and limits around it act.
-/// Not on a test's clock: there each await comes to the same in every run.
+/// Whether an await that could end at once stays pending for one more poll. So a loop of such awaits leaves its poll now
+/// and then: other tasks run, the loop can be aborted, and limits around it act. Never in a test environment: there every
+/// run must go the same way.
 #[cfg(not(timebox_loom))]
 pub(crate) fn takes_a_break() -> bool {
     if TestEnv::is_in_force() {

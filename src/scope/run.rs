@@ -16,25 +16,25 @@ use crate::watchdog::slots::Thread;
 
 /// Runs a block under a limit.
 ///
-/// The block is stopped where it lets itself be stopped: at a [`checkpoint`](super::checkpoint), in a [`sleep`](super::sleep()), in an
-/// [`interruptible`](crate::interruptible) call. There it gets a typed error, so that `?` unwinds it: locks are
-/// released, transactions rolled back, files closed. What the block returns is returned unchanged, however late.
+/// The block stops where it asks: at a [`checkpoint`](super::checkpoint), in a [`sleep`](super::sleep()), in an
+/// [`interruptible`](crate::interruptible) call. There it gets a typed error, so that `?` unwinds it: locks are released,
+/// transactions rolled back, files closed. A value that the block returns is returned unchanged, however late.
 ///
-/// `timeout` waits for its body, since the body borrows: code that never checks runs on. [`Timebox::strict`](super::Timebox::strict) refuses what
-/// comes of it.
+/// `timeout` waits for its body, since the body borrows: code that never checks runs on.
+/// [`Timebox::strict`](super::Timebox::strict) refuses a value that comes late.
 ///
-/// The body's output must be a `Result` (E0308 says where it is not); where it is none use [`timeout_value`].
+/// The output of the body must be a `Result` (E0308 if it is not). For any other output use [`timeout_value`].
 ///
-/// Around a `block_on` it stops the futures of this crate and what checks; for any other future use
+/// Around a `block_on` it stops the futures of this crate, and code that checks. For any other future use
 /// [`future::timeout`](crate::future::timeout).
 ///
 /// # Errors
 ///
-/// Those of the body; and a [`TimeoutError`] if the body was not started, because there was no time left to begin
-/// with. The body's error type must be `From<TimeoutError>`; where it is not (E0277), as of a foreign library, put
-/// [`timeout_value`] around: `timeout_value(limit, || text.parse::<u32>())??`. Where the compiler
-/// cannot tell the error type (E0283), write it down, [as the front page shows](crate#e0283-type-annotations-needed):
-/// [`timebox::Result<_>`](crate::Result) is short for ours.
+/// The errors of the body; and a [`TimeoutError`] if the body was not started, because no time was left. The error type of
+/// the body must be `From<TimeoutError>`. If it is not (E0277), as in a foreign library, use [`timeout_value`]:
+/// `timeout_value(limit, || text.parse::<u32>())??`. If the compiler cannot tell the error type (E0283), write it down,
+/// [as the front page shows](crate#e0283-type-annotations-needed): [`timebox::Result<_>`](crate::Result) is the short form
+/// for the error of this crate.
 ///
 /// # Panics
 ///
@@ -96,7 +96,7 @@ where
     run(limit.into(), Location::caller(), body, |error| Err(E::from(error)))
 }
 
-/// Runs a block that is not a `Result` under a limit. For one that is, see [`timeout`].
+/// Runs a block under a limit, if its output is no `Result`. If it is one, see [`timeout`].
 ///
 /// # Errors
 ///
@@ -119,8 +119,8 @@ pub fn timeout_value<T>(limit: impl Into<Limit>, body: impl FnOnce() -> T) -> Re
 
 /// Runs a body in a scope of its own.
 ///
-/// `fail` makes the result of a body that was not started or was unwound: one `Result`, not two nested ones, whose
-/// repacking costs as much as a scope.
+/// `fail` makes the result of a body that was not started or was unwound. So the result is one `Result` and not two nested
+/// ones: repacking those would cost as much as a scope.
 #[cfg_attr(not(debug_assertions), inline(always))]
 fn run<R>(
     limit: Limit,
@@ -144,7 +144,7 @@ fn run<R>(
     }
 }
 
-/// Runs a body in a scope of its own, with whatever limit and extras.
+/// Runs a body in a scope of its own, with any limit and configuration.
 pub(crate) fn run_any<R>(
     limit: &Limit,
     extras: Option<&Extras>,

@@ -18,13 +18,12 @@ pub(crate) fn longest(max: Duration) -> Duration {
 
 /// Runs cleanup that must not be cut short by a scope that is over, for `max` at most (and a day at most).
 ///
-/// A shield is a scope of its own that hides those around it: inside, everything sees only the shield's limit and what
-/// is opened within. The hooks that this thread registered outside do not fire while it is open: opening it waits for
-/// one that runs, and what is due fires on leaving. A `&Scope` or a token from outside still answers for itself. At
-/// `max` the shield itself is over.
+/// A shield is a scope of its own that hides the scopes around it. Code inside sees only the limit of the shield and the
+/// scopes that it opens itself. Hooks that this thread registered outside do not fire while the shield is open: opening
+/// it waits for a hook that runs, and a hook that became due fires when the shield is left. A `&Scope` or a token from
+/// outside still answers for itself. At `max` the shield itself is over.
 ///
-/// Cleanup that uses this crate, in a `Drop` too, belongs in a shield: otherwise it finds its scope over, and does
-/// nothing.
+/// Put cleanup that uses this crate into a shield, also in a `Drop`. Without one it finds its scope over, and does nothing.
 ///
 /// # Examples
 ///
@@ -77,14 +76,14 @@ pub(crate) struct HeldOffHooks {
 }
 
 impl HeldOffHooks {
-    /// The hooks of the scopes that are open on this thread.
+    /// Holds off the hooks of the scopes that are open on this thread.
     pub(crate) fn outside(thread: &Thread) -> Self {
         let nodes: Vec<_> = around(thread, |nodes| nodes.map(Arc::clone).collect());
         nodes.iter().for_each(|node| node.suspend_hooks());
         Self { nodes }
     }
 
-    /// Those of the scopes that are open now, if they are others.
+    /// Holds off the hooks of the scopes that are open now, if those are others.
     pub(crate) fn follow(&mut self, thread: &Thread) {
         if !around(thread, |nodes| nodes.map(Arc::as_ptr).eq(self.nodes.iter().map(Arc::as_ptr))) {
             *self = Self::outside(thread);

@@ -52,7 +52,7 @@ impl Scope {
         let end = end_of(duration);
         loop {
             let until = Thread::with(|thread| self.effective(thread)).min(end);
-            // Nobody can cancel it but through a node.
+            // A cancel comes only through a node.
             match self.visible().find_map(Scope::existing_node) {
                 None => rest(until),
                 Some(node) if test_hooks::moves_clock() => test_hooks::move_clock(until, || !node.is_over()),
@@ -68,8 +68,8 @@ impl Scope {
                 }
             }
             self.check_by_clock(location)?;
-            // Otherwise that at which it was to end early has moved. Where this thread moves the clock what never comes is
-            // an end too, since nobody else could end it.
+            // Otherwise the deadline at which the sleep should end early has moved. If this thread moves the mock clock, an
+            // endless sleep ends here too, since no other thread could end it.
             if end <= clock::now() || (until == NEVER && test_hooks::moves_clock()) {
                 return Ok(());
             }
@@ -98,12 +98,12 @@ impl Scope {
     }
 }
 
-/// When a sleep that begins now ends.
+/// The end of a sleep that begins now.
 fn end_of(duration: Duration) -> u64 {
     clock::now().saturating_add(nanos(duration))
 }
 
-/// Sleeps where nobody can wake it.
+/// Sleeps until a time. No waker cuts it short.
 fn rest(until: u64) {
     if test_hooks::moves_clock() {
         return test_hooks::move_clock(until, || true);
@@ -116,14 +116,14 @@ fn rest(until: u64) {
     }
 }
 
-/// How long to sleep at a time where so much is left: while there is no watchdog for what else may be waited for, now and
-/// then a try is made to start it.
+/// How long to sleep at a time if so much is left. While no watchdog can be started, the sleeper wakes now and then to try
+/// again.
 fn nap(left: u64) -> u64 {
     let watchdog = watchdog::global();
     if watchdog.is_missing() && !watchdog.ensure_running() { left.min(NAP) } else { left }
 }
 
-/// What a thread sleeps on that a token may wake. Not the thread's own parking place: that is the user's.
+/// A sleeping place that a token can wake. Not the one of `std::thread::park`: that one is the user's.
 struct Parker {
     woken: Mutex<bool>,
     changed: Condvar,
@@ -145,7 +145,7 @@ impl Parker {
     fn sleep(self: &Arc<Self>, until: u64) {
         #[cfg(feature = "testing")]
         if let Some(wait) = &self.wait {
-            // Until somebody has moved the clock that far.
+            // Until the mock clock has been moved that far.
             let timer = watchdog::global().schedule_on(&TestEnv::current(), until, Arc::clone(self).into());
             wait.sleep(until);
             timer.cancel();

@@ -85,25 +85,25 @@ fn cold_in_env(nanos: u64) -> ColdBox<ColdState> {
 }
 
 struct ColdState {
-    /// Whose clock it follows: of where it was made, if that was under a test's, or else of its first poll.
+    /// The test environment whose clock the scope follows: where the future was made, or else where it was first polled.
     env: TestEnv,
-    /// Until it is entered, if it is more than a duration.
+    /// The limit, until the scope is entered. Plain durations are in `asked`.
     limit: Limit,
     extras: Option<Extras>,
-    /// From then on.
+    /// The specification, once the scope is entered.
     spec: Option<ScopeSpec>,
-    /// From when somebody asks for it.
+    /// The identity, once somebody has asked for it.
     id: Option<ScopeId>,
-    /// Made on demand; kept from poll to poll.
+    /// The node. Made on demand, and kept from poll to poll.
     node: Option<Arc<Node>>,
-    /// Left with the scope.
+    /// The quota that the scope spends, until the scope is left.
     spending: Option<Spending>,
-    /// While it is open.
+    /// The test environment of the thread, while the scope is open.
     under: EnvGuard,
 }
 
 impl SuspendedScope {
-    /// With a limit and nothing else.
+    /// A scope with a limit and nothing else.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn new(limit: Limit, location: &'static Location<'static>) -> Self {
         match limit.into_duration() {
@@ -121,13 +121,13 @@ impl SuspendedScope {
         Self { entered: 0, asked: NEVER, location, cold: ColdBox::some(ColdState::boxed(limit, None, None)) }
     }
 
-    /// With all that a builder can give.
+    /// A scope with the configuration of a builder.
     pub(crate) fn with(limit: Limit, extras: Extras, location: &'static Location<'static>) -> Self {
         let cold = ColdBox::some(ColdState::boxed(limit, Some(extras), None));
         Self { entered: 0, asked: NEVER, location, cold }
     }
 
-    /// That of a shield, which is entered `now` and lasts until `own`.
+    /// The scope of a shield that is entered `now` and lasts until `own`.
     pub(crate) fn shield(own: u64, now: u64, location: &'static Location<'static>) -> Self {
         let spec = ScopeSpec::measured(own, now, location, Kind::FutureShield);
         let ScopeSpec { asked, entered, location, .. } = spec;
@@ -155,7 +155,7 @@ impl SuspendedScope {
         self.spec().own()
     }
 
-    /// The time from when it was entered to that.
+    /// The time from its entry to its own deadline.
     pub(crate) fn asked(&self) -> u64 {
         self.asked
     }
@@ -177,7 +177,7 @@ impl SuspendedScope {
         Ok(())
     }
 
-    /// The error where it was not entered.
+    /// The error of a scope that was not entered.
     #[cold]
     pub(crate) fn refusal(&mut self, thread: &Thread, refused: Rejected) -> TimeoutError {
         match self.cold.get() {
@@ -239,7 +239,7 @@ impl SuspendedScope {
         frame.enter(thread, effective, extras, has_timer)
     }
 
-    /// Keeps what the scope has acquired in a poll.
+    /// Keeps the node and the identity that the scope has acquired in this poll.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn suspend(
         &mut self,
@@ -259,13 +259,13 @@ impl SuspendedScope {
     #[cold]
     fn caught(&mut self, frame: &Scope, payload: Box<dyn Any + Send>) -> TimeoutError {
         if !is_meant_for(frame, &*payload) {
-            // A panic: the future is done for, but for its drop.
+            // A panic: the future is not polled again, only dropped.
             self.give_up();
         }
         caught(frame, payload)
     }
 
-    /// It was entered where no test had put anything in place, and keeps to that.
+    /// The scope was entered outside every test environment, and stays outside.
     #[cold]
     #[inline(never)]
     fn stay_outside(&mut self) {
@@ -274,21 +274,21 @@ impl SuspendedScope {
         self.cold = ColdBox::some(cold);
     }
 
-    /// The last error that named it, if it was asked to remember that.
+    /// The last error that named this scope, if the scope was asked to remember it.
     pub(crate) fn take_raised(&mut self) -> Option<TimeoutError> {
         let cold = self.cold.get()?;
-        // Once there was a node, it was told of all.
+        // A node, once there is one, has been told of every error.
         let told = cold.node.as_ref().and_then(|node| node.take_raised());
         told.or_else(|| cold.extras.as_ref()?.take_raised())
     }
 
-    /// Leaves the scope, when its future is done: its hooks end.
+    /// Leaves the scope when its future is done. Its hooks end.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn leave(&mut self) {
         self.cold.clear();
     }
 
-    /// Ends its hooks and what it spends, after a panic; the scope stays, for the drop of the future.
+    /// Ends the hooks of the scope and its spending, after a panic. The scope stays for the drop of the future.
     #[cold]
     fn give_up(&mut self) {
         if let Some(cold) = self.cold.get() {
@@ -308,7 +308,7 @@ impl SuspendedScope {
         cold.id = Some(node.id);
         match &cold.node {
             None => cold.node = Some(node),
-            // Made for a drop alone.
+            // This one was made for the drop alone.
             Some(kept) if !Arc::ptr_eq(kept, &node) => node.settle(),
             Some(_) => {}
         }
@@ -324,7 +324,7 @@ impl ColdState {
         Box::new(Self { env, limit, extras, spec, id: None, node: None, spending: None, under })
     }
 
-    /// Whether the scopes around it in this poll have another clock: then they count as a handle's would, by being
+    /// Whether the scopes around it in this poll have another clock. Then they count as the scopes of a handle do: by being
     /// over, not by their deadlines.
     fn crosses_clocks(&self, thread: &Thread) -> bool {
         let crosses = !self.env.shares_clock(&TestEnv::current());
@@ -360,7 +360,7 @@ impl ColdState {
         Ok(spec)
     }
 
-    /// The node of the scope around it in this poll, if that has another clock.
+    /// The node of the scope around it in this poll, if that scope has another clock.
     fn outer_of_another_clock(&self, thread: &Thread) -> Option<Arc<Node>> {
         let crosses = self.crosses_clocks(thread);
         innermost(thread, |scope| scope.filter(|_| crosses).map(|scope| Arc::clone(scope.node())))
@@ -376,7 +376,7 @@ impl ColdState {
         refused.into_error(thread, extras, around.map_or(Parent::Thread, Parent::Node))
     }
 
-    /// Completes the frame with what has been kept; the earliest deadline visible in it.
+    /// Completes the frame with the kept node and identity. Returns the earliest deadline visible in it.
     #[cold]
     fn resume(
         &mut self,
@@ -388,7 +388,7 @@ impl ColdState {
     ) -> u64 {
         let Some(mut spec) = self.spec else { return effective };
         if crosses && spec.kind == Kind::Future {
-            // Beneath the scopes of this poll, as beneath those of a handle.
+            // The scopes of this poll stand in for the scopes of a handle.
             spec.kind = Kind::EnteredFuture;
             let outer = innermost(thread, |scope| scope.map(|scope| Arc::clone(scope.node())));
             if self.node.is_none() && outer.is_some() {
@@ -406,21 +406,22 @@ impl ColdState {
             && let Some(node) = &self.node
         {
             if dropping {
-                // What happens to be around the drop does not end tokens that survive it, but counts in it: it has a
-                // node, too, if this has.
+                // The scopes around the drop count during the drop, but do not end tokens that survive it. So they get a node
+                // too, and this node keeps its own parent.
                 let _ = innermost(thread, |scope| scope.map(Scope::node).map(Arc::as_ptr));
                 if thread.is_flagged() && !node.is_over() {
                     return effective;
                 }
             } else {
-                // Its surroundings are those of this poll.
+                // The scopes around this poll are its parents now.
                 innermost(thread, |scope| {
-                    // With what was around it before, values of the user's may go.
+                    // The old parent may drop values of the user, so the frame is held meanwhile.
                     let _held = scope.map(Scope::hold);
                     node.set_parent(scope.map(Scope::node));
                 });
                 if node.is_over() && !node.is_over_still() {
-                    // It was told so by surroundings that it has left: what is asked for from now on is not over.
+                    // A former parent ended the node, and the future has left that parent. Tokens made from now on get a
+                    // fresh node.
                     node.settle();
                     let extras = self.extras.as_ref().filter(|extras| !extras.options.tokens.is_empty());
                     let anew = |scope: Option<&Scope>| linked_node(scope.map(Scope::node), &spec, extras);

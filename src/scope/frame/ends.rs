@@ -1,4 +1,4 @@
-//! How a scope ends, and until when what is in it may be polled on.
+//! When a scope ends, and until when a future in it may be polled on.
 
 use super::Scope;
 use super::undo::Undo;
@@ -7,7 +7,7 @@ use crate::time::NEVER;
 use crate::token::node::End;
 
 impl Scope {
-    /// How it ended itself by `now`, if it did.
+    /// The end of this scope itself, if it has ended by `now`.
     pub(crate) fn end(&self, now: u64) -> Option<End> {
         match self.node.get() {
             Some(node) => node.end(now),
@@ -16,15 +16,16 @@ impl Scope {
         }
     }
 
-    /// Until when a future in this scope may be polled on, once it is over: the earliest end of the graces of those that
-    /// are over.
+    /// Until when a future in this scope may be polled on, once the scope is over: the earliest end of a grace among the
+    /// scopes that are over.
     pub(crate) fn polled_until(&self, now: u64) -> u64 {
         self.visible().filter_map(|scope| scope.graced_until(now)).min().unwrap_or(now)
     }
 
-    /// When the grace of this scope ends, if it is over itself, or by the handle that it was entered with.
+    /// When the grace of this scope ends, if the scope is over itself or by the handle with which it was entered.
     ///
-    /// The graces of the handle's scopes hold for it too; and it has its own for their end, since nobody else drops it.
+    /// The graces of the handle's scopes hold for it too. After their end it has its own grace, since only this scope drops
+    /// its future.
     fn graced_until(&self, now: u64) -> Option<u64> {
         let grace = self.extras().map_or(0, |extras| crate::time::nanos(extras.options.grace));
         let own = self.end(now).map(|end| end.at.saturating_add(grace));
@@ -33,14 +34,14 @@ impl Scope {
         own.into_iter().chain(around).min()
     }
 
-    /// Since when it is over, itself or by the handle that it was entered with.
+    /// Since when the scope is over, itself or by the handle with which it was entered.
     pub(crate) fn ended_at(&self, now: u64) -> Option<u64> {
         let around = self.entered_from().and_then(|node| node.graced_until(now));
         let own = self.end(now).map(|end| end.at);
         own.into_iter().chain(around.map(|(end, _)| end)).min()
     }
 
-    /// How the scopes end that are over here, for an await.
+    /// What an await can expect from the scopes that are over here.
     pub(in crate::scope) fn ending(&self, now: u64) -> Ending {
         let (mut in_poll, mut until, mut dropping) = (true, NEVER, None);
         for scope in self.visible() {
@@ -70,7 +71,7 @@ impl Scope {
         self.undo.set(self.undo.get().and(Undo::TOLD));
     }
 
-    /// Whether this scope is over only by that of a future around it, in the same poll, which drops both.
+    /// Whether this scope is over only because a future around it, in the same poll, is over. That future drops both.
     pub(crate) fn is_dropped_by_outer(&self, now: u64) -> bool {
         if self.ended_at(now).is_some() {
             return false;

@@ -1,4 +1,4 @@
-//! What a scope tells when it is over, and where an unwinding with that ends.
+//! The error of a scope that is over, and the scope at which an unwinding with it ends.
 
 use std::panic::Location;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ pub(crate) fn error_at(thread: &Thread, location: &'static Location<'static>) ->
     innermost(thread, |scope| Some(scope?.error(RaiseContext::at(location, clock::now()))))
 }
 
-/// How a scope, or its node, will end: at its own deadline, or by that of a token that it is linked to.
+/// The earliest end of a scope or a node: its own, or the deadline of a linked token.
 fn earliest_end(own: End, node: Option<&Arc<Node>>) -> End {
     match node.and_then(Node::earliest_link) {
         Some(other) if other.deadline < own.at => End::of(&other.verdict_at_deadline()),
@@ -32,7 +32,7 @@ impl Scope {
         Step { info: self.info(), entered: self.entered, end: self.end(now), node: self.node.get().cloned() }
     }
 
-    /// The scopes of the handle by which this one was entered.
+    /// The node of the handle with which this scope was entered.
     pub(super) fn entered_from(&self) -> Option<Arc<Node>> {
         if self.kind.is_entered() { self.node.get()?.parent() } else { None }
     }
@@ -40,7 +40,7 @@ impl Scope {
     /// The error of a scope that is over, or beneath one that is.
     #[cold]
     pub(crate) fn error(&self, how: RaiseContext) -> TimeoutError {
-        // Of an error that it takes the place of the foreign source is dropped.
+        // The new error replaces an old one, whose foreign source is dropped here.
         let _held = self.hold();
         let now = how.now;
         let mut chain = Chain::from(self.step(now));
@@ -50,7 +50,7 @@ impl Scope {
         error
     }
 
-    /// Adds what is around this scope.
+    /// Adds the scopes around this one.
     fn extend_chain(&self, chain: &mut Chain, now: u64) {
         for scope in self.visible() {
             if !std::ptr::eq(scope, self) {
@@ -62,8 +62,8 @@ impl Scope {
         }
     }
 
-    /// The error of code that would need more time than is left. It names the scope with the earliest deadline,
-    /// which is not over, so that its overshoot is zero.
+    /// The error of code that needs more time than is left. It names the scope with the earliest deadline. That scope is not
+    /// over, so the overshoot is zero.
     #[cold]
     pub(crate) fn error_of_lack(
         &self,
@@ -155,7 +155,7 @@ impl Scope {
 
     // ===== Unwinding =====
 
-    /// The scope that an unwinding with this error ends at; `None` if nothing here would stop it.
+    /// The scope at which an unwinding with this error ends; `None` if no scope here would stop it.
     #[cfg(panic = "unwind")]
     pub(in crate::scope) fn catcher(&self, error: &TimeoutError) -> Option<&Scope> {
         let over = error.scope().get();
@@ -164,14 +164,14 @@ impl Scope {
         let mut boundary = None;
         let mut outermost = None;
         for scope in self.stack() {
-            // Beyond the poll lies an executor: foreign frames.
+            // Beyond the poll lie the foreign frames of an executor.
             if polled && !scope.kind.is_polled() {
                 break;
             }
             polled |= scope.kind.is_polled();
             let is_over = scope.id.get() == over;
             if scope.kind.is_shield() {
-                // Its result is its closure's: the scope around it must stop an unwinding.
+                // A shield returns the result of its closure, and so cannot return an error: a scope around it must.
                 over_is_shield |= is_over;
                 continue;
             }
@@ -183,7 +183,7 @@ impl Scope {
                 boundary = Some(scope);
             }
         }
-        // It is not on this stack: another thread's, or another poll's.
+        // The scope is not on this stack: it belongs to another thread or another poll.
         boundary.or(outermost)
     }
 }

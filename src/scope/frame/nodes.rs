@@ -1,4 +1,4 @@
-//! The shared node of a scope: made when somebody asks for what needs one.
+//! The shared node of a scope: made when a token, handle or hook needs it.
 
 use std::sync::Arc;
 
@@ -15,24 +15,24 @@ impl Scope {
         self.node.get()
     }
 
-    /// Its node: made now, with those of the scopes around it, if there was none.
+    /// Its node. If there is none, it is made now, with the nodes of the scopes around it.
     pub(crate) fn node(&self) -> &Arc<Node> {
         if self.node.get().is_none() {
-            // In a loop: there may be as many as the stack has room for.
+            // A loop and no recursion: there may be as many scopes as the stack has room for.
             let bare: Vec<_> = self.visible().take_while(|scope| scope.node.get().is_none()).collect();
             for scope in bare.iter().rev() {
                 scope.make_node();
             }
             Thread::with(|thread| {
                 innermost(thread, |scope| scope.into_iter().for_each(|scope| scope.refresh_flag(thread)));
-                // What this thread has seen, no node must deny until the watchdog comes to it.
+                // If this thread has seen the deadline pass, the new node must say so too, before the watchdog notices it.
                 self.make_node().expire(thread.now.get());
             });
         }
         self.make_node()
     }
 
-    /// Its node, beneath that of the next scope outwards, which has one.
+    /// Its node. The parent is the node of the next scope outwards, which has one.
     fn make_node(&self) -> &Arc<Node> {
         self.node.get_or_init(|| {
             self.undo.set(self.undo.get().and(Undo::FLAG));

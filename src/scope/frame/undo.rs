@@ -6,13 +6,13 @@ pub(super) struct Undo(u8);
 
 impl Undo {
     pub(super) const NOTHING: Undo = Undo(0);
-    /// The effective deadline.
+    /// Restore the deadline of the thread.
     pub(super) const DEADLINE: Undo = Undo(1);
-    /// The flag. Also: there is a node to close, or to keep with its future, as is an identity that was asked for.
+    /// Restore the flag, and close the node or keep it with its future. An identity that was asked for is kept too.
     pub(super) const FLAG: Undo = Undo(2);
-    /// Nothing; but an await in this poll has given the error.
+    /// Nothing to undo: an await in this poll has given the error.
     pub(super) const TOLD: Undo = Undo(4);
-    /// None of it: a call holds the frame, so that it must not be left.
+    /// Abort: a call holds the frame.
     pub(super) const HELD: Undo = Undo(8);
 
     #[cfg_attr(not(debug_assertions), inline(always))]
