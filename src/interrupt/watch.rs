@@ -12,7 +12,8 @@ use rustix::io::Errno;
 
 use crate::scope::Scope;
 use crate::scope::test_hooks::waiting;
-use crate::sync::{fork, os};
+use crate::sync::fork::Process;
+use crate::sync::os;
 use crate::test_env::TestEnv;
 use crate::time::{NEVER, clock};
 use crate::token::node::Node;
@@ -93,7 +94,7 @@ struct Rope {
     reader: PipeReader,
     writer: PipeWriter,
     /// A forked child has the same pipe.
-    generation: u32,
+    made_in: Process,
 }
 
 impl<'s> Bell<'s> {
@@ -104,7 +105,7 @@ impl<'s> Bell<'s> {
             return Ok(None);
         }
         let (reader, writer) = io::pipe()?;
-        let rope = Arc::new(Rope { reader, writer, generation: fork::generation() });
+        let rope = Arc::new(Rope { reader, writer, made_in: Process::current() });
         let waker = Waker::from(Arc::clone(&rope));
         // If it is over, the wait does not begin.
         let node = node.and_then(|node| Some((node, node.add_waker(&waker)?)));
@@ -126,7 +127,7 @@ impl Drop for Bell<'_> {
 
 impl Wake for Rope {
     fn wake(self: Arc<Self>) {
-        if self.generation == fork::generation() {
+        if self.made_in.is_current() {
             // Twice at most, so there is room; and if not, it has been pulled.
             let _pulled = (&self.writer).write(&[0]);
         }

@@ -49,7 +49,7 @@ pub(crate) fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> io::Res
     // In a forked child std's own start of a thread may wait for a lock that was held at the fork: each of its threads
     // takes one (for its stack overflow handler) when it starts and when it ends.
     #[cfg(all(unix, not(miri)))]
-    if super::fork::generation() > 0 {
+    if super::fork::Process::current().is_child() {
         return spawn_bare(name, Box::new(body));
     }
     std::thread::Builder::new().name(name.into()).spawn(body).map(drop)

@@ -15,9 +15,8 @@ use std::cell::RefCell;
 use std::panic::Location;
 use std::sync::Arc;
 
-#[cfg(not(timebox_loom))]
-use super::SetOnce;
-use super::{AtomicBool, ForkMutex, Ordering, mutant};
+use super::fork::PerProcess;
+use super::{AtomicBool, Mutex, Ordering, lock, mutant};
 
 /// A run of a callback: no other has its number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,19 +57,13 @@ struct Listed {
     lets_go: Arc<AtomicBool>,
 }
 
-#[cfg(not(timebox_loom))]
-static LIST: SetOnce<ForkMutex<Vec<Listed>>> = SetOnce::new();
-#[cfg(not(timebox_loom))]
-fn list() -> &'static ForkMutex<Vec<Listed>> {
-    LIST.get_or_init(|| ForkMutex::new(Vec::new()))
-}
+type List = PerProcess<Mutex<Vec<Listed>>>;
 
+#[cfg(not(timebox_loom))]
+static LIST: List = PerProcess::new(Mutex::new(Vec::new()), Mutex::default);
 #[cfg(timebox_loom)]
-fn list() -> &'static ForkMutex<Vec<Listed>> {
-    loom::lazy_static! {
-        static ref LIST: ForkMutex<Vec<Listed>> = ForkMutex::new(Vec::new());
-    }
-    &LIST
+loom::lazy_static! {
+    static ref LIST: List = PerProcess::new(Mutex::new(Vec::new()), Mutex::default);
 }
 
 #[cfg(not(timebox_loom))]
@@ -110,7 +103,7 @@ impl Wait {
             return None;
         }
         let lets_go = Arc::new(AtomicBool::new(false));
-        let mut list = list().lock()?;
+        let mut list = lock(LIST.get());
         list.push(Listed { inside, awaited, ending, on, lets_go: Arc::clone(&lets_go) });
         let circle = circle_of_last(&list);
         // Of several the latest, which is this one: it need not be woken.
@@ -154,7 +147,7 @@ fn circle_of_last(list: &[Listed]) -> Vec<usize> {
 
 impl Drop for Wait {
     fn drop(&mut self) {
-        let Some(mut list) = list().lock() else { return };
+        let mut list = lock(LIST.get());
         let index = list.iter().position(|wait| Arc::ptr_eq(&wait.lets_go, &self.0));
         let gone = index.map(|index| list.swap_remove(index));
         drop(list);

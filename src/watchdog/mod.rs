@@ -23,7 +23,10 @@ use std::task::Waker;
 use crate::sync::alarm::Alarm;
 #[cfg(not(timebox_loom))]
 use crate::sync::compiler_fence;
-use crate::sync::{AtomicU64, Mutex, Ordering, Padded, SetOnce, const_fn, fence, fork, lock, mutant};
+#[cfg(not(timebox_loom))]
+use crate::sync::fork::InChild;
+use crate::sync::fork::PerProcess;
+use crate::sync::{AtomicU64, AtomicUsize, Mutex, Ordering, Padded, SetOnce, const_fn, fence, lock, mutant};
 use crate::test_env::TestEnv;
 use crate::time::NEVER;
 pub(crate) use mode::Mode;
@@ -83,42 +86,34 @@ pub(crate) struct Watchdog {
     #[cfg(not(timebox_loom))]
     missing_since: AtomicU64,
     pub(crate) slots: Slots,
-    epoch: ProcessState,
+    /// How many slots were ever handed out.
+    #[cfg(not(timebox_loom))]
+    slot_count: AtomicUsize,
+    state: PerProcess<State>,
 }
 
-/// What has locks, and is made anew in a forked child.
-struct ProcessState {
+/// What has locks.
+struct State {
     /// By the number of the slot whose thread they belong to.
     timers: ChunkedVec<SetOnce<Timers>>,
     orphans: Orphans,
     /// What is to be called as soon as possible, in order: what was posted, and what is due.
     inbox: Mutex<VecDeque<Waker>>,
     free_slots: Mutex<FreeSlots>,
-    /// Slots ever made.
-    made_slots: Mutex<usize>,
     hooks: BlockingPool,
     abandoned: BlockingPool,
-    next: SetOnce<ProcessState>,
 }
 
-impl std::fmt::Debug for ProcessState {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ProcessState").finish_non_exhaustive()
-    }
-}
-
-impl ProcessState {
+impl State {
     const_fn! {
-        fn new(made_slots: usize) -> Self {
+        fn new() -> Self {
             Self {
                 timers: ChunkedVec::new(),
                 orphans: Orphans::new(),
                 inbox: Mutex::new(VecDeque::new()),
                 free_slots: Mutex::new(FreeSlots::new()),
-                made_slots: Mutex::new(made_slots),
                 hooks: BlockingPool::for_hooks(),
                 abandoned: BlockingPool::for_abandoned(),
-                next: SetOnce::new(),
             }
         }
     }
@@ -146,10 +141,12 @@ pub(crate) fn global() -> &'static Watchdog {
 /// What must be ready before the first scope, token or timer of a process.
 #[cfg(not(timebox_loom))]
 pub(crate) fn prepare() {
-    fork::on_child(|| {
+    static RESTART: InChild = InChild::new(restart);
+    extern "C" fn restart() {
         global().restart();
         slots::Thread::with(slots::Thread::restart);
-    });
+    }
+    RESTART.install();
 }
 
 #[cfg(timebox_loom)]
@@ -161,7 +158,7 @@ pub(crate) fn is_for_hooks() -> bool {
     pool::is_for_hooks() || Watchdog::is_this_thread()
 }
 
-impl ProcessState {
+impl State {
     fn all_timers(&self) -> impl Iterator<Item = &Timers> {
         self.timers.iter().chain([self.orphans.timers()]).filter_map(SetOnce::get)
     }
@@ -182,7 +179,9 @@ impl Watchdog {
                 #[cfg(not(timebox_loom))]
                 missing_since: AtomicU64::new(0),
                 slots: Slots::new(),
-                epoch: ProcessState::new(0),
+                #[cfg(not(timebox_loom))]
+                slot_count: AtomicUsize::new(0),
+                state: PerProcess::new(State::new(), State::new),
             }
         }
     }
@@ -331,12 +330,12 @@ impl Watchdog {
     }
 
     fn orphans(&'static self) -> &'static Orphans {
-        &self.epoch().orphans
+        &self.state().orphans
     }
 
     /// The timers of the thread that has the slot with this number.
     fn timers_at(&'static self, index: usize) -> &'static Timers {
-        self.epoch().timers.at(index).get_or_init(Timers::default)
+        self.state().timers.at(index).get_or_init(Timers::default)
     }
 
     /// Has something called as soon as possible, on the watchdog, after all that was posted before.
@@ -344,7 +343,7 @@ impl Watchdog {
         prepare();
         #[cfg(feature = "testing")]
         let waker = mock::tracked_waker(waker);
-        lock(&self.epoch().inbox).push_back(waker);
+        lock(&self.state().inbox).push_back(waker);
         // README, "Timers".
         self.wake(0);
     }
@@ -357,50 +356,32 @@ impl Watchdog {
     }
 
     fn hooks(&'static self) -> &'static BlockingPool {
-        &self.epoch().hooks
+        &self.state().hooks
     }
 
     /// Has something run where it may block, which nobody waits for.
     #[cfg(feature = "testing")]
     fn run_beside(&'static self, task: Arc<dyn Task>) {
-        self.epoch().hooks.submit(task);
+        self.state().hooks.submit(task);
     }
 
     pub(crate) fn abandoned(&'static self) -> &'static BlockingPool {
-        &self.epoch().abandoned
+        &self.state().abandoned
     }
 
     fn take_slot(&'static self) -> usize {
-        let epoch = self.epoch();
-        if let Some(index) = lock(&epoch.free_slots).take() {
-            return index;
-        }
-        let mut made = lock(&epoch.made_slots);
-        let index = *made;
-        *made += 1;
-        index
+        let free = lock(&self.state().free_slots).take();
+        // Relaxed: only uniqueness is asked for.
+        free.unwrap_or_else(|| self.slot_count.fetch_add(1, Ordering::Relaxed))
     }
 
     fn give_slot_back(&'static self, index: usize) {
-        lock(&self.epoch().free_slots).give_back(index);
+        lock(&self.state().free_slots).give_back(index);
     }
 
-    /// What has locks, in this process.
     #[inline]
-    fn epoch(&'static self) -> &'static ProcessState {
-        match fork::generation() {
-            0 => &self.epoch,
-            generation => self.epoch_of(generation),
-        }
-    }
-
-    #[cold]
-    fn epoch_of(&'static self, generation: u32) -> &'static ProcessState {
-        let mut epoch = &self.epoch;
-        for _ in 0..generation {
-            epoch = epoch.next.get_or_init(|| ProcessState::new(self.slots.iter().count()));
-        }
-        epoch
+    fn state(&'static self) -> &'static State {
+        self.state.get()
     }
 
     /// In a forked child: there is no watchdog, and none is being woken.

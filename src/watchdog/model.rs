@@ -52,7 +52,7 @@ pub(crate) fn pass_time(dog: &Watchdog) {
 
 /// How many timers there are.
 pub(crate) fn timers(dog: &'static Watchdog) -> usize {
-    dog.epoch().all_timers().map(super::timers::Timers::len).sum()
+    dog.state().all_timers().map(super::timers::Timers::len).sum()
 }
 
 /// Lets time pass until `deadline` has been reached.

@@ -142,20 +142,20 @@ impl Watchdog {
     /// The earliest deadline after `now` that anybody waits for; `now` or before if there is something to do at once.
     pub(super) fn earliest(&'static self, now: u64) -> u64 {
         let earliest = self.slots.earliest(now).min(self.first_timer());
-        if lock(&self.epoch().inbox).is_empty() { earliest } else { now }
+        if lock(&self.state().inbox).is_empty() { earliest } else { now }
     }
 
     /// None of the timers is due before.
     fn first_timer(&'static self) -> u64 {
-        self.epoch().all_timers().map(Timers::earliest).min().unwrap_or(NEVER)
+        self.state().all_timers().map(Timers::earliest).min().unwrap_or(NEVER)
     }
 
     /// Calls everything that is due, in batches, with no lock held. The timers among which there was something due are to
     /// be looked at again; or `all` of them. `None` if another has taken over meanwhile.
     fn fire_due(&'static self, now: u64, all: bool) -> Option<Vec<&'static Timers>> {
-        let epoch = self.epoch();
+        let state = self.state();
         self.call_posted()?;
-        let looked_at: Vec<_> = epoch.all_timers().filter(|timers| all || timers.earliest() <= now).collect();
+        let looked_at: Vec<_> = state.all_timers().filter(|timers| all || timers.earliest() <= now).collect();
         for timers in &looked_at {
             timers.begin_look();
             // So many that those of other threads do not wait for all of this one's; the next pass follows at once.
@@ -165,7 +165,7 @@ impl Watchdog {
                 if mutant!(EarlyLook) {
                     timers.end_look();
                 }
-                lock(&epoch.inbox).extend(due.into_iter().map(|(_, waker)| waker));
+                lock(&state.inbox).extend(due.into_iter().map(|(_, waker)| waker));
                 self.call_posted()?;
                 if are_all {
                     break;
@@ -178,7 +178,7 @@ impl Watchdog {
     /// Calls what is in the inbox, and what comes meanwhile, unless that is very much. Each on its own: what a call that does
     /// not return keeps from being called is left to who takes over. `None` if somebody has.
     fn call_posted(&'static self) -> Option<()> {
-        let inbox = &self.epoch().inbox;
+        let inbox = &self.state().inbox;
         for _ in 0..MANY {
             let Some(waker) = lock(inbox).pop_front() else { break };
             self.have_deputy();

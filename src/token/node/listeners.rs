@@ -12,7 +12,7 @@ use crate::token::hook::Entry;
 impl Node {
     /// Registers a hook; `None` if the node is over, so that it would never be told.
     pub(crate) fn add_hook(self: &Arc<Self>, entry: &Arc<Entry>, tie: Tie) -> Option<usize> {
-        if crate::sync::fork::generation() != 0 {
+        if crate::sync::fork::Process::current().is_child() {
             // The timers of the scopes that were open at the fork are lost there; who asks anew is told all the same.
             self.walk(|node| {
                 node.update();

@@ -8,7 +8,7 @@ use std::sync::atomic::AtomicPtr;
 use std::task::Waker;
 
 use crate::sync::handoff::{Handoff, Ticket};
-use crate::sync::{AtomicU32, AtomicU64, Ordering, Padded, SetOnce, fork};
+use crate::sync::{AtomicU32, AtomicU64, Ordering, Padded, SetOnce, fork::Process};
 use crate::time::NEVER;
 use crate::watchdog::slots::chunk_of;
 
@@ -20,9 +20,6 @@ const CHUNKS: usize = 26;
 pub(super) const NONE: u32 = u32::MAX;
 /// Marks a link where a record has its deadline otherwise. A deadline so late is no timer: it is centuries away.
 const LINK: u64 = 1 << 63;
-/// The generation of a group that stands for those of mock clocks: of no process.
-#[cfg(feature = "testing")]
-const OF_MOCKS: u32 = u32::MAX;
 
 pub(super) struct Records {
     /// Invariant 5.
@@ -31,7 +28,7 @@ pub(super) struct Records {
     returned: Padded<AtomicU32>,
     /// How many have become free that were not in the nursery, and so may have an entry in the heap.
     stale: AtomicU32,
-    generation: u32,
+    made_in: Process,
     chunks: [SetOnce<Box<[Group]>>; CHUNKS],
 }
 
@@ -42,7 +39,7 @@ pub(super) struct Group {
     free: AtomicU32,
     /// Which are in the nursery.
     listed: AtomicU32,
-    generation: u32,
+    made_in: Process,
     /// Invariant 5.
     next: Link,
     places: [Record; GROUP],
@@ -106,7 +103,7 @@ impl Records {
     fn add_groups(&'static self) {
         let k = self.chunks.iter().take_while(|chunk| chunk.get().is_some()).count();
         let groups: u32 = 1 << k;
-        let make = |at| Group::new(self, groups - 1 + at, self.generation);
+        let make = |at| Group::new(self, groups - 1 + at, self.made_in);
         let chunk = self.chunks[k].get_or_init(|| (0..groups).map(make).collect());
         chunk.iter().rev().for_each(Group::put_first);
     }
@@ -184,21 +181,21 @@ impl Default for Records {
             first: Link::none(),
             returned: Padded(AtomicU32::new(NONE)),
             stale: AtomicU32::new(0),
-            generation: fork::generation(),
+            made_in: Process::current(),
             chunks: std::array::from_fn(|_| SetOnce::new()),
         }
     }
 }
 
 impl Group {
-    fn new(records: &'static Records, number: u32, generation: u32) -> Self {
+    fn new(records: &'static Records, number: u32, made_in: Process) -> Self {
         let record = |_| Record { deadline: AtomicU64::new(NEVER), waker: Handoff::new() };
         Self {
             records,
             number,
             free: AtomicU32::new(u32::MAX >> (u32::BITS as usize - GROUP)),
             listed: AtomicU32::new(0),
-            generation,
+            made_in,
             next: Link::none(),
             places: std::array::from_fn(record),
         }
@@ -258,19 +255,19 @@ impl Group {
     /// Whether it was left behind in a fork.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn is_lost(&self) -> bool {
-        self.generation != fork::generation()
+        !self.made_in.is_current()
     }
 
     /// Stands for the records of mock clocks, of which there are none.
     #[cfg(feature = "testing")]
     pub(super) fn of_mocks() -> &'static Self {
         static MOCKS: SetOnce<Group> = SetOnce::new();
-        MOCKS.get_or_init(|| Group::new(Box::leak(Box::default()), 0, OF_MOCKS))
+        MOCKS.get_or_init(|| Group::new(Box::leak(Box::default()), 0, Process::NONE))
     }
 
     #[cfg(feature = "testing")]
     pub(super) fn is_of_mocks(&self) -> bool {
-        self.generation == OF_MOCKS
+        self.made_in == Process::NONE
     }
 
     /// The deadline of the timer in a record, the record, and which of its fillings that is; if there is one.
