@@ -185,6 +185,7 @@ pub mod future;
 mod interrupt;
 #[cfg(all(unix, feature = "isolate", not(timebox_loom)))]
 pub mod isolate;
+mod pool;
 #[cfg(not(timebox_loom))]
 mod quota;
 #[cfg(doc)]
@@ -195,6 +196,7 @@ mod sync;
 mod test_env;
 #[cfg(feature = "testing")]
 pub mod testing;
+mod thread;
 mod time;
 mod token;
 mod watchdog;

@@ -18,9 +18,9 @@ use crate::scope::over::{AwaitAction, takes_a_break};
 use crate::scope::suspended::SuspendedScope;
 use crate::scope::test_hooks::{mark_wait, point};
 use crate::scope::{Rejected, Scope};
+use crate::thread::Thread;
 use crate::time::clock;
 use crate::token::chain::RaiseContext;
-use crate::watchdog::slots::Thread;
 
 #[pin_project(PinnedDrop, project = ScopedProjection)]
 pub(super) struct Scoped<F> {

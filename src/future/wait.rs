@@ -13,10 +13,10 @@ use crate::scope::over::{AwaitAction, AwaitState, takes_a_break};
 use crate::scope::test_hooks::point;
 use crate::scope::{Scope, Spending, wait_terms};
 use crate::test_env::TestEnv;
+use crate::thread::Thread;
 use crate::time::{Limit, clock};
 use crate::token::chain::RaiseContext;
 use crate::token::node::End;
-use crate::watchdog::slots::Thread;
 
 /// Waits, no longer than the limit, for a future that goes on: `&mut future`, the handle of a task.
 ///

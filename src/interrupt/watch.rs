@@ -15,10 +15,10 @@ use crate::scope::test_hooks::waiting;
 use crate::sync::fork::Process;
 use crate::sync::os;
 use crate::test_env::TestEnv;
+use crate::thread::{self, Thread};
 use crate::time::{NEVER, clock};
 use crate::token::node::Node;
-use crate::watchdog::slots::Thread;
-use crate::watchdog::{self, Timer};
+use crate::watchdog::Timer;
 
 /// Some systems take no longer timeout than a few weeks.
 const LONGEST: Duration = Duration::from_secs(3600);
@@ -109,7 +109,7 @@ impl<'s> Bell<'s> {
         let waker = Waker::from(Arc::clone(&rope));
         // If it is over, the wait does not begin.
         let node = node.and_then(|node| Some((node, node.add_waker(&waker)?)));
-        let timer = (due != NEVER).then(|| watchdog::global().schedule_on(&TestEnv::current(), due, waker));
+        let timer = (due != NEVER).then(|| thread::schedule_on(&TestEnv::current(), due, waker));
         Ok(Some(Self { rope, node, timer }))
     }
 }

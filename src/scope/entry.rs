@@ -10,11 +10,11 @@ use super::test_hooks::{point, point_of};
 use super::{Extras, is_enabled};
 use crate::error::{Cause, ScopeId, ScopeInfo, TimeoutError};
 use crate::test_env::TestEnv;
+use crate::thread::Thread;
 use crate::time::{Budget, Kind, Limit, NEVER, clock, nanos};
 use crate::token::CancellationToken;
 use crate::token::node::{End, Node};
 use crate::watchdog;
-use crate::watchdog::slots::Thread;
 
 /// A scope that may be entered.
 pub(crate) struct Prepared {
@@ -71,7 +71,7 @@ impl Drop for Spending {
 /// The time that is asked for, while limits are in force.
 #[cfg_attr(not(debug_assertions), inline(always))]
 fn in_force(asked: u64) -> u64 {
-    if watchdog::global().mode().has_limits() { asked } else { in_force_slow(asked) }
+    if watchdog::global().settings().has_limits() { asked } else { in_force_slow(asked) }
 }
 
 #[cold]

@@ -27,10 +27,9 @@ use std::thread;
 
 use super::Extras;
 use crate::error::{Cause, ScopeId, ScopeInfo};
+use crate::thread::Thread;
 use crate::time::{NEVER, clock};
 use crate::token::node::Node;
-use crate::watchdog;
-use crate::watchdog::slots::Thread;
 
 pub(crate) use errors::error_at;
 pub(super) use spec::between;
@@ -394,7 +393,7 @@ impl Scope {
         if effective != self.outer_deadline {
             // Before the thread is changed: a thread's first arm allocates, and so may unwind.
             if !has_timer && !clock::is_mocked() {
-                watchdog::global().arm(thread.slot(), effective);
+                thread.arm(effective);
             }
             self.undo.set(undo.and(Undo::DEADLINE));
             thread.deadline.set(effective);

@@ -7,10 +7,10 @@ use super::frame::{Kind, Parent, innermost};
 use super::test_hooks::{enter_env, present};
 use super::{Extras, Scope, enter, try_enter};
 use crate::error::{Cause, ScopeInfo, TimeoutError};
+use crate::thread::Thread;
 use crate::time::{Deadline, Limit, NEVER, clock};
 use crate::token::CancellationToken;
 use crate::token::node::Node;
-use crate::watchdog::slots::Thread;
 
 /// Carries a scope to another thread or task.
 ///

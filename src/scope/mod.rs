@@ -6,6 +6,8 @@ mod entry;
 pub(crate) mod frame;
 mod handle;
 pub(crate) mod over;
+#[cfg(feature = "testing")]
+pub(crate) mod presence;
 mod shield;
 mod sleep;
 pub(crate) mod suspended;
@@ -17,10 +19,10 @@ use std::panic::{Location, resume_unwind};
 use std::sync::Arc;
 
 use crate::error::TimeoutError;
+use crate::thread::Thread;
 use crate::time::{Limit, clock};
 use crate::token::node::{Node, Tie};
 use crate::token::{CancellationToken, Hook, Registration};
-use crate::watchdog::slots::Thread;
 
 pub(crate) use builder::Extras;
 pub use builder::Timebox;

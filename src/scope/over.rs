@@ -14,8 +14,8 @@ use super::Scope;
 use super::frame::innermost;
 #[cfg(not(timebox_loom))]
 use crate::test_env::TestEnv;
+use crate::thread::Thread;
 use crate::time::{NEVER, clock};
-use crate::watchdog::slots::Thread;
 
 /// How long an await waits to be dropped with the future around it, in nanoseconds. That one may be stuck in this very
 /// poll, in a `block_on`, and never come to that.

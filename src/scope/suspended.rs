@@ -17,9 +17,9 @@ use crate::scope::{
     try_enter_poll,
 };
 use crate::test_env::TestEnv;
+use crate::thread::Thread;
 use crate::time::{Deadline, Limit, NEVER, nanos};
 use crate::token::node::Node;
-use crate::watchdog::slots::Thread;
 
 /// A scope that is entered once, and opened for each poll.
 pub(crate) struct SuspendedScope {

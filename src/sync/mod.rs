@@ -11,6 +11,7 @@
 
 pub(crate) mod alarm;
 pub(crate) mod callback;
+pub(crate) mod chunked_vec;
 pub(crate) mod fork;
 pub(crate) mod handoff;
 #[cfg(any(timebox_loom, timebox_mutants))]

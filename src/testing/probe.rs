@@ -10,8 +10,8 @@ use crate::scope::frame::innermost;
 use crate::scope::{Extras, Scope, Timebox, run_any, test_hooks};
 use crate::sync::{Mutex, lock};
 use crate::test_env::{Probe, TestEnv, Verdict};
+use crate::thread::Thread;
 use crate::time::Limit;
-use crate::watchdog::slots::Thread;
 
 type Place = &'static Location<'static>;
 

@@ -2,93 +2,38 @@
 //! waited for.
 //!
 //! Invariants:
-//! 1. A clock moves with `TIMERS` locked, and a timer is put in with it locked: either the one who moves the clock
+//! 1. A clock moves with the lock of `clocks.rs` held, and a timer is put in with it held: either the one who moves the clock
 //!    finds the timer, or the one who puts it in finds that its time has come.
 //! 2. One thread moves a clock at a time. What runs on its behalf meanwhile is *tracked*, and all that it sets off.
 
-pub(crate) mod presence;
+pub(super) mod clocks;
+pub(crate) mod tracking;
 
-use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock, PoisonError, TryLockError};
+use std::sync::{Arc, TryLockError};
 use std::task::{Wake, Waker};
-use std::time::Duration;
 
-use super::pool::Task;
-use super::{Timer, global};
-use crate::sync::{Condvar, ForkMutex, Mutex, lock, wait};
-use crate::test_env::{Mock, TestEnv};
+use super::arm::global;
+use super::pass;
+use super::timers::Timer;
+use crate::sync::lock;
+use crate::test_env::Mock;
 use crate::time::NEVER;
-
-/// How long, in real time, a move waits for what it has set off before it goes on to what that may wait for.
-const PATIENCE: Duration = Duration::from_secs(1);
-
-/// By the number of the clock. Those of a clock that is gone are never fired.
-type Timers = BTreeMap<u32, Kept>;
-
-/// What is kept for a clock.
-#[derive(Default)]
-struct Kept {
-    queue: Queue,
-    /// Counts what threads under it have set off other than by moving it: a hook by a cancel, or by leaving a shield.
-    set_off: Arc<Latch>,
-}
-
-#[derive(Default)]
-struct Queue {
-    /// By deadline, and then in the order they were put in.
-    wakers: BTreeMap<(u64, u32), Waker>,
-    /// By the same numbers.
-    deadlines: BTreeMap<u32, u64>,
-    next: u32,
-}
-
-impl Queue {
-    fn put(&mut self, deadline: u64, waker: Waker) -> u32 {
-        let number = self.next;
-        self.next = number.wrapping_add(1);
-        self.wakers.insert((deadline, number), waker);
-        self.deadlines.insert(number, deadline);
-        number
-    }
-
-    fn take(&mut self, number: u32) -> Option<Waker> {
-        self.wakers.remove(&(self.deadlines.remove(&number)?, number))
-    }
-
-    fn take_due(&mut self, now: u64) -> Option<Waker> {
-        let &(deadline, number) = self.wakers.keys().next()?;
-        if deadline <= now { self.take(number) } else { None }
-    }
-
-    fn earliest(&self) -> u64 {
-        self.wakers.keys().next().map_or(NEVER, |&(deadline, _)| deadline)
-    }
-}
-
-fn timers() -> &'static ForkMutex<Timers> {
-    static TIMERS: OnceLock<ForkMutex<Timers>> = OnceLock::new();
-    TIMERS.get_or_init(|| ForkMutex::new(Timers::new()))
-}
+use clocks::{Queue, set_off_under, with_queue};
+use tracking::{Tracked, WaitGroup, tracking};
 
 /// A new clock, with room for its timers.
 pub(crate) fn new_clock(now: u64) -> Arc<Mock> {
     let mock = Arc::new(Mock::new(now));
-    if let Some(mut timers) = timers().lock() {
-        timers.insert(mock.id, Kept::default());
-    }
+    clocks::add(mock.id);
     mock
 }
 
 /// Nobody can move the clock any more.
 pub(crate) fn forget_clock(mock: &Mock) {
-    // Foreign code in the drop: not under the lock.
-    let forgotten = timers().lock().and_then(|mut timers| timers.remove(&mock.id));
-    drop(forgotten);
+    clocks::remove(mock.id);
 }
 
-pub(super) fn schedule(mock: &Arc<Mock>, deadline: u64, waker: Waker) -> Timer {
+pub(crate) fn schedule(mock: &Arc<Mock>, deadline: u64, waker: Waker) -> Timer {
     // Left here if the clock is gone: to drop it is foreign code, not under the lock.
     let mut waker = Some(waker);
     let put = |queue: &mut Queue| Some((queue.put(deadline, waker.take()?), deadline <= mock.now()));
@@ -102,14 +47,14 @@ pub(super) fn schedule(mock: &Arc<Mock>, deadline: u64, waker: Waker) -> Timer {
 /// Takes a timer back; `None` if it was called, or is not on a mock clock.
 #[cold]
 #[inline(never)]
-pub(super) fn take(timer: Timer) -> Option<Waker> {
+pub(crate) fn take(timer: Timer) -> Option<Waker> {
     let (clock, number) = timer.mocked()?;
     with_queue(clock, |queue| queue.take(number))?
 }
 
 /// Has it wake another task; `false` if it was called.
 #[cold]
-pub(super) fn redirect(timer: Timer, waker: &Waker) -> bool {
+pub(crate) fn redirect(timer: Timer, waker: &Waker) -> bool {
     let Some((clock, number)) = timer.mocked() else { return false };
     // To clone and to drop a waker is foreign code: not under the lock.
     let mut waker = waker.clone();
@@ -118,15 +63,6 @@ pub(super) fn redirect(timer: Timer, waker: &Waker) -> bool {
         queue.wakers.get_mut(&(deadline, number)).map(|before| std::mem::swap(before, &mut waker))
     };
     with_queue(clock, swap).flatten().is_some()
-}
-
-/// Calls `f` with the timers of a clock; `None` if it is gone.
-fn with_queue<R>(clock: u32, f: impl FnOnce(&mut Queue) -> R) -> Option<R> {
-    timers().lock()?.get_mut(&clock).map(|kept| f(&mut kept.queue))
-}
-
-fn set_off_under(clock: &Mock) -> Option<Arc<Latch>> {
-    Some(Arc::clone(&timers().lock()?.get(&clock.id)?.set_off))
 }
 
 /// Moves the clock to `until`, from one due timer to the next, for as long as `go_on` says so. What was set off before
@@ -144,9 +80,9 @@ pub(crate) fn advance(mock: &Arc<Mock>, until: impl Fn(u64) -> u64, mut go_on: i
     // Without threads nobody would do it.
     if !is_set_off
         && global().is_running()
-        && let Some(latch) = set_off_under(mock)
+        && let Some(group) = set_off_under(mock)
     {
-        unfinished.extend(wait_for(latch, mock, until(mock.now())));
+        unfinished.extend(wait_for(group, mock, until(mock.now())));
     }
     let _turn = match mock.turn.try_lock() {
         Ok(turn) => turn,
@@ -165,14 +101,14 @@ pub(crate) fn advance(mock: &Arc<Mock>, until: impl Fn(u64) -> u64, mut go_on: i
             mock.move_to(until);
             false
         };
-        let latch = if go_on() && with_queue(mock.id, step).unwrap_or_else(gone) {
+        let group = if go_on() && with_queue(mock.id, step).unwrap_or_else(gone) {
             begin([Arc::new(Due(Arc::clone(mock))).into()])
         } else if unfinished.is_empty() {
             return;
         } else {
             unfinished.pop()
         };
-        unfinished.extend(latch.and_then(|latch| wait_for(latch, mock, until)));
+        unfinished.extend(group.and_then(|group| wait_for(group, mock, until)));
     }
 }
 
@@ -200,10 +136,10 @@ fn next_due(queue: &Queue, mock: &Mock, until: u64) -> Option<u64> {
 
 /// Waits until it is done; hands it back where that takes long and a timer is due that it may wait for, as a hook for
 /// what it escalates to.
-fn wait_for(latch: Arc<Latch>, mock: &Mock, until: u64) -> Option<Arc<Latch>> {
-    while !latch.is_done_soon() {
+fn wait_for(group: Arc<WaitGroup>, mock: &Mock, until: u64) -> Option<Arc<WaitGroup>> {
+    while !group.is_done_soon() {
         if with_queue(mock.id, |queue| next_due(queue, mock, until)).flatten().is_some() {
-            return Some(latch);
+            return Some(group);
         }
     }
     None
@@ -211,29 +147,29 @@ fn wait_for(latch: Arc<Latch>, mock: &Mock, until: u64) -> Option<Arc<Latch>> {
 
 /// Has them woken on the watchdog, and waits until that, and all that they have set off, is done.
 pub(crate) fn carry_out(wakers: impl IntoIterator<Item = Waker>) {
-    if let Some(latch) = begin(wakers) {
-        latch.wait();
+    if let Some(group) = begin(wakers) {
+        group.wait();
     }
 }
 
 /// Has them woken on the watchdog; counts that, and all that they set off. `None` if this thread is one that is waited for:
 /// they are woken here.
-fn begin(wakers: impl IntoIterator<Item = Waker>) -> Option<Arc<Latch>> {
+fn begin(wakers: impl IntoIterator<Item = Waker>) -> Option<Arc<WaitGroup>> {
     let wakers = wakers.into_iter();
-    if tracking().is_some() || ON_WATCHDOG.get() {
+    if tracking().is_some() || pass::is_this_thread() {
         wakers.for_each(Waker::wake);
         return None;
     }
-    let latch = Arc::new(Latch::default());
+    let group = Arc::new(WaitGroup::default());
     for waker in wakers {
-        let job = Arc::new(Tracked::new(waker, &latch));
+        let job = Arc::new(Tracked::new(waker, &group));
         global().post(Arc::clone(&job).into());
         // Without threads there is nobody else.
         if !global().is_running() {
             job.wake();
         }
     }
-    Some(latch)
+    Some(group)
 }
 
 /// The timers of a clock whose time has come.
@@ -245,124 +181,5 @@ impl Wake for Due {
         while let Some(Some(waker)) = with_queue(self.0.id, |queue| queue.take_due(now)) {
             waker.wake();
         }
-    }
-}
-
-thread_local! {
-    static TRACKING: RefCell<Option<Arc<Latch>>> = const { RefCell::new(None) };
-    static ON_WATCHDOG: Cell<bool> = const { Cell::new(false) };
-}
-
-pub(super) fn this_is_the_watchdog() {
-    ON_WATCHDOG.set(true);
-}
-
-/// On whose behalf this thread runs something.
-fn tracking() -> Option<Arc<Latch>> {
-    TRACKING.try_with(|tracking| tracking.borrow().clone()).ok().flatten()
-}
-
-/// Counts what is not done yet.
-#[derive(Default)]
-struct Latch {
-    left: Mutex<usize>,
-    done: Condvar,
-}
-
-impl Latch {
-    fn wait(&self) {
-        let mut left = lock(&self.left);
-        while *left > 0 {
-            left = wait(&self.done, left);
-        }
-    }
-
-    /// Waits for as long as one after another is done in time; whether all are.
-    fn is_done_soon(&self) -> bool {
-        let mut left = lock(&self.left);
-        while *left > 0 {
-            let waited = self.done.wait_timeout(left, PATIENCE).unwrap_or_else(PoisonError::into_inner);
-            left = waited.0;
-            if waited.1.timed_out() {
-                break;
-            }
-        }
-        *left == 0
-    }
-}
-
-/// Something that is waited for.
-struct Tracked<T> {
-    what: T,
-    latch: Arc<Latch>,
-    begun: AtomicBool,
-    done: AtomicBool,
-}
-
-impl<T> Tracked<T> {
-    fn new(what: T, latch: &Arc<Latch>) -> Self {
-        *lock(&latch.left) += 1;
-        let (begun, done) = (AtomicBool::new(false), AtomicBool::new(false));
-        Self { what, latch: Arc::clone(latch), begun, done }
-    }
-
-    fn begin(&self, run: impl FnOnce(&T)) {
-        // Relaxed, here and below: only one is to be first.
-        if self.begun.swap(true, Ordering::Relaxed) {
-            return;
-        }
-        let _finish = Finish(self, TRACKING.replace(Some(Arc::clone(&self.latch))));
-        run(&self.what);
-    }
-
-    fn finish(&self) {
-        if !self.done.swap(true, Ordering::Relaxed) {
-            *lock(&self.latch.left) -= 1;
-            self.latch.done.notify_all();
-        }
-    }
-}
-
-/// However it ends, it is done.
-struct Finish<'a, T>(&'a Tracked<T>, Option<Arc<Latch>>);
-
-impl<T> Drop for Finish<'_, T> {
-    fn drop(&mut self) {
-        TRACKING.set(self.1.take());
-        self.0.finish();
-    }
-}
-
-impl<T> Drop for Tracked<T> {
-    fn drop(&mut self) {
-        self.finish();
-    }
-}
-
-impl Wake for Tracked<Waker> {
-    fn wake(self: Arc<Self>) {
-        self.begin(Waker::wake_by_ref);
-    }
-}
-
-impl Task for Tracked<Arc<dyn Task>> {
-    fn run(self: Arc<Self>) {
-        self.begin(|task| Arc::clone(task).run());
-    }
-}
-
-/// As it is, or to be waited for: by who waits for what this thread runs, or by the next to move its clock.
-pub(super) fn tracked_waker(waker: Waker) -> Waker {
-    match tracking().or_else(|| TestEnv::current().mock().and_then(|mock| set_off_under(mock))) {
-        Some(latch) => Arc::new(Tracked::new(waker, &latch)).into(),
-        None => waker,
-    }
-}
-
-/// As [`tracked_waker`].
-pub(super) fn tracked_task(task: Arc<dyn Task>) -> Arc<dyn Task> {
-    match tracking() {
-        Some(latch) => Arc::new(Tracked::new(task, &latch)),
-        None => task,
     }
 }

@@ -236,11 +236,11 @@ impl Timers {
         (due, left > 0)
     }
 
-    /// As [`put`](Self::put), for a model's threads that take turns.
+    /// For a model's threads that take turns.
     #[cfg(timebox_loom)]
-    pub(crate) fn put_in_turn(&'static self, deadline: u64, waker: Waker) -> Timer {
+    pub(crate) fn lease_in_turn(&'static self) -> Lease {
         // SAFETY: one comes after the other.
-        unsafe { self.put(deadline, waker) }
+        unsafe { Lease::of_own(self) }
     }
 
     #[cfg(timebox_loom)]
@@ -261,7 +261,7 @@ impl Lease {
     ///
     /// The timers belong to the calling thread, and the lease is used before anybody else can have them.
     #[cfg_attr(not(debug_assertions), inline(always))]
-    pub(super) unsafe fn of_own(timers: &'static Timers) -> Self {
+    pub(crate) unsafe fn of_own(timers: &'static Timers) -> Self {
         Self { timers, _lock: None }
     }
 
@@ -387,9 +387,9 @@ mod tests {
     use std::task::Wake;
 
     /// Says which it is when it is called.
-    struct ChunkedVec(usize, Arc<AtomicUsize>);
+    struct Numbered(usize, Arc<AtomicUsize>);
 
-    impl Wake for ChunkedVec {
+    impl Wake for Numbered {
         fn wake(self: Arc<Self>) {
             self.1.store(self.0, Ordering::Relaxed);
         }
@@ -425,7 +425,7 @@ mod tests {
             match random() % 5 {
                 0..=2 => {
                     let deadline = random() % 1000;
-                    let numbered = Arc::new(ChunkedVec(n, Arc::clone(&called)));
+                    let numbered = Arc::new(Numbered(n, Arc::clone(&called)));
                     let timer = put(timers, deadline, Waker::from(numbered));
                     model.insert((deadline, n), timer);
                 }

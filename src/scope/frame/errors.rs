@@ -7,10 +7,10 @@ use std::time::Duration;
 use super::{Parent, Scope, ScopeSpec, innermost};
 use crate::error::{ScopeId, TimeoutError};
 use crate::scope::Extras;
+use crate::thread::Thread;
 use crate::time::clock;
 use crate::token::chain::{Chain, RaiseContext, Step};
 use crate::token::node::{End, Node};
-use crate::watchdog::slots::Thread;
 
 /// The error of the innermost scope of this thread, which is over; `None` if there is no scope.
 #[cold]

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::{Scope, Undo, innermost};
 use crate::scope::entry::node_of;
+use crate::thread::Thread;
 use crate::token::node::Node;
-use crate::watchdog::slots::Thread;
 
 impl Scope {
     /// Its node, if it has one.

@@ -9,8 +9,8 @@ use std::time::Duration;
 use super::{Scope, Undo};
 use crate::error::{Cause, Fields, ScopeId, ScopeInfo};
 use crate::scope::Extras;
+use crate::thread::Thread;
 use crate::time::NEVER;
-use crate::watchdog::slots::Thread;
 
 /// What a frame is to the frames inside it. Each bit is one of the questions below, which are asked in every poll.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -7,10 +7,10 @@ use std::ptr;
 use std::sync::atomic::AtomicPtr;
 use std::task::Waker;
 
+use crate::sync::chunked_vec::chunk_of;
 use crate::sync::handoff::{Handoff, Ticket};
 use crate::sync::{AtomicU32, AtomicU64, Ordering, Padded, SetOnce, fork::Process};
 use crate::time::NEVER;
-use crate::watchdog::slots::chunk_of;
 
 /// Records in a group, one bit each.
 pub(super) const GROUP: usize = if cfg!(timebox_loom) { 4 } else { 32 };
