@@ -77,7 +77,7 @@ use std::task::{Context, Poll};
 use pin_project::pin_project;
 
 use crate::error::TimeoutError;
-use crate::scope::suspended::SuspendedScope;
+use crate::scope::SuspendedScope;
 use crate::scope::{Extras, Handle, Timebox};
 use crate::time::Limit;
 use scoped::Scoped;
@@ -348,7 +348,7 @@ impl Handle {
         F: IntoFuture<Output = Result<T, E>>,
         E: From<TimeoutError>,
     {
-        let extras = Extras::entered_by(self.clone());
+        let extras = Extras::within(self.node());
         Timeout {
             scoped: Scoped::new(
                 SuspendedScope::with(limit.into(), extras, Location::caller()),

@@ -8,8 +8,8 @@ use pin_project::pin_project;
 
 use super::scoped::Scoped;
 use crate::error::TimeoutError;
+use crate::scope::SuspendedScope;
 use crate::scope::Timebox;
-use crate::scope::suspended::SuspendedScope;
 
 impl Timebox {
     /// Runs a future, and something cheaper if the future's own time runs out, as [`run_or_else`](Self::run_or_else) does

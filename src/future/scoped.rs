@@ -12,12 +12,11 @@ use pin_project::{pin_project, pinned_drop};
 
 use super::task_wakeup::TaskWakeup;
 use crate::error::TimeoutError;
+use crate::scope::SuspendedScope;
 use crate::scope::checkpoint::is_over;
-use crate::scope::frame::{self, Entered};
 use crate::scope::over::{AwaitAction, takes_a_break};
-use crate::scope::suspended::SuspendedScope;
 use crate::scope::test_hooks::{mark_wait, point};
-use crate::scope::{Rejected, Scope};
+use crate::scope::{Entered, Rejected, Scope, run_entered};
 use crate::thread::Thread;
 use crate::time::clock;
 use crate::token::chain::RaiseContext;
@@ -59,7 +58,7 @@ impl<F: Future> Scoped<F> {
         if call.is_to_be_polled(&thread, this.polled) {
             let mut frame = this.polled.frame(&thread);
             let entered = call.resume(&thread, this.polled, &mut frame);
-            let result = frame::run(&thread, &mut frame, entered, |scope| call.poll_in(scope));
+            let result = run_entered(&thread, &mut frame, entered, |scope| call.poll_in(scope));
             call.suspend(this.polled, &mut frame, result);
         }
         if poll.is_ready() {
@@ -98,7 +97,7 @@ where
     fn suspend(&mut self, polled: &mut SuspendedScope, frame: &mut Scope, result: thread::Result<()>) {
         if let Err(unwound) = polled.suspend(frame, result) {
             drop_inside(polled, self.wakeup, self.future.as_mut());
-            // One that came from the drop of the future is too late to be the result.
+            // An unwinding of the drop comes too late to be the result.
             if self.poll.is_pending() {
                 self.set(Poll::Ready(Err(E::from(unwound))));
             }

@@ -10,10 +10,9 @@ use std::time::Duration;
 use pin_project::{pin_project, pinned_drop};
 
 use super::task_wakeup::TaskWakeup;
-use crate::scope::frame::{Kind, ScopeSpec, innermost};
-use crate::scope::suspended::SuspendedScope;
+use crate::scope::SuspendedScope;
 use crate::scope::test_hooks::enter_env;
-use crate::scope::{HeldOffHooks, Scope, longest};
+use crate::scope::{HeldOffHooks, Scope, innermost, longest};
 use crate::test_env::TestEnv;
 use crate::thread::Thread;
 use crate::time::{NEVER, clock, nanos};
@@ -198,8 +197,7 @@ impl Opened {
             watchdog::global().reach(now);
         }
         let announced = Announced::to_scopes_around(thread, own, nanos(max));
-        let terms = ScopeSpec::measured(own, now, location, Kind::FutureShield);
-        let polled = SuspendedScope::entered(terms);
+        let polled = SuspendedScope::shield(own, now, location);
         Self { polled, wakeup: TaskWakeup::default(), announced, spent: false, suspended }
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::task_wakeup::TaskWakeup;
 use crate::error::TimeoutError;
-use crate::scope::frame::error_at;
+use crate::scope::error_at;
 use crate::scope::over::{AwaitAction, AwaitState};
 use crate::scope::test_hooks::point;
 use crate::test_env::TestEnv;

@@ -5,7 +5,7 @@ use std::task::Waker;
 
 use crate::error::TimeoutError;
 use crate::scope::Scope;
-use crate::scope::frame::innermost;
+use crate::scope::innermost;
 use crate::scope::over::{AwaitState, PATIENCE};
 use crate::test_env::TestEnv;
 use crate::thread::{self, Thread};

@@ -8,15 +8,12 @@ use pin_project::{pin_project, pinned_drop};
 
 use super::task_wakeup::TaskWakeup;
 use crate::error::TimeoutError;
-use crate::scope::frame::{Parent, ScopeSpec, error_at};
 use crate::scope::over::{AwaitAction, AwaitState, takes_a_break};
 use crate::scope::test_hooks::point;
-use crate::scope::{Scope, Spending, wait_terms};
+use crate::scope::{WaitLimit, error_at};
 use crate::test_env::TestEnv;
 use crate::thread::Thread;
 use crate::time::{Limit, clock};
-use crate::token::chain::RaiseContext;
-use crate::token::node::End;
 
 /// Waits, no longer than the limit, for a future that goes on: `&mut future`, the handle of a task.
 ///
@@ -84,19 +81,12 @@ pub struct Wait<F> {
     /// On whose clock it waits.
     env: TestEnv,
     /// From the first poll on.
-    begun: Option<Begun>,
+    begun: Option<WaitLimit>,
     await_state: AwaitState,
     wakeup: TaskWakeup,
     is_done: bool,
     #[pin]
     future: F,
-}
-
-struct Begun {
-    terms: ScopeSpec,
-    end: End,
-    /// Left when the wait is over.
-    _spending: Option<Spending>,
 }
 
 impl<F: Future> Future for Wait<F> {
@@ -115,10 +105,9 @@ impl<F: Future> Future for Wait<F> {
                 if env.is_real() {
                     *env = TestEnv::current();
                 }
-                let (terms, end, spending) = wait_terms(limit, env.reading(clock::now()), location);
-                Begun { terms, end, _spending: spending }
+                WaitLimit::begin(limit, env.reading(clock::now()), location)
             });
-            begun.end.at
+            begun.deadline()
         });
         let result = match this.future.poll(cx) {
             Poll::Ready(output) => Ok(output),
@@ -145,16 +134,6 @@ impl<F: Future> Future for Wait<F> {
         *begun = None;
         *this.is_done = true;
         Poll::Ready(result)
-    }
-}
-
-impl Begun {
-    /// The error when the limit is reached.
-    #[cold]
-    fn error(&self, thread: &Thread, now: u64) -> TimeoutError {
-        let terms = &self.terms;
-        let how = RaiseContext::at(terms.location, now);
-        Scope::error_without_frame(thread, terms, None, Some(self.end.clone()), Parent::Thread, how)
     }
 }
 

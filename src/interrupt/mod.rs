@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use crate::error::{HookFailure, TimeoutError};
 use crate::scope::Scope;
-use crate::scope::frame::innermost;
+use crate::scope::innermost;
 use crate::scope::test_hooks::waiting;
 use crate::sync::callback::lend;
 use crate::sync::mutant;

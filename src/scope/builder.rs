@@ -1,13 +1,15 @@
 use std::borrow::Cow;
 use std::fmt::{Display, Write as _};
 use std::panic::Location;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Handle, Scope, run_any};
-use crate::error::{Fields, TimeoutError};
-use crate::sync::{Mutex, lock};
-use crate::time::{Kind, Limit};
+use super::config::{Extras, Options};
+use super::frame::Scope;
+use super::handle::Handle;
+use super::run::run_any;
+use crate::error::TimeoutError;
+use crate::time::Limit;
 use crate::token::CancellationToken;
 use crate::token::node::Node;
 
@@ -48,58 +50,6 @@ use crate::token::node::Node;
 pub struct Timebox {
     limit: Limit,
     options: Options,
-}
-
-/// What the builder sets: the same for each run.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Options {
-    pub(crate) label: Option<Cow<'static, str>>,
-    pub(crate) reserve: Duration,
-    pub(crate) grace: Duration,
-    pub(crate) tokens: Vec<CancellationToken>,
-    /// The handle beneath whose scopes it is entered.
-    pub(crate) handle: Option<Handle>,
-    pub(crate) fields: Fields,
-    /// A late `Ok` is refused.
-    pub(crate) strict: bool,
-}
-
-/// What only scopes from the builder have: the options, and the state of one run.
-#[derive(Debug, Default)]
-pub(crate) struct Extras {
-    pub(crate) options: Options,
-    /// What was asked for, if it was a duration; for a quota what it had left on entry.
-    pub(crate) duration: OnceLock<Duration>,
-    /// The last error that named the scope, for `run_or_else`.
-    raised: Mutex<Option<TimeoutError>>,
-    /// Whether its node is to remember it too.
-    pub(crate) falls_back: bool,
-}
-
-impl Extras {
-    /// Those of one run with these options, under this limit.
-    pub(crate) fn new(limit: &Limit, options: Options) -> Self {
-        let duration = if let Kind::After(duration) = limit.kind() {
-            OnceLock::from(*duration)
-        } else {
-            OnceLock::new()
-        };
-        Self { options, duration, ..Self::default() }
-    }
-
-    pub(crate) fn entered_by(handle: Handle) -> Self {
-        Self { options: Options { handle: Some(handle), ..Options::default() }, ..Self::default() }
-    }
-
-    pub(crate) fn set_raised(&self, error: &TimeoutError) {
-        let before = lock(&self.raised).replace(error.clone());
-        // It may hold a foreign error: not under the lock.
-        drop(before);
-    }
-
-    pub(crate) fn take_raised(&self) -> Option<TimeoutError> {
-        lock(&self.raised).take()
-    }
 }
 
 impl Scope {
@@ -205,7 +155,7 @@ impl Timebox {
     /// # });
     /// ```
     pub fn within(mut self, handle: &Handle) -> Self {
-        self.options.handle = Some(handle.clone());
+        self.options.within = Some(Arc::clone(handle.node()));
         self
     }
 

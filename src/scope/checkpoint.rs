@@ -3,8 +3,7 @@
 use std::panic::Location;
 use std::time::Duration;
 
-use super::Scope;
-use super::frame::innermost;
+use super::frame::{Scope, innermost};
 use super::test_hooks::point;
 use crate::error::TimeoutError;
 use crate::test_env::TestEnv;
@@ -133,7 +132,7 @@ fn unwind(thread: &Thread, location: Place) {
         let error = scope.error(RaiseContext::at(location, clock::now()));
         if let Some(catcher) = scope.catcher(&error) {
             let catcher = std::ptr::from_ref(catcher).addr();
-            std::panic::resume_unwind(Box::new(super::Unwind { error, catcher }));
+            std::panic::resume_unwind(Box::new(super::unwind::Unwind { error, catcher }));
         }
     });
 }
@@ -315,7 +314,7 @@ impl Scope {
             innermost(thread, |innermost| {
                 if let Some(catcher) = innermost.and_then(|innermost| innermost.catcher(&error)) {
                     let catcher = std::ptr::from_ref(catcher).addr();
-                    std::panic::resume_unwind(Box::new(super::Unwind { error, catcher }));
+                    std::panic::resume_unwind(Box::new(super::unwind::Unwind { error, catcher }));
                 }
             });
         });

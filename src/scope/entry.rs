@@ -5,20 +5,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::checkpoint::{is_over, is_over_by_clock};
-use super::frame::{Kind as FrameKind, Parent, Scope, ScopeSpec, between, innermost};
+use super::config::Extras;
+use super::frame::{Scope, innermost};
+use super::spec::{Kind as FrameKind, Parent, ScopeSpec, between};
+use super::switch::is_enabled;
 use super::test_hooks::{point, point_of};
-use super::{Extras, is_enabled};
 use crate::error::{Cause, ScopeId, ScopeInfo, TimeoutError};
 use crate::test_env::TestEnv;
 use crate::thread::Thread;
 use crate::time::{Budget, Kind, Limit, NEVER, clock, nanos};
-use crate::token::CancellationToken;
 use crate::token::node::{End, Node};
 use crate::watchdog;
 
 /// A scope that may be entered.
 pub(crate) struct Prepared {
-    pub(crate) terms: ScopeSpec,
+    pub(crate) spec: ScopeSpec,
     /// The earliest deadline visible inside.
     pub(crate) effective: u64,
     /// Made on entry if tokens are linked, or the scope is beneath a handle's.
@@ -29,7 +30,7 @@ pub(crate) struct Prepared {
 
 /// A scope that is not entered.
 pub(crate) struct Rejected {
-    terms: ScopeSpec,
+    spec: ScopeSpec,
     /// How it is over itself; `None` if those around it are.
     end: Option<End>,
 }
@@ -37,7 +38,7 @@ pub(crate) struct Rejected {
 impl Rejected {
     /// Whether a scope around it on this thread is over, and not only itself.
     pub(crate) fn is_by_surroundings(&self) -> bool {
-        self.end.is_none() && self.terms.kind != FrameKind::EnteredFuture
+        self.end.is_none() && self.spec.kind != FrameKind::EnteredFuture
     }
 
     #[cold]
@@ -47,7 +48,7 @@ impl Rejected {
         extras: Option<&Extras>,
         around: Parent<'_>,
     ) -> TimeoutError {
-        Scope::refusal(thread, &self.terms, extras, self.end, around)
+        Scope::refusal(thread, &self.spec, extras, self.end, around)
     }
 }
 
@@ -56,7 +57,7 @@ pub(crate) struct Spending(Arc<dyn Budget>);
 
 impl Spending {
     /// Enters it: until when it lasts, which is `now` if nothing is left.
-    fn begin(budget: &Arc<dyn Budget>, now: u64) -> (u64, Option<Self>) {
+    pub(super) fn begin(budget: &Arc<dyn Budget>, now: u64) -> (u64, Option<Self>) {
         let deadline = budget.enter(now);
         (deadline.unwrap_or(now), deadline.is_some().then(|| Self(Arc::clone(budget))))
     }
@@ -80,7 +81,7 @@ fn in_force_slow(asked: u64) -> u64 {
     if is_enabled() { asked } else { NEVER }
 }
 
-/// Admits a scope with a duration and nothing else, which is the hot path: its terms, and the earliest deadline visible
+/// Admits a scope with a duration and nothing else, which is the hot path: its spec, and the earliest deadline visible
 /// inside.
 ///
 /// One that would outlast the scope around it inherits that deadline without reading the clock: the latest reading
@@ -92,7 +93,7 @@ pub(super) fn try_enter_duration(
     location: &'static Location<'static>,
 ) -> Result<(ScopeSpec, u64), TimeoutError> {
     point(thread, location);
-    let terms = |asked, entered| ScopeSpec::lasting(asked, entered, location, FrameKind::Block);
+    let spec = |asked, entered| ScopeSpec::lasting(asked, entered, location, FrameKind::Block);
     if thread.frame.get().is_null() {
         // The clock first: the arithmetic then runs while the processor waits for the answer.
         let now = clock::now();
@@ -101,7 +102,7 @@ pub(super) fn try_enter_duration(
         if asked == 0 {
             return Err(refuse_duration(thread, asked, location));
         }
-        return Ok((terms(asked, now), now.saturating_add(asked)));
+        return Ok((spec(asked, now), now.saturating_add(asked)));
     }
     let asked = in_force(nanos(duration));
     if is_over(thread) {
@@ -110,14 +111,14 @@ pub(super) fn try_enter_duration(
     let (outer, entered) = (thread.deadline.get(), thread.now.get());
     // In a shield the thread may have read the clock since, and found it later than `outer`.
     if entered < outer && outer - entered <= asked {
-        return Ok((terms(asked, entered), outer));
+        return Ok((spec(asked, entered), outer));
     }
     let now = clock::now();
     thread.now.set(now);
     if asked == 0 || outer <= now {
         return Err(refuse_duration(thread, asked, location));
     }
-    Ok((terms(asked, now), now.saturating_add(asked).min(outer)))
+    Ok((spec(asked, now), now.saturating_add(asked).min(outer)))
 }
 
 /// Admits a future's scope with a duration and nothing else: its deadline, and when it was entered.
@@ -155,9 +156,9 @@ fn reject(thread: &Thread, asked: u64, location: &'static Location<'static>, kin
     // What this thread has seen, all see from now on.
     let by_surroundings = is_over_by_clock(thread);
     let now = clock::now();
-    let terms = ScopeSpec::lasting(asked, now, location, kind);
+    let spec = ScopeSpec::lasting(asked, now, location, kind);
     let own = asked == 0 && !by_surroundings;
-    Rejected { terms, end: own.then_some(End::new(Cause::Deadline, now)) }
+    Rejected { spec, end: own.then_some(End::new(Cause::Deadline, now)) }
 }
 
 /// Admits any scope. Reads the clock.
@@ -193,9 +194,9 @@ pub(crate) fn try_enter(
     let mut own = if enabled { own_deadline(limit, now) } else { NEVER };
     let mut cause = Cause::Deadline;
     let mut spending = None;
-    let terms =
+    let spec =
         |own, cause| ScopeSpec { asked: between(now, own), entered: now, location, kind, cause, unmeasured };
-    let reject = |terms: ScopeSpec, end: Option<End>| Err(Rejected { terms, end });
+    let reject = |spec: ScopeSpec, end: Option<End>| Err(Rejected { spec, end });
 
     if let (Kind::Budget(budget), Some(extras)) = (limit.kind(), extras) {
         extras.duration.get_or_init(|| budget.left(now));
@@ -207,7 +208,7 @@ pub(crate) fn try_enter(
         if let Kind::Budget(budget) = limit.kind() {
             own = now.saturating_add(nanos(budget.left(now)));
         }
-        return reject(terms(own, cause), None);
+        return reject(spec(own, cause), None);
     }
     // Of its own causes the earliest is named; a cancel at the very deadline is not earlier.
     let mut ends: Vec<End> = Vec::new();
@@ -238,7 +239,7 @@ pub(crate) fn try_enter(
         }
     }
     if let Some(end) = ends.into_iter().min_by_key(|end| end.at) {
-        return reject(terms(own, cause), Some(end));
+        return reject(spec(own, cause), Some(end));
     }
     if enabled && let Kind::Budget(budget) = limit.kind() {
         let deadline;
@@ -249,7 +250,7 @@ pub(crate) fn try_enter(
         }
     }
     if own <= now {
-        return reject(terms(own, cause), Some(End::new(cause, own)));
+        return reject(spec(own, cause), Some(End::new(cause, own)));
     }
 
     let effective = own.min(match around {
@@ -257,20 +258,20 @@ pub(crate) fn try_enter(
         Parent::Node(node) if timed(node) => node.lasting_deadline(),
         Parent::Node(_) => NEVER,
     });
-    let terms = terms(own, cause);
+    let spec = spec(own, cause);
     let linked = extras.is_some_and(|extras| !extras.options.tokens.is_empty());
     let node = (linked || matches!(around, Parent::Node(_))).then(|| {
         let parent = match around {
             Parent::Node(node) => Some(Arc::clone(node)),
             Parent::Thread => innermost(thread, |scope| scope.map(|scope| Arc::clone(scope.node()))),
         };
-        linked_node(parent.as_ref(), &terms, extras)
+        linked_node(parent.as_ref(), &spec, extras)
     });
-    Ok(Prepared { terms, effective, node, spending })
+    Ok(Prepared { spec, effective, node, spending })
 }
 
 /// The deadline that a limit becomes at `now`, but for a quota's.
-fn own_deadline(limit: &Limit, now: u64) -> u64 {
+pub(super) fn own_deadline(limit: &Limit, now: u64) -> u64 {
     match limit.kind() {
         Kind::After(duration) => now.saturating_add(nanos(*duration)),
         Kind::At(deadline) => deadline.as_nanos(),
@@ -279,50 +280,30 @@ fn own_deadline(limit: &Limit, now: u64) -> u64 {
 }
 
 /// Whether a limit is no duration.
-fn is_unmeasured(limit: &Limit) -> bool {
+pub(super) fn is_unmeasured(limit: &Limit) -> bool {
     matches!(limit.kind(), Kind::None | Kind::At(_))
 }
 
-/// The terms of a wait that begins `now`, for which no scope is opened, and how it will end.
-pub(crate) fn wait_terms(
-    limit: &Limit,
-    now: u64,
-    location: &'static Location<'static>,
-) -> (ScopeSpec, End, Option<Spending>) {
-    let (mut own, mut cause, mut spending) = (NEVER, Cause::Deadline, None);
-    if is_enabled() {
-        own = own_deadline(limit, now);
-        if let Kind::Budget(budget) = limit.kind() {
-            cause = Cause::Quota;
-            (own, spending) = Spending::begin(budget, now);
-        }
-    }
-    let (asked, unmeasured) = (between(now, own), is_unmeasured(limit));
-    let terms = ScopeSpec { asked, entered: now, location, kind: FrameKind::Future, cause, unmeasured };
-    // An instant may have passed before it began.
-    (terms, End::new(cause, own), spending)
-}
-
-/// A node with these terms, which the tokens in the extras cancel.
+/// A node with these spec, which the tokens in the extras cancel.
 pub(crate) fn linked_node(
     parent: Option<&Arc<Node>>,
-    terms: &ScopeSpec,
+    spec: &ScopeSpec,
     extras: Option<&Extras>,
 ) -> Arc<Node> {
-    let node = node_of(parent, terms.info(ScopeId::next(), extras), terms, extras);
+    let node = node_of(parent, spec.info(ScopeId::next(), extras), spec, extras);
     extras.iter().flat_map(|extras| &extras.options.tokens).for_each(|token| node.link(token.node()));
     node
 }
 
-/// A node with these terms.
+/// A node with these spec.
 pub(super) fn node_of(
     parent: Option<&Arc<Node>>,
     info: ScopeInfo,
-    terms: &ScopeSpec,
+    spec: &ScopeSpec,
     extras: Option<&Extras>,
 ) -> Arc<Node> {
-    let roams = terms.kind == FrameKind::Future;
-    let node = Node::new(parent, info, terms.entered, terms.own(), terms.cause, roams);
+    let roams = spec.kind == FrameKind::Future;
+    let node = Node::new(parent, info, spec.entered, spec.own(), spec.cause, roams);
     if let Some(extras) = extras {
         if extras.falls_back {
             node.fall_back();
@@ -332,46 +313,4 @@ pub(super) fn node_of(
         }
     }
     node
-}
-
-impl CancellationToken {
-    /// A token that is over at a limit, or when it is cancelled.
-    ///
-    /// A limit that is a [`Quota`](crate::Quota) counts with what it has left now; the token spends nothing of it.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use std::time::Duration;
-    /// use timebox::{CancellationToken, Cause, Timebox};
-    ///
-    /// let request = CancellationToken::after(Duration::from_millis(20));
-    /// let error = Timebox::new(Duration::from_secs(5))
-    ///     .cancel_on(&request)
-    ///     .run(|scope| scope.sleep(Duration::from_secs(1)))
-    ///     .unwrap_err();
-    /// assert!(error.is_timeout());
-    /// assert_eq!(error.limit(), Some(Duration::from_millis(20)));
-    /// assert_eq!(request.cause(), Some(Cause::Deadline));
-    /// ```
-    #[track_caller]
-    pub fn after(limit: impl Into<Limit>) -> Self {
-        let limit = limit.into();
-        let now = clock::now();
-        let (deadline, duration, cause) = match limit.kind() {
-            Kind::After(duration) => (now.saturating_add(nanos(*duration)), Some(*duration), Cause::Deadline),
-            Kind::At(deadline) => (deadline.as_nanos(), None, Cause::Deadline),
-            Kind::Budget(budget) => {
-                let left = budget.left(now);
-                (now.saturating_add(nanos(left)), Some(left), Cause::Quota)
-            }
-            Kind::None => (NEVER, None, Cause::Deadline),
-        };
-        let deadline = if is_enabled() { deadline } else { NEVER };
-        let info = ScopeInfo { limit: duration, ..ScopeInfo::at(Location::caller()) };
-        let node = Node::new(None, info, now, deadline, cause, false);
-        // One whose time is up is over from the first.
-        node.expire(now);
-        Self::of(node)
-    }
 }

@@ -13,9 +13,8 @@
 //!    of the innermost visible node.
 
 mod ends;
-mod errors;
+pub(crate) mod errors;
 mod nodes;
-mod spec;
 
 use std::cell::{Cell, OnceCell};
 use std::mem::{ManuallyDrop, MaybeUninit};
@@ -25,15 +24,12 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::thread;
 
-use super::Extras;
+use super::config::Extras;
+use super::spec::{Kind, ScopeSpec};
 use crate::error::{Cause, ScopeId, ScopeInfo};
 use crate::thread::Thread;
 use crate::time::{NEVER, clock};
 use crate::token::node::Node;
-
-pub(crate) use errors::error_at;
-pub(super) use spec::between;
-pub(crate) use spec::{Kind, ScopeSpec};
 
 /// A scope that is open: the region of execution that a limit bounds.
 ///
@@ -71,8 +67,8 @@ pub struct Scope {
     outer_deadline: u64,
     /// The time until its own deadline; [`NEVER`] if only those around it count.
     asked: u64,
-    /// When it was entered, or earlier if its own deadline is not before those around it all the same: then it never
-    /// matters.
+    /// When the scope was entered. May be an older clock reading if an outer deadline comes first anyway; the difference
+    /// cannot be observed.
     entered: u64,
     location: &'static Location<'static>,
     // What follows is all zeroes in a plain scope, and so is written at once.
@@ -137,6 +133,28 @@ impl Undo {
 }
 
 impl Scope {
+    /// The frame of a scope that is opened next on this thread.
+    #[cfg_attr(not(debug_assertions), inline(always))]
+    pub(crate) fn new(spec: ScopeSpec, thread: &Thread) -> Self {
+        let ScopeSpec { asked, entered, location, kind, cause, unmeasured } = spec;
+        Self {
+            outer: thread.frame.get().cast(),
+            outer_deadline: thread.deadline.get(),
+            asked,
+            entered,
+            location,
+            id: Cell::new(0),
+            node: ManuallyDrop::new(OnceCell::new()),
+            extras: ptr::null(),
+            kind,
+            cause,
+            unmeasured,
+            undo: Cell::new(if kind.is_boundary() { Undo::FLAG } else { Undo::NOTHING }),
+            holds: Cell::new(0),
+            waker: MaybeUninit::uninit(),
+        }
+    }
+
     /// Gives it a node that was made before.
     pub(crate) fn set_node(&mut self, node: Option<Arc<Node>>) {
         if let Some(node) = node {
@@ -336,7 +354,7 @@ impl Scope {
         id
     }
 
-    fn terms(&self) -> ScopeSpec {
+    fn spec(&self) -> ScopeSpec {
         let Self { asked, entered, location, kind, cause, unmeasured, .. } = *self;
         ScopeSpec { asked, entered, location, kind, cause, unmeasured }
     }
@@ -354,7 +372,7 @@ impl Scope {
     }
 
     pub(crate) fn info(&self) -> ScopeInfo {
-        self.terms().info(self.id(), self.extras())
+        self.spec().info(self.id(), self.extras())
     }
 
     /// Whether it is open for a poll that this waker polls again.
@@ -473,13 +491,6 @@ impl Scope {
     pub(crate) fn known_id(&self) -> Option<ScopeId> {
         ScopeId::from_raw(self.id.get())
     }
-}
-
-/// Where the scopes around a new one are found.
-#[derive(Clone, Copy)]
-pub(crate) enum Parent<'a> {
-    Thread,
-    Node(&'a Arc<Node>),
 }
 
 impl std::fmt::Debug for Scope {

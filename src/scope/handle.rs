@@ -3,9 +3,8 @@ use std::panic::{Location, RefUnwindSafe, UnwindSafe};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::frame::{Kind, Parent, innermost};
-use super::test_hooks::{enter_env, present};
-use super::{Extras, Scope, enter, try_enter};
+use super::frame::{Scope, innermost};
+use super::run::run_within;
 use crate::error::{Cause, ScopeInfo, TimeoutError};
 use crate::thread::Thread;
 use crate::time::{Deadline, Limit, NEVER, clock};
@@ -152,26 +151,8 @@ impl Handle {
     where
         E: From<TimeoutError>,
     {
-        let result = self.run_within(limit, None, location, body);
+        let result = run_within(&self.node, limit, None, location, body);
         result.unwrap_or_else(|error| Err(E::from(error)))
-    }
-
-    /// Runs a block on this thread in a scope within the handle's.
-    pub(super) fn run_within<R>(
-        &self,
-        limit: &Limit,
-        extras: Option<&Extras>,
-        location: &'static Location<'static>,
-        body: impl FnOnce(&Scope) -> R,
-    ) -> Result<R, TimeoutError> {
-        Thread::with(|thread| {
-            let _present = present(&self.node.env);
-            let _under = enter_env(thread, &self.node.env);
-            let around = Parent::Node(&self.node);
-            let admission = try_enter(thread, limit, extras, location, Kind::Entered, around)
-                .map_err(|refused| refused.into_error(thread, extras, around))?;
-            enter(thread, admission, extras, body)
-        })
     }
 
     /// A closure that runs `body` in a scope within the handle's, on whichever thread it is called: for

@@ -10,8 +10,7 @@
 #[cfg(not(timebox_loom))]
 use std::cell::Cell;
 
-use super::Scope;
-use super::frame::innermost;
+use super::frame::{Scope, innermost};
 #[cfg(not(timebox_loom))]
 use crate::test_env::TestEnv;
 use crate::thread::Thread;

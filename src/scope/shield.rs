@@ -2,8 +2,8 @@ use std::panic::{Location, resume_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Scope;
-use super::frame::{self, Kind, ScopeSpec, innermost};
+use super::frame::{self, Scope, innermost};
+use super::spec::{Kind, ScopeSpec};
 use crate::thread::Thread;
 use crate::time::{clock, nanos};
 use crate::token::node::Node;
@@ -56,8 +56,8 @@ pub fn shield<R>(max: Duration, body: impl FnOnce() -> R) -> R {
         if max.is_zero() {
             watchdog::global().reach(now);
         }
-        let terms = ScopeSpec::measured(own, now, location, Kind::Shield);
-        let result = frame::open(thread, &mut terms.frame(thread), own, None, false, |_| body());
+        let spec = ScopeSpec::measured(own, now, location, Kind::Shield);
+        let result = frame::open(thread, &mut Scope::new(spec, thread), own, None, false, |_| body());
         result.unwrap_or_else(|payload| resume_unwind(payload))
     })
 }

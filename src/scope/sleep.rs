@@ -3,8 +3,7 @@ use std::sync::{Arc, PoisonError};
 use std::task::{Wake, Waker};
 use std::time::Duration;
 
-use super::Scope;
-use super::frame::innermost;
+use super::frame::{Scope, innermost};
 use super::test_hooks::{self, waiting};
 use crate::error::TimeoutError;
 use crate::sync::{Condvar, Mutex, lock};

@@ -9,13 +9,13 @@ use std::task::Waker;
 use std::thread;
 use std::time::Duration;
 
+use super::config::Extras;
+use super::entry::{Prepared, Rejected, Spending, linked_node, try_enter, try_enter_poll};
+use super::frame::{self, Entered, Scope, innermost};
+use super::spec::{Kind, Parent, ScopeSpec};
+use super::test_hooks::{EnvGuard, enter_env, mark_wait};
+use super::unwind::{caught, is_meant_for};
 use crate::error::{ScopeId, TimeoutError};
-use crate::scope::frame::{self, Entered, Kind, Parent, ScopeSpec, innermost};
-use crate::scope::test_hooks::{EnvGuard, enter_env, mark_wait};
-use crate::scope::{
-    Extras, Handle, Prepared, Rejected, Scope, Spending, caught, is_meant_for, linked_node, try_enter,
-    try_enter_poll,
-};
 use crate::test_env::TestEnv;
 use crate::thread::Thread;
 use crate::time::{Deadline, Limit, NEVER, nanos};
@@ -29,7 +29,7 @@ pub(crate) struct SuspendedScope {
     asked: u64,
     location: &'static Location<'static>,
     /// What few futures have.
-    rest: Seldom<ColdState>,
+    cold: Seldom<ColdState>,
 }
 
 /// A box that is seldom there: then to drop it takes one comparison and no call.
@@ -93,7 +93,7 @@ struct ColdState {
     limit: Limit,
     extras: Option<Extras>,
     /// From then on.
-    terms: Option<ScopeSpec>,
+    spec: Option<ScopeSpec>,
     /// From when somebody asks for it.
     id: Option<ScopeId>,
     /// Made on demand; kept from poll to poll.
@@ -111,8 +111,8 @@ impl SuspendedScope {
         match limit.into_duration() {
             Ok(duration) => {
                 let asked = nanos(duration);
-                let rest = if TestEnv::is_in_force() { rest_in_seam(asked) } else { Seldom::none() };
-                Self { entered: 0, asked, location, rest }
+                let cold = if TestEnv::is_in_force() { rest_in_seam(asked) } else { Seldom::none() };
+                Self { entered: 0, asked, location, cold }
             }
             Err(limit) => Self::with_rest(limit, location),
         }
@@ -120,24 +120,20 @@ impl SuspendedScope {
 
     #[cold]
     fn with_rest(limit: Limit, location: &'static Location<'static>) -> Self {
-        Self { entered: 0, asked: NEVER, location, rest: Seldom::some(ColdState::boxed(limit, None, None)) }
+        Self { entered: 0, asked: NEVER, location, cold: Seldom::some(ColdState::boxed(limit, None, None)) }
     }
 
     /// With all that a builder can give.
     pub(crate) fn with(limit: Limit, extras: Extras, location: &'static Location<'static>) -> Self {
-        let rest = Seldom::some(ColdState::boxed(limit, Some(extras), None));
-        Self { entered: 0, asked: NEVER, location, rest }
+        let cold = Seldom::some(ColdState::boxed(limit, Some(extras), None));
+        Self { entered: 0, asked: NEVER, location, cold }
     }
 
-    /// One that has been entered.
-    pub(crate) fn entered(terms: ScopeSpec) -> Self {
-        let ScopeSpec { asked, entered, location, .. } = terms;
-        Self {
-            entered,
-            asked,
-            location,
-            rest: Seldom::some(ColdState::boxed(Limit::NONE, None, Some(terms))),
-        }
+    /// That of a shield, which is entered `now` and lasts until `own`.
+    pub(crate) fn shield(own: u64, now: u64, location: &'static Location<'static>) -> Self {
+        let spec = ScopeSpec::measured(own, now, location, Kind::FutureShield);
+        let ScopeSpec { asked, entered, location, .. } = spec;
+        Self { entered, asked, location, cold: Seldom::some(ColdState::boxed(Limit::NONE, None, Some(spec))) }
     }
 
     #[cfg_attr(not(debug_assertions), inline(always))]
@@ -146,14 +142,14 @@ impl SuspendedScope {
     }
 
     #[cfg_attr(not(debug_assertions), inline(always))]
-    fn terms(&self) -> ScopeSpec {
+    fn spec(&self) -> ScopeSpec {
         ScopeSpec::lasting(self.asked, self.entered, self.location, Kind::Future)
     }
 
     /// Its own deadline, once it is entered.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn own(&self) -> u64 {
-        self.terms().own()
+        self.spec().own()
     }
 
     /// The time from when it was entered to that.
@@ -164,35 +160,36 @@ impl SuspendedScope {
     /// Enters the scope, at the first poll.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn enter(&mut self, thread: &Thread) -> Result<(), Rejected> {
-        let terms = match self.rest.get() {
+        let spec = match self.cold.get() {
             None if !TestEnv::is_in_force() => try_enter_poll(thread, self.asked, self.location)?,
             _ => {
                 let limit = Duration::from_nanos(self.asked);
-                self.rest
+                self.cold
                     .get_or_insert_with(|| ColdState::boxed(limit.into(), None, None))
                     .enter(thread, self.location)?
             }
         };
-        self.asked = terms.asked;
-        self.entered = terms.entered;
+        self.asked = spec.asked;
+        self.entered = spec.entered;
         Ok(())
     }
 
     /// The error where it was not entered.
     #[cold]
     pub(crate) fn refusal(&mut self, thread: &Thread, refused: Rejected) -> TimeoutError {
-        match self.rest.get() {
-            Some(rest) => rest.refusal(thread, refused),
+        match self.cold.get() {
+            Some(cold) => cold.refusal(thread, refused),
             None => refused.into_error(thread, None, Parent::Thread),
         }
     }
 
     /// Its node, if it has one.
     pub(crate) fn node(&mut self) -> Option<&Arc<Node>> {
-        self.rest.get()?.node.as_ref()
+        self.cold.get()?.node.as_ref()
     }
 
-    /// Opens the scope around one poll, or around the drop of the future. The error is that of an unwinding that ends here.
+    /// Opens the scope around `body`: a [`resume`](Self::resume), a run, a [`suspend`](Self::suspend). The error is that of
+    /// an unwinding that ends here.
     ///
     /// `has_timer`: a timer stands for its own deadline.
     #[cfg_attr(not(debug_assertions), inline(always))]
@@ -211,10 +208,10 @@ impl SuspendedScope {
 
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn frame(&self, thread: &Thread) -> Scope {
-        self.terms().frame(thread)
+        Scope::new(self.spec(), thread)
     }
 
-    /// Completes the frame for a poll, and enters it.
+    /// Completes the [`frame`](Self::frame) for a poll, and enters it.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn resume(
         &mut self,
@@ -223,17 +220,17 @@ impl SuspendedScope {
         waker: *const Waker,
         has_timer: bool,
     ) -> Entered {
-        if TestEnv::is_in_force() && self.rest.get().is_none() {
+        if TestEnv::is_in_force() && self.cold.get().is_none() {
             self.stay_outside();
         }
         let mut effective = frame.own().min(thread.deadline.get());
         let mut extras = None;
-        if let Some(rest) = self.rest.get() {
-            let crosses = rest.crosses_clocks(thread);
-            rest.under = enter_env(thread, &rest.env);
+        if let Some(cold) = self.cold.get() {
+            let crosses = cold.crosses_clocks(thread);
+            cold.under = enter_env(thread, &cold.env);
             mark_wait(self.location, false);
-            effective = rest.resume(thread, frame, effective, crosses, waker.is_null());
-            extras = rest.extras.as_ref();
+            effective = cold.resume(thread, frame, effective, crosses, waker.is_null());
+            extras = cold.extras.as_ref();
         }
         frame.set_waker(waker);
         frame.enter(thread, effective, extras, has_timer)
@@ -249,8 +246,8 @@ impl SuspendedScope {
         if frame.has_acquired() {
             self.keep(frame);
         }
-        if let Some(rest) = self.rest.get() {
-            rest.under = EnvGuard::unchanged();
+        if let Some(cold) = self.cold.get() {
+            cold.under = EnvGuard::unchanged();
         }
         result.map_err(|payload| self.caught(frame, payload))
     }
@@ -269,45 +266,45 @@ impl SuspendedScope {
     #[cold]
     #[inline(never)]
     fn stay_outside(&mut self) {
-        let mut rest = ColdState::boxed(Limit::NONE, None, Some(self.terms()));
-        rest.env = TestEnv::default();
-        self.rest = Seldom::some(rest);
+        let mut cold = ColdState::boxed(Limit::NONE, None, Some(self.spec()));
+        cold.env = TestEnv::default();
+        self.cold = Seldom::some(cold);
     }
 
     /// The last error that named it, if it was asked to remember that.
     pub(crate) fn take_raised(&mut self) -> Option<TimeoutError> {
-        let rest = self.rest.get()?;
+        let cold = self.cold.get()?;
         // Once there was a node, it was told of all.
-        let told = rest.node.as_ref().and_then(|node| node.take_raised());
-        told.or_else(|| rest.extras.as_ref()?.take_raised())
+        let told = cold.node.as_ref().and_then(|node| node.take_raised());
+        told.or_else(|| cold.extras.as_ref()?.take_raised())
     }
 
     /// Leaves the scope, when its future is done: its hooks end.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn leave(&mut self) {
-        self.rest.clear();
+        self.cold.clear();
     }
 
     /// Ends its hooks and what it spends, after a panic; the scope stays, for the drop of the future.
     #[cold]
     fn give_up(&mut self) {
-        if let Some(rest) = self.rest.get() {
-            if let Some(node) = &rest.node {
+        if let Some(cold) = self.cold.get() {
+            if let Some(node) = &cold.node {
                 node.close();
             }
-            rest.spending = None;
+            cold.spending = None;
         }
     }
 
     #[cold]
     fn keep(&mut self, frame: &mut Scope) {
-        let terms = self.terms();
-        let rest = self.rest.get_or_insert_with(|| ColdState::boxed(Limit::NONE, None, Some(terms)));
-        rest.id = frame.known_id().or(rest.id);
+        let spec = self.spec();
+        let cold = self.cold.get_or_insert_with(|| ColdState::boxed(Limit::NONE, None, Some(spec)));
+        cold.id = frame.known_id().or(cold.id);
         let Some(node) = frame.take_node() else { return };
-        rest.id = Some(node.id);
-        match &rest.node {
-            None => rest.node = Some(node),
+        cold.id = Some(node.id);
+        match &cold.node {
+            None => cold.node = Some(node),
             // Made for a drop alone.
             Some(kept) if !Arc::ptr_eq(kept, &node) => node.settle(),
             Some(_) => {}
@@ -317,11 +314,11 @@ impl SuspendedScope {
 
 impl ColdState {
     #[cold]
-    fn boxed(limit: Limit, extras: Option<Extras>, terms: Option<ScopeSpec>) -> Box<Self> {
-        let handle = extras.as_ref().and_then(|extras| extras.options.handle.as_ref());
-        let env = handle.map_or_else(TestEnv::current, |handle| handle.node().env.clone());
+    fn boxed(limit: Limit, extras: Option<Extras>, spec: Option<ScopeSpec>) -> Box<Self> {
+        let within = extras.as_ref().and_then(|extras| extras.options.within.as_ref());
+        let env = within.map_or_else(TestEnv::current, |node| node.env.clone());
         let under = EnvGuard::unchanged();
-        Box::new(Self { env, limit, extras, terms, id: None, node: None, spending: None, under })
+        Box::new(Self { env, limit, extras, spec, id: None, node: None, spending: None, under })
     }
 
     /// Whether the scopes around it in this poll have another clock: then they count as a handle's would, by being
@@ -341,23 +338,23 @@ impl ColdState {
         location: &'static Location<'static>,
     ) -> Result<ScopeSpec, Rejected> {
         let extras = self.extras.as_ref();
-        let handle = extras.and_then(|extras| extras.options.handle.as_ref());
-        if handle.is_none() && self.env.is_real() {
+        let within = extras.and_then(|extras| extras.options.within.as_ref());
+        if within.is_none() && self.env.is_real() {
             self.env = TestEnv::current();
         }
         let outer = self.outer_of_another_clock(thread);
         let _under = enter_env(thread, &self.env);
-        let (kind, around) = match (handle, &outer) {
-            (Some(handle), _) => (Kind::EnteredFuture, Parent::Node(handle.node())),
+        let (kind, around) = match (within, &outer) {
+            (Some(node), _) => (Kind::EnteredFuture, Parent::Node(node)),
             (None, Some(outer)) => (Kind::Future, Parent::Node(outer)),
             (None, None) => (Kind::Future, Parent::Thread),
         };
-        let Prepared { terms, effective: _, node, spending } =
+        let Prepared { spec, effective: _, node, spending } =
             try_enter(thread, &self.limit, extras, location, kind, around)?;
-        self.terms = Some(terms);
+        self.spec = Some(spec);
         self.node = node;
         self.spending = spending;
-        Ok(terms)
+        Ok(spec)
     }
 
     /// The node of the scope around it in this poll, if that has another clock.
@@ -369,10 +366,10 @@ impl ColdState {
     #[cold]
     fn refusal(&self, thread: &Thread, refused: Rejected) -> TimeoutError {
         let extras = self.extras.as_ref();
-        let handle = extras.and_then(|extras| extras.options.handle.as_ref());
+        let within = extras.and_then(|extras| extras.options.within.as_ref());
         let outer = self.outer_of_another_clock(thread);
         let _under = enter_env(thread, &self.env);
-        let around = handle.map(Handle::node).or(outer.as_ref());
+        let around = within.or(outer.as_ref());
         refused.into_error(thread, extras, around.map_or(Parent::Thread, Parent::Node))
     }
 
@@ -386,23 +383,23 @@ impl ColdState {
         crosses: bool,
         dropping: bool,
     ) -> u64 {
-        let Some(mut terms) = self.terms else { return effective };
-        if crosses && terms.kind == Kind::Future {
+        let Some(mut spec) = self.spec else { return effective };
+        if crosses && spec.kind == Kind::Future {
             // Beneath the scopes of this poll, as beneath those of a handle.
-            terms.kind = Kind::EnteredFuture;
+            spec.kind = Kind::EnteredFuture;
             let outer = innermost(thread, |scope| scope.map(|scope| Arc::clone(scope.node())));
             if self.node.is_none() && outer.is_some() {
-                let info = terms.info(self.id.unwrap_or_else(ScopeId::next), self.extras.as_ref());
-                let ScopeSpec { entered, cause, .. } = terms;
-                self.node = Some(Node::new(outer.as_ref(), info, entered, terms.own(), cause, true));
+                let info = spec.info(self.id.unwrap_or_else(ScopeId::next), self.extras.as_ref());
+                let ScopeSpec { entered, cause, .. } = spec;
+                self.node = Some(Node::new(outer.as_ref(), info, entered, spec.own(), cause, true));
             }
             if let Some(node) = &self.node {
                 node.set_parent(outer.as_ref());
             }
         }
-        *frame = terms.frame(thread);
+        *frame = Scope::new(spec, thread);
         frame.set_id(self.id);
-        if terms.kind == Kind::Future
+        if spec.kind == Kind::Future
             && let Some(node) = &self.node
         {
             if dropping {
@@ -423,16 +420,16 @@ impl ColdState {
                     // It was told so by surroundings that it has left: what is asked for from now on is not over.
                     node.settle();
                     let extras = self.extras.as_ref().filter(|extras| !extras.options.tokens.is_empty());
-                    let anew = |scope: Option<&Scope>| linked_node(scope.map(Scope::node), &terms, extras);
+                    let anew = |scope: Option<&Scope>| linked_node(scope.map(Scope::node), &spec, extras);
                     self.node = extras.map(|_| innermost(thread, anew));
                 }
             }
         }
         frame.set_node(self.node.clone());
-        match (terms.kind, &self.node) {
+        match (spec.kind, &self.node) {
             (Kind::Future, _) => effective,
             (Kind::EnteredFuture, Some(node)) => node.lasting_deadline(),
-            _ => terms.own(),
+            _ => spec.own(),
         }
     }
 }

@@ -7,7 +7,7 @@ use std::panic::Location;
 use std::sync::Arc;
 
 #[cfg(feature = "testing")]
-use super::{Scope, frame::innermost};
+use super::frame::{Scope, innermost};
 use crate::test_env::TestEnv;
 #[cfg(feature = "testing")]
 use crate::test_env::{Entered, Probe, Verdict, is_entered};

@@ -47,6 +47,8 @@ pub enum Mutant {
     LateWaiter = 1 << 20,
     /// Nobody looks whether hooks wait for each other.
     NoCircle = 1 << 21,
+    /// A token that is about to be told does not look whether its parent has told its children already.
+    NoSecondLook = 1 << 22,
 }
 
 // Not a loom atomic: a switch is not part of the model.

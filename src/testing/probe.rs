@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::TimeoutError;
 use crate::future::TimeoutValue;
-use crate::scope::frame::innermost;
+use crate::scope::innermost;
 use crate::scope::{Extras, Scope, Timebox, run_any, test_hooks};
 use crate::sync::{Mutex, lock};
 use crate::test_env::{Probe, TestEnv, Verdict};

@@ -84,7 +84,7 @@ impl CancellationToken {
         // To read the clock would double the price of a child, which counts from when its parent was made.
         let parents = parent.filter(|parent| parent.env.shares_clock(&TestEnv::current()));
         let entered = parents.map_or_else(clock::now, |parent| parent.entered);
-        Self { node: Node::new(parent, info, entered, NEVER, Cause::Cancelled, false) }
+        Self { node: Node::token(parent, info, entered) }
     }
 
     pub(crate) fn of(node: Arc<Node>) -> Self {

@@ -204,6 +204,40 @@ fn cancel_twice() {
     other.join().unwrap();
 }
 
+/// A token that asks.
+fn token(parent: &Arc<Node>) -> Arc<Node> {
+    Node::token(Some(parent), ScopeInfo::at(std::panic::Location::caller()), 1)
+}
+
+/// Somebody begins to wait for a token while that around it is cancelled: he is woken, or told that it is over; and who has
+/// seen it over goes on to see it so.
+fn wait_while_what_it_asks_is_cancelled() {
+    let root = node(None, NEVER);
+    let child = token(&root);
+    let canceller = thread::spawn(move || assert!(root.cancel(None)));
+    let task = Arc::new(Task::default());
+    let was_over = child.is_over();
+    let waits = child.add_waker(&Arc::clone(&task).into()).is_some();
+    assert!(!was_over || child.is_over(), "it is not over any more");
+    assert!(waits || child.is_over(), "it is refused before it is over");
+    canceller.join().unwrap();
+    assert!(!waits || task.is_woken(), "it is not woken");
+    assert!(child.is_over());
+}
+
+/// Two make a token beneath one that asks, each the first. One of them cancels the root: when that has returned, its own
+/// says so.
+fn cancel_after_a_token_was_made() {
+    let root = node(None, NEVER);
+    let child = token(&root);
+    let around = Arc::clone(&child);
+    let other = thread::spawn(move || token(&around));
+    let beneath = token(&child);
+    root.cancel(None);
+    assert!(beneath.is_over() && child.is_over(), "it has not been told");
+    assert!(other.join().unwrap().is_over());
+}
+
 /// A child goes while its parent is cancelled.
 fn cancel_while_a_child_goes() {
     let root = node(None, NEVER);
@@ -305,6 +339,10 @@ impl Wake for Task {
 }
 
 impl Task {
+    fn is_woken(&self) -> bool {
+        *self.0.lock().unwrap()
+    }
+
     /// Polls until that is ready, and whenever it is woken.
     fn block_on(self: &Arc<Self>, mut poll: impl FnMut(&Waker) -> Poll<()>) {
         while poll(&Arc::clone(self).into()).is_pending() {
@@ -364,6 +402,10 @@ models! {
     a_shielded_hook_fires_afterwards: shield_while_it_fires;
     a_hook_fires_once_or_is_refused: register_while_cancelled;
     a_cancelled_tree_is_over_to_the_last_leaf: cancel_while_the_tree_grows;
+    who_waits_for_a_token_that_asks_is_woken: wait_while_what_it_asks_is_cancelled;
+    a_token_beneath_one_that_asks_is_over_when_cancel_returns: cancel_after_a_token_was_made;
+    #[should_panic(expected = "it is not woken")]
+    fails_without_a_second_look_at_the_parent: wait_while_what_it_asks_is_cancelled, NoSecondLook;
     a_child_can_go_while_its_parent_is_cancelled: cancel_while_a_child_goes;
     a_child_that_moved_is_over_with_its_new_parent: cancel_while_a_child_moves;
     a_cancel_that_is_not_the_first_returns_when_all_are_over: cancel_twice;

@@ -12,11 +12,14 @@
 //!    after it: whoever comes down the tree asks the child, and passes over one that is not, or not yet, beneath.
 //! 3. A node that is over has told its children: whoever sets a flag goes on to the children it finds under the
 //!    lock, and who adds a child looks at the flag under that same lock. So when [`Node::cancel`] has returned, the
-//!    flags of all nodes beneath are set.
+//!    flags of all nodes beneath are set, but for those that ask.
 //! 4. A node has a timer if its own deadline is earlier than those around it; else theirs will do.
 //! 5. A node knows what holds around it (`outlook.rs`), so that nobody walks up to the root for it. It is written under
 //!    the node's lock, from what the parent knows then; whoever changed it goes on to the children. So once all moves
 //!    are done it is right everywhere.
+//! 6. A token beneath a node that nothing can move *asks* that, all its life: it is over too if its parent's flag is set. So
+//!    its parent need not list it, until somebody waits for the token or something is beneath it ([`Node::enlist`]): those
+//!    are told. It asks on: who has seen it over by asking must not see otherwise before it is told.
 //!
 //! # Deadlock safety
 //!
@@ -24,6 +27,7 @@
 //! (`watchdog/`) and those of callbacks, and no foreign code runs under it: hooks, wakers and drops of either are carried
 //! out of it first. Who moves a node holds the lock of all moves around that.
 
+mod asking;
 mod ending;
 mod found;
 mod listeners;
@@ -47,6 +51,7 @@ use crate::test_env::TestEnv;
 use crate::time::{NEVER, clock};
 use crate::watchdog::{self, Timer};
 
+use asking::Stand;
 pub(crate) use found::post;
 use outlook::{Marks, Outlook};
 
@@ -65,8 +70,7 @@ pub(crate) struct Node {
     pub(crate) entered: u64,
     /// What it was made under: its times are on that clock.
     pub(crate) env: TestEnv,
-    /// Whether its surroundings may change: it is that of a future that is not done.
-    roams: AtomicBool,
+    stand: Stand,
     /// Whether all beneath have been told of its end, by whoever ended it here.
     told: AtomicBool,
     marks: Marks,
@@ -88,13 +92,14 @@ struct State {
     more: Option<Box<ScopeState>>,
 }
 
-/// What nodes of scopes have, and those that came to an end of their own.
+/// What nodes of scopes have, and those that a task waits for, or that came to an end of their own.
 #[derive(Default)]
 struct ScopeState {
     end: Option<End>,
     /// What it is over by, once somebody needs to know; its own end until then.
     verdict: Option<Arc<Verdict>>,
     timer: Option<Timer>,
+    wakers: Slab<Waker>,
     rare: Option<Box<RareState>>,
 }
 
@@ -113,7 +118,8 @@ impl Deref for State {
     type Target = ScopeState;
 
     fn deref(&self) -> &ScopeState {
-        static NOTHING: ScopeState = ScopeState { end: None, verdict: None, timer: None, rare: None };
+        static NOTHING: ScopeState =
+            ScopeState { end: None, verdict: None, timer: None, wakers: Slab::new(), rare: None };
         self.more.as_deref().unwrap_or(&NOTHING)
     }
 }
@@ -131,7 +137,6 @@ struct RareState {
     /// Nodes whose end ends this one too ([`cancel_on`](crate::Timebox::cancel_on)).
     links: Vec<Link>,
     hooks: Slab<Hooked>,
-    wakers: Slab<Waker>,
     /// How many shields hold its hooks back.
     suspensions: u32,
     /// Until when the shields last that are pending in its future.
@@ -153,7 +158,6 @@ impl Deref for ScopeState {
             children: Slab::new(),
             links: Vec::new(),
             hooks: Slab::new(),
-            wakers: Slab::new(),
             suspensions: 0,
             shields: Slab::new(),
             held_up: None,
@@ -274,16 +278,18 @@ impl Node {
         roams: bool,
     ) -> Arc<Self> {
         let env = TestEnv::current();
+        let stand = Stand::new(if roams { Stand::ROAMS } else { Stand::TOLD });
         let Some(parent) = parent else {
             watchdog::prepare();
             let outlook = Outlook::new(None, &env, deadline, roams);
             let top = State::beneath(None);
-            let node = Self::with(top, false, outlook, env, info, entered, deadline, cause, roams);
+            let node = Self::with(top, false, outlook, env, info, entered, deadline, cause, stand);
             if deadline != NEVER {
                 node.update();
             }
             return node;
         };
+        parent.enlist();
         let Some(mut state) = parent.state.lock() else {
             // Lost in a fork: nobody can list it any more, nor tell it of an end.
             return Self::new(None, info, entered, deadline, cause, roams);
@@ -295,7 +301,7 @@ impl Node {
         let link = Link::new(parent, state.children.vacant_key());
         // In one step, so that its own lock need not be taken: invariants 2, 3 and 5 hold from the first.
         let beneath = State::beneath(Some(link));
-        let node = Self::with(beneath, is_over, outlook, env, info, entered, deadline, cause, roams);
+        let node = Self::with(beneath, is_over, outlook, env, info, entered, deadline, cause, stand);
         state.children.insert(Child::Inner(Arc::downgrade(&node)));
         drop(state);
         if is_over {
@@ -317,7 +323,7 @@ impl Node {
         entered: u64,
         deadline: u64,
         cause: Cause,
-        roams: bool,
+        stand: Stand,
     ) -> Arc<Self> {
         let ScopeInfo { id, label, location, limit, fields } = info;
         let is_told = label.is_some() || limit.is_some() || !fields.is_empty();
@@ -331,7 +337,7 @@ impl Node {
             about,
             entered,
             env,
-            roams: AtomicBool::new(roams),
+            stand,
             told: AtomicBool::new(false),
             marks,
             outlook,
@@ -353,12 +359,15 @@ impl Node {
     /// Whether it is over, as far as it was told.
     #[inline]
     pub(crate) fn is_over(&self) -> bool {
-        // Acquire: pairs with the Release in `spread`: who finds it over sees what led to it.
-        self.over.load(Ordering::Acquire)
+        // Acquire: pairs with the Release in `set_over`: who finds it over sees what led to it.
+        self.over.load(Ordering::Acquire) || self.is_over_by_asking()
     }
 
     pub(crate) fn parent(&self) -> Option<Arc<Node>> {
-        self.state.lock()?.parent.as_ref().map(|link| Arc::clone(&link.node))
+        match self.asked() {
+            Some(parent) => Some(Arc::clone(parent)),
+            None => self.state.lock()?.parent.as_ref().map(|link| Arc::clone(&link.node)),
+        }
     }
 
     /// Whether its deadline has passed, for somebody whose clock says `now`.
@@ -453,6 +462,6 @@ impl fmt::Debug for Node {
     }
 }
 
-// With the counts of an `Arc` that is 120 bytes: see `State`.
+// With the counts of an `Arc` the first is 120 bytes: see `State`.
 #[cfg(all(target_os = "linux", target_pointer_width = "64", not(any(timebox_loom, feature = "testing"))))]
-const _: () = assert!(size_of::<Node>() <= 104);
+const _: () = assert!(size_of::<Node>() <= 104 && size_of::<ScopeState>() <= 120);

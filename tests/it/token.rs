@@ -305,6 +305,46 @@ fn a_hook_on_a_cancelled_token_runs_at_once_on_this_thread() {
 }
 
 #[test]
+fn a_hook_on_a_child_of_a_cancelled_token_runs_at_once_and_once() {
+    for has_a_hook_before in [false, true] {
+        let token = CancellationToken::new();
+        let child = token.child_token();
+        let before = has_a_hook_before.then(|| child.on_cancel(|| ()));
+        token.cancel();
+        let (fired, wait) = channel();
+        let hook = Hook::new(move || fired.send(thread::current().id())).every(LONG);
+        let _registration = child.on_cancel(hook);
+        assert_eq!(wait.try_recv().unwrap(), thread::current().id());
+        child.cancel();
+        token.cancel();
+        let_the_watchdog_pass();
+        assert!(wait.try_recv().is_err());
+        drop(before);
+    }
+}
+
+#[test]
+fn a_token_is_reached_through_any_of_those_around_it_that_nobody_waits_for() {
+    let root = CancellationToken::new();
+    let mut line = vec![root.clone()];
+    (0..20).for_each(|_| line.push(line.last().unwrap().child_token()));
+    let leaf = line.pop().unwrap();
+    let woken = Arc::new(Count::default());
+    let waker = Waker::from(Arc::clone(&woken));
+    let mut wait = pin!(leaf.cancelled());
+    assert!(wait.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+    line[10].cancel_with("in the middle");
+    assert_eq!(woken.0.load(SeqCst), 1);
+    assert!(wait.poll(&mut Context::from_waker(&waker)).is_ready());
+    let over = line.iter().position(CancellationToken::is_cancelled);
+    assert_eq!(over, Some(10));
+    assert_eq!(leaf.reason().as_deref(), Some("in the middle"));
+    root.cancel_with("all");
+    assert_eq!(line[9].reason().as_deref(), Some("all"));
+    assert_eq!(line[11].child_token().reason().as_deref(), Some("in the middle"));
+}
+
+#[test]
 fn debug_tells_the_state() {
     let token = CancellationToken::new();
     let before = format!("{token:?}");

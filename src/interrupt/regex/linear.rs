@@ -35,7 +35,7 @@ use regex_automata::{Anchored, Input, meta};
 
 use super::{CaptureMatches, Captures, Match, Matches, Search, Steps, replace_all};
 use crate::error::TimeoutError;
-use crate::scope::frame::innermost;
+use crate::scope::innermost;
 use crate::sync::{Mutex, lock};
 use crate::thread::Thread;
 

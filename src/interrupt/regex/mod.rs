@@ -30,7 +30,7 @@ use std::sync::Arc;
 use crate::error::{ScopeInfo, TimeoutError};
 use crate::scope::Scope;
 use crate::scope::checkpoint::is_over;
-use crate::scope::frame::innermost;
+use crate::scope::innermost;
 use crate::sync::{Mutex, lock};
 use crate::thread::Thread;
 use pcre2::{Code, Look, Scratch, Stopped};

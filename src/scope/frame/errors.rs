@@ -4,9 +4,10 @@ use std::panic::Location;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Parent, Scope, ScopeSpec, innermost};
+use super::{Scope, innermost};
 use crate::error::{ScopeId, TimeoutError};
-use crate::scope::Extras;
+use crate::scope::config::Extras;
+use crate::scope::spec::{Parent, ScopeSpec};
 use crate::thread::Thread;
 use crate::time::clock;
 use crate::token::chain::{Chain, RaiseContext, Step};
@@ -42,21 +43,21 @@ impl Scope {
         // Of an error that it takes the place of the foreign source is dropped.
         let _held = self.hold();
         let now = how.now;
-        let mut trail = Chain::from(self.step(now));
-        self.continue_trail(&mut trail, now);
-        let error = trail.into_error(how);
+        let mut chain = Chain::from(self.step(now));
+        self.extend_chain(&mut chain, now);
+        let error = chain.into_error(how);
         self.mark_raised(&error);
         error
     }
 
     /// Adds what is around this scope.
-    fn continue_trail(&self, trail: &mut Chain, now: u64) {
+    fn extend_chain(&self, chain: &mut Chain, now: u64) {
         for scope in self.visible() {
             if !std::ptr::eq(scope, self) {
-                trail.add(scope.step(now));
+                chain.add(scope.step(now));
             }
             if let Some(node) = scope.entered_from() {
-                trail.add_nodes(&node, now);
+                chain.add_nodes(&node, now);
             }
         }
     }
@@ -89,10 +90,10 @@ impl Scope {
             Step { end, ..step }
         });
         let first = steps.next().unwrap_or_else(|| self.step(now));
-        let mut trail = Chain::from(first);
-        steps.for_each(|step| trail.add(step));
+        let mut chain = Chain::from(first);
+        steps.for_each(|step| chain.add(step));
         let how = RaiseContext { lack: Some(lack), ..RaiseContext::at(location, now) };
-        let error = trail.into_error(how);
+        let error = chain.into_error(how);
         self.mark_raised(&error);
         error
     }
@@ -109,20 +110,20 @@ impl Scope {
     #[cold]
     pub(crate) fn refusal(
         thread: &Thread,
-        terms: &ScopeSpec,
+        spec: &ScopeSpec,
         extras: Option<&Extras>,
         end: Option<End>,
         around: Parent<'_>,
     ) -> TimeoutError {
-        let how = RaiseContext { started: false, ..RaiseContext::at(terms.location, clock::now()) };
-        Self::error_without_frame(thread, terms, extras, end, around, how)
+        let how = RaiseContext { started: false, ..RaiseContext::at(spec.location, clock::now()) };
+        Self::error_without_frame(thread, spec, extras, end, around, how)
     }
 
     /// The error of something that has a limit and no frame.
     #[cold]
     pub(crate) fn error_without_frame(
         thread: &Thread,
-        terms: &ScopeSpec,
+        spec: &ScopeSpec,
         extras: Option<&Extras>,
         end: Option<End>,
         around: Parent<'_>,
@@ -130,19 +131,19 @@ impl Scope {
     ) -> TimeoutError {
         let now = how.now;
         let id = ScopeId::next();
-        let info = terms.info(id, extras);
-        let mut trail = Chain::from(Step { info, entered: terms.entered, end, node: None });
+        let info = spec.info(id, extras);
+        let mut chain = Chain::from(Step { info, entered: spec.entered, end, node: None });
         innermost(thread, |scope| {
             let _held = scope.map(Scope::hold);
             match (around, scope) {
-                (Parent::Node(node), _) => trail.add_nodes(node, now),
+                (Parent::Node(node), _) => chain.add_nodes(node, now),
                 (Parent::Thread, Some(scope)) => {
-                    trail.add(scope.step(now));
-                    scope.continue_trail(&mut trail, now);
+                    chain.add(scope.step(now));
+                    scope.extend_chain(&mut chain, now);
                 }
                 (Parent::Thread, None) => {}
             }
-            let error = trail.into_error(how);
+            let error = chain.into_error(how);
             match (extras, scope) {
                 (Some(extras), _) if error.scope() == id => extras.set_raised(&error),
                 (_, Some(scope)) => scope.mark_raised(&error),

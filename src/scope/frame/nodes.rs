@@ -36,7 +36,7 @@ impl Scope {
         self.node.get_or_init(|| {
             self.undo.set(self.undo.get().and(Undo::FLAG));
             let parent = self.visible_outer().and_then(Scope::existing_node);
-            node_of(parent, self.info(), &self.terms(), self.extras())
+            node_of(parent, self.info(), &self.spec(), self.extras())
         })
     }
 

@@ -102,8 +102,7 @@ impl Node {
             return !self.over.swap(true, Ordering::AcqRel);
         };
         // Over by what is around it, it can still come to its own end: it may leave those.
-        // Relaxed: under the lock.
-        if state.end.is_some() || (!even_if_over && self.over.load(Ordering::Relaxed)) {
+        if state.end.is_some() || (!even_if_over && self.is_over()) {
             return false;
         }
         state.end = Some(end);
@@ -162,11 +161,12 @@ impl Node {
         let is_first = !self.over.load(Ordering::Relaxed);
         // Release: pairs with the Acquire in `is_over`.
         self.over.store(true, Ordering::Release);
-        let rare = state.rare()?;
+        let more = state.more.as_mut()?;
+        found.wakers.extend(more.wakers.drain());
+        let rare = more.rare.as_mut()?;
         if is_first {
             found.hooks.extend(rare.hooks.iter().map(|(_, hooked)| Arc::clone(&hooked.entry)));
         }
-        found.wakers.extend(rare.wakers.drain());
         if rare.children.is_empty() {
             return None;
         }
@@ -184,8 +184,10 @@ impl Node {
 
     /// Decides by what it is over, which is told of an end: by that, or by its own if it came to one before.
     fn judge(&self, state: &mut State, by: &Node, told: &Arc<Verdict>) {
-        let told = told.on_clock(&by.env, &self.env);
-        let Verdict { end: End { cause, at, .. }, .. } = *told;
+        let shares_clock = self.env.shares_clock(&by.env);
+        let on_clock = (!shares_clock).then(|| told.on_clock(&by.env, &self.env));
+        let told = on_clock.as_ref().unwrap_or(told);
+        let Verdict { end: End { cause, at, .. }, .. } = **told;
         // Most often there is nothing to decide.
         if state.end.is_some() || self.deadline <= at {
             state.end = self.earlier(state.end.take(), at);
@@ -197,8 +199,8 @@ impl Node {
         });
         if !is_first {
             match &mut state.parent {
-                Some(parent) if self.env.shares_clock(&by.env) => parent.is_told = true,
-                _ => state.verdict = Some(told),
+                Some(parent) if shares_clock => parent.is_told = true,
+                _ => state.verdict = Some(Arc::clone(told)),
             }
         }
     }
@@ -243,6 +245,10 @@ impl Node {
         }
         if let Some(parent) = state.parent.as_ref().filter(|parent| parent.is_told) {
             return Err(Arc::clone(&parent.node));
+        }
+        // Invariant 6: it may not be told yet.
+        if let Some(parent) = self.asked().filter(|_| state.end.is_none()) {
+            return Err(Arc::clone(parent));
         }
         let Some(end) = state.end.clone() else { return Ok(None) };
         let at = end.at;

@@ -18,6 +18,7 @@ impl Node {
                 node.update();
             });
         }
+        self.enlist();
         let mut state = self.state.lock()?;
         // Relaxed: under the lock.
         if self.over.load(Ordering::Relaxed) {
@@ -27,7 +28,8 @@ impl Node {
     }
 
     /// Registers a hook with a node that is over: not to be fired, but to end with the scope.
-    pub(crate) fn add_fired_hook(&self, entry: &Arc<Entry>, tie: Tie) -> Option<usize> {
+    pub(crate) fn add_fired_hook(self: &Arc<Self>, entry: &Arc<Entry>, tie: Tie) -> Option<usize> {
+        self.enlist();
         Some(self.state.lock()?.list_hook(entry, tie))
     }
 
@@ -85,10 +87,7 @@ impl Node {
         let mut stack = vec![Arc::clone(self)];
         while let Some(node) = stack.pop() {
             node.scoped_hooks(&mut entries);
-            // Relaxed: a child of this thread's poll was made by it.
-            stack.extend(
-                node.inner_children().into_iter().filter(|child| child.roams.load(Ordering::Relaxed)),
-            );
+            stack.extend(node.inner_children().into_iter().filter(|child| child.stand.roams()));
         }
         entries
     }
@@ -113,8 +112,9 @@ impl Node {
     }
 
     /// Has a task woken when it is over; `None` if it is.
-    pub(crate) fn add_waker(&self, waker: &Waker) -> Option<usize> {
+    pub(crate) fn add_waker(self: &Arc<Self>, waker: &Waker) -> Option<usize> {
         let waker = waker.clone();
+        self.enlist();
         let mut state = self.state.lock()?;
         if self.over.load(Ordering::Relaxed) {
             drop(state);

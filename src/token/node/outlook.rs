@@ -10,12 +10,13 @@ use crate::thread;
 use crate::time::NEVER;
 use crate::watchdog::Timer;
 
-/// What holds at a node (invariant 5). Relaxed throughout: it is written under the node's lock; who reads it without may
-/// see it as it was before a move that is not done yet.
+/// What holds at a node (invariant 5). Relaxed but for `all_lasts`: it is written under the node's lock; who reads it without
+/// may see it as it was before a move that is not done yet. Where all lasts there are no moves, and nothing changes any more.
 pub(super) struct Outlook {
     effective: AtomicU64,
-    /// The nearest node around it that may move, or is linked itself: what lies between never changes.
-    joint: Option<Arc<Node>>,
+    /// A node around it: what lies between never changes. The nearest that may move or is linked itself; the parent, of a
+    /// node that asks that.
+    above: Option<Arc<Node>>,
 }
 
 /// More of that, apart so that the node has no gaps.
@@ -71,21 +72,36 @@ impl Outlook {
         deadline: u64,
         roams: bool,
     ) -> (Self, Marks) {
-        let View { effective, all_lasts, has_links, is_mixed } = View::beneath(parent, env, deadline, roams);
-        let outlook =
-            Self { effective: AtomicU64::new(effective), joint: parent.and_then(Node::nearest_joint) };
+        let view = View::beneath(parent, env, deadline, roams);
+        Self::with(view, roams, parent.and_then(Node::nearest_joint))
+    }
+
+    /// Of a node that is being made to ask its parent, where nothing will change.
+    #[inline]
+    pub(super) fn asking(parent: &Arc<Node>) -> (Self, Marks) {
+        Self::with(parent.view(), false, Some(Arc::clone(parent)))
+    }
+
+    #[inline]
+    fn with(view: View, is_joint: bool, above: Option<Arc<Node>>) -> (Self, Marks) {
+        let View { effective, all_lasts, has_links, is_mixed } = view;
         let marks = Marks {
             all_lasts: AtomicBool::new(all_lasts),
             has_links: AtomicBool::new(has_links),
             is_mixed: AtomicBool::new(is_mixed),
-            is_joint: AtomicBool::new(roams),
+            is_joint: AtomicBool::new(is_joint),
         };
-        (outlook, marks)
+        (Self { effective: AtomicU64::new(effective), above }, marks)
+    }
+
+    #[inline]
+    pub(super) fn above(&self) -> Option<&Arc<Node>> {
+        self.above.as_ref()
     }
 
     /// To be dropped with the node, but not in its drop.
-    pub(super) fn take_joint(&mut self) -> Option<Arc<Node>> {
-        self.joint.take()
+    pub(super) fn take_above(&mut self) -> Option<Arc<Node>> {
+        self.above.take()
     }
 }
 
@@ -94,8 +110,9 @@ impl Node {
     fn view(&self) -> View {
         let Marks { all_lasts, has_links, is_mixed, .. } = &self.marks;
         View {
+            // The first. Acquire: pairs with the Release in `set_view`: where all lasts the rest is as it stays.
+            all_lasts: all_lasts.load(Ordering::Acquire),
             effective: self.outlook.effective.load(Ordering::Relaxed),
-            all_lasts: all_lasts.load(Ordering::Relaxed),
             has_links: has_links.load(Ordering::Relaxed),
             is_mixed: is_mixed.load(Ordering::Relaxed),
         }
@@ -105,14 +122,22 @@ impl Node {
     fn set_view(&self, view: View) {
         let Marks { all_lasts, has_links, is_mixed, .. } = &self.marks;
         self.outlook.effective.store(view.effective, Ordering::Relaxed);
-        all_lasts.store(view.all_lasts, Ordering::Relaxed);
         has_links.store(view.has_links, Ordering::Relaxed);
         is_mixed.store(view.is_mixed, Ordering::Relaxed);
+        // The last. Release: pairs with the Acquire in `view`.
+        all_lasts.store(view.all_lasts, Ordering::Release);
     }
 
     /// The node is linked itself.
     pub(super) fn set_joint(&self) {
         self.marks.is_joint.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether what holds here will never change, and holds beneath too for somebody with this clock.
+    #[inline]
+    pub(super) fn stands_still(&self, env: &TestEnv) -> bool {
+        let View { all_lasts, has_links, is_mixed, .. } = self.view();
+        all_lasts && !has_links && !is_mixed && self.env.shares_clock(env)
     }
 
     /// Whether a node with this deadline that is being made beneath this one is to have a timer (invariant 4).
@@ -126,12 +151,12 @@ impl Node {
     /// changed what holds beneath.
     pub(super) fn update(self: &Arc<Self>) -> bool {
         let Some(mut state) = self.state.lock() else { return false };
-        let parent = state.parent.as_ref().map(|link| &link.node);
+        let parent = self.parent_in(&state);
         let needs_timer = self.deadline != NEVER
             && parent.is_none_or(|parent| parent.is_outrun_by(self.deadline, &self.env))
             // Relaxed, here and below: under the lock.
             && !self.over.load(Ordering::Relaxed);
-        let view = View::beneath(parent, &self.env, self.deadline, self.roams.load(Ordering::Relaxed));
+        let view = View::beneath(parent, &self.env, self.deadline, self.stand.roams());
         let view = state.links.iter().fold(view, |view, link| view.with(link, &self.env));
         let has_changed = self.view() != view;
         self.set_view(view);
@@ -189,8 +214,8 @@ impl Node {
             if node.env.shares_clock(&self.env) {
                 earliest = earliest.min(node.deadline);
             }
-            // Relaxed: once it does not roam, what has been left out comes by the node's flag all the same.
-            let is_end = only_lasting && node.roams.load(Ordering::Relaxed);
+            // Once it does not roam, what has been left out comes by the node's flag all the same.
+            let is_end = only_lasting && node.stand.roams();
             next = if is_end { None } else { node.parent() };
         }
         earliest
@@ -248,7 +273,7 @@ impl Node {
     /// The nearest node, from this one outwards, that may move or is linked itself.
     fn nearest_joint(self: &Arc<Self>) -> Option<Arc<Node>> {
         let is_joint = self.marks.is_joint.load(Ordering::Relaxed);
-        if is_joint { Some(Arc::clone(self)) } else { self.outlook.joint.clone() }
+        if is_joint { Some(Arc::clone(self)) } else { self.outlook.above.clone() }
     }
 
     /// Calls `visit` with this node and with all that it, and those around it, are linked to. What is around a node is
@@ -263,8 +288,9 @@ impl Node {
             let has_links = tree.view().has_links;
             let mut joint = if has_links { tree.nearest_joint() } else { None };
             while let Some(node) = joint {
+                let parent = self.collect_links(&node, &mut trees, &mut seen);
                 joint =
-                    self.collect_links(&node, &mut trees, &mut seen).as_ref().and_then(Node::nearest_joint);
+                    parent.filter(|parent| parent.view().has_links).and_then(|parent| parent.nearest_joint());
             }
         }
     }
@@ -298,6 +324,6 @@ impl Node {
                 trees.push(Arc::clone(&link.node));
             }
         }
-        state.parent.as_ref().map(|link| Arc::clone(&link.node))
+        node.parent_in(&state).cloned()
     }
 }

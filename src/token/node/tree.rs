@@ -6,9 +6,9 @@ use slab::Slab;
 
 use super::ending::{Beneath, Told};
 use super::found::Found;
-use super::{Child, Hooked, Link, Node, Tie};
+use super::{Child, Hooked, Link, Node, State, Tie};
 use crate::sync::waits::Ending;
-use crate::sync::{ForkMutex, MutexGuard, Ordering, SetOnce, mutant};
+use crate::sync::{ForkMutex, MutexGuard, SetOnce, mutant};
 use crate::watchdog::Timer;
 
 #[cfg(not(timebox_loom))]
@@ -85,6 +85,11 @@ impl Node {
         self.update_all();
     }
 
+    /// What it is beneath, as its state has it.
+    pub(super) fn parent_in<'a>(&'a self, state: &'a State) -> Option<&'a Arc<Node>> {
+        state.parent.as_ref().map(|link| &link.node).or_else(|| self.asked())
+    }
+
     /// The nodes directly beneath.
     pub(super) fn inner_children(self: &Arc<Self>) -> Vec<Arc<Node>> {
         let listed = self.state.lock().map(|state| Beneath::of(&state).inner);
@@ -107,7 +112,8 @@ impl Node {
     }
 
     /// Lists a child.
-    fn list(self: &Arc<Self>, child: Child) -> Option<Link> {
+    pub(super) fn list(self: &Arc<Self>, child: Child) -> Option<Link> {
+        self.enlist();
         let key = self.state.lock()?.children.insert(child);
         Some(Link::new(self, key))
     }
@@ -148,7 +154,7 @@ impl Node {
         leaving.iter().for_each(|hooked| hooked.entry.retire(true));
         leaving.iter().for_each(|hooked| hooked.resume());
         for child in children {
-            if child.roams.load(Ordering::Relaxed) {
+            if child.stand.roams() {
                 child.leave(self);
             }
         }
@@ -157,8 +163,7 @@ impl Node {
 
     /// The future it was made for is done: tokens and handles that are left keep the surroundings it had.
     pub(crate) fn settle(self: &Arc<Self>) {
-        // Relaxed: whoever closes the surroundings does so later on this thread, or has no part in the future's end.
-        self.roams.store(false, Ordering::Relaxed);
+        self.stand.settle();
         self.update_all();
         self.close();
     }
@@ -194,7 +199,7 @@ impl Link {
     }
 
     /// Takes the child off its parent's list.
-    fn unlist(self) -> Arc<Node> {
+    pub(super) fn unlist(self) -> Arc<Node> {
         let child = self.node.state.lock().and_then(|mut state| {
             let children = &mut state.rare()?.children;
             let child = children.try_remove(self.key as usize);
@@ -222,14 +227,17 @@ impl Drop for Node {
 impl Node {
     /// Takes back its timer, and lets go of the nodes around it: its parent, and others.
     fn leave_all(&mut self, others: &mut Vec<Arc<Node>>) -> Option<Arc<Node>> {
-        others.extend(self.outlook.take_joint());
-        let state = self.state.get_mut()?;
+        let above = self.outlook.take_above();
+        let Some(state) = self.state.get_mut() else { return above };
         if let Some(more) = &mut state.more {
             more.timer.take().into_iter().for_each(Timer::cancel);
             if let Some(rare) = &mut more.rare {
                 others.extend(rare.links.drain(..).map(Link::unlist));
             }
         }
-        state.parent.take().map(Link::unlist)
+        let Some(parent) = state.parent.take().map(Link::unlist) else { return above };
+        // Most often there is nothing to note.
+        others.extend(above.filter(|above| !Arc::ptr_eq(above, &parent)));
+        Some(parent)
     }
 }

@@ -1,18 +1,15 @@
-//! With what a scope is entered, and what it is to the frames inside it.
+//! The specification of a scope: its limit, when it was entered, its kind and its place.
 
-use std::cell::{Cell, OnceCell};
-use std::mem::{ManuallyDrop, MaybeUninit};
 use std::panic::Location;
-use std::ptr;
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Scope, Undo};
+use super::config::Extras;
 use crate::error::{Cause, Fields, ScopeId, ScopeInfo};
-use crate::scope::Extras;
-use crate::thread::Thread;
 use crate::time::NEVER;
+use crate::token::node::Node;
 
-/// What a frame is to the frames inside it. Each bit is one of the questions below, which are asked in every poll.
+/// How a scope relates to the scopes around it. Each bit answers one of the questions below, so that a poll asks cheaply.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Kind {
@@ -51,7 +48,16 @@ impl Kind {
     }
 }
 
-/// With what a scope is entered. The fields are as in [`Scope`].
+/// Where the scopes around a new one are found.
+#[derive(Clone, Copy)]
+pub(crate) enum Parent<'a> {
+    /// On the stack of this thread.
+    Thread,
+    /// Behind a handle.
+    Node(&'a Arc<Node>),
+}
+
+/// The specification of a scope. The fields are those of [`Scope`](super::Scope).
 #[derive(Clone, Copy)]
 pub(crate) struct ScopeSpec {
     pub(crate) asked: u64,
@@ -64,12 +70,12 @@ pub(crate) struct ScopeSpec {
 
 /// The time from one instant to another; [`NEVER`] if that never comes.
 #[inline]
-pub(in crate::scope) fn between(from: u64, to: u64) -> u64 {
+pub(super) fn between(from: u64, to: u64) -> u64 {
     if to == NEVER { NEVER } else { to.saturating_sub(from) }
 }
 
 impl ScopeSpec {
-    /// Those of a scope with a duration.
+    /// A scope with a duration.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn lasting(
         asked: u64,
@@ -80,7 +86,7 @@ impl ScopeSpec {
         Self { asked, entered, location, kind, cause: Cause::Deadline, unmeasured: false }
     }
 
-    /// Those of a scope with a deadline of its own.
+    /// A scope with a deadline.
     pub(crate) fn measured(own: u64, entered: u64, location: &'static Location<'static>, kind: Kind) -> Self {
         Self::lasting(between(entered, own), entered, location, kind)
     }
@@ -100,33 +106,11 @@ impl ScopeSpec {
         (!self.unmeasured).then_some(limit)
     }
 
-    /// What is told of a scope with these terms.
+    /// The description of the scope for errors.
     pub(crate) fn info(&self, id: ScopeId, extras: Option<&Extras>) -> ScopeInfo {
         let options = extras.map(|extras| &extras.options);
         let label = options.and_then(|options| options.label.clone());
         let fields = options.map_or_else(Fields::default, |options| options.fields.clone());
         ScopeInfo { id, label, location: self.location, limit: self.limit(extras), fields }
-    }
-
-    /// The frame of a scope with these terms, to be opened next on this thread.
-    #[cfg_attr(not(debug_assertions), inline(always))]
-    pub(crate) fn frame(self, thread: &Thread) -> Scope {
-        let Self { asked, entered, location, kind, cause, unmeasured } = self;
-        Scope {
-            outer: thread.frame.get().cast(),
-            outer_deadline: thread.deadline.get(),
-            asked,
-            entered,
-            location,
-            id: Cell::new(0),
-            node: ManuallyDrop::new(OnceCell::new()),
-            extras: ptr::null(),
-            kind,
-            cause,
-            unmeasured,
-            undo: Cell::new(if kind.is_boundary() { Undo::FLAG } else { Undo::NOTHING }),
-            holds: Cell::new(0),
-            waker: MaybeUninit::uninit(),
-        }
     }
 }

@@ -1,0 +1,154 @@
+//! Tokens and hooks of the scopes that are open here.
+
+use std::panic::Location;
+use std::sync::Arc;
+
+use super::frame::{Scope, innermost};
+use super::switch::is_enabled;
+use crate::error::{Cause, ScopeInfo};
+use crate::thread::Thread;
+use crate::time::{Kind, Limit, NEVER, clock, nanos};
+use crate::token::node::{Node, Tie};
+use crate::token::{CancellationToken, Hook, Registration};
+
+/// Has `hook` run once the innermost scope is over. It dies with the scope, or when the registration is dropped.
+///
+/// It fires one time unless made with [`Hook::every`], on the watchdog or a runner thread; on a scope that is over
+/// already it runs on this thread before this returns. Outside every scope it never fires.
+///
+/// ```
+/// use std::sync::atomic::{AtomicBool, Ordering};
+/// use std::sync::Arc;
+/// use std::time::Duration;
+/// use timebox::Hook;
+///
+/// let stop = Arc::new(AtomicBool::new(false));
+/// let flag = stop.clone();
+/// timebox::timeout_value(Duration::from_millis(5), || {
+///     let _registration = timebox::on_cancel(Hook::inline(move || flag.store(true, Ordering::Relaxed)));
+///     while !stop.load(Ordering::Relaxed) {} // a library that knows nothing but its own flag
+/// }).unwrap();
+/// ```
+pub fn on_cancel(hook: impl Into<Hook<'static>>) -> Registration {
+    let hook = hook.into();
+    Thread::with(|thread| {
+        innermost(thread, |scope| match scope {
+            Some(scope) => scope.register(hook),
+            None => Registration::inert(),
+        })
+    })
+}
+
+/// The token of the innermost scope; outside every scope a fresh one.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// let error = timebox::timeout(Duration::from_secs(5), || -> timebox::Result<()> {
+///     let token = timebox::token();
+///     std::thread::spawn(move || token.cancel_with("not needed any more"));
+///     timebox::sleep(Duration::from_secs(4))
+/// });
+/// assert_eq!(error.unwrap_err().reason(), Some("not needed any more"));
+/// ```
+#[track_caller]
+pub fn token() -> CancellationToken {
+    let location = Location::caller();
+    let node = Thread::with(|thread| innermost(thread, |scope| scope.map(|scope| scope.node().clone())));
+    node.map_or_else(|| CancellationToken::at(location), CancellationToken::of)
+}
+
+impl Scope {
+    /// As the free function [`on_cancel`], for this scope.
+    pub fn on_cancel(&self, hook: impl Into<Hook<'static>>) -> Registration {
+        self.register(hook.into())
+    }
+
+    fn register(&self, hook: Hook<'static>) -> Registration {
+        // If it is over the hook runs here.
+        let _held = self.hold();
+        let over = Thread::with(|thread| self.is_over_by_clock(thread));
+        Registration::new(self.node(), over, hook, Tie::Scope)
+    }
+
+    /// The token of this scope. It outlives the scope.
+    pub fn token(&self) -> CancellationToken {
+        CancellationToken::of(self.node().clone())
+    }
+}
+
+impl CancellationToken {
+    /// A token that is over at a limit, or when it is cancelled.
+    ///
+    /// A limit that is a [`Quota`](crate::Quota) counts with what it has left now; the token spends nothing of it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use timebox::{CancellationToken, Cause, Timebox};
+    ///
+    /// let request = CancellationToken::after(Duration::from_millis(20));
+    /// let error = Timebox::new(Duration::from_secs(5))
+    ///     .cancel_on(&request)
+    ///     .run(|scope| scope.sleep(Duration::from_secs(1)))
+    ///     .unwrap_err();
+    /// assert!(error.is_timeout());
+    /// assert_eq!(error.limit(), Some(Duration::from_millis(20)));
+    /// assert_eq!(request.cause(), Some(Cause::Deadline));
+    /// ```
+    #[track_caller]
+    pub fn after(limit: impl Into<Limit>) -> Self {
+        let limit = limit.into();
+        let now = clock::now();
+        let (deadline, duration, cause) = match limit.kind() {
+            Kind::After(duration) => (now.saturating_add(nanos(*duration)), Some(*duration), Cause::Deadline),
+            Kind::At(deadline) => (deadline.as_nanos(), None, Cause::Deadline),
+            Kind::Budget(budget) => {
+                let left = budget.left(now);
+                (now.saturating_add(nanos(left)), Some(left), Cause::Quota)
+            }
+            Kind::None => (NEVER, None, Cause::Deadline),
+        };
+        let deadline = if is_enabled() { deadline } else { NEVER };
+        let info = ScopeInfo { limit: duration, ..ScopeInfo::at(Location::caller()) };
+        let node = Node::new(None, info, now, deadline, cause, false);
+        // One whose time is up is over from the first.
+        node.expire(now);
+        Self::of(node)
+    }
+
+    /// Has `hook` run once this is over. It runs on the watchdog ([`Hook::inline`]) or a runner thread, never on
+    /// the thread that cancels; on a token that is over already it runs on this thread before this returns.
+    ///
+    /// It fires one time unless it was made with [`Hook::every`]. One that code in a scope makes on the token of that scope,
+    /// or of one around it, does not fire inside a [`shield`](super::shield()) of that code, but afterwards.
+    ///
+    /// ```
+    /// use std::sync::mpsc;
+    /// use timebox::CancellationToken;
+    ///
+    /// let token = CancellationToken::new();
+    /// let (send, receive) = mpsc::channel();
+    /// let registration = token.on_cancel(move || send.send("over"));
+    /// token.cancel();
+    /// assert_eq!(receive.recv(), Ok("over"));
+    /// # drop(registration);
+    /// ```
+    pub fn on_cancel(&self, hook: impl Into<Hook<'static>>) -> Registration {
+        let node = self.node();
+        let over = node.is_over() || node.expire(clock::now());
+        let tie = if is_open_here(node) { Tie::OwnToken } else { Tie::Token };
+        Registration::new(node, over, hook.into(), tie)
+    }
+}
+
+/// Whether this is the node of a scope that is open on this thread, hidden or not.
+fn is_open_here(node: &Arc<Node>) -> bool {
+    Thread::with(|thread| {
+        innermost(thread, |scope| {
+            let mut nodes = scope.into_iter().flat_map(Scope::stack).filter_map(Scope::existing_node);
+            nodes.any(|open| Arc::ptr_eq(open, node))
+        })
+    })
+}

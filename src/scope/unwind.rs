@@ -1,0 +1,33 @@
+//! An unwinding with a timeout error, and the scope that stops it.
+
+use std::any::Any;
+use std::panic::resume_unwind;
+
+use super::frame::Scope;
+use crate::error::TimeoutError;
+
+/// An unwinding that [`checkpoint_or_unwind`](super::checkpoint_or_unwind) began.
+#[derive(Debug)]
+pub(crate) struct Unwind {
+    pub(crate) error: TimeoutError,
+    /// The address of the frame that stops it.
+    pub(crate) catcher: usize,
+}
+
+/// Stops an unwinding that is meant for this scope; any other panic goes on.
+#[cold]
+#[inline(never)]
+pub(crate) fn caught(scope: &Scope, payload: Box<dyn Any + Send>) -> TimeoutError {
+    if !is_meant_for(scope, &*payload) {
+        resume_unwind(payload);
+    }
+    match payload.downcast::<Unwind>() {
+        Ok(unwind) => unwind.error,
+        Err(payload) => resume_unwind(payload),
+    }
+}
+
+/// Whether a panic is an unwinding that this scope stops.
+pub(crate) fn is_meant_for(scope: &Scope, payload: &(dyn Any + Send)) -> bool {
+    payload.downcast_ref::<Unwind>().is_some_and(|unwind| unwind.catcher == std::ptr::from_ref(scope).addr())
+}

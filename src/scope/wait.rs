@@ -1,0 +1,51 @@
+//! The limit of a wait: it ends the wait, and opens no scope.
+
+use std::panic::Location;
+
+use super::entry::{Spending, is_unmeasured, own_deadline};
+use super::frame::Scope;
+use super::spec::{Kind, Parent, ScopeSpec, between};
+use super::switch::is_enabled;
+use crate::error::{Cause, TimeoutError};
+use crate::thread::Thread;
+use crate::time::{Kind as LimitKind, Limit, NEVER};
+use crate::token::chain::RaiseContext;
+use crate::token::node::End;
+
+/// The limit of a wait that has begun.
+pub(crate) struct WaitLimit {
+    spec: ScopeSpec,
+    end: End,
+    /// Left when the wait is over.
+    _spending: Option<Spending>,
+}
+
+impl WaitLimit {
+    /// A wait begins `now`.
+    pub(crate) fn begin(limit: &Limit, now: u64, location: &'static Location<'static>) -> Self {
+        let (mut own, mut cause, mut spending) = (NEVER, Cause::Deadline, None);
+        if is_enabled() {
+            own = own_deadline(limit, now);
+            if let LimitKind::Budget(budget) = limit.kind() {
+                cause = Cause::Quota;
+                (own, spending) = Spending::begin(budget, now);
+            }
+        }
+        let (asked, unmeasured) = (between(now, own), is_unmeasured(limit));
+        let spec = ScopeSpec { asked, entered: now, location, kind: Kind::Future, cause, unmeasured };
+        // An instant may have passed before the wait began.
+        Self { spec, end: End::new(cause, own), _spending: spending }
+    }
+
+    /// When the wait ends.
+    pub(crate) fn deadline(&self) -> u64 {
+        self.end.at
+    }
+
+    /// The error when that time has come.
+    #[cold]
+    pub(crate) fn error(&self, thread: &Thread, now: u64) -> TimeoutError {
+        let how = RaiseContext::at(self.spec.location, now);
+        Scope::error_without_frame(thread, &self.spec, None, Some(self.end.clone()), Parent::Thread, how)
+    }
+}
