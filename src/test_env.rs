@@ -91,10 +91,9 @@ mod on {
     use std::cell::{Cell, RefCell};
     use std::panic::{Location, RefUnwindSafe, UnwindSafe};
     use std::sync::Arc;
-    use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
     use super::TestEnv;
-    use crate::sync::{Mutex, ThreadKey, os};
+    use crate::sync::{AtomicU64, AtomicUsize, Mutex, Ordering, ThreadKey, os};
 
     /// What a test has put in place.
     #[derive(Clone, Default)]

@@ -16,9 +16,10 @@ use std::panic::{AssertUnwindSafe, Location, catch_unwind};
 use std::sync::Arc;
 use std::task::{Poll, Waker};
 
-use super::fork::Process;
+use super::fork::{ForkMutex, Process};
+use super::primitive::{Condvar, MutexGuard, mutant, wait};
+use super::thread_key::ThreadKey;
 use super::waits::{Ending, InRun, Notify, Run, Wait, ended_inside};
-use super::{Condvar, ForkMutex, MutexGuard, ThreadKey, mutant, wait};
 
 /// What it returns is what went wrong, if anything did.
 pub(crate) type Closure<'a> = Box<dyn FnMut() -> Option<String> + Send + 'a>;

@@ -1,6 +1,6 @@
 //! A vector whose elements never move.
 
-use super::SetOnce;
+use super::once::SetOnce;
 
 #[cfg(not(timebox_loom))]
 const PER_CHUNK: usize = 32;

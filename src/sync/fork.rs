@@ -7,7 +7,8 @@
 //! - [`ForkMutex`]: the lock of an object that parent and child both use. It remembers the generation it was last used in.
 //! - [`Process`]: the process an object was made in, for objects that a child must leave alone.
 
-use super::{Mutex, MutexGuard, SetOnce, lock};
+use super::once::SetOnce;
+use super::primitive::{Mutex, MutexGuard, lock};
 #[cfg(not(timebox_loom))]
 use std::sync::{
     TryLockError,

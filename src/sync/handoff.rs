@@ -9,7 +9,7 @@
 
 use std::mem::MaybeUninit;
 
-use super::{AtomicU64, Ordering, mutant};
+use super::primitive::{AtomicU64, Ordering, mutant};
 
 #[cfg(timebox_loom)]
 use loom::cell::UnsafeCell;

@@ -15,8 +15,9 @@ use std::cell::RefCell;
 use std::panic::Location;
 use std::sync::Arc;
 
+use super::abort::abort;
 use super::fork::PerProcess;
-use super::{AtomicBool, Mutex, Ordering, lock, mutant};
+use super::primitive::{AtomicBool, Mutex, Ordering, lock, mutant};
 
 /// A run of a callback: no other has its number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -158,7 +159,7 @@ impl Drop for Wait {
 /// What the callback borrows is about to go while it runs, and nobody can wait for it.
 #[cold]
 pub(crate) fn ended_inside(location: &'static Location<'static>) -> ! {
-    super::abort(format_args!(
+    abort(format_args!(
         "the call made at {location} ended inside its own hook (a coroutine switched inside it)"
     ))
 }

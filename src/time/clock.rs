@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::NEVER;
+use super::nanos::{NEVER, nanos};
 use crate::sync::{SetOnce, os};
 
 /// Now.
@@ -10,7 +10,7 @@ use crate::sync::{SetOnce, os};
 pub(crate) fn now() -> u64 {
     #[cfg(feature = "testing")]
     if crate::test_env::is_entered() {
-        return staged_now();
+        return test_now();
     }
     real_now()
 }
@@ -36,7 +36,7 @@ pub(crate) fn real_now() -> u64 {
 #[cfg(feature = "testing")]
 #[cold]
 #[inline(never)]
-fn staged_now() -> u64 {
+fn test_now() -> u64 {
     crate::test_env::TestEnv::current().now()
 }
 
@@ -60,21 +60,21 @@ pub(crate) fn is_mocked() -> bool {
 pub(crate) fn of_instant(instant: Instant) -> u64 {
     let &(base, base_nanos) = base();
     if let Some(after) = instant.checked_duration_since(base) {
-        super::nanos(after).saturating_add(base_nanos)
+        nanos(after).saturating_add(base_nanos)
     } else {
-        base_nanos.saturating_sub(super::nanos(base.saturating_duration_since(instant)))
+        base_nanos.saturating_sub(nanos(base.saturating_duration_since(instant)))
     }
 }
 
 /// The time on this clock as an instant; `None` if there is none so late.
-pub(crate) fn to_instant(nanos: u64) -> Option<Instant> {
+pub(crate) fn to_instant(time: u64) -> Option<Instant> {
     let &(base, base_nanos) = base();
-    if nanos == NEVER {
+    if time == NEVER {
         return None;
     }
-    match nanos.checked_sub(base_nanos) {
+    match time.checked_sub(base_nanos) {
         Some(after) => base.checked_add(std::time::Duration::from_nanos(after)),
-        None => base.checked_sub(std::time::Duration::from_nanos(base_nanos.saturating_sub(nanos))),
+        None => base.checked_sub(std::time::Duration::from_nanos(base_nanos.saturating_sub(time))),
     }
 }
 

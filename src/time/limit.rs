@@ -3,7 +3,7 @@ use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::Deadline;
+use super::deadline::Deadline;
 
 /// What a caller asks for: a duration, an instant, a quota, or none.
 ///

@@ -14,7 +14,7 @@ use crate::sync::chunked_vec::ChunkedVec;
 #[cfg(not(timebox_loom))]
 use crate::sync::fork::InChild;
 use crate::sync::fork::PerProcess;
-use crate::sync::{AtomicU64, Mutex, Ordering, Padded, SetOnce, const_fn, fence, lock, mutant};
+use crate::sync::{AtomicU64, CachePadded, Mutex, Ordering, SetOnce, const_fn, fence, lock, mutant};
 #[cfg(not(timebox_loom))]
 use crate::sync::{AtomicUsize, compiler_fence};
 #[cfg(feature = "testing")]
@@ -24,9 +24,9 @@ use crate::time::NEVER;
 #[derive(Debug)]
 pub(crate) struct Watchdog {
     /// The earliest deadline that the watchdog will notice by itself; 0 while it is awake or being woken.
-    pub(super) next_wake: Padded<AtomicU64>,
+    pub(super) next_wake: CachePadded<AtomicU64>,
     /// The time that has been reached: a scope is over when its deadline is not after it.
-    reached: Padded<AtomicU64>,
+    reached: CachePadded<AtomicU64>,
     settings: Settings,
     pub(super) alarm: Alarm,
     pub(super) deputy: Deputy,
@@ -112,8 +112,8 @@ impl Watchdog {
         pub(crate) fn new() -> Self {
             Self {
                 // As if one slept for ever: the first arm wakes it, and thereby starts it.
-                next_wake: Padded(AtomicU64::new(NEVER)),
-                reached: Padded(AtomicU64::new(0)),
+                next_wake: CachePadded(AtomicU64::new(NEVER)),
+                reached: CachePadded(AtomicU64::new(0)),
                 settings: Settings::new(),
                 alarm: Alarm::new(),
                 deputy: Deputy::new(),

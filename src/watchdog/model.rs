@@ -15,7 +15,7 @@ use loom::thread;
 use super::arm::{Watchdog, global};
 use super::deputy::Deputy;
 use super::timers::{Lease, Timer};
-use crate::sync::alarm;
+use crate::sync::model;
 use crate::sync::mutants::{self, Mutant};
 use crate::time::NEVER;
 
@@ -39,7 +39,7 @@ fn explore_within(bound: Option<usize>, mutant: Option<Mutant>, body: fn()) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = bound.or(builder.preemption_bound).or(Some(2));
     builder.check(move || {
-        alarm::model_reset(1);
+        model::reset(1);
         body();
     });
 }
@@ -74,7 +74,7 @@ pub(crate) fn run_out(dog: &Watchdog) {
     while let Some(until) = dog.alarm.model_until() {
         dog.alarm.model_advance(until);
     }
-    alarm::model_join();
+    model::join_all();
 }
 
 /// As the thread that has the slot with this number.
@@ -323,7 +323,7 @@ fn a_timer_while_the_watchdog_is_stuck() {
     let (waker, woken) = task();
     schedule(LATE, &waker);
     assert!(dog.deputy.appoint());
-    alarm::model_spawn(|| global().stand_by());
+    model::spawn(|| global().stand_by());
     schedule(10, &Arc::new(Stuck).into());
     pass_time(dog);
     expect_reached(dog, LATE);

@@ -5,17 +5,17 @@
 //! 2. A slot, and the timers with the same number, belong to at most one thread.
 
 use crate::sync::chunked_vec::ChunkedVec;
-use crate::sync::{AtomicU64, Ordering, Padded, const_fn};
+use crate::sync::{AtomicU64, CachePadded, Ordering, const_fn};
 use crate::time::NEVER;
 
 /// The deadline that its thread armed last. A past one means nothing.
 #[derive(Debug)]
-pub(crate) struct Slot(Padded<AtomicU64>);
+pub(crate) struct Slot(CachePadded<AtomicU64>);
 
 impl Slot {
     const_fn! {
         pub(crate) fn new() -> Self {
-            Self(Padded(AtomicU64::new(NEVER)))
+            Self(CachePadded(AtomicU64::new(NEVER)))
         }
     }
 

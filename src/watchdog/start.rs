@@ -6,7 +6,7 @@
 
 use super::arm::Watchdog;
 #[cfg(timebox_loom)]
-use crate::sync::alarm;
+use crate::sync::model;
 #[cfg(not(timebox_loom))]
 use crate::sync::{Ordering, os};
 #[cfg(not(timebox_loom))]
@@ -27,7 +27,7 @@ pub(crate) const NAP: u64 = 10_000_000;
 impl Watchdog {
     pub(super) fn start(&'static self) -> bool {
         if self.alarm.start() {
-            alarm::model_spawn(|| self.serve(false));
+            model::spawn(|| self.serve(false));
         }
         true
     }

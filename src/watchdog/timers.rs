@@ -29,7 +29,7 @@ use std::ptr;
 use std::task::Waker;
 
 use crate::sync::handoff::Ticket;
-use crate::sync::{AtomicU32, AtomicU64, Mutex, MutexGuard, Ordering, Padded, SetOnce, const_fn, lock};
+use crate::sync::{AtomicU32, AtomicU64, CachePadded, Mutex, MutexGuard, Ordering, SetOnce, const_fn, lock};
 use crate::time::NEVER;
 use records::{GROUP, Group, NONE, Record, Records};
 
@@ -42,7 +42,7 @@ const BATCH: usize = 64;
 
 pub(crate) struct Timers {
     /// Invariant 4. Lowered by arms, taken back by the watchdog when it is due.
-    earliest: Padded<AtomicU64>,
+    earliest: CachePadded<AtomicU64>,
     nursery: [AtomicU32; NURSERY],
     listed: AtomicU32,
     records: Records,
@@ -71,7 +71,7 @@ pub(crate) struct Timer {
 impl Default for Timers {
     fn default() -> Self {
         Self {
-            earliest: Padded(AtomicU64::new(NEVER)),
+            earliest: CachePadded(AtomicU64::new(NEVER)),
             nursery: std::array::from_fn(|_| AtomicU32::new(NONE)),
             listed: AtomicU32::new(0),
             records: Records::default(),

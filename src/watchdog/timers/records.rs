@@ -9,7 +9,7 @@ use std::task::Waker;
 
 use crate::sync::chunked_vec::chunk_of;
 use crate::sync::handoff::{Handoff, Ticket};
-use crate::sync::{AtomicU32, AtomicU64, Ordering, Padded, SetOnce, fork::Process};
+use crate::sync::{AtomicU32, AtomicU64, CachePadded, Ordering, SetOnce, fork::Process};
 use crate::time::NEVER;
 
 /// Records in a group, one bit each.
@@ -25,7 +25,7 @@ pub(super) struct Records {
     /// Invariant 5.
     first: Link,
     /// The first of the records that others have taken the waker out of.
-    returned: Padded<AtomicU32>,
+    returned: CachePadded<AtomicU32>,
     /// How many have become free that were not in the nursery, and so may have an entry in the heap.
     stale: AtomicU32,
     made_in: Process,
@@ -179,7 +179,7 @@ impl Default for Records {
     fn default() -> Self {
         Self {
             first: Link::none(),
-            returned: Padded(AtomicU32::new(NONE)),
+            returned: CachePadded(AtomicU32::new(NONE)),
             stale: AtomicU32::new(0),
             made_in: Process::current(),
             chunks: std::array::from_fn(|_| SetOnce::new()),
