@@ -1,11 +1,11 @@
 //! Threads for work that may block: hooks that talk to a server, and what [`abandon`](crate::abandon()) is given.
 //!
-//! There are as many as there is work at one time, up to a bound: below it, one that is stuck never delays another's. A
+//! A pool has as many threads as there are tasks at one time, up to a bound: below it a task that is stuck delays no other. A
 //! thread with nothing to do waits a while for more, then ends.
 //!
-//! Work that waits for other work would wait for ever if the other were not begun for want of its place. So each task has a
-//! *depth*, and each depth has places of its own: work waits only for what is deeper. The deepest waits for nobody, so
-//! it comes to its end; hence so does what waits for it, and so on outwards.
+//! A task may wait for another. If the outer one kept the place that the inner one needs, both would wait for ever. So each
+//! task has a *depth*, each depth has places of its own, and a task waits only for deeper ones. The deepest waits for none
+//! and comes to its end; so do those that wait for it, and so on outwards.
 
 use std::collections::VecDeque;
 #[cfg(not(timebox_loom))]
@@ -33,7 +33,7 @@ pub(crate) struct BlockingPool {
     /// Of each thread.
     #[cfg_attr(timebox_loom, allow(dead_code))]
     name: &'static str,
-    /// How many tasks of one depth run at one time. That of the process, so that a forked child keeps it.
+    /// How many tasks of one depth run at one time. A static, so that a forked child keeps the bound that was set.
     most: &'static AtomicUsize,
     state: Mutex<State>,
     /// Notified for each task that an idle thread should take.
@@ -45,7 +45,7 @@ struct State {
     levels: Vec<Level>,
     /// Threads with nothing to do.
     idle: usize,
-    /// All threads, those included that are being started.
+    /// All threads, also those that are being started.
     threads: usize,
 }
 
@@ -54,7 +54,7 @@ struct State {
 struct Level {
     waiting: VecDeque<Arc<dyn Task>>,
     running: usize,
-    /// How many of those that run nobody waits for any more.
+    /// How many of the running tasks were abandoned: nobody waits for them any more.
     stuck: usize,
 }
 
@@ -94,7 +94,7 @@ impl State {
         Some((depth, task))
     }
 
-    /// Takes the tasks that no thread would ever come to. One that runs a task of less depth may wait for them.
+    /// Takes the tasks that no thread will run. A thread that runs a task of less depth does not count: it may wait for them.
     fn take_stranded(&mut self) -> VecDeque<Arc<dyn Task>> {
         let mut stranded = VecDeque::new();
         if self.idle + self.starting() > 0 {
@@ -253,7 +253,7 @@ impl BlockingPool {
         self.most.load(Ordering::Relaxed)
     }
 
-    /// Sets how many tasks of one depth run at one time. What runs above that runs on.
+    /// Sets how many tasks of one depth run at one time. Those that run already, run on.
     pub(crate) fn set_most(&'static self, most: usize) {
         self.most.store(most, Ordering::Relaxed);
         loop {
@@ -265,34 +265,34 @@ impl BlockingPool {
             state.threads += 1;
             drop(state);
             if !self.start() {
-                // Those that run get to it.
+                // The threads that there are will take the tasks.
                 lock(&self.state).threads -= 1;
                 return;
             }
         }
     }
 
-    /// How many are stuck in work that nobody waits for any more.
+    /// How many threads run tasks that were abandoned.
     pub(crate) fn stuck(&self) -> usize {
         lock(&self.state).levels.iter().map(|level| level.stuck).sum()
     }
 
-    /// Whether all places at this depth are taken by work that nobody waits for any more.
+    /// Whether all places at this depth are taken by tasks that were abandoned.
     pub(crate) fn is_saturated(&self, depth: usize) -> bool {
         let stuck = lock(&self.state).levels.get(depth).map_or(0, |level| level.stuck);
         stuck >= self.most()
     }
 
-    /// Nobody waits any more for what a thread is at.
+    /// Nobody waits any more for a task of this depth that runs.
     pub(crate) fn mark_abandoned(&self, depth: usize) {
         lock(&self.state).level(depth).stuck += 1;
     }
 
-    /// What was left behind has ended.
+    /// A task that was abandoned has ended.
     pub(crate) fn mark_returned(&self, depth: usize) {
         let mut state = lock(&self.state);
         let stuck = &mut state.level(depth).stuck;
-        // In a child forked from within it there was none.
+        // In a child that was forked within the task it was not counted.
         *stuck = stuck.saturating_sub(1);
     }
 
@@ -300,7 +300,7 @@ impl BlockingPool {
     fn start(&'static self) -> bool {
         watchdog::global().when_missing(rouse);
         crate::sync::os::spawn(self.name, move || {
-            // It may be the watchdog that starts it, whose slack is inherited.
+            // If the watchdog starts it, it has inherited the watchdog's slack.
             crate::sync::os::set_timer_slack(50_000);
             self.run();
         })
@@ -321,7 +321,7 @@ impl BlockingPool {
         loop {
             if let Some((depth, task)) = state.next(self.most()) {
                 drop(state);
-                // Each task sees to panics itself; one that does not must not take the place along.
+                // Tasks handle panics themselves. One that does not must not keep its place.
                 let result = catch_unwind(AssertUnwindSafe(|| task.run()));
                 result.err().into_iter().for_each(drop_quietly);
                 state = lock(&self.state);

@@ -1,7 +1,8 @@
 //! An alarm: what a thread of this crate sleeps on until a time, or until it is rung for.
 //!
 //! It is an event count (the sleeper takes a key, looks for work, and sleeps unless there was a ring since the key) that
-//! also says whether the thread runs. Both are in one word, so that who rings learns in the same step whether anybody will hear it.
+//! also says whether the thread runs. Both are in one word, so that who rings learns in the same step whether anybody will
+//! hear it.
 
 use super::primitive::{AtomicU32, Ordering, const_fn, mutant};
 

@@ -16,8 +16,8 @@ pub(crate) struct ChunkedVec<T> {
 
 const CHUNKS: usize = 26;
 
-/// The chunk that holds the place `index`, and the place within it. The first chunk has `first` places, each other one twice as many as
-/// the one before.
+/// The chunk that holds the place `index`, and the place within it. The first chunk has `first` places, each other one
+/// twice as many as the one before.
 pub(crate) fn chunk_of(index: usize, first: usize) -> (usize, usize) {
     let chunk = (index / first + 1).ilog2() as usize;
     // As many places lie before a chunk as it has, less those of the first.

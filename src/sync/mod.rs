@@ -4,10 +4,11 @@
 //! Under `cfg(timebox_loom)` the same names are loom's, so that its models run the production code. The cfg is
 //! our own, so that dependencies are not switched with it.
 //!
-//! **Which lock.** std's: each is a futex of its own, with nothing shared between them. `parking_lot` keeps its parked threads in one
-//! table for the process, whose buckets may be locked at the moment of a fork. It stands in for the futex where there is none.
-//! The lock of an object that a forked child may use is a [`ForkMutex`]; state of the whole process is in a
-//! [`PerProcess`](fork::PerProcess). A value that is made one time is in a [`SetOnce`], which never blocks, instead of a `OnceLock`.
+//! **Which lock.** std's: each is a futex of its own, with nothing shared between them. `parking_lot` keeps its parked
+//! threads in one table for the process, whose buckets may be locked at the moment of a fork. It stands in for the futex
+//! where there is none. The lock of an object that a forked child may use is a [`ForkMutex`]; state of the whole process is
+//! in a [`PerProcess`](fork::PerProcess). A value that is made one time is in a [`SetOnce`], which never blocks, instead of
+//! a `OnceLock`.
 
 mod abort;
 pub(crate) mod alarm;

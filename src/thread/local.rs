@@ -18,7 +18,7 @@ use crate::watchdog::slots::Slot;
 use crate::watchdog::timers::{Lease, Timers};
 use crate::watchdog::{self, global};
 
-/// What a thread keeps for itself. Nobody else reads it.
+/// What a thread keeps for itself. No other thread reads it.
 #[derive(Debug)]
 pub(crate) struct Thread {
     /// Checks left until one reads the clock.
@@ -40,7 +40,7 @@ pub(crate) struct Thread {
     timers: Cell<Option<&'static Timers>>,
 }
 
-/// The words of the thread that has this, which cannot leave it: it is not `Send`.
+/// The calling thread's words. It is not `Send`, so it stays on that thread.
 #[derive(Clone, Copy)]
 pub(crate) struct CurrentThread(*const Thread);
 
@@ -49,7 +49,7 @@ impl std::ops::Deref for CurrentThread {
 
     #[cfg_attr(not(debug_assertions), inline(always))]
     fn deref(&self) -> &Thread {
-        // SAFETY: it is that of this thread, and a thread-local without a destructor lives as long as its thread.
+        // SAFETY: it points to a thread-local of this thread, and one without a destructor lives as long as its thread.
         unsafe { &*self.0 }
     }
 }
@@ -58,7 +58,7 @@ static NO_FLAG: AtomicBool = AtomicBool::new(false);
 static ORPHANS: Slot = Slot::new();
 
 thread_local! {
-    // No destructor, so that it is there in the destructors of others, and needs no check whether it is.
+    // No destructor: so it is there in the destructors of other thread-locals, and needs no check whether it is.
     static THREAD: Thread = const {
         Thread {
             left: Cell::new(1),
@@ -75,7 +75,7 @@ thread_local! {
     static REGISTRATION: Registration = const { Registration(Cell::new(None)) };
 }
 
-/// How much time should pass between two looks at the clock by checks, in nanoseconds.
+/// How much time should pass between two checks that read the clock, in nanoseconds.
 const LOOK_EVERY: u64 = 50_000;
 
 /// Whether this thread is in a test's environment, which each check must ask.
@@ -93,14 +93,14 @@ impl Thread {
         f(&Thread::current())
     }
 
-    /// The calling thread's words. (To have them inside of `LocalKey::with` would keep what is done there from being inlined.)
+    /// The calling thread's words. (Code inside a closure of `LocalKey::with` would not be inlined.)
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn current() -> CurrentThread {
         CurrentThread(THREAD.with(std::ptr::from_ref))
     }
 
-    /// The check: whether nothing speaks for an expiry, as far as can be told without reading the clock. Now and
-    /// then it is false so that the clock is read.
+    /// The fast half of a check: `true` if nothing has expired, as far as can be told without reading the clock. Now and
+    /// then it is `false` so that the clock is read.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn is_quiet(&self) -> bool {
         !self.is_clock_due() && self.deadline.get() > global().reached() && !self.is_flagged()
@@ -118,7 +118,7 @@ impl Thread {
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn is_flagged(&self) -> bool {
         // SAFETY: invariant 1.
-        // Relaxed: who acts on it takes the node's lock.
+        // Relaxed: code that acts on it takes the node's lock.
         unsafe { (*self.flag.get()).load(Ordering::Relaxed) }
     }
 
@@ -144,13 +144,13 @@ impl Thread {
         now
     }
 
-    /// A look has ended that had more to look at than the clock, very many tokens maybe. What it took does not count, or
-    /// each check would look.
+    /// Ends a [`look`](Self::look) that did more than read the clock. The time that it took does not count: else, with very many
+    /// tokens, each check would read the clock.
     pub(crate) fn end_look(&self) {
         self.looked.set(clock::now());
     }
 
-    /// Has the next check read the clock: an expiry that this thread has seen stays seen.
+    /// Has the next check read the clock, so that an expiry which this thread has seen is seen again.
     pub(crate) fn look_again(&self) {
         self.left.set(1);
     }
@@ -178,7 +178,7 @@ impl Thread {
         }
         watchdog::prepare();
         RESTART.install();
-        // In this thread's TLS destructors it is too late to be told of its end: then there is no slot to be had.
+        // In the destructors of thread-locals it is too late to register.
         let index = REGISTRATION.try_with(|registration| {
             let index = global().take_slot();
             registration.0.set(Some(index));
@@ -195,7 +195,7 @@ impl Thread {
         slot
     }
 
-    /// The right to arm timers.
+    /// The right to arm timers: the thread's own, or the orphans'.
     #[cfg_attr(not(debug_assertions), inline(always))]
     fn lease(&self) -> Lease {
         match self.timers.get() {
@@ -215,7 +215,7 @@ impl Thread {
                 self.timers.set(Some(global().timers_at(index)));
                 self.lease()
             }
-            // In its TLS destructors it has none.
+            // In the destructors of thread-locals.
             _ => global().orphans().lease(),
         }
     }
@@ -278,7 +278,7 @@ pub(super) fn look_again() {
     Thread::with(Thread::look_again);
 }
 
-/// Runs foreign code (a waker, which may run its task inline) so that it sees no scope of this thread.
+/// Runs foreign code that must see no scope of this thread: a waker, which may run its task inline.
 pub(crate) fn without_scopes<R>(f: impl FnOnce() -> R) -> R {
     struct Restore {
         frame: *const (),
@@ -290,12 +290,12 @@ pub(crate) fn without_scopes<R>(f: impl FnOnce() -> R) -> R {
             Thread::with(|thread| {
                 thread.frame.set(self.frame);
                 thread.flag.set(self.flag);
-                // What ran meanwhile saw no scope to restore, and may have armed the slot for one of its own.
+                // The foreign code may have armed the slot for a scope of its own, and had no outer deadline to restore.
                 thread.restore(self.deadline);
             });
         }
     }
-    // Invariant 1 holds for what is put back: the frames stay open meanwhile.
+    // Invariant 1 holds for the flag that is put back: its frame stays open meanwhile.
     let _restore = Thread::with(|thread| Restore {
         frame: thread.frame.replace(std::ptr::null()),
         deadline: thread.deadline.replace(NEVER),

@@ -1,4 +1,4 @@
-//! The one clock: monotonic, in nanoseconds; or what a test has put in its place.
+//! The clock of this crate: monotonic, in nanoseconds; or a test's mock clock.
 
 use std::time::Instant;
 
@@ -27,7 +27,7 @@ pub(crate) fn now_as_instant() -> Instant {
     Instant::now()
 }
 
-/// Now, where no test has put anything in place.
+/// Now, on the real clock.
 #[cfg_attr(not(debug_assertions), inline(always))]
 pub(crate) fn real_now() -> u64 {
     os::monotonic_nanos()
@@ -47,7 +47,7 @@ fn has_mock() -> bool {
     !crate::test_env::TestEnv::current().has_real_clock()
 }
 
-/// Whether this thread follows a clock of which the watchdog knows nothing.
+/// Whether this thread is under a mock clock, whose deadlines the watchdog does not notice.
 #[cfg_attr(not(debug_assertions), inline(always))]
 pub(crate) fn is_mocked() -> bool {
     #[cfg(feature = "testing")]
@@ -56,7 +56,7 @@ pub(crate) fn is_mocked() -> bool {
     false
 }
 
-/// The instant on this clock's scale: the same result each time, and never earlier than the instant.
+/// The instant in nanoseconds. The same for equal instants, and never earlier than the instant.
 pub(crate) fn of_instant(instant: Instant) -> u64 {
     let &(base, base_nanos) = base();
     if let Some(after) = instant.checked_duration_since(base) {
@@ -66,7 +66,7 @@ pub(crate) fn of_instant(instant: Instant) -> u64 {
     }
 }
 
-/// The time on this clock as an instant; `None` if there is none so late.
+/// The time as an instant; `None` if no instant is so late.
 pub(crate) fn to_instant(time: u64) -> Option<Instant> {
     let &(base, base_nanos) = base();
     if time == NEVER {
@@ -78,7 +78,7 @@ pub(crate) fn to_instant(time: u64) -> Option<Instant> {
     }
 }
 
-/// One instant on both scales, read as close together as can be.
+/// One moment on both scales, read in as short a time as possible.
 #[allow(clippy::disallowed_methods)] // it is here that the two are compared
 fn base() -> &'static (Instant, u64) {
     static BASE: SetOnce<(Instant, u64)> = SetOnce::new();

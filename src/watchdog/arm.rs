@@ -138,9 +138,10 @@ impl Watchdog {
         self.reached.0.load(Ordering::Relaxed)
     }
 
-    /// Says that the time has been reached. Whoever found an expiry by the clock does, so that all agree from then.
+    /// Says that the time has been reached. A check that finds an expiry by the clock calls this, so that all other checks
+    /// see it too.
     pub(crate) fn reach(&self, now: u64) {
-        // A mock clock's time is for who is under it, and they look at that clock each time.
+        // The time of a mock clock is not for others. Checks under that clock read it each time.
         #[cfg(feature = "testing")]
         if !TestEnv::current().has_real_clock() {
             return;
@@ -160,8 +161,8 @@ impl Watchdog {
         self.alarm.is_running()
     }
 
-    /// Has the watchdog notice `deadline`, for the thread that owns the slot. `false` if there is no watchdog, and no thread can be
-    /// had for one.
+    /// Has the watchdog notice `deadline`, for the thread that owns the slot. `false` if there is no watchdog, and no
+    /// thread can be had for one.
     #[must_use]
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn arm(&'static self, slot: &Slot, deadline: u64) -> bool {

@@ -5,8 +5,8 @@
 //! 2. If a call has not returned when the deputy has observed it for [`TAKE_OVER_AFTER`], the deputy becomes the watchdog. The
 //!    thread that returns from the call is the watchdog no more.
 //! 3. The deputy observes a call within twice that time of its begin.
-//! 4. While nothing is due the deputy sleeps. The watchdog says in advance when a timer will be due, so that it need not spend time
-//!    on waking the deputy at that moment.
+//! 4. While nothing is due the deputy sleeps. The watchdog says in advance when a timer will be due, so that it need not
+//!    spend time on waking the deputy at that moment.
 
 use crate::sync::alarm::Alarm;
 #[cfg(not(timebox_loom))]
@@ -56,7 +56,8 @@ impl Deputy {
 
     // ===== For the watchdog =====
 
-    /// Makes a call that may return late, or never. `None` if the deputy has taken over meanwhile: the caller is not the watchdog any more.
+    /// Makes a call that may return late, or never. `None` if the deputy has taken over meanwhile: the caller is not the
+    /// watchdog any more.
     pub(super) fn supervise(&self, f: impl FnOnce()) -> Option<()> {
         let call = self.begin_call();
         f();
@@ -134,8 +135,8 @@ impl Deputy {
         self.alarm.start()
     }
 
-    /// Waits until the watchdog is stuck in a call, and takes over. `false` if the watchdog has ended instead, as `is_needed` tells.
-    /// Either way the caller is not the deputy any more.
+    /// Waits until the watchdog is stuck in a call, and takes over. `false` if the watchdog has ended instead, as
+    /// `is_needed` tells. Either way the caller is not the deputy any more.
     pub(super) fn stand_by(&self, is_needed: impl Fn() -> bool) -> bool {
         // The word as it was seen last, and since when.
         let mut since = (self.word.load(Ordering::Relaxed), clock::now());

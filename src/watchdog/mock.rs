@@ -1,10 +1,10 @@
-//! Timers on the mock clocks of tests (feature `testing`): fired by whoever moves the clock, on the watchdog, which is
-//! waited for.
+//! Timers on the mock clocks of tests (feature `testing`). The thread that moves a clock has the watchdog fire them, and waits
+//! for it.
 //!
 //! Invariants:
-//! 1. A clock moves with the lock of `clocks.rs` held, and a timer is put in with it held: either the one who moves the clock
-//!    finds the timer, or the one who puts it in finds that its time has come.
-//! 2. One thread moves a clock at a time. What runs on its behalf meanwhile is *tracked*, and all that it sets off.
+//! 1. A clock moves with the lock of `clocks.rs` held, and a timer is put in with it held: either the
+//!    thread that moves the clock finds the timer, or the thread that puts it in finds that it is due.
+//! 2. One thread moves a clock at a time. The wakers that it has woken are *tracked*, and all that they set off.
 
 pub(super) mod clocks;
 pub(crate) mod tracking;
@@ -65,19 +65,19 @@ pub(crate) fn redirect(timer: Timer, waker: &Waker) -> bool {
     with_queue(clock, swap).flatten().is_some()
 }
 
-/// Moves the clock to `until`, from one due timer to the next, for as long as `go_on` says so. What was set off before
-/// has been done when it begins, what the move sets off when it goes on, unless that takes long; all of it when this
-/// returns.
+/// Moves the clock to `until`, from one due timer to the next, while `go_on` says so. Before the first step it waits for the work
+/// that was set off before, and after each step for the work that the step has set off, unless that takes long. When this
+/// returns all of it is done.
 ///
-/// From inside of what is set off it asks the move in progress to go on, if there is one, and returns at once.
+/// Called from within tracked work, it asks the move in progress to go on, if there is one, and returns at once.
 ///
-/// What never comes is far away: see [`reach`].
+/// For a move to "never" see [`reach`].
 pub(crate) fn advance(mock: &Arc<Mock>, until: impl Fn(u64) -> u64, mut go_on: impl FnMut() -> bool) {
     let until = |now| reach(now, until(now));
     let is_set_off = tracking().is_some();
-    // What has taken long.
+    // Groups that have taken long.
     let mut unfinished = Vec::new();
-    // Without threads nobody would do it.
+    // Where no thread can be had nobody would do the work.
     if !is_set_off
         && global().is_running()
         && let Some(group) = set_off_under(mock)
@@ -112,8 +112,8 @@ pub(crate) fn advance(mock: &Arc<Mock>, until: impl Fn(u64) -> u64, mut go_on: i
     }
 }
 
-/// Moves the clock to the next timer, if `go_on` says so once all that was set off before has been done; `false` if there
-/// is none.
+/// Moves the clock to the next timer, if `go_on` says so once all work that was set off before is done; `false` if there is no
+/// timer.
 pub(crate) fn advance_to_next(mock: &Arc<Mock>, go_on: impl FnMut() -> bool) -> bool {
     let next = with_queue(mock.id, |queue| queue.earliest()).unwrap_or(NEVER);
     if next != NEVER {
@@ -122,20 +122,20 @@ pub(crate) fn advance_to_next(mock: &Arc<Mock>, go_on: impl FnMut() -> bool) -> 
     next != NEVER
 }
 
-/// Where a move from `now` to `until` ends. To what never comes it goes half of the way to the end of the scale: past
-/// centuries, and still so that limits after it lie on the scale.
+/// Where a move from `now` to `until` ends. A move to "never" goes half of the way to the end of the scale: past centuries, and
+/// later limits still lie on the scale.
 fn reach(now: u64, until: u64) -> u64 {
     if until == NEVER { now.midpoint(NEVER) } else { until }
 }
 
-/// When the next timer is due on the way to `until`, or to what was asked meanwhile.
+/// When the next timer is due on the way to `until`, or to a later time that tracked work has asked for.
 fn next_due(queue: &Queue, mock: &Mock, until: u64) -> Option<u64> {
     let next = queue.earliest();
     (next <= until.max(mock.asked()) && next != NEVER).then_some(next)
 }
 
-/// Waits until it is done; hands it back where that takes long and a timer is due that it may wait for, as a hook for
-/// what it escalates to.
+/// Waits until the group's work is done. Hands the group back if that takes long and a timer is due that the work may wait for: a
+/// hook, say, for the one it escalates to.
 fn wait_for(group: Arc<WaitGroup>, mock: &Mock, until: u64) -> Option<Arc<WaitGroup>> {
     while !group.is_done_soon() {
         if with_queue(mock.id, |queue| next_due(queue, mock, until)).flatten().is_some() {
@@ -145,15 +145,15 @@ fn wait_for(group: Arc<WaitGroup>, mock: &Mock, until: u64) -> Option<Arc<WaitGr
     None
 }
 
-/// Has them woken on the watchdog, and waits until that, and all that they have set off, is done.
+/// Has the wakers woken on the watchdog, and waits for all that they set off.
 pub(crate) fn carry_out(wakers: impl IntoIterator<Item = Waker>) {
     if let Some(group) = begin(wakers) {
         group.wait();
     }
 }
 
-/// Has them woken on the watchdog; counts that, and all that they set off. `None` if this thread is one that is waited for:
-/// they are woken here.
+/// Has the wakers woken on the watchdog, tracked by the group that it returns. `None` if this thread runs tracked work, or is
+/// the watchdog: then they have been woken here.
 fn begin(wakers: impl IntoIterator<Item = Waker>) -> Option<Arc<WaitGroup>> {
     let wakers = wakers.into_iter();
     if tracking().is_some() || pass::is_this_thread() {
@@ -164,7 +164,7 @@ fn begin(wakers: impl IntoIterator<Item = Waker>) -> Option<Arc<WaitGroup>> {
     for waker in wakers {
         let job = Arc::new(Tracked::new(waker, &group));
         global().post(Arc::clone(&job).into());
-        // Without threads there is nobody else.
+        // Where no thread can be had nobody else would.
         if !global().is_running() {
             job.wake();
         }
@@ -172,7 +172,7 @@ fn begin(wakers: impl IntoIterator<Item = Waker>) -> Option<Arc<WaitGroup>> {
     Some(group)
 }
 
-/// The timers of a clock whose time has come.
+/// Fires the timers of a clock that are due.
 struct Due(Arc<Mock>);
 
 impl Wake for Due {

@@ -80,16 +80,17 @@ impl Watchdog {
         }
     }
 
-    /// The watchdog's life; `false` if another has taken over. `takes_over`: from one that is stuck in a call.
+    /// The watchdog's life until it retires; `false` if the deputy has taken over. `takes_over`: this thread was the
+    /// deputy, and the watchdog before it is stuck in a call.
     fn run(&'static self, mut takes_over: bool) -> bool {
         let born = clock::now();
-        // A watchdog before this one may have asked for it.
+        // A watchdog before this one may have registered.
         let mut heavy = self.settings().has(Settings::ASYMMETRIC);
         let mut asked = heavy || cfg!(timebox_loom);
         loop {
             let Some((key, until)) = self.pass(heavy, std::mem::take(&mut takes_over)) else { return false };
             let now = clock::now();
-            // It blocks for milliseconds: when nothing is due for a while, or else after a second.
+            // To register blocks for milliseconds: not while a timer is due soon, unless that never ends.
             if !asked
                 && (until.saturating_sub(now) > REGISTER_WHEN_IDLE_FOR
                     || now.saturating_sub(born) > REGISTER_AFTER)
@@ -102,7 +103,7 @@ impl Watchdog {
             }
             let timers = self.first_timer();
             if timers != NEVER {
-                // Before it is needed: to start a thread takes longer than to wake one.
+                // Now, before a call is late: to start a thread takes longer than to wake one.
                 self.ensure_deputy();
             }
             self.deputy.expect_calls(timers);
@@ -121,8 +122,8 @@ impl Watchdog {
         }
     }
 
-    /// Fires what is due, and finds out until when to sleep; `None` if another has taken over meanwhile. Who has just taken
-    /// over looks at all timers, since the one before may have been at any of them.
+    /// Fires the timers that are due, and says until when to sleep, with the key for that; `None` if the deputy has taken over
+    /// meanwhile. A thread that `takes_over` looks at all timers, since the watchdog before it may be stuck at any of them.
     fn pass(&'static self, heavy: bool, takes_over: bool) -> Option<(alarm::Key, u64)> {
         // Before the first look: a ring after it cuts the sleep short.
         let key = self.alarm.key();
@@ -136,7 +137,7 @@ impl Watchdog {
         let fenced = mutant!(NoDogFence) || (heavy && os::heavy_barrier());
         if !fenced {
             if heavy {
-                // It worked before: somebody has forbidden it.
+                // It worked before, so the program has forbidden the call since.
                 self.settings().set(Settings::ASYMMETRIC, false);
             }
             // SeqCst: pairs with the fence in `light_fence`.
@@ -153,29 +154,29 @@ impl Watchdog {
         Some((key, first.min(second)))
     }
 
-    /// The earliest deadline after `now` that anybody waits for; `now` or before if there is something to do at once.
+    /// The earliest deadline after `now`; `now` or before if there is work already.
     pub(super) fn earliest(&'static self, now: u64) -> u64 {
         let earliest = self.slots.earliest(now).min(self.first_timer());
         if lock(&self.state().inbox).is_empty() { earliest } else { now }
     }
 
-    /// None of the timers is due before.
+    /// A time before which no timer is due.
     fn first_timer(&'static self) -> u64 {
         self.state().all_timers().map(Timers::earliest).min().unwrap_or(NEVER)
     }
 
-    /// Calls everything that is due, in batches, with no lock held. The timers among which there was something due are to
-    /// be looked at again; or `all` of them. `None` if another has taken over meanwhile.
+    /// Wakes the wakers of all timers that are due, in batches, with no lock held. Returns the threads' timers to look at
+    /// again: those of which some were due, or `all`. `None` if the deputy has taken over meanwhile.
     fn fire_due(&'static self, now: u64, all: bool) -> Option<Vec<&'static Timers>> {
         let state = self.state();
         self.call_posted()?;
         let looked_at: Vec<_> = state.all_timers().filter(|timers| all || timers.earliest() <= now).collect();
         for timers in &looked_at {
             timers.begin_look();
-            // So many that those of other threads do not wait for all of this one's; the next pass follows at once.
+            // Not all, or the timers of other threads would wait too long. The next pass follows at once.
             for _ in 0..BATCHES_PER_PASS {
                 let (due, are_all) = timers.take_due(now);
-                // The calls fence too.
+                // The mutant looks before the fences in the calls.
                 if mutant!(EarlyLook) {
                     timers.end_look();
                 }
@@ -189,8 +190,8 @@ impl Watchdog {
         Some(looked_at)
     }
 
-    /// Calls what is in the inbox, and what comes meanwhile, unless that is very much. Each on its own: what a call that does
-    /// not return keeps from being called is left to who takes over. `None` if somebody has.
+    /// Wakes the wakers in the inbox, and those that come meanwhile, up to a bound. Takes them out one by one: if one call
+    /// does not return, the deputy finds the rest there. `None` if the deputy has taken over.
     fn call_posted(&'static self) -> Option<()> {
         let inbox = &self.state().inbox;
         for _ in 0..CALLS_PER_TURN {

@@ -1,8 +1,8 @@
-//! How the watchdog is started; and what is done where no thread can be had.
+//! The start of the watchdog, also where no thread can be had.
 //!
-//! A limit must not be lost because there was no thread when it was armed. So whoever waits for one tries again, until
-//! there is a watchdog: tasks are polled again at once, sleeps get up now and then, checks do it as they read the clock. A
-//! runner with nothing to do becomes the watchdog itself.
+//! A limit must not be lost because there was no thread when it was armed. So code that waits for a limit tries again to
+//! start the watchdog, until there is one: tasks are polled again at once, sleeps get up now and then, checks try when they
+//! read the clock. A pool's thread with nothing to do becomes the watchdog itself.
 
 use super::arm::Watchdog;
 #[cfg(timebox_loom)]
@@ -12,11 +12,11 @@ use crate::sync::{Ordering, os};
 #[cfg(not(timebox_loom))]
 use crate::time::{NEVER, clock};
 
-/// How long no thread is asked for again after none could be had, in nanoseconds.
+/// How long to wait before another try to start a thread, in nanoseconds.
 #[cfg(not(timebox_loom))]
 const TRY_EVERY: u64 = 1_000_000;
 
-/// How long a call that nobody would interrupt waits for a watchdog, in nanoseconds.
+/// How long a call waits for a watchdog that would interrupt it, in nanoseconds.
 #[cfg(not(timebox_loom))]
 const WORTH_WAITING: u64 = 1_000_000_000;
 
@@ -60,7 +60,7 @@ impl Watchdog {
         if !self.alarm.claim() {
             return true;
         }
-        // Relaxed, here and below: hints; it is the alarm that decides.
+        // Relaxed, here and below: a hint. The alarm decides.
         let is_time = clock::real_now() >= self.try_at.load(Ordering::Relaxed);
         if is_time && os::spawn("timebox-watchdog", || self.serve(false)).is_ok() {
             self.try_at.store(0, Ordering::Relaxed);
@@ -110,23 +110,24 @@ impl Watchdog {
         self.alarm.is_reliable()
     }
 
-    /// Whether no thread could be had for it when somebody needed it.
+    /// Whether there is no watchdog because no thread could be had.
     #[inline]
     pub(crate) fn is_missing(&'static self) -> bool {
         self.try_at.load(Ordering::Relaxed) != 0 && !self.alarm.is_reliable()
     }
 
-    /// Whether a watchdog may be had soon: it has not been missing for long.
+    /// Whether a watchdog may be had soon: it has not been missing for a second.
     pub(crate) fn is_worth_waiting_for(&'static self) -> bool {
         clock::real_now().saturating_sub(self.missing_since.load(Ordering::Relaxed)) < WORTH_WAITING
     }
 
-    /// For a thread of ours with nothing to do: whether it is to be the watchdog, which is missing. Then it
-    /// [serves](Self::step_in) as that.
+    /// Whether the calling thread, one of ours with nothing to do, must be the watchdog, since that is missing. If so, call
+    /// [`step_in`](Self::step_in).
     pub(crate) fn needs_this_thread(&'static self) -> bool {
         self.is_missing() && self.alarm.start()
     }
 
+    /// Serves as the watchdog, on the calling thread.
     pub(crate) fn step_in(&'static self) {
         self.try_at.store(0, Ordering::Relaxed);
         os::name_this_thread("timebox-watchdog");

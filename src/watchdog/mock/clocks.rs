@@ -16,7 +16,8 @@ type Clocks = BTreeMap<u32, Clock>;
 #[derive(Default)]
 struct Clock {
     queue: Queue,
-    /// Counts what threads under it have set off other than by moving it: a hook by a cancel, or by leaving a shield.
+    /// Counts the work that threads under the clock have set off, other than by moving it: a hook, by a cancel or the end
+    /// of a shield.
     set_off: Arc<WaitGroup>,
 }
 

@@ -1,4 +1,4 @@
-//! Tracked work: who moves a mock clock waits for all that the move sets off, on other threads too.
+//! Tracked work: the thread that moves a mock clock waits for all that the move sets off, on other threads too.
 
 use std::cell::RefCell;
 use std::sync::{Arc, PoisonError};
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::sync::{AtomicBool, Condvar, Mutex, Ordering, lock, wait};
 
-/// How long, in real time, a move waits for what it has set off before it goes on to what that may wait for.
+/// How long, in real time, a move waits for the work it has set off, before it goes on to timers that the work may wait for.
 const GIVE_UP_AFTER: Duration = Duration::from_secs(1);
 
 thread_local!(static TRACKING: RefCell<Option<Arc<WaitGroup>>> = const { RefCell::new(None) });

@@ -1,6 +1,6 @@
-//! Where the timers of one thread are kept: records, in groups, in chunks.
+//! The records of one thread's timers, in groups, in chunks.
 //!
-//! The invariants are those of `timers.rs`.
+//! The numbers of invariants are those in `timers.rs`.
 
 use std::ptr;
 // std's in a model too: only its owner uses it.
@@ -18,15 +18,16 @@ pub(super) const GROUP: usize = if cfg!(timebox_loom) { 4 } else { 32 };
 const CHUNKS: usize = 26;
 /// No record.
 pub(super) const NONE: u32 = u32::MAX;
-/// Marks a link where a record has its deadline otherwise. A deadline so late is no timer: it is centuries away.
+/// Marks that the deadline of a record is a link to another record. A timer with a deadline so late would be centuries away.
 const LINK: u64 = 1 << 63;
 
 pub(super) struct Records {
     /// Invariant 5.
     first: Link,
-    /// The first of the records that others have taken the waker out of.
+    /// The first of the records that other threads have taken the waker out of.
     returned: CachePadded<AtomicU32>,
-    /// How many have become free that were not in the nursery, and so may have an entry in the heap.
+    /// How many records have become free since the heap was rebuilt that were not in the nursery, and so may have a stale
+    /// entry in the heap.
     stale: AtomicU32,
     made_in: Process,
     chunks: [SetOnce<Box<[Group]>>; CHUNKS],
@@ -37,7 +38,7 @@ pub(super) struct Group {
     /// Its place among the groups.
     number: u32,
     free: AtomicU32,
-    /// Which are in the nursery.
+    /// Which records are in the nursery.
     listed: AtomicU32,
     made_in: Process,
     /// Invariant 5.
@@ -50,7 +51,7 @@ pub(super) struct Record {
     pub(super) waker: Handoff<Waker>,
 }
 
-/// To a group; they never move or go. For the thread they belong to.
+/// A pointer to a group; groups never move or go. For the owner.
 struct Link(AtomicPtr<Group>);
 
 impl Link {
@@ -61,7 +62,7 @@ impl Link {
     // Relaxed, here and below: invariant 1.
     #[cfg_attr(not(debug_assertions), inline(always))]
     fn get(&self) -> Option<&'static Group> {
-        // SAFETY: null, or what `set` was given.
+        // SAFETY: null, or the reference that `set` was given.
         unsafe { self.0.load(Ordering::Relaxed).as_ref() }
     }
 
@@ -71,7 +72,7 @@ impl Link {
     }
 }
 
-/// For the thread they belong to. Relaxed where nothing else is said: invariant 1.
+/// For the owner. Relaxed unless stated otherwise: invariant 1.
 impl Records {
     /// Claims a free record.
     #[cfg_attr(not(debug_assertions), inline(always))]
@@ -84,8 +85,8 @@ impl Records {
         (group, free.trailing_zeros())
     }
 
-    /// The first group with a free record, and which are: the one before has none left. Others may be done with some, or
-    /// else there will be more.
+    /// The first group with free records, and which are free. The group `before` has none left. If no group has, takes back
+    /// records from other threads, or makes more groups.
     #[cold]
     #[inline(never)]
     fn next_group(&'static self, before: Option<&'static Group>) -> (&'static Group, u32) {
@@ -99,7 +100,7 @@ impl Records {
         }
     }
 
-    /// Makes a chunk more.
+    /// Makes one more chunk.
     fn add_groups(&'static self) {
         let k = self.chunks.iter().take_while(|chunk| chunk.get().is_some()).count();
         let groups: u32 = 1 << k;
@@ -108,9 +109,9 @@ impl Records {
         chunk.iter().rev().for_each(Group::put_first);
     }
 
-    /// Takes back the records that others have taken the waker out of; whether there were any.
+    /// Takes back the records that other threads have taken the waker out of; whether there were any.
     fn take_returned(&'static self) -> bool {
-        // Acquire: pairs with the Release in `give_back`: who took the waker out is done with it.
+        // Acquire: pairs with the Release in `give_back`: the other thread is done with the record.
         let mut next = self.returned.0.swap(NONE, Ordering::Acquire);
         let any = next != NONE;
         while next != NONE {
@@ -121,18 +122,18 @@ impl Records {
         any
     }
 
-    /// How many have become free since the heap was made that may have an entry in it.
+    /// How many stale entries the heap may have.
     pub(super) fn stale(&self) -> usize {
         self.stale.load(Ordering::Relaxed) as usize
     }
 
-    /// How many there are, in use or free.
+    /// How many records there are, in use or free.
     pub(super) fn count(&self) -> usize {
         self.groups().count() * GROUP
     }
 
-    /// Has the free ones given out in the order they lie in memory; all that are in use and not in the nursery. This too in
-    /// that order, which is several times as fast as any other.
+    /// Sorts the list of groups by address, and returns all records that are in use and not in the nursery. These too by
+    /// address: several times as fast as in another order.
     pub(super) fn sort_out(&'static self) -> impl Iterator<Item = (&'static Group, u32)> {
         self.stale.store(0, Ordering::Relaxed);
         let mut last: Option<&Group> = None;
@@ -154,7 +155,7 @@ impl Records {
         self.chunks.iter().map_while(SetOnce::get).flatten()
     }
 
-    /// The group that a record is in, and where.
+    /// The group of a record, and the record's number in it.
     pub(super) fn find(&self, index: u32) -> (&Group, u32) {
         let (number, at) = (index / GROUP as u32, index % GROUP as u32);
         let (chunk, place) = chunk_of(number as usize, 1);
@@ -202,7 +203,7 @@ impl Group {
     }
 }
 
-/// For the thread they belong to. Relaxed: invariant 1.
+/// For the owner. Relaxed: invariant 1.
 impl Group {
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn is_listed(&self, at: u32) -> bool {
@@ -227,13 +228,13 @@ impl Group {
         }
     }
 
-    /// It has a free record again: puts it before the others that have.
+    /// Puts the group first in the list: it has a free record again.
     fn put_first(&'static self) {
         let first = self.records.first.get();
         if first.is_some_and(|first| ptr::eq(first, self)) {
             return;
         }
-        // The first may have none left.
+        // The first group may have no free record left. Then it goes off the list.
         let is_left = |first: &&Group| first.free.load(Ordering::Relaxed) != 0;
         self.next.set(first.filter(is_left).or_else(|| first?.next.get()));
         self.records.first.set(Some(self));
@@ -252,13 +253,13 @@ impl Group {
         self.number * GROUP as u32 + at
     }
 
-    /// Whether it was left behind in a fork.
+    /// Whether it was made before a fork, by the parent.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn is_lost(&self) -> bool {
         !self.made_in.is_current()
     }
 
-    /// Stands for the records of mock clocks, of which there are none.
+    /// A group that stands for the timers on mock clocks, which have no records.
     #[cfg(feature = "testing")]
     pub(super) fn of_mocks() -> &'static Self {
         static MOCKS: SetOnce<Group> = SetOnce::new();
@@ -270,16 +271,16 @@ impl Group {
         self.made_in == Process::NONE
     }
 
-    /// The deadline of the timer in a record, the record, and which of its fillings that is; if there is one.
+    /// The deadline, the record and the ticket of the timer in a record, if there is one.
     pub(super) fn timer(&self, at: u32) -> Option<(u64, u32, Ticket)> {
         let record = self.record(at);
         let ticket = record.waker.ticket()?;
         let deadline = record.deadline.load(Ordering::Relaxed);
-        // It may have been taken, and be on its way back, meanwhile.
+        // Another thread may have taken the waker out meanwhile, and be giving the record back.
         (deadline & LINK == 0).then_some((deadline, self.index(at), ticket))
     }
 
-    /// Gives a record back whose waker the calling thread, not the one it belongs to, has taken out.
+    /// Gives a record back. For a thread that does not own it, and has taken its waker out.
     #[cold]
     pub(super) fn give_back(&self, at: u32) {
         let (link, returned) = (&self.record(at).deadline, &self.records.returned.0);
