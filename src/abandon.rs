@@ -20,14 +20,13 @@ use std::task::Waker;
 use std::thread;
 
 use crate::error::{ScopeId, TimeoutError};
+use crate::pool::{self, Task};
 use crate::scope::test_hooks::{Held, hold};
 use crate::scope::{Handle, Scope, run_any};
 use crate::sync::callback::drop_quietly;
 use crate::sync::{ForkMutex, Mutex, MutexGuard, SetOnce, lock};
 use crate::time::{Limit, clock};
 use crate::token::chain::{RaiseContext, given_up};
-use crate::watchdog;
-use crate::watchdog::pool::Task;
 
 /// Runs work on a thread of ours, and at the deadline returns without it. A last resort.
 ///
@@ -88,7 +87,7 @@ pub fn abandon<T: Send + 'static>(
 
 /// How much work has been left behind by [`abandon`](crate::abandon()) and still runs.
 pub fn abandoned() -> usize {
-    watchdog::global().abandoned().stuck()
+    pool::abandoned().stuck()
 }
 
 /// Sets how many pieces of work [`abandon`](crate::abandon()) runs at one time in this process, each on a thread of its own;
@@ -121,7 +120,7 @@ pub fn abandoned() -> usize {
 /// assert_eq!(found.len(), 100);
 /// ```
 pub fn set_max_threads(most: usize) {
-    watchdog::global().abandoned().set_most(most);
+    pool::abandoned().set_most(most);
 }
 
 /// All places are taken by work that was left behind: the source of the error of [`abandon`](crate::abandon()).
@@ -134,7 +133,7 @@ pub struct Saturated {
 }
 
 fn submit(depth: usize, job: Arc<dyn Task>) -> Result<(), Saturated> {
-    let threads = watchdog::global().abandoned();
+    let threads = pool::abandoned();
     if threads.is_saturated(depth) {
         return Err(Saturated { threads: threads.most() });
     }
@@ -163,7 +162,7 @@ fn depth_of(scope: &Scope) -> usize {
     scope.node().walk(|node| around.push(node.id));
     let Some(running) = running() else { return DEPTH.get() };
     // Any work may wait for a hook.
-    let all = watchdog::is_for_hooks().then(|| running.values()).into_iter().flatten();
+    let all = pool::is_for_hooks().then(|| running.values()).into_iter().flatten();
     let depths = around.iter().filter_map(|scope| running.get(scope)).chain(all);
     depths.map(|depth| depth.saturating_add(1)).fold(DEPTH.get(), usize::max)
 }
@@ -226,7 +225,7 @@ impl<T: Send + 'static> Job<T> {
             let before = std::mem::replace(&mut *state, State::Left);
             if matches!(before, State::Running) {
                 // With the job locked: its end comes after.
-                watchdog::global().abandoned().mark_abandoned(self.depth);
+                pool::abandoned().mark_abandoned(self.depth);
             }
             before
         };
@@ -311,7 +310,7 @@ impl<T: Send + 'static> Job<T> {
         let waker = lock(&self.waker).take();
         waker.into_iter().for_each(Waker::wake);
         if left {
-            watchdog::global().abandoned().mark_returned(self.depth);
+            pool::abandoned().mark_returned(self.depth);
         }
         drop_quietly(self);
     }

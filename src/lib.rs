@@ -158,6 +158,7 @@ pub mod guide;
 mod interrupt;
 #[cfg(all(unix, feature = "isolate", not(timebox_loom)))]
 pub mod isolate;
+mod pool;
 #[cfg(not(timebox_loom))]
 mod quota;
 #[cfg(doc)]
@@ -168,6 +169,7 @@ mod sync;
 mod test_env;
 #[cfg(feature = "testing")]
 pub mod testing;
+mod thread;
 mod time;
 mod token;
 mod watchdog;

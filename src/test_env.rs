@@ -1,14 +1,15 @@
-//! The environment for tests: what a test has put in place of the real world. Without the feature `testing` nothing is left of it.
+//! The test environment: a mock clock and a probe, which a test has put in place of the real clock and of none. Without the feature
+//! `testing` it is empty.
 //!
-//! A thread is *in* an environment while a test's closure runs on it, a future made there is polled, or a handle made there is
-//! entered. What is made meanwhile keeps the environment, and follows it wherever it goes.
+//! A thread is *in* an environment while a test's closure runs on it, while it polls a future that was made there, or while it is in a
+//! handle that was made there. Scopes, tokens, quotas and futures keep the environment that they were made in.
 
 #[cfg(feature = "testing")]
 pub(crate) use on::{Entered, Mock, Probe, TestSetup, Verdict, is_entered};
 #[cfg(feature = "testing")]
 use std::sync::Arc;
 
-/// What scopes, tokens, quotas and futures were made under. The default is the real world.
+/// The environment of scopes, tokens, quotas and futures. The default is the real one.
 #[derive(Clone, Default)]
 pub(crate) struct TestEnv {
     #[cfg(feature = "testing")]
@@ -22,7 +23,7 @@ impl std::fmt::Debug for TestEnv {
 }
 
 impl TestEnv {
-    /// That of the calling thread.
+    /// The environment of the calling thread.
     #[inline]
     pub(crate) fn current() -> Self {
         #[cfg(feature = "testing")]
@@ -32,7 +33,7 @@ impl TestEnv {
         Self::default()
     }
 
-    /// Whether this thread may be in any but the real world.
+    /// Whether this thread may be in another than the real environment.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn is_in_force() -> bool {
         #[cfg(feature = "testing")]
@@ -41,7 +42,7 @@ impl TestEnv {
         false
     }
 
-    /// The time on this environment's clock, for somebody whose own clock says `now`.
+    /// The time on this environment's clock; `now` is the time on the clock of the calling thread.
     #[inline]
     #[cfg_attr(not(feature = "testing"), allow(clippy::unused_self))]
     pub(crate) fn reading(&self, now: u64) -> u64 {
@@ -52,7 +53,7 @@ impl TestEnv {
         now
     }
 
-    /// Whether times of the two can be compared.
+    /// Whether both have the same clock, so that their times can be compared.
     #[inline]
     #[cfg_attr(not(feature = "testing"), allow(clippy::unused_self))]
     pub(crate) fn shares_clock(&self, other: &Self) -> bool {
@@ -65,7 +66,7 @@ impl TestEnv {
         }
     }
 
-    /// Whether it is the real world.
+    /// Whether it is the real environment.
     #[inline]
     #[cfg_attr(not(feature = "testing"), allow(clippy::unused_self))]
     pub(crate) fn is_real(&self) -> bool {
@@ -75,7 +76,7 @@ impl TestEnv {
         true
     }
 
-    /// Whether it is the watchdog that notices its deadlines.
+    /// Whether its clock is the real one, so that the watchdog notices its deadlines.
     #[inline]
     #[cfg_attr(not(feature = "testing"), allow(clippy::unused_self))]
     pub(crate) fn has_real_clock(&self) -> bool {
@@ -91,10 +92,9 @@ mod on {
     use std::cell::{Cell, RefCell};
     use std::panic::{Location, RefUnwindSafe, UnwindSafe};
     use std::sync::Arc;
-    use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
     use super::TestEnv;
-    use crate::sync::{Mutex, ThreadKey, os};
+    use crate::sync::{AtomicU64, AtomicUsize, Mutex, Ordering, ThreadKey, os};
 
     /// What a test has put in place.
     #[derive(Clone, Default)]
@@ -110,46 +110,46 @@ mod on {
     #[derive(Debug)]
     pub(crate) struct Mock {
         now: AtomicU64,
-        /// Who keeps it from moving by itself.
+        /// The threads that keep it from moving by itself.
         pub(crate) presence: Mutex<Presence>,
-        /// To where what a move has set off wants it to go on.
+        /// The time that tracked work has asked the move in progress to go on to.
         asked: AtomicU64,
-        /// Held by who moves it.
+        /// Held by the thread that moves it.
         pub(crate) turn: Mutex<()>,
-        /// Its number; the watchdog's room keeps its timers by it.
+        /// Its number, by which `watchdog/mock/clocks.rs` keeps its timers.
         pub(crate) id: u32,
     }
 
-    /// Who is under a clock, for one that moves by itself when all wait.
+    /// The threads under a clock that moves by itself when all of them wait.
     #[derive(Debug, Default)]
     pub(crate) struct Presence {
         /// How many do not wait.
         pub(crate) awake: usize,
-        /// How many want it to move by itself.
+        /// How many `Mover`s want it to move by itself.
         pub(crate) movers: usize,
         /// Whether it is just moving by itself.
         pub(crate) moves: bool,
-        /// Whether somebody fell asleep meanwhile.
+        /// Whether a thread fell asleep meanwhile.
         pub(crate) look_again: bool,
     }
 
-    /// Told of each interruption point.
+    /// Is called at each interruption point.
     pub(crate) trait Probe: Send + Sync + UnwindSafe + RefUnwindSafe {
-        /// Running code has come to one.
+        /// Running code has reached one.
         fn reached(&self, location: &'static Location<'static>) -> Verdict;
-        /// Running code may now wait for long without harm, or has done so.
+        /// Running code begins or ends a wait, which may take long without harm.
         fn waits(&self, location: &'static Location<'static>, begins: bool);
-        /// Whether it has scopes expire: then their hooks are waited for.
+        /// Whether it has scopes expire. If so, the test waits for their hooks.
         fn injects(&self) -> bool;
     }
 
-    /// What is to happen at an interruption point.
+    /// The probe's decision at an interruption point.
     #[derive(Clone, Debug)]
     pub(crate) enum Verdict {
         Pass,
         /// The innermost scope expires; of shields too if `in_shields`, else the one outside them.
         Expire {
-            /// The scope of whoever asks: the outermost that may be meant.
+            /// The outermost scope that may expire: the scope that the probe belongs to.
             outermost: u64,
             in_shields: bool,
         },
@@ -172,22 +172,22 @@ mod on {
         }
 
         pub(crate) fn now(&self) -> u64 {
-            // Acquire: pairs with the Release in `move_to`: who sees the time sees what happened before it.
+            // Acquire: pairs with the Release in `move_to`, so that a thread that sees the time sees what happened before it.
             self.now.load(Ordering::Acquire)
         }
 
-        /// Never moves back, and not to where what never comes would have come.
+        /// Never moves back, and never to "never".
         pub(crate) fn move_to(&self, time: u64) {
             self.now.fetch_max(time.min(u64::MAX - 1), Ordering::Release);
         }
 
-        /// A move begins: nothing is asked yet.
+        /// A move begins: nothing has been asked of it yet.
         pub(crate) fn begin(&self) {
             self.asked.store(0, Ordering::Relaxed);
         }
 
         pub(crate) fn ask(&self, time: u64) {
-            // Relaxed: read by who waits for whoever asks.
+            // Relaxed: the thread that reads it waits for the work that asks.
             self.asked.fetch_max(time, Ordering::Relaxed);
         }
 
@@ -198,7 +198,7 @@ mod on {
 
     thread_local!(static CURRENT: RefCell<TestEnv> = const { RefCell::new(TestEnv { setup: None }) });
 
-    // No destructor: it is there in those of others.
+    // No destructor, so it is there in the destructors of other thread-locals.
     thread_local!(static ENTERED: Cell<u32> = const { Cell::new(0) });
 
     /// Whether this thread is in an environment.

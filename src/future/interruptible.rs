@@ -16,12 +16,12 @@ use crate::scope::over::{AwaitAction, AwaitState};
 use crate::scope::test_hooks::point;
 use crate::scope::{error_at, innermost};
 use crate::sync::waits::Ending;
+use crate::thread::Thread;
 use crate::time::{NEVER, clock};
 use crate::token::Hook;
 use crate::token::chain::{Chain, RaiseContext, Step};
 use crate::token::hook::{Entry, Unsaid};
 use crate::token::node::{Node, Tie};
-use crate::watchdog::slots::Thread;
 
 /// Polls a future that knows nothing of scopes, with a hook that interrupts it once the scope around it is over.
 ///

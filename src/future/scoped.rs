@@ -17,9 +17,9 @@ use crate::scope::checkpoint::is_over;
 use crate::scope::over::{AwaitAction, takes_a_break};
 use crate::scope::test_hooks::{mark_wait, point};
 use crate::scope::{Entered, Rejected, Scope, run_entered};
+use crate::thread::Thread;
 use crate::time::clock;
 use crate::token::chain::RaiseContext;
-use crate::watchdog::slots::Thread;
 
 #[pin_project(PinnedDrop, project = ScopedProjection)]
 pub(super) struct Scoped<F> {

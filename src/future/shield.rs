@@ -14,10 +14,10 @@ use crate::scope::SuspendedScope;
 use crate::scope::test_hooks::enter_env;
 use crate::scope::{HeldOffHooks, Scope, innermost, longest};
 use crate::test_env::TestEnv;
+use crate::thread::Thread;
 use crate::time::{NEVER, clock, nanos};
 use crate::token::node::Node;
 use crate::watchdog;
-use crate::watchdog::slots::Thread;
 
 /// Polls cleanup that must not be cut short by a scope that is over, for `max` at most (and a day at most).
 ///

@@ -10,8 +10,8 @@ use crate::scope::error_at;
 use crate::scope::over::{AwaitAction, AwaitState};
 use crate::scope::test_hooks::point;
 use crate::test_env::TestEnv;
+use crate::thread::Thread;
 use crate::time::{clock, nanos};
-use crate::watchdog::slots::Thread;
 
 /// Sleeps, but no longer than the scope in which it is polled. The time begins with the first poll.
 ///

@@ -8,9 +8,9 @@ use crate::scope::Scope;
 use crate::scope::innermost;
 use crate::scope::over::{AwaitState, PATIENCE};
 use crate::test_env::TestEnv;
+use crate::thread::{self, Thread};
 use crate::time::NEVER;
 use crate::token::node::Node;
-use crate::watchdog::slots::Thread;
 use crate::watchdog::{self, Timer};
 
 /// Wakes a task at a time, and when a node is over. The owner takes both back with [`clear`](TaskWakeup::clear).
@@ -50,7 +50,7 @@ pub(super) fn poll_again(waker: &Waker) {
 /// As [`poll_again`], for a task that waits for a node with a deadline.
 #[inline]
 pub(super) fn rely_on(node: &Arc<Node>, waker: &Waker) {
-    if watchdog::global().is_missing() && node.expires_at() != NEVER && !watchdog::global().ensure_running() {
+    if watchdog::global().is_missing() && node.expires_at() != NEVER && !thread::ensure_watchdog() {
         poll_again(waker);
     }
 }
@@ -66,10 +66,10 @@ impl TaskWakeup {
             if deadline == NEVER {
                 return;
             }
-            let timer = watchdog::global().schedule(deadline, waker.clone());
+            let timer = thread::schedule(deadline, waker.clone());
             self.timer = Some((deadline, timer));
         }
-        if !watchdog::global().ensure_running() {
+        if !thread::ensure_watchdog() {
             poll_again(waker);
         }
     }
@@ -83,10 +83,10 @@ impl TaskWakeup {
     /// As [`wake_at`](Self::wake_at), by another clock than this thread's.
     pub(super) fn wake_at_on(&mut self, env: &TestEnv, deadline: u64, waker: &Waker) {
         if !self.keeps_timer(deadline, waker) && deadline != NEVER {
-            let timer = watchdog::global().schedule_on(env, deadline, waker.clone());
+            let timer = thread::schedule_on(env, deadline, waker.clone());
             self.timer = Some((deadline, timer));
         }
-        if self.timer.is_some() && env.has_real_clock() && !watchdog::global().ensure_running() {
+        if self.timer.is_some() && env.has_real_clock() && !thread::ensure_watchdog() {
             poll_again(waker);
         }
     }

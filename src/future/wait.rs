@@ -12,8 +12,8 @@ use crate::scope::over::{AwaitAction, AwaitState, takes_a_break};
 use crate::scope::test_hooks::point;
 use crate::scope::{WaitLimit, error_at};
 use crate::test_env::TestEnv;
+use crate::thread::Thread;
 use crate::time::{Limit, clock};
-use crate::watchdog::slots::Thread;
 
 /// Waits for a future no longer than the limit; the future goes on afterwards. For `&mut future`, or the handle of a task.
 ///

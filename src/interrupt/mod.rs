@@ -21,12 +21,12 @@ use crate::scope::test_hooks::waiting;
 use crate::sync::callback::lend;
 use crate::sync::mutant;
 use crate::sync::waits::Ending;
+use crate::thread::{self, Thread};
 use crate::time::{NEVER, clock};
 use crate::token::Hook;
 use crate::token::chain::RaiseContext;
 use crate::token::hook::{Entry, Unsaid};
 use crate::token::node::{Node, Tie};
-use crate::watchdog::slots::Thread;
 use crate::watchdog::{self, NAP};
 
 /// What came of an interruptible call: see [`interruptible_outcome`].
@@ -220,7 +220,7 @@ impl Scope {
     fn await_watchdog(&self, location: &'static Location<'static>) -> Result<(), TimeoutError> {
         let watchdog = watchdog::global();
         if watchdog.is_missing() && !clock::is_mocked() && self.node().expires_at() != NEVER {
-            while !watchdog.ensure_running() && watchdog.is_worth_waiting_for() {
+            while !thread::ensure_watchdog() && watchdog.is_worth_waiting_for() {
                 std::thread::sleep(Duration::from_nanos(NAP));
                 self.check_by_clock(location)?;
             }

@@ -12,12 +12,13 @@ use rustix::io::Errno;
 
 use crate::scope::Scope;
 use crate::scope::test_hooks::waiting;
-use crate::sync::{fork, os};
+use crate::sync::fork::Process;
+use crate::sync::os;
 use crate::test_env::TestEnv;
+use crate::thread::{self, Thread};
 use crate::time::{NEVER, clock};
 use crate::token::node::Node;
-use crate::watchdog::slots::Thread;
-use crate::watchdog::{self, Timer};
+use crate::watchdog::Timer;
 
 /// Some systems take no longer timeout than a few weeks.
 const LONGEST: Duration = Duration::from_secs(3600);
@@ -93,7 +94,7 @@ struct Rope {
     reader: PipeReader,
     writer: PipeWriter,
     /// A forked child has the same pipe.
-    generation: u32,
+    made_in: Process,
 }
 
 impl<'s> Bell<'s> {
@@ -104,11 +105,11 @@ impl<'s> Bell<'s> {
             return Ok(None);
         }
         let (reader, writer) = io::pipe()?;
-        let rope = Arc::new(Rope { reader, writer, generation: fork::generation() });
+        let rope = Arc::new(Rope { reader, writer, made_in: Process::current() });
         let waker = Waker::from(Arc::clone(&rope));
         // If it is over, the wait does not begin.
         let node = node.and_then(|node| Some((node, node.add_waker(&waker)?)));
-        let timer = (due != NEVER).then(|| watchdog::global().schedule_on(&TestEnv::current(), due, waker));
+        let timer = (due != NEVER).then(|| thread::schedule_on(&TestEnv::current(), due, waker));
         Ok(Some(Self { rope, node, timer }))
     }
 }
@@ -126,7 +127,7 @@ impl Drop for Bell<'_> {
 
 impl Wake for Rope {
     fn wake(self: Arc<Self>) {
-        if self.generation == fork::generation() {
+        if self.made_in.is_current() {
             // Twice at most, so there is room; and if not, it has been pulled.
             let _pulled = (&self.writer).write(&[0]);
         }

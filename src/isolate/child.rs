@@ -15,7 +15,8 @@ use super::Error;
 use super::frame::{self, Answer, Request};
 use super::serve::ask;
 use crate::scope::Scope;
-use crate::sync::{Mutex, fork, lock, os};
+use crate::sync::fork::Process;
+use crate::sync::{Mutex, lock, os};
 use crate::time::nanos;
 use crate::token::Hook;
 
@@ -31,7 +32,7 @@ pub(super) struct Child {
     reaped: bool,
     line: UnixStream,
     function: &'static str,
-    generation: u32,
+    made_in: Process,
     /// Whether it has said that there is an entry.
     greeted: bool,
 }
@@ -55,7 +56,7 @@ impl Child {
             let idle = lock(&IDLE).get_mut(function).and_then(Vec::pop);
             match idle {
                 None => return Self::start(function, memory),
-                Some(child) if child.generation == fork::generation() => {
+                Some(child) if child.made_in.is_current() => {
                     // One that has ended meanwhile is dropped.
                     if matches!(os::has_ended(child.pid()), Ok(false)) {
                         return Ok(child);
@@ -76,7 +77,7 @@ impl Child {
         command.arg0(&program).process_group(0);
         ask(&mut command, theirs.into(), memory.unwrap_or(0))?;
         let process = command.spawn()?;
-        Ok(Self { process, reaped: false, line, function, generation: fork::generation(), greeted: false })
+        Ok(Self { process, reaped: false, line, function, made_in: Process::current(), greeted: false })
     }
 
     fn pid(&self) -> Pid {
@@ -148,7 +149,7 @@ impl Child {
 
 impl Drop for Child {
     fn drop(&mut self) {
-        if self.generation == fork::generation() {
+        if self.made_in.is_current() {
             // Whether it could be reaped changes nothing any more.
             let _ = self.end();
         }

@@ -36,13 +36,13 @@ use std::convert::Infallible;
 use std::fmt;
 use std::panic::Location;
 use std::process::ExitStatus;
-use std::sync::OnceLock;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::error::TimeoutError;
 use crate::scope::run_any;
+use crate::sync::SetOnce;
 use crate::time::Limit;
 use child::Child;
 use frame::Answer;
@@ -139,7 +139,7 @@ impl Error {
 }
 
 /// The functions that were named to `entry`.
-static NAMED: OnceLock<Vec<&'static str>> = OnceLock::new();
+static NAMED: SetOnce<Vec<&'static str>> = SetOnce::new();
 
 /// Must stand at the beginning of `main`: in a child process it serves calls, and does not return.
 ///
@@ -167,7 +167,7 @@ pub fn entry(functions: &[&dyn Function]) {
     if let Some(memory) = serve::asked_to_serve() {
         serve::serve(functions, memory);
     }
-    let _ = NAMED.set(functions.iter().map(|function| function.name()).collect());
+    NAMED.get_or_init(|| functions.iter().map(|function| function.name()).collect());
 }
 
 /// Runs a function in a child process, which is killed at the deadline. A last resort: see the [module](self).

@@ -7,14 +7,13 @@ use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::time::Duration;
 
 use super::Function;
 use super::frame::{self, Answer, Request};
 use crate::scope::timeout_value;
-use crate::sync::os;
+use crate::sync::{AtomicBool, Ordering, os};
 use crate::time::Limit;
 
 /// Set for children: which file the line is, and the memory they may have, or 0.

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use super::frame::{Scope, innermost};
 use super::switch::is_enabled;
 use crate::error::{Cause, ScopeInfo};
+use crate::thread::Thread;
 use crate::time::{Kind, Limit, NEVER, clock, nanos};
 use crate::token::node::{Node, Tie};
 use crate::token::{CancellationToken, Hook, Registration};
-use crate::watchdog::slots::Thread;
 
 /// Has `hook` run once the innermost scope is over. It dies with the scope, or when the registration is dropped.
 ///

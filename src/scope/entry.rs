@@ -15,11 +15,11 @@ use super::switch::is_enabled;
 use super::test_hooks::{point, point_of};
 use crate::error::{Cause, ScopeId, ScopeInfo, TimeoutError};
 use crate::test_env::TestEnv;
+use crate::thread::Thread;
 use crate::time::{Budget, Kind as LimitKind, Limit, NEVER, clock, nanos};
 use crate::token::CancellationToken;
 use crate::token::node::{End, Node};
 use crate::watchdog;
-use crate::watchdog::slots::Thread;
 
 /// A scope that may be entered.
 pub(crate) struct Prepared {
@@ -87,7 +87,7 @@ impl Drop for Spending {
 /// The duration that counts: [`NEVER`] while limits are switched off.
 #[cfg_attr(not(debug_assertions), inline(always))]
 fn in_force(asked: u64) -> u64 {
-    if watchdog::global().mode().has_limits() { asked } else { in_force_slow(asked) }
+    if watchdog::global().settings().has_limits() { asked } else { in_force_slow(asked) }
 }
 
 #[cold]

@@ -28,10 +28,9 @@ use std::thread;
 use super::config::Extras;
 use super::spec::{Kind, ScopeSpec};
 use crate::error::{Cause, ScopeId, ScopeInfo};
+use crate::thread::Thread;
 use crate::time::{NEVER, clock};
 use crate::token::node::Node;
-use crate::watchdog;
-use crate::watchdog::slots::Thread;
 use undo::Undo;
 
 /// A scope that is open: the region of execution that a limit bounds.
@@ -382,7 +381,7 @@ impl Scope {
         if effective != self.outer_deadline {
             // Before the thread changes: the first arm of a thread allocates, and so may unwind.
             if !has_timer && !clock::is_mocked() {
-                watchdog::global().arm(thread.slot(), effective);
+                thread.arm(effective);
             }
             self.undo.set(undo.and(Undo::DEADLINE));
             thread.deadline.set(effective);

@@ -6,10 +6,10 @@ use std::time::Duration;
 use super::frame::{Scope, innermost};
 use super::run::run_within;
 use crate::error::{Cause, ScopeInfo, TimeoutError};
+use crate::thread::Thread;
 use crate::time::{Deadline, Limit, NEVER, clock};
 use crate::token::CancellationToken;
 use crate::token::node::Node;
-use crate::watchdog::slots::Thread;
 
 /// Carries a scope to another thread or task.
 ///

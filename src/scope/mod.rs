@@ -10,6 +10,8 @@ mod entry;
 mod frame;
 mod handle;
 pub(crate) mod over;
+#[cfg(feature = "testing")]
+pub(crate) mod presence;
 mod run;
 mod shield;
 mod sleep;

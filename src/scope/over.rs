@@ -14,8 +14,8 @@ use std::cell::Cell;
 use super::frame::{Scope, innermost};
 #[cfg(not(timebox_loom))]
 use crate::test_env::TestEnv;
+use crate::thread::Thread;
 use crate::time::{NEVER, clock};
-use crate::watchdog::slots::Thread;
 
 /// How long an await waits to be dropped with the future around it, in nanoseconds. That future may be stuck in this very
 /// poll, in a `block_on`, so that the drop never comes.

@@ -10,9 +10,9 @@ use super::spec::{Kind, Parent};
 use super::test_hooks::{enter_env, present};
 use super::unwind::caught;
 use crate::error::TimeoutError;
+use crate::thread::Thread;
 use crate::time::Limit;
 use crate::token::node::Node;
-use crate::watchdog::slots::Thread;
 
 /// Runs a block under a limit.
 ///

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use super::frame::{self, Scope, innermost};
 use super::spec::{Kind, ScopeSpec};
+use crate::thread::Thread;
 use crate::time::{clock, nanos};
 use crate::token::node::Node;
 use crate::watchdog;
-use crate::watchdog::slots::Thread;
 
 /// The longest a shield can last.
 const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);

@@ -9,8 +9,8 @@ use crate::error::TimeoutError;
 use crate::sync::{Condvar, Mutex, lock};
 #[cfg(feature = "testing")]
 use crate::test_env::TestEnv;
+use crate::thread::{self, Thread};
 use crate::time::{NEVER, clock, nanos};
-use crate::watchdog::slots::Thread;
 use crate::watchdog::{self, NAP};
 
 /// Sleeps, but no longer than the innermost scope lasts. Outside every scope it just sleeps.
@@ -120,7 +120,7 @@ fn rest(until: u64) {
 /// again.
 fn nap(left: u64) -> u64 {
     let watchdog = watchdog::global();
-    if watchdog.is_missing() && !watchdog.ensure_running() { left.min(NAP) } else { left }
+    if watchdog.is_missing() && !thread::ensure_watchdog() { left.min(NAP) } else { left }
 }
 
 /// A sleeping place that a token can wake. Not the one of `std::thread::park`: that one is the user's.
@@ -129,7 +129,7 @@ struct Parker {
     changed: Condvar,
     /// For a thread under a mock clock.
     #[cfg(feature = "testing")]
-    wait: Option<crate::watchdog::mock::presence::Wait>,
+    wait: Option<crate::scope::presence::Wait>,
 }
 
 impl Parker {
@@ -138,7 +138,7 @@ impl Parker {
             woken: Mutex::new(false),
             changed: Condvar::new(),
             #[cfg(feature = "testing")]
-            wait: TestEnv::current().mock().map(crate::watchdog::mock::presence::Wait::new),
+            wait: TestEnv::current().mock().map(crate::scope::presence::Wait::new),
         }
     }
 
@@ -146,7 +146,7 @@ impl Parker {
         #[cfg(feature = "testing")]
         if let Some(wait) = &self.wait {
             // Until the mock clock has been moved that far.
-            let timer = watchdog::global().schedule_on(&TestEnv::current(), until, Arc::clone(self).into());
+            let timer = thread::schedule_on(&TestEnv::current(), until, Arc::clone(self).into());
             wait.sleep(until);
             timer.cancel();
             return;

@@ -17,9 +17,9 @@ use super::test_hooks::{EnvGuard, enter_env, mark_wait};
 use super::unwind::{caught, is_meant_for};
 use crate::error::{ScopeId, TimeoutError};
 use crate::test_env::TestEnv;
+use crate::thread::Thread;
 use crate::time::{Deadline, Limit, NEVER, nanos};
 use crate::token::node::Node;
-use crate::watchdog::slots::Thread;
 
 /// A scope that is entered once, and opened for each poll.
 pub(crate) struct SuspendedScope {

@@ -2,14 +2,14 @@ use crate::watchdog;
 
 /// Whether limits are in force; see [`set_enabled`].
 pub fn is_enabled() -> bool {
-    let mode = watchdog::global().mode();
-    if let Some(limits) = mode.limits() {
+    let settings = watchdog::global().settings();
+    if let Some(limits) = settings.limits() {
         return limits;
     }
     let off = std::env::var_os("TIMEBOX_DISABLE").is_some_and(|value| !value.is_empty() && value != "0");
     // A call of `set_enabled` meanwhile wins.
-    mode.set_limits(!off, true);
-    mode.limits().unwrap_or(true)
+    settings.init_limits(!off);
+    settings.limits().unwrap_or(true)
 }
 
 /// Switches limits on or off, for work with a debugger. While off, new scopes have no limit of their own; tokens
@@ -25,5 +25,5 @@ pub fn is_enabled() -> bool {
 /// assert_eq!(timebox::timeout_value(Duration::ZERO, || "no limit").unwrap(), "no limit");
 /// ```
 pub fn set_enabled(enabled: bool) {
-    watchdog::global().mode().set_limits(enabled, false);
+    watchdog::global().settings().set_limits(enabled);
 }

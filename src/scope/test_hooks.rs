@@ -11,10 +11,10 @@ use super::frame::{Scope, innermost};
 use crate::test_env::TestEnv;
 #[cfg(feature = "testing")]
 use crate::test_env::{Entered, Probe, Verdict, is_entered};
+use crate::thread::Thread;
 #[cfg(feature = "testing")]
 use crate::time::clock;
 use crate::token::node::Node;
-use crate::watchdog::slots::Thread;
 
 /// A thread's stay in the environment of a handle or a future.
 #[must_use]
@@ -39,7 +39,7 @@ impl EnvGuard {
 #[must_use]
 pub(crate) struct Presence {
     #[cfg(feature = "testing")]
-    _present: Option<crate::watchdog::mock::presence::Present>,
+    _present: Option<crate::scope::presence::Present>,
 }
 
 /// From here on the clock of the environment counts on this thread, until the result is dropped.
@@ -47,7 +47,7 @@ pub(crate) struct Presence {
 pub(crate) fn present(env: &TestEnv) -> Presence {
     #[cfg(feature = "testing")]
     return Presence {
-        _present: (!env.has_real_clock()).then(|| crate::watchdog::mock::presence::Present::under(env)),
+        _present: (!env.has_real_clock()).then(|| crate::scope::presence::Present::under(env)),
     };
     #[cfg(not(feature = "testing"))]
     {
@@ -60,13 +60,13 @@ pub(crate) fn present(env: &TestEnv) -> Presence {
 #[must_use]
 pub(crate) struct Held {
     #[cfg(feature = "testing")]
-    _hold: Option<crate::watchdog::mock::presence::Hold>,
+    _hold: Option<crate::scope::presence::Hold>,
 }
 
 pub(crate) fn hold() -> Held {
     Held {
         #[cfg(feature = "testing")]
-        _hold: TestEnv::current().mock().map(crate::watchdog::mock::presence::Hold::new),
+        _hold: TestEnv::current().mock().map(crate::scope::presence::Hold::new),
     }
 }
 

@@ -7,10 +7,10 @@ use super::frame::Scope;
 use super::spec::{Kind, Parent, ScopeSpec, between};
 use super::switch::is_enabled;
 use crate::error::{Cause, TimeoutError};
+use crate::thread::Thread;
 use crate::time::{Kind as LimitKind, Limit, NEVER};
 use crate::token::chain::RaiseContext;
 use crate::token::node::End;
-use crate::watchdog::slots::Thread;
 
 /// The limit of a wait that has begun.
 pub(crate) struct WaitLimit {

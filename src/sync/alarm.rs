@@ -1,47 +1,51 @@
-//! What the watchdog sleeps on: one word that counts rings and says whether the watchdog runs.
+//! An alarm: what a thread of this crate sleeps on until a time, or until it is rung for.
+//!
+//! It is an event count (the sleeper takes a key, looks for work, and sleeps unless there was a ring since the key) that
+//! also says whether the thread runs. Both are in one word, so that who rings learns in the same step whether anybody will
+//! hear it.
 
-use super::{AtomicU32, Ordering, const_fn, mutant};
+use super::primitive::{AtomicU32, Ordering, const_fn, mutant};
 
-/// Bits of the word: a watchdog runs, or is being started.
+/// Bits of the word: the thread runs, or is being started.
 const RUNNING: u32 = 1;
 /// It is being started, which may fail.
 const STARTING: u32 = 2;
 /// The rest counts rings.
 const RING: u32 = 4;
 
-/// A key as [`Alarm::key`] gave it.
+/// A state of an [`Alarm`], to be compared with a later one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Key(u32);
 
 #[derive(Debug)]
 pub(crate) struct Alarm {
     word: AtomicU32,
-    parker: Parker,
+    futex: Futex,
 }
 
 impl Alarm {
     const_fn! {
         pub(crate) fn new() -> Self {
-            Self { word: AtomicU32::new(0), parker: Parker::new() }
+            Self { word: AtomicU32::new(0), futex: Futex::new() }
         }
     }
 
-    /// What [`wait`](Self::wait) compares: read it before looking for work.
+    /// The key for [`wait`](Self::wait). Take it before looking for work.
     pub(crate) fn key(&self) -> Key {
         // Acquire: pairs with the Release in `ring`, so that the look for work that follows sees what was rung for.
         Key(self.word.load(Ordering::Acquire))
     }
 
-    /// Sleeps until `until` (nanoseconds), or until there has been a ring since `key` was read.
+    /// Sleeps until `until` (nanoseconds), or until there has been a ring since `key` was taken.
     pub(crate) fn wait(&self, key: Key, until: u64) {
-        self.parker.sleep(&self.word, key.0, until);
+        self.futex.sleep(&self.word, key.0, until);
     }
 
-    /// Wakes the sleeper; whether there is one that runs.
+    /// Wakes the thread; `false` if it does not run.
     pub(crate) fn ring(&self) -> bool {
         // Release: pairs with the Acquire in `key`.
         let before = self.word.fetch_add(RING, Ordering::Release);
-        self.parker.wake(&self.word);
+        self.futex.wake(&self.word);
         before & RUNNING != 0
     }
 
@@ -51,14 +55,14 @@ impl Alarm {
         self.word.load(Ordering::Relaxed) & RUNNING != 0
     }
 
-    /// Claims to run; `false` if somebody runs already.
+    /// Says that the calling thread runs; `false` if another does.
     pub(crate) fn start(&self) -> bool {
         // AcqRel: whoever claims sees what the one that retired did, and the reverse.
         self.word.fetch_or(RUNNING, Ordering::AcqRel) & RUNNING == 0
     }
 
-    /// As [`start`](Self::start), for a thread that has yet to be started: until [`started`](Self::started), or
-    /// [`forget`](Self::forget) if that fails, nobody relies on it.
+    /// As [`start`](Self::start), for a thread that is about to be started. It is not [reliable](Self::is_reliable) before
+    /// [`started`](Self::started); if it cannot be started, [`forget`](Self::forget) takes the claim back.
     #[cfg(not(timebox_loom))]
     pub(crate) fn claim(&self) -> bool {
         // AcqRel: as in `start`.
@@ -73,45 +77,45 @@ impl Alarm {
         self.word.fetch_and(!STARTING, Ordering::Relaxed);
     }
 
-    /// Whether somebody runs, for sure.
+    /// Whether the thread runs, and is not just being started.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn is_reliable(&self) -> bool {
         // Relaxed: as in `started`.
         self.word.load(Ordering::Relaxed) & (RUNNING | STARTING) == RUNNING
     }
 
-    /// Stops running, unless there was a ring since `key` was read.
+    /// Says that the thread runs no more, unless there was a ring since `key` was taken: then `false`.
     pub(crate) fn retire(&self, key: Key) -> bool {
         if mutant!(BlindRetire) {
             self.word.fetch_and(!RUNNING, Ordering::AcqRel);
-            self.parker.wake(&self.word);
+            self.futex.wake(&self.word);
             return true;
         }
         // AcqRel/Acquire: pairs with `start` and `ring`.
         let order = (Ordering::AcqRel, Ordering::Acquire);
         let retired = self.word.compare_exchange(key.0, key.0 & !RUNNING, order.0, order.1).is_ok();
         #[cfg(timebox_loom)]
-        self.parker.wake(&self.word);
+        self.futex.wake(&self.word);
         retired
     }
 
-    /// Forgets the runner: it could not be started, or was lost in a fork.
+    /// Says that no thread runs: it could not be started, or was lost in a fork.
     pub(crate) fn forget(&self) {
         self.word.fetch_and(!(RUNNING | STARTING), Ordering::AcqRel);
         #[cfg(timebox_loom)]
-        self.parker.wake(&self.word);
+        self.futex.wake(&self.word);
     }
 }
 
 /// A futex with an absolute time, on the clock of [`super::os::monotonic_nanos`].
 #[cfg(all(any(target_os = "linux", target_os = "android"), not(timebox_loom)))]
-mod parker {
+mod futex {
     use super::AtomicU32;
 
     #[derive(Debug)]
-    pub(super) struct Parker;
+    pub(super) struct Futex;
 
-    impl Parker {
+    impl Futex {
         pub(super) const fn new() -> Self {
             Self
         }
@@ -149,20 +153,20 @@ mod parker {
     }
 }
 
-/// A lock and a condition.
+/// A stand-in for a futex: a lock and a condition.
 #[cfg(not(any(target_os = "linux", target_os = "android", timebox_loom)))]
-mod parker {
+mod futex {
     use super::{AtomicU32, Ordering};
     use parking_lot::{Condvar, Mutex};
     use std::time::Duration;
 
     #[derive(Debug)]
-    pub(super) struct Parker {
+    pub(super) struct Futex {
         lock: Mutex<()>,
         rung: Condvar,
     }
 
-    impl Parker {
+    impl Futex {
         pub(super) const fn new() -> Self {
             Self { lock: Mutex::new(()), rung: Condvar::new() }
         }
@@ -183,24 +187,22 @@ mod parker {
     }
 }
 
-/// Sleeping in a model: time passes only when the model lets it, see `watchdog/model.rs`.
+/// A futex in a model, where time passes only when the model lets it: see `watchdog/model.rs`.
 #[cfg(timebox_loom)]
-mod parker {
+mod futex {
     use super::{AtomicU32, Ordering};
     use loom::sync::{Condvar, Mutex};
-    use std::sync::atomic::AtomicU64;
 
-    // Not a loom atomic: it changes only where the model's threads meet at the parker's lock.
-    pub(super) static NOW: AtomicU64 = AtomicU64::new(0);
+    use super::super::model::{now, set_now};
 
     #[derive(Debug)]
-    pub(super) struct Parker {
+    pub(super) struct Futex {
         /// The key and the time slept to, while asleep.
         asleep: Mutex<Option<(u32, u64)>>,
         changed: Condvar,
     }
 
-    impl Parker {
+    impl Futex {
         pub(super) fn new() -> Self {
             Self { asleep: Mutex::new(None), changed: Condvar::new() }
         }
@@ -209,7 +211,7 @@ mod parker {
             let mut asleep = self.asleep.lock().unwrap();
             *asleep = Some((key, until));
             self.changed.notify_all();
-            while word.load(Ordering::Relaxed) == key && NOW.load(Ordering::SeqCst) < until {
+            while word.load(Ordering::Relaxed) == key && now() < until {
                 asleep = self.changed.wait(asleep).unwrap();
             }
             *asleep = None;
@@ -224,57 +226,29 @@ mod parker {
     }
 
     impl super::Alarm {
-        /// Waits until the runner lies down to stay: the time it sleeps to. `None` if it has retired.
+        /// Waits until the thread sleeps and nothing has woken it: the time it sleeps to. `None` if it has retired.
         pub(crate) fn model_until(&self) -> Option<u64> {
-            let mut asleep = self.parker.asleep.lock().unwrap();
+            let mut asleep = self.futex.asleep.lock().unwrap();
             loop {
                 match *asleep {
                     // A sleeper whose time has come, or that was rung for, is as good as awake.
-                    Some((key, until)) if NOW.load(Ordering::SeqCst) < until && self.key().0 == key => {
+                    Some((key, until)) if now() < until && self.key().0 == key => {
                         return Some(until);
                     }
                     None if !self.is_running() => return None,
-                    _ => asleep = self.parker.changed.wait(asleep).unwrap(),
+                    _ => asleep = self.futex.changed.wait(asleep).unwrap(),
                 }
             }
         }
 
         /// Lets time pass.
-        pub(crate) fn model_advance(&self, now: u64) {
-            let asleep = self.parker.asleep.lock().unwrap();
-            NOW.store(now, Ordering::SeqCst);
-            self.parker.changed.notify_all();
+        pub(crate) fn model_advance(&self, time: u64) {
+            let asleep = self.futex.asleep.lock().unwrap();
+            set_now(time);
+            self.futex.changed.notify_all();
             drop(asleep);
         }
     }
 }
 
-/// The threads that the model's watchdog was started on.
-#[cfg(timebox_loom)]
-static SPAWNED: std::sync::Mutex<Vec<loom::thread::JoinHandle<()>>> = std::sync::Mutex::new(Vec::new());
-
-#[cfg(timebox_loom)]
-pub(crate) fn model_spawn(body: impl FnOnce() + 'static) {
-    let thread = loom::thread::spawn(body);
-    SPAWNED.lock().unwrap().push(thread);
-}
-
-#[cfg(timebox_loom)]
-pub(crate) fn model_join() {
-    let threads = std::mem::take(&mut *SPAWNED.lock().unwrap());
-    threads.into_iter().for_each(|thread| thread.join().unwrap());
-}
-
-#[cfg(timebox_loom)]
-pub(crate) fn model_now() -> u64 {
-    parker::NOW.load(std::sync::atomic::Ordering::SeqCst)
-}
-
-#[cfg(timebox_loom)]
-pub(crate) fn model_reset(now: u64) {
-    parker::NOW.store(now, std::sync::atomic::Ordering::SeqCst);
-    // Left by an execution that failed.
-    SPAWNED.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clear();
-}
-
-use parker::Parker;
+use futex::Futex;

@@ -16,8 +16,10 @@ use std::panic::{AssertUnwindSafe, Location, catch_unwind};
 use std::sync::Arc;
 use std::task::{Poll, Waker};
 
+use super::fork::{ForkMutex, Process};
+use super::primitive::{Condvar, MutexGuard, mutant, wait};
+use super::thread_key::ThreadKey;
 use super::waits::{Ending, InRun, Notify, Run, Wait, ended_inside};
-use super::{Condvar, ForkMutex, MutexGuard, ThreadKey, fork, mutant, wait};
 
 /// What it returns is what went wrong, if anything did.
 pub(crate) type Closure<'a> = Box<dyn FnMut() -> Option<String> + Send + 'a>;
@@ -33,7 +35,8 @@ pub(crate) struct Callback {
     state: ForkMutex<State>,
     /// Notified when a run ends.
     idle: Condvar,
-    generation: u32,
+    /// Invariant 4.
+    made_in: Process,
 }
 
 #[allow(clippy::struct_excessive_bools)] // independent facts
@@ -116,12 +119,12 @@ impl Callback {
             panicked: false,
             waiters: Vec::new(),
         };
-        Self { state: ForkMutex::new(state), idle: Condvar::new(), generation: fork::generation() }
+        Self { state: ForkMutex::new(state), idle: Condvar::new(), made_in: Process::current() }
     }
 
     /// Runs the closure, if the caller may; a panic in it is caught, and its last.
     pub(crate) fn call(&self, caller: &impl Caller) -> Call {
-        if self.generation != fork::generation() {
+        if !self.made_in.is_current() {
             return Call::Rejected;
         }
         let Some(mut state) = self.state.lock() else { return Call::Rejected };
@@ -194,7 +197,7 @@ impl Callback {
         };
         if state.running.is_some() {
             if let Ending::Call(location) = ending
-                && self.generation == fork::generation()
+                && self.made_in.is_current()
             {
                 ended_inside(location);
             }
@@ -218,7 +221,7 @@ impl Callback {
     /// `waker` is woken when that has changed. Of the same `waiter` the last waker counts. `comes` is asked with the
     /// lock held that [`hold_back`](Self::hold_back) takes.
     pub(crate) fn poll_idle(&self, waiter: usize, waker: &Waker, comes: impl Fn() -> bool) -> Poll<()> {
-        if self.generation != fork::generation() {
+        if !self.made_in.is_current() {
             return Poll::Ready(());
         }
         // To clone and to drop a waker is foreign code: not under the lock.
@@ -307,7 +310,7 @@ impl Callback {
 
     /// The run, if a thread is in it that exists and is not this one.
     fn run_elsewhere(&self, state: &State) -> Option<Run> {
-        let (thread, run) = state.running.filter(|_| self.generation == fork::generation())?;
+        let (thread, run) = state.running.filter(|_| self.made_in.is_current())?;
         (thread != ThreadKey::current()).then_some(run)
     }
 

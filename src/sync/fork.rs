@@ -1,11 +1,14 @@
-//! What a fork does to a process with threads, and locks that survive it.
+//! Forks: handlers in the child, values that each process has for itself, and locks that survive a fork.
 //!
 //! Only the forking thread lives on in the child, so a lock that another thread held is held there for ever.
-//! Each process in a line of forks has a *generation*; a lock remembers the one it was last used in.
+//! Each process in a line of forks has a *generation*. Three types build on it:
+//!
+//! - [`PerProcess`]: process-wide state with plain locks, of which a child makes its own.
+//! - [`ForkMutex`]: the lock of an object that parent and child both use. It remembers the generation it was last used in.
+//! - [`Process`]: the process an object was made in, for objects that a child must leave alone.
 
-#[cfg(not(timebox_loom))]
-use super::SetOnce;
-use super::{Mutex, MutexGuard, lock};
+use super::once::SetOnce;
+use super::primitive::{Mutex, MutexGuard, lock};
 #[cfg(not(timebox_loom))]
 use std::sync::{
     TryLockError,
@@ -17,7 +20,7 @@ static GENERATION: AtomicU32 = AtomicU32::new(0);
 
 /// How many forks lie between the first process that used this crate and this one.
 #[inline]
-pub(crate) fn generation() -> u32 {
+fn generation() -> u32 {
     #[cfg(timebox_loom)]
     return 0;
     // Relaxed: it changes only in a child that has one thread yet.
@@ -25,27 +28,48 @@ pub(crate) fn generation() -> u32 {
     GENERATION.load(Ordering::Relaxed)
 }
 
-/// Has `restart` called in every forked child from now on, before the fork returns there. The first call counts.
+/// What to do in each forked child before the fork returns there: a static of the module that needs it.
 ///
-/// Nobody waits here for another thread: one that installs it may be lost in a fork. It may be installed twice then,
-/// and a fork count as two generations.
+/// Nobody waits here for another thread: one that installs a handler may be lost in a fork. The handler may be installed twice
+/// then, so it must do no harm when it is called twice.
 #[cfg(not(timebox_loom))]
-pub(crate) fn on_child(restart: fn()) {
-    static INSTALLED: AtomicBool = AtomicBool::new(false);
-    static RESTART: SetOnce<fn()> = SetOnce::new();
-    extern "C" fn child() {
-        // Relaxed: this is the child's only thread.
-        GENERATION.fetch_add(1, Ordering::Relaxed);
-        if let Some(restart) = RESTART.get() {
-            restart();
+pub(crate) struct InChild {
+    installed: AtomicBool,
+    handler: extern "C" fn(),
+}
+
+#[cfg(not(timebox_loom))]
+impl InChild {
+    pub(crate) const fn new(handler: extern "C" fn()) -> Self {
+        Self { installed: AtomicBool::new(false), handler }
+    }
+
+    /// Has the handler called in every child forked from now on. By then the child has its own [`generation`]. The first call
+    /// counts.
+    #[inline]
+    pub(crate) fn install(&self) {
+        // Acquire: pairs with the Release in `install_now`.
+        if !self.installed.load(Ordering::Acquire) {
+            self.install_now();
         }
     }
-    // Acquire: pairs with the Release below.
-    if !INSTALLED.load(Ordering::Acquire) {
-        RESTART.get_or_init(|| restart);
-        at_fork_in_child(child);
-        INSTALLED.store(true, Ordering::Release);
+
+    #[cold]
+    fn install_now(&self) {
+        static COUNT: InChild = InChild::new(count_generation);
+        if !std::ptr::eq(self, &raw const COUNT) {
+            // Handlers are called in the order of their installation.
+            COUNT.install();
+        }
+        at_fork_in_child(self.handler);
+        self.installed.store(true, Ordering::Release);
     }
+}
+
+#[cfg(not(timebox_loom))]
+extern "C" fn count_generation() {
+    // Relaxed: this is the child's only thread.
+    GENERATION.fetch_add(1, Ordering::Relaxed);
 }
 
 /// Has `child` called in a forked child, on its only thread.
@@ -62,6 +86,72 @@ fn at_fork_in_child(child: extern "C" fn()) {
 
 #[cfg(not(any(unix, timebox_loom)))]
 fn at_fork_in_child(_child: extern "C" fn()) {}
+
+/// A process in a line of forks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Process(u32);
+
+impl Process {
+    /// No process has this.
+    #[cfg(feature = "testing")]
+    pub(crate) const NONE: Self = Self(u32::MAX);
+
+    #[inline]
+    pub(crate) fn current() -> Self {
+        Self(generation())
+    }
+
+    /// `false` in a child that was forked from this process.
+    #[cfg_attr(not(debug_assertions), inline(always))]
+    pub(crate) fn is_current(self) -> bool {
+        self.0 == generation()
+    }
+
+    /// Whether this process was forked from one that used this crate.
+    #[inline]
+    pub(crate) fn is_child(self) -> bool {
+        self.0 != 0
+    }
+}
+
+/// A value that each process has for itself. A forked child makes its own at first use, and leaves the parent's as it was at
+/// the fork: its locks may be held for ever, and its threads are gone.
+pub(crate) struct PerProcess<T> {
+    value: T,
+    make: fn() -> T,
+    /// The value of the next generation.
+    next: SetOnce<Self>,
+}
+
+impl<T> PerProcess<T> {
+    /// `value` is for this process, `make` makes those of its children.
+    pub(crate) const fn new(value: T, make: fn() -> T) -> Self {
+        Self { value, make, next: SetOnce::new() }
+    }
+
+    #[inline]
+    pub(crate) fn get(&self) -> &T {
+        match generation() {
+            0 => &self.value,
+            generation => self.of(generation),
+        }
+    }
+
+    #[cold]
+    fn of(&self, generation: u32) -> &T {
+        let mut process = self;
+        for _ in 0..generation {
+            process = process.next.get_or_init(|| Self::new((self.make)(), self.make));
+        }
+        &process.value
+    }
+}
+
+impl<T> std::fmt::Debug for PerProcess<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PerProcess").finish_non_exhaustive()
+    }
+}
 
 /// A mutex that a forked child never waits for in vain.
 #[derive(Debug)]

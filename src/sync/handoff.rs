@@ -1,15 +1,15 @@
-//! A place where one thread leaves a value for whoever comes for it first.
+//! A place where one thread leaves a value, for the first thread that takes it.
 //!
 //! Invariants:
-//! 1. The value is there if the phase is not `EMPTY`, and as long as whoever made it `EMPTY` has not read it out.
-//! 2. It is touched only by who fills the place, and by who has changed the phase from `FULL`: to `EMPTY`, or to `HELD`
-//!    until that is changed again. The phase is `FULL` for one filling at a time, so that is one thread.
-//! 3. Each filling has a number of its own: a ticket of one before is good for nothing. The numbers come round after 2^59
-//!    fillings, which takes centuries at a filling each ten nanoseconds.
+//! 1. The value is there while the phase is not `EMPTY`, and then until the thread that made it `EMPTY` has read it out.
+//! 2. Only the thread that fills the place touches the value, and a thread that has changed the phase from `FULL`: to `EMPTY`, or
+//!    to `HELD` until it changes that again. The phase is `FULL` for one filling at a time, so that is one thread.
+//! 3. Each filling has a number of its own, so an old ticket takes nothing. The numbers come round after 2^59 fillings:
+//!    centuries, at a filling each ten nanoseconds.
 
 use std::mem::MaybeUninit;
 
-use super::{AtomicU64, Ordering, mutant};
+use super::primitive::{AtomicU64, Ordering, mutant};
 
 #[cfg(timebox_loom)]
 use loom::cell::UnsafeCell;
@@ -17,9 +17,9 @@ use loom::cell::UnsafeCell;
 /// The phases, in the lowest bits of the word.
 const EMPTY: u64 = 0;
 const FULL: u64 = 1;
-/// Somebody looks at the value, and leaves it there.
+/// A thread looks at the value, and leaves it there.
 const HELD: u64 = 2;
-/// Meanwhile somebody came to take it.
+/// Meanwhile another thread came to take it.
 const MISSED: u64 = 3;
 const PHASE: u64 = 3;
 /// The bits above [`Ticket::ROOM`] count fillings.
@@ -35,7 +35,7 @@ pub(crate) struct Handoff<T> {
 pub(crate) struct Ticket(u64);
 
 impl Ticket {
-    /// These bits of a ticket's number are zero: who keeps it as a number may keep something else in them.
+    /// These bits of a ticket's number are zero, and free for other use where the ticket is kept as a number.
     pub(crate) const ROOM: u64 = 31;
 
     #[cfg_attr(not(debug_assertions), inline(always))]
@@ -66,7 +66,7 @@ impl Ticket {
     }
 }
 
-// SAFETY: invariant 2: of all that share it one at a time gets at the value, as with a mutex.
+// SAFETY: invariant 2: one thread at a time touches the value, as with a mutex.
 unsafe impl<T: Send> Sync for Handoff<T> {}
 
 impl<T> Handoff<T> {
@@ -93,7 +93,7 @@ impl<T> Handoff<T> {
         ticket
     }
 
-    /// Takes the value out; `None` if somebody has, or while somebody holds it, who is told.
+    /// Takes the value out. `None` if another thread has, or holds it just now; [`hold`](Self::hold) then returns `None` too.
     #[inline]
     pub(crate) fn take(&self, ticket: Ticket) -> Option<T> {
         if mutant!(PlainTake) {

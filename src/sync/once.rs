@@ -1,15 +1,14 @@
 //! A value that is set one time.
 //!
-//! Invariant: the pointer is null, or that of a box that nobody else has and that goes with the cell; once set it
-//! does not change.
+//! Invariant: the pointer is null, or owns a box that is dropped with the cell. Once set it does not change.
 
 use std::marker::PhantomData;
 use std::ptr;
 // std's in a model too, which does not see its orderings: an Acquire and a Release, as of a `OnceLock`.
 use std::sync::atomic::{AtomicPtr, Ordering};
 
-/// As std's `OnceLock`, but nobody waits for another thread that is about to set it, which after a fork may not be there:
-/// of several that make a value the first wins.
+/// As std's `OnceLock`, but it never waits for another thread to set it, which may be gone after a fork. If several threads
+/// make a value, the first wins.
 pub(crate) struct SetOnce<T> {
     value: AtomicPtr<T>,
     owns: PhantomData<Box<T>>,
@@ -41,7 +40,7 @@ impl<T> SetOnce<T> {
             // SAFETY: the invariant.
             Ok(_) => unsafe { &*new },
             Err(first) => {
-                // SAFETY: it is that of a box, which has not become the cell's.
+                // SAFETY: the box was made above, and the cell has not taken it.
                 drop(unsafe { Box::from_raw(new) });
                 // SAFETY: the invariant.
                 unsafe { &*first }
@@ -60,7 +59,7 @@ impl<T> Drop for SetOnce<T> {
     fn drop(&mut self) {
         let value = *self.value.get_mut();
         if !value.is_null() {
-            // SAFETY: the invariant; with the cell borrowed for good nobody has a reference.
+            // SAFETY: the invariant; the cell is borrowed mutably, so nobody has a reference.
             drop(unsafe { Box::from_raw(value) });
         }
     }
@@ -72,7 +71,7 @@ impl<T: std::fmt::Debug> std::fmt::Debug for SetOnce<T> {
     }
 }
 
-// SAFETY: as for `OnceLock`: it owns a value that any thread may set, and lends it to any.
+// SAFETY: as for `OnceLock`: any thread may set the value, and any may borrow it.
 unsafe impl<T: Send + Sync> Sync for SetOnce<T> {}
 
 #[cfg(all(test, not(timebox_loom)))]

@@ -31,15 +31,16 @@ fn nanos_on(clock: libc::clockid_t) -> u64 {
 /// Nanoseconds since the first call, plus one second: 0 is never a time.
 #[cfg(not(any(target_os = "linux", target_os = "android", timebox_loom)))]
 pub(crate) fn monotonic_nanos() -> u64 {
-    use std::{sync::OnceLock, time::Instant};
-    static START: OnceLock<Instant> = OnceLock::new();
+    use super::once::SetOnce;
+    use std::time::Instant;
+    static START: SetOnce<Instant> = SetOnce::new();
     let start = START.get_or_init(Instant::now);
     u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX).saturating_add(1_000_000_000)
 }
 
 /// The model's clock: it stands still unless the model moves it.
 #[cfg(timebox_loom)]
-pub(crate) use super::alarm::model_now as monotonic_nanos;
+pub(crate) use super::model::now as monotonic_nanos;
 
 /// Starts a thread of ours, with all signals blocked from its birth: a handler of the program never runs on it.
 #[cfg(not(timebox_loom))]
@@ -49,7 +50,7 @@ pub(crate) fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> io::Res
     // In a forked child std's own start of a thread may wait for a lock that was held at the fork: each of its threads
     // takes one (for its stack overflow handler) when it starts and when it ends.
     #[cfg(all(unix, not(miri)))]
-    if super::fork::generation() > 0 {
+    if super::fork::Process::current().is_child() {
         return spawn_bare(name, Box::new(body));
     }
     std::thread::Builder::new().name(name.into()).spawn(body).map(drop)

@@ -1,36 +1,36 @@
-//! Which run of a callback waits for which, so that none waits for itself.
+//! Which run of a callback waits for which other, so that they do not wait in a circle.
 //!
-//! A thread that is in a run, and waits there for another run to end, holds its own up. Where such waits lead round in a
-//! circle none of them would ever end: one of them *lets go*, and returns as from inside the run that it waited for.
+//! A thread in a run that waits for another run to end holds its own run up. Waits in a circle would never end. So one of
+//! them *lets go*: it returns as it would from inside the run that it waits for.
 //!
 //! Invariants:
-//! 1. A wait is listed, with all runs that its thread is in, before it begins and until it has ended. Those runs cannot end
-//!    meanwhile, so what the list says of them is true.
-//! 2. Whoever lists the last wait of a circle finds all the others, under the lock. So no circle is missed, and none is
-//!    seen where one of the runs has ended.
+//! 1. A wait is listed, with all runs that its thread is in, from before it begins until it has ended. Those runs cannot end
+//!    meanwhile, so the list is true.
+//! 2. The thread that lists the last wait of a circle finds all the others, under the lock. So no circle is missed, and none is
+//!    found in which a run has ended.
 //!
-//! A wait outside of every run closes no circle, and is not listed.
+//! A wait on a thread that is in no run is part of no circle, and is not listed.
 
 use std::cell::RefCell;
 use std::panic::Location;
 use std::sync::Arc;
 
-#[cfg(not(timebox_loom))]
-use super::SetOnce;
-use super::{AtomicBool, ForkMutex, Ordering, mutant};
+use super::abort::abort;
+use super::fork::PerProcess;
+use super::primitive::{AtomicBool, Mutex, Ordering, lock, mutant};
 
 /// A run of a callback: no other has its number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Run(u64);
 
-/// What ends a callback, and waits for its run. In a circle the first of these lets go.
+/// The reason to end a callback, and to wait for its run. In a circle a wait for the first of these reasons lets go.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Ending {
     /// Its registration is dropped.
     Registration,
     /// The scope that it belongs to is left, or shielded.
     Scope,
-    /// The call returns that lent it, and with it goes what the callback borrows. It never lets go.
+    /// The call that lent it returns, and the callback borrows from that call. Such a wait never lets go.
     Call(&'static Location<'static>),
 }
 
@@ -44,7 +44,7 @@ impl Ending {
     }
 }
 
-/// What somebody waits on who may have to let go.
+/// Wakes a thread that waits, so that it can let go.
 pub(crate) trait Notify: Send + Sync {
     fn notify(&self);
 }
@@ -58,19 +58,13 @@ struct Listed {
     lets_go: Arc<AtomicBool>,
 }
 
-#[cfg(not(timebox_loom))]
-static LIST: SetOnce<ForkMutex<Vec<Listed>>> = SetOnce::new();
-#[cfg(not(timebox_loom))]
-fn list() -> &'static ForkMutex<Vec<Listed>> {
-    LIST.get_or_init(|| ForkMutex::new(Vec::new()))
-}
+type List = PerProcess<Mutex<Vec<Listed>>>;
 
+#[cfg(not(timebox_loom))]
+static LIST: List = PerProcess::new(Mutex::new(Vec::new()), Mutex::default);
 #[cfg(timebox_loom)]
-fn list() -> &'static ForkMutex<Vec<Listed>> {
-    loom::lazy_static! {
-        static ref LIST: ForkMutex<Vec<Listed>> = ForkMutex::new(Vec::new());
-    }
-    &LIST
+loom::lazy_static! {
+    static ref LIST: List = PerProcess::new(Mutex::new(Vec::new()), Mutex::default);
 }
 
 #[cfg(not(timebox_loom))]
@@ -86,7 +80,7 @@ impl InRun {
         // std's in a model too: only uniqueness is asked for.
         static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
         let run = Run(NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed));
-        // A thread that is about to be gone is in no run, as far as anybody can tell.
+        // A thread whose locals are gone counts as being in no run.
         let _ = RUNS.try_with(|runs| runs.borrow_mut().push(run));
         Self(run)
     }
@@ -103,17 +97,17 @@ impl Drop for InRun {
 pub(crate) struct Wait(Arc<AtomicBool>);
 
 impl Wait {
-    /// Begins to wait; `None` where nobody waits for this thread. Called with no lock held that `on` takes.
+    /// Begins to wait; `None` if this thread is in no run. Called with no lock held that `on` takes.
     pub(crate) fn begin(awaited: Run, ending: Ending, on: Arc<dyn Notify>) -> Option<Self> {
         let inside = RUNS.try_with(|runs| runs.borrow().clone()).unwrap_or_default();
         if inside.is_empty() || mutant!(NoCircle) {
             return None;
         }
         let lets_go = Arc::new(AtomicBool::new(false));
-        let mut list = list().lock()?;
+        let mut list = lock(LIST.get());
         list.push(Listed { inside, awaited, ending, on, lets_go: Arc::clone(&lets_go) });
         let circle = circle_of_last(&list);
-        // Of several the latest, which is this one: it need not be woken.
+        // Of equal ones the latest, which is this one, and need not be woken.
         let weakest = circle.into_iter().min_by_key(|&index| list[index].ending.firmness());
         let told = weakest.map(|index| {
             let Listed { ending, on, lets_go, .. } = &list[index];
@@ -154,7 +148,7 @@ fn circle_of_last(list: &[Listed]) -> Vec<usize> {
 
 impl Drop for Wait {
     fn drop(&mut self) {
-        let Some(mut list) = list().lock() else { return };
+        let mut list = lock(LIST.get());
         let index = list.iter().position(|wait| Arc::ptr_eq(&wait.lets_go, &self.0));
         let gone = index.map(|index| list.swap_remove(index));
         drop(list);
@@ -162,10 +156,10 @@ impl Drop for Wait {
     }
 }
 
-/// What the callback borrows is about to go while it runs, and nobody can wait for it.
+/// The call that lent a callback is about to return while that runs, and cannot wait for it.
 #[cold]
 pub(crate) fn ended_inside(location: &'static Location<'static>) -> ! {
-    super::abort(format_args!(
+    abort(format_args!(
         "the call made at {location} ended inside its own hook (a coroutine switched inside it)"
     ))
 }

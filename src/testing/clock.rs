@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
+use crate::scope::presence::{self, Mover, Wait};
 use crate::scope::test_hooks;
 use crate::sync::ThreadKey;
 use crate::test_env::{Mock, TestEnv};
+use crate::thread::{Thread, without_scopes};
 use crate::time::{Deadline, clock, nanos};
 use crate::watchdog::mock;
-use crate::watchdog::mock::presence::{self, Mover, Wait};
-use crate::watchdog::slots::{Thread, without_scopes};
 
 /// A clock that moves only when it is told to, or [by itself](Self::auto_advancing) when all wait.
 ///

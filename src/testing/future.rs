@@ -4,13 +4,12 @@ use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, Location, catch_unwind};
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 
 use super::probe::{Injector, Where, inject_future};
 use super::sweep::{Outcome, Report};
 use crate::error::TimeoutError;
-use crate::sync::{Mutex, lock};
+use crate::sync::{AtomicBool, Mutex, Ordering, lock};
 
 type Place = &'static Location<'static>;
 

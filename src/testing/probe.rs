@@ -2,16 +2,15 @@
 
 use std::panic::Location;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::TimeoutError;
 use crate::future::TimeoutValue;
 use crate::scope::innermost;
 use crate::scope::{Extras, Scope, Timebox, run_any, test_hooks};
-use crate::sync::{Mutex, lock};
+use crate::sync::{AtomicU64, Mutex, Ordering, lock};
 use crate::test_env::{Probe, TestEnv, Verdict};
+use crate::thread::Thread;
 use crate::time::Limit;
-use crate::watchdog::slots::Thread;
 
 type Place = &'static Location<'static>;
 

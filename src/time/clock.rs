@@ -1,8 +1,8 @@
-//! The one clock: monotonic, in nanoseconds; or what a test has put in its place.
+//! The clock of this crate: monotonic, in nanoseconds; or a test's mock clock.
 
 use std::time::Instant;
 
-use super::NEVER;
+use super::nanos::{NEVER, nanos};
 use crate::sync::{SetOnce, os};
 
 /// Now.
@@ -10,7 +10,7 @@ use crate::sync::{SetOnce, os};
 pub(crate) fn now() -> u64 {
     #[cfg(feature = "testing")]
     if crate::test_env::is_entered() {
-        return staged_now();
+        return test_now();
     }
     real_now()
 }
@@ -27,7 +27,7 @@ pub(crate) fn now_as_instant() -> Instant {
     Instant::now()
 }
 
-/// Now, where no test has put anything in place.
+/// Now, on the real clock.
 #[cfg_attr(not(debug_assertions), inline(always))]
 pub(crate) fn real_now() -> u64 {
     os::monotonic_nanos()
@@ -36,7 +36,7 @@ pub(crate) fn real_now() -> u64 {
 #[cfg(feature = "testing")]
 #[cold]
 #[inline(never)]
-fn staged_now() -> u64 {
+fn test_now() -> u64 {
     crate::test_env::TestEnv::current().now()
 }
 
@@ -47,7 +47,7 @@ fn has_mock() -> bool {
     !crate::test_env::TestEnv::current().has_real_clock()
 }
 
-/// Whether this thread follows a clock of which the watchdog knows nothing.
+/// Whether this thread is under a mock clock, whose deadlines the watchdog does not notice.
 #[cfg_attr(not(debug_assertions), inline(always))]
 pub(crate) fn is_mocked() -> bool {
     #[cfg(feature = "testing")]
@@ -56,29 +56,29 @@ pub(crate) fn is_mocked() -> bool {
     false
 }
 
-/// The instant on this clock's scale: the same result each time, and never earlier than the instant.
+/// The instant in nanoseconds. The same for equal instants, and never earlier than the instant.
 pub(crate) fn of_instant(instant: Instant) -> u64 {
     let &(base, base_nanos) = base();
     if let Some(after) = instant.checked_duration_since(base) {
-        super::nanos(after).saturating_add(base_nanos)
+        nanos(after).saturating_add(base_nanos)
     } else {
-        base_nanos.saturating_sub(super::nanos(base.saturating_duration_since(instant)))
+        base_nanos.saturating_sub(nanos(base.saturating_duration_since(instant)))
     }
 }
 
-/// The time on this clock as an instant; `None` if there is none so late.
-pub(crate) fn to_instant(nanos: u64) -> Option<Instant> {
+/// The time as an instant; `None` if no instant is so late.
+pub(crate) fn to_instant(time: u64) -> Option<Instant> {
     let &(base, base_nanos) = base();
-    if nanos == NEVER {
+    if time == NEVER {
         return None;
     }
-    match nanos.checked_sub(base_nanos) {
+    match time.checked_sub(base_nanos) {
         Some(after) => base.checked_add(std::time::Duration::from_nanos(after)),
-        None => base.checked_sub(std::time::Duration::from_nanos(base_nanos.saturating_sub(nanos))),
+        None => base.checked_sub(std::time::Duration::from_nanos(base_nanos.saturating_sub(time))),
     }
 }
 
-/// One instant on both scales, read as close together as can be.
+/// One moment on both scales, read in as short a time as possible.
 #[allow(clippy::disallowed_methods)] // it is here that the two are compared
 fn base() -> &'static (Instant, u64) {
     static BASE: SetOnce<(Instant, u64)> = SetOnce::new();

@@ -1,7 +1,8 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use super::{NEVER, clock, nanos};
+use super::clock;
+use super::nanos::{NEVER, nanos};
 
 /// An absolute instant on the monotonic clock, or never.
 ///

@@ -3,7 +3,7 @@ use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::Deadline;
+use super::deadline::Deadline;
 
 /// What a caller asks for: a duration, an instant, a quota, or none.
 ///
@@ -32,7 +32,7 @@ pub(crate) enum Kind {
     Budget(Arc<dyn Budget>),
 }
 
-/// Time that several scopes share. Who was let in leaves exactly once.
+/// Time that several scopes share. Each scope that has entered leaves exactly once.
 pub(crate) trait Budget: Send + Sync + UnwindSafe + RefUnwindSafe {
     /// Enters at `now`: the shared deadline, or `None` if nothing is left.
     fn enter(&self, now: u64) -> Option<u64>;
@@ -55,7 +55,7 @@ impl Limit {
         &self.0
     }
 
-    /// The duration of a limit that is no more than that; else the limit itself.
+    /// The duration, if the limit is one; else the limit itself.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn into_duration(self) -> Result<Duration, Limit> {
         match self.0 {

@@ -3,25 +3,12 @@
 pub(crate) mod clock;
 mod deadline;
 mod limit;
+mod nanos;
 
 pub use deadline::Deadline;
 pub use limit::Limit;
 pub(crate) use limit::{Budget, Kind};
-
-/// The instant that never comes, in nanoseconds.
-pub(crate) const NEVER: u64 = u64::MAX;
-
-/// A duration in nanoseconds; [`NEVER`] if it is longer than five centuries.
-#[cfg_attr(not(debug_assertions), inline(always))]
-pub(crate) fn nanos(duration: std::time::Duration) -> u64 {
-    let (seconds, nanos) = (duration.as_secs(), u64::from(duration.subsec_nanos()));
-    if seconds > u64::from(u32::MAX) {
-        // No call, which might unwind for all a caller knows, and keep what it holds meanwhile from the registers.
-        return seconds.saturating_mul(1_000_000_000).saturating_add(nanos);
-    }
-    // Fits: 2^32 seconds are 2^62 nanoseconds.
-    seconds.wrapping_mul(1_000_000_000).wrapping_add(nanos)
-}
+pub(crate) use nanos::{NEVER, nanos};
 
 /// The time, as limits see it: for code that tells the time itself, so that a test can put its own clock in place.
 ///
@@ -56,21 +43,4 @@ pub(crate) fn nanos(duration: std::time::Duration) -> u64 {
 #[inline]
 pub fn now() -> std::time::Instant {
     clock::now_as_instant()
-}
-
-#[cfg(all(test, not(timebox_loom)))]
-mod tests {
-    use super::{NEVER, nanos};
-    use std::time::Duration;
-
-    #[test]
-    fn a_duration_of_more_than_five_centuries_never_ends() {
-        let longest = Duration::from_nanos(NEVER);
-        assert_eq!(nanos(longest), NEVER);
-        assert_eq!(nanos(Duration::from_nanos(NEVER - 1)), NEVER - 1);
-        for beyond in [longest + Duration::from_nanos(1), Duration::from_secs(1 << 35), Duration::MAX] {
-            assert_eq!(nanos(beyond), NEVER);
-        }
-        assert_eq!(nanos(Duration::new(1 << 32, 5)), (1 << 32) * 1_000_000_000 + 5);
-    }
 }

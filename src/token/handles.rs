@@ -12,9 +12,9 @@ use super::node::Node;
 use super::waits::{Cancelled, CancelledOwned, RunUntilCancelled, Wait};
 use crate::error::{Cause, ScopeInfo, TimeoutError};
 use crate::test_env::TestEnv;
+use crate::thread::Thread;
 use crate::time::{Deadline, NEVER, clock};
 use crate::watchdog;
-use crate::watchdog::slots::Thread;
 
 /// A handle that says whether something is over, and can cancel it.
 ///

@@ -361,7 +361,7 @@ impl Task {
 fn await_hooks_in_a_task() {
     let (runs, ended) = (Arc::new(AtomicUsize::new(0)), Forbidden::new());
     // A model does not see what orders the first use of these.
-    global().schedule(NEVER, Waker::noop().clone()).cancel();
+    crate::thread::schedule(NEVER, Waker::noop().clone()).cancel();
     let future = node(None, NEVER);
     let beneath = node_of(Some(&future), NEVER, true);
     let entry = Entry::of(Hook::inline(counted(&runs, &ended)), Unsaid::Backoff);

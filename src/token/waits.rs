@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 use pin_project::{pin_project, pinned_drop};
 
 use super::handles::CancellationToken;
+use crate::thread;
 use crate::time::NEVER;
 use crate::watchdog;
 
@@ -33,7 +34,7 @@ impl Wait {
             return Poll::Ready(());
         }
         let watchdog = watchdog::global();
-        if watchdog.is_missing() && token.node().expires_at() != NEVER && !watchdog.ensure_running() {
+        if watchdog.is_missing() && token.node().expires_at() != NEVER && !thread::ensure_watchdog() {
             // Nobody is there yet to tell of its deadline: it is asked again.
             cx.waker().wake_by_ref();
         }

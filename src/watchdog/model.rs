@@ -12,9 +12,10 @@ use std::task::{Wake, Waker};
 use loom::cell::Cell;
 use loom::thread;
 
-use super::shift::Shift;
-use super::{Timer, Watchdog, global, slots};
-use crate::sync::alarm;
+use super::arm::{Watchdog, global};
+use super::deputy::Deputy;
+use super::timers::{Lease, Timer};
+use crate::sync::model;
 use crate::sync::mutants::{self, Mutant};
 use crate::time::NEVER;
 
@@ -38,7 +39,7 @@ fn explore_within(bound: Option<usize>, mutant: Option<Mutant>, body: fn()) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = bound.or(builder.preemption_bound).or(Some(2));
     builder.check(move || {
-        alarm::model_reset(1);
+        model::reset(1);
         body();
     });
 }
@@ -52,7 +53,7 @@ pub(crate) fn pass_time(dog: &Watchdog) {
 
 /// How many timers there are.
 pub(crate) fn timers(dog: &'static Watchdog) -> usize {
-    dog.epoch().all_timers().map(super::timers::Timers::len).sum()
+    dog.state().all_timers().map(super::timers::Timers::len).sum()
 }
 
 /// Lets time pass until `deadline` has been reached.
@@ -73,13 +74,18 @@ pub(crate) fn run_out(dog: &Watchdog) {
     while let Some(until) = dog.alarm.model_until() {
         dog.alarm.model_advance(until);
     }
-    alarm::model_join();
+    model::join_all();
+}
+
+/// As the thread that has the slot with this number.
+fn arm(slot: usize, deadline: u64) {
+    assert!(global().arm(global().slots.at(slot), deadline), "there are threads enough");
 }
 
 fn an_earlier_arm() {
     let dog = global();
-    dog.arm(dog.slots.at(0), 30);
-    let arm = thread::spawn(|| global().arm(global().slots.at(0), 10));
+    arm(0, 30);
+    let arm = thread::spawn(|| arm(0, 10));
     arm.join().unwrap();
     expect_reached(dog, 10);
     run_out(dog);
@@ -87,9 +93,9 @@ fn an_earlier_arm() {
 
 fn arms_of_two_threads() {
     let dog = global();
-    dog.arm(dog.slots.at(0), 30);
-    let one = thread::spawn(|| global().arm(global().slots.at(1), 20));
-    let two = thread::spawn(|| global().arm(global().slots.at(0), 10));
+    arm(0, 30);
+    let one = thread::spawn(|| arm(1, 20));
+    let two = thread::spawn(|| arm(0, 10));
     one.join().unwrap();
     two.join().unwrap();
     expect_reached(dog, 10);
@@ -100,11 +106,9 @@ fn arms_of_two_threads() {
 fn a_restored_outer_deadline() {
     let dog = global();
     let scopes = thread::spawn(|| {
-        let dog = global();
-        let slot = dog.slots.at(0);
-        dog.arm(slot, 20);
-        dog.arm(slot, 10);
-        dog.rearm(slot, 20);
+        arm(0, 20);
+        arm(0, 10);
+        assert!(global().rearm(global().slots.at(0), 20));
     });
     // The inner deadline passes at any time meanwhile.
     pass_time(dog);
@@ -133,19 +137,27 @@ fn task() -> (Waker, &'static AtomicUsize) {
 
 /// As a thread that has the first slot does it.
 fn schedule(deadline: u64, waker: &Waker) -> Timer {
-    let timers = global().timers_at(0);
-    let timer = timers.put_in_turn(deadline, waker.clone());
-    global().announce(timers, deadline);
+    schedule_among(&global().timers_at(0).lease_in_turn(), deadline, waker)
+}
+
+/// As a thread that has no slot does it.
+fn schedule_orphan(deadline: u64) -> Timer {
+    schedule_among(&global().orphans().lease(), deadline, Waker::noop())
+}
+
+fn schedule_among(lease: &Lease, deadline: u64, waker: &Waker) -> Timer {
+    let timer = lease.put(deadline, waker.clone());
+    assert!(global().announce(lease, deadline), "there are threads enough");
     timer
 }
 
 fn a_timer_of_no_thread() {
     let dog = global();
-    dog.schedule(30, Waker::noop().clone());
+    schedule_orphan(30);
     let schedule = thread::spawn(|| {
-        let timer = global().schedule(10, Waker::noop().clone());
-        let other = global().schedule(20, Waker::noop().clone());
-        timer.cancel();
+        let timer = schedule_orphan(10);
+        let other = schedule_orphan(20);
+        drop(timer.take(None));
         other
     });
     schedule.join().unwrap();
@@ -203,9 +215,9 @@ fn a_timer_redirected_while_it_is_due() {
     let timer = schedule(10, &before);
     schedule(20, &before);
     let redirects = thread::spawn(move || {
-        if !timer.redirect(&after) {
+        if !timer.replace(&after) {
             // As futures do.
-            timer.cancel();
+            drop(timer.take(None));
             schedule(10, &after);
         }
     });
@@ -218,7 +230,7 @@ fn a_timer_redirected_while_it_is_due() {
 /// Used again by the thread it belongs to.
 fn a_record_given_back_by_another_thread() {
     let timers = global().timers_at(0);
-    let put = |deadline| timers.put_in_turn(deadline, Waker::noop().clone());
+    let put = |deadline| timers.lease_in_turn().put(deadline, Waker::noop().clone());
     let [first, ..] = [10, 20, 30, 40].map(put);
     let takes = thread::spawn(move || first.take(None).is_some());
     put(50);
@@ -229,10 +241,10 @@ fn a_record_given_back_by_another_thread() {
 
 fn an_arm_while_the_watchdog_ends() {
     let dog = global();
-    dog.arm(dog.slots.at(0), 10);
+    arm(0, 10);
     expect_reached(dog, 10);
     let idle_end = dog.alarm.model_until().expect("idle for a while");
-    let arm = thread::spawn(move || global().arm(global().slots.at(1), idle_end + 10));
+    let arm = thread::spawn(move || arm(1, idle_end + 10));
     dog.alarm.model_advance(idle_end);
     arm.join().unwrap();
     expect_reached(dog, idle_end + 10);
@@ -240,59 +252,59 @@ fn an_arm_while_the_watchdog_ends() {
 }
 
 /// Lets time pass for the deputy until it has ended, or taken over.
-fn see_deputy_out(shift: &Shift) {
-    while let Some(until) = shift.parker().model_until() {
+fn see_deputy_out(deputy: &Deputy) {
+    while let Some(until) = deputy.alarm().model_until() {
         assert!(until != NEVER, "nobody looks at the call");
-        shift.parker().model_advance(until);
+        deputy.alarm().model_advance(until);
     }
 }
 
 /// It makes calls while its deputy may lose patience.
 fn calls_that_may_be_taken_over() {
-    let shift = Arc::new(Shift::new());
+    let deputy = Arc::new(Deputy::new());
     // What only the watchdog touches; loom looks whether that is so.
     let work = Rc::new(Cell::new(0));
     let needed = Arc::new(AtomicBool::new(true));
-    assert!(shift.become_deputy());
-    let deputy = thread::spawn({
-        let (shift, work, needed) = (Arc::clone(&shift), Rc::clone(&work), Arc::clone(&needed));
+    assert!(deputy.appoint());
+    let stands_by = thread::spawn({
+        let (deputy, work, needed) = (Arc::clone(&deputy), Rc::clone(&work), Arc::clone(&needed));
         move || {
-            if shift.stand_by(|| needed.load(SeqCst)) {
+            if deputy.stand_by(|| needed.load(SeqCst)) {
                 work.set(1);
             }
         }
     });
     for _ in 0..2 {
         let lets_time_pass = || {
-            if let Some(until) = shift.parker().model_until().filter(|&until| until != NEVER) {
-                shift.parker().model_advance(until);
+            if let Some(until) = deputy.alarm().model_until().filter(|&until| until != NEVER) {
+                deputy.alarm().model_advance(until);
             }
         };
-        if shift.call(lets_time_pass).is_none() {
+        if deputy.supervise(lets_time_pass).is_none() {
             break;
         }
         work.set(1);
     }
     needed.store(false, SeqCst);
-    shift.dismiss_deputy();
-    see_deputy_out(&shift);
-    deputy.join().unwrap();
+    deputy.dismiss();
+    see_deputy_out(&deputy);
+    stands_by.join().unwrap();
 }
 
 /// One that does not return before it has been taken over, begun as the deputy lies down.
 fn a_call_while_the_deputy_lies_down() {
-    let shift = Arc::new(Shift::new());
-    assert!(shift.become_deputy());
-    let deputy = thread::spawn({
-        let shift = Arc::clone(&shift);
-        move || assert!(shift.stand_by(|| true))
+    let deputy = Arc::new(Deputy::new());
+    assert!(deputy.appoint());
+    let stands_by = thread::spawn({
+        let deputy = Arc::clone(&deputy);
+        move || assert!(deputy.stand_by(|| true))
     });
-    assert!(shift.call(|| ()).is_some());
-    if let Some(until) = shift.parker().model_until().filter(|&until| until != NEVER) {
-        shift.parker().model_advance(until);
+    assert!(deputy.supervise(|| ()).is_some());
+    if let Some(until) = deputy.alarm().model_until().filter(|&until| until != NEVER) {
+        deputy.alarm().model_advance(until);
     }
-    assert!(shift.call(|| see_deputy_out(&shift)).is_none());
-    deputy.join().unwrap();
+    assert!(deputy.supervise(|| see_deputy_out(&deputy)).is_none());
+    stands_by.join().unwrap();
 }
 
 /// A task that stops the watchdog as it is woken, until it has been taken over.
@@ -300,9 +312,9 @@ fn a_timer_while_the_watchdog_is_stuck() {
     struct Stuck;
     impl Wake for Stuck {
         fn wake(self: Arc<Self>) {
-            see_deputy_out(&global().shift);
+            see_deputy_out(&global().deputy);
             // Nobody is needed in its place: this thread ends.
-            assert!(global().shift.become_deputy());
+            assert!(global().deputy.appoint());
         }
     }
     // After the deputy's patience.
@@ -310,8 +322,8 @@ fn a_timer_while_the_watchdog_is_stuck() {
     let dog = global();
     let (waker, woken) = task();
     schedule(LATE, &waker);
-    assert!(dog.shift.become_deputy());
-    alarm::model_spawn(|| global().stand_by());
+    assert!(dog.deputy.appoint());
+    model::spawn(|| global().stand_by());
     schedule(10, &Arc::new(Stuck).into());
     pass_time(dog);
     expect_reached(dog, LATE);

@@ -1,58 +1,69 @@
-//! What the watchdog does: the life of its thread, and of the one that stands by.
+//! The watchdog's thread: what it does in a pass, and the life of the thread and of its deputy.
 
 #[cfg(not(timebox_loom))]
-use super::slots::Thread;
+use std::cell::Cell;
+
+use super::arm::Watchdog;
+use super::settings::Settings;
 use super::timers::Timers;
-use super::{Mode, Watchdog};
 use crate::sync::alarm;
 use crate::sync::callback::wake_quietly;
 use crate::sync::{Ordering, fence, lock, mutant, os};
 use crate::time::{NEVER, clock};
 
-/// How long a watchdog with nothing to do stays, in nanoseconds.
-const IDLE: u64 = 30_000_000_000;
+/// After how long a watchdog with nothing to do ends, in nanoseconds.
+const RETIRE_AFTER: u64 = 30_000_000_000;
 
-/// How many batches of a thread's timers are fired in one pass.
-const BATCHES: usize = 16;
+/// How many batches of a thread's timers are fired in one pass, at most.
+const BATCHES_PER_PASS: usize = 16;
 
-/// How many calls are made of what was posted, until what is due by the clock has its turn.
-const MANY: usize = 1024;
+/// How many wakers are taken from the inbox at a time, at most; then timers have their turn.
+const CALLS_PER_TURN: usize = 1024;
 
-/// How long nothing must be due for the watchdog to see to the asymmetric fence, and when it does so in any case.
-const QUIET: u64 = 50_000_000;
-const LOUD: u64 = 1_000_000_000;
+/// The watchdog registers for the asymmetric fence once nothing is due for so long, in nanoseconds,
+const REGISTER_WHEN_IDLE_FOR: u64 = 50_000_000;
+/// or once it has run for so long.
+const REGISTER_AFTER: u64 = 1_000_000_000;
+
+#[cfg(not(timebox_loom))]
+thread_local!(static IS_WATCHDOG: Cell<bool> = const { Cell::new(false) });
+
+/// Whether the calling thread is the watchdog.
+#[cfg(not(timebox_loom))]
+pub(crate) fn is_this_thread() -> bool {
+    IS_WATCHDOG.get()
+}
 
 impl Watchdog {
-    /// Has somebody there who takes over if a call takes long.
-    fn have_deputy(&'static self) {
-        if self.shift.has_deputy() {
+    /// Starts the deputy if there is none.
+    fn ensure_deputy(&'static self) {
+        if self.deputy.is_there() {
             return;
         }
-        // A model has one where it starts it.
+        // A model starts one itself, or has none.
         #[cfg(not(timebox_loom))]
-        self.shift.start_deputy(|| self.stand_by());
+        self.deputy.start(|| self.stand_by());
     }
 
-    /// The life of a thread that is the watchdog; or its deputy, that has taken over.
+    /// The life of a thread that starts as the watchdog, or as a deputy that has taken over.
     pub(super) fn serve(&'static self, mut takes_over: bool) {
         os::set_timer_slack(1);
-        #[cfg(feature = "testing")]
-        super::mock::this_is_the_watchdog();
         loop {
             #[cfg(not(timebox_loom))]
-            Thread::with(|thread| thread.is_watchdog.set(true));
-            if self.run(takes_over) {
-                self.shift.dismiss_deputy();
+            IS_WATCHDOG.set(true);
+            let has_retired = self.run(takes_over);
+            #[cfg(not(timebox_loom))]
+            IS_WATCHDOG.set(false);
+            if has_retired {
+                self.deputy.dismiss();
                 return;
             }
-            #[cfg(not(timebox_loom))]
-            Thread::with(|thread| thread.is_watchdog.set(false));
-            // Another has taken over, who may need a deputy now.
-            if !self.shift.become_deputy() {
+            // The deputy has taken over, and may need a deputy now.
+            if !self.deputy.appoint() {
                 return;
             }
             os::name_this_thread("timebox-deputy");
-            if !self.shift.stand_by(|| self.is_running()) {
+            if !self.deputy.stand_by(|| self.is_running()) {
                 return;
             }
             os::name_this_thread("timebox-watchdog");
@@ -63,37 +74,41 @@ impl Watchdog {
     /// The life of a deputy.
     pub(super) fn stand_by(&'static self) {
         os::set_timer_slack(50_000);
-        if self.shift.stand_by(|| self.is_running()) {
+        if self.deputy.stand_by(|| self.is_running()) {
             os::name_this_thread("timebox-watchdog");
             self.serve(true);
         }
     }
 
-    /// The watchdog's life; `false` if another has taken over. `takes_over`: from one that is stuck in a call.
+    /// The watchdog's life until it retires; `false` if the deputy has taken over. `takes_over`: this thread was the
+    /// deputy, and the watchdog before it is stuck in a call.
     fn run(&'static self, mut takes_over: bool) -> bool {
         let born = clock::now();
-        // A watchdog before this one may have asked for it.
-        let mut heavy = self.mode.has(Mode::ASYMMETRIC);
+        // A watchdog before this one may have registered.
+        let mut heavy = self.settings().has(Settings::ASYMMETRIC);
         let mut asked = heavy || cfg!(timebox_loom);
         loop {
             let Some((key, until)) = self.pass(heavy, std::mem::take(&mut takes_over)) else { return false };
             let now = clock::now();
-            // It blocks for milliseconds: when nothing is due for a while, or else after a second.
-            if !asked && (until.saturating_sub(now) > QUIET || now.saturating_sub(born) > LOUD) {
+            // To register blocks for milliseconds: not while a timer is due soon, unless that never ends.
+            if !asked
+                && (until.saturating_sub(now) > REGISTER_WHEN_IDLE_FOR
+                    || now.saturating_sub(born) > REGISTER_AFTER)
+            {
                 asked = true;
                 heavy = os::register_barrier();
-                self.mode.set(Mode::ASYMMETRIC, heavy);
+                self.settings().set(Settings::ASYMMETRIC, heavy);
                 self.next_wake.0.store(0, Ordering::Relaxed);
                 continue;
             }
             let timers = self.first_timer();
             if timers != NEVER {
-                // Before it is needed: to start a thread takes longer than to wake one.
-                self.have_deputy();
+                // Now, before a call is late: to start a thread takes longer than to wake one.
+                self.ensure_deputy();
             }
-            self.shift.expect_calls(timers);
+            self.deputy.expect_calls(timers);
             if until == NEVER {
-                let end = clock::now().saturating_add(IDLE);
+                let end = clock::now().saturating_add(RETIRE_AFTER);
                 self.alarm.wait(key, end);
                 // `next_wake` says "never" all the while, so that every arm rings, and a ring makes this fail.
                 if clock::now() >= end && self.alarm.retire(key) {
@@ -107,8 +122,8 @@ impl Watchdog {
         }
     }
 
-    /// Fires what is due, and finds out until when to sleep; `None` if another has taken over meanwhile. Who has just taken
-    /// over looks at all timers, since the one before may have been at any of them.
+    /// Fires the timers that are due, and says until when to sleep, with the key for that; `None` if the deputy has taken over
+    /// meanwhile. A thread that `takes_over` looks at all timers, since the watchdog before it may be stuck at any of them.
     fn pass(&'static self, heavy: bool, takes_over: bool) -> Option<(alarm::Key, u64)> {
         // Before the first look: a ring after it cuts the sleep short.
         let key = self.alarm.key();
@@ -122,8 +137,8 @@ impl Watchdog {
         let fenced = mutant!(NoDogFence) || (heavy && os::heavy_barrier());
         if !fenced {
             if heavy {
-                // It worked before: somebody has forbidden it.
-                self.mode.set(Mode::ASYMMETRIC, false);
+                // It worked before, so the program has forbidden the call since.
+                self.settings().set(Settings::ASYMMETRIC, false);
             }
             // SeqCst: pairs with the fence in `light_fence`.
             fence(Ordering::SeqCst);
@@ -139,33 +154,33 @@ impl Watchdog {
         Some((key, first.min(second)))
     }
 
-    /// The earliest deadline after `now` that anybody waits for; `now` or before if there is something to do at once.
+    /// The earliest deadline after `now`; `now` or before if there is work already.
     pub(super) fn earliest(&'static self, now: u64) -> u64 {
         let earliest = self.slots.earliest(now).min(self.first_timer());
-        if lock(&self.epoch().inbox).is_empty() { earliest } else { now }
+        if lock(&self.state().inbox).is_empty() { earliest } else { now }
     }
 
-    /// None of the timers is due before.
+    /// A time before which no timer is due.
     fn first_timer(&'static self) -> u64 {
-        self.epoch().all_timers().map(Timers::earliest).min().unwrap_or(NEVER)
+        self.state().all_timers().map(Timers::earliest).min().unwrap_or(NEVER)
     }
 
-    /// Calls everything that is due, in batches, with no lock held. The timers among which there was something due are to
-    /// be looked at again; or `all` of them. `None` if another has taken over meanwhile.
+    /// Wakes the wakers of all timers that are due, in batches, with no lock held. Returns the threads' timers to look at
+    /// again: those of which some were due, or `all`. `None` if the deputy has taken over meanwhile.
     fn fire_due(&'static self, now: u64, all: bool) -> Option<Vec<&'static Timers>> {
-        let epoch = self.epoch();
+        let state = self.state();
         self.call_posted()?;
-        let looked_at: Vec<_> = epoch.all_timers().filter(|timers| all || timers.earliest() <= now).collect();
+        let looked_at: Vec<_> = state.all_timers().filter(|timers| all || timers.earliest() <= now).collect();
         for timers in &looked_at {
             timers.begin_look();
-            // So many that those of other threads do not wait for all of this one's; the next pass follows at once.
-            for _ in 0..BATCHES {
+            // Not all, or the timers of other threads would wait too long. The next pass follows at once.
+            for _ in 0..BATCHES_PER_PASS {
                 let (due, are_all) = timers.take_due(now);
-                // The calls fence too.
+                // The mutant looks before the fences in the calls.
                 if mutant!(EarlyLook) {
                     timers.end_look();
                 }
-                lock(&epoch.inbox).extend(due.into_iter().map(|(_, waker)| waker));
+                lock(&state.inbox).extend(due.into_iter().map(|(_, waker)| waker));
                 self.call_posted()?;
                 if are_all {
                     break;
@@ -175,14 +190,14 @@ impl Watchdog {
         Some(looked_at)
     }
 
-    /// Calls what is in the inbox, and what comes meanwhile, unless that is very much. Each on its own: what a call that does
-    /// not return keeps from being called is left to who takes over. `None` if somebody has.
+    /// Wakes the wakers in the inbox, and those that come meanwhile, up to a bound. Takes them out one by one: if one call
+    /// does not return, the deputy finds the rest there. `None` if the deputy has taken over.
     fn call_posted(&'static self) -> Option<()> {
-        let inbox = &self.epoch().inbox;
-        for _ in 0..MANY {
+        let inbox = &self.state().inbox;
+        for _ in 0..CALLS_PER_TURN {
             let Some(waker) = lock(inbox).pop_front() else { break };
-            self.have_deputy();
-            self.shift.call(|| wake_quietly(waker))?;
+            self.ensure_deputy();
+            self.deputy.supervise(|| wake_quietly(waker))?;
         }
         Some(())
     }

@@ -1,23 +1,23 @@
-//! The timers of nodes and futures: each thread has its own, and the watchdog finds what is due among them.
+//! The timers of nodes and futures: each thread has its own, and the watchdog fires those that are due.
 //!
-//! Most timers are short-lived: armed, and taken back before the watchdog comes. So a timer that is armed goes into a
-//! *record* and is listed in the thread's *nursery*, by plain stores; one that is still there when that is full goes on
-//! to a heap, under a lock. What is taken back leaves its entry in the heap, until that is due or there are too many.
+//! Most timers are short-lived: they are armed, and taken back before they are due. So a timer is put into a *record* and
+//! listed in the thread's *nursery*, by plain stores. When the nursery is full, the timers that are left in it move to a
+//! heap, under a lock. A timer that is taken back leaves a stale entry in the heap, until that is due or there are too many.
 //!
 //! Invariants:
-//! 1. The thread that these timers belong to, and nobody else, arms them. Only it changes which records are free, which are
-//!    listed, and what the nursery lists.
-//! 2. A record is not free from when it is claimed until its owner has taken its waker out, or has it back from who
-//!    did (`Records::returned`). Nobody puts a waker into it meanwhile.
-//! 3. Each record with a waker is listed in the nursery or in the heap, where a look at first the one, then the other
-//!    finds it: it is moved under the lock. (Except while its waker is being put in, or once a look has found it due: also
-//!    where it came in vain, since `replace` then has another put in. And except centuries ahead.)
-//! 4. No timer is due before `earliest`, once the arm that put it in has been announced, but for what a pass of the
-//!    watchdog is about to look at again.
-//! 5. The list of groups that begins with `Records::first` has each that has a free record, once; and no other, but perhaps the
-//!    first.
+//! 1. Only the thread that owns these timers arms them. Only it changes which records are free, which are listed, and the list of
+//!    the nursery.
+//! 2. A record is in use from its claim until its owner has taken the waker out, or has the record back from the thread that took
+//!    the waker out (`Records::returned`). Meanwhile nobody puts another waker into it.
+//! 3. Each record with a waker is listed in the nursery or in the heap. A look first at the nursery, then at the heap,
+//!    finds it, since it moves under the heap's lock. Exceptions: its waker is just being put in; or a look has found it
+//!    due (where the watchdog then came in vain, `replace` has another timer armed); or its deadline is centuries ahead.
+//! 4. Once an arm has been announced, its timer is not due before `earliest`, except while the watchdog has reset `earliest` and
+//!    is about to look again.
+//! 5. The list of groups from `Records::first` on has each group with a free record once. It has no other group, except
+//!    perhaps the first.
 //!
-//! `README.md` of the room above has the protocol.
+//! The protocol is in `watchdog/README.md`.
 
 #![allow(clippy::cast_possible_truncation)] // four billion timers do not fit in memory
 
@@ -29,28 +29,28 @@ use std::ptr;
 use std::task::Waker;
 
 use crate::sync::handoff::Ticket;
-use crate::sync::{AtomicU32, AtomicU64, Mutex, MutexGuard, Ordering, Padded, SetOnce, const_fn, lock};
+use crate::sync::{AtomicU32, AtomicU64, CachePadded, Mutex, MutexGuard, Ordering, SetOnce, const_fn, lock};
 use crate::time::NEVER;
 use records::{GROUP, Group, NONE, Record, Records};
 
-/// How many records the nursery lists: each look of the watchdog at a thread with something due goes through them.
+/// How many records the nursery lists. Each look of the watchdog at the thread's timers goes through all of them.
 const NURSERY: usize = if cfg!(timebox_loom) { 1 } else { 16 };
-/// How many timers may have been taken back out of the heap until it is made anew; or half as many as there are records.
+/// The heap is rebuilt when it may have more stale entries than this, and more than half as many as there are records.
 const STALE: usize = 1024;
-/// How many entries of the heap are gone through at a time by the watchdog, with the lock held.
+/// How many entries of the heap the watchdog goes through at a time, with the lock held.
 const BATCH: usize = 64;
 
 pub(crate) struct Timers {
-    /// Invariant 4. Lowered by arms, taken back by the watchdog when it is due.
-    earliest: Padded<AtomicU64>,
+    /// Invariant 4. Arms lower it; the watchdog resets it when it is due.
+    earliest: CachePadded<AtomicU64>,
     nursery: [AtomicU32; NURSERY],
     listed: AtomicU32,
     records: Records,
     heap: Mutex<Heap>,
 }
 
-/// Deadline, record, and in short which of its fillings. Where that is another that looks the same the entry does no harm: the
-/// record says itself when it is due, and has an entry of its own.
+/// Entries of deadline, record, and the short number of the record's filling. If a later filling has the same short number,
+/// a stale entry does no harm: the record itself says when it is due, and has an entry of its own.
 type Heap = BinaryHeap<Reverse<(u64, u32, u32)>>;
 
 fn entry((deadline, index, ticket): (u64, u32, Ticket)) -> Reverse<(u64, u32, u32)> {
@@ -63,15 +63,15 @@ const _: () = assert!(GROUP as u64 <= Ticket::ROOM + 1);
 #[derive(Clone, Copy)]
 pub(crate) struct Timer {
     group: &'static Group,
-    /// The ticket of its waker, and in the room that it leaves, which record it is in: in one word, so that it stays in
-    /// registers.
+    /// The ticket of its waker, and in the bits that a ticket leaves free the number of its record in the group. One word,
+    /// so that a timer stays in registers.
     place: u64,
 }
 
 impl Default for Timers {
     fn default() -> Self {
         Self {
-            earliest: Padded(AtomicU64::new(NEVER)),
+            earliest: CachePadded(AtomicU64::new(NEVER)),
             nursery: std::array::from_fn(|_| AtomicU32::new(NONE)),
             listed: AtomicU32::new(0),
             records: Records::default(),
@@ -80,7 +80,7 @@ impl Default for Timers {
     }
 }
 
-/// For the thread they belong to. Relaxed where nothing else is said: invariant 1.
+/// For the owner. Relaxed unless stated otherwise: invariant 1.
 impl Timers {
     /// Puts a timer in. The watchdog is not told.
     ///
@@ -110,7 +110,7 @@ impl Timers {
             listed = 0;
         }
         group.set_listed(at, true);
-        // Release, twice: pairs with the Acquires in `in_nursery`. Who finds a number finds the record that it is of.
+        // Release, twice: pairs with the Acquires in `in_nursery`. A reader of the number sees its record.
         self.nursery[listed as usize].store(group.index(at), Ordering::Release);
         self.listed.store(listed + 1, Ordering::Release);
     }
@@ -118,7 +118,7 @@ impl Timers {
     fn empty_nursery(&'static self) {
         let stale = self.records.stale();
         if stale > STALE && stale > self.records.count() / 2 {
-            self.make_heap_anew();
+            self.rebuild_heap();
         }
         let mut heap = lock(&self.heap);
         for index in self.in_nursery() {
@@ -126,18 +126,18 @@ impl Timers {
             group.set_listed(at, false);
             heap.extend(group.timer(at).map(entry));
         }
-        // With the lock held, which a look takes after it has gone through the nursery.
+        // With the lock held, so before a look goes through the heap.
         self.listed.store(0, Ordering::Relaxed);
     }
 
-    /// Leaves out what was taken back. Nobody else puts entries into the heap; what the watchdog takes out meanwhile is
-    /// good for nothing when it finds it again.
-    fn make_heap_anew(&'static self) {
+    /// Leaves out the timers that were taken back. Only this thread puts entries into the heap. An entry that the watchdog
+    /// takes out meanwhile comes back, and is stale then.
+    fn rebuild_heap(&'static self) {
         let timers = self.records.sort_out().filter_map(|(group, at)| group.timer(at));
         let entries: Vec<_> = timers.map(entry).collect();
         let mut heap = lock(&self.heap);
         if entries.len() <= STALE {
-            // The memory is there, and as many soon put in.
+            // Keeps the memory for the entries to come.
             heap.clear();
             heap.extend(entries);
         } else {
@@ -151,9 +151,9 @@ impl Timers {
 }
 
 impl Timers {
-    /// What is listed in the nursery, or was when the look began.
+    /// The records that are listed in the nursery, or were when the look began.
     fn in_nursery(&self) -> impl Iterator<Item = u32> {
-        // Acquire, twice: pairs with the Releases in `list`. Meanwhile a place may have been filled anew.
+        // Acquire, twice: pairs with the Releases in `list`. A place may list another record meanwhile.
         let listed = self.listed.load(Ordering::Acquire) as usize;
         self.nursery[..listed].iter().map(|index| index.load(Ordering::Acquire))
     }
@@ -161,7 +161,7 @@ impl Timers {
 
 /// For the watchdog and its protocol.
 impl Timers {
-    /// Before when no timer is due.
+    /// A time before which no timer is due.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn earliest(&self) -> u64 {
         // Relaxed: README, "Timers".
@@ -175,13 +175,13 @@ impl Timers {
         self.earliest.0.fetch_min(deadline, Ordering::Relaxed);
     }
 
-    /// Takes `earliest` back; there is to be a look at all timers after the next fence.
+    /// Resets `earliest` to "never". After the next fence [`end_look`](Self::end_look) must follow.
     pub(crate) fn begin_look(&self) {
         // Relaxed: as above.
         self.earliest.0.store(NEVER, Ordering::Relaxed);
     }
 
-    /// Looks at all timers, and says again when the first is due.
+    /// Looks at all timers, and lowers `earliest` to the first.
     pub(crate) fn end_look(&self) {
         let mut earliest = NEVER;
         for index in self.in_nursery() {
@@ -191,7 +191,7 @@ impl Timers {
         let mut heap = lock(&self.heap);
         let mut left = BATCH;
         while let Some(&Reverse((deadline, index, filling))) = heap.peek() {
-            // After so many that were taken back, one more will do: it is not too late.
+            // After so many stale entries another will do: it is not later than the first timer.
             if left == 0 || self.records.filling(index, filling).is_some() {
                 earliest = earliest.min(deadline);
                 break;
@@ -203,7 +203,7 @@ impl Timers {
         self.lower(earliest);
     }
 
-    /// Takes wakers out that are due, with their deadlines, these in order; whether that was all.
+    /// Takes out wakers that are due, with their deadlines, in order of these; and whether those were all.
     pub(crate) fn take_due(&self, now: u64) -> (Vec<(u64, Waker)>, bool) {
         let mut due = Vec::new();
         let mut take = |index: u32, ticket: Ticket| {
@@ -236,11 +236,11 @@ impl Timers {
         (due, left > 0)
     }
 
-    /// As [`put`](Self::put), for a model's threads that take turns.
+    /// For a model's threads that take turns.
     #[cfg(timebox_loom)]
-    pub(crate) fn put_in_turn(&'static self, deadline: u64, waker: Waker) -> Timer {
+    pub(crate) fn lease_in_turn(&'static self) -> Lease {
         // SAFETY: one comes after the other.
-        unsafe { self.put(deadline, waker) }
+        unsafe { Lease::of_own(self) }
     }
 
     #[cfg(timebox_loom)]
@@ -250,7 +250,7 @@ impl Timers {
     }
 }
 
-/// The right to arm timers: on the thread they belong to, until it returns to whatever it does.
+/// The right of the calling thread to arm these timers.
 pub(crate) struct Lease {
     pub(crate) timers: &'static Timers,
     _lock: Option<MutexGuard<'static, ()>>,
@@ -259,13 +259,13 @@ pub(crate) struct Lease {
 impl Lease {
     /// # Safety
     ///
-    /// The timers belong to the calling thread, and the lease is used before anybody else can have them.
+    /// The timers belong to the calling thread, which uses the lease before it can give them to another thread.
     #[cfg_attr(not(debug_assertions), inline(always))]
-    pub(super) unsafe fn of_own(timers: &'static Timers) -> Self {
+    pub(crate) unsafe fn of_own(timers: &'static Timers) -> Self {
         Self { timers, _lock: None }
     }
 
-    /// Puts a timer in. The watchdog is not told.
+    /// Puts a timer in. `Watchdog::announce` must follow.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn put(&self, deadline: u64, waker: Waker) -> Timer {
         // SAFETY: that of the lease.
@@ -273,7 +273,7 @@ impl Lease {
     }
 }
 
-/// The timers of all threads that have none of their own.
+/// The timers that threads without any of their own share.
 pub(crate) struct Orphans {
     lock: Mutex<()>,
     timers: SetOnce<Timers>,
@@ -290,7 +290,7 @@ impl Orphans {
         &self.timers
     }
 
-    /// They belong to whoever holds the lock.
+    /// They belong to the thread that holds the lock, which is in the lease.
     pub(crate) fn lease(&'static self) -> Lease {
         let timers = self.timers.get_or_init(Timers::default);
         Lease { timers, _lock: Some(lock(&self.lock)) }
@@ -313,7 +313,7 @@ impl Timer {
         Ticket::from_number(self.place)
     }
 
-    /// Whether it was left behind in a fork.
+    /// Whether it was armed before a fork, by the parent.
     pub(crate) fn is_lost(self) -> bool {
         #[cfg(feature = "testing")]
         if self.mocked().is_some() {
@@ -322,19 +322,19 @@ impl Timer {
         self.group.is_lost()
     }
 
-    /// One on a mock clock: the number of that, and its own.
+    /// A timer on a mock clock, by the number of the clock and its own.
     #[cfg(feature = "testing")]
     pub(crate) fn on_mock(clock: u32, number: u32) -> Self {
         Self { group: Group::of_mocks(), place: u64::from(clock) << 32 | u64::from(number) }
     }
 
-    /// What [`on_mock`](Self::on_mock) was given.
+    /// The numbers that [`on_mock`](Self::on_mock) was given, if it is on a mock clock.
     #[cfg(feature = "testing")]
     pub(crate) fn mocked(self) -> Option<(u32, u32)> {
         self.group.is_of_mocks().then_some(((self.place >> 32) as u32, self.place as u32))
     }
 
-    /// Takes it back; `None` if it was called, or is lost. `own` are the calling thread's timers.
+    /// Takes it back; `None` if it has fired, or is lost. `own` are the calling thread's timers.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn take(self, own: Option<&'static Timers>) -> Option<Waker> {
         if self.group.is_lost() {
@@ -349,7 +349,7 @@ impl Timer {
         Some(waker)
     }
 
-    /// Has it wake another task; `false` if it is due, or lost: then it must be taken back, and another armed.
+    /// Has it wake another task. `false` if it is due, or lost: then take it back, and arm another.
     pub(crate) fn replace(self, waker: &Waker) -> bool {
         if self.group.is_lost() {
             return false;
@@ -360,7 +360,7 @@ impl Timer {
             Some(true) => return true,
             Some(false) => {}
         }
-        // To clone and to drop a waker is foreign code: not while it is held.
+        // Clone and drop of a waker are foreign code: not while the record is held.
         let mut waker = waker.clone();
         place.hold(ticket, |before| std::mem::swap(before, &mut waker)).is_some()
     }
@@ -387,9 +387,9 @@ mod tests {
     use std::task::Wake;
 
     /// Says which it is when it is called.
-    struct ChunkedVec(usize, Arc<AtomicUsize>);
+    struct Numbered(usize, Arc<AtomicUsize>);
 
-    impl Wake for ChunkedVec {
+    impl Wake for Numbered {
         fn wake(self: Arc<Self>) {
             self.1.store(self.0, Ordering::Relaxed);
         }
@@ -425,7 +425,7 @@ mod tests {
             match random() % 5 {
                 0..=2 => {
                     let deadline = random() % 1000;
-                    let numbered = Arc::new(ChunkedVec(n, Arc::clone(&called)));
+                    let numbered = Arc::new(Numbered(n, Arc::clone(&called)));
                     let timer = put(timers, deadline, Waker::from(numbered));
                     model.insert((deadline, n), timer);
                 }

@@ -4,26 +4,16 @@ use std::process::Child;
 
 use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
 
-use crate::sync::{ForkMutex, SetOnce, fork, os};
+use crate::sync::fork::PerProcess;
+use crate::sync::{Mutex, lock, os};
 
-struct Left {
-    child: Child,
-    /// In a forked child those from before are the parent's.
-    generation: u32,
-}
-
-fn left() -> &'static ForkMutex<Vec<Left>> {
-    static LEFT: SetOnce<ForkMutex<Vec<Left>>> = SetOnce::new();
-    LEFT.get_or_init(|| ForkMutex::new(Vec::new()))
-}
+/// Those that are left behind. In a forked child those from before are the parent's.
+static LEFT: PerProcess<Mutex<Vec<Child>>> = PerProcess::new(Mutex::new(Vec::new()), Mutex::default);
 
 /// Leaves a child behind.
 pub(super) fn leave(child: Child) {
     let pid = Pid::from_child(&child);
-    // The list may have been lost in a fork, and with it all hope.
-    let Some(mut left) = left().lock() else { return };
-    left.push(Left { child, generation: fork::generation() });
-    drop(left);
+    lock(LEFT.get()).push(child);
     // Where no thread can be had, whoever runs the next command reaps it.
     let _started = os::spawn("timebox-reaper", move || {
         // An error: somebody else has reaped it.
@@ -34,8 +24,5 @@ pub(super) fn leave(child: Child) {
 
 /// Reaps those that have ended.
 pub(super) fn reap() {
-    if let Some(mut left) = left().lock() {
-        let generation = fork::generation();
-        left.retain_mut(|left| left.generation == generation && matches!(left.child.try_wait(), Ok(None)));
-    }
+    lock(LEFT.get()).retain_mut(|child| matches!(child.try_wait(), Ok(None)));
 }

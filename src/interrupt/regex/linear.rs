@@ -37,7 +37,7 @@ use super::{CaptureMatches, Captures, Match, Matches, Search, Steps, replace_all
 use crate::error::TimeoutError;
 use crate::scope::innermost;
 use crate::sync::{Mutex, lock};
-use crate::watchdog::slots::Thread;
+use crate::thread::Thread;
 
 type Place = &'static Location<'static>;
 

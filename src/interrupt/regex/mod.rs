@@ -32,7 +32,7 @@ use crate::scope::Scope;
 use crate::scope::checkpoint::is_over;
 use crate::scope::innermost;
 use crate::sync::{Mutex, lock};
-use crate::watchdog::slots::Thread;
+use crate::thread::Thread;
 use pcre2::{Code, Look, Scratch, Stopped};
 
 pub use captures::{Captures, Match};

@@ -8,10 +8,10 @@ use super::{Scope, innermost};
 use crate::error::{ScopeId, TimeoutError};
 use crate::scope::config::Extras;
 use crate::scope::spec::{Parent, ScopeSpec};
+use crate::thread::Thread;
 use crate::time::clock;
 use crate::token::chain::{Chain, RaiseContext, Step};
 use crate::token::node::{End, Node};
-use crate::watchdog::slots::Thread;
 
 /// The error of the innermost scope of this thread, which is over; `None` if there is no scope.
 #[cold]

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use super::undo::Undo;
 use super::{Scope, innermost};
 use crate::scope::entry::node_of;
+use crate::thread::Thread;
 use crate::token::node::Node;
-use crate::watchdog::slots::Thread;
 
 impl Scope {
     /// Its node, if it has one.

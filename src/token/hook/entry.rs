@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use super::{Hook, Plan, Policy, Repeat};
 use crate::error::HookFailure;
+use crate::pool::{self, Task};
 use crate::sync::callback::{Call, Callback, Caller, Failure, Waiters};
 use crate::sync::waits::Ending;
 use crate::sync::{AtomicBool, ForkMutex, Ordering, mutant, weak_waker};
 use crate::test_env::TestEnv;
+use crate::thread::{self, without_scopes};
 use crate::time::{clock, nanos};
-use crate::watchdog::pool::Task;
-use crate::watchdog::slots::without_scopes;
-use crate::watchdog::{self, Timer};
+use crate::watchdog::Timer;
 
 /// A hook that is registered in one place.
 pub(crate) struct Entry {
@@ -111,7 +111,7 @@ impl Entry {
         if self.policy.inline {
             self.run();
         } else if self.callback.is_live() {
-            watchdog::global().run_hook(self);
+            pool::run_hook(self);
         }
     }
 
@@ -139,7 +139,7 @@ impl Entry {
             }
         };
         if let Some(due) = due {
-            watchdog::global().post(due);
+            thread::post(due);
         }
         let interval = match self.policy.repeat {
             Repeat::Once | Repeat::Unsaid => return,
@@ -175,7 +175,7 @@ impl Entry {
         }
         let weak = Arc::downgrade(entry);
         let time = self.env.reading(clock::now()).saturating_add(after);
-        let timer = watchdog::global().schedule_on(&self.env, time, weak_waker(weak));
+        let timer = thread::schedule_on(&self.env, time, weak_waker(weak));
         if timers.len() > self.then.len() {
             // The last is the one that fired it this time.
             timers.pop();
@@ -297,9 +297,9 @@ impl Entry {
         #[cfg(feature = "testing")]
         if TestEnv::is_in_force() && TestEnv::current().injects() {
             // As at the expiry itself: what is tested next finds that they have run.
-            return watchdog::mock::carry_out(due);
+            return crate::watchdog::mock::carry_out(due);
         }
-        due.into_iter().for_each(|due| watchdog::global().post(due));
+        due.into_iter().for_each(thread::post);
     }
 
     /// All before any fires: one may wait for what it escalates to.

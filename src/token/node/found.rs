@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::task::{Wake, Waker};
 
 use crate::sync::callback::wake_quietly;
+use crate::thread::{self, without_scopes};
 use crate::token::hook::Entry;
 use crate::watchdog;
-use crate::watchdog::slots::without_scopes;
 
 /// What spreading an end has found to do, once no lock is held.
 #[derive(Default)]
@@ -29,7 +29,7 @@ impl Found {
     /// On the watchdog: leaves each waker to a call of its own, since any may not return.
     pub(super) fn carry_out(self) {
         post_all(self.hooks);
-        self.wakers.into_iter().for_each(|waker| watchdog::global().post(waker));
+        self.wakers.into_iter().for_each(thread::post);
     }
 }
 
@@ -58,7 +58,7 @@ pub(crate) fn post(entry: Arc<Entry>) {
 /// Has the watchdog set hooks off, given from the outside in.
 fn post_all(hooks: Vec<Arc<Entry>>) {
     if !hooks.is_empty() {
-        watchdog::global().post(Arc::new(Hooks(hooks)).into());
+        thread::post(Arc::new(Hooks(hooks)).into());
     }
 }
 
@@ -68,7 +68,7 @@ pub(super) fn run_soon(mut entries: Vec<Arc<Entry>>) -> bool {
     let watchdog = watchdog::global();
     if !watchdog.is_running() {
         // Tries to start it.
-        watchdog.schedule(0, Waker::noop().clone()).cancel();
+        thread::schedule(0, Waker::noop().clone()).cancel();
     }
     let has_threads = watchdog.is_running();
     entries.retain(|entry| entry.claim());
@@ -78,7 +78,7 @@ pub(super) fn run_soon(mut entries: Vec<Arc<Entry>>) -> bool {
         entries = others;
     }
     if !entries.is_empty() {
-        watchdog.post(Arc::new(Claimed(Hooks(entries))).into());
+        thread::post(Arc::new(Claimed(Hooks(entries))).into());
     }
     has_threads
 }

@@ -12,7 +12,7 @@ use crate::token::hook::Entry;
 impl Node {
     /// Registers a hook; `None` if the node is over, so that it would never be told.
     pub(crate) fn add_hook(self: &Arc<Self>, entry: &Arc<Entry>, tie: Tie) -> Option<usize> {
-        if crate::sync::fork::generation() != 0 {
+        if crate::sync::fork::Process::current().is_child() {
             // The timers of the scopes that were open at the fork are lost there; who asks anew is told all the same.
             self.walk(|node| {
                 node.update();
@@ -298,7 +298,7 @@ mod tests {
         assert!(before > 0 && !entry.is_running());
         // Time for it, and for the watchdog.
         let (waker, woken) = task();
-        crate::watchdog::global().schedule(clock::now() + 5_000_000, waker);
+        crate::thread::schedule(clock::now() + 5_000_000, waker);
         woken.recv_timeout(HANG).unwrap();
         assert_eq!(runs.load(SeqCst), before);
     }
@@ -372,7 +372,7 @@ mod tests {
         future.add_waker(&task);
         future.cancel(None);
         // The first poll comes from whoever wakes it.
-        crate::watchdog::global().post(task);
+        crate::thread::post(task);
         is_ready.recv_timeout(HANG).unwrap();
         assert!(entries.iter().all(|entry| entry.fires() == 1));
     }

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use super::{Link, Node, State};
 use crate::sync::{AtomicBool, AtomicU64, Ordering, weak_waker};
 use crate::test_env::TestEnv;
+use crate::thread;
 use crate::time::NEVER;
-use crate::watchdog::{self, Timer};
+use crate::watchdog::Timer;
 
 /// What holds at a node (invariant 5). Relaxed but for `all_lasts`: it is written under the node's lock; who reads it without
 /// may see it as it was before a move that is not done yet. Where all lasts there are no moves, and nothing changes any more.
@@ -175,7 +176,7 @@ impl Node {
         }
         if state.timer.is_none() {
             let waker = weak_waker(Arc::downgrade(self));
-            state.timer = Some(watchdog::global().schedule_on(&self.env, self.deadline, waker));
+            state.timer = Some(thread::schedule_on(&self.env, self.deadline, waker));
         }
         None
     }

@@ -1,16 +1,16 @@
-//! Where the timers of one thread are kept: records, in groups, in chunks.
+//! The records of one thread's timers, in groups, in chunks.
 //!
-//! The invariants are those of `timers.rs`.
+//! The numbers of invariants are those in `timers.rs`.
 
 use std::ptr;
 // std's in a model too: only its owner uses it.
 use std::sync::atomic::AtomicPtr;
 use std::task::Waker;
 
+use crate::sync::chunked_vec::chunk_of;
 use crate::sync::handoff::{Handoff, Ticket};
-use crate::sync::{AtomicU32, AtomicU64, Ordering, Padded, SetOnce, fork};
+use crate::sync::{AtomicU32, AtomicU64, CachePadded, Ordering, SetOnce, fork::Process};
 use crate::time::NEVER;
-use crate::watchdog::slots::chunk_of;
 
 /// Records in a group, one bit each.
 pub(super) const GROUP: usize = if cfg!(timebox_loom) { 4 } else { 32 };
@@ -18,20 +18,18 @@ pub(super) const GROUP: usize = if cfg!(timebox_loom) { 4 } else { 32 };
 const CHUNKS: usize = 26;
 /// No record.
 pub(super) const NONE: u32 = u32::MAX;
-/// Marks a link where a record has its deadline otherwise. A deadline so late is no timer: it is centuries away.
+/// Marks that the deadline of a record is a link to another record. A timer with a deadline so late would be centuries away.
 const LINK: u64 = 1 << 63;
-/// The generation of a group that stands for those of mock clocks: of no process.
-#[cfg(feature = "testing")]
-const OF_MOCKS: u32 = u32::MAX;
 
 pub(super) struct Records {
     /// Invariant 5.
     first: Link,
-    /// The first of the records that others have taken the waker out of.
-    returned: Padded<AtomicU32>,
-    /// How many have become free that were not in the nursery, and so may have an entry in the heap.
+    /// The first of the records that other threads have taken the waker out of.
+    returned: CachePadded<AtomicU32>,
+    /// How many records have become free since the heap was rebuilt that were not in the nursery, and so may have a stale
+    /// entry in the heap.
     stale: AtomicU32,
-    generation: u32,
+    made_in: Process,
     chunks: [SetOnce<Box<[Group]>>; CHUNKS],
 }
 
@@ -40,9 +38,9 @@ pub(super) struct Group {
     /// Its place among the groups.
     number: u32,
     free: AtomicU32,
-    /// Which are in the nursery.
+    /// Which records are in the nursery.
     listed: AtomicU32,
-    generation: u32,
+    made_in: Process,
     /// Invariant 5.
     next: Link,
     places: [Record; GROUP],
@@ -53,7 +51,7 @@ pub(super) struct Record {
     pub(super) waker: Handoff<Waker>,
 }
 
-/// To a group; they never move or go. For the thread they belong to.
+/// A pointer to a group; groups never move or go. For the owner.
 struct Link(AtomicPtr<Group>);
 
 impl Link {
@@ -64,7 +62,7 @@ impl Link {
     // Relaxed, here and below: invariant 1.
     #[cfg_attr(not(debug_assertions), inline(always))]
     fn get(&self) -> Option<&'static Group> {
-        // SAFETY: null, or what `set` was given.
+        // SAFETY: null, or the reference that `set` was given.
         unsafe { self.0.load(Ordering::Relaxed).as_ref() }
     }
 
@@ -74,7 +72,7 @@ impl Link {
     }
 }
 
-/// For the thread they belong to. Relaxed where nothing else is said: invariant 1.
+/// For the owner. Relaxed unless stated otherwise: invariant 1.
 impl Records {
     /// Claims a free record.
     #[cfg_attr(not(debug_assertions), inline(always))]
@@ -87,8 +85,8 @@ impl Records {
         (group, free.trailing_zeros())
     }
 
-    /// The first group with a free record, and which are: the one before has none left. Others may be done with some, or
-    /// else there will be more.
+    /// The first group with free records, and which are free. The group `before` has none left. If no group has, takes back
+    /// records from other threads, or makes more groups.
     #[cold]
     #[inline(never)]
     fn next_group(&'static self, before: Option<&'static Group>) -> (&'static Group, u32) {
@@ -102,18 +100,18 @@ impl Records {
         }
     }
 
-    /// Makes a chunk more.
+    /// Makes one more chunk.
     fn add_groups(&'static self) {
         let k = self.chunks.iter().take_while(|chunk| chunk.get().is_some()).count();
         let groups: u32 = 1 << k;
-        let make = |at| Group::new(self, groups - 1 + at, self.generation);
+        let make = |at| Group::new(self, groups - 1 + at, self.made_in);
         let chunk = self.chunks[k].get_or_init(|| (0..groups).map(make).collect());
         chunk.iter().rev().for_each(Group::put_first);
     }
 
-    /// Takes back the records that others have taken the waker out of; whether there were any.
+    /// Takes back the records that other threads have taken the waker out of; whether there were any.
     fn take_returned(&'static self) -> bool {
-        // Acquire: pairs with the Release in `give_back`: who took the waker out is done with it.
+        // Acquire: pairs with the Release in `give_back`: the other thread is done with the record.
         let mut next = self.returned.0.swap(NONE, Ordering::Acquire);
         let any = next != NONE;
         while next != NONE {
@@ -124,18 +122,18 @@ impl Records {
         any
     }
 
-    /// How many have become free since the heap was made that may have an entry in it.
+    /// How many stale entries the heap may have.
     pub(super) fn stale(&self) -> usize {
         self.stale.load(Ordering::Relaxed) as usize
     }
 
-    /// How many there are, in use or free.
+    /// How many records there are, in use or free.
     pub(super) fn count(&self) -> usize {
         self.groups().count() * GROUP
     }
 
-    /// Has the free ones given out in the order they lie in memory; all that are in use and not in the nursery. This too in
-    /// that order, which is several times as fast as any other.
+    /// Sorts the list of groups by address, and returns all records that are in use and not in the nursery. These too by
+    /// address: several times as fast as in another order.
     pub(super) fn sort_out(&'static self) -> impl Iterator<Item = (&'static Group, u32)> {
         self.stale.store(0, Ordering::Relaxed);
         let mut last: Option<&Group> = None;
@@ -157,7 +155,7 @@ impl Records {
         self.chunks.iter().map_while(SetOnce::get).flatten()
     }
 
-    /// The group that a record is in, and where.
+    /// The group of a record, and the record's number in it.
     pub(super) fn find(&self, index: u32) -> (&Group, u32) {
         let (number, at) = (index / GROUP as u32, index % GROUP as u32);
         let (chunk, place) = chunk_of(number as usize, 1);
@@ -182,30 +180,30 @@ impl Default for Records {
     fn default() -> Self {
         Self {
             first: Link::none(),
-            returned: Padded(AtomicU32::new(NONE)),
+            returned: CachePadded(AtomicU32::new(NONE)),
             stale: AtomicU32::new(0),
-            generation: fork::generation(),
+            made_in: Process::current(),
             chunks: std::array::from_fn(|_| SetOnce::new()),
         }
     }
 }
 
 impl Group {
-    fn new(records: &'static Records, number: u32, generation: u32) -> Self {
+    fn new(records: &'static Records, number: u32, made_in: Process) -> Self {
         let record = |_| Record { deadline: AtomicU64::new(NEVER), waker: Handoff::new() };
         Self {
             records,
             number,
             free: AtomicU32::new(u32::MAX >> (u32::BITS as usize - GROUP)),
             listed: AtomicU32::new(0),
-            generation,
+            made_in,
             next: Link::none(),
             places: std::array::from_fn(record),
         }
     }
 }
 
-/// For the thread they belong to. Relaxed: invariant 1.
+/// For the owner. Relaxed: invariant 1.
 impl Group {
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn is_listed(&self, at: u32) -> bool {
@@ -230,13 +228,13 @@ impl Group {
         }
     }
 
-    /// It has a free record again: puts it before the others that have.
+    /// Puts the group first in the list: it has a free record again.
     fn put_first(&'static self) {
         let first = self.records.first.get();
         if first.is_some_and(|first| ptr::eq(first, self)) {
             return;
         }
-        // The first may have none left.
+        // The first group may have no free record left. Then it goes off the list.
         let is_left = |first: &&Group| first.free.load(Ordering::Relaxed) != 0;
         self.next.set(first.filter(is_left).or_else(|| first?.next.get()));
         self.records.first.set(Some(self));
@@ -255,34 +253,34 @@ impl Group {
         self.number * GROUP as u32 + at
     }
 
-    /// Whether it was left behind in a fork.
+    /// Whether it was made before a fork, by the parent.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn is_lost(&self) -> bool {
-        self.generation != fork::generation()
+        !self.made_in.is_current()
     }
 
-    /// Stands for the records of mock clocks, of which there are none.
+    /// A group that stands for the timers on mock clocks, which have no records.
     #[cfg(feature = "testing")]
     pub(super) fn of_mocks() -> &'static Self {
         static MOCKS: SetOnce<Group> = SetOnce::new();
-        MOCKS.get_or_init(|| Group::new(Box::leak(Box::default()), 0, OF_MOCKS))
+        MOCKS.get_or_init(|| Group::new(Box::leak(Box::default()), 0, Process::NONE))
     }
 
     #[cfg(feature = "testing")]
     pub(super) fn is_of_mocks(&self) -> bool {
-        self.generation == OF_MOCKS
+        self.made_in == Process::NONE
     }
 
-    /// The deadline of the timer in a record, the record, and which of its fillings that is; if there is one.
+    /// The deadline, the record and the ticket of the timer in a record, if there is one.
     pub(super) fn timer(&self, at: u32) -> Option<(u64, u32, Ticket)> {
         let record = self.record(at);
         let ticket = record.waker.ticket()?;
         let deadline = record.deadline.load(Ordering::Relaxed);
-        // It may have been taken, and be on its way back, meanwhile.
+        // Another thread may have taken the waker out meanwhile, and be giving the record back.
         (deadline & LINK == 0).then_some((deadline, self.index(at), ticket))
     }
 
-    /// Gives a record back whose waker the calling thread, not the one it belongs to, has taken out.
+    /// Gives a record back. For a thread that does not own it, and has taken its waker out.
     #[cold]
     pub(super) fn give_back(&self, at: u32) {
         let (link, returned) = (&self.record(at).deadline, &self.records.returned.0);

@@ -13,11 +13,12 @@ use std::cell::RefCell;
 use std::sync::Arc;
 use std::task::Wake;
 
-use super::super::pool::Task;
-use super::{advance_to_next, global, tracking};
+use crate::pool::{self, Task};
 use crate::sync::{Condvar, Mutex, lock, wait};
 use crate::test_env::{Mock, TestEnv};
 use crate::time::NEVER;
+use crate::watchdog::mock::advance_to_next;
+use crate::watchdog::mock::tracking::tracking;
 
 thread_local! {
     /// The clocks that this thread is present under, and awake.
@@ -60,7 +61,7 @@ fn look(mock: &Arc<Mock>) {
         }
         presence.moves = true;
     }
-    global().run_beside(Arc::new(Move(Arc::clone(mock))));
+    pool::hooks().submit(Arc::new(Move(Arc::clone(mock))));
 }
 
 /// Moves the clock for as long as nobody is awake.

@@ -1,23 +1,29 @@
 //! Threads for work that may block: hooks that talk to a server, and what [`abandon`](crate::abandon()) is given.
 //!
-//! There are as many as there is work at one time, up to a bound: below it, one that is stuck never delays another's. A
-//! runner with nothing to do waits a while for more, then ends.
+//! A pool has as many threads as there are tasks at one time, up to a bound: below it a task that is stuck delays no other. A
+//! thread with nothing to do waits a while for more, then ends.
 //!
-//! Work that waits for other work would wait for ever if the other were not begun for want of its place. So each task has a
-//! *depth*, and each depth has places of its own: work waits only for what is deeper. The deepest waits for nobody, so
-//! it comes to its end; hence so does what waits for it, and so on outwards.
+//! A task may wait for another. If the outer one kept the place that the inner one needs, both would wait for ever. So each
+//! task has a *depth*, each depth has places of its own, and a task waits only for deeper ones. The deepest waits for none
+//! and comes to its end; so do those that wait for it, and so on outwards.
 
 use std::collections::VecDeque;
 #[cfg(not(timebox_loom))]
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+// std's in a model too: they are constants there.
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 #[cfg(not(timebox_loom))]
 use crate::sync::callback::drop_quietly;
-use crate::sync::{Condvar, Mutex, lock};
+use crate::sync::fork::PerProcess;
+use crate::sync::{Condvar, Mutex, const_fn, lock};
+#[cfg(not(timebox_loom))]
+use crate::watchdog;
+#[cfg(feature = "testing")]
+use crate::watchdog::mock::tracking::{Tracked, tracking};
 
-/// Work for a runner.
+/// Work for a thread of a pool.
 pub(crate) trait Task: Send + Sync {
     fn run(self: Arc<Self>);
 }
@@ -27,10 +33,10 @@ pub(crate) struct BlockingPool {
     /// Of each thread.
     #[cfg_attr(timebox_loom, allow(dead_code))]
     name: &'static str,
-    /// How many tasks of one depth run at one time. That of the process, so that a forked child keeps it.
+    /// How many tasks of one depth run at one time. A static, so that a forked child keeps the bound that was set.
     most: &'static AtomicUsize,
     state: Mutex<State>,
-    /// Notified for each task that an idle runner should take.
+    /// Notified for each task that an idle thread should take.
     work: Condvar,
 }
 
@@ -39,7 +45,7 @@ struct State {
     levels: Vec<Level>,
     /// Threads with nothing to do.
     idle: usize,
-    /// All threads, those included that are being started.
+    /// All threads, also those that are being started.
     threads: usize,
 }
 
@@ -48,7 +54,7 @@ struct State {
 struct Level {
     waiting: VecDeque<Arc<dyn Task>>,
     running: usize,
-    /// How many of those that run nobody waits for any more.
+    /// How many of the running tasks were abandoned: nobody waits for them any more.
     stuck: usize,
 }
 
@@ -88,7 +94,7 @@ impl State {
         Some((depth, task))
     }
 
-    /// Takes the tasks that no thread would ever come to. One that runs a task of less depth may wait for them.
+    /// Takes the tasks that no thread will run. A thread that runs a task of less depth does not count: it may wait for them.
     fn take_stranded(&mut self) -> VecDeque<Arc<dyn Task>> {
         let mut stranded = VecDeque::new();
         if self.idle + self.starting() > 0 {
@@ -115,48 +121,94 @@ impl std::fmt::Debug for State {
     }
 }
 
+/// How long a thread with nothing to do waits for more.
 #[cfg(not(timebox_loom))]
-const IDLE: std::time::Duration = std::time::Duration::from_secs(10);
+const KEEP_ALIVE: std::time::Duration = std::time::Duration::from_secs(10);
 
-static NO_BOUND: AtomicUsize = AtomicUsize::new(usize::MAX);
-static MOST_ABANDONED: AtomicUsize = AtomicUsize::new(8);
+/// The pools of a process.
+struct Pools {
+    hooks: BlockingPool,
+    abandoned: BlockingPool,
+}
+
+impl Pools {
+    const_fn! {
+        fn new() -> Self {
+            Self {
+                hooks: BlockingPool::new("timebox-hook", &UNBOUNDED),
+                abandoned: BlockingPool::new("timebox-abandon", &MAX_ABANDONED),
+            }
+        }
+    }
+}
+
+static UNBOUNDED: AtomicUsize = AtomicUsize::new(usize::MAX);
+static MAX_ABANDONED: AtomicUsize = AtomicUsize::new(8);
+
+#[cfg(not(timebox_loom))]
+static POOLS: PerProcess<Pools> = PerProcess::new(Pools::new(), Pools::new);
+#[cfg(timebox_loom)]
+loom::lazy_static! {
+    static ref POOLS: PerProcess<Pools> = PerProcess::new(Pools::new(), Pools::new);
+}
+
+/// Threads for hooks, and for whatever else may block and is short: as many as there is work.
+pub(crate) fn hooks() -> &'static BlockingPool {
+    &POOLS.get().hooks
+}
+
+/// Threads for work that may be left behind.
+pub(crate) fn abandoned() -> &'static BlockingPool {
+    &POOLS.get().abandoned
+}
+
+/// Has a hook run where it may block. A test that waits for what this thread has set off waits for the hook too.
+pub(crate) fn run_hook(hook: Arc<dyn Task>) {
+    #[cfg(feature = "testing")]
+    let hook = match tracking() {
+        Some(group) => Arc::new(Tracked::new(hook, &group)),
+        None => hook,
+    };
+    hooks().submit(hook);
+}
+
+#[cfg(feature = "testing")]
+impl Task for Tracked<Arc<dyn Task>> {
+    fn run(self: Arc<Self>) {
+        self.begin(|task| Arc::clone(task).run());
+    }
+}
 
 #[cfg(not(timebox_loom))]
 thread_local! {
-    static FOR_HOOKS: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+    static IS_FOR_HOOKS: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
 }
 
-/// Whether the calling thread is a runner for hooks.
+/// Whether the calling thread is there for hooks: one of their pool, or the watchdog.
 #[cfg(not(timebox_loom))]
-pub(super) fn is_for_hooks() -> bool {
-    FOR_HOOKS.get()
+pub(crate) fn is_for_hooks() -> bool {
+    IS_FOR_HOOKS.get() || watchdog::is_this_thread()
+}
+
+/// Has idle threads see whether they are needed as the watchdog.
+#[cfg(not(timebox_loom))]
+fn rouse() {
+    let pools = POOLS.get();
+    pools.hooks.rouse();
+    pools.abandoned.rouse();
 }
 
 impl BlockingPool {
-    crate::sync::const_fn! {
-        /// For hooks that may block.
-        pub(super) fn for_hooks() -> Self {
-            Self::new("timebox-hook", &NO_BOUND)
-        }
-    }
-
-    crate::sync::const_fn! {
-        /// For work that may be left behind.
-        pub(super) fn for_abandoned() -> Self {
-            Self::new("timebox-abandon", &MOST_ABANDONED)
-        }
-    }
-
-    crate::sync::const_fn! {
+    const_fn! {
         fn new(name: &'static str, most: &'static AtomicUsize) -> Self {
             let state = State { levels: Vec::new(), idle: 0, threads: 0 };
             Self { name, most, state: Mutex::new(state), work: Condvar::new() }
         }
     }
 
-    /// Has a hook run soon. Where no thread can be had at all it runs here, rather than never.
-    pub(super) fn submit(&'static self, hook: Arc<dyn Task>) {
-        if let Err(stranded) = self.try_submit(0, hook) {
+    /// Has the task run soon. Where no thread can be had at all it runs here, rather than never.
+    pub(crate) fn submit(&'static self, task: Arc<dyn Task>) {
+        if let Err(stranded) = self.try_submit(0, task) {
             stranded.into_iter().for_each(Task::run);
         }
     }
@@ -187,9 +239,8 @@ impl BlockingPool {
         if stranded.is_empty() { Ok(()) } else { Err(stranded) }
     }
 
-    /// Has one with nothing to do see whether the watchdog is missing.
     #[cfg(not(timebox_loom))]
-    pub(super) fn rouse(&self) {
+    fn rouse(&self) {
         let state = lock(&self.state);
         if state.idle > 0 {
             self.work.notify_one();
@@ -202,7 +253,7 @@ impl BlockingPool {
         self.most.load(Ordering::Relaxed)
     }
 
-    /// Sets how many tasks of one depth run at one time. What runs above that runs on.
+    /// Sets how many tasks of one depth run at one time. Those that run already, run on.
     pub(crate) fn set_most(&'static self, most: usize) {
         self.most.store(most, Ordering::Relaxed);
         loop {
@@ -214,41 +265,42 @@ impl BlockingPool {
             state.threads += 1;
             drop(state);
             if !self.start() {
-                // Those that run get to it.
+                // The threads that there are will take the tasks.
                 lock(&self.state).threads -= 1;
                 return;
             }
         }
     }
 
-    /// How many are stuck in work that nobody waits for any more.
+    /// How many threads run tasks that were abandoned.
     pub(crate) fn stuck(&self) -> usize {
         lock(&self.state).levels.iter().map(|level| level.stuck).sum()
     }
 
-    /// Whether all places at this depth are taken by work that nobody waits for any more.
+    /// Whether all places at this depth are taken by tasks that were abandoned.
     pub(crate) fn is_saturated(&self, depth: usize) -> bool {
         let stuck = lock(&self.state).levels.get(depth).map_or(0, |level| level.stuck);
         stuck >= self.most()
     }
 
-    /// Nobody waits any more for what a runner is at.
+    /// Nobody waits any more for a task of this depth that runs.
     pub(crate) fn mark_abandoned(&self, depth: usize) {
         lock(&self.state).level(depth).stuck += 1;
     }
 
-    /// What was left behind has ended.
+    /// A task that was abandoned has ended.
     pub(crate) fn mark_returned(&self, depth: usize) {
         let mut state = lock(&self.state);
         let stuck = &mut state.level(depth).stuck;
-        // In a child forked from within it there was none.
+        // In a child that was forked within the task it was not counted.
         *stuck = stuck.saturating_sub(1);
     }
 
     #[cfg(not(timebox_loom))]
     fn start(&'static self) -> bool {
+        watchdog::global().when_missing(rouse);
         crate::sync::os::spawn(self.name, move || {
-            // It may be the watchdog that starts it, whose slack is inherited.
+            // If the watchdog starts it, it has inherited the watchdog's slack.
             crate::sync::os::set_timer_slack(50_000);
             self.run();
         })
@@ -264,26 +316,26 @@ impl BlockingPool {
 
     #[cfg(not(timebox_loom))]
     fn run(&self) {
-        FOR_HOOKS.set(std::ptr::eq(self.most, &raw const NO_BOUND));
+        IS_FOR_HOOKS.set(std::ptr::eq(self.most, &raw const UNBOUNDED));
         let mut state = lock(&self.state);
         loop {
             if let Some((depth, task)) = state.next(self.most()) {
                 drop(state);
-                // Each task sees to panics itself; one that does not must not take the place along.
+                // Tasks handle panics themselves. One that does not must not keep its place.
                 let result = catch_unwind(AssertUnwindSafe(|| task.run()));
                 result.err().into_iter().for_each(drop_quietly);
                 state = lock(&self.state);
                 state.level(depth).running -= 1;
                 continue;
             }
-            if super::global().needs_this_thread() {
+            if watchdog::global().needs_this_thread() {
                 state.threads -= 1;
                 drop(state);
-                return super::global().step_in();
+                return watchdog::global().step_in();
             }
             state.idle += 1;
             let (woken, timeout) =
-                self.work.wait_timeout(state, IDLE).unwrap_or_else(std::sync::PoisonError::into_inner);
+                self.work.wait_timeout(state, KEEP_ALIVE).unwrap_or_else(std::sync::PoisonError::into_inner);
             state = woken;
             state.idle -= 1;
             let nothing_ready = state.levels.iter().all(|level| level.ready(self.most()) == 0);

@@ -1,0 +1,60 @@
+//! A vector whose elements never move.
+
+use super::once::SetOnce;
+
+#[cfg(not(timebox_loom))]
+const PER_CHUNK: usize = 32;
+#[cfg(timebox_loom)]
+const PER_CHUNK: usize = 2;
+
+/// A vector that grows without moving what it holds: in chunks, each with twice as many places as the one before. A chunk is made
+/// when one of its places is first asked for, and stays.
+#[derive(Debug)]
+pub(crate) struct ChunkedVec<T> {
+    chunks: [SetOnce<Box<[T]>>; CHUNKS],
+}
+
+const CHUNKS: usize = 26;
+
+/// The chunk that holds the place `index`, and the place within it. The first chunk has `first` places, each other one
+/// twice as many as the one before.
+pub(crate) fn chunk_of(index: usize, first: usize) -> (usize, usize) {
+    let chunk = (index / first + 1).ilog2() as usize;
+    // As many places lie before a chunk as it has, less those of the first.
+    (chunk, index + first - (first << chunk))
+}
+
+impl<T: Default> ChunkedVec<T> {
+    pub(crate) const fn new() -> Self {
+        Self { chunks: [const { SetOnce::new() }; CHUNKS] }
+    }
+
+    /// The element at `index`; its chunk is made if need be.
+    pub(crate) fn at(&self, index: usize) -> &T {
+        let (chunk, at) = chunk_of(index, PER_CHUNK);
+        let make = || (0..PER_CHUNK << chunk).map(|_| T::default()).collect();
+        &self.chunks[chunk].get_or_init(make)[at]
+    }
+
+    /// All elements that were made. A later chunk may have been made before an earlier one.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
+        self.chunks.iter().filter_map(SetOnce::get).flat_map(|chunk| &chunk[..])
+    }
+}
+
+#[cfg(all(test, not(timebox_loom)))]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+
+    #[test]
+    fn each_index_has_a_place_of_its_own_that_stays() {
+        let vec = ChunkedVec::<Cell<usize>>::new();
+        let last = 10 * PER_CHUNK;
+        vec.at(last).set(last);
+        (0..last).for_each(|index| vec.at(index).set(index));
+        assert!((0..=last).all(|index| vec.at(index).get() == index));
+        let all: Vec<usize> = vec.iter().map(Cell::get).take(last + 1).collect();
+        assert!(all.into_iter().eq(0..=last));
+    }
+}

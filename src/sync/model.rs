@@ -1,0 +1,38 @@
+//! The clock and the threads of a loom model.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use loom::thread::{self, JoinHandle};
+
+// Not a loom atomic: it changes only where the model's threads meet at the lock of a futex.
+static NOW: AtomicU64 = AtomicU64::new(0);
+
+/// The time: it stands still unless the model moves it.
+pub(crate) fn now() -> u64 {
+    NOW.load(Ordering::SeqCst)
+}
+
+pub(super) fn set_now(time: u64) {
+    NOW.store(time, Ordering::SeqCst);
+}
+
+/// The threads that the model's watchdog and deputy run on.
+static SPAWNED: Mutex<Vec<JoinHandle<()>>> = Mutex::new(Vec::new());
+
+pub(crate) fn spawn(body: impl FnOnce() + 'static) {
+    let thread = thread::spawn(body);
+    SPAWNED.lock().unwrap().push(thread);
+}
+
+pub(crate) fn join_all() {
+    let threads = std::mem::take(&mut *SPAWNED.lock().unwrap());
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
+}
+
+/// Begins an execution of a model.
+pub(crate) fn reset(time: u64) {
+    set_now(time);
+    // Left by an execution that failed.
+    SPAWNED.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clear();
+}

@@ -1,0 +1,52 @@
+//! Locks and atomics: std's, or loom's under its cfg.
+
+#[cfg(not(timebox_loom))]
+pub(crate) use std::sync::{
+    Condvar, Mutex, MutexGuard,
+    atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering, compiler_fence, fence},
+};
+
+#[cfg(timebox_loom)]
+pub(crate) use loom::sync::{
+    Condvar, Mutex, MutexGuard,
+    atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence},
+};
+
+/// Declares a `const fn`, except under loom, whose atomics cannot be made in one.
+macro_rules! const_fn {
+    ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) -> $ret:ty $body:block) => {
+        #[cfg(not(timebox_loom))]
+        $(#[$meta])* $vis const fn $name($($arg: $ty),*) -> $ret $body
+        #[cfg(timebox_loom)]
+        $(#[$meta])* $vis fn $name($($arg: $ty),*) -> $ret $body
+    };
+}
+pub(crate) use const_fn;
+
+/// Whether a promise is broken on purpose, so that its check can be checked. Always false in a normal build.
+macro_rules! mutant {
+    ($name:ident) => {{
+        #[cfg(any(timebox_loom, timebox_mutants))]
+        let on = $crate::sync::mutants::is_on($crate::sync::mutants::Mutant::$name);
+        #[cfg(not(any(timebox_loom, timebox_mutants)))]
+        let on = false;
+        on
+    }};
+}
+pub(crate) use mutant;
+
+/// Keeps a value on cache lines of its own: two, since processors fetch them in pairs.
+#[derive(Debug)]
+#[repr(align(128))]
+pub(crate) struct CachePadded<T>(pub(crate) T);
+
+/// Locks, whether or not a panic happened while it was held: no critical section of this crate leaves its data
+/// half changed.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// Waits for a notification.
+pub(crate) fn wait<'a, T>(condvar: &Condvar, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
+    condvar.wait(guard).unwrap_or_else(std::sync::PoisonError::into_inner)
+}

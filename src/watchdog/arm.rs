@@ -1,0 +1,290 @@
+//! The side of those who arm: the words that they share with the watchdog, and how a deadline gets to it.
+
+use std::collections::VecDeque;
+use std::task::Waker;
+
+use super::deputy::Deputy;
+#[cfg(feature = "testing")]
+use super::mock::clocks;
+use super::settings::Settings;
+use super::slots::{FreeSlots, Slot, Slots};
+use super::timers::{Lease, Orphans, Timers};
+use crate::sync::alarm::Alarm;
+use crate::sync::chunked_vec::ChunkedVec;
+#[cfg(not(timebox_loom))]
+use crate::sync::fork::InChild;
+use crate::sync::fork::PerProcess;
+use crate::sync::{AtomicU64, CachePadded, Mutex, Ordering, SetOnce, const_fn, fence, lock, mutant};
+#[cfg(not(timebox_loom))]
+use crate::sync::{AtomicUsize, compiler_fence};
+#[cfg(feature = "testing")]
+use crate::test_env::TestEnv;
+use crate::time::NEVER;
+
+#[derive(Debug)]
+pub(crate) struct Watchdog {
+    /// The earliest deadline that the watchdog will notice by itself; 0 while it is awake or being woken.
+    pub(super) next_wake: CachePadded<AtomicU64>,
+    /// The time that has been reached: a scope is over when its deadline is not after it.
+    reached: CachePadded<AtomicU64>,
+    settings: Settings,
+    pub(super) alarm: Alarm,
+    pub(super) deputy: Deputy,
+    /// When to try again to start it, since no thread could be had; or else 0.
+    #[cfg(not(timebox_loom))]
+    pub(super) try_at: AtomicU64,
+    /// Since when no thread can be had.
+    #[cfg(not(timebox_loom))]
+    pub(super) missing_since: AtomicU64,
+    /// Called when no thread can be had.
+    #[cfg(not(timebox_loom))]
+    pub(super) on_missing: SetOnce<fn()>,
+    pub(crate) slots: Slots,
+    /// How many slots were ever handed out.
+    #[cfg(not(timebox_loom))]
+    slot_count: AtomicUsize,
+    state: PerProcess<State>,
+}
+
+/// The state with locks.
+pub(super) struct State {
+    /// The timers of each thread, by the number of its slot.
+    timers: ChunkedVec<SetOnce<Timers>>,
+    orphans: Orphans,
+    /// Wakers to be woken as soon as possible, in order: those that were posted, and those that are due.
+    pub(super) inbox: Mutex<VecDeque<Waker>>,
+    free_slots: Mutex<FreeSlots>,
+}
+
+impl State {
+    const_fn! {
+        fn new() -> Self {
+            Self {
+                timers: ChunkedVec::new(),
+                orphans: Orphans::new(),
+                inbox: Mutex::new(VecDeque::new()),
+                free_slots: Mutex::new(FreeSlots::new()),
+            }
+        }
+    }
+}
+
+#[cfg(not(timebox_loom))]
+static GLOBAL: Watchdog = Watchdog::new();
+
+/// The process's watchdog.
+#[cfg(not(timebox_loom))]
+#[cfg_attr(not(debug_assertions), inline(always))]
+pub(crate) fn global() -> &'static Watchdog {
+    &GLOBAL
+}
+
+/// The model's watchdog.
+#[cfg(timebox_loom)]
+pub(crate) fn global() -> &'static Watchdog {
+    loom::lazy_static! {
+        static ref GLOBAL: Watchdog = Watchdog::new();
+    }
+    &GLOBAL
+}
+
+/// Makes the process ready for forks. Called before its first scope, token or timer.
+#[cfg(not(timebox_loom))]
+pub(crate) fn prepare() {
+    static RESTART: InChild = InChild::new(restart);
+    extern "C" fn restart() {
+        global().restart();
+    }
+    RESTART.install();
+}
+
+#[cfg(timebox_loom)]
+pub(crate) fn prepare() {}
+
+impl State {
+    pub(super) fn all_timers(&self) -> impl Iterator<Item = &Timers> {
+        self.timers.iter().chain([self.orphans.timers()]).filter_map(SetOnce::get)
+    }
+}
+
+impl Watchdog {
+    const_fn! {
+        pub(crate) fn new() -> Self {
+            Self {
+                // As if one slept for ever: the first arm wakes it, and thereby starts it.
+                next_wake: CachePadded(AtomicU64::new(NEVER)),
+                reached: CachePadded(AtomicU64::new(0)),
+                settings: Settings::new(),
+                alarm: Alarm::new(),
+                deputy: Deputy::new(),
+                #[cfg(not(timebox_loom))]
+                try_at: AtomicU64::new(0),
+                #[cfg(not(timebox_loom))]
+                missing_since: AtomicU64::new(0),
+                #[cfg(not(timebox_loom))]
+                on_missing: SetOnce::new(),
+                slots: Slots::new(),
+                #[cfg(not(timebox_loom))]
+                slot_count: AtomicUsize::new(0),
+                state: PerProcess::new(State::new(), State::new),
+            }
+        }
+    }
+
+    /// The time that has been reached, as far as is known.
+    #[cfg_attr(not(debug_assertions), inline(always))]
+    pub(crate) fn reached(&self) -> u64 {
+        // Relaxed: nothing is published through it but that time has passed.
+        self.reached.0.load(Ordering::Relaxed)
+    }
+
+    /// Says that the time has been reached. A check that finds an expiry by the clock calls this, so that all other checks
+    /// see it too.
+    pub(crate) fn reach(&self, now: u64) {
+        // The time of a mock clock is not for others. Checks under that clock read it each time.
+        #[cfg(feature = "testing")]
+        if !TestEnv::current().has_real_clock() {
+            return;
+        }
+        // Relaxed: as in `reached`. The maximum, so that no expiry is taken back.
+        self.reached.0.fetch_max(now, Ordering::Relaxed);
+    }
+
+    #[cfg_attr(not(debug_assertions), inline(always))]
+    pub(crate) fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Whether there is a watchdog thread.
+    #[inline]
+    pub(crate) fn is_running(&self) -> bool {
+        self.alarm.is_running()
+    }
+
+    /// Has the watchdog notice `deadline`, for the thread that owns the slot. `false` if there is no watchdog, and no
+    /// thread can be had for one.
+    #[must_use]
+    #[cfg_attr(not(debug_assertions), inline(always))]
+    pub(crate) fn arm(&'static self, slot: &Slot, deadline: u64) -> bool {
+        slot.set(deadline);
+        // README, "Arm": orders the store before the load, against the fence in `pass`.
+        if !mutant!(NoArmFence) {
+            self.light_fence();
+        }
+        self.wake_for(deadline)
+    }
+
+    /// Arms an outer deadline again after an inner one; `false` as with [`arm`](Self::arm).
+    #[must_use]
+    #[cfg_attr(not(debug_assertions), inline(always))]
+    pub(crate) fn rearm(&'static self, slot: &Slot, deadline: u64) -> bool {
+        if mutant!(PlainRestore) {
+            slot.set(deadline);
+            return true;
+        }
+        self.arm(slot, deadline)
+    }
+
+    /// Wakes the watchdog if it sleeps past `deadline`. Called after a fence.
+    #[cfg_attr(not(debug_assertions), inline(always))]
+    fn wake_for(&'static self, deadline: u64) -> bool {
+        // Relaxed: the fence orders it.
+        deadline >= self.next_wake.0.load(Ordering::Relaxed) || self.wake(deadline)
+    }
+
+    #[cfg_attr(not(debug_assertions), inline(always))]
+    fn light_fence(&self) {
+        #[cfg(not(timebox_loom))]
+        if self.settings.has(Settings::ASYMMETRIC) {
+            compiler_fence(Ordering::SeqCst);
+            return;
+        }
+        // SeqCst: pairs with the fence in `pass`.
+        fence(Ordering::SeqCst);
+    }
+
+    /// Wakes the watchdog if it sleeps past `deadline`; starts it if there is none, or returns `false` if no thread can be had.
+    #[cold]
+    #[inline(never)]
+    fn wake(&'static self, deadline: u64) -> bool {
+        // Relaxed throughout: the fence came before, and the alarm orders what comes after.
+        let mut next = self.next_wake.0.load(Ordering::Relaxed);
+        while deadline < next {
+            match self.next_wake.0.compare_exchange(next, 0, Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) => {
+                    return self.alarm.ring() || self.start();
+                }
+                // Subtle: the watchdog may have lowered it meanwhile, to a time that is still too late.
+                Err(lowered) => next = lowered,
+            }
+            if mutant!(SingleCas) {
+                break;
+            }
+        }
+        true
+    }
+
+    /// Tells the watchdog of a timer that was put in; `false` as with [`arm`](Self::arm).
+    #[must_use]
+    #[cfg_attr(not(debug_assertions), inline(always))]
+    pub(crate) fn announce(&'static self, lease: &Lease, deadline: u64) -> bool {
+        let timers = lease.timers;
+        // README, "Timers": orders the stores of `put` before the load, against the fence in `pass`.
+        if !mutant!(NoTimerFence) {
+            self.light_fence();
+        }
+        if deadline < timers.earliest() {
+            timers.lower(deadline);
+            // As in `arm`.
+            self.light_fence();
+        }
+        self.wake_for(deadline)
+    }
+
+    pub(crate) fn orphans(&'static self) -> &'static Orphans {
+        &self.state().orphans
+    }
+
+    /// The timers of the thread that has the slot with this number.
+    pub(crate) fn timers_at(&'static self, index: usize) -> &'static Timers {
+        self.state().timers.at(index).get_or_init(Timers::default)
+    }
+
+    /// Has `waker` woken as soon as possible, on the watchdog, after all that was posted before; `false` as with
+    /// [`arm`](Self::arm).
+    pub(crate) fn post(&'static self, waker: Waker) -> bool {
+        prepare();
+        #[cfg(feature = "testing")]
+        let waker = clocks::tracked(waker);
+        lock(&self.state().inbox).push_back(waker);
+        // README, "Timers".
+        self.wake(0)
+    }
+
+    #[cfg(not(timebox_loom))]
+    pub(crate) fn take_slot(&'static self) -> usize {
+        let free = lock(&self.state().free_slots).take();
+        // Relaxed: only uniqueness is asked for.
+        free.unwrap_or_else(|| self.slot_count.fetch_add(1, Ordering::Relaxed))
+    }
+
+    #[cfg(not(timebox_loom))]
+    pub(crate) fn give_slot_back(&'static self, index: usize) {
+        lock(&self.state().free_slots).give_back(index);
+    }
+
+    #[inline]
+    pub(super) fn state(&'static self) -> &'static State {
+        self.state.get()
+    }
+
+    /// In a forked child: there is no watchdog, and none is being woken.
+    #[cfg(not(timebox_loom))]
+    fn restart(&'static self) {
+        self.alarm.forget();
+        self.deputy.restart();
+        self.try_at.store(0, Ordering::Relaxed);
+        self.settings.set(Settings::ASYMMETRIC, false);
+        self.next_wake.0.store(NEVER, Ordering::Relaxed);
+    }
+}

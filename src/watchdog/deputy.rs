@@ -1,0 +1,197 @@
+//! The deputy: a second thread, which takes over as the watchdog when that is stuck in a call.
+//!
+//! Invariants:
+//! 1. One thread at a time does the watchdog's work. A watchdog that is in a call does none.
+//! 2. If a call has not returned when the deputy has observed it for [`TAKE_OVER_AFTER`], the deputy becomes the watchdog. The
+//!    thread that returns from the call is the watchdog no more.
+//! 3. The deputy observes a call within twice that time of its begin.
+//! 4. While nothing is due the deputy sleeps. The watchdog says in advance when a timer will be due, so that it need not
+//!    spend time on waking the deputy at that moment.
+
+use crate::sync::alarm::Alarm;
+#[cfg(not(timebox_loom))]
+use crate::sync::os;
+use crate::sync::{AtomicU64, Ordering, const_fn, fence, mutant};
+use crate::time::{NEVER, clock};
+
+/// How long the deputy observes one call before it takes over, in nanoseconds.
+const TAKE_OVER_AFTER: u64 = 2_000_000;
+
+/// How long to wait before another try to start a deputy, in nanoseconds.
+#[cfg(not(timebox_loom))]
+const TRY_EVERY: u64 = 10_000_000;
+
+/// Bit 0 of the word: the watchdog is in a call. The rest counts calls and takeovers.
+const IN_CALL: u64 = 1;
+const STEP: u64 = 2;
+
+#[derive(Debug)]
+pub(super) struct Deputy {
+    /// Whether the watchdog is in a call, and in which.
+    word: AtomicU64,
+    /// The watchdog makes no call before this time, unless something is posted or armed meanwhile.
+    expected: AtomicU64,
+    /// The deputy reads the word at this time, or before.
+    looks_at: AtomicU64,
+    /// The deputy sleeps on it, and it says whether there is a deputy.
+    alarm: Alarm,
+    /// When to try again to start a deputy.
+    #[cfg(not(timebox_loom))]
+    try_at: AtomicU64,
+}
+
+impl Deputy {
+    const_fn! {
+        pub(super) fn new() -> Self {
+            Self {
+                word: AtomicU64::new(0),
+                expected: AtomicU64::new(NEVER),
+                looks_at: AtomicU64::new(NEVER),
+                alarm: Alarm::new(),
+                #[cfg(not(timebox_loom))]
+                try_at: AtomicU64::new(0),
+            }
+        }
+    }
+
+    // ===== For the watchdog =====
+
+    /// Makes a call that may return late, or never. `None` if the deputy has taken over meanwhile: the caller is not the
+    /// watchdog any more.
+    pub(super) fn supervise(&self, f: impl FnOnce()) -> Option<()> {
+        let call = self.begin_call();
+        f();
+        if mutant!(BlindReturn) {
+            self.word.fetch_and(!IN_CALL, Ordering::Relaxed);
+            return Some(());
+        }
+        // Relaxed: if it succeeds nobody else was the watchdog meanwhile.
+        let order = (Ordering::Relaxed, Ordering::Relaxed);
+        self.word.compare_exchange(call, call & !IN_CALL, order.0, order.1).ok().map(drop)
+    }
+
+    /// Begins a call; returns the word that says so.
+    fn begin_call(&self) -> u64 {
+        // Relaxed: nobody but the watchdog changes it, unless that is in a call.
+        let call = (self.word.load(Ordering::Relaxed) | IN_CALL).wrapping_add(STEP);
+        // Release: pairs with the Acquire in `stand_by`: the deputy that takes over sees all that this thread has done.
+        self.word.store(call, Ordering::Release);
+        self.look_by(clock::now().saturating_add(2 * TAKE_OVER_AFTER));
+        call
+    }
+
+    /// Says when the next call is expected. Called before the watchdog sleeps.
+    pub(super) fn expect_calls(&self, from: u64) {
+        // Relaxed: the fence orders it.
+        self.expected.store(from, Ordering::Relaxed);
+        self.look_by(from.saturating_add(TAKE_OVER_AFTER));
+    }
+
+    /// Wakes the deputy unless it reads the word by then anyway.
+    fn look_by(&self, time: u64) {
+        // SeqCst: orders the watchdog's store (`word` or `expected`) before its load of `looks_at`. Pairs with the fence in
+        // `stand_by`, between a store of `looks_at` and loads of the other two: one side sees the other's store.
+        fence(Ordering::SeqCst);
+        if self.looks_at.load(Ordering::Relaxed) > time {
+            self.alarm.ring();
+        }
+    }
+
+    #[inline]
+    pub(super) fn is_there(&self) -> bool {
+        self.alarm.is_running()
+    }
+
+    /// Starts a thread for the deputy. Where none can be had the watchdog goes without.
+    #[cfg(not(timebox_loom))]
+    pub(super) fn start(&self, stand_by: impl FnOnce() + Send + 'static) {
+        // Relaxed: a hint.
+        let now = clock::now();
+        if now < self.try_at.load(Ordering::Relaxed) || !self.alarm.start() {
+            return;
+        }
+        // std keeps the name that the thread is started with: that of the watchdog, which it will have after a takeover.
+        let run = || {
+            os::name_this_thread("timebox-deputy");
+            stand_by();
+        };
+        if os::spawn("timebox-watchdog", run).is_err() {
+            self.alarm.forget();
+            self.try_at.store(now.saturating_add(TRY_EVERY), Ordering::Relaxed);
+        }
+    }
+
+    /// Has the deputy end: the watchdog has ended.
+    pub(super) fn dismiss(&self) {
+        if self.is_there() {
+            self.alarm.ring();
+        }
+    }
+
+    // ===== For the deputy =====
+
+    /// Makes the calling thread the deputy; `false` if there is one.
+    pub(super) fn appoint(&self) -> bool {
+        self.alarm.start()
+    }
+
+    /// Waits until the watchdog is stuck in a call, and takes over. `false` if the watchdog has ended instead, as
+    /// `is_needed` tells. Either way the caller is not the deputy any more.
+    pub(super) fn stand_by(&self, is_needed: impl Fn() -> bool) -> bool {
+        // The word as it was seen last, and since when.
+        let mut since = (self.word.load(Ordering::Relaxed), clock::now());
+        loop {
+            // Before it looks: a ring after that cuts its sleep short.
+            let key = self.alarm.key();
+            let now = clock::now();
+            // Relaxed, here and below: the fence orders it, and a takeover is a compare-and-swap.
+            let seen = self.word.load(Ordering::Relaxed);
+            if seen != since.0 {
+                since = (seen, now);
+            }
+            let expected = self.expected.load(Ordering::Relaxed);
+            let until = if seen & IN_CALL != 0 {
+                since.1.saturating_add(TAKE_OVER_AFTER)
+            } else if !is_needed() && self.alarm.retire(key) {
+                return false;
+            } else {
+                expected.max(now).saturating_add(TAKE_OVER_AFTER)
+            };
+            if seen & IN_CALL != 0 && until <= now {
+                let taken = (seen & !IN_CALL).wrapping_add(STEP);
+                // Acquire: pairs with the Release in `begin_call`.
+                let taken = self.word.compare_exchange(seen, taken, Ordering::Acquire, Ordering::Relaxed);
+                if taken.is_ok() {
+                    self.alarm.forget();
+                    return true;
+                }
+                continue;
+            }
+            self.looks_at.store(until, Ordering::Relaxed);
+            // SeqCst: pairs with the fence in `look_by`.
+            if !mutant!(DeafDeputy) {
+                fence(Ordering::SeqCst);
+            }
+            let is_same = seen == self.word.load(Ordering::Relaxed)
+                && expected <= self.expected.load(Ordering::Relaxed);
+            if is_same || mutant!(DeafDeputy) {
+                self.alarm.wait(key, until);
+            }
+        }
+    }
+
+    #[cfg(all(test, timebox_loom))]
+    pub(super) fn alarm(&self) -> &Alarm {
+        &self.alarm
+    }
+
+    /// In a forked child: there is no deputy, and a thread that forked within a call is not the watchdog.
+    #[cfg(not(timebox_loom))]
+    pub(super) fn restart(&self) {
+        self.alarm.forget();
+        // Relaxed: this is the child's only thread.
+        let before = self.word.load(Ordering::Relaxed);
+        self.word.store((before & !IN_CALL).wrapping_add(STEP), Ordering::Relaxed);
+        self.try_at.store(0, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,92 @@
+//! The timers of each mock clock.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::task::Waker;
+
+use super::tracking::{Tracked, WaitGroup, tracking};
+use crate::sync::{ForkMutex, SetOnce};
+use crate::test_env::{Mock, TestEnv};
+use crate::time::NEVER;
+
+/// All mock clocks, by number. The timers of a clock that is gone are never fired.
+type Clocks = BTreeMap<u32, Clock>;
+
+/// The timers of a mock clock, and the work that it waits for.
+#[derive(Default)]
+struct Clock {
+    queue: Queue,
+    /// Counts the work that threads under the clock have set off, other than by moving it: a hook, by a cancel or the end
+    /// of a shield.
+    set_off: Arc<WaitGroup>,
+}
+
+#[derive(Default)]
+pub(super) struct Queue {
+    /// By deadline, and then in the order they were put in.
+    pub(super) wakers: BTreeMap<(u64, u32), Waker>,
+    /// By the same numbers.
+    pub(super) deadlines: BTreeMap<u32, u64>,
+    next: u32,
+}
+
+impl Queue {
+    pub(super) fn put(&mut self, deadline: u64, waker: Waker) -> u32 {
+        let number = self.next;
+        self.next = number.wrapping_add(1);
+        self.wakers.insert((deadline, number), waker);
+        self.deadlines.insert(number, deadline);
+        number
+    }
+
+    pub(super) fn take(&mut self, number: u32) -> Option<Waker> {
+        self.wakers.remove(&(self.deadlines.remove(&number)?, number))
+    }
+
+    pub(super) fn take_due(&mut self, now: u64) -> Option<Waker> {
+        let &(deadline, number) = self.wakers.keys().next()?;
+        if deadline <= now { self.take(number) } else { None }
+    }
+
+    pub(super) fn earliest(&self) -> u64 {
+        self.wakers.keys().next().map_or(NEVER, |&(deadline, _)| deadline)
+    }
+}
+
+fn clocks() -> &'static ForkMutex<Clocks> {
+    static CLOCKS: SetOnce<ForkMutex<Clocks>> = SetOnce::new();
+    CLOCKS.get_or_init(|| ForkMutex::new(Clocks::new()))
+}
+
+/// Makes room for a clock's timers.
+pub(super) fn add(clock: u32) {
+    if let Some(mut clocks) = clocks().lock() {
+        clocks.insert(clock, Clock::default());
+    }
+}
+
+/// Drops a clock's timers.
+pub(super) fn remove(clock: u32) {
+    // Foreign code in the drop: not under the lock.
+    let removed = clocks().lock().and_then(|mut clocks| clocks.remove(&clock));
+    drop(removed);
+}
+
+/// Calls `f` with the timers of a clock; `None` if it is gone.
+pub(super) fn with_queue<R>(clock: u32, f: impl FnOnce(&mut Queue) -> R) -> Option<R> {
+    clocks().lock()?.get_mut(&clock).map(|clock| f(&mut clock.queue))
+}
+
+/// The group of what threads under the clock have set off.
+pub(super) fn set_off_under(clock: &Mock) -> Option<Arc<WaitGroup>> {
+    Some(Arc::clone(&clocks().lock()?.get(&clock.id)?.set_off))
+}
+
+/// The waker, tracked if this thread is under a mock clock, or runs tracked work: whoever waits for that work, or next moves the
+/// clock, waits for the waker.
+pub(in crate::watchdog) fn tracked(waker: Waker) -> Waker {
+    match tracking().or_else(|| TestEnv::current().mock().and_then(|mock| set_off_under(mock))) {
+        Some(group) => Arc::new(Tracked::new(waker, &group)).into(),
+        None => waker,
+    }
+}

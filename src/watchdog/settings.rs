@@ -1,0 +1,65 @@
+//! Two settings in one byte: whether limits are on, and how arms fence.
+
+use crate::sync::{AtomicU8, Ordering, const_fn};
+
+/// Every entry into a scope reads them. They are in one byte so that the usual case is one comparison.
+#[derive(Debug)]
+pub(crate) struct Settings(AtomicU8);
+
+impl Settings {
+    /// Arms may leave their half of the fence to the watchdog.
+    pub(super) const ASYMMETRIC: u8 = 1;
+    /// Limits are off.
+    const OFF: u8 = 2;
+    /// Nothing has set limits on or off yet.
+    const UNSET: u8 = 4;
+
+    const_fn! {
+        pub(super) fn new() -> Self {
+            Self(AtomicU8::new(Self::UNSET))
+        }
+    }
+
+    // Relaxed throughout: the bits do not depend on each other, and nothing is published through them. For the fence
+    // see README, "Switching to the asymmetric fence".
+    #[cfg_attr(not(debug_assertions), inline(always))]
+    pub(super) fn has(&self, bit: u8) -> bool {
+        self.0.load(Ordering::Relaxed) & bit != 0
+    }
+
+    /// Whether limits were set on.
+    #[cfg_attr(not(debug_assertions), inline(always))]
+    pub(crate) fn has_limits(&self) -> bool {
+        !self.has(Self::OFF | Self::UNSET)
+    }
+
+    pub(super) fn set(&self, bit: u8, on: bool) {
+        if on {
+            self.0.fetch_or(bit, Ordering::Relaxed);
+        } else {
+            self.0.fetch_and(!bit, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether limits are on; `None` if nothing has set them.
+    pub(crate) fn limits(&self) -> Option<bool> {
+        let bits = self.0.load(Ordering::Relaxed);
+        (bits & Self::UNSET == 0).then_some(bits & Self::OFF == 0)
+    }
+
+    /// Switches limits on or off.
+    pub(crate) fn set_limits(&self, on: bool) {
+        self.update_limits(on, |_| true);
+    }
+
+    /// Switches limits on or off, unless something has before.
+    pub(crate) fn init_limits(&self, on: bool) {
+        self.update_limits(on, |bits| bits & Self::UNSET != 0);
+    }
+
+    fn update_limits(&self, on: bool, may: impl Fn(u8) -> bool) {
+        let off = if on { 0 } else { Self::OFF };
+        let update = |bits: u8| may(bits).then_some(bits & Self::ASYMMETRIC | off);
+        let _ = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, update);
+    }
+}
