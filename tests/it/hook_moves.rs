@@ -144,23 +144,24 @@ fn a_future_that_is_over_does_not_wait_for_a_hook_that_was_carried_away() {
     let lent = Mutex::new(Some(call));
     let held = HeldWatchdog::new();
     let token = CancellationToken::new();
-    let ((polled, polls), (ended, ends)) = (mpsc::channel(), mpsc::channel());
+    let ((waited, waits), (ended, ends)) = (mpsc::channel(), mpsc::channel());
     thread::scope(|threads| {
         threads.spawn(|| {
             let body = poll_fn(|cx| {
                 if let Some(call) = lent.lock().unwrap().as_mut() {
                     assert!(call.as_mut().poll(cx).is_pending());
                 }
-                let _ = polled.send(());
                 Poll::<()>::Pending
             });
-            let scope = Timebox::new(LONG).cancel_on(&token).run_future_value(body);
-            let _ = ended.send(pollster::block_on(scope).is_err());
+            let mut scope = pin!(Timebox::new(LONG).cancel_on(&token).run_future_value(body));
+            assert!(is_pending(scope.as_mut()));
+            token.cancel();
+            // It waits for the hook, unless what holds the watchdog up has done so for too short a while.
+            let waits = is_pending(scope.as_mut());
+            let _ = waited.send(());
+            let _ = ended.send(!waits || pollster::block_on(scope).is_err());
         });
-        next(&polls);
-        token.cancel();
-        // It waits for the hook by now; if not yet, it will not even begin to.
-        thread::sleep(SHORT);
+        next(&waits);
         let mut call = lent.lock().unwrap().take().unwrap();
         assert!(is_pending(call.as_mut()), "outside of every scope");
         assert!(next(&ends), "it waits for a hook that has left it");
