@@ -14,7 +14,7 @@ use timebox::{
 };
 
 use crate::runtimes::{on_each_runtime, yield_now};
-use crate::support::{LONG, SHORT, bounded, wait_for};
+use crate::support::{LONG, SHORT, bounded, rounds, wait_for};
 
 on_each_runtime!(
     a_future_can_be_polled_under_one_short_limit_after_another,
@@ -333,7 +333,7 @@ fn tasks_that_move_between_workers_keep_their_own_scopes() {
                 let label = format!("task {number}");
                 tokio::spawn(Timebox::new(LONG * number).label(label.clone()).run_future(async move {
                     let (outer, mut homes) = (deadline(), std::collections::HashSet::new());
-                    for turn in 0..200 {
+                    for turn in 0..rounds(200) {
                         homes.insert(thread::current().id());
                         assert_eq!(deadline(), outer);
                         if turn % 10 == 0 {

@@ -16,7 +16,7 @@ use timebox::{
 };
 
 use crate::runtimes::{on_each_runtime, yield_now};
-use crate::support::{HANG, LONG, SHORT, bounded, let_the_watchdog_pass, next, wait_for};
+use crate::support::{HANG, LONG, SHORT, bounded, let_the_watchdog_pass, next, rounds, wait_for};
 
 on_each_runtime!(
     a_panic_in_a_poll_passes_through_and_leaves_nothing_behind,
@@ -253,7 +253,7 @@ fn dropping_while_expiring_loses_no_other_expiry() {
         let threads: Vec<_> = (0..4_u64)
             .map(|thread| {
                 thread::spawn(move || {
-                    for round in 0..500_u64 {
+                    for round in 0..u64::from(rounds(500)) {
                         let limit = Duration::from_micros((round * 7919 + thread * 104_729) % 300);
                         let mut short = Box::pin(future::timeout_value(limit, pending::<()>()));
                         let _ = poll_with(&mut short, || ());

@@ -12,7 +12,7 @@ use timebox::{
     shield, timeout, timeout_value, token, with_timeout,
 };
 
-use crate::support::{Failure, LONG, SHORT, bounded, next, unhurried, wait_for};
+use crate::support::{Failure, LONG, SHORT, bounded, next, rounds, unhurried, wait_for};
 
 /// Runs the test while the watchdog notices nothing, because a hook holds it up.
 #[track_caller]
@@ -146,7 +146,7 @@ fn a_zero_limit_never_admits_its_body_whatever_was_asked_before() {
 
 /// Enough questions for the clock to have been read for some of them, and not for the next.
 fn ask_often(token: &CancellationToken) {
-    for _ in 0..10_000 {
+    for _ in 0..rounds(10_000) {
         token.is_cancelled();
     }
 }
@@ -191,7 +191,7 @@ fn a_token_once_cancelled_stays_so_whatever_else_is_asked() {
         while !child.is_cancelled() {
             ask_another();
         }
-        for _ in 0..10_000 {
+        for _ in 0..rounds(10_000) {
             assert!(child.is_cancelled(), "over, and then not");
             ask_another();
         }
@@ -218,7 +218,7 @@ fn an_outer_scope_that_is_cancelled_says_so_at_once() {
     with_timeout(LONG, |outer| {
         timeout(LONG, || {
             // So that the clock is seldom read.
-            for _ in 0..100_000 {
+            for _ in 0..rounds(100_000) {
                 outer.checkpoint()?;
             }
             outer.token().cancel();
@@ -234,7 +234,7 @@ fn an_outer_scope_once_over_stays_so_whatever_is_asked_inside() {
     with_timeout(SHORT, |outer| {
         timeout_value(LONG, || {
             while !outer.is_expired() {}
-            for _ in 0..10_000 {
+            for _ in 0..rounds(10_000) {
                 assert!(outer.is_expired(), "over, and then not");
             }
         })

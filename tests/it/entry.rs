@@ -11,7 +11,7 @@ use timebox::{
 };
 
 use crate::runtimes::yield_now;
-use crate::support::{Failure, HANG, LONG, SHORT, outlast, wait_for};
+use crate::support::{Failure, HANG, LONG, SHORT, outlast, rounds, wait_for};
 
 #[test]
 fn a_limit_counts_from_entry_not_from_the_builder() {
@@ -391,8 +391,8 @@ fn a_sleep_shorter_than_what_is_left_runs_its_course() {
 
 #[test]
 fn ten_thousand_scopes_in_a_row_leave_nothing_behind() {
-    for round in 0..10_000_u64 {
-        let limit = if round % 100 == 0 { Duration::from_nanos(round) } else { LONG };
+    for round in 0..rounds(10_000) {
+        let limit = if round % 100 == 0 { Duration::from_nanos(round.into()) } else { LONG };
         let _ = timeout(limit, checkpoint);
         assert_eq!(deadline(), Deadline::NEVER);
     }
