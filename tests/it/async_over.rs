@@ -234,7 +234,8 @@ fn around_a_block_on_a_loop_leaves_room_for_others() {
 async fn shields_that_follow_each_other_end_with_the_longest() {
     let error = future::timeout_value(SHORT, async {
         loop {
-            future::shield(SHORT * 2, async { future::sleep(SHORT / 10).await.unwrap() }).await;
+            // On a busy machine it is the shield that ends it.
+            let _ = future::shield(SHORT * 2, future::sleep(SHORT / 10)).await;
         }
     });
     let error = error.await.unwrap_err();

@@ -3,7 +3,7 @@
 use std::future::{Future, pending, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 use std::sync::mpsc::channel;
 use std::task::{Context, Poll, Waker};
 use std::thread;
@@ -115,16 +115,19 @@ fn many_times(run: impl Fn(Hook<'static>, Arc<AtomicU32>) + Send + 'static) {
 fn a_hook_runs_before_its_future_is_dropped_without_a_grace() {
     many_times(|hook, fires| {
         let again = Arc::clone(&fires);
+        let begun = AtomicBool::new(false);
+        let call = poll_fn(|_| {
+            begun.store(true, SeqCst);
+            Poll::<Never>::Pending
+        });
         let query = async {
             let _registration = on_cancel(move || again.fetch_add(1, SeqCst));
-            future::interruptible(hook.once(), pending::<Never>()).await
+            future::interruptible(hook.once(), call).await
         };
-        match pollster::block_on(future::timeout_value(SHORT / 10, query)) {
-            Err(error) => assert!(!error.settled()),
-            // A busy machine: it was over before the call began.
-            Ok(refused) => return assert!(refused.is_err()),
-        }
-        assert_eq!(fires.load(SeqCst), 2);
+        let error = pollster::block_on(future::timeout_value(SHORT / 10, query)).unwrap_err();
+        assert!(!error.settled());
+        // On a busy machine it may be over before the call begins.
+        assert_eq!(fires.load(SeqCst), 1 + u32::from(begun.load(SeqCst)));
     });
 }
 
