@@ -156,6 +156,12 @@ fn a_write_to_a_full_terminal_ends() {
     over(ended.recv_timeout(HANG).expect("it hangs"));
 }
 
+/// Whether a thread of this process is in a call that sleeps.
+fn sleeps(thread: libc::pid_t) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/self/task/{thread}/stat")).unwrap();
+    stat.rsplit(')').next().unwrap().trim_start().starts_with('S')
+}
+
 #[test]
 fn a_cancel_in_a_forked_child_does_not_wake_the_parent() {
     let (ours, mut peer) = UnixStream::pair().unwrap();
@@ -172,14 +178,19 @@ fn a_cancel_in_a_forked_child_does_not_wake_the_parent() {
     };
     let waits = thread::spawn(move || {
         timeout(LONG, || {
-            send.send(timebox::token()).unwrap();
+            // SAFETY: takes nothing, returns a number.
+            send.send((timebox::token(), unsafe { libc::gettid() })).unwrap();
             let before = cpu();
             Timed::new(ours).read_exact(&mut [0])?;
             io::Result::Ok(cpu().saturating_sub(before))
         })
     });
-    let token = token.recv().unwrap();
-    thread::sleep(SHORT * 5); // so that it waits
+    let (token, thread) = token.recv().unwrap();
+    let start = Instant::now();
+    while !sleeps(thread) {
+        assert!(start.elapsed() < HANG, "it does not wait");
+        thread::yield_now();
+    }
     // SAFETY: the child cancels, which is made for this, and leaves by `_exit`.
     let child = unsafe { libc::fork() };
     if child == 0 {

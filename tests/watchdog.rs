@@ -58,7 +58,7 @@ fn threads_start_when_they_are_first_needed_and_there_is_one_watchdog() {
     timeout(SHORT, || timebox::sleep(LONG)).unwrap_err();
     // The kernel keeps 15 characters of a name.
     assert_eq!(threads_named("timebox-hook"), 0);
-    await_one_watchdog();
+    await_threads(|watchdogs, _| watchdogs == 1);
 
     std::thread::scope(|threads| {
         for _ in 0..8 {
@@ -72,14 +72,21 @@ fn threads_start_when_they_are_first_needed_and_there_is_one_watchdog() {
         Ok::<_, TimeoutError>(())
     })
     .unwrap();
-    await_one_watchdog();
+    await_threads(|watchdogs, _| watchdogs == 1);
 }
 
-/// On a busy machine the deputy may have taken over; the thread before it gives up the name when it has returned.
-fn await_one_watchdog() {
+/// Waits until there are so many threads that are the watchdog, and deputies. On a busy machine a thread takes its time to
+/// give itself its name; or the deputy has taken over, and the thread before it gives up the name when it has returned.
+#[cfg(target_os = "linux")]
+#[track_caller]
+fn await_threads(are: impl Fn(usize, usize) -> bool) {
     let start = Instant::now();
-    while threads_named("timebox-watchdo") != 1 {
-        assert!(start.elapsed() < HANG, "{} threads are the watchdog", threads_named("timebox-watchdo"));
+    loop {
+        let (watchdogs, deputies) = (threads_named("timebox-watchdo"), threads_named("timebox-deputy"));
+        if are(watchdogs, deputies) {
+            return;
+        }
+        assert!(start.elapsed() < HANG, "{watchdogs} threads are the watchdog, {deputies} its deputy");
         std::thread::sleep(Duration::from_millis(1));
     }
 }
@@ -376,11 +383,8 @@ fn the_one_that_takes_over_is_the_watchdog_and_few_threads_stay() {
     }));
     token.cancel();
     assert_eq!(name.recv_timeout(HANG).unwrap().as_deref(), Some("timebox-watchdog"));
-    let start = Instant::now();
-    while (threads_named("timebox-watchdo"), threads_named("timebox-deputy")) != (1, 1) {
-        assert!(start.elapsed() < HANG, "those that were stuck are gone, or of use");
-        std::thread::sleep(SHORT / 10);
-    }
+    // Those that were stuck are gone, or of use.
+    await_threads(|watchdogs, deputies| (watchdogs, deputies) == (1, 1));
 }
 
 /// How often the crate's threads have been switched to.
@@ -406,7 +410,7 @@ fn while_nothing_is_due_no_thread_wakes_up() {
     let mut long = Box::pin(future::timeout_value(LONG, pending::<()>()));
     assert!(long.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
     pollster::block_on(future::sleep(SHORT)).unwrap();
-    assert!(threads_named("timebox-deputy") == 1);
+    await_threads(|watchdogs, deputies| (watchdogs, deputies) == (1, 1));
     // The deputy has looked at that call for a while, and lies down.
     let settled = || {
         let before = switches();

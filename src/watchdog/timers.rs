@@ -421,7 +421,7 @@ mod tests {
             seed ^= seed << 17;
             seed
         };
-        for n in 0..if cfg!(miri) { 500 } else { 20_000 } {
+        for n in 0..if cfg!(miri) { 150 } else { 20_000 } {
             match random() % 5 {
                 0..=2 => {
                     let deadline = random() % 1000;
@@ -462,7 +462,7 @@ mod tests {
     #[test]
     fn what_was_taken_back_does_not_pile_up() {
         let timers = leaked();
-        for round in 0..if cfg!(miri) { 30 } else { 3000 } {
+        for round in 0..if cfg!(miri) { 5 } else { 3000 } {
             let armed: Vec<Timer> = (0..64).map(|n| put(timers, n, Waker::noop().clone())).collect();
             // On its own thread, or on another.
             let own = (round % 2 == 0).then_some(timers);

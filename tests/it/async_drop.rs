@@ -9,7 +9,7 @@ use std::time::Duration;
 use timebox::{Deadline, Timebox, checkpoint, deadline, future, is_expired};
 
 use crate::runtimes::on_each_runtime;
-use crate::support::{LONG, SHORT, bounded, let_the_watchdog_pass, poll_once, poll_with, wait_for};
+use crate::support::{LONG, SHORT, bounded, let_the_watchdog_pass, poll_once, poll_with, rounds, wait_for};
 
 on_each_runtime!(
     an_expired_future_is_dropped_inside_its_scope,
@@ -111,7 +111,7 @@ fn dropping_while_expiring_loses_no_other_expiry() {
         let threads: Vec<_> = (0..4_u64)
             .map(|thread| {
                 thread::spawn(move || {
-                    for round in 0..500_u64 {
+                    for round in 0..u64::from(rounds(500)) {
                         let limit = Duration::from_micros((round * 7919 + thread * 104_729) % 300);
                         let mut short = Box::pin(future::timeout_value(limit, pending::<()>()));
                         let _ = poll_with(&mut short, || ());

@@ -1,6 +1,9 @@
 //! Random async programs, of all that this crate can be awaited for. Each ends when its time is up, whatever it ignores,
 //! and none holds the thread that polls it.
 
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::fs;
 use std::future::{Future, pending};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
@@ -178,9 +181,39 @@ impl Lateness {
         self.0.fetch_max(late, SeqCst);
     }
 
+    /// Since it was asked last.
     fn most(&self) -> Duration {
-        Duration::from_micros(self.0.load(SeqCst))
+        Duration::from_micros(self.0.swap(0, SeqCst))
     }
+}
+
+/// The name of the threads of a runtime.
+const WORKER: &str = "programs";
+
+/// For how long each thread that a program depends on has waited for a processor so far, where the system tells.
+fn waits() -> HashMap<OsString, Duration> {
+    let this = fs::read_link("/proc/thread-self").unwrap_or_default();
+    let tasks = fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+    let of = |task: fs::DirEntry| {
+        let read = |file| fs::read_to_string(task.path().join(file)).ok();
+        let (number, name) = (task.file_name(), read("comm")?);
+        let counts =
+            Some(&*number) == this.file_name() || name.starts_with(WORKER) || name.starts_with("timebox");
+        let waited = read("schedstat")?.split(' ').nth(1)?.parse().ok()?;
+        counts.then(|| (number, Duration::from_nanos(waited)))
+    };
+    tasks.filter_map(of).collect()
+}
+
+/// For how long they have waited since it was called last, together.
+fn waited_since(before: &mut HashMap<OsString, Duration>) -> Duration {
+    let now = waits();
+    let since = |(number, waited): (&OsString, &Duration)| {
+        waited.saturating_sub(before.get(number).copied().unwrap_or_default())
+    };
+    let waited = now.iter().map(since).sum();
+    *before = now;
+    waited
 }
 
 fn programs_end(runtime: &Runtime) {
@@ -206,8 +239,12 @@ fn programs_end(runtime: &Runtime) {
             }
         }
     });
-    let latest = Arc::new(Mutex::new((Duration::ZERO, String::new())));
+    let (mut worst, mut worst_beside) = ((Duration::ZERO, String::new()), Duration::ZERO);
+    let mut before = waits();
+    // In the batch before: where a beat of what runs beside them may have begun.
+    let mut waited_before = Duration::ZERO;
     for batch in 0..PROGRAMS.div_ceil(BATCH) {
+        let latest = Arc::new(Mutex::new((Duration::ZERO, String::new())));
         let tasks = (0..BATCH).map(|n| {
             let latest = Arc::clone(&latest);
             runtime.spawn(async move {
@@ -234,17 +271,27 @@ fn programs_end(runtime: &Runtime) {
                 task.await.unwrap();
             }
         });
+        // On a busy machine they wait for their turn.
+        let waited = waited_since(&mut before);
+        let (late, program) = std::mem::take(&mut *latest.lock().unwrap());
+        let late = late.saturating_sub(waited);
+        if late > worst.0 {
+            worst = (late, program);
+        }
+        worst_beside = worst_beside.max(beside.most().saturating_sub(waited + waited_before));
+        waited_before = waited;
     }
     done.store(true, SeqCst);
     control.join().unwrap();
     runtime.block_on(heartbeat).unwrap();
-    let (latest, program) = &*latest.lock().unwrap();
-    // Some hold the executor, a few in each batch. On a busy machine a thread that has much to do waits longer for its turn
-    // than one that only sleeps.
+    let (late, program) = worst;
+    // Where the system does not tell: a thread that has much to do waits longer for its turn than one that only sleeps.
     let busy = machine.most() * 10;
-    assert!(*latest <= LATE + busy, "{latest:?} late, the machine {busy:?}: {program}");
-    let beside = beside.most();
-    assert!(beside <= BESIDE + busy, "what ran beside them was {beside:?} late, the machine {busy:?}");
+    assert!(late <= LATE + busy, "{late:?} late, the machine {busy:?}: {program}");
+    assert!(
+        worst_beside <= BESIDE + busy,
+        "what ran beside them was {worst_beside:?} late, the machine {busy:?}"
+    );
 }
 
 #[test]
@@ -254,6 +301,12 @@ fn on_one_thread_every_program_ends_in_time() {
 
 #[test]
 fn on_two_threads_every_program_ends_in_time() {
-    let runtime = || tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_time().build();
+    let runtime = || {
+        tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .thread_name(WORKER)
+            .enable_time()
+            .build()
+    };
     bounded(move || programs_end(&runtime().unwrap()));
 }

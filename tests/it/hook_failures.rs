@@ -11,7 +11,7 @@ use timebox::{
     with_timeout,
 };
 
-use crate::support::{HANG, LONG, bounded, next, wait_for};
+use crate::support::{HANG, LONG, bounded, next, rounds, wait_for};
 
 /// A call in a scope that is cancelled at once, which returns when the hook has fired so often.
 fn called<'h>(fires: &AtomicU32, times: u32, hook: impl Into<Hook<'h>>) -> Outcome<()> {
@@ -161,7 +161,7 @@ fn a_hook_that_has_failed_and_succeeds_is_fired_as_often_as_before() {
         let fires = AtomicU32::new(0);
         let hook = Hook::inline(|| if fires.fetch_add(1, SeqCst) < 5 { Err("not yet") } else { Ok(()) });
         // With pauses of a second it would take ten minutes.
-        called(&fires, 600, hook.every(Duration::from_millis(1)));
+        called(&fires, rounds(600), hook.every(Duration::from_millis(1)));
     });
 }
 

@@ -9,7 +9,7 @@ use timebox::{
     with_timeout,
 };
 
-use crate::support::{LONG, SHORT, bounded, next};
+use crate::support::{LONG, SHORT, bounded, next, rounds};
 
 /// Runs the test while the watchdog notices nothing, because a hook holds it up.
 #[track_caller]
@@ -58,7 +58,7 @@ fn a_zero_limit_never_admits_its_body_whatever_was_asked_before() {
 
 /// Enough questions for the clock to have been read for some of them, and not for the next.
 fn ask_often(token: &CancellationToken) {
-    for _ in 0..10_000 {
+    for _ in 0..rounds(10_000) {
         token.is_cancelled();
     }
 }
@@ -103,7 +103,7 @@ fn a_token_once_cancelled_stays_so_whatever_else_is_asked() {
         while !child.is_cancelled() {
             ask_another();
         }
-        for _ in 0..10_000 {
+        for _ in 0..rounds(10_000) {
             assert!(child.is_cancelled(), "over, and then not");
             ask_another();
         }
@@ -130,7 +130,7 @@ fn an_outer_scope_once_over_stays_so_whatever_is_asked_inside() {
     with_timeout(SHORT, |outer| {
         timeout_value(LONG, || {
             while !outer.is_expired() {}
-            for _ in 0..10_000 {
+            for _ in 0..rounds(10_000) {
                 assert!(outer.is_expired(), "over, and then not");
             }
         })

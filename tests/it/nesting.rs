@@ -8,7 +8,7 @@ use timebox::{
 };
 
 use crate::support::{
-    Failure, HANG, LONG, SHORT, ask_often, let_the_watchdog_pass, outlast, unhurried, wait_for,
+    Failure, HANG, LONG, SHORT, ask_often, let_the_watchdog_pass, outlast, rounds, unhurried, wait_for,
 };
 
 #[test]
@@ -170,7 +170,7 @@ fn of_one_scopes_causes_the_earlier_is_named() {
 #[test]
 fn a_cancel_after_the_deadline_is_never_first() {
     // Spun to the very instant: the watchdog has often not noticed yet, and must not matter.
-    for _ in 0..300 {
+    for _ in 0..rounds(300) {
         with_timeout(Duration::from_micros(300), |scope| {
             let token = scope.token();
             while !scope.deadline().has_passed() {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use timebox::{Hook, Outcome, TimeoutError, interruptible_outcome, with_timeout};
 
-use crate::support::{LONG, SHORT, bounded, let_the_watchdog_pass, next, unhurried, wait_for};
+use crate::support::{LONG, SHORT, bounded, let_the_watchdog_pass, next, rounds, unhurried, wait_for};
 
 /// Long enough for several firings, short enough to wait for.
 const A_WHILE: Duration = Duration::from_millis(20);
@@ -190,7 +190,7 @@ fn a_first_hook_that_panicked_is_escalated_all_the_same() {
 fn a_hook_is_never_late_however_close_the_race() {
     bounded(|| {
         let late = AtomicU32::new(0);
-        for round in 0..2000_u64 {
+        for round in 0..u64::from(rounds(2000)) {
             // On this stack, as is what the hook looks at: it must not be looked at afterwards.
             let in_the_call = AtomicBool::new(true);
             let look = || {

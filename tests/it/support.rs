@@ -54,7 +54,8 @@ pub(crate) fn bounded<T: Send + 'static>(test: impl FnOnce() -> T + Send + 'stat
         // Nobody listens any more only after the hang was reported.
         let _ = done.send(value);
     });
-    match result.recv_timeout(HANG) {
+    // It may wait for several things.
+    match result.recv_timeout(HANG * 3) {
         Ok(value) => {
             thread.join().expect("the test has sent its value");
             value
@@ -62,7 +63,7 @@ pub(crate) fn bounded<T: Send + 'static>(test: impl FnOnce() -> T + Send + 'stat
         Err(RecvTimeoutError::Disconnected) => {
             resume_unwind(thread.join().expect_err("nothing was sent, so it panicked"))
         }
-        Err(RecvTimeoutError::Timeout) => panic!("still running after {HANG:?}"),
+        Err(RecvTimeoutError::Timeout) => panic!("still running after {:?}", HANG * 3),
     }
 }
 
@@ -78,7 +79,8 @@ pub(crate) fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
     let start = Instant::now();
     while !condition() {
         assert!(start.elapsed() < HANG, "no sign of it after {HANG:?}: {what}");
-        std::thread::sleep(Duration::from_micros(500));
+        // Under miri each look takes long, and a pause does not.
+        std::thread::sleep(Duration::from_micros(if cfg!(miri) { 5000 } else { 500 }));
     }
 }
 
@@ -111,6 +113,11 @@ pub(crate) fn let_the_watchdog_pass() {
         token.cancel();
         next(&wait);
     }
+}
+
+/// How often a test does the same again: miri, which is a thousand times slower, finds in few rounds what it finds at all.
+pub(crate) const fn rounds(many: u32) -> u32 {
+    if cfg!(miri) { many.div_ceil(50) } else { many }
 }
 
 /// Asks so often that the next question will not read the clock by itself.

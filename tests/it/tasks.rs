@@ -9,7 +9,7 @@ use futures::future::join_all;
 use timebox::{Deadline, Timebox, TimeoutError, checkpoint, deadline, future, with_timeout};
 
 use crate::runtimes::on_each_runtime;
-use crate::support::{HANG, LONG, SHORT, bounded};
+use crate::support::{HANG, LONG, SHORT, bounded, rounds};
 
 on_each_runtime!(code_in_a_poll_that_blocks_the_executor_is_stopped,);
 
@@ -100,7 +100,7 @@ fn tasks_that_move_between_workers_keep_their_own_scopes() {
                 let label = format!("task {number}");
                 tokio::spawn(Timebox::new(LONG * number).label(label.clone()).run_future(async move {
                     let (outer, mut homes) = (deadline(), std::collections::HashSet::new());
-                    for turn in 0..200 {
+                    for turn in 0..rounds(200) {
                         homes.insert(thread::current().id());
                         assert_eq!(deadline(), outer);
                         if turn % 10 == 0 {

@@ -11,7 +11,7 @@ use std::thread;
 use pollster::block_on;
 use timebox::{CancellationToken, Cause, DropGuard, Hook, timeout_value, token, with_timeout};
 
-use crate::support::{LONG, SHORT, bounded, let_the_watchdog_pass, next, wait_for};
+use crate::support::{LONG, SHORT, bounded, let_the_watchdog_pass, next, rounds, wait_for};
 
 #[test]
 fn a_new_token_is_not_cancelled() {
@@ -142,12 +142,12 @@ fn all_beneath_is_cancelled_when_cancel_returns() {
 fn a_deep_tree_is_cancelled_and_dropped_without_trouble() {
     let root = CancellationToken::new();
     let mut leaf = root.child_token();
-    for _ in 0..20_000 {
+    for _ in 0..rounds(20_000) {
         leaf = leaf.child_token();
     }
     root.cancel_with("all of you");
     assert!(leaf.is_cancelled());
-    for _ in 0..20_000 {
+    for _ in 0..rounds(20_000) {
         leaf = leaf.child_token();
     }
     assert_eq!(leaf.reason().as_deref(), Some("all of you"));

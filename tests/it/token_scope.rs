@@ -11,7 +11,7 @@ use timebox::{
     timeout_value, token, with_timeout,
 };
 
-use crate::support::{HANG, LONG, SHORT, bounded, next, outlast, poll_once, unhurried, wait_for};
+use crate::support::{HANG, LONG, SHORT, bounded, next, outlast, poll_once, rounds, unhurried, wait_for};
 
 #[test]
 fn the_token_of_a_scope_stops_it() {
@@ -360,7 +360,7 @@ fn an_outer_scope_that_is_cancelled_says_so_at_once() {
     with_timeout(LONG, |outer| {
         timeout(LONG, || {
             // So that the clock is seldom read.
-            for _ in 0..100_000 {
+            for _ in 0..rounds(100_000) {
                 outer.checkpoint()?;
             }
             outer.token().cancel();

@@ -5,11 +5,11 @@ use std::thread;
 use std::time::Duration;
 
 use timebox::{
-    CancellationToken, Deadline, Handle, Limit, Timebox, TimeoutError, checkpoint, deadline, handle, sleep,
-    timeout, with_timeout,
+    CancellationToken, Deadline, Handle, Limit, Scope, Timebox, TimeoutError, checkpoint, deadline, handle,
+    sleep, timeout, with_timeout,
 };
 
-use crate::support::{Failure, LONG, SHORT, bounded, next, outlast};
+use crate::support::{Failure, LONG, SHORT, bounded, next, outlast, unhurried};
 
 fn spin() -> timebox::Result<()> {
     loop {
@@ -27,14 +27,15 @@ fn is_job<T: Send + 'static>(
 #[test]
 fn a_wrapped_closure_is_stopped_with_the_scope_on_any_thread() {
     bounded(|| {
-        with_timeout(SHORT, |scope| {
-            let job = is_job(scope.handle().wrap(spin));
-            let error = thread::spawn(job).join().unwrap().unwrap_err();
-            assert_eq!(error.scope(), scope.id());
-            assert!(error.started());
-            Ok::<_, TimeoutError>(())
-        })
-        .unwrap();
+        unhurried(|limit| {
+            with_timeout(limit, |scope| {
+                let job = is_job(scope.handle().wrap(spin));
+                let error = thread::spawn(job).join().unwrap().unwrap_err();
+                assert_eq!(error.scope(), scope.id());
+                Ok::<_, TimeoutError>(error.started().then_some(()))
+            })
+            .unwrap()
+        });
     });
 }
 
@@ -158,15 +159,15 @@ fn a_root_handle_has_no_deadline() {
 
 #[test]
 fn the_deadline_of_a_token_counts_in_the_handle_beneath_it() {
-    let token = with_timeout(SHORT, |scope| Ok::<CancellationToken, TimeoutError>(scope.token())).unwrap();
-    Timebox::new(LONG)
-        .cancel_on(&token)
-        .run(|scope| -> timebox::Result<()> {
+    unhurried(|limit| {
+        let token =
+            with_timeout(limit, |scope| Ok::<CancellationToken, TimeoutError>(scope.token())).unwrap();
+        let body = |scope: &Scope| {
             let handle = scope.handle();
-            assert!(handle.remaining().unwrap() <= SHORT);
+            assert!(handle.remaining().unwrap() <= limit);
             assert!(handle.enter(Limit::NONE, |_| sleep(LONG)).is_err());
             assert_eq!(handle.remaining(), Some(Duration::ZERO));
-            Ok(())
-        })
-        .unwrap();
+        };
+        Timebox::new(LONG).cancel_on(&token).run_value(body).ok()
+    });
 }

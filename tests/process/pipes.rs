@@ -59,7 +59,7 @@ fn a_writer_outside_of_the_group_is_not_waited_for_once_the_scope_is_over() {
 
 #[test]
 fn one_that_writes_too_much_is_stopped() {
-    let mut noisy = sh("yes & echo $! >&2; wait");
+    let mut noisy = sh("sh -c 'echo $$ >&2; exec yes' & wait");
     let halted = halted(timeout(LONG, || Run::new(&mut noisy).max_output(100_000).output()));
     assert!(matches!(halted.why, Why::TooMuchOutput { most: 100_000, .. }));
     assert_eq!(halted.stdout.len(), 100_000);
