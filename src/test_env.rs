@@ -125,6 +125,8 @@ mod on {
     pub(crate) struct Presence {
         /// How many do not wait.
         pub(crate) awake: usize,
+        /// How often a thread was woken.
+        pub(crate) woken: u64,
         /// How many `Mover`s want it to move by itself.
         pub(crate) movers: usize,
         /// Whether it is just moving by itself.

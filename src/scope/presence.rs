@@ -40,7 +40,9 @@ fn set_present(mock: &Mock, present: bool) {
 }
 
 fn wake_up(mock: &Mock) {
-    lock(&mock.presence).awake += 1;
+    let mut presence = lock(&mock.presence);
+    presence.awake += 1;
+    presence.woken += 1;
 }
 
 fn fall_asleep(mock: &Arc<Mock>) {
@@ -71,16 +73,22 @@ impl Task for Move {
     fn run(self: Arc<Self>) {
         let mut moved = true;
         loop {
-            {
+            let mut woken = {
                 let mut presence = lock(&self.0.presence);
                 let look_again = std::mem::take(&mut presence.look_again);
                 if presence.awake > 0 || presence.movers == 0 || !(moved || look_again) {
                     presence.moves = false;
                     return;
                 }
-            }
-            // What was set off before may have woken somebody.
-            moved = advance_to_next(&self.0, || lock(&self.0.presence).awake == 0);
+                presence.woken
+            };
+            // Work that was set off before may wake a thread, which may fall asleep again at once. Its new timer may then be
+            // in no queue, but on its way to be fired. So the clock moves only if nobody was woken since the last look.
+            moved = advance_to_next(&self.0, || {
+                let presence = lock(&self.0.presence);
+                let woken_before = std::mem::replace(&mut woken, presence.woken);
+                presence.awake == 0 && presence.woken == woken_before
+            });
         }
     }
 }
