@@ -2,7 +2,7 @@ use std::error::Error;
 use std::io;
 use std::sync::Arc;
 
-use super::TimeoutError;
+use super::timeout_error::TimeoutError;
 
 impl TimeoutError {
     /// The timeout behind an error, if there is one: the error itself, or one of its [sources](Error::source), also where

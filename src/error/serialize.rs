@@ -5,7 +5,8 @@ use std::fmt::Display;
 
 use serde::ser::{Serialize, SerializeMap, SerializeStruct, Serializer};
 
-use super::{ScopeId, ScopeInfo, TimeoutError};
+use super::scope::{ScopeId, ScopeInfo};
+use super::timeout_error::TimeoutError;
 
 /// A value as the text that it shows.
 struct Shown<T>(T);

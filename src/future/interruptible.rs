@@ -10,7 +10,7 @@ use pin_project::pin_project;
 
 use super::shield::Announced;
 use super::task_wakeup::{TaskWakeup, rely_on};
-use crate::error::TimeoutError;
+use crate::error::{Chain, RaiseContext, TimeoutError};
 use crate::scope::Scope;
 use crate::scope::over::{AwaitAction, AwaitState};
 use crate::scope::test_hooks::point;
@@ -18,7 +18,6 @@ use crate::scope::{error_at, innermost};
 use crate::sync::waits::Ending;
 use crate::time::{NEVER, clock};
 use crate::token::Hook;
-use crate::token::chain::{Chain, RaiseContext, Step};
 use crate::token::hook::{Entry, Unsaid};
 use crate::token::node::{Node, Tie};
 use crate::watchdog::slots::Thread;
@@ -256,9 +255,9 @@ where
                 Some(scope) if Arc::ptr_eq(scope.node(), last) => scope.error(how),
                 // It has been carried out of the surroundings that made it fire.
                 _ => {
-                    let mut trail = Chain::from(Step::of(last, now));
-                    last.parent().iter().for_each(|parent| trail.add_nodes(parent, now));
-                    trail.into_error(how)
+                    let mut chain = Chain::new(last.chain_link(now));
+                    last.parent().iter().for_each(|parent| parent.add_to_chain(&mut chain, now));
+                    chain.into_error(how)
                 }
             })))
         })

@@ -11,14 +11,13 @@ use std::thread;
 use pin_project::{pin_project, pinned_drop};
 
 use super::task_wakeup::TaskWakeup;
-use crate::error::TimeoutError;
+use crate::error::{RaiseContext, TimeoutError};
 use crate::scope::SuspendedScope;
 use crate::scope::checkpoint::is_over;
 use crate::scope::over::{AwaitAction, takes_a_break};
 use crate::scope::test_hooks::{mark_wait, point};
 use crate::scope::{Entered, Rejected, Scope, run_entered};
 use crate::time::clock;
-use crate::token::chain::RaiseContext;
 use crate::watchdog::slots::Thread;
 
 #[pin_project(PinnedDrop, project = ScopedProjection)]

@@ -14,7 +14,7 @@ use std::panic::Location;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::error::{HookFailure, TimeoutError};
+use crate::error::{HookFailure, RaiseContext, TimeoutError};
 use crate::scope::Scope;
 use crate::scope::innermost;
 use crate::scope::test_hooks::waiting;
@@ -23,7 +23,6 @@ use crate::sync::mutant;
 use crate::sync::waits::Ending;
 use crate::time::{NEVER, clock};
 use crate::token::Hook;
-use crate::token::chain::RaiseContext;
 use crate::token::hook::{Entry, Unsaid};
 use crate::token::node::{Node, Tie};
 use crate::watchdog::slots::Thread;

@@ -10,10 +10,10 @@ use super::frame::{Scope, innermost};
 use super::spec::{Kind as FrameKind, Parent, ScopeSpec, between};
 use super::switch::is_enabled;
 use super::test_hooks::{point, point_of};
-use crate::error::{Cause, ScopeId, ScopeInfo, TimeoutError};
+use crate::error::{Cause, ScopeId, ScopeInfo, Termination, TimeoutError};
 use crate::test_env::TestEnv;
 use crate::time::{Budget, Kind, Limit, NEVER, clock, nanos};
-use crate::token::node::{End, Node};
+use crate::token::node::Node;
 use crate::watchdog;
 use crate::watchdog::slots::Thread;
 
@@ -32,7 +32,7 @@ pub(crate) struct Prepared {
 pub(crate) struct Rejected {
     spec: ScopeSpec,
     /// How it is over itself; `None` if those around it are.
-    end: Option<End>,
+    end: Option<Termination>,
 }
 
 impl Rejected {
@@ -158,7 +158,7 @@ fn reject(thread: &Thread, asked: u64, location: &'static Location<'static>, kin
     let now = clock::now();
     let spec = ScopeSpec::lasting(asked, now, location, kind);
     let own = asked == 0 && !by_surroundings;
-    Rejected { spec, end: own.then_some(End::new(Cause::Deadline, now)) }
+    Rejected { spec, end: own.then_some(Termination::new(Cause::Deadline, now)) }
 }
 
 /// Admits any scope. Reads the clock.
@@ -196,7 +196,7 @@ pub(crate) fn try_enter(
     let mut spending = None;
     let spec =
         |own, cause| ScopeSpec { asked: between(now, own), entered: now, location, kind, cause, unmeasured };
-    let reject = |spec: ScopeSpec, end: Option<End>| Err(Rejected { spec, end });
+    let reject = |spec: ScopeSpec, end: Option<Termination>| Err(Rejected { spec, end });
 
     if let (Kind::Budget(budget), Some(extras)) = (limit.kind(), extras) {
         extras.duration.get_or_init(|| budget.left(now));
@@ -211,7 +211,7 @@ pub(crate) fn try_enter(
         return reject(spec(own, cause), None);
     }
     // Of its own causes the earliest is named; a cancel at the very deadline is not earlier.
-    let mut ends: Vec<End> = Vec::new();
+    let mut ends: Vec<Termination> = Vec::new();
     let reserve = extras.map_or(Duration::ZERO, |extras| extras.options.reserve);
     if enabled && reserve > Duration::ZERO {
         // The thread's deadline leaves out some of those around a handle, and those of tokens.
@@ -225,17 +225,16 @@ pub(crate) fn try_enter(
         }
     }
     if own <= now {
-        ends.push(End::new(Cause::Deadline, own));
+        ends.push(Termination::new(Cause::Deadline, own));
     }
     for token in extras.map_or(&[][..], |extras| &extras.options.tokens) {
         let node = token.node();
         if node.expire(now) {
             // Lost in a fork: all that is known is that it is over.
-            let lost = || End::new(Cause::Cancelled, now);
+            let lost = || Termination::new(Cause::Cancelled, now);
             // One with another clock ends it now.
-            let told =
-                node.verdict().map(|verdict| End::of(&verdict.on_clock(&node.env, &TestEnv::current())));
-            ends.push(told.unwrap_or_else(lost));
+            let origin = node.origin_on(&TestEnv::current());
+            ends.push(origin.map_or_else(lost, |origin| Termination::through_link(&origin)));
         }
     }
     if let Some(end) = ends.into_iter().min_by_key(|end| end.at) {
@@ -250,7 +249,7 @@ pub(crate) fn try_enter(
         }
     }
     if own <= now {
-        return reject(spec(own, cause), Some(End::new(cause, own)));
+        return reject(spec(own, cause), Some(Termination::new(cause, own)));
     }
 
     let effective = own.min(match around {

@@ -6,11 +6,10 @@ use std::panic::{Location, RefUnwindSafe, UnwindSafe};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::chain::{Chain, RaiseContext, Step};
 use super::guards::{DropGuard, DropGuardRef};
 use super::node::Node;
 use super::waits::{Cancelled, CancelledOwned, RunUntilCancelled, Wait};
-use crate::error::{Cause, ScopeInfo, TimeoutError};
+use crate::error::{Cause, Chain, RaiseContext, ScopeInfo, TimeoutError};
 use crate::test_env::TestEnv;
 use crate::time::{Deadline, NEVER, clock};
 use crate::watchdog;
@@ -158,7 +157,7 @@ impl CancellationToken {
             return None;
         }
         // What ended it may have been lost in a fork.
-        Some(self.node.verdict().map_or(Cause::Cancelled, |verdict| verdict.end.cause))
+        Some(self.node.origin().map_or(Cause::Cancelled, |origin| origin.termination.cause))
     }
 
     /// The reason given to [`cancel_with`](Self::cancel_with), if it is over by a cancel that had one. As its
@@ -177,8 +176,8 @@ impl CancellationToken {
         if !self.node.expire(clock::now()) {
             return None;
         }
-        let verdict = self.node.verdict()?;
-        Some(Cow::Owned(verdict.end.reason.as_ref()?.to_string()))
+        let origin = self.node.origin()?;
+        Some(Cow::Owned(origin.termination.reason.as_ref()?.to_string()))
     }
 
     /// When it is over at the latest: the earliest deadline of its own and of all that end it; [`Deadline::NEVER`] if only a
@@ -238,11 +237,11 @@ impl CancellationToken {
         if !self.node.expire(now) {
             return None;
         }
-        let mut trail = Chain::from(Step::of(&self.node, now));
+        let mut chain = Chain::new(self.node.chain_link(now));
         if let Some(parent) = self.node.parent() {
-            trail.add_nodes(&parent, now);
+            parent.add_to_chain(&mut chain, now);
         }
-        Some(trail.into_error(RaiseContext::at(location, now)))
+        Some(chain.into_error(RaiseContext::at(location, now)))
     }
 
     /// Waits until it is over.

@@ -1,6 +1,5 @@
 //! Cancellation: tokens and hooks, and the nodes that stand behind them.
 
-pub(crate) mod chain;
 #[cfg(not(timebox_loom))]
 mod guards;
 #[cfg(not(timebox_loom))]

@@ -7,7 +7,7 @@
 //! Invariants:
 //! 1. A node is *over* (its flag is set) if it ended itself (`State::end`), or its parent was over while it was its
 //!    child. The flag is never cleared. By which end it is over is decided when the flag is set, the earliest in time and
-//!    of equals the outermost, and never changes: its *verdict*.
+//!    of equals the outermost, and never changes: its *origin*.
 //! 2. A child is beneath its parent while `State::parent` says so. It is listed with the parent before that and until
 //!    after it: whoever comes down the tree asks the child, and passes over one that is not, or not yet, beneath.
 //! 3. A node that is over has told its children: whoever sets a flag goes on to the children it finds under the
@@ -45,10 +45,13 @@ use std::time::Duration;
 use slab::Slab;
 
 use super::hook::Entry;
-use crate::error::{Cause, Fields, ScopeId, ScopeInfo, TimeoutError};
+use crate::error::{
+    Cause, Chain, Fields, Link as ChainLink, Origin, ScopeId, ScopeInfo, SharedScope, Termination,
+    TimeoutError,
+};
 use crate::sync::{AtomicBool, ForkMutex, Ordering};
 use crate::test_env::TestEnv;
-use crate::time::{NEVER, clock};
+use crate::time::NEVER;
 use crate::watchdog::{self, Timer};
 
 use asking::Stand;
@@ -95,9 +98,9 @@ struct State {
 /// What nodes of scopes have, and those that a task waits for, or that came to an end of their own.
 #[derive(Default)]
 struct ScopeState {
-    end: Option<End>,
+    end: Option<Termination>,
     /// What it is over by, once somebody needs to know; its own end until then.
-    verdict: Option<Arc<Verdict>>,
+    origin: Option<Arc<Origin>>,
     timer: Option<Timer>,
     wakers: Slab<Waker>,
     rare: Option<Box<RareState>>,
@@ -119,7 +122,7 @@ impl Deref for State {
 
     fn deref(&self) -> &ScopeState {
         static NOTHING: ScopeState =
-            ScopeState { end: None, verdict: None, timer: None, wakers: Slab::new(), rare: None };
+            ScopeState { end: None, origin: None, timer: None, wakers: Slab::new(), rare: None };
         self.more.as_deref().unwrap_or(&NOTHING)
     }
 }
@@ -221,49 +224,6 @@ impl Tie {
     /// Whether a shield of the scope's code suspends it.
     fn is_of_scope(self) -> bool {
         self != Tie::Token
-    }
-}
-
-/// How a node itself came to its end.
-#[derive(Clone)]
-pub(crate) struct End {
-    pub(crate) cause: Cause,
-    pub(crate) at: u64,
-    pub(crate) reason: Option<Arc<str>>,
-    /// The end that became its own by a link.
-    pub(crate) of: Option<Arc<Verdict>>,
-}
-
-impl End {
-    pub(crate) fn new(cause: Cause, at: u64) -> Self {
-        Self { cause, at, reason: None, of: None }
-    }
-
-    /// What the end of a node is to one that is linked to it.
-    pub(crate) fn of(verdict: &Arc<Verdict>) -> Self {
-        let of = verdict.end.of.as_ref().unwrap_or(verdict);
-        Self { of: Some(Arc::clone(of)), ..verdict.end.clone() }
-    }
-}
-
-/// What a node is over by: an end, and the node that came to it.
-pub(crate) struct Verdict {
-    pub(crate) end: End,
-    pub(crate) info: ScopeInfo,
-    pub(crate) entered: u64,
-}
-
-impl Verdict {
-    /// As it is told on another clock: there it has come now.
-    #[inline]
-    pub(crate) fn on_clock(self: &Arc<Self>, its: &TestEnv, clock: &TestEnv) -> Arc<Self> {
-        if clock.shares_clock(its) {
-            return Arc::clone(self);
-        }
-        let now = clock.reading(clock::now());
-        let end = End { at: now, ..self.end.clone() };
-        let elapsed = self.end.at.saturating_sub(self.entered);
-        Arc::new(Self { end, info: self.info.clone(), entered: now.saturating_sub(elapsed) })
     }
 }
 
@@ -377,16 +337,16 @@ impl Node {
     }
 
     /// How it ended itself by `now`, by the earlier of its causes; `None` if it did not.
-    pub(crate) fn end(&self, now: u64) -> Option<End> {
+    pub(crate) fn end(&self, now: u64) -> Option<Termination> {
         let told = self.state.lock().and_then(|state| state.end.clone());
         self.earlier(told, self.env.reading(now))
     }
 
     /// The earlier of an end that it was told of, and that at its deadline if this has passed by `passed`, on its clock.
-    fn earlier(&self, told: Option<End>, passed: u64) -> Option<End> {
+    fn earlier(&self, told: Option<Termination>, passed: u64) -> Option<Termination> {
         match told {
             Some(end) if end.at < self.deadline => Some(end),
-            _ if self.deadline <= passed => Some(End::new(self.cause, self.deadline)),
+            _ if self.deadline <= passed => Some(Termination::new(self.cause, self.deadline)),
             told => told,
         }
     }
@@ -437,12 +397,16 @@ impl Node {
         }
     }
 
-    /// Remembers that an error naming it was raised.
-    pub(crate) fn set_raised(&self, error: &TimeoutError) {
-        let Some(mut state) = self.state.lock().filter(|state| state.falls_back) else { return };
-        let before = state.raised.replace(error.clone());
-        drop(state);
-        drop(before);
+    /// The node as a link in the chain of an error.
+    pub(crate) fn chain_link(self: &Arc<Self>, now: u64) -> ChainLink {
+        let shared = Arc::clone(self) as Arc<dyn SharedScope>;
+        let (info, end) = (self.info(), self.end(now));
+        ChainLink { info, entered: self.entered, now: self.env.reading(now), end, shared: Some(shared) }
+    }
+
+    /// Adds this node and those around it to the chain of an error.
+    pub(crate) fn add_to_chain(self: &Arc<Self>, chain: &mut Chain, now: u64) {
+        self.walk(|node| chain.add(node.chain_link(now)));
     }
 
     /// The last error that named it; it remembers none any more.
@@ -450,6 +414,19 @@ impl Node {
         let mut state = self.state.lock()?;
         state.falls_back = false;
         state.raised.take()
+    }
+}
+
+impl SharedScope for Node {
+    fn inherited_end(&self) -> Option<Termination> {
+        Some(Termination::through_link(&self.origin()?))
+    }
+
+    fn set_raised(&self, error: &TimeoutError) {
+        let Some(mut state) = self.state.lock().filter(|state| state.falls_back) else { return };
+        let before = state.raised.replace(error.clone());
+        drop(state);
+        drop(before);
     }
 }
 

@@ -1,16 +1,16 @@
 //! How a scope ends, and until when what is in it may be polled on.
 
 use super::{Scope, Undo};
+use crate::error::Termination;
 use crate::scope::over::Ending;
 use crate::time::NEVER;
-use crate::token::node::End;
 
 impl Scope {
     /// How it ended itself by `now`, if it did.
-    pub(crate) fn end(&self, now: u64) -> Option<End> {
+    pub(crate) fn end(&self, now: u64) -> Option<Termination> {
         match self.node.get() {
             Some(node) => node.end(now),
-            None if self.own() <= now => Some(End::new(self.cause, self.own())),
+            None if self.own() <= now => Some(Termination::new(self.cause, self.own())),
             None => None,
         }
     }

@@ -111,7 +111,7 @@ impl Node {
         // Acquire: pairs with the Release in `set_over`.
         if !self.over.load(Ordering::Acquire) && parent.is_over() && !mutant!(NoSecondLook) {
             let mut found = Found::default();
-            let told = Told { by: Arc::clone(parent), verdict: parent.verdict() };
+            let told = Told { by: Arc::clone(parent), origin: parent.origin() };
             self.spread(Some(&told), &mut found);
             found.hand_over();
         }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::task::Wake;
 
 use super::found::Found;
-use super::{Child, End, Node, State, Verdict};
-use crate::error::Cause;
+use super::{Child, Node, State};
+use crate::error::{Cause, Origin, Termination};
 use crate::sync::{Ordering, mutant};
 use crate::test_env::TestEnv;
 use crate::time::{NEVER, clock};
@@ -22,7 +22,7 @@ impl Node {
     pub(crate) fn cancel(self: &Arc<Self>, reason: Option<Arc<str>>) -> bool {
         let now = clock::now();
         let at = self.env.reading(now);
-        let end = End { reason, ..End::new(Cause::Cancelled, at) };
+        let end = Termination { reason, ..Termination::new(Cause::Cancelled, at) };
         let first = !self.expire(now) && self.end_by(end, false);
         // Who came first may still be at it, or was lost in a fork.
         // Acquire: pairs with the Release in `spread`.
@@ -73,7 +73,7 @@ impl Node {
     }
 
     fn end_at_deadline(self: &Arc<Self>, found: &mut Found) {
-        self.end_by(End::new(self.cause, self.deadline), true);
+        self.end_by(Termination::new(self.cause, self.deadline), true);
         self.spread(None, found);
     }
 
@@ -86,7 +86,7 @@ impl Node {
                 let node = &self.0;
                 let mut found = Found::default();
                 let at = node.env.now();
-                if node.end_by(End::new(node.cause, at), true) {
+                if node.end_by(Termination::new(node.cause, at), true) {
                     node.spread(None, &mut found);
                 }
                 found.carry_out();
@@ -96,7 +96,7 @@ impl Node {
     }
 
     /// Records an end; `false` if it has one already, or is over and this end is not for one that is.
-    pub(super) fn end_by(&self, end: End, even_if_over: bool) -> bool {
+    pub(super) fn end_by(&self, end: Termination, even_if_over: bool) -> bool {
         let Some(mut state) = self.state.lock() else {
             // Lost in a fork: nobody beneath can be told, but this node can.
             return !self.over.swap(true, Ordering::AcqRel);
@@ -123,15 +123,15 @@ impl Node {
         let mut stack = vec![(Arc::clone(self), beneath)];
         // Links, unlike the tree, may lead round in a circle. Kept alive, so that no address is another's meanwhile.
         let mut linked = HashMap::new();
-        while let Some((by, Beneath { verdict, inner, linked: others })) = stack.pop() {
+        while let Some((by, Beneath { origin, inner, linked: others })) = stack.pop() {
             for other in others {
                 if linked.insert(Arc::as_ptr(&other), Arc::clone(&other)).is_none() {
-                    other.end_by(other.end_of_link(&by, verdict.as_ref()), true);
+                    other.end_by(other.end_of_link(&by, origin.as_ref()), true);
                     let beneath = other.set_over(None, found);
                     stack.extend(beneath.map(|beneath| (other, beneath)));
                 }
             }
-            let told = Told { by, verdict };
+            let told = Told { by, origin };
             for child in inner {
                 let beneath = child.set_over(Some(&told), found);
                 stack.extend(beneath.map(|beneath| (child, beneath)));
@@ -151,10 +151,10 @@ impl Node {
                 return None;
             }
             // Relaxed: under the lock.
-            if let Some(verdict) = &told.verdict
+            if let Some(origin) = &told.origin
                 && !self.over.load(Ordering::Relaxed)
             {
-                self.judge(&mut state, &told.by, verdict);
+                self.judge(&mut state, &told.by, origin);
             }
         }
         // Relaxed: under the lock.
@@ -174,33 +174,33 @@ impl Node {
         let is_told = state.parent.as_ref().is_some_and(|parent| parent.is_told);
         // The handles are carried out of the lock: the last of a child may be dropped there.
         drop(state);
-        beneath.verdict = match told {
+        beneath.origin = match told {
             // Whoever comes down from far above looks up from no one.
-            Some(told) if is_told => told.verdict.clone(),
-            _ => self.verdict(),
+            Some(told) if is_told => told.origin.clone(),
+            _ => self.origin(),
         };
         Some(beneath)
     }
 
     /// Decides by what it is over, which is told of an end: by that, or by its own if it came to one before.
-    fn judge(&self, state: &mut State, by: &Node, told: &Arc<Verdict>) {
+    fn judge(&self, state: &mut State, by: &Node, told: &Arc<Origin>) {
         let shares_clock = self.env.shares_clock(&by.env);
-        let on_clock = (!shares_clock).then(|| told.on_clock(&by.env, &self.env));
+        let on_clock = (!shares_clock).then(|| on_clock(told, &by.env, &self.env));
         let told = on_clock.as_ref().unwrap_or(told);
-        let Verdict { end: End { cause, at, .. }, .. } = **told;
+        let Termination { cause, at, .. } = told.termination;
         // Most often there is nothing to decide.
         if state.end.is_some() || self.deadline <= at {
             state.end = self.earlier(state.end.take(), at);
         }
         let is_first = state.end.as_ref().is_some_and(|own| {
             // A cancel at the very deadline is not first; and who was told that its cancel was, is not belied.
-            let is_cancel = own.cause == Cause::Cancelled && own.of.is_none();
+            let is_cancel = own.cause == Cause::Cancelled && own.origin.is_none();
             own.at < at || (own.at == at && cause == Cause::Cancelled) || is_cancel
         });
         if !is_first {
             match &mut state.parent {
                 Some(parent) if shares_clock => parent.is_told = true,
-                _ => state.verdict = Some(Arc::clone(told)),
+                _ => state.origin = Some(Arc::clone(told)),
             }
         }
     }
@@ -208,7 +208,7 @@ impl Node {
     /// It was made beneath a node that is over.
     #[cold]
     pub(super) fn judge_anew(&self, parent: &Arc<Node>) {
-        if let Some(told) = parent.verdict()
+        if let Some(told) = parent.origin()
             && let Some(mut state) = self.state.lock()
         {
             self.judge(&mut state, parent, &told);
@@ -216,32 +216,32 @@ impl Node {
     }
 
     /// What it is over by, if it is.
-    pub(crate) fn verdict(&self) -> Option<Arc<Verdict>> {
-        let mut next = match self.own_verdict() {
-            Ok(verdict) => return verdict,
+    pub(crate) fn origin(&self) -> Option<Arc<Origin>> {
+        let mut next = match self.own_origin() {
+            Ok(origin) => return origin,
             Err(parent) => parent,
         };
-        let verdict = loop {
-            next = match next.own_verdict() {
-                Ok(verdict) => break verdict?,
+        let origin = loop {
+            next = match next.own_origin() {
+                Ok(origin) => break origin?,
                 Err(parent) => parent,
             };
         };
         // Who asks next need not go so far.
         if let Some(mut state) = self.state.lock() {
-            state.verdict.get_or_insert_with(|| Arc::clone(&verdict));
+            state.origin.get_or_insert_with(|| Arc::clone(&origin));
         }
-        Some(verdict)
+        Some(origin)
     }
 
     /// What it is over by; the parent if it is over by what that is.
-    fn own_verdict(&self) -> Result<Option<Arc<Verdict>>, Arc<Node>> {
+    fn own_origin(&self) -> Result<Option<Arc<Origin>>, Arc<Node>> {
         if !self.is_over() {
             return Ok(None);
         }
         let Some(mut state) = self.state.lock() else { return Ok(None) };
-        if state.verdict.is_some() {
-            return Ok(state.verdict.clone());
+        if state.origin.is_some() {
+            return Ok(state.origin.clone());
         }
         if let Some(parent) = state.parent.as_ref().filter(|parent| parent.is_told) {
             return Err(Arc::clone(&parent.node));
@@ -252,10 +252,11 @@ impl Node {
         }
         let Some(end) = state.end.clone() else { return Ok(None) };
         let at = end.at;
-        let verdict = self.earlier(Some(end), at);
-        let verdict = verdict.map(|end| Verdict { end, info: self.info(), entered: self.entered });
-        state.verdict = verdict.map(Arc::new);
-        Ok(state.verdict.clone())
+        let origin = self.earlier(Some(end), at);
+        let origin =
+            origin.map(|termination| Origin { termination, info: self.info(), entered: self.entered });
+        state.origin = origin.map(Arc::new);
+        Ok(state.origin.clone())
     }
 
     /// Since when it is over, on this clock; `None` if it is not.
@@ -264,22 +265,27 @@ impl Node {
             return None;
         }
         // One that was lost in a fork is over since some time.
-        let at = self.verdict().map_or(0, |verdict| verdict.on_clock(&self.env, clock).end.at);
+        let at = self.origin_on(clock).map_or(0, |origin| origin.termination.at);
         Some(at)
     }
 
+    /// By which termination it is over, told on another clock; `None` if it is not over.
+    pub(crate) fn origin_on(&self, clock: &TestEnv) -> Option<Arc<Origin>> {
+        Some(on_clock(&self.origin()?, &self.env, clock))
+    }
+
     /// What it will be over by if nothing comes before its own deadline.
-    pub(crate) fn verdict_at_deadline(&self) -> Arc<Verdict> {
-        let end = End::new(self.cause, self.deadline);
-        Arc::new(Verdict { end, info: self.info(), entered: self.entered })
+    pub(crate) fn origin_at_deadline(&self) -> Arc<Origin> {
+        let termination = Termination::new(self.cause, self.deadline);
+        Arc::new(Origin { termination, info: self.info(), entered: self.entered })
     }
 
     /// What the end of a node that it is linked to is to it.
-    pub(super) fn end_of_link(&self, other: &Node, verdict: Option<&Arc<Verdict>>) -> End {
-        match verdict {
-            Some(verdict) => End::of(&verdict.on_clock(&other.env, &self.env)),
+    pub(super) fn end_of_link(&self, other: &Node, origin: Option<&Arc<Origin>>) -> Termination {
+        match origin {
+            Some(origin) => Termination::through_link(&on_clock(origin, &other.env, &self.env)),
             // Lost in a fork.
-            None => End::new(Cause::Cancelled, self.env.reading(clock::now())),
+            None => Termination::new(Cause::Cancelled, self.env.reading(clock::now())),
         }
     }
 
@@ -292,15 +298,30 @@ impl Node {
     }
 }
 
+/// A termination as it is told on another clock: there it has come now.
+#[inline]
+fn on_clock(origin: &Arc<Origin>, its: &TestEnv, clock: &TestEnv) -> Arc<Origin> {
+    if clock.shares_clock(its) {
+        return Arc::clone(origin);
+    }
+    let now = clock.reading(clock::now());
+    let elapsed = origin.termination.at.saturating_sub(origin.entered);
+    Arc::new(Origin {
+        termination: Termination { at: now, ..origin.termination.clone() },
+        info: origin.info.clone(),
+        entered: now.saturating_sub(elapsed),
+    })
+}
+
 /// Who tells a node that it is over, and by what.
 pub(super) struct Told {
     pub(super) by: Arc<Node>,
-    pub(super) verdict: Option<Arc<Verdict>>,
+    pub(super) origin: Option<Arc<Origin>>,
 }
 
 /// Who is told by a node that is over.
 pub(super) struct Beneath {
-    pub(super) verdict: Option<Arc<Verdict>>,
+    pub(super) origin: Option<Arc<Origin>>,
     pub(super) inner: Vec<Arc<Node>>,
     linked: Vec<Arc<Node>>,
 }
@@ -314,7 +335,7 @@ impl Beneath {
                 Child::Linked(child) => linked.extend(child.upgrade()),
             }
         }
-        Self { verdict: None, inner, linked }
+        Self { origin: None, inner, linked }
     }
 }
 

@@ -58,14 +58,14 @@ impl Node {
         let mut link = parent.and_then(|parent| parent.list(Child::Inner(Arc::downgrade(self))));
         loop {
             // What it was told by the one that it leaves, it is over by for ever.
-            let told = self.parent().and_then(|parent| parent.verdict());
+            let told = self.parent().and_then(|parent| parent.origin());
             let Some(mut state) = self.state.lock() else { break };
             if state.parent.as_ref().is_some_and(|parent| parent.is_told) {
                 if told.is_none() {
                     // That came to its end, and told it, in between.
                     continue;
                 }
-                state.verdict = told;
+                state.origin = told;
             }
             std::mem::swap(&mut state.parent, &mut link);
             break;
@@ -78,7 +78,7 @@ impl Node {
         drop(before);
         if let Some(parent) = parent.filter(|parent| parent.is_over()) {
             let mut found = Found::default();
-            let told = Told { by: Arc::clone(parent), verdict: parent.verdict() };
+            let told = Told { by: Arc::clone(parent), origin: parent.origin() };
             self.spread(Some(&told), &mut found);
             found.hand_over();
         }
@@ -129,7 +129,7 @@ impl Node {
         // Invariant 3: the other may have gone through its children too early for this one.
         if other.is_over() {
             let mut found = Found::default();
-            self.end_by(self.end_of_link(other, other.verdict().as_ref()), true);
+            self.end_by(self.end_of_link(other, other.origin().as_ref()), true);
             self.spread(None, &mut found);
             found.hand_over();
         }
