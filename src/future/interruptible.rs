@@ -18,8 +18,8 @@ use crate::scope::{error_at, innermost};
 use crate::sync::waits::Ending;
 use crate::time::{NEVER, clock};
 use crate::token::Hook;
-use crate::token::hook::{Entry, Unsaid};
-use crate::token::node::{Node, Tie};
+use crate::token::hook::{DefaultRepeat, Entry};
+use crate::token::node::{HookOwner, Node};
 use crate::watchdog::slots::Thread;
 
 /// Polls a future that looks at no scope, with a hook that interrupts it once the scope around it is over.
@@ -74,7 +74,7 @@ where
     F: IntoFuture<Output = Result<T, X>>,
     X: Into<Box<dyn Error + Send + Sync>>,
 {
-    let hook = Entry::of(hook.into(), Unsaid::Backoff);
+    let hook = Entry::from_hook(hook.into(), DefaultRepeat::Backoff);
     let future = Phase::Polling(future.into_future());
     Interruptible {
         location: Location::caller(),
@@ -152,10 +152,10 @@ impl Guard {
         if self.hook.fires() == 0 {
             self.last = Some(Arc::clone(&node));
         }
-        let key = node.add_hook(&self.hook, Tie::Future);
+        let key = node.add_hook(&self.hook, HookOwner::Future);
         let over = key.is_none() && node.is_over();
         // In one that is over it is listed too: who drops the future there awaits the hook.
-        let key = if over { node.add_fired_hook(&self.hook, Tie::Future) } else { key };
+        let key = if over { node.add_fired_hook(&self.hook, HookOwner::Future) } else { key };
         self.place = Some(Place { node, key });
         !over
     }

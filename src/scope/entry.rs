@@ -13,7 +13,7 @@ use super::test_hooks::{point, point_of};
 use crate::error::{Cause, ScopeId, ScopeInfo, Termination, TimeoutError};
 use crate::test_env::TestEnv;
 use crate::time::{Budget, Kind, Limit, NEVER, clock, nanos};
-use crate::token::node::Node;
+use crate::token::node::{Node, NodeSpec};
 use crate::watchdog;
 use crate::watchdog::slots::Thread;
 
@@ -301,8 +301,14 @@ pub(super) fn node_of(
     spec: &ScopeSpec,
     extras: Option<&Extras>,
 ) -> Arc<Node> {
-    let roams = spec.kind == FrameKind::Future;
-    let node = Node::new(parent, info, spec.entered, spec.own(), spec.cause, roams);
+    let node_spec = NodeSpec {
+        info,
+        entered: spec.entered,
+        deadline: spec.own(),
+        cause: spec.cause,
+        reparentable: spec.kind == FrameKind::Future,
+    };
+    let node = Node::new(parent, node_spec);
     if let Some(extras) = extras {
         if extras.falls_back {
             node.fall_back();

@@ -18,7 +18,7 @@ use super::unwind::{caught, is_meant_for};
 use crate::error::{ScopeId, TimeoutError};
 use crate::test_env::TestEnv;
 use crate::time::{Deadline, Limit, NEVER, nanos};
-use crate::token::node::Node;
+use crate::token::node::{Node, NodeSpec};
 use crate::watchdog::slots::Thread;
 
 /// A scope that is entered once, and opened for each poll.
@@ -306,7 +306,7 @@ impl SuspendedScope {
         match &cold.node {
             None => cold.node = Some(node),
             // Made for a drop alone.
-            Some(kept) if !Arc::ptr_eq(kept, &node) => node.settle(),
+            Some(kept) if !Arc::ptr_eq(kept, &node) => node.finish(),
             Some(_) => {}
         }
     }
@@ -391,7 +391,9 @@ impl ColdState {
             if self.node.is_none() && outer.is_some() {
                 let info = spec.info(self.id.unwrap_or_else(ScopeId::next), self.extras.as_ref());
                 let ScopeSpec { entered, cause, .. } = spec;
-                self.node = Some(Node::new(outer.as_ref(), info, entered, spec.own(), cause, true));
+                let deadline = spec.own();
+                let node_spec = NodeSpec { info, entered, deadline, cause, reparentable: true };
+                self.node = Some(Node::new(outer.as_ref(), node_spec));
             }
             if let Some(node) = &self.node {
                 node.set_parent(outer.as_ref());
@@ -418,7 +420,7 @@ impl ColdState {
                 });
                 if node.is_over() && !node.is_over_still() {
                     // It was told so by surroundings that it has left: what is asked for from now on is not over.
-                    node.settle();
+                    node.finish();
                     let extras = self.extras.as_ref().filter(|extras| !extras.options.tokens.is_empty());
                     let anew = |scope: Option<&Scope>| linked_node(scope.map(Scope::node), &spec, extras);
                     self.node = extras.map(|_| innermost(thread, anew));
@@ -437,7 +439,7 @@ impl ColdState {
 impl Drop for ColdState {
     fn drop(&mut self) {
         if let Some(node) = &self.node {
-            node.settle();
+            node.finish();
         }
         drop(self.spending.take());
     }

@@ -6,8 +6,8 @@ use std::task::{Poll, Wake, Waker};
 use loom::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use loom::thread;
 
-use super::hook::{Entry, Hook, Unsaid};
-use super::node::{Node, Tie};
+use super::hook::{DefaultRepeat, Entry, Hook};
+use super::node::{HookOwner, Node, NodeSpec};
 use crate::error::{Cause, ScopeInfo};
 use crate::sync::mutants::Mutant;
 use crate::sync::waits::Ending;
@@ -19,11 +19,11 @@ fn node(parent: Option<&Arc<Node>>, deadline: u64) -> Arc<Node> {
     node_of(parent, deadline, false)
 }
 
-/// Of a future if it may roam.
-fn node_of(parent: Option<&Arc<Node>>, deadline: u64, roams: bool) -> Arc<Node> {
+/// The node of a future if it is reparentable.
+fn node_of(parent: Option<&Arc<Node>>, deadline: u64, reparentable: bool) -> Arc<Node> {
     let location = std::panic::Location::caller();
     let info = ScopeInfo::at(location);
-    Node::new(parent, info, 1, deadline, Cause::Deadline, roams)
+    Node::new(parent, NodeSpec { info, entered: 1, deadline, cause: Cause::Deadline, reparentable })
 }
 
 /// A flag that a hook must not see.
@@ -62,7 +62,7 @@ fn assert_never_late(runs: &AtomicUsize) {
 /// Fired and fired again on one thread, ended on another.
 fn end_while_it_fires() {
     let (runs, ended) = (Arc::new(AtomicUsize::new(0)), Forbidden::new());
-    let entry = Entry::of(Hook::inline(counted(&runs, &ended)), Unsaid::Backoff);
+    let entry = Entry::from_hook(Hook::inline(counted(&runs, &ended)), DefaultRepeat::Backoff);
     let fires = Arc::clone(&entry);
     let watchdog = thread::spawn(move || {
         fires.run();
@@ -82,7 +82,7 @@ fn end_while_it_escalates() {
     let (runs, ended) = (Arc::new(AtomicUsize::new(0)), Forbidden::new());
     let then = Hook::inline(counted(&runs, &ended)).once();
     let hook = Hook::inline(counted(&runs, &ended)).once().then(std::time::Duration::from_nanos(5), then);
-    let entry = Entry::of(hook, Unsaid::Backoff);
+    let entry = Entry::from_hook(hook, DefaultRepeat::Backoff);
     let fires = Arc::clone(&entry);
     let first = thread::spawn(move || fires.run());
     pass_time(global());
@@ -97,7 +97,7 @@ fn end_while_it_escalates() {
 /// Its future leaves the scope while it fires: from then on it does not, for that one.
 fn retire_while_it_fires() {
     let (runs, left) = (Arc::new(AtomicUsize::new(0)), Forbidden::new());
-    let entry = Entry::of(Hook::inline(counted(&runs, &left)), Unsaid::Backoff);
+    let entry = Entry::from_hook(Hook::inline(counted(&runs, &left)), DefaultRepeat::Backoff);
     let fires = Arc::clone(&entry);
     let watchdog = thread::spawn(move || fires.run());
     entry.retire(true);
@@ -111,7 +111,7 @@ fn retire_while_it_fires() {
 /// Its future goes from one scope that is over to another: a hook that is to fire once does so, for either.
 fn move_while_it_fires() {
     let (runs, never) = (Arc::new(AtomicUsize::new(0)), Forbidden::new());
-    let entry = Entry::of(Hook::inline(counted(&runs, &never)), Unsaid::Once);
+    let entry = Entry::from_hook(Hook::inline(counted(&runs, &never)), DefaultRepeat::Once);
     let fires = Arc::clone(&entry);
     let watchdog = thread::spawn(move || fires.run());
     entry.retire(false);
@@ -129,7 +129,7 @@ fn end_from_inside() {
         let entry = inside.lock().unwrap().take();
         entry.into_iter().for_each(|entry| entry.revoke(Ending::Registration));
     });
-    let entry = Entry::of(hook, Unsaid::Backoff);
+    let entry = Entry::from_hook(hook, DefaultRepeat::Backoff);
     *own.lock().unwrap() = Some(Arc::clone(&entry));
     let fires = Arc::clone(&entry);
     let watchdog = thread::spawn(move || fires.run());
@@ -143,7 +143,7 @@ fn end_from_inside() {
 /// A shield opens and closes while the hook fires: what was due fires afterwards.
 fn shield_while_it_fires() {
     let (runs, shielded) = (Arc::new(AtomicUsize::new(0)), Forbidden::new());
-    let entry = Entry::of(Hook::inline(counted(&runs, &shielded)), Unsaid::Once);
+    let entry = Entry::from_hook(Hook::inline(counted(&runs, &shielded)), DefaultRepeat::Once);
     let fires = Arc::clone(&entry);
     let watchdog = thread::spawn(move || fires.run());
     entry.suspend();
@@ -167,8 +167,8 @@ fn register_while_cancelled() {
     let inner = node(Some(&root), NEVER);
     let cancelled = Arc::clone(&root);
     let canceller = thread::spawn(move || assert!(cancelled.cancel(None)));
-    let entry = Entry::of(Hook::inline(counted(&runs, &never)), Unsaid::Once);
-    let registered = inner.add_hook(&entry, Tie::Scope).is_some();
+    let entry = Entry::from_hook(Hook::inline(counted(&runs, &never)), DefaultRepeat::Once);
+    let registered = inner.add_hook(&entry, HookOwner::Scope).is_some();
     canceller.join().unwrap();
     run_out(global());
     assert_eq!(runs.load(SeqCst), usize::from(registered));
@@ -206,7 +206,7 @@ fn cancel_twice() {
 
 /// A token that asks.
 fn token(parent: &Arc<Node>) -> Arc<Node> {
-    Node::token(Some(parent), ScopeInfo::at(std::panic::Location::caller()), 1)
+    Node::new(Some(parent), NodeSpec::token(ScopeInfo::at(std::panic::Location::caller()), 1))
 }
 
 /// Somebody begins to wait for a token while that around it is cancelled: he is woken, or told that it is over; and who has
@@ -290,10 +290,10 @@ fn register_while_a_shield_closes() {
     let (runs, never) = (Arc::new(AtomicUsize::new(0)), Forbidden::new());
     let future = node(None, NEVER);
     future.suspend_hooks();
-    let entry = Entry::of(Hook::inline(counted(&runs, &never)), Unsaid::Once);
+    let entry = Entry::from_hook(Hook::inline(counted(&runs, &never)), DefaultRepeat::Once);
     let shielded = Arc::clone(&future);
     let closer = thread::spawn(move || shielded.resume_hooks());
-    let key = future.add_hook(&entry, Tie::Future).unwrap();
+    let key = future.add_hook(&entry, HookOwner::Future).unwrap();
     closer.join().unwrap();
     assert!(future.cancel(None));
     run_out(global());
@@ -311,7 +311,7 @@ fn end_each_other() {
             let other = other.lock().unwrap().take();
             other.into_iter().for_each(|other| other.revoke(Ending::Registration));
         };
-        Entry::of(Hook::inline(end), Unsaid::Once)
+        Entry::from_hook(Hook::inline(end), DefaultRepeat::Once)
     };
     let (of_one, of_two) = (Other::default(), Other::default());
     let (one, two) = (hook(&of_one), hook(&of_two));
@@ -364,8 +364,8 @@ fn await_hooks_in_a_task() {
     global().schedule(NEVER, Waker::noop().clone()).cancel();
     let future = node(None, NEVER);
     let beneath = node_of(Some(&future), NEVER, true);
-    let entry = Entry::of(Hook::inline(counted(&runs, &ended)), Unsaid::Backoff);
-    beneath.add_hook(&entry, Tie::Future).unwrap();
+    let entry = Entry::from_hook(Hook::inline(counted(&runs, &ended)), DefaultRepeat::Backoff);
+    beneath.add_hook(&entry, HookOwner::Future).unwrap();
     assert!(future.cancel(None));
     Arc::new(Task::default()).block_on(|waker| future.poll_hooks(waker));
     ended.from_now_on(true);
@@ -380,8 +380,8 @@ fn await_hooks_in_a_task() {
 fn await_a_hook_that_ends() {
     let (runs, never) = (Arc::new(AtomicUsize::new(0)), Forbidden::new());
     let future = node(None, NEVER);
-    let entry = Entry::of(Hook::inline(counted(&runs, &never)), Unsaid::Once);
-    future.add_hook(&entry, Tie::Scope).unwrap();
+    let entry = Entry::from_hook(Hook::inline(counted(&runs, &never)), DefaultRepeat::Once);
+    future.add_hook(&entry, HookOwner::Scope).unwrap();
     // Leaked: where the model fails, its locks are gone when the node would be.
     std::mem::forget(Arc::clone(&future));
     let (fires, ends) = (Arc::clone(&entry), Arc::clone(&entry));

@@ -1,14 +1,14 @@
+//! The token that users hold.
+
 use std::borrow::Cow;
 use std::fmt;
-use std::future::Future;
 use std::hash::{Hash, Hasher};
 use std::panic::{Location, RefUnwindSafe, UnwindSafe};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::guards::{DropGuard, DropGuardRef};
-use super::node::Node;
-use super::waits::{Cancelled, CancelledOwned, RunUntilCancelled, Wait};
+use super::hook::HookResult;
+use super::node::{Node, NodeSpec};
 use crate::error::{Cause, Chain, RaiseContext, ScopeInfo, TimeoutError};
 use crate::test_env::TestEnv;
 use crate::time::{Deadline, NEVER, clock};
@@ -83,7 +83,7 @@ impl CancellationToken {
         // To read the clock would double the price of a child, which counts from when its parent was made.
         let parents = parent.filter(|parent| parent.env.shares_clock(&TestEnv::current()));
         let entered = parents.map_or_else(clock::now, |parent| parent.entered);
-        Self { node: Node::token(parent, info, entered) }
+        Self { node: Node::new(parent, NodeSpec::token(info, entered)) }
     }
 
     pub(crate) fn of(node: Arc<Node>) -> Self {
@@ -243,71 +243,6 @@ impl CancellationToken {
         }
         Some(chain.into_error(RaiseContext::at(location, now)))
     }
-
-    /// Waits until it is over.
-    ///
-    /// # Cancellation safety
-    ///
-    /// Nothing is lost when the future is dropped.
-    pub fn cancelled(&self) -> Cancelled<'_> {
-        Cancelled { token: self, wait: Wait::default() }
-    }
-
-    /// Waits until it is over, and keeps the token meanwhile.
-    ///
-    /// # Cancellation safety
-    ///
-    /// Nothing is lost when the future is dropped.
-    pub fn cancelled_owned(self) -> CancelledOwned {
-        CancelledOwned { token: self, wait: Wait::default() }
-    }
-
-    /// A guard that cancels it when dropped.
-    pub fn drop_guard(self) -> DropGuard {
-        DropGuard { token: self, is_armed: true }
-    }
-
-    /// As [`drop_guard`](Self::drop_guard), of a token that is borrowed.
-    pub fn drop_guard_ref(&self) -> DropGuardRef<'_> {
-        DropGuardRef { token: self }
-    }
-
-    /// Runs a future until it is done, or until this is over: then the future is dropped and the result is `None`.
-    ///
-    /// # Fairness
-    ///
-    /// On a token that is over already the future is not polled. Otherwise it is polled first: a value that is
-    /// ready wins.
-    ///
-    /// # Cancellation safety
-    ///
-    /// That of the future.
-    ///
-    /// ```
-    /// # pollster::block_on(async {
-    /// use timebox::CancellationToken;
-    ///
-    /// let token = CancellationToken::new();
-    /// assert_eq!(token.run_until_cancelled(async { 7 }).await, Some(7));
-    /// token.cancel();
-    /// assert_eq!(token.run_until_cancelled(async { 7 }).await, None);
-    /// # });
-    /// ```
-    #[doc(alias = "with_cancellation_token")]
-    pub fn run_until_cancelled<F: Future>(&self, future: F) -> RunUntilCancelled<'_, F> {
-        RunUntilCancelled { token: self, wait: Wait::default(), started: false, future: Some(future) }
-    }
-}
-
-impl CancellationToken {
-    /// As [`run_until_cancelled`](Self::run_until_cancelled), and keeps the token meanwhile.
-    ///
-    /// # Cancellation safety
-    ///
-    /// That of the future.
-    pub async fn run_until_cancelled_owned<F: Future>(self, future: F) -> Option<F::Output> {
-        self.run_until_cancelled(future).await
-    }
 }
 
 impl Default for CancellationToken {
@@ -342,5 +277,11 @@ impl fmt::Debug for CancellationToken {
             debug.field("deadline_in", &Duration::from_nanos(left));
         }
         debug.finish_non_exhaustive()
+    }
+}
+
+impl HookResult for CancellationToken {
+    fn into_failure(self) -> Option<String> {
+        None
     }
 }
