@@ -8,7 +8,7 @@ use super::scope::ScopeInfo;
 use super::text::{OneLine, Rounded};
 use super::timeout_error::{ErrorInner, TimeoutError};
 
-/// One line. `{:#}` has the places and the fields too.
+/// One line. `{:#}` adds the places and the fields.
 impl Display for ErrorInner {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         self.write_line(f)?;
@@ -35,8 +35,8 @@ impl fmt::Debug for TimeoutError {
     }
 }
 
-/// What a panic message shows: the line, and below it where it was interrupted, the scopes around that place, innermost
-/// first, and the errors behind it.
+/// Several lines: the line of `Display`, the place of the interruption, the scopes around that place, innermost first, and
+/// the sources.
 impl fmt::Debug for ErrorInner {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         self.write_line(f)?;
@@ -77,7 +77,7 @@ impl ErrorInner {
         }
         match (scope.limit, self.cause) {
             (Some(limit), _) => write!(f, "limit {}, ", Rounded(limit))?,
-            // Nothing is known of the limit of one that was cancelled.
+            // The limit says nothing about a cancel.
             (None, Cause::Cancelled) => {}
             (None, _) => f.write_str("until an instant, ")?,
         }

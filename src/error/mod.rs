@@ -1,4 +1,4 @@
-//! What an interrupted block is told: [`TimeoutError`] and its parts. Values only.
+//! [`TimeoutError`], its parts, and how it is made. Values only: nothing here knows scopes, tokens or clocks.
 
 mod cause;
 mod chain;
@@ -22,9 +22,9 @@ pub use timeout_error::TimeoutError;
 
 /// A result whose error is a [`TimeoutError`] unless another is named.
 ///
-/// A closure that uses `?`, and whose own result meets another `?`, must have its error type written down
-/// (the compiler's E0283 says so; [the front page](crate#e0283-type-annotations-needed) shows it for errors of your own,
-/// anyhow and async blocks). This alias keeps that short:
+/// If a closure uses `?`, and another `?` takes its result, its error type must be written down (the compiler says E0283).
+/// This alias keeps that short. [The front page](crate#e0283-type-annotations-needed) shows it for errors of your own, anyhow
+/// and async blocks.
 ///
 /// ```
 /// use std::time::Duration;

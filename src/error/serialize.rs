@@ -1,4 +1,4 @@
-//! The feature `serde`: an error as a struct of what it tells.
+//! The feature `serde`: serializes an error as a struct.
 
 use std::error::Error;
 use std::fmt::Display;

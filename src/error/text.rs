@@ -3,7 +3,7 @@
 use std::fmt::{self, Display, Formatter, Write};
 use std::time::Duration;
 
-/// A text of the user's, with all escaped that would break the line or be misread; quotes stay.
+/// A text of the user's on one line: escapes everything that would break the line or be misread, except quotes.
 pub(super) struct OneLine<'a>(pub(super) &'a str);
 
 impl Display for OneLine<'_> {
@@ -15,7 +15,8 @@ impl Display for OneLine<'_> {
     }
 }
 
-/// A duration in three decimals of its unit, except that nothing is rounded up to a limit it did not reach.
+/// A duration with three decimals of its unit. It is cut and not rounded, so that it never shows a limit as reached that was
+/// not.
 pub(super) struct Rounded(pub(super) Duration);
 
 impl Display for Rounded {

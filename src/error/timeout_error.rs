@@ -12,19 +12,18 @@ use super::scope::{ScopeId, ScopeInfo};
 
 /// A block ran into its limit, or was cancelled.
 ///
-/// It is made at the place where code is interrupted (a [checkpoint](crate::checkpoint), an
-/// [interruptible call](crate::interruptible), the drop of a future), so that `?` unwinds from there, and
-/// passes every boundary unchanged. [`scope`](Self::scope) says which scope is over: when several are, the
-/// outermost.
+/// The error is made where code is interrupted: at a [checkpoint](crate::checkpoint), in an
+/// [interruptible call](crate::interruptible), or at the drop of a future. From there `?` passes it on, unchanged by every
+/// boundary. [`scope`](Self::scope) names the scope that is over; if several are, the outermost.
 ///
-/// One pointer in size; cloning it clones the pointer.
+/// The error has the size of a pointer, and its clones share one allocation.
 ///
-/// `{}` is one line for people and clients, which names no source file: why, the label, the limit, how long it took, how
-/// late it was. `{:#}` adds where the scope was opened and where it was interrupted, and its [fields](crate::Timebox::field).
-/// `{:?}`, which a panic of `unwrap` shows, has a line for each scope around, and the sources.
+/// `{}` is one line for people and clients: the cause, the label, the limit, how long it took and how late it was. It names no
+/// source file. `{:#}` adds the place where the scope was opened, the place where it was interrupted, and the
+/// [fields](crate::Timebox::field). `{:?}`, which a panic of `unwrap` shows, has a line for each scope around, and the sources.
 ///
-/// With the feature `serde` it is `Serialize`: a struct of what the methods here return, with its `message`, the places as
-/// `file:line:column`, and durations as serde writes them.
+/// With the feature `serde` the error is `Serialize`. It becomes a struct of the values that the methods here return, and its
+/// `message`. Places are written as `file:line:column`, and durations as serde writes them.
 ///
 /// # Examples
 ///
@@ -120,8 +119,8 @@ impl TimeoutError {
         self.named().id
     }
 
-    /// The label of the scope that is over. If it is over by the expiry of a token that it was told to
-    /// [end with](crate::Timebox::cancel_on), that of the token's scope, if that has one.
+    /// The label of the scope that is over. If it [ended with](crate::Timebox::cancel_on) a token that expired: the label of
+    /// the token's scope, if that has one.
     pub fn label(&self) -> Option<&str> {
         self.named().label()
     }
@@ -131,30 +130,30 @@ impl TimeoutError {
         self.named().location
     }
 
-    /// The checkpoint or call that raised the error; the scope's own location if its body was not started, or
-    /// if its future was dropped.
+    /// The checkpoint or call that raised the error. If the body was not started, or if the future was dropped: the place
+    /// where the scope was opened.
     ///
-    /// It is never a place in the standard library: where an adapter of std called (`read_exact`, a function given to
-    /// `Option::map`), it is the last place known before, where the innermost scope was opened.
+    /// It is never a place in the standard library. If an adapter of std made the call (`read_exact`, a function given to
+    /// `Option::map`), it is the place where the innermost scope was opened.
     pub fn interrupted_at(&self) -> &'static Location<'static> {
         self.0.interrupted_at
     }
 
-    /// The duration the scope was given; for a quota what it had left; `None` for an instant. If it is over by the expiry of
-    /// a token that it was told to [end with](crate::Timebox::cancel_on), what the token was given.
+    /// The duration of the scope's limit. For a quota: the time that it had left. `None` for an instant. If the scope
+    /// [ended with](crate::Timebox::cancel_on) a token that expired: the duration of the token's limit.
     pub fn limit(&self) -> Option<Duration> {
         self.named().limit
     }
 
-    /// The values given to the scope with [`Timebox::field`](crate::Timebox::field), by name.
+    /// The names and values given to the scope with [`Timebox::field`](crate::Timebox::field).
     pub fn fields(&self) -> impl ExactSizeIterator<Item = (&str, &str)> + Clone {
         self.named().fields()
     }
 
     /// How long the scope had been open when the error was raised.
     ///
-    /// A scope that was entered without reading the clock, because it could not outlast the one around it, counts from
-    /// the last time that its thread had read the clock before.
+    /// A scope that cannot outlast the scope around it is entered without a clock read. It counts from its thread's last
+    /// clock read before that.
     pub fn elapsed(&self) -> Duration {
         self.0.elapsed
     }
@@ -169,20 +168,20 @@ impl TimeoutError {
         self.0.started
     }
 
-    /// `false` if a future was dropped in the middle of its work: a connection that it used must be discarded.
-    /// `true` on every other error.
+    /// `false` if a future was dropped in the middle of its work: discard a connection that it used. `true` on every other
+    /// error.
     pub fn settled(&self) -> bool {
         self.0.settled
     }
 
-    /// How the hook went wrong that was to interrupt the call: it may have ended late for that. `None` if it did not, or if it
-    /// was no such call.
+    /// The failure of the hook that should have interrupted the call; the call may have ended late because of it. `None` if
+    /// the hook did not fail, or if there was none.
     pub fn hook_failure(&self) -> Option<&HookFailure> {
         self.0.hook_failure.as_ref()
     }
 
-    /// The scopes that were open where the error was raised, innermost first; the one that is over is among
-    /// them. A [shield](crate::shield) hides those around it.
+    /// The scopes that were open where the error was raised, innermost first. The scope that is over is one of them. A
+    /// [shield](crate::shield) hides the scopes around it.
     pub fn chain(&self) -> impl DoubleEndedIterator<Item = &ScopeInfo> + ExactSizeIterator + Clone {
         self.0.chain.iter()
     }

@@ -170,7 +170,7 @@ mod tests {
 
     const HANG: Duration = Duration::from_secs(40);
 
-    /// A task that says when it is woken.
+    /// A task that sends a message when it is woken.
     struct Task(Mutex<Sender<()>>);
 
     impl Wake for Task {
@@ -195,7 +195,7 @@ mod tests {
         entry
     }
 
-    /// Polls until that is ready.
+    /// Polls until all hooks have run.
     fn await_hooks(node: &Arc<Node>) {
         let (waker, woken) = task();
         while node.poll_hooks(&waker).is_pending() {
@@ -216,7 +216,7 @@ mod tests {
             let beneath = node(Some(&future));
             let entry = add(&beneath, HookOwner::Scope, kind(action));
             future.cancel(None);
-            // Each time another waker: that of the last poll is woken.
+            // Each poll has another waker. The waker of the last poll is woken.
             let (first, first_is_woken) = task();
             assert!(future.poll_hooks(&first).is_pending());
             runs.recv_timeout(HANG).unwrap();
@@ -249,7 +249,7 @@ mod tests {
         await_hooks(&future);
         let before = runs.load(SeqCst);
         assert!(before > 0 && !entry.is_running());
-        // Time for it, and for the watchdog.
+        // Gives the hook and the watchdog time to run.
         let (waker, woken) = task();
         crate::watchdog::global().schedule(clock::now() + 5_000_000, waker);
         woken.recv_timeout(HANG).unwrap();
@@ -270,7 +270,7 @@ mod tests {
         panicking.run();
         assert!(future.poll_hooks(&waker).is_ready());
         assert_eq!(suspended.fires(), 0);
-        // From then on it may.
+        // Now it may run.
         suspended.resume();
         await_hooks(&future);
         assert_eq!(suspended.fires(), 1);
@@ -281,7 +281,7 @@ mod tests {
         let revoke: fn(&Entry) = |entry| entry.revoke(Ending::Registration);
         for leave in [revoke, |entry| entry.retire(false)] {
             let future = node(None);
-            // It hangs elsewhere, so that here it is yet to run.
+            // The hook hangs in a run for another entry, so this entry has yet to run.
             let (go, gone) = channel::<()>();
             let hook = Hook::new(move || gone.recv());
             let entry = add(&future, HookOwner::Future, hook);
@@ -324,7 +324,7 @@ mod tests {
         let task = Waker::from(Arc::new(Inline { node: Arc::clone(&future), ready: Mutex::new(ready) }));
         future.add_waker(&task);
         future.cancel(None);
-        // The first poll comes from whoever wakes it.
+        // The watchdog wakes the task, so it makes the first poll.
         crate::watchdog::global().post(task);
         is_ready.recv_timeout(HANG).unwrap();
         assert!(entries.iter().all(|entry| entry.fires() == 1));
