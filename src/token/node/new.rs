@@ -61,13 +61,14 @@ impl Node {
 
     fn new_root(spec: NodeSpec, env: TestEnv) -> Arc<Self> {
         watchdog::prepare();
-        let node = Self::build(spec, env, |spec, env| Position {
+        let position = Position {
             parent: None,
             parent_mode: spec.parent_mode(),
             is_over: false,
-            ancestry: Ancestry::beneath(None, env, spec.deadline, spec.reparentable),
+            ancestry: Ancestry::beneath(None, &env, spec.deadline, spec.reparentable),
             next: None,
-        });
+        };
+        let node = Self::build(spec, env, position);
         if node.deadline != NEVER {
             node.update();
         }
@@ -78,13 +79,14 @@ impl Node {
     #[inline]
     fn new_lazy(parent: &Arc<Node>, spec: NodeSpec, env: TestEnv) -> Arc<Self> {
         parent.ensure_listed();
-        Self::build(spec, env, |_, _| Position {
+        let position = Position {
             parent: None,
             parent_mode: ParentMode::LAZY,
             is_over: false,
             ancestry: parent.ancestry(),
             next: Some(Arc::clone(parent)),
-        })
+        };
+        Self::build(spec, env, position)
     }
 
     fn new_child(parent: &Arc<Node>, spec: NodeSpec, env: TestEnv) -> Arc<Self> {
@@ -96,14 +98,15 @@ impl Node {
         let needs_timer = parent.is_outrun_by(spec.deadline, &env);
         // Relaxed: under the lock.
         let is_over = parent.over.load(Ordering::Relaxed);
-        // The parent's lock is enough: invariants 2, 3 and 5 hold from the start.
-        let node = Self::build(spec, env, |spec, env| Position {
+        let position = Position {
             parent: Some(Listing::new(parent, state.children.vacant_key())),
             parent_mode: spec.parent_mode(),
             is_over,
-            ancestry: Ancestry::beneath(Some(parent), env, spec.deadline, spec.reparentable),
+            ancestry: Ancestry::beneath(Some(parent), &env, spec.deadline, spec.reparentable),
             next: parent.nearest_waypoint(),
-        });
+        };
+        // The parent's lock is enough: invariants 2, 3 and 5 hold from the start.
+        let node = Self::build(spec, env, position);
         state.children.insert(Child::Inner(Arc::downgrade(&node)));
         drop(state);
         if is_over {
@@ -115,12 +118,8 @@ impl Node {
     }
 
     #[inline(always)]
-    fn build(
-        spec: NodeSpec,
-        env: TestEnv,
-        position: impl FnOnce(&NodeSpec, &TestEnv) -> Position,
-    ) -> Arc<Self> {
-        let Position { parent, parent_mode, is_over, ancestry, next } = position(&spec, &env);
+    fn build(spec: NodeSpec, env: TestEnv, position: Position) -> Arc<Self> {
+        let Position { parent, parent_mode, is_over, ancestry, next } = position;
         let NodeSpec { info, entered, deadline, cause, reparentable } = spec;
         let ScopeInfo { id, label, location, limit, fields } = info;
         let has_details = label.is_some() || limit.is_some() || !fields.is_empty();
