@@ -25,11 +25,12 @@ pub(crate) struct NodeSpec {
 
 impl NodeSpec {
     /// A token that only a cancel ends: its own, or that of its parent.
+    #[inline(always)]
     pub(crate) fn token(info: ScopeInfo, entered: u64) -> Self {
         Self { info, entered, deadline: NEVER, cause: Cause::Cancelled, reparentable: false }
     }
 
-    #[inline]
+    #[inline(always)]
     fn is_token(&self) -> bool {
         self.deadline == NEVER && self.cause == Cause::Cancelled && !self.reparentable
     }
@@ -50,6 +51,8 @@ struct Position {
 
 impl Node {
     /// A node beneath `parent`, with a timer if it needs one.
+    // Always inlined down to a lazy token: to pass its parts through memory would cost a fifth of its price.
+    #[inline(always)]
     pub(crate) fn new(parent: Option<&Arc<Node>>, spec: NodeSpec) -> Arc<Self> {
         let env = TestEnv::current();
         match parent {
@@ -59,6 +62,7 @@ impl Node {
         }
     }
 
+    #[inline(never)]
     fn new_root(spec: NodeSpec, env: TestEnv) -> Arc<Self> {
         watchdog::prepare();
         let position = Position {
@@ -76,7 +80,7 @@ impl Node {
     }
 
     /// A lazy token (invariant 6).
-    #[inline]
+    #[inline(always)]
     fn new_lazy(parent: &Arc<Node>, spec: NodeSpec, env: TestEnv) -> Arc<Self> {
         parent.ensure_listed();
         let position = Position {
@@ -89,6 +93,7 @@ impl Node {
         Self::build(spec, env, position)
     }
 
+    #[inline(never)]
     fn new_child(parent: &Arc<Node>, spec: NodeSpec, env: TestEnv) -> Arc<Self> {
         parent.ensure_listed();
         let Some(mut state) = parent.state.lock() else {
