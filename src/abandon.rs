@@ -14,19 +14,19 @@
 
 use std::cell::Cell;
 use std::collections::HashMap;
+use std::error::Error;
 use std::panic::{AssertUnwindSafe, Location, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::task::Waker;
 use std::thread;
 
-use crate::error::{ScopeId, TimeoutError};
+use crate::error::{RaiseContext, ScopeId, TimeoutError};
 use crate::pool::{self, Task};
 use crate::scope::test_hooks::{Held, hold};
 use crate::scope::{Handle, Scope, run_any};
 use crate::sync::callback::drop_quietly;
 use crate::sync::{ForkMutex, Mutex, MutexGuard, SetOnce, lock};
 use crate::time::{Limit, clock};
-use crate::token::chain::{RaiseContext, given_up};
 
 /// Runs work on a thread of ours, and at the deadline returns without it. A last resort.
 ///
@@ -79,7 +79,7 @@ pub fn abandon<T: Send + 'static>(
                 *lock(&job.waker) = Some(waker);
                 submit(job.depth, Arc::new(Submitted(Arc::clone(&job))))
             })
-            .map_err(|saturated: Saturated| given_up(scope.info(), location, false, Box::new(saturated)))?;
+            .map_err(|saturated: Saturated| given_up(scope, location, Box::new(saturated)))?;
         job.take(scope, location)
     })?;
     outcome?.unwrap_or_else(|payload| resume_unwind(payload))
@@ -130,6 +130,16 @@ pub fn set_max_threads(most: usize) {
 pub struct Saturated {
     /// How many there are.
     pub threads: usize,
+}
+
+/// The error of work that was not begun.
+fn given_up(
+    scope: &Scope,
+    location: &'static Location<'static>,
+    source: Box<dyn Error + Send + Sync>,
+) -> TimeoutError {
+    let context = RaiseContext { started: false, ..RaiseContext::at(location, clock::now()) };
+    TimeoutError::given_up(scope.info(), context, source)
 }
 
 fn submit(depth: usize, job: Arc<dyn Task>) -> Result<(), Saturated> {
@@ -233,7 +243,7 @@ impl<T: Send + 'static> Job<T> {
             State::Ended(ended) => return Ok(ended),
             State::Running | State::Left => true,
             State::New(..) => false,
-            State::Stranded => return Err(given_up(scope.info(), location, false, Box::new(NoThread))),
+            State::Stranded => return Err(given_up(scope, location, Box::new(NoThread))),
         };
         Err(scope.error(RaiseContext { started, ..RaiseContext::at(location, clock::now()) }))
     }

@@ -1,10 +1,12 @@
+//! How a hook failed.
+
 use std::fmt;
 use std::sync::Arc;
 
-/// What a hook said that failed: the `Err` of its closure, or the message of a panic.
+/// The failure of a hook: the `Err` of its closure, or the message of a panic.
 ///
-/// It is in the [`Outcome`](crate::Outcome) of the call that the hook did not interrupt, and in the
-/// [error](crate::TimeoutError::hook_failure) of that call.
+/// The call that the hook did not interrupt has it in its [`Outcome`](crate::Outcome) and in its
+/// [error](crate::TimeoutError::hook_failure).
 ///
 /// # Examples
 ///

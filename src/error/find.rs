@@ -1,18 +1,21 @@
+//! How a timeout is found behind other errors.
+
 use std::error::Error;
 use std::io;
 use std::sync::Arc;
 
-use super::TimeoutError;
+use super::timeout_error::TimeoutError;
 
 impl TimeoutError {
-    /// The timeout behind an error, if there is one: the error itself, or one of its [sources](Error::source), also where
-    /// it went through an [`io::Error`], several of them, or an error of this crate.
+    /// The timeout behind an error, if there is one: the error itself, or one of its [sources](Error::source). It is found
+    /// inside an [`io::Error`] too, inside several of them, and inside an error of this crate.
     ///
-    /// Of an `anyhow::Error` or a boxed one it is asked with `&*error`.
+    /// For an `anyhow::Error` or a boxed error write `&*error`.
     ///
-    /// An error that shows another in its own place hides it: it has the sources of the other, but not the other itself. So
-    /// does `#[error(transparent)]` of thiserror, in whose place `#[error("{0}")]` shows the same text and hides nothing; and
-    /// so does an `anyhow::Error` without a context, once it is made into a `Box<dyn Error>` or an `io::Error`: ask before.
+    /// Some errors hide the error that they hold: their source is the source of the other, not the other itself.
+    /// `#[error(transparent)]` of thiserror does so; `#[error("{0}")]` shows the same text and hides nothing. An
+    /// `anyhow::Error` without a context does so once it is converted into a `Box<dyn Error>` or an `io::Error`: call this
+    /// before.
     ///
     /// # Examples
     ///
@@ -46,7 +49,7 @@ impl TimeoutError {
     }
 }
 
-/// What is behind an error: what it holds, else its source. Some types that hold another give its source as theirs.
+/// The error that an error holds, or else its source. Some types that hold an error give its source as their own.
 fn next<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e (dyn Error + 'static)> {
     fn held<'e, T: Error + 'static>(error: &'e (dyn Error + 'static)) -> Option<&'e (dyn Error + 'static)> {
         if let Some(held) = error.downcast_ref::<Arc<T>>() {

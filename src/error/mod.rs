@@ -1,27 +1,30 @@
-//! What an interrupted block is told: [`TimeoutError`] and its parts. Values only.
+//! [`TimeoutError`], its parts, and how it is made. Values only: nothing here knows scopes, tokens or clocks.
 
+mod cause;
+mod chain;
+mod display;
 mod failure;
 mod find;
 mod scope;
 #[cfg(feature = "serde")]
 mod serialize;
+mod termination;
 mod text;
+mod timeout_error;
 
-use std::error::Error;
-use std::io;
-use std::panic::{Location, RefUnwindSafe, UnwindSafe};
-use std::sync::Arc;
-use std::time::Duration;
-
+pub use cause::Cause;
+pub(crate) use chain::{Chain, Link, RaiseContext, SharedScope};
 pub use failure::HookFailure;
 pub(crate) use scope::Fields;
 pub use scope::{ScopeId, ScopeInfo};
+pub(crate) use termination::{Origin, Termination};
+pub use timeout_error::TimeoutError;
 
 /// A result whose error is a [`TimeoutError`] unless another is named.
 ///
-/// A closure that uses `?`, and whose own result meets another `?`, must have its error type written down
-/// (the compiler's E0283 says so; [the front page](crate#e0283-type-annotations-needed) shows it for errors of your own,
-/// anyhow and async blocks). This alias keeps that short:
+/// If a closure uses `?`, and another `?` takes its result, its error type must be written down (the compiler says E0283).
+/// This alias keeps that short. [The front page](crate#e0283-type-annotations-needed) shows it for errors of your own, anyhow
+/// and async blocks.
 ///
 /// ```
 /// use std::time::Duration;
@@ -40,266 +43,3 @@ pub use scope::{ScopeId, ScopeInfo};
 /// # assert_eq!(sum(&[1, 2, 3]).unwrap(), 6);
 /// ```
 pub type Result<T, E = TimeoutError> = std::result::Result<T, E>;
-
-/// Why a scope is over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize))]
-#[non_exhaustive]
-pub enum Cause {
-    /// Its deadline passed.
-    Deadline,
-    /// The [`Quota`](crate::Quota) it was entered with is spent.
-    Quota,
-    /// Its token was cancelled, or one named with [`cancel_on`](crate::Timebox::cancel_on).
-    Cancelled,
-}
-
-/// A block ran into its limit, or was cancelled.
-///
-/// It is made at the place where code is interrupted (a [checkpoint](crate::checkpoint), an
-/// [interruptible call](crate::interruptible), the drop of a future), so that `?` unwinds from there, and
-/// passes every boundary unchanged. [`scope`](Self::scope) says which scope is over: when several are, the
-/// outermost.
-///
-/// One pointer in size; cloning it clones the pointer.
-///
-/// `{}` is one line for people and clients, which names no source file: why, the label, the limit, how long it took, how
-/// late it was. `{:#}` adds where the scope was opened and where it was interrupted, and its [fields](crate::Timebox::field).
-/// `{:?}`, which a panic of `unwrap` shows, has a line for each scope around, and the sources.
-///
-/// With the feature `serde` it is `Serialize`: a struct of what the methods here return, with its `message`, the places as
-/// `file:line:column`, and durations as serde writes them.
-///
-/// # Examples
-///
-/// ```
-/// use std::time::Duration;
-/// use timebox::Timebox;
-///
-/// let error = Timebox::new(Duration::from_millis(5))
-///     .label("spin")
-///     .run(|scope| -> timebox::Result<()> {
-///         loop {
-///             scope.checkpoint()?;
-///         }
-///     })
-///     .unwrap_err();
-/// assert!(error.is_timeout());
-/// assert_eq!(error.label(), Some("spin"));
-/// assert_eq!(error.limit(), Some(Duration::from_millis(5)));
-/// assert!(error.elapsed() >= Duration::from_millis(5));
-/// ```
-#[doc(alias("Elapsed", "TimedOutError", "DeadlineExceeded"))]
-#[derive(Clone, thiserror::Error)]
-#[error(transparent)]
-pub struct TimeoutError(Arc<ErrorInner>);
-
-// The source is an error, not shared mutable state: reading it after a panic can show nothing half-done.
-impl UnwindSafe for TimeoutError {}
-impl RefUnwindSafe for TimeoutError {}
-
-/// Everything an error tells. `chain[over]` is the scope it names.
-#[derive(thiserror::Error)]
-pub(crate) struct ErrorInner {
-    pub(crate) cause: Cause,
-    pub(crate) reason: Option<Arc<str>>,
-    pub(crate) chain: Box<[ScopeInfo]>,
-    pub(crate) over: usize,
-    /// The scope as it is told, if it is over by the expiry of something else: with the limit of that, and its label.
-    pub(crate) told: Option<ScopeInfo>,
-    pub(crate) interrupted_at: &'static Location<'static>,
-    pub(crate) elapsed: Duration,
-    pub(crate) overshoot: Duration,
-    pub(crate) started: bool,
-    pub(crate) settled: bool,
-    pub(crate) source: Option<Box<dyn Error + Send + Sync>>,
-    pub(crate) hook_failure: Option<HookFailure>,
-    /// What was needed, and what was left.
-    pub(crate) lack: Option<(Duration, Duration)>,
-}
-
-impl ErrorInner {
-    fn named(&self) -> &ScopeInfo {
-        self.told.as_ref().unwrap_or(&self.chain[self.over])
-    }
-}
-
-impl TimeoutError {
-    #[cold]
-    pub(crate) fn new(mut story: ErrorInner) -> Self {
-        debug_assert!(story.over < story.chain.len());
-        if is_in_std(story.interrupted_at) {
-            story.interrupted_at = last_place(&story.chain);
-        }
-        Self(Arc::new(story))
-    }
-
-    fn named(&self) -> &ScopeInfo {
-        self.0.named()
-    }
-
-    /// Why the scope is over.
-    pub fn cause(&self) -> Cause {
-        self.0.cause
-    }
-
-    /// Whether time ran out: the cause is a deadline or a quota.
-    pub fn is_timeout(&self) -> bool {
-        matches!(self.0.cause, Cause::Deadline | Cause::Quota)
-    }
-
-    /// Whether the scope was cancelled.
-    pub fn is_cancelled(&self) -> bool {
-        self.0.cause == Cause::Cancelled
-    }
-
-    /// The reason given to [`cancel_with`](crate::CancellationToken::cancel_with), if one was.
-    pub fn reason(&self) -> Option<&str> {
-        self.0.reason.as_deref()
-    }
-
-    /// The scope that is over.
-    pub fn scope(&self) -> ScopeId {
-        self.named().id
-    }
-
-    /// The label of the scope that is over. If it is over by the expiry of a token that it was told to
-    /// [end with](crate::Timebox::cancel_on), that of the token's scope, if that has one.
-    pub fn label(&self) -> Option<&str> {
-        self.named().label()
-    }
-
-    /// Where the scope that is over was opened.
-    pub fn location(&self) -> &'static Location<'static> {
-        self.named().location
-    }
-
-    /// The checkpoint or call that raised the error; the scope's own location if its body was not started, or
-    /// if its future was dropped.
-    ///
-    /// It is never a place in the standard library: where an adapter of std called (`read_exact`, a function given to
-    /// `Option::map`), it is the last place known before, where the innermost scope was opened.
-    pub fn interrupted_at(&self) -> &'static Location<'static> {
-        self.0.interrupted_at
-    }
-
-    /// The duration the scope was given; for a quota what it had left; `None` for an instant. If it is over by the expiry of
-    /// a token that it was told to [end with](crate::Timebox::cancel_on), what the token was given.
-    pub fn limit(&self) -> Option<Duration> {
-        self.named().limit
-    }
-
-    /// The values given to the scope with [`Timebox::field`](crate::Timebox::field), by name.
-    pub fn fields(&self) -> impl ExactSizeIterator<Item = (&str, &str)> + Clone {
-        self.named().fields()
-    }
-
-    /// How long the scope had been open when the error was raised.
-    ///
-    /// A scope that was entered without reading the clock, because it could not outlast the one around it, counts from
-    /// the last time that its thread had read the clock before.
-    pub fn elapsed(&self) -> Duration {
-        self.0.elapsed
-    }
-
-    /// How long the scope had been over when the error was raised.
-    pub fn overshoot(&self) -> Duration {
-        self.0.overshoot
-    }
-
-    /// Whether the body of the block was started. When not, nothing was done.
-    pub fn started(&self) -> bool {
-        self.0.started
-    }
-
-    /// `false` if a future was dropped in the middle of its work: a connection that it used must be discarded.
-    /// `true` on every other error.
-    pub fn settled(&self) -> bool {
-        self.0.settled
-    }
-
-    /// How the hook went wrong that was to interrupt the call: it may have ended late for that. `None` if it did not, or if it
-    /// was no such call.
-    pub fn hook_failure(&self) -> Option<&HookFailure> {
-        self.0.hook_failure.as_ref()
-    }
-
-    /// The scopes that were open where the error was raised, innermost first; the one that is over is among
-    /// them. A [shield](crate::shield) hides those around it.
-    pub fn chain(&self) -> impl DoubleEndedIterator<Item = &ScopeInfo> + ExactSizeIterator + Clone {
-        self.0.chain.iter()
-    }
-}
-
-/// Whether a place is in the standard library, where an adapter of its own called: `Option::map(checkpoint)`, or
-/// `read_exact`.
-fn is_in_std(location: &Location<'_>) -> bool {
-    // The first is how it is named where its source is not installed.
-    let installed = ["/rustlib/src/rust/library/", r"\rustlib\src\rust\library\"];
-    let file = location.file();
-    file.starts_with("/rustc/") || installed.iter().any(|folder| file.contains(folder))
-}
-
-/// Where the innermost of these scopes was opened, of which there is at least one.
-fn last_place(chain: &[ScopeInfo]) -> &'static Location<'static> {
-    let mut places = chain.iter().map(|scope| scope.location);
-    places.find(|place| !is_in_std(place)).unwrap_or(chain[0].location)
-}
-
-/// The kind is always [`TimedOut`](io::ErrorKind::TimedOut), for a cancellation too: std's `read_exact`,
-/// `write_all` and `io::copy` would silently try again on `Interrupted`.
-impl From<TimeoutError> for io::Error {
-    fn from(error: TimeoutError) -> Self {
-        io::Error::new(io::ErrorKind::TimedOut, error)
-    }
-}
-
-#[cfg(all(test, not(timebox_loom)))]
-mod tests {
-    use super::*;
-
-    #[track_caller]
-    fn error(label: Option<&'static str>, reason: Option<&str>) -> TimeoutError {
-        let location = Location::caller();
-        let info = ScopeInfo {
-            label: label.map(Into::into),
-            limit: Some(Duration::from_secs(2)),
-            ..ScopeInfo::at(location)
-        };
-        TimeoutError::new(ErrorInner {
-            cause: Cause::Cancelled,
-            reason: reason.map(Into::into),
-            chain: Box::new([info]),
-            over: 0,
-            told: None,
-            interrupted_at: location,
-            elapsed: Duration::from_nanos(2_103_456_789),
-            overshoot: Duration::from_nanos(103_456_789),
-            started: true,
-            settled: true,
-            source: Some("disk on fire".into()),
-            hook_failure: None,
-            lack: None,
-        })
-    }
-
-    #[test]
-    fn a_message_is_one_line_whatever_the_label_and_the_reason_hold() {
-        let text = error(Some("a\nb"), Some("c\r\nd")).to_string();
-        assert!(!text.contains(['\n', '\r']), "{text}");
-        assert!(text.contains("limit 2s, elapsed 2.103s, overshoot 103.456ms"), "{text}");
-    }
-
-    #[test]
-    fn the_source_is_the_foreign_error() {
-        let error = error(None, None);
-        assert_eq!(error.source().map(ToString::to_string).as_deref(), Some("disk on fire"));
-    }
-
-    #[test]
-    fn an_io_error_never_has_the_kind_that_std_retries() {
-        let error = io::Error::from(error(None, None));
-        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
-        assert!(error.downcast::<TimeoutError>().is_ok());
-    }
-}

@@ -1,3 +1,5 @@
+//! What an error says of a scope.
+
 use std::borrow::Cow;
 use std::cell::Cell;
 use std::fmt;
@@ -14,10 +16,10 @@ use super::text::OneLine;
 pub struct ScopeId(NonZeroU64);
 
 impl ScopeId {
-    /// A new identity. Most scopes never need one, so they are made on demand.
+    /// A new identity. It is made on demand, since most scopes never need one.
     #[inline]
     pub(crate) fn next() -> Self {
-        // Each thread takes some at a time, so that what all share is seldom written.
+        // Each thread takes a batch at a time, so that threads seldom write the shared counter.
         const BATCH: u64 = 1024;
         static NEXT: AtomicU64 = AtomicU64::new(BATCH);
         thread_local!(static MINE: Cell<u64> = const { Cell::new(0) });
@@ -54,7 +56,7 @@ impl fmt::Display for ScopeId {
     }
 }
 
-/// What is known of one scope: an element of [`TimeoutError::chain`](crate::TimeoutError::chain).
+/// What an error says of one scope: an element of [`TimeoutError::chain`](crate::TimeoutError::chain).
 #[derive(Clone, Debug)]
 pub struct ScopeInfo {
     pub(crate) id: ScopeId,
@@ -64,7 +66,7 @@ pub struct ScopeInfo {
     pub(crate) fields: Fields,
 }
 
-/// Named values, in the order in which they were first given. Clones share them.
+/// Named values in the order in which the names were first set. Clones share them.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Fields(Option<Arc<Vec<Field>>>);
 
@@ -75,7 +77,7 @@ impl Fields {
         self.0.is_none()
     }
 
-    /// Sets the value of one.
+    /// Sets the value of a name.
     pub(crate) fn set(&mut self, name: Cow<'static, str>, value: String) {
         let fields = Arc::make_mut(self.0.get_or_insert_default());
         match fields.iter_mut().find(|field| field.0 == name) {
@@ -91,7 +93,7 @@ impl Fields {
 }
 
 impl ScopeInfo {
-    /// One that has a place and nothing else.
+    /// A scope that has a place and nothing else.
     pub(crate) fn at(location: &'static Location<'static>) -> Self {
         Self { id: ScopeId::next(), label: None, location, limit: None, fields: Fields::default() }
     }
@@ -111,12 +113,12 @@ impl ScopeInfo {
         self.location
     }
 
-    /// The duration that was asked for; for a quota what it had left; `None` for an instant or for no limit.
+    /// The duration that was asked for. For a quota: the time that it had left. `None` for an instant or for no limit.
     pub fn limit(&self) -> Option<Duration> {
         self.limit
     }
 
-    /// The values given with [`Timebox::field`](crate::Timebox::field), by name.
+    /// The names and values given with [`Timebox::field`](crate::Timebox::field).
     pub fn fields(&self) -> impl ExactSizeIterator<Item = (&str, &str)> + Clone {
         self.fields.iter()
     }

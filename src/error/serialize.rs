@@ -1,11 +1,12 @@
-//! The feature `serde`: an error as a struct of what it tells.
+//! The feature `serde`: serializes an error as a struct.
 
 use std::error::Error;
 use std::fmt::Display;
 
 use serde::ser::{Serialize, SerializeMap, SerializeStruct, Serializer};
 
-use super::{ScopeId, ScopeInfo, TimeoutError};
+use super::scope::{ScopeId, ScopeInfo};
+use super::timeout_error::TimeoutError;
 
 /// A value as the text that it shows.
 struct Shown<T>(T);

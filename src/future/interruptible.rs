@@ -10,7 +10,7 @@ use pin_project::pin_project;
 
 use super::shield::Announced;
 use super::task_wakeup::{TaskWakeup, rely_on};
-use crate::error::TimeoutError;
+use crate::error::{Chain, RaiseContext, TimeoutError};
 use crate::scope::Scope;
 use crate::scope::over::{AwaitAction, AwaitState};
 use crate::scope::test_hooks::point;
@@ -19,9 +19,8 @@ use crate::sync::waits::Ending;
 use crate::thread::Thread;
 use crate::time::{NEVER, clock};
 use crate::token::Hook;
-use crate::token::chain::{Chain, RaiseContext, Step};
-use crate::token::hook::{Entry, Unsaid};
-use crate::token::node::{Node, Tie};
+use crate::token::hook::{DefaultRepeat, Entry};
+use crate::token::node::{HookOwner, Node};
 
 /// Polls a future that knows nothing of scopes, with a hook that interrupts it once the scope around it is over.
 ///
@@ -74,7 +73,7 @@ where
     F: IntoFuture<Output = Result<T, X>>,
     X: Into<Box<dyn Error + Send + Sync>>,
 {
-    let hook = Entry::of(hook.into(), Unsaid::Backoff);
+    let hook = Entry::from_hook(hook.into(), DefaultRepeat::Backoff);
     let future = Phase::Polling(future.into_future());
     Interruptible {
         location: Location::caller(),
@@ -153,10 +152,10 @@ impl Guard {
         if self.hook.fires() == 0 {
             self.last = Some(Arc::clone(&node));
         }
-        let key = node.add_hook(&self.hook, Tie::Future);
+        let key = node.add_hook(&self.hook, HookOwner::Future);
         let over = key.is_none() && node.is_over();
         // It is listed in a scope that is over too: whoever drops the future there awaits the hook.
-        let key = if over { node.add_fired_hook(&self.hook, Tie::Future) } else { key };
+        let key = if over { node.add_fired_hook(&self.hook, HookOwner::Future) } else { key };
         self.place = Some(Place { node, key });
         !over
     }
@@ -256,9 +255,9 @@ where
                 Some(scope) if Arc::ptr_eq(scope.node(), last) => scope.error(how),
                 // The future has been carried out of the scope that made the hook fire.
                 _ => {
-                    let mut trail = Chain::from(Step::of(last, now));
-                    last.parent().iter().for_each(|parent| trail.add_nodes(parent, now));
-                    trail.into_error(how)
+                    let mut chain = Chain::new(last.chain_link(now));
+                    last.parent().iter().for_each(|parent| parent.add_to_chain(&mut chain, now));
+                    chain.into_error(how)
                 }
             })))
         })

@@ -11,7 +11,7 @@ use std::thread;
 use pin_project::{pin_project, pinned_drop};
 
 use super::task_wakeup::TaskWakeup;
-use crate::error::TimeoutError;
+use crate::error::{RaiseContext, TimeoutError};
 use crate::scope::SuspendedScope;
 use crate::scope::checkpoint::is_over;
 use crate::scope::over::{AwaitAction, takes_a_break};
@@ -19,7 +19,6 @@ use crate::scope::test_hooks::{mark_wait, point};
 use crate::scope::{Entered, Rejected, Scope, run_entered};
 use crate::thread::Thread;
 use crate::time::clock;
-use crate::token::chain::RaiseContext;
 
 #[pin_project(PinnedDrop, project = ScopedProjection)]
 pub(super) struct Scoped<F> {

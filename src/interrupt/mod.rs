@@ -14,7 +14,7 @@ use std::panic::Location;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::error::{HookFailure, TimeoutError};
+use crate::error::{HookFailure, RaiseContext, TimeoutError};
 use crate::scope::Scope;
 use crate::scope::innermost;
 use crate::scope::test_hooks::waiting;
@@ -24,9 +24,8 @@ use crate::sync::waits::Ending;
 use crate::thread::{self, Thread};
 use crate::time::{NEVER, clock};
 use crate::token::Hook;
-use crate::token::chain::RaiseContext;
-use crate::token::hook::{Entry, Unsaid};
-use crate::token::node::{Node, Tie};
+use crate::token::hook::{DefaultRepeat, Entry};
+use crate::token::node::{HookOwner, Node};
 use crate::watchdog::{self, NAP};
 
 /// What came of an interruptible call: see [`interruptible_outcome`].
@@ -238,7 +237,7 @@ impl Scope {
         let node = self.node();
         let (closures, plan) = hook.split();
         lend(closures, location, |callbacks| {
-            let entry = Entry::new(plan, callbacks, Unsaid::Backoff);
+            let entry = Entry::new(plan, callbacks, DefaultRepeat::Backoff);
             let Some(registered) = Registered::new(node, &entry, location) else {
                 return Err(self.interrupted(location, None));
             };
@@ -264,7 +263,7 @@ struct Registered<'a> {
 impl<'a> Registered<'a> {
     /// `None` if the node is over.
     fn new(node: &'a Arc<Node>, entry: &'a Arc<Entry>, location: &'static Location<'static>) -> Option<Self> {
-        let key = node.add_hook(entry, Tie::Scope);
+        let key = node.add_hook(entry, HookOwner::Scope);
         // A node that was lost in a fork takes no hooks; the call is still made.
         (key.is_some() || !node.is_over()).then_some(Self { node, entry, key, location })
     }

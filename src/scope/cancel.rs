@@ -8,7 +8,7 @@ use super::switch::is_enabled;
 use crate::error::{Cause, ScopeInfo};
 use crate::thread::Thread;
 use crate::time::{Kind, Limit, NEVER, clock, nanos};
-use crate::token::node::{Node, Tie};
+use crate::token::node::{HookOwner, Node, NodeSpec};
 use crate::token::{CancellationToken, Hook, Registration};
 
 /// Has `hook` run once the innermost scope is over. It dies with the scope, or when the registration is dropped.
@@ -68,7 +68,7 @@ impl Scope {
         // If it is over the hook runs here.
         let _held = self.hold();
         let over = Thread::with(|thread| self.is_over_by_clock(thread));
-        Registration::new(self.node(), over, hook, Tie::Scope)
+        Registration::new(self.node(), over, hook, HookOwner::Scope)
     }
 
     /// The token of this scope. It outlives the scope.
@@ -112,7 +112,7 @@ impl CancellationToken {
         };
         let deadline = if is_enabled() { deadline } else { NEVER };
         let info = ScopeInfo { limit: duration, ..ScopeInfo::at(Location::caller()) };
-        let node = Node::new(None, info, now, deadline, cause, false);
+        let node = Node::new(None, NodeSpec { info, entered: now, deadline, cause, reparentable: false });
         // A token whose time is up is over from the start.
         node.expire(now);
         Self::of(node)
@@ -138,8 +138,8 @@ impl CancellationToken {
     pub fn on_cancel(&self, hook: impl Into<Hook<'static>>) -> Registration {
         let node = self.node();
         let over = node.is_over() || node.expire(clock::now());
-        let tie = if is_open_here(node) { Tie::OwnToken } else { Tie::Token };
-        Registration::new(node, over, hook.into(), tie)
+        let owner = if is_open_here(node) { HookOwner::OwnToken } else { HookOwner::Token };
+        Registration::new(node, over, hook.into(), owner)
     }
 }
 

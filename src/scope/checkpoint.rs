@@ -5,11 +5,10 @@ use std::time::Duration;
 
 use super::frame::{Scope, innermost};
 use super::test_hooks::point;
-use crate::error::TimeoutError;
+use crate::error::{RaiseContext, TimeoutError};
 use crate::test_env::TestEnv;
 use crate::thread::Thread;
 use crate::time::{Deadline, NEVER, clock, nanos};
-use crate::token::chain::RaiseContext;
 use crate::token::node::Node;
 use crate::watchdog;
 

@@ -13,12 +13,12 @@ use super::frame::{Scope, innermost};
 use super::spec::{Kind, Parent, ScopeSpec, between};
 use super::switch::is_enabled;
 use super::test_hooks::{point, point_of};
-use crate::error::{Cause, ScopeId, ScopeInfo, TimeoutError};
+use crate::error::{Cause, ScopeId, ScopeInfo, Termination, TimeoutError};
 use crate::test_env::TestEnv;
 use crate::thread::Thread;
 use crate::time::{Budget, Kind as LimitKind, Limit, NEVER, clock, nanos};
 use crate::token::CancellationToken;
-use crate::token::node::{End, Node};
+use crate::token::node::{Node, NodeSpec};
 use crate::watchdog;
 
 /// A scope that may be entered.
@@ -42,11 +42,11 @@ pub(crate) struct Rejected(Box<Rejection>);
 struct Rejection {
     spec: ScopeSpec,
     /// How it is over itself; `None` if a scope around it is over.
-    end: Option<End>,
+    end: Option<Termination>,
 }
 
 impl Rejected {
-    fn new(spec: ScopeSpec, end: Option<End>) -> Self {
+    fn new(spec: ScopeSpec, end: Option<Termination>) -> Self {
         Self(Box::new(Rejection { spec, end }))
     }
 
@@ -168,7 +168,7 @@ fn reject(thread: &Thread, asked: u64, location: &'static Location<'static>, kin
     let now = clock::now();
     let spec = ScopeSpec::lasting(asked, now, location, kind);
     let own = asked == 0 && !by_surroundings;
-    Rejected::new(spec, own.then_some(End::new(Cause::Deadline, now)))
+    Rejected::new(spec, own.then_some(Termination::new(Cause::Deadline, now)))
 }
 
 /// Enters any scope. Reads the clock.
@@ -242,7 +242,7 @@ impl Entry<'_> {
         let mut own = self.own_deadline().min(self.deadline_before_reserve());
         let reject = |own, cause, end| Err(Rejected::new(self.spec(own, cause), Some(end)));
         // The error names the earliest of its own ends. A cancel at the very deadline is not earlier.
-        let deadline = (own <= now).then(|| End::new(Cause::Deadline, own));
+        let deadline = (own <= now).then(|| Termination::new(Cause::Deadline, own));
         if let Some(end) = deadline.into_iter().chain(self.ends_of_tokens()).min_by_key(|end| end.at) {
             return reject(own, Cause::Deadline, end);
         }
@@ -258,7 +258,7 @@ impl Entry<'_> {
             }
         }
         if own <= now {
-            return reject(own, cause, End::new(cause, own));
+            return reject(own, cause, Termination::new(cause, own));
         }
         Ok((self.spec(own, cause), spending))
     }
@@ -311,14 +311,14 @@ impl Entry<'_> {
     }
 
     /// How the linked tokens that are over have ended.
-    fn ends_of_tokens(&self) -> Vec<End> {
+    fn ends_of_tokens(&self) -> Vec<Termination> {
         let tokens = self.extras.map_or(&[][..], |extras| &extras.options.tokens);
         let over = tokens.iter().map(CancellationToken::node).filter(|node| node.expire(self.now));
-        let end = |node: &Arc<Node>| match node.verdict() {
+        let end = |node: &Arc<Node>| match node.origin_on(&TestEnv::current()) {
             // A token with another clock ends the scope now.
-            Some(verdict) => End::of(&verdict.on_clock(&node.env, &TestEnv::current())),
+            Some(origin) => Termination::through_link(&origin),
             // Its cause was lost in a fork.
-            None => End::new(Cause::Cancelled, self.now),
+            None => Termination::new(Cause::Cancelled, self.now),
         };
         over.map(end).collect()
     }
@@ -361,8 +361,14 @@ pub(super) fn node_of(
     spec: &ScopeSpec,
     extras: Option<&Extras>,
 ) -> Arc<Node> {
-    let roams = spec.kind == Kind::Future;
-    let node = Node::new(parent, info, spec.entered, spec.own(), spec.cause, roams);
+    let node_spec = NodeSpec {
+        info,
+        entered: spec.entered,
+        deadline: spec.own(),
+        cause: spec.cause,
+        reparentable: spec.kind == Kind::Future,
+    };
+    let node = Node::new(parent, node_spec);
     if let Some(extras) = extras {
         if extras.falls_back {
             node.fall_back();

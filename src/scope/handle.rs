@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use super::frame::{Scope, innermost};
 use super::run::run_within;
-use crate::error::{Cause, ScopeInfo, TimeoutError};
+use crate::error::{ScopeInfo, TimeoutError};
 use crate::thread::Thread;
 use crate::time::{Deadline, Limit, NEVER, clock};
 use crate::token::CancellationToken;
-use crate::token::node::Node;
+use crate::token::node::{Node, NodeSpec};
 
 /// Carries a scope to another thread or task.
 ///
@@ -120,7 +120,7 @@ impl Handle {
 
     fn root_at(location: &'static Location<'static>) -> Self {
         let info = ScopeInfo::at(location);
-        Self { node: Node::new(None, info, clock::now(), NEVER, Cause::Cancelled, false) }
+        Self { node: Node::new(None, NodeSpec::token(info, clock::now())) }
     }
 
     /// Runs a block on this thread in a scope within the handle's. The scopes that are open on this thread do not

@@ -19,7 +19,7 @@ use crate::error::{ScopeId, TimeoutError};
 use crate::test_env::TestEnv;
 use crate::thread::Thread;
 use crate::time::{Deadline, Limit, NEVER, nanos};
-use crate::token::node::Node;
+use crate::token::node::{Node, NodeSpec};
 
 /// A scope that is entered once, and opened for each poll.
 pub(crate) struct SuspendedScope {
@@ -309,7 +309,7 @@ impl SuspendedScope {
         match &cold.node {
             None => cold.node = Some(node),
             // This one was made for the drop alone.
-            Some(kept) if !Arc::ptr_eq(kept, &node) => node.settle(),
+            Some(kept) if !Arc::ptr_eq(kept, &node) => node.finish(),
             Some(_) => {}
         }
     }
@@ -394,7 +394,9 @@ impl ColdState {
             if self.node.is_none() && outer.is_some() {
                 let info = spec.info(self.id.unwrap_or_else(ScopeId::next), self.extras.as_ref());
                 let ScopeSpec { entered, cause, .. } = spec;
-                self.node = Some(Node::new(outer.as_ref(), info, entered, spec.own(), cause, true));
+                let deadline = spec.own();
+                let node_spec = NodeSpec { info, entered, deadline, cause, reparentable: true };
+                self.node = Some(Node::new(outer.as_ref(), node_spec));
             }
             if let Some(node) = &self.node {
                 node.set_parent(outer.as_ref());
@@ -422,7 +424,7 @@ impl ColdState {
                 if node.is_over() && !node.is_over_still() {
                     // A former parent ended the node, and the future has left that parent. Tokens made from now on get a
                     // fresh node.
-                    node.settle();
+                    node.finish();
                     let extras = self.extras.as_ref().filter(|extras| !extras.options.tokens.is_empty());
                     let anew = |scope: Option<&Scope>| linked_node(scope.map(Scope::node), &spec, extras);
                     self.node = extras.map(|_| innermost(thread, anew));
@@ -441,7 +443,7 @@ impl ColdState {
 impl Drop for ColdState {
     fn drop(&mut self) {
         if let Some(node) = &self.node {
-            node.settle();
+            node.finish();
         }
         drop(self.spending.take());
     }

@@ -6,16 +6,14 @@ use super::entry::{Spending, is_unmeasured, own_deadline};
 use super::frame::Scope;
 use super::spec::{Kind, Parent, ScopeSpec, between};
 use super::switch::is_enabled;
-use crate::error::{Cause, TimeoutError};
+use crate::error::{Cause, RaiseContext, Termination, TimeoutError};
 use crate::thread::Thread;
 use crate::time::{Kind as LimitKind, Limit, NEVER};
-use crate::token::chain::RaiseContext;
-use crate::token::node::End;
 
 /// The limit of a wait that has begun.
 pub(crate) struct WaitLimit {
     spec: ScopeSpec,
-    end: End,
+    end: Termination,
     /// Left when the wait is over.
     _spending: Option<Spending>,
 }
@@ -34,7 +32,7 @@ impl WaitLimit {
         let (asked, unmeasured) = (between(now, own), is_unmeasured(limit));
         let spec = ScopeSpec { asked, entered: now, location, kind: Kind::Future, cause, unmeasured };
         // An instant may have passed before the wait began.
-        Self { spec, end: End::new(cause, own), _spending: spending }
+        Self { spec, end: Termination::new(cause, own), _spending: spending }
     }
 
     /// When the wait ends.

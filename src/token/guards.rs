@@ -1,17 +1,29 @@
-//! Guards that cancel a token.
+//! Guards that cancel a token when they are dropped.
 
-use super::handles::CancellationToken;
+use super::cancellation_token::CancellationToken;
+
+impl CancellationToken {
+    /// A guard that cancels the token when dropped.
+    pub fn drop_guard(self) -> DropGuard {
+        DropGuard { token: self, is_armed: true }
+    }
+
+    /// A guard that borrows the token, and cancels it when dropped.
+    pub fn drop_guard_ref(&self) -> DropGuardRef<'_> {
+        DropGuardRef { token: self }
+    }
+}
 
 /// Cancels its token when dropped. Made by [`CancellationToken::drop_guard`].
 #[must_use = "the token is cancelled when the guard is dropped"]
 #[derive(Debug)]
 pub struct DropGuard {
-    pub(super) token: CancellationToken,
-    pub(super) is_armed: bool,
+    token: CancellationToken,
+    is_armed: bool,
 }
 
 impl DropGuard {
-    /// The token that it cancels.
+    /// The token that the guard cancels.
     ///
     /// ```
     /// use timebox::CancellationToken;
@@ -40,15 +52,15 @@ impl Drop for DropGuard {
     }
 }
 
-/// Cancels the token it borrows when dropped. Made by [`CancellationToken::drop_guard_ref`].
+/// Cancels the token that it borrows when dropped. Made by [`CancellationToken::drop_guard_ref`].
 #[must_use = "the token is cancelled when the guard is dropped"]
 #[derive(Debug)]
 pub struct DropGuardRef<'a> {
-    pub(super) token: &'a CancellationToken,
+    token: &'a CancellationToken,
 }
 
 impl<'a> DropGuardRef<'a> {
-    /// The token that it cancels.
+    /// The token that the guard cancels.
     pub fn token(&self) -> &CancellationToken {
         self.token
     }

@@ -1,27 +1,24 @@
-//! Cancellation: tokens and hooks, and the nodes that stand behind them.
+//! Cancellation: tokens and hooks, and the tree of nodes that they share.
 
-pub(crate) mod chain;
+#[cfg(not(timebox_loom))]
+mod cancellation_token;
+#[cfg(not(timebox_loom))]
+mod futures;
 #[cfg(not(timebox_loom))]
 mod guards;
-#[cfg(not(timebox_loom))]
-mod handles;
 pub(crate) mod hook;
 #[cfg(all(test, timebox_loom))]
 mod model;
 pub(crate) mod node;
 #[cfg(not(timebox_loom))]
 mod registration;
-mod result;
-#[cfg(not(timebox_loom))]
-mod waits;
 
 #[cfg(not(timebox_loom))]
-pub use guards::{DropGuard, DropGuardRef};
+pub use cancellation_token::CancellationToken;
 #[cfg(not(timebox_loom))]
-pub use handles::CancellationToken;
-pub use hook::Hook;
+pub use futures::{Cancelled, CancelledOwned, RunUntilCancelled};
+#[cfg(not(timebox_loom))]
+pub use guards::{DropGuard, DropGuardRef};
+pub use hook::{Hook, HookResult};
 #[cfg(not(timebox_loom))]
 pub use registration::Registration;
-pub use result::HookResult;
-#[cfg(not(timebox_loom))]
-pub use waits::{Cancelled, CancelledOwned, RunUntilCancelled};

@@ -1,4 +1,4 @@
-//! Loom models of hooks and nodes. They run the code of this room and of `sync/callback.rs` itself.
+//! Loom models of hooks and nodes. They run the code of this room and of `sync/callback.rs`.
 
 use std::sync::Arc;
 use std::task::{Poll, Wake, Waker};
@@ -6,8 +6,8 @@ use std::task::{Poll, Wake, Waker};
 use loom::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use loom::thread;
 
-use super::hook::{Entry, Hook, Unsaid};
-use super::node::{Node, Tie};
+use super::hook::{DefaultRepeat, Entry, Hook};
+use super::node::{HookOwner, Node, NodeSpec};
 use crate::error::{Cause, ScopeInfo};
 use crate::sync::mutants::Mutant;
 use crate::sync::waits::Ending;
@@ -19,11 +19,11 @@ fn node(parent: Option<&Arc<Node>>, deadline: u64) -> Arc<Node> {
     node_of(parent, deadline, false)
 }
 
-/// Of a future if it may roam.
-fn node_of(parent: Option<&Arc<Node>>, deadline: u64, roams: bool) -> Arc<Node> {
+/// The node of a future if it is reparentable.
+fn node_of(parent: Option<&Arc<Node>>, deadline: u64, reparentable: bool) -> Arc<Node> {
     let location = std::panic::Location::caller();
     let info = ScopeInfo::at(location);
-    Node::new(parent, info, 1, deadline, Cause::Deadline, roams)
+    Node::new(parent, NodeSpec { info, entered: 1, deadline, cause: Cause::Deadline, reparentable })
 }
 
 /// A flag that a hook must not see.
@@ -59,10 +59,10 @@ fn assert_never_late(runs: &AtomicUsize) {
     assert!(runs.load(SeqCst) < 100, "ran when it must not");
 }
 
-/// Fired and fired again on one thread, ended on another.
+/// One thread fires the hook twice, another ends it.
 fn end_while_it_fires() {
     let (runs, ended) = (Arc::new(AtomicUsize::new(0)), Forbidden::new());
-    let entry = Entry::of(Hook::inline(counted(&runs, &ended)), Unsaid::Backoff);
+    let entry = Entry::from_hook(Hook::inline(counted(&runs, &ended)), DefaultRepeat::Backoff);
     let fires = Arc::clone(&entry);
     let watchdog = thread::spawn(move || {
         fires.run();
@@ -77,12 +77,12 @@ fn end_while_it_fires() {
     run_out(global());
 }
 
-/// The first hook still runs when the one it escalates to fires; both end.
+/// A hook still runs when the hook fires that it escalates to. Then both are ended.
 fn end_while_it_escalates() {
     let (runs, ended) = (Arc::new(AtomicUsize::new(0)), Forbidden::new());
     let then = Hook::inline(counted(&runs, &ended)).once();
     let hook = Hook::inline(counted(&runs, &ended)).once().then(std::time::Duration::from_nanos(5), then);
-    let entry = Entry::of(hook, Unsaid::Backoff);
+    let entry = Entry::from_hook(hook, DefaultRepeat::Backoff);
     let fires = Arc::clone(&entry);
     let first = thread::spawn(move || fires.run());
     pass_time(global());
@@ -94,10 +94,10 @@ fn end_while_it_escalates() {
     assert_eq!(timers(global()), 0, "a timer is left behind");
 }
 
-/// Its future leaves the scope while it fires: from then on it does not, for that one.
+/// A future leaves the scope while its hook fires there. The hook does not fire for that scope any more.
 fn retire_while_it_fires() {
     let (runs, left) = (Arc::new(AtomicUsize::new(0)), Forbidden::new());
-    let entry = Entry::of(Hook::inline(counted(&runs, &left)), Unsaid::Backoff);
+    let entry = Entry::from_hook(Hook::inline(counted(&runs, &left)), DefaultRepeat::Backoff);
     let fires = Arc::clone(&entry);
     let watchdog = thread::spawn(move || fires.run());
     entry.retire(true);
@@ -108,10 +108,10 @@ fn retire_while_it_fires() {
     run_out(global());
 }
 
-/// Its future goes from one scope that is over to another: a hook that is to fire once does so, for either.
+/// A future goes from a scope that is over to another that is. Its hook fires once, for one of the two.
 fn move_while_it_fires() {
     let (runs, never) = (Arc::new(AtomicUsize::new(0)), Forbidden::new());
-    let entry = Entry::of(Hook::inline(counted(&runs, &never)), Unsaid::Once);
+    let entry = Entry::from_hook(Hook::inline(counted(&runs, &never)), DefaultRepeat::Once);
     let fires = Arc::clone(&entry);
     let watchdog = thread::spawn(move || fires.run());
     entry.retire(false);
@@ -121,7 +121,7 @@ fn move_while_it_fires() {
     run_out(global());
 }
 
-/// The hook ends itself: nobody waits for anybody.
+/// The hook ends itself. No thread waits for another.
 fn end_from_inside() {
     let own: Arc<std::sync::Mutex<Option<Arc<Entry>>>> = Arc::default();
     let inside = Arc::clone(&own);
@@ -129,7 +129,7 @@ fn end_from_inside() {
         let entry = inside.lock().unwrap().take();
         entry.into_iter().for_each(|entry| entry.revoke(Ending::Registration));
     });
-    let entry = Entry::of(hook, Unsaid::Backoff);
+    let entry = Entry::from_hook(hook, DefaultRepeat::Backoff);
     *own.lock().unwrap() = Some(Arc::clone(&entry));
     let fires = Arc::clone(&entry);
     let watchdog = thread::spawn(move || fires.run());
@@ -140,10 +140,10 @@ fn end_from_inside() {
     run_out(global());
 }
 
-/// A shield opens and closes while the hook fires: what was due fires afterwards.
+/// A shield opens and closes while the hook fires. A run that was due in between comes afterwards.
 fn shield_while_it_fires() {
     let (runs, shielded) = (Arc::new(AtomicUsize::new(0)), Forbidden::new());
-    let entry = Entry::of(Hook::inline(counted(&runs, &shielded)), Unsaid::Once);
+    let entry = Entry::from_hook(Hook::inline(counted(&runs, &shielded)), DefaultRepeat::Once);
     let fires = Arc::clone(&entry);
     let watchdog = thread::spawn(move || fires.run());
     entry.suspend();
@@ -167,14 +167,15 @@ fn register_while_cancelled() {
     let inner = node(Some(&root), NEVER);
     let cancelled = Arc::clone(&root);
     let canceller = thread::spawn(move || assert!(cancelled.cancel(None)));
-    let entry = Entry::of(Hook::inline(counted(&runs, &never)), Unsaid::Once);
-    let registered = inner.add_hook(&entry, Tie::Scope).is_some();
+    let entry = Entry::from_hook(Hook::inline(counted(&runs, &never)), DefaultRepeat::Once);
+    let registered = inner.add_hook(&entry, HookOwner::Scope).is_some();
     canceller.join().unwrap();
     run_out(global());
     assert_eq!(runs.load(SeqCst), usize::from(registered));
 }
 
-/// When `cancel` has returned, all beneath say so, those made meanwhile included; and only one call is first.
+/// When `cancel` has returned, all nodes beneath are over, and so are those that were made meanwhile. One of two calls is the
+/// first.
 fn cancel_while_the_tree_grows() {
     let root = node(None, NEVER);
     let (grows, cancels) = (Arc::clone(&root), Arc::clone(&root));
@@ -190,7 +191,7 @@ fn cancel_while_the_tree_grows() {
     assert!(child.is_over() && grandchild.is_over());
 }
 
-/// When a call of `cancel` has returned, the first or not, all beneath say so.
+/// When a call of `cancel` has returned, all nodes beneath are over, even if the call was not the first.
 fn cancel_twice() {
     let root = node(None, NEVER);
     let child = node(Some(&root), NEVER);
@@ -204,14 +205,14 @@ fn cancel_twice() {
     other.join().unwrap();
 }
 
-/// A token that asks.
+/// A lazy token.
 fn token(parent: &Arc<Node>) -> Arc<Node> {
-    Node::token(Some(parent), ScopeInfo::at(std::panic::Location::caller()), 1)
+    Node::new(Some(parent), NodeSpec::token(ScopeInfo::at(std::panic::Location::caller()), 1))
 }
 
-/// Somebody begins to wait for a token while that around it is cancelled: he is woken, or told that it is over; and who has
-/// seen it over goes on to see it so.
-fn wait_while_what_it_asks_is_cancelled() {
+/// A task registers with a lazy token while the parent is cancelled. Either the task is woken, or the registration is refused.
+/// A token that was over once stays over.
+fn wait_while_the_parent_is_cancelled() {
     let root = node(None, NEVER);
     let child = token(&root);
     let canceller = thread::spawn(move || assert!(root.cancel(None)));
@@ -225,8 +226,8 @@ fn wait_while_what_it_asks_is_cancelled() {
     assert!(child.is_over());
 }
 
-/// Two make a token beneath one that asks, each the first. One of them cancels the root: when that has returned, its own
-/// says so.
+/// Two threads make the first token beneath a lazy one. One of them cancels the root. When `cancel` has returned, its own
+/// token is over.
 fn cancel_after_a_token_was_made() {
     let root = node(None, NEVER);
     let child = token(&root);
@@ -238,8 +239,8 @@ fn cancel_after_a_token_was_made() {
     assert!(other.join().unwrap().is_over());
 }
 
-/// A child goes while its parent is cancelled.
-fn cancel_while_a_child_goes() {
+/// A child is dropped while its parent is cancelled.
+fn cancel_while_a_child_is_dropped() {
     let root = node(None, NEVER);
     let child = node(Some(&root), 10);
     let goes = thread::spawn(move || drop(child));
@@ -249,7 +250,7 @@ fn cancel_while_a_child_goes() {
     run_out(global());
 }
 
-/// A future's node changes surroundings while both are cancelled: it is over through the new ones.
+/// The node of a future gets a new parent while that is cancelled. The node is over then.
 fn cancel_while_a_child_moves() {
     let (old, new) = (node(None, NEVER), node(None, NEVER));
     let child = node(Some(&old), NEVER);
@@ -261,7 +262,7 @@ fn cancel_while_a_child_moves() {
     assert!(!old.is_over());
 }
 
-/// Two futures, each polled in a scope entered by the other's handle: one is beneath the other at most.
+/// Each of two futures is polled in a scope that was entered by a handle of the other. At most one becomes a child.
 fn move_beneath_each_other() {
     let (one, two) = (node_of(None, NEVER, true), node_of(None, NEVER, true));
     let (moved, to) = (Arc::clone(&one), Arc::clone(&two));
@@ -273,7 +274,7 @@ fn move_beneath_each_other() {
     assert!(!go_round, "each is beneath the other");
 }
 
-/// A future is polled elsewhere while the scope that it was polled in closes: there it stays.
+/// A future gets another parent while the scope closes that it was polled in. It keeps the new parent.
 fn move_while_the_scope_closes() {
     let root = node(None, NEVER);
     let scope = node(Some(&root), NEVER);
@@ -285,15 +286,15 @@ fn move_while_the_scope_closes() {
     assert!(future.parent().is_none());
 }
 
-/// A hook comes to a future beside a shield that is about to close: once that has, it fires.
+/// A hook is registered with a future while a shield of the future closes. The hook fires once the shield has closed.
 fn register_while_a_shield_closes() {
     let (runs, never) = (Arc::new(AtomicUsize::new(0)), Forbidden::new());
     let future = node(None, NEVER);
     future.suspend_hooks();
-    let entry = Entry::of(Hook::inline(counted(&runs, &never)), Unsaid::Once);
+    let entry = Entry::from_hook(Hook::inline(counted(&runs, &never)), DefaultRepeat::Once);
     let shielded = Arc::clone(&future);
     let closer = thread::spawn(move || shielded.resume_hooks());
-    let key = future.add_hook(&entry, Tie::Future).unwrap();
+    let key = future.add_hook(&entry, HookOwner::Future).unwrap();
     closer.join().unwrap();
     assert!(future.cancel(None));
     run_out(global());
@@ -302,7 +303,7 @@ fn register_while_a_shield_closes() {
     future.remove_hook(key, &entry);
 }
 
-/// Each of two hooks ends the other: nobody waits for ever, and neither is ended while it runs but from inside.
+/// Each of two hooks ends the other. No thread waits for ever.
 fn end_each_other() {
     type Other = Arc<std::sync::Mutex<Option<Arc<Entry>>>>;
     let hook = |other: &Other| {
@@ -311,7 +312,7 @@ fn end_each_other() {
             let other = other.lock().unwrap().take();
             other.into_iter().for_each(|other| other.revoke(Ending::Registration));
         };
-        Entry::of(Hook::inline(end), Unsaid::Once)
+        Entry::from_hook(Hook::inline(end), DefaultRepeat::Once)
     };
     let (of_one, of_two) = (Other::default(), Other::default());
     let (one, two) = (hook(&of_one), hook(&of_two));
@@ -343,10 +344,10 @@ impl Task {
         *self.0.lock().unwrap()
     }
 
-    /// Polls until that is ready, and whenever it is woken.
+    /// Polls again whenever the task is woken, until it is ready.
     fn block_on(self: &Arc<Self>, mut poll: impl FnMut(&Waker) -> Poll<()>) {
         while poll(&Arc::clone(self).into()).is_pending() {
-            // Others come first, also where it has woken itself to try again.
+            // Lets other threads run first, even if the task has woken itself.
             thread::yield_now();
             let mut woken = self.0.lock().unwrap();
             while !std::mem::replace(&mut *woken, false) {
@@ -356,16 +357,16 @@ impl Task {
     }
 }
 
-/// The future of a scope that is cancelled ends: its task awaits a hook in a future beneath. When it has, that has run, and
-/// does not any more.
+/// The future of a cancelled scope ends, and its task awaits the hook of a future beneath. Then the hook has run, and runs no
+/// more.
 fn await_hooks_in_a_task() {
     let (runs, ended) = (Arc::new(AtomicUsize::new(0)), Forbidden::new());
     // A model does not see what orders the first use of these.
     crate::thread::schedule(NEVER, Waker::noop().clone()).cancel();
     let future = node(None, NEVER);
     let beneath = node_of(Some(&future), NEVER, true);
-    let entry = Entry::of(Hook::inline(counted(&runs, &ended)), Unsaid::Backoff);
-    beneath.add_hook(&entry, Tie::Future).unwrap();
+    let entry = Entry::from_hook(Hook::inline(counted(&runs, &ended)), DefaultRepeat::Backoff);
+    beneath.add_hook(&entry, HookOwner::Future).unwrap();
     assert!(future.cancel(None));
     Arc::new(Task::default()).block_on(|waker| future.poll_hooks(waker));
     ended.from_now_on(true);
@@ -376,12 +377,12 @@ fn await_hooks_in_a_task() {
     entry.revoke(Ending::Registration);
 }
 
-/// As above, while the hook runs for another that set it off, and is ended by its registration.
+/// As above, while another thread runs the hook, and a third ends its registration.
 fn await_a_hook_that_ends() {
     let (runs, never) = (Arc::new(AtomicUsize::new(0)), Forbidden::new());
     let future = node(None, NEVER);
-    let entry = Entry::of(Hook::inline(counted(&runs, &never)), Unsaid::Once);
-    future.add_hook(&entry, Tie::Scope).unwrap();
+    let entry = Entry::from_hook(Hook::inline(counted(&runs, &never)), DefaultRepeat::Once);
+    future.add_hook(&entry, HookOwner::Scope).unwrap();
     // Leaked: where the model fails, its locks are gone when the node would be.
     std::mem::forget(Arc::clone(&future));
     let (fires, ends) = (Arc::clone(&entry), Arc::clone(&entry));
@@ -402,11 +403,11 @@ models! {
     a_shielded_hook_fires_afterwards: shield_while_it_fires;
     a_hook_fires_once_or_is_refused: register_while_cancelled;
     a_cancelled_tree_is_over_to_the_last_leaf: cancel_while_the_tree_grows;
-    who_waits_for_a_token_that_asks_is_woken: wait_while_what_it_asks_is_cancelled;
-    a_token_beneath_one_that_asks_is_over_when_cancel_returns: cancel_after_a_token_was_made;
+    a_task_that_waits_for_a_lazy_token_is_woken: wait_while_the_parent_is_cancelled;
+    a_token_beneath_a_lazy_one_is_over_when_cancel_returns: cancel_after_a_token_was_made;
     #[should_panic(expected = "it is not woken")]
-    fails_without_a_second_look_at_the_parent: wait_while_what_it_asks_is_cancelled, NoSecondLook;
-    a_child_can_go_while_its_parent_is_cancelled: cancel_while_a_child_goes;
+    fails_without_a_second_look_at_the_parent: wait_while_the_parent_is_cancelled, NoSecondLook;
+    a_child_can_go_while_its_parent_is_cancelled: cancel_while_a_child_is_dropped;
     a_child_that_moved_is_over_with_its_new_parent: cancel_while_a_child_moves;
     a_cancel_that_is_not_the_first_returns_when_all_are_over: cancel_twice;
     of_two_futures_one_is_beneath_the_other_at_most: move_beneath_each_other;
@@ -420,7 +421,7 @@ models! {
     #[should_panic(expected = "on a `None` value")] // a deadlock: the hook's run has caught the panic that says so
     fails_where_nobody_looks_for_a_circle: end_each_other, NoCircle;
     #[should_panic(expected = "it has not been told")]
-    fails_where_a_cancel_does_not_spread_for_another: cancel_twice, NoSecondSpread;
+    fails_where_a_cancel_does_not_propagate_for_another: cancel_twice, NoSecondSpread;
     #[should_panic(expected = "each is beneath the other")]
     fails_without_the_lock_of_moves: move_beneath_each_other, NoMoveLock;
     #[should_panic(expected = "ran when it must not")]

@@ -1,46 +1,48 @@
+//! The registration of a hook, which users hold.
+
 use std::fmt;
 use std::sync::{Arc, Weak};
 
-use super::hook::{Entry, Hook, Unsaid};
-use super::node::{Node, Tie};
+use super::hook::{DefaultRepeat, Entry, Hook, HookResult};
+use super::node::{HookOwner, Node};
 use crate::sync::waits::Ending;
 
-/// A hook that waits for a token or a scope to be over. Dropping it ends the hook.
+/// A hook that fires when a token or a scope is over. Dropping the registration ends the hook.
 ///
-/// When the drop has returned, the hook is not running and never will: dropping waits for a hook that runs, except
-/// from inside that hook, or from inside another that this one waits for: two hooks that drop each other's registration
-/// both return. A hook registered with a scope ends with the scope at the latest.
+/// When the drop has returned, the hook is not running and never will: the drop waits for a hook that runs. It does not wait
+/// inside that hook, nor inside another hook that this one waits for: two hooks that drop each other's registration both
+/// return. A hook registered with a scope ends with the scope at the latest.
 ///
-/// One made on a token keeps that alive, as another token would. A registration that is forgotten leaves its hook in
-/// place for good, or for as long as the scope exists.
+/// The registration of a token's hook keeps the token alive, as another token would. A registration that is forgotten leaves
+/// its hook in place: for good, or for as long as the scope exists.
 #[must_use = "the hook ends when its registration is dropped"]
 pub struct Registration {
-    /// `None` if it can never fire.
+    /// `None` if the hook can never fire.
     hook: Option<Arc<Entry>>,
     node: Weak<Node>,
-    /// That of a token, which it keeps.
+    /// The node of a token, which the registration keeps alive.
     token: Option<Arc<Node>>,
-    tie: Tie,
+    owner: HookOwner,
     key: Option<usize>,
 }
 
 impl Registration {
-    /// Of a hook that never fires, because nothing can be over.
+    /// The registration of a hook that never fires, because nothing can be over.
     pub(crate) fn inert() -> Self {
-        Self { hook: None, node: Weak::new(), token: None, tie: Tie::Scope, key: None }
+        Self { hook: None, node: Weak::new(), token: None, owner: HookOwner::Scope, key: None }
     }
 
-    /// Registers a hook; one on a node that is over runs on this thread before this returns.
-    pub(crate) fn new(node: &Arc<Node>, over: bool, hook: Hook<'static>, tie: Tie) -> Self {
-        let entry = Entry::of(hook, Unsaid::Once);
-        let mut key = if over { None } else { node.add_hook(&entry, tie) };
-        // A node that was lost in a fork takes no hooks either.
+    /// Registers a hook. If the node is over, the hook runs on this thread before this returns.
+    pub(crate) fn new(node: &Arc<Node>, over: bool, hook: Hook<'static>, owner: HookOwner) -> Self {
+        let entry = Entry::from_hook(hook, DefaultRepeat::Once);
+        let mut key = if over { None } else { node.add_hook(&entry, owner) };
+        // A node whose lock was lost in a fork takes no hooks either.
         if key.is_none() && (over || node.is_over()) {
-            key = node.add_fired_hook(&entry, tie);
+            key = node.add_fired_hook(&entry, owner);
             entry.run();
         }
-        let token = matches!(tie, Tie::Token | Tie::OwnToken).then(|| Arc::clone(node));
-        Self { hook: Some(entry), node: Arc::downgrade(node), token, tie, key }
+        let token = matches!(owner, HookOwner::Token | HookOwner::OwnToken).then(|| Arc::clone(node));
+        Self { hook: Some(entry), node: Arc::downgrade(node), token, owner, key }
     }
 }
 
@@ -48,8 +50,8 @@ impl Drop for Registration {
     fn drop(&mut self) {
         let Some(entry) = self.hook.take() else { return };
         entry.revoke(Ending::Registration);
-        // Dropped inside the hook it stays listed with a scope, whose exit, and a shield, wait for what still runs.
-        if (self.tie == Tie::Token || !entry.is_running())
+        // Dropped inside its own hook, it stays listed with a scope: the exit of the scope, or a shield, waits for the run.
+        if (self.owner == HookOwner::Token || !entry.is_running())
             && let Some(key) = self.key
             && let Some(node) = self.token.take().or_else(|| self.node.upgrade())
         {
@@ -61,5 +63,11 @@ impl Drop for Registration {
 impl fmt::Debug for Registration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Registration").field("registered", &self.key.is_some()).finish_non_exhaustive()
+    }
+}
+
+impl HookResult for Registration {
+    fn into_failure(self) -> Option<String> {
+        None
     }
 }

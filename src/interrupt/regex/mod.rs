@@ -27,12 +27,13 @@ use std::ops::Range;
 use std::panic::{Location, RefUnwindSafe, UnwindSafe};
 use std::sync::Arc;
 
-use crate::error::{ScopeInfo, TimeoutError};
+use crate::error::{RaiseContext, ScopeInfo, TimeoutError};
 use crate::scope::Scope;
 use crate::scope::checkpoint::is_over;
 use crate::scope::innermost;
 use crate::sync::{Mutex, lock};
 use crate::thread::Thread;
+use crate::time::clock;
 use pcre2::{Code, Look, Scratch, Stopped};
 
 pub use captures::{Captures, Match};
@@ -296,7 +297,7 @@ fn is_over_here() -> bool {
 fn given_up(scope: Option<&Scope>, location: &'static Location<'static>, why: String) -> TimeoutError {
     let info = || ScopeInfo::at(location);
     let info = scope.map_or_else(info, Scope::info);
-    crate::token::chain::given_up(info, location, true, Box::new(GivenUp(why)))
+    TimeoutError::given_up(info, RaiseContext::at(location, clock::now()), Box::new(GivenUp(why)))
 }
 
 impl fmt::Debug for Regex {

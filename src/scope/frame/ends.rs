@@ -2,16 +2,16 @@
 
 use super::Scope;
 use super::undo::Undo;
+use crate::error::Termination;
 use crate::scope::over::Ending;
 use crate::time::NEVER;
-use crate::token::node::End;
 
 impl Scope {
     /// The end of this scope itself, if it has ended by `now`.
-    pub(crate) fn end(&self, now: u64) -> Option<End> {
+    pub(crate) fn end(&self, now: u64) -> Option<Termination> {
         match self.node.get() {
             Some(node) => node.end(now),
-            None if self.own() <= now => Some(End::new(self.cause, self.own())),
+            None if self.own() <= now => Some(Termination::new(self.cause, self.own())),
             None => None,
         }
     }

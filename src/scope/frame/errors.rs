@@ -5,13 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Scope, innermost};
-use crate::error::{ScopeId, TimeoutError};
+use crate::error::{Chain, Link, RaiseContext, ScopeId, SharedScope, Termination, TimeoutError};
 use crate::scope::config::Extras;
 use crate::scope::spec::{Parent, ScopeSpec};
 use crate::thread::Thread;
 use crate::time::clock;
-use crate::token::chain::{Chain, RaiseContext, Step};
-use crate::token::node::{End, Node};
+use crate::token::node::Node;
 
 /// The error of the innermost scope of this thread, which is over; `None` if there is no scope.
 #[cold]
@@ -20,16 +19,23 @@ pub(crate) fn error_at(thread: &Thread, location: &'static Location<'static>) ->
 }
 
 /// The earliest end of a scope or a node: its own, or the deadline of a linked token.
-fn earliest_end(own: End, node: Option<&Arc<Node>>) -> End {
+fn earliest_end(own: Termination, node: Option<&Arc<Node>>) -> Termination {
     match node.and_then(Node::earliest_link) {
-        Some(other) if other.deadline < own.at => End::of(&other.verdict_at_deadline()),
+        Some(other) if other.deadline < own.at => Termination::through_link(&other.origin_at_deadline()),
         _ => own,
     }
 }
 
 impl Scope {
-    fn step(&self, now: u64) -> Step {
-        Step { info: self.info(), entered: self.entered, end: self.end(now), node: self.node.get().cloned() }
+    fn chain_link(&self, now: u64) -> Link {
+        let node = self.node.get();
+        Link {
+            info: self.info(),
+            entered: self.entered,
+            now: node.map_or(now, |node| node.env.reading(now)),
+            end: self.end(now),
+            shared: node.map(|node| Arc::clone(node) as Arc<dyn SharedScope>),
+        }
     }
 
     /// The node of the handle with which this scope was entered.
@@ -43,7 +49,7 @@ impl Scope {
         // The new error replaces an old one, whose foreign source is dropped here.
         let _held = self.hold();
         let now = how.now;
-        let mut chain = Chain::from(self.step(now));
+        let mut chain = Chain::new(self.chain_link(now));
         self.extend_chain(&mut chain, now);
         let error = chain.into_error(how);
         self.mark_raised(&error);
@@ -54,10 +60,10 @@ impl Scope {
     fn extend_chain(&self, chain: &mut Chain, now: u64) {
         for scope in self.visible() {
             if !std::ptr::eq(scope, self) {
-                chain.add(scope.step(now));
+                chain.add(scope.chain_link(now));
             }
             if let Some(node) = scope.entered_from() {
-                chain.add_nodes(&node, now);
+                node.add_to_chain(&mut *chain, now);
             }
         }
     }
@@ -72,26 +78,26 @@ impl Scope {
         lack: (Duration, Duration),
     ) -> TimeoutError {
         let _held = self.hold();
-        let mut steps = Vec::new();
+        let mut links = Vec::new();
         for scope in self.visible() {
-            let own = End::new(scope.cause, scope.own());
-            steps.push((earliest_end(own, scope.existing_node()), scope.step(now)));
+            let own = Termination::new(scope.cause, scope.own());
+            links.push((earliest_end(own, scope.existing_node()), scope.chain_link(now)));
             if let Some(node) = scope.entered_from() {
                 node.walk(|node| {
-                    let own = End::new(node.cause, node.deadline);
-                    steps.push((earliest_end(own, Some(node)), Step::of(node, now)));
+                    let own = Termination::new(node.cause, node.deadline);
+                    links.push((earliest_end(own, Some(node)), node.chain_link(now)));
                 });
             }
         }
-        let earliest = steps.iter().map(|(end, _)| end.at).min();
-        let named = steps.iter().rposition(|(end, _)| Some(end.at) == earliest);
-        let mut steps = steps.into_iter().enumerate().map(|(index, (end, step))| {
-            let end = (Some(index) == named).then_some(End { at: now, ..end });
-            Step { end, ..step }
+        let earliest = links.iter().map(|(end, _)| end.at).min();
+        let named = links.iter().rposition(|(end, _)| Some(end.at) == earliest);
+        let mut links = links.into_iter().enumerate().map(|(index, (end, link))| {
+            let end = (Some(index) == named).then_some(Termination { at: now, ..end });
+            Link { end, ..link }
         });
-        let first = steps.next().unwrap_or_else(|| self.step(now));
-        let mut chain = Chain::from(first);
-        steps.for_each(|step| chain.add(step));
+        let first = links.next().unwrap_or_else(|| self.chain_link(now));
+        let mut chain = Chain::new(first);
+        links.for_each(|link| chain.add(link));
         let how = RaiseContext { lack: Some(lack), ..RaiseContext::at(location, now) };
         let error = chain.into_error(how);
         self.mark_raised(&error);
@@ -112,7 +118,7 @@ impl Scope {
         thread: &Thread,
         spec: &ScopeSpec,
         extras: Option<&Extras>,
-        end: Option<End>,
+        end: Option<Termination>,
         around: Parent<'_>,
     ) -> TimeoutError {
         let how = RaiseContext { started: false, ..RaiseContext::at(spec.location, clock::now()) };
@@ -125,20 +131,20 @@ impl Scope {
         thread: &Thread,
         spec: &ScopeSpec,
         extras: Option<&Extras>,
-        end: Option<End>,
+        end: Option<Termination>,
         around: Parent<'_>,
         how: RaiseContext,
     ) -> TimeoutError {
         let now = how.now;
         let id = ScopeId::next();
         let info = spec.info(id, extras);
-        let mut chain = Chain::from(Step { info, entered: spec.entered, end, node: None });
+        let mut chain = Chain::new(Link { info, entered: spec.entered, now, end, shared: None });
         innermost(thread, |scope| {
             let _held = scope.map(Scope::hold);
             match (around, scope) {
-                (Parent::Node(node), _) => chain.add_nodes(node, now),
+                (Parent::Node(node), _) => node.add_to_chain(&mut chain, now),
                 (Parent::Thread, Some(scope)) => {
-                    chain.add(scope.step(now));
+                    chain.add(scope.chain_link(now));
                     scope.extend_chain(&mut chain, now);
                 }
                 (Parent::Thread, None) => {}

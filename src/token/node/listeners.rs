@@ -1,201 +1,153 @@
-//! Who is told when a node is over: hooks and tasks; and the shields that are pending in its future.
+//! Who learns that a node is over: hooks and tasks.
 
 use std::sync::Arc;
 use std::task::{Poll, Waker};
 
-use super::found::{self, Found};
-use super::{Hooked, Node, State, Tie};
+use super::data::{HookOwner, ListedHook, Node, State};
+use super::wake_list;
 use crate::sync::Ordering;
 use crate::sync::callback::drop_quietly;
 use crate::token::hook::Entry;
 
 impl Node {
-    /// Registers a hook; `None` if the node is over, so that it would never be told.
-    pub(crate) fn add_hook(self: &Arc<Self>, entry: &Arc<Entry>, tie: Tie) -> Option<usize> {
+    /// Adds a registration to the state: a child, a hook or a task. The end of the node propagates to it from then on.
+    ///
+    /// `None` if a fork has lost the lock. `None` too if the node is over and `even_if_over` is not set: then its end has
+    /// propagated already.
+    pub(super) fn register<K>(
+        self: &Arc<Self>,
+        even_if_over: bool,
+        insert: impl FnOnce(&mut State) -> K,
+    ) -> Option<K> {
+        self.ensure_listed();
+        let mut state = self.state.lock()?;
+        // Relaxed: under the lock.
+        if !even_if_over && self.over.load(Ordering::Relaxed) {
+            return None;
+        }
+        Some(insert(&mut state))
+    }
+
+    /// Registers a hook; `None` if the node is over.
+    pub(crate) fn add_hook(self: &Arc<Self>, entry: &Arc<Entry>, owner: HookOwner) -> Option<usize> {
         if crate::sync::fork::Process::current().is_child() {
-            // The timers of the scopes that were open at the fork are lost there; who asks anew is told all the same.
+            // A fork loses the timers of scopes that were open then. They get new ones here, so that the hook fires.
             self.walk(|node| {
                 node.update();
             });
         }
-        self.enlist();
-        let mut state = self.state.lock()?;
-        // Relaxed: under the lock.
-        if self.over.load(Ordering::Relaxed) {
-            return None;
-        }
-        Some(state.list_hook(entry, tie))
+        self.register(false, |state| state.list_hook(entry, owner))
     }
 
-    /// Registers a hook with a node that is over: not to be fired, but to end with the scope.
-    pub(crate) fn add_fired_hook(self: &Arc<Self>, entry: &Arc<Entry>, tie: Tie) -> Option<usize> {
-        self.enlist();
-        Some(self.state.lock()?.list_hook(entry, tie))
+    /// Registers a hook that has fired with a node that is over, so that it ends with the scope.
+    pub(crate) fn add_fired_hook(self: &Arc<Self>, entry: &Arc<Entry>, owner: HookOwner) -> Option<usize> {
+        self.register(true, |state| state.list_hook(entry, owner))
     }
 
     pub(crate) fn remove_hook(&self, key: usize, entry: &Arc<Entry>) {
         let Some(mut state) = self.state.lock() else { return };
-        // The scope may have ended it, and the place be another's.
-        if state.hooks.get(key).is_some_and(|hooked| Arc::ptr_eq(&hooked.entry, entry)) {
-            let hooked = state.hooks.remove(key);
+        // The scope may have ended the hook, and given its key to another.
+        if state.hooks.get(key).is_some_and(|hook| Arc::ptr_eq(&hook.entry, entry)) {
+            let hook = state.hooks.remove(key);
             drop(state);
-            hooked.resume();
-            drop_quietly(hooked);
+            hook.resume();
+            drop_quietly(hook);
         }
     }
 
-    /// A shield opens: keeps the hooks that belong to the scope from firing, and waits for those that do.
-    pub(crate) fn suspend_hooks(&self) {
-        let Some(mut state) = self.state.lock() else { return };
-        state.suspensions += 1;
-        let mut entries = Vec::new();
-        for (_, hooked) in state.hooks.iter_mut().filter(|(_, hooked)| hooked.tie.is_of_scope()) {
-            hooked.suspensions += 1;
-            // Under the lock: whoever takes it off the list resumes it as often.
-            hooked.entry.suspend();
-            entries.push(Arc::clone(&hooked.entry));
-        }
-        drop(state);
-        entries.iter().for_each(|entry| entry.wait_until_idle());
-    }
-
-    /// It closes: what is due fires.
-    pub(crate) fn resume_hooks(&self) {
-        let Some(mut state) = self.state.lock() else { return };
-        state.suspensions -= 1;
-        let mut entries = Vec::new();
-        for (_, hooked) in state.hooks.iter_mut().filter(|(_, hooked)| hooked.suspensions > 0) {
-            hooked.suspensions -= 1;
-            entries.push(Arc::clone(&hooked.entry));
-        }
-        drop(state);
-        entries.iter().for_each(|entry| entry.resume());
-    }
-
-    /// The hooks that belong to the scope, or were made in its code.
-    fn scoped_hooks(&self, into: &mut Vec<(Arc<Entry>, Tie)>) {
+    /// Adds the hooks of the scope, and those that a token of the scope has in the scope's code.
+    fn scoped_hooks(&self, into: &mut Vec<(Arc<Entry>, HookOwner)>) {
         if let Some(state) = self.state.lock() {
-            let scoped = state.hooks.iter().filter(|(_, hooked)| hooked.tie.is_of_scope());
-            into.extend(scoped.map(|(_, hooked)| (Arc::clone(&hooked.entry), hooked.tie)));
+            let scoped = state.hooks.iter().filter(|(_, hook)| hook.owner.is_of_scope());
+            into.extend(scoped.map(|(_, hook)| (Arc::clone(&hook.entry), hook.owner)));
         }
     }
 
-    /// Those of this node and of the nodes beneath that are of futures too: these are polled, and dropped, by this one.
-    /// What was entered by a handle is on its own. From the outside in.
-    fn polled_hooks(self: &Arc<Self>) -> Vec<(Arc<Entry>, Tie)> {
+    /// The hooks of this node and of the futures beneath, from the outside in. This future polls and drops those futures. A
+    /// scope that was entered by a handle is polled by others.
+    fn polled_hooks(self: &Arc<Self>) -> Vec<(Arc<Entry>, HookOwner)> {
         let mut entries = Vec::new();
         let mut stack = vec![Arc::clone(self)];
         while let Some(node) = stack.pop() {
             node.scoped_hooks(&mut entries);
-            stack.extend(node.inner_children().into_iter().filter(|child| child.stand.roams()));
+            let children = node.inner_children();
+            stack.extend(children.into_iter().filter(|child| child.parent_mode.is_reparentable()));
         }
         entries
     }
 
-    /// Its future is over and about to be dropped: has those hooks in it run that are due and have not yet. Pending until
-    /// each has run, or never will, and none runs any more; then `waker` is woken. Those that end with the scope do not begin
-    /// again after that, so to drop the future waits for none.
+    /// The future is over and about to be dropped. Runs those of its hooks that are due and have not run yet.
     ///
-    /// A hook that a shield holds back is not waited for. Where no thread can be had the task is woken at once, to try again.
+    /// Pending until each has run, or never will, and none runs any more; then `waker` is woken. The hooks that end with the
+    /// scope begin no other run after that, so the drop of the future waits for none.
+    ///
+    /// Does not wait for a hook that a shield suspends. If there is no thread for a hook, the task is woken at once, to poll
+    /// again.
     pub(crate) fn poll_hooks(self: &Arc<Self>, waker: &Waker) -> Poll<()> {
         let waiter = Arc::as_ptr(self).addr();
         let mut entries = self.polled_hooks();
-        entries
-            .retain(|(entry, tie)| entry.poll_first_run(waiter, waker, tie.ends_with_scope()).is_pending());
+        entries.retain(|(entry, owner)| {
+            entry.poll_first_run(waiter, waker, owner.ends_with_scope()).is_pending()
+        });
         if entries.is_empty() {
             return Poll::Ready(());
         }
-        if !found::run_soon(entries.into_iter().map(|(entry, _)| entry).collect()) {
+        if !wake_list::run_soon(entries.into_iter().map(|(entry, _)| entry).collect()) {
             waker.wake_by_ref();
         }
         Poll::Pending
     }
 
-    /// Has a task woken when it is over; `None` if it is.
+    /// Registers a task, which is woken when the node is over; `None` if it is.
     pub(crate) fn add_waker(self: &Arc<Self>, waker: &Waker) -> Option<usize> {
         let waker = waker.clone();
-        self.enlist();
-        let mut state = self.state.lock()?;
-        if self.over.load(Ordering::Relaxed) {
-            drop(state);
-            drop(waker);
-            return None;
-        }
-        Some(state.wakers.insert(waker))
+        self.register(false, |state| state.wakers.insert(waker))
     }
 
-    /// Wakes another task in place of the one before; `false` if it is over.
+    /// Replaces the waker of a registered task; `false` if the node is over.
     pub(crate) fn update_waker(&self, key: usize, waker: &Waker) -> bool {
-        let same = |state: &State| state.wakers.get(key).map(|place| place.will_wake(waker));
+        let same = |state: &State| state.wakers.get(key).map(|listed| listed.will_wake(waker));
         match self.state.lock().and_then(|state| same(&state)) {
-            Some(true) => return true,
-            Some(false) => {}
-            None => return false,
+            Some(true) => true,
+            Some(false) => self
+                .with_waker(waker, |state, waker| {
+                    let listed = state.wakers.get_mut(key)?;
+                    std::mem::swap(listed, waker.as_mut()?);
+                    Some(())
+                })
+                .flatten()
+                .is_some(),
+            None => false,
         }
-        // To clone and to drop a waker is foreign code: not under the lock.
-        let mut waker = waker.clone();
-        let Some(mut state) = self.state.lock() else { return false };
-        let Some(place) = state.wakers.get_mut(key) else { return false };
-        std::mem::swap(place, &mut waker);
-        drop(state);
-        drop(waker);
-        true
     }
 
     pub(crate) fn remove_waker(&self, key: usize) {
-        // When it is over all of them are gone.
+        // There is none once the node is over.
         let waker = self.state.lock().and_then(|mut state| state.wakers.try_remove(key));
         drop(waker);
     }
 
-    // ===== Shields =====
-
-    /// A shield is pending in its future, until this time at most.
-    pub(crate) fn add_shield(&self, until: u64) -> Option<usize> {
-        Some(self.state.lock()?.shields.insert(until))
-    }
-
-    pub(crate) fn remove_shield(&self, key: usize) {
-        let Some(mut state) = self.state.lock() else { return };
-        state.shields.try_remove(key);
-        let last = state.shields.is_empty();
-        let held_up = if last { state.held_up.take() } else { None };
-        drop(state);
-        Found { wakers: held_up.into_iter().collect(), ..Found::default() }.hand_over();
-    }
-
-    /// Whether a shield is pending in its future.
-    pub(crate) fn has_shields(&self) -> bool {
-        self.state.lock().is_some_and(|state| !state.shields.is_empty())
-    }
-
-    /// Until when the shields that are pending in its future last; with the last of them the task is woken.
-    pub(crate) fn shielded_until(&self, waker: &Waker) -> u64 {
-        // To clone and to drop a waker is foreign code: not under the lock.
+    /// Lets `swap` exchange a clone of a waker with one in the state. To clone and to drop a waker is foreign code, so both
+    /// happen without the lock.
+    pub(super) fn with_waker<R>(
+        &self,
+        waker: &Waker,
+        swap: impl FnOnce(&mut State, &mut Option<Waker>) -> R,
+    ) -> Option<R> {
         let mut waker = Some(waker.clone());
-        let Some(mut state) = self.state.lock() else { return 0 };
-        let until = state.shields.iter().map(|shield| *shield.1).max();
-        if until.is_some() {
-            std::mem::swap(&mut state.held_up, &mut waker);
-        }
+        let mut state = self.state.lock()?;
+        let result = swap(&mut state, &mut waker);
         drop(state);
         drop(waker);
-        until.unwrap_or(0)
+        Some(result)
     }
 }
 
 impl State {
-    fn list_hook(&mut self, entry: &Arc<Entry>, tie: Tie) -> usize {
-        let suspensions = if tie == Tie::Future { self.suspensions } else { 0 };
+    fn list_hook(&mut self, entry: &Arc<Entry>, owner: HookOwner) -> usize {
+        let suspensions = if owner == HookOwner::Future { self.suspensions } else { 0 };
         (0..suspensions).for_each(|_| entry.suspend());
-        self.hooks.insert(Hooked { entry: Arc::clone(entry), tie, suspensions })
-    }
-}
-
-impl Hooked {
-    /// It is on the list no more.
-    pub(super) fn resume(&self) {
-        (0..self.suspensions).for_each(|_| self.entry.resume());
+        self.hooks.insert(ListedHook { entry: Arc::clone(entry), owner, suspensions })
     }
 }
 
@@ -211,13 +163,14 @@ mod tests {
     use super::*;
     use crate::error::{Cause, ScopeInfo};
     use crate::sync::waits::Ending;
-    use crate::time::{NEVER, clock};
+    use crate::time::clock;
     use crate::token::Hook;
-    use crate::token::hook::Unsaid;
+    use crate::token::hook::DefaultRepeat;
+    use crate::token::node::NodeSpec;
 
     const HANG: Duration = Duration::from_secs(40);
 
-    /// A task that says when it is woken.
+    /// A task that sends a message when it is woken.
     struct Task(Mutex<Sender<()>>);
 
     impl Wake for Task {
@@ -233,16 +186,16 @@ mod tests {
 
     fn node(parent: Option<&Arc<Node>>) -> Arc<Node> {
         let info = ScopeInfo::at(Location::caller());
-        Node::new(parent, info, 1, NEVER, Cause::Deadline, true)
+        Node::new(parent, NodeSpec { cause: Cause::Deadline, reparentable: true, ..NodeSpec::token(info, 1) })
     }
 
-    fn add(node: &Arc<Node>, tie: Tie, hook: Hook<'static>) -> Arc<Entry> {
-        let entry = Entry::of(hook, Unsaid::Once);
-        node.add_hook(&entry, tie).unwrap();
+    fn add(node: &Arc<Node>, owner: HookOwner, hook: Hook<'static>) -> Arc<Entry> {
+        let entry = Entry::from_hook(hook, DefaultRepeat::Once);
+        node.add_hook(&entry, owner).unwrap();
         entry
     }
 
-    /// Polls until that is ready.
+    /// Polls until all hooks have run.
     fn await_hooks(node: &Arc<Node>) {
         let (waker, woken) = task();
         while node.poll_hooks(&waker).is_pending() {
@@ -261,9 +214,9 @@ mod tests {
                 gone.recv_timeout(HANG).unwrap();
             });
             let beneath = node(Some(&future));
-            let entry = add(&beneath, Tie::Scope, kind(action));
+            let entry = add(&beneath, HookOwner::Scope, kind(action));
             future.cancel(None);
-            // Each time another waker: that of the last poll is woken.
+            // Each poll has another waker. The waker of the last poll is woken.
             let (first, first_is_woken) = task();
             assert!(future.poll_hooks(&first).is_pending());
             runs.recv_timeout(HANG).unwrap();
@@ -291,12 +244,12 @@ mod tests {
         };
         let then = Hook::inline(counts(&runs)).every(Duration::ZERO);
         let hook = Hook::new(counts(&runs)).every(Duration::ZERO).then(Duration::from_millis(1), then);
-        let entry = add(&future, Tie::Scope, hook);
+        let entry = add(&future, HookOwner::Scope, hook);
         future.cancel(None);
         await_hooks(&future);
         let before = runs.load(SeqCst);
         assert!(before > 0 && !entry.is_running());
-        // Time for it, and for the watchdog.
+        // Gives the hook and the watchdog time to run.
         let (waker, woken) = task();
         crate::thread::schedule(clock::now() + 5_000_000, waker);
         woken.recv_timeout(HANG).unwrap();
@@ -307,17 +260,17 @@ mod tests {
     fn a_hook_that_will_never_run_is_not_awaited() {
         let (waker, _) = task();
         let future = node(None);
-        let suspended = add(&future, Tie::Scope, Hook::inline(|| ()));
-        let ended = add(&future, Tie::Scope, Hook::inline(|| ()));
+        let suspended = add(&future, HookOwner::Scope, Hook::inline(|| ()));
+        let ended = add(&future, HookOwner::Scope, Hook::inline(|| ()));
         let panicking =
-            add(&future, Tie::Scope, Hook::new(|| panic!("a hook of the test panics, as it should")));
-        add(&future, Tie::Token, Hook::new(|| std::thread::sleep(HANG)));
+            add(&future, HookOwner::Scope, Hook::new(|| panic!("a hook of the test panics, as it should")));
+        add(&future, HookOwner::Token, Hook::new(|| std::thread::sleep(HANG)));
         suspended.suspend();
         ended.revoke(Ending::Registration);
         panicking.run();
         assert!(future.poll_hooks(&waker).is_ready());
         assert_eq!(suspended.fires(), 0);
-        // From then on it may.
+        // Now it may run.
         suspended.resume();
         await_hooks(&future);
         assert_eq!(suspended.fires(), 1);
@@ -328,10 +281,10 @@ mod tests {
         let revoke: fn(&Entry) = |entry| entry.revoke(Ending::Registration);
         for leave in [revoke, |entry| entry.retire(false)] {
             let future = node(None);
-            // It hangs elsewhere, so that here it is yet to run.
+            // The hook hangs in a run for another entry, so this entry has yet to run.
             let (go, gone) = channel::<()>();
             let hook = Hook::new(move || gone.recv());
-            let entry = add(&future, Tie::Future, hook);
+            let entry = add(&future, HookOwner::Future, hook);
             let runs = Arc::clone(&entry);
             std::thread::scope(|threads| {
                 threads.spawn(move || runs.again().run());
@@ -366,13 +319,13 @@ mod tests {
         }
         let future = node(None);
         let entries = [Hook::new(|| ()), Hook::inline(|| ()), Hook::new(|| ()), Hook::inline(|| ())]
-            .map(|hook| add(&future, Tie::Scope, hook));
+            .map(|hook| add(&future, HookOwner::Scope, hook));
         let (ready, is_ready) = channel();
         let task = Waker::from(Arc::new(Inline { node: Arc::clone(&future), ready: Mutex::new(ready) }));
         future.add_waker(&task);
         future.cancel(None);
-        // The first poll comes from whoever wakes it.
-        crate::thread::post(task);
+        // The watchdog wakes the task, so it makes the first poll.
+        crate::watchdog::global().post(task);
         is_ready.recv_timeout(HANG).unwrap();
         assert!(entries.iter().all(|entry| entry.fires() == 1));
     }

@@ -6,14 +6,68 @@ use std::task::{Context, Poll};
 
 use pin_project::{pin_project, pinned_drop};
 
-use super::handles::CancellationToken;
+use super::cancellation_token::CancellationToken;
 use crate::thread;
 use crate::time::NEVER;
 use crate::watchdog;
 
-/// Where a task is registered that waits for a token.
+impl CancellationToken {
+    /// Waits until the token is over.
+    ///
+    /// # Cancellation safety
+    ///
+    /// Nothing is lost when the future is dropped.
+    pub fn cancelled(&self) -> Cancelled<'_> {
+        Cancelled { token: self, wait: Wait::default() }
+    }
+
+    /// Waits until the token is over. The future owns the token.
+    ///
+    /// # Cancellation safety
+    ///
+    /// Nothing is lost when the future is dropped.
+    pub fn cancelled_owned(self) -> CancelledOwned {
+        CancelledOwned { token: self, wait: Wait::default() }
+    }
+
+    /// Runs a future until it is done, or until the token is over: then it drops the future and returns `None`.
+    ///
+    /// # Fairness
+    ///
+    /// If the token is over already, the future is not polled. Otherwise it is polled first: a value that is ready wins.
+    ///
+    /// # Cancellation safety
+    ///
+    /// That of the future.
+    ///
+    /// ```
+    /// # pollster::block_on(async {
+    /// use timebox::CancellationToken;
+    ///
+    /// let token = CancellationToken::new();
+    /// assert_eq!(token.run_until_cancelled(async { 7 }).await, Some(7));
+    /// token.cancel();
+    /// assert_eq!(token.run_until_cancelled(async { 7 }).await, None);
+    /// # });
+    /// ```
+    #[doc(alias = "with_cancellation_token")]
+    pub fn run_until_cancelled<F: Future>(&self, future: F) -> RunUntilCancelled<'_, F> {
+        RunUntilCancelled { token: self, wait: Wait::default(), started: false, future: Some(future) }
+    }
+
+    /// [`run_until_cancelled`](Self::run_until_cancelled) that owns the token.
+    ///
+    /// # Cancellation safety
+    ///
+    /// That of the future.
+    pub async fn run_until_cancelled_owned<F: Future>(self, future: F) -> Option<F::Output> {
+        self.run_until_cancelled(future).await
+    }
+}
+
+/// The registration of a task that waits for a token.
 #[derive(Debug, Default)]
-pub(super) struct Wait {
+struct Wait {
     key: Option<usize>,
 }
 
@@ -26,16 +80,16 @@ impl Wait {
                 self.key.is_some()
             }
         };
-        // A node that was lost in a fork takes no wakers; nobody will cancel it any more either.
+        // A node whose lock was lost in a fork takes no wakers, and nobody can cancel it any more.
         let over = !registered && token.node().is_over();
-        // Registered first, then asked: an end in between is seen here or wakes the task.
+        // The question comes after the registration: an end in between is seen here, or wakes the task.
         if over || token.is_cancelled() {
             self.leave(token);
             return Poll::Ready(());
         }
         let watchdog = watchdog::global();
         if watchdog.is_missing() && token.node().expires_at() != NEVER && !thread::ensure_watchdog() {
-            // Nobody is there yet to tell of its deadline: it is asked again.
+            // There is no watchdog yet to notice the deadline: the task looks again.
             cx.waker().wake_by_ref();
         }
         Poll::Pending
@@ -55,8 +109,8 @@ impl Wait {
 #[derive(Debug)]
 #[doc(alias = "WaitForCancellationFuture")]
 pub struct Cancelled<'a> {
-    pub(super) token: &'a CancellationToken,
-    pub(super) wait: Wait,
+    token: &'a CancellationToken,
+    wait: Wait,
 }
 
 impl Future for Cancelled<'_> {
@@ -79,8 +133,8 @@ impl Drop for Cancelled<'_> {
 #[derive(Debug)]
 #[doc(alias = "WaitForCancellationFutureOwned")]
 pub struct CancelledOwned {
-    pub(super) token: CancellationToken,
-    pub(super) wait: Wait,
+    token: CancellationToken,
+    wait: Wait,
 }
 
 impl Future for CancelledOwned {
@@ -103,12 +157,12 @@ impl Drop for CancelledOwned {
 #[pin_project(PinnedDrop)]
 #[derive(Debug)]
 pub struct RunUntilCancelled<'a, F> {
-    pub(super) token: &'a CancellationToken,
-    pub(super) wait: Wait,
-    pub(super) started: bool,
-    /// Until it is done, or dropped.
+    token: &'a CancellationToken,
+    wait: Wait,
+    started: bool,
+    /// `None` once it is done or dropped.
     #[pin]
-    pub(super) future: Option<F>,
+    future: Option<F>,
 }
 
 impl<F: Future> Future for RunUntilCancelled<'_, F> {

@@ -1,28 +1,27 @@
+//! The token that users hold: a handle of a node.
+
 use std::borrow::Cow;
 use std::fmt;
-use std::future::Future;
 use std::hash::{Hash, Hasher};
 use std::panic::{Location, RefUnwindSafe, UnwindSafe};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::chain::{Chain, RaiseContext, Step};
-use super::guards::{DropGuard, DropGuardRef};
-use super::node::Node;
-use super::waits::{Cancelled, CancelledOwned, RunUntilCancelled, Wait};
-use crate::error::{Cause, ScopeInfo, TimeoutError};
+use super::hook::HookResult;
+use super::node::{Node, NodeSpec};
+use crate::error::{Cause, Chain, RaiseContext, ScopeInfo, TimeoutError};
 use crate::test_env::TestEnv;
 use crate::thread::Thread;
 use crate::time::{Deadline, NEVER, clock};
 use crate::watchdog;
 
-/// A handle that says whether something is over, and can cancel it.
+/// Says whether a scope is over, and can cancel it.
 ///
-/// It is that of a scope ([`token`](crate::token)), or stands alone ([`new`](Self::new)); clones share one state,
-/// and a [child](Self::child_token) is over when its parent is. The token of a scope outlives it: it is over when
-/// the deadline that the scope had passes, or when it is cancelled.
+/// A token belongs to a scope ([`token`](crate::token)), or stands alone ([`new`](Self::new)). Its clones share one state. A
+/// [child](Self::child_token) is over when its parent is. The token of a scope may outlive the scope: it is over when the
+/// scope's deadline passes, or when it is cancelled.
 ///
-/// The methods are named as in tokio-util, with what that one lacks: a [cause](Self::cause), a
+/// The methods have the names that tokio-util gives them. This token also has a [cause](Self::cause), a
 /// [reason](Self::cancel_with), [hooks](Self::on_cancel) and [checkpoints](Self::checkpoint). It needs no runtime.
 ///
 /// # Examples
@@ -56,9 +55,10 @@ impl CancellationToken {
         Self::at(Location::caller())
     }
 
-    /// A token that is over when this one is, and can be cancelled by itself.
+    /// A token that is over when this one is. It can be cancelled by itself too.
     ///
-    /// What errors that name it tell of its age counts from when the parent was made, or its scope entered.
+    /// An error that names the child counts its [elapsed](TimeoutError::elapsed) time from when the parent was made, or its scope
+    /// entered.
     ///
     /// ```
     /// use timebox::CancellationToken;
@@ -81,10 +81,10 @@ impl CancellationToken {
 
     fn beneath(parent: Option<&Arc<Node>>, location: &'static Location<'static>) -> Self {
         let info = ScopeInfo::at(location);
-        // To read the clock would double the price of a child, which counts from when its parent was made.
+        // To read the clock would double the price of a child. So its age is its parent's.
         let parents = parent.filter(|parent| parent.env.shares_clock(&TestEnv::current()));
         let entered = parents.map_or_else(clock::now, |parent| parent.entered);
-        Self { node: Node::token(parent, info, entered) }
+        Self { node: Node::new(parent, NodeSpec::token(info, entered)) }
     }
 
     pub(crate) fn of(node: Arc<Node>) -> Self {
@@ -95,19 +95,18 @@ impl CancellationToken {
         &self.node
     }
 
-    /// Cancels it and everything beneath, unless it is over already.
+    /// Cancels the token and everything beneath, unless it is over already.
     ///
-    /// When it returns, every token and scope beneath says that it is over. Tasks that wait are woken by this call;
-    /// hooks run on other threads.
+    /// When it returns, every token and scope beneath says that it is over. This call wakes the tasks that wait; hooks run on
+    /// other threads.
     ///
-    /// It takes locks, so it must not be called in a signal handler, where it may hang; `guide::cancellation` says what to
-    /// do instead.
+    /// Do not call it in a signal handler: it takes locks, so it may hang there. `recipes::signals` shows another way.
     pub fn cancel(&self) {
         self.node.cancel(None);
     }
 
-    /// Cancels it as [`cancel`](Self::cancel) does, with a reason that errors show. Whether this call did: it did not if
-    /// the token was over before, a deadline that has passed included.
+    /// [Cancels](Self::cancel) the token with a reason, which errors show. Returns whether this call ended the token: `false`
+    /// if it was cancelled before, or if its deadline has passed.
     ///
     /// ```
     /// use timebox::CancellationToken;
@@ -121,10 +120,10 @@ impl CancellationToken {
         self.node.cancel(Some(reason.into().into()))
     }
 
-    /// Whether it is over, for whatever cause.
+    /// Whether the token is over, for whatever cause.
     #[inline]
     pub fn is_cancelled(&self) -> bool {
-        // The watchdog may be late: now and then the clock is asked.
+        // The watchdog may be late, so every so often this reads the clock.
         self.node.is_over()
             || (self.node.deadline <= watchdog::global().reached() && self.node.env.has_real_clock())
             || (Thread::with(Thread::is_clock_due) && self.is_over_by_clock())
@@ -134,16 +133,16 @@ impl CancellationToken {
     fn is_over_by_clock(&self) -> bool {
         Thread::with(|thread| {
             let now = thread.look(|| self.node.expires_at());
-            // From then on it says so without the clock.
+            // This sets the flag, so later calls need no clock.
             let is_over = self.node.expire(now);
             thread.end_look();
             is_over
         })
     }
 
-    /// Why it is over; `None` if it is not. Once it is over this does not change, whatever ends later around it.
+    /// Why the token is over; `None` if it is not. The cause does not change once the token is over.
     ///
-    /// Of several causes the earliest counts, and of several at once that of the outermost token or scope.
+    /// Of several causes the earliest counts. Of several at the same time, that of the outermost token or scope counts.
     ///
     /// ```
     /// use timebox::{CancellationToken, Cause};
@@ -157,12 +156,12 @@ impl CancellationToken {
         if !self.node.expire(clock::now()) {
             return None;
         }
-        // What ended it may have been lost in a fork.
-        Some(self.node.verdict().map_or(Cause::Cancelled, |verdict| verdict.end.cause))
+        // A fork may have lost the origin.
+        Some(self.node.origin().map_or(Cause::Cancelled, |origin| origin.termination.cause))
     }
 
-    /// The reason given to [`cancel_with`](Self::cancel_with), if it is over by a cancel that had one. As its
-    /// [cause](Self::cause) it does not change.
+    /// The reason given to [`cancel_with`](Self::cancel_with), if the token is over by a cancel with a reason. Like the
+    /// [cause](Self::cause), it does not change.
     ///
     /// ```
     /// use timebox::CancellationToken;
@@ -177,12 +176,12 @@ impl CancellationToken {
         if !self.node.expire(clock::now()) {
             return None;
         }
-        let verdict = self.node.verdict()?;
-        Some(Cow::Owned(verdict.end.reason.as_ref()?.to_string()))
+        let origin = self.node.origin()?;
+        Some(Cow::Owned(origin.termination.reason.as_ref()?.to_string()))
     }
 
-    /// When it is over at the latest: the earliest deadline of its own and of all that end it; [`Deadline::NEVER`] if only a
-    /// cancel can end it. Of one that is over, since when it is.
+    /// When the token is over at the latest: the earliest of its own deadline and of all deadlines that end it;
+    /// [`Deadline::NEVER`] if only a cancel can end it. If the token is over: since when.
     ///
     /// ```
     /// use std::time::Duration;
@@ -198,8 +197,7 @@ impl CancellationToken {
         Deadline::from_nanos(over.unwrap_or_else(|| self.node.expires_at()))
     }
 
-    /// The time left until it is over at the latest, zero once it is, for whatever cause; `None` if only a cancel can end
-    /// it.
+    /// The time left until the [deadline](Self::deadline), zero once the token is over; `None` if only a cancel can end it.
     ///
     /// ```
     /// use std::time::Duration;
@@ -217,12 +215,12 @@ impl CancellationToken {
         (deadline != NEVER).then(|| Duration::from_nanos(deadline.saturating_sub(now)))
     }
 
-    /// Fails once it is over. For code that has the token but no scope, on another thread for example.
+    /// Fails once the token is over. For code that has the token but no scope, on another thread for example.
     ///
     /// # Errors
     ///
-    /// A [`TimeoutError`] that names the outermost scope or token that is over by now, which may have ended later than the
-    /// one that this is over [by](Self::cause).
+    /// A [`TimeoutError`] that names the outermost scope or token that is over by now. That one may have ended later than the
+    /// one that gave this token its [cause](Self::cause).
     #[track_caller]
     #[inline]
     pub fn checkpoint(&self) -> Result<(), TimeoutError> {
@@ -238,76 +236,11 @@ impl CancellationToken {
         if !self.node.expire(now) {
             return None;
         }
-        let mut trail = Chain::from(Step::of(&self.node, now));
+        let mut chain = Chain::new(self.node.chain_link(now));
         if let Some(parent) = self.node.parent() {
-            trail.add_nodes(&parent, now);
+            parent.add_to_chain(&mut chain, now);
         }
-        Some(trail.into_error(RaiseContext::at(location, now)))
-    }
-
-    /// Waits until it is over.
-    ///
-    /// # Cancellation safety
-    ///
-    /// Nothing is lost when the future is dropped.
-    pub fn cancelled(&self) -> Cancelled<'_> {
-        Cancelled { token: self, wait: Wait::default() }
-    }
-
-    /// Waits until it is over, and keeps the token meanwhile.
-    ///
-    /// # Cancellation safety
-    ///
-    /// Nothing is lost when the future is dropped.
-    pub fn cancelled_owned(self) -> CancelledOwned {
-        CancelledOwned { token: self, wait: Wait::default() }
-    }
-
-    /// A guard that cancels it when dropped.
-    pub fn drop_guard(self) -> DropGuard {
-        DropGuard { token: self, is_armed: true }
-    }
-
-    /// As [`drop_guard`](Self::drop_guard), of a token that is borrowed.
-    pub fn drop_guard_ref(&self) -> DropGuardRef<'_> {
-        DropGuardRef { token: self }
-    }
-
-    /// Runs a future until it is done, or until this is over: then the future is dropped and the result is `None`.
-    ///
-    /// # Fairness
-    ///
-    /// On a token that is over already the future is not polled. Otherwise it is polled first: a value that is
-    /// ready wins.
-    ///
-    /// # Cancellation safety
-    ///
-    /// That of the future.
-    ///
-    /// ```
-    /// # pollster::block_on(async {
-    /// use timebox::CancellationToken;
-    ///
-    /// let token = CancellationToken::new();
-    /// assert_eq!(token.run_until_cancelled(async { 7 }).await, Some(7));
-    /// token.cancel();
-    /// assert_eq!(token.run_until_cancelled(async { 7 }).await, None);
-    /// # });
-    /// ```
-    #[doc(alias = "with_cancellation_token")]
-    pub fn run_until_cancelled<F: Future>(&self, future: F) -> RunUntilCancelled<'_, F> {
-        RunUntilCancelled { token: self, wait: Wait::default(), started: false, future: Some(future) }
-    }
-}
-
-impl CancellationToken {
-    /// As [`run_until_cancelled`](Self::run_until_cancelled), and keeps the token meanwhile.
-    ///
-    /// # Cancellation safety
-    ///
-    /// That of the future.
-    pub async fn run_until_cancelled_owned<F: Future>(self, future: F) -> Option<F::Output> {
-        self.run_until_cancelled(future).await
+        Some(chain.into_error(RaiseContext::at(location, now)))
     }
 }
 
@@ -343,5 +276,11 @@ impl fmt::Debug for CancellationToken {
             debug.field("deadline_in", &Duration::from_nanos(left));
         }
         debug.finish_non_exhaustive()
+    }
+}
+
+impl HookResult for CancellationToken {
+    fn into_failure(self) -> Option<String> {
+        None
     }
 }

@@ -1,4 +1,4 @@
-//! What the closure of a hook may return.
+//! The types that the closure of a hook may return.
 
 use std::borrow::Cow;
 use std::cell::{Ref, RefMut};
@@ -7,13 +7,13 @@ use std::fmt::Debug;
 use std::rc::Rc;
 use std::sync::{Arc, MutexGuard, RwLockReadGuard, RwLockWriteGuard};
 
-/// What the closure of a [`Hook`](crate::Hook) returns: an `Err` says that it has failed, anything else is ignored.
+/// The result of a [`Hook`](crate::Hook)'s closure. An `Err` says that the hook has failed; any other result is ignored.
 ///
-/// A hook that fails is fired again, after ever longer pauses, and what it says is kept: see
-/// [`HookFailure`](crate::HookFailure).
+/// A hook that fails fires again, after ever longer pauses. The error is kept: see [`HookFailure`](crate::HookFailure).
 ///
-/// The types of std have it that a closure is likely to end with. One that ends with another type needs a semicolon at its
-/// end, or to make a `Result` of it. It cannot be implemented elsewhere, since it is for `!` too, which has no name yet.
+/// Those types of std implement it with which a closure is likely to end. If yours ends with another type, end it with a
+/// semicolon, or return a `Result`. Other crates cannot implement this trait: it is implemented for `!`, which has no name
+/// yet.
 ///
 /// # Examples
 ///
@@ -37,20 +37,20 @@ use std::sync::{Arc, MutexGuard, RwLockReadGuard, RwLockWriteGuard};
     note = "a future would never be polled: a hook is a plain closure"
 )]
 pub trait HookResult: Sized {
-    /// What went wrong, in one line; `None` if nothing did.
+    /// The failure in one line; `None` if there was none.
     fn into_failure(self) -> Option<String>;
 }
 
 impl<T, E: Debug> HookResult for Result<T, E> {
     fn into_failure(self) -> Option<String> {
         let text = format!("{:?}", self.err()?);
-        // A text is shown as it is.
+        // The `Debug` of a string has quotes around it.
         let inside = text.strip_prefix('"').and_then(|text| text.strip_suffix('"'));
         Some(inside.filter(|inside| !inside.contains('"')).unwrap_or(&text).to_owned())
     }
 }
 
-/// Types that tell of no failure.
+/// Implements [`HookResult`] for types that are no failure.
 macro_rules! ignored {
     ($($({$($generics:tt)*})? $type:ty),* $(,)?) => {$(
         impl$(<$($generics)*>)? HookResult for $type {
@@ -61,7 +61,7 @@ macro_rules! ignored {
     )*};
 }
 
-/// The type of what never returns, which has no name yet.
+/// A way to name `!`, the type of a function that never returns.
 #[doc(hidden)]
 #[allow(unnameable_types)] // nobody need name it
 pub trait Returning {
@@ -89,6 +89,3 @@ ignored! {
     {T} std::num::Wrapping<T>, {T: ?Sized} std::marker::PhantomData<T>,
     {A} (A,), {A, B} (A, B), {A, B, C} (A, B, C), {A, B, C, D} (A, B, C, D),
 }
-
-#[cfg(not(timebox_loom))]
-ignored! { crate::token::CancellationToken, crate::token::Registration }

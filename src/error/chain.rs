@@ -1,0 +1,156 @@
+//! The scopes around a place, and the error that is made of them.
+
+use std::error::Error;
+use std::panic::Location;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::cause::Cause;
+use super::failure::HookFailure;
+use super::scope::ScopeInfo;
+use super::termination::Termination;
+use super::timeout_error::{ErrorInner, TimeoutError};
+
+/// Collects the scopes around a place, innermost first, and decides which of them the error names.
+///
+/// The error names the outermost scope that ended by itself. A scope may also be over because of a scope that it has left
+/// since: if no scope in the chain ended by itself, the error names the innermost of those.
+pub(crate) struct Chain {
+    scopes: Vec<ScopeInfo>,
+    named: Option<Named>,
+    innermost: Place,
+}
+
+/// One scope of a chain.
+pub(crate) struct Link {
+    pub(crate) info: ScopeInfo,
+    pub(crate) entered: u64,
+    /// The time now, on the clock of the scope.
+    pub(crate) now: u64,
+    /// How the scope ended by itself; `None` if it did not.
+    pub(crate) end: Option<Termination>,
+    /// The state that the scope shares with its tokens and handles, if there is any.
+    pub(crate) shared: Option<Arc<dyn SharedScope>>,
+}
+
+/// The state that a scope shares with its tokens and handles, as a chain sees it.
+pub(crate) trait SharedScope {
+    /// The termination that the scope inherited, if it is over.
+    fn inherited_end(&self) -> Option<Termination>;
+    /// Keeps the error, which names this scope.
+    fn set_raised(&self, error: &TimeoutError);
+}
+
+/// Where a link stands, and what the error says of its time.
+struct Place {
+    index: usize,
+    entered: u64,
+    now: u64,
+    shared: Option<Arc<dyn SharedScope>>,
+}
+
+struct Named {
+    place: Place,
+    end: Termination,
+}
+
+/// How and where an error is raised.
+pub(crate) struct RaiseContext {
+    pub(crate) now: u64,
+    pub(crate) location: &'static Location<'static>,
+    pub(crate) started: bool,
+    pub(crate) settled: bool,
+    pub(crate) source: Option<Box<dyn Error + Send + Sync>>,
+    pub(crate) hook_failure: Option<HookFailure>,
+    /// The time that was needed, and the time that was left.
+    pub(crate) lack: Option<(Duration, Duration)>,
+}
+
+impl RaiseContext {
+    pub(crate) fn at(location: &'static Location<'static>, now: u64) -> Self {
+        Self { now, location, started: true, settled: true, source: None, hook_failure: None, lack: None }
+    }
+}
+
+impl Chain {
+    /// A chain that begins with the innermost scope.
+    pub(crate) fn new(innermost: Link) -> Self {
+        let Link { entered, now, shared, .. } = &innermost;
+        let place = Place { index: 0, entered: *entered, now: *now, shared: shared.clone() };
+        let mut chain = Self { scopes: Vec::new(), named: None, innermost: place };
+        chain.add(innermost);
+        chain
+    }
+
+    /// Adds the next scope outwards.
+    pub(crate) fn add(&mut self, link: Link) {
+        let Link { info, entered, now, end, shared } = link;
+        let place = Place { index: self.scopes.len(), entered, now, shared };
+        self.scopes.push(info);
+        if let Some(end) = end {
+            self.named = Some(Named { place, end });
+        } else if self.named.is_none()
+            && let Some(end) = place.shared.as_ref().and_then(|shared| shared.inherited_end())
+        {
+            self.named = Some(Named { place, end });
+        }
+    }
+
+    /// The error of the scope that the chain names. That scope keeps it too.
+    #[cold]
+    pub(crate) fn into_error(self, context: RaiseContext) -> TimeoutError {
+        let Chain { scopes, named, innermost } = self;
+        let Named { place, end } = named.unwrap_or_else(|| {
+            // A fork has lost the termination.
+            let end = Termination::new(Cause::Cancelled, innermost.now);
+            Named { place: innermost, end }
+        });
+        let Place { index, mut entered, now, shared } = place;
+        // An expiry that came through a link shows the limit of the token, and its label if it has one.
+        let expired = end.origin.filter(|_| end.cause != Cause::Cancelled);
+        let shown = expired.map(|origin| {
+            let scope = &scopes[index];
+            entered = origin.entered;
+            let label = origin.info.label.clone().or_else(|| scope.label.clone());
+            ScopeInfo { id: scope.id, label, ..origin.info.clone() }
+        });
+        let RaiseContext { now: _, location, started, settled, source, hook_failure, lack } = context;
+        let error = TimeoutError::new(ErrorInner {
+            cause: end.cause,
+            reason: end.reason,
+            chain: scopes.into(),
+            over: index,
+            shown,
+            interrupted_at: location,
+            elapsed: Duration::from_nanos(now.saturating_sub(entered)),
+            overshoot: Duration::from_nanos(now.saturating_sub(end.at)),
+            started,
+            settled,
+            source,
+            hook_failure,
+            lack,
+        });
+        if let Some(shared) = shared {
+            shared.set_raised(&error);
+        }
+        error
+    }
+}
+
+impl TimeoutError {
+    /// The error of a call that stopped for a reason of its own, the `source`, in a scope that is not over.
+    #[cold]
+    pub(crate) fn given_up(
+        info: ScopeInfo,
+        context: RaiseContext,
+        source: Box<dyn Error + Send + Sync>,
+    ) -> TimeoutError {
+        let now = context.now;
+        let end = Termination {
+            reason: Some(source.to_string().into()),
+            ..Termination::new(Cause::Cancelled, now)
+        };
+        let chain = Chain::new(Link { info, entered: now, now, end: Some(end), shared: None });
+        chain.into_error(RaiseContext { source: Some(source), ..context })
+    }
+}

@@ -1,0 +1,173 @@
+//! What a user says of a hook: its action, when it fires, and what it escalates to.
+
+use std::fmt;
+use std::time::Duration;
+
+use super::result::HookResult;
+use crate::sync::callback::Closure;
+
+/// An action taken when a scope is over, to unblock a foreign call.
+///
+/// It may fire more than once, and at any time from the moment the scope is over until its registration ends
+/// (with the call, for [`interruptible`](crate::interruptible)); then it is not running and never will.
+///
+/// Any `FnMut() -> R + Send` converts into a hook that runs on a runner thread. If it returns an `Err`, that is a
+/// [failure](crate::HookFailure): the failure is kept, and the hook fires again after ever longer pauses, up to a second. Any
+/// other result is ignored ([`HookResult`] lists the types). A panic in a hook is caught and kept too; std's panic hook
+/// reports it. A hook that panicked does not fire again.
+///
+/// A hook must not take a lock that the interrupted code holds, and must not wait for that code.
+///
+/// The idea is C++20's `stop_callback`. A hook fires again until the call returns, because an interrupt that comes before
+/// the call has begun is lost.
+///
+/// # Examples
+///
+/// A read from a peer that says nothing, ended by shutting the socket down:
+///
+/// ```
+/// use std::io::Read;
+/// use std::net::{Shutdown, TcpListener, TcpStream};
+/// use std::time::Duration;
+/// use timebox::Hook;
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+/// let listener = TcpListener::bind("127.0.0.1:0")?;
+/// let mut stream = TcpStream::connect(listener.local_addr()?)?;
+/// let second = stream.try_clone()?;
+///
+/// let result = timebox::timeout(Duration::from_millis(20), || {
+///     // A socket that was shut down reads as the end of the file, which is wrong here: so the hook spoils the result.
+///     let hook = Hook::inline(|| second.shutdown(Shutdown::Both)).spoils();
+///     let read = timebox::interruptible(hook, || stream.read(&mut [0; 64]))??;
+///     Ok::<usize, Box<dyn std::error::Error + Send + Sync>>(read)
+/// });
+/// assert!(result.unwrap_err().is::<timebox::TimeoutError>());
+/// # Ok(())
+/// # }
+/// ```
+#[must_use = "a hook does nothing until it is registered"]
+pub struct Hook<'a> {
+    callback: Closure<'a>,
+    policy: Policy,
+    then: Vec<(Duration, Hook<'a>)>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Policy {
+    pub(super) inline: bool,
+    pub(super) repeat: Repeat,
+    pub(super) spoils: bool,
+}
+
+/// When a hook fires again.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Repeat {
+    /// The user left it open: the registration decides.
+    Default,
+    Once,
+    Every(Duration),
+    /// After 0.5 ms, and then after pauses that double up to 64 ms.
+    Backoff,
+}
+
+impl<'a> Hook<'a> {
+    /// A hook that runs on a runner thread (`timebox-hook`) and may block.
+    ///
+    /// If several hooks are due at once, those of inner scopes start first. Each runs on a thread of its own, so they may
+    /// overlap.
+    pub fn new<R: HookResult>(mut action: impl FnMut() -> R + Send + 'a) -> Self {
+        let callback = Box::new(move || action().into_failure());
+        Self {
+            callback,
+            policy: Policy { inline: false, repeat: Repeat::Default, spoils: false },
+            then: Vec::new(),
+        }
+    }
+
+    /// A hook that runs on the watchdog itself, some microseconds sooner. It must not block: the other hooks of the same
+    /// cancel or deadline wait for it, and all other expiries wait some milliseconds until another thread takes over. Set a
+    /// flag, call `SQLite`'s interrupt, or shut down a socket.
+    pub fn inline<R: HookResult>(action: impl FnMut() -> R + Send + 'a) -> Self {
+        let mut hook = Self::new(action);
+        hook.policy.inline = true;
+        hook
+    }
+
+    /// Fires one time only.
+    pub fn once(mut self) -> Self {
+        self.policy.repeat = Repeat::Once;
+        self
+    }
+
+    /// Fires again, this long after the end of its last run, but at least a tenth of a millisecond. While the hook fails,
+    /// each pause is twice the last, up to a second.
+    pub fn every(mut self, interval: Duration) -> Self {
+        self.policy.repeat = Repeat::Every(interval);
+        self
+    }
+
+    /// Escalates: fires `hook` too if the registration still exists `after` the first firing of this one. It does so even
+    /// while this one still runs.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use timebox::Hook;
+    ///
+    /// # fn ask() {} fn kill() {}
+    /// let hook = Hook::new(|| ask()).then(Duration::from_millis(100), Hook::new(|| kill()).once());
+    /// # drop(hook);
+    /// ```
+    pub fn then(mut self, after: Duration, hook: impl Into<Hook<'a>>) -> Self {
+        self.then.push((after, hook.into()));
+        self
+    }
+
+    /// Once this hook has fired, an `Ok` of the interrupted call counts as an error too.
+    pub fn spoils(mut self) -> Self {
+        self.policy.spoils = true;
+        self
+    }
+
+    /// Takes the hook apart: the closures of this hook and of all that it escalates to, and a plan that refers to them by
+    /// index.
+    pub(crate) fn split(self) -> (Vec<Closure<'a>>, Plan) {
+        let mut closures = Vec::new();
+        let plan = self.split_into(&mut closures);
+        (closures, plan)
+    }
+
+    fn split_into(self, closures: &mut Vec<Closure<'a>>) -> Plan {
+        let index = closures.len();
+        closures.push(self.callback);
+        let then = self.then.into_iter().map(|(after, hook)| (after, hook.split_into(closures))).collect();
+        Plan { index, policy: self.policy, then }
+    }
+}
+
+impl<'a, F, R> From<F> for Hook<'a>
+where
+    F: FnMut() -> R + Send + 'a,
+    R: HookResult,
+{
+    fn from(action: F) -> Self {
+        Hook::new(action)
+    }
+}
+
+impl fmt::Debug for Hook<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut debug = f.debug_struct("Hook");
+        debug.field("inline", &self.policy.inline).field("repeat", &self.policy.repeat);
+        debug.field("spoils", &self.policy.spoils).field("then", &self.then).finish()
+    }
+}
+
+/// A hook without its closures.
+pub(crate) struct Plan {
+    /// The index of its closure.
+    pub(super) index: usize,
+    pub(super) policy: Policy,
+    /// The hooks that it escalates to, and how long after its first firing.
+    pub(super) then: Vec<(Duration, Plan)>,
+}

@@ -1,0 +1,179 @@
+//! What a node knows of its ancestors without walking up to them: above all, when it ends at the latest (invariant 5).
+
+use std::sync::Arc;
+
+use super::data::{Listing, Node, State};
+use crate::sync::{Ordering, weak_waker};
+use crate::test_env::TestEnv;
+use crate::time::NEVER;
+use crate::watchdog::Timer;
+
+/// What a node and its ancestors mean for that node and for those beneath.
+///
+/// The cached values are written under the node's lock. A thread that reads them without the lock may see them as they were
+/// before a move that is not done yet. Where `is_fixed` is set no node moves, so nothing changes any more. That is why
+/// `is_fixed` is read with Acquire and written with Release, and all others Relaxed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Ancestry {
+    /// The earliest deadline of the node and its ancestors.
+    pub(super) effective: u64,
+    /// Whether the node keeps all its ancestors. A future that is not done may lose those that it has.
+    pub(super) is_fixed: bool,
+    /// Whether the node or an ancestor is linked to other nodes.
+    pub(super) has_links: bool,
+    /// Whether one of all these nodes has another clock. `effective` leaves out its deadline.
+    pub(super) mixes_clocks: bool,
+}
+
+impl Ancestry {
+    /// That of a node beneath `parent`, without the links of the node itself. The parent's lock is held, or the node's.
+    #[inline]
+    pub(super) fn beneath(
+        parent: Option<&Arc<Node>>,
+        env: &TestEnv,
+        deadline: u64,
+        reparentable: bool,
+    ) -> Self {
+        let Some(parent) = parent else {
+            return Self { effective: deadline, is_fixed: true, has_links: false, mixes_clocks: false };
+        };
+        let inherited = parent.ancestry();
+        if !parent.env.shares_clock(env) {
+            return Self { effective: deadline, mixes_clocks: true, ..inherited };
+        }
+        let is_fixed = inherited.is_fixed && !reparentable;
+        Self { effective: deadline.min(inherited.effective), is_fixed, ..inherited }
+    }
+
+    /// That of a node which has this link too.
+    fn with_link(self, link: &Listing, env: &TestEnv) -> Self {
+        let other = &link.node;
+        let mixes_clocks = !other.env.shares_clock(env) || other.ancestry().mixes_clocks;
+        Self { has_links: true, mixes_clocks: self.mixes_clocks || mixes_clocks, ..self }
+    }
+}
+
+impl Node {
+    #[inline]
+    pub(super) fn ancestry(&self) -> Ancestry {
+        Ancestry {
+            // The first. Acquire: pairs with the Release in `set_ancestry`.
+            is_fixed: self.flags.is_fixed.load(Ordering::Acquire),
+            effective: self.effective.load(Ordering::Relaxed),
+            has_links: self.flags.has_links.load(Ordering::Relaxed),
+            mixes_clocks: self.flags.mixes_clocks.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Under the node's lock.
+    fn set_ancestry(&self, ancestry: Ancestry) {
+        self.effective.store(ancestry.effective, Ordering::Relaxed);
+        self.flags.has_links.store(ancestry.has_links, Ordering::Relaxed);
+        self.flags.mixes_clocks.store(ancestry.mixes_clocks, Ordering::Relaxed);
+        // The last. Release: pairs with the Acquire in `ancestry`.
+        self.flags.is_fixed.store(ancestry.is_fixed, Ordering::Release);
+    }
+
+    /// The node has a link of its own now.
+    pub(super) fn set_waypoint(&self) {
+        self.flags.is_waypoint.store(true, Ordering::Relaxed);
+    }
+
+    /// The nearest waypoint: this node or an ancestor that may move or has links of its own.
+    #[inline]
+    pub(super) fn nearest_waypoint(self: &Arc<Self>) -> Option<Arc<Node>> {
+        let is_waypoint = self.flags.is_waypoint.load(Ordering::Relaxed);
+        if is_waypoint { Some(Arc::clone(self)) } else { self.next.clone() }
+    }
+
+    /// Whether nothing can change the ancestry of this node, and a child with this clock inherits it as it is.
+    #[inline]
+    pub(super) fn is_immovable(&self, env: &TestEnv) -> bool {
+        let Ancestry { is_fixed, has_links, mixes_clocks, .. } = self.ancestry();
+        is_fixed && !has_links && !mixes_clocks && self.env.shares_clock(env)
+    }
+
+    /// Whether a child with this deadline needs a timer (invariant 4).
+    pub(super) fn is_outrun_by(&self, deadline: u64, env: &TestEnv) -> bool {
+        // The deadline of a parent with another clock cannot stand for the child's.
+        let is_comparable = self.env.shares_clock(env);
+        deadline < if is_comparable { self.ancestry().effective } else { NEVER }
+    }
+
+    /// Restores invariants 4 and 5 after a change of the node's parent, mode or links, or of an ancestor. Whether the
+    /// ancestry has changed.
+    pub(super) fn update(self: &Arc<Self>) -> bool {
+        let Some(mut state) = self.state.lock() else { return false };
+        let parent = self.parent_in(&state);
+        let needs_timer = self.deadline != NEVER
+            && parent.is_none_or(|parent| parent.is_outrun_by(self.deadline, &self.env))
+            // Relaxed, here and below: under the lock.
+            && !self.over.load(Ordering::Relaxed);
+        let reparentable = self.parent_mode.is_reparentable();
+        let ancestry = Ancestry::beneath(parent, &self.env, self.deadline, reparentable);
+        let ancestry = state.links.iter().fold(ancestry, |all, link| all.with_link(link, &self.env));
+        let has_changed = self.ancestry() != ancestry;
+        self.set_ancestry(ancestry);
+        let surplus = self.update_timer(&mut state, needs_timer);
+        drop(state);
+        surplus.into_iter().for_each(Timer::cancel);
+        has_changed
+    }
+
+    /// Invariant 4. Hands out a timer that is not needed any more.
+    fn update_timer(self: &Arc<Self>, state: &mut State, needed: bool) -> Option<Timer> {
+        if state.timer.is_some_and(Timer::is_lost) {
+            state.timer = None;
+        }
+        if !needed {
+            return if state.timer.is_some() { state.timer.take() } else { None };
+        }
+        if state.timer.is_none() {
+            let waker = weak_waker(Arc::downgrade(self));
+            state.timer = Some(crate::thread::schedule_on(&self.env, self.deadline, waker));
+        }
+        None
+    }
+
+    /// [Updates](Self::update) this node and those beneath.
+    pub(super) fn update_all(self: &Arc<Self>) {
+        let mut stack = if self.update() { self.inner_children() } else { return };
+        while let Some(node) = stack.pop() {
+            if node.update() {
+                stack.extend(node.inner_children());
+            }
+        }
+    }
+
+    /// The earliest deadline of the node and of those ancestors that have its clock.
+    pub(crate) fn effective_deadline(self: &Arc<Self>) -> u64 {
+        let ancestry = self.ancestry();
+        if ancestry.mixes_clocks { self.earliest_by_walking(false) } else { ancestry.effective }
+    }
+
+    /// The [effective deadline](Self::effective_deadline), without ancestors that the node may lose: those of a future that
+    /// is not done.
+    pub(crate) fn lasting_deadline(self: &Arc<Self>) -> u64 {
+        let ancestry = self.ancestry();
+        if ancestry.is_fixed && !ancestry.mixes_clocks {
+            ancestry.effective
+        } else {
+            self.earliest_by_walking(true)
+        }
+    }
+
+    #[cold]
+    fn earliest_by_walking(self: &Arc<Self>, only_lasting: bool) -> u64 {
+        let mut earliest = NEVER;
+        let mut next = Some(Arc::clone(self));
+        while let Some(node) = next {
+            if node.env.shares_clock(&self.env) {
+                earliest = earliest.min(node.deadline);
+            }
+            // The ancestors beyond a future still end the node, through its flag.
+            let is_last = only_lasting && node.parent_mode.is_reparentable();
+            next = if is_last { None } else { node.parent() };
+        }
+        earliest
+    }
+}

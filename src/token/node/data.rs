@@ -1,0 +1,294 @@
+//! What a node holds.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::ops::{Deref, DerefMut};
+use std::panic::Location;
+use std::sync::{Arc, Weak};
+use std::task::Waker;
+use std::time::Duration;
+
+use slab::Slab;
+
+use super::parent_mode::ParentMode;
+use crate::error::{Cause, Fields, Origin, ScopeId, ScopeInfo, Termination, TimeoutError};
+use crate::sync::{AtomicBool, AtomicU64, ForkMutex, Ordering};
+use crate::test_env::TestEnv;
+use crate::token::hook::Entry;
+use crate::watchdog::Timer;
+
+/// The state that a scope shares with its tokens, handles and hooks.
+pub(crate) struct Node {
+    /// Invariant 1. Checkpoints read it without the lock.
+    pub(super) over: AtomicBool,
+    /// Its own deadline; [`NEVER`](crate::time::NEVER) if only its ancestors have one.
+    pub(crate) deadline: u64,
+    /// The cause of its end if the deadline passes.
+    pub(crate) cause: Cause,
+    pub(crate) id: ScopeId,
+    pub(super) location: &'static Location<'static>,
+    /// Its label, limit and fields, if it has any.
+    pub(super) details: Option<Box<Details>>,
+    /// When the scope was entered, or the token made.
+    pub(crate) entered: u64,
+    /// The environment in which it was made. Its times are on the clock of that.
+    pub(crate) env: TestEnv,
+    pub(super) parent_mode: ParentMode,
+    /// Whether a propagation that began here has reached all nodes beneath.
+    pub(super) has_propagated: AtomicBool,
+    pub(super) flags: AncestryFlags,
+    /// `Ancestry::effective`.
+    pub(super) effective: AtomicU64,
+    /// An ancestor to go on from: the nodes between never change. It is the nearest waypoint; for a lazy token, the parent.
+    pub(super) next: Option<Arc<Node>>,
+    pub(super) state: ForkMutex<State>,
+}
+
+/// The rest of the cached `Ancestry`, apart so that the node has no gaps.
+pub(super) struct AncestryFlags {
+    pub(super) is_fixed: AtomicBool,
+    pub(super) has_links: AtomicBool,
+    pub(super) mixes_clocks: AtomicBool,
+    /// Whether the node is a waypoint: its parent may change, or it has links of its own.
+    pub(super) is_waypoint: AtomicBool,
+}
+
+#[derive(Clone, Default)]
+pub(super) struct Details {
+    pub(super) label: Option<Cow<'static, str>>,
+    pub(super) limit: Option<Duration>,
+    pub(super) fields: Fields,
+}
+
+/// The state under the node's lock. A token that nobody waits for needs no more than this, so that its node has 120 bytes:
+/// allocators have such blocks at hand.
+pub(super) struct State {
+    pub(super) parent: Option<Listing>,
+    pub(super) more: Option<Box<ScopeState>>,
+}
+
+/// What the node of a scope needs, and that of a token which a task waits for, or which ended by itself.
+#[derive(Default)]
+pub(super) struct ScopeState {
+    /// How the node ended by itself.
+    pub(super) end: Option<Termination>,
+    /// The origin, once somebody has asked for it.
+    pub(super) origin: Option<Arc<Origin>>,
+    pub(super) timer: Option<Timer>,
+    pub(super) wakers: Slab<Waker>,
+    pub(super) cold: Option<Box<ColdState>>,
+}
+
+/// What few nodes need.
+#[derive(Default)]
+pub(super) struct ColdState {
+    pub(super) children: Slab<Child>,
+    /// Nodes whose end ends this one too ([`cancel_on`](crate::Timebox::cancel_on)).
+    pub(super) links: Vec<Listing>,
+    pub(super) hooks: Slab<ListedHook>,
+    /// How many open shields suspend its hooks.
+    pub(super) suspensions: u32,
+    /// The time of each shield that is pending in its future: the shield lasts until then at most.
+    pub(super) shields: Slab<u64>,
+    /// The task that waits for the last of these shields.
+    pub(super) shield_waiter: Option<Waker>,
+    /// How long a future in the scope is polled on, once the scope is over.
+    pub(super) grace: u64,
+    /// Whether to keep the last error that named the node.
+    pub(super) falls_back: bool,
+    pub(super) raised: Option<TimeoutError>,
+}
+
+impl State {
+    pub(super) fn new(parent: Option<Listing>) -> Self {
+        Self { parent, more: None }
+    }
+
+    /// The cold state, if there is any. Does not make it, as a mutable access to its fields does.
+    pub(super) fn existing_cold(&mut self) -> Option<&mut ColdState> {
+        self.more.as_mut()?.cold.as_deref_mut()
+    }
+}
+
+impl Deref for State {
+    type Target = ScopeState;
+
+    fn deref(&self) -> &ScopeState {
+        static EMPTY: ScopeState =
+            ScopeState { end: None, origin: None, timer: None, wakers: Slab::new(), cold: None };
+        self.more.as_deref().unwrap_or(&EMPTY)
+    }
+}
+
+impl DerefMut for State {
+    fn deref_mut(&mut self) -> &mut ScopeState {
+        self.more.get_or_insert_default()
+    }
+}
+
+impl Deref for ScopeState {
+    type Target = ColdState;
+
+    fn deref(&self) -> &ColdState {
+        static EMPTY: ColdState = ColdState {
+            children: Slab::new(),
+            links: Vec::new(),
+            hooks: Slab::new(),
+            suspensions: 0,
+            shields: Slab::new(),
+            shield_waiter: None,
+            grace: 0,
+            falls_back: false,
+            raised: None,
+        };
+        self.cold.as_deref().unwrap_or(&EMPTY)
+    }
+}
+
+impl DerefMut for ScopeState {
+    fn deref_mut(&mut self) -> &mut ColdState {
+        self.cold.get_or_insert_default()
+    }
+}
+
+/// The place of a child in the list of a node.
+pub(super) struct Listing {
+    pub(super) node: Arc<Node>,
+    pub(super) key: u32,
+    /// Whether the child's origin is the origin of this node.
+    pub(super) inherits: bool,
+}
+
+#[derive(Clone)]
+pub(super) enum Child {
+    /// It is beneath the node.
+    Inner(Weak<Node>),
+    /// It is linked to the node: it ends when the node does.
+    Linked(Weak<Node>),
+}
+
+/// The children of a node, kept alive.
+pub(super) struct Children {
+    pub(super) inner: Vec<Arc<Node>>,
+    pub(super) linked: Vec<Arc<Node>>,
+}
+
+impl Children {
+    pub(super) fn of(state: &State) -> Self {
+        let (mut inner, mut linked) = (Vec::with_capacity(state.children.len()), Vec::new());
+        for (_, child) in &state.children {
+            match child {
+                Child::Inner(child) => inner.extend(child.upgrade()),
+                Child::Linked(child) => linked.extend(child.upgrade()),
+            }
+        }
+        Self { inner, linked }
+    }
+}
+
+pub(super) struct ListedHook {
+    pub(super) entry: Arc<Entry>,
+    pub(super) owner: HookOwner,
+    /// How many shields of this node suspend it.
+    pub(super) suspensions: u32,
+}
+
+impl ListedHook {
+    /// Undoes the suspensions of a hook that was taken off the list.
+    pub(super) fn resume(&self) {
+        (0..self.suspensions).for_each(|_| self.entry.resume());
+    }
+}
+
+/// Who a hook belongs to. That decides when it ends, and which shields suspend it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum HookOwner {
+    /// A token. The hook ends with its registration.
+    Token,
+    /// The token of a scope, in the code of that scope. The hook ends with its registration, and a shield suspends it.
+    OwnToken,
+    /// A scope. The hook ends with the scope, and a shield suspends it.
+    Scope,
+    /// A future that is polled in the scope, and may be polled elsewhere later. The hook ends with the scope. A shield
+    /// suspends it, even one of the same future that was open before.
+    Future,
+}
+
+impl HookOwner {
+    /// Whether the hook ends with the scope.
+    pub(super) fn ends_with_scope(self) -> bool {
+        matches!(self, HookOwner::Scope | HookOwner::Future)
+    }
+
+    /// Whether a shield in the scope's code suspends the hook.
+    pub(super) fn is_of_scope(self) -> bool {
+        self != HookOwner::Token
+    }
+}
+
+impl Node {
+    /// What an error says of its scope.
+    pub(crate) fn info(&self) -> ScopeInfo {
+        let Details { label, limit, fields } = self.details.as_deref().cloned().unwrap_or_default();
+        ScopeInfo { id: self.id, label, location: self.location, limit, fields }
+    }
+
+    #[inline]
+    pub(crate) fn flag(&self) -> &AtomicBool {
+        &self.over
+    }
+
+    /// Whether it is over, as far as an end has propagated.
+    #[inline]
+    pub(crate) fn is_over(&self) -> bool {
+        // Acquire: pairs with the Release in `set_over`. The thread that finds the flag set sees what led to it.
+        self.over.load(Ordering::Acquire) || self.is_lazy_parent_over()
+    }
+
+    /// Whether its parent is over, if it is lazy.
+    #[inline]
+    fn is_lazy_parent_over(&self) -> bool {
+        // Acquire: pairs with the Release in `set_over`, as in `is_over`.
+        self.lazy_parent().is_some_and(|parent| parent.over.load(Ordering::Acquire))
+    }
+
+    /// Its parent, if it is lazy.
+    #[inline]
+    pub(super) fn lazy_parent(&self) -> Option<&Arc<Node>> {
+        if self.parent_mode.is_lazy() { self.next.as_ref() } else { None }
+    }
+
+    /// Its parent, while its lock is held.
+    pub(super) fn parent_in<'a>(&'a self, state: &'a State) -> Option<&'a Arc<Node>> {
+        state.parent.as_ref().map(|listing| &listing.node).or_else(|| self.lazy_parent())
+    }
+
+    pub(crate) fn parent(&self) -> Option<Arc<Node>> {
+        match self.lazy_parent() {
+            Some(parent) => Some(Arc::clone(parent)),
+            None => self.state.lock()?.parent.as_ref().map(|listing| Arc::clone(&listing.node)),
+        }
+    }
+
+    /// Calls `visit` with this node and its ancestors, innermost first.
+    pub(crate) fn walk(self: &Arc<Self>, mut visit: impl FnMut(&Arc<Node>)) {
+        let mut next = Some(Arc::clone(self));
+        while let Some(node) = next {
+            visit(&node);
+            next = node.parent();
+        }
+    }
+}
+
+impl fmt::Debug for Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Node")
+            .field("info", &self.info())
+            .field("over", &self.is_over())
+            .finish_non_exhaustive()
+    }
+}
+
+// An `Arc` adds two counts: 120 bytes. See `State`.
+#[cfg(all(target_os = "linux", target_pointer_width = "64", not(any(timebox_loom, feature = "testing"))))]
+const _: () = assert!(size_of::<Node>() <= 104 && size_of::<ScopeState>() <= 120);

@@ -1,0 +1,50 @@
+//! What errors say of a node, and what a node keeps of them.
+
+use std::sync::Arc;
+
+use super::data::Node;
+use crate::error::{Chain, Link, SharedScope, Termination, TimeoutError};
+
+impl Node {
+    /// The node as a link in the chain of an error.
+    pub(crate) fn chain_link(self: &Arc<Self>, now: u64) -> Link {
+        let shared = Arc::clone(self) as Arc<dyn SharedScope>;
+        let (info, end) = (self.info(), self.end(now));
+        Link { info, entered: self.entered, now: self.env.reading(now), end, shared: Some(shared) }
+    }
+
+    /// Adds this node and its ancestors to the chain of an error.
+    pub(crate) fn add_to_chain(self: &Arc<Self>, chain: &mut Chain, now: u64) {
+        self.walk(|node| chain.add(node.chain_link(now)));
+    }
+
+    /// From now on the node keeps the last error that named it.
+    ///
+    /// Nodes do not do so unasked: the source of the error may hold a token of the node, and they would keep each other
+    /// alive for ever.
+    pub(crate) fn fall_back(&self) {
+        if let Some(mut state) = self.state.lock() {
+            state.falls_back = true;
+        }
+    }
+
+    /// The last error that named the node. It keeps none from now on.
+    pub(crate) fn take_raised(&self) -> Option<TimeoutError> {
+        let mut state = self.state.lock()?;
+        state.falls_back = false;
+        state.raised.take()
+    }
+}
+
+impl SharedScope for Node {
+    fn inherited_end(&self) -> Option<Termination> {
+        Some(Termination::through_link(&self.origin()?))
+    }
+
+    fn set_raised(&self, error: &TimeoutError) {
+        let Some(mut state) = self.state.lock().filter(|state| state.falls_back) else { return };
+        let before = state.raised.replace(error.clone());
+        drop(state);
+        drop(before);
+    }
+}

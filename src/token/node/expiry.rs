@@ -1,0 +1,155 @@
+//! How a node ends at its deadline, and since when it is over.
+
+use std::cmp::Reverse;
+use std::sync::Arc;
+use std::task::Wake;
+
+use super::data::Node;
+use super::wake_list::WakeList;
+use crate::error::Termination;
+use crate::test_env::TestEnv;
+use crate::time::{NEVER, clock};
+#[cfg(feature = "testing")]
+use crate::watchdog;
+
+/// The timer of its deadline is due.
+impl Wake for Node {
+    fn wake(self: Arc<Self>) {
+        if let Some(mut state) = self.state.lock()
+            && state.timer.is_some()
+        {
+            state.timer = None;
+        }
+        let mut wakes = WakeList::default();
+        self.end_at_deadline(&mut wakes);
+        wakes.deliver_on_watchdog();
+    }
+}
+
+impl Node {
+    /// Whether its deadline has passed, if the caller's clock says `now`.
+    #[inline]
+    pub(crate) fn has_expired(&self, now: u64) -> bool {
+        self.deadline <= self.env.reading(now)
+    }
+
+    /// How the node ended by itself by `now`: the earlier of its cancel and its deadline.
+    pub(crate) fn end(&self, now: u64) -> Option<Termination> {
+        let recorded = self.state.lock().and_then(|state| state.end.clone());
+        self.earlier(recorded, self.env.reading(now))
+    }
+
+    /// The earlier of a recorded end and the deadline, if the deadline has passed at `now` on the node's clock.
+    pub(super) fn earlier(&self, recorded: Option<Termination>, now: u64) -> Option<Termination> {
+        match recorded {
+            Some(end) if end.at < self.deadline => Some(end),
+            _ if self.deadline <= now => Some(Termination::new(self.cause, self.deadline)),
+            recorded => recorded,
+        }
+    }
+
+    /// Whether the node is over at `now`. If the watchdog is late, this propagates the expiry in its place.
+    pub(crate) fn expire(self: &Arc<Self>, now: u64) -> bool {
+        self.is_over() || (self.may_have_expired(now) && self.propagate_expiry(now))
+    }
+
+    #[cold]
+    fn propagate_expiry(self: &Arc<Self>, now: u64) -> bool {
+        // Of each tree: the expired node with the earliest deadline, and the outermost expired node.
+        let mut expired: Vec<(u64, usize, Reverse<usize>, Arc<Node>)> = Vec::new();
+        let mut trees = 0;
+        let mut earliest = (usize::MAX, NEVER);
+        self.visit_all(|tree, node| {
+            if !node.has_expired(now) {
+                return;
+            }
+            if earliest.0 != tree {
+                earliest = (tree, NEVER);
+                trees = expired.len();
+            }
+            if node.deadline <= earliest.1 {
+                earliest.1 = node.deadline;
+                expired.truncate(trees);
+            } else {
+                expired.truncate(trees + 1);
+            }
+            expired.push((node.deadline, tree, Reverse(expired.len()), Arc::clone(node)));
+        });
+        if expired.is_empty() {
+            return false;
+        }
+        // The earliest comes first: it is the origin of this node.
+        expired.sort_by_key(|&(deadline, tree, depth, _)| (deadline, tree, depth));
+        let mut wakes = WakeList::default();
+        expired.iter().for_each(|(.., node)| node.end_at_deadline(&mut wakes));
+        wakes.deliver();
+        true
+    }
+
+    fn end_at_deadline(self: &Arc<Self>, wakes: &mut WakeList) {
+        self.end_by(Termination::new(self.cause, self.deadline), true);
+        self.propagate(None, wakes);
+    }
+
+    /// Has the deadline pass now, because a test asks for it. The hooks have run when this returns.
+    #[cfg(feature = "testing")]
+    pub(crate) fn expire_early(self: &Arc<Self>) {
+        struct Early(Arc<Node>);
+        impl Wake for Early {
+            fn wake(self: Arc<Self>) {
+                let node = &self.0;
+                let mut wakes = WakeList::default();
+                if node.end_by(Termination::new(node.cause, node.env.now()), true) {
+                    node.propagate(None, &mut wakes);
+                }
+                wakes.deliver_on_watchdog();
+            }
+        }
+        watchdog::mock::carry_out([Arc::new(Early(Arc::clone(self))).into()]);
+    }
+
+    /// Since when the node is over, on this clock; `None` if it is not.
+    pub(crate) fn over_since(&self, clock: &TestEnv) -> Option<u64> {
+        if !self.is_over() {
+            return None;
+        }
+        // If a fork has lost the origin, the time is not known.
+        let at = self.origin_on(clock).map_or(0, |origin| origin.termination.at);
+        Some(at)
+    }
+
+    /// Whether the node or one of its ancestors has ended. A node can be over without that: the parent that ended may not be
+    /// its parent any more.
+    pub(crate) fn is_over_still(self: &Arc<Self>) -> bool {
+        let (now, mut has_ended) = (clock::now(), false);
+        self.walk(|node| has_ended |= node.end(now).is_some());
+        has_ended
+    }
+
+    /// Sets the grace of its scope.
+    pub(crate) fn set_grace(&self, grace: u64) {
+        if let Some(mut state) = self.state.lock() {
+            state.grace = grace;
+        }
+    }
+
+    /// When the first of this node and its ancestors ended, and when the first of their graces ends; `None` if none has
+    /// ended. A node with another clock has no grace here.
+    pub(crate) fn graced_until(self: &Arc<Self>, now: u64) -> Option<(u64, u64)> {
+        let mut first: Option<(u64, u64)> = None;
+        let mut add = |end: u64, until: u64| {
+            let (ended, graced) = first.unwrap_or((NEVER, NEVER));
+            first = Some((ended.min(end), graced.min(until)));
+        };
+        let current = TestEnv::current();
+        self.walk(|node| match node.end(now) {
+            Some(end) if node.env.shares_clock(&current) => {
+                let grace = node.state.lock().map_or(0, |state| state.grace);
+                add(end.at, end.at.saturating_add(grace));
+            }
+            Some(_) => add(now, now),
+            None => {}
+        });
+        first.or_else(|| self.is_over().then_some((now, now)))
+    }
+}

@@ -1,0 +1,48 @@
+//! Lazy tokens: a child of a token costs its parent nothing until a task, a hook or a child waits for it (invariant 6).
+
+use std::sync::Arc;
+
+use super::data::{Child, Listing, Node};
+use super::propagation::ParentEnd;
+use crate::sync::{Ordering, mutant};
+
+impl Node {
+    /// When this returns, the parent's end has propagated to the node, or will. Called before a task, a hook or a child waits
+    /// for the node.
+    #[inline]
+    pub(super) fn ensure_listed(self: &Arc<Self>) {
+        if self.parent_mode.is_lazy() {
+            self.list_lazy();
+        }
+    }
+
+    #[cold]
+    fn list_lazy(self: &Arc<Self>) {
+        let Some(parent) = self.lazy_parent() else { return };
+        if self.parent_mode.is_unlisted() {
+            // If a fork has lost the parent's lock, the node can only go on to read the flag.
+            let Some(listing) = parent.list(Child::Inner(Arc::downgrade(self))) else { return };
+            let surplus = self.take_listing(listing);
+            surplus.map(Listing::unlist);
+        }
+        // Invariant 3: the parent may have gone through its children before it listed this one.
+        // Acquire: pairs with the Release in `set_over`.
+        if !self.over.load(Ordering::Acquire) && parent.is_over() && !mutant!(NoSecondLook) {
+            self.propagate_and_deliver(Some(&ParentEnd::of(parent)));
+        }
+        if self.parent_mode.is_unlisted() {
+            // Only now: until here a child of this node needs this function to look at the parent.
+            self.parent_mode.set_listed();
+        }
+    }
+
+    /// Stores the node's place in the parent's list. Hands it back if the node has one already.
+    fn take_listing(&self, listing: Listing) -> Option<Listing> {
+        let Some(mut state) = self.state.lock() else { return Some(listing) };
+        if state.parent.is_some() {
+            return Some(listing);
+        }
+        state.parent = Some(listing);
+        None
+    }
+}

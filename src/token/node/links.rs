@@ -1,0 +1,148 @@
+//! Links: a node may end with nodes that are not its ancestors ([`cancel_on`](crate::Timebox::cancel_on)).
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use super::data::{Child, Listing, Node};
+use crate::time::NEVER;
+
+impl Node {
+    /// Links the node to `other`: it ends when `other` does. Called before the node has children.
+    pub(crate) fn link(self: &Arc<Self>, other: &Arc<Node>) {
+        let Some(link) = other.list(Child::Linked(Arc::downgrade(self))) else { return };
+        if let Some(mut state) = self.state.lock() {
+            state.links.push(link);
+        }
+        self.set_waypoint();
+        self.update();
+        // Invariant 3: the other may have gone through its children before it listed this one.
+        if other.is_over() {
+            self.end_by(self.end_through_link(other, other.origin().as_ref()), true);
+            self.propagate_and_deliver(None);
+        }
+    }
+
+    /// The nodes to which this one is linked itself.
+    fn linked_nodes(&self) -> Vec<Arc<Node>> {
+        let links =
+            self.state.lock().map(|state| state.links.iter().map(|link| Arc::clone(&link.node)).collect());
+        links.unwrap_or_default()
+    }
+
+    /// Drops the links to nodes that are linked back to this one: each would keep the other alive for ever.
+    pub(super) fn break_circles(self: &Arc<Self>) {
+        for other in self.linked_nodes() {
+            let mut in_circle = false;
+            other.visit_all(|_, node| in_circle |= Arc::ptr_eq(node, self));
+            if in_circle && let Some(mut state) = self.state.lock() {
+                // The other still lists this node, and so propagates to it as long as both are there.
+                let link = state.links.iter().position(|link| Arc::ptr_eq(&link.node, &other));
+                let link = link.map(|index| state.links.swap_remove(index));
+                drop(state);
+                drop(link);
+            }
+        }
+    }
+
+    /// The earliest deadline that ends this node: its own, that of an ancestor, or that of a node to which one of them is
+    /// linked. Leaves out nodes with another clock.
+    pub(crate) fn expires_at(self: &Arc<Self>) -> u64 {
+        let ancestry = self.ancestry();
+        if !ancestry.has_links && !ancestry.mixes_clocks {
+            return ancestry.effective;
+        }
+        let mut earliest = NEVER;
+        self.visit_trees(|node| {
+            if node.env.shares_clock(&self.env) {
+                earliest = earliest.min(node.effective_deadline());
+            } else if ancestry.mixes_clocks {
+                // An ancestor of this one may have the clock again.
+                node.walk(|node| {
+                    if node.env.shares_clock(&self.env) {
+                        earliest = earliest.min(node.deadline);
+                    }
+                });
+            }
+        });
+        earliest
+    }
+
+    /// Whether a node that ends this one may have expired.
+    #[inline]
+    pub(super) fn may_have_expired(self: &Arc<Self>, now: u64) -> bool {
+        self.ancestry().mixes_clocks || self.expires_at() <= self.env.reading(now)
+    }
+
+    /// The node with the earliest deadline, of all that end this one through a link of its own.
+    pub(crate) fn earliest_link(self: &Arc<Self>) -> Option<Arc<Node>> {
+        let mut earliest: Option<Arc<Node>> = None;
+        for link in self.linked_nodes() {
+            link.visit_all(|_, node| {
+                if node.env.shares_clock(&self.env)
+                    && node.deadline != NEVER
+                    && earliest.as_ref().is_none_or(|earliest| node.deadline < earliest.deadline)
+                {
+                    earliest = Some(Arc::clone(node));
+                }
+            });
+        }
+        earliest
+    }
+
+    /// Calls `visit` with this node and with all nodes to which it or its ancestors are linked. Skips the ancestors, since a
+    /// node knows what they mean for it.
+    fn visit_trees(self: &Arc<Self>, mut visit: impl FnMut(&Arc<Node>)) {
+        let mut trees = vec![Arc::clone(self)];
+        let mut seen = HashSet::new();
+        let mut index = 0;
+        while let Some(tree) = trees.get(index).cloned() {
+            visit(&tree);
+            index += 1;
+            let has_links = tree.ancestry().has_links;
+            let mut waypoint = if has_links { tree.nearest_waypoint() } else { None };
+            while let Some(node) = waypoint {
+                let parent = self.collect_links(&node, &mut trees, &mut seen);
+                let parent = parent.filter(|parent| parent.ancestry().has_links);
+                waypoint = parent.and_then(|parent| parent.nearest_waypoint());
+            }
+        }
+    }
+
+    /// Calls `visit` with every node whose end ends this one, and with the index of its tree. Tree 0 is the node and its
+    /// ancestors; the others begin with the nodes to which these are linked.
+    pub(super) fn visit_all(self: &Arc<Self>, mut visit: impl FnMut(usize, &Arc<Node>)) {
+        let mut trees = vec![Arc::clone(self)];
+        let mut seen = HashSet::new();
+        let mut index = 0;
+        while let Some(tree) = trees.get(index) {
+            let mut next = Some(Arc::clone(tree));
+            while let Some(node) = next {
+                visit(index, &node);
+                next = self.collect_links(&node, &mut trees, &mut seen);
+            }
+            index += 1;
+        }
+    }
+
+    /// Adds the nodes to which `node` is linked itself, each once, since links may form a circle. The parent of `node`.
+    fn collect_links(
+        self: &Arc<Self>,
+        node: &Arc<Node>,
+        trees: &mut Vec<Arc<Node>>,
+        seen: &mut HashSet<*const Node>,
+    ) -> Option<Arc<Node>> {
+        let state = node.state.lock()?;
+        for link in &state.links {
+            if !Arc::ptr_eq(&link.node, self) && seen.insert(Arc::as_ptr(&link.node)) {
+                trees.push(Arc::clone(&link.node));
+            }
+        }
+        node.parent_in(&state).cloned()
+    }
+
+    /// Lists a child.
+    pub(super) fn list(self: &Arc<Self>, child: Child) -> Option<Listing> {
+        let key = self.register(true, |state| state.children.insert(child))?;
+        Some(Listing::new(self, key))
+    }
+}

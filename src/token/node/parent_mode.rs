@@ -1,0 +1,53 @@
+//! How a node learns that its parent is over.
+
+use crate::sync::{AtomicU8, Ordering};
+
+/// How a node learns that its parent is over, and whether it may get another parent.
+pub(super) struct ParentMode(AtomicU8);
+
+impl ParentMode {
+    /// The parent lists the node, and propagates to it.
+    pub(super) const LISTED: u8 = 0;
+    /// As `LISTED`, and the node may get another parent: it is the node of a future that is not done.
+    pub(super) const REPARENTABLE: u8 = 1;
+    /// The node reads its parent's flag. The parent does not list it (invariant 6).
+    pub(super) const LAZY: u8 = 2;
+    /// The node reads its parent's flag, and the parent propagates to it too.
+    pub(super) const LAZY_LISTED: u8 = 3;
+
+    pub(super) fn new(mode: u8) -> Self {
+        Self(AtomicU8::new(mode))
+    }
+
+    #[inline]
+    pub(super) fn is_reparentable(&self) -> bool {
+        // Relaxed: the thread that polls the future made the children of this poll, and closes their parents later. Another
+        // thread plays no part in the end of that poll.
+        self.0.load(Ordering::Relaxed) == Self::REPARENTABLE
+    }
+
+    /// The node keeps the parent that it has.
+    pub(super) fn keep_parent(&self) {
+        // Relaxed: as in `is_reparentable`.
+        self.0.store(Self::LISTED, Ordering::Relaxed);
+    }
+
+    #[inline]
+    pub(super) fn is_lazy(&self) -> bool {
+        // Relaxed: this never changes.
+        self.0.load(Ordering::Relaxed) >= Self::LAZY
+    }
+
+    /// Whether the node is lazy and its parent does not list it.
+    #[inline]
+    pub(super) fn is_unlisted(&self) -> bool {
+        // Acquire: pairs with the Release in `set_listed`.
+        self.0.load(Ordering::Acquire) == Self::LAZY
+    }
+
+    /// The parent of this lazy node lists it now.
+    pub(super) fn set_listed(&self) {
+        // Release: pairs with the Acquire in `is_unlisted`.
+        self.0.store(Self::LAZY_LISTED, Ordering::Release);
+    }
+}

@@ -1,0 +1,258 @@
+//! How the end of a node propagates to all nodes beneath.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::data::{Children, Node, State};
+use super::wake_list::WakeList;
+use crate::error::{Cause, Origin, Termination};
+use crate::sync::{Ordering, mutant};
+use crate::test_env::TestEnv;
+use crate::time::clock;
+
+/// A parent that is over, and the origin that its children inherit.
+pub(super) struct ParentEnd {
+    parent: Arc<Node>,
+    origin: Option<Arc<Origin>>,
+}
+
+impl ParentEnd {
+    pub(super) fn of(parent: &Arc<Node>) -> Self {
+        Self { parent: Arc::clone(parent), origin: parent.origin() }
+    }
+}
+
+/// The children to which a node that is over propagates.
+struct Pending {
+    origin: Option<Arc<Origin>>,
+    children: Children,
+}
+
+impl Node {
+    /// Ends the node, unless it is over or its deadline has passed. Whether this call ended it.
+    ///
+    /// When it returns, the flags of all nodes beneath are set. It wakes the tasks that wait. The hooks run on the watchdog
+    /// or on a runner thread.
+    pub(crate) fn cancel(self: &Arc<Self>, reason: Option<Arc<str>>) -> bool {
+        let now = clock::now();
+        let at = self.env.reading(now);
+        let end = Termination { reason, ..Termination::new(Cause::Cancelled, at) };
+        let first = !self.expire(now) && self.end_by(end, false);
+        // If another thread was first, it may still propagate, or a fork may have lost it.
+        // Acquire: pairs with the Release in `propagate`.
+        if first || (!mutant!(NoSecondSpread) && !self.has_propagated.load(Ordering::Acquire)) {
+            self.propagate_and_deliver(None);
+        }
+        first
+    }
+
+    /// Records how the node ended by itself. `false` if that is recorded already, or if the node is over and
+    /// `even_if_over` is not set.
+    pub(super) fn end_by(&self, end: Termination, even_if_over: bool) -> bool {
+        let Some(mut state) = self.state.lock() else {
+            // A fork has lost the lock: the end propagates to no other node.
+            return !self.over.swap(true, Ordering::AcqRel);
+        };
+        // A node that is over because of its parent may still end by itself, since it may leave the parent.
+        if state.end.is_some() || (!even_if_over && self.is_over()) {
+            return false;
+        }
+        state.end = Some(end);
+        true
+    }
+
+    /// [Propagates](Self::propagate), then wakes tasks and hooks. Called on a thread of the user's.
+    pub(super) fn propagate_and_deliver(self: &Arc<Self>, by: Option<&ParentEnd>) {
+        let mut wakes = WakeList::default();
+        self.propagate(by, &mut wakes);
+        wakes.deliver();
+    }
+
+    /// Sets the flag of this node and of all nodes beneath, and collects the tasks and hooks that wait for them. The node is
+    /// over `by` the end of its parent, or else by its own.
+    pub(super) fn propagate(self: &Arc<Self>, by: Option<&ParentEnd>, wakes: &mut WakeList) {
+        if let Some(pending) = self.set_over(by, wakes) {
+            self.propagate_beneath(pending, wakes);
+        }
+        // Release: pairs with the Acquire in `cancel`.
+        self.has_propagated.store(true, Ordering::Release);
+    }
+
+    fn propagate_beneath(self: &Arc<Self>, pending: Pending, wakes: &mut WakeList) {
+        let mut stack = vec![(Arc::clone(self), pending)];
+        // Links, unlike the tree, may form a circle. The map keeps the nodes alive, so that no address is used again.
+        let mut visited = HashMap::new();
+        while let Some((node, Pending { origin, children: Children { inner, linked } })) = stack.pop() {
+            for other in linked {
+                if visited.insert(Arc::as_ptr(&other), Arc::clone(&other)).is_none() {
+                    other.end_by(other.end_through_link(&node, origin.as_ref()), true);
+                    let pending = other.set_over(None, wakes);
+                    stack.extend(pending.map(|pending| (other, pending)));
+                }
+            }
+            let by = ParentEnd { parent: node, origin };
+            for child in inner {
+                let pending = child.set_over(Some(&by), wakes);
+                stack.extend(pending.map(|pending| (child, pending)));
+            }
+        }
+    }
+
+    /// Sets the flag and decides the origin (invariant 1). The children, if there are any.
+    fn set_over(&self, by: Option<&ParentEnd>, wakes: &mut WakeList) -> Option<Pending> {
+        let Some(mut state) = self.state.lock() else {
+            self.over.store(true, Ordering::Release);
+            return None;
+        };
+        if let Some(by) = by {
+            // The child may have got another parent meanwhile (invariant 2).
+            if !state.parent.as_ref().is_some_and(|listing| Arc::ptr_eq(&listing.node, &by.parent)) {
+                return None;
+            }
+            // Relaxed: under the lock.
+            if let Some(origin) = &by.origin
+                && !self.over.load(Ordering::Relaxed)
+            {
+                self.decide_origin(&mut state, &by.parent, origin);
+            }
+        }
+        // Relaxed: under the lock.
+        let is_first = !self.over.load(Ordering::Relaxed);
+        // Release: pairs with the Acquire in `is_over`.
+        self.over.store(true, Ordering::Release);
+        let more = state.more.as_mut()?;
+        wakes.wakers.extend(more.wakers.drain());
+        let cold = more.cold.as_mut()?;
+        if is_first {
+            wakes.hooks.extend(cold.hooks.iter().map(|(_, hook)| Arc::clone(&hook.entry)));
+        }
+        if cold.children.is_empty() {
+            return None;
+        }
+        let children = Children::of(&state);
+        let inherits = state.parent.as_ref().is_some_and(|listing| listing.inherits);
+        // The children are used without the lock: the last handle of one may be dropped then.
+        drop(state);
+        let origin = match by {
+            // A deep tree is not walked up again at each of its nodes.
+            Some(by) if inherits => by.origin.clone(),
+            _ => self.origin(),
+        };
+        Some(Pending { origin, children })
+    }
+
+    /// Decides the origin of a node whose parent is over: the parent's, or its own end if that came first.
+    fn decide_origin(&self, state: &mut State, parent: &Node, inherited: &Arc<Origin>) {
+        let shares_clock = self.env.shares_clock(&parent.env);
+        let on_clock = (!shares_clock).then(|| on_clock(inherited, &parent.env, &self.env));
+        let inherited = on_clock.as_ref().unwrap_or(inherited);
+        let Termination { cause, at, .. } = inherited.termination;
+        // Most nodes have no end of their own by then.
+        if state.end.is_some() || self.deadline <= at {
+            state.end = self.earlier(state.end.take(), at);
+        }
+        let is_own_first = state.end.as_ref().is_some_and(|own| {
+            // A caller whose `cancel` returned `true` must find its cancel as the cause. A cancel of the parent at the very
+            // deadline of the node does not come first.
+            let is_cancel = own.cause == Cause::Cancelled && own.origin.is_none();
+            own.at < at || (own.at == at && cause == Cause::Cancelled) || is_cancel
+        });
+        if !is_own_first {
+            match &mut state.parent {
+                Some(listing) if shares_clock => listing.inherits = true,
+                _ => state.origin = Some(Arc::clone(inherited)),
+            }
+        }
+    }
+
+    /// Decides the origin of a node that was made beneath a parent which is over.
+    #[cold]
+    pub(super) fn inherit_origin(&self, parent: &Arc<Node>) {
+        if let Some(inherited) = parent.origin()
+            && let Some(mut state) = self.state.lock()
+        {
+            self.decide_origin(&mut state, parent, &inherited);
+        }
+    }
+
+    /// By which termination the node is over, and whose it was; `None` if the node is not over, or if a fork has lost it.
+    pub(crate) fn origin(&self) -> Option<Arc<Origin>> {
+        let mut next = match self.own_origin() {
+            Ok(origin) => return origin,
+            Err(parent) => parent,
+        };
+        let origin = loop {
+            next = match next.own_origin() {
+                Ok(origin) => break origin?,
+                Err(parent) => parent,
+            };
+        };
+        // The next call finds it here.
+        if let Some(mut state) = self.state.lock() {
+            state.origin.get_or_insert_with(|| Arc::clone(&origin));
+        }
+        Some(origin)
+    }
+
+    /// Its origin; as an error the parent, if the origin is the parent's.
+    fn own_origin(&self) -> Result<Option<Arc<Origin>>, Arc<Node>> {
+        if !self.is_over() {
+            return Ok(None);
+        }
+        let Some(mut state) = self.state.lock() else { return Ok(None) };
+        if state.origin.is_some() {
+            return Ok(state.origin.clone());
+        }
+        if let Some(listing) = state.parent.as_ref().filter(|listing| listing.inherits) {
+            return Err(Arc::clone(&listing.node));
+        }
+        // Invariant 6: the end may not have propagated to a lazy node yet.
+        if let Some(parent) = self.lazy_parent().filter(|_| state.end.is_none()) {
+            return Err(Arc::clone(parent));
+        }
+        let Some(end) = state.end.clone() else { return Ok(None) };
+        let at = end.at;
+        let end = self.earlier(Some(end), at);
+        state.origin = end.map(|end| Arc::new(self.origin_of(end)));
+        Ok(state.origin.clone())
+    }
+
+    /// An end of this node as the origin for others.
+    fn origin_of(&self, termination: Termination) -> Origin {
+        Origin { termination, info: self.info(), entered: self.entered }
+    }
+
+    /// Its [origin](Self::origin) on another clock.
+    pub(crate) fn origin_on(&self, clock: &TestEnv) -> Option<Arc<Origin>> {
+        Some(on_clock(&self.origin()?, &self.env, clock))
+    }
+
+    /// Its origin in the future, if its own deadline ends it.
+    pub(crate) fn origin_at_deadline(&self) -> Arc<Origin> {
+        Arc::new(self.origin_of(Termination::new(self.cause, self.deadline)))
+    }
+
+    /// How this node ends when a node ends that it is linked to. `origin` is the origin of that node.
+    pub(super) fn end_through_link(&self, other: &Node, origin: Option<&Arc<Origin>>) -> Termination {
+        match origin {
+            Some(origin) => Termination::through_link(&on_clock(origin, &other.env, &self.env)),
+            // A fork has lost it.
+            None => Termination::new(Cause::Cancelled, self.env.reading(clock::now())),
+        }
+    }
+}
+
+/// An origin on another clock. If the clocks differ, it says that the end came now.
+#[inline]
+fn on_clock(origin: &Arc<Origin>, from: &TestEnv, to: &TestEnv) -> Arc<Origin> {
+    if to.shares_clock(from) {
+        return Arc::clone(origin);
+    }
+    let now = to.reading(clock::now());
+    let elapsed = origin.termination.at.saturating_sub(origin.entered);
+    Arc::new(Origin {
+        termination: Termination { at: now, ..origin.termination.clone() },
+        info: origin.info.clone(),
+        entered: now.saturating_sub(elapsed),
+    })
+}

@@ -1,0 +1,68 @@
+//! Shields: they suspend the hooks of a scope, and hold up the drop of a future.
+
+use std::sync::Arc;
+use std::task::Waker;
+
+use super::data::Node;
+use super::wake_list::WakeList;
+
+impl Node {
+    /// A shield opens. Suspends the hooks that belong to the scope, and waits for those that run.
+    pub(crate) fn suspend_hooks(&self) {
+        let Some(mut state) = self.state.lock() else { return };
+        state.suspensions += 1;
+        let mut entries = Vec::new();
+        for (_, hook) in state.hooks.iter_mut().filter(|(_, hook)| hook.owner.is_of_scope()) {
+            hook.suspensions += 1;
+            // Under the lock: the code that takes the hook off the list resumes it as often.
+            hook.entry.suspend();
+            entries.push(Arc::clone(&hook.entry));
+        }
+        drop(state);
+        entries.iter().for_each(|entry| entry.wait_until_idle());
+    }
+
+    /// The shield closes. Resumes the hooks; those that are due run.
+    pub(crate) fn resume_hooks(&self) {
+        let Some(mut state) = self.state.lock() else { return };
+        state.suspensions -= 1;
+        let mut entries = Vec::new();
+        for (_, hook) in state.hooks.iter_mut().filter(|(_, hook)| hook.suspensions > 0) {
+            hook.suspensions -= 1;
+            entries.push(Arc::clone(&hook.entry));
+        }
+        drop(state);
+        entries.iter().for_each(|entry| entry.resume());
+    }
+
+    /// A shield is pending in the future, until this time at most.
+    pub(crate) fn add_shield(&self, until: u64) -> Option<usize> {
+        Some(self.state.lock()?.shields.insert(until))
+    }
+
+    pub(crate) fn remove_shield(&self, key: usize) {
+        let Some(mut state) = self.state.lock() else { return };
+        state.shields.try_remove(key);
+        let is_last = state.shields.is_empty();
+        let waiter = if is_last { state.shield_waiter.take() } else { None };
+        drop(state);
+        WakeList { wakers: waiter.into_iter().collect(), ..WakeList::default() }.deliver();
+    }
+
+    /// Whether a shield is pending in the future.
+    pub(crate) fn has_shields(&self) -> bool {
+        self.state.lock().is_some_and(|state| !state.shields.is_empty())
+    }
+
+    /// Until when the pending shields of the future last; 0 if there is none. The task is woken when the last one closes.
+    pub(crate) fn shielded_until(&self, waker: &Waker) -> u64 {
+        let until = self.with_waker(waker, |state, waker| {
+            let until = state.shields.iter().map(|(_, until)| *until).max();
+            if until.is_some() {
+                std::mem::swap(&mut state.shield_waiter, waker);
+            }
+            until
+        });
+        until.flatten().unwrap_or(0)
+    }
+}

@@ -1,0 +1,89 @@
+//! The tasks and hooks that an end has reached, and how they are woken once no lock is held.
+
+use std::sync::Arc;
+use std::task::{Wake, Waker};
+
+use crate::sync::callback::wake_quietly;
+use crate::thread::{self, without_scopes};
+use crate::token::hook::Entry;
+use crate::watchdog;
+
+/// The tasks and hooks that an end has reached.
+#[derive(Default)]
+pub(super) struct WakeList {
+    /// From the outside in.
+    pub(super) hooks: Vec<Arc<Entry>>,
+    pub(super) wakers: Vec<Waker>,
+}
+
+impl WakeList {
+    /// Leaves the hooks to the watchdog, and wakes the tasks. Called on a thread of the user's.
+    pub(super) fn deliver(self) {
+        post_all(self.hooks);
+        // After the hooks: a waker may run its task right here, and the task may wait for a hook.
+        for waker in self.wakers {
+            without_scopes(|| wake_quietly(waker));
+        }
+    }
+
+    /// Called on the watchdog: posts each waker by itself, since any of them may not return.
+    pub(super) fn deliver_on_watchdog(self) {
+        post_all(self.hooks);
+        self.wakers.into_iter().for_each(thread::post);
+    }
+}
+
+/// Hooks that are due, from the outside in. The watchdog triggers them in one call, so that they start in order.
+struct DueHooks {
+    entries: Vec<Arc<Entry>>,
+    /// Whether the one who posted them has claimed each.
+    are_claimed: bool,
+}
+
+impl DueHooks {
+    /// Inline hooks first. Of both kinds, those of inner scopes first.
+    fn in_order(&self) -> impl Iterator<Item = Arc<Entry>> {
+        let of = |inline| self.entries.iter().rev().filter(move |entry| entry.is_inline() == inline);
+        of(true).chain(of(false)).map(Arc::clone)
+    }
+}
+
+impl Wake for DueHooks {
+    fn wake(self: Arc<Self>) {
+        let start = if self.are_claimed { Entry::dispatch } else { Entry::trigger };
+        self.in_order().for_each(start);
+    }
+}
+
+/// Has the watchdog trigger a hook.
+pub(crate) fn post(entry: Arc<Entry>) {
+    post_all(vec![entry]);
+}
+
+/// Has the watchdog trigger hooks, given from the outside in.
+fn post_all(entries: Vec<Arc<Entry>>) {
+    if !entries.is_empty() {
+        thread::post(Arc::new(DueHooks { entries, are_claimed: false }).into());
+    }
+}
+
+/// Has hooks run that are due, given from the outside in; each of them once. `false` if no watchdog can be had to run them:
+/// then the inline hooks have run here, and the others wait for a thread.
+pub(super) fn run_soon(mut entries: Vec<Arc<Entry>>) -> bool {
+    let watchdog = watchdog::global();
+    if !watchdog.is_running() {
+        // Tries to start it.
+        thread::schedule(0, Waker::noop().clone()).cancel();
+    }
+    let has_threads = watchdog.is_running();
+    entries.retain(|entry| entry.claim());
+    if !has_threads {
+        let (inline, others): (Vec<_>, Vec<_>) = entries.into_iter().partition(|entry| entry.is_inline());
+        inline.iter().rev().for_each(Entry::run);
+        entries = others;
+    }
+    if !entries.is_empty() {
+        watchdog.post(Arc::new(DueHooks { entries, are_claimed: true }).into());
+    }
+    has_threads
+}
