@@ -1,13 +1,14 @@
-//! When a mock clock moves by itself: when all threads under it wait.
+//! A mock clock that moves by itself, when all threads under it wait.
 //!
 //! A thread is *present* under a clock while it is in [`run`](crate::testing::MockClock::run), or in the scope of a handle
-//! from there. It is awake but for waits that this crate knows of. So a wait that nobody has told of holds the clock: a test
-//! may then hang, but no limit expires because the clock has run away from work that goes on somewhere.
+//! from there. It counts as awake, except in waits that this crate knows of. Any other wait holds the clock: a test may
+//! then hang, but no limit expires while work goes on that the clock does not see.
 //!
 //! Invariants:
-//! 1. Whoever wakes a thread counts it as awake, not the thread itself when it gets to run. So when a move is done, all
-//!    whom it has woken are counted.
-//! 2. Who finds that nobody is awake has it moved; one thread moves it, and looks again before it stops.
+//! 1. The thread that wakes another counts it as awake; the woken thread does not count itself. So when a move is done, all
+//!    threads that it has woken are counted.
+//! 2. A thread that falls asleep, and leaves none awake, has the clock moved. One thread moves it, and looks again before
+//!    it stops.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -50,7 +51,7 @@ fn fall_asleep(mock: &Arc<Mock>) {
     look(mock);
 }
 
-/// Has the clock moved if it is to move by itself, and nobody is awake.
+/// Has the clock moved, if it moves by itself and no thread is awake.
 fn look(mock: &Arc<Mock>) {
     {
         let mut presence = lock(&mock.presence);
@@ -66,7 +67,7 @@ fn look(mock: &Arc<Mock>) {
     pool::hooks().submit(Arc::new(Move(Arc::clone(mock))));
 }
 
-/// Moves the clock for as long as nobody is awake.
+/// Moves the clock while no thread is awake.
 struct Move(Arc<Mock>);
 
 impl Task for Move {
@@ -170,7 +171,7 @@ impl Wait {
             let is_present = is_present(&self.mock);
             *stage = Stage::Asleep { is_present };
             if is_present {
-                // Under the lock: whoever wakes it counts it again.
+                // Under the lock: the thread that wakes this one counts it again.
                 lock(&self.mock.presence).awake -= 1;
                 drop(stage);
                 self.see_to_the_clock(until);

@@ -61,27 +61,27 @@ struct State {
     waiters: Vec<(usize, Waker)>,
 }
 
-/// Who calls it, and is asked about that.
+/// The caller of a callback, as the callback sees it.
 pub(crate) trait Caller {
-    /// Whether it may call after so many runs. Asked with the lock held that [`suspend`](Callback::suspend) and
+    /// Whether the caller may call it after so many runs. The lock is held that [`suspend`](Callback::suspend) and
     /// [`hold_back`](Callback::hold_back) take.
     fn may(&self, fires: u32) -> bool;
 
-    /// Wakes the caller when it can try again. Asked under the lock.
+    /// A waker that has the caller try again. The lock is held.
     fn waker(&self) -> Waker;
 
-    /// The run begins, with no lock held.
+    /// The run begins. No lock is held.
     fn begins(&self);
 
-    /// The run has ended. Told under the lock.
+    /// The run has ended. The lock is held.
     fn ended(&self);
 }
 
 /// How a call went.
 #[derive(Debug)]
 pub(crate) enum Call {
-    /// It ran, for the n-th time, and so many in a row have failed; and who came for it meanwhile, or waited for its end, and
-    /// is to be woken.
+    /// It ran: how often so far, and how many runs in a row have failed. Wake `due`, which called meanwhile, and `waiters`,
+    /// which waited for the end.
     Ran { fires: u32, failures: u32, due: Option<Waker>, waiters: Waiters },
     /// It is suspended, or else runs: the caller will be woken.
     Later { runs: bool },
@@ -169,7 +169,7 @@ impl Callback {
         let orphan = if state.orphaned {
             Some(closure)
         } else {
-            // Invariant 2: whoever waits drops it, after this thread is done with it.
+            // Invariant 2: the thread that revokes it drops it, when this thread is done with it.
             state.closure = Some(closure);
             None
         };
@@ -191,7 +191,7 @@ impl Callback {
             self.wait_for_run(state, ending)
         });
         let Some(mut state) = revoked else {
-            // Lost in a fork: the closure must not be dropped later, when what it borrows is gone.
+            // Lost in a fork: the closure must not be dropped later, when the data that it borrows is gone.
             std::mem::forget(Arc::clone(self));
             return Waiters::default();
         };
@@ -210,7 +210,7 @@ impl Callback {
         waiters
     }
 
-    /// From now on it is not started: what comes before [`revoke`](Self::revoke), where nobody may wait.
+    /// From now on it is not started. Comes before [`revoke`](Self::revoke) where the caller may not wait.
     pub(crate) fn begin_to_revoke(&self) {
         if let Some(mut state) = self.state.lock() {
             state.revoked = true;
@@ -265,7 +265,7 @@ impl Callback {
         idle.map(|mut state| state.take_waiters()).unwrap_or_default()
     }
 
-    /// Ends one suspension; who called meanwhile, and is to be woken now.
+    /// Ends one suspension. Returns the waker of a caller that came meanwhile, to be woken now.
     pub(crate) fn resume(&self) -> Option<Waker> {
         let mut state = self.state.lock()?;
         state.suspensions = state.suspensions.saturating_sub(1);
@@ -333,7 +333,7 @@ impl Callback {
 
 impl Notify for Callback {
     fn notify(&self) {
-        // With the lock: who waits has looked before, or will see it.
+        // With the lock: a thread that waits has looked before it, and is notified; or looks after it.
         let _state = self.state.lock();
         self.idle.notify_all();
     }
@@ -366,8 +366,8 @@ pub(crate) fn wake_quietly(waker: Waker) {
     drop_quietly(catch_unwind(AssertUnwindSafe(|| waker.wake())));
 }
 
-/// Lends closures that may borrow from the caller's stack to whoever gets the callbacks, for as long as `body` runs, in the
-/// call that was made at `location`.
+/// Makes callbacks of closures that may borrow from the caller's stack, and revokes them when `body` returns. `location` is
+/// that of the user's call.
 pub(crate) fn lend<'a, R>(
     closures: Vec<Closure<'a>>,
     location: &'static Location<'static>,

@@ -124,7 +124,7 @@ pub(crate) struct PerProcess<T> {
 }
 
 impl<T> PerProcess<T> {
-    /// `value` is for this process, `make` makes those of its children.
+    /// `value` is for this process; `make` makes the values of its children.
     pub(crate) const fn new(value: T, make: fn() -> T) -> Self {
         Self { value, make, next: SetOnce::new() }
     }
@@ -194,7 +194,7 @@ impl<T> ForkMutex<T> {
     /// Locks; `None` if the holder was lost in a fork, in which case the value is beyond reach for good.
     #[inline]
     pub(crate) fn lock(&self) -> Option<MutexGuard<'_, T>> {
-        // Acquire: pairs with the Release in `adopt`; who adopts it has the lock by then.
+        // Acquire: pairs with the Release in `adopt`; the thread that adopts it has the lock by then.
         #[cfg(not(timebox_loom))]
         if self.used.load(Ordering::Acquire) != Phase::Usable.now() {
             return self.adopt();

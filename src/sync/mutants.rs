@@ -21,15 +21,15 @@ pub enum Mutant {
     NoRevoke = 32,
     /// A shield does not wait for a hook that runs when it opens.
     NoShieldWait = 64,
-    /// A thread that retires does not look whether it was rung for meanwhile.
+    /// A thread that retires ignores a ring that came meanwhile.
     BlindRetire = 128,
-    /// Arming a timer does not fence between its stores and its look at what the watchdog knows.
+    /// Arming a timer does not fence between its stores and its load of the next wake-up.
     NoTimerFence = 256,
-    /// Whoever takes a timer's target does not claim it in one step.
+    /// A timer's waker is claimed in two steps.
     PlainTake = 512,
     /// The watchdog looks at timers again before its fence.
     EarlyLook = 1024,
-    /// Whoever comes for a timer's target while it is held does not say so.
+    /// A thread that comes for a timer's waker while that is held leaves no mark.
     SilentMiss = 2048,
     /// A hook does not look whether its place was left.
     NoRetire = 4096,
@@ -37,15 +37,15 @@ pub enum Mutant {
     NoSecondSpread = 8192,
     /// Nodes are moved without the lock of all moves.
     NoMoveLock = 16384,
-    /// Who returns from a call does not look whether another has taken over as the watchdog.
+    /// The watchdog that returns from a call ignores that its deputy has taken over.
     BlindReturn = 32768,
-    /// The watchdog's deputy lies down without a look whether a call has begun meanwhile.
+    /// The watchdog's deputy goes to sleep without another look for a call.
     DeafDeputy = 65536,
-    /// Who takes over as the watchdog looks at those timers only that say that something is due.
+    /// A deputy that takes over looks only at the timers of threads whose `earliest` is due.
     ShortLook = 131_072,
     /// A task that waits for a hook looks whether it must, and only then says that it waits.
     LateWaiter = 1 << 20,
-    /// Nobody looks whether hooks wait for each other.
+    /// Hooks that wait for each other in a circle are not looked for.
     NoCircle = 1 << 21,
     /// A token that is about to be told does not look whether its parent has told its children already.
     NoSecondLook = 1 << 22,

@@ -138,7 +138,7 @@ pub(crate) fn set_timer_slack(nanos: u32) {
 #[cfg(not(all(any(target_os = "linux", target_os = "android"), not(miri), not(timebox_loom))))]
 pub(crate) fn set_timer_slack(_nanos: u32) {}
 
-/// Names this thread, for who lists them.
+/// Names this thread, for tools that list threads.
 #[cfg(all(any(target_os = "linux", target_os = "android"), not(miri), not(timebox_loom)))]
 pub(crate) fn name_this_thread(name: &str) {
     if let Ok(name) = std::ffi::CString::new(name) {
@@ -195,7 +195,7 @@ pub(crate) fn has_ended(pid: rustix::process::Pid) -> io::Result<bool> {
 #[cfg(all(unix, feature = "isolate"))]
 pub(crate) fn replace_stdin(input: std::os::fd::BorrowedFd<'_>) -> io::Result<()> {
     use std::os::fd::AsRawFd;
-    // SAFETY: `input` is open during the call, and the number 0 has no owner: std lends it to whoever asks.
+    // SAFETY: `input` is open during the call, and the number 0 has no owner: std lends it to anyone.
     match unsafe { libc::dup2(input.as_raw_fd(), libc::STDIN_FILENO) } {
         -1 => Err(io::Error::last_os_error()),
         _ => Ok(()),

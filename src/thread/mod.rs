@@ -1,6 +1,6 @@
-//! The thread: its own words, and what it asks of the watchdog.
+//! The thread: its own words, and its calls to the watchdog.
 //!
-//! The watchdog is given what it needs of a thread (a slot, a lease of timers) and says where it could not be started. Then this
+//! The watchdog is given a thread's slot or a lease of its timers, and answers whether it runs or could be started. If not, this
 //! room has the thread's next check read the clock.
 
 #[cfg(not(timebox_loom))]

@@ -1,4 +1,4 @@
-//! The side of those who arm: the words that they share with the watchdog, and how a deadline gets to it.
+//! The side of the threads that arm: the words they share with the watchdog, and the way of a deadline to it.
 
 use std::collections::VecDeque;
 use std::task::Waker;
