@@ -9,6 +9,7 @@ mod config;
 mod entry;
 mod frame;
 mod handle;
+pub(crate) mod interrupted;
 pub(crate) mod over;
 mod run;
 mod shield;

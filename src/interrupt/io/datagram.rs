@@ -9,9 +9,10 @@ use std::panic::Location;
 use rustix::event::PollFlags;
 use rustix::net::{RecvFlags, SendFlags, recv, recvfrom, send, sendto};
 
-use super::net::resolve;
-use super::{Manner, Timed};
-use crate::interrupt::in_innermost;
+use super::connection::resolve;
+use super::descriptor::Mode;
+use super::timed::Timed;
+use crate::interrupt::call::in_innermost;
 
 /// For a [`UdpSocket`], a reference to one, or an `Arc` of one. As with a read, what is there is received even though the
 /// deadline passes meanwhile, and a call that the scope has ended has taken nothing.
@@ -122,8 +123,8 @@ impl<S: AsFd + Borrow<UdpSocket>> Timed<S> {
         location: &'static Location<'static>,
         mut call: impl FnMut(RecvFlags) -> io::Result<R>,
     ) -> io::Result<R> {
-        self.at(location).call(PollFlags::IN, Manner::WithoutWaiting, |manner| {
-            call(if manner == Manner::WithoutWaiting { RecvFlags::DONTWAIT } else { RecvFlags::empty() })
+        self.descriptor(location).call(PollFlags::IN, Mode::DontWait, |mode| {
+            call(if mode == Mode::DontWait { RecvFlags::DONTWAIT } else { RecvFlags::empty() })
         })
     }
 
@@ -133,9 +134,9 @@ impl<S: AsFd + Borrow<UdpSocket>> Timed<S> {
         mut call: impl FnMut(SendFlags) -> io::Result<R>,
     ) -> io::Result<R> {
         // Apple's systems ignore the flag in `send`.
-        let manner = if cfg!(target_vendor = "apple") { Manner::Ready } else { Manner::WithoutWaiting };
-        self.at(location).call(PollFlags::OUT, manner, |manner| {
-            call(if manner == Manner::WithoutWaiting { SendFlags::DONTWAIT } else { SendFlags::empty() })
+        let mode = if cfg!(target_vendor = "apple") { Mode::Polled } else { Mode::DontWait };
+        self.descriptor(location).call(PollFlags::OUT, mode, |mode| {
+            call(if mode == Mode::DontWait { SendFlags::DONTWAIT } else { SendFlags::empty() })
         })
     }
 }

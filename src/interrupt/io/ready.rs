@@ -6,8 +6,8 @@ use std::panic::Location;
 
 use rustix::event::PollFlags;
 
-use crate::interrupt::in_innermost;
-use crate::interrupt::watch::Watch;
+use crate::interrupt::call::in_innermost;
+use crate::interrupt::poller::Poller;
 use crate::time::NEVER;
 
 /// Waits until there is something to read from a descriptor, no longer than the scope lasts. For what this crate does not
@@ -92,7 +92,7 @@ fn wait(fd: BorrowedFd<'_>, events: PollFlags, location: &'static Location<'stat
         if let Some(scope) = scope {
             scope.checkpoint_at(location)?;
         }
-        Watch::new(scope, location)?.wait(&[(fd, events)], NEVER)?;
+        Poller::new(scope, location)?.wait(&[(fd, events)], NEVER)?;
         Ok(())
     })
 }

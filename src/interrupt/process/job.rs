@@ -21,7 +21,7 @@ use super::outcome::Captured;
 use super::pipes::{CHUNK, Cap, Input, Kept, Output};
 use super::reaper;
 use super::start::{Group, explain_lost, start};
-use crate::interrupt::watch::Watch;
+use crate::interrupt::poller::Poller;
 use crate::sync::os;
 use crate::time::{NEVER, nanos};
 
@@ -136,7 +136,7 @@ impl<'r> Job<'r> {
 
     /// Serves the pipes until the child has ended and its outputs are closed. Others may hold those for so long after its
     /// end.
-    pub(super) fn attend(&mut self, watch: &Watch<'_>, linger: Duration) -> io::Result<Attended> {
+    pub(super) fn attend(&mut self, poller: &Poller<'_>, linger: Duration) -> io::Result<Attended> {
         loop {
             if self.ended.is_some() && self.stdout.is_closed() && self.stderr.is_closed() {
                 return Ok(Attended::Ended);
@@ -148,7 +148,7 @@ impl<'r> Job<'r> {
                 return Ok(Attended::Ended);
             }
             let next = if self.ended.is_some() { NEVER } else { self.next_look() };
-            let served = self.serve(watch, None, true, until.min(next))?;
+            let served = self.serve(poller, None, true, until.min(next))?;
             if self.stdout.is_too_much() || self.stderr.is_too_much() {
                 return Ok(Attended::TooMuchOutput);
             }
@@ -175,7 +175,7 @@ impl<'r> Job<'r> {
     /// whether there was anything.
     fn serve(
         &mut self,
-        watch: &Watch<'_>,
+        poller: &Poller<'_>,
         member: Option<BorrowedFd<'_>>,
         feeds: bool,
         until: u64,
@@ -188,7 +188,7 @@ impl<'r> Job<'r> {
             (member, PollFlags::IN),
         ];
         let fds: Vec<_> = sources.iter().filter_map(|&(fd, events)| Some((fd?, events))).collect();
-        let ready = watch.wait(&fds, until)?;
+        let ready = poller.wait(&fds, until)?;
         let mut index = 0;
         let [input, stdout, stderr, end, member] = sources.map(|(fd, _)| {
             index += usize::from(fd.is_some());
@@ -244,13 +244,13 @@ impl<'r> Job<'r> {
         }
         self.suspended = suspended_by(self.pid).filter(|_| self.ended.is_none());
         // Without a scope nothing is needed for it.
-        if let Ok(watch) = Watch::new(None, location) {
+        if let Ok(poller) = Poller::new(None, location) {
             self.signal(Signal::TERM);
             // One that is suspended would not hear of it.
             self.signal(Signal::CONT);
-            if !self.await_group(&watch, grace, Rest::is_nobody_for_sure) {
+            if !self.await_group(&poller, grace, Rest::is_nobody_for_sure) {
                 self.signal(Signal::KILL);
-                self.await_group(&watch, DYING, Rest::is_nobody_as_far_as_known);
+                self.await_group(&poller, DYING, Rest::is_nobody_as_far_as_known);
             }
         }
         // Nothing that fails here changes anything.
@@ -268,7 +268,7 @@ impl<'r> Job<'r> {
     }
 
     /// Waits until nobody is left whom a signal could reach. Returns whether that is so.
-    fn await_group(&mut self, watch: &Watch<'_>, limit: Duration, is_nobody: fn(&Rest) -> bool) -> bool {
+    fn await_group(&mut self, poller: &Poller<'_>, limit: Duration, is_nobody: fn(&Rest) -> bool) -> bool {
         let until = os::monotonic_nanos().saturating_add(nanos(limit));
         self.pause = PAUSES.0;
         loop {
@@ -286,7 +286,7 @@ impl<'r> Job<'r> {
             let tells = member.is_some() || self.ended.is_none() && self.ending.is_some();
             let next = if tells { NEVER } else { os::monotonic_nanos().saturating_add(nanos(pause)) };
             // A pipe that cannot be read keeps nobody from being killed.
-            let _served = self.serve(watch, member.as_ref().map(AsFd::as_fd), false, until.min(next));
+            let _served = self.serve(poller, member.as_ref().map(AsFd::as_fd), false, until.min(next));
         }
     }
 
@@ -363,10 +363,10 @@ mod tests {
 
     #[test]
     fn where_the_system_does_not_tell_of_an_end_it_is_asked() {
-        let watch = Watch::new(None, Location::caller()).unwrap();
+        let poller = Poller::new(None, Location::caller()).unwrap();
         let mut hello = job(Command::new("echo").arg("hello"));
         hello.ending = None;
-        assert_eq!(hello.attend(&watch, Duration::MAX).unwrap(), Attended::Ended);
+        assert_eq!(hello.attend(&poller, Duration::MAX).unwrap(), Attended::Ended);
         let captured = hello.reap().unwrap();
         assert!(captured.status.success());
         assert_eq!((&captured.stdout[..], captured.stdout_cut), (&b"hello\n"[..], false));
@@ -379,13 +379,13 @@ mod tests {
 
     #[test]
     fn what_is_in_the_pipe_is_read_however_late() {
-        let watch = Watch::new(None, Location::caller()).unwrap();
+        let poller = Poller::new(None, Location::caller()).unwrap();
         let mut job = job(Command::new("head").args(["-c", "60000", "/dev/zero"]));
         while !os::has_ended(job.pid).unwrap() {
             std::thread::yield_now();
         }
         job.ended = Some(0);
-        assert_eq!(job.attend(&watch, Duration::ZERO).unwrap(), Attended::Ended);
+        assert_eq!(job.attend(&poller, Duration::ZERO).unwrap(), Attended::Ended);
         assert_eq!(job.reap().unwrap().stdout.len(), 60_000);
     }
 

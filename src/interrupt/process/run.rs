@@ -11,8 +11,8 @@ use super::outcome::{Captured, Error, Halted, Stopped, Why};
 use super::pipes::Cap;
 use super::start::Group;
 use crate::error::TimeoutError;
-use crate::interrupt::in_innermost;
-use crate::interrupt::watch::Watch;
+use crate::interrupt::call::in_innermost;
+use crate::interrupt::poller::Poller;
 
 /// How to run a command.
 ///
@@ -236,7 +236,7 @@ impl<'c> Run<'c> {
             if let Some(scope) = scope {
                 scope.checkpoint_at(location)?;
             }
-            let watch = Watch::new(scope, location)?;
+            let poller = Poller::new(scope, location)?;
             let (most, has_input) = (plan.cap.most, plan.input.is_some());
             if has_input {
                 command.stdin(Stdio::piped());
@@ -247,7 +247,7 @@ impl<'c> Run<'c> {
                 command.stdin(Stdio::null());
             }
             let mut job = started?;
-            let why = match job.attend(&watch, linger) {
+            let why = match job.attend(&poller, linger) {
                 Ok(Attended::Ended) => return Ok(job.reap()?),
                 Ok(Attended::TooMuchOutput) => Why::TooMuchOutput { most },
                 Ok(Attended::Suspended(signal)) => Why::Suspended { signal },

@@ -10,9 +10,9 @@ use rustix::event::PollFlags;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketType};
 
-use super::{At, Manner};
-use crate::interrupt::in_innermost;
-use crate::interrupt::watch::Watch;
+use super::descriptor::{Descriptor, Mode};
+use crate::interrupt::call::in_innermost;
+use crate::interrupt::poller::Poller;
 use crate::scope::Scope;
 use crate::sync::os;
 use crate::time::{NEVER, nanos};
@@ -50,11 +50,11 @@ pub fn connect(addresses: impl ToSocketAddrs) -> io::Result<TcpStream> {
         let Some(scope) = scope else { return TcpStream::connect(addresses) };
         scope.checkpoint_at(location)?;
         let addresses = resolve(Some(scope), location, addresses)?;
-        let watch = Watch::new(Some(scope), location)?;
+        let poller = Poller::new(Some(scope), location)?;
         let mut outcome = Err(io::Error::new(io::ErrorKind::InvalidInput, "no address to connect to"));
         for (tried, address) in addresses.iter().enumerate() {
             scope.check_by_clock(location)?;
-            outcome = connect_to(address, &watch, end_of_share(scope, addresses.len() - tried))?;
+            outcome = connect_to(address, &poller, end_of_share(scope, addresses.len() - tried))?;
             if outcome.is_ok() {
                 break;
             }
@@ -97,12 +97,12 @@ fn end_of_share(scope: &Scope, addresses: usize) -> u64 {
 }
 
 /// What came of one address; fails if the wait does.
-fn connect_to(address: &SocketAddr, watch: &Watch<'_>, until: u64) -> io::Result<io::Result<TcpStream>> {
+fn connect_to(address: &SocketAddr, poller: &Poller<'_>, until: u64) -> io::Result<io::Result<TcpStream>> {
     let stream = match begin(address) {
         Ok(stream) => stream,
         Err(error) => return Ok(Err(error)),
     };
-    if !watch.wait(&[(stream.as_fd(), PollFlags::OUT)], until)?.has(0) {
+    if !poller.wait(&[(stream.as_fd(), PollFlags::OUT)], until)?.has(0) {
         return Ok(Err(io::ErrorKind::TimedOut.into()));
     }
     if let Some(error) = stream.take_error()? {
@@ -161,8 +161,13 @@ fn socket(family: AddressFamily) -> io::Result<OwnedFd> {
 /// ```
 #[track_caller]
 pub fn accept<L: Listener>(listener: &L) -> io::Result<(L::Stream, L::Address)> {
-    let at = At { fd: listener.as_fd(), is_socket: true, is_terminal: false, location: Location::caller() };
-    at.call(PollFlags::IN, Manner::Ready, |_| listener.accept_one(Sealed))
+    let at = Descriptor {
+        fd: listener.as_fd(),
+        is_socket: true,
+        is_terminal: false,
+        location: Location::caller(),
+    };
+    at.call(PollFlags::IN, Mode::Polled, |_| listener.accept_one(Sealed))
 }
 
 /// What [`accept`] takes: a [`TcpListener`] or a [`UnixListener`].
