@@ -9,21 +9,27 @@ use std::panic::Location;
 use std::path::Path;
 use std::process::{self, Command};
 
-use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use rustix::process::{Pid, Signal};
 
-use super::Error;
-use super::frame::{self, Answer, Request};
+use super::error::Error;
 use super::serve::ask;
+use super::wire::{self, Answer, Request};
 use crate::scope::Scope;
-use crate::sync::{Mutex, fork, lock, os};
+use crate::sync::signal::signal_with_group;
+use crate::sync::{ForkMutex, SetOnce, fork, os};
 use crate::time::nanos;
 use crate::token::Hook;
 
 /// So many of a function are kept while they have nothing to do.
 const KEPT: usize = 4;
 
-/// By the name of their function. Those from before a fork are the parent's.
-static IDLE: Mutex<BTreeMap<&'static str, Vec<Child>>> = Mutex::new(BTreeMap::new());
+/// Children without a call, by the name of their function.
+type Idle = BTreeMap<&'static str, Vec<Child>>;
+
+fn idle() -> &'static ForkMutex<Idle> {
+    static IDLE: SetOnce<ForkMutex<Idle>> = SetOnce::new();
+    IDLE.get_or_init(|| ForkMutex::new(Idle::new()))
+}
 
 /// A process of ours, the leader of its group. Dropped, it is killed and reaped.
 pub(super) struct Child {
@@ -36,24 +42,23 @@ pub(super) struct Child {
     greeted: bool,
 }
 
-/// Kills the process, dead or alive, with all of its group. Does nothing, and says so, if it was reaped: its number may be
-/// another's. In a forked child it is not ours.
+/// Kills a process and its group. Returns `false`, and does nothing, if it was reaped: its number may belong to another process.
+/// In a forked child it was never a child.
 fn kill(pid: Pid) -> bool {
-    let ours = os::has_ended(pid).is_ok();
-    if ours {
-        // It may have gone to another group. And what has ended is on its way out all the same.
-        let _ = kill_process_group(pid, Signal::KILL);
-        let _ = kill_process(pid, Signal::KILL);
+    let is_ours = os::has_ended(pid).is_ok();
+    if is_ours {
+        signal_with_group(pid, true, Signal::KILL);
     }
-    ours
+    is_ours
 }
 
 impl Child {
     /// One that waits for a call of the function.
     pub(super) fn idle_or_new(function: &'static str, memory: Option<u64>) -> io::Result<Self> {
         loop {
-            let idle = lock(&IDLE).get_mut(function).and_then(Vec::pop);
-            match idle {
+            // A list that was locked during a fork is lost: then a child is started.
+            let kept = idle().lock().and_then(|mut idle| idle.get_mut(function)?.pop());
+            match kept {
                 None => return Self::start(function, memory),
                 Some(child) if child.generation == fork::generation() => {
                     // One that has ended meanwhile is dropped.
@@ -110,15 +115,15 @@ impl Child {
         });
         let called = scope.outcome_at(hook.once(), location, || {
             if !std::mem::replace(&mut self.greeted, true) {
-                frame::read(line)?;
+                wire::read(line)?;
             }
-            frame::write(line, &request)?;
-            frame::read(line)
+            wire::write(line, &request)?;
+            wire::read(line)
         })?;
         match called.value {
             // It came in time, or together with the deadline.
             Ok(answer) => {
-                let answer = frame::parse(&answer)?;
+                let answer = wire::parse(&answer)?;
                 if called.fires == 0 && !matches!(answer, Answer::Over) {
                     self.keep();
                 }
@@ -134,7 +139,7 @@ impl Child {
     }
 
     fn keep(self) {
-        let mut idle = lock(&IDLE);
+        let Some(mut idle) = idle().lock() else { return };
         let same = idle.entry(self.function).or_default();
         if same.len() < KEPT {
             same.push(self);

@@ -7,20 +7,20 @@ use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use super::Function;
-use super::frame::{self, Answer, Request};
+use super::function::Function;
+use super::wire::{self, Answer, Request};
 use crate::scope::timeout_value;
-use crate::sync::os;
+use crate::sync::{SetOnce, os, panic_message};
 use crate::time::Limit;
 
 /// Set for children: which file the line is, and the memory they may have, or 0.
 const ASKED: &str = "TIMEBOX_ISOLATE";
 
-static SERVES: AtomicBool = AtomicBool::new(false);
+/// Set in a child, before its first call.
+static SERVES: SetOnce<()> = SetOnce::new();
 
 /// Has a program, started with this line as its standard input, serve.
 pub(super) fn ask(command: &mut Command, line: OwnedFd, memory: u64) -> io::Result<()> {
@@ -40,8 +40,7 @@ pub(super) fn asked_to_serve() -> Option<u64> {
 
 /// Whether this is a child: what runs in it is an isolated function.
 pub(super) fn serves() -> bool {
-    // Relaxed: it is set before the first call, and nothing hangs on it.
-    SERVES.load(Ordering::Relaxed)
+    SERVES.get().is_some()
 }
 
 /// What no other open file has.
@@ -52,16 +51,16 @@ fn identity(file: impl AsFd) -> io::Result<String> {
 
 /// The line is the standard input, so far: a socket.
 pub(super) fn serve(functions: &[&dyn Function], memory: u64) -> ! {
-    SERVES.store(true, Ordering::Relaxed);
+    SERVES.get_or_init(|| ());
     let ended = limit_memory(memory).and_then(|()| {
         let line = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
         // It is between us two: the function, and what it starts, read nothing. (The clone is closed on exec.)
         os::replace_stdin(File::open("/dev/null")?.as_fd())?;
         // Says that there is an entry.
-        frame::write(&line, &())?;
+        wire::write(&line, &())?;
         let requests = requests(line.try_clone()?)?;
         for request in requests {
-            frame::write(&line, &answer(functions, &frame::parse(&request)?))?;
+            wire::write(&line, &answer(functions, &wire::parse(&request)?))?;
         }
         Ok(())
     });
@@ -72,7 +71,7 @@ pub(super) fn serve(functions: &[&dyn Function], memory: u64) -> ! {
 fn requests(line: UnixStream) -> io::Result<mpsc::Receiver<Vec<u8>>> {
     let (send, requests) = mpsc::channel();
     os::spawn("timebox-isolate", move || {
-        while let Ok(request) = frame::read(&line) {
+        while let Ok(request) = wire::read(&line) {
             if send.send(request).is_err() {
                 break;
             }
@@ -94,11 +93,7 @@ fn answer(functions: &[&dyn Function], request: &Request<'_>) -> Answer {
         Ok(Err(error)) if error.is_timeout() => Answer::Over,
         // It has cancelled its own scope.
         Ok(Err(error)) => Answer::Panicked(error.to_string()),
-        Err(payload) => {
-            let text = payload.downcast_ref::<&str>().copied();
-            let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
-            Answer::Panicked(text.unwrap_or("without a message").to_owned())
-        }
+        Err(payload) => Answer::Panicked(panic_message(&*payload).unwrap_or("without a message").to_owned()),
     }
 }
 

@@ -1,5 +1,5 @@
 //! The only door to locks, atomics, thread-locals and the operating system, and the home of nearly all `unsafe`: in
-//! `callback`, `fork`, `handoff`, `once`, `os`, `pcre2` and `weak_waker`.
+//! `callback`, `fork`, `handoff`, `once`, `os` and `weak_waker`.
 //!
 //! Under `cfg(timebox_loom)` the same names are loom's, so that its models run the production code. The cfg is
 //! our own, so that dependencies are not switched with it.
@@ -18,11 +18,15 @@ pub(crate) mod handoff;
 pub mod mutants;
 pub(crate) mod once;
 pub(crate) mod os;
+mod panic;
+#[cfg(all(unix, any(feature = "isolate", feature = "process")))]
+pub(crate) mod signal;
 pub(crate) mod waits;
 mod weak_waker;
 
 pub(crate) use fork::ForkMutex;
 pub(crate) use once::SetOnce;
+pub(crate) use panic::panic_message;
 pub(crate) use weak_waker::weak_waker;
 
 #[cfg(not(timebox_loom))]

@@ -4,6 +4,7 @@ use std::panic::{AssertUnwindSafe, Location, catch_unwind};
 
 use super::probe::{Injector, Where, cut_off, inject};
 use crate::error::TimeoutError;
+use crate::sync::panic_message;
 
 type Place = &'static Location<'static>;
 
@@ -134,7 +135,10 @@ impl<R> Outcome<R> {
         match result {
             Ok(Ok(value)) => Self::Returned(value),
             Ok(Err(error)) => Self::Cut(error),
-            Err(payload) => Self::Panicked(message(&*payload)),
+            Err(payload) => {
+                let message = panic_message(&*payload).unwrap_or("a panic without a message");
+                Self::Panicked(message.to_owned())
+            }
         }
     }
 
@@ -146,12 +150,6 @@ impl<R> Outcome<R> {
             Self::Panicked(_) => false,
         }
     }
-}
-
-fn message(payload: &(dyn Any + Send)) -> String {
-    let text = payload.downcast_ref::<&str>().copied();
-    let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
-    text.unwrap_or("a panic without a message").to_owned()
 }
 
 impl<R> Report<R> {

@@ -6,23 +6,24 @@
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::panic::Location;
-use std::process::{Child, Command, ExitStatus};
+use std::process::{Child, Command};
 use std::time::Duration;
 
 use rustix::event::PollFlags;
 use rustix::io::Errno;
-use rustix::process::{
-    Pid, Signal, WaitId, WaitIdOptions, getpgid, kill_process, kill_process_group, waitid,
-};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, waitid};
 
-use super::group::{Rest, may_be_signalled, rest};
+use super::captured::Captured;
+use super::error::StoppedJob;
+use super::group::Group;
 use super::lifeline::Lifeline;
-use super::outcome::Captured;
 use super::pipes::{CHUNK, Cap, Input, Kept, Output};
 use super::reaper;
-use super::start::{Group, explain_lost, start};
+use super::start::{explain_lost, start};
+use super::survivors::{Survivors, may_be_signalled, survivors};
 use crate::interrupt::poller::Poller;
 use crate::sync::os;
+use crate::sync::signal::signal_with_group;
 use crate::time::{NEVER, nanos};
 
 /// How long to wait for processes that were killed. One that a dead disk or driver holds does not die.
@@ -46,16 +47,6 @@ pub(super) enum Attended {
     Ended,
     TooMuchOutput,
     Suspended(i32),
-}
-
-/// What is left of a command.
-pub(super) struct Remains {
-    /// `None` if it has not ended.
-    pub(super) status: Option<ExitStatus>,
-    pub(super) stdout: Kept,
-    pub(super) stderr: Kept,
-    pub(super) suspended: Option<i32>,
-    pub(super) refused: bool,
 }
 
 pub(super) struct Job<'r> {
@@ -238,7 +229,7 @@ impl<'r> Job<'r> {
 
     /// Tells the group to end; kills it when the grace is over. Its outputs are read meanwhile, and its input stays open: its
     /// end would tell a command that it has been given all.
-    pub(super) fn stop(mut self, location: &'static Location<'static>, grace: Duration) -> Remains {
+    pub(super) fn stop(mut self, location: &'static Location<'static>, grace: Duration) -> StoppedJob {
         if self.ended.is_none() {
             self.look_for_end();
         }
@@ -248,9 +239,9 @@ impl<'r> Job<'r> {
             self.signal(Signal::TERM);
             // One that is suspended would not hear of it.
             self.signal(Signal::CONT);
-            if !self.await_group(&poller, grace, Rest::is_nobody_for_sure) {
+            if !self.await_group(&poller, grace, Survivors::is_surely_none) {
                 self.signal(Signal::KILL);
-                self.await_group(&poller, DYING, Rest::is_nobody_as_far_as_known);
+                self.await_group(&poller, DYING, Survivors::is_none_or_unknown);
             }
         }
         // Nothing that fails here changes anything.
@@ -264,23 +255,23 @@ impl<'r> Job<'r> {
             }
         }
         let [stdout, stderr] = self.take_outputs();
-        Remains { status, stdout, stderr, suspended: self.suspended, refused: self.refused }
+        StoppedJob { status, stdout, stderr, suspended: self.suspended, refused: self.refused }
     }
 
     /// Waits until nobody is left whom a signal could reach. Returns whether that is so.
-    fn await_group(&mut self, poller: &Poller<'_>, limit: Duration, is_nobody: fn(&Rest) -> bool) -> bool {
+    fn await_group(&mut self, poller: &Poller<'_>, limit: Duration, is_gone: fn(&Survivors) -> bool) -> bool {
         let until = os::monotonic_nanos().saturating_add(nanos(limit));
         self.pause = PAUSES.0;
         loop {
-            let rest = self.rest();
-            if is_nobody(&rest) {
+            let survivors = self.survivors();
+            if is_gone(&survivors) {
                 return true;
             }
             if until <= os::monotonic_nanos() {
                 return false;
             }
             // Whoever it is, with its end it is time to ask who is left.
-            let member = if let Rest::Somebody(Some(pid)) = rest { notice(pid) } else { None };
+            let member = if let Survivors::Some(Some(pid)) = survivors { notice(pid) } else { None };
             let pause = self.pause.min(PAUSES.1);
             self.pause = pause * 2;
             let tells = member.is_some() || self.ended.is_none() && self.ending.is_some();
@@ -291,32 +282,26 @@ impl<'r> Job<'r> {
     }
 
     /// Who is left of the group, its leader included.
-    fn rest(&mut self) -> Rest {
+    fn survivors(&mut self) -> Survivors {
         if self.lost {
-            return Rest::Nobody;
+            return Survivors::None;
         }
         if self.ended.is_none() {
             if may_be_signalled(self.pid) {
-                return Rest::Somebody(None);
+                return Survivors::Some(None);
             }
             self.refused = true;
         }
-        let rest = if self.leads { rest(self.pid) } else { Rest::Nobody };
-        self.refused |= rest == Rest::Refused;
-        rest
+        let survivors = if self.leads { survivors(self.pid) } else { Survivors::None };
+        self.refused |= survivors == Survivors::NotPermitted;
+        survivors
     }
 
     fn signal(&self, signal: Signal) {
         if self.lost {
             return;
         }
-        if self.leads {
-            let _sent = kill_process_group(self.pid, signal);
-        }
-        // The child may have gone to another group.
-        if getpgid(Some(self.pid)) != Ok(self.pid) {
-            let _sent = kill_process(self.pid, signal);
-        }
+        signal_with_group(self.pid, self.leads, signal);
     }
 }
 

@@ -3,16 +3,82 @@
 use std::fmt;
 use std::io::{Cursor, Read};
 use std::panic::Location;
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus, Output, Stdio};
 use std::time::Duration;
 
+use super::captured::Captured;
+use super::error::{Error, Halted, Stopped, Why};
+use super::group::Group;
 use super::job::{Attended, Job, Plan};
-use super::outcome::{Captured, Error, Halted, Stopped, Why};
 use super::pipes::Cap;
-use super::start::Group;
 use crate::error::TimeoutError;
 use crate::interrupt::call::in_innermost;
 use crate::interrupt::poller::Poller;
+
+/// Runs a command to its end and returns what it has written, no longer than the scope lasts.
+///
+/// As [`Command::output`], except that the command's standard input is what the command says, by default this program's
+/// own: [`Stdio::null`](std::process::Stdio::null) is safest, and [`Run::input`] gives it something to read. Both outputs are
+/// captured whatever the command says, to their ends. It is left with these settings, and with its own process group.
+///
+/// # Errors
+///
+/// [`Error::Stopped`] if the scope is over; [`Error::Io`] if the command could not be started, or not be waited for;
+/// [`Error::Halted`] if it is suspended in the background.
+///
+/// # Examples
+///
+/// ```
+/// use std::process::{Command, Stdio};
+/// use std::time::Duration;
+/// use timebox::process;
+///
+/// fn revision() -> Result<String, process::Error> {
+///     let mut command = Command::new("echo"); // git rev-parse HEAD, say
+///     let output = process::output(command.arg("c0ffee").stdin(Stdio::null()))?;
+///     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+/// }
+///
+/// let limit = Duration::from_secs(5);
+/// assert_eq!(timebox::timeout(limit, revision).unwrap(), "c0ffee");
+///
+/// let error = process::output(&mut Command::new("no-such-program")).unwrap_err();
+/// assert!(error.to_string().starts_with("cannot start \"no-such-program\": "));
+/// ```
+#[track_caller]
+pub fn output(command: &mut Command) -> Result<Output, Error> {
+    Run::new(command).output().map(Output::from)
+}
+
+/// Runs a command to its end, no longer than the scope lasts.
+///
+/// As [`Command::status`]. The command is left with its own process group.
+///
+/// # Errors
+///
+/// As [`output`].
+///
+/// # Examples
+///
+/// ```
+/// use std::process::Command;
+/// use std::time::Duration;
+/// use timebox::process;
+///
+/// let mut quick = Command::new("sh");
+/// quick.args(["-c", "exit 3"]);
+/// let status = timebox::timeout(Duration::from_secs(5), || process::status(&mut quick)).unwrap();
+/// assert_eq!(status.code(), Some(3));
+///
+/// let mut slow = Command::new("sleep");
+/// slow.arg("1000");
+/// let error = timebox::timeout(Duration::from_millis(50), || process::status(&mut slow)).unwrap_err();
+/// assert!(error.timeout().unwrap().is_timeout());
+/// ```
+#[track_caller]
+pub fn status(command: &mut Command) -> Result<ExitStatus, Error> {
+    Run::new(command).status()
+}
 
 /// How to run a command.
 ///
@@ -252,9 +318,9 @@ impl<'c> Run<'c> {
                 Ok(Attended::TooMuchOutput) => Why::TooMuchOutput { most },
                 Ok(Attended::Suspended(signal)) => Why::Suspended { signal },
                 Err(error) => {
-                    let remains = job.stop(location, grace);
+                    let stopped = job.stop(location, grace);
                     return Err(match error.downcast::<TimeoutError>() {
-                        Ok(timeout) => Error::Stopped(Stopped::new(timeout, remains)),
+                        Ok(timeout) => Error::Stopped(Stopped::new(timeout, stopped)),
                         Err(error) => Error::Io(error),
                     });
                 }

@@ -1,49 +1,14 @@
-//! What came of a command.
+//! Why a command did not run to its end.
 
 use std::error::Error as StdError;
 use std::fmt;
 use std::io;
 use std::os::unix::process::ExitStatusExt;
-use std::process::{ExitStatus, Output};
+use std::process::ExitStatus;
 
-use super::job::Remains;
+use super::captured::TextOrBytes;
 use super::pipes::Kept;
 use crate::error::TimeoutError;
-
-/// What a command that came to its end has written.
-#[derive(Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Captured {
-    /// How it ended.
-    pub status: ExitStatus,
-    /// What it has written to its standard output.
-    pub stdout: Vec<u8>,
-    /// Whether that is not all: more came than [is kept](super::Run::truncate_output), or somebody who still held the pipe
-    /// [was not waited for](super::Run::linger). Without these two settings it never is.
-    pub stdout_cut: bool,
-    /// What it has written to its standard error.
-    pub stderr: Vec<u8>,
-    /// As [`stdout_cut`](Self::stdout_cut).
-    pub stderr_cut: bool,
-}
-
-impl Captured {
-    pub(super) fn new(status: ExitStatus, stdout: Kept, stderr: Kept) -> Self {
-        Self {
-            status,
-            stdout: stdout.bytes,
-            stdout_cut: stdout.cut,
-            stderr: stderr.bytes,
-            stderr_cut: stderr.cut,
-        }
-    }
-}
-
-impl From<Captured> for Output {
-    fn from(captured: Captured) -> Self {
-        Self { status: captured.status, stdout: captured.stdout, stderr: captured.stderr }
-    }
-}
 
 /// Why a command did not come to its end.
 #[derive(Debug)]
@@ -176,9 +141,19 @@ pub enum Why {
     },
 }
 
+/// A command that was stopped, as far as it could be.
+pub(super) struct StoppedJob {
+    /// `None` if the command has not ended.
+    pub(super) status: Option<ExitStatus>,
+    pub(super) stdout: Kept,
+    pub(super) stderr: Kept,
+    pub(super) suspended: Option<i32>,
+    pub(super) refused: bool,
+}
+
 impl Stopped {
-    pub(super) fn new(timeout: TimeoutError, remains: Remains) -> Self {
-        let Remains { status, stdout, stderr, suspended, refused } = remains;
+    pub(super) fn new(timeout: TimeoutError, job: StoppedJob) -> Self {
+        let StoppedJob { status, stdout, stderr, suspended, refused } = job;
         Self {
             timeout,
             stdout: stdout.bytes,
@@ -193,8 +168,8 @@ impl Stopped {
 }
 
 impl Halted {
-    pub(super) fn new(why: Why, remains: Remains) -> Self {
-        let Remains { status, stdout, stderr, refused, .. } = remains;
+    pub(super) fn new(why: Why, job: StoppedJob) -> Self {
+        let StoppedJob { status, stdout, stderr, refused, .. } = job;
         Self {
             why,
             stdout: stdout.bytes,
@@ -207,39 +182,14 @@ impl Halted {
     }
 }
 
-/// An output, shown as std's `Output` shows it: as text, where it is text.
-struct Shown<'a>(&'a [u8]);
-
-impl fmt::Debug for Shown<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match str::from_utf8(self.0) {
-            Ok(text) => fmt::Debug::fmt(text, f),
-            Err(_) => fmt::Debug::fmt(self.0, f),
-        }
-    }
-}
-
-impl fmt::Debug for Captured {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { status, stdout, stdout_cut, stderr, stderr_cut } = self;
-        f.debug_struct("Captured")
-            .field("status", status)
-            .field("stdout", &Shown(stdout))
-            .field("stdout_cut", stdout_cut)
-            .field("stderr", &Shown(stderr))
-            .field("stderr_cut", stderr_cut)
-            .finish()
-    }
-}
-
 impl fmt::Debug for Stopped {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { timeout, stdout, stdout_cut, stderr, stderr_cut, status, suspended, refused } = self;
         f.debug_struct("Stopped")
             .field("timeout", timeout)
-            .field("stdout", &Shown(stdout))
+            .field("stdout", &TextOrBytes(stdout))
             .field("stdout_cut", stdout_cut)
-            .field("stderr", &Shown(stderr))
+            .field("stderr", &TextOrBytes(stderr))
             .field("stderr_cut", stderr_cut)
             .field("status", status)
             .field("suspended", suspended)
@@ -253,9 +203,9 @@ impl fmt::Debug for Halted {
         let Self { why, stdout, stdout_cut, stderr, stderr_cut, status, refused } = self;
         f.debug_struct("Halted")
             .field("why", why)
-            .field("stdout", &Shown(stdout))
+            .field("stdout", &TextOrBytes(stdout))
             .field("stdout_cut", stdout_cut)
-            .field("stderr", &Shown(stderr))
+            .field("stderr", &TextOrBytes(stderr))
             .field("stderr_cut", stderr_cut)
             .field("status", status)
             .field("refused", refused)
