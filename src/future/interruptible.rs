@@ -97,7 +97,7 @@ pub struct Interruptible<F: Future> {
     started: bool,
     /// Until it has started.
     await_state: AwaitState,
-    /// What it came to, while a hook that runs is awaited.
+    /// The future's result, while a running hook is awaited.
     done: Option<F::Output>,
     /// Meanwhile the scopes around it do not drop it: a value that is ready wins.
     announced: Option<Announced>,

@@ -18,7 +18,7 @@ use crate::token::node::{Node, Tie};
 use crate::watchdog::slots::Thread;
 use crate::watchdog::{self, NAP};
 
-/// What came of an interruptible call: see [`interruptible_outcome`].
+/// The outcome of [`interruptible_outcome`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(clippy::exhaustive_structs)] // adapters take it apart
 pub struct Outcome<R> {
@@ -26,38 +26,42 @@ pub struct Outcome<R> {
     pub value: R,
     /// How often its hook fired, escalations included.
     pub fires: u32,
-    /// How the hook went wrong the last time that it did, though it may have been fired again with success.
+    /// The hook's last failure, even if a later run succeeded.
     pub failure: Option<HookFailure>,
 }
 
-/// Makes a call that looks at no scope, with a hook that interrupts it once the innermost scope is over.
+/// Makes a call that never checks the scope. A hook interrupts it when the innermost scope is over.
 ///
-/// The hook may borrow. It fires again until the call returns (0.5 ms after its last run, doubling to 64 ms, unless the
-/// hook says otherwise), since an interrupt that comes too early is lost. When `interruptible` has returned, the hook is
-/// not running and never will: the next call on the same connection is safe. Outside every scope the call is just made.
+/// The result has one of four forms:
 ///
-/// Where no thread can be had to fire the hook (the system has no more of them), the call is not begun before there is one, for a
-/// second at most.
+/// - `Ok(Ok(value))`: the call succeeded, perhaps late.
+/// - `Ok(Err(error))`: the call failed by itself.
+/// - `Err(timed_out)` with a [`source`](Error::source): the call failed after the hook fired. The source is its error.
+/// - `Err(timed_out)` without a source: the scope was over, so the call was not made; or the hook [spoilt](Hook::spoils) the
+///   call's value.
 ///
-/// - `Ok(Ok(value))`: the call succeeded, even if late.
-/// - `Ok(Err(error))`: it failed by itself.
-/// - `Err(timed_out)`: it was not made, since the scope was over; or it failed after its hook fired, and
-///   [`source`](Error::source) is its error; or it was [spoilt](Hook::spoils).
+/// The hook may borrow. An interrupt that comes too early is lost, so the hook fires again until the call returns: 0.5 ms after
+/// its last run, then at twice the distance each time, up to 64 ms. [`Hook`] has other choices. When `interruptible` has
+/// returned, the hook is not running and never runs again, so the next call on the same connection is safe.
 ///
-/// A socket that was shut down reads as the end of the file, which is an `Ok`: a hook that does so
-/// [spoils](Hook::spoils). The call's error must convert into `Box<dyn Error + Send + Sync>`.
+/// Outside of all scopes the call is made without the hook.
 ///
-/// A call that returns no `Result` (E0271), as one of C's returns a number, is made into one in its closure:
-/// `|| match c_call() { 0 => Ok(()), code => Err(format!("code {code}")) }`. Or [`interruptible_outcome`] takes it as it is,
-/// and leaves the judgement to you.
+/// A socket that was shut down reads as the end of the file, which is an `Ok`. Mark a hook that shuts one down as one that
+/// [spoils](Hook::spoils) the value. The call's error must convert into `Box<dyn Error + Send + Sync>`.
+///
+/// The call must return a `Result` (else the compiler says E0271). Convert a C function's number in the closure:
+/// `|| match c_call() { 0 => Ok(()), code => Err(format!("code {code}")) }`. Or use [`interruptible_outcome`], which takes any
+/// value and leaves the decision to you.
+///
+/// If the system has no thread left to fire the hook, the call waits for one before it begins, for at most a second.
 ///
 /// # Errors
 ///
-/// As listed.
+/// As listed above.
 ///
 /// # Panics
 ///
-/// A panic of the call passes through; the hook is ended first.
+/// If the call panics: the hook is ended, and the panic goes on.
 ///
 /// # Examples
 ///
@@ -92,13 +96,14 @@ where
     })
 }
 
-/// Makes an interruptible call, and hands out what it returned however it went, with the number of times that the hook
-/// fired. For adapters that know better than [`interruptible`] what a result is worth, and for calls that return no
-/// `Result`.
+/// Makes an interruptible call, and returns its value together with the number of times that the hook fired.
+///
+/// For adapters that decide for themselves whether a value counts, and for calls that return no `Result`. In all other respects
+/// it is like [`interruptible`].
 ///
 /// # Errors
 ///
-/// Only if the call was not made, since the scope was over.
+/// A [`TimeoutError`] if the scope was over before the call, which then was not made.
 ///
 /// # Examples
 ///
@@ -132,7 +137,7 @@ pub(super) fn in_innermost<R>(f: impl FnOnce(Option<&Scope>) -> R) -> R {
 }
 
 impl Scope {
-    /// As the free function [`interruptible`](crate::interruptible), for this scope and those around it.
+    /// Like the free function [`interruptible`](crate::interruptible), for this scope and the scopes around it.
     #[track_caller]
     pub fn interruptible<'h, T, F>(
         &self,
@@ -145,8 +150,7 @@ impl Scope {
         self.interruptible_at(hook.into(), Location::caller(), call)
     }
 
-    /// As the free function [`interruptible_outcome`](crate::interruptible_outcome), for this scope and those around
-    /// it.
+    /// Like the free function [`interruptible_outcome`](crate::interruptible_outcome), for this scope and the scopes around it.
     #[track_caller]
     pub fn interruptible_outcome<'h, R>(
         &self,
@@ -170,7 +174,7 @@ impl Scope {
         result.map_err(|context| self.error(context))
     }
 
-    /// As [`interruptible_outcome`](Self::interruptible_outcome), with the user's line as `location`.
+    /// Like [`interruptible_outcome`](Self::interruptible_outcome), called at `location`.
     pub(crate) fn outcome_at<R>(
         &self,
         hook: Hook<'_>,
@@ -193,8 +197,8 @@ impl Scope {
         self.error(RaiseContext { source, ..RaiseContext::at(location, clock::now()) })
     }
 
-    /// Waits, where no thread can be had that would fire the hook of a call, until there is one. Not beyond the scope's end; and
-    /// not for long: where threads are not to be had at all, the call is made without.
+    /// Waits until the watchdog has a thread, without which no hook fires. Gives up after a second, since the call is better made
+    /// without a watchdog than never; fails when the scope is over.
     fn await_watchdog(&self, location: &'static Location<'static>) -> Result<(), TimeoutError> {
         let watchdog = watchdog::global();
         if watchdog.is_missing() && !clock::is_mocked() && self.node().expires_at() != NEVER {
@@ -232,7 +236,7 @@ impl Scope {
     }
 }
 
-/// A hook that is in place; dropping it ends the hook.
+/// A hook that is registered with a node. Dropping it revokes the hook and waits until it is not running.
 struct Registered<'a> {
     node: &'a Arc<Node>,
     entry: &'a Arc<Entry>,
@@ -241,10 +245,10 @@ struct Registered<'a> {
 }
 
 impl<'a> Registered<'a> {
-    /// `None` if the node is over.
+    /// Registers the hook; `None` if the node is over.
     fn new(node: &'a Arc<Node>, entry: &'a Arc<Entry>, location: &'static Location<'static>) -> Option<Self> {
         let key = node.add_hook(entry, Tie::Scope);
-        // A node that was lost in a fork takes no hooks; the call is still made.
+        // A forked child may have lost the node's lock. Such a node takes no hooks, and the call is made without one.
         (key.is_some() || !node.is_over()).then_some(Self { node, entry, key, location })
     }
 }

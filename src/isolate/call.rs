@@ -1,4 +1,4 @@
-//! The calls of a program: it names its functions, and has one run in a child.
+//! The program's calls: `entry` names the functions, `isolate` runs one of them in a child.
 
 use std::convert::Infallible;
 use std::panic::Location;
@@ -15,12 +15,12 @@ use crate::scope::run_any;
 use crate::sync::SetOnce;
 use crate::time::Limit;
 
-/// The functions that were named to `entry`.
+/// The names of the functions that were passed to `entry`.
 static NAMED: SetOnce<Vec<&'static str>> = SetOnce::new();
 
-/// Must stand at the beginning of `main`: in a child process it serves calls, and does not return.
+/// Serves calls if this process is a child, and then never returns. Call it at the beginning of `main`.
 ///
-/// In the program itself it notes the functions, and returns at once. The first call counts.
+/// In the program itself it stores the functions' names, and returns at once. Only the first call counts.
 ///
 /// # Examples
 ///
@@ -32,7 +32,7 @@ static NAMED: SetOnce<Vec<&'static str>> = SetOnce::new();
 /// static REVERSE: Isolated<String, String> = Isolated::new("reverse", |text| text.chars().rev().collect());
 ///
 /// fn main() {
-///     entry(&[&DOUBLE, &REVERSE]); // all of them, before everything else
+///     entry(&[&DOUBLE, &REVERSE]); // all functions, before everything else
 ///
 ///     let second = Duration::from_secs(1);
 ///     # let second = 60 * second;
@@ -41,19 +41,19 @@ static NAMED: SetOnce<Vec<&'static str>> = SetOnce::new();
 /// }
 /// ```
 pub fn entry(functions: &[&dyn Function]) {
-    if let Some(memory) = serve::asked_to_serve() {
+    if let Some(memory) = serve::memory_limit_of_child() {
         serve::serve(functions, memory);
     }
     NAMED.get_or_init(|| functions.iter().map(|function| function.name()).collect());
 }
 
-/// Runs a function in a child process, which is killed at the deadline. A last resort: see the [module](self).
+/// Runs a function in a child process, which is killed at the deadline. A last resort: see the [module](crate::isolate).
 ///
-/// The function runs in a scope of its own there, with the time that is left; so code in it that checks ends by itself.
+/// In the child the function runs in a scope with the time that is left, so a checkpoint in it can end the call without a kill.
 ///
 /// # Errors
 ///
-/// See [`Error`].
+/// Those of [`Error`].
 ///
 /// # Examples
 ///
@@ -61,7 +61,7 @@ pub fn entry(functions: &[&dyn Function]) {
 /// use std::time::Duration;
 /// use timebox::isolate::{Error, Isolated, entry, isolate};
 ///
-/// /// Looks at no scope, and cannot be interrupted.
+/// /// Has no checkpoint, and cannot be interrupted.
 /// static SEARCH: Isolated<u64, u64> = Isolated::new("search", |from| (from..).find(|&n| n < from).unwrap_or(0));
 ///
 /// fn main() {
@@ -84,8 +84,10 @@ where
         let nested = "an isolated function cannot be called from within an isolated function";
         return Err(std::io::Error::new(std::io::ErrorKind::Unsupported, nested).into());
     }
-    // In a child whose `main` has no entry this is where the program ends up; it must not start another.
-    if serve::asked_to_serve().is_some() || !NAMED.get().is_some_and(|named| named.contains(&function.name)) {
+    // A child whose `main` does not call `entry` comes here; it must not start another child.
+    if serve::memory_limit_of_child().is_some()
+        || !NAMED.get().is_some_and(|named| named.contains(&function.name))
+    {
         return Err(Error::NoEntry(function.name));
     }
     let argument = postcard::to_stdvec(argument).map_err(|error| Error::Codec(error.to_string()))?;
@@ -97,9 +99,9 @@ where
                 postcard::from_bytes(&result).map_err(|error| Error::Codec(error.to_string()))
             }
             Answer::Panicked(message) => Err(Error::Panicked(message)),
-            Answer::Unreadable(message) => Err(Error::Codec(message)),
-            Answer::Over => {
-                // The child measures the time by itself, and may be a little ahead.
+            Answer::Codec(message) => Err(Error::Codec(message)),
+            Answer::TimedOut => {
+                // The child measures the time by itself, and may end a little early: wait for our own deadline.
                 let Ok(()) = scope.wait_with(location, |_| Ok::<_, Infallible>(()));
                 Err(scope.interrupted(location, None).into())
             }

@@ -1,4 +1,4 @@
-//! The program's side: children, idle ones and busy ones.
+//! The program's side: starts children, calls them, and keeps idle ones.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -12,7 +12,7 @@ use std::process::{self, Command};
 use rustix::process::{Pid, Signal};
 
 use super::error::Error;
-use super::serve::ask;
+use super::serve::prepare;
 use super::wire::{self, Answer, Request};
 use crate::scope::Scope;
 use crate::sync::signal::signal_with_group;
@@ -20,8 +20,8 @@ use crate::sync::{ForkMutex, SetOnce, fork, os};
 use crate::time::nanos;
 use crate::token::Hook;
 
-/// So many of a function are kept while they have nothing to do.
-const KEPT: usize = 4;
+/// The most idle children of one function.
+const MAX_IDLE: usize = 4;
 
 /// Children without a call, by the name of their function.
 type Idle = BTreeMap<&'static str, Vec<Child>>;
@@ -31,14 +31,16 @@ fn idle() -> &'static ForkMutex<Idle> {
     IDLE.get_or_init(|| ForkMutex::new(Idle::new()))
 }
 
-/// A process of ours, the leader of its group. Dropped, it is killed and reaped.
+/// A child process, which leads a process group. Dropping it kills and reaps it.
 pub(super) struct Child {
     process: process::Child,
     reaped: bool,
-    line: UnixStream,
+    /// The connection to the child.
+    stream: UnixStream,
     function: &'static str,
+    /// The process that started the child. After a fork, the forked process must neither use nor kill it.
     generation: u32,
-    /// Whether it has said that there is an entry.
+    /// Whether the child's greeting has been read. It says that `main` calls `entry`.
     greeted: bool,
 }
 
@@ -53,7 +55,7 @@ fn kill(pid: Pid) -> bool {
 }
 
 impl Child {
-    /// One that waits for a call of the function.
+    /// Takes an idle child of the function, or starts one.
     pub(super) fn idle_or_new(function: &'static str, memory: Option<u64>) -> io::Result<Self> {
         loop {
             // A list that was locked during a fork is lost: then a child is started.
@@ -61,34 +63,34 @@ impl Child {
             match kept {
                 None => return Self::start(function, memory),
                 Some(child) if child.generation == fork::generation() => {
-                    // One that has ended meanwhile is dropped.
+                    // A child that has ended meanwhile is dropped.
                     if matches!(os::has_ended(child.pid()), Ok(false)) {
                         return Ok(child);
                     }
                 }
-                // The parent's.
+                // It belongs to the process that forked this one.
                 Some(child) => std::mem::forget(child),
             }
         }
     }
 
     fn start(function: &'static str, memory: Option<u64>) -> io::Result<Self> {
-        let (line, theirs) = UnixStream::pair()?;
+        let (stream, theirs) = UnixStream::pair()?;
         let program = std::env::current_exe()?;
-        // What runs, though its file may have been replaced or deleted.
+        // On Linux this is the running program even if its file was replaced or deleted.
         let file = if cfg!(target_os = "linux") { Path::new("/proc/self/exe") } else { &program };
         let mut command = Command::new(file);
         command.arg0(&program).process_group(0);
-        ask(&mut command, theirs.into(), memory.unwrap_or(0))?;
+        prepare(&mut command, theirs.into(), memory.unwrap_or(0))?;
         let process = command.spawn()?;
-        Ok(Self { process, reaped: false, line, function, generation: fork::generation(), greeted: false })
+        Ok(Self { process, reaped: false, stream, function, generation: fork::generation(), greeted: false })
     }
 
     fn pid(&self) -> Pid {
         Pid::from_child(&self.process)
     }
 
-    /// Kills and reaps it.
+    /// Kills and reaps the child.
     fn end(&mut self) -> io::Result<process::ExitStatus> {
         if !std::mem::replace(&mut self.reaped, true) {
             kill(self.pid());
@@ -96,7 +98,7 @@ impl Child {
         self.process.wait()
     }
 
-    /// Has a function called. The child is kept for another call, unless it is gone.
+    /// Calls the function in the child. A child that lives on is kept for a later call.
     pub(super) fn call(
         mut self,
         scope: &Scope,
@@ -106,25 +108,25 @@ impl Child {
     ) -> Result<Answer, Error> {
         let left = scope.remaining().map(nanos);
         let request = Request { function, left, argument };
-        let (pid, line) = (self.pid(), &self.line);
+        let (pid, stream) = (self.pid(), &self.stream);
         let hook = Hook::inline(|| {
             if kill(pid) {
-                // What it has forked may hold the other end.
-                let _ = line.shutdown(Shutdown::Both);
+                // A process that the child has forked may hold the other end open.
+                let _ = stream.shutdown(Shutdown::Both);
             }
         });
         let called = scope.outcome_at(hook.once(), location, || {
             if !std::mem::replace(&mut self.greeted, true) {
-                wire::read(line)?;
+                wire::read(stream)?;
             }
-            wire::write(line, &request)?;
-            wire::read(line)
+            wire::write(stream, &request)?;
+            wire::read(stream)
         })?;
         match called.value {
-            // It came in time, or together with the deadline.
+            // The answer came in time, or at the same moment as the deadline.
             Ok(answer) => {
                 let answer = wire::parse(&answer)?;
-                if called.fires == 0 && !matches!(answer, Answer::Over) {
+                if called.fires == 0 && !matches!(answer, Answer::TimedOut) {
                     self.keep();
                 }
                 Ok(answer)
@@ -133,18 +135,19 @@ impl Child {
                 drop(self);
                 Err(scope.interrupted(location, None).into())
             }
-            // It has closed the line, so that its end has begun: how it ends is settled.
+            // The child has closed the stream, so it is about to end; a kill does not change its exit status.
             Err(_) => Err(Error::Died(self.end()?)),
         }
     }
 
+    /// Keeps the child for a later call, or ends it if enough are kept or the list is lost.
     fn keep(self) {
         let Some(mut idle) = idle().lock() else { return };
         let same = idle.entry(self.function).or_default();
-        if same.len() < KEPT {
+        if same.len() < MAX_IDLE {
             same.push(self);
         } else {
-            // It is killed and reaped: not under the lock.
+            // The child is killed and reaped without the lock.
             drop(idle);
             drop(self);
         }
@@ -154,7 +157,7 @@ impl Child {
 impl Drop for Child {
     fn drop(&mut self) {
         if self.generation == fork::generation() {
-            // Whether it could be reaped changes nothing any more.
+            // An error says that other code has reaped the child.
             let _ = self.end();
         }
     }

@@ -7,7 +7,7 @@ use serde::de::DeserializeOwned;
 
 /// A function that can run in a child process.
 ///
-/// Make it a `static`, and name it to [`entry`].
+/// Make it a `static`, and pass it to [`entry`](super::entry).
 pub struct Isolated<A, R> {
     pub(super) name: &'static str,
     pub(super) memory: Option<u64>,
@@ -15,13 +15,13 @@ pub struct Isolated<A, R> {
 }
 
 impl<A, R> Isolated<A, R> {
-    /// A function, under a name that no other has.
+    /// A function with a name. No two functions may have the same name.
     pub const fn new(name: &'static str, function: fn(A) -> R) -> Self {
         Self { name, memory: None, function }
     }
 
-    /// The child may have so many bytes of address space at most; a call that needs more ends it, with
-    /// [`Error::Died`]. The program itself counts.
+    /// Limits the child's address space, the program's own code and libraries included. A call that needs more kills the child, and
+    /// fails with [`Error::Died`](super::Error::Died).
     pub const fn memory_limit(mut self, bytes: u64) -> Self {
         self.memory = Some(bytes);
         self
@@ -37,17 +37,17 @@ impl<A, R> fmt::Debug for Isolated<A, R> {
     }
 }
 
-/// What [`entry`] takes: every [`Isolated`] whose types can be sent.
+/// A function for [`entry`](super::entry): every [`Isolated`] whose argument and result can be serialised.
 pub trait Function: sealed::Call + Sync {}
 
 impl<A: DeserializeOwned, R: Serialize> Function for Isolated<A, R> {}
 
-#[allow(unnameable_types)] // nobody else is to implement it
+#[allow(unnameable_types)] // no other crate may implement it
 mod sealed {
-    /// A function as the child sees it.
+    /// A function without its types.
     pub trait Call {
         fn name(&self) -> &'static str;
-        /// Takes and gives serialised data.
+        /// Calls the function with a serialised argument. Returns the serialised result.
         fn call(&self, argument: &[u8]) -> Result<Vec<u8>, String>;
     }
 }

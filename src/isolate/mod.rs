@@ -1,22 +1,26 @@
-//! Functions that run in a child process, which is killed at the deadline (feature `isolate`): a last resort that leaves
-//! nothing behind.
+//! Runs functions in a child process, which is killed at the deadline (feature `isolate`): a last resort that leaves no thread
+//! behind.
 //!
-//! For code that cannot be interrupted, must not go on, and takes and gives plain data: an expression of a stranger, a
-//! parser in C, a solver. The child is this very program, started again, so [`entry`] must stand **at the beginning of
-//! `main`**: there a child begins to serve, and never goes on. It is kept from call to call; a call costs some
-//! microseconds and two copies of the data, and one that has to start a child about a millisecond. What the function
-//! touches besides its argument (statics, files, the working directory) is the child's own, or shared with care; its
-//! standard input is empty. The data is serialised without a look at the limit: hundreds of megabytes take seconds.
+//! Use it for code that cannot be interrupted and must not run on, if its argument and result are plain data: a stranger's regular
+//! expression, a parser in C, a solver.
 //!
-//! At the deadline the child, and all of its process group, is killed, so nothing of it is cleaned up: temporary files
-//! stay. The next call starts another.
+//! The child is this very program, started again. So [`entry`] must be called **at the beginning of `main`**: there a child begins
+//! to serve calls, and never returns. The child is kept for later calls. A call costs some microseconds and two copies of the data;
+//! a call that starts a child costs about a millisecond. The data is serialised without a check of the limit: hundreds of megabytes
+//! take seconds.
+//!
+//! In the child, statics are its own. Files and the working directory are shared with the program as between any two processes. The
+//! standard input is empty.
+//!
+//! At the deadline the child and its whole process group are killed, so they clean nothing up: temporary files stay. The next call
+//! starts another child.
 //!
 //! ```no_run
 //! use std::time::Duration;
 //! use timebox::isolate::{Isolated, entry, isolate};
 //!
 //! static COUNT: Isolated<String, usize> = Isolated::new("count", |text| {
-//!     text.chars().filter(|char| char.is_alphabetic()).count() // stands for a library that cannot be stopped
+//!     text.chars().filter(|char| char.is_alphabetic()).count() // in place of a library that cannot be stopped
 //! });
 //!
 //! fn main() -> Result<(), timebox::isolate::Error> {

@@ -1,10 +1,9 @@
 //! Blocking input and output that ends with its scope (feature `io`, on Unix).
 //!
-//! [`Timed`] wraps a stream, or whatever has a file descriptor. Its reads and writes wait no longer than the scope
-//! lasts, and are woken when the scope is cancelled; they fail with the kind [`TimedOut`](io::ErrorKind::TimedOut) and
-//! the [`TimeoutError`](crate::TimeoutError) inside. The stream stays open, and a single [`read`](Read::read) that fails has
-//! taken nothing: what comes later can still be read. Calls that read or write several times are another matter: see
-//! [half a frame](#half-a-frame).
+//! [`Timed`] wraps a stream, or anything else with a file descriptor. Its reads and writes wait no longer than the scope lasts. When
+//! the scope expires or is cancelled, they fail with an error of the kind [`TimedOut`](io::ErrorKind::TimedOut) that has the
+//! [`TimeoutError`](crate::TimeoutError) inside. The stream stays open. A single [`read`](Read::read) that fails has taken no bytes,
+//! so a later read finds them all. Calls that read or write several times may lose bytes: see [half a frame](#half-a-frame).
 //!
 //! ```
 //! use std::io::{ErrorKind, Read, Write};
@@ -25,15 +24,15 @@
 //! ```
 //!
 //! [`connect`] and [`accept`] do the same for connections, [`recv_from`](Timed::recv_from) and [`send_to`](Timed::send_to)
-//! for datagrams. A descriptor that this crate knows nothing of is waited for with [`readable`] and [`writable`].
+//! for datagrams. [`readable`] and [`writable`] wait for any other descriptor.
 //!
 //! # Half a frame
 //!
-//! A limit may pass when half of a frame has come. [`read_exact`](Read::read_exact) then fails, and the half is gone: the
-//! next reader finds the stream in the middle of a frame, takes its rest for a beginning, and is wrong from then on. So keep
-//! the half *outside* of the limit. Of std's methods, those that append to a buffer of the caller's leave in it what they have
-//! read before an error: `take(n)` with [`read_to_end`](Read::read_to_end), and
-//! [`read_until`](std::io::BufRead::read_until), where the `BufReader` is outside of the limit too.
+//! A limit may pass when half of a frame has arrived. [`read_exact`](Read::read_exact) then fails, and the half is lost: the next
+//! read begins in the middle of a frame, and every frame from then on is wrong. So keep the half *outside* of the limit. Two of std's
+//! methods append to the caller's buffer, and leave in it the bytes that they have read before an error: `take(n)` with
+//! [`read_to_end`](Read::read_to_end), and [`read_until`](std::io::BufRead::read_until) if the `BufReader` is outside of the limit
+//! too.
 //!
 //! ```
 //! use std::io::{self, ErrorKind, Read, Write};
@@ -45,7 +44,7 @@
 //! /// A connection whose frames are of four bytes.
 //! struct Frames {
 //!     stream: Timed<UnixStream>,
-//!     /// What has come of the next frame.
+//!     /// The bytes of the next frame that have arrived.
 //!     half: Vec<u8>,
 //! }
 //!
@@ -70,14 +69,14 @@
 //! assert_eq!(frames.next().unwrap(), b"late"); // with `read_exact` it would be "teNE"
 //! ```
 //!
-//! What is written is the same: after a [`write_all`](Write::write_all) that failed nobody knows how much of it is on its way.
-//! Where the connection is to be used again, write with [`write`](Write::write) and keep the rest:
+//! The same holds for writes: after a [`write_all`](Write::write_all) that failed, nothing says how many bytes were sent. To use the
+//! connection again, call [`write`](Write::write) and keep the rest:
 //!
 //! ```
 //! use std::collections::VecDeque;
 //! use std::io::{self, Write};
 //!
-//! /// Sends what is left to be sent; after an error, that is what was not.
+//! /// Sends `rest`. After an error, `rest` has the bytes that were not sent.
 //! fn send(mut stream: impl Write, rest: &mut VecDeque<u8>) -> io::Result<()> {
 //!     while !rest.is_empty() {
 //!         let written = stream.write(rest.make_contiguous())?;
@@ -102,29 +101,28 @@
 //! # assert!(all.len() == 1_000_000 && all.iter().enumerate().all(|(n, &byte)| byte == n as u8));
 //! ```
 //!
-//! Or give the connection up after any error, as a pool does.
+//! Or close the connection after any error, as a pool does.
 //!
 //! # Limitations
 //!
-//! - **Files** are always ready: a read from a disk that is dead cannot be interrupted.
-//! - **Terminals** are written to a byte at a time: they do not tell how much room there is. On one that makes two bytes of
-//!   a newline, and has room for one, that newline waits.
-//! - **Opening a FIFO** waits for somebody to open its other end. Open it for reading and writing: that does not wait.
+//! - **Files** are always ready, so nothing interrupts a read from a dead disk.
+//! - **Terminals** do not say how much room they have, so they are written to one byte at a time. A terminal that turns a newline
+//!   into two bytes blocks on a newline if it has room for one.
+//! - **Opening a FIFO** waits until another process opens the other end. Open it for reading and writing: that does not wait.
 //! - **Name resolution** cannot be interrupted: see [`connect`].
-//! - **Two threads reading from one pipe**, or accepting from one listener, may both be told that it is ready. The one that
-//!   finds nothing there any more blocks, unless the descriptor is non-blocking. A socket that is read from has no such
-//!   trouble.
-//! - A timeout set on the socket itself (`set_read_timeout`) counts outside of scopes only.
+//! - **Two threads that read from one pipe**, or accept from one listener, may both see it ready. The slower one blocks, unless the
+//!   descriptor is non-blocking. Reads from a socket do not have this problem.
+//! - A timeout of the socket itself (`set_read_timeout`) counts only outside of scopes.
 //!
 //! # Locks and channels
 //!
-//! They need no wrapper, since their timed waits can be given what the scope has left. A wait in slices is ended by the
-//! deadline on time, and by a cancellation within a slice:
+//! Locks and channels need no wrapper: give their timed waits the time that is left in the scope. Wait in slices, so that the wait
+//! ends at the deadline, and at most one slice after a cancellation:
 //!
 //! ```
 //! use std::time::Duration;
 //!
-//! /// How long to wait before looking at the scope again.
+//! /// The time to wait before the next checkpoint.
 //! fn slice() -> timebox::Result<Duration> {
 //!     timebox::checkpoint()?;
 //!     let slice = Duration::from_millis(10);
@@ -139,7 +137,7 @@
 //!     }
 //! }
 //!
-//! /// `None` if nobody will send any more.
+//! /// `None` if all senders are gone.
 //! fn receive<T>(receiver: &std::sync::mpsc::Receiver<T>) -> timebox::Result<Option<T>> {
 //!     use std::sync::mpsc::RecvTimeoutError;
 //!     loop {
@@ -177,8 +175,7 @@
 //! assert!(timebox::timeout(limit, || arrived(&pair)).unwrap_err().is_timeout());
 //! ```
 //!
-//! Where that is not soon enough, or wakes too often, have the scope tell. With crossbeam's channels a hook sends to a
-//! second one:
+//! If that is too late, or wakes the thread too often, use a hook. With crossbeam's channels, the hook sends to a second channel:
 //!
 //! ```
 //! use std::time::Duration;
@@ -192,7 +189,7 @@
 //!         recv(receiver) -> value => return Ok(value.ok()),
 //!         recv(is_over) -> _ => {}
 //!     }
-//!     // It is over: this fails.
+//!     // The scope is over, so this fails.
 //!     timebox::checkpoint()?;
 //!     Ok(None)
 //! }

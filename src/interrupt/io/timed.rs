@@ -10,16 +10,18 @@ use super::descriptor::Descriptor;
 
 /// A stream whose reads and writes end with the scope.
 ///
-/// It is for sockets, pipes and terminals, and whatever else has a file descriptor on which one can wait. Outside every
-/// scope its calls are the plain ones. Inside, each is an interruption point; it waits even if the descriptor is
-/// non-blocking, is not ended by a signal, and what is ready is read or written even though the deadline passes
-/// meanwhile.
+/// For sockets, pipes, terminals, and everything else with a file descriptor that can be polled. Outside of all scopes its calls
+/// are the stream's own. In a scope:
 ///
-/// It reads from the descriptor itself, past any buffer that the stream has: a `BufReader` goes around it, not into it. A
-/// `&Timed` reads and writes too, so several threads can.
+/// - each call is an interruption point;
+/// - a call waits even if the descriptor is non-blocking, and a signal does not end it;
+/// - data that is ready is read or written even if the deadline passes meanwhile.
 ///
-/// A call that reads or writes several times (`read_exact`, `read_to_string`, `write_all`) may have done a part when the scope
-/// ends it: see [half a frame](crate::io#half-a-frame).
+/// `Timed` reads from the descriptor and bypasses the stream's own buffer. So put a `BufReader` around `Timed`, and not the other
+/// way round. A `&Timed` reads and writes too, so several threads can share one.
+///
+/// The scope can end a call that reads or writes several times (`read_exact`, `read_to_string`, `write_all`) after a part of the
+/// work: see [half a frame](crate::io#half-a-frame).
 ///
 /// # Examples
 ///
@@ -29,7 +31,7 @@ use super::descriptor::Descriptor;
 /// use timebox::io::Timed;
 ///
 /// let (reader, mut writer) = std::io::pipe().unwrap();
-/// // The buffer is outside of the limit, and so keeps the half of a line.
+/// // The buffer is outside of the limit, so it keeps half a line.
 /// let mut reader = BufReader::new(Timed::new(reader));
 /// let mut line = String::new();
 /// writer.write_all(b"one\ntw").unwrap();
@@ -63,7 +65,7 @@ impl<S: AsFd> Timed<S> {
         &self.inner
     }
 
-    /// The stream, as it was before, but for what was read from it and written to it.
+    /// Unwraps the stream.
     pub fn into_inner(self) -> S {
         self.inner
     }
@@ -84,7 +86,8 @@ impl<S: AsFd> AsFd for Timed<S> {
     }
 }
 
-/// The methods that std would make of `read` and `write` are here for the place of who calls them.
+/// Implements `Read` and `Write`. std's defaults would do for all but `read` and `write`, but an error would then name a line of
+/// std as the place of the call.
 macro_rules! stream {
     ($stream:ty) => {
         impl<S: AsFd> Read for $stream {
@@ -93,20 +96,21 @@ macro_rules! stream {
                 self.descriptor(Location::caller()).read(buffer)
             }
 
-            /// Fills the buffer. **If the scope ends it, what was read before is lost to later reads**: it is in the buffer,
-            /// without a count. How to keep it: [half a frame](crate::io#half-a-frame).
+            /// Fills the buffer. **If the scope ends it, bytes that were read before are lost to later reads**: they are in the
+            /// buffer, but nothing says how many. How to keep them: [half a frame](crate::io#half-a-frame).
             #[track_caller]
             fn read_exact(&mut self, buffer: &mut [u8]) -> io::Result<()> {
                 self.descriptor(Location::caller()).read_exact(buffer)
             }
 
-            /// Reads to the end of the file. If the scope ends it, what was read before is in the buffer.
+            /// Reads to the end of the file. If the scope ends it, the bytes that were read before are in the buffer.
             #[track_caller]
             fn read_to_end(&mut self, buffer: &mut Vec<u8>) -> io::Result<usize> {
                 self.descriptor(Location::caller()).read_to_end(buffer)
             }
 
-            /// Reads to the end of the file. **If the scope ends it, what was read before is lost**, unlike with `read_to_end`.
+            /// Reads to the end of the file. **If the scope ends it, bytes that were read before are lost**; `read_to_end` keeps
+            /// them.
             #[track_caller]
             fn read_to_string(&mut self, buffer: &mut String) -> io::Result<usize> {
                 self.descriptor(Location::caller()).read_to_string(buffer)
@@ -119,8 +123,8 @@ macro_rules! stream {
                 self.descriptor(Location::caller()).write(buffer)
             }
 
-            /// Writes all of the buffer. **If the scope ends it, a part has been written, and nobody knows how much**: write with
-            /// `write`, which tells, or give the connection up. See [half a frame](crate::io#half-a-frame).
+            /// Writes the whole buffer. **If the scope ends it, an unknown part has been written.** Use `write`, which returns the
+            /// number of bytes, or close the connection. See [half a frame](crate::io#half-a-frame).
             #[track_caller]
             fn write_all(&mut self, buffer: &[u8]) -> io::Result<()> {
                 self.descriptor(Location::caller()).write_all(buffer)

@@ -5,20 +5,20 @@ use std::process::{ExitStatus, Output};
 
 use super::pipes::Kept;
 
-/// What a command that came to its end has written.
+/// The exit status and output of a command that ran to its end.
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Captured {
-    /// How it ended.
+    /// The exit status.
     pub status: ExitStatus,
-    /// What it has written to its standard output.
+    /// The standard output.
     pub stdout: Vec<u8>,
-    /// Whether that is not all: more came than [is kept](super::Run::truncate_output), or somebody who still held the pipe
-    /// [was not waited for](super::Run::linger). Without these two settings it never is.
+    /// Whether `stdout` may be incomplete: the command wrote more than [is kept](super::Run::truncate_output), or another process
+    /// held the pipe open for longer than [`linger`](super::Run::linger). Always false without these two options.
     pub stdout_cut: bool,
-    /// What it has written to its standard error.
+    /// The standard error.
     pub stderr: Vec<u8>,
-    /// As [`stdout_cut`](Self::stdout_cut).
+    /// Whether `stderr` may be incomplete, for the same reasons as [`stdout_cut`](Self::stdout_cut).
     pub stderr_cut: bool,
 }
 

@@ -10,15 +10,15 @@ use super::captured::TextOrBytes;
 use super::pipes::Kept;
 use crate::error::TimeoutError;
 
-/// Why a command did not come to its end.
+/// Why a command did not run to its end.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Error {
-    /// It could not be started (the error names it), or not be waited for, or its input could not be read.
+    /// The command could not be started (then the error names it) or waited for, or its input could not be read.
     Io(io::Error),
-    /// It was stopped, or not started, since the scope was over.
+    /// The scope was over: the command was stopped, or not started.
     Stopped(Stopped),
-    /// It was stopped though the scope was not over: [`why`](Halted::why) tells.
+    /// The command was stopped before the scope was over, for the reason in [`why`](Halted::why).
     Halted(Halted),
 }
 
@@ -33,8 +33,8 @@ impl fmt::Display for Error {
 }
 
 impl StdError for Error {
-    /// Each variant stands for the error in it, whose source it has. But a timeout that a reader of the input has returned is
-    /// the `io::Error`'s content, not its source.
+    /// The source of the error in the variant. An `io::Error` from a reader of the input may have a timeout inside; then the source
+    /// is that timeout.
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         match self {
             Self::Io(error) => match error.get_ref() {
@@ -54,7 +54,7 @@ impl From<io::Error> for Error {
 }
 
 impl Error {
-    /// Why the command was stopped, if the scope was over.
+    /// The scope's error, if the scope was over.
     pub fn timeout(&self) -> Option<&TimeoutError> {
         match self {
             Self::Stopped(stopped) => Some(&stopped.timeout),
@@ -78,65 +78,66 @@ impl From<TimeoutError> for Error {
     }
 }
 
-/// What a command has done before it was stopped.
+/// A command that was stopped, or not started, because the scope was over.
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct Stopped {
-    /// Why it was stopped.
+    /// The scope's error.
     pub timeout: TimeoutError,
-    /// What it has written so far, if that was captured.
+    /// The standard output so far, if it was captured.
     pub stdout: Vec<u8>,
-    /// Whether that is not all that was written: more came than is kept, or somebody outside of the group, or not to be
-    /// killed, still holds the pipe.
+    /// Whether `stdout` may be incomplete: the command wrote more than is kept, or a process that could not be stopped still holds
+    /// the pipe open.
     pub stdout_cut: bool,
-    /// What it has written so far, if that was captured.
+    /// The standard error so far, if it was captured.
     pub stderr: Vec<u8>,
-    /// As [`stdout_cut`](Self::stdout_cut).
+    /// Whether `stderr` may be incomplete, for the same reasons as [`stdout_cut`](Self::stdout_cut).
     pub stderr_cut: bool,
-    /// How it ended; `None` if it was not started, may not be signalled, or would not die. It is reaped whenever it ends.
+    /// The exit status. `None` if the command was not started, may not be signalled, or has not ended after SIGKILL; then it is
+    /// reaped when it ends.
     pub status: Option<ExitStatus>,
-    /// The signal by which it was suspended when the scope was over, if it was: it has not used its time.
+    /// The signal that had suspended the command when the scope was over. A suspended command does not use its time.
     pub suspended: Option<i32>,
-    /// Whether the command, or a process that it has started, may not be signalled by this program, and so runs on: it is
-    /// another user's.
+    /// Whether the command or a process that it has started runs on, because it belongs to another user and this program may not
+    /// signal it.
     pub refused: bool,
 }
 
-/// What a command has done before it was stopped although the scope was not over.
+/// A command that was stopped before the scope was over.
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct Halted {
     /// Why it was stopped.
     pub why: Why,
-    /// As [`Stopped::stdout`].
+    /// Like [`Stopped::stdout`].
     pub stdout: Vec<u8>,
-    /// As [`Stopped::stdout_cut`].
+    /// Like [`Stopped::stdout_cut`].
     pub stdout_cut: bool,
-    /// As [`Stopped::stderr`].
+    /// Like [`Stopped::stderr`].
     pub stderr: Vec<u8>,
-    /// As [`Stopped::stdout_cut`].
+    /// Like [`Stopped::stderr_cut`].
     pub stderr_cut: bool,
-    /// As [`Stopped::status`].
+    /// Like [`Stopped::status`].
     pub status: Option<ExitStatus>,
-    /// As [`Stopped::refused`].
+    /// Like [`Stopped::refused`].
     pub refused: bool,
 }
 
-/// Why a command was stopped although the scope was not over.
+/// Why a command was stopped before the scope was over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Why {
-    /// It has written more than [it may](super::Run::max_output).
+    /// The command wrote more than [`max_output`](super::Run::max_output) allows.
     #[non_exhaustive]
     TooMuchOutput {
-        /// How many bytes each output may have.
+        /// The limit of each output, in bytes.
         most: usize,
     },
-    /// The system has suspended it, since it has read from the terminal (SIGTTIN) or set it (SIGTTOU) from the background,
-    /// where nobody would have it go on: see [`Group`](super::Group).
+    /// The system suspended the command because it read from the terminal (SIGTTIN) or changed its settings (SIGTTOU) from the
+    /// background. No shell would resume it: see [`Group`](super::Group).
     #[non_exhaustive]
     Suspended {
-        /// By which signal.
+        /// The signal.
         signal: i32,
     },
 }
@@ -213,12 +214,12 @@ impl fmt::Debug for Halted {
     }
 }
 
-/// As std writes it: with the signal's name.
+/// An exit status that std shows as "stopped", with the signal's name.
 fn suspension(signal: i32) -> ExitStatus {
     ExitStatus::from_raw(signal << 8 | 0x7f)
 }
 
-/// How it ended, in parentheses.
+/// Writes how the command ended, in parentheses.
 fn write_end(f: &mut fmt::Formatter<'_>, status: Option<ExitStatus>, refused: bool) -> fmt::Result {
     match status {
         Some(status) => write!(f, " ({status})")?,

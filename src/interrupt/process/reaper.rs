@@ -1,4 +1,4 @@
-//! Children that are left behind since they may not be signalled, or would not die: reaped whenever they end.
+//! Reaps the children that could not be stopped: this program may not signal them, or SIGKILL has not ended them.
 
 use std::process::Child;
 
@@ -6,36 +6,38 @@ use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
 
 use crate::sync::{ForkMutex, SetOnce, fork, os};
 
-struct Left {
+struct Orphan {
     child: Child,
-    /// In a forked child those from before are the parent's.
+    /// The process that started the child. After a fork, the forked process must not reap it.
     generation: u32,
 }
 
-fn left() -> &'static ForkMutex<Vec<Left>> {
-    static LEFT: SetOnce<ForkMutex<Vec<Left>>> = SetOnce::new();
-    LEFT.get_or_init(|| ForkMutex::new(Vec::new()))
+fn orphans() -> &'static ForkMutex<Vec<Orphan>> {
+    static ORPHANS: SetOnce<ForkMutex<Vec<Orphan>>> = SetOnce::new();
+    ORPHANS.get_or_init(|| ForkMutex::new(Vec::new()))
 }
 
-/// Leaves a child behind.
-pub(super) fn leave(child: Child) {
+/// Hands a child over: it is reaped when it ends.
+pub(super) fn adopt(child: Child) {
     let pid = Pid::from_child(&child);
-    // The list may have been lost in a fork, and with it all hope.
-    let Some(mut left) = left().lock() else { return };
-    left.push(Left { child, generation: fork::generation() });
-    drop(left);
-    // Where no thread can be had, whoever runs the next command reaps it.
+    // A list that was locked during a fork is lost; then the child is never reaped.
+    let Some(mut orphans) = orphans().lock() else { return };
+    orphans.push(Orphan { child, generation: fork::generation() });
+    drop(orphans);
+    // If no thread can be started, the next command's start reaps the child.
     let _started = os::spawn("timebox-reaper", move || {
-        // An error: somebody else has reaped it.
+        // An error says that other code has reaped the child.
         let _ended = waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT);
         reap();
     });
 }
 
-/// Reaps those that have ended.
+/// Reaps the children that have ended.
 pub(super) fn reap() {
-    if let Some(mut left) = left().lock() {
+    if let Some(mut orphans) = orphans().lock() {
         let generation = fork::generation();
-        left.retain_mut(|left| left.generation == generation && matches!(left.child.try_wait(), Ok(None)));
+        orphans.retain_mut(|orphan| {
+            orphan.generation == generation && matches!(orphan.child.try_wait(), Ok(None))
+        });
     }
 }
