@@ -37,21 +37,22 @@ pub struct Outcome<R> {
 /// - `Ok(Ok(value))`: the call succeeded, perhaps late.
 /// - `Ok(Err(error))`: the call failed by itself.
 /// - `Err(timed_out)` with a [`source`](Error::source): the call failed after the hook fired. The source is its error.
-/// - `Err(timed_out)` without a source: the scope was over, so the call was not made; or the hook [spoilt](Hook::spoils) the
-///   call's value.
+/// - `Err(timed_out)` without a source: the scope was over, so the call was not made; or the hook
+///   [spoilt](Hook::spoils) the call's value.
 ///
-/// The hook may borrow. An interrupt that comes too early is lost, so the hook fires again until the call returns: 0.5 ms after
-/// its last run, then at twice the distance each time, up to 64 ms. [`Hook`] has other choices. When `interruptible` has
-/// returned, the hook is not running and never runs again, so the next call on the same connection is safe.
+/// The hook may borrow. An interrupt that comes too early is lost, so the hook fires again until the call returns:
+/// 0.5 ms after its last run, then at twice the distance each time, up to 64 ms. [`Hook`] has other choices. When
+/// `interruptible` has returned, the hook is not running and never runs again, so the next call on the same
+/// connection is safe.
 ///
 /// Outside of all scopes the call is made without the hook.
 ///
-/// A socket that was shut down reads as the end of the file, which is an `Ok`. Mark a hook that shuts one down as one that
-/// [spoils](Hook::spoils) the value. The call's error must convert into `Box<dyn Error + Send + Sync>`.
+/// A socket that was shut down reads as the end of the file, which is an `Ok`. Mark a hook that shuts one down as one
+/// that [spoils](Hook::spoils) the value. The call's error must convert into `Box<dyn Error + Send + Sync>`.
 ///
-/// The call must return a `Result` (else the compiler says E0271). Convert a C function's number in the closure:
-/// `|| match c_call() { 0 => Ok(()), code => Err(format!("code {code}")) }`. Or use [`interruptible_outcome`], which takes any
-/// value and leaves the decision to you.
+/// The call must return a `Result` (else the compiler says E0271). Convert a C function's number in the closure: `||
+/// match c_call() { 0 => Ok(()), code => Err(format!("code {code}")) }`. Or use [`interruptible_outcome`], which
+/// takes any value and leaves the decision to you.
 ///
 /// If the system has no thread left to fire the hook, the call waits for one before it begins, for at most a second.
 ///
@@ -98,8 +99,8 @@ where
 
 /// Makes an interruptible call, and returns its value together with the number of times that the hook fired.
 ///
-/// For adapters that decide for themselves whether a value counts, and for calls that return no `Result`. In all other respects
-/// it is like [`interruptible`].
+/// For adapters that decide for themselves whether a value counts, and for calls that return no `Result`. In all
+/// other respects it is like [`interruptible`].
 ///
 /// # Errors
 ///
@@ -150,7 +151,8 @@ impl Scope {
         self.interruptible_at(hook.into(), Location::caller(), call)
     }
 
-    /// Like the free function [`interruptible_outcome`](crate::interruptible_outcome), for this scope and the scopes around it.
+    /// Like the free function [`interruptible_outcome`](crate::interruptible_outcome), for this scope and the scopes
+    /// around it.
     #[track_caller]
     pub fn interruptible_outcome<'h, R>(
         &self,
@@ -197,8 +199,8 @@ impl Scope {
         self.error(RaiseContext { source, ..RaiseContext::at(location, clock::now()) })
     }
 
-    /// Waits until the watchdog has a thread, without which no hook fires. Gives up after a second, since the call is better made
-    /// without a watchdog than never; fails when the scope is over.
+    /// Waits until the watchdog has a thread, without which no hook fires. Gives up after a second, since the call is
+    /// better made without a watchdog than never; fails when the scope is over.
     fn await_watchdog(&self, location: &'static Location<'static>) -> Result<(), TimeoutError> {
         let watchdog = watchdog::global();
         if watchdog.is_missing() && !clock::is_mocked() && self.node().expires_at() != NEVER {
@@ -210,7 +212,8 @@ impl Scope {
         Ok(())
     }
 
-    /// Makes a call while the hook is registered. Once the hook has ended, `finish` turns the call's value into the result.
+    /// Makes a call while the hook is registered. Once the hook has ended, `finish` turns the call's value into the
+    /// result.
     fn call_with_hook<R, T>(
         &self,
         hook: Hook<'_>,

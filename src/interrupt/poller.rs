@@ -81,15 +81,16 @@ impl<'s> Poller<'s> {
     }
 }
 
-/// Ends a wait from another thread. A scope needs one only if it can be cancelled (it has a node), or under a mock clock.
+/// Ends a wait from another thread. A scope needs one only if it can be cancelled (it has a node), or under a mock
+/// clock.
 struct Wakeup<'s> {
     pipe: Arc<WakePipe>,
     node: Option<(&'s Arc<Node>, usize)>,
     timer: Option<Timer>,
 }
 
-/// A pipe that is written to by its waker. It keeps both ends open as long as a waker lives: a write to a pipe without a reader
-/// would raise SIGPIPE.
+/// A pipe that is written to by its waker. It keeps both ends open as long as a waker lives: a write to a pipe
+/// without a reader would raise SIGPIPE.
 struct WakePipe {
     reader: PipeReader,
     writer: PipeWriter,
@@ -128,7 +129,8 @@ impl Drop for Wakeup<'_> {
 impl Wake for WakePipe {
     fn wake(self: Arc<Self>) {
         if self.generation == fork::generation() {
-            // The node and the timer write one byte each, so the pipe has room. A full pipe would wake the poll as well.
+            // The node and the timer write one byte each, so the pipe has room. A full pipe would wake the poll as
+            // well.
             let _written = (&self.writer).write(&[0]);
         }
     }

@@ -47,9 +47,11 @@ pub fn entry(functions: &[&dyn Function]) {
     NAMED.get_or_init(|| functions.iter().map(|function| function.name()).collect());
 }
 
-/// Runs a function in a child process, which is killed at the deadline. A last resort: see the [module](crate::isolate).
+/// Runs a function in a child process, which is killed at the deadline. A last resort: see the
+/// [module](crate::isolate).
 ///
-/// In the child the function runs in a scope with the time that is left, so a checkpoint in it can end the call without a kill.
+/// In the child the function runs in a scope with the time that is left, so a checkpoint in it can end the call
+/// without a kill.
 ///
 /// # Errors
 ///

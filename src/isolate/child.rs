@@ -44,8 +44,8 @@ pub(super) struct Child {
     greeted: bool,
 }
 
-/// Kills a process and its group. Returns `false`, and does nothing, if it was reaped: its number may belong to another process.
-/// In a forked child it was never a child.
+/// Kills a process and its group. Returns `false`, and does nothing, if it was reaped: its number may belong to
+/// another process. In a forked child it was never a child.
 fn kill(pid: Pid) -> bool {
     let is_ours = os::has_ended(pid).is_ok();
     if is_ours {

@@ -20,8 +20,8 @@ impl<A, R> Isolated<A, R> {
         Self { name, memory: None, function }
     }
 
-    /// Limits the child's address space, the program's own code and libraries included. A call that needs more kills the child, and
-    /// fails with [`Error::Died`](super::Error::Died).
+    /// Limits the child's address space, the program's own code and libraries included. A call that needs more kills
+    /// the child, and fails with [`Error::Died`](super::Error::Died).
     pub const fn memory_limit(mut self, bytes: u64) -> Self {
         self.memory = Some(bytes);
         self

@@ -1,19 +1,19 @@
-//! Runs functions in a child process, which is killed at the deadline (feature `isolate`): a last resort that leaves no thread
-//! behind.
+//! Runs functions in a child process, which is killed at the deadline (feature `isolate`): a last resort that leaves
+//! no thread behind.
 //!
-//! Use it for code that cannot be interrupted and must not run on, if its argument and result are plain data: a stranger's regular
-//! expression, a parser in C, a solver.
+//! Use it for code that cannot be interrupted and must not run on, if its argument and result are plain data: a
+//! stranger's regular expression, a parser in C, a solver.
 //!
-//! The child is this very program, started again. So [`entry`] must be called **at the beginning of `main`**: there a child begins
-//! to serve calls, and never returns. The child is kept for later calls. A call costs some microseconds and two copies of the data;
-//! a call that starts a child costs about a millisecond. The data is serialised without a check of the limit: hundreds of megabytes
-//! take seconds.
+//! The child is this very program, started again. So [`entry`] must be called **at the beginning of `main`**: there a
+//! child begins to serve calls, and never returns. The child is kept for later calls. A call costs some microseconds
+//! and two copies of the data; a call that starts a child costs about a millisecond. The data is serialised without a
+//! check of the limit: hundreds of megabytes take seconds.
 //!
-//! In the child, statics are its own. Files and the working directory are shared with the program as between any two processes. The
-//! standard input is empty.
+//! In the child, statics are its own. Files and the working directory are shared with the program as between any two
+//! processes. The standard input is empty.
 //!
-//! At the deadline the child and its whole process group are killed, so they clean nothing up: temporary files stay. The next call
-//! starts another child.
+//! At the deadline the child and its whole process group are killed, so they clean nothing up: temporary files stay.
+//! The next call starts another child.
 //!
 //! ```no_run
 //! use std::time::Duration;

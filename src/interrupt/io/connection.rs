@@ -19,19 +19,19 @@ use crate::time::{NEVER, nanos};
 
 /// Connects to the first address that answers, no longer than the scope lasts.
 ///
-/// The addresses share the time that is left: with two addresses and a second, the first may take half a second. The last address
-/// may take all the rest. The stream is a plain one in blocking mode; wrap it in [`Timed`](super::Timed). Outside of all scopes
-/// this is [`TcpStream::connect`].
+/// The addresses share the time that is left: with two addresses and a second, the first may take half a second. The
+/// last address may take all the rest. The stream is a plain one in blocking mode; wrap it in
+/// [`Timed`](super::Timed). Outside of all scopes this is [`TcpStream::connect`].
 ///
-/// The system resolves a name, and nothing can interrupt that. If a name server does not answer, the resolver gives up after its
-/// own limit (often ten seconds), and only then does this call fail. If that is too long, pass addresses, or resolve the name in
-/// [`abandon`](crate::abandon()).
+/// The system resolves a name, and nothing can interrupt that. If a name server does not answer, the resolver gives
+/// up after its own limit (often ten seconds), and only then does this call fail. If that is too long, pass
+/// addresses, or resolve the name in [`abandon`](crate::abandon()).
 ///
 /// # Errors
 ///
 /// If the scope is over, an error of the kind [`TimedOut`](io::ErrorKind::TimedOut) with the
-/// [`TimeoutError`](crate::TimeoutError) inside. Its source is the error of the resolver, or of the last address, if there was one.
-/// Otherwise, that error itself.
+/// [`TimeoutError`](crate::TimeoutError) inside. Its source is the error of the resolver, or of the last address, if
+/// there was one. Otherwise, that error itself.
 ///
 /// # Examples
 ///
@@ -140,8 +140,8 @@ fn socket(family: AddressFamily) -> io::Result<OwnedFd> {
 
 /// Accepts a connection, waiting for one no longer than the scope lasts.
 ///
-/// If several threads accept from one listener, it must be non-blocking; this function waits nevertheless. The stream is a plain
-/// one in blocking mode. Outside of all scopes this is the listener's own `accept`.
+/// If several threads accept from one listener, it must be non-blocking; this function waits nevertheless. The stream
+/// is a plain one in blocking mode. Outside of all scopes this is the listener's own `accept`.
 ///
 /// # Errors
 ///

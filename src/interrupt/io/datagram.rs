@@ -14,8 +14,8 @@ use super::descriptor::Mode;
 use super::timed::Timed;
 use crate::interrupt::call::in_innermost;
 
-/// For a [`UdpSocket`], a reference to one, or an `Arc` of one. As with a read, a datagram that has arrived is received even if
-/// the deadline passes meanwhile, and a call that the scope ends has taken no datagram.
+/// For a [`UdpSocket`], a reference to one, or an `Arc` of one. As with a read, a datagram that has arrived is
+/// received even if the deadline passes meanwhile, and a call that the scope ends has taken no datagram.
 impl<S: AsFd + Borrow<UdpSocket>> Timed<S> {
     /// Like [`UdpSocket::recv_from`], no longer than the scope lasts.
     ///
@@ -82,8 +82,8 @@ impl<S: AsFd + Borrow<UdpSocket>> Timed<S> {
         self.receive(Location::caller(), |flags| Ok(recv(&self.inner, &mut *buffer, flags)?.0))
     }
 
-    /// Like [`UdpSocket::send_to`], no longer than the scope lasts. The system resolves a name, and nothing can interrupt that:
-    /// see [`connect`](super::connect).
+    /// Like [`UdpSocket::send_to`], no longer than the scope lasts. The system resolves a name, and nothing can
+    /// interrupt that: see [`connect`](super::connect).
     ///
     /// # Errors
     ///

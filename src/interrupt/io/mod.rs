@@ -1,9 +1,10 @@
 //! Blocking input and output that ends with its scope (feature `io`, on Unix).
 //!
-//! [`Timed`] wraps a stream, or anything else with a file descriptor. Its reads and writes wait no longer than the scope lasts. When
-//! the scope expires or is cancelled, they fail with an error of the kind [`TimedOut`](io::ErrorKind::TimedOut) that has the
-//! [`TimeoutError`](crate::TimeoutError) inside. The stream stays open. A single [`read`](Read::read) that fails has taken no bytes,
-//! so a later read finds them all. Calls that read or write several times may lose bytes: see [half a frame](#half-a-frame).
+//! [`Timed`] wraps a stream, or anything else with a file descriptor. Its reads and writes wait no longer than the
+//! scope lasts. When the scope expires or is cancelled, they fail with an error of the kind
+//! [`TimedOut`](io::ErrorKind::TimedOut) that has the [`TimeoutError`](crate::TimeoutError) inside. The stream stays
+//! open. A single [`read`](Read::read) that fails has taken no bytes, so a later read finds them all. Calls that read
+//! or write several times may lose bytes: see [half a frame](#half-a-frame).
 //!
 //! ```
 //! use std::io::{ErrorKind, Read, Write};
@@ -23,16 +24,16 @@
 //! assert_eq!(stream.read(&mut buffer).unwrap(), 4);
 //! ```
 //!
-//! [`connect`] and [`accept`] do the same for connections, [`recv_from`](Timed::recv_from) and [`send_to`](Timed::send_to)
-//! for datagrams. [`readable`] and [`writable`] wait for any other descriptor.
+//! [`connect`] and [`accept`] do the same for connections, [`recv_from`](Timed::recv_from) and
+//! [`send_to`](Timed::send_to) for datagrams. [`readable`] and [`writable`] wait for any other descriptor.
 //!
 //! # Half a frame
 //!
-//! A limit may pass when half of a frame has arrived. [`read_exact`](Read::read_exact) then fails, and the half is lost: the next
-//! read begins in the middle of a frame, and every frame from then on is wrong. So keep the half *outside* of the limit. Two of std's
-//! methods append to the caller's buffer, and leave in it the bytes that they have read before an error: `take(n)` with
-//! [`read_to_end`](Read::read_to_end), and [`read_until`](std::io::BufRead::read_until) if the `BufReader` is outside of the limit
-//! too.
+//! A limit may pass when half of a frame has arrived. [`read_exact`](Read::read_exact) then fails, and the half is
+//! lost: the next read begins in the middle of a frame, and every frame from then on is wrong. So keep the half
+//! *outside* of the limit. Two of std's methods append to the caller's buffer, and leave in it the bytes that they
+//! have read before an error: `take(n)` with [`read_to_end`](Read::read_to_end), and
+//! [`read_until`](std::io::BufRead::read_until) if the `BufReader` is outside of the limit too.
 //!
 //! ```
 //! use std::io::{self, ErrorKind, Read, Write};
@@ -69,8 +70,8 @@
 //! assert_eq!(frames.next().unwrap(), b"late"); // with `read_exact` it would be "teNE"
 //! ```
 //!
-//! The same holds for writes: after a [`write_all`](Write::write_all) that failed, nothing says how many bytes were sent. To use the
-//! connection again, call [`write`](Write::write) and keep the rest:
+//! The same holds for writes: after a [`write_all`](Write::write_all) that failed, nothing says how many bytes were
+//! sent. To use the connection again, call [`write`](Write::write) and keep the rest:
 //!
 //! ```
 //! use std::collections::VecDeque;
@@ -106,18 +107,19 @@
 //! # Limitations
 //!
 //! - **Files** are always ready, so nothing interrupts a read from a dead disk.
-//! - **Terminals** do not say how much room they have, so they are written to one byte at a time. A terminal that turns a newline
-//!   into two bytes blocks on a newline if it has room for one.
-//! - **Opening a FIFO** waits until another process opens the other end. Open it for reading and writing: that does not wait.
+//! - **Terminals** do not say how much room they have, so they are written to one byte at a time. A terminal that
+//!   turns a newline into two bytes blocks on a newline if it has room for one.
+//! - **Opening a FIFO** waits until another process opens the other end. Open it for reading and writing: that does
+//!   not wait.
 //! - **Name resolution** cannot be interrupted: see [`connect`].
-//! - **Two threads that read from one pipe**, or accept from one listener, may both see it ready. The slower one blocks, unless the
-//!   descriptor is non-blocking. Reads from a socket do not have this problem.
+//! - **Two threads that read from one pipe**, or accept from one listener, may both see it ready. The slower one
+//!   blocks, unless the descriptor is non-blocking. Reads from a socket do not have this problem.
 //! - A timeout of the socket itself (`set_read_timeout`) counts only outside of scopes.
 //!
 //! # Locks and channels
 //!
-//! Locks and channels need no wrapper: give their timed waits the time that is left in the scope. Wait in slices, so that the wait
-//! ends at the deadline, and at most one slice after a cancellation:
+//! Locks and channels need no wrapper: give their timed waits the time that is left in the scope. Wait in slices, so
+//! that the wait ends at the deadline, and at most one slice after a cancellation:
 //!
 //! ```
 //! use std::time::Duration;
@@ -175,7 +177,8 @@
 //! assert!(timebox::timeout(limit, || arrived(&pair)).unwrap_err().is_timeout());
 //! ```
 //!
-//! If that is too late, or wakes the thread too often, use a hook. With crossbeam's channels, the hook sends to a second channel:
+//! If that is too late, or wakes the thread too often, use a hook. With crossbeam's channels, the hook sends to a
+//! second channel:
 //!
 //! ```
 //! use std::time::Duration;

@@ -10,18 +10,18 @@ use super::descriptor::Descriptor;
 
 /// A stream whose reads and writes end with the scope.
 ///
-/// For sockets, pipes, terminals, and everything else with a file descriptor that can be polled. Outside of all scopes its calls
-/// are the stream's own. In a scope:
+/// For sockets, pipes, terminals, and everything else with a file descriptor that can be polled. Outside of all
+/// scopes its calls are the stream's own. In a scope:
 ///
 /// - each call is an interruption point;
 /// - a call waits even if the descriptor is non-blocking, and a signal does not end it;
 /// - data that is ready is read or written even if the deadline passes meanwhile.
 ///
-/// `Timed` reads from the descriptor and bypasses the stream's own buffer. So put a `BufReader` around `Timed`, and not the other
-/// way round. A `&Timed` reads and writes too, so several threads can share one.
+/// `Timed` reads from the descriptor and bypasses the stream's own buffer. So put a `BufReader` around `Timed`, and
+/// not the other way round. A `&Timed` reads and writes too, so several threads can share one.
 ///
-/// The scope can end a call that reads or writes several times (`read_exact`, `read_to_string`, `write_all`) after a part of the
-/// work: see [half a frame](crate::io#half-a-frame).
+/// The scope can end a call that reads or writes several times (`read_exact`, `read_to_string`, `write_all`) after a
+/// part of the work: see [half a frame](crate::io#half-a-frame).
 ///
 /// # Examples
 ///
@@ -86,8 +86,8 @@ impl<S: AsFd> AsFd for Timed<S> {
     }
 }
 
-/// Implements `Read` and `Write`. std's defaults would do for all but `read` and `write`, but an error would then name a line of
-/// std as the place of the call.
+/// Implements `Read` and `Write`. std's defaults would do for all but `read` and `write`, but an error would then
+/// name a line of std as the place of the call.
 macro_rules! stream {
     ($stream:ty) => {
         impl<S: AsFd> Read for $stream {
@@ -96,8 +96,9 @@ macro_rules! stream {
                 self.descriptor(Location::caller()).read(buffer)
             }
 
-            /// Fills the buffer. **If the scope ends it, bytes that were read before are lost to later reads**: they are in the
-            /// buffer, but nothing says how many. How to keep them: [half a frame](crate::io#half-a-frame).
+            /// Fills the buffer. **If the scope ends it, bytes that were read before are lost to later reads**: they
+            /// are in the buffer, but nothing says how many. How to keep them: [half a
+            /// frame](crate::io#half-a-frame).
             #[track_caller]
             fn read_exact(&mut self, buffer: &mut [u8]) -> io::Result<()> {
                 self.descriptor(Location::caller()).read_exact(buffer)
@@ -109,8 +110,8 @@ macro_rules! stream {
                 self.descriptor(Location::caller()).read_to_end(buffer)
             }
 
-            /// Reads to the end of the file. **If the scope ends it, bytes that were read before are lost**; `read_to_end` keeps
-            /// them.
+            /// Reads to the end of the file. **If the scope ends it, bytes that were read before are lost**;
+            /// `read_to_end` keeps them.
             #[track_caller]
             fn read_to_string(&mut self, buffer: &mut String) -> io::Result<usize> {
                 self.descriptor(Location::caller()).read_to_string(buffer)
@@ -123,8 +124,9 @@ macro_rules! stream {
                 self.descriptor(Location::caller()).write(buffer)
             }
 
-            /// Writes the whole buffer. **If the scope ends it, an unknown part has been written.** Use `write`, which returns the
-            /// number of bytes, or close the connection. See [half a frame](crate::io#half-a-frame).
+            /// Writes the whole buffer. **If the scope ends it, an unknown part has been written.** Use `write`,
+            /// which returns the number of bytes, or close the connection. See [half a
+            /// frame](crate::io#half-a-frame).
             #[track_caller]
             fn write_all(&mut self, buffer: &[u8]) -> io::Result<()> {
                 self.descriptor(Location::caller()).write_all(buffer)

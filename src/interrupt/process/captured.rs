@@ -13,8 +13,9 @@ pub struct Captured {
     pub status: ExitStatus,
     /// The standard output.
     pub stdout: Vec<u8>,
-    /// Whether `stdout` may be incomplete: the command wrote more than [is kept](super::Run::truncate_output), or another process
-    /// held the pipe open for longer than [`linger`](super::Run::linger). Always false without these two options.
+    /// Whether `stdout` may be incomplete: the command wrote more than [is kept](super::Run::truncate_output), or
+    /// another process held the pipe open for longer than [`linger`](super::Run::linger). Always false without these
+    /// two options.
     pub stdout_cut: bool,
     /// The standard error.
     pub stderr: Vec<u8>,

@@ -33,8 +33,8 @@ impl fmt::Display for Error {
 }
 
 impl StdError for Error {
-    /// The source of the error in the variant. An `io::Error` from a reader of the input may have a timeout inside; then the source
-    /// is that timeout.
+    /// The source of the error in the variant. An `io::Error` from a reader of the input may have a timeout inside;
+    /// then the source is that timeout.
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         match self {
             Self::Io(error) => match error.get_ref() {
@@ -86,20 +86,20 @@ pub struct Stopped {
     pub timeout: TimeoutError,
     /// The standard output so far, if it was captured.
     pub stdout: Vec<u8>,
-    /// Whether `stdout` may be incomplete: the command wrote more than is kept, or a process that could not be stopped still holds
-    /// the pipe open.
+    /// Whether `stdout` may be incomplete: the command wrote more than is kept, or a process that could not be
+    /// stopped still holds the pipe open.
     pub stdout_cut: bool,
     /// The standard error so far, if it was captured.
     pub stderr: Vec<u8>,
     /// Whether `stderr` may be incomplete, for the same reasons as [`stdout_cut`](Self::stdout_cut).
     pub stderr_cut: bool,
-    /// The exit status. `None` if the command was not started, may not be signalled, or has not ended after SIGKILL; then it is
-    /// reaped when it ends.
+    /// The exit status. `None` if the command was not started, may not be signalled, or has not ended after SIGKILL;
+    /// then it is reaped when it ends.
     pub status: Option<ExitStatus>,
     /// The signal that had suspended the command when the scope was over. A suspended command does not use its time.
     pub suspended: Option<i32>,
-    /// Whether the command or a process that it has started runs on, because it belongs to another user and this program may not
-    /// signal it.
+    /// Whether the command or a process that it has started runs on, because it belongs to another user and this
+    /// program may not signal it.
     pub refused: bool,
 }
 
@@ -133,8 +133,8 @@ pub enum Why {
         /// The limit of each output, in bytes.
         most: usize,
     },
-    /// The system suspended the command because it read from the terminal (SIGTTIN) or changed its settings (SIGTTOU) from the
-    /// background. No shell would resume it: see [`Group`](super::Group).
+    /// The system suspended the command because it read from the terminal (SIGTTIN) or changed its settings (SIGTTOU)
+    /// from the background. No shell would resume it: see [`Group`](super::Group).
     #[non_exhaustive]
     Suspended {
         /// The signal.

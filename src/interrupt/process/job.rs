@@ -124,8 +124,8 @@ impl<'r> Job<'r> {
         Ok(())
     }
 
-    /// Serves the pipes until the child has ended and its outputs are closed. Other processes may hold the outputs open; they are
-    /// waited for until `linger` after the child's end.
+    /// Serves the pipes until the child has ended and its outputs are closed. Other processes may hold the outputs
+    /// open; they are waited for until `linger` after the child's end.
     pub(super) fn attend(&mut self, poller: &Poller<'_>, linger: Duration) -> io::Result<Attended> {
         loop {
             if self.ended.is_some() && self.stdout.is_closed() && self.stderr.is_closed() {
@@ -161,8 +161,8 @@ impl<'r> Job<'r> {
         os::monotonic_nanos().saturating_add(nanos(pause))
     }
 
-    /// Waits until a pipe is ready, the child has ended, or the `member` of its group has ended. Serves the pipes. Returns `false` if
-    /// `until` came first.
+    /// Waits until a pipe is ready, the child has ended, or the `member` of its group has ended. Serves the pipes.
+    /// Returns `false` if `until` came first.
     fn serve(
         &mut self,
         poller: &Poller<'_>,
@@ -226,8 +226,8 @@ impl<'r> Job<'r> {
         [&mut self.stdout, &mut self.stderr].map(|output| std::mem::take(output).finish())
     }
 
-    /// Sends SIGTERM to the group, and SIGKILL after the grace. Meanwhile the outputs are read. The input stays open: a command would
-    /// take its end for the end of the data.
+    /// Sends SIGTERM to the group, and SIGKILL after the grace. Meanwhile the outputs are read. The input stays open:
+    /// a command would take its end for the end of the data.
     pub(super) fn stop(mut self, location: &'static Location<'static>, grace: Duration) -> StoppedJob {
         if self.ended.is_none() {
             self.look_for_end();

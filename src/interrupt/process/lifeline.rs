@@ -1,8 +1,9 @@
 //! Kills a command when this program ends, in whatever way the program ends.
 //!
-//! A shell reads from a pipe whose other end only this program holds. When the program has ended, the pipe closes, and the shell
-//! kills the command's group. The shell is in a group of its own, so signals from a terminal do not reach it. While the program
-//! lives, it ends the shell before it reaps the command; so the shell never kills another process that has got the same number.
+//! A shell reads from a pipe whose other end only this program holds. When the program has ended, the pipe closes,
+//! and the shell kills the command's group. The shell is in a group of its own, so signals from a terminal do not
+//! reach it. While the program lives, it ends the shell before it reaps the command; so the shell never kills another
+//! process that has got the same number.
 
 use std::io::{self, PipeWriter};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -39,8 +40,9 @@ impl Lifeline {
         Ok(Self { shell, pipe })
     }
 
-    /// The pipe to which the child writes its own number before it becomes the command. If this program wrote the number, it could be
-    /// killed between the fork and the write. Until the child has become the command, it holds the pipe open.
+    /// The pipe to which the child writes its own number before it becomes the command. If this program wrote the
+    /// number, it could be killed between the fork and the write. Until the child has become the command, it holds
+    /// the pipe open.
     pub(super) fn pipe(&self) -> BorrowedFd<'_> {
         self.pipe.as_fd()
     }

@@ -17,11 +17,11 @@ use crate::interrupt::poller::Poller;
 
 /// Runs a command to its end and returns its output, no longer than the scope lasts.
 ///
-/// Like [`Command::output`], with one difference: the standard input is the one that the command sets, and by default this
-/// program's own. [`Stdio::null`](std::process::Stdio::null) is safest; [`Run::input`] passes bytes.
+/// Like [`Command::output`], with one difference: the standard input is the one that the command sets, and by default
+/// this program's own. [`Stdio::null`](std::process::Stdio::null) is safest; [`Run::input`] passes bytes.
 ///
-/// Both outputs are always captured, to their ends. The call changes the `Command`: afterwards it still has captured outputs and a
-/// process group of its own.
+/// Both outputs are always captured, to their ends. The call changes the `Command`: afterwards it still has captured
+/// outputs and a process group of its own.
 ///
 /// # Errors
 ///
@@ -114,8 +114,8 @@ impl<'c> Run<'c> {
         Self { command, plan, grace: Duration::from_secs(1), linger: Duration::MAX }
     }
 
-    /// The time between SIGTERM and SIGKILL. It holds for the whole group: for a shell, and for the processes that the shell has
-    /// started. It ends early when all of them have ended.
+    /// The time between SIGTERM and SIGKILL. It holds for the whole group: for a shell, and for the processes that
+    /// the shell has started. It ends early when all of them have ended.
     ///
     /// # Examples
     ///
@@ -139,8 +139,9 @@ impl<'c> Run<'c> {
         self
     }
 
-    /// How long the outputs are read after the child has ended, if other processes still hold them open. By default as long as the
-    /// scope lasts, so that no output is lost. Set it for a command that leaves a daemon behind, which never closes the outputs.
+    /// How long the outputs are read after the child has ended, if other processes still hold them open. By default
+    /// as long as the scope lasts, so that no output is lost. Set it for a command that leaves a daemon behind, which
+    /// never closes the outputs.
     ///
     /// # Examples
     ///
@@ -177,11 +178,12 @@ impl<'c> Run<'c> {
         self
     }
 
-    /// Kills the command if this program ends first, even by Ctrl-C, a crash or SIGKILL. If the command has its own group, the whole
-    /// group is killed. There is no grace.
+    /// Kills the command if this program ends first, even by Ctrl-C, a crash or SIGKILL. If the command has its own
+    /// group, the whole group is killed. There is no grace.
     ///
-    /// A second process watches this program: a `/bin/sh`, which must exist. A process that this program has forked, and that has not
-    /// become another program, counts as this program: the command is killed when the last of them has ended.
+    /// A second process watches this program: a `/bin/sh`, which must exist. A process that this program has forked,
+    /// and that has not become another program, counts as this program: the command is killed when the last of them
+    /// has ended.
     ///
     /// # Examples
     ///
@@ -215,11 +217,12 @@ impl<'c> Run<'c> {
         self.input_from(Cursor::new(bytes))
     }
 
-    /// Like [`input`](Self::input), with bytes from a reader. If the reader fails, the command is stopped, and the call returns the
-    /// reader's error.
+    /// Like [`input`](Self::input), with bytes from a reader. If the reader fails, the command is stopped, and the
+    /// call returns the reader's error.
     ///
-    /// This thread reads from it between its other tasks, and a reader that blocks delays all of them. So pass a file, socket or pipe
-    /// to [`Command::stdin`] instead, or wrap it in [`io::Timed`](crate::io::Timed) (feature `io`), whose reads end with the scope.
+    /// This thread reads from it between its other tasks, and a reader that blocks delays all of them. So pass a
+    /// file, socket or pipe to [`Command::stdin`] instead, or wrap it in [`io::Timed`](crate::io::Timed) (feature
+    /// `io`), whose reads end with the scope.
     ///
     /// # Examples
     ///
@@ -237,8 +240,8 @@ impl<'c> Run<'c> {
         self
     }
 
-    /// Stops a command that writes more than `most` bytes to one of its outputs, with a [`Halted`] error. By default there is no such
-    /// limit, and the whole output is kept in memory.
+    /// Stops a command that writes more than `most` bytes to one of its outputs, with a [`Halted`] error. By default
+    /// there is no such limit, and the whole output is kept in memory.
     ///
     /// # Examples
     ///
@@ -256,8 +259,8 @@ impl<'c> Run<'c> {
         self
     }
 
-    /// Keeps the first `most` bytes of each output, and drops the rest: then [`stdout_cut`](Captured::stdout_cut) is set. Replaces
-    /// [`max_output`](Self::max_output).
+    /// Keeps the first `most` bytes of each output, and drops the rest: then [`stdout_cut`](Captured::stdout_cut) is
+    /// set. Replaces [`max_output`](Self::max_output).
     ///
     /// # Examples
     ///
@@ -287,8 +290,8 @@ impl<'c> Run<'c> {
         self.run(Location::caller())
     }
 
-    /// Like the function [`status`](super::status), with these options. An output that the command redirects to a pipe is read and
-    /// dropped.
+    /// Like the function [`status`](super::status), with these options. An output that the command redirects to a
+    /// pipe is read and dropped.
     ///
     /// # Errors
     ///

@@ -47,7 +47,8 @@ fn spawn(command: &mut Command, group: Group, lifeline: Option<&Lifeline>) -> io
     })
 }
 
-/// Undoes the `process_group(0)` of an earlier run. A `Command` cannot forget it, but it can be set to this program's own group.
+/// Undoes the `process_group(0)` of an earlier run. A `Command` cannot forget it, but it can be set to this program's
+/// own group.
 fn leave_group_as_it_is(command: &mut Command) -> bool {
     let own = os::own_process_group();
     if let Some(own) = own {

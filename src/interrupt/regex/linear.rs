@@ -1,12 +1,14 @@
 //! An engine whose time is linear in the length of the text, and which checks the scope every few KiB.
 //!
-//! It is the engine of the crate `regex`, with the same syntax and the same matches. At worst, one search takes a second for some
-//! hundred MiB of text.
+//! It is the engine of the crate `regex`, with the same syntax and the same matches. At worst, one search takes a
+//! second for some hundred MiB of text.
 //!
-//! If the pattern bounds the length of its matches, the search runs at full speed, chunk by chunk. Any other pattern is followed
-//! state by state. That takes up to four times as long, and more if the plain search could skip ahead to a literal.
+//! If the pattern bounds the length of its matches, the search runs at full speed, chunk by chunk. Any other pattern
+//! is followed state by state. That takes up to four times as long, and more if the plain search could skip ahead to
+//! a literal.
 //!
-//! One kind of search cannot be interrupted: a pattern without a bound that has a Unicode word boundary, in a text that is not ASCII.
+//! One kind of search cannot be interrupted: a pattern without a bound that has a Unicode word boundary, in a text
+//! that is not ASCII.
 //!
 //! ```
 //! use std::time::Duration;
@@ -41,7 +43,8 @@ use crate::watchdog::slots::Thread;
 
 /// The bytes of text between two checks of the scope.
 const CHUNK: usize = 16 << 10;
-/// The longest possible match of a pattern that is searched for in chunks. A chunk's search reads this many bytes of the next one.
+/// The longest possible match of a pattern that is searched for in chunks. A chunk's search reads this many bytes of
+/// the next one.
 const MAX_OVERLAP: usize = 4 << 10;
 
 /// A regular expression without back-references and look-around, whose searches end with the scope.
@@ -153,8 +156,9 @@ impl Regex {
         replace_all(self.captures_iter(haystack), haystack, replacement)
     }
 
-    /// Searches chunk by chunk. A match that begins in a chunk ends at most `most` bytes after the chunk. The engine receives the
-    /// whole text and the part to search, so that anchors and word boundaries see the text around the part.
+    /// Searches chunk by chunk. A match that begins in a chunk ends at most `most` bytes after the chunk. The engine
+    /// receives the whole text and the part to search, so that anchors and word boundaries see the text around the
+    /// part.
     fn find_in_chunks(
         &self,
         haystack: &str,

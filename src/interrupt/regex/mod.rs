@@ -1,9 +1,9 @@
 //! Regular expressions that end with their scope (feature `regex`).
 //!
-//! A backtracking engine may need years for a text of sixty characters. [`Regex`] is PCRE2 with just-in-time compilation. It checks
-//! the scope at each item of the pattern, so a search ends some microseconds after the deadline, and the expression can be used again
-//! at once. [`linear`] has an engine without backtracking, which checks the scope every few KiB of text. It has no look-around and no
-//! back-references.
+//! A backtracking engine may need years for a text of sixty characters. [`Regex`] is PCRE2 with just-in-time
+//! compilation. It checks the scope at each item of the pattern, so a search ends some microseconds after the
+//! deadline, and the expression can be used again at once. [`linear`] has an engine without backtracking, which
+//! checks the scope every few KiB of text. It has no look-around and no back-references.
 //!
 //! ```
 //! use std::time::Duration;
@@ -39,14 +39,14 @@ pub use captures::{Captures, Match};
 
 /// A regular expression of PCRE2, with Unicode, whose searches end with the scope.
 ///
-/// In a scope a search takes two to five times as long as with plain PCRE2. Outside of all scopes, where it checks nothing, it takes
-/// up to three times as long. `benches/README.md` has figures.
+/// In a scope a search takes two to five times as long as with plain PCRE2. Outside of all scopes, where it checks
+/// nothing, it takes up to three times as long. `benches/README.md` has figures.
 ///
 /// # Memory
 ///
-/// A search that backtracks deeply needs memory in proportion to the text. If there is not enough, or the pattern recurses for ever,
-/// the search fails: the error [is cancelled](TimeoutError::is_cancelled), and its [reason](TimeoutError::reason) is PCRE2's
-/// message.
+/// A search that backtracks deeply needs memory in proportion to the text. If there is not enough, or the pattern
+/// recurses for ever, the search fails: the error [is cancelled](TimeoutError::is_cancelled), and its
+/// [reason](TimeoutError::reason) is PCRE2's message.
 ///
 /// Compilation cannot be interrupted: do not compile a stranger's pattern.
 pub struct Regex {
@@ -145,7 +145,8 @@ impl Regex {
         self.captures_at(haystack, 0, Location::caller())
     }
 
-    /// All matches that do not overlap, from left to right. Each step of the iterator checks the scope. An error is the last item.
+    /// All matches that do not overlap, from left to right. Each step of the iterator checks the scope. An error is
+    /// the last item.
     #[track_caller]
     pub fn find_iter<'r, 'h>(&'r self, haystack: &'h str) -> Matches<'r, 'h> {
         Matches { regex: self, steps: Steps::new(haystack, Location::caller()) }

@@ -1,8 +1,9 @@
-//! The C interface of PCRE2: compiled code, the memory of a search, and the search itself. All `unsafe` of this room is here.
+//! The C interface of PCRE2: compiled code, the memory of a search, and the search itself. All `unsafe` of this room
+//! is here.
 //!
 //! Invariants:
-//! 1. `Code::code` is valid until the `Code` is dropped. After `Code::compile` has returned, nothing writes to it, and so PCRE2 lets
-//!    any number of threads match with it.
+//! 1. `Code::code` is valid until the `Code` is dropped. After `Code::compile` has returned, nothing writes to it,
+//!    and so PCRE2 lets any number of threads match with it.
 //! 2. A `Scratch` is used by one search at a time, with the code that it was made for.
 //! 3. A callout changes no data of PCRE2's, and its pointer is valid until the search has ended.
 
@@ -22,7 +23,8 @@ use pcre2_sys::{
 
 /// From `pcre2.h`; the bindings leave it out.
 const PCRE2_NO_JIT: u32 = 0x0000_2000;
-/// The first and the largest size of compiled code's stack. A search that needs more is repeated without compiled code, on the heap.
+/// The first and the largest size of compiled code's stack. A search that needs more is repeated without compiled
+/// code, on the heap.
 const JIT_STACK: (usize, usize) = (32 << 10, 8 << 20);
 
 type Callout = unsafe extern "C" fn(block: *mut c_void, data: *mut c_void) -> c_int;
@@ -82,8 +84,8 @@ impl Code {
         let options =
             PCRE2_UTF | PCRE2_UCP | PCRE2_NO_UTF_CHECK | PCRE2_NEVER_BACKSLASH_C | PCRE2_AUTO_CALLOUT;
         let (mut error, mut offset) = (0, 0);
-        // SAFETY: the pattern is readable, has the given length, and is valid UTF-8. `error` and `offset` are writable. PCRE2 allows
-        // a null context.
+        // SAFETY: the pattern is readable, has the given length, and is valid UTF-8. `error` and `offset` are
+        // writable. PCRE2 allows a null context.
         let code = unsafe {
             pcre2_compile_8(
                 pattern.as_ptr(),
@@ -95,8 +97,8 @@ impl Code {
             )
         };
         let Some(code) = NonNull::new(code) else { return Err((error, offset)) };
-        // SAFETY: the code is valid, and no other thread has it yet. On a machine without a just-in-time compiler this fails, and
-        // the pattern is interpreted.
+        // SAFETY: the code is valid, and no other thread has it yet. On a machine without a just-in-time compiler
+        // this fails, and the pattern is interpreted.
         unsafe { pcre2_jit_compile_8(code.as_ptr(), PCRE2_JIT_COMPLETE) };
         Ok(Self { code })
     }
@@ -129,8 +131,8 @@ impl Code {
 
     /// Allocates the memory of a search; `None` if there is not enough.
     pub(super) fn scratch(&self) -> Option<Scratch> {
-        // SAFETY: invariant 1. Each `create` returns null or a pointer that belongs to us. The matching `free` is called when the
-        // `Scratch` is dropped.
+        // SAFETY: invariant 1. Each `create` returns null or a pointer that belongs to us. The matching `free` is
+        // called when the `Scratch` is dropped.
         unsafe {
             let context = Context(NonNull::new(pcre2_match_context_create_8(ptr::null_mut()))?);
             let data = pcre2_match_data_create_from_pattern_8(self.code.as_ptr(), ptr::null_mut());
@@ -160,8 +162,8 @@ impl Code {
         let asks = look.as_ref().map_or(ptr::null_mut(), |look| ptr::from_ref(look).cast_mut().cast());
         let mut options = PCRE2_NO_UTF_CHECK;
         loop {
-            // SAFETY: invariants 1 to 3; the haystack is readable, has the given length, and is valid UTF-8; `at` is on a character
-            // boundary.
+            // SAFETY: invariants 1 to 3; the haystack is readable, has the given length, and is valid UTF-8; `at` is
+            // on a character boundary.
             let code = unsafe {
                 pcre2_set_callout_8(scratch.context.0.as_ptr(), asked, asks);
                 pcre2_match_8(
@@ -208,8 +210,8 @@ pub(super) struct Scratch {
 unsafe impl Send for Scratch {}
 
 impl Scratch {
-    /// The starts and ends of the last match's groups. The whole match comes first. A group that is not in the match has
-    /// `usize::MAX`.
+    /// The starts and ends of the last match's groups. The whole match comes first. A group that is not in the match
+    /// has `usize::MAX`.
     pub(super) fn offsets(&self) -> &[usize] {
         // SAFETY: invariant 2; PCRE2's vector has two numbers for each of the `count` groups.
         unsafe {
