@@ -48,7 +48,7 @@ pub fn entry(functions: &[&dyn Function]) {
 }
 
 /// Runs a function in a child process, which is killed at the deadline. A last resort: see the
-/// [module](crate::isolate).
+/// [module](mod@crate::isolate).
 ///
 /// In the child the function runs in a scope with the time that is left, so a checkpoint in it can end the call
 /// without a kill.

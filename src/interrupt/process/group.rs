@@ -29,8 +29,8 @@ pub enum Group {
     /// A group of its own, in a session of its own. The session has no terminal, so opening `/dev/tty` fails.
     /// Processes that the command starts are stopped with it.
     Session,
-    /// This program's group, as with [`Command::spawn`]. The command can read from the terminal and change its
-    /// settings. Ctrl-C reaches the command and this program, and Ctrl-Z suspends both. Only the command itself is
-    /// stopped; **processes that it has started run on**.
+    /// This program's group, as with [`Command::spawn`](std::process::Command::spawn). The command can read from the
+    /// terminal and change its settings. Ctrl-C reaches the command and this program, and Ctrl-Z suspends both. Only
+    /// the command itself is stopped; **processes that it has started run on**.
     Foreground,
 }
