@@ -22,7 +22,7 @@ use crate::watchdog::{self, NAP};
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(clippy::exhaustive_structs)] // adapters take it apart
 pub struct Outcome<R> {
-    /// What the call returned.
+    /// The value that the call returned.
     pub value: R,
     /// How often its hook fired, escalations included.
     pub fires: u32,
