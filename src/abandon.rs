@@ -1,16 +1,16 @@
-//! Work that is left behind at its deadline: a last resort.
+//! Abandons work at its deadline: a last resort.
 //!
-//! [`abandon`](crate::abandon()) runs work on threads named `timebox-abandon`, which end after ten idle seconds. How many
-//! pieces of work run at one time is bounded, so that a dead disk does not take all the memory there is in threads that wait
-//! for it. [`set_max_threads`] sets the bound.
+//! [`abandon`](crate::abandon()) runs work on threads named `timebox-abandon`, which end after ten idle seconds. The
+//! number of threads is bounded, so that a dead disk does not fill the memory with threads that wait for it.
+//! [`set_max_threads`] sets the bound.
 //!
-//! # Work within work
+//! # Nested work
 //!
-//! Work may itself call `abandon`, however deep and however often: a load of a page, say, that looks up names. Then the
-//! outer waits for the inner, and must not keep its place from it. So the bound holds for each *depth* on its own: of work
-//! called from outside, of work called from within that, and so on. A thread that the work starts counts as within once
-//! it has entered a [`Handle`] from there; a hook counts as within all work that runs, since any may wait
-//! for it.
+//! Work may itself call `abandon`: a page load, for example, that looks up names. Then the outer work waits for the
+//! inner work, and must not take its thread. So the bound holds for each *depth* separately: for work that was called
+//! from outside, for work that was called from that work, and so on. A thread that the work starts belongs to the
+//! work once it has entered a [`Handle`] from there. A hook counts as nested in all running work, since any of it may
+//! wait for the hook.
 
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -28,26 +28,26 @@ use crate::sync::callback::drop_quietly;
 use crate::sync::{ForkMutex, Mutex, MutexGuard, SetOnce, lock};
 use crate::time::{Limit, clock};
 
-/// Runs work on a thread of ours, and at the deadline returns without it. A last resort.
+/// Runs work on another thread, and returns without its result at the deadline. A last resort.
 ///
-/// For code that looks at no scope and has no interrupt: a name resolution, a read from a dead disk, a library in an
-/// endless loop. What is left behind **keeps its core, its memory, its locks and its connections**, for as long as it
-/// runs; and whatever it does later, it does behind your back. So it must own all that it touches (`'static`). At most
-/// eight pieces of work run at one time, those included that were left behind, unless
-/// [`set_max_threads`] says otherwise; more wait for a place. Work that is called from
-/// within other work has places of its own: see the [module](mod@crate::abandon).
+/// For code that has no checkpoint and cannot be interrupted: a name resolution, a read from a dead disk, a library
+/// in an endless loop. Abandoned work runs on. It **keeps its core, its memory, its locks and its connections** until
+/// it ends, and its later effects still happen. So it must own all its data (`'static`).
 ///
-/// The work runs in a scope within this one: it may look at it all the same, and then ends by itself.
+/// At most eight threads run such work, abandoned work included, unless [`set_max_threads`] sets another bound. More
+/// work waits for a free thread. Nested work has threads of its own: see the [module](mod@crate::abandon).
+///
+/// The work runs in a scope inside this one, so a checkpoint in it ends it early.
 ///
 /// # Errors
 ///
-/// A [`TimeoutError`] at the deadline, or if the work was not begun: because there was no time left, no place was free in
-/// time, no thread could be started, or all places are taken by work that was left behind. In the last case there is no
-/// wait, and the error's [source](std::error::Error::source) is [`Saturated`].
+/// A [`TimeoutError`] at the deadline, or if the work did not start. It does not start if no time is left, no thread
+/// is free in time, no thread can be started, or abandoned work occupies all threads. In the last case the call does
+/// not wait, and the error's [source](std::error::Error::source) is [`Saturated`].
 ///
 /// # Panics
 ///
-/// A panic of the work passes through, unless it was left behind before.
+/// If the work panics before the deadline.
 ///
 /// # Examples
 ///
@@ -59,10 +59,10 @@ use crate::time::{Limit, clock};
 /// let stop = Arc::new(AtomicBool::new(false));
 /// let flag = stop.clone();
 /// let result = timebox::abandon(Duration::from_millis(10), move || {
-///     while !flag.load(Ordering::Relaxed) {} // looks at no scope
+///     while !flag.load(Ordering::Relaxed) {} // has no checkpoint
 /// });
 /// assert!(result.unwrap_err().is_timeout());
-/// assert!(timebox::abandoned() <= 1); // none, if no thread came to begin it
+/// assert!(timebox::abandoned() <= 1); // 0 if no thread has started the work
 /// # stop.store(true, Ordering::Relaxed);
 /// ```
 #[track_caller]
@@ -80,26 +80,25 @@ pub fn abandon<T: Send + 'static>(
                 submit(job.depth, Arc::new(Submitted(Arc::clone(&job))))
             })
             .map_err(|saturated: Saturated| given_up(scope, location, Box::new(saturated)))?;
-        job.take(scope, location)
+        job.take_or_abandon(scope, location)
     })?;
     outcome?.unwrap_or_else(|payload| resume_unwind(payload))
 }
 
-/// How much work has been left behind by [`abandon`](crate::abandon()) and still runs.
+/// The number of abandoned pieces of work that still run: see [`abandon`](crate::abandon()).
 pub fn abandoned() -> usize {
     pool::abandoned().stuck()
 }
 
-/// Sets how many pieces of work [`abandon`](crate::abandon()) runs at one time in this process, each on a thread of its own;
-/// 8 until it is set.
+/// Sets the most threads on which this process runs the work of [`abandon`](crate::abandon()). The default is 8.
 ///
-/// It counts at once: more of those that wait for a place get one, and where the bound is lower than before, what runs is
-/// not disturbed. With 0 every call is refused as [`Saturated`]. The bound is for the program to set, not for a library.
+/// The bound holds at once. A higher bound starts work that waits for a thread; a lower bound does not disturb
+/// running work. With 0 every call fails as [`Saturated`]. Programs set the bound, not libraries.
 ///
 /// # Examples
 ///
-/// Name resolution is a typical case: it cannot be interrupted, takes long where a server does not answer, and many names are
-/// looked up at the same time.
+/// Name resolution is a typical case: nothing can interrupt it, it takes long if a server does not answer, and
+/// programs look up many names at the same time.
 ///
 /// ```
 /// use std::net::{SocketAddr, ToSocketAddrs};
@@ -123,12 +122,12 @@ pub fn set_max_threads(most: usize) {
     pool::abandoned().set_most(most);
 }
 
-/// All places are taken by work that was left behind: the source of the error of [`abandon`](crate::abandon()).
+/// Abandoned work occupies all threads: the source of an error of [`abandon`](crate::abandon()).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("all {threads} threads are stuck in work that was left behind")]
 #[non_exhaustive]
 pub struct Saturated {
-    /// How many there are.
+    /// The number of threads.
     pub threads: usize,
 }
 
@@ -147,7 +146,7 @@ fn submit(depth: usize, job: Arc<dyn Task>) -> Result<(), Saturated> {
     if threads.is_saturated(depth) {
         return Err(Saturated { threads: threads.most() });
     }
-    // What comes back, of others too, is told so as it is dropped.
+    // Jobs without a thread, this one or others, come back. Dropping a `Submitted` tells its waiter.
     drop(threads.try_submit(depth, job));
     Ok(())
 }
@@ -155,46 +154,46 @@ fn submit(depth: usize, job: Arc<dyn Task>) -> Result<(), Saturated> {
 // ===== Depth =====
 
 thread_local! {
-    /// How deep work is that is called from this thread.
+    /// The depth of work that this thread calls.
     static DEPTH: Cell<usize> = const { Cell::new(0) };
 }
 
-/// The scopes of the work that runs, and how deep it is.
+/// The scopes of running work, with the work's depth.
 fn running() -> Option<MutexGuard<'static, HashMap<ScopeId, usize>>> {
     static RUNNING: SetOnce<ForkMutex<HashMap<ScopeId, usize>>> = SetOnce::new();
     RUNNING.get_or_init(|| ForkMutex::new(HashMap::new())).lock()
 }
 
-/// How deep work is that is called in this scope: deeper than all work that waits for it.
+/// The depth of work that is called in this scope: greater than the depths of all work that may wait for it.
 fn depth_of(scope: &Scope) -> usize {
-    let mut around = Vec::new();
-    // Another thread may have brought it here, by a handle.
-    scope.node().walk(|node| around.push(node.id));
+    let mut ancestors = Vec::new();
+    // An ancestor may be the scope of work on another thread, if a handle was entered here.
+    scope.node().walk(|node| ancestors.push(node.id));
     let Some(running) = running() else { return DEPTH.get() };
-    // Any work may wait for a hook.
+    // On a thread for hooks: any running work may wait for this hook.
     let all = pool::is_for_hooks().then(|| running.values()).into_iter().flatten();
-    let depths = around.iter().filter_map(|scope| running.get(scope)).chain(all);
+    let depths = ancestors.iter().filter_map(|scope| running.get(scope)).chain(all);
     depths.map(|depth| depth.saturating_add(1)).fold(DEPTH.get(), usize::max)
 }
 
-/// While it is there, the work of this scope runs on this thread.
-struct Within {
+/// Records that work runs on this thread, in this scope, until it is dropped.
+struct RunningGuard {
     scope: ScopeId,
-    before: usize,
+    outer_depth: usize,
 }
 
-impl Within {
+impl RunningGuard {
     fn enter(scope: ScopeId, depth: usize) -> Self {
         if let Some(mut running) = running() {
             running.insert(scope, depth);
         }
-        Self { scope, before: DEPTH.replace(depth.saturating_add(1)) }
+        Self { scope, outer_depth: DEPTH.replace(depth.saturating_add(1)) }
     }
 }
 
-impl Drop for Within {
+impl Drop for RunningGuard {
     fn drop(&mut self) {
-        DEPTH.set(self.before);
+        DEPTH.set(self.outer_depth);
         if let Some(mut running) = running() {
             running.remove(&self.scope);
         }
@@ -203,7 +202,7 @@ impl Drop for Within {
 
 // ===== One piece of work =====
 
-/// Why work that was submitted is not begun.
+/// The source of the error if submitted work finds no thread.
 #[derive(Debug, thiserror::Error)]
 #[error("no thread could be started")]
 struct NoThread;
@@ -211,7 +210,7 @@ struct NoThread;
 struct Job<T> {
     depth: usize,
     state: Mutex<State<T>>,
-    /// Of who waits for it.
+    /// The waker of the thread that waits for the result.
     waker: Mutex<Option<Waker>>,
 }
 
@@ -221,35 +220,39 @@ enum State<T> {
     New(Box<dyn FnOnce() -> T + Send>, Handle, Held),
     Running,
     Ended(Ended<T>),
-    /// There is no thread for it.
-    Stranded,
-    /// Nobody waits for it.
-    Left,
+    /// No thread could be started.
+    NoThread,
+    /// The caller has returned without the result.
+    Abandoned,
 }
 
 impl<T: Send + 'static> Job<T> {
-    /// What it came to; or it is left behind.
-    fn take(&self, scope: &Scope, location: &'static Location<'static>) -> Result<Ended<T>, TimeoutError> {
+    /// Takes the result, or abandons the work if there is none yet.
+    fn take_or_abandon(
+        &self,
+        scope: &Scope,
+        location: &'static Location<'static>,
+    ) -> Result<Ended<T>, TimeoutError> {
         let before = {
             let mut state = lock(&self.state);
-            let before = std::mem::replace(&mut *state, State::Left);
+            let before = std::mem::replace(&mut *state, State::Abandoned);
             if matches!(before, State::Running) {
-                // With the job locked: its end comes after.
+                // Under the job's lock, so that `mark_returned` comes later.
                 pool::abandoned().mark_abandoned(self.depth);
             }
             before
         };
         let started = match before {
             State::Ended(ended) => return Ok(ended),
-            State::Running | State::Left => true,
+            State::Running | State::Abandoned => true,
             State::New(..) => false,
-            State::Stranded => return Err(given_up(scope, location, Box::new(NoThread))),
+            State::NoThread => return Err(given_up(scope, location, Box::new(NoThread))),
         };
         Err(scope.error(RaiseContext { started, ..RaiseContext::at(location, clock::now()) }))
     }
 }
 
-/// A job on its way to a thread.
+/// A job in the pool's queue. Dropped before it has run, it wakes the caller, who sees [`State::NoThread`].
 struct Submitted<T: Send + 'static>(Arc<Job<T>>);
 
 impl<T: Send + 'static> Task for Submitted<T> {
@@ -260,21 +263,20 @@ impl<T: Send + 'static> Task for Submitted<T> {
 }
 
 impl<T: Send + 'static> Drop for Submitted<T> {
-    /// If it was not run nobody else tells the one who waits.
     fn drop(&mut self) {
-        let stranded = {
+        let unstarted = {
             let mut state = lock(&self.0.state);
-            matches!(*state, State::New(..)).then(|| std::mem::replace(&mut *state, State::Stranded))
+            matches!(*state, State::New(..)).then(|| std::mem::replace(&mut *state, State::NoThread))
         };
-        if stranded.is_some() {
-            drop_quietly(stranded);
+        if unstarted.is_some() {
+            drop_quietly(unstarted);
             let waker = lock(&self.0.waker).take();
             waker.into_iter().for_each(Waker::wake);
         }
     }
 }
 
-/// Holds the clock of a test again, however the work ends.
+/// When the work ends, even by a panic, holds a test's clock again.
 struct HoldAgain<'a>(&'a Cell<Option<Held>>);
 
 impl Drop for HoldAgain<'_> {
@@ -295,8 +297,8 @@ impl<T: Send + 'static> Job<T> {
                 }
             }
         };
-        let within = Within::enter(handle.node().id, self.depth);
-        // Until the work has begun; and from its end on, until whoever waits for it has been woken.
+        let running = RunningGuard::enter(handle.node().id, self.depth);
+        // A test's clock stands still until the work has begun, and again from its end until the caller has been woken.
         let held = Cell::new(Some(held));
         let run = AssertUnwindSafe(|| {
             handle.enter(Limit::NONE, |_| {
@@ -306,20 +308,20 @@ impl<T: Send + 'static> Job<T> {
             })
         });
         let mut ended = Some(catch_unwind(run));
-        let left = {
+        let abandoned = {
             let mut state = lock(&self.state);
-            let left = matches!(*state, State::Left);
-            if let Some(ended) = ended.take_if(|_| !left) {
+            let abandoned = matches!(*state, State::Abandoned);
+            if let Some(ended) = ended.take_if(|_| !abandoned) {
                 *state = State::Ended(ended);
             }
-            left
+            abandoned
         };
-        // Nobody wants it any more.
+        // The result of abandoned work.
         drop_quietly(ended);
-        drop(within);
+        drop(running);
         let waker = lock(&self.waker).take();
         waker.into_iter().for_each(Waker::wake);
-        if left {
+        if abandoned {
             pool::abandoned().mark_returned(self.depth);
         }
         drop_quietly(self);
@@ -341,7 +343,7 @@ mod tests {
                 let submitted = Submitted(Arc::clone(&job));
                 crate::sync::os::spawn("drops", || drop(submitted))
             })?;
-            std::io::Result::Ok(job.take(scope, Location::caller()).err())
+            std::io::Result::Ok(job.take_or_abandon(scope, Location::caller()).err())
         });
         let error = error.unwrap().unwrap().expect("it did not run");
         let source = std::error::Error::source(&error).map(ToString::to_string);

@@ -1,4 +1,4 @@
-//! Budgets of time that several scopes share.
+//! A budget of time that several scopes share.
 
 use std::fmt;
 use std::panic::{RefUnwindSafe, UnwindSafe};
@@ -11,13 +11,16 @@ use crate::sync::ForkMutex;
 use crate::test_env::TestEnv;
 use crate::time::{Budget, Limit, NEVER, clock, nanos};
 
-/// An amount of time to be used up by scopes, one after another, nested or at the same time.
+/// A budget of time that scopes use up, one after another, nested or at the same time.
 ///
-/// The first scope to enter sets a deadline of now plus what is left, which all that enter meanwhile share; the last to
-/// leave puts back what is left. So time counts once, however many scopes are in it, and does not count between them.
-/// Clones share the quota. In a forked child one that other threads were in goes on being used up, as if they still were.
+/// The first scope that enters sets a deadline: now plus the time that is left. Scopes that enter meanwhile share
+/// that deadline, and the last to leave returns the rest to the quota. So time counts once, however many scopes use
+/// the quota, and does not count while no scope does. Clones share the quota.
 ///
-/// A scope entered with a spent quota is not started; its error has the cause [`Quota`](crate::Cause::Quota).
+/// A scope with an exhausted quota does not start; its error has the cause [`Quota`](crate::Cause::Quota).
+///
+/// In a forked child, a quota that other threads used during the fork counts as used for ever, though those threads
+/// are gone.
 ///
 /// The idea is interruptingcow's.
 ///
@@ -50,42 +53,43 @@ pub struct Quota {
 
 struct Shared(ForkMutex<Balance>);
 
-// Numbers that are changed in one step.
+// A panic cannot leave a balance half changed.
 impl UnwindSafe for Shared {}
 impl RefUnwindSafe for Shared {}
 
 struct Balance {
-    /// While nobody is in.
+    /// The time that is left, if no scope uses the quota.
     left: u64,
-    /// While somebody is in.
+    /// The deadline, if a scope uses the quota.
     deadline: u64,
+    /// The number of scopes that use the quota.
     users: usize,
-    /// The clock of who is in.
+    /// The environment, with its clock, of the scope that set the deadline.
     env: TestEnv,
 }
 
 impl Quota {
-    /// A quota of this much time. [`Duration::MAX`] is never used up.
+    /// A quota of this much time. [`Duration::MAX`] is never exhausted.
     pub fn new(duration: Duration) -> Self {
         let balance = Balance { left: nanos(duration), deadline: NEVER, users: 0, env: TestEnv::default() };
         Self { shared: Arc::new(Shared(ForkMutex::new(balance))) }
     }
 
-    /// What is left.
+    /// The time that is left.
     pub fn remaining(&self) -> Duration {
         self.shared.left(clock::now())
     }
 
-    /// Whether nothing is left.
+    /// Whether no time is left.
     pub fn is_exhausted(&self) -> bool {
         self.remaining().is_zero()
     }
 
-    /// Runs a block in a scope limited by what is left, as [`timeout`](crate::timeout) does.
+    /// Runs a block in a scope that is limited by the time that is left, as [`timeout`](crate::timeout) does.
     ///
     /// # Errors
     ///
-    /// Those of the body; and a [`TimeoutError`] if nothing is left to begin with.
+    /// Those of the body; and a [`TimeoutError`] if no time is left at the start.
     #[track_caller]
     pub fn timeout<T, E>(&self, body: impl FnOnce() -> Result<T, E>) -> Result<T, E>
     where
@@ -107,7 +111,7 @@ impl Balance {
 
 impl Budget for Shared {
     fn enter(&self, now: u64) -> Option<u64> {
-        // Lost in a fork, it counts as spent.
+        // A balance that was locked during a fork is lost, and counts as exhausted.
         let mut balance = self.0.lock()?;
         if balance.left(now) == 0 {
             return None;
@@ -130,7 +134,7 @@ impl Budget for Shared {
     }
 
     fn left(&self, now: u64) -> Duration {
-        // As above.
+        // A lost balance counts as exhausted.
         let left = self.0.lock().map_or(0, |balance| balance.left(now));
         if left == NEVER { Duration::MAX } else { Duration::from_nanos(left) }
     }

@@ -10,14 +10,15 @@ use pin_project::pin_project;
 
 use super::shield::Announced;
 use super::task_wakeup::{TaskWakeup, rely_on};
-use crate::error::{Chain, RaiseContext, TimeoutError};
+use crate::error::{Chain, TimeoutError};
 use crate::scope::Scope;
+use crate::scope::interrupted::result_of_call;
 use crate::scope::over::{AwaitAction, AwaitState};
 use crate::scope::test_hooks::point;
 use crate::scope::{error_at, innermost};
 use crate::sync::waits::Ending;
 use crate::thread::Thread;
-use crate::time::{NEVER, clock};
+use crate::time::NEVER;
 use crate::token::Hook;
 use crate::token::hook::{DefaultRepeat, Entry};
 use crate::token::node::{HookOwner, Node};
@@ -94,7 +95,7 @@ pub struct Interruptible<F: Future> {
     started: bool,
     /// The hook, until the call has started.
     await_state: AwaitState,
-    /// The output, while a running hook is awaited.
+    /// The future's result, while a running hook is awaited.
     done: Option<F::Output>,
     /// Keeps the scopes around from dropping it meanwhile: a value that is ready wins.
     announced: Option<Announced>,
@@ -239,18 +240,14 @@ where
             }
             *this.announced = None;
             let hook = &this.guard.hook;
-            let (source, last) = match (this.done.take(), &this.guard.last) {
-                (Some(Ok(value)), _) if !hook.has_spoilt() => return Poll::Ready(Ok(Ok(value))),
-                (Some(Err(error)), _) if hook.fires() == 0 => return Poll::Ready(Ok(Err(error))),
-                (Some(Err(error)), Some(last)) => (Some(error.into()), last),
-                (Some(Ok(_)), Some(last)) => (None, last),
-                // Without a scope it does not fire.
-                (Some(result), None) => return Poll::Ready(Ok(result)),
-                (None, _) => return Poll::Pending,
+            let Some(result) = this.done.take() else { return Poll::Pending };
+            // Without a scope the hook never fires.
+            let Some(last) = &this.guard.last else { return Poll::Ready(Ok(result)) };
+            let how = match result_of_call(result, hook, location) {
+                Ok(result) => return Poll::Ready(Ok(result)),
+                Err(how) => how,
             };
-            let now = clock::now();
-            let hook_failure = hook.failure();
-            let how = RaiseContext { source, hook_failure, ..RaiseContext::at(location, now) };
+            let now = how.now;
             Poll::Ready(Err(innermost(thread, |scope| match scope {
                 Some(scope) if Arc::ptr_eq(scope.node(), last) => scope.error(how),
                 // The future has been carried out of the scope that made the hook fire.

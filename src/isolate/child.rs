@@ -1,4 +1,4 @@
-//! The program's side: children, idle ones and busy ones.
+//! The program's side: starts children, calls them, and keeps idle ones.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -9,82 +9,89 @@ use std::panic::Location;
 use std::path::Path;
 use std::process::{self, Command};
 
-use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use rustix::process::{Pid, Signal};
 
-use super::Error;
-use super::frame::{self, Answer, Request};
-use super::serve::ask;
+use super::error::Error;
+use super::serve::prepare;
+use super::wire::{self, Answer, Request};
 use crate::scope::Scope;
 use crate::sync::fork::Process;
-use crate::sync::{Mutex, lock, os};
+use crate::sync::signal::signal_with_group;
+use crate::sync::{ForkMutex, SetOnce, os};
 use crate::time::nanos;
 use crate::token::Hook;
 
-/// So many of a function are kept while they have nothing to do.
-const KEPT: usize = 4;
+/// The most idle children of one function.
+const MAX_IDLE: usize = 4;
 
-/// By the name of their function. Those from before a fork are the parent's.
-static IDLE: Mutex<BTreeMap<&'static str, Vec<Child>>> = Mutex::new(BTreeMap::new());
+/// Children without a call, by the name of their function.
+type Idle = BTreeMap<&'static str, Vec<Child>>;
 
-/// A process of ours, the leader of its group. Dropped, it is killed and reaped.
+fn idle() -> &'static ForkMutex<Idle> {
+    static IDLE: SetOnce<ForkMutex<Idle>> = SetOnce::new();
+    IDLE.get_or_init(|| ForkMutex::new(Idle::new()))
+}
+
+/// A child process, which leads a process group. Dropping it kills and reaps it.
 pub(super) struct Child {
     process: process::Child,
     reaped: bool,
-    line: UnixStream,
+    /// The connection to the child.
+    stream: UnixStream,
     function: &'static str,
+    /// The process that started the child. After a fork, the forked process must neither use nor kill it.
     made_in: Process,
-    /// Whether it has said that there is an entry.
+    /// Whether the child's greeting has been read. It says that `main` calls `entry`.
     greeted: bool,
 }
 
-/// Kills the process, dead or alive, with all of its group. Does nothing, and says so, if it was reaped: its number may be
-/// another's. In a forked child it is not ours.
+/// Kills a process and its group. Returns `false`, and does nothing, if it was reaped: its number may belong to
+/// another process. In a forked child it was never a child.
 fn kill(pid: Pid) -> bool {
-    let ours = os::has_ended(pid).is_ok();
-    if ours {
-        // It may have gone to another group. And what has ended is on its way out all the same.
-        let _ = kill_process_group(pid, Signal::KILL);
-        let _ = kill_process(pid, Signal::KILL);
+    let is_ours = os::has_ended(pid).is_ok();
+    if is_ours {
+        signal_with_group(pid, true, Signal::KILL);
     }
-    ours
+    is_ours
 }
 
 impl Child {
-    /// One that waits for a call of the function.
+    /// Takes an idle child of the function, or starts one.
     pub(super) fn idle_or_new(function: &'static str, memory: Option<u64>) -> io::Result<Self> {
         loop {
-            let idle = lock(&IDLE).get_mut(function).and_then(Vec::pop);
-            match idle {
+            // A list that was locked during a fork is lost: then a child is started.
+            let kept = idle().lock().and_then(|mut idle| idle.get_mut(function)?.pop());
+            match kept {
                 None => return Self::start(function, memory),
                 Some(child) if child.made_in.is_current() => {
-                    // One that has ended meanwhile is dropped.
+                    // A child that has ended meanwhile is dropped.
                     if matches!(os::has_ended(child.pid()), Ok(false)) {
                         return Ok(child);
                     }
                 }
-                // The parent's.
+                // It belongs to the process that forked this one.
                 Some(child) => std::mem::forget(child),
             }
         }
     }
 
     fn start(function: &'static str, memory: Option<u64>) -> io::Result<Self> {
-        let (line, theirs) = UnixStream::pair()?;
+        let (stream, theirs) = UnixStream::pair()?;
         let program = std::env::current_exe()?;
-        // What runs, though its file may have been replaced or deleted.
+        // On Linux this is the running program even if its file was replaced or deleted.
         let file = if cfg!(target_os = "linux") { Path::new("/proc/self/exe") } else { &program };
         let mut command = Command::new(file);
         command.arg0(&program).process_group(0);
-        ask(&mut command, theirs.into(), memory.unwrap_or(0))?;
+        prepare(&mut command, theirs.into(), memory.unwrap_or(0))?;
         let process = command.spawn()?;
-        Ok(Self { process, reaped: false, line, function, made_in: Process::current(), greeted: false })
+        Ok(Self { process, reaped: false, stream, function, made_in: Process::current(), greeted: false })
     }
 
     fn pid(&self) -> Pid {
         Pid::from_child(&self.process)
     }
 
-    /// Kills and reaps it.
+    /// Kills and reaps the child.
     fn end(&mut self) -> io::Result<process::ExitStatus> {
         if !std::mem::replace(&mut self.reaped, true) {
             kill(self.pid());
@@ -92,7 +99,7 @@ impl Child {
         self.process.wait()
     }
 
-    /// Has a function called. The child is kept for another call, unless it is gone.
+    /// Calls the function in the child. A child that lives on is kept for a later call.
     pub(super) fn call(
         mut self,
         scope: &Scope,
@@ -102,25 +109,25 @@ impl Child {
     ) -> Result<Answer, Error> {
         let left = scope.remaining().map(nanos);
         let request = Request { function, left, argument };
-        let (pid, line) = (self.pid(), &self.line);
+        let (pid, stream) = (self.pid(), &self.stream);
         let hook = Hook::inline(|| {
             if kill(pid) {
-                // What it has forked may hold the other end.
-                let _ = line.shutdown(Shutdown::Both);
+                // A process that the child has forked may hold the other end open.
+                let _ = stream.shutdown(Shutdown::Both);
             }
         });
         let called = scope.outcome_at(hook.once(), location, || {
             if !std::mem::replace(&mut self.greeted, true) {
-                frame::read(line)?;
+                wire::read(stream)?;
             }
-            frame::write(line, &request)?;
-            frame::read(line)
+            wire::write(stream, &request)?;
+            wire::read(stream)
         })?;
         match called.value {
-            // It came in time, or together with the deadline.
+            // The answer came in time, or at the same moment as the deadline.
             Ok(answer) => {
-                let answer = frame::parse(&answer)?;
-                if called.fires == 0 && !matches!(answer, Answer::Over) {
+                let answer = wire::parse(&answer)?;
+                if called.fires == 0 && !matches!(answer, Answer::TimedOut) {
                     self.keep();
                 }
                 Ok(answer)
@@ -129,18 +136,19 @@ impl Child {
                 drop(self);
                 Err(scope.interrupted(location, None).into())
             }
-            // It has closed the line, so that its end has begun: how it ends is settled.
+            // The child has closed the stream, so it is about to end; a kill does not change its exit status.
             Err(_) => Err(Error::Died(self.end()?)),
         }
     }
 
+    /// Keeps the child for a later call, or ends it if enough are kept or the list is lost.
     fn keep(self) {
-        let mut idle = lock(&IDLE);
+        let Some(mut idle) = idle().lock() else { return };
         let same = idle.entry(self.function).or_default();
-        if same.len() < KEPT {
+        if same.len() < MAX_IDLE {
             same.push(self);
         } else {
-            // It is killed and reaped: not under the lock.
+            // The child is killed and reaped without the lock.
             drop(idle);
             drop(self);
         }
@@ -150,7 +158,7 @@ impl Child {
 impl Drop for Child {
     fn drop(&mut self) {
         if self.made_in.is_current() {
-            // Whether it could be reaped changes nothing any more.
+            // An error says that other code has reaped the child.
             let _ = self.end();
         }
     }

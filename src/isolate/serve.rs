@@ -1,4 +1,4 @@
-//! The child: it serves calls until the program closes the line.
+//! The child's side: serves calls until the program closes the stream.
 
 use std::fs::File;
 use std::io;
@@ -10,68 +10,68 @@ use std::process::Command;
 use std::sync::mpsc;
 use std::time::Duration;
 
-use super::Function;
-use super::frame::{self, Answer, Request};
+use super::function::Function;
+use super::wire::{self, Answer, Request};
 use crate::scope::timeout_value;
-use crate::sync::{AtomicBool, Ordering, os};
+use crate::sync::{SetOnce, os, panic_message};
 use crate::time::Limit;
 
-/// Set for children: which file the line is, and the memory they may have, or 0.
-const ASKED: &str = "TIMEBOX_ISOLATE";
+/// A variable that is set for children: the identity of the stream, and the memory limit, or 0.
+const VARIABLE: &str = "TIMEBOX_ISOLATE";
 
-static SERVES: AtomicBool = AtomicBool::new(false);
+/// Set in a child, before its first call.
+static SERVES: SetOnce<()> = SetOnce::new();
 
-/// Has a program, started with this line as its standard input, serve.
-pub(super) fn ask(command: &mut Command, line: OwnedFd, memory: u64) -> io::Result<()> {
-    command.env(ASKED, format!("{} {memory}", identity(&line)?));
-    command.stdin(line);
+/// Prepares a command so that it starts as a child: the stream becomes its standard input.
+pub(super) fn prepare(command: &mut Command, stream: OwnedFd, memory: u64) -> io::Result<()> {
+    command.env(VARIABLE, format!("{} {memory}", identity(&stream)?));
+    command.stdin(stream);
     Ok(())
 }
 
-/// Whether this process is to serve, and its memory limit; 0 for none.
+/// The memory limit (0 for none) if this process was started as a child, and `None` if not.
 ///
-/// What the function starts inherits the variable, but not the line.
-pub(super) fn asked_to_serve() -> Option<u64> {
-    let asked = std::env::var(ASKED).ok()?;
-    let (line, memory) = asked.split_once(' ')?;
-    if identity(io::stdin()).ok()? == line { memory.parse().ok() } else { None }
+/// A process that the function starts inherits the variable, but not the stream.
+pub(super) fn memory_limit_of_child() -> Option<u64> {
+    let value = std::env::var(VARIABLE).ok()?;
+    let (stream, memory) = value.split_once(' ')?;
+    if identity(io::stdin()).ok()? == stream { memory.parse().ok() } else { None }
 }
 
-/// Whether this is a child: what runs in it is an isolated function.
+/// Whether this process is a child that has begun to serve.
 pub(super) fn serves() -> bool {
-    // Relaxed: it is set before the first call, and nothing hangs on it.
-    SERVES.load(Ordering::Relaxed)
+    SERVES.get().is_some()
 }
 
-/// What no other open file has.
+/// A text that identifies an open file.
 fn identity(file: impl AsFd) -> io::Result<String> {
     let metadata = File::from(file.as_fd().try_clone_to_owned()?).metadata()?;
     Ok(format!("{}:{}", metadata.dev(), metadata.ino()))
 }
 
-/// The line is the standard input, so far: a socket.
+/// Serves calls, and ends the process with the program. The stream is the standard input.
 pub(super) fn serve(functions: &[&dyn Function], memory: u64) -> ! {
-    SERVES.store(true, Ordering::Relaxed);
+    SERVES.get_or_init(|| ());
     let ended = limit_memory(memory).and_then(|()| {
-        let line = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
-        // It is between us two: the function, and what it starts, read nothing. (The clone is closed on exec.)
+        let stream = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
+        // The function, and processes that it starts, must not read from the stream. (The clone is closed on exec.)
         os::replace_stdin(File::open("/dev/null")?.as_fd())?;
-        // Says that there is an entry.
-        frame::write(&line, &())?;
-        let requests = requests(line.try_clone()?)?;
+        // The greeting: `main` calls `entry`.
+        wire::write(&stream, &())?;
+        let requests = requests(stream.try_clone()?)?;
         for request in requests {
-            frame::write(&line, &answer(functions, &frame::parse(&request)?))?;
+            wire::write(&stream, &answer(functions, &wire::parse(&request)?))?;
         }
         Ok(())
     });
     std::process::exit(i32::from(ended.is_err()))
 }
 
-/// A thread reads them, so that the child ends with the program in the middle of a call too.
-fn requests(line: UnixStream) -> io::Result<mpsc::Receiver<Vec<u8>>> {
+/// Reads the requests on a thread, so that the child ends with the program even during a call.
+fn requests(stream: UnixStream) -> io::Result<mpsc::Receiver<Vec<u8>>> {
     let (send, requests) = mpsc::channel();
     os::spawn("timebox-isolate", move || {
-        while let Ok(request) = frame::read(&line) {
+        while let Ok(request) = wire::read(&stream) {
             if send.send(request).is_err() {
                 break;
             }
@@ -83,25 +83,21 @@ fn requests(line: UnixStream) -> io::Result<mpsc::Receiver<Vec<u8>>> {
 
 fn answer(functions: &[&dyn Function], request: &Request<'_>) -> Answer {
     let Some(function) = functions.iter().find(|function| function.name() == request.function) else {
-        return Answer::Unreadable(format!("there is no function `{}`", request.function));
+        return Answer::Codec(format!("there is no function `{}`", request.function));
     };
     let limit: Limit = request.left.map(Duration::from_nanos).into();
     let call = AssertUnwindSafe(|| timeout_value(limit, || function.call(request.argument)));
     match catch_unwind(call) {
         Ok(Ok(Ok(result))) => Answer::Returned(result),
-        Ok(Ok(Err(message))) => Answer::Unreadable(message),
-        Ok(Err(error)) if error.is_timeout() => Answer::Over,
-        // It has cancelled its own scope.
+        Ok(Ok(Err(message))) => Answer::Codec(message),
+        Ok(Err(error)) if error.is_timeout() => Answer::TimedOut,
+        // The function has cancelled its own scope.
         Ok(Err(error)) => Answer::Panicked(error.to_string()),
-        Err(payload) => {
-            let text = payload.downcast_ref::<&str>().copied();
-            let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
-            Answer::Panicked(text.unwrap_or("without a message").to_owned())
-        }
+        Err(payload) => Answer::Panicked(panic_message(&*payload).unwrap_or("without a message").to_owned()),
     }
 }
 
-/// Where the system knows no such limit, there is none.
+/// Limits the address space of this process; 0 for no limit.
 fn limit_memory(bytes: u64) -> io::Result<()> {
     use rustix::process::{Resource, Rlimit, setrlimit};
     if bytes == 0 {

@@ -9,6 +9,7 @@ mod config;
 mod entry;
 mod frame;
 mod handle;
+pub(crate) mod interrupted;
 pub(crate) mod over;
 #[cfg(feature = "testing")]
 pub(crate) mod presence;

@@ -11,12 +11,12 @@
 //!
 //! Invariant 2 is the promise of C++20's `stop_callback`; it is what lets [`lend`] take closures that borrow.
 
-use std::any::Any;
 use std::panic::{AssertUnwindSafe, Location, catch_unwind};
 use std::sync::Arc;
 use std::task::{Poll, Waker};
 
 use super::fork::{ForkMutex, Process};
+use super::panic_message;
 use super::primitive::{Condvar, MutexGuard, mutant, wait};
 use super::thread_key::ThreadKey;
 use super::waits::{Ending, InRun, Notify, Run, Wait, ended_inside};
@@ -148,7 +148,7 @@ impl Callback {
         let failure = match outcome {
             Ok(failure) => failure.map(|text| Failure { text: text.into(), is_panic: false }),
             Err(payload) => {
-                let text = message_of(&*payload).into();
+                let text = panic_message(&*payload).unwrap_or("a panic without a message").into();
                 // The payload's own drop may panic.
                 drop_quietly(payload);
                 Some(Failure { text, is_panic: true })
@@ -343,13 +343,6 @@ impl State {
     fn take_waiters(&mut self) -> Waiters {
         Waiters(std::mem::take(&mut self.waiters))
     }
-}
-
-/// The message of a panic.
-fn message_of(payload: &(dyn Any + Send)) -> &str {
-    let text = payload.downcast_ref::<&str>().copied();
-    text.or_else(|| payload.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("a panic without a message")
 }
 
 /// Drops a value of the user's, whose drop may panic, without letting the panic out: nothing here could act on it,

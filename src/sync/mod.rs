@@ -23,7 +23,10 @@ pub(crate) mod model;
 pub mod mutants;
 pub(crate) mod once;
 pub(crate) mod os;
+mod panic;
 mod primitive;
+#[cfg(all(unix, any(feature = "isolate", feature = "process")))]
+pub(crate) mod signal;
 mod thread_key;
 pub(crate) mod waits;
 mod weak_waker;
@@ -31,6 +34,7 @@ mod weak_waker;
 pub(crate) use abort::abort;
 pub(crate) use fork::ForkMutex;
 pub(crate) use once::SetOnce;
+pub(crate) use panic::panic_message;
 #[cfg(not(timebox_loom))]
 pub(crate) use primitive::compiler_fence;
 #[cfg(feature = "testing")]

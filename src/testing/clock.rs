@@ -13,18 +13,19 @@ use crate::thread::{Thread, without_scopes};
 use crate::time::{Deadline, clock, nanos};
 use crate::watchdog::mock;
 
-/// A clock that moves only when it is told to, or [by itself](Self::auto_advancing) when all wait.
+/// A clock that a test moves, or that moves [by itself](Self::auto_advancing) when all threads under it wait.
 ///
-/// What this crate makes inside of [`run`](Self::run) follows it: scopes, quotas, tokens and futures, also on threads
-/// that are entered with a [`Handle`](crate::Handle), and in futures that are polled elsewhere. Handles and tokens keep
-/// the clock that they were made under. Tests that run at the same time do not see each other's clocks.
+/// Scopes, quotas, tokens and futures that are made inside of [`run`](Self::run) follow it. So do scopes on threads
+/// that have entered a [`Handle`](crate::Handle) from there, and futures that are polled elsewhere. Handles and
+/// tokens keep the clock under which they were made. Tests that run at the same time do not see each other's clocks.
 ///
-/// It starts at the real time, so that an [`Instant`] that was read from the system is one on its scale too. Clones
-/// share the clock; it can be moved from any thread. Code under test asks it the time by [`timebox::now`](crate::now),
-/// which outside of tests is the system's.
+/// The clock starts at the real time, so an [`Instant`] from the system can be compared with it. Clones share the
+/// clock, and any thread can move it. Code under test reads it by [`timebox::now`](crate::now), which outside of
+/// tests reads the system's clock.
 ///
-/// Its time is counted in nanoseconds and ends after 584 years. What never comes is half of the way to that end: so far a
-/// [sleep](crate::sleep()) of [`Duration::MAX`] moves it, and an [`advance`](Self::advance) that leads past the end.
+/// The clock counts nanoseconds, and ends after 584 years. A time that never comes lies half of the way to that end:
+/// a [sleep](crate::sleep()) of [`Duration::MAX`] moves the clock there, and so does an [`advance`](Self::advance)
+/// past the end.
 ///
 /// # Examples
 ///
@@ -53,7 +54,7 @@ pub struct MockClock {
 struct Shared {
     mock: Arc<Mock>,
     started: Instant,
-    /// There if it moves by itself.
+    /// Present if the clock moves by itself.
     mover: Option<Mover>,
 }
 
@@ -67,23 +68,27 @@ impl Drop for Shared {
 }
 
 impl MockClock {
-    /// A clock that shows the real time, and stands still.
+    /// A clock that starts at the real time and stands still.
     pub fn new() -> Self {
         Self::with_mover(|_| None)
     }
 
     /// A clock that moves to the next timer by itself when all threads under it wait.
     ///
-    /// A thread is under the clock in [`run`](Self::run), and where it has entered a [`Handle`](crate::Handle) from there. It
-    /// waits in a [`sleep`](crate::sleep()) of this crate, in [`abandon`](crate::abandon()), and in
-    /// [`block_on`](Self::block_on) while the future is pending. Timers are all that something waits for by this clock: the
-    /// ends of sleeps, the limits of those who wait or have hooks or tokens. Where there are none, the clock stands.
+    /// A thread is under the clock inside [`run`](Self::run), and while it has entered a [`Handle`](crate::Handle)
+    /// from there. Three calls count as waiting: a [`sleep`](crate::sleep()) of this crate,
+    /// [`abandon`](crate::abandon()), and [`block_on`](Self::block_on) while its future is pending. The timers are
+    /// the ends of sleeps, and the limits of scopes that wait or have a hook or a token. Without a timer the clock
+    /// stands still.
     ///
-    /// All else counts as work: a join, a lock, a channel, a read. **So the clock never runs away from work that it cannot
-    /// see, and no limit expires for that reason; but where such a wait is for the clock to move, the test hangs.** Wait for
-    /// another thread, or for a hook, with [`block_on`](Self::block_on): for a [token](crate::CancellationToken::cancelled), or
-    /// a channel of futures. Whoever wakes it counts it as awake at once, so that the clock does not move in between. What an
-    /// executor polls on a thread that is not under the clock is not seen: see [`advance_to_next`](Self::advance_to_next).
+    /// Everything else counts as work: a join, a lock, a channel, a read. **So the clock never moves while work is
+    /// running, and no limit expires for that reason. But a test hangs if such a call waits for the clock to move.**
+    /// To wait for another thread or for a hook, use [`block_on`](Self::block_on) with a
+    /// [token](crate::CancellationToken::cancelled) or an async channel. A wakeup counts the thread as awake at once,
+    /// so the clock does not move between the wakeup and the poll.
+    ///
+    /// The clock does not see tasks that an executor polls on a thread that is not under the clock: see
+    /// [`advance_to_next`](Self::advance_to_next).
     ///
     /// # Examples
     ///
@@ -98,7 +103,7 @@ impl MockClock {
     ///     let handle = timebox::handle();
     ///     thread::scope(|threads| {
     ///         for hours in [1, 2, 3] {
-    ///             // Until the thread is under the clock.
+    ///             // The clock stands still until the thread is under it.
     ///             let (hold, handle) = (clock.hold(), &handle);
     ///             threads.spawn(move || {
     ///                 handle.enter(Limit::NONE, |_| {
@@ -117,7 +122,7 @@ impl MockClock {
     }
 
     fn with_mover(mover: impl FnOnce(&Arc<Mock>) -> Option<Mover>) -> Self {
-        #[allow(clippy::disallowed_methods)] // it starts at the real time, as an instant and on our scale
+        #[allow(clippy::disallowed_methods)] // the clock starts at the real time
         let started = Instant::now();
         let mock = mock::new_clock(clock::of_instant(started));
         let mover = mover(&mock);
@@ -126,9 +131,9 @@ impl MockClock {
 
     /// Runs a test under this clock.
     ///
-    /// It is a root: the scopes that are open around it do not count inside. On this thread a [`sleep`](crate::sleep())
-    /// moves the clock, to its own end or to that of its scope, since nobody else could; on other threads, and in
-    /// futures, it waits until somebody does. Under a clock that moves [by itself](Self::auto_advancing) all of them wait.
+    /// Scopes that are open around the call do not count inside. On this thread a [`sleep`](crate::sleep()) moves the
+    /// clock, to the sleep's end or to the end of its scope. On other threads, and in futures, a sleep waits until
+    /// the clock is moved. Under a clock that moves [by itself](Self::auto_advancing) every sleep waits.
     pub fn run<R>(&self, test: impl FnOnce(&MockClock) -> R) -> R {
         let mut setup = TestEnv::current().setup().cloned().unwrap_or_default();
         setup.mock = Some(Arc::clone(&self.shared.mock));
@@ -136,20 +141,20 @@ impl MockClock {
         let env = TestEnv::of(setup);
         Thread::with(|thread| {
             let _present = test_hooks::present(&env);
-            // Before the scopes around are out of sight.
+            // Before `without_scopes`, which hides the outer scopes.
             let _under = test_hooks::enter_env(thread, &env);
             without_scopes(|| test(self))
         })
     }
 
-    /// Runs a future under this clock, which moves by itself meanwhile: when the future is pending and nothing has woken it,
-    /// and all other threads under the clock wait too, it goes to the next timer.
+    /// Runs a future under this clock. Meanwhile the clock moves by itself: it goes to the next timer when the future
+    /// is pending, has not been woken, and all other threads under the clock wait too.
     ///
-    /// The future is polled on this thread and nowhere else, so it comes out the same each time. For tasks of a runtime see
+    /// The future is polled on this thread only, so each run has the same result. For the tasks of a runtime see
     /// [`advance_to_next`](Self::advance_to_next).
     ///
-    /// It is also how a thread under the clock waits for another, or for a hook, and has the clock move meanwhile. As in
-    /// [`run`](Self::run), the scopes that are open around it do not count inside.
+    /// Use it also on a thread under the clock to wait for another thread or for a hook: the clock moves during the
+    /// wait. As in [`run`](Self::run), scopes that are open around the call do not count inside.
     ///
     /// # Examples
     ///
@@ -163,7 +168,7 @@ impl MockClock {
     /// let error = clock.block_on(async { future::timeout(hour, future::sleep(2 * hour)).await }).unwrap_err();
     /// assert_eq!((error.elapsed(), clock.elapsed()), (hour, hour));
     ///
-    /// // A foreign call that hangs until its hook ends it.
+    /// // A foreign call that returns only after its hook.
     /// clock.run(|clock| {
     ///     let stop = timebox::CancellationToken::new();
     ///     let stopped = stop.clone();
@@ -191,26 +196,29 @@ impl MockClock {
         })
     }
 
-    /// Keeps the clock from moving [by itself](Self::auto_advancing) until the result is dropped, which any thread may do.
+    /// Keeps the clock from moving [by itself](Self::auto_advancing) until the result is dropped. Any thread may drop
+    /// it.
     ///
-    /// For what is under way and is not a thread under the clock: one that is being started, an answer from a server.
+    /// For work that is not on a thread under the clock: a thread that is starting, an answer from a server.
     pub fn hold(&self) -> Hold {
         Hold { _awake: presence::Hold::new(&self.shared.mock), clock: self.clone() }
     }
 
-    /// Moves the clock, from one expiry that is due in between to the next.
+    /// Moves the clock forward, and stops at each expiry on the way.
     ///
-    /// When it returns, all of them have happened in order: tokens say so, tasks have been woken (not: been polled), and
-    /// the hooks that fired have run, those included that threads under this clock had set off before, by a cancel or by
-    /// leaving a shield. So the caller must not hold what a hook waits for. Where a hook takes longer than a second of real
-    /// time, and another expiry is due, the clock moves on to that, for the hook may wait for it. Called from inside a
-    /// hook it has the move in progress go on, if there is one, and returns at once.
+    /// When it returns, the expiries have happened in order: tokens are cancelled, tasks have been woken (but perhaps
+    /// not polled), and hooks have run. That includes hooks that threads under this clock had fired before, by a
+    /// cancel or at the end of a shield. So the caller must not hold a lock that a hook needs.
+    ///
+    /// If a hook runs for longer than a second of real time and another expiry is due, the clock moves on to that
+    /// expiry, since the hook may wait for it. A call from inside a hook extends the move that is in progress, if
+    /// there is one, and returns at once.
     pub fn advance(&self, duration: Duration) {
         mock::advance(&self.shared.mock, |now| now.saturating_add(nanos(duration)), || true);
         self.moved();
     }
 
-    /// Moves the clock to a deadline on its scale, never back; not at all for one that never comes.
+    /// Moves the clock forward to a deadline. It never moves back, and does not move for a deadline that never comes.
     ///
     /// ```
     /// use std::time::Duration;
@@ -232,10 +240,10 @@ impl MockClock {
         self.moved();
     }
 
-    /// Moves the clock to the next timer, whoever waits or does not; `false` if there is none. Otherwise as
-    /// [`advance`](Self::advance).
+    /// Moves the clock to the next timer, even if threads under it are at work. Returns `false` if there is no timer.
+    /// Otherwise like [`advance`](Self::advance).
     ///
-    /// For executors that tell when they are idle. A runtime of tokio with one thread does so before it parks:
+    /// For executors that report when they are idle. A tokio runtime with one thread does so before it parks:
     ///
     /// ```
     /// use std::time::Duration;
@@ -262,35 +270,35 @@ impl MockClock {
     /// assert_eq!(clock.elapsed(), 3 * hour);
     /// ```
     ///
-    /// It parks too while it waits for a socket, or for a thread of its own: let such a wait be over before limits count, or
-    /// the clock runs away from it, as tokio's does.
+    /// The runtime also parks while it waits for a socket, or for one of its own threads. The clock then moves too,
+    /// as tokio's does. So let such a wait end before the code enters its limits.
     pub fn advance_to_next(&self) -> bool {
         let moved = mock::advance_to_next(&self.shared.mock, || true);
         self.moved();
         moved
     }
 
-    /// This thread's latest reading is not the latest any more.
+    /// Drops this thread's cached reading of the clock, which is out of date.
     fn moved(&self) {
         if TestEnv::current().mock().is_some_and(|mock| Arc::ptr_eq(mock, &self.shared.mock)) {
             Thread::with(test_hooks::set);
         }
     }
 
-    /// What it shows.
+    /// The clock's time.
     pub fn now(&self) -> Instant {
         let started = self.shared.started;
         started.checked_add(self.elapsed()).unwrap_or(started)
     }
 
-    /// How far it has been moved since it was made.
+    /// How far the clock has moved since it was made.
     pub fn elapsed(&self) -> Duration {
         Duration::from_nanos(self.shared.mock.now().saturating_sub(clock::of_instant(self.shared.started)))
     }
 }
 
-/// Keeps a [`MockClock`] from moving by itself for as long as it is there: see [`MockClock::hold`].
-#[must_use = "it ends when it is dropped"]
+/// Keeps a [`MockClock`] from moving by itself until it is dropped: see [`MockClock::hold`].
+#[must_use = "the clock may move again once this is dropped"]
 pub struct Hold {
     _awake: presence::Hold,
     clock: MockClock,

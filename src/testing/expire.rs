@@ -4,25 +4,25 @@ use super::probe::{Injector, Where, inject, returned};
 
 /// Runs a body in which the innermost scope expires at the `number`-th interruption point, counted from 1.
 ///
-/// An interruption point is where code lets itself be stopped: a [`checkpoint`](crate::checkpoint) or
-/// [`checkpoint_or_unwind`](crate::checkpoint_or_unwind), a [`require`](crate::require), a [`sleep`](crate::sleep()), an
-/// [interruptible call](crate::interruptible()), the entry of a scope; and each time the future of a scope is pending.
-/// [`is_expired`](crate::is_expired) is none, nor is the [`checkpoint`](crate::CancellationToken::checkpoint) of a token.
-/// Where no scope is open, the one expires that this function opens around the body, which has no limit of its own.
+/// An interruption point is a place where code can be stopped: a [`checkpoint`](crate::checkpoint) or
+/// [`checkpoint_or_unwind`](crate::checkpoint_or_unwind), a [`require`](crate::require), a [`sleep`](crate::sleep()),
+/// an [interruptible call](crate::interruptible()), the entry of a scope, and each time the future of a scope is
+/// pending. [`is_expired`](crate::is_expired) is no interruption point, and neither is a token's
+/// [`checkpoint`](crate::CancellationToken::checkpoint). This function opens a scope without a limit around the body.
+/// That scope expires if the body has no scope open at the point.
 ///
-/// The scope expires as at its deadline: its hooks have run when the point is passed on, its token says so, and it stays
-/// over. Inside a [`shield`](crate::shield()) the scope around the shield expires, as it could at any time: that point
-/// passes, and the next one outside fails; the hooks that the shield has held up have run when it is left. For a shield's
-/// own limit see [`expire_in_shields_at`]. Where a [handle](crate::Handle) is entered, it is the handle's scope that
-/// expires, be it a shield's.
+/// The scope expires as at its deadline: its hooks have run when the body goes on, its token is cancelled, and it
+/// stays over. Inside a [`shield`](crate::shield()), the scope around the shield expires: the point itself passes,
+/// the next point outside of the shield fails, and the hooks that the shield has held back run when it is left. For a
+/// shield's own limit see [`expire_in_shields_at`]. Inside an entered [handle](crate::Handle), the handle's scope
+/// expires, even if that is a shield's.
 ///
-/// A body that has fewer points runs to its end. [`for_each_checkpoint`](super::for_each_checkpoint()) finds out how many
-/// there are.
+/// If the body has fewer points, it runs to its end. [`for_each_checkpoint`](super::for_each_checkpoint()) counts them.
 ///
 /// # Panics
 ///
-/// If [`checkpoint_or_unwind`](crate::checkpoint_or_unwind) unwinds the body where no scope is open in it; and if the
-/// body was not run, since a scope around is over.
+/// If [`checkpoint_or_unwind`](crate::checkpoint_or_unwind) unwinds the body where the body has no scope open; and if
+/// the body was not run because an outer scope was over.
 ///
 /// # Examples
 ///
@@ -45,8 +45,8 @@ pub fn expire_at_checkpoint<R>(number: usize, body: impl FnOnce() -> R) -> R {
     expire(Where::At { number, in_shields: false }, Location::caller(), body)
 }
 
-/// As [`expire_at_checkpoint`], except that in a shield it is the innermost scope in it that expires, and be it the
-/// shield itself.
+/// Like [`expire_at_checkpoint`], except that inside a shield the innermost scope expires, even if that is the shield
+/// itself.
 ///
 /// ```
 /// use std::time::Duration;
@@ -64,12 +64,11 @@ pub fn expire_in_shields_at<R>(number: usize, body: impl FnOnce() -> R) -> R {
     expire(Where::At { number, in_shields: true }, Location::caller(), body)
 }
 
-/// Runs a body in which each scope with this [label](crate::Timebox::label) expires, at the first interruption point in
-/// it.
+/// Runs a body in which each scope with this [label](crate::Timebox::label) expires at its first interruption point.
 ///
 /// # Panics
 ///
-/// As [`expire_at_checkpoint`].
+/// For the reasons of [`expire_at_checkpoint`].
 ///
 /// # Examples
 ///

@@ -1,4 +1,4 @@
-//! The same for futures.
+//! The functions of [`testing`](super) for futures.
 
 use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, Location, catch_unwind};
@@ -13,13 +13,13 @@ use crate::sync::{AtomicBool, Mutex, Ordering, lock};
 
 type Place = &'static Location<'static>;
 
-/// As [`expire_at_checkpoint`](super::expire_at_checkpoint()), for a future. Each time it is pending, or that of a scope
-/// in it, is an interruption point too.
+/// Like [`expire_at_checkpoint`](super::expire_at_checkpoint()), for a future. Each time that the future or the
+/// future of a scope in it is pending is an interruption point too.
 ///
 /// # Errors
 ///
-/// If the expiry came where the future was pending and no scope was open in it: then it was dropped. And if a scope
-/// around is over: then it was not polled.
+/// If the scope expired while the future was pending and had no scope open: then the future was dropped. And if an
+/// outer scope was over: then the future was not polled.
 ///
 /// # Examples
 ///
@@ -43,11 +43,11 @@ pub fn expire_at_checkpoint<F: Future>(
     inject_future(&Injector::new(Where::At { number, in_shields: false }), Location::caller(), future)
 }
 
-/// As [`expire_at`](super::expire_at()), for a future.
+/// Like [`expire_at`](super::expire_at()), for a future.
 ///
 /// # Errors
 ///
-/// As [`expire_at_checkpoint`].
+/// Those of [`expire_at_checkpoint`].
 #[track_caller]
 pub fn expire_at<F: Future>(
     label: &str,
@@ -56,11 +56,11 @@ pub fn expire_at<F: Future>(
     inject_future(&Injector::new(Where::In(label.into())), Location::caller(), future)
 }
 
-/// As [`for_each_checkpoint`](super::for_each_checkpoint()), for futures.
+/// Like [`for_each_checkpoint`](super::for_each_checkpoint()), for futures.
 ///
 /// # Panics
 ///
-/// As [`for_each_checkpoint`](super::for_each_checkpoint()).
+/// For the reasons of [`for_each_checkpoint`](super::for_each_checkpoint()).
 ///
 /// # Examples
 ///
@@ -87,7 +87,7 @@ pub fn for_each_checkpoint<F: Future>(body: impl FnMut() -> F) -> impl Future<Ou
     }
 }
 
-/// As [`for_each_checkpoint`], except that it does not panic.
+/// Like [`for_each_checkpoint`], but returns the report and does not panic.
 #[track_caller]
 pub fn try_for_each_checkpoint<F: Future>(
     mut body: impl FnMut() -> F,
@@ -106,8 +106,8 @@ pub fn try_for_each_checkpoint<F: Future>(
     }
 }
 
-/// One run of the body. It is polled when it is woken itself: a wake that is meant for an earlier run, or for what else the
-/// task polls, would make a point of its own.
+/// Runs the body once. The body's future is polled only after its own wakeups. A poll after another wakeup, of an
+/// earlier run or of another future in the task, would find it pending again, and so add an interruption point.
 async fn run<F: Future>(
     place: Where,
     location: Place,
@@ -115,10 +115,11 @@ async fn run<F: Future>(
 ) -> (Vec<Place>, Outcome<F::Output>) {
     let injector = Injector::new(place);
     let mut future = pin!(inject_future(&injector, location, async { body().await }));
-    let alarm = Arc::new(Alarm { woken: AtomicBool::new(true), task: Mutex::new(Waker::noop().clone()) });
-    let waker = Waker::from(Arc::clone(&alarm));
+    let own_waker =
+        Arc::new(RunWaker { woken: AtomicBool::new(true), task: Mutex::new(Waker::noop().clone()) });
+    let waker = Waker::from(Arc::clone(&own_waker));
     let outcome = poll_fn(|context| {
-        if !alarm.is_woken(context.waker()) {
+        if !own_waker.take_woken(context.waker()) {
             return Poll::Pending;
         }
         let mut context = Context::from_waker(&waker);
@@ -132,16 +133,16 @@ async fn run<F: Future>(
     (injector.seen(), outcome)
 }
 
-/// The waker of a run.
-struct Alarm {
+/// The waker of one run. It remembers a wakeup and passes it on to the task.
+struct RunWaker {
     woken: AtomicBool,
     task: Mutex<Waker>,
 }
 
-impl Alarm {
-    /// Whether it was woken since it was last asked. From now on it wakes this task.
-    fn is_woken(&self, task: &Waker) -> bool {
-        // First: who wakes it after it was asked wakes the task of now.
+impl RunWaker {
+    /// Whether there was a wakeup since the last call. Later wakeups go to `task`.
+    fn take_woken(&self, task: &Waker) -> bool {
+        // Before the swap: a wakeup after the swap must reach the current task.
         let before = std::mem::replace(&mut *lock(&self.task), task.clone());
         drop(before);
         // Acquire: pairs with the Release in `wake`.
@@ -149,9 +150,9 @@ impl Alarm {
     }
 }
 
-impl Wake for Alarm {
+impl Wake for RunWaker {
     fn wake(self: Arc<Self>) {
-        // Release: what was done before is seen in the poll.
+        // Release: pairs with the Acquire in `take_woken`. The poll sees everything before the wakeup.
         self.woken.store(true, Ordering::Release);
         let task = lock(&self.task).clone();
         task.wake();

@@ -8,17 +8,17 @@ use crate::test_env::{Probe, Verdict};
 
 type Place = &'static Location<'static>;
 
-/// Runs a body, and fails where two interruption points are further apart than `max_gap`: where a
-/// [`checkpoint`](crate::checkpoint) is missing.
+/// Runs a body, and panics if it runs longer than `max_gap` between two interruption points: a
+/// [`checkpoint`](crate::checkpoint) is missing there.
 ///
-/// It is real time that counts, from the start of the body to its end, on each thread that reaches a point; not what is
-/// spent in a [`sleep`](crate::sleep()), in an [interruptible call](crate::interruptible()) or pending, which can be
-/// ended at any time. A busy machine makes gaps: ask for ten times what you hope for.
+/// Real time is measured, from the start of the body to its end, on each thread that reaches a point. Time in a
+/// [`sleep`](crate::sleep()), in an [interruptible call](crate::interruptible()), or while a future is pending does
+/// not count, since it can be ended at any time. A busy machine makes gaps: allow ten times the gap that you expect.
 ///
 /// # Panics
 ///
-/// After the body has ended, with both ends of the longest gap, if that is longer than `max_gap`; and as
-/// [`expire_at_checkpoint`](super::expire_at_checkpoint()).
+/// After the body has ended, if the longest gap is longer than `max_gap`. The message names both ends of the gap. And
+/// for the reasons of [`expire_at_checkpoint`](super::expire_at_checkpoint()).
 ///
 /// # Examples
 ///
@@ -60,26 +60,27 @@ struct Gaps {
 #[derive(Default)]
 struct State {
     begun: bool,
-    /// Where each thread was last, and when; not while it waits.
-    last: Vec<(ThreadKey, End, u64)>,
+    /// The last point of each thread, and its time. A thread that waits has none.
+    last: Vec<(ThreadKey, Mark, u64)>,
     longest: Option<Gap>,
 }
 
 #[derive(Clone, Copy)]
 struct Gap {
-    from: End,
-    to: End,
+    from: Mark,
+    to: Mark,
     nanos: u64,
 }
 
+/// One end of a gap.
 #[derive(Clone, Copy)]
-enum End {
+enum Mark {
     Start(Place),
     Point(Place),
     Finish(Place),
 }
 
-impl End {
+impl Mark {
     fn name(self) -> String {
         match self {
             Self::Start(place) => format!("the start of the body ({place})"),
@@ -93,18 +94,18 @@ impl Gaps {
     fn begin(&self, location: Place) {
         let mut state = lock(&self.state);
         state.begun = true;
-        state.come_to(End::Start(location));
+        state.reach(Mark::Start(location));
     }
 
     fn end(&self, location: Place) {
         let mut state = lock(&self.state);
-        state.come_to(End::Finish(location));
+        state.reach(Mark::Finish(location));
         state.begun = false;
     }
 }
 
 impl State {
-    fn come_to(&mut self, to: End) {
+    fn reach(&mut self, to: Mark) {
         let now = os::monotonic_nanos();
         if let Some((_, from, then)) = self.take_last() {
             let gap = Gap { from, to, nanos: now.saturating_sub(then) };
@@ -115,7 +116,7 @@ impl State {
         self.last.push((ThreadKey::current(), to, now));
     }
 
-    fn take_last(&mut self) -> Option<(ThreadKey, End, u64)> {
+    fn take_last(&mut self) -> Option<(ThreadKey, Mark, u64)> {
         let index = self.last.iter().position(|last| last.0 == ThreadKey::current())?;
         Some(self.last.swap_remove(index))
     }
@@ -125,7 +126,7 @@ impl Probe for Gaps {
     fn reached(&self, location: Place) -> Verdict {
         let mut state = lock(&self.state);
         if state.begun {
-            state.come_to(End::Point(location));
+            state.reach(Mark::Point(location));
         }
         Verdict::Pass
     }
@@ -134,7 +135,7 @@ impl Probe for Gaps {
         let mut state = lock(&self.state);
         state.take_last();
         if !begins && state.begun {
-            state.last.push((ThreadKey::current(), End::Point(location), os::monotonic_nanos()));
+            state.last.push((ThreadKey::current(), Mark::Point(location), os::monotonic_nanos()));
         }
     }
 

@@ -1,17 +1,17 @@
 //! Testing the failure path (feature `testing`).
 //!
-//! A timeout path that no test has run is a guess. The tools here are for tests that take no time, do not flake, and
-//! leave no checkpoint out:
+//! A timeout path that no test has run may not work. These tools test it without real waiting, without flakiness, and
+//! at every checkpoint:
 //!
-//! - [`MockClock`]: time that moves when the test says so, or by itself when all wait:
-//!   [`block_on`](MockClock::block_on) for futures, [`auto_advancing`](MockClock::auto_advancing) for threads. Code that
-//!   tells the time itself asks [`timebox::now`](crate::now) for it.
+//! - [`MockClock`]: a clock that the test moves. It can also move by itself when everything under it waits: with
+//!   [`block_on`](MockClock::block_on) for futures, with [`auto_advancing`](MockClock::auto_advancing) for threads.
+//!   Code that reads the time calls [`timebox::now`](crate::now) to read this clock.
 //! - [`expire_at_checkpoint`], [`expire_at`]: a scope expires at one place.
-//! - [`for_each_checkpoint`]: it does so at every place in turn, and the body checks what must hold afterwards.
-//! - [`assert_checkpoints`]: fails where a checkpoint is missing.
+//! - [`for_each_checkpoint`]: a scope expires at each place in turn, and the body asserts its invariants.
+//! - [`assert_checkpoints`]: fails if a checkpoint is missing.
 //!
-//! [`testing::future`](mod@future) has the same for futures. With the feature on and nothing of this in use, a scope
-//! costs a few instructions more; so let only the tests turn it on:
+//! [`testing::future`](mod@future) has these functions for futures. The feature costs each scope a few instructions
+//! even if no test tool is in use, so enable it only for tests:
 //!
 //! ```toml
 //! [dev-dependencies]
@@ -22,8 +22,8 @@
 //!
 //! ## A transaction
 //!
-//! Wherever it is interrupted, all or nothing has happened. `examples/testing.rs` does this with a database, and finds
-//! a ROLLBACK that is skipped because the scope is over by then.
+//! Wherever the transaction is interrupted, all of it has happened, or nothing. `examples/testing.rs` tests a
+//! database in this way, and finds a ROLLBACK that is skipped because the scope is over.
 //!
 //! ```
 //! use std::time::Duration;
@@ -62,7 +62,7 @@
 //!
 //! fn add_up(total: &Mutex<u32>, numbers: &[u32]) -> Result<(), TimeoutError> {
 //!     let mut total = total.lock().unwrap();
-//!     let mut sum = *total; // not in place: it would be left half done
+//!     let mut sum = *total; // a copy: an interrupted sum must not stay in `total`
 //!     for number in numbers {
 //!         checkpoint()?;
 //!         sum += number;
@@ -106,7 +106,7 @@
 //!
 //! ## A retry loop
 //!
-//! On a mock clock a day of retries takes no time, and comes out the same on any machine.
+//! Under a mock clock, a day of retries takes no time, and has the same result on each machine.
 //!
 //! ```
 //! use std::time::Duration;
@@ -136,7 +136,7 @@
 //!     assert_eq!(clock.elapsed(), Duration::from_secs(60));
 //! });
 //!
-//! // The request itself runs out in its first attempt: it does not try again.
+//! // The request itself expires during its first attempt, so it does not try again.
 //! let mut attempts = 0;
 //! assert!(expire_at("request", || retry(&mut attempts)).is_err());
 //! assert_eq!(attempts, 1);
@@ -150,7 +150,7 @@
 //! use std::time::Duration;
 //! use timebox::{TimeoutError, Timebox, future, testing};
 //!
-//! // It counts who is being served, and must not miscount whoever is sent away.
+//! // Counts the requests that are being served. The count must be right after an interruption too.
 //! async fn handle(served: &Cell<u32>) -> Result<&'static str, TimeoutError> {
 //!     served.set(served.get() + 1);
 //!     let answer = future::sleep(Duration::from_millis(1)).await.map(|()| "done");
@@ -162,7 +162,7 @@
 //! testing::future::for_each_checkpoint(|| async {
 //!     let request = Timebox::new(Duration::from_secs(5)).grace(Duration::from_secs(1));
 //!     let result = request.run_future(handle(&served)).await;
-//!     assert_eq!(served.get(), 0, "without the grace this would fail");
+//!     assert_eq!(served.get(), 0, "without the grace, the count would be wrong");
 //!     result
 //! })
 //! .await;
@@ -171,11 +171,11 @@
 //!
 //! # With tokio's own mock time
 //!
-//! `tokio::time::pause` and [`MockClock`] do not know each other. Under `pause` alone, scopes of this crate follow the
-//! real clock; under a [`MockClock`] alone, tokio's timers do. Code that uses both is tested under both, and the test
-//! moves both by the same amount. tokio moves its own clock by itself when all its tasks wait, also for one of ours; so
-//! `pause` is not for tests in which only timers of this crate should pass. How a runtime moves a [`MockClock`] when all its
-//! tasks wait is shown at [`advance_to_next`](MockClock::advance_to_next).
+//! `tokio::time::pause` and [`MockClock`] are independent. Under `pause` alone, scopes of this crate follow the real
+//! clock. Under a [`MockClock`] alone, tokio's timers follow the real clock. To test code that uses both, use both,
+//! and move both by the same amount. A paused tokio moves its own clock when all its tasks wait, even for a timer of
+//! this crate; so do not use `pause` if only this crate's timers should advance.
+//! [`advance_to_next`](MockClock::advance_to_next) shows how a runtime moves a [`MockClock`] when all its tasks wait.
 //!
 //! ```ignore
 //! use std::time::Duration;

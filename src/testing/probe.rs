@@ -1,4 +1,4 @@
-//! What a test runs a body under: it is told of each interruption point, and has a scope expire at one of them.
+//! Runs a body under a probe, which sees each interruption point and can make a scope expire there.
 
 use std::panic::Location;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use crate::time::Limit;
 
 type Place = &'static Location<'static>;
 
-/// Where a scope is to expire.
+/// Where a scope expires.
 #[derive(Clone, Debug)]
 pub(super) enum Where {
     Nowhere,
@@ -30,7 +30,7 @@ pub(super) enum Where {
 /// Counts the interruption points of a body, and injects an expiry.
 pub(super) struct Injector {
     place: Where,
-    /// The identity of the scope around the body; 0 until that is open.
+    /// The identity of the scope around the body; 0 until that scope is open.
     own: AtomicU64,
     seen: Mutex<Vec<Place>>,
 }
@@ -40,14 +40,15 @@ impl Injector {
         Arc::new(Self { place, own: AtomicU64::new(0), seen: Mutex::new(Vec::new()) })
     }
 
-    /// The points that have been reached, in order.
+    /// The points that the body has reached, in order.
     pub(super) fn seen(&self) -> Vec<Place> {
         lock(&self.seen).clone()
     }
 
-    /// From now on points count: the scope around the body is open.
+    /// Counts points from now on: the scope around the body is open.
     fn begin(&self, scope: &Scope) {
-        // Relaxed: read by who is let in to the scope, or to a handle made in it.
+        // Relaxed: other threads read it after they have entered a handle of the scope, which synchronizes them with
+        // this one.
         self.own.store(scope.node().id.get(), Ordering::Relaxed);
     }
 }
@@ -76,7 +77,7 @@ impl Probe for Injector {
     }
 }
 
-/// The surroundings of this thread, with a probe in them.
+/// This thread's environment, with a probe in it.
 fn with_probe(probe: Arc<dyn Probe>) -> TestEnv {
     let mut setup = TestEnv::current().setup().cloned().unwrap_or_default();
     setup.probe = Some(probe);
@@ -96,7 +97,7 @@ pub(super) fn run<R>(
     })
 }
 
-/// What the error says that came in place of what a body returns.
+/// The message for an error that came in place of the body's value.
 pub(super) fn cut_off(error: &TimeoutError) -> String {
     if error.started() {
         format!("unwound where no scope was open to stop it: {error}")
@@ -105,7 +106,7 @@ pub(super) fn cut_off(error: &TimeoutError) -> String {
     }
 }
 
-/// What the body returned.
+/// The body's value. Panics if there is none.
 #[track_caller]
 pub(super) fn returned<R>(result: Result<R, TimeoutError>) -> R {
     result.unwrap_or_else(|error| panic!("{}", cut_off(&error)))
@@ -123,7 +124,7 @@ pub(super) fn inject<R>(
     })
 }
 
-/// As [`inject`], for a future.
+/// Like [`inject`], for a future.
 pub(super) fn inject_future<F: Future>(
     injector: &Arc<Injector>,
     location: Place,

@@ -4,23 +4,24 @@ use std::panic::{AssertUnwindSafe, Location, catch_unwind};
 
 use super::probe::{Injector, Where, cut_off, inject};
 use crate::error::TimeoutError;
+use crate::sync::panic_message;
 
 type Place = &'static Location<'static>;
 
 /// Runs a body once to count its interruption points, and then once for each of them, with an expiry there.
 ///
-/// What an interruption point is, and which scope expires there, is said at
-/// [`expire_at_checkpoint`](super::expire_at_checkpoint()). The body checks for itself what must hold afterwards, with
-/// assertions: whether it was interrupted or not, the balance is right, the lock is free, the file is gone. It must come
-/// to an end without an expiry, and do the same each time until the expiry comes. One whose own limits run out on the way,
-/// by the real clock, does not: give it a [`MockClock`](super::MockClock).
+/// [`expire_at_checkpoint`](super::expire_at_checkpoint()) explains interruption points, and which scope expires.
+///
+/// The body itself asserts its invariants: interrupted or not, the balance is right, the lock is free, the file is
+/// gone. It must end without an expiry, and it must do the same in each run until the expiry. If its own limits may
+/// run out by the real clock, it does not do the same each time: run it under a [`MockClock`](super::MockClock).
 ///
 /// # Panics
 ///
-/// When all runs are done, if the body panicked in any of them, was not run since a scope around was over, or was not
-/// deterministic: the message names the points by number and place. To run one alone, put
-/// [`expire_at_checkpoint(number, ..)`](super::expire_at_checkpoint()) in its place.
-/// [`try_for_each_checkpoint`] hands out the report instead.
+/// After all runs, if the body panicked in a run, was not deterministic, or was not run because an outer scope was
+/// over. The message names the points by number and place. To repeat one run alone, call
+/// [`expire_at_checkpoint(number, ..)`](super::expire_at_checkpoint()) instead. [`try_for_each_checkpoint`] returns
+/// the report and does not panic.
 ///
 /// # Examples
 ///
@@ -32,7 +33,7 @@ type Place = &'static Location<'static>;
 /// fn transfer(from: &Cell<i32>, to: &Cell<i32>) -> Result<(), TimeoutError> {
 ///     checkpoint()?;
 ///     from.set(from.get() - 10);
-///     // a checkpoint here would lose ten
+///     // with a checkpoint here, ten would be lost
 ///     to.set(to.get() + 10);
 ///     checkpoint()
 /// }
@@ -52,7 +53,7 @@ pub fn for_each_checkpoint<R>(body: impl FnMut() -> R) -> Report<R> {
     report
 }
 
-/// As [`for_each_checkpoint`], except that it does not panic.
+/// Like [`for_each_checkpoint`], but returns the report and does not panic.
 ///
 /// ```
 /// use timebox::testing::try_for_each_checkpoint;
@@ -70,7 +71,7 @@ pub fn for_each_checkpoint<R>(body: impl FnMut() -> R) -> Report<R> {
 /// let failed: Vec<usize> = report.failures().map(|point| point.number()).collect();
 /// assert_eq!(failed, [2]);
 /// ```
-#[must_use = "the report tells which runs have failed"]
+#[must_use = "the report says which runs have failed"]
 #[track_caller]
 pub fn try_for_each_checkpoint<R>(mut body: impl FnMut() -> R) -> Report<R> {
     let location = Location::caller();
@@ -90,7 +91,7 @@ pub fn try_for_each_checkpoint<R>(mut body: impl FnMut() -> R) -> Report<R> {
     report
 }
 
-/// What came of a body that was run once for each of its interruption points.
+/// The results of a body that was run once for each of its interruption points.
 #[derive(Debug)]
 pub struct Report<R> {
     location: Place,
@@ -98,34 +99,36 @@ pub struct Report<R> {
     points: Vec<Point<R>>,
 }
 
-/// One interruption point of a body, and what came of an expiry there.
+/// One interruption point of a body, and the outcome of an expiry there.
 #[derive(Debug)]
 pub struct Point<R> {
     number: usize,
     location: Place,
-    way: Way,
+    arrival: Arrival,
     outcome: Outcome<R>,
 }
 
-/// How a run came to its point.
+/// Whether a run reached its point.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Way {
-    AsBefore,
-    /// It was here instead.
-    Astray(Place),
+enum Arrival {
+    /// It did, by the same points as the first run.
+    Reached,
+    /// It came to another place.
+    Elsewhere(Place),
+    /// It ended before.
     Ended,
 }
 
-/// What came back from a run.
+/// The outcome of one run.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Outcome<R> {
-    /// What the body returned.
+    /// The body returned this value.
     Returned(R),
-    /// The body was unwound, or its future dropped, by a scope that is not its own; or it was not run, in one that was
-    /// over ([`started`](TimeoutError::started) is false).
+    /// The body did not return. An outer scope unwound it, or dropped its future; or the outer scope was over before
+    /// the body started ([`started`](TimeoutError::started) is false).
     Cut(TimeoutError),
-    /// Its check did not hold, as the message says.
+    /// The body panicked with this message: mostly, one of its assertions failed.
     Panicked(String),
 }
 
@@ -134,11 +137,14 @@ impl<R> Outcome<R> {
         match result {
             Ok(Ok(value)) => Self::Returned(value),
             Ok(Err(error)) => Self::Cut(error),
-            Err(payload) => Self::Panicked(message(&*payload)),
+            Err(payload) => {
+                let message = panic_message(&*payload).unwrap_or("a panic without a message");
+                Self::Panicked(message.to_owned())
+            }
         }
     }
 
-    /// Whether the body was run, and its own check held: it did not panic.
+    /// Whether the body was run and did not panic.
     pub fn held(&self) -> bool {
         match self {
             Self::Returned(_) => true,
@@ -148,52 +154,46 @@ impl<R> Outcome<R> {
     }
 }
 
-fn message(payload: &(dyn Any + Send)) -> String {
-    let text = payload.downcast_ref::<&str>().copied();
-    let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
-    text.unwrap_or("a panic without a message").to_owned()
-}
-
 impl<R> Report<R> {
     pub(super) fn new(location: Place, unharmed: Outcome<R>) -> Self {
         Self { location, unharmed, points: Vec::new() }
     }
 
-    /// Adds a run: the points that it should have reached, and those it has.
+    /// Adds a run: `all` are the points of the first run, `seen` the points of this one.
     pub(super) fn add(&mut self, number: usize, all: &[Place], seen: &[Place], outcome: Outcome<R>) {
-        let astray = all.iter().zip(0..number).find(|(place, index)| seen.get(*index) != Some(place));
-        let way = match astray {
-            None => Way::AsBefore,
-            Some((_, index)) => seen.get(index).map_or(Way::Ended, |place| Way::Astray(place)),
+        let differs = all.iter().zip(0..number).find(|(place, index)| seen.get(*index) != Some(place));
+        let arrival = match differs {
+            None => Arrival::Reached,
+            Some((_, index)) => seen.get(index).map_or(Arrival::Ended, |place| Arrival::Elsewhere(place)),
         };
-        self.points.push(Point { number, location: all[number - 1], way, outcome });
+        self.points.push(Point { number, location: all[number - 1], arrival, outcome });
     }
 
-    /// What came of the run without an expiry, which counted the points.
+    /// The outcome of the first run, which had no expiry and counted the points.
     pub fn unharmed(&self) -> &Outcome<R> {
         &self.unharmed
     }
 
-    /// The points in order, with what came of an expiry at each.
+    /// The points in order, with the outcome of an expiry at each.
     pub fn points(&self) -> &[Point<R>] {
         &self.points
     }
 
-    /// The points at which the body's check failed, or that were not reached again.
+    /// The points at which the body failed, or that were not reached again.
     pub fn failures(&self) -> impl Iterator<Item = &Point<R>> {
         self.points.iter().filter(|point| !point.held())
     }
 
-    /// Whether the body came to the same points each time, as far as it was let.
+    /// Whether each run came to the same points, up to its expiry.
     pub fn is_deterministic(&self) -> bool {
-        self.points.iter().all(|point| point.way == Way::AsBefore)
+        self.points.iter().all(|point| point.arrival == Arrival::Reached)
     }
 
     /// Panics if there is a failure.
     ///
     /// # Panics
     ///
-    /// If the body was not run, its check did not hold in every run, or it was not deterministic.
+    /// If the body was not run, failed in a run, or was not deterministic.
     #[track_caller]
     pub fn assert(&self) {
         assert!(self.unharmed.held() && self.failures().next().is_none(), "{self}");
@@ -201,24 +201,24 @@ impl<R> Report<R> {
 }
 
 impl<R> Point<R> {
-    /// Its number, counted from 1: what [`expire_at_checkpoint`](super::expire_at_checkpoint()) takes.
+    /// The point's number, counted from 1, for [`expire_at_checkpoint`](super::expire_at_checkpoint()).
     pub fn number(&self) -> usize {
         self.number
     }
 
-    /// Where it is.
+    /// The point's line.
     pub fn location(&self) -> &'static Location<'static> {
         self.location
     }
 
-    /// What came of an expiry there.
+    /// The outcome of an expiry there.
     pub fn outcome(&self) -> &Outcome<R> {
         &self.outcome
     }
 
-    /// Whether it was reached as in the first run, and the body's check held.
+    /// Whether the run reached the point as the first run did, and the body did not fail.
     pub fn held(&self) -> bool {
-        self.way == Way::AsBefore && self.outcome.held()
+        self.arrival == Arrival::Reached && self.outcome.held()
     }
 }
 
@@ -261,10 +261,10 @@ impl<R> fmt::Display for Point<R> {
             Outcome::Cut(error) => write!(f, "FAILED: {}", cut_off(error))?,
             Outcome::Panicked(message) => write!(f, "FAILED: {message}")?,
         }
-        match self.way {
-            Way::Astray(place) => write!(f, "; NOT REACHED: the run came to {place} instead"),
-            Way::Ended => f.write_str("; NOT REACHED: the run ended before"),
-            Way::AsBefore => Ok(()),
+        match self.arrival {
+            Arrival::Elsewhere(place) => write!(f, "; NOT REACHED: the run came to {place} instead"),
+            Arrival::Ended => f.write_str("; NOT REACHED: the run ended before"),
+            Arrival::Reached => Ok(()),
         }
     }
 }

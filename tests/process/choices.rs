@@ -101,6 +101,25 @@ fn in_the_foreground_it_is_the_command_itself_that_ends() {
 }
 
 #[test]
+#[cfg(target_os = "linux")]
+fn a_foreground_command_that_makes_itself_a_session_is_told_too() {
+    let mut limit = super::SHORT;
+    loop {
+        let result = timeout(limit, || {
+            // Not a leader when it starts; one soon after.
+            let script = "sleep 0.1; exec setsid sh -c 'echo begun; exec sleep 1000'";
+            Run::new(&mut sh(script)).group(Group::Foreground).output()
+        });
+        let stopped = super::stopped(result);
+        assert!(stopped.status.is_some(), "{stopped:?}");
+        if stopped.stdout == b"begun\n" {
+            break;
+        }
+        limit *= 3;
+    }
+}
+
+#[test]
 fn one_that_is_suspended_is_named() {
     let (stopped, _) = stopped_at("echo $$; kill -STOP $$", HANG);
     // The limit may fall between the two.

@@ -1,4 +1,4 @@
-//! Datagrams: received, and sent.
+//! Sends and receives datagrams.
 
 use std::borrow::Borrow;
 use std::io;
@@ -9,18 +9,19 @@ use std::panic::Location;
 use rustix::event::PollFlags;
 use rustix::net::{RecvFlags, SendFlags, recv, recvfrom, send, sendto};
 
-use super::net::resolve;
-use super::{Manner, Timed};
-use crate::interrupt::in_innermost;
+use super::connection::resolve;
+use super::descriptor::Mode;
+use super::timed::Timed;
+use crate::interrupt::call::in_innermost;
 
-/// For a [`UdpSocket`], a reference to one, or an `Arc` of one. As with a read, what is there is received even though the
-/// deadline passes meanwhile, and a call that the scope has ended has taken nothing.
+/// For a [`UdpSocket`], a reference to one, or an `Arc` of one. As with a read, a datagram that has arrived is
+/// received even if the deadline passes meanwhile, and a call that the scope ends has taken no datagram.
 impl<S: AsFd + Borrow<UdpSocket>> Timed<S> {
-    /// As [`UdpSocket::recv_from`], no longer than the scope lasts.
+    /// Like [`UdpSocket::recv_from`], no longer than the scope lasts.
     ///
     /// # Errors
     ///
-    /// Those of the socket; and of the kind [`TimedOut`](io::ErrorKind::TimedOut), with the
+    /// Those of the socket; and one of the kind [`TimedOut`](io::ErrorKind::TimedOut), with the
     /// [`TimeoutError`](crate::TimeoutError) inside, if the scope is over.
     ///
     /// # Examples
@@ -46,16 +47,17 @@ impl<S: AsFd + Borrow<UdpSocket>> Timed<S> {
     pub fn recv_from(&self, buffer: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
         self.receive(Location::caller(), |flags| {
             let (_, length, from) = recvfrom(&self.inner, &mut *buffer, flags)?;
-            let from = from.ok_or(io::Error::new(io::ErrorKind::InvalidData, "a datagram from nowhere"))?;
+            let from =
+                from.ok_or(io::Error::new(io::ErrorKind::InvalidData, "a datagram without a sender"))?;
             Ok((length, SocketAddr::try_from(from)?))
         })
     }
 
-    /// As [`UdpSocket::recv`], no longer than the scope lasts: for a socket that is connected.
+    /// Like [`UdpSocket::recv`], no longer than the scope lasts. The socket must be connected.
     ///
     /// # Errors
     ///
-    /// As those of [`recv_from`](Self::recv_from).
+    /// Those of [`recv_from`](Self::recv_from).
     ///
     /// # Examples
     ///
@@ -80,16 +82,16 @@ impl<S: AsFd + Borrow<UdpSocket>> Timed<S> {
         self.receive(Location::caller(), |flags| Ok(recv(&self.inner, &mut *buffer, flags)?.0))
     }
 
-    /// As [`UdpSocket::send_to`], no longer than the scope lasts. A name is resolved by the system, and that cannot be
-    /// interrupted: see [`connect`](super::connect).
+    /// Like [`UdpSocket::send_to`], no longer than the scope lasts. The system resolves a name, and nothing can
+    /// interrupt that: see [`connect`](super::connect).
     ///
     /// # Errors
     ///
-    /// As those of [`recv_from`](Self::recv_from), and those of the resolver.
+    /// Those of [`recv_from`](Self::recv_from), and those of the resolver.
     ///
     /// # Examples
     ///
-    /// At [`recv_from`](Self::recv_from).
+    /// See [`recv_from`](Self::recv_from).
     #[track_caller]
     pub fn send_to(&self, buffer: &[u8], address: impl ToSocketAddrs) -> io::Result<usize> {
         let location = Location::caller();
@@ -103,15 +105,15 @@ impl<S: AsFd + Borrow<UdpSocket>> Timed<S> {
         self.transmit(location, |flags| Ok(sendto(&self.inner, buffer, flags, &address)?))
     }
 
-    /// As [`UdpSocket::send`], no longer than the scope lasts: for a socket that is connected.
+    /// Like [`UdpSocket::send`], no longer than the scope lasts. The socket must be connected.
     ///
     /// # Errors
     ///
-    /// As those of [`recv_from`](Self::recv_from).
+    /// Those of [`recv_from`](Self::recv_from).
     ///
     /// # Examples
     ///
-    /// At [`recv`](Self::recv).
+    /// See [`recv`](Self::recv).
     #[track_caller]
     pub fn send(&self, buffer: &[u8]) -> io::Result<usize> {
         self.transmit(Location::caller(), |flags| Ok(send(&self.inner, buffer, flags)?))
@@ -122,8 +124,8 @@ impl<S: AsFd + Borrow<UdpSocket>> Timed<S> {
         location: &'static Location<'static>,
         mut call: impl FnMut(RecvFlags) -> io::Result<R>,
     ) -> io::Result<R> {
-        self.at(location).call(PollFlags::IN, Manner::WithoutWaiting, |manner| {
-            call(if manner == Manner::WithoutWaiting { RecvFlags::DONTWAIT } else { RecvFlags::empty() })
+        self.descriptor(location).call(PollFlags::IN, Mode::DontWait, |mode| {
+            call(if mode == Mode::DontWait { RecvFlags::DONTWAIT } else { RecvFlags::empty() })
         })
     }
 
@@ -133,9 +135,9 @@ impl<S: AsFd + Borrow<UdpSocket>> Timed<S> {
         mut call: impl FnMut(SendFlags) -> io::Result<R>,
     ) -> io::Result<R> {
         // Apple's systems ignore the flag in `send`.
-        let manner = if cfg!(target_vendor = "apple") { Manner::Ready } else { Manner::WithoutWaiting };
-        self.at(location).call(PollFlags::OUT, manner, |manner| {
-            call(if manner == Manner::WithoutWaiting { SendFlags::DONTWAIT } else { SendFlags::empty() })
+        let mode = if cfg!(target_vendor = "apple") { Mode::Polled } else { Mode::DontWait };
+        self.descriptor(location).call(PollFlags::OUT, mode, |mode| {
+            call(if mode == Mode::DontWait { SendFlags::DONTWAIT } else { SendFlags::empty() })
         })
     }
 }

@@ -1,4 +1,4 @@
-//! Waiting for a descriptor that others read from and write to.
+//! Waits for a descriptor that other code reads from or writes to.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -6,21 +6,24 @@ use std::panic::Location;
 
 use rustix::event::PollFlags;
 
-use crate::interrupt::in_innermost;
-use crate::interrupt::watch::Watch;
+use crate::interrupt::call::in_innermost;
+use crate::interrupt::poller::Poller;
 use crate::time::NEVER;
 
-/// Waits until there is something to read from a descriptor, no longer than the scope lasts. For what this crate does not
-/// know: a serial port, inotify, a timer, a socket of a C library.
+/// Waits until a descriptor is readable, no longer than the scope lasts. For a serial port, inotify, a timer, a
+/// socket of a C library: descriptors that [`Timed`](super::Timed) cannot wrap.
 ///
-/// The end of a file, a connection or an error to be told are something to read too. A file on a disk is always ready.
-/// Where others read from the descriptor as well they may be faster; so make it non-blocking, try, and wait where there was
-/// nothing. Outside every scope it waits without a limit.
+/// A descriptor is also readable at the end of the file, when a connection waits to be accepted, and when an error
+/// waits to be read. A file on a disk is always readable.
+///
+/// If other threads or processes read from the same descriptor, one of them may be faster. So make the descriptor
+/// non-blocking, read, and wait only if the read would have blocked, as below. Outside of all scopes the wait has no
+/// limit.
 ///
 /// # Errors
 ///
-/// Of the kind [`TimedOut`](io::ErrorKind::TimedOut) with the [`TimeoutError`](crate::TimeoutError) inside, if the scope is
-/// over.
+/// Of the kind [`TimedOut`](io::ErrorKind::TimedOut) with the [`TimeoutError`](crate::TimeoutError) inside, if the
+/// scope is over.
 ///
 /// # Examples
 ///
@@ -31,7 +34,7 @@ use crate::time::NEVER;
 /// use timebox::io::readable;
 /// use timebox::timeout;
 ///
-/// /// As `socket.recv`, no longer than the scope lasts.
+/// /// Like `socket.recv`, no longer than the scope lasts.
 /// fn receive(socket: &UnixDatagram, buffer: &mut [u8]) -> io::Result<usize> {
 ///     loop {
 ///         match socket.recv(buffer) {
@@ -54,13 +57,13 @@ pub fn readable(fd: impl AsFd) -> io::Result<()> {
     wait(fd.as_fd(), PollFlags::IN, Location::caller())
 }
 
-/// Waits until there is room for writing to a descriptor, no longer than the scope lasts.
+/// Waits until a descriptor is writable, no longer than the scope lasts. Otherwise like [`readable`].
 ///
-/// As [`readable`] in all else. How much room there is it does not tell: a write to a blocking descriptor may still block.
+/// It does not say how much fits: a write to a blocking descriptor may still block.
 ///
 /// # Errors
 ///
-/// As those of [`readable`].
+/// Those of [`readable`].
 ///
 /// # Examples
 ///
@@ -92,7 +95,7 @@ fn wait(fd: BorrowedFd<'_>, events: PollFlags, location: &'static Location<'stat
         if let Some(scope) = scope {
             scope.checkpoint_at(location)?;
         }
-        Watch::new(scope, location)?.wait(&[(fd, events)], NEVER)?;
+        Poller::new(scope, location)?.wait(&[(fd, events)], NEVER)?;
         Ok(())
     })
 }

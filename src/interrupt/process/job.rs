@@ -1,38 +1,38 @@
-//! A command that runs: a child, most often the leader of its process group, and its pipes.
+//! A running command: a child, which mostly leads its process group, and its pipes.
 //!
-//! Invariant: as long as signals may be sent the child is not reaped, dead or alive. So its number, which is that of the
-//! group too, belongs to nobody else.
+//! Invariant: the child is not reaped as long as signals may be sent. So no other process or group can have its number.
 
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::panic::Location;
-use std::process::{Child, Command, ExitStatus};
+use std::process::{Child, Command};
 use std::time::Duration;
 
 use rustix::event::PollFlags;
 use rustix::io::Errno;
-use rustix::process::{
-    Pid, Signal, WaitId, WaitIdOptions, getpgid, kill_process, kill_process_group, waitid,
-};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, waitid};
 
-use super::group::{Rest, may_be_signalled, rest};
+use super::captured::Captured;
+use super::error::StoppedJob;
+use super::group::Group;
 use super::lifeline::Lifeline;
-use super::outcome::Captured;
 use super::pipes::{CHUNK, Cap, Input, Kept, Output};
 use super::reaper;
-use super::start::{Group, explain_lost, start};
-use crate::interrupt::watch::Watch;
+use super::start::{explain_lost, start};
+use super::survivors::{Survivors, may_be_signalled, survivors};
+use crate::interrupt::poller::Poller;
 use crate::sync::os;
+use crate::sync::signal::signal_with_group;
 use crate::time::{NEVER, nanos};
 
-/// How long to wait for processes that were killed. One that a dead disk or driver holds does not die.
-const DYING: Duration = Duration::from_secs(5);
-/// How long until the system is asked about what it does not tell by itself: doubling from the first.
+/// How long to wait for killed processes to end. A process in a call to a dead disk or driver does not end.
+const KILL_WAIT: Duration = Duration::from_secs(5);
+/// The pauses between two looks at a process that cannot be polled: from the first, doubled each time, to the second.
 const PAUSES: (Duration, Duration) = (Duration::from_micros(500), Duration::from_millis(16));
-/// The same about a suspended child, which is in less of a hurry.
-const LONG_PAUSE: Duration = Duration::from_millis(250);
+/// The longest pause between two looks whether a child is suspended.
+const SUSPENDED_PAUSE: Duration = Duration::from_millis(250);
 
-/// How a command is run.
+/// How to run a command.
 pub(super) struct Plan<'r> {
     pub(super) group: Group,
     pub(super) dies_with_parent: bool,
@@ -40,7 +40,7 @@ pub(super) struct Plan<'r> {
     pub(super) cap: Cap,
 }
 
-/// How an attended command came to an end, or why it is to be stopped.
+/// How [`Job::attend`] ended: with the command's own end, or with a reason to stop it.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Attended {
     Ended,
@@ -48,31 +48,21 @@ pub(super) enum Attended {
     Suspended(i32),
 }
 
-/// What is left of a command.
-pub(super) struct Remains {
-    /// `None` if it has not ended.
-    pub(super) status: Option<ExitStatus>,
-    pub(super) stdout: Kept,
-    pub(super) stderr: Kept,
-    pub(super) suspended: Option<i32>,
-    pub(super) refused: bool,
-}
-
 pub(super) struct Job<'r> {
-    /// Until it is reaped, or left behind.
+    /// `None` once it is reaped, or handed to the reaper.
     child: Option<Child>,
     pid: Pid,
     group: Group,
-    /// Whether it leads a process group.
+    /// Whether the child led a process group when it started.
     leads: bool,
-    /// Ready when the child has ended.
-    ending: Option<OwnedFd>,
-    /// When the child was seen to have ended.
+    /// A descriptor that is ready when the child has ended.
+    pidfd: Option<OwnedFd>,
+    /// When this thread saw that the child had ended.
     ended: Option<u64>,
-    /// Somebody else has reaped it: its number is nobody's, or a stranger's.
+    /// Other code has reaped the child: its number may belong to another process.
     lost: bool,
     suspended: Option<i32>,
-    /// Whether one of its processes may not be signalled.
+    /// Whether this program may not signal one of the processes.
     refused: bool,
     input: Input<'r>,
     stdout: Output,
@@ -92,13 +82,13 @@ impl<'r> Job<'r> {
         let lifeline = if plan.dies_with_parent { Some(Lifeline::new()?) } else { None };
         let (child, leads) = start(command, plan.group, lifeline.as_ref())?;
         let pid = Pid::from_child(&child);
-        // From here on it is ended if something fails.
+        // From here on the child is stopped if a step fails.
         let mut job = Self {
             child: Some(child),
             pid,
             group: plan.group,
             leads,
-            ending: notice(pid),
+            pidfd: open_pidfd(pid),
             ended: None,
             lost: false,
             suspended: None,
@@ -123,7 +113,7 @@ impl<'r> Job<'r> {
         if stdin.is_some() && input.is_none() {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
-                "the command's standard input is a pipe to which nobody writes: give it with `Run::input`, or none with \
+                "nothing writes to the command's standard input, which is a pipe: pass it with `Run::input`, or use \
                  `Stdio::null()`",
             ));
         }
@@ -134,26 +124,26 @@ impl<'r> Job<'r> {
         Ok(())
     }
 
-    /// Serves the pipes until the child has ended and its outputs are closed. Others may hold those for so long after its
-    /// end.
-    pub(super) fn attend(&mut self, watch: &Watch<'_>, linger: Duration) -> io::Result<Attended> {
+    /// Serves the pipes until the child has ended and its outputs are closed. Other processes may hold the outputs
+    /// open; they are waited for until `linger` after the child's end.
+    pub(super) fn attend(&mut self, poller: &Poller<'_>, linger: Duration) -> io::Result<Attended> {
         loop {
             if self.ended.is_some() && self.stdout.is_closed() && self.stderr.is_closed() {
                 return Ok(Attended::Ended);
             }
             let until = self.ended.map_or(NEVER, |at| at.saturating_add(nanos(linger)));
             if until <= os::monotonic_nanos() {
-                // What is in the pipes already is read, however late that is.
+                // Output that is in the pipes already is read even now.
                 self.drain()?;
                 return Ok(Attended::Ended);
             }
             let next = if self.ended.is_some() { NEVER } else { self.next_look() };
-            let served = self.serve(watch, None, true, until.min(next))?;
+            let served = self.serve(poller, None, true, until.min(next))?;
             if self.stdout.is_too_much() || self.stderr.is_too_much() {
                 return Ok(Attended::TooMuchOutput);
             }
             if !served && self.ended.is_none() && self.group == Group::Own {
-                // It is in the background for good: nobody will bring it to the foreground.
+                // No shell will bring the command to the foreground, so it would stay suspended for ever.
                 if let Some(signal) = suspended_by(self.pid)
                     && [Signal::TTIN, Signal::TTOU].iter().any(|terminal| terminal.as_raw() == signal)
                 {
@@ -163,19 +153,19 @@ impl<'r> Job<'r> {
         }
     }
 
-    /// When to ask about the child again.
+    /// When to look at the child again, though no descriptor is ready.
     fn next_look(&mut self) -> u64 {
-        let most = if self.ending.is_some() { LONG_PAUSE } else { PAUSES.1 };
+        let most = if self.pidfd.is_some() { SUSPENDED_PAUSE } else { PAUSES.1 };
         let pause = self.pause.min(most);
         self.pause = pause * 2;
         os::monotonic_nanos().saturating_add(nanos(pause))
     }
 
-    /// Waits for what comes first, and sees to it: the pipes, the end of the child, that of a member of its group. Returns
-    /// whether there was anything.
+    /// Waits until a pipe is ready, the child has ended, or the `member` of its group has ended. Serves the pipes.
+    /// Returns `false` if `until` came first.
     fn serve(
         &mut self,
-        watch: &Watch<'_>,
+        poller: &Poller<'_>,
         member: Option<BorrowedFd<'_>>,
         feeds: bool,
         until: u64,
@@ -184,11 +174,11 @@ impl<'r> Job<'r> {
             (self.input.fd().filter(|_| feeds), PollFlags::OUT),
             (self.stdout.fd(), PollFlags::IN),
             (self.stderr.fd(), PollFlags::IN),
-            (self.ending.as_ref().filter(|_| self.ended.is_none()).map(AsFd::as_fd), PollFlags::IN),
+            (self.pidfd.as_ref().filter(|_| self.ended.is_none()).map(AsFd::as_fd), PollFlags::IN),
             (member, PollFlags::IN),
         ];
         let fds: Vec<_> = sources.iter().filter_map(|&(fd, events)| Some((fd?, events))).collect();
-        let ready = watch.wait(&fds, until)?;
+        let ready = poller.wait(&fds, until)?;
         let mut index = 0;
         let [input, stdout, stderr, end, member] = sources.map(|(fd, _)| {
             index += usize::from(fd.is_some());
@@ -203,7 +193,7 @@ impl<'r> Job<'r> {
         if input {
             self.input.write()?;
         }
-        if self.ended.is_none() && (end || self.ending.is_none()) {
+        if self.ended.is_none() && (end || self.pidfd.is_none()) {
             self.look_for_end();
         }
         Ok(input || stdout || stderr || end || member)
@@ -211,7 +201,7 @@ impl<'r> Job<'r> {
 
     fn look_for_end(&mut self) {
         let has_ended = os::has_ended(self.pid);
-        // A child that cannot be waited for is gone.
+        // An error says that the child has been reaped.
         self.lost = has_ended.is_err();
         if has_ended.unwrap_or(true) {
             self.ended = Some(os::monotonic_nanos());
@@ -223,7 +213,7 @@ impl<'r> Job<'r> {
         self.stderr.drain(&mut self.chunk)
     }
 
-    /// After the child has ended.
+    /// Reaps the child, which has ended, and returns its output.
     pub(super) fn reap(mut self) -> io::Result<Captured> {
         self.lifeline = None;
         let Some(mut child) = self.child.take() else { return Err(Errno::CHILD.into()) };
@@ -236,105 +226,99 @@ impl<'r> Job<'r> {
         [&mut self.stdout, &mut self.stderr].map(|output| std::mem::take(output).finish())
     }
 
-    /// Tells the group to end; kills it when the grace is over. Its outputs are read meanwhile, and its input stays open: its
-    /// end would tell a command that it has been given all.
-    pub(super) fn stop(mut self, location: &'static Location<'static>, grace: Duration) -> Remains {
+    /// Sends SIGTERM to the group, and SIGKILL after the grace. Meanwhile the outputs are read. The input stays open:
+    /// a command would take its end for the end of the data.
+    pub(super) fn stop(mut self, location: &'static Location<'static>, grace: Duration) -> StoppedJob {
         if self.ended.is_none() {
             self.look_for_end();
         }
         self.suspended = suspended_by(self.pid).filter(|_| self.ended.is_none());
-        // Without a scope nothing is needed for it.
-        if let Ok(watch) = Watch::new(None, location) {
+        // Without a scope this cannot fail.
+        if let Ok(poller) = Poller::new(None, location) {
             self.signal(Signal::TERM);
-            // One that is suspended would not hear of it.
+            // A suspended process acts on SIGTERM only after SIGCONT.
             self.signal(Signal::CONT);
-            if !self.await_group(&watch, grace, Rest::is_nobody_for_sure) {
+            if !self.await_group(&poller, grace, Survivors::is_surely_none) {
                 self.signal(Signal::KILL);
-                self.await_group(&watch, DYING, Rest::is_nobody_as_far_as_known);
+                self.await_group(&poller, KILL_WAIT, Survivors::is_none_or_unknown);
             }
         }
-        // Nothing that fails here changes anything.
+        // The command is stopped already: an error here is of no use to the caller.
         let _read = self.drain();
         self.lifeline = None;
         let mut status = None;
         if let Some(mut child) = self.child.take() {
             match self.ended {
                 Some(_) => status = child.wait().ok(),
-                None => reaper::leave(child),
+                None => reaper::adopt(child),
             }
         }
         let [stdout, stderr] = self.take_outputs();
-        Remains { status, stdout, stderr, suspended: self.suspended, refused: self.refused }
+        StoppedJob { status, stdout, stderr, suspended: self.suspended, refused: self.refused }
     }
 
-    /// Waits until nobody is left whom a signal could reach. Returns whether that is so.
-    fn await_group(&mut self, watch: &Watch<'_>, limit: Duration, is_nobody: fn(&Rest) -> bool) -> bool {
+    /// Waits, for at most `limit`, until no process is left that a signal could reach. Returns whether none is left.
+    fn await_group(&mut self, poller: &Poller<'_>, limit: Duration, is_gone: fn(&Survivors) -> bool) -> bool {
         let until = os::monotonic_nanos().saturating_add(nanos(limit));
         self.pause = PAUSES.0;
         loop {
-            let rest = self.rest();
-            if is_nobody(&rest) {
+            let survivors = self.survivors();
+            if is_gone(&survivors) {
                 return true;
             }
             if until <= os::monotonic_nanos() {
                 return false;
             }
-            // Whoever it is, with its end it is time to ask who is left.
-            let member = if let Rest::Somebody(Some(pid)) = rest { notice(pid) } else { None };
+            // When this one has ended, the list is read again.
+            let member = if let Survivors::Some(Some(pid)) = survivors { open_pidfd(pid) } else { None };
             let pause = self.pause.min(PAUSES.1);
             self.pause = pause * 2;
-            let tells = member.is_some() || self.ended.is_none() && self.ending.is_some();
+            let tells = member.is_some() || self.ended.is_none() && self.pidfd.is_some();
             let next = if tells { NEVER } else { os::monotonic_nanos().saturating_add(nanos(pause)) };
-            // A pipe that cannot be read keeps nobody from being killed.
-            let _served = self.serve(watch, member.as_ref().map(AsFd::as_fd), false, until.min(next));
+            // An error of a pipe must not keep the processes from being killed.
+            let _served = self.serve(poller, member.as_ref().map(AsFd::as_fd), false, until.min(next));
         }
     }
 
-    /// Who is left of the group, its leader included.
-    fn rest(&mut self) -> Rest {
+    /// The survivors of the group, its leader included.
+    fn survivors(&mut self) -> Survivors {
         if self.lost {
-            return Rest::Nobody;
+            return Survivors::None;
         }
         if self.ended.is_none() {
             if may_be_signalled(self.pid) {
-                return Rest::Somebody(None);
+                return Survivors::Some(None);
             }
             self.refused = true;
         }
-        let rest = if self.leads { rest(self.pid) } else { Rest::Nobody };
-        self.refused |= rest == Rest::Refused;
-        rest
+        let survivors = if self.leads { survivors(self.pid) } else { Survivors::None };
+        self.refused |= survivors == Survivors::NotPermitted;
+        survivors
     }
 
     fn signal(&self, signal: Signal) {
         if self.lost {
             return;
         }
-        if self.leads {
-            let _sent = kill_process_group(self.pid, signal);
-        }
-        // The child may have gone to another group.
-        if getpgid(Some(self.pid)) != Ok(self.pid) {
-            let _sent = kill_process(self.pid, signal);
-        }
+        signal_with_group(self.pid, self.leads, signal);
     }
 }
 
 impl Drop for Job<'_> {
     fn drop(&mut self) {
         self.lifeline = None;
-        // Only where a reader has panicked.
+        // The child is still there only if the reader of the input has panicked.
         if self.child.is_some() {
             self.signal(Signal::KILL);
         }
         if let Some(child) = self.child.take() {
-            reaper::leave(child);
+            reaper::adopt(child);
         }
     }
 }
 
-/// What is ready when the process has ended; `None` where there is no such thing.
-fn notice(pid: Pid) -> Option<OwnedFd> {
+/// Opens a descriptor that is ready when the process has ended; `None` on systems that have none.
+fn open_pidfd(pid: Pid) -> Option<OwnedFd> {
     #[cfg(target_os = "linux")]
     return rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).ok();
     #[cfg(not(target_os = "linux"))]
@@ -344,7 +328,7 @@ fn notice(pid: Pid) -> Option<OwnedFd> {
     }
 }
 
-/// The signal by which a child is suspended, if it is.
+/// The signal that has suspended the child, if it is suspended.
 fn suspended_by(pid: Pid) -> Option<i32> {
     let options = WaitIdOptions::STOPPED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
     waitid(WaitId::Pid(pid), options).ok()??.stopping_signal()
@@ -363,29 +347,29 @@ mod tests {
 
     #[test]
     fn where_the_system_does_not_tell_of_an_end_it_is_asked() {
-        let watch = Watch::new(None, Location::caller()).unwrap();
+        let poller = Poller::new(None, Location::caller()).unwrap();
         let mut hello = job(Command::new("echo").arg("hello"));
-        hello.ending = None;
-        assert_eq!(hello.attend(&watch, Duration::MAX).unwrap(), Attended::Ended);
+        hello.pidfd = None;
+        assert_eq!(hello.attend(&poller, Duration::MAX).unwrap(), Attended::Ended);
         let captured = hello.reap().unwrap();
         assert!(captured.status.success());
         assert_eq!((&captured.stdout[..], captured.stdout_cut), (&b"hello\n"[..], false));
 
         let mut endless = job(Command::new("sleep").arg("1000"));
-        endless.ending = None;
+        endless.pidfd = None;
         let remains = endless.stop(Location::caller(), Duration::from_secs(3600));
         assert!(remains.status.is_some_and(|status| !status.success()));
     }
 
     #[test]
     fn what_is_in_the_pipe_is_read_however_late() {
-        let watch = Watch::new(None, Location::caller()).unwrap();
+        let poller = Poller::new(None, Location::caller()).unwrap();
         let mut job = job(Command::new("head").args(["-c", "60000", "/dev/zero"]));
         while !os::has_ended(job.pid).unwrap() {
             std::thread::yield_now();
         }
         job.ended = Some(0);
-        assert_eq!(job.attend(&watch, Duration::ZERO).unwrap(), Attended::Ended);
+        assert_eq!(job.attend(&poller, Duration::ZERO).unwrap(), Attended::Ended);
         assert_eq!(job.reap().unwrap().stdout.len(), 60_000);
     }
 
@@ -394,7 +378,7 @@ mod tests {
         let job = job(Command::new("sleep").arg("1000"));
         let pid = job.pid;
         drop(job);
-        // Its number is free when nobody can wait for it any more.
+        // Once it is reaped, waiting for it fails.
         while os::has_ended(pid).is_ok() {
             std::thread::yield_now();
         }

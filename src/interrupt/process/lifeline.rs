@@ -1,9 +1,9 @@
-//! Has a command end with this program, however that ends.
+//! Kills a command when this program ends, in whatever way the program ends.
 //!
-//! A shell waits at the other end of a pipe that only this program holds. When the program is gone, killed or not, the pipe
-//! closes, and the shell kills the command's group. It is none of that group, nor of the program's: what a terminal sends to
-//! those does not reach it. While the program lives it is ended before the command is reaped, so it never has the number of
-//! somebody else.
+//! A shell reads from a pipe whose other end only this program holds. When the program has ended, the pipe closes,
+//! and the shell kills the command's group. The shell is in a group of its own, so signals from a terminal do not
+//! reach it. While the program lives, it ends the shell before it reaps the command; so the shell never kills another
+//! process that has got the same number.
 
 use std::io::{self, PipeWriter};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -20,7 +20,7 @@ pub(super) struct Lifeline {
 }
 
 impl Lifeline {
-    /// One that is tied to nobody yet.
+    /// Starts a shell that does not know its command yet.
     pub(super) fn new() -> io::Result<Self> {
         let (reader, pipe) = io::pipe()?;
         let shell = Command::new("/bin/sh")
@@ -40,8 +40,9 @@ impl Lifeline {
         Ok(Self { shell, pipe })
     }
 
-    /// Where the command's child writes who is to be killed. It does so itself, before it begins: between its birth and what
-    /// this program could write the program may be killed. And as long as it has not begun it holds the pipe open.
+    /// The pipe to which the child writes its own number before it becomes the command. If this program wrote the
+    /// number, it could be killed between the fork and the write. Until the child has become the command, it holds
+    /// the pipe open.
     pub(super) fn pipe(&self) -> BorrowedFd<'_> {
         self.pipe.as_fd()
     }
@@ -49,7 +50,7 @@ impl Lifeline {
 
 impl Drop for Lifeline {
     fn drop(&mut self) {
-        // Before the pipe is closed. That it has ended by itself already is no matter.
+        // Before the pipe closes. An error says that the shell has ended already.
         let _killed = self.shell.kill();
         let _reaped = self.shell.wait();
     }

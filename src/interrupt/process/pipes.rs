@@ -1,22 +1,22 @@
-//! The pipes of a command: what it writes is read as it comes, what it is given is written as it takes it.
+//! The pipes of a command: its two outputs and its input.
 //!
-//! This program's ends of them are non-blocking, of which the command sees nothing: it has the other ends.
+//! This program's ends are non-blocking. The command's own ends are not.
 
 use std::io::{self, PipeReader, PipeWriter, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::io::ioctl_fionbio;
 
-/// How much is read or written at a time.
+/// The most bytes that one call reads or writes.
 pub(super) const CHUNK: usize = 64 << 10;
-/// A pipe holds no more, unless the administrator says so.
+/// The largest capacity of a pipe, unless the administrator raises it.
 const PIPE_SIZE: usize = 1 << 20;
 
-/// How much of an output is kept.
+/// The number of bytes of an output that are kept.
 #[derive(Clone, Copy)]
 pub(super) struct Cap {
     pub(super) most: usize,
-    /// Whether the command is stopped when it writes more.
+    /// Whether the command is stopped if it writes more.
     pub(super) stops: bool,
 }
 
@@ -24,20 +24,21 @@ impl Cap {
     pub(super) const NONE: Self = Self { most: usize::MAX, stops: false };
 }
 
-/// What was kept of an output, and whether that is less than what was written.
+/// The bytes of an output that were kept.
 #[derive(Debug)]
 pub(super) struct Kept {
     pub(super) bytes: Vec<u8>,
+    /// Whether the command may have written more.
     pub(super) cut: bool,
 }
 
-/// What a command writes to its standard output, or error.
+/// The standard output or standard error of a command.
 pub(super) struct Output {
-    /// Until the end of the file.
+    /// `None` after the end of the file.
     pipe: Option<PipeReader>,
     kept: Vec<u8>,
     cap: Cap,
-    /// More has come than is kept.
+    /// Whether more has arrived than is kept.
     overflowed: bool,
 }
 
@@ -56,27 +57,27 @@ impl Output {
         Ok(Self { pipe, cap, ..Self::default() })
     }
 
-    /// What to wait on for more.
+    /// The descriptor to wait for before a read.
     pub(super) fn fd(&self) -> Option<BorrowedFd<'_>> {
         self.pipe.as_ref().map(AsFd::as_fd)
     }
 
-    /// Whether nobody can write to it any more.
+    /// Whether all writers have closed it.
     pub(super) fn is_closed(&self) -> bool {
         self.pipe.is_none()
     }
 
-    /// Whether so much has come that the command is to be stopped.
+    /// Whether the command has written so much that it must be stopped.
     pub(super) fn is_too_much(&self) -> bool {
         self.cap.stops && self.overflowed
     }
 
-    /// Reads once, if there is something to read. Returns how much it was.
+    /// Reads once, without blocking. Returns the number of bytes.
     pub(super) fn read(&mut self, chunk: &mut [u8]) -> io::Result<usize> {
         let Some(pipe) = &mut self.pipe else { return Ok(0) };
         let length = match pipe.read(chunk) {
             Ok(length) => length,
-            Err(error) if is_for_now(&error) => return Ok(0),
+            Err(error) if is_transient(&error) => return Ok(0),
             Err(error) => return Err(error),
         };
         if length == 0 {
@@ -93,7 +94,7 @@ impl Output {
         Ok(length)
     }
 
-    /// Reads what is in the pipe already.
+    /// Reads the bytes that are in the pipe already.
     pub(super) fn drain(&mut self, chunk: &mut [u8]) -> io::Result<()> {
         let mut left = PIPE_SIZE;
         while left > 0 {
@@ -110,13 +111,13 @@ impl Output {
     }
 }
 
-/// What a command reads from its standard input.
+/// The standard input of a command.
 #[derive(Default)]
 pub(super) struct Input<'r> {
-    /// Until all of it is written, or the command reads no more.
+    /// `None` once all is written, or the command has closed its end.
     pipe: Option<PipeWriter>,
     source: Option<Box<dyn Read + Send + 'r>>,
-    /// Read from the source, and written as far as `written`.
+    /// Bytes from the source. The first `written` of them are in the pipe.
     chunk: Vec<u8>,
     written: usize,
 }
@@ -133,12 +134,12 @@ impl<'r> Input<'r> {
         Ok(Self { pipe, source, ..Self::default() })
     }
 
-    /// What to wait on for room.
+    /// The descriptor to wait for before a write.
     pub(super) fn fd(&self) -> Option<BorrowedFd<'_>> {
         self.pipe.as_ref().map(AsFd::as_fd)
     }
 
-    /// Writes once; at the end of the source the pipe is closed.
+    /// Writes once, without blocking. At the end of the source it closes the pipe.
     pub(super) fn write(&mut self) -> io::Result<()> {
         let (Some(pipe), Some(source)) = (&mut self.pipe, &mut self.source) else { return Ok(()) };
         if self.written == self.chunk.len() {
@@ -158,15 +159,15 @@ impl<'r> Input<'r> {
         }
         match pipe.write(&self.chunk[self.written..]) {
             Ok(length) => self.written += length,
-            // It wants no more, which is its own affair: `head` has what it needs.
+            // The command reads no more, as `head` does. That is no error.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => self.pipe = None,
-            Err(error) if is_for_now(&error) => {}
+            Err(error) if is_transient(&error) => {}
             Err(error) => return Err(error),
         }
         Ok(())
     }
 }
 
-fn is_for_now(error: &io::Error) -> bool {
+fn is_transient(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }

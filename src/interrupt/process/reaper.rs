@@ -1,4 +1,4 @@
-//! Children that are left behind since they may not be signalled, or would not die: reaped whenever they end.
+//! Reaps the children that could not be stopped: this program may not signal them, or SIGKILL has not ended them.
 
 use std::process::Child;
 
@@ -7,22 +7,22 @@ use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
 use crate::sync::fork::PerProcess;
 use crate::sync::{Mutex, lock, os};
 
-/// Those that are left behind. In a forked child those from before are the parent's.
-static LEFT: PerProcess<Mutex<Vec<Child>>> = PerProcess::new(Mutex::new(Vec::new()), Mutex::default);
+/// Children that were handed over. A forked child has none: they are its parent's.
+static ORPHANS: PerProcess<Mutex<Vec<Child>>> = PerProcess::new(Mutex::new(Vec::new()), Mutex::default);
 
-/// Leaves a child behind.
-pub(super) fn leave(child: Child) {
+/// Hands a child over: it is reaped when it ends.
+pub(super) fn adopt(child: Child) {
     let pid = Pid::from_child(&child);
-    lock(LEFT.get()).push(child);
-    // Where no thread can be had, whoever runs the next command reaps it.
+    lock(ORPHANS.get()).push(child);
+    // If no thread can be started, the next command's start reaps the child.
     let _started = os::spawn("timebox-reaper", move || {
-        // An error: somebody else has reaped it.
+        // An error says that other code has reaped the child.
         let _ended = waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT);
         reap();
     });
 }
 
-/// Reaps those that have ended.
+/// Reaps the children that have ended.
 pub(super) fn reap() {
-    lock(LEFT.get()).retain_mut(|child| matches!(child.try_wait(), Ok(None)));
+    lock(ORPHANS.get()).retain_mut(|child| matches!(child.try_wait(), Ok(None)));
 }

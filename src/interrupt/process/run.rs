@@ -1,20 +1,89 @@
-//! How a command is run.
+//! Runs a command, with options.
 
 use std::fmt;
 use std::io::{Cursor, Read};
 use std::panic::Location;
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus, Output, Stdio};
 use std::time::Duration;
 
+use super::captured::Captured;
+use super::error::{Error, Halted, Stopped, Why};
+use super::group::Group;
 use super::job::{Attended, Job, Plan};
-use super::outcome::{Captured, Error, Halted, Stopped, Why};
 use super::pipes::Cap;
-use super::start::Group;
 use crate::error::TimeoutError;
-use crate::interrupt::in_innermost;
-use crate::interrupt::watch::Watch;
+use crate::interrupt::call::in_innermost;
+use crate::interrupt::poller::Poller;
 
-/// How to run a command.
+/// Runs a command to its end and returns its output, no longer than the scope lasts.
+///
+/// Like [`Command::output`], with one difference: the standard input is the one that the command sets, and by default
+/// this program's own. [`Stdio::null`](std::process::Stdio::null) is safest; [`Run::input`] passes bytes.
+///
+/// Both outputs are always captured, to their ends. The call changes the `Command`: afterwards it still has captured
+/// outputs and a process group of its own.
+///
+/// # Errors
+///
+/// - [`Error::Stopped`] if the scope is over.
+/// - [`Error::Io`] if the command could not be started or waited for.
+/// - [`Error::Halted`] if the system suspended it in the background.
+///
+/// # Examples
+///
+/// ```
+/// use std::process::{Command, Stdio};
+/// use std::time::Duration;
+/// use timebox::process;
+///
+/// fn revision() -> Result<String, process::Error> {
+///     let mut command = Command::new("echo"); // git rev-parse HEAD, say
+///     let output = process::output(command.arg("c0ffee").stdin(Stdio::null()))?;
+///     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+/// }
+///
+/// let limit = Duration::from_secs(5);
+/// assert_eq!(timebox::timeout(limit, revision).unwrap(), "c0ffee");
+///
+/// let error = process::output(&mut Command::new("no-such-program")).unwrap_err();
+/// assert!(error.to_string().starts_with("cannot start \"no-such-program\": "));
+/// ```
+#[track_caller]
+pub fn output(command: &mut Command) -> Result<Output, Error> {
+    Run::new(command).output().map(Output::from)
+}
+
+/// Runs a command to its end, no longer than the scope lasts.
+///
+/// Like [`Command::status`]. The call changes the `Command`: afterwards it still has a process group of its own.
+///
+/// # Errors
+///
+/// Those of [`output`].
+///
+/// # Examples
+///
+/// ```
+/// use std::process::Command;
+/// use std::time::Duration;
+/// use timebox::process;
+///
+/// let mut quick = Command::new("sh");
+/// quick.args(["-c", "exit 3"]);
+/// let status = timebox::timeout(Duration::from_secs(5), || process::status(&mut quick)).unwrap();
+/// assert_eq!(status.code(), Some(3));
+///
+/// let mut slow = Command::new("sleep");
+/// slow.arg("1000");
+/// let error = timebox::timeout(Duration::from_millis(50), || process::status(&mut slow)).unwrap_err();
+/// assert!(error.timeout().unwrap().is_timeout());
+/// ```
+#[track_caller]
+pub fn status(command: &mut Command) -> Result<ExitStatus, Error> {
+    Run::new(command).status()
+}
+
+/// Options of a run: the grace, the process group, the input, and how much output is kept.
 ///
 /// # Examples
 ///
@@ -39,14 +108,14 @@ pub struct Run<'c> {
 }
 
 impl<'c> Run<'c> {
-    /// With a grace of a second. All of what is written is kept and waited for.
+    /// A run with a grace of one second that waits for the whole output and keeps it.
     pub fn new(command: &'c mut Command) -> Self {
         let plan = Plan { group: Group::default(), dies_with_parent: false, input: None, cap: Cap::NONE };
         Self { command, plan, grace: Duration::from_secs(1), linger: Duration::MAX }
     }
 
-    /// How long after SIGTERM what is left of the group is killed. It is for all of the group: for what a shell has started
-    /// as for the shell. When nobody is left it is over.
+    /// The time between SIGTERM and SIGKILL. It holds for the whole group: for a shell, and for the processes that
+    /// the shell has started. It ends early when all of them have ended.
     ///
     /// # Examples
     ///
@@ -70,8 +139,9 @@ impl<'c> Run<'c> {
         self
     }
 
-    /// How long after the end of the child its outputs are read, if others still hold them. By default as long as the scope
-    /// lasts, so that nothing is lost. For a command that leaves a daemon behind, which holds them for ever.
+    /// How long the outputs are read after the child has ended, if other processes still hold them open. By default
+    /// as long as the scope lasts, so that no output is lost. Set it for a command that leaves a daemon behind, which
+    /// never closes the outputs.
     ///
     /// # Examples
     ///
@@ -91,7 +161,7 @@ impl<'c> Run<'c> {
         self
     }
 
-    /// In which process group it runs. By default in one of its own.
+    /// The process group of the command. By default it has its own.
     ///
     /// # Examples
     ///
@@ -108,11 +178,12 @@ impl<'c> Run<'c> {
         self
     }
 
-    /// Has the command killed when this program ends while it runs, by Ctrl-C, a crash or SIGKILL too. Its whole group is, if
-    /// it has one of its own.
+    /// Kills the command if this program ends first, even by Ctrl-C, a crash or SIGKILL. If the command has its own
+    /// group, the whole group is killed. There is no grace.
     ///
-    /// A second process waits for that: `/bin/sh`, which must be there. There is no grace then. The end of the program is that
-    /// of its last process: one that it has forked, and that has started nothing else, counts as the program.
+    /// A second process watches this program: a `/bin/sh`, which must exist. A process that this program has forked,
+    /// and that has not become another program, counts as this program: the command is killed when the last of them
+    /// has ended.
     ///
     /// # Examples
     ///
@@ -129,9 +200,9 @@ impl<'c> Run<'c> {
         self
     }
 
-    /// What the command reads from its standard input. If it does not want all of it, that is no error.
+    /// Passes bytes to the command's standard input. It is no error if the command does not read all of them.
     ///
-    /// Afterwards the command is left with an empty standard input.
+    /// The run changes the `Command`: afterwards its standard input is empty.
     ///
     /// # Examples
     ///
@@ -146,11 +217,12 @@ impl<'c> Run<'c> {
         self.input_from(Cursor::new(bytes))
     }
 
-    /// As [`input`](Self::input), from a reader. If that fails, the command is stopped, and the error is the reader's.
+    /// Like [`input`](Self::input), with bytes from a reader. If the reader fails, the command is stopped, and the
+    /// call returns the reader's error.
     ///
-    /// It is read on this thread, between other things. One that blocks holds all of them up: give a file, socket or pipe to
-    /// [`Command::stdin`] instead, or wrap it in [`io::Timed`](crate::io::Timed) (feature `io`), whose reads end with the
-    /// scope.
+    /// This thread reads from it between its other tasks, and a reader that blocks delays all of them. So pass a
+    /// file, socket or pipe to [`Command::stdin`] instead, or wrap it in [`io::Timed`](crate::io::Timed) (feature
+    /// `io`), whose reads end with the scope.
     ///
     /// # Examples
     ///
@@ -168,8 +240,8 @@ impl<'c> Run<'c> {
         self
     }
 
-    /// Stops a command that writes more than so many bytes to one of its outputs, with a [`Halted`] error. By default it may
-    /// write what it likes, and all of that is kept in memory.
+    /// Stops a command that writes more than `most` bytes to one of its outputs, with a [`Halted`] error. By default
+    /// there is no such limit, and the whole output is kept in memory.
     ///
     /// # Examples
     ///
@@ -187,8 +259,8 @@ impl<'c> Run<'c> {
         self
     }
 
-    /// Keeps the first so many bytes of each output, and throws away what comes after them:
-    /// [`stdout_cut`](Captured::stdout_cut) tells. Instead of [`max_output`](Self::max_output).
+    /// Keeps the first `most` bytes of each output, and drops the rest: then [`stdout_cut`](Captured::stdout_cut) is
+    /// set. Replaces [`max_output`](Self::max_output).
     ///
     /// # Examples
     ///
@@ -207,23 +279,23 @@ impl<'c> Run<'c> {
         self
     }
 
-    /// As the function [`output`](super::output), with these settings.
+    /// Like the function [`output`](super::output), with these options.
     ///
     /// # Errors
     ///
-    /// As that function; and [`Error::Halted`].
+    /// Those of that function; and [`Error::Halted`] after too much output.
     #[track_caller]
     pub fn output(self) -> Result<Captured, Error> {
         self.command.stdout(Stdio::piped()).stderr(Stdio::piped());
         self.run(Location::caller())
     }
 
-    /// As the function [`status`](super::status), with these settings. What the command says is a pipe is read and thrown
-    /// away.
+    /// Like the function [`status`](super::status), with these options. An output that the command redirects to a
+    /// pipe is read and dropped.
     ///
     /// # Errors
     ///
-    /// As that function; and [`Error::Halted`].
+    /// Those of that function.
     #[track_caller]
     pub fn status(mut self) -> Result<ExitStatus, Error> {
         self.plan.cap = Cap { most: 0, stops: false };
@@ -236,25 +308,25 @@ impl<'c> Run<'c> {
             if let Some(scope) = scope {
                 scope.checkpoint_at(location)?;
             }
-            let watch = Watch::new(scope, location)?;
+            let poller = Poller::new(scope, location)?;
             let (most, has_input) = (plan.cap.most, plan.input.is_some());
             if has_input {
                 command.stdin(Stdio::piped());
             }
             let started = Job::start(command, plan, location);
             if has_input {
-                // The next time it would wait for what nobody writes.
+                // With a pipe the command's next run would wait for input that never comes.
                 command.stdin(Stdio::null());
             }
             let mut job = started?;
-            let why = match job.attend(&watch, linger) {
+            let why = match job.attend(&poller, linger) {
                 Ok(Attended::Ended) => return Ok(job.reap()?),
                 Ok(Attended::TooMuchOutput) => Why::TooMuchOutput { most },
                 Ok(Attended::Suspended(signal)) => Why::Suspended { signal },
                 Err(error) => {
-                    let remains = job.stop(location, grace);
+                    let stopped = job.stop(location, grace);
                     return Err(match error.downcast::<TimeoutError>() {
-                        Ok(timeout) => Error::Stopped(Stopped::new(timeout, remains)),
+                        Ok(timeout) => Error::Stopped(Stopped::new(timeout, stopped)),
                         Err(error) => Error::Io(error),
                     });
                 }

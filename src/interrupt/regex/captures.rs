@@ -1,4 +1,4 @@
-//! What a search has found: a match, and its groups.
+//! A match and its groups.
 
 use std::fmt;
 use std::ops::Range;
@@ -14,26 +14,26 @@ pub struct Match<'h> {
 
 impl<'h> Match<'h> {
     pub(super) fn of(haystack: &'h str, offsets: &[usize]) -> Self {
-        // With `\K` in it a match may begin after its end.
+        // `\K` in a look-ahead can move the beginning of a match behind its end.
         Self { haystack, start: offsets[0].min(offsets[1]), end: offsets[1] }
     }
 
-    /// Where it begins, in bytes.
+    /// The byte where the match begins.
     pub fn start(&self) -> usize {
         self.start
     }
 
-    /// Where it ends, in bytes.
+    /// The byte after the end of the match.
     pub fn end(&self) -> usize {
         self.end
     }
 
-    /// From where to where, in bytes.
+    /// The bytes of the match.
     pub fn range(&self) -> Range<usize> {
         self.start..self.end
     }
 
-    /// What was matched.
+    /// The text of the match.
     pub fn as_str(&self) -> &'h str {
         &self.haystack[self.start..self.end]
     }

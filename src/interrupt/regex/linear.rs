@@ -1,12 +1,14 @@
-//! An engine whose time is linear in the text, stopped every few KiB of it.
+//! An engine whose time is linear in the length of the text, and which checks the scope every few KiB.
 //!
-//! It is that of the crate `regex`, with its syntax and its matches. One search takes a second for some hundred MiB at
-//! worst, and a text is soon searched often; so here the scope is looked at on the way. A pattern that bounds the length
-//! of its matches is searched for at full speed, chunk by chunk. Any other is followed state by state, which takes up to
-//! four times as long, and more where the plain search skips ahead to a literal.
+//! It is the engine of the crate `regex`, with the same syntax and the same matches. At worst, one search takes a
+//! second for some hundred MiB of text.
 //!
-//! A Unicode word boundary in a pattern without bounds makes a search of text that is not ASCII uninterruptible: that one
-//! goes through to its end.
+//! If the pattern bounds the length of its matches, the search runs at full speed, chunk by chunk. Any other pattern
+//! is followed state by state. That takes up to four times as long, and more if the plain search could skip ahead to
+//! a literal.
+//!
+//! One kind of search cannot be interrupted: a pattern without a bound that has a Unicode word boundary, in a text
+//! that is not ASCII.
 //!
 //! ```
 //! use std::time::Duration;
@@ -39,16 +41,15 @@ use crate::scope::innermost;
 use crate::sync::{Mutex, lock};
 use crate::thread::Thread;
 
-type Place = &'static Location<'static>;
-
-/// How much text is searched between two looks at the scope, in bytes.
+/// The bytes of text between two checks of the scope.
 const CHUNK: usize = 16 << 10;
-/// Matches may be this long for a search in chunks, which reads so much twice.
-const BOUND: usize = 4 << 10;
+/// The longest possible match of a pattern that is searched for in chunks. A chunk's search reads this many bytes of
+/// the next one.
+const MAX_OVERLAP: usize = 4 << 10;
 
-/// A regular expression without back-references and look-around, that ends with its scope.
+/// A regular expression without back-references and look-around, whose searches end with the scope.
 ///
-/// Compiling cannot be interrupted, and takes a tenth of a second for the largest patterns that are not refused.
+/// Compilation cannot be interrupted. For the largest patterns that are accepted it takes a tenth of a second.
 pub struct Regex {
     pattern: Box<str>,
     whole: meta::Regex,
@@ -59,15 +60,17 @@ pub struct Regex {
 impl UnwindSafe for Regex {}
 impl RefUnwindSafe for Regex {}
 
+/// How to search for a pattern.
 enum Plan {
-    /// No match is longer than so many bytes.
+    /// Chunk by chunk: no match is longer than this many bytes.
     Chunks(usize),
+    /// State by state.
     Stepwise(Box<Stepwise>),
-    /// At one go.
+    /// The whole text at once.
     Whole,
 }
 
-/// A pattern that the engine does not understand, or finds too large.
+/// A pattern that the engine rejects, or that is too large.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct PatternError(String);
@@ -77,14 +80,14 @@ impl Regex {
     ///
     /// # Errors
     ///
-    /// If it is no regular expression of this engine, or too large.
+    /// If the pattern is no regular expression of this engine, or is too large.
     pub fn new(pattern: &str) -> Result<Self, PatternError> {
         let hir = syntax::parse(pattern).map_err(|error| PatternError(error.to_string()))?;
         let whole = meta::Regex::new(pattern).map_err(|error| {
             PatternError(error.syntax_error().map_or_else(|| error.to_string(), ToString::to_string))
         })?;
         let plan = match hir.properties().maximum_len() {
-            Some(most) if most <= BOUND => Plan::Chunks(most),
+            Some(most) if most <= MAX_OVERLAP => Plan::Chunks(most),
             _ => Stepwise::new(pattern).map_or(Plan::Whole, |stepwise| Plan::Stepwise(Box::new(stepwise))),
         };
         let groups = whole.group_info().pattern_names(regex_automata::PatternID::ZERO);
@@ -101,7 +104,7 @@ impl Regex {
     ///
     /// # Errors
     ///
-    /// That of the scope, as soon as it is over.
+    /// The scope's, as soon as the scope is over.
     #[track_caller]
     pub fn is_match(&self, haystack: &str) -> Result<bool, TimeoutError> {
         Ok(self.find(haystack)?.is_some())
@@ -111,7 +114,7 @@ impl Regex {
     ///
     /// # Errors
     ///
-    /// That of the scope, as soon as it is over.
+    /// The scope's, as soon as the scope is over.
     #[track_caller]
     pub fn find<'h>(&self, haystack: &'h str) -> Result<Option<Match<'h>>, TimeoutError> {
         self.find_at(haystack, 0, Location::caller())
@@ -121,7 +124,7 @@ impl Regex {
     ///
     /// # Errors
     ///
-    /// That of the scope, as soon as it is over.
+    /// The scope's, as soon as the scope is over.
     #[track_caller]
     pub fn captures<'h>(&self, haystack: &'h str) -> Result<Option<Captures<'h>>, TimeoutError> {
         self.captures_at(haystack, 0, Location::caller())
@@ -133,17 +136,17 @@ impl Regex {
         Matches { regex: self, steps: Steps::new(haystack, Location::caller()) }
     }
 
-    /// As [`find_iter`](Self::find_iter), with the groups of each match.
+    /// Like [`find_iter`](Self::find_iter), with the groups of each match.
     #[track_caller]
     pub fn captures_iter<'r, 'h>(&'r self, haystack: &'h str) -> CaptureMatches<'r, 'h> {
         CaptureMatches { regex: self, steps: Steps::new(haystack, Location::caller()) }
     }
 
-    /// The text with every match replaced by what `replacement` makes of it.
+    /// The text with each match replaced by the result of `replacement`.
     ///
     /// # Errors
     ///
-    /// That of the scope, as soon as it is over.
+    /// The scope's, as soon as the scope is over.
     #[track_caller]
     pub fn replace_all<'h, S: AsRef<str>>(
         &self,
@@ -153,8 +156,9 @@ impl Regex {
         replace_all(self.captures_iter(haystack), haystack, replacement)
     }
 
-    /// Chunk by chunk. What begins in a chunk ends `most` bytes after it at the latest. The engine is given the whole
-    /// text and a part to search, so that anchors and word boundaries see what is around.
+    /// Searches chunk by chunk. A match that begins in a chunk ends at most `most` bytes after the chunk. The engine
+    /// receives the whole text and the part to search, so that anchors and word boundaries see the text around the
+    /// part.
     fn find_in_chunks(
         &self,
         haystack: &str,
@@ -189,7 +193,7 @@ impl Search for Regex {
         &self,
         haystack: &'h str,
         at: usize,
-        location: Place,
+        location: &'static Location<'static>,
     ) -> Result<Option<Match<'h>>, TimeoutError> {
         let mut look = || {
             Thread::with(|thread| {
@@ -202,8 +206,8 @@ impl Search for Regex {
             Plan::Chunks(most) => self.find_in_chunks(haystack, at, *most, &mut look)?,
             Plan::Stepwise(stepwise) => match stepwise.find(haystack, at, &mut look) {
                 Ok(found) => found,
-                Err(Broken::Off(error)) => return Err(error),
-                Err(Broken::Helpless) => self.find_whole(haystack, at),
+                Err(Stop::Over(error)) => return Err(error),
+                Err(Stop::Unsupported) => self.find_whole(haystack, at),
             },
         };
         Ok(found.map(|(start, end)| Match { haystack, start, end }))
@@ -213,7 +217,7 @@ impl Search for Regex {
         &self,
         haystack: &'h str,
         at: usize,
-        location: Place,
+        location: &'static Location<'static>,
     ) -> Result<Option<Captures<'h>>, TimeoutError> {
         let Some(found) = self.find_at(haystack, at, location)? else { return Ok(None) };
         let mut groups = self.whole.create_captures();
@@ -238,18 +242,18 @@ impl std::str::FromStr for Regex {
     }
 }
 
-/// Automata whose states are followed one by one, and made on the way.
+/// Automata that are followed state by state. States are made when they are first reached.
 struct Stepwise {
     automata: hybrid::Regex,
-    /// Used by one search at a time; as many as there were at a time.
+    /// One cache for each search that ran at the same time.
     caches: Mutex<Vec<hybrid::Cache>>,
 }
 
-/// Why a search did not come to its end.
-enum Broken {
-    Off(TimeoutError),
-    /// The automaton cannot go on, at a character that its word boundaries do not know.
-    Helpless,
+/// Why a stepwise search did not run to its end.
+enum Stop {
+    Over(TimeoutError),
+    /// The automaton cannot handle a character next to a word boundary.
+    Unsupported,
 }
 
 impl Stepwise {
@@ -264,12 +268,12 @@ impl Stepwise {
         haystack: &str,
         mut at: usize,
         look: &mut impl FnMut() -> Result<(), TimeoutError>,
-    ) -> Result<Option<(usize, usize)>, Broken> {
+    ) -> Result<Option<(usize, usize)>, Stop> {
         let kept = lock(&self.caches).pop();
         let mut cache = kept.unwrap_or_else(|| self.automata.create_cache());
         let found = loop {
             match self.find_once(&mut cache, haystack, at, look) {
-                // An empty match within a character is none.
+                // An empty match inside a character does not count.
                 Ok(Some((start, end))) if start == end && !haystack.is_char_boundary(start) => at = start + 1,
                 found => break found,
             }
@@ -284,7 +288,7 @@ impl Stepwise {
         haystack: &str,
         at: usize,
         look: &mut impl FnMut() -> Result<(), TimeoutError>,
-    ) -> Result<Option<(usize, usize)>, Broken> {
+    ) -> Result<Option<(usize, usize)>, Stop> {
         let (forward, backward) = cache.as_parts_mut();
         let input = Input::new(haystack).range(at..);
         let mut walk = Walk::begin(self.automata.forward(), forward, |dfa, cache| {
@@ -302,7 +306,7 @@ impl Stepwise {
             if walk.ended {
                 break;
             }
-            look().map_err(Broken::Off)?;
+            look().map_err(Stop::Over)?;
         }
         if !walk.ended {
             walk.end_of_text(haystack.len())?;
@@ -325,7 +329,7 @@ impl Stepwise {
             if walk.ended {
                 break;
             }
-            look().map_err(Broken::Off)?;
+            look().map_err(Stop::Over)?;
         }
         if !walk.ended {
             match at.checked_sub(1) {
@@ -337,12 +341,12 @@ impl Stepwise {
     }
 }
 
-/// A walk through the states of an automaton, which knows of a match one byte after its end.
+/// A walk through the states of an automaton. The automaton reports a match one byte after the match's end.
 struct Walk<'a> {
     dfa: &'a DFA,
     cache: &'a mut Cache,
     state: LazyStateID,
-    /// Where the last match ended.
+    /// The end of the last match.
     last: Option<usize>,
     /// Whether no further match can come.
     ended: bool,
@@ -353,28 +357,28 @@ impl<'a> Walk<'a> {
         dfa: &'a DFA,
         cache: &'a mut Cache,
         start: impl FnOnce(&DFA, &mut Cache) -> Option<LazyStateID>,
-    ) -> Result<Self, Broken> {
-        let state = start(dfa, cache).ok_or(Broken::Helpless)?;
+    ) -> Result<Self, Stop> {
+        let state = start(dfa, cache).ok_or(Stop::Unsupported)?;
         Ok(Self { dfa, cache, state, last: None, ended: state.is_dead() })
     }
 
-    /// Takes in a byte, at whose near end `position` is.
+    /// Follows the transition of a byte. `position` is the boundary of the byte that the walk came from.
     #[cfg_attr(not(debug_assertions), inline(always))]
-    fn step(&mut self, byte: u8, position: usize) -> Result<(), Broken> {
-        self.state = self.dfa.next_state(self.cache, self.state, byte).map_err(|_| Broken::Helpless)?;
+    fn step(&mut self, byte: u8, position: usize) -> Result<(), Stop> {
+        self.state = self.dfa.next_state(self.cache, self.state, byte).map_err(|_| Stop::Unsupported)?;
         if self.state.is_tagged() { self.note(position) } else { Ok(()) }
     }
 
-    fn end_of_text(&mut self, position: usize) -> Result<(), Broken> {
-        self.state = self.dfa.next_eoi_state(self.cache, self.state).map_err(|_| Broken::Helpless)?;
+    fn end_of_text(&mut self, position: usize) -> Result<(), Stop> {
+        self.state = self.dfa.next_eoi_state(self.cache, self.state).map_err(|_| Stop::Unsupported)?;
         self.note(position)
     }
 
-    fn note(&mut self, position: usize) -> Result<(), Broken> {
+    fn note(&mut self, position: usize) -> Result<(), Stop> {
         if self.state.is_match() {
             self.last = Some(position);
         } else if self.state.is_quit() {
-            return Err(Broken::Helpless);
+            return Err(Stop::Unsupported);
         }
         self.ended = self.state.is_dead();
         Ok(())

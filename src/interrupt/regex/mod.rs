@@ -1,9 +1,9 @@
 //! Regular expressions that end with their scope (feature `regex`).
 //!
-//! A backtracking engine may need more time for sixty characters than there is. [`Regex`] is PCRE2, just-in-time
-//! compiled, which looks at the scope at each item of the pattern; so a match ends some microseconds after its deadline,
-//! and the expression is usable at once. [`linear`] has an engine without backtracking, which is stopped every few KiB of
-//! text; it knows no look-around and no back-references.
+//! A backtracking engine may need years for a text of sixty characters. [`Regex`] is PCRE2 with just-in-time
+//! compilation. It checks the scope at each item of the pattern, so a search ends some microseconds after the
+//! deadline, and the expression can be used again at once. [`linear`] has an engine without backtracking, which
+//! checks the scope every few KiB of text. It has no look-around and no back-references.
 //!
 //! ```
 //! use std::time::Duration;
@@ -38,30 +38,30 @@ use pcre2::{Code, Look, Scratch, Stopped};
 
 pub use captures::{Captures, Match};
 
-/// A regular expression of PCRE2, with Unicode, that ends with its scope.
+/// A regular expression of PCRE2, with Unicode, whose searches end with the scope.
 ///
-/// A search that may be stopped takes two to five times as long as one that may not; outside every scope, where it does not
-/// look up, up to three times. `benches/README.md` has figures.
+/// In a scope a search takes two to five times as long as with plain PCRE2. Outside of all scopes, where it checks
+/// nothing, it takes up to three times as long. `benches/README.md` has figures.
 ///
 /// # Memory
 ///
-/// A search that backtracks deeply needs memory in proportion to the text. If that cannot be had, or the pattern recurses
-/// for ever, the search is given up: with an error that [is cancelled](TimeoutError::is_cancelled), whose
-/// [reason](TimeoutError::reason) is PCRE2's.
+/// A search that backtracks deeply needs memory in proportion to the text. If there is not enough, or the pattern
+/// recurses for ever, the search fails: the error [is cancelled](TimeoutError::is_cancelled), and its
+/// [reason](TimeoutError::reason) is PCRE2's message.
 ///
-/// Compiling cannot be interrupted: do not compile what a stranger wrote.
+/// Compilation cannot be interrupted: do not compile a stranger's pattern.
 pub struct Regex {
     pattern: Box<str>,
     code: Code,
     names: Arc<[(String, usize)]>,
-    /// Used by one search at a time; as many as there were at a time.
+    /// Memory for searches: one for each search that ran at the same time.
     scratch: Mutex<Vec<Scratch>>,
 }
 
 impl UnwindSafe for Regex {}
 impl RefUnwindSafe for Regex {}
 
-/// A pattern that PCRE2 does not understand.
+/// A pattern that PCRE2 rejects.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message} at byte {offset} of the pattern")]
 pub struct PatternError {
@@ -70,23 +70,23 @@ pub struct PatternError {
 }
 
 impl PatternError {
-    /// The byte of the pattern at which it is wrong.
+    /// The byte of the pattern where the mistake is.
     pub fn offset(&self) -> usize {
         self.offset
     }
 }
 
-/// PCRE2 gave up a search; the source of the error.
+/// The source of an error after PCRE2 gave up a search.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("PCRE2: {0}")]
 struct GivenUp(String);
 
 impl Regex {
-    /// Compiles a pattern. Options are written in it: `(?i)`, `(?m)`, `(?s)`, `(?x)`.
+    /// Compiles a pattern. Write options into the pattern: `(?i)`, `(?m)`, `(?s)`, `(?x)`.
     ///
     /// # Errors
     ///
-    /// If it is no regular expression, or contains `\C`, which matches a part of a character.
+    /// If the pattern is no regular expression, or contains `\C`, which would match a part of a character.
     pub fn new(pattern: &str) -> Result<Self, PatternError> {
         let code = Code::compile(pattern)
             .map_err(|(code, offset)| PatternError { message: pcre2::message(code), offset })?;
@@ -103,7 +103,7 @@ impl Regex {
     ///
     /// # Errors
     ///
-    /// That of the scope, as soon as it is over.
+    /// The scope's, as soon as the scope is over.
     #[track_caller]
     pub fn is_match(&self, haystack: &str) -> Result<bool, TimeoutError> {
         self.search(haystack, 0, Location::caller(), |_| ()).map(|found| found.is_some())
@@ -121,7 +121,7 @@ impl Regex {
     ///
     /// # Errors
     ///
-    /// That of the scope, as soon as it is over.
+    /// The scope's, as soon as the scope is over.
     #[track_caller]
     pub fn find<'h>(&self, haystack: &'h str) -> Result<Option<Match<'h>>, TimeoutError> {
         self.find_at(haystack, 0, Location::caller())
@@ -140,26 +140,26 @@ impl Regex {
     ///
     /// # Errors
     ///
-    /// That of the scope, as soon as it is over.
+    /// The scope's, as soon as the scope is over.
     #[track_caller]
     pub fn captures<'h>(&self, haystack: &'h str) -> Result<Option<Captures<'h>>, TimeoutError> {
         self.captures_at(haystack, 0, Location::caller())
     }
 
-    /// All matches that do not overlap, from left to right. Between two it looks at the scope as well. An error is the
-    /// last item.
+    /// All matches that do not overlap, from left to right. Each step of the iterator checks the scope. An error is
+    /// the last item.
     #[track_caller]
     pub fn find_iter<'r, 'h>(&'r self, haystack: &'h str) -> Matches<'r, 'h> {
         Matches { regex: self, steps: Steps::new(haystack, Location::caller()) }
     }
 
-    /// As [`find_iter`](Self::find_iter), with the groups of each match.
+    /// Like [`find_iter`](Self::find_iter), with the groups of each match.
     #[track_caller]
     pub fn captures_iter<'r, 'h>(&'r self, haystack: &'h str) -> CaptureMatches<'r, 'h> {
         CaptureMatches { regex: self, steps: Steps::new(haystack, Location::caller()) }
     }
 
-    /// The text with every match replaced by what `replacement` makes of it.
+    /// The text with each match replaced by the result of `replacement`.
     ///
     /// ```
     /// use timebox::regex::Regex;
@@ -171,7 +171,7 @@ impl Regex {
     ///
     /// # Errors
     ///
-    /// That of the scope, as soon as it is over.
+    /// The scope's, as soon as the scope is over.
     #[track_caller]
     pub fn replace_all<'h, S: AsRef<str>>(
         &self,
@@ -181,7 +181,7 @@ impl Regex {
         replace_all(self.captures_iter(haystack), haystack, replacement)
     }
 
-    /// Searches from `at` on, and has `found` read the offsets of a match.
+    /// Searches from `at` on. `found` converts the offsets of a match.
     fn search<T>(
         &self,
         haystack: &str,
@@ -196,12 +196,12 @@ impl Regex {
                 let Some(mut scratch) = kept.or_else(|| self.code.scratch()) else {
                     return Err(given_up(scope, location, "no memory for a search".into()));
                 };
-                // The scope is this thread's innermost, which is what the callouts ask of.
+                // The callout checks this thread's innermost scope, and that is `scope`.
                 let look: Option<Look> = scope.map(|_| is_over_here as Look);
                 let result = loop {
                     match self.code.search(&mut scratch, haystack, at, look) {
                         Ok(is_match) => break Ok(is_match.then(|| found(scratch.offsets()))),
-                        // The callout saw the scope over, and so it stays.
+                        // The callout saw that the scope is over, so this check fails too.
                         Err(Stopped::Ended) => {
                             if let Some(Err(error)) = scope.map(|scope| scope.check_by_clock(location)) {
                                 break Err(error);
@@ -219,9 +219,9 @@ impl Regex {
     }
 }
 
-/// What both engines do.
+/// The two searches of both engines; the iterators need nothing else.
 trait Search: Send + Sync + UnwindSafe + RefUnwindSafe {
-    /// The leftmost match from a place on.
+    /// The leftmost match at or after `at`.
     fn find_at<'h>(
         &self,
         haystack: &'h str,
@@ -229,7 +229,7 @@ trait Search: Send + Sync + UnwindSafe + RefUnwindSafe {
         location: &'static Location<'static>,
     ) -> Result<Option<Match<'h>>, TimeoutError>;
 
-    /// As `find_at`, with the groups.
+    /// Like `find_at`, with the groups.
     fn captures_at<'h>(
         &self,
         haystack: &'h str,
@@ -285,7 +285,7 @@ fn replace_all<'h, S: AsRef<str>>(
     })
 }
 
-/// What a search asks at each item of the pattern.
+/// Whether the innermost scope is over. PCRE2 calls it at each item of the pattern.
 fn is_over_here() -> bool {
     let over = Thread::with(is_over);
     #[cfg(test)]
@@ -314,14 +314,14 @@ impl std::str::FromStr for Regex {
     }
 }
 
-/// Where an iteration stands.
+/// The state of an iteration.
 #[derive(Clone, Debug)]
 struct Steps<'h> {
     haystack: &'h str,
     location: &'static Location<'static>,
-    /// From where to search next; beyond the end when there is no next.
+    /// Where the next search begins; beyond the end of the text once the iteration has ended.
     at: usize,
-    /// The end of the last match: there an empty one does not count.
+    /// The end of the last match. An empty match there does not count.
     last: Option<usize>,
 }
 
@@ -345,7 +345,7 @@ impl<'h> Steps<'h> {
             };
             let Range { start, end } = range(&found);
             let is_stale = start == end && self.last == Some(end);
-            // Past an empty match, or one that `\K` has cut the beginning off.
+            // An empty match, or one whose beginning `\K` has moved, must not be found again.
             let next_char = self.haystack[end..].chars().next().map_or(1, char::len_utf8);
             self.at = if end > self.at { end } else { end + next_char };
             if !is_stale {
@@ -357,7 +357,7 @@ impl<'h> Steps<'h> {
     }
 }
 
-/// The iterator of `find_iter`.
+/// The iterator of [`Regex::find_iter`].
 #[derive(Clone)]
 #[must_use = "iterators do nothing unless they are consumed"]
 pub struct Matches<'r, 'h> {
@@ -373,7 +373,7 @@ impl<'h> Iterator for Matches<'_, 'h> {
     }
 }
 
-/// The iterator of `captures_iter`.
+/// The iterator of [`Regex::captures_iter`].
 #[derive(Clone)]
 #[must_use = "iterators do nothing unless they are consumed"]
 pub struct CaptureMatches<'r, 'h> {
@@ -406,7 +406,7 @@ impl fmt::Debug for CaptureMatches<'_, '_> {
 mod tests {
     use std::cell::Cell;
 
-    // Asked of by PCRE2, and not to be asked again once it was answered that the scope is over.
+    // Counts the callouts that found the scope over. The first of them must end the search.
     thread_local!(pub(super) static ENDED: Cell<u32> = const { Cell::new(0) });
 
     #[test]
@@ -418,7 +418,7 @@ mod tests {
             ENDED.set(0);
             let limit = std::time::Duration::from_millis(5);
             let error = crate::timeout(limit, || regex.is_match(&text)).unwrap_err();
-            // None where the limit has passed before the search began, as it may on a busy machine.
+            // 0 if the limit has passed before the search began, as it may on a busy machine.
             assert!(ENDED.get() <= 1, "it was asked again");
             ended += ENDED.get();
             late.push(error.overshoot());

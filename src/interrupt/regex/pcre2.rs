@@ -1,11 +1,11 @@
-//! PCRE2 (feature `regex`): compiled code, what a search writes to, and the search itself. It is here because it is called
-//! through C; what an expression promises is in `interrupt/regex`.
+//! The C interface of PCRE2: compiled code, the memory of a search, and the search itself. All `unsafe` of this room
+//! is here.
 //!
 //! Invariants:
-//! 1. `Code::code` is valid until it is dropped, and not written to after `Code::compile` has returned: PCRE2 lets any
-//!    number of threads match with it then.
-//! 2. A `Scratch` is used by one search at a time, with the code it was made for.
-//! 3. A callout changes nothing that PCRE2 knows of, and what it points to outlives the search.
+//! 1. `Code::code` is valid until the `Code` is dropped. After `Code::compile` has returned, nothing writes to it,
+//!    and so PCRE2 lets any number of threads match with it.
+//! 2. A `Scratch` is used by one search at a time, with the code that it was made for.
+//! 3. A callout changes no data of PCRE2's, and its pointer is valid until the search has ended.
 
 use std::ffi::{c_int, c_void};
 use std::ptr::{self, NonNull};
@@ -21,14 +21,15 @@ use pcre2_sys::{
     pcre2_match_data_free_8, pcre2_pattern_info_8, pcre2_set_depth_limit_8, pcre2_set_match_limit_8,
 };
 
-/// Of `pcre2.h`; the bindings leave it out.
+/// From `pcre2.h`; the bindings leave it out.
 const PCRE2_NO_JIT: u32 = 0x0000_2000;
-/// The stack of compiled code grows to this; a search that needs more goes on without compiled code, on the heap.
+/// The first and the largest size of compiled code's stack. A search that needs more is repeated without compiled
+/// code, on the heap.
 const JIT_STACK: (usize, usize) = (32 << 10, 8 << 20);
 
 type Callout = unsafe extern "C" fn(block: *mut c_void, data: *mut c_void) -> c_int;
 
-// Of `pcre2.h`; the bindings leave it out. The block is of no interest here.
+// From `pcre2.h`; the bindings leave it out. The callout ignores its `block`, so the block has no type here.
 unsafe extern "C" {
     fn pcre2_set_callout_8(
         context: *mut pcre2_match_context_8,
@@ -37,18 +38,18 @@ unsafe extern "C" {
     ) -> c_int;
 }
 
-/// Whether a search must end: asked at each item of the pattern. It must not unwind.
-pub(crate) type Look = fn() -> bool;
+/// Whether a search must end. A search calls it at each item of the pattern. It must not unwind.
+pub(super) type Look = fn() -> bool;
 
-/// Called by a search, in compiled code too, with a pointer to a [`Look`].
+/// The callout of a search, in compiled code too. Its data is a pointer to a [`Look`].
 extern "C" fn callout(_block: *mut c_void, look: *mut c_void) -> c_int {
     // SAFETY: `Code::search` gives it a pointer to a `Look` that lives as long as the search.
     let look = unsafe { *look.cast::<Look>() };
     if look() { PCRE2_ERROR_CALLOUT } else { 0 }
 }
 
-/// What PCRE2 has to say of a pattern, or a search.
-pub(crate) fn message(code: c_int) -> String {
+/// PCRE2's message for an error code.
+pub(super) fn message(code: c_int) -> String {
     let mut text = [0_u8; 256];
     // SAFETY: the buffer is writable, and its length is given.
     let length = unsafe { pcre2_get_error_message_8(code, text.as_mut_ptr(), text.len()) };
@@ -56,10 +57,10 @@ pub(crate) fn message(code: c_int) -> String {
     String::from_utf8_lossy(&text[..length]).into_owned()
 }
 
-/// How a search ended that did not come to its end.
+/// Why a search did not run to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Stopped {
-    /// `look` said so.
+pub(super) enum Stopped {
+    /// `look` returned true.
     Ended,
     /// PCRE2 gave up.
     Failed(c_int),
@@ -67,7 +68,7 @@ pub(crate) enum Stopped {
 
 /// A compiled pattern.
 #[derive(Debug)]
-pub(crate) struct Code {
+pub(super) struct Code {
     code: NonNull<pcre2_code_8>,
 }
 
@@ -77,14 +78,14 @@ unsafe impl Send for Code {}
 unsafe impl Sync for Code {}
 
 impl Code {
-    /// Compiles a pattern; the error is PCRE2's code, and the offset it means.
-    pub(crate) fn compile(pattern: &str) -> Result<Self, (c_int, usize)> {
-        // A byte of its own would break a `str` apart.
+    /// Compiles a pattern. The error has PCRE2's code, and the offset of the mistake.
+    pub(super) fn compile(pattern: &str) -> Result<Self, (c_int, usize)> {
+        // `\C` matches a single byte, and so could split a character of a `str`.
         let options =
             PCRE2_UTF | PCRE2_UCP | PCRE2_NO_UTF_CHECK | PCRE2_NEVER_BACKSLASH_C | PCRE2_AUTO_CALLOUT;
         let (mut error, mut offset) = (0, 0);
-        // SAFETY: the pattern is readable, of the length given, and valid UTF-8; the rest is writable or null, which
-        // PCRE2 allows.
+        // SAFETY: the pattern is readable, has the given length, and is valid UTF-8. `error` and `offset` are
+        // writable. PCRE2 allows a null context.
         let code = unsafe {
             pcre2_compile_8(
                 pattern.as_ptr(),
@@ -96,42 +97,42 @@ impl Code {
             )
         };
         let Some(code) = NonNull::new(code) else { return Err((error, offset)) };
-        // SAFETY: the code is valid and nobody else's yet. Where there is no compiler for this machine the pattern is
-        // interpreted.
+        // SAFETY: the code is valid, and no other thread has it yet. On a machine without a just-in-time compiler
+        // this fails, and the pattern is interpreted.
         unsafe { pcre2_jit_compile_8(code.as_ptr(), PCRE2_JIT_COMPLETE) };
         Ok(Self { code })
     }
 
-    /// Something about the pattern, where that is a number.
+    /// A property of the pattern that is a number.
     fn info(&self, what: u32) -> usize {
         let mut number = 0_u32;
-        // SAFETY: invariant 1; the items asked for are written as 32 bits.
+        // SAFETY: invariant 1; PCRE2 writes the properties that are requested here as 32 bits.
         unsafe { pcre2_pattern_info_8(self.code.as_ptr(), what, (&raw mut number).cast()) };
         number as usize
     }
 
-    /// The names of its groups, with their numbers.
-    pub(crate) fn names(&self) -> Vec<(String, usize)> {
+    /// The names of the groups, with their numbers.
+    pub(super) fn names(&self) -> Vec<(String, usize)> {
         let (count, size) = (self.info(PCRE2_INFO_NAMECOUNT), self.info(PCRE2_INFO_NAMEENTRYSIZE));
         let mut table: *const u8 = ptr::null();
-        // SAFETY: invariant 1; this item is written as a pointer.
+        // SAFETY: invariant 1; PCRE2 writes this property as a pointer.
         unsafe { pcre2_pattern_info_8(self.code.as_ptr(), PCRE2_INFO_NAMETABLE, (&raw mut table).cast()) };
         if table.is_null() || size < 3 {
             return Vec::new();
         }
         // SAFETY: the table has `count` entries of `size` bytes, and lives as long as the code.
         let table = unsafe { std::slice::from_raw_parts(table, count * size) };
-        // Two bytes of number, then the name and a zero.
+        // An entry has two bytes for the number, then the name and a zero.
         let name = |entry: &[u8]| entry[2..].split(|&byte| byte == 0).next().unwrap_or_default().to_vec();
         let number = |entry: &[u8]| usize::from(u16::from_be_bytes([entry[0], entry[1]]));
         let entries = table.chunks_exact(size);
         entries.map(|entry| (String::from_utf8_lossy(&name(entry)).into_owned(), number(entry))).collect()
     }
 
-    /// What a search with it writes to; `None` if there is no memory.
-    pub(crate) fn scratch(&self) -> Option<Scratch> {
-        // SAFETY: invariant 1. Each call returns null or what the matching `free` takes back, when the `Scratch` is
-        // dropped.
+    /// Allocates the memory of a search; `None` if there is not enough.
+    pub(super) fn scratch(&self) -> Option<Scratch> {
+        // SAFETY: invariant 1. Each `create` returns null or a pointer that belongs to us. The matching `free` is
+        // called when the `Scratch` is dropped.
         unsafe {
             let context = Context(NonNull::new(pcre2_match_context_create_8(ptr::null_mut()))?);
             let data = pcre2_match_data_create_from_pattern_8(self.code.as_ptr(), ptr::null_mut());
@@ -141,15 +142,15 @@ impl Code {
             if let Some(stack) = &stack {
                 pcre2_jit_stack_assign_8(context.0.as_ptr(), None, stack.0.as_ptr().cast());
             }
-            // Time is limited by the scope, not by counting.
+            // The scope limits the search, so PCRE2's own limits are off.
             pcre2_set_match_limit_8(context.0.as_ptr(), u32::MAX);
             pcre2_set_depth_limit_8(context.0.as_ptr(), u32::MAX);
             Some(Scratch { context, data, _stack: stack })
         }
     }
 
-    /// Searches from `at` on, for as long as `look` lets it; whether there is a match.
-    pub(crate) fn search(
+    /// Searches from `at` on, until `look` returns true. Returns whether there is a match.
+    pub(super) fn search(
         &self,
         scratch: &mut Scratch,
         haystack: &str,
@@ -161,8 +162,8 @@ impl Code {
         let asks = look.as_ref().map_or(ptr::null_mut(), |look| ptr::from_ref(look).cast_mut().cast());
         let mut options = PCRE2_NO_UTF_CHECK;
         loop {
-            // SAFETY: invariants 1 to 3; the haystack is readable, of the length given, and valid UTF-8; `at` is on a
-            // boundary of it.
+            // SAFETY: invariants 1 to 3; the haystack is readable, has the given length, and is valid UTF-8; `at` is
+            // on a character boundary.
             let code = unsafe {
                 pcre2_set_callout_8(scratch.context.0.as_ptr(), asked, asks);
                 pcre2_match_8(
@@ -191,28 +192,28 @@ impl Code {
 
 impl Drop for Code {
     fn drop(&mut self) {
-        // SAFETY: invariant 1; nobody has it any more.
+        // SAFETY: invariant 1; this is the only owner.
         unsafe { pcre2_code_free_8(self.code.as_ptr()) };
     }
 }
 
-/// What a search writes to. Made once, used again.
+/// The memory of a search. It is used again by later searches.
 #[derive(Debug)]
-pub(crate) struct Scratch {
-    // Before the stack, to which it points.
+pub(super) struct Scratch {
+    // The context points to the stack, so it is dropped first.
     context: Context,
     data: Data,
     _stack: Option<Stack>,
 }
 
-// SAFETY: invariant 2: it is memory, tied to no thread.
+// SAFETY: invariant 2; the memory is not tied to a thread.
 unsafe impl Send for Scratch {}
 
 impl Scratch {
-    /// The starts and ends of the groups of the last match, the whole of it first; `usize::MAX` for those that are not
-    /// in it.
-    pub(crate) fn offsets(&self) -> &[usize] {
-        // SAFETY: invariant 2; the vector has two numbers for each of the groups that are counted.
+    /// The starts and ends of the last match's groups. The whole match comes first. A group that is not in the match
+    /// has `usize::MAX`.
+    pub(super) fn offsets(&self) -> &[usize] {
+        // SAFETY: invariant 2; PCRE2's vector has two numbers for each of the `count` groups.
         unsafe {
             let count = pcre2_get_ovector_count_8(self.data.0.as_ptr()) as usize;
             std::slice::from_raw_parts(pcre2_get_ovector_pointer_8(self.data.0.as_ptr()), count * 2)
@@ -220,7 +221,7 @@ impl Scratch {
     }
 }
 
-/// Something of PCRE2's that is freed when dropped.
+/// Declares an owner of a PCRE2 object, which frees it when dropped.
 macro_rules! owned {
     ($name:ident, $of:ty, $free:ident) => {
         #[derive(Debug)]
@@ -228,7 +229,7 @@ macro_rules! owned {
 
         impl Drop for $name {
             fn drop(&mut self) {
-                // SAFETY: made by the matching `create`, and nobody has it any more.
+                // SAFETY: the matching `create` has made it, and this is the only owner.
                 unsafe { $free(self.0.as_ptr()) };
             }
         }

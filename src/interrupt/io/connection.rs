@@ -1,4 +1,4 @@
-//! Connections: made, and accepted.
+//! Makes and accepts connections.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
@@ -10,27 +10,28 @@ use rustix::event::PollFlags;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketType};
 
-use super::{At, Manner};
-use crate::interrupt::in_innermost;
-use crate::interrupt::watch::Watch;
+use super::descriptor::{Descriptor, Mode};
+use crate::interrupt::call::in_innermost;
+use crate::interrupt::poller::Poller;
 use crate::scope::Scope;
 use crate::sync::os;
 use crate::time::{NEVER, nanos};
 
-/// Connects to the first of the addresses that answers, no longer than the scope lasts.
+/// Connects to the first address that answers, no longer than the scope lasts.
 ///
-/// Each address is given an equal share of the time that is left: of a second, the first of two may take half. The last
-/// has all that remains. The stream is a plain one, in blocking mode, for [`Timed`](super::Timed) to wrap. Outside every scope it is
-/// [`TcpStream::connect`].
+/// The addresses share the time that is left: with two addresses and a second, the first may take half a second. The
+/// last address may take all the rest. The stream is a plain one in blocking mode; wrap it in
+/// [`Timed`](super::Timed). Outside of all scopes this is [`TcpStream::connect`].
 ///
-/// A name is resolved by the system, and that cannot be interrupted: with a silent name server it takes the resolver's
-/// time (often ten seconds), and then the call fails if the scope is over. Where this matters, resolve on a thread that
-/// may be left behind, or give addresses.
+/// The system resolves a name, and nothing can interrupt that. If a name server does not answer, the resolver gives
+/// up after its own limit (often ten seconds), and only then does this call fail. If that is too long, pass
+/// addresses, or resolve the name in [`abandon`](crate::abandon()).
 ///
 /// # Errors
 ///
-/// Of the kind [`TimedOut`](io::ErrorKind::TimedOut) with the [`TimeoutError`](crate::TimeoutError) inside, if the scope
-/// is over: its source is the error of the resolver or of the last address, where there is one. Else that error itself.
+/// If the scope is over, an error of the kind [`TimedOut`](io::ErrorKind::TimedOut) with the
+/// [`TimeoutError`](crate::TimeoutError) inside. Its source is the error of the resolver, or of the last address, if
+/// there was one. Otherwise, that error itself.
 ///
 /// # Examples
 ///
@@ -50,11 +51,11 @@ pub fn connect(addresses: impl ToSocketAddrs) -> io::Result<TcpStream> {
         let Some(scope) = scope else { return TcpStream::connect(addresses) };
         scope.checkpoint_at(location)?;
         let addresses = resolve(Some(scope), location, addresses)?;
-        let watch = Watch::new(Some(scope), location)?;
+        let poller = Poller::new(Some(scope), location)?;
         let mut outcome = Err(io::Error::new(io::ErrorKind::InvalidInput, "no address to connect to"));
         for (tried, address) in addresses.iter().enumerate() {
             scope.check_by_clock(location)?;
-            outcome = connect_to(address, &watch, end_of_share(scope, addresses.len() - tried))?;
+            outcome = connect_to(address, &poller, end_of_share(scope, addresses.len() - tried))?;
             if outcome.is_ok() {
                 break;
             }
@@ -63,7 +64,7 @@ pub fn connect(addresses: impl ToSocketAddrs) -> io::Result<TcpStream> {
     })
 }
 
-/// The addresses that the system knows for a name. It takes its time, which nothing interrupts.
+/// Resolves a name. Nothing interrupts it.
 pub(super) fn resolve(
     scope: Option<&Scope>,
     location: &'static Location<'static>,
@@ -75,7 +76,7 @@ pub(super) fn resolve(
     }
 }
 
-/// The error, unless the scope is over by now: then the scope's, whose source it becomes.
+/// Returns the error; or, if the scope is over by now, the scope's error with this one as its source.
 fn unless_over(scope: Option<&Scope>, location: &'static Location<'static>, error: io::Error) -> io::Error {
     match scope {
         Some(scope) if scope.check_by_clock(location).is_err() => {
@@ -85,7 +86,7 @@ fn unless_over(scope: Option<&Scope>, location: &'static Location<'static>, erro
     }
 }
 
-/// Until when the first of so many addresses may take.
+/// The time until which the first of `addresses` may take.
 fn end_of_share(scope: &Scope, addresses: usize) -> u64 {
     match scope.remaining() {
         Some(left) if addresses > 1 => {
@@ -96,13 +97,13 @@ fn end_of_share(scope: &Scope, addresses: usize) -> u64 {
     }
 }
 
-/// What came of one address; fails if the wait does.
-fn connect_to(address: &SocketAddr, watch: &Watch<'_>, until: u64) -> io::Result<io::Result<TcpStream>> {
+/// Connects to one address. The outer error ends all attempts, the inner one only this attempt.
+fn connect_to(address: &SocketAddr, poller: &Poller<'_>, until: u64) -> io::Result<io::Result<TcpStream>> {
     let stream = match begin(address) {
         Ok(stream) => stream,
         Err(error) => return Ok(Err(error)),
     };
-    if !watch.wait(&[(stream.as_fd(), PollFlags::OUT)], until)?.has(0) {
+    if !poller.wait(&[(stream.as_fd(), PollFlags::OUT)], until)?.has(0) {
         return Ok(Err(io::ErrorKind::TimedOut.into()));
     }
     if let Some(error) = stream.take_error()? {
@@ -122,7 +123,7 @@ fn begin(address: &SocketAddr) -> io::Result<TcpStream> {
     }
 }
 
-/// A socket as std makes it.
+/// Makes a socket with the flags that std sets.
 #[cfg(not(target_vendor = "apple"))]
 fn socket(family: AddressFamily) -> io::Result<OwnedFd> {
     use rustix::net::{SocketFlags, socket_with};
@@ -139,12 +140,12 @@ fn socket(family: AddressFamily) -> io::Result<OwnedFd> {
 
 /// Accepts a connection, waiting for one no longer than the scope lasts.
 ///
-/// Where several threads accept from one listener it must be non-blocking; this waits all the same. The stream is a plain
-/// one, in blocking mode. Outside every scope it is the listener's own `accept`.
+/// If several threads accept from one listener, it must be non-blocking; this function waits nevertheless. The stream
+/// is a plain one in blocking mode. Outside of all scopes this is the listener's own `accept`.
 ///
 /// # Errors
 ///
-/// Those of the listener; and of the kind [`TimedOut`](io::ErrorKind::TimedOut), with the
+/// Those of the listener; and one of the kind [`TimedOut`](io::ErrorKind::TimedOut), with the
 /// [`TimeoutError`](crate::TimeoutError) inside, if the scope is over.
 ///
 /// # Examples
@@ -161,22 +162,27 @@ fn socket(family: AddressFamily) -> io::Result<OwnedFd> {
 /// ```
 #[track_caller]
 pub fn accept<L: Listener>(listener: &L) -> io::Result<(L::Stream, L::Address)> {
-    let at = At { fd: listener.as_fd(), is_socket: true, is_terminal: false, location: Location::caller() };
-    at.call(PollFlags::IN, Manner::Ready, |_| listener.accept_one(Sealed))
+    let at = Descriptor {
+        fd: listener.as_fd(),
+        is_socket: true,
+        is_terminal: false,
+        location: Location::caller(),
+    };
+    at.call(PollFlags::IN, Mode::Polled, |_| listener.accept_one(Sealed))
 }
 
-/// What [`accept`] takes: a [`TcpListener`] or a [`UnixListener`].
+/// A listener for [`accept`]: a [`TcpListener`] or a [`UnixListener`].
 pub trait Listener: AsFd {
-    /// What it accepts.
+    /// The connection.
     type Stream;
-    /// Where that comes from.
+    /// The address of the peer.
     type Address;
 
     #[doc(hidden)]
     fn accept_one(&self, _: Sealed) -> io::Result<(Self::Stream, Self::Address)>;
 }
 
-/// Only this room can make one.
+/// Keeps [`Listener`] from being called, and so implemented, elsewhere: only this crate can make one.
 #[derive(Debug)]
 #[non_exhaustive]
 #[allow(unnameable_types)]
@@ -188,7 +194,7 @@ impl Listener for TcpListener {
 
     fn accept_one(&self, _: Sealed) -> io::Result<(TcpStream, SocketAddr)> {
         let (stream, address) = self.accept()?;
-        // On some systems it is if the listener is.
+        // On some systems the stream is non-blocking if the listener is.
         stream.set_nonblocking(false)?;
         Ok((stream, address))
     }

@@ -1,14 +1,14 @@
-//! What is said between the program and its child.
+//! The messages between the program and its child.
 
 use std::io::{self, Read, Write};
 
 use serde::{Deserialize, Serialize};
 
-/// Asks for a call.
+/// Requests a call.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Request<'a> {
     pub(super) function: &'a str,
-    /// Nanoseconds that are left; `None` if there is no limit.
+    /// The nanoseconds that are left; `None` if there is no limit.
     pub(super) left: Option<u64>,
     #[serde(borrow)]
     pub(super) argument: &'a [u8],
@@ -18,30 +18,30 @@ pub(super) struct Request<'a> {
 pub(super) enum Answer {
     Returned(Vec<u8>),
     Panicked(String),
-    /// The argument was not understood, or the result not to be serialised.
-    Unreadable(String),
-    /// The function was ended by its deadline, which is the program's too.
-    Over,
+    /// The argument or the result could not be converted.
+    Codec(String),
+    /// The deadline ended the function.
+    TimedOut,
 }
 
 fn invalid(error: &postcard::Error) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, error.to_string())
 }
 
-/// The length, then the message.
+/// Writes a message: its length, then its bytes.
 pub(super) fn write(mut to: impl Write, message: &impl Serialize) -> io::Result<()> {
     let message = postcard::to_stdvec(message).map_err(|error| invalid(&error))?;
     to.write_all(&(message.len() as u64).to_le_bytes())?;
     to.write_all(&message)
 }
 
-/// The bytes of a message, for [`parse`].
+/// Reads the bytes of a message, for [`parse`].
 pub(super) fn read(mut from: impl Read) -> io::Result<Vec<u8>> {
     let mut length = [0; 8];
     from.read_exact(&mut length)?;
     let mut message = Vec::new();
     let length = u64::from_le_bytes(length);
-    // As it comes: the length is not to be trusted with memory.
+    // The buffer grows with the bytes that arrive: a wrong length must not allocate memory.
     let read = from.take(length).read_to_end(&mut message)?;
     if read as u64 == length { Ok(message) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
 }

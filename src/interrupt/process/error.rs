@@ -1,59 +1,24 @@
-//! What came of a command.
+//! Why a command did not run to its end.
 
 use std::error::Error as StdError;
 use std::fmt;
 use std::io;
 use std::os::unix::process::ExitStatusExt;
-use std::process::{ExitStatus, Output};
+use std::process::ExitStatus;
 
-use super::job::Remains;
+use super::captured::TextOrBytes;
 use super::pipes::Kept;
 use crate::error::TimeoutError;
 
-/// What a command that came to its end has written.
-#[derive(Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Captured {
-    /// How it ended.
-    pub status: ExitStatus,
-    /// What it has written to its standard output.
-    pub stdout: Vec<u8>,
-    /// Whether that is not all: more came than [is kept](super::Run::truncate_output), or somebody who still held the pipe
-    /// [was not waited for](super::Run::linger). Without these two settings it never is.
-    pub stdout_cut: bool,
-    /// What it has written to its standard error.
-    pub stderr: Vec<u8>,
-    /// As [`stdout_cut`](Self::stdout_cut).
-    pub stderr_cut: bool,
-}
-
-impl Captured {
-    pub(super) fn new(status: ExitStatus, stdout: Kept, stderr: Kept) -> Self {
-        Self {
-            status,
-            stdout: stdout.bytes,
-            stdout_cut: stdout.cut,
-            stderr: stderr.bytes,
-            stderr_cut: stderr.cut,
-        }
-    }
-}
-
-impl From<Captured> for Output {
-    fn from(captured: Captured) -> Self {
-        Self { status: captured.status, stdout: captured.stdout, stderr: captured.stderr }
-    }
-}
-
-/// Why a command did not come to its end.
+/// Why a command did not run to its end.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Error {
-    /// It could not be started (the error names it), or not be waited for, or its input could not be read.
+    /// The command could not be started (then the error names it) or waited for, or its input could not be read.
     Io(io::Error),
-    /// It was stopped, or not started, since the scope was over.
+    /// The scope was over: the command was stopped, or not started.
     Stopped(Stopped),
-    /// It was stopped though the scope was not over: [`why`](Halted::why) tells.
+    /// The command was stopped before the scope was over, for the reason in [`why`](Halted::why).
     Halted(Halted),
 }
 
@@ -68,8 +33,8 @@ impl fmt::Display for Error {
 }
 
 impl StdError for Error {
-    /// Each variant stands for the error in it, whose source it has. But a timeout that a reader of the input has returned is
-    /// the `io::Error`'s content, not its source.
+    /// The source of the error in the variant. An `io::Error` from a reader of the input may have a timeout inside;
+    /// then the source is that timeout.
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         match self {
             Self::Io(error) => match error.get_ref() {
@@ -89,7 +54,7 @@ impl From<io::Error> for Error {
 }
 
 impl Error {
-    /// Why the command was stopped, if the scope was over.
+    /// The scope's error, if the scope was over.
     pub fn timeout(&self) -> Option<&TimeoutError> {
         match self {
             Self::Stopped(stopped) => Some(&stopped.timeout),
@@ -113,72 +78,83 @@ impl From<TimeoutError> for Error {
     }
 }
 
-/// What a command has done before it was stopped.
+/// A command that was stopped, or not started, because the scope was over.
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct Stopped {
-    /// Why it was stopped.
+    /// The scope's error.
     pub timeout: TimeoutError,
-    /// What it has written so far, if that was captured.
+    /// The standard output so far, if it was captured.
     pub stdout: Vec<u8>,
-    /// Whether that is not all that was written: more came than is kept, or somebody outside of the group, or not to be
-    /// killed, still holds the pipe.
+    /// Whether `stdout` may be incomplete: the command wrote more than is kept, or a process that could not be
+    /// stopped still holds the pipe open.
     pub stdout_cut: bool,
-    /// What it has written so far, if that was captured.
+    /// The standard error so far, if it was captured.
     pub stderr: Vec<u8>,
-    /// As [`stdout_cut`](Self::stdout_cut).
+    /// Whether `stderr` may be incomplete, for the same reasons as [`stdout_cut`](Self::stdout_cut).
     pub stderr_cut: bool,
-    /// How it ended; `None` if it was not started, may not be signalled, or would not die. It is reaped whenever it ends.
+    /// The exit status. `None` if the command was not started, may not be signalled, or has not ended after SIGKILL;
+    /// then it is reaped when it ends.
     pub status: Option<ExitStatus>,
-    /// The signal by which it was suspended when the scope was over, if it was: it has not used its time.
+    /// The signal that had suspended the command when the scope was over. A suspended command does not use its time.
     pub suspended: Option<i32>,
-    /// Whether the command, or a process that it has started, may not be signalled by this program, and so runs on: it is
-    /// another user's.
+    /// Whether the command or a process that it has started runs on, because it belongs to another user and this
+    /// program may not signal it.
     pub refused: bool,
 }
 
-/// What a command has done before it was stopped although the scope was not over.
+/// A command that was stopped before the scope was over.
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct Halted {
     /// Why it was stopped.
     pub why: Why,
-    /// As [`Stopped::stdout`].
+    /// Like [`Stopped::stdout`].
     pub stdout: Vec<u8>,
-    /// As [`Stopped::stdout_cut`].
+    /// Like [`Stopped::stdout_cut`].
     pub stdout_cut: bool,
-    /// As [`Stopped::stderr`].
+    /// Like [`Stopped::stderr`].
     pub stderr: Vec<u8>,
-    /// As [`Stopped::stdout_cut`].
+    /// Like [`Stopped::stderr_cut`].
     pub stderr_cut: bool,
-    /// As [`Stopped::status`].
+    /// Like [`Stopped::status`].
     pub status: Option<ExitStatus>,
-    /// As [`Stopped::refused`].
+    /// Like [`Stopped::refused`].
     pub refused: bool,
 }
 
-/// Why a command was stopped although the scope was not over.
+/// Why a command was stopped before the scope was over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Why {
-    /// It has written more than [it may](super::Run::max_output).
+    /// The command wrote more than [`max_output`](super::Run::max_output) allows.
     #[non_exhaustive]
     TooMuchOutput {
-        /// How many bytes each output may have.
+        /// The limit of each output, in bytes.
         most: usize,
     },
-    /// The system has suspended it, since it has read from the terminal (SIGTTIN) or set it (SIGTTOU) from the background,
-    /// where nobody would have it go on: see [`Group`](super::Group).
+    /// The system suspended the command because it read from the terminal (SIGTTIN) or changed its settings (SIGTTOU)
+    /// from the background. No shell would resume it: see [`Group`](super::Group).
     #[non_exhaustive]
     Suspended {
-        /// By which signal.
+        /// The signal.
         signal: i32,
     },
 }
 
+/// A command that was stopped, as far as it could be.
+pub(super) struct StoppedJob {
+    /// `None` if the command has not ended.
+    pub(super) status: Option<ExitStatus>,
+    pub(super) stdout: Kept,
+    pub(super) stderr: Kept,
+    pub(super) suspended: Option<i32>,
+    pub(super) refused: bool,
+}
+
 impl Stopped {
-    pub(super) fn new(timeout: TimeoutError, remains: Remains) -> Self {
-        let Remains { status, stdout, stderr, suspended, refused } = remains;
+    pub(super) fn new(timeout: TimeoutError, job: StoppedJob) -> Self {
+        let StoppedJob { status, stdout, stderr, suspended, refused } = job;
         Self {
             timeout,
             stdout: stdout.bytes,
@@ -193,8 +169,8 @@ impl Stopped {
 }
 
 impl Halted {
-    pub(super) fn new(why: Why, remains: Remains) -> Self {
-        let Remains { status, stdout, stderr, refused, .. } = remains;
+    pub(super) fn new(why: Why, job: StoppedJob) -> Self {
+        let StoppedJob { status, stdout, stderr, refused, .. } = job;
         Self {
             why,
             stdout: stdout.bytes,
@@ -207,39 +183,14 @@ impl Halted {
     }
 }
 
-/// An output, shown as std's `Output` shows it: as text, where it is text.
-struct Shown<'a>(&'a [u8]);
-
-impl fmt::Debug for Shown<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match str::from_utf8(self.0) {
-            Ok(text) => fmt::Debug::fmt(text, f),
-            Err(_) => fmt::Debug::fmt(self.0, f),
-        }
-    }
-}
-
-impl fmt::Debug for Captured {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { status, stdout, stdout_cut, stderr, stderr_cut } = self;
-        f.debug_struct("Captured")
-            .field("status", status)
-            .field("stdout", &Shown(stdout))
-            .field("stdout_cut", stdout_cut)
-            .field("stderr", &Shown(stderr))
-            .field("stderr_cut", stderr_cut)
-            .finish()
-    }
-}
-
 impl fmt::Debug for Stopped {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { timeout, stdout, stdout_cut, stderr, stderr_cut, status, suspended, refused } = self;
         f.debug_struct("Stopped")
             .field("timeout", timeout)
-            .field("stdout", &Shown(stdout))
+            .field("stdout", &TextOrBytes(stdout))
             .field("stdout_cut", stdout_cut)
-            .field("stderr", &Shown(stderr))
+            .field("stderr", &TextOrBytes(stderr))
             .field("stderr_cut", stderr_cut)
             .field("status", status)
             .field("suspended", suspended)
@@ -253,9 +204,9 @@ impl fmt::Debug for Halted {
         let Self { why, stdout, stdout_cut, stderr, stderr_cut, status, refused } = self;
         f.debug_struct("Halted")
             .field("why", why)
-            .field("stdout", &Shown(stdout))
+            .field("stdout", &TextOrBytes(stdout))
             .field("stdout_cut", stdout_cut)
-            .field("stderr", &Shown(stderr))
+            .field("stderr", &TextOrBytes(stderr))
             .field("stderr_cut", stderr_cut)
             .field("status", status)
             .field("refused", refused)
@@ -263,12 +214,12 @@ impl fmt::Debug for Halted {
     }
 }
 
-/// As std writes it: with the signal's name.
+/// An exit status that std shows as "stopped", with the signal's name.
 fn suspension(signal: i32) -> ExitStatus {
     ExitStatus::from_raw(signal << 8 | 0x7f)
 }
 
-/// How it ended, in parentheses.
+/// Writes how the command ended, in parentheses.
 fn write_end(f: &mut fmt::Formatter<'_>, status: Option<ExitStatus>, refused: bool) -> fmt::Result {
     match status {
         Some(status) => write!(f, " ({status})")?,

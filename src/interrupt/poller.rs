@@ -1,4 +1,4 @@
-//! Waiting for file descriptors, no longer than a scope lasts.
+//! Waits for file descriptors, no longer than a scope lasts.
 
 use std::io::{self, PipeReader, PipeWriter, Write};
 use std::os::fd::BorrowedFd;
@@ -20,17 +20,17 @@ use crate::time::{NEVER, clock};
 use crate::token::node::Node;
 use crate::watchdog::Timer;
 
-/// Some systems take no longer timeout than a few weeks.
-const LONGEST: Duration = Duration::from_secs(3600);
+/// The longest timeout given to `poll`. Some systems reject one of more than a few weeks.
+const MAX_TIMEOUT: Duration = Duration::from_secs(3600);
 
-/// Waits, as often as asked, on behalf of a scope; without one, of nobody.
-pub(super) struct Watch<'s> {
+/// Waits for descriptors in a scope; without a scope nothing ends the wait early. It can be used for several waits.
+pub(super) struct Poller<'s> {
     scope: Option<&'s Scope>,
     location: &'static Location<'static>,
-    bell: Option<Bell<'s>>,
+    wakeup: Option<Wakeup<'s>>,
 }
 
-/// Which of the descriptors are ready: a bit for each.
+/// The descriptors that are ready: bit `n` stands for the one at index `n`.
 #[derive(Clone, Copy)]
 pub(super) struct Ready(u32);
 
@@ -40,22 +40,22 @@ impl Ready {
     }
 }
 
-impl<'s> Watch<'s> {
+impl<'s> Poller<'s> {
     pub(super) fn new(scope: Option<&'s Scope>, location: &'static Location<'static>) -> io::Result<Self> {
-        let bell = scope.map_or(Ok(None), Bell::hang)?;
-        Ok(Self { scope, location, bell })
+        let wakeup = scope.map_or(Ok(None), Wakeup::register)?;
+        Ok(Self { scope, location, wakeup })
     }
 
-    /// Waits until one of the descriptors is ready, or until this time on the system's clock if none is.
+    /// Waits until a descriptor is ready, or until the system's clock reads `until`.
     ///
-    /// Fails as soon as the scope is over: also if it is before it waits.
+    /// Fails as soon as the scope is over; also if it is over before the wait begins.
     pub(super) fn wait(&self, fds: &[(BorrowedFd<'_>, PollFlags)], until: u64) -> io::Result<Ready> {
         let mut polled: Vec<_> =
             fds.iter().map(|&(fd, events)| PollFd::from_borrowed_fd(fd, events)).collect();
-        if let Some(bell) = &self.bell {
-            polled.push(PollFd::new(&bell.rope.reader, PollFlags::IN));
+        if let Some(wakeup) = &self.wakeup {
+            polled.push(PollFd::new(&wakeup.pipe.reader, PollFlags::IN));
         }
-        // Under a mock clock the bell is rung at the deadline: it has nothing to do with the time that passes.
+        // A mock clock's deadline says nothing about real time: the wakeup's timer ends the wait there.
         let deadline = match self.scope {
             Some(scope) if !clock::is_mocked() => Thread::with(|thread| scope.effective(thread)),
             _ => NEVER,
@@ -67,7 +67,7 @@ impl<'s> Watch<'s> {
                 scope.check_by_clock(self.location)?;
             }
             let now = os::monotonic_nanos();
-            let left = Duration::from_nanos(end.saturating_sub(now)).min(LONGEST);
+            let left = Duration::from_nanos(end.saturating_sub(now)).min(MAX_TIMEOUT);
             let left = if end == NEVER { None } else { Timespec::try_from(left).ok() };
             match poll(&mut polled, left.as_ref()) {
                 Ok(_) | Err(Errno::INTR) => {}
@@ -82,39 +82,41 @@ impl<'s> Watch<'s> {
     }
 }
 
-/// What wakes somebody who waits: only where there is a node, by which the scope could be cancelled, or a mock clock.
-struct Bell<'s> {
-    rope: Arc<Rope>,
+/// Ends a wait from another thread. A scope needs one only if it can be cancelled (it has a node), or under a mock
+/// clock.
+struct Wakeup<'s> {
+    pipe: Arc<WakePipe>,
     node: Option<(&'s Arc<Node>, usize)>,
     timer: Option<Timer>,
 }
 
-/// A pipe. Both ends live as long as anybody may pull: else that would raise SIGPIPE.
-struct Rope {
+/// A pipe that is written to by its waker. It keeps both ends open as long as a waker lives: a write to a pipe
+/// without a reader would raise SIGPIPE.
+struct WakePipe {
     reader: PipeReader,
     writer: PipeWriter,
-    /// A forked child has the same pipe.
+    /// The process that made the pipe. A forked child has the same pipe and must not write to it.
     made_in: Process,
 }
 
-impl<'s> Bell<'s> {
-    fn hang(scope: &'s Scope) -> io::Result<Option<Self>> {
+impl<'s> Wakeup<'s> {
+    fn register(scope: &'s Scope) -> io::Result<Option<Self>> {
         let node = scope.visible().find_map(Scope::existing_node);
         let due = if clock::is_mocked() { Thread::with(|thread| scope.effective(thread)) } else { NEVER };
         if node.is_none() && due == NEVER {
             return Ok(None);
         }
         let (reader, writer) = io::pipe()?;
-        let rope = Arc::new(Rope { reader, writer, made_in: Process::current() });
-        let waker = Waker::from(Arc::clone(&rope));
-        // If it is over, the wait does not begin.
+        let pipe = Arc::new(WakePipe { reader, writer, made_in: Process::current() });
+        let waker = Waker::from(Arc::clone(&pipe));
+        // `add_waker` returns `None` if the node is over; then `wait` fails before it polls.
         let node = node.and_then(|node| Some((node, node.add_waker(&waker)?)));
         let timer = (due != NEVER).then(|| thread::schedule_on(&TestEnv::current(), due, waker));
-        Ok(Some(Self { rope, node, timer }))
+        Ok(Some(Self { pipe, node, timer }))
     }
 }
 
-impl Drop for Bell<'_> {
+impl Drop for Wakeup<'_> {
     fn drop(&mut self) {
         if let Some((node, key)) = self.node {
             node.remove_waker(key);
@@ -125,11 +127,12 @@ impl Drop for Bell<'_> {
     }
 }
 
-impl Wake for Rope {
+impl Wake for WakePipe {
     fn wake(self: Arc<Self>) {
         if self.made_in.is_current() {
-            // Twice at most, so there is room; and if not, it has been pulled.
-            let _pulled = (&self.writer).write(&[0]);
+            // The node and the timer write one byte each, so the pipe has room. A full pipe would wake the poll as
+            // well.
+            let _written = (&self.writer).write(&[0]);
         }
     }
 }

@@ -1,0 +1,132 @@
+//! A system call on a descriptor that waits no longer than the scope lasts.
+
+use std::io::{self, Read, Write};
+use std::os::fd::BorrowedFd;
+use std::panic::Location;
+
+use rustix::event::PollFlags;
+use rustix::net::{RecvFlags, SendFlags, recv, send};
+use rustix::pipe::PIPE_BUF;
+
+use crate::interrupt::call::in_innermost;
+use crate::interrupt::poller::Poller;
+use crate::time::NEVER;
+
+/// A descriptor, and the user's line that makes a call on it.
+pub(super) struct Descriptor<'a> {
+    pub(super) fd: BorrowedFd<'a>,
+    pub(super) is_socket: bool,
+    pub(super) is_terminal: bool,
+    pub(super) location: &'static Location<'static>,
+}
+
+/// How a system call is kept from blocking.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Mode {
+    /// It may block: no scope is open.
+    Blocking,
+    /// By `MSG_DONTWAIT`. `O_NONBLOCK` would change the socket for everyone who has it.
+    DontWait,
+    /// By a `poll` before it.
+    Polled,
+    /// The buffer is empty, so the call never blocks.
+    Empty,
+}
+
+impl Descriptor<'_> {
+    /// Makes a system call once it does not block, no later than the scope ends.
+    pub(super) fn call<R>(
+        &self,
+        events: PollFlags,
+        mode: Mode,
+        mut attempt: impl FnMut(Mode) -> io::Result<R>,
+    ) -> io::Result<R> {
+        in_innermost(|scope| {
+            let Some(scope) = scope else { return attempt(Mode::Blocking) };
+            scope.checkpoint_at(self.location)?;
+            if matches!(mode, Mode::DontWait | Mode::Empty)
+                && let Some(result) = unless_blocked(attempt(mode))
+            {
+                return result;
+            }
+            let poller = Poller::new(Some(scope), self.location)?;
+            loop {
+                poller.wait(&[(self.fd, events)], NEVER)?;
+                if let Some(result) = unless_blocked(attempt(mode)) {
+                    return result;
+                }
+            }
+        })
+    }
+}
+
+fn unless_blocked<R>(result: io::Result<R>) -> Option<io::Result<R>> {
+    match &result {
+        Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => None,
+        _ => Some(result),
+    }
+}
+
+impl Read for Descriptor<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let mode = if buffer.is_empty() {
+            Mode::Empty
+        } else if self.is_socket {
+            Mode::DontWait
+        } else {
+            Mode::Polled
+        };
+        self.call(PollFlags::IN, mode, |mode| {
+            Ok(match mode {
+                _ if buffer.is_empty() => 0,
+                Mode::DontWait => recv(self.fd, &mut *buffer, RecvFlags::DONTWAIT)?.0,
+                _ => rustix::io::read(self.fd, &mut *buffer)?,
+            })
+        })
+    }
+}
+
+/// Keeps `send` from raising SIGPIPE. Apple's systems have no such flag: std sets an option of the socket instead.
+#[cfg(not(target_vendor = "apple"))]
+const NO_SIGNAL: SendFlags = SendFlags::NOSIGNAL;
+#[cfg(target_vendor = "apple")]
+const NO_SIGNAL: SendFlags = SendFlags::empty();
+
+impl Write for Descriptor<'_> {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        // Apple's systems ignore the flag in `send`.
+        let has_flag = self.is_socket && !cfg!(target_vendor = "apple");
+        // On a socket an empty buffer may be a datagram.
+        let mode = if buffer.is_empty() && !self.is_socket {
+            Mode::Empty
+        } else if has_flag {
+            Mode::DontWait
+        } else {
+            Mode::Polled
+        };
+        self.call(PollFlags::OUT, mode, |mode| {
+            // A pipe that is ready has room for `PIPE_BUF` bytes; a write of more would block until all are written. A
+            // terminal is ready as soon as it has room for one byte.
+            let most = match mode {
+                Mode::Empty => return Ok(0),
+                Mode::Polled if self.is_terminal => 1,
+                Mode::Polled => PIPE_BUF,
+                Mode::Blocking | Mode::DontWait => usize::MAX,
+            };
+            let buffer = &buffer[..buffer.len().min(most)];
+            let dont_wait = match mode {
+                Mode::DontWait => SendFlags::DONTWAIT,
+                _ => SendFlags::empty(),
+            };
+            Ok(if self.is_socket {
+                send(self.fd, buffer, NO_SIGNAL | dont_wait)?
+            } else {
+                rustix::io::write(self.fd, buffer)?
+            })
+        })
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

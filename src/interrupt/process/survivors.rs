@@ -1,0 +1,121 @@
+//! The processes of a group that have outlived its leader, which has ended and is not reaped yet.
+
+use rustix::process::Pid;
+
+/// The members of a group that have not ended, its leader aside.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Survivors {
+    None,
+    /// This program may signal none of them: they belong to another user.
+    NotPermitted,
+    /// This program may signal at least one, whose number is given if the system tells it.
+    Some(Option<Pid>),
+    /// The system does not list processes.
+    #[cfg_attr(not(any(target_os = "linux", target_os = "android")), allow(dead_code))]
+    Unknown,
+}
+
+impl Survivors {
+    pub(super) fn is_surely_none(&self) -> bool {
+        matches!(self, Self::None | Self::NotPermitted)
+    }
+
+    pub(super) fn is_none_or_unknown(&self) -> bool {
+        matches!(self, Self::None | Self::NotPermitted | Self::Unknown)
+    }
+}
+
+/// Lists the survivors of the group that `leader` led.
+pub(super) fn survivors(leader: Pid) -> Survivors {
+    // A process may be born while the list is read, and its parent may end meanwhile. Only a second look finds it.
+    match look(leader) {
+        Survivors::None => look(leader),
+        survivors => survivors,
+    }
+}
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn look(leader: Pid) -> Survivors {
+    let Ok(members) = members(leader) else { return Survivors::Unknown };
+    // The leader is not reaped, so a complete list has it. One without it does not show our processes (`hidepid`).
+    if !members.iter().any(|member| member.pid == leader) {
+        return Survivors::Unknown;
+    }
+    let mut survivors = Survivors::None;
+    for member in members.iter().filter(|member| member.pid != leader && !member.has_ended) {
+        if may_be_signalled(member.pid) {
+            return Survivors::Some(Some(member.pid));
+        }
+        survivors = Survivors::NotPermitted;
+    }
+    survivors
+}
+
+/// On other systems a signal to a group whose members have all ended fails.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn look(leader: Pid) -> Survivors {
+    match rustix::process::test_kill_process_group(leader) {
+        Ok(()) => Survivors::Some(None),
+        Err(_) => Survivors::None,
+    }
+}
+
+/// Whether this program may signal a process; `true` if there is no such process.
+pub(super) fn may_be_signalled(process: Pid) -> bool {
+    rustix::process::test_kill_process(process) != Err(rustix::io::Errno::PERM)
+}
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+struct Member {
+    pid: Pid,
+    has_ended: bool,
+}
+
+/// The members of a group, and its first leader even if that has moved to another group.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn members(group: Pid) -> std::io::Result<Vec<Member>> {
+    let mut members = Vec::new();
+    for entry in std::fs::read_dir("/proc")? {
+        let entry = entry?;
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        // The process may have been reaped meanwhile.
+        let Ok(stat) = std::fs::read(entry.path().join("stat")) else { continue };
+        if let (Some(pid), Some((its_group, has_ended))) = (Pid::from_raw(pid), parse(&stat))
+            && (its_group == group.as_raw_nonzero().get() || pid == group)
+        {
+            members.push(Member { pid, has_ended });
+        }
+    }
+    Ok(members)
+}
+
+/// Reads `/proc/<pid>/stat`: the process group, and whether the process has ended.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn parse(stat: &[u8]) -> Option<(i32, bool)> {
+    // The name in parentheses may itself have spaces, parentheses and any bytes.
+    let after_name = stat.iter().rposition(|&byte| byte == b')')? + 1;
+    let fields: Vec<&str> = str::from_utf8(&stat[after_name..]).ok()?.split_whitespace().collect();
+    let (state, group, threads) = (fields.first()?, fields.get(2)?, fields.get(17)?);
+    // A zombie with several threads runs on: its first thread may end before the others.
+    let has_ended = matches!(*state, "X" | "x") || *state == "Z" && threads.parse::<u32>().ok()? <= 1;
+    Some((group.parse().ok()?, has_ended))
+}
+
+#[cfg(all(test, any(target_os = "linux", target_os = "android")))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_may_be_anything() {
+        let line = b"42 (a) Z (\xff 1) S 1 17 17 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 5";
+        assert_eq!(parse(line), Some((17, false)));
+    }
+
+    #[test]
+    fn a_process_whose_first_thread_has_ended_has_not() {
+        let line = |threads: u32| format!("42 (x) Z 1 17 17 0 -1 0 0 0 0 0 0 0 0 0 20 0 {threads} 0 5");
+        assert_eq!(parse(line(1).as_bytes()), Some((17, true)));
+        assert_eq!(parse(line(2).as_bytes()), Some((17, false)));
+        assert_eq!(parse(b"42 (x) Z 1"), None);
+    }
+}

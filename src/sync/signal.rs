@@ -1,0 +1,17 @@
+//! Signals to a child process and to the process group that it leads.
+
+use rustix::process::{Pid, Signal, getpgid, kill_process, kill_process_group};
+
+/// Signals a process, and with it every member of the group that it leads, if `leads`.
+///
+/// The process must not be reaped yet: after that its number may belong to another one.
+pub(crate) fn signal_with_group(pid: Pid, leads: bool, signal: Signal) {
+    // An error changes nothing: the process has ended, or may not be signalled.
+    if leads {
+        let _sent = kill_process_group(pid, signal);
+    }
+    // A leader may have moved to another group; then the group's signal has not reached it.
+    if !leads || getpgid(Some(pid)) != Ok(pid) {
+        let _sent = kill_process(pid, signal);
+    }
+}
