@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::hook::HookResult;
-use super::node::{Node, NodeSpec};
+use super::node::Node;
 use crate::error::{Cause, Chain, RaiseContext, ScopeInfo, TimeoutError};
 use crate::test_env::TestEnv;
 use crate::thread::Thread;
@@ -84,7 +84,7 @@ impl CancellationToken {
         // To read the clock would double the price of a child. So its age is its parent's.
         let parents = parent.filter(|parent| parent.env.shares_clock(&TestEnv::current()));
         let entered = parents.map_or_else(clock::now, |parent| parent.entered);
-        Self { node: Node::new(parent, NodeSpec::token(info, entered)) }
+        Self { node: Node::new_token(parent, info, entered) }
     }
 
     pub(crate) fn of(node: Arc<Node>) -> Self {

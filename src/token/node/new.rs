@@ -51,9 +51,18 @@ struct Position {
 
 impl Node {
     /// A node beneath `parent`, with a timer if it needs one.
+    pub(crate) fn new(parent: Option<&Arc<Node>>, spec: NodeSpec) -> Arc<Self> {
+        Self::make(parent, spec)
+    }
+
+    /// The node of a token that only a cancel ends: its own, or that of its parent.
+    pub(crate) fn new_token(parent: Option<&Arc<Node>>, info: ScopeInfo, entered: u64) -> Arc<Self> {
+        Self::make(parent, NodeSpec::token(info, entered))
+    }
+
     // Always inlined down to a lazy token: to pass its parts through memory would cost a fifth of its price.
     #[inline(always)]
-    pub(crate) fn new(parent: Option<&Arc<Node>>, spec: NodeSpec) -> Arc<Self> {
+    fn make(parent: Option<&Arc<Node>>, spec: NodeSpec) -> Arc<Self> {
         let env = TestEnv::current();
         match parent {
             None => Self::new_root(spec, env),
@@ -62,7 +71,6 @@ impl Node {
         }
     }
 
-    #[inline(never)]
     fn new_root(spec: NodeSpec, env: TestEnv) -> Arc<Self> {
         watchdog::prepare();
         let position = Position {
@@ -93,7 +101,6 @@ impl Node {
         Self::build(spec, env, position)
     }
 
-    #[inline(never)]
     fn new_child(parent: &Arc<Node>, spec: NodeSpec, env: TestEnv) -> Arc<Self> {
         parent.ensure_listed();
         let Some(mut state) = parent.state.lock() else {
