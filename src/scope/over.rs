@@ -50,7 +50,7 @@ pub(crate) enum AwaitAction {
 }
 
 /// What is about to happen where scopes are over.
-pub(super) enum Ending {
+pub(super) enum AfterEnd {
     /// A future in this poll is about to be dropped, or waits for a shield or for its hooks first.
     Drop { is_held_up: bool },
     /// The body may clean up until this time.
@@ -72,13 +72,13 @@ impl AwaitState {
     #[cold]
     fn look_when_over(&mut self, scope: &Scope) -> AwaitAction {
         let now = clock::now();
-        let stays = match scope.ending(now) {
-            Ending::Drop { is_held_up } => {
+        let stays = match scope.after_end(now) {
+            AfterEnd::Drop { is_held_up } => {
                 let was_in_time = self.began_in_time && !self.awaits_drop;
                 self.awaits_drop = true;
                 self.wait_for_drop(now, is_held_up).map(|until| AwaitAction::AwaitDrop { until, was_in_time })
             }
-            Ending::CleanUp { until } => {
+            AfterEnd::CleanUp { until } => {
                 self.wait_for_turn(scope, now, until).map(|until| AwaitAction::Stay { until })
             }
         };
@@ -106,8 +106,8 @@ impl AwaitState {
         // Outside every future it is unknown where a poll begins; but an await that was pending is in a new poll.
         let is_polled_anew = polled.is_none() && self.since != 0 && self.since < now;
         let told = polled.unwrap_or(scope);
-        if self.began_in_time || is_polled_anew || !told.has_told() {
-            told.set_told();
+        if self.began_in_time || is_polled_anew || !told.has_given_error() {
+            told.set_error_given();
             return None;
         }
         let paced = self.pending_since(now).saturating_add(PACE);

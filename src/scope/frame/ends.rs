@@ -3,7 +3,7 @@
 use super::Scope;
 use super::undo::Undo;
 use crate::error::Termination;
-use crate::scope::over::Ending;
+use crate::scope::over::AfterEnd;
 use crate::time::NEVER;
 
 impl Scope {
@@ -42,7 +42,7 @@ impl Scope {
     }
 
     /// What an await can expect from the scopes that are over here.
-    pub(in crate::scope) fn ending(&self, now: u64) -> Ending {
+    pub(in crate::scope) fn after_end(&self, now: u64) -> AfterEnd {
         let (mut in_poll, mut until, mut dropping) = (true, NEVER, None);
         for scope in self.visible() {
             in_poll &= scope.kind.is_polled();
@@ -56,19 +56,19 @@ impl Scope {
         match dropping {
             Some(outermost) => {
                 let node = outermost.existing_node();
-                Ending::Drop { is_held_up: node.is_some_and(|node| node.has_shields()) }
+                AfterEnd::Drop { is_held_up: node.is_some_and(|node| node.has_shields()) }
             }
-            None => Ending::CleanUp { until },
+            None => AfterEnd::CleanUp { until },
         }
     }
 
     /// Whether an await in it has given the error in this poll.
-    pub(in crate::scope) fn has_told(&self) -> bool {
-        self.undo.get().has(Undo::TOLD)
+    pub(in crate::scope) fn has_given_error(&self) -> bool {
+        self.undo.get().has(Undo::ERROR_GIVEN)
     }
 
-    pub(in crate::scope) fn set_told(&self) {
-        self.undo.set(self.undo.get().and(Undo::TOLD));
+    pub(in crate::scope) fn set_error_given(&self) {
+        self.undo.set(self.undo.get().and(Undo::ERROR_GIVEN));
     }
 
     /// Whether this scope is over only because a future around it, in the same poll, is over. That future drops both.

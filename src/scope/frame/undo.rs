@@ -11,7 +11,7 @@ impl Undo {
     /// Restore the flag, and close the node or keep it with its future. An identity that was asked for is kept too.
     pub(super) const FLAG: Undo = Undo(2);
     /// Nothing to undo: an await in this poll has given the error.
-    pub(super) const TOLD: Undo = Undo(4);
+    pub(super) const ERROR_GIVEN: Undo = Undo(4);
     /// Abort: a call holds the frame.
     pub(super) const HELD: Undo = Undo(8);
 
