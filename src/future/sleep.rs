@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use super::task_wakeup::TaskWakeup;
 use crate::error::TimeoutError;
+use crate::scope::await_over::{AwaitAction, AwaitState};
 use crate::scope::error_at;
-use crate::scope::over::{AwaitAction, AwaitState};
 use crate::scope::test_hooks::point;
 use crate::test_env::TestEnv;
 use crate::thread::Thread;

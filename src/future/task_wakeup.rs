@@ -5,8 +5,8 @@ use std::task::Waker;
 
 use crate::error::TimeoutError;
 use crate::scope::Scope;
+use crate::scope::await_over::{AwaitState, PATIENCE};
 use crate::scope::innermost;
-use crate::scope::over::{AwaitState, PATIENCE};
 use crate::test_env::TestEnv;
 use crate::thread::{self, Thread};
 use crate::time::NEVER;

@@ -8,7 +8,7 @@ use pin_project::{pin_project, pinned_drop};
 
 use super::task_wakeup::TaskWakeup;
 use crate::error::TimeoutError;
-use crate::scope::over::{AwaitAction, AwaitState, takes_a_break};
+use crate::scope::await_over::{AwaitAction, AwaitState, takes_a_break};
 use crate::scope::test_hooks::point;
 use crate::scope::{WaitLimit, error_at};
 use crate::test_env::TestEnv;

@@ -2,6 +2,7 @@
 //!
 //! Outside this room nobody knows of what a frame is made.
 
+pub(crate) mod await_over;
 mod builder;
 mod cancel;
 pub(crate) mod checkpoint;
@@ -10,7 +11,6 @@ mod entry;
 mod frame;
 mod handle;
 pub(crate) mod interrupted;
-pub(crate) mod over;
 #[cfg(feature = "testing")]
 pub(crate) mod presence;
 mod run;

@@ -3,7 +3,7 @@
 use super::Scope;
 use super::undo::Undo;
 use crate::error::Termination;
-use crate::scope::over::AfterEnd;
+use crate::scope::await_over::AfterEnd;
 use crate::time::NEVER;
 
 impl Scope {
