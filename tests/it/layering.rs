@@ -13,19 +13,18 @@ const FLOORS: [&[&str]; 9] = [
     &["thread", "pool"],
     &["token"],
     &["scope"],
-    &["future", "quota", "interrupt", "abandon", "isolate", "report"],
-    &["tower", "testing", "guide", "recipes"],
+    &["future", "quota", "interrupt", "abandon", "isolate"],
+    &["testing", "guide", "recipes"],
 ];
 
 /// Where `unsafe` may stand: files, and folders with all that is in them. A recipe is a user's code.
-const UNSAFE: [&str; 8] = [
+const UNSAFE: [&str; 7] = [
     "sync/",
     "thread/local.rs",
     "watchdog/timers.rs",
     "watchdog/timers/",
     "scope/frame.rs",
     "interrupt/regex/pcre2.rs",
-    "report/stack/",
     "recipes/mysql.rs",
 ];
 
