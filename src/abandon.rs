@@ -7,10 +7,10 @@
 //! # Nested work
 //!
 //! Work may itself call `abandon`: a page load, for example, that looks up names. Then the outer work waits for the
-//! inner work, and must not take its thread. So the bound holds for each *depth* separately: for work that was called
-//! from outside, for work that was called from that work, and so on. A thread that the work starts belongs to the
-//! work once it has entered a [`Handle`] from there. A hook counts as nested in all running work, since any of it may
-//! wait for the hook.
+//! inner work, and must not occupy the thread that the inner work needs. So the bound holds for each *depth*
+//! separately: for work that was called from outside, for work that was called from that work, and so on. A thread
+//! that the work starts belongs to the work once the thread has entered a [`Handle`] that was made in the work. A
+//! hook counts as nested in all running work, since any running work may wait for the hook.
 
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -92,7 +92,7 @@ pub fn abandoned() -> usize {
 
 /// Sets the most threads on which this process runs the work of [`abandon`](crate::abandon()). The default is 8.
 ///
-/// The bound holds at once. A higher bound starts work that waits for a thread; a lower bound does not disturb
+/// The bound takes effect at once. A higher bound starts work that waits for a thread; a lower bound does not disturb
 /// running work. With 0 every call fails as [`Saturated`]. Programs set the bound, not libraries.
 ///
 /// # Examples
@@ -146,7 +146,8 @@ fn submit(depth: usize, job: Arc<dyn Task>) -> Result<(), Saturated> {
     if threads.is_saturated(depth) {
         return Err(Saturated { threads: threads.most() });
     }
-    // Jobs without a thread, this one or others, come back. Dropping a `Submitted` tells its waiter.
+    // If no thread can be had at all, `try_submit` returns the jobs that wait for one: this job or others. Dropping them
+    // tells their callers.
     drop(threads.try_submit(depth, job));
     Ok(())
 }
@@ -154,7 +155,7 @@ fn submit(depth: usize, job: Arc<dyn Task>) -> Result<(), Saturated> {
 // ===== Depth =====
 
 thread_local! {
-    /// The depth of work that this thread calls.
+    /// The depth of work that is called from this thread: one more than that of the work running on it, or 0.
     static DEPTH: Cell<usize> = const { Cell::new(0) };
 }
 
@@ -164,19 +165,19 @@ fn running() -> Option<MutexGuard<'static, HashMap<ScopeId, usize>>> {
     RUNNING.get_or_init(|| ForkMutex::new(HashMap::new())).lock()
 }
 
-/// The depth of work that is called in this scope: greater than the depths of all work that may wait for it.
+/// The depth of work that is called in this scope. It is greater than the depth of any work that may wait for the new work.
 fn depth_of(scope: &Scope) -> usize {
     let mut ancestors = Vec::new();
     // An ancestor may be the scope of work on another thread, if a handle was entered here.
     scope.node().walk(|node| ancestors.push(node.id));
     let Some(running) = running() else { return DEPTH.get() };
-    // On a thread for hooks: any running work may wait for this hook.
+    // On a thread for hooks all running work counts, since any running work may wait for this hook.
     let all = pool::is_for_hooks().then(|| running.values()).into_iter().flatten();
     let depths = ancestors.iter().filter_map(|scope| running.get(scope)).chain(all);
     depths.map(|depth| depth.saturating_add(1)).fold(DEPTH.get(), usize::max)
 }
 
-/// Records that work runs on this thread, in this scope, until it is dropped.
+/// Until the guard is dropped, records that work runs on this thread, in this scope.
 struct RunningGuard {
     scope: ScopeId,
     outer_depth: usize,
@@ -237,7 +238,7 @@ impl<T: Send + 'static> Job<T> {
             let mut state = lock(&self.state);
             let before = std::mem::replace(&mut *state, State::Abandoned);
             if matches!(before, State::Running) {
-                // Under the job's lock, so that `mark_returned` comes later.
+                // Called under the job's lock, so that the call of `mark_returned` in `run` comes later.
                 pool::abandoned().mark_abandoned(self.depth);
             }
             before
@@ -252,7 +253,7 @@ impl<T: Send + 'static> Job<T> {
     }
 }
 
-/// A job in the pool's queue. Dropped before it has run, it wakes the caller, who sees [`State::NoThread`].
+/// A job in the pool's queue. If it is dropped before it has run, it wakes the caller, who then sees [`State::NoThread`].
 struct Submitted<T: Send + 'static>(Arc<Job<T>>);
 
 impl<T: Send + 'static> Task for Submitted<T> {
@@ -298,7 +299,8 @@ impl<T: Send + 'static> Job<T> {
             }
         };
         let running = RunningGuard::enter(handle.node().id, self.depth);
-        // A test's clock stands still until the work has begun, and again from its end until the caller has been woken.
+        // `held` keeps a test's clock still until the work has begun, and again from the work's end until the caller has been
+        // woken.
         let held = Cell::new(Some(held));
         let run = AssertUnwindSafe(|| {
             handle.enter(Limit::NONE, |_| {
@@ -316,7 +318,7 @@ impl<T: Send + 'static> Job<T> {
             }
             abandoned
         };
-        // The result of abandoned work.
+        // `ended` is still `Some` only if the work was abandoned: nobody takes its result.
         drop_quietly(ended);
         drop(running);
         let waker = lock(&self.waker).take();

@@ -5,10 +5,10 @@
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub enum Cause {
-    /// Its deadline passed.
+    /// The scope's deadline passed.
     Deadline,
-    /// The [`Quota`](crate::Quota) it was entered with is spent.
+    /// The [`Quota`](crate::Quota) with which the scope was entered is spent.
     Quota,
-    /// Its token was cancelled, or one named with [`cancel_on`](crate::Timebox::cancel_on).
+    /// The scope's token was cancelled, or a token that was given with [`cancel_on`](crate::Timebox::cancel_on).
     Cancelled,
 }

@@ -13,8 +13,8 @@ use super::timeout_error::{ErrorInner, TimeoutError};
 
 /// Collects the scopes around a place, innermost first, and decides which of them the error names.
 ///
-/// The error names the outermost scope that ended by itself. A scope may also be over because of a scope that it has left
-/// since: if no scope in the chain ended by itself, the error names the innermost of those.
+/// The error names the outermost scope that ended by itself. A scope may also be over because of an outer scope that is no
+/// longer around it. If no scope in the chain ended by itself, the error names the innermost scope that is over in this way.
 pub(crate) struct Chain {
     scopes: Vec<ScopeInfo>,
     named: Option<Named>,
@@ -37,11 +37,11 @@ pub(crate) struct Link {
 pub(crate) trait SharedScope {
     /// The termination that the scope inherited, if it is over.
     fn inherited_end(&self) -> Option<Termination>;
-    /// Keeps the error, which names this scope.
+    /// Keeps the error for the scope's fallback, if the scope has one. The error names this scope.
     fn set_raised(&self, error: &TimeoutError);
 }
 
-/// Where a link stands, and what the error says of its time.
+/// What the error needs of the link that it names: the link's index in the chain, its times, and its shared state.
 struct Place {
     index: usize,
     entered: u64,
@@ -96,17 +96,18 @@ impl Chain {
         }
     }
 
-    /// The error of the scope that the chain names. That scope keeps it too.
+    /// The error, which names one scope of the chain. That scope is given a clone of the error.
     #[cold]
     pub(crate) fn into_error(self, context: RaiseContext) -> TimeoutError {
         let Chain { scopes, named, innermost } = self;
         let Named { place, end } = named.unwrap_or_else(|| {
-            // A fork has lost the termination.
+            // No scope of the chain has a termination: it was lost in a fork.
             let end = Termination::new(Cause::Cancelled, innermost.now);
             Named { place: innermost, end }
         });
         let Place { index, mut entered, now, shared } = place;
-        // An expiry that came through a link shows the limit of the token, and its label if it has one.
+        // If the scope is over because a token that it is linked to expired, the error shows the limit of that token, and the
+        // token's label if there is one.
         let expired = end.origin.filter(|_| end.cause != Cause::Cancelled);
         let shown = expired.map(|origin| {
             let scope = &scopes[index];

@@ -77,7 +77,7 @@ impl ErrorInner {
         }
         match (scope.limit, self.cause) {
             (Some(limit), _) => write!(f, "limit {}, ", Rounded(limit))?,
-            // The limit says nothing about a cancel.
+            // There is no duration to show, and `until an instant` would explain nothing: the scope was cancelled.
             (None, Cause::Cancelled) => {}
             (None, _) => f.write_str("until an instant, ")?,
         }

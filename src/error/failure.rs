@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 /// The failure of a hook: the `Err` of its closure, or the message of a panic.
 ///
-/// The call that the hook did not interrupt has it in its [`Outcome`](crate::Outcome) and in its
-/// [error](crate::TimeoutError::hook_failure).
+/// The failure is reported with the call that the hook should have interrupted: in the call's [`Outcome`](crate::Outcome),
+/// or in its [error](crate::TimeoutError::hook_failure).
 ///
 /// # Examples
 ///
@@ -38,7 +38,7 @@ pub struct HookFailure {
 }
 
 impl HookFailure {
-    /// Whether the hook panicked: then it is not fired again.
+    /// Whether the hook panicked. A hook that has panicked is not fired again.
     pub fn is_panic(&self) -> bool {
         self.is_panic
     }

@@ -7,15 +7,15 @@ use std::sync::Arc;
 use super::timeout_error::TimeoutError;
 
 impl TimeoutError {
-    /// The timeout behind an error, if there is one: the error itself, or one of its [sources](Error::source). It is found
-    /// inside an [`io::Error`] too, inside several of them, and inside an error of this crate.
+    /// The timeout behind an error, if there is one: the error itself, or one of its [sources](Error::source). A timeout is also
+    /// found inside an [`io::Error`], inside nested ones, and inside an error of this crate.
     ///
     /// For an `anyhow::Error` or a boxed error write `&*error`.
     ///
-    /// Some errors hide the error that they hold: their source is the source of the other, not the other itself.
-    /// `#[error(transparent)]` of thiserror does so; `#[error("{0}")]` shows the same text and hides nothing. An
-    /// `anyhow::Error` without a context does so once it is converted into a `Box<dyn Error>` or an `io::Error`: call this
-    /// before.
+    /// Some errors hide the error that they hold: their `source` returns the source of the held error, not the held error itself.
+    /// An error with `#[error(transparent)]` of thiserror hides its error; with `#[error("{0}")]` it shows the same text and
+    /// hides nothing. An `anyhow::Error` without a context hides its error once it is converted into a `Box<dyn Error>` or an
+    /// `io::Error`: call `find` before the conversion.
     ///
     /// # Examples
     ///
@@ -49,7 +49,8 @@ impl TimeoutError {
     }
 }
 
-/// The error that an error holds, or else its source. Some types that hold an error give its source as their own.
+/// The error that an error holds, or, if it holds none, its source. The held error comes first, since `source` would skip it:
+/// some types that hold an error, such as `io::Error`, return the source of the held error as their own source.
 fn next<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e (dyn Error + 'static)> {
     fn held<'e, T: Error + 'static>(error: &'e (dyn Error + 'static)) -> Option<&'e (dyn Error + 'static)> {
         if let Some(held) = error.downcast_ref::<Arc<T>>() {

@@ -20,11 +20,11 @@ pub use scope::{ScopeId, ScopeInfo};
 pub(crate) use termination::{Origin, Termination};
 pub use timeout_error::TimeoutError;
 
-/// A result whose error is a [`TimeoutError`] unless another is named.
+/// A result whose error is a [`TimeoutError`] unless another type is named.
 ///
-/// If a closure uses `?`, and another `?` takes its result, its error type must be written down (the compiler says E0283).
-/// This alias keeps that short. [The front page](crate#e0283-type-annotations-needed) shows it for errors of your own, anyhow
-/// and async blocks.
+/// If a closure uses `?`, and another `?` is applied to the closure's result, the closure's error type must be written down
+/// (else the compiler says E0283). This alias is a short way to write it down. [The front
+/// page](crate#e0283-type-annotations-needed) shows how to do so for your own error types, for anyhow and for async blocks.
 ///
 /// ```
 /// use std::time::Duration;

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::text::OneLine;
 
-/// The identity of one scope: unique in the process for as long as it runs.
+/// The identity of one scope: unique for as long as the process runs.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ScopeId(NonZeroU64);
 
@@ -26,7 +26,7 @@ impl ScopeId {
         let id = MINE.with(|mine| {
             let mut id = mine.get();
             if id % BATCH == 0 {
-                // Relaxed: only uniqueness is asked for.
+                // Relaxed: the identities need only be unique.
                 id = NEXT.fetch_add(BATCH, Ordering::Relaxed);
             }
             mine.set(id + 1);
@@ -103,7 +103,7 @@ impl ScopeInfo {
         self.id
     }
 
-    /// The label given with [`Timebox::label`](crate::Timebox::label), if one was.
+    /// The label given with [`Timebox::label`](crate::Timebox::label), if there is one.
     pub fn label(&self) -> Option<&str> {
         self.label.as_deref()
     }
@@ -113,7 +113,7 @@ impl ScopeInfo {
         self.location
     }
 
-    /// The duration that was asked for. For a quota: the time that it had left. `None` for an instant or for no limit.
+    /// The duration of the scope's limit. For a quota: the time that the quota had left. `None` for an instant or for no limit.
     pub fn limit(&self) -> Option<Duration> {
         self.limit
     }

@@ -8,7 +8,7 @@ use serde::ser::{Serialize, SerializeMap, SerializeStruct, Serializer};
 use super::scope::{ScopeId, ScopeInfo};
 use super::timeout_error::TimeoutError;
 
-/// A value as the text that it shows.
+/// Serializes a value as the text of its `Display`.
 struct Shown<T>(T);
 
 impl<T: Display> Serialize for Shown<T> {
@@ -17,7 +17,7 @@ impl<T: Display> Serialize for Shown<T> {
     }
 }
 
-/// Fields as a map.
+/// Serializes fields as a map.
 struct Map<I>(I);
 
 impl<'a, I: ExactSizeIterator<Item = (&'a str, &'a str)> + Clone> Serialize for Map<I> {

@@ -1,4 +1,4 @@
-//! How a scope ended, and which scope it began with.
+//! How a scope ended, and which scope or token ended first.
 
 use std::sync::Arc;
 
@@ -9,14 +9,14 @@ use super::scope::ScopeInfo;
 #[derive(Clone)]
 pub(crate) struct Termination {
     pub(crate) cause: Cause,
-    /// When, on the clock of the scope.
+    /// When the scope ended, on the clock of the scope.
     pub(crate) at: u64,
     pub(crate) reason: Option<Arc<str>>,
     /// The token or scope that ended first, if this termination came through a link.
     pub(crate) origin: Option<Arc<Origin>>,
 }
 
-/// A termination and the scope that ended by it first. Scopes inside that scope inherit it.
+/// A termination, and the scope that it ended first. The scopes inside that scope inherit the termination.
 pub(crate) struct Origin {
     pub(crate) termination: Termination,
     pub(crate) info: ScopeInfo,

@@ -3,7 +3,8 @@
 use std::fmt::{self, Display, Formatter, Write};
 use std::time::Duration;
 
-/// A text of the user's on one line: escapes everything that would break the line or be misread, except quotes.
+/// Shows a text of the user's on one line. Escapes every character that would break the line or be misread, except quotes and
+/// backslashes.
 pub(super) struct OneLine<'a>(pub(super) &'a str);
 
 impl Display for OneLine<'_> {
@@ -15,8 +16,8 @@ impl Display for OneLine<'_> {
     }
 }
 
-/// A duration with three decimals of its unit. It is cut and not rounded, so that it never shows a limit as reached that was
-/// not.
+/// Shows a duration with three decimals of its unit. Further decimals are cut off, not rounded: a time just below a limit must
+/// not look as if the limit was reached.
 pub(super) struct Rounded(pub(super) Duration);
 
 impl Display for Rounded {

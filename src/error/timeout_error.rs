@@ -14,16 +14,17 @@ use super::scope::{ScopeId, ScopeInfo};
 ///
 /// The error is made where code is interrupted: at a [checkpoint](crate::checkpoint), in an
 /// [interruptible call](crate::interruptible), or at the drop of a future. From there `?` passes it on, unchanged by every
-/// boundary. [`scope`](Self::scope) names the scope that is over; if several are, the outermost.
+/// boundary. [`scope`](Self::scope) names the scope that is over. If several scopes are over, it names the outermost of them.
 ///
 /// The error has the size of a pointer, and its clones share one allocation.
 ///
-/// `{}` is one line for people and clients: the cause, the label, the limit, how long it took and how late it was. It names no
-/// source file. `{:#}` adds the place where the scope was opened, the place where it was interrupted, and the
-/// [fields](crate::Timebox::field). `{:?}`, which a panic of `unwrap` shows, has a line for each scope around, and the sources.
+/// `{}` is one line for people and clients: the cause, the label, the limit, how long the block took and how late it ended. The
+/// line names no source file. `{:#}` adds the place where the scope was opened, the place where the code was interrupted, and
+/// the [fields](crate::Timebox::field). `{:?}`, which a panic of `unwrap` shows, has a line for each scope around that place,
+/// and the sources.
 ///
-/// With the feature `serde` the error is `Serialize`. It becomes a struct of the values that the methods here return, and its
-/// `message`. Places are written as `file:line:column`, and durations as serde writes them.
+/// With the feature `serde` the error is `Serialize`. It becomes a struct of the values that the methods here return, and of
+/// the text of `{}` as `message`. Places are written as `file:line:column`, and durations as serde writes them.
 ///
 /// # Examples
 ///
@@ -60,7 +61,8 @@ pub(crate) struct ErrorInner {
     pub(crate) reason: Option<Arc<str>>,
     pub(crate) chain: Box<[ScopeInfo]>,
     pub(crate) over: usize,
-    /// The scope as the error shows it, if that differs: with the limit and the label of the token that ended it.
+    /// Set if an expired token ended the scope: that scope, but with the limit and the label of the token. The error shows it
+    /// instead of `chain[over]`.
     pub(crate) shown: Option<ScopeInfo>,
     pub(crate) interrupted_at: &'static Location<'static>,
     pub(crate) elapsed: Duration,
@@ -109,7 +111,7 @@ impl TimeoutError {
         self.0.cause == Cause::Cancelled
     }
 
-    /// The reason given to [`cancel_with`](crate::CancellationToken::cancel_with), if one was.
+    /// The reason given to [`cancel_with`](crate::CancellationToken::cancel_with), if there is one.
     pub fn reason(&self) -> Option<&str> {
         self.0.reason.as_deref()
     }
@@ -119,8 +121,8 @@ impl TimeoutError {
         self.named().id
     }
 
-    /// The label of the scope that is over. If it [ended with](crate::Timebox::cancel_on) a token that expired: the label of
-    /// the token's scope, if that has one.
+    /// The label of the scope that is over. If the scope [ended with](crate::Timebox::cancel_on) a token that expired: the label
+    /// of the token's scope, if that scope has a label.
     pub fn label(&self) -> Option<&str> {
         self.named().label()
     }
@@ -133,13 +135,13 @@ impl TimeoutError {
     /// The checkpoint or call that raised the error. If the body was not started, or if the future was dropped: the place
     /// where the scope was opened.
     ///
-    /// It is never a place in the standard library. If an adapter of std made the call (`read_exact`, a function given to
-    /// `Option::map`), it is the place where the innermost scope was opened.
+    /// The place is never in the standard library. If an adapter of std made the call (`read_exact`, a function given to
+    /// `Option::map`), this is the place where the innermost scope was opened.
     pub fn interrupted_at(&self) -> &'static Location<'static> {
         self.0.interrupted_at
     }
 
-    /// The duration of the scope's limit. For a quota: the time that it had left. `None` for an instant. If the scope
+    /// The duration of the scope's limit. For a quota: the time that the quota had left. `None` for an instant. If the scope
     /// [ended with](crate::Timebox::cancel_on) a token that expired: the duration of the token's limit.
     pub fn limit(&self) -> Option<Duration> {
         self.named().limit
@@ -152,8 +154,8 @@ impl TimeoutError {
 
     /// How long the scope had been open when the error was raised.
     ///
-    /// A scope that cannot outlast the scope around it is entered without a clock read. It counts from its thread's last
-    /// clock read before that.
+    /// A scope that cannot outlast the scope around it is entered without a clock read. The time of such a scope counts from
+    /// the last clock read of its thread before the entry.
     pub fn elapsed(&self) -> Duration {
         self.0.elapsed
     }
@@ -163,13 +165,13 @@ impl TimeoutError {
         self.0.overshoot
     }
 
-    /// Whether the body of the block was started. When not, nothing was done.
+    /// Whether the body of the block was started. If it was not, nothing was done.
     pub fn started(&self) -> bool {
         self.0.started
     }
 
-    /// `false` if a future was dropped in the middle of its work: discard a connection that it used. `true` on every other
-    /// error.
+    /// `false` if a future was dropped in the middle of its work: discard any connection that the future used. `true` on every
+    /// other error.
     pub fn settled(&self) -> bool {
         self.0.settled
     }
@@ -187,10 +189,10 @@ impl TimeoutError {
     }
 }
 
-/// Whether a place is in the standard library. It is if an adapter of std made the call: `Option::map(checkpoint)`, or
-/// `read_exact`.
+/// Whether a place is in the standard library. The place of a call is in std if an adapter of std made the call:
+/// `Option::map(checkpoint)`, or `read_exact`.
 fn is_in_std(location: &Location<'_>) -> bool {
-    // `/rustc/`: the source of std is not installed.
+    // If the source of std is not installed, its files begin with `/rustc/`.
     let installed = ["/rustlib/src/rust/library/", r"\rustlib\src\rust\library\"];
     let file = location.file();
     file.starts_with("/rustc/") || installed.iter().any(|folder| file.contains(folder))

@@ -25,25 +25,28 @@ use crate::token::node::{HookOwner, Node};
 
 /// Polls a future that knows nothing of scopes, with a hook that interrupts it once the scope around it is over.
 ///
-/// When the scope is over the hook fires, and the future is polled on to its end, if the scope has a
-/// [grace](crate::Timebox::grace). So the server cancels the query and still answers it, and the connection stays clean.
+/// When the scope is over, the hook fires. If the scope has a [grace](crate::Timebox::grace), the future is then polled on to
+/// its end: a database server, for example, cancels the query and still answers it, and the connection stays clean.
 /// The results are those of [`interruptible`](crate::interruptible()). The output of the future must be a `Result` (E0271 if
 /// it is not).
 ///
-/// Without a grace the hook runs to its end before the future is dropped: the server is told, but its answer is not read.
+/// Without a grace the hook runs to its end, and then the future is dropped: the server is told to cancel, but its answer is not
+/// read.
 ///
-/// At its end it awaits a running hook. No poll blocks for that: the hook may use the executor that polls the future.
+/// When the future is done while the hook is running, the result waits for the hook. No poll blocks for that, since the hook
+/// may use the executor that polls the future.
 ///
 /// # Errors
 ///
-/// As [`interruptible`](crate::interruptible()). In a scope that is already over the future is not polled: this fails if the
-/// body may clean up, and stays pending if the future around it is about to be dropped (see [the module](super)).
+/// As [`interruptible`](crate::interruptible()). In a scope that is already over the future is not polled. Then the call fails
+/// if the body around it may clean up, and stays pending if the future around it is about to be dropped (see [the
+/// module](super)).
 ///
-/// Polled after its end it stays pending.
+/// If the returned future is polled after its end, it stays pending.
 ///
 /// # Cancellation safety
 ///
-/// That of the future. Dropping it in the middle blocks while its hook runs.
+/// The same as that of the future. A drop in the middle of the call blocks while the hook runs.
 ///
 /// # Examples
 ///
@@ -93,14 +96,14 @@ where
 pub struct Interruptible<F: Future> {
     location: &'static Location<'static>,
     started: bool,
-    /// The hook, until the call has started.
+    /// Decides what this await does in a scope that is already over. Used until `started`.
     await_state: AwaitState,
     /// The future's result, while a running hook is awaited.
     done: Option<F::Output>,
-    /// Keeps the scopes around from dropping it meanwhile: a value that is ready wins.
+    /// Keeps the scopes around from dropping this future while `done` waits for the hook: a value that is ready wins.
     announced: Option<Announced>,
-    // Before the guard, so that the future is dropped while its hook can still fire: the call of a block also ends before
-    // its hook.
+    // Declared before the guard, so that the future is dropped while its hook can still fire. A block has the same order: its
+    // call ends before its hook does.
     #[pin]
     future: Phase<F>,
     guard: Guard,
@@ -112,14 +115,14 @@ enum Phase<F> {
     Over,
 }
 
-/// The hook and its registration. Dropping it ends the hook.
+/// The hook and its registration. Dropping the guard ends the hook.
 struct Guard {
     /// The hook for its present or next registration.
     hook: Arc<Entry>,
     place: Option<Place>,
-    /// The scope with which it was registered last.
+    /// The scope that errors name: the last scope with which the hook was registered before it first fired.
     last: Option<Arc<Node>>,
-    /// Wakes the task while the call is not made.
+    /// Wakes the task while it waits in a scope that is over, before the first poll of the future.
     wakeup: TaskWakeup,
 }
 
@@ -131,14 +134,14 @@ struct Place {
 
 impl Guard {
     /// Registers the hook with the scope in which the future is polled now. `false` if that scope is over: then the caller
-    /// fires the hook.
+    /// must fire the hook.
     fn follow(&mut self, thread: &Thread) -> bool {
         let place = self.place.as_ref().map(|place| &place.node);
         let moved = innermost(thread, |scope| {
             let node = scope.map(Scope::node);
             (node.map(Arc::as_ptr) != place.map(Arc::as_ptr)).then(|| node.cloned())
         });
-        // Registration may run foreign code, so it uses its own reference to the node and not the frame.
+        // `move_to` may run foreign code, so it is called here, with its own reference to the node, and not inside `innermost`.
         moved.is_none_or(|node| self.move_to(node))
     }
 
@@ -149,13 +152,13 @@ impl Guard {
             self.hook = self.hook.again();
         }
         let Some(node) = node else { return true };
-        // Once it has fired, errors name the scope that made it.
+        // Once the hook has fired, errors name the scope that made it fire.
         if self.hook.fires() == 0 {
             self.last = Some(Arc::clone(&node));
         }
         let key = node.add_hook(&self.hook, HookOwner::Future);
         let over = key.is_none() && node.is_over();
-        // It is listed in a scope that is over too: whoever drops the future there awaits the hook.
+        // If the scope is over, the hook is listed there nevertheless: a future that drops this one then awaits the hook first.
         let key = if over { node.add_fired_hook(&self.hook, HookOwner::Future) } else { key };
         self.place = Some(Place { node, key });
         !over
@@ -168,7 +171,7 @@ impl Guard {
     }
 }
 
-/// Ends the hook if the call panics.
+/// Ends the hook if the poll of the future panics.
 struct EndOnPanic<'a>(&'a Entry);
 
 impl Drop for EndOnPanic<'_> {
@@ -214,7 +217,7 @@ where
                     }
                     this.guard.wakeup.clear();
                 }
-                // The surroundings are already over: it fires at once, on a thread of this crate.
+                // If the scope around is already over, the hook fires at once, on a thread of this crate.
                 if !this.guard.follow(thread) {
                     crate::token::node::post(Arc::clone(&this.guard.hook));
                 }

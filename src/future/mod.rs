@@ -1,34 +1,35 @@
 //! Scopes of futures, on any executor.
 //!
 //! The scope of a future is entered when its first poll begins. It is open in every poll and in the drop, on whichever
-//! thread: code in the future finds it through the free functions of the crate. It needs no timer of a runtime: the
+//! thread: code in the future finds the scope through the free functions of the crate. No timer of a runtime is needed: the
 //! watchdog wakes the task, even while all threads of the executor are blocked.
 //!
-//! The first poll fixes the deadline of the scope. The scopes around it are those that are open where it is polled, anew in
-//! each poll. So one future can be polled under one short limit after another (`&mut future` is a future), and a future
-//! that moves to another task leaves its old surroundings. To bring a scope to another task use
+//! The first poll fixes the deadline of the scope. The scopes around it are determined anew in each poll: they are the scopes
+//! that are open where the future is polled. So one future can be polled under one short limit after another (`&mut future` is
+//! a future), and a future that moves to another task leaves its old surroundings. To bring a scope to another task use
 //! [`Handle::enter_future`](crate::Handle::enter_future).
 //!
 //! # When time runs out
 //!
-//! The future is polled first, then the deadline is checked: a value that is ready wins. After the deadline its hooks run;
-//! then the future is dropped, inside its scope, and the result is an error that is not
+//! The future is polled first, then the deadline is checked: a value that is ready wins. After the deadline the hooks of the
+//! scope run; then the future is dropped, inside its scope, and the result is an error that is not
 //! [settled](crate::TimeoutError::settled). No poll blocks for a hook: while the hooks run the result is pending, and the
 //! future is not polled any more.
 //!
 //! **Without a grace the scope ends the future, not the await.** An await of this crate ([`sleep`], [`wait`],
-//! [`interruptible`], the entry of a scope) stays pending, and is dropped where it stands. So no body runs on after an await
-//! because an outer limit has passed, and code that was written for another timer needs no change.
+//! [`interruptible`], the entry of a scope) stays pending, and is dropped where it stands. So an outer limit that has passed
+//! never makes a body run on after an await, and code that was written for another timer needs no change.
 //!
 //! **Within a [grace](crate::Timebox::grace) an await gives the error**, so that the body can clean up; the value that the
 //! body returns is the result. Every await that was pending gives the error. Of the awaits that begin later, one in each
-//! poll gives it, and the others stay pending until the grace ends. So a loop that ignores errors holds no thread and
+//! poll gives the error, and the others stay pending until the grace ends. So a loop that ignores errors holds no thread and
 //! outlives no grace. Cleanup that awaits belongs in a [`shield`]. A grace holds for every future that is polled in the
 //! scope or entered by its handles.
 //!
 //! In a block around a `block_on` an await gives the error too, since a block cannot drop the future.
 //!
-//! If an inner scope is over only because an outer one is, the outer future decides: it drops both, or has a grace for both.
+//! If an inner scope is over only because an outer scope is over, the outer future decides: it drops both futures, or its grace
+//! holds for both.
 //! So `&mut future` survives the limit under which it is polled. An inner future that a `block_on` drives in the middle of
 //! an outer poll waits 20 ms for the drop, and then ends by itself.
 //!
@@ -43,8 +44,8 @@
 //! | work for which several callers wait: a shared load, a cache fill, coalesced requests | [`Handle::root`](crate::Handle::root) around the work, and in each caller a [`timeout`] around the waiting |
 //!
 //! A shared future (`futures::future::Shared`, a `OnceCell`, a coalescing cache) is polled by any of its callers, in the
-//! scopes of that caller. Without the root its checkpoints, hooks, tokens and handles would belong to the caller that polls
-//! it: a load that was begun by a caller with 30 ms left could fail for a caller with five seconds.
+//! scopes of that caller. Without the root, the checkpoints, hooks, tokens and handles of the work would belong to the caller
+//! that polls it: a load that was begun by a caller with 30 ms left could fail for a caller with five seconds.
 //!
 //! # Examples
 //!
@@ -89,7 +90,7 @@ pub use shield::{Shield, shield};
 pub use sleep::{Sleep, sleep};
 pub use wait::{Wait, wait};
 
-/// Runs a future under a limit, as [`timeout`](crate::timeout()) does a block.
+/// Runs a future under a limit, as [`timeout`](crate::timeout()) runs a block.
 ///
 /// The output of the future must be a `Result` (E0271) whose error is `From<TimeoutError>` (E0277). If it is not, use
 /// [`timeout_value`]. If the compiler cannot tell the error type of an async block (E0283), end the block with
@@ -128,8 +129,8 @@ where
     }
 }
 
-/// Runs a future under a limit, if its output is no `Result`. If it is one, use [`timeout`], which gives one `Result` and
-/// not two nested ones.
+/// Runs a future under a limit, if its output is no `Result`. If the output is a `Result`, use [`timeout`], which gives one
+/// `Result` and not two nested ones.
 ///
 /// # Errors
 ///
@@ -162,8 +163,9 @@ pub fn timeout_value<F: IntoFuture>(limit: impl Into<Limit>, future: F) -> Timeo
 
 /// The future of [`timeout`]. Once it is done it stays pending.
 ///
-/// While it is polled within another future of this crate, by the same task, it arms no timer for a deadline later than the
-/// outer one. If you poll it there once and then move it elsewhere, poll it again, so that its own deadline wakes the task.
+/// While this future is polled within another future of this crate, by the same task, it arms no timer if its deadline is later
+/// than the outer deadline. So if you poll it there and then move it elsewhere, poll it again: only then its own deadline wakes
+/// the task.
 #[must_use = "futures do nothing unless polled"]
 #[pin_project]
 #[derive(Debug)]
@@ -203,7 +205,8 @@ impl<F: Future> Future for TimeoutValue<F> {
     }
 }
 
-/// Limits as methods of futures. Beside another trait of that name, `use timebox::future::FutureExt as _`.
+/// Limits as methods of futures. If you also import another trait named `FutureExt`, write
+/// `use timebox::future::FutureExt as _`.
 ///
 /// ```
 /// # pollster::block_on(async {
@@ -312,8 +315,8 @@ impl Timebox {
 }
 
 impl Handle {
-    /// Runs a future, in any task, in a scope within the scopes of the handle. The scopes that are open where it is polled do
-    /// not count in it.
+    /// Runs a future, in any task, in a scope within the scopes of the handle. The scopes that are open where the future is
+    /// polled do not count inside it.
     ///
     /// # Errors
     ///

@@ -16,9 +16,9 @@ impl Timebox {
     /// for blocks.
     ///
     /// The fallback runs after the scope has been left, in three cases: the future was not polled because its own scope was
-    /// over; it was dropped because of that; or it returned an `Err` after an error that names its scope was raised (that
-    /// `Err` is dropped). An `Ok` (unless it is [refused](Self::strict)), the expiry of a scope around it, and any other `Err`
-    /// pass through.
+    /// over; the future was dropped for that reason; or it returned an `Err` after an error that names its scope was raised (the
+    /// returned `Err` is dropped). An `Ok` (unless it is [refused](Self::strict)), the expiry of a scope around the future, and
+    /// any other `Err` pass through.
     ///
     /// # Errors
     ///
@@ -64,7 +64,7 @@ impl Timebox {
 pub struct TimeoutOrElse<F, G> {
     #[pin]
     scoped: Scoped<F>,
-    /// Until it is done.
+    /// `None` once this future is done.
     fallback: Option<G>,
 }
 

@@ -23,7 +23,7 @@ use crate::time::clock;
 #[pin_project(PinnedDrop, project = ScopedProjection)]
 pub(super) struct Scoped<F> {
     polled: SuspendedScope,
-    /// Cleared before the drop, so that nothing is left to drop.
+    /// Always cleared before `Scoped` is gone, so a drop of the wakeup would have nothing to do.
     wakeup: ManuallyDrop<TaskWakeup>,
     /// The future, until it is done or dropped.
     #[pin]
@@ -36,8 +36,8 @@ impl<F: Future> Scoped<F> {
         Self { polled, wakeup: ManuallyDrop::new(TaskWakeup::default()), future: Some(future) }
     }
 
-    /// Polls the future in its scope. `done` makes the output in place, so that it is not moved again. `leaving` sees the
-    /// scope at its end.
+    /// Polls the future in its scope. `done` turns the future's output into the result. It does so where the result is stored,
+    /// so that the result is not moved again. `leaving` is given the scope when there is a result.
     #[inline]
     pub(super) fn poll<T, E>(
         self: Pin<&mut Self>,
@@ -48,9 +48,9 @@ impl<F: Future> Scoped<F> {
     where
         E: From<TimeoutError>,
     {
-        // Written in place: returned through the scope, the output would be copied twice. `ManuallyDrop` since a drop would
-        // need the address of the output, which keeps it out of registers. The output leaks only if the drop of the future
-        // panics.
+        // The result is written here in place: if it were returned through the scope, it would be copied twice. `ManuallyDrop`,
+        // since a drop would need the address of the result, and a value whose address is taken does not stay in registers. The
+        // result leaks only if the drop of the future panics.
         let mut poll = ManuallyDrop::new(Poll::Pending);
         let this = self.project();
         let mut call = Call { wakeup: this.wakeup, future: this.future, cx, done, poll: &mut poll };
@@ -71,8 +71,8 @@ impl<F: Future> Scoped<F> {
 
 /// One poll.
 ///
-/// In a build without optimisations each step is a call that returns before the future is polled. So nested scopes do not
-/// add up the stack of the steps.
+/// In a build without optimisations each step is a call that returns before the future is polled. So the steps of nested
+/// scopes are not on the stack together.
 struct Call<'a, 'cx, F, D, O> {
     wakeup: &'a mut TaskWakeup,
     future: Pin<&'a mut Option<F>>,
@@ -97,18 +97,19 @@ where
     fn suspend(&mut self, polled: &mut SuspendedScope, frame: &mut Scope, result: thread::Result<()>) {
         if let Err(unwound) = polled.suspend(frame, result) {
             drop_inside(polled, self.wakeup, self.future.as_mut());
-            // An unwinding of the drop comes too late to be the result.
+            // If there is a result already, the unwinding came later, from the drop of the future: the result stays.
             if self.poll.is_pending() {
                 self.set(Poll::Ready(Err(E::from(unwound))));
             }
         }
     }
 
-    /// Enters the scope if need be. `false` if the future is not polled: then the output is set, or pending.
+    /// Enters the scope if it is not entered yet. `false` if the future is not to be polled: then `self.poll` is set to the
+    /// error, or stays pending.
     #[cfg_attr(not(debug_assertions), inline(always))]
     fn is_to_be_polled(&mut self, thread: &Thread, polled: &mut SuspendedScope) -> bool {
-        // A finished future has no second output. (Asked through the pin: a plain reference to the future would alias the
-        // references that the future has to itself.)
+        // A finished future is not polled again. (`future` is read through the pin: a plain reference to the future would alias
+        // the references that the future has to itself.)
         if self.future.as_mut().as_pin_mut().is_none() {
             return false;
         }
@@ -139,7 +140,8 @@ where
         self.look_at(&Thread::current(), scope, output);
     }
 
-    /// Takes the output of the future, or the error if its time is up. Then the future is dropped, inside its scope.
+    /// Sets the result, if there is one: from the output of the future, or the error if the future's time is up. Then drops the
+    /// future, inside its scope.
     #[cfg_attr(not(debug_assertions), inline(always))]
     fn look_at(&mut self, thread: &Thread, scope: &Scope, output: Poll<F::Output>) {
         let poll = match output {
@@ -154,14 +156,15 @@ where
         self.future.set(None);
     }
 
-    /// Sets the output. The old value is pending, so there is nothing to drop.
+    /// Sets the result. The old value is `Pending`, so there is nothing to drop.
     #[cfg_attr(not(debug_assertions), inline(always))]
     fn set(&mut self, poll: Poll<Result<T, E>>) {
         mem::forget(mem::replace(self.poll, poll));
     }
 }
 
-/// The result of a future that is over: it is not polled any more, and is dropped once its hooks have run.
+/// The result of a future whose error is kept until its hooks have run. The future is not polled any more, and is dropped when
+/// they have run.
 #[cold]
 #[inline(never)]
 fn end_after_hooks<F>(
@@ -178,7 +181,8 @@ fn end_after_hooks<F>(
     Poll::Ready(error)
 }
 
-/// The result of a future whose scope is not entered: the error, or pending if the future around it is about to be dropped.
+/// The result of a future whose scope could not be entered: the error. Or pending, if the future around it is about to be
+/// dropped, or if other tasks are to run first.
 #[cold]
 #[inline(never)]
 fn stay_out(
@@ -203,14 +207,14 @@ fn stay_out(
     Poll::Ready(polled.refusal(thread, refused))
 }
 
-/// The future is pending. Has its task woken in time, or gives the error if its time is up.
+/// For a future that is pending: has its task woken in time, or gives the error if the future's time is up.
 #[cfg_attr(not(debug_assertions), inline(always))]
 fn wait(thread: &Thread, scope: &Scope, wakeup: &mut TaskWakeup, waker: &Waker) -> Poll<TimeoutError> {
     let (own, location) = (scope.own(), scope.location());
     point(thread, location);
     if !is_over(thread) {
         let woken = match scope.existing_node() {
-            // Its own node tells it of every end.
+            // The node of this scope is also told when a scope around it ends, so it wakes the task for every end.
             Some(node) => {
                 wakeup.wake_at(thread.deadline.get(), waker);
                 wakeup.wake_by(Some(node), waker)
@@ -225,19 +229,19 @@ fn wait(thread: &Thread, scope: &Scope, wakeup: &mut TaskWakeup, waker: &Waker) 
     wait_on(scope, wakeup, waker)
 }
 
-/// The scope is over. The future may be polled on for a grace, or until a shield in it is done.
+/// For a future whose scope is over: it may still be polled, for a grace, or until a shield inside the future is done.
 #[cold]
 fn wait_on(scope: &Scope, wakeup: &mut TaskWakeup, waker: &Waker) -> Poll<TimeoutError> {
     let (own, location) = (scope.own(), scope.location());
     let known = wakeup.was_over();
-    // Before the look: a scope that ends later then wakes the task.
+    // Registered before the scopes are looked at, so that a scope that ends after that look wakes the task.
     let outer = scope.visible_outer().and_then(|outer| outer.visible().find_map(Scope::existing_node));
     wakeup.wake_by(outer, waker);
     let now = clock::now();
     let shielded = |scope: &Scope| scope.existing_node().map_or(0, |node| node.shielded_until(waker));
     let mut until = scope.polled_until(now).max(shielded(scope));
-    // If only a future around it is over, that future drops both, or waits for a shield. So `&mut future` survives the limit
-    // under which it is polled.
+    // If this scope is over only because the scope of an outer future is over, the outer future drops both futures, or waits
+    // for a shield. So this future stays pending for a while, and `&mut future` survives the limit under which it is polled.
     if scope.is_dropped_by_outer(now) {
         until = scope.polled().map(shielded).fold(until, u64::max);
         if until <= now {
@@ -245,19 +249,19 @@ fn wait_on(scope: &Scope, wakeup: &mut TaskWakeup, waker: &Waker) -> Poll<Timeou
         }
     }
     if now < until {
-        // Its own deadline, or the deadline of a scope around it, may come earlier.
+        // This scope's own deadline, or the deadline of a scope around it, may come before `until`.
         let next = [own, scope.around()].into_iter().filter(|&deadline| deadline > now).fold(until, u64::min);
         wakeup.wake_at(next, waker);
         wakeup.set_over();
         if !known {
-            // Awaits that were polled before the end expect one more poll.
+            // Awaits that were last polled before the end have not seen the end: they need one more poll to give the error.
             waker.wake_by_ref();
         }
         mark_wait(location, true);
         return Poll::Pending;
     }
     let error = scope.error(RaiseContext { settled: false, ..RaiseContext::at(location, now) });
-    // The drop of the future would end its hooks before they have run.
+    // A drop of the future would end its hooks, so the future is dropped only when they have run.
     if let Some(node) = scope.existing_node()
         && node.poll_hooks(waker).is_pending()
     {
@@ -281,13 +285,13 @@ impl<F> PinnedDrop for Scoped<F> {
     }
 }
 
-/// Drops a future that is not done inside its scope.
+/// Drops, inside its scope, a future that is not done.
 #[cold]
 fn drop_inside<F>(polled: &mut SuspendedScope, wakeup: &mut TaskWakeup, mut future: Pin<&mut Option<F>>) {
-    // First, since the drop of the future may panic.
+    // Cleared first, since the drop of the future may panic.
     wakeup.clear();
     if !needs_drop::<F>() {
-        // As for `&mut future`: the drop runs no code that could see the scope.
+        // The drop of such a future, `&mut future` for example, runs no code that could see the scope.
         return future.set(None);
     }
     // If an unwinding ends here, nobody is left to receive its error.

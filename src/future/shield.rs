@@ -21,16 +21,16 @@ use crate::watchdog;
 
 /// Polls cleanup that must not be cut short by a scope that is over, for `max` at most (and a day at most).
 ///
-/// It is [`shield`](crate::shield()) for futures: inside, only the limit of the shield counts, and the scopes that are opened
-/// inside. While the shield is pending, an expired scope around it polls on, up to `max`, instead of dropping its future.
-/// The time begins with the first poll. A shield that begins after the end of a scope holds that scope up until `max` after
-/// its end: so a scope ends, however many shields follow each other.
+/// This is [`shield`](crate::shield()) for futures: inside, only the limit of the shield and the scopes that are opened inside
+/// count. While the shield is pending, an expired scope around it polls on, up to `max`, instead of dropping its future. The
+/// time begins with the first poll. A shield that begins after the end of a scope delays the drop only until `max` after the
+/// end of that scope: so the future is dropped, however many shields follow each other.
 ///
-/// Polled after its end it stays pending.
+/// If a shield is polled after its end, it stays pending.
 ///
 /// # Cancellation safety
 ///
-/// That of the future. A shield protects its future only from the scopes of this crate, not from any other drop.
+/// The same as that of the future. A shield protects its future only from the scopes of this crate, not from any other drop.
 ///
 /// # Examples
 ///
@@ -70,7 +70,8 @@ pub fn shield<F: IntoFuture>(max: Duration, future: F) -> Shield<F::IntoFuture> 
 pub struct Shield<F> {
     max: Duration,
     location: &'static Location<'static>,
-    /// The test environment whose clock it follows: where it was made, or else where it was first polled.
+    /// The test environment whose clock the shield follows: the one in which the shield was made. If there was none: the one in
+    /// which it was first polled.
     env: TestEnv,
     /// The open shield, from the first poll until the future is done.
     opened: Option<Opened>,
@@ -83,18 +84,19 @@ struct Opened {
     /// Wakes the task at `max`.
     wakeup: TaskWakeup,
     announced: Announced,
-    /// Whether `max` has passed: it holds up no scope any more.
+    /// Whether `max` has passed. Then the shield holds up no scope any more.
     spent: bool,
-    // Dropped last: hooks that became due fire when the rest is gone.
+    // Declared last, so dropped last: hooks that became due meanwhile fire when the rest of the shield is gone.
     suspended: HeldOffHooks,
 }
 
-/// An announcement to the scopes around, in the same poll: a shield in them must be polled to its end.
+/// An announcement to the scopes around in the same poll: they must not drop the announced future yet, but poll it on. That
+/// future is a shield, or an [`Interruptible`](super::Interruptible) that awaits its hook.
 pub(super) struct Announced(Vec<(Arc<Node>, usize)>);
 
 impl Announced {
-    /// Announces it to the scopes around this poll, if they have changed: the future has moved, or one of them has another
-    /// node.
+    /// Announces the future to the scopes around this poll, if they have changed: the future has moved, or one of the scopes
+    /// has another node.
     pub(super) fn follow(&mut self, thread: &Thread, until: u64, max: u64) {
         let same = innermost(thread, |scope| {
             let around = scope.into_iter().flat_map(Scope::polled).map(Scope::existing_node);
@@ -107,7 +109,8 @@ impl Announced {
         }
     }
 
-    /// Announces it until `until`; to a scope that is already over, until `max` after its end.
+    /// Announces the future until `until`. For a scope that is already over, the announcement lasts at most until `max` after
+    /// the end of that scope.
     pub(super) fn to_scopes_around(thread: &Thread, until: u64, max: u64) -> Self {
         let now = clock::now();
         innermost(thread, |scope| {
@@ -117,7 +120,7 @@ impl Announced {
                 let until = if node.env.shares_clock(&env) {
                     scope.ended_at(now).map_or(until, |end| until.min(end.saturating_add(max)))
                 } else {
-                    // On another clock it lasts until it is taken back.
+                    // `until` means nothing on another clock: there the announcement lasts until it is dropped.
                     NEVER
                 };
                 Some((Arc::clone(node), node.add_shield(until)?))
@@ -157,7 +160,7 @@ impl<F: Future> Future for Shield<F> {
                 None => this.opened.insert(Opened::new(thread, max, location)),
             };
             let mut poll = Poll::Pending;
-            // No unwinding ends at a shield.
+            // There is no error: no unwinding ends at a shield.
             let _ = opened.polled.open(thread, ptr::null(), false, |_| {
                 if let Some(future) = this.future.as_mut().as_pin_mut() {
                     poll = future.poll(cx);
@@ -201,7 +204,7 @@ impl Opened {
         Self { polled, wakeup: TaskWakeup::default(), announced, spent: false, suspended }
     }
 
-    /// Hides the scopes around this poll.
+    /// Hides the scopes around this poll, which may be others than in the last poll.
     fn follow(&mut self, thread: &Thread) {
         if !self.spent {
             self.announced.follow(thread, self.polled.own(), self.polled.asked());

@@ -15,16 +15,16 @@ use crate::time::{clock, nanos};
 
 /// Sleeps, but no longer than the scope in which it is polled. The time begins with the first poll.
 ///
-/// It lets other tasks run, even with a duration of zero.
+/// A sleep lets other tasks run, even with a duration of zero.
 ///
 /// # Errors
 ///
 /// A [`TimeoutError`] once the scope is over, if the body may clean up: within a [grace](crate::Timebox::grace), and in a
-/// block around a `block_on`. Without a grace it stays pending, and is dropped with the future around it: see
+/// block around a `block_on`. Without a grace the sleep stays pending, and is dropped with the future around it: see
 /// [the module](super). In a grace a sleep that begins late gives the error at once, but only one sleep in each poll: a
 /// second one stays pending.
 ///
-/// Polled after its end it is ready again.
+/// If a sleep is polled after its end, it is ready again.
 ///
 /// # Cancellation safety
 ///
@@ -57,12 +57,12 @@ pub fn sleep(duration: Duration) -> Sleep {
 #[derive(Debug)]
 pub struct Sleep {
     duration: Duration,
-    /// The end, from the first poll on.
+    /// When the sleep ends; `None` until the first poll.
     end: Option<u64>,
     await_state: AwaitState,
     location: &'static Location<'static>,
     wakeup: TaskWakeup,
-    /// The test environment whose clock it follows.
+    /// The test environment whose clock the sleep follows.
     env: TestEnv,
 }
 
@@ -94,7 +94,7 @@ impl Future for Sleep {
                 if !begins {
                     return Poll::Ready(Ok(()));
                 }
-                // A sleep of no time lets other tasks run too.
+                // A sleep that is over in its first poll stays pending for one poll, so that other tasks run.
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
@@ -108,9 +108,9 @@ impl Future for Sleep {
 }
 
 impl Sleep {
-    /// The time on its clock, and its end. The first call begins the sleep.
+    /// The present time on the sleep's clock, and the time when the sleep ends. The first call begins the sleep.
     fn begin(&mut self) -> (u64, u64) {
-        // If it was made outside every test environment, it follows the clock of its first poll.
+        // If the sleep was made outside every test environment, it follows the clock of its first poll.
         if self.end.is_none() && self.env.is_real() {
             self.env = TestEnv::current();
         }

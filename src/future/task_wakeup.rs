@@ -13,24 +13,24 @@ use crate::time::NEVER;
 use crate::token::node::Node;
 use crate::watchdog::{self, Timer};
 
-/// Wakes a task at a time, and when a node is over. The owner takes both back with [`clear`](TaskWakeup::clear).
+/// Wakes a task at a given time, and when a given node is over. The owner must cancel both with [`clear`](TaskWakeup::clear).
 #[derive(Debug, Default)]
 pub(super) struct TaskWakeup {
     timer: Option<(u64, Timer)>,
-    /// The state that most futures do not need, so that they move less.
+    /// State that most futures do not need. It is boxed, so that a move of the future copies less.
     cold: Option<Box<ColdState>>,
 }
 
 #[derive(Debug, Default)]
 struct ColdState {
     waiting: Option<Waiting>,
-    /// Until when it waits for an outer scope to drop both futures.
+    /// Until when the future waits for an outer future, whose scope is over, to drop both.
     patience: u64,
-    /// Whether the last poll found it over.
+    /// Whether the last poll found the future's scope over.
     over: bool,
-    /// The state of its entry as an await, while it waits to be entered.
+    /// The state of the entry of the future's scope, which counts as an await, while the scope waits to be entered.
     await_state: AwaitState,
-    /// The result, once it is over and waits for its hooks.
+    /// The result of a future that is over, while it waits for its hooks.
     error: Option<TimeoutError>,
 }
 
@@ -40,14 +40,14 @@ struct Waiting {
     key: usize,
 }
 
-/// No watchdog can wake the task yet. The task polls itself again, and tries again then.
+/// For a task that no watchdog can wake yet: has it polled again at once. That poll tries again to start a watchdog.
 #[cold]
 #[inline(never)]
 pub(super) fn poll_again(waker: &Waker) {
     waker.wake_by_ref();
 }
 
-/// As [`poll_again`], for a task that waits for a node with a deadline.
+/// For a task that waits for a node with a deadline: calls [`poll_again`] if there is no watchdog.
 #[inline]
 pub(super) fn rely_on(node: &Arc<Node>, waker: &Waker) {
     if watchdog::global().is_missing() && node.expires_at() != NEVER && !thread::ensure_watchdog() {
@@ -56,7 +56,7 @@ pub(super) fn rely_on(node: &Arc<Node>, waker: &Waker) {
 }
 
 impl TaskWakeup {
-    /// Wakes the task at `deadline`, and not at a time given before.
+    /// Wakes the task at `deadline`, and no longer at the time given before.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn wake_at(&mut self, deadline: u64, waker: &Waker) {
         if TestEnv::is_in_force() {
@@ -80,7 +80,7 @@ impl TaskWakeup {
         self.wake_at_on(&TestEnv::current(), deadline, waker);
     }
 
-    /// As [`wake_at`](Self::wake_at), by another clock than this thread's.
+    /// As [`wake_at`](Self::wake_at), but `deadline` is a time on the clock of `env`, not of this thread.
     pub(super) fn wake_at_on(&mut self, env: &TestEnv, deadline: u64, waker: &Waker) {
         if !self.keeps_timer(deadline, waker) && deadline != NEVER {
             let timer = thread::schedule_on(env, deadline, waker.clone());
@@ -91,7 +91,7 @@ impl TaskWakeup {
         }
     }
 
-    /// Whether the present timer can be kept, now with this waker. If not, it is taken back.
+    /// Whether the present timer is for `deadline` and now wakes `waker`. If not, the timer is cancelled.
     #[inline(never)]
     fn keeps_timer(&mut self, deadline: u64, waker: &Waker) -> bool {
         let Some((before, timer)) = self.timer else { return false };
@@ -103,23 +103,23 @@ impl TaskWakeup {
         false
     }
 
-    /// Whether the task will be woken at this time.
+    /// Whether the timer wakes the task at `deadline`.
     #[inline]
     pub(super) fn is_set_for(&self, deadline: u64) -> bool {
         self.timer.is_some_and(|(at, _)| at == deadline)
     }
 
-    /// Until when to wait for the drop by an outer scope that is over since `over`.
+    /// Until when to wait to be dropped by an outer future, which was due to drop this one at `over`.
     pub(super) fn patience(&mut self, now: u64, over: u64) -> u64 {
         let patience = &mut self.cold.get_or_insert_default().patience;
-        // An earlier wait was for another end.
+        // A wait that began before `over` was for an earlier drop, so this wait begins anew.
         if patience.saturating_sub(PATIENCE) < over {
             *patience = now.saturating_add(PATIENCE);
         }
         *patience
     }
 
-    /// Whether it was known to be over, before [`wake_by`](Self::wake_by) is asked for another poll.
+    /// Whether an earlier poll found the scope over. Ask before [`wake_by`](Self::wake_by), which forgets it.
     pub(super) fn was_over(&self) -> bool {
         self.cold.as_ref().is_some_and(|cold| cold.over)
     }
@@ -128,7 +128,7 @@ impl TaskWakeup {
         self.cold.get_or_insert_default().over = true;
     }
 
-    /// Wakes the task when `node` is over, and not for one given before; `false` if it is over.
+    /// Wakes the task when `node` is over, and no longer for the node given before. `false` if `node` is already over.
     pub(super) fn wake_by(&mut self, node: Option<&Arc<Node>>, waker: &Waker) -> bool {
         if let Some(cold) = &mut self.cold {
             cold.over = false;
@@ -147,8 +147,9 @@ impl TaskWakeup {
         true
     }
 
-    /// Wakes the task when `scope` is over, or at `own` if that is earlier than the deadline of the scope. If the same task
-    /// polls the scope, the scope wakes it. `false` if the scope is over by now.
+    /// Wakes the task when `scope` is over, or at `own` if that is earlier than `around`, the effective deadline of `scope`.
+    /// Nothing is done for `scope` if the same task polls it: then the future of `scope` has the task woken. `false` if `scope`
+    /// is already over.
     ///
     /// To clone or drop a waker runs foreign code: the caller must have an open scope inside `scope`.
     #[cfg_attr(not(debug_assertions), inline(always))]
@@ -164,15 +165,15 @@ impl TaskWakeup {
         self.wake_at(deadline, waker);
         match scope.filter(|_| !covered) {
             None => self.cold.is_none() || self.wake_by(None, waker),
-            // Another task polls the scope, so this one needs the node: a token that is made later may cancel it.
+            // The scope does not wake this task, so its node must: a token that is made later may cancel the scope.
             Some(scope) => self.wake_by(Some(scope.node()), waker),
         }
     }
 
-    /// Wakes the task of an await at `end`, or when a scope around it is over. `env` has the clock of `end`.
+    /// Wakes the task of an await at `end`, or when a scope around it is over. `end` is a time on the clock of `env`.
     pub(super) fn wake_await(&mut self, thread: &Thread, env: &TestEnv, end: u64, waker: &Waker) {
         let shares_clock = env.shares_clock(&TestEnv::current());
-        // To clone or drop a waker runs foreign code: not while the frame of a scope is in use.
+        // To clone or drop a waker runs foreign code, so that is done below, when no frame of a scope is in use.
         let (deadline, node) = innermost(thread, |scope| {
             let deadline = if shares_clock { thread.deadline.get() } else { NEVER };
             match scope.filter(|scope| !(shares_clock && scope.is_polled_with(waker))) {
@@ -181,26 +182,26 @@ impl TaskWakeup {
                 None => (NEVER, None),
             }
         });
-        // Also if the scope around wakes the task earlier: the future may be carried out of it.
+        // The timer is set even if the scope around wakes the task earlier: the future may be carried out of that scope.
         self.wake_at_on(env, end.min(deadline), waker);
         if !self.wake_by(node.as_ref(), waker) {
-            // It is over by now: the next poll finds it so.
+            // The scope is already over: the next poll of the await sees that.
             waker.wake_by_ref();
         }
     }
 
-    /// Wakes the task of an await that stays pending in a scope that is over.
+    /// Wakes the task of an await at `until`: the await stays pending in a scope that is over.
     pub(super) fn stay(&mut self, env: &TestEnv, until: u64, waker: &Waker) {
         self.wake_by(None, waker);
         self.wake_at_on(env, until, waker);
     }
 
-    /// The state of an await that has not begun.
+    /// The state of the entry of the future's scope, which counts as an await.
     pub(super) fn await_state(&mut self) -> &mut AwaitState {
         &mut self.cold.get_or_insert_default().await_state
     }
 
-    /// Keeps the result, while the hooks run.
+    /// Keeps the future's result while its hooks run.
     pub(super) fn keep_error(&mut self, error: TimeoutError) {
         self.cold.get_or_insert_default().error = Some(error);
     }
@@ -213,7 +214,7 @@ impl TaskWakeup {
 }
 
 impl TaskWakeup {
-    /// Takes everything back.
+    /// Cancels the timer, waits for no node any more, and drops all other state.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn clear(&mut self) {
         if self.timer.is_some() | self.cold.is_some() {

@@ -15,12 +15,13 @@ use crate::test_env::TestEnv;
 use crate::thread::Thread;
 use crate::time::{Limit, clock};
 
-/// Waits for a future no longer than the limit; the future goes on afterwards. For `&mut future`, or the handle of a task.
+/// Waits for a future, but no longer than the limit. The future can go on afterwards: pass `&mut future`, or the handle of a
+/// task.
 ///
-/// It opens no scope, so the future does not know of the limit: its deadlines, tokens and handles are those of the scopes
-/// around it. When the wait is over, wait again. [`timeout`](super::timeout) is for work that must *end* at the limit: with
-/// it the checkpoints of `&mut future` would fail at the first limit, and its tokens, handles and hooks would be over for
-/// good.
+/// `wait` opens no scope, so the future does not know of the limit: its deadlines, tokens and handles are those of the scopes
+/// around it. When the limit is reached, wait again. [`timeout`](super::timeout) is for work that must *end* at the limit:
+/// under a `timeout` the checkpoints of `&mut future` would fail at the first limit, and its tokens, handles and hooks would be
+/// over for good.
 ///
 /// The future is polled first, then the deadline is checked, also with a limit of zero: a value that is ready wins. The
 /// time begins with the first poll.
@@ -28,13 +29,13 @@ use crate::time::{Limit, clock};
 /// # Errors
 ///
 /// A [`TimeoutError`] when the limit is reached. Nothing was cut off, so the error is [settled](TimeoutError::settled). In a
-/// scope that is over it fails as [`sleep`](super::sleep) does.
+/// scope that is over the wait fails as [`sleep`](super::sleep) does.
 ///
-/// Polled after its end it stays pending.
+/// If the wait is polled after its end, it stays pending.
 ///
 /// # Cancellation safety
 ///
-/// That of the future. A future that was passed by value is dropped with the wait.
+/// The same as that of the future. A future that was passed by value is dropped with the wait.
 ///
 /// # Examples
 ///
@@ -78,9 +79,9 @@ pub fn wait<F: IntoFuture>(limit: impl Into<Limit>, future: F) -> Wait<F::IntoFu
 pub struct Wait<F> {
     limit: Limit,
     location: &'static Location<'static>,
-    /// The test environment whose clock it follows.
+    /// The test environment whose clock the wait follows.
     env: TestEnv,
-    /// The limit, from the first poll on.
+    /// The limit with its deadline, from the first poll until the end.
     begun: Option<WaitLimit>,
     await_state: AwaitState,
     wakeup: TaskWakeup,

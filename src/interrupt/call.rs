@@ -23,7 +23,7 @@ use crate::watchdog::{self, NAP};
 pub struct Outcome<R> {
     /// The value that the call returned.
     pub value: R,
-    /// How often its hook fired, escalations included.
+    /// How often the call's hook fired, escalations included.
     pub fires: u32,
     /// The hook's last failure, even if a later run succeeded.
     pub failure: Option<HookFailure>,
@@ -35,19 +35,19 @@ pub struct Outcome<R> {
 ///
 /// - `Ok(Ok(value))`: the call succeeded, perhaps late.
 /// - `Ok(Err(error))`: the call failed by itself.
-/// - `Err(timed_out)` with a [`source`](Error::source): the call failed after the hook fired. The source is its error.
+/// - `Err(timed_out)` with a [`source`](Error::source): the call failed after the hook fired. The source is the call's error.
 /// - `Err(timed_out)` without a source: the scope was over, so the call was not made; or the hook
 ///   [spoilt](Hook::spoils) the call's value.
 ///
-/// The hook may borrow. An interrupt that comes too early is lost, so the hook fires again until the call returns:
-/// 0.5 ms after its last run, then at twice the distance each time, up to 64 ms. [`Hook`] has other choices. When
+/// The hook may borrow. An interrupt that comes before the call waits is lost, so the hook fires again until the call
+/// returns: 0.5 ms after its last run, then at twice the distance each time, up to 64 ms. [`Hook`] has other choices. When
 /// `interruptible` has returned, the hook is not running and never runs again, so the next call on the same
 /// connection is safe.
 ///
 /// Outside of all scopes the call is made without the hook.
 ///
-/// A socket that was shut down reads as the end of the file, which is an `Ok`. Mark a hook that shuts one down as one
-/// that [spoils](Hook::spoils) the value. The call's error must convert into `Box<dyn Error + Send + Sync>`.
+/// A socket that was shut down reads as the end of the file, which is an `Ok`. So if a hook shuts down a socket, say
+/// that the hook [spoils](Hook::spoils) the value. The call's error must convert into `Box<dyn Error + Send + Sync>`.
 ///
 /// The call must return a `Result` (else the compiler says E0271). Convert a C function's number in the closure: `||
 /// match c_call() { 0 => Ok(()), code => Err(format!("code {code}")) }`. Or use [`interruptible_outcome`], which
@@ -126,7 +126,7 @@ pub fn interruptible_outcome<'h, R>(
     })
 }
 
-/// Makes a call in the innermost scope, if there is one. Whoever leaves the scope during the call aborts the process.
+/// Makes a call in the innermost scope, if there is one. Code that leaves the scope during the call aborts the process.
 pub(super) fn in_innermost<R>(f: impl FnOnce(Option<&Scope>) -> R) -> R {
     Thread::with(|thread| {
         innermost(thread, |scope| {
@@ -198,8 +198,8 @@ impl Scope {
         self.error(RaiseContext { source, ..RaiseContext::at(location, clock::now()) })
     }
 
-    /// Waits until the watchdog has a thread, without which no hook fires. Gives up after a second, since the call is
-    /// better made without a watchdog than never; fails when the scope is over.
+    /// Waits until the watchdog has a thread: without that thread no hook fires. Stops waiting after a second, since the call
+    /// is better made without a watchdog than never. Fails when the scope is over.
     fn await_watchdog(&self, location: &'static Location<'static>) -> Result<(), TimeoutError> {
         let watchdog = watchdog::global();
         if watchdog.is_missing() && !clock::is_mocked() && self.node().expires_at() != NEVER {
@@ -238,7 +238,7 @@ impl Scope {
     }
 }
 
-/// A hook that is registered with a node. Dropping it revokes the hook and waits until it is not running.
+/// The registration of a hook with a node. Dropping it revokes the hook, and waits until the hook is not running.
 struct Registered<'a> {
     node: &'a Arc<Node>,
     entry: &'a Arc<Entry>,
@@ -250,7 +250,7 @@ impl<'a> Registered<'a> {
     /// Registers the hook; `None` if the node is over.
     fn new(node: &'a Arc<Node>, entry: &'a Arc<Entry>, location: &'static Location<'static>) -> Option<Self> {
         let key = node.add_hook(entry, HookOwner::Scope);
-        // A forked child may have lost the node's lock. Such a node takes no hooks, and the call is made without one.
+        // A forked child may have lost the node's lock. Such a node takes no hooks, and the call is made without a hook.
         (key.is_some() || !node.is_over()).then_some(Self { node, entry, key, location })
     }
 }

@@ -19,8 +19,8 @@ use crate::time::{NEVER, nanos};
 
 /// Connects to the first address that answers, no longer than the scope lasts.
 ///
-/// The addresses share the time that is left: with two addresses and a second, the first may take half a second. The
-/// last address may take all the rest. The stream is a plain one in blocking mode; wrap it in
+/// The addresses share the time that is left: with two addresses and one second left, the first address may take half a
+/// second. The last address may take all the rest. The stream is a plain one in blocking mode; wrap it in
 /// [`Timed`](super::Timed). Outside of all scopes this is [`TcpStream::connect`].
 ///
 /// The system resolves a name, and nothing can interrupt that. If a name server does not answer, the resolver gives
@@ -29,9 +29,9 @@ use crate::time::{NEVER, nanos};
 ///
 /// # Errors
 ///
-/// If the scope is over, an error of the kind [`TimedOut`](io::ErrorKind::TimedOut) with the
-/// [`TimeoutError`](crate::TimeoutError) inside. Its source is the error of the resolver, or of the last address, if
-/// there was one. Otherwise, that error itself.
+/// The error of the resolver, or of the last address. If the scope is over: an error of the kind
+/// [`TimedOut`](io::ErrorKind::TimedOut) with the [`TimeoutError`](crate::TimeoutError) inside, whose source is the error
+/// of the resolver or of the last address, if there was one.
 ///
 /// # Examples
 ///
@@ -64,7 +64,7 @@ pub fn connect(addresses: impl ToSocketAddrs) -> io::Result<TcpStream> {
     })
 }
 
-/// Resolves a name. Nothing interrupts it.
+/// Resolves a name. Nothing can interrupt the resolver.
 pub(super) fn resolve(
     scope: Option<&Scope>,
     location: &'static Location<'static>,
@@ -76,7 +76,7 @@ pub(super) fn resolve(
     }
 }
 
-/// Returns the error; or, if the scope is over by now, the scope's error with this one as its source.
+/// Returns the error; or, if the scope is over by now, the scope's error with `error` as its source.
 fn unless_over(scope: Option<&Scope>, location: &'static Location<'static>, error: io::Error) -> io::Error {
     match scope {
         Some(scope) if scope.check_by_clock(location).is_err() => {
@@ -86,7 +86,7 @@ fn unless_over(scope: Option<&Scope>, location: &'static Location<'static>, erro
     }
 }
 
-/// The time until which the first of `addresses` may take.
+/// The time when the attempt at the next address must end, if `addresses` addresses are left, that one included.
 fn end_of_share(scope: &Scope, addresses: usize) -> u64 {
     match scope.remaining() {
         Some(left) if addresses > 1 => {
@@ -140,13 +140,14 @@ fn socket(family: AddressFamily) -> io::Result<OwnedFd> {
 
 /// Accepts a connection, waiting for one no longer than the scope lasts.
 ///
-/// If several threads accept from one listener, it must be non-blocking; this function waits nevertheless. The stream
-/// is a plain one in blocking mode. Outside of all scopes this is the listener's own `accept`.
+/// If several threads accept from one listener, the listener must be non-blocking: otherwise a thread blocks beyond its
+/// scope when another thread takes the connection. This function waits for a connection in both modes. The stream is a
+/// plain one in blocking mode. Outside of all scopes this is the listener's own `accept`.
 ///
 /// # Errors
 ///
-/// Those of the listener; and one of the kind [`TimedOut`](io::ErrorKind::TimedOut), with the
-/// [`TimeoutError`](crate::TimeoutError) inside, if the scope is over.
+/// The errors of the listener. If the scope is over: an error of the kind [`TimedOut`](io::ErrorKind::TimedOut), with the
+/// [`TimeoutError`](crate::TimeoutError) inside.
 ///
 /// # Examples
 ///
@@ -182,7 +183,8 @@ pub trait Listener: AsFd {
     fn accept_one(&self, _: Sealed) -> io::Result<(Self::Stream, Self::Address)>;
 }
 
-/// Keeps [`Listener`] from being called, and so implemented, elsewhere: only this crate can make one.
+/// The argument that seals [`Listener`]. Other crates can neither name nor make a `Sealed`, so they can neither implement
+/// the trait nor call its method.
 #[derive(Debug)]
 #[non_exhaustive]
 #[allow(unnameable_types)]
