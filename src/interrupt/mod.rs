@@ -1,5 +1,5 @@
-//! Calls that never look at a scope, such as a query in C or a read from a socket. A hook interrupts them, or they
-//! wait for a descriptor together with the scope.
+//! Calls that never look at a scope, such as a query in C or a read from a socket. Either a hook interrupts such a
+//! call, or the call waits for its descriptor and for the end of the scope at once.
 
 mod call;
 #[cfg(all(unix, feature = "io"))]

@@ -20,17 +20,18 @@ use crate::time::{NEVER, clock};
 use crate::token::node::Node;
 use crate::watchdog::Timer;
 
-/// The longest timeout given to `poll`. Some systems reject one of more than a few weeks.
+/// The longest timeout given to `poll`. Some systems reject a timeout of more than a few weeks.
 const MAX_TIMEOUT: Duration = Duration::from_secs(3600);
 
-/// Waits for descriptors in a scope; without a scope nothing ends the wait early. It can be used for several waits.
+/// Waits for descriptors. The end of the scope, if there is one, ends the wait. A `Poller` can be used for several
+/// waits.
 pub(super) struct Poller<'s> {
     scope: Option<&'s Scope>,
     location: &'static Location<'static>,
     wakeup: Option<Wakeup<'s>>,
 }
 
-/// The descriptors that are ready: bit `n` stands for the one at index `n`.
+/// The descriptors that are ready: bit `n` stands for the descriptor at index `n`.
 #[derive(Clone, Copy)]
 pub(super) struct Ready(u32);
 
@@ -48,14 +49,15 @@ impl<'s> Poller<'s> {
 
     /// Waits until a descriptor is ready, or until the system's clock reads `until`.
     ///
-    /// Fails as soon as the scope is over; also if it is over before the wait begins.
+    /// Fails as soon as the scope is over, and at once if the scope is over before the wait begins.
     pub(super) fn wait(&self, fds: &[(BorrowedFd<'_>, PollFlags)], until: u64) -> io::Result<Ready> {
         let mut polled: Vec<_> =
             fds.iter().map(|&(fd, events)| PollFd::from_borrowed_fd(fd, events)).collect();
         if let Some(wakeup) = &self.wakeup {
             polled.push(PollFd::new(&wakeup.pipe.reader, PollFlags::IN));
         }
-        // A mock clock's deadline says nothing about real time: the wakeup's timer ends the wait there.
+        // `poll` measures real time, so it cannot wait for the deadline of a mock clock: the timer of the `Wakeup` ends
+        // that wait.
         let deadline = match self.scope {
             Some(scope) if !clock::is_mocked() => Thread::with(|thread| scope.effective(thread)),
             _ => NEVER,
@@ -82,20 +84,21 @@ impl<'s> Poller<'s> {
     }
 }
 
-/// Ends a wait from another thread. A scope needs one only if it can be cancelled (it has a node), or under a mock
-/// clock.
+/// Ends a wait from another thread. The wait needs a `Wakeup` only if its scope or a scope around it can be cancelled
+/// (has a node), or under a mock clock. Otherwise the timeout of `poll` ends the wait.
 struct Wakeup<'s> {
     pipe: Arc<WakePipe>,
     node: Option<(&'s Arc<Node>, usize)>,
     timer: Option<Timer>,
 }
 
-/// A pipe that is written to by its waker. It keeps both ends open as long as a waker lives: a write to a pipe
-/// without a reader would raise SIGPIPE.
+/// The waker of a waiting thread: it writes to a pipe that the thread polls. It owns both ends of the pipe, because a
+/// write to a pipe without a reader would raise SIGPIPE.
 struct WakePipe {
     reader: PipeReader,
     writer: PipeWriter,
-    /// The process that made the pipe. A forked child has the same pipe and must not write to it.
+    /// The process that made the pipe. A forked child has the same pipe and must not write to it: that would wake the
+    /// parent.
     made_in: Process,
 }
 
@@ -130,8 +133,8 @@ impl Drop for Wakeup<'_> {
 impl Wake for WakePipe {
     fn wake(self: Arc<Self>) {
         if self.made_in.is_current() {
-            // The node and the timer write one byte each, so the pipe has room. A full pipe would wake the poll as
-            // well.
+            // An error does no harm. The pipe has room, since the node and the timer write one byte each; and a full
+            // pipe would wake the poll too.
             let _written = (&self.writer).write(&[0]);
         }
     }

@@ -14,15 +14,15 @@ use super::descriptor::Mode;
 use super::timed::Timed;
 use crate::interrupt::call::in_innermost;
 
-/// For a [`UdpSocket`], a reference to one, or an `Arc` of one. As with a read, a datagram that has arrived is
-/// received even if the deadline passes meanwhile, and a call that the scope ends has taken no datagram.
+/// Datagrams, for a [`UdpSocket`], a reference to one, or an `Arc` of one. A datagram that has arrived is received even
+/// if the deadline passes meanwhile. A call that the scope ends has taken no datagram.
 impl<S: AsFd + Borrow<UdpSocket>> Timed<S> {
     /// Like [`UdpSocket::recv_from`], no longer than the scope lasts.
     ///
     /// # Errors
     ///
-    /// Those of the socket; and one of the kind [`TimedOut`](io::ErrorKind::TimedOut), with the
-    /// [`TimeoutError`](crate::TimeoutError) inside, if the scope is over.
+    /// The socket's error; or, if the scope is over, an error of the kind [`TimedOut`](io::ErrorKind::TimedOut) with
+    /// the [`TimeoutError`](crate::TimeoutError) inside.
     ///
     /// # Examples
     ///
@@ -82,8 +82,8 @@ impl<S: AsFd + Borrow<UdpSocket>> Timed<S> {
         self.receive(Location::caller(), |flags| Ok(recv(&self.inner, &mut *buffer, flags)?.0))
     }
 
-    /// Like [`UdpSocket::send_to`], no longer than the scope lasts. The system resolves a name, and nothing can
-    /// interrupt that: see [`connect`](super::connect).
+    /// Like [`UdpSocket::send_to`], no longer than the scope lasts. If the address is a name, the system resolves the
+    /// name, and nothing can interrupt that: see [`connect`](super::connect).
     ///
     /// # Errors
     ///
@@ -134,7 +134,7 @@ impl<S: AsFd + Borrow<UdpSocket>> Timed<S> {
         location: &'static Location<'static>,
         mut call: impl FnMut(SendFlags) -> io::Result<R>,
     ) -> io::Result<R> {
-        // Apple's systems ignore the flag in `send`.
+        // Apple's systems ignore `MSG_DONTWAIT` in `send`, so a `poll` must come before the call.
         let mode = if cfg!(target_vendor = "apple") { Mode::Polled } else { Mode::DontWait };
         self.descriptor(location).call(PollFlags::OUT, mode, |mode| {
             call(if mode == Mode::DontWait { SendFlags::DONTWAIT } else { SendFlags::empty() })

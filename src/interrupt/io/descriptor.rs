@@ -1,4 +1,4 @@
-//! A system call on a descriptor that waits no longer than the scope lasts.
+//! System calls on a descriptor. Such a call waits no longer than the scope lasts.
 
 use std::io::{self, Read, Write};
 use std::os::fd::BorrowedFd;
@@ -12,7 +12,7 @@ use crate::interrupt::call::in_innermost;
 use crate::interrupt::poller::Poller;
 use crate::time::NEVER;
 
-/// A descriptor, and the user's line that makes a call on it.
+/// A descriptor, and the place in the user's code where a call on it is made.
 pub(super) struct Descriptor<'a> {
     pub(super) fd: BorrowedFd<'a>,
     pub(super) is_socket: bool,
@@ -23,18 +23,19 @@ pub(super) struct Descriptor<'a> {
 /// How a system call is kept from blocking.
 #[derive(Clone, Copy, PartialEq)]
 pub(super) enum Mode {
-    /// It may block: no scope is open.
+    /// The call may block, since no scope is open.
     Blocking,
-    /// By `MSG_DONTWAIT`. `O_NONBLOCK` would change the socket for everyone who has it.
+    /// By `MSG_DONTWAIT`, which holds for one call. `O_NONBLOCK` would change the socket for everyone who shares it.
     DontWait,
-    /// By a `poll` before it.
+    /// By a `poll` before the call.
     Polled,
     /// The buffer is empty, so the call never blocks.
     Empty,
 }
 
 impl Descriptor<'_> {
-    /// Makes a system call once it does not block, no later than the scope ends.
+    /// Makes a system call as soon as the call does not block. Fails if the scope is over first. Outside of all scopes
+    /// the call may block.
     pub(super) fn call<R>(
         &self,
         events: PollFlags,
@@ -86,7 +87,7 @@ impl Read for Descriptor<'_> {
     }
 }
 
-/// Keeps `send` from raising SIGPIPE. Apple's systems have no such flag: std sets an option of the socket instead.
+/// Keeps `send` from raising SIGPIPE. Apple's systems have no such flag: there std sets an option of the socket.
 #[cfg(not(target_vendor = "apple"))]
 const NO_SIGNAL: SendFlags = SendFlags::NOSIGNAL;
 #[cfg(target_vendor = "apple")]
@@ -94,9 +95,9 @@ const NO_SIGNAL: SendFlags = SendFlags::empty();
 
 impl Write for Descriptor<'_> {
     fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
-        // Apple's systems ignore the flag in `send`.
+        // Apple's systems ignore `MSG_DONTWAIT` in `send`.
         let has_flag = self.is_socket && !cfg!(target_vendor = "apple");
-        // On a socket an empty buffer may be a datagram.
+        // On a socket an empty buffer may be an empty datagram, so it is sent.
         let mode = if buffer.is_empty() && !self.is_socket {
             Mode::Empty
         } else if has_flag {
@@ -105,8 +106,8 @@ impl Write for Descriptor<'_> {
             Mode::Polled
         };
         self.call(PollFlags::OUT, mode, |mode| {
-            // A pipe that is ready has room for `PIPE_BUF` bytes; a write of more would block until all are written. A
-            // terminal is ready as soon as it has room for one byte.
+            // A pipe that is ready has room for `PIPE_BUF` bytes; a write of more would block until all bytes are
+            // written. A terminal is ready as soon as it has room for one byte.
             let most = match mode {
                 Mode::Empty => return Ok(0),
                 Mode::Polled if self.is_terminal => 1,

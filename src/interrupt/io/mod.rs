@@ -3,8 +3,8 @@
 //! [`Timed`] wraps a stream, or anything else with a file descriptor. Its reads and writes wait no longer than the
 //! scope lasts. When the scope expires or is cancelled, they fail with an error of the kind
 //! [`TimedOut`](io::ErrorKind::TimedOut) that has the [`TimeoutError`](crate::TimeoutError) inside. The stream stays
-//! open. A single [`read`](Read::read) that fails has taken no bytes, so a later read finds them all. Calls that read
-//! or write several times may lose bytes: see [half a frame](#half-a-frame).
+//! open. A single [`read`](Read::read) that fails has taken no bytes, so a later read finds all of them. Calls that
+//! read or write several times may lose bytes: see [half a frame](#half-a-frame).
 //!
 //! ```
 //! use std::io::{ErrorKind, Read, Write};
@@ -31,8 +31,8 @@
 //!
 //! A limit may pass when half of a frame has arrived. [`read_exact`](Read::read_exact) then fails, and the half is
 //! lost: the next read begins in the middle of a frame, and every frame from then on is wrong. So keep the half
-//! *outside* of the limit. Two of std's methods append to the caller's buffer, and leave in it the bytes that they
-//! have read before an error: `take(n)` with [`read_to_end`](Read::read_to_end), and
+//! *outside* of the limit. Two of std's methods append to the caller's buffer, and after an error the buffer has the
+//! bytes that were read until then: `take(n)` with [`read_to_end`](Read::read_to_end), and
 //! [`read_until`](std::io::BufRead::read_until) if the `BufReader` is outside of the limit too.
 //!
 //! ```
@@ -107,8 +107,8 @@
 //! # Limitations
 //!
 //! - **Files** are always ready, so nothing interrupts a read from a dead disk.
-//! - **Terminals** do not say how much room they have, so they are written to one byte at a time. A terminal that
-//!   turns a newline into two bytes blocks on a newline if it has room for one.
+//! - **Terminals** do not say how much room they have, so a write sends one byte at a time. A terminal that turns a
+//!   newline into two bytes blocks on a newline if it has room for one byte only.
 //! - **Opening a FIFO** waits until another process opens the other end. Open it for reading and writing: that does
 //!   not wait.
 //! - **Name resolution** cannot be interrupted: see [`connect`].
@@ -177,8 +177,8 @@
 //! assert!(timebox::timeout(limit, || arrived(&pair)).unwrap_err().is_timeout());
 //! ```
 //!
-//! If that is too late, or wakes the thread too often, use a hook. With crossbeam's channels, the hook sends to a
-//! second channel:
+//! If the end of a slice comes too late, or the slices wake the thread too often, use a hook. With crossbeam's
+//! channels, the hook sends to a second channel:
 //!
 //! ```
 //! use std::time::Duration;

@@ -10,20 +10,20 @@ use crate::interrupt::call::in_innermost;
 use crate::interrupt::poller::Poller;
 use crate::time::NEVER;
 
-/// Waits until a descriptor is readable, no longer than the scope lasts. For a serial port, inotify, a timer, a
-/// socket of a C library: descriptors that [`Timed`](super::Timed) cannot wrap.
+/// Waits until a descriptor is readable, no longer than the scope lasts. Use it for descriptors that
+/// [`Timed`](super::Timed) cannot wrap: a serial port, inotify, a timer, a socket of a C library.
 ///
 /// A descriptor is also readable at the end of the file, when a connection waits to be accepted, and when an error
 /// waits to be read. A file on a disk is always readable.
 ///
-/// If other threads or processes read from the same descriptor, one of them may be faster. So make the descriptor
-/// non-blocking, read, and wait only if the read would have blocked, as below. Outside of all scopes the wait has no
-/// limit.
+/// If other threads or processes read from the same descriptor, one of them may take the data first. So make the
+/// descriptor non-blocking, read, and wait only if the read would have blocked, as below. Outside of all scopes the
+/// wait has no limit.
 ///
 /// # Errors
 ///
-/// Of the kind [`TimedOut`](io::ErrorKind::TimedOut) with the [`TimeoutError`](crate::TimeoutError) inside, if the
-/// scope is over.
+/// If the scope is over, an error of the kind [`TimedOut`](io::ErrorKind::TimedOut) with the
+/// [`TimeoutError`](crate::TimeoutError) inside.
 ///
 /// # Examples
 ///
@@ -59,7 +59,7 @@ pub fn readable(fd: impl AsFd) -> io::Result<()> {
 
 /// Waits until a descriptor is writable, no longer than the scope lasts. Otherwise like [`readable`].
 ///
-/// It does not say how much fits: a write to a blocking descriptor may still block.
+/// A descriptor may be writable and still have no room for all the bytes: a write to a blocking descriptor may block.
 ///
 /// # Errors
 ///

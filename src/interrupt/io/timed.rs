@@ -10,7 +10,7 @@ use super::descriptor::Descriptor;
 
 /// A stream whose reads and writes end with the scope.
 ///
-/// For sockets, pipes, terminals, and everything else with a file descriptor that can be polled. Outside of all
+/// It wraps sockets, pipes, terminals, and everything else with a file descriptor that can be polled. Outside of all
 /// scopes its calls are the stream's own. In a scope:
 ///
 /// - each call is an interruption point;
@@ -86,8 +86,8 @@ impl<S: AsFd> AsFd for Timed<S> {
     }
 }
 
-/// Implements `Read` and `Write`. std's defaults would do for all but `read` and `write`, but an error would then
-/// name a line of std as the place of the call.
+/// Implements `Read` and `Write`. Only `read` and `write` are required. But with std's defaults for the other methods,
+/// an error would name a line of std as the place of the call.
 macro_rules! stream {
     ($stream:ty) => {
         impl<S: AsFd> Read for $stream {
@@ -96,21 +96,21 @@ macro_rules! stream {
                 self.descriptor(Location::caller()).read(buffer)
             }
 
-            /// Fills the buffer. **If the scope ends it, bytes that were read before are lost to later reads**: they
-            /// are in the buffer, but nothing says how many. How to keep them: [half a
+            /// Fills the buffer. **If the scope ends the call, the bytes that it has read are lost to later reads**:
+            /// they are in the buffer, but nothing says how many. How to keep them: [half a
             /// frame](crate::io#half-a-frame).
             #[track_caller]
             fn read_exact(&mut self, buffer: &mut [u8]) -> io::Result<()> {
                 self.descriptor(Location::caller()).read_exact(buffer)
             }
 
-            /// Reads to the end of the file. If the scope ends it, the bytes that were read before are in the buffer.
+            /// Reads to the end of the file. If the scope ends the call, the bytes that it has read are in the buffer.
             #[track_caller]
             fn read_to_end(&mut self, buffer: &mut Vec<u8>) -> io::Result<usize> {
                 self.descriptor(Location::caller()).read_to_end(buffer)
             }
 
-            /// Reads to the end of the file. **If the scope ends it, bytes that were read before are lost**;
+            /// Reads to the end of the file. **If the scope ends the call, the bytes that it has read are lost**;
             /// `read_to_end` keeps them.
             #[track_caller]
             fn read_to_string(&mut self, buffer: &mut String) -> io::Result<usize> {
@@ -124,8 +124,8 @@ macro_rules! stream {
                 self.descriptor(Location::caller()).write(buffer)
             }
 
-            /// Writes the whole buffer. **If the scope ends it, an unknown part has been written.** Use `write`,
-            /// which returns the number of bytes, or close the connection. See [half a
+            /// Writes the whole buffer. **If the scope ends the call, an unknown part of the buffer has been written.**
+            /// Use `write`, which returns the number of bytes, or close the connection. See [half a
             /// frame](crate::io#half-a-frame).
             #[track_caller]
             fn write_all(&mut self, buffer: &[u8]) -> io::Result<()> {

@@ -14,7 +14,8 @@ use crate::error::TimeoutError;
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Error {
-    /// The command could not be started (then the error names it) or waited for, or its input could not be read.
+    /// The command could not be started or waited for, or its input could not be read. If it could not be started, the
+    /// error names the command.
     Io(io::Error),
     /// The scope was over: the command was stopped, or not started.
     Stopped(Stopped),
@@ -93,10 +94,11 @@ pub struct Stopped {
     pub stderr: Vec<u8>,
     /// Whether `stderr` may be incomplete, for the same reasons as [`stdout_cut`](Self::stdout_cut).
     pub stderr_cut: bool,
-    /// The exit status. `None` if the command was not started, may not be signalled, or has not ended after SIGKILL;
-    /// then it is reaped when it ends.
+    /// The exit status. `None` if the command was not started, if this program may not signal it, or if it has not
+    /// ended after SIGKILL. A command that runs on is reaped when it ends.
     pub status: Option<ExitStatus>,
-    /// The signal that had suspended the command when the scope was over. A suspended command does not use its time.
+    /// The signal that had suspended the command, if the command was suspended when the scope was over. Then the
+    /// command did not use its time, and a longer limit may not help.
     pub suspended: Option<i32>,
     /// Whether the command or a process that it has started runs on, because it belongs to another user and this
     /// program may not signal it.
@@ -133,16 +135,16 @@ pub enum Why {
         /// The limit of each output, in bytes.
         most: usize,
     },
-    /// The system suspended the command because it read from the terminal (SIGTTIN) or changed its settings (SIGTTOU)
-    /// from the background. No shell would resume it: see [`Group`](super::Group).
+    /// The system suspended the command because, from the background, it read from the terminal (SIGTTIN) or changed
+    /// the terminal's settings (SIGTTOU). No shell would resume the command: see [`Group`](super::Group).
     #[non_exhaustive]
     Suspended {
-        /// The signal.
+        /// SIGTTIN or SIGTTOU.
         signal: i32,
     },
 }
 
-/// A command that was stopped, as far as it could be.
+/// A command after the attempt to stop it.
 pub(super) struct StoppedJob {
     /// `None` if the command has not ended.
     pub(super) status: Option<ExitStatus>,

@@ -1,7 +1,7 @@
 //! The process group of a command.
 
 /// The process group of a command. It decides which processes are stopped with the command, and how a terminal treats
-/// it.
+/// the command.
 ///
 /// # Examples
 ///
@@ -19,18 +19,18 @@
 #[non_exhaustive]
 pub enum Group {
     /// The default: a group of its own, in this program's session. Processes that the command starts are stopped with
-    /// it. For a terminal the group is in the background: Ctrl-C does not reach it, and the system suspends the
-    /// command if it reads from the terminal or changes its settings. Then the call fails at once, with
-    /// [`Why::Suspended`](super::Why::Suspended).
+    /// the command. For a terminal the group is in the background: Ctrl-C does not reach it, and the system suspends
+    /// the command if it reads from the terminal or changes the terminal's settings. If the command is suspended so,
+    /// the call fails at once, with [`Why::Suspended`](super::Why::Suspended).
     ///
     /// A `pre_exec` that calls `setsid` works with this choice too.
     #[default]
     Own,
-    /// A group of its own, in a session of its own. The session has no terminal, so opening `/dev/tty` fails.
-    /// Processes that the command starts are stopped with it.
+    /// A group of its own, in a session of its own. The session has no terminal, so opening `/dev/tty` fails. Processes
+    /// that the command starts are stopped with the command.
     Session,
     /// This program's group, as with [`Command::spawn`](std::process::Command::spawn). The command can read from the
-    /// terminal and change its settings. Ctrl-C reaches the command and this program, and Ctrl-Z suspends both. Only
-    /// the command itself is stopped; **processes that it has started run on**.
+    /// terminal and change the terminal's settings. Ctrl-C reaches the command and this program, and Ctrl-Z suspends
+    /// both. Only the command itself is stopped; **processes that it has started run on**.
     Foreground,
 }

@@ -1,4 +1,4 @@
-//! A running command: a child, which mostly leads its process group, and its pipes.
+//! A running command: the child and its pipes. Mostly, the child leads its process group.
 //!
 //! Invariant: the child is not reaped as long as signals may be sent. So no other process or group can have its number.
 
@@ -27,9 +27,10 @@ use crate::time::{NEVER, nanos};
 
 /// How long to wait for killed processes to end. A process in a call to a dead disk or driver does not end.
 const KILL_WAIT: Duration = Duration::from_secs(5);
-/// The pauses between two looks at a process that cannot be polled: from the first, doubled each time, to the second.
+/// The shortest and the longest pause between two looks at a process that cannot be polled. Each pause is twice as long
+/// as the last one.
 const PAUSES: (Duration, Duration) = (Duration::from_micros(500), Duration::from_millis(16));
-/// The longest pause between two looks whether a child is suspended.
+/// The longest pause between two checks whether a child is suspended.
 const SUSPENDED_PAUSE: Duration = Duration::from_millis(250);
 
 /// How to run a command.
@@ -49,7 +50,7 @@ pub(super) enum Attended {
 }
 
 pub(super) struct Job<'r> {
-    /// `None` once it is reaped, or handed to the reaper.
+    /// `None` once the child is reaped, or handed to the reaper.
     child: Option<Child>,
     pid: Pid,
     group: Group,
@@ -59,10 +60,10 @@ pub(super) struct Job<'r> {
     pidfd: Option<OwnedFd>,
     /// When this thread saw that the child had ended.
     ended: Option<u64>,
-    /// Other code has reaped the child: its number may belong to another process.
+    /// Whether other code has reaped the child. Then its number may belong to another process.
     lost: bool,
     suspended: Option<i32>,
-    /// Whether this program may not signal one of the processes.
+    /// Whether there is a process of the command that this program may not signal.
     refused: bool,
     input: Input<'r>,
     stdout: Output,
@@ -124,8 +125,8 @@ impl<'r> Job<'r> {
         Ok(())
     }
 
-    /// Serves the pipes until the child has ended and its outputs are closed. Other processes may hold the outputs
-    /// open; they are waited for until `linger` after the child's end.
+    /// Serves the pipes until the child has ended and its outputs are closed. If other processes hold the outputs open,
+    /// the wait for them ends `linger` after the child's end.
     pub(super) fn attend(&mut self, poller: &Poller<'_>, linger: Duration) -> io::Result<Attended> {
         loop {
             if self.ended.is_some() && self.stdout.is_closed() && self.stderr.is_closed() {
@@ -153,7 +154,7 @@ impl<'r> Job<'r> {
         }
     }
 
-    /// When to look at the child again, though no descriptor is ready.
+    /// When to look at the child again, even if no descriptor is ready by then.
     fn next_look(&mut self) -> u64 {
         let most = if self.pidfd.is_some() { SUSPENDED_PAUSE } else { PAUSES.1 };
         let pause = self.pause.min(most);
@@ -161,8 +162,8 @@ impl<'r> Job<'r> {
         os::monotonic_nanos().saturating_add(nanos(pause))
     }
 
-    /// Waits until a pipe is ready, the child has ended, or the `member` of its group has ended. Serves the pipes.
-    /// Returns `false` if `until` came first.
+    /// Waits until a pipe is ready, or the child or the `member` of its group has ended, and serves the pipes. The
+    /// input is served only if `feeds`. Returns `false` if `until` came first.
     fn serve(
         &mut self,
         poller: &Poller<'_>,
@@ -201,7 +202,7 @@ impl<'r> Job<'r> {
 
     fn look_for_end(&mut self) {
         let has_ended = os::has_ended(self.pid);
-        // An error says that the child has been reaped.
+        // An error says that other code has reaped the child.
         self.lost = has_ended.is_err();
         if has_ended.unwrap_or(true) {
             self.ended = Some(os::monotonic_nanos());
@@ -226,8 +227,8 @@ impl<'r> Job<'r> {
         [&mut self.stdout, &mut self.stderr].map(|output| std::mem::take(output).finish())
     }
 
-    /// Sends SIGTERM to the group, and SIGKILL after the grace. Meanwhile the outputs are read. The input stays open:
-    /// a command would take its end for the end of the data.
+    /// Sends SIGTERM to the group, and SIGKILL after the grace. Meanwhile the outputs are read. The input stays open,
+    /// because the command would take a closed input for the end of its data.
     pub(super) fn stop(mut self, location: &'static Location<'static>, grace: Duration) -> StoppedJob {
         if self.ended.is_none() {
             self.look_for_end();
@@ -257,7 +258,8 @@ impl<'r> Job<'r> {
         StoppedJob { status, stdout, stderr, suspended: self.suspended, refused: self.refused }
     }
 
-    /// Waits, for at most `limit`, until no process is left that a signal could reach. Returns whether none is left.
+    /// Waits until `is_gone` says that no process is left that a signal could reach. Returns `false` if `limit` has
+    /// passed first.
     fn await_group(&mut self, poller: &Poller<'_>, limit: Duration, is_gone: fn(&Survivors) -> bool) -> bool {
         let until = os::monotonic_nanos().saturating_add(nanos(limit));
         self.pause = PAUSES.0;
@@ -269,7 +271,7 @@ impl<'r> Job<'r> {
             if until <= os::monotonic_nanos() {
                 return false;
             }
-            // When this one has ended, the list is read again.
+            // When this member has ended, the loop lists the survivors again.
             let member = if let Survivors::Some(Some(pid)) = survivors { open_pidfd(pid) } else { None };
             let pause = self.pause.min(PAUSES.1);
             self.pause = pause * 2;
@@ -317,7 +319,7 @@ impl Drop for Job<'_> {
     }
 }
 
-/// Opens a descriptor that is ready when the process has ended; `None` on systems that have none.
+/// Opens a descriptor that is ready when the process has ended; `None` if the system has no such descriptor.
 fn open_pidfd(pid: Pid) -> Option<OwnedFd> {
     #[cfg(target_os = "linux")]
     return rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).ok();
@@ -378,7 +380,7 @@ mod tests {
         let job = job(Command::new("sleep").arg("1000"));
         let pid = job.pid;
         drop(job);
-        // Once it is reaped, waiting for it fails.
+        // Once the child is reaped, `has_ended` fails.
         while os::has_ended(pid).is_ok() {
             std::thread::yield_now();
         }

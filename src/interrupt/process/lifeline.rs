@@ -1,9 +1,9 @@
 //! Kills a command when this program ends, in whatever way the program ends.
 //!
-//! A shell reads from a pipe whose other end only this program holds. When the program has ended, the pipe closes,
-//! and the shell kills the command's group. The shell is in a group of its own, so signals from a terminal do not
-//! reach it. While the program lives, it ends the shell before it reaps the command; so the shell never kills another
-//! process that has got the same number.
+//! A shell reads from a pipe whose other end only this program holds. When the program has ended, the pipe closes, and
+//! the shell kills the command's group. The shell is in a group of its own, so signals from a terminal do not reach it.
+//! If the program runs on, it ends the shell before it reaps the command. So the shell never kills another process that
+//! has got the command's number.
 
 use std::io::{self, PipeWriter};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -20,7 +20,7 @@ pub(super) struct Lifeline {
 }
 
 impl Lifeline {
-    /// Starts a shell that does not know its command yet.
+    /// Starts the shell. It does not know yet which command it may have to kill.
     pub(super) fn new() -> io::Result<Self> {
         let (reader, pipe) = io::pipe()?;
         let shell = Command::new("/bin/sh")
@@ -40,9 +40,9 @@ impl Lifeline {
         Ok(Self { shell, pipe })
     }
 
-    /// The pipe to which the child writes its own number before it becomes the command. If this program wrote the
-    /// number, it could be killed between the fork and the write. Until the child has become the command, it holds
-    /// the pipe open.
+    /// The pipe to the shell. The child writes its own number to this pipe before `exec`. If this program wrote the
+    /// number, it could be killed between `fork` and the write, and then nothing would kill the command. Until `exec`,
+    /// the child holds the pipe open too.
     pub(super) fn pipe(&self) -> BorrowedFd<'_> {
         self.pipe.as_fd()
     }
@@ -50,7 +50,8 @@ impl Lifeline {
 
 impl Drop for Lifeline {
     fn drop(&mut self) {
-        // Before the pipe closes. An error says that the shell has ended already.
+        // The shell must end before the pipe closes, because it would then kill the command. An error says that the
+        // shell has ended already.
         let _killed = self.shell.kill();
         let _reaped = self.shell.wait();
     }

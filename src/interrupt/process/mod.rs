@@ -26,25 +26,25 @@
 //!
 //! The child leads a process group of its own, so the signals reach the processes that it has started. For the
 //! terminal, this group is in the background: Ctrl-C does not reach it. If the command reads from the terminal or
-//! changes its settings, the system suspends it, and the call fails. [`Group`] has other choices. A process that has
-//! left the group (a daemon) receives no signal.
+//! changes the terminal's settings, the system suspends the command, and the call fails. [`Group`] has other choices. A
+//! process that has left the group (a daemon) receives no signal.
 //!
-//! This program may not signal processes of another user (`sudo`). It does not wait for them either: the error
-//! [says so](Stopped::refused) at once, and the child is reaped when it ends.
+//! This program may not signal processes of another user (`sudo`). It does not wait for such processes either: the
+//! error [says so](Stopped::refused) at once, and the child is reaped when it ends.
 //!
 //! # The pipes
 //!
-//! A process that outlives the child may hold the pipes open: a daemon does, and `tee` in a shell's `exec > >(tee
+//! A process that outlives the child may hold the pipes open, such as a daemon, or `tee` in a shell's `exec > >(tee
 //! log)`. Such a process may still write a part of the child's output, so the call waits for it as long as the scope
 //! lasts. If the scope is over first, the call fails, and the group is signalled. For a command that leaves a daemon
-//! behind, either redirect the outputs (`command.stdout(Stdio::null())` and [`status`], or a file), or limit [this
-//! wait](Run::linger). After a limited wait the result [says](Captured::stdout_cut) if the output may be incomplete.
+//! behind, there are two ways. Redirect the outputs, to a file or to `Stdio::null()`, and call [`status`]. Or limit
+//! [this wait](Run::linger): then the result [says](Captured::stdout_cut) if the output may be incomplete.
 //!
 //! # Other code that waits for children
 //!
-//! The child is not reaped until no more signals are sent. Until then no other process can get its number. So no
-//! other code in the program may wait for *all* children (`waitpid(-1)`). And the program must not ignore SIGCHLD: if
-//! it does, the command is not started, and the error says why.
+//! The child is not reaped until no more signals are sent, because afterwards another process may get its number. So no
+//! other code in the program may wait for *all* children (`waitpid(-1)`): it could reap the child too early. And the
+//! program must not ignore SIGCHLD: if it does, the command is not started, and the error says why.
 
 mod captured;
 mod error;

@@ -62,7 +62,7 @@ impl Output {
         self.pipe.as_ref().map(AsFd::as_fd)
     }
 
-    /// Whether all writers have closed it.
+    /// Whether all writers have closed the pipe.
     pub(super) fn is_closed(&self) -> bool {
         self.pipe.is_none()
     }
@@ -114,7 +114,7 @@ impl Output {
 /// The standard input of a command.
 #[derive(Default)]
 pub(super) struct Input<'r> {
-    /// `None` once all is written, or the command has closed its end.
+    /// `None` once all bytes are written, or the command has closed its end of the pipe.
     pipe: Option<PipeWriter>,
     source: Option<Box<dyn Read + Send + 'r>>,
     /// Bytes from the source. The first `written` of them are in the pipe.
@@ -159,7 +159,7 @@ impl<'r> Input<'r> {
         }
         match pipe.write(&self.chunk[self.written..]) {
             Ok(length) => self.written += length,
-            // The command reads no more, as `head` does. That is no error.
+            // The command has stopped reading, as `head` does. That is no error.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => self.pipe = None,
             Err(error) if is_transient(&error) => {}
             Err(error) => return Err(error),

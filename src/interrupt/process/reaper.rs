@@ -7,10 +7,11 @@ use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
 use crate::sync::fork::PerProcess;
 use crate::sync::{Mutex, lock, os};
 
-/// Children that were handed over. A forked child has none: they are its parent's.
+/// Children that were handed to the reaper. A forked process begins with none: it cannot reap the children of its
+/// parent.
 static ORPHANS: PerProcess<Mutex<Vec<Child>>> = PerProcess::new(Mutex::new(Vec::new()), Mutex::default);
 
-/// Hands a child over: it is reaped when it ends.
+/// Takes a child, to reap it when it ends.
 pub(super) fn adopt(child: Child) {
     let pid = Pid::from_child(&child);
     lock(ORPHANS.get()).push(child);

@@ -20,14 +20,14 @@ use crate::interrupt::poller::Poller;
 /// Like [`Command::output`], with one difference: the standard input is the one that the command sets, and by default
 /// this program's own. [`Stdio::null`](std::process::Stdio::null) is safest; [`Run::input`] passes bytes.
 ///
-/// Both outputs are always captured, to their ends. The call changes the `Command`: afterwards it still has captured
-/// outputs and a process group of its own.
+/// Both outputs are always captured, to their ends. The call changes the `Command`: its later runs capture the outputs
+/// too, and have a process group of their own.
 ///
 /// # Errors
 ///
 /// - [`Error::Stopped`] if the scope is over.
 /// - [`Error::Io`] if the command could not be started or waited for.
-/// - [`Error::Halted`] if the system suspended it in the background.
+/// - [`Error::Halted`] if the system suspended the command in the background.
 ///
 /// # Examples
 ///
@@ -55,7 +55,7 @@ pub fn output(command: &mut Command) -> Result<Output, Error> {
 
 /// Runs a command to its end, no longer than the scope lasts.
 ///
-/// Like [`Command::status`]. The call changes the `Command`: afterwards it still has a process group of its own.
+/// Like [`Command::status`]. The call changes the `Command`: its later runs have a process group of their own, too.
 ///
 /// # Errors
 ///
@@ -114,8 +114,8 @@ impl<'c> Run<'c> {
         Self { command, plan, grace: Duration::from_secs(1), linger: Duration::MAX }
     }
 
-    /// The time between SIGTERM and SIGKILL. It holds for the whole group: for a shell, and for the processes that
-    /// the shell has started. It ends early when all of them have ended.
+    /// The time between SIGTERM and SIGKILL. It holds for the whole group: for a shell, and for the processes that the
+    /// shell has started. The grace ends early when all of these processes have ended.
     ///
     /// # Examples
     ///
@@ -140,8 +140,8 @@ impl<'c> Run<'c> {
     }
 
     /// How long the outputs are read after the child has ended, if other processes still hold them open. By default
-    /// as long as the scope lasts, so that no output is lost. Set it for a command that leaves a daemon behind, which
-    /// never closes the outputs.
+    /// they are read as long as the scope lasts, so that no output is lost. Set a limit for a command that leaves a
+    /// daemon behind: the daemon never closes the outputs.
     ///
     /// # Examples
     ///
@@ -161,7 +161,7 @@ impl<'c> Run<'c> {
         self
     }
 
-    /// The process group of the command. By default it has its own.
+    /// The process group of the command. By default the command has a group of its own.
     ///
     /// # Examples
     ///
@@ -181,9 +181,9 @@ impl<'c> Run<'c> {
     /// Kills the command if this program ends first, even by Ctrl-C, a crash or SIGKILL. If the command has its own
     /// group, the whole group is killed. There is no grace.
     ///
-    /// A second process watches this program: a `/bin/sh`, which must exist. A process that this program has forked,
-    /// and that has not become another program, counts as this program: the command is killed when the last of them
-    /// has ended.
+    /// A second process watches this program: a `/bin/sh`, which must exist. A process that this program has forked
+    /// counts as this program, unless it has become another program by `exec`: the command is killed when the last of
+    /// these processes has ended.
     ///
     /// # Examples
     ///
@@ -220,8 +220,8 @@ impl<'c> Run<'c> {
     /// Like [`input`](Self::input), with bytes from a reader. If the reader fails, the command is stopped, and the
     /// call returns the reader's error.
     ///
-    /// This thread reads from it between its other tasks, and a reader that blocks delays all of them. So pass a
-    /// file, socket or pipe to [`Command::stdin`] instead, or wrap it in [`io::Timed`](crate::io::Timed) (feature
+    /// This thread reads from the reader between its other tasks, and a reader that blocks delays all of them. So pass
+    /// a file, socket or pipe to [`Command::stdin`] instead, or wrap it in [`io::Timed`](crate::io::Timed) (feature
     /// `io`), whose reads end with the scope.
     ///
     /// # Examples
@@ -259,8 +259,8 @@ impl<'c> Run<'c> {
         self
     }
 
-    /// Keeps the first `most` bytes of each output, and drops the rest: then [`stdout_cut`](Captured::stdout_cut) is
-    /// set. Replaces [`max_output`](Self::max_output).
+    /// Keeps the first `most` bytes of each output, and drops the rest. If bytes of the standard output were dropped,
+    /// [`stdout_cut`](Captured::stdout_cut) is set. Replaces [`max_output`](Self::max_output).
     ///
     /// # Examples
     ///
@@ -283,7 +283,7 @@ impl<'c> Run<'c> {
     ///
     /// # Errors
     ///
-    /// Those of that function; and [`Error::Halted`] after too much output.
+    /// Those of the function [`output`](super::output), and [`Error::Halted`] after too much output.
     #[track_caller]
     pub fn output(self) -> Result<Captured, Error> {
         self.command.stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -295,7 +295,7 @@ impl<'c> Run<'c> {
     ///
     /// # Errors
     ///
-    /// Those of that function.
+    /// Those of the function [`status`](super::status).
     #[track_caller]
     pub fn status(mut self) -> Result<ExitStatus, Error> {
         self.plan.cap = Cap { most: 0, stops: false };
@@ -315,7 +315,7 @@ impl<'c> Run<'c> {
             }
             let started = Job::start(command, plan, location);
             if has_input {
-                // With a pipe the command's next run would wait for input that never comes.
+                // If the pipe stayed set, nothing would write to the input of the command's next run.
                 command.stdin(Stdio::null());
             }
             let mut job = started?;

@@ -41,14 +41,15 @@ fn spawn(command: &mut Command, group: Group, lifeline: Option<&Lifeline>) -> io
         return spawn(command);
     }
     spawn(command.process_group(0)).or_else(|error| {
-        // The leader of a group may not call `setsid`, so a `pre_exec` that does so fails.
+        // The leader of a group may not call `setsid`, so a `pre_exec` that calls it fails with EPERM. The second
+        // attempt leaves the group to the `pre_exec`.
         let may_be_session = error.raw_os_error() == Some(Errno::PERM.raw_os_error());
         if may_be_session && leave_group_as_it_is(command) { spawn(command) } else { Err(error) }
     })
 }
 
-/// Undoes the `process_group(0)` of an earlier run. A `Command` cannot forget it, but it can be set to this program's
-/// own group.
+/// Undoes the `process_group(0)` of an earlier run. A `Command` cannot forget that it was given a group, but the group
+/// can be this program's own. Returns `false` if that group has no number here.
 fn leave_group_as_it_is(command: &mut Command) -> bool {
     let own = os::own_process_group();
     if let Some(own) = own {
@@ -60,7 +61,7 @@ fn leave_group_as_it_is(command: &mut Command) -> bool {
 const IGNORED: &str = "this program ignores SIGCHLD, so the system discards how its children end: the command was \
                        not started";
 
-/// Explains `ECHILD`, which says that there is no such child.
+/// Explains the error `ECHILD` (there is no such child). Returns any other error as it is.
 pub(super) fn explain_lost(error: io::Error) -> io::Error {
     if error.raw_os_error() != Some(Errno::CHILD.raw_os_error()) {
         return error;

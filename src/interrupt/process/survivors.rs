@@ -1,4 +1,4 @@
-//! The processes of a group that have outlived its leader, which has ended and is not reaped yet.
+//! The processes of a group that run on after the group's leader has ended. The leader is not reaped yet.
 
 use rustix::process::Pid;
 
@@ -8,7 +8,8 @@ pub(super) enum Survivors {
     None,
     /// This program may signal none of them: they belong to another user.
     NotPermitted,
-    /// This program may signal at least one, whose number is given if the system tells it.
+    /// This program may signal at least one of them. The number is that of one such process, if the system lists
+    /// processes.
     Some(Option<Pid>),
     /// The system does not list processes.
     #[cfg_attr(not(any(target_os = "linux", target_os = "android")), allow(dead_code))]
@@ -27,7 +28,8 @@ impl Survivors {
 
 /// Lists the survivors of the group that `leader` led.
 pub(super) fn survivors(leader: Pid) -> Survivors {
-    // A process may be born while the list is read, and its parent may end meanwhile. Only a second look finds it.
+    // While the list is read, a process may start a child that the list misses, and then end. Only a second look finds
+    // the child.
     match look(leader) {
         Survivors::None => look(leader),
         survivors => survivors,
@@ -37,7 +39,8 @@ pub(super) fn survivors(leader: Pid) -> Survivors {
 #[cfg(any(target_os = "linux", target_os = "android"))]
 fn look(leader: Pid) -> Survivors {
     let Ok(members) = members(leader) else { return Survivors::Unknown };
-    // The leader is not reaped, so a complete list has it. One without it does not show our processes (`hidepid`).
+    // The leader is not reaped, so a complete list has it. A list without the leader hides processes from us
+    // (`hidepid`).
     if !members.iter().any(|member| member.pid == leader) {
         return Survivors::Unknown;
     }
@@ -51,7 +54,7 @@ fn look(leader: Pid) -> Survivors {
     survivors
 }
 
-/// On other systems a signal to a group whose members have all ended fails.
+/// On other systems, a signal to a group fails if all its members have ended.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 fn look(leader: Pid) -> Survivors {
     match rustix::process::test_kill_process_group(leader) {
@@ -71,7 +74,7 @@ struct Member {
     has_ended: bool,
 }
 
-/// The members of a group, and its first leader even if that has moved to another group.
+/// The members of a group. The process whose number the group has is among them even if it has moved to another group.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 fn members(group: Pid) -> std::io::Result<Vec<Member>> {
     let mut members = Vec::new();

@@ -28,7 +28,7 @@ impl<'h> Match<'h> {
         self.end
     }
 
-    /// The bytes of the match.
+    /// The byte range of the match.
     pub fn range(&self) -> Range<usize> {
         self.start..self.end
     }

@@ -3,12 +3,12 @@
 //! It is the engine of the crate `regex`, with the same syntax and the same matches. At worst, one search takes a
 //! second for some hundred MiB of text.
 //!
-//! If the pattern bounds the length of its matches, the search runs at full speed, chunk by chunk. Any other pattern
-//! is followed state by state. That takes up to four times as long, and more if the plain search could skip ahead to
-//! a literal.
+//! If the pattern bounds the length of its matches, the search runs at full speed, chunk by chunk. For any other
+//! pattern the search follows the engine's automaton state by state. That takes up to four times as long, and more if a
+//! plain search could skip ahead to a literal.
 //!
-//! One kind of search cannot be interrupted: a pattern without a bound that has a Unicode word boundary, in a text
-//! that is not ASCII.
+//! One kind of search cannot be interrupted: the pattern does not bound the length of its matches, it has a Unicode
+//! word boundary, and the text is not ASCII.
 //!
 //! ```
 //! use std::time::Duration;
@@ -43,8 +43,8 @@ use crate::thread::Thread;
 
 /// The bytes of text between two checks of the scope.
 const CHUNK: usize = 16 << 10;
-/// The longest possible match of a pattern that is searched for in chunks. A chunk's search reads this many bytes of
-/// the next one.
+/// A pattern is searched for in chunks if no match can be longer than this. The search of a chunk may read this many
+/// bytes of the next chunk.
 const MAX_OVERLAP: usize = 4 << 10;
 
 /// A regular expression without back-references and look-around, whose searches end with the scope.
@@ -104,7 +104,7 @@ impl Regex {
     ///
     /// # Errors
     ///
-    /// The scope's, as soon as the scope is over.
+    /// The scope's error, as soon as the scope is over.
     #[track_caller]
     pub fn is_match(&self, haystack: &str) -> Result<bool, TimeoutError> {
         Ok(self.find(haystack)?.is_some())
@@ -114,7 +114,7 @@ impl Regex {
     ///
     /// # Errors
     ///
-    /// The scope's, as soon as the scope is over.
+    /// The scope's error, as soon as the scope is over.
     #[track_caller]
     pub fn find<'h>(&self, haystack: &'h str) -> Result<Option<Match<'h>>, TimeoutError> {
         self.find_at(haystack, 0, Location::caller())
@@ -124,7 +124,7 @@ impl Regex {
     ///
     /// # Errors
     ///
-    /// The scope's, as soon as the scope is over.
+    /// The scope's error, as soon as the scope is over.
     #[track_caller]
     pub fn captures<'h>(&self, haystack: &'h str) -> Result<Option<Captures<'h>>, TimeoutError> {
         self.captures_at(haystack, 0, Location::caller())
@@ -146,7 +146,7 @@ impl Regex {
     ///
     /// # Errors
     ///
-    /// The scope's, as soon as the scope is over.
+    /// The scope's error, as soon as the scope is over.
     #[track_caller]
     pub fn replace_all<'h, S: AsRef<str>>(
         &self,
@@ -242,17 +242,17 @@ impl std::str::FromStr for Regex {
     }
 }
 
-/// Automata that are followed state by state. States are made when they are first reached.
+/// The automata of a pattern, which a search follows state by state. A state is made when a search first reaches it.
 struct Stepwise {
     automata: hybrid::Regex,
-    /// One cache for each search that ran at the same time.
+    /// The caches that no search uses now. A search takes one, or makes one, and puts it back.
     caches: Mutex<Vec<hybrid::Cache>>,
 }
 
 /// Why a stepwise search did not run to its end.
 enum Stop {
     Over(TimeoutError),
-    /// The automaton cannot handle a character next to a word boundary.
+    /// The text is not ASCII, and the automaton handles word boundaries only in ASCII.
     Unsupported,
 }
 
@@ -346,7 +346,7 @@ struct Walk<'a> {
     dfa: &'a DFA,
     cache: &'a mut Cache,
     state: LazyStateID,
-    /// The end of the last match.
+    /// Where the last match ends, in the direction of the walk.
     last: Option<usize>,
     /// Whether no further match can come.
     ended: bool,
@@ -362,7 +362,8 @@ impl<'a> Walk<'a> {
         Ok(Self { dfa, cache, state, last: None, ended: state.is_dead() })
     }
 
-    /// Follows the transition of a byte. `position` is the boundary of the byte that the walk came from.
+    /// Follows the transition for a byte. `position` is the boundary just before the byte, in the direction of the
+    /// walk.
     #[cfg_attr(not(debug_assertions), inline(always))]
     fn step(&mut self, byte: u8, position: usize) -> Result<(), Stop> {
         self.state = self.dfa.next_state(self.cache, self.state, byte).map_err(|_| Stop::Unsupported)?;

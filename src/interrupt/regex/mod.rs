@@ -45,8 +45,8 @@ pub use captures::{Captures, Match};
 ///
 /// # Memory
 ///
-/// A search that backtracks deeply needs memory in proportion to the text. If there is not enough, or the pattern
-/// recurses for ever, the search fails: the error [is cancelled](TimeoutError::is_cancelled), and its
+/// A search that backtracks deeply needs memory in proportion to the text. If there is not enough memory, or the
+/// pattern recurses for ever, the search fails: the error [is cancelled](TimeoutError::is_cancelled), and its
 /// [reason](TimeoutError::reason) is PCRE2's message.
 ///
 /// Compilation cannot be interrupted: do not compile a stranger's pattern.
@@ -54,7 +54,7 @@ pub struct Regex {
     pattern: Box<str>,
     code: Code,
     names: Arc<[(String, usize)]>,
-    /// Memory for searches: one for each search that ran at the same time.
+    /// The memory that no search uses now. A search takes one `Scratch`, or makes one, and puts it back.
     scratch: Mutex<Vec<Scratch>>,
 }
 
@@ -76,7 +76,7 @@ impl PatternError {
     }
 }
 
-/// The source of an error after PCRE2 gave up a search.
+/// The source of the search's error if PCRE2 has given up the search.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("PCRE2: {0}")]
 struct GivenUp(String);
@@ -103,7 +103,7 @@ impl Regex {
     ///
     /// # Errors
     ///
-    /// The scope's, as soon as the scope is over.
+    /// The scope's error, as soon as the scope is over.
     #[track_caller]
     pub fn is_match(&self, haystack: &str) -> Result<bool, TimeoutError> {
         self.search(haystack, 0, Location::caller(), |_| ()).map(|found| found.is_some())
@@ -121,7 +121,7 @@ impl Regex {
     ///
     /// # Errors
     ///
-    /// The scope's, as soon as the scope is over.
+    /// The scope's error, as soon as the scope is over.
     #[track_caller]
     pub fn find<'h>(&self, haystack: &'h str) -> Result<Option<Match<'h>>, TimeoutError> {
         self.find_at(haystack, 0, Location::caller())
@@ -140,7 +140,7 @@ impl Regex {
     ///
     /// # Errors
     ///
-    /// The scope's, as soon as the scope is over.
+    /// The scope's error, as soon as the scope is over.
     #[track_caller]
     pub fn captures<'h>(&self, haystack: &'h str) -> Result<Option<Captures<'h>>, TimeoutError> {
         self.captures_at(haystack, 0, Location::caller())
@@ -171,7 +171,7 @@ impl Regex {
     ///
     /// # Errors
     ///
-    /// The scope's, as soon as the scope is over.
+    /// The scope's error, as soon as the scope is over.
     #[track_caller]
     pub fn replace_all<'h, S: AsRef<str>>(
         &self,
@@ -219,7 +219,7 @@ impl Regex {
     }
 }
 
-/// The two searches of both engines; the iterators need nothing else.
+/// The two searches that each engine offers to the iterators.
 trait Search: Send + Sync + UnwindSafe + RefUnwindSafe {
     /// The leftmost match at or after `at`.
     fn find_at<'h>(
@@ -285,7 +285,7 @@ fn replace_all<'h, S: AsRef<str>>(
     })
 }
 
-/// Whether the innermost scope is over. PCRE2 calls it at each item of the pattern.
+/// Whether the innermost scope is over. PCRE2 calls this function at each item of the pattern.
 fn is_over_here() -> bool {
     let over = Thread::with(is_over);
     #[cfg(test)]
@@ -321,7 +321,7 @@ struct Steps<'h> {
     location: &'static Location<'static>,
     /// Where the next search begins; beyond the end of the text once the iteration has ended.
     at: usize,
-    /// The end of the last match. An empty match there does not count.
+    /// The end of the last match. An empty match at this place does not count.
     last: Option<usize>,
 }
 
@@ -345,7 +345,8 @@ impl<'h> Steps<'h> {
             };
             let Range { start, end } = range(&found);
             let is_stale = start == end && self.last == Some(end);
-            // An empty match, or one whose beginning `\K` has moved, must not be found again.
+            // A match that ends where its search began is empty, or `\K` has moved its beginning. The next search
+            // begins one character later, or it would find the match again.
             let next_char = self.haystack[end..].chars().next().map_or(1, char::len_utf8);
             self.at = if end > self.at { end } else { end + next_char };
             if !is_stale {
