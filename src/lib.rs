@@ -1,8 +1,8 @@
 //! Cooperative time limits for any block of code, sync or async.
 //!
-//! At its deadline the code gets a typed error where it stands, and `?` unwinds it: locks are released, transactions rolled back,
-//! connections left clean. Cooperative means that code stops where it asks: at a [`checkpoint`], in a [`sleep`](fn@sleep), at an
-//! `await`, or in a call that a [`Hook`] interrupts.
+//! At its deadline the code gets a typed error where it stands, and `?` passes the error up: locks are released, transactions
+//! rolled back, connections left clean. Cooperative means that code stops only in certain places: at a [`checkpoint`], in a
+//! [`sleep`](fn@sleep), at an `await`, or in a call that a [`Hook`] interrupts.
 //!
 //! ```
 //! use std::time::Duration;
@@ -60,7 +60,7 @@
 //! | be stopped, in a loop | [`checkpoint`] |
 //! | be stopped, in a foreign call | [`interruptible`] with a [`Hook`]; [`on_cancel`] |
 //! | wait | [`sleep`](fn@sleep), [`future::sleep`] |
-//! | ask what is left | [`remaining`], [`deadline`], [`require`], [`is_expired`] |
+//! | ask how much time is left | [`remaining`], [`deadline`], [`require`], [`is_expired`] |
 //! | wait for a future that goes on | [`future::wait`] |
 //! | reach another thread or task | [`handle`]; [`Handle::root`] for work that outlives its caller |
 //! | cancel | [`CancellationToken`], [`token`] |
@@ -78,7 +78,7 @@
 //! | limit | what a caller asks for: a duration, an instant, a [quota](Quota), or none |
 //! | deadline | the instant on the monotonic clock that a limit becomes when its scope is entered |
 //! | scope | the region of execution that a limit bounds: one call of a closure, or one future |
-//! | over | expired or cancelled, whether it has been left or not |
+//! | over | said of a scope: expired or cancelled, whether the scope has been left or not |
 //! | checkpoint | a place where running code lets itself be stopped |
 //! | token | a handle that says whether a scope is over, and can cancel it |
 //! | hook | an action that unblocks a foreign call once the scope is over |
@@ -137,11 +137,11 @@
 //!
 //! `unsafe` is confined to system calls, to closures lent to hooks, and to the stack of scopes and the words that each thread
 //! publishes; each block names the invariant it rests on. A proof of the protocol between threads and watchdog stands beside its
-//! code. A model checker (loom) runs that code, and the code of hooks and tokens: each promise can be broken by a switch, and the check
-//! then fails. Miri runs the tests that it can. A test of thousands of runs, swept around the deadline, shows that no late interrupt
-//! hits the next SQLite statement.
+//! code. A model checker (loom) runs that code, and the code of hooks and tokens. For each promise a switch breaks the code on
+//! purpose, and the check then fails. Miri runs the tests that it can. A test makes SQLite statements end at thousands of
+//! instants around their deadline, and shows that no late interrupt hits the next statement.
 
-// A model uses a part of the crate.
+// A loom model uses only a part of the crate.
 #![cfg_attr(timebox_loom, allow(dead_code, unused_imports, unused_macros))]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![doc(test(attr(deny(warnings))))]
@@ -207,7 +207,7 @@ pub use token::{
 };
 pub use token::{Hook, HookResult};
 
-/// The examples of the README run too.
+/// Makes doc tests of the README's examples.
 #[cfg(all(doctest, feature = "testing"))]
 #[doc = include_str!("../README.md")]
 mod readme {}

@@ -1,17 +1,17 @@
-//! Threads for work that may block: hooks that talk to a server, and what [`abandon`](crate::abandon()) is given.
+//! Threads for work that may block: hooks that talk to a server, and the work that [`abandon`](crate::abandon()) is given.
 //!
-//! A pool has as many threads as there are tasks at one time, up to a bound: below it a task that is stuck delays no other. A
-//! thread with nothing to do waits a while for more, then ends.
+//! A pool has as many threads as there are tasks at one time, up to a bound. Below the bound, a stuck task delays no other
+//! task. A thread with nothing to do waits a while for another task, then ends.
 //!
-//! A task may wait for another. If the outer one kept the place that the inner one needs, both would wait for ever. So each
-//! task has a *depth*, each depth has places of its own, and a task waits only for deeper ones. The deepest waits for none
-//! and comes to its end; so do those that wait for it, and so on outwards.
+//! A task (the outer) may wait for another (the inner). If the outer task held the last place, the inner one could not begin,
+//! and both would wait for ever. So each task has a *depth*, each depth has places of its own, and a task waits only for
+//! deeper tasks. The deepest task waits for no other, and so ends. Then the tasks that wait for it end, and so on outwards.
 
 use std::collections::VecDeque;
 #[cfg(not(timebox_loom))]
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-// std's in a model too: they are constants there.
+// A loom model uses std's atomics here too: it does not change these bounds.
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 #[cfg(not(timebox_loom))]
@@ -30,10 +30,11 @@ pub(crate) trait Task: Send + Sync {
 
 #[derive(Debug)]
 pub(crate) struct BlockingPool {
-    /// Of each thread.
+    /// The name of each thread.
     #[cfg_attr(timebox_loom, allow(dead_code))]
     name: &'static str,
-    /// How many tasks of one depth run at one time. A static, so that a forked child keeps the bound that was set.
+    /// The bound: how many tasks of one depth run at one time. It is a static outside the pool, so that a forked child, which
+    /// has a new pool, keeps the bound that was set.
     most: &'static AtomicUsize,
     state: Mutex<State>,
     /// Notified for each task that an idle thread should take.
@@ -41,7 +42,7 @@ pub(crate) struct BlockingPool {
 }
 
 struct State {
-    /// By depth.
+    /// The tasks of each depth. The index is the depth.
     levels: Vec<Level>,
     /// Threads with nothing to do.
     idle: usize,
@@ -73,7 +74,7 @@ impl State {
         &mut self.levels[depth]
     }
 
-    /// How many tasks may begin for which no thread is on its way.
+    /// How many more tasks may begin than there are threads that are idle or being started.
     fn lacking(&self, most: usize) -> usize {
         let ready: usize = self.levels.iter().map(|level| level.ready(most)).sum();
         ready.saturating_sub(self.idle + self.starting())
@@ -84,7 +85,7 @@ impl State {
         self.threads.saturating_sub(self.idle + running)
     }
 
-    /// The task to begin next. The deepest first: others wait for it.
+    /// Takes the task to begin next, with its depth: one of the deepest, since other tasks may wait for it.
     #[cfg_attr(timebox_loom, allow(dead_code))]
     fn next(&mut self, most: usize) -> Option<(usize, Arc<dyn Task>)> {
         let depth = self.levels.iter().rposition(|level| level.ready(most) > 0)?;
@@ -94,7 +95,8 @@ impl State {
         Some((depth, task))
     }
 
-    /// Takes the tasks that no thread will run. A thread that runs a task of less depth does not count: it may wait for them.
+    /// Takes the tasks that no thread will run: those that are deeper than every running task. The thread of a running task does
+    /// not count, since that task may wait for a deeper one.
     fn take_stranded(&mut self) -> VecDeque<Arc<dyn Task>> {
         let mut stranded = VecDeque::new();
         if self.idle + self.starting() > 0 {
@@ -121,7 +123,7 @@ impl std::fmt::Debug for State {
     }
 }
 
-/// How long a thread with nothing to do waits for more.
+/// How long a thread with nothing to do waits for another task.
 #[cfg(not(timebox_loom))]
 const KEEP_ALIVE: std::time::Duration = std::time::Duration::from_secs(10);
 
@@ -152,7 +154,7 @@ loom::lazy_static! {
     static ref POOLS: PerProcess<Pools> = PerProcess::new(Pools::new(), Pools::new);
 }
 
-/// Threads for hooks, and for whatever else may block and is short: as many as there is work.
+/// Threads for hooks, and for other short work that may block: as many as there are tasks.
 pub(crate) fn hooks() -> &'static BlockingPool {
     &POOLS.get().hooks
 }
@@ -162,7 +164,8 @@ pub(crate) fn abandoned() -> &'static BlockingPool {
     &POOLS.get().abandoned
 }
 
-/// Has a hook run where it may block. A test that waits for what this thread has set off waits for the hook too.
+/// Runs a hook on a thread of the pool, where the hook may block. A test that waits for the work that this thread has set off
+/// waits for the hook too.
 pub(crate) fn run_hook(hook: Arc<dyn Task>) {
     #[cfg(feature = "testing")]
     let hook = match tracking() {
@@ -184,13 +187,13 @@ thread_local! {
     static IS_FOR_HOOKS: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
 }
 
-/// Whether the calling thread is there for hooks: one of their pool, or the watchdog.
+/// Whether the calling thread runs hooks: it is in the pool for hooks, or is the watchdog.
 #[cfg(not(timebox_loom))]
 pub(crate) fn is_for_hooks() -> bool {
     IS_FOR_HOOKS.get() || watchdog::is_this_thread()
 }
 
-/// Has idle threads see whether they are needed as the watchdog.
+/// Wakes an idle thread of each pool. That thread becomes the watchdog if there is none, because no new thread could be had.
 #[cfg(not(timebox_loom))]
 fn rouse() {
     let pools = POOLS.get();
@@ -206,15 +209,15 @@ impl BlockingPool {
         }
     }
 
-    /// Has the task run soon. Where no thread can be had at all it runs here, rather than never.
+    /// Has the task run soon. If no thread can be had at all, runs the task here, rather than never.
     pub(crate) fn submit(&'static self, task: Arc<dyn Task>) {
         if let Err(stranded) = self.try_submit(0, task) {
             stranded.into_iter().for_each(Task::run);
         }
     }
 
-    /// Has the task run soon, when there is a place at this depth. Where no thread can be had at all the tasks that wait for
-    /// one come back.
+    /// Has the task run as soon as there is a place at this depth. If no thread can be had at all, returns the tasks that
+    /// would wait for a thread in vain.
     pub(crate) fn try_submit(
         &'static self,
         depth: usize,
@@ -249,11 +252,11 @@ impl BlockingPool {
 
     /// How many tasks of one depth run at one time.
     pub(crate) fn most(&self) -> usize {
-        // Relaxed: `set_most` looks at what waits after the store, under the lock that a task is put in by.
+        // Relaxed: a task is queued under the lock. `set_most` looks at the queue after its store, under the same lock.
         self.most.load(Ordering::Relaxed)
     }
 
-    /// Sets how many tasks of one depth run at one time. Those that run already, run on.
+    /// Sets how many tasks of one depth run at one time. Running tasks are not disturbed, even if there are more of them.
     pub(crate) fn set_most(&'static self, most: usize) {
         self.most.store(most, Ordering::Relaxed);
         loop {
@@ -265,7 +268,7 @@ impl BlockingPool {
             state.threads += 1;
             drop(state);
             if !self.start() {
-                // The threads that there are will take the tasks.
+                // No more threads can be had. The threads that exist will take the tasks.
                 lock(&self.state).threads -= 1;
                 return;
             }
@@ -283,16 +286,16 @@ impl BlockingPool {
         stuck >= self.most()
     }
 
-    /// Nobody waits any more for a task of this depth that runs.
+    /// Counts a running task of this depth as abandoned: nobody waits for it any more.
     pub(crate) fn mark_abandoned(&self, depth: usize) {
         lock(&self.state).level(depth).stuck += 1;
     }
 
-    /// A task that was abandoned has ended.
+    /// Counts an abandoned task of this depth as ended.
     pub(crate) fn mark_returned(&self, depth: usize) {
         let mut state = lock(&self.state);
         let stuck = &mut state.level(depth).stuck;
-        // In a child that was forked within the task it was not counted.
+        // A process that was forked by the task has a new pool, which did not count the task.
         *stuck = stuck.saturating_sub(1);
     }
 
@@ -300,14 +303,14 @@ impl BlockingPool {
     fn start(&'static self) -> bool {
         watchdog::global().when_missing(rouse);
         crate::sync::os::spawn(self.name, move || {
-            // If the watchdog starts it, it has inherited the watchdog's slack.
+            // A thread inherits the timer slack of its starter. If the watchdog started this one, its slack is not the default.
             crate::sync::os::set_timer_slack(50_000);
             self.run();
         })
         .is_ok()
     }
 
-    /// A model runs its tasks on its own threads.
+    /// A loom model runs the tasks on its own threads.
     #[cfg(timebox_loom)]
     #[allow(clippy::unused_self)]
     fn start(&'static self) -> bool {
@@ -321,7 +324,7 @@ impl BlockingPool {
         loop {
             if let Some((depth, task)) = state.next(self.most()) {
                 drop(state);
-                // Tasks handle panics themselves. One that does not must not keep its place.
+                // Tasks handle panics themselves. A task that does not must still give back its place.
                 let result = catch_unwind(AssertUnwindSafe(|| task.run()));
                 result.err().into_iter().for_each(drop_quietly);
                 state = lock(&self.state);

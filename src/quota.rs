@@ -15,12 +15,12 @@ use crate::time::{Budget, Limit, NEVER, clock, nanos};
 ///
 /// The first scope that enters sets a deadline: now plus the time that is left. Scopes that enter meanwhile share
 /// that deadline, and the last to leave returns the rest to the quota. So time counts once, however many scopes use
-/// the quota, and does not count while no scope does. Clones share the quota.
+/// the quota, and does not count while no scope uses it. Clones share the quota.
 ///
 /// A scope with an exhausted quota does not start; its error has the cause [`Quota`](crate::Cause::Quota).
 ///
-/// In a forked child, a quota that other threads used during the fork counts as used for ever, though those threads
-/// are gone.
+/// In a forked child, a quota that other threads used during the fork counts as in use for ever: those threads are gone,
+/// so their scopes are never left.
 ///
 /// The idea is interruptingcow's.
 ///
@@ -64,12 +64,12 @@ struct Balance {
     deadline: u64,
     /// The number of scopes that use the quota.
     users: usize,
-    /// The environment, with its clock, of the scope that set the deadline.
+    /// The environment of the scope that set the deadline. The deadline is a time on its clock.
     env: TestEnv,
 }
 
 impl Quota {
-    /// A quota of this much time. [`Duration::MAX`] is never exhausted.
+    /// A quota of this much time. A quota of [`Duration::MAX`] is never exhausted.
     pub fn new(duration: Duration) -> Self {
         let balance = Balance { left: nanos(duration), deadline: NEVER, users: 0, env: TestEnv::default() };
         Self { shared: Arc::new(Shared(ForkMutex::new(balance))) }
@@ -89,7 +89,7 @@ impl Quota {
     ///
     /// # Errors
     ///
-    /// Those of the body; and a [`TimeoutError`] if no time is left at the start.
+    /// The errors of the body; and a [`TimeoutError`] if no time is left at the start.
     #[track_caller]
     pub fn timeout<T, E>(&self, body: impl FnOnce() -> Result<T, E>) -> Result<T, E>
     where

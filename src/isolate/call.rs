@@ -1,4 +1,4 @@
-//! The program's calls: `entry` names the functions, `isolate` runs one of them in a child.
+//! What the program calls: `entry` names the functions, `isolate` runs one of them in a child.
 
 use std::convert::Infallible;
 use std::panic::Location;
@@ -55,7 +55,7 @@ pub fn entry(functions: &[&dyn Function]) {
 ///
 /// # Errors
 ///
-/// Those of [`Error`].
+/// The variants of [`Error`] are the ways in which a call fails.
 ///
 /// # Examples
 ///
@@ -86,7 +86,7 @@ where
         let nested = "an isolated function cannot be called from within an isolated function";
         return Err(std::io::Error::new(std::io::ErrorKind::Unsupported, nested).into());
     }
-    // A child whose `main` does not call `entry` comes here; it must not start another child.
+    // This process may be a child whose `main` does not call `entry`. It must not start another child.
     if serve::memory_limit_of_child().is_some()
         || !NAMED.get().is_some_and(|named| named.contains(&function.name))
     {
@@ -103,7 +103,7 @@ where
             Answer::Panicked(message) => Err(Error::Panicked(message)),
             Answer::Codec(message) => Err(Error::Codec(message)),
             Answer::TimedOut => {
-                // The child measures the time by itself, and may end a little early: wait for our own deadline.
+                // The child measures the time itself, so it may time out a little early. Wait for the deadline of our own scope.
                 let Ok(()) = scope.wait_with(location, |_| Ok::<_, Infallible>(()));
                 Err(scope.interrupted(location, None).into())
             }

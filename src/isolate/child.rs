@@ -24,7 +24,7 @@ use crate::token::Hook;
 /// The most idle children of one function.
 const MAX_IDLE: usize = 4;
 
-/// Children without a call, by the name of their function.
+/// Idle children, by the name of their function.
 type Idle = BTreeMap<&'static str, Vec<Child>>;
 
 fn idle() -> &'static ForkMutex<Idle> {
@@ -39,14 +39,15 @@ pub(super) struct Child {
     /// The connection to the child.
     stream: UnixStream,
     function: &'static str,
-    /// The process that started the child. After a fork, the forked process must neither use nor kill it.
+    /// The process that started the child. A process forked from that one must neither use nor kill the child.
     made_in: Process,
-    /// Whether the child's greeting has been read. It says that `main` calls `entry`.
+    /// Whether the child's greeting has been read. The greeting says that `main` calls `entry`.
     greeted: bool,
 }
 
-/// Kills a process and its group. Returns `false`, and does nothing, if it was reaped: its number may belong to
-/// another process. In a forked child it was never a child.
+/// Kills a child process and its group. Returns `false`, and does nothing, if this process cannot wait for the child.
+/// Either the child was reaped, and its number may belong to another process; or this process is a fork of the one that
+/// started the child.
 fn kill(pid: Pid) -> bool {
     let is_ours = os::has_ended(pid).is_ok();
     if is_ours {
@@ -59,17 +60,17 @@ impl Child {
     /// Takes an idle child of the function, or starts one.
     pub(super) fn idle_or_new(function: &'static str, memory: Option<u64>) -> io::Result<Self> {
         loop {
-            // A list that was locked during a fork is lost: then a child is started.
+            // After a fork the list is lost if another thread had locked it. Then a new child is started.
             let kept = idle().lock().and_then(|mut idle| idle.get_mut(function)?.pop());
             match kept {
                 None => return Self::start(function, memory),
                 Some(child) if child.made_in.is_current() => {
-                    // A child that has ended meanwhile is dropped.
+                    // A child that has ended while it was idle is dropped.
                     if matches!(os::has_ended(child.pid()), Ok(false)) {
                         return Ok(child);
                     }
                 }
-                // It belongs to the process that forked this one.
+                // The child belongs to the process that forked this one.
                 Some(child) => std::mem::forget(child),
             }
         }
@@ -99,7 +100,7 @@ impl Child {
         self.process.wait()
     }
 
-    /// Calls the function in the child. A child that lives on is kept for a later call.
+    /// Calls the function in the child. A child that answers in time is kept for a later call.
     pub(super) fn call(
         mut self,
         scope: &Scope,
@@ -112,7 +113,7 @@ impl Child {
         let (pid, stream) = (self.pid(), &self.stream);
         let hook = Hook::inline(|| {
             if kill(pid) {
-                // A process that the child has forked may hold the other end open.
+                // A process that the child has forked may hold the other end open. The read below must end all the same.
                 let _ = stream.shutdown(Shutdown::Both);
             }
         });
@@ -148,7 +149,7 @@ impl Child {
         if same.len() < MAX_IDLE {
             same.push(self);
         } else {
-            // The child is killed and reaped without the lock.
+            // Unlock first: killing and reaping the child takes time.
             drop(idle);
             drop(self);
         }

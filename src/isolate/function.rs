@@ -37,14 +37,14 @@ impl<A, R> fmt::Debug for Isolated<A, R> {
     }
 }
 
-/// A function for [`entry`](super::entry): every [`Isolated`] whose argument and result can be serialised.
+/// A function that [`entry`](super::entry) accepts: every [`Isolated`] whose argument and result can be serialised.
 pub trait Function: sealed::Call + Sync {}
 
 impl<A: DeserializeOwned, R: Serialize> Function for Isolated<A, R> {}
 
-#[allow(unnameable_types)] // no other crate may implement it
+#[allow(unnameable_types)] // no other crate may implement `Function`
 mod sealed {
-    /// A function without its types.
+    /// A function whose argument and result types are erased.
     pub trait Call {
         fn name(&self) -> &'static str;
         /// Calls the function with a serialised argument. Returns the serialised result.

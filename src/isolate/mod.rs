@@ -9,8 +9,8 @@
 //! and two copies of the data; a call that starts a child costs about a millisecond. The data is serialised without a
 //! check of the limit: hundreds of megabytes take seconds.
 //!
-//! In the child, statics are its own. Files and the working directory are shared with the program as between any two
-//! processes. The standard input is empty.
+//! The child has statics of its own. It starts in the program's working directory, and uses the same files as the
+//! program. Its standard input is empty.
 //!
 //! At the deadline the child and its whole process group are killed, so they clean nothing up: temporary files stay.
 //! The next call starts another child.

@@ -16,7 +16,7 @@ use crate::scope::timeout_value;
 use crate::sync::{SetOnce, os, panic_message};
 use crate::time::Limit;
 
-/// A variable that is set for children: the identity of the stream, and the memory limit, or 0.
+/// The environment variable that makes a child: the identity of the stream, then the memory limit (0 for none).
 const VARIABLE: &str = "TIMEBOX_ISOLATE";
 
 /// Set in a child, before its first call.
@@ -31,7 +31,7 @@ pub(super) fn prepare(command: &mut Command, stream: OwnedFd, memory: u64) -> io
 
 /// The memory limit (0 for none) if this process was started as a child, and `None` if not.
 ///
-/// A process that the function starts inherits the variable, but not the stream.
+/// A process that an isolated function starts inherits the variable but not the stream, so it does not count as a child.
 pub(super) fn memory_limit_of_child() -> Option<u64> {
     let value = std::env::var(VARIABLE).ok()?;
     let (stream, memory) = value.split_once(' ')?;
@@ -49,14 +49,14 @@ fn identity(file: impl AsFd) -> io::Result<String> {
     Ok(format!("{}:{}", metadata.dev(), metadata.ino()))
 }
 
-/// Serves calls, and ends the process with the program. The stream is the standard input.
+/// Serves calls until the program closes the stream or ends. Then ends this process. The stream is the standard input.
 pub(super) fn serve(functions: &[&dyn Function], memory: u64) -> ! {
     SERVES.get_or_init(|| ());
     let ended = limit_memory(memory).and_then(|()| {
         let stream = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
         // The function, and processes that it starts, must not read from the stream. (The clone is closed on exec.)
         os::replace_stdin(File::open("/dev/null")?.as_fd())?;
-        // The greeting: `main` calls `entry`.
+        // The greeting. It tells the program that `main` calls `entry`.
         wire::write(&stream, &())?;
         let requests = requests(stream.try_clone()?)?;
         for request in requests {
@@ -67,7 +67,7 @@ pub(super) fn serve(functions: &[&dyn Function], memory: u64) -> ! {
     std::process::exit(i32::from(ended.is_err()))
 }
 
-/// Reads the requests on a thread, so that the child ends with the program even during a call.
+/// Reads the requests on a thread of their own. So the child ends as soon as the program does, even during a call.
 fn requests(stream: UnixStream) -> io::Result<mpsc::Receiver<Vec<u8>>> {
     let (send, requests) = mpsc::channel();
     os::spawn("timebox-isolate", move || {

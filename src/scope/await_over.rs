@@ -1,12 +1,12 @@
 //! Whether an await of this crate, in a scope that is over, gives the error or stays pending.
 //!
-//! - If a future in the same poll is about to be dropped, an await in it stays pending. So no body runs on after an await
-//!   because a scope around it has ended.
+//! - If a future in the same poll is about to be dropped, an await in that future stays pending. With an error the body would
+//!   run on after the await, although it is about to be dropped.
 //! - Within a grace, and in a block around a `block_on`, an await gives the error, so that the body can clean up.
 //!
-//! An await that began before the end gives the error at once. Of the awaits that begin after the end, one in each poll
-//! gives the error, and the next one stays pending. So a loop that ignores the error leaves its poll, and the grace can
-//! end it.
+//! An await that began before the scope was over gives the error at once. Of the awaits that begin later, one in each poll
+//! gives the error, and the next one stays pending. So a loop that ignores the error leaves its poll, and the end of the
+//! grace can end the loop.
 
 #[cfg(not(timebox_loom))]
 use std::cell::Cell;
@@ -17,41 +17,42 @@ use crate::test_env::TestEnv;
 use crate::thread::Thread;
 use crate::time::{NEVER, clock};
 
-/// How long an await waits to be dropped with the future around it, in nanoseconds. That future may be stuck in this very
-/// poll, in a `block_on`, so that the drop never comes.
+/// How long an await waits to be dropped with the future around it, in nanoseconds. Then the await gives the error. The drop
+/// may never come, since that future may be stuck in this very poll, in a `block_on`.
 pub(crate) const PATIENCE: u64 = 20_000_000;
 
-/// How long an await stays pending instead of giving the error too often, in nanoseconds. Used where no grace ends the wait.
+/// How long an await stays pending if another one has given the error in the same poll, in nanoseconds. Used where no grace
+/// ends the wait.
 const PACE: u64 = 1_000_000;
 
 /// The state that an await keeps from poll to poll about the scopes that are over around it.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct AwaitState {
-    /// Whether it began in a scope that was not over.
+    /// Whether the await began in a scope that was not over.
     began_in_time: bool,
-    /// Since when it stays pending in a scope that is over; 0 while it does not.
+    /// Since when the await has stayed pending in a scope that is over; 0 if it has not.
     since: u64,
-    /// Whether it already waits for its drop.
+    /// Whether an earlier poll left the await waiting for its drop.
     awaits_drop: bool,
 }
 
-/// The action of an await.
+/// What an await does next.
 pub(crate) enum AwaitAction {
-    /// No scope around it is over.
+    /// The await goes on: no scope around it is over.
     GoOn,
-    /// It gives the error.
+    /// The await gives the error.
     Fail,
-    /// It stays pending until this time, and may give the error then.
+    /// The await stays pending until this time, and may give the error then.
     Stay { until: u64 },
-    /// It stays pending, to be dropped with the future around it. It is polled again at this time, since somebody may have
-    /// carried it out of that future. Meanwhile its own end does not count. `was_in_time` says that it has not waited for
-    /// its drop before.
+    /// The await stays pending, to be dropped with the future around it. It is polled again at `until`, since somebody may
+    /// have moved it out of that future. Meanwhile its own end, such as the end of a sleep, does not count. `was_in_time`
+    /// says that the await began in time, and that no earlier poll left it waiting for its drop.
     AwaitDrop { until: u64, was_in_time: bool },
 }
 
 /// What is about to happen where scopes are over.
 pub(super) enum AfterEnd {
-    /// A future in this poll is about to be dropped, or waits for a shield or for its hooks first.
+    /// A future in this poll is about to be dropped. `is_held_up` says that the drop must wait for a shield or for hooks.
     Drop { is_held_up: bool },
     /// The body may clean up until this time.
     CleanUp { until: u64 },
@@ -83,17 +84,17 @@ impl AwaitState {
             }
         };
         stays.unwrap_or_else(|| {
-            // The error is given. From now on this await counts as one that begins here.
+            // The await gives the error. If it is polled again, it counts as an await that begins after the end.
             *self = Self::default();
             AwaitAction::Fail
         })
     }
 
-    /// Until when to wait for the drop; `None` if it has not come in time.
+    /// Until when to wait for the drop; `None` if the drop has not come in time, so that the error is given instead.
     fn wait_for_drop(&mut self, now: u64, is_held_up: bool) -> Option<u64> {
         if is_held_up {
-            // The future around it may end without polling this await again: if the await is in a set of futures, or in a
-            // task of its own, it has to look for itself.
+            // The future around this await may end without polling the await again, if the await is in a set of futures or
+            // in a task of its own. So the await has itself polled, to look whether it still waits for a drop.
             return Some(now.saturating_add(PATIENCE));
         }
         let until = self.pending_since(now).saturating_add(PATIENCE);
@@ -103,7 +104,7 @@ impl AwaitState {
     /// Until when to wait before the error may be given; `None` if it may be given now.
     fn wait_for_turn(&mut self, scope: &Scope, now: u64, until: u64) -> Option<u64> {
         let polled = scope.polled().last();
-        // Outside every future it is unknown where a poll begins; but an await that was pending is in a new poll.
+        // Outside every future of this crate it is unknown where a poll begins. But an await that was pending is in a new poll.
         let is_polled_anew = polled.is_none() && self.since != 0 && self.since < now;
         let told = polled.unwrap_or(scope);
         if self.began_in_time || is_polled_anew || !told.has_given_error() {
@@ -122,13 +123,13 @@ impl AwaitState {
     }
 }
 
-/// How many awaits of one thread may end without having waited before one takes a break.
+/// How many awaits of one thread may end without having waited, until one of them takes a break.
 #[cfg(not(timebox_loom))]
 const AT_ONCE: u32 = 128;
 
 /// Whether an await that could end at once stays pending for one more poll. So a loop of such awaits leaves its poll now
-/// and then: other tasks run, the loop can be aborted, and limits around it act. Never in a test environment: there every
-/// run must go the same way.
+/// and then: other tasks run, the loop can be aborted, and limits around it act. In a test environment no await takes a
+/// break, since every run must go the same way.
 #[cfg(not(timebox_loom))]
 pub(crate) fn takes_a_break() -> bool {
     if TestEnv::is_in_force() {

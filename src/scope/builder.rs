@@ -68,7 +68,7 @@ impl Scope {
     }
 }
 
-/// Keeps the node that a scope has at its end, also if the end is an unwinding.
+/// On drop, stores the node that the scope has by then, if it has one. So the node is kept even if the body unwinds.
 struct KeepsNode<'a> {
     scope: &'a Scope,
     node: &'a mut Option<Arc<Node>>,
@@ -130,10 +130,10 @@ impl Timebox {
         self
     }
 
-    /// The scope is entered within the scopes of the handle, instead of those of this thread or poll. It is
-    /// [`Handle::enter`] and [`Handle::enter_future`] with all that a builder can set.
+    /// Enters the scope within the scopes of the handle, instead of the scopes of this thread or poll. This is
+    /// [`Handle::enter`] or [`Handle::enter_future`] with all that a builder can set.
     ///
-    /// The graces of the handle's scopes hold for it too.
+    /// The graces of the handle's scopes hold for the new scope too.
     ///
     /// ```
     /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
@@ -159,7 +159,7 @@ impl Timebox {
         self
     }
 
-    /// The scope is also over when this token is. Can be called more than once.
+    /// The scope is also over when this token is over. Each call adds a token.
     #[doc(alias("with_cancellation_token", "with_cancellation_token_owned", "cancel_on_shutdown"))]
     pub fn cancel_on(mut self, token: &CancellationToken) -> Self {
         self.options.tokens.push(token.clone());
@@ -169,8 +169,8 @@ impl Timebox {
     /// Refuses a late success. A block or future that returns a value when its scope is over fails, with an error that is
     /// [settled](TimeoutError::settled). The value is dropped, inside the scope. An `Err` is returned unchanged.
     ///
-    /// Without `strict` a finished result is never thrown away, however late. Use it for work whose late result nobody
-    /// wants, and which does no harm when it is repeated. It costs another look at the clock.
+    /// Without `strict` a finished result is never thrown away, however late. Use `strict` for work whose late result nobody
+    /// wants, and which does no harm when it is repeated. It costs another reading of the clock.
     ///
     /// ```
     /// use std::thread::sleep;
@@ -189,8 +189,8 @@ impl Timebox {
         self
     }
 
-    /// A named value for errors and reports of the scope. Its text is made in this call. `{:#}` and `{:?}` of an error show
-    /// it, `{}` does not. Of two fields with one name the later one counts.
+    /// A named value for errors and reports of the scope. The value is formatted in this call. `{:#}` and `{:?}` of an error
+    /// show the field, `{}` does not. Of two fields with the same name the later one counts.
     ///
     /// ```
     /// use std::time::Duration;
@@ -204,7 +204,7 @@ impl Timebox {
     /// ```
     pub fn field(mut self, name: impl Into<Cow<'static, str>>, value: impl Display) -> Self {
         let mut text = String::new();
-        // A `Display` that fails is no reason to panic: the text until then stays.
+        // A `Display` that fails is no reason to panic: the text written until then is kept.
         let _ = write!(text, "{value}");
         self.options.fields.set(name.into(), text);
         self
@@ -231,7 +231,7 @@ impl Timebox {
     ///
     /// # Errors
     ///
-    /// A [`TimeoutError`] if the body was not started, was unwound by a checkpoint, or came late and that is
+    /// A [`TimeoutError`] if the body was not started, if a checkpoint unwound it, or if its late value is
     /// [refused](Self::strict).
     #[track_caller]
     pub fn run_value<T>(self, body: impl FnOnce(&Scope) -> T) -> Result<T, TimeoutError> {
@@ -242,9 +242,9 @@ impl Timebox {
 
     /// Runs a block, and something cheaper if the block's own time runs out.
     ///
-    /// The fallback runs after the scope has been left, in two cases: the body was not started because its own scope was over;
-    /// or it returned an `Err` after an error that names its scope was raised (that `Err` is dropped). An `Ok` (unless it is
-    /// [refused](Self::strict)), the expiry of a scope around it, and any other `Err` pass through.
+    /// The fallback runs after the scope has been left, in two cases. Either the body was not started because its own scope was
+    /// over; or the body returned an `Err` after an error that names its own scope was raised (that `Err` is dropped). An `Ok`
+    /// (unless it is [refused](Self::strict)), the expiry of an outer scope, and any other `Err` pass through.
     ///
     /// # Errors
     ///
@@ -271,7 +271,8 @@ impl Timebox {
             Ok(Err(error)) => error,
             Err(error) => E::from(error),
         };
-        // The last: once there was a node, it was told of all, those of tokens and on other threads too.
+        // The last error that named the scope. If there was a node, it was told of every such error from then on, also of errors
+        // raised by tokens or on other threads. So the node is asked first.
         match node.and_then(|node| node.take_raised()).or_else(|| extras.take_raised()) {
             Some(timed_out) => {
                 drop(error);

@@ -11,10 +11,10 @@ use crate::time::{Kind, Limit, NEVER, clock, nanos};
 use crate::token::node::{HookOwner, Node, NodeSpec};
 use crate::token::{CancellationToken, Hook, Registration};
 
-/// Has `hook` run once the innermost scope is over. It dies with the scope, or when the registration is dropped.
+/// Has `hook` run once the innermost scope is over. The hook ends with the scope, or when the registration is dropped.
 ///
-/// It fires once, unless it was made with [`Hook::every`], on the watchdog or on a thread for hooks. If the scope is already
-/// over, it runs on this thread before this call returns. Outside every scope it never fires.
+/// The hook fires once, unless it was made with [`Hook::every`]. It runs on the watchdog or on a thread for hooks. If the scope
+/// is already over, the hook runs on this thread before this call returns. Outside every scope the hook never fires.
 ///
 /// ```
 /// use std::sync::atomic::{AtomicBool, Ordering};
@@ -65,7 +65,7 @@ impl Scope {
     }
 
     fn register(&self, hook: Hook<'static>) -> Registration {
-        // If it is over the hook runs here.
+        // If this scope is over, the hook runs in `Registration::new`. The hook must not leave this frame.
         let _held = self.hold();
         let over = Thread::with(|thread| self.is_over_by_clock(thread));
         Registration::new(self.node(), over, hook, HookOwner::Scope)
@@ -80,7 +80,8 @@ impl Scope {
 impl CancellationToken {
     /// A token that is over at a limit, or when it is cancelled.
     ///
-    /// A limit that is a [`Quota`](crate::Quota) counts with what it has left now; the token spends nothing of it.
+    /// If the limit is a [`Quota`](crate::Quota), the token is over after the time that the quota has left now. The token
+    /// spends nothing of the quota.
     ///
     /// # Examples
     ///
@@ -118,11 +119,11 @@ impl CancellationToken {
         Self::of(node)
     }
 
-    /// Has `hook` run once the token is over. It runs on the watchdog ([`Hook::inline`]) or on a thread for hooks, never on
-    /// the thread that cancels. If the token is already over, it runs on this thread before this call returns.
+    /// Has `hook` run once the token is over. The hook runs on the watchdog ([`Hook::inline`]) or on a thread for hooks, never
+    /// on the thread that cancels. If the token is already over, the hook runs on this thread before this call returns.
     ///
-    /// It fires once, unless it was made with [`Hook::every`]. If code in a scope makes the hook on the token of that scope,
-    /// or of a scope around it, the hook does not fire inside a [`shield`](super::shield()) of that code, but afterwards.
+    /// The hook fires once, unless it was made with [`Hook::every`]. Code in a scope may call this on the token of that scope,
+    /// or of a scope around it. Then the hook does not fire inside a [`shield`](super::shield()) of that code, but afterwards.
     ///
     /// ```
     /// use std::sync::mpsc;
@@ -143,7 +144,7 @@ impl CancellationToken {
     }
 }
 
-/// Whether this is the node of a scope that is open on this thread, hidden or not.
+/// Whether this is the node of a scope that is open on this thread, even if a shield or a handle hides that scope.
 fn is_open_here(node: &Arc<Node>) -> bool {
     Thread::with(|thread| {
         innermost(thread, |scope| {

@@ -47,9 +47,9 @@ fn interrupt(thread: &Thread, location: Place) -> Result<(), TimeoutError> {
 
 /// Fails once the innermost scope is over: the place where running code lets itself be stopped.
 ///
-/// It costs next to nothing: a comparison of two words and, below scopes that have a token or a handle, a flag. In
-/// a vectorised loop call it once for each chunk of a thousand cheap steps: any check in the loop itself keeps the
-/// compiler from vectorising. Outside every scope it goes through.
+/// A checkpoint costs next to nothing: a comparison of two words and, inside scopes that have a token or a handle, a flag.
+/// In a vectorised loop call it once for each chunk of a thousand cheap steps: any check in the loop itself keeps the
+/// compiler from vectorising. Outside every scope it returns `Ok`.
 ///
 /// # Errors
 ///
@@ -80,9 +80,10 @@ pub fn checkpoint() -> Result<(), TimeoutError> {
 
 /// Unwinds the stack once the innermost scope is over, for code that cannot return a `Result`.
 ///
-/// The scope that is over catches it and fails with the error, if it is on this stack (in this poll); else the
-/// outermost boundary here does. The panic hook is not called. While the thread is panicking, and where nothing here
-/// would catch it, it does nothing.
+/// The scope that is over catches the unwinding and fails with the error, if that scope is on this stack (and in this
+/// poll). If not, the innermost scope here that a [`Handle`](crate::Handle) entered does so, or else the outermost scope
+/// here. The panic hook is not called. While the thread is panicking, or if no scope here would catch the unwinding, this
+/// function does nothing.
 ///
 /// Prefer [`checkpoint`]: unwinding poisons std's mutexes, aborts in frames of other languages, and exists only where
 /// the program is built with `panic = "unwind"`.
@@ -118,7 +119,7 @@ pub fn checkpoint_or_unwind() {
 #[inline(never)]
 fn unwind(thread: &Thread, location: Place) {
     if std::thread::panicking() {
-        // This check only had to read the clock.
+        // This check may have been due to read the clock, and does not. So the next check must.
         thread.look_again();
         return;
     }
@@ -155,8 +156,8 @@ pub fn is_expired() -> bool {
     Thread::with(is_over)
 }
 
-/// The time left until the innermost scope's effective deadline; `None` if there is none. Once the scope is over, for
-/// whatever cause, it is zero.
+/// The time left until the innermost scope's effective deadline; `None` if there is no deadline. Zero once the scope is
+/// over, for whatever cause.
 ///
 /// ```
 /// use std::time::Duration;
@@ -170,8 +171,9 @@ pub fn remaining() -> Option<Duration> {
     deadline().remaining()
 }
 
-/// The effective deadline of the innermost scope: the earliest of its own, of those around it, and of the tokens that one
-/// of them [ends with](crate::Timebox::cancel_on). Of a scope that was cancelled it is the time of that.
+/// The effective deadline of the innermost scope: the earliest among the deadlines of this scope, of the scopes around it, and
+/// of the tokens that one of these scopes [ends with](crate::Timebox::cancel_on). If the scope was cancelled: the time of the
+/// cancel.
 ///
 /// ```
 /// use std::time::Duration;
@@ -191,8 +193,8 @@ pub fn deadline() -> Deadline {
 
 /// Fails now if less than `duration` is left: there is no use in starting what cannot be finished.
 ///
-/// The error names the scope with the earliest deadline; the scope is not over by it. Outside every scope it goes
-/// through.
+/// The error names the scope with the earliest deadline. The failure does not end that scope. Outside every scope the call
+/// returns `Ok`.
 ///
 /// # Errors
 ///
@@ -220,7 +222,8 @@ impl Scope {
     /// Whether this scope is over, by the clock.
     pub(crate) fn is_over_by_clock(&self, thread: &Thread) -> bool {
         let node = self.nearest_node();
-        // The watchdog tells the node when a linked token ends. Here the clock is asked, which may be earlier.
+        // When the deadline of a linked token passes, the watchdog tells the node, a little late. So this check compares that
+        // deadline with the clock itself.
         let mut ended_at = NEVER;
         let deadline = self.armed(thread);
         let now = thread.look(|| {
@@ -229,7 +232,7 @@ impl Scope {
         });
         let expired = deadline <= now;
         if expired {
-            // Level-triggered: the next check must see the same, and tokens must agree.
+            // Publishes the time: the next check must see the expiry again (level-triggered), and tokens must see it too.
             watchdog::global().reach(now);
         }
         if let Some(node) = node {
@@ -241,7 +244,7 @@ impl Scope {
         expired || node.is_some_and(|node| node.is_over())
     }
 
-    /// Since when it is over according to its node; [`NEVER`] if the node knows of no end.
+    /// Since when the scope is over according to its node; [`NEVER`] if there is no node, or if the node knows of no end.
     fn over_since(&self) -> u64 {
         self.nearest_node().and_then(|node| node.over_since(&TestEnv::current())).unwrap_or(NEVER)
     }
@@ -259,21 +262,21 @@ impl Scope {
         Err(self.error(RaiseContext::at(location, clock::now())))
     }
 
-    /// A checkpoint that looks at the clock: the beginning of a call that can be interrupted.
+    /// A checkpoint that always reads the clock. A call that can be interrupted begins with it.
     pub(crate) fn checkpoint_at(&self, location: Place) -> Result<(), TimeoutError> {
         Thread::with(|thread| point(thread, location));
         self.check_by_clock(location)
     }
 
-    /// Whether it is not over, by the words of the thread if they suffice, or else by the clock.
+    /// Whether this scope is over. The words of the thread decide if they suffice, otherwise the clock.
     #[inline]
     fn is_over(&self) -> bool {
         Thread::with(|thread| {
             if self.is_innermost(thread) {
                 return is_over(thread);
             }
-            // The watchdog notices only the deadline of the innermost scope. It may miss the deadline of this scope once the
-            // innermost one has been reached, or if the innermost one is later, as in a shield.
+            // The watchdog notices only the thread's deadline, which is that of the innermost scope. It may miss the deadline
+            // of this scope once the thread's deadline has been reached, or if the thread's deadline is later, as in a shield.
             let watched = thread.deadline.get();
             let quiet = !thread.is_clock_due()
                 && watched > watchdog::global().reached()
@@ -287,7 +290,7 @@ impl Scope {
     #[track_caller]
     #[inline]
     pub fn checkpoint(&self) -> Result<(), TimeoutError> {
-        // Outside the closure, which would be its own caller.
+        // Not in the closure below: there `caller` would name this function.
         let location = Location::caller();
         Thread::with(|thread| point(thread, location));
         if !self.is_over() {

@@ -17,22 +17,22 @@ pub(crate) struct Options {
     pub(crate) reserve: Duration,
     pub(crate) grace: Duration,
     pub(crate) tokens: Vec<CancellationToken>,
-    /// The node of the handle within whose scopes it is entered.
+    /// If the scope is entered within the scopes of a handle: the node of that handle.
     pub(crate) within: Option<Arc<Node>>,
     pub(crate) fields: Fields,
     /// Whether a late `Ok` is refused.
     pub(crate) strict: bool,
 }
 
-/// The configuration of one scope, and the state of its one run. Plain scopes have none.
+/// The configuration of one scope, and the state of its one run. Plain scopes have no `Extras`.
 #[derive(Debug, Default)]
 pub(crate) struct Extras {
     pub(crate) options: Options,
-    /// The limit, if it was a duration; of a quota the time that was left on entry.
+    /// The limit, if it was a duration. If the limit was a quota: the time that the quota had left on entry.
     pub(crate) duration: OnceLock<Duration>,
     /// The last error that named the scope, for `run_or_else`.
     raised: Mutex<Option<TimeoutError>>,
-    /// Whether its node remembers that error too.
+    /// Whether the node of the scope also remembers the last error that named the scope.
     pub(crate) falls_back: bool,
 }
 
@@ -47,14 +47,14 @@ impl Extras {
         Self { options, duration, ..Self::default() }
     }
 
-    /// The configuration of a scope that is entered by a handle, and nothing else.
+    /// The configuration of a scope that is entered by a handle, with nothing else set.
     pub(crate) fn within(node: &Arc<Node>) -> Self {
         Self { options: Options { within: Some(Arc::clone(node)), ..Options::default() }, ..Self::default() }
     }
 
     pub(crate) fn set_raised(&self, error: &TimeoutError) {
         let before = lock(&self.raised).replace(error.clone());
-        // Dropped without the lock: the error may hold a foreign one.
+        // Dropped after the unlock: the source of the error may be of a foreign type, whose drop can run any code.
         drop(before);
     }
 

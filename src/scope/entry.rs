@@ -1,7 +1,7 @@
-//! Entering a scope: what its limit becomes, and when it is not entered at all.
+//! Entering a scope: which deadline its limit becomes, and when the scope is not entered at all.
 //!
 //! There are three ways in: for a block with a duration, for a future with a duration, and for everything else. The first
-//! two are hot paths, and leave out the rest.
+//! two are hot paths, and leave out all that only the third needs.
 
 use std::panic::Location;
 use std::sync::Arc;
@@ -28,20 +28,20 @@ pub(crate) struct Prepared {
     pub(crate) effective: u64,
 }
 
-/// Things that belong to a scope and go when it is left. A plain scope has none.
+/// What a scope owns until it is left. A plain scope owns neither.
 #[derive(Default)]
 pub(crate) struct Attachments {
-    /// Made on entry if tokens are linked, or if the scope is beneath a handle's.
+    /// Made on entry if tokens are linked to the scope, or if the scope is entered within the scopes of a handle.
     pub(crate) node: Option<Arc<Node>>,
     pub(crate) spending: Option<Spending>,
 }
 
-/// A scope that is not entered. The box keeps the successful way in registers.
+/// A scope that is not entered. Boxed, so that the successful path stays in registers.
 pub(crate) struct Rejected(Box<Rejection>);
 
 struct Rejection {
     spec: ScopeSpec,
-    /// How it is over itself; `None` if a scope around it is over.
+    /// How this scope itself is over; `None` if a scope around it is over.
     end: Option<Termination>,
 }
 
@@ -50,7 +50,7 @@ impl Rejected {
         Self(Box::new(Rejection { spec, end }))
     }
 
-    /// Whether a scope around it on this thread is over, and not only itself.
+    /// Whether the reason is a scope around this one on this thread, and not only this scope's own end.
     pub(crate) fn is_by_surroundings(&self) -> bool {
         self.0.end.is_none() && self.0.spec.kind != Kind::EnteredFuture
     }
@@ -67,11 +67,11 @@ impl Rejected {
     }
 }
 
-/// A budget that a scope has entered; it is left on drop.
+/// A budget that a scope has entered. The drop leaves the budget.
 pub(crate) struct Spending(Arc<dyn Budget>);
 
 impl Spending {
-    /// Begins to spend the budget. Returns until when it lasts: `now` if nothing is left.
+    /// Begins to spend the budget. Returns until when the budget lasts: `now` if nothing is left.
     pub(super) fn begin(budget: &Arc<dyn Budget>, now: u64) -> (u64, Option<Self>) {
         let deadline = budget.enter(now);
         (deadline.unwrap_or(now), deadline.is_some().then(|| Self(Arc::clone(budget))))
@@ -84,7 +84,7 @@ impl Drop for Spending {
     }
 }
 
-/// The duration that counts: [`NEVER`] while limits are switched off.
+/// The duration that counts: the one asked for, or [`NEVER`] while limits are switched off.
 #[cfg_attr(not(debug_assertions), inline(always))]
 fn in_force(asked: u64) -> u64 {
     if watchdog::global().settings().has_limits() { asked } else { in_force_slow(asked) }
@@ -98,8 +98,9 @@ fn in_force_slow(asked: u64) -> u64 {
 
 /// Enters a scope with a duration and nothing else: the hot path.
 ///
-/// A scope that would outlast the scope around it inherits that deadline without reading the clock: the latest reading is
-/// not after now, so what is too late from there is too late from now.
+/// A scope that would outlast the scope around it inherits the outer deadline, and the clock is not read: an older reading
+/// suffices. If the duration ends after the outer deadline when counted from an older reading, it also does when counted from
+/// now.
 #[cfg_attr(not(debug_assertions), inline(always))]
 pub(super) fn try_enter_duration(
     thread: &Thread,
@@ -112,7 +113,7 @@ pub(super) fn try_enter_duration(
         effective,
     };
     if thread.frame.get().is_null() {
-        // The clock first: the arithmetic then runs while the processor waits for the answer.
+        // Read the clock first: the processor does the arithmetic below while it waits for the reading.
         let now = clock::now();
         thread.now.set(now);
         let asked = in_force(nanos(duration));
@@ -126,7 +127,7 @@ pub(super) fn try_enter_duration(
         return Err(reject(thread, asked, location, Kind::Block));
     }
     let (outer, entered) = (thread.deadline.get(), thread.now.get());
-    // In a shield the thread may have read the clock since, and found it later than `outer`.
+    // `entered` is not always before `outer`: in a shield, a later reading of the clock may have found a time after `outer`.
     if entered < outer && outer - entered <= asked {
         return Ok(prepared(asked, entered, outer));
     }
@@ -138,9 +139,9 @@ pub(super) fn try_enter_duration(
     Ok(prepared(asked, now, now.saturating_add(asked).min(outer)))
 }
 
-/// Enters the scope of a future with a duration and nothing else, at its first poll. Not in a test environment.
+/// Enters the scope of a future at its first poll, if the scope has a duration and nothing else. Not for test environments.
 ///
-/// It always has a deadline of its own, since the future may be carried out of the scope in which it is first polled.
+/// The scope always has a deadline of its own, since the future may be moved out of the scope in which it is first polled.
 #[cfg_attr(not(debug_assertions), inline(always))]
 pub(super) fn try_enter_poll(
     thread: &Thread,
@@ -163,7 +164,7 @@ pub(super) fn try_enter_poll(
 #[cold]
 #[inline(never)]
 fn reject(thread: &Thread, asked: u64, location: &'static Location<'static>, kind: Kind) -> Rejected {
-    // From now on all threads see that the time has come.
+    // From this call on, all threads see that the time has come.
     let by_surroundings = is_over_by_clock(thread);
     let now = clock::now();
     let spec = ScopeSpec::lasting(asked, now, location, kind);
@@ -194,7 +195,7 @@ pub(super) fn try_enter(
     Ok(entry.make(spec, outer, spending))
 }
 
-/// An entry under way.
+/// The data of an entry under way.
 struct Entry<'a> {
     thread: &'a Thread,
     limit: &'a Limit,
@@ -208,7 +209,7 @@ struct Entry<'a> {
 }
 
 impl Entry<'_> {
-    /// Looks at the scopes around it. Returns their earliest deadline, if none of them is over.
+    /// Looks at the scopes around the new one. Returns their earliest deadline, if none of them is over.
     fn look(&self) -> Result<u64, Rejected> {
         let &Self { thread, now, .. } = self;
         if let (LimitKind::Budget(budget), Some(extras)) = (self.limit.kind(), self.extras) {
@@ -220,7 +221,7 @@ impl Entry<'_> {
                 (outer, (outer <= now && is_over_by_clock(thread)) || is_over(thread))
             }
             Parent::Node(node) => {
-                // From now on all threads see that the time has come.
+                // From this call on, all threads see that the time has come.
                 let is_over = node.expire(now);
                 (if is_timed(node) { node.effective_deadline() } else { NEVER }, is_over)
             }
@@ -228,7 +229,8 @@ impl Entry<'_> {
         if outer > now && !is_over {
             return Ok(outer);
         }
-        // First, so that the error names the outermost, and no time of a quota is spent in vain.
+        // Rejected before the scope's own ends are looked at, so that the error names the outermost scope that is over, and no
+        // time of a quota is spent in vain.
         let own = match self.limit.kind() {
             LimitKind::Budget(budget) => now.saturating_add(nanos(budget.left(now))),
             _ => self.own_deadline(),
@@ -236,12 +238,12 @@ impl Entry<'_> {
         Err(Rejected::new(self.spec(own, Cause::Deadline), None))
     }
 
-    /// Decides, by its own limit, reserve, tokens and quota, whether it is entered and with which deadline.
+    /// Decides by the scope's own limit, reserve, tokens and quota whether the scope is entered, and with which deadline.
     fn decide(&self) -> Result<(ScopeSpec, Option<Spending>), Rejected> {
         let now = self.now;
         let mut own = self.own_deadline().min(self.deadline_before_reserve());
         let reject = |own, cause, end| Err(Rejected::new(self.spec(own, cause), Some(end)));
-        // The error names the earliest of its own ends. A cancel at the very deadline is not earlier.
+        // The error names the earliest of the scope's own ends. If a token ended at the very deadline, the deadline is named.
         let deadline = (own <= now).then(|| Termination::new(Cause::Deadline, own));
         if let Some(end) = deadline.into_iter().chain(self.ends_of_tokens()).min_by_key(|end| end.at) {
             return reject(own, Cause::Deadline, end);
@@ -263,7 +265,7 @@ impl Entry<'_> {
         Ok((self.spec(own, cause), spending))
     }
 
-    /// Makes the scope.
+    /// Makes the scope, and its node if it needs one from the start.
     fn make(&self, spec: ScopeSpec, outer: u64, spending: Option<Spending>) -> (Prepared, Attachments) {
         let lasting = match self.parent {
             Parent::Thread => outer,
@@ -288,18 +290,18 @@ impl Entry<'_> {
         ScopeSpec { asked: between(now, own), entered: now, location, kind, cause, unmeasured }
     }
 
-    /// The deadline of its limit, if limits are on.
+    /// The deadline that the scope's limit becomes; [`NEVER`] if limits are off.
     fn own_deadline(&self) -> u64 {
         if self.enabled { own_deadline(self.limit, self.now) } else { NEVER }
     }
 
-    /// When only the reserve is left of the time around it.
+    /// When only the reserve is left until the deadline of the scopes around; [`NEVER`] if there is no reserve.
     fn deadline_before_reserve(&self) -> u64 {
         let reserve = self.extras.map_or(Duration::ZERO, |extras| extras.options.reserve);
         if !self.enabled || reserve.is_zero() {
             return NEVER;
         }
-        // The thread's deadline leaves out some of the scopes around a handle, and the deadlines of tokens.
+        // The thread's own deadline would not do: it leaves out the deadlines of tokens, and of some scopes around a handle.
         let outer = match self.parent {
             Parent::Thread => {
                 innermost(self.thread, |scope| scope.map_or(NEVER, |scope| scope.effective(self.thread)))
@@ -310,26 +312,26 @@ impl Entry<'_> {
         if outer == NEVER { NEVER } else { outer.saturating_sub(nanos(reserve)) }
     }
 
-    /// How the linked tokens that are over have ended.
+    /// The ends of those linked tokens that are over.
     fn ends_of_tokens(&self) -> Vec<Termination> {
         let tokens = self.extras.map_or(&[][..], |extras| &extras.options.tokens);
         let over = tokens.iter().map(CancellationToken::node).filter(|node| node.expire(self.now));
         let end = |node: &Arc<Node>| match node.origin_on(&TestEnv::current()) {
-            // A token with another clock ends the scope now.
+            // If the token has another clock, its end counts as coming now.
             Some(origin) => Termination::through_link(&origin),
-            // Its cause was lost in a fork.
+            // The cause of the token's end was lost in a fork.
             None => Termination::new(Cause::Cancelled, self.now),
         };
         over.map(end).collect()
     }
 }
 
-/// Whether the deadline of a node counts here. A node with another clock counts by being over.
+/// Whether the deadline of a node can be compared with times here. A node with another clock is only asked whether it is over.
 fn is_timed(node: &Node) -> bool {
     node.env.shares_clock(&TestEnv::current())
 }
 
-/// The deadline that a limit becomes at `now`. That of a quota is known once it is entered.
+/// The deadline that a limit becomes at `now`; [`NEVER`] for a quota, whose deadline is known only once it is entered.
 pub(super) fn own_deadline(limit: &Limit, now: u64) -> u64 {
     match limit.kind() {
         LimitKind::After(duration) => now.saturating_add(nanos(*duration)),
@@ -338,12 +340,12 @@ pub(super) fn own_deadline(limit: &Limit, now: u64) -> u64 {
     }
 }
 
-/// Whether a limit is no duration.
+/// Whether a limit is neither a duration nor a quota, so that there is no duration to show in errors.
 pub(super) fn is_unmeasured(limit: &Limit) -> bool {
     matches!(limit.kind(), LimitKind::None | LimitKind::At(_))
 }
 
-/// The node of a scope. The linked tokens cancel it.
+/// Makes the node of a scope, and links it to the tokens, which end it.
 pub(crate) fn linked_node(
     parent: Option<&Arc<Node>>,
     spec: &ScopeSpec,
@@ -354,7 +356,7 @@ pub(crate) fn linked_node(
     node
 }
 
-/// The node of a scope.
+/// Makes the node of a scope.
 pub(super) fn node_of(
     parent: Option<&Arc<Node>>,
     info: ScopeInfo,

@@ -5,7 +5,7 @@
 //! 1. `Code::code` is valid until the `Code` is dropped. After `Code::compile` has returned, nothing writes to it,
 //!    and so PCRE2 lets any number of threads match with it.
 //! 2. A `Scratch` is used by one search at a time, with the code that it was made for.
-//! 3. A callout changes no data of PCRE2's, and its pointer is valid until the search has ended.
+//! 3. A callout changes no data of PCRE2's. Its pointer to a `Look` is valid until the search has ended.
 
 use std::ffi::{c_int, c_void};
 use std::ptr::{self, NonNull};
@@ -23,8 +23,8 @@ use pcre2_sys::{
 
 /// From `pcre2.h`; the bindings leave it out.
 const PCRE2_NO_JIT: u32 = 0x0000_2000;
-/// The first and the largest size of compiled code's stack. A search that needs more is repeated without compiled
-/// code, on the heap.
+/// The first and the largest size of the stack of just-in-time compiled code. A search that needs a larger stack is
+/// repeated by PCRE2's interpreter, which uses the heap.
 const JIT_STACK: (usize, usize) = (32 << 10, 8 << 20);
 
 type Callout = unsafe extern "C" fn(block: *mut c_void, data: *mut c_void) -> c_int;
@@ -38,12 +38,12 @@ unsafe extern "C" {
     ) -> c_int;
 }
 
-/// Whether a search must end. A search calls it at each item of the pattern. It must not unwind.
+/// A function that says whether a search must end. The search calls it at each item of the pattern. It must not unwind.
 pub(super) type Look = fn() -> bool;
 
-/// The callout of a search, in compiled code too. Its data is a pointer to a [`Look`].
+/// The callout of a search, interpreted or just-in-time compiled. Its data is a pointer to a [`Look`].
 extern "C" fn callout(_block: *mut c_void, look: *mut c_void) -> c_int {
-    // SAFETY: `Code::search` gives it a pointer to a `Look` that lives as long as the search.
+    // SAFETY: `Code::search` gives this callout a pointer to a `Look` that lives as long as the search.
     let look = unsafe { *look.cast::<Look>() };
     if look() { PCRE2_ERROR_CALLOUT } else { 0 }
 }
@@ -103,7 +103,7 @@ impl Code {
         Ok(Self { code })
     }
 
-    /// A property of the pattern that is a number.
+    /// A numeric property of the pattern.
     fn info(&self, what: u32) -> usize {
         let mut number = 0_u32;
         // SAFETY: invariant 1; PCRE2 writes the properties that are requested here as 32 bits.
@@ -200,7 +200,7 @@ impl Drop for Code {
 /// The memory of a search. It is used again by later searches.
 #[derive(Debug)]
 pub(super) struct Scratch {
-    // The context points to the stack, so it is dropped first.
+    // The context points to the stack, so the context is dropped first.
     context: Context,
     data: Data,
     _stack: Option<Stack>,
@@ -221,7 +221,7 @@ impl Scratch {
     }
 }
 
-/// Declares an owner of a PCRE2 object, which frees it when dropped.
+/// Declares a type that owns a PCRE2 object and frees it on drop.
 macro_rules! owned {
     ($name:ident, $of:ty, $free:ident) => {
         #[derive(Debug)]
@@ -229,7 +229,7 @@ macro_rules! owned {
 
         impl Drop for $name {
             fn drop(&mut self) {
-                // SAFETY: the matching `create` has made it, and this is the only owner.
+                // SAFETY: the matching `create` has made the object, and this is its only owner.
                 unsafe { $free(self.0.as_ptr()) };
             }
         }
