@@ -1,8 +1,8 @@
-//! The test environment: a mock clock and a probe, which a test has put in place of the real clock and of none. Without the feature
-//! `testing` it is empty.
+//! The test environment. A test can replace the real clock by a mock clock, and can add a probe, which sees each interruption
+//! point. Without the feature `testing` an environment is empty.
 //!
-//! A thread is *in* an environment while a test's closure runs on it, while it polls a future that was made there, or while it is in a
-//! handle that was made there. Scopes, tokens, quotas and futures keep the environment that they were made in.
+//! A thread is *in* an environment while a test's closure runs on it, while it polls a future that was made there, or while it
+//! has entered a handle that was made there. Scopes, tokens, quotas and futures keep the environment that they were made in.
 
 #[cfg(feature = "testing")]
 pub(crate) use on::{Entered, Mock, Probe, TestSetup, Verdict, is_entered};
@@ -33,7 +33,7 @@ impl TestEnv {
         Self::default()
     }
 
-    /// Whether this thread may be in another than the real environment.
+    /// Whether this thread may be in an environment that is not the real one.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn is_in_force() -> bool {
         #[cfg(feature = "testing")]
@@ -42,7 +42,8 @@ impl TestEnv {
         false
     }
 
-    /// The time on this environment's clock; `now` is the time on the clock of the calling thread.
+    /// The time on this environment's clock. The caller passes `now`, the time on its thread's clock, which is returned if the
+    /// two clocks are the same.
     #[inline]
     #[cfg_attr(not(feature = "testing"), allow(clippy::unused_self))]
     pub(crate) fn reading(&self, now: u64) -> u64 {
@@ -53,7 +54,7 @@ impl TestEnv {
         now
     }
 
-    /// Whether both have the same clock, so that their times can be compared.
+    /// Whether both environments have the same clock, so that their times can be compared.
     #[inline]
     #[cfg_attr(not(feature = "testing"), allow(clippy::unused_self))]
     pub(crate) fn shares_clock(&self, other: &Self) -> bool {
@@ -66,7 +67,7 @@ impl TestEnv {
         }
     }
 
-    /// Whether it is the real environment.
+    /// Whether this is the real environment.
     #[inline]
     #[cfg_attr(not(feature = "testing"), allow(clippy::unused_self))]
     pub(crate) fn is_real(&self) -> bool {
@@ -76,7 +77,7 @@ impl TestEnv {
         true
     }
 
-    /// Whether its clock is the real one, so that the watchdog notices its deadlines.
+    /// Whether the environment's clock is the real one. The watchdog notices deadlines on the real clock only.
     #[inline]
     #[cfg_attr(not(feature = "testing"), allow(clippy::unused_self))]
     pub(crate) fn has_real_clock(&self) -> bool {
@@ -96,12 +97,12 @@ mod on {
     use super::TestEnv;
     use crate::sync::{AtomicU64, AtomicUsize, Mutex, Ordering, ThreadKey, os};
 
-    /// What a test has put in place.
+    /// The mock clock and the probe of a test.
     #[derive(Clone, Default)]
     pub(crate) struct TestSetup {
-        /// The clock, if it is not the real one.
+        /// The mock clock; `None` if the clock is the real one.
         pub(crate) mock: Option<Arc<Mock>>,
-        /// The thread on which a sleep moves that clock.
+        /// The thread on which a sleep moves the mock clock; `None` if the clock moves by itself.
         pub(crate) moved_by: Option<ThreadKey>,
         pub(crate) probe: Option<Arc<dyn Probe>>,
     }
@@ -110,38 +111,40 @@ mod on {
     #[derive(Debug)]
     pub(crate) struct Mock {
         now: AtomicU64,
-        /// The threads that keep it from moving by itself.
+        /// Counts the threads that keep the clock from moving by itself.
         pub(crate) presence: Mutex<Presence>,
-        /// The time that tracked work has asked the move in progress to go on to.
+        /// The move in progress goes on to this time, if the time is later than the end of the move. Tracked work
+        /// (`watchdog/mock/tracking.rs`) asks for this time.
         asked: AtomicU64,
-        /// Held by the thread that moves it.
+        /// Held by the thread that moves the clock.
         pub(crate) turn: Mutex<()>,
-        /// Its number, by which `watchdog/mock/clocks.rs` keeps its timers.
+        /// The clock's number. `watchdog/mock/clocks.rs` keeps the clock's timers under this number.
         pub(crate) id: u32,
     }
 
-    /// The threads under a clock that moves by itself when all of them wait.
+    /// Counts the threads under a clock. A clock that moves by itself does so when all of them wait.
     #[derive(Debug, Default)]
     pub(crate) struct Presence {
-        /// How many do not wait.
+        /// How many threads and `Hold`s (`scope/presence.rs`) count as awake.
         pub(crate) awake: usize,
-        /// How often a thread was woken.
+        /// How often `awake` has grown. It tells a move that a thread woke up, even if the thread is asleep again.
         pub(crate) woken: u64,
-        /// How many `Mover`s want it to move by itself.
+        /// How many `Mover`s want the clock to move by itself.
         pub(crate) movers: usize,
-        /// Whether it is just moving by itself.
+        /// Whether a `Move`, by which the clock moves by itself, is submitted or running.
         pub(crate) moves: bool,
-        /// Whether a thread fell asleep meanwhile.
+        /// Whether the last awake thread fell asleep during the `Move`. The `Move` then looks again before it ends.
         pub(crate) look_again: bool,
     }
 
     /// Is called at each interruption point.
     pub(crate) trait Probe: Send + Sync + UnwindSafe + RefUnwindSafe {
-        /// Running code has reached one.
+        /// Running code has reached an interruption point.
         fn reached(&self, location: &'static Location<'static>) -> Verdict;
-        /// Running code begins or ends a wait, which may take long without harm.
+        /// Running code begins a wait, or ends it. The wait can be interrupted, so it may take long.
         fn waits(&self, location: &'static Location<'static>, begins: bool);
-        /// Whether it has scopes expire. If so, the test waits for their hooks.
+        /// Whether the probe makes scopes expire. If so, the code that resumes suspended hooks waits until the hooks that are due
+        /// have run, since the test relies on that.
         fn injects(&self) -> bool;
     }
 
@@ -149,13 +152,13 @@ mod on {
     #[derive(Clone, Debug)]
     pub(crate) enum Verdict {
         Pass,
-        /// The innermost scope expires; of shields too if `in_shields`, else the one outside them.
+        /// The innermost scope expires. Unless `in_shields`, shields and the scopes inside them are passed over.
         Expire {
-            /// The outermost scope that may expire: the scope that the probe belongs to.
+            /// The identity of the outermost scope that may expire: the scope that the test tool has opened around the body.
             outermost: u64,
             in_shields: bool,
         },
-        /// The scopes with this label expire, if there are any.
+        /// Each scope around the point that has this label expires.
         ExpireLabelled(Arc<str>),
     }
 
@@ -178,18 +181,18 @@ mod on {
             self.now.load(Ordering::Acquire)
         }
 
-        /// Never moves back, and never to "never".
+        /// Moves the clock to `time`, but never back, and never to "never" (`u64::MAX`).
         pub(crate) fn move_to(&self, time: u64) {
             self.now.fetch_max(time.min(u64::MAX - 1), Ordering::Release);
         }
 
-        /// A move begins: nothing has been asked of it yet.
+        /// Begins a move: forgets the time that was asked of an earlier move.
         pub(crate) fn begin(&self) {
             self.asked.store(0, Ordering::Relaxed);
         }
 
         pub(crate) fn ask(&self, time: u64) {
-            // Relaxed: the thread that reads it waits for the work that asks.
+            // Relaxed: the thread that reads `asked` waits for the work that calls this.
             self.asked.fetch_max(time, Ordering::Relaxed);
         }
 
@@ -200,7 +203,7 @@ mod on {
 
     thread_local!(static CURRENT: RefCell<TestEnv> = const { RefCell::new(TestEnv { setup: None }) });
 
-    // No destructor, so it is there in the destructors of other thread-locals.
+    // No destructor: so `ENTERED` can be used in the destructors of other thread-locals.
     thread_local!(static ENTERED: Cell<u32> = const { Cell::new(0) });
 
     /// Whether this thread is in an environment.
@@ -215,7 +218,7 @@ mod on {
         CURRENT.try_with(|current| current.borrow().clone()).unwrap_or_default()
     }
 
-    /// A thread's stay in an environment.
+    /// A thread's stay in an environment. The drop puts the thread back in the environment `before`.
     #[must_use]
     pub(crate) struct Entered {
         before: TestEnv,
@@ -224,7 +227,7 @@ mod on {
     impl Drop for Entered {
         fn drop(&mut self) {
             let before = std::mem::take(&mut self.before);
-            // Dropped when nothing is borrowed: a probe is the user's.
+            // The environment that is left is dropped after the borrow of `CURRENT` has ended, so its drop may use `CURRENT`.
             let _left = CURRENT.try_with(|current| current.replace(before));
             ENTERED.set(ENTERED.get() - 1);
         }
@@ -235,7 +238,7 @@ mod on {
             Self { setup: Some(Arc::new(setup)) }
         }
 
-        /// Puts the calling thread in it.
+        /// Puts the calling thread in this environment, until the result is dropped.
         pub(crate) fn enter(&self) -> Entered {
             ENTERED.set(ENTERED.get() + 1);
             let before = CURRENT.try_with(|current| current.replace(self.clone())).unwrap_or_default();
@@ -254,12 +257,12 @@ mod on {
             self.setup.as_ref()?.mock.as_ref()
         }
 
-        /// Whether a test has scopes expire in it.
+        /// Whether a test makes scopes expire in this environment.
         pub(crate) fn injects(&self) -> bool {
             self.setup().and_then(|setup| setup.probe.as_ref()).is_some_and(|probe| probe.injects())
         }
 
-        /// The time on its clock.
+        /// The time on this environment's clock.
         pub(crate) fn now(&self) -> u64 {
             self.mock().map_or_else(os::monotonic_nanos, |mock| mock.now())
         }

@@ -15,17 +15,17 @@ use crate::watchdog::mock;
 
 /// A clock that a test moves, or that moves [by itself](Self::auto_advancing) when all threads under it wait.
 ///
-/// Scopes, quotas, tokens and futures that are made inside of [`run`](Self::run) follow it. So do scopes on threads
-/// that have entered a [`Handle`](crate::Handle) from there, and futures that are polled elsewhere. Handles and
+/// Scopes, quotas, tokens and futures that are made inside of [`run`](Self::run) follow the clock, even if a future is
+/// polled elsewhere. So do scopes on threads that have entered a [`Handle`](crate::Handle) from there. Handles and
 /// tokens keep the clock under which they were made. Tests that run at the same time do not see each other's clocks.
 ///
 /// The clock starts at the real time, so an [`Instant`] from the system can be compared with it. Clones share the
-/// clock, and any thread can move it. Code under test reads it by [`timebox::now`](crate::now), which outside of
-/// tests reads the system's clock.
+/// clock, and any thread can move it. Code under test reads the clock by [`timebox::now`](crate::now). Outside of tests
+/// that function reads the system's clock.
 ///
-/// The clock counts nanoseconds, and ends after 584 years. A time that never comes lies half of the way to that end:
-/// a [sleep](crate::sleep()) of [`Duration::MAX`] moves the clock there, and so does an [`advance`](Self::advance)
-/// past the end.
+/// The clock counts nanoseconds, and ends after 584 years. A move past that end stops half of the way there, so that
+/// later limits still fit. Such a move is a [sleep](crate::sleep()) of [`Duration::MAX`], or an
+/// [`advance`](Self::advance) as long.
 ///
 /// # Examples
 ///
@@ -82,7 +82,7 @@ impl MockClock {
     /// stands still.
     ///
     /// Everything else counts as work: a join, a lock, a channel, a read. **So the clock never moves while work is
-    /// running, and no limit expires for that reason. But a test hangs if such a call waits for the clock to move.**
+    /// running, and work alone makes no limit expire. But a test hangs if a join, say, waits for the clock to move.**
     /// To wait for another thread or for a hook, use [`block_on`](Self::block_on) with a
     /// [token](crate::CancellationToken::cancelled) or an async channel. A wakeup counts the thread as awake at once,
     /// so the clock does not move between the wakeup and the poll.
@@ -141,7 +141,7 @@ impl MockClock {
         let env = TestEnv::of(setup);
         Thread::with(|thread| {
             let _present = test_hooks::present(&env);
-            // Before `without_scopes`, which hides the outer scopes.
+            // Before `without_scopes` hides the outer scopes: `enter_env` first makes their nodes, which keep their own clock.
             let _under = test_hooks::enter_env(thread, &env);
             without_scopes(|| test(self))
         })
@@ -153,8 +153,8 @@ impl MockClock {
     /// The future is polled on this thread only, so each run has the same result. For the tasks of a runtime see
     /// [`advance_to_next`](Self::advance_to_next).
     ///
-    /// Use it also on a thread under the clock to wait for another thread or for a hook: the clock moves during the
-    /// wait. As in [`run`](Self::run), scopes that are open around the call do not count inside.
+    /// Use `block_on` also on a thread under the clock, to wait for another thread or for a hook: the clock moves during
+    /// the wait. As in [`run`](Self::run), scopes that are open around the call do not count inside.
     ///
     /// # Examples
     ///
@@ -199,7 +199,7 @@ impl MockClock {
     /// Keeps the clock from moving [by itself](Self::auto_advancing) until the result is dropped. Any thread may drop
     /// it.
     ///
-    /// For work that is not on a thread under the clock: a thread that is starting, an answer from a server.
+    /// Hold the clock for work that is not on a thread under the clock: a thread that is starting, an answer from a server.
     pub fn hold(&self) -> Hold {
         Hold { _awake: presence::Hold::new(&self.shared.mock), clock: self.clone() }
     }
@@ -218,7 +218,7 @@ impl MockClock {
         self.moved();
     }
 
-    /// Moves the clock forward to a deadline. It never moves back, and does not move for a deadline that never comes.
+    /// Moves the clock forward to a deadline. The clock never moves back, and stays where it is for [`Deadline::NEVER`].
     ///
     /// ```
     /// use std::time::Duration;
@@ -243,7 +243,7 @@ impl MockClock {
     /// Moves the clock to the next timer, even if threads under it are at work. Returns `false` if there is no timer.
     /// Otherwise like [`advance`](Self::advance).
     ///
-    /// For executors that report when they are idle. A tokio runtime with one thread does so before it parks:
+    /// Call it when an executor reports that it is idle. A tokio runtime with one thread reports that before it parks:
     ///
     /// ```
     /// use std::time::Duration;
@@ -271,14 +271,14 @@ impl MockClock {
     /// ```
     ///
     /// The runtime also parks while it waits for a socket, or for one of its own threads. The clock then moves too,
-    /// as tokio's does. So let such a wait end before the code enters its limits.
+    /// as tokio's paused clock does. So let such a wait end before the code enters its limits.
     pub fn advance_to_next(&self) -> bool {
         let moved = mock::advance_to_next(&self.shared.mock, || true);
         self.moved();
         moved
     }
 
-    /// Drops this thread's cached reading of the clock, which is out of date.
+    /// The clock has moved: renews this thread's cached reading, if this thread is under the clock.
     fn moved(&self) {
         if TestEnv::current().mock().is_some_and(|mock| Arc::ptr_eq(mock, &self.shared.mock)) {
             Thread::with(test_hooks::set);
@@ -297,7 +297,7 @@ impl MockClock {
     }
 }
 
-/// Keeps a [`MockClock`] from moving by itself until it is dropped: see [`MockClock::hold`].
+/// Keeps a [`MockClock`] from moving by itself until the hold is dropped: see [`MockClock::hold`].
 #[must_use = "the clock may move again once this is dropped"]
 pub struct Hold {
     _awake: presence::Hold,

@@ -13,11 +13,12 @@ use super::probe::{Injector, Where, inject, returned};
 ///
 /// The scope expires as at its deadline: its hooks have run when the body goes on, its token is cancelled, and it
 /// stays over. Inside a [`shield`](crate::shield()), the scope around the shield expires: the point itself passes,
-/// the next point outside of the shield fails, and the hooks that the shield has held back run when it is left. For a
-/// shield's own limit see [`expire_in_shields_at`]. Inside an entered [handle](crate::Handle), the handle's scope
-/// expires, even if that is a shield's.
+/// the next point outside of the shield fails, and the hooks that the shield has held back run when the shield is
+/// left. For a shield's own limit see [`expire_in_shields_at`]. Inside an entered [handle](crate::Handle), the handle's
+/// scope expires, even if that scope is a shield.
 ///
-/// If the body has fewer points, it runs to its end. [`for_each_checkpoint`](super::for_each_checkpoint()) counts them.
+/// If the body has fewer points, it runs to its end. [`for_each_checkpoint`](super::for_each_checkpoint()) counts a
+/// body's points.
 ///
 /// # Panics
 ///

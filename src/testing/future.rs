@@ -13,13 +13,13 @@ use crate::sync::{AtomicBool, Mutex, Ordering, lock};
 
 type Place = &'static Location<'static>;
 
-/// Like [`expire_at_checkpoint`](super::expire_at_checkpoint()), for a future. Each time that the future or the
-/// future of a scope in it is pending is an interruption point too.
+/// Like [`expire_at_checkpoint`](super::expire_at_checkpoint()), for a future. Each poll that finds the future pending,
+/// or the future of a scope in it, is an interruption point too.
 ///
 /// # Errors
 ///
-/// If the scope expired while the future was pending and had no scope open: then the future was dropped. And if an
-/// outer scope was over: then the future was not polled.
+/// If the scope around the future expired while the future was pending and had no scope open: the future was dropped.
+/// Also if an outer scope was over: the future was not polled.
 ///
 /// # Examples
 ///
@@ -107,7 +107,8 @@ pub fn try_for_each_checkpoint<F: Future>(
 }
 
 /// Runs the body once. The body's future is polled only after its own wakeups. A poll after another wakeup, of an
-/// earlier run or of another future in the task, would find it pending again, and so add an interruption point.
+/// earlier run or of another future in the task, would find the future pending again, and so add an interruption
+/// point.
 async fn run<F: Future>(
     place: Where,
     location: Place,

@@ -13,11 +13,12 @@ type Place = &'static Location<'static>;
 ///
 /// Real time is measured, from the start of the body to its end, on each thread that reaches a point. Time in a
 /// [`sleep`](crate::sleep()), in an [interruptible call](crate::interruptible()), or while a future is pending does
-/// not count, since it can be ended at any time. A busy machine makes gaps: allow ten times the gap that you expect.
+/// not count, since such a wait can be ended at any time. A busy machine makes gaps: allow ten times the gap
+/// that you expect.
 ///
 /// # Panics
 ///
-/// After the body has ended, if the longest gap is longer than `max_gap`. The message names both ends of the gap. And
+/// After the body has ended, if the longest gap is longer than `max_gap`. The message names both ends of the gap. Also
 /// for the reasons of [`expire_at_checkpoint`](super::expire_at_checkpoint()).
 ///
 /// # Examples
@@ -60,7 +61,7 @@ struct Gaps {
 #[derive(Default)]
 struct State {
     begun: bool,
-    /// The last point of each thread, and its time. A thread that waits has none.
+    /// The last point of each thread, and the time when the thread reached it. A thread that waits has no entry.
     last: Vec<(ThreadKey, Mark, u64)>,
     longest: Option<Gap>,
 }

@@ -47,8 +47,8 @@ impl Injector {
 
     /// Counts points from now on: the scope around the body is open.
     fn begin(&self, scope: &Scope) {
-        // Relaxed: other threads read it after they have entered a handle of the scope, which synchronizes them with
-        // this one.
+        // Relaxed: other threads read `own` after they have entered a handle of the scope, which synchronizes them
+        // with this thread.
         self.own.store(scope.node().id.get(), Ordering::Relaxed);
     }
 }

@@ -13,8 +13,9 @@ type Place = &'static Location<'static>;
 /// [`expire_at_checkpoint`](super::expire_at_checkpoint()) explains interruption points, and which scope expires.
 ///
 /// The body itself asserts its invariants: interrupted or not, the balance is right, the lock is free, the file is
-/// gone. It must end without an expiry, and it must do the same in each run until the expiry. If its own limits may
-/// run out by the real clock, it does not do the same each time: run it under a [`MockClock`](super::MockClock).
+/// gone. The body must also end if nothing expires, and it must do the same in each run until the expiry. If its own
+/// limits may run out by the real clock, it does not do the same each time: run it under a
+/// [`MockClock`](super::MockClock).
 ///
 /// # Panics
 ///
@@ -111,11 +112,11 @@ pub struct Point<R> {
 /// Whether a run reached its point.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Arrival {
-    /// It did, by the same points as the first run.
+    /// The run reached its point, by the same points as the first run.
     Reached,
-    /// It came to another place.
+    /// The run came to this place, where the first run came to another.
     Elsewhere(Place),
-    /// It ended before.
+    /// The run ended before it reached its point.
     Ended,
 }
 
@@ -184,7 +185,7 @@ impl<R> Report<R> {
         self.points.iter().filter(|point| !point.held())
     }
 
-    /// Whether each run came to the same points, up to its expiry.
+    /// Whether each run came to the same points as the first run, up to its own expiry.
     pub fn is_deterministic(&self) -> bool {
         self.points.iter().all(|point| point.arrival == Arrival::Reached)
     }
@@ -206,12 +207,12 @@ impl<R> Point<R> {
         self.number
     }
 
-    /// The point's line.
+    /// The point's place in the source.
     pub fn location(&self) -> &'static Location<'static> {
         self.location
     }
 
-    /// The outcome of an expiry there.
+    /// The outcome of an expiry at this point.
     pub fn outcome(&self) -> &Outcome<R> {
         &self.outcome
     }

@@ -1,11 +1,11 @@
-//! What a thread keeps for itself, and its registration with the watchdog.
+//! A thread's own state, and the thread's registration with the watchdog.
 //!
 //! Invariants:
 //! 1. `Thread::flag` points to `NO_FLAG`, or to the flag of a node that a frame open on this thread keeps alive.
 //!    Only `scope/frame.rs` sets it.
-//! 2. From its registration to its end a thread has the slot and the timers with one number. In the destructors of its
-//!    thread-locals it cannot be registered: then its slot is `ORPHANS`, which the watchdog does not read, and its timers are
-//!    the orphans'.
+//! 2. From its registration to its end a thread has the slot and the timers that have the same number. While the destructors
+//!    of its thread-locals run, a thread cannot be registered: then its slot is `ORPHANS`, which the watchdog does not read,
+//!    and its timers are the orphans', which all such threads share.
 
 use std::cell::Cell;
 
@@ -18,12 +18,12 @@ use crate::watchdog::slots::Slot;
 use crate::watchdog::timers::{Lease, Timers};
 use crate::watchdog::{self, global};
 
-/// What a thread keeps for itself. No other thread reads it.
+/// A thread's own state. No other thread reads it.
 #[derive(Debug)]
 pub(crate) struct Thread {
-    /// Checks left until one reads the clock.
+    /// Counts checks down: the check that finds 1 here reads the clock.
     left: Cell<u32>,
-    /// How many checks lie between two readings.
+    /// `left` starts again from this number after a reading: of so many checks one reads the clock.
     stride: Cell<u32>,
     /// When a check last read the clock.
     looked: Cell<u64>,
@@ -31,16 +31,16 @@ pub(crate) struct Thread {
     pub(crate) now: Cell<u64>,
     /// The effective deadline of the innermost scope.
     pub(crate) deadline: Cell<u64>,
-    /// Invariant 1.
+    /// The flag that checks read: see [`is_flagged`](Self::is_flagged) and invariant 1.
     flag: Cell<*const AtomicBool>,
     slot: Cell<Option<&'static Slot>>,
     /// The innermost frame; `scope/frame.rs` knows its type.
     pub(crate) frame: Cell<*const ()>,
-    /// Its timers, if it has armed any. Invariant 2.
+    /// The thread's timers, once it has armed one. Invariant 2.
     timers: Cell<Option<&'static Timers>>,
 }
 
-/// The calling thread's words. It is not `Send`, so it stays on that thread.
+/// A pointer to the calling thread's state. It is not `Send`, so it stays on that thread.
 #[derive(Clone, Copy)]
 pub(crate) struct CurrentThread(*const Thread);
 
@@ -49,7 +49,8 @@ impl std::ops::Deref for CurrentThread {
 
     #[cfg_attr(not(debug_assertions), inline(always))]
     fn deref(&self) -> &Thread {
-        // SAFETY: it points to a thread-local of this thread, and one without a destructor lives as long as its thread.
+        // SAFETY: the pointer is to a thread-local of this thread. A thread-local without a destructor lives as long as its
+        // thread.
         unsafe { &*self.0 }
     }
 }
@@ -58,7 +59,7 @@ static NO_FLAG: AtomicBool = AtomicBool::new(false);
 static ORPHANS: Slot = Slot::new();
 
 thread_local! {
-    // No destructor: so it is there in the destructors of other thread-locals, and needs no check whether it is.
+    // No destructor: so it can be used in the destructors of other thread-locals, and an access needs no check that it exists.
     static THREAD: Thread = const {
         Thread {
             left: Cell::new(1),
@@ -78,7 +79,8 @@ thread_local! {
 /// How much time should pass between two checks that read the clock, in nanoseconds.
 const LOOK_EVERY: u64 = 50_000;
 
-/// Whether this thread is in a test's environment, which each check must ask.
+/// Whether this thread is in a test's environment. Each check must then leave the fast path, to ask the test's clock
+/// and probe.
 fn is_in_test_env() -> bool {
     #[cfg(feature = "testing")]
     return !TestEnv::current().is_real();
@@ -87,26 +89,26 @@ fn is_in_test_env() -> bool {
 }
 
 impl Thread {
-    /// Runs `f` with the calling thread's words.
+    /// Runs `f` with the calling thread's state.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn with<R>(f: impl FnOnce(&Thread) -> R) -> R {
         f(&Thread::current())
     }
 
-    /// The calling thread's words. (Code inside a closure of `LocalKey::with` would not be inlined.)
+    /// The calling thread's state. (Code inside a closure of `LocalKey::with` would not be inlined.)
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn current() -> CurrentThread {
         CurrentThread(THREAD.with(std::ptr::from_ref))
     }
 
     /// The fast half of a check: `true` if nothing has expired, as far as can be told without reading the clock. Now and
-    /// then it is `false` so that the clock is read.
+    /// then it is `false` so that the caller reads the clock.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn is_quiet(&self) -> bool {
         !self.is_clock_due() && self.deadline.get() > global().reached() && !self.is_flagged()
     }
 
-    /// Counts one check; whether this one should read the clock, with [`look`](Self::look).
+    /// Counts one check. Returns whether this check should read the clock, with [`look`](Self::look).
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn is_clock_due(&self) -> bool {
         let left = self.left.get().wrapping_sub(1);
@@ -118,12 +120,12 @@ impl Thread {
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn is_flagged(&self) -> bool {
         // SAFETY: invariant 1.
-        // Relaxed: code that acts on it takes the node's lock.
+        // Relaxed: code that acts on the flag takes the node's lock.
         unsafe { (*self.flag.get()).load(Ordering::Relaxed) }
     }
 
-    /// Reads the clock for a check of what expires at `deadline`, and aims so that the next check to do so is
-    /// [`LOOK_EVERY`] away.
+    /// Reads the clock, for a check of something that expires at `deadline`. Then sets how many checks may skip the clock, so
+    /// that the next reading comes about [`LOOK_EVERY`] later.
     #[cold]
     pub(crate) fn look(&self, deadline: impl FnOnce() -> u64) -> u64 {
         let now = clock::now();
@@ -131,7 +133,7 @@ impl Thread {
         let passed = now.saturating_sub(self.looked.replace(now)).max(1);
         let deadline = deadline();
         let stride = u64::from(self.stride.get());
-        // The checks may come slower than before: the stride at most doubles.
+        // The next checks may come more slowly than the last: so the stride at most doubles.
         let aimed =
             (stride.saturating_mul(LOOK_EVERY) / passed).clamp(1, stride.saturating_mul(2).min(1 << 20));
         if global().is_missing() {
@@ -144,13 +146,13 @@ impl Thread {
         now
     }
 
-    /// Ends a [`look`](Self::look) that did more than read the clock. The time that it took does not count: else, with very many
-    /// tokens, each check would read the clock.
+    /// Ends a check that did more work after its [`look`](Self::look). The time of that work does not count as time between
+    /// checks: else, with very many tokens, the stride would fall to 1, and each check would read the clock.
     pub(crate) fn end_look(&self) {
         self.looked.set(clock::now());
     }
 
-    /// Has the next check read the clock, so that an expiry which this thread has seen is seen again.
+    /// Has the next check read the clock, however many checks are left.
     pub(crate) fn look_again(&self) {
         self.left.set(1);
     }
@@ -160,7 +162,7 @@ impl Thread {
         !global().is_running() || self.slot.get().is_some_and(|slot| std::ptr::eq(slot, &raw const ORPHANS))
     }
 
-    /// This thread's slot.
+    /// This thread's slot. The first call registers the thread.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn slot(&self) -> &'static Slot {
         match self.slot.get() {
@@ -178,7 +180,7 @@ impl Thread {
         }
         watchdog::prepare();
         RESTART.install();
-        // In the destructors of thread-locals it is too late to register.
+        // This fails once `REGISTRATION` is destroyed, in the destructors of thread-locals: it is too late to register.
         let index = REGISTRATION.try_with(|registration| {
             let index = global().take_slot();
             registration.0.set(Some(index));
@@ -208,14 +210,14 @@ impl Thread {
     #[cold]
     #[inline(never)]
     fn find_timers(&self) -> Lease {
-        // A thread that has a slot was prepared.
+        // Registers the thread, which also makes the process ready for forks.
         self.slot();
         match REGISTRATION.try_with(|registration| registration.0.get()) {
             Ok(Some(index)) => {
                 self.timers.set(Some(global().timers_at(index)));
                 self.lease()
             }
-            // In the destructors of thread-locals.
+            // The destructors of thread-locals run: invariant 2.
             _ => global().orphans().lease(),
         }
     }
@@ -228,14 +230,14 @@ impl Thread {
         }
     }
 
-    /// Makes `deadline` the thread's again after an inner scope with another. The slot must say so too, since the
-    /// watchdog may have consumed the inner one and gone to sleep for ever.
+    /// Makes `deadline` the thread's deadline again, at the end of an inner scope that had another. The slot must be armed
+    /// again too: the watchdog may have consumed the inner deadline and gone to sleep for ever.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn restore(&self, deadline: u64) {
         let inner = self.deadline.replace(deadline);
         if deadline != NEVER && !clock::is_mocked() {
             if inner <= global().reached() || inner > deadline {
-                // It may have passed meanwhile, unnoticed.
+                // `deadline` may have passed during the inner scope without being noticed.
                 self.look_again();
             }
             if !global().rearm(self.slot(), deadline) {
@@ -244,7 +246,7 @@ impl Thread {
         }
     }
 
-    /// Points the check at a node's flag, or at none.
+    /// Sets the flag that this thread's checks read; `None` if they read no node's flag.
     ///
     /// # Safety
     ///
@@ -253,7 +255,8 @@ impl Thread {
         self.flag.set(flag.map_or(&raw const NO_FLAG, std::ptr::from_ref));
     }
 
-    /// No watchdog looks after this thread, as in a forked child until it arms again.
+    /// Starts over: the next check reads the clock. For a thread that no watchdog looks after: in a forked child until the
+    /// thread arms again, or where it is too late to register.
     fn restart(&self) {
         self.timers.set(None);
         self.stride.set(1);
@@ -278,7 +281,7 @@ pub(super) fn look_again() {
     Thread::with(Thread::look_again);
 }
 
-/// Runs foreign code that must see no scope of this thread: a waker, which may run its task inline.
+/// Runs foreign code that must see no scope of this thread: a waker, say, which may run its task inline.
 pub(crate) fn without_scopes<R>(f: impl FnOnce() -> R) -> R {
     struct Restore {
         frame: *const (),
@@ -290,12 +293,13 @@ pub(crate) fn without_scopes<R>(f: impl FnOnce() -> R) -> R {
             Thread::with(|thread| {
                 thread.frame.set(self.frame);
                 thread.flag.set(self.flag);
-                // The foreign code may have armed the slot for a scope of its own, and had no outer deadline to restore.
+                // The foreign code may have armed the slot for a scope of its own. At the end of that scope there was no
+                // outer deadline to restore, so it is restored here.
                 thread.restore(self.deadline);
             });
         }
     }
-    // Invariant 1 holds for the flag that is put back: its frame stays open meanwhile.
+    // Invariant 1 holds for the flag that is put back: the frame that keeps its node alive stays open meanwhile.
     let _restore = Thread::with(|thread| Restore {
         frame: thread.frame.replace(std::ptr::null()),
         deadline: thread.deadline.replace(NEVER),

@@ -1,7 +1,7 @@
-//! The thread: its own words, and its calls to the watchdog.
+//! The thread: its own state, and its calls to the watchdog.
 //!
-//! The watchdog is given a thread's slot or a lease of its timers, and answers whether it runs or could be started. If not, this
-//! room has the thread's next check read the clock.
+//! A call gives the watchdog the thread's slot, or a lease of the thread's timers. The call returns `false` if no watchdog runs
+//! and none could be started. The thread's next check must then read the clock.
 
 #[cfg(not(timebox_loom))]
 mod local;
@@ -26,7 +26,8 @@ use model::{lease, look_again, own_timers};
 /// Has `waker` woken at `deadline`.
 #[cfg_attr(not(debug_assertions), inline(always))]
 pub(crate) fn schedule(deadline: u64, waker: Waker) -> Timer {
-    // Kept until the watchdog is told: its README, "Timers".
+    // The lease is kept until `announce` has returned. It may hold the lock of the shared timers (`watchdog/README.md`,
+    // "Orphans").
     let lease = lease();
     let timer = lease.put(deadline, waker);
     if !global().announce(&lease, deadline) {
@@ -46,15 +47,15 @@ pub(crate) fn schedule_on(env: &TestEnv, deadline: u64, waker: Waker) -> Timer {
     schedule(deadline, waker)
 }
 
-/// Has `waker` woken as soon as possible, on the watchdog, after all that was posted before.
+/// Has `waker` woken as soon as possible, on the watchdog, after all wakers that were posted before.
 pub(crate) fn post(waker: Waker) {
     if !global().post(waker) {
         look_again();
     }
 }
 
-/// Starts the watchdog if there is none. `false` if no thread can be had: a caller that has armed something, and is about to
-/// wait for it, must not rely on being woken, and asks again soon.
+/// Starts the watchdog if there is none. Returns `false` if no thread can be had for it. A caller that is about to wait for a
+/// deadline must then not rely on being woken, and must ask again soon.
 #[cfg_attr(not(debug_assertions), inline(always))]
 pub(crate) fn ensure_watchdog() -> bool {
     global().is_reliable() || start_watchdog()
@@ -64,13 +65,13 @@ pub(crate) fn ensure_watchdog() -> bool {
 #[inline(never)]
 fn start_watchdog() -> bool {
     let is_there = global().try_to_start();
-    // What has been seen by the clock is not to be missed in the next poll.
+    // Without a watchdog only the clock shows an expiry: so the next check, perhaps in another poll, must read the clock.
     look_again();
     is_there
 }
 
 impl Timer {
-    /// Takes it back; it may be running, or have run.
+    /// Takes the timer back. It may have fired already, or be firing now.
     #[inline]
     pub(crate) fn cancel(self) {
         let waker = self.take(own_timers());
@@ -79,7 +80,7 @@ impl Timer {
         drop(waker);
     }
 
-    /// Has it wake another task; `false` if it has run.
+    /// Has the timer wake another task. Returns `false` if the timer has fired.
     pub(crate) fn redirect(self, waker: &Waker) -> bool {
         #[cfg(feature = "testing")]
         if self.mocked().is_some() {

@@ -1,4 +1,4 @@
-//! The thread in a loom model: it has no words of its own, and shares the orphans' timers.
+//! The thread in a loom model. Threads have no state of their own here, and all use the orphans' timers.
 
 use crate::watchdog::global;
 use crate::watchdog::timers::{Lease, Timers};

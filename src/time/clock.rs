@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::nanos::{NEVER, nanos};
 use crate::sync::{SetOnce, os};
 
-/// Now.
+/// The time on the calling thread's clock.
 #[inline]
 pub(crate) fn now() -> u64 {
     #[cfg(feature = "testing")]
@@ -15,7 +15,7 @@ pub(crate) fn now() -> u64 {
     real_now()
 }
 
-/// Now, as an instant.
+/// The time on the calling thread's clock, as an instant.
 #[inline]
 #[allow(clippy::disallowed_methods)] // one of the places that read `Instant`
 pub(crate) fn now_as_instant() -> Instant {
@@ -27,7 +27,7 @@ pub(crate) fn now_as_instant() -> Instant {
     Instant::now()
 }
 
-/// Now, on the real clock.
+/// The time on the real clock.
 #[cfg_attr(not(debug_assertions), inline(always))]
 pub(crate) fn real_now() -> u64 {
     os::monotonic_nanos()
@@ -56,7 +56,7 @@ pub(crate) fn is_mocked() -> bool {
     false
 }
 
-/// The instant in nanoseconds. The same for equal instants, and never earlier than the instant.
+/// The instant in nanoseconds. Equal instants give the same number, and the number is never earlier than the instant.
 pub(crate) fn of_instant(instant: Instant) -> u64 {
     let &(base, base_nanos) = base();
     if let Some(after) = instant.checked_duration_since(base) {
@@ -66,7 +66,7 @@ pub(crate) fn of_instant(instant: Instant) -> u64 {
     }
 }
 
-/// The time as an instant; `None` if no instant is so late.
+/// The time as an instant; `None` for [`NEVER`], or if an `Instant` cannot hold the time.
 pub(crate) fn to_instant(time: u64) -> Option<Instant> {
     let &(base, base_nanos) = base();
     if time == NEVER {
@@ -78,8 +78,9 @@ pub(crate) fn to_instant(time: u64) -> Option<Instant> {
     }
 }
 
-/// One moment on both scales, read in as short a time as possible.
-#[allow(clippy::disallowed_methods)] // it is here that the two are compared
+/// One moment, as an `Instant` and in nanoseconds of the real clock. Several pairs are read, and the pair that took the shortest
+/// time is kept: its two readings lie closest together.
+#[allow(clippy::disallowed_methods)] // compares `Instant` with the real clock
 fn base() -> &'static (Instant, u64) {
     static BASE: SetOnce<(Instant, u64)> = SetOnce::new();
     BASE.get_or_init(|| {

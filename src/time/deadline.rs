@@ -27,32 +27,32 @@ impl Deadline {
     /// The deadline that never passes.
     pub const NEVER: Deadline = Deadline(NEVER);
 
-    /// The given time from now.
+    /// The deadline that is `duration` from now.
     pub fn after(duration: Duration) -> Self {
         Self(clock::now().saturating_add(nanos(duration)))
     }
 
-    /// The given instant. One in the past has passed.
+    /// The deadline at this instant. If the instant is in the past, the deadline has already passed.
     pub fn at(instant: Instant) -> Self {
         Self(clock::of_instant(instant))
     }
 
-    /// The time left, zero once it has passed; `None` if it never passes.
+    /// The time left: zero once the deadline has passed, and `None` if it never passes.
     pub fn remaining(self) -> Option<Duration> {
         (self.0 != NEVER).then(|| Duration::from_nanos(self.0.saturating_sub(clock::now())))
     }
 
-    /// Whether it has passed.
+    /// Whether the deadline has passed.
     pub fn has_passed(self) -> bool {
         self.0 != NEVER && self.0 <= clock::now()
     }
 
-    /// The earlier of two.
+    /// The earlier of the two deadlines.
     pub fn min(self, other: Deadline) -> Deadline {
         Ord::min(self, other)
     }
 
-    /// The deadline as an instant, for calls that wait until one; `None` if it never passes.
+    /// The deadline as an instant, for calls that wait until an instant; `None` if the deadline never passes.
     ///
     /// ```
     /// use std::time::{Duration, Instant};

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use super::deadline::Deadline;
 
-/// What a caller asks for: a duration, an instant, a quota, or none.
+/// The limit that a caller asks for: a duration, an instant, a quota, or none.
 ///
-/// It becomes a [`Deadline`] when its scope is entered, not before.
+/// A limit becomes a [`Deadline`] when its scope is entered, not before.
 ///
 /// # Examples
 ///
@@ -32,18 +32,18 @@ pub(crate) enum Kind {
     Budget(Arc<dyn Budget>),
 }
 
-/// Time that several scopes share. Each scope that has entered leaves exactly once.
+/// Time that several scopes share. Each scope to which `enter` gave a deadline calls `leave` exactly once.
 pub(crate) trait Budget: Send + Sync + UnwindSafe + RefUnwindSafe {
-    /// Enters at `now`: the shared deadline, or `None` if nothing is left.
+    /// A scope begins to use the time, at `now`. Returns the shared deadline, or `None` if no time is left.
     fn enter(&self, now: u64) -> Option<u64>;
-    /// Leaves.
+    /// A scope ends its use of the time.
     fn leave(&self);
-    /// What is left at `now`.
+    /// The time that is left at `now`.
     fn left(&self, now: u64) -> Duration;
 }
 
 impl Limit {
-    /// No limit: the scope is bounded by those around it only.
+    /// No limit: the scope is bounded only by the scopes around it.
     pub const NONE: Limit = Limit(Kind::None);
 
     pub(crate) fn budget(budget: Arc<dyn Budget>) -> Self {

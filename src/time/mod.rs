@@ -10,12 +10,12 @@ pub use limit::Limit;
 pub(crate) use limit::{Budget, Kind};
 pub(crate) use nanos::{NEVER, nanos};
 
-/// The time, as limits see it: for code that tells the time itself, so that a test can put its own clock in place.
+/// The time on the clock that limits follow. Code that reads the time itself calls this, so that a test can replace the clock.
 ///
-/// It is [`Instant::now`](std::time::Instant::now), except under a mock clock of the feature `testing`: there it is what
-/// that clock shows. So code that measures with it (how old is this entry? when to try again?) is tested without waiting.
-/// Do not mix the two: [`Instant::elapsed`](std::time::Instant::elapsed) reads the system's clock, so write
-/// `timebox::now() - start`.
+/// It is [`Instant::now`](std::time::Instant::now), except under a mock clock (feature `testing`): there it is the mock clock's
+/// time. So code that measures time by it (how old is this entry? when to try again?) can be tested without waiting. Do not
+/// mix `timebox::now` with the system's clock. [`Instant::elapsed`](std::time::Instant::elapsed) reads the system's clock, so
+/// write `timebox::now() - start`.
 ///
 /// # Examples
 ///

@@ -8,10 +8,11 @@ pub(crate) const NEVER: u64 = u64::MAX;
 pub(crate) fn nanos(duration: std::time::Duration) -> u64 {
     let (seconds, nanos) = (duration.as_secs(), u64::from(duration.subsec_nanos()));
     if seconds > u64::from(u32::MAX) {
-        // No call, which might unwind for all a caller knows, and keep what it holds meanwhile from the registers.
+        // Not a call of an outlined function: the compiler would have to assume that the call may unwind, and so could not
+        // keep the caller's values in registers.
         return seconds.saturating_mul(1_000_000_000).saturating_add(nanos);
     }
-    // Fits: 2^32 seconds are 2^62 nanoseconds.
+    // No overflow: 2^32 seconds are less than 2^62 nanoseconds.
     seconds.wrapping_mul(1_000_000_000).wrapping_add(nanos)
 }
 

@@ -1,4 +1,4 @@
-//! The token that users hold: a handle of a node.
+//! The token that users hold: a handle to a node.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -18,10 +18,10 @@ use crate::watchdog;
 /// Says whether a scope is over, and can cancel it.
 ///
 /// A token belongs to a scope ([`token`](crate::token)), or stands alone ([`new`](Self::new)). Its clones share one state. A
-/// [child](Self::child_token) is over when its parent is. The token of a scope may outlive the scope: it is over when the
-/// scope's deadline passes, or when it is cancelled.
+/// [child](Self::child_token) is over when its parent is. The token of a scope may outlive the scope: the token is over
+/// when the scope's deadline passes, or when the token is cancelled.
 ///
-/// The methods have the names that tokio-util gives them. This token also has a [cause](Self::cause), a
+/// The methods have the same names as in tokio-util. This token also has a [cause](Self::cause), a
 /// [reason](Self::cancel_with), [hooks](Self::on_cancel) and [checkpoints](Self::checkpoint). It needs no runtime.
 ///
 /// # Examples
@@ -57,8 +57,8 @@ impl CancellationToken {
 
     /// A token that is over when this one is. It can be cancelled by itself too.
     ///
-    /// An error that names the child counts its [elapsed](TimeoutError::elapsed) time from when the parent was made, or its scope
-    /// entered.
+    /// In an error that names the child, the [elapsed](TimeoutError::elapsed) time counts from the moment when the parent was
+    /// made, or the parent's scope was entered.
     ///
     /// ```
     /// use timebox::CancellationToken;
@@ -81,7 +81,8 @@ impl CancellationToken {
 
     fn beneath(parent: Option<&Arc<Node>>, location: &'static Location<'static>) -> Self {
         let info = ScopeInfo::at(location);
-        // To read the clock would double the price of a child. So its age is its parent's.
+        // A reading of the clock would double the price of a child. So a child on its parent's clock takes over the
+        // parent's `entered`.
         let parents = parent.filter(|parent| parent.env.shares_clock(&TestEnv::current()));
         let entered = parents.map_or_else(clock::now, |parent| parent.entered);
         Self { node: Node::new_token(parent, info, entered) }
@@ -95,9 +96,9 @@ impl CancellationToken {
         &self.node
     }
 
-    /// Cancels the token and everything beneath, unless it is over already.
+    /// Cancels the token and all tokens and scopes beneath it, unless the token is over already.
     ///
-    /// When it returns, every token and scope beneath says that it is over. This call wakes the tasks that wait; hooks run on
+    /// When it returns, every token and scope beneath says that it is over. This call wakes the tasks that wait. Hooks run on
     /// other threads.
     ///
     /// Do not call it in a signal handler: it takes locks, so it may hang there. `recipes::signals` shows another way.
@@ -133,7 +134,7 @@ impl CancellationToken {
     fn is_over_by_clock(&self) -> bool {
         Thread::with(|thread| {
             let now = thread.look(|| self.node.expires_at());
-            // This sets the flag, so later calls need no clock.
+            // `expire` sets the node's flag, so later calls need not read the clock.
             let is_over = self.node.expire(now);
             thread.end_look();
             is_over
@@ -142,7 +143,8 @@ impl CancellationToken {
 
     /// Why the token is over; `None` if it is not. The cause does not change once the token is over.
     ///
-    /// Of several causes the earliest counts. Of several at the same time, that of the outermost token or scope counts.
+    /// If there are several causes, the earliest counts. If several come at the same time, the cause of the outermost token or
+    /// scope counts.
     ///
     /// ```
     /// use timebox::{CancellationToken, Cause};
@@ -156,12 +158,12 @@ impl CancellationToken {
         if !self.node.expire(clock::now()) {
             return None;
         }
-        // A fork may have lost the origin.
+        // A fork may have lost the origin: then the cause is taken to be a cancel.
         Some(self.node.origin().map_or(Cause::Cancelled, |origin| origin.termination.cause))
     }
 
-    /// The reason given to [`cancel_with`](Self::cancel_with), if the token is over by a cancel with a reason. Like the
-    /// [cause](Self::cause), it does not change.
+    /// The reason given to [`cancel_with`](Self::cancel_with), if a cancel with a reason has ended the token. Like the
+    /// [cause](Self::cause), the reason does not change.
     ///
     /// ```
     /// use timebox::CancellationToken;
@@ -180,8 +182,8 @@ impl CancellationToken {
         Some(Cow::Owned(origin.termination.reason.as_ref()?.to_string()))
     }
 
-    /// When the token is over at the latest: the earliest of its own deadline and of all deadlines that end it;
-    /// [`Deadline::NEVER`] if only a cancel can end it. If the token is over: since when.
+    /// The time at which the token is over at the latest: the earliest of its own deadline and of all deadlines that end it;
+    /// [`Deadline::NEVER`] if only a cancel can end it. If the token is over already: the time at which it ended.
     ///
     /// ```
     /// use std::time::Duration;
@@ -219,8 +221,8 @@ impl CancellationToken {
     ///
     /// # Errors
     ///
-    /// A [`TimeoutError`] that names the outermost scope or token that is over by now. That one may have ended later than the
-    /// one that gave this token its [cause](Self::cause).
+    /// A [`TimeoutError`] that names the outermost scope or token that is over by now. That scope or token may have ended later
+    /// than the one that gave this token its [cause](Self::cause).
     #[track_caller]
     #[inline]
     pub fn checkpoint(&self) -> Result<(), TimeoutError> {
