@@ -1,16 +1,18 @@
-//! The thread's stack of frames: one for each scope that is open on it.
+//! A thread's stack of frames: one frame for each scope that is open on the thread.
 //!
-//! A frame is a local variable of [`open`], linked to the next one outwards; the thread points to the innermost.
+//! A frame is a local variable of the function that calls [`open`] or [`run`]. It is linked to the next frame outwards;
+//! the thread points to the innermost frame.
 //!
 //! Invariants:
 //! 1. Frames are opened and left in order: each outlives the frames inside it, and every call that uses it. `open` takes
 //!    a closure, so safe code can break the order only by switching stacks inside a scope. Leaving checks the order, and
 //!    aborts if it is broken. A call that uses a frame which it did not open *holds* the frame ([`Scope::hold`]) while it
 //!    runs foreign code (a closure, a hook, a drop). Leaving a held frame aborts too.
-//! 2. Only its thread reads or writes a frame.
-//! 3. If a frame has a node, so have all visible frames around it.
-//! 4. The thread's deadline is the earliest deadline of the visible frames and of the scopes that last around a handle.
-//!    The thread's flag is the flag of the innermost visible node.
+//! 2. Only the thread that opened a frame reads or writes it.
+//! 3. If a frame has a node, so have all frames around it that are [visible](Scope::visible).
+//! 4. The thread's deadline is the earliest deadline of the visible frames and of the scopes around an entered handle,
+//!    without those that the handle may still lose ([`Node::lasting_deadline`]). The thread's flag is the flag of the
+//!    innermost visible node.
 
 mod ends;
 pub(crate) mod errors;
@@ -36,7 +38,8 @@ use undo::Undo;
 /// A scope that is open: the region of execution that a limit bounds.
 ///
 /// [`with_timeout`](crate::with_timeout) and [`Timebox::run`](crate::Timebox::run) lend it to the block. Every free
-/// function of the crate that acts on the innermost scope is a method here that acts on this one and those around it.
+/// function of the crate that acts on the innermost scope is also a method here. The method acts on this scope and the
+/// scopes around it.
 ///
 /// A scope belongs to its thread and is neither `Send` nor `Sync` (the compiler says so with E0277); a
 /// [`Handle`](crate::Handle) or a [token](crate::CancellationToken) reaches it from elsewhere.
@@ -67,25 +70,27 @@ pub struct Scope {
     outer: *const Scope,
     /// The effective deadline of the thread outside.
     outer_deadline: u64,
-    /// The time until its own deadline; [`NEVER`] if only those around it count.
+    /// The time from the entry to the scope's own deadline; [`NEVER`] if it has none, so that only the scopes around it
+    /// count.
     asked: u64,
-    /// When the scope was entered. May be an older clock reading if an outer deadline comes first anyway; the difference
-    /// cannot be observed.
+    /// When the scope was entered. If an outer deadline comes before the scope's own anyway, this may be an older clock
+    /// reading: nobody can observe the difference.
     entered: u64,
     location: &'static Location<'static>,
     // In a plain scope all fields below are zero, so that one wide store writes them.
-    /// The identity; 0 until somebody asks for it.
+    /// The scope's identity; 0 until somebody asks for it.
     id: Cell<u64>,
-    /// The node, if there is one. Leaving, or a later call, takes it out.
+    /// The node, if there is one. Never dropped in place: leaving a block takes the node out, and
+    /// `SuspendedScope::suspend` takes out that of a future.
     node: ManuallyDrop<OnceCell<Arc<Node>>>,
     extras: *const Extras,
     kind: Kind,
     cause: Cause,
-    /// Whether the limit was no duration.
+    /// Whether the limit was not a duration. Errors then name no limit.
     unmeasured: bool,
-    /// The work that is left for leaving.
+    /// What leaving the scope has to undo.
     undo: Cell<Undo>,
-    /// How many calls hold it.
+    /// How many calls hold the frame: see invariant 1.
     holds: Cell<u32>,
     /// The waker of the poll for which the frame is open; null while a future is dropped. Only polled kinds have one.
     waker: MaybeUninit<*const Waker>,
@@ -105,7 +110,7 @@ trait MayBeShared {}
 unsafe impl Sync for Scope where for<'a> &'a Scope: MayBeShared {}
 
 impl Scope {
-    /// The frame of a scope that is opened next on this thread.
+    /// Makes the frame of the scope that this thread opens next.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn new(spec: ScopeSpec, thread: &Thread) -> Self {
         let ScopeSpec { asked, entered, location, kind, cause, unmeasured } = spec;
@@ -140,7 +145,7 @@ impl Scope {
         self.id = Cell::new(id.map_or(0, ScopeId::get));
     }
 
-    /// Makes it the frame of a poll with this waker.
+    /// Stores the waker of the poll for which the frame is opened.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn set_waker(&mut self, waker: *const Waker) {
         debug_assert!(self.kind.is_polled());
@@ -148,11 +153,12 @@ impl Scope {
     }
 }
 
-/// Opens a scope around `body`, and leaves it when `body` returns or panics. `effective` is the earliest deadline visible
-/// inside. The watchdog is told of that deadline here, unless a timer already stands for it.
+/// Opens a scope around `body`, and leaves it when `body` returns or panics. `effective` is the earliest deadline
+/// visible inside. Tells the watchdog of that deadline, unless there is a timer for it already (`has_timer`).
 ///
-/// The frame is not moved: a move would cost as much as the rest of the entry. A panic is caught and returned, not passed
-/// through a drop guard; the output of `body` travels beside `catch_unwind`. Both keep the output in registers.
+/// The caller owns the frame, so that it is not moved: a move would cost as much as the rest of the entry. A panic is
+/// caught and returned instead of passing through a drop guard. The output of `body` does not pass through
+/// `catch_unwind`. Both keep the output in registers.
 #[cfg_attr(not(debug_assertions), inline(always))]
 pub(crate) fn open<R>(
     thread: &Thread,
@@ -167,12 +173,13 @@ pub(crate) fn open<R>(
     let result = run(thread, scope, entered, |scope| {
         output.write(body(scope));
     });
-    // SAFETY: the closure has returned, and that is the last thing it does.
+    // SAFETY: the closure has returned, and the last thing it does is to write the output.
     result.map(|()| unsafe { output.assume_init() })
 }
 
 /// Runs `body` in a scope that was [entered](Scope::enter), and leaves the scope.
-// Always inlined: in a build without optimisations a call would take its stack once for each level of nested scopes.
+// Always inlined: otherwise a build without optimisations would need one more stack frame for each level of nested
+// scopes.
 #[inline(always)]
 pub(crate) fn run(
     thread: &Thread,
@@ -188,16 +195,16 @@ pub(crate) fn run(
 
 #[inline(always)]
 fn catch(scope: &Scope, body: impl FnOnce(&Scope)) -> thread::Result<()> {
-    // Unwind safe: a panic goes on unchanged, so that no code sees a broken state that it would not see without this scope.
-    // Only our own unwinding ends here.
+    // Unwind safe: a panic goes on unchanged when the scope has been left, so no code sees a broken state that it would
+    // not see without this scope. Only an unwinding that this crate began ends at a scope.
     catch_unwind(AssertUnwindSafe(|| body(scope)))
 }
 
-/// A proof that the scope was entered, with its [`Undo`] from before the entry.
+/// Proof that a scope was entered. It carries the scope's [`Undo`] from before the entry.
 #[derive(Clone, Copy)]
 pub(crate) struct Entered(Undo);
 
-/// Invariant 1 is broken: the thread or a call points to a frame that may be gone. Nothing can be saved.
+/// Aborts because invariant 1 is broken: the thread or a call points to a frame that may be gone.
 #[cold]
 #[inline(never)]
 fn misnested(location: &'static Location<'static>) -> ! {
@@ -220,7 +227,7 @@ impl Drop for Held<'_> {
     }
 }
 
-/// The innermost scope of this thread.
+/// Calls `f` with the innermost scope of this thread.
 #[inline]
 pub(crate) fn innermost<R>(thread: &Thread, f: impl FnOnce(Option<&Scope>) -> R) -> R {
     let scope: *const Scope = thread.frame.get().cast();
@@ -230,7 +237,7 @@ pub(crate) fn innermost<R>(thread: &Thread, f: impl FnOnce(Option<&Scope>) -> R)
 }
 
 impl Scope {
-    /// Makes leaving the frame abort, until the result is dropped.
+    /// Holds the frame: until the result is dropped, leaving the frame aborts.
     pub(crate) fn hold(&self) -> Held<'_> {
         self.holds.set(self.holds.get() + 1);
         self.undo.set(self.undo.get().and(Undo::HELD));
@@ -247,12 +254,12 @@ impl Scope {
         unsafe { self.extras.as_ref() }
     }
 
-    /// The next scope outwards that counts inside this one.
+    /// The next scope outwards, if it counts inside this one.
     pub(crate) fn visible_outer(&self) -> Option<&Scope> {
         if self.kind.is_boundary() { None } else { self.outer() }
     }
 
-    /// This scope and those around it that count inside it, innermost first.
+    /// This scope and the scopes around it that count inside it, innermost first.
     pub(crate) fn visible(&self) -> impl Iterator<Item = &Scope> {
         std::iter::successors(Some(self), |scope| scope.visible_outer())
     }
@@ -262,14 +269,14 @@ impl Scope {
         std::iter::successors(Some(self), |scope| scope.outer())
     }
 
-    /// The effective deadline inside this scope: the earliest of its own, of those around it, and of the tokens that one of
-    /// them is linked to.
+    /// The effective deadline inside this scope: the earliest deadline of this scope, of the scopes around it, and of
+    /// the tokens that these scopes are linked to.
     pub(crate) fn effective(&self, thread: &Thread) -> u64 {
         self.armed(thread).min(self.nearest_node().map_or(NEVER, Node::expires_at))
     }
 
-    /// The deadline that the thread has inside this scope. It leaves out the deadlines of linked tokens, and of scopes
-    /// around a handle that may go: those arrive by the node's flag.
+    /// The thread's deadline while this scope is the innermost. It leaves out the deadlines of linked tokens, and of
+    /// scopes that an entered handle may still lose: the node's flag announces those deadlines.
     pub(crate) fn armed(&self, thread: &Thread) -> u64 {
         innermost(thread, |innermost| {
             let mut armed = thread.deadline.get();
@@ -283,7 +290,7 @@ impl Scope {
         })
     }
 
-    /// The effective deadline of the scopes around it.
+    /// The effective deadline of the scopes around this one that count inside it.
     #[inline]
     pub(crate) fn around(&self) -> u64 {
         if self.kind.is_boundary() { NEVER } else { self.outer_deadline }
@@ -299,13 +306,13 @@ impl Scope {
         self.kind.is_entered()
     }
 
-    /// Its identity as a number, 0 if nobody has asked for it.
+    /// The scope's identity as a number; 0 if nobody has asked for it.
     #[cfg(feature = "testing")]
     pub(super) fn raw_id(&self) -> u64 {
         self.id.get()
     }
 
-    /// Whether it is the innermost of its thread.
+    /// Whether this scope is the innermost of its thread.
     #[inline]
     pub(crate) fn is_innermost(&self, thread: &Thread) -> bool {
         ptr::eq(thread.frame.get(), ptr::from_ref(self).cast())
@@ -318,7 +325,7 @@ impl Scope {
         }
         let id = self.node.get().map_or_else(ScopeId::next, |node| node.id);
         self.id.set(id.get());
-        // A future keeps its identity for the next poll.
+        // Because of this bit, leaving the poll keeps the identity for the next poll.
         if self.kind.is_polled() {
             self.undo.set(self.undo.get().and(Undo::FLAG));
         }
@@ -330,13 +337,13 @@ impl Scope {
         ScopeSpec { asked, entered, location, kind, cause, unmeasured }
     }
 
-    /// Its own deadline.
+    /// The scope's own deadline.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn own(&self) -> u64 {
         self.entered.saturating_add(self.asked)
     }
 
-    /// Where it was opened.
+    /// Where the scope was opened.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn location(&self) -> &'static Location<'static> {
         self.location
@@ -346,7 +353,7 @@ impl Scope {
         self.spec().info(self.id(), self.extras())
     }
 
-    /// Whether it is open for a poll that this waker polls again.
+    /// Whether the scope is open for a poll of the task that this waker wakes.
     #[inline]
     pub(crate) fn is_polled_with(&self, waker: &Waker) -> bool {
         if !self.kind.is_polled() || self.kind.is_shield() {
@@ -365,7 +372,7 @@ impl Scope {
         unsafe { thread.set_flag(node.map(|node| node.flag())) };
     }
 
-    /// Makes its deadline the deadline of the thread.
+    /// Makes `effective` the deadline of the thread.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn enter(
         &mut self,
@@ -379,7 +386,7 @@ impl Scope {
             self.extras = extras;
         }
         if effective != self.outer_deadline {
-            // Before the thread changes: the first arm of a thread allocates, and so may unwind.
+            // Arm before the thread changes: the first `arm` of a thread allocates, so it may unwind.
             if !has_timer && !clock::is_mocked() {
                 thread.arm(effective);
             }
@@ -407,7 +414,7 @@ impl Scope {
         }
     }
 
-    /// Restores the thread.
+    /// Restores the thread to its state outside the scope.
     #[cfg_attr(not(debug_assertions), inline(always))]
     fn leave(&mut self, thread: &Thread) {
         if !self.is_innermost(thread) {
@@ -431,7 +438,7 @@ impl Scope {
         self.leave(thread);
     }
 
-    /// The part of leaving that few scopes need. The thread is already outside.
+    /// The part of leaving that few scopes need. The thread already points to the outer frame.
     #[cold]
     #[inline(never)]
     fn leave_flag(&mut self, thread: &Thread) {
@@ -443,7 +450,7 @@ impl Scope {
             // SAFETY: no flag.
             None => unsafe { thread.set_flag(None) },
         }
-        // The node of a future lives on in the future.
+        // A future keeps its node for the next poll.
         if !self.kind.is_polled()
             && let Some(node) = self.take_node()
         {
@@ -451,13 +458,14 @@ impl Scope {
         }
     }
 
-    /// Whether it may have a node, or an identity that somebody knows, to keep for the next poll.
+    /// Whether the scope may have a node, or an identity that somebody asked for. Its future keeps these for the next
+    /// poll.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn has_acquired(&mut self) -> bool {
         self.undo.get_mut().has(Undo::FLAG)
     }
 
-    /// Its identity, if somebody has asked for it.
+    /// The scope's identity, if somebody has asked for it.
     pub(crate) fn known_id(&self) -> Option<ScopeId> {
         ScopeId::from_raw(self.id.get())
     }

@@ -49,10 +49,12 @@ pub struct Handle {
 impl UnwindSafe for Handle {}
 impl RefUnwindSafe for Handle {}
 
-/// A handle to the innermost scope; outside every scope a root, which is never over unless its token is cancelled.
+/// A handle to the innermost scope. Outside every scope it is a root handle, which is over only if its token is
+/// cancelled.
 ///
-/// Ask for it on the thread where the scope is open, and move it to the thread that does the work. Do not ask for it inside
-/// `rayon::scope` or `ThreadPool::install`: their closures run on a thread of the pool.
+/// Call this on the thread where the scope is open, and move the handle to the thread that does the work. Do not call
+/// this inside `rayon::scope` or `ThreadPool::install`: their closures run on a thread of the pool, where the scope is
+/// not open.
 ///
 /// # Examples
 ///
@@ -88,13 +90,13 @@ impl Handle {
     /// A handle outside of every scope, for work that outlives the code that asked for it: a load that several callers
     /// share, a refresh of a cache.
     ///
-    /// Work that is entered by it sees none of the scopes that are open where it runs. The handle is over only if its
-    /// [token](Self::token) is cancelled.
+    /// Work that enters this handle sees none of the scopes that are open where the work runs. The handle is over only
+    /// if its [token](Self::token) is cancelled.
     ///
     /// # Examples
     ///
-    /// A load that two callers share. Without the root, its hooks would fire for the caller that gives up, and end the load
-    /// for both.
+    /// A load that two callers share. Without the root handle, the hooks of the load would fire when one caller gives
+    /// up, and would end the load for both.
     ///
     /// ```
     /// # pollster::block_on(async {
@@ -123,8 +125,8 @@ impl Handle {
         Self { node: Node::new(None, NodeSpec::token(info, clock::now())) }
     }
 
-    /// Runs a block on this thread in a scope within the handle's. The scopes that are open on this thread do not
-    /// count in it.
+    /// Runs a block on this thread, in a scope within the handle's scope. The scopes that are open on this thread do
+    /// not count in the block.
     ///
     /// # Errors
     ///
@@ -154,8 +156,9 @@ impl Handle {
         result.unwrap_or_else(|error| Err(E::from(error)))
     }
 
-    /// A closure that runs `body` in a scope within the handle's, on whichever thread it is called: for
-    /// `std::thread::spawn`, `spawn_blocking`, rayon, or a thread pool. Without it the closure runs outside every scope.
+    /// Makes a closure that runs `body` in a scope within the handle's scope, on whichever thread calls it. It is for
+    /// `std::thread::spawn`, `spawn_blocking`, rayon, or a thread pool, which would run a plain closure outside every
+    /// scope.
     ///
     /// The scope is entered when the closure is called. A job that is still in the queue when the scope is over is not begun.
     ///
@@ -192,7 +195,7 @@ impl Handle {
         move || handle.enter_at(&Limit::NONE, location, |_| body())
     }
 
-    /// As [`wrap`](Self::wrap), for a body whose output is no `Result`.
+    /// As [`wrap`](Self::wrap), for a body whose output is not a `Result`.
     ///
     /// # Errors
     ///
@@ -227,13 +230,13 @@ impl Handle {
         self.wrap(move || Ok(body()))
     }
 
-    /// The earliest deadline of the scopes that it reaches.
+    /// The earliest deadline of the handle's scope and of the scopes around that scope.
     pub fn deadline(&self) -> Deadline {
         Deadline::from_nanos(self.node.expires_at())
     }
 
-    /// The time left until then, zero once a scope that it reaches is over, for whatever cause; `None` if there is no
-    /// deadline.
+    /// The time left until the [deadline](Self::deadline); `None` if there is no deadline. Once the handle's scope or a
+    /// scope around it is over, for whatever cause, this is zero.
     pub fn remaining(&self) -> Option<Duration> {
         if self.is_expired() {
             return Some(Duration::ZERO);
@@ -243,12 +246,12 @@ impl Handle {
         (deadline != NEVER).then(|| Duration::from_nanos(deadline.saturating_sub(now)))
     }
 
-    /// Whether a scope that it reaches is over, for whatever cause.
+    /// Whether the handle's scope or a scope around it is over, for whatever cause.
     pub fn is_expired(&self) -> bool {
         self.token().is_cancelled()
     }
 
-    /// The token of the scope.
+    /// The token of the handle's scope.
     pub fn token(&self) -> CancellationToken {
         CancellationToken::of(Arc::clone(&self.node))
     }
@@ -268,7 +271,7 @@ impl fmt::Debug for Handle {
 }
 
 impl Scope {
-    /// As the free function [`handle`], to this scope.
+    /// A handle to this scope. The free function [`handle`] makes one to the innermost scope.
     pub fn handle(&self) -> Handle {
         Handle { node: Arc::clone(self.node()) }
     }

@@ -1,6 +1,6 @@
 //! Scopes: frames on the stack of a thread, entry, checkpoints, and the scope of a future between its polls.
 //!
-//! Outside this room nobody knows of what a frame is made.
+//! No module outside this folder knows the fields of a frame.
 
 pub(crate) mod await_over;
 mod builder;

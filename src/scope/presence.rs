@@ -1,14 +1,15 @@
 //! A mock clock that moves by itself, when all threads under it wait.
 //!
-//! A thread is *present* under a clock while it is in [`run`](crate::testing::MockClock::run), or in the scope of a handle
-//! from there. It counts as awake, except in waits that this crate knows of. Any other wait holds the clock: a test may
-//! then hang, but no limit expires while work goes on that the clock does not see.
+//! A thread is *present* under a clock while it is in [`run`](crate::testing::MockClock::run), or in the scope of a
+//! handle that was made there. A present thread counts as awake, except in waits that this crate knows of. Any other
+//! wait keeps the clock from moving, because the thread may wait for work that the clock does not see. So a test may
+//! hang, but no limit expires while such work goes on.
 //!
 //! Invariants:
-//! 1. The thread that wakes another counts it as awake; the woken thread does not count itself. So when a move is done, all
-//!    threads that it has woken are counted.
-//! 2. A thread that falls asleep, and leaves none awake, has the clock moved. One thread moves it, and looks again before
-//!    it stops.
+//! 1. The thread that wakes a sleeping thread counts the sleeper as awake; the woken thread does not count itself. So
+//!    when a move of the clock is done, all threads that the move has woken are counted.
+//! 2. When the last thread that is awake falls asleep, it has the clock moved. One [`Move`] at a time moves the clock,
+//!    and it looks again for awake threads before it stops.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -22,7 +23,7 @@ use crate::watchdog::mock::advance_to_next;
 use crate::watchdog::mock::tracking::tracking;
 
 thread_local! {
-    /// The clocks that this thread is present under, and awake.
+    /// The ids of the clocks under which this thread is present.
     static PRESENT: RefCell<Vec<u32>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -83,8 +84,9 @@ impl Task for Move {
                 }
                 presence.woken
             };
-            // Work that was set off before may wake a thread, which may fall asleep again at once. Its new timer may then be
-            // in no queue, but on its way to be fired. So the clock moves only if nobody was woken since the last look.
+            // That no thread is awake is not enough. Work from an earlier move may have woken a thread that then set a
+            // timer and fell asleep again. If that timer is due at once, it has been taken out of its queue but has not
+            // fired, and a move would not see it. So move only if nobody was woken since the last look either.
             moved = advance_to_next(&self.0, || {
                 let presence = lock(&self.0.presence);
                 let woken_before = std::mem::replace(&mut woken, presence.woken);
@@ -94,7 +96,7 @@ impl Task for Move {
     }
 }
 
-/// While it is there, a thread or something else counts as awake.
+/// A guard: while it exists, the clock counts one more thread (or other holder) as awake.
 pub(crate) struct Hold(Arc<Mock>);
 
 impl Hold {
@@ -110,7 +112,8 @@ impl Drop for Hold {
     }
 }
 
-/// A thread's stay under the clock of an environment.
+/// A guard: while it exists, this thread is present under the clock of an environment. Empty if the thread is present
+/// there already, or if the environment has no mock clock.
 #[must_use]
 pub(crate) struct Present(Option<Hold>);
 
@@ -128,7 +131,7 @@ impl Drop for Present {
     }
 }
 
-/// While it is there, the clock moves by itself.
+/// A guard: while it exists, the clock moves by itself.
 #[must_use]
 pub(crate) struct Mover(Arc<Mock>);
 
@@ -145,7 +148,7 @@ impl Drop for Mover {
     }
 }
 
-/// What a thread waits on under a mock clock, again and again.
+/// A place where a thread waits under a mock clock. It serves any number of waits, one after another.
 pub(crate) struct Wait {
     mock: Arc<Mock>,
     stage: Mutex<Stage>,
@@ -164,14 +167,15 @@ impl Wait {
         Self { mock: Arc::clone(mock), stage: Mutex::new(Stage::Awake), woken: Condvar::new() }
     }
 
-    /// Until it is woken, or has been since it last slept. It needs no longer than to `until`.
+    /// Sleeps until [`wake_up`](Self::wake_up) is called; returns at once if it was called since the last sleep.
+    /// `until` is when the caller's own timer calls it; `NEVER` if there is no timer.
     pub(crate) fn sleep(&self, until: u64) {
         let mut stage = lock(&self.stage);
         if *stage == Stage::Awake {
             let is_present = is_present(&self.mock);
             *stage = Stage::Asleep { is_present };
             if is_present {
-                // Under the lock: the thread that wakes this one counts it again.
+                // Under the lock of `stage`: so the thread that wakes this one counts it as awake only after this.
                 lock(&self.mock.presence).awake -= 1;
                 drop(stage);
                 self.see_to_the_clock(until);
@@ -185,7 +189,8 @@ impl Wait {
     }
 
     fn see_to_the_clock(&self, until: u64) {
-        // What a move has set off and waits for would else wait for that move.
+        // A move of the clock may wait for the work that this thread runs. If this work then waited for the clock,
+        // neither would go on: so ask the move to go on to `until`.
         if until != NEVER && tracking().is_some() && lock(&self.mock.presence).movers > 0 {
             self.mock.ask(until);
         }

@@ -16,16 +16,17 @@ use crate::token::node::Node;
 
 /// Runs a block under a limit.
 ///
-/// The block stops where it asks: at a [`checkpoint`](super::checkpoint), in a [`sleep`](super::sleep()), in an
-/// [`interruptible`](crate::interruptible) call. There it gets a typed error, so that `?` unwinds it: locks are released,
-/// transactions rolled back, files closed. A value that the block returns is returned unchanged, however late.
+/// The block stops where it checks: at a [`checkpoint`](super::checkpoint), in a [`sleep`](super::sleep()), in an
+/// [`interruptible`](crate::interruptible) call. There the block gets a typed error, and `?` returns from the block in
+/// the usual way: locks are released, transactions rolled back, files closed. A value that the block returns is
+/// returned unchanged, however late.
 ///
-/// `timeout` waits for its body, since the body borrows: code that never checks runs on.
-/// [`Timebox::strict`](super::Timebox::strict) refuses a value that comes late.
+/// `timeout` waits until its body returns, since the body may borrow from the caller. So code that never checks runs
+/// on. [`Timebox::strict`](super::Timebox::strict) refuses a value that comes late.
 ///
 /// The output of the body must be a `Result` (E0308 if it is not). For any other output use [`timeout_value`].
 ///
-/// Around a `block_on` it stops the futures of this crate, and code that checks. For any other future use
+/// Around a `block_on`, `timeout` stops the futures of this crate, and code that checks. For any other future use
 /// [`future::timeout`](crate::future::timeout).
 ///
 /// # Errors
@@ -70,7 +71,7 @@ where
     with_timeout(limit, |_| body())
 }
 
-/// Runs a block under a limit, as [`timeout`] does, with the scope in hand.
+/// Runs a block under a limit, as [`timeout`] does, and gives the block its scope.
 ///
 /// # Errors
 ///
@@ -96,7 +97,7 @@ where
     run(limit.into(), Location::caller(), body, |error| Err(E::from(error)))
 }
 
-/// Runs a block under a limit, if its output is no `Result`. If it is one, see [`timeout`].
+/// Runs a block under a limit. The output of the block is not a `Result`; if it is, use [`timeout`].
 ///
 /// # Errors
 ///
@@ -119,8 +120,8 @@ pub fn timeout_value<T>(limit: impl Into<Limit>, body: impl FnOnce() -> T) -> Re
 
 /// Runs a body in a scope of its own.
 ///
-/// `fail` makes the result of a body that was not started or was unwound. So the result is one `Result` and not two nested
-/// ones: repacking those would cost as much as a scope.
+/// `fail` makes the result if the body was not started or was unwound. So this function returns one `Result` instead of
+/// two nested ones: to repack nested ones would cost as much as a scope.
 #[cfg_attr(not(debug_assertions), inline(always))]
 fn run<R>(
     limit: Limit,

@@ -18,12 +18,13 @@ pub(crate) fn longest(max: Duration) -> Duration {
 
 /// Runs cleanup that must not be cut short by a scope that is over, for `max` at most (and a day at most).
 ///
-/// A shield is a scope of its own that hides the scopes around it. Code inside sees only the limit of the shield and the
-/// scopes that it opens itself. Hooks that this thread registered outside do not fire while the shield is open: opening
-/// it waits for a hook that runs, and a hook that became due fires when the shield is left. A `&Scope` or a token from
-/// outside still answers for itself. At `max` the shield itself is over.
+/// A shield is a scope of its own that hides the scopes around it. Code inside sees only the limit of the shield and
+/// the scopes that it opens itself. Hooks that this thread registered outside do not fire while the shield is open:
+/// opening it waits for a hook that runs, and a hook that became due fires when the shield is left. A `&Scope` or a
+/// token from outside still reports its own state. At `max` the shield itself is over.
 ///
-/// Put cleanup that uses this crate into a shield, also in a `Drop`. Without one it finds its scope over, and does nothing.
+/// Put cleanup that uses this crate into a shield, also in a `Drop`. Without a shield the cleanup finds its scope over,
+/// and does nothing.
 ///
 /// # Examples
 ///
@@ -70,7 +71,7 @@ impl Scope {
     }
 }
 
-/// Keeps hooks from firing until dropped.
+/// Keeps the hooks of some scopes from firing, until it is dropped.
 pub(crate) struct HeldOffHooks {
     nodes: Vec<Arc<Node>>,
 }
@@ -83,7 +84,8 @@ impl HeldOffHooks {
         Self { nodes }
     }
 
-    /// Holds off the hooks of the scopes that are open now, if those are others.
+    /// If other scopes are open now than those held off: holds off the hooks of the open ones, then lets the old ones
+    /// go.
     pub(crate) fn follow(&mut self, thread: &Thread) {
         if !around(thread, |nodes| nodes.map(Arc::as_ptr).eq(self.nodes.iter().map(Arc::as_ptr))) {
             *self = Self::outside(thread);

@@ -40,7 +40,7 @@ pub fn sleep(duration: Duration) -> Result<(), TimeoutError> {
 }
 
 impl Scope {
-    /// As the free function [`sleep`](crate::sleep()), no longer than this scope lasts.
+    /// Sleeps as the free function [`sleep`](crate::sleep()) does, but no longer than this scope lasts.
     #[track_caller]
     pub fn sleep(&self, duration: Duration) -> Result<(), TimeoutError> {
         self.sleep_at(duration, Location::caller())
@@ -52,7 +52,7 @@ impl Scope {
         let end = end_of(duration);
         loop {
             let until = Thread::with(|thread| self.effective(thread)).min(end);
-            // A cancel comes only through a node.
+            // Scopes without a node cannot be cancelled, so only the time ends the sleep.
             match self.visible().find_map(Scope::existing_node) {
                 None => rest(until),
                 Some(node) if test_hooks::moves_clock() => test_hooks::move_clock(until, || !node.is_over()),
@@ -60,7 +60,8 @@ impl Scope {
                     let parker = Arc::new(Parker::new());
                     let waker = Waker::from(Arc::clone(&parker));
                     let key = node.add_waker(&waker);
-                    // A node that was lost in a fork takes no wakers.
+                    // Without a key the node is over, or a fork has lost the node's lock. In the second case only the
+                    // time ends the sleep.
                     if key.is_some() || !node.is_over() {
                         parker.sleep(until.min(node.expires_at()));
                     }
@@ -68,8 +69,8 @@ impl Scope {
                 }
             }
             self.check_by_clock(location)?;
-            // Otherwise the deadline at which the sleep should end early has moved. If this thread moves the mock clock, an
-            // endless sleep ends here too, since no other thread could end it.
+            // If neither the scope nor the sleep has ended, the deadline has moved: sleep again. If this thread moves
+            // the mock clock, an endless sleep ends here too, since no other thread could end it.
             if end <= clock::now() || (until == NEVER && test_hooks::moves_clock()) {
                 return Ok(());
             }
@@ -78,7 +79,8 @@ impl Scope {
 }
 
 impl Scope {
-    /// Waits until somebody wakes the waker that `begin` is given, or this scope is over. `begin` may call it off.
+    /// Calls `begin` with a waker. Then waits until somebody wakes this waker, or this scope is over. If `begin` fails,
+    /// returns its error without waiting.
     pub(crate) fn wait_with<E>(
         &self,
         location: &'static Location<'static>,
@@ -103,7 +105,7 @@ fn end_of(duration: Duration) -> u64 {
     clock::now().saturating_add(nanos(duration))
 }
 
-/// Sleeps until a time. No waker cuts it short.
+/// Sleeps until a time. No waker can end this sleep earlier.
 fn rest(until: u64) {
     if test_hooks::moves_clock() {
         return test_hooks::move_clock(until, || true);
@@ -116,18 +118,19 @@ fn rest(until: u64) {
     }
 }
 
-/// How long to sleep at a time if so much is left. While no watchdog can be started, the sleeper wakes now and then to try
-/// again.
+/// How long to sleep in one go if `left` is the time left. While no watchdog can be started, the sleeper wakes now and
+/// then, and tries again to start one.
 fn nap(left: u64) -> u64 {
     let watchdog = watchdog::global();
     if watchdog.is_missing() && !thread::ensure_watchdog() { left.min(NAP) } else { left }
 }
 
-/// A sleeping place that a token can wake. Not the one of `std::thread::park`: that one is the user's.
+/// A place to sleep, which a token can wake. It does not use `std::thread::park`, because the user's code may use that
+/// for its own wake-ups.
 struct Parker {
     woken: Mutex<bool>,
     changed: Condvar,
-    /// For a thread under a mock clock.
+    /// Used instead of the other fields if the thread is under a mock clock.
     #[cfg(feature = "testing")]
     wait: Option<crate::scope::presence::Wait>,
 }
@@ -145,7 +148,7 @@ impl Parker {
     fn sleep(self: &Arc<Self>, until: u64) {
         #[cfg(feature = "testing")]
         if let Some(wait) = &self.wait {
-            // Until the mock clock has been moved that far.
+            // The timer wakes this thread when the mock clock has been moved to `until`.
             let timer = thread::schedule_on(&TestEnv::current(), until, Arc::clone(self).into());
             wait.sleep(until);
             timer.cancel();

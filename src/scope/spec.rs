@@ -9,20 +9,21 @@ use crate::error::{Cause, Fields, ScopeId, ScopeInfo};
 use crate::time::NEVER;
 use crate::token::node::Node;
 
-/// How a scope relates to the scopes around it. Each bit answers one of the questions below, so that a poll asks cheaply.
+/// How a scope relates to the scopes around it. Each method below tests bits of the value, which is cheap enough for a
+/// poll.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Kind {
     Block = 0,
-    /// Of a handle: hides the thread's scopes around it; the handle's take their place.
+    /// The scope of a handle. It hides the scopes around it on the thread; the handle's scopes take their place.
     Entered = 0b001,
-    /// Hides what is around it.
+    /// Hides the scopes around it.
     Shield = 0b010,
     /// Open while a future is polled or dropped.
     Future = 0b100,
-    /// As `Future`, of a handle.
+    /// As `Future`, and `Entered` by a handle.
     EnteredFuture = 0b101,
-    /// A shield of a future.
+    /// A shield around a future.
     FutureShield = 0b110,
 }
 
@@ -48,12 +49,12 @@ impl Kind {
     }
 }
 
-/// Where the scopes around a new one are found.
+/// Where a new scope finds the scopes around it.
 #[derive(Clone, Copy)]
 pub(crate) enum Parent<'a> {
     /// On the stack of this thread.
     Thread,
-    /// Behind a handle.
+    /// At the node of a handle.
     Node(&'a Arc<Node>),
 }
 
@@ -68,14 +69,14 @@ pub(crate) struct ScopeSpec {
     pub(crate) unmeasured: bool,
 }
 
-/// The time from one instant to another; [`NEVER`] if that never comes.
+/// The time between two instants; [`NEVER`] if the second never comes.
 #[inline]
 pub(super) fn between(from: u64, to: u64) -> u64 {
     if to == NEVER { NEVER } else { to.saturating_sub(from) }
 }
 
 impl ScopeSpec {
-    /// A scope with a duration.
+    /// A scope whose limit is a duration.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn lasting(
         asked: u64,
@@ -86,12 +87,12 @@ impl ScopeSpec {
         Self { asked, entered, location, kind, cause: Cause::Deadline, unmeasured: false }
     }
 
-    /// A scope with a deadline.
+    /// A scope whose limit is a deadline.
     pub(crate) fn measured(own: u64, entered: u64, location: &'static Location<'static>, kind: Kind) -> Self {
         Self::lasting(between(entered, own), entered, location, kind)
     }
 
-    /// Its own deadline.
+    /// The scope's own deadline.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn own(&self) -> u64 {
         self.entered.saturating_add(self.asked)

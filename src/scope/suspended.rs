@@ -23,16 +23,16 @@ use crate::token::node::{Node, NodeSpec};
 
 /// A scope that is entered once, and opened for each poll.
 pub(crate) struct SuspendedScope {
-    /// When it was entered; 0 until then.
+    /// When the scope was entered; 0 until it is.
     entered: u64,
-    /// The time from then to its own deadline.
+    /// The time from the entry to the scope's own deadline.
     asked: u64,
     location: &'static Location<'static>,
     /// The state that most futures do not need.
     cold: ColdBox<ColdState>,
 }
 
-/// A box that most futures do not have: to drop none takes one comparison and no call.
+/// An optional box, which is empty in most futures. Dropping an empty one takes one comparison and no call.
 #[repr(transparent)]
 struct ColdBox<T>(ManuallyDrop<Option<Box<T>>>);
 
@@ -57,7 +57,7 @@ impl<T> ColdBox<T> {
 
     #[cfg_attr(not(debug_assertions), inline(always))]
     fn clear(&mut self) {
-        // Without a store where there is nothing.
+        // An empty box needs no store.
         if self.0.is_some() {
             drop_cold(self.0.take());
         }
@@ -77,7 +77,7 @@ fn drop_cold<T>(value: T) {
     drop(value);
 }
 
-/// The state of a future with this limit that is made in a test environment.
+/// The state of a future that has this limit and is made in a test environment.
 #[cold]
 #[inline(never)]
 fn cold_in_env(nanos: u64) -> ColdBox<ColdState> {
@@ -85,9 +85,10 @@ fn cold_in_env(nanos: u64) -> ColdBox<ColdState> {
 }
 
 struct ColdState {
-    /// The test environment whose clock the scope follows: where the future was made, or else where it was first polled.
+    /// The test environment whose clock the scope follows: the environment where the future was made. If that was the
+    /// real one, the environment where the future was first polled.
     env: TestEnv,
-    /// The limit, until the scope is entered. Plain durations are in `asked`.
+    /// The limit, until the scope is entered. A plain duration is in `SuspendedScope::asked`.
     limit: Limit,
     extras: Option<Extras>,
     /// The specification, once the scope is entered.
@@ -149,13 +150,13 @@ impl SuspendedScope {
         ScopeSpec::lasting(self.asked, self.entered, self.location, Kind::Future)
     }
 
-    /// Its own deadline, once it is entered.
+    /// The scope's own deadline. Valid once the scope is entered.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn own(&self) -> u64 {
         self.spec().own()
     }
 
-    /// The time from its entry to its own deadline.
+    /// The time from the scope's entry to its own deadline.
     pub(crate) fn asked(&self) -> u64 {
         self.asked
     }
@@ -186,15 +187,15 @@ impl SuspendedScope {
         }
     }
 
-    /// Its node, if it has one.
+    /// The scope's node, if it has one.
     pub(crate) fn node(&mut self) -> Option<&Arc<Node>> {
         self.cold.get()?.node.as_ref()
     }
 
-    /// Opens the scope around `body`: a [`resume`](Self::resume), a run, a [`suspend`](Self::suspend). The error is that of
-    /// an unwinding that ends here.
+    /// Opens the scope around `body`: [`resume`](Self::resume), the body, [`suspend`](Self::suspend). Returns the error
+    /// if an unwinding with it ended at this scope.
     ///
-    /// `has_timer`: a timer stands for its own deadline.
+    /// `has_timer` says that there is a timer for the scope's own deadline.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn open(
         &mut self,
@@ -255,17 +256,17 @@ impl SuspendedScope {
         result.map_err(|payload| self.caught(frame, payload))
     }
 
-    /// The error of an unwinding that ends here; any other panic goes on.
+    /// The error of an unwinding that ends at this scope; any other panic goes on.
     #[cold]
     fn caught(&mut self, frame: &Scope, payload: Box<dyn Any + Send>) -> TimeoutError {
         if !is_meant_for(frame, &*payload) {
-            // A panic: the future is not polled again, only dropped.
+            // The future has panicked, so it is not polled again, only dropped.
             self.give_up();
         }
         caught(frame, payload)
     }
 
-    /// The scope was entered outside every test environment, and stays outside.
+    /// Keeps the scope outside every test environment, because it was entered outside.
     #[cold]
     #[inline(never)]
     fn stay_outside(&mut self) {
@@ -277,12 +278,12 @@ impl SuspendedScope {
     /// The last error that named this scope, if the scope was asked to remember it.
     pub(crate) fn take_raised(&mut self) -> Option<TimeoutError> {
         let cold = self.cold.get()?;
-        // A node, once there is one, has been told of every error.
+        // Once there is a node, it records every error that names the scope.
         let told = cold.node.as_ref().and_then(|node| node.take_raised());
         told.or_else(|| cold.extras.as_ref()?.take_raised())
     }
 
-    /// Leaves the scope when its future is done. Its hooks end.
+    /// Leaves the scope when its future is done. The scope's hooks end.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn leave(&mut self) {
         self.cold.clear();
@@ -308,7 +309,7 @@ impl SuspendedScope {
         cold.id = Some(node.id);
         match &cold.node {
             None => cold.node = Some(node),
-            // This one was made for the drop alone.
+            // The new node was made only for the drop of the future.
             Some(kept) if !Arc::ptr_eq(kept, &node) => node.finish(),
             Some(_) => {}
         }
@@ -324,8 +325,8 @@ impl ColdState {
         Box::new(Self { env, limit, extras, spec, id: None, node: None, spending: None, under })
     }
 
-    /// Whether the scopes around it in this poll have another clock. Then they count as the scopes of a handle do: by being
-    /// over, not by their deadlines.
+    /// Whether the scopes around this one in this poll have another clock. Such scopes count as the scopes of a handle
+    /// do: by being over, not by their deadlines.
     fn crosses_clocks(&self, thread: &Thread) -> bool {
         let crosses = !self.env.shares_clock(&TestEnv::current());
         if crosses {
@@ -360,7 +361,7 @@ impl ColdState {
         Ok(spec)
     }
 
-    /// The node of the scope around it in this poll, if that scope has another clock.
+    /// The node of the scope around this one in this poll, if that outer scope has another clock.
     fn outer_of_another_clock(&self, thread: &Thread) -> Option<Arc<Node>> {
         let crosses = self.crosses_clocks(thread);
         innermost(thread, |scope| scope.filter(|_| crosses).map(|scope| Arc::clone(scope.node())))
@@ -376,7 +377,7 @@ impl ColdState {
         refused.into_error(thread, extras, around.map_or(Parent::Thread, Parent::Node))
     }
 
-    /// Completes the frame with the kept node and identity. Returns the earliest deadline visible in it.
+    /// Completes the frame with the kept node and identity. Returns the earliest deadline visible in the scope.
     #[cold]
     fn resume(
         &mut self,
@@ -388,7 +389,7 @@ impl ColdState {
     ) -> u64 {
         let Some(mut spec) = self.spec else { return effective };
         if crosses && spec.kind == Kind::Future {
-            // The scopes of this poll stand in for the scopes of a handle.
+            // The scopes around this poll take the place of a handle's scopes.
             spec.kind = Kind::EnteredFuture;
             let outer = innermost(thread, |scope| scope.map(|scope| Arc::clone(scope.node())));
             if self.node.is_none() && outer.is_some() {
@@ -408,16 +409,16 @@ impl ColdState {
             && let Some(node) = &self.node
         {
             if dropping {
-                // The scopes around the drop count during the drop, but do not end tokens that survive it. So they get a node
-                // too, and this node keeps its own parent.
+                // During the drop, the scopes around it count too, but they must not end tokens of this scope that
+                // survive the drop. So those scopes get nodes, and this scope's node keeps its parent.
                 let _ = innermost(thread, |scope| scope.map(Scope::node).map(Arc::as_ptr));
                 if thread.is_flagged() && !node.is_over() {
                     return effective;
                 }
             } else {
-                // The scopes around this poll are its parents now.
+                // The scope around this poll becomes the parent of the node.
                 innermost(thread, |scope| {
-                    // The old parent may drop values of the user, so the frame is held meanwhile.
+                    // Giving up the old parent may drop values of the user, so the frame is held meanwhile.
                     let _held = scope.map(Scope::hold);
                     node.set_parent(scope.map(Scope::node));
                 });

@@ -7,7 +7,7 @@ pub fn is_enabled() -> bool {
         return limits;
     }
     let off = std::env::var_os("TIMEBOX_DISABLE").is_some_and(|value| !value.is_empty() && value != "0");
-    // A call of `set_enabled` meanwhile wins.
+    // If `set_enabled` was called meanwhile, its setting stays.
     settings.init_limits(!off);
     settings.limits().unwrap_or(true)
 }
@@ -15,8 +15,8 @@ pub fn is_enabled() -> bool {
 /// Switches limits on or off, for work with a debugger. While off, new scopes have no limit of their own; tokens
 /// still cancel, and shields are bounded all the same.
 ///
-/// `TIMEBOX_DISABLE=1` in the environment does the same from the start (read when the first scope is opened). The idea
-/// is interruptingcow's.
+/// `TIMEBOX_DISABLE=1` in the environment switches limits off from the start. The variable is read when the first scope
+/// is opened. The idea comes from interruptingcow.
 ///
 /// ```standalone_crate
 /// use std::time::Duration;

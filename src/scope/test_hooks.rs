@@ -1,5 +1,5 @@
-//! What a test has put in place (feature `testing`), as scopes see it: whose clock counts, and where one expires on
-//! purpose. Without the feature nothing is left of it.
+//! The effects of a test environment on scopes (feature `testing`): which clock counts, and where a test has a scope
+//! expire on purpose. Without the feature these functions do nothing.
 
 #[cfg(feature = "testing")]
 use std::mem::ManuallyDrop;
@@ -16,16 +16,16 @@ use crate::thread::Thread;
 use crate::time::clock;
 use crate::token::node::Node;
 
-/// A thread's stay in the environment of a handle or a future.
+/// A guard: while it exists, the thread is in the environment of a handle or a future.
 #[must_use]
 pub(crate) struct EnvGuard {
-    /// Taken out on leaving: nothing is left to drop.
+    /// The guard's drop takes the value out, so nothing is left to drop.
     #[cfg(feature = "testing")]
     entered: ManuallyDrop<Option<Entered>>,
 }
 
 impl EnvGuard {
-    /// A thread that stays where it is.
+    /// The guard of a thread that stays in its environment.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn unchanged() -> Self {
         Self {
@@ -35,14 +35,14 @@ impl EnvGuard {
     }
 }
 
-/// A thread's stay under a clock, which it keeps from moving by itself while it does not wait.
+/// A guard: while it exists, the thread keeps a mock clock from moving by itself, except while the thread waits.
 #[must_use]
 pub(crate) struct Presence {
     #[cfg(feature = "testing")]
     _present: Option<crate::scope::presence::Present>,
 }
 
-/// From here on the clock of the environment counts on this thread, until the result is dropped.
+/// Makes this thread present under the clock of the environment, until the result is dropped: see `presence.rs`.
 #[inline]
 pub(crate) fn present(env: &TestEnv) -> Presence {
     #[cfg(feature = "testing")]
@@ -56,7 +56,8 @@ pub(crate) fn present(env: &TestEnv) -> Presence {
     }
 }
 
-/// Keeps this thread's clock from moving by itself while it is there: for what another thread is about to do.
+/// A guard: while it exists, the mock clock of the thread that made the guard does not move by itself. It is held while
+/// another thread is about to do work.
 #[must_use]
 pub(crate) struct Held {
     #[cfg(feature = "testing")]
@@ -70,7 +71,7 @@ pub(crate) fn hold() -> Held {
     }
 }
 
-/// Puts this thread in an environment, if it is in another.
+/// Puts this thread in an environment, unless the thread is in it already.
 #[inline]
 pub(crate) fn enter_env(thread: &Thread, env: &TestEnv) -> EnvGuard {
     #[cfg(feature = "testing")]
@@ -87,14 +88,14 @@ pub(crate) fn enter_env(thread: &Thread, env: &TestEnv) -> EnvGuard {
 #[cfg(feature = "testing")]
 #[cold]
 fn stage(thread: &Thread, env: &TestEnv) -> Entered {
-    // What they share later has the clock of the scopes around.
+    // The open scopes get their nodes now, because a node that is made later would have the clock of `env`.
     innermost(thread, |scope| scope.map(Scope::node).is_some());
     let entered = env.enter();
     set(thread);
     entered
 }
 
-/// The thread's readings are another clock's, or too old: it begins anew.
+/// Discards the thread's readings, which come from another clock or are too old.
 #[cfg(feature = "testing")]
 pub(crate) fn set(thread: &Thread) {
     thread.now.set(clock::now());
@@ -118,7 +119,8 @@ fn leave(entered: &mut Option<Entered>) {
     entered.take();
     Thread::with(|thread| {
         set(thread);
-        // Inside, other scopes of this clock may have been opened.
+        // Inside the environment, scopes may have been opened with the clock that counts again now. So restore the
+        // deadline that the watchdog knows of this thread.
         thread.restore(thread.deadline.get());
     });
 }
@@ -151,7 +153,7 @@ pub(crate) fn point_of(node: &Arc<Node>, location: &'static Location<'static>) {
     let _ = (node, location);
 }
 
-/// Whether a sleep here moves a mock clock, since nobody else could.
+/// Whether a sleep on this thread moves the mock clock, since no other thread could.
 #[inline]
 pub(crate) fn moves_clock() -> bool {
     #[cfg(feature = "testing")]
@@ -163,7 +165,7 @@ pub(crate) fn moves_clock() -> bool {
     false
 }
 
-/// Moves it, from one due time to the next, for as long as `go_on` says so.
+/// Moves the mock clock to `until`, from one due timer to the next, for as long as `go_on` returns `true`.
 pub(crate) fn move_clock(until: u64, go_on: impl FnMut() -> bool) {
     #[cfg(feature = "testing")]
     if let Some(mock) = TestEnv::current().mock() {
@@ -174,14 +176,14 @@ pub(crate) fn move_clock(until: u64, go_on: impl FnMut() -> bool) {
     let _ = (until, go_on);
 }
 
-/// From here on code waits where it can be interrupted at any time, until the result is dropped.
+/// Marks a wait of this thread that can be interrupted at any time, until the result is dropped.
 #[cfg_attr(not(debug_assertions), inline(always))]
 pub(crate) fn waiting(location: &'static Location<'static>) -> Waiting {
     mark_wait(location, true);
     Waiting { location }
 }
 
-/// A wait begins, or ends.
+/// Tells the test's probe that a wait begins or ends.
 #[cfg_attr(not(debug_assertions), inline(always))]
 pub(crate) fn mark_wait(location: &'static Location<'static>, begins: bool) {
     #[cfg(feature = "testing")]
@@ -192,7 +194,7 @@ pub(crate) fn mark_wait(location: &'static Location<'static>, begins: bool) {
     let _ = (location, begins);
 }
 
-/// A wait that can be interrupted.
+/// A wait that can be interrupted at any time. It ends when this is dropped.
 pub(crate) struct Waiting {
     location: &'static Location<'static>,
 }
@@ -238,7 +240,7 @@ fn reached(thread: &Thread, location: &'static Location<'static>) {
                     scope.extras().is_some_and(|extras| extras.options.label.as_deref() == Some(&*label))
                 };
                 scope.stack().filter(is_meant).for_each(|scope| scope.node().expire_early());
-                // Those around a handle are not on this thread.
+                // The scopes around a handle are not on this thread's stack, so search their nodes.
                 let entered = scope.stack().filter(|scope| scope.is_entered());
                 entered.filter_map(Scope::existing_node).for_each(|node| expire_labelled(node, &label));
             }
@@ -257,7 +259,8 @@ fn expire_labelled(node: &Arc<Node>, label: &str) {
 
 #[cfg(feature = "testing")]
 impl Scope {
-    /// This scope, or if it is in shields the one around them, no further out than `outermost`.
+    /// This scope; or, if shields are open from here out to the scope `outermost`, the next scope outside all these
+    /// shields. `None` if `outermost` itself is in the shields.
     fn unshielded(&self, outermost: u64) -> Option<&Scope> {
         let mut candidate = Some(self);
         for scope in self.stack() {

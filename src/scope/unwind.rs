@@ -10,7 +10,7 @@ use crate::error::TimeoutError;
 #[derive(Debug)]
 pub(crate) struct Unwind {
     pub(crate) error: TimeoutError,
-    /// The address of the frame that stops it.
+    /// The address of the frame that stops the unwinding.
     pub(crate) catcher: usize,
 }
 

@@ -14,12 +14,12 @@ use crate::time::{Kind as LimitKind, Limit, NEVER};
 pub(crate) struct WaitLimit {
     spec: ScopeSpec,
     end: Termination,
-    /// Left when the wait is over.
+    /// The spending of a quota. Its drop ends the spending when the wait is over.
     _spending: Option<Spending>,
 }
 
 impl WaitLimit {
-    /// A wait begins `now`.
+    /// Begins a wait at `now`.
     pub(crate) fn begin(limit: &Limit, now: u64, location: &'static Location<'static>) -> Self {
         let (mut own, mut cause, mut spending) = (NEVER, Cause::Deadline, None);
         if is_enabled() {
@@ -31,16 +31,16 @@ impl WaitLimit {
         }
         let (asked, unmeasured) = (between(now, own), is_unmeasured(limit));
         let spec = ScopeSpec { asked, entered: now, location, kind: Kind::Future, cause, unmeasured };
-        // An instant may have passed before the wait began.
+        // The end is kept apart from `spec`: a limit that is an instant may have passed before the wait began.
         Self { spec, end: Termination::new(cause, own), _spending: spending }
     }
 
-    /// When the wait ends.
+    /// When the limit ends the wait.
     pub(crate) fn deadline(&self) -> u64 {
         self.end.at
     }
 
-    /// The error when that time has come.
+    /// The error of a wait that has reached its deadline.
     #[cold]
     pub(crate) fn error(&self, thread: &Thread, now: u64) -> TimeoutError {
         let how = RaiseContext::at(self.spec.location, now);

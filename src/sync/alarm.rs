@@ -1,16 +1,16 @@
-//! An alarm: what a thread of this crate sleeps on until a time, or until it is rung for.
+//! An alarm: a thread of this crate sleeps on it until a time, or until another thread rings it.
 //!
-//! It is an event count (the sleeper takes a key, looks for work, and sleeps unless there was a ring since the key) that
-//! also says whether the thread runs. Both are in one word, so that who rings learns in the same step whether anybody will
-//! hear it.
+//! It is an event count (the sleeper takes a key, looks for work, and sleeps unless there was a ring since the key)
+//! that also records whether the thread runs. Both are in one word, so that a thread that rings learns in the same step
+//! whether a running thread will notice the ring.
 
 use super::primitive::{AtomicU32, Ordering, const_fn, mutant};
 
 /// Bits of the word: the thread runs, or is being started.
 const RUNNING: u32 = 1;
-/// It is being started, which may fail.
+/// The thread is being started, which may fail.
 const STARTING: u32 = 2;
-/// The rest counts rings.
+/// The bits from this one up count rings.
 const RING: u32 = 4;
 
 /// A state of an [`Alarm`], to be compared with a later one.
@@ -32,7 +32,8 @@ impl Alarm {
 
     /// The key for [`wait`](Self::wait). Take it before looking for work.
     pub(crate) fn key(&self) -> Key {
-        // Acquire: pairs with the Release in `ring`, so that the look for work that follows sees what was rung for.
+        // Acquire: pairs with the Release in `ring`, so that a look for work after this sees the work that was rung
+        // for.
         Key(self.word.load(Ordering::Acquire))
     }
 
@@ -51,18 +52,19 @@ impl Alarm {
 
     #[inline]
     pub(crate) fn is_running(&self) -> bool {
-        // Relaxed: a hint only. Whoever must know goes through `start`.
+        // Relaxed: a hint only. A caller that must be sure calls `start`.
         self.word.load(Ordering::Relaxed) & RUNNING != 0
     }
 
-    /// Says that the calling thread runs; `false` if another does.
+    /// Records that the calling thread runs; `false` if another thread runs already.
     pub(crate) fn start(&self) -> bool {
-        // AcqRel: whoever claims sees what the one that retired did, and the reverse.
+        // AcqRel: a thread that claims sees the writes of the thread that retired before, and the reverse.
         self.word.fetch_or(RUNNING, Ordering::AcqRel) & RUNNING == 0
     }
 
-    /// As [`start`](Self::start), for a thread that is about to be started. It is not [reliable](Self::is_reliable) before
-    /// [`started`](Self::started); if it cannot be started, [`forget`](Self::forget) takes the claim back.
+    /// As [`start`](Self::start), for a thread that is about to be started. The alarm is not
+    /// [reliable](Self::is_reliable) before [`started`](Self::started). If the thread cannot be started,
+    /// [`forget`](Self::forget) takes the claim back.
     #[cfg(not(timebox_loom))]
     pub(crate) fn claim(&self) -> bool {
         // AcqRel: as in `start`.
@@ -73,7 +75,7 @@ impl Alarm {
 
     #[cfg(not(timebox_loom))]
     pub(crate) fn started(&self) {
-        // Relaxed: whoever relies on it has armed before, which is ordered by the watchdog's protocol.
+        // Relaxed: a thread that relies on the alarm has armed before, and the watchdog's protocol orders that.
         self.word.fetch_and(!STARTING, Ordering::Relaxed);
     }
 
@@ -84,7 +86,8 @@ impl Alarm {
         self.word.load(Ordering::Relaxed) & (RUNNING | STARTING) == RUNNING
     }
 
-    /// Says that the thread runs no more, unless there was a ring since `key` was taken: then `false`.
+    /// Records that the thread no longer runs. If there was a ring since `key` was taken, records nothing and returns
+    /// `false`.
     pub(crate) fn retire(&self, key: Key) -> bool {
         if mutant!(BlindRetire) {
             self.word.fetch_and(!RUNNING, Ordering::AcqRel);
@@ -99,7 +102,7 @@ impl Alarm {
         retired
     }
 
-    /// Says that no thread runs: it could not be started, or was lost in a fork.
+    /// Records that no thread runs: it could not be started, was lost in a fork, or has changed its role.
     pub(crate) fn forget(&self) {
         self.word.fetch_and(!(RUNNING | STARTING), Ordering::AcqRel);
         #[cfg(timebox_loom)]
@@ -120,11 +123,11 @@ mod futex {
             Self
         }
 
-        #[allow(clippy::unused_self)] // the stand-ins have something to sleep on
+        #[allow(clippy::unused_self)] // the other `Futex` types use `self`
         pub(super) fn sleep(&self, word: &AtomicU32, key: u32, until: u64) {
             let time = libc::timespec {
                 tv_sec: libc::time_t::try_from(until / 1_000_000_000).unwrap_or(libc::time_t::MAX),
-                #[allow(clippy::cast_possible_wrap, clippy::cast_possible_truncation)] // below a milliard
+                #[allow(clippy::cast_possible_wrap, clippy::cast_possible_truncation)] // less than a billion
                 tv_nsec: (until % 1_000_000_000) as libc::c_long,
             };
             let command = libc::FUTEX_WAIT_BITSET | libc::FUTEX_PRIVATE_FLAG;
@@ -187,7 +190,7 @@ mod futex {
     }
 }
 
-/// A futex in a model, where time passes only when the model lets it: see `watchdog/model.rs`.
+/// The futex of a loom model, in which time passes only when the model moves it: see `watchdog/model.rs`.
 #[cfg(timebox_loom)]
 mod futex {
     use super::{AtomicU32, Ordering};
@@ -197,7 +200,7 @@ mod futex {
 
     #[derive(Debug)]
     pub(super) struct Futex {
-        /// The key and the time slept to, while asleep.
+        /// While the thread sleeps: the key, and the time until which it sleeps.
         asleep: Mutex<Option<(u32, u64)>>,
         changed: Condvar,
     }
@@ -226,12 +229,13 @@ mod futex {
     }
 
     impl super::Alarm {
-        /// Waits until the thread sleeps and nothing has woken it: the time it sleeps to. `None` if it has retired.
+        /// Waits until the thread sleeps and nothing has woken it. Returns the time until which it sleeps; `None` if
+        /// the thread has retired.
         pub(crate) fn model_until(&self) -> Option<u64> {
             let mut asleep = self.futex.asleep.lock().unwrap();
             loop {
                 match *asleep {
-                    // A sleeper whose time has come, or that was rung for, is as good as awake.
+                    // A sleeper whose time has come, or whose alarm was rung, counts as awake.
                     Some((key, until)) if now() < until && self.key().0 == key => {
                         return Some(until);
                     }

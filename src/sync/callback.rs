@@ -1,15 +1,16 @@
-//! A closure that others may call until its owner revokes it.
+//! A closure that other threads may call until its owner revokes it.
 //!
 //! Invariants:
 //! 1. The closure runs on one thread at a time, with no lock held.
-//! 2. When [`Callback::revoke`] has returned, the closure is not running and never will; it has been dropped on the
-//!    revoking thread. The exception is a revocation from inside the closure, or from inside another that this one waits
-//!    for: it is dropped when it has returned. Where [`lend`] has lent it, the process ends instead.
-//! 3. While it is suspended it is not started, and when [`Callback::suspend`] has returned it is not running
-//!    (unless on that very thread).
+//! 2. When [`Callback::revoke`] has returned, the closure is not running and never will run again; it has been dropped
+//!    on the revoking thread. The exception is a revocation from inside the closure, or from inside another closure
+//!    that this closure waits for: then the closure is dropped when it has returned. If [`lend`] has lent the closure,
+//!    the process aborts instead.
+//! 3. While the callback is suspended, the closure is not started. When [`Callback::wait_until_idle`] has returned
+//!    after that, the closure is not running. The exceptions are those of invariant 2.
 //! 4. In a forked child a closure from before the fork is never started, nor waited for.
 //!
-//! Invariant 2 is the promise of C++20's `stop_callback`; it is what lets [`lend`] take closures that borrow.
+//! Invariant 2 is the promise of C++20's `stop_callback`; because of it, [`lend`] can take closures that borrow.
 
 use std::panic::{AssertUnwindSafe, Location, catch_unwind};
 use std::sync::Arc;
@@ -21,10 +22,10 @@ use super::primitive::{Condvar, MutexGuard, mutant, wait};
 use super::thread_key::ThreadKey;
 use super::waits::{Ending, InRun, Notify, Run, Wait, ended_inside};
 
-/// What it returns is what went wrong, if anything did.
+/// The output describes a failure; `None` if the closure succeeded.
 pub(crate) type Closure<'a> = Box<dyn FnMut() -> Option<String> + Send + 'a>;
 
-/// How a run went wrong.
+/// How a run failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Failure {
     pub(crate) text: Arc<str>,
@@ -35,57 +36,58 @@ pub(crate) struct Callback {
     state: ForkMutex<State>,
     /// Notified when a run ends.
     idle: Condvar,
-    /// Invariant 4.
+    /// The process that made the callback: see invariant 4.
     made_in: Process,
 }
 
 #[allow(clippy::struct_excessive_bools)] // independent facts
 struct State {
-    /// Absent while it runs and after the end.
+    /// Absent while the closure runs, and after it has been dropped.
     closure: Option<Closure<'static>>,
     running: Option<(ThreadKey, Run)>,
     revoked: bool,
-    /// Revoked from inside: nobody waits to drop the closure.
+    /// Whether the callback was revoked during a run that the revoking thread could not wait for. That run then drops
+    /// the closure.
     orphaned: bool,
     suspensions: u32,
-    /// Who called while it was suspended, or ran for another, and is to be woken after that.
+    /// The caller that came while the callback was suspended, or ran for another caller. It is woken after that.
     due: Option<Waker>,
     fires: u32,
-    /// How many runs in a row have failed, up to the last.
+    /// How many runs have failed since the last run that succeeded.
     failures: u32,
-    /// That of the last that has.
+    /// The failure of the latest run that failed.
     failure: Option<Failure>,
     panicked: bool,
-    /// Tasks that wait for it, by a number that is each one's own. They are woken whenever a run has ended, or is not to be
-    /// expected any more.
+    /// The tasks that wait for the callback, each with its own number. They are woken when a run has ended, or when no
+    /// run is to come any more.
     waiters: Vec<(usize, Waker)>,
 }
 
 /// The caller of a callback, as the callback sees it.
 pub(crate) trait Caller {
-    /// Whether the caller may call it after so many runs. The lock is held that [`suspend`](Callback::suspend) and
-    /// [`hold_back`](Callback::hold_back) take.
+    /// Whether the caller may run the closure, which has been started `fires` times. Called under the lock that
+    /// [`suspend`](Callback::suspend) and [`hold_back`](Callback::hold_back) take.
     fn may(&self, fires: u32) -> bool;
 
-    /// A waker that has the caller try again. The lock is held.
+    /// A waker that makes the caller try again. Called under the lock.
     fn waker(&self) -> Waker;
 
-    /// The run begins. No lock is held.
+    /// The run begins. Called with no lock held.
     fn begins(&self);
 
-    /// The run has ended. The lock is held.
+    /// The run has ended. Called under the lock.
     fn ended(&self);
 }
 
 /// How a call went.
 #[derive(Debug)]
 pub(crate) enum Call {
-    /// It ran: how often so far, and how many runs in a row have failed. Wake `due`, which called meanwhile, and `waiters`,
-    /// which waited for the end.
+    /// The closure ran: `fires` counts its runs so far, `failures` how many of the latest failed in a row. Wake `due`,
+    /// a caller that came meanwhile, and `waiters`, which waited for the end.
     Ran { fires: u32, failures: u32, due: Option<Waker>, waiters: Waiters },
-    /// It is suspended, or else runs: the caller will be woken.
+    /// The callback is suspended, or runs already if `runs` is set. The caller will be woken.
     Later { runs: bool },
-    /// The caller may not, it was revoked, or it panicked before.
+    /// The caller may not call, or the callback was revoked, or it has panicked.
     Rejected,
 }
 
@@ -122,7 +124,7 @@ impl Callback {
         Self { state: ForkMutex::new(state), idle: Condvar::new(), made_in: Process::current() }
     }
 
-    /// Runs the closure, if the caller may; a panic in it is caught, and its last.
+    /// Runs the closure, if the caller may call it. A panic in the closure is caught, and the closure never runs again.
     pub(crate) fn call(&self, caller: &impl Caller) -> Call {
         if !self.made_in.is_current() {
             return Call::Rejected;
@@ -132,7 +134,7 @@ impl Callback {
             return Call::Rejected;
         }
         if state.suspensions > 0 || state.running.is_some() {
-            // The one before is a weak waker of ours, whose drop runs nothing.
+            // This may drop an earlier waker under the lock: a weak waker of ours, whose drop runs no foreign code.
             state.due = Some(caller.waker());
             return Call::Later { runs: state.suspensions == 0 };
         }
@@ -169,7 +171,7 @@ impl Callback {
         let orphan = if state.orphaned {
             Some(closure)
         } else {
-            // Invariant 2: the thread that revokes it drops it, when this thread is done with it.
+            // Invariant 2: the thread that revokes the callback drops the closure, after this thread has put it back.
             state.closure = Some(closure);
             None
         };
@@ -191,7 +193,8 @@ impl Callback {
             self.wait_for_run(state, ending)
         });
         let Some(mut state) = revoked else {
-            // Lost in a fork: the closure must not be dropped later, when the data that it borrows is gone.
+            // A fork has lost the lock. The closure is leaked, since a later drop could come when the data that it
+            // borrows is gone.
             std::mem::forget(Arc::clone(self));
             return Waiters::default();
         };
@@ -210,21 +213,22 @@ impl Callback {
         waiters
     }
 
-    /// From now on it is not started. Comes before [`revoke`](Self::revoke) where the caller may not wait.
+    /// Keeps the closure from being started again. A caller that must not block calls this before
+    /// [`revoke`](Self::revoke).
     pub(crate) fn begin_to_revoke(&self) {
         if let Some(mut state) = self.state.lock() {
             state.revoked = true;
         }
     }
 
-    /// Pending while another thread runs it, or while `comes` says that it is yet to run and nothing keeps it from that; then
-    /// `waker` is woken when that has changed. Of the same `waiter` the last waker counts. `comes` is asked with the
-    /// lock held that [`hold_back`](Self::hold_back) takes.
+    /// Pending while another thread runs the closure, or while `comes` says that a run is yet to come and nothing
+    /// prevents that run. When this changes, `waker` is woken. A new waker of the same `waiter` replaces the earlier
+    /// one. `comes` is called under the lock that [`hold_back`](Self::hold_back) takes.
     pub(crate) fn poll_idle(&self, waiter: usize, waker: &Waker, comes: impl Fn() -> bool) -> Poll<()> {
         if !self.made_in.is_current() {
             return Poll::Ready(());
         }
-        // To clone and to drop a waker is foreign code: not under the lock.
+        // Cloning or dropping a waker runs foreign code, so neither happens under the lock.
         let mut waker = Some(waker.clone());
         let is_pending = |state: &State| {
             let comes = comes();
@@ -249,14 +253,15 @@ impl Callback {
         if pending { Poll::Pending } else { Poll::Ready(()) }
     }
 
-    /// Keeps it from being started until [`resume`](Self::resume).
+    /// Keeps the closure from being started until [`resume`](Self::resume).
     pub(crate) fn suspend(&self) {
         if let Some(mut state) = self.state.lock() {
             state.suspensions += 1;
         }
     }
 
-    /// Waits for it if it runs; after [`suspend`](Self::suspend): invariant 3.
+    /// Waits for the run that is going on, if there is one. After [`suspend`](Self::suspend) this establishes invariant
+    /// 3.
     pub(crate) fn wait_until_idle(self: &Arc<Self>) -> Waiters {
         if mutant!(NoShieldWait) {
             return Waiters::default();
@@ -272,8 +277,8 @@ impl Callback {
         if state.suspensions == 0 && state.running.is_none() { state.due.take() } else { None }
     }
 
-    /// Keeps one caller from calling, by what `change` changes: when this returns a run that it has begun goes on, but it
-    /// begins no other. With `wait` that run has ended.
+    /// Calls `change` under the lock, so that `change` can make [`Caller::may`] refuse a caller. When this returns,
+    /// that caller begins no other run. A run that it has begun may still go on; with `wait`, that run has ended too.
     pub(crate) fn hold_back(self: &Arc<Self>, wait: bool, change: impl FnOnce()) -> Waiters {
         let state = self.state.lock();
         change();
@@ -283,38 +288,39 @@ impl Callback {
         held.map(|mut state| state.take_waiters()).unwrap_or_default()
     }
 
-    /// How often it has been started.
+    /// How often the closure has been started.
     pub(crate) fn fires(&self) -> u32 {
         self.state.lock().map_or(0, |state| state.fires)
     }
 
-    /// How its last run went wrong that did.
+    /// The failure of the latest run that failed; `None` if none has.
     pub(crate) fn failure(&self) -> Option<Failure> {
         self.state.lock()?.failure.clone()
     }
 
-    /// Whether its owner has revoked it.
+    /// Whether the owner has revoked the callback.
     pub(crate) fn is_revoked(&self) -> bool {
         self.state.lock().is_some_and(|state| state.revoked)
     }
 
-    /// Whether it runs now, as it may after a revocation from inside.
+    /// Whether the closure runs now. It may still run after a revocation that came from inside the run.
     pub(crate) fn is_running(&self) -> bool {
         self.state.lock().is_some_and(|state| state.running.is_some())
     }
 
-    /// Whether it may be started again.
+    /// Whether the closure may be started again.
     pub(crate) fn is_live(&self) -> bool {
         self.state.lock().is_some_and(|state| !state.revoked && !state.panicked)
     }
 
-    /// The run, if a thread is in it that exists and is not this one.
+    /// The run that is going on, if another thread of this process is in it.
     fn run_elsewhere(&self, state: &State) -> Option<Run> {
         let (thread, run) = state.running.filter(|_| self.made_in.is_current())?;
         (thread != ThreadKey::current()).then_some(run)
     }
 
-    /// Waits for the run that is going on, unless it is on this thread, or waits for one that is.
+    /// Waits until the run that is going on has ended. Does not wait for a run on this thread, or for a run that waits
+    /// for one on this thread. `None` if a fork has lost the lock.
     fn wait_for_run<'a>(
         self: &'a Arc<Self>,
         mut state: MutexGuard<'a, State>,
@@ -333,7 +339,8 @@ impl Callback {
 
 impl Notify for Callback {
     fn notify(&self) {
-        // With the lock: a thread that waits has looked before it, and is notified; or looks after it.
+        // Take the lock first. Then a waiting thread has either checked `lets_go` before this, and is notified; or it
+        // checks after this.
         let _state = self.state.lock();
         self.idle.notify_all();
     }
@@ -349,18 +356,18 @@ impl State {
 /// and the panic hook has reported it.
 pub(crate) fn drop_quietly<T>(value: T) {
     if let Err(payload) = catch_unwind(AssertUnwindSafe(|| drop(value))) {
-        // A payload whose drop panics in turn is leaked.
+        // Leak the payload, since its drop may panic in turn.
         std::mem::forget(payload);
     }
 }
 
-/// Wakes a task of the user's, likewise.
+/// Wakes a task of the user's, without letting a panic out.
 pub(crate) fn wake_quietly(waker: Waker) {
     drop_quietly(catch_unwind(AssertUnwindSafe(|| waker.wake())));
 }
 
-/// Makes callbacks of closures that may borrow from the caller's stack, and revokes them when `body` returns. `location` is
-/// that of the user's call.
+/// Makes callbacks of closures that may borrow from the caller's stack, and revokes them when `body` returns.
+/// `location` is where the user made the call.
 pub(crate) fn lend<'a, R>(
     closures: Vec<Closure<'a>>,
     location: &'static Location<'static>,
@@ -456,7 +463,7 @@ mod tests {
         assert!(matches!(call(&callback), Call::Rejected));
     }
 
-    /// A caller that may call so often.
+    /// A caller that may call this many times.
     struct Times(u32);
 
     impl Caller for Times {

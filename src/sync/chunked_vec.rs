@@ -7,8 +7,8 @@ const PER_CHUNK: usize = 32;
 #[cfg(timebox_loom)]
 const PER_CHUNK: usize = 2;
 
-/// A vector that grows without moving what it holds: in chunks, each with twice as many places as the one before. A chunk is made
-/// when one of its places is first asked for, and stays.
+/// A vector that grows in chunks, so that its elements never move. Each chunk has twice as many places as the chunk
+/// before. A chunk is made when one of its places is first asked for, and stays.
 #[derive(Debug)]
 pub(crate) struct ChunkedVec<T> {
     chunks: [SetOnce<Box<[T]>>; CHUNKS],
@@ -20,7 +20,7 @@ const CHUNKS: usize = 26;
 /// twice as many as the one before.
 pub(crate) fn chunk_of(index: usize, first: usize) -> (usize, usize) {
     let chunk = (index / first + 1).ilog2() as usize;
-    // As many places lie before a chunk as it has, less those of the first.
+    // The places before a chunk are as many as the places in it, minus those in the first chunk.
     (chunk, index + first - (first << chunk))
 }
 

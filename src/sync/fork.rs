@@ -3,8 +3,9 @@
 //! Only the forking thread lives on in the child, so a lock that another thread held is held there for ever.
 //! Each process in a line of forks has a *generation*. Three types build on it:
 //!
-//! - [`PerProcess`]: process-wide state with plain locks, of which a child makes its own.
-//! - [`ForkMutex`]: the lock of an object that parent and child both use. It remembers the generation it was last used in.
+//! - [`PerProcess`]: process-wide state with plain locks. Each child makes its own.
+//! - [`ForkMutex`]: the lock of an object that parent and child both use. The lock remembers the generation that last
+//!   used it.
 //! - [`Process`]: the process an object was made in, for objects that a child must leave alone.
 
 use super::once::SetOnce;
@@ -23,15 +24,15 @@ static GENERATION: AtomicU32 = AtomicU32::new(0);
 fn generation() -> u32 {
     #[cfg(timebox_loom)]
     return 0;
-    // Relaxed: it changes only in a child that has one thread yet.
+    // Relaxed: it changes only in a child that still has only one thread.
     #[cfg(not(timebox_loom))]
     GENERATION.load(Ordering::Relaxed)
 }
 
-/// What to do in each forked child before the fork returns there: a static of the module that needs it.
+/// A handler that runs in each forked child before the fork returns there. It is a static of the module that needs it.
 ///
-/// Nobody waits here for another thread: one that installs a handler may be lost in a fork. The handler may be installed twice
-/// then, so it must do no harm when it is called twice.
+/// Installing a handler never waits for another thread, since that thread may be lost in a fork. So two threads may
+/// install the same handler, and the handler must do no harm when it is called twice.
 #[cfg(not(timebox_loom))]
 pub(crate) struct InChild {
     installed: AtomicBool,
@@ -44,8 +45,8 @@ impl InChild {
         Self { installed: AtomicBool::new(false), handler }
     }
 
-    /// Has the handler called in every child forked from now on. By then the child has its own [`generation`]. The first call
-    /// counts.
+    /// Makes every child that is forked from now on call the handler. The child has its own [`generation`] by then.
+    /// Calls after the first do nothing.
     #[inline]
     pub(crate) fn install(&self) {
         // Acquire: pairs with the Release in `install_now`.
@@ -92,7 +93,7 @@ fn at_fork_in_child(_child: extern "C" fn()) {}
 pub(crate) struct Process(u32);
 
 impl Process {
-    /// No process has this.
+    /// A value that no process has.
     #[cfg(feature = "testing")]
     pub(crate) const NONE: Self = Self(u32::MAX);
 
@@ -101,7 +102,7 @@ impl Process {
         Self(generation())
     }
 
-    /// `false` in a child that was forked from this process.
+    /// Whether this is the process that runs now: `false` in a forked child of it.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn is_current(self) -> bool {
         self.0 == generation()
@@ -114,8 +115,8 @@ impl Process {
     }
 }
 
-/// A value that each process has for itself. A forked child makes its own at first use, and leaves the parent's as it was at
-/// the fork: its locks may be held for ever, and its threads are gone.
+/// A value that each process has for itself. A forked child makes its own value at first use. It leaves the parent's
+/// value as it was at the fork, because the locks of that value may be held for ever, and its threads are gone.
 pub(crate) struct PerProcess<T> {
     value: T,
     make: fn() -> T,
@@ -156,21 +157,21 @@ impl<T> std::fmt::Debug for PerProcess<T> {
 /// A mutex that a forked child never waits for in vain.
 #[derive(Debug)]
 pub(crate) struct ForkMutex<T> {
-    /// In which generation it was last used, and how far that has come: see [`Phase`].
+    /// The generation that last used the lock, and how far that generation has come with it: see [`Phase`].
     #[cfg(not(timebox_loom))]
     used: AtomicU32,
     inner: Mutex<T>,
 }
 
-/// How far a generation has come with a lock from before it. The lower bits of `ForkMutex::used`.
+/// How far a generation has come with a lock that is older than the generation. The lower bits of `ForkMutex::used`.
 #[cfg(not(timebox_loom))]
 #[derive(Clone, Copy)]
 enum Phase {
-    /// It is a lock like any other.
+    /// The lock is usable like any other.
     Usable = 0,
-    /// The first to come is about to find out whether it was held at the fork.
+    /// The first thread to use the lock is about to find out whether the lock was held at the fork.
     Adopting = 1,
-    /// It was, and will be for ever.
+    /// The lock was held at the fork, and stays held for ever.
     Lost = 2,
 }
 
@@ -194,7 +195,7 @@ impl<T> ForkMutex<T> {
     /// Locks; `None` if the holder was lost in a fork, in which case the value is beyond reach for good.
     #[inline]
     pub(crate) fn lock(&self) -> Option<MutexGuard<'_, T>> {
-        // Acquire: pairs with the Release in `adopt`; the thread that adopts it has the lock by then.
+        // Acquire: pairs with the Release in `adopt`; the thread that adopts the mutex holds the lock by then.
         #[cfg(not(timebox_loom))]
         if self.used.load(Ordering::Acquire) != Phase::Usable.now() {
             return self.adopt();
@@ -212,9 +213,10 @@ impl<T> ForkMutex<T> {
         Some(self.inner.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner))
     }
 
-    /// The first use in a child: if nobody held it at the fork, it is as good as new.
+    /// The first use in a child adopts the lock. If no thread held the lock at the fork, it is as good as new.
     ///
-    /// Until it is adopted no thread of this process can have locked it; so if it is locked then, it was at the fork.
+    /// No thread of this process can lock the mutex before it is adopted. So if the lock is held at that time, it was
+    /// held at the fork.
     #[cfg(not(timebox_loom))]
     #[cold]
     fn adopt(&self) -> Option<MutexGuard<'_, T>> {
@@ -227,7 +229,8 @@ impl<T> ForkMutex<T> {
                 return None;
             }
             if used == Phase::Adopting.now() {
-                // By a thread of this process, which waits for nobody: it takes but a moment.
+                // Another thread of this process is adopting the lock. That thread waits for nobody, so it takes only a
+                // moment.
                 std::thread::yield_now();
                 used = self.used.load(Ordering::Acquire);
                 continue;

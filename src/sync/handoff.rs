@@ -1,9 +1,11 @@
 //! A place where one thread leaves a value, for the first thread that takes it.
 //!
 //! Invariants:
-//! 1. The value is there while the phase is not `EMPTY`, and then until the thread that made it `EMPTY` has read it out.
-//! 2. Only the thread that fills the place touches the value, and a thread that has changed the phase from `FULL`: to `EMPTY`, or
-//!    to `HELD` until it changes that again. The phase is `FULL` for one filling at a time, so that is one thread.
+//! 1. The value is in the place while the phase is not `EMPTY`. After the change to `EMPTY`, the value stays there
+//!    until the thread that made the change has read it out.
+//! 2. Only two threads touch the value: the thread that fills the place, and a thread that has changed the phase from
+//!    `FULL` (to `EMPTY`, or to `HELD` until it changes the phase again). The phase is `FULL` for one filling at a
+//!    time, so only one thread at a time has made that change.
 //! 3. Each filling has a number of its own, so an old ticket takes nothing. The numbers come round after 2^59 fillings:
 //!    centuries, at a filling each ten nanoseconds.
 
@@ -19,7 +21,7 @@ const EMPTY: u64 = 0;
 const FULL: u64 = 1;
 /// A thread looks at the value, and leaves it there.
 const HELD: u64 = 2;
-/// Meanwhile another thread came to take it.
+/// As `HELD`, and another thread has come to take the value meanwhile.
 const MISSED: u64 = 3;
 const PHASE: u64 = 3;
 /// The bits above [`Ticket::ROOM`] count fillings.
@@ -30,7 +32,7 @@ pub(crate) struct Handoff<T> {
     value: UnsafeCell<MaybeUninit<T>>,
 }
 
-/// Names one filling.
+/// Identifies one filling.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Ticket(u64);
 
@@ -48,7 +50,7 @@ impl Ticket {
         Self(number & !Self::ROOM)
     }
 
-    /// Enough of it to tell one filling from those shortly before and after.
+    /// The low bits of the ticket's count: enough to tell one filling from the fillings shortly before and after.
     #[cfg_attr(not(debug_assertions), inline(always))]
     #[allow(clippy::cast_possible_truncation)]
     pub(crate) fn short(self) -> u32 {
@@ -82,7 +84,7 @@ impl<T> Handoff<T> {
     /// before this one.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) unsafe fn put(&self, value: T) -> Ticket {
-        // Relaxed: the last to change it happens before.
+        // Relaxed: the last change of the word happens before this call.
         let word = self.word.load(Ordering::Relaxed);
         debug_assert_eq!(word & PHASE, EMPTY);
         // SAFETY: invariant 2, by the contract.
@@ -93,7 +95,8 @@ impl<T> Handoff<T> {
         ticket
     }
 
-    /// Takes the value out. `None` if another thread has, or holds it just now; [`hold`](Self::hold) then returns `None` too.
+    /// Takes the value out. `None` if another thread has taken it, or holds it just now. In the second case the
+    /// [`hold`](Self::hold) of that thread returns `None` too.
     #[inline]
     pub(crate) fn take(&self, ticket: Ticket) -> Option<T> {
         if mutant!(PlainTake) {
@@ -114,7 +117,7 @@ impl<T> Handoff<T> {
                     if mutant!(SilentMiss) {
                         return None;
                     }
-                    // Relaxed: nothing goes with it but that somebody came.
+                    // Relaxed: the mark says only that a thread came, and publishes no other data.
                     let told = self.word.compare_exchange(
                         held,
                         ticket.word(MISSED),
@@ -130,8 +133,8 @@ impl<T> Handoff<T> {
         }
     }
 
-    /// Calls `f` with the value, which stays; `None` if it was taken, or somebody came for it meanwhile and went away.
-    /// One thread at a time may do so.
+    /// Calls `f` with the value, which stays in the place. `None` if the value was taken, or if another thread came to
+    /// take it meanwhile and left without it. Only one thread at a time may call this.
     pub(crate) fn hold<R>(&self, ticket: Ticket, f: impl FnOnce(&mut T) -> R) -> Option<R> {
         let (full, held) = (ticket.word(FULL), ticket.word(HELD));
         // Acquire: pairs with the Release in `put`, and below.
@@ -149,16 +152,17 @@ impl<T> Handoff<T> {
         None
     }
 
-    /// The ticket of the value that is there, if nobody came for it in vain.
+    /// The ticket of the value in the place; `None` if there is no value, or if a thread has come to take it in vain.
     #[inline]
     pub(crate) fn ticket(&self) -> Option<Ticket> {
-        // Acquire: pairs with the Release in `put`: what was written before the place was filled is seen.
+        // Acquire: pairs with the Release in `put`, so that this thread sees all writes from before the place was
+        // filled.
         let word = self.word.load(Ordering::Acquire);
         matches!(word & PHASE, FULL | HELD).then_some(Ticket(word & !PHASE))
     }
 }
 
-/// Not in a model, whose atomics are gone when what a failure leaves behind is dropped.
+/// Not in a loom model: after a failed execution the place is dropped when the model's atomics are gone already.
 #[cfg(not(timebox_loom))]
 impl<T> Drop for Handoff<T> {
     fn drop(&mut self) {
@@ -168,7 +172,7 @@ impl<T> Drop for Handoff<T> {
     }
 }
 
-/// As loom's.
+/// std's `UnsafeCell`, with the interface of loom's.
 #[cfg(not(timebox_loom))]
 struct UnsafeCell<T>(std::cell::UnsafeCell<T>);
 
@@ -213,7 +217,7 @@ mod tests {
         assert_eq!(place.take(ticket), Some(1));
     }
 
-    /// A place that was filled so often before.
+    /// A place that was filled `times` times before.
     fn filled_before<T>(times: u64) -> Handoff<T> {
         let place = Handoff::new();
         place.word.store(times.wrapping_mul(STEP), Ordering::Relaxed);
@@ -222,7 +226,7 @@ mod tests {
 
     #[test]
     fn an_old_ticket_is_good_for_nothing_after_any_number_of_fillings() {
-        // Where a word of 32 bits or less would have come round; half a filling more or less would not do.
+        // After such a number of fillings, a narrower count would have come round.
         for bits in 20..59 {
             let place = filled_before(7);
             // SAFETY: one thread, and each value is taken before the next.

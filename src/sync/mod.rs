@@ -1,14 +1,14 @@
-//! The only door to locks, atomics, thread-locals and the operating system, and the home of nearly all `unsafe`: in
-//! `callback`, `fork`, `handoff`, `once`, `os` and `weak_waker`.
+//! The crate uses locks, atomics, thread-locals and the operating system only through this module. Nearly all `unsafe`
+//! is here too: in `callback`, `fork`, `handoff`, `once`, `os` and `weak_waker`.
 //!
-//! Under `cfg(timebox_loom)` the same names are loom's, so that its models run the production code. The cfg is
-//! our own, so that dependencies are not switched with it.
+//! Under `cfg(timebox_loom)` the same names are loom's types, so that loom's models run the production code. The cfg is
+//! our own instead of `loom`, which would switch our dependencies too.
 //!
-//! **Which lock.** std's: each is a futex of its own, with nothing shared between them. `parking_lot` keeps its parked
-//! threads in one table for the process, whose buckets may be locked at the moment of a fork. It stands in for the futex
-//! where there is none. The lock of an object that a forked child may use is a [`ForkMutex`]; state of the whole process is
-//! in a [`PerProcess`](fork::PerProcess). A value that is made one time is in a [`SetOnce`], which never blocks, instead of
-//! a `OnceLock`.
+//! **Which lock.** The locks are std's: each is a futex of its own, and no two share anything. `parking_lot` keeps its
+//! parked threads in one table for the process, and a bucket of that table may be locked at the moment of a fork. So
+//! only [`alarm`] uses `parking_lot`, on systems without a futex. The lock of an object that a forked child may use is
+//! a [`ForkMutex`]; state of the whole process is in a [`PerProcess`](fork::PerProcess). A value that is made one time
+//! is in a [`SetOnce`], which never blocks, instead of a `OnceLock`, which may.
 
 mod abort;
 pub(crate) mod alarm;

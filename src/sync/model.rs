@@ -33,6 +33,6 @@ pub(crate) fn join_all() {
 /// Begins an execution of a model.
 pub(crate) fn reset(time: u64) {
     set_now(time);
-    // Left by an execution that failed.
+    // An execution that failed has left its threads here.
     SPAWNED.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clear();
 }

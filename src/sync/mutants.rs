@@ -1,5 +1,5 @@
-//! Switches that break one promise each, so that the tests that guard it can be seen to fail.
-//! They exist only under `cfg(timebox_loom)` and `cfg(timebox_mutants)`.
+//! Switches that break one promise each, to show that the tests of that promise then fail. They exist only under
+//! `cfg(timebox_loom)` and `cfg(timebox_mutants)`.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -19,7 +19,7 @@ pub enum Mutant {
     SingleCas = 16,
     /// Ending a hook neither waits for it nor stops it from firing.
     NoRevoke = 32,
-    /// A shield does not wait for a hook that runs when it opens.
+    /// A shield does not wait for a hook that runs when the shield is opened.
     NoShieldWait = 64,
     /// A thread that retires ignores a ring that came meanwhile.
     BlindRetire = 128,
@@ -29,13 +29,13 @@ pub enum Mutant {
     PlainTake = 512,
     /// The watchdog looks at timers again before its fence.
     EarlyLook = 1024,
-    /// A thread that comes for a timer's waker while that is held leaves no mark.
+    /// A thread that comes for a timer's waker while another thread holds the waker leaves no mark.
     SilentMiss = 2048,
-    /// A hook does not look whether its place was left.
+    /// A hook begins a run for a future that has left its scope.
     NoRetire = 4096,
-    /// A cancel that is not the first returns at once, though the first may not be done.
+    /// A second cancel returns at once, although the first may not have ended all nodes beneath yet.
     NoSecondSpread = 8192,
-    /// Nodes are moved without the lock of all moves.
+    /// Nodes are moved to another parent without the lock that orders all moves.
     NoMoveLock = 16384,
     /// The watchdog that returns from a call ignores that its deputy has taken over.
     BlindReturn = 32768,
@@ -43,11 +43,11 @@ pub enum Mutant {
     DeafDeputy = 65536,
     /// A deputy that takes over looks only at the timers of threads whose `earliest` is due.
     ShortLook = 131_072,
-    /// A task that waits for a hook looks whether it must, and only then says that it waits.
+    /// A task that waits for a hook checks whether it must wait in one step, and lists its waker in a second step.
     LateWaiter = 1 << 20,
     /// Hooks that wait for each other in a circle are not looked for.
     NoCircle = 1 << 21,
-    /// A token that is about to be told does not look whether its parent has told its children already.
+    /// A token that lists itself with its parent does not look whether the parent has ended its children already.
     NoSecondLook = 1 << 22,
 }
 

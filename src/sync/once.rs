@@ -4,11 +4,11 @@
 
 use std::marker::PhantomData;
 use std::ptr;
-// std's in a model too, which does not see its orderings: an Acquire and a Release, as of a `OnceLock`.
+// std's atomic even under loom. So no model checks its orderings, which are an Acquire and a Release as in `OnceLock`.
 use std::sync::atomic::{AtomicPtr, Ordering};
 
-/// As std's `OnceLock`, but it never waits for another thread to set it, which may be gone after a fork. If several threads
-/// make a value, the first wins.
+/// As std's `OnceLock`, but it never waits for another thread that sets the value, since that thread may be gone after
+/// a fork. If several threads make a value, the first value is kept.
 pub(crate) struct SetOnce<T> {
     value: AtomicPtr<T>,
     owns: PhantomData<Box<T>>,

@@ -1,4 +1,4 @@
-//! System calls. Each has a portable stand-in, or does nothing where it is only an improvement.
+//! System calls. On other systems each has a portable stand-in, or does nothing if the call is only an improvement.
 
 #[cfg(any(not(timebox_loom), feature = "isolate", feature = "process"))]
 use std::io;
@@ -10,7 +10,7 @@ pub(crate) fn monotonic_nanos() -> u64 {
     nanos_on(libc::CLOCK_MONOTONIC)
 }
 
-/// What a clock reads that cannot be read: time stands still. 0 is never a time.
+/// The reading of a clock that cannot be read, so that time stands still. It is not 0, since 0 is never a time.
 #[cfg(all(any(target_os = "linux", target_os = "android"), not(timebox_loom)))]
 const STOPPED: libc::timespec = libc::timespec { tv_sec: 0, tv_nsec: 1 };
 
@@ -42,13 +42,14 @@ pub(crate) fn monotonic_nanos() -> u64 {
 #[cfg(timebox_loom)]
 pub(crate) use super::model::now as monotonic_nanos;
 
-/// Starts a thread of ours, with all signals blocked from its birth: a handler of the program never runs on it.
+/// Starts a thread of ours. All signals are blocked on it from its birth, so a signal handler of the program never runs
+/// on it.
 #[cfg(not(timebox_loom))]
 #[allow(clippy::disallowed_methods)] // the one place where threads are started
 pub(crate) fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<()> {
     let _blocked = SignalsBlocked::new();
-    // In a forked child std's own start of a thread may wait for a lock that was held at the fork: each of its threads
-    // takes one (for its stack overflow handler) when it starts and when it ends.
+    // In a forked child std's own start of a thread may wait for a lock that was held at the fork: each thread of std
+    // takes such a lock (for its stack overflow handler) when it starts and when it ends.
     #[cfg(all(unix, not(miri)))]
     if super::fork::Process::current().is_child() {
         return spawn_bare(name, Box::new(body));
@@ -56,7 +57,8 @@ pub(crate) fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> io::Res
     std::thread::Builder::new().name(name.into()).spawn(body).map(drop)
 }
 
-/// Starts a thread that std knows nothing of. Guarded by the test of a thousand forks, amid threads that start and end.
+/// Starts a thread without std, so that it takes none of std's locks. The test that forks a thousand times, amid
+/// threads that start and end, guards this.
 #[cfg(all(unix, not(miri), not(timebox_loom)))]
 fn spawn_bare(name: &str, body: Box<dyn FnOnce() + Send>) -> io::Result<()> {
     use std::ffi::c_void;
@@ -71,7 +73,7 @@ fn spawn_bare(name: &str, body: Box<dyn FnOnce() + Send>) -> io::Result<()> {
         let Start { name, body } = *unsafe { Box::from_raw(data.cast::<Start>()) };
         name_this_thread(&name);
         drop(name);
-        // Nothing may unwind out of here.
+        // A panic must not unwind out of a C function.
         std::mem::forget(catch_unwind(AssertUnwindSafe(body)));
         std::ptr::null_mut()
     }
@@ -92,7 +94,7 @@ fn spawn_bare(name: &str, body: Box<dyn FnOnce() + Send>) -> io::Result<()> {
 /// Blocks all signals on this thread until dropped.
 #[cfg(not(timebox_loom))]
 struct SignalsBlocked {
-    /// Absent if they could not be blocked.
+    /// Absent if the signals could not be blocked.
     #[cfg(all(unix, not(miri)))]
     before: Option<libc::sigset_t>,
 }
@@ -158,8 +160,8 @@ mod barrier {
         unsafe { libc::syscall(libc::SYS_membarrier, command, 0, 0) == 0 }
     }
 
-    /// Asks for [`heavy_barrier`]; it blocks for milliseconds in a process with threads. `false` if the system
-    /// has none or denies it.
+    /// Registers the process for [`heavy_barrier`]. This blocks for milliseconds in a process with threads. `false` if
+    /// the system has no such barrier or denies it.
     pub(crate) fn register_barrier() -> bool {
         membarrier(libc::MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED) && heavy_barrier()
     }
@@ -191,7 +193,7 @@ pub(crate) fn has_ended(pid: rustix::process::Pid) -> io::Result<bool> {
     Ok(waitid(WaitId::Pid(pid), options)?.is_some())
 }
 
-/// Has the standard input be what this is.
+/// Makes the standard input a duplicate of `input`.
 #[cfg(all(unix, feature = "isolate"))]
 pub(crate) fn replace_stdin(input: std::os::fd::BorrowedFd<'_>) -> io::Result<()> {
     use std::os::fd::AsRawFd;
@@ -202,7 +204,8 @@ pub(crate) fn replace_stdin(input: std::os::fd::BorrowedFd<'_>) -> io::Result<()
     }
 }
 
-/// Whether the system keeps what became of a child until it is waited for: not where SIGCHLD is ignored.
+/// Whether the system keeps the exit status of a child until the child is waited for. It does not if the program
+/// ignores SIGCHLD.
 #[cfg(all(unix, feature = "process"))]
 pub(crate) fn keeps_children() -> bool {
     let mut action = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
@@ -214,7 +217,7 @@ pub(crate) fn keeps_children() -> bool {
     action.sa_sigaction != libc::SIG_IGN && action.sa_flags & libc::SA_NOCLDWAIT == 0
 }
 
-/// The process group of this program; `None` if it is of another namespace, and so has no number here.
+/// The process group of this program; `None` if the group belongs to another namespace, and so has no number here.
 #[cfg(all(unix, feature = "process"))]
 pub(crate) fn own_process_group() -> Option<i32> {
     // SAFETY: takes nothing, returns a number, cannot fail.
@@ -222,8 +225,10 @@ pub(crate) fn own_process_group() -> Option<i32> {
     (group > 0).then_some(group)
 }
 
-/// Starts a command whose child, before it becomes the program, makes itself a session if so asked, and writes to a pipe
-/// which processes end with it: its number, with a minus for all of its group if it leads one. This time only.
+/// Starts a command, with preparations in the child before `exec`. If `session` is set, the child leads a new session.
+/// If there is a pipe `tells`, the child writes to it which processes are to end with the pipe: the number of the
+/// child, with a minus before it if the child leads a group, for the whole group. A later start of the same command
+/// prepares nothing.
 #[cfg(all(unix, feature = "process"))]
 pub(crate) fn spawn_prepared(
     command: &mut std::process::Command,
@@ -234,7 +239,8 @@ pub(crate) fn spawn_prepared(
     use std::os::unix::process::CommandExt;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicBool, Ordering};
-    // The command keeps the closure. Relaxed: it is called in a copy of this thread.
+    // The command keeps the closure for later starts, so this flag switches it off. Relaxed: the closure runs in a copy
+    // of this thread.
     let asked = Arc::new(AtomicBool::new(true));
     let is_asked = Arc::clone(&asked);
     let pipe = tells.map(|pipe| pipe.as_raw_fd());
@@ -255,12 +261,12 @@ pub(crate) fn spawn_prepared(
     child
 }
 
-/// Has this process lead a session. For a child before `exec`.
+/// Makes this process the leader of a session. For a child before `exec`.
 #[cfg(all(unix, feature = "process"))]
 fn lead_session() -> io::Result<()> {
     // SAFETY: system calls that take nothing, or a number, and return numbers.
     let (new, session, process) = unsafe { (libc::setsid(), libc::getsid(0), libc::getpid()) };
-    // One that has made itself a session already cannot do so again.
+    // `setsid` fails in a process that leads a session already, which is no error here.
     if new == -1 && session != process { Err(io::Error::from_raw_os_error(libc::EPERM)) } else { Ok(()) }
 }
 
@@ -269,7 +275,7 @@ fn lead_session() -> io::Result<()> {
 fn tell_number(pipe: libc::c_int) -> io::Result<()> {
     // SAFETY: system calls that take nothing, and return numbers.
     let (process, group) = unsafe { (libc::getpid(), libc::getpgrp()) };
-    // From its end: it has room for a sign, ten digits and the end of the line.
+    // The line is filled from its end. It has room for a sign, ten digits and the end of the line.
     let mut line = *b"            \n";
     let mut start = line.len() - 1;
     let mut rest = process.unsigned_abs();

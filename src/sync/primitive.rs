@@ -23,7 +23,8 @@ macro_rules! const_fn {
 }
 pub(crate) use const_fn;
 
-/// Whether a promise is broken on purpose, so that its check can be checked. Always false in a normal build.
+/// Whether a promise is broken on purpose, to show that the tests of that promise then fail. Always false in a normal
+/// build.
 macro_rules! mutant {
     ($name:ident) => {{
         #[cfg(any(timebox_loom, timebox_mutants))]
@@ -40,8 +41,8 @@ pub(crate) use mutant;
 #[repr(align(128))]
 pub(crate) struct CachePadded<T>(pub(crate) T);
 
-/// Locks, whether or not a panic happened while it was held: no critical section of this crate leaves its data
-/// half changed.
+/// Locks a mutex, even if a panic happened while it was held: no critical section of this crate leaves its data half
+/// changed.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }

@@ -2,11 +2,11 @@
 
 use rustix::process::{Pid, Signal, getpgid, kill_process, kill_process_group};
 
-/// Signals a process, and with it every member of the group that it leads, if `leads`.
+/// Signals a process. If the process `leads` a group, signals every member of the group too.
 ///
-/// The process must not be reaped yet: after that its number may belong to another one.
+/// The process must not be reaped yet: after that, its number may belong to another process.
 pub(crate) fn signal_with_group(pid: Pid, leads: bool, signal: Signal) {
-    // An error changes nothing: the process has ended, or may not be signalled.
+    // Errors are ignored: either the process has ended, or this program may not signal it.
     if leads {
         let _sent = kill_process_group(pid, signal);
     }

@@ -1,6 +1,7 @@
 //! The identity of a thread.
 
-/// Tells a thread from all others that live. Unlike std's `ThreadId` it can be had in the destructors of a thread's locals too.
+/// Identifies a thread among all living threads. Unlike std's `ThreadId`, it is available in the destructors of
+/// thread-locals too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ThreadKey(usize);
 

@@ -1,11 +1,12 @@
-//! Which run of a callback waits for which other, so that they do not wait in a circle.
+//! The list of runs of callbacks that wait for other runs, so that no runs wait for each other in a circle for ever.
 //!
-//! A thread in a run that waits for another run to end holds its own run up. Waits in a circle would never end. So one of
-//! them *lets go*: it returns as it would from inside the run that it waits for.
+//! A thread inside a run that waits for another run to end delays the end of its own run. So waits in a circle would
+//! never end. To prevent that, one wait of the circle *lets go*: it returns early, as a wait from inside the awaited
+//! run does.
 //!
 //! Invariants:
-//! 1. A wait is listed, with all runs that its thread is in, from before it begins until it has ended. Those runs cannot end
-//!    meanwhile, so the list is true.
+//! 1. A wait is listed, with all runs that its thread is in, from before it begins until it has ended. Those runs
+//!    cannot end meanwhile, so the list stays true.
 //! 2. The thread that lists the last wait of a circle finds all the others, under the lock. So no circle is missed, and none is
 //!    found in which a run has ended.
 //!
@@ -19,18 +20,20 @@ use super::abort::abort;
 use super::fork::PerProcess;
 use super::primitive::{AtomicBool, Mutex, Ordering, lock, mutant};
 
-/// A run of a callback: no other has its number.
+/// A run of a callback, with a number that no other run has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Run(u64);
 
-/// The reason to end a callback, and to wait for its run. In a circle a wait for the first of these reasons lets go.
+/// The reason to end a callback, and to wait for its run. In a circle, the wait whose reason comes first in this list
+/// lets go.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Ending {
-    /// Its registration is dropped.
+    /// The registration of the callback is dropped.
     Registration,
-    /// The scope that it belongs to is left, or shielded.
+    /// The scope that the callback belongs to is left, or shielded.
     Scope,
-    /// The call that lent it returns, and the callback borrows from that call. Such a wait never lets go.
+    /// The call that lent the callback returns, and the callback borrows from that call. Such a wait never lets go: if
+    /// all waits of a circle are of this kind, the process aborts.
     Call(&'static Location<'static>),
 }
 
@@ -72,12 +75,12 @@ thread_local!(static RUNS: RefCell<Vec<Run>> = const { RefCell::new(Vec::new()) 
 #[cfg(timebox_loom)]
 loom::thread_local!(static RUNS: RefCell<Vec<Run>> = RefCell::new(Vec::new()));
 
-/// While it is there, this thread is in a run.
+/// A guard: while it exists, this thread is in a run.
 pub(crate) struct InRun(pub(crate) Run);
 
 impl InRun {
     pub(crate) fn begin() -> Self {
-        // std's in a model too: only uniqueness is asked for.
+        // std's atomic even under loom: only uniqueness matters.
         static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
         let run = Run(NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed));
         // A thread whose locals are gone counts as being in no run.
@@ -88,16 +91,16 @@ impl InRun {
 
 impl Drop for InRun {
     fn drop(&mut self) {
-        // Not always the last: one in a coroutine may be left before one that began later.
+        // The run is not always the last in the list: a run in a coroutine may end before a run that began later.
         let _ = RUNS.try_with(|runs| runs.borrow_mut().retain(|run| *run != self.0));
     }
 }
 
-/// A wait for the end of a run, inside of another. It ends when this is dropped.
+/// A wait, inside one run, for the end of another run. The wait ends when this is dropped.
 pub(crate) struct Wait(Arc<AtomicBool>);
 
 impl Wait {
-    /// Begins to wait; `None` if this thread is in no run. Called with no lock held that `on` takes.
+    /// Begins to wait; `None` if this thread is in no run. Call this without any lock that `on` takes.
     pub(crate) fn begin(awaited: Run, ending: Ending, on: Arc<dyn Notify>) -> Option<Self> {
         let inside = RUNS.try_with(|runs| runs.borrow().clone()).unwrap_or_default();
         if inside.is_empty() || mutant!(NoCircle) {
@@ -107,14 +110,15 @@ impl Wait {
         let mut list = lock(LIST.get());
         list.push(Listed { inside, awaited, ending, on, lets_go: Arc::clone(&lets_go) });
         let circle = circle_of_last(&list);
-        // Of equal ones the latest, which is this one, and need not be woken.
+        // Of equally weak waits this takes the first in the circle. If the new wait is among them, it is the first, and
+        // need not be woken.
         let weakest = circle.into_iter().min_by_key(|&index| list[index].ending.firmness());
         let told = weakest.map(|index| {
             let Listed { ending, on, lets_go, .. } = &list[index];
             if let Ending::Call(location) = ending {
                 ended_inside(location);
             }
-            // Relaxed: read under the lock that `notify` takes after this.
+            // Relaxed: `lets_go` is read under the lock that `notify` takes after this.
             lets_go.store(true, Ordering::Relaxed);
             Arc::clone(on)
         });
@@ -123,20 +127,20 @@ impl Wait {
         Some(Self(lets_go))
     }
 
-    /// Whether it is not to wait any longer. Asked under the lock of what it waits on.
+    /// Whether this wait is to let go. Call this under the lock that `on` takes in `notify`.
     pub(crate) fn lets_go(&self) -> bool {
         // Relaxed: as above.
         self.0.load(Ordering::Relaxed)
     }
 }
 
-/// The waits that lead from the last on the list back to it, that one first; none if they do not.
+/// The circle of waits that the last wait on the list closes, with that wait first; empty if it closes none.
 fn circle_of_last(list: &[Listed]) -> Vec<usize> {
     let Some((own, before)) = list.split_last() else { return Vec::new() };
     let mut circle = vec![before.len()];
     let mut awaited = own.awaited;
     while !own.inside.contains(&awaited) {
-        // Relaxed: under the lock.
+        // Relaxed: read and written under the lock of the list.
         let holds_up =
             |wait: &Listed| wait.inside.contains(&awaited) && !wait.lets_go.load(Ordering::Relaxed);
         let Some(index) = before.iter().position(holds_up) else { return Vec::new() };
@@ -156,7 +160,7 @@ impl Drop for Wait {
     }
 }
 
-/// The call that lent a callback is about to return while that runs, and cannot wait for it.
+/// Aborts: the call that lent a callback is about to return while the callback runs, and cannot wait for it.
 #[cold]
 pub(crate) fn ended_inside(location: &'static Location<'static>) -> ! {
     abort(format_args!(

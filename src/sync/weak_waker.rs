@@ -4,7 +4,8 @@ use std::mem::ManuallyDrop;
 use std::sync::Weak;
 use std::task::{RawWaker, RawWakerVTable, Wake, Waker};
 
-/// Calls `wake` of what is there, if it still is. As std's conversion from an `Arc`, without its count.
+/// A waker that calls `wake` of its target, if the target still exists. As std's conversion from an `Arc`, but without
+/// a strong count.
 pub(crate) fn weak_waker<T: Wake + Send + Sync + 'static>(weak: Weak<T>) -> Waker {
     // SAFETY: each function of the table takes the data for that of a `Weak<T>`, as `raw` makes it, and keeps its count:
     // `wake` and `drop` give it up, the others leave it. They may be called on any thread, since `T` is `Send` and `Sync`.
@@ -20,7 +21,7 @@ fn raw<T: Wake + Send + Sync + 'static>(weak: Weak<T>) -> RawWaker {
 ///
 /// The data is that of a `Weak<T>` whose count the caller gives up.
 unsafe fn owned<T>(data: *const ()) -> Weak<T> {
-    // SAFETY: that of the caller.
+    // SAFETY: the contract of this function.
     unsafe { Weak::from_raw(data.cast()) }
 }
 

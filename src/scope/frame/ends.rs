@@ -22,10 +22,11 @@ impl Scope {
         self.visible().filter_map(|scope| scope.graced_until(now)).min().unwrap_or(now)
     }
 
-    /// When the grace of this scope ends, if the scope is over itself or by the handle with which it was entered.
+    /// When the grace of this scope ends; `None` if neither the scope nor the handle with which it was entered is over.
     ///
-    /// The graces of the handle's scopes hold for it too. After their end it has its own grace, since only this scope drops
-    /// its future.
+    /// If the handle is over, the scope has the grace of the handle's scopes, or its own grace counted from the end of
+    /// the handle, whichever is longer. It has its own grace too because only this scope drops its future. If the scope
+    /// itself is over as well, the earlier end of a grace counts.
     fn graced_until(&self, now: u64) -> Option<u64> {
         let grace = self.extras().map_or(0, |extras| crate::time::nanos(extras.options.grace));
         let own = self.end(now).map(|end| end.at.saturating_add(grace));
@@ -34,14 +35,15 @@ impl Scope {
         own.into_iter().chain(around).min()
     }
 
-    /// Since when the scope is over, itself or by the handle with which it was entered.
+    /// Since when the scope is over: since its own end or the end of the handle with which it was entered, whichever is
+    /// earlier.
     pub(crate) fn ended_at(&self, now: u64) -> Option<u64> {
         let around = self.entered_from().and_then(|node| node.graced_until(now));
         let own = self.end(now).map(|end| end.at);
         own.into_iter().chain(around.map(|(end, _)| end)).min()
     }
 
-    /// What an await can expect from the scopes that are over here.
+    /// Whether the scopes that are over drop an await in this scope, or until when they let it clean up.
     pub(in crate::scope) fn after_end(&self, now: u64) -> AfterEnd {
         let (mut in_poll, mut until, mut dropping) = (true, NEVER, None);
         for scope in self.visible() {
@@ -62,7 +64,7 @@ impl Scope {
         }
     }
 
-    /// Whether an await in it has given the error in this poll.
+    /// Whether an await in this scope has given the error in this poll.
     pub(in crate::scope) fn has_given_error(&self) -> bool {
         self.undo.get().has(Undo::ERROR_GIVEN)
     }
@@ -71,7 +73,8 @@ impl Scope {
         self.undo.set(self.undo.get().and(Undo::ERROR_GIVEN));
     }
 
-    /// Whether this scope is over only because a future around it, in the same poll, is over. That future drops both.
+    /// Whether this scope is over only because a future around it, in the same poll, is over. The outer future then
+    /// drops its body, and this future with it.
     pub(crate) fn is_dropped_by_outer(&self, now: u64) -> bool {
         if self.ended_at(now).is_some() {
             return false;
@@ -80,7 +83,7 @@ impl Scope {
         in_poll.skip(1).any(|outer| outer.graced_until(now).is_some_and(|until| until <= now))
     }
 
-    /// The scopes around this place in the same poll, innermost first.
+    /// This scope and the scopes around it in the same poll, without shields, innermost first.
     pub(crate) fn polled(&self) -> impl Iterator<Item = &Scope> {
         self.stack().take_while(|scope| scope.kind.is_polled()).filter(|scope| !scope.kind.is_shield())
     }

@@ -1,4 +1,4 @@
-//! The error of a scope that is over, and the scope at which an unwinding with it ends.
+//! The error of a scope that is over, and the scope that stops an unwinding with such an error.
 
 use std::panic::Location;
 use std::sync::Arc;
@@ -43,10 +43,10 @@ impl Scope {
         if self.kind.is_entered() { self.node.get()?.parent() } else { None }
     }
 
-    /// The error of a scope that is over, or beneath one that is.
+    /// The error of this scope, when it or a scope around it is over.
     #[cold]
     pub(crate) fn error(&self, how: RaiseContext) -> TimeoutError {
-        // The new error replaces an old one, whose foreign source is dropped here.
+        // Held, since foreign code may run: the new error replaces an old one, and so drops the old error's source.
         let _held = self.hold();
         let now = how.now;
         let mut chain = Chain::new(self.chain_link(now));
@@ -104,7 +104,7 @@ impl Scope {
         error
     }
 
-    /// Remembers for `run_or_else` that an error naming a scope was raised.
+    /// Remembers an error, for the `run_or_else` of the scope that the error names.
     fn mark_raised(&self, error: &TimeoutError) {
         let named = self.visible().find(|scope| scope.id.get() == error.scope().get());
         if let Some(extras) = named.and_then(Scope::extras) {
@@ -112,7 +112,7 @@ impl Scope {
         }
     }
 
-    /// The error of a scope that is not entered: `end` is its own, if it is over itself.
+    /// The error of a scope that could not be entered. `end` is the scope's own end, if the scope itself is over.
     #[cold]
     pub(crate) fn refusal(
         thread: &Thread,
@@ -125,7 +125,7 @@ impl Scope {
         Self::error_without_frame(thread, spec, extras, end, around, how)
     }
 
-    /// The error of something that has a limit and no frame.
+    /// The error of a limit that has no frame: of a scope that could not be entered, or of a wait.
     #[cold]
     pub(crate) fn error_without_frame(
         thread: &Thread,
@@ -161,7 +161,7 @@ impl Scope {
 
     // ===== Unwinding =====
 
-    /// The scope at which an unwinding with this error ends; `None` if no scope here would stop it.
+    /// The scope that stops an unwinding with this error; `None` if no scope on this stack does.
     #[cfg(panic = "unwind")]
     pub(in crate::scope) fn catcher(&self, error: &TimeoutError) -> Option<&Scope> {
         let over = error.scope().get();
@@ -170,14 +170,15 @@ impl Scope {
         let mut boundary = None;
         let mut outermost = None;
         for scope in self.stack() {
-            // Beyond the poll lie the foreign frames of an executor.
+            // Look no further than this poll: outside it lie the foreign frames of an executor.
             if polled && !scope.kind.is_polled() {
                 break;
             }
             polled |= scope.kind.is_polled();
             let is_over = scope.id.get() == over;
             if scope.kind.is_shield() {
-                // A shield returns the result of its closure, and so cannot return an error: a scope around it must.
+                // A shield returns the output of its closure, so it cannot return this error: a scope around the shield
+                // must.
                 over_is_shield |= is_over;
                 continue;
             }
@@ -189,7 +190,7 @@ impl Scope {
                 boundary = Some(scope);
             }
         }
-        // The scope is not on this stack: it belongs to another thread or another poll.
+        // The scope that the error names is not on this stack: it belongs to another thread or another poll.
         boundary.or(outermost)
     }
 }

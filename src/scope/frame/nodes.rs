@@ -9,30 +9,32 @@ use crate::thread::Thread;
 use crate::token::node::Node;
 
 impl Scope {
-    /// Its node, if it has one.
+    /// The scope's node, if it has one.
     #[inline]
     pub(crate) fn existing_node(&self) -> Option<&Arc<Node>> {
         self.node.get()
     }
 
-    /// Its node. If there is none, it is made now, with the nodes of the scopes around it.
+    /// The scope's node. If there is none, makes it now, and first the nodes of the visible scopes around it.
     pub(crate) fn node(&self) -> &Arc<Node> {
         if self.node.get().is_none() {
-            // A loop and no recursion: there may be as many scopes as the stack has room for.
+            // A loop instead of a recursion: so many scopes may be open that a recursion would overflow the stack.
             let bare: Vec<_> = self.visible().take_while(|scope| scope.node.get().is_none()).collect();
             for scope in bare.iter().rev() {
                 scope.make_node();
             }
             Thread::with(|thread| {
                 innermost(thread, |scope| scope.into_iter().for_each(|scope| scope.refresh_flag(thread)));
-                // If this thread has seen the deadline pass, the new node must say so too, before the watchdog notices it.
+                // If this thread has seen the deadline pass, the new node must be over too, even if the watchdog has
+                // not noticed yet.
                 self.make_node().expire(thread.now.get());
             });
         }
         self.make_node()
     }
 
-    /// Its node. The parent is the node of the next scope outwards, which has one.
+    /// The scope's node, made if there is none. Its parent is the node of the next visible scope outwards, which must
+    /// exist already.
     fn make_node(&self) -> &Arc<Node> {
         self.node.get_or_init(|| {
             self.undo.set(self.undo.get().and(Undo::FLAG));
@@ -41,12 +43,12 @@ impl Scope {
         })
     }
 
-    /// The node of this scope, or of the next one outwards that has one.
+    /// The node of this scope, or of the next visible scope outwards that has one.
     pub(crate) fn nearest_node(&self) -> Option<&Arc<Node>> {
         self.visible().find_map(Scope::existing_node)
     }
 
-    /// Its node, after it has been left.
+    /// Takes the node out of a scope that has been left.
     #[inline]
     pub(crate) fn take_node(&mut self) -> Option<Arc<Node>> {
         self.node.take()

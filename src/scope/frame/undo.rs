@@ -1,6 +1,7 @@
-//! The work that is left for leaving a scope.
+//! What leaving a scope has to undo.
 
-/// What leaving a scope has to undo besides the innermost frame: for most scopes nothing.
+/// What leaving a scope has to undo, besides making the outer frame the innermost again. For most scopes that is
+/// nothing.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Undo(u8);
 
@@ -8,11 +9,12 @@ impl Undo {
     pub(super) const NOTHING: Undo = Undo(0);
     /// Restore the deadline of the thread.
     pub(super) const DEADLINE: Undo = Undo(1);
-    /// Restore the flag, and close the node or keep it with its future. An identity that was asked for is kept too.
+    /// Point the thread's flag at the outer scope again. A block then closes its node; a future keeps its node, and its
+    /// `ScopeId` if it has one, for the next poll.
     pub(super) const FLAG: Undo = Undo(2);
-    /// Nothing to undo: an await in this poll has given the error.
+    /// Undo nothing: this bit only records that an await in this poll has given the error.
     pub(super) const ERROR_GIVEN: Undo = Undo(4);
-    /// Abort: a call holds the frame.
+    /// Abort, because a call holds the frame.
     pub(super) const HELD: Undo = Undo(8);
 
     #[cfg_attr(not(debug_assertions), inline(always))]
