@@ -7,7 +7,7 @@ use super::propagation::ParentEnd;
 use crate::sync::{Ordering, mutant};
 
 impl Node {
-    /// Makes sure that the parent's end propagates to a lazy node. A node whose parent is over has been told when this returns.
+    /// Makes sure that the parent's end propagates to a lazy node. If the parent is over, it has propagated when this returns.
     /// Called before a task, a hook or a child waits for the node.
     #[inline]
     pub(super) fn ensure_listed(self: &Arc<Self>) {

@@ -31,8 +31,8 @@ struct Pending {
 impl Node {
     /// Ends the node, unless it is over or its deadline has passed. Returns whether this call ended it.
     ///
-    /// When this returns, the flags of all nodes beneath are set, and the waiting tasks have been woken. The hooks run on the
-    /// watchdog or on a runner thread.
+    /// When this returns, the flags of all nodes beneath are set. The call wakes the waiting tasks. The hooks run on the watchdog
+    /// or on a runner thread.
     pub(crate) fn cancel(self: &Arc<Self>, reason: Option<Arc<str>>) -> bool {
         let now = clock::now();
         let at = self.env.reading(now);
