@@ -30,7 +30,8 @@ impl CancellationToken {
         CancelledOwned { token: self, wait: Wait::default() }
     }
 
-    /// Runs a future until it is done, or until the token is over: then it drops the future and returns `None`.
+    /// Runs a future until it is done, or until the token is over. If the token is over first, the future is dropped and the
+    /// result is `None`.
     ///
     /// # Fairness
     ///
@@ -38,7 +39,7 @@ impl CancellationToken {
     ///
     /// # Cancellation safety
     ///
-    /// That of the future.
+    /// This future is as cancellation-safe as the future that it runs.
     ///
     /// ```
     /// # pollster::block_on(async {
@@ -59,7 +60,7 @@ impl CancellationToken {
     ///
     /// # Cancellation safety
     ///
-    /// That of the future.
+    /// This future is as cancellation-safe as the future that it runs.
     pub async fn run_until_cancelled_owned<F: Future>(self, future: F) -> Option<F::Output> {
         self.run_until_cancelled(future).await
     }
@@ -82,14 +83,14 @@ impl Wait {
         };
         // A node whose lock was lost in a fork takes no wakers, and nobody can cancel it any more.
         let over = !registered && token.node().is_over();
-        // The question comes after the registration: an end in between is seen here, or wakes the task.
+        // The check comes after the registration. So an end before the check is seen here, and a later end wakes the task.
         if over || token.is_cancelled() {
             self.leave(token);
             return Poll::Ready(());
         }
         let watchdog = watchdog::global();
         if watchdog.is_missing() && token.node().expires_at() != NEVER && !thread::ensure_watchdog() {
-            // There is no watchdog yet to notice the deadline: the task looks again.
+            // There is no watchdog yet to notice the deadline: so the task is polled again at once.
             cx.waker().wake_by_ref();
         }
         Poll::Pending
@@ -160,7 +161,7 @@ pub struct RunUntilCancelled<'a, F> {
     token: &'a CancellationToken,
     wait: Wait,
     started: bool,
-    /// `None` once it is done or dropped.
+    /// `None` once the future is done or dropped.
     #[pin]
     future: Option<F>,
 }

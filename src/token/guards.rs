@@ -52,7 +52,7 @@ impl Drop for DropGuard {
     }
 }
 
-/// Cancels the token that it borrows when dropped. Made by [`CancellationToken::drop_guard_ref`].
+/// Borrows a token, and cancels it when dropped. Made by [`CancellationToken::drop_guard_ref`].
 #[must_use = "the token is cancelled when the guard is dropped"]
 #[derive(Debug)]
 pub struct DropGuardRef<'a> {
@@ -67,7 +67,7 @@ impl<'a> DropGuardRef<'a> {
 
     /// Gives the token back, and cancels nothing.
     pub fn disarm(self) -> &'a CancellationToken {
-        // There is nothing else to drop.
+        // The guard is not dropped, since its drop cancels the token. It owns nothing else.
         std::mem::ManuallyDrop::new(self).token
     }
 }

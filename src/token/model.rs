@@ -44,7 +44,7 @@ fn counted(runs: &Arc<AtomicUsize>, ended: &Forbidden) -> impl FnMut() + Send + 
     let (runs, ended) = (Arc::clone(runs), ended.clone());
     move || {
         runs.fetch_add(1, SeqCst);
-        // The assertion is made outside the run, where no panic is caught.
+        // Only noted here, since the run would catch a panic. `assert_never_late` asserts it.
         if ended.0.load(SeqCst) {
             runs.fetch_add(100, SeqCst);
         }
@@ -108,7 +108,7 @@ fn retire_while_it_fires() {
     run_out(global());
 }
 
-/// A future goes from a scope that is over to another that is. Its hook fires once, for one of the two.
+/// A future goes from a scope that is over to another scope that is over too. Its hook fires once, for one of the two.
 fn move_while_it_fires() {
     let (runs, never) = (Arc::new(AtomicUsize::new(0)), Forbidden::new());
     let entry = Entry::from_hook(Hook::inline(counted(&runs, &never)), DefaultRepeat::Once);
@@ -153,7 +153,7 @@ fn shield_while_it_fires() {
     shielded.from_now_on(false);
     entry.resume();
     watchdog.join().unwrap();
-    // Fired directly, or posted to the watchdog on leaving.
+    // The hook has fired directly, or `resume` has posted it to the watchdog.
     run_out(global());
     assert_never_late(&runs);
     assert_eq!(runs.load(SeqCst), 1);
@@ -174,8 +174,8 @@ fn register_while_cancelled() {
     assert_eq!(runs.load(SeqCst), usize::from(registered));
 }
 
-/// When `cancel` has returned, all nodes beneath are over, and so are those that were made meanwhile. One of two calls is the
-/// first.
+/// When `cancel` has returned, all nodes beneath are over, and so are those that were made meanwhile. Of two calls, exactly one
+/// says that it was the first.
 fn cancel_while_the_tree_grows() {
     let root = node(None, NEVER);
     let (grows, cancels) = (Arc::clone(&root), Arc::clone(&root));
@@ -250,7 +250,7 @@ fn cancel_while_a_child_is_dropped() {
     run_out(global());
 }
 
-/// The node of a future gets a new parent while that is cancelled. The node is over then.
+/// The node of a future gets a new parent while the new parent is cancelled. Then the node is over.
 fn cancel_while_a_child_moves() {
     let (old, new) = (node(None, NEVER), node(None, NEVER));
     let child = node(Some(&old), NEVER);
@@ -274,7 +274,7 @@ fn move_beneath_each_other() {
     assert!(!go_round, "each is beneath the other");
 }
 
-/// A future gets another parent while the scope closes that it was polled in. It keeps the new parent.
+/// A future gets another parent while the scope that it was polled in closes. The future keeps the new parent.
 fn move_while_the_scope_closes() {
     let root = node(None, NEVER);
     let scope = node(Some(&root), NEVER);
@@ -318,7 +318,7 @@ fn end_each_other() {
     let (one, two) = (hook(&of_one), hook(&of_two));
     *of_one.lock().unwrap() = Some(Arc::clone(&two));
     *of_two.lock().unwrap() = Some(Arc::clone(&one));
-    // Leaked: where the model fails, their locks are gone when they would be.
+    // The entries are leaked: if the model fails, their locks are gone by the time that the entries would be dropped.
     [&one, &one, &one, &two, &two, &two].into_iter().for_each(|entry| std::mem::forget(Arc::clone(entry)));
     let fires = Arc::clone(&one);
     let first = thread::spawn(move || fires.run());
@@ -361,7 +361,7 @@ impl Task {
 /// more.
 fn await_hooks_in_a_task() {
     let (runs, ended) = (Arc::new(AtomicUsize::new(0)), Forbidden::new());
-    // A model does not see what orders the first use of these.
+    // Uses the timers once, before other threads do: loom does not see what orders their first use.
     crate::thread::schedule(NEVER, Waker::noop().clone()).cancel();
     let future = node(None, NEVER);
     let beneath = node_of(Some(&future), NEVER, true);
@@ -383,7 +383,7 @@ fn await_a_hook_that_ends() {
     let future = node(None, NEVER);
     let entry = Entry::from_hook(Hook::inline(counted(&runs, &never)), DefaultRepeat::Once);
     future.add_hook(&entry, HookOwner::Scope).unwrap();
-    // Leaked: where the model fails, its locks are gone when the node would be.
+    // The node is leaked: if the model fails, its locks are gone by the time that the node would be dropped.
     std::mem::forget(Arc::clone(&future));
     let (fires, ends) = (Arc::clone(&entry), Arc::clone(&entry));
     let threads =

@@ -6,20 +6,23 @@
 //!
 //! Invariants:
 //! 1. A node is *over* (its flag is set) if it ended by itself (`ScopeState::end`), or if its parent was over while it was
-//!    its child. The flag is never cleared. When the flag is set, the node's *origin* is decided: the earliest termination
-//!    of these, and the outermost of equals. The origin never changes.
-//! 2. A node is a child of its parent while `State::parent` says so. It is listed with the parent before that, and until
-//!    after it. So code that visits listed children asks each child for its parent, and skips a child that has another.
+//!    its child. The flag is never cleared. When the flag is set, the node's *origin* is decided: the earliest of these
+//!    terminations; among equally early ones, the outermost. The origin never changes.
+//! 2. A node is a child of its parent while `State::parent` says so. The parent's list has the node from a moment
+//!    before that until a moment after. So code that visits listed children asks each child for its parent, and skips a
+//!    child that has another parent.
 //! 3. A node that is over has propagated to its children. The code that sets a flag goes on to the children that it finds
 //!    under the lock, and the code that lists a child looks at the flag under the same lock. So when [`Node::cancel`] has
 //!    returned, the flags of all nodes beneath are set, except those of lazy tokens.
-//! 4. A node has a timer if its own deadline is earlier than those of its ancestors. Otherwise their timers will do.
+//! 4. A node has a timer if its own deadline is earlier than those of its ancestors. Otherwise an ancestor's timer
+//!    is enough, since the end of the ancestor propagates to the node.
 //! 5. A node caches what its ancestors mean for it (`ancestry.rs`), so that no one walks up to the root. The cache is written
 //!    under the node's lock, from the cache of the parent. A change goes on to the children. So once no node moves any more,
 //!    every cache is right.
 //! 6. A token is *lazy* if nothing can move its parent or the parent's ancestors. A lazy token reads its parent's flag, and is
-//!    over if that is set. The parent need not list it until a task, a hook or a child waits for the token
-//!    ([`Node::ensure_listed`]). It reads the parent's flag even after that, so that a token which was over is never not over.
+//!    over if that flag is set. The parent need not list the token until a task, a hook or a child waits for the token
+//!    ([`Node::ensure_listed`]). The token reads the parent's flag even after that. Otherwise it could seem not to be over,
+//!    after it was seen to be over.
 //!
 //! # Deadlock safety
 //!

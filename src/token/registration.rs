@@ -9,9 +9,9 @@ use crate::sync::waits::Ending;
 
 /// A hook that fires when a token or a scope is over. Dropping the registration ends the hook.
 ///
-/// When the drop has returned, the hook is not running and never will: the drop waits for a hook that runs. It does not wait
-/// inside that hook, nor inside another hook that this one waits for: two hooks that drop each other's registration both
-/// return. A hook registered with a scope ends with the scope at the latest.
+/// When the drop has returned, the hook is not running and never will: the drop waits for a run that is in progress. A drop from
+/// inside the hook does not wait, nor does a drop from inside another hook that this one waits for. So two hooks that drop each
+/// other's registration both return. A hook registered with a scope ends with the scope at the latest.
 ///
 /// The registration of a token's hook keeps the token alive, as another token would. A registration that is forgotten leaves
 /// its hook in place: for good, or for as long as the scope exists.
@@ -36,7 +36,7 @@ impl Registration {
     pub(crate) fn new(node: &Arc<Node>, over: bool, hook: Hook<'static>, owner: HookOwner) -> Self {
         let entry = Entry::from_hook(hook, DefaultRepeat::Once);
         let mut key = if over { None } else { node.add_hook(&entry, owner) };
-        // A node whose lock was lost in a fork takes no hooks either.
+        // `add_hook` may have refused the hook because a fork has lost the node's lock. Then the hook does not run.
         if key.is_none() && (over || node.is_over()) {
             key = node.add_fired_hook(&entry, owner);
             entry.run();
@@ -50,7 +50,8 @@ impl Drop for Registration {
     fn drop(&mut self) {
         let Some(entry) = self.hook.take() else { return };
         entry.revoke(Ending::Registration);
-        // Dropped inside its own hook, it stays listed with a scope: the exit of the scope, or a shield, waits for the run.
+        // If the registration is dropped inside its own hook, the hook stays listed with a scope. So the exit of the scope, or a
+        // shield, waits for the run.
         if (self.owner == HookOwner::Token || !entry.is_running())
             && let Some(key) = self.key
             && let Some(node) = self.token.take().or_else(|| self.node.upgrade())

@@ -1,4 +1,4 @@
-//! The side of the threads that arm: the words they share with the watchdog, and the way of a deadline to it.
+//! The side of the threads that arm: the words that they share with the watchdog, and how a deadline reaches the watchdog.
 
 use std::collections::VecDeque;
 use std::task::Waker;
@@ -25,12 +25,12 @@ use crate::time::NEVER;
 pub(crate) struct Watchdog {
     /// The earliest deadline that the watchdog will notice by itself; 0 while it is awake or being woken.
     pub(super) next_wake: CachePadded<AtomicU64>,
-    /// The time that has been reached: a scope is over when its deadline is not after it.
+    /// The time that has been reached: a scope is over when its deadline is not after this time.
     reached: CachePadded<AtomicU64>,
     settings: Settings,
     pub(super) alarm: Alarm,
     pub(super) deputy: Deputy,
-    /// When to try again to start it, since no thread could be had; or else 0.
+    /// When to try again to start the watchdog, if no thread could be had for it; or else 0.
     #[cfg(not(timebox_loom))]
     pub(super) try_at: AtomicU64,
     /// Since when no thread can be had.
@@ -51,7 +51,7 @@ pub(super) struct State {
     /// The timers of each thread, by the number of its slot.
     timers: ChunkedVec<SetOnce<Timers>>,
     orphans: Orphans,
-    /// Wakers to be woken as soon as possible, in order: those that were posted, and those that are due.
+    /// Wakers to be woken as soon as possible, in order: posted wakers, and those of timers that are due.
     pub(super) inbox: Mutex<VecDeque<Waker>>,
     free_slots: Mutex<FreeSlots>,
 }
@@ -111,7 +111,7 @@ impl Watchdog {
     const_fn! {
         pub(crate) fn new() -> Self {
             Self {
-                // As if one slept for ever: the first arm wakes it, and thereby starts it.
+                // As if a watchdog slept for ever: so the first arm tries to wake it, and thereby starts it.
                 next_wake: CachePadded(AtomicU64::new(NEVER)),
                 reached: CachePadded(AtomicU64::new(0)),
                 settings: Settings::new(),
@@ -167,7 +167,7 @@ impl Watchdog {
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn arm(&'static self, slot: &Slot, deadline: u64) -> bool {
         slot.set(deadline);
-        // README, "Arm": orders the store before the load, against the fence in `pass`.
+        // README, "Arm": orders the store of the slot before the load of `next_wake`. Pairs with the fence in `pass`.
         if !mutant!(NoArmFence) {
             self.light_fence();
         }
@@ -188,7 +188,7 @@ impl Watchdog {
     /// Wakes the watchdog if it sleeps past `deadline`. Called after a fence.
     #[cfg_attr(not(debug_assertions), inline(always))]
     fn wake_for(&'static self, deadline: u64) -> bool {
-        // Relaxed: the fence orders it.
+        // Relaxed: the caller's fence orders the load.
         deadline >= self.next_wake.0.load(Ordering::Relaxed) || self.wake(deadline)
     }
 
@@ -214,7 +214,7 @@ impl Watchdog {
                 Ok(_) => {
                     return self.alarm.ring() || self.start();
                 }
-                // Subtle: the watchdog may have lowered it meanwhile, to a time that is still too late.
+                // Subtle: the watchdog may have lowered `next_wake` meanwhile, to a time that is still too late.
                 Err(lowered) => next = lowered,
             }
             if mutant!(SingleCas) {
@@ -229,7 +229,7 @@ impl Watchdog {
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn announce(&'static self, lease: &Lease, deadline: u64) -> bool {
         let timers = lease.timers;
-        // README, "Timers": orders the stores of `put` before the load, against the fence in `pass`.
+        // README, "Timers": orders the stores of `put` before the loads that follow. Pairs with the fence in `pass`.
         if !mutant!(NoTimerFence) {
             self.light_fence();
         }
@@ -250,14 +250,14 @@ impl Watchdog {
         self.state().timers.at(index).get_or_init(Timers::default)
     }
 
-    /// Has `waker` woken as soon as possible, on the watchdog, after all that was posted before; `false` as with
+    /// Has the watchdog wake `waker` as soon as possible, after the wakers that were posted before; `false` as with
     /// [`arm`](Self::arm).
     pub(crate) fn post(&'static self, waker: Waker) -> bool {
         prepare();
         #[cfg(feature = "testing")]
         let waker = clocks::tracked(waker);
         lock(&self.state().inbox).push_back(waker);
-        // README, "Timers".
+        // The lock stands for a fence: README, "Timers", the inbox.
         self.wake(0)
     }
 

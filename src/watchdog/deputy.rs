@@ -1,12 +1,12 @@
-//! The deputy: a second thread, which takes over as the watchdog when that is stuck in a call.
+//! The deputy: a second thread, which takes over as the watchdog when the watchdog is stuck in a call.
 //!
 //! Invariants:
 //! 1. One thread at a time does the watchdog's work. A watchdog that is in a call does none.
 //! 2. If a call has not returned when the deputy has observed it for [`TAKE_OVER_AFTER`], the deputy becomes the watchdog. The
 //!    thread that returns from the call is the watchdog no more.
-//! 3. The deputy observes a call within twice that time of its begin.
-//! 4. While nothing is due the deputy sleeps. The watchdog says in advance when a timer will be due, so that it need not
-//!    spend time on waking the deputy at that moment.
+//! 3. The deputy begins to observe a call at most twice [`TAKE_OVER_AFTER`] after the call has begun.
+//! 4. While nothing is due the deputy sleeps. The watchdog says in advance when a timer will be due. So at that moment the
+//!    watchdog need not spend time on waking the deputy.
 
 use crate::sync::alarm::Alarm;
 #[cfg(not(timebox_loom))]
@@ -33,7 +33,7 @@ pub(super) struct Deputy {
     expected: AtomicU64,
     /// The deputy reads the word at this time, or before.
     looks_at: AtomicU64,
-    /// The deputy sleeps on it, and it says whether there is a deputy.
+    /// The deputy sleeps on this alarm. The alarm also says whether there is a deputy.
     alarm: Alarm,
     /// When to try again to start a deputy.
     #[cfg(not(timebox_loom))]
@@ -65,14 +65,14 @@ impl Deputy {
             self.word.fetch_and(!IN_CALL, Ordering::Relaxed);
             return Some(());
         }
-        // Relaxed: if it succeeds nobody else was the watchdog meanwhile.
+        // Relaxed: if the exchange succeeds, nobody else was the watchdog meanwhile.
         let order = (Ordering::Relaxed, Ordering::Relaxed);
         self.word.compare_exchange(call, call & !IN_CALL, order.0, order.1).ok().map(drop)
     }
 
-    /// Begins a call; returns the word that says so.
+    /// Begins a call; returns the word of that call.
     fn begin_call(&self) -> u64 {
-        // Relaxed: nobody but the watchdog changes it, unless that is in a call.
+        // Relaxed: nobody but the watchdog changes the word, unless the watchdog is in a call.
         let call = (self.word.load(Ordering::Relaxed) | IN_CALL).wrapping_add(STEP);
         // Release: pairs with the Acquire in `stand_by`: the deputy that takes over sees all that this thread has done.
         self.word.store(call, Ordering::Release);
@@ -82,15 +82,16 @@ impl Deputy {
 
     /// Says when the next call is expected. Called before the watchdog sleeps.
     pub(super) fn expect_calls(&self, from: u64) {
-        // Relaxed: the fence orders it.
+        // Relaxed: the fence in `look_by` orders the store.
         self.expected.store(from, Ordering::Relaxed);
         self.look_by(from.saturating_add(TAKE_OVER_AFTER));
     }
 
-    /// Wakes the deputy unless it reads the word by then anyway.
+    /// Wakes the deputy, unless it reads the word by `time` anyway.
     fn look_by(&self, time: u64) {
         // SeqCst: orders the watchdog's store (`word` or `expected`) before its load of `looks_at`. Pairs with the fence in
-        // `stand_by`, between a store of `looks_at` and loads of the other two: one side sees the other's store.
+        // `stand_by`, which stands between the store of `looks_at` and the loads of `word` and `expected`: so one side sees the
+        // other's store.
         fence(Ordering::SeqCst);
         if self.looks_at.load(Ordering::Relaxed) > time {
             self.alarm.ring();
@@ -102,7 +103,7 @@ impl Deputy {
         self.alarm.is_running()
     }
 
-    /// Starts a thread for the deputy. Where none can be had the watchdog goes without.
+    /// Starts a thread for the deputy. If no thread can be had, the watchdog goes without a deputy.
     #[cfg(not(timebox_loom))]
     pub(super) fn start(&self, stand_by: impl FnOnce() + Send + 'static) {
         // Relaxed: a hint.
@@ -110,7 +111,8 @@ impl Deputy {
         if now < self.try_at.load(Ordering::Relaxed) || !self.alarm.start() {
             return;
         }
-        // std keeps the name that the thread is started with: that of the watchdog, which it will have after a takeover.
+        // A thread has two names. The one for std (`Thread::name`, panic messages) cannot be changed later, so it is the
+        // watchdog's, which this thread may become. The one for the system is set here, and again on a takeover.
         let run = || {
             os::name_this_thread("timebox-deputy");
             stand_by();
@@ -130,7 +132,7 @@ impl Deputy {
 
     // ===== For the deputy =====
 
-    /// Makes the calling thread the deputy; `false` if there is one.
+    /// Makes the calling thread the deputy; `false` if there is a deputy already.
     pub(super) fn appoint(&self) -> bool {
         self.alarm.start()
     }
@@ -138,13 +140,13 @@ impl Deputy {
     /// Waits until the watchdog is stuck in a call, and takes over. `false` if the watchdog has ended instead, as
     /// `is_needed` tells. Either way the caller is not the deputy any more.
     pub(super) fn stand_by(&self, is_needed: impl Fn() -> bool) -> bool {
-        // The word as it was seen last, and since when.
+        // The word that was seen last, and when that word was seen first.
         let mut since = (self.word.load(Ordering::Relaxed), clock::now());
         loop {
-            // Before it looks: a ring after that cuts its sleep short.
+            // Before the look at the word: a ring after the key was read cuts the sleep short.
             let key = self.alarm.key();
             let now = clock::now();
-            // Relaxed, here and below: the fence orders it, and a takeover is a compare-and-swap.
+            // Relaxed, here and below: the fence orders the loads and the store, and a takeover is a compare-and-swap.
             let seen = self.word.load(Ordering::Relaxed);
             if seen != since.0 {
                 since = (seen, now);

@@ -1,10 +1,11 @@
-//! Timers on the mock clocks of tests (feature `testing`). The thread that moves a clock has the watchdog fire them, and waits
-//! for it.
+//! Timers on the mock clocks of tests (feature `testing`). The thread that moves a clock has the watchdog fire the timers, and
+//! waits until that is done.
 //!
 //! Invariants:
-//! 1. A clock moves with the lock of `clocks.rs` held, and a timer is put in with it held: either the
-//!    thread that moves the clock finds the timer, or the thread that puts it in finds that it is due.
-//! 2. One thread moves a clock at a time. The wakers that it has woken are *tracked*, and all that they set off.
+//! 1. A clock moves with the lock of `clocks.rs` held, and a timer is put in with the same lock held. So either the thread that
+//!    moves the clock finds the timer, or the thread that puts the timer in finds that the timer is due.
+//! 2. One thread moves a clock at a time. The wakers that this thread has woken are *tracked*, and so is all the work that they
+//!    set off.
 
 pub(super) mod clocks;
 pub(crate) mod tracking;
@@ -34,7 +35,7 @@ pub(crate) fn forget_clock(mock: &Mock) {
 }
 
 pub(crate) fn schedule(mock: &Arc<Mock>, deadline: u64, waker: Waker) -> Timer {
-    // Left here if the clock is gone: to drop it is foreign code, not under the lock.
+    // If the clock is gone, the waker stays here. Its drop is foreign code, so it must not run under the lock.
     let mut waker = Some(waker);
     let put = |queue: &mut Queue| Some((queue.put(deadline, waker.take()?), deadline <= mock.now()));
     let (number, come) = with_queue(mock.id, put).flatten().unwrap_or_default();
@@ -44,7 +45,7 @@ pub(crate) fn schedule(mock: &Arc<Mock>, deadline: u64, waker: Waker) -> Timer {
     Timer::on_mock(mock.id, number)
 }
 
-/// Takes a timer back; `None` if it was called, or is not on a mock clock.
+/// Takes a timer back; `None` if the timer has fired, or is not on a mock clock.
 #[cold]
 #[inline(never)]
 pub(crate) fn take(timer: Timer) -> Option<Waker> {
@@ -52,11 +53,11 @@ pub(crate) fn take(timer: Timer) -> Option<Waker> {
     with_queue(clock, |queue| queue.take(number))?
 }
 
-/// Has it wake another task; `false` if it was called.
+/// Has a timer wake another task; `false` if the timer has fired.
 #[cold]
 pub(crate) fn redirect(timer: Timer, waker: &Waker) -> bool {
     let Some((clock, number)) = timer.mocked() else { return false };
-    // To clone and to drop a waker is foreign code: not under the lock.
+    // Clone and drop of a waker are foreign code, so they must not run under the lock.
     let mut waker = waker.clone();
     let swap = |queue: &mut Queue| {
         let deadline = *queue.deadlines.get(&number)?;
@@ -65,19 +66,19 @@ pub(crate) fn redirect(timer: Timer, waker: &Waker) -> bool {
     with_queue(clock, swap).flatten().is_some()
 }
 
-/// Moves the clock to `until`, from one due timer to the next, while `go_on` says so. Before the first step it waits for the work
-/// that was set off before, and after each step for the work that the step has set off, unless that takes long. When this
-/// returns all of it is done.
+/// Moves the clock to `until`, from one due timer to the next, while `go_on` says so. Before the first step, waits for the work
+/// that threads under the clock have set off already. After each step, waits for the work that the step has set off. If that
+/// takes long and a timer is due, the clock moves on meanwhile. When this returns, all the work is done.
 ///
-/// Called from within tracked work, it asks the move in progress to go on, if there is one, and returns at once.
+/// If tracked work calls this while a move is in progress, this asks the move to go on to `until`, and returns at once.
 ///
 /// For a move to "never" see [`reach`].
 pub(crate) fn advance(mock: &Arc<Mock>, until: impl Fn(u64) -> u64, mut go_on: impl FnMut() -> bool) {
     let until = |now| reach(now, until(now));
     let is_set_off = tracking().is_some();
-    // Groups that have taken long.
+    // Groups whose work has taken long.
     let mut unfinished = Vec::new();
-    // Where no thread can be had nobody would do the work.
+    // If no thread can be had for the watchdog, nobody would do the work: so there is no wait for it.
     if !is_set_off
         && global().is_running()
         && let Some(group) = set_off_under(mock)
@@ -112,8 +113,8 @@ pub(crate) fn advance(mock: &Arc<Mock>, until: impl Fn(u64) -> u64, mut go_on: i
     }
 }
 
-/// Moves the clock to the next timer, if `go_on` says so once all work that was set off before is done; `false` if there is no
-/// timer.
+/// Moves the clock to the next timer, once the work that was set off before is done, and if `go_on` says so then. `false` if
+/// there is no timer.
 pub(crate) fn advance_to_next(mock: &Arc<Mock>, go_on: impl FnMut() -> bool) -> bool {
     let next = with_queue(mock.id, |queue| queue.earliest()).unwrap_or(NEVER);
     if next != NEVER {
@@ -122,8 +123,8 @@ pub(crate) fn advance_to_next(mock: &Arc<Mock>, go_on: impl FnMut() -> bool) -> 
     next != NEVER
 }
 
-/// Where a move from `now` to `until` ends. A move to "never" goes half of the way to the end of the scale: past centuries, and
-/// later limits still lie on the scale.
+/// Where a move from `now` to `until` ends. A move to "never" goes half of the way to the end of the scale. That is centuries
+/// away, and limits that are set after the move still lie on the scale.
 fn reach(now: u64, until: u64) -> u64 {
     if until == NEVER { now.midpoint(NEVER) } else { until }
 }
@@ -134,8 +135,8 @@ fn next_due(queue: &Queue, mock: &Mock, until: u64) -> Option<u64> {
     (next <= until.max(mock.asked()) && next != NEVER).then_some(next)
 }
 
-/// Waits until the group's work is done. Hands the group back if that takes long and a timer is due that the work may wait for: a
-/// hook, say, for the one it escalates to.
+/// Waits until the group's work is done. Hands the group back if the work takes long and a timer is due that the work may wait
+/// for. For instance, a hook may wait for the hook that it escalates to.
 fn wait_for(group: Arc<WaitGroup>, mock: &Mock, until: u64) -> Option<Arc<WaitGroup>> {
     while !group.is_done_soon() {
         if with_queue(mock.id, |queue| next_due(queue, mock, until)).flatten().is_some() {
@@ -145,15 +146,15 @@ fn wait_for(group: Arc<WaitGroup>, mock: &Mock, until: u64) -> Option<Arc<WaitGr
     None
 }
 
-/// Has the wakers woken on the watchdog, and waits for all that they set off.
+/// Has the watchdog wake the wakers, and waits for all the work that they set off.
 pub(crate) fn carry_out(wakers: impl IntoIterator<Item = Waker>) {
     if let Some(group) = begin(wakers) {
         group.wait();
     }
 }
 
-/// Has the wakers woken on the watchdog, tracked by the group that it returns. `None` if this thread runs tracked work, or is
-/// the watchdog: then they have been woken here.
+/// Has the watchdog wake the wakers, tracked by the group that this returns. `None` if this thread runs tracked work, or is the
+/// watchdog: then the wakers have been woken here.
 fn begin(wakers: impl IntoIterator<Item = Waker>) -> Option<Arc<WaitGroup>> {
     let wakers = wakers.into_iter();
     if tracking().is_some() || pass::is_this_thread() {
@@ -164,7 +165,7 @@ fn begin(wakers: impl IntoIterator<Item = Waker>) -> Option<Arc<WaitGroup>> {
     for waker in wakers {
         let job = Arc::new(Tracked::new(waker, &group));
         global().post(Arc::clone(&job).into());
-        // Where no thread can be had nobody else would.
+        // If no thread can be had for the watchdog, nobody else would wake it: so this thread does.
         if !global().is_running() {
             job.wake();
         }

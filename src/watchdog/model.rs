@@ -1,7 +1,7 @@
-//! Loom models of the watchdog's protocol: they run the code of this room itself, threads, idle end and restart
-//! included. Time stands still, and moves only to where the watchdog sleeps to.
+//! Loom models of the watchdog's protocol. They run the code of this room itself, with its threads, idle end and restart. Time
+//! stands still until a model moves it, to the time until which the watchdog sleeps.
 //!
-//! What every model asserts: once an arm has returned, the watchdog does not sleep past its deadline, and reaches it.
+//! Every model asserts: once an arm has returned, the watchdog does not sleep past the armed deadline, and reaches it.
 //! Each promise of the protocol has a mutant that breaks it, and a model that then fails.
 
 use std::rc::Rc;
@@ -19,12 +19,12 @@ use crate::sync::model;
 use crate::sync::mutants::{self, Mutant};
 use crate::time::NEVER;
 
-/// Explores `body`, with a mutant if one is named. Mutants are switched for the process: one model at a time.
+/// Explores `body`, with a mutant if one is named. A mutant is switched on for the whole process, so one model runs at a time.
 pub(crate) fn explore(mutant: Option<Mutant>, body: fn()) {
     explore_within(None, mutant, body);
 }
 
-/// As [`explore`], with so few preemptions at most.
+/// As [`explore`], with at most `bound` preemptions.
 fn explore_within(bound: Option<usize>, mutant: Option<Mutant>, body: fn()) {
     static ONE: Mutex<()> = Mutex::new(());
     struct Off(Option<Mutant>);
@@ -44,7 +44,7 @@ fn explore_within(bound: Option<usize>, mutant: Option<Mutant>, body: fn()) {
     });
 }
 
-/// Lets time pass to where the watchdog sleeps to, if it runs.
+/// Lets time pass until the watchdog gets up, if it runs.
 pub(crate) fn pass_time(dog: &Watchdog) {
     if let Some(until) = dog.alarm.model_until() {
         dog.alarm.model_advance(until);
@@ -60,7 +60,7 @@ pub(crate) fn timers(dog: &'static Watchdog) -> usize {
 fn expect_reached(dog: &Watchdog, deadline: u64) {
     loop {
         let until = dog.alarm.model_until().expect("a watchdog is there");
-        // After it lay down: what it said before is seen.
+        // Read after the watchdog lay down, so that this sees what the watchdog has reached.
         if dog.reached() >= deadline {
             return;
         }
@@ -77,7 +77,7 @@ pub(crate) fn run_out(dog: &Watchdog) {
     model::join_all();
 }
 
-/// As the thread that has the slot with this number.
+/// Arms as the thread that has the slot with this number.
 fn arm(slot: usize, deadline: u64) {
     assert!(global().arm(global().slots.at(slot), deadline), "there are threads enough");
 }
@@ -117,7 +117,7 @@ fn a_restored_outer_deadline() {
     run_out(dog);
 }
 
-/// A task that counts how often it is woken. Leaked: a mutant may drop its waker once too often.
+/// A task that counts how often it is woken. The task is leaked, since a mutant may drop its waker once too often.
 fn task() -> (Waker, &'static AtomicUsize) {
     #[derive(Default)]
     struct Task(AtomicUsize);
@@ -135,12 +135,12 @@ fn task() -> (Waker, &'static AtomicUsize) {
     (Waker::from(task), &kept.0)
 }
 
-/// As a thread that has the first slot does it.
+/// Arms a timer as the thread that has the first slot.
 fn schedule(deadline: u64, waker: &Waker) -> Timer {
     schedule_among(&global().timers_at(0).lease_in_turn(), deadline, waker)
 }
 
-/// As a thread that has no slot does it.
+/// Arms a timer as a thread that has no slot.
 fn schedule_orphan(deadline: u64) -> Timer {
     schedule_among(&global().orphans().lease(), deadline, Waker::noop())
 }
@@ -165,7 +165,7 @@ fn a_timer_of_no_thread() {
     run_out(dog);
 }
 
-/// Armed while the watchdog looks at what is due among the same thread's timers.
+/// A thread arms timers while the watchdog looks at which of that thread's timers are due.
 fn armed_while_another_is_due(deadlines: &'static [u64]) {
     let dog = global();
     let (waker, woken) = task();
@@ -187,12 +187,12 @@ fn a_timer_while_another_is_due() {
     armed_while_another_is_due(&[20]);
 }
 
-/// The nursery has room for one in a model: each further timer moves the one before to the heap.
+/// In a model the nursery has room for one timer: so each further timer moves the timer before it to the heap.
 fn timers_that_are_moved_while_another_is_due() {
     armed_while_another_is_due(&[30, 20]);
 }
 
-/// Taken back, by a thread that it does not belong to, as it is due.
+/// A thread takes back a timer of another thread, at the moment when the timer is due.
 fn a_timer_taken_back_while_it_is_due() {
     let dog = global();
     let (waker, woken) = task();
@@ -202,13 +202,13 @@ fn a_timer_taken_back_while_it_is_due() {
     let taken = takes.join().unwrap();
     run_out(dog);
     assert_eq!(woken.load(SeqCst) + usize::from(taken), 1, "taken once");
-    // The place is good for another.
+    // Another timer can use the record.
     schedule(dog.reached() + 10, &waker);
     run_out(dog);
     assert_eq!(woken.load(SeqCst) + usize::from(taken), 2, "taken once");
 }
 
-/// Another task is to be woken by one that has been moved to the heap, as it is due.
+/// A timer in the heap is redirected to another task, at the moment when the timer is due.
 fn a_timer_redirected_while_it_is_due() {
     let dog = global();
     let ((before, _), (after, woken)) = (task(), task());
@@ -227,7 +227,7 @@ fn a_timer_redirected_while_it_is_due() {
     assert!(woken.load(SeqCst) > 0, "nobody wakes it");
 }
 
-/// Used again by the thread it belongs to.
+/// A thread takes the waker out of another thread's record. Then the owner uses the record again.
 fn a_record_given_back_by_another_thread() {
     let timers = global().timers_at(0);
     let put = |deadline| timers.lease_in_turn().put(deadline, Waker::noop().clone());
@@ -259,10 +259,10 @@ fn see_deputy_out(deputy: &Deputy) {
     }
 }
 
-/// It makes calls while its deputy may lose patience.
+/// The watchdog makes calls, and the deputy may take over during each of them.
 fn calls_that_may_be_taken_over() {
     let deputy = Arc::new(Deputy::new());
-    // What only the watchdog touches; loom looks whether that is so.
+    // Only the watchdog may touch this. Loom checks that no two threads do so at once.
     let work = Rc::new(Cell::new(0));
     let needed = Arc::new(AtomicBool::new(true));
     assert!(deputy.appoint());
@@ -291,7 +291,7 @@ fn calls_that_may_be_taken_over() {
     stands_by.join().unwrap();
 }
 
-/// One that does not return before it has been taken over, begun as the deputy lies down.
+/// A call begins while the deputy lies down, and does not return before the deputy has taken over.
 fn a_call_while_the_deputy_lies_down() {
     let deputy = Arc::new(Deputy::new());
     assert!(deputy.appoint());
@@ -307,17 +307,17 @@ fn a_call_while_the_deputy_lies_down() {
     stands_by.join().unwrap();
 }
 
-/// A task that stops the watchdog as it is woken, until it has been taken over.
+/// A watchdog wakes a task, and the wake does not return until the deputy has taken over.
 fn a_timer_while_the_watchdog_is_stuck() {
     struct Stuck;
     impl Wake for Stuck {
         fn wake(self: Arc<Self>) {
             see_deputy_out(&global().deputy);
-            // Nobody is needed in its place: this thread ends.
+            // Fills the place of the deputy, so that this thread ends instead of becoming the deputy.
             assert!(global().deputy.appoint());
         }
     }
-    // After the deputy's patience.
+    // The deputy takes over before this time.
     const LATE: u64 = 10_000_000;
     let dog = global();
     let (waker, woken) = task();
@@ -331,7 +331,7 @@ fn a_timer_while_the_watchdog_is_stuck() {
     assert_eq!(woken.load(SeqCst), 1);
 }
 
-/// One test for each model, with a mutant if it is to fail.
+/// Makes one test for each model, with a mutant if the model must fail.
 macro_rules! models {
     ($($(#[$meta:meta])* $name:ident: $body:ident $(, $mutant:ident)?;)*) => {$(
         #[test]
@@ -372,7 +372,7 @@ models! {
     #[should_panic(expected = "a watchdog is there")] fails_with_an_end_that_does_not_look: an_arm_while_the_watchdog_ends, BlindRetire;
 }
 
-/// Three threads that run on for long have too many orders with more.
+/// The preemptions in a model of three long threads. With more preemptions there would be too many orders to explore.
 const FEW: Option<usize> = Some(1);
 
 #[test]

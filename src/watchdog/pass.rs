@@ -17,12 +17,12 @@ const RETIRE_AFTER: u64 = 30_000_000_000;
 /// How many batches of a thread's timers are fired in one pass, at most.
 const BATCHES_PER_PASS: usize = 16;
 
-/// How many wakers are taken from the inbox at a time, at most; then timers have their turn.
+/// How many wakers are taken from the inbox at a time, at most. Then the timers have their turn.
 const CALLS_PER_TURN: usize = 1024;
 
-/// The watchdog registers for the asymmetric fence once nothing is due for so long, in nanoseconds,
+/// The watchdog registers for the asymmetric fence when nothing is due for this time, in nanoseconds.
 const REGISTER_WHEN_IDLE_FOR: u64 = 50_000_000;
-/// or once it has run for so long.
+/// The watchdog registers for the asymmetric fence at the latest after it has run for this time, in nanoseconds.
 const REGISTER_AFTER: u64 = 1_000_000_000;
 
 #[cfg(not(timebox_loom))]
@@ -40,12 +40,12 @@ impl Watchdog {
         if self.deputy.is_there() {
             return;
         }
-        // A model starts one itself, or has none.
+        // A model starts a deputy itself, or has none.
         #[cfg(not(timebox_loom))]
         self.deputy.start(|| self.stand_by());
     }
 
-    /// The life of a thread that starts as the watchdog, or as a deputy that has taken over.
+    /// The life of a thread from the moment it is the watchdog. With `takes_over`, it was the deputy before.
     pub(super) fn serve(&'static self, mut takes_over: bool) {
         os::set_timer_slack(1);
         loop {
@@ -58,7 +58,7 @@ impl Watchdog {
                 self.deputy.dismiss();
                 return;
             }
-            // The deputy has taken over, and may need a deputy now.
+            // The deputy has taken over. This thread becomes the new watchdog's deputy, if there is none.
             if !self.deputy.appoint() {
                 return;
             }
@@ -90,7 +90,7 @@ impl Watchdog {
         loop {
             let Some((key, until)) = self.pass(heavy, std::mem::take(&mut takes_over)) else { return false };
             let now = clock::now();
-            // To register blocks for milliseconds: not while a timer is due soon, unless that never ends.
+            // To register blocks for milliseconds. So this waits until no timer is due soon, but not for ever.
             if !asked
                 && (until.saturating_sub(now) > REGISTER_WHEN_IDLE_FOR
                     || now.saturating_sub(born) > REGISTER_AFTER)
@@ -103,14 +103,14 @@ impl Watchdog {
             }
             let timers = self.first_timer();
             if timers != NEVER {
-                // Now, before a call is late: to start a thread takes longer than to wake one.
+                // Started before any call needs the deputy, since to start a thread takes longer than to wake one.
                 self.ensure_deputy();
             }
             self.deputy.expect_calls(timers);
             if until == NEVER {
                 let end = clock::now().saturating_add(RETIRE_AFTER);
                 self.alarm.wait(key, end);
-                // `next_wake` says "never" all the while, so that every arm rings, and a ring makes this fail.
+                // `next_wake` says "never" during this sleep, so every arm rings. A ring makes `retire` fail.
                 if clock::now() >= end && self.alarm.retire(key) {
                     return true;
                 }
@@ -125,19 +125,19 @@ impl Watchdog {
     /// Fires the timers that are due, and says until when to sleep, with the key for that; `None` if the deputy has taken over
     /// meanwhile. A thread that `takes_over` looks at all timers, since the watchdog before it may be stuck at any of them.
     fn pass(&'static self, heavy: bool, takes_over: bool) -> Option<(alarm::Key, u64)> {
-        // Before the first look: a ring after it cuts the sleep short.
+        // Read before the first look: a ring after the key was read cuts the sleep short.
         let key = self.alarm.key();
         let now = clock::now();
         self.reach(now);
         let looked_at = self.fire_due(now, takes_over && !mutant!(ShortLook))?;
 
         let first = self.earliest(now);
-        // Relaxed, here and below: the fence orders it.
+        // Relaxed, here and below: the fence orders the store.
         self.next_wake.0.store(first, Ordering::Relaxed);
         let fenced = mutant!(NoDogFence) || (heavy && os::heavy_barrier());
         if !fenced {
             if heavy {
-                // It worked before, so the program has forbidden the call since.
+                // The barrier worked at registration, so the program has forbidden the system call since then.
                 self.settings().set(Settings::ASYMMETRIC, false);
             }
             // SeqCst: pairs with the fence in `light_fence`.
@@ -148,13 +148,13 @@ impl Watchdog {
         }
         let second = if mutant!(NoRescan) { first } else { self.earliest(now) };
         if second < first {
-            // Lowering it needs no fence: an arm that reads the higher value wakes in vain at worst.
+            // Lowering `next_wake` needs no fence: an arm that reads the higher value wakes in vain at worst.
             self.next_wake.0.store(second, Ordering::Relaxed);
         }
         Some((key, first.min(second)))
     }
 
-    /// The earliest deadline after `now`; `now` or before if there is work already.
+    /// The earliest deadline after `now`. If there is work already, a time that is not after `now`.
     pub(super) fn earliest(&'static self, now: u64) -> u64 {
         let earliest = self.slots.earliest(now).min(self.first_timer());
         if lock(&self.state().inbox).is_empty() { earliest } else { now }
@@ -165,15 +165,16 @@ impl Watchdog {
         self.state().all_timers().map(Timers::earliest).min().unwrap_or(NEVER)
     }
 
-    /// Wakes the wakers of all timers that are due, in batches, with no lock held. Returns the threads' timers to look at
-    /// again: those of which some were due, or `all`. `None` if the deputy has taken over meanwhile.
+    /// Wakes the wakers of all timers that are due, in batches, with no lock held. Returns the sets of timers
+    /// to look at again: the sets in which a timer was due, or `all` sets. `None` if the deputy has taken over meanwhile.
     fn fire_due(&'static self, now: u64, all: bool) -> Option<Vec<&'static Timers>> {
         let state = self.state();
         self.call_posted()?;
         let looked_at: Vec<_> = state.all_timers().filter(|timers| all || timers.earliest() <= now).collect();
         for timers in &looked_at {
             timers.begin_look();
-            // Not all, or the timers of other threads would wait too long. The next pass follows at once.
+            // Only so many batches, or the timers of other threads would wait too long. The next pass follows at once, and
+            // fires the other timers.
             for _ in 0..BATCHES_PER_PASS {
                 let (due, are_all) = timers.take_due(now);
                 // The mutant looks before the fences in the calls.
@@ -190,8 +191,8 @@ impl Watchdog {
         Some(looked_at)
     }
 
-    /// Wakes the wakers in the inbox, and those that come meanwhile, up to a bound. Takes them out one by one: if one call
-    /// does not return, the deputy finds the rest there. `None` if the deputy has taken over.
+    /// Wakes the wakers in the inbox, and those that come meanwhile, up to a bound. Takes the wakers out one by one: if one call
+    /// does not return, the deputy finds the other wakers in the inbox. `None` if the deputy has taken over.
     fn call_posted(&'static self) -> Option<()> {
         let inbox = &self.state().inbox;
         for _ in 0..CALLS_PER_TURN {

@@ -2,12 +2,12 @@
 
 use crate::sync::{AtomicU8, Ordering, const_fn};
 
-/// Every entry into a scope reads them. They are in one byte so that the usual case is one comparison.
+/// The settings, which every entry into a scope reads. They are in one byte so that the usual case is one comparison.
 #[derive(Debug)]
 pub(crate) struct Settings(AtomicU8);
 
 impl Settings {
-    /// Arms may leave their half of the fence to the watchdog.
+    /// The watchdog's fence is asymmetric: it fences for the arms too, which need only a compiler fence.
     pub(super) const ASYMMETRIC: u8 = 1;
     /// Limits are off.
     const OFF: u8 = 2;
@@ -27,7 +27,7 @@ impl Settings {
         self.0.load(Ordering::Relaxed) & bit != 0
     }
 
-    /// Whether limits were set on.
+    /// Whether limits have been switched on explicitly.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn has_limits(&self) -> bool {
         !self.has(Self::OFF | Self::UNSET)
@@ -41,7 +41,7 @@ impl Settings {
         }
     }
 
-    /// Whether limits are on; `None` if nothing has set them.
+    /// Whether limits are on; `None` if nothing has switched them on or off.
     pub(crate) fn limits(&self) -> Option<bool> {
         let bits = self.0.load(Ordering::Relaxed);
         (bits & Self::UNSET == 0).then_some(bits & Self::OFF == 0)
@@ -52,7 +52,7 @@ impl Settings {
         self.update_limits(on, |_| true);
     }
 
-    /// Switches limits on or off, unless something has before.
+    /// Switches limits on or off, unless they have been switched before.
     pub(crate) fn init_limits(&self, on: bool) {
         self.update_limits(on, |bits| bits & Self::UNSET != 0);
     }

@@ -1,14 +1,14 @@
-//! Slots: the words that the watchdog reads of each thread.
+//! Slots: one word for each thread, in which the watchdog reads the thread's deadline.
 //!
 //! Invariants:
-//! 1. Only its thread writes a slot. The watchdog, and nobody else, reads it.
+//! 1. Only the thread that has a slot writes it. Of all other threads only the watchdog reads it.
 //! 2. A slot, and the timers with the same number, belong to at most one thread.
 
 use crate::sync::chunked_vec::ChunkedVec;
 use crate::sync::{AtomicU64, CachePadded, Ordering, const_fn};
 use crate::time::NEVER;
 
-/// The deadline that its thread armed last. A past one means nothing.
+/// The deadline that the slot's thread armed last. A deadline in the past means nothing.
 #[derive(Debug)]
 pub(crate) struct Slot(CachePadded<AtomicU64>);
 
@@ -25,7 +25,7 @@ impl Slot {
         self.0.0.load(Ordering::Relaxed)
     }
 
-    /// For its own thread, which sets it to "never" when it gives the slot back; else see `Watchdog::arm`.
+    /// For the thread that has the slot. It arms by `Watchdog::arm`, and sets "never" before it gives the slot back.
     #[inline]
     pub(crate) fn set(&self, deadline: u64) {
         // Relaxed: the fence of `Watchdog::arm` follows.

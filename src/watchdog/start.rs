@@ -1,8 +1,8 @@
-//! The start of the watchdog, also where no thread can be had.
+//! The start of the watchdog, and what happens when no thread can be had for it.
 //!
-//! A limit must not be lost because there was no thread when it was armed. So code that waits for a limit tries again to
-//! start the watchdog, until there is one: tasks are polled again at once, sleeps get up now and then, checks try when they
-//! read the clock. A pool's thread with nothing to do becomes the watchdog itself.
+//! A limit must not be lost because no thread could be had when it was armed. So code that waits for a limit tries again to
+//! start the watchdog, until a watchdog runs. A task is polled again at once, and tries then. A sleep gets up now and then to
+//! try. A check tries when it reads the clock. A pool's thread with nothing to do becomes the watchdog itself.
 
 use super::arm::Watchdog;
 #[cfg(timebox_loom)]
@@ -20,7 +20,7 @@ const TRY_EVERY: u64 = 1_000_000;
 #[cfg(not(timebox_loom))]
 const WORTH_WAITING: u64 = 1_000_000_000;
 
-/// How long a sleeper sleeps at a time while there is no watchdog, before it tries again to start it, in nanoseconds.
+/// While there is no watchdog, a sleeper gets up after this time and tries again to start the watchdog. In nanoseconds.
 pub(crate) const NAP: u64 = 10_000_000;
 
 #[cfg(timebox_loom)]
@@ -67,7 +67,7 @@ impl Watchdog {
             self.alarm.started();
             return true;
         }
-        // Without threads every check reads the clock, and the next arm tries again.
+        // While no thread can be had, every check reads the clock. The next arm tries again to start the watchdog.
         if is_time {
             let now = clock::real_now();
             if self.try_at.swap(now.saturating_add(TRY_EVERY), Ordering::Relaxed) == 0 {
@@ -82,12 +82,12 @@ impl Watchdog {
         false
     }
 
-    /// Has `f` called when no thread can be had for the watchdog. The first call counts.
+    /// Has `f` called when no thread can be had for the watchdog. Only the first call of `when_missing` counts.
     pub(crate) fn when_missing(&self, f: fn()) {
         self.on_missing.get_or_init(|| f);
     }
 
-    /// Whether a watchdog runs, and not just may be about to.
+    /// Whether a watchdog runs. A watchdog that is being started does not count, since its start may fail.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn is_reliable(&'static self) -> bool {
         self.alarm.is_reliable()
@@ -96,7 +96,7 @@ impl Watchdog {
     /// Starts the watchdog if there is none; `false` if no thread can be had.
     #[cold]
     pub(crate) fn try_to_start(&'static self) -> bool {
-        // Another thread may be starting it, which takes but a moment.
+        // Another thread may be starting the watchdog, which takes only a moment.
         for _ in 0..100 {
             if self.alarm.is_reliable() {
                 return true;
@@ -116,13 +116,13 @@ impl Watchdog {
         self.try_at.load(Ordering::Relaxed) != 0 && !self.alarm.is_reliable()
     }
 
-    /// Whether a watchdog may be had soon: it has not been missing for a second.
+    /// Whether it makes sense to wait for a watchdog: if none could be had for a second, it does not.
     pub(crate) fn is_worth_waiting_for(&'static self) -> bool {
         clock::real_now().saturating_sub(self.missing_since.load(Ordering::Relaxed)) < WORTH_WAITING
     }
 
-    /// Whether the calling thread, one of ours with nothing to do, must be the watchdog, since that is missing. If so, call
-    /// [`step_in`](Self::step_in).
+    /// Whether the watchdog is missing, so that the calling thread must become the watchdog. For threads of a pool that have
+    /// nothing to do. If this returns `true`, the thread must call [`step_in`](Self::step_in).
     pub(crate) fn needs_this_thread(&'static self) -> bool {
         self.is_missing() && self.alarm.start()
     }

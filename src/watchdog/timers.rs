@@ -1,21 +1,23 @@
 //! The timers of nodes and futures: each thread has its own, and the watchdog fires those that are due.
 //!
 //! Most timers are short-lived: they are armed, and taken back before they are due. So a timer is put into a *record* and
-//! listed in the thread's *nursery*, by plain stores. When the nursery is full, the timers that are left in it move to a
-//! heap, under a lock. A timer that is taken back leaves a stale entry in the heap, until that is due or there are too many.
+//! listed in the thread's *nursery*, by plain stores. When the nursery is full, the timers that are left in it move to a heap,
+//! under a lock. A timer in the heap that is taken back leaves a stale entry there. The entry goes when it is due, or when there
+//! are too many stale entries.
 //!
 //! Invariants:
-//! 1. Only the thread that owns these timers arms them. Only it changes which records are free, which are listed, and the list of
-//!    the nursery.
+//! 1. Only the thread that owns these timers arms them. Only that thread changes which records are free, which are listed, and
+//!    the list of the nursery.
 //! 2. A record is in use from its claim until its owner has taken the waker out, or has the record back from the thread that took
 //!    the waker out (`Records::returned`). Meanwhile nobody puts another waker into it.
-//! 3. Each record with a waker is listed in the nursery or in the heap. A look first at the nursery, then at the heap,
-//!    finds it, since it moves under the heap's lock. Exceptions: its waker is just being put in; or a look has found it
-//!    due (where the watchdog then came in vain, `replace` has another timer armed); or its deadline is centuries ahead.
+//! 3. Each record with a waker is listed in the nursery or in the heap. A look first at the nursery, then at the heap, finds the
+//!    record, since it moves from one to the other under the heap's lock. There are three exceptions. The waker is just being
+//!    put in. Or a look has found the record due; if the watchdog then could not take the waker, because `replace` held it, the
+//!    caller of `replace` arms another timer. Or the deadline is centuries ahead.
 //! 4. Once an arm has been announced, its timer is not due before `earliest`, except while the watchdog has reset `earliest` and
 //!    is about to look again.
-//! 5. The list of groups from `Records::first` on has each group with a free record once. It has no other group, except
-//!    perhaps the first.
+//! 5. The list of groups that begins at `Records::first` has each group with a free record once. It has no other group, except
+//!    that its first group may have no free record.
 //!
 //! The protocol is in `watchdog/README.md`.
 
@@ -41,7 +43,7 @@ const STALE: usize = 1024;
 const BATCH: usize = 64;
 
 pub(crate) struct Timers {
-    /// Invariant 4. Arms lower it; the watchdog resets it when it is due.
+    /// Invariant 4. Arms lower this time. The watchdog resets it when the time has come.
     earliest: CachePadded<AtomicU64>,
     nursery: [AtomicU32; NURSERY],
     listed: AtomicU32,
@@ -63,8 +65,8 @@ const _: () = assert!(GROUP as u64 <= Ticket::ROOM + 1);
 #[derive(Clone, Copy)]
 pub(crate) struct Timer {
     group: &'static Group,
-    /// The ticket of its waker, and in the bits that a ticket leaves free the number of its record in the group. One word,
-    /// so that a timer stays in registers.
+    /// Two numbers in one word, so that a timer stays in registers: the ticket of its waker, and in the low bits
+    /// (`Ticket::ROOM`) the index of its record in the group.
     place: u64,
 }
 
@@ -82,7 +84,7 @@ impl Default for Timers {
 
 /// For the owner. Relaxed unless stated otherwise: invariant 1.
 impl Timers {
-    /// Puts a timer in. The watchdog is not told.
+    /// Puts a timer in. Does not tell the watchdog.
     ///
     /// # Safety
     ///
@@ -126,12 +128,12 @@ impl Timers {
             group.set_listed(at, false);
             heap.extend(group.timer(at).map(entry));
         }
-        // With the lock held, so before a look goes through the heap.
+        // With the lock held, so that a look goes through the heap only after this store.
         self.listed.store(0, Ordering::Relaxed);
     }
 
-    /// Leaves out the timers that were taken back. Only this thread puts entries into the heap. An entry that the watchdog
-    /// takes out meanwhile comes back, and is stale then.
+    /// Builds the heap anew from the records, without stale entries. Only this thread puts entries into the heap. If the watchdog
+    /// takes an entry out meanwhile, the new heap has that entry again, as a stale one.
     fn rebuild_heap(&'static self) {
         let timers = self.records.sort_out().filter_map(|(group, at)| group.timer(at));
         let entries: Vec<_> = timers.map(entry).collect();
@@ -141,7 +143,7 @@ impl Timers {
             heap.clear();
             heap.extend(entries);
         } else {
-            // Not with the lock held.
+            // The new heap is built without the lock, since that takes long.
             drop(heap);
             let anew = Heap::from(entries);
             let before = std::mem::replace(&mut *lock(&self.heap), anew);
@@ -151,7 +153,7 @@ impl Timers {
 }
 
 impl Timers {
-    /// The records that are listed in the nursery, or were when the look began.
+    /// The records that are listed in the nursery, or were listed when the look began.
     fn in_nursery(&self) -> impl Iterator<Item = u32> {
         // Acquire, twice: pairs with the Releases in `list`. A place may list another record meanwhile.
         let listed = self.listed.load(Ordering::Acquire) as usize;
@@ -168,20 +170,20 @@ impl Timers {
         self.earliest.0.load(Ordering::Relaxed)
     }
 
-    /// Says that a timer may be due from then on.
+    /// Says that a timer may be due from `deadline` on.
     #[cold]
     pub(crate) fn lower(&self, deadline: u64) {
-        // Relaxed: as above. The minimum, since both the thread and the watchdog do so.
+        // Relaxed: as above. The minimum, since both the thread and the watchdog lower `earliest`.
         self.earliest.0.fetch_min(deadline, Ordering::Relaxed);
     }
 
-    /// Resets `earliest` to "never". After the next fence [`end_look`](Self::end_look) must follow.
+    /// Resets `earliest` to "never". The caller must call [`end_look`](Self::end_look) after its next fence.
     pub(crate) fn begin_look(&self) {
         // Relaxed: as above.
         self.earliest.0.store(NEVER, Ordering::Relaxed);
     }
 
-    /// Looks at all timers, and lowers `earliest` to the first.
+    /// Looks at all timers, and lowers `earliest` to the earliest deadline.
     pub(crate) fn end_look(&self) {
         let mut earliest = NEVER;
         for index in self.in_nursery() {
@@ -191,7 +193,7 @@ impl Timers {
         let mut heap = lock(&self.heap);
         let mut left = BATCH;
         while let Some(&Reverse((deadline, index, filling))) = heap.peek() {
-            // After so many stale entries another will do: it is not later than the first timer.
+            // After `BATCH` stale entries, takes the next entry even if it is stale: it is not later than the first timer.
             if left == 0 || self.records.filling(index, filling).is_some() {
                 earliest = earliest.min(deadline);
                 break;
@@ -203,7 +205,7 @@ impl Timers {
         self.lower(earliest);
     }
 
-    /// Takes out wakers that are due, with their deadlines, in order of these; and whether those were all.
+    /// Takes out wakers that are due, with their deadlines, in the order of the deadlines. The flag says whether those were all.
     pub(crate) fn take_due(&self, now: u64) -> (Vec<(u64, Waker)>, bool) {
         let mut due = Vec::new();
         let mut take = |index: u32, ticket: Ticket| {
@@ -236,7 +238,7 @@ impl Timers {
         (due, left > 0)
     }
 
-    /// For a model's threads that take turns.
+    /// A lease for the threads of a model, which take turns.
     #[cfg(timebox_loom)]
     pub(crate) fn lease_in_turn(&'static self) -> Lease {
         // SAFETY: one comes after the other.
@@ -273,7 +275,7 @@ impl Lease {
     }
 }
 
-/// The timers that threads without any of their own share.
+/// The timers shared by all threads that have no timers of their own.
 pub(crate) struct Orphans {
     lock: Mutex<()>,
     timers: SetOnce<Timers>,
@@ -290,7 +292,7 @@ impl Orphans {
         &self.timers
     }
 
-    /// They belong to the thread that holds the lock, which is in the lease.
+    /// The timers belong to the thread that holds the lock. The lease has the lock's guard.
     pub(crate) fn lease(&'static self) -> Lease {
         let timers = self.timers.get_or_init(Timers::default);
         Lease { timers, _lock: Some(lock(&self.lock)) }
@@ -313,7 +315,7 @@ impl Timer {
         Ticket::from_number(self.place)
     }
 
-    /// Whether it was armed before a fork, by the parent.
+    /// Whether the parent process armed the timer, before a fork.
     pub(crate) fn is_lost(self) -> bool {
         #[cfg(feature = "testing")]
         if self.mocked().is_some() {
@@ -322,19 +324,19 @@ impl Timer {
         self.group.is_lost()
     }
 
-    /// A timer on a mock clock, by the number of the clock and its own.
+    /// A timer on a mock clock, by the number of the clock and the number of the timer.
     #[cfg(feature = "testing")]
     pub(crate) fn on_mock(clock: u32, number: u32) -> Self {
         Self { group: Group::of_mocks(), place: u64::from(clock) << 32 | u64::from(number) }
     }
 
-    /// The numbers that [`on_mock`](Self::on_mock) was given, if it is on a mock clock.
+    /// The two numbers that were given to [`on_mock`](Self::on_mock); `None` if the timer is not on a mock clock.
     #[cfg(feature = "testing")]
     pub(crate) fn mocked(self) -> Option<(u32, u32)> {
         self.group.is_of_mocks().then_some(((self.place >> 32) as u32, self.place as u32))
     }
 
-    /// Takes it back; `None` if it has fired, or is lost. `own` are the calling thread's timers.
+    /// Takes the timer back; `None` if it has fired, or is lost. `own` are the calling thread's timers.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn take(self, own: Option<&'static Timers>) -> Option<Waker> {
         if self.group.is_lost() {
@@ -349,7 +351,7 @@ impl Timer {
         Some(waker)
     }
 
-    /// Has it wake another task. `false` if it is due, or lost: then take it back, and arm another.
+    /// Has the timer wake another task. `false` if the timer is due or lost: then the caller takes it back and arms another.
     pub(crate) fn replace(self, waker: &Waker) -> bool {
         if self.group.is_lost() {
             return false;
@@ -360,7 +362,7 @@ impl Timer {
             Some(true) => return true,
             Some(false) => {}
         }
-        // Clone and drop of a waker are foreign code: not while the record is held.
+        // Clone and drop of a waker are foreign code, so they must not run while the record is held.
         let mut waker = waker.clone();
         place.hold(ticket, |before| std::mem::swap(before, &mut waker)).is_some()
     }
@@ -386,7 +388,7 @@ mod tests {
     use std::sync::atomic::AtomicUsize;
     use std::task::Wake;
 
-    /// Says which it is when it is called.
+    /// A waker that stores its number when it is woken.
     struct Numbered(usize, Arc<AtomicUsize>);
 
     impl Wake for Numbered {
@@ -400,7 +402,7 @@ mod tests {
     }
 
     fn put(timers: &'static Timers, deadline: u64, waker: Waker) -> Timer {
-        // SAFETY: each test has its own, and one thread.
+        // SAFETY: each test has its own timers, and one thread.
         unsafe { timers.put(deadline, waker) }
     }
 
@@ -432,7 +434,7 @@ mod tests {
                 3 if !model.is_empty() => {
                     let nth = (random() % model.len() as u64) as usize;
                     let (&key, &timer) = model.iter().nth(nth).unwrap();
-                    // On its own thread, or on another.
+                    // As the timer's own thread, or as another thread.
                     let own = random().is_multiple_of(2).then_some(timers);
                     assert_eq!(number_of(timer.take(own).unwrap()), key.1);
                     assert!(timer.take(own).is_none(), "a timer is good once");
@@ -464,7 +466,7 @@ mod tests {
         let timers = leaked();
         for round in 0..if cfg!(miri) { 5 } else { 3000 } {
             let armed: Vec<Timer> = (0..64).map(|n| put(timers, n, Waker::noop().clone())).collect();
-            // On its own thread, or on another.
+            // As the timer's own thread, or as another thread.
             let own = (round % 2 == 0).then_some(timers);
             armed.into_iter().for_each(|timer| drop(timer.take(own)));
         }

@@ -9,7 +9,7 @@ use crate::sync::callback::Closure;
 /// An action taken when a scope is over, to unblock a foreign call.
 ///
 /// It may fire more than once, and at any time from the moment the scope is over until its registration ends
-/// (with the call, for [`interruptible`](crate::interruptible)); then it is not running and never will.
+/// (with the call, for [`interruptible`](crate::interruptible)). After that the hook is not running and never will.
 ///
 /// Any `FnMut() -> R + Send` converts into a hook that runs on a runner thread. If it returns an `Err`, that is a
 /// [failure](crate::HookFailure): the failure is kept, and the hook fires again after ever longer pauses, up to a second. Any
@@ -100,15 +100,15 @@ impl<'a> Hook<'a> {
         self
     }
 
-    /// Fires again, this long after the end of its last run, but at least a tenth of a millisecond. While the hook fails,
-    /// each pause is twice the last, up to a second.
+    /// Fires again, `interval` after the end of its last run. An interval of less than a tenth of a millisecond counts as that.
+    /// While the hook fails, each pause is twice the last, up to a second.
     pub fn every(mut self, interval: Duration) -> Self {
         self.policy.repeat = Repeat::Every(interval);
         self
     }
 
-    /// Escalates: fires `hook` too if the registration still exists `after` the first firing of this one. It does so even
-    /// while this one still runs.
+    /// Escalates: when this hook has fired for the first time, waits for `after`, and then fires `hook` if the registration
+    /// still exists. `hook` fires even while this hook still runs.
     ///
     /// ```
     /// use std::time::Duration;
@@ -165,9 +165,9 @@ impl fmt::Debug for Hook<'_> {
 
 /// A hook without its closures.
 pub(crate) struct Plan {
-    /// The index of its closure.
+    /// The index of the hook's closure.
     pub(super) index: usize,
     pub(super) policy: Policy,
-    /// The hooks that it escalates to, and how long after its first firing.
+    /// The hooks that this hook escalates to, each with the delay after the first firing of this hook.
     pub(super) then: Vec<(Duration, Plan)>,
 }

@@ -26,7 +26,7 @@ pub(crate) struct Entry {
     then: Vec<(Duration, Arc<Entry>)>,
     /// The timers that will fire it again, and those of the hooks that it escalates to.
     timers: ForkMutex<Vec<Timer>>,
-    /// Whether the end of a scope has triggered it. From then on only its own timers do.
+    /// Whether the end of a scope has triggered the entry. After that only the entry's own timers fire it.
     triggered: AtomicBool,
     /// Whether a run of this entry has ended, or was refused. Set under the callback's lock.
     ended: AtomicBool,
@@ -34,7 +34,7 @@ pub(crate) struct Entry {
     escalates: AtomicBool,
     /// Whether the future has left the scope of this entry, so that the entry begins no run. Set under the callback's lock.
     retired: AtomicBool,
-    /// The environment whose clock its timers follow.
+    /// The timers follow the clock of this environment.
     env: TestEnv,
 }
 
@@ -103,7 +103,7 @@ impl Entry {
         }
     }
 
-    /// Whether the caller is the one who triggers it.
+    /// Claims the first run; `false` if another caller has claimed it.
     pub(crate) fn claim(&self) -> bool {
         // Relaxed: nothing but this flag decides who is first.
         !self.triggered.swap(true, Ordering::Relaxed)
@@ -126,7 +126,8 @@ impl Entry {
                 (fires, failures, due)
             }
             Call::Later { runs } => {
-                // It runs for another entry of the hook, and may hang there.
+                // Another entry of this hook is running the closure right now, and the closure may hang: so start the
+                // escalation here too.
                 if runs {
                     self.escalate_later();
                 }
@@ -134,7 +135,7 @@ impl Entry {
             }
             Call::Rejected => {
                 wake(self.callback.hold_back(false, || self.ended()));
-                // A hook that fires once may have done so for another entry.
+                // A hook that fires once may have fired for another entry. Then this entry only escalates.
                 if self.is_once() && self.callback.fires() > 0 {
                     self.escalate_later();
                 }
@@ -148,7 +149,7 @@ impl Entry {
             Repeat::Once | Repeat::Default => return,
             Repeat::Every(interval) => {
                 let interval = nanos(interval).max(100_000);
-                // While it fails, each pause is twice the last, up to a second.
+                // While the hook fails, each pause is twice the last, up to a second.
                 interval.saturating_mul(1 << failures.min(14)).min(interval.max(1_000_000_000))
             }
             Repeat::Backoff => 500_000 << (fires - 1).min(if failures > 0 { 11 } else { 7 }),
@@ -187,12 +188,13 @@ impl Entry {
     }
 
     fn is_retired(&self) -> bool {
-        // Relaxed: ordered by the lock of the callback, or by that of the timers.
+        // Relaxed: ordered by the lock of the callback, or by the lock of the timers.
         !mutant!(NoRetire) && self.retired.load(Ordering::Relaxed)
     }
 
     /// The future leaves the scope: this entry begins no run any more, even if the watchdog or a runner is about to start
-    /// one. With `wait`, none is running either when this returns. The hook may run for [another](Self::again) entry.
+    /// one. With `wait`, no run of this entry is in progress when this returns. The hook may run for [another](Self::again)
+    /// entry.
     pub(crate) fn retire(&self, wait: bool) {
         wake(self.callback.hold_back(wait, || self.retired.store(true, Ordering::Relaxed)));
         self.cancel_timers();
@@ -209,12 +211,12 @@ impl Entry {
         }
     }
 
-    /// Whether the hook was ended.
+    /// Whether the hook was revoked.
     pub(crate) fn is_revoked(&self) -> bool {
         self.callback.is_revoked()
     }
 
-    /// Whether the hook or one that it escalates to is running. It may be even after it was revoked, if from inside itself.
+    /// Whether the hook or one that it escalates to is running. A hook that was revoked from inside itself still runs.
     pub(crate) fn is_running(&self) -> bool {
         self.callback.is_running() || self.then.iter().any(|(_, entry)| entry.is_running())
     }
@@ -235,8 +237,9 @@ impl Entry {
         poll
     }
 
-    /// Its future ends: pending until this entry has run, or never will, and runs no more. If the hook `ends` with that
-    /// future, the entry begins no other run. `waiter` is as in [`Callback::poll_idle`].
+    /// Called when the future of this entry ends. Pending until this entry has run, or never will, and the hook is not running.
+    /// If the hook `ends` with the future, the entry begins no other run after that. `waiter` is as in
+    /// [`Callback::poll_idle`].
     pub(crate) fn poll_first_run(&self, waiter: usize, waker: &Waker, ends: bool) -> Poll<()> {
         let is_to_come = || {
             let ended = self.has_ended();
@@ -273,11 +276,11 @@ impl Entry {
 
     /// Whether this entry has run, or never will.
     pub(crate) fn has_ended(&self) -> bool {
-        // Relaxed: ordered by the callback's lock; without it, the caller asks again.
+        // Relaxed: ordered by the callback's lock. A caller without that lock asks again.
         self.ended.load(Ordering::Relaxed) || self.is_retired()
     }
 
-    /// Keeps it from beginning a run.
+    /// Keeps the hook, and those that it escalates to, from beginning a run.
     pub(crate) fn suspend(&self) {
         self.callback.suspend();
         for (_, entry) in &self.then {
@@ -285,7 +288,7 @@ impl Entry {
         }
     }
 
-    /// Waits for its run, if there is one.
+    /// Waits until neither the hook nor one that it escalates to is running.
     pub(crate) fn wait_until_idle(&self) {
         wake(self.callback.wait_until_idle());
         for (_, entry) in &self.then {
@@ -293,30 +296,30 @@ impl Entry {
         }
     }
 
-    /// Undoes [`suspend`](Self::suspend). If a run was due meanwhile, it begins now.
+    /// Undoes [`suspend`](Self::suspend). A run that became due meanwhile begins now.
     pub(crate) fn resume(&self) {
         let mut due = Vec::new();
         self.resume_all(&mut due);
         #[cfg(feature = "testing")]
         if TestEnv::is_in_force() && TestEnv::current().injects() {
-            // The hooks have run when this returns, as at the expiry itself: the test relies on it.
+            // A test relies on it that the hooks have run when this returns, as it does at an expiry.
             return crate::watchdog::mock::carry_out(due);
         }
         due.into_iter().for_each(thread::post);
     }
 
-    /// Resumes all before any runs, since a hook may wait for one that it escalates to.
+    /// Resumes all hooks before any of them runs, since a hook may wait for one that it escalates to.
     fn resume_all(&self, due: &mut Vec<Waker>) {
         due.extend(self.callback.resume());
         self.then.iter().for_each(|(_, entry)| entry.resume_all(due));
     }
 
-    /// How often it has fired, with the hooks that it escalates to.
+    /// How often the hook and those that it escalates to have fired, in all.
     pub(crate) fn fires(&self) -> u32 {
         self.then.iter().fold(self.callback.fires(), |sum, (_, entry)| sum.saturating_add(entry.fires()))
     }
 
-    /// Its last failure; that of a hook that it escalates to comes first.
+    /// The last failure of a hook that it escalates to; if there is none, its own last failure.
     pub(crate) fn failure(&self) -> Option<HookFailure> {
         let own = || self.callback.failure().map(|Failure { text, is_panic }| HookFailure { text, is_panic });
         self.then.iter().rev().find_map(|(_, entry)| entry.failure()).or_else(own)
@@ -348,7 +351,7 @@ impl Caller for Arc<Entry> {
     }
 }
 
-/// Wakes tasks that waited for a hook. An executor may poll a task right here: it sees no scope of this thread.
+/// Wakes tasks that waited for a hook. An executor may poll a task right here, and the task must not see this thread's scopes.
 fn wake(waiters: Waiters) {
     if !waiters.is_empty() {
         without_scopes(|| waiters.wake());
@@ -359,7 +362,7 @@ fn both(one: Poll<()>, other: Poll<()>) -> Poll<()> {
     if one.is_ready() { other } else { one }
 }
 
-/// Its timer is due.
+/// Called when a timer of the entry is due, or when a run that was put off can begin.
 impl Wake for Entry {
     fn wake(self: Arc<Self>) {
         self.dispatch();

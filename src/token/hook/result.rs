@@ -11,7 +11,7 @@ use std::sync::{Arc, MutexGuard, RwLockReadGuard, RwLockWriteGuard};
 ///
 /// A hook that fails fires again, after ever longer pauses. The error is kept: see [`HookFailure`](crate::HookFailure).
 ///
-/// Those types of std implement it with which a closure is likely to end. If yours ends with another type, end it with a
+/// The types of std that a closure is likely to return implement it. If your closure returns another type, end it with a
 /// semicolon, or return a `Result`. Other crates cannot implement this trait: it is implemented for `!`, which has no name
 /// yet.
 ///
@@ -50,7 +50,7 @@ impl<T, E: Debug> HookResult for Result<T, E> {
     }
 }
 
-/// Implements [`HookResult`] for types that are no failure.
+/// Implements [`HookResult`] for types that never stand for a failure.
 macro_rules! ignored {
     ($($({$($generics:tt)*})? $type:ty),* $(,)?) => {$(
         impl$(<$($generics)*>)? HookResult for $type {

@@ -17,16 +17,16 @@ use crate::watchdog::Timer;
 pub(super) struct Ancestry {
     /// The earliest deadline of the node and its ancestors.
     pub(super) effective: u64,
-    /// Whether the node keeps all its ancestors. A future that is not done may lose those that it has.
+    /// Whether the node keeps all its ancestors. The node of a future that is not done may lose its ancestors.
     pub(super) is_fixed: bool,
     /// Whether the node or an ancestor is linked to other nodes.
     pub(super) has_links: bool,
-    /// Whether one of all these nodes has another clock. `effective` leaves out its deadline.
+    /// Whether an ancestor or a linked node has another clock. `effective` leaves out the deadlines on that clock.
     pub(super) mixes_clocks: bool,
 }
 
 impl Ancestry {
-    /// That of a node beneath `parent`, without the links of the node itself. The parent's lock is held, or the node's.
+    /// The ancestry of a node beneath `parent`, without the node's own links. The parent's lock is held, or the node's.
     #[inline]
     pub(super) fn beneath(
         parent: Option<&Arc<Node>>,
@@ -45,7 +45,7 @@ impl Ancestry {
         Self { effective: deadline.min(inherited.effective), is_fixed, ..inherited }
     }
 
-    /// That of a node which has this link too.
+    /// This ancestry, with one more link of the node.
     fn with_link(self, link: &Listing, env: &TestEnv) -> Self {
         let other = &link.node;
         let mixes_clocks = !other.env.shares_clock(env) || other.ancestry().mixes_clocks;
@@ -57,7 +57,7 @@ impl Node {
     #[inline]
     pub(super) fn ancestry(&self) -> Ancestry {
         Ancestry {
-            // The first. Acquire: pairs with the Release in `set_ancestry`.
+            // Loaded first. Acquire: pairs with the Release in `set_ancestry`.
             is_fixed: self.flags.is_fixed.load(Ordering::Acquire),
             effective: self.effective.load(Ordering::Relaxed),
             has_links: self.flags.has_links.load(Ordering::Relaxed),
@@ -65,16 +65,16 @@ impl Node {
         }
     }
 
-    /// Under the node's lock.
+    /// Called under the node's lock.
     fn set_ancestry(&self, ancestry: Ancestry) {
         self.effective.store(ancestry.effective, Ordering::Relaxed);
         self.flags.has_links.store(ancestry.has_links, Ordering::Relaxed);
         self.flags.mixes_clocks.store(ancestry.mixes_clocks, Ordering::Relaxed);
-        // The last. Release: pairs with the Acquire in `ancestry`.
+        // Stored last. Release: pairs with the Acquire in `ancestry`.
         self.flags.is_fixed.store(ancestry.is_fixed, Ordering::Release);
     }
 
-    /// The node has a link of its own now.
+    /// Called when the node has a link of its own.
     pub(super) fn set_waypoint(&self) {
         self.flags.is_waypoint.store(true, Ordering::Relaxed);
     }
@@ -100,7 +100,7 @@ impl Node {
         deadline < if is_comparable { self.ancestry().effective } else { NEVER }
     }
 
-    /// Restores invariants 4 and 5 after a change of the node's parent, mode or links, or of an ancestor. Whether the
+    /// Restores invariants 4 and 5 after a change of the node's parent, mode or links, or of an ancestor. Returns whether the
     /// ancestry has changed.
     pub(super) fn update(self: &Arc<Self>) -> bool {
         let Some(mut state) = self.state.lock() else { return false };
@@ -120,7 +120,7 @@ impl Node {
         has_changed
     }
 
-    /// Invariant 4. Hands out a timer that is not needed any more.
+    /// Restores invariant 4. Returns a timer that is not needed any more, for the caller to cancel without the lock.
     fn update_timer(self: &Arc<Self>, state: &mut State, needed: bool) -> Option<Timer> {
         if state.timer.is_some_and(Timer::is_lost) {
             state.timer = None;
@@ -151,8 +151,8 @@ impl Node {
         if ancestry.mixes_clocks { self.earliest_by_walking(false) } else { ancestry.effective }
     }
 
-    /// The [effective deadline](Self::effective_deadline), without ancestors that the node may lose: those of a future that
-    /// is not done.
+    /// The [effective deadline](Self::effective_deadline), without the ancestors that the node may lose. A future that is not
+    /// done may lose all its ancestors, and the nodes beneath it lose them too.
     pub(crate) fn lasting_deadline(self: &Arc<Self>) -> u64 {
         let ancestry = self.ancestry();
         if ancestry.is_fixed && !ancestry.mixes_clocks {
@@ -170,7 +170,7 @@ impl Node {
             if node.env.shares_clock(&self.env) {
                 earliest = earliest.min(node.deadline);
             }
-            // The ancestors beyond a future still end the node, through its flag.
+            // The ancestors of such a future are left out. Their end still reaches the node: it sets the node's flag.
             let is_last = only_lasting && node.parent_mode.is_reparentable();
             next = if is_last { None } else { node.parent() };
         }

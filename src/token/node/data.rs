@@ -19,11 +19,11 @@ use crate::watchdog::Timer;
 
 /// The state that a scope shares with its tokens, handles and hooks.
 pub(crate) struct Node {
-    /// Invariant 1. Checkpoints read it without the lock.
+    /// Whether the node is over (invariant 1). Checkpoints read it without the lock.
     pub(super) over: AtomicBool,
-    /// Its own deadline; [`NEVER`](crate::time::NEVER) if only its ancestors have one.
+    /// The node's own deadline; [`NEVER`](crate::time::NEVER) if only its ancestors have one.
     pub(crate) deadline: u64,
-    /// The cause of its end if the deadline passes.
+    /// The cause of the node's end if the deadline passes.
     pub(crate) cause: Cause,
     pub(crate) id: ScopeId,
     pub(super) location: &'static Location<'static>,
@@ -31,7 +31,7 @@ pub(crate) struct Node {
     pub(super) details: Option<Box<Details>>,
     /// When the scope was entered, or the token made.
     pub(crate) entered: u64,
-    /// The environment in which it was made. Its times are on the clock of that.
+    /// The environment in which the node was made. The node's times are on the clock of that environment.
     pub(crate) env: TestEnv,
     pub(super) parent_mode: ParentMode,
     /// Whether a propagation that began here has reached all nodes beneath.
@@ -39,12 +39,13 @@ pub(crate) struct Node {
     pub(super) flags: AncestryFlags,
     /// `Ancestry::effective`.
     pub(super) effective: AtomicU64,
-    /// An ancestor to go on from: the nodes between never change. It is the nearest waypoint; for a lazy token, the parent.
+    /// The nearest ancestor that is a waypoint; for a lazy token, the parent. A search for links skips the nodes in between,
+    /// since these have no links and never move.
     pub(super) next: Option<Arc<Node>>,
     pub(super) state: ForkMutex<State>,
 }
 
-/// The rest of the cached `Ancestry`, apart so that the node has no gaps.
+/// The flags of the cached `Ancestry`. They are in a struct of their own, so that the node has no padding.
 pub(super) struct AncestryFlags {
     pub(super) is_fixed: AtomicBool,
     pub(super) has_links: AtomicBool,
@@ -60,14 +61,15 @@ pub(super) struct Details {
     pub(super) fields: Fields,
 }
 
-/// The state under the node's lock. A token that nobody waits for needs no more than this, so that its node has 120 bytes:
-/// allocators have such blocks at hand.
+/// The state under the node's lock. A token that nobody waits for needs no more than this. That keeps its node at 120 bytes, a
+/// size that allocators have at hand.
 pub(super) struct State {
     pub(super) parent: Option<Listing>,
     pub(super) more: Option<Box<ScopeState>>,
 }
 
-/// What the node of a scope needs, and that of a token which a task waits for, or which ended by itself.
+/// The state that the node of a scope needs. The node of a token needs it once a task waits for the token, or once the token
+/// has ended by itself.
 #[derive(Default)]
 pub(super) struct ScopeState {
     /// How the node ended by itself.
@@ -88,9 +90,9 @@ pub(super) struct ColdState {
     pub(super) hooks: Slab<ListedHook>,
     /// How many open shields suspend its hooks.
     pub(super) suspensions: u32,
-    /// The time of each shield that is pending in its future: the shield lasts until then at most.
+    /// For each shield that is pending in the node's future, the time until which the shield lasts at most.
     pub(super) shields: Slab<u64>,
-    /// The task that waits for the last of these shields.
+    /// The task that waits until the last of these shields has closed.
     pub(super) shield_waiter: Option<Waker>,
     /// How long a future in the scope is polled on, once the scope is over.
     pub(super) grace: u64,
@@ -104,7 +106,7 @@ impl State {
         Self { parent, more: None }
     }
 
-    /// The cold state, if there is any. Does not make it, as a mutable access to its fields does.
+    /// The cold state, if there is any. A mutable access to its fields would allocate it (`DerefMut`); this does not.
     pub(super) fn existing_cold(&mut self) -> Option<&mut ColdState> {
         self.more.as_mut()?.cold.as_deref_mut()
     }
@@ -163,7 +165,7 @@ pub(super) struct Listing {
 pub(super) enum Child {
     /// It is beneath the node.
     Inner(Weak<Node>),
-    /// It is linked to the node: it ends when the node does.
+    /// It is linked to the node: it ends when the node ends.
     Linked(Weak<Node>),
 }
 
@@ -210,7 +212,7 @@ pub(crate) enum HookOwner {
     /// A scope. The hook ends with the scope, and a shield suspends it.
     Scope,
     /// A future that is polled in the scope, and may be polled elsewhere later. The hook ends with the scope. A shield
-    /// suspends it, even one of the same future that was open before.
+    /// suspends it, even a shield of the same future that was open before the hook was registered.
     Future,
 }
 

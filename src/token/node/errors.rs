@@ -20,15 +20,15 @@ impl Node {
 
     /// From now on the node keeps the last error that named it.
     ///
-    /// Nodes do not do so unasked: the source of the error may hold a token of the node, and they would keep each other
-    /// alive for ever.
+    /// Without this call a node keeps no error: the source of the error may hold a token of the node, and then the error and
+    /// the node would keep each other alive for ever.
     pub(crate) fn fall_back(&self) {
         if let Some(mut state) = self.state.lock() {
             state.falls_back = true;
         }
     }
 
-    /// The last error that named the node. It keeps none from now on.
+    /// Takes out the last error that named the node. The node keeps no error from now on.
     pub(crate) fn take_raised(&self) -> Option<TimeoutError> {
         let mut state = self.state.lock()?;
         state.falls_back = false;

@@ -12,7 +12,7 @@ use crate::time::{NEVER, clock};
 #[cfg(feature = "testing")]
 use crate::watchdog;
 
-/// The timer of its deadline is due.
+/// Called when the timer of the node's deadline is due.
 impl Wake for Node {
     fn wake(self: Arc<Self>) {
         if let Some(mut state) = self.state.lock()
@@ -33,7 +33,7 @@ impl Node {
         self.deadline <= self.env.reading(now)
     }
 
-    /// How the node ended by itself by `now`: the earlier of its cancel and its deadline.
+    /// How the node has ended by itself, if it has at `now`: by its cancel or by its deadline, whichever came first.
     pub(crate) fn end(&self, now: u64) -> Option<Termination> {
         let recorded = self.state.lock().and_then(|state| state.end.clone());
         self.earlier(recorded, self.env.reading(now))
@@ -55,7 +55,7 @@ impl Node {
 
     #[cold]
     fn propagate_expiry(self: &Arc<Self>, now: u64) -> bool {
-        // Of each tree: the expired node with the earliest deadline, and the outermost expired node.
+        // For each tree, two nodes: the expired node with the earliest deadline, and the outermost expired node.
         let mut expired: Vec<(u64, usize, Reverse<usize>, Arc<Node>)> = Vec::new();
         let mut trees = 0;
         let mut earliest = (usize::MAX, NEVER);
@@ -108,7 +108,7 @@ impl Node {
         watchdog::mock::carry_out([Arc::new(Early(Arc::clone(self))).into()]);
     }
 
-    /// Since when the node is over, on this clock; `None` if it is not.
+    /// Since when the node is over, on this clock; `None` if the node is not over.
     pub(crate) fn over_since(&self, clock: &TestEnv) -> Option<u64> {
         if !self.is_over() {
             return None;
@@ -118,8 +118,8 @@ impl Node {
         Some(at)
     }
 
-    /// Whether the node or one of its ancestors has ended. A node can be over without that: the parent that ended may not be
-    /// its parent any more.
+    /// Whether the node or one of its present ancestors has ended. A node can be over although none of these has ended: it may
+    /// have left the parent that ended.
     pub(crate) fn is_over_still(self: &Arc<Self>) -> bool {
         let (now, mut has_ended) = (clock::now(), false);
         self.walk(|node| has_ended |= node.end(now).is_some());
@@ -133,8 +133,8 @@ impl Node {
         }
     }
 
-    /// When the first of this node and its ancestors ended, and when the first of their graces ends; `None` if none has
-    /// ended. A node with another clock has no grace here.
+    /// Two times: the earliest end of this node and its ancestors, and the earliest end of their graces. `None` if no end has
+    /// reached the node. An ancestor with another clock counts as if it ended now, with no grace.
     pub(crate) fn graced_until(self: &Arc<Self>, now: u64) -> Option<(u64, u64)> {
         let mut first: Option<(u64, u64)> = None;
         let mut add = |end: u64, until: u64| {

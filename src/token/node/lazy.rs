@@ -7,8 +7,8 @@ use super::propagation::ParentEnd;
 use crate::sync::{Ordering, mutant};
 
 impl Node {
-    /// When this returns, the parent's end has propagated to the node, or will. Called before a task, a hook or a child waits
-    /// for the node.
+    /// Makes sure that the parent's end propagates to a lazy node. If the parent is over, it has propagated when this returns.
+    /// Called before a task, a hook or a child waits for the node.
     #[inline]
     pub(super) fn ensure_listed(self: &Arc<Self>) {
         if self.parent_mode.is_lazy() {
@@ -31,7 +31,7 @@ impl Node {
             self.propagate_and_deliver(Some(&ParentEnd::of(parent)));
         }
         if self.parent_mode.is_unlisted() {
-            // Only now: until here a child of this node needs this function to look at the parent.
+            // Set last, when the node is listed and has looked at the parent.
             self.parent_mode.set_listed();
         }
     }

@@ -7,7 +7,7 @@ use super::data::{Child, Listing, Node};
 use crate::time::NEVER;
 
 impl Node {
-    /// Links the node to `other`: it ends when `other` does. Called before the node has children.
+    /// Links the node to `other`: the node ends when `other` ends. Called before the node has children.
     pub(crate) fn link(self: &Arc<Self>, other: &Arc<Node>) {
         let Some(link) = other.list(Child::Linked(Arc::downgrade(self))) else { return };
         if let Some(mut state) = self.state.lock() {
@@ -15,7 +15,7 @@ impl Node {
         }
         self.set_waypoint();
         self.update();
-        // Invariant 3: the other may have gone through its children before it listed this one.
+        // Invariant 3: `other` may have propagated to its children before it listed this node.
         if other.is_over() {
             self.end_by(self.end_through_link(other, other.origin().as_ref()), true);
             self.propagate_and_deliver(None);
@@ -35,7 +35,7 @@ impl Node {
             let mut in_circle = false;
             other.visit_all(|_, node| in_circle |= Arc::ptr_eq(node, self));
             if in_circle && let Some(mut state) = self.state.lock() {
-                // The other still lists this node, and so propagates to it as long as both are there.
+                // `other` still lists this node, and so propagates to it as long as both nodes exist.
                 let link = state.links.iter().position(|link| Arc::ptr_eq(&link.node, &other));
                 let link = link.map(|index| state.links.swap_remove(index));
                 drop(state);
@@ -56,7 +56,7 @@ impl Node {
             if node.env.shares_clock(&self.env) {
                 earliest = earliest.min(node.effective_deadline());
             } else if ancestry.mixes_clocks {
-                // An ancestor of this one may have the clock again.
+                // `node` has another clock, but an ancestor of it may have this clock again.
                 node.walk(|node| {
                     if node.env.shares_clock(&self.env) {
                         earliest = earliest.min(node.deadline);
@@ -73,7 +73,7 @@ impl Node {
         self.ancestry().mixes_clocks || self.expires_at() <= self.env.reading(now)
     }
 
-    /// The node with the earliest deadline, of all that end this one through a link of its own.
+    /// The node with the earliest deadline, of all nodes that end this one through one of its own links.
     pub(crate) fn earliest_link(self: &Arc<Self>) -> Option<Arc<Node>> {
         let mut earliest: Option<Arc<Node>> = None;
         for link in self.linked_nodes() {
@@ -90,7 +90,7 @@ impl Node {
     }
 
     /// Calls `visit` with this node and with all nodes to which it or its ancestors are linked. Skips the ancestors, since a
-    /// node knows what they mean for it.
+    /// node caches what its ancestors mean for it (invariant 5).
     fn visit_trees(self: &Arc<Self>, mut visit: impl FnMut(&Arc<Node>)) {
         let mut trees = vec![Arc::clone(self)];
         let mut seen = HashSet::new();
@@ -124,7 +124,8 @@ impl Node {
         }
     }
 
-    /// Adds the nodes to which `node` is linked itself, each once, since links may form a circle. The parent of `node`.
+    /// Adds the nodes to which `node` is linked itself, each once, since links may form a circle. Returns the
+    /// parent of `node`.
     fn collect_links(
         self: &Arc<Self>,
         node: &Arc<Node>,

@@ -31,7 +31,7 @@ impl Node {
     /// Registers a hook; `None` if the node is over.
     pub(crate) fn add_hook(self: &Arc<Self>, entry: &Arc<Entry>, owner: HookOwner) -> Option<usize> {
         if crate::sync::fork::Process::current().is_child() {
-            // A fork loses the timers of scopes that were open then. They get new ones here, so that the hook fires.
+            // A scope that was open at the fork has lost its timer. It gets a new timer here, so that the hook fires.
             self.walk(|node| {
                 node.update();
             });
@@ -46,7 +46,7 @@ impl Node {
 
     pub(crate) fn remove_hook(&self, key: usize, entry: &Arc<Entry>) {
         let Some(mut state) = self.state.lock() else { return };
-        // The scope may have ended the hook, and given its key to another.
+        // The scope may have ended the hook and removed it. Then another hook may have the key.
         if state.hooks.get(key).is_some_and(|hook| Arc::ptr_eq(&hook.entry, entry)) {
             let hook = state.hooks.remove(key);
             drop(state);
@@ -55,7 +55,7 @@ impl Node {
         }
     }
 
-    /// Adds the hooks of the scope, and those that a token of the scope has in the scope's code.
+    /// Adds the hooks of the scope, and the hooks that the scope's own code has registered with a token of the scope.
     fn scoped_hooks(&self, into: &mut Vec<(Arc<Entry>, HookOwner)>) {
         if let Some(state) = self.state.lock() {
             let scoped = state.hooks.iter().filter(|(_, hook)| hook.owner.is_of_scope());
@@ -63,8 +63,8 @@ impl Node {
         }
     }
 
-    /// The hooks of this node and of the futures beneath, from the outside in. This future polls and drops those futures. A
-    /// scope that was entered by a handle is polled by others.
+    /// The hooks of this node and of the futures beneath, from the outside in. The future of this node polls and drops those
+    /// futures. Scopes beneath that were entered by a handle are left out, since others poll them.
     fn polled_hooks(self: &Arc<Self>) -> Vec<(Arc<Entry>, HookOwner)> {
         let mut entries = Vec::new();
         let mut stack = vec![Arc::clone(self)];
@@ -78,8 +78,8 @@ impl Node {
 
     /// The future is over and about to be dropped. Runs those of its hooks that are due and have not run yet.
     ///
-    /// Pending until each has run, or never will, and none runs any more; then `waker` is woken. The hooks that end with the
-    /// scope begin no other run after that, so the drop of the future waits for none.
+    /// Pending until each of these hooks has run, or never will, and none is running. Then `waker` is woken. The hooks that end
+    /// with the scope begin no other run after that, so the drop of the future waits for no hook.
     ///
     /// Does not wait for a hook that a shield suspends. If there is no thread for a hook, the task is woken at once, to poll
     /// again.
@@ -98,7 +98,7 @@ impl Node {
         Poll::Pending
     }
 
-    /// Registers a task, which is woken when the node is over; `None` if it is.
+    /// Registers a task, which is woken when the node is over; `None` if the node is over already.
     pub(crate) fn add_waker(self: &Arc<Self>, waker: &Waker) -> Option<usize> {
         let waker = waker.clone();
         self.register(false, |state| state.wakers.insert(waker))
@@ -122,7 +122,7 @@ impl Node {
     }
 
     pub(crate) fn remove_waker(&self, key: usize) {
-        // There is none once the node is over.
+        // A node that is over has drained its wakers, so the key may be gone.
         let waker = self.state.lock().and_then(|mut state| state.wakers.try_remove(key));
         drop(waker);
     }

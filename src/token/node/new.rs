@@ -17,14 +17,14 @@ pub(crate) struct NodeSpec {
     /// When the scope was entered, or the token made.
     pub(crate) entered: u64,
     pub(crate) deadline: u64,
-    /// The cause of its end if the deadline passes.
+    /// The cause of the node's end if the deadline passes.
     pub(crate) cause: Cause,
     /// Whether it may get another parent, as the node of a future may.
     pub(crate) reparentable: bool,
 }
 
 impl NodeSpec {
-    /// A token that only a cancel ends: its own, or that of its parent.
+    /// A token without a deadline: it ends when it is cancelled, or when its parent ends.
     #[inline(always)]
     pub(crate) fn token(info: ScopeInfo, entered: u64) -> Self {
         Self { info, entered, deadline: NEVER, cause: Cause::Cancelled, reparentable: false }
@@ -55,12 +55,13 @@ impl Node {
         Self::make(parent, spec)
     }
 
-    /// The node of a token that only a cancel ends: its own, or that of its parent.
+    /// The node of a token without a deadline: it ends when it is cancelled, or when its parent ends.
     pub(crate) fn new_token(parent: Option<&Arc<Node>>, info: ScopeInfo, entered: u64) -> Arc<Self> {
         Self::make(parent, NodeSpec::token(info, entered))
     }
 
-    // Always inlined down to a lazy token: to pass its parts through memory would cost a fifth of its price.
+    // Always inlined, together with `new_lazy` and `build`: otherwise the parts of a lazy token would be passed through memory,
+    // which costs a fifth of the token's price.
     #[inline(always)]
     fn make(parent: Option<&Arc<Node>>, spec: NodeSpec) -> Arc<Self> {
         let env = TestEnv::current();

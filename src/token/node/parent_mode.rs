@@ -8,7 +8,7 @@ pub(super) struct ParentMode(AtomicU8);
 impl ParentMode {
     /// The parent lists the node, and propagates to it.
     pub(super) const LISTED: u8 = 0;
-    /// As `LISTED`, and the node may get another parent: it is the node of a future that is not done.
+    /// The parent lists the node, and the node may get another parent: it is the node of a future that is not done.
     pub(super) const REPARENTABLE: u8 = 1;
     /// The node reads its parent's flag. The parent does not list it (invariant 6).
     pub(super) const LAZY: u8 = 2;

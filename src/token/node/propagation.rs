@@ -29,16 +29,16 @@ struct Pending {
 }
 
 impl Node {
-    /// Ends the node, unless it is over or its deadline has passed. Whether this call ended it.
+    /// Ends the node, unless it is over or its deadline has passed. Returns whether this call ended it.
     ///
-    /// When it returns, the flags of all nodes beneath are set. It wakes the tasks that wait. The hooks run on the watchdog
+    /// When this returns, the flags of all nodes beneath are set. The call wakes the waiting tasks. The hooks run on the watchdog
     /// or on a runner thread.
     pub(crate) fn cancel(self: &Arc<Self>, reason: Option<Arc<str>>) -> bool {
         let now = clock::now();
         let at = self.env.reading(now);
         let end = Termination { reason, ..Termination::new(Cause::Cancelled, at) };
         let first = !self.expire(now) && self.end_by(end, false);
-        // If another thread was first, it may still propagate, or a fork may have lost it.
+        // If another thread was first, it may not have propagated to all nodes yet, or a fork may have lost that thread.
         // Acquire: pairs with the Release in `propagate`.
         if first || (!mutant!(NoSecondSpread) && !self.has_propagated.load(Ordering::Acquire)) {
             self.propagate_and_deliver(None);
@@ -46,7 +46,7 @@ impl Node {
         first
     }
 
-    /// Records how the node ended by itself. `false` if that is recorded already, or if the node is over and
+    /// Records how the node ended by itself. `false` if an end is recorded already, or if the node is over and
     /// `even_if_over` is not set.
     pub(super) fn end_by(&self, end: Termination, even_if_over: bool) -> bool {
         let Some(mut state) = self.state.lock() else {
@@ -61,7 +61,7 @@ impl Node {
         true
     }
 
-    /// [Propagates](Self::propagate), then wakes tasks and hooks. Called on a thread of the user's.
+    /// [Propagates](Self::propagate), then wakes tasks and hooks. Called on a user's thread.
     pub(super) fn propagate_and_deliver(self: &Arc<Self>, by: Option<&ParentEnd>) {
         let mut wakes = WakeList::default();
         self.propagate(by, &mut wakes);
@@ -98,7 +98,7 @@ impl Node {
         }
     }
 
-    /// Sets the flag and decides the origin (invariant 1). The children, if there are any.
+    /// Sets the flag and decides the origin (invariant 1). Returns the children, if there are any.
     fn set_over(&self, by: Option<&ParentEnd>, wakes: &mut WakeList) -> Option<Pending> {
         let Some(mut state) = self.state.lock() else {
             self.over.store(true, Ordering::Release);
@@ -131,23 +131,23 @@ impl Node {
         }
         let children = Children::of(&state);
         let inherits = state.parent.as_ref().is_some_and(|listing| listing.inherits);
-        // The children are used without the lock: the last handle of one may be dropped then.
+        // The children are used without the lock: the last `Arc` of a child may be dropped then, and its drop takes this lock.
         drop(state);
         let origin = match by {
-            // A deep tree is not walked up again at each of its nodes.
+            // The parent's origin is at hand. Otherwise each node of a deep tree would walk up the tree to find it.
             Some(by) if inherits => by.origin.clone(),
             _ => self.origin(),
         };
         Some(Pending { origin, children })
     }
 
-    /// Decides the origin of a node whose parent is over: the parent's, or its own end if that came first.
+    /// Decides the origin of a node whose parent is over: the parent's origin, or the node's own end if that came first.
     fn decide_origin(&self, state: &mut State, parent: &Node, inherited: &Arc<Origin>) {
         let shares_clock = self.env.shares_clock(&parent.env);
         let on_clock = (!shares_clock).then(|| on_clock(inherited, &parent.env, &self.env));
         let inherited = on_clock.as_ref().unwrap_or(inherited);
         let Termination { cause, at, .. } = inherited.termination;
-        // Most nodes have no end of their own by then.
+        // Most nodes have no end of their own. For these nothing is written, since a write would allocate the `ScopeState`.
         if state.end.is_some() || self.deadline <= at {
             state.end = self.earlier(state.end.take(), at);
         }
@@ -175,7 +175,8 @@ impl Node {
         }
     }
 
-    /// By which termination the node is over, and whose it was; `None` if the node is not over, or if a fork has lost it.
+    /// The termination by which the node is over, and the scope where it began; `None` if the node is not over, or if a fork has
+    /// lost the origin.
     pub(crate) fn origin(&self) -> Option<Arc<Origin>> {
         let mut next = match self.own_origin() {
             Ok(origin) => return origin,
@@ -187,14 +188,14 @@ impl Node {
                 Err(parent) => parent,
             };
         };
-        // The next call finds it here.
+        // Cached for the next call.
         if let Some(mut state) = self.state.lock() {
             state.origin.get_or_insert_with(|| Arc::clone(&origin));
         }
         Some(origin)
     }
 
-    /// Its origin; as an error the parent, if the origin is the parent's.
+    /// The node's origin, or as an error the parent, if the node's origin is the parent's origin.
     fn own_origin(&self) -> Result<Option<Arc<Origin>>, Arc<Node>> {
         if !self.is_over() {
             return Ok(None);
@@ -217,7 +218,7 @@ impl Node {
         Ok(state.origin.clone())
     }
 
-    /// An end of this node as the origin for others.
+    /// An end of this node, as the origin of this node and of those that inherit it.
     fn origin_of(&self, termination: Termination) -> Origin {
         Origin { termination, info: self.info(), entered: self.entered }
     }
@@ -227,22 +228,22 @@ impl Node {
         Some(on_clock(&self.origin()?, &self.env, clock))
     }
 
-    /// Its origin in the future, if its own deadline ends it.
+    /// The origin that the node will have if its own deadline ends it.
     pub(crate) fn origin_at_deadline(&self) -> Arc<Origin> {
         Arc::new(self.origin_of(Termination::new(self.cause, self.deadline)))
     }
 
-    /// How this node ends when a node ends that it is linked to. `origin` is the origin of that node.
+    /// How this node ends when `other` ends, a node to which it is linked. `origin` is the origin of `other`.
     pub(super) fn end_through_link(&self, other: &Node, origin: Option<&Arc<Origin>>) -> Termination {
         match origin {
             Some(origin) => Termination::through_link(&on_clock(origin, &other.env, &self.env)),
-            // A fork has lost it.
+            // A fork has lost the origin.
             None => Termination::new(Cause::Cancelled, self.env.reading(clock::now())),
         }
     }
 }
 
-/// An origin on another clock. If the clocks differ, it says that the end came now.
+/// An origin on another clock. If the clocks differ, the result says that the end came now.
 #[inline]
 fn on_clock(origin: &Arc<Origin>, from: &TestEnv, to: &TestEnv) -> Arc<Origin> {
     if to.shares_clock(from) {

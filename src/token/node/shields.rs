@@ -7,14 +7,15 @@ use super::data::Node;
 use super::wake_list::WakeList;
 
 impl Node {
-    /// A shield opens. Suspends the hooks that belong to the scope, and waits for those that run.
+    /// A shield opens. Suspends the hooks that belong to the scope, and waits until none of them is running.
     pub(crate) fn suspend_hooks(&self) {
         let Some(mut state) = self.state.lock() else { return };
         state.suspensions += 1;
         let mut entries = Vec::new();
         for (_, hook) in state.hooks.iter_mut().filter(|(_, hook)| hook.owner.is_of_scope()) {
             hook.suspensions += 1;
-            // Under the lock: the code that takes the hook off the list resumes it as often.
+            // Suspended under the lock, so that the count is right: the code that takes the hook off the list resumes it
+            // that many times.
             hook.entry.suspend();
             entries.push(Arc::clone(&hook.entry));
         }
@@ -22,7 +23,7 @@ impl Node {
         entries.iter().for_each(|entry| entry.wait_until_idle());
     }
 
-    /// The shield closes. Resumes the hooks; those that are due run.
+    /// The shield closes. Resumes the hooks. Hooks that are due then run.
     pub(crate) fn resume_hooks(&self) {
         let Some(mut state) = self.state.lock() else { return };
         state.suspensions -= 1;
@@ -35,7 +36,7 @@ impl Node {
         entries.iter().for_each(|entry| entry.resume());
     }
 
-    /// A shield is pending in the future, until this time at most.
+    /// Notes that a shield is pending in the future, until this time at most.
     pub(crate) fn add_shield(&self, until: u64) -> Option<usize> {
         Some(self.state.lock()?.shields.insert(until))
     }

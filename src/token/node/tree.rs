@@ -17,8 +17,9 @@ loom::lazy_static! {
     static ref MOVES: SetOnce<ForkMutex<()>> = SetOnce::new();
 }
 
-/// The lock of all moves. A thread takes it before it looks whether a node may become a child of another, and keeps it until
-/// the node is one. Otherwise two nodes could become children of each other. If a fork has lost the lock, moves go without.
+/// The lock of all moves. A thread takes it before it checks whether a node may become a child of another node, and keeps it
+/// until the move is done. Otherwise two nodes could become children of each other. If a fork has lost the lock, nodes move
+/// without it.
 fn lock_moves() -> Option<MutexGuard<'static, ()>> {
     if mutant!(NoMoveLock) { None } else { MOVES.get_or_init(|| ForkMutex::new(())).lock() }
 }
@@ -26,8 +27,8 @@ fn lock_moves() -> Option<MutexGuard<'static, ()>> {
 impl Node {
     /// Gives the node another parent, or none.
     ///
-    /// A future may be polled in a scope that was entered by a handle of that future. It has no parent then, since it cannot be
-    /// its own ancestor.
+    /// A future may be polled in a scope that was entered by a handle of that future. Then its node has no parent, since a node
+    /// cannot be its own ancestor.
     pub(crate) fn set_parent(self: &Arc<Self>, parent: Option<&Arc<Node>>) {
         // In most polls the parent is the same.
         if self.has_parent(parent) {
@@ -53,7 +54,7 @@ impl Node {
         state.parent.as_ref().map(|listing| Arc::as_ptr(&listing.node)) == parent.map(Arc::as_ptr)
     }
 
-    /// Replaces the parent in one step, under the lock of all moves. The parent that it had.
+    /// Replaces the parent in one step, under the lock of all moves. Returns the former parent.
     fn move_to(self: &Arc<Self>, parent: Option<&Arc<Node>>) -> Option<Arc<Node>> {
         let mut listing = parent.and_then(|parent| parent.list(Child::Inner(Arc::downgrade(self))));
         loop {
@@ -62,7 +63,7 @@ impl Node {
             let Some(mut state) = self.state.lock() else { break };
             if state.parent.as_ref().is_some_and(|listing| listing.inherits) {
                 if inherited.is_none() {
-                    // The parent ended after that look.
+                    // The parent ended after `inherited` was read: read it again.
                     continue;
                 }
                 state.origin = inherited;
@@ -85,13 +86,13 @@ impl Node {
     /// Its children, without linked ones.
     pub(super) fn inner_children(self: &Arc<Self>) -> Vec<Arc<Node>> {
         let listed = self.state.lock().map(|state| Children::of(&state).inner);
-        // Without the lock: the last handle of a child may be dropped here. Invariant 2.
+        // Without the lock: the last handle of a child may be dropped here. The check is for invariant 2.
         let mut children = listed.unwrap_or_default();
         children.retain(|child| child.has_parent(Some(self)));
         children
     }
 
-    /// Moves the node from `parent`, which is closed, to the parent of that; unless it has another parent by now.
+    /// Moves the node from `parent`, which is closed, to the parent of `parent`; not if the node has another parent by now.
     fn leave(self: &Arc<Self>, parent: &Arc<Node>) {
         let moving = lock_moves();
         if !self.has_parent(Some(parent)) {
@@ -115,7 +116,7 @@ impl Node {
         let hooks: Vec<ListedHook> = keys.into_iter().map(|key| state.hooks.remove(key)).collect();
         let children = Children::of(&state).inner;
         drop(state);
-        // The latest first, as scopes are left.
+        // The latest hook first, just as the innermost scope is left first.
         let (ending, leaving): (Vec<_>, Vec<_>) =
             hooks.iter().rev().partition(|hook| hook.owner != HookOwner::Future);
         ending.iter().for_each(|hook| hook.entry.revoke(Ending::Scope));
@@ -142,7 +143,7 @@ const KEPT: usize = 64;
 
 impl Listing {
     pub(super) fn new(node: &Arc<Node>, key: usize) -> Self {
-        // Memory does not suffice for more children.
+        // Memory does not suffice for so many children.
         let key = u32::try_from(key).unwrap_or(u32::MAX);
         Self { node: Arc::clone(node), key, inherits: false }
     }
@@ -174,7 +175,7 @@ impl Drop for Node {
 }
 
 impl Node {
-    /// Cancels the timer and hands out all nodes that this one keeps alive: the parent, and `others`.
+    /// Cancels the timer and hands out all nodes that this one keeps alive. Returns the parent, and adds the rest to `others`.
     fn leave_all(&mut self, others: &mut Vec<Arc<Node>>) -> Option<Arc<Node>> {
         let next = self.next.take();
         let Some(state) = self.state.get_mut() else { return next };
@@ -185,7 +186,7 @@ impl Node {
             }
         }
         let Some(parent) = state.parent.take().map(Listing::unlist) else { return next };
-        // Usually both are the same node.
+        // Usually `next` and the parent are the same node.
         others.extend(next.filter(|next| !Arc::ptr_eq(next, &parent)));
         Some(parent)
     }

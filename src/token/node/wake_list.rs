@@ -17,7 +17,7 @@ pub(super) struct WakeList {
 }
 
 impl WakeList {
-    /// Leaves the hooks to the watchdog, and wakes the tasks. Called on a thread of the user's.
+    /// Leaves the hooks to the watchdog, and wakes the tasks. Called on a user's thread.
     pub(super) fn deliver(self) {
         post_all(self.hooks);
         // After the hooks: a waker may run its task right here, and the task may wait for a hook.
@@ -36,12 +36,12 @@ impl WakeList {
 /// Hooks that are due, from the outside in. The watchdog triggers them in one call, so that they start in order.
 struct DueHooks {
     entries: Vec<Arc<Entry>>,
-    /// Whether the one who posted them has claimed each.
+    /// Whether the code that posted the hooks has claimed each of them.
     are_claimed: bool,
 }
 
 impl DueHooks {
-    /// Inline hooks first. Of both kinds, those of inner scopes first.
+    /// Inline hooks first. Within each kind, the hooks of inner scopes first.
     fn in_order(&self) -> impl Iterator<Item = Arc<Entry>> {
         let of = |inline| self.entries.iter().rev().filter(move |entry| entry.is_inline() == inline);
         of(true).chain(of(false)).map(Arc::clone)
@@ -67,8 +67,8 @@ fn post_all(entries: Vec<Arc<Entry>>) {
     }
 }
 
-/// Has hooks run that are due, given from the outside in; each of them once. `false` if no watchdog can be had to run them:
-/// then the inline hooks have run here, and the others wait for a thread.
+/// Runs hooks that are due, each once. They are given from the outside in. `false` if no watchdog can be had to run them: then
+/// the inline hooks have run here, and the others wait for a thread.
 pub(super) fn run_soon(mut entries: Vec<Arc<Entry>>) -> bool {
     let watchdog = watchdog::global();
     if !watchdog.is_running() {

@@ -16,16 +16,16 @@ type Clocks = BTreeMap<u32, Clock>;
 #[derive(Default)]
 struct Clock {
     queue: Queue,
-    /// Counts the work that threads under the clock have set off, other than by moving it: a hook, by a cancel or the end
-    /// of a shield.
+    /// Counts the work that threads under the clock have set off, other than by moving the clock. For instance, a cancel or
+    /// the end of a shield sets off a hook.
     set_off: Arc<WaitGroup>,
 }
 
 #[derive(Default)]
 pub(super) struct Queue {
-    /// By deadline, and then in the order they were put in.
+    /// The wakers by deadline and number: in the order of the deadlines, and then in the order they were put in.
     pub(super) wakers: BTreeMap<(u64, u32), Waker>,
-    /// By the same numbers.
+    /// The deadlines by number.
     pub(super) deadlines: BTreeMap<u32, u64>,
     next: u32,
 }
@@ -67,23 +67,23 @@ pub(super) fn add(clock: u32) {
 
 /// Drops a clock's timers.
 pub(super) fn remove(clock: u32) {
-    // Foreign code in the drop: not under the lock.
+    // The drop of a waker is foreign code, so it must not run under the lock.
     let removed = clocks().lock().and_then(|mut clocks| clocks.remove(&clock));
     drop(removed);
 }
 
-/// Calls `f` with the timers of a clock; `None` if it is gone.
+/// Calls `f` with the timers of a clock; `None` if the clock is gone.
 pub(super) fn with_queue<R>(clock: u32, f: impl FnOnce(&mut Queue) -> R) -> Option<R> {
     clocks().lock()?.get_mut(&clock).map(|clock| f(&mut clock.queue))
 }
 
-/// The group of what threads under the clock have set off.
+/// The group that counts the work that threads under the clock have set off.
 pub(super) fn set_off_under(clock: &Mock) -> Option<Arc<WaitGroup>> {
     Some(Arc::clone(&clocks().lock()?.get(&clock.id)?.set_off))
 }
 
-/// The waker, tracked if this thread is under a mock clock, or runs tracked work: whoever waits for that work, or next moves the
-/// clock, waits for the waker.
+/// Makes the waker tracked, if this thread is under a mock clock or runs tracked work. Then the thread that waits for that work,
+/// or the thread that moves the clock next, waits for the waker too.
 pub(in crate::watchdog) fn tracked(waker: Waker) -> Waker {
     match tracking().or_else(|| TestEnv::current().mock().and_then(|mock| set_off_under(mock))) {
         Some(group) => Arc::new(Tracked::new(waker, &group)).into(),

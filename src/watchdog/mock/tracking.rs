@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use crate::sync::{AtomicBool, Condvar, Mutex, Ordering, lock, wait};
 
-/// How long, in real time, a move waits for the work it has set off, before it goes on to timers that the work may wait for.
+/// How long, in real time, a move of the clock waits for the work that it has set off. Then the move goes on to timers that the
+/// work may wait for.
 const GIVE_UP_AFTER: Duration = Duration::from_secs(1);
 
 thread_local!(static TRACKING: RefCell<Option<Arc<WaitGroup>>> = const { RefCell::new(None) });
 
-/// The group that counts what this thread runs now, if it is tracked.
+/// The group that counts the work that this thread runs now, if that is tracked.
 pub(crate) fn tracking() -> Option<Arc<WaitGroup>> {
     TRACKING.try_with(|tracking| tracking.borrow().clone()).ok().flatten()
 }
@@ -32,7 +33,7 @@ impl WaitGroup {
         }
     }
 
-    /// Waits until all are done, or until none has been done for [`GIVE_UP_AFTER`]; whether all are.
+    /// Waits until all work is done, or until no work has been done for [`GIVE_UP_AFTER`]. Returns whether all work is done.
     pub(super) fn is_done_soon(&self) -> bool {
         let mut left = lock(&self.left);
         while *left > 0 {
@@ -61,9 +62,9 @@ impl<T> Tracked<T> {
         Self { work, group: Arc::clone(group), begun, done }
     }
 
-    /// Runs it, the first time that it is called; all that it sets off is tracked too.
+    /// Runs the work at the first call; later calls do nothing. All that the work sets off is tracked too.
     pub(crate) fn begin(&self, run: impl FnOnce(&T)) {
-        // Relaxed, here and below: only one is to be first.
+        // Relaxed, here and for `done`: only the swap's atomicity matters, so that one caller finds `false`.
         if self.begun.swap(true, Ordering::Relaxed) {
             return;
         }
@@ -79,7 +80,7 @@ impl<T> Tracked<T> {
     }
 }
 
-/// However the run ends, the work is done.
+/// Counts the work as done when the run ends, even by a panic.
 struct Finish<'a, T>(&'a Tracked<T>, Option<Arc<WaitGroup>>);
 
 impl<T> Drop for Finish<'_, T> {

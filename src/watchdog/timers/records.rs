@@ -3,7 +3,7 @@
 //! The numbers of invariants are those in `timers.rs`.
 
 use std::ptr;
-// std's in a model too: only its owner uses it.
+// std's type in a model too, since only the owner of the timers uses the pointer.
 use std::sync::atomic::AtomicPtr;
 use std::task::Waker;
 
@@ -16,18 +16,19 @@ use crate::time::NEVER;
 pub(super) const GROUP: usize = if cfg!(timebox_loom) { 4 } else { 32 };
 /// Each chunk has twice as many groups as the one before.
 const CHUNKS: usize = 26;
-/// No record.
+/// The index that stands for no record.
 pub(super) const NONE: u32 = u32::MAX;
-/// Marks that the deadline of a record is a link to another record. A timer with a deadline so late would be centuries away.
+/// Marks that `deadline` of a record is not a deadline but a link to another record. A deadline with this bit would be centuries
+/// away.
 const LINK: u64 = 1 << 63;
 
 pub(super) struct Records {
     /// Invariant 5.
     first: Link,
-    /// The first of the records that other threads have taken the waker out of.
+    /// The head of a list of records: those whose waker another thread has taken out.
     returned: CachePadded<AtomicU32>,
-    /// How many records have become free since the heap was rebuilt that were not in the nursery, and so may have a stale
-    /// entry in the heap.
+    /// At most so many entries of the heap are stale: counts the records freed since it was rebuilt, without those that were
+    /// still in the nursery.
     stale: AtomicU32,
     made_in: Process,
     chunks: [SetOnce<Box<[Group]>>; CHUNKS],
@@ -35,7 +36,7 @@ pub(super) struct Records {
 
 pub(super) struct Group {
     pub(super) records: &'static Records,
-    /// Its place among the groups.
+    /// The group's place among the groups.
     number: u32,
     free: AtomicU32,
     /// Which records are in the nursery.
@@ -51,7 +52,7 @@ pub(super) struct Record {
     pub(super) waker: Handoff<Waker>,
 }
 
-/// A pointer to a group; groups never move or go. For the owner.
+/// A pointer to a group, for the owner of the timers. Groups are never moved or freed.
 struct Link(AtomicPtr<Group>);
 
 impl Link {
@@ -85,8 +86,8 @@ impl Records {
         (group, free.trailing_zeros())
     }
 
-    /// The first group with free records, and which are free. The group `before` has none left. If no group has, takes back
-    /// records from other threads, or makes more groups.
+    /// The first group with free records, and the bits of the free records. The group `before` has no free record left. If no
+    /// group has a free record, takes back records from other threads, or makes more groups.
     #[cold]
     #[inline(never)]
     fn next_group(&'static self, before: Option<&'static Group>) -> (&'static Group, u32) {
@@ -109,7 +110,7 @@ impl Records {
         chunk.iter().rev().for_each(Group::put_first);
     }
 
-    /// Takes back the records that other threads have taken the waker out of; whether there were any.
+    /// Takes back the records whose waker another thread has taken out. Returns whether there were any.
     fn take_returned(&'static self) -> bool {
         // Acquire: pairs with the Release in `give_back`: the other thread is done with the record.
         let mut next = self.returned.0.swap(NONE, Ordering::Acquire);
@@ -132,8 +133,8 @@ impl Records {
         self.groups().count() * GROUP
     }
 
-    /// Sorts the list of groups by address, and returns all records that are in use and not in the nursery. These too by
-    /// address: several times as fast as in another order.
+    /// Sorts the list of groups by address, and returns all records that are in use and not in the nursery. The records are
+    /// sorted by address too, since to go through them so is several times as fast as in another order.
     pub(super) fn sort_out(&'static self) -> impl Iterator<Item = (&'static Group, u32)> {
         self.stale.store(0, Ordering::Relaxed);
         let mut last: Option<&Group> = None;
@@ -170,7 +171,7 @@ impl Records {
 }
 
 impl Records {
-    /// The ticket of the waker in a record, if it is of the filling with this short number.
+    /// The ticket of the waker in a record, if the record is still in the filling with this short number.
     pub(super) fn filling(&self, index: u32, short: u32) -> Option<Ticket> {
         self.record(index).waker.ticket().filter(|ticket| ticket.short() == short)
     }
@@ -234,7 +235,7 @@ impl Group {
         if first.is_some_and(|first| ptr::eq(first, self)) {
             return;
         }
-        // The first group may have no free record left. Then it goes off the list.
+        // The first group may have no free record left. Then that group leaves the list.
         let is_left = |first: &&Group| first.free.load(Ordering::Relaxed) != 0;
         self.next.set(first.filter(is_left).or_else(|| first?.next.get()));
         self.records.first.set(Some(self));
@@ -253,7 +254,7 @@ impl Group {
         self.number * GROUP as u32 + at
     }
 
-    /// Whether it was made before a fork, by the parent.
+    /// Whether the parent process made the group, before a fork.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn is_lost(&self) -> bool {
         !self.made_in.is_current()
@@ -280,13 +281,13 @@ impl Group {
         (deadline & LINK == 0).then_some((deadline, self.index(at), ticket))
     }
 
-    /// Gives a record back. For a thread that does not own it, and has taken its waker out.
+    /// Gives a record back to its owner. For a thread that is not the owner, and has taken the record's waker out.
     #[cold]
     pub(super) fn give_back(&self, at: u32) {
         let (link, returned) = (&self.record(at).deadline, &self.records.returned.0);
         let mut first = returned.load(Ordering::Relaxed);
         loop {
-            // Relaxed: published below.
+            // Relaxed: the Release below publishes the store.
             link.store(LINK | u64::from(first), Ordering::Relaxed);
             // Release: pairs with the Acquire in `take_returned`.
             match returned.compare_exchange_weak(first, self.index(at), Ordering::Release, Ordering::Relaxed)
