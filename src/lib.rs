@@ -86,8 +86,11 @@
 //!
 //! # E0283: type annotations needed
 //!
-//! A block that uses `?`, and whose result meets another `?`, must name its error type, because both `?` convert errors. Write
-//! [`timebox::Result<_>`](Result) if only this crate's functions fail in the block, or else your own type:
+//! A block that uses `?` needs its error type from somewhere. It has the type if a function returns the result of the call as it
+//! is, or if you write `let r: timebox::Result<_> = timeout(..)`. A second `?`, a `match`, an `if let`, `unwrap_err` or `is_ok` does
+//! not give it: then the compiler says E0283, or E0282 at the variable. Write the type at the block:
+//! [`timebox::Result<_>`](Result) if only this crate's functions fail in it, or else your own. The closures of
+//! [`Handle::wrap`] and [`Handle::enter`] take it in the same place.
 //!
 //! ```
 //! use std::error::Error;
@@ -104,7 +107,7 @@
 //! }
 //! const LIMIT: Duration = Duration::from_secs(5);
 //!
-//! // Without a second `?` there is nothing to write.
+//! // The function returns the result as it is: there is nothing to write.
 //! fn last() -> Result<u32, MyError> {
 //!     timeout(LIMIT, || { checkpoint()?; Ok(1) })
 //! }

@@ -58,7 +58,12 @@ fn a_future_is_woken_by_the_surroundings_of_its_last_poll() {
         timeout(3 * HOUR, || {
             poll();
             moved.take();
-            assert_eq!(Arc::strong_count(&woken), 2, "no scope has kept the waker");
+            let begun = std::time::Instant::now();
+            // The watchdog may be about to drop the waker that it has woken.
+            while Arc::strong_count(&woken) > 2 {
+                assert!(begun.elapsed() < Duration::from_secs(20), "no scope has kept the waker");
+                std::thread::yield_now();
+            }
             ok()
         })
         .unwrap();
