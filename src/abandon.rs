@@ -9,8 +9,8 @@
 //! Work may itself call `abandon`: a page load, for example, that looks up names. Then the outer work waits for the
 //! inner work, and must not occupy the thread that the inner work needs. So the bound holds for each *depth*
 //! separately: for work that was called from outside, for work that was called from that work, and so on. A thread
-//! that the work starts belongs to the work once the thread has entered a [`Handle`] that was made in the work. A
-//! hook counts as nested in all running work, since any running work may wait for the hook.
+//! that the work starts belongs to the work once the thread has entered a [`Handle`] that was made in the work. Work
+//! that a hook starts counts as nested in all running work, since any running work may wait for the hook.
 
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -90,10 +90,10 @@ pub fn abandoned() -> usize {
     pool::abandoned().stuck()
 }
 
-/// Sets the most threads on which this process runs the work of [`abandon`](crate::abandon()). The default is 8.
+/// Sets the greatest number of threads that run the work of [`abandon`](crate::abandon()). The default is 8.
 ///
 /// The bound takes effect at once. A higher bound starts work that waits for a thread; a lower bound does not disturb
-/// running work. With 0 every call fails as [`Saturated`]. Programs set the bound, not libraries.
+/// running work. With 0 every call fails as [`Saturated`]. A program may set the bound; a library should not.
 ///
 /// # Examples
 ///
@@ -146,8 +146,8 @@ fn submit(depth: usize, job: Arc<dyn Task>) -> Result<(), Saturated> {
     if threads.is_saturated(depth) {
         return Err(Saturated { threads: threads.most() });
     }
-    // If no thread can be had at all, `try_submit` returns the jobs that wait for one: this job or others. Dropping them
-    // tells their callers.
+    // If no thread can be started, `try_submit` returns the jobs that would wait for one in vain: this job or others. The
+    // drop of such a job wakes its caller, which then gets an error.
     drop(threads.try_submit(depth, job));
     Ok(())
 }
@@ -155,23 +155,25 @@ fn submit(depth: usize, job: Arc<dyn Task>) -> Result<(), Saturated> {
 // ===== Depth =====
 
 thread_local! {
-    /// The depth of work that is called from this thread: one more than that of the work running on it, or 0.
+    /// The depth of the work that this thread submits: one more than the depth of the work that runs on this thread, or 0 if
+    /// no work does.
     static DEPTH: Cell<usize> = const { Cell::new(0) };
 }
 
-/// The scopes of running work, with the work's depth.
+/// Maps the scope of each running work to the work's depth. `None` if the lock was lost in a fork.
 fn running() -> Option<MutexGuard<'static, HashMap<ScopeId, usize>>> {
     static RUNNING: SetOnce<ForkMutex<HashMap<ScopeId, usize>>> = SetOnce::new();
     RUNNING.get_or_init(|| ForkMutex::new(HashMap::new())).lock()
 }
 
-/// The depth of work that is called in this scope. It is greater than the depth of any work that may wait for the new work.
+/// The depth of work that is submitted in this scope: greater than the depth of any work that may wait for the new work.
 fn depth_of(scope: &Scope) -> usize {
     let mut ancestors = Vec::new();
-    // An ancestor may be the scope of work on another thread, if a handle was entered here.
+    // `DEPTH` counts only the work of this thread. If a handle was entered here, an ancestor may be the scope of work on
+    // another thread. That work may wait for the new work, so it counts too.
     scope.node().walk(|node| ancestors.push(node.id));
     let Some(running) = running() else { return DEPTH.get() };
-    // On a thread for hooks all running work counts, since any running work may wait for this hook.
+    // This thread may be running a hook. Any running work may wait for that hook, so all running work counts.
     let all = pool::is_for_hooks().then(|| running.values()).into_iter().flatten();
     let depths = ancestors.iter().filter_map(|scope| running.get(scope)).chain(all);
     depths.map(|depth| depth.saturating_add(1)).fold(DEPTH.get(), usize::max)
@@ -238,7 +240,7 @@ impl<T: Send + 'static> Job<T> {
             let mut state = lock(&self.state);
             let before = std::mem::replace(&mut *state, State::Abandoned);
             if matches!(before, State::Running) {
-                // Called under the job's lock, so that the call of `mark_returned` in `run` comes later.
+                // Called under the job's lock: `run` finds `Abandoned` under that lock, so it calls `mark_returned` later.
                 pool::abandoned().mark_abandoned(self.depth);
             }
             before
@@ -253,7 +255,7 @@ impl<T: Send + 'static> Job<T> {
     }
 }
 
-/// A job in the pool's queue. If it is dropped before it has run, it wakes the caller, who then sees [`State::NoThread`].
+/// A job in the pool's queue. If it is dropped before it has run, it sets [`State::NoThread`] and wakes the caller.
 struct Submitted<T: Send + 'static>(Arc<Job<T>>);
 
 impl<T: Send + 'static> Task for Submitted<T> {
@@ -277,7 +279,7 @@ impl<T: Send + 'static> Drop for Submitted<T> {
     }
 }
 
-/// When the work ends, even by a panic, holds a test's clock again.
+/// A guard for the work. When the work ends, even by a panic, the guard stops a test's clock again.
 struct HoldAgain<'a>(&'a Cell<Option<Held>>);
 
 impl Drop for HoldAgain<'_> {
@@ -299,8 +301,8 @@ impl<T: Send + 'static> Job<T> {
             }
         };
         let running = RunningGuard::enter(handle.node().id, self.depth);
-        // `held` keeps a test's clock still until the work has begun, and again from the work's end until the caller has been
-        // woken.
+        // While `held` is set, a test's clock does not move: until the work has begun, and from the work's end until the caller
+        // has been woken. So the caller does not time out while this thread is about to act.
         let held = Cell::new(Some(held));
         let run = AssertUnwindSafe(|| {
             handle.enter(Limit::NONE, |_| {
@@ -318,7 +320,7 @@ impl<T: Send + 'static> Job<T> {
             }
             abandoned
         };
-        // `ended` is still `Some` only if the work was abandoned: nobody takes its result.
+        // `ended` is still `Some` only if the work was abandoned. Then nobody takes the result, so it is dropped here.
         drop_quietly(ended);
         drop(running);
         let waker = lock(&self.waker).take();

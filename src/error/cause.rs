@@ -9,6 +9,6 @@ pub enum Cause {
     Deadline,
     /// The [`Quota`](crate::Quota) with which the scope was entered is spent.
     Quota,
-    /// The scope's token was cancelled, or a token that was given with [`cancel_on`](crate::Timebox::cancel_on).
+    /// A token was cancelled: the scope's own, or one that was given with [`cancel_on`](crate::Timebox::cancel_on).
     Cancelled,
 }

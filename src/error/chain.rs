@@ -13,8 +13,8 @@ use super::timeout_error::{ErrorInner, TimeoutError};
 
 /// Collects the scopes around a place, innermost first, and decides which of them the error names.
 ///
-/// The error names the outermost scope that ended by itself. A scope may also be over because of an outer scope that is no
-/// longer around it. If no scope in the chain ended by itself, the error names the innermost scope that is over in this way.
+/// The error names the outermost scope that ended by itself. If no scope in the chain ended by itself, the scopes are over
+/// because of an outer scope that is no longer around them. Then the error names the innermost scope that is over.
 pub(crate) struct Chain {
     scopes: Vec<ScopeInfo>,
     named: Option<Named>,
@@ -37,11 +37,11 @@ pub(crate) struct Link {
 pub(crate) trait SharedScope {
     /// The termination that the scope inherited, if it is over.
     fn inherited_end(&self) -> Option<Termination>;
-    /// Keeps the error for the scope's fallback, if the scope has one. The error names this scope.
+    /// Called with an error that names this scope. If the scope has a fallback, keeps a clone of the error for the fallback.
     fn set_raised(&self, error: &TimeoutError);
 }
 
-/// What the error needs of the link that it names: the link's index in the chain, its times, and its shared state.
+/// The data that the error needs if it names a link: the link's index in the chain, its times, and its shared state.
 struct Place {
     index: usize,
     entered: u64,
@@ -62,7 +62,7 @@ pub(crate) struct RaiseContext {
     pub(crate) settled: bool,
     pub(crate) source: Option<Box<dyn Error + Send + Sync>>,
     pub(crate) hook_failure: Option<HookFailure>,
-    /// The time that was needed, and the time that was left.
+    /// Set if too little time was left: the time that was needed, and the time that was left.
     pub(crate) lack: Option<(Duration, Duration)>,
 }
 
@@ -96,12 +96,12 @@ impl Chain {
         }
     }
 
-    /// The error, which names one scope of the chain. That scope is given a clone of the error.
+    /// Makes the error. The scope that the error names is given a clone of it.
     #[cold]
     pub(crate) fn into_error(self, context: RaiseContext) -> TimeoutError {
         let Chain { scopes, named, innermost } = self;
         let Named { place, end } = named.unwrap_or_else(|| {
-            // No scope of the chain has a termination: it was lost in a fork.
+            // The termination was lost in a fork, so no scope of the chain has one.
             let end = Termination::new(Cause::Cancelled, innermost.now);
             Named { place: innermost, end }
         });

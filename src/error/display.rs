@@ -35,7 +35,7 @@ impl fmt::Debug for TimeoutError {
     }
 }
 
-/// Several lines: the line of `Display`, the place of the interruption, the scopes around that place, innermost first, and
+/// Several lines: the line of `Display`, the place of the interruption, the scopes around that place (innermost first), and
 /// the sources.
 impl fmt::Debug for ErrorInner {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
@@ -77,7 +77,7 @@ impl ErrorInner {
         }
         match (scope.limit, self.cause) {
             (Some(limit), _) => write!(f, "limit {}, ", Rounded(limit))?,
-            // There is no duration to show, and `until an instant` would explain nothing: the scope was cancelled.
+            // The limit has no duration to show. `until an instant` would not explain why a cancelled scope ended.
             (None, Cause::Cancelled) => {}
             (None, _) => f.write_str("until an instant, ")?,
         }

@@ -8,7 +8,7 @@ use super::timeout_error::TimeoutError;
 
 impl TimeoutError {
     /// The timeout behind an error, if there is one: the error itself, or one of its [sources](Error::source). A timeout is also
-    /// found inside an [`io::Error`], inside nested ones, and inside an error of this crate.
+    /// found inside an [`io::Error`], even if that is inside another `io::Error`, and inside an error of this crate.
     ///
     /// For an `anyhow::Error` or a boxed error write `&*error`.
     ///
@@ -49,8 +49,8 @@ impl TimeoutError {
     }
 }
 
-/// The error that an error holds, or, if it holds none, its source. The held error comes first, since `source` would skip it:
-/// some types that hold an error, such as `io::Error`, return the source of the held error as their own source.
+/// The error that an error holds; if it holds none, its source. Some types that hold an error, such as `io::Error`, return the
+/// source of the held error as their own source. So `source` alone would skip the held error.
 fn next<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e (dyn Error + 'static)> {
     fn held<'e, T: Error + 'static>(error: &'e (dyn Error + 'static)) -> Option<&'e (dyn Error + 'static)> {
         if let Some(held) = error.downcast_ref::<Arc<T>>() {

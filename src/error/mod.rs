@@ -1,4 +1,4 @@
-//! [`TimeoutError`], its parts, and how it is made. Values only: nothing here knows scopes, tokens or clocks.
+//! [`TimeoutError`], its parts, and how it is made. The module holds plain values: it uses no scopes, tokens or clocks.
 
 mod cause;
 mod chain;
@@ -24,7 +24,7 @@ pub use timeout_error::TimeoutError;
 ///
 /// If a closure uses `?`, and another `?` is applied to the closure's result, the closure's error type must be written down
 /// (else the compiler says E0283 or E0282). This alias is a short way to write it down. [The front
-/// page](crate#e0283-type-annotations-needed) shows how to do so for your own error types, for anyhow and for async blocks.
+/// page](crate#e0283-type-annotations-needed) has examples for your own error types, for anyhow and for async blocks.
 ///
 /// ```
 /// use std::time::Duration;

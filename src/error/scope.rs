@@ -1,4 +1,4 @@
-//! What an error says of a scope.
+//! The description of a scope in an error.
 
 use std::borrow::Cow;
 use std::cell::Cell;
@@ -56,7 +56,7 @@ impl fmt::Display for ScopeId {
     }
 }
 
-/// What an error says of one scope: an element of [`TimeoutError::chain`](crate::TimeoutError::chain).
+/// The description of one scope in an error: an element of [`TimeoutError::chain`](crate::TimeoutError::chain).
 #[derive(Clone, Debug)]
 pub struct ScopeInfo {
     pub(crate) id: ScopeId,
@@ -66,7 +66,7 @@ pub struct ScopeInfo {
     pub(crate) fields: Fields,
 }
 
-/// Named values in the order in which the names were first set. Clones share them.
+/// Named values, in the order in which the names were first set. Clones share the values until one of the clones is changed.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Fields(Option<Arc<Vec<Field>>>);
 
@@ -93,7 +93,7 @@ impl Fields {
 }
 
 impl ScopeInfo {
-    /// A scope that has a place and nothing else.
+    /// The description of a scope that has only a place.
     pub(crate) fn at(location: &'static Location<'static>) -> Self {
         Self { id: ScopeId::next(), label: None, location, limit: None, fields: Fields::default() }
     }
@@ -113,7 +113,8 @@ impl ScopeInfo {
         self.location
     }
 
-    /// The duration of the scope's limit. For a quota: the time that the quota had left. `None` for an instant or for no limit.
+    /// The duration of the scope's limit. For a quota: the time that the quota had left when the scope was entered. `None` if the
+    /// limit is an instant, or if there is none.
     pub fn limit(&self) -> Option<Duration> {
         self.limit
     }

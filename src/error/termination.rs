@@ -16,7 +16,7 @@ pub(crate) struct Termination {
     pub(crate) origin: Option<Arc<Origin>>,
 }
 
-/// A termination, and the scope that it ended first. The scopes inside that scope inherit the termination.
+/// A scope that ended by itself, and its termination. The scopes inside that scope inherit the termination.
 pub(crate) struct Origin {
     pub(crate) termination: Termination,
     pub(crate) info: ScopeInfo,
@@ -28,7 +28,7 @@ impl Termination {
         Self { cause, at, reason: None, origin: None }
     }
 
-    /// The termination of a scope that is linked to a token, when the token ends.
+    /// The termination that a scope takes over when a token ends to which the scope is linked.
     pub(crate) fn through_link(token: &Arc<Origin>) -> Self {
         let origin = token.termination.origin.as_ref().unwrap_or(token);
         Self { origin: Some(Arc::clone(origin)), ..token.termination.clone() }

@@ -13,8 +13,8 @@ use super::scope::{ScopeId, ScopeInfo};
 /// A block ran into its limit, or was cancelled.
 ///
 /// The error is made where code is interrupted: at a [checkpoint](crate::checkpoint), in an
-/// [interruptible call](crate::interruptible), or at the drop of a future. From there `?` passes it on, unchanged by every
-/// boundary. [`scope`](Self::scope) names the scope that is over. If several scopes are over, it names the outermost of them.
+/// [interruptible call](crate::interruptible), or at the drop of a future. From there `?` passes the error on, and no scope on
+/// the way changes it. [`scope`](Self::scope) names the scope that is over: the outermost one if several are over.
 ///
 /// The error has the size of a pointer, and its clones share one allocation.
 ///
@@ -50,7 +50,8 @@ use super::scope::{ScopeId, ScopeInfo};
 #[error(transparent)]
 pub struct TimeoutError(pub(super) Arc<ErrorInner>);
 
-// The source is an error, not shared mutable state: reading it after a panic can show nothing half-done.
+// The source may be of any error type, so the compiler does not derive these. An error is not changed once it is made, so a
+// panic leaves nothing half-changed in it.
 impl UnwindSafe for TimeoutError {}
 impl RefUnwindSafe for TimeoutError {}
 
@@ -61,8 +62,8 @@ pub(crate) struct ErrorInner {
     pub(crate) reason: Option<Arc<str>>,
     pub(crate) chain: Box<[ScopeInfo]>,
     pub(crate) over: usize,
-    /// Set if an expired token ended the scope: that scope, but with the limit and the label of the token. The error shows it
-    /// instead of `chain[over]`.
+    /// Set if an expired token ended the scope: `chain[over]`, but with the limit and the label of the token. The error shows
+    /// this description instead of `chain[over]`.
     pub(crate) shown: Option<ScopeInfo>,
     pub(crate) interrupted_at: &'static Location<'static>,
     pub(crate) elapsed: Duration,
@@ -71,12 +72,12 @@ pub(crate) struct ErrorInner {
     pub(crate) settled: bool,
     pub(crate) source: Option<Box<dyn Error + Send + Sync>>,
     pub(crate) hook_failure: Option<HookFailure>,
-    /// The time that was needed, and the time that was left.
+    /// Set if too little time was left: the time that was needed, and the time that was left.
     pub(crate) lack: Option<(Duration, Duration)>,
 }
 
 impl ErrorInner {
-    /// The scope that is over.
+    /// The scope that is over, as the error shows it.
     pub(super) fn named(&self) -> &ScopeInfo {
         self.shown.as_ref().unwrap_or(&self.chain[self.over])
     }
@@ -121,8 +122,8 @@ impl TimeoutError {
         self.named().id
     }
 
-    /// The label of the scope that is over. If the scope [ended with](crate::Timebox::cancel_on) a token that expired: the label
-    /// of the token's scope, if that scope has a label.
+    /// The label of the scope that is over. If the scope is over because a token expired that was given with
+    /// [`cancel_on`](crate::Timebox::cancel_on): the label of the token's scope, if that scope has a label.
     pub fn label(&self) -> Option<&str> {
         self.named().label()
     }
@@ -141,8 +142,9 @@ impl TimeoutError {
         self.0.interrupted_at
     }
 
-    /// The duration of the scope's limit. For a quota: the time that the quota had left. `None` for an instant. If the scope
-    /// [ended with](crate::Timebox::cancel_on) a token that expired: the duration of the token's limit.
+    /// The duration of the scope's limit. For a quota: the time that the quota had left when the scope was entered. `None` if the
+    /// limit is an instant. If the scope is over because a token expired that was given with
+    /// [`cancel_on`](crate::Timebox::cancel_on): the duration of the token's limit.
     pub fn limit(&self) -> Option<Duration> {
         self.named().limit
     }
@@ -154,7 +156,7 @@ impl TimeoutError {
 
     /// How long the scope had been open when the error was raised.
     ///
-    /// A scope that cannot outlast the scope around it is entered without a clock read. The time of such a scope counts from
+    /// A scope that cannot outlast the scope around it is entered without a clock read. So the time of such a scope counts from
     /// the last clock read of its thread before the entry.
     pub fn elapsed(&self) -> Duration {
         self.0.elapsed
@@ -176,8 +178,8 @@ impl TimeoutError {
         self.0.settled
     }
 
-    /// The failure of the hook that should have interrupted the call; the call may have ended late because of it. `None` if
-    /// the hook did not fail, or if there was none.
+    /// The failure of the hook that should have interrupted the call. Because of the failure the call may have ended late.
+    /// `None` if the hook did not fail, or if there was no hook.
     pub fn hook_failure(&self) -> Option<&HookFailure> {
         self.0.hook_failure.as_ref()
     }
@@ -192,7 +194,7 @@ impl TimeoutError {
 /// Whether a place is in the standard library. The place of a call is in std if an adapter of std made the call:
 /// `Option::map(checkpoint)`, or `read_exact`.
 fn is_in_std(location: &Location<'_>) -> bool {
-    // If the source of std is not installed, its files begin with `/rustc/`.
+    // If the source of std is not installed, the paths of its files begin with `/rustc/`.
     let installed = ["/rustlib/src/rust/library/", r"\rustlib\src\rust\library\"];
     let file = location.file();
     file.starts_with("/rustc/") || installed.iter().any(|folder| file.contains(folder))
@@ -204,8 +206,8 @@ fn opened_at(chain: &[ScopeInfo]) -> &'static Location<'static> {
     places.find(|place| !is_in_std(place)).unwrap_or(chain[0].location)
 }
 
-/// The kind is always [`TimedOut`](io::ErrorKind::TimedOut), for a cancellation too: std's `read_exact`,
-/// `write_all` and `io::copy` would silently try again on `Interrupted`.
+/// The kind is [`TimedOut`](io::ErrorKind::TimedOut) for a cancellation too. `Interrupted` would not do: std's `read_exact`,
+/// `write_all` and `io::copy` silently try again on it.
 impl From<TimeoutError> for io::Error {
     fn from(error: TimeoutError) -> Self {
         io::Error::new(io::ErrorKind::TimedOut, error)

@@ -23,18 +23,18 @@ use crate::token::Hook;
 use crate::token::hook::{DefaultRepeat, Entry};
 use crate::token::node::{HookOwner, Node};
 
-/// Polls a future that knows nothing of scopes, with a hook that interrupts it once the scope around it is over.
+/// Polls a future that knows nothing of scopes. A hook interrupts the future once the scope around it is over.
 ///
 /// When the scope is over, the hook fires. If the scope has a [grace](crate::Timebox::grace), the future is then polled on to
-/// its end: a database server, for example, cancels the query and still answers it, and the connection stays clean.
+/// its end. A database server, for example, then cancels the query and still answers it, so the connection stays clean.
 /// The results are those of [`interruptible`](crate::interruptible()). The output of the future must be a `Result` (E0271 if
 /// it is not).
 ///
 /// Without a grace the hook runs to its end, and then the future is dropped: the server is told to cancel, but its answer is not
 /// read.
 ///
-/// When the future is done while the hook is running, the result waits for the hook. No poll blocks for that, since the hook
-/// may use the executor that polls the future.
+/// If the future is done while the hook is running, the result stays pending until the hook has run. No poll blocks for that,
+/// since the hook may use the executor that polls the future.
 ///
 /// # Errors
 ///
@@ -100,10 +100,11 @@ pub struct Interruptible<F: Future> {
     await_state: AwaitState,
     /// The future's result, while a running hook is awaited.
     done: Option<F::Output>,
-    /// Keeps the scopes around from dropping this future while `done` waits for the hook: a value that is ready wins.
+    /// Keeps the scopes around from dropping this future while `done` waits for the hook, since a value that is ready wins over
+    /// their deadlines.
     announced: Option<Announced>,
-    // Declared before the guard, so that the future is dropped while its hook can still fire. A block has the same order: its
-    // call ends before its hook does.
+    // Declared before the guard, so that the future is dropped while its hook can still fire. The blocking `interruptible` has
+    // the same order: the call ends before its hook does.
     #[pin]
     future: Phase<F>,
     guard: Guard,
@@ -117,10 +118,10 @@ enum Phase<F> {
 
 /// The hook and its registration. Dropping the guard ends the hook.
 struct Guard {
-    /// The hook for its present or next registration.
+    /// The hook's entry for the present registration, or for the next one if there is none.
     hook: Arc<Entry>,
     place: Option<Place>,
-    /// The scope that errors name: the last scope with which the hook was registered before it first fired.
+    /// The scope that errors name: the last scope with which the hook was registered before the hook first fired.
     last: Option<Arc<Node>>,
     /// Wakes the task while it waits in a scope that is over, before the first poll of the future.
     wakeup: TaskWakeup,
@@ -128,7 +129,7 @@ struct Guard {
 
 struct Place {
     node: Arc<Node>,
-    /// `None` if the node was lost in a fork.
+    /// `None` if the hook could not be registered: the node's lock was lost in a fork.
     key: Option<usize>,
 }
 
@@ -141,7 +142,8 @@ impl Guard {
             let node = scope.map(Scope::node);
             (node.map(Arc::as_ptr) != place.map(Arc::as_ptr)).then(|| node.cloned())
         });
-        // `move_to` may run foreign code, so it is called here, with its own reference to the node, and not inside `innermost`.
+        // `move_to` may run foreign code, which could leave the scope. So it is called after `innermost`, and is given a
+        // reference of its own to the node.
         moved.is_none_or(|node| self.move_to(node))
     }
 
@@ -152,13 +154,14 @@ impl Guard {
             self.hook = self.hook.again();
         }
         let Some(node) = node else { return true };
-        // Once the hook has fired, errors name the scope that made it fire.
+        // Once the hook has fired, errors name the scope that made it fire: so `last` stays.
         if self.hook.fires() == 0 {
             self.last = Some(Arc::clone(&node));
         }
         let key = node.add_hook(&self.hook, HookOwner::Future);
         let over = key.is_none() && node.is_over();
-        // If the scope is over, the hook is listed there nevertheless: a future that drops this one then awaits the hook first.
+        // If the scope is over, `add_hook` refuses the hook, and the caller fires it. The hook is listed with the scope all the
+        // same, so that a future around this one awaits the hook before it drops this one.
         let key = if over { node.add_fired_hook(&self.hook, HookOwner::Future) } else { key };
         self.place = Some(Place { node, key });
         !over
@@ -244,7 +247,7 @@ where
             *this.announced = None;
             let hook = &this.guard.hook;
             let Some(result) = this.done.take() else { return Poll::Pending };
-            // Without a scope the hook never fires.
+            // The hook was never in a scope, so it cannot have fired.
             let Some(last) = &this.guard.last else { return Poll::Ready(Ok(result)) };
             let how = match result_of_call(result, hook, location) {
                 Ok(result) => return Poll::Ready(Ok(result)),

@@ -1,8 +1,8 @@
 //! Scopes of futures, on any executor.
 //!
 //! The scope of a future is entered when its first poll begins. It is open in every poll and in the drop, on whichever
-//! thread: code in the future finds the scope through the free functions of the crate. No timer of a runtime is needed: the
-//! watchdog wakes the task, even while all threads of the executor are blocked.
+//! thread they run. So code in the future finds the scope through the free functions of the crate. No timer of a runtime is
+//! needed: the watchdog wakes the task, even while all threads of the executor are blocked.
 //!
 //! The first poll fixes the deadline of the scope. The scopes around it are determined anew in each poll: they are the scopes
 //! that are open where the future is polled. So one future can be polled under one short limit after another (`&mut future` is
@@ -22,16 +22,15 @@
 //!
 //! **Within a [grace](crate::Timebox::grace) an await gives the error**, so that the body can clean up; the value that the
 //! body returns is the result. Every await that was pending gives the error. Of the awaits that begin later, one in each
-//! poll gives the error, and the others stay pending until the grace ends. So a loop that ignores errors holds no thread and
-//! outlives no grace. Cleanup that awaits belongs in a [`shield`]. A grace holds for every future that is polled in the
+//! poll gives the error, and the others stay pending until the grace ends. So a loop that ignores errors occupies no thread, and
+//! does not outlive the grace. Cleanup that awaits belongs in a [`shield`]. A grace holds for every future that is polled in the
 //! scope or entered by its handles.
 //!
 //! In a block around a `block_on` an await gives the error too, since a block cannot drop the future.
 //!
 //! If an inner scope is over only because an outer scope is over, the outer future decides: it drops both futures, or its grace
-//! holds for both.
-//! So `&mut future` survives the limit under which it is polled. An inner future that a `block_on` drives in the middle of
-//! an outer poll waits 20 ms for the drop, and then ends by itself.
+//! holds for both. So `&mut future` survives the limit under which it is polled. If a `block_on` inside the outer poll drives
+//! the inner future, the outer future cannot drop it: then the inner future waits 20 ms for the drop, and ends by itself.
 //!
 //! # One future, several limits
 //!
@@ -98,7 +97,7 @@ pub use wait::{Wait, wait};
 ///
 /// # Errors
 ///
-/// The errors of the future; and a [`TimeoutError`] if it was not polled because no time was left, or was dropped because
+/// The errors of the future. A [`TimeoutError`] if the future was not polled because no time was left, or was dropped because
 /// it did not end in time.
 ///
 /// # Cancellation safety
@@ -129,8 +128,8 @@ where
     }
 }
 
-/// Runs a future under a limit, if its output is no `Result`. If the output is a `Result`, use [`timeout`], which gives one
-/// `Result` and not two nested ones.
+/// Runs a future under a limit, for an output that is no `Result`. For a `Result` use [`timeout`], which gives one `Result` and
+/// not two nested ones.
 ///
 /// # Errors
 ///
@@ -163,9 +162,9 @@ pub fn timeout_value<F: IntoFuture>(limit: impl Into<Limit>, future: F) -> Timeo
 
 /// The future of [`timeout`]. Once it is done it stays pending.
 ///
-/// While this future is polled within another future of this crate, by the same task, it arms no timer if its deadline is later
-/// than the outer deadline. So if you poll it there and then move it elsewhere, poll it again: only then its own deadline wakes
-/// the task.
+/// While the same task polls this future within another future of this crate, this future sets no timer if its deadline is
+/// later than the outer deadline. So if you then move this future elsewhere, poll it again: only from that poll on its own
+/// deadline wakes the task.
 #[must_use = "futures do nothing unless polled"]
 #[pin_project]
 #[derive(Debug)]

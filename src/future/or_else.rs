@@ -15,10 +15,13 @@ impl Timebox {
     /// Runs a future, and something cheaper if the future's own time runs out, as [`run_or_else`](Self::run_or_else) does
     /// for blocks.
     ///
-    /// The fallback runs after the scope has been left, in three cases: the future was not polled because its own scope was
-    /// over; the future was dropped for that reason; or it returned an `Err` after an error that names its scope was raised (the
-    /// returned `Err` is dropped). An `Ok` (unless it is [refused](Self::strict)), the expiry of a scope around the future, and
-    /// any other `Err` pass through.
+    /// The fallback runs after the scope has been left, in three cases:
+    ///
+    /// - The future was not polled, because its own scope was over.
+    /// - The future was dropped, because its own scope was over.
+    /// - The future returned an `Err` after an error was raised that names its scope. The returned `Err` is dropped.
+    ///
+    /// Any other `Err`, the error of a scope around the future, and an `Ok` that is not [refused](Self::strict) pass through.
     ///
     /// # Errors
     ///

@@ -36,8 +36,8 @@ impl<F: Future> Scoped<F> {
         Self { polled, wakeup: ManuallyDrop::new(TaskWakeup::default()), future: Some(future) }
     }
 
-    /// Polls the future in its scope. `done` turns the future's output into the result. It does so where the result is stored,
-    /// so that the result is not moved again. `leaving` is given the scope when there is a result.
+    /// Polls the future in its scope. `done` turns the future's output into the result. It is called where the result is stored,
+    /// so that the result is not moved again. Once there is a result, `leaving` is called with the scope, which is then left.
     #[inline]
     pub(super) fn poll<T, E>(
         self: Pin<&mut Self>,
@@ -49,8 +49,8 @@ impl<F: Future> Scoped<F> {
         E: From<TimeoutError>,
     {
         // The result is written here in place: if it were returned through the scope, it would be copied twice. `ManuallyDrop`,
-        // since a drop would need the address of the result, and a value whose address is taken does not stay in registers. The
-        // result leaks only if the drop of the future panics.
+        // since a drop would need the address of the result, and a value whose address is taken does not stay in registers. So
+        // the result leaks if the drop of the future panics, and only then.
         let mut poll = ManuallyDrop::new(Poll::Pending);
         let this = self.project();
         let mut call = Call { wakeup: this.wakeup, future: this.future, cx, done, poll: &mut poll };
@@ -71,8 +71,8 @@ impl<F: Future> Scoped<F> {
 
 /// One poll.
 ///
-/// In a build without optimisations each step is a call that returns before the future is polled. So the steps of nested
-/// scopes are not on the stack together.
+/// In a build without optimisations each step is a call that returns before the future is polled. So nested scopes need less
+/// stack: their steps are not on it at the same time.
 struct Call<'a, 'cx, F, D, O> {
     wakeup: &'a mut TaskWakeup,
     future: Pin<&'a mut Option<F>>,
@@ -140,8 +140,8 @@ where
         self.look_at(&Thread::current(), scope, output);
     }
 
-    /// Sets the result, if there is one: from the output of the future, or the error if the future's time is up. Then drops the
-    /// future, inside its scope.
+    /// If the future is done, sets the result from its output. If the future's time is up, sets the error. In both cases then
+    /// drops the future, inside its scope.
     #[cfg_attr(not(debug_assertions), inline(always))]
     fn look_at(&mut self, thread: &Thread, scope: &Scope, output: Poll<F::Output>) {
         let poll = match output {
@@ -156,15 +156,15 @@ where
         self.future.set(None);
     }
 
-    /// Sets the result. The old value is `Pending`, so there is nothing to drop.
+    /// Sets the result. The old value is `Pending`, which needs no drop, so no code for a drop is generated.
     #[cfg_attr(not(debug_assertions), inline(always))]
     fn set(&mut self, poll: Poll<Result<T, E>>) {
         mem::forget(mem::replace(self.poll, poll));
     }
 }
 
-/// The result of a future whose error is kept until its hooks have run. The future is not polled any more, and is dropped when
-/// they have run.
+/// For a future whose time is up: pending while its hooks run. Then drops the future, and gives the error that was kept. The
+/// future is not polled any more.
 #[cold]
 #[inline(never)]
 fn end_after_hooks<F>(
@@ -181,8 +181,9 @@ fn end_after_hooks<F>(
     Poll::Ready(error)
 }
 
-/// The result of a future whose scope could not be entered: the error. Or pending, if the future around it is about to be
-/// dropped, or if other tasks are to run first.
+/// For a future whose scope could not be entered: gives the error, or stays pending. If a scope around is over, the entry counts
+/// as an await, so [`AwaitAction`] decides. If only the scope itself is over, the entry stays pending now and then, so that other
+/// tasks run.
 #[cold]
 #[inline(never)]
 fn stay_out(
@@ -207,14 +208,14 @@ fn stay_out(
     Poll::Ready(polled.refusal(thread, refused))
 }
 
-/// For a future that is pending: has its task woken in time, or gives the error if the future's time is up.
+/// For a future that is pending: makes sure that its task is woken in time. If the future's time is up, gives the error.
 #[cfg_attr(not(debug_assertions), inline(always))]
 fn wait(thread: &Thread, scope: &Scope, wakeup: &mut TaskWakeup, waker: &Waker) -> Poll<TimeoutError> {
     let (own, location) = (scope.own(), scope.location());
     point(thread, location);
     if !is_over(thread) {
         let woken = match scope.existing_node() {
-            // The node of this scope is also told when a scope around it ends, so it wakes the task for every end.
+            // The node of this scope also ends if a scope around ends, so no other node needs to wake the task.
             Some(node) => {
                 wakeup.wake_at(thread.deadline.get(), waker);
                 wakeup.wake_by(Some(node), waker)
@@ -229,19 +230,21 @@ fn wait(thread: &Thread, scope: &Scope, wakeup: &mut TaskWakeup, waker: &Waker) 
     wait_on(scope, wakeup, waker)
 }
 
-/// For a future whose scope is over: it may still be polled, for a grace, or until a shield inside the future is done.
+/// For a future whose scope is over: stays pending during a grace, while a shield inside the future is open, while it
+/// waits to be dropped by an outer future, and while hooks run. Otherwise gives the error.
 #[cold]
 fn wait_on(scope: &Scope, wakeup: &mut TaskWakeup, waker: &Waker) -> Poll<TimeoutError> {
     let (own, location) = (scope.own(), scope.location());
     let known = wakeup.was_over();
-    // Registered before the scopes are looked at, so that a scope that ends after that look wakes the task.
+    // Registered before the state of the scopes is read below, so that a scope that ends after the read wakes the task.
     let outer = scope.visible_outer().and_then(|outer| outer.visible().find_map(Scope::existing_node));
     wakeup.wake_by(outer, waker);
     let now = clock::now();
     let shielded = |scope: &Scope| scope.existing_node().map_or(0, |node| node.shielded_until(waker));
     let mut until = scope.polled_until(now).max(shielded(scope));
-    // If this scope is over only because the scope of an outer future is over, the outer future drops both futures, or waits
-    // for a shield. So this future stays pending for a while, and `&mut future` survives the limit under which it is polled.
+    // If this scope is over only because the scope of an outer future is over, the outer future drops its body, or waits for a
+    // shield. So this future does not end, but stays pending for a while. If the body has only a `&mut` of this future, this
+    // future survives the outer limit.
     if scope.is_dropped_by_outer(now) {
         until = scope.polled().map(shielded).fold(until, u64::max);
         if until <= now {
@@ -249,19 +252,19 @@ fn wait_on(scope: &Scope, wakeup: &mut TaskWakeup, waker: &Waker) -> Poll<Timeou
         }
     }
     if now < until {
-        // This scope's own deadline, or the deadline of a scope around it, may come before `until`.
+        // Wakes the task earlier if the deadline of this scope, or of a scope around it, comes before `until`.
         let next = [own, scope.around()].into_iter().filter(|&deadline| deadline > now).fold(until, u64::min);
         wakeup.wake_at(next, waker);
         wakeup.set_over();
         if !known {
-            // Awaits that were last polled before the end have not seen the end: they need one more poll to give the error.
+            // An await inside may have been polled before the end only: then it needs one more poll to give the error.
             waker.wake_by_ref();
         }
         mark_wait(location, true);
         return Poll::Pending;
     }
     let error = scope.error(RaiseContext { settled: false, ..RaiseContext::at(location, now) });
-    // A drop of the future would end its hooks, so the future is dropped only when they have run.
+    // A drop of the future would end its hooks, so the future is dropped only after its hooks have run.
     if let Some(node) = scope.existing_node()
         && node.poll_hooks(waker).is_pending()
     {

@@ -22,8 +22,8 @@ use crate::watchdog;
 /// Polls cleanup that must not be cut short by a scope that is over, for `max` at most (and a day at most).
 ///
 /// This is [`shield`](crate::shield()) for futures: inside, only the limit of the shield and the scopes that are opened inside
-/// count. While the shield is pending, an expired scope around it polls on, up to `max`, instead of dropping its future. The
-/// time begins with the first poll. A shield that begins after the end of a scope delays the drop only until `max` after the
+/// count. While the shield is pending, an expired scope around it polls on, up to `max`, instead of dropping its future. `max`
+/// counts from the first poll. A shield that begins after the end of a scope delays the drop only until `max` after the
 /// end of that scope: so the future is dropped, however many shields follow each other.
 ///
 /// If a shield is polled after its end, it stays pending.
@@ -70,8 +70,8 @@ pub fn shield<F: IntoFuture>(max: Duration, future: F) -> Shield<F::IntoFuture> 
 pub struct Shield<F> {
     max: Duration,
     location: &'static Location<'static>,
-    /// The test environment whose clock the shield follows: the one in which the shield was made. If there was none: the one in
-    /// which it was first polled.
+    /// The test environment whose clock the shield follows: the one in which the shield was made. If it was made in none: the one
+    /// in which it was first polled.
     env: TestEnv,
     /// The open shield, from the first poll until the future is done.
     opened: Option<Opened>,
@@ -81,22 +81,22 @@ pub struct Shield<F> {
 
 struct Opened {
     polled: SuspendedScope,
-    /// Wakes the task at `max`.
+    /// Wakes the task when `max` has passed.
     wakeup: TaskWakeup,
     announced: Announced,
-    /// Whether `max` has passed. Then the shield holds up no scope any more.
+    /// Whether `max` has passed. Then the shield no longer keeps the scopes around from dropping their futures.
     spent: bool,
-    // Declared last, so dropped last: hooks that became due meanwhile fire when the rest of the shield is gone.
+    // Declared last, so dropped last: hooks that became due during the shield fire only when the rest of the shield is gone.
     suspended: HeldOffHooks,
 }
 
-/// An announcement to the scopes around in the same poll: they must not drop the announced future yet, but poll it on. That
-/// future is a shield, or an [`Interruptible`](super::Interruptible) that awaits its hook.
+/// While it exists, the scopes around a future, in the same poll, do not drop the future but poll it on. The future is a shield,
+/// or an [`Interruptible`](super::Interruptible) that awaits its hook.
 pub(super) struct Announced(Vec<(Arc<Node>, usize)>);
 
 impl Announced {
-    /// Announces the future to the scopes around this poll, if they have changed: the future has moved, or one of the scopes
-    /// has another node.
+    /// Announces the future again if the scopes around this poll have changed: the future has moved, or one of the scopes has
+    /// another node.
     pub(super) fn follow(&mut self, thread: &Thread, until: u64, max: u64) {
         let same = innermost(thread, |scope| {
             let around = scope.into_iter().flat_map(Scope::polled).map(Scope::existing_node);
@@ -109,8 +109,8 @@ impl Announced {
         }
     }
 
-    /// Announces the future until `until`. For a scope that is already over, the announcement lasts at most until `max` after
-    /// the end of that scope.
+    /// Announces the future until `until` to the scopes around this poll. For a scope that is already over, the announcement
+    /// lasts at most until `max` after the end of that scope.
     pub(super) fn to_scopes_around(thread: &Thread, until: u64, max: u64) -> Self {
         let now = clock::now();
         innermost(thread, |scope| {
@@ -120,7 +120,7 @@ impl Announced {
                 let until = if node.env.shares_clock(&env) {
                     scope.ended_at(now).map_or(until, |end| until.min(end.saturating_add(max)))
                 } else {
-                    // `until` means nothing on another clock: there the announcement lasts until it is dropped.
+                    // `until` is no time on the clock of this scope. So here the announcement lasts until it is dropped.
                     NEVER
                 };
                 Some((Arc::clone(node), node.add_shield(until)?))
@@ -160,7 +160,7 @@ impl<F: Future> Future for Shield<F> {
                 None => this.opened.insert(Opened::new(thread, max, location)),
             };
             let mut poll = Poll::Pending;
-            // There is no error: no unwinding ends at a shield.
+            // `open` gives no error here, since no unwinding ends at a shield.
             let _ = opened.polled.open(thread, ptr::null(), false, |_| {
                 if let Some(future) = this.future.as_mut().as_pin_mut() {
                     poll = future.poll(cx);
@@ -186,7 +186,8 @@ impl<F: Future> Future for Shield<F> {
 
 impl Opened {
     fn new(thread: &Thread, max: Duration, location: &'static Location<'static>) -> Self {
-        // The scopes around get nodes, so that hooks which are registered from now on are held back too.
+        // Hooks are held back at the nodes of scopes. So each scope around gets a node here: then hooks that are registered later
+        // are held back too.
         innermost(thread, |scope| {
             scope.into_iter().flat_map(Scope::polled).for_each(|scope| {
                 scope.node();
@@ -204,7 +205,7 @@ impl Opened {
         Self { polled, wakeup: TaskWakeup::default(), announced, spent: false, suspended }
     }
 
-    /// Hides the scopes around this poll, which may be others than in the last poll.
+    /// Applies the shield to the scopes around this poll. They may not be the scopes of the last poll.
     fn follow(&mut self, thread: &Thread) {
         if !self.spent {
             self.announced.follow(thread, self.polled.own(), self.polled.asked());
@@ -226,7 +227,7 @@ impl<F> PinnedDrop for Shield<F> {
         if let Some(opened) = this.opened
             && this.future.as_mut().as_pin_mut().is_some()
         {
-            // As above: no unwinding ends at a shield.
+            // `open` gives no error here, since no unwinding ends at a shield.
             let _ = Thread::with(|thread| {
                 opened.polled.open(thread, ptr::null(), true, |_| this.future.set(None))
             });

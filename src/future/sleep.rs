@@ -21,8 +21,8 @@ use crate::time::{clock, nanos};
 ///
 /// A [`TimeoutError`] once the scope is over, if the body may clean up: within a [grace](crate::Timebox::grace), and in a
 /// block around a `block_on`. Without a grace the sleep stays pending, and is dropped with the future around it: see
-/// [the module](super). In a grace a sleep that begins late gives the error at once, but only one sleep in each poll: a
-/// second one stays pending.
+/// [the module](super). Of the sleeps that begin within a grace, one in each poll gives the error, at once; the others stay
+/// pending.
 ///
 /// If a sleep is polled after its end, it is ready again.
 ///
@@ -94,7 +94,7 @@ impl Future for Sleep {
                 if !begins {
                     return Poll::Ready(Ok(()));
                 }
-                // A sleep that is over in its first poll stays pending for one poll, so that other tasks run.
+                // A sleep that could end in its first poll stays pending for one poll, so that other tasks run.
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }

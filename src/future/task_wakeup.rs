@@ -13,7 +13,8 @@ use crate::time::NEVER;
 use crate::token::node::Node;
 use crate::watchdog::{self, Timer};
 
-/// Wakes a task at a given time, and when a given node is over. The owner must cancel both with [`clear`](TaskWakeup::clear).
+/// Wakes a task at a given time, and when a given node is over. A drop does not cancel the timer, so the owner must call
+/// [`clear`](TaskWakeup::clear) first.
 #[derive(Debug, Default)]
 pub(super) struct TaskWakeup {
     timer: Option<(u64, Timer)>,
@@ -24,13 +25,13 @@ pub(super) struct TaskWakeup {
 #[derive(Debug, Default)]
 struct ColdState {
     waiting: Option<Waiting>,
-    /// Until when the future waits for an outer future, whose scope is over, to drop both.
+    /// Until when the future waits to be dropped by an outer future, whose scope is over.
     patience: u64,
     /// Whether the last poll found the future's scope over.
     over: bool,
-    /// The state of the entry of the future's scope, which counts as an await, while the scope waits to be entered.
+    /// Used until the future's scope is entered. The entry counts as an await, and this is its state.
     await_state: AwaitState,
-    /// The result of a future that is over, while it waits for its hooks.
+    /// The error that the future will give once its hooks have run.
     error: Option<TimeoutError>,
 }
 
@@ -40,7 +41,7 @@ struct Waiting {
     key: usize,
 }
 
-/// For a task that no watchdog can wake yet: has it polled again at once. That poll tries again to start a watchdog.
+/// For a task that no watchdog can wake yet: wakes it at once. Its next poll then tries again to start a watchdog.
 #[cold]
 #[inline(never)]
 pub(super) fn poll_again(waker: &Waker) {
@@ -148,10 +149,11 @@ impl TaskWakeup {
     }
 
     /// Wakes the task when `scope` is over, or at `own` if that is earlier than `around`, the effective deadline of `scope`.
-    /// Nothing is done for `scope` if the same task polls it: then the future of `scope` has the task woken. `false` if `scope`
-    /// is already over.
+    /// If the same task polls `scope`, the future of `scope` wakes the task, so nothing is done for `scope` here. `false` if
+    /// `scope` is already over.
     ///
-    /// To clone or drop a waker runs foreign code: the caller must have an open scope inside `scope`.
+    /// A clone or a drop of a waker runs foreign code. So the caller must have an open scope inside `scope`, so that `scope`
+    /// stays open.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn wake_with(&mut self, scope: Option<&Scope>, around: u64, own: u64, waker: &Waker) -> bool {
         let covered = scope.is_some_and(|scope| scope.is_polled_with(waker));
@@ -165,7 +167,8 @@ impl TaskWakeup {
         self.wake_at(deadline, waker);
         match scope.filter(|_| !covered) {
             None => self.cold.is_none() || self.wake_by(None, waker),
-            // The scope does not wake this task, so its node must: a token that is made later may cancel the scope.
+            // Another task polls the scope, or none, so the scope's node must wake this task. The node is made if there is none:
+            // a token that is made later may cancel the scope.
             Some(scope) => self.wake_by(Some(scope.node()), waker),
         }
     }
@@ -173,12 +176,12 @@ impl TaskWakeup {
     /// Wakes the task of an await at `end`, or when a scope around it is over. `end` is a time on the clock of `env`.
     pub(super) fn wake_await(&mut self, thread: &Thread, env: &TestEnv, end: u64, waker: &Waker) {
         let shares_clock = env.shares_clock(&TestEnv::current());
-        // To clone or drop a waker runs foreign code, so that is done below, when no frame of a scope is in use.
+        // A clone or a drop of a waker runs foreign code, so it is done below, where no scope's frame is borrowed.
         let (deadline, node) = innermost(thread, |scope| {
             let deadline = if shares_clock { thread.deadline.get() } else { NEVER };
             match scope.filter(|scope| !(shares_clock && scope.is_polled_with(waker))) {
                 Some(scope) => (deadline, Some(Arc::clone(scope.node()))),
-                // The scope around wakes the task itself.
+                // There is no scope, or the scope's future wakes the task: only `end` counts.
                 None => (NEVER, None),
             }
         });
@@ -190,23 +193,20 @@ impl TaskWakeup {
         }
     }
 
-    /// Wakes the task of an await at `until`: the await stays pending in a scope that is over.
+    /// For an await that stays pending in a scope that is over: wakes the task at `until`, and for no node any more.
     pub(super) fn stay(&mut self, env: &TestEnv, until: u64, waker: &Waker) {
         self.wake_by(None, waker);
         self.wake_at_on(env, until, waker);
     }
 
-    /// The state of the entry of the future's scope, which counts as an await.
     pub(super) fn await_state(&mut self) -> &mut AwaitState {
         &mut self.cold.get_or_insert_default().await_state
     }
 
-    /// Keeps the future's result while its hooks run.
     pub(super) fn keep_error(&mut self, error: TimeoutError) {
         self.cold.get_or_insert_default().error = Some(error);
     }
 
-    /// The result that was kept.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn kept_error(&self) -> Option<&TimeoutError> {
         self.cold.as_ref()?.error.as_ref()

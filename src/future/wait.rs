@@ -19,8 +19,8 @@ use crate::time::{Limit, clock};
 /// task.
 ///
 /// `wait` opens no scope, so the future does not know of the limit: its deadlines, tokens and handles are those of the scopes
-/// around it. When the limit is reached, wait again. [`timeout`](super::timeout) is for work that must *end* at the limit:
-/// under a `timeout` the checkpoints of `&mut future` would fail at the first limit, and its tokens, handles and hooks would be
+/// around it. After the limit you can wait again. [`timeout`](super::timeout) is for work that must *end* at the limit: under a
+/// `timeout` the checkpoints of `&mut future` would fail from the first limit on, and its tokens, handles and hooks would be
 /// over for good.
 ///
 /// The future is polled first, then the deadline is checked, also with a limit of zero: a value that is ready wins. The
@@ -28,7 +28,7 @@ use crate::time::{Limit, clock};
 ///
 /// # Errors
 ///
-/// A [`TimeoutError`] when the limit is reached. Nothing was cut off, so the error is [settled](TimeoutError::settled). In a
+/// A [`TimeoutError`] if the limit is reached first. Nothing was cut off, so the error is [settled](TimeoutError::settled). In a
 /// scope that is over the wait fails as [`sleep`](super::sleep) does.
 ///
 /// If the wait is polled after its end, it stays pending.

@@ -29,7 +29,7 @@ pub struct Outcome<R> {
     pub failure: Option<HookFailure>,
 }
 
-/// Makes a call that never checks the scope. A hook interrupts it when the innermost scope is over.
+/// Makes a call that never checks the scope. A hook interrupts the call once the innermost scope is over.
 ///
 /// The result has one of four forms:
 ///
@@ -40,16 +40,17 @@ pub struct Outcome<R> {
 ///   [spoilt](Hook::spoils) the call's value.
 ///
 /// The hook may borrow. An interrupt that comes before the call waits is lost, so the hook fires again until the call
-/// returns: 0.5 ms after its last run, then at twice the distance each time, up to 64 ms. [`Hook`] has other choices. When
-/// `interruptible` has returned, the hook is not running and never runs again, so the next call on the same
+/// returns: 0.5 ms after its last run, then after twice that time, and so on, up to 64 ms. A [`Hook`] can have other times.
+/// Once `interruptible` has returned, the hook is not running and never runs again, so the next call on the same
 /// connection is safe.
 ///
 /// Outside of all scopes the call is made without the hook.
 ///
 /// A socket that was shut down reads as the end of the file, which is an `Ok`. So if a hook shuts down a socket, say
-/// that the hook [spoils](Hook::spoils) the value. The call's error must convert into `Box<dyn Error + Send + Sync>`.
+/// that the hook [spoils](Hook::spoils) the value.
 ///
-/// The call must return a `Result` (else the compiler says E0271). Convert a C function's number in the closure: `||
+/// The call must return a `Result` (else the compiler says E0271). Its error must convert into
+/// `Box<dyn Error + Send + Sync>`. Convert a C function's number in the closure: `||
 /// match c_call() { 0 => Ok(()), code => Err(format!("code {code}")) }`. Or use [`interruptible_outcome`], which
 /// takes any value and leaves the decision to you.
 ///
@@ -103,7 +104,7 @@ where
 ///
 /// # Errors
 ///
-/// A [`TimeoutError`] if the scope was over before the call, which then was not made.
+/// A [`TimeoutError`] if the scope was over before the call. Then the call was not made.
 ///
 /// # Examples
 ///
@@ -198,8 +199,8 @@ impl Scope {
         self.error(RaiseContext { source, ..RaiseContext::at(location, clock::now()) })
     }
 
-    /// Waits until the watchdog has a thread: without that thread no hook fires. Stops waiting after a second, since the call
-    /// is better made without a watchdog than never. Fails when the scope is over.
+    /// Waits until the watchdog has a thread, since without that thread no hook fires. Gives up once the thread has been missing
+    /// for a second: a call without a watchdog is better than no call. Fails if the scope is over.
     fn await_watchdog(&self, location: &'static Location<'static>) -> Result<(), TimeoutError> {
         let watchdog = watchdog::global();
         if watchdog.is_missing() && !clock::is_mocked() && self.node().expires_at() != NEVER {
@@ -250,7 +251,7 @@ impl<'a> Registered<'a> {
     /// Registers the hook; `None` if the node is over.
     fn new(node: &'a Arc<Node>, entry: &'a Arc<Entry>, location: &'static Location<'static>) -> Option<Self> {
         let key = node.add_hook(entry, HookOwner::Scope);
-        // A forked child may have lost the node's lock. Such a node takes no hooks, and the call is made without a hook.
+        // A forked child may have lost the node's lock. Such a node takes no hooks, so the call is made without a hook.
         (key.is_some() || !node.is_over()).then_some(Self { node, entry, key, location })
     }
 }

@@ -17,7 +17,7 @@ use crate::scope::Scope;
 use crate::sync::os;
 use crate::time::{NEVER, nanos};
 
-/// Connects to the first address that answers, no longer than the scope lasts.
+/// Connects to the first address that answers. Tries for no longer than the scope lasts.
 ///
 /// The addresses share the time that is left: with two addresses and one second left, the first address may take half a
 /// second. The last address may take all the rest. The stream is a plain one in blocking mode; wrap it in
@@ -86,7 +86,8 @@ fn unless_over(scope: Option<&Scope>, location: &'static Location<'static>, erro
     }
 }
 
-/// The time when the attempt at the next address must end, if `addresses` addresses are left, that one included.
+/// The time when the attempt at the next address must end. `addresses` is the number of addresses that are left, the next one
+/// included.
 fn end_of_share(scope: &Scope, addresses: usize) -> u64 {
     match scope.remaining() {
         Some(left) if addresses > 1 => {
@@ -141,7 +142,7 @@ fn socket(family: AddressFamily) -> io::Result<OwnedFd> {
 /// Accepts a connection, waiting for one no longer than the scope lasts.
 ///
 /// If several threads accept from one listener, the listener must be non-blocking: otherwise a thread blocks beyond its
-/// scope when another thread takes the connection. This function waits for a connection in both modes. The stream is a
+/// scope if another thread takes the connection. This function waits for a connection in both modes. The stream is a
 /// plain one in blocking mode. Outside of all scopes this is the listener's own `accept`.
 ///
 /// # Errors
