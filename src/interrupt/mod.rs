@@ -1,5 +1,6 @@
 //! Interrupts calls that make no checkpoints, such as a query in C or a read from a socket. There are two ways: a
-//! hook interrupts the call, or one wait ends for both the call's descriptor and the end of the scope.
+//! hook interrupts the call, or the thread waits for the call's descriptor and for the end of the scope at the same
+//! time.
 
 mod call;
 #[cfg(all(unix, feature = "io"))]

@@ -57,8 +57,8 @@ impl<'s> Poller<'s> {
         if let Some(wakeup) = &self.wakeup {
             polled.push(PollFd::new(&wakeup.pipe.reader, PollFlags::IN));
         }
-        // Under a mock clock `poll` cannot wait for the deadline, because `poll` measures real time. There the timer
-        // of the `Wakeup` ends the wait.
+        // Under a mock clock `poll` cannot wait for the deadline, because `poll` measures real time. The timer of the
+        // `Wakeup` ends the wait instead.
         let deadline = match self.scope {
             Some(scope) if !clock::is_mocked() => Thread::with(|thread| scope.effective(thread)),
             _ => NEVER,
@@ -85,9 +85,9 @@ impl<'s> Poller<'s> {
     }
 }
 
-/// Lets another thread end a wait. A wait needs a `Wakeup` in two cases: its scope or a scope around it has a node,
-/// and so can be cancelled; or its scope has a deadline on a mock clock. Otherwise the timeout of `poll` ends the
-/// wait.
+/// Lets another thread end a wait. A wait needs a `Wakeup` in two cases. Either its scope or a scope around it has a
+/// node, and so can be cancelled; or the clock is a mock, and there is a deadline. In all other cases the timeout of
+/// `poll` ends the wait.
 struct Wakeup<'s> {
     pipe: Arc<WakePipe>,
     node: Option<(&'s Arc<Node>, usize)>,
@@ -136,8 +136,8 @@ impl Drop for Wakeup<'_> {
 impl Wake for WakePipe {
     fn wake(self: Arc<Self>) {
         if self.made_in.is_current() {
-            // The write neither blocks nor fails. The node and the timer write one byte each, and the pipe has room
-            // for more.
+            // The write neither blocks nor fails: only the node and the timer write, one byte each, so the pipe has
+            // room.
             let _written = (&self.writer).write(&[0]);
         }
     }

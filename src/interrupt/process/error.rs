@@ -34,8 +34,9 @@ impl fmt::Display for Error {
 }
 
 impl StdError for Error {
-    /// The source of the error in the variant. If that is an `io::Error` from the reader of the input and has a
-    /// timeout inside, the source is the error inside, so that [`TimeoutError::find`] finds the timeout.
+    /// The source of the error in the variant. There is one exception: the reader of the input may fail with an
+    /// `io::Error` that has a timeout inside. Then the source is the error inside, so that [`TimeoutError::find`]
+    /// finds the timeout.
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         match self {
             Self::Io(error) => match error.get_ref() {

@@ -137,7 +137,7 @@ impl<'r> Job<'r> {
             }
             let until = self.ended.map_or(NEVER, |at| at.saturating_add(nanos(linger)));
             if until <= os::monotonic_nanos() {
-                // The wait is over, but output that is in the pipes already is still read.
+                // `linger` has passed, but output that is in the pipes already is still read.
                 self.drain()?;
                 return Ok(Attended::Ended);
             }
@@ -247,7 +247,7 @@ impl<'r> Job<'r> {
                 self.await_group(&poller, KILL_WAIT, Survivors::is_none_or_unknown);
             }
         }
-        // An error is ignored: the command is stopped already, so the caller has no use for it.
+        // An error is ignored: the command is stopped already, so the error is of no use to the caller.
         let _read = self.drain();
         self.lifeline = None;
         let mut status = None;
@@ -312,7 +312,7 @@ impl<'r> Job<'r> {
 impl Drop for Job<'_> {
     fn drop(&mut self) {
         self.lifeline = None;
-        // `reap` and `stop` take the child, so it is still here only if the reader of the input has panicked.
+        // `reap` and `stop` take the child, so a child is left only if the reader of the input has panicked.
         if self.child.is_some() {
             self.signal(Signal::KILL);
         }

@@ -2,9 +2,8 @@
 //!
 //! This program starts a shell that reads from a pipe, and holds the other end of the pipe. When the program has
 //! ended, the pipe closes, and the shell kills the command, with its group if the command leads one. The shell is in
-//! a group of its own, so signals from a terminal do not reach the shell. If the command ends first, this program
-//! kills the shell, and only then reaps the command. So the shell never kills another process that has got the
-//! command's number.
+//! a group of its own, so signals from a terminal do not reach the shell. As long as this program runs, it kills the
+//! shell before it reaps the command. So the shell never kills another process that has got the command's number.
 
 use std::io::{self, PipeWriter};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -51,7 +50,7 @@ impl Lifeline {
 
 impl Drop for Lifeline {
     fn drop(&mut self) {
-        // The shell must end before the pipe closes: otherwise the shell would kill the command. An error says that
+        // The shell must end before the pipe closes: otherwise the shell would kill the command. `kill` fails only if
         // the shell has ended already.
         let _killed = self.shell.kill();
         let _reaped = self.shell.wait();

@@ -40,11 +40,13 @@
 //! lasts. If the scope is over first, the call fails, and the group is signalled. For a command that leaves a daemon
 //! behind, there are two ways. Redirect the outputs, to a file or to `Stdio::null()`, and call [`status`]. Or limit
 //! [this wait](Run::linger): then [`stdout_cut`](Captured::stdout_cut) says whether the output may be incomplete.
+//!
 //! # Other code that waits for children
 //!
-//! The child is reaped only after the last signal, because another process may then get the child's number. So no
-//! other code in the program may wait for *all* children (`waitpid(-1)`): it could reap the child too early. And the
-//! program must not ignore SIGCHLD: if it does, the command is not started, and the error says why.
+//! Another process may get the child's number as soon as the child is reaped. So the child is reaped only after the
+//! last signal, and no other code in the program may wait for *all* children (`waitpid(-1)`): it could reap the child
+//! too early. And the program must not ignore SIGCHLD: if it does, the command is not started, and the error says
+//! why.
 
 mod captured;
 mod error;

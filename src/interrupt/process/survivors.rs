@@ -39,8 +39,8 @@ pub(super) fn survivors(leader: Pid) -> Survivors {
 #[cfg(any(target_os = "linux", target_os = "android"))]
 fn look(leader: Pid) -> Survivors {
     let Ok(members) = members(leader) else { return Survivors::Unknown };
-    // The leader is not reaped, so a complete list contains the leader. If it does not, the system hides processes
-    // from this program (`hidepid`).
+    // The leader is not reaped, so a complete list contains the leader. If the leader is missing, the system hides
+    // processes from this program (`hidepid`).
     if !members.iter().any(|member| member.pid == leader) {
         return Survivors::Unknown;
     }
@@ -82,7 +82,7 @@ fn members(group: Pid) -> std::io::Result<Vec<Member>> {
     for entry in std::fs::read_dir("/proc")? {
         let entry = entry?;
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
-        // A process without this file has been reaped meanwhile.
+        // If the process has no `stat`, it has been reaped meanwhile.
         let Ok(stat) = std::fs::read(entry.path().join("stat")) else { continue };
         if let (Some(pid), Some((its_group, has_ended))) = (Pid::from_raw(pid), parse(&stat))
             && (its_group == group.as_raw_nonzero().get() || pid == group)
