@@ -1,5 +1,6 @@
-//! Calls that never look at a scope, such as a query in C or a read from a socket. Either a hook interrupts such a
-//! call, or the call waits for its descriptor and for the end of the scope at once.
+//! Interrupts calls that make no checkpoints, such as a query in C or a read from a socket. There are two ways: a
+//! hook interrupts the call, or the thread waits for the call's descriptor and for the end of the scope at the same
+//! time.
 
 mod call;
 #[cfg(all(unix, feature = "io"))]

@@ -20,10 +20,11 @@ use crate::time::{NEVER, clock};
 use crate::token::node::Node;
 use crate::watchdog::Timer;
 
-/// The longest timeout given to `poll`. Some systems reject a timeout of more than a few weeks.
+/// The longest timeout given to `poll`. Some systems reject a timeout of more than a few weeks, so a longer wait
+/// calls `poll` several times.
 const MAX_TIMEOUT: Duration = Duration::from_secs(3600);
 
-/// Waits for descriptors. The end of the scope, if there is one, ends the wait. A `Poller` can be used for several
+/// Waits for descriptors. If there is a scope, the end of the scope ends the wait too. One `Poller` serves several
 /// waits.
 pub(super) struct Poller<'s> {
     scope: Option<&'s Scope>,
@@ -47,17 +48,17 @@ impl<'s> Poller<'s> {
         Ok(Self { scope, location, wakeup })
     }
 
-    /// Waits until a descriptor is ready, or until the system's clock reads `until`.
+    /// Waits until a descriptor is ready, or until the system's monotonic clock reads `until`.
     ///
-    /// Fails as soon as the scope is over, and at once if the scope is over before the wait begins.
+    /// Fails as soon as the scope is over: at once, if it is over before the wait begins.
     pub(super) fn wait(&self, fds: &[(BorrowedFd<'_>, PollFlags)], until: u64) -> io::Result<Ready> {
         let mut polled: Vec<_> =
             fds.iter().map(|&(fd, events)| PollFd::from_borrowed_fd(fd, events)).collect();
         if let Some(wakeup) = &self.wakeup {
             polled.push(PollFd::new(&wakeup.pipe.reader, PollFlags::IN));
         }
-        // `poll` measures real time, so it cannot wait for the deadline of a mock clock: the timer of the `Wakeup` ends
-        // that wait.
+        // Under a mock clock `poll` cannot wait for the deadline, because `poll` measures real time. The timer of the
+        // `Wakeup` ends the wait instead.
         let deadline = match self.scope {
             Some(scope) if !clock::is_mocked() => Thread::with(|thread| scope.effective(thread)),
             _ => NEVER,
@@ -84,21 +85,22 @@ impl<'s> Poller<'s> {
     }
 }
 
-/// Ends a wait from another thread. The wait needs a `Wakeup` only if its scope or a scope around it can be cancelled
-/// (has a node), or under a mock clock. Otherwise the timeout of `poll` ends the wait.
+/// Lets another thread end a wait. A wait needs a `Wakeup` in two cases. Either its scope or a scope around it has a
+/// node, and so can be cancelled; or the clock is a mock, and there is a deadline. In all other cases the timeout of
+/// `poll` ends the wait.
 struct Wakeup<'s> {
     pipe: Arc<WakePipe>,
     node: Option<(&'s Arc<Node>, usize)>,
     timer: Option<Timer>,
 }
 
-/// The waker of a waiting thread: it writes to a pipe that the thread polls. It owns both ends of the pipe, because a
-/// write to a pipe without a reader would raise SIGPIPE.
+/// The waker of a waiting thread. It writes to a pipe that the thread polls. The waker owns both ends of the pipe,
+/// because a write to a pipe without a reader would raise SIGPIPE.
 struct WakePipe {
     reader: PipeReader,
     writer: PipeWriter,
-    /// The process that made the pipe. A forked child has the same pipe and must not write to it: that would wake the
-    /// parent.
+    /// The process that made the pipe. A forked child shares the pipe. It must not write to the pipe, because that
+    /// would wake the parent.
     made_in: Process,
 }
 
@@ -112,7 +114,8 @@ impl<'s> Wakeup<'s> {
         let (reader, writer) = io::pipe()?;
         let pipe = Arc::new(WakePipe { reader, writer, made_in: Process::current() });
         let waker = Waker::from(Arc::clone(&pipe));
-        // `add_waker` returns `None` if the node is over; then `wait` fails before it polls.
+        // `add_waker` returns `None` if the node is over. No waker is needed then: `wait` checks the scope first, and
+        // fails.
         let node = node.and_then(|node| Some((node, node.add_waker(&waker)?)));
         let timer = (due != NEVER).then(|| thread::schedule_on(&TestEnv::current(), due, waker));
         Ok(Some(Self { pipe, node, timer }))
@@ -133,8 +136,8 @@ impl Drop for Wakeup<'_> {
 impl Wake for WakePipe {
     fn wake(self: Arc<Self>) {
         if self.made_in.is_current() {
-            // An error does no harm. The pipe has room, since the node and the timer write one byte each; and a full
-            // pipe would wake the poll too.
+            // The write neither blocks nor fails: only the node and the timer write, one byte each, so the pipe has
+            // room.
             let _written = (&self.writer).write(&[0]);
         }
     }

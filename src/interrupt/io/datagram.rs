@@ -14,8 +14,9 @@ use super::descriptor::Mode;
 use super::timed::Timed;
 use crate::interrupt::call::in_innermost;
 
-/// Datagrams, for a [`UdpSocket`], a reference to one, or an `Arc` of one. A datagram that has arrived is received even
-/// if the deadline passes meanwhile. A call that the scope ends has taken no datagram.
+/// Calls for datagrams, if the stream is a [`UdpSocket`], a reference to one, or an `Arc` of one. A datagram that has
+/// arrived is received even if the deadline passes during the call. A call that fails because the scope is over has
+/// taken no datagram.
 impl<S: AsFd + Borrow<UdpSocket>> Timed<S> {
     /// Like [`UdpSocket::recv_from`], no longer than the scope lasts.
     ///
@@ -57,7 +58,7 @@ impl<S: AsFd + Borrow<UdpSocket>> Timed<S> {
     ///
     /// # Errors
     ///
-    /// Those of [`recv_from`](Self::recv_from).
+    /// The errors of [`recv_from`](Self::recv_from).
     ///
     /// # Examples
     ///
@@ -87,7 +88,7 @@ impl<S: AsFd + Borrow<UdpSocket>> Timed<S> {
     ///
     /// # Errors
     ///
-    /// Those of [`recv_from`](Self::recv_from), and those of the resolver.
+    /// The errors of [`recv_from`](Self::recv_from), and the errors of the resolver.
     ///
     /// # Examples
     ///
@@ -109,7 +110,7 @@ impl<S: AsFd + Borrow<UdpSocket>> Timed<S> {
     ///
     /// # Errors
     ///
-    /// Those of [`recv_from`](Self::recv_from).
+    /// The errors of [`recv_from`](Self::recv_from).
     ///
     /// # Examples
     ///

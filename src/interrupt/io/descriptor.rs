@@ -25,17 +25,18 @@ pub(super) struct Descriptor<'a> {
 pub(super) enum Mode {
     /// The call may block, since no scope is open.
     Blocking,
-    /// By `MSG_DONTWAIT`, which holds for one call. `O_NONBLOCK` would change the socket for everyone who shares it.
+    /// The flag `MSG_DONTWAIT` keeps this one call from blocking. `O_NONBLOCK` is not used, because it would change
+    /// the socket for everyone who shares it.
     DontWait,
-    /// By a `poll` before the call.
+    /// A `poll` before the call waits until the descriptor is ready.
     Polled,
-    /// The buffer is empty, so the call never blocks.
+    /// The buffer is empty, so no system call is made.
     Empty,
 }
 
 impl Descriptor<'_> {
-    /// Makes a system call as soon as the call does not block. Fails if the scope is over first. Outside of all scopes
-    /// the call may block.
+    /// Makes a system call as soon as it can be made without blocking. Fails if the scope is over first. Outside of
+    /// all scopes the system call may block.
     pub(super) fn call<R>(
         &self,
         events: PollFlags,
@@ -87,7 +88,8 @@ impl Read for Descriptor<'_> {
     }
 }
 
-/// Keeps `send` from raising SIGPIPE. Apple's systems have no such flag: there std sets an option of the socket.
+/// The flag that keeps `send` from raising SIGPIPE. Apple's systems have no such flag. There std sets an option of
+/// the socket that does the same.
 #[cfg(not(target_vendor = "apple"))]
 const NO_SIGNAL: SendFlags = SendFlags::NOSIGNAL;
 #[cfg(target_vendor = "apple")]
@@ -95,9 +97,9 @@ const NO_SIGNAL: SendFlags = SendFlags::empty();
 
 impl Write for Descriptor<'_> {
     fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
-        // Apple's systems ignore `MSG_DONTWAIT` in `send`.
+        // Apple's systems ignore `MSG_DONTWAIT` in `send`, so a `poll` must come before the call.
         let has_flag = self.is_socket && !cfg!(target_vendor = "apple");
-        // On a socket an empty buffer may be an empty datagram, so it is sent.
+        // An empty buffer is sent if the descriptor is a socket: it may be an empty datagram.
         let mode = if buffer.is_empty() && !self.is_socket {
             Mode::Empty
         } else if has_flag {
@@ -106,8 +108,8 @@ impl Write for Descriptor<'_> {
             Mode::Polled
         };
         self.call(PollFlags::OUT, mode, |mode| {
-            // A pipe that is ready has room for `PIPE_BUF` bytes; a write of more would block until all bytes are
-            // written. A terminal is ready as soon as it has room for one byte.
+            // For `poll`, a pipe is ready if it has room for `PIPE_BUF` bytes, and a terminal if it has room for one
+            // byte. A longer write could block, so no longer write is made.
             let most = match mode {
                 Mode::Empty => return Ok(0),
                 Mode::Polled if self.is_terminal => 1,

@@ -3,8 +3,8 @@
 //! [`Timed`] wraps a stream, or anything else with a file descriptor. Its reads and writes wait no longer than the
 //! scope lasts. When the scope expires or is cancelled, they fail with an error of the kind
 //! [`TimedOut`](io::ErrorKind::TimedOut) that has the [`TimeoutError`](crate::TimeoutError) inside. The stream stays
-//! open. A single [`read`](Read::read) that fails has taken no bytes, so a later read finds all of them. Calls that
-//! read or write several times may lose bytes: see [half a frame](#half-a-frame).
+//! open. A single [`read`](Read::read) that fails has taken no bytes, so none are lost. Calls that read or write
+//! several times may lose bytes: see [half a frame](#half-a-frame).
 //!
 //! ```
 //! use std::io::{ErrorKind, Read, Write};
@@ -24,8 +24,8 @@
 //! assert_eq!(stream.read(&mut buffer).unwrap(), 4);
 //! ```
 //!
-//! [`connect`] and [`accept`] do the same for connections, [`recv_from`](Timed::recv_from) and
-//! [`send_to`](Timed::send_to) for datagrams. [`readable`] and [`writable`] wait for any other descriptor.
+//! [`connect`], [`accept`], [`recv_from`](Timed::recv_from) and [`send_to`](Timed::send_to) wait no longer than the
+//! scope lasts either. [`readable`] and [`writable`] wait for any other descriptor.
 //!
 //! # Half a frame
 //!
@@ -71,7 +71,7 @@
 //! ```
 //!
 //! The same holds for writes: after a [`write_all`](Write::write_all) that failed, nothing says how many bytes were
-//! sent. To use the connection again, call [`write`](Write::write) and keep the rest:
+//! sent. To use the connection again, call [`write`](Write::write) and keep the bytes that it has not written:
 //!
 //! ```
 //! use std::collections::VecDeque;
@@ -102,24 +102,24 @@
 //! # assert!(all.len() == 1_000_000 && all.iter().enumerate().all(|(n, &byte)| byte == n as u8));
 //! ```
 //!
-//! Or close the connection after any error, as a pool does.
+//! Or close the connection after any error, as connection pools do.
 //!
 //! # Limitations
 //!
-//! - **Files** are always ready, so nothing interrupts a read from a dead disk.
-//! - **Terminals** do not say how much room they have, so a write sends one byte at a time. A terminal that turns a
-//!   newline into two bytes blocks on a newline if it has room for one byte only.
+//! - **Files** are always ready for `poll`, so nothing interrupts a read from a dead disk.
+//! - **Terminals** do not say how much room they have, so a write sends one byte at a time. Some terminals turn a
+//!   newline into two bytes. If such a terminal has room for one byte only, the write of a newline blocks.
 //! - **Opening a FIFO** waits until another process opens the other end. Open it for reading and writing: that does
 //!   not wait.
 //! - **Name resolution** cannot be interrupted: see [`connect`].
-//! - **Two threads that read from one pipe**, or accept from one listener, may both see it ready. The slower one
+//! - **Two threads that read from one pipe**, or accept from one listener, may both find it ready. The slower thread
 //!   blocks, unless the descriptor is non-blocking. Reads from a socket do not have this problem.
 //! - A timeout of the socket itself (`set_read_timeout`) counts only outside of scopes.
 //!
 //! # Locks and channels
 //!
-//! Locks and channels need no wrapper: give their timed waits the time that is left in the scope. Wait in slices, so
-//! that the wait ends at the deadline, and at most one slice after a cancellation:
+//! Locks and channels need no wrapper: give their timed waits the time that is left in the scope. Wait in slices:
+//! then the wait ends at the deadline, and at most one slice after a cancellation:
 //!
 //! ```
 //! use std::time::Duration;

@@ -13,12 +13,12 @@ use crate::time::NEVER;
 /// Waits until a descriptor is readable, no longer than the scope lasts. Use it for descriptors that
 /// [`Timed`](super::Timed) cannot wrap: a serial port, inotify, a timer, a socket of a C library.
 ///
-/// A descriptor is also readable at the end of the file, when a connection waits to be accepted, and when an error
-/// waits to be read. A file on a disk is always readable.
+/// A descriptor is also readable at the end of the file, if a connection waits to be accepted, and if an error waits
+/// to be read. A file on a disk is always readable.
 ///
 /// If other threads or processes read from the same descriptor, one of them may take the data first. So make the
-/// descriptor non-blocking, read, and wait only if the read would have blocked, as below. Outside of all scopes the
-/// wait has no limit.
+/// descriptor non-blocking, read, and wait only if the read would have blocked, as in the example. Outside of all
+/// scopes the wait has no limit.
 ///
 /// # Errors
 ///
@@ -57,13 +57,14 @@ pub fn readable(fd: impl AsFd) -> io::Result<()> {
     wait(fd.as_fd(), PollFlags::IN, Location::caller())
 }
 
-/// Waits until a descriptor is writable, no longer than the scope lasts. Otherwise like [`readable`].
+/// Waits until a descriptor is writable, no longer than the scope lasts. In all else this is like [`readable`].
 ///
-/// A descriptor may be writable and still have no room for all the bytes: a write to a blocking descriptor may block.
+/// A writable descriptor may have no room for all the bytes of a write. If the descriptor is blocking, such a write
+/// blocks.
 ///
 /// # Errors
 ///
-/// Those of [`readable`].
+/// The errors of [`readable`].
 ///
 /// # Examples
 ///

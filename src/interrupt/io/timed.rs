@@ -11,14 +11,14 @@ use super::descriptor::Descriptor;
 /// A stream whose reads and writes end with the scope.
 ///
 /// It wraps sockets, pipes, terminals, and everything else with a file descriptor that can be polled. Outside of all
-/// scopes its calls are the stream's own. In a scope:
+/// scopes, a read or write is a plain system call. In a scope:
 ///
 /// - each call is an interruption point;
-/// - a call waits even if the descriptor is non-blocking, and a signal does not end it;
-/// - data that is ready is read or written even if the deadline passes meanwhile.
+/// - a call waits even if the descriptor is non-blocking, and a signal does not end the wait;
+/// - data that is ready is read or written even if the deadline passes during the call.
 ///
 /// `Timed` reads from the descriptor and bypasses the stream's own buffer. So put a `BufReader` around `Timed`, and
-/// not the other way round. A `&Timed` reads and writes too, so several threads can share one.
+/// not the other way round. A `&Timed` reads and writes too, so several threads can share a `Timed`.
 ///
 /// The scope can end a call that reads or writes several times (`read_exact`, `read_to_string`, `write_all`) after a
 /// part of the work: see [half a frame](crate::io#half-a-frame).
@@ -86,8 +86,8 @@ impl<S: AsFd> AsFd for Timed<S> {
     }
 }
 
-/// Implements `Read` and `Write`. Only `read` and `write` are required. But with std's defaults for the other methods,
-/// an error would name a line of std as the place of the call.
+/// Implements `Read` and `Write`. std has defaults for all methods but `read` and `write`. They are not used, because
+/// an error would then name a line of std as the place of the call.
 macro_rules! stream {
     ($stream:ty) => {
         impl<S: AsFd> Read for $stream {
@@ -96,21 +96,21 @@ macro_rules! stream {
                 self.descriptor(Location::caller()).read(buffer)
             }
 
-            /// Fills the buffer. **If the scope ends the call, the bytes that it has read are lost to later reads**:
-            /// they are in the buffer, but nothing says how many. How to keep them: [half a
-            /// frame](crate::io#half-a-frame).
+            /// Fills the buffer. **If the scope ends the call, the bytes read so far are lost to later reads**: they
+            /// are in the buffer, but nothing says how many they are. See [half a frame](crate::io#half-a-frame) for
+            /// how to keep them.
             #[track_caller]
             fn read_exact(&mut self, buffer: &mut [u8]) -> io::Result<()> {
                 self.descriptor(Location::caller()).read_exact(buffer)
             }
 
-            /// Reads to the end of the file. If the scope ends the call, the bytes that it has read are in the buffer.
+            /// Reads to the end of the file. If the scope ends the call, the bytes read so far are in the buffer.
             #[track_caller]
             fn read_to_end(&mut self, buffer: &mut Vec<u8>) -> io::Result<usize> {
                 self.descriptor(Location::caller()).read_to_end(buffer)
             }
 
-            /// Reads to the end of the file. **If the scope ends the call, the bytes that it has read are lost**;
+            /// Reads to the end of the file. **If the scope ends the call, the bytes read so far are lost**;
             /// `read_to_end` keeps them.
             #[track_caller]
             fn read_to_string(&mut self, buffer: &mut String) -> io::Result<usize> {

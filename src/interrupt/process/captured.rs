@@ -41,7 +41,7 @@ impl From<Captured> for Output {
     }
 }
 
-/// Shows an output as std's `Output` does: as text if it is UTF-8, and as bytes if not.
+/// Formats an output like std's `Output`: as text if it is UTF-8, otherwise as bytes.
 pub(super) struct TextOrBytes<'a>(pub(super) &'a [u8]);
 
 impl fmt::Debug for TextOrBytes<'_> {

@@ -14,10 +14,10 @@ use crate::error::TimeoutError;
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Error {
-    /// The command could not be started or waited for, or its input could not be read. If it could not be started, the
+    /// The command could not be started or waited for, or the reader of its input failed. If the start failed, the
     /// error names the command.
     Io(io::Error),
-    /// The scope was over: the command was stopped, or not started.
+    /// The scope was over, so the command was stopped or not started.
     Stopped(Stopped),
     /// The command was stopped before the scope was over, for the reason in [`why`](Halted::why).
     Halted(Halted),
@@ -34,8 +34,9 @@ impl fmt::Display for Error {
 }
 
 impl StdError for Error {
-    /// The source of the error in the variant. An `io::Error` from a reader of the input may have a timeout inside;
-    /// then the source is that timeout.
+    /// The source of the error in the variant. There is one exception: the reader of the input may fail with an
+    /// `io::Error` that has a timeout inside. Then the source is the error inside, so that [`TimeoutError::find`]
+    /// finds the timeout.
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         match self {
             Self::Io(error) => match error.get_ref() {
@@ -94,14 +95,14 @@ pub struct Stopped {
     pub stderr: Vec<u8>,
     /// Whether `stderr` may be incomplete, for the same reasons as [`stdout_cut`](Self::stdout_cut).
     pub stderr_cut: bool,
-    /// The exit status. `None` if the command was not started, if this program may not signal it, or if it has not
-    /// ended after SIGKILL. A command that runs on is reaped when it ends.
+    /// The exit status. `None` if the command was not started, or has not ended: because this program may not signal
+    /// the command, or in spite of SIGKILL. A command that runs on is reaped when it ends.
     pub status: Option<ExitStatus>,
-    /// The signal that had suspended the command, if the command was suspended when the scope was over. Then the
-    /// command did not use its time, and a longer limit may not help.
+    /// The signal that suspended the command, if the command was suspended at the end of the scope. A suspended
+    /// command does nothing, so a longer limit may not help.
     pub suspended: Option<i32>,
-    /// Whether the command or a process that it has started runs on, because it belongs to another user and this
-    /// program may not signal it.
+    /// Whether a process runs on because this program may not signal it: the command, or a process that the command
+    /// has started. Such a process belongs to another user.
     pub refused: bool,
 }
 
@@ -109,7 +110,7 @@ pub struct Stopped {
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct Halted {
-    /// Why it was stopped.
+    /// Why the command was stopped.
     pub why: Why,
     /// Like [`Stopped::stdout`].
     pub stdout: Vec<u8>,
@@ -132,11 +133,12 @@ pub enum Why {
     /// The command wrote more than [`max_output`](super::Run::max_output) allows.
     #[non_exhaustive]
     TooMuchOutput {
-        /// The limit of each output, in bytes.
+        /// The limit for each output, in bytes.
         most: usize,
     },
-    /// The system suspended the command because, from the background, it read from the terminal (SIGTTIN) or changed
-    /// the terminal's settings (SIGTTOU). No shell would resume the command: see [`Group`](super::Group).
+    /// The system suspended the command because the command used the terminal from the background. It read from the
+    /// terminal (SIGTTIN) or changed the terminal's settings (SIGTTOU). No shell would resume the command, so the
+    /// call stopped it: see [`Group`](super::Group).
     #[non_exhaustive]
     Suspended {
         /// SIGTTIN or SIGTTOU.
@@ -216,12 +218,11 @@ impl fmt::Debug for Halted {
     }
 }
 
-/// An exit status that std shows as "stopped", with the signal's name.
+/// An exit status that std prints as "stopped", with the signal's name.
 fn suspension(signal: i32) -> ExitStatus {
     ExitStatus::from_raw(signal << 8 | 0x7f)
 }
 
-/// Writes how the command ended, in parentheses.
 fn write_end(f: &mut fmt::Formatter<'_>, status: Option<ExitStatus>, refused: bool) -> fmt::Result {
     match status {
         Some(status) => write!(f, " ({status})")?,

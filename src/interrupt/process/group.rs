@@ -19,11 +19,11 @@
 #[non_exhaustive]
 pub enum Group {
     /// The default: a group of its own, in this program's session. Processes that the command starts are stopped with
-    /// the command. For a terminal the group is in the background: Ctrl-C does not reach it, and the system suspends
-    /// the command if it reads from the terminal or changes the terminal's settings. If the command is suspended so,
-    /// the call fails at once, with [`Why::Suspended`](super::Why::Suspended).
+    /// the command. For a terminal the group is in the background: Ctrl-C does not reach the group, and the system
+    /// suspends the command if the command reads from the terminal or changes the terminal's settings. Then the call
+    /// fails with [`Why::Suspended`](super::Why::Suspended).
     ///
-    /// A `pre_exec` that calls `setsid` works with this choice too.
+    /// A `pre_exec` of the command may call `setsid`.
     #[default]
     Own,
     /// A group of its own, in a session of its own. The session has no terminal, so opening `/dev/tty` fails. Processes

@@ -1,6 +1,7 @@
-//! A running command: the child and its pipes. Mostly, the child leads its process group.
+//! A running command: the child and its pipes. In most cases the child leads a process group.
 //!
-//! Invariant: the child is not reaped as long as signals may be sent. So no other process or group can have its number.
+//! Invariant: the child is not reaped as long as signals may be sent. So no other process or group can get the
+//! child's number and receive these signals.
 
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -25,10 +26,11 @@ use crate::sync::os;
 use crate::sync::signal::signal_with_group;
 use crate::time::{NEVER, nanos};
 
-/// How long to wait for killed processes to end. A process in a call to a dead disk or driver does not end.
+/// How long to wait for killed processes to end. A process in a call to a dead disk or driver may never end, so the
+/// wait needs a limit.
 const KILL_WAIT: Duration = Duration::from_secs(5);
-/// The shortest and the longest pause between two looks at a process that cannot be polled. Each pause is twice as long
-/// as the last one.
+/// The shortest and the longest pause between two checks of a process, if no descriptor reports the end of the
+/// process. Each pause is twice as long as the pause before.
 const PAUSES: (Duration, Duration) = (Duration::from_micros(500), Duration::from_millis(16));
 /// The longest pause between two checks whether a child is suspended.
 const SUSPENDED_PAUSE: Duration = Duration::from_millis(250);
@@ -41,7 +43,7 @@ pub(super) struct Plan<'r> {
     pub(super) cap: Cap,
 }
 
-/// How [`Job::attend`] ended: with the command's own end, or with a reason to stop it.
+/// How [`Job::attend`] ended: with the command's own end, or with a reason to stop the command.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Attended {
     Ended,
@@ -58,9 +60,10 @@ pub(super) struct Job<'r> {
     leads: bool,
     /// A descriptor that is ready when the child has ended.
     pidfd: Option<OwnedFd>,
-    /// When this thread saw that the child had ended.
+    /// The time when this thread noticed that the child had ended; `None` before.
     ended: Option<u64>,
-    /// Whether other code has reaped the child. Then its number may belong to another process.
+    /// Whether other code has reaped the child. If so, the child's number may belong to another process, so no signal
+    /// is sent.
     lost: bool,
     suspended: Option<i32>,
     /// Whether there is a process of the command that this program may not signal.
@@ -83,7 +86,7 @@ impl<'r> Job<'r> {
         let lifeline = if plan.dies_with_parent { Some(Lifeline::new()?) } else { None };
         let (child, leads) = start(command, plan.group, lifeline.as_ref())?;
         let pid = Pid::from_child(&child);
-        // From here on the child is stopped if a step fails.
+        // From here on, a step that fails must stop the child.
         let mut job = Self {
             child: Some(child),
             pid,
@@ -125,8 +128,8 @@ impl<'r> Job<'r> {
         Ok(())
     }
 
-    /// Serves the pipes until the child has ended and its outputs are closed. If other processes hold the outputs open,
-    /// the wait for them ends `linger` after the child's end.
+    /// Reads the outputs and writes the input until the child has ended and its outputs are closed. If other
+    /// processes hold the outputs open, this ends `linger` after the child's end.
     pub(super) fn attend(&mut self, poller: &Poller<'_>, linger: Duration) -> io::Result<Attended> {
         loop {
             if self.ended.is_some() && self.stdout.is_closed() && self.stderr.is_closed() {
@@ -134,7 +137,7 @@ impl<'r> Job<'r> {
             }
             let until = self.ended.map_or(NEVER, |at| at.saturating_add(nanos(linger)));
             if until <= os::monotonic_nanos() {
-                // Output that is in the pipes already is read even now.
+                // `linger` has passed, but output that is in the pipes already is still read.
                 self.drain()?;
                 return Ok(Attended::Ended);
             }
@@ -144,7 +147,7 @@ impl<'r> Job<'r> {
                 return Ok(Attended::TooMuchOutput);
             }
             if !served && self.ended.is_none() && self.group == Group::Own {
-                // No shell will bring the command to the foreground, so it would stay suspended for ever.
+                // No shell will bring the command to the foreground, so the command would stay suspended for ever.
                 if let Some(signal) = suspended_by(self.pid)
                     && [Signal::TTIN, Signal::TTOU].iter().any(|terminal| terminal.as_raw() == signal)
                 {
@@ -154,7 +157,7 @@ impl<'r> Job<'r> {
         }
     }
 
-    /// When to look at the child again, even if no descriptor is ready by then.
+    /// The time of the next check of the child, if no descriptor is ready before.
     fn next_look(&mut self) -> u64 {
         let most = if self.pidfd.is_some() { SUSPENDED_PAUSE } else { PAUSES.1 };
         let pause = self.pause.min(most);
@@ -162,8 +165,8 @@ impl<'r> Job<'r> {
         os::monotonic_nanos().saturating_add(nanos(pause))
     }
 
-    /// Waits until a pipe is ready, or the child or the `member` of its group has ended, and serves the pipes. The
-    /// input is served only if `feeds`. Returns `false` if `until` came first.
+    /// Waits until a pipe is ready, the child has ended, or `member` (another process of the group) has ended. Then
+    /// reads and writes the pipes that are ready. Writes only if `feeds`. Returns `false` if `until` came first.
     fn serve(
         &mut self,
         poller: &Poller<'_>,
@@ -202,7 +205,7 @@ impl<'r> Job<'r> {
 
     fn look_for_end(&mut self) {
         let has_ended = os::has_ended(self.pid);
-        // An error says that other code has reaped the child.
+        // `has_ended` fails if other code has reaped the child.
         self.lost = has_ended.is_err();
         if has_ended.unwrap_or(true) {
             self.ended = Some(os::monotonic_nanos());
@@ -227,14 +230,14 @@ impl<'r> Job<'r> {
         [&mut self.stdout, &mut self.stderr].map(|output| std::mem::take(output).finish())
     }
 
-    /// Sends SIGTERM to the group, and SIGKILL after the grace. Meanwhile the outputs are read. The input stays open,
+    /// Sends SIGTERM to the group, and SIGKILL after the grace. Reads the outputs meanwhile. The input stays open,
     /// because the command would take a closed input for the end of its data.
     pub(super) fn stop(mut self, location: &'static Location<'static>, grace: Duration) -> StoppedJob {
         if self.ended.is_none() {
             self.look_for_end();
         }
         self.suspended = suspended_by(self.pid).filter(|_| self.ended.is_none());
-        // Without a scope this cannot fail.
+        // `Poller::new` cannot fail without a scope.
         if let Ok(poller) = Poller::new(None, location) {
             self.signal(Signal::TERM);
             // A suspended process acts on SIGTERM only after SIGCONT.
@@ -244,7 +247,7 @@ impl<'r> Job<'r> {
                 self.await_group(&poller, KILL_WAIT, Survivors::is_none_or_unknown);
             }
         }
-        // The command is stopped already: an error here is of no use to the caller.
+        // An error is ignored: the command is stopped already, so the error is of no use to the caller.
         let _read = self.drain();
         self.lifeline = None;
         let mut status = None;
@@ -258,8 +261,8 @@ impl<'r> Job<'r> {
         StoppedJob { status, stdout, stderr, suspended: self.suspended, refused: self.refused }
     }
 
-    /// Waits until `is_gone` says that no process is left that a signal could reach. Returns `false` if `limit` has
-    /// passed first.
+    /// Waits until `is_gone` returns `true` for the survivors of the group. Returns `false` if `limit` has passed
+    /// first.
     fn await_group(&mut self, poller: &Poller<'_>, limit: Duration, is_gone: fn(&Survivors) -> bool) -> bool {
         let until = os::monotonic_nanos().saturating_add(nanos(limit));
         self.pause = PAUSES.0;
@@ -271,18 +274,18 @@ impl<'r> Job<'r> {
             if until <= os::monotonic_nanos() {
                 return false;
             }
-            // When this member has ended, the loop lists the survivors again.
+            // The end of this member ends the wait, and then the loop lists the survivors again.
             let member = if let Survivors::Some(Some(pid)) = survivors { open_pidfd(pid) } else { None };
             let pause = self.pause.min(PAUSES.1);
             self.pause = pause * 2;
             let tells = member.is_some() || self.ended.is_none() && self.pidfd.is_some();
             let next = if tells { NEVER } else { os::monotonic_nanos().saturating_add(nanos(pause)) };
-            // An error of a pipe must not keep the processes from being killed.
+            // An error of a pipe is ignored, because the processes must be killed all the same.
             let _served = self.serve(poller, member.as_ref().map(AsFd::as_fd), false, until.min(next));
         }
     }
 
-    /// The survivors of the group, its leader included.
+    /// Like the function `survivors`, but the child counts too.
     fn survivors(&mut self) -> Survivors {
         if self.lost {
             return Survivors::None;
@@ -309,7 +312,7 @@ impl<'r> Job<'r> {
 impl Drop for Job<'_> {
     fn drop(&mut self) {
         self.lifeline = None;
-        // The child is still there only if the reader of the input has panicked.
+        // `reap` and `stop` take the child, so a child is left only if the reader of the input has panicked.
         if self.child.is_some() {
             self.signal(Signal::KILL);
         }
@@ -330,7 +333,7 @@ fn open_pidfd(pid: Pid) -> Option<OwnedFd> {
     }
 }
 
-/// The signal that has suspended the child, if it is suspended.
+/// The signal that has suspended the child; `None` if the child is not suspended.
 fn suspended_by(pid: Pid) -> Option<i32> {
     let options = WaitIdOptions::STOPPED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
     waitid(WaitId::Pid(pid), options).ok()??.stopping_signal()

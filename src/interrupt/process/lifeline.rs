@@ -1,9 +1,9 @@
-//! Kills a command when this program ends, in whatever way the program ends.
+//! Kills a command when this program ends, even if this program is killed.
 //!
-//! A shell reads from a pipe whose other end only this program holds. When the program has ended, the pipe closes, and
-//! the shell kills the command's group. The shell is in a group of its own, so signals from a terminal do not reach it.
-//! If the program runs on, it ends the shell before it reaps the command. So the shell never kills another process that
-//! has got the command's number.
+//! This program starts a shell that reads from a pipe, and holds the other end of the pipe. When the program has
+//! ended, the pipe closes, and the shell kills the command, with its group if the command leads one. The shell is in
+//! a group of its own, so signals from a terminal do not reach the shell. As long as this program runs, it kills the
+//! shell before it reaps the command. So the shell never kills another process that has got the command's number.
 
 use std::io::{self, PipeWriter};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -20,7 +20,7 @@ pub(super) struct Lifeline {
 }
 
 impl Lifeline {
-    /// Starts the shell. It does not know yet which command it may have to kill.
+    /// Starts the shell. The shell reads later from the pipe which command it may have to kill.
     pub(super) fn new() -> io::Result<Self> {
         let (reader, pipe) = io::pipe()?;
         let shell = Command::new("/bin/sh")
@@ -41,8 +41,8 @@ impl Lifeline {
     }
 
     /// The pipe to the shell. The child writes its own number to this pipe before `exec`. If this program wrote the
-    /// number, it could be killed between `fork` and the write, and then nothing would kill the command. Until `exec`,
-    /// the child holds the pipe open too.
+    /// number, it could be killed between `fork` and the write, and then nothing would kill the command. Until `exec`
+    /// the child holds the pipe open too, so the shell gets the number before it finds the pipe closed.
     pub(super) fn pipe(&self) -> BorrowedFd<'_> {
         self.pipe.as_fd()
     }
@@ -50,8 +50,8 @@ impl Lifeline {
 
 impl Drop for Lifeline {
     fn drop(&mut self) {
-        // The shell must end before the pipe closes, because it would then kill the command. An error says that the
-        // shell has ended already.
+        // The shell must end before the pipe closes: otherwise the shell would kill the command. `kill` fails only if
+        // the shell has ended already.
         let _killed = self.shell.kill();
         let _reaped = self.shell.wait();
     }

@@ -1,8 +1,8 @@
 //! Child processes that end with their scope (feature `process`, on Unix).
 //!
 //! [`output`] and [`status`] run a [`Command`] like its methods of the same names. When the scope is over, the
-//! child's whole process group receives SIGTERM, and after a [grace](Run::grace) SIGKILL. The error has the output up
-//! to then. [`Run`] has the options: the grace, the process group, the input, how much output is kept.
+//! child's whole process group receives SIGTERM, and after a [grace](Run::grace) SIGKILL. The error contains the
+//! output so far. [`Run`] has the options: the grace, the process group, the input, how much output is kept.
 //!
 //! ```
 //! use std::process::Command;
@@ -29,22 +29,24 @@
 //! changes the terminal's settings, the system suspends the command, and the call fails. [`Group`] has other choices. A
 //! process that has left the group (a daemon) receives no signal.
 //!
-//! This program may not signal processes of another user (`sudo`). It does not wait for such processes either: the
-//! error [says so](Stopped::refused) at once, and the child is reaped when it ends.
+//! This program may not signal processes of another user (`sudo`), so it cannot stop them. It does not wait for them
+//! either: the call fails at once, and the error has [`refused`](Stopped::refused) set. The child is reaped when it
+//! ends.
 //!
 //! # The pipes
 //!
-//! A process that outlives the child may hold the pipes open, such as a daemon, or `tee` in a shell's `exec > >(tee
-//! log)`. Such a process may still write a part of the child's output, so the call waits for it as long as the scope
+//! A process such as a daemon, or `tee` in a shell's `exec > >(tee log)`, may outlive the child and hold the pipes
+//! open. Such a process may still write a part of the child's output, so the call waits for it as long as the scope
 //! lasts. If the scope is over first, the call fails, and the group is signalled. For a command that leaves a daemon
 //! behind, there are two ways. Redirect the outputs, to a file or to `Stdio::null()`, and call [`status`]. Or limit
-//! [this wait](Run::linger): then the result [says](Captured::stdout_cut) if the output may be incomplete.
+//! [this wait](Run::linger): then [`stdout_cut`](Captured::stdout_cut) says whether the output may be incomplete.
 //!
 //! # Other code that waits for children
 //!
-//! The child is not reaped until no more signals are sent, because afterwards another process may get its number. So no
-//! other code in the program may wait for *all* children (`waitpid(-1)`): it could reap the child too early. And the
-//! program must not ignore SIGCHLD: if it does, the command is not started, and the error says why.
+//! Another process may get the child's number as soon as the child is reaped. So the child is reaped only after the
+//! last signal, and no other code in the program may wait for *all* children (`waitpid(-1)`): it could reap the child
+//! too early. And the program must not ignore SIGCHLD: if it does, the command is not started, and the error says
+//! why.
 
 mod captured;
 mod error;

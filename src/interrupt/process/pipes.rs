@@ -9,10 +9,10 @@ use rustix::io::ioctl_fionbio;
 
 /// The most bytes that one call reads or writes.
 pub(super) const CHUNK: usize = 64 << 10;
-/// The largest capacity of a pipe, unless the administrator raises it.
+/// The largest capacity of a pipe, unless the administrator has raised the limit.
 const PIPE_SIZE: usize = 1 << 20;
 
-/// The number of bytes of an output that are kept.
+/// How much of an output is kept: `most` bytes.
 #[derive(Clone, Copy)]
 pub(super) struct Cap {
     pub(super) most: usize,
@@ -38,7 +38,7 @@ pub(super) struct Output {
     pipe: Option<PipeReader>,
     kept: Vec<u8>,
     cap: Cap,
-    /// Whether more has arrived than is kept.
+    /// Whether bytes have arrived that were not kept.
     overflowed: bool,
 }
 
@@ -62,7 +62,7 @@ impl Output {
         self.pipe.as_ref().map(AsFd::as_fd)
     }
 
-    /// Whether all writers have closed the pipe.
+    /// Whether all writers have closed the pipe, or there is no pipe.
     pub(super) fn is_closed(&self) -> bool {
         self.pipe.is_none()
     }
@@ -94,7 +94,8 @@ impl Output {
         Ok(length)
     }
 
-    /// Reads the bytes that are in the pipe already.
+    /// Reads the bytes that are in the pipe already. The limit of `PIPE_SIZE` ends this even if a process goes on
+    /// writing.
     pub(super) fn drain(&mut self, chunk: &mut [u8]) -> io::Result<()> {
         let mut left = PIPE_SIZE;
         while left > 0 {
@@ -117,7 +118,7 @@ pub(super) struct Input<'r> {
     /// `None` once all bytes are written, or the command has closed its end of the pipe.
     pipe: Option<PipeWriter>,
     source: Option<Box<dyn Read + Send + 'r>>,
-    /// Bytes from the source. The first `written` of them are in the pipe.
+    /// Bytes from the source. The first `written` bytes are in the pipe already.
     chunk: Vec<u8>,
     written: usize,
 }
@@ -139,7 +140,8 @@ impl<'r> Input<'r> {
         self.pipe.as_ref().map(AsFd::as_fd)
     }
 
-    /// Writes once, without blocking. At the end of the source it closes the pipe.
+    /// Writes to the pipe once, without blocking, but may block on the source. Closes the pipe at the end of the
+    /// source.
     pub(super) fn write(&mut self) -> io::Result<()> {
         let (Some(pipe), Some(source)) = (&mut self.pipe, &mut self.source) else { return Ok(()) };
         if self.written == self.chunk.len() {
@@ -159,7 +161,7 @@ impl<'r> Input<'r> {
         }
         match pipe.write(&self.chunk[self.written..]) {
             Ok(length) => self.written += length,
-            // The command has stopped reading, as `head` does. That is no error.
+            // The command has closed its input, as `head` does. That is no error.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => self.pipe = None,
             Err(error) if is_transient(&error) => {}
             Err(error) => return Err(error),

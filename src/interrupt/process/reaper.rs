@@ -1,4 +1,5 @@
-//! Reaps the children that could not be stopped: this program may not signal them, or SIGKILL has not ended them.
+//! Reaps children that have not ended when their call returns: this program may not signal them, SIGKILL has not
+//! ended them yet, or the call has panicked.
 
 use std::process::Child;
 
@@ -11,13 +12,13 @@ use crate::sync::{Mutex, lock, os};
 /// parent.
 static ORPHANS: PerProcess<Mutex<Vec<Child>>> = PerProcess::new(Mutex::new(Vec::new()), Mutex::default);
 
-/// Takes a child, to reap it when it ends.
+/// Reaps a child when it ends.
 pub(super) fn adopt(child: Child) {
     let pid = Pid::from_child(&child);
     lock(ORPHANS.get()).push(child);
-    // If no thread can be started, the next command's start reaps the child.
+    // If no thread can be started, the start of a later command calls `reap`.
     let _started = os::spawn("timebox-reaper", move || {
-        // An error says that other code has reaped the child.
+        // `waitid` fails if other code has reaped the child.
         let _ended = waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT);
         reap();
     });

@@ -17,11 +17,11 @@ use crate::interrupt::poller::Poller;
 
 /// Runs a command to its end and returns its output, no longer than the scope lasts.
 ///
-/// Like [`Command::output`], with one difference: the standard input is the one that the command sets, and by default
-/// this program's own. [`Stdio::null`](std::process::Stdio::null) is safest; [`Run::input`] passes bytes.
+/// Like [`Command::output`], with one difference: a command that sets no standard input gets this program's own.
+/// [`Stdio::null`](std::process::Stdio::null) is safest; [`Run::input`] passes bytes.
 ///
-/// Both outputs are always captured, to their ends. The call changes the `Command`: its later runs capture the outputs
-/// too, and have a process group of their own.
+/// Both outputs are always captured, until all processes have closed them. The call changes the `Command`: its later
+/// runs capture the outputs too, and have a process group of their own.
 ///
 /// # Errors
 ///
@@ -55,11 +55,11 @@ pub fn output(command: &mut Command) -> Result<Output, Error> {
 
 /// Runs a command to its end, no longer than the scope lasts.
 ///
-/// Like [`Command::status`]. The call changes the `Command`: its later runs have a process group of their own, too.
+/// Like [`Command::status`]. The call changes the `Command`: its later runs have a process group of their own.
 ///
 /// # Errors
 ///
-/// Those of [`output`].
+/// The errors of [`output`].
 ///
 /// # Examples
 ///
@@ -108,14 +108,14 @@ pub struct Run<'c> {
 }
 
 impl<'c> Run<'c> {
-    /// A run with a grace of one second that waits for the whole output and keeps it.
+    /// A run with the defaults: the grace is one second, and the call waits for the whole output and keeps it.
     pub fn new(command: &'c mut Command) -> Self {
         let plan = Plan { group: Group::default(), dies_with_parent: false, input: None, cap: Cap::NONE };
         Self { command, plan, grace: Duration::from_secs(1), linger: Duration::MAX }
     }
 
-    /// The time between SIGTERM and SIGKILL. It holds for the whole group: for a shell, and for the processes that the
-    /// shell has started. The grace ends early when all of these processes have ended.
+    /// The time between SIGTERM and SIGKILL. It holds for all processes of the group, such as a shell and the
+    /// processes that the shell has started. The grace ends early if all these processes have ended.
     ///
     /// # Examples
     ///
@@ -140,8 +140,8 @@ impl<'c> Run<'c> {
     }
 
     /// How long the outputs are read after the child has ended, if other processes still hold them open. By default
-    /// they are read as long as the scope lasts, so that no output is lost. Set a limit for a command that leaves a
-    /// daemon behind: the daemon never closes the outputs.
+    /// the outputs are read as long as the scope lasts, so that no output is lost. Set a limit for a command that
+    /// leaves a daemon behind: the daemon never closes the outputs.
     ///
     /// # Examples
     ///
@@ -181,9 +181,9 @@ impl<'c> Run<'c> {
     /// Kills the command if this program ends first, even by Ctrl-C, a crash or SIGKILL. If the command has its own
     /// group, the whole group is killed. There is no grace.
     ///
-    /// A second process watches this program: a `/bin/sh`, which must exist. A process that this program has forked
-    /// counts as this program, unless it has become another program by `exec`: the command is killed when the last of
-    /// these processes has ended.
+    /// A second process watches this program: a `/bin/sh`, which must exist. A forked copy of this program counts as
+    /// this program until the copy calls `exec`. So the command is killed when this program and all such copies have
+    /// ended.
     ///
     /// # Examples
     ///
@@ -200,7 +200,7 @@ impl<'c> Run<'c> {
         self
     }
 
-    /// Passes bytes to the command's standard input. It is no error if the command does not read all of them.
+    /// Passes bytes to the command's standard input. It is no error if the command does not read all the bytes.
     ///
     /// The run changes the `Command`: afterwards its standard input is empty.
     ///
@@ -220,9 +220,9 @@ impl<'c> Run<'c> {
     /// Like [`input`](Self::input), with bytes from a reader. If the reader fails, the command is stopped, and the
     /// call returns the reader's error.
     ///
-    /// This thread reads from the reader between its other tasks, and a reader that blocks delays all of them. So pass
-    /// a file, socket or pipe to [`Command::stdin`] instead, or wrap it in [`io::Timed`](crate::io::Timed) (feature
-    /// `io`), whose reads end with the scope.
+    /// The calling thread reads from the reader, and also reads the outputs and waits for the end of the scope. A
+    /// reader that blocks delays all of this. So pass a file, socket or pipe to [`Command::stdin`] instead, or wrap
+    /// it in [`io::Timed`](crate::io::Timed) (feature `io`), whose reads end with the scope.
     ///
     /// # Examples
     ///
@@ -240,8 +240,8 @@ impl<'c> Run<'c> {
         self
     }
 
-    /// Stops a command that writes more than `most` bytes to one of its outputs, with a [`Halted`] error. By default
-    /// there is no such limit, and the whole output is kept in memory.
+    /// Stops the command if it writes more than `most` bytes to one of its outputs. The call then fails with
+    /// [`Error::Halted`]. By default there is no such limit, and the whole output is kept in memory.
     ///
     /// # Examples
     ///
@@ -283,7 +283,8 @@ impl<'c> Run<'c> {
     ///
     /// # Errors
     ///
-    /// Those of the function [`output`](super::output), and [`Error::Halted`] after too much output.
+    /// The errors of the function [`output`](super::output), and [`Error::Halted`] if the command writes too much
+    /// output.
     #[track_caller]
     pub fn output(self) -> Result<Captured, Error> {
         self.command.stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -295,7 +296,7 @@ impl<'c> Run<'c> {
     ///
     /// # Errors
     ///
-    /// Those of the function [`status`](super::status).
+    /// The errors of the function [`status`](super::status).
     #[track_caller]
     pub fn status(mut self) -> Result<ExitStatus, Error> {
         self.plan.cap = Cap { most: 0, stops: false };
@@ -315,7 +316,7 @@ impl<'c> Run<'c> {
             }
             let started = Job::start(command, plan, location);
             if has_input {
-                // If the pipe stayed set, nothing would write to the input of the command's next run.
+                // If the `Command` kept the pipe, the command's next run would have an input that nothing writes to.
                 command.stdin(Stdio::null());
             }
             let mut job = started?;

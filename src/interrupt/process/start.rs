@@ -41,15 +41,16 @@ fn spawn(command: &mut Command, group: Group, lifeline: Option<&Lifeline>) -> io
         return spawn(command);
     }
     spawn(command.process_group(0)).or_else(|error| {
-        // The leader of a group may not call `setsid`, so a `pre_exec` that calls it fails with EPERM. The second
-        // attempt leaves the group to the `pre_exec`.
+        // The leader of a group may not call `setsid`, so a `pre_exec` that calls `setsid` fails with EPERM. The
+        // second attempt makes no group: the `setsid` makes one.
         let may_be_session = error.raw_os_error() == Some(Errno::PERM.raw_os_error());
         if may_be_session && leave_group_as_it_is(command) { spawn(command) } else { Err(error) }
     })
 }
 
-/// Undoes the `process_group(0)` of an earlier run. A `Command` cannot forget that it was given a group, but the group
-/// can be this program's own. Returns `false` if that group has no number here.
+/// Undoes the `process_group(0)` of an earlier run. A `Command` has no way to unset the group, so this sets the group
+/// of this program, where a child starts anyway. Returns `false` if that group has no number in this process
+/// namespace.
 fn leave_group_as_it_is(command: &mut Command) -> bool {
     let own = os::own_process_group();
     if let Some(own) = own {
@@ -61,7 +62,7 @@ fn leave_group_as_it_is(command: &mut Command) -> bool {
 const IGNORED: &str = "this program ignores SIGCHLD, so the system discards how its children end: the command was \
                        not started";
 
-/// Explains the error `ECHILD` (there is no such child). Returns any other error as it is.
+/// Replaces the error `ECHILD` (there is no such child) by an error that says why. Returns any other error unchanged.
 pub(super) fn explain_lost(error: io::Error) -> io::Error {
     if error.raw_os_error() != Some(Errno::CHILD.raw_os_error()) {
         return error;

@@ -2,16 +2,16 @@
 
 use rustix::process::Pid;
 
-/// The members of a group that have not ended, its leader aside.
+/// The members of a group that have not ended. The leader does not count.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Survivors {
     None,
-    /// This program may signal none of them: they belong to another user.
+    /// There are members, but this program may signal none of them: they belong to another user.
     NotPermitted,
-    /// This program may signal at least one of them. The number is that of one such process, if the system lists
-    /// processes.
+    /// This program may signal at least one member. The `Pid` is the number of such a member. It is `None` if the
+    /// system lists no processes.
     Some(Option<Pid>),
-    /// The system does not list processes.
+    /// The list of processes cannot be read, or is incomplete.
     #[cfg_attr(not(any(target_os = "linux", target_os = "android")), allow(dead_code))]
     Unknown,
 }
@@ -28,8 +28,8 @@ impl Survivors {
 
 /// Lists the survivors of the group that `leader` led.
 pub(super) fn survivors(leader: Pid) -> Survivors {
-    // While the list is read, a process may start a child that the list misses, and then end. Only a second look finds
-    // the child.
+    // A process may start a child that the list misses, and end before the list comes to the process. So an empty
+    // list is read again: the second list has the child.
     match look(leader) {
         Survivors::None => look(leader),
         survivors => survivors,
@@ -39,8 +39,8 @@ pub(super) fn survivors(leader: Pid) -> Survivors {
 #[cfg(any(target_os = "linux", target_os = "android"))]
 fn look(leader: Pid) -> Survivors {
     let Ok(members) = members(leader) else { return Survivors::Unknown };
-    // The leader is not reaped, so a complete list has it. A list without the leader hides processes from us
-    // (`hidepid`).
+    // The leader is not reaped, so a complete list contains the leader. If the leader is missing, the system hides
+    // processes from this program (`hidepid`).
     if !members.iter().any(|member| member.pid == leader) {
         return Survivors::Unknown;
     }
@@ -54,7 +54,7 @@ fn look(leader: Pid) -> Survivors {
     survivors
 }
 
-/// On other systems, a signal to a group fails if all its members have ended.
+/// On other systems, a signal to a group fails if all members of the group have ended. So no list is needed.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 fn look(leader: Pid) -> Survivors {
     match rustix::process::test_kill_process_group(leader) {
@@ -63,7 +63,7 @@ fn look(leader: Pid) -> Survivors {
     }
 }
 
-/// Whether this program may signal a process; `true` if there is no such process.
+/// Whether this program may signal a process. Also `true` if there is no such process.
 pub(super) fn may_be_signalled(process: Pid) -> bool {
     rustix::process::test_kill_process(process) != Err(rustix::io::Errno::PERM)
 }
@@ -74,14 +74,15 @@ struct Member {
     has_ended: bool,
 }
 
-/// The members of a group. The process whose number the group has is among them even if it has moved to another group.
+/// The members of a group, and its leader even if the leader has moved to another group. (The leader's pid is the
+/// group's number.)
 #[cfg(any(target_os = "linux", target_os = "android"))]
 fn members(group: Pid) -> std::io::Result<Vec<Member>> {
     let mut members = Vec::new();
     for entry in std::fs::read_dir("/proc")? {
         let entry = entry?;
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
-        // The process may have been reaped meanwhile.
+        // If the process has no `stat`, it has been reaped meanwhile.
         let Ok(stat) = std::fs::read(entry.path().join("stat")) else { continue };
         if let (Some(pid), Some((its_group, has_ended))) = (Pid::from_raw(pid), parse(&stat))
             && (its_group == group.as_raw_nonzero().get() || pid == group)
@@ -95,11 +96,12 @@ fn members(group: Pid) -> std::io::Result<Vec<Member>> {
 /// Reads `/proc/<pid>/stat`: the process group, and whether the process has ended.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 fn parse(stat: &[u8]) -> Option<(i32, bool)> {
-    // The name in parentheses may itself have spaces, parentheses and any bytes.
+    // The name in parentheses may itself have spaces, parentheses and any bytes. So the fields begin after the last
+    // `)`.
     let after_name = stat.iter().rposition(|&byte| byte == b')')? + 1;
     let fields: Vec<&str> = str::from_utf8(&stat[after_name..]).ok()?.split_whitespace().collect();
     let (state, group, threads) = (fields.first()?, fields.get(2)?, fields.get(17)?);
-    // A zombie with several threads runs on: its first thread may end before the others.
+    // If the first thread ends before the others, the state is `Z` (zombie), but the process runs on.
     let has_ended = matches!(*state, "X" | "x") || *state == "Z" && threads.parse::<u32>().ok()? <= 1;
     Some((group.parse().ok()?, has_ended))
 }

@@ -14,7 +14,7 @@ pub struct Match<'h> {
 
 impl<'h> Match<'h> {
     pub(super) fn of(haystack: &'h str, offsets: &[usize]) -> Self {
-        // `\K` in a look-ahead can move the beginning of a match behind its end.
+        // `\K` in a look-ahead can move the beginning of a match beyond its end. Then the match is empty.
         Self { haystack, start: offsets[0].min(offsets[1]), end: offsets[1] }
     }
 
@@ -48,7 +48,7 @@ pub struct Captures<'h> {
 }
 
 impl<'h> Captures<'h> {
-    /// The group with this number, if it is in the match; 0 is the whole match.
+    /// The group with this number; `None` if the group is not in the match. Group 0 is the whole match.
     pub fn get(&self, group: usize) -> Option<Match<'h>> {
         let offsets = self.offsets.get(group.checked_mul(2)?..)?;
         if *offsets.first()? == usize::MAX {
@@ -57,7 +57,7 @@ impl<'h> Captures<'h> {
         Some(Match::of(self.haystack, offsets))
     }
 
-    /// The group with this name, if it is in the match.
+    /// The group with this name; `None` if the group is not in the match.
     pub fn name(&self, name: &str) -> Option<Match<'h>> {
         let mut named = self.names.iter().filter(|(other, _)| other == name);
         named.find_map(|&(_, group)| self.get(group))

@@ -1,14 +1,14 @@
 //! An engine whose time is linear in the length of the text, and which checks the scope every few KiB.
 //!
-//! It is the engine of the crate `regex`, with the same syntax and the same matches. At worst, one search takes a
-//! second for some hundred MiB of text.
+//! It is the engine of the crate `regex`, with the same syntax and the same matches. At worst, a search of some
+//! hundred MiB of text takes a second.
 //!
 //! If the pattern bounds the length of its matches, the search runs at full speed, chunk by chunk. For any other
 //! pattern the search follows the engine's automaton state by state. That takes up to four times as long, and more if a
 //! plain search could skip ahead to a literal.
 //!
-//! One kind of search cannot be interrupted: the pattern does not bound the length of its matches, it has a Unicode
-//! word boundary, and the text is not ASCII.
+//! A search cannot be interrupted if three things come together: the pattern does not bound the length of its
+//! matches, the pattern has a Unicode word boundary, and the text is not ASCII.
 //!
 //! ```
 //! use std::time::Duration;
@@ -41,10 +41,10 @@ use crate::scope::innermost;
 use crate::sync::{Mutex, lock};
 use crate::thread::Thread;
 
-/// The bytes of text between two checks of the scope.
+/// How many bytes of text are searched between two checks of the scope.
 const CHUNK: usize = 16 << 10;
-/// A pattern is searched for in chunks if no match can be longer than this. The search of a chunk may read this many
-/// bytes of the next chunk.
+/// The text is searched in chunks if no match can be longer than this. A match may begin in one chunk and end in the
+/// next, so the search of a chunk may read this many bytes of the next chunk.
 const MAX_OVERLAP: usize = 4 << 10;
 
 /// A regular expression without back-references and look-around, whose searches end with the scope.
@@ -130,7 +130,7 @@ impl Regex {
         self.captures_at(haystack, 0, Location::caller())
     }
 
-    /// All matches that do not overlap, from left to right. An error is the last item.
+    /// All matches that do not overlap, from left to right. If a search fails, its error is the last item.
     #[track_caller]
     pub fn find_iter<'r, 'h>(&'r self, haystack: &'h str) -> Matches<'r, 'h> {
         Matches { regex: self, steps: Steps::new(haystack, Location::caller()) }
@@ -245,7 +245,8 @@ impl std::str::FromStr for Regex {
 /// The automata of a pattern, which a search follows state by state. A state is made when a search first reaches it.
 struct Stepwise {
     automata: hybrid::Regex,
-    /// The caches that no search uses now. A search takes one, or makes one, and puts it back.
+    /// The caches that no search uses now. A search takes a cache from here, or makes one if there is none. At its
+    /// end it puts the cache back.
     caches: Mutex<Vec<hybrid::Cache>>,
 }
 
@@ -273,7 +274,7 @@ impl Stepwise {
         let mut cache = kept.unwrap_or_else(|| self.automata.create_cache());
         let found = loop {
             match self.find_once(&mut cache, haystack, at, look) {
-                // An empty match inside a character does not count.
+                // An empty match inside a character does not count, so the search goes on after it.
                 Ok(Some((start, end))) if start == end && !haystack.is_char_boundary(start) => at = start + 1,
                 found => break found,
             }
@@ -341,7 +342,8 @@ impl Stepwise {
     }
 }
 
-/// A walk through the states of an automaton. The automaton reports a match one byte after the match's end.
+/// A walk through the states of an automaton. The automaton reports a match one byte late. So if a step reports a
+/// match, the match ends just before the byte of that step.
 struct Walk<'a> {
     dfa: &'a DFA,
     cache: &'a mut Cache,
@@ -362,8 +364,8 @@ impl<'a> Walk<'a> {
         Ok(Self { dfa, cache, state, last: None, ended: state.is_dead() })
     }
 
-    /// Follows the transition for a byte. `position` is the boundary just before the byte, in the direction of the
-    /// walk.
+    /// Follows the transition for a byte. `position` is the boundary just before the byte in the direction of the
+    /// walk (so the byte's end, if the walk goes backwards).
     #[cfg_attr(not(debug_assertions), inline(always))]
     fn step(&mut self, byte: u8, position: usize) -> Result<(), Stop> {
         self.state = self.dfa.next_state(self.cache, self.state, byte).map_err(|_| Stop::Unsupported)?;

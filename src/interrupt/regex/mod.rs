@@ -40,8 +40,8 @@ pub use captures::{Captures, Match};
 
 /// A regular expression of PCRE2, with Unicode, whose searches end with the scope.
 ///
-/// In a scope a search takes two to five times as long as with plain PCRE2. Outside of all scopes, where it checks
-/// nothing, it takes up to three times as long. `benches/README.md` has figures.
+/// In a scope a search takes two to five times as long as with plain PCRE2. Outside of all scopes a search checks
+/// nothing, but still takes up to three times as long. `benches/README.md` has figures.
 ///
 /// # Memory
 ///
@@ -54,7 +54,8 @@ pub struct Regex {
     pattern: Box<str>,
     code: Code,
     names: Arc<[(String, usize)]>,
-    /// The memory that no search uses now. A search takes one `Scratch`, or makes one, and puts it back.
+    /// The memory that no search uses now. A search takes a `Scratch` from here, or makes one if there is none. At
+    /// its end it puts the `Scratch` back.
     scratch: Mutex<Vec<Scratch>>,
 }
 
@@ -146,8 +147,8 @@ impl Regex {
         self.captures_at(haystack, 0, Location::caller())
     }
 
-    /// All matches that do not overlap, from left to right. Each step of the iterator checks the scope. An error is
-    /// the last item.
+    /// All matches that do not overlap, from left to right. Each step of the iterator checks the scope. If a search
+    /// fails, its error is the last item.
     #[track_caller]
     pub fn find_iter<'r, 'h>(&'r self, haystack: &'h str) -> Matches<'r, 'h> {
         Matches { regex: self, steps: Steps::new(haystack, Location::caller()) }
@@ -196,12 +197,12 @@ impl Regex {
                 let Some(mut scratch) = kept.or_else(|| self.code.scratch()) else {
                     return Err(given_up(scope, location, "no memory for a search".into()));
                 };
-                // The callout checks this thread's innermost scope, and that is `scope`.
+                // The callout checks this thread's innermost scope, which is `scope`.
                 let look: Option<Look> = scope.map(|_| is_over_here as Look);
                 let result = loop {
                     match self.code.search(&mut scratch, haystack, at, look) {
                         Ok(is_match) => break Ok(is_match.then(|| found(scratch.offsets()))),
-                        // The callout saw that the scope is over, so this check fails too.
+                        // The callout found the scope over, so this check fails too.
                         Err(Stopped::Ended) => {
                             if let Some(Err(error)) = scope.map(|scope| scope.check_by_clock(location)) {
                                 break Err(error);
@@ -346,7 +347,7 @@ impl<'h> Steps<'h> {
             let Range { start, end } = range(&found);
             let is_stale = start == end && self.last == Some(end);
             // A match that ends where its search began is empty, or `\K` has moved its beginning. The next search
-            // begins one character later, or it would find the match again.
+            // begins one character later, because a search from the same place would find the same match again.
             let next_char = self.haystack[end..].chars().next().map_or(1, char::len_utf8);
             self.at = if end > self.at { end } else { end + next_char };
             if !is_stale {
@@ -419,7 +420,7 @@ mod tests {
             ENDED.set(0);
             let limit = std::time::Duration::from_millis(5);
             let error = crate::timeout(limit, || regex.is_match(&text)).unwrap_err();
-            // 0 if the limit has passed before the search began, as it may on a busy machine.
+            // The count is 0 if the limit passed before the search began, which may happen on a busy machine.
             assert!(ENDED.get() <= 1, "it was asked again");
             ended += ENDED.get();
             late.push(error.overshoot());
