@@ -139,7 +139,7 @@
 //! that each thread publishes. Each `unsafe` block names the invariant that it rests on.
 //!
 //! A proof of the protocol between threads and watchdog stands beside the protocol's code. A model checker (loom) runs that code,
-//! and the code of hooks and tokens. For each promise there is a switch that breaks the code on purpose, and the check then fails.
+//! and the code of hooks and tokens. Each promise has a switch that breaks the code on purpose, and the check then fails.
 //! Miri runs the tests that it can. One test makes SQLite statements end at thousands of instants around their deadline. It shows
 //! that no late interrupt hits the next statement.
 

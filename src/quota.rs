@@ -85,11 +85,11 @@ impl Quota {
         self.remaining().is_zero()
     }
 
-    /// Runs a block in a scope that is limited by the time that is left, as [`timeout`](crate::timeout) does.
+    /// Runs a block like [`timeout`](crate::timeout), with the time that is left as the limit.
     ///
     /// # Errors
     ///
-    /// The errors of the body; and a [`TimeoutError`] if no time is left at the start.
+    /// The errors of the body. A [`TimeoutError`] if no time is left at the start.
     #[track_caller]
     pub fn timeout<T, E>(&self, body: impl FnOnce() -> Result<T, E>) -> Result<T, E>
     where

@@ -245,7 +245,7 @@ impl Timebox {
     /// The fallback runs after the scope has been left, in two cases:
     ///
     /// - The body was not started, because this scope itself was over.
-    /// - The body returned an `Err`, and an error that names this scope had been raised. The `Err` is dropped.
+    /// - The body failed, and an error that names this scope had been raised. An `Err` of the body is dropped.
     ///
     /// Otherwise the result of the block, or the error of an outer scope that is over, is returned unchanged. A late `Ok` that
     /// [`strict`](Self::strict) refuses counts as an `Err`.
@@ -275,8 +275,8 @@ impl Timebox {
             Ok(Err(error)) => error,
             Err(error) => E::from(error),
         };
-        // The last error that named the scope. Once the scope has a node, the node keeps every such error, also those that tokens
-        // or other threads raise. `extras` misses these, so the node is asked first.
+        // Take the last error that named the scope. Once the scope has a node, the node gets every such error, also those that
+        // tokens or other threads raise. `extras` misses these, so the node comes first.
         match node.and_then(|node| node.take_raised()).or_else(|| extras.take_raised()) {
             Some(timed_out) => {
                 drop(error);

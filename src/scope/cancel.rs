@@ -65,8 +65,8 @@ impl Scope {
     }
 
     fn register(&self, hook: Hook<'static>) -> Registration {
-        // If this scope is over, `Registration::new` runs the hook. The hook may be foreign code, which must not leave this
-        // scope meanwhile, so the frame is held.
+        // If this scope is over, `Registration::new` runs the hook. The hook is foreign code, which must not leave this scope,
+        // so the frame is held.
         let _held = self.hold();
         let over = Thread::with(|thread| self.is_over_by_clock(thread));
         Registration::new(self.node(), over, hook, HookOwner::Scope)
