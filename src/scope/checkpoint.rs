@@ -276,9 +276,9 @@ impl Scope {
             if self.is_innermost(thread) {
                 return is_over(thread);
             }
-            // The watchdog notices only the thread's deadline, which is the innermost scope's. In two cases it may miss the
-            // deadline of this scope: the thread's deadline has been reached, or it is later (as in a shield). So in these
-            // cases this check reads the clock.
+            // The watchdog notices only the thread's deadline, which is the innermost scope's. The watchdog may miss the
+            // deadline of this scope in two cases: the thread's deadline has been reached, or the thread's deadline is later
+            // than this scope's (as in a shield). So in these cases this check reads the clock.
             let watched = thread.deadline.get();
             let quiet = !thread.is_clock_due()
                 && watched > watchdog::global().reached()

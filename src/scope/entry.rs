@@ -100,9 +100,9 @@ fn in_force_slow(asked: u64) -> u64 {
 
 /// Enters a scope with a duration and nothing else: the hot path.
 ///
-/// A scope that would outlast the scope around it inherits the outer deadline. In that case the clock is not read. An older
-/// reading suffices: if the duration ends after the outer deadline even when counted from the older reading, it also does so
-/// when counted from now.
+/// A scope that would outlast the scope around it inherits the outer deadline. In that case the clock is not read: the older
+/// reading in `thread.now` suffices. If the duration ends after the outer deadline when counted from the older reading, it also
+/// does so when counted from now.
 #[cfg_attr(not(debug_assertions), inline(always))]
 pub(super) fn try_enter_duration(
     thread: &Thread,
