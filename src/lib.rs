@@ -47,8 +47,8 @@
 //! **The [guide] has a page for each task**: [how a limit stops code](guide::stopping), [requests](guide::requests),
 //! [errors](guide::errors), [threads and `spawn_blocking`](guide::threads), [cleanup](guide::cleanup),
 //! [retries and shared futures](guide::retries), [cancel, Ctrl-C, shutdown](guide::cancellation), [I/O and processes](guide::io),
-//! [databases](recipes), [tests](guide::testing), [coming from tokio's `timeout` and others](guide::coming_from). Before you use the
-//! crate, read its [limitations](guide::limitations).
+//! [databases](recipes), [tests](guide::testing), [coming from tokio's `timeout` and others](guide::coming_from). Before you use
+//! the crate, read its [limitations](guide::limitations).
 //!
 //! # Which function?
 //!
@@ -61,12 +61,12 @@
 //! | be stopped, in a foreign call | [`interruptible`] with a [`Hook`]; [`on_cancel`] |
 //! | wait | [`sleep`](fn@sleep), [`future::sleep`] |
 //! | ask how much time is left | [`remaining`], [`deadline`], [`require`], [`is_expired`] |
-//! | wait for a future that goes on | [`future::wait`] |
+//! | wait for a future without dropping it at the limit | [`future::wait`] |
 //! | reach another thread or task | [`handle`]; [`Handle::root`] for work that outlives its caller |
 //! | cancel | [`CancellationToken`], [`token`] |
 //! | share a budget | [`Quota`] |
 //! | clean up after the limit | [`shield`], [`future::shield`], [`Timebox::grace`] |
-//! | leave code behind that cannot be stopped | [`abandon`](fn@abandon); the feature `isolate` |
+//! | leave behind code that cannot be stopped | [`abandon`](fn@abandon); the feature `isolate` |
 //!
 //! The free functions act on the innermost scope of the thread, or of the future that is being polled. Outside every scope they
 //! let the code pass.
@@ -138,11 +138,13 @@
 //!
 //! # Safety and correctness
 //!
-//! `unsafe` is confined to system calls, to closures lent to hooks, and to the stack of scopes and the words that each thread
-//! publishes; each block names the invariant it rests on. A proof of the protocol between threads and watchdog stands beside its
-//! code. A model checker (loom) runs that code, and the code of hooks and tokens. For each promise a switch breaks the code on
-//! purpose, and the check then fails. Miri runs the tests that it can. A test makes SQLite statements end at thousands of
-//! instants around their deadline, and shows that no late interrupt hits the next statement.
+//! `unsafe` is confined to system calls, to calls of PCRE2, to closures lent to hooks, to the stack of scopes, and to the words
+//! that each thread publishes. Each `unsafe` block names the invariant that it rests on.
+//!
+//! A proof of the protocol between threads and watchdog stands beside the protocol's code. A model checker (loom) runs that code,
+//! and the code of hooks and tokens. Each promise has a switch that breaks the code on purpose, and the check then fails.
+//! Miri runs the tests that it can. One test makes SQLite statements end at thousands of instants around their deadline. It shows
+//! that no late interrupt hits the next statement.
 
 // A loom model uses only a part of the crate.
 #![cfg_attr(timebox_loom, allow(dead_code, unused_imports, unused_macros))]

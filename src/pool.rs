@@ -1,11 +1,11 @@
-//! Threads for work that may block: hooks that talk to a server, and the work that [`abandon`](crate::abandon()) is given.
+//! Threads for work that may block: hooks, and the work of [`abandon`](crate::abandon()).
 //!
 //! A pool has as many threads as there are tasks at one time, up to a bound. Below the bound, a stuck task delays no other
 //! task. A thread with nothing to do waits a while for another task, then ends.
 //!
 //! A task (the outer) may wait for another (the inner). If the outer task held the last place, the inner one could not begin,
 //! and both would wait for ever. So each task has a *depth*, each depth has places of its own, and a task waits only for
-//! deeper tasks. The deepest task waits for no other, and so ends. Then the tasks that wait for it end, and so on outwards.
+//! deeper tasks. The deepest tasks wait for no other, so they end. Then the tasks that wait for them end, and so on.
 
 use std::collections::VecDeque;
 #[cfg(not(timebox_loom))]
@@ -37,7 +37,7 @@ pub(crate) struct BlockingPool {
     /// has a new pool, keeps the bound that was set.
     most: &'static AtomicUsize,
     state: Mutex<State>,
-    /// Notified for each task that an idle thread should take.
+    /// Idle threads wait here for a task.
     work: Condvar,
 }
 
@@ -60,7 +60,7 @@ struct Level {
 }
 
 impl Level {
-    /// How many tasks may begin.
+    /// How many of the waiting tasks may begin.
     fn ready(&self, most: usize) -> usize {
         self.waiting.len().min(most.saturating_sub(self.running))
     }
@@ -74,7 +74,7 @@ impl State {
         &mut self.levels[depth]
     }
 
-    /// How many more tasks may begin than there are threads that are idle or being started.
+    /// How many threads are lacking: the number of tasks that may begin, minus the threads that are idle or being started.
     fn lacking(&self, most: usize) -> usize {
         let ready: usize = self.levels.iter().map(|level| level.ready(most)).sum();
         ready.saturating_sub(self.idle + self.starting())
@@ -85,7 +85,7 @@ impl State {
         self.threads.saturating_sub(self.idle + running)
     }
 
-    /// Takes the task to begin next, with its depth: one of the deepest, since other tasks may wait for it.
+    /// Takes a task that may begin, and its depth. The deepest tasks go first, since other tasks may wait for them.
     #[cfg_attr(timebox_loom, allow(dead_code))]
     fn next(&mut self, most: usize) -> Option<(usize, Arc<dyn Task>)> {
         let depth = self.levels.iter().rposition(|level| level.ready(most) > 0)?;
@@ -95,8 +95,8 @@ impl State {
         Some((depth, task))
     }
 
-    /// Takes the tasks that no thread will run: those that are deeper than every running task. The thread of a running task does
-    /// not count, since that task may wait for a deeper one.
+    /// Takes the tasks that no thread may ever run. If no thread is idle or being started, these are the tasks that are deeper
+    /// than every running task: a running task may wait for a deeper one, so its thread may never become free.
     fn take_stranded(&mut self) -> VecDeque<Arc<dyn Task>> {
         let mut stranded = VecDeque::new();
         if self.idle + self.starting() > 0 {
@@ -164,8 +164,8 @@ pub(crate) fn abandoned() -> &'static BlockingPool {
     &POOLS.get().abandoned
 }
 
-/// Runs a hook on a thread of the pool, where the hook may block. A test that waits for the work that this thread has set off
-/// waits for the hook too.
+/// Runs a hook on a thread of the pool, where the hook may block. If a test waits for the work on this thread, the test waits
+/// for the hook too.
 pub(crate) fn run_hook(hook: Arc<dyn Task>) {
     #[cfg(feature = "testing")]
     let hook = match tracking() {
@@ -193,7 +193,8 @@ pub(crate) fn is_for_hooks() -> bool {
     IS_FOR_HOOKS.get() || watchdog::is_this_thread()
 }
 
-/// Wakes an idle thread of each pool. That thread becomes the watchdog if there is none, because no new thread could be had.
+/// Wakes an idle thread of each pool. Called if no new thread can be had for the watchdog: then one of the woken threads becomes
+/// the watchdog.
 #[cfg(not(timebox_loom))]
 fn rouse() {
     let pools = POOLS.get();
@@ -209,15 +210,15 @@ impl BlockingPool {
         }
     }
 
-    /// Has the task run soon. If no thread can be had at all, runs the task here, rather than never.
+    /// Queues the task for a thread of the pool. If no thread can be had at all, the tasks that would wait for ever run here.
     pub(crate) fn submit(&'static self, task: Arc<dyn Task>) {
         if let Err(stranded) = self.try_submit(0, task) {
             stranded.into_iter().for_each(Task::run);
         }
     }
 
-    /// Has the task run as soon as there is a place at this depth. If no thread can be had at all, returns the tasks that
-    /// would wait for a thread in vain.
+    /// Queues the task, which begins once there is a place at this depth. If no thread can be had at all, returns the tasks
+    /// that would wait for ever.
     pub(crate) fn try_submit(
         &'static self,
         depth: usize,
@@ -252,11 +253,13 @@ impl BlockingPool {
 
     /// How many tasks of one depth run at one time.
     pub(crate) fn most(&self) -> usize {
-        // Relaxed: a task is queued under the lock. `set_most` looks at the queue after its store, under the same lock.
+        // Relaxed: `try_submit` queues a task and reads this under one lock. If it reads the old value, `set_most`, which takes
+        // the lock after its store, finds the task in the queue. `is_saturated` reads this without the lock: if it reads the
+        // old value, its call counts as made before `set_most`.
         self.most.load(Ordering::Relaxed)
     }
 
-    /// Sets how many tasks of one depth run at one time. Running tasks are not disturbed, even if there are more of them.
+    /// Sets how many tasks of one depth run at one time. Tasks that run already go on, even if there are more of them.
     pub(crate) fn set_most(&'static self, most: usize) {
         self.most.store(most, Ordering::Relaxed);
         loop {
@@ -295,7 +298,7 @@ impl BlockingPool {
     pub(crate) fn mark_returned(&self, depth: usize) {
         let mut state = lock(&self.state);
         let stuck = &mut state.level(depth).stuck;
-        // A process that was forked by the task has a new pool, which did not count the task.
+        // If the task has forked this process, the pool here is a new one, which never counted the task. So `stuck` may be 0.
         *stuck = stuck.saturating_sub(1);
     }
 
@@ -303,7 +306,8 @@ impl BlockingPool {
     fn start(&'static self) -> bool {
         watchdog::global().when_missing(rouse);
         crate::sync::os::spawn(self.name, move || {
-            // A thread inherits the timer slack of its starter. If the watchdog started this one, its slack is not the default.
+            // A thread inherits the timer slack of the thread that starts it. The watchdog's slack is smaller than the default,
+            // so this thread sets the default.
             crate::sync::os::set_timer_slack(50_000);
             self.run();
         })
@@ -324,7 +328,7 @@ impl BlockingPool {
         loop {
             if let Some((depth, task)) = state.next(self.most()) {
                 drop(state);
-                // Tasks handle panics themselves. A task that does not must still give back its place.
+                // Tasks should handle panics themselves. If one does not, the panic ends here, so that the place is given back.
                 let result = catch_unwind(AssertUnwindSafe(|| task.run()));
                 result.err().into_iter().for_each(drop_quietly);
                 state = lock(&self.state);

@@ -11,18 +11,18 @@ use crate::sync::ForkMutex;
 use crate::test_env::TestEnv;
 use crate::time::{Budget, Limit, NEVER, clock, nanos};
 
-/// A budget of time that scopes use up, one after another, nested or at the same time.
+/// A budget of time that several scopes use up. They may run one after another, nested, or at the same time.
 ///
-/// The first scope that enters sets a deadline: now plus the time that is left. Scopes that enter meanwhile share
-/// that deadline, and the last to leave returns the rest to the quota. So time counts once, however many scopes use
+/// The first scope that enters sets a deadline: now plus the time that is left. Scopes that enter while the quota is in use
+/// share that deadline. The last scope to leave returns the rest to the quota. So time counts once, however many scopes use
 /// the quota, and does not count while no scope uses it. Clones share the quota.
 ///
-/// A scope with an exhausted quota does not start; its error has the cause [`Quota`](crate::Cause::Quota).
+/// A scope with an exhausted quota does not start. The error has the cause [`Quota`](crate::Cause::Quota).
 ///
 /// In a forked child, a quota that other threads used during the fork counts as in use for ever: those threads are gone,
 /// so their scopes are never left.
 ///
-/// The idea is interruptingcow's.
+/// The idea comes from interruptingcow.
 ///
 /// # Examples
 ///
@@ -64,7 +64,7 @@ struct Balance {
     deadline: u64,
     /// The number of scopes that use the quota.
     users: usize,
-    /// The environment of the scope that set the deadline. The deadline is a time on its clock.
+    /// The environment of the scope that set the deadline. The deadline is a time on the clock of this environment.
     env: TestEnv,
 }
 
@@ -85,11 +85,11 @@ impl Quota {
         self.remaining().is_zero()
     }
 
-    /// Runs a block in a scope that is limited by the time that is left, as [`timeout`](crate::timeout) does.
+    /// Runs a block like [`timeout`](crate::timeout), with the time that is left as the limit.
     ///
     /// # Errors
     ///
-    /// The errors of the body; and a [`TimeoutError`] if no time is left at the start.
+    /// The errors of the body. A [`TimeoutError`] if no time is left at the start.
     #[track_caller]
     pub fn timeout<T, E>(&self, body: impl FnOnce() -> Result<T, E>) -> Result<T, E>
     where

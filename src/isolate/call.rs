@@ -18,9 +18,9 @@ use crate::time::Limit;
 /// The names of the functions that were passed to `entry`.
 static NAMED: SetOnce<Vec<&'static str>> = SetOnce::new();
 
-/// Serves calls if this process is a child, and then never returns. Call it at the beginning of `main`.
+/// Serves calls if this process is a child, and then never returns. Call `entry` at the beginning of `main`.
 ///
-/// In the program itself it stores the functions' names, and returns at once. Only the first call counts.
+/// In the program itself `entry` stores the functions' names, and returns at once. Only the first call counts.
 ///
 /// # Examples
 ///
@@ -50,7 +50,7 @@ pub fn entry(functions: &[&dyn Function]) {
 /// Runs a function in a child process, which is killed at the deadline. A last resort: see the
 /// [module](mod@crate::isolate).
 ///
-/// In the child the function runs in a scope with the time that is left, so a checkpoint in it can end the call
+/// In the child the function runs in a scope with the time that is left. So a checkpoint in the function can end the call
 /// without a kill.
 ///
 /// # Errors
@@ -86,7 +86,8 @@ where
         let nested = "an isolated function cannot be called from within an isolated function";
         return Err(std::io::Error::new(std::io::ErrorKind::Unsupported, nested).into());
     }
-    // This process may be a child whose `main` does not call `entry`. It must not start another child.
+    // This process may be a child whose `main` does not call `entry`. If it started a child of its own, that child would do
+    // the same, without end. So the call fails here.
     if serve::memory_limit_of_child().is_some()
         || !NAMED.get().is_some_and(|named| named.contains(&function.name))
     {

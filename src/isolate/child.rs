@@ -32,22 +32,22 @@ fn idle() -> &'static ForkMutex<Idle> {
     IDLE.get_or_init(|| ForkMutex::new(Idle::new()))
 }
 
-/// A child process, which leads a process group. Dropping it kills and reaps it.
+/// A child process, which leads a process group. The drop of this value kills and reaps the process.
 pub(super) struct Child {
     process: process::Child,
     reaped: bool,
     /// The connection to the child.
     stream: UnixStream,
     function: &'static str,
-    /// The process that started the child. A process forked from that one must neither use nor kill the child.
+    /// The process that started the child. A fork of that process must neither use nor kill the child.
     made_in: Process,
     /// Whether the child's greeting has been read. The greeting says that `main` calls `entry`.
     greeted: bool,
 }
 
-/// Kills a child process and its group. Returns `false`, and does nothing, if this process cannot wait for the child.
-/// Either the child was reaped, and its number may belong to another process; or this process is a fork of the one that
-/// started the child.
+/// Kills a child process and its group. Does nothing, and returns `false`, if the process `pid` is no child of this process.
+/// Then either the child has been reaped, and `pid` may be another process by now; or the child belongs to the process that
+/// forked this one.
 fn kill(pid: Pid) -> bool {
     let is_ours = os::has_ended(pid).is_ok();
     if is_ours {
@@ -60,7 +60,7 @@ impl Child {
     /// Takes an idle child of the function, or starts one.
     pub(super) fn idle_or_new(function: &'static str, memory: Option<u64>) -> io::Result<Self> {
         loop {
-            // After a fork the list is lost if another thread had locked it. Then a new child is started.
+            // `lock` returns `None` if another thread had locked the list during a fork. Then a new child is started.
             let kept = idle().lock().and_then(|mut idle| idle.get_mut(function)?.pop());
             match kept {
                 None => return Self::start(function, memory),
@@ -70,7 +70,7 @@ impl Child {
                         return Ok(child);
                     }
                 }
-                // The child belongs to the process that forked this one.
+                // The child belongs to the process that forked this one, so this process leaves the child alone.
                 Some(child) => std::mem::forget(child),
             }
         }
@@ -113,7 +113,7 @@ impl Child {
         let (pid, stream) = (self.pid(), &self.stream);
         let hook = Hook::inline(|| {
             if kill(pid) {
-                // A process that the child has forked may hold the other end open. The read below must end all the same.
+                // The kill alone may not end the read below: a process that the child has forked may hold the other end open.
                 let _ = stream.shutdown(Shutdown::Both);
             }
         });
@@ -137,12 +137,13 @@ impl Child {
                 drop(self);
                 Err(scope.interrupted(location, None).into())
             }
-            // The child has closed the stream, so it is about to end; a kill does not change its exit status.
+            // The child itself has closed the stream, because it is ending. Its exit status is fixed by then, so the kill in
+            // `end` does not change the status.
             Err(_) => Err(Error::Died(self.end()?)),
         }
     }
 
-    /// Keeps the child for a later call, or ends it if enough are kept or the list is lost.
+    /// Keeps the child for a later call. Ends the child if enough children are kept, or if a fork has lost the list.
     fn keep(self) {
         let Some(mut idle) = idle().lock() else { return };
         let same = idle.entry(self.function).or_default();
@@ -159,7 +160,7 @@ impl Child {
 impl Drop for Child {
     fn drop(&mut self) {
         if self.made_in.is_current() {
-            // An error says that other code has reaped the child.
+            // `end` fails if other code has reaped the child. Then there is nothing left to do.
             let _ = self.end();
         }
     }

@@ -25,13 +25,14 @@ pub enum Error {
     /// The argument or the result could not be serialised.
     #[error("cannot be sent: {0}")]
     Codec(String),
-    /// The child could not be started, or the connection to it failed; or an isolated function made the call.
+    /// The child could not be started, or the connection to it failed. Or an isolated function called
+    /// [`isolate`](super::isolate), which is not supported.
     #[error("the child process: {0}")]
     Io(#[from] std::io::Error),
 }
 
 impl Error {
-    /// The scope's error, if the scope is over.
+    /// The scope's error, if this is [`Error::Timeout`].
     pub fn timeout(&self) -> Option<&TimeoutError> {
         if let Self::Timeout(error) = self { Some(error) } else { None }
     }

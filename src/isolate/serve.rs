@@ -16,13 +16,13 @@ use crate::scope::timeout_value;
 use crate::sync::{SetOnce, os, panic_message};
 use crate::time::Limit;
 
-/// The environment variable that makes a child: the identity of the stream, then the memory limit (0 for none).
+/// The environment variable that marks a child. Its value is the identity of the stream, then the memory limit (0 for none).
 const VARIABLE: &str = "TIMEBOX_ISOLATE";
 
 /// Set in a child, before its first call.
 static SERVES: SetOnce<()> = SetOnce::new();
 
-/// Prepares a command so that it starts as a child: the stream becomes its standard input.
+/// Prepares a command, so that its process is a child with the stream as standard input.
 pub(super) fn prepare(command: &mut Command, stream: OwnedFd, memory: u64) -> io::Result<()> {
     command.env(VARIABLE, format!("{} {memory}", identity(&stream)?));
     command.stdin(stream);
@@ -49,12 +49,14 @@ fn identity(file: impl AsFd) -> io::Result<String> {
     Ok(format!("{}:{}", metadata.dev(), metadata.ino()))
 }
 
-/// Serves calls until the program closes the stream or ends. Then ends this process. The stream is the standard input.
+/// Serves calls from the stream, which is the standard input. Ends this process once the program has closed the stream or has
+/// ended.
 pub(super) fn serve(functions: &[&dyn Function], memory: u64) -> ! {
     SERVES.get_or_init(|| ());
     let ended = limit_memory(memory).and_then(|()| {
         let stream = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
-        // The function, and processes that it starts, must not read from the stream. (The clone is closed on exec.)
+        // The function, and processes that it starts, must not read from the stream, so the standard input becomes empty. (The
+        // clone of the stream is closed on exec.)
         os::replace_stdin(File::open("/dev/null")?.as_fd())?;
         // The greeting. It tells the program that `main` calls `entry`.
         wire::write(&stream, &())?;
@@ -67,7 +69,8 @@ pub(super) fn serve(functions: &[&dyn Function], memory: u64) -> ! {
     std::process::exit(i32::from(ended.is_err()))
 }
 
-/// Reads the requests on a thread of their own. So the child ends as soon as the program does, even during a call.
+/// Reads the requests on a separate thread. That thread sees at once that the program has ended. So the child ends with the
+/// program, even during a call.
 fn requests(stream: UnixStream) -> io::Result<mpsc::Receiver<Vec<u8>>> {
     let (send, requests) = mpsc::channel();
     os::spawn("timebox-isolate", move || {
@@ -91,7 +94,7 @@ fn answer(functions: &[&dyn Function], request: &Request<'_>) -> Answer {
         Ok(Ok(Ok(result))) => Answer::Returned(result),
         Ok(Ok(Err(message))) => Answer::Codec(message),
         Ok(Err(error)) if error.is_timeout() => Answer::TimedOut,
-        // The function has cancelled its own scope.
+        // The scope was cancelled. Only the function itself can have done that.
         Ok(Err(error)) => Answer::Panicked(error.to_string()),
         Err(payload) => Answer::Panicked(panic_message(&*payload).unwrap_or("without a message").to_owned()),
     }

@@ -41,7 +41,7 @@ pub(super) fn read(mut from: impl Read) -> io::Result<Vec<u8>> {
     from.read_exact(&mut length)?;
     let mut message = Vec::new();
     let length = u64::from_le_bytes(length);
-    // The buffer grows with the bytes that arrive: a wrong length must not allocate memory.
+    // The buffer grows with the bytes that arrive, so a wrong length allocates no memory.
     let read = from.take(length).read_to_end(&mut message)?;
     if read as u64 == length { Ok(message) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
 }

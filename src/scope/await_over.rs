@@ -1,12 +1,10 @@
-//! Whether an await of this crate, in a scope that is over, gives the error or stays pending.
+//! If a scope is over, decides whether an await of this crate in that scope gives the error or stays pending.
 //!
-//! - If a future in the same poll is about to be dropped, an await in that future stays pending. With an error the body would
-//!   run on after the await, although it is about to be dropped.
-//! - Within a grace, and in a block around a `block_on`, an await gives the error, so that the body can clean up.
-//!
-//! An await that began before the scope was over gives the error at once. Of the awaits that begin later, one in each poll
-//! gives the error, and the next one stays pending. So a loop that ignores the error leaves its poll, and the end of the
-//! grace can end the loop.
+//! - If the await is in a future that is about to be dropped, in the same poll, the await stays pending. If it gave the error,
+//!   the body of the future would run on after the await.
+//! - Within a grace, and in a block around a `block_on`, an await gives the error, so that the body can clean up. An await that
+//!   began before the scope was over gives the error at once. Of the awaits that begin later, one in each poll gives the error,
+//!   and the others stay pending. So a loop that ignores the error leaves its poll, and the end of the grace can end the loop.
 
 #[cfg(not(timebox_loom))]
 use std::cell::Cell;
@@ -17,15 +15,15 @@ use crate::test_env::TestEnv;
 use crate::thread::Thread;
 use crate::time::{NEVER, clock};
 
-/// How long an await waits to be dropped with the future around it, in nanoseconds. Then the await gives the error. The drop
-/// may never come, since that future may be stuck in this very poll, in a `block_on`.
+/// How long an await stays pending because the future around it is about to be dropped, in nanoseconds. After that the await
+/// gives the error: the drop may never come, since the future may be stuck in this very poll, in a `block_on`.
 pub(crate) const PATIENCE: u64 = 20_000_000;
 
-/// How long an await stays pending if another one has given the error in the same poll, in nanoseconds. Used where no grace
-/// ends the wait.
+/// How long an await stays pending if another await has given the error in the same poll, in nanoseconds. Used if no grace
+/// says until when to wait.
 const PACE: u64 = 1_000_000;
 
-/// The state that an await keeps from poll to poll about the scopes that are over around it.
+/// The state that an await keeps from poll to poll.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct AwaitState {
     /// Whether the await began in a scope that was not over.
@@ -45,21 +43,21 @@ pub(crate) enum AwaitAction {
     /// The await stays pending until this time, and may give the error then.
     Stay { until: u64 },
     /// The await stays pending, to be dropped with the future around it. It is polled again at `until`, since somebody may
-    /// have moved it out of that future. Meanwhile its own end, such as the end of a sleep, does not count. `was_in_time`
-    /// says that the await began in time, and that no earlier poll left it waiting for its drop.
+    /// have moved it out of that future. `was_in_time` says that the await began before the scope was over, and that no
+    /// earlier poll left the await waiting for its drop. A sleep for which that is false stays pending even after its time.
     AwaitDrop { until: u64, was_in_time: bool },
 }
 
-/// What is about to happen where scopes are over.
+/// What follows for an await if scopes around it are over.
 pub(super) enum AfterEnd {
-    /// A future in this poll is about to be dropped. `is_held_up` says that the drop must wait for a shield or for hooks.
+    /// A future in this poll is about to be dropped. `is_held_up` says that the drop must wait for a shield.
     Drop { is_held_up: bool },
     /// The body may clean up until this time.
     CleanUp { until: u64 },
 }
 
 impl AwaitState {
-    /// Looks at the scopes around an await.
+    /// Decides what the await does next.
     pub(crate) fn look(&mut self, thread: &Thread) -> AwaitAction {
         innermost(thread, |scope| match scope {
             Some(scope) if scope.is_over_by_clock(thread) => self.look_when_over(scope),
@@ -84,7 +82,7 @@ impl AwaitState {
             }
         };
         stays.unwrap_or_else(|| {
-            // The await gives the error. If it is polled again, it counts as an await that begins after the end.
+            // The await gives the error. If it is polled again, it counts as one that begins after the scope was over.
             *self = Self::default();
             AwaitAction::Fail
         })
@@ -93,18 +91,19 @@ impl AwaitState {
     /// Until when to wait for the drop; `None` if the drop has not come in time, so that the error is given instead.
     fn wait_for_drop(&mut self, now: u64, is_held_up: bool) -> Option<u64> {
         if is_held_up {
-            // The future around this await may end without polling the await again, if the await is in a set of futures or
-            // in a task of its own. So the await has itself polled, to look whether it still waits for a drop.
+            // If the await is in a set of futures or in a task of its own, the future around it may end without polling the
+            // await again. So the await asks for a poll at this time, to find out whether it must still wait for a drop.
             return Some(now.saturating_add(PATIENCE));
         }
         let until = self.pending_since(now).saturating_add(PATIENCE);
         (now < until).then_some(until)
     }
 
-    /// Until when to wait before the error may be given; `None` if it may be given now.
+    /// Until when the await must wait before it may give the error; `None` if it may give the error now.
     fn wait_for_turn(&mut self, scope: &Scope, now: u64, until: u64) -> Option<u64> {
         let polled = scope.polled().last();
-        // Outside every future of this crate it is unknown where a poll begins. But an await that was pending is in a new poll.
+        // Outside every future of this crate, `told` is the scope of a block. Nobody clears its flag when a poll begins, so it
+        // does not tell the polls apart. But an await that has been pending since before `now` is in a new poll.
         let is_polled_anew = polled.is_none() && self.since != 0 && self.since < now;
         let told = polled.unwrap_or(scope);
         if self.began_in_time || is_polled_anew || !told.has_given_error() {
@@ -123,13 +122,13 @@ impl AwaitState {
     }
 }
 
-/// How many awaits of one thread may end without having waited, until one of them takes a break.
+/// Of so many awaits on a thread that could end at once, one takes a break.
 #[cfg(not(timebox_loom))]
 const AT_ONCE: u32 = 128;
 
-/// Whether an await that could end at once stays pending for one more poll. So a loop of such awaits leaves its poll now
-/// and then: other tasks run, the loop can be aborted, and limits around it act. In a test environment no await takes a
-/// break, since every run must go the same way.
+/// Whether an await that could end at once takes a break: it stays pending for one more poll. So a loop of such awaits leaves its
+/// poll now and then: other tasks run, the loop can be aborted, and limits around the loop act. In a test environment no await
+/// takes a break, since every run must go the same way.
 #[cfg(not(timebox_loom))]
 pub(crate) fn takes_a_break() -> bool {
     if TestEnv::is_in_force() {

@@ -13,7 +13,7 @@ use crate::time::Limit;
 use crate::token::CancellationToken;
 use crate::token::node::Node;
 
-/// The builder of a scope: a limit and more.
+/// The builder of a scope: a limit, and settings such as a label or a grace.
 ///
 /// # Examples
 ///
@@ -53,8 +53,8 @@ pub struct Timebox {
 }
 
 impl Scope {
-    /// The result of the body of this scope; or the error, if the result is a late success and late successes are refused.
-    /// The value is then dropped here, inside the scope.
+    /// Returns the result of the body, or an error if a [`strict`](Timebox::strict) scope refuses it as a late success. The
+    /// refused value is dropped here, inside the scope.
     #[inline]
     pub(crate) fn in_time<T, E: From<TimeoutError>>(
         &self,
@@ -68,7 +68,7 @@ impl Scope {
     }
 }
 
-/// On drop, stores the node that the scope has by then, if it has one. So the node is kept even if the body unwinds.
+/// On drop, stores the scope's node, if there is one by then. A drop guard does so even if the body unwinds.
 struct KeepsNode<'a> {
     scope: &'a Scope,
     node: &'a mut Option<Arc<Node>>,
@@ -105,10 +105,10 @@ impl Timebox {
         self
     }
 
-    /// How long a future is polled on after the scope is over, so that it can end by itself before it is dropped.
+    /// How long a future is still polled after the scope is over, so that it can end by itself before it is dropped.
     ///
     /// A block is never dropped: it ends at its next checkpoint. So the grace of a block ([`run`](Self::run)) is for the
-    /// futures in it: futures that it polls by a `block_on`, and futures that its handles entered.
+    /// futures in the block: those that the block polls in a `block_on`, and those that its handles entered.
     ///
     /// ```
     /// use std::time::Duration;
@@ -166,11 +166,11 @@ impl Timebox {
         self
     }
 
-    /// Refuses a late success. A block or future that returns a value when its scope is over fails, with an error that is
-    /// [settled](TimeoutError::settled). The value is dropped, inside the scope. An `Err` is returned unchanged.
+    /// Refuses a late success. If a block or future returns a value although its scope is over, the value is dropped inside the
+    /// scope, and the call fails with an error that is [settled](TimeoutError::settled). An `Err` is returned unchanged.
     ///
     /// Without `strict` a finished result is never thrown away, however late. Use `strict` for work whose late result nobody
-    /// wants, and which does no harm when it is repeated. It costs another reading of the clock.
+    /// wants, and that does no harm if it is repeated. `strict` costs one more reading of the clock.
     ///
     /// ```
     /// use std::thread::sleep;
@@ -189,8 +189,8 @@ impl Timebox {
         self
     }
 
-    /// A named value for errors and reports of the scope. The value is formatted in this call. `{:#}` and `{:?}` of an error
-    /// show the field, `{}` does not. Of two fields with the same name the later one counts.
+    /// A named value for errors and reports of the scope. The value is formatted in this call. `{:#}` and `{:?}` print the
+    /// fields of an error, `{}` does not. If two fields have the same name, the later one counts.
     ///
     /// ```
     /// use std::time::Duration;
@@ -204,7 +204,7 @@ impl Timebox {
     /// ```
     pub fn field(mut self, name: impl Into<Cow<'static, str>>, value: impl Display) -> Self {
         let mut text = String::new();
-        // A `Display` that fails is no reason to panic: the text written until then is kept.
+        // If the `Display` fails, that is no reason to panic: the text that it has written is kept.
         let _ = write!(text, "{value}");
         self.options.fields.set(name.into(), text);
         self
@@ -240,15 +240,19 @@ impl Timebox {
         run_any(&limit, Some(&extras), location, |scope| scope.in_time(location, Ok(body(scope))))?
     }
 
-    /// Runs a block, and something cheaper if the block's own time runs out.
+    /// Runs a block, and then a fallback if the block's own time has run out.
     ///
-    /// The fallback runs after the scope has been left, in two cases. Either the body was not started because its own scope was
-    /// over; or the body returned an `Err` after an error that names its own scope was raised (that `Err` is dropped). An `Ok`
-    /// (unless it is [refused](Self::strict)), the expiry of an outer scope, and any other `Err` pass through.
+    /// The fallback runs after the scope has been left, in two cases:
+    ///
+    /// - The body was not started, because this scope itself was over.
+    /// - The body failed, and an error that names this scope had been raised. An `Err` of the body is dropped.
+    ///
+    /// Otherwise the result of the block, or the error of an outer scope that is over, is returned unchanged. A late `Ok` that
+    /// [`strict`](Self::strict) refuses counts as an `Err`.
     ///
     /// # Errors
     ///
-    /// The errors of the body that pass through, and the errors of the fallback.
+    /// If the fallback runs: its errors. If not: the errors of the body, and the error of an outer scope that is over.
     #[track_caller]
     pub fn run_or_else<T, E>(
         self,
@@ -271,8 +275,8 @@ impl Timebox {
             Ok(Err(error)) => error,
             Err(error) => E::from(error),
         };
-        // The last error that named the scope. If there was a node, it was told of every such error from then on, also of errors
-        // raised by tokens or on other threads. So the node is asked first.
+        // Take the last error that named the scope. Once the scope has a node, the node gets every such error, also those that
+        // tokens or other threads raise. `extras` misses these, so the node comes first.
         match node.and_then(|node| node.take_raised()).or_else(|| extras.take_raised()) {
             Some(timed_out) => {
                 drop(error);

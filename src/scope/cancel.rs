@@ -1,4 +1,4 @@
-//! Tokens and hooks of the scopes that are open here.
+//! Tokens and hooks of the scopes that are open on this thread.
 
 use std::panic::Location;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use crate::time::{Kind, Limit, NEVER, clock, nanos};
 use crate::token::node::{HookOwner, Node, NodeSpec};
 use crate::token::{CancellationToken, Hook, Registration};
 
-/// Has `hook` run once the innermost scope is over. The hook ends with the scope, or when the registration is dropped.
+/// Runs `hook` once the innermost scope is over. The hook ends with the scope, or when the registration is dropped.
 ///
 /// The hook fires once, unless it was made with [`Hook::every`]. It runs on the watchdog or on a thread for hooks. If the scope
 /// is already over, the hook runs on this thread before this call returns. Outside every scope the hook never fires.
@@ -59,13 +59,14 @@ pub fn token() -> CancellationToken {
 }
 
 impl Scope {
-    /// As the free function [`on_cancel`], for this scope.
+    /// Like the free function [`on_cancel`], but for this scope.
     pub fn on_cancel(&self, hook: impl Into<Hook<'static>>) -> Registration {
         self.register(hook.into())
     }
 
     fn register(&self, hook: Hook<'static>) -> Registration {
-        // If this scope is over, the hook runs in `Registration::new`. The hook must not leave this frame.
+        // If this scope is over, `Registration::new` runs the hook. The hook is foreign code, which must not leave this scope,
+        // so the frame is held.
         let _held = self.hold();
         let over = Thread::with(|thread| self.is_over_by_clock(thread));
         Registration::new(self.node(), over, hook, HookOwner::Scope)
@@ -78,7 +79,7 @@ impl Scope {
 }
 
 impl CancellationToken {
-    /// A token that is over at a limit, or when it is cancelled.
+    /// A token that is over once a limit has passed, or once it is cancelled.
     ///
     /// If the limit is a [`Quota`](crate::Quota), the token is over after the time that the quota has left now. The token
     /// spends nothing of the quota.
@@ -114,16 +115,16 @@ impl CancellationToken {
         let deadline = if is_enabled() { deadline } else { NEVER };
         let info = ScopeInfo { limit: duration, ..ScopeInfo::at(Location::caller()) };
         let node = Node::new(None, NodeSpec { info, entered: now, deadline, cause, reparentable: false });
-        // A token whose time is up is over from the start.
+        // If the limit has passed already, the token is over from the start.
         node.expire(now);
         Self::of(node)
     }
 
-    /// Has `hook` run once the token is over. The hook runs on the watchdog ([`Hook::inline`]) or on a thread for hooks, never
-    /// on the thread that cancels. If the token is already over, the hook runs on this thread before this call returns.
+    /// Runs `hook` once the token is over. The hook runs on the watchdog ([`Hook::inline`]) or on a thread for hooks, never on
+    /// the thread that cancels. If the token is already over, the hook runs on this thread before this call returns.
     ///
-    /// The hook fires once, unless it was made with [`Hook::every`]. Code in a scope may call this on the token of that scope,
-    /// or of a scope around it. Then the hook does not fire inside a [`shield`](super::shield()) of that code, but afterwards.
+    /// The hook fires once, unless it was made with [`Hook::every`]. If the token belongs to a scope that is open on this
+    /// thread, the hook does not fire inside a [`shield`](super::shield()) in that scope, but after the shield.
     ///
     /// ```
     /// use std::sync::mpsc;
@@ -144,7 +145,7 @@ impl CancellationToken {
     }
 }
 
-/// Whether this is the node of a scope that is open on this thread, even if a shield or a handle hides that scope.
+/// Whether the node belongs to a scope that is open on this thread. A scope that a shield or a handle hides counts too.
 fn is_open_here(node: &Arc<Node>) -> bool {
     Thread::with(|thread| {
         innermost(thread, |scope| {

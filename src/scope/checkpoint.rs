@@ -47,9 +47,9 @@ fn interrupt(thread: &Thread, location: Place) -> Result<(), TimeoutError> {
 
 /// Fails once the innermost scope is over: the place where running code lets itself be stopped.
 ///
-/// A checkpoint costs next to nothing: a comparison of two words and, inside scopes that have a token or a handle, a flag.
-/// In a vectorised loop call it once for each chunk of a thousand cheap steps: any check in the loop itself keeps the
-/// compiler from vectorising. Outside every scope it returns `Ok`.
+/// A checkpoint costs next to nothing: it counts down, compares two words, and reads a flag. In a vectorised loop call it
+/// only once for each chunk of a thousand cheap steps: a check in the loop itself keeps the compiler from vectorising.
+/// Outside every scope a checkpoint returns `Ok`.
 ///
 /// # Errors
 ///
@@ -80,10 +80,10 @@ pub fn checkpoint() -> Result<(), TimeoutError> {
 
 /// Unwinds the stack once the innermost scope is over, for code that cannot return a `Result`.
 ///
-/// The scope that is over catches the unwinding and fails with the error, if that scope is on this stack (and in this
-/// poll). If not, the innermost scope here that a [`Handle`](crate::Handle) entered does so, or else the outermost scope
-/// here. The panic hook is not called. While the thread is panicking, or if no scope here would catch the unwinding, this
-/// function does nothing.
+/// A scope catches the unwinding, and fails with the error. That is the scope that is over, if it is on this stack (and in
+/// this poll). If not, it is the innermost scope here that a [`Handle`](crate::Handle) entered, or else the outermost scope
+/// here. The panic hook is not called. This function does nothing while the thread is panicking, or if no scope here would
+/// catch the unwinding.
 ///
 /// Prefer [`checkpoint`]: unwinding poisons std's mutexes, aborts in frames of other languages, and exists only where
 /// the program is built with `panic = "unwind"`.
@@ -119,7 +119,8 @@ pub fn checkpoint_or_unwind() {
 #[inline(never)]
 fn unwind(thread: &Thread, location: Place) {
     if std::thread::panicking() {
-        // This check may have been due to read the clock, and does not. So the next check must.
+        // The caller's `is_quiet` may have found that this check is due to read the clock. The check does not read it, so the
+        // next check must.
         thread.look_again();
         return;
     }
@@ -171,8 +172,8 @@ pub fn remaining() -> Option<Duration> {
     deadline().remaining()
 }
 
-/// The effective deadline of the innermost scope: the earliest among the deadlines of this scope, of the scopes around it, and
-/// of the tokens that one of these scopes [ends with](crate::Timebox::cancel_on). If the scope was cancelled: the time of the
+/// The effective deadline of the innermost scope. It is the earliest deadline of this scope, of the scopes around it, and of the
+/// tokens with which one of these scopes [ends](crate::Timebox::cancel_on). If a cancel came earlier, it is the time of the
 /// cancel.
 ///
 /// ```
@@ -222,8 +223,8 @@ impl Scope {
     /// Whether this scope is over, by the clock.
     pub(crate) fn is_over_by_clock(&self, thread: &Thread) -> bool {
         let node = self.nearest_node();
-        // When the deadline of a linked token passes, the watchdog tells the node, a little late. So this check compares that
-        // deadline with the clock itself.
+        // The watchdog ends the node a little after the deadline of a linked token has passed. So this check compares the
+        // token's deadline with the clock itself.
         let mut ended_at = NEVER;
         let deadline = self.armed(thread);
         let now = thread.look(|| {
@@ -232,7 +233,7 @@ impl Scope {
         });
         let expired = deadline <= now;
         if expired {
-            // Publishes the time: the next check must see the expiry again (level-triggered), and tokens must see it too.
+            // Publishes the time, so that the next check sees the expiry again (level-triggered), and tokens see it too.
             watchdog::global().reach(now);
         }
         if let Some(node) = node {
@@ -244,7 +245,7 @@ impl Scope {
         expired || node.is_some_and(|node| node.is_over())
     }
 
-    /// Since when the scope is over according to its node; [`NEVER`] if there is no node, or if the node knows of no end.
+    /// Since when the nearest node is over; [`NEVER`] if there is no node, or if the node is not over.
     fn over_since(&self) -> u64 {
         self.nearest_node().and_then(|node| node.over_since(&TestEnv::current())).unwrap_or(NEVER)
     }
@@ -268,15 +269,16 @@ impl Scope {
         self.check_by_clock(location)
     }
 
-    /// Whether this scope is over. The words of the thread decide if they suffice, otherwise the clock.
+    /// Whether this scope is over. Does not read the clock if the thread's deadline and the flag suffice to say "no".
     #[inline]
     fn is_over(&self) -> bool {
         Thread::with(|thread| {
             if self.is_innermost(thread) {
                 return is_over(thread);
             }
-            // The watchdog notices only the thread's deadline, which is that of the innermost scope. It may miss the deadline
-            // of this scope once the thread's deadline has been reached, or if the thread's deadline is later, as in a shield.
+            // The watchdog notices only the thread's deadline, which is the innermost scope's. The watchdog may miss the
+            // deadline of this scope in two cases: the thread's deadline has been reached, or the thread's deadline is later
+            // than this scope's (as in a shield). So in these cases this check reads the clock.
             let watched = thread.deadline.get();
             let quiet = !thread.is_clock_due()
                 && watched > watchdog::global().reached()
@@ -286,11 +288,11 @@ impl Scope {
         })
     }
 
-    /// As the free function [`checkpoint`], for this scope and those around it.
+    /// Like the free function [`checkpoint`], but for this scope and the scopes around it.
     #[track_caller]
     #[inline]
     pub fn checkpoint(&self) -> Result<(), TimeoutError> {
-        // Not in the closure below: there `caller` would name this function.
+        // Outside the closure below: inside it, `Location::caller` would return a place in this function.
         let location = Location::caller();
         Thread::with(|thread| point(thread, location));
         if !self.is_over() {
@@ -299,7 +301,7 @@ impl Scope {
         Err(self.error(RaiseContext::at(location, clock::now())))
     }
 
-    /// As the free function [`checkpoint_or_unwind`], for this scope and those around it.
+    /// Like the free function [`checkpoint_or_unwind`], but for this scope and the scopes around it.
     #[cfg(panic = "unwind")]
     #[track_caller]
     pub fn checkpoint_or_unwind(&self) {
@@ -322,24 +324,24 @@ impl Scope {
         });
     }
 
-    /// As the free function [`is_expired`], for this scope and those around it.
+    /// Like the free function [`is_expired`], but for this scope and the scopes around it.
     #[inline]
     pub fn is_expired(&self) -> bool {
         self.is_over()
     }
 
-    /// As the free function [`remaining`], for this scope and those around it.
+    /// Like the free function [`remaining`], but for this scope and the scopes around it.
     pub fn remaining(&self) -> Option<Duration> {
         self.deadline().remaining()
     }
 
-    /// As the free function [`deadline`], for this scope and those around it.
+    /// Like the free function [`deadline`], but for this scope and the scopes around it.
     pub fn deadline(&self) -> Deadline {
         let effective = Thread::with(|thread| self.effective(thread));
         Deadline::from_nanos(effective.min(self.over_since()))
     }
 
-    /// As the free function [`require`], for this scope and those around it.
+    /// Like the free function [`require`], but for this scope and the scopes around it.
     #[track_caller]
     pub fn require(&self, duration: Duration) -> Result<(), TimeoutError> {
         self.require_at(duration, Location::caller())

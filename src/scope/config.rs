@@ -17,7 +17,7 @@ pub(crate) struct Options {
     pub(crate) reserve: Duration,
     pub(crate) grace: Duration,
     pub(crate) tokens: Vec<CancellationToken>,
-    /// If the scope is entered within the scopes of a handle: the node of that handle.
+    /// The node of the handle, if the scope is entered within the scopes of a handle.
     pub(crate) within: Option<Arc<Node>>,
     pub(crate) fields: Fields,
     /// Whether a late `Ok` is refused.
@@ -32,7 +32,7 @@ pub(crate) struct Extras {
     pub(crate) duration: OnceLock<Duration>,
     /// The last error that named the scope, for `run_or_else`.
     raised: Mutex<Option<TimeoutError>>,
-    /// Whether the node of the scope also remembers the last error that named the scope.
+    /// Set by `run_or_else`: the scope's node, too, keeps the last error that named the scope.
     pub(crate) falls_back: bool,
 }
 
@@ -54,7 +54,7 @@ impl Extras {
 
     pub(crate) fn set_raised(&self, error: &TimeoutError) {
         let before = lock(&self.raised).replace(error.clone());
-        // Dropped after the unlock: the source of the error may be of a foreign type, whose drop can run any code.
+        // Dropped after the unlock: the source of the error may have a foreign type, whose drop may run any code.
         drop(before);
     }
 

@@ -1,7 +1,7 @@
-//! Entering a scope: which deadline its limit becomes, and when the scope is not entered at all.
+//! Entering a scope: decides whether the scope is entered, and which deadline its limit becomes.
 //!
-//! There are three ways in: for a block with a duration, for a future with a duration, and for everything else. The first
-//! two are hot paths, and leave out all that only the third needs.
+//! Three functions enter a scope: `try_enter_duration` a block with a duration, `try_enter_poll` a future with a duration, and
+//! `try_enter` everything else. The first two are hot paths, so they leave out all that only the third needs.
 
 use std::panic::Location;
 use std::sync::Arc;
@@ -24,11 +24,11 @@ use crate::watchdog;
 /// A scope that may be entered.
 pub(crate) struct Prepared {
     pub(crate) spec: ScopeSpec,
-    /// The earliest deadline visible inside.
+    /// The thread's deadline inside the scope.
     pub(crate) effective: u64,
 }
 
-/// What a scope owns until it is left. A plain scope owns neither.
+/// What a scope owns until it is left. A plain scope owns nothing.
 #[derive(Default)]
 pub(crate) struct Attachments {
     /// Made on entry if tokens are linked to the scope, or if the scope is entered within the scopes of a handle.
@@ -41,7 +41,7 @@ pub(crate) struct Rejected(Box<Rejection>);
 
 struct Rejection {
     spec: ScopeSpec,
-    /// How this scope itself is over; `None` if a scope around it is over.
+    /// The scope's own end; `None` if the scope is rejected because a scope around it is over.
     end: Option<Termination>,
 }
 
@@ -50,7 +50,8 @@ impl Rejected {
         Self(Box::new(Rejection { spec, end }))
     }
 
-    /// Whether the reason is a scope around this one on this thread, and not only this scope's own end.
+    /// Whether the scope is rejected because a scope around it on this thread is over. The scopes around an entered future are
+    /// those of its handle, so they do not count.
     pub(crate) fn is_by_surroundings(&self) -> bool {
         self.0.end.is_none() && self.0.spec.kind != Kind::EnteredFuture
     }
@@ -71,7 +72,8 @@ impl Rejected {
 pub(crate) struct Spending(Arc<dyn Budget>);
 
 impl Spending {
-    /// Begins to spend the budget. Returns until when the budget lasts: `now` if nothing is left.
+    /// Begins to spend the budget. Returns the budget's deadline, and the guard that leaves the budget. If nothing is left, these
+    /// are `now` and `None`.
     pub(super) fn begin(budget: &Arc<dyn Budget>, now: u64) -> (u64, Option<Self>) {
         let deadline = budget.enter(now);
         (deadline.unwrap_or(now), deadline.is_some().then(|| Self(Arc::clone(budget))))
@@ -84,7 +86,7 @@ impl Drop for Spending {
     }
 }
 
-/// The duration that counts: the one asked for, or [`NEVER`] while limits are switched off.
+/// The duration that counts: `asked`, or [`NEVER`] while limits are switched off.
 #[cfg_attr(not(debug_assertions), inline(always))]
 fn in_force(asked: u64) -> u64 {
     if watchdog::global().settings().has_limits() { asked } else { in_force_slow(asked) }
@@ -98,9 +100,9 @@ fn in_force_slow(asked: u64) -> u64 {
 
 /// Enters a scope with a duration and nothing else: the hot path.
 ///
-/// A scope that would outlast the scope around it inherits the outer deadline, and the clock is not read: an older reading
-/// suffices. If the duration ends after the outer deadline when counted from an older reading, it also does when counted from
-/// now.
+/// A scope that would outlast the scope around it inherits the outer deadline. In that case the clock is not read: the older
+/// reading in `thread.now` suffices. If the duration ends after the outer deadline when counted from the older reading, it also
+/// does so when counted from now.
 #[cfg_attr(not(debug_assertions), inline(always))]
 pub(super) fn try_enter_duration(
     thread: &Thread,
@@ -127,7 +129,8 @@ pub(super) fn try_enter_duration(
         return Err(reject(thread, asked, location, Kind::Block));
     }
     let (outer, entered) = (thread.deadline.get(), thread.now.get());
-    // `entered` is not always before `outer`: in a shield, a later reading of the clock may have found a time after `outer`.
+    // `entered` may be after `outer`: a check of an outer scope stores its reading of the clock in `thread.now`, but compares the
+    // reading only with that scope's deadline.
     if entered < outer && outer - entered <= asked {
         return Ok(prepared(asked, entered, outer));
     }
@@ -141,7 +144,7 @@ pub(super) fn try_enter_duration(
 
 /// Enters the scope of a future at its first poll, if the scope has a duration and nothing else. Not for test environments.
 ///
-/// The scope always has a deadline of its own, since the future may be moved out of the scope in which it is first polled.
+/// The scope never inherits the outer deadline, since the future may be moved out of the scope in which it is first polled.
 #[cfg_attr(not(debug_assertions), inline(always))]
 pub(super) fn try_enter_poll(
     thread: &Thread,
@@ -164,7 +167,7 @@ pub(super) fn try_enter_poll(
 #[cold]
 #[inline(never)]
 fn reject(thread: &Thread, asked: u64, location: &'static Location<'static>, kind: Kind) -> Rejected {
-    // From this call on, all threads see that the time has come.
+    // If the deadline of the scopes around has passed, this call publishes the time, so that other checks see the expiry too.
     let by_surroundings = is_over_by_clock(thread);
     let now = clock::now();
     let spec = ScopeSpec::lasting(asked, now, location, kind);
@@ -195,7 +198,7 @@ pub(super) fn try_enter(
     Ok(entry.make(spec, outer, spending))
 }
 
-/// The data of an entry under way.
+/// The inputs of [`try_enter`], for its three steps: `look`, `decide`, `make`.
 struct Entry<'a> {
     thread: &'a Thread,
     limit: &'a Limit,
@@ -209,7 +212,7 @@ struct Entry<'a> {
 }
 
 impl Entry<'_> {
-    /// Looks at the scopes around the new one. Returns their earliest deadline, if none of them is over.
+    /// Checks the scopes around the new one. Returns their earliest deadline, or rejects the new scope if one of them is over.
     fn look(&self) -> Result<u64, Rejected> {
         let &Self { thread, now, .. } = self;
         if let (LimitKind::Budget(budget), Some(extras)) = (self.limit.kind(), self.extras) {
@@ -221,7 +224,7 @@ impl Entry<'_> {
                 (outer, (outer <= now && is_over_by_clock(thread)) || is_over(thread))
             }
             Parent::Node(node) => {
-                // From this call on, all threads see that the time has come.
+                // If the deadline has passed, this call ends the node, so that all threads see the expiry.
                 let is_over = node.expire(now);
                 (if is_timed(node) { node.effective_deadline() } else { NEVER }, is_over)
             }
@@ -229,8 +232,8 @@ impl Entry<'_> {
         if outer > now && !is_over {
             return Ok(outer);
         }
-        // Rejected before the scope's own ends are looked at, so that the error names the outermost scope that is over, and no
-        // time of a quota is spent in vain.
+        // The scope is rejected before its own ends are checked and before a quota is entered. So the error names the outermost
+        // scope that is over, and no time of the quota is spent in vain.
         let own = match self.limit.kind() {
             LimitKind::Budget(budget) => now.saturating_add(nanos(budget.left(now))),
             _ => self.own_deadline(),
@@ -243,7 +246,8 @@ impl Entry<'_> {
         let now = self.now;
         let mut own = self.own_deadline().min(self.deadline_before_reserve());
         let reject = |own, cause, end| Err(Rejected::new(self.spec(own, cause), Some(end)));
-        // The error names the earliest of the scope's own ends. If a token ended at the very deadline, the deadline is named.
+        // The error names the earliest of the scope's own ends. If a token ended exactly at the deadline, the error names the
+        // deadline, which is first in the chain.
         let deadline = (own <= now).then(|| Termination::new(Cause::Deadline, own));
         if let Some(end) = deadline.into_iter().chain(self.ends_of_tokens()).min_by_key(|end| end.at) {
             return reject(own, Cause::Deadline, end);
@@ -295,13 +299,14 @@ impl Entry<'_> {
         if self.enabled { own_deadline(self.limit, self.now) } else { NEVER }
     }
 
-    /// When only the reserve is left until the deadline of the scopes around; [`NEVER`] if there is no reserve.
+    /// The deadline of the scopes around, minus the reserve; [`NEVER`] if there is no reserve.
     fn deadline_before_reserve(&self) -> u64 {
         let reserve = self.extras.map_or(Duration::ZERO, |extras| extras.options.reserve);
         if !self.enabled || reserve.is_zero() {
             return NEVER;
         }
-        // The thread's own deadline would not do: it leaves out the deadlines of tokens, and of some scopes around a handle.
+        // `thread.deadline` would not do: it leaves out the deadlines of linked tokens, and of those scopes of a handle that the
+        // handle may still lose.
         let outer = match self.parent {
             Parent::Thread => {
                 innermost(self.thread, |scope| scope.map_or(NEVER, |scope| scope.effective(self.thread)))
@@ -312,21 +317,22 @@ impl Entry<'_> {
         if outer == NEVER { NEVER } else { outer.saturating_sub(nanos(reserve)) }
     }
 
-    /// The ends of those linked tokens that are over.
+    /// The end of each linked token that is over.
     fn ends_of_tokens(&self) -> Vec<Termination> {
         let tokens = self.extras.map_or(&[][..], |extras| &extras.options.tokens);
         let over = tokens.iter().map(CancellationToken::node).filter(|node| node.expire(self.now));
         let end = |node: &Arc<Node>| match node.origin_on(&TestEnv::current()) {
-            // If the token has another clock, its end counts as coming now.
+            // If the token has another clock, `origin_on` returns the present time as the time of its end.
             Some(origin) => Termination::through_link(&origin),
-            // The cause of the token's end was lost in a fork.
+            // A fork has lost the cause of the token's end.
             None => Termination::new(Cause::Cancelled, self.now),
         };
         over.map(end).collect()
     }
 }
 
-/// Whether the deadline of a node can be compared with times here. A node with another clock is only asked whether it is over.
+/// Whether the node has the clock of this thread. If not, its deadline cannot be compared with times here, so the node is only
+/// asked whether it is over.
 fn is_timed(node: &Node) -> bool {
     node.env.shares_clock(&TestEnv::current())
 }
@@ -345,7 +351,7 @@ pub(super) fn is_unmeasured(limit: &Limit) -> bool {
     matches!(limit.kind(), LimitKind::None | LimitKind::At(_))
 }
 
-/// Makes the node of a scope, and links it to the tokens, which end it.
+/// Makes the node of a scope, and links the node to the scope's tokens, so that they end it.
 pub(crate) fn linked_node(
     parent: Option<&Arc<Node>>,
     spec: &ScopeSpec,
@@ -356,7 +362,6 @@ pub(crate) fn linked_node(
     node
 }
 
-/// Makes the node of a scope.
 pub(super) fn node_of(
     parent: Option<&Arc<Node>>,
     info: ScopeInfo,

@@ -1,9 +1,9 @@
-//! The C interface of PCRE2: compiled code, the memory of a search, and the search itself. All `unsafe` of this room
-//! is here.
+//! The C interface of PCRE2: compiled code, the memory of a search, and the search itself. All `unsafe` code of the module
+//! `regex` is here.
 //!
 //! Invariants:
-//! 1. `Code::code` is valid until the `Code` is dropped. After `Code::compile` has returned, nothing writes to it,
-//!    and so PCRE2 lets any number of threads match with it.
+//! 1. `Code::code` is valid until the `Code` is dropped. After `Code::compile` has returned, nothing writes to the compiled
+//!    code, so any number of threads may match with it.
 //! 2. A `Scratch` is used by one search at a time, with the code that it was made for.
 //! 3. A callout changes no data of PCRE2's. Its pointer to a `Look` is valid until the search has ended.
 
@@ -38,7 +38,8 @@ unsafe extern "C" {
     ) -> c_int;
 }
 
-/// A function that says whether a search must end. The search calls it at each item of the pattern. It must not unwind.
+/// A function that says whether a search must end. The search calls it at each item of the pattern. The function must not
+/// unwind.
 pub(super) type Look = fn() -> bool;
 
 /// The callout of a search, interpreted or just-in-time compiled. Its data is a pointer to a [`Look`].
@@ -80,7 +81,7 @@ unsafe impl Sync for Code {}
 impl Code {
     /// Compiles a pattern. The error has PCRE2's code, and the offset of the mistake.
     pub(super) fn compile(pattern: &str) -> Result<Self, (c_int, usize)> {
-        // `\C` matches a single byte, and so could split a character of a `str`.
+        // `\C` is forbidden: it matches a single byte, so it could split a character of a `str`.
         let options =
             PCRE2_UTF | PCRE2_UCP | PCRE2_NO_UTF_CHECK | PCRE2_NEVER_BACKSLASH_C | PCRE2_AUTO_CALLOUT;
         let (mut error, mut offset) = (0, 0);
@@ -97,8 +98,8 @@ impl Code {
             )
         };
         let Some(code) = NonNull::new(code) else { return Err((error, offset)) };
-        // SAFETY: the code is valid, and no other thread has it yet. On a machine without a just-in-time compiler
-        // this fails, and the pattern is interpreted.
+        // SAFETY: the code is valid, and no other thread has it yet.
+        // On a machine without a just-in-time compiler this call fails. The pattern is then interpreted.
         unsafe { pcre2_jit_compile_8(code.as_ptr(), PCRE2_JIT_COMPLETE) };
         Ok(Self { code })
     }
@@ -149,7 +150,7 @@ impl Code {
         }
     }
 
-    /// Searches from `at` on, until `look` returns true. Returns whether there is a match.
+    /// Searches from `at` on. Returns whether there is a match. Ends early, with [`Stopped::Ended`], if `look` returns true.
     pub(super) fn search(
         &self,
         scratch: &mut Scratch,
@@ -197,7 +198,7 @@ impl Drop for Code {
     }
 }
 
-/// The memory of a search. It is used again by later searches.
+/// The memory of a search. Later searches use it again.
 #[derive(Debug)]
 pub(super) struct Scratch {
     // The context points to the stack, so the context is dropped first.
@@ -210,8 +211,8 @@ pub(super) struct Scratch {
 unsafe impl Send for Scratch {}
 
 impl Scratch {
-    /// The starts and ends of the last match's groups. The whole match comes first. A group that is not in the match
-    /// has `usize::MAX`.
+    /// For each group of the last match, its start and its end. The whole match comes first. A group that is not in the
+    /// match has `usize::MAX` for both.
     pub(super) fn offsets(&self) -> &[usize] {
         // SAFETY: invariant 2; PCRE2's vector has two numbers for each of the `count` groups.
         unsafe {
