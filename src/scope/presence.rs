@@ -86,7 +86,7 @@ impl Task for Move {
             };
             // That no thread is awake is not enough. Work from an earlier move may have woken a thread that then set a
             // timer and fell asleep again. If that timer is due at once, it may have been taken out of its queue but not
-            // have fired, and a move would not see it. So move only if, besides, nobody was woken since the last look.
+            // have fired, and a move would not see it. So the clock moves only if also nobody was woken since the last look.
             moved = advance_to_next(&self.0, || {
                 let presence = lock(&self.0.presence);
                 let woken_before = std::mem::replace(&mut woken, presence.woken);

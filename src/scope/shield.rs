@@ -16,7 +16,7 @@ pub(crate) fn longest(max: Duration) -> Duration {
     max.min(LONGEST)
 }
 
-/// Runs cleanup that a scope that is over must not cut short. The shield lasts for `max`, but never longer than a day.
+/// Runs cleanup that must not stop because a scope is over. The shield lasts for `max`, but never longer than a day.
 ///
 /// A shield is a scope of its own that hides the scopes around it. Code inside sees only the limit of the shield and
 /// the scopes that it opens itself. Hooks that this thread registered outside do not fire while the shield is open:

@@ -77,7 +77,7 @@ fn drop_cold<T>(value: T) {
     drop(value);
 }
 
-/// The state of a future that has this limit and is made in a test environment.
+/// The state of a future whose limit is `nanos`, and which is made in a test environment.
 #[cold]
 #[inline(never)]
 fn cold_in_env(nanos: u64) -> ColdBox<ColdState> {
@@ -326,7 +326,7 @@ impl ColdState {
     }
 
     /// Whether the scopes around this one in this poll have another clock. Such scopes count like the scopes of a handle:
-    /// once they are over, this scope is over, but their deadlines do not count here. They get nodes for that.
+    /// if they are over, this scope is over too, but their deadlines do not count here. So this function makes their nodes.
     fn crosses_clocks(&self, thread: &Thread) -> bool {
         let crosses = !self.env.shares_clock(&TestEnv::current());
         if crosses {

@@ -153,7 +153,7 @@ pub(crate) fn point_of(node: &Arc<Node>, location: &'static Location<'static>) {
     let _ = (node, location);
 }
 
-/// Whether a sleep on this thread moves the mock clock, since no other thread could.
+/// Whether a sleep on this thread moves the mock clock, because no other thread moves it.
 #[inline]
 pub(crate) fn moves_clock() -> bool {
     #[cfg(feature = "testing")]

@@ -60,8 +60,8 @@ impl Alarm {
 
     /// Records that the calling thread runs; `false` if another thread runs already.
     pub(crate) fn start(&self) -> bool {
-        // AcqRel: pairs with `retire`. A thread that starts sees the writes of the thread that retired before it, and the
-        // reverse.
+        // AcqRel: pairs with `retire`. A thread that starts sees the writes of the thread that retired before it. A thread
+        // that retires sees the writes of the threads that called `start` before it.
         self.word.fetch_or(RUNNING, Ordering::AcqRel) & RUNNING == 0
     }
 

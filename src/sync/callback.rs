@@ -90,7 +90,7 @@ pub(crate) enum Call {
     /// The closure was not started, since the callback is suspended; or, if `runs` is set, since it runs already. The caller
     /// will be woken.
     Later { runs: bool },
-    /// The caller may not call, or the callback was revoked, or it has panicked.
+    /// The caller may not call, or the callback was revoked, or the closure has panicked.
     Rejected,
 }
 
@@ -280,8 +280,9 @@ impl Callback {
         if state.suspensions == 0 && state.running.is_none() { state.due.take() } else { None }
     }
 
-    /// Calls `change` under the lock, so that `change` can make [`Caller::may`] refuse a caller. When this returns,
-    /// that caller begins no other run. A run that it has begun may still go on; with `wait`, that run has ended too.
+    /// Calls `change` under the lock, so that `change` can make [`Caller::may`] refuse a caller. Once this has returned,
+    /// that caller begins no other run. If `wait` is set, a run that the caller began before has ended too; if not, that
+    /// run may still go on.
     pub(crate) fn hold_back(self: &Arc<Self>, wait: bool, change: impl FnOnce()) -> Waiters {
         let state = self.state.lock();
         change();

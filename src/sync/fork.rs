@@ -3,7 +3,7 @@
 //! Only the forking thread lives on in the child, so a lock that another thread held is held there for ever.
 //! Each process in a line of forks has a *generation*. Three types build on it:
 //!
-//! - [`PerProcess`]: process-wide state with plain locks. Each child makes its own.
+//! - [`PerProcess`]: process-wide state with plain locks. Each child makes its own state.
 //! - [`ForkMutex`]: the lock of an object that parent and child both use. The lock remembers the generation that last
 //!   used it.
 //! - [`Process`]: the process an object was made in, for objects that a child must leave alone.
@@ -216,7 +216,7 @@ impl<T> ForkMutex<T> {
 
     /// The first use in a child adopts the lock. If no thread held the lock at the fork, the lock is usable.
     ///
-    /// No thread of this process can lock the mutex before it is adopted. So if the lock is held at that time, it was
+    /// No thread of this process can take the lock before the adoption. So if the lock is held during the adoption, it was
     /// held at the fork.
     #[cfg(not(timebox_loom))]
     #[cold]
