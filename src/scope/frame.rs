@@ -4,15 +4,15 @@
 //! the thread points to the innermost frame.
 //!
 //! Invariants:
-//! 1. Frames are opened and left in order: each outlives the frames inside it, and every call that uses it. `open` takes
-//!    a closure, so safe code can break the order only by switching stacks inside a scope. Leaving checks the order, and
-//!    aborts if it is broken. A call that uses a frame which it did not open *holds* the frame ([`Scope::hold`]) while it
-//!    runs foreign code (a closure, a hook, a drop). Leaving a held frame aborts too.
+//! 1. Frames are opened and left in order: a frame outlives the frames inside it, and every call that uses the frame.
+//!    `open` takes a closure, so safe code can break the order only by switching stacks inside a scope. So leaving a scope
+//!    checks the order, and aborts if it is broken. A call that uses a frame which another call opened *holds* the frame
+//!    ([`Scope::hold`]) while it runs foreign code (a closure, a hook, a drop). Leaving a held frame aborts too.
 //! 2. Only the thread that opened a frame reads or writes it.
-//! 3. If a frame has a node, so have all frames around it that are [visible](Scope::visible).
-//! 4. The thread's deadline is the earliest deadline of the visible frames and of the scopes around an entered handle,
-//!    without those that the handle may still lose ([`Node::lasting_deadline`]). The thread's flag is the flag of the
-//!    innermost visible node.
+//! 3. If a frame has a node, then all [visible](Scope::visible) frames around it have nodes.
+//! 4. The thread's deadline is the earliest deadline of the visible frames and of the scopes around an entered handle.
+//!    Scopes that the handle may still lose do not count ([`Node::lasting_deadline`]). The thread's flag is the flag of
+//!    the innermost visible node.
 
 mod ends;
 pub(crate) mod errors;
@@ -68,20 +68,20 @@ use undo::Undo;
 /// ```
 pub struct Scope {
     outer: *const Scope,
-    /// The effective deadline of the thread outside.
+    /// The effective deadline of the thread outside this scope.
     outer_deadline: u64,
     /// The time from the entry to the scope's own deadline; [`NEVER`] if it has none, so that only the scopes around it
     /// count.
     asked: u64,
-    /// When the scope was entered. If an outer deadline comes before the scope's own anyway, this may be an older clock
-    /// reading: nobody can observe the difference.
+    /// When the scope was entered. If an outer deadline comes before the scope's own deadline, this may be an older clock
+    /// reading, because nobody can observe the difference.
     entered: u64,
     location: &'static Location<'static>,
     // In a plain scope all fields below are zero, so that one wide store writes them.
     /// The scope's identity; 0 until somebody asks for it.
     id: Cell<u64>,
-    /// The node, if there is one. Never dropped in place: leaving a block takes the node out, and
-    /// `SuspendedScope::suspend` takes out that of a future.
+    /// The node, if there is one. Never dropped in place: leaving a block takes the node out; for a future,
+    /// `SuspendedScope::suspend` takes it out.
     node: ManuallyDrop<OnceCell<Arc<Node>>>,
     extras: *const Extras,
     kind: Kind,
@@ -92,7 +92,7 @@ pub struct Scope {
     undo: Cell<Undo>,
     /// How many calls hold the frame: see invariant 1.
     holds: Cell<u32>,
-    /// The waker of the poll for which the frame is open; null while a future is dropped. Only polled kinds have one.
+    /// The waker of the poll for which the frame is open; null while a future is dropped. Set only in polled kinds.
     waker: MaybeUninit<*const Waker>,
 }
 
@@ -132,7 +132,7 @@ impl Scope {
         }
     }
 
-    /// Gives the frame a node that was made before.
+    /// Gives the frame a node that exists already.
     pub(crate) fn set_node(&mut self, node: Option<Arc<Node>>) {
         if let Some(node) = node {
             self.node = ManuallyDrop::new(OnceCell::from(node));
@@ -156,9 +156,9 @@ impl Scope {
 /// Opens a scope around `body`, and leaves it when `body` returns or panics. `effective` is the earliest deadline
 /// visible inside. Tells the watchdog of that deadline, unless there is a timer for it already (`has_timer`).
 ///
-/// The caller owns the frame, so that it is not moved: a move would cost as much as the rest of the entry. A panic is
-/// caught and returned instead of passing through a drop guard. The output of `body` does not pass through
-/// `catch_unwind`. Both keep the output in registers.
+/// The caller owns the frame, so the frame is not moved: a move would cost as much as the rest of the entry. Two things
+/// keep the output in registers: a panic is caught and returned, instead of passing through a drop guard; and the output
+/// of `body` does not pass through `catch_unwind`.
 #[cfg_attr(not(debug_assertions), inline(always))]
 pub(crate) fn open<R>(
     thread: &Thread,
@@ -195,8 +195,9 @@ pub(crate) fn run(
 
 #[inline(always)]
 fn catch(scope: &Scope, body: impl FnOnce(&Scope)) -> thread::Result<()> {
-    // Unwind safe: a panic goes on unchanged when the scope has been left, so no code sees a broken state that it would
-    // not see without this scope. Only an unwinding that this crate began ends at a scope.
+    // Unwind safe: a panic is caught only in order to leave the scope, and then goes on. So no code sees a broken state
+    // that it would not see without this scope. The exception is an unwinding that `checkpoint_or_unwind` began, which ends
+    // at a scope: the caller of that function has chosen this.
     catch_unwind(AssertUnwindSafe(|| body(scope)))
 }
 
@@ -231,8 +232,8 @@ impl Drop for Held<'_> {
 #[inline]
 pub(crate) fn innermost<R>(thread: &Thread, f: impl FnOnce(Option<&Scope>) -> R) -> R {
     let scope: *const Scope = thread.frame.get().cast();
-    // SAFETY: invariant 1: the pointer is null or to an open frame. The frame stays open during the call, since `f` holds it
-    // while it runs code that could leave it. Invariant 2 rules out other threads.
+    // SAFETY: invariant 1: the pointer is null or to an open frame. The frame stays open during the call, since `f` holds the
+    // frame while `f` runs code that could leave the frame. Invariant 2 rules out other threads.
     f(unsafe { scope.as_ref() })
 }
 
@@ -254,7 +255,7 @@ impl Scope {
         unsafe { self.extras.as_ref() }
     }
 
-    /// The next scope outwards, if it counts inside this one.
+    /// The next scope outwards, if that scope counts inside this one.
     pub(crate) fn visible_outer(&self) -> Option<&Scope> {
         if self.kind.is_boundary() { None } else { self.outer() }
     }
@@ -264,7 +265,7 @@ impl Scope {
         std::iter::successors(Some(self), |scope| scope.visible_outer())
     }
 
-    /// This scope and all around it on this thread, innermost first.
+    /// This scope and all scopes around it on this thread, innermost first.
     pub(crate) fn stack(&self) -> impl Iterator<Item = &Scope> {
         std::iter::successors(Some(self), |scope| scope.outer())
     }
@@ -275,8 +276,8 @@ impl Scope {
         self.armed(thread).min(self.nearest_node().map_or(NEVER, Node::expires_at))
     }
 
-    /// The thread's deadline while this scope is the innermost. It leaves out the deadlines of linked tokens, and of
-    /// scopes that an entered handle may still lose: the node's flag announces those deadlines.
+    /// The thread's deadline while this scope is the innermost. The deadlines of linked tokens, and of scopes that an
+    /// entered handle may still lose, do not count: the node's flag announces them.
     pub(crate) fn armed(&self, thread: &Thread) -> u64 {
         innermost(thread, |innermost| {
             let mut armed = thread.deadline.get();
@@ -386,7 +387,7 @@ impl Scope {
             self.extras = extras;
         }
         if effective != self.outer_deadline {
-            // Arm before the thread changes: the first `arm` of a thread allocates, so it may unwind.
+            // Arm before `thread` is changed: the first `arm` of a thread allocates, so it may unwind.
             if !has_timer && !clock::is_mocked() {
                 thread.arm(effective);
             }
@@ -447,7 +448,7 @@ impl Scope {
         }
         match self.outer() {
             Some(outer) => outer.refresh_flag(thread),
-            // SAFETY: no flag.
+            // SAFETY: there is no flag that would have to live.
             None => unsafe { thread.set_flag(None) },
         }
         // A future keeps its node for the next poll.

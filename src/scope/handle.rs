@@ -13,10 +13,10 @@ use crate::token::node::{Node, NodeSpec};
 
 /// Carries a scope to another thread or task.
 ///
-/// `spawn` inherits nothing. Pass a handle to the thread or task, and enter the scope there: then the work is over when the
-/// scope is, and its errors name the scope.
+/// A spawned thread or task inherits no scope. Pass a handle to the thread or task, and enter the scope there. Then the
+/// work is over as soon as the scope is over, and the errors of the work name the scope.
 ///
-/// A handle outlives its scope. It is over when the deadline of the scope passes, or when the scope is cancelled.
+/// A handle outlives its scope. The handle is over once the deadline of the scope has passed, or the scope is cancelled.
 ///
 /// # Examples
 ///
@@ -58,7 +58,7 @@ impl RefUnwindSafe for Handle {}
 ///
 /// # Examples
 ///
-/// Items in parallel, with rayon. A parallel iterator calls its closure many times, so each call enters the scope:
+/// Work on items in parallel, with rayon. A parallel iterator calls its closure many times, so each call enters the scope:
 ///
 /// ```
 /// use rayon::prelude::*;
@@ -95,8 +95,8 @@ impl Handle {
     ///
     /// # Examples
     ///
-    /// A load that two callers share. Without the root handle, the hooks of the load would fire when one caller gives
-    /// up, and would end the load for both.
+    /// Two callers share a load. Without the root handle, the hooks of the load would fire as soon as one caller gives up,
+    /// and would end the load for both.
     ///
     /// ```
     /// # pollster::block_on(async {
@@ -156,11 +156,11 @@ impl Handle {
         result.unwrap_or_else(|error| Err(E::from(error)))
     }
 
-    /// Makes a closure that runs `body` in a scope within the handle's scope, on whichever thread calls it. It is for
-    /// `std::thread::spawn`, `spawn_blocking`, rayon, or a thread pool, which would run a plain closure outside every
+    /// Makes a closure that runs `body` in a scope within the handle's scope, on the thread that calls the closure. Use it
+    /// for `std::thread::spawn`, `spawn_blocking`, rayon, or a thread pool: these would run a plain closure outside every
     /// scope.
     ///
-    /// The scope is entered when the closure is called. A job that is still in the queue when the scope is over is not begun.
+    /// The scope is entered when the closure is called. If the handle's scope is over by then, `body` is not started.
     ///
     /// # Errors
     ///
@@ -195,7 +195,7 @@ impl Handle {
         move || handle.enter_at(&Limit::NONE, location, |_| body())
     }
 
-    /// As [`wrap`](Self::wrap), for a body whose output is not a `Result`.
+    /// Like [`wrap`](Self::wrap), but for a body whose output is not a `Result`.
     ///
     /// # Errors
     ///
@@ -271,7 +271,7 @@ impl fmt::Debug for Handle {
 }
 
 impl Scope {
-    /// A handle to this scope. The free function [`handle`] makes one to the innermost scope.
+    /// A handle to this scope. The free function [`handle`] makes a handle to the innermost scope.
     pub fn handle(&self) -> Handle {
         Handle { node: Arc::clone(self.node()) }
     }

@@ -1,4 +1,4 @@
-//! The result of a call that its hook may have interrupted. The same rules hold for blocks and for futures.
+//! The result of a call that has a hook, which may have interrupted the call. The same rules hold for blocks and futures.
 
 use std::error::Error;
 use std::panic::Location;

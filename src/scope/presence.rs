@@ -1,15 +1,15 @@
-//! A mock clock that moves by itself, when all threads under it wait.
+//! A mock clock that moves by itself, once all threads under it wait.
 //!
 //! A thread is *present* under a clock while it is in [`run`](crate::testing::MockClock::run), or in the scope of a
-//! handle that was made there. A present thread counts as awake, except in waits that this crate knows of. Any other
-//! wait keeps the clock from moving, because the thread may wait for work that the clock does not see. So a test may
-//! hang, but no limit expires while such work goes on.
+//! handle that was made in `run`. A present thread counts as awake, except while it sleeps in a [`Wait`]. A thread in any
+//! other wait counts as awake, and so keeps the clock from moving: it may wait for work that the clock does not see. So a
+//! test may hang, but no limit expires while such work goes on.
 //!
 //! Invariants:
 //! 1. The thread that wakes a sleeping thread counts the sleeper as awake; the woken thread does not count itself. So
 //!    when a move of the clock is done, all threads that the move has woken are counted.
-//! 2. When the last thread that is awake falls asleep, it has the clock moved. One [`Move`] at a time moves the clock,
-//!    and it looks again for awake threads before it stops.
+//! 2. The last awake thread, when it falls asleep, makes a [`Move`] move the clock. Only one [`Move`] runs at a time. It
+//!    looks again for awake threads before it stops.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -52,7 +52,7 @@ fn fall_asleep(mock: &Arc<Mock>) {
     look(mock);
 }
 
-/// Has the clock moved, if it moves by itself and no thread is awake.
+/// Starts a [`Move`] if the clock moves by itself and no thread is awake. If a [`Move`] runs already, it looks again.
 fn look(mock: &Arc<Mock>) {
     {
         let mut presence = lock(&mock.presence);
@@ -85,8 +85,8 @@ impl Task for Move {
                 presence.woken
             };
             // That no thread is awake is not enough. Work from an earlier move may have woken a thread that then set a
-            // timer and fell asleep again. If that timer is due at once, it has been taken out of its queue but has not
-            // fired, and a move would not see it. So move only if nobody was woken since the last look either.
+            // timer and fell asleep again. If that timer is due at once, it may have been taken out of its queue but not
+            // have fired, and a move would not see it. So the clock moves only if also nobody was woken since the last look.
             moved = advance_to_next(&self.0, || {
                 let presence = lock(&self.0.presence);
                 let woken_before = std::mem::replace(&mut woken, presence.woken);
@@ -112,8 +112,8 @@ impl Drop for Hold {
     }
 }
 
-/// A guard: while it exists, this thread is present under the clock of an environment. Empty if the thread is present
-/// there already, or if the environment has no mock clock.
+/// A guard: while it exists, this thread is present under the clock of an environment. The guard is empty if the thread is
+/// present under that clock already, or if the environment has no mock clock.
 #[must_use]
 pub(crate) struct Present(Option<Hold>);
 
@@ -167,15 +167,15 @@ impl Wait {
         Self { mock: Arc::clone(mock), stage: Mutex::new(Stage::Awake), woken: Condvar::new() }
     }
 
-    /// Sleeps until [`wake_up`](Self::wake_up) is called; returns at once if it was called since the last sleep.
-    /// `until` is when the caller's own timer calls it; `NEVER` if there is no timer.
+    /// Sleeps until [`wake_up`](Self::wake_up) is called; returns at once if `wake_up` was called since the last sleep.
+    /// `until` is the time at which a timer of the caller calls `wake_up`; `NEVER` if there is no timer.
     pub(crate) fn sleep(&self, until: u64) {
         let mut stage = lock(&self.stage);
         if *stage == Stage::Awake {
             let is_present = is_present(&self.mock);
             *stage = Stage::Asleep { is_present };
             if is_present {
-                // Under the lock of `stage`: so the thread that wakes this one counts it as awake only after this.
+                // With `stage` locked, so that a thread that wakes this one adds to `awake` only after this subtraction.
                 lock(&self.mock.presence).awake -= 1;
                 drop(stage);
                 self.see_to_the_clock(until);

@@ -16,7 +16,7 @@ use crate::token::node::Node;
 
 /// Runs a block under a limit.
 ///
-/// The block stops where it checks: at a [`checkpoint`](super::checkpoint), in a [`sleep`](super::sleep()), in an
+/// The block stops where it checks: at a [`checkpoint`](super::checkpoint), in a [`sleep`](super::sleep()), or in an
 /// [`interruptible`](crate::interruptible) call. There the block gets a typed error, and `?` returns from the block in
 /// the usual way: locks are released, transactions rolled back, files closed. A value that the block returns is
 /// returned unchanged, however late.
@@ -71,11 +71,11 @@ where
     with_timeout(limit, |_| body())
 }
 
-/// Runs a block under a limit, as [`timeout`] does, and gives the block its scope.
+/// Runs a block under a limit, as [`timeout`] does, and passes the scope to the block.
 ///
 /// # Errors
 ///
-/// As [`timeout`].
+/// The errors of [`timeout`].
 ///
 /// # Examples
 ///
@@ -97,7 +97,7 @@ where
     run(limit.into(), Location::caller(), body, |error| Err(E::from(error)))
 }
 
-/// Runs a block under a limit. The output of the block is not a `Result`; if it is, use [`timeout`].
+/// Runs a block under a limit, for a block whose output is not a `Result`. For a `Result` use [`timeout`].
 ///
 /// # Errors
 ///
@@ -120,8 +120,8 @@ pub fn timeout_value<T>(limit: impl Into<Limit>, body: impl FnOnce() -> T) -> Re
 
 /// Runs a body in a scope of its own.
 ///
-/// `fail` makes the result if the body was not started or was unwound. So this function returns one `Result` instead of
-/// two nested ones: to repack nested ones would cost as much as a scope.
+/// `fail` makes the result if the body was not started or was unwound. So this function need not return two nested
+/// `Result`s: repacking them would cost as much as a scope.
 #[cfg_attr(not(debug_assertions), inline(always))]
 fn run<R>(
     limit: Limit,

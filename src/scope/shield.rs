@@ -16,12 +16,12 @@ pub(crate) fn longest(max: Duration) -> Duration {
     max.min(LONGEST)
 }
 
-/// Runs cleanup that must not be cut short by a scope that is over, for `max` at most (and a day at most).
+/// Runs cleanup that must not stop because a scope is over. The shield lasts for `max`, but never longer than a day.
 ///
 /// A shield is a scope of its own that hides the scopes around it. Code inside sees only the limit of the shield and
 /// the scopes that it opens itself. Hooks that this thread registered outside do not fire while the shield is open:
-/// opening it waits for a hook that runs, and a hook that became due fires when the shield is left. A `&Scope` or a
-/// token from outside still reports its own state. At `max` the shield itself is over.
+/// opening the shield waits until a running hook has ended, and a hook that becomes due fires when the shield is left. A
+/// `&Scope` or a token from outside still reports its own state. After `max` the shield itself is over.
 ///
 /// Put cleanup that uses this crate into a shield, also in a `Drop`. Without a shield the cleanup finds its scope over,
 /// and does nothing.
@@ -63,7 +63,7 @@ pub fn shield<R>(max: Duration, body: impl FnOnce() -> R) -> R {
 }
 
 impl Scope {
-    /// As the free function [`shield`]: it hides this scope and all others open on this thread.
+    /// Does what the free function [`shield`] does: hides this scope and all other scopes that are open on this thread.
     #[track_caller]
     #[allow(clippy::unused_self)]
     pub fn shield<R>(&self, max: Duration, body: impl FnOnce() -> R) -> R {
@@ -84,8 +84,8 @@ impl HeldOffHooks {
         Self { nodes }
     }
 
-    /// If other scopes are open now than those held off: holds off the hooks of the open ones, then lets the old ones
-    /// go.
+    /// If the open scopes have changed: holds off the hooks of the scopes that are open now, then releases the hooks of the
+    /// old scopes.
     pub(crate) fn follow(&mut self, thread: &Thread) {
         if !around(thread, |nodes| nodes.map(Arc::as_ptr).eq(self.nodes.iter().map(Arc::as_ptr))) {
             *self = Self::outside(thread);

@@ -60,8 +60,8 @@ impl Scope {
                     let parker = Arc::new(Parker::new());
                     let waker = Waker::from(Arc::clone(&parker));
                     let key = node.add_waker(&waker);
-                    // Without a key the node is over, or a fork has lost the node's lock. In the second case only the
-                    // time ends the sleep.
+                    // If there is no key, the node is over, or a fork has lost the node's lock. If the lock is lost, only
+                    // the time ends the sleep.
                     if key.is_some() || !node.is_over() {
                         parker.sleep(until.min(node.expires_at()));
                     }
@@ -125,8 +125,8 @@ fn nap(left: u64) -> u64 {
     if watchdog.is_missing() && !thread::ensure_watchdog() { left.min(NAP) } else { left }
 }
 
-/// A place to sleep, which a token can wake. It does not use `std::thread::park`, because the user's code may use that
-/// for its own wake-ups.
+/// A place where one thread sleeps until its waker is woken or a time has come. It does not use `std::thread::park`,
+/// because the user's code may use `park` for its own wake-ups.
 struct Parker {
     woken: Mutex<bool>,
     changed: Condvar,
@@ -148,7 +148,7 @@ impl Parker {
     fn sleep(self: &Arc<Self>, until: u64) {
         #[cfg(feature = "testing")]
         if let Some(wait) = &self.wait {
-            // The timer wakes this thread when the mock clock has been moved to `until`.
+            // The timer wakes this thread once the mock clock has been moved to `until`.
             let timer = thread::schedule_on(&TestEnv::current(), until, Arc::clone(self).into());
             wait.sleep(until);
             timer.cancel();

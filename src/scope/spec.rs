@@ -21,7 +21,7 @@ pub(crate) enum Kind {
     Shield = 0b010,
     /// Open while a future is polled or dropped.
     Future = 0b100,
-    /// As `Future`, and `Entered` by a handle.
+    /// Both `Future` and `Entered`: the scope of a future, entered by a handle.
     EnteredFuture = 0b101,
     /// A shield around a future.
     FutureShield = 0b110,
@@ -98,7 +98,7 @@ impl ScopeSpec {
         self.entered.saturating_add(self.asked)
     }
 
-    /// The duration that was asked for.
+    /// The limit as a duration; `None` if the limit was not a duration.
     fn limit(&self, extras: Option<&Extras>) -> Option<Duration> {
         if let Some(duration) = extras.and_then(|extras| extras.duration.get()) {
             return Some(*duration);

@@ -32,7 +32,7 @@ pub(crate) struct SuspendedScope {
     cold: ColdBox<ColdState>,
 }
 
-/// An optional box, which is empty in most futures. Dropping an empty one takes one comparison and no call.
+/// An optional box, which is empty in most futures. Dropping an empty box takes one comparison and no call.
 #[repr(transparent)]
 struct ColdBox<T>(ManuallyDrop<Option<Box<T>>>);
 
@@ -77,7 +77,7 @@ fn drop_cold<T>(value: T) {
     drop(value);
 }
 
-/// The state of a future that has this limit and is made in a test environment.
+/// The state of a future whose limit is `nanos`, and which is made in a test environment.
 #[cold]
 #[inline(never)]
 fn cold_in_env(nanos: u64) -> ColdBox<ColdState> {
@@ -85,8 +85,8 @@ fn cold_in_env(nanos: u64) -> ColdBox<ColdState> {
 }
 
 struct ColdState {
-    /// The test environment whose clock the scope follows: the environment where the future was made. If that was the
-    /// real one, the environment where the future was first polled.
+    /// The test environment whose clock the scope follows: the environment in which the future was made. A future that was
+    /// made outside every test environment follows the environment in which it is first polled.
     env: TestEnv,
     /// The limit, until the scope is entered. A plain duration is in `SuspendedScope::asked`.
     limit: Limit,
@@ -99,7 +99,7 @@ struct ColdState {
     node: Option<Arc<Node>>,
     /// The quota that the scope spends, until the scope is left.
     spending: Option<Spending>,
-    /// The test environment of the thread, while the scope is open.
+    /// While the scope is open, this guard keeps the thread in `env`.
     under: EnvGuard,
 }
 
@@ -192,10 +192,10 @@ impl SuspendedScope {
         self.cold.get()?.node.as_ref()
     }
 
-    /// Opens the scope around `body`: [`resume`](Self::resume), the body, [`suspend`](Self::suspend). Returns the error
-    /// if an unwinding with it ended at this scope.
+    /// Opens the scope around `body`: [`resume`](Self::resume), the body, [`suspend`](Self::suspend). If an unwinding ended
+    /// at this scope, returns its error.
     ///
-    /// `has_timer` says that there is a timer for the scope's own deadline.
+    /// `has_timer`: whether there is a timer for the scope's own deadline already.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn open(
         &mut self,
@@ -278,18 +278,18 @@ impl SuspendedScope {
     /// The last error that named this scope, if the scope was asked to remember it.
     pub(crate) fn take_raised(&mut self) -> Option<TimeoutError> {
         let cold = self.cold.get()?;
-        // Once there is a node, it records every error that names the scope.
+        // If there is a node, it has recorded the errors that name the scope, so ask it first.
         let told = cold.node.as_ref().and_then(|node| node.take_raised());
         told.or_else(|| cold.extras.as_ref()?.take_raised())
     }
 
-    /// Leaves the scope when its future is done. The scope's hooks end.
+    /// Leaves the scope, once its future is done. This ends the scope's hooks.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn leave(&mut self) {
         self.cold.clear();
     }
 
-    /// Ends the hooks of the scope and its spending, after a panic. The scope stays for the drop of the future.
+    /// After a panic: ends the scope's hooks and its spending. The scope itself stays for the drop of the future.
     #[cold]
     fn give_up(&mut self) {
         if let Some(cold) = self.cold.get() {
@@ -309,7 +309,7 @@ impl SuspendedScope {
         cold.id = Some(node.id);
         match &cold.node {
             None => cold.node = Some(node),
-            // The new node was made only for the drop of the future.
+            // The new node was made only for the drop of the future, so nobody needs it any more.
             Some(kept) if !Arc::ptr_eq(kept, &node) => node.finish(),
             Some(_) => {}
         }
@@ -325,8 +325,8 @@ impl ColdState {
         Box::new(Self { env, limit, extras, spec, id: None, node: None, spending: None, under })
     }
 
-    /// Whether the scopes around this one in this poll have another clock. Such scopes count as the scopes of a handle
-    /// do: by being over, not by their deadlines.
+    /// Whether the scopes around this one in this poll have another clock. Such scopes count like the scopes of a handle:
+    /// if they are over, this scope is over too, but their deadlines do not count here. So this function makes their nodes.
     fn crosses_clocks(&self, thread: &Thread) -> bool {
         let crosses = !self.env.shares_clock(&TestEnv::current());
         if crosses {
@@ -389,7 +389,7 @@ impl ColdState {
     ) -> u64 {
         let Some(mut spec) = self.spec else { return effective };
         if crosses && spec.kind == Kind::Future {
-            // The scopes around this poll take the place of a handle's scopes.
+            // The scopes around this poll have another clock, so they count like the scopes of a handle.
             spec.kind = Kind::EnteredFuture;
             let outer = innermost(thread, |scope| scope.map(|scope| Arc::clone(scope.node())));
             if self.node.is_none() && outer.is_some() {
@@ -409,8 +409,8 @@ impl ColdState {
             && let Some(node) = &self.node
         {
             if dropping {
-                // During the drop, the scopes around it count too, but they must not end tokens of this scope that
-                // survive the drop. So those scopes get nodes, and this scope's node keeps its parent.
+                // During the drop, the scopes around the drop count too, but they must not end tokens of this scope that
+                // survive the drop. So the scopes around get nodes, but do not become parents of this scope's node.
                 let _ = innermost(thread, |scope| scope.map(Scope::node).map(Arc::as_ptr));
                 if thread.is_flagged() && !node.is_over() {
                     return effective;

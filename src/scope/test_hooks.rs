@@ -1,5 +1,5 @@
-//! The effects of a test environment on scopes (feature `testing`): which clock counts, and where a test has a scope
-//! expire on purpose. Without the feature these functions do nothing.
+//! The effects of a test environment on scopes (feature `testing`): which clock counts, and where a test makes a scope
+//! expire. Without the feature these functions do nothing.
 
 #[cfg(feature = "testing")]
 use std::mem::ManuallyDrop;
@@ -119,13 +119,13 @@ fn leave(entered: &mut Option<Entered>) {
     entered.take();
     Thread::with(|thread| {
         set(thread);
-        // Inside the environment, scopes may have been opened with the clock that counts again now. So restore the
-        // deadline that the watchdog knows of this thread.
+        // A scope inside the environment may have used the clock that counts again now. Such a scope has changed the
+        // deadline that the watchdog knows of this thread: so restore that deadline.
         thread.restore(thread.deadline.get());
     });
 }
 
-/// An interruption point: where a test may want the scope to expire.
+/// An interruption point: a place where a test may make the scope expire.
 #[cfg_attr(not(debug_assertions), inline(always))]
 pub(crate) fn point(thread: &Thread, location: &'static Location<'static>) {
     #[cfg(feature = "testing")]
@@ -136,7 +136,7 @@ pub(crate) fn point(thread: &Thread, location: &'static Location<'static>) {
     let _ = (thread, location);
 }
 
-/// As [`point`], at the entry of a handle's scope.
+/// Like [`point`], at the entry of a handle's scope, whose node is `node`.
 #[cfg_attr(not(debug_assertions), inline(always))]
 pub(crate) fn point_of(node: &Arc<Node>, location: &'static Location<'static>) {
     #[cfg(feature = "testing")]
@@ -153,7 +153,7 @@ pub(crate) fn point_of(node: &Arc<Node>, location: &'static Location<'static>) {
     let _ = (node, location);
 }
 
-/// Whether a sleep on this thread moves the mock clock, since no other thread could.
+/// Whether a sleep on this thread moves the mock clock, because no other thread moves it.
 #[inline]
 pub(crate) fn moves_clock() -> bool {
     #[cfg(feature = "testing")]

@@ -1,14 +1,16 @@
 //! An alarm: a thread of this crate sleeps on it until a time, or until another thread rings it.
 //!
-//! It is an event count (the sleeper takes a key, looks for work, and sleeps unless there was a ring since the key)
-//! that also records whether the thread runs. Both are in one word, so that a thread that rings learns in the same step
-//! whether a running thread will notice the ring.
+//! It is an event count: the sleeper takes a key, looks for work, and sleeps unless the alarm was rung since the key was
+//! taken. The alarm also records whether the thread runs. Both are in one word, so that a thread that rings learns in the
+//! same step whether a running thread will notice the ring.
 
 use super::primitive::{AtomicU32, Ordering, const_fn, mutant};
 
-/// Bits of the word: the thread runs, or is being started.
+// Bits of the word.
+
+/// The thread runs or is being started.
 const RUNNING: u32 = 1;
-/// The thread is being started, which may fail.
+/// Set, besides `RUNNING`, while the thread is being started, which may fail.
 const STARTING: u32 = 2;
 /// The bits from this one up count rings.
 const RING: u32 = 4;
@@ -32,8 +34,8 @@ impl Alarm {
 
     /// The key for [`wait`](Self::wait). Take it before looking for work.
     pub(crate) fn key(&self) -> Key {
-        // Acquire: pairs with the Release in `ring`, so that a look for work after this sees the work that was rung
-        // for.
+        // Acquire: pairs with the Release in `ring`, so that a look for work after this sees the work for which the alarm
+        // was rung.
         Key(self.word.load(Ordering::Acquire))
     }
 
@@ -58,11 +60,12 @@ impl Alarm {
 
     /// Records that the calling thread runs; `false` if another thread runs already.
     pub(crate) fn start(&self) -> bool {
-        // AcqRel: a thread that claims sees the writes of the thread that retired before, and the reverse.
+        // AcqRel: pairs with `retire`. A thread that starts sees the writes of the thread that retired before it. A thread
+        // that retires sees the writes of the threads that called `start` before it.
         self.word.fetch_or(RUNNING, Ordering::AcqRel) & RUNNING == 0
     }
 
-    /// As [`start`](Self::start), for a thread that is about to be started. The alarm is not
+    /// Like [`start`](Self::start), for a thread that is about to be started. The alarm is not
     /// [reliable](Self::is_reliable) before [`started`](Self::started). If the thread cannot be started,
     /// [`forget`](Self::forget) takes the claim back.
     #[cfg(not(timebox_loom))]
@@ -75,7 +78,7 @@ impl Alarm {
 
     #[cfg(not(timebox_loom))]
     pub(crate) fn started(&self) {
-        // Relaxed: a thread that relies on the alarm has armed before, and the watchdog's protocol orders that.
+        // Relaxed: a thread arms before it relies on the alarm, and the watchdog's protocol orders the arm.
         self.word.fetch_and(!STARTING, Ordering::Relaxed);
     }
 
@@ -176,7 +179,8 @@ mod futex {
 
         pub(super) fn sleep(&self, word: &AtomicU32, key: u32, until: u64) {
             let mut guard = self.lock.lock();
-            // Relaxed: the lock orders it with `wake`.
+            // Relaxed: `wake` takes the lock after the word has changed. So either this load sees the change, or `wake`
+            // notifies this wait.
             if word.load(Ordering::Relaxed) == key {
                 let left = until.saturating_sub(super::super::os::monotonic_nanos());
                 self.rung.wait_for(&mut guard, Duration::from_nanos(left));
@@ -245,7 +249,7 @@ mod futex {
             }
         }
 
-        /// Lets time pass.
+        /// Sets the model's clock to `time`.
         pub(crate) fn model_advance(&self, time: u64) {
             let asleep = self.futex.asleep.lock().unwrap();
             set_now(time);

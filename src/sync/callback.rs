@@ -2,13 +2,13 @@
 //!
 //! Invariants:
 //! 1. The closure runs on one thread at a time, with no lock held.
-//! 2. When [`Callback::revoke`] has returned, the closure is not running and never will run again; it has been dropped
+//! 2. Once [`Callback::revoke`] has returned, the closure is not running and never will run again; it has been dropped
 //!    on the revoking thread. The exception is a revocation from inside the closure, or from inside another closure
 //!    that this closure waits for: then the closure is dropped when it has returned. If [`lend`] has lent the closure,
 //!    the process aborts instead.
-//! 3. While the callback is suspended, the closure is not started. When [`Callback::wait_until_idle`] has returned
-//!    after that, the closure is not running. The exceptions are those of invariant 2.
-//! 4. In a forked child a closure from before the fork is never started, nor waited for.
+//! 3. While the callback is suspended, the closure is not started. Once [`Callback::wait_until_idle`] has returned during
+//!    a suspension, the closure is not running. The exceptions are those of invariant 2.
+//! 4. A forked child never starts a closure from before the fork, and never waits for one.
 //!
 //! Invariant 2 is the promise of C++20's `stop_callback`; because of it, [`lend`] can take closures that borrow.
 
@@ -50,7 +50,8 @@ struct State {
     /// the closure.
     orphaned: bool,
     suspensions: u32,
-    /// The caller that came while the callback was suspended, or ran for another caller. It is woken after that.
+    /// The waker of a caller that came while the callback was suspended, or ran for another caller. It is woken once the
+    /// callback is free.
     due: Option<Waker>,
     fires: u32,
     /// How many runs have failed since the last run that succeeded.
@@ -58,12 +59,12 @@ struct State {
     /// The failure of the latest run that failed.
     failure: Option<Failure>,
     panicked: bool,
-    /// The tasks that wait for the callback, each with its own number. They are woken when a run has ended, or when no
-    /// run is to come any more.
+    /// The tasks that wait for the callback: number and waker. They are woken once a run has ended, or once no run is to
+    /// come any more.
     waiters: Vec<(usize, Waker)>,
 }
 
-/// The caller of a callback, as the callback sees it.
+/// The caller of a [`Callback`].
 pub(crate) trait Caller {
     /// Whether the caller may run the closure, which has been started `fires` times. Called under the lock that
     /// [`suspend`](Callback::suspend) and [`hold_back`](Callback::hold_back) take.
@@ -72,22 +73,24 @@ pub(crate) trait Caller {
     /// A waker that makes the caller try again. Called under the lock.
     fn waker(&self) -> Waker;
 
-    /// The run begins. Called with no lock held.
+    /// Called when a run begins, with no lock held.
     fn begins(&self);
 
-    /// The run has ended. Called under the lock.
+    /// Called when the run has ended, under the lock.
     fn ended(&self);
 }
 
 /// How a call went.
 #[derive(Debug)]
 pub(crate) enum Call {
-    /// The closure ran: `fires` counts its runs so far, `failures` how many of the latest failed in a row. Wake `due`,
-    /// a caller that came meanwhile, and `waiters`, which waited for the end.
+    /// The closure ran. `fires` counts its runs so far, and `failures` counts the failed runs since the last run that
+    /// succeeded. The receiver must wake `due` (a caller that came during the run) and `waiters` (tasks that waited for its
+    /// end).
     Ran { fires: u32, failures: u32, due: Option<Waker>, waiters: Waiters },
-    /// The callback is suspended, or runs already if `runs` is set. The caller will be woken.
+    /// The closure was not started, since the callback is suspended; or, if `runs` is set, since it runs already. The caller
+    /// will be woken.
     Later { runs: bool },
-    /// The caller may not call, or the callback was revoked, or it has panicked.
+    /// The caller may not call, or the callback was revoked, or the closure has panicked.
     Rejected,
 }
 
@@ -171,7 +174,7 @@ impl Callback {
         let orphan = if state.orphaned {
             Some(closure)
         } else {
-            // Invariant 2: the thread that revokes the callback drops the closure, after this thread has put it back.
+            // Invariant 2: the thread that revokes the callback drops the closure. So put the closure back for that thread.
             state.closure = Some(closure);
             None
         };
@@ -221,9 +224,9 @@ impl Callback {
         }
     }
 
-    /// Pending while another thread runs the closure, or while `comes` says that a run is yet to come and nothing
+    /// Pending while another thread runs the closure, or while a run is yet to come (`comes` returns `true`) and nothing
     /// prevents that run. When this changes, `waker` is woken. A new waker of the same `waiter` replaces the earlier
-    /// one. `comes` is called under the lock that [`hold_back`](Self::hold_back) takes.
+    /// waker. `comes` is called under the lock that [`hold_back`](Self::hold_back) takes.
     pub(crate) fn poll_idle(&self, waiter: usize, waker: &Waker, comes: impl Fn() -> bool) -> Poll<()> {
         if !self.made_in.is_current() {
             return Poll::Ready(());
@@ -270,15 +273,16 @@ impl Callback {
         idle.map(|mut state| state.take_waiters()).unwrap_or_default()
     }
 
-    /// Ends one suspension. Returns the waker of a caller that came meanwhile, to be woken now.
+    /// Ends one suspension. Returns the waker of a caller that came during the suspension, to be woken now.
     pub(crate) fn resume(&self) -> Option<Waker> {
         let mut state = self.state.lock()?;
         state.suspensions = state.suspensions.saturating_sub(1);
         if state.suspensions == 0 && state.running.is_none() { state.due.take() } else { None }
     }
 
-    /// Calls `change` under the lock, so that `change` can make [`Caller::may`] refuse a caller. When this returns,
-    /// that caller begins no other run. A run that it has begun may still go on; with `wait`, that run has ended too.
+    /// Calls `change` under the lock, so that `change` can make [`Caller::may`] refuse a caller. Once this has returned,
+    /// that caller begins no other run. If `wait` is set, a run that the caller began before has ended too; if not, that
+    /// run may still go on.
     pub(crate) fn hold_back(self: &Arc<Self>, wait: bool, change: impl FnOnce()) -> Waiters {
         let state = self.state.lock();
         change();
@@ -319,8 +323,8 @@ impl Callback {
         (thread != ThreadKey::current()).then_some(run)
     }
 
-    /// Waits until the run that is going on has ended. Does not wait for a run on this thread, or for a run that waits
-    /// for one on this thread. `None` if a fork has lost the lock.
+    /// Waits until the run that is going on has ended. Does not wait for a run on this thread. Returns early if this wait
+    /// is part of a circle of waits and must let go (see [`Wait`]). `None` if a fork has lost the lock.
     fn wait_for_run<'a>(
         self: &'a Arc<Self>,
         mut state: MutexGuard<'a, State>,
@@ -339,8 +343,8 @@ impl Callback {
 
 impl Notify for Callback {
     fn notify(&self) {
-        // Take the lock first. Then a waiting thread has either checked `lets_go` before this, and is notified; or it
-        // checks after this.
+        // Take the lock first, so that a waiting thread cannot miss this: either it has checked `lets_go` before, sleeps by
+        // now, and is notified; or it checks `lets_go` after this.
         let _state = self.state.lock();
         self.idle.notify_all();
     }
@@ -383,9 +387,9 @@ pub(crate) fn lend<'a, R>(
     }
     let lent = closures.into_iter().map(|closure| {
         // SAFETY: only the lifetime changes. `lent` revokes every callback before this function returns or unwinds,
-        // and after that the closure does not run and has been dropped (invariant 2), so it is not used after 'a. Where
-        // the closure runs on this thread at that time, as it can if a coroutine was switched inside `body`, or waits for
-        // this thread, the process ends there. A callback that a fork put beyond reach is leaked.
+        // and after that the closure does not run and has been dropped (invariant 2), so it is not used after 'a. If the
+        // closure runs on this thread at that time (a coroutine may have switched inside `body`), or waits for this thread,
+        // the process aborts there. A callback that a fork put beyond reach is leaked.
         let closure = unsafe { std::mem::transmute::<Closure<'a>, Closure<'static>>(closure) };
         Arc::new(Callback::new(closure))
     });

@@ -8,7 +8,7 @@ const PER_CHUNK: usize = 32;
 const PER_CHUNK: usize = 2;
 
 /// A vector that grows in chunks, so that its elements never move. Each chunk has twice as many places as the chunk
-/// before. A chunk is made when one of its places is first asked for, and stays.
+/// before. The first access to a place of a chunk makes the chunk, which then stays.
 #[derive(Debug)]
 pub(crate) struct ChunkedVec<T> {
     chunks: [SetOnce<Box<[T]>>; CHUNKS],
@@ -16,11 +16,11 @@ pub(crate) struct ChunkedVec<T> {
 
 const CHUNKS: usize = 26;
 
-/// The chunk that holds the place `index`, and the place within it. The first chunk has `first` places, each other one
-/// twice as many as the one before.
+/// The chunk that holds the place `index`, and the place within that chunk. The first chunk has `first` places, and each
+/// later chunk twice as many as the chunk before.
 pub(crate) fn chunk_of(index: usize, first: usize) -> (usize, usize) {
     let chunk = (index / first + 1).ilog2() as usize;
-    // The places before a chunk are as many as the places in it, minus those in the first chunk.
+    // The chunks before `chunk` have `(first << chunk) - first` places together.
     (chunk, index + first - (first << chunk))
 }
 
@@ -29,14 +29,14 @@ impl<T: Default> ChunkedVec<T> {
         Self { chunks: [const { SetOnce::new() }; CHUNKS] }
     }
 
-    /// The element at `index`; its chunk is made if need be.
+    /// The element at `index`. Makes the element's chunk if there is none.
     pub(crate) fn at(&self, index: usize) -> &T {
         let (chunk, at) = chunk_of(index, PER_CHUNK);
         let make = || (0..PER_CHUNK << chunk).map(|_| T::default()).collect();
         &self.chunks[chunk].get_or_init(make)[at]
     }
 
-    /// All elements that were made. A later chunk may have been made before an earlier one.
+    /// The elements of all chunks that were made. A later chunk may have been made before an earlier chunk, so look at all.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
         self.chunks.iter().filter_map(SetOnce::get).flat_map(|chunk| &chunk[..])
     }

@@ -3,7 +3,7 @@
 //! Only the forking thread lives on in the child, so a lock that another thread held is held there for ever.
 //! Each process in a line of forks has a *generation*. Three types build on it:
 //!
-//! - [`PerProcess`]: process-wide state with plain locks. Each child makes its own.
+//! - [`PerProcess`]: process-wide state with plain locks. Each child makes its own state.
 //! - [`ForkMutex`]: the lock of an object that parent and child both use. The lock remembers the generation that last
 //!   used it.
 //! - [`Process`]: the process an object was made in, for objects that a child must leave alone.
@@ -24,7 +24,7 @@ static GENERATION: AtomicU32 = AtomicU32::new(0);
 fn generation() -> u32 {
     #[cfg(timebox_loom)]
     return 0;
-    // Relaxed: it changes only in a child that still has only one thread.
+    // Relaxed: the number changes only while a child has only one thread, so no other thread reads it meanwhile.
     #[cfg(not(timebox_loom))]
     GENERATION.load(Ordering::Relaxed)
 }
@@ -32,7 +32,7 @@ fn generation() -> u32 {
 /// A handler that runs in each forked child before the fork returns there. It is a static of the module that needs it.
 ///
 /// Installing a handler never waits for another thread, since that thread may be lost in a fork. So two threads may
-/// install the same handler, and the handler must do no harm when it is called twice.
+/// install the same handler, and a child may then call it twice: the second call must do no harm.
 #[cfg(not(timebox_loom))]
 pub(crate) struct InChild {
     installed: AtomicBool,
@@ -59,7 +59,7 @@ impl InChild {
     fn install_now(&self) {
         static COUNT: InChild = InChild::new(count_generation);
         if !std::ptr::eq(self, &raw const COUNT) {
-            // Handlers are called in the order of their installation.
+            // Handlers are called in the order of their installation. So the child counts its generation first.
             COUNT.install();
         }
         at_fork_in_child(self.handler);
@@ -73,7 +73,7 @@ extern "C" fn count_generation() {
     GENERATION.fetch_add(1, Ordering::Relaxed);
 }
 
-/// Has `child` called in a forked child, on its only thread.
+/// Makes every process that is forked from now on call this function, on its only thread.
 #[cfg(all(unix, not(timebox_loom)))]
 fn at_fork_in_child(child: extern "C" fn()) {
     #[cfg(not(miri))]
@@ -108,7 +108,7 @@ impl Process {
         self.0 == generation()
     }
 
-    /// Whether this process was forked from one that used this crate.
+    /// Whether this process was forked from a process that used this crate.
     #[inline]
     pub(crate) fn is_child(self) -> bool {
         self.0 != 0
@@ -157,13 +157,13 @@ impl<T> std::fmt::Debug for PerProcess<T> {
 /// A mutex that a forked child never waits for in vain.
 #[derive(Debug)]
 pub(crate) struct ForkMutex<T> {
-    /// The generation that last used the lock, and how far that generation has come with it: see [`Phase`].
+    /// The generation that last used the lock, and the lock's [`Phase`] in that generation.
     #[cfg(not(timebox_loom))]
     used: AtomicU32,
     inner: Mutex<T>,
 }
 
-/// How far a generation has come with a lock that is older than the generation. The lower bits of `ForkMutex::used`.
+/// Whether a generation can use a lock that may be older than the generation. The lower bits of `ForkMutex::used`.
 #[cfg(not(timebox_loom))]
 #[derive(Clone, Copy)]
 enum Phase {
@@ -195,7 +195,8 @@ impl<T> ForkMutex<T> {
     /// Locks; `None` if the holder was lost in a fork, in which case the value is beyond reach for good.
     #[inline]
     pub(crate) fn lock(&self) -> Option<MutexGuard<'_, T>> {
-        // Acquire: pairs with the Release in `adopt`; the thread that adopts the mutex holds the lock by then.
+        // Acquire: pairs with the Release in `adopt`. So the lock below comes after the `try_lock` in `adopt`, and cannot
+        // make it fail.
         #[cfg(not(timebox_loom))]
         if self.used.load(Ordering::Acquire) != Phase::Usable.now() {
             return self.adopt();
@@ -203,7 +204,7 @@ impl<T> ForkMutex<T> {
         Some(lock(&self.inner))
     }
 
-    /// The value, without locking; `None` as with [`lock`](Self::lock).
+    /// The value, without locking; `None` if the holder was lost in a fork.
     #[inline]
     pub(crate) fn get_mut(&mut self) -> Option<&mut T> {
         #[cfg(not(timebox_loom))]
@@ -213,9 +214,9 @@ impl<T> ForkMutex<T> {
         Some(self.inner.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner))
     }
 
-    /// The first use in a child adopts the lock. If no thread held the lock at the fork, it is as good as new.
+    /// The first use in a child adopts the lock. If no thread held the lock at the fork, the lock is usable.
     ///
-    /// No thread of this process can lock the mutex before it is adopted. So if the lock is held at that time, it was
+    /// No thread of this process can take the lock before the adoption. So if the lock is held during the adoption, it was
     /// held at the fork.
     #[cfg(not(timebox_loom))]
     #[cold]
@@ -229,13 +230,13 @@ impl<T> ForkMutex<T> {
                 return None;
             }
             if used == Phase::Adopting.now() {
-                // Another thread of this process is adopting the lock. That thread waits for nobody, so it takes only a
-                // moment.
+                // Another thread of this process is adopting the lock. That thread waits for nobody, so this wait takes
+                // only a moment.
                 std::thread::yield_now();
                 used = self.used.load(Ordering::Acquire);
                 continue;
             }
-            // Acquire: as in `lock`.
+            // Acquire: pairs with the Release below, as in `lock`.
             let adopting = Phase::Adopting.now();
             match self.used.compare_exchange(used, adopting, Ordering::Acquire, Ordering::Acquire) {
                 Ok(_) => break,

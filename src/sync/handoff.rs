@@ -80,8 +80,8 @@ impl<T> Handoff<T> {
     ///
     /// # Safety
     ///
-    /// Nobody else fills it meanwhile, and the value before, if there was one, has been taken out by a call that happens
-    /// before this one.
+    /// Nobody else fills the place during this call. If the place has held a value before, that value was taken out by a call
+    /// that happens before this one.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) unsafe fn put(&self, value: T) -> Ticket {
         // Relaxed: the last change of the word happens before this call.
@@ -95,8 +95,8 @@ impl<T> Handoff<T> {
         ticket
     }
 
-    /// Takes the value out. `None` if another thread has taken it, or holds it just now. In the second case the
-    /// [`hold`](Self::hold) of that thread returns `None` too.
+    /// Takes the value out. `None` if another thread has taken the value, or holds it just now. If another thread holds it,
+    /// the [`hold`](Self::hold) of that thread returns `None` too.
     #[inline]
     pub(crate) fn take(&self, ticket: Ticket) -> Option<T> {
         if mutant!(PlainTake) {
@@ -104,7 +104,7 @@ impl<T> Handoff<T> {
                 return None;
             }
             self.word.store(ticket.after(), Ordering::Relaxed);
-            // SAFETY: none; it is what the model is to find.
+            // SAFETY: none: the model is to find this fault.
             return Some(self.value.with_mut(|place| unsafe { (*place).assume_init_read() }));
         }
         loop {
@@ -133,11 +133,12 @@ impl<T> Handoff<T> {
         }
     }
 
-    /// Calls `f` with the value, which stays in the place. `None` if the value was taken, or if another thread came to
-    /// take it meanwhile and left without it. Only one thread at a time may call this.
+    /// Calls `f` with the value, which stays in the place. `None` if the value was taken before, and `f` was not called.
+    /// `None` too if another thread came to take the value during the call of `f`, and left without it. Only one thread at a
+    /// time may call this.
     pub(crate) fn hold<R>(&self, ticket: Ticket, f: impl FnOnce(&mut T) -> R) -> Option<R> {
         let (full, held) = (ticket.word(FULL), ticket.word(HELD));
-        // Acquire: pairs with the Release in `put`, and below.
+        // Acquire: pairs with the Release in `put`, and with the Releases of an earlier `hold`.
         self.word.compare_exchange(full, held, Ordering::Acquire, Ordering::Relaxed).ok()?;
         // SAFETY: invariants 1 and 2.
         let result = self.value.with_mut(|place| f(unsafe { (*place).assume_init_mut() }));
@@ -147,12 +148,12 @@ impl<T> Handoff<T> {
         if undisturbed {
             return Some(result);
         }
-        // As above.
+        // The word is `MISSED`, which only this thread changes. Release: as above, pairs with the Acquire in `take` and `hold`.
         self.word.store(full, Ordering::Release);
         None
     }
 
-    /// The ticket of the value in the place; `None` if there is no value, or if a thread has come to take it in vain.
+    /// The ticket of the value in the place; `None` if there is no value, or if the place is `MISSED`.
     #[inline]
     pub(crate) fn ticket(&self) -> Option<Ticket> {
         // Acquire: pairs with the Release in `put`, so that this thread sees all writes from before the place was
@@ -162,7 +163,7 @@ impl<T> Handoff<T> {
     }
 }
 
-/// Not in a loom model: after a failed execution the place is dropped when the model's atomics are gone already.
+/// Not in a loom model: after a failed execution the model's atomics are gone before the place is dropped.
 #[cfg(not(timebox_loom))]
 impl<T> Drop for Handoff<T> {
     fn drop(&mut self) {
@@ -172,7 +173,7 @@ impl<T> Drop for Handoff<T> {
     }
 }
 
-/// std's `UnsafeCell`, with the interface of loom's.
+/// std's `UnsafeCell`, with the interface of loom's `UnsafeCell`.
 #[cfg(not(timebox_loom))]
 struct UnsafeCell<T>(std::cell::UnsafeCell<T>);
 
@@ -196,13 +197,13 @@ mod tests {
     #[test]
     fn a_value_is_taken_once_and_by_its_own_ticket() {
         let place = Handoff::new();
-        // SAFETY: one thread, and each value is taken before the next.
+        // SAFETY: one thread, and the place is empty.
         let first = unsafe { place.put(1) };
         assert_eq!(place.ticket(), Some(first));
         assert_eq!(place.hold(first, |value| std::mem::replace(value, 2)), Some(1));
         assert_eq!((place.take(first), place.take(first)), (Some(2), None));
         assert_eq!((place.ticket(), place.hold(first, |_| ())), (None, None));
-        // SAFETY: as above.
+        // SAFETY: one thread, and the first value was taken.
         let second = unsafe { place.put(3) };
         assert_ne!(first, second);
         assert_eq!((place.take(first), place.take(second)), (None, Some(3)));
@@ -211,7 +212,7 @@ mod tests {
     #[test]
     fn who_holds_a_value_that_somebody_came_for_is_told_and_has_it() {
         let place = Handoff::new();
-        // SAFETY: it is empty, and this the only thread.
+        // SAFETY: the place is empty, and this is the only thread.
         let ticket = unsafe { place.put(1) };
         assert_eq!(place.hold(ticket, |_| assert_eq!(place.take(ticket), None)), None);
         assert_eq!(place.take(ticket), Some(1));
@@ -233,7 +234,7 @@ mod tests {
             let old = unsafe { place.put(1) };
             assert_eq!(place.take(old), Some(1));
             let place = filled_before(7 + (1 << bits));
-            // SAFETY: as above.
+            // SAFETY: one thread, and the place is empty.
             let new = unsafe { place.put(2) };
             assert_eq!((place.take(old), place.hold(old, |_| ())), (None, None), "after 2^{bits} fillings");
             assert_eq!(place.take(Ticket::from_number(new.number() | Ticket::ROOM)), Some(2));
@@ -256,7 +257,7 @@ mod tests {
     fn what_nobody_takes_goes_with_the_place() {
         let value = Arc::new(());
         let place = Handoff::new();
-        // SAFETY: it is empty, and this the only thread.
+        // SAFETY: the place is empty, and this is the only thread.
         unsafe { place.put(Arc::clone(&value)) };
         drop(place);
         assert_eq!(Arc::strong_count(&value), 1);

@@ -2,7 +2,7 @@
 //! is here too: in `callback`, `fork`, `handoff`, `once`, `os` and `weak_waker`.
 //!
 //! Under `cfg(timebox_loom)` the same names are loom's types, so that loom's models run the production code. The cfg is
-//! our own instead of `loom`, which would switch our dependencies too.
+//! our own, because `cfg(loom)` would switch our dependencies to loom too.
 //!
 //! **Which lock.** The locks are std's: each is a futex of its own, and no two share anything. `parking_lot` keeps its
 //! parked threads in one table for the process, and a bucket of that table may be locked at the moment of a fork. So

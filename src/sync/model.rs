@@ -5,10 +5,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use loom::thread::{self, JoinHandle};
 
-// Not a loom atomic: it changes only where the model's threads meet at the lock of a futex.
+// Not a loom atomic. While the model's threads run, only `Alarm::model_advance` changes the time, with a loom lock held.
+// Loom already tries the orders in which the threads take that lock.
 static NOW: AtomicU64 = AtomicU64::new(0);
 
-/// The time: it stands still unless the model moves it.
+/// The time, which stands still unless the model moves it.
 pub(crate) fn now() -> u64 {
     NOW.load(Ordering::SeqCst)
 }

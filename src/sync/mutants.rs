@@ -3,7 +3,7 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// A promise that can be broken.
+/// A broken promise: how the code behaves while the switch is on.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub enum Mutant {
@@ -15,7 +15,7 @@ pub enum Mutant {
     NoRescan = 4,
     /// Leaving an inner scope stores the outer deadline without the arm protocol.
     PlainRestore = 8,
-    /// Waking the watchdog tries once, although the wake-up may have been lowered meanwhile.
+    /// Arming tries only once to lower the next wake-up, although the watchdog may have lowered it meanwhile.
     SingleCas = 16,
     /// Ending a hook neither waits for it nor stops it from firing.
     NoRevoke = 32,
@@ -27,17 +27,17 @@ pub enum Mutant {
     NoTimerFence = 256,
     /// A timer's waker is claimed in two steps.
     PlainTake = 512,
-    /// The watchdog looks at timers again before its fence.
+    /// The watchdog's second look at the timers comes before its fence.
     EarlyLook = 1024,
     /// A thread that comes for a timer's waker while another thread holds the waker leaves no mark.
     SilentMiss = 2048,
     /// A hook begins a run for a future that has left its scope.
     NoRetire = 4096,
-    /// A second cancel returns at once, although the first may not have ended all nodes beneath yet.
+    /// A second cancel returns at once, although the first cancel may not have ended all nodes beneath yet.
     NoSecondSpread = 8192,
     /// Nodes are moved to another parent without the lock that orders all moves.
     NoMoveLock = 16384,
-    /// The watchdog that returns from a call ignores that its deputy has taken over.
+    /// A watchdog that returns from a call ignores that its deputy has taken over.
     BlindReturn = 32768,
     /// The watchdog's deputy goes to sleep without another look for a call.
     DeafDeputy = 65536,
@@ -45,9 +45,9 @@ pub enum Mutant {
     ShortLook = 131_072,
     /// A task that waits for a hook checks whether it must wait in one step, and lists its waker in a second step.
     LateWaiter = 1 << 20,
-    /// Hooks that wait for each other in a circle are not looked for.
+    /// Waits are not listed, so a circle of waits is not found.
     NoCircle = 1 << 21,
-    /// A token that lists itself with its parent does not look whether the parent has ended its children already.
+    /// A token that lists itself with its parent does not check whether the parent has ended its children already.
     NoSecondLook = 1 << 22,
 }
 

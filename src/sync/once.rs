@@ -7,7 +7,7 @@ use std::ptr;
 // std's atomic even under loom. So no model checks its orderings, which are an Acquire and a Release as in `OnceLock`.
 use std::sync::atomic::{AtomicPtr, Ordering};
 
-/// As std's `OnceLock`, but it never waits for another thread that sets the value, since that thread may be gone after
+/// Like std's `OnceLock`, but it never waits for another thread that sets the value, since that thread may be gone after
 /// a fork. If several threads make a value, the first value is kept.
 pub(crate) struct SetOnce<T> {
     value: AtomicPtr<T>,
@@ -35,7 +35,7 @@ impl<T> SetOnce<T> {
     #[cold]
     fn init(&self, make: impl FnOnce() -> T) -> &T {
         let new = Box::into_raw(Box::new(make()));
-        // Release: pairs with the Acquire in `get`; Acquire: sees what the first has set.
+        // Release: pairs with the Acquire in `get`. Acquire, on failure: pairs with the Release of the thread that was first.
         match self.value.compare_exchange(ptr::null_mut(), new, Ordering::Release, Ordering::Acquire) {
             // SAFETY: the invariant.
             Ok(_) => unsafe { &*new },

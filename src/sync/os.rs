@@ -1,4 +1,5 @@
-//! System calls. On other systems each has a portable stand-in, or does nothing if the call is only an improvement.
+//! System calls. Where a system lacks a call, its function has a portable stand-in, or does nothing if the call is only an
+//! improvement.
 
 #[cfg(any(not(timebox_loom), feature = "isolate", feature = "process"))]
 use std::io;
@@ -28,7 +29,7 @@ fn nanos_on(clock: libc::clockid_t) -> u64 {
     seconds.wrapping_mul(1_000_000_000).wrapping_add(nanos)
 }
 
-/// Nanoseconds since the first call, plus one second: 0 is never a time.
+/// Nanoseconds since the first call, plus one second, so that 0 is never a time.
 #[cfg(not(any(target_os = "linux", target_os = "android", timebox_loom)))]
 pub(crate) fn monotonic_nanos() -> u64 {
     use super::once::SetOnce;
@@ -48,8 +49,8 @@ pub(crate) use super::model::now as monotonic_nanos;
 #[allow(clippy::disallowed_methods)] // the one place where threads are started
 pub(crate) fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<()> {
     let _blocked = SignalsBlocked::new();
-    // In a forked child std's own start of a thread may wait for a lock that was held at the fork: each thread of std
-    // takes such a lock (for its stack overflow handler) when it starts and when it ends.
+    // Each thread of std takes a lock (for its stack overflow handler) when it starts and when it ends. A fork may come
+    // while that lock is held, and then it is held for ever in the child. So a child starts its threads without std.
     #[cfg(all(unix, not(miri)))]
     if super::fork::Process::current().is_child() {
         return spawn_bare(name, Box::new(body));
@@ -57,8 +58,8 @@ pub(crate) fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> io::Res
     std::thread::Builder::new().name(name.into()).spawn(body).map(drop)
 }
 
-/// Starts a thread without std, so that it takes none of std's locks. The test that forks a thousand times, amid
-/// threads that start and end, guards this.
+/// Starts a thread without std, so that it takes none of std's locks. A test checks this: it forks a thousand times, while
+/// other threads start and end.
 #[cfg(all(unix, not(miri), not(timebox_loom)))]
 fn spawn_bare(name: &str, body: Box<dyn FnOnce() + Send>) -> io::Result<()> {
     use std::ffi::c_void;
@@ -105,7 +106,8 @@ impl SignalsBlocked {
     fn new() -> Self {
         let mut all = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
         let mut before = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
-        // SAFETY: `all` is initialised by the first call where the second is made, and `before` where that succeeds.
+        // SAFETY: the second call is made only if the first has initialised `all`. `before` is read only if the second call
+        // has succeeded, and so has initialised it.
         let before = unsafe {
             let blocked = libc::sigfillset(all.as_mut_ptr()) == 0
                 && libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), before.as_mut_ptr()) == 0;
@@ -124,13 +126,13 @@ impl SignalsBlocked {
 impl Drop for SignalsBlocked {
     fn drop(&mut self) {
         if let Some(before) = &self.before {
-            // SAFETY: a mask that lives during the call; none is asked for.
+            // SAFETY: `before` lives during the call; the null pointer asks for no old mask.
             unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, before, std::ptr::null_mut()) };
         }
     }
 }
 
-/// How late the kernel may wake this thread, in nanoseconds, to save power. 50 us by default; threads inherit it.
+/// Sets how late the kernel may wake this thread, to save power. The default is 50 us; a new thread inherits the value.
 #[cfg(all(any(target_os = "linux", target_os = "android"), not(miri), not(timebox_loom)))]
 pub(crate) fn set_timer_slack(nanos: u32) {
     // SAFETY: takes a number and changes nothing but this thread's timers.
@@ -185,7 +187,7 @@ mod barrier {
 
 pub(crate) use barrier::{heavy_barrier, register_barrier};
 
-/// Whether a child has ended; it is not reaped. Fails if there is no such child, or not any more.
+/// Whether a child has ended. Does not reap the child. Fails if this process has no such child, or has reaped it.
 #[cfg(all(unix, any(feature = "isolate", feature = "process")))]
 pub(crate) fn has_ended(pid: rustix::process::Pid) -> io::Result<bool> {
     use rustix::process::{WaitId, WaitIdOptions, waitid};
@@ -226,9 +228,9 @@ pub(crate) fn own_process_group() -> Option<i32> {
 }
 
 /// Starts a command, with preparations in the child before `exec`. If `session` is set, the child leads a new session.
-/// If there is a pipe `tells`, the child writes to it which processes are to end with the pipe: the number of the
-/// child, with a minus before it if the child leads a group, for the whole group. A later start of the same command
-/// prepares nothing.
+/// If there is a pipe `tells`, the child writes its number to the pipe, with a minus before the number if the child leads a
+/// group. The number names what is to end with the pipe: the child, or (with the minus) its whole group. A later start of
+/// the same command prepares nothing.
 #[cfg(all(unix, feature = "process"))]
 pub(crate) fn spawn_prepared(
     command: &mut std::process::Command,
@@ -239,8 +241,8 @@ pub(crate) fn spawn_prepared(
     use std::os::unix::process::CommandExt;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicBool, Ordering};
-    // The command keeps the closure for later starts, so this flag switches it off. Relaxed: the closure runs in a copy
-    // of this thread.
+    // The command keeps the closure for later starts, so this flag switches the closure off. Relaxed: the closure runs in
+    // the forked child, on a copy of this thread, which sees the writes of this thread.
     let asked = Arc::new(AtomicBool::new(true));
     let is_asked = Arc::clone(&asked);
     let pipe = tells.map(|pipe| pipe.as_raw_fd());
@@ -261,7 +263,7 @@ pub(crate) fn spawn_prepared(
     child
 }
 
-/// Makes this process the leader of a session. For a child before `exec`.
+/// Makes this process the leader of a session. Called in a child before `exec`.
 #[cfg(all(unix, feature = "process"))]
 fn lead_session() -> io::Result<()> {
     // SAFETY: system calls that take nothing, or a number, and return numbers.
@@ -270,7 +272,7 @@ fn lead_session() -> io::Result<()> {
     if new == -1 && session != process { Err(io::Error::from_raw_os_error(libc::EPERM)) } else { Ok(()) }
 }
 
-/// Writes a line with the number of this process, or of its group if it leads one. For a child before `exec`.
+/// Writes a line with the number of this process; with a minus if it leads a group. Called in a child before `exec`.
 #[cfg(all(unix, feature = "process"))]
 fn tell_number(pipe: libc::c_int) -> io::Result<()> {
     // SAFETY: system calls that take nothing, and return numbers.
@@ -292,7 +294,7 @@ fn tell_number(pipe: libc::c_int) -> io::Result<()> {
         line[start] = b'-';
     }
     let line = &line[start..];
-    // SAFETY: reads what is borrowed during the call. It is little enough to be written at once.
+    // SAFETY: reads what is borrowed during the call. The line is short enough to be written at once.
     match unsafe { libc::write(pipe, line.as_ptr().cast(), line.len()) } {
         -1 => Err(io::Error::from_raw_os_error(libc::EPIPE)),
         _ => Ok(()),

@@ -23,8 +23,8 @@ macro_rules! const_fn {
 }
 pub(crate) use const_fn;
 
-/// Whether a promise is broken on purpose, to show that the tests of that promise then fail. Always false in a normal
-/// build.
+/// Whether this mutant is on: then the code breaks one promise on purpose, to show that the tests of the promise fail.
+/// Always false in a normal build.
 macro_rules! mutant {
     ($name:ident) => {{
         #[cfg(any(timebox_loom, timebox_mutants))]

@@ -24,8 +24,8 @@ use super::primitive::{AtomicBool, Mutex, Ordering, lock, mutant};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Run(u64);
 
-/// The reason to end a callback, and to wait for its run. In a circle, the wait whose reason comes first in this list
-/// lets go.
+/// The reason to end a callback, and to wait for its run. In a circle, the wait whose reason comes first among these
+/// variants lets go.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Ending {
     /// The registration of the callback is dropped.
@@ -110,15 +110,16 @@ impl Wait {
         let mut list = lock(LIST.get());
         list.push(Listed { inside, awaited, ending, on, lets_go: Arc::clone(&lets_go) });
         let circle = circle_of_last(&list);
-        // Of equally weak waits this takes the first in the circle. If the new wait is among them, it is the first, and
-        // need not be woken.
+        // Of equally weak waits `min_by_key` takes the first in the circle, where the new wait comes first. So if the new
+        // wait is among the weakest, it lets go before it sleeps.
         let weakest = circle.into_iter().min_by_key(|&index| list[index].ending.firmness());
         let told = weakest.map(|index| {
             let Listed { ending, on, lets_go, .. } = &list[index];
             if let Ending::Call(location) = ending {
                 ended_inside(location);
             }
-            // Relaxed: `lets_go` is read under the lock that `notify` takes after this.
+            // Relaxed: the waiting thread reads `lets_go` under the lock that `notify` takes after this. So it sees this
+            // store, or is notified.
             lets_go.store(true, Ordering::Relaxed);
             Arc::clone(on)
         });
@@ -127,14 +128,14 @@ impl Wait {
         Some(Self(lets_go))
     }
 
-    /// Whether this wait is to let go. Call this under the lock that `on` takes in `notify`.
+    /// Whether this wait must let go. Call this under the lock that `notify` takes.
     pub(crate) fn lets_go(&self) -> bool {
-        // Relaxed: as above.
+        // Relaxed: see the store in `begin`.
         self.0.load(Ordering::Relaxed)
     }
 }
 
-/// The circle of waits that the last wait on the list closes, with that wait first; empty if it closes none.
+/// The circle of waits that the last wait on the list closes, with the last wait first; empty if it closes no circle.
 fn circle_of_last(list: &[Listed]) -> Vec<usize> {
     let Some((own, before)) = list.split_last() else { return Vec::new() };
     let mut circle = vec![before.len()];

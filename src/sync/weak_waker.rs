@@ -4,11 +4,12 @@ use std::mem::ManuallyDrop;
 use std::sync::Weak;
 use std::task::{RawWaker, RawWakerVTable, Wake, Waker};
 
-/// A waker that calls `wake` of its target, if the target still exists. As std's conversion from an `Arc`, but without
-/// a strong count.
+/// A waker that calls `wake` of its target, if the target still exists. Like std's waker made of an `Arc`, but it holds no
+/// strong count.
 pub(crate) fn weak_waker<T: Wake + Send + Sync + 'static>(weak: Weak<T>) -> Waker {
-    // SAFETY: each function of the table takes the data for that of a `Weak<T>`, as `raw` makes it, and keeps its count:
-    // `wake` and `drop` give it up, the others leave it. They may be called on any thread, since `T` is `Send` and `Sync`.
+    // SAFETY: `raw` makes the data from a `Weak<T>`, and each function of the table treats the data as that. Each keeps the
+    // weak count right: `wake` and `forget` (the drop) give the count up, `clone` and `wake_by_ref` leave it. They may be
+    // called on any thread, since `T` is `Send` and `Sync`.
     unsafe { Waker::from_raw(raw(weak)) }
 }
 

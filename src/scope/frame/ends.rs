@@ -25,8 +25,8 @@ impl Scope {
     /// When the grace of this scope ends; `None` if neither the scope nor the handle with which it was entered is over.
     ///
     /// If the handle is over, the scope has the grace of the handle's scopes, or its own grace counted from the end of
-    /// the handle, whichever is longer. It has its own grace too because only this scope drops its future. If the scope
-    /// itself is over as well, the earlier end of a grace counts.
+    /// the handle, whichever is longer. Its own grace counts because only this scope drops its future. If the scope itself
+    /// is over as well, the result may be earlier: the scope's own grace, counted from the scope's own end.
     fn graced_until(&self, now: u64) -> Option<u64> {
         let grace = self.extras().map_or(0, |extras| crate::time::nanos(extras.options.grace));
         let own = self.end(now).map(|end| end.at.saturating_add(grace));
@@ -43,7 +43,7 @@ impl Scope {
         own.into_iter().chain(around.map(|(end, _)| end)).min()
     }
 
-    /// Whether the scopes that are over drop an await in this scope, or until when they let it clean up.
+    /// What happens to an await in this scope: the scopes that are over drop it, or let it clean up until a time.
     pub(in crate::scope) fn after_end(&self, now: u64) -> AfterEnd {
         let (mut in_poll, mut until, mut dropping) = (true, NEVER, None);
         for scope in self.visible() {

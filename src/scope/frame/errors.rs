@@ -12,13 +12,13 @@ use crate::thread::Thread;
 use crate::time::clock;
 use crate::token::node::Node;
 
-/// The error of the innermost scope of this thread, which is over; `None` if there is no scope.
+/// The error of the innermost scope of this thread, which must be over; `None` if no scope is open.
 #[cold]
 pub(crate) fn error_at(thread: &Thread, location: &'static Location<'static>) -> Option<TimeoutError> {
     innermost(thread, |scope| Some(scope?.error(RaiseContext::at(location, clock::now()))))
 }
 
-/// The earliest end of a scope or a node: its own, or the deadline of a linked token.
+/// The earliest end of a scope or a node: its `own` end, or the deadline of a linked token.
 fn earliest_end(own: Termination, node: Option<&Arc<Node>>) -> Termination {
     match node.and_then(Node::earliest_link) {
         Some(other) if other.deadline < own.at => Termination::through_link(&other.origin_at_deadline()),
@@ -43,10 +43,10 @@ impl Scope {
         if self.kind.is_entered() { self.node.get()?.parent() } else { None }
     }
 
-    /// The error of this scope, when it or a scope around it is over.
+    /// The error that code in this scope gets, once this scope or a scope around it is over.
     #[cold]
     pub(crate) fn error(&self, how: RaiseContext) -> TimeoutError {
-        // Held, since foreign code may run: the new error replaces an old one, and so drops the old error's source.
+        // Held, since foreign code may run: `mark_raised` replaces an earlier error, and so drops that error's source.
         let _held = self.hold();
         let now = how.now;
         let mut chain = Chain::new(self.chain_link(now));
@@ -56,7 +56,7 @@ impl Scope {
         error
     }
 
-    /// Adds the scopes around this one.
+    /// Adds the scopes around this one to the chain.
     fn extend_chain(&self, chain: &mut Chain, now: u64) {
         for scope in self.visible() {
             if !std::ptr::eq(scope, self) {
@@ -161,7 +161,7 @@ impl Scope {
 
     // ===== Unwinding =====
 
-    /// The scope that stops an unwinding with this error; `None` if no scope on this stack does.
+    /// The scope that stops an unwinding with this error; `None` if no scope on this stack stops it.
     #[cfg(panic = "unwind")]
     pub(in crate::scope) fn catcher(&self, error: &TimeoutError) -> Option<&Scope> {
         let over = error.scope().get();
@@ -178,7 +178,7 @@ impl Scope {
             let is_over = scope.id.get() == over;
             if scope.kind.is_shield() {
                 // A shield returns the output of its closure, so it cannot return this error: a scope around the shield
-                // must.
+                // must return it.
                 over_is_shield |= is_over;
                 continue;
             }
@@ -190,7 +190,8 @@ impl Scope {
                 boundary = Some(scope);
             }
         }
-        // The scope that the error names is not on this stack: it belongs to another thread or another poll.
+        // The scope that the error names is not on this stack: it belongs to another thread or another poll. So the
+        // innermost scope that was entered by a handle stops the unwinding; without a handle, the outermost scope.
         boundary.or(outermost)
     }
 }

@@ -15,7 +15,7 @@ impl Scope {
         self.node.get()
     }
 
-    /// The scope's node. If there is none, makes it now, and first the nodes of the visible scopes around it.
+    /// The scope's node. If there is none, makes first the nodes of the visible scopes around this one, then this node.
     pub(crate) fn node(&self) -> &Arc<Node> {
         if self.node.get().is_none() {
             // A loop instead of a recursion: so many scopes may be open that a recursion would overflow the stack.
