@@ -1,15 +1,16 @@
-//! The test environment. A test can replace the real clock by a mock clock, and can add a probe, which sees each interruption
-//! point. Without the feature `testing` an environment is empty.
+//! The test environment. A test can replace the real clock by a mock clock, and can add a probe, which is called at each
+//! interruption point. Without the feature `testing` there is only the real environment.
 //!
-//! A thread is *in* an environment while a test's closure runs on it, while it polls a future that was made there, or while it
-//! has entered a handle that was made there. Scopes, tokens, quotas and futures keep the environment that they were made in.
+//! A thread is *in* an environment while it runs a test's closure, polls a future that was made in the environment, or has
+//! entered a handle that was made in the environment. Scopes, tokens, quotas and futures keep the environment that they were
+//! made in.
 
 #[cfg(feature = "testing")]
 pub(crate) use on::{Entered, Mock, Probe, TestSetup, Verdict, is_entered};
 #[cfg(feature = "testing")]
 use std::sync::Arc;
 
-/// The environment of scopes, tokens, quotas and futures. The default is the real one.
+/// The environment of scopes, tokens, quotas and futures. The default is the real environment: the real clock, and no probe.
 #[derive(Clone, Default)]
 pub(crate) struct TestEnv {
     #[cfg(feature = "testing")]
@@ -42,8 +43,8 @@ impl TestEnv {
         false
     }
 
-    /// The time on this environment's clock. The caller passes `now`, the time on its thread's clock, which is returned if the
-    /// two clocks are the same.
+    /// The time on this environment's clock. `now` is the time on the calling thread's clock. If the two clocks are the same, no
+    /// clock is read, and the result is `now`.
     #[inline]
     #[cfg_attr(not(feature = "testing"), allow(clippy::unused_self))]
     pub(crate) fn reading(&self, now: u64) -> u64 {
@@ -67,7 +68,6 @@ impl TestEnv {
         }
     }
 
-    /// Whether this is the real environment.
     #[inline]
     #[cfg_attr(not(feature = "testing"), allow(clippy::unused_self))]
     pub(crate) fn is_real(&self) -> bool {
@@ -77,7 +77,7 @@ impl TestEnv {
         true
     }
 
-    /// Whether the environment's clock is the real one. The watchdog notices deadlines on the real clock only.
+    /// Whether the environment's clock is the real one. If it is not, the watchdog does not notice the environment's deadlines.
     #[inline]
     #[cfg_attr(not(feature = "testing"), allow(clippy::unused_self))]
     pub(crate) fn has_real_clock(&self) -> bool {
@@ -107,14 +107,14 @@ mod on {
         pub(crate) probe: Option<Arc<dyn Probe>>,
     }
 
-    /// A clock that stands still unless it is moved.
+    /// A mock clock. It stands still unless it is moved.
     #[derive(Debug)]
     pub(crate) struct Mock {
         now: AtomicU64,
         /// Counts the threads that keep the clock from moving by itself.
         pub(crate) presence: Mutex<Presence>,
-        /// The move in progress goes on to this time, if the time is later than the end of the move. Tracked work
-        /// (`watchdog/mock/tracking.rs`) asks for this time.
+        /// Work that the move in progress has set off (`watchdog/mock/tracking.rs`) may wait for a time after the end of the
+        /// move. The work stores that time here, and the move goes on to that time. 0 if no work has done so.
         asked: AtomicU64,
         /// Held by the thread that moves the clock.
         pub(crate) turn: Mutex<()>,
@@ -122,18 +122,20 @@ mod on {
         pub(crate) id: u32,
     }
 
-    /// Counts the threads under a clock. A clock that moves by itself does so when all of them wait.
+    /// Counts the threads under a clock that are awake. A clock that moves by itself moves only while no thread is awake.
     #[derive(Debug, Default)]
     pub(crate) struct Presence {
         /// How many threads and `Hold`s (`scope/presence.rs`) count as awake.
         pub(crate) awake: usize,
-        /// How often `awake` has grown. It tells a move that a thread woke up, even if the thread is asleep again.
+        /// How often `awake` has grown. By this number a `Move` notices that a thread has woken up, even if the thread is asleep
+        /// again.
         pub(crate) woken: u64,
         /// How many `Mover`s want the clock to move by itself.
         pub(crate) movers: usize,
-        /// Whether a `Move`, by which the clock moves by itself, is submitted or running.
+        /// Whether a `Move` is submitted or running: the task that moves the clock while no thread is awake.
         pub(crate) moves: bool,
-        /// Whether the last awake thread fell asleep during the `Move`. The `Move` then looks again before it ends.
+        /// Set if the last awake thread fell asleep while a `Move` was submitted or running. The `Move` then tries again to move
+        /// the clock before it ends.
         pub(crate) look_again: bool,
     }
 
@@ -141,10 +143,11 @@ mod on {
     pub(crate) trait Probe: Send + Sync + UnwindSafe + RefUnwindSafe {
         /// Running code has reached an interruption point.
         fn reached(&self, location: &'static Location<'static>) -> Verdict;
-        /// Running code begins a wait, or ends it. The wait can be interrupted, so it may take long.
+        /// If `begins`, running code begins a wait; else the wait has ended. The wait can be interrupted at any time, so it
+        /// needs no interruption points inside.
         fn waits(&self, location: &'static Location<'static>, begins: bool);
-        /// Whether the probe makes scopes expire. If so, the code that resumes suspended hooks waits until the hooks that are due
-        /// have run, since the test relies on that.
+        /// Whether the probe makes scopes expire. If so, code that releases suspended hooks (such as the end of a shield) waits
+        /// until the hooks that are due have run, because `expire_at_checkpoint` promises that.
         fn injects(&self) -> bool;
     }
 
@@ -152,20 +155,21 @@ mod on {
     #[derive(Clone, Debug)]
     pub(crate) enum Verdict {
         Pass,
-        /// The innermost scope expires. Unless `in_shields`, shields and the scopes inside them are passed over.
+        /// The innermost scope expires. If `in_shields` is false, that is the innermost scope outside of all shields.
         Expire {
-            /// The identity of the outermost scope that may expire: the scope that the test tool has opened around the body.
+            /// The identity of the scope that the test tool has opened around the body. The scopes around that scope do not
+            /// expire.
             outermost: u64,
             in_shields: bool,
         },
-        /// Each scope around the point that has this label expires.
+        /// Each scope that is open at the point and has this label expires.
         ExpireLabelled(Arc<str>),
     }
 
     impl Mock {
         pub(crate) fn new(now: u64) -> Self {
             static NEXT: AtomicUsize = AtomicUsize::new(0);
-            // Relaxed: only uniqueness is asked for.
+            // Relaxed: the numbers need only be unique.
             let id = u32::try_from(NEXT.fetch_add(1, Ordering::Relaxed)).unwrap_or(u32::MAX);
             Self {
                 now: AtomicU64::new(now),
@@ -177,22 +181,24 @@ mod on {
         }
 
         pub(crate) fn now(&self) -> u64 {
-            // Acquire: pairs with the Release in `move_to`, so that a thread that sees the time sees what happened before it.
+            // Acquire: pairs with the Release in `move_to`. A thread that reads the new time sees all that happened before the
+            // move.
             self.now.load(Ordering::Acquire)
         }
 
-        /// Moves the clock to `time`, but never back, and never to "never" (`u64::MAX`).
+        /// Moves the clock to `time`. The clock never moves back, and never reaches `NEVER` (`u64::MAX`).
         pub(crate) fn move_to(&self, time: u64) {
             self.now.fetch_max(time.min(u64::MAX - 1), Ordering::Release);
         }
 
-        /// Begins a move: forgets the time that was asked of an earlier move.
+        /// Begins a move: forgets the time that the work of an earlier move has asked for.
         pub(crate) fn begin(&self) {
             self.asked.store(0, Ordering::Relaxed);
         }
 
         pub(crate) fn ask(&self, time: u64) {
-            // Relaxed: the thread that reads `asked` waits for the work that calls this.
+            // Relaxed: the thread that moves the clock waits until the work that calls this is done, and then reads `asked`
+            // again. So that thread sees this time.
             self.asked.fetch_max(time, Ordering::Relaxed);
         }
 
@@ -203,7 +209,7 @@ mod on {
 
     thread_local!(static CURRENT: RefCell<TestEnv> = const { RefCell::new(TestEnv { setup: None }) });
 
-    // No destructor: so `ENTERED` can be used in the destructors of other thread-locals.
+    // `ENTERED` has no destructor, so the destructors of other thread-locals can use it.
     thread_local!(static ENTERED: Cell<u32> = const { Cell::new(0) });
 
     /// Whether this thread is in an environment.
@@ -227,7 +233,8 @@ mod on {
     impl Drop for Entered {
         fn drop(&mut self) {
             let before = std::mem::take(&mut self.before);
-            // The environment that is left is dropped after the borrow of `CURRENT` has ended, so its drop may use `CURRENT`.
+            // `replace` returns the environment that the thread leaves. It is dropped only after the borrow of `CURRENT` has
+            // ended, so its drop may use `CURRENT`.
             let _left = CURRENT.try_with(|current| current.replace(before));
             ENTERED.set(ENTERED.get() - 1);
         }

@@ -15,17 +15,17 @@ use crate::watchdog::mock;
 
 /// A clock that a test moves, or that moves [by itself](Self::auto_advancing) when all threads under it wait.
 ///
-/// Scopes, quotas, tokens and futures that are made inside of [`run`](Self::run) follow the clock, even if a future is
-/// polled elsewhere. So do scopes on threads that have entered a [`Handle`](crate::Handle) from there. Handles and
-/// tokens keep the clock under which they were made. Tests that run at the same time do not see each other's clocks.
+/// Scopes, quotas, tokens, handles and futures that are made inside of [`run`](Self::run) follow the clock. They keep
+/// it when they leave `run`: a future may be polled elsewhere, and while another thread has entered such a
+/// [`Handle`](crate::Handle), all that the thread makes follows the clock too. Tests that run at the same time do not
+/// see each other's clocks.
 ///
 /// The clock starts at the real time, so an [`Instant`] from the system can be compared with it. Clones share the
 /// clock, and any thread can move it. Code under test reads the clock by [`timebox::now`](crate::now). Outside of tests
 /// that function reads the system's clock.
 ///
-/// The clock counts nanoseconds, and ends after 584 years. A move past that end stops half of the way there, so that
-/// later limits still fit. Such a move is a [sleep](crate::sleep()) of [`Duration::MAX`], or an
-/// [`advance`](Self::advance) as long.
+/// The clock counts nanoseconds, and ends after 584 years. A move past that end goes only half of the way to it, so
+/// that later limits still fit. An example is a [sleep](crate::sleep()) of [`Duration::MAX`].
 ///
 /// # Examples
 ///
@@ -76,14 +76,14 @@ impl MockClock {
     /// A clock that moves to the next timer by itself when all threads under it wait.
     ///
     /// A thread is under the clock inside [`run`](Self::run), and while it has entered a [`Handle`](crate::Handle)
-    /// from there. Three calls count as waiting: a [`sleep`](crate::sleep()) of this crate,
+    /// that was made there. Three calls count as waiting: a [`sleep`](crate::sleep()) of this crate,
     /// [`abandon`](crate::abandon()), and [`block_on`](Self::block_on) while its future is pending. The timers are
-    /// the ends of sleeps, and the limits of scopes that wait or have a hook or a token. Without a timer the clock
-    /// stands still.
+    /// the ends of sleeps, and the limits of scopes that have a hook or a token, or in which code waits. Without a
+    /// timer the clock stands still.
     ///
-    /// Everything else counts as work: a join, a lock, a channel, a read. **So the clock never moves while work is
-    /// running, and work alone makes no limit expire. But a test hangs if a join, say, waits for the clock to move.**
-    /// To wait for another thread or for a hook, use [`block_on`](Self::block_on) with a
+    /// Everything else counts as work: a join, a lock, a channel, a read. **So the clock never moves during work, and
+    /// no limit expires because work takes long. But a test hangs if it joins a thread that waits for the clock to
+    /// move.** To wait for another thread or for a hook, use [`block_on`](Self::block_on) with a
     /// [token](crate::CancellationToken::cancelled) or an async channel. A wakeup counts the thread as awake at once,
     /// so the clock does not move between the wakeup and the poll.
     ///
@@ -132,8 +132,9 @@ impl MockClock {
     /// Runs a test under this clock.
     ///
     /// Scopes that are open around the call do not count inside. On this thread a [`sleep`](crate::sleep()) moves the
-    /// clock, to the sleep's end or to the end of its scope. On other threads, and in futures, a sleep waits until
-    /// the clock is moved. Under a clock that moves [by itself](Self::auto_advancing) every sleep waits.
+    /// clock: to the end of the sleep, or to the first deadline of the scopes around the sleep if that is earlier. On
+    /// other threads, and in futures, a sleep waits until the clock is moved. Under a clock that moves [by
+    /// itself](Self::auto_advancing) every sleep waits.
     pub fn run<R>(&self, test: impl FnOnce(&MockClock) -> R) -> R {
         let mut setup = TestEnv::current().setup().cloned().unwrap_or_default();
         setup.mock = Some(Arc::clone(&self.shared.mock));
@@ -141,20 +142,21 @@ impl MockClock {
         let env = TestEnv::of(setup);
         Thread::with(|thread| {
             let _present = test_hooks::present(&env);
-            // Before `without_scopes` hides the outer scopes: `enter_env` first makes their nodes, which keep their own clock.
+            // Called before `without_scopes` hides the outer scopes: `enter_env` makes the nodes of these scopes
+            // before it changes the clock, so that the nodes keep the outer clock.
             let _under = test_hooks::enter_env(thread, &env);
             without_scopes(|| test(self))
         })
     }
 
     /// Runs a future under this clock. Meanwhile the clock moves by itself: it goes to the next timer when the future
-    /// is pending, has not been woken, and all other threads under the clock wait too.
+    /// is pending and not woken, and all other threads under the clock wait too.
     ///
     /// The future is polled on this thread only, so each run has the same result. For the tasks of a runtime see
     /// [`advance_to_next`](Self::advance_to_next).
     ///
-    /// Use `block_on` also on a thread under the clock, to wait for another thread or for a hook: the clock moves during
-    /// the wait. As in [`run`](Self::run), scopes that are open around the call do not count inside.
+    /// A thread under the clock can also call `block_on` to wait for another thread or for a hook, because the clock
+    /// moves during the wait. As in [`run`](Self::run), scopes that are open around the call do not count inside.
     ///
     /// # Examples
     ///
@@ -197,22 +199,23 @@ impl MockClock {
     }
 
     /// Keeps the clock from moving [by itself](Self::auto_advancing) until the result is dropped. Any thread may drop
-    /// it.
+    /// the result.
     ///
-    /// Hold the clock for work that is not on a thread under the clock: a thread that is starting, an answer from a server.
+    /// Hold the clock for work that no thread under the clock does: for example while a thread is starting, or while
+    /// a server prepares an answer.
     pub fn hold(&self) -> Hold {
         Hold { _awake: presence::Hold::new(&self.shared.mock), clock: self.clone() }
     }
 
-    /// Moves the clock forward, and stops at each expiry on the way.
+    /// Moves the clock forward. Each expiry on the way happens at its own time.
     ///
-    /// When it returns, the expiries have happened in order: tokens are cancelled, tasks have been woken (but perhaps
-    /// not polled), and hooks have run. That includes hooks that threads under this clock had fired before, by a
-    /// cancel or at the end of a shield. So the caller must not hold a lock that a hook needs.
+    /// When the call returns, the expiries have happened in order: tokens are cancelled, tasks have been woken (but
+    /// perhaps not polled), and hooks have run. Hooks that threads under this clock had fired earlier, by a cancel or
+    /// at the end of a shield, have run too. So the caller must not hold a lock that a hook needs.
     ///
     /// If a hook runs for longer than a second of real time and another expiry is due, the clock moves on to that
-    /// expiry, since the hook may wait for it. A call from inside a hook extends the move that is in progress, if
-    /// there is one, and returns at once.
+    /// expiry, because the hook may wait for it. A call from a hook that a move has fired extends that move, and
+    /// returns at once.
     pub fn advance(&self, duration: Duration) {
         mock::advance(&self.shared.mock, |now| now.saturating_add(nanos(duration)), || true);
         self.moved();
@@ -240,8 +243,8 @@ impl MockClock {
         self.moved();
     }
 
-    /// Moves the clock to the next timer, even if threads under it are at work. Returns `false` if there is no timer.
-    /// Otherwise like [`advance`](Self::advance).
+    /// Moves the clock to the next timer, as [`advance`](Self::advance) does, even if threads under the clock are at
+    /// work. Returns `false` if there is no timer.
     ///
     /// Call it when an executor reports that it is idle. A tokio runtime with one thread reports that before it parks:
     ///
@@ -278,7 +281,7 @@ impl MockClock {
         moved
     }
 
-    /// The clock has moved: renews this thread's cached reading, if this thread is under the clock.
+    /// Called after a move of the clock. If this thread is under the clock, renews the thread's cached reading.
     fn moved(&self) {
         if TestEnv::current().mock().is_some_and(|mock| Arc::ptr_eq(mock, &self.shared.mock)) {
             Thread::with(test_hooks::set);

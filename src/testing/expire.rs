@@ -6,15 +6,15 @@ use super::probe::{Injector, Where, inject, returned};
 ///
 /// An interruption point is a place where code can be stopped: a [`checkpoint`](crate::checkpoint) or
 /// [`checkpoint_or_unwind`](crate::checkpoint_or_unwind), a [`require`](crate::require), a [`sleep`](crate::sleep()),
-/// an [interruptible call](crate::interruptible()), the entry of a scope, and each time the future of a scope is
+/// an [interruptible call](crate::interruptible()), the entry of a scope, or a poll that leaves the future of a scope
 /// pending. [`is_expired`](crate::is_expired) is no interruption point, and neither is a token's
 /// [`checkpoint`](crate::CancellationToken::checkpoint). This function opens a scope without a limit around the body.
 /// That scope expires if the body has no scope open at the point.
 ///
-/// The scope expires as at its deadline: its hooks have run when the body goes on, its token is cancelled, and it
-/// stays over. Inside a [`shield`](crate::shield()), the scope around the shield expires: the point itself passes,
-/// the next point outside of the shield fails, and the hooks that the shield has held back run when the shield is
-/// left. For a shield's own limit see [`expire_in_shields_at`]. Inside an entered [handle](crate::Handle), the handle's
+/// The scope expires as at its deadline: its hooks run before the body goes on, its token is cancelled, and it stays
+/// over. Inside a [`shield`](crate::shield()), the scope around the shield expires: the point itself passes, the next
+/// point outside of the shield fails, and the hooks that the shield has held back run at the end of the shield.
+/// [`expire_in_shields_at`] lets the shield itself expire. Inside an entered [handle](crate::Handle), the handle's
 /// scope expires, even if that scope is a shield.
 ///
 /// If the body has fewer points, it runs to its end. [`for_each_checkpoint`](super::for_each_checkpoint()) counts a
@@ -22,8 +22,8 @@ use super::probe::{Injector, Where, inject, returned};
 ///
 /// # Panics
 ///
-/// If [`checkpoint_or_unwind`](crate::checkpoint_or_unwind) unwinds the body where the body has no scope open; and if
-/// the body was not run because an outer scope was over.
+/// If [`checkpoint_or_unwind`](crate::checkpoint_or_unwind) unwinds the whole body, because the body has no scope
+/// open there. Also if the body was not run because an outer scope was over.
 ///
 /// # Examples
 ///

@@ -13,13 +13,13 @@ use crate::sync::{AtomicBool, Mutex, Ordering, lock};
 
 type Place = &'static Location<'static>;
 
-/// Like [`expire_at_checkpoint`](super::expire_at_checkpoint()), for a future. Each poll that finds the future pending,
-/// or the future of a scope in it, is an interruption point too.
+/// Like [`expire_at_checkpoint`](super::expire_at_checkpoint()), for a future. The future gets a scope of its own, so
+/// each poll that leaves it pending is an interruption point too.
 ///
 /// # Errors
 ///
-/// If the scope around the future expired while the future was pending and had no scope open: the future was dropped.
-/// Also if an outer scope was over: the future was not polled.
+/// If the scope around the future expired while the future was pending and had no scope open. The future was then
+/// dropped. Also if an outer scope was over at the start. The future was then not polled.
 ///
 /// # Examples
 ///
@@ -106,9 +106,9 @@ pub fn try_for_each_checkpoint<F: Future>(
     }
 }
 
-/// Runs the body once. The body's future is polled only after its own wakeups. A poll after another wakeup, of an
-/// earlier run or of another future in the task, would find the future pending again, and so add an interruption
-/// point.
+/// Runs the body once, and polls the body's future only after wakeups of that future. The task may also be woken for
+/// an earlier run, or for another future in the task. A poll after such a wakeup would leave the future pending
+/// again, and so would add an interruption point.
 async fn run<F: Future>(
     place: Where,
     location: Place,
@@ -134,7 +134,7 @@ async fn run<F: Future>(
     (injector.seen(), outcome)
 }
 
-/// The waker of one run. It remembers a wakeup and passes it on to the task.
+/// The waker of one run. It records that the run was woken, and wakes the task.
 struct RunWaker {
     woken: AtomicBool,
     task: Mutex<Waker>,
@@ -143,7 +143,7 @@ struct RunWaker {
 impl RunWaker {
     /// Whether there was a wakeup since the last call. Later wakeups go to `task`.
     fn take_woken(&self, task: &Waker) -> bool {
-        // Before the swap: a wakeup after the swap must reach the current task.
+        // Stored before the swap: a wakeup that comes after the swap must reach this task.
         let before = std::mem::replace(&mut *lock(&self.task), task.clone());
         drop(before);
         // Acquire: pairs with the Release in `wake`.
@@ -153,7 +153,8 @@ impl RunWaker {
 
 impl Wake for RunWaker {
     fn wake(self: Arc<Self>) {
-        // Release: pairs with the Acquire in `take_woken`. The poll sees everything before the wakeup.
+        // Release: pairs with the Acquire in `take_woken`. So the poll sees everything that happened before the
+        // wakeup.
         self.woken.store(true, Ordering::Release);
         let task = lock(&self.task).clone();
         task.wake();

@@ -12,14 +12,14 @@ type Place = &'static Location<'static>;
 /// [`checkpoint`](crate::checkpoint) is missing there.
 ///
 /// Real time is measured, from the start of the body to its end, on each thread that reaches a point. Time in a
-/// [`sleep`](crate::sleep()), in an [interruptible call](crate::interruptible()), or while a future is pending does
-/// not count, since such a wait can be ended at any time. A busy machine makes gaps: allow ten times the gap
-/// that you expect.
+/// [`sleep`](crate::sleep()) or in an [interruptible call](crate::interruptible()) does not count, and neither does
+/// time while a future is pending, because such waits can be interrupted at any time. A busy machine makes gaps:
+/// allow ten times the gap that you expect.
 ///
 /// # Panics
 ///
-/// After the body has ended, if the longest gap is longer than `max_gap`. The message names both ends of the gap. Also
-/// for the reasons of [`expire_at_checkpoint`](super::expire_at_checkpoint()).
+/// After the body has ended, if the longest gap is longer than `max_gap`. The message names the two ends of the gap.
+/// Also for the reasons of [`expire_at_checkpoint`](super::expire_at_checkpoint()).
 ///
 /// # Examples
 ///

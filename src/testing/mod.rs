@@ -3,7 +3,7 @@
 //! A timeout path that no test has run may not work. These tools test it without real waiting, without flakiness, and
 //! at every checkpoint:
 //!
-//! - [`MockClock`]: a clock that the test moves. It can also move by itself when everything under it waits: with
+//! - [`MockClock`]: a clock that the test moves. The clock can also move by itself when all code under it waits: with
 //!   [`block_on`](MockClock::block_on) for futures, with [`auto_advancing`](MockClock::auto_advancing) for threads.
 //!   Code that reads the time calls [`timebox::now`](crate::now) to read this clock.
 //! - [`expire_at_checkpoint`], [`expire_at`]: a scope expires at one place.
@@ -22,8 +22,8 @@
 //!
 //! ## A transaction
 //!
-//! Wherever the transaction is interrupted, all of it has happened, or nothing. `examples/testing.rs` tests a
-//! database in this way, and finds a ROLLBACK that is skipped because the scope is over.
+//! Wherever the transaction is interrupted, either all of it has happened or none of it. `examples/testing.rs` tests
+//! a database in this way, and finds a ROLLBACK that is skipped because the scope is over.
 //!
 //! ```
 //! use std::time::Duration;
@@ -172,10 +172,11 @@
 //! # With tokio's own mock time
 //!
 //! `tokio::time::pause` and [`MockClock`] are independent. Under `pause` alone, scopes of this crate follow the real
-//! clock. Under a [`MockClock`] alone, tokio's timers follow the real clock. To test code that uses both, use both,
-//! and move both by the same amount. A paused tokio moves its own clock when all its tasks wait, even for a timer of
-//! this crate; so do not use `pause` if only this crate's timers should advance.
-//! [`advance_to_next`](MockClock::advance_to_next) shows how a runtime moves a [`MockClock`] when all its tasks wait.
+//! clock. Under a [`MockClock`] alone, tokio's timers follow the real clock. To test code with scopes of this crate
+//! and timers of tokio, use `pause` and a [`MockClock`], and move both clocks by the same amount. A paused tokio
+//! moves its own clock when all its tasks wait, even if they wait for timers of this crate. So do not use `pause` if
+//! only this crate's timers should advance. The example of [`advance_to_next`](MockClock::advance_to_next) has a
+//! runtime that moves a [`MockClock`] when all tasks wait.
 //!
 //! ```ignore
 //! use std::time::Duration;

@@ -23,7 +23,7 @@ pub(super) enum Where {
         number: usize,
         in_shields: bool,
     },
-    /// In each scope with this label, at the first point in it.
+    /// Each scope with this label, at the first point inside the scope.
     In(Arc<str>),
 }
 
@@ -45,10 +45,10 @@ impl Injector {
         lock(&self.seen).clone()
     }
 
-    /// Counts points from now on: the scope around the body is open.
+    /// The scope around the body is open, so points count from now on.
     fn begin(&self, scope: &Scope) {
-        // Relaxed: other threads read `own` after they have entered a handle of the scope, which synchronizes them
-        // with this thread.
+        // Relaxed: another thread reads `own` only after it has got a handle or a future from the body. That
+        // synchronizes the thread with this one, so it sees this store.
         self.own.store(scope.node().id.get(), Ordering::Relaxed);
     }
 }

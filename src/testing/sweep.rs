@@ -8,14 +8,13 @@ use crate::sync::panic_message;
 
 type Place = &'static Location<'static>;
 
-/// Runs a body once to count its interruption points, and then once for each of them, with an expiry there.
+/// Runs a body once to count its interruption points, and then once for each point, with an expiry at that point.
 ///
 /// [`expire_at_checkpoint`](super::expire_at_checkpoint()) explains interruption points, and which scope expires.
 ///
 /// The body itself asserts its invariants: interrupted or not, the balance is right, the lock is free, the file is
-/// gone. The body must also end if nothing expires, and it must do the same in each run until the expiry. If its own
-/// limits may run out by the real clock, it does not do the same each time: run it under a
-/// [`MockClock`](super::MockClock).
+/// gone. The body must also end if nothing expires, and each run must do the same until its expiry. If the body has
+/// limits that may run out by the real clock, runs may differ: run it under a [`MockClock`](super::MockClock).
 ///
 /// # Panics
 ///
@@ -112,9 +111,9 @@ pub struct Point<R> {
 /// Whether a run reached its point.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Arrival {
-    /// The run reached its point, by the same points as the first run.
+    /// The run reached its point, and came to the same points before it as the first run.
     Reached,
-    /// The run came to this place, where the first run came to another.
+    /// The n-th point of the run was this place, but the n-th point of the first run was another.
     Elsewhere(Place),
     /// The run ended before it reached its point.
     Ended,
@@ -126,10 +125,10 @@ enum Arrival {
 pub enum Outcome<R> {
     /// The body returned this value.
     Returned(R),
-    /// The body did not return. An outer scope unwound it, or dropped its future; or the outer scope was over before
-    /// the body started ([`started`](TimeoutError::started) is false).
+    /// The body did not return: a scope around it unwound it, or dropped its future. Or the body did not start,
+    /// because an outer scope was over ([`started`](TimeoutError::started) is false).
     Cut(TimeoutError),
-    /// The body panicked with this message: mostly, one of its assertions failed.
+    /// The body panicked with this message, mostly because one of its assertions failed.
     Panicked(String),
 }
 
@@ -160,7 +159,7 @@ impl<R> Report<R> {
         Self { location, unharmed, points: Vec::new() }
     }
 
-    /// Adds a run: `all` are the points of the first run, `seen` the points of this one.
+    /// Adds a run. `all` are the points of the first run, `seen` are the points of the new run.
     pub(super) fn add(&mut self, number: usize, all: &[Place], seen: &[Place], outcome: Outcome<R>) {
         let differs = all.iter().zip(0..number).find(|(place, index)| seen.get(*index) != Some(place));
         let arrival = match differs {
@@ -217,7 +216,7 @@ impl<R> Point<R> {
         &self.outcome
     }
 
-    /// Whether the run reached the point as the first run did, and the body did not fail.
+    /// Whether the run came to the same points as the first run, up to this point, and the body did not fail.
     pub fn held(&self) -> bool {
         self.arrival == Arrival::Reached && self.outcome.held()
     }

@@ -1,11 +1,11 @@
 //! A thread's own state, and the thread's registration with the watchdog.
 //!
 //! Invariants:
-//! 1. `Thread::flag` points to `NO_FLAG`, or to the flag of a node that a frame open on this thread keeps alive.
-//!    Only `scope/frame.rs` sets it.
-//! 2. From its registration to its end a thread has the slot and the timers that have the same number. While the destructors
-//!    of its thread-locals run, a thread cannot be registered: then its slot is `ORPHANS`, which the watchdog does not read,
-//!    and its timers are the orphans', which all such threads share.
+//! 1. `Thread::flag` points to `NO_FLAG`, or to the flag of a node. A frame that is open on this thread keeps the node alive.
+//!    Only `scope/frame.rs` and `without_scopes` set `Thread::flag`.
+//! 2. A registered thread has one slot, and the timers with the slot's number, until it ends. While the destructors of its
+//!    thread-locals run, a thread cannot be registered. Its slot is then `ORPHANS`, which the watchdog does not read, and it
+//!    shares the timers of `Watchdog::orphans` with all such threads.
 
 use std::cell::Cell;
 
@@ -23,11 +23,11 @@ use crate::watchdog::{self, global};
 pub(crate) struct Thread {
     /// Counts checks down: the check that finds 1 here reads the clock.
     left: Cell<u32>,
-    /// `left` starts again from this number after a reading: of so many checks one reads the clock.
+    /// `left` is set to this number after a reading of the clock. So one of `stride` checks reads the clock.
     stride: Cell<u32>,
-    /// When a check last read the clock.
+    /// The time from which `look` measures the time between checks: the last `look` or `end_look`.
     looked: Cell<u64>,
-    /// The latest reading of the clock by this thread, for whatever reason.
+    /// The latest reading of the clock by a check, or by the entry of a scope, on this thread.
     pub(crate) now: Cell<u64>,
     /// The effective deadline of the innermost scope.
     pub(crate) deadline: Cell<u64>,
@@ -59,7 +59,8 @@ static NO_FLAG: AtomicBool = AtomicBool::new(false);
 static ORPHANS: Slot = Slot::new();
 
 thread_local! {
-    // No destructor: so it can be used in the destructors of other thread-locals, and an access needs no check that it exists.
+    // `THREAD` has no destructor. So the destructors of other thread-locals can use it, and an access need not check that it
+    // exists.
     static THREAD: Thread = const {
         Thread {
             left: Cell::new(1),
@@ -95,14 +96,14 @@ impl Thread {
         f(&Thread::current())
     }
 
-    /// The calling thread's state. (Code inside a closure of `LocalKey::with` would not be inlined.)
+    /// The calling thread's state. Returned as a pointer, because code in a closure of `LocalKey::with` would not be inlined.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn current() -> CurrentThread {
         CurrentThread(THREAD.with(std::ptr::from_ref))
     }
 
-    /// The fast half of a check: `true` if nothing has expired, as far as can be told without reading the clock. Now and
-    /// then it is `false` so that the caller reads the clock.
+    /// The fast half of a check, without a reading of the clock: `false` if something may have expired. Now and then the result
+    /// is `false` only to make the caller read the clock.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn is_quiet(&self) -> bool {
         !self.is_clock_due() && self.deadline.get() > global().reached() && !self.is_flagged()
@@ -116,11 +117,11 @@ impl Thread {
         left == 0
     }
 
-    /// Whether the nearest node of the innermost scope is over.
+    /// Whether the innermost visible node (`scope/frame.rs`, invariant 4) is over.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn is_flagged(&self) -> bool {
         // SAFETY: invariant 1.
-        // Relaxed: code that acts on the flag takes the node's lock.
+        // Relaxed: code that acts on the flag takes the node's lock, and so sees what led to the flag.
         unsafe { (*self.flag.get()).load(Ordering::Relaxed) }
     }
 
@@ -133,7 +134,7 @@ impl Thread {
         let passed = now.saturating_sub(self.looked.replace(now)).max(1);
         let deadline = deadline();
         let stride = u64::from(self.stride.get());
-        // The next checks may come more slowly than the last: so the stride at most doubles.
+        // The next checks may come more slowly than the last ones, so the stride at most doubles.
         let aimed =
             (stride.saturating_mul(LOOK_EVERY) / passed).clamp(1, stride.saturating_mul(2).min(1 << 20));
         if global().is_missing() {
@@ -146,18 +147,19 @@ impl Thread {
         now
     }
 
-    /// Ends a check that did more work after its [`look`](Self::look). The time of that work does not count as time between
-    /// checks: else, with very many tokens, the stride would fall to 1, and each check would read the clock.
+    /// Ends a check that did more work after its [`look`](Self::look). The next `look` must not count that work as time between
+    /// checks. Else the stride would fall to 1 if the work takes long (with very many tokens), and each check would read the
+    /// clock.
     pub(crate) fn end_look(&self) {
         self.looked.set(clock::now());
     }
 
-    /// Has the next check read the clock, however many checks are left.
+    /// Makes the next check read the clock.
     pub(crate) fn look_again(&self) {
         self.left.set(1);
     }
 
-    /// Whether no watchdog looks after this thread, so that every check must read the clock.
+    /// Whether no watchdog notices this thread's deadline, so that every check must read the clock.
     fn is_alone(&self) -> bool {
         !global().is_running() || self.slot.get().is_some_and(|slot| std::ptr::eq(slot, &raw const ORPHANS))
     }
@@ -180,7 +182,7 @@ impl Thread {
         }
         watchdog::prepare();
         RESTART.install();
-        // This fails once `REGISTRATION` is destroyed, in the destructors of thread-locals: it is too late to register.
+        // `try_with` fails once `REGISTRATION` has been destroyed, at the end of the thread. It is then too late to register.
         let index = REGISTRATION.try_with(|registration| {
             let index = global().take_slot();
             registration.0.set(Some(index));
@@ -197,7 +199,7 @@ impl Thread {
         slot
     }
 
-    /// The right to arm timers: the thread's own, or the orphans'.
+    /// The right to arm timers: the thread's own timers, or the orphans' timers (invariant 2).
     #[cfg_attr(not(debug_assertions), inline(always))]
     fn lease(&self) -> Lease {
         match self.timers.get() {
@@ -217,12 +219,12 @@ impl Thread {
                 self.timers.set(Some(global().timers_at(index)));
                 self.lease()
             }
-            // The destructors of thread-locals run: invariant 2.
+            // The destructors of the thread-locals are running: invariant 2.
             _ => global().orphans().lease(),
         }
     }
 
-    /// Has the watchdog notice `deadline`, for this thread.
+    /// Makes the watchdog notice `deadline` for this thread. If no watchdog can be had, makes the next check read the clock.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn arm(&self, deadline: u64) {
         if !global().arm(self.slot(), deadline) {
@@ -230,14 +232,16 @@ impl Thread {
         }
     }
 
-    /// Makes `deadline` the thread's deadline again, at the end of an inner scope that had another. The slot must be armed
-    /// again too: the watchdog may have consumed the inner deadline and gone to sleep for ever.
+    /// Makes `deadline` the thread's deadline again, at the end of an inner scope that had another deadline. The inner scope may
+    /// have replaced the deadline in the slot by its own. Once that has passed, the watchdog finds nothing to wait for in the
+    /// slot, and may sleep for ever. So the slot is armed again.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn restore(&self, deadline: u64) {
         let inner = self.deadline.replace(deadline);
         if deadline != NEVER && !clock::is_mocked() {
             if inner <= global().reached() || inner > deadline {
-                // `deadline` may have passed during the inner scope without being noticed.
+                // During the inner scope `deadline` may have passed, and nothing noticed that. So the next check reads the
+                // clock.
                 self.look_again();
             }
             if !global().rearm(self.slot(), deadline) {
@@ -255,8 +259,8 @@ impl Thread {
         self.flag.set(flag.map_or(&raw const NO_FLAG, std::ptr::from_ref));
     }
 
-    /// Starts over: the next check reads the clock. For a thread that no watchdog looks after: in a forked child until the
-    /// thread arms again, or where it is too late to register.
+    /// Forgets the timers, and makes the next check read the clock. For a thread whose deadline no watchdog notices: in a forked
+    /// child before the thread arms again, or at the end of a thread, when it is too late to register.
     fn restart(&self) {
         self.timers.set(None);
         self.stride.set(1);
@@ -276,12 +280,12 @@ pub(super) fn own_timers() -> Option<&'static Timers> {
     Thread::with(|thread| thread.timers.get())
 }
 
-/// Has the calling thread's next check read the clock.
+/// Makes the calling thread's next check read the clock.
 pub(super) fn look_again() {
     Thread::with(Thread::look_again);
 }
 
-/// Runs foreign code that must see no scope of this thread: a waker, say, which may run its task inline.
+/// Runs foreign code that must see no scope of this thread, for example a waker, which may run its task inline.
 pub(crate) fn without_scopes<R>(f: impl FnOnce() -> R) -> R {
     struct Restore {
         frame: *const (),
@@ -293,13 +297,14 @@ pub(crate) fn without_scopes<R>(f: impl FnOnce() -> R) -> R {
             Thread::with(|thread| {
                 thread.frame.set(self.frame);
                 thread.flag.set(self.flag);
-                // The foreign code may have armed the slot for a scope of its own. At the end of that scope there was no
-                // outer deadline to restore, so it is restored here.
+                // The foreign code may have armed the slot for a scope of its own. At the end of that scope the outer deadline
+                // was hidden, and was not armed again. So arm it here.
                 thread.restore(self.deadline);
             });
         }
     }
-    // Invariant 1 holds for the flag that is put back: the frame that keeps its node alive stays open meanwhile.
+    // Invariant 1 still holds once the flag is put back, because the frame that keeps the flag's node alive stays open during
+    // `f`.
     let _restore = Thread::with(|thread| Restore {
         frame: thread.frame.replace(std::ptr::null()),
         deadline: thread.deadline.replace(NEVER),

@@ -1,7 +1,7 @@
 //! The thread: its own state, and its calls to the watchdog.
 //!
-//! A call gives the watchdog the thread's slot, or a lease of the thread's timers. The call returns `false` if no watchdog runs
-//! and none could be started. The thread's next check must then read the clock.
+//! A thread calls the watchdog with its slot, or with a lease of its timers. The watchdog's function returns `false` if no
+//! watchdog runs and none could be started. The thread's next check then reads the clock.
 
 #[cfg(not(timebox_loom))]
 mod local;
@@ -23,11 +23,11 @@ pub(crate) use model::without_scopes;
 #[cfg(timebox_loom)]
 use model::{lease, look_again, own_timers};
 
-/// Has `waker` woken at `deadline`.
+/// Makes the watchdog wake `waker` at `deadline`.
 #[cfg_attr(not(debug_assertions), inline(always))]
 pub(crate) fn schedule(deadline: u64, waker: Waker) -> Timer {
-    // The lease is kept until `announce` has returned. It may hold the lock of the shared timers (`watchdog/README.md`,
-    // "Orphans").
+    // The lease may hold the lock of timers that several threads share. It is kept until `announce` has returned, so that no
+    // other thread relies on an `earliest` that is not announced yet (`watchdog/README.md`, "Orphans").
     let lease = lease();
     let timer = lease.put(deadline, waker);
     if !global().announce(&lease, deadline) {
@@ -36,7 +36,7 @@ pub(crate) fn schedule(deadline: u64, waker: Waker) -> Timer {
     timer
 }
 
-/// Has `waker` woken at `deadline` on the clock of `env`.
+/// Like [`schedule`], but `deadline` is a time on the clock of `env`, which may be a mock clock.
 #[inline]
 pub(crate) fn schedule_on(env: &TestEnv, deadline: u64, waker: Waker) -> Timer {
     #[cfg(feature = "testing")]
@@ -47,15 +47,15 @@ pub(crate) fn schedule_on(env: &TestEnv, deadline: u64, waker: Waker) -> Timer {
     schedule(deadline, waker)
 }
 
-/// Has `waker` woken as soon as possible, on the watchdog, after all wakers that were posted before.
+/// Makes the watchdog wake `waker` as soon as possible, after all wakers that were posted earlier.
 pub(crate) fn post(waker: Waker) {
     if !global().post(waker) {
         look_again();
     }
 }
 
-/// Starts the watchdog if there is none. Returns `false` if no thread can be had for it. A caller that is about to wait for a
-/// deadline must then not rely on being woken, and must ask again soon.
+/// Starts the watchdog if there is none. Returns `false` if no thread can be had for the watchdog. Perhaps nobody then wakes a
+/// caller that waits for a deadline, so the caller must wake up by itself soon and try again.
 #[cfg_attr(not(debug_assertions), inline(always))]
 pub(crate) fn ensure_watchdog() -> bool {
     global().is_reliable() || start_watchdog()
@@ -65,13 +65,14 @@ pub(crate) fn ensure_watchdog() -> bool {
 #[inline(never)]
 fn start_watchdog() -> bool {
     let is_there = global().try_to_start();
-    // Without a watchdog only the clock shows an expiry: so the next check, perhaps in another poll, must read the clock.
+    // Without a watchdog, an expiry is noticed only by a reading of the clock. So the next check, perhaps in another poll, reads
+    // the clock.
     look_again();
     is_there
 }
 
 impl Timer {
-    /// Takes the timer back. It may have fired already, or be firing now.
+    /// Takes the timer back. If the timer has fired or is firing, this does nothing, and the waker may still be called.
     #[inline]
     pub(crate) fn cancel(self) {
         let waker = self.take(own_timers());
@@ -80,7 +81,8 @@ impl Timer {
         drop(waker);
     }
 
-    /// Has the timer wake another task. Returns `false` if the timer has fired.
+    /// Makes the timer wake another task instead. Returns `false` if it is too late: the timer is due, has fired, or was lost in
+    /// a fork.
     pub(crate) fn redirect(self, waker: &Waker) -> bool {
         #[cfg(feature = "testing")]
         if self.mocked().is_some() {

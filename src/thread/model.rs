@@ -1,4 +1,4 @@
-//! The thread in a loom model. Threads have no state of their own here, and all use the orphans' timers.
+//! The thread in a loom model. A thread has no state of its own here, and all threads share the orphans' timers.
 
 use crate::watchdog::global;
 use crate::watchdog::timers::{Lease, Timers};

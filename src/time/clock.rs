@@ -47,7 +47,7 @@ fn has_mock() -> bool {
     !crate::test_env::TestEnv::current().has_real_clock()
 }
 
-/// Whether this thread is under a mock clock, whose deadlines the watchdog does not notice.
+/// Whether this thread is under a mock clock. The watchdog does not notice deadlines on a mock clock.
 #[cfg_attr(not(debug_assertions), inline(always))]
 pub(crate) fn is_mocked() -> bool {
     #[cfg(feature = "testing")]
@@ -78,8 +78,8 @@ pub(crate) fn to_instant(time: u64) -> Option<Instant> {
     }
 }
 
-/// One moment, as an `Instant` and in nanoseconds of the real clock. Several pairs are read, and the pair that took the shortest
-/// time is kept: its two readings lie closest together.
+/// One moment, as an `Instant` and in nanoseconds of the real clock. The two clocks cannot be read at once. So several pairs are
+/// read, and the pair whose readings lie closest together is kept.
 #[allow(clippy::disallowed_methods)] // compares `Instant` with the real clock
 fn base() -> &'static (Instant, u64) {
     static BASE: SetOnce<(Instant, u64)> = SetOnce::new();

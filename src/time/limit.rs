@@ -43,7 +43,7 @@ pub(crate) trait Budget: Send + Sync + UnwindSafe + RefUnwindSafe {
 }
 
 impl Limit {
-    /// No limit: the scope is bounded only by the scopes around it.
+    /// No limit of its own: only the scopes around the scope limit it.
     pub const NONE: Limit = Limit(Kind::None);
 
     pub(crate) fn budget(budget: Arc<dyn Budget>) -> Self {
@@ -55,7 +55,7 @@ impl Limit {
         &self.0
     }
 
-    /// The duration, if the limit is one; else the limit itself.
+    /// The duration, if the limit is a duration; else the limit itself.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn into_duration(self) -> Result<Duration, Limit> {
         match self.0 {

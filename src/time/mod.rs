@@ -10,12 +10,13 @@ pub use limit::Limit;
 pub(crate) use limit::{Budget, Kind};
 pub(crate) use nanos::{NEVER, nanos};
 
-/// The time on the clock that limits follow. Code that reads the time itself calls this, so that a test can replace the clock.
+/// The time on the clock that limits follow. Code that reads the time should call this function, so that a test can replace the
+/// clock.
 ///
-/// It is [`Instant::now`](std::time::Instant::now), except under a mock clock (feature `testing`): there it is the mock clock's
-/// time. So code that measures time by it (how old is this entry? when to try again?) can be tested without waiting. Do not
-/// mix `timebox::now` with the system's clock. [`Instant::elapsed`](std::time::Instant::elapsed) reads the system's clock, so
-/// write `timebox::now() - start`.
+/// The result is [`Instant::now`](std::time::Instant::now), or under a mock clock (feature `testing`) the time of the mock
+/// clock. So code that measures time with `timebox::now`, such as the age of a cache entry, can be tested without waiting. Do
+/// not mix `timebox::now` with the system's clock. [`Instant::elapsed`](std::time::Instant::elapsed) reads the system's clock,
+/// so write `timebox::now() - start` instead.
 ///
 /// # Examples
 ///

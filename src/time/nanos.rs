@@ -3,13 +3,13 @@
 /// The instant that never comes, in nanoseconds.
 pub(crate) const NEVER: u64 = u64::MAX;
 
-/// A duration in nanoseconds; [`NEVER`] if it is longer than five centuries.
+/// A duration in nanoseconds; [`NEVER`] if the duration is too long for a `u64` (584 years).
 #[cfg_attr(not(debug_assertions), inline(always))]
 pub(crate) fn nanos(duration: std::time::Duration) -> u64 {
     let (seconds, nanos) = (duration.as_secs(), u64::from(duration.subsec_nanos()));
     if seconds > u64::from(u32::MAX) {
-        // Not a call of an outlined function: the compiler would have to assume that the call may unwind, and so could not
-        // keep the caller's values in registers.
+        // This rare case is not in a function of its own. The compiler would have to assume that a call may unwind, and so could
+        // not keep the caller's values in registers.
         return seconds.saturating_mul(1_000_000_000).saturating_add(nanos);
     }
     // No overflow: 2^32 seconds are less than 2^62 nanoseconds.

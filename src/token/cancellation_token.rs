@@ -18,8 +18,8 @@ use crate::watchdog;
 /// Says whether a scope is over, and can cancel it.
 ///
 /// A token belongs to a scope ([`token`](crate::token)), or stands alone ([`new`](Self::new)). Its clones share one state. A
-/// [child](Self::child_token) is over when its parent is. The token of a scope may outlive the scope: the token is over
-/// when the scope's deadline passes, or when the token is cancelled.
+/// [child](Self::child_token) is over once its parent is over. The token of a scope may outlive the scope. Even after the scope
+/// has been left, the token is over once the scope's deadline passes or the token is cancelled.
 ///
 /// The methods have the same names as in tokio-util. This token also has a [cause](Self::cause), a
 /// [reason](Self::cancel_with), [hooks](Self::on_cancel) and [checkpoints](Self::checkpoint). It needs no runtime.
@@ -49,13 +49,13 @@ impl UnwindSafe for CancellationToken {}
 impl RefUnwindSafe for CancellationToken {}
 
 impl CancellationToken {
-    /// A token that is over only when it is cancelled.
+    /// A token that is over only once it is cancelled.
     #[track_caller]
     pub fn new() -> Self {
         Self::at(Location::caller())
     }
 
-    /// A token that is over when this one is. It can be cancelled by itself too.
+    /// A token that is over once this token is over. The child can also be cancelled alone.
     ///
     /// In an error that names the child, the [elapsed](TimeoutError::elapsed) time counts from the moment when the parent was
     /// made, or the parent's scope was entered.
@@ -98,16 +98,16 @@ impl CancellationToken {
 
     /// Cancels the token and all tokens and scopes beneath it, unless the token is over already.
     ///
-    /// When it returns, every token and scope beneath says that it is over. This call wakes the tasks that wait. Hooks run on
+    /// When the call returns, every token and scope beneath is over. The call itself wakes the tasks that wait. Hooks run on
     /// other threads.
     ///
-    /// Do not call it in a signal handler: it takes locks, so it may hang there. `recipes::signals` shows another way.
+    /// Do not call `cancel` in a signal handler. It takes locks, so it may hang there. `recipes::signals` has another way.
     pub fn cancel(&self) {
         self.node.cancel(None);
     }
 
-    /// [Cancels](Self::cancel) the token with a reason, which errors show. Returns whether this call ended the token: `false`
-    /// if it was cancelled before, or if its deadline has passed.
+    /// [Cancels](Self::cancel) the token with a reason, which errors show. Returns whether this call ended the token: `false` if
+    /// the token was over already.
     ///
     /// ```
     /// use timebox::CancellationToken;
@@ -124,7 +124,7 @@ impl CancellationToken {
     /// Whether the token is over, for whatever cause.
     #[inline]
     pub fn is_cancelled(&self) -> bool {
-        // The watchdog may be late, so every so often this reads the clock.
+        // The watchdog may be late, so one call in many reads the clock.
         self.node.is_over()
             || (self.node.deadline <= watchdog::global().reached() && self.node.env.has_real_clock())
             || (Thread::with(Thread::is_clock_due) && self.is_over_by_clock())
@@ -141,10 +141,10 @@ impl CancellationToken {
         })
     }
 
-    /// Why the token is over; `None` if it is not. The cause does not change once the token is over.
+    /// Why the token is over; `None` if the token is not over. Once the token is over, the cause does not change.
     ///
-    /// If there are several causes, the earliest counts. If several come at the same time, the cause of the outermost token or
-    /// scope counts.
+    /// If there are several causes, the earliest counts. If several causes have the same time, the cause of the outermost token
+    /// or scope counts.
     ///
     /// ```
     /// use timebox::{CancellationToken, Cause};
@@ -158,12 +158,12 @@ impl CancellationToken {
         if !self.node.expire(clock::now()) {
             return None;
         }
-        // A fork may have lost the origin: then the cause is taken to be a cancel.
+        // If a fork has lost the origin, the cause is not known, and counts as a cancel.
         Some(self.node.origin().map_or(Cause::Cancelled, |origin| origin.termination.cause))
     }
 
     /// The reason given to [`cancel_with`](Self::cancel_with), if a cancel with a reason has ended the token. Like the
-    /// [cause](Self::cause), the reason does not change.
+    /// [cause](Self::cause), the reason does not change once the token is over.
     ///
     /// ```
     /// use timebox::CancellationToken;
@@ -182,8 +182,8 @@ impl CancellationToken {
         Some(Cow::Owned(origin.termination.reason.as_ref()?.to_string()))
     }
 
-    /// The time at which the token is over at the latest: the earliest of its own deadline and of all deadlines that end it;
-    /// [`Deadline::NEVER`] if only a cancel can end it. If the token is over already: the time at which it ended.
+    /// The time at which the token is over at the latest: the earliest of all deadlines that end the token. [`Deadline::NEVER`]
+    /// if only a cancel can end the token. If the token is over already, the time at which it ended.
     ///
     /// ```
     /// use std::time::Duration;
@@ -199,7 +199,8 @@ impl CancellationToken {
         Deadline::from_nanos(over.unwrap_or_else(|| self.node.expires_at()))
     }
 
-    /// The time left until the [deadline](Self::deadline), zero once the token is over; `None` if only a cancel can end it.
+    /// The time left until the [deadline](Self::deadline). Zero once the token is over; `None` while only a cancel can end the
+    /// token.
     ///
     /// ```
     /// use std::time::Duration;
@@ -217,7 +218,7 @@ impl CancellationToken {
         (deadline != NEVER).then(|| Duration::from_nanos(deadline.saturating_sub(now)))
     }
 
-    /// Fails once the token is over. For code that has the token but no scope, on another thread for example.
+    /// Fails once the token is over. For code that has the token but no scope, for example on another thread.
     ///
     /// # Errors
     ///
