@@ -8,9 +8,9 @@
 //! 1. A node is *over* (its flag is set) if it ended by itself (`ScopeState::end`), or if its parent was over while the node
 //!    was a child of that parent. The flag is never cleared. When the flag is set, the node's *origin* is decided: the earliest
 //!    of these terminations; among equally early ones, the outermost. The origin never changes.
-//! 2. A node is a child of its parent while `State::parent` says so. The parent lists the node from a moment before until a
-//!    moment after. So code that visits listed children asks each child for its parent, and skips a child that has another
-//!    parent.
+//! 2. A node is a child of its parent while `State::parent` says so. The parent lists the node from a moment before
+//!    `State::parent` is set until a moment after it has changed. So code that visits listed children asks each child for its
+//!    parent, and skips a child that has another parent.
 //! 3. A node that is over has propagated to its children. The code that sets a flag goes on to the children that it finds under
 //!    the lock, and the code that lists a child reads the flag under the same lock. So no child is missed: when
 //!    [`Node::cancel`] has returned, the flags of all nodes beneath are set, except those of lazy tokens.

@@ -5,8 +5,8 @@
 //! 2. If a call has not returned when the deputy has observed it for [`TAKE_OVER_AFTER`], the deputy becomes the watchdog. When
 //!    the call returns after that, its thread is not the watchdog any more.
 //! 3. The deputy begins to observe a call at most twice [`TAKE_OVER_AFTER`] after the call has begun.
-//! 4. While nothing is due the deputy sleeps. The watchdog says in advance when a timer will be due. So when the timer is due,
-//!    the deputy gets up by itself, and the watchdog need not spend time on waking it.
+//! 4. While nothing is due the deputy sleeps. The watchdog says in advance when a timer will be due. So the deputy gets up by
+//!    itself in time, and the watchdog need not spend time on waking it when the timer is due.
 
 use crate::sync::alarm::Alarm;
 #[cfg(not(timebox_loom))]

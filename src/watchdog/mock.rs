@@ -68,7 +68,7 @@ pub(crate) fn redirect(timer: Timer, waker: &Waker) -> bool {
 
 /// Moves the clock to `until`, from one due timer to the next, while `go_on` returns `true`. Before the first step, waits for
 /// the work that threads under the clock have set off already. After each step, waits for the work that the step has set off.
-/// If that takes long and a timer is due, the clock moves on meanwhile. When this returns, all the work is done.
+/// If this work takes long and a timer is due, the clock moves on meanwhile. When this returns, all the work is done.
 ///
 /// If tracked work calls this while a move is in progress, this asks the move to go on to `until`, and returns at once.
 ///

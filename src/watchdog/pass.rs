@@ -110,7 +110,7 @@ impl Watchdog {
             if until == NEVER {
                 let end = clock::now().saturating_add(RETIRE_AFTER);
                 self.alarm.wait(key, end);
-                // `next_wake` says "never" during this sleep, so every arm rings. A ring makes `retire` fail. So no arm is
+                // `next_wake` says "never" during this sleep, so every arm rings, and a ring makes `retire` fail. So no arm is
                 // missed.
                 if clock::now() >= end && self.alarm.retire(key) {
                     return true;

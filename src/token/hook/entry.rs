@@ -38,7 +38,7 @@ pub(crate) struct Entry {
     env: TestEnv,
 }
 
-/// Whether a hook fires again if the user has not said so.
+/// Whether a hook fires again, if the user has chosen neither `once` nor `every`.
 #[derive(Clone, Copy)]
 pub(crate) enum DefaultRepeat {
     Once,

@@ -11,9 +11,9 @@ use crate::watchdog::Timer;
 /// What a node caches about itself and its ancestors, for itself and for the nodes beneath.
 ///
 /// The cached values are written under the node's lock. A thread that reads them without the lock may see them as they were
-/// before a move that is not done yet. If `is_fixed` is set, no such node moves any more, so the other values are final. That
-/// is why `is_fixed` is written last, with Release, and read first, with Acquire: a thread that finds it set reads the final
-/// values. The other accesses are Relaxed.
+/// before a move that is not done yet. If `is_fixed` is set, neither the node nor an ancestor moves any more, so the other
+/// values are final. That is why `is_fixed` is written last, with Release, and read first, with Acquire: a thread that finds it
+/// set reads the final values. The other accesses are Relaxed.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Ancestry {
     /// The earliest deadline of the node and its ancestors.

@@ -33,7 +33,7 @@ impl Node {
         self.deadline <= self.env.reading(now)
     }
 
-    /// How the node has ended by itself until `now`: by its cancel or by its deadline, whichever came first. `None` if it has
+    /// How the node has ended by itself up to `now`: by its cancel or by its deadline, whichever came first. `None` if it has
     /// not.
     pub(crate) fn end(&self, now: u64) -> Option<Termination> {
         let recorded = self.state.lock().and_then(|state| state.end.clone());

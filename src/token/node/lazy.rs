@@ -27,7 +27,8 @@ impl Node {
             surplus.map(Listing::unlist);
         }
         // Invariant 3: the parent may have gone through its children before it listed this node. So the parent's flag is read
-        // again now. Acquire: pairs with the Release in `set_over`.
+        // again now.
+        // Acquire: pairs with the Release in `set_over`.
         if !self.over.load(Ordering::Acquire) && parent.is_over() && !mutant!(NoSecondLook) {
             self.propagate_and_deliver(Some(&ParentEnd::of(parent)));
         }

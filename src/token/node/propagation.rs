@@ -39,7 +39,8 @@ impl Node {
         let end = Termination { reason, ..Termination::new(Cause::Cancelled, at) };
         let first = !self.expire(now) && self.end_by(end, false);
         // If another thread was first, it may not have propagated to all nodes yet, or a fork may have lost that thread. So
-        // this call propagates too. Acquire: pairs with the Release in `propagate`.
+        // this call propagates too.
+        // Acquire: pairs with the Release in `propagate`.
         if first || (!mutant!(NoSecondSpread) && !self.has_propagated.load(Ordering::Acquire)) {
             self.propagate_and_deliver(None);
         }
