@@ -56,7 +56,7 @@ impl CancellationToken {
         RunUntilCancelled { token: self, wait: Wait::default(), started: false, future: Some(future) }
     }
 
-    /// [`run_until_cancelled`](Self::run_until_cancelled) that owns the token.
+    /// Like [`run_until_cancelled`](Self::run_until_cancelled), but the future owns the token.
     ///
     /// # Cancellation safety
     ///
@@ -81,7 +81,8 @@ impl Wait {
                 self.key.is_some()
             }
         };
-        // A node whose lock was lost in a fork takes no wakers, and nobody can cancel it any more.
+        // A refused registration does not prove that the node is over: a node whose lock was lost in a fork takes no wakers
+        // either.
         let over = !registered && token.node().is_over();
         // The check comes after the registration. So an end before the check is seen here, and a later end wakes the task.
         if over || token.is_cancelled() {
@@ -90,7 +91,8 @@ impl Wait {
         }
         let watchdog = watchdog::global();
         if watchdog.is_missing() && token.node().expires_at() != NEVER && !thread::ensure_watchdog() {
-            // There is no watchdog yet to notice the deadline: so the task is polled again at once.
+            // No thread can be had for a watchdog, so nobody would notice the deadline: the task is polled again at once, and
+            // tries again.
             cx.waker().wake_by_ref();
         }
         Poll::Pending

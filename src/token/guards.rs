@@ -67,7 +67,7 @@ impl<'a> DropGuardRef<'a> {
 
     /// Gives the token back, and cancels nothing.
     pub fn disarm(self) -> &'a CancellationToken {
-        // The guard is not dropped, since its drop cancels the token. It owns nothing else.
+        // The guard is not dropped, since its drop would cancel the token. Nothing is leaked, since the guard only borrows.
         std::mem::ManuallyDrop::new(self).token
     }
 }

@@ -1,6 +1,6 @@
 //! Hooks: actions that unblock a foreign call when its scope is over.
 //!
-//! [`Callback`](crate::sync::callback) keeps the promise that a hook ends with its registration. This room holds the policy
+//! [`Callback`](crate::sync::callback) keeps the promise that a hook ends with its registration. This module holds the policy
 //! on top: where a hook runs, when it fires again, and what it escalates to.
 
 mod builder;

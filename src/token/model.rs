@@ -1,4 +1,4 @@
-//! Loom models of hooks and nodes. They run the code of this room and of `sync/callback.rs`.
+//! Loom models of hooks and nodes. They run the code of this module and of `sync/callback.rs`.
 
 use std::sync::Arc;
 use std::task::{Poll, Wake, Waker};
@@ -26,7 +26,7 @@ fn node_of(parent: Option<&Arc<Node>>, deadline: u64, reparentable: bool) -> Arc
     Node::new(parent, NodeSpec { info, entered: 1, deadline, cause: Cause::Deadline, reparentable })
 }
 
-/// A flag that a hook must not see.
+/// A flag that is set while a hook must not run.
 #[derive(Clone)]
 struct Forbidden(Arc<AtomicBool>);
 
@@ -44,7 +44,8 @@ fn counted(runs: &Arc<AtomicUsize>, ended: &Forbidden) -> impl FnMut() + Send + 
     let (runs, ended) = (Arc::clone(runs), ended.clone());
     move || {
         runs.fetch_add(1, SeqCst);
-        // Only noted here, since the run would catch a panic. `assert_never_late` asserts it.
+        // A late run is only counted here, since the callback would catch a panic. `assert_never_late` asserts that there was
+        // none.
         if ended.0.load(SeqCst) {
             runs.fetch_add(100, SeqCst);
         }
@@ -77,7 +78,7 @@ fn end_while_it_fires() {
     run_out(global());
 }
 
-/// A hook still runs when the hook fires that it escalates to. Then both are ended.
+/// A hook escalates to a second hook, which may fire while the first hook still runs. Then both are ended.
 fn end_while_it_escalates() {
     let (runs, ended) = (Arc::new(AtomicUsize::new(0)), Forbidden::new());
     let then = Hook::inline(counted(&runs, &ended)).once();
@@ -108,7 +109,7 @@ fn retire_while_it_fires() {
     run_out(global());
 }
 
-/// A future goes from a scope that is over to another scope that is over too. Its hook fires once, for one of the two.
+/// A future goes from a scope that is over to another scope that is over too. Its hook fires once, for one of the two scopes.
 fn move_while_it_fires() {
     let (runs, never) = (Arc::new(AtomicUsize::new(0)), Forbidden::new());
     let entry = Entry::from_hook(Hook::inline(counted(&runs, &never)), DefaultRepeat::Once);
@@ -121,7 +122,7 @@ fn move_while_it_fires() {
     run_out(global());
 }
 
-/// The hook ends itself. No thread waits for another.
+/// The hook ends itself while another thread ends it too. Neither thread waits for ever.
 fn end_from_inside() {
     let own: Arc<std::sync::Mutex<Option<Arc<Entry>>>> = Arc::default();
     let inside = Arc::clone(&own);
@@ -140,7 +141,7 @@ fn end_from_inside() {
     run_out(global());
 }
 
-/// A shield opens and closes while the hook fires. A run that was due in between comes afterwards.
+/// A shield opens and closes while the hook fires. A run that becomes due in between begins once the shield has closed.
 fn shield_while_it_fires() {
     let (runs, shielded) = (Arc::new(AtomicUsize::new(0)), Forbidden::new());
     let entry = Entry::from_hook(Hook::inline(counted(&runs, &shielded)), DefaultRepeat::Once);
@@ -174,8 +175,8 @@ fn register_while_cancelled() {
     assert_eq!(runs.load(SeqCst), usize::from(registered));
 }
 
-/// When `cancel` has returned, all nodes beneath are over, and so are those that were made meanwhile. Of two calls, exactly one
-/// says that it was the first.
+/// When `cancel` has returned, all nodes beneath are over, even nodes that were made during the call. Of two calls, exactly one
+/// returns `true`.
 fn cancel_while_the_tree_grows() {
     let root = node(None, NEVER);
     let (grows, cancels) = (Arc::clone(&root), Arc::clone(&root));
@@ -191,7 +192,7 @@ fn cancel_while_the_tree_grows() {
     assert!(child.is_over() && grandchild.is_over());
 }
 
-/// When a call of `cancel` has returned, all nodes beneath are over, even if the call was not the first.
+/// When a call of `cancel` has returned, all nodes beneath are over, even if another call was first.
 fn cancel_twice() {
     let root = node(None, NEVER);
     let child = node(Some(&root), NEVER);
@@ -226,8 +227,8 @@ fn wait_while_the_parent_is_cancelled() {
     assert!(child.is_over());
 }
 
-/// Two threads make the first token beneath a lazy one. One of them cancels the root. When `cancel` has returned, its own
-/// token is over.
+/// A lazy token has no children yet, and two threads each make a token beneath it. One of the threads cancels the root. When
+/// `cancel` has returned, that thread's token is over.
 fn cancel_after_a_token_was_made() {
     let root = node(None, NEVER);
     let child = token(&root);
@@ -250,7 +251,7 @@ fn cancel_while_a_child_is_dropped() {
     run_out(global());
 }
 
-/// The node of a future gets a new parent while the new parent is cancelled. Then the node is over.
+/// A node gets a new parent while that parent is cancelled. Afterwards the node is over.
 fn cancel_while_a_child_moves() {
     let (old, new) = (node(None, NEVER), node(None, NEVER));
     let child = node(Some(&old), NEVER);
@@ -262,7 +263,8 @@ fn cancel_while_a_child_moves() {
     assert!(!old.is_over());
 }
 
-/// Each of two futures is polled in a scope that was entered by a handle of the other. At most one becomes a child.
+/// Each of two futures is polled in a scope that was entered by a handle of the other. At most one becomes a child of the
+/// other.
 fn move_beneath_each_other() {
     let (one, two) = (node_of(None, NEVER, true), node_of(None, NEVER, true));
     let (moved, to) = (Arc::clone(&one), Arc::clone(&two));
@@ -274,7 +276,8 @@ fn move_beneath_each_other() {
     assert!(!go_round, "each is beneath the other");
 }
 
-/// A future gets another parent while the scope that it was polled in closes. The future keeps the new parent.
+/// A future loses its parent (`set_parent(None)`) while the parent's scope closes. The future stays without a parent: the close
+/// does not move it to the root.
 fn move_while_the_scope_closes() {
     let root = node(None, NEVER);
     let scope = node(Some(&root), NEVER);
@@ -328,7 +331,7 @@ fn end_each_other() {
     assert!(!one.is_running() && !two.is_running());
 }
 
-/// A task, and the thread that runs it.
+/// Whether a task is woken, and the condition on which the task's thread waits.
 #[derive(Default)]
 struct Task(loom::sync::Mutex<bool>, loom::sync::Condvar);
 
@@ -344,7 +347,7 @@ impl Task {
         *self.0.lock().unwrap()
     }
 
-    /// Polls again whenever the task is woken, until it is ready.
+    /// Calls `poll`, and again whenever the task is woken, until `poll` is ready.
     fn block_on(self: &Arc<Self>, mut poll: impl FnMut(&Waker) -> Poll<()>) {
         while poll(&Arc::clone(self).into()).is_pending() {
             // Lets other threads run first, even if the task has woken itself.
@@ -357,8 +360,8 @@ impl Task {
     }
 }
 
-/// The future of a cancelled scope ends, and its task awaits the hook of a future beneath. Then the hook has run, and runs no
-/// more.
+/// The scope of a future is cancelled, and the future's task awaits the hook of a future beneath. Once `poll_hooks` is ready,
+/// the hook has run, and does not run again.
 fn await_hooks_in_a_task() {
     let (runs, ended) = (Arc::new(AtomicUsize::new(0)), Forbidden::new());
     // Uses the timers once, before other threads do: loom does not see what orders their first use.
@@ -377,7 +380,7 @@ fn await_hooks_in_a_task() {
     entry.revoke(Ending::Registration);
 }
 
-/// As above, while another thread runs the hook, and a third ends its registration.
+/// A task awaits a hook while a second thread runs the hook, and a third thread ends it.
 fn await_a_hook_that_ends() {
     let (runs, never) = (Arc::new(AtomicUsize::new(0)), Forbidden::new());
     let future = node(None, NEVER);

@@ -9,12 +9,12 @@ use crate::sync::waits::Ending;
 
 /// A hook that fires when a token or a scope is over. Dropping the registration ends the hook.
 ///
-/// When the drop has returned, the hook is not running and never will: the drop waits for a run that is in progress. A drop from
-/// inside the hook does not wait, nor does a drop from inside another hook that this one waits for. So two hooks that drop each
-/// other's registration both return. A hook registered with a scope ends with the scope at the latest.
+/// When the drop has returned, the hook is not running, and never runs again: the drop waits for a run that is in progress. A
+/// drop from inside the hook does not wait, nor does a drop from inside another hook that this one waits for. So two hooks that
+/// drop each other's registration both return. A hook registered with a scope ends with the scope at the latest.
 ///
-/// The registration of a token's hook keeps the token alive, as another token would. A registration that is forgotten leaves
-/// its hook in place: for good, or for as long as the scope exists.
+/// The registration of a token's hook keeps the token alive, as another token would. If a registration is forgotten
+/// (`std::mem::forget`), its hook stays: the hook of a token for good, the hook of a scope until the scope ends.
 #[must_use = "the hook ends when its registration is dropped"]
 pub struct Registration {
     /// `None` if the hook can never fire.
@@ -50,7 +50,7 @@ impl Drop for Registration {
     fn drop(&mut self) {
         let Some(entry) = self.hook.take() else { return };
         entry.revoke(Ending::Registration);
-        // If the registration is dropped inside its own hook, the hook stays listed with a scope. So the exit of the scope, or a
+        // If the registration is dropped inside its own hook, the hook of a scope stays listed. So the exit of the scope, or a
         // shield, waits for the run.
         if (self.owner == HookOwner::Token || !entry.is_running())
             && let Some(key) = self.key

@@ -25,12 +25,12 @@ use crate::time::NEVER;
 pub(crate) struct Watchdog {
     /// The earliest deadline that the watchdog will notice by itself; 0 while it is awake or being woken.
     pub(super) next_wake: CachePadded<AtomicU64>,
-    /// The time that has been reached: a scope is over when its deadline is not after this time.
+    /// A time that has been reached: a scope is over if its deadline is not after this time.
     reached: CachePadded<AtomicU64>,
     settings: Settings,
     pub(super) alarm: Alarm,
     pub(super) deputy: Deputy,
-    /// When to try again to start the watchdog, if no thread could be had for it; or else 0.
+    /// 0, unless no thread could be had for the watchdog. Then the time of the next try to start it.
     #[cfg(not(timebox_loom))]
     pub(super) try_at: AtomicU64,
     /// Since when no thread can be had.
@@ -134,14 +134,15 @@ impl Watchdog {
     /// The time that has been reached, as far as is known.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn reached(&self) -> u64 {
-        // Relaxed: nothing is published through it but that time has passed.
+        // Relaxed: it says only that time has passed, and publishes nothing else.
         self.reached.0.load(Ordering::Relaxed)
     }
 
-    /// Says that the time has been reached. A check that finds an expiry by the clock calls this, so that all other checks
-    /// see it too.
+    /// Records that the time `now` has been reached. A check that finds an expiry by the clock calls this, so that all other
+    /// checks see it too.
     pub(crate) fn reach(&self, now: u64) {
-        // The time of a mock clock is not for others. Checks under that clock read it each time.
+        // The time of a mock clock must not end scopes under other clocks. Checks under a mock clock read the clock each time,
+        // so they need no record.
         #[cfg(feature = "testing")]
         if !TestEnv::current().has_real_clock() {
             return;
@@ -161,8 +162,8 @@ impl Watchdog {
         self.alarm.is_running()
     }
 
-    /// Has the watchdog notice `deadline`, for the thread that owns the slot. `false` if there is no watchdog, and no
-    /// thread can be had for one.
+    /// Makes the watchdog notice `deadline`, for the thread that owns the slot. `false` if there is no watchdog, and no thread
+    /// can be had for one.
     #[must_use]
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn arm(&'static self, slot: &Slot, deadline: u64) -> bool {
@@ -214,7 +215,8 @@ impl Watchdog {
                 Ok(_) => {
                     return self.alarm.ring() || self.start();
                 }
-                // Subtle: the watchdog may have lowered `next_wake` meanwhile, to a time that is still too late.
+                // Subtle: the watchdog may have lowered `next_wake` meanwhile, to a time that is still too late: so this tries
+                // again.
                 Err(lowered) => next = lowered,
             }
             if mutant!(SingleCas) {
@@ -224,7 +226,7 @@ impl Watchdog {
         true
     }
 
-    /// Tells the watchdog of a timer that was put in; `false` as with [`arm`](Self::arm).
+    /// Makes the watchdog notice a timer that `Lease::put` has put in; `false` as with [`arm`](Self::arm).
     #[must_use]
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn announce(&'static self, lease: &Lease, deadline: u64) -> bool {
@@ -235,7 +237,7 @@ impl Watchdog {
         }
         if deadline < timers.earliest() {
             timers.lower(deadline);
-            // As in `arm`.
+            // As in `arm`: orders the store of `earliest` before the load of `next_wake`.
             self.light_fence();
         }
         self.wake_for(deadline)
@@ -250,21 +252,21 @@ impl Watchdog {
         self.state().timers.at(index).get_or_init(Timers::default)
     }
 
-    /// Has the watchdog wake `waker` as soon as possible, after the wakers that were posted before; `false` as with
+    /// Makes the watchdog wake `waker` as soon as possible, after the wakers that were posted before; `false` as with
     /// [`arm`](Self::arm).
     pub(crate) fn post(&'static self, waker: Waker) -> bool {
         prepare();
         #[cfg(feature = "testing")]
         let waker = clocks::tracked(waker);
         lock(&self.state().inbox).push_back(waker);
-        // The lock stands for a fence: README, "Timers", the inbox.
+        // The lock serves as the fence: README, "Timers", the inbox.
         self.wake(0)
     }
 
     #[cfg(not(timebox_loom))]
     pub(crate) fn take_slot(&'static self) -> usize {
         let free = lock(&self.state().free_slots).take();
-        // Relaxed: only uniqueness is asked for.
+        // Relaxed: the numbers need only be unique.
         free.unwrap_or_else(|| self.slot_count.fetch_add(1, Ordering::Relaxed))
     }
 
@@ -278,7 +280,7 @@ impl Watchdog {
         self.state.get()
     }
 
-    /// In a forked child: there is no watchdog, and none is being woken.
+    /// Called in a forked child: there is no watchdog, and none is being woken.
     #[cfg(not(timebox_loom))]
     fn restart(&'static self) {
         self.alarm.forget();

@@ -2,11 +2,11 @@
 //!
 //! Invariants:
 //! 1. One thread at a time does the watchdog's work. A watchdog that is in a call does none.
-//! 2. If a call has not returned when the deputy has observed it for [`TAKE_OVER_AFTER`], the deputy becomes the watchdog. The
-//!    thread that returns from the call is the watchdog no more.
+//! 2. If a call has not returned when the deputy has observed it for [`TAKE_OVER_AFTER`], the deputy becomes the watchdog. When
+//!    the call returns after that, its thread is not the watchdog any more.
 //! 3. The deputy begins to observe a call at most twice [`TAKE_OVER_AFTER`] after the call has begun.
-//! 4. While nothing is due the deputy sleeps. The watchdog says in advance when a timer will be due. So at that moment the
-//!    watchdog need not spend time on waking the deputy.
+//! 4. While nothing is due the deputy sleeps. The watchdog says in advance when a timer will be due. So the deputy gets up by
+//!    itself in time, and the watchdog need not spend time on waking it when the timer is due.
 
 use crate::sync::alarm::Alarm;
 #[cfg(not(timebox_loom))]
@@ -80,7 +80,7 @@ impl Deputy {
         call
     }
 
-    /// Says when the next call is expected. Called before the watchdog sleeps.
+    /// Says that no call is expected before `from`. Called before the watchdog sleeps.
     pub(super) fn expect_calls(&self, from: u64) {
         // Relaxed: the fence in `look_by` orders the store.
         self.expected.store(from, Ordering::Relaxed);
@@ -123,7 +123,7 @@ impl Deputy {
         }
     }
 
-    /// Has the deputy end: the watchdog has ended.
+    /// Wakes the deputy, so that it ends. Called when the watchdog has ended.
     pub(super) fn dismiss(&self) {
         if self.is_there() {
             self.alarm.ring();
@@ -137,13 +137,13 @@ impl Deputy {
         self.alarm.start()
     }
 
-    /// Waits until the watchdog is stuck in a call, and takes over. `false` if the watchdog has ended instead, as
-    /// `is_needed` tells. Either way the caller is not the deputy any more.
+    /// Waits until the watchdog is stuck in a call, and takes over. `false` if `is_needed` has returned `false`: the watchdog
+    /// has ended. Either way the caller is not the deputy any more.
     pub(super) fn stand_by(&self, is_needed: impl Fn() -> bool) -> bool {
         // The word that was seen last, and when that word was seen first.
         let mut since = (self.word.load(Ordering::Relaxed), clock::now());
         loop {
-            // Before the look at the word: a ring after the key was read cuts the sleep short.
+            // Read before the word: a ring after this makes the sleep end at once.
             let key = self.alarm.key();
             let now = clock::now();
             // Relaxed, here and below: the fence orders the loads and the store, and a takeover is a compare-and-swap.
@@ -187,7 +187,7 @@ impl Deputy {
         &self.alarm
     }
 
-    /// In a forked child: there is no deputy, and a thread that forked within a call is not the watchdog.
+    /// Called in a forked child: there is no deputy, and a thread that forked within a call is not the watchdog.
     #[cfg(not(timebox_loom))]
     pub(super) fn restart(&self) {
         self.alarm.forget();

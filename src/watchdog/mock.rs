@@ -1,5 +1,5 @@
-//! Timers on the mock clocks of tests (feature `testing`). The thread that moves a clock has the watchdog fire the timers, and
-//! waits until that is done.
+//! Timers on the mock clocks of tests (feature `testing`). The thread that moves a clock makes the watchdog fire the due
+//! timers, and waits until the work that they set off is done.
 //!
 //! Invariants:
 //! 1. A clock moves with the lock of `clocks.rs` held, and a timer is put in with the same lock held. So either the thread that
@@ -29,7 +29,7 @@ pub(crate) fn new_clock(now: u64) -> Arc<Mock> {
     mock
 }
 
-/// Nobody can move the clock any more.
+/// Drops the timers of a clock that nobody can move any more.
 pub(crate) fn forget_clock(mock: &Mock) {
     clocks::remove(mock.id);
 }
@@ -53,7 +53,7 @@ pub(crate) fn take(timer: Timer) -> Option<Waker> {
     with_queue(clock, |queue| queue.take(number))?
 }
 
-/// Has a timer wake another task; `false` if the timer has fired.
+/// Makes a timer wake another task; `false` if the timer has fired.
 #[cold]
 pub(crate) fn redirect(timer: Timer, waker: &Waker) -> bool {
     let Some((clock, number)) = timer.mocked() else { return false };
@@ -66,9 +66,9 @@ pub(crate) fn redirect(timer: Timer, waker: &Waker) -> bool {
     with_queue(clock, swap).flatten().is_some()
 }
 
-/// Moves the clock to `until`, from one due timer to the next, while `go_on` says so. Before the first step, waits for the work
-/// that threads under the clock have set off already. After each step, waits for the work that the step has set off. If that
-/// takes long and a timer is due, the clock moves on meanwhile. When this returns, all the work is done.
+/// Moves the clock to `until`, from one due timer to the next, while `go_on` returns `true`. Before the first step, waits for
+/// the work that threads under the clock have set off already. After each step, waits for the work that the step has set off.
+/// If this work takes long and a timer is due, the clock moves on meanwhile. When this returns, all the work is done.
 ///
 /// If tracked work calls this while a move is in progress, this asks the move to go on to `until`, and returns at once.
 ///
@@ -76,9 +76,9 @@ pub(crate) fn redirect(timer: Timer, waker: &Waker) -> bool {
 pub(crate) fn advance(mock: &Arc<Mock>, until: impl Fn(u64) -> u64, mut go_on: impl FnMut() -> bool) {
     let until = |now| reach(now, until(now));
     let is_set_off = tracking().is_some();
-    // Groups whose work has taken long.
+    // Groups whose work was not done yet when the clock moved on.
     let mut unfinished = Vec::new();
-    // If no thread can be had for the watchdog, nobody would do the work: so there is no wait for it.
+    // If there is no watchdog, nobody would do the work: so this does not wait for it.
     if !is_set_off
         && global().is_running()
         && let Some(group) = set_off_under(mock)
@@ -113,7 +113,7 @@ pub(crate) fn advance(mock: &Arc<Mock>, until: impl Fn(u64) -> u64, mut go_on: i
     }
 }
 
-/// Moves the clock to the next timer, once the work that was set off before is done, and if `go_on` says so then. `false` if
+/// Moves the clock to the next timer, once the work that was set off before is done, if `go_on` then returns `true`. `false` if
 /// there is no timer.
 pub(crate) fn advance_to_next(mock: &Arc<Mock>, go_on: impl FnMut() -> bool) -> bool {
     let next = with_queue(mock.id, |queue| queue.earliest()).unwrap_or(NEVER);
@@ -146,15 +146,15 @@ fn wait_for(group: Arc<WaitGroup>, mock: &Mock, until: u64) -> Option<Arc<WaitGr
     None
 }
 
-/// Has the watchdog wake the wakers, and waits for all the work that they set off.
+/// Makes the watchdog wake the wakers, and waits for all the work that they set off.
 pub(crate) fn carry_out(wakers: impl IntoIterator<Item = Waker>) {
     if let Some(group) = begin(wakers) {
         group.wait();
     }
 }
 
-/// Has the watchdog wake the wakers, tracked by the group that this returns. `None` if this thread runs tracked work, or is the
-/// watchdog: then the wakers have been woken here.
+/// Makes the watchdog wake the wakers. Returns the group that counts this work. `None` if this thread runs tracked work, or is
+/// the watchdog: then the wakers have been woken here.
 fn begin(wakers: impl IntoIterator<Item = Waker>) -> Option<Arc<WaitGroup>> {
     let wakers = wakers.into_iter();
     if tracking().is_some() || pass::is_this_thread() {
@@ -173,7 +173,7 @@ fn begin(wakers: impl IntoIterator<Item = Waker>) -> Option<Arc<WaitGroup>> {
     Some(group)
 }
 
-/// Fires the timers of a clock that are due.
+/// A waker that fires the due timers of a clock.
 struct Due(Arc<Mock>);
 
 impl Wake for Due {

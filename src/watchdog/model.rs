@@ -1,8 +1,8 @@
-//! Loom models of the watchdog's protocol. They run the code of this room itself, with its threads, idle end and restart. Time
-//! stands still until a model moves it, to the time until which the watchdog sleeps.
+//! Loom models of the watchdog's protocol. They run the code of this module itself, with its threads, idle end and restart.
+//! Time stands still until a model moves it to the end of the watchdog's sleep.
 //!
-//! Every model asserts: once an arm has returned, the watchdog does not sleep past the armed deadline, and reaches it.
-//! Each promise of the protocol has a mutant that breaks it, and a model that then fails.
+//! Every model asserts: once an arm has returned, the watchdog does not sleep past the armed deadline, and notices it. Each
+//! promise of the protocol has a mutant that breaks it, and a model that then fails.
 
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
@@ -60,7 +60,7 @@ pub(crate) fn timers(dog: &'static Watchdog) -> usize {
 fn expect_reached(dog: &Watchdog, deadline: u64) {
     loop {
         let until = dog.alarm.model_until().expect("a watchdog is there");
-        // Read after the watchdog lay down, so that this sees what the watchdog has reached.
+        // Read after `model_until`: the watchdog sleeps by then, so this sees the time that it has reached.
         if dog.reached() >= deadline {
             return;
         }
@@ -216,7 +216,7 @@ fn a_timer_redirected_while_it_is_due() {
     schedule(20, &before);
     let redirects = thread::spawn(move || {
         if !timer.replace(&after) {
-            // As futures do.
+            // A future does the same if `replace` fails.
             drop(timer.take(None));
             schedule(10, &after);
         }
@@ -291,7 +291,7 @@ fn calls_that_may_be_taken_over() {
     stands_by.join().unwrap();
 }
 
-/// A call begins while the deputy lies down, and does not return before the deputy has taken over.
+/// A call begins while the deputy is about to sleep, and does not return before the deputy has taken over.
 fn a_call_while_the_deputy_lies_down() {
     let deputy = Arc::new(Deputy::new());
     assert!(deputy.appoint());
@@ -372,7 +372,7 @@ models! {
     #[should_panic(expected = "a watchdog is there")] fails_with_an_end_that_does_not_look: an_arm_while_the_watchdog_ends, BlindRetire;
 }
 
-/// The preemptions in a model of three long threads. With more preemptions there would be too many orders to explore.
+/// The bound of preemptions for a model of three long threads. With more preemptions there would be too many orders to explore.
 const FEW: Option<usize> = Some(1);
 
 #[test]

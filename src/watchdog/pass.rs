@@ -45,7 +45,7 @@ impl Watchdog {
         self.deputy.start(|| self.stand_by());
     }
 
-    /// The life of a thread from the moment it is the watchdog. With `takes_over`, it was the deputy before.
+    /// The life of a thread from the moment it is the watchdog. With `takes_over`, the thread was the deputy before.
     pub(super) fn serve(&'static self, mut takes_over: bool) {
         os::set_timer_slack(1);
         loop {
@@ -84,13 +84,13 @@ impl Watchdog {
     /// deputy, and the watchdog before it is stuck in a call.
     fn run(&'static self, mut takes_over: bool) -> bool {
         let born = clock::now();
-        // A watchdog before this one may have registered.
+        // An earlier watchdog may have registered this process for the asymmetric fence.
         let mut heavy = self.settings().has(Settings::ASYMMETRIC);
         let mut asked = heavy || cfg!(timebox_loom);
         loop {
             let Some((key, until)) = self.pass(heavy, std::mem::take(&mut takes_over)) else { return false };
             let now = clock::now();
-            // To register blocks for milliseconds. So this waits until no timer is due soon, but not for ever.
+            // Registration blocks for milliseconds. So it waits until no timer is due soon, but at most for `REGISTER_AFTER`.
             if !asked
                 && (until.saturating_sub(now) > REGISTER_WHEN_IDLE_FOR
                     || now.saturating_sub(born) > REGISTER_AFTER)
@@ -110,7 +110,8 @@ impl Watchdog {
             if until == NEVER {
                 let end = clock::now().saturating_add(RETIRE_AFTER);
                 self.alarm.wait(key, end);
-                // `next_wake` says "never" during this sleep, so every arm rings. A ring makes `retire` fail.
+                // `next_wake` says "never" during this sleep, so every arm rings, and a ring makes `retire` fail. So no arm is
+                // missed.
                 if clock::now() >= end && self.alarm.retire(key) {
                     return true;
                 }
@@ -122,10 +123,11 @@ impl Watchdog {
         }
     }
 
-    /// Fires the timers that are due, and says until when to sleep, with the key for that; `None` if the deputy has taken over
-    /// meanwhile. A thread that `takes_over` looks at all timers, since the watchdog before it may be stuck at any of them.
+    /// Fires the timers that are due. Returns the key for the sleep that follows, and the time when that sleep must end; `None`
+    /// if the deputy has taken over meanwhile. With `takes_over`, looks at all timers, since the former watchdog may be stuck
+    /// at any of them.
     fn pass(&'static self, heavy: bool, takes_over: bool) -> Option<(alarm::Key, u64)> {
-        // Read before the first look: a ring after the key was read cuts the sleep short.
+        // Read before the first look: a ring after this makes the sleep end at once.
         let key = self.alarm.key();
         let now = clock::now();
         self.reach(now);
@@ -137,7 +139,8 @@ impl Watchdog {
         let fenced = mutant!(NoDogFence) || (heavy && os::heavy_barrier());
         if !fenced {
             if heavy {
-                // The barrier worked at registration, so the program has forbidden the system call since then.
+                // The barrier worked at registration, so the program has forbidden the system call since then. From now on each
+                // arm needs a fence of its own.
                 self.settings().set(Settings::ASYMMETRIC, false);
             }
             // SeqCst: pairs with the fence in `light_fence`.
@@ -154,7 +157,7 @@ impl Watchdog {
         Some((key, first.min(second)))
     }
 
-    /// The earliest deadline after `now`. If there is work already, a time that is not after `now`.
+    /// The earliest deadline after `now`. If a timer is due or the inbox is not empty, a time that is not after `now`.
     pub(super) fn earliest(&'static self, now: u64) -> u64 {
         let earliest = self.slots.earliest(now).min(self.first_timer());
         if lock(&self.state().inbox).is_empty() { earliest } else { now }
@@ -165,19 +168,19 @@ impl Watchdog {
         self.state().all_timers().map(Timers::earliest).min().unwrap_or(NEVER)
     }
 
-    /// Wakes the wakers of all timers that are due, in batches, with no lock held. Returns the sets of timers
-    /// to look at again: the sets in which a timer was due, or `all` sets. `None` if the deputy has taken over meanwhile.
+    /// Wakes the wakers of all timers that are due, in batches, with no lock held. Returns the sets of timers to look at again:
+    /// the sets in which a timer was due; with `all`, every set. `None` if the deputy has taken over meanwhile.
     fn fire_due(&'static self, now: u64, all: bool) -> Option<Vec<&'static Timers>> {
         let state = self.state();
         self.call_posted()?;
         let looked_at: Vec<_> = state.all_timers().filter(|timers| all || timers.earliest() <= now).collect();
         for timers in &looked_at {
             timers.begin_look();
-            // Only so many batches, or the timers of other threads would wait too long. The next pass follows at once, and
-            // fires the other timers.
+            // The number of batches is bounded, or the timers of other threads would wait too long. The next pass follows at
+            // once, and fires the rest.
             for _ in 0..BATCHES_PER_PASS {
                 let (due, are_all) = timers.take_due(now);
-                // The mutant looks before the fences in the calls.
+                // This mutant ends the look too early: before the fences in the calls.
                 if mutant!(EarlyLook) {
                     timers.end_look();
                 }
@@ -191,8 +194,8 @@ impl Watchdog {
         Some(looked_at)
     }
 
-    /// Wakes the wakers in the inbox, and those that come meanwhile, up to a bound. Takes the wakers out one by one: if one call
-    /// does not return, the deputy finds the other wakers in the inbox. `None` if the deputy has taken over.
+    /// Wakes the wakers in the inbox, and the wakers that are posted meanwhile, up to a bound. Takes the wakers out one by one:
+    /// if one call does not return, the deputy finds the other wakers in the inbox. `None` if the deputy has taken over.
     fn call_posted(&'static self) -> Option<()> {
         let inbox = &self.state().inbox;
         for _ in 0..CALLS_PER_TURN {

@@ -1,4 +1,4 @@
-//! Two settings in one byte: whether limits are on, and how arms fence.
+//! Two settings in one byte: whether limits are on, and which fence an arm needs.
 
 use crate::sync::{AtomicU8, Ordering, const_fn};
 
@@ -7,11 +7,11 @@ use crate::sync::{AtomicU8, Ordering, const_fn};
 pub(crate) struct Settings(AtomicU8);
 
 impl Settings {
-    /// The watchdog's fence is asymmetric: it fences for the arms too, which need only a compiler fence.
+    /// The watchdog's fence is asymmetric: it acts on the threads that arm too. So an arm needs only a compiler fence.
     pub(super) const ASYMMETRIC: u8 = 1;
     /// Limits are off.
     const OFF: u8 = 2;
-    /// Nothing has set limits on or off yet.
+    /// Limits have not been switched on or off yet.
     const UNSET: u8 = 4;
 
     const_fn! {

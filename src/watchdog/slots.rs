@@ -1,4 +1,4 @@
-//! Slots: one word for each thread, in which the watchdog reads the thread's deadline.
+//! Slots: one word for each thread. The thread writes its deadline there, and the watchdog reads it.
 //!
 //! Invariants:
 //! 1. Only the thread that has a slot writes it. Of all other threads only the watchdog reads it.
@@ -8,7 +8,7 @@ use crate::sync::chunked_vec::ChunkedVec;
 use crate::sync::{AtomicU64, CachePadded, Ordering, const_fn};
 use crate::time::NEVER;
 
-/// The deadline that the slot's thread armed last. A deadline in the past means nothing.
+/// The deadline that the slot's thread armed last. The watchdog ignores a deadline in the past.
 #[derive(Debug)]
 pub(crate) struct Slot(CachePadded<AtomicU64>);
 

@@ -1,8 +1,8 @@
 //! The start of the watchdog, and what happens when no thread can be had for it.
 //!
 //! A limit must not be lost because no thread could be had when it was armed. So code that waits for a limit tries again to
-//! start the watchdog, until a watchdog runs. A task is polled again at once, and tries then. A sleep gets up now and then to
-//! try. A check tries when it reads the clock. A pool's thread with nothing to do becomes the watchdog itself.
+//! start the watchdog, until a watchdog runs. A task is polled again at once, and each poll tries. A sleep gets up now and then
+//! to try. A check tries when it reads the clock. A pool's thread with nothing to do becomes the watchdog itself.
 
 use super::arm::Watchdog;
 #[cfg(timebox_loom)]
@@ -60,14 +60,15 @@ impl Watchdog {
         if !self.alarm.claim() {
             return true;
         }
-        // Relaxed, here and below: a hint. The alarm decides.
+        // Relaxed, here and below: the time is only a hint. The alarm decides who starts the watchdog.
         let is_time = clock::real_now() >= self.try_at.load(Ordering::Relaxed);
         if is_time && os::spawn("timebox-watchdog", || self.serve(false)).is_ok() {
             self.try_at.store(0, Ordering::Relaxed);
             self.alarm.started();
             return true;
         }
-        // While no thread can be had, every check reads the clock. The next arm tries again to start the watchdog.
+        // While no thread can be had, every check reads the clock, since no watchdog reads it. The stores below let the next
+        // arm try again to start the watchdog.
         if is_time {
             let now = clock::real_now();
             if self.try_at.swap(now.saturating_add(TRY_EVERY), Ordering::Relaxed) == 0 {
@@ -82,7 +83,8 @@ impl Watchdog {
         false
     }
 
-    /// Has `f` called when no thread can be had for the watchdog. Only the first call of `when_missing` counts.
+    /// Sets the function that is called whenever no thread can be had for the watchdog. Only the first call of `when_missing`
+    /// counts.
     pub(crate) fn when_missing(&self, f: fn()) {
         self.on_missing.get_or_init(|| f);
     }
@@ -121,8 +123,8 @@ impl Watchdog {
         clock::real_now().saturating_sub(self.missing_since.load(Ordering::Relaxed)) < WORTH_WAITING
     }
 
-    /// Whether the watchdog is missing, so that the calling thread must become the watchdog. For threads of a pool that have
-    /// nothing to do. If this returns `true`, the thread must call [`step_in`](Self::step_in).
+    /// Whether the watchdog is missing, so that the calling thread must become the watchdog. Called by threads of a pool that
+    /// have nothing to do. If this returns `true`, the thread must call [`step_in`](Self::step_in).
     pub(crate) fn needs_this_thread(&'static self) -> bool {
         self.is_missing() && self.alarm.start()
     }

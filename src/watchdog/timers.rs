@@ -1,4 +1,4 @@
-//! The timers of nodes and futures: each thread has its own, and the watchdog fires those that are due.
+//! The timers of nodes and futures: each thread has timers of its own, and the watchdog fires the due timers.
 //!
 //! Most timers are short-lived: they are armed, and taken back before they are due. So a timer is put into a *record* and
 //! listed in the thread's *nursery*, by plain stores. When the nursery is full, the timers that are left in it move to a heap,
@@ -10,10 +10,10 @@
 //!    the list of the nursery.
 //! 2. A record is in use from its claim until its owner has taken the waker out, or has the record back from the thread that took
 //!    the waker out (`Records::returned`). Meanwhile nobody puts another waker into it.
-//! 3. Each record with a waker is listed in the nursery or in the heap. A look first at the nursery, then at the heap, finds the
-//!    record, since it moves from one to the other under the heap's lock. There are three exceptions. The waker is just being
-//!    put in. Or a look has found the record due; if the watchdog then could not take the waker, because `replace` held it, the
-//!    caller of `replace` arms another timer. Or the deadline is centuries ahead.
+//! 3. Each record with a waker is listed in the nursery or in the heap. A look first at the nursery, then at the heap, finds
+//!    the record, since a record moves from the nursery to the heap under the heap's lock. There are three exceptions: a record
+//!    whose waker is just being put in; a record that a look has found due; a record whose deadline is centuries ahead. In the
+//!    second case the watchdog cannot take the waker while `replace` holds it: then the caller of `replace` arms another timer.
 //! 4. Once an arm has been announced, its timer is not due before `earliest`, except while the watchdog has reset `earliest` and
 //!    is about to look again.
 //! 5. The list of groups that begins at `Records::first` has each group with a free record once. It has no other group, except
@@ -37,13 +37,13 @@ use records::{GROUP, Group, NONE, Record, Records};
 
 /// How many records the nursery lists. Each look of the watchdog at the thread's timers goes through all of them.
 const NURSERY: usize = if cfg!(timebox_loom) { 1 } else { 16 };
-/// The heap is rebuilt when it may have more stale entries than this, and more than half as many as there are records.
+/// The heap is rebuilt when it may have more stale entries than this, and more than one for every two records.
 const STALE: usize = 1024;
 /// How many entries of the heap the watchdog goes through at a time, with the lock held.
 const BATCH: usize = 64;
 
 pub(crate) struct Timers {
-    /// Invariant 4. Arms lower this time. The watchdog resets it when the time has come.
+    /// No timer is due before this time (invariant 4). Arms lower it. The watchdog resets it when the time has come.
     earliest: CachePadded<AtomicU64>,
     nursery: [AtomicU32; NURSERY],
     listed: AtomicU32,
@@ -51,8 +51,9 @@ pub(crate) struct Timers {
     heap: Mutex<Heap>,
 }
 
-/// Entries of deadline, record, and the short number of the record's filling. If a later filling has the same short number,
-/// a stale entry does no harm: the record itself says when it is due, and has an entry of its own.
+/// Each entry has the deadline, the index of the record, and the short number of the record's *filling*: its use for one waker.
+/// If a later filling of the record has the same short number, a stale entry does no harm: the record itself says when it is
+/// due, and has an entry of its own.
 type Heap = BinaryHeap<Reverse<(u64, u32, u32)>>;
 
 fn entry((deadline, index, ticket): (u64, u32, Ticket)) -> Reverse<(u64, u32, u32)> {
@@ -84,7 +85,7 @@ impl Default for Timers {
 
 /// For the owner. Relaxed unless stated otherwise: invariant 1.
 impl Timers {
-    /// Puts a timer in. Does not tell the watchdog.
+    /// Puts a timer in. `Watchdog::announce` must follow.
     ///
     /// # Safety
     ///
@@ -112,7 +113,7 @@ impl Timers {
             listed = 0;
         }
         group.set_listed(at, true);
-        // Release, twice: pairs with the Acquires in `in_nursery`. A reader of the number sees its record.
+        // Release, twice: pairs with the Acquires in `in_nursery`. So a look that reads the index sees what the record holds.
         self.nursery[listed as usize].store(group.index(at), Ordering::Release);
         self.listed.store(listed + 1, Ordering::Release);
     }
@@ -128,7 +129,8 @@ impl Timers {
             group.set_listed(at, false);
             heap.extend(group.timer(at).map(entry));
         }
-        // With the lock held, so that a look goes through the heap only after this store.
+        // Stored with the heap's lock held. So a look that finds the nursery empty waits for the lock, and then finds the
+        // records in the heap.
         self.listed.store(0, Ordering::Relaxed);
     }
 
@@ -170,16 +172,16 @@ impl Timers {
         self.earliest.0.load(Ordering::Relaxed)
     }
 
-    /// Says that a timer may be due from `deadline` on.
+    /// Lowers `earliest`, since a timer may be due from `deadline` on.
     #[cold]
     pub(crate) fn lower(&self, deadline: u64) {
-        // Relaxed: as above. The minimum, since both the thread and the watchdog lower `earliest`.
+        // Relaxed: as in `earliest`. The minimum, since both the thread and the watchdog lower `earliest`.
         self.earliest.0.fetch_min(deadline, Ordering::Relaxed);
     }
 
     /// Resets `earliest` to "never". The caller must call [`end_look`](Self::end_look) after its next fence.
     pub(crate) fn begin_look(&self) {
-        // Relaxed: as above.
+        // Relaxed: as in `earliest`.
         self.earliest.0.store(NEVER, Ordering::Relaxed);
     }
 
@@ -193,7 +195,8 @@ impl Timers {
         let mut heap = lock(&self.heap);
         let mut left = BATCH;
         while let Some(&Reverse((deadline, index, filling))) = heap.peek() {
-            // After `BATCH` stale entries, takes the next entry even if it is stale: it is not later than the first timer.
+            // After `BATCH` stale entries, takes the next entry even if it is stale: its deadline is not later than that of the
+            // first timer.
             if left == 0 || self.records.filling(index, filling).is_some() {
                 earliest = earliest.min(deadline);
                 break;
@@ -205,7 +208,8 @@ impl Timers {
         self.lower(earliest);
     }
 
-    /// Takes out wakers that are due, with their deadlines, in the order of the deadlines. The flag says whether those were all.
+    /// Takes out wakers that are due, with their deadlines, in the order of the deadlines. The flag says whether no other timer
+    /// is due.
     pub(crate) fn take_due(&self, now: u64) -> (Vec<(u64, Waker)>, bool) {
         let mut due = Vec::new();
         let mut take = |index: u32, ticket: Ticket| {
@@ -241,7 +245,7 @@ impl Timers {
     /// A lease for the threads of a model, which take turns.
     #[cfg(timebox_loom)]
     pub(crate) fn lease_in_turn(&'static self) -> Lease {
-        // SAFETY: one comes after the other.
+        // SAFETY: the threads of a model use the timers one after the other.
         unsafe { Lease::of_own(self) }
     }
 
@@ -292,7 +296,7 @@ impl Orphans {
         &self.timers
     }
 
-    /// The timers belong to the thread that holds the lock. The lease has the lock's guard.
+    /// The timers belong to the thread that holds the lock. So the lease keeps the guard of the lock.
     pub(crate) fn lease(&'static self) -> Lease {
         let timers = self.timers.get_or_init(Timers::default);
         Lease { timers, _lock: Some(lock(&self.lock)) }
@@ -351,7 +355,8 @@ impl Timer {
         Some(waker)
     }
 
-    /// Has the timer wake another task. `false` if the timer is due or lost: then the caller takes it back and arms another.
+    /// Makes the timer wake another task. `false` if the timer is due or lost: then the caller must take the timer back, and
+    /// arm another.
     pub(crate) fn replace(self, waker: &Waker) -> bool {
         if self.group.is_lost() {
             return false;
@@ -434,7 +439,7 @@ mod tests {
                 3 if !model.is_empty() => {
                     let nth = (random() % model.len() as u64) as usize;
                     let (&key, &timer) = model.iter().nth(nth).unwrap();
-                    // As the timer's own thread, or as another thread.
+                    // Taken back by the timer's own thread, or as if by another thread.
                     let own = random().is_multiple_of(2).then_some(timers);
                     assert_eq!(number_of(timer.take(own).unwrap()), key.1);
                     assert!(timer.take(own).is_none(), "a timer is good once");
@@ -466,7 +471,7 @@ mod tests {
         let timers = leaked();
         for round in 0..if cfg!(miri) { 5 } else { 3000 } {
             let armed: Vec<Timer> = (0..64).map(|n| put(timers, n, Waker::noop().clone())).collect();
-            // As the timer's own thread, or as another thread.
+            // Taken back by the timer's own thread, or as if by another thread.
             let own = (round % 2 == 0).then_some(timers);
             armed.into_iter().for_each(|timer| drop(timer.take(own)));
         }

@@ -1,4 +1,4 @@
-//! What a user says of a hook: its action, when it fires, and what it escalates to.
+//! A hook as the user describes it: its action, when it fires again, and the hooks that it escalates to.
 
 use std::fmt;
 use std::time::Duration;
@@ -8,8 +8,9 @@ use crate::sync::callback::Closure;
 
 /// An action taken when a scope is over, to unblock a foreign call.
 ///
-/// It may fire more than once, and at any time from the moment the scope is over until its registration ends
-/// (with the call, for [`interruptible`](crate::interruptible)). After that the hook is not running and never will.
+/// The hook may fire more than once, at any time from the moment the scope is over until the hook's registration ends. (For
+/// [`interruptible`](crate::interruptible), the registration ends with the call.) After that the hook is not running, and never
+/// runs again.
 ///
 /// Any `FnMut() -> R + Send` converts into a hook that runs on a runner thread. If it returns an `Err`, that is a
 /// [failure](crate::HookFailure): the failure is kept, and the hook fires again after ever longer pauses, up to a second. Any
@@ -60,7 +61,7 @@ pub(super) struct Policy {
     pub(super) spoils: bool,
 }
 
-/// When a hook fires again.
+/// Whether and when a hook fires again.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Repeat {
     /// The user left it open: the registration decides.
@@ -85,30 +86,31 @@ impl<'a> Hook<'a> {
         }
     }
 
-    /// A hook that runs on the watchdog itself, some microseconds sooner. It must not block: the other hooks of the same
-    /// cancel or deadline wait for it, and all other expiries wait some milliseconds until another thread takes over. Set a
-    /// flag, call `SQLite`'s interrupt, or shut down a socket.
+    /// A hook that runs on the watchdog itself, some microseconds sooner. It must not block: the other hooks of the same cancel
+    /// or deadline wait for it, and all other expiries wait some milliseconds until another thread takes over. Typical actions
+    /// are to set a flag, to call `SQLite`'s interrupt, and to shut down a socket.
     pub fn inline<R: HookResult>(action: impl FnMut() -> R + Send + 'a) -> Self {
         let mut hook = Self::new(action);
         hook.policy.inline = true;
         hook
     }
 
-    /// Fires one time only.
+    /// Fires only once.
     pub fn once(mut self) -> Self {
         self.policy.repeat = Repeat::Once;
         self
     }
 
-    /// Fires again, `interval` after the end of its last run. An interval of less than a tenth of a millisecond counts as that.
-    /// While the hook fails, each pause is twice the last, up to a second.
+    /// Fires again and again, each time `interval` after the end of the last run. An interval of less than a tenth of a
+    /// millisecond counts as a tenth of a millisecond. While the hook fails, each pause is twice as long as the last, up to a
+    /// second.
     pub fn every(mut self, interval: Duration) -> Self {
         self.policy.repeat = Repeat::Every(interval);
         self
     }
 
-    /// Escalates: when this hook has fired for the first time, waits for `after`, and then fires `hook` if the registration
-    /// still exists. `hook` fires even while this hook still runs.
+    /// Escalates to `hook`: once the first run of this hook has begun, waits for `after`, and then fires `hook` if the
+    /// registration still exists. `hook` fires even while this hook still runs.
     ///
     /// ```
     /// use std::time::Duration;
@@ -129,8 +131,8 @@ impl<'a> Hook<'a> {
         self
     }
 
-    /// Takes the hook apart: the closures of this hook and of all that it escalates to, and a plan that refers to them by
-    /// index.
+    /// Takes the hook apart. Returns the closures of this hook and of all hooks that it escalates to, and a plan that refers to
+    /// the closures by index.
     pub(crate) fn split(self) -> (Vec<Closure<'a>>, Plan) {
         let mut closures = Vec::new();
         let plan = self.split_into(&mut closures);

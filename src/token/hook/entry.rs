@@ -1,4 +1,4 @@
-//! A hook that is registered: runs it, fires it again, and ends it.
+//! A registered hook: how it runs, fires again, and ends.
 
 use std::sync::Arc;
 use std::task::{Poll, Wake, Waker};
@@ -17,14 +17,14 @@ use crate::watchdog::Timer;
 
 /// A hook that is registered with one call or one scope.
 ///
-/// A future carries its hook from scope to scope. It makes an entry for each of them ([`again`](Self::again)), and retires the
+/// A future carries its hook from scope to scope. It makes an entry for each scope ([`again`](Self::again)), and retires the
 /// entry of the scope that it leaves.
 pub(crate) struct Entry {
     /// The entries of one hook share the callback.
     callback: Arc<Callback>,
     policy: Policy,
     then: Vec<(Duration, Arc<Entry>)>,
-    /// The timers that will fire it again, and those of the hooks that it escalates to.
+    /// The timers that will fire this entry again, and the timers of the hooks that it escalates to.
     timers: ForkMutex<Vec<Timer>>,
     /// Whether the end of a scope has triggered the entry. After that only the entry's own timers fire it.
     triggered: AtomicBool,
@@ -38,7 +38,7 @@ pub(crate) struct Entry {
     env: TestEnv,
 }
 
-/// When a hook fires again if the user left it open.
+/// Whether a hook fires again, if the user has chosen neither `once` nor `every`.
 #[derive(Clone, Copy)]
 pub(crate) enum DefaultRepeat {
     Once,
@@ -96,7 +96,7 @@ impl Entry {
         self.policy.inline
     }
 
-    /// Its scope is over: runs it for the first time. Called on the watchdog.
+    /// The entry's scope is over: starts the first run. Called on the watchdog.
     pub(crate) fn trigger(self: Arc<Self>) {
         if self.claim() {
             self.dispatch();
@@ -118,7 +118,7 @@ impl Entry {
         }
     }
 
-    /// Runs it on this thread.
+    /// Runs the hook on this thread.
     pub(crate) fn run(self: &Arc<Self>) {
         let (fires, failures, due) = match self.callback.call(self) {
             Call::Ran { fires, failures, due, waiters } => {
@@ -149,7 +149,7 @@ impl Entry {
             Repeat::Once | Repeat::Default => return,
             Repeat::Every(interval) => {
                 let interval = nanos(interval).max(100_000);
-                // While the hook fails, each pause is twice the last, up to a second.
+                // While the hook fails, each pause is twice as long as the last, up to a second.
                 interval.saturating_mul(1 << failures.min(14)).min(interval.max(1_000_000_000))
             }
             Repeat::Backoff => 500_000 << (fires - 1).min(if failures > 0 { 11 } else { 7 }),
@@ -161,7 +161,7 @@ impl Entry {
         matches!(self.policy.repeat, Repeat::Once | Repeat::Default)
     }
 
-    /// Starts the timers of the hooks that it escalates to, at the first firing.
+    /// Starts the timers of the hooks that it escalates to, once.
     fn escalate_later(self: &Arc<Self>) {
         // Relaxed: nothing but this flag decides who is first.
         if !self.escalates.swap(true, Ordering::Relaxed) {
@@ -181,7 +181,8 @@ impl Entry {
         let time = self.env.reading(clock::now()).saturating_add(after);
         let timer = thread::schedule_on(&self.env, time, weak_waker(weak));
         if timers.len() > self.then.len() {
-            // The last timer is the one that fired the hook this time.
+            // All hooks of `then` have their timers already. The last timer in the list is this entry's own, which has fired
+            // this run.
             timers.pop();
         }
         timers.push(timer);
@@ -192,8 +193,8 @@ impl Entry {
         !mutant!(NoRetire) && self.retired.load(Ordering::Relaxed)
     }
 
-    /// The future leaves the scope: this entry begins no run any more, even if the watchdog or a runner is about to start
-    /// one. With `wait`, no run of this entry is in progress when this returns. The hook may run for [another](Self::again)
+    /// The future leaves the scope: this entry begins no run any more, even if the watchdog or a runner is about to start one.
+    /// With `wait`, no run of this entry is in progress when this returns. The hook may still run for [another](Self::again)
     /// entry.
     pub(crate) fn retire(&self, wait: bool) {
         wake(self.callback.hold_back(wait, || self.retired.store(true, Ordering::Relaxed)));
@@ -238,8 +239,8 @@ impl Entry {
     }
 
     /// Called when the future of this entry ends. Pending until this entry has run, or never will, and the hook is not running.
-    /// If the hook `ends` with the future, the entry begins no other run after that. `waiter` is as in
-    /// [`Callback::poll_idle`].
+    /// If the hook `ends` with the future, the entry begins no other run after that. `waiter` identifies the waiting future: a
+    /// new waker of the same waiter replaces the earlier one ([`Callback::poll_idle`]).
     pub(crate) fn poll_first_run(&self, waiter: usize, waker: &Waker, ends: bool) -> Poll<()> {
         let is_to_come = || {
             let ended = self.has_ended();
@@ -302,7 +303,7 @@ impl Entry {
         self.resume_all(&mut due);
         #[cfg(feature = "testing")]
         if TestEnv::is_in_force() && TestEnv::current().injects() {
-            // A test relies on it that the hooks have run when this returns, as it does at an expiry.
+            // A test relies on the hooks having run when this returns, as after an expiry.
             return crate::watchdog::mock::carry_out(due);
         }
         due.into_iter().for_each(thread::post);
@@ -319,13 +320,13 @@ impl Entry {
         self.then.iter().fold(self.callback.fires(), |sum, (_, entry)| sum.saturating_add(entry.fires()))
     }
 
-    /// The last failure of a hook that it escalates to; if there is none, its own last failure.
+    /// The last failure of a hook that this one escalates to; if no such hook has failed, this hook's own last failure.
     pub(crate) fn failure(&self) -> Option<HookFailure> {
         let own = || self.callback.failure().map(|Failure { text, is_panic }| HookFailure { text, is_panic });
         self.then.iter().rev().find_map(|(_, entry)| entry.failure()).or_else(own)
     }
 
-    /// Whether a hook has fired that spoils the result of the call.
+    /// Whether a hook that spoils the result of the call has fired.
     pub(crate) fn has_spoilt(&self) -> bool {
         (self.policy.spoils && self.callback.fires() > 0)
             || self.then.iter().any(|(_, entry)| entry.has_spoilt())

@@ -11,8 +11,8 @@ use std::sync::{Arc, MutexGuard, RwLockReadGuard, RwLockWriteGuard};
 ///
 /// A hook that fails fires again, after ever longer pauses. The error is kept: see [`HookFailure`](crate::HookFailure).
 ///
-/// The types of std that a closure is likely to return implement it. If your closure returns another type, end it with a
-/// semicolon, or return a `Result`. Other crates cannot implement this trait: it is implemented for `!`, which has no name
+/// The types of std that a closure is likely to return implement this trait. If your closure returns another type, end it with
+/// a semicolon, or return a `Result`. Other crates cannot implement this trait: it is implemented for `!`, which has no name
 /// yet.
 ///
 /// # Examples
@@ -44,7 +44,8 @@ pub trait HookResult: Sized {
 impl<T, E: Debug> HookResult for Result<T, E> {
     fn into_failure(self) -> Option<String> {
         let text = format!("{:?}", self.err()?);
-        // The `Debug` of a string has quotes around it.
+        // The `Debug` of a string has quotes around it: they are stripped. If there are more quotes inside, the text may not be
+        // one string, and is kept as it is.
         let inside = text.strip_prefix('"').and_then(|text| text.strip_suffix('"'));
         Some(inside.filter(|inside| !inside.contains('"')).unwrap_or(&text).to_owned())
     }

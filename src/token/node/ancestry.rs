@@ -8,11 +8,12 @@ use crate::test_env::TestEnv;
 use crate::time::NEVER;
 use crate::watchdog::Timer;
 
-/// What a node and its ancestors mean for that node and for those beneath.
+/// What a node caches about itself and its ancestors, for itself and for the nodes beneath.
 ///
 /// The cached values are written under the node's lock. A thread that reads them without the lock may see them as they were
-/// before a move that is not done yet. Where `is_fixed` is set no node moves, so nothing changes any more. That is why
-/// `is_fixed` is read with Acquire and written with Release, and all others Relaxed.
+/// before a move that is not done yet. If `is_fixed` is set, neither the node nor an ancestor moves any more, so the other
+/// values are final. That is why `is_fixed` is written last, with Release, and read first, with Acquire: a thread that finds it
+/// set reads the final values. The other accesses are Relaxed.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Ancestry {
     /// The earliest deadline of the node and its ancestors.
@@ -26,7 +27,8 @@ pub(super) struct Ancestry {
 }
 
 impl Ancestry {
-    /// The ancestry of a node beneath `parent`, without the node's own links. The parent's lock is held, or the node's.
+    /// The ancestry of a node beneath `parent`, without the node's own links. Called with the lock of the parent or of the node
+    /// held.
     #[inline]
     pub(super) fn beneath(
         parent: Option<&Arc<Node>>,
@@ -79,7 +81,7 @@ impl Node {
         self.flags.is_waypoint.store(true, Ordering::Relaxed);
     }
 
-    /// The nearest waypoint: this node or an ancestor that may move or has links of its own.
+    /// The nearest waypoint, from this node outwards: a node that may move, or that has links of its own.
     #[inline]
     pub(super) fn nearest_waypoint(self: &Arc<Self>) -> Option<Arc<Node>> {
         let is_waypoint = self.flags.is_waypoint.load(Ordering::Relaxed);
@@ -95,7 +97,7 @@ impl Node {
 
     /// Whether a child with this deadline needs a timer (invariant 4).
     pub(super) fn is_outrun_by(&self, deadline: u64, env: &TestEnv) -> bool {
-        // The deadline of a parent with another clock cannot stand for the child's.
+        // Deadlines on different clocks cannot be compared: so a child with another clock than its parent always needs a timer.
         let is_comparable = self.env.shares_clock(env);
         deadline < if is_comparable { self.ancestry().effective } else { NEVER }
     }
@@ -170,7 +172,8 @@ impl Node {
             if node.env.shares_clock(&self.env) {
                 earliest = earliest.min(node.deadline);
             }
-            // The ancestors of such a future are left out. Their end still reaches the node: it sets the node's flag.
+            // The node of a future that is not done may lose its ancestors, so these are left out. If one of them ends, the end
+            // still sets the flag of `self`.
             let is_last = only_lasting && node.parent_mode.is_reparentable();
             next = if is_last { None } else { node.parent() };
         }

@@ -37,7 +37,7 @@ pub(crate) struct Node {
     /// Whether a propagation that began here has reached all nodes beneath.
     pub(super) has_propagated: AtomicBool,
     pub(super) flags: AncestryFlags,
-    /// `Ancestry::effective`.
+    /// The cached `Ancestry::effective`.
     pub(super) effective: AtomicU64,
     /// The nearest ancestor that is a waypoint; for a lazy token, the parent. A search for links skips the nodes in between,
     /// since these have no links and never move.
@@ -61,8 +61,8 @@ pub(super) struct Details {
     pub(super) fields: Fields,
 }
 
-/// The state under the node's lock. A token that nobody waits for needs no more than this. That keeps its node at 120 bytes, a
-/// size that allocators have at hand.
+/// The state under the node's lock. A token that nobody waits for needs nothing else: its `more` is `None`. That keeps its node
+/// at 120 bytes, a size that allocators have at hand.
 pub(super) struct State {
     pub(super) parent: Option<Listing>,
     pub(super) more: Option<Box<ScopeState>>,
@@ -81,22 +81,22 @@ pub(super) struct ScopeState {
     pub(super) cold: Option<Box<ColdState>>,
 }
 
-/// What few nodes need.
+/// State that only few nodes need.
 #[derive(Default)]
 pub(super) struct ColdState {
     pub(super) children: Slab<Child>,
     /// Nodes whose end ends this one too ([`cancel_on`](crate::Timebox::cancel_on)).
     pub(super) links: Vec<Listing>,
     pub(super) hooks: Slab<ListedHook>,
-    /// How many open shields suspend its hooks.
+    /// How many open shields suspend the node's hooks.
     pub(super) suspensions: u32,
     /// For each shield that is pending in the node's future, the time until which the shield lasts at most.
     pub(super) shields: Slab<u64>,
     /// The task that waits until the last of these shields has closed.
     pub(super) shield_waiter: Option<Waker>,
-    /// How long a future in the scope is polled on, once the scope is over.
+    /// How long a future in the scope is still polled, once the scope is over.
     pub(super) grace: u64,
-    /// Whether to keep the last error that named the node.
+    /// Whether the node keeps the last error that named it, in `raised`.
     pub(super) falls_back: bool,
     pub(super) raised: Option<TimeoutError>,
 }
@@ -157,15 +157,15 @@ impl DerefMut for ScopeState {
 pub(super) struct Listing {
     pub(super) node: Arc<Node>,
     pub(super) key: u32,
-    /// Whether the child's origin is the origin of this node.
+    /// Whether the child's origin is the origin of `node`.
     pub(super) inherits: bool,
 }
 
 #[derive(Clone)]
 pub(super) enum Child {
-    /// It is beneath the node.
+    /// The child is beneath the node.
     Inner(Weak<Node>),
-    /// It is linked to the node: it ends when the node ends.
+    /// The child is linked to the node: it ends when the node ends.
     Linked(Weak<Node>),
 }
 
@@ -191,7 +191,7 @@ impl Children {
 pub(super) struct ListedHook {
     pub(super) entry: Arc<Entry>,
     pub(super) owner: HookOwner,
-    /// How many shields of this node suspend it.
+    /// How many shields of the node suspend the hook.
     pub(super) suspensions: u32,
 }
 
@@ -202,12 +202,12 @@ impl ListedHook {
     }
 }
 
-/// Who a hook belongs to. That decides when it ends, and which shields suspend it.
+/// The owner of a hook. The owner decides when the hook ends, and which shields suspend it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum HookOwner {
     /// A token. The hook ends with its registration.
     Token,
-    /// The token of a scope, in the code of that scope. The hook ends with its registration, and a shield suspends it.
+    /// A token of a scope, used by the code of that scope. The hook ends with its registration, and a shield suspends it.
     OwnToken,
     /// A scope. The hook ends with the scope, and a shield suspends it.
     Scope,
@@ -229,7 +229,7 @@ impl HookOwner {
 }
 
 impl Node {
-    /// What an error says of its scope.
+    /// The description of the node's scope, for errors.
     pub(crate) fn info(&self) -> ScopeInfo {
         let Details { label, limit, fields } = self.details.as_deref().cloned().unwrap_or_default();
         ScopeInfo { id: self.id, label, location: self.location, limit, fields }
@@ -240,27 +240,27 @@ impl Node {
         &self.over
     }
 
-    /// Whether it is over, as far as an end has propagated.
+    /// Whether the node is over, as far as an end has propagated.
     #[inline]
     pub(crate) fn is_over(&self) -> bool {
-        // Acquire: pairs with the Release in `set_over`. The thread that finds the flag set sees what led to it.
+        // Acquire: pairs with the Release in `set_over`. So a thread that finds the flag set sees the end that led to it.
         self.over.load(Ordering::Acquire) || self.is_lazy_parent_over()
     }
 
-    /// Whether its parent is over, if it is lazy.
+    /// Whether the node is lazy and its parent is over.
     #[inline]
     fn is_lazy_parent_over(&self) -> bool {
         // Acquire: pairs with the Release in `set_over`, as in `is_over`.
         self.lazy_parent().is_some_and(|parent| parent.over.load(Ordering::Acquire))
     }
 
-    /// Its parent, if it is lazy.
+    /// The parent of a lazy node; `None` if the node is not lazy.
     #[inline]
     pub(super) fn lazy_parent(&self) -> Option<&Arc<Node>> {
         if self.parent_mode.is_lazy() { self.next.as_ref() } else { None }
     }
 
-    /// Its parent, while its lock is held.
+    /// The node's parent. `state` is the node's own locked state.
     pub(super) fn parent_in<'a>(&'a self, state: &'a State) -> Option<&'a Arc<Node>> {
         state.parent.as_ref().map(|listing| &listing.node).or_else(|| self.lazy_parent())
     }

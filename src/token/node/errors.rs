@@ -1,4 +1,4 @@
-//! What errors say of a node, and what a node keeps of them.
+//! How errors describe a node, and the error that a node keeps.
 
 use std::sync::Arc;
 

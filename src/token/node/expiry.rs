@@ -27,19 +27,21 @@ impl Wake for Node {
 }
 
 impl Node {
-    /// Whether its deadline has passed, if the caller's clock says `now`.
+    /// Whether the node's deadline has passed, if the caller's clock says `now`.
     #[inline]
     pub(crate) fn has_expired(&self, now: u64) -> bool {
         self.deadline <= self.env.reading(now)
     }
 
-    /// How the node has ended by itself, if it has at `now`: by its cancel or by its deadline, whichever came first.
+    /// How the node has ended by itself up to `now`: by its cancel or by its deadline, whichever came first. `None` if it has
+    /// not.
     pub(crate) fn end(&self, now: u64) -> Option<Termination> {
         let recorded = self.state.lock().and_then(|state| state.end.clone());
         self.earlier(recorded, self.env.reading(now))
     }
 
-    /// The earlier of a recorded end and the deadline, if the deadline has passed at `now` on the node's clock.
+    /// The recorded end or the deadline, whichever came first. The deadline counts only if it has passed at `now`, on the
+    /// node's clock.
     pub(super) fn earlier(&self, recorded: Option<Termination>, now: u64) -> Option<Termination> {
         match recorded {
             Some(end) if end.at < self.deadline => Some(end),
@@ -48,14 +50,16 @@ impl Node {
         }
     }
 
-    /// Whether the node is over at `now`. If the watchdog is late, this propagates the expiry in its place.
+    /// Whether the node is over at `now`. If a deadline has passed and the watchdog is late, this propagates the expiry in
+    /// place of the watchdog.
     pub(crate) fn expire(self: &Arc<Self>, now: u64) -> bool {
         self.is_over() || (self.may_have_expired(now) && self.propagate_expiry(now))
     }
 
     #[cold]
     fn propagate_expiry(self: &Arc<Self>, now: u64) -> bool {
-        // For each tree, two nodes: the expired node with the earliest deadline, and the outermost expired node.
+        // For each tree of `visit_all`, at most two nodes: the expired node with the earliest deadline, and the outermost
+        // expired node.
         let mut expired: Vec<(u64, usize, Reverse<usize>, Arc<Node>)> = Vec::new();
         let mut trees = 0;
         let mut earliest = (usize::MAX, NEVER);
@@ -78,7 +82,7 @@ impl Node {
         if expired.is_empty() {
             return false;
         }
-        // The earliest comes first: it is the origin of this node.
+        // The node with the earliest deadline ends first, since its end is the origin of this node.
         expired.sort_by_key(|&(deadline, tree, depth, _)| (deadline, tree, depth));
         let mut wakes = WakeList::default();
         expired.iter().for_each(|(.., node)| node.end_at_deadline(&mut wakes));
@@ -91,7 +95,7 @@ impl Node {
         self.propagate(None, wakes);
     }
 
-    /// Has the deadline pass now, because a test asks for it. The hooks have run when this returns.
+    /// Ends the node now as if its deadline had passed, because a test asks for it. The hooks have run when this returns.
     #[cfg(feature = "testing")]
     pub(crate) fn expire_early(self: &Arc<Self>) {
         struct Early(Arc<Node>);
@@ -113,20 +117,20 @@ impl Node {
         if !self.is_over() {
             return None;
         }
-        // If a fork has lost the origin, the time is not known.
+        // If a fork has lost the origin, the time is not known: 0 stands for it.
         let at = self.origin_on(clock).map_or(0, |origin| origin.termination.at);
         Some(at)
     }
 
-    /// Whether the node or one of its present ancestors has ended. A node can be over although none of these has ended: it may
-    /// have left the parent that ended.
+    /// Whether the node or one of its present ancestors has ended. A node can be over although none of these has ended: the
+    /// node may have left the parent that ended.
     pub(crate) fn is_over_still(self: &Arc<Self>) -> bool {
         let (now, mut has_ended) = (clock::now(), false);
         self.walk(|node| has_ended |= node.end(now).is_some());
         has_ended
     }
 
-    /// Sets the grace of its scope.
+    /// Sets the grace of the node's scope.
     pub(crate) fn set_grace(&self, grace: u64) {
         if let Some(mut state) = self.state.lock() {
             state.grace = grace;
@@ -134,7 +138,7 @@ impl Node {
     }
 
     /// Two times: the earliest end of this node and its ancestors, and the earliest end of their graces. `None` if no end has
-    /// reached the node. An ancestor with another clock counts as if it ended now, with no grace.
+    /// reached the node. An ancestor that has ended on another clock counts as if it had ended now, with no grace.
     pub(crate) fn graced_until(self: &Arc<Self>, now: u64) -> Option<(u64, u64)> {
         let mut first: Option<(u64, u64)> = None;
         let mut add = |end: u64, until: u64| {

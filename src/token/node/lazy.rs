@@ -7,8 +7,8 @@ use super::propagation::ParentEnd;
 use crate::sync::{Ordering, mutant};
 
 impl Node {
-    /// Makes sure that the parent's end propagates to a lazy node. If the parent is over, it has propagated when this returns.
-    /// Called before a task, a hook or a child waits for the node.
+    /// Makes sure that the parent's end propagates to a lazy node. If the parent is over already, its end has reached the node
+    /// when this returns. Called before a task, a hook or a child waits for the node.
     #[inline]
     pub(super) fn ensure_listed(self: &Arc<Self>) {
         if self.parent_mode.is_lazy() {
@@ -20,23 +20,26 @@ impl Node {
     fn list_lazy(self: &Arc<Self>) {
         let Some(parent) = self.lazy_parent() else { return };
         if self.parent_mode.is_unlisted() {
-            // If a fork has lost the parent's lock, the node can only go on to read the flag.
+            // If a fork has lost the parent's lock, the parent cannot list the node: so the node stays lazy, and reads the
+            // parent's flag.
             let Some(listing) = parent.list(Child::Inner(Arc::downgrade(self))) else { return };
             let surplus = self.take_listing(listing);
             surplus.map(Listing::unlist);
         }
-        // Invariant 3: the parent may have gone through its children before it listed this one.
+        // Invariant 3: the parent may have gone through its children before it listed this node. So the parent's flag is read
+        // again now.
         // Acquire: pairs with the Release in `set_over`.
         if !self.over.load(Ordering::Acquire) && parent.is_over() && !mutant!(NoSecondLook) {
             self.propagate_and_deliver(Some(&ParentEnd::of(parent)));
         }
         if self.parent_mode.is_unlisted() {
-            // Set last, when the node is listed and has looked at the parent.
+            // Set last, since another thread that finds the node listed skips the steps above.
             self.parent_mode.set_listed();
         }
     }
 
-    /// Stores the node's place in the parent's list. Hands it back if the node has one already.
+    /// Stores the node's place in the parent's list. Hands the place back if the node has one already, or if a fork has lost
+    /// the lock.
     fn take_listing(&self, listing: Listing) -> Option<Listing> {
         let Some(mut state) = self.state.lock() else { return Some(listing) };
         if state.parent.is_some() {

@@ -1,4 +1,4 @@
-//! Links: a node may end with nodes that are not its ancestors ([`cancel_on`](crate::Timebox::cancel_on)).
+//! Links: a node may also end because another node ends that is not its ancestor ([`cancel_on`](crate::Timebox::cancel_on)).
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -15,14 +15,15 @@ impl Node {
         }
         self.set_waypoint();
         self.update();
-        // Invariant 3: `other` may have propagated to its children before it listed this node.
+        // Invariant 3: `other` may have propagated to its children before it listed this node. So the flag of `other` is read
+        // again now.
         if other.is_over() {
             self.end_by(self.end_through_link(other, other.origin().as_ref()), true);
             self.propagate_and_deliver(None);
         }
     }
 
-    /// The nodes to which this one is linked itself.
+    /// The nodes to which this node itself is linked, without the links of its ancestors.
     fn linked_nodes(&self) -> Vec<Arc<Node>> {
         let links =
             self.state.lock().map(|state| state.links.iter().map(|link| Arc::clone(&link.node)).collect());
@@ -35,7 +36,8 @@ impl Node {
             let mut in_circle = false;
             other.visit_all(|_, node| in_circle |= Arc::ptr_eq(node, self));
             if in_circle && let Some(mut state) = self.state.lock() {
-                // `other` still lists this node, and so propagates to it as long as both nodes exist.
+                // Only the reference to `other` is dropped. `other` still lists this node, so it propagates to this node as
+                // long as both exist.
                 let link = state.links.iter().position(|link| Arc::ptr_eq(&link.node, &other));
                 let link = link.map(|index| state.links.swap_remove(index));
                 drop(state);
@@ -44,8 +46,8 @@ impl Node {
         }
     }
 
-    /// The earliest deadline that ends this node: its own, that of an ancestor, or that of a node to which one of them is
-    /// linked. Leaves out nodes with another clock.
+    /// The earliest deadline of all nodes whose end ends this node: the node itself, its ancestors, and the nodes to which any
+    /// of these is linked. Leaves out nodes with another clock.
     pub(crate) fn expires_at(self: &Arc<Self>) -> u64 {
         let ancestry = self.ancestry();
         if !ancestry.has_links && !ancestry.mixes_clocks {
@@ -56,7 +58,7 @@ impl Node {
             if node.env.shares_clock(&self.env) {
                 earliest = earliest.min(node.effective_deadline());
             } else if ancestry.mixes_clocks {
-                // `node` has another clock, but an ancestor of it may have this clock again.
+                // `node` has another clock, but an ancestor of `node` may have the clock of `self` again.
                 node.walk(|node| {
                     if node.env.shares_clock(&self.env) {
                         earliest = earliest.min(node.deadline);
@@ -67,13 +69,13 @@ impl Node {
         earliest
     }
 
-    /// Whether a node that ends this one may have expired.
+    /// Whether this node, or a node whose end ends this one, may have expired.
     #[inline]
     pub(super) fn may_have_expired(self: &Arc<Self>, now: u64) -> bool {
         self.ancestry().mixes_clocks || self.expires_at() <= self.env.reading(now)
     }
 
-    /// The node with the earliest deadline, of all nodes that end this one through one of its own links.
+    /// Of all nodes whose end ends this one through one of its own links: the node with the earliest deadline.
     pub(crate) fn earliest_link(self: &Arc<Self>) -> Option<Arc<Node>> {
         let mut earliest: Option<Arc<Node>> = None;
         for link in self.linked_nodes() {
@@ -89,8 +91,8 @@ impl Node {
         earliest
     }
 
-    /// Calls `visit` with this node and with all nodes to which it or its ancestors are linked. Skips the ancestors, since a
-    /// node caches what its ancestors mean for it (invariant 5).
+    /// Calls `visit` with this node and with all nodes to which it or its ancestors are linked. Skips the ancestors, since the
+    /// cache of each visited node covers that node's ancestors (invariant 5).
     fn visit_trees(self: &Arc<Self>, mut visit: impl FnMut(&Arc<Node>)) {
         let mut trees = vec![Arc::clone(self)];
         let mut seen = HashSet::new();
@@ -108,8 +110,8 @@ impl Node {
         }
     }
 
-    /// Calls `visit` with every node whose end ends this one, and with the index of its tree. Tree 0 is the node and its
-    /// ancestors; the others begin with the nodes to which these are linked.
+    /// Calls `visit` with this node and with every node whose end ends this one, and with the index of the visited node's tree.
+    /// Tree 0 is this node and its ancestors. Each other tree is a linked node and the ancestors of that node.
     pub(super) fn visit_all(self: &Arc<Self>, mut visit: impl FnMut(usize, &Arc<Node>)) {
         let mut trees = vec![Arc::clone(self)];
         let mut seen = HashSet::new();
@@ -124,8 +126,8 @@ impl Node {
         }
     }
 
-    /// Adds the nodes to which `node` is linked itself, each once, since links may form a circle. Returns the
-    /// parent of `node`.
+    /// Adds to `trees` the nodes to which `node` itself is linked. Leaves out nodes that were `seen` before, since links may
+    /// form a circle. Returns the parent of `node`.
     fn collect_links(
         self: &Arc<Self>,
         node: &Arc<Node>,
@@ -141,7 +143,7 @@ impl Node {
         node.parent_in(&state).cloned()
     }
 
-    /// Lists a child.
+    /// Adds a child to this node's list; `None` if a fork has lost the lock.
     pub(super) fn list(self: &Arc<Self>, child: Child) -> Option<Listing> {
         let key = self.register(true, |state| state.children.insert(child))?;
         Some(Listing::new(self, key))

@@ -1,4 +1,4 @@
-//! Who learns that a node is over: hooks and tasks.
+//! The hooks and tasks that are registered with a node, to learn that it is over.
 
 use std::sync::Arc;
 use std::task::{Poll, Waker};
@@ -12,8 +12,8 @@ use crate::token::hook::Entry;
 impl Node {
     /// Adds a registration to the state: a child, a hook or a task. The end of the node propagates to it from then on.
     ///
-    /// `None` if a fork has lost the lock. `None` too if the node is over and `even_if_over` is not set: then its end has
-    /// propagated already.
+    /// `None` if a fork has lost the lock. `None` too if the node is over and `even_if_over` is not set: then the node's end
+    /// has propagated already.
     pub(super) fn register<K>(
         self: &Arc<Self>,
         even_if_over: bool,
@@ -39,7 +39,8 @@ impl Node {
         self.register(false, |state| state.list_hook(entry, owner))
     }
 
-    /// Registers a hook that has fired with a node that is over, so that it ends with the scope.
+    /// Registers a hook although the node is over, so that the hook ends with the scope. The node does not fire the hook: the
+    /// caller does.
     pub(crate) fn add_fired_hook(self: &Arc<Self>, entry: &Arc<Entry>, owner: HookOwner) -> Option<usize> {
         self.register(true, |state| state.list_hook(entry, owner))
     }
@@ -64,7 +65,7 @@ impl Node {
     }
 
     /// The hooks of this node and of the futures beneath, from the outside in. The future of this node polls and drops those
-    /// futures. Scopes beneath that were entered by a handle are left out, since others poll them.
+    /// futures. Scopes beneath that were entered by a handle are left out, since the future does not poll or drop them.
     fn polled_hooks(self: &Arc<Self>) -> Vec<(Arc<Entry>, HookOwner)> {
         let mut entries = Vec::new();
         let mut stack = vec![Arc::clone(self)];
@@ -127,7 +128,7 @@ impl Node {
         drop(waker);
     }
 
-    /// Lets `swap` exchange a clone of a waker with one in the state. To clone and to drop a waker is foreign code, so both
+    /// Lets `swap` exchange a clone of `waker` with a waker in the state. To clone and to drop a waker is foreign code, so both
     /// happen without the lock.
     pub(super) fn with_waker<R>(
         &self,

@@ -19,7 +19,7 @@ pub(crate) struct NodeSpec {
     pub(crate) deadline: u64,
     /// The cause of the node's end if the deadline passes.
     pub(crate) cause: Cause,
-    /// Whether it may get another parent, as the node of a future may.
+    /// Whether the node may get another parent: the node of a future may.
     pub(crate) reparentable: bool,
 }
 
@@ -105,7 +105,7 @@ impl Node {
     fn new_child(parent: &Arc<Node>, spec: NodeSpec, env: TestEnv) -> Arc<Self> {
         parent.ensure_listed();
         let Some(mut state) = parent.state.lock() else {
-            // A fork has lost the lock: the parent can list no child, and propagate to none.
+            // A fork has lost the lock: the parent can list no child, and propagate to none. So the new node has no parent.
             return Self::new_root(spec, env);
         };
         let needs_timer = parent.is_outrun_by(spec.deadline, &env);
@@ -118,7 +118,7 @@ impl Node {
             ancestry: Ancestry::beneath(Some(parent), &env, spec.deadline, spec.reparentable),
             next: parent.nearest_waypoint(),
         };
-        // The parent's lock is enough: invariants 2, 3 and 5 hold from the start.
+        // The parent's lock is held until the node is listed, so invariants 2, 3 and 5 hold from the start.
         let node = Self::build(spec, env, position);
         state.children.insert(Child::Inner(Arc::downgrade(&node)));
         drop(state);

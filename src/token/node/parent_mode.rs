@@ -21,8 +21,8 @@ impl ParentMode {
 
     #[inline]
     pub(super) fn is_reparentable(&self) -> bool {
-        // Relaxed: the thread that polls the future made the children of this poll, and closes their parents later. Another
-        // thread plays no part in the end of that poll.
+        // Relaxed: the answer matters when a scope closes, for the futures that were polled in it. The thread that closes the
+        // scope has polled them, so it sees its own `keep_parent`. Another thread plays no part in the end of that poll.
         self.0.load(Ordering::Relaxed) == Self::REPARENTABLE
     }
 

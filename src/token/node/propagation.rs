@@ -38,7 +38,8 @@ impl Node {
         let at = self.env.reading(now);
         let end = Termination { reason, ..Termination::new(Cause::Cancelled, at) };
         let first = !self.expire(now) && self.end_by(end, false);
-        // If another thread was first, it may not have propagated to all nodes yet, or a fork may have lost that thread.
+        // If another thread was first, it may not have propagated to all nodes yet, or a fork may have lost that thread. So
+        // this call propagates too.
         // Acquire: pairs with the Release in `propagate`.
         if first || (!mutant!(NoSecondSpread) && !self.has_propagated.load(Ordering::Acquire)) {
             self.propagate_and_deliver(None);
@@ -50,10 +51,10 @@ impl Node {
     /// `even_if_over` is not set.
     pub(super) fn end_by(&self, end: Termination, even_if_over: bool) -> bool {
         let Some(mut state) = self.state.lock() else {
-            // A fork has lost the lock: the end propagates to no other node.
+            // A fork has lost the lock: only the flag is set, and the end propagates to no other node.
             return !self.over.swap(true, Ordering::AcqRel);
         };
-        // A node that is over because of its parent may still end by itself, since it may leave the parent.
+        // `even_if_over`: a node that is over because of its parent may still end by itself, since it may leave the parent.
         if state.end.is_some() || (!even_if_over && self.is_over()) {
             return false;
         }
@@ -61,15 +62,15 @@ impl Node {
         true
     }
 
-    /// [Propagates](Self::propagate), then wakes tasks and hooks. Called on a user's thread.
+    /// [Propagates](Self::propagate), then wakes the tasks, and leaves the hooks to the watchdog. Called on a user's thread.
     pub(super) fn propagate_and_deliver(self: &Arc<Self>, by: Option<&ParentEnd>) {
         let mut wakes = WakeList::default();
         self.propagate(by, &mut wakes);
         wakes.deliver();
     }
 
-    /// Sets the flag of this node and of all nodes beneath, and collects the tasks and hooks that wait for them. The node is
-    /// over `by` the end of its parent, or else by its own.
+    /// Sets the flag of this node and of all nodes beneath, and collects the tasks and hooks that wait for them. `by` is the
+    /// parent's end, which ends the node; `None` if the node has ended by itself.
     pub(super) fn propagate(self: &Arc<Self>, by: Option<&ParentEnd>, wakes: &mut WakeList) {
         if let Some(pending) = self.set_over(by, wakes) {
             self.propagate_beneath(pending, wakes);
@@ -131,10 +132,11 @@ impl Node {
         }
         let children = Children::of(&state);
         let inherits = state.parent.as_ref().is_some_and(|listing| listing.inherits);
-        // The children are used without the lock: the last `Arc` of a child may be dropped then, and its drop takes this lock.
+        // Unlocked before the children are used, since the last `Arc` of a child may then be dropped, and the child's drop
+        // takes this lock.
         drop(state);
         let origin = match by {
-            // The parent's origin is at hand. Otherwise each node of a deep tree would walk up the tree to find it.
+            // The parent's origin is passed down: otherwise each node of a deep tree would walk up the tree to find it.
             Some(by) if inherits => by.origin.clone(),
             _ => self.origin(),
         };
@@ -152,8 +154,8 @@ impl Node {
             state.end = self.earlier(state.end.take(), at);
         }
         let is_own_first = state.end.as_ref().is_some_and(|own| {
-            // A caller whose `cancel` returned `true` must find its cancel as the cause. A cancel of the parent at the very
-            // deadline of the node does not come first.
+            // A caller whose `cancel` returned `true` must find its cancel as the cause, so a cancel of this node always comes
+            // first. If the parent was cancelled at the very time of the node's own end, the own end comes first.
             let is_cancel = own.cause == Cause::Cancelled && own.origin.is_none();
             own.at < at || (own.at == at && cause == Cause::Cancelled) || is_cancel
         });
@@ -195,7 +197,7 @@ impl Node {
         Some(origin)
     }
 
-    /// The node's origin, or as an error the parent, if the node's origin is the parent's origin.
+    /// The node's origin. If the node inherits the origin of its parent, the result is the parent, as an `Err`.
     fn own_origin(&self) -> Result<Option<Arc<Origin>>, Arc<Node>> {
         if !self.is_over() {
             return Ok(None);
@@ -207,7 +209,7 @@ impl Node {
         if let Some(listing) = state.parent.as_ref().filter(|listing| listing.inherits) {
             return Err(Arc::clone(&listing.node));
         }
-        // Invariant 6: the end may not have propagated to a lazy node yet.
+        // Invariant 6: the end may not have propagated to a lazy node yet. Then the parent has the origin.
         if let Some(parent) = self.lazy_parent().filter(|_| state.end.is_none()) {
             return Err(Arc::clone(parent));
         }
@@ -233,7 +235,7 @@ impl Node {
         Arc::new(self.origin_of(Termination::new(self.cause, self.deadline)))
     }
 
-    /// How this node ends when `other` ends, a node to which it is linked. `origin` is the origin of `other`.
+    /// How this node ends because `other` has ended, to which this node is linked. `origin` is the origin of `other`.
     pub(super) fn end_through_link(&self, other: &Node, origin: Option<&Arc<Origin>>) -> Termination {
         match origin {
             Some(origin) => Termination::through_link(&on_clock(origin, &other.env, &self.env)),
@@ -243,7 +245,8 @@ impl Node {
     }
 }
 
-/// An origin on another clock. If the clocks differ, the result says that the end came now.
+/// The origin, with its times on the clock of `to`. If the clocks differ, no time can be converted: so the result says that the
+/// end came now.
 #[inline]
 fn on_clock(origin: &Arc<Origin>, from: &TestEnv, to: &TestEnv) -> Arc<Origin> {
     if to.shares_clock(from) {

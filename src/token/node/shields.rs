@@ -15,7 +15,7 @@ impl Node {
         for (_, hook) in state.hooks.iter_mut().filter(|(_, hook)| hook.owner.is_of_scope()) {
             hook.suspensions += 1;
             // Suspended under the lock, so that the count is right: the code that takes the hook off the list resumes it
-            // that many times.
+            // `suspensions` times.
             hook.entry.suspend();
             entries.push(Arc::clone(&hook.entry));
         }
@@ -23,7 +23,7 @@ impl Node {
         entries.iter().for_each(|entry| entry.wait_until_idle());
     }
 
-    /// The shield closes. Resumes the hooks. Hooks that are due then run.
+    /// The shield closes. Resumes the hooks. A hook that has become due meanwhile runs now.
     pub(crate) fn resume_hooks(&self) {
         let Some(mut state) = self.state.lock() else { return };
         state.suspensions -= 1;
@@ -36,7 +36,7 @@ impl Node {
         entries.iter().for_each(|entry| entry.resume());
     }
 
-    /// Notes that a shield is pending in the future, until this time at most.
+    /// Notes that a shield is pending in the future. It lasts until this time at most.
     pub(crate) fn add_shield(&self, until: u64) -> Option<usize> {
         Some(self.state.lock()?.shields.insert(until))
     }
@@ -55,7 +55,8 @@ impl Node {
         self.state.lock().is_some_and(|state| !state.shields.is_empty())
     }
 
-    /// Until when the pending shields of the future last; 0 if there is none. The task is woken when the last one closes.
+    /// Until when the pending shields of the future last; 0 if there is none. The task is woken when the last of these shields
+    /// closes.
     pub(crate) fn shielded_until(&self, waker: &Waker) -> u64 {
         let until = self.with_waker(waker, |state, waker| {
             let until = state.shields.iter().map(|(_, until)| *until).max();

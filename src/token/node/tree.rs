@@ -27,8 +27,8 @@ fn lock_moves() -> Option<MutexGuard<'static, ()>> {
 impl Node {
     /// Gives the node another parent, or none.
     ///
-    /// A future may be polled in a scope that was entered by a handle of that future. Then its node has no parent, since a node
-    /// cannot be its own ancestor.
+    /// A future may be polled in a scope that was entered by a handle of that future. Then the future's node has no parent,
+    /// since a node cannot be its own ancestor.
     pub(crate) fn set_parent(self: &Arc<Self>, parent: Option<&Arc<Node>>) {
         // In most polls the parent is the same.
         if self.has_parent(parent) {
@@ -48,7 +48,7 @@ impl Node {
         self.adopt_parent(parent, before);
     }
 
-    /// Whether this is its parent.
+    /// Whether `parent` is the node's parent. Also `true` if a fork has lost the lock, since such a node cannot move.
     fn has_parent(&self, parent: Option<&Arc<Node>>) -> bool {
         let Some(state) = self.state.lock() else { return true };
         state.parent.as_ref().map(|listing| Arc::as_ptr(&listing.node)) == parent.map(Arc::as_ptr)
@@ -58,7 +58,7 @@ impl Node {
     fn move_to(self: &Arc<Self>, parent: Option<&Arc<Node>>) -> Option<Arc<Node>> {
         let mut listing = parent.and_then(|parent| parent.list(Child::Inner(Arc::downgrade(self))));
         loop {
-            // If the node has inherited its origin from the parent that it leaves, it keeps the origin.
+            // A node that has inherited its origin from the parent that it leaves keeps that origin.
             let inherited = self.parent().and_then(|parent| parent.origin());
             let Some(mut state) = self.state.lock() else { break };
             if state.parent.as_ref().is_some_and(|listing| listing.inherits) {
@@ -74,7 +74,7 @@ impl Node {
         listing.map(Listing::unlist)
     }
 
-    /// Takes on the end and the deadline of the new parent, once the lock of all moves is free.
+    /// Takes on the end and the deadline of the new parent. Called without the lock of all moves.
     fn adopt_parent(self: &Arc<Self>, parent: Option<&Arc<Node>>, before: Option<Arc<Node>>) {
         drop(before);
         if let Some(parent) = parent.filter(|parent| parent.is_over()) {
@@ -83,16 +83,18 @@ impl Node {
         self.update_all();
     }
 
-    /// Its children, without linked ones.
+    /// The node's children, without the nodes that are linked to it.
     pub(super) fn inner_children(self: &Arc<Self>) -> Vec<Arc<Node>> {
         let listed = self.state.lock().map(|state| Children::of(&state).inner);
-        // Without the lock: the last handle of a child may be dropped here. The check is for invariant 2.
+        // Without the lock, since the last `Arc` of a child may be dropped here. Invariant 2: a listed node may have another
+        // parent.
         let mut children = listed.unwrap_or_default();
         children.retain(|child| child.has_parent(Some(self)));
         children
     }
 
-    /// Moves the node from `parent`, which is closed, to the parent of `parent`; not if the node has another parent by now.
+    /// Moves the node from `parent`, which is closed, to the parent of `parent`. Does nothing if the node has another parent by
+    /// now.
     fn leave(self: &Arc<Self>, parent: &Arc<Node>) {
         let moving = lock_moves();
         if !self.has_parent(Some(parent)) {
@@ -104,7 +106,7 @@ impl Node {
         self.adopt_parent(grandparent.as_ref(), before);
     }
 
-    /// The scope has been left. Ends the hooks of the scope. Futures that were polled in it get the next parent outwards.
+    /// The scope has been left. Ends the hooks of the scope. Futures that were polled in the scope move to the scope's parent.
     pub(crate) fn close(self: &Arc<Self>) {
         let Some(mut state) = self.state.lock() else { return };
         // A registration that was dropped inside its own hook has left the hook on the list.
@@ -130,7 +132,7 @@ impl Node {
         self.break_circles();
     }
 
-    /// The future is done. Its tokens and handles keep the parent that it had last.
+    /// The future is done: its node keeps its present parent.
     pub(crate) fn finish(self: &Arc<Self>) {
         self.parent_mode.keep_parent();
         self.update_all();
@@ -138,12 +140,12 @@ impl Node {
     }
 }
 
-/// The memory of an empty list is freed if it has room for more children than this.
+/// The memory of an empty list of children is freed if it has room for more than this number.
 const KEPT: usize = 64;
 
 impl Listing {
     pub(super) fn new(node: &Arc<Node>, key: usize) -> Self {
-        // Memory does not suffice for so many children.
+        // Never `MAX`: memory does not suffice for so many children.
         let key = u32::try_from(key).unwrap_or(u32::MAX);
         Self { node: Arc::clone(node), key, inherits: false }
     }
@@ -186,7 +188,7 @@ impl Node {
             }
         }
         let Some(parent) = state.parent.take().map(Listing::unlist) else { return next };
-        // Usually `next` and the parent are the same node.
+        // Usually `next` and the parent are the same node, which the parent's `Arc` keeps alive.
         others.extend(next.filter(|next| !Arc::ptr_eq(next, &parent)));
         Some(parent)
     }

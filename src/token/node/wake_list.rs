@@ -26,7 +26,7 @@ impl WakeList {
         }
     }
 
-    /// Called on the watchdog: posts each waker by itself, since any of them may not return.
+    /// Called on the watchdog: posts each waker separately, since the call of a waker may never return.
     pub(super) fn deliver_on_watchdog(self) {
         post_all(self.hooks);
         self.wakers.into_iter().for_each(thread::post);
@@ -55,24 +55,25 @@ impl Wake for DueHooks {
     }
 }
 
-/// Has the watchdog trigger a hook.
+/// Makes the watchdog trigger a hook.
 pub(crate) fn post(entry: Arc<Entry>) {
     post_all(vec![entry]);
 }
 
-/// Has the watchdog trigger hooks, given from the outside in.
+/// Makes the watchdog trigger hooks, which are given from the outside in.
 fn post_all(entries: Vec<Arc<Entry>>) {
     if !entries.is_empty() {
         thread::post(Arc::new(DueHooks { entries, are_claimed: false }).into());
     }
 }
 
-/// Runs hooks that are due, each once. They are given from the outside in. `false` if no watchdog can be had to run them: then
-/// the inline hooks have run here, and the others wait for a thread.
+/// Claims hooks that are due, and makes the watchdog run them. The hooks are given from the outside in. If no watchdog can be
+/// started, returns `false`: the inline hooks have then run here, and the others are posted for a watchdog that may start
+/// later.
 pub(super) fn run_soon(mut entries: Vec<Arc<Entry>>) -> bool {
     let watchdog = watchdog::global();
     if !watchdog.is_running() {
-        // Tries to start it.
+        // To arm a timer starts the watchdog, if a thread can be had.
         thread::schedule(0, Waker::noop().clone()).cancel();
     }
     let has_threads = watchdog.is_running();

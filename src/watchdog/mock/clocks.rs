@@ -12,7 +12,7 @@ use crate::time::NEVER;
 /// All mock clocks, by number. The timers of a clock that is gone are never fired.
 type Clocks = BTreeMap<u32, Clock>;
 
-/// The timers of a mock clock, and the work that it waits for.
+/// The timers of a mock clock, and the work that a move of the clock waits for.
 #[derive(Default)]
 struct Clock {
     queue: Queue,

@@ -1,4 +1,4 @@
-//! Tracked work: the thread that moves a mock clock waits for all that the move sets off, on other threads too.
+//! Tracked work: the thread that moves a mock clock waits for all work that the move sets off, on other threads too.
 
 use std::cell::RefCell;
 use std::sync::{Arc, PoisonError};
@@ -13,7 +13,7 @@ const GIVE_UP_AFTER: Duration = Duration::from_secs(1);
 
 thread_local!(static TRACKING: RefCell<Option<Arc<WaitGroup>>> = const { RefCell::new(None) });
 
-/// The group that counts the work that this thread runs now, if that is tracked.
+/// The group that counts the work that this thread runs now; `None` if that work is not tracked.
 pub(crate) fn tracking() -> Option<Arc<WaitGroup>> {
     TRACKING.try_with(|tracking| tracking.borrow().clone()).ok().flatten()
 }
@@ -33,7 +33,8 @@ impl WaitGroup {
         }
     }
 
-    /// Waits until all work is done, or until no work has been done for [`GIVE_UP_AFTER`]. Returns whether all work is done.
+    /// Waits until all work is done, or until no piece of work has ended for [`GIVE_UP_AFTER`]. Returns whether all work is
+    /// done.
     pub(super) fn is_done_soon(&self) -> bool {
         let mut left = lock(&self.left);
         while *left > 0 {

@@ -1,6 +1,6 @@
-//! The records of one thread's timers, in groups, in chunks.
+//! The records of one thread's timers. Records are in groups, and groups in chunks.
 //!
-//! The numbers of invariants are those in `timers.rs`.
+//! Invariants have the numbers that they have in `timers.rs`.
 
 use std::ptr;
 // std's type in a model too, since only the owner of the timers uses the pointer.
@@ -12,7 +12,7 @@ use crate::sync::handoff::{Handoff, Ticket};
 use crate::sync::{AtomicU32, AtomicU64, CachePadded, Ordering, SetOnce, fork::Process};
 use crate::time::NEVER;
 
-/// Records in a group, one bit each.
+/// How many records a group has. Each record has one bit in the words of its group.
 pub(super) const GROUP: usize = if cfg!(timebox_loom) { 4 } else { 32 };
 /// Each chunk has twice as many groups as the one before.
 const CHUNKS: usize = 26;
@@ -23,12 +23,12 @@ pub(super) const NONE: u32 = u32::MAX;
 const LINK: u64 = 1 << 63;
 
 pub(super) struct Records {
-    /// Invariant 5.
+    /// The head of the list of groups with a free record (invariant 5).
     first: Link,
-    /// The head of a list of records: those whose waker another thread has taken out.
+    /// The head of a list of the records whose waker another thread has taken out.
     returned: CachePadded<AtomicU32>,
-    /// At most so many entries of the heap are stale: counts the records freed since it was rebuilt, without those that were
-    /// still in the nursery.
+    /// At most so many entries of the heap are stale: this counts the records that were freed since the heap was rebuilt,
+    /// without records that were still in the nursery.
     stale: AtomicU32,
     made_in: Process,
     chunks: [SetOnce<Box<[Group]>>; CHUNKS],
@@ -42,7 +42,7 @@ pub(super) struct Group {
     /// Which records are in the nursery.
     listed: AtomicU32,
     made_in: Process,
-    /// Invariant 5.
+    /// The next group of the list that begins at `Records::first` (invariant 5).
     next: Link,
     places: [Record; GROUP],
 }
@@ -112,7 +112,7 @@ impl Records {
 
     /// Takes back the records whose waker another thread has taken out. Returns whether there were any.
     fn take_returned(&'static self) -> bool {
-        // Acquire: pairs with the Release in `give_back`: the other thread is done with the record.
+        // Acquire: pairs with the Release in `give_back`. So the other thread is done with the record.
         let mut next = self.returned.0.swap(NONE, Ordering::Acquire);
         let any = next != NONE;
         while next != NONE {
@@ -134,7 +134,7 @@ impl Records {
     }
 
     /// Sorts the list of groups by address, and returns all records that are in use and not in the nursery. The records are
-    /// sorted by address too, since to go through them so is several times as fast as in another order.
+    /// sorted by address too, since a walk in that order is several times as fast as in another.
     pub(super) fn sort_out(&'static self) -> impl Iterator<Item = (&'static Group, u32)> {
         self.stale.store(0, Ordering::Relaxed);
         let mut last: Option<&Group> = None;
@@ -171,7 +171,7 @@ impl Records {
 }
 
 impl Records {
-    /// The ticket of the waker in a record, if the record is still in the filling with this short number.
+    /// The ticket of the waker in a record, if the record still holds the waker whose ticket has this short number.
     pub(super) fn filling(&self, index: u32, short: u32) -> Option<Ticket> {
         self.record(index).waker.ticket().filter(|ticket| ticket.short() == short)
     }
@@ -249,7 +249,7 @@ impl Group {
         &self.places[at as usize % GROUP]
     }
 
-    /// The number of a record.
+    /// The index of a record among all records of these timers.
     pub(super) fn index(&self, at: u32) -> u32 {
         self.number * GROUP as u32 + at
     }
@@ -277,7 +277,7 @@ impl Group {
         let record = self.record(at);
         let ticket = record.waker.ticket()?;
         let deadline = record.deadline.load(Ordering::Relaxed);
-        // Another thread may have taken the waker out meanwhile, and be giving the record back.
+        // Another thread may have taken the waker out meanwhile, and be giving the record back. Then `deadline` is a link.
         (deadline & LINK == 0).then_some((deadline, self.index(at), ticket))
     }
 
