@@ -33,7 +33,7 @@ pub(crate) struct BlockingPool {
     /// The name of each thread.
     #[cfg_attr(timebox_loom, allow(dead_code))]
     name: &'static str,
-    /// The bound: how many tasks of one depth run at one time. It is a static outside the pool, so that a forked child, which
+    /// The bound: how many tasks of one depth may run at one time. It is a static outside the pool, so that a forked child, which
     /// has a new pool, keeps the bound that was set.
     most: &'static AtomicUsize,
     state: Mutex<State>,

@@ -113,8 +113,8 @@ mod on {
         now: AtomicU64,
         /// Counts the threads that keep the clock from moving by itself.
         pub(crate) presence: Mutex<Presence>,
-        /// Work that the move in progress has set off (`watchdog/mock/tracking.rs`) may wait for a time after the end of the
-        /// move. The work stores that time here, and the move goes on to that time. 0 if no work has done so.
+        /// The latest clock reading for which work asks that the move in progress has set off (`watchdog/mock/tracking.rs`).
+        /// If that reading is beyond the target of the move, the move goes on to it. 0 if no work asks.
         asked: AtomicU64,
         /// Held by the thread that moves the clock.
         pub(crate) turn: Mutex<()>,

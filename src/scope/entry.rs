@@ -232,8 +232,9 @@ impl Entry<'_> {
         if outer > now && !is_over {
             return Ok(outer);
         }
-        // The scope is rejected before its own ends are checked and before a quota is entered. So the error names the outermost
-        // scope that is over, and no time of the quota is spent in vain.
+        // A scope around the new one is over, so the new scope is rejected here, before `decide` checks its own ends and enters
+        // a quota. So the error names the outermost scope that is over, and no time of the quota is spent. `own` only describes
+        // the new scope in the error.
         let own = match self.limit.kind() {
             LimitKind::Budget(budget) => now.saturating_add(nanos(budget.left(now))),
             _ => self.own_deadline(),

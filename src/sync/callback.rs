@@ -371,7 +371,7 @@ pub(crate) fn wake_quietly(waker: Waker) {
 }
 
 /// Makes callbacks of closures that may borrow from the caller's stack, and revokes them when `body` returns.
-/// `location` is where the user made the call.
+/// `location` is where the user called the public function.
 pub(crate) fn lend<'a, R>(
     closures: Vec<Closure<'a>>,
     location: &'static Location<'static>,

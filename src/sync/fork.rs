@@ -196,7 +196,7 @@ impl<T> ForkMutex<T> {
     #[inline]
     pub(crate) fn lock(&self) -> Option<MutexGuard<'_, T>> {
         // Acquire: pairs with the Release in `adopt`. So the lock below comes after the `try_lock` in `adopt`, and cannot
-        // make it fail.
+        // make it fail, which would count the lock as lost.
         #[cfg(not(timebox_loom))]
         if self.used.load(Ordering::Acquire) != Phase::Usable.now() {
             return self.adopt();

@@ -159,7 +159,8 @@ impl<R> Report<R> {
         Self { location, unharmed, points: Vec::new() }
     }
 
-    /// Adds a run. `all` are the points of the first run, `seen` are the points of the new run.
+    /// Adds a run whose scope expired at point `number`, counted from 1. `all` are the points of the first run, `seen` the
+    /// points of this run. If the two differ before `number`, the run is not deterministic.
     pub(super) fn add(&mut self, number: usize, all: &[Place], seen: &[Place], outcome: Outcome<R>) {
         let differs = all.iter().zip(0..number).find(|(place, index)| seen.get(*index) != Some(place));
         let arrival = match differs {

@@ -65,7 +65,8 @@ impl Deputy {
             self.word.fetch_and(!IN_CALL, Ordering::Relaxed);
             return Some(());
         }
-        // Relaxed: if the exchange succeeds, nobody else was the watchdog meanwhile.
+        // Relaxed: if the exchange succeeds, no other thread was the watchdog meanwhile, so there are no writes of another
+        // thread to synchronize with.
         let order = (Ordering::Relaxed, Ordering::Relaxed);
         self.word.compare_exchange(call, call & !IN_CALL, order.0, order.1).ok().map(drop)
     }

@@ -265,7 +265,8 @@ pub(crate) struct Lease {
 impl Lease {
     /// # Safety
     ///
-    /// The timers belong to the calling thread, which uses the lease before it can give them to another thread.
+    /// No other thread may arm these timers as long as the lease exists. (A thread's own timers are its own until its
+    /// `Registration` is dropped.)
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) unsafe fn of_own(timers: &'static Timers) -> Self {
         Self { timers, _lock: None }
