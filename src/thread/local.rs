@@ -15,7 +15,8 @@ use crate::sync::{AtomicBool, Ordering};
 use crate::test_env::TestEnv;
 use crate::time::{NEVER, clock};
 use crate::watchdog::slots::Slot;
-use crate::watchdog::timers::{Lease, Timers};
+use crate::watchdog::timers::Timers;
+use crate::watchdog::timers::lease::Lease;
 use crate::watchdog::{self, global};
 
 /// A thread's own state. No other thread reads it.

@@ -1,7 +1,8 @@
 //! The thread in a loom model. A thread has no state of its own here, and all threads share the orphans' timers.
 
 use crate::watchdog::global;
-use crate::watchdog::timers::{Lease, Timers};
+use crate::watchdog::timers::Timers;
+use crate::watchdog::timers::lease::Lease;
 
 pub(super) fn lease() -> Lease {
     global().orphans().lease()

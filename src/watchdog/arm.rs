@@ -8,7 +8,8 @@ use super::deputy::Deputy;
 use super::mock::clocks;
 use super::settings::Settings;
 use super::slots::{FreeSlots, Slot, Slots};
-use super::timers::{Lease, Orphans, Timers};
+use super::timers::Timers;
+use super::timers::lease::{Lease, Orphans};
 use crate::sync::alarm::Alarm;
 use crate::sync::chunked_vec::ChunkedVec;
 #[cfg(not(timebox_loom))]

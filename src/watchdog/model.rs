@@ -14,7 +14,8 @@ use loom::thread;
 
 use super::arm::{Watchdog, global};
 use super::deputy::Deputy;
-use super::timers::{Lease, Timer};
+use super::timers::Timer;
+use super::timers::lease::Lease;
 use crate::sync::model;
 use crate::sync::mutants::{self, Mutant};
 use crate::time::NEVER;

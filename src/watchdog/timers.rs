@@ -23,6 +23,7 @@
 
 #![allow(clippy::cast_possible_truncation)] // four billion timers do not fit in memory
 
+pub(crate) mod lease;
 mod records;
 
 use std::cmp::Reverse;
@@ -31,7 +32,7 @@ use std::ptr;
 use std::task::Waker;
 
 use crate::sync::handoff::Ticket;
-use crate::sync::{AtomicU32, AtomicU64, CachePadded, Mutex, MutexGuard, Ordering, SetOnce, const_fn, lock};
+use crate::sync::{AtomicU32, AtomicU64, CachePadded, Mutex, Ordering, lock};
 use crate::time::NEVER;
 use records::{GROUP, Group, NONE, Record, Records};
 
@@ -253,54 +254,6 @@ impl Timers {
     pub(crate) fn len(&self) -> usize {
         let all = self.records.groups().flat_map(|group| (0..GROUP as u32).map(move |at| group.timer(at)));
         all.flatten().count()
-    }
-}
-
-/// The right of the calling thread to arm these timers.
-pub(crate) struct Lease {
-    pub(crate) timers: &'static Timers,
-    _lock: Option<MutexGuard<'static, ()>>,
-}
-
-impl Lease {
-    /// # Safety
-    ///
-    /// No other thread may arm these timers as long as the lease exists. (A thread's own timers are its own until its
-    /// `Registration` is dropped.)
-    #[cfg_attr(not(debug_assertions), inline(always))]
-    pub(crate) unsafe fn of_own(timers: &'static Timers) -> Self {
-        Self { timers, _lock: None }
-    }
-
-    /// Puts a timer in. `Watchdog::announce` must follow.
-    #[cfg_attr(not(debug_assertions), inline(always))]
-    pub(crate) fn put(&self, deadline: u64, waker: Waker) -> Timer {
-        // SAFETY: that of the lease.
-        unsafe { self.timers.put(deadline, waker) }
-    }
-}
-
-/// The timers shared by all threads that have no timers of their own.
-pub(crate) struct Orphans {
-    lock: Mutex<()>,
-    timers: SetOnce<Timers>,
-}
-
-impl Orphans {
-    const_fn! {
-        pub(crate) fn new() -> Self {
-            Self { lock: Mutex::new(()), timers: SetOnce::new() }
-        }
-    }
-
-    pub(crate) fn timers(&self) -> &SetOnce<Timers> {
-        &self.timers
-    }
-
-    /// The timers belong to the thread that holds the lock. So the lease keeps the guard of the lock.
-    pub(crate) fn lease(&'static self) -> Lease {
-        let timers = self.timers.get_or_init(Timers::default);
-        Lease { timers, _lock: Some(lock(&self.lock)) }
     }
 }
 

@@ -349,3 +349,11 @@ fn the_reader_of_imports_sees_them_all() {
     let seen: Vec<String> = imports(&code(text)).into_iter().collect();
     assert_eq!(seen, ["quota", "scope", "sync", "time", "token"]);
 }
+
+#[test]
+#[cfg_attr(miri, ignore = "reads files")]
+fn a_file_has_at_most_500_lines() {
+    let long: Vec<_> =
+        sources().into_iter().filter(|(_, text)| text.lines().count() > 500).map(|(file, _)| file).collect();
+    assert!(long.is_empty(), "too long: {long:?}");
+}

@@ -1,0 +1,54 @@
+//! The right to arm timers: of a thread among its own, or in turn among the timers that have no thread.
+
+use std::task::Waker;
+
+use super::{Timer, Timers};
+use crate::sync::{Mutex, MutexGuard, SetOnce, const_fn, lock};
+
+/// The right of the calling thread to arm these timers.
+pub(crate) struct Lease {
+    pub(crate) timers: &'static Timers,
+    _lock: Option<MutexGuard<'static, ()>>,
+}
+
+impl Lease {
+    /// # Safety
+    ///
+    /// No other thread may arm these timers as long as the lease exists. (A thread's own timers are its own until its
+    /// `Registration` is dropped.)
+    #[cfg_attr(not(debug_assertions), inline(always))]
+    pub(crate) unsafe fn of_own(timers: &'static Timers) -> Self {
+        Self { timers, _lock: None }
+    }
+
+    /// Puts a timer in. `Watchdog::announce` must follow.
+    #[cfg_attr(not(debug_assertions), inline(always))]
+    pub(crate) fn put(&self, deadline: u64, waker: Waker) -> Timer {
+        // SAFETY: that of the lease.
+        unsafe { self.timers.put(deadline, waker) }
+    }
+}
+
+/// The timers shared by all threads that have no timers of their own.
+pub(crate) struct Orphans {
+    lock: Mutex<()>,
+    timers: SetOnce<Timers>,
+}
+
+impl Orphans {
+    const_fn! {
+        pub(crate) fn new() -> Self {
+            Self { lock: Mutex::new(()), timers: SetOnce::new() }
+        }
+    }
+
+    pub(crate) fn timers(&self) -> &SetOnce<Timers> {
+        &self.timers
+    }
+
+    /// The timers belong to the thread that holds the lock. So the lease keeps the guard of the lock.
+    pub(crate) fn lease(&'static self) -> Lease {
+        let timers = self.timers.get_or_init(Timers::default);
+        Lease { timers, _lock: Some(lock(&self.lock)) }
+    }
+}
