@@ -243,13 +243,6 @@ impl Timers {
         (due, left > 0)
     }
 
-    /// A lease for the threads of a model, which take turns.
-    #[cfg(timebox_loom)]
-    pub(crate) fn lease_in_turn(&'static self) -> Lease {
-        // SAFETY: the threads of a model use the timers one after the other.
-        unsafe { Lease::of_own(self) }
-    }
-
     #[cfg(timebox_loom)]
     pub(crate) fn len(&self) -> usize {
         let all = self.records.groups().flat_map(|group| (0..GROUP as u32).map(move |at| group.timer(at)));
