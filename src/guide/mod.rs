@@ -20,7 +20,7 @@
 //!
 //! The examples on all pages run as tests.
 
-// Without its feature a module is not there to be linked to.
+// A module whose feature is off does not exist, so links to it are broken.
 #![cfg_attr(
     not(all(
         unix,
@@ -33,7 +33,7 @@
     allow(rustdoc::broken_intra_doc_links)
 )]
 
-/// A page. The tests of a page that uses a feature exist only with that feature; its text is always there.
+/// A page. If its tests need features that are off, the doctests leave the page out. The documentation always has the page.
 macro_rules! page {
     ($name:ident, $text:literal $(, $needs:meta)?) => {
         $(#[cfg(any(not(doctest), $needs))])?
@@ -56,7 +56,7 @@ page!(platforms, "platforms.md");
 page!(performance, "performance.md");
 page!(background_threads, "background_threads.md");
 
-// This one ends with code that `tests/signals.rs` runs too.
+// This page ends with the code of `signals.rs`, which `tests/signals.rs` runs too.
 #[cfg(any(not(doctest), unix))]
 #[doc = include_str!("cancellation.md")]
 #[doc = ""]

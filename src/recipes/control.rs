@@ -10,15 +10,17 @@ use timebox::Hook;
 
 pub type AnyError = Box<dyn Error + Send + Sync>;
 
-/// The longest time for one run of a hook; also the time that a call has to end before its socket is shut down.
+/// The longest time for one run of a hook. Also the time from a hook's first run to the shutdown of the socket, if the call has
+/// not ended by then.
 pub const BOUND: Duration = Duration::from_millis(500);
 
 /// Why a call on another connection was not ended.
 #[derive(Debug)]
 pub enum Failure {
-    /// No cancel was sent, or the server refused it.
+    /// No cancel was sent, or the server refused the cancel.
     Refused(AnyError),
-    /// A cancel was sent and not answered. It may still arrive, and then it ends the statement that runs at that time.
+    /// A cancel was sent, but no answer came. The cancel may still arrive, and then it ends the statement that runs at that
+    /// time.
     Unanswered(AnyError),
 }
 
@@ -33,11 +35,13 @@ impl fmt::Display for Failure {
 
 impl Error for Failure {}
 
-/// Whether a connection is in doubt: a cancel may still arrive, so no other statement may follow on it.
+/// A mark on a connection. Once the mark is raised, no other statement may run on the connection: a cancel may still arrive, or
+/// the socket is shut down.
 #[derive(Clone, Default)]
 pub struct Doubt {
     is_raised: Arc<AtomicBool>,
-    /// Shut down when the doubt is raised. If the client library hides it, discard the connection.
+    /// Raising the doubt shuts this socket down. `None` if the client library hides the socket: then discard the connection
+    /// instead.
     socket: Option<Arc<TcpStream>>,
 }
 
@@ -49,7 +53,7 @@ impl Doubt {
     pub fn raise(&self) {
         self.is_raised.store(true, SeqCst);
         if let Some(socket) = &self.socket {
-            let _ = socket.shutdown(Shutdown::Both); // it fails if the connection is already lost
+            let _ = socket.shutdown(Shutdown::Both); // the shutdown fails if the connection is already lost
         }
     }
 
@@ -58,8 +62,8 @@ impl Doubt {
     }
 }
 
-/// A hook of two steps. The first asks the server. The second, one bound later, shuts the socket down, in case the server is
-/// frozen or the network silent.
+/// A hook of two steps. The first asks the server to cancel. The second, `bound` later, shuts the socket down, in case the
+/// server is frozen or the network is silent.
 pub fn two_steps(
     bound: Duration,
     doubt: &Doubt,
@@ -81,7 +85,7 @@ pub fn two_steps(
     }
 }
 
-/// A connection that ends calls on other connections: one for all of them, made before it is needed.
+/// A connection that ends calls on other connections. One serves all of them, and it is made before it is needed.
 pub struct Control<C> {
     connect: Box<dyn Fn(Duration) -> Result<C, AnyError> + Send + Sync>,
     is_open: fn(&C) -> bool,
@@ -96,7 +100,8 @@ enum Place<C> {
     Lost(Trouble),
 }
 
-/// Attempts to connect follow each other ever more slowly, for all callers together.
+/// Why there is no connection, and when the next attempt may be made. The pause grows with each failure in a row, for all
+/// callers together.
 struct Trouble {
     attempts: u32,
     next: Instant,
@@ -104,8 +109,8 @@ struct Trouble {
 }
 
 impl<C> Control<C> {
-    /// Connects. `connect` gets the time that it may take. A connection that is not `is_open` was lost while it was idle, so
-    /// nothing is sent over it.
+    /// Connects. `connect` gets the longest time that it may take. Before each use, `is_open` tells whether the connection was
+    /// lost while it was idle. A lost connection is replaced before anything is sent.
     pub fn new(
         bound: Duration,
         connect: impl Fn(Duration) -> Result<C, AnyError> + Send + Sync + 'static,
@@ -119,8 +124,9 @@ impl<C> Control<C> {
         self.bound
     }
 
-    /// Runs `action` over the connection, with the time that it may take. One bound holds for everything together: the wait
-    /// for the connection, a new connection if it was lost, and the action. After a failure the next call connects anew.
+    /// Runs `action` over the connection, with the time that the action may take. `bound` limits the sum: the wait for the
+    /// connection, a new connection if the old one was lost, and the action. A failure drops the connection, and a later call
+    /// connects anew.
     pub fn run(&self, action: impl FnOnce(&mut C, Duration) -> Result<(), Failure>) -> Result<(), Failure> {
         let end = Instant::now() + self.bound;
         let mut turn = self.turn(end).map_err(Failure::Refused)?;
@@ -172,7 +178,7 @@ impl<C> Control<C> {
     }
 }
 
-/// A use of the connection. If it holds no connection at its end, the connection is lost.
+/// One use of the connection. If `connection` is `None` when the use ends, the connection is lost.
 struct Turn<'a, C> {
     control: &'a Control<C>,
     connection: Option<C>,
@@ -185,7 +191,7 @@ impl<C> Drop for Turn<'_, C> {
         let place = match self.connection.take() {
             Some(connection) => Place::Idle(connection),
             None => {
-                // 10 ms doubling to a second.
+                // 10 ms after the first failure, doubled after each further one, at most a second.
                 let pause = Duration::from_millis((10 << self.attempts.min(7)).min(1000));
                 let (attempts, error) = (self.attempts + 1, std::mem::take(&mut self.error));
                 Place::Lost(Trouble { attempts, next: Instant::now() + pause, error })
@@ -203,7 +209,7 @@ fn left(end: Instant) -> Result<Duration, AnyError> {
     }
 }
 
-/// Whether an idle connection is still open: then there is nothing to read.
+/// Whether an idle connection is still open. If it is, there is nothing to read, not even an end of file.
 pub fn is_open(socket: &TcpStream) -> bool {
     let look = || {
         socket.set_nonblocking(true)?;

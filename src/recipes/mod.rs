@@ -5,27 +5,28 @@
 //! | page | ends | by |
 //! |---|---|---|
 //! | [`sqlite`] | a statement, a wait for a lock | `interrupt()`, a progress handler, a busy handler |
-//! | [`postgres`] | a statement, sync or async | `pg_cancel_backend` over a control connection, or a raw cancel; then its socket |
-//! | [`mysql`] | a statement (MariaDB, MySQL) | `KILL QUERY` over a control connection; then its socket |
-//! | [`redis`] | a command, a subscriber's wait | `CLIENT UNBLOCK` over a control connection; then its socket |
+//! | [`postgres`] | a statement, sync or async | `pg_cancel_backend`, or a raw cancel; then the shutdown of its socket |
+//! | [`mysql`] | a statement (MariaDB, MySQL) | `KILL QUERY` over a control connection; then the shutdown of its socket |
+//! | [`redis`] | a command, a subscriber's wait | `CLIENT UNBLOCK` over a control connection; then the shutdown of its socket |
 //! | [`duckdb`] | a statement | `interrupt()` |
-//! | [`control`] | | the control connection of these: its bounds, and how it fails |
-//! | [`pools`] | a query on a connection of r2d2, deadpool, bb8, sqlx | the hook of its database, and a mark |
+//! | [`control`] | | the control connection of the pages above: its bounds, and how it fails |
+//! | [`pools`] | a query on a connection of r2d2, deadpool, bb8, sqlx | the hook of its database; a mark if in doubt |
 //!
 //! The package `crates/databases` compiles the code of the pages and runs it against the real servers, except for DuckDB.
 //!
 //! # What they have in common
 //!
-//! - **The hook ends with the call.** When [`interruptible`](crate::interruptible()) has returned, no cancel is under way, so it
-//!   cannot hit the next statement on the connection. That takes a cancel that *returns after the server has acted*.
-//! - **It fires again until the call returns**, because a cancel that comes before the statement is lost.
-//! - **It is bounded.** Leaving the call waits for a running hook, so each wait in a hook has a timeout of its own.
-//! - **It identifies the session** that it cancels: a number alone may be a stranger's, on another server.
-//! - **The control connection is not the pool's**, and is made before it is needed. One serves all.
-//! - **A server that does not answer loses the socket**, in a second step: [`control`] says what bounds the wait.
-//! - **Rows that are read later are not guarded**: the guards take no rows, iterators or streams that have yet to ask the server.
-//! - **A connection that is in doubt is discarded**: after a client-side read timeout, or when a future was dropped in the
-//!   middle ([`settled`](crate::TimeoutError::settled) is false).
+//! - **The hook ends with the call.** Once [`interruptible`](crate::interruptible()) has returned, no cancel is under way, so
+//!   none can hit the next statement on the connection. That takes a cancel that *returns after the server has acted*.
+//! - **The hook fires again until the call returns**, because a cancel that comes before the statement is lost.
+//! - **The hook is bounded.** The call does not return while a hook runs, so each wait in a hook has a timeout of its own.
+//! - **The hook identifies the session** that it cancels. A number is not enough: another server may use it for a stranger.
+//! - **The control connection is not one of the pool's**, and is made before it is needed. One serves all connections.
+//! - **If the server does not answer, the socket is shut down**, in a second step: [`control`] says what bounds the wait.
+//! - **Rows that are read later are not guarded.** So the guards return no rows, iterators or streams that have yet to ask the
+//!   server.
+//! - **A connection that is in doubt is discarded**: after a client-side read timeout, or if a future was dropped in the middle
+//!   ([`settled`](crate::TimeoutError::settled) is false).
 //!
 //! ```
 //! # fn cancel_at_the_server() {}
@@ -39,8 +40,8 @@
 //! # }
 //! ```
 
-/// A page: its text, then its code. `no_run` code is compiled with the documentation. `ignore` code depends on clients that
-/// this package does not have: `crates/databases` compiles it.
+/// A page: its text, then its code. Code with the attribute `no_run` is compiled with the documentation. Code with `ignore`
+/// depends on clients that this package does not have, so `crates/databases` compiles it.
 macro_rules! page {
     ($name:ident, $text:literal, $code:literal, $attribute:literal) => {
         #[doc = include_str!($text)]

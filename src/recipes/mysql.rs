@@ -10,9 +10,9 @@ use timebox::{Hook, interruptible};
 
 use super::control::{self, AnyError, BOUND, Doubt, Failure, is_open, two_steps};
 
-/// The name of a connection at its server: ask once, after connecting, and again after a reset.
+/// What names a connection at its server. Ask once, after connecting, and again after a reset of the connection.
 pub struct Session {
-    /// The name of a lock that this connection has. No other server knows it.
+    /// The name of a lock that this connection holds, and so the session's name. No other server knows this lock.
     pub lock: String,
     pub doubt: Doubt,
 }
@@ -25,13 +25,13 @@ pub fn session(connection: &mut Conn) -> Result<Session, AnyError> {
     Ok(Session { lock, doubt: Doubt::about(socket(connection)?) })
 }
 
-/// Another handle to the connection's socket, of which the client lends only the number.
+/// A second handle to the connection's socket, because the client lends only the number of the descriptor.
 fn socket(connection: &Conn) -> Result<TcpStream, AnyError> {
     let second = FileDescriptor::dup(connection)?;
     Ok(OwnedFd::from(second.as_file()?).into())
 }
 
-/// A connection that kills queries on other connections: one for a pool. The same user is enough.
+/// A connection that kills queries on other connections. A pool needs only one. It may log in as the same user.
 pub struct Control(control::Control<(Conn, TcpStream)>);
 
 impl Control {
@@ -43,7 +43,7 @@ impl Control {
     pub fn with_bound(options: &Opts, bound: Duration) -> Result<Arc<Self>, AnyError> {
         let options = options.clone();
         let connect = move |left: Duration| {
-            // The handshake waits once to connect and once to read.
+            // The handshake waits once to connect and once to read, so each wait gets half of the time.
             let wait = Some(left / 2);
             let options = OptsBuilder::from_opts(options.clone()).tcp_connect_timeout(wait);
             let connection = Conn::new(options.read_timeout(wait).write_timeout(wait))?;
@@ -53,11 +53,13 @@ impl Control {
         Ok(Arc::new(Self(control::Control::new(bound, connect, |(_, socket)| is_open(socket))?)))
     }
 
-    /// Kills the query of a session, and leaves its connection open. When this returns `Ok`, the server has killed it.
+    /// Kills the query of the session that holds `lock`, and leaves that session's connection open. When this returns `Ok`, the
+    /// server has marked the query as killed: no cancel is on its way any more.
     pub fn kill_query(&self, lock: &str) -> Result<(), Failure> {
         self.0.run(|(connection, socket), left| {
             socket.set_read_timeout(Some(left)).map_err(|error| Failure::Refused(error.into()))?;
-            // A server that does not know the lock gives no number of a thread.
+            // On a server that does not know the lock, `is_used_lock` is null, so the statement fails: error 1094, no such
+            // thread.
             match connection.query_drop(format!("kill query is_used_lock('{lock}')")) {
                 Ok(()) => Ok(()),
                 Err(mysql::Error::MySqlError(error)) if error.code == 1094 => {
@@ -75,8 +77,8 @@ impl Control {
     }
 }
 
-/// Runs one statement of a session; the scope around it kills it. A result that borrows the connection cannot leave: rows
-/// that are still to be read.
+/// Runs one statement of a session. The end of the scope around the call kills the statement. Rows that are still to be read
+/// borrow the connection, so `T: 'static` does not let them out.
 pub fn guarded<T: 'static>(
     control: &Arc<Control>,
     session: &Session,

@@ -13,7 +13,7 @@ use tokio_postgres::{CancelToken, Client, Config};
 use super::control::{AnyError, Doubt};
 use super::postgres::{Connection, SESSION, Session};
 
-/// Waits for a connection until the scope is over. This wait can be dropped, so it needs no grace.
+/// Waits for a connection until the scope is over. The pool's future may be dropped in the middle, so this wait needs no grace.
 async fn lent<T, E>(get: impl Future<Output = Result<T, E>>) -> Result<T, AnyError>
 where
     E: Into<AnyError>,
@@ -24,10 +24,10 @@ where
     }
 }
 
-// ===== r2d2: no call is dropped in the middle, and a call that is cut off loses its connection =====
+// ===== r2d2: it is sync, so no call is dropped in the middle; a call that is cut off loses its connection =====
 
-/// Waits in slices, for as long as the pool is willing to wait, because a cancel does not end the pool's wait. The pool's own
-/// test of a connection is no part of a slice; [`Manager`] bounds it.
+/// Waits in slices, because a cancel does not end the pool's own wait. Gives up after the pool's own timeout. The pool's test
+/// of a connection may outlast a slice: [`Manager`] limits the test.
 pub fn lent_by_r2d2<M: r2d2::ManageConnection>(
     pool: &r2d2::Pool<M>,
 ) -> Result<r2d2::PooledConnection<M>, AnyError> {
@@ -44,7 +44,7 @@ pub fn lent_by_r2d2<M: r2d2::ManageConnection>(
     }
 }
 
-/// Makes connections on sockets of ours. It replaces `r2d2_postgres`.
+/// Makes connections on sockets that this code opens, and so can shut down. It replaces the manager of `r2d2_postgres`.
 pub struct Manager {
     pub config: Config,
     pub server: SocketAddr,
@@ -58,10 +58,13 @@ impl r2d2::ManageConnection for Manager {
         Connection::connect(&self.config, self.server).map_err(ConnectionError)
     }
 
-    /// The thread that waits for a connection calls this before it looks at the time.
+    /// r2d2 calls this on the thread that waits, before it looks at its own timeout. So the test must end by itself: with the
+    /// scope, and after a second.
     fn is_valid(&self, connection: &mut Connection) -> Result<(), ConnectionError> {
         match connection.test() {
-            // The scope was over before the test, so the waiting caller does not get the connection.
+            // The scope was over before the test, so nothing was tested. An error would make r2d2 throw the connection away and
+            // test the next one. With `Ok`, the `checkpoint` after `get_timeout` fails, and the connection goes back to the
+            // pool.
             Err(error)
                 if error.downcast_ref().is_some_and(|error: &TimeoutError| error.source().is_none()) =>
             {
@@ -76,7 +79,7 @@ impl r2d2::ManageConnection for Manager {
     }
 }
 
-/// The error for r2d2 if a connection could not be made or did not answer.
+/// The error that r2d2 gets if a connection could not be made or did not answer the test.
 #[derive(Debug)]
 pub struct ConnectionError(AnyError);
 
@@ -88,7 +91,7 @@ impl fmt::Display for ConnectionError {
 
 impl Error for ConnectionError {}
 
-/// Runs `work`, a single statement, on a connection of the pool; `cancel` makes the hook for a session.
+/// Runs `work`, a single statement, on a connection of the pool. `cancel` makes the hook for the connection's session.
 pub fn on_r2d2<T: Unpin + 'static>(
     pool: &r2d2::Pool<Manager>,
     cancel: impl FnOnce(&Session) -> Hook<'static>,
@@ -99,18 +102,19 @@ pub fn on_r2d2<T: Unpin + 'static>(
     connection.guarded(hook, work)
 }
 
-// ===== deadpool: taking a connection from its object removes it from the pool =====
+// ===== deadpool: `Object::take` removes a connection from the pool =====
 
 struct Lent(Option<Object>);
 
 impl Drop for Lent {
     fn drop(&mut self) {
-        // Still in use: the future that used it was dropped in the middle.
+        // If the object is still here, the query's future was dropped in the middle, or a cancel may still arrive. So the
+        // connection leaves the pool.
         drop(self.0.take().map(Object::take));
     }
 }
 
-/// Runs `work`, a single statement, on a connection of the pool; `cancel` makes the hook for it.
+/// Runs `work`, a single statement, on a connection of the pool. `cancel` makes the hook for the connection.
 pub async fn on_deadpool<T: Unpin + 'static>(
     pool: &deadpool_postgres::Pool,
     cancel: impl FnOnce(CancelToken, &Doubt) -> Hook<'static>,
@@ -122,14 +126,14 @@ pub async fn on_deadpool<T: Unpin + 'static>(
     let mut lent = Lent(Some(object));
     let Some(client) = &lent.0 else { unreachable!("it was just put there") };
     let result = future::interruptible(hook, work(client)).await;
-    // The query has ended, with its result or cancelled: the object goes back to its pool.
+    // The query has ended, with its result or because it was cancelled. If there is no doubt, the object goes back to its pool.
     if !doubt.is_raised() {
         drop(lent.0.take());
     }
     Ok(result??)
 }
 
-// ===== bb8: its manager decides which connections are broken, so each carries a mark =====
+// ===== bb8: its manager decides which connections are broken, so each connection carries a mark =====
 
 pub struct Marked<C> {
     client: C,
@@ -155,7 +159,7 @@ impl<M: ManageConnection> ManageConnection for Marking<M> {
     }
 }
 
-/// As `on_deadpool`.
+/// Does for bb8 what `on_deadpool` does for deadpool.
 pub async fn on_bb8<M, T: Unpin + 'static>(
     pool: &bb8::Pool<Marking<M>>,
     cancel: impl FnOnce(CancelToken, &Doubt) -> Hook<'static>,
@@ -169,7 +173,7 @@ where
     let doubt = Doubt::default();
     let hook = cancel(connection.client.cancel_token(), &doubt);
     let result = future::interruptible(hook, work(&connection.client)).await;
-    connection.in_use = doubt.is_raised(); // if this is not reached, the pool drops the connection
+    connection.in_use = doubt.is_raised(); // a future dropped before this keeps the mark, so bb8 drops the connection
     Ok(result??)
 }
 
@@ -188,7 +192,7 @@ impl Drop for Settling {
     }
 }
 
-/// Runs `work`, a single statement, on a connection of the pool; `cancel` makes the hook for a session.
+/// Runs `work`, a single statement, on a connection of the pool. `cancel` makes the hook for the connection's session.
 pub async fn on_sqlx<T>(
     pool: &sqlx::PgPool,
     cancel: impl FnOnce(&Session) -> Hook<'static>,

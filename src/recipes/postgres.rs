@@ -12,16 +12,17 @@ use tokio_postgres::{CancelToken, Client, Config, NoTls, SimpleQueryMessage};
 
 use super::control::{self, AnyError, BOUND, Doubt, Failure, two_steps};
 
-/// The name of a connection at its server: ask once, after connecting.
+/// What names a connection at its server. Ask once, after connecting.
 #[derive(Clone)]
 pub struct Session {
     pub pid: i32,
-    /// In microseconds. It tells sessions of one `pid` apart: other servers have the same numbers, and this one reuses them.
+    /// When the session started, in microseconds. `pid` alone is not enough: other servers have the same numbers, and one
+    /// server reuses its own.
     pub started: i64,
     pub doubt: Doubt,
 }
 
-/// The query for a session's two numbers.
+/// The query for a session's `pid` and `started`.
 pub const SESSION: &str = "select pid, (extract(epoch from backend_start) * 1000000)::bigint
     from pg_stat_get_activity(pg_backend_pid())";
 
@@ -41,9 +42,9 @@ pub async fn session_async(client: &Client) -> Result<Session, tokio_postgres::E
     Ok(Session::new(row.get(0), row.get(1)))
 }
 
-/// A connection that cancels queries on other connections: one for a pool. The same role is enough.
+/// A connection that cancels queries on other connections. A pool needs only one. It may log in as the same role.
 ///
-/// It has a thread of its own, because a hook must not need the executor that it interrupts.
+/// It has a thread of its own, because a hook must not need the executor whose work it interrupts.
 pub struct Control {
     connection: control::Control<Arc<Client>>,
     runtime: Option<Runtime>,
@@ -52,7 +53,7 @@ pub struct Control {
 
 impl Drop for Control {
     fn drop(&mut self) {
-        // In async code too.
+        // A plain drop of a runtime panics in async code. This does not.
         self.runtime.take().into_iter().for_each(Runtime::shutdown_background);
     }
 }
@@ -79,7 +80,7 @@ impl Control {
         Ok(Arc::new(Self { connection, runtime: Some(runtime), handle }))
     }
 
-    /// Cancels the query of a session. When this returns `Ok`, the server has sent the signal.
+    /// Cancels the query of a session. When this returns `Ok`, the server has sent the signal to the session's process.
     pub fn cancel(&self, pid: i32, started: i64) -> Result<(), Failure> {
         let query = format!(
             "select pg_cancel_backend(pid) from pg_stat_get_activity({pid})
@@ -100,7 +101,7 @@ impl Control {
                         None => Err(refused("the session is not on this server")),
                     }
                 }
-                // The server's answer.
+                // The server answered with an error, so no cancel is on its way.
                 Err(error) if error.downcast_ref().is_some_and(is_answer) => Err(refused(error)),
                 Err(error) => Err(unanswered(error)),
             }
@@ -117,7 +118,8 @@ fn is_answer(error: &tokio_postgres::Error) -> bool {
     error.code().is_some()
 }
 
-/// Awaits on another thread, because this one may belong to an executor.
+/// Runs `work` on the runtime's thread, and waits for its end for at most `left`. The calling thread may belong to an executor,
+/// so it cannot run `work` itself.
 fn within<T: Send + 'static>(
     runtime: &Handle,
     left: Duration,
@@ -131,8 +133,8 @@ fn within<T: Send + 'static>(
     })
 }
 
-/// Runs one statement of a session; the scope around it cancels it. A result that borrows the connection cannot leave: rows
-/// that are still to be read.
+/// Runs one statement of a session. The end of the scope around the call cancels the statement. Rows that are still to be read
+/// borrow the connection, so `T: 'static` does not let them out.
 pub fn guarded<T: 'static>(
     control: &Arc<Control>,
     session: &Session,
@@ -141,8 +143,8 @@ pub fn guarded<T: 'static>(
     Ok(interruptible(control.hook(session), statement)??)
 }
 
-/// The same for async. The scope needs a grace, in which this awaits the server's answer. A result that is not `Unpin` cannot
-/// leave: a `RowStream`, whose rows are still to be read.
+/// The same for async code. The scope needs a grace, in which this awaits the server's answer to the cancel. The rows of a
+/// `RowStream` are still to be read, so `T: Unpin` does not let it out.
 pub async fn guarded_async<T: Unpin + 'static>(
     cancel: Hook<'static>, // `control.hook(session)` or `raw_hook(..)`
     statement: impl Future<Output = Result<T, tokio_postgres::Error>>,
@@ -150,8 +152,8 @@ pub async fn guarded_async<T: Unpin + 'static>(
     Ok(future::interruptible(cancel, statement).await??)
 }
 
-/// A hook without a control connection: each run makes a connection for a cancel request. It needs no slot of the server, and
-/// its secret fits no other session.
+/// A hook without a control connection: each run makes a new connection and sends a cancel request. The new connection takes no
+/// slot of the server. The request carries a secret that fits no other session.
 pub fn raw_hook(token: CancelToken, server: SocketAddr, bound: Duration, doubt: &Doubt) -> Hook<'static> {
     two_steps(bound, doubt, raw_cancel(token, server, bound)).every(Duration::from_millis(20))
 }
@@ -167,7 +169,8 @@ fn raw_cancel(
         let cancel = cancel_and_wait(&token, server);
         runtime.block_on(async { timeout(bound, cancel).await }).map_err(unanswered)??;
         sent += 1;
-        // The first request may come too early. A server ignores a cancel for a session that it does not have.
+        // The first requests may come before the statement. But a server also ignores a cancel for a session that it does not
+        // have: so report an error if the query still runs after three.
         if sent <= 3 {
             return Ok(());
         }
@@ -175,7 +178,7 @@ fn raw_cancel(
     }
 }
 
-/// Sends a cancel request, and waits until the server has acted on it: then it closes the connection.
+/// Sends a cancel request, and waits until the server closes the connection: it does so when it has acted on the request.
 pub async fn cancel_and_wait(token: &CancelToken, server: SocketAddr) -> Result<(), Failure> {
     let mut stream = tokio::net::TcpStream::connect(server).await.map_err(refused)?;
     token.cancel_query_raw(&mut stream, NoTls).await.map_err(unanswered)?;
@@ -191,7 +194,7 @@ fn unanswered(error: impl Into<AnyError>) -> Failure {
     Failure::Unanswered(error.into())
 }
 
-/// A connection for sync code. Its socket is ours, so a call on it ends even if the network is silent.
+/// A connection for sync code. This code opens the socket and can shut it down, so a call ends even if the network is silent.
 pub struct Connection {
     runtime: Runtime,
     client: Client,
@@ -199,13 +202,13 @@ pub struct Connection {
     server: SocketAddr,
 }
 
-/// The longest time for connecting, also outside a scope.
+/// The longest time for connecting, in a scope or outside.
 const CONNECT: Duration = Duration::from_secs(5);
-/// The longest silence of the network, also outside a scope.
+/// The longest silence of the network, in a scope or outside.
 const SILENCE: Duration = Duration::from_secs(10);
 
 impl Connection {
-    /// Connects, within the scope if there is one.
+    /// Connects, in the time that the scope has left, and in at most `CONNECT`.
     pub fn connect(config: &Config, server: SocketAddr) -> Result<Self, AnyError> {
         checkpoint()?;
         Self::connect_in_time(config, server).or_else(|error| {
@@ -226,7 +229,7 @@ impl Connection {
         let greet = async {
             let stream = tokio::net::TcpStream::from_std(second)?;
             let (client, connection) = config.connect_raw(stream, NoTls).await?;
-            tokio::spawn(connection); // it runs during each call
+            tokio::spawn(connection); // it runs only while a call is in `block_on`
             let session = session_async(&client).await?;
             Ok::<_, AnyError>((client, session))
         };
@@ -239,13 +242,13 @@ impl Connection {
         &self.session
     }
 
-    /// As the function of this name, with a second step.
+    /// The hook of the function `raw_hook` for this connection, with a second step that shuts the socket down.
     pub fn raw_hook(&self, bound: Duration) -> Hook<'static> {
         raw_hook(self.client.cancel_token(), self.server, bound, &self.session.doubt)
     }
 
-    /// Runs one statement; the scope around it ends it. `cancel` is `control.hook(connection.session())` or
-    /// `connection.raw_hook(BOUND)`.
+    /// Runs one statement. The end of the scope around the call cancels the statement. `cancel` is
+    /// `control.hook(connection.session())` or `connection.raw_hook(BOUND)`.
     pub fn guarded<T: Unpin + 'static>(
         &self,
         cancel: Hook<'static>,
@@ -267,13 +270,13 @@ impl Connection {
     }
 }
 
-/// Makes the system give up a connection on which nothing comes back.
+/// Makes the system give up a connection on which nothing has come back for the time `after`.
 pub fn notice_silence(socket: &TcpStream, after: Duration) -> io::Result<()> {
     let (socket, [idle, between]) = (SockRef::from(socket), probes(after));
-    // Counts while sent data is not acknowledged. Alone it does not notice that an idle peer is gone.
+    // Limits how long sent data may stay unacknowledged. Alone this does not notice that an idle peer is gone.
     #[cfg(target_os = "linux")]
     socket.set_tcp_user_timeout(Some(after))?;
-    // Counts while nothing is sent. Alone it does not notice unacknowledged data.
+    // Asks the peer while nothing is sent. Alone this does not notice unacknowledged data.
     socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(idle).with_interval(between))
 }
 
@@ -283,7 +286,8 @@ pub fn notice_silence_of(config: &mut postgres::Config, after: Duration) {
     config.tcp_user_timeout(after).keepalives_idle(idle).keepalives_interval(between);
 }
 
-/// When, and how often, the system asks an idle peer whether it is there. The system counts in seconds.
+/// After what silence the system first asks an idle peer whether it is there, and the pause until it asks again. The system
+/// counts in seconds, so each is at least one.
 fn probes(after: Duration) -> [Duration; 2] {
     [after / 2, after / 4].map(|pause| pause.max(Duration::from_secs(1)))
 }

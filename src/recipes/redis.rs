@@ -10,7 +10,7 @@ use timebox::{Hook, checkpoint, interruptible};
 
 use super::control::{self, AnyError, BOUND, Doubt, Failure, is_open, two_steps};
 
-/// The name of a connection at its server: ask once, after connecting.
+/// What names a connection at its server. Ask once, after connecting.
 #[derive(Clone)]
 pub struct Session {
     pub id: i64,
@@ -18,7 +18,7 @@ pub struct Session {
     pub doubt: Doubt,
 }
 
-/// The session of a connection whose socket is hidden. On it only `CLIENT UNBLOCK` ends commands.
+/// The session of a connection whose socket the client hides. Only `CLIENT UNBLOCK` ends a command on such a connection.
 pub fn session(connection: &mut impl ConnectionLike) -> Result<Session, AnyError> {
     let id = cmd("CLIENT").arg("ID").query(connection)?;
     Ok(Session { id, server: server(connection)?, doubt: Doubt::default() })
@@ -30,7 +30,7 @@ fn server(connection: &mut impl ConnectionLike) -> Result<String, AnyError> {
     Ok(info.get("run_id").ok_or("the server does not say its name")?)
 }
 
-/// A connection that unblocks other connections: one for a pool.
+/// A connection that unblocks other connections. A pool needs only one.
 pub struct Control(control::Control<(Connection, Session)>);
 
 impl Control {
@@ -45,7 +45,7 @@ impl Control {
         Ok(Arc::new(Self(control::Control::new(bound, connect, |(own, _)| is_open(&own.socket))?)))
     }
 
-    /// Ends the command that blocks a session, with an error. If no command blocks it, nothing happens.
+    /// Makes the command that blocks a session end with an error. If no command blocks the session, nothing happens.
     pub fn unblock(&self, id: i64, server: &str) -> Result<(), Failure> {
         self.0.run(|(connection, own), left| {
             if server != own.server {
@@ -66,8 +66,8 @@ impl Control {
     }
 }
 
-/// Runs one command of a session; the scope around it ends it. A result that borrows the connection cannot leave: an iterator
-/// that has yet to ask the server.
+/// Runs one command of a session. The end of the scope around the call ends the command. An iterator that has yet to ask the
+/// server borrows the connection, so `T: 'static` does not let it out.
 pub fn guarded<T: 'static>(
     control: &Arc<Control>,
     session: &Session,
@@ -76,7 +76,7 @@ pub fn guarded<T: 'static>(
     Ok(interruptible(control.hook(session), command)??)
 }
 
-/// A connection on a socket of ours. Every command on it ends: by the server, or else with the connection.
+/// A connection on a socket that this code opens. Every command ends: the server ends it, or else the shutdown of the socket.
 pub struct Connection {
     socket: TcpStream,
     parser: Parser,
@@ -89,7 +89,7 @@ impl Connection {
     pub fn connect(client: &Client, within: Duration) -> Result<(Self, Session), AnyError> {
         let info = client.get_connection_info();
         let ConnectionAddr::Tcp(host, port) = info.addr() else { return Err("not a TCP address".into()) };
-        // One wait to connect, and four for the answers below.
+        // There is one wait to connect, and at most four for the answers below: so each gets a fifth of the time.
         let wait = within / 5;
         let server = (host.as_str(), *port).to_socket_addrs()?.next().ok_or("an unknown host")?;
         let socket = TcpStream::connect_timeout(&server, wait)?;
@@ -119,7 +119,8 @@ impl Connection {
         self.checked(result)
     }
 
-    /// A missing answer may come later, and the next command must not take it for its own.
+    /// Closes the connection after an error. A missing answer may come later, and the next command must not take it for its
+    /// own.
     fn checked<T>(&mut self, result: RedisResult<T>) -> RedisResult<T> {
         if result.is_err() {
             self.open = false;
@@ -156,8 +157,8 @@ impl ConnectionLike for Connection {
     }
 }
 
-/// Waits for a subscriber's next message, in slices, because the server offers no way to end that wait. The subscription
-/// stays, and no message is lost.
+/// Waits for a subscriber's next message. Waits in slices, because the server offers no way to end that wait. The end of a
+/// slice neither ends the subscription nor loses a message.
 pub fn next_message(subscriber: &mut PubSub<'_>) -> Result<Msg, AnyError> {
     const SLICE: Duration = Duration::from_millis(20);
     subscriber.set_read_timeout(Some(SLICE))?;

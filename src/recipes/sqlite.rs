@@ -6,8 +6,8 @@ use timebox::{Hook, checkpoint, interruptible, is_expired, sleep};
 
 pub type AnyError = Box<dyn Error + Send + Sync>;
 
-/// Runs a statement; the scope around it interrupts it. A result that borrows the connection cannot leave: the rows of
-/// `query_map`, which are still to be read. Collect them inside.
+/// Runs a statement. The end of the scope around the call interrupts the statement. The rows of `query_map` are still to be
+/// read and borrow the connection, so they cannot leave: collect them inside.
 pub fn guarded<T: 'static>(
     interrupt: &InterruptHandle,
     statement: impl FnOnce() -> rusqlite::Result<T>,
@@ -17,18 +17,19 @@ pub fn guarded<T: 'static>(
     checked(interruptible(hook, statement)?)
 }
 
-/// Makes SQLite look at the scope of the thread that uses the connection. Call it once, after opening.
+/// Makes SQLite check the scope of the thread that uses the connection. Call this once, after opening the connection.
 pub fn look_at_scopes(connection: &mut Connection) -> rusqlite::Result<()> {
-    /// How many milliseconds to wait for a lock outside every scope.
+    /// How often to try for a lock at most, a millisecond apart: also in a scope that would allow more. A scope that is over
+    /// ends the wait sooner.
     const PATIENCE: i32 = 5_000;
 
-    // Every 1000 of its steps: every few tens of microseconds.
+    // SQLite checks after every 1000 of its steps: every few tens of microseconds.
     connection.progress_handler(1000, Some(is_expired))?;
-    // An interrupt does not end the wait for a lock. This sleep ends with the scope.
+    // An interrupt does not end the wait for a lock. So that wait is made of sleeps, which end with the scope.
     connection.busy_handler(Some(|tries| tries < PATIENCE && sleep(Duration::from_millis(1)).is_ok()))
 }
 
-/// Turns the error of a statement that SQLite ended because of the scope into the scope's error.
+/// If SQLite ended a statement because of the scope, turns the statement's error into the scope's error.
 pub fn checked<T>(result: rusqlite::Result<T>) -> Result<T, AnyError> {
     let ended = [Some(ErrorCode::OperationInterrupted), Some(ErrorCode::DatabaseBusy)];
     match result {
