@@ -87,7 +87,8 @@ pub fn guarded<T: 'static>(
     Ok(interruptible(control.hook(session), statement)??)
 }
 
-/// For statements that may return a value even though they were killed.
+/// Like [`guarded`], for a statement that may return a value even though it was killed: once the hook has fired, such a value
+/// counts as an error too.
 pub fn guarded_strictly<T: 'static>(
     control: &Arc<Control>,
     session: &Session,

@@ -204,7 +204,8 @@ pub struct Connection {
 
 /// The longest time for connecting, in a scope or outside.
 const CONNECT: Duration = Duration::from_secs(5);
-/// The longest silence of the network, in a scope or outside.
+/// If for this long the server's machine answers nothing, not even a keepalive probe, the system gives the connection up. A slow
+/// statement is no silence.
 const SILENCE: Duration = Duration::from_secs(10);
 
 impl Connection {
@@ -276,7 +277,7 @@ pub fn notice_silence(socket: &TcpStream, after: Duration) -> io::Result<()> {
     // Limits how long sent data may stay unacknowledged. Alone this does not notice that an idle peer is gone.
     #[cfg(target_os = "linux")]
     socket.set_tcp_user_timeout(Some(after))?;
-    // Asks the peer while nothing is sent. Alone this does not notice unacknowledged data.
+    // Makes the system probe the peer while nothing is sent. Alone this does not notice that sent data stays unacknowledged.
     socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(idle).with_interval(between))
 }
 
@@ -286,8 +287,8 @@ pub fn notice_silence_of(config: &mut postgres::Config, after: Duration) {
     config.tcp_user_timeout(after).keepalives_idle(idle).keepalives_interval(between);
 }
 
-/// After what silence the system first asks an idle peer whether it is there, and the pause until it asks again. The system
-/// counts in seconds, so each is at least one.
+/// Two times: how long a peer is silent before the system sends it the first probe, and the pause until the next probe. The
+/// system counts in seconds, so each time is at least a second.
 fn probes(after: Duration) -> [Duration; 2] {
     [after / 2, after / 4].map(|pause| pause.max(Duration::from_secs(1)))
 }

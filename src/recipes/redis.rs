@@ -45,7 +45,7 @@ impl Control {
         Ok(Arc::new(Self(control::Control::new(bound, connect, |(own, _)| is_open(&own.socket))?)))
     }
 
-    /// Makes the command that blocks a session end with an error. If no command blocks the session, nothing happens.
+    /// If a command blocks the session, makes that command end with an error. Otherwise nothing happens.
     pub fn unblock(&self, id: i64, server: &str) -> Result<(), Failure> {
         self.0.run(|(connection, own), left| {
             if server != own.server {
@@ -76,7 +76,8 @@ pub fn guarded<T: 'static>(
     Ok(interruptible(control.hook(session), command)??)
 }
 
-/// A connection on a socket that this code opens. Every command ends: the server ends it, or else the shutdown of the socket.
+/// A connection on a socket that this code opens. Every command can be ended: by the server, or else by the shutdown of the
+/// socket.
 pub struct Connection {
     socket: TcpStream,
     parser: Parser,

@@ -74,7 +74,7 @@ pub struct Scope {
     /// count.
     asked: u64,
     /// When the scope was entered. If an outer deadline comes before the scope's own deadline, this may be an older clock
-    /// reading, because nobody can observe the difference.
+    /// reading, so that the entry reads no clock. `TimeoutError::elapsed` may then be a little too long.
     entered: u64,
     location: &'static Location<'static>,
     // In a plain scope all fields below are zero, so that one wide store writes them.

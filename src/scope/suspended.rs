@@ -326,7 +326,8 @@ impl ColdState {
     }
 
     /// Whether the scopes around this one in this poll have another clock. Such scopes count like the scopes of a handle:
-    /// if they are over, this scope is over too, but their deadlines do not count here. So this function makes their nodes.
+    /// if they are over, this scope is over too, but their deadlines do not count here. Their end reaches this scope through
+    /// nodes, so this function makes their nodes.
     fn crosses_clocks(&self, thread: &Thread) -> bool {
         let crosses = !self.env.shares_clock(&TestEnv::current());
         if crosses {
@@ -409,9 +410,12 @@ impl ColdState {
             && let Some(node) = &self.node
         {
             if dropping {
-                // During the drop, the scopes around the drop count too, but they must not end tokens of this scope that
-                // survive the drop. So the scopes around get nodes, but do not become parents of this scope's node.
+                // During the drop, the scopes around it count too. They do not become parents of this scope's node: otherwise
+                // they could end tokens of this scope that survive the drop. But they get nodes here, because this frame has
+                // one (`frame.rs`, invariant 3).
                 let _ = innermost(thread, |scope| scope.map(Scope::node).map(Arc::as_ptr));
+                // A scope around the drop is over, and this one is not. Then the frame gets no node, so that the checks in the
+                // drop go on reading the flag of the scopes around.
                 if thread.is_flagged() && !node.is_over() {
                     return effective;
                 }

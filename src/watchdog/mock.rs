@@ -78,7 +78,8 @@ pub(crate) fn advance(mock: &Arc<Mock>, until: impl Fn(u64) -> u64, mut go_on: i
     let is_set_off = tracking().is_some();
     // Groups whose work was not done yet when the clock moved on.
     let mut unfinished = Vec::new();
-    // If there is no watchdog, nobody would do the work: so this does not wait for it.
+    // First waits for the work that threads under the clock have set off. Tracked work does not wait here: it may be part
+    // of that work, and would wait for itself. Without a watchdog nobody would do the work, so the wait would never end.
     if !is_set_off
         && global().is_running()
         && let Some(group) = set_off_under(mock)

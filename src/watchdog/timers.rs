@@ -156,9 +156,10 @@ impl Timers {
 }
 
 impl Timers {
-    /// The records that are listed in the nursery, or were listed when the look began.
+    /// The index in each place of the nursery that is in use now. If the owner empties the nursery meanwhile, a place may still
+    /// give its old record, which has moved to the heap, or give a record that was listed later.
     fn in_nursery(&self) -> impl Iterator<Item = u32> {
-        // Acquire, twice: pairs with the Releases in `list`. A place may list another record meanwhile.
+        // Acquire, twice: pairs with the Releases in `list`.
         let listed = self.listed.load(Ordering::Acquire) as usize;
         self.nursery[..listed].iter().map(|index| index.load(Ordering::Acquire))
     }

@@ -2,8 +2,11 @@
 //!
 //! This program starts a shell that reads from a pipe, and holds the other end of the pipe. When the program has
 //! ended, the pipe closes, and the shell kills the command, with its group if the command leads one. The shell is in
-//! a group of its own, so signals from a terminal do not reach the shell. As long as this program runs, it kills the
-//! shell before it reaps the command. So the shell never kills another process that has got the command's number.
+//! a group of its own, so signals from a terminal do not reach the shell.
+//!
+//! While this program runs, it reaps the command only after it has killed the shell. So the shell cannot outlive the
+//! command's number, and cannot kill another process that has got the number. If this program is killed when the command
+//! has just ended, the system reaps the command, and a short time remains in which another process could get the number.
 
 use std::io::{self, PipeWriter};
 use std::os::fd::{AsFd, BorrowedFd};

@@ -238,7 +238,7 @@ impl Entry {
         poll
     }
 
-    /// Called when the future of this entry ends. Pending until this entry has run, or never will, and the hook is not running.
+    /// Called when the future of this entry ends. Pending while this entry has yet to run, and while the hook is running.
     /// If the hook `ends` with the future, the entry begins no other run after that. `waiter` identifies the waiting future: a
     /// new waker of the same waiter replaces the earlier one ([`Callback::poll_idle`]).
     pub(crate) fn poll_first_run(&self, waiter: usize, waker: &Waker, ends: bool) -> Poll<()> {

@@ -79,8 +79,8 @@ impl Node {
 
     /// The future is over and about to be dropped. Runs those of its hooks that are due and have not run yet.
     ///
-    /// Pending until each of these hooks has run, or never will, and none is running. Then `waker` is woken. The hooks that end
-    /// with the scope begin no other run after that, so the drop of the future waits for no hook.
+    /// Pending while one of these hooks has yet to run, or is running. After that `waker` is woken. The hooks that end with the
+    /// scope begin no other run then, so the drop of the future waits for no hook.
     ///
     /// Does not wait for a hook that a shield suspends. If there is no thread for a hook, the task is woken at once, to poll
     /// again.

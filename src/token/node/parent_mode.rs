@@ -26,7 +26,7 @@ impl ParentMode {
         self.0.load(Ordering::Relaxed) == Self::REPARENTABLE
     }
 
-    /// The node keeps the parent that it has.
+    /// From now on the node keeps its parent.
     pub(super) fn keep_parent(&self) {
         // Relaxed: as in `is_reparentable`.
         self.0.store(Self::LISTED, Ordering::Relaxed);

@@ -225,7 +225,7 @@ impl Node {
         Origin { termination, info: self.info(), entered: self.entered }
     }
 
-    /// Its [origin](Self::origin) on another clock.
+    /// The node's [origin](Self::origin), with the times on another clock.
     pub(crate) fn origin_on(&self, clock: &TestEnv) -> Option<Arc<Origin>> {
         Some(on_clock(&self.origin()?, &self.env, clock))
     }
@@ -235,7 +235,7 @@ impl Node {
         Arc::new(self.origin_of(Termination::new(self.cause, self.deadline)))
     }
 
-    /// How this node ends because `other` has ended, to which this node is linked. `origin` is the origin of `other`.
+    /// The termination of this node, which is linked to `other`, after `other` has ended. `origin` is the origin of `other`.
     pub(super) fn end_through_link(&self, other: &Node, origin: Option<&Arc<Origin>>) -> Termination {
         match origin {
             Some(origin) => Termination::through_link(&on_clock(origin, &other.env, &self.env)),

@@ -73,7 +73,7 @@ fn post_all(entries: Vec<Arc<Entry>>) {
 pub(super) fn run_soon(mut entries: Vec<Arc<Entry>>) -> bool {
     let watchdog = watchdog::global();
     if !watchdog.is_running() {
-        // To arm a timer starts the watchdog, if a thread can be had.
+        // Arming a timer starts the watchdog, if a thread can be had.
         thread::schedule(0, Waker::noop().clone()).cancel();
     }
     let has_threads = watchdog.is_running();

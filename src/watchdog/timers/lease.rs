@@ -1,4 +1,5 @@
-//! The right to arm timers: of a thread among its own, or in turn among the timers that have no thread.
+//! The right to arm timers. Each thread may arm its own timers. Threads that have none share the timers in [`Orphans`], and arm
+//! them in turn.
 
 use std::task::Waker;
 
@@ -24,7 +25,8 @@ impl Lease {
     /// Puts a timer in. `Watchdog::announce` must follow.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn put(&self, deadline: u64, waker: Waker) -> Timer {
-        // SAFETY: that of the lease.
+        // SAFETY: as long as the lease exists, no other thread may arm these timers: so the caller of `of_own` has promised, or
+        // the lease holds the lock.
         unsafe { self.timers.put(deadline, waker) }
     }
 }

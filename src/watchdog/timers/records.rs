@@ -123,7 +123,7 @@ impl Records {
         any
     }
 
-    /// How many stale entries the heap may have.
+    /// How many entries of the heap are stale at most.
     pub(super) fn stale(&self) -> usize {
         self.stale.load(Ordering::Relaxed) as usize
     }

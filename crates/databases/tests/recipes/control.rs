@@ -1,4 +1,5 @@
-//! The control connection, without a server: its bound is one for all who wait for it, and its failures back off.
+//! The control connection, without a server: no caller waits longer than the bound, however many callers wait, and after
+//! failures the pauses between attempts to connect grow.
 
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
@@ -8,7 +9,8 @@ use std::time::{Duration, Instant};
 use crate::recipes::control::{Control, Failure};
 use crate::support::{AnyError, HANG, wait_until};
 
-/// How long one action hangs; one after the other, those of the test would take ten times `HANG`.
+/// How long an action that hangs takes. If the 100 actions of the first test hung one after the other, they would take ten
+/// times `HANG`.
 const BOUND: Duration = Duration::from_secs(4);
 
 #[test]
@@ -73,14 +75,16 @@ fn failures_back_off_and_a_success_ends_that() {
             tries += 1;
         }
         let made = attempts.load(SeqCst) - before;
-        // After 10, 20, 40, 80, 160 .. ms; a late look at the clock makes them fewer.
+        // The pauses between attempts are 10, 20, 40, 80, 160 .. ms, so only a few attempts fit into 300 ms. On a busy machine
+        // there are fewer still.
         assert!((1..=10).contains(&made) && tries > made, "{made} of {tries}");
         works.store(true, SeqCst);
         wait_until(|| control.run(|(), _| Ok(())).is_ok());
     }
 }
 
-/// Else the connection whose call is to end would be in doubt, and be shut down.
+/// A cancel that was sent over the lost connection would get no answer. Then the connection whose call the cancel should end
+/// would be in doubt, and would be shut down.
 #[test]
 fn over_a_connection_that_was_lost_while_idle_nothing_is_sent() {
     let control = Control::new(BOUND, |_| Ok(AtomicBool::new(true)), |open| open.load(SeqCst)).unwrap();

@@ -1,4 +1,5 @@
-//! Behind a balancer, and after a failover: the address leads to another server, where our number is a stranger's.
+//! Behind a balancer, or after a failover, the same address leads to another server. There the number of our session belongs to
+//! a stranger's session.
 
 use std::thread;
 
@@ -13,7 +14,8 @@ use crate::server::Server;
 use crate::support::{HANG, alone, cut, wait_until};
 use crate::{mariadb, postgres, redis};
 
-/// The attempt to end a stranger's query, over a control connection that leads to its server.
+/// Asserts that a cancel over the control connection was refused, because the session is not on the server to which the control
+/// connection leads.
 #[track_caller]
 fn is_refused(result: Result<(), Failure>) {
     let failure = result.expect_err("it must not be hit");
@@ -21,7 +23,8 @@ fn is_refused(result: Result<(), Failure>) {
     assert!(failure.to_string().contains("not on this server"), "{failure}");
 }
 
-/// Makes a call whose hook tries in vain, until the proxy leads to our server.
+/// Makes a call that its hook cannot end, because the proxy leads to the other server. After some attempts of the hook, makes the
+/// proxy lead to our server, and then the call ends.
 fn led_back<T: Send>(proxy: &Proxy, ours: &Server, call: impl FnOnce() -> T + Send) -> T {
     let before = proxy.connections();
     thread::scope(|threads| {
@@ -49,7 +52,8 @@ fn postgres_a_strangers_query_runs_on_and_ours_is_cancelled() {
     thread::scope(|threads| {
         let stranger = threads.spawn(|| stranger.batch_execute("select pg_sleep(3600)"));
         wait_until(&mut is_active);
-        // One machine has no two processes of one number: a session of ours that had the stranger's.
+        // On one machine two sessions cannot have the same pid. So this cancel has the stranger's pid and the start time of our
+        // session, as if our session had that pid.
         is_refused(control.cancel(strangers.pid, session.started));
         let error = led_back(&proxy, ours, || {
             let mut endless = || client.batch_execute("select pg_sleep(3600)");
@@ -62,7 +66,7 @@ fn postgres_a_strangers_query_runs_on_and_ours_is_cancelled() {
     });
 }
 
-/// It carries a secret of the session, so another server does nothing, and says nothing.
+/// A raw cancel carries a secret of the session. So another server ignores the cancel, and reports no error.
 #[test]
 fn postgres_a_raw_cancel_that_leads_elsewhere_ends_the_call_by_its_socket() {
     let _alone = alone();
@@ -88,7 +92,7 @@ fn mariadb_a_strangers_query_runs_on_and_ours_is_killed() {
     let proxy = Proxy::to(other.address());
     let options = OptsBuilder::from_opts(mariadb::options(ours)).tcp_port(proxy.address().port());
     let control = maria_recipe::Control::with_bound(&options.into(), HANG).unwrap();
-    // Two connections of one number.
+    // Makes two connections with the same number, one on each server.
     let (mut ours_now, mut theirs) = (mariadb::connect(ours), mariadb::connect(&other));
     while ours_now.0.connection_id() != theirs.0.connection_id() {
         if ours_now.0.connection_id() < theirs.0.connection_id() {

@@ -1,4 +1,4 @@
-//! A server that has no slot left: that is when the most has to be cancelled.
+//! A server with no free slot for a connection: cancels are needed most when a server is full.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -22,8 +22,8 @@ fn fill<C, E>(connect: impl Fn() -> Result<C, E>) -> Vec<C> {
     connections
 }
 
-/// While the control connection is lost and the server full, attempts to connect become rare; once there is a slot, the
-/// call ends.
+/// Asserts that attempts to connect become rare while the control connection is lost and the server is full. Then makes room, so
+/// that the control connection is made again and the call ends.
 fn attempts_become_rare(
     proxy: &Proxy,
     make_room: impl FnOnce(),
@@ -72,7 +72,7 @@ fn postgres_is_cancelled_and_attempts_become_rare() {
     assert!(postgres::is_by_cancel(&error), "{error:?}");
 }
 
-/// Takes the slot that another has left, as soon as the server knows.
+/// Connects as soon as the server has noticed that another connection has left its slot.
 fn fill_one<C, E>(connect: impl Fn() -> Result<C, E>) -> Option<C> {
     let mut taken = None;
     wait_until(|| {
@@ -88,7 +88,7 @@ fn mariadb_is_killed_and_attempts_become_rare() {
     let Some(server) = Server::mariadb() else { return };
     let (mut root, _) = mariadb::connect(&server);
     root.query_drop("set global max_connections = 20").unwrap();
-    // For those who may do everything there is one slot more.
+    // The server reserves one more slot for users with all privileges. So the test connects as a user who has none.
     root.query_drop("create user app@'127.0.0.1'").unwrap();
     let options = |port| -> Opts {
         let options = OptsBuilder::new().ip_or_hostname(Some("127.0.0.1")).tcp_port(port);

@@ -1,5 +1,5 @@
-//! Rows that are read after the call that asked for them: what is read in the guarded call ends, and what would be read
-//! after it cannot leave it.
+//! Rows that a client fetches only when they are read. If they are read in the guarded call, the reading ends with the scope.
+//! Rows that are still to be read cannot leave the guarded call.
 
 use std::marker::PhantomData;
 
@@ -32,7 +32,7 @@ fn sqlite_rows_of_query_map_end_within_the_scope() {
         });
         assert!(error.is_timeout());
     }
-    // A statement that was left half read would be interrupted too.
+    // If the statement above were still half read, its interrupt would still be in force and hit this one too.
     assert_eq!(connection.query_row("select 42", [], |row| row.get(0)), Ok(42));
 }
 
@@ -78,7 +78,7 @@ fn postgres_rows_of_query_raw_end_within_the_scope() {
     }
 }
 
-/// A cursor is asked again and again, each time in a guarded call.
+/// The rows are fetched ten at a time, each time in a guarded call.
 #[test]
 fn postgres_rows_of_a_cursor_end_within_the_scope() {
     let _alone = alone();
@@ -139,7 +139,8 @@ impl<T: Unpin + 'static> Probe<T> {
     const LEAVES: bool = true;
 }
 
-/// What the bound of `guarded_async` is for. (Rows that borrow are left out by `'static`: the pages show it.)
+/// The bound `T: Unpin` of `guarded_async` keeps streams inside the call. (Rows that borrow the connection are kept inside by
+/// `'static`: the page of SQLite shows that.)
 #[test]
 fn streams_cannot_leave_a_guarded_call_and_rows_can() {
     const { assert!(!Probe::<RowStream>::LEAVES && !Probe::<SimpleQueryStream>::LEAVES) };

@@ -1,7 +1,7 @@
 //! The recipes for databases, against the real ones.
 //!
-//! Servers are started from the machine's own binaries. Where there are none, the tests are skipped with a line that
-//! says so; with `TIMEBOX_REQUIRE_SERVERS` in the environment that is a failure.
+//! Servers are started from the machine's own binaries. If the machine has no binary of a server, the tests with that server
+//! print a line and are skipped. If `TIMEBOX_REQUIRE_SERVERS` is set in the environment, these tests fail instead.
 #![cfg(unix)]
 
 mod control;

@@ -33,7 +33,7 @@ pub(crate) fn connect(server: &Server) -> (Conn, Session) {
     (connection, session)
 }
 
-/// One that waits, however busy the machine is.
+/// A control connection with a bound that is long enough even on a busy machine.
 pub(crate) fn control(server: &Server) -> Arc<Control> {
     Control::with_bound(&options(server), HANG).unwrap()
 }
@@ -46,14 +46,14 @@ pub(crate) fn is_killed(error: &mysql::Error) -> bool {
     matches!(error, mysql::Error::MySqlError(error) if error.code == KILLED)
 }
 
-/// What the server said to the statement whose interruption an error tells of.
+/// Whether the error's source is the server's error for a killed statement.
 pub(crate) fn is_by_kill(error: &TimeoutError) -> bool {
     error.source().and_then(|source| source.downcast_ref::<mysql::Error>()).is_some_and(is_killed)
 }
 
 const OWN: &str = "select sum(a.seq ^ b.seq) from seq_1_to_100 a, seq_1_to_100 b";
 const NEXT: &str = "select sum(a.seq ^ b.seq) from seq_1_to_60 a, seq_1_to_60 b";
-/// It takes hours.
+/// A query that takes hours.
 pub(crate) const ENDLESS: &str = "select sum(a.seq ^ b.seq) from seq_1_to_10000000 a, seq_1_to_10000000 b";
 
 fn was_hit(connection: &mut Conn) -> bool {
@@ -78,7 +78,7 @@ fn the_next_three_statements_are_never_hit() {
     sweep(600, Duration::from_millis(1), statement, follow_up).check("MariaDB, 600 runs");
 }
 
-/// The check of the check: a hook that outlives its statement hits others, and the follow-ups see it.
+/// Tests the test above: a hook that outlives its statement hits a later statement, and the follow-ups notice it.
 #[test]
 fn a_hook_that_outlives_its_statement_hits_the_next() {
     let _alone = alone();
@@ -90,7 +90,7 @@ fn a_hook_that_outlives_its_statement_hits_the_next() {
             let control = &control;
             let _outlives = scope.on_cancel(control.hook(&session).every(Duration::from_micros(100)));
             let own = rows(&mut connection, OWN);
-            // Whatever the server calls it.
+            // Every error counts as a hit, whatever its code.
             let hit = (0..3).any(|_| rows(&mut connection, NEXT).is_err());
             Ok::<_, AnyError>(own.is_ok() && hit)
         })
@@ -108,7 +108,7 @@ fn one_row(connection: &mut Conn, name: &str) {
     connection.query_drop(format!("insert into timebox.{name} values (1, 0)")).unwrap();
 }
 
-/// Takes the row's lock at once or fails, and returns its value.
+/// Returns the row's value. Takes the row's lock for that, and fails if the lock is not free.
 #[track_caller]
 fn value_with_lock(other: &mut Conn, name: &str) -> i32 {
     let mut transaction = other.start_transaction(TxOpts::default()).unwrap();
@@ -160,7 +160,8 @@ fn waiting_for_a_row_ends_within_the_scope() {
     assert_eq!(value_with_lock(&mut owner, "locked"), 0);
 }
 
-/// The trap: the error of a killed statement comes among its rows, and `query_drop` drops these.
+/// The error of a killed statement comes while its rows are read, and `query_drop` drops the rows unseen. So `query_drop` returns
+/// `Ok`.
 #[test]
 fn what_query_drop_swallows_the_strict_guard_tells() {
     let _alone = alone();
@@ -169,7 +170,8 @@ fn what_query_drop_swallows_the_strict_guard_tells() {
     let (mut connection, session) = connect(server);
     let mut limit = SHORT;
     while let Err(error) = timeout(limit, || guarded(&control, &session, || connection.query_drop(ENDLESS))) {
-        // Not made at all; else the trap is gone, and the page can say so.
+        // An error without a source: the call was not made in time. An error with a source would mean that `query_drop`
+        // reports a kill by now. Then the page must be changed.
         assert!(error.downcast::<TimeoutError>().is_ok_and(|error| error.source().is_none()));
         limit *= 2;
     }
@@ -178,8 +180,8 @@ fn what_query_drop_swallows_the_strict_guard_tells() {
     assert_eq!(connection.query_first("select 42").unwrap(), Some(42));
 }
 
-/// In autocommit each statement of a procedure stands for itself: a kill that one of them swallows ends just that one, and
-/// what others have done stays. So: the strict guard, and a transaction.
+/// In autocommit, each statement of a procedure is a transaction of its own. If the procedure handles the error of a killed
+/// statement, it goes on, and the work of its other statements stays. So such a call needs the strict guard and a transaction.
 #[test]
 fn a_killed_procedure_goes_on_to_its_next_statement_and_a_transaction_undoes_it() {
     let _alone = alone();
@@ -196,19 +198,21 @@ fn a_killed_procedure_goes_on_to_its_next_statement_and_a_transaction_undoes_it(
         end for;
     end";
     other.query_drop(procedure).unwrap();
-    let call = "call timebox.count_to_three()";
+    let (reset, call) = ("update timebox.called set value = 0", "call timebox.count_to_three()");
 
-    // Killed again and again, until it has come to its end.
+    // The call is killed again and again, until the procedure has ended.
     let mut limit = SHORT;
     loop {
+        other.query_drop(reset).unwrap();
         timed_out(timeout(limit, || guarded_strictly(&control, &session, || connection.query_drop(call))));
-        // Two updates, so there was one after a kill; else the call was not made in time.
+        // Each round of the procedure updates, then waits in a `select` that only a kill ends. So with two updates, at least
+        // one came after a kill. Fewer prove nothing, for instance if the call was not made in time: try a longer limit.
         if value_with_lock(&mut other, "called") >= 2 {
             break;
         }
         limit *= 2;
     }
-    other.query_drop("update timebox.called set value = 0").unwrap();
+    other.query_drop(reset).unwrap();
 
     let mut limit = SHORT;
     loop {

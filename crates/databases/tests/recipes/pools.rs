@@ -1,4 +1,4 @@
-//! Pools of one connection: what comes back to them is in step, and what is not does not come back.
+//! Pools with one connection. A connection goes back to its pool only if no answer and no cancel is still on its way.
 
 use std::error::Error;
 use std::time::{Duration, Instant};
@@ -61,13 +61,13 @@ fn r2d2_the_wait_for_a_connection_ends_with_a_cancel_or_the_pools_patience() {
     assert!(error.is::<r2d2::Error>(), "{error}");
 }
 
-/// Whether a query's cancel reaches the server.
+/// What becomes of the cancel of a query.
 #[derive(Clone, Copy)]
 enum Cancel<'a> {
     Works,
-    /// It works, and another one may still be under way.
+    /// The cancel works, but the connection is in doubt, as if another cancel could still arrive.
     IsInDoubt,
-    /// And the scope is cancelled as soon as there is a hook, which is when the query is about to begin.
+    /// No cancel reaches the server. The scope is cancelled by this token when the query is about to begin.
     IsLost(&'a CancellationToken),
 }
 
@@ -90,7 +90,7 @@ impl Cancel<'_> {
     }
 }
 
-/// The rules, whatever the pool: `pid` and `endless` run a query on a connection of it.
+/// The rules that every pool must obey. `pid` and `endless` each run a query on a connection of the pool.
 async fn settles_or_discards(
     pid: impl AsyncFn() -> Result<i32, AnyError>,
     endless: impl AsyncFn(Cancel<'_>) -> Result<(), AnyError>,
@@ -102,12 +102,13 @@ async fn settles_or_discards(
         assert!(error.is_timeout() && error.settled());
         let start = Instant::now();
         let next = pid().await.unwrap();
-        // Without a source it was not begun; a pool may discard what it was about to lend.
+        // If the error has no source, the query was not begun. Then the pool may have discarded the connection that it was about
+        // to lend.
         assert!(next == last || error.source().is_none(), "the connection was given back");
         last = next;
         assert!(start.elapsed() < HANG);
     }
-    // A query that is not ended is cut off, and the pool does not get its connection back.
+    // If nothing ends the query, its future is dropped after the grace, and the pool does not get the connection back.
     for _ in 0..3 {
         let token = CancellationToken::new();
         let run = Timebox::new(Limit::NONE)
@@ -119,14 +120,14 @@ async fn settles_or_discards(
         assert_ne!(next, last, "the connection was discarded");
         last = next;
     }
-    // A connection that a late cancel may reach is lent to nobody.
+    // A connection that a late cancel may reach is not lent again.
     for _ in 0..3 {
         let error = timed_out(Timebox::new(SHORT).grace(HANG).run_future(endless(Cancel::IsInDoubt)).await);
         let next = pid().await.unwrap();
         assert!(next != last || error.source().is_none(), "the connection is in doubt");
         last = next;
     }
-    // Who waits for a connection does not wait through a grace.
+    // A call that still waits for a connection ends with the scope, without a grace.
     let token = CancellationToken::new();
     let holds = Timebox::new(Limit::NONE).cancel_on(&token).grace(HANG).run_future(endless(Cancel::Works));
     let waits = async {
@@ -230,11 +231,12 @@ fn r2d2() {
         let error = timed_out(endless(SHORT));
         assert!(error.is_timeout());
         let next = pid().unwrap();
-        // Without a source it was not begun, and the pool may have been testing the connection.
+        // If the error has no source, the query was not begun. Then the scope may have ended during the pool's test of the
+        // connection, and the pool may have discarded the connection.
         assert!(next == last || error.source().is_none(), "the connection was given back");
         last = next;
     }
-    // Who waits for a connection waits within the scope.
+    // A call that still waits for a connection ends with the scope.
     let held = pool.get().unwrap();
     let result: Result<(), AnyError> = endless(SHORT);
     assert!(timed_out(result).is_timeout());

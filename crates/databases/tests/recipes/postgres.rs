@@ -39,7 +39,7 @@ pub(crate) fn config_at(address: SocketAddr) -> tokio_postgres::Config {
     config
 }
 
-/// One that waits, however busy the machine is.
+/// A control connection with a bound that is long enough even on a busy machine.
 pub(crate) fn control(server: &Server) -> Arc<Control> {
     Control::with_bound(&async_config(server), HANG).unwrap()
 }
@@ -64,12 +64,12 @@ pub(crate) fn is_cancelled(error: &postgres::Error) -> bool {
     error.code() == Some(&SqlState::QUERY_CANCELED)
 }
 
-/// What the server said to the statement whose interruption an error tells of.
+/// Whether the error's source is the server's error for a cancelled statement.
 pub(crate) fn is_by_cancel(error: &timebox::TimeoutError) -> bool {
     error.source().and_then(|source| source.downcast_ref::<postgres::Error>()).is_some_and(is_cancelled)
 }
 
-/// What a swept statement begins with: longer than a cancel takes on a machine that is not busy.
+/// How long a swept statement takes at first: longer than a cancel takes on a machine that is not busy.
 const OWN: Duration = Duration::from_millis(2);
 
 fn lasting(own: Duration) -> String {
@@ -115,11 +115,11 @@ fn with_the_raw_cancel_and_its_end_awaited_the_next_three_are_never_hit() {
         let hits = (0..3).filter(|_| runtime.block_on(client.batch_execute(NEXT)).is_err());
         u32::try_from(hits.count()).unwrap()
     };
-    // Each makes a connection, which takes milliseconds.
+    // Each raw cancel makes a connection, which takes milliseconds. So the statements are longer here.
     sweep_sleeps(600, 4 * OWN, statement, follow_up, true).check("PostgreSQL by the raw cancel, 600 runs");
 }
 
-/// Why the recipe waits, and the check of the check: the follow-ups see what comes late.
+/// Shows why the recipe awaits the end of a cancel. Also tests the tests above: the follow-ups notice a cancel that comes late.
 #[test]
 fn a_cancel_whose_end_is_not_awaited_hits_the_next_statement() {
     let _alone = alone();
@@ -145,7 +145,7 @@ fn one_row(client: &mut Client) {
     client.batch_execute(text).unwrap();
 }
 
-/// Takes the row's lock at once or fails, and returns its value.
+/// Returns the row's value. Takes the row's lock for that, and fails if the lock is not free.
 #[track_caller]
 fn value_with_lock(other: &mut Client) -> i32 {
     let mut transaction = other.transaction().unwrap();
@@ -177,7 +177,8 @@ fn after_a_cancelled_statement_the_row_is_free_and_unchanged() {
     }
 }
 
-/// The statement may be cancelled, the commit not: so `Ok` means committed, and an error not.
+/// Only the statement is guarded, and a cancel never ends the commit. So after `Ok` the transaction is committed, and after an
+/// error it is not.
 #[test]
 fn a_swept_transaction_is_done_or_not_done() {
     let _alone = alone();
@@ -261,7 +262,7 @@ fn a_control_connection_is_made_and_dropped_in_async_code_too() {
         loop {
             let sleep = guarded_async(control.hook(&session), client.batch_execute("select pg_sleep(3600)"));
             let error = timed_out(Timebox::new(SHORT).grace(HANG).run_future(sleep).await);
-            // Without a source it was not begun.
+            // If the error has no source, the statement was not begun.
             if error.source().is_some() {
                 break error;
             }
@@ -295,8 +296,8 @@ fn a_server_killed_in_mid_query_is_its_own_error_and_not_a_timeout() {
     wait_until(|| client.is_closed());
 }
 
-/// It says nothing, neither to the query nor to a cancel: the grace bounds the wait for the one, the hook that for the
-/// other.
+/// A frozen server answers neither the query nor the cancel. The grace limits the wait for the query's answer, and the hook
+/// limits the wait for the cancel's answer.
 #[test]
 fn a_server_that_is_frozen_is_an_unsettled_timeout() {
     let _alone = alone();
@@ -332,7 +333,7 @@ fn no_descriptor_is_left_open() {
     let cut_off = |hook| {
         let guarded = guarded_async(hook, client.batch_execute("select pg_sleep(3600)"));
         let run = Timebox::new(Duration::from_millis(1)).grace(HANG).run_future(guarded);
-        // Without a source it was not made at all.
+        // A statement that was not begun counts as settled too.
         assert!(timed_out(runtime.block_on(run)).settled());
     };
     cut_off(control.hook(&session));

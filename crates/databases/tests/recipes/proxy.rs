@@ -1,4 +1,4 @@
-//! What may lie between a client and its server: a balancer, a failover, a network that falls silent.
+//! A proxy between a client and its server. It stands for a balancer, a failover, or a network that falls silent.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -7,7 +7,7 @@ use std::thread::{self, JoinHandle};
 
 use crate::support::HANG;
 
-/// Forwards connections, as long as the test wants.
+/// Forwards connections to a server, until the proxy is dropped.
 pub(crate) struct Proxy {
     address: SocketAddr,
     shared: Arc<Shared>,
@@ -21,10 +21,11 @@ struct Shared {
 
 struct State {
     target: SocketAddr,
-    /// Nothing is forwarded, and all of it once this is over: when the test says so, or as a hang.
+    /// While this is set, nothing is forwarded. What has arrived meanwhile is forwarded once the test resets this, or after twice
+    /// `HANG`.
     silent: bool,
     stopped: bool,
-    /// Both ends of each connection there was.
+    /// Two sockets for each connection that was made: to the client and to the server.
     ends: Vec<TcpStream>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -52,7 +53,7 @@ impl Proxy {
         self.address
     }
 
-    /// Where connections lead that are made from now on.
+    /// Sets the server for connections that are made from now on.
     pub(crate) fn lead_to(&self, target: SocketAddr) {
         self.shared.locked().target = target;
     }
@@ -67,14 +68,14 @@ impl Proxy {
         self.shared.locked().ends.len() / 2
     }
 
-    /// Closes all connections there are.
+    /// Closes all connections.
     pub(crate) fn cut(&self) {
         for end in &self.shared.locked().ends {
             let _ = end.shutdown(Shutdown::Both);
         }
     }
 
-    /// From now on not even the system answers on the connections there are: it drops what comes in for them.
+    /// From now on the system drops all packets that come in for the present connections. So not even the system answers them.
     #[cfg(target_os = "linux")]
     pub(crate) fn drop_packets(&self) {
         use std::os::fd::AsRawFd;
@@ -83,7 +84,7 @@ impl Proxy {
         let size = libc::socklen_t::try_from(size_of_val(&program)).unwrap();
         for end in &self.shared.locked().ends {
             let (level, name, value) = (libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &raw const program);
-            // SAFETY: the program is there during the call, which copies it.
+            // SAFETY: the program exists during the call, and the call copies it.
             let result = unsafe { libc::setsockopt(end.as_raw_fd(), level, name, value.cast(), size) };
             assert_eq!(result, 0);
         }
@@ -95,7 +96,7 @@ impl Drop for Proxy {
         self.shared.locked().stopped = true;
         self.shared.changed.notify_all();
         self.cut();
-        let _ = TcpStream::connect(self.address); // so that it sees it
+        let _ = TcpStream::connect(self.address); // wakes the accepting thread, which then sees `stopped`
         let _ = self.accepting.take().map(JoinHandle::join);
         let threads = std::mem::take(&mut self.shared.locked().threads);
         for thread in threads {
@@ -109,7 +110,7 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// `false` once the proxy is stopped. A target that refuses looks like one that hangs up.
+    /// `false` once the proxy is stopped. If the server refuses the connection, the client's connection is closed.
     fn forward(shared: &Arc<Self>, client: TcpStream) -> bool {
         let mut state = shared.locked();
         if state.stopped {
@@ -133,7 +134,7 @@ impl Shared {
                 break;
             }
         }
-        // The end of a connection is not heard of through silence either.
+        // While the network is silent, the end of a connection is not forwarded either.
         self.wait_while_silent();
         let _ = to.shutdown(Shutdown::Write);
     }

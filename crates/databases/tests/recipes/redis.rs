@@ -26,14 +26,14 @@ pub(crate) fn connect(server: &Server) -> (Client, recipe::Connection, Session) 
     (client, connection, session)
 }
 
-/// One that waits, however busy the machine is.
+/// A control connection with a bound that is long enough even on a busy machine.
 pub(crate) fn control(client: &Client) -> Arc<Control> {
     Control::with_bound(client, HANG).unwrap()
 }
 
 pub(crate) type Popped = Option<(String, String)>;
 
-/// Waits for an element for as long as `seconds`; 0 is for ever.
+/// Waits for an element for at most `seconds`; 0 waits for ever.
 pub(crate) fn pop(connection: &mut impl ConnectionLike, queue: &str, seconds: f64) -> RedisResult<Popped> {
     cmd("BLPOP").arg(queue).arg(seconds).query(connection)
 }
@@ -50,7 +50,7 @@ pub(crate) fn is_unblocked(error: &redis::RedisError) -> bool {
     error.code() == Some("UNBLOCKED")
 }
 
-/// Whether an error tells of a command that the server ended.
+/// Whether the error's source is the server's error for an unblocked command.
 pub(crate) fn is_by_unblock(error: &timebox::TimeoutError) -> bool {
     error.source().and_then(|source| source.downcast_ref()).is_some_and(is_unblocked)
 }
@@ -61,7 +61,7 @@ pub(crate) fn is_blocked(other: &mut impl ConnectionLike, id: i64) -> bool {
     client.contains(" flags=b ")
 }
 
-/// Pops what another pushes once this one is blocked; `true` if something else ended the wait.
+/// Pops an element that `other` pushes once the pop is blocked. `true` if an unblock ended the pop instead.
 fn is_next_pop_hit(
     connection: &mut recipe::Connection,
     id: i64,
@@ -70,7 +70,7 @@ fn is_next_pop_hit(
 ) -> bool {
     thread::scope(|threads| {
         let popping = threads.spawn(|| pop(connection, queue, 0.0));
-        // A while longer than it takes a late cancel to come: some round trips.
+        // Waits for some round trips, because a late unblock needs that time to arrive.
         let mut rounds = 0;
         wait_until(|| {
             rounds += u32::from(popping.is_finished() || is_blocked(other, id));
@@ -103,7 +103,7 @@ fn the_next_pops_are_never_cut_short() {
     let statement = |limit, own| {
         thread::scope(|threads| {
             let mut connection = connection.borrow_mut();
-            // It ends by itself when there is something to pop.
+            // The pop ends by itself once this thread has pushed an element.
             let pushing = threads.spawn(|| {
                 thread::sleep(own);
                 push(&mut pusher, "own", "pushed");
@@ -122,7 +122,7 @@ fn the_next_pops_are_never_cut_short() {
     sweep_sleeps(80, Duration::from_millis(2), statement, follow_up, true).check("Redis, 80 runs");
 }
 
-/// The check of the check: a hook that outlives its command cuts the next one short.
+/// Tests the test above: a hook that outlives its command cuts the next pop short, and `is_next_pop_hit` notices it.
 #[test]
 fn a_hook_that_outlives_its_command_cuts_the_next_short() {
     let _alone = alone();

@@ -1,6 +1,6 @@
 //! A network that has fallen silent, and servers that are frozen: nothing comes back, not even an error.
 //!
-//! The proxies are silent until the call has returned, so a call that waits for the network never does.
+//! The proxies are silent until the call has returned. So a call that waits for the network would never return.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -21,7 +21,7 @@ use crate::server::Server;
 use crate::support::{AnyError, HANG, SHORT, alone, cut, timed_out, wait_until};
 use crate::{mariadb, postgres, redis};
 
-/// Makes a call that is meant to end near its limit, and shows how near.
+/// Makes a call that must end near its limit, and prints how late it ended.
 #[track_caller]
 fn ends_near_its_limit<T>(what: &str, call: impl FnOnce() -> Result<T, AnyError>) {
     let start = Instant::now();
@@ -30,7 +30,7 @@ fn ends_near_its_limit<T>(what: &str, call: impl FnOnce() -> Result<T, AnyError>
     assert!(error.is_timeout() && start.elapsed() < HANG, "{error:?}");
 }
 
-/// The same of a call that is cut off in its middle.
+/// The same for a call that must be interrupted after it has begun.
 #[track_caller]
 fn is_cut_near_its_limit<T>(what: &str, mut call: impl FnMut() -> Result<T, AnyError>) {
     let mut lateness = Duration::ZERO;
@@ -72,7 +72,8 @@ fn postgres_to_connect_ends_with_the_scope() {
     ends_near_its_limit("PostgreSQL, connecting", || Connection::connect(&config, proxy.address()));
 }
 
-/// It may come at any time later, and then it would hit whatever runs: so nothing runs on that connection.
+/// A cancel that was not answered may still arrive, and would hit the statement that runs then. So no other statement may run on
+/// the connection.
 #[test]
 fn postgres_where_a_cancel_was_not_answered_no_other_statement_follows() {
     let _alone = alone();
@@ -91,7 +92,7 @@ fn postgres_where_a_cancel_was_not_answered_no_other_statement_follows() {
             })
         });
         proxy.set_silent(false);
-        // Long enough for a cancel that comes late.
+        // The next statement takes so long that a late cancel would hit it.
         let next = connection.guarded(control.hook(connection.session()), async |client| {
             client.batch_execute("select pg_sleep(0.1)").await
         });
@@ -99,7 +100,8 @@ fn postgres_where_a_cancel_was_not_answered_no_other_statement_follows() {
             let is_hit = error.downcast_ref().is_some_and(postgres::is_cancelled);
             return assert!(!is_hit, "the late cancel has hit it");
         }
-        // Only if the hook had not fired, or not over the silent connection; and then it must not come later.
+        // The next statement has run, so the connection was not in doubt: the hook sent no cancel over the silent connection. Try
+        // a longer statement.
         assert!(own < HANG, "no cancel was in doubt: {result:?}");
         own *= 2;
     }
@@ -189,7 +191,7 @@ fn redis_a_subscribers_wait_ends_and_no_message_is_lost() {
     }
 }
 
-/// A slice ends in the middle of a message; the next one goes on there.
+/// If a slice ends in the middle of a message, the next slice reads on from there.
 #[test]
 fn redis_a_message_in_pieces_is_put_together() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -198,7 +200,7 @@ fn redis_a_message_in_pieces_is_put_together() {
     thread::scope(|threads| {
         threads.spawn(|| {
             let (mut stream, _) = listener.accept().unwrap();
-            // It answers what the client says of itself, and the subscription.
+            // Answers the client's `SETINFO` commands, and its subscription.
             let mut seen = Vec::new();
             while !seen.windows(9).any(|window| window == b"SUBSCRIBE") {
                 let mut buffer = [0; 1024];
@@ -222,14 +224,14 @@ fn redis_a_message_in_pieces_is_put_together() {
             let mut subscriber = connection.as_pubsub();
             subscriber.subscribe("news").unwrap();
             let message = timeout(HANG, || redis_recipe::next_message(&mut subscriber)).unwrap();
-            std::mem::forget(subscriber); // it would wait for an answer
+            std::mem::forget(subscriber); // its drop would wait for an answer
             message
         };
         assert_eq!(message.get_payload::<String>().unwrap(), "hel\r\nl");
     });
 }
 
-/// The control connection hangs, and calls end one after the other: each waits for its own bound.
+/// Many calls need the same control connection, which hangs. Each call waits for one bound, all at the same time.
 #[test]
 fn mariadb_many_calls_while_the_control_connection_hangs_have_one_bound() {
     const CALLS: usize = 100;
@@ -253,14 +255,15 @@ fn mariadb_many_calls_while_the_control_connection_hangs_have_one_bound() {
         }
     });
     println!("MariaDB, {CALLS} calls while the control connection hangs: {:?}", start.elapsed());
-    // One after the other they would take 50 s.
+    // If the calls waited one after the other, they would take 50 s.
     assert!(start.elapsed() < HANG);
 }
 
 #[cfg(target_os = "linux")]
 const AFTER: Duration = Duration::from_secs(2);
 
-/// Outside of every scope the system gives up: each half of this sees what the other does not.
+/// Outside of all scopes the system gives the connection up. Each of the two settings of `notice_silence` covers a case that the
+/// other does not: data was sent, or nothing was sent.
 #[cfg(target_os = "linux")]
 #[test]
 fn silence_is_noticed_while_something_is_sent_and_while_nothing_is() {

@@ -1,4 +1,4 @@
-//! SQLite, in process. `tests/late_hooks.rs` has the sweeps over its transactions.
+//! SQLite, in process. The sweeps over transactions of SQLite are in `tests/late_hooks.rs` of the crate `timebox`.
 
 use std::sync::mpsc::channel;
 use std::thread;
@@ -12,7 +12,7 @@ use crate::support::{AnyError, HANG, LONG, SHORT, alone, sweep, timed_out};
 
 const ENDLESS: &str = "with recursive n(i) as (select 1 union all select i + 1 from n) select sum(i) from n";
 
-/// Counts to `rows`, the slow way.
+/// Counts to `rows` one by one, so that it takes a while.
 fn count(connection: &Connection, rows: i64) -> rusqlite::Result<i64> {
     let sql =
         "with recursive n(i) as (select 1 union all select i + 1 from n where i < ?1) select count(*) from n";
@@ -40,7 +40,7 @@ fn the_next_three_statements_are_never_hit() {
     sweep(3000, Duration::from_micros(300), statement, follow_up).check("SQLite, 3000 runs");
 }
 
-/// The check of the check: a hook that outlives its statement hits others, and the follow-ups see it.
+/// Tests the test above: a hook that outlives its statement hits a later statement, and the follow-ups notice it.
 #[test]
 fn a_hook_that_outlives_its_statement_hits_the_next() {
     let _alone = alone();
@@ -66,7 +66,7 @@ fn a_progress_handler_sees_the_scope_and_nothing_else() {
     for _ in 0..20 {
         let error = timed_out(timeout(SHORT, || checked(number(&connection, ENDLESS))));
         assert!(error.is_timeout() && error.limit() == Some(SHORT));
-        // Outside of the scope, and in others, it is as if nothing had been.
+        // Later statements run to their end, outside of all scopes and in another scope.
         assert_eq!(count(&connection, 1000).unwrap(), 1000);
         assert_eq!(timeout(LONG, || checked(count(&connection, 1000))).unwrap(), 1000);
     }
@@ -118,7 +118,7 @@ fn waiting_for_a_lock_ends_within_the_scope() {
             })
             .collect();
         lateness.sort_unstable();
-        // The patience of the handler itself is 5 s.
+        // The median. Without the scope, the busy handler of `look_at_scopes` would go on for at least 5 s.
         assert!(lateness[10] < Duration::from_secs(2), "{lateness:?}");
         println!("SQLite, waiting for a lock: late {:?} {:?}", lateness[10], lateness[18]);
     });

@@ -1,4 +1,4 @@
-//! What the tests share: sweeps around the deadline, and waiting for what has to happen.
+//! What the tests share: sweeps of a limit over the end of a statement, and waits that fail if nothing happens.
 
 use std::error::Error;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -18,13 +18,13 @@ pub(crate) const LONG: Duration = Duration::from_secs(3600);
 /// How long anything may take on the slowest, busiest machine before it counts as hung.
 pub(crate) const HANG: Duration = Duration::from_secs(40);
 
-/// Sweeps measure time, and some tests count what the whole process has open: one test at a time.
+/// Lets one test run at a time: sweeps measure time, and some tests count the open files of the whole process.
 pub(crate) fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Waits for something that has to happen, wherever it does.
+/// Waits until `happened` returns `true`. Fails after [`HANG`].
 #[track_caller]
 pub(crate) fn wait_until(mut happened: impl FnMut() -> bool) {
     let start = Instant::now();
@@ -34,7 +34,7 @@ pub(crate) fn wait_until(mut happened: impl FnMut() -> bool) {
     }
 }
 
-/// The crate's error, of work that had to run into its limit.
+/// The scope's error. Fails if the result is anything else, because the work had to be stopped by its scope.
 #[track_caller]
 pub(crate) fn timed_out<T>(result: Result<T, AnyError>) -> TimeoutError {
     match result {
@@ -43,13 +43,14 @@ pub(crate) fn timed_out<T>(result: Result<T, AnyError>) -> TimeoutError {
     }
 }
 
-/// Runs under a limit what has to be interrupted in its statement, with more time where it did not come to that.
+/// Runs a statement under a limit that must interrupt it. If the limit passes before the statement has begun, runs it again under
+/// a longer limit.
 #[track_caller]
 pub(crate) fn cut<T>(mut run: impl FnMut(Duration) -> Result<T, AnyError>) -> TimeoutError {
     let mut limit = SHORT;
     loop {
         let error = timed_out(run(limit));
-        // Without a source the statement was not made at all.
+        // If the error has no source, the statement was not begun.
         if error.source().is_some() {
             return error;
         }
@@ -58,7 +59,7 @@ pub(crate) fn cut<T>(mut run: impl FnMut(Duration) -> Result<T, AnyError>) -> Ti
     }
 }
 
-/// How many descriptors this process has open. (A system without `/proc` has none to show.)
+/// How many descriptors this process has open; 0 on a system without `/proc`.
 pub(crate) fn open_files() -> usize {
     std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count)
 }
@@ -70,16 +71,17 @@ pub(crate) struct Sweep {
     pub(crate) ended: u32,
     /// Statements that were interrupted.
     pub(crate) cut: u32,
-    /// Statements interrupted that were none of the hook's business.
+    /// Later statements that were interrupted although the hook was not theirs.
     pub(crate) hits: u32,
     lateness: Vec<Duration>,
 }
 
-/// Sweeps a limit over the end of a statement, which takes about `middle`, longer than an interrupt does.
+/// Runs a statement many times, with limits around the time that the statement takes. That time must be about `middle`, and
+/// longer than an interrupt takes.
 ///
-/// `statement` runs one under the limit, and `follow_up` others right after it: it returns how many of those were hit.
-/// The middle follows the machine, so that about as many statements end by themselves as are interrupted, whatever the
-/// speed and the load.
+/// `statement` runs the statement under a limit. `follow_up` runs other statements right after it, and returns how many of these
+/// were interrupted. The middle of the limits is adjusted after each run. So on each machine, about as many statements end by
+/// themselves as are interrupted.
 pub(crate) fn sweep(
     runs: u32,
     middle: Duration,
@@ -89,8 +91,8 @@ pub(crate) fn sweep(
     sweep_sleeps(runs, middle, |limit, _| statement(limit), follow_up, false)
 }
 
-/// As [`sweep`], of statements that do nothing for a given time, `own` to begin with. If they `grow`, they become longer
-/// where an interrupt takes longer than that, so that none would ever be interrupted.
+/// Like [`sweep`], for statements that sleep for a given time, which is `own` at first. If an interrupt takes longer than that,
+/// no statement is ever interrupted. So with `grow`, the time is then doubled.
 pub(crate) fn sweep_sleeps(
     runs: u32,
     mut own: Duration,
@@ -104,7 +106,7 @@ pub(crate) fn sweep_sleeps(
     while seen.ended + seen.cut < runs {
         run += 1;
         assert!(run < 100 * runs, "the machine is too busy: {seen:?}");
-        // From half of the middle to one and a half of it, in a scattered order.
+        // Between half of the middle and one and a half times the middle, in a scattered order.
         let limit = middle * (32 + run * 29 % 64) / 64;
         let start = Instant::now();
         let result = statement(limit, own);
@@ -121,7 +123,7 @@ pub(crate) fn sweep_sleeps(
             }
             Err(Ok(error)) => {
                 middle += middle / 64;
-                // Without a source it was not made at all.
+                // If the error has no source, the statement was not begun.
                 if error.source().is_some() {
                     seen.cut += 1;
                     seen.lateness.push(taken.saturating_sub(limit));
@@ -135,13 +137,14 @@ pub(crate) fn sweep_sleeps(
 }
 
 impl Sweep {
-    /// No hits, and the deadline was near the end of the statement often enough for that to say something.
+    /// Asserts that there were no hits. Also asserts that the sweep proves something: a fifth of the statements ended by
+    /// themselves, and a fifth were interrupted.
     #[track_caller]
     pub(crate) fn check(mut self, what: &str) {
         self.lateness.sort_unstable();
         let late = |part: usize| self.lateness.get(self.lateness.len() * part / 100);
         let Self { ended, cut, hits, .. } = &self;
-        // A figure to read, not a gate: it depends on the machine and on what else it does.
+        // The lateness is printed but not checked: it depends on the machine, and on what else the machine does.
         println!("{what}: {ended} ended, {cut} interrupted, {hits} hits, late {:?} {:?}", late(50), late(90));
         assert_eq!(*hits, 0, "{self:?}");
         assert!(
