@@ -94,6 +94,15 @@ pub(crate) fn unhurried(test: impl Fn(Duration) -> Option<()>) {
     }
 }
 
+/// As [`unhurried`], for a future.
+pub(crate) async fn unhurried_future<F: Future<Output = Option<()>>>(test: impl Fn(Duration) -> F) {
+    let mut limit = SHORT;
+    while test(limit).await.is_none() {
+        limit *= 4;
+        assert!(limit < HANG, "overtaken even with a limit of {limit:?}");
+    }
+}
+
 /// Stays in the scope until it is over, and returns the error that says so.
 #[track_caller]
 pub(crate) fn outlast(scope: &Scope) -> TimeoutError {
