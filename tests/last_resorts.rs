@@ -274,10 +274,13 @@ fn a_hook_of_work_may_call_for_work() {
         at_the_same_time(MOST, || {
             let outer = abandon(Limit::NONE, || {
                 let (send, done) = channel();
-                timeout(SHORT, || {
+                timeout(HANG, || {
                     // Fires more than once if it takes long.
                     let hook = move || send.send(abandon(Limit::NONE, || ()).is_ok());
-                    interruptible(hook, || done.recv())
+                    interruptible(hook, || {
+                        timebox::token().cancel();
+                        done.recv()
+                    })
                 })
             });
             outer.unwrap()
