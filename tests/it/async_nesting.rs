@@ -249,7 +249,7 @@ fn a_scope_entered_by_a_handle_loses_the_deadline_that_the_handle_s_future_has_l
             let thread = thread::spawn(move || {
                 handle.enter(LONG, |scope| {
                     entered.send(scope.deadline()).unwrap();
-                    left.recv().unwrap();
+                    let _ = left.recv();
                     scope.checkpoint()?;
                     with_timeout(LONG, |inner| inner.checkpoint())?;
                     scope.sleep(SHORT)?;
@@ -263,6 +263,10 @@ fn a_scope_entered_by_a_handle_loses_the_deadline_that_the_handle_s_future_has_l
         let (thread, inside, around) = deadlines.unwrap()?;
         assert_eq!(inside, around);
         assert!(poll_once(&mut work).is_pending());
+        if around.has_passed() {
+            // It may have passed before the future has left it.
+            return None;
+        }
         wait_for("the deadline left behind", || around.has_passed());
         go.send(()).unwrap();
         thread.join().unwrap().unwrap();
