@@ -17,8 +17,8 @@ use timebox::{
 
 use crate::polled_in_wake::PolledInWake;
 use crate::support::{
-    Count, HANG, LONG, SHORT, bounded, counting, counting_on_a_runner, endless, let_the_watchdog_pass, next,
-    poll_once, unhurried, wait_for,
+    Count, HANG, HeldWatchdog, LONG, SHORT, bounded, counting, counting_on_a_runner, endless,
+    let_the_watchdog_pass, next, poll_once, unhurried, wait_for,
 };
 
 #[test]
@@ -237,45 +237,6 @@ fn a_task_polled_by_a_hook_on_the_watchdog_itself_waits_for_no_hook() {
             (fires.load(SeqCst) >= 1 && polled_on != thread::current().id()).then_some(())
         });
     });
-}
-
-/// Holds the watchdog in a hook until it is dropped, and each thread that takes over in another: what is due meanwhile stays
-/// on its way, for some tenths of a second at least.
-struct HeldWatchdog {
-    release: mpsc::Sender<()>,
-    begins: mpsc::Receiver<()>,
-    _registrations: Vec<timebox::Registration>,
-}
-
-impl HeldWatchdog {
-    const HOOKS: usize = 100;
-
-    fn new() -> Self {
-        let ((release, released), (began, begins)) = (mpsc::channel::<()>(), mpsc::channel());
-        let released = Arc::new(Mutex::new(released));
-        let holds = |_| {
-            let (began, released) = (began.clone(), Arc::clone(&released));
-            let token = CancellationToken::new();
-            let registration = token.on_cancel(Hook::inline(move || {
-                let _ = began.send(());
-                let _ = released.lock().unwrap().recv_timeout(HANG);
-            }));
-            token.cancel();
-            registration
-        };
-        let registrations = (0..Self::HOOKS).map(holds).collect();
-        next(&begins);
-        Self { release, begins, _registrations: registrations }
-    }
-
-    /// `None` if it may have been held for too short a while: the machine was too busy.
-    fn release(self) -> Option<()> {
-        let Self { release, begins, _registrations } = self;
-        let is_held = begins.try_iter().count() < Self::HOOKS - 1;
-        drop(release);
-        let_the_watchdog_pass();
-        is_held.then_some(())
-    }
 }
 
 /// A foreign call that never ends, and how often its hook has fired.

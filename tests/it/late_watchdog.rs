@@ -1,31 +1,21 @@
 //! No answer depends on the watchdog: what is asked while it is late is answered by the clock.
 
-use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use timebox::{
-    CancellationToken, Cause, Hook, Timebox, checkpoint, is_expired, shield, timeout, timeout_value, token,
+    CancellationToken, Cause, Timebox, checkpoint, is_expired, shield, timeout, timeout_value, token,
     with_timeout,
 };
 
-use crate::support::{LONG, SHORT, bounded, next, rounds, unhurried};
+use crate::support::{HeldWatchdog, LONG, SHORT, bounded, rounds, unhurried};
 
-/// Runs the test while the watchdog notices nothing, because a hook holds it up.
+/// Runs the test while the watchdog notices nothing, because hooks hold it up.
 #[track_caller]
 fn while_the_watchdog_is_late(test: impl FnOnce() + Send + 'static) {
-    let (begun, holding) = channel();
-    let (release, released) = channel::<()>();
-    let hold = CancellationToken::new();
-    let _registration = hold.on_cancel(Hook::inline(move || {
-        let _ = begun.send(());
-        let _ = released.recv();
-    }));
-    // Dropped before the registration, which waits for the hook.
-    let _release = release;
-    hold.cancel();
-    next(&holding);
+    let held = HeldWatchdog::new();
     bounded(test);
+    held.release();
 }
 
 #[test]
