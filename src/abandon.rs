@@ -290,45 +290,61 @@ impl Drop for HoldAgain<'_> {
 
 impl<T: Send + 'static> Job<T> {
     fn run(self: Arc<Self>) {
-        let (work, handle, held) = {
-            let mut state = lock(&self.state);
-            match std::mem::replace(&mut *state, State::Running) {
-                State::New(work, handle, held) => (work, handle, held),
-                other => {
-                    *state = other;
-                    return;
-                }
-            }
-        };
+        let Some(handle) = self.handle() else { return };
         let running = RunningGuard::enter(handle.node().id, self.depth);
-        // While `held` is set, a test's clock does not move: until the work has begun, and from the work's end until the caller
-        // has been woken. So the caller does not time out while this thread is about to act.
-        let held = Cell::new(Some(held));
+        // A test's clock does not move while somebody has a `Held`: until the work has begun, and from the work's end until the
+        // caller has been woken. So the caller does not time out while this thread is about to act.
+        let (begun, held) = (Cell::new(false), Cell::new(None));
         let run = AssertUnwindSafe(|| {
             handle.enter(Limit::NONE, |_| {
-                held.take();
+                // Only here, since a scope that is over refuses the entry: that work is not `Running`.
+                let Some((work, until_begun)) = self.begin() else { return Ok(None) };
+                begun.set(true);
+                drop(until_begun);
                 let _again = HoldAgain(&held);
-                Ok(work())
+                Ok(Some(work()))
             })
         });
-        let mut ended = Some(catch_unwind(run));
-        let abandoned = {
+        let mut ended = catch_unwind(run).map(Result::transpose).transpose();
+        let (abandoned, before) = {
             let mut state = lock(&self.state);
             let abandoned = matches!(*state, State::Abandoned);
-            if let Some(ended) = ended.take_if(|_| !abandoned) {
-                *state = State::Ended(ended);
-            }
-            abandoned
+            let ended = ended.take_if(|_| !abandoned);
+            (abandoned, ended.map(|ended| std::mem::replace(&mut *state, State::Ended(ended))))
         };
-        // `ended` is still `Some` only if the work was abandoned. Then nobody takes the result, so it is dropped here.
+        // `ended` is still `Some` only if the caller has returned. Then nobody takes the result, so it is dropped here.
         drop_quietly(ended);
+        if let Some(State::New(work, _, until_woken)) = before {
+            held.set(Some(until_woken));
+            drop_quietly(work);
+        }
         drop(running);
         let waker = lock(&self.waker).take();
         waker.into_iter().for_each(Waker::wake);
-        if abandoned {
+        if abandoned && begun.get() {
             pool::abandoned().mark_returned(self.depth);
         }
         drop_quietly(self);
+    }
+
+    /// A handle of the work's scope; `None` if the caller has returned.
+    fn handle(&self) -> Option<Handle> {
+        match &*lock(&self.state) {
+            State::New(_, handle, _) => Some(handle.clone()),
+            _ => None,
+        }
+    }
+
+    /// Takes the work, to begin it; `None` if the caller has returned.
+    fn begin(&self) -> Option<(Box<dyn FnOnce() -> T + Send>, Held)> {
+        let mut state = lock(&self.state);
+        match std::mem::replace(&mut *state, State::Running) {
+            State::New(work, _, held) => Some((work, held)),
+            other => {
+                *state = other;
+                None
+            }
+        }
     }
 }
 

@@ -167,6 +167,31 @@ fn when_all_threads_are_stuck_it_refuses_at_once_and_recovers() {
     all_come_back();
 }
 
+/// Whether the limit passes before a thread takes the work, as it does, or after that.
+#[test]
+fn work_has_begun_if_and_only_if_the_error_says_so() {
+    let _turn = turn();
+    let mut unstarted = Vec::new();
+    for round in 0..5000 {
+        let begun = Arc::new(AtomicBool::new(false));
+        let begins = Arc::clone(&begun);
+        let result = abandon(Duration::from_micros(round * 7919 % 200), move || {
+            begins.store(true, Ordering::Relaxed);
+        });
+        if result.is_err_and(|error| !error.started()) {
+            unstarted.push(begun);
+            continue;
+        }
+        let start = Instant::now();
+        while !begun.load(Ordering::Relaxed) {
+            assert!(start.elapsed() < HANG / 10, "it is said to have begun");
+            std::thread::yield_now();
+        }
+    }
+    all_come_back();
+    assert!(unstarted.iter().all(|begun| !begun.load(Ordering::Relaxed)), "it is said not to have begun");
+}
+
 #[test]
 fn work_that_finds_no_free_thread_in_time_is_not_begun() {
     let _turn = turn();
@@ -274,10 +299,13 @@ fn a_hook_of_work_may_call_for_work() {
         at_the_same_time(MOST, || {
             let outer = abandon(Limit::NONE, || {
                 let (send, done) = channel();
-                timeout(SHORT, || {
+                timeout(HANG, || {
                     // Fires more than once if it takes long.
                     let hook = move || send.send(abandon(Limit::NONE, || ()).is_ok());
-                    interruptible(hook, || done.recv())
+                    interruptible(hook, || {
+                        timebox::token().cancel();
+                        done.recv()
+                    })
                 })
             });
             outer.unwrap()

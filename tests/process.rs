@@ -76,6 +76,28 @@ fn dies(process: u32) {
     }
 }
 
+/// Runs a command that goes on for ever, with ever longer limits until one is over when the command has been started.
+#[track_caller]
+fn stopped_once_started<T>(run: impl Fn() -> Result<T, Error>) -> Stopped {
+    let mut limit = SHORT;
+    loop {
+        let start = Instant::now();
+        let stopped = stopped(timeout(limit, &run));
+        assert!(start.elapsed() >= limit && start.elapsed() < HANG);
+        assert_eq!(stopped.timeout.limit(), Some(limit));
+        if was_started(&stopped) {
+            return stopped;
+        }
+        limit *= 3;
+        assert!(limit < HANG, "overtaken even with a third of this limit: {stopped:?}");
+    }
+}
+
+/// Whether the scope was over only when the command had been started: on a busy machine it may be over before.
+fn was_started(stopped: &Stopped) -> bool {
+    stopped.status.is_some() || stopped.refused
+}
+
 #[test]
 fn a_command_that_ends_is_as_std_runs_it() {
     for script in [
@@ -110,20 +132,9 @@ fn a_runaway_command_is_told_to_end() {
         || status(Command::new("sleep").arg("1000")).map(drop),
     ];
     for way in ways {
-        let mut limit = SHORT;
-        // On a busy machine the limit may pass before the command is started.
-        let (stopped, status) = loop {
-            let start = Instant::now();
-            let stopped = stopped(timeout(limit, way));
-            assert!(start.elapsed() >= limit && start.elapsed() < HANG);
-            assert_eq!(stopped.timeout.limit(), Some(limit));
-            match stopped.status {
-                Some(status) => break (stopped, status),
-                None => assert!(!stopped.refused && limit < HANG, "{stopped:?}"),
-            }
-            limit *= 3;
-        };
-        assert_eq!(status.signal(), Some(libc::SIGTERM));
+        let stopped = stopped_once_started(way);
+        assert!(!stopped.refused);
+        assert_eq!(stopped.status.unwrap().signal(), Some(libc::SIGTERM));
         assert_eq!(stopped.timeout.interrupted_at().file(), file!());
     }
 }
@@ -228,14 +239,14 @@ fn a_scope_that_is_over_starts_nothing() {
 
 #[test]
 fn the_error_leads_to_the_scopes() {
-    fn run() -> Result<(), Box<dyn std::error::Error>> {
-        timeout(SHORT, || output(Command::new("sleep").arg("1000")))?;
-        Ok(())
-    }
+    let sleeper = || output(Command::new("sleep").arg("1000"));
+    let stopped = stopped_once_started(sleeper);
+    let limit = stopped.timeout.limit();
+    let run = || -> Result<(), Box<dyn std::error::Error>> { Err(Error::Stopped(stopped))? };
     let error = run().unwrap_err();
     assert!(error.to_string().contains("SIGTERM"), "{error}");
     let source = error.source().unwrap().downcast_ref::<TimeoutError>().unwrap();
-    assert_eq!(source.limit(), Some(SHORT));
+    assert_eq!(source.limit(), limit);
     let error = *error.downcast::<Error>().unwrap();
     assert!(error.timeout().unwrap().is_timeout() && error.source().is_some());
 }

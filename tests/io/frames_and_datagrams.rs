@@ -10,7 +10,7 @@ use std::time::Duration;
 use timebox::io::{Timed, connect, readable, writable};
 use timebox::{Limit, timeout};
 
-use super::{LONG, SHORT, is_nonblocking, over, runs_out};
+use super::{HANG, LONG, SHORT, is_nonblocking, over, runs_out};
 
 #[test]
 fn half_a_frame_is_kept_where_its_buffer_is_outside_of_the_limit() {
@@ -113,9 +113,18 @@ fn where_the_scope_is_over_the_resolvers_error_is_its_source() {
     let connecting: &dyn Fn() -> io::Result<()> = &|| connect(SlowName).map(drop);
     let sending: &dyn Fn() -> io::Result<()> = &|| socket.send_to(b"x", SlowName).map(drop);
     for call in [connecting, sending] {
-        let error = over(timeout(SHORT, call));
-        assert_eq!(error.limit(), Some(SHORT));
-        assert_eq!(error.source().unwrap().to_string(), "no name server answers");
+        let mut limit = SHORT;
+        loop {
+            let error = over(timeout(limit, call));
+            assert_eq!(error.limit(), Some(limit));
+            if let Some(source) = error.source() {
+                assert_eq!(source.to_string(), "no name server answers");
+                break;
+            }
+            // On a busy machine the scope may be over before the resolver is asked.
+            limit *= 3;
+            assert!(limit < HANG, "its error is lost: {error:?}");
+        }
         let error = timeout(Limit::NONE, call).unwrap_err();
         assert_eq!(error.to_string(), "no name server answers", "with time left it is the resolver's");
     }

@@ -14,7 +14,7 @@ use timebox::{
 };
 
 use crate::runtimes::{on_each_runtime, yield_now};
-use crate::support::{LONG, SHORT, bounded, next, poll_once, wait_for};
+use crate::support::{LONG, SHORT, bounded, next, poll_once, unhurried, unhurried_future, wait_for};
 
 on_each_runtime!(
     a_future_can_be_polled_under_one_short_limit_after_another,
@@ -61,8 +61,7 @@ async fn a_future_with_a_scope_of_its_own_can_be_too() {
 }
 
 async fn a_future_moved_out_of_a_scope_loses_it() {
-    let mut limit = SHORT;
-    loop {
+    unhurried_future(|limit| async move {
         let mut inner = Box::pin(future::timeout(LONG, async {
             yield_now().await;
             checkpoint()?;
@@ -74,14 +73,14 @@ async fn a_future_moved_out_of_a_scope_loses_it() {
             Ok::<_, TimeoutError>((polled, outer.deadline()))
         })
         .unwrap();
-        if polled.is_pending() {
-            wait_for("the deadline left behind", || outer.has_passed());
-            assert!(inner.await.unwrap() > outer);
-            break;
+        if polled.is_ready() {
+            return None;
         }
-        // The machine was too busy to poll in time.
-        limit *= 4;
-    }
+        wait_for("the deadline left behind", || outer.has_passed());
+        assert!(inner.await.unwrap() > outer);
+        Some(())
+    })
+    .await;
 }
 
 #[test]
@@ -234,35 +233,45 @@ fn a_future_s_scope_has_one_identity_in_all_its_polls() {
 
 #[test]
 fn a_scope_entered_by_a_handle_loses_the_deadline_that_the_handle_s_future_has_left() {
-    let (sent, received) = channel();
-    let mut work = Box::pin(future::timeout_value(LONG, async move {
-        sent.send(handle()).unwrap();
-        pending::<()>().await;
-    }));
-    let (entered, is_in) = channel();
-    let (go, left) = channel();
-    let (thread, before) = with_timeout(SHORT * 10, |scope| {
-        assert!(poll_once(&mut work).is_pending());
-        let handle = received.recv().unwrap();
-        let thread = thread::spawn(move || {
-            handle.enter(LONG, |scope| {
-                entered.send(scope.deadline()).unwrap();
-                left.recv().unwrap();
-                scope.checkpoint()?;
-                with_timeout(LONG, |inner| inner.checkpoint())?;
-                scope.sleep(SHORT)?;
-                checkpoint()
-            })
+    unhurried(|limit| {
+        let (sent, received) = channel();
+        let mut work = Box::pin(future::timeout_value(LONG, async move {
+            sent.send(handle()).unwrap();
+            pending::<()>().await;
+        }));
+        let (entered, is_in) = channel();
+        let (go, left) = channel();
+        let deadlines = timeout_value(limit, || {
+            if poll_once(&mut work).is_ready() {
+                return None;
+            }
+            let handle = next(&received);
+            let thread = thread::spawn(move || {
+                handle.enter(LONG, |scope| {
+                    entered.send(scope.deadline()).unwrap();
+                    let _ = left.recv();
+                    scope.checkpoint()?;
+                    with_timeout(LONG, |inner| inner.checkpoint())?;
+                    scope.sleep(SHORT)?;
+                    checkpoint()
+                })
+            });
+            // None is sent where the entry was too late.
+            let inside = is_in.recv().ok()?;
+            Some((thread, inside, deadline()))
         });
-        let before = next(&is_in);
-        Ok::<_, TimeoutError>((thread, before == scope.deadline()))
-    })
-    .unwrap();
-    assert!(before);
-    assert!(poll_once(&mut work).is_pending());
-    timebox::sleep(SHORT * 11).unwrap();
-    go.send(()).unwrap();
-    thread.join().unwrap().unwrap();
+        let (thread, inside, around) = deadlines.unwrap()?;
+        assert_eq!(inside, around);
+        assert!(poll_once(&mut work).is_pending());
+        if around.has_passed() {
+            // It may have passed before the future has left it.
+            return None;
+        }
+        wait_for("the deadline left behind", || around.has_passed());
+        go.send(()).unwrap();
+        thread.join().unwrap().unwrap();
+        Some(())
+    });
 }
 
 #[test]

@@ -14,7 +14,7 @@ use timebox::{
 };
 
 use crate::runtimes::{on_each_runtime, yield_now};
-use crate::support::{HANG, LONG, SHORT, bounded, next, poll_once};
+use crate::support::{LONG, SHORT, bounded, next, poll_once, unhurried_future};
 
 on_each_runtime!(
     a_loop_that_ignores_its_errors_is_dropped_at_the_limit,
@@ -71,23 +71,29 @@ async fn a_loop_that_ignores_its_errors_outlives_no_grace() {
 }
 
 async fn retries_within_a_total_end_with_the_total() {
-    let mut attempts = 0;
-    let result = future::timeout(SHORT, async {
-        loop {
-            attempts += 1;
-            let attempt = future::timeout(SHORT * 9 / 10, async {
-                // The executor is late, for this limit and the total.
-                thread::sleep(SHORT + SHORT / 2);
-                pending::<Result<(), TimeoutError>>().await
-            });
-            if attempt.await.is_ok() {
-                return Ok::<_, TimeoutError>(());
+    unhurried_future(|limit| async move {
+        let (mut attempts, mut begun) = (0, 0);
+        let result = future::timeout(limit, async {
+            loop {
+                attempts += 1;
+                let attempt = future::timeout(limit / 2, async {
+                    begun += 1;
+                    // The executor is late, for this limit and the total.
+                    thread::sleep(limit + limit / 2);
+                    pending::<Result<(), TimeoutError>>().await
+                });
+                if attempt.await.is_ok() {
+                    return Ok::<_, TimeoutError>(());
+                }
             }
-        }
-    });
-    let error = result.await.unwrap_err();
-    assert_eq!(error.limit(), Some(SHORT));
-    assert_eq!(attempts, 2, "the second does not begin");
+        });
+        let error = result.await.unwrap_err();
+        assert_eq!(error.limit(), Some(limit));
+        assert!(attempts <= 2 && begun <= 1, "the second does not begin");
+        // On a busy machine the limit of the first may be later than the total.
+        (attempts == 2 && begun == 1).then_some(())
+    })
+    .await;
 }
 
 async fn a_timer_that_is_polled_under_short_limits_does_not_fire_early() {
@@ -228,14 +234,19 @@ fn around_a_block_on_a_loop_leaves_room_for_others() {
 
 /// Each holds up the scope for as long as it may, but from the end of the scope on.
 async fn shields_that_follow_each_other_end_with_the_longest() {
-    let error = future::timeout_value(SHORT, async {
-        loop {
-            // On a busy machine it is the shield that ends it.
-            let _ = future::shield(SHORT * 2, future::sleep(SHORT / 10)).await;
-        }
-    });
-    let error = error.await.unwrap_err();
-    assert!(!error.settled() && error.overshoot() >= SHORT * 2);
+    unhurried_future(|limit| async move {
+        let error = future::timeout_value(limit, async {
+            loop {
+                // On a busy machine it is the shield that ends it.
+                let _ = future::shield(limit * 2, future::sleep(limit / 10)).await;
+            }
+        });
+        let error = error.await.unwrap_err();
+        assert!(!error.settled());
+        // On a busy machine it may not have been polled from before its end until that of the shield that was open then.
+        (error.overshoot() >= limit * 2).then_some(())
+    })
+    .await;
 }
 
 async fn a_shield_begins_also_when_the_scope_is_over() {
@@ -342,24 +353,32 @@ fn a_loop_of_sleeps_of_no_time_lets_other_tasks_run_and_can_be_aborted() {
 fn no_poll_blocks_for_a_hook() {
     bounded(|| {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        runtime.block_on(async {
+        let one_hook = |limit| async move {
             let (begun, has_begun) = tokio::sync::oneshot::channel();
             let (go_on, goes_on) = mpsc::channel();
-            let mut begun = Some(begun);
-            let limited = tokio::spawn(future::timeout_value(SHORT, async move {
+            let (mut begun, home) = (Some(begun), thread::current().id());
+            let limited = tokio::spawn(future::timeout_value(limit, async move {
                 let _registration = on_cancel(move || {
-                    let _ = begun.take().map(|begun| begun.send(()));
-                    next(&goes_on);
+                    // One that is made when its scope is over runs here.
+                    let in_time = thread::current().id() != home;
+                    let _ = begun.take().map(|begun| begun.send(in_time));
+                    if in_time {
+                        next(&goes_on);
+                    }
                 });
                 pending::<()>().await;
             }));
             // This task runs on the only thread, which is not held by the other.
-            has_begun.await.unwrap();
+            if !has_begun.await.unwrap() {
+                return None;
+            }
             tokio::task::yield_now().await;
             assert!(!limited.is_finished(), "it is dropped when its hooks have run");
             go_on.send(()).unwrap();
             assert!(!limited.await.unwrap().unwrap_err().settled());
-        });
+            Some(())
+        };
+        runtime.block_on(unhurried_future(one_hook));
     });
 }
 
@@ -372,7 +391,13 @@ fn as_many_requests_as_workers_may_have_hooks_that_use_the_runtime() {
         let requests = (0..2 * WORKERS).map(|_| {
             let on_runtime = on_runtime.clone();
             runtime.spawn(future::timeout_value(SHORT, async move {
-                let cancel = move || on_runtime.block_on(on_runtime.spawn(async {})).unwrap();
+                let home = thread::current().id();
+                let cancel = move || {
+                    // One that is made when its scope is over runs here.
+                    if thread::current().id() != home {
+                        on_runtime.block_on(on_runtime.spawn(async {})).unwrap();
+                    }
+                };
                 let _registration = on_cancel(cancel);
                 pending::<()>().await;
             }))
@@ -406,15 +431,17 @@ fn the_hook_of_an_interruptible_call_has_run_when_its_future_is_dropped() {
 fn a_load_that_is_entered_at_the_root_outlives_the_limit_of_who_polled_it_first() {
     use futures::FutureExt as _;
     bounded(|| {
-        pollster::block_on(async {
-            let load = Handle::root().enter_future(Limit::NONE, async {
-                future::sleep(SHORT * 20).await.map_err(|_| ())?;
+        pollster::block_on(unhurried_future(|limit| async move {
+            let load = Handle::root().enter_future(Limit::NONE, async move {
+                future::sleep(limit * 10).await.map_err(|_| ())?;
                 Ok::<_, Unfinished>("loaded")
             });
             let load = load.boxed().shared();
-            assert!(future::timeout_value(SHORT, load.clone()).await.is_err());
-            assert_eq!(future::timeout_value(HANG, load).await.unwrap().unwrap(), "loaded");
-        });
+            // Loaded, if this thread comes late.
+            let first = future::timeout_value(limit, load.clone()).await;
+            assert_eq!(future::timeout_value(LONG, load).await.unwrap().unwrap(), "loaded");
+            first.is_err().then_some(())
+        }));
     });
 }
 
@@ -438,13 +465,16 @@ impl From<()> for Unfinished {
 fn a_shared_future_goes_on_with_its_next_poller() {
     use futures::FutureExt as _;
     bounded(|| {
-        pollster::block_on(async {
+        pollster::block_on(unhurried_future(|limit| async move {
             let start = Instant::now();
-            let load = async { future::sleep(SHORT * 20).await.map_err(|_| Unfinished) }.boxed().shared();
-            assert!(future::timeout_value(SHORT, load.clone()).await.is_err());
-            assert!(future::timeout_value(HANG, load).await.unwrap().is_ok());
-            assert!(start.elapsed() >= SHORT * 20);
-        });
+            let sleeps = async move { future::sleep(limit * 10).await.map_err(|_| Unfinished) };
+            let load = sleeps.boxed().shared();
+            // Loaded, if this thread comes late.
+            let first = future::timeout_value(limit, load.clone()).await;
+            assert!(future::timeout_value(LONG, load).await.unwrap().is_ok());
+            assert!(start.elapsed() >= limit * 10);
+            first.is_err().then_some(())
+        }));
     });
 }
 

@@ -14,7 +14,7 @@ use timebox::{
 };
 
 use crate::runtimes::{on_each_runtime, yield_now};
-use crate::support::{Failure, LONG, SHORT};
+use crate::support::{Failure, LONG, SHORT, unhurried_future, wait_for};
 
 on_each_runtime!(
     a_ready_value_is_returned,
@@ -114,15 +114,14 @@ async fn a_scope_over_at_entry_does_not_poll_its_future() {
 
 async fn a_ready_value_wins_over_a_passed_deadline() {
     let slow_poll = async {
-        thread::sleep(SHORT);
-        assert!(is_expired());
+        wait_for("the deadline", is_expired);
         Ok::<_, TimeoutError>(7)
     };
-    assert_eq!(future::timeout(SHORT / 2, slow_poll).await.unwrap(), 7);
+    assert_eq!(future::timeout(SHORT, slow_poll).await.unwrap(), 7);
 }
 
 async fn a_value_that_is_ready_once_over_wins() {
-    for limit in [SHORT, 10 * SHORT, 100 * SHORT] {
+    unhurried_future(|limit| async move {
         // Wakes nobody: only the expiry brings the second poll.
         let mut polls = 0;
         let second_poll = poll_fn(move |_| {
@@ -130,11 +129,11 @@ async fn a_value_that_is_ready_once_over_wins() {
             if polls == 1 { Poll::Pending } else { Poll::Ready(is_expired()) }
         });
         // On a busy machine the limit may pass within the first poll: then the future is rightly dropped.
-        if let Ok(is_expired) = future::timeout_value(limit, second_poll).await {
-            return assert!(is_expired);
-        }
-    }
-    panic!("the first poll took longer than each limit");
+        let is_expired = future::timeout_value(limit, second_poll).await.ok()?;
+        assert!(is_expired);
+        Some(())
+    })
+    .await;
 }
 
 async fn a_limit_counts_from_the_first_poll() {
@@ -172,18 +171,14 @@ async fn an_outer_expiry_is_named_through_inner_scopes() {
 }
 
 async fn of_equal_deadlines_the_outermost_is_named() {
-    let mut limit = SHORT;
-    loop {
+    unhurried_future(|limit| async move {
         let deadline = Deadline::after(limit);
         let inner = Timebox::new(deadline).label("inner").run_future_value(pending::<()>());
         let error = Timebox::new(deadline).label("outer").run_future(inner).await.unwrap_err();
         assert_eq!(error.label(), Some("outer"));
-        if error.started() {
-            break;
-        }
-        // The machine was too busy to begin in time.
-        limit *= 4;
-    }
+        error.started().then_some(())
+    })
+    .await;
 }
 
 async fn the_scope_is_ambient_in_every_poll() {

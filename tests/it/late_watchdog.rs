@@ -1,31 +1,21 @@
 //! No answer depends on the watchdog: what is asked while it is late is answered by the clock.
 
-use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use timebox::{
-    CancellationToken, Cause, Hook, Timebox, checkpoint, is_expired, shield, timeout, timeout_value, token,
+    CancellationToken, Cause, Timebox, checkpoint, is_expired, shield, timeout, timeout_value, token,
     with_timeout,
 };
 
-use crate::support::{LONG, SHORT, bounded, next, rounds};
+use crate::support::{HeldWatchdog, LONG, SHORT, bounded, rounds, unhurried};
 
-/// Runs the test while the watchdog notices nothing, because a hook holds it up.
+/// Runs the test while the watchdog notices nothing, because hooks hold it up.
 #[track_caller]
 fn while_the_watchdog_is_late(test: impl FnOnce() + Send + 'static) {
-    let (begun, holding) = channel();
-    let (release, released) = channel::<()>();
-    let hold = CancellationToken::new();
-    let _registration = hold.on_cancel(Hook::inline(move || {
-        let _ = begun.send(());
-        let _ = released.recv();
-    }));
-    // Dropped before the registration, which waits for the hook.
-    let _release = release;
-    hold.cancel();
-    next(&holding);
+    let held = HeldWatchdog::new();
     bounded(test);
+    held.release();
 }
 
 #[test]
@@ -127,15 +117,18 @@ fn a_scope_sees_the_deadline_of_a_token_that_it_is_linked_to() {
 
 #[test]
 fn an_outer_scope_once_over_stays_so_whatever_is_asked_inside() {
-    with_timeout(SHORT, |outer| {
-        timeout_value(LONG, || {
-            while !outer.is_expired() {}
-            for _ in 0..rounds(10_000) {
-                assert!(outer.is_expired(), "over, and then not");
-            }
-        })
-    })
-    .unwrap();
+    unhurried(|limit| {
+        let asked = with_timeout(limit, |outer| {
+            timeout_value(LONG, || {
+                while !outer.is_expired() {}
+                for _ in 0..rounds(10_000) {
+                    assert!(outer.is_expired(), "over, and then not");
+                }
+            })
+        });
+        // Refused: it was over before the inner one began.
+        asked.ok()
+    });
 }
 
 #[test]
@@ -154,14 +147,16 @@ fn a_deadline_before_the_cancel_of_a_linked_token_is_the_cause() {
 #[test]
 fn a_token_made_where_a_check_has_seen_the_expiry_says_so() {
     while_the_watchdog_is_late(|| {
-        timeout_value(SHORT, || {
-            timeout_value(LONG, || {
-                while !is_expired() {}
-                assert!(token().is_cancelled());
-                assert!(token().checkpoint().is_err());
-            })
-        })
-        .unwrap()
-        .unwrap();
+        unhurried(|limit| {
+            let asked = timeout_value(limit, || {
+                timeout_value(LONG, || {
+                    while !is_expired() {}
+                    assert!(token().is_cancelled());
+                    assert!(token().checkpoint().is_err());
+                })
+            });
+            // Refused: it was over before the inner one began.
+            asked.unwrap().ok()
+        });
     });
 }

@@ -1,5 +1,6 @@
 //! What the crate promises, one module per subject, each test named after the behaviour it shows.
 
+mod polled_in_wake;
 mod runtimes;
 mod support;
 

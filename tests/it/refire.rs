@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use timebox::{Hook, Outcome, TimeoutError, interruptible_outcome, with_timeout};
 
-use crate::support::{LONG, SHORT, bounded, let_the_watchdog_pass, next, rounds, unhurried, wait_for};
+use crate::support::{LONG, bounded, let_the_watchdog_pass, next, rounds, unhurried, wait_for};
 
-/// Long enough for several firings, short enough to wait for.
+/// Short enough to wait for.
 const A_WHILE: Duration = Duration::from_millis(20);
 
 /// Makes a call whose scope is cancelled as soon as the call has begun.
@@ -82,10 +82,11 @@ fn every_sets_the_pause() {
 #[test]
 fn every_makes_on_cancel_repeat() {
     bounded(|| {
-        with_timeout(SHORT, |scope| {
+        with_timeout(LONG, |scope| {
             let (fired, wait) = channel();
             let hook = Hook::inline(move || fired.send(()).unwrap()).every(Duration::from_millis(1));
             let _registration = scope.on_cancel(hook);
+            scope.token().cancel();
             (0..5).for_each(|_| next(&wait));
             Ok::<_, TimeoutError>(())
         })
@@ -104,13 +105,17 @@ fn a_hook_that_never_fired_counts_none() {
 #[test]
 fn a_call_that_does_not_return_is_escalated() {
     bounded(|| {
-        let (soft, hard) = (Mutex::new(None), Mutex::new(None));
-        let hook = Hook::new(|| *soft.lock().unwrap() = Some(Instant::now()))
-            .once()
-            .then(A_WHILE, || *hard.lock().unwrap() = Some(Instant::now()));
-        let outcome = interrupted(hook, || wait_for("escalation", || hard.lock().unwrap().is_some()));
-        assert!(outcome.fires >= 2);
-        assert!(soft.into_inner().unwrap().unwrap() < hard.into_inner().unwrap().unwrap());
+        unhurried(|a_while| {
+            let (soft, hard) = (Mutex::new(None), Mutex::new(None));
+            let hook = Hook::new(|| *soft.lock().unwrap() = Some(Instant::now()))
+                .once()
+                .then(a_while, || _ = hard.lock().unwrap().get_or_insert_with(Instant::now));
+            let outcome = interrupted(hook, || wait_for("escalation", || hard.lock().unwrap().is_some()));
+            assert!(outcome.fires >= 2);
+            let [soft, hard] = [soft, hard].map(|time| time.into_inner().unwrap().unwrap());
+            // On a busy machine the runner of the first may be the later one.
+            (soft < hard).then_some(())
+        });
     });
 }
 
@@ -129,37 +134,43 @@ fn escalation_does_not_come_early() {
 #[test]
 fn escalation_comes_while_the_first_hook_still_runs() {
     bounded(|| {
-        let (killed, wait) = channel();
-        let (returned, call) = channel();
-        let still_running = &AtomicBool::new(false);
-        let escalated_meanwhile = AtomicBool::new(false);
-        let hook = Hook::new(move || {
-            still_running.store(true, SeqCst);
-            // The polite request hangs until the harsh one has been made.
-            next(&wait);
-            still_running.store(false, SeqCst);
+        unhurried(|a_while| {
+            let (killed, wait) = channel();
+            let (returned, call) = channel();
+            let still_running = &AtomicBool::new(false);
+            let escalated_meanwhile = AtomicBool::new(false);
+            let hook = Hook::new(move || {
+                still_running.store(true, SeqCst);
+                // The polite request hangs until the harsh one has been made.
+                next(&wait);
+                still_running.store(false, SeqCst);
+            });
+            let harsh = Hook::new(|| {
+                escalated_meanwhile.store(still_running.load(SeqCst), SeqCst);
+                killed.send(()).unwrap();
+                returned.send(()).unwrap();
+            });
+            interrupted(hook.once().then(a_while, harsh.once()), || next(&call));
+            // On a busy machine the runner of the first may be the later one.
+            escalated_meanwhile.load(SeqCst).then_some(())
         });
-        let harsh = Hook::new(|| {
-            escalated_meanwhile.store(still_running.load(SeqCst), SeqCst);
-            killed.send(()).unwrap();
-            returned.send(()).unwrap();
-        });
-        interrupted(hook.once().then(A_WHILE, harsh.once()), || next(&call));
-        assert!(escalated_meanwhile.load(SeqCst));
     });
 }
 
 #[test]
 fn escalation_may_have_many_steps() {
     bounded(|| {
-        let steps = Mutex::new(Vec::new());
-        let step = |name| {
-            let steps = &steps;
-            Hook::new(move || steps.lock().unwrap().push(name)).once()
-        };
-        let hook = step("ask").then(A_WHILE, step("insist").then(A_WHILE, step("kill")));
-        interrupted(hook, || wait_for("all steps", || steps.lock().unwrap().len() == 3));
-        assert_eq!(*steps.lock().unwrap(), ["ask", "insist", "kill"]);
+        unhurried(|a_while| {
+            let steps = Mutex::new(Vec::new());
+            let step = |name| {
+                let steps = &steps;
+                Hook::new(move || steps.lock().unwrap().push(name)).once()
+            };
+            let hook = step("ask").then(a_while, step("insist").then(a_while, step("kill")));
+            interrupted(hook, || wait_for("all steps", || steps.lock().unwrap().len() == 3));
+            // On a busy machine the runner of one may be later than that of the next.
+            (*steps.lock().unwrap() == ["ask", "insist", "kill"]).then_some(())
+        });
     });
 }
 

@@ -10,7 +10,7 @@ use timebox::{
 };
 
 use crate::runtimes::on_each_runtime;
-use crate::support::{Failure, LONG, SHORT, outlast};
+use crate::support::{Failure, LONG, SHORT, outlast, unhurried_future};
 
 /// Takes longer than `SHORT`, and asks nobody whether it should stop.
 fn late<T>(value: T) -> T {
@@ -183,12 +183,19 @@ async fn a_late_ok_of_a_future_falls_back() {
 }
 
 async fn a_future_that_is_late_for_the_scope_around_does_not_fall_back() {
-    let exact = async { Ok::<_, Failure>(late("exact")) };
-    let strict = Timebox::new(LONG).strict().run_future_or_else(exact, |error| unreachable!("{error}"));
-    let result = future::timeout_value(SHORT, strict).await;
-    // The outer scope is not strict: what is in it has come to its end.
-    let error = result.unwrap().unwrap_err().timebox();
-    assert_eq!(error.limit(), Some(SHORT));
+    unhurried_future(|limit| async move {
+        let exact = async move {
+            thread::sleep(2 * limit);
+            Ok::<_, Failure>("exact")
+        };
+        let strict = Timebox::new(LONG).strict().run_future_or_else(exact, |error| unreachable!("{error}"));
+        let result = future::timeout_value(limit, strict).await;
+        // The outer scope is not strict: what has begun in it has come to its end.
+        let error = result.ok()?.unwrap_err().timebox();
+        assert_eq!(error.limit(), Some(limit));
+        Some(())
+    })
+    .await;
 }
 
 async fn a_late_ok_in_a_grace_is_refused() {

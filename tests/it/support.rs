@@ -4,13 +4,13 @@ use std::future::{Future, pending};
 use std::mem::ManuallyDrop;
 use std::panic::resume_unwind;
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, RawWaker, RawWakerVTable, Wake, Waker};
 use std::time::{Duration, Instant};
 
-use timebox::{CancellationToken, Hook, Scope, TimeoutError};
+use timebox::{CancellationToken, Hook, Registration, Scope, TimeoutError};
 
 /// A limit that is meant to pass.
 pub(crate) const SHORT: Duration = Duration::from_millis(20);
@@ -94,6 +94,15 @@ pub(crate) fn unhurried(test: impl Fn(Duration) -> Option<()>) {
     }
 }
 
+/// As [`unhurried`], for a future.
+pub(crate) async fn unhurried_future<F: Future<Output = Option<()>>>(test: impl Fn(Duration) -> F) {
+    let mut limit = SHORT;
+    while test(limit).await.is_none() {
+        limit *= 4;
+        assert!(limit < HANG, "overtaken even with a limit of {limit:?}");
+    }
+}
+
 /// Stays in the scope until it is over, and returns the error that says so.
 #[track_caller]
 pub(crate) fn outlast(scope: &Scope) -> TimeoutError {
@@ -112,6 +121,45 @@ pub(crate) fn let_the_watchdog_pass() {
         }));
         token.cancel();
         next(&wait);
+    }
+}
+
+/// Holds the watchdog in a hook until it is dropped, and each thread that takes over in another: what is due meanwhile stays
+/// on its way, for some tenths of a second at least.
+pub(crate) struct HeldWatchdog {
+    release: Sender<()>,
+    begins: Receiver<()>,
+    _registrations: Vec<Registration>,
+}
+
+impl HeldWatchdog {
+    const HOOKS: usize = 100;
+
+    pub(crate) fn new() -> Self {
+        let ((release, released), (began, begins)) = (channel::<()>(), channel());
+        let released = Arc::new(Mutex::new(released));
+        let holds = |_| {
+            let (began, released) = (began.clone(), Arc::clone(&released));
+            let token = CancellationToken::new();
+            let registration = token.on_cancel(Hook::inline(move || {
+                let _ = began.send(());
+                let _ = released.lock().unwrap().recv_timeout(HANG);
+            }));
+            token.cancel();
+            registration
+        };
+        let registrations = (0..Self::HOOKS).map(holds).collect();
+        next(&begins);
+        Self { release, begins, _registrations: registrations }
+    }
+
+    /// `None` if it may have been held for too short a while: the machine was too busy.
+    pub(crate) fn release(self) -> Option<()> {
+        let Self { release, begins, _registrations } = self;
+        let is_held = begins.try_iter().count() < Self::HOOKS - 1;
+        drop(release);
+        let_the_watchdog_pass();
+        is_held.then_some(())
     }
 }
 

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use rayon::prelude::*;
 use timebox::{
-    Cause, Deadline, Handle, Limit, TimeoutError, checkpoint, deadline, handle, is_expired, on_cancel, sleep,
-    timeout, timeout_value, with_timeout,
+    Cause, Deadline, Handle, Limit, Timebox, TimeoutError, checkpoint, deadline, handle, is_expired,
+    on_cancel, sleep, timeout, timeout_value, with_timeout,
 };
 
 use crate::support::{HANG, LONG, SHORT, bounded, let_the_watchdog_pass, next, outlast, unhurried, wait_for};
@@ -127,22 +127,26 @@ fn the_token_of_a_handle_is_its_scopes() {
 #[test]
 fn entering_counts_the_handles_scopes_and_not_the_threads() {
     let root = handle();
-    with_timeout(SHORT, |outer| {
-        let middle = with_timeout(LONG, |inner| Ok::<_, TimeoutError>(inner.handle()))?;
-        outlast(outer);
-        // The root knows nothing of this thread's expired scope ...
-        root.enter(LONG, |entered| {
-            assert!(entered.deadline() > outer.deadline());
-            assert!(checkpoint().is_ok() && !is_expired());
-            timeout(LONG, checkpoint)
-        })?;
-        // ... which counts again afterwards, and for what was made in it.
-        assert!(checkpoint().is_err());
-        let error = middle.enter(LONG, |_| Ok::<_, TimeoutError>(())).unwrap_err();
-        assert_eq!((error.scope(), error.started()), (outer.id(), false));
-        Ok::<_, TimeoutError>(())
-    })
-    .unwrap();
+    unhurried(|limit| {
+        Timebox::new(limit)
+            .run_value(|outer| {
+                let middle = timeout_value(LONG, handle).ok()?;
+                outlast(outer);
+                // The root knows nothing of this thread's expired scope ...
+                let entered = root.enter(LONG, |entered| {
+                    assert!(entered.deadline() > outer.deadline());
+                    assert!(checkpoint().is_ok() && !is_expired());
+                    timeout(LONG, checkpoint)
+                });
+                entered.unwrap();
+                // ... which counts again afterwards, and for what was made in it.
+                assert!(checkpoint().is_err());
+                let error = middle.enter(LONG, |_| Ok::<_, TimeoutError>(())).unwrap_err();
+                assert_eq!((error.scope(), error.started()), (outer.id(), false));
+                Some(())
+            })
+            .unwrap()
+    });
 }
 
 #[test]

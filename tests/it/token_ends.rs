@@ -1,7 +1,5 @@
 //! By what a token is over, when it will be, and how a scope that ends with it says so.
 
-use std::future::Future;
-use std::task::{Context, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -11,7 +9,7 @@ use timebox::{
     handle, remaining, require, timeout, timeout_value, token, with_timeout,
 };
 
-use crate::support::{LONG, SHORT, bounded, outlast, wait_for};
+use crate::support::{LONG, SHORT, bounded, outlast, poll_once, unhurried, wait_for};
 
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -19,18 +17,25 @@ const DAY: Duration = Duration::from_secs(86_400);
 
 #[test]
 fn a_cause_and_a_reason_do_not_change() {
-    let (root, other) = (CancellationToken::after(SHORT), CancellationToken::new());
-    let token = root.child_token();
-    assert_eq!((token.cause(), token.reason()), (None, None));
-    assert!(token.cancel_with("first"));
     let same = |token: &CancellationToken| {
         assert_eq!((token.cause(), token.reason().as_deref()), (Some(Cause::Cancelled), Some("first")));
     };
-    same(&token);
-    wait_for("the deadline around it", || root.is_cancelled());
-    same(&token);
-    assert_eq!(root.cause(), Some(Cause::Deadline));
+    unhurried(|limit| {
+        let root = CancellationToken::after(limit);
+        let token = root.child_token();
+        let before = (token.cause(), token.reason());
+        if !token.cancel_with("first") {
+            return None;
+        }
+        assert_eq!(before, (None, None));
+        same(&token);
+        wait_for("the deadline around it", || root.is_cancelled());
+        same(&token);
+        assert_eq!(root.cause(), Some(Cause::Deadline));
+        Some(())
+    });
 
+    let other = CancellationToken::new();
     let token = other.child_token();
     token.cancel_with("first");
     other.cancel_with("second");
@@ -193,20 +198,25 @@ fn a_scope_that_ends_with_a_token_says_for_what_cause() {
         error.unwrap_err()
     };
     bounded(move || {
-        // By its deadline.
-        let error = told(&CancellationToken::after(SHORT));
-        assert_eq!((error.cause(), error.reason()), (Cause::Deadline, None));
-        assert_eq!((error.label(), error.limit()), (Some("query"), Some(SHORT)));
-        assert_eq!(error.elapsed(), SHORT + error.overshoot());
-
-        // By that of a scope, whose label it tells.
-        let request = Timebox::new(SHORT).label("request").run_value(|_| token()).unwrap();
-        let error = told(&request.child_token());
-        assert_eq!(
-            (error.cause(), error.label(), error.limit()),
-            (Cause::Deadline, Some("request"), Some(SHORT))
-        );
-        assert_eq!(error.chain().len(), 1);
+        unhurried(|limit| {
+            // By its deadline.
+            let error = told(&CancellationToken::after(limit));
+            assert_eq!((error.cause(), error.reason()), (Cause::Deadline, None));
+            assert_eq!((error.label(), error.limit()), (Some("query"), Some(limit)));
+            assert_eq!(error.elapsed(), limit + error.overshoot());
+            error.started().then_some(())
+        });
+        unhurried(|limit| {
+            // By that of a scope, whose label it tells.
+            let request = Timebox::new(limit).label("request").run_value(|_| token()).unwrap();
+            let error = told(&request.child_token());
+            assert_eq!(
+                (error.cause(), error.label(), error.limit()),
+                (Cause::Deadline, Some("request"), Some(limit))
+            );
+            assert_eq!(error.chain().len(), 1);
+            error.started().then_some(())
+        });
 
         // By a quota.
         let quota = Quota::new(SHORT);
@@ -239,21 +249,21 @@ fn a_scope_is_not_started_for_the_cause_of_its_token() {
 
 #[test]
 fn an_expiry_is_passed_on_from_link_to_link() {
-    bounded(|| {
-        let first = Timebox::new(SHORT).label("first").run_value(|_| token()).unwrap();
-        let (second, third) = Timebox::new(LONG)
-            .cancel_on(&first)
-            .run_value(|_| {
-                let second = token();
-                (second.clone(), Timebox::new(LONG).cancel_on(&second).run_value(|_| token()).unwrap())
-            })
-            .unwrap();
-        block_on(third.cancelled());
-        for token in [&first, &second, &third] {
-            assert_eq!(token.cause(), Some(Cause::Deadline));
-            let error = token.checkpoint().unwrap_err();
-            assert_eq!((error.label(), error.limit()), (Some("first"), Some(SHORT)));
-        }
+    let linked_to =
+        |token: &CancellationToken| Timebox::new(LONG).cancel_on(token).run_value(|_| timebox::token()).ok();
+    bounded(move || {
+        unhurried(|limit| {
+            let first = Timebox::new(limit).label("first").run_value(|_| token()).unwrap();
+            let second = linked_to(&first)?;
+            let third = linked_to(&second)?;
+            block_on(third.cancelled());
+            for token in [&first, &second, &third] {
+                assert_eq!(token.cause(), Some(Cause::Deadline));
+                let error = token.checkpoint().unwrap_err();
+                assert_eq!((error.label(), error.limit()), (Some("first"), Some(limit)));
+            }
+            Some(())
+        });
     });
 }
 
@@ -313,32 +323,37 @@ fn nothing_remains_of_a_scope_without_a_limit_that_was_cancelled() {
 
 #[test]
 fn an_expiry_that_came_by_a_poll_is_told_as_that() {
-    let mut inner = None;
-    let mut job = Box::pin(future::timeout(LONG, async {
-        inner = Some((token(), handle()));
-        std::future::pending::<Result<(), TimeoutError>>().await
-    }));
-    let mut context = Context::from_waker(Waker::noop());
-    let polled = Timebox::new(SHORT).label("heartbeat").run_value(|scope| {
-        assert!(job.as_mut().poll(&mut context).is_pending());
-        outlast(scope);
+    unhurried(|limit| {
+        let mut inner = None;
+        let mut job = Box::pin(future::timeout(LONG, async {
+            inner = Some((token(), handle()));
+            std::future::pending::<Result<(), TimeoutError>>().await
+        }));
+        let polled = Timebox::new(limit).label("heartbeat").run_value(|scope| {
+            let polled = poll_once(&mut job);
+            outlast(scope);
+            polled
+        });
+        if polled.unwrap().is_ready() {
+            return None;
+        }
+        // Outside: what it had given out was told by surroundings that it has left.
+        drop(job);
+        let (token, handle) = inner.unwrap();
+        wait_for("the expiry", || token.is_cancelled());
+        assert_eq!((token.cause(), token.reason()), (Some(Cause::Deadline), None));
+        for error in [
+            token.checkpoint().unwrap_err(),
+            handle.enter(LONG, |_| Ok::<_, TimeoutError>(())).unwrap_err(),
+            handle.enter(LONG, |scope| scope.checkpoint()).unwrap_err(),
+        ] {
+            assert_eq!(
+                (error.cause(), error.label(), error.limit()),
+                (Cause::Deadline, Some("heartbeat"), Some(limit))
+            );
+        }
+        Some(())
     });
-    polled.unwrap();
-    // Outside: what it had given out was told by surroundings that it has left.
-    drop(job);
-    let (token, handle) = inner.unwrap();
-    wait_for("the expiry", || token.is_cancelled());
-    assert_eq!((token.cause(), token.reason()), (Some(Cause::Deadline), None));
-    for error in [
-        token.checkpoint().unwrap_err(),
-        handle.enter(LONG, |_| Ok::<_, TimeoutError>(())).unwrap_err(),
-        handle.enter(LONG, |scope| scope.checkpoint()).unwrap_err(),
-    ] {
-        assert_eq!(
-            (error.cause(), error.label(), error.limit()),
-            (Cause::Deadline, Some("heartbeat"), Some(SHORT))
-        );
-    }
 }
 
 #[test]

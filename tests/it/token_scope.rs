@@ -336,10 +336,14 @@ fn a_cancellation_tells_how_long_the_scope_had_run() {
 fn not_each_check_looks_at_all_of_very_many_tokens() {
     let tokens: Vec<_> = (0..1000).map(|_| CancellationToken::new()).collect();
     let scope = tokens.iter().fold(Timebox::new(LONG), Timebox::cancel_on);
+    // The machine may be busy during one of them: the best of a few.
     let times = |n, ask: fn() -> Result<(), TimeoutError>| {
-        let start = Instant::now();
-        (0..n).for_each(|_| ask().unwrap());
-        start.elapsed() / n
+        let time = |_| {
+            let start = Instant::now();
+            (0..n).for_each(|_| ask().unwrap());
+            start.elapsed() / n
+        };
+        (0..10).map(time).min().unwrap()
     };
     let (check, look) =
         scope.run_value(|_| (times(20_000, || checkpoint()), times(100, || require(SHORT)))).unwrap();

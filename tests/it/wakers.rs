@@ -10,7 +10,7 @@ use std::task::{Context, Wake, Waker};
 use timebox::{CancellationToken, Deadline, deadline, future, with_timeout};
 
 use crate::support::{
-    LONG, SHORT, bounded, let_the_watchdog_pass, next, poll_once, poll_with, wait_for, waker,
+    LONG, SHORT, bounded, let_the_watchdog_pass, next, poll_once, poll_with, unhurried, wait_for, waker,
 };
 
 #[test]
@@ -22,37 +22,44 @@ fn the_task_that_polled_last_is_woken() {
             self.0.fetch_add(1, SeqCst);
         }
     }
-    let (first, last) = (Arc::new(Count::default()), Arc::new(Count::default()));
-    let mut bounded = Box::pin(future::timeout_value(SHORT * 5, pending::<()>()));
-    for count in [&first, &last] {
-        let waker = Waker::from(Arc::clone(count));
-        let polled = bounded.as_mut().poll(&mut Context::from_waker(&waker));
-        if polled.is_ready() {
-            // The machine was too busy to poll twice in time.
-            return;
+    unhurried(|limit| {
+        let (first, last) = (Arc::new(Count::default()), Arc::new(Count::default()));
+        let mut bounded = Box::pin(future::timeout_value(limit, pending::<()>()));
+        for count in [&first, &last] {
+            let waker = Waker::from(Arc::clone(count));
+            if bounded.as_mut().poll(&mut Context::from_waker(&waker)).is_ready() {
+                return None;
+            }
         }
-    }
-    wait_for("the wake", || last.0.load(SeqCst) > 0);
-    drop(bounded);
-    assert_eq!((Arc::strong_count(&first), Arc::strong_count(&last)), (1, 1));
+        wait_for("the wake", || last.0.load(SeqCst) > 0);
+        drop(bounded);
+        wait_for("the end of both wakers", || {
+            Arc::strong_count(&first) == 1 && Arc::strong_count(&last) == 1
+        });
+        Some(())
+    });
 }
 
 #[test]
 fn a_panicking_waker_stops_neither_the_watchdog_nor_another_future() {
     bounded(|| {
-        let (woken, wait) = channel::<()>();
-        let woken = Mutex::new(woken);
-        let mut bad = Box::pin(future::timeout_value(SHORT, pending::<()>()));
-        let polled = poll_with(&mut bad, move || {
-            woken.lock().unwrap().send(()).unwrap();
-            panic!("a waker of the test panics, as it should");
-        });
-        if polled.is_pending() {
+        unhurried(|limit| {
+            let (woken, wait) = channel::<()>();
+            let woken = Mutex::new(woken);
+            let mut bad = Box::pin(future::timeout_value(limit, pending::<()>()));
+            let polled = poll_with(&mut bad, move || {
+                woken.lock().unwrap().send(()).unwrap();
+                panic!("a waker of the test panics, as it should");
+            });
+            if polled.is_ready() {
+                return None;
+            }
             next(&wait);
-        }
-        pollster::block_on(future::timeout_value(SHORT, pending::<()>())).unwrap_err();
-        let_the_watchdog_pass();
-        assert!(poll_with(&mut bad, || ()).is_ready());
+            pollster::block_on(future::timeout_value(SHORT, pending::<()>())).unwrap_err();
+            let_the_watchdog_pass();
+            assert!(poll_with(&mut bad, || ()).is_ready());
+            Some(())
+        });
     });
 }
 

@@ -8,7 +8,7 @@ use timebox::timeout;
 
 #[cfg(target_os = "linux")]
 use super::programs::{passes, program};
-use super::{HANG, SHORT, dies, is_dead, number, sh, stopped, stopped_at};
+use super::{HANG, SHORT, dies, is_dead, number, sh, stopped, stopped_at, was_started};
 
 #[test]
 fn the_grace_is_for_what_a_shell_has_started_too() {
@@ -116,12 +116,15 @@ fn one_that_may_not_be_signalled() {
         let stopped =
             as_nobody(|| stopped(timeout(limit, || Run::new(&mut command).grace(HANG * 10).output())));
         assert!(start.elapsed() < limit + Duration::from_secs(3), "nobody is waited for in vain");
-        assert!(stopped.refused && stopped.status.is_none() && stopped.stdout_cut);
-        assert!(stopped.to_string().contains("may not be signalled"), "{stopped}");
+        if was_started(&stopped) {
+            assert!(stopped.refused && stopped.status.is_none() && stopped.stdout_cut, "{stopped:?}");
+            assert!(stopped.to_string().contains("may not be signalled"), "{stopped}");
+        }
         if !stopped.stdout.is_empty() {
             break (number(&stopped.stdout), ours);
         }
         limit *= 3;
+        assert!(limit < HANG, "it does not begin: {stopped:?}");
     };
     assert!(!is_dead(process));
     drop(input);
@@ -153,7 +156,7 @@ fn others_have_their_grace_where_one_may_not_be_signalled() {
         let start = Instant::now();
         let stopped = as_nobody(|| stopped(timeout(limit, || Run::new(&mut command).grace(grace).output())));
         assert!(start.elapsed() < limit + HANG);
-        assert!(stopped.refused && stopped.status.is_none());
+        assert!(!was_started(&stopped) || stopped.refused && stopped.status.is_none(), "{stopped:?}");
         drop(ours);
         if stopped.stdout.ends_with(b"clean\n") {
             break;
