@@ -297,7 +297,8 @@ impl<T: Send + 'static> Job<T> {
         let (begun, held) = (Cell::new(false), Cell::new(None));
         let run = AssertUnwindSafe(|| {
             handle.enter(Limit::NONE, |_| {
-                // Only here, since a scope that is over refuses the entry: that work is not `Running`.
+                // The work begins here, not before: a scope that is over refuses the entry. The test
+                // `work_has_begun_if_and_only_if_the_error_says_so` guards this.
                 let Some((work, until_begun)) = self.begin() else { return Ok(None) };
                 begun.set(true);
                 drop(until_begun);

@@ -47,8 +47,9 @@
 //! **The [guide] has a page for each task**: [how a limit stops code](guide::stopping), [requests](guide::requests),
 //! [errors](guide::errors), [threads and `spawn_blocking`](guide::threads), [cleanup](guide::cleanup),
 //! [retries and shared futures](guide::retries), [cancel, Ctrl-C, shutdown](guide::cancellation), [I/O and processes](guide::io),
-//! [databases](recipes), [tests](guide::testing), [coming from tokio's `timeout` and others](guide::coming_from). Before you use
-//! the crate, read its [limitations](guide::limitations).
+//! [databases](recipes), [tests](guide::testing), [slow code](guide::slow),
+//! [coming from tokio's `timeout` and others](guide::coming_from). Before you use the crate, read its
+//! [limitations](guide::limitations).
 //!
 //! # Which function?
 //!
@@ -66,6 +67,7 @@
 //! | cancel | [`CancellationToken`], [`token`] |
 //! | share a budget | [`Quota`] |
 //! | clean up after the limit | [`shield`], [`future::shield`], [`Timebox::grace`] |
+//! | find out why code is slow, and where it hangs | a [policy of reports](guide::slow), with the feature `report` |
 //! | leave behind code that cannot be stopped | [`abandon`](fn@abandon); the feature `isolate` |
 //!
 //! The free functions act on the innermost scope of the thread, or of the future that is being polled. Outside every scope they
@@ -150,7 +152,7 @@
 #![cfg_attr(timebox_loom, allow(dead_code, unused_imports, unused_macros))]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![doc(test(attr(deny(warnings))))]
-#![warn(clippy::disallowed_methods, clippy::disallowed_macros)]
+#![cfg_attr(not(test), warn(clippy::disallowed_methods, clippy::disallowed_macros))]
 
 #[cfg(not(timebox_loom))]
 pub mod abandon;
@@ -168,6 +170,8 @@ mod pool;
 mod quota;
 #[cfg(doc)]
 pub mod recipes;
+#[cfg(all(feature = "report", not(timebox_loom)))]
+pub mod report;
 #[cfg(not(timebox_loom))]
 mod scope;
 mod sync;
@@ -213,6 +217,6 @@ pub use token::{
 pub use token::{Hook, HookResult};
 
 /// Makes doc tests of the README's examples.
-#[cfg(all(doctest, feature = "testing"))]
+#[cfg(all(doctest, feature = "report", feature = "testing"))]
 #[doc = include_str!("../README.md")]
 mod readme {}

@@ -152,3 +152,60 @@ fn scopes_that_end_each_other_in_a_circle_are_freed() {
     let grown = LIVE.get().wrapping_sub(before).cast_signed();
     assert!(grown < 10_000, "{grown} bytes in 200 rounds");
 }
+
+/// A traced poll leaves no memory, and none of its wakers: what a leaf keeps is the waker of the task.
+#[cfg(all(feature = "report", feature = "testing"))]
+#[test]
+fn traced_polls_keep_nothing() {
+    use std::sync::Arc;
+    use std::task::Wake;
+    use timebox::report::awaits_of;
+
+    struct Task;
+    impl Wake for Task {
+        fn wake(self: Arc<Self>) {}
+    }
+    async fn receives(receiver: &mut tokio::sync::mpsc::Receiver<()>) {
+        receiver.recv().await;
+    }
+
+    let task = Arc::new(Task);
+    let waker = Waker::from(Arc::clone(&task));
+    let (sender, mut receiver) = tokio::sync::mpsc::channel(1);
+    let mut future = Box::pin(tokio::task::unconstrained(receives(&mut receiver)));
+    let mut poll = || {
+        let (poll, resolve) = awaits_of(&waker, |cx| future.as_mut().poll(cx));
+        drop(resolve);
+        assert!(poll.is_pending());
+        // This waker, the channel's, and the count of this test.
+        assert_eq!(Arc::strong_count(&task), 3);
+    };
+    poll();
+    let live = LIVE.get();
+    let polls = if cfg!(debug_assertions) { 100_000 } else { 1_000_000 };
+    let began = std::time::Instant::now();
+    for _ in 0..polls {
+        poll();
+    }
+    // Read before the line below, which allocates.
+    let left = LIVE.get();
+    println!("{polls} traced polls, each {:?}", began.elapsed() / polls);
+    assert_eq!(left, live);
+    drop(future);
+    drop((waker, sender, receiver));
+    assert_eq!(Arc::strong_count(&task), 1);
+}
+
+#[test]
+#[cfg(feature = "report")]
+fn a_plain_timeout_under_a_policy_of_reports_allocates_nothing() {
+    timebox::report::Policy::new().warn_after(Duration::from_secs(3600)).install().unwrap();
+    timeout_value(Duration::from_secs(60), || ()).unwrap();
+    let under_a_policy = allocations(|| {
+        timeout_value(Duration::from_secs(60), || timeout_value(Duration::from_secs(1), || ()))
+            .unwrap()
+            .unwrap();
+    });
+    timebox::report::uninstall();
+    assert_eq!(under_a_policy, 0);
+}

@@ -106,6 +106,8 @@ impl Chain {
             Named { place: innermost, end }
         });
         let Place { index, mut entered, now, shared } = place;
+        #[cfg(feature = "report")]
+        let at_entry = entered;
         // If the scope is over because a token that it is linked to expired, the error shows the limit of that token, and the
         // token's label if there is one.
         let expired = end.origin.filter(|_| end.cause != Cause::Cancelled);
@@ -124,6 +126,8 @@ impl Chain {
             shown,
             interrupted_at: location,
             elapsed: Duration::from_nanos(now.saturating_sub(entered)),
+            #[cfg(feature = "report")]
+            entered: at_entry,
             overshoot: Duration::from_nanos(now.saturating_sub(end.at)),
             started,
             settled,

@@ -18,6 +18,8 @@ pub use failure::HookFailure;
 pub(crate) use scope::Fields;
 pub use scope::{ScopeId, ScopeInfo};
 pub(crate) use termination::{Origin, Termination};
+#[cfg(feature = "report")]
+pub(crate) use text::{OneLine, Rounded};
 pub use timeout_error::TimeoutError;
 
 /// A result whose error is a [`TimeoutError`] unless another type is named.

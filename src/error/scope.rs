@@ -86,7 +86,7 @@ impl Fields {
         }
     }
 
-    fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &str)> + Clone {
+    pub(crate) fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &str)> + Clone {
         let fields = self.0.as_ref().map_or(&[][..], |fields| fields);
         fields.iter().map(|(name, value)| (&**name, &**value))
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 /// Shows a text of the user's on one line. Escapes every character that would break the line or be misread, except quotes and
 /// backslashes.
-pub(super) struct OneLine<'a>(pub(super) &'a str);
+pub(crate) struct OneLine<'a>(pub(crate) &'a str);
 
 impl Display for OneLine<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
@@ -18,7 +18,7 @@ impl Display for OneLine<'_> {
 
 /// Shows a duration with three decimals of its unit. Further decimals are cut off, not rounded: a time just below a limit must
 /// not look as if the limit was reached.
-pub(super) struct Rounded(pub(super) Duration);
+pub(crate) struct Rounded(pub(crate) Duration);
 
 impl Display for Rounded {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {

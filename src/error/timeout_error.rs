@@ -48,7 +48,7 @@ use super::scope::{ScopeId, ScopeInfo};
 #[doc(alias("Elapsed", "TimedOutError", "DeadlineExceeded"))]
 #[derive(Clone, thiserror::Error)]
 #[error(transparent)]
-pub struct TimeoutError(pub(super) Arc<ErrorInner>);
+pub struct TimeoutError(pub(crate) Arc<ErrorInner>);
 
 // The source may be of any error type, so the compiler does not derive these. An error is not changed once it is made, so a
 // panic leaves nothing half-changed in it.
@@ -67,6 +67,9 @@ pub(crate) struct ErrorInner {
     pub(crate) shown: Option<ScopeInfo>,
     pub(crate) interrupted_at: &'static Location<'static>,
     pub(crate) elapsed: Duration,
+    /// When the scope that is over was entered, on the clock of this crate.
+    #[cfg(feature = "report")]
+    pub(crate) entered: u64,
     pub(crate) overshoot: Duration,
     pub(crate) started: bool,
     pub(crate) settled: bool,
@@ -234,6 +237,8 @@ mod tests {
             shown: None,
             interrupted_at: location,
             elapsed: Duration::from_nanos(2_103_456_789),
+            #[cfg(feature = "report")]
+            entered: 0,
             overshoot: Duration::from_nanos(103_456_789),
             started: true,
             settled: true,

@@ -10,15 +10,17 @@ use std::thread;
 
 use pin_project::{pin_project, pinned_drop};
 
-use super::task_wakeup::TaskWakeup;
+use super::task_wakeup::{TaskWakeup, task_waker};
 use crate::error::{RaiseContext, TimeoutError};
 use crate::scope::SuspendedScope;
 use crate::scope::await_over::{AwaitAction, takes_a_break};
 use crate::scope::checkpoint::is_over;
+#[cfg(feature = "report")]
+use crate::scope::is_watched;
 use crate::scope::test_hooks::{mark_wait, point};
 use crate::scope::{Entered, Rejected, Scope, run_entered};
 use crate::thread::Thread;
-use crate::time::clock;
+use crate::time::{NEVER, clock};
 
 #[pin_project(PinnedDrop, project = ScopedProjection)]
 pub(super) struct Scoped<F> {
@@ -90,7 +92,7 @@ where
     #[cfg_attr(not(debug_assertions), inline(always))]
     fn resume(&self, thread: &Thread, polled: &mut SuspendedScope, frame: &mut Scope) -> Entered {
         let has_timer = self.wakeup.is_set_for(polled.own());
-        polled.resume(thread, frame, ptr::from_ref(self.cx.waker()), has_timer)
+        polled.resume(thread, frame, ptr::from_ref(task_waker(self.cx)), has_timer)
     }
 
     #[cfg_attr(not(debug_assertions), inline(always))]
@@ -115,7 +117,7 @@ where
         }
         if !polled.is_entered() {
             if let Err(refused) = polled.enter(thread) {
-                let error = stay_out(thread, polled, self.wakeup, refused, self.cx.waker());
+                let error = stay_out(thread, polled, self.wakeup, refused, task_waker(self.cx));
                 if error.is_ready() {
                     self.future.set(None);
                 }
@@ -123,7 +125,7 @@ where
                 return false;
             }
         } else if self.wakeup.kept_error().is_some() {
-            let error = end_after_hooks(polled, self.wakeup, self.future.as_mut(), self.cx.waker());
+            let error = end_after_hooks(polled, self.wakeup, self.future.as_mut(), task_waker(self.cx));
             self.set(error.map(|error| Err(E::from(error))));
             return false;
         }
@@ -133,11 +135,45 @@ where
     #[cfg_attr(not(debug_assertions), inline(always))]
     fn poll_in(&mut self, scope: &Scope) {
         // The future first: a value that is ready wins.
+        #[cfg(feature = "report")]
+        if is_watched() {
+            return self.poll_watched(scope);
+        }
         let output = match self.future.as_mut().as_pin_mut() {
             Some(future) => future.poll(self.cx),
             None => return,
         };
         self.look_at(&Thread::current(), scope, output);
+    }
+
+    /// As [`poll_in`](Self::poll_in), while reports are on.
+    #[cfg(feature = "report")]
+    #[inline(never)]
+    fn poll_watched(&mut self, scope: &Scope) {
+        let Some(mut future) = self.future.as_mut().as_pin_mut() else { return };
+        let mut output = Poll::Pending;
+        // A future that is done drops its `Polls`, and so tells that it has ended.
+        let mut polls = self.wakeup.take_polls();
+        polls.poll(scope, self.cx, &mut |cx| {
+            output = future.as_mut().poll(cx);
+            output.is_pending()
+        });
+        if output.is_pending() {
+            self.wakeup.keep_polls(polls);
+        }
+        self.look_at(&Thread::current(), scope, output);
+    }
+
+    /// When the task must be woken for a report.
+    #[cfg_attr(not(debug_assertions), inline(always))]
+    fn next_look(&self, scope: &Scope) -> u64 {
+        #[cfg(feature = "report")]
+        return if is_watched() { self.wakeup.next_look(scope) } else { NEVER };
+        #[cfg(not(feature = "report"))]
+        {
+            let _ = (self, scope);
+            NEVER
+        }
     }
 
     /// If the future is done, sets the result from its output. If the future's time is up, sets the error. In both cases then
@@ -146,10 +182,12 @@ where
     fn look_at(&mut self, thread: &Thread, scope: &Scope, output: Poll<F::Output>) {
         let poll = match output {
             Poll::Ready(output) => Poll::Ready(scope.in_time(scope.location(), (self.done)(output))),
-            Poll::Pending => match wait(thread, scope, self.wakeup, self.cx.waker()) {
-                Poll::Ready(error) => Poll::Ready(Err(E::from(error))),
-                Poll::Pending => return,
-            },
+            Poll::Pending => {
+                match wait(thread, scope, self.next_look(scope), self.wakeup, task_waker(self.cx)) {
+                    Poll::Ready(error) => Poll::Ready(Err(E::from(error))),
+                    Poll::Pending => return,
+                }
+            }
         };
         self.set(poll);
         self.wakeup.clear();
@@ -208,32 +246,39 @@ fn stay_out(
     Poll::Ready(polled.refusal(thread, refused))
 }
 
-/// For a future that is pending: makes sure that its task is woken in time. If the future's time is up, gives the error.
+/// For a future that is pending: makes sure that its task is woken in time, and at `look`. If the future's time is up, gives the
+/// error.
 #[cfg_attr(not(debug_assertions), inline(always))]
-fn wait(thread: &Thread, scope: &Scope, wakeup: &mut TaskWakeup, waker: &Waker) -> Poll<TimeoutError> {
+fn wait(
+    thread: &Thread,
+    scope: &Scope,
+    look: u64,
+    wakeup: &mut TaskWakeup,
+    waker: &Waker,
+) -> Poll<TimeoutError> {
     let (own, location) = (scope.own(), scope.location());
     point(thread, location);
     if !is_over(thread) {
         let woken = match scope.existing_node() {
             // The node of this scope also ends if a scope around ends, so no other node needs to wake the task.
             Some(node) => {
-                wakeup.wake_at(thread.deadline.get(), waker);
+                wakeup.wake_at(thread.deadline.get().min(look), waker);
                 wakeup.wake_by(Some(node), waker)
             }
-            None => wakeup.wake_with(scope.visible_outer(), scope.around(), own, waker),
+            None => wakeup.wake_with(scope.visible_outer(), scope.around(), own.min(look), waker),
         };
         if woken {
             mark_wait(location, true);
             return Poll::Pending;
         }
     }
-    wait_on(scope, wakeup, waker)
+    wait_on(scope, look, wakeup, waker)
 }
 
 /// For a future whose scope is over: stays pending during a grace, while a shield inside the future is open, while it
 /// waits to be dropped by an outer future, and while hooks run. Otherwise gives the error.
 #[cold]
-fn wait_on(scope: &Scope, wakeup: &mut TaskWakeup, waker: &Waker) -> Poll<TimeoutError> {
+fn wait_on(scope: &Scope, look: u64, wakeup: &mut TaskWakeup, waker: &Waker) -> Poll<TimeoutError> {
     let (own, location) = (scope.own(), scope.location());
     let known = wakeup.was_over();
     // Registered before the state of the scopes is read below, so that a scope that ends after the read wakes the task.
@@ -253,7 +298,8 @@ fn wait_on(scope: &Scope, wakeup: &mut TaskWakeup, waker: &Waker) -> Poll<Timeou
     }
     if now < until {
         // Wakes the task earlier if the deadline of this scope, or of a scope around it, comes before `until`.
-        let next = [own, scope.around()].into_iter().filter(|&deadline| deadline > now).fold(until, u64::min);
+        let next =
+            [own, scope.around(), look].into_iter().filter(|&deadline| deadline > now).fold(until, u64::min);
         wakeup.wake_at(next, waker);
         wakeup.set_over();
         if !known {

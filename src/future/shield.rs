@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use pin_project::{pin_project, pinned_drop};
 
-use super::task_wakeup::TaskWakeup;
+use super::task_wakeup::{TaskWakeup, task_waker};
 use crate::scope::SuspendedScope;
 use crate::scope::test_hooks::enter_env;
 use crate::scope::{HeldOffHooks, Scope, innermost, longest};
@@ -174,7 +174,7 @@ impl<F: Future> Future for Shield<F> {
             } else if let Some(opened) = this.opened {
                 let own = opened.polled.own();
                 if clock::now() < own {
-                    opened.wakeup.wake_at(own, cx.waker());
+                    opened.wakeup.wake_at(own, task_waker(cx));
                 } else if !std::mem::replace(&mut opened.spent, true) {
                     opened.announced = Announced(Vec::new());
                 }

@@ -1,12 +1,16 @@
 //! Wakes a task when a scope around it is over.
 
 use std::sync::Arc;
-use std::task::Waker;
+use std::task::{Context, Waker};
 
 use crate::error::TimeoutError;
 use crate::scope::Scope;
 use crate::scope::await_over::{AwaitState, PATIENCE};
 use crate::scope::innermost;
+#[cfg(feature = "report")]
+use crate::scope::observe::Polls;
+#[cfg(feature = "report")]
+use crate::sync::traced_waker::untraced;
 use crate::test_env::TestEnv;
 use crate::thread::{self, Thread};
 use crate::time::NEVER;
@@ -33,6 +37,8 @@ struct ColdState {
     await_state: AwaitState,
     /// The error that the future will give once its hooks have run.
     error: Option<TimeoutError>,
+    #[cfg(feature = "report")]
+    polls: Polls,
 }
 
 #[derive(Debug)]
@@ -54,6 +60,15 @@ pub(super) fn rely_on(node: &Arc<Node>, waker: &Waker) {
     if watchdog::global().is_missing() && node.expires_at() != NEVER && !thread::ensure_watchdog() {
         poll_again(waker);
     }
+}
+
+/// The waker of the task. A traced poll must not be told of the clone that a scope keeps for its own deadline.
+#[cfg_attr(not(debug_assertions), inline(always))]
+pub(super) fn task_waker<'a>(cx: &Context<'a>) -> &'a Waker {
+    #[cfg(feature = "report")]
+    return untraced(cx.waker());
+    #[cfg(not(feature = "report"))]
+    cx.waker()
 }
 
 impl TaskWakeup {
@@ -201,6 +216,32 @@ impl TaskWakeup {
 
     pub(super) fn await_state(&mut self) -> &mut AwaitState {
         &mut self.cold.get_or_insert_default().await_state
+    }
+
+    /// What reports know of the polls so far.
+    #[cfg(feature = "report")]
+    pub(super) fn take_polls(&mut self) -> Polls {
+        let was_polled =
+            self.timer.is_some() || self.cold.as_ref().is_some_and(|cold| cold.waiting.is_some());
+        let kept = self.cold.as_mut().map(|cold| std::mem::take(&mut cold.polls)).unwrap_or_default();
+        if kept.count == 0 && was_polled { Polls::after_one() } else { kept }
+    }
+
+    #[cfg(feature = "report")]
+    pub(super) fn keep_polls(&mut self, polls: Polls) {
+        if polls.is_worth_keeping() {
+            self.cold.get_or_insert_default().polls = polls;
+        }
+    }
+
+    /// When the task must be woken for a report. Called while reports are on.
+    #[cfg(feature = "report")]
+    #[inline(never)]
+    pub(super) fn next_look(&self, scope: &Scope) -> u64 {
+        match &self.cold {
+            Some(cold) => cold.polls.next_look(scope),
+            None => Polls::default().next_look(scope),
+        }
     }
 
     pub(super) fn keep_error(&mut self, error: TimeoutError) {

@@ -12,6 +12,7 @@
 //! | [`io`] | How do I limit sockets, pipes, child processes, locks and channels? |
 //! | [`recipes`](crate::recipes) | How do I cancel a query of SQLite, PostgreSQL, MariaDB, Redis or DuckDB, and on a pooled connection? |
 //! | [`testing`] | How do I test the code that runs after a timeout? |
+//! | [`slow`] | Why is my code slow? Where does it hang, and how do I learn of it? (feature `report`) |
 //! | [`coming_from`] | What replaces tokio's `timeout`, tokio-util's token, tower-http's layer, cancel-this, `recv_timeout`? |
 //! | [`limitations`] | What can this crate not do? Read it before you use the crate. |
 //! | [`platforms`] | Which systems, features and Rust versions does it need? |
@@ -28,7 +29,9 @@
         feature = "isolate",
         feature = "process",
         feature = "regex",
-        feature = "testing"
+        feature = "report",
+        feature = "testing",
+        feature = "tracing"
     )),
     allow(rustdoc::broken_intra_doc_links)
 )]
@@ -50,6 +53,7 @@ page!(cleanup, "cleanup.md");
 page!(retries, "retries.md");
 page!(io, "io.md", all(unix, feature = "io", feature = "process"));
 page!(testing, "testing.md", feature = "testing");
+page!(slow, "slow.md", all(feature = "report", feature = "tokio"));
 page!(coming_from, "coming_from.md");
 page!(limitations, "limitations.md");
 page!(platforms, "platforms.md");

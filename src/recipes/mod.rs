@@ -1,6 +1,7 @@
-//! Recipes for databases: how a scope ends a statement on a server, and what then becomes of the connection.
+//! Recipes for databases: how a scope ends a statement on a server, and what then becomes of the connection. Recipes for
+//! reports: where they go.
 //!
-//! This crate depends on no database. Each page is a text and a piece of code to copy, with a hook in its middle:
+//! This crate depends on no database, and on no client of a service. Each page is a text and a piece of code to copy, with a hook in its middle:
 //!
 //! | page | ends | by |
 //! |---|---|---|
@@ -14,7 +15,15 @@
 //!
 //! The package `crates/databases` compiles the code of the pages and runs it against the real servers, except for DuckDB.
 //!
-//! # What they have in common
+//! With the feature `report`:
+//!
+//! | page | writes a report |
+//! |---|---|
+//! | `mail` | as a mail, with the crate `lettre` |
+//! | `sentry` | as an event of Sentry, with the crate `ureq` |
+//! | `supervisor` | of all threads, before the process aborts, or systemd ends it |
+//!
+//! # What the pages for databases have in common
 //!
 //! - **The hook ends with the call.** Once [`interruptible`](crate::interruptible()) has returned, no cancel is under way, so
 //!   none can hit the next statement on the connection. That takes a cancel that *returns after the server has acted*.
@@ -63,3 +72,9 @@ page!(redis, "redis.md", "redis.rs", "ignore");
 #[doc = include_str!("duckdb.md")]
 pub mod duckdb {}
 page!(pools, "pools.md", "pools.rs", "ignore");
+#[cfg(feature = "report")]
+page!(mail, "mail.md", "mail.rs", "no_run");
+#[cfg(feature = "report")]
+page!(sentry, "sentry.md", "sentry.rs", "no_run");
+#[cfg(all(unix, feature = "report"))]
+page!(supervisor, "supervisor.md", "supervisor.rs", "no_run");

@@ -43,8 +43,8 @@ pub(crate) enum AwaitAction {
     /// The await stays pending until this time, and may give the error then.
     Stay { until: u64 },
     /// The await stays pending, to be dropped with the future around it. It is polled again at `until`, since somebody may
-    /// have moved it out of that future. `was_in_time` says that the await began before the scope was over, and that no
-    /// earlier poll left the await waiting for its drop. A sleep for which that is false stays pending even after its time.
+    /// have moved it out of that future. `was_in_time`: the await began before the scope was over, and this is the
+    /// first poll that leaves it waiting for its drop. Only then may a sleep that is done end with `Ok` instead.
     AwaitDrop { until: u64, was_in_time: bool },
 }
 

@@ -210,6 +210,39 @@ impl Timebox {
         self
     }
 
+    /// Reports the scope if it is open for so long: see [`report`](crate::report). This counts instead of the policy's
+    /// [`warn_after`](crate::report::Policy::warn_after), for this scope, outermost or not. Nothing is reported while no policy is
+    /// installed.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use timebox::Timebox;
+    ///
+    /// let query = Timebox::new(Duration::from_secs(30)).label("query").warn_after(Duration::from_secs(1));
+    /// assert_eq!(query.run_value(|_| 42).unwrap(), 42);
+    /// ```
+    #[cfg(feature = "report")]
+    pub fn warn_after(mut self, duration: Duration) -> Self {
+        self.options.warn_after = Some(duration);
+        self
+    }
+
+    /// Reports the scope once more if it is still open so long after its expiry. This counts instead of the policy's
+    /// [`overdue_after`](crate::report::Policy::overdue_after).
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use timebox::Timebox;
+    ///
+    /// let limited = Timebox::new(Duration::from_secs(1)).overdue_after(Duration::from_millis(100));
+    /// assert_eq!(limited.run_value(|_| 42).unwrap(), 42);
+    /// ```
+    #[cfg(feature = "report")]
+    pub fn overdue_after(mut self, duration: Duration) -> Self {
+        self.options.overdue_after = Some(duration);
+        self
+    }
+
     /// Runs a block, as [`with_timeout`](crate::with_timeout) does.
     ///
     /// # Errors

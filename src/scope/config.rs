@@ -7,6 +7,8 @@ use std::time::Duration;
 use crate::error::{Fields, TimeoutError};
 use crate::sync::{Mutex, lock};
 use crate::time::{Kind, Limit};
+#[cfg(feature = "report")]
+use crate::time::{NEVER, nanos};
 use crate::token::CancellationToken;
 use crate::token::node::Node;
 
@@ -22,6 +24,12 @@ pub(crate) struct Options {
     pub(crate) fields: Fields,
     /// Whether a late `Ok` is refused.
     pub(crate) strict: bool,
+    /// After how long the scope is reported as slow.
+    #[cfg(feature = "report")]
+    pub(crate) warn_after: Option<Duration>,
+    /// How long after its end the scope is reported as overdue, if it is still open.
+    #[cfg(feature = "report")]
+    pub(crate) overdue_after: Option<Duration>,
 }
 
 /// The configuration of one scope, and the state of its one run. Plain scopes have no `Extras`.
@@ -34,6 +42,65 @@ pub(crate) struct Extras {
     raised: Mutex<Option<TimeoutError>>,
     /// Set by `run_or_else`: the scope's node, too, keeps the last error that named the scope.
     pub(crate) falls_back: bool,
+    #[cfg(feature = "report")]
+    pub(crate) readable: Readable,
+}
+
+/// The part of the configuration that a reporter reads from outside the thread (`frame/copy.rs`): plain numbers and
+/// addresses.
+#[cfg(feature = "report")]
+#[derive(Debug)]
+pub(crate) struct Readable {
+    pub(super) label: TextAddress,
+    pub(super) fields: TextAddress,
+    /// In nanoseconds; [`NEVER`] if it is not set.
+    pub(super) warn_after: u64,
+    /// In nanoseconds; [`NEVER`] if it is not set.
+    pub(super) overdue_after: u64,
+    /// Owns the text of `fields`: names and values in turn, each followed by a zero byte.
+    _fields_text: String,
+}
+
+/// Where a text begins, and how many bytes it has.
+#[cfg(feature = "report")]
+#[derive(Debug, Default)]
+#[repr(C)]
+pub(super) struct TextAddress {
+    address: usize,
+    len: usize,
+}
+
+#[cfg(feature = "report")]
+impl TextAddress {
+    fn of(text: &str) -> Self {
+        Self { address: text.as_ptr().addr(), len: text.len() }
+    }
+}
+
+#[cfg(feature = "report")]
+impl Readable {
+    /// The addresses of texts in `options` stay valid if `options` is moved, but not if it is changed.
+    fn new(options: &Options) -> Self {
+        let mut text = String::new();
+        for (name, value) in options.fields.iter() {
+            text.extend([name, "\0", value, "\0"]);
+        }
+        let in_nanos = |duration: Option<Duration>| duration.map_or(NEVER, nanos);
+        Self {
+            label: options.label.as_deref().map_or_else(TextAddress::default, TextAddress::of),
+            fields: TextAddress::of(&text),
+            warn_after: in_nanos(options.warn_after),
+            overdue_after: in_nanos(options.overdue_after),
+            _fields_text: text,
+        }
+    }
+}
+
+#[cfg(feature = "report")]
+impl Default for Readable {
+    fn default() -> Self {
+        Self::new(&Options::default())
+    }
 }
 
 impl Extras {
@@ -44,7 +111,15 @@ impl Extras {
         } else {
             OnceLock::new()
         };
-        Self { options, duration, ..Self::default() }
+        #[cfg(feature = "report")]
+        let readable = Readable::new(&options);
+        Self {
+            options,
+            duration,
+            #[cfg(feature = "report")]
+            readable,
+            ..Self::default()
+        }
     }
 
     /// The configuration of a scope that is entered by a handle, with nothing else set.

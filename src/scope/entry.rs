@@ -306,8 +306,8 @@ impl Entry<'_> {
         if !self.enabled || reserve.is_zero() {
             return NEVER;
         }
-        // `thread.deadline` would not do: it leaves out the deadlines of linked tokens, and of those scopes of a handle that the
-        // handle may still lose.
+        // Not `thread.deadline`: that leaves out the deadlines that only nodes know, of linked tokens and of scopes around an
+        // entered handle that the handle may still lose (`frame.rs`, invariant 4).
         let outer = match self.parent {
             Parent::Thread => {
                 innermost(self.thread, |scope| scope.map_or(NEVER, |scope| scope.effective(self.thread)))

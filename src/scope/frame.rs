@@ -14,8 +14,13 @@
 //!    Scopes that the handle may still lose do not count ([`Node::lasting_deadline`]). The thread's flag is the flag of
 //!    the innermost visible node.
 
+#[cfg(feature = "report")]
+pub(super) mod copy;
+mod debug;
 mod ends;
 pub(crate) mod errors;
+#[cfg(feature = "report")]
+pub(crate) mod looks;
 mod nodes;
 mod undo;
 
@@ -201,6 +206,14 @@ fn catch(scope: &Scope, body: impl FnOnce(&Scope)) -> thread::Result<()> {
     catch_unwind(AssertUnwindSafe(|| body(scope)))
 }
 
+/// Keeps the compiler from moving stores over this point: a report may read the frames in a signal handler of the thread. So a
+/// frame must be complete before the thread points to it, and must not be reused while it does.
+#[cfg_attr(not(debug_assertions), inline(always))]
+fn show() {
+    #[cfg(all(feature = "report", not(timebox_loom)))]
+    crate::sync::compiler_fence(crate::sync::Ordering::SeqCst);
+}
+
 /// Proof that a scope was entered. It carries the scope's [`Undo`] from before the entry.
 #[derive(Clone, Copy)]
 pub(crate) struct Entered(Undo);
@@ -360,6 +373,8 @@ impl Scope {
         if !self.kind.is_polled() || self.kind.is_shield() {
             return false;
         }
+        #[cfg(feature = "report")]
+        let waker = crate::sync::traced_waker::untraced(waker);
         // SAFETY: polled kinds have a waker: null, or the waker of the poll for which the frame is open.
         unsafe { self.waker.assume_init().as_ref() }.is_some_and(|polled_by| polled_by.will_wake(waker))
     }
@@ -386,6 +401,8 @@ impl Scope {
         if let Some(extras) = extras {
             self.extras = extras;
         }
+        #[cfg(feature = "report")]
+        let has_timer = self.arm_if_watched(thread, effective) || has_timer;
         if effective != self.outer_deadline {
             // Arm before `thread` is changed: the first `arm` of a thread allocates, so it may unwind.
             if !has_timer && !clock::is_mocked() {
@@ -399,7 +416,9 @@ impl Scope {
 
     #[cfg_attr(not(debug_assertions), inline(always))]
     fn become_innermost(&self, thread: &Thread, entered: Entered) {
+        show();
         thread.frame.set(ptr::from_ref(self).cast());
+        show();
         if entered.0.has(Undo::FLAG) {
             self.refresh_flag(thread);
         }
@@ -422,6 +441,7 @@ impl Scope {
             misnested(self.location);
         }
         thread.frame.set(self.outer.cast());
+        show();
         let undo = self.undo.get();
         if undo != Undo::NOTHING {
             if undo.has(Undo::DEADLINE) {
@@ -469,17 +489,5 @@ impl Scope {
     /// The scope's identity, if somebody has asked for it.
     pub(crate) fn known_id(&self) -> Option<ScopeId> {
         ScopeId::from_raw(self.id.get())
-    }
-}
-
-impl std::fmt::Debug for Scope {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let mut debug = f.debug_struct("Scope");
-        if let Some(label) = self.extras().and_then(|extras| extras.options.label.as_deref()) {
-            debug.field("label", &label);
-        }
-        let deadline = Thread::with(|thread| self.effective(thread));
-        debug.field("location", &format_args!("{}", self.location));
-        debug.field("deadline", &crate::time::Deadline::from_nanos(deadline)).finish_non_exhaustive()
     }
 }

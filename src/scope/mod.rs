@@ -11,6 +11,8 @@ mod entry;
 mod frame;
 mod handle;
 pub(crate) mod interrupted;
+#[cfg(feature = "report")]
+pub(crate) mod observe;
 #[cfg(feature = "testing")]
 pub(crate) mod presence;
 mod run;
@@ -31,7 +33,11 @@ pub use checkpoint::{checkpoint, deadline, is_expired, remaining, require};
 pub(crate) use config::Extras;
 pub(crate) use entry::Rejected;
 pub use frame::Scope;
+#[cfg(feature = "report")]
+pub(crate) use frame::copy::{ReadMemory, ScopeCopies, ScopeCopy};
 pub(crate) use frame::errors::error_at;
+#[cfg(feature = "report")]
+pub(crate) use frame::looks::{STUCK_POLL, is_watched};
 pub(crate) use frame::{Entered, innermost, run as run_entered};
 pub use handle::{Handle, handle};
 pub(crate) use run::run_any;

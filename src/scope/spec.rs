@@ -28,6 +28,13 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
+    #[cfg(feature = "report")]
+    pub(super) fn from_bits(bits: u8) -> Option<Self> {
+        let kinds =
+            [Self::Block, Self::Entered, Self::Shield, Self::Future, Self::EnteredFuture, Self::FutureShield];
+        kinds.into_iter().find(|&kind| kind as u8 == bits)
+    }
+
     #[inline]
     pub(super) fn is_boundary(self) -> bool {
         self as u8 & 0b011 != 0
@@ -44,7 +51,7 @@ impl Kind {
     }
 
     #[inline]
-    pub(super) fn is_polled(self) -> bool {
+    pub(crate) fn is_polled(self) -> bool {
         self as u8 & 0b100 != 0
     }
 }

@@ -40,6 +40,17 @@ impl<T: Default> ChunkedVec<T> {
     pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
         self.chunks.iter().filter_map(SetOnce::get).flat_map(|chunk| &chunk[..])
     }
+
+    /// As [`iter`](Self::iter), with the index of each element.
+    #[cfg(feature = "report")]
+    pub(crate) fn iter_indexed(&self) -> impl Iterator<Item = (usize, &T)> {
+        let chunks = self.chunks.iter().enumerate();
+        let chunks =
+            chunks.filter_map(|(number, chunk)| Some(((PER_CHUNK << number) - PER_CHUNK, chunk.get()?)));
+        chunks.flat_map(|(first, chunk)| {
+            chunk.iter().enumerate().map(move |(at, element)| (first + at, element))
+        })
+    }
 }
 
 #[cfg(all(test, not(timebox_loom)))]

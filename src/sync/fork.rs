@@ -57,7 +57,6 @@ impl InChild {
 
     #[cold]
     fn install_now(&self) {
-        static COUNT: InChild = InChild::new(count_generation);
         if !std::ptr::eq(self, &raw const COUNT) {
             // Handlers are called in the order of their installation. So the child counts its generation first.
             COUNT.install();
@@ -65,6 +64,16 @@ impl InChild {
         at_fork_in_child(self.handler);
         self.installed.store(true, Ordering::Release);
     }
+}
+
+#[cfg(not(timebox_loom))]
+static COUNT: InChild = InChild::new(count_generation);
+
+/// Makes every child that is forked from now on a process of its own. Call this before threads use a [`PerProcess`] or a
+/// [`ForkMutex`], unless an [`InChild`] has been installed by then.
+#[cfg(all(feature = "report", not(timebox_loom)))]
+pub(crate) fn count_forks() {
+    COUNT.install();
 }
 
 #[cfg(not(timebox_loom))]

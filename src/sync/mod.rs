@@ -1,5 +1,5 @@
 //! The crate uses locks, atomics, thread-locals and the operating system only through this module. Nearly all `unsafe`
-//! is here too: in `callback`, `fork`, `handoff`, `once`, `os` and `weak_waker`.
+//! is here too: in `callback`, `fork`, `handoff`, `once`, `os`, `traced_waker` and `weak_waker`.
 //!
 //! Under `cfg(timebox_loom)` the same names are loom's types, so that loom's models run the production code. The cfg is
 //! our own, because `cfg(loom)` would switch our dependencies to loom too.
@@ -28,6 +28,8 @@ mod primitive;
 #[cfg(all(unix, any(feature = "isolate", feature = "process")))]
 pub(crate) mod signal;
 mod thread_key;
+#[cfg(all(feature = "report", not(timebox_loom)))]
+pub(crate) mod traced_waker;
 pub(crate) mod waits;
 mod weak_waker;
 

@@ -142,6 +142,20 @@ pub(crate) fn set_timer_slack(nanos: u32) {
 #[cfg(not(all(any(target_os = "linux", target_os = "android"), not(miri), not(timebox_loom))))]
 pub(crate) fn set_timer_slack(_nanos: u32) {}
 
+/// The system's number of the calling thread; 0 where threads are not looked at.
+#[cfg(all(target_os = "linux", feature = "report", not(timebox_loom), not(miri)))]
+pub(crate) fn thread_id() -> u32 {
+    // SAFETY: the call has no preconditions.
+    let id = unsafe { libc::gettid() };
+    u32::try_from(id).unwrap_or(0)
+}
+
+/// The system's number of the calling thread; 0 where threads are not looked at.
+#[cfg(all(feature = "report", not(timebox_loom), any(not(target_os = "linux"), miri)))]
+pub(crate) fn thread_id() -> u32 {
+    0
+}
+
 /// Names this thread, for tools that list threads.
 #[cfg(all(any(target_os = "linux", target_os = "android"), not(miri), not(timebox_loom)))]
 pub(crate) fn name_this_thread(name: &str) {

@@ -10,6 +10,8 @@
 use std::cell::Cell;
 
 use crate::sync::fork::InChild;
+#[cfg(feature = "report")]
+use crate::sync::os;
 use crate::sync::{AtomicBool, Ordering};
 #[cfg(feature = "testing")]
 use crate::test_env::TestEnv;
@@ -30,7 +32,7 @@ pub(crate) struct Thread {
     looked: Cell<u64>,
     /// The latest reading of the clock by a check, or by the entry of a scope, on this thread.
     pub(crate) now: Cell<u64>,
-    /// The effective deadline of the innermost scope.
+    /// The thread's deadline: see `scope/frame.rs`, invariant 4.
     pub(crate) deadline: Cell<u64>,
     /// The flag that checks read: see [`is_flagged`](Self::is_flagged) and invariant 1.
     flag: Cell<*const AtomicBool>,
@@ -187,6 +189,8 @@ impl Thread {
         let index = REGISTRATION.try_with(|registration| {
             let index = global().take_slot();
             registration.0.set(Some(index));
+            #[cfg(feature = "report")]
+            self.show_at(global().slots.at(index));
             index
         });
         let slot = match index {
@@ -198,6 +202,12 @@ impl Thread {
         };
         self.slot.set(Some(slot));
         slot
+    }
+
+    /// Says in its slot where reporters find this thread.
+    #[cfg(feature = "report")]
+    fn show_at(&self, slot: &Slot) {
+        slot.set_thread(os::thread_id(), self.frame.as_ptr().addr());
     }
 
     /// The right to arm timers: the thread's own timers, or the orphans' timers (invariant 2).
@@ -233,6 +243,26 @@ impl Thread {
         }
     }
 
+    /// Makes the watchdog's observer look at this thread at a time. Only while reports are on.
+    #[cfg(feature = "report")]
+    #[cfg_attr(not(debug_assertions), inline(always))]
+    pub(crate) fn arm_look(&self, at: u64) {
+        if !global().arm_look(self.slot(), at) {
+            self.look_again();
+        }
+    }
+
+    /// [`arm`](Self::arm) and [`arm_look`](Self::arm_look) in one. The look must not be after the deadline.
+    #[cfg(feature = "report")]
+    #[cfg_attr(not(debug_assertions), inline(always))]
+    pub(crate) fn arm_with_look(&self, deadline: u64, look: u64) {
+        let slot = self.slot();
+        slot.set(deadline);
+        if !global().arm_look(slot, look) {
+            self.look_again();
+        }
+    }
+
     /// Makes `deadline` the thread's deadline again, at the end of an inner scope that had another deadline. The inner scope may
     /// have replaced the deadline in the slot by its own. Once that has passed, the watchdog finds nothing to wait for in the
     /// slot, and may sleep for ever. So the slot is armed again.
@@ -263,6 +293,13 @@ impl Thread {
     /// Forgets the timers, and makes the next check read the clock. For a thread whose deadline no watchdog notices: in a forked
     /// child before the thread arms again, or at the end of a thread, when it is too late to register.
     fn restart(&self) {
+        #[cfg(feature = "report")]
+        if let Some(slot) = self.slot.get()
+            && !std::ptr::eq(slot, &raw const ORPHANS)
+        {
+            // In a forked child the thread has another number, and `Watchdog::restart` has cleared the slot.
+            self.show_at(slot);
+        }
         self.timers.set(None);
         self.stride.set(1);
         self.left.set(1);
@@ -324,7 +361,13 @@ impl Drop for Registration {
                 thread.slot.set(None);
                 thread.timers.set(None);
             });
-            global().slots.at(index).set(NEVER);
+            let slot = global().slots.at(index);
+            slot.set(NEVER);
+            #[cfg(feature = "report")]
+            {
+                slot.set_look(NEVER);
+                slot.set_thread(0, 0);
+            }
             global().give_slot_back(index);
         }
     }

@@ -44,6 +44,8 @@ pub(crate) struct Watchdog {
     /// How many slots were ever handed out.
     #[cfg(not(timebox_loom))]
     slot_count: AtomicUsize,
+    #[cfg(feature = "report")]
+    pub(super) reports: super::reports::Reports,
     state: PerProcess<State>,
 }
 
@@ -127,6 +129,8 @@ impl Watchdog {
                 slots: Slots::new(),
                 #[cfg(not(timebox_loom))]
                 slot_count: AtomicUsize::new(0),
+                #[cfg(feature = "report")]
+                reports: super::reports::Reports::new(),
                 state: PerProcess::new(State::new(), State::new),
             }
         }
@@ -189,13 +193,13 @@ impl Watchdog {
 
     /// Wakes the watchdog if it sleeps past `deadline`. Called after a fence.
     #[cfg_attr(not(debug_assertions), inline(always))]
-    fn wake_for(&'static self, deadline: u64) -> bool {
+    pub(super) fn wake_for(&'static self, deadline: u64) -> bool {
         // Relaxed: the caller's fence orders the load.
         deadline >= self.next_wake.0.load(Ordering::Relaxed) || self.wake(deadline)
     }
 
     #[cfg_attr(not(debug_assertions), inline(always))]
-    fn light_fence(&self) {
+    pub(super) fn light_fence(&self) {
         #[cfg(not(timebox_loom))]
         if self.settings.has(Settings::ASYMMETRIC) {
             compiler_fence(Ordering::SeqCst);
@@ -208,7 +212,7 @@ impl Watchdog {
     /// Wakes the watchdog if it sleeps past `deadline`; starts it if there is none, or returns `false` if no thread can be had.
     #[cold]
     #[inline(never)]
-    fn wake(&'static self, deadline: u64) -> bool {
+    pub(super) fn wake(&'static self, deadline: u64) -> bool {
         // Relaxed throughout: the fence came before, and the alarm orders what comes after.
         let mut next = self.next_wake.0.load(Ordering::Relaxed);
         while deadline < next {
@@ -289,5 +293,8 @@ impl Watchdog {
         self.try_at.store(0, Ordering::Relaxed);
         self.settings.set(Settings::ASYMMETRIC, false);
         self.next_wake.0.store(NEVER, Ordering::Relaxed);
+        // The other threads are gone. The slot of this thread is set again by its handler.
+        #[cfg(feature = "report")]
+        self.slots.iter().for_each(|slot| slot.set_thread(0, 0));
     }
 }

@@ -10,7 +10,11 @@ mod deputy;
 pub(crate) mod mock;
 #[cfg(all(test, timebox_loom))]
 pub(crate) mod model;
+#[cfg(feature = "report")]
+mod observe;
 mod pass;
+#[cfg(feature = "report")]
+mod reports;
 mod settings;
 pub(crate) mod slots;
 mod start;
@@ -19,5 +23,7 @@ pub(crate) mod timers;
 pub(crate) use arm::{global, prepare};
 #[cfg(not(timebox_loom))]
 pub(crate) use pass::is_this_thread;
+#[cfg(feature = "report")]
+pub(crate) use reports::{NO_WARNING, Observer};
 pub(crate) use start::NAP;
 pub(crate) use timers::Timer;

@@ -87,9 +87,14 @@ impl Watchdog {
         // An earlier watchdog may have registered this process for the asymmetric fence.
         let mut heavy = self.settings().has(Settings::ASYMMETRIC);
         let mut asked = heavy || cfg!(timebox_loom);
+        // When the sleep was to end; `NEVER` if it was to end by a ring only.
+        let mut planned = NEVER;
         loop {
-            let Some((key, until)) = self.pass(heavy, std::mem::take(&mut takes_over)) else { return false };
+            let Some((key, until)) = self.pass(heavy, std::mem::take(&mut takes_over), planned) else {
+                return false;
+            };
             let now = clock::now();
+            planned = if until > now { until } else { NEVER };
             // Registration blocks for milliseconds. So it waits until no timer is due soon, but at most for `REGISTER_AFTER`.
             if !asked
                 && (until.saturating_sub(now) > REGISTER_WHEN_IDLE_FOR
@@ -125,11 +130,15 @@ impl Watchdog {
 
     /// Fires the timers that are due. Returns the key for the sleep that follows, and the time when that sleep must end; `None`
     /// if the deputy has taken over meanwhile. With `takes_over`, looks at all timers, since the former watchdog may be stuck
-    /// at any of them.
-    fn pass(&'static self, heavy: bool, takes_over: bool) -> Option<(alarm::Key, u64)> {
+    /// at any of them. `planned`: when the sleep before was to end.
+    fn pass(&'static self, heavy: bool, takes_over: bool, planned: u64) -> Option<(alarm::Key, u64)> {
         // Read before the first look: a ring after this makes the sleep end at once.
         let key = self.alarm.key();
         let now = clock::now();
+        #[cfg(feature = "report")]
+        self.observe(now, planned);
+        #[cfg(not(feature = "report"))]
+        let _ = planned;
         self.reach(now);
         let looked_at = self.fire_due(now, takes_over && !mutant!(ShortLook))?;
 
@@ -160,6 +169,8 @@ impl Watchdog {
     /// The earliest deadline after `now`. If a timer is due or the inbox is not empty, a time that is not after `now`.
     pub(super) fn earliest(&'static self, now: u64) -> u64 {
         let earliest = self.slots.earliest(now).min(self.first_timer());
+        #[cfg(feature = "report")]
+        let earliest = earliest.min(self.next_look(now));
         if lock(&self.state().inbox).is_empty() { earliest } else { now }
     }
 

@@ -1,4 +1,4 @@
-//! Two settings in one byte: whether limits are on, and which fence an arm needs.
+//! The settings in one byte: whether limits are on, which fence an arm needs, and whether reports are on.
 
 use crate::sync::{AtomicU8, Ordering, const_fn};
 
@@ -13,6 +13,9 @@ impl Settings {
     const OFF: u8 = 2;
     /// Limits have not been switched on or off yet.
     const UNSET: u8 = 4;
+    /// A policy of reports is in force, so threads arm looks.
+    #[cfg(feature = "report")]
+    const WATCHED: u8 = 8;
 
     const_fn! {
         pub(super) fn new() -> Self {
@@ -25,6 +28,18 @@ impl Settings {
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn has(&self, bit: u8) -> bool {
         self.0.load(Ordering::Relaxed) & bit != 0
+    }
+
+    /// Whether a policy of reports is in force.
+    #[cfg(feature = "report")]
+    #[cfg_attr(not(debug_assertions), inline(always))]
+    pub(crate) fn is_watched(&self) -> bool {
+        self.has(Self::WATCHED)
+    }
+
+    #[cfg(feature = "report")]
+    pub(super) fn set_watched(&self, on: bool) {
+        self.set(Self::WATCHED, on);
     }
 
     /// Whether limits have been switched on explicitly.
@@ -59,7 +74,7 @@ impl Settings {
 
     fn update_limits(&self, on: bool, may: impl Fn(u8) -> bool) {
         let off = if on { 0 } else { Self::OFF };
-        let update = |bits: u8| may(bits).then_some(bits & Self::ASYMMETRIC | off);
+        let update = |bits: u8| may(bits).then_some(bits & !(Self::OFF | Self::UNSET) | off);
         let _ = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, update);
     }
 }

@@ -1,35 +1,89 @@
-//! Slots: one word for each thread. The thread writes its deadline there, and the watchdog reads it.
+//! Slots: a few words for each thread. The thread writes its deadline there, and the watchdog reads it.
 //!
 //! Invariants:
 //! 1. Only the thread that has a slot writes it. Of all other threads only the watchdog reads it.
 //! 2. A slot, and the timers with the same number, belong to at most one thread.
 
 use crate::sync::chunked_vec::ChunkedVec;
+#[cfg(feature = "report")]
+use crate::sync::{AtomicU32, AtomicUsize};
 use crate::sync::{AtomicU64, CachePadded, Ordering, const_fn};
 use crate::time::NEVER;
 
-/// The deadline that the slot's thread armed last. The watchdog ignores a deadline in the past.
 #[derive(Debug)]
-pub(crate) struct Slot(CachePadded<AtomicU64>);
+pub(crate) struct Slot(CachePadded<Words>);
+
+#[derive(Debug)]
+struct Words {
+    /// The deadline that the slot's thread armed last. The watchdog ignores a deadline in the past.
+    deadline: AtomicU64,
+    /// When a reporter should look at the thread. Armed and ignored like the deadline.
+    #[cfg(feature = "report")]
+    look: AtomicU64,
+    /// The operating system's number of the thread; 0 if no thread has the slot.
+    #[cfg(feature = "report")]
+    thread: AtomicU32,
+    /// The address of the thread's pointer to its innermost frame.
+    #[cfg(feature = "report")]
+    frame_word: AtomicUsize,
+}
 
 impl Slot {
     const_fn! {
         pub(crate) fn new() -> Self {
-            Self(CachePadded(AtomicU64::new(NEVER)))
+            Self(CachePadded(Words {
+                deadline: AtomicU64::new(NEVER),
+                #[cfg(feature = "report")]
+                look: AtomicU64::new(NEVER),
+                #[cfg(feature = "report")]
+                thread: AtomicU32::new(0),
+                #[cfg(feature = "report")]
+                frame_word: AtomicUsize::new(0),
+            }))
         }
     }
 
     #[inline]
     pub(super) fn get(&self) -> u64 {
         // Relaxed: read by the thread that wrote it, or by a scan, whose fences are in `Watchdog::pass`.
-        self.0.0.load(Ordering::Relaxed)
+        self.0.0.deadline.load(Ordering::Relaxed)
     }
 
     /// For the thread that has the slot. It arms by `Watchdog::arm`, and sets "never" before it gives the slot back.
     #[inline]
     pub(crate) fn set(&self, deadline: u64) {
         // Relaxed: the fence of `Watchdog::arm` follows.
-        self.0.0.store(deadline, Ordering::Relaxed);
+        self.0.0.deadline.store(deadline, Ordering::Relaxed);
+    }
+}
+
+#[cfg(feature = "report")]
+impl Slot {
+    #[inline]
+    pub(crate) fn look(&self) -> u64 {
+        // Relaxed: as in `get`.
+        self.0.0.look.load(Ordering::Relaxed)
+    }
+
+    /// As [`set`](Self::set), for the time of the next look: `Watchdog::arm_look` arms it.
+    #[inline]
+    pub(crate) fn set_look(&self, at: u64) {
+        // Relaxed: as in `set`.
+        self.0.0.look.store(at, Ordering::Relaxed);
+    }
+
+    /// Says which thread has the slot, and where the thread points to its innermost frame. 0 if no thread has it any more.
+    pub(crate) fn set_thread(&self, thread: u32, frame_word: usize) {
+        self.0.0.frame_word.store(frame_word, Ordering::Relaxed);
+        // Release: pairs with the Acquire in `thread`, so that a reader of the number finds the address.
+        self.0.0.thread.store(thread, Ordering::Release);
+    }
+
+    /// The thread that has the slot, and the address of its pointer to its innermost frame; `None` if no thread has the slot.
+    pub(crate) fn thread(&self) -> Option<(u32, usize)> {
+        // Acquire: pairs with the Release in `set_thread`.
+        let thread = self.0.0.thread.load(Ordering::Acquire);
+        (thread != 0).then(|| (thread, self.0.0.frame_word.load(Ordering::Relaxed)))
     }
 }
 
@@ -46,6 +100,20 @@ impl Slots {
     /// The earliest deadline after `floor`.
     pub(super) fn earliest(&self, floor: u64) -> u64 {
         self.iter().map(Slot::get).filter(|&deadline| deadline > floor).min().unwrap_or(NEVER)
+    }
+
+    /// The earliest look after `floor`.
+    #[cfg(feature = "report")]
+    pub(super) fn earliest_look(&self, floor: u64) -> u64 {
+        self.iter().map(Slot::look).filter(|&look| look > floor).min().unwrap_or(NEVER)
+    }
+
+    /// The numbers of the slots whose deadline or look is after `from`, but not after `to`.
+    #[cfg(feature = "report")]
+    pub(super) fn due(&self, from: u64, to: u64) -> impl Iterator<Item = usize> {
+        let passed = move |at: u64| from < at && at <= to;
+        let slots = self.iter_indexed();
+        slots.filter(move |(_, slot)| passed(slot.get()) || passed(slot.look())).map(|(index, _)| index)
     }
 }
 

@@ -9,12 +9,12 @@ use std::task::Poll;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use timebox::{
-    CancellationToken, Handle, Hook, Limit, Timebox, TimeoutError, future, handle, on_cancel, token,
-};
+use timebox::{CancellationToken, Handle, Limit, Timebox, TimeoutError, future, handle, on_cancel, token};
 
 use crate::runtimes::{on_each_runtime, yield_now};
-use crate::support::{LONG, SHORT, bounded, next, poll_once, unhurried_future};
+use crate::support::{
+    LONG, SHORT, bounded, counting_on_a_runner, next, poll_once, unhurried, unhurried_future,
+};
 
 on_each_runtime!(
     a_loop_that_ignores_its_errors_is_dropped_at_the_limit,
@@ -138,11 +138,16 @@ async fn a_body_does_not_run_on_after_an_await() {
 
 async fn each_branch_that_waited_gets_the_error_in_a_grace() {
     let branch = || async { future::sleep(LONG).await.unwrap_err() };
-    let all = Timebox::new(SHORT)
-        .grace(LONG)
-        .run_future_value(async { tokio::join!(branch(), branch(), branch()) });
-    let (a, b, c) = all.await.unwrap();
-    assert!(a.is_timeout() && b.is_timeout() && c.is_timeout());
+    let all = Timebox::new(LONG).grace(LONG).run_future_value(async {
+        // When all of them wait.
+        let cancel = async {
+            yield_now().await;
+            token().cancel();
+        };
+        tokio::join!(branch(), branch(), branch(), cancel)
+    });
+    let (a, b, c, ()) = all.await.unwrap();
+    assert!(a.is_cancelled() && b.is_cancelled() && c.is_cancelled());
 }
 
 async fn an_await_that_begins_in_a_grace_gives_the_error() {
@@ -413,15 +418,18 @@ fn as_many_requests_as_workers_may_have_hooks_that_use_the_runtime() {
 #[test]
 fn the_hook_of_an_interruptible_call_has_run_when_its_future_is_dropped() {
     bounded(|| {
-        let runs = Arc::new(AtomicU32::new(0));
-        let counts = Arc::clone(&runs);
-        let hook = Hook::new(move || {
-            counts.fetch_add(1, SeqCst);
+        unhurried(|limit| {
+            let (hook, runs) = counting_on_a_runner();
+            let mut begun = false;
+            let endless = poll_fn(|_| {
+                begun = true;
+                Poll::<Result<(), TimeoutError>>::Pending
+            });
+            let call = async { future::interruptible(hook, endless).await.map(|_| ()) };
+            pollster::block_on(future::timeout(limit, call)).unwrap_err();
+            // Over before the call, there is nobody to tell.
+            begun.then(|| assert!(runs.load(SeqCst) >= 1))
         });
-        let call =
-            async { future::interruptible(hook, pending::<Result<(), TimeoutError>>()).await.map(|_| ()) };
-        pollster::block_on(future::timeout(SHORT, call)).unwrap_err();
-        assert!(runs.load(SeqCst) >= 1);
     });
 }
 

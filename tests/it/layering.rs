@@ -13,12 +13,12 @@ const FLOORS: [&[&str]; 9] = [
     &["thread", "pool"],
     &["token"],
     &["scope"],
-    &["future", "quota", "interrupt", "abandon", "isolate"],
+    &["future", "quota", "interrupt", "abandon", "isolate", "report"],
     &["testing", "guide", "recipes"],
 ];
 
 /// Where `unsafe` may stand: files, and folders with all that is in them. A recipe is a user's code.
-const UNSAFE: [&str; 7] = [
+const UNSAFE: [&str; 8] = [
     "sync/",
     "thread/local.rs",
     "watchdog/timers.rs",
@@ -26,6 +26,7 @@ const UNSAFE: [&str; 7] = [
     "scope/frame.rs",
     "interrupt/regex/pcre2.rs",
     "recipes/mysql.rs",
+    "report/stack/",
 ];
 
 /// Where std's atomics or `OnceLock` stand outside of `sync/`, and why.
@@ -47,7 +48,7 @@ fn floor(room: &str) -> Option<usize> {
     FLOORS.iter().position(|rooms| rooms.contains(&room))
 }
 
-/// Every file of `src` with its path inside it, `lib.rs` excepted.
+/// Every file of `src` with its path inside it, without `lib.rs` and files of tests.
 fn sources() -> Vec<(String, String)> {
     fn walk(folder: &Path, files: &mut Vec<PathBuf>) {
         for entry in fs::read_dir(folder).unwrap() {
@@ -65,7 +66,8 @@ fn sources() -> Vec<(String, String)> {
     files.sort();
     let relative = |path: &Path| path.strip_prefix(&root).unwrap().to_str().unwrap().replace('\\', "/");
     let named = files.iter().map(|path| (relative(path), fs::read_to_string(path).unwrap()));
-    named.filter(|(name, _)| name != "lib.rs").collect()
+    let is_test = |name: &str| name.ends_with("tests.rs") || name.contains("/tests/");
+    named.filter(|(name, _)| name != "lib.rs" && !is_test(name)).collect()
 }
 
 /// The room a file belongs to: its folder in `src`, or its own name.

@@ -336,18 +336,19 @@ fn a_cancellation_tells_how_long_the_scope_had_run() {
 fn not_each_check_looks_at_all_of_very_many_tokens() {
     let tokens: Vec<_> = (0..1000).map(|_| CancellationToken::new()).collect();
     let scope = tokens.iter().fold(Timebox::new(LONG), Timebox::cancel_on);
-    // The machine may be busy during one of them: the best of a few.
-    let times = |n, ask: fn() -> Result<(), TimeoutError>| {
-        let time = |_| {
-            let start = Instant::now();
-            (0..n).for_each(|_| ask().unwrap());
-            start.elapsed() / n
-        };
-        (0..10).map(time).min().unwrap()
+    let time = |n, ask: fn() -> Result<(), TimeoutError>| {
+        let start = Instant::now();
+        (0..n).for_each(|_| ask().unwrap());
+        start.elapsed() / n
     };
-    let (check, look) =
-        scope.run_value(|_| (times(20_000, || checkpoint()), times(100, || require(SHORT)))).unwrap();
-    assert!(check < look / 2, "{check:?} for a check, {look:?} for one that looks");
+    let is_cheap = |_| {
+        let look = time(100, || require(SHORT));
+        let check = time(20_000, || checkpoint());
+        println!("{check:?} for a check, {look:?} for one that looks");
+        check < look / 2
+    };
+    // The machine may be busy during one of them.
+    assert!(scope.run_value(|_| (0..10).any(is_cheap)).unwrap(), "each check looks at all of them");
 }
 
 #[test]

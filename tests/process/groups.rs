@@ -115,16 +115,17 @@ fn one_that_may_not_be_signalled() {
         command.stdin(Stdio::from(theirs));
         let stopped =
             as_nobody(|| stopped(timeout(limit, || Run::new(&mut command).grace(HANG * 10).output())));
-        assert!(start.elapsed() < limit + Duration::from_secs(3), "nobody is waited for in vain");
+        // A busy machine takes its time too, but not with each limit.
+        let in_vain = start.elapsed() >= limit + Duration::from_secs(3);
         if was_started(&stopped) {
             assert!(stopped.refused && stopped.status.is_none() && stopped.stdout_cut, "{stopped:?}");
             assert!(stopped.to_string().contains("may not be signalled"), "{stopped}");
         }
-        if !stopped.stdout.is_empty() {
+        if !stopped.stdout.is_empty() && !in_vain {
             break (number(&stopped.stdout), ours);
         }
         limit *= 3;
-        assert!(limit < HANG, "it does not begin: {stopped:?}");
+        assert!(limit < HANG, "it does not begin, or somebody is waited for in vain: {stopped:?}");
     };
     assert!(!is_dead(process));
     drop(input);

@@ -58,8 +58,8 @@ impl Node {
 
     #[cold]
     fn propagate_expiry(self: &Arc<Self>, now: u64) -> bool {
-        // For each tree of `visit_all`, at most two nodes: the expired node with the earliest deadline, and the outermost
-        // expired node.
+        // The expired nodes that must end here. Of each tree of `visit_all` two suffice: the one with the earliest deadline, which
+        // is the origin of the expiry, and the outermost one, from which the end propagates to all nodes beneath it.
         let mut expired: Vec<(u64, usize, Reverse<usize>, Arc<Node>)> = Vec::new();
         let mut trees = 0;
         let mut earliest = (usize::MAX, NEVER);

@@ -1,0 +1,45 @@
+use std::io::{self, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use std::{process, thread};
+
+use sd_notify::NotifyState;
+use timebox::report::{self, Dump, Policy};
+
+/// Ends the process when a scope is still open so long after its expiry, with everything written out.
+pub fn abort_when_stuck(policy: Policy, after: Duration) -> Policy {
+    policy.on_stuck(after, |dump| {
+        write_out(dump);
+        process::abort();
+    })
+}
+
+/// Tells systemd that the process is well, until a scope is still open so long after its expiry. Then systemd ends the process.
+pub fn withhold_ping_when_stuck(policy: Policy, after: Duration) -> io::Result<Policy> {
+    // Not set: systemd watches nothing, or the program was started by hand.
+    let Some(patience) = sd_notify::watchdog_enabled() else { return Ok(policy) };
+    let is_stuck = Arc::new(AtomicBool::new(false));
+    let stuck = Arc::clone(&is_stuck);
+    let ping = move || {
+        while !stuck.load(Ordering::Relaxed) {
+            // systemd may be restarting: the next ping comes in time.
+            let _ = sd_notify::notify(&[NotifyState::Watchdog]);
+            thread::sleep(patience / 3);
+        }
+    };
+    thread::Builder::new().name("systemd-ping".into()).spawn(ping)?;
+    Ok(policy.on_stuck(after, move |dump| {
+        // Written before the pings stop: systemd ends the process when `patience` has passed since the last ping.
+        write_out(dump);
+        is_stuck.store(true, Ordering::Relaxed);
+        let _ = sd_notify::notify(&[NotifyState::Status("stuck: see the dump in the journal")]);
+    }))
+}
+
+/// Writes the dump to the journal, and waits for the reports that are being written.
+fn write_out(dump: &Dump) {
+    let text = format!("{dump}\n");
+    let _ = io::stderr().lock().write_all(text.as_bytes());
+    report::flush(Duration::from_secs(5));
+}

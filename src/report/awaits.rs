@@ -1,0 +1,212 @@
+//! Where a pending future waits.
+//!
+//! A pending future is on no thread, so there is no stack that could be taken. But each leaf of it (a timer, a socket, a lock, a
+//! channel) has cloned the waker, during a poll, for whoever will wake the task. So one poll is made with a waker that takes
+//! the stack when it is cloned. The stack has the whole chain of async functions down to the leaf, and there is one for
+//! each branch of a `join!` or `select!`.
+//!
+//! The limits of this: a leaf that keeps the waker of an earlier poll, and does not compare it, clones nothing. The children
+//! of a `FuturesUnordered` have wakers of their own, and those of a `JoinSet` are tasks of their own. Of such a set only the
+//! place is seen at which it waits for its children.
+
+use std::mem;
+use std::ptr;
+use std::task::{Context, Waker};
+use std::thread;
+
+use super::backtrace::OwnStack;
+use super::contents::Stack;
+use super::foreign::crate_of;
+use super::stack::{self, Names, StackCopy, Unwinder};
+#[cfg(feature = "testing")]
+use crate::sync::SetOnce;
+use crate::sync::traced_waker::with_traced;
+use crate::sync::{Mutex, lock};
+
+/// How many stacks one poll takes at most.
+const MOST_STACKS: usize = 32;
+
+/// The stacks that one poll took, without names.
+#[derive(Debug, Default)]
+pub(crate) struct AwaitCopies {
+    stacks: Vec<Taken>,
+    /// How many stacks were not taken, since there were [`MOST_STACKS`].
+    left_out: u32,
+    /// How many times the waker was cloned on other threads.
+    elsewhere: u32,
+}
+
+/// A stack, up to the traced poll at least.
+#[derive(Debug)]
+enum Taken {
+    /// A copy. `poll`: an address in the frame of the traced poll.
+    Copy { copy: Box<StackCopy>, poll: u64 },
+    /// Where no copy can be had.
+    ByStd(OwnStack),
+}
+
+/// Where a future waits.
+#[derive(Debug, Default)]
+pub(crate) struct Awaits {
+    /// A stack for each place, from the leaf to the future that was polled.
+    pub(crate) stacks: Vec<Stack>,
+    /// What is not certain about them, in sentences.
+    pub(crate) notes: Vec<String>,
+}
+
+/// Polls, and takes a stack at each clone and each wake of the waker. What is cloned is the task's own waker, so nothing that
+/// is made here outlives the poll.
+#[inline(never)] // stacks end at its name
+pub(crate) fn traced_poll<R>(waker: &Waker, poll: &mut dyn FnMut(&mut Context<'_>) -> R) -> (R, AwaitCopies) {
+    let copies = Mutex::new(AwaitCopies::default());
+    let polled_on = thread::current().id();
+    let here = ptr::from_ref(&copies).addr() as u64;
+    let on_clone = || {
+        if thread::current().id() != polled_on {
+            lock(&copies).elsewhere += 1;
+        } else if lock(&copies).stacks.len() == MOST_STACKS {
+            lock(&copies).left_out += 1;
+        } else {
+            let taken = Taken::new(here);
+            lock(&copies).stacks.push(taken);
+        }
+    };
+    let result = with_traced(waker, &on_clone, |cx| poll(cx));
+    let copies = mem::take(&mut *lock(&copies));
+    (result, copies)
+}
+
+/// [`traced_poll`] for tests of this crate, and how to find the names.
+#[cfg(feature = "testing")]
+#[doc(hidden)]
+pub fn awaits_of<R>(
+    waker: &Waker,
+    mut poll: impl FnMut(&mut Context<'_>) -> R,
+) -> (R, impl FnOnce() -> (Vec<Stack>, Vec<String>)) {
+    static TOOLS: SetOnce<Mutex<(Unwinder, Names)>> = SetOnce::new();
+    let (result, copies) = traced_poll(waker, &mut poll);
+    let resolve = || {
+        let tools = TOOLS.get_or_init(|| Mutex::new((Unwinder::new(), Names::new())));
+        let (unwinder, names) = &mut *lock(tools);
+        let Awaits { stacks, notes } = copies.resolve(unwinder, names);
+        (stacks, notes)
+    };
+    (result, resolve)
+}
+
+impl AwaitCopies {
+    /// Finds the names. This takes milliseconds, so it is for the reporter thread.
+    pub(crate) fn resolve(self, unwinder: &mut Unwinder, names: &mut Names) -> Awaits {
+        let Self { stacks, left_out, elsewhere } = self;
+        let mut awaits = Awaits::default();
+        let Awaits { stacks: distinct, notes } = &mut awaits;
+        let mut equal = 0;
+        for taken in stacks {
+            let mut stack = taken.resolve(unwinder, names, notes);
+            trim(&mut stack);
+            if distinct.contains(&stack) {
+                equal += 1;
+            } else if let Some(other) = distinct.iter_mut().find(|other| is_of_one_leaf(other, &stack)) {
+                if other.frames.len() < stack.frames.len() {
+                    *other = stack;
+                }
+            } else {
+                distinct.push(stack);
+            }
+        }
+        if distinct.is_empty() && elsewhere == 0 {
+            let note = "No waker was cloned: the future waits with the waker of an earlier poll, or nothing will wake it.";
+            notes.push(note.to_owned());
+        }
+        for (count, one, many) in [
+            (equal, "branch waits where another one waits.", "branches wait where others wait."),
+            (left_out, "more branch is not shown.", "more branches are not shown."),
+            (
+                elsewhere,
+                "waker was cloned on another thread, of which no stack was taken.",
+                "wakers were cloned on other threads, of which no stacks were taken.",
+            ),
+        ] {
+            if count > 0 {
+                notes.push(format!("{count} {}", if count == 1 { one } else { many }));
+            }
+        }
+        awaits
+    }
+}
+
+impl Taken {
+    fn new(poll: u64) -> Self {
+        match stack::own(poll) {
+            Some(copy) => Self::Copy { copy, poll },
+            None => Self::ByStd(OwnStack::take()),
+        }
+    }
+
+    fn resolve(self, unwinder: &mut Unwinder, names: &mut Names, notes: &mut Vec<String>) -> Stack {
+        let (copy, poll) = match self {
+            Self::Copy { copy, poll } => (copy, poll),
+            Self::ByStd(stack) => return stack.resolve(),
+        };
+        let mut raw = unwinder.unwind(&copy);
+        // The traced poll and the functions around it. The end of a frame is the greatest number where it is not known.
+        let outside = raw.frames.iter().position(|frame| frame.cfa > poll && frame.cfa != u64::MAX);
+        if let Some(outside) = outside {
+            raw.frames.truncate(outside);
+            raw.truncated = false;
+        }
+        for note in mem::take(&mut raw.notes) {
+            if !notes.contains(&note) {
+                notes.push(note);
+            }
+        }
+        names.resolve(&raw, None)
+    }
+}
+
+/// Whether one leaf has taken both stacks, since it clones the waker in several places: itself, and in what it calls.
+fn is_of_one_leaf(a: &Stack, b: &Stack) -> bool {
+    let mut pairs = a.frames.iter().rev().zip(b.frames.iter().rev());
+    let Some(at) = pairs.position(|(a, b)| a != b) else { return false };
+    let is_innermost = at + 1 == a.frames.len() || at + 1 == b.frames.len();
+    let (a, b) = (&a.frames[a.frames.len() - 1 - at], &b.frames[b.frames.len() - 1 - at]);
+    is_innermost && a.foreign && a.function == b.function
+}
+
+/// Removes the frames of this crate: at the inner end those that took the stack, at the outer end the traced poll, all around
+/// it, and those between it and the future.
+///
+/// Where traced polls are nested, a clone goes through each traced waker, from the inside to the outside. So a stack that has
+/// gone through two wakers belongs to the second poll from the inside.
+fn trim(stack: &mut Stack) {
+    let frames = &mut stack.frames;
+    let mut polls = (0..frames.len()).filter(|&at| is_traced_poll(&frames[at].function));
+    let first_poll = polls.next().unwrap_or(frames.len());
+    let wakers: Vec<usize> = (0..first_poll).filter(|&at| is_traced_waker(&frames[at].function)).collect();
+    let own_poll = match wakers.len() {
+        0 | 1 => first_poll,
+        nested => polls.nth(nested - 2).unwrap_or(frames.len()),
+    };
+    frames.truncate(own_poll);
+    while frames.last().is_some_and(|frame| is_between(&frame.function)) {
+        frames.pop();
+    }
+    let inner = wakers.last().map_or(0, |&last| last + 1).min(frames.len());
+    let wakers = frames[inner..].iter().take_while(|frame| frame.function.contains("task::wake::Waker"));
+    let inner = inner + wakers.count();
+    frames.drain(..inner);
+}
+
+fn is_traced_poll(function: &str) -> bool {
+    function.contains("report::awaits::traced_poll") && !function.contains("{{closure}}")
+}
+
+/// Whether the function is one that a traced waker calls in place of `Waker::clone` or `Waker::wake_by_ref`.
+fn is_traced_waker(function: &str) -> bool {
+    function.ends_with("sync::traced_waker::clone") || function.ends_with("sync::traced_waker::wake_by_ref")
+}
+
+/// Whether the function may stand between a traced poll and the future.
+fn is_between(function: &str) -> bool {
+    matches!(crate_of(function), Some("timebox" | "core" | "alloc" | "std"))
+}

@@ -1,0 +1,62 @@
+//! In which system call a thread is blocked, in words for a person on call.
+//!
+//! What can't be found out is left out. Everything is read from `/proc` and from the arguments of the call; nothing here waits
+//! for another thread, another process or a file system. So no command line of a process is read, which waits for the locks of
+//! that process, and no file is asked for its type.
+
+#[cfg(target_os = "linux")]
+mod call;
+#[cfg(target_os = "linux")]
+mod calls;
+#[cfg(target_os = "linux")]
+mod descriptor;
+#[cfg(target_os = "linux")]
+mod memory;
+#[cfg(target_os = "linux")]
+mod sockets;
+#[cfg(all(test, target_os = "linux"))]
+mod tests;
+#[cfg(target_os = "linux")]
+mod waits;
+
+/// Reads the memory of this process: copies the bytes at an address, and returns how many could be read.
+pub(crate) type Read<'a> = dyn Fn(u64, &mut [u8]) -> usize + 'a;
+
+/// The system call that the thread is blocked in: `recvfrom on fd 7, TCP 127.0.0.1:51234 -> 127.0.0.1:6379`.
+///
+/// If the thread has left the call meanwhile, only the arguments are described: the descriptor may be another file by now.
+#[cfg(target_os = "linux")]
+pub(crate) fn describe(tid: u32, number: i64, arguments: &[u64; 6], read: &Read<'_>) -> String {
+    let Some(name) = calls::name(number) else { return format!("system call {number}") };
+    let around = call::Around { tid, memory: memory::Memory(read) };
+    let text = call::Call { name, arguments, around: Some(around) }.in_words();
+    if is_still_in(tid, number, arguments) {
+        text
+    } else {
+        call::Call { name, arguments, around: None }.in_words()
+    }
+}
+
+/// The number of the system call.
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn describe(_tid: u32, number: i64, _arguments: &[u64; 6], _read: &Read<'_>) -> String {
+    format!("system call {number}")
+}
+
+/// The system call that a thread is blocked in; `None` if it runs or is gone.
+#[cfg(target_os = "linux")]
+fn call_of(tid: u32) -> Option<(i64, [u64; 6])> {
+    let line = super::proc::line(&format!("/proc/self/task/{tid}/syscall"))?;
+    let mut words = line.split_ascii_whitespace();
+    let number = words.next()?.parse().ok()?;
+    let mut arguments = [0; 6];
+    for argument in &mut arguments {
+        *argument = u64::from_str_radix(words.next()?.strip_prefix("0x")?, 16).ok()?;
+    }
+    Some((number, arguments))
+}
+
+#[cfg(target_os = "linux")]
+fn is_still_in(tid: u32, number: i64, arguments: &[u64; 6]) -> bool {
+    call_of(tid) == Some((number, *arguments))
+}

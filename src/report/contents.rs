@@ -1,0 +1,208 @@
+//! What a report says.
+
+use std::fmt;
+use std::time::{Duration, SystemTime};
+
+use serde::Serialize;
+
+use super::json;
+use crate::error::ScopeInfo;
+
+/// Why a report was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Kind {
+    /// The scope has been open for the time of its `warn_after`.
+    Slow,
+    /// The scope's deadline has passed.
+    Expired,
+    /// The scope is still open, and the time of its `overdue_after` has passed since its expiry.
+    Overdue,
+    /// A thread of a runtime, or a watched future, is stuck in one poll.
+    Stalled,
+    /// A scope that was reported before has ended.
+    Ended,
+}
+
+impl Kind {
+    /// The name of the kind in text and in JSON.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Slow => "slow",
+            Self::Expired => "expired",
+            Self::Overdue => "overdue",
+            Self::Stalled => "stalled",
+            Self::Ended => "ended",
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// What is written down about a scope that ran too long.
+///
+/// `{}` is the whole report as text for a terminal; its first line, the [`headline`](Self::headline), says the most important
+/// things. [`example`](Self::example) makes one to look at.
+///
+/// Serialized, a report has the names of its fields, in this order. Durations are seconds, as numbers with a fraction. `began`
+/// is a text in the form of RFC 3339, in UTC: `2026-11-28T15:20:49.123456Z`. The place of a scope is a text
+/// (`src/main.rs:30:9`), and its fields are a map. Names of variants are in snake case.
+///
+/// ```
+/// let report = timebox::report::Report::example();
+/// let json = serde_json::to_value(&report)?;
+/// assert_eq!(json["kind"], "slow");
+/// assert_eq!(json["elapsed"], 5.003);
+/// assert_eq!(json["scope"]["fields"]["user"], "42");
+/// assert_eq!(json["thread"]["activity"]["blocked"], "read on fd 7, TCP 10.0.0.7:51234 -> 10.0.0.9:6379");
+/// # Ok::<(), serde_json::Error>(())
+/// ```
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct Report {
+    /// Why the report was made.
+    pub kind: Kind,
+    /// The scope that the report is about.
+    #[serde(serialize_with = "json::scope")]
+    pub scope: ScopeInfo,
+    /// That scope and the scopes around it that count inside it, innermost first.
+    #[serde(serialize_with = "json::scopes")]
+    pub chain: Vec<ScopeInfo>,
+    /// When the scope was entered.
+    #[serde(serialize_with = "json::time")]
+    pub began: SystemTime,
+    /// How long the scope had been open at the moment of the report. For [`Kind::Ended`]: at least this long.
+    #[serde(serialize_with = "json::seconds")]
+    pub elapsed: Duration,
+    /// For [`Kind::Ended`]: the latest moment at which the scope can have ended, counted from its entry.
+    #[serde(serialize_with = "json::maybe_seconds")]
+    pub ended_before: Option<Duration>,
+    /// The duration of the scope's limit, if it has one.
+    #[serde(serialize_with = "json::maybe_seconds")]
+    pub limit: Option<Duration>,
+    /// The process that wrote the report.
+    pub process: Process,
+    /// The thread on which the scope is open. `None` for a future between two polls.
+    pub thread: Option<Thread>,
+    /// The stack of that thread, trimmed to the scope. Empty if no stack could be had: `notes` say why.
+    pub stacks: Vec<Stack>,
+    /// For a pending future: one stack for each place at which it waits.
+    pub awaits: Vec<Stack>,
+    /// For a future: its polls.
+    pub polls: Option<Polls>,
+    /// How late the watchdog was when it looked. If this is long, the whole process got no processor.
+    #[serde(serialize_with = "json::seconds")]
+    pub watchdog_late: Duration,
+    /// How many reports with the same stack were left out before this one.
+    pub suppressed: u64,
+    /// What is not certain about this report, in sentences.
+    pub notes: Vec<String>,
+}
+
+/// A process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Process {
+    /// Its number.
+    pub id: u32,
+    /// The name of the program's file.
+    pub program: String,
+    /// The name of the host.
+    pub host: String,
+}
+
+/// A thread, at the moment of a report.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Thread {
+    /// Its name.
+    pub name: String,
+    /// The operating system's number of the thread.
+    pub id: u32,
+    /// Whether it ran, or in what it was blocked.
+    pub activity: Activity,
+    /// The processor time that the thread used in the time before the report that is `observed`.
+    #[serde(serialize_with = "json::maybe_seconds")]
+    pub cpu_time: Option<Duration>,
+    /// How long the thread was ready to run in that time, but got no processor.
+    #[serde(serialize_with = "json::maybe_seconds")]
+    pub waited_for_cpu: Option<Duration>,
+    /// The time between an earlier look at the thread and the report. A scope is looked at for the first time when half of its
+    /// time has passed.
+    #[serde(serialize_with = "json::maybe_seconds")]
+    pub observed: Option<Duration>,
+}
+
+/// What a thread was doing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Activity {
+    /// It ran, or was ready to run.
+    Running,
+    /// It was blocked in a system call, which is described in words: `recvfrom on fd 7, TCP 127.0.0.1:51234 ->
+    /// 127.0.0.1:6379`.
+    Blocked(String),
+    /// It could not be found out.
+    Unknown,
+}
+
+impl fmt::Display for Activity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Running => f.write_str("running"),
+            Self::Blocked(call) => write!(f, "blocked in {call}"),
+            Self::Unknown => f.write_str("state unknown"),
+        }
+    }
+}
+
+/// The polls of a future.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Polls {
+    /// How often the future was polled.
+    pub count: u64,
+    /// How long before the report the last poll began.
+    #[serde(serialize_with = "json::maybe_seconds")]
+    pub last: Option<Duration>,
+    /// The name of the thread that polled it last.
+    pub thread: Option<String>,
+}
+
+/// A stack, innermost frame first.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Stack {
+    /// The frames.
+    pub frames: Vec<Frame>,
+    /// Whether frames are missing at the outer end.
+    pub truncated: bool,
+    /// Whether frames may be wrong or missing, since the tables of a module did not cover them.
+    pub approximate: bool,
+}
+
+/// One frame of a stack: a function that had been called and had not returned.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Frame {
+    /// The function, as the program's symbols name it; `module+offset` if there is no name.
+    pub function: String,
+    /// The source file, if the program has debug information.
+    pub file: Option<String>,
+    /// The line in that file.
+    pub line: Option<u32>,
+    /// Whether the function was inlined into the next one outwards.
+    pub inlined: bool,
+    /// Whether the frame belongs to std, to a runtime, or to this crate: folded in the text of a report.
+    pub foreign: bool,
+    /// The file name of the program or library.
+    pub module: Option<String>,
+    /// The address in the module, as symbol tools take it.
+    pub offset: u64,
+}

@@ -1,0 +1,224 @@
+//! How a dump is made.
+
+use std::cmp::Reverse;
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use super::{Dump, OpenScope, ThreadDump};
+use crate::report::contents::{Activity, Frame, Stack, Thread};
+use crate::report::stack::RawStack;
+use crate::report::stack::{self, Begun, Copy, Names, State, Target, Unwinder};
+use crate::report::{look, state};
+use crate::scope::ScopeCopy;
+use crate::sync::callback::drop_quietly;
+use crate::sync::{Condvar, Mutex, lock, os};
+use crate::time::clock;
+use crate::watchdog;
+
+/// How many threads are listed, at most.
+const MOST_LISTED: usize = 100_000;
+
+/// How many threads are looked at, at most.
+const MOST_THREADS: usize = 512;
+
+/// For how long threads are looked at. Those that are left then are left out.
+const LOOKING: Duration = Duration::from_secs(2);
+
+/// For how long the dump is made, at most. What is left then has no names.
+const MAKING: Duration = Duration::from_secs(10);
+
+/// How long a running thread may take to copy itself.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+/// Writes down what all threads of this process do.
+///
+/// It takes some milliseconds, and more the first time, when the names of functions are read from the program's file. Threads are
+/// looked at for two seconds at most, and no more than 512 of them; the dump says if some are missing. It returns within about ten
+/// seconds in any case.
+///
+/// A thread of this crate makes the dump, so the thread that asks for it is seen like any other.
+///
+/// ```
+/// let dump = timebox::report::dump();
+/// eprintln!("{dump}");
+/// # #[cfg(target_os = "linux")]
+/// assert!(dump.threads.iter().any(|thread| thread.asked));
+/// ```
+pub fn dump() -> Dump {
+    let asker = os::thread_id();
+    let making = Arc::new(Making::default());
+    let theirs = Arc::clone(&making);
+    let began = now();
+    if os::spawn("timebox-dump", move || theirs.run(Some(asker))).is_err() {
+        making.run(None);
+        let note = "The thread that asked for the dump is missing: the system had no thread to look at it.";
+        lock(&making.made).notes.push(note.into());
+    }
+    making.finish(began)
+}
+
+/// A dump that is made on the calling thread, and does not show this thread.
+#[cfg(unix)]
+pub(super) fn dump_here() -> Dump {
+    let making = Making::default();
+    let began = now();
+    making.run(None);
+    making.finish(began)
+}
+
+#[allow(clippy::disallowed_methods)] // the time of day, for people
+fn now() -> SystemTime {
+    SystemTime::now()
+}
+
+/// A dump that is being made. Whoever waits for it takes what there is when the time is up.
+#[derive(Debug, Default)]
+struct Making {
+    made: Mutex<Made>,
+    is_done: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Made {
+    threads: Vec<ThreadDump>,
+    notes: Vec<String>,
+    is_done: bool,
+}
+
+impl Making {
+    /// Looks at all threads but the calling one. Ends in any case, so that nobody waits in vain.
+    fn run(&self, asker: Option<u32>) {
+        if let Err(payload) = catch_unwind(AssertUnwindSafe(|| self.look(asker))) {
+            drop_quietly(payload);
+            self.note("The dump is not complete: there was a fault while it was made.".into());
+        }
+        lock(&self.made).is_done = true;
+        self.is_done.notify_all();
+    }
+
+    fn look(&self, asker: Option<u32>) {
+        let until = after(LOOKING);
+        let mut stacks = Vec::new();
+        let own = os::thread_id();
+        let mut tids = state::threads(MOST_LISTED);
+        tids.retain(|&tid| tid != own);
+        if tids.is_empty() && asker.is_some() {
+            self.note("The threads of the process are not known on this system.".into());
+        }
+        // What may be left out comes last.
+        let frame_words = frame_words();
+        tids.sort_by_key(|tid| (asker != Some(*tid), !frame_words.contains_key(tid)));
+        if tids.len() > MOST_THREADS {
+            self.note(format!("{} threads are left out.", tids.len() - MOST_THREADS));
+            tids.truncate(MOST_THREADS);
+        }
+        let mut unwinder = Unwinder::new();
+        for (index, &tid) in tids.iter().enumerate() {
+            if clock::real_now() > until {
+                self.note(format!("{} threads are left out, for lack of time.", tids.len() - index));
+                break;
+            }
+            let target = Target::new(tid, frame_words.get(&tid).copied().unwrap_or(0));
+            let copy = match stack::begin(&target) {
+                Begun::Copied(copy) => copy,
+                Begun::Asked(request) => request.wait(PATIENCE),
+            };
+            // The thread may have ended since the threads were listed.
+            if copy.state == State::Gone {
+                continue;
+            }
+            let thread = look::thread(&copy, None);
+            let mut raw = unwinder.unwind(&copy.stack);
+            let dumped = dumped(&copy, thread, &mut raw, asker == Some(tid));
+            lock(&self.made).threads.push(dumped);
+            stacks.push(raw);
+        }
+        self.name(&stacks);
+    }
+
+    /// Finds the names of functions. Threads with the same addresses share the work.
+    fn name(&self, stacks: &[RawStack]) {
+        let until = after(MAKING);
+        let mut names = Names::new();
+        let mut known: HashMap<Vec<u64>, Stack> = HashMap::new();
+        for (index, raw) in stacks.iter().enumerate() {
+            if clock::real_now() > until {
+                break;
+            }
+            let addresses = raw.frames.iter().map(|frame| frame.address).collect();
+            let stack = known.entry(addresses).or_insert_with(|| names.resolve(raw, None));
+            lock(&self.made).threads[index].stack = stack.clone();
+        }
+    }
+
+    fn note(&self, note: String) {
+        lock(&self.made).notes.push(note);
+    }
+
+    /// Waits for the dump.
+    fn finish(&self, began: SystemTime) -> Dump {
+        let until = after(MAKING);
+        let mut made = lock(&self.made);
+        while !made.is_done {
+            let left = until.saturating_sub(clock::real_now());
+            if left == 0 {
+                made.notes.push("The dump was not finished in time.".into());
+                break;
+            }
+            let waited = self.is_done.wait_timeout(made, Duration::from_nanos(left));
+            made = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        let (mut threads, notes) = (made.threads.clone(), made.notes.clone());
+        drop(made);
+        threads.sort_by_cached_key(|thread| {
+            let longest = thread.scopes.iter().map(|open| open.elapsed).max();
+            (Reverse(longest), !thread.asked, thread.thread.activity != Activity::Running, thread.thread.id)
+        });
+        Dump { process: state::this_process(), began, threads, notes }
+    }
+}
+
+/// The time after a duration, on the real clock.
+fn after(duration: Duration) -> u64 {
+    clock::real_now().saturating_add(crate::time::nanos(duration))
+}
+
+/// For each thread that may be in scopes, the address of its pointer to its innermost frame.
+fn frame_words() -> HashMap<u32, u64> {
+    let slots = watchdog::global().slots.iter_indexed();
+    slots.filter_map(|(_, slot)| slot.thread()).map(|(tid, word)| (tid, word as u64)).collect()
+}
+
+/// A thread without the names of the functions on its stack.
+fn dumped(copy: &Copy, thread: Thread, raw: &mut RawStack, asked: bool) -> ThreadDump {
+    let open = |scope: &ScopeCopy| {
+        let elapsed = Duration::from_nanos(copy.at.saturating_sub(scope.entered));
+        Some(OpenScope { scope: look::info(scope, copy.is_consistent)?, elapsed })
+    };
+    let mut notes = copy.notes();
+    if copy.scopes.is_cut {
+        notes.push("There are more scopes around these.".into());
+    }
+    notes.append(&mut raw.notes);
+    let nameless = |address: u64| Frame {
+        function: format!("{address:#x}"),
+        file: None,
+        line: None,
+        inlined: false,
+        foreign: false,
+        module: None,
+        offset: address,
+    };
+    let frames = raw.frames.iter().map(|frame| nameless(frame.address)).collect();
+    // It waits for the dump; but for that, it would run.
+    let thread = if asked { Thread { activity: Activity::Running, ..thread } } else { thread };
+    ThreadDump {
+        thread,
+        asked,
+        scopes: copy.scopes.scopes().iter().filter_map(open).collect(),
+        stack: Stack { frames, truncated: raw.truncated, approximate: raw.approximate },
+        notes,
+    }
+}

@@ -1,0 +1,138 @@
+//! A dump as text.
+
+use std::fmt::{self, Display, Formatter};
+
+use super::{Dump, OpenScope, ThreadDump};
+use crate::error::{OneLine, Rounded};
+use crate::report::calendar::Utc;
+use crate::report::contents::{Activity, Frame};
+use crate::report::frames::Frames;
+use crate::report::text::Name;
+
+/// How many threads with the same stack are named.
+const MOST_NAMED: usize = 16;
+
+/// How many frames of an idle thread are shown.
+const IDLE_FRAMES: usize = 8;
+
+impl Display for Dump {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let threads = self.threads.len();
+        let in_scopes = self.threads.iter().filter(|thread| !thread.scopes.is_empty()).count();
+        let program = OneLine(&self.process.program);
+        let host = OneLine(&self.process.host);
+        let id = self.process.id;
+        writeln!(f, "Dump of process {id}, {program} on {host}, {}", Utc::from(self.began).plain())?;
+        writeln!(f, "{threads} {}, {in_scopes} in scopes", plural(threads, "thread"))?;
+        for group in self.groups() {
+            writeln!(f)?;
+            write_group(f, &group)?;
+        }
+        if !self.notes.is_empty() {
+            writeln!(f, "\nNot certain:")?;
+            self.notes.iter().try_for_each(|note| writeln!(f, "  - {}", OneLine(note)))?;
+        }
+        Ok(())
+    }
+}
+
+impl Dump {
+    /// Threads that differ only in their names and numbers, and in what they are blocked in, are one group. Smaller groups come
+    /// first, since many threads alike are mostly idle.
+    fn groups(&self) -> Vec<Vec<&ThreadDump>> {
+        let mut groups: Vec<Vec<&ThreadDump>> = Vec::new();
+        for thread in &self.threads {
+            let alike = groups.iter_mut().find(|group| group[0].is_like(thread));
+            match alike {
+                Some(group) => group.push(thread),
+                None => groups.push(vec![thread]),
+            }
+        }
+        groups.sort_by_key(|group| if group[0].is_plain() { group.len() } else { 0 });
+        groups
+    }
+}
+
+impl ThreadDump {
+    /// Whether there is nothing but the stack to tell about the thread.
+    fn is_plain(&self) -> bool {
+        self.scopes.is_empty() && !self.asked && self.thread.activity != Activity::Running
+    }
+
+    fn is_like(&self, other: &Self) -> bool {
+        let are_plain = [self, other].iter().all(|thread| thread.scopes.is_empty() && !thread.asked);
+        are_plain && self.notes == other.notes && self.stack == other.stack && !self.stack.frames.is_empty()
+    }
+}
+
+fn plural(count: usize, noun: &str) -> String {
+    if count == 1 { noun.into() } else { format!("{noun}s") }
+}
+
+fn write_group(f: &mut Formatter<'_>, group: &[&ThreadDump]) -> fmt::Result {
+    let Some(first) = group.first() else { return Ok(()) };
+    if group.len() > 1 {
+        writeln!(f, "{} threads like this:", group.len())?;
+    }
+    let named = group.iter().take(MOST_NAMED);
+    named.clone().try_for_each(|thread| writeln!(f, "{}", Headline(thread)))?;
+    if group.len() > MOST_NAMED {
+        writeln!(f, "... and {} more", group.len() - MOST_NAMED)?;
+    }
+    for (index, open) in first.scopes.iter().enumerate() {
+        write_scope(f, if index == 0 { "in" } else { "around it" }, open)?;
+    }
+    write_frames(f, without_start(&first.stack.frames))?;
+    if first.stack.truncated {
+        writeln!(f, "  ... frames are missing here ...")?;
+    }
+    if first.stack.approximate {
+        writeln!(f, "  Frames may be wrong or missing: the tables of a module did not cover them.")?;
+    }
+    first.notes.iter().try_for_each(|note| writeln!(f, "  {}", OneLine(note)))
+}
+
+/// A stack without a function of the program's own is that of an idle thread, so its beginning is enough.
+fn write_frames(f: &mut Formatter<'_>, frames: &[Frame]) -> fmt::Result {
+    let is_idle = frames.iter().all(|frame| frame.foreign);
+    if !is_idle || frames.len() <= IDLE_FRAMES + 1 {
+        return write!(f, "{}", Frames(frames));
+    }
+    let (shown, more) = frames.split_at(IDLE_FRAMES);
+    writeln!(f, "{}  ... {} more frames ...", Frames(shown), more.len())
+}
+
+/// The frames without those of std that start a thread, or the program.
+fn without_start(frames: &[Frame]) -> &[Frame] {
+    let start = frames.iter().position(|frame| frame.function.contains("__rust_begin_short_backtrace"));
+    &frames[..start.unwrap_or(frames.len())]
+}
+
+/// `Thread 4712, worker, blocked in futex`
+struct Headline<'a>(&'a ThreadDump);
+
+impl Display for Headline<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let thread = &self.0.thread;
+        write!(f, "Thread {}, {}, ", thread.id, OneLine(&thread.name))?;
+        match &thread.activity {
+            _ if self.0.asked => f.write_str("asked for this dump"),
+            activity => write!(f, "{}", OneLine(&activity.to_string())),
+        }
+    }
+}
+
+fn write_scope(f: &mut Formatter<'_>, place: &str, open: &OpenScope) -> fmt::Result {
+    let OpenScope { scope, elapsed } = open;
+    write!(f, "  {place} {}, open for {}", Name(scope), Rounded(*elapsed))?;
+    if let Some(limit) = scope.limit() {
+        let over = if *elapsed > limit { ", over" } else { "" };
+        write!(f, ", limit {}{over}", Rounded(limit))?;
+    }
+    if scope.label().is_some() {
+        write!(f, ", opened at {}", scope.location())?;
+    }
+    writeln!(f)?;
+    let mut fields = scope.fields();
+    fields.try_for_each(|(field, value)| writeln!(f, "      {} = {}", OneLine(field), OneLine(value)))
+}

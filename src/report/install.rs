@@ -1,0 +1,42 @@
+//! Putting a policy in force.
+
+use std::sync::Arc;
+
+use super::pending::PENDING;
+use super::policy::{InstallError, Policy, replace};
+use super::watch;
+use crate::scope::observe::observe_futures_with;
+
+impl Policy {
+    /// Puts the policy in force, in place of the one before. Fails if a sink says that it cannot write; then the policy before
+    /// stays.
+    ///
+    /// Reports that are being made go to the new sinks. What the sinks of the policy before have in their queues they still write.
+    ///
+    /// ```
+    /// use std::error::Error;
+    /// use timebox::report::{Directory, Policy};
+    ///
+    /// let error = Policy::new().to(Directory::new("/dev/null/slow")).install().unwrap_err();
+    /// assert!(error.source().unwrap().to_string().starts_with("directory /dev/null/slow: "));
+    /// ```
+    pub fn install(self) -> Result<(), InstallError> {
+        let policy = self.checked()?;
+        observe_futures_with(&PENDING);
+        replace(Some(Arc::new(policy)), watch::policy_changed);
+        Ok(())
+    }
+}
+
+/// Ends the policy that is in force. Its sinks still write what is in their queues: [`flush`](super::flush) waits for that.
+///
+/// ```
+/// use timebox::report;
+///
+/// report::Policy::new().install()?;
+/// report::uninstall();
+/// # Ok::<(), report::InstallError>(())
+/// ```
+pub fn uninstall() {
+    replace(None, watch::policy_changed);
+}

@@ -1,0 +1,23 @@
+//! How many reports were lost.
+
+use crate::sync::fork::PerProcess;
+use crate::sync::{AtomicU64, Ordering};
+
+static LOST: PerProcess<AtomicU64> = PerProcess::new(AtomicU64::new(0), || AtomicU64::new(0));
+
+/// How many reports this process has lost, because a queue was full, or a sink failed or panicked.
+///
+/// A report that two sinks lose counts twice. Reports that a [`Policy`](super::Policy) leaves out on purpose are not lost: the
+/// next report with the same stack says how many they were.
+///
+/// ```
+/// assert_eq!(timebox::report::dropped(), 0);
+/// ```
+pub fn dropped() -> u64 {
+    // Relaxed, here and below: the number orders nothing.
+    LOST.get().load(Ordering::Relaxed)
+}
+
+pub(super) fn count_one() {
+    LOST.get().fetch_add(1, Ordering::Relaxed);
+}

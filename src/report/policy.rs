@@ -1,0 +1,292 @@
+//! What is reported, how often, and where to.
+
+use std::fmt;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::dump::Dump;
+use super::limiter::Bounds;
+use super::sink::Sink;
+use super::sink::thread::SinkThread;
+use crate::error::ScopeInfo;
+use crate::sync::callback::drop_quietly;
+use crate::sync::fork::{PerProcess, count_forks};
+use crate::sync::{ForkMutex, SetOnce, os};
+use crate::time::clock;
+
+/// Which scopes of the process are reported, and where to.
+///
+/// One line in `main`: from then on every outermost scope that is open for more than five seconds is written down with its
+/// stack, whoever opened it.
+///
+/// ```
+/// use std::time::Duration;
+/// use timebox::report::{Directory, Policy};
+///
+/// # fn main() -> Result<(), timebox::report::InstallError> {
+/// # let folder = std::env::temp_dir().join(format!("timebox-policy-{}", std::process::id()));
+/// # let slow = || &folder;
+/// Policy::new().warn_after(Duration::from_secs(5)).to(Directory::new(slow())).install()?;
+/// # timebox::report::uninstall();
+/// # std::fs::remove_dir_all(folder).unwrap();
+/// # Ok(())
+/// # }
+/// ```
+///
+/// A forked child keeps the policy. Its sinks write on threads of its own.
+#[must_use = "a policy does nothing until it is installed"]
+pub struct Policy {
+    warn_after: Option<Duration>,
+    overdue_after: Duration,
+    stuck: Option<(Duration, OnStuck)>,
+    per_minute: u32,
+    once_per: Duration,
+    quiet_for: Duration,
+    exempt: Option<Exempt>,
+    sinks: Vec<Arc<dyn Sink>>,
+}
+
+type OnStuck = Arc<dyn Fn(&Dump) + Send + Sync>;
+
+type Exempt = Box<dyn Fn(&ScopeInfo) -> bool + Send + Sync>;
+
+/// Why a policy was not installed: a sink says that it cannot write.
+#[derive(Debug, thiserror::Error)]
+#[error("a sink of the policy cannot write reports")]
+#[non_exhaustive]
+pub struct InstallError {
+    source: io::Error,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Policy {
+    /// A policy without sinks, under which scopes are reported at their expiry and one second after.
+    pub fn new() -> Self {
+        Self {
+            warn_after: None,
+            overdue_after: Duration::from_secs(1),
+            stuck: None,
+            per_minute: 60,
+            once_per: Duration::from_secs(60),
+            quiet_for: Duration::ZERO,
+            exempt: None,
+            sinks: Vec::new(),
+        }
+    }
+
+    /// Reports each outermost scope that is open for so long and has no
+    /// [`warn_after`](crate::Timebox::warn_after) of its own.
+    ///
+    /// Without this, only scopes that set it themselves are reported before their limit.
+    pub fn warn_after(mut self, after: Duration) -> Self {
+        self.warn_after = Some(after);
+        self
+    }
+
+    /// Reports once more a scope that is still open so long after its expiry. One second unless set.
+    pub fn overdue_after(mut self, after: Duration) -> Self {
+        self.overdue_after = after;
+        self
+    }
+
+    /// Calls this with a [dump](super::dump()) of all threads when a scope is still open so long after its expiry: the last step
+    /// before the process is killed, from inside or by its supervisor. It is called on a thread of its own. Scopes that get
+    /// stuck while it runs share the next call. It is not called while a debugger holds the process. A panic in it ends there.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use timebox::report::Policy;
+    ///
+    /// let policy = Policy::new().on_stuck(Duration::from_secs(30), |dump| {
+    ///     eprintln!("{dump}");
+    ///     std::process::abort()
+    /// });
+    /// # drop(policy);
+    /// ```
+    pub fn on_stuck(mut self, after: Duration, f: impl Fn(&Dump) + Send + Sync + 'static) -> Self {
+        self.stuck = Some((after, Arc::new(f)));
+        self
+    }
+
+    /// Writes at most so many reports in any minute: 60 unless set. From 65,536 on there is no bound.
+    pub fn per_minute(mut self, reports: u32) -> Self {
+        self.per_minute = reports;
+        self
+    }
+
+    /// Writes at most one report of the same kind and with the same stack in this time: 60 seconds unless set. The next one says
+    /// how many were left out, in [`suppressed`](super::Report::suppressed).
+    ///
+    /// The stack of a blocked thread is its functions and lines; that of a running one its functions alone. It takes in only
+    /// frames of the program's own code, if there are any. The last 1024 stacks are remembered.
+    pub fn once_per(mut self, time: Duration) -> Self {
+        self.once_per = time;
+        self
+    }
+
+    /// Writes nothing for so long after the installation: a program that warms up is slow.
+    pub fn quiet_for(mut self, time: Duration) -> Self {
+        self.quiet_for = time;
+        self
+    }
+
+    /// Leaves out scopes for which this is true. It is called on the thread that makes reports. A scope for which it panics is
+    /// reported.
+    ///
+    /// ```
+    /// use timebox::report::Policy;
+    ///
+    /// let policy = Policy::new().exempt(|scope| scope.label().is_some_and(|label| label.starts_with("batch ")));
+    /// # drop(policy);
+    /// ```
+    pub fn exempt(mut self, is_exempt: impl Fn(&ScopeInfo) -> bool + Send + Sync + 'static) -> Self {
+        self.exempt = Some(Box::new(is_exempt));
+        self
+    }
+
+    /// Writes reports to this sink too.
+    ///
+    /// ```
+    /// use timebox::report::{Policy, Report, Stderr};
+    ///
+    /// let policy = Policy::new().to(Stderr).to(|report: &Report| println!("{}", report.headline()));
+    /// # drop(policy);
+    /// ```
+    pub fn to(mut self, sink: impl Sink + 'static) -> Self {
+        self.sinks.push(Arc::new(sink));
+        self
+    }
+
+    /// The policy as it is installed. Fails if a sink says that it cannot write.
+    pub(super) fn checked(self) -> Result<Installed, InstallError> {
+        for sink in &self.sinks {
+            sink.check().map_err(|source| InstallError { source })?;
+        }
+        Ok(Installed::new(self))
+    }
+}
+
+impl fmt::Debug for Policy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Policy")
+            .field("warn_after", &self.warn_after)
+            .field("overdue_after", &self.overdue_after)
+            .field("per_minute", &self.per_minute)
+            .field("once_per", &self.once_per)
+            .field("quiet_for", &self.quiet_for)
+            .field("sinks", &self.sinks.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A policy that is, or was, in force. The last owner drops the sinks, which may block: so the watchdog never owns one.
+pub(crate) struct Installed {
+    pub(crate) warn_after: Option<Duration>,
+    pub(crate) overdue_after: Duration,
+    stuck: Option<(Duration, OnStuck)>,
+    exempt: Option<Exempt>,
+    pub(super) bounds: Bounds,
+    sinks: Vec<Arc<dyn Sink>>,
+    /// The sinks with the threads of this process.
+    threads: PerProcess<SetOnce<Vec<Arc<SinkThread>>>>,
+}
+
+impl Installed {
+    fn new(policy: Policy) -> Self {
+        let nanos = |duration: Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+        let bounds = Bounds {
+            per_minute: policy.per_minute,
+            once_per: nanos(policy.once_per),
+            quiet_until: clock::real_now().saturating_add(nanos(policy.quiet_for)),
+        };
+        Self {
+            warn_after: policy.warn_after,
+            overdue_after: policy.overdue_after,
+            stuck: policy.stuck,
+            exempt: policy.exempt,
+            bounds,
+            sinks: policy.sinks,
+            threads: PerProcess::new(SetOnce::new(), SetOnce::new),
+        }
+    }
+
+    /// How long after its expiry a scope that is still open is stuck.
+    pub(super) fn stuck_after(&self) -> Option<Duration> {
+        self.stuck.as_ref().map(|(after, _)| *after)
+    }
+
+    pub(super) fn on_stuck(&self) -> Option<OnStuck> {
+        self.stuck.as_ref().map(|(_, f)| Arc::clone(f))
+    }
+
+    /// Whether the user wants no reports of this scope. Called on the reporter thread only, since it runs the user's code.
+    pub(super) fn is_exempt(&self, scope: &ScopeInfo) -> bool {
+        let Some(exempt) = &self.exempt else { return false };
+        match catch_unwind(AssertUnwindSafe(|| exempt(scope))) {
+            Ok(is_exempt) => is_exempt,
+            Err(payload) => {
+                drop_quietly(payload);
+                false
+            }
+        }
+    }
+
+    pub(super) fn sinks(&self) -> &[Arc<SinkThread>] {
+        let threads = || self.sinks.iter().map(|sink| SinkThread::new(Arc::clone(sink))).collect();
+        self.threads.get().get_or_init(threads)
+    }
+}
+
+impl Drop for Installed {
+    fn drop(&mut self) {
+        for sink in self.threads.get().get().into_iter().flatten() {
+            sink.close();
+        }
+    }
+}
+
+impl fmt::Debug for Installed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Installed").finish_non_exhaustive()
+    }
+}
+
+/// The policy in force. A forked child has the policy of its parent.
+static CURRENT: SetOnce<ForkMutex<Option<Arc<Installed>>>> = SetOnce::new();
+
+/// The policy in force. For the thread that makes reports, not for the watchdog.
+pub(crate) fn current() -> Option<Arc<Installed>> {
+    CURRENT.get()?.lock()?.clone()
+}
+
+/// Puts another policy in force, or none. `tell` is called under the lock that [`current`] takes, so that its last call is about
+/// the policy in force.
+pub(super) fn replace(new: Option<Arc<Installed>>, tell: impl FnOnce(Option<&Installed>)) {
+    count_forks();
+    let current = CURRENT.get_or_init(|| ForkMutex::new(None));
+    // If the lock was lost in a fork, this process never has a policy.
+    let Some(mut current) = current.lock() else { return };
+    tell(new.as_deref());
+    let old = std::mem::replace(&mut *current, new);
+    drop(current);
+    // Outside the lock, since it may drop the user's sinks.
+    drop(old);
+}
+
+/// Gives a policy back. The last owner drops the user's sinks and closures, which may hang or panic. So that happens on a thread
+/// of its own, and never on the thread that makes reports.
+pub(super) fn release(policy: Arc<Installed>) {
+    let Some(policy) = Arc::into_inner(policy) else { return };
+    // If no thread can be had, `spawn` drops the policy here.
+    let spawned = catch_unwind(AssertUnwindSafe(|| os::spawn("timebox-sink", move || drop_quietly(policy))));
+    if let Err(payload) = spawned {
+        drop_quietly(payload);
+    }
+}

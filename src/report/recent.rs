@@ -1,0 +1,106 @@
+//! The last reports of the process.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::contents::{Kind, Report};
+use crate::error::TimeoutError;
+use crate::sync::fork::PerProcess;
+use crate::sync::{Mutex, lock};
+
+/// How many reports are kept.
+const MOST: usize = 64;
+
+/// What a scope is known by from outside, even if it has no identity: where and when it was opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct ScopeKey {
+    /// The address of the `Location` at which it was opened.
+    pub(crate) location: u64,
+    /// When it was entered, on the clock of this crate.
+    pub(crate) entered: u64,
+}
+
+#[derive(Debug)]
+struct Recent {
+    written: VecDeque<(ScopeKey, Arc<Report>)>,
+    /// Reports that were left out, since their stack had been written a short while before. An error finds its own here.
+    left_out: VecDeque<(ScopeKey, Arc<Report>)>,
+}
+
+impl Recent {
+    const fn new() -> Self {
+        Self { written: VecDeque::new(), left_out: VecDeque::new() }
+    }
+}
+
+static RECENT: PerProcess<Mutex<Recent>> =
+    PerProcess::new(Mutex::new(Recent::new()), || Mutex::new(Recent::new()));
+
+/// The last 64 reports of this process, oldest first, also those that no sink has written yet, and if there is no
+/// [`Policy`](super::Policy) and so no sink.
+///
+/// Reports that a policy leaves out, since it wrote one with the same stack a short while before, are not among them.
+///
+/// ```
+/// for report in timebox::report::recent() {
+///     println!("{}", report.headline());
+/// }
+/// ```
+pub fn recent() -> Vec<Arc<Report>> {
+    let recent = lock(RECENT.get());
+    recent.written.iter().map(|(_, report)| Arc::clone(report)).collect()
+}
+
+impl TimeoutError {
+    /// The report of the scope that is over, if the policy in force had one made: the last one that was made while the scope was
+    /// open. A report that is left out of the files, since one with the same stack was written a short while before, is found here
+    /// too.
+    ///
+    /// A report is made on a thread of its own, which takes some milliseconds. Until then this is `None`;
+    /// [`flush`](super::flush) waits for it. The last 64 reports are kept.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use timebox::{report, sleep, timeout};
+    ///
+    /// # fn main() -> Result<(), report::InstallError> {
+    /// report::Policy::new().install()?;
+    /// let error = timeout(Duration::from_millis(20), || -> timebox::Result<()> {
+    ///     sleep(Duration::from_secs(60)) // a place that is slow
+    /// });
+    /// report::flush(Duration::from_secs(10));
+    /// if let Some(report) = error.unwrap_err().report() {
+    ///     println!("{report}");
+    /// }
+    /// # report::uninstall();
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn report(&self) -> Option<Arc<Report>> {
+        let scope = &self.0.chain[self.0.over];
+        let location = std::ptr::from_ref(scope.location).addr() as u64;
+        recent_of(ScopeKey { location, entered: self.0.entered })
+    }
+}
+
+/// The last report of a scope that was made while it was open.
+pub(crate) fn recent_of(scope: ScopeKey) -> Option<Arc<Report>> {
+    let recent = lock(RECENT.get());
+    let of_scope = |reports: &VecDeque<(ScopeKey, Arc<Report>)>| {
+        let mut reports = reports.iter().rev();
+        reports
+            .find(|(key, report)| *key == scope && report.kind != Kind::Ended)
+            .map(|(_, report)| Arc::clone(report))
+    };
+    let (written, left_out) = (of_scope(&recent.written), of_scope(&recent.left_out));
+    [written, left_out].into_iter().flatten().max_by_key(|report| report.elapsed)
+}
+
+pub(super) fn keep(scope: ScopeKey, report: Arc<Report>, is_written: bool) {
+    let mut recent = lock(RECENT.get());
+    let reports = if is_written { &mut recent.written } else { &mut recent.left_out };
+    let oldest = if reports.len() == MOST { reports.pop_front() } else { None };
+    reports.push_back((scope, report));
+    drop(recent);
+    drop(oldest);
+}

@@ -1,0 +1,269 @@
+//! The thread that makes reports out of what the watchdog saw, and hands them to the sinks.
+//!
+//! It runs behind a bounded queue, so that the watchdog waits for nothing: finding names reads files. Each sink has a thread and
+//! a queue of its own behind this one.
+
+use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::awaits::{AwaitCopies, Awaits};
+use super::contents::{Activity, Frame, Kind, Report, Stack};
+use super::limiter::{Bounds, Limiter};
+use super::policy::{self, Installed};
+use super::queue::Queue;
+use super::recent::{self, ScopeKey};
+use super::sink::thread::wait_for_all;
+use super::stack::{Names, StackCopy, Unwinder};
+use super::{losses, offenders};
+use crate::sync::callback::drop_quietly;
+use crate::sync::fork::{PerProcess, count_forks};
+use crate::sync::{Mutex, lock, os};
+use crate::time::clock;
+
+/// What the making of reports needs and keeps from one report to the next. It lives as long as the thread.
+#[derive(Debug)]
+pub(crate) struct Tools {
+    unwinder: Unwinder,
+    names: Names,
+}
+
+impl Tools {
+    fn new() -> Self {
+        Self { unwinder: Unwinder::new(), names: Names::new() }
+    }
+
+    /// Unwinds a copied stack and finds the names. `within`: the address of the frame of the scope to which the stack is
+    /// trimmed. Returns `None` if there is no stack, and what is not certain, in sentences.
+    pub(super) fn stack_of(
+        &mut self,
+        stack: &StackCopy,
+        within: Option<u64>,
+    ) -> (Option<Stack>, Vec<String>) {
+        if !stack.is_there() {
+            return (None, Vec::new());
+        }
+        let mut raw = self.unwinder.unwind(stack);
+        let notes = std::mem::take(&mut raw.notes);
+        (Some(self.names.resolve(&raw, within)), notes)
+    }
+
+    /// The places at which a future waits.
+    pub(super) fn awaits_of(&mut self, copies: AwaitCopies) -> Awaits {
+        copies.resolve(&mut self.unwinder, &mut self.names)
+    }
+}
+
+/// A report that is to be made.
+pub(crate) struct Job {
+    pub(crate) scope: ScopeKey,
+    /// Makes the report; `None` if there is nothing to report after all. A panic counts the report as lost.
+    pub(crate) make: Make,
+}
+
+pub(crate) type Make = Box<dyn FnOnce(&mut Tools) -> Option<Report> + Send>;
+
+struct Reporter {
+    queue: Queue<Job>,
+    /// The limiter of the policy in force. The bounds tell whether it is that of the policy.
+    limiter: Mutex<Option<(Bounds, Limiter)>>,
+}
+
+impl Reporter {
+    const fn new() -> Self {
+        Self { queue: Queue::new(), limiter: Mutex::new(None) }
+    }
+}
+
+static REPORTER: PerProcess<Reporter> = PerProcess::new(Reporter::new(), Reporter::new);
+
+/// The bounds if there is no policy. Then reports are made for [`recent`](super::recent()) and for errors only.
+const NO_POLICY: Bounds = Bounds { per_minute: 60, once_per: 60_000_000_000, quiet_until: 0 };
+
+/// Hands a report to the thread that makes it. If too many wait already, it is lost, and counted.
+///
+/// This waits for nobody, and allocates nothing once the thread runs.
+pub(crate) fn submit(job: Job) {
+    count_forks();
+    if let Err(job) = REPORTER.get().queue.submit(job, start) {
+        losses::count_one();
+        drop(job);
+    }
+}
+
+fn start() -> bool {
+    let body = || {
+        let reporter = REPORTER.get();
+        let mut tools = Tools::new();
+        reporter.queue.serve(|job| reporter.report(&mut tools, job));
+    };
+    os::spawn("timebox-reporter", body).is_ok()
+}
+
+/// Waits until all reports of what happened until now are written, for at most this time. Says whether they are.
+///
+/// Reports that a sink failed to write count as written. Call this before the process exits: reports that wait are lost then.
+///
+/// ```
+/// use std::time::Duration;
+/// use timebox::report;
+///
+/// assert!(report::flush(Duration::from_secs(10)));
+/// ```
+pub fn flush(at_most: Duration) -> bool {
+    let at_most = u64::try_from(at_most.as_nanos()).unwrap_or(u64::MAX);
+    let until = clock::real_now().saturating_add(at_most);
+    REPORTER.get().queue.wait(until, start) && wait_for_all(until)
+}
+
+impl Reporter {
+    fn report(&self, tools: &mut Tools, job: Job) {
+        let Job { scope, make } = job;
+        let report = match catch_unwind(AssertUnwindSafe(|| make(tools))) {
+            Ok(report) => report,
+            Err(payload) => {
+                drop_quietly(payload);
+                losses::count_one();
+                // The panic may have left them in any state.
+                *tools = Tools::new();
+                return;
+            }
+        };
+        let Some(report) = report else { return };
+        let policy = policy::current();
+        self.hand_over(policy.as_deref(), scope, report);
+        policy.into_iter().for_each(policy::release);
+    }
+
+    /// Counts and keeps the report, and gives it to the sinks if it is to be written.
+    fn hand_over(&self, policy: Option<&Installed>, scope: ScopeKey, mut report: Report) {
+        if policy.is_some_and(|policy| policy.is_exempt(&report.scope)) {
+            return;
+        }
+        offenders::count(scope, &report);
+        let admitted = self.admit(policy, scope, &report);
+        report.suppressed = admitted.unwrap_or_default();
+        let report = Arc::new(report);
+        recent::keep(scope, Arc::clone(&report), admitted.is_some());
+        if let Some(policy) = policy
+            && admitted.is_some()
+        {
+            for sink in policy.sinks() {
+                sink.submit(Arc::clone(&report));
+            }
+        }
+    }
+
+    /// Whether the report is to be written: then it tells how many with the same stack were left out before it.
+    fn admit(&self, policy: Option<&Installed>, scope: ScopeKey, report: &Report) -> Option<u64> {
+        let bounds = policy.map_or(NO_POLICY, |policy| policy.bounds);
+        let mut limiter = lock(&self.limiter);
+        if limiter.as_ref().is_none_or(|(of, _)| *of != bounds) {
+            *limiter = None;
+        }
+        let (_, limiter) = limiter.get_or_insert_with(|| (bounds, Limiter::new(bounds)));
+        let scope = hash(&scope);
+        match report.kind {
+            Kind::Ended => limiter.admit_end(scope).then_some(0),
+            _ => limiter.admit(stack_of(report), scope, clock::real_now()),
+        }
+    }
+}
+
+impl fmt::Debug for Job {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Job").field("scope", &self.scope).finish_non_exhaustive()
+    }
+}
+
+fn hash(value: &impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// What tells one stack from another, for the limits. A thread that runs is seen at another line each time.
+fn stack_of(report: &Report) -> u64 {
+    let is_running = report.thread.as_ref().is_some_and(|thread| thread.activity == Activity::Running);
+    let stacks = || report.stacks.iter().chain(&report.awaits);
+    let has_own = stacks().any(|stack| stack.frames.iter().any(|frame| !frame.foreign));
+    let part = |frame: &Frame| {
+        let line = frame.line.filter(|_| !is_running);
+        let offset = if has_own { 0 } else { frame.offset };
+        hash(&(&frame.function, line, offset))
+    };
+    let with_frames = stacks().filter(|stack| !stack.frames.is_empty());
+    let mut parts: Vec<u64> = with_frames
+        .map(|stack| {
+            let frames = stack.frames.iter().filter(|frame| !(has_own && frame.foreign));
+            hash(&frames.map(part).collect::<Vec<u64>>())
+        })
+        .collect();
+    // The branches of a future are polled in any order.
+    parts.sort_unstable();
+    let place = if parts.is_empty() { Some(report.scope.location()) } else { None };
+    hash(&(report.kind, place, parts))
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+    use crate::report::{Directory, Policy, dropped, recent, uninstall};
+
+    const LONG: Duration = Duration::from_secs(30);
+
+    fn send() {
+        let make: Make = Box::new(|_| Some(Report::example()));
+        submit(Job { scope: ScopeKey { location: 1, entered: clock::real_now() }, make });
+    }
+
+    /// The parent's threads are gone in the child, and its locks may be held for ever: here the parent's reporter and its sink
+    /// are in the middle of a report.
+    #[test]
+    fn a_forked_child_keeps_the_policy_and_has_threads_of_its_own() {
+        let _alone = crate::report::pipeline_tests::alone();
+        let folder = tempfile::tempdir().unwrap();
+        let (began, has_begun) = std::sync::mpsc::channel();
+        let (open, go) = std::sync::mpsc::channel::<()>();
+        let in_parent = Mutex::new((began, go));
+        let parent = std::process::id();
+        let hangs_in_parent = move |_: &Report| {
+            if std::process::id() == parent {
+                let hang = lock(&in_parent);
+                hang.0.send(()).unwrap();
+                let _ = hang.1.recv();
+            }
+        };
+        let directory = Directory::new(folder.path()).json();
+        Policy::new().once_per(Duration::ZERO).to(hangs_in_parent).to(directory).install().unwrap();
+        send();
+        has_begun.recv().unwrap();
+        // SAFETY: the child runs code of ours that is made for this, and leaves by `_exit`.
+        let pid = unsafe { libc::fork() };
+        if pid == 0 {
+            let was_afresh = recent().is_empty() && dropped() == 0;
+            send();
+            let is_written = flush(LONG) && recent().len() == 1;
+            uninstall();
+            send();
+            let is_made = flush(LONG) && recent().len() == 2;
+            // SAFETY: ends the process without running what the parent's threads left behind.
+            unsafe { libc::_exit(i32::from(!(was_afresh && is_written && is_made))) };
+        }
+        let mut status = 0;
+        // SAFETY: `pid` is a child of ours that nobody else waits for, `status` is ours.
+        assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
+        assert_eq!(status, 0);
+        drop(open);
+        assert!(flush(LONG));
+        uninstall();
+        let names: Vec<String> = std::fs::read_dir(folder.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        let of = |pid: String| names.iter().filter(|name| name.contains(&format!("Z-{pid}-"))).count();
+        assert_eq!((of(pid.to_string()), of(parent.to_string())), (1, 1), "{names:?}");
+    }
+}

@@ -1,0 +1,420 @@
+//! Workers of a tokio runtime that are stuck in one poll.
+//!
+//! A worker that is stuck neither parks nor adds up its busy time, so two numbers that tokio publishes for each worker stand
+//! still. The watchdog looks at them. Tokio does not say on which thread a worker runs. So the reporter looks for threads whose
+//! stack is inside a poll:
+//!
+//! 1. A thread that was blocked in a poll, and has not run at all since the worker stood still for half of the time, is stuck.
+//! 2. A thread that has run may have made many polls. It is reported only if there are no more threads in a poll than workers
+//!    that stand still.
+//! 3. A thread that waited for a processor for most of the time is not reported until it has used the duration in processor time.
+//!    But it counts for rule 2, since its worker stands still too.
+//!
+//! If nobody is found, the search is made again, after twice the time.
+
+use std::collections::HashMap;
+use std::future::pending;
+use std::panic::Location;
+use std::sync::Arc;
+use std::task::{Wake, Waker};
+use std::time::Duration;
+
+use tokio::runtime::{Builder, Handle, RuntimeFlavor, RuntimeMetrics};
+
+use super::contents::{Kind, Report, Stack};
+use super::foreign::crate_of;
+use super::recent::ScopeKey;
+use super::reporter::{self, Job, Tools};
+use super::stack::{self, Begun, Copy, CpuTimes, Target};
+use super::{look, state};
+use crate::error::{Fields, ScopeId, ScopeInfo};
+use crate::sync::{AtomicBool, Mutex, Ordering, lock};
+use crate::thread;
+use crate::time::{clock, nanos};
+
+/// How often the numbers are looked at: so many times in the duration, within bounds in nanoseconds.
+const LOOKS: u64 = 4;
+const LEAST_INTERVAL: u64 = 1_000_000;
+const MOST_INTERVAL: u64 = 1_000_000_000;
+
+/// How many threads of the process are looked at.
+const MOST_THREADS: usize = 512;
+
+/// How long the reporter waits for the copy of a running thread.
+const WAIT: Duration = Duration::from_millis(100);
+
+/// Reports each worker of the runtime that `builder` builds when it is stuck in one poll for this long: while it is stuck, with
+/// its stack, as [`Kind::Stalled`].
+///
+/// This works for both flavours. A worker that waits for a processor is not reported, nor one that makes many short polls. It
+/// looks stuck, however, if 61 polls in a row take so long: only then does tokio tell how busy the worker was. Threads of
+/// `spawn_blocking` may block, and so may code in `block_in_place`. The future of `block_on` is watched on a runtime of
+/// one thread only, since otherwise no worker polls it.
+///
+/// This sets the builder's `on_thread_start` and `on_thread_park`, of which tokio keeps one each. If you need them yourself, call
+/// [`watch_current_runtime`] in the runtime instead. If the builder builds several runtimes, the first one is watched. The
+/// runtime gets one task more, which ends with it.
+///
+/// ```
+/// use std::time::Duration;
+/// use timebox::report;
+///
+/// let mut builder = tokio::runtime::Builder::new_multi_thread();
+/// report::watch_runtime(&mut builder, Duration::from_millis(500));
+/// let runtime = builder.build()?;
+/// # runtime.block_on(async {});
+/// # Ok::<(), std::io::Error>(())
+/// ```
+#[track_caller]
+pub fn watch_runtime(builder: &mut Builder, duration: Duration) {
+    let location = Location::caller();
+    let is_watched = Arc::new(AtomicBool::new(false));
+    let watch_it = move || {
+        // Relaxed: only the atomicity counts.
+        if !is_watched.load(Ordering::Relaxed)
+            && let Ok(handle) = Handle::try_current()
+            && !is_watched.swap(true, Ordering::Relaxed)
+        {
+            Watch::start(&handle, duration, location);
+        }
+    };
+    // A runtime of one thread starts no thread, so its first rest tells.
+    builder.on_thread_start(watch_it.clone()).on_thread_park(watch_it);
+}
+
+/// As [`watch_runtime`], for the runtime in which this is called, such as that of `#[tokio::main]`.
+///
+/// Call it once: a second call makes each report twice.
+///
+/// # Panics
+///
+/// If it is called outside of a tokio runtime.
+///
+/// ```
+/// use std::time::Duration;
+/// use timebox::report;
+///
+/// #[tokio::main]
+/// async fn main() {
+///     report::watch_current_runtime(Duration::from_millis(500));
+/// }
+/// ```
+#[track_caller]
+pub fn watch_current_runtime(duration: Duration) {
+    Watch::start(&Handle::current(), duration, Location::caller());
+}
+
+/// The watch over one runtime. Its waker looks at the workers.
+struct Watch {
+    metrics: RuntimeMetrics,
+    has_one_thread: bool,
+    /// In nanoseconds.
+    duration: u64,
+    location: &'static Location<'static>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    workers: Vec<Worker>,
+    /// When the next look is planned.
+    next: u64,
+    /// Whether the runtime has been shut down.
+    is_over: bool,
+    /// The times of the threads, as they were when a worker had stood still for half of the duration.
+    before: HashMap<u32, (u64, CpuTimes)>,
+}
+
+/// What is known of a worker.
+#[derive(Clone, Copy, Default)]
+struct Worker {
+    /// How often it has parked and unparked: odd while it is parked.
+    parks: u64,
+    busy: Duration,
+    /// Since when it stands still.
+    since: u64,
+    /// Whether the times of the threads were asked for since then.
+    is_suspect: bool,
+    /// When its thread is to be looked for. [`u64::MAX`] if it was found.
+    search_at: u64,
+}
+
+/// Ends the watch. A task of the runtime owns it.
+struct EndsWith(Arc<Watch>);
+
+impl Drop for EndsWith {
+    fn drop(&mut self) {
+        lock(&self.0.state).is_over = true;
+    }
+}
+
+impl Wake for Watch {
+    fn wake(self: Arc<Self>) {
+        self.look();
+    }
+}
+
+impl Watch {
+    fn start(handle: &Handle, duration: Duration, location: &'static Location<'static>) {
+        stack::prepare();
+        let metrics = handle.metrics();
+        let state = State { workers: vec![Worker::default(); metrics.num_workers()], ..State::default() };
+        let watch = Arc::new(Self {
+            metrics,
+            has_one_thread: handle.runtime_flavor() == RuntimeFlavor::CurrentThread,
+            duration: nanos(duration).max(LEAST_INTERVAL),
+            location,
+            state: Mutex::new(state),
+        });
+        let ends = EndsWith(Arc::clone(&watch));
+        handle.spawn(async move {
+            let _ends = ends;
+            pending::<()>().await;
+        });
+        watch.plan(clock::real_now());
+        thread::ensure_watchdog();
+    }
+
+    fn interval(&self) -> u64 {
+        (self.duration / LOOKS).clamp(LEAST_INTERVAL, MOST_INTERVAL)
+    }
+
+    fn plan(self: Arc<Self>, now: u64) {
+        let next = now.saturating_add(self.interval());
+        lock(&self.state).next = next;
+        thread::schedule(next, Waker::from(self));
+    }
+
+    /// Looks at the numbers of all workers. On the watchdog.
+    fn look(self: Arc<Self>) {
+        let now = clock::real_now();
+        let mut state = lock(&self.state);
+        if state.is_over {
+            return;
+        }
+        // If this look is late, the process was stopped or got no processor, and so were the workers.
+        let is_late = now.saturating_sub(state.next) > self.interval();
+        let (mut is_suspect, mut missing) = (false, Vec::new());
+        for (index, worker) in state.workers.iter_mut().enumerate() {
+            let parks = self.metrics.worker_park_unpark_count(index);
+            let busy = self.metrics.worker_total_busy_duration(index);
+            let is_parked = parks % 2 == 1;
+            if is_late || is_parked || (parks, busy) != (worker.parks, worker.busy) {
+                let search_at = now.saturating_add(self.duration);
+                *worker = Worker { parks, busy, since: now, is_suspect: false, search_at };
+            } else if worker.search_at <= now {
+                worker.search_at = now.saturating_add(2 * (now - worker.since));
+                missing.push(index);
+            } else if !worker.is_suspect && now - worker.since >= self.duration / 2 {
+                worker.is_suspect = true;
+                is_suspect = true;
+            }
+        }
+        drop(state);
+        if is_suspect {
+            let watch = Arc::clone(&self);
+            self.submit(now, move |_| {
+                watch.remember_times();
+                None
+            });
+        }
+        if !missing.is_empty() {
+            let watch = Arc::clone(&self);
+            self.submit(now, move |tools| watch.search(&missing, tools));
+        }
+        self.plan(now);
+    }
+
+    fn submit(&self, now: u64, make: impl FnOnce(&mut Tools) -> Option<Report> + Send + 'static) {
+        let scope = ScopeKey { location: std::ptr::from_ref(self.location).addr() as u64, entered: now };
+        reporter::submit(Job { scope, make: Box::new(make) });
+    }
+
+    /// Remembers the times of all threads. On the reporter.
+    fn remember_times(&self) {
+        let times = |tid: u32| Some((tid, (clock::real_now(), Target::new(tid, 0).times()?)));
+        let before = state::threads(MOST_THREADS).into_iter().filter_map(times).collect();
+        lock(&self.state).before = before;
+    }
+
+    /// Looks for the threads of workers that stand still. Reports those that are stuck. On the reporter.
+    fn search(&self, missing: &[usize], tools: &mut Tools) -> Option<Report> {
+        if state::is_traced() {
+            return None;
+        }
+        let before = lock(&self.state).before.clone();
+        let mut in_poll: Vec<InPoll> = Vec::new();
+        for tid in state::threads(MOST_THREADS) {
+            in_poll.extend(self.look_at(tid, before.get(&tid).copied(), tools));
+        }
+        // They may have moved on meanwhile.
+        let still = missing.iter().filter_map(|&index| self.still_since(index));
+        let still: Vec<u64> = still.collect();
+        let since = *still.iter().min()?;
+        let are_all_stuck = in_poll.len() <= still.len();
+        in_poll.retain(|thread| match thread.was {
+            Was::Blocked => true,
+            Was::Running => are_all_stuck,
+            Was::Starved => false,
+        });
+        in_poll.sort_by_key(|thread| thread.was != Was::Blocked);
+        in_poll.truncate(still.len());
+        if in_poll.is_empty() {
+            return None;
+        }
+        let mut state = lock(&self.state);
+        missing.iter().for_each(|&index| state.workers[index].search_at = u64::MAX);
+        drop(state);
+        let mut reports: Vec<Report> = in_poll.into_iter().map(|thread| self.report(thread, since)).collect();
+        let first = reports.remove(0);
+        for report in reports {
+            self.submit(since, move |_| Some(report));
+        }
+        Some(first)
+    }
+
+    /// Since when the worker stands still, if it does so still.
+    fn still_since(&self, index: usize) -> Option<u64> {
+        let worker = lock(&self.state).workers[index];
+        let parks = self.metrics.worker_park_unpark_count(index);
+        let busy = self.metrics.worker_total_busy_duration(index);
+        ((parks, busy) == (worker.parks, worker.busy)).then_some(worker.since)
+    }
+
+    /// Looks at a thread. `None` if it is not inside a poll.
+    fn look_at(&self, tid: u32, before: Option<(u64, CpuTimes)>, tools: &mut Tools) -> Option<InPoll> {
+        let target = Target::new(tid, 0);
+        let copy = match stack::begin(&target) {
+            Begun::Copied(copy) => copy,
+            Begun::Asked(request) => request.wait(WAIT),
+        };
+        let (stack, mut notes) = tools.stack_of(&copy.stack, None);
+        let mut stack = stack?;
+        let poll = end_of_poll(&stack, self.has_one_thread)?;
+        stack.frames.truncate(poll);
+        stack.truncated = false;
+        notes.extend(copy.notes());
+        let was = before.as_ref().zip(target.times()).map_or(Was::Starved, |((at, before), after)| {
+            let window = Duration::from_nanos(copy.at.saturating_sub(*at));
+            let run = after.run.saturating_sub(before.run);
+            let waited = after.waited.saturating_sub(before.waited);
+            let is_starved = waited > window / 2 && nanos(run) < self.duration;
+            if nanos(window) < self.duration / 4 || is_starved {
+                Was::Starved
+            } else if run.is_zero() && waited.is_zero() {
+                Was::Blocked
+            } else {
+                Was::Running
+            }
+        });
+        Some(InPoll { was, copy, stack, notes, before })
+    }
+
+    fn report(&self, thread: InPoll, since: u64) -> Report {
+        let InPoll { was, copy, stack, mut notes, before } = thread;
+        if was == Was::Running {
+            notes.push("The thread computes: this is one poll, or a row of polls without a rest.".to_owned());
+        }
+        let scope = ScopeInfo {
+            id: ScopeId::next(),
+            label: Some("tokio worker".into()),
+            location: self.location,
+            limit: None,
+            fields: Fields::default(),
+        };
+        Report {
+            kind: Kind::Stalled,
+            chain: vec![scope.clone()],
+            scope,
+            began: look::time_of(since),
+            elapsed: Duration::from_nanos(copy.at.saturating_sub(since)),
+            ended_before: None,
+            limit: None,
+            process: state::this_process(),
+            thread: Some(look::thread(&copy, before)),
+            stacks: vec![stack],
+            awaits: Vec::new(),
+            polls: None,
+            watchdog_late: Duration::ZERO,
+            suppressed: 0,
+            notes,
+        }
+    }
+}
+
+/// A thread inside a poll of a tokio runtime.
+struct InPoll {
+    was: Was,
+    copy: Copy,
+    /// From the innermost frame to the poll.
+    stack: Stack,
+    notes: Vec<String>,
+    before: Option<(u64, CpuTimes)>,
+}
+
+/// What a thread did since a worker had stood still for half of the duration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Was {
+    /// It has not run.
+    Blocked,
+    Running,
+    /// It mostly waited for a processor, or it is not known.
+    Starved,
+}
+
+/// Where the functions of the poll end in the stack of a worker. `None` if the thread is no worker, or is not inside a poll.
+fn end_of_poll(stack: &Stack, has_one_thread: bool) -> Option<usize> {
+    let scheduler = if has_one_thread { "scheduler::current_thread::" } else { "scheduler::multi_thread::" };
+    let of_tokio = |function: &str| crate_of(function) == Some("tokio");
+    let frames = &stack.frames;
+    let is_of_scheduler = |function: &str| of_tokio(function) && function.contains(scheduler);
+    let end = frames.iter().position(|frame| is_of_scheduler(&frame.function))?;
+    let mut inside = frames[..end].iter().map(|frame| &*frame.function);
+    if frames[end].function.contains("park")
+        || inside.clone().any(|function| function.contains("block_in_place"))
+    {
+        return None;
+    }
+    // On one thread the scheduler polls the future of `block_on` itself. Otherwise only tasks are polled.
+    let is_poll = |function: &str| of_tokio(function) && function.contains("runtime::task::");
+    let has_own = frames[..end].iter().any(|frame| !frame.foreign);
+    ((has_one_thread && has_own) || inside.any(is_poll)).then_some(end)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::contents::Frame;
+
+    fn end(functions: &[&str], has_one_thread: bool) -> Option<usize> {
+        let frame = |function: &&str| Frame {
+            function: (*function).to_owned(),
+            file: None,
+            line: None,
+            inlined: false,
+            foreign: !function.starts_with("app"),
+            module: None,
+            offset: 0,
+        };
+        let frames = functions.iter().map(frame).collect();
+        end_of_poll(&Stack { frames, truncated: false, approximate: false }, has_one_thread)
+    }
+
+    #[test]
+    fn a_worker_in_a_poll_is_told_from_others() {
+        let run = "tokio::runtime::scheduler::multi_thread::worker::Context::run_task";
+        let park = "tokio::runtime::scheduler::multi_thread::worker::Context::park_internal";
+        let poll = "tokio::runtime::task::harness::Harness<T,S>::poll";
+        let block_on = "tokio::runtime::scheduler::current_thread::CoreGuard::block_on::{{closure}}";
+        assert_eq!(end(&["nanosleep", "app::slow::{{closure}}", poll, run], false), Some(3));
+        assert_eq!(end(&["epoll_wait", "tokio::runtime::io::driver::Driver::turn", park, run], false), None);
+        assert_eq!(end(&["app::f", "tokio::runtime::blocking::pool::Inner::run"], false), None);
+        let blocking = "tokio::runtime::scheduler::multi_thread::worker::block_in_place";
+        assert_eq!(end(&["app::f", blocking, "app::g", poll, run], false), None);
+        let blocking = "tokio::task::blocking::block_in_place";
+        assert_eq!(end(&["app::f", blocking, "app::g", poll, run], false), None);
+        assert_eq!(end(&["app::main::{{closure}}", block_on], true), Some(1));
+        assert_eq!(end(&["app::main::{{closure}}", block_on], false), None);
+        assert_eq!(end(&["app::main"], true), None);
+    }
+}

@@ -1,0 +1,235 @@
+//! The copy of a thread at one moment: registers, stack, scopes. Made without unwinding and without allocation.
+
+use std::time::Duration;
+
+use super::reason::{Reason, Reasons};
+use crate::scope::{ReadMemory, ScopeCopies};
+
+/// How many bytes of a stack are copied in any case, as far as there are so many.
+const LEAST: usize = 64 << 10;
+
+/// How many bytes of a stack are copied at most.
+pub(super) const MOST: usize = 256 << 10;
+
+/// How much more than the frame of the outermost scope is copied: enough for the function that opened it.
+const BEYOND: u64 = 16 << 10;
+
+/// Where the stack may be used below the stack pointer, on `x86_64`.
+const RED_ZONE: u64 = 128;
+
+/// The registers from which unwinding begins.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Registers {
+    pub(crate) pc: u64,
+    pub(crate) sp: u64,
+    /// The frame pointer. `None` if it is not known.
+    pub(crate) fp: Option<u64>,
+    /// The link register, on aarch64. `None` if it is not known.
+    pub(crate) lr: Option<u64>,
+    /// Whether the program counter is behind a system call that has begun.
+    pub(crate) in_call: bool,
+}
+
+/// A part of a stack, in the buffer of a [`StackCopy`].
+#[derive(Clone, Copy, Debug, Default)]
+struct Part {
+    address: u64,
+    len: usize,
+    /// Where the part begins in the buffer.
+    offset: usize,
+}
+
+/// The copied bytes of a stack: the innermost part, and, if the stack is large, a second part around the outermost scope.
+pub(crate) struct StackCopy {
+    /// `None` if there is no stack: `Copy::reasons` say why.
+    pub(crate) registers: Option<Registers>,
+    parts: [Part; 2],
+    buffer: Box<[u8]>,
+}
+
+impl StackCopy {
+    pub(super) fn with_room(len: usize) -> Self {
+        Self { registers: None, parts: [Part::default(); 2], buffer: vec![0; len].into_boxed_slice() }
+    }
+
+    /// Whether there is a stack.
+    pub(crate) fn is_there(&self) -> bool {
+        self.registers.is_some()
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.registers = None;
+        self.parts = [Part::default(); 2];
+    }
+
+    /// Copies the stack of a thread that does not run, or runs this. `outermost`: the highest address that matters, 0 if
+    /// none is known. Neither allocates nor panics.
+    pub(super) fn fill(&mut self, registers: Registers, outermost: u64, memory: &impl ReadMemory) {
+        self.clear();
+        let start = registers.sp.saturating_sub(RED_ZONE) & !7;
+        let wanted = outermost.saturating_add(BEYOND).saturating_sub(start);
+        let room = self.buffer.len().min(MOST);
+        let wanted = usize::try_from(wanted).unwrap_or(usize::MAX);
+        if outermost < start || wanted <= room {
+            self.copy_part(0, start, 0, wanted.clamp(LEAST.min(room), room), memory);
+        } else {
+            let half = room / 2;
+            self.copy_part(0, start, 0, half, memory);
+            let second = (outermost + BEYOND).saturating_sub(half as u64) & !7;
+            self.copy_part(1, second, half, half, memory);
+        }
+        if self.parts[0].len > 0 {
+            self.registers = Some(registers);
+        }
+    }
+
+    fn copy_part(&mut self, part: usize, address: u64, offset: usize, len: usize, memory: &impl ReadMemory) {
+        let Some(into) = self.buffer.get_mut(offset..offset + len) else { return };
+        let len = memory.read(address, into).min(len);
+        self.parts[part] = Part { address, len, offset };
+    }
+
+    /// The word at an address of the stack.
+    pub(super) fn word(&self, address: u64) -> Option<u64> {
+        self.parts.iter().find_map(|part| {
+            let at = usize::try_from(address.checked_sub(part.address)?).ok()?;
+            let end = at.checked_add(8).filter(|&end| end <= part.len)?;
+            let bytes = self.buffer.get(part.offset + at..part.offset + end)?;
+            bytes.try_into().ok().map(u64::from_le_bytes)
+        })
+    }
+
+    /// The addresses of the part around the outermost scope, if the copy has one.
+    pub(super) fn outer_part(&self) -> Option<std::ops::Range<u64>> {
+        let part = self.parts[1];
+        (part.len > 0).then(|| part.address..part.address + part.len as u64)
+    }
+
+    #[cfg(test)]
+    pub(super) fn bytes(&mut self) -> &mut [u8] {
+        let len = self.parts[0].len;
+        &mut self.buffer[..len]
+    }
+}
+
+impl std::fmt::Debug for StackCopy {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { registers, parts, buffer: _ } = self;
+        f.debug_struct("StackCopy")
+            .field("registers", registers)
+            .field("parts", parts)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a thread was doing at the moment of a copy.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum State {
+    /// It ran, or was ready to run.
+    Running,
+    /// It was blocked. In which system call, says `Copy::call`.
+    Blocked,
+    /// It has ended.
+    Gone,
+    #[default]
+    Unknown,
+}
+
+/// The system call in which a thread is blocked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Call {
+    pub(crate) number: i64,
+    pub(crate) arguments: [u64; 6],
+}
+
+/// For how long a thread has run and has waited since it began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct CpuTimes {
+    pub(crate) run: Duration,
+    /// The time during which it was ready to run, but got no processor.
+    pub(crate) waited: Duration,
+}
+
+/// What a copy of a thread says.
+pub(crate) struct Contents {
+    pub(crate) tid: u32,
+    pub(crate) stack: StackCopy,
+    pub(crate) scopes: ScopeCopies,
+    /// Whether the scopes were copied at one moment, at which the thread stood still: the same as that of the stack, if there
+    /// is a stack. Otherwise the scopes were read twice while the thread ran, and were the same both times.
+    pub(crate) is_consistent: bool,
+    pub(crate) call: Option<Call>,
+    pub(crate) state: State,
+    /// The processor time that the thread has used since it began.
+    pub(crate) cpu_time: Option<Duration>,
+    /// How long the thread has been ready to run since it began, but got no processor.
+    pub(crate) waited_for_cpu: Option<Duration>,
+    /// The time of the copy, on the crate's clock.
+    pub(crate) at: u64,
+    pub(crate) reasons: Reasons,
+}
+
+impl Contents {
+    /// `room`: how many bytes of the stack can be copied.
+    pub(super) fn new(room: usize) -> Self {
+        Self {
+            tid: 0,
+            stack: StackCopy::with_room(room),
+            scopes: ScopeCopies::new(),
+            is_consistent: false,
+            call: None,
+            state: State::Unknown,
+            cpu_time: None,
+            waited_for_cpu: None,
+            at: 0,
+            reasons: Reasons::default(),
+        }
+    }
+
+    pub(super) fn clear(&mut self, tid: u32) {
+        self.tid = tid;
+        self.stack.clear();
+        self.scopes.clear();
+        self.is_consistent = false;
+        self.call = None;
+        self.state = State::Unknown;
+        self.cpu_time = None;
+        self.waited_for_cpu = None;
+        self.at = 0;
+        self.reasons = Reasons::default();
+    }
+
+    /// Copies the scopes and the stack of a thread that does not run, or runs this. Neither allocates nor panics.
+    pub(super) fn fill(&mut self, registers: Registers, frame_word: u64, memory: &impl ReadMemory) {
+        if frame_word != 0 {
+            self.scopes.fill(frame_word, memory);
+        }
+        let outermost = self.scopes.scopes().iter().map(|scope| scope.frame);
+        // Frames with a lower address than the stack pointer are on another stack.
+        let outermost = outermost.filter(|&frame| frame >= registers.sp).max().unwrap_or(0);
+        self.stack.fill(registers, outermost, memory);
+    }
+
+    /// Why there is no stack, or what is not certain about it, in sentences.
+    pub(crate) fn notes(&self) -> Vec<String> {
+        self.reasons.sentences()
+    }
+
+    pub(super) fn because(&mut self, reason: Reason) {
+        self.reasons.add(reason);
+    }
+}
+
+impl std::fmt::Debug for Contents {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { tid, stack, call, state, is_consistent, reasons, .. } = self;
+        f.debug_struct("Copy")
+            .field("tid", tid)
+            .field("state", state)
+            .field("call", call)
+            .field("stack", stack)
+            .field("is_consistent", is_consistent)
+            .field("reasons", reasons)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,94 @@
+//! What unwinding needs to know of aarch64: calls, frame records, signal frames.
+
+use framehop::UnwindRegsNative;
+use framehop::aarch64::PtrAuthMask;
+
+use super::super::super::copy::{Registers, StackCopy};
+use crate::scope::ReadMemory;
+
+/// Stands for a register that is not known. It cannot be read, so a frame that needs it fails.
+const UNKNOWN: u64 = 0x0000_ffff_ffff_fff0;
+
+/// Takes the signature off a return address: addresses of programs have 48 bits.
+fn mask() -> PtrAuthMask {
+    PtrAuthMask(0x0000_ffff_ffff_ffff)
+}
+
+pub(in super::super) fn to_framehop(registers: &Registers) -> UnwindRegsNative {
+    let (lr, fp) = (registers.lr.unwrap_or(UNKNOWN), registers.fp.unwrap_or(UNKNOWN));
+    UnwindRegsNative::new_with_ptr_auth_mask(mask(), lr, registers.sp, fp)
+}
+
+pub(in super::super) fn knows_frame_pointer(registers: &UnwindRegsNative) -> bool {
+    registers.fp() != UNKNOWN
+}
+
+/// The registers of the caller, of which only the program counter and the stack pointer are known.
+pub(in super::super) fn caller(_pc: u64, sp: u64) -> UnwindRegsNative {
+    UnwindRegsNative::new_with_ptr_auth_mask(mask(), UNKNOWN, sp, UNKNOWN)
+}
+
+/// Whether a call instruction ends at `address`: `bl`, or `blr` with or without authentication.
+pub(in super::super) fn is_after_call(memory: &impl ReadMemory, address: u64) -> bool {
+    let mut code = [0; 4];
+    let Some(start) = address.checked_sub(4) else { return false };
+    if address % 4 != 0 || memory.read(start, &mut code) != 4 {
+        return false;
+    }
+    let code = u32::from_le_bytes(code);
+    code & 0xfc00_0000 == 0x9400_0000 || code & 0xfeff_f000 == 0xd63f_0000
+}
+
+/// A frame that was found on the stack.
+pub(in super::super) struct Found {
+    pub(in super::super) registers: UnwindRegsNative,
+    pub(in super::super) pc: u64,
+}
+
+/// How far above the stack pointer a frame is looked for.
+const FAR: u64 = 4 << 10;
+
+/// The caller of a function whose frame pointer and link register are not known: the first frame record (a frame pointer
+/// that points further up, and a return address) on the stack.
+pub(in super::super) fn recover(
+    memory: &impl ReadMemory,
+    stack: &StackCopy,
+    is_code: &dyn Fn(u64) -> bool,
+    _function: Option<u64>,
+    sp: u64,
+) -> Option<Found> {
+    let record = |at: u64| {
+        let (outer, pc) = (stack.word(at)?, stack.word(at.checked_add(8)?)? & mask().0);
+        let is_record = outer > at && is_code(pc) && is_after_call(memory, pc);
+        is_record.then_some((outer, pc))
+    };
+    let slots = (sp..sp.saturating_add(FAR)).step_by(16);
+    let mut slots = slots.take_while(|&slot| stack.word(slot).is_some());
+    slots.find_map(|slot| {
+        let (outer, pc) = record(slot)?;
+        // The record that it points to must be one too, unless it is the outermost, or not copied.
+        let goes_on = stack.word(outer).is_none_or(|next| next == 0 || record(outer).is_some());
+        let registers = UnwindRegsNative::new_with_ptr_auth_mask(mask(), pc, slot.wrapping_add(16), outer);
+        goes_on.then_some(Found { registers, pc })
+    })
+}
+
+/// Whether the kernel's end of a signal handler is at `address`: `mov x8, #139; svc #0`.
+pub(in super::super) fn is_end_of_handler(memory: &impl ReadMemory, address: u64) -> bool {
+    const CODE: [u8; 8] = [0x68, 0x11, 0x80, 0xd2, 0x01, 0x00, 0x00, 0xd4];
+    let mut code = [0; CODE.len()];
+    memory.read(address, &mut code) == CODE.len() && code == CODE
+}
+
+/// The registers that a signal interrupted. `sp`: where the kernel left a `siginfo_t` and a `ucontext_t`.
+pub(in super::super) fn interrupted(stack: &StackCopy, sp: u64) -> Option<Registers> {
+    let registers = sp.checked_add(128 + 176 + 8)?;
+    let register = |number: u64| stack.word(registers.checked_add(8 * number)?);
+    Some(Registers {
+        fp: Some(register(29)?),
+        lr: Some(register(30)?),
+        sp: register(31)?,
+        pc: register(32)?,
+        in_call: false,
+    })
+}

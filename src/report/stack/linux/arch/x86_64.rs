@@ -1,0 +1,170 @@
+//! What unwinding needs to know of `x86_64`: calls, prologues, signal frames.
+
+use framehop::UnwindRegsNative;
+
+use super::super::super::copy::{Registers, StackCopy};
+use crate::scope::ReadMemory;
+
+/// Stands for a frame pointer that is not known. It cannot be read, so a frame that needs it fails. (From 0 framehop would
+/// conclude that the stack ends.)
+const UNKNOWN: u64 = !7;
+
+/// The longest call instruction.
+const CALL: usize = 7;
+
+pub(in super::super) fn to_framehop(registers: &Registers) -> UnwindRegsNative {
+    UnwindRegsNative::new(registers.pc, registers.sp, registers.fp.unwrap_or(UNKNOWN))
+}
+
+pub(in super::super) fn knows_frame_pointer(registers: &UnwindRegsNative) -> bool {
+    registers.bp() != UNKNOWN
+}
+
+/// The registers of the caller, of which only the program counter and the stack pointer are known.
+pub(in super::super) fn caller(pc: u64, sp: u64) -> UnwindRegsNative {
+    UnwindRegsNative::new(pc, sp, UNKNOWN)
+}
+
+/// A word at an address.
+fn word(memory: &impl ReadMemory, address: u64) -> Option<u64> {
+    let mut bytes = [0; 8];
+    (memory.read(address, &mut bytes) == 8).then(|| u64::from_le_bytes(bytes))
+}
+
+/// The bytes before a return address.
+fn before(memory: &impl ReadMemory, address: u64) -> Option<[u8; CALL]> {
+    let mut bytes = [0; CALL];
+    (memory.read(address.checked_sub(CALL as u64)?, &mut bytes) == CALL).then_some(bytes)
+}
+
+/// Whether a call instruction ends at `address`.
+pub(in super::super) fn is_after_call(memory: &impl ReadMemory, address: u64) -> bool {
+    let Some(code) = before(memory, address) else { return false };
+    // `call rel32`, or `call r/m64` of 2, 3, 4, 6 or 7 bytes.
+    let is_indirect = |len: usize| {
+        let at = CALL - len;
+        if code[at] != 0xff || code[at + 1] >> 3 & 7 != 2 {
+            return false;
+        }
+        let (mode, operand) = (code[at + 1] >> 6, code[at + 1] & 7);
+        let has_index = operand == 4 && mode != 3;
+        let displacement = match mode {
+            0 if operand == 5 => 4,
+            0 if has_index && code.get(at + 2).is_some_and(|index| index & 7 == 5) => 4,
+            1 => 1,
+            2 => 4,
+            _ => 0,
+        };
+        2 + usize::from(has_index) + displacement == len
+    };
+    code[2] == 0xe8 || [2, 3, 4, 6, 7].into_iter().any(is_indirect)
+}
+
+fn displaced(from: u64, bytes: &[u8]) -> Option<u64> {
+    let displacement = i32::from_le_bytes(bytes.try_into().ok()?);
+    Some(from.wrapping_add_signed(displacement.into()))
+}
+
+/// Whether the call instruction that ends at `address` calls `function`: directly, by a stub of the linker, or by the table
+/// of addresses that the linker keeps.
+fn calls(memory: &impl ReadMemory, address: u64, function: u64) -> bool {
+    let calls = || {
+        let code = before(memory, address)?;
+        let target = displaced(address, &code[3..])?;
+        if code[2] == 0xe8 {
+            if target == function {
+                return Some(true);
+            }
+            let mut stub = [0; 10];
+            let len = memory.read(target, &mut stub);
+            let at = if stub.starts_with(&[0xf3, 0x0f, 0x1e, 0xfa]) { 4 } else { 0 };
+            if len < at + 6 || stub[at..at + 2] != [0xff, 0x25] {
+                return None;
+            }
+            let pointer = displaced(target.wrapping_add(at as u64 + 6), &stub[at + 2..at + 6])?;
+            return Some(word(memory, pointer)? == function);
+        }
+        (code[1..3] == [0xff, 0x15] && word(memory, target)? == function).then_some(true)
+    };
+    calls().unwrap_or(false)
+}
+
+/// How far the frame pointer is above the stack pointer in the body of a function that keeps one, by its prologue.
+fn frame_pointer_offset(memory: &impl ReadMemory, function: u64) -> Option<u64> {
+    let mut bytes = [0; 48];
+    let len = memory.read(function, &mut bytes);
+    let mut code = bytes.get(..len)?;
+    code = code.strip_prefix(&[0xf3, 0x0f, 0x1e, 0xfa]).unwrap_or(code);
+    // push rbp; mov rbp, rsp
+    code = code.strip_prefix(&[0x55, 0x48, 0x89, 0xe5])?;
+    let mut offset = 0;
+    loop {
+        match code {
+            [0x50..=0x57, rest @ ..] | [0x41, 0x50..=0x57, rest @ ..] => {
+                offset += 8;
+                code = rest;
+            }
+            // sub rsp
+            [0x48, 0x83, 0xec, room, ..] => return Some(offset + u64::from(*room)),
+            [0x48, 0x81, 0xec, a, b, c, d, ..] => {
+                return Some(offset + u64::from(u32::from_le_bytes([*a, *b, *c, *d])));
+            }
+            // and rsp: the distance is not known.
+            [0x48, 0x83, 0xe4, ..] | [] => return None,
+            _ => return Some(offset),
+        }
+    }
+}
+
+/// A frame that was found on the stack: where the caller goes on, its stack pointer, its frame pointer.
+pub(in super::super) struct Found {
+    pub(in super::super) registers: UnwindRegsNative,
+    pub(in super::super) pc: u64,
+}
+
+/// How far above the stack pointer a frame is looked for.
+const FAR: u64 = 64 << 10;
+
+/// The caller of a function that keeps a frame pointer, if that pointer is not known. First the place that the function's
+/// prologue tells; if there is no return address, then the first return address of a call to this very function.
+pub(in super::super) fn recover(
+    memory: &impl ReadMemory,
+    stack: &StackCopy,
+    is_code: &dyn Fn(u64) -> bool,
+    function: Option<u64>,
+    sp: u64,
+) -> Option<Found> {
+    let function = function?;
+    let found = |fp: u64| {
+        let (outer, pc) = (stack.word(fp)?, stack.word(fp.checked_add(8)?)?);
+        let found = || Found { registers: UnwindRegsNative::new(pc, fp.wrapping_add(16), outer), pc };
+        is_code(pc).then(found)
+    };
+    if let Some(offset) = frame_pointer_offset(memory, function)
+        && let Some(found) = found(sp.wrapping_add(offset))
+        && is_after_call(memory, found.pc)
+    {
+        return Some(found);
+    }
+    let slots = (sp..sp.saturating_add(FAR)).step_by(8);
+    let mut slots = slots.take_while(|&slot| stack.word(slot).is_some());
+    slots.find_map(|slot| found(slot).filter(|found| calls(memory, found.pc, function)))
+}
+
+/// Whether the C library's end of a signal handler is at `address`: `mov rax, 15; syscall`.
+pub(in super::super) fn is_end_of_handler(memory: &impl ReadMemory, address: u64) -> bool {
+    const CODE: [u8; 9] = [0x48, 0xc7, 0xc0, 15, 0, 0, 0, 0x0f, 0x05];
+    let mut code = [0; CODE.len()];
+    memory.read(address, &mut code) == CODE.len() && code == CODE
+}
+
+/// The registers that a signal interrupted. `sp`: where the kernel left them, a `ucontext_t`.
+pub(in super::super) fn interrupted(stack: &StackCopy, sp: u64) -> Option<Registers> {
+    let register = |offset: u64| stack.word(sp.checked_add(offset)?);
+    Some(Registers {
+        fp: Some(register(120)?),
+        sp: register(160)?,
+        pc: register(168)?,
+        ..Registers::default()
+    })
+}

@@ -1,0 +1,28 @@
+//! Linux on `x86_64` and `aarch64`.
+
+mod arch;
+mod elf;
+mod location;
+mod memory;
+mod modules;
+mod names;
+mod own;
+mod raw;
+mod signal;
+mod slots;
+mod spare;
+mod system;
+mod target;
+mod task;
+mod unwind;
+
+pub(crate) use location::location;
+pub(crate) use memory::Memory;
+#[cfg(test)]
+pub(super) use modules::Modules;
+pub(crate) use names::Names;
+pub(crate) use own::own;
+pub(crate) use raw::RawStack;
+pub(crate) use spare::Copy;
+pub(crate) use target::{Begun, Target, begin, prepare};
+pub(crate) use unwind::Unwinder;

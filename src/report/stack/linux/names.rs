@@ -1,0 +1,260 @@
+//! Names of functions, from the files of the program and its libraries.
+//!
+//! Each file has a loader of its own, so no lock is shared with the backtraces of the program. A file is believed only if it
+//! is the build that is loaded.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::sync::Arc;
+
+use addr2line::Loader;
+
+use super::elf;
+use super::modules::{DELETED, Mapping, Module};
+use super::raw::RawStack;
+use crate::report::contents::{Frame, Stack};
+use crate::report::foreign::{is_foreign, is_own};
+use crate::scope::ReadMemory;
+use crate::time::clock;
+
+/// The time for all names of one stack, in nanoseconds. A frame that comes later has its module and offset only.
+const BUDGET: u64 = 10_000_000_000;
+
+/// A file that was not used for so long is closed, in nanoseconds.
+const UNUSED: u64 = 60_000_000_000;
+
+/// Names of so many addresses are kept.
+const MOST_KEPT: usize = 8192;
+
+/// How many frames of a stack are given names: the innermost ones, and the outermost ones.
+const INNER: usize = 192;
+const OUTER: usize = 64;
+
+/// Larger files are not opened.
+const MOST_BYTES: u64 = 4 << 30;
+
+/// The file of a module, if it has names.
+struct Source {
+    loader: Option<Loader>,
+    used: u64,
+}
+
+/// Finds names.
+#[derive(Default)]
+pub(crate) struct Names {
+    /// By the module's path and build.
+    sources: HashMap<(String, Vec<u8>), Source>,
+    known: HashMap<(u64, u64, Vec<u8>), Vec<Frame>>,
+}
+
+impl std::fmt::Debug for Names {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Names").field("sources", &self.sources.len()).finish_non_exhaustive()
+    }
+}
+
+impl Names {
+    pub(crate) fn new() -> Self {
+        Self::default()
+    }
+
+    /// The stack with names. `within`: the address of the frame of a scope. Functions outside the scope are left out then,
+    /// but for the one that opened it.
+    pub(crate) fn resolve(&mut self, raw: &RawStack, within: Option<u64>) -> Stack {
+        let now = clock::real_now();
+        let mut stack = Stack { frames: Vec::new(), truncated: raw.truncated, approximate: raw.approximate };
+        let count = raw.frames.len();
+        // The first frame that is not inside the scope is the function which has the scope's frame among its locals.
+        let inside = within.map(|scope| raw.frames.iter().take_while(|frame| frame.cfa <= scope).count());
+        let shown = inside.unwrap_or(count);
+        let left_out = shown.saturating_sub(INNER + OUTER);
+        for (index, frame) in raw.frames.iter().enumerate() {
+            if left_out > 0 && index == INNER {
+                stack.frames.push(gap(&format!("({left_out} frames are left out here)")));
+            }
+            if (INNER..INNER + left_out).contains(&index) {
+                continue;
+            }
+            if raw.gap == Some(index) {
+                stack.frames.push(gap("(frames are missing here: the stack is larger than its copy)"));
+            }
+            let is_late = clock::real_now().saturating_sub(now) > BUDGET;
+            let before = stack.frames.len();
+            let module = raw.modules.get(frame.address);
+            self.push(module, frame.address, is_late, now, &mut stack.frames);
+            let is_own =
+                stack.frames[before..].iter().all(|frame| is_own(&frame.function, frame.file.as_deref()));
+            // Of the functions outside the scope the one is shown that called this crate to open it.
+            if inside.is_some_and(|inside| index >= inside) && !is_own {
+                // The end of the last frame is not known if the stack was cut there.
+                stack.truncated = raw.truncated && index + 1 == count;
+                break;
+            }
+        }
+        self.close_unused(now);
+        stack
+    }
+
+    fn push(
+        &mut self,
+        module: Option<&Arc<Module>>,
+        address: u64,
+        is_late: bool,
+        now: u64,
+        frames: &mut Vec<Frame>,
+    ) {
+        let Some(module) = module else {
+            frames.push(Frame { offset: address, ..gap(&format!("{address:#x}")) });
+            return;
+        };
+        let key = (address, module.image.bias, module.image.build_id.clone());
+        if let Some(known) = self.known.get(&key) {
+            frames.extend_from_slice(known);
+            return;
+        }
+        if is_late {
+            frames.push(nameless(module, address));
+            return;
+        }
+        let found = self.source(module, now).loader.as_ref().map(|loader| named(loader, module, address));
+        let found =
+            found.filter(|found| !found.is_empty()).unwrap_or_else(|| vec![nameless(module, address)]);
+        frames.extend_from_slice(&found);
+        if self.known.len() >= MOST_KEPT {
+            self.known.clear();
+        }
+        self.known.insert(key, found);
+    }
+
+    fn source(&mut self, module: &Module, now: u64) -> &Source {
+        let key = (module.mapping.path.clone(), module.image.build_id.clone());
+        let source = self.sources.entry(key).or_insert_with(|| Source { loader: open(module), used: now });
+        source.used = now;
+        source
+    }
+
+    fn close_unused(&mut self, now: u64) {
+        self.sources.retain(|_, source| now.saturating_sub(source.used) < UNUSED);
+    }
+}
+
+/// A frame that stands for others.
+fn gap(text: &str) -> Frame {
+    Frame {
+        function: text.to_owned(),
+        file: None,
+        line: None,
+        inlined: false,
+        foreign: false,
+        module: None,
+        offset: 0,
+    }
+}
+
+/// A file that is read like memory.
+struct Bytes<'a>(&'a File);
+
+impl ReadMemory for Bytes<'_> {
+    fn read(&self, address: u64, into: &mut [u8]) -> usize {
+        self.0.read_at(into, address).unwrap_or(0)
+    }
+}
+
+/// Opens the module's file, if it is the build that is loaded.
+fn open(module: &Module) -> Option<Loader> {
+    let mapping = &module.mapping;
+    if !mapping.path.starts_with('/') {
+        return None;
+    }
+    candidates(mapping).into_iter().find_map(|path| {
+        let file = File::open(&path).ok()?;
+        let metadata = file.metadata().ok()?;
+        if metadata.len() > MOST_BYTES {
+            return None;
+        }
+        let is_same = match elf::build_id_of_file(&Bytes(&file)) {
+            Some(id) => id == module.image.build_id,
+            // Without an identity only the very file that is mapped is believed.
+            None => module.image.build_id.is_empty() && metadata.ino() == mapping.inode,
+        };
+        is_same.then(|| Loader::new(&path).ok()).flatten()
+    })
+}
+
+/// Where the module's file may be found.
+fn candidates(mapping: &Mapping) -> Vec<String> {
+    let path = mapping.path.strip_suffix(DELETED).unwrap_or(&mapping.path);
+    let program = fs::read_link("/proc/self/exe").ok();
+    let is_program = program.is_some_and(|program| program.to_str() == Some(&mapping.path));
+    let mut candidates = Vec::new();
+    if is_program {
+        // Even if the file was replaced or deleted, this is the one that runs.
+        candidates.push("/proc/self/exe".to_owned());
+    }
+    candidates.push(path.to_owned());
+    // For privileged processes, even if the file was deleted.
+    candidates.extend(
+        mapping.code.first().map(|code| format!("/proc/self/map_files/{:x}-{:x}", code.start, code.end)),
+    );
+    candidates
+}
+
+/// The functions at an address, innermost first: those that were inlined, then the one that has the code.
+fn named(loader: &Loader, module: &Module, address: u64) -> Vec<Frame> {
+    let offset = address.wrapping_sub(module.image.bias);
+    let name = module.mapping.name();
+    let mut found = Vec::new();
+    if let Ok(mut frames) = loader.find_frames(offset) {
+        while let Ok(Some(frame)) = frames.next() {
+            let Some(function) = frame.function.as_ref().and_then(|function| function.raw_name().ok()) else {
+                continue;
+            };
+            let (file, line) = frame.location.map_or((None, None), |location| (location.file, location.line));
+            found.push(Frame {
+                function: demangled(&function),
+                file: file.map(str::to_owned),
+                line,
+                inlined: true,
+                foreign: false,
+                module: Some(name.to_owned()),
+                offset,
+            });
+        }
+    }
+    if let Some(physical) = found.last_mut() {
+        physical.inlined = false;
+    }
+    // The symbol table has the full path of a name, debug information often the last part only.
+    if let Some(symbol) = loader.find_symbol(offset) {
+        let symbol = demangled(symbol);
+        match found.last_mut() {
+            Some(physical) if !physical.function.contains("::") && symbol.contains("::") => {
+                physical.function = symbol;
+            }
+            Some(_) => {}
+            None => found.push(Frame { function: symbol, offset, module: Some(name.to_owned()), ..gap("") }),
+        }
+    }
+    for frame in &mut found {
+        frame.foreign = is_foreign(&frame.function, frame.file.as_deref(), name);
+    }
+    found
+}
+
+/// A name without the hash.
+fn demangled(symbol: &str) -> String {
+    format!("{:#}", rustc_demangle::demangle(symbol))
+}
+
+/// A function that has no name: the module, and where the function begins in it.
+fn nameless(module: &Module, address: u64) -> Frame {
+    let name = module.mapping.name();
+    let offset = address.wrapping_sub(module.image.bias);
+    let function = match module.image.function_start(address) {
+        Some(start) => format!("{name}!fn_{:x}", start.wrapping_sub(module.image.bias)),
+        None => format!("{name}+{offset:#x}"),
+    };
+    let foreign = is_foreign("", None, name);
+    Frame { function, foreign, module: Some(name.to_owned()), offset, ..gap("") }
+}

@@ -1,0 +1,74 @@
+//! The memory of copies, which is used again: to take a copy does not allocate while there is a spare one.
+
+use std::mem::ManuallyDrop;
+use std::ops::{Deref, DerefMut};
+
+use super::super::copy::{Contents, MOST};
+use crate::sync::fork::PerProcess;
+use crate::sync::{Mutex, lock};
+
+/// Copies that are not in use. Only the watchdog and reporters lock it.
+static SPARE: PerProcess<Mutex<Vec<Box<Contents>>>> =
+    PerProcess::new(Mutex::new(Vec::new()), || Mutex::new(Vec::new()));
+
+/// How many spare copies are kept.
+const SPARES: usize = 4;
+
+/// Makes spare copies. The program's allocator may be stuck by the time that they are needed.
+pub(super) fn prepare() {
+    let missing = SPARES.saturating_sub(lock(SPARE.get()).len());
+    let made = (0..missing).map(|_| Box::new(Contents::new(MOST)));
+    made.for_each(|contents| drop(Copy::from_contents(contents)));
+}
+
+/// A copy of a thread. Its memory is used again once it is dropped.
+#[derive(Debug)]
+pub(crate) struct Copy(ManuallyDrop<Box<Contents>>);
+
+impl Deref for Copy {
+    type Target = Contents;
+
+    fn deref(&self) -> &Contents {
+        &self.0
+    }
+}
+
+impl DerefMut for Copy {
+    fn deref_mut(&mut self) -> &mut Contents {
+        &mut self.0
+    }
+}
+
+impl Copy {
+    pub(super) fn new(tid: u32) -> Self {
+        let spare = lock(SPARE.get()).pop();
+        let mut contents = spare.unwrap_or_else(|| Box::new(Contents::new(MOST)));
+        contents.clear(tid);
+        Self(ManuallyDrop::new(contents))
+    }
+
+    /// The contents, for whoever gives them back by [`Copy::from_contents`].
+    pub(super) fn into_contents(self) -> Box<Contents> {
+        let mut copy = ManuallyDrop::new(self);
+        // SAFETY: `copy` is not used again and not dropped, so the box is taken one time.
+        unsafe { ManuallyDrop::take(&mut copy.0) }
+    }
+
+    pub(super) fn from_contents(contents: Box<Contents>) -> Self {
+        Self(ManuallyDrop::new(contents))
+    }
+}
+
+impl Drop for Copy {
+    fn drop(&mut self) {
+        // SAFETY: the value is not used again, so the box is taken one time.
+        let contents = unsafe { ManuallyDrop::take(&mut self.0) };
+        let mut spare = lock(SPARE.get());
+        if spare.len() < SPARES {
+            spare.push(contents);
+        } else {
+            drop(spare);
+            drop(contents);
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! A thread that is looked at, and how a look begins.
+
+use std::time::Duration;
+
+use super::super::copy::{CpuTimes, State};
+use super::super::reason::Reason;
+use super::memory::Memory;
+use super::signal;
+use super::slots::Armed;
+use super::spare::{self, Copy};
+use super::task::{self, Look, Task};
+
+/// A thread of this process, and the files that say what it does.
+pub(crate) struct Target {
+    tid: u32,
+    /// The address of the thread's pointer to its innermost frame; 0 if the thread has no scopes.
+    frame_word: u64,
+    task: Task,
+}
+
+impl std::fmt::Debug for Target {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Target").field("tid", &self.tid).finish_non_exhaustive()
+    }
+}
+
+impl Target {
+    /// Opens the files of a thread.
+    pub(crate) fn new(tid: u32, frame_word: u64) -> Self {
+        Self { tid, frame_word, task: Task::open(tid) }
+    }
+
+    /// For how long the thread has run and has waited, if that is known.
+    pub(crate) fn times(&self) -> Option<CpuTimes> {
+        self.task.times()
+    }
+}
+
+/// A look that has begun.
+#[derive(Debug)]
+pub(crate) enum Begun {
+    /// The copy is there.
+    Copied(Copy),
+    /// The thread runs, and was asked to copy itself.
+    Asked(Request),
+}
+
+/// Makes later looks cheap: they need not allocate.
+pub(crate) fn prepare() {
+    Memory::prepare();
+    signal::install();
+    spare::prepare();
+}
+
+/// Begins a look at a thread. Does not wait for the thread, and takes no lock that the program may hold.
+pub(crate) fn begin(target: &Target) -> Begun {
+    Memory::prepare();
+    signal::install();
+    let mut copy = Copy::new(target.tid);
+    if !Memory::is_readable() {
+        copy.because(Reason::NoMemory);
+    }
+    match target.task.look(&mut copy, target.frame_word) {
+        Look::Copied | Look::Gone => return Begun::Copied(copy),
+        Look::Running => {}
+        Look::Refused => copy.because(Reason::NoTaskFiles),
+    }
+    if copy.reasons.has(Reason::NoMemory) {
+        return Begun::Copied(copy);
+    }
+    match signal::ask(copy, target.frame_word) {
+        Ok(armed) => Begun::Asked(Request { armed, frame_word: target.frame_word }),
+        Err(copy) => Begun::Copied(without_stack(copy, target.frame_word)),
+    }
+}
+
+/// What can be had without the stack.
+fn without_stack(mut copy: Copy, frame_word: u64) -> Copy {
+    if copy.reasons.has(Reason::Gone) {
+        copy.state = State::Gone;
+    } else if frame_word != 0 && task::scopes_of_running(&mut copy.scopes, frame_word) {
+        copy.because(Reason::Inconsistent);
+    }
+    copy
+}
+
+/// A thread that was asked to copy itself.
+#[derive(Debug)]
+pub(crate) struct Request {
+    armed: Armed,
+    frame_word: u64,
+}
+
+impl Request {
+    /// Waits for the copy. If it does not come, the copy has no stack, and says why.
+    pub(crate) fn wait(self, at_most: Duration) -> Copy {
+        let copy = self.armed.wait(at_most);
+        if copy.is_consistent { copy } else { without_stack(copy, self.frame_word) }
+    }
+}

@@ -1,0 +1,262 @@
+//! Another thread of this process, seen through its files in `/proc/self/task`.
+//!
+//! A thread that is blocked in a system call has its stack pointer and program counter in the file `syscall`. The time that
+//! it has run for is in `schedstat`. Both are read before and after the copy. If they are the same both times, the thread has
+//! not run in between, so the copy is of one moment. The thread is not woken, and no call of it is interrupted.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::time::Duration;
+
+use super::super::copy::{Call, Contents, CpuTimes, Registers, State};
+use super::super::reason::Reason;
+use super::memory::Memory;
+use crate::scope::ScopeCopies;
+use crate::time::clock;
+
+/// How often a copy is begun again, because the thread has run meanwhile.
+const ATTEMPTS: usize = 3;
+
+/// A thread of this process. Its files are opened one time. They stay those of this thread: once it has ended they cannot be
+/// read, even if another thread has its number.
+pub(super) struct Task {
+    syscall: Result<File, Failure>,
+    schedstat: Option<File>,
+    /// The counts of switches, where the system keeps no `schedstat`.
+    status: Option<File>,
+}
+
+/// What the files say.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Seen {
+    Running,
+    /// Blocked, or stopped. The stack pointer and the program counter are known.
+    Blocked {
+        call: Option<Call>,
+        sp: u64,
+        pc: u64,
+    },
+    /// The thread has ended.
+    Gone,
+    /// The system does not say.
+    Refused,
+}
+
+/// How long the thread has run, and how often it was switched to. Equal at two moments: it has not run in between.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+struct Ran {
+    run: u64,
+    waited: u64,
+    switches: u64,
+}
+
+/// What became of a copy.
+pub(super) enum Look {
+    Copied,
+    Running,
+    Gone,
+    Refused,
+}
+
+impl Task {
+    pub(super) fn open(tid: u32) -> Self {
+        let open = |name: &str| File::open(format!("/proc/self/task/{tid}/{name}"));
+        let syscall = open("syscall").map_err(|error| match Failure::of(&error) {
+            // There may be no `/proc` at all.
+            Failure::Gone if !Path::new("/proc/self/task").exists() => Failure::Refused,
+            failure => failure,
+        });
+        let schedstat = open("schedstat").ok();
+        let has_times =
+            schedstat.as_ref().is_some_and(|file| Ran::of_schedstat(file).is_some_and(|ran| ran.run > 0));
+        // A thread that has not run yet has no time either. Then the counts are read too, which does no harm.
+        let status = if has_times { None } else { open("status").ok() };
+        Self { syscall, schedstat, status }
+    }
+
+    /// Copies the thread, if it is blocked. Notes in any case what the files say.
+    pub(super) fn look(&self, copy: &mut Contents, frame_word: u64) -> Look {
+        for _ in 0..ATTEMPTS {
+            let ran = self.ran();
+            copy.at = clock::real_now();
+            if let Some(times) = ran.and_then(Ran::times) {
+                copy.cpu_time = Some(times.run);
+                copy.waited_for_cpu = Some(times.waited);
+            }
+            let seen = self.seen();
+            let (call, sp, pc) = match seen {
+                Seen::Blocked { call, sp, pc } => (call, sp, pc),
+                Seen::Running => {
+                    copy.state = State::Running;
+                    return Look::Running;
+                }
+                Seen::Gone => {
+                    copy.state = State::Gone;
+                    copy.because(Reason::Gone);
+                    return Look::Gone;
+                }
+                Seen::Refused => return Look::Refused,
+            };
+            let registers = Registers { pc, sp, fp: None, lr: None, in_call: call.is_some() };
+            copy.fill(registers, frame_word, &Memory);
+            if ran.is_some() && self.seen() == seen && self.ran() == ran {
+                copy.state = State::Blocked;
+                copy.call = call;
+                copy.is_consistent = true;
+                if copy.stack.registers.is_none() {
+                    copy.because(Reason::Unreadable);
+                }
+                return Look::Copied;
+            }
+            copy.stack.clear();
+            copy.scopes.clear();
+        }
+        copy.state = State::Running;
+        Look::Running
+    }
+
+    /// The thread's times; `None` if the system does not keep them, or if the thread has ended.
+    pub(super) fn times(&self) -> Option<CpuTimes> {
+        self.ran().and_then(Ran::times)
+    }
+
+    fn seen(&self) -> Seen {
+        let mut bytes = [0; 256];
+        match self.syscall.as_ref().map_err(|failure| *failure).and_then(|file| read(file, &mut bytes)) {
+            Ok(text) => parse(text).unwrap_or(Seen::Refused),
+            Err(Failure::Gone) => Seen::Gone,
+            Err(Failure::Refused) => Seen::Refused,
+        }
+    }
+
+    fn ran(&self) -> Option<Ran> {
+        let times = self.schedstat.as_ref().and_then(Ran::of_schedstat);
+        let Some(status) = &self.status else { return times };
+        let switches = switches(status);
+        match times {
+            Some(times) => {
+                Some(Ran { switches: switches.unwrap_or(0), ..times }).filter(|ran| *ran != Ran::default())
+            }
+            None => Some(Ran { switches: switches?, ..Ran::default() }),
+        }
+    }
+}
+
+impl Ran {
+    /// `None` if the system keeps no times.
+    fn times(self) -> Option<CpuTimes> {
+        let times =
+            CpuTimes { run: Duration::from_nanos(self.run), waited: Duration::from_nanos(self.waited) };
+        (self.run > 0).then_some(times)
+    }
+
+    fn of_schedstat(file: &File) -> Option<Self> {
+        let mut bytes = [0; 256];
+        let mut numbers =
+            read(file, &mut bytes).ok()?.split_ascii_whitespace().map_while(|number| number.parse().ok());
+        Some(Self { run: numbers.next()?, waited: numbers.next()?, switches: numbers.next()? })
+    }
+}
+
+/// How often the thread has left a processor.
+fn switches(status: &File) -> Option<u64> {
+    let mut bytes = [0; 4096];
+    let text = read(status, &mut bytes).ok()?;
+    let counts = text.lines().filter(|line| line.contains("voluntary_ctxt_switches:"));
+    let mut counts = counts.filter_map(|line| line.split_ascii_whitespace().nth(1)?.parse::<u64>().ok());
+    let first = counts.next()?;
+    Some(counts.fold(first, u64::wrapping_add))
+}
+
+#[derive(Clone, Copy)]
+enum Failure {
+    Gone,
+    Refused,
+}
+
+impl Failure {
+    fn of(error: &io::Error) -> Self {
+        match error.raw_os_error() {
+            Some(libc::ESRCH | libc::ENOENT) => Self::Gone,
+            _ => Self::Refused,
+        }
+    }
+}
+
+fn read<'a>(file: &File, bytes: &'a mut [u8]) -> Result<&'a str, Failure> {
+    let count = file.read_at(bytes, 0).map_err(|error| Failure::of(&error))?;
+    // Some of these files are empty once the thread has ended.
+    let text = bytes.get(..count).filter(|text| !text.is_empty()).ok_or(Failure::Gone)?;
+    std::str::from_utf8(text).map_err(|_| Failure::Refused)
+}
+
+/// Reads the text of a file `syscall`: `running`; or `-1`, the stack pointer, the program counter; or the number of a call,
+/// six arguments, the stack pointer, the program counter.
+fn parse(text: &str) -> Option<Seen> {
+    let text = text.trim_ascii_end();
+    if text == "running" {
+        return Some(Seen::Running);
+    }
+    let mut words = text.split_ascii_whitespace();
+    let number: i64 = words.next()?.parse().ok()?;
+    let mut values = [0; 8];
+    let mut count = 0;
+    for word in words {
+        *values.get_mut(count)? = u64::from_str_radix(word.strip_prefix("0x")?, 16).ok()?;
+        count += 1;
+    }
+    let (call, sp, pc) = match count {
+        8 => {
+            let [arguments @ .., sp, pc] = values;
+            (Some(Call { number, arguments }), sp, pc)
+        }
+        2 => (None, values[0], values[1]),
+        _ => return None,
+    };
+    // A thread that is being made or unmade has no registers.
+    if sp == 0 { None } else { Some(Seen::Blocked { call, sp, pc }) }
+}
+
+/// Reads the scopes of a thread that runs. They are kept if two readings are the same.
+pub(super) fn scopes_of_running(scopes: &mut ScopeCopies, frame_word: u64) -> bool {
+    let key = |scopes: &ScopeCopies| {
+        let innermost =
+            scopes.scopes().first().map(|scope| (scope.frame, scope.entered, scope.asked, scope.location));
+        let outermost =
+            scopes.scopes().last().map(|scope| (scope.frame, scope.entered, scope.asked, scope.location));
+        (scopes.scopes().len(), innermost, outermost)
+    };
+    for _ in 0..ATTEMPTS {
+        scopes.fill(frame_word, &Memory);
+        let first = key(scopes);
+        scopes.fill(frame_word, &Memory);
+        if key(scopes) == first {
+            return true;
+        }
+    }
+    scopes.clear();
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_text_of_a_call_is_read() {
+        let seen = parse("202 0x7f1 0x80 0x2 0x0 0x0 0x0 0x7ffd10 0x401020\n");
+        let call = Call { number: 202, arguments: [0x7f1, 0x80, 2, 0, 0, 0] };
+        assert!(seen == Some(Seen::Blocked { call: Some(call), sp: 0x7f_fd10, pc: 0x40_1020 }));
+        assert!(parse("-1 0x10 0x20") == Some(Seen::Blocked { call: None, sp: 0x10, pc: 0x20 }));
+        assert!(parse("running\n") == Some(Seen::Running));
+    }
+
+    #[test]
+    fn a_text_that_is_no_call_is_refused() {
+        for text in ["", "1", "x 0x1 0x2", "1 0x1 2", "0 0x0 0x0", "1 0x1 0x2 0x3", &"0x1 ".repeat(40)] {
+            assert!(parse(text).is_none(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,290 @@
+//! Unwinds copies of stacks. The only user of framehop.
+//!
+//! Nothing here touches a thread: it works on a copy, on copies of the unwind tables, and on code, which does not change. So
+//! it may allocate, and may take its time.
+
+use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use framehop::{
+    CacheNative, ExplicitModuleSectionInfo, FrameAddress, MayAllocateDuringUnwind, UnwindRegsNative,
+    Unwinder as _, UnwinderNative,
+};
+
+use super::super::copy::{Registers, StackCopy};
+use super::arch;
+use super::memory::Memory;
+use super::modules::{Module, Modules};
+use super::raw::{RawFrame, RawStack};
+use crate::scope::ReadMemory;
+use crate::time::clock;
+
+/// More frames are not looked for.
+const MOST_FRAMES: usize = 20_000;
+
+/// How far above the stack pointer a return address is looked for, where the tables do not help.
+const SCAN: u64 = 4 << 10;
+
+/// In an outer part of a stack: as many frames in a row that follow from each other are believed.
+const BELIEVED: usize = 8;
+
+/// In an outer part of a stack: as many return addresses are tried.
+const TRIED: usize = 256;
+
+/// For how long the list of modules is believed, in nanoseconds.
+const FRESH: u64 = 100_000_000;
+
+/// The bytes of a table, shared with the module that has them.
+#[derive(Default)]
+struct Bytes(Arc<Module>, Which);
+
+#[derive(Clone, Copy, Default)]
+enum Which {
+    #[default]
+    Index,
+    Frames,
+}
+
+impl std::ops::Deref for Bytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self.1 {
+            Which::Index => &self.0.image.index.bytes,
+            Which::Frames => &self.0.image.frames.bytes,
+        }
+    }
+}
+
+type Tables = UnwinderNative<Bytes, MayAllocateDuringUnwind>;
+type Cache = CacheNative<MayAllocateDuringUnwind>;
+
+/// Unwinds stacks of this process.
+pub(crate) struct Unwinder<M = Memory> {
+    memory: M,
+    modules: Arc<Modules>,
+    tables: Tables,
+    /// Of these tables only: framehop's own numbers for them wrap around.
+    cache: Cache,
+    /// When the list of modules was made.
+    scanned: Option<u64>,
+}
+
+impl<M> std::fmt::Debug for Unwinder<M> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Unwinder").finish_non_exhaustive()
+    }
+}
+
+impl Default for Unwinder {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Unwinder {
+    pub(crate) fn new() -> Self {
+        Self::with(Memory, Modules::default())
+    }
+
+    /// The frames of a copied stack, innermost first.
+    pub(crate) fn unwind(&mut self, stack: &StackCopy) -> RawStack {
+        let now = clock::real_now();
+        let is_fresh = self.scanned.is_some_and(|at| now.saturating_sub(at) < FRESH);
+        let pc = stack.registers.map_or(0, |registers| registers.pc);
+        if !is_fresh || !self.modules.is_code(pc) {
+            self.rescan(&fs::read_to_string("/proc/self/maps").unwrap_or_default());
+            self.scanned = Some(now);
+        }
+        self.unwind_known(stack)
+    }
+}
+
+impl<M: ReadMemory> Unwinder<M> {
+    pub(in crate::report::stack) fn with(memory: M, modules: Modules) -> Self {
+        let (tables, cache) = (Tables::new(), Cache::new());
+        Self { memory, modules: Arc::new(modules), tables, cache, scanned: None }
+    }
+
+    /// Takes the modules from a text of `/proc/self/maps`.
+    pub(in crate::report::stack) fn rescan(&mut self, maps: &str) {
+        Arc::make_mut(&mut self.modules).rescan(maps, &self.memory);
+        self.renew();
+    }
+
+    /// Makes the tables and the cache anew.
+    fn renew(&mut self) {
+        (self.tables, self.cache) = (Tables::new(), Cache::new());
+        let loaded: Vec<_> = self.modules.loaded().cloned().collect();
+        loaded.into_iter().for_each(|module| self.add(&module));
+    }
+
+    fn add(&mut self, module: &Arc<Module>) {
+        let image = &module.image;
+        if image.frames.bytes.is_empty() {
+            return;
+        }
+        let range = |address: u64, bytes: &[u8]| Some(address..address.saturating_add(bytes.len() as u64));
+        let sections = ExplicitModuleSectionInfo {
+            eh_frame_svma: range(image.frames.address, &image.frames.bytes),
+            eh_frame: Some(Bytes(module.clone(), Which::Frames)),
+            eh_frame_hdr_svma: range(image.index.address, &image.index.bytes),
+            eh_frame_hdr: Some(Bytes(module.clone(), Which::Index)),
+            ..ExplicitModuleSectionInfo::default()
+        };
+        let (name, range) = (String::new(), module.mapping.base..module.mapping.end());
+        self.tables.add_module(framehop::Module::new(name, range, image.bias, sections));
+    }
+
+    /// The module that has code at `pc`, with its tables.
+    fn module(&mut self, pc: u64) -> Option<Arc<Module>> {
+        if let Some(module) = self.modules.get(pc) {
+            return Some(module.clone());
+        }
+        let (module, is_new) = Arc::make_mut(&mut self.modules).load(pc, &self.memory)?;
+        if is_new {
+            self.add(&module);
+        }
+        Some(module)
+    }
+
+    /// As [`unwind`](Self::unwind), with the modules that are known.
+    pub(in crate::report::stack) fn unwind_known(&mut self, stack: &StackCopy) -> RawStack {
+        let mut found = RawStack::default();
+        let Some(registers) = stack.registers else { return found };
+        let walk = catch_unwind(AssertUnwindSafe(|| self.walk_parts(stack, &registers, &mut found)));
+        if walk.is_err() {
+            self.renew();
+            found.truncated = true;
+            found.notes.push("The unwinder panicked, so frames are missing.".to_owned());
+        }
+        if found.scanned > 0 {
+            found.approximate = true;
+            let count = found.scanned;
+            found.notes.push(format!(
+                "{count} frames were found by searching the stack, since no unwind table covers the code: frames may be wrong or \
+                 missing there."
+            ));
+        }
+        found.modules = self.modules.clone();
+        found
+    }
+
+    fn walk_parts(&mut self, stack: &StackCopy, registers: &Registers, found: &mut RawStack) {
+        let start = FrameAddress::InstructionPointer(registers.pc);
+        self.walk(stack, arch::to_framehop(registers), start, registers.in_call, found);
+        let Some(part) = stack.outer_part() else { return };
+        if !found.truncated {
+            return;
+        }
+        // No register is known there. A return address is believed if a row of frames follows from it.
+        let candidates = part.clone().step_by(8).filter_map(|slot| {
+            let pc = stack.word(slot)?;
+            Some((slot, FrameAddress::from_return_address(pc)?))
+        });
+        let candidates: Vec<_> =
+            candidates.filter(|(_, pc)| self.is_return(pc.address())).take(TRIED).collect();
+        for (slot, pc) in candidates {
+            let mut outer = RawStack::default();
+            self.walk(stack, arch::caller(pc.address(), slot + 8), pc, true, &mut outer);
+            if outer.scanned == 0 && (outer.frames.len() >= BELIEVED || !outer.truncated) {
+                found.set_cfa(part.start);
+                found.gap = Some(found.frames.len());
+                found.frames.append(&mut outer.frames);
+                found.truncated = outer.truncated;
+                found.approximate = true;
+                found.notes.push(
+                    "The stack is larger than what is copied of one: frames in the middle are missing."
+                        .to_owned(),
+                );
+                return;
+            }
+        }
+    }
+
+    fn is_return(&self, pc: u64) -> bool {
+        self.modules.is_code(pc) && arch::is_after_call(&self.memory, pc)
+    }
+
+    /// Walks from frame to frame until the stack ends. `is_steady`: the innermost function is not in its prologue.
+    fn walk(
+        &mut self,
+        stack: &StackCopy,
+        mut registers: UnwindRegsNative,
+        mut at: FrameAddress,
+        mut is_steady: bool,
+        found: &mut RawStack,
+    ) {
+        let mut read = |address: u64| stack.word(address).ok_or(());
+        loop {
+            let pc = at.address_for_lookup();
+            found.frames.push(RawFrame { address: pc, cfa: u64::MAX });
+            if found.frames.len() >= MOST_FRAMES {
+                found.truncated = true;
+                return;
+            }
+            let sp = registers.sp();
+            let knows = arch::knows_frame_pointer(&registers);
+            let module = self.module(pc);
+            let covered = module.as_ref().filter(|module| module.image.covers(pc));
+            let mut next = None;
+            if let Some(module) = covered {
+                match self.tables.unwind_frame(at, &mut registers, &mut self.cache, &mut read) {
+                    Ok(None) => return,
+                    Ok(Some(address)) if arch::is_end_of_handler(&self.memory, address) => {
+                        let Some(interrupted) = arch::interrupted(stack, registers.sp()) else {
+                            found.truncated = true;
+                            return;
+                        };
+                        found.set_cfa(registers.sp());
+                        found.frames.push(RawFrame { address, cfa: registers.sp() });
+                        at = FrameAddress::InstructionPointer(interrupted.pc);
+                        registers = arch::to_framehop(&interrupted);
+                        is_steady = true;
+                        continue;
+                    }
+                    Ok(Some(address)) if self.is_return(address) => next = Some(address),
+                    Err(_) if knows => {
+                        found.truncated = true;
+                        return;
+                    }
+                    Ok(Some(_)) if knows => {}
+                    // The function keeps a frame pointer, which is not known.
+                    _ => {
+                        let is_code = |pc: u64| self.modules.is_code(pc);
+                        let function = module.image.function_start(pc);
+                        if let Some(caller) = arch::recover(&self.memory, stack, &is_code, function, sp) {
+                            registers = caller.registers;
+                            next = Some(caller.pc);
+                            // In a prologue the frame is not where it is in the body.
+                            found.scanned += usize::from(!is_steady);
+                        }
+                    }
+                }
+            }
+            let pc = match next {
+                Some(pc) => pc,
+                // framehop would follow frame pointers here, without saying so.
+                None => {
+                    let slots = (sp..sp.saturating_add(SCAN)).step_by(8);
+                    let mut slots = slots.map_while(|slot| Some((slot, stack.word(slot)?)));
+                    let Some((slot, pc)) = slots.find(|&(_, pc)| self.is_return(pc)) else {
+                        found.truncated = true;
+                        return;
+                    };
+                    found.scanned += 1;
+                    registers = arch::caller(pc, slot + 8);
+                    pc
+                }
+            };
+            found.set_cfa(registers.sp());
+            let Some(address) = FrameAddress::from_return_address(pc) else {
+                found.truncated = true;
+                return;
+            };
+            at = address;
+            is_steady = true;
+        }
+    }
+}

@@ -1,0 +1,26 @@
+//! The stack of another thread, taken without disturbing it.
+//!
+//! [`begin`] looks at a thread from outside. If the thread is blocked, its registers are known to the system, and its stack
+//! is copied as it is (`task.rs`). If it runs, it is sent a signal, whose handler copies (`signal.rs`). The copy is unwound
+//! later, on another thread ([`Unwinder`]), and names are found last ([`Names`]).
+//!
+//! Neither way takes a lock that the program may hold, and neither allocates.
+
+mod copy;
+mod reason;
+
+#[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64"), not(miri)))]
+#[path = "linux/mod.rs"]
+mod platform;
+
+#[cfg(not(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64"), not(miri))))]
+#[path = "elsewhere.rs"]
+mod platform;
+
+pub(crate) use copy::{CpuTimes, StackCopy, State};
+pub(crate) use platform::{
+    Begun, Copy, Memory, Names, RawStack, Target, Unwinder, begin, location, own, prepare,
+};
+
+#[cfg(all(test, target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64"), not(miri)))]
+mod tests;

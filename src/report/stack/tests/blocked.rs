@@ -1,0 +1,151 @@
+//! Threads that are blocked: their stack is taken without a signal.
+
+use std::io::Read;
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Condvar, Mutex, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::super::State;
+use super::{Eyes, Thread, is_to_the_root, names};
+use crate::sync::{AtomicU64, Ordering};
+
+/// How often each thread is looked at.
+const LOOKS: usize = 100;
+
+/// Looks at a thread that is blocked in a function of this test.
+fn check(thread: Thread, function: &str, end: impl FnOnce()) {
+    look(&thread, function);
+    end();
+    thread.join();
+}
+
+fn look(thread: &Thread, function: &str) {
+    thread.until_in(function);
+    let target = thread.target();
+    let mut eyes = Eyes::new();
+    for _ in 0..LOOKS {
+        let (copy, stack) = eyes.look(&target);
+        assert_eq!(copy.state, State::Blocked, "{copy:?}");
+        assert!(copy.call.is_some() && copy.is_consistent, "{copy:?}");
+        assert!(names(&stack).iter().any(|name| name.contains(function)), "{:#?}", names(&stack));
+        assert!(is_to_the_root(&stack), "{function}: {:#?}", names(&stack));
+        assert!(!stack.approximate, "{function}: {:#?}", names(&stack));
+    }
+}
+
+#[inline(never)]
+fn reads_a_pipe(mut pipe: UnixStream) {
+    pipe.read_exact(&mut [0]).unwrap_err();
+}
+
+#[test]
+fn a_read() {
+    let (here, there) = UnixStream::pair().unwrap();
+    check(Thread::start(|| reads_a_pipe(there)), "reads_a_pipe", || drop(here));
+}
+
+#[inline(never)]
+fn receives(mut stream: TcpStream) {
+    stream.read_exact(&mut [0]).unwrap_err();
+}
+
+#[test]
+fn a_receive() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    check(Thread::start(|| receives(stream)), "receives", || drop(listener));
+}
+
+#[inline(never)]
+fn locks(mutex: &Mutex<()>) {
+    drop(mutex.lock().unwrap());
+}
+
+#[test]
+fn a_lock() {
+    let mutex = Arc::new(Mutex::new(()));
+    let guard = mutex.lock().unwrap();
+    let theirs = mutex.clone();
+    check(Thread::start(move || locks(&theirs)), "locks", || drop(guard));
+}
+
+#[inline(never)]
+fn waits(pair: &(Mutex<bool>, Condvar)) {
+    let mut is_over = pair.0.lock().unwrap();
+    while !*is_over {
+        is_over = pair.1.wait(is_over).unwrap();
+    }
+}
+
+#[test]
+fn a_condition() {
+    let pair = Arc::new((Mutex::new(false), Condvar::new()));
+    let theirs = pair.clone();
+    check(Thread::start(move || waits(&theirs)), "waits", || {
+        *pair.0.lock().unwrap() = true;
+        pair.1.notify_all();
+    });
+}
+
+#[inline(never)]
+fn receives_a_message(messages: &mpsc::Receiver<()>) {
+    messages.recv().unwrap_err();
+}
+
+#[test]
+fn a_channel() {
+    let (send, receive) = mpsc::channel();
+    check(Thread::start(move || receives_a_message(&receive)), "receives_a_message", || drop(send));
+}
+
+#[inline(never)]
+fn parks() {
+    thread::park();
+}
+
+#[test]
+fn a_park() {
+    let thread = Thread::start(parks);
+    let handle = thread.join.as_ref().unwrap().thread().clone();
+    check(thread, "parks", || handle.unpark());
+}
+
+#[inline(never)]
+fn sleeps(duration: Duration) {
+    thread::sleep(duration);
+}
+
+#[test]
+fn a_sleep() {
+    // The thread sleeps on until the process ends.
+    look(&Thread::start(|| sleeps(Duration::from_secs(3600))), "sleeps");
+}
+
+/// A thread that waits for a descriptor that is never ready, and counts how often it is interrupted.
+#[test]
+fn a_thread_that_is_looked_at_is_not_woken() {
+    static INTERRUPTED: AtomicU64 = AtomicU64::new(0);
+    let thread = Thread::start(|| {
+        loop {
+            // SAFETY: there are no descriptors to look at.
+            let result = unsafe { libc::poll(std::ptr::null_mut(), 0, 3_600_000) };
+            INTERRUPTED.fetch_add(u64::from(result < 0), Ordering::Relaxed);
+        }
+    });
+    thread.until_in("poll");
+    let target = thread.target();
+    let before = target.times();
+    let mut best = Duration::MAX;
+    for _ in 0..10_000 {
+        let start = Instant::now();
+        let copy = Eyes::copy(&target);
+        best = best.min(start.elapsed());
+        assert_eq!(copy.state, State::Blocked);
+        assert!(copy.stack.registers.is_some());
+    }
+    println!("a look takes {best:?} at best");
+    assert_eq!(INTERRUPTED.load(Ordering::Relaxed), 0);
+    assert_eq!(target.times(), before);
+}

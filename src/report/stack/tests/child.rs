@@ -1,0 +1,27 @@
+//! Tests that harm their process, each in a process of its own: this test program again, with one test.
+
+use std::env;
+use std::path::Path;
+use std::process::Command;
+
+const CHILD: &str = "TIMEBOX_STACK_TEST";
+
+/// Runs `body` in a child process, for the test of this name in this folder.
+pub(super) fn in_child(test: &str, body: impl FnOnce()) {
+    in_child_of(&env::current_exe().unwrap(), test, body);
+}
+
+/// As [`in_child`], of this program, which may be a copy of the test program.
+pub(super) fn in_child_of(program: &Path, test: &str, body: impl FnOnce()) {
+    let name = format!("report::stack::tests::{test}");
+    if env::var_os(CHILD).is_some_and(|child| child == *name) {
+        body();
+        return;
+    }
+    let mut command = Command::new(program);
+    command.args(["--exact", &name, "--include-ignored", "--nocapture"]).env(CHILD, &name);
+    let output = command.output().unwrap();
+    let said =
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success() && said.contains("1 passed"), "{}\n{said}", output.status);
+}

@@ -1,0 +1,238 @@
+//! Threads that run: a signal makes them copy themselves.
+
+use crate::sync::{AtomicBool, AtomicU64, Ordering};
+use std::backtrace::Backtrace;
+use std::hint::black_box;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::super::reason::Reason;
+use super::super::{Copy, State};
+use super::{Eyes, Thread, is_to_the_root, names};
+use crate::report::contents::Stack;
+
+/// How often each thread is looked at.
+const LOOKS: usize = 100;
+
+/// A thread that runs until it is stopped.
+pub(super) struct Runner {
+    pub(super) thread: Thread,
+    stop: Arc<AtomicBool>,
+}
+
+impl Runner {
+    /// `body` is called again and again.
+    pub(super) fn start(mut body: impl FnMut() + Send + 'static) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let runs = Arc::new(AtomicBool::new(false));
+        let (stopped, has_begun) = (stop.clone(), runs.clone());
+        let thread = Thread::start(move || {
+            while !stopped.load(Ordering::Relaxed) {
+                body();
+                has_begun.store(true, Ordering::Relaxed);
+            }
+        });
+        while !runs.load(Ordering::Relaxed) {
+            std::thread::yield_now();
+        }
+        Self { thread, stop }
+    }
+
+    pub(super) fn stop(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join();
+    }
+}
+
+/// Looks at a thread that runs in a function of this test. Returns how many stacks were complete.
+fn check(body: impl FnMut() + Send + 'static, is_right: impl Fn(&Copy, &Stack) -> bool) -> usize {
+    let runner = Runner::start(body);
+    let target = runner.thread.target();
+    let mut eyes = Eyes::new();
+    let mut complete = 0;
+    for _ in 0..LOOKS {
+        let (copy, stack) = eyes.look(&target);
+        assert_eq!(copy.state, if copy.call.is_some() { State::Blocked } else { State::Running }, "{copy:?}");
+        assert!(copy.stack.registers.is_some() && copy.is_consistent, "{copy:?}");
+        if is_right(&copy, &stack) {
+            complete += 1;
+        } else {
+            println!("{:#?} {copy:?} {} {}", names(&stack), stack.truncated, stack.approximate);
+        }
+    }
+    runner.stop();
+    complete
+}
+
+/// The stack reaches from this function, or from the loop that calls it, to the start of the thread.
+fn is_complete_with(function: &'static str) -> impl Fn(&Copy, &Stack) -> bool {
+    move |_, stack| {
+        let names = names(stack);
+        let innermost = names.iter().position(|name| name.contains(function));
+        let caller = names.iter().position(|name| name.contains("Runner::start"));
+        let in_order = caller.is_some_and(|caller| innermost.is_none_or(|innermost| innermost < caller));
+        is_to_the_root(stack) && !stack.approximate && in_order
+    }
+}
+
+#[inline(never)]
+fn spins() {
+    for i in 0..10_000_u32 {
+        black_box(i);
+    }
+}
+
+#[test]
+fn a_loop() {
+    assert_eq!(check(spins, is_complete_with("spins")), LOOKS);
+}
+
+#[inline(never)]
+fn copies(buffer: &mut [u8]) {
+    let half = buffer.len() / 2;
+    buffer.copy_within(..half, half);
+}
+
+#[test]
+fn a_copy_of_memory() {
+    let mut buffer = vec![1; 8 << 20];
+    assert_eq!(check(move || copies(&mut buffer), is_complete_with("copies")), LOOKS);
+}
+
+#[inline(never)]
+fn allocates() {
+    for size in 1..200 {
+        black_box(vec![0_u8; size * 64]);
+    }
+}
+
+#[test]
+fn an_allocator() {
+    assert_eq!(check(allocates, is_complete_with("allocates")), LOOKS);
+}
+
+#[inline(never)]
+fn reads_the_clock() {
+    for _ in 0..1000 {
+        black_box(Instant::now());
+    }
+}
+
+#[test]
+fn the_kernels_page_of_code() {
+    assert_eq!(check(reads_the_clock, is_complete_with("reads_the_clock")), LOOKS);
+}
+
+#[inline(never)]
+fn takes_a_backtrace() {
+    let _ = black_box(Backtrace::force_capture());
+}
+
+#[test]
+fn a_backtrace_that_is_being_taken() {
+    assert_eq!(check(takes_a_backtrace, is_complete_with("takes_a_backtrace")), LOOKS);
+}
+
+#[inline(never)]
+fn recurses(depth: usize, bottom: &dyn Fn()) -> usize {
+    if depth == 0 {
+        bottom();
+        return 0;
+    }
+    black_box(recurses(depth - 1, bottom)) + 1
+}
+
+#[test]
+fn a_recursion() {
+    let runner = Runner::start(|| {
+        recurses(100, &spins);
+    });
+    let target = runner.thread.target();
+    let mut eyes = Eyes::new();
+    for _ in 0..LOOKS {
+        let (_, stack) = eyes.look(&target);
+        assert!(is_to_the_root(&stack), "{stack:#?}");
+        assert!(stack.frames.len() < 200);
+    }
+    runner.stop();
+}
+
+#[inline(never)]
+fn panics() {
+    let result = std::panic::catch_unwind(|| std::panic::resume_unwind(Box::new(())));
+    assert!(result.is_err());
+}
+
+/// Unwinding tables do not cover all of the code that throws.
+#[test]
+fn a_panic() {
+    let complete = check(panics, is_complete_with("panics"));
+    // More than 95 % on a machine with nothing else to do. A thread that is often made to wait for a processor stands more often
+    // in that code.
+    assert!(complete >= LOOKS * 3 / 4, "{complete}");
+}
+
+fn block_all_signals() {
+    // SAFETY: the set is initialised before it is used.
+    unsafe {
+        let mut all = std::mem::zeroed();
+        libc::sigfillset(&raw mut all);
+        libc::pthread_sigmask(libc::SIG_SETMASK, &raw const all, std::ptr::null_mut());
+    }
+}
+
+#[test]
+fn a_thread_that_blocks_signals_is_reported_without_a_stack() {
+    let mut is_first = true;
+    let runner = Runner::start(move || {
+        if std::mem::take(&mut is_first) {
+            block_all_signals();
+        }
+        spins();
+    });
+    let target = runner.thread.target();
+    Eyes::new();
+    for _ in 0..5 {
+        let super::super::Begun::Asked(request) = super::super::begin(&target) else { panic!("not asked") };
+        let copy = request.wait(Duration::from_millis(20));
+        assert!(copy.stack.registers.is_none());
+        assert!(copy.reasons.has(Reason::NotTaken), "{copy:?}");
+        assert_eq!(copy.state, State::Running);
+        assert!(copy.cpu_time.is_some());
+    }
+    runner.stop();
+}
+
+#[test]
+fn errno_is_left_alone() {
+    static WRONG: AtomicU64 = AtomicU64::new(0);
+    static DONE: AtomicU64 = AtomicU64::new(0);
+    let runner = Runner::start(|| {
+        // SAFETY: an invalid descriptor is refused.
+        let result = unsafe { libc::close(-1) };
+        spins();
+        let errno = std::io::Error::last_os_error().raw_os_error();
+        WRONG.fetch_add(u64::from(result != -1 || errno != Some(libc::EBADF)), Ordering::Relaxed);
+        DONE.fetch_add(1, Ordering::Relaxed);
+    });
+    let target = runner.thread.target();
+    for _ in 0..2000 {
+        assert!(Eyes::copy(&target).stack.registers.is_some());
+    }
+    runner.stop();
+    assert!(DONE.load(Ordering::Relaxed) > 100);
+    assert_eq!(WRONG.load(Ordering::Relaxed), 0);
+}
+
+#[test]
+fn a_thread_that_has_ended_is_gone() {
+    let thread = Thread::start(|| {});
+    let target = thread.target();
+    thread.join();
+    let start = Instant::now();
+    while Eyes::copy(&target).state != State::Gone {
+        // The system may need a moment to take the thread down.
+        assert!(start.elapsed() < Duration::from_secs(10));
+    }
+    assert!(Eyes::copy(&target).reasons.has(Reason::Gone));
+}

@@ -1,0 +1,157 @@
+//! The scopes of a copy, and stacks that are trimmed to a scope.
+
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+use super::super::{Names, Unwinder, location, own};
+use super::running::Runner;
+use super::{Eyes, Thread, names};
+use crate::report::contents::Stack;
+use crate::scope::Timebox;
+use crate::time::Limit;
+
+#[inline(never)]
+fn works(for_how_long: Duration) {
+    let start = Instant::now();
+    while start.elapsed() < for_how_long {
+        black_box(start);
+    }
+}
+
+#[inline(never)]
+fn inner(body: &mut dyn FnMut()) {
+    Timebox::new(Duration::from_secs(100)).label("inner").run_value(|_| body()).unwrap();
+}
+
+#[inline(never)]
+fn outer(body: &mut dyn FnMut()) {
+    Timebox::new(Limit::NONE).label("outer").run_value(|_| inner(body)).unwrap();
+}
+
+fn position(stack: &Stack, function: &str) -> Option<usize> {
+    names(stack).iter().position(|name| name.ends_with(function))
+}
+
+fn check(target: &super::Target, function: &str) {
+    let mut eyes = Eyes::new();
+    for _ in 0..100 {
+        let (copy, raw) = eyes.raw(target);
+        assert!(copy.is_consistent);
+        let scopes = copy.scopes.scopes();
+        if scopes.len() != 2 {
+            // Between two scopes.
+            continue;
+        }
+        assert_eq!((scopes[0].label.to_text(), scopes[1].label.to_text()), ("inner".into(), "outer".into()));
+        assert!(location(&scopes[0], true).unwrap().file().ends_with("scopes.rs"));
+        let whole = eyes.names.resolve(&raw, None);
+        let inside = eyes.names.resolve(&raw, Some(scopes[0].frame));
+        let around = eyes.names.resolve(&raw, Some(scopes[1].frame));
+        assert!(!inside.truncated && !around.truncated);
+        assert!(inside.frames.len() < around.frames.len() && around.frames.len() < whole.frames.len());
+        assert_eq!(whole.frames[..around.frames.len()], around.frames[..]);
+        assert!(
+            position(&around, "outer").is_some_and(|outer| outer + 12 > around.frames.len()),
+            "{around:#?}"
+        );
+        assert!(position(&inside, "scopes::outer").is_none(), "{inside:#?}");
+        assert!(position(&whole, function).is_some() || copy.call.is_none());
+    }
+}
+
+#[test]
+fn a_stack_is_trimmed_to_a_scope_of_a_thread_that_is_blocked() {
+    let thread = Thread::start(|| outer(&mut || std::thread::sleep(Duration::from_secs(3600))));
+    thread.until_in("sleep");
+    check(&thread.target(), "sleep");
+}
+
+#[test]
+fn a_stack_is_trimmed_to_a_scope_of_a_thread_that_runs() {
+    let runner = Runner::start(|| outer(&mut || works(Duration::from_millis(20))));
+    check(&runner.thread.target(), "works");
+    runner.stop();
+}
+
+#[inline(never)]
+fn asks_for_its_own_stack(up_to: u64) -> super::super::StackCopy {
+    *own(up_to).unwrap()
+}
+
+#[inline(never)]
+fn calls_for_its_own_stack(up_to: u64) -> super::super::StackCopy {
+    black_box(asks_for_its_own_stack(up_to))
+}
+
+#[test]
+fn a_thread_copies_its_own_stack() {
+    let local = 0_u64;
+    let up_to = (&raw const local) as u64;
+    let copy = calls_for_its_own_stack(up_to);
+    let raw = Unwinder::new().unwind(&copy);
+    let stack = Names::new().resolve(&raw, Some(up_to));
+    let names = names(&stack);
+    let found: Vec<_> = names.iter().map(|name| name.rsplit("::").next().unwrap()).collect();
+    let expected =
+        ["own", "asks_for_its_own_stack", "calls_for_its_own_stack", "a_thread_copies_its_own_stack"];
+    assert!(found.ends_with(&expected[1..]), "{names:#?}");
+    assert!(!stack.approximate && !stack.truncated, "{names:#?} {:?}", raw.notes);
+}
+
+/// In a scope the thread is in `in_the_scope`, else in `outside`. No copy may have the one with the other.
+#[inline(never)]
+fn in_the_scope() {
+    works(Duration::from_micros(20));
+}
+
+#[inline(never)]
+fn outside() {
+    works(Duration::from_micros(20));
+}
+
+/// The function that a frame is in, found without names.
+fn is_in(address: u64, function: fn()) -> bool {
+    let start = function as usize as u64;
+    (start..start + 200).contains(&address)
+}
+
+fn flip(looks: usize) {
+    let runner = Runner::start(|| {
+        Timebox::new(Duration::from_secs(100)).run_value(|_| in_the_scope()).unwrap();
+        outside();
+    });
+    let target = runner.thread.target();
+    let mut eyes = Eyes::new();
+    let mut counts = [0; 2];
+    for _ in 0..looks {
+        let (copy, raw) = eyes.raw(&target);
+        if copy.stack.registers.is_none() {
+            continue;
+        }
+        let scope = copy.scopes.scopes().first().map(|scope| scope.frame);
+        let is_inside = raw.frames.iter().position(|frame| is_in(frame.address, in_the_scope));
+        let is_outside = raw.frames.iter().any(|frame| is_in(frame.address, outside));
+        if let Some(frame) = is_inside {
+            let scope = scope.expect("a stack in a scope without the scope");
+            assert!(raw.frames[frame].cfa <= scope);
+            counts[0] += 1;
+        }
+        if is_outside {
+            assert!(scope.is_none(), "a scope with a stack from elsewhere");
+            counts[1] += 1;
+        }
+    }
+    runner.stop();
+    assert!(counts.iter().all(|&count| count > looks / 20), "{counts:?}");
+}
+
+#[test]
+fn a_scope_never_has_a_stack_from_elsewhere() {
+    flip(2000);
+}
+
+#[test]
+#[ignore = "takes a minute"]
+fn a_scope_never_has_a_stack_from_elsewhere_in_100_000_looks() {
+    flip(100_000);
+}

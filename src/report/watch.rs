@@ -1,0 +1,398 @@
+//! When a thread is looked at, and what for.
+//!
+//! The watchdog calls [`Watch::pass`] for threads whose deadline or look has passed. A thread is first *peeked* at: its scopes are
+//! read while it runs, which takes microseconds but proves nothing. If a scope seems to be due for a report, the thread is copied
+//! at one moment, and the reporter makes the report only if that scope is in the copy. So a peek that saw nonsense costs a copy,
+//! and never a wrong report.
+
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::TryLockError;
+use std::time::Duration;
+
+use super::dump::dump;
+use super::look::{self, Event, Look, key_of};
+use super::losses;
+use super::policy::{self, Installed};
+use super::recent::ScopeKey;
+use super::reporter::{self, Job};
+use super::stack::{self, CpuTimes, Memory, Target};
+use super::state;
+use crate::scope::{STUCK_POLL, ScopeCopies, ScopeCopy};
+use crate::sync::callback::drop_quietly;
+use crate::sync::fork::PerProcess;
+use crate::sync::{AtomicBool, AtomicU64, Mutex, Ordering, lock, os};
+use crate::time::{NEVER, clock, nanos};
+use crate::watchdog::slots::Slot;
+use crate::watchdog::{self, NO_WARNING, Observer};
+
+/// How long a reported scope is left alone before the next look whether it is still open, in nanoseconds: a fraction of the time
+/// that it has been open, within bounds.
+const LEAST_INTERVAL: u64 = 20_000_000;
+const MOST_INTERVAL: u64 = 1_000_000_000;
+const INTERVAL_FRACTION: u64 = 50;
+
+/// How often a thread is peeked at before a scope that is not seen counts as left. A peek at a running thread may miss a scope.
+const PEEKS: usize = 4;
+
+/// The files of so many threads are kept open, of threads whose scopes are being reported.
+const MOST_TARGETS: usize = 64;
+
+/// How many threads one pass looks at. The rest has its turn in the next pass, which follows at once: until then the watchdog
+/// serves deadlines.
+const LOOKS_PER_PASS: usize = 32;
+
+/// How long one pass looks at threads, in nanoseconds. The watchdog serves no deadline meanwhile.
+const TIME_PER_PASS: u64 = 1_000_000;
+
+/// The time of the next pass, if another thread is in a pass.
+const SOON: u64 = 1_000_000;
+
+/// The durations of the policy in force, in nanoseconds. The watchdog reads them, so that it never owns a policy.
+struct Durations {
+    warn: AtomicU64,
+    overdue: AtomicU64,
+    stuck: AtomicU64,
+}
+
+static DURATIONS: Durations = Durations {
+    warn: AtomicU64::new(NO_WARNING),
+    overdue: AtomicU64::new(NEVER),
+    stuck: AtomicU64::new(NEVER),
+};
+
+/// Whether all threads are to be looked at: the scopes that are open may have been entered before there was a policy.
+static LOOK_AT_ALL: AtomicBool = AtomicBool::new(false);
+
+// Relaxed throughout: a look that is under way may follow the policy before or the policy after.
+fn get(duration: &AtomicU64) -> u64 {
+    duration.load(Ordering::Relaxed)
+}
+
+/// The policy's time after which a scope is overdue, in nanoseconds.
+pub(super) fn overdue_after() -> u64 {
+    get(&DURATIONS.overdue)
+}
+
+/// Puts a policy into force, or none.
+pub(super) fn policy_changed(policy: Option<&Installed>) {
+    let Some(policy) = policy else {
+        watchdog::global().watch_no_more();
+        // Closes the files.
+        lock(STATE.get()).threads = None;
+        return;
+    };
+    let or_never = |duration: Option<Duration>| duration.map_or(NEVER, nanos);
+    let warn_after = or_never(policy.warn_after).min(NO_WARNING);
+    DURATIONS.warn.store(warn_after, Ordering::Relaxed);
+    DURATIONS.stuck.store(or_never(policy.stuck_after()), Ordering::Relaxed);
+    DURATIONS.overdue.store(nanos(policy.overdue_after), Ordering::Relaxed);
+    // Release: pairs with the swap in `pass`. A pass that looks at all threads follows the new durations.
+    LOOK_AT_ALL.store(true, Ordering::Release);
+    stack::prepare();
+    watchdog::prepare();
+    watchdog::global().watch_with(&Watch, warn_after);
+}
+
+/// The watchdog's observer.
+struct Watch;
+
+static STATE: PerProcess<Mutex<State>> = PerProcess::new(Mutex::new(State::NEW), || Mutex::new(State::NEW));
+
+struct State {
+    /// The threads that are looked at, by the number of their slot.
+    threads: Option<HashMap<usize, Watched>>,
+    /// Where the scopes of a thread are read to.
+    peeked: Option<Box<ScopeCopies>>,
+}
+
+/// A thread that is looked at.
+struct Watched {
+    tid: u32,
+    frame_word: u64,
+    /// Open while a scope of the thread is being reported.
+    target: Option<Target>,
+    /// The scopes that were reported, and are open as far as is known.
+    reported: Vec<Reported>,
+    /// The thread's times at an earlier look, and the time of that look.
+    before: Option<(u64, CpuTimes)>,
+    /// The time of the next look.
+    next: u64,
+}
+
+struct Reported {
+    frame: u64,
+    scope: ScopeKey,
+    /// The [`Event`]s that were reported.
+    events: u8,
+    /// When the scope was last seen open.
+    seen: u64,
+    /// How many looks in a row have not seen the scope.
+    missed: u32,
+    /// Whether the frame is that of a poll. If it is gone, the poll has ended, and not the scope.
+    is_poll: bool,
+}
+
+impl State {
+    const NEW: Self = Self { threads: None, peeked: None };
+}
+
+impl Observer for Watch {
+    fn pass(&self, due: &mut dyn Iterator<Item = usize>, now: u64, late: u64) -> u64 {
+        let mut state = match STATE.get().try_lock() {
+            Ok(state) => state,
+            Err(TryLockError::Poisoned(state)) => state.into_inner(),
+            // The policy is being changed.
+            Err(TryLockError::WouldBlock) => return now + SOON,
+        };
+        let State { threads, peeked } = &mut *state;
+        let peeked = peeked.get_or_insert_with(|| Box::new(ScopeCopies::new()));
+        // A forked child begins anew, with scopes that its parent has entered.
+        let is_first = threads.is_none();
+        let threads = threads.get_or_insert_default();
+        let slots = &watchdog::global().slots;
+        // Acquire: pairs with the Release in `policy_changed`.
+        let mut indexes: Vec<usize> = if LOOK_AT_ALL.swap(false, Ordering::Acquire) || is_first {
+            slots.iter_indexed().map(|(index, _)| index).collect()
+        } else {
+            let again = threads.iter().filter(|(_, watched)| watched.next <= now);
+            again.map(|(&index, _)| index).chain(due).collect()
+        };
+        indexes.sort_unstable();
+        indexes.dedup();
+        let mut open = threads.values().filter(|watched| watched.target.is_some()).count();
+        for (number, index) in indexes.into_iter().enumerate() {
+            let slot = slots.at(index);
+            let thread = slot.thread().map(|(tid, word)| (tid, word as u64));
+            if threads.get(&index).is_some_and(|watched| thread != Some((watched.tid, watched.frame_word)))
+                && let Some(watched) = threads.remove(&index)
+            {
+                watched.end_all(now);
+            }
+            let Some((tid, word)) = thread else { continue };
+            let watched = threads.entry(index).or_insert_with(|| Watched::new(tid, word));
+            let passed = clock::real_now().saturating_sub(now);
+            if number >= LOOKS_PER_PASS || (number > 0 && passed > TIME_PER_PASS) {
+                watched.next = now;
+                continue;
+            }
+            let was_open = watched.target.is_some();
+            watched.look(slot, peeked, now, late);
+            if watched.reported.is_empty() || (!was_open && open >= MOST_TARGETS) {
+                watched.target = None;
+            } else if !was_open {
+                open += 1;
+            }
+        }
+        threads.retain(|_, watched| watched.next != NEVER);
+        threads.values().map(|watched| watched.next).min().unwrap_or(NEVER)
+    }
+}
+
+impl Watched {
+    fn new(tid: u32, frame_word: u64) -> Self {
+        Self { tid, frame_word, target: None, reported: Vec::new(), before: None, next: NEVER }
+    }
+
+    fn target(&mut self) -> &Target {
+        let (tid, frame_word) = (self.tid, self.frame_word);
+        self.target.get_or_insert_with(|| Target::new(tid, frame_word))
+    }
+
+    /// Looks at the thread. Sets when to look again.
+    fn look(&mut self, slot: &Slot, peeked: &mut ScopeCopies, now: u64, late: u64) {
+        self.next = NEVER;
+        self.peek(peeked, now);
+        let (mut due, mut stuck) = (None, None);
+        // If there are more scopes, the outermost one is not known.
+        let outermost = if peeked.is_cut { usize::MAX } else { peeked.scopes().len().wrapping_sub(1) };
+        for (depth, scope) in peeked.scopes().iter().enumerate() {
+            let told =
+                self.reported.iter().find(|reported| reported.is_of(scope)).map_or(0, |one| one.events);
+            let mut first = NEVER;
+            for (event, at) in times(scope, depth == outermost) {
+                // A process that stood still is given that time once more.
+                let at = if event == Event::Stuck { at.saturating_add(late) } else { at };
+                if told & event as u8 != 0 {
+                    continue;
+                }
+                if at > now {
+                    first = first.min(at);
+                    continue;
+                }
+                // A poll that has just begun is left alone.
+                let polled_until =
+                    if scope.kind.is_polled() && event != Event::Stuck { slot.look() } else { 0 };
+                if polled_until > now && polled_until < now + 2 * STUCK_POLL {
+                    first = first.min(polled_until);
+                    continue;
+                }
+                // The outermost scope that is due is reported, with its latest event.
+                if event == Event::Stuck {
+                    stuck = Some(*scope);
+                } else {
+                    due = Some((event, *scope));
+                }
+            }
+            self.next = self.next.min(first);
+        }
+        if let Some((event, scope)) = due {
+            self.report(event, &scope, now, late);
+        }
+        if let Some(scope) = stuck {
+            self.tell(&scope, Event::Stuck as u8, now);
+            tell_stuck();
+        }
+        if peeked.is_cut {
+            self.next = self.next.min(now + MOST_INTERVAL);
+        }
+        self.look_again_for_ends(now);
+        // While a scope is being reported, its reports count from the same look.
+        if self.reported.is_empty() && self.next != NEVER {
+            self.before = self.target().times().map(|times| (now, times));
+        }
+    }
+
+    /// Reads the scopes of the thread while it runs. Ends the reported scopes that are gone.
+    fn peek(&mut self, peeked: &mut ScopeCopies, now: u64) {
+        for _ in 0..PEEKS {
+            peeked.fill(self.frame_word, &Memory);
+            let are_all = self.reported.iter().all(|reported| reported.is_in(peeked));
+            if are_all {
+                break;
+            }
+        }
+        self.reported.retain_mut(|reported| {
+            let is_seen = reported.is_in(peeked);
+            // A scope that is only hidden, by other scopes or while a waker runs, is there at the next look.
+            reported.missed = if is_seen { 0 } else { reported.missed + 1 };
+            let is_open = is_seen || peeked.is_cut || (!reported.is_poll && reported.missed < 2);
+            if is_seen {
+                reported.seen = now;
+            } else if !is_open {
+                reported.end(now);
+            }
+            is_open
+        });
+    }
+
+    /// Copies the thread, and hands the copy to the reporter.
+    fn report(&mut self, event: Event, scope: &ScopeCopy, now: u64, late: u64) {
+        let key = key_of(scope);
+        let begun = stack::begin(self.target());
+        let look = Look { event, scope: key, frame: scope.frame, begun, late, before: self.before };
+        reporter::submit(Job { scope: key, make: Box::new(move |tools| look::make(look, tools)) });
+        // All events up to this one count as told.
+        self.tell(scope, (event as u8) | (event as u8 - 1), now);
+    }
+
+    /// Remembers that these events of the scope were told.
+    fn tell(&mut self, scope: &ScopeCopy, events: u8, now: u64) {
+        let key = key_of(scope);
+        match self.reported.iter_mut().find(|reported| reported.is_of(scope)) {
+            Some(reported) => reported.events |= events,
+            None => self.reported.push(Reported {
+                frame: scope.frame,
+                scope: key,
+                events,
+                seen: now,
+                missed: 0,
+                is_poll: scope.kind.is_polled(),
+            }),
+        }
+        let told = self.reported.iter().find(|reported| reported.is_of(scope)).map_or(0, |one| one.events);
+        self.next = self.next.min(next_time(scope, told, now));
+    }
+
+    fn look_again_for_ends(&mut self, now: u64) {
+        for reported in &self.reported {
+            let open = now.saturating_sub(reported.scope.entered);
+            let interval = (open / INTERVAL_FRACTION).clamp(LEAST_INTERVAL, MOST_INTERVAL);
+            self.next = self.next.min(now + interval);
+        }
+    }
+
+    /// The thread has ended, and so have its scopes.
+    fn end_all(mut self, now: u64) {
+        self.reported.drain(..).for_each(|reported| reported.end(now));
+    }
+}
+
+impl Reported {
+    fn is_of(&self, scope: &ScopeCopy) -> bool {
+        self.frame == scope.frame && self.scope == key_of(scope)
+    }
+
+    fn is_in(&self, scopes: &ScopeCopies) -> bool {
+        scopes.scopes().iter().any(|scope| self.is_of(scope))
+    }
+
+    fn end(&self, now: u64) {
+        if self.is_poll {
+            return;
+        }
+        let (scope, seen) = (self.scope, self.seen);
+        reporter::submit(Job { scope, make: Box::new(move |_| look::ended(scope, seen, now)) });
+    }
+}
+
+/// Has the policy's `on_stuck` called, on a thread of its own, since the user's code may take any time. Scopes that get stuck while
+/// it runs share the next call.
+fn tell_stuck() {
+    /// How many scopes have become stuck since the last call began.
+    static WAITING: PerProcess<AtomicU64> = PerProcess::new(AtomicU64::new(0), || AtomicU64::new(0));
+    // Relaxed throughout: only the number counts.
+    if WAITING.get().fetch_add(1, Ordering::Relaxed) > 0 {
+        return;
+    }
+    let tell = || {
+        loop {
+            let seen = WAITING.get().load(Ordering::Relaxed);
+            call_on_stuck();
+            if WAITING.get().fetch_sub(seen, Ordering::Relaxed) == seen {
+                return;
+            }
+        }
+    };
+    if os::spawn("timebox-stuck", tell).is_err() {
+        WAITING.get().store(0, Ordering::Relaxed);
+        losses::count_one();
+    }
+}
+
+/// Dumps all threads for the policy's `on_stuck`, unless a debugger holds the process.
+fn call_on_stuck() {
+    let policy = policy::current();
+    let on_stuck = policy.as_ref().and_then(|policy| policy.on_stuck());
+    policy.into_iter().for_each(policy::release);
+    let Some(on_stuck) = on_stuck.filter(|_| !state::is_traced()) else { return };
+    let dump = dump();
+    let result = catch_unwind(AssertUnwindSafe(move || on_stuck(&dump)));
+    result.err().into_iter().for_each(drop_quietly);
+}
+
+/// When the scope is due, and for what, in this order.
+fn times(scope: &ScopeCopy, is_outermost: bool) -> impl Iterator<Item = (Event, u64)> {
+    let own = scope.own();
+    let warn = match scope.warn_after {
+        NEVER if is_outermost => get(&DURATIONS.warn),
+        NEVER => NO_WARNING,
+        warn => warn,
+    };
+    let slow = scope.entered.saturating_add(warn);
+    let overdue = if scope.overdue_after == NEVER { overdue_after() } else { scope.overdue_after };
+    let after = |duration: u64| if own == NEVER { NEVER } else { own.saturating_add(duration) };
+    [
+        (Event::Slow, if warn < NO_WARNING && slow < own { slow } else { NEVER }),
+        (Event::Expired, own),
+        (Event::Overdue, after(overdue)),
+        (Event::Stuck, after(get(&DURATIONS.stuck))),
+    ]
+    .into_iter()
+}
+
+/// When a scope of which these events were told is due again.
+fn next_time(scope: &ScopeCopy, told: u8, now: u64) -> u64 {
+    let left = times(scope, true).filter(|&(event, _)| event as u8 & told == 0);
+    left.map(|(_, at)| at).filter(|&at| at > now).min().unwrap_or(NEVER)
+}

@@ -1,0 +1,194 @@
+//! Copies of the frames of a thread, read from outside it.
+//!
+//! A reporter reads the frames of another thread as bytes, at a moment at which that thread does not run, or on that thread
+//! itself, in a signal handler. No reference to a frame is made, and the thread does nothing for it. A copy has a fixed size,
+//! since a signal handler cannot allocate.
+
+use std::mem::{offset_of, size_of};
+
+use super::Scope;
+use crate::scope::config::{Extras, Readable};
+use crate::scope::spec::Kind;
+use crate::time::NEVER;
+
+/// How many scopes of a thread are copied, at most. If there are more, the outermost ones are missing.
+pub(crate) const MOST_SCOPES: usize = 24;
+
+/// How many bytes of a label are copied, at most.
+const LABEL_BYTES: usize = 96;
+
+/// How many bytes of the fields of a scope are copied, at most.
+const FIELDS_BYTES: usize = 480;
+
+/// Reads memory of this process at an address. Returns how many bytes could be read.
+pub(crate) trait ReadMemory {
+    /// Copies the bytes from `address` on into `into`. Memory that is not there is not read, and does no harm.
+    fn read(&self, address: u64, into: &mut [u8]) -> usize;
+}
+
+/// A text of at most `N` bytes.
+#[derive(Clone, Copy)]
+pub(crate) struct ShortText<const N: usize> {
+    bytes: [u8; N],
+    len: usize,
+}
+
+impl<const N: usize> ShortText<N> {
+    const EMPTY: Self = Self { bytes: [0; N], len: 0 };
+
+    fn read(&mut self, memory: &impl ReadMemory, address: u64, len: u64) {
+        let len = usize::try_from(len).unwrap_or(N).min(N);
+        self.len = memory.read(address, &mut self.bytes[..len]).min(len);
+    }
+
+    pub(crate) fn to_text(self) -> String {
+        // A long text is cut, perhaps in the middle of a character.
+        String::from_utf8_lossy(&self.bytes[..self.len]).into_owned()
+    }
+}
+
+/// The copy of one scope.
+#[derive(Clone, Copy)]
+pub(crate) struct ScopeCopy {
+    /// The address of the frame. Frames on the stack with a higher address are outside the scope.
+    pub(crate) frame: u64,
+    pub(crate) entered: u64,
+    pub(crate) asked: u64,
+    /// The address of the `Location` at which the scope was opened.
+    pub(crate) location: u64,
+    /// 0 if nobody has asked for the identity yet.
+    pub(crate) id: u64,
+    pub(crate) kind: Kind,
+    pub(crate) unmeasured: bool,
+    pub(crate) label: ShortText<LABEL_BYTES>,
+    /// Names and values in turn, each followed by a zero byte.
+    pub(crate) fields: ShortText<FIELDS_BYTES>,
+    /// After how long the scope is slow; [`NEVER`] if the scope does not say.
+    pub(crate) warn_after: u64,
+    /// How long after its expiry the scope is overdue; [`NEVER`] if the scope does not say.
+    pub(crate) overdue_after: u64,
+}
+
+impl ScopeCopy {
+    const EMPTY: Self = Self {
+        frame: 0,
+        entered: 0,
+        asked: 0,
+        location: 0,
+        id: 0,
+        kind: Kind::Block,
+        unmeasured: false,
+        label: ShortText::EMPTY,
+        fields: ShortText::EMPTY,
+        warn_after: NEVER,
+        overdue_after: NEVER,
+    };
+
+    /// The scope's own deadline.
+    pub(crate) fn own(&self) -> u64 {
+        self.entered.saturating_add(self.asked)
+    }
+}
+
+/// Copies of the scopes of a thread, innermost first.
+pub(crate) struct ScopeCopies {
+    count: usize,
+    /// Whether there are more scopes than [`MOST_SCOPES`].
+    pub(crate) is_cut: bool,
+    scopes: [ScopeCopy; MOST_SCOPES],
+}
+
+/// The bytes of an object, as they were copied.
+struct Bytes<const N: usize>([u8; N]);
+
+impl<const N: usize> Bytes<N> {
+    fn read(memory: &impl ReadMemory, address: u64) -> Option<Self> {
+        let mut bytes = [0; N];
+        (memory.read(address, &mut bytes) == N).then_some(Self(bytes))
+    }
+
+    fn word(&self, offset: usize) -> u64 {
+        let mut word = [0; size_of::<usize>()];
+        word.copy_from_slice(&self.0[offset..offset + size_of::<usize>()]);
+        usize::from_ne_bytes(word) as u64
+    }
+
+    fn long(&self, offset: usize) -> u64 {
+        let mut word = [0; 8];
+        word.copy_from_slice(&self.0[offset..offset + 8]);
+        u64::from_ne_bytes(word)
+    }
+}
+
+impl ScopeCopies {
+    pub(crate) const fn new() -> Self {
+        Self { count: 0, is_cut: false, scopes: [ScopeCopy::EMPTY; MOST_SCOPES] }
+    }
+
+    /// The copies, innermost first.
+    pub(crate) fn scopes(&self) -> &[ScopeCopy] {
+        &self.scopes[..self.count]
+    }
+
+    /// Forgets the copies.
+    pub(crate) fn clear(&mut self) {
+        self.count = 0;
+        self.is_cut = false;
+    }
+
+    /// Copies the scopes of a thread. `word` is the address of the thread's pointer to its innermost frame
+    /// ([`Thread::frame_word`](crate::thread::Thread::frame_word)). Neither allocates nor panics, so that it can run in a signal
+    /// handler of that thread. Otherwise the thread must not run meanwhile: the caller checks that afterwards.
+    pub(crate) fn fill(&mut self, word: u64, memory: &impl ReadMemory) {
+        self.clear();
+        let Some(pointer) = Bytes::<{ size_of::<usize>() }>::read(memory, word) else { return };
+        let mut frame = pointer.word(0);
+        while frame != 0 {
+            let Some(place) = self.scopes.get_mut(self.count) else {
+                self.is_cut = true;
+                return;
+            };
+            let Some(outer) = copy(frame, memory, place) else {
+                self.is_cut = true;
+                return;
+            };
+            self.count += 1;
+            frame = outer;
+        }
+    }
+}
+
+/// Copies the scope with this frame. Returns the address of the frame around it. Writes to `place` directly: a signal handler
+/// has a small stack.
+fn copy(frame: u64, memory: &impl ReadMemory, place: &mut ScopeCopy) -> Option<u64> {
+    let bytes = Bytes::<{ size_of::<Scope>() }>::read(memory, frame)?;
+    place.frame = frame;
+    place.entered = bytes.long(offset_of!(Scope, entered));
+    place.asked = bytes.long(offset_of!(Scope, asked));
+    place.location = bytes.word(offset_of!(Scope, location));
+    place.id = bytes.long(offset_of!(Scope, id));
+    place.kind = Kind::from_bits(bytes.0[offset_of!(Scope, kind)])?;
+    place.unmeasured = bytes.0[offset_of!(Scope, unmeasured)] != 0;
+    place.label.len = 0;
+    place.fields.len = 0;
+    place.warn_after = NEVER;
+    place.overdue_after = NEVER;
+    let extras = bytes.word(offset_of!(Scope, extras));
+    if extras != 0 {
+        copy_extras(extras, memory, place)?;
+    }
+    Some(bytes.word(offset_of!(Scope, outer)))
+}
+
+fn copy_extras(extras: u64, memory: &impl ReadMemory, place: &mut ScopeCopy) -> Option<()> {
+    let readable = extras.checked_add(offset_of!(Extras, readable) as u64)?;
+    let readable = Bytes::<{ size_of::<Readable>() }>::read(memory, readable)?;
+    let text = |offset: usize| (readable.word(offset), readable.word(offset + size_of::<usize>()));
+    let (address, len) = text(offset_of!(Readable, label));
+    place.label.read(memory, address, len);
+    let (address, len) = text(offset_of!(Readable, fields));
+    place.fields.read(memory, address, len);
+    place.warn_after = readable.long(offset_of!(Readable, warn_after));
+    place.overdue_after = readable.long(offset_of!(Readable, overdue_after));
+    Some(())
+}

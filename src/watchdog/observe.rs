@@ -1,0 +1,88 @@
+//! Reports: the watchdog tells an observer which threads to look at.
+//!
+//! While a policy of reports is in force, a thread arms a *look* in its slot beside its deadline. The protocol is that of
+//! deadlines: see `README.md`. The watchdog calls the observer at the beginning of a pass, so before it wakes any waker: a
+//! look that is taken there shows what a hook is about to interrupt.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use super::arm::Watchdog;
+use super::reports::{NO_WARNING, Observer};
+use super::slots::Slot;
+use crate::sync::Ordering;
+use crate::sync::callback::drop_quietly;
+use crate::time::NEVER;
+
+impl Watchdog {
+    /// Puts a policy of reports into force. `warn_after`: after how long an outermost scope is reported as slow, in
+    /// nanoseconds. Only the first observer counts.
+    pub(crate) fn watch_with(&'static self, observer: &'static dyn Observer, warn_after: u64) {
+        self.reports.observer.get_or_init(|| observer);
+        // Relaxed, here and below: a scope that is being entered may follow the policy before or the policy after.
+        self.reports.warn_after.store(warn_after.min(NO_WARNING), Ordering::Relaxed);
+        self.settings().set_watched(true);
+        // Threads whose scopes were entered before armed no look, so the observer looks for them.
+        self.call_observer();
+    }
+
+    /// Puts the policy of reports out of force.
+    pub(crate) fn watch_no_more(&'static self) {
+        self.settings().set_watched(false);
+    }
+
+    /// After how long an outermost scope is reported as slow, in nanoseconds.
+    #[cfg_attr(not(debug_assertions), inline(always))]
+    pub(crate) fn warn_after(&self) -> u64 {
+        self.reports.warn_after.load(Ordering::Relaxed)
+    }
+
+    /// Makes the watchdog call the observer as soon as possible.
+    pub(crate) fn call_observer(&'static self) {
+        // Release: pairs with the swap in `observe`, so that the observer sees what the caller has changed.
+        self.reports.next.store(0, Ordering::Release);
+        // SeqCst: orders the store before the load of `next_wake`, as in `arm`. Pairs with the fence in `pass`.
+        crate::sync::fence(Ordering::SeqCst);
+        self.wake(0);
+    }
+
+    /// Makes the watchdog look at the thread that owns the slot; `false` as with [`arm`](Self::arm).
+    #[must_use]
+    #[cfg_attr(not(debug_assertions), inline(always))]
+    pub(crate) fn arm_look(&'static self, slot: &Slot, at: u64) -> bool {
+        slot.set_look(at);
+        self.light_fence();
+        self.wake_for(at)
+    }
+
+    /// Calls the observer, if there are reports. `planned`: when this pass was to begin.
+    pub(super) fn observe(&'static self, now: u64, planned: u64) {
+        if !self.settings().is_watched() {
+            return;
+        }
+        let Some(observer) = self.reports.observer.get() else { return };
+        // Relaxed: only the watchdog writes it.
+        let passed = self.reports.passed.swap(now, Ordering::Relaxed);
+        let late = now.saturating_sub(planned);
+        // Acquire: pairs with the Release in `call_observer`. A request that comes later stores its 0 after this swap, so it is
+        // not lost.
+        self.reports.next.swap(NEVER, Ordering::Acquire);
+        // A panic must not end the watchdog.
+        let look = || observer.pass(&mut self.slots.due(passed, now), now, late);
+        let next = match catch_unwind(AssertUnwindSafe(look)) {
+            Ok(next) => next,
+            Err(payload) => {
+                drop_quietly(payload);
+                NEVER
+            }
+        };
+        self.reports.next.fetch_min(next, Ordering::Relaxed);
+    }
+
+    /// When the observer is to be called.
+    pub(super) fn next_look(&self, now: u64) -> u64 {
+        if !self.settings().is_watched() {
+            return NEVER;
+        }
+        self.slots.earliest_look(now).min(self.reports.next.load(Ordering::Relaxed))
+    }
+}

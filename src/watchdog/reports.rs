@@ -1,0 +1,42 @@
+//! What the watchdog keeps for reports, and whom it tells.
+
+use crate::sync::{AtomicU64, SetOnce};
+use crate::time::NEVER;
+
+/// A duration that no scope reaches. It leaves room to be added to any time.
+pub(crate) const NO_WARNING: u64 = 1 << 62;
+
+/// Looks at threads.
+pub(crate) trait Observer: Sync {
+    /// Called by the watchdog at the beginning of a pass. `due`: the numbers of the slots whose deadline or look has passed.
+    /// `late`: for how long the watchdog has overslept. Returns when to be called again at the latest.
+    fn pass(&self, due: &mut dyn Iterator<Item = usize>, now: u64, late: u64) -> u64;
+}
+
+/// What the watchdog keeps for reports.
+pub(super) struct Reports {
+    pub(super) observer: SetOnce<&'static dyn Observer>,
+    /// After how long an outermost scope is reported as slow.
+    pub(super) warn_after: AtomicU64,
+    /// The time of the last pass: what was due by then has been given to the observer.
+    pub(super) passed: AtomicU64,
+    /// When the observer wants to be called again.
+    pub(super) next: AtomicU64,
+}
+
+impl std::fmt::Debug for Reports {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Reports").finish_non_exhaustive()
+    }
+}
+
+impl Reports {
+    pub(super) const fn new() -> Self {
+        Self {
+            observer: SetOnce::new(),
+            warn_after: AtomicU64::new(NO_WARNING),
+            passed: AtomicU64::new(0),
+            next: AtomicU64::new(NEVER),
+        }
+    }
+}

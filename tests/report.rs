@@ -1,0 +1,360 @@
+//! Reports of scopes, end to end: from a thread that is blocked, runs, or polls, to the sink.
+#![cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64"), not(miri)))]
+
+use std::hint::black_box;
+use std::io::Read;
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use timebox::report::{self, Activity, Kind, Policy, Report, Sink};
+use timebox::{Timebox, TimeoutError, checkpoint, future, timeout, timeout_value};
+
+/// The reports that were written. A policy is for the whole process, so one test has it at a time.
+struct Written {
+    reports: Arc<(Mutex<Vec<Report>>, Condvar)>,
+    _only: MutexGuard<'static, ()>,
+}
+
+struct Keep(Arc<(Mutex<Vec<Report>>, Condvar)>);
+
+impl Sink for Keep {
+    fn write(&self, report: &Report) -> std::io::Result<()> {
+        self.0.0.lock().unwrap().push(report.clone());
+        self.0.1.notify_all();
+        Ok(())
+    }
+}
+
+impl Written {
+    /// Keeps other tests from having a policy. No scope is opened before, so that none is seen by the policy of another test.
+    fn alone() -> MutexGuard<'static, ()> {
+        static ONLY: Mutex<()> = Mutex::new(());
+        ONLY.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn under(policy: impl FnOnce(Policy) -> Policy) -> Self {
+        Self::install(Self::alone(), policy)
+    }
+
+    fn install(only: MutexGuard<'static, ()>, policy: impl FnOnce(Policy) -> Policy) -> Self {
+        let reports = Arc::new((Mutex::new(Vec::new()), Condvar::new()));
+        let unlimited = Policy::new().once_per(Duration::ZERO).per_minute(u32::MAX);
+        policy(unlimited).to(Keep(Arc::clone(&reports))).install().unwrap();
+        Self { reports, _only: only }
+    }
+
+    /// Waits until there is such a report.
+    fn wait_for(&self, mut is: impl FnMut(&Report) -> bool) -> Report {
+        let until = Instant::now() + Duration::from_secs(60);
+        let mut reports = self.reports.0.lock().unwrap();
+        loop {
+            if let Some(found) = reports.iter().find(|report| is(report)) {
+                return found.clone();
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            assert!(!left.is_zero(), "no such report among {reports:#?}");
+            reports = self.reports.1.wait_timeout(reports, left).unwrap().0;
+        }
+    }
+
+    fn all(&self) -> Vec<Report> {
+        assert!(report::flush(Duration::from_secs(60)));
+        self.reports.0.lock().unwrap().clone()
+    }
+}
+
+impl Drop for Written {
+    fn drop(&mut self) {
+        report::uninstall();
+        report::flush(Duration::from_secs(60));
+    }
+}
+
+fn labelled(label: &'static str, kind: Kind) -> impl Fn(&Report) -> bool {
+    move |report| report.kind == kind && report.scope.label() == Some(label)
+}
+
+fn functions(report: &Report) -> Vec<&str> {
+    report.stacks.iter().flat_map(|stack| &stack.frames).map(|frame| &*frame.function).collect()
+}
+
+/// Whether the names stand in this order, innermost first.
+#[track_caller]
+fn assert_in_order(names: &[&str], expected: &[&str]) {
+    let mut names_left = names.iter();
+    for name in expected {
+        assert!(names_left.any(|function| function.contains(name)), "no {name} in its place in {names:#?}");
+    }
+}
+
+fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+#[inline(never)]
+fn reads_a_reply(peer: &mut UnixStream) -> usize {
+    black_box(peer.read(&mut [0; 8]).unwrap())
+}
+
+#[inline(never)]
+fn handles_a_request(peer: &mut UnixStream) -> usize {
+    black_box(reads_a_reply(peer)) + 1
+}
+
+#[test]
+fn a_plain_scope_that_blocks_is_reported_with_the_call_chain_and_the_call() {
+    let written = Written::under(|policy| policy.warn_after(ms(50)));
+    let (mut ours, theirs) = UnixStream::pair().unwrap();
+    let worker = thread::Builder::new().name("worker".into());
+    let worker = worker
+        .spawn(move || timeout_value(Duration::from_secs(600), || handles_a_request(&mut ours)))
+        .unwrap();
+    let report = written.wait_for(|report| report.kind == Kind::Slow);
+    assert_in_order(&functions(&report), &["reads_a_reply", "handles_a_request"]);
+    let thread = report.thread.as_ref().unwrap();
+    assert_eq!(thread.name, "worker");
+    assert!(
+        matches!(&thread.activity, Activity::Blocked(call) if call.contains("unix")),
+        "{:?}",
+        thread.activity
+    );
+    assert_eq!(report.limit, Some(Duration::from_secs(600)));
+    assert!(report.elapsed >= ms(50) && report.scope.location().file().ends_with("report.rs"));
+    let text = report.to_string();
+    assert!(text.contains("reads_a_reply") && text.contains("worker"), "{text}");
+    drop(theirs);
+    worker.join().unwrap().unwrap();
+    let ended = written.wait_for(|report| report.kind == Kind::Ended);
+    assert!(ended.elapsed >= ms(50) && ended.ended_before >= Some(ended.elapsed));
+}
+
+#[inline(never)]
+fn spins(stop: &AtomicBool) -> u64 {
+    let mut rounds = 0;
+    while !stop.load(Ordering::Relaxed) {
+        rounds = black_box(rounds + 1);
+    }
+    rounds
+}
+
+#[test]
+fn a_scope_that_computes_is_reported_with_its_stack() {
+    let written = Written::under(|policy| policy.warn_after(ms(50)));
+    let stop = Arc::new(AtomicBool::new(false));
+    let stops = Arc::clone(&stop);
+    let worker = thread::spawn(move || timeout_value(Duration::from_secs(600), || spins(&stops)));
+    let report = written.wait_for(|report| report.kind == Kind::Slow);
+    stop.store(true, Ordering::Relaxed);
+    worker.join().unwrap().unwrap();
+    assert_in_order(&functions(&report), &["spins"]);
+    assert_eq!(report.thread.as_ref().unwrap().activity, Activity::Running);
+}
+
+#[test]
+fn labels_fields_and_the_scopes_around_are_told() {
+    let written = Written::under(|policy| policy);
+    let (mut ours, theirs) = UnixStream::pair().unwrap();
+    let worker = thread::spawn(move || {
+        Timebox::new(Duration::from_secs(600)).label("request").field("user", 42).run_value(|_| {
+            let query =
+                Timebox::new(None::<Duration>).label("query").field("sql", "select 1").warn_after(ms(30));
+            query.run_value(|_| handles_a_request(&mut ours))
+        })
+    });
+    let report = written.wait_for(labelled("query", Kind::Slow));
+    drop(theirs);
+    worker.join().unwrap().unwrap().unwrap();
+    assert_eq!(report.limit, None);
+    assert_eq!(report.scope.fields().collect::<Vec<_>>(), [("sql", "select 1")]);
+    let chain: Vec<_> = report.chain.iter().map(|scope| (scope.label(), scope.limit())).collect();
+    assert_eq!(chain, [(Some("query"), None), (Some("request"), Some(Duration::from_secs(600)))]);
+    assert_eq!(report.chain[1].fields().collect::<Vec<_>>(), [("user", "42")]);
+}
+
+#[test]
+fn expiry_and_what_comes_after_it_are_reported_and_the_error_finds_the_report() {
+    let written = Written::under(|policy| policy.overdue_after(ms(60)));
+    let (mut ours, theirs) = UnixStream::pair().unwrap();
+    let worker = thread::spawn(move || {
+        Timebox::new(ms(60)).label("deaf").run(|_| -> timebox::Result<()> {
+            handles_a_request(&mut ours);
+            checkpoint()
+        })
+    });
+    let expired = written.wait_for(labelled("deaf", Kind::Expired));
+    let overdue = written.wait_for(labelled("deaf", Kind::Overdue));
+    drop(theirs);
+    let error = worker.join().unwrap().unwrap_err();
+    assert_in_order(&functions(&expired), &["reads_a_reply", "handles_a_request"]);
+    assert!(expired.elapsed >= ms(60) && overdue.elapsed >= ms(120));
+    written.wait_for(labelled("deaf", Kind::Ended));
+    assert_eq!(error.report().unwrap().kind, Kind::Overdue);
+    assert!(TimeoutError::find(&error).is_some());
+}
+
+#[test]
+fn a_scope_in_time_is_not_reported() {
+    let written = Written::under(|policy| policy.warn_after(Duration::from_secs(60)));
+    for _ in 0..1_000 {
+        timeout_value(Duration::from_secs(60), || ()).unwrap();
+    }
+    assert!(written.all().is_empty());
+}
+
+#[test]
+fn exempt_scopes_are_left_out() {
+    let written =
+        Written::under(|policy| policy.warn_after(ms(20)).exempt(|scope| scope.label() == Some("batch")));
+    let (mut ours, theirs) = UnixStream::pair().unwrap();
+    let batch = Timebox::new(None::<Duration>).label("batch");
+    let worker = thread::spawn(move || batch.run_value(|_| handles_a_request(&mut ours)));
+    let (mut ours2, theirs2) = UnixStream::pair().unwrap();
+    let other = thread::spawn(move || {
+        Timebox::new(None::<Duration>).label("other").run_value(|_| handles_a_request(&mut ours2))
+    });
+    written.wait_for(labelled("other", Kind::Slow));
+    drop((theirs, theirs2));
+    worker.join().unwrap().unwrap();
+    other.join().unwrap().unwrap();
+    assert!(written.all().iter().all(|report| report.scope.label() == Some("other")));
+}
+
+#[test]
+fn a_scope_that_was_open_before_the_policy_is_reported_too() {
+    let alone = Written::alone();
+    let (mut ours, theirs) = UnixStream::pair().unwrap();
+    let (begun, has_begun) = std::sync::mpsc::channel();
+    let worker = thread::spawn(move || {
+        timeout_value(Duration::from_secs(600), || {
+            begun.send(()).unwrap();
+            handles_a_request(&mut ours)
+        })
+    });
+    has_begun.recv().unwrap();
+    let written = Written::install(alone, |policy| policy.warn_after(ms(20)));
+    written.wait_for(|report| report.kind == Kind::Slow);
+    drop(theirs);
+    worker.join().unwrap().unwrap();
+}
+
+async fn waits_for_a_byte(peer: &mut tokio::net::TcpStream) {
+    use tokio::io::AsyncReadExt;
+    let _ = peer.read_u8().await;
+}
+
+async fn serves(peer: &mut tokio::net::TcpStream) {
+    tokio::join!(waits_for_a_byte(peer), tokio::time::sleep(Duration::from_secs(600)));
+}
+
+#[test]
+fn a_pending_future_is_reported_by_where_it_waits_and_a_second_time_at_its_expiry() {
+    let written = Written::under(|policy| policy.warn_after(ms(40)));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let error = runtime.block_on(async {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut peer = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        Timebox::new(ms(200)).label("serve").run_future_value(serves(&mut peer)).await.unwrap_err()
+    });
+    assert!(error.is_timeout());
+    for kind in [Kind::Slow, Kind::Expired] {
+        let report = written.wait_for(labelled("serve", kind));
+        assert!(report.thread.is_none() && report.stacks.is_empty(), "{report}");
+        assert_eq!(report.awaits.len(), 2, "{report}");
+        let stacks = report.awaits.iter().map(|stack| &stack.frames);
+        let names = stacks.map(|frames| frames.iter().map(|frame| &*frame.function).collect::<Vec<_>>());
+        let (reads, sleeps): (Vec<_>, Vec<_>) =
+            names.partition(|names| names.iter().any(|name| name.contains("waits_for_a_byte")));
+        assert_in_order(&reads[0], &["waits_for_a_byte", "serves"]);
+        assert_in_order(&sleeps[0], &["Sleep", "serves"]);
+        assert!(report.polls.as_ref().unwrap().count >= 1);
+    }
+    written.wait_for(labelled("serve", Kind::Ended));
+    assert_eq!(error.report().unwrap().kind, Kind::Expired);
+}
+
+#[inline(never)]
+fn blocks_in_a_poll(peer: &mut TcpStream) {
+    let _ = peer.read(&mut [0; 1]);
+    black_box(());
+}
+
+#[test]
+fn a_poll_that_hangs_is_reported_with_the_stack_of_its_thread() {
+    let written = Written::under(|policy| policy.warn_after(ms(40)));
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut ours = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let worker = thread::spawn(move || {
+        pollster::block_on(future::timeout_value(Duration::from_secs(600), async {
+            blocks_in_a_poll(&mut ours);
+        }))
+    });
+    let report = written.wait_for(|report| report.kind == Kind::Slow);
+    assert_in_order(&functions(&report), &["blocks_in_a_poll"]);
+    let activity = &report.thread.as_ref().unwrap().activity;
+    assert!(matches!(activity, Activity::Blocked(call) if call.contains("TCP 127.0.0.1:")), "{activity:?}");
+    drop(listener.accept().unwrap());
+    worker.join().unwrap().unwrap();
+}
+
+#[test]
+fn a_ready_value_wins_and_is_not_reported() {
+    let written = Written::under(|policy| policy.warn_after(ms(20)));
+    let slow = async {
+        let (sender, receiver) = tokio::sync::oneshot::channel();
+        thread::spawn(move || sender.send(()));
+        receiver.await.unwrap();
+    };
+    pollster::block_on(future::timeout_value(Duration::from_secs(600), slow)).unwrap();
+    let _: Result<(), TimeoutError> = timeout(Duration::ZERO, || Ok(()));
+    assert!(written.all().is_empty());
+}
+
+#[test]
+fn a_scope_that_stays_open_long_after_its_expiry_has_all_threads_dumped() {
+    let (sender, dumps) = std::sync::mpsc::channel();
+    let sender = Mutex::new(sender);
+    let written = Written::under(|policy| {
+        policy.on_stuck(ms(100), move |dump| sender.lock().unwrap().send(dump.clone()).unwrap())
+    });
+    let (mut ours, theirs) = UnixStream::pair().unwrap();
+    let worker = thread::Builder::new().name("stuck".into());
+    let worker = worker.spawn(move || timeout_value(ms(20), || handles_a_request(&mut ours))).unwrap();
+    let dump = dumps.recv_timeout(Duration::from_secs(60)).unwrap();
+    drop(theirs);
+    worker.join().unwrap().unwrap();
+    let stuck = dump.threads.iter().find(|thread| thread.thread.name == "stuck").expect("the stuck thread");
+    assert_eq!(stuck.scopes.len(), 1);
+    let names: Vec<_> = stuck.stack.frames.iter().map(|frame| &*frame.function).collect();
+    assert_in_order(&names, &["reads_a_reply", "handles_a_request"]);
+    drop(written);
+    assert!(dumps.try_recv().is_err(), "told twice");
+}
+
+#[test]
+fn a_future_that_leaves_the_scope_around_it_is_reported_by_the_policy_and_its_task_sleeps() {
+    let written = Written::under(|policy| policy.warn_after(ms(100)));
+    let mut polls = 0;
+    pollster::block_on(async {
+        let waits = std::future::poll_fn(|_| {
+            polls += 1;
+            std::task::Poll::<()>::Pending
+        });
+        let job = Timebox::new(Duration::from_secs(600)).label("job").run_future_value(waits);
+        let mut job = std::pin::pin!(job);
+        let polled_beneath = std::future::poll_fn(|cx| {
+            for _ in 0..3 {
+                assert!(job.as_mut().poll(cx).is_pending());
+            }
+            std::task::Poll::Ready(())
+        });
+        future::timeout_value(Duration::from_secs(700), polled_beneath).await.unwrap();
+        // From here on it is outermost.
+        future::wait(ms(400), &mut job).await.unwrap_err();
+    });
+    written.wait_for(labelled("job", Kind::Slow));
+    assert!(polls < 50, "polled {polls} times");
+}
