@@ -159,15 +159,15 @@ mod tests {
         for (file, expected) in [
             ("/rustc/59807616e1fa/library/std/src/net/tcp.rs", "std/src/net/tcp.rs"),
             (
-                "/root/.rustup/x/lib/rustlib/src/rust/library/core/src/ops/function.rs",
+                "/home/me/.rustup/x/lib/rustlib/src/rust/library/core/src/ops/function.rs",
                 "core/src/ops/function.rs",
             ),
             (
-                "/root/.cargo/registry/src/index.crates.io-1949cf8c/redis-1.0.0/src/lib.rs",
+                "/home/me/.cargo/registry/src/index.crates.io-1949cf8c/redis-1.0.0/src/lib.rs",
                 "redis-1.0.0/src/lib.rs",
             ),
             (
-                "/root/.cargo/git/checkouts/tokio-377c595163f99a10/abcdef0/src/lib.rs",
+                "/home/me/.cargo/git/checkouts/tokio-377c595163f99a10/abcdef0/src/lib.rs",
                 "tokio-377c595163f99a10/abcdef0/src/lib.rs",
             ),
             ("/home/me/shop/src/main.rs", "/home/me/shop/src/main.rs"),
@@ -201,7 +201,8 @@ mod tests {
             assert_eq!(owner_in(function, None), expected, "{function}");
         }
         // The closure of a macro.
-        let file = "/root/.cargo/registry/src/index.crates.io-1949cf8c/tokio-util-1.53.0/src/macros/join.rs";
+        let file =
+            "/home/me/.cargo/registry/src/index.crates.io-1949cf8c/tokio-util-1.53.0/src/macros/join.rs";
         assert_eq!(owner_in("shop::show::{{closure}}", Some(file)), "tokio-util");
     }
 }
