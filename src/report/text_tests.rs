@@ -75,7 +75,8 @@ fn a_future_that_waits_at_two_places() {
     report.notes = vec!["A leaf did not clone its waker\nin this poll.".into()];
     // Whoever writes labels and fields must not write to the terminal.
     report.chain.push(scope("nightly\n\u{1b}[31mbatch", None, &report.scope));
-    let place = "/root/.cargo/registry/src/index.crates.io-1949cf8c6b5b557f/tokio-1.45.0/src/time/sleep.rs";
+    let place =
+        "/home/me/.cargo/registry/src/index.crates.io-1949cf8c6b5b557f/tokio-1.45.0/src/time/sleep.rs";
     let sleep = frame("<tokio::time::Sleep as core::future::Future>::poll", Some((place, 446)), true);
     let pin = frame("<core::pin::Pin<P> as core::future::Future>::poll", None, true);
     let fill = frame("shop::cache::fill::{{closure}}", Some(("src/cache.rs", 80)), false);
