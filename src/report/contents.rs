@@ -70,7 +70,8 @@ pub struct Report {
     /// The scope that the report is about.
     #[serde(serialize_with = "json::scope")]
     pub scope: ScopeInfo,
-    /// That scope and the scopes around it that count inside it, innermost first.
+    /// The scopes that were open, innermost first. For a thread: all of its scopes, those inside the reported scope too. For a
+    /// pending future: the reported scope, and the scopes around it that count inside it.
     #[serde(serialize_with = "json::scopes")]
     pub chain: Vec<ScopeInfo>,
     /// When the scope was entered.

@@ -8,7 +8,7 @@ use super::reporter::Tools;
 use super::stack::{Begun, Copy, CpuTimes, Memory, State};
 use super::{blocked, stack, state};
 use crate::error::{Fields, ScopeId, ScopeInfo};
-use crate::scope::{ReadMemory, ScopeCopy};
+use crate::scope::{ReadMemory, ScopeCopy, ScopeKind};
 use crate::time::{NEVER, clock};
 
 /// How long the reporter waits for a running thread to take the signal.
@@ -73,7 +73,7 @@ pub(super) fn make(look: Look, tools: &mut Tools) -> Option<Report> {
     let (stack, more) = tools.stack_of(&copy.stack, Some(scope.frame));
     notes.extend(more);
     Some(Report {
-        kind: look.event.into(),
+        kind: if scope.kind == ScopeKind::WatchedPoll { Kind::Stalled } else { look.event.into() },
         scope: chain[at].clone(),
         limit: chain[at].limit(),
         chain,

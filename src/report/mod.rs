@@ -107,6 +107,7 @@ mod stack;
 mod state;
 mod text;
 mod watch;
+mod watched;
 
 #[cfg(feature = "testing")]
 #[doc(hidden)]
@@ -124,6 +125,7 @@ pub use runtime::{watch_current_runtime, watch_runtime};
 #[cfg(feature = "tracing")]
 pub use sink::Tracing;
 pub use sink::{Directory, Sink, Stderr};
+pub use watched::{Watched, watch, watched};
 
 #[cfg(test)]
 mod pipeline_tests;

@@ -205,12 +205,13 @@ impl Watched {
         self.peek(peeked, now);
         let (mut due, mut stuck) = (None, None);
         // If there are more scopes, the outermost one is not known.
-        let outermost = if peeked.is_cut { usize::MAX } else { peeked.scopes().len().wrapping_sub(1) };
+        let outermost = peeked.scopes().iter().rposition(|scope| !scope.kind.is_only_watched());
+        let outermost = outermost.filter(|_| !peeked.is_cut);
         for (depth, scope) in peeked.scopes().iter().enumerate() {
             let told =
                 self.reported.iter().find(|reported| reported.is_of(scope)).map_or(0, |one| one.events);
             let mut first = NEVER;
-            for (event, at) in times(scope, depth == outermost) {
+            for (event, at) in times(scope, Some(depth) == outermost) {
                 // A process that stood still is given that time once more.
                 let at = if event == Event::Stuck { at.saturating_add(late) } else { at };
                 if told & event as u8 != 0 {

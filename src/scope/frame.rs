@@ -247,7 +247,19 @@ pub(crate) fn innermost<R>(thread: &Thread, f: impl FnOnce(Option<&Scope>) -> R)
     let scope: *const Scope = thread.frame.get().cast();
     // SAFETY: invariant 1: the pointer is null or to an open frame. The frame stays open during the call, since `f` holds the
     // frame while `f` runs code that could leave the frame. Invariant 2 rules out other threads.
-    f(unsafe { scope.as_ref() })
+    f(bounding(unsafe { scope.as_ref() }))
+}
+
+/// This scope or the next one outwards whose frame is not only for reports.
+#[cfg_attr(not(debug_assertions), inline(always))]
+fn bounding(scope: Option<&Scope>) -> Option<&Scope> {
+    #[cfg(feature = "report")]
+    if let Some(watched) = scope
+        && watched.kind.is_only_watched()
+    {
+        return watched.outer();
+    }
+    scope
 }
 
 impl Scope {
@@ -258,9 +270,10 @@ impl Scope {
         Held(self)
     }
 
+    #[cfg_attr(not(debug_assertions), inline(always))]
     fn outer(&self) -> Option<&Scope> {
         // SAFETY: invariant 1: the frame around an open frame is open, and outlives it.
-        unsafe { self.outer.as_ref() }
+        bounding(unsafe { self.outer.as_ref() })
     }
 
     pub(crate) fn extras(&self) -> Option<&Extras> {

@@ -24,6 +24,8 @@ mod switch;
 pub(crate) mod test_hooks;
 mod unwind;
 mod wait;
+#[cfg(feature = "report")]
+pub(crate) mod watched;
 
 pub use builder::Timebox;
 pub use cancel::{on_cancel, token};
@@ -45,6 +47,8 @@ pub use run::{timeout, timeout_value, with_timeout};
 pub use shield::shield;
 pub(crate) use shield::{HeldOffHooks, longest};
 pub use sleep::sleep;
+#[cfg(feature = "report")]
+pub(crate) use spec::Kind as ScopeKind;
 pub(crate) use suspended::SuspendedScope;
 pub use switch::{is_enabled, set_enabled};
 pub(crate) use wait::WaitLimit;

@@ -16,8 +16,9 @@ pub(crate) fn is_watched() -> bool {
 }
 
 impl Scope {
+    #[cfg_attr(not(debug_assertions), inline(always))]
     pub(in crate::scope) fn is_outermost(&self) -> bool {
-        self.outer.is_null()
+        self.outer.is_null() || self.outer().is_none()
     }
 
     pub(crate) fn entered_at(&self) -> u64 {
@@ -45,7 +46,7 @@ impl Scope {
             return false;
         }
         let is_plain = self.extras.is_null() && !self.kind.is_polled();
-        if is_plain && self.is_outermost() {
+        if is_plain && self.outer.is_null() {
             // Not after the deadline. Cannot overflow: see `NO_WARNING`.
             let look = self.entered + watchdog::global().warn_after().min(self.asked) / 2;
             let look = look.min(effective);
@@ -54,7 +55,7 @@ impl Scope {
             if effective != self.outer_deadline {
                 thread.arm(effective);
             }
-            if !is_plain {
+            if !is_plain || self.is_outermost() {
                 self.arm_look(thread);
             }
         }
@@ -77,7 +78,7 @@ impl Scope {
         // The look of a scope around this one may come first. It is not armed again when this scope is left, since the observer
         // finds the time of its next look by itself.
         let armed = thread.slot().look();
-        if !self.is_outermost() && armed > self.entered {
+        if !self.outer.is_null() && armed > self.entered {
             at = at.min(armed);
         }
         thread.arm_look(at);
