@@ -380,7 +380,10 @@ fn a_watched_block_is_reported_and_not_bounded() {
     let slow = written.wait_for(labelled("watched", Kind::Slow));
     assert_eq!(slow.limit, None);
     assert!(slow.elapsed >= Duration::from_millis(20));
-    assert_eq!(slow.chain.iter().map(|scope| scope.label()).collect::<Vec<_>>(), [Some("watched"), Some("over")]);
+    assert_eq!(
+        slow.chain.iter().map(|scope| scope.label()).collect::<Vec<_>>(),
+        [Some("watched"), Some("over")]
+    );
     let stack = slow.stacks[0].frames.iter().map(|frame| frame.function.as_str()).collect::<Vec<_>>();
     assert!(stack.iter().any(|name| name.contains("a_watched_block_is_reported")), "{stack:#?}");
     written.wait_for(labelled("watched", Kind::Ended));
@@ -392,7 +395,9 @@ fn scopes_in_a_watched_block_count_as_outermost() {
     report::watch("main loop", Duration::from_secs(3600), || {
         assert_eq!(timebox::deadline(), timebox::Deadline::NEVER);
         timeout_value(Duration::from_secs(3600), || {
-            written.wait_for(|report| report.kind == Kind::Slow && report.limit == Some(Duration::from_secs(3600)));
+            written.wait_for(|report| {
+                report.kind == Kind::Slow && report.limit == Some(Duration::from_secs(3600))
+            });
         })
         .unwrap();
     });

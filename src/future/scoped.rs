@@ -134,11 +134,11 @@ where
 
     #[cfg_attr(not(debug_assertions), inline(always))]
     fn poll_in(&mut self, scope: &Scope) {
-        // The future first: a value that is ready wins.
         #[cfg(feature = "report")]
-        if is_watched() {
-            return self.poll_watched(scope);
+        if is_watched() && self.wakeup.is_report_due(scope) {
+            return self.poll_traced(scope);
         }
+        // The future first: a value that is ready wins.
         let output = match self.future.as_mut().as_pin_mut() {
             Some(future) => future.poll(self.cx),
             None => return,
@@ -146,32 +146,27 @@ where
         self.look_at(&Thread::current(), scope, output);
     }
 
-    /// As [`poll_in`](Self::poll_in), while reports are on.
+    /// As [`poll_in`](Self::poll_in), for a future that is due for a report.
     #[cfg(feature = "report")]
     #[inline(never)]
-    fn poll_watched(&mut self, scope: &Scope) {
+    fn poll_traced(&mut self, scope: &Scope) {
         let Some(mut future) = self.future.as_mut().as_pin_mut() else { return };
         let mut output = Poll::Pending;
-        // A future that is done drops its `Polls`, and so tells that it has ended.
-        let mut polls = self.wakeup.take_polls();
-        polls.poll(scope, self.cx, &mut |cx| {
+        self.wakeup.trace(scope, self.cx, &mut |cx| {
             output = future.as_mut().poll(cx);
             output.is_pending()
         });
-        if output.is_pending() {
-            self.wakeup.keep_polls(polls);
-        }
         self.look_at(&Thread::current(), scope, output);
     }
 
-    /// When the task must be woken for a report.
+    /// For a future that is pending: when the task must be woken for a report.
     #[cfg_attr(not(debug_assertions), inline(always))]
-    fn next_look(&self, scope: &Scope) -> u64 {
+    fn next_look(&mut self, thread: &Thread, scope: &Scope) -> u64 {
         #[cfg(feature = "report")]
-        return if is_watched() { self.wakeup.next_look(scope) } else { NEVER };
+        return if is_watched() { self.wakeup.count_poll(thread, scope) } else { NEVER };
         #[cfg(not(feature = "report"))]
         {
-            let _ = (self, scope);
+            let _ = (self, thread, scope);
             NEVER
         }
     }
@@ -183,7 +178,8 @@ where
         let poll = match output {
             Poll::Ready(output) => Poll::Ready(scope.in_time(scope.location(), (self.done)(output))),
             Poll::Pending => {
-                match wait(thread, scope, self.next_look(scope), self.wakeup, task_waker(self.cx)) {
+                let look = self.next_look(thread, scope);
+                match wait(thread, scope, look, self.wakeup, task_waker(self.cx)) {
                     Poll::Ready(error) => Poll::Ready(Err(E::from(error))),
                     Poll::Pending => return,
                 }

@@ -8,7 +8,7 @@ use crate::scope::Scope;
 use crate::scope::await_over::{AwaitState, PATIENCE};
 use crate::scope::innermost;
 #[cfg(feature = "report")]
-use crate::scope::observe::Polls;
+use crate::scope::observe::{Polls, Told, first_look, is_first_due};
 #[cfg(feature = "report")]
 use crate::sync::traced_waker::untraced;
 use crate::test_env::TestEnv;
@@ -22,6 +22,8 @@ use crate::watchdog::{self, Timer};
 #[derive(Debug, Default)]
 pub(super) struct TaskWakeup {
     timer: Option<(u64, Timer)>,
+    #[cfg(feature = "report")]
+    polls: Polls,
     /// State that most futures do not need. It is boxed, so that a move of the future copies less.
     cold: Option<Box<ColdState>>,
 }
@@ -37,8 +39,9 @@ struct ColdState {
     await_state: AwaitState,
     /// The error that the future will give once its hooks have run.
     error: Option<TimeoutError>,
+    /// Present once there was a report.
     #[cfg(feature = "report")]
-    polls: Polls,
+    told: Option<Told>,
 }
 
 #[derive(Debug)]
@@ -218,30 +221,37 @@ impl TaskWakeup {
         &mut self.cold.get_or_insert_default().await_state
     }
 
-    /// What reports know of the polls so far.
     #[cfg(feature = "report")]
-    pub(super) fn take_polls(&mut self) -> Polls {
-        let was_polled =
-            self.timer.is_some() || self.cold.as_ref().is_some_and(|cold| cold.waiting.is_some());
-        let kept = self.cold.as_mut().map(|cold| std::mem::take(&mut cold.polls)).unwrap_or_default();
-        if kept.count == 0 && was_polled { Polls::after_one() } else { kept }
+    #[cfg_attr(not(debug_assertions), inline(always))]
+    fn told(&self) -> Option<&Told> {
+        self.cold.as_ref()?.told.as_ref()
     }
 
+    /// Whether the future is due for a report.
     #[cfg(feature = "report")]
-    pub(super) fn keep_polls(&mut self, polls: Polls) {
-        if polls.is_worth_keeping() {
-            self.cold.get_or_insert_default().polls = polls;
-        }
+    #[cfg_attr(not(debug_assertions), inline(always))]
+    pub(super) fn is_report_due(&self, scope: &Scope) -> bool {
+        self.told().map_or_else(|| is_first_due(scope), |told| told.is_due(scope))
     }
 
-    /// When the task must be woken for a report. Called while reports are on.
+    /// Counts a poll while reports are on. Returns when the task must be woken for a report.
     #[cfg(feature = "report")]
-    #[inline(never)]
-    pub(super) fn next_look(&self, scope: &Scope) -> u64 {
-        match &self.cold {
-            Some(cold) => cold.polls.next_look(scope),
-            None => Polls::default().next_look(scope),
-        }
+    #[cfg_attr(not(debug_assertions), inline(always))]
+    pub(super) fn count_poll(&mut self, thread: &Thread, scope: &Scope) -> u64 {
+        self.polls.add(thread, scope);
+        self.told().map_or_else(|| first_look(scope), |told| told.next_look(scope))
+    }
+
+    /// Polls a future that is due for a report. `poll` returns whether the future is still pending.
+    #[cfg(feature = "report")]
+    pub(super) fn trace(
+        &mut self,
+        scope: &Scope,
+        cx: &mut Context<'_>,
+        poll: &mut dyn FnMut(&mut Context<'_>) -> bool,
+    ) {
+        let told = self.cold.get_or_insert_default().told.get_or_insert_default();
+        told.trace(scope, &self.polls, cx, poll);
     }
 
     pub(super) fn keep_error(&mut self, error: TimeoutError) {

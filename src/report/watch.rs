@@ -23,7 +23,6 @@ use crate::sync::callback::drop_quietly;
 use crate::sync::fork::PerProcess;
 use crate::sync::{AtomicBool, AtomicU64, Mutex, Ordering, lock, os};
 use crate::time::{NEVER, clock, nanos};
-use crate::watchdog::slots::Slot;
 use crate::watchdog::{self, NO_WARNING, Observer};
 
 /// How long a reported scope is left alone before the next look whether it is still open, in nanoseconds: a fraction of the time
@@ -114,6 +113,8 @@ struct Watched {
     target: Option<Target>,
     /// The scopes that were reported, and are open as far as is known.
     reported: Vec<Reported>,
+    /// The polls in which the thread was at the last look.
+    polls: Vec<SeenPoll>,
     /// The thread's times at an earlier look, and the time of that look.
     before: Option<(u64, CpuTimes)>,
     /// The time of the next look.
@@ -131,6 +132,30 @@ struct Reported {
     missed: u32,
     /// Whether the frame is that of a poll. If it is gone, the poll has ended, and not the scope.
     is_poll: bool,
+}
+
+/// A poll, and when it was first seen.
+struct SeenPoll {
+    frame: u64,
+    number: u64,
+    since: u64,
+}
+
+impl SeenPoll {
+    fn is_of(&self, scope: &ScopeCopy) -> bool {
+        (self.frame, self.number) == (scope.frame, scope.poll)
+    }
+}
+
+/// Whether the poll was first seen so long ago that it counts as stuck.
+fn has_lasted(polls: &mut Vec<SeenPoll>, scope: &ScopeCopy, now: u64) -> bool {
+    match polls.iter().find(|seen| seen.is_of(scope)) {
+        Some(seen) => seen.since + STUCK_POLL <= now,
+        None => {
+            polls.push(SeenPoll { frame: scope.frame, number: scope.poll, since: now });
+            false
+        }
+    }
 }
 
 impl State {
@@ -177,7 +202,7 @@ impl Observer for Watch {
                 continue;
             }
             let was_open = watched.target.is_some();
-            watched.look(slot, peeked, now, late);
+            watched.look(peeked, now, late);
             if watched.reported.is_empty() || (!was_open && open >= MOST_TARGETS) {
                 watched.target = None;
             } else if !was_open {
@@ -191,7 +216,15 @@ impl Observer for Watch {
 
 impl Watched {
     fn new(tid: u32, frame_word: u64) -> Self {
-        Self { tid, frame_word, target: None, reported: Vec::new(), before: None, next: NEVER }
+        Self {
+            tid,
+            frame_word,
+            target: None,
+            reported: Vec::new(),
+            polls: Vec::new(),
+            before: None,
+            next: NEVER,
+        }
     }
 
     fn target(&mut self) -> &Target {
@@ -200,9 +233,10 @@ impl Watched {
     }
 
     /// Looks at the thread. Sets when to look again.
-    fn look(&mut self, slot: &Slot, peeked: &mut ScopeCopies, now: u64, late: u64) {
+    fn look(&mut self, peeked: &mut ScopeCopies, now: u64, late: u64) {
         self.next = NEVER;
         self.peek(peeked, now);
+        self.polls.retain(|seen| peeked.scopes().iter().any(|scope| seen.is_of(scope)));
         let (mut due, mut stuck) = (None, None);
         // If there are more scopes, the outermost one is not known.
         let outermost = peeked.scopes().iter().rposition(|scope| !scope.kind.is_only_watched());
@@ -210,6 +244,7 @@ impl Watched {
         for (depth, scope) in peeked.scopes().iter().enumerate() {
             let told =
                 self.reported.iter().find(|reported| reported.is_of(scope)).map_or(0, |one| one.events);
+            let has_lasted = !scope.kind.is_polled() || has_lasted(&mut self.polls, scope, now);
             let mut first = NEVER;
             for (event, at) in times(scope, Some(depth) == outermost) {
                 // A process that stood still is given that time once more.
@@ -221,11 +256,8 @@ impl Watched {
                     first = first.min(at);
                     continue;
                 }
-                // A poll that has just begun is left alone.
-                let polled_until =
-                    if scope.kind.is_polled() && event != Event::Stuck { slot.look() } else { 0 };
-                if polled_until > now && polled_until < now + 2 * STUCK_POLL {
-                    first = first.min(polled_until);
+                if event != Event::Stuck && !has_lasted {
+                    first = first.min(now + STUCK_POLL);
                     continue;
                 }
                 // The outermost scope that is due is reported, with its latest event.

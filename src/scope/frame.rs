@@ -99,6 +99,9 @@ pub struct Scope {
     holds: Cell<u32>,
     /// The waker of the poll for which the frame is open; null while a future is dropped. Set only in polled kinds.
     waker: MaybeUninit<*const Waker>,
+    /// The number of the poll for which the frame is open. Set only in polled kinds, while reports are on.
+    #[cfg(feature = "report")]
+    poll: MaybeUninit<u64>,
 }
 
 /// A bound that no type meets. It makes the compiler explain why a scope cannot be shared.
@@ -134,6 +137,8 @@ impl Scope {
             undo: Cell::new(if kind.is_boundary() { Undo::FLAG } else { Undo::NOTHING }),
             holds: Cell::new(0),
             waker: MaybeUninit::uninit(),
+            #[cfg(feature = "report")]
+            poll: MaybeUninit::uninit(),
         }
     }
 

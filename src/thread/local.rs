@@ -41,6 +41,9 @@ pub(crate) struct Thread {
     pub(crate) frame: Cell<*const ()>,
     /// The thread's timers, once it has armed one. Invariant 2.
     timers: Cell<Option<&'static Timers>>,
+    /// How many polls have begun while reports were on.
+    #[cfg(feature = "report")]
+    polls: Cell<u64>,
 }
 
 /// A pointer to the calling thread's state. It is not `Send`, so it stays on that thread.
@@ -75,6 +78,8 @@ thread_local! {
             slot: Cell::new(None),
             frame: Cell::new(std::ptr::null()),
             timers: Cell::new(None),
+            #[cfg(feature = "report")]
+            polls: Cell::new(0),
         }
     };
     static REGISTRATION: Registration = const { Registration(Cell::new(None)) };
@@ -241,6 +246,15 @@ impl Thread {
         if !global().arm(self.slot(), deadline) {
             self.look_again();
         }
+    }
+
+    /// The number of the poll that begins, counted while reports are on.
+    #[cfg(feature = "report")]
+    #[cfg_attr(not(debug_assertions), inline(always))]
+    pub(crate) fn next_poll(&self) -> u64 {
+        let number = self.polls.get().wrapping_add(1);
+        self.polls.set(number);
+        number
     }
 
     /// Makes the watchdog's observer look at this thread at a time. Only while reports are on.

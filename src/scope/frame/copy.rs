@@ -59,6 +59,8 @@ pub(crate) struct ScopeCopy {
     /// 0 if nobody has asked for the identity yet.
     pub(crate) id: u64,
     pub(crate) kind: Kind,
+    /// For a polled kind: the number of the poll.
+    pub(crate) poll: u64,
     pub(crate) unmeasured: bool,
     pub(crate) label: ShortText<LABEL_BYTES>,
     /// Names and values in turn, each followed by a zero byte.
@@ -77,6 +79,7 @@ impl ScopeCopy {
         location: 0,
         id: 0,
         kind: Kind::Block,
+        poll: 0,
         unmeasured: false,
         label: ShortText::EMPTY,
         fields: ShortText::EMPTY,
@@ -168,6 +171,7 @@ fn copy(frame: u64, memory: &impl ReadMemory, place: &mut ScopeCopy) -> Option<u
     place.location = bytes.word(offset_of!(Scope, location));
     place.id = bytes.long(offset_of!(Scope, id));
     place.kind = Kind::from_bits(bytes.0[offset_of!(Scope, kind)])?;
+    place.poll = bytes.long(offset_of!(Scope, poll));
     place.unmeasured = bytes.0[offset_of!(Scope, unmeasured)] != 0;
     place.label.len = 0;
     place.fields.len = 0;

@@ -1,11 +1,14 @@
 //! Reports: the time at which a scope is looked at, from outside its thread.
 
+use std::mem::MaybeUninit;
+
 use super::Scope;
+use crate::scope::spec::Kind;
 use crate::thread::Thread;
 use crate::time::{NEVER, clock};
 use crate::watchdog::{self, NO_WARNING};
 
-/// How long a poll of a future lasts before a look counts it as stuck, in nanoseconds.
+/// How long the watchdog sees the same poll of a future before it counts the poll as stuck, in nanoseconds.
 pub(crate) const STUCK_POLL: u64 = 10_000_000;
 
 /// Whether a policy of reports is in force.
@@ -41,15 +44,14 @@ impl Scope {
     /// The first look comes when half of the scope's time has passed. It notes how much the thread has run, so that the report
     /// can tell code that takes long from a thread that gets no processor.
     #[cfg_attr(not(debug_assertions), inline(always))]
-    pub(super) fn arm_if_watched(&self, thread: &Thread, effective: u64) -> bool {
+    pub(super) fn arm_if_watched(&mut self, thread: &Thread, effective: u64) -> bool {
         if !is_watched() {
             return false;
         }
-        let is_plain = self.extras.is_null() && !self.kind.is_polled();
+        let is_plain = self.extras.is_null() && self.kind == Kind::Block;
         if is_plain && self.outer.is_null() {
-            // Not after the deadline. Cannot overflow: see `NO_WARNING`.
+            // Cannot overflow: see `NO_WARNING`. Not after the deadline, which is the scope's own.
             let look = self.entered + watchdog::global().warn_after().min(self.asked) / 2;
-            let look = look.min(effective);
             thread.arm_with_look(effective, look);
         } else {
             if effective != self.outer_deadline {
@@ -63,17 +65,21 @@ impl Scope {
     }
 
     #[inline(never)]
-    fn arm_look(&self, thread: &Thread) {
-        let warn_after = self.warn_after();
-        let mut at = self.entered + warn_after.min(self.asked) / 2;
+    fn arm_look(&mut self, thread: &Thread) {
         if self.kind.is_polled() {
-            // A poll that is short is left alone: a report of a pending future comes from its traced poll.
-            let now = clock::now();
-            thread.now.set(now);
-            at = at.max(now + STUCK_POLL);
+            self.poll = MaybeUninit::new(thread.next_poll());
         }
+        let warn_after = self.warn_after();
         if warn_after == NO_WARNING && !self.is_outermost() {
             return;
+        }
+        let mut at = self.entered + warn_after.min(self.asked) / 2;
+        if self.kind.is_polled() && at <= watchdog::global().reached() {
+            // The time of the first look has passed: only a poll that is stuck needs another look from outside. A report of a pending
+            // future comes from its traced poll.
+            let now = clock::now();
+            thread.now.set(now);
+            at = now + STUCK_POLL;
         }
         // The look of a scope around this one may come first. It is not armed again when this scope is left, since the observer
         // finds the time of its next look by itself.
