@@ -134,7 +134,7 @@ where
 
     #[cfg_attr(not(debug_assertions), inline(always))]
     fn poll_in(&mut self, scope: &Scope) {
-        // The future first: a value that is ready wins.
+        // The future is polled before its time is looked at, so a value that is ready wins over the deadline.
         #[cfg(feature = "report")]
         if is_watched() {
             return self.poll_watched(scope);
@@ -287,9 +287,9 @@ fn wait_on(scope: &Scope, look: u64, wakeup: &mut TaskWakeup, waker: &Waker) -> 
     let now = clock::now();
     let shielded = |scope: &Scope| scope.existing_node().map_or(0, |node| node.shielded_until(waker));
     let mut until = scope.polled_until(now).max(shielded(scope));
-    // If this scope is over only because the scope of an outer future is over, the outer future drops its body, or waits for a
-    // shield. So this future does not end, but stays pending for a while. If the body has only a `&mut` of this future, this
-    // future survives the outer limit.
+    // If this scope is over only because the scope of an outer future is over, the outer future will drop its body,
+    // perhaps after a shield. So this future stays pending. After a while it ends all the same: the body may have only
+    // a `&mut` of this future, and then its drop does not end this future.
     if scope.is_dropped_by_outer(now) {
         until = scope.polled().map(shielded).fold(until, u64::max);
         if until <= now {

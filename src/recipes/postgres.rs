@@ -42,7 +42,8 @@ pub async fn session_async(client: &Client) -> Result<Session, tokio_postgres::E
     Ok(Session::new(row.get(0), row.get(1)))
 }
 
-/// A connection that cancels queries on other connections. A pool needs only one. It may log in as the same role.
+/// A connection that cancels queries on other connections. A pool needs only one. It may log in as the same role as the
+/// other connections.
 ///
 /// It has a thread of its own, because a hook must not need the executor whose work it interrupts.
 pub struct Control {
@@ -143,8 +144,8 @@ pub fn guarded<T: 'static>(
     Ok(interruptible(control.hook(session), statement)??)
 }
 
-/// The same for async code. The scope needs a grace, in which this awaits the server's answer to the cancel. The rows of a
-/// `RowStream` are still to be read, so `T: Unpin` does not let it out.
+/// The same for async code. The scope needs a grace, in which this awaits the server's answer to the cancel. `T: Unpin`
+/// excludes a `RowStream`, whose rows would be read outside the scope.
 pub async fn guarded_async<T: Unpin + 'static>(
     cancel: Hook<'static>, // `control.hook(session)` or `raw_hook(..)`
     statement: impl Future<Output = Result<T, tokio_postgres::Error>>,

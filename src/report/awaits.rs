@@ -30,7 +30,7 @@ const MOST_STACKS: usize = 32;
 #[derive(Debug, Default)]
 pub(crate) struct AwaitCopies {
     stacks: Vec<Taken>,
-    /// How many stacks were not taken, since there were [`MOST_STACKS`].
+    /// How many stacks were not taken, because the poll had taken [`MOST_STACKS`] already.
     left_out: u32,
     /// How many times the waker was cloned on other threads.
     elsewhere: u32,
@@ -50,7 +50,7 @@ enum Taken {
 pub(crate) struct Awaits {
     /// A stack for each place, from the leaf to the future that was polled.
     pub(crate) stacks: Vec<Stack>,
-    /// What is not certain about them, in sentences.
+    /// What is not certain about the stacks, in sentences.
     pub(crate) notes: Vec<String>,
 }
 
@@ -76,7 +76,7 @@ pub(crate) fn traced_poll<R>(waker: &Waker, poll: &mut dyn FnMut(&mut Context<'_
     (result, copies)
 }
 
-/// [`traced_poll`] for tests of this crate, and how to find the names.
+/// For tests of this crate: [`traced_poll`], and a closure that finds the names of the stacks.
 #[cfg(feature = "testing")]
 #[doc(hidden)]
 pub fn awaits_of<R>(
@@ -173,11 +173,11 @@ fn is_of_one_leaf(a: &Stack, b: &Stack) -> bool {
     is_innermost && a.foreign && a.function == b.function
 }
 
-/// Removes the frames of this crate: at the inner end those that took the stack, at the outer end the traced poll, all around
-/// it, and those between it and the future.
+/// Leaves only the frames of the future. Removes the frames that took the stack, at the inner end. At the outer end,
+/// removes the traced poll, all frames outside it, and the frames between it and the future.
 ///
-/// Where traced polls are nested, a clone goes through each traced waker, from the inside to the outside. So a stack that has
-/// gone through two wakers belongs to the second poll from the inside.
+/// If traced polls are nested, a clone goes through each traced waker, from the inside to the outside. So a stack with
+/// two traced wakers belongs to the second traced poll from the inside.
 fn trim(stack: &mut Stack) {
     let frames = &mut stack.frames;
     let mut polls = (0..frames.len()).filter(|&at| is_traced_poll(&frames[at].function));

@@ -67,8 +67,8 @@ fn is_test(function: &str) -> bool {
     cfg!(test) && function.contains("timebox::report::stack::tests::")
 }
 
-/// The crate of a function: of `<&mut a::B as c::D>::e` it is `a`. If the type is of no crate, as in `<F as c::D>::e`, it is that
-/// of the trait. `None` for a name without a path.
+/// The crate of a function: `a` for `<&mut a::B as c::D>::e`. If the type has no crate, as in `<F as c::D>::e`, the
+/// crate of the trait. `None` for a name without a path.
 pub(super) fn crate_of(function: &str) -> Option<&str> {
     let (of_type, of_trait) = match function.strip_prefix('<') {
         Some(rest) => rest.split_once(" as ").unwrap_or((rest, "")),
@@ -83,7 +83,7 @@ fn is_of_package(file: &str) -> bool {
     PACKAGES.iter().any(|package| path.contains(package))
 }
 
-/// The path that a type begins with: of `&mut a::B` it is `a::B`.
+/// The path that a type begins with: `a::B` for `&mut a::B`.
 fn self_type(function: &str) -> &str {
     let mut path = function;
     loop {

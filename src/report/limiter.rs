@@ -1,6 +1,6 @@
-//! Which reports are written, and which are left out so that nobody drowns in them.
+//! Which reports are written, and which are left out because there are too many.
 //!
-//! Pure: it takes times and numbers. Its memory has a bound, however many stacks there are.
+//! Reads no clock: the callers pass the time. The memory has a bound, however many stacks there are.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -10,7 +10,7 @@ const MOST_STACKS: usize = 1024;
 /// How many scopes are remembered whose report was written, so that their end is reported too.
 const MOST_SCOPES: usize = 1024;
 
-/// From so many reports a minute on there is no bound.
+/// A bound of this many reports a minute counts as no bound.
 const UNBOUNDED: u32 = 1 << 16;
 
 const MINUTE: u64 = 60_000_000_000;
@@ -20,7 +20,7 @@ const MINUTE: u64 = 60_000_000_000;
 pub(super) struct Bounds {
     /// How many reports are written in any minute.
     pub(super) per_minute: u32,
-    /// For so long, a stack that was written is not written again.
+    /// How long a stack that was written is not written again.
     pub(super) once_per: u64,
     /// Before this time nothing is written.
     pub(super) quiet_until: u64,
@@ -95,8 +95,8 @@ impl Limiter {
         self.bounds.per_minute >= UNBOUNDED || self.written.len() < self.bounds.per_minute as usize
     }
 
-    /// Forgets a quarter of the stacks: first those that would be written again anyway and of which nothing was left out,
-    /// then those that were not made for the longest time.
+    /// Forgets a quarter of the stacks. First it forgets stacks of which no report was left out, and whose next report
+    /// would be written anyway. Among several such stacks, the one whose last report is oldest goes first.
     fn forget_some(&mut self, now: u64) {
         let once_per = self.bounds.once_per;
         let is_needed = |stack: &Stack| {

@@ -103,7 +103,7 @@ struct Table {
 /// What tells one stack from another: functions and lines, or the place of the scope if there is no stack.
 type Key = Vec<(String, Option<u32>)>;
 
-/// A scope, and what of it has been counted under which stack.
+/// A scope that was counted under the stack `key`, with the time `elapsed`.
 #[derive(Debug)]
 struct Counted {
     scope: ScopeKey,

@@ -122,7 +122,7 @@ fn a_sink_that_hangs_fails_or_panics_harms_no_other() {
     Policy::new().per_minute(u32::MAX).to(hanging).to(panicking).to(Failing).to(good).install().unwrap();
     send_one("first");
     has_begun.recv().unwrap();
-    // The sink hangs in the first; its queue takes 64 more.
+    // The sink hangs in the first report. Its queue takes 64 more reports.
     for n in 0..70 {
         send(scope(), move || Some(report(&format!("f{n}"))));
         assert!(!flush(Duration::ZERO), "one sink hangs");
@@ -191,7 +191,7 @@ fn a_flood_that_is_made_is_bounded_too() {
         most = most.max(Arc::strong_count(&alive));
     }
     assert!(flush(LONG));
-    // The queue, the one that is being made, and that of this function.
+    // 64 jobs in the queue, one job that is being made, and `alive` itself.
     assert!(most <= 64 + 2, "{most} jobs at a time");
     assert_eq!(made.load(SeqCst) as u64 + dropped() - before, 100_000);
     assert!(written.lock().unwrap().len() <= 60);
@@ -381,7 +381,7 @@ impl<F: Fn() + Send + Sync> Drop for OnDrop<F> {
     }
 }
 
-/// Ends the policy of a sink while the reporter holds it, so that the reporter is its last owner.
+/// Uninstalls the policy of a sink while the reporter uses the policy. So the reporter is the last owner of the sink.
 fn leave_the_last_to_the_reporter(sink: impl Sink + 'static) {
     let (began, has_begun) = channel();
     let (open, go) = channel::<()>();

@@ -186,7 +186,8 @@ impl fmt::Debug for Policy {
     }
 }
 
-/// A policy that is, or was, in force. The last owner drops the sinks, which may block: so the watchdog never owns one.
+/// A policy that is, or was, in force. The last owner drops the sinks. That may block, so the watchdog never owns a
+/// policy.
 pub(crate) struct Installed {
     pub(crate) warn_after: Option<Duration>,
     pub(crate) overdue_after: Duration,

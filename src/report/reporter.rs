@@ -67,7 +67,7 @@ pub(crate) type Make = Box<dyn FnOnce(&mut Tools) -> Option<Report> + Send>;
 
 struct Reporter {
     queue: Queue<Job>,
-    /// The limiter of the policy in force. The bounds tell whether it is that of the policy.
+    /// The limiter, and the bounds for which it was made. If a policy has other bounds, a new limiter is made.
     limiter: Mutex<Option<(Bounds, Limiter)>>,
 }
 

@@ -4,13 +4,16 @@
 //! still. The watchdog looks at them. Tokio does not say on which thread a worker runs. So the reporter looks for threads whose
 //! stack is inside a poll:
 //!
-//! 1. A thread that was blocked in a poll, and has not run at all since the worker stood still for half of the time, is stuck.
-//! 2. A thread that has run may have made many polls. It is reported only if there are no more threads in a poll than workers
-//!    that stand still.
-//! 3. A thread that waited for a processor for most of the time is not reported until it has used the duration in processor time.
-//!    But it counts for rule 2, since its worker stands still too.
+//! A first look notes the processor times of all threads, when a worker has stood still for half of the duration that
+//! the user gave. The search comes after the whole duration:
 //!
-//! If nobody is found, the search is made again, after twice the time.
+//! 1. A thread that has not run since the first look is stuck, and is reported.
+//! 2. A thread that has run may have made many polls. It is reported only if no more threads are in a poll than workers
+//! stand still.
+//! 3. A thread that mostly waited for a processor is not reported, unless it has used as much processor time as the
+//! duration. But it counts for rule 2, since its worker stands still too.
+//!
+//! If no thread is reported, the search is repeated once the worker has stood still for three times as long.
 
 use std::collections::HashMap;
 use std::future::pending;
@@ -32,12 +35,13 @@ use crate::sync::{AtomicBool, Mutex, Ordering, lock};
 use crate::thread;
 use crate::time::{clock, nanos};
 
-/// How often the numbers are looked at: so many times in the duration, within bounds in nanoseconds.
+/// How many looks at the workers fit into the duration. The interval between two looks is kept within the bounds below,
+/// in nanoseconds.
 const LOOKS: u64 = 4;
 const LEAST_INTERVAL: u64 = 1_000_000;
 const MOST_INTERVAL: u64 = 1_000_000_000;
 
-/// How many threads of the process are looked at.
+/// How many threads of the process are looked at, at most.
 const MOST_THREADS: usize = 512;
 
 /// How long the reporter waits for the copy of a running thread.
@@ -78,7 +82,7 @@ pub fn watch_runtime(builder: &mut Builder, duration: Duration) {
             Watch::start(&handle, duration, location);
         }
     };
-    // A runtime of one thread starts no thread, so its first rest tells.
+    // A runtime of one thread starts no worker thread. Its watch starts when the runtime parks for the first time.
     builder.on_thread_start(watch_it.clone()).on_thread_park(watch_it);
 }
 
@@ -121,7 +125,7 @@ struct State {
     next: u64,
     /// Whether the runtime has been shut down.
     is_over: bool,
-    /// The times of the threads, as they were when a worker had stood still for half of the duration.
+    /// The times of the threads, as read when some worker had stood still for half of the duration.
     before: HashMap<u32, (u64, CpuTimes)>,
 }
 
@@ -133,7 +137,7 @@ struct Worker {
     busy: Duration,
     /// Since when it stands still.
     since: u64,
-    /// Whether the times of the threads were asked for since then.
+    /// Whether the times of the threads were read since then.
     is_suspect: bool,
     /// When its thread is to be looked for. [`u64::MAX`] if it was found.
     search_at: u64,
@@ -352,13 +356,13 @@ struct InPoll {
     before: Option<(u64, CpuTimes)>,
 }
 
-/// What a thread did since a worker had stood still for half of the duration.
+/// What a thread did since its times were read for `State::before`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Was {
     /// It has not run.
     Blocked,
     Running,
-    /// It mostly waited for a processor, or it is not known.
+    /// It mostly waited for a processor, or its times are not known.
     Starved,
 }
 

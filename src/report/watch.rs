@@ -26,8 +26,8 @@ use crate::time::{NEVER, clock, nanos};
 use crate::watchdog::slots::Slot;
 use crate::watchdog::{self, NO_WARNING, Observer};
 
-/// How long a reported scope is left alone before the next look whether it is still open, in nanoseconds: a fraction of the time
-/// that it has been open, within bounds.
+/// After a report of a scope, the watchdog looks from time to time whether the scope is still open. The interval is the
+/// time that the scope has been open, divided by `INTERVAL_FRACTION`, within these bounds in nanoseconds.
 const LEAST_INTERVAL: u64 = 20_000_000;
 const MOST_INTERVAL: u64 = 1_000_000_000;
 const INTERVAL_FRACTION: u64 = 50;
@@ -35,17 +35,17 @@ const INTERVAL_FRACTION: u64 = 50;
 /// How often a thread is peeked at before a scope that is not seen counts as left. A peek at a running thread may miss a scope.
 const PEEKS: usize = 4;
 
-/// The files of so many threads are kept open, of threads whose scopes are being reported.
+/// For how many threads with reported scopes the files in `/proc` are kept open, at most.
 const MOST_TARGETS: usize = 64;
 
-/// How many threads one pass looks at. The rest has its turn in the next pass, which follows at once: until then the watchdog
-/// serves deadlines.
+/// How many threads one pass looks at, at most. The watchdog then serves deadlines, and at once begins a pass for the
+/// rest.
 const LOOKS_PER_PASS: usize = 32;
 
 /// How long one pass looks at threads, in nanoseconds. The watchdog serves no deadline meanwhile.
 const TIME_PER_PASS: u64 = 1_000_000;
 
-/// The time of the next pass, if another thread is in a pass.
+/// How long until the next pass, in nanoseconds, if another thread is in a pass now.
 const SOON: u64 = 1_000_000;
 
 /// The durations of the policy in force, in nanoseconds. The watchdog reads them, so that it never owns a policy.
@@ -129,7 +129,7 @@ struct Reported {
     seen: u64,
     /// How many looks in a row have not seen the scope.
     missed: u32,
-    /// Whether the frame is that of a poll. If it is gone, the poll has ended, and not the scope.
+    /// Whether the frame is that of a poll. If a poll's frame is gone, the poll has ended, but not the scope.
     is_poll: bool,
 }
 
@@ -211,7 +211,8 @@ impl Watched {
                 self.reported.iter().find(|reported| reported.is_of(scope)).map_or(0, |one| one.events);
             let mut first = NEVER;
             for (event, at) in times(scope, depth == outermost) {
-                // A process that stood still is given that time once more.
+                // If the watchdog is late, the whole process may have stood still. The poll is given that time once
+                // more.
                 let at = if event == Event::Stuck { at.saturating_add(late) } else { at };
                 if told & event as u8 != 0 {
                     continue;

@@ -129,8 +129,8 @@ pub(super) fn try_enter_duration(
         return Err(reject(thread, asked, location, Kind::Block));
     }
     let (outer, entered) = (thread.deadline.get(), thread.now.get());
-    // `entered` may be after `outer`: a check of an outer scope stores its reading of the clock in `thread.now`, but compares the
-    // reading only with that scope's deadline.
+    // The reading `entered` may be later than `outer`: a check of an outer scope stores its reading in `thread.now`,
+    // but compares it only with the deadline of that outer scope.
     if entered < outer && outer - entered <= asked {
         return Ok(prepared(asked, entered, outer));
     }

@@ -85,7 +85,7 @@ struct Told {
 }
 
 impl Polls {
-    /// The polls of a future that was polled before, and of which nothing was kept.
+    /// The polls of a future that was polled once. Nothing else was kept about it.
     pub(crate) fn after_one() -> Self {
         Self { count: 1, thread: 0, last: 0, told: None }
     }

@@ -87,7 +87,7 @@ pub(crate) enum Call {
     /// succeeded. The receiver must wake `due` (a caller that came during the run) and `waiters` (tasks that waited for its
     /// end).
     Ran { fires: u32, failures: u32, due: Option<Waker>, waiters: Waiters },
-    /// The closure was not started, since the callback is suspended; or, if `runs` is set, since it runs already. The caller
+    /// The closure was not started. If `runs` is set, it is running already, else the callback is suspended. The caller
     /// will be woken.
     Later { runs: bool },
     /// The caller may not call, or the callback was revoked, or the closure has panicked.

@@ -43,7 +43,7 @@ pub enum Mutant {
     DeafDeputy = 65536,
     /// A deputy that takes over looks only at the timers of threads whose `earliest` is due.
     ShortLook = 131_072,
-    /// A task that waits for a hook checks whether it must wait in one step, and lists its waker in a second step.
+    /// A task that waits for a hook lists its waker in a step of its own, after the check whether it must wait.
     LateWaiter = 1 << 20,
     /// Waits are not listed, so a circle of waits is not found.
     NoCircle = 1 << 21,

@@ -70,8 +70,8 @@ unsafe fn clone(data: *const ()) -> RawWaker {
     RawWaker::new(waker.data(), waker.vtable())
 }
 
-/// Stands for `wake` too. The traced waker is never owned by anybody who could call `wake`, except for unsafe code that makes
-/// a second waker of its parts; such a waker holds nothing that `wake` would have to free.
+/// Serves as `wake` too, since a traced waker holds nothing that `wake` would have to free. Nobody owns a traced waker,
+/// so only unsafe code that copies its parts can call `wake`.
 unsafe fn wake_by_ref(data: *const ()) {
     // SAFETY: the caller has the traced waker.
     let traced = unsafe { traced(data) };

@@ -47,7 +47,7 @@ impl Ending {
     }
 }
 
-/// Wakes a thread that waits, so that it can let go.
+/// Wakes a thread whose wait is to return early.
 pub(crate) trait Notify: Send + Sync {
     fn notify(&self);
 }

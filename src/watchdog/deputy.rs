@@ -147,7 +147,8 @@ impl Deputy {
             // Read before the word: a ring after this makes the sleep end at once.
             let key = self.alarm.key();
             let now = clock::now();
-            // Relaxed, here and below: the fence orders the loads and the store, and a takeover is a compare-and-swap.
+            // Relaxed, here and below: the fence orders these loads and the store of `looks_at`. A wrong value does no
+            // harm to a takeover, which is a compare-and-swap.
             let seen = self.word.load(Ordering::Relaxed);
             if seen != since.0 {
                 since = (seen, now);

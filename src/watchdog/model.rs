@@ -111,7 +111,7 @@ fn a_restored_outer_deadline() {
         arm(0, 10);
         assert!(global().rearm(global().slots.at(0), 20));
     });
-    // The inner deadline passes at any time meanwhile.
+    // Time passes while the thread `scopes` runs, so the inner deadline may pass at any of its steps.
     pass_time(dog);
     scopes.join().unwrap();
     expect_reached(dog, 20);

@@ -20,9 +20,9 @@ const BATCHES_PER_PASS: usize = 16;
 /// How many wakers are taken from the inbox at a time, at most. Then the timers have their turn.
 const CALLS_PER_TURN: usize = 1024;
 
-/// The watchdog registers for the asymmetric fence when nothing is due for this time, in nanoseconds.
+/// The watchdog registers for the asymmetric fence once nothing is due within this time, in nanoseconds.
 const REGISTER_WHEN_IDLE_FOR: u64 = 50_000_000;
-/// The watchdog registers for the asymmetric fence at the latest after it has run for this time, in nanoseconds.
+/// After it has run for this time, in nanoseconds, the watchdog registers in any case.
 const REGISTER_AFTER: u64 = 1_000_000_000;
 
 #[cfg(not(timebox_loom))]
@@ -128,9 +128,9 @@ impl Watchdog {
         }
     }
 
-    /// Fires the timers that are due. Returns the key for the sleep that follows, and the time when that sleep must end; `None`
-    /// if the deputy has taken over meanwhile. With `takes_over`, looks at all timers, since the former watchdog may be stuck
-    /// at any of them. `planned`: when the sleep before was to end.
+    /// Fires the timers that are due. Returns the key for the sleep that follows, and the time when that sleep must
+    /// end. Returns `None` if the deputy has taken over meanwhile. With `takes_over`, looks at all timers, since the
+    /// former watchdog may be stuck at any of them.
     fn pass(&'static self, heavy: bool, takes_over: bool, planned: u64) -> Option<(alarm::Key, u64)> {
         // Read before the first look: a ring after this makes the sleep end at once.
         let key = self.alarm.key();

@@ -26,7 +26,7 @@ mod showing;
 
 /// What a cancelled query has for being answered.
 const GRACE: Duration = Duration::from_secs(5);
-/// Not for ever, so that the naive way can be shown.
+/// It ends by itself: after the naive way, the next user of the connection waits for its end.
 const SLOW: &str = "select pg_sleep(2)";
 
 fn main() -> ExitCode {

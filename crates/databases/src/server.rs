@@ -16,11 +16,11 @@ use std::time::{Duration, Instant};
 /// How long a server may take to start on the slowest, busiest machine.
 const START: Duration = Duration::from_secs(120);
 
-/// What a server needs, and the shell lines for it, which find its binaries as `$1` and `$2`.
+/// What a server needs. The shell lines `prepare` and `run` find its binaries as `$1` and `$2`.
 struct Kind {
     name: &'static str,
     binaries: [&'static str; 2],
-    /// Who runs it if we are root: the first that exists.
+    /// If this program runs as root, the server runs as the first of these users that exists.
     users: [&'static str; 2],
     prepare: &'static str,
     run: &'static str,
@@ -34,7 +34,7 @@ const POSTGRES: Kind = Kind {
     prepare: r#"$AS "$2" -D data -U postgres -A trust --no-sync -E UTF8 --locale=C"#,
     run: r#"$AS "$1" -D data -c listen_addresses=127.0.0.1 -c port=$PORT -c unix_socket_directories= \
         -c fsync=off -c full_page_writes=off -c synchronous_commit=off"#,
-    stop: "QUIT", // killed it would leave its shared memory
+    stop: "QUIT", // after SIGKILL its shared memory would remain
 };
 
 const MARIADB: Kind = Kind {
@@ -120,13 +120,13 @@ impl Server {
         self.pid
     }
 
-    /// `None`, and a line that says so, if the machine has no such server.
+    /// If the machine has no such server, prints a line that says so, and returns `None`.
     fn start(kind: &Kind, is_ready: impl Fn(u16) -> bool) -> Option<Self> {
         let found: Option<Vec<_>> = kind.binaries.iter().map(|name| find(name)).collect();
         let Some(binaries) = found else {
             let text = format!("{}: this machine has no {}", kind.name, kind.binaries.join(" or no "));
             assert!(env::var_os("TIMEBOX_REQUIRE_SERVERS").is_none(), "{text}");
-            // Not by a macro, whose output a test captures.
+            // Not with `eprintln!`: a test captures what that macro prints.
             writeln!(std::io::stderr(), "\nSKIPPED: {text}").expect("standard error is there");
             return None;
         };
@@ -193,7 +193,7 @@ fn is_gone(pid: i32) -> bool {
     stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('Z'))
 }
 
-/// In the search path, and where distributions keep servers out of it.
+/// Looks in the search path, and in folders where distributions keep servers without adding them to the path.
 fn find(binary: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     let mut folders: Vec<PathBuf> = env::split_paths(&path).collect();

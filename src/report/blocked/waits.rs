@@ -31,8 +31,8 @@ impl Call<'_> {
         }
     }
 
-    /// The thread whose end is waited for. The C library waits for a word that the kernel clears when the thread ends, and that
-    /// holds the thread's number until then. The kernel wakes such a word as one that processes share.
+    /// The thread whose end is waited for. The C library waits for a word that holds the thread's number. When the
+    /// thread ends, the kernel clears the word, and wakes only waiters without `FUTEX_PRIVATE_FLAG`.
     fn joined(&self) -> Option<String> {
         let number = self.arguments[2];
         let is_private = self.int(1) & libc::FUTEX_PRIVATE_FLAG != 0;

@@ -191,7 +191,7 @@ fn frame_words() -> HashMap<u32, u64> {
     slots.filter_map(|(_, slot)| slot.thread()).map(|(tid, word)| (tid, word as u64)).collect()
 }
 
-/// A thread without the names of the functions on its stack.
+/// The part of the dump about one thread, with addresses instead of function names. `name` finds the names later.
 fn dumped(copy: &Copy, thread: Thread, raw: &mut RawStack, asked: bool) -> ThreadDump {
     let open = |scope: &ScopeCopy| {
         let elapsed = Duration::from_nanos(copy.at.saturating_sub(scope.entered));
@@ -212,7 +212,7 @@ fn dumped(copy: &Copy, thread: Thread, raw: &mut RawStack, asked: bool) -> Threa
         offset: address,
     };
     let frames = raw.frames.iter().map(|frame| nameless(frame.address)).collect();
-    // It waits for the dump; but for that, it would run.
+    // The thread that asked for the dump is blocked only because it waits for the dump.
     let thread = if asked { Thread { activity: Activity::Running, ..thread } } else { thread };
     ThreadDump {
         thread,

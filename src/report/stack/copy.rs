@@ -5,16 +5,16 @@ use std::time::Duration;
 use super::reason::{Reason, Reasons};
 use crate::scope::{ReadMemory, ScopeCopies};
 
-/// How many bytes of a stack are copied in any case, as far as there are so many.
+/// How many bytes of a stack are copied at least, unless the stack has fewer.
 const LEAST: usize = 64 << 10;
 
 /// How many bytes of a stack are copied at most.
 pub(super) const MOST: usize = 256 << 10;
 
-/// How much more than the frame of the outermost scope is copied: enough for the function that opened it.
+/// How many bytes are copied beyond the frame of the outermost scope: enough for the function that opened the scope.
 const BEYOND: u64 = 16 << 10;
 
-/// Where the stack may be used below the stack pointer, on `x86_64`.
+/// How many bytes below the stack pointer a function may use, on `x86_64`.
 const RED_ZONE: u64 = 128;
 
 /// The registers from which unwinding begins.
@@ -62,8 +62,8 @@ impl StackCopy {
         self.parts = [Part::default(); 2];
     }
 
-    /// Copies the stack of a thread that does not run, or runs this. `outermost`: the highest address that matters, 0 if
-    /// none is known. Neither allocates nor panics.
+    /// Copies the stack of the calling thread, or of a thread that does not run. `outermost`: the highest address that
+    /// matters; 0 if no such address is known. Neither allocates nor panics.
     pub(super) fn fill(&mut self, registers: Registers, outermost: u64, memory: &impl ReadMemory) {
         self.clear();
         let start = registers.sp.saturating_sub(RED_ZONE) & !7;
@@ -127,7 +127,7 @@ impl std::fmt::Debug for StackCopy {
 pub(crate) enum State {
     /// It ran, or was ready to run.
     Running,
-    /// It was blocked. In which system call, says `Copy::call`.
+    /// It was blocked, in the system call `Copy::call`.
     Blocked,
     /// It has ended.
     Gone,

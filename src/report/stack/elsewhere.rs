@@ -44,7 +44,7 @@ impl DerefMut for Copy {
     }
 }
 
-/// Memory is not read by its address.
+/// Reads nothing: on this system memory cannot be read by address.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Memory;
 

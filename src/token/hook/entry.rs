@@ -181,8 +181,8 @@ impl Entry {
         let time = self.env.reading(clock::now()).saturating_add(after);
         let timer = thread::schedule_on(&self.env, time, weak_waker(weak));
         if timers.len() > self.then.len() {
-            // All hooks of `then` have their timers already. The last timer in the list is this entry's own, which has fired
-            // this run.
+            // All hooks of `then` have their timers already. So the last timer in the list is this entry's own: it has
+            // fired, and can go.
             timers.pop();
         }
         timers.push(timer);

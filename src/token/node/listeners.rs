@@ -77,10 +77,10 @@ impl Node {
         entries
     }
 
-    /// The future is over and about to be dropped. Runs those of its hooks that are due and have not run yet.
+    /// Called when the future is over and about to be dropped. Runs the future's hooks that are due and have not run yet.
     ///
-    /// Pending while one of these hooks has yet to run, or is running. After that `waker` is woken. The hooks that end with the
-    /// scope begin no other run then, so the drop of the future waits for no hook.
+    /// Pending while one of these hooks has yet to run, or is running. `waker` is woken once that has changed. A hook that
+    /// ends with the scope begins no second run, so the drop of the future waits for no hook.
     ///
     /// Does not wait for a hook that a shield suspends. If there is no thread for a hook, the task is woken at once, to poll
     /// again.

@@ -27,8 +27,8 @@ pub(super) struct Records {
     first: Link,
     /// The head of a list of the records whose waker another thread has taken out.
     returned: CachePadded<AtomicU32>,
-    /// At most so many entries of the heap are stale: this counts the records that were freed since the heap was rebuilt,
-    /// without records that were still in the nursery.
+    /// An upper bound for the number of stale entries in the heap. It counts the records that were freed since the heap
+    /// was rebuilt, except those that were freed while in the nursery.
     stale: AtomicU32,
     made_in: Process,
     chunks: [SetOnce<Box<[Group]>>; CHUNKS],

@@ -11,7 +11,7 @@ const MOST_HEADERS: u64 = 256;
 
 const PAGE: u64 = 0xfff;
 
-/// A table and the address that it has in the file's own numbering.
+/// A table, and the address that the file gives it.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Table {
     pub(super) address: u64,
@@ -21,7 +21,7 @@ pub(super) struct Table {
 /// What unwinding needs of a module.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Image {
-    /// What is added to an address in the file's own numbering.
+    /// What is added to an address of the file to get the address in memory.
     pub(super) bias: u64,
     pub(super) build_id: Vec<u8>,
     /// `.eh_frame_hdr`.

@@ -24,11 +24,11 @@ const ROOM: usize = 3 << 10;
 /// Where the handler before ours is kept: the address of a `sigaction` that is never freed. 0 until there is one.
 static PREVIOUS: AtomicUsize = AtomicUsize::new(0);
 
-/// Whether the handler was installed. In a forked child it stays so.
+/// Whether the handler is installed. A forked child has the handler of its parent.
 static INSTALLED: PerProcess<Mutex<bool>> =
     PerProcess::new(Mutex::new(false), || Mutex::new(WAS_INSTALLED.load(Ordering::Relaxed)));
 
-/// For a forked child, which has the handler of its parent. Relaxed: the fork comes in between.
+/// Tells a forked child whether its parent had the handler. Relaxed: the fork comes between the store and the load.
 static WAS_INSTALLED: AtomicBool = AtomicBool::new(false);
 
 /// Marks the signals that this crate sends. Any other is passed on to the handler before ours.
@@ -87,7 +87,7 @@ pub(super) fn install() {
     }
 }
 
-/// Why a signal would not make a thread copy itself.
+/// Why a thread would not copy its stack if it got the signal; `None` if it would.
 fn obstacle() -> Option<Reason> {
     match installed() {
         Some(action) if action.sa_sigaction == handler_address() => None,

@@ -74,7 +74,7 @@ pub(crate) fn begin(target: &Target) -> Begun {
     }
 }
 
-/// What can be had without the stack.
+/// Completes a copy that has no stack: adds the scopes of the thread, or notes that the thread is gone.
 fn without_stack(mut copy: Copy, frame_word: u64) -> Copy {
     if copy.reasons.has(Reason::Gone) {
         copy.state = State::Gone;

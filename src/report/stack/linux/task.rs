@@ -44,7 +44,8 @@ enum Seen {
     Refused,
 }
 
-/// How long the thread has run, and how often it was switched to. Equal at two moments: it has not run in between.
+/// How long the thread has run, and how often it was switched to. If two readings are equal, the thread has not run in
+/// between.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 struct Ran {
     run: u64,
@@ -71,7 +72,8 @@ impl Task {
         let schedstat = open("schedstat").ok();
         let has_times =
             schedstat.as_ref().is_some_and(|file| Ran::of_schedstat(file).is_some_and(|ran| ran.run > 0));
-        // A thread that has not run yet has no time either. Then the counts are read too, which does no harm.
+        // A run time of 0 means that the system keeps no times, or that the thread has not run yet. In the second case
+        // the counts are read needlessly, which does no harm.
         let status = if has_times { None } else { open("status").ok() };
         Self { syscall, schedstat, status }
     }

@@ -6,7 +6,8 @@ use framehop::aarch64::PtrAuthMask;
 use super::super::super::copy::{Registers, StackCopy};
 use crate::scope::ReadMemory;
 
-/// Stands for a register that is not known. It cannot be read, so a frame that needs it fails.
+/// Stands for a register that is not known. There is no memory at this address, so unwinding a frame that needs the
+/// register fails.
 const UNKNOWN: u64 = 0x0000_ffff_ffff_fff0;
 
 /// Takes the signature off a return address: addresses of programs have 48 bits.
