@@ -288,8 +288,8 @@ fn wait_on(scope: &Scope, look: u64, wakeup: &mut TaskWakeup, waker: &Waker) -> 
     let shielded = |scope: &Scope| scope.existing_node().map_or(0, |node| node.shielded_until(waker));
     let mut until = scope.polled_until(now).max(shielded(scope));
     // If this scope is over only because the scope of an outer future is over, the outer future will drop its body,
-    // perhaps after a shield. So this future stays pending. After a while it ends all the same: the body may have only
-    // a `&mut` of this future, and then its drop does not end this future.
+    // perhaps after a shield. So this future stays pending. After a while it ends all the same: if the body has only a
+    // `&mut` of this future, the drop of the body does not end this future.
     if scope.is_dropped_by_outer(now) {
         until = scope.polled().map(shielded).fold(until, u64::max);
         if until <= now {

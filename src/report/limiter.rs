@@ -10,7 +10,7 @@ const MOST_STACKS: usize = 1024;
 /// How many scopes are remembered whose report was written, so that their end is reported too.
 const MOST_SCOPES: usize = 1024;
 
-/// A bound of this many reports a minute counts as no bound.
+/// A bound of this many reports a minute, or more, counts as no bound.
 const UNBOUNDED: u32 = 1 << 16;
 
 const MINUTE: u64 = 60_000_000_000;

@@ -82,7 +82,7 @@ static REPORTER: PerProcess<Reporter> = PerProcess::new(Reporter::new(), Reporte
 /// The bounds if there is no policy. Then reports are made for [`recent`](super::recent()) and for errors only.
 const NO_POLICY: Bounds = Bounds { per_minute: 60, once_per: 60_000_000_000, quiet_until: 0 };
 
-/// Hands a report to the thread that makes it. If too many wait already, it is lost, and counted.
+/// Hands a report to the thread that makes it. If too many reports wait already, this report is lost, and counted.
 ///
 /// This waits for nobody, and allocates nothing once the thread runs.
 pub(crate) fn submit(job: Job) {

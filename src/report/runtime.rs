@@ -1,17 +1,17 @@
 //! Workers of a tokio runtime that are stuck in one poll.
 //!
-//! A worker that is stuck neither parks nor adds up its busy time, so two numbers that tokio publishes for each worker stand
-//! still. The watchdog looks at them. Tokio does not say on which thread a worker runs. So the reporter looks for threads whose
-//! stack is inside a poll:
+//! A worker that is stuck neither parks nor adds up its busy time, so two numbers that tokio publishes for each worker
+//! stand still. The watchdog looks at these numbers. Tokio does not say on which thread a worker runs. So the reporter
+//! looks for threads whose stack is inside a poll.
 //!
 //! A first look notes the processor times of all threads, when a worker has stood still for half of the duration that
 //! the user gave. The search comes after the whole duration:
 //!
 //! 1. A thread that has not run since the first look is stuck, and is reported.
 //! 2. A thread that has run may have made many polls. It is reported only if no more threads are in a poll than workers
-//! stand still.
+//!    stand still.
 //! 3. A thread that mostly waited for a processor is not reported, unless it has used as much processor time as the
-//! duration. But it counts for rule 2, since its worker stands still too.
+//!    duration. But it counts for rule 2, since its worker stands still too.
 //!
 //! If no thread is reported, the search is repeated once the worker has stood still for three times as long.
 
@@ -189,7 +189,7 @@ impl Watch {
         thread::schedule(next, Waker::from(self));
     }
 
-    /// Looks at the numbers of all workers. On the watchdog.
+    /// Runs on the watchdog. Looks at the numbers of all workers.
     fn look(self: Arc<Self>) {
         let now = clock::real_now();
         let mut state = lock(&self.state);
@@ -234,14 +234,14 @@ impl Watch {
         reporter::submit(Job { scope, make: Box::new(make) });
     }
 
-    /// Remembers the times of all threads. On the reporter.
+    /// Runs on the reporter. Remembers the times of all threads.
     fn remember_times(&self) {
         let times = |tid: u32| Some((tid, (clock::real_now(), Target::new(tid, 0).times()?)));
         let before = state::threads(MOST_THREADS).into_iter().filter_map(times).collect();
         lock(&self.state).before = before;
     }
 
-    /// Looks for the threads of workers that stand still. Reports those that are stuck. On the reporter.
+    /// Runs on the reporter. Looks for the threads of workers that stand still, and reports the stuck ones.
     fn search(&self, missing: &[usize], tools: &mut Tools) -> Option<Report> {
         if state::is_traced() {
             return None;

@@ -211,8 +211,8 @@ impl Watched {
                 self.reported.iter().find(|reported| reported.is_of(scope)).map_or(0, |one| one.events);
             let mut first = NEVER;
             for (event, at) in times(scope, depth == outermost) {
-                // If the watchdog is late, the whole process may have stood still. The poll is given that time once
-                // more.
+                // If the watchdog is late, the whole process may have stood still, so the poll gets that much more
+                // time.
                 let at = if event == Event::Stuck { at.saturating_add(late) } else { at };
                 if told & event as u8 != 0 {
                     continue;

@@ -204,7 +204,7 @@ impl Thread {
         slot
     }
 
-    /// Says in its slot where reporters find this thread.
+    /// Writes into the thread's slot where reporters find the thread.
     #[cfg(feature = "report")]
     fn show_at(&self, slot: &Slot) {
         slot.set_thread(os::thread_id(), self.frame.as_ptr().addr());

@@ -21,7 +21,7 @@ impl Watchdog {
         // Relaxed, here and below: a scope that is being entered may follow the policy before or the policy after.
         self.reports.warn_after.store(warn_after.min(NO_WARNING), Ordering::Relaxed);
         self.settings().set_watched(true);
-        // Threads whose scopes were entered before armed no look, so the observer looks for them.
+        // Scopes that were entered earlier have armed no look, so the observer must look for these scopes.
         self.call_observer();
     }
 

@@ -138,10 +138,11 @@ fn a_server_whose_queue_is_full() {
     listen(&server, 0).unwrap();
     let address = TcpListener::from(server.try_clone().unwrap()).local_addr().unwrap();
     let queued = TcpStream::connect(address).unwrap();
-    // With a queue of length 0 there is room for one connection; the next is not answered until that is accepted.
+    // A queue of length 0 has room for one connection. The next request is not answered until that connection is
+    // accepted.
     let blocked = blocked("connect", move || TcpStream::connect(address).unwrap());
     let fd = blocked.call.1[0];
-    // The client asks again after a second.
+    // The system repeats the request for the connection after a second.
     let accept = || drop(TcpListener::from(server.try_clone().unwrap()).accept().unwrap());
     assert_eq!(words(blocked, accept), format!("connect to {address} (fd {fd})"));
     drop(queued);

@@ -58,7 +58,7 @@ impl Format {
     }
 }
 
-/// How long an unfinished file may be old before it counts as left behind by a process that was killed.
+/// How old an unfinished file may be before it counts as left behind by a process that was killed.
 const UNFINISHED: Duration = Duration::from_secs(3600);
 
 impl Directory {

@@ -72,7 +72,7 @@ pub(super) struct State {
 /// has ended by itself.
 #[derive(Default)]
 pub(super) struct ScopeState {
-    /// How the node ended by itself.
+    /// How the node ended by itself. `None` if it has not ended, or ended only with its parent.
     pub(super) end: Option<Termination>,
     /// The origin, once somebody has asked for it.
     pub(super) origin: Option<Arc<Origin>>,

@@ -14,7 +14,7 @@ use crate::time::NEVER;
 
 /// How many records a group has. Each record has one bit in the words of its group.
 pub(super) const GROUP: usize = if cfg!(timebox_loom) { 4 } else { 32 };
-/// Each chunk has twice as many groups as the one before.
+/// How many chunks there are. Each chunk has twice as many groups as the one before.
 const CHUNKS: usize = 26;
 /// The index that stands for no record.
 pub(super) const NONE: u32 = u32::MAX;

@@ -1,8 +1,8 @@
 //! The stack of a thread that runs: a signal makes the thread copy itself.
 //!
-//! The handler makes these calls only: `gettid`, `getpid`, `process_vm_readv` (or `pread` of `/proc/self/mem`), `futex`. It
-//! takes no lock, does not allocate or panic, and leaves `errno` as it was. The signal is `SIGURG`: it is ignored by default,
-//! so one that is delivered too late, or to a program that was executed meanwhile, does no harm.
+//! The handler makes these calls only: `gettid`, `getpid`, `process_vm_readv` (or `pread` of `/proc/self/mem`),
+//! `futex`. It takes no lock, does not allocate or panic, and leaves `errno` as it was. The signal is `SIGURG`, which
+//! is ignored by default. So a signal that is delivered too late, or after an `exec`, does no harm.
 
 use std::ffi::{c_int, c_void};
 use std::mem::MaybeUninit;

@@ -14,7 +14,7 @@ use super::child::in_child;
 use super::{Eyes, Thread};
 use crate::scope::ReadMemory;
 
-/// xorshift, of which the same seed gives the same numbers.
+/// A xorshift generator: the same seed gives the same numbers.
 #[derive(Clone, Copy)]
 struct Random(u64);
 
