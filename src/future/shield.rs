@@ -90,8 +90,8 @@ struct Opened {
     suspended: HeldOffHooks,
 }
 
-/// While it exists, the scopes around a future, in the same poll, do not drop the future but poll it on. The future is a shield,
-/// or an [`Interruptible`](super::Interruptible) that awaits its hook.
+/// Announces a future to the scopes around it in the same poll: while this exists, they go on polling the future, and
+/// do not drop it. The future is a shield, or an [`Interruptible`](super::Interruptible) that awaits its hook.
 pub(super) struct Announced(Vec<(Arc<Node>, usize)>);
 
 impl Announced {

@@ -149,7 +149,8 @@ impl Taken {
             Self::ByStd(stack) => return stack.resolve(),
         };
         let mut raw = unwinder.unwind(&copy);
-        // The traced poll and the functions around it. The end of a frame is the greatest number where it is not known.
+        // Cuts off the traced poll and the functions around it. A frame with an unknown `cfa` (`u64::MAX`) does not
+        // tell where to cut.
         let outside = raw.frames.iter().position(|frame| frame.cfa > poll && frame.cfa != u64::MAX);
         if let Some(outside) = outside {
             raw.frames.truncate(outside);

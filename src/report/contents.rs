@@ -126,14 +126,15 @@ pub struct Thread {
     pub id: u32,
     /// Whether it ran, or in what it was blocked.
     pub activity: Activity,
-    /// The processor time that the thread used in the time before the report that is `observed`.
+    /// The processor time that the thread used since the earlier look (see `observed`). `None` if that is not known.
     #[serde(serialize_with = "json::maybe_seconds")]
     pub cpu_time: Option<Duration>,
-    /// How long the thread was ready to run in that time, but got no processor.
+    /// How long the thread was ready to run since the earlier look (see `observed`), but got no processor. `None` if
+    /// that is not known.
     #[serde(serialize_with = "json::maybe_seconds")]
     pub waited_for_cpu: Option<Duration>,
-    /// The time between an earlier look at the thread and the report. A scope is looked at for the first time when half of its
-    /// time has passed.
+    /// How long before the report an earlier look at the thread was. `None` if there was no earlier look. The first
+    /// look comes after half of the scope's limit or `warn_after`, whichever is shorter.
     #[serde(serialize_with = "json::maybe_seconds")]
     pub observed: Option<Duration>,
 }

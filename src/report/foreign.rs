@@ -12,10 +12,11 @@ const CRATES: [&str; 42] = [
     "rayon", "rayon_core", "crossbeam_channel", "flume", "parking_lot", "parking_lot_core", "pollster",
 ];
 
-/// Parts of paths of source files, of std and of the runtimes as cargo names them.
+/// Parts of the paths of std's source files.
 const FOLDERS: [&str; 4] = ["/rustc/", "/rustlib/src/", "/library/std/src/", "/library/core/src/"];
 
-/// Crates by the folder in which cargo keeps their source. A function that was inlined may have no more than its last name.
+/// Parts of the paths of these crates' source files. Needed for inlined functions, of which only the last part of the
+/// name may be known.
 const PACKAGES: [&str; 14] = [
     "/tokio-1",
     "/tokio-util-",
@@ -62,7 +63,7 @@ pub(super) fn is_own(function: &str, file: Option<&str>) -> bool {
     }
 }
 
-/// The tests of stacks are like a user's functions.
+/// The tests of stacks count as a user's functions.
 fn is_test(function: &str) -> bool {
     cfg!(test) && function.contains("timebox::report::stack::tests::")
 }

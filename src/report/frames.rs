@@ -132,8 +132,9 @@ impl Display for Owners<'_> {
     }
 }
 
-/// The crate of a function, or its module if the name has no crate. Of a trait's function: the crate of the type, or of the
-/// trait if the type is of no crate (`<F as futures::Future>::poll`). What a macro made counts to the crate of the macro's file.
+/// The crate of a function; its module if no crate is found. If the source file is in cargo's registry, the file
+/// decides: so the code of a macro counts to the macro's crate. Else the first path in the name decides. For `<F as
+/// futures::Future>::poll` that is the trait's.
 fn owner(frame: &Frame) -> &str {
     let by_file = frame.file.as_deref().and_then(|file| {
         let is_of_registry = file.contains("/registry/src/");

@@ -267,8 +267,8 @@ pub(crate) fn current() -> Option<Arc<Installed>> {
     CURRENT.get()?.lock()?.clone()
 }
 
-/// Puts another policy in force, or none. `tell` is called under the lock that [`current`] takes, so that its last call is about
-/// the policy in force.
+/// Puts another policy in force, or none. `tell` is called under the lock that [`current`] takes. So the last call of a
+/// `tell` is about the policy in force.
 pub(super) fn replace(new: Option<Arc<Installed>>, tell: impl FnOnce(Option<&Installed>)) {
     count_forks();
     let current = CURRENT.get_or_init(|| ForkMutex::new(None));

@@ -8,7 +8,7 @@ use super::contents::{Activity, Frame, Kind, Polls, Process, Report, Stack, Thre
 use super::frames::{Frames, Place};
 use crate::error::{OneLine, Rounded, ScopeInfo};
 
-/// From so late on, the watchdog's own delay is told.
+/// A shorter delay of the watchdog counts as none.
 const LATE: Duration = Duration::from_millis(200);
 
 impl Report {

@@ -206,8 +206,9 @@ fn catch(scope: &Scope, body: impl FnOnce(&Scope)) -> thread::Result<()> {
     catch_unwind(AssertUnwindSafe(|| body(scope)))
 }
 
-/// Keeps the compiler from moving stores over this point: a report may read the frames in a signal handler of the thread. So a
-/// frame must be complete before the thread points to it, and must not be reused while it does.
+/// Keeps the compiler from moving stores over this point. A report may read the frames in a signal handler of the
+/// thread. So a frame must be complete before the thread points to it, and its memory must not be reused while the
+/// thread points to it.
 #[cfg_attr(not(debug_assertions), inline(always))]
 fn show() {
     #[cfg(all(feature = "report", not(timebox_loom)))]

@@ -414,8 +414,8 @@ impl ColdState {
                 // they could end tokens of this scope that survive the drop. But they get nodes here, because this frame has
                 // one (`frame.rs`, invariant 3).
                 let _ = innermost(thread, |scope| scope.map(Scope::node).map(Arc::as_ptr));
-                // A scope around the drop is over, and this one is not. Then the frame gets no node, so that the checks in the
-                // drop go on reading the flag of the scopes around.
+                // If a scope around the drop is over and this scope is not, the frame gets no node. So the checks in
+                // the drop go on reading the flag of the scopes around.
                 if thread.is_flagged() && !node.is_over() {
                     return effective;
                 }

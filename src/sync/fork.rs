@@ -97,7 +97,7 @@ fn at_fork_in_child(child: extern "C" fn()) {
 #[cfg(not(any(unix, timebox_loom)))]
 fn at_fork_in_child(_child: extern "C" fn()) {}
 
-/// A process in a line of forks.
+/// Tells a process from its forked children.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Process(u32);
 

@@ -203,7 +203,7 @@ fn a_timer_taken_back_while_it_is_due() {
     let taken = takes.join().unwrap();
     run_out(dog);
     assert_eq!(woken.load(SeqCst) + usize::from(taken), 1, "taken once");
-    // Another timer can use the record.
+    // The record of the taken timer is free again: a later timer gets the record, and wakes its task.
     schedule(dog.reached() + 10, &waker);
     run_out(dog);
     assert_eq!(woken.load(SeqCst) + usize::from(taken), 2, "taken once");

@@ -203,7 +203,8 @@ fn find(binary: &str) -> Option<PathBuf> {
     folders.into_iter().map(|folder| folder.join(OsStr::new(binary))).find(|file| file.is_file())
 }
 
-/// What to put before a command so that it does not run as root, if that is what we are; it gets the folder.
+/// If this process is root: what to put before a server's command, so that the server runs as another user. Gives the
+/// folder to that user.
 #[cfg(unix)]
 fn unprivileged(kind: &Kind, folder: &Path) -> Option<String> {
     // SAFETY: it only asks for a number.

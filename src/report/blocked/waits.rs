@@ -153,7 +153,7 @@ fn holder(inode: u64) -> Option<u32> {
     let locks: Vec<_> = proc::lines("/proc/locks").filter_map(of_file).collect();
     let mut waits = locks.iter().filter(|(_, waits, process)| *waits && *process == own);
     let (number, ..) = waits.next()?;
-    // With several waits of this process for the file, the one of this thread is not known.
+    // If several threads of this process wait for the file, this thread's wait cannot be told from the others.
     if waits.any(|(other, ..)| other != number) {
         return None;
     }

@@ -21,10 +21,10 @@ use crate::time::clock;
 /// The time for all names of one stack, in nanoseconds. A frame that comes later has its module and offset only.
 const BUDGET: u64 = 10_000_000_000;
 
-/// A file that was not used for so long is closed, in nanoseconds.
+/// A file is closed if it was not used for this time, in nanoseconds.
 const UNUSED: u64 = 60_000_000_000;
 
-/// Names of so many addresses are kept.
+/// How many addresses have their names kept, at most.
 const MOST_KEPT: usize = 8192;
 
 /// How many frames of a stack are given names: the innermost ones, and the outermost ones.

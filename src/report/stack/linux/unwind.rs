@@ -257,7 +257,8 @@ impl<M: ReadMemory> Unwinder<M> {
                         if let Some(caller) = arch::recover(&self.memory, stack, &is_code, function, sp) {
                             registers = caller.registers;
                             next = Some(caller.pc);
-                            // In a prologue the frame is not where it is in the body.
+                            // `recover` is right about the body of a function. In a prologue it may be wrong, so such a
+                            // frame counts as found by searching.
                             found.scanned += usize::from(!is_steady);
                         }
                     }

@@ -225,7 +225,7 @@ fn the_loaders_lock_holds_nobody_up() {
     static HELD: AtomicBool = AtomicBool::new(false);
     let mut eyes = Eyes::new();
     let runner = Runner::start(spin);
-    // So that the names are known.
+    // Reads the names now, so that the looks below find them at once.
     let _ = eyes.look(&runner.thread.target());
     let holder = Thread::start(|| {
         // SAFETY: the callback touches nothing.

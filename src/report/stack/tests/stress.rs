@@ -57,7 +57,8 @@ fn stress(time: Duration) {
     }
     println!("looks, stacks, to the root, exact; of malloc, panic, dlopen, Backtrace, threads: {counts:?}");
     runners.into_iter().for_each(Runner::stop);
-    // Tables do not cover all of the C library's code that throws. A library may be gone before its tables are read.
+    // The panics have less than 99: unwind tables do not cover all of the code that throws. The third has 0: the
+    // library that it loads may be gone before its tables are read.
     let least_rooted = [99, 95, 99, 99, 99];
     let least_exact = [99, 95, 0, 99, 99];
     for (which, [looks, stacks, rooted, exact]) in counts.into_iter().enumerate() {
@@ -73,7 +74,7 @@ fn threads_under_stress_are_seen() {
     in_child("stress::threads_under_stress_are_seen", || stress(Duration::from_secs(3)));
 }
 
-/// For as many seconds as `TIMEBOX_STRESS_SECONDS` says, else a minute.
+/// Runs for as many seconds as `TIMEBOX_STRESS_SECONDS` says, or else for a minute.
 #[test]
 #[ignore = "takes a minute"]
 fn threads_under_stress_are_seen_for_long() {

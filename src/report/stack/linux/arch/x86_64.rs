@@ -116,7 +116,7 @@ fn frame_pointer_offset(memory: &impl ReadMemory, function: u64) -> Option<u64> 
     }
 }
 
-/// A frame that was found on the stack: where the caller goes on, its stack pointer, its frame pointer.
+/// The caller of a function, as found on the stack.
 pub(in super::super) struct Found {
     pub(in super::super) registers: UnwindRegsNative,
     pub(in super::super) pc: u64,
