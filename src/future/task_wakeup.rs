@@ -126,7 +126,7 @@ impl TaskWakeup {
         self.timer.is_some_and(|(at, _)| at == deadline)
     }
 
-    /// Until when to wait to be dropped by an outer future, which was due to drop this one at `over`.
+    /// Until when this future waits for an outer future to drop it. `over`: when the outer future was due to do so.
     pub(super) fn patience(&mut self, now: u64, over: u64) -> u64 {
         let patience = &mut self.cold.get_or_insert_default().patience;
         // A wait that began before `over` was for an earlier drop, so this wait begins anew.

@@ -134,8 +134,8 @@ fn within<T: Send + 'static>(
     })
 }
 
-/// Runs one statement of a session. The end of the scope around the call cancels the statement. Rows that are still to be read
-/// borrow the connection, so `T: 'static` does not let them out.
+/// Runs one statement of a session. The end of the scope around the call cancels the statement. `T: 'static` keeps the
+/// closure from returning rows that are still to be read: such rows borrow the connection.
 pub fn guarded<T: 'static>(
     control: &Arc<Control>,
     session: &Session,
@@ -205,8 +205,8 @@ pub struct Connection {
 
 /// The longest time for connecting, in a scope or outside.
 const CONNECT: Duration = Duration::from_secs(5);
-/// If for this long the server's machine answers nothing, not even a keepalive probe, the system gives the connection up. A slow
-/// statement is no silence.
+/// If the server's machine answers nothing for this long, the system gives the connection up. During a slow statement
+/// the machine still answers keepalive probes.
 const SILENCE: Duration = Duration::from_secs(10);
 
 impl Connection {

@@ -165,7 +165,8 @@ impl Taken {
     }
 }
 
-/// Whether one leaf has taken both stacks, since it clones the waker in several places: itself, and in what it calls.
+/// Whether both stacks come from one leaf future, which clones the waker in several places: itself, and in functions
+/// that it calls.
 fn is_of_one_leaf(a: &Stack, b: &Stack) -> bool {
     let mut pairs = a.frames.iter().rev().zip(b.frames.iter().rev());
     let Some(at) = pairs.position(|(a, b)| a != b) else { return false };

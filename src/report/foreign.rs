@@ -55,7 +55,8 @@ pub(super) fn is_foreign(function: &str, file: Option<&str>, module: &str) -> bo
     crate_of(function).is_some_and(|name| CRATES.contains(&name)) && !is_test(function)
 }
 
-/// Whether a function belongs to this crate. Of an inlined function there may be no more than the last name, and the file.
+/// Whether a function belongs to this crate. For an inlined function, only the last part of its name and its file may
+/// be known.
 pub(super) fn is_own(function: &str, file: Option<&str>) -> bool {
     match crate_of(function) {
         Some(name) => name == "timebox" && !is_test(function),

@@ -52,7 +52,8 @@ impl Limiter {
         Self { bounds, written: VecDeque::new(), stacks: HashMap::new(), scopes: VecDeque::new() }
     }
 
-    /// Whether a report is to be written: then it tells how many with the same stack were left out before it.
+    /// Returns `None` if the report is not to be written. Otherwise returns how many reports with the same stack were
+    /// left out before.
     ///
     /// `stack` and `scope` are hashes. `now` never goes back.
     pub(super) fn admit(&mut self, stack: u64, scope: u64, now: u64) -> Option<u64> {

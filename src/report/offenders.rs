@@ -18,7 +18,7 @@ use crate::sync::{Mutex, lock};
 /// How many stacks are counted.
 const MOST_STACKS: usize = 256;
 
-/// How many frames tell one stack from another.
+/// How many of the innermost frames of the program's own code decide whether two stacks count as the same.
 const FRAMES: usize = 3;
 
 /// How many scopes are remembered, so that a scope with several reports counts once.
@@ -175,8 +175,8 @@ impl Offender {
     }
 }
 
-/// The innermost frames of the program's own code. Of a future that waits at several places: those of the first place in
-/// alphabetical order, since its branches are polled in any order.
+/// The innermost frames of the program's own code. If a future waits at several places, the first place in alphabetical
+/// order counts, since the branches of a future are polled in any order.
 fn top(report: &Report) -> Vec<Frame> {
     let own = |stack: &Stack| -> Vec<Frame> {
         stack.frames.iter().filter(|frame| !frame.foreign).take(FRAMES).cloned().collect()

@@ -130,13 +130,14 @@ fn a_sink_that_hangs_fails_or_panics_harms_no_other() {
             std::thread::yield_now();
         }
     }
-    // All of two sinks, and what the third had no room for.
+    // Waits until so many reports are lost: 71 by each of the sinks that panic and fail, and the 6 for which the queue
+    // of the hanging sink had no room.
     while dropped() < before + 2 * 71 + 6 {
         std::thread::yield_now();
     }
     drop(open);
     assert!(flush(LONG));
-    // What was in the queue of the hanging sink failed at last.
+    // The write that hung failed at last, and so did the 64 reports in the queue.
     assert_eq!(dropped(), before + 2 * 71 + 6 + 65);
     assert_eq!(written.lock().unwrap().len(), 71);
     uninstall();
@@ -165,7 +166,7 @@ fn a_full_queue_loses_reports_and_holds_nobody_up() {
     assert_eq!(dropped(), before + 100_000 - 64);
     drop(open);
     assert!(flush(LONG));
-    // The sink's queue may have been full in turn.
+    // The sink's queue may have been full too, and have lost some of these reports.
     let written = written.lock().unwrap().len() as u64;
     assert_eq!(written + dropped() - before, 100_001);
     assert!(written > 32 && recent().len() <= 64);
@@ -306,7 +307,7 @@ fn a_policy_that_is_replaced_writes_what_it_has_and_goes() {
     send_one("a");
     send_one("b");
     has_begun.recv().unwrap();
-    // The reporter has handed both over.
+    // Waits until the reporter has handed over both reports.
     while recent().last().is_none_or(|report| function(report) != "b") {
         std::thread::yield_now();
     }

@@ -201,7 +201,7 @@ fn stack_of(report: &Report) -> u64 {
             hash(&frames.map(part).collect::<Vec<u64>>())
         })
         .collect();
-    // The branches of a future are polled in any order.
+    // The branches of a future are polled in any order, so the order of the stacks does not count.
     parts.sort_unstable();
     let place = if parts.is_empty() { Some(report.scope.location()) } else { None };
     hash(&(report.kind, place, parts))
@@ -249,7 +249,7 @@ mod tests {
             uninstall();
             send();
             let is_made = flush(LONG) && recent().len() == 2;
-            // SAFETY: ends the process without running what the parent's threads left behind.
+            // SAFETY: ends the child at once, without running what the parent's threads have left behind.
             unsafe { libc::_exit(i32::from(!(was_afresh && is_written && is_made))) };
         }
         let mut status = 0;

@@ -34,7 +34,7 @@ impl Report {
         stacks.flat_map(|stack| &stack.frames).find(|frame| !frame.foreign)
     }
 
-    /// Whether no thread is in the program's own code, but a future waits there.
+    /// Whether `place` is where a future waits: then the stacks of threads have no frame of the program's own code.
     fn is_awaiting(&self) -> bool {
         let mut frames = self.stacks.iter().flat_map(|stack| &stack.frames);
         frames.all(|frame| frame.foreign)

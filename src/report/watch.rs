@@ -248,7 +248,7 @@ impl Watched {
             self.next = self.next.min(now + MOST_INTERVAL);
         }
         self.look_again_for_ends(now);
-        // While a scope is being reported, its reports count from the same look.
+        // All reports of a scope count from the same look. So `before` stays while a scope is being reported.
         if self.reported.is_empty() && self.next != NEVER {
             self.before = self.target().times().map(|times| (now, times));
         }
@@ -337,8 +337,8 @@ impl Reported {
     }
 }
 
-/// Has the policy's `on_stuck` called, on a thread of its own, since the user's code may take any time. Scopes that get stuck while
-/// it runs share the next call.
+/// Calls the policy's `on_stuck` on a thread of its own, since the user's code may take any time. Scopes that get stuck
+/// during the call share the next call.
 fn tell_stuck() {
     /// How many scopes have become stuck since the last call began.
     static WAITING: PerProcess<AtomicU64> = PerProcess::new(AtomicU64::new(0), || AtomicU64::new(0));

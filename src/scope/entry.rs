@@ -325,7 +325,7 @@ impl Entry<'_> {
         let end = |node: &Arc<Node>| match node.origin_on(&TestEnv::current()) {
             // If the token has another clock, `origin_on` returns the present time as the time of its end.
             Some(origin) => Termination::through_link(&origin),
-            // A fork has lost the cause of the token's end.
+            // A fork has lost the cause of the token's end, so a cancel is assumed.
             None => Termination::new(Cause::Cancelled, self.now),
         };
         over.map(end).collect()
@@ -352,7 +352,7 @@ pub(super) fn is_unmeasured(limit: &Limit) -> bool {
     matches!(limit.kind(), LimitKind::None | LimitKind::At(_))
 }
 
-/// Makes the node of a scope, and links the node to the scope's tokens, so that they end it.
+/// Makes the node of a scope, and links the node to the scope's tokens, so that the end of a token ends the node.
 pub(crate) fn linked_node(
     parent: Option<&Arc<Node>>,
     spec: &ScopeSpec,

@@ -85,8 +85,8 @@ pub struct Scope {
     // In a plain scope all fields below are zero, so that one wide store writes them.
     /// The scope's identity; 0 until somebody asks for it.
     id: Cell<u64>,
-    /// The node, if there is one. Never dropped in place: leaving a block takes the node out; for a future,
-    /// `SuspendedScope::suspend` takes it out.
+    /// The node, if there is one. It is taken out before the frame is gone: leaving a block does that, and for a
+    /// future, `SuspendedScope::suspend`.
     node: ManuallyDrop<OnceCell<Arc<Node>>>,
     extras: *const Extras,
     kind: Kind,

@@ -136,7 +136,8 @@ impl Polls {
         poll: &mut dyn FnMut(&mut Context<'_>) -> bool,
     ) {
         let thread = Thread::current();
-        // Not kept from poll to poll: the policy may change, and the scope may be outermost in one poll and not in the next.
+        // Found anew for each poll: the policy may change, and the scope may be outermost in one poll and not in the
+        // next.
         let (at, event) = self.next(scope);
         if at <= watchdog::global().reached()
             && let Some(observer) = OBSERVER.get()

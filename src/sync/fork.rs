@@ -172,7 +172,8 @@ pub(crate) struct ForkMutex<T> {
     inner: Mutex<T>,
 }
 
-/// Whether a generation can use a lock that may be older than the generation. The lower bits of `ForkMutex::used`.
+/// How far a generation is with a lock that may be older than the generation. Kept in the lower bits of
+/// `ForkMutex::used`.
 #[cfg(not(timebox_loom))]
 #[derive(Clone, Copy)]
 enum Phase {

@@ -37,7 +37,7 @@ pub(crate) struct Handoff<T> {
 pub(crate) struct Ticket(u64);
 
 impl Ticket {
-    /// These bits of a ticket's number are zero, and free for other use where the ticket is kept as a number.
+    /// These bits of a ticket's number are zero. Whoever keeps the number may use the bits for something else.
     pub(crate) const ROOM: u64 = 31;
 
     #[cfg_attr(not(debug_assertions), inline(always))]

@@ -61,7 +61,7 @@ pub(crate) fn timers(dog: &'static Watchdog) -> usize {
 fn expect_reached(dog: &Watchdog, deadline: u64) {
     loop {
         let until = dog.alarm.model_until().expect("a watchdog is there");
-        // Read after `model_until`: the watchdog sleeps by then, so this sees the time that it has reached.
+        // Read after `model_until`, when the watchdog sleeps. So this is the time that the watchdog has reached.
         if dog.reached() >= deadline {
             return;
         }
@@ -217,7 +217,7 @@ fn a_timer_redirected_while_it_is_due() {
     schedule(20, &before);
     let redirects = thread::spawn(move || {
         if !timer.replace(&after) {
-            // A future does the same if `replace` fails.
+            // `replace` fails if the timer is about to fire. Then a future sets a new timer too.
             drop(timer.take(None));
             schedule(10, &after);
         }

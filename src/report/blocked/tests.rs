@@ -347,7 +347,7 @@ fn a_thread_that_has_left_the_call() {
     });
     let client = UdpSocket::bind("127.0.0.1:0").unwrap();
     client.send_to(&[1], here).unwrap();
-    // It waits in a call with another buffer.
+    // Waits until the thread is in another call, with another buffer.
     while call_of(tid).is_none_or(|now| now == call) {
         thread::yield_now();
     }

@@ -23,10 +23,11 @@ const MOST_LISTED: usize = 100_000;
 /// How many threads are looked at, at most.
 const MOST_THREADS: usize = 512;
 
-/// For how long threads are looked at. Those that are left then are left out.
+/// How long the threads are looked at, at most. Threads that are left then are not in the dump.
 const LOOKING: Duration = Duration::from_secs(2);
 
-/// For how long the dump is made, at most. What is left then has no names.
+/// How long the search for names may take, and how long the caller waits for the dump. The stacks that are left then
+/// have no names.
 const MAKING: Duration = Duration::from_secs(10);
 
 /// How long a running thread may take to copy itself.

@@ -199,7 +199,8 @@ impl Contents {
         self.reasons = Reasons::default();
     }
 
-    /// Copies the scopes and the stack of a thread that does not run, or runs this. Neither allocates nor panics.
+    /// Copies the scopes and the stack of a thread that does not run, or of the calling thread. Neither allocates nor
+    /// panics.
     pub(super) fn fill(&mut self, registers: Registers, frame_word: u64, memory: &impl ReadMemory) {
         if frame_word != 0 {
             self.scopes.fill(frame_word, memory);

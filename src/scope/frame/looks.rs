@@ -66,7 +66,7 @@ impl Scope {
         let warn_after = self.warn_after();
         let mut at = self.entered + warn_after.min(self.asked) / 2;
         if self.kind.is_polled() {
-            // A poll that is short is left alone: a report of a pending future comes from its traced poll.
+            // A short poll needs no look: if the future is pending, a traced poll makes the report.
             let now = clock::now();
             thread.now.set(now);
             at = at.max(now + STUCK_POLL);

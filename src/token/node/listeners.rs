@@ -305,7 +305,7 @@ mod tests {
         }
     }
 
-    /// An executor that polls inside of `wake`, here on the watchdog or a runner.
+    /// The task is polled inside of `wake`, on the watchdog or on a thread that has run a hook.
     #[test]
     fn a_task_that_is_polled_where_it_is_woken_awaits_hooks_too() {
         struct Inline {

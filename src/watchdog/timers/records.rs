@@ -277,7 +277,8 @@ impl Group {
         let record = self.record(at);
         let ticket = record.waker.ticket()?;
         let deadline = record.deadline.load(Ordering::Relaxed);
-        // Another thread may have taken the waker out meanwhile, and be giving the record back. Then `deadline` is a link.
+        // Another thread may have taken the waker out meanwhile, and be giving the record back. Then `deadline` holds a
+        // link.
         (deadline & LINK == 0).then_some((deadline, self.index(at), ticket))
     }
 

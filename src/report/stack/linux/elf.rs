@@ -6,7 +6,7 @@ use crate::scope::ReadMemory;
 /// Larger tables are not copied.
 const MOST_TABLE: u64 = 64 << 20;
 
-/// More program headers are not believed.
+/// A file that claims more program headers is not believed.
 const MOST_HEADERS: u64 = 256;
 
 const PAGE: u64 = 0xfff;
@@ -156,7 +156,7 @@ fn tables(memory: &impl ReadMemory, bias: u64, segments: &[Segment]) -> Option<(
     }
     let value = i32_at(&index.bytes, 4)?;
     let address = match *index.bytes.get(1)? {
-        // Relative to the value's own address, or to the table's.
+        // The value counts from its own address, or from the address of the table.
         0x1b => header.address.wrapping_add(4).wrapping_add_signed(value),
         0x3b => header.address.wrapping_add_signed(value),
         _ => return None,

@@ -59,8 +59,8 @@ impl Names {
         Self::default()
     }
 
-    /// The stack with names. `within`: the address of the frame of a scope. Functions outside the scope are left out then,
-    /// but for the one that opened it.
+    /// The stack with names. `within`: the address of the frame of a scope. If it is given, the functions outside the
+    /// scope are left out, except the function that opened the scope.
     pub(crate) fn resolve(&mut self, raw: &RawStack, within: Option<u64>) -> Stack {
         let now = clock::real_now();
         let mut stack = Stack { frames: Vec::new(), truncated: raw.truncated, approximate: raw.approximate };

@@ -26,10 +26,11 @@ const MOST_FRAMES: usize = 20_000;
 /// How far above the stack pointer a return address is looked for, where the tables do not help.
 const SCAN: u64 = 4 << 10;
 
-/// In an outer part of a stack: as many frames in a row that follow from each other are believed.
+/// The outer part of a stack is unwound from a return address that a search has found. The result is believed if it has
+/// this many frames.
 const BELIEVED: usize = 8;
 
-/// In an outer part of a stack: as many return addresses are tried.
+/// How many return addresses are tried for the outer part of a stack, at most.
 const TRIED: usize = 256;
 
 /// For how long the list of modules is believed, in nanoseconds.

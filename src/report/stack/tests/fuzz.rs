@@ -1,6 +1,7 @@
-//! The half that works on copies, given bytes that are wrong: it may find anything, but must not panic, hang or grow.
+//! Tests of the code that works on copies, with wrong bytes. That code may find anything, but must not panic, hang or
+//! grow.
 //!
-//! The bytes are those of this process, of which some are changed: of the stack, of headers, tables and code, of the list of
+//! The bytes come from this process, and some are changed: in the stack, in headers, tables and code, in the list of
 //! mappings. Each run has a seed, so a fault can be found again.
 
 use std::env;

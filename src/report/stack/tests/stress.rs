@@ -87,7 +87,8 @@ const SIZE: usize = 64 << 10;
 
 static STACK: AtomicUsize = AtomicUsize::new(0);
 
-/// A handler runs on the alternate stack that std gives to a thread. It has 8 KiB, of which the kernel needs more than three.
+/// A handler runs on the alternate stack that std gives to a thread. That stack has 8 KiB, of which the kernel needs
+/// more than 3 KiB.
 #[test]
 fn the_handler_needs_little_stack() {
     in_child("stress::the_handler_needs_little_stack", || {
