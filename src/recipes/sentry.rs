@@ -31,7 +31,7 @@ impl Sentry {
 impl Sink for Sentry {
     fn write(&self, report: &Report) -> io::Result<()> {
         let id = event_id();
-        // Three lines of JSON: which event, what comes, and the event.
+        // Three lines of JSON: the event's id, the kind of the item, and the event itself.
         let header = json!({ "event_id": id });
         let envelope = format!("{header}\n{{\"type\":\"event\"}}\n{}\n", event(&id, report));
         let request = self.agent.post(&self.url).header("X-Sentry-Auth", &self.auth);

@@ -99,8 +99,8 @@ fn short(file: &str) -> &str {
         let rest = file.split_once(marker)?.1;
         rest.splitn(skipped + 1, '/').nth(skipped)
     };
-    // `/rustc/HASH/library/std/src/..`, or where rust-src is installed; `../registry/src/INDEX/redis-1.0.0/src/..`;
-    // `../git/checkouts/NAME-HASH/REVISION/src/..`.
+    // Files of std are at `/rustc/HASH/library/std/src/..`, or where rust-src is installed. Others are at
+    // `../registry/src/INDEX/redis-1.0.0/src/..` or `../git/checkouts/NAME-HASH/REVISION/src/..`.
     after("/rustc/", 2)
         .or_else(|| after("/lib/rustlib/src/rust/library/", 0))
         .or_else(|| after("/registry/src/", 1))

@@ -56,10 +56,10 @@ pub struct Offender {
 pub struct Total {
     /// How many scopes were reported.
     pub count: u64,
-    /// For how long these scopes were open, together, as far as reports tell.
+    /// How long these scopes were open in sum, as far as reports tell.
     #[serde(serialize_with = "json::seconds")]
     pub total: Duration,
-    /// For how long the worst of them was open.
+    /// The longest time that one of these scopes was open.
     #[serde(serialize_with = "json::seconds")]
     pub worst: Duration,
 }

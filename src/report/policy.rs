@@ -90,7 +90,8 @@ impl Policy {
         self
     }
 
-    /// Reports once more a scope that is still open so long after its expiry. One second unless set.
+    /// Reports a scope once more if it is still open when the time `after` has passed since its expiry. One second
+    /// unless set.
     pub fn overdue_after(mut self, after: Duration) -> Self {
         self.overdue_after = after;
         self

@@ -184,7 +184,8 @@ fn hash(value: &impl Hash) -> u64 {
     hasher.finish()
 }
 
-/// What tells one stack from another, for the limits. A thread that runs is seen at another line each time.
+/// The hash by which the limits tell one stack from another. A running thread is seen at another line each time, so its
+/// lines do not count.
 fn stack_of(report: &Report) -> u64 {
     let is_running = report.thread.as_ref().is_some_and(|thread| thread.activity == Activity::Running);
     let stacks = || report.stacks.iter().chain(&report.awaits);

@@ -251,7 +251,7 @@ impl Watch {
         for tid in state::threads(MOST_THREADS) {
             in_poll.extend(self.look_at(tid, before.get(&tid).copied(), tools));
         }
-        // They may have moved on meanwhile.
+        // The workers may have moved on meanwhile.
         let still = missing.iter().filter_map(|&index| self.still_since(index));
         let still: Vec<u64> = still.collect();
         let since = *still.iter().min()?;

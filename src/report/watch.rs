@@ -283,7 +283,7 @@ impl Watched {
         let begun = stack::begin(self.target());
         let look = Look { event, scope: key, frame: scope.frame, begun, late, before: self.before };
         reporter::submit(Job { scope: key, make: Box::new(move |tools| look::make(look, tools)) });
-        // All events up to this one count as told.
+        // This event and all earlier ones count as told.
         self.tell(scope, (event as u8) | (event as u8 - 1), now);
     }
 

@@ -19,7 +19,7 @@ pub(crate) struct Options {
     pub(crate) reserve: Duration,
     pub(crate) grace: Duration,
     pub(crate) tokens: Vec<CancellationToken>,
-    /// The node of the handle, if the scope is entered within the scopes of a handle.
+    /// The node of the handle, if the scope is entered with a handle ([`Handle::enter`](crate::Handle::enter)).
     pub(crate) within: Option<Arc<Node>>,
     pub(crate) fields: Fields,
     /// Whether a late `Ok` is refused.

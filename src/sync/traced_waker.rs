@@ -127,7 +127,7 @@ mod tests {
                 kept
             },
         );
-        // Compared with a clone: under miri std's first waker and its clones have tables of their own.
+        // The comparison is with a clone: under miri, std's first waker and its clones have different tables.
         assert!(kept.will_wake(&waker.clone()));
         assert_eq!(woken.0.load(Ordering::Relaxed), 1);
         kept.wake();

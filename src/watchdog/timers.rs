@@ -44,7 +44,8 @@ const STALE: usize = 1024;
 const BATCH: usize = 64;
 
 pub(crate) struct Timers {
-    /// No timer is due before this time (invariant 4). Arms lower it. The watchdog resets it when the time has come.
+    /// No timer is due before this time (invariant 4). Arming a timer lowers this time. The watchdog resets it when it
+    /// has come.
     earliest: CachePadded<AtomicU64>,
     nursery: [AtomicU32; NURSERY],
     listed: AtomicU32,

@@ -150,7 +150,8 @@ impl Server {
         command.arg("-c").arg(SCRIPT.replace("PREPARE", kind.prepare).replace("RUN", kind.run));
         command.arg(kind.stop).args(binaries);
         command.env("FOLDER", &folder).env("PORT", port.to_string()).env("AS", switch_to.unwrap_or_default());
-        // An interrupt from the keyboard is for us; the script sees us end.
+        // An interrupt from the keyboard must reach this program only. When this program ends, the script stops the
+        // server.
         #[cfg(unix)]
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
         let mut script =

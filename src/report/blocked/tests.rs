@@ -241,7 +241,7 @@ fn an_epoll() {
         let mut events = Vec::with_capacity(1);
         epoll::wait(&epoll, rustix::buffer::spare_capacity(&mut events), None).unwrap();
     });
-    // The descriptor by which the socket was added is closed.
+    // The descriptor with which the socket was added is closed, so the socket is not named.
     let watched = format!("1 descriptor (fd {event_fd}, an eventfd)");
     let expected = format!("epoll_pwait on fd {fd}, which watches {watched}, no timeout");
     assert_eq!(words(blocked, || signal_eventfd(&event)), expected);

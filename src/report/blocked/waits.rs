@@ -37,14 +37,14 @@ impl Call<'_> {
         let number = self.arguments[2];
         let is_private = self.int(1) & libc::FUTEX_PRIVATE_FLAG != 0;
         let is_same = u64::from(self.pointed(0, Memory::int)?) == number;
-        // Locks that processes share have small numbers in their words.
+        // A lock that processes share has a small number in its word, not the number of a thread.
         if is_private || !is_same || number < 16 {
             return None;
         }
         Some(format!("the join of {}", thread(u32::try_from(number).ok()?)?))
     }
 
-    /// The thread that holds a lock with priority inheritance: its number is in the word.
+    /// The thread that holds a lock with priority inheritance. The word of such a lock has the thread's number.
     fn holder(&self) -> Option<String> {
         let holder = self.pointed(0, Memory::int)? & libc::FUTEX_TID_MASK;
         Some(format!("a lock that {} holds", thread(holder)?))
@@ -100,7 +100,7 @@ impl Call<'_> {
         }
     }
 
-    /// `flock on /path (fd 5), held by process 4711 (sqlite3)`
+    /// A wait for a file lock, in words: `flock on /path (fd 5), held by process 4711 (sqlite3)`.
     pub(super) fn lock(&self, what: &str) -> String {
         let file = self.descriptor(0).named();
         let holder = self.tid().and_then(|tid| {

@@ -182,7 +182,7 @@ fn a_running_thread() {
         spin(&theirs);
     });
     let tid = tid.recv().unwrap();
-    // On a busy machine the thread may get no processor for a while, and so take no signal.
+    // On a busy machine the thread may get no processor for a while, and so take no signal. So the dump is tried again.
     let is_seen = (0..10).any(|_| dump().thread(tid).has("a_running_thread::spin"));
     stop.store(true, Relaxed);
     thread.join().unwrap();

@@ -108,7 +108,7 @@ fn without_start(frames: &[Frame]) -> &[Frame] {
     &frames[..start.unwrap_or(frames.len())]
 }
 
-/// `Thread 4712, worker, blocked in futex`
+/// The first line of a thread: `Thread 4712, worker, blocked in futex`.
 struct Headline<'a>(&'a ThreadDump);
 
 impl Display for Headline<'_> {

@@ -92,7 +92,7 @@ pub(crate) fn begin(target: &Target) -> Begun {
     Begun::Copied(copy)
 }
 
-/// No thread is ever asked here.
+/// On this system no thread is asked to copy itself.
 #[derive(Debug)]
 pub(crate) enum Request {}
 

@@ -15,9 +15,9 @@ pub(crate) fn location(scope: &ScopeCopy, is_consistent: bool) -> Option<&'stati
     if location.is_null() || !location.is_aligned() || !(is_consistent || is_constant(scope.location)) {
         return None;
     }
-    // SAFETY: the address comes out of a frame, which holds a reference to a `Location` of the program: the thread stood still
-    // while the frame was copied; or two copies of the frame, made one after the other, are the same, and the address is where
-    // the compiler puts such values.
+    // SAFETY: the address comes out of a frame, which holds a reference to a `Location` of the program. The copy of the
+    // frame is right. Either the thread stood still while the frame was copied; or two copies of the frame, made one
+    // after the other, are the same, and the address is where the compiler puts such values.
     unsafe { location.as_ref() }
 }
 

@@ -56,7 +56,7 @@ pub(crate) struct Modules {
 }
 
 impl Modules {
-    /// The modules that this text of `/proc/self/maps` tells of. Those of `self` that are still there are kept.
+    /// Takes the mappings from a text of `/proc/self/maps`. Keeps the loaded tables of modules that are still there.
     pub(super) fn rescan(&mut self, maps: &str, memory: &impl ReadMemory) {
         self.mappings = parse(maps);
         let mappings = &self.mappings;
@@ -76,7 +76,8 @@ impl Modules {
         self.mapping(pc).is_some()
     }
 
-    /// The module that has code at `pc`. Reads its tables if that was not done yet; the second value says so.
+    /// The module that has code at `pc`. Reads the module's tables if that was not done yet. The second value: whether
+    /// this call has read them.
     pub(super) fn load(&mut self, pc: u64, memory: &impl ReadMemory) -> Option<(Arc<Module>, bool)> {
         let mapping = self.mapping(pc)?;
         let base = mapping.base;

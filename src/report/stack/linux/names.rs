@@ -189,11 +189,11 @@ fn candidates(mapping: &Mapping) -> Vec<String> {
     let is_program = program.is_some_and(|program| program.to_str() == Some(&mapping.path));
     let mut candidates = Vec::new();
     if is_program {
-        // Even if the file was replaced or deleted, this is the one that runs.
+        // This is the file that runs, even if the file at `path` was replaced or deleted.
         candidates.push("/proc/self/exe".to_owned());
     }
     candidates.push(path.to_owned());
-    // For privileged processes, even if the file was deleted.
+    // This finds a file that was deleted too, but only a privileged process may open it.
     candidates.extend(
         mapping.code.first().map(|code| format!("/proc/self/map_files/{:x}-{:x}", code.start, code.end)),
     );

@@ -28,10 +28,10 @@ use crate::sync::fork::InChild;
 use crate::sync::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use crate::time::{clock, nanos};
 
-/// So many requests can be open at a time.
+/// How many requests can be open at a time.
 const SLOTS: usize = 32;
 
-/// How much longer a requester waits for a handler that has begun.
+/// How much longer a requester waits if the handler has begun the copy.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// How often a requester looks whether the thread has ended, in nanoseconds.
@@ -249,7 +249,7 @@ impl Armed {
 }
 
 impl Drop for Armed {
-    /// Does not wait: the watchdog drops a request that no reporter takes.
+    /// Must not wait: if no reporter takes a request, the watchdog drops the request.
     fn drop(&mut self) {
         if self.cancel_now().is_some() {
             return;

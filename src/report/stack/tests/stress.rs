@@ -62,7 +62,7 @@ fn stress(time: Duration) {
     let least_rooted = [99, 95, 99, 99, 99];
     let least_exact = [99, 95, 0, 99, 99];
     for (which, [looks, stacks, rooted, exact]) in counts.into_iter().enumerate() {
-        // Two more may miss, so that few looks are not judged by one.
+        // Two more looks may miss, since among few looks one miss is more than one in a hundred.
         assert!(stacks * 100 + 200 >= looks * 99, "{counts:?}");
         assert!(rooted * 100 + 200 >= stacks * least_rooted[which], "{which}: {counts:?}");
         assert!(exact * 100 + 200 >= stacks * least_exact[which], "{which}: {counts:?}");
