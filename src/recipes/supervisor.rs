@@ -17,7 +17,7 @@ pub fn abort_when_stuck(policy: Policy, after: Duration) -> Policy {
 
 /// Tells systemd that the process is well, until a scope is still open so long after its expiry. Then systemd ends the process.
 pub fn withhold_ping_when_stuck(policy: Policy, after: Duration) -> io::Result<Policy> {
-    // Not set: systemd watches nothing, or the program was started by hand.
+    // `None`: systemd does not watch this program, or the program was started by hand.
     let Some(patience) = sd_notify::watchdog_enabled() else { return Ok(policy) };
     let is_stuck = Arc::new(AtomicBool::new(false));
     let stuck = Arc::clone(&is_stuck);

@@ -8,7 +8,7 @@ use crate::error::OneLine;
 /// The column of places begins at most here.
 const WIDEST: usize = 64;
 
-/// Two lines at least are folded into one.
+/// So many lines, or more, are folded into one line.
 const FOLD: usize = 2;
 
 /// One line for each frame, and one for each run of foreign frames.

@@ -7,7 +7,7 @@ use std::collections::{HashMap, VecDeque};
 /// How many stacks are remembered.
 const MOST_STACKS: usize = 1024;
 
-/// How many scopes are remembered whose report was written, so that their end is reported too.
+/// How many scopes with a written report are remembered, at most. The end of a remembered scope is reported too.
 const MOST_SCOPES: usize = 1024;
 
 /// A bound of this many reports a minute, or more, counts as no bound.
@@ -83,7 +83,7 @@ impl Limiter {
         Some(left_out)
     }
 
-    /// Whether the end of a scope is to be written: it is if a report of that scope was written, once.
+    /// Whether the end of a scope is to be written: if a report of the scope was written, and for the first call only.
     pub(super) fn admit_end(&mut self, scope: u64) -> bool {
         let at = self.scopes.iter().rposition(|&written| written == scope);
         at.and_then(|at| self.scopes.remove(at)).is_some()

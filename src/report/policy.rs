@@ -122,11 +122,12 @@ impl Policy {
         self
     }
 
-    /// Writes at most one report of the same kind and with the same stack in this time: 60 seconds unless set. The next one says
-    /// how many were left out, in [`suppressed`](super::Report::suppressed).
+    /// Writes at most one report of the same kind and with the same stack in this time: 60 seconds unless set. The next
+    /// report that is written says how many were left out, in [`suppressed`](super::Report::suppressed).
     ///
-    /// The stack of a blocked thread is its functions and lines; that of a running one its functions alone. It takes in only
-    /// frames of the program's own code, if there are any. The last 1024 stacks are remembered.
+    /// Two stacks are the same if they have the same functions in the same order. For a blocked thread the lines must
+    /// be the same too. If a stack has frames of the program's own code, only these frames count. The last 1024 stacks
+    /// are remembered.
     pub fn once_per(mut self, time: Duration) -> Self {
         self.once_per = time;
         self

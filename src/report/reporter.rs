@@ -35,8 +35,8 @@ impl Tools {
         Self { unwinder: Unwinder::new(), names: Names::new() }
     }
 
-    /// Unwinds a copied stack and finds the names. `within`: the address of the frame of the scope to which the stack is
-    /// trimmed. Returns `None` if there is no stack, and what is not certain, in sentences.
+    /// Unwinds a copied stack and finds the names. Trims the stack to the scope whose frame has the address `within`.
+    /// Returns the stack if there is one, and what is not certain, in sentences.
     pub(super) fn stack_of(
         &mut self,
         stack: &StackCopy,
@@ -156,7 +156,7 @@ impl Reporter {
         }
     }
 
-    /// Whether the report is to be written: then it tells how many with the same stack were left out before it.
+    /// If the report is to be written: how many reports with the same stack were left out before it. Otherwise `None`.
     fn admit(&self, policy: Option<&Installed>, scope: ScopeKey, report: &Report) -> Option<u64> {
         let bounds = policy.map_or(NO_POLICY, |policy| policy.bounds);
         let mut limiter = lock(&self.limiter);

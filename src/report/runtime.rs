@@ -47,13 +47,13 @@ const MOST_THREADS: usize = 512;
 /// How long the reporter waits for the copy of a running thread.
 const WAIT: Duration = Duration::from_millis(100);
 
-/// Reports each worker of the runtime that `builder` builds when it is stuck in one poll for this long: while it is stuck, with
-/// its stack, as [`Kind::Stalled`].
+/// Watches the workers of the runtime that `builder` builds. If a worker is stuck in one poll for this long, it is
+/// reported as [`Kind::Stalled`] while it is stuck, with its stack.
 ///
-/// This works for both flavours. A worker that waits for a processor is not reported, nor one that makes many short polls. It
-/// looks stuck, however, if 61 polls in a row take so long: only then does tokio tell how busy the worker was. Threads of
-/// `spawn_blocking` may block, and so may code in `block_in_place`. The future of `block_on` is watched on a runtime of
-/// one thread only, since otherwise no worker polls it.
+/// This works for both flavours. A worker that waits for a processor is not reported. A worker that makes many short
+/// polls is not reported either, unless 61 polls in a row take that long: tokio tells how busy a worker was only after
+/// so many polls. Threads of `spawn_blocking` may block, and so may code in `block_in_place`. The future of `block_on`
+/// is watched on a runtime of one thread only, since otherwise no worker polls it.
 ///
 /// This sets the builder's `on_thread_start` and `on_thread_park`, of which tokio keeps one each. If you need them yourself, call
 /// [`watch_current_runtime`] in the runtime instead. If the builder builds several runtimes, the first one is watched. The

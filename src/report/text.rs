@@ -40,8 +40,8 @@ impl Report {
         frames.all(|frame| frame.foreign)
     }
 
-    /// For how long the process, or this thread, got no processor, if that may be why the scope took so long. Then the code is
-    /// not to blame.
+    /// Who got no processor, and for how long, if that may be why the scope took so long. Then the code is not to
+    /// blame.
     pub(super) fn starved(&self) -> Option<Starved> {
         if self.watchdog_late >= LATE && self.watchdog_late >= self.elapsed / 4 {
             return Some(Starved::Process(self.watchdog_late));
@@ -122,8 +122,8 @@ impl Display for Name<'_> {
 }
 
 impl Thread {
-    /// The time in which it used the processor or waited for it, as its fields say: the scope's, if the thread was not looked at
-    /// before.
+    /// The time to which `cpu_time` and `waited_for_cpu` refer. That is the scope's whole time if there was no earlier
+    /// look.
     fn observed(&self, elapsed: Duration) -> Duration {
         self.observed.unwrap_or(elapsed)
     }

@@ -147,7 +147,8 @@ impl Observer for Watch {
         };
         let State { threads, peeked } = &mut *state;
         let peeked = peeked.get_or_insert_with(|| Box::new(ScopeCopies::new()));
-        // A forked child begins anew, with scopes that its parent has entered.
+        // A forked child knows no threads yet, but scopes that its parent has entered may be open. So the first pass
+        // looks at all slots.
         let is_first = threads.is_none();
         let threads = threads.get_or_insert_default();
         let slots = &watchdog::global().slots;
@@ -342,7 +343,7 @@ impl Reported {
 fn tell_stuck() {
     /// How many scopes have become stuck since the last call began.
     static WAITING: PerProcess<AtomicU64> = PerProcess::new(AtomicU64::new(0), || AtomicU64::new(0));
-    // Relaxed throughout: only the number counts.
+    // Relaxed throughout: the number publishes nothing else.
     if WAITING.get().fetch_add(1, Ordering::Relaxed) > 0 {
         return;
     }
@@ -372,7 +373,7 @@ fn call_on_stuck() {
     result.err().into_iter().for_each(drop_quietly);
 }
 
-/// When the scope is due, and for what, in this order.
+/// The events of which the scope may be reported, in their order, each with the time when it is due.
 fn times(scope: &ScopeCopy, is_outermost: bool) -> impl Iterator<Item = (Event, u64)> {
     let own = scope.own();
     let warn = match scope.warn_after {
@@ -392,7 +393,7 @@ fn times(scope: &ScopeCopy, is_outermost: bool) -> impl Iterator<Item = (Event, 
     .into_iter()
 }
 
-/// When a scope of which these events were told is due again.
+/// When the scope is due again, if the events `told` were reported already.
 fn next_time(scope: &ScopeCopy, told: u8, now: u64) -> u64 {
     let left = times(scope, true).filter(|&(event, _)| event as u8 & told == 0);
     left.map(|(_, at)| at).filter(|&at| at > now).min().unwrap_or(NEVER)

@@ -27,7 +27,7 @@ pub(crate) struct Options {
     /// After how long the scope is reported as slow.
     #[cfg(feature = "report")]
     pub(crate) warn_after: Option<Duration>,
-    /// How long after its end the scope is reported as overdue, if it is still open.
+    /// How long after its expiry the scope is reported as overdue, if it is still open then.
     #[cfg(feature = "report")]
     pub(crate) overdue_after: Option<Duration>,
 }

@@ -260,8 +260,8 @@ fn expire_labelled(node: &Arc<Node>, label: &str) {
 
 #[cfg(feature = "testing")]
 impl Scope {
-    /// This scope; or, if shields are open from here out to the scope `outermost`, the next scope outside all these
-    /// shields. `None` if `outermost` itself is in the shields.
+    /// The innermost scope outside all shields that are open between this scope and the scope `outermost`. `None` if
+    /// `outermost` itself is inside a shield.
     fn unshielded(&self, outermost: u64) -> Option<&Scope> {
         let mut candidate = Some(self);
         for scope in self.stack() {

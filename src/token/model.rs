@@ -19,7 +19,7 @@ fn node(parent: Option<&Arc<Node>>, deadline: u64) -> Arc<Node> {
     node_of(parent, deadline, false)
 }
 
-/// The node of a future if it is reparentable.
+/// A node with this deadline; the node of a future if it is `reparentable`.
 fn node_of(parent: Option<&Arc<Node>>, deadline: u64, reparentable: bool) -> Arc<Node> {
     let location = std::panic::Location::caller();
     let info = ScopeInfo::at(location);
@@ -321,7 +321,7 @@ fn end_each_other() {
     let (one, two) = (hook(&of_one), hook(&of_two));
     *of_one.lock().unwrap() = Some(Arc::clone(&two));
     *of_two.lock().unwrap() = Some(Arc::clone(&one));
-    // The entries are leaked: if the model fails, their locks are gone by the time that the entries would be dropped.
+    // Leaks references, so that no entry is dropped: if the model fails, loom's locks in the entries are gone by then.
     [&one, &one, &one, &two, &two, &two].into_iter().for_each(|entry| std::mem::forget(Arc::clone(entry)));
     let fires = Arc::clone(&one);
     let first = thread::spawn(move || fires.run());

@@ -1,7 +1,8 @@
 //! Real servers for tests and examples, started from the machine's own binaries on free loopback ports.
 //!
-//! A server is the child of a small shell script, whose standard input is a pipe from here. When that is closed, on
-//! drop or because this process has ended in whatever way, the script stops the server and removes its folder.
+//! A server is the child of a small shell script, whose standard input is a pipe from here. The pipe is closed when the
+//! [`Server`] is dropped, or when this process ends in whatever way. Then the script stops the server and removes the
+//! server's folder.
 
 use std::env;
 use std::ffi::OsStr;
@@ -186,7 +187,7 @@ impl Drop for Server {
     }
 }
 
-/// Whether a process has ended; until its parent waits for it, it is a zombie.
+/// Whether a process has ended. A zombie, for which its parent has not waited yet, has ended too.
 fn is_gone(pid: i32) -> bool {
     let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else {
         return Path::new("/proc/self").exists();

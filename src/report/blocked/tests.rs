@@ -33,7 +33,8 @@ fn read_memory(address: u64, into: &mut [u8]) -> usize {
     memory.read_at(into, address).unwrap_or(0)
 }
 
-/// Runs the body on a thread, and waits until it is blocked in a call of this name: for a minute, then the test fails.
+/// Runs the body on a thread, and waits until the thread is blocked in a call of this name. After a minute the test
+/// fails.
 fn blocked<T: Send + 'static>(name: &str, body: impl FnOnce() -> T + Send + 'static) -> Blocked<T> {
     let (told, tid) = mpsc::channel();
     let tell_and_run = move || {

@@ -206,7 +206,7 @@ impl Contents {
             self.scopes.fill(frame_word, memory);
         }
         let outermost = self.scopes.scopes().iter().map(|scope| scope.frame);
-        // Frames with a lower address than the stack pointer are on another stack.
+        // A frame with a lower address than the stack pointer is on another stack, so it does not count.
         let outermost = outermost.filter(|&frame| frame >= registers.sp).max().unwrap_or(0);
         self.stack.fill(registers, outermost, memory);
     }

@@ -175,7 +175,7 @@ fn open(module: &Module) -> Option<Loader> {
         }
         let is_same = match elf::build_id_of_file(&Bytes(&file)) {
             Some(id) => id == module.image.build_id,
-            // Without an identity only the very file that is mapped is believed.
+            // If the module has no build identity, only the very file that is mapped is believed.
             None => module.image.build_id.is_empty() && metadata.ino() == mapping.inode,
         };
         is_same.then(|| Loader::new(&path).ok()).flatten()
@@ -225,7 +225,8 @@ fn named(loader: &Loader, module: &Module, address: u64) -> Vec<Frame> {
     if let Some(physical) = found.last_mut() {
         physical.inlined = false;
     }
-    // The symbol table has the full path of a name, debug information often the last part only.
+    // The symbol table has the full path of a function's name. Debug information often has the last part only, so the
+    // symbol table's name replaces that.
     if let Some(symbol) = loader.find_symbol(offset) {
         let symbol = demangled(symbol);
         match found.last_mut() {

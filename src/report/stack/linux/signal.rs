@@ -31,7 +31,7 @@ static INSTALLED: PerProcess<Mutex<bool>> =
 /// Tells a forked child whether its parent had the handler. Relaxed: the fork comes between the store and the load.
 static WAS_INSTALLED: AtomicBool = AtomicBool::new(false);
 
-/// Marks the signals that this crate sends. Any other is passed on to the handler before ours.
+/// Marks the signals that this crate sends. Every other signal is passed on to the handler before ours.
 fn cookie() -> usize {
     (&raw const PREVIOUS).addr() ^ 0x7469_6d65
 }

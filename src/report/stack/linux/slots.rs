@@ -89,7 +89,7 @@ impl Slot {
     fn serve(&self, tid: u32, registers: Registers, has_room: bool) {
         // Acquire: pairs with the Release in `Armed::new`.
         let word = self.word.load(Ordering::Acquire);
-        // If the number is that of a later request, then the step fails.
+        // `tid` may belong to a later request already. Then the word has changed, so the step fails.
         if word & PHASES != ARMED || self.tid.load(Ordering::Relaxed) != tid || !self.step(word, COPYING) {
             return;
         }
@@ -121,7 +121,7 @@ static ALL: [Slot; SLOTS] = [const { Slot::new() }; SLOTS];
 /// them. The memory that they were to copy into is leaked.
 extern "C" fn forget_requests() {
     for slot in &ALL {
-        // Relaxed: this is the child's only thread. A handler of the parent does not run here.
+        // Relaxed: this is the child's only thread, and no handler is running on it.
         slot.word.store(FREE, Ordering::Relaxed);
     }
 }
@@ -138,7 +138,7 @@ pub(super) fn serve(tid: u32, registers: Registers, has_room: bool) {
     }
 }
 
-/// A thread that was asked to copy itself: a slot, and its word as it was armed.
+/// A request to a thread to copy its stack: the slot, and the slot's word as the request stored it.
 #[derive(Debug)]
 pub(super) struct Armed {
     slot: usize,

@@ -66,7 +66,8 @@ pub(crate) struct Unwinder<M = Memory> {
     memory: M,
     modules: Arc<Modules>,
     tables: Tables,
-    /// Of these tables only: framehop's own numbers for them wrap around.
+    /// A cache for `tables`. New tables get a new cache, because framehop's numbers for its tables wrap around, and
+    /// could fit a stale entry.
     cache: Cache,
     /// When the list of modules was made.
     scanned: Option<u64>,
@@ -179,7 +180,7 @@ impl<M: ReadMemory> Unwinder<M> {
         if !found.truncated {
             return;
         }
-        // No register is known there. A return address is believed if a row of frames follows from it.
+        // In the outer part no register is known. So look for a return address from which a row of frames follows.
         let candidates = part.clone().step_by(8).filter_map(|slot| {
             let pc = stack.word(slot)?;
             Some((slot, FrameAddress::from_return_address(pc)?))
@@ -267,7 +268,8 @@ impl<M: ReadMemory> Unwinder<M> {
             }
             let pc = match next {
                 Some(pc) => pc,
-                // framehop would follow frame pointers here, without saying so.
+                // No table covers the code, so the stack is searched here. (framehop would follow frame pointers,
+                // without saying so.)
                 None => {
                     let slots = (sp..sp.saturating_add(SCAN)).step_by(8);
                     let mut slots = slots.map_while(|slot| Some((slot, stack.word(slot)?)));
