@@ -34,8 +34,9 @@ const PACKAGES: [&str; 14] = [
     "/pollster-",
 ];
 
-/// Functions of C libraries. Of the program's own they are those around `main`.
+/// The files of C libraries begin with these names. All functions of these files are foreign.
 const LIBRARIES: [&str; 7] = ["libc.so", "libc-", "libpthread", "ld-linux", "ld-musl", "libgcc_s", "[vdso]"];
+/// Functions around `main`. They are foreign even in the program's own file.
 const STARTS: [&str; 6] =
     ["_start", "__libc_start_main", "__libc_start_call_main", "main", "start_thread", "clone3"];
 

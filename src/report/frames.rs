@@ -5,7 +5,7 @@ use std::fmt::{self, Display, Formatter};
 use super::contents::Frame;
 use crate::error::OneLine;
 
-/// The column of places begins at most here.
+/// The places of the functions form a column, which begins here at most.
 const WIDEST: usize = 64;
 
 /// So many lines, or more, are folded into one line.
@@ -33,7 +33,8 @@ impl<'a> Frames<'a> {
         for run in frames.chunk_by(|a, b| a.foreign == b.foreign) {
             let folded = match run {
                 [own, ..] if !own.foreign => 0,
-                // The last frame of the innermost run is the function that the program's own code called.
+                // The last frame of the innermost run is the function that the program's own code called, so it is
+                // shown.
                 _ if lines.is_empty() => run.len() - 1,
                 _ => run.len(),
             };

@@ -149,7 +149,7 @@ impl Table {
         self.stacks.entry(key).or_insert_with(new).add(total, &report.scope);
     }
 
-    /// Moves the stack with the shortest total to the others.
+    /// Removes the stack with the shortest total, and adds its total to `others`.
     fn sum_up_the_least(&mut self) {
         let least = self.stacks.iter().min_by_key(|(_, stack)| stack.total.total);
         if let Some(key) = least.map(|(key, _)| key.clone())

@@ -145,7 +145,7 @@ impl Display for Doing<'_> {
     }
 }
 
-/// The whole report. Its lines are at most as long as what they quote; the first line can stand alone.
+/// The whole report. The first line can stand alone. A line is long only if a text that it quotes is long.
 impl Display for Report {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", Headline(self))?;
@@ -174,13 +174,13 @@ impl Display for Report {
     }
 }
 
-/// A name and what there is to say about it. The names are a column.
+/// A line with a name and a text. The names form a column.
 fn row(f: &mut Formatter<'_>, name: &str, text: impl Display) -> fmt::Result {
     writeln!(f, "  {name:<9}  {text}")
 }
 
 impl Report {
-    /// Says that the code is not to blame, if so.
+    /// If the code is not to blame, says so.
     fn write_blame(&self, f: &mut Formatter<'_>) -> fmt::Result {
         match self.starved() {
             Some(Starved::Process(late)) => {

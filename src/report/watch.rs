@@ -45,7 +45,7 @@ const LOOKS_PER_PASS: usize = 32;
 /// How long one pass looks at threads, in nanoseconds. The watchdog serves no deadline meanwhile.
 const TIME_PER_PASS: u64 = 1_000_000;
 
-/// How long until the next pass, in nanoseconds, if another thread is in a pass now.
+/// How long until the next pass, in nanoseconds, if another thread has locked the state now.
 const SOON: u64 = 1_000_000;
 
 /// The durations of the policy in force, in nanoseconds. The watchdog reads them, so that it never owns a policy.
@@ -205,7 +205,7 @@ impl Watched {
         self.next = NEVER;
         self.peek(peeked, now);
         let (mut due, mut stuck) = (None, None);
-        // If there are more scopes, the outermost one is not known.
+        // If there are more scopes than these, the outermost scope is not known.
         let outermost = if peeked.is_cut { usize::MAX } else { peeked.scopes().len().wrapping_sub(1) };
         for (depth, scope) in peeked.scopes().iter().enumerate() {
             let told =

@@ -90,7 +90,7 @@ impl Polls {
         Self { count: 1, thread: 0, last: 0, told: None }
     }
 
-    /// Whether there is more to keep than that the future was polled.
+    /// Whether more must be kept than that the future was polled once.
     pub(crate) fn is_worth_keeping(&self) -> bool {
         self.count > 1 || self.told.is_some()
     }

@@ -88,7 +88,8 @@ struct ColdState {
     /// The test environment whose clock the scope follows: the environment in which the future was made. A future that was
     /// made outside every test environment follows the environment in which it is first polled.
     env: TestEnv,
-    /// The limit, until the scope is entered. A plain duration is in `SuspendedScope::asked`.
+    /// The limit with which the scope is entered, not used after that. (Without a `ColdState`, the limit is a plain
+    /// duration, in `SuspendedScope::asked`.)
     limit: Limit,
     extras: Option<Extras>,
     /// The specification, once the scope is entered.

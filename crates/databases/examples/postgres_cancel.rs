@@ -26,7 +26,7 @@ use timebox_databases::server::Server;
 #[path = "support/showing.rs"]
 mod showing;
 
-/// What the server has for answering a cancelled query.
+/// How long the server may take to answer a cancelled query.
 const GRACE: Duration = Duration::from_secs(5);
 const ENDLESS: &str = "select pg_sleep(3600)";
 

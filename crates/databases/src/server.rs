@@ -131,7 +131,7 @@ impl Server {
             writeln!(std::io::stderr(), "\nSKIPPED: {text}").expect("standard error is there");
             return None;
         };
-        // The port is free now, and may be taken by another process until the server has it.
+        // Another process may take the free port before the server does, so this is tried three times.
         for _ in 0..3 {
             let server = Self::launch(kind, &binaries);
             if server.becomes_ready(&is_ready) {

@@ -26,7 +26,7 @@ pub(crate) struct Registers {
     pub(crate) fp: Option<u64>,
     /// The link register, on aarch64. `None` if it is not known.
     pub(crate) lr: Option<u64>,
-    /// Whether the program counter is behind a system call that has begun.
+    /// Whether the thread is in a system call. Then the program counter is behind the instruction of the call.
     pub(crate) in_call: bool,
 }
 
@@ -155,8 +155,9 @@ pub(crate) struct Contents {
     pub(crate) tid: u32,
     pub(crate) stack: StackCopy,
     pub(crate) scopes: ScopeCopies,
-    /// Whether the scopes were copied at one moment, at which the thread stood still: the same as that of the stack, if there
-    /// is a stack. Otherwise the scopes were read twice while the thread ran, and were the same both times.
+    /// Whether the scopes were copied at one moment, at which the thread stood still. A stack, if there is one, was
+    /// copied at that moment too. If this is `false`, the scopes were read twice while the thread ran, and were the
+    /// same both times.
     pub(crate) is_consistent: bool,
     pub(crate) call: Option<Call>,
     pub(crate) state: State,

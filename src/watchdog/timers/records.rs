@@ -204,7 +204,7 @@ impl Group {
     }
 }
 
-/// For the owner. Relaxed: invariant 1.
+/// Methods for the owner of the timers. Relaxed: invariant 1.
 impl Group {
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn is_listed(&self, at: u32) -> bool {

@@ -85,7 +85,7 @@ impl Names {
             self.push(module, frame.address, is_late, now, &mut stack.frames);
             let is_own =
                 stack.frames[before..].iter().all(|frame| is_own(&frame.function, frame.file.as_deref()));
-            // Of the functions outside the scope the one is shown that called this crate to open it.
+            // Outside the scope one function is shown: the one that called this crate to open the scope.
             if inside.is_some_and(|inside| index >= inside) && !is_own {
                 // The end of the last frame is not known if the stack was cut there.
                 stack.truncated = raw.truncated && index + 1 == count;

@@ -112,8 +112,8 @@ extern "C" fn handle(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_
     }
 }
 
-/// Whether this crate has sent the signal. Whether a thread copies itself does not depend on it: a signal of ours is lost
-/// while another `SIGURG` is pending.
+/// Whether this crate has sent the signal. If it has, the signal is not passed on. Requests are served at every signal,
+/// since a signal of this crate is lost while another `SIGURG` is pending.
 ///
 /// # Safety
 ///

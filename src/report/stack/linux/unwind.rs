@@ -20,7 +20,7 @@ use super::raw::{RawFrame, RawStack};
 use crate::scope::ReadMemory;
 use crate::time::clock;
 
-/// More frames are not looked for.
+/// How many frames are looked for, at most.
 const MOST_FRAMES: usize = 20_000;
 
 /// How far above the stack pointer a return address is looked for, where the tables do not help.

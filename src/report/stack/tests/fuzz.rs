@@ -32,7 +32,7 @@ impl Random {
     }
 }
 
-/// Changes about one byte of so many.
+/// Changes about one of `one_of` bytes.
 fn spoil(bytes: &mut [u8], one_of: u64, random: &mut Random) {
     let mut at = random.below(2 * one_of);
     while let Some(byte) = usize::try_from(at).ok().and_then(|at| bytes.get_mut(at)) {
@@ -120,7 +120,7 @@ fn wrong_bytes_do_no_harm() {
     in_child("fuzz::wrong_bytes_do_no_harm", || fuzz(Duration::from_secs(3)));
 }
 
-/// For as many seconds as `TIMEBOX_FUZZ_SECONDS` says, else ten minutes.
+/// Runs for as many seconds as `TIMEBOX_FUZZ_SECONDS` says, or else for ten minutes.
 #[test]
 #[ignore = "takes ten minutes"]
 fn wrong_bytes_do_no_harm_for_long() {

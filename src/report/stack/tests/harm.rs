@@ -64,7 +64,7 @@ fn a_deep_recursion_shows_its_top_and_the_scope() {
     }
 }
 
-/// Little is left of the stack of a thread that runs: the handler has a stack of its own.
+/// The handler has a stack of its own, so the thread survives although its stack is nearly full.
 #[test]
 fn a_thread_whose_stack_is_nearly_full_survives() {
     in_child("harm::a_thread_whose_stack_is_nearly_full_survives", || {

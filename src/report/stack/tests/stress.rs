@@ -1,4 +1,4 @@
-//! Many looks at threads that do all that is known to be dangerous, and how much the handler needs.
+//! Many looks at threads that do what is known to be dangerous to look at. And how much stack the signal handler needs.
 
 use std::backtrace::Backtrace;
 use std::env;

@@ -89,7 +89,8 @@ fn calls(memory: &impl ReadMemory, address: u64, function: u64) -> bool {
     calls().unwrap_or(false)
 }
 
-/// How far the frame pointer is above the stack pointer in the body of a function that keeps one, by its prologue.
+/// How far the frame pointer is above the stack pointer in the body of a function. `None` if the function keeps no
+/// frame pointer, or if its prologue does not tell.
 fn frame_pointer_offset(memory: &impl ReadMemory, function: u64) -> Option<u64> {
     let mut bytes = [0; 48];
     let len = memory.read(function, &mut bytes);
