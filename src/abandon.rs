@@ -292,8 +292,9 @@ impl<T: Send + 'static> Job<T> {
     fn run(self: Arc<Self>) {
         let Some(handle) = self.handle() else { return };
         let running = RunningGuard::enter(handle.node().id, self.depth);
-        // A test's clock does not move while somebody has a `Held`: until the work has begun, and from the work's end until the
-        // caller has been woken. So the caller does not time out while this thread is about to act.
+        // A test's clock does not move while somebody has a `Held`. Here somebody has one until the work has begun, and
+        // again from the work's end until the caller has been woken. So the caller does not time out while this thread
+        // is about to act.
         let (begun, held) = (Cell::new(false), Cell::new(None));
         let run = AssertUnwindSafe(|| {
             handle.enter(Limit::NONE, |_| {

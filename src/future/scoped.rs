@@ -50,9 +50,9 @@ impl<F: Future> Scoped<F> {
     where
         E: From<TimeoutError>,
     {
-        // The result is written here in place: if it were returned through the scope, it would be copied twice. `ManuallyDrop`,
-        // since a drop would need the address of the result, and a value whose address is taken does not stay in registers. So
-        // the result leaks if the drop of the future panics, and only then.
+        // The result is written here in place: if it were returned through the scope, it would be copied twice. A drop
+        // would need the address of the result, and a value whose address is taken does not stay in registers. So this
+        // is a `ManuallyDrop`. The result leaks if the drop of the future panics, and only then.
         let mut poll = ManuallyDrop::new(Poll::Pending);
         let this = self.project();
         let mut call = Call { wakeup: this.wakeup, future: this.future, cx, done, poll: &mut poll };

@@ -195,7 +195,8 @@ fn unanswered(error: impl Into<AnyError>) -> Failure {
     Failure::Unanswered(error.into())
 }
 
-/// A connection for sync code. This code opens the socket and can shut it down, so a call ends even if the network is silent.
+/// A connection for sync code. It owns its socket, so its hook can shut the socket down: a call ends even if the
+/// network is silent.
 pub struct Connection {
     runtime: Runtime,
     client: Client,

@@ -5,9 +5,9 @@
 //! the stack when it is cloned. The stack has the whole chain of async functions down to the leaf, and there is one for
 //! each branch of a `join!` or `select!`.
 //!
-//! The limits of this: a leaf that keeps the waker of an earlier poll, and does not compare it, clones nothing. The children
-//! of a `FuturesUnordered` have wakers of their own, and those of a `JoinSet` are tasks of their own. Of such a set only the
-//! place is seen at which it waits for its children.
+//! There are limits. A leaf that keeps the waker of an earlier poll, and does not compare it with the new one, clones
+//! nothing: so the leaf is not seen. The children of a `FuturesUnordered` have wakers of their own, and the children of
+//! a `JoinSet` are tasks of their own. So of such a set, only the place is seen at which it waits for its children.
 
 use std::mem;
 use std::ptr;

@@ -84,7 +84,7 @@ impl Policy {
     /// Reports each outermost scope that is open for so long and has no
     /// [`warn_after`](crate::Timebox::warn_after) of its own.
     ///
-    /// Without this, only scopes that set it themselves are reported before their limit.
+    /// Without this, only scopes with a `warn_after` of their own are reported before their limit.
     pub fn warn_after(mut self, after: Duration) -> Self {
         self.warn_after = Some(after);
         self

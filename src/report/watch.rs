@@ -266,7 +266,8 @@ impl Watched {
         }
         self.reported.retain_mut(|reported| {
             let is_seen = reported.is_in(peeked);
-            // A scope that is only hidden, by other scopes or while a waker runs, is there at the next look.
+            // A scope may be hidden for a moment, by other scopes or while a waker runs. So only two misses in a row
+            // count.
             reported.missed = if is_seen { 0 } else { reported.missed + 1 };
             let is_open = is_seen || peeked.is_cut || (!reported.is_poll && reported.missed < 2);
             if is_seen {

@@ -209,7 +209,8 @@ impl Watchdog {
         fence(Ordering::SeqCst);
     }
 
-    /// Wakes the watchdog if it sleeps past `deadline`; starts it if there is none, or returns `false` if no thread can be had.
+    /// Wakes the watchdog if it sleeps past `deadline`. Starts a watchdog if there is none. Returns `false` if no
+    /// thread can be had for the watchdog.
     #[cold]
     #[inline(never)]
     pub(super) fn wake(&'static self, deadline: u64) -> bool {
@@ -285,7 +286,7 @@ impl Watchdog {
         self.state.get()
     }
 
-    /// Called in a forked child: there is no watchdog, and none is being woken.
+    /// Called in a forked child: it has no watchdog, and nobody is waking one.
     #[cfg(not(timebox_loom))]
     fn restart(&'static self) {
         self.alarm.forget();

@@ -187,8 +187,8 @@ impl Watchdog {
         let looked_at: Vec<_> = state.all_timers().filter(|timers| all || timers.earliest() <= now).collect();
         for timers in &looked_at {
             timers.begin_look();
-            // The number of batches is bounded, or the timers of other threads would wait too long. The next pass follows at
-            // once, and fires the rest.
+            // The number of batches is bounded, since otherwise the timers of other threads would wait too long. The
+            // next pass follows at once, and fires the rest.
             for _ in 0..BATCHES_PER_PASS {
                 let (due, are_all) = timers.take_due(now);
                 // This mutant ends the look too early: before the fences in the calls.

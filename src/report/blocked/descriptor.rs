@@ -102,7 +102,8 @@ pub(super) fn watched_by(tid: u32, epoll: i32) -> Vec<i32> {
         let number = words.by_ref().skip_while(|word| *word != "tfd:").nth(1)?.parse().ok()?;
         let inode_of = words.find_map(|word| word.strip_prefix("ino:"));
         let watched = inode_of.and_then(|inode| u64::from_str_radix(inode, 16).ok());
-        // An epoll watches a file even if the descriptor by which it was added now refers to another one.
+        // The descriptor by which a file was added to the epoll may now refer to another file. Then its number is left
+        // out.
         let now = file_inode(tid, number);
         let is_same = watched.zip(now).is_none_or(|(watched, now)| watched == now);
         is_same.then_some(number)

@@ -89,7 +89,8 @@ struct Made {
 }
 
 impl Making {
-    /// Looks at all threads but the calling one. Ends in any case, so that nobody waits in vain.
+    /// Looks at all threads but the calling one. Even if the look panics, the dump is marked as done, so that nobody
+    /// waits in vain.
     fn run(&self, asker: Option<u32>) {
         if let Err(payload) = catch_unwind(AssertUnwindSafe(|| self.look(asker))) {
             drop_quietly(payload);

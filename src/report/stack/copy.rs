@@ -163,7 +163,7 @@ pub(crate) struct Contents {
     pub(crate) state: State,
     /// The processor time that the thread has used since it began.
     pub(crate) cpu_time: Option<Duration>,
-    /// How long the thread has been ready to run since it began, but got no processor.
+    /// For how long, since its start, the thread was ready to run but got no processor.
     pub(crate) waited_for_cpu: Option<Duration>,
     /// The time of the copy, on the crate's clock.
     pub(crate) at: u64,

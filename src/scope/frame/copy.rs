@@ -1,8 +1,8 @@
 //! Copies of the frames of a thread, read from outside it.
 //!
-//! A reporter reads the frames of another thread as bytes, at a moment at which that thread does not run, or on that thread
-//! itself, in a signal handler. No reference to a frame is made, and the thread does nothing for it. A copy has a fixed size,
-//! since a signal handler cannot allocate.
+//! A reporter reads the frames of another thread as bytes. That thread does not run at the moment, or it reads its
+//! frames itself, in a signal handler. No reference to a frame is made. A copy has a fixed size, since a signal handler
+//! cannot allocate.
 
 use std::mem::{offset_of, size_of};
 

@@ -14,8 +14,8 @@ impl Node {
         let mut entries = Vec::new();
         for (_, hook) in state.hooks.iter_mut().filter(|(_, hook)| hook.owner.is_of_scope()) {
             hook.suspensions += 1;
-            // Suspended under the lock, so that the count is right: the code that takes the hook off the list resumes it
-            // `suspensions` times.
+            // Under the lock, so that each hook on the list is suspended exactly `suspensions` times. The code that
+            // takes a hook off the list resumes the hook as often.
             hook.entry.suspend();
             entries.push(Arc::clone(&hook.entry));
         }

@@ -111,7 +111,8 @@ fn parse(maps: &str) -> Vec<Mapping> {
             last.inode == line.inode && last.device == line.device && last.path == line.path
         };
         let last = mappings.last_mut().filter(same_file);
-        // A small file may have its header and its code in one page, which is then mapped two times in a row.
+        // A small file may have its header and its code in one page, which is then mapped two times in a row. The
+        // second mapping is the code.
         let is_header = line.offset == 0
             && !(line.is_code
                 && line.range.start == end

@@ -19,8 +19,8 @@ use crate::time::clock;
 /// How often a copy is begun again, because the thread has run meanwhile.
 const ATTEMPTS: usize = 3;
 
-/// A thread of this process. Its files are opened one time. They stay those of this thread: once it has ended they cannot be
-/// read, even if another thread has its number.
+/// A thread of this process. Its files are opened one time, so they stay the files of this thread. Once the thread has
+/// ended, they cannot be read, even if another thread has got the number.
 pub(super) struct Task {
     syscall: Result<File, Failure>,
     schedstat: Option<File>,
@@ -221,7 +221,8 @@ fn parse(text: &str) -> Option<Seen> {
     if sp == 0 { None } else { Some(Seen::Blocked { call, sp, pc }) }
 }
 
-/// Reads the scopes of a thread that runs. They are kept if two readings are the same.
+/// Reads the scopes of a thread that runs. Returns whether two readings in a row were the same. If not, no scopes are
+/// kept.
 pub(super) fn scopes_of_running(scopes: &mut ScopeCopies, frame_word: u64) -> bool {
     let key = |scopes: &ScopeCopies| {
         let innermost =
