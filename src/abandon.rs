@@ -179,7 +179,7 @@ fn depth_of(scope: &Scope) -> usize {
     depths.map(|depth| depth.saturating_add(1)).fold(DEPTH.get(), usize::max)
 }
 
-/// Until the guard is dropped, records that work runs on this thread, in this scope.
+/// A guard: while it exists, this thread counts as running work, in this scope.
 struct RunningGuard {
     scope: ScopeId,
     outer_depth: usize,
@@ -240,7 +240,8 @@ impl<T: Send + 'static> Job<T> {
             let mut state = lock(&self.state);
             let before = std::mem::replace(&mut *state, State::Abandoned);
             if matches!(before, State::Running) {
-                // Called under the job's lock: `run` finds `Abandoned` under that lock, so it calls `mark_returned` later.
+                // Called under the job's lock: `run` finds `Abandoned` under that lock, so `run` calls `mark_returned`
+                // later.
                 pool::abandoned().mark_abandoned(self.depth);
             }
             before

@@ -38,8 +38,9 @@ impl<F: Future> Scoped<F> {
         Self { polled, wakeup: ManuallyDrop::new(TaskWakeup::default()), future: Some(future) }
     }
 
-    /// Polls the future in its scope. `done` turns the future's output into the result. It is called where the result is stored,
-    /// so that the result is not moved again. Once there is a result, `leaving` is called with the scope, which is then left.
+    /// Polls the future in its scope. `done` turns the future's output into the result. `done` is called where the
+    /// result is stored, so that the result is not moved again. Once there is a result, `leaving` is called with the
+    /// scope, and the scope is left.
     #[inline]
     pub(super) fn poll<T, E>(
         self: Pin<&mut Self>,
@@ -73,8 +74,8 @@ impl<F: Future> Scoped<F> {
 
 /// One poll.
 ///
-/// In a build without optimisations each step is a call that returns before the future is polled. So nested scopes need less
-/// stack: their steps are not on it at the same time.
+/// In a build without optimisations each step is a call that returns before the future is polled. So the steps are not on
+/// the stack while a nested future is polled.
 struct Call<'a, 'cx, F, D, O> {
     wakeup: &'a mut TaskWakeup,
     future: Pin<&'a mut Option<F>>,
@@ -99,7 +100,8 @@ where
     fn suspend(&mut self, polled: &mut SuspendedScope, frame: &mut Scope, result: thread::Result<()>) {
         if let Err(unwound) = polled.suspend(frame, result) {
             drop_inside(polled, self.wakeup, self.future.as_mut());
-            // If there is a result already, the unwinding came later, from the drop of the future: the result stays.
+            // If there is a result already, the unwinding came later, from the drop of the future. Then the result
+            // stays.
             if self.poll.is_pending() {
                 self.set(Poll::Ready(Err(E::from(unwound))));
             }
@@ -303,7 +305,8 @@ fn wait_on(scope: &Scope, look: u64, wakeup: &mut TaskWakeup, waker: &Waker) -> 
         wakeup.wake_at(next, waker);
         wakeup.set_over();
         if !known {
-            // An await inside may have been polled before the end only: then it needs one more poll to give the error.
+            // An await inside may have been polled only before the end. Such an await needs one more poll to give the
+            // error.
             waker.wake_by_ref();
         }
         mark_wait(location, true);

@@ -23,7 +23,7 @@ use crate::sync::fork::{PerProcess, count_forks};
 use crate::sync::{Mutex, lock, os};
 use crate::time::clock;
 
-/// What the making of reports needs and keeps from one report to the next. It lives as long as the thread.
+/// What is needed to make reports. It is kept from one report to the next, as long as the thread lives.
 #[derive(Debug)]
 pub(crate) struct Tools {
     unwinder: Unwinder,
@@ -220,8 +220,8 @@ mod tests {
         submit(Job { scope: ScopeKey { location: 1, entered: clock::real_now() }, make });
     }
 
-    /// The parent's threads are gone in the child, and its locks may be held for ever: here the parent's reporter and its sink
-    /// are in the middle of a report.
+    /// The child has none of the parent's threads, and the parent's locks may be held for ever in the child. Here the
+    /// parent's reporter and sink are in the middle of a report during the fork.
     #[test]
     fn a_forked_child_keeps_the_policy_and_has_threads_of_its_own() {
         let _alone = crate::report::pipeline_tests::alone();

@@ -227,8 +227,8 @@ fn wait_while_the_parent_is_cancelled() {
     assert!(child.is_over());
 }
 
-/// A lazy token has no children yet, and two threads each make a token beneath it. One of the threads cancels the root. When
-/// `cancel` has returned, that thread's token is over.
+/// A lazy token has no children yet, and two threads each make a token beneath it. Then one of the threads cancels the
+/// root. When `cancel` has returned, the token of this thread is over.
 fn cancel_after_a_token_was_made() {
     let root = node(None, NEVER);
     let child = token(&root);

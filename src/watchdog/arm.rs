@@ -31,7 +31,7 @@ pub(crate) struct Watchdog {
     settings: Settings,
     pub(super) alarm: Alarm,
     pub(super) deputy: Deputy,
-    /// 0, unless no thread could be had for the watchdog. Then the time of the next try to start it.
+    /// If no thread could be had for the watchdog: the time of the next try to start it. Otherwise 0.
     #[cfg(not(timebox_loom))]
     pub(super) try_at: AtomicU64,
     /// Since when no thread can be had.
@@ -221,8 +221,7 @@ impl Watchdog {
                 Ok(_) => {
                     return self.alarm.ring() || self.start();
                 }
-                // Subtle: the watchdog may have lowered `next_wake` meanwhile, to a time that is still too late: so this tries
-                // again.
+                // Subtle: the watchdog may have lowered `next_wake` meanwhile, but not far enough. So this tries again.
                 Err(lowered) => next = lowered,
             }
             if mutant!(SingleCas) {

@@ -166,7 +166,7 @@ fn begin(wakers: impl IntoIterator<Item = Waker>) -> Option<Arc<WaitGroup>> {
     for waker in wakers {
         let job = Arc::new(Tracked::new(waker, &group));
         global().post(Arc::clone(&job).into());
-        // If no thread can be had for the watchdog, nobody else would wake it: so this thread does.
+        // If no thread can be had for the watchdog, nobody else would run the job, so this thread does.
         if !global().is_running() {
             job.wake();
         }

@@ -179,8 +179,9 @@ impl Watchdog {
         self.state().all_timers().map(Timers::earliest).min().unwrap_or(NEVER)
     }
 
-    /// Wakes the wakers of all timers that are due, in batches, with no lock held. Returns the sets of timers to look at again:
-    /// the sets in which a timer was due; with `all`, every set. `None` if the deputy has taken over meanwhile.
+    /// Wakes the wakers of all timers that are due, in batches, with no lock held. Returns the sets of timers to look
+    /// at again: the sets in which a timer was due, or every set if `all` is set. `None` if the deputy has taken over
+    /// meanwhile.
     fn fire_due(&'static self, now: u64, all: bool) -> Option<Vec<&'static Timers>> {
         let state = self.state();
         self.call_posted()?;

@@ -36,7 +36,7 @@ impl Node {
         entries.iter().for_each(|entry| entry.resume());
     }
 
-    /// Notes that a shield is pending in the future. It lasts until this time at most.
+    /// Notes that a shield is pending in the future. The shield lasts at most until `until`.
     pub(crate) fn add_shield(&self, until: u64) -> Option<usize> {
         Some(self.state.lock()?.shields.insert(until))
     }
