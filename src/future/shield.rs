@@ -109,8 +109,8 @@ impl Announced {
         }
     }
 
-    /// Announces the future until `until` to the scopes around this poll. For a scope that is already over, the announcement
-    /// lasts at most until `max` after the end of that scope.
+    /// Announces the future to the scopes around this poll, until the time `until`. To a scope that is already over,
+    /// the future is announced only until `max` after the end of that scope.
     pub(super) fn to_scopes_around(thread: &Thread, until: u64, max: u64) -> Self {
         let now = clock::now();
         innermost(thread, |scope| {

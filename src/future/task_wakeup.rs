@@ -164,12 +164,12 @@ impl TaskWakeup {
         true
     }
 
-    /// Wakes the task when `scope` is over, or at `own` if that is earlier than `around`, the effective deadline of `scope`.
-    /// If the same task polls `scope`, the future of `scope` wakes the task, so nothing is done for `scope` here. `false` if
-    /// `scope` is already over.
+    /// Wakes the task at `own`, if that is earlier than `around`, the effective deadline of `scope`. Also wakes the
+    /// task when `scope` is over. If the same task polls `scope`, the future of `scope` does that. `false` if `scope`
+    /// is already over.
     ///
-    /// A clone or a drop of a waker runs foreign code. So the caller must have an open scope inside `scope`, so that `scope`
-    /// stays open.
+    /// A clone or a drop of a waker runs foreign code. So the caller must have an open scope inside `scope`, so that
+    /// `scope` stays open.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn wake_with(&mut self, scope: Option<&Scope>, around: u64, own: u64, waker: &Waker) -> bool {
         let covered = scope.is_some_and(|scope| scope.is_polled_with(waker));
