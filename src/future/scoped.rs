@@ -74,8 +74,8 @@ impl<F: Future> Scoped<F> {
 
 /// One poll.
 ///
-/// In a build without optimisations each step is a call that returns before the future is polled. So the steps are not on
-/// the stack while a nested future is polled.
+/// In a build without optimisations each step is a call that returns before the future is polled. So the steps are not
+/// on the stack while a nested future is polled.
 struct Call<'a, 'cx, F, D, O> {
     wakeup: &'a mut TaskWakeup,
     future: Pin<&'a mut Option<F>>,

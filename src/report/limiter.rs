@@ -18,7 +18,7 @@ const MINUTE: u64 = 60_000_000_000;
 /// What a policy sets. Times and durations are in nanoseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Bounds {
-    /// How many reports are written in any minute.
+    /// How many reports are written in any minute, at most.
     pub(super) per_minute: u32,
     /// How long a stack that was written is not written again.
     pub(super) once_per: u64,
@@ -43,7 +43,7 @@ struct Stack {
     written: Option<u64>,
     /// When a report with this stack was last made.
     made: u64,
-    /// How many were left out since the last one that was written.
+    /// How many reports with this stack were left out since the last written one.
     left_out: u64,
 }
 

@@ -18,7 +18,7 @@ use crate::time::clock;
 
 const LONG: Duration = Duration::from_secs(60);
 
-/// These tests share the policy and the reporter of the process.
+/// Lets one of these tests run at a time, since they share the policy and the reporter of the process.
 pub(super) fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     let guard = ALONE.lock().unwrap_or_else(PoisonError::into_inner);

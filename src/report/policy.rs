@@ -197,7 +197,7 @@ pub(crate) struct Installed {
     exempt: Option<Exempt>,
     pub(super) bounds: Bounds,
     sinks: Vec<Arc<dyn Sink>>,
-    /// The sinks with the threads of this process.
+    /// For each sink, its thread in this process.
     threads: PerProcess<SetOnce<Vec<Arc<SinkThread>>>>,
 }
 

@@ -143,7 +143,7 @@ struct Worker {
     search_at: u64,
 }
 
-/// Ends the watch. A task of the runtime owns it.
+/// Its drop ends the watch. A task of the runtime owns it, so the watch ends with the runtime.
 struct EndsWith(Arc<Watch>);
 
 impl Drop for EndsWith {

@@ -289,7 +289,7 @@ impl Watched {
         self.tell(scope, (event as u8) | (event as u8 - 1), now);
     }
 
-    /// Remembers that these events of the scope were told.
+    /// Remembers that these events of the scope were reported.
     fn tell(&mut self, scope: &ScopeCopy, events: u8, now: u64) {
         let key = key_of(scope);
         match self.reported.iter_mut().find(|reported| reported.is_of(scope)) {

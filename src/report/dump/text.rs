@@ -102,7 +102,7 @@ fn write_frames(f: &mut Formatter<'_>, frames: &[Frame]) -> fmt::Result {
     writeln!(f, "{}  ... {} more frames ...", Frames(shown), more.len())
 }
 
-/// The frames without those of std that start a thread, or the program.
+/// Leaves out the frames of std that start a thread, or the program.
 fn without_start(frames: &[Frame]) -> &[Frame] {
     let start = frames.iter().position(|frame| frame.function.contains("__rust_begin_short_backtrace"));
     &frames[..start.unwrap_or(frames.len())]

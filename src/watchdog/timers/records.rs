@@ -73,7 +73,7 @@ impl Link {
     }
 }
 
-/// For the owner. Relaxed unless stated otherwise: invariant 1.
+/// Methods for the owner. Orderings are Relaxed unless a comment says otherwise: invariant 1.
 impl Records {
     /// Claims a free record.
     #[cfg_attr(not(debug_assertions), inline(always))]

@@ -219,7 +219,7 @@ impl Image {
         Some((entry, self.index_entry(entry)?))
     }
 
-    /// Where the function begins that covers `pc`, or the last one before it.
+    /// The start of the function that covers `pc`. If no function does, the start of the last function before `pc`.
     pub(super) fn function_start(&self, pc: u64) -> Option<u64> {
         self.entry_of(pc).map(|(_, start)| start)
     }

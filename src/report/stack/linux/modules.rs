@@ -38,7 +38,7 @@ impl Mapping {
     }
 }
 
-/// The end of the path of a file that is no more.
+/// Linux adds this to the path of a file that was deleted.
 pub(super) const DELETED: &str = " (deleted)";
 
 /// A module whose tables have been read.
@@ -61,7 +61,7 @@ impl Modules {
         self.mappings = parse(maps);
         let mappings = &self.mappings;
         self.loaded.retain(|base, module| {
-            // Another library may have been loaded at the same place.
+            // Another library may have been loaded at the same place, so the build identities are compared too.
             let is_mapped = mappings.iter().any(|mapping| *mapping == module.mapping);
             is_mapped && elf::loaded_build_id(memory, *base).unwrap_or_default() == module.image.build_id
         });

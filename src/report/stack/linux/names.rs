@@ -87,7 +87,8 @@ impl Names {
                 stack.frames[before..].iter().all(|frame| is_own(&frame.function, frame.file.as_deref()));
             // Outside the scope one function is shown: the one that called this crate to open the scope.
             if inside.is_some_and(|inside| index >= inside) && !is_own {
-                // The end of the last frame is not known if the stack was cut there.
+                // If the stack was cut at this frame, the frame's end is not known, so the frame may still be inside
+                // the scope.
                 stack.truncated = raw.truncated && index + 1 == count;
                 break;
             }

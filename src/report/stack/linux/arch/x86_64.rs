@@ -110,7 +110,7 @@ fn frame_pointer_offset(memory: &impl ReadMemory, function: u64) -> Option<u64> 
             [0x48, 0x81, 0xec, a, b, c, d, ..] => {
                 return Some(offset + u64::from(u32::from_le_bytes([*a, *b, *c, *d])));
             }
-            // and rsp: the distance is not known.
+            // and rsp: this aligns the stack pointer, so the distance is not known.
             [0x48, 0x83, 0xe4, ..] | [] => return None,
             _ => return Some(offset),
         }
