@@ -146,8 +146,8 @@ fn submit(depth: usize, job: Arc<dyn Task>) -> Result<(), Saturated> {
     if threads.is_saturated(depth) {
         return Err(Saturated { threads: threads.most() });
     }
-    // If no thread can be started, `try_submit` returns the jobs that would wait for one in vain: this job or others. The
-    // drop of such a job wakes its caller, which then gets an error.
+    // If no thread can be started, `try_submit` returns the jobs that would wait for a thread in vain: this job or
+    // others. The drop of such a job wakes its caller, which then gets an error.
     drop(threads.try_submit(depth, job));
     Ok(())
 }

@@ -277,8 +277,8 @@ fn wait(
     wait_on(scope, look, wakeup, waker)
 }
 
-/// For a future whose scope is over: stays pending during a grace, while a shield inside the future is open, while it
-/// waits to be dropped by an outer future, and while hooks run. Otherwise gives the error.
+/// Gives the error of a future whose scope is over. Stays pending during a grace, while a shield inside the future is
+/// open, while an outer future is about to drop this future, and while hooks run.
 #[cold]
 fn wait_on(scope: &Scope, look: u64, wakeup: &mut TaskWakeup, waker: &Waker) -> Poll<TimeoutError> {
     let (own, location) = (scope.own(), scope.location());

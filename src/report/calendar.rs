@@ -21,10 +21,10 @@ impl From<SystemTime> for Utc {
     }
 }
 
-/// The date so many days after the first of 1970.
+/// The date that is this number of days after the first of January 1970.
 ///
-/// The years are counted from the first of March, so that a leap day is the last day of its year. 400 such years, an era, have
-/// 146,097 days. A five-month cycle from March on has 153 days.
+/// The years are counted from the first of March, so that a leap day is the last day of its year. 400 such years, an
+/// era, have 146,097 days. A five-month cycle from March on has 153 days.
 fn date(days: u64) -> (u64, u64, u64) {
     // Counts the days from the first of March of the year 0, instead of from the first of 1970.
     let days = days + 719_468;

@@ -70,7 +70,7 @@ pub struct Report {
     /// The scope that the report is about.
     #[serde(serialize_with = "json::scope")]
     pub scope: ScopeInfo,
-    /// That scope and the scopes around it that count inside it, innermost first.
+    /// `scope`, and the scopes around it that count inside it, innermost first.
     #[serde(serialize_with = "json::scopes")]
     pub chain: Vec<ScopeInfo>,
     /// When the scope was entered.
@@ -200,7 +200,7 @@ pub struct Frame {
     pub line: Option<u32>,
     /// Whether the function was inlined into the next one outwards.
     pub inlined: bool,
-    /// Whether the frame belongs to std, to a runtime, or to this crate: folded in the text of a report.
+    /// Whether the function belongs to std, to a runtime, or to this crate. The text of a report folds such frames.
     pub foreign: bool,
     /// The file name of the program or library.
     pub module: Option<String>,

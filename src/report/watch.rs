@@ -32,7 +32,8 @@ const LEAST_INTERVAL: u64 = 20_000_000;
 const MOST_INTERVAL: u64 = 1_000_000_000;
 const INTERVAL_FRACTION: u64 = 50;
 
-/// How often a thread is peeked at before a scope that is not seen counts as left. A peek at a running thread may miss a scope.
+/// How often a thread is peeked at in one look, at most, until all its reported scopes are seen. A peek at a running
+/// thread may miss a scope.
 const PEEKS: usize = 4;
 
 /// For how many threads with reported scopes the files in `/proc` are kept open, at most.

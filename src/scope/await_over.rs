@@ -102,9 +102,9 @@ impl AwaitState {
     /// Until when the await must wait before it may give the error; `None` if it may give the error now.
     fn wait_for_turn(&mut self, scope: &Scope, now: u64, until: u64) -> Option<u64> {
         let polled = scope.polled().last();
-        // `told` keeps a flag: an await has given the error in this poll. A future of this crate clears the flag when
-        // its poll begins. Outside such futures, `told` is the scope of a block, and nobody clears the flag. There an
-        // await that has been pending since before `now` counts as polled anew.
+        // `told` keeps a flag: an await has given the error in this poll. The frame of a future is new in each poll,
+        // and so is its flag. Outside futures of this crate, `told` is the scope of a block, whose flag stays set. So
+        // there an await that has been pending since before `now` counts as polled anew.
         let is_polled_anew = polled.is_none() && self.since != 0 && self.since < now;
         let told = polled.unwrap_or(scope);
         if self.began_in_time || is_polled_anew || !told.has_given_error() {

@@ -1,5 +1,5 @@
-//! System calls. Where a system lacks a call, its function has a portable stand-in, or does nothing if the call is only an
-//! improvement.
+//! System calls. If a system lacks a call, the function for the call has a portable stand-in there. If the call is only
+//! an improvement, the function does nothing there.
 
 #[cfg(any(not(timebox_loom), feature = "isolate", feature = "process"))]
 use std::io;

@@ -53,9 +53,9 @@ pub(crate) struct Timers {
     heap: Mutex<Heap>,
 }
 
-/// Each entry has the deadline, the index of the record, and the short number of the record's *filling*: its use for one waker.
-/// If a later filling of the record has the same short number, a stale entry does no harm: the record itself says when it is
-/// due, and has an entry of its own.
+/// Each entry has the deadline, the index of the record, and the short number of the record's *filling*. A filling is
+/// the use of the record for one waker. A later filling of the record may have the same short number as a stale entry.
+/// That does no harm: the record itself says when it is due, and the later filling has an entry of its own.
 type Heap = BinaryHeap<Reverse<(u64, u32, u32)>>;
 
 fn entry((deadline, index, ticket): (u64, u32, Ticket)) -> Reverse<(u64, u32, u32)> {

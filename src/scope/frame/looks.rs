@@ -24,7 +24,8 @@ impl Scope {
         self.entered
     }
 
-    /// After how long the scope is slow, in nanoseconds: as it says itself, or as the policy says for an outermost scope.
+    /// After how long the scope is slow, in nanoseconds. If the scope does not say, the policy says it for an outermost
+    /// scope.
     pub(in crate::scope) fn warn_after(&self) -> u64 {
         match self.extras().map(|extras| extras.readable.warn_after) {
             Some(own) if own != NEVER => own.min(NO_WARNING),

@@ -194,8 +194,9 @@ fn read<'a>(file: &File, bytes: &'a mut [u8]) -> Result<&'a str, Failure> {
     std::str::from_utf8(text).map_err(|_| Failure::Refused)
 }
 
-/// Reads the text of a file `syscall`: `running`; or `-1`, the stack pointer, the program counter; or the number of a call,
-/// six arguments, the stack pointer, the program counter.
+/// Reads the text of a file `syscall`. For a running thread the text is `running`. For a thread in a call it begins
+/// with the call's number and six arguments; for another blocked thread it begins with `-1`. The stack pointer and the
+/// program counter follow.
 fn parse(text: &str) -> Option<Seen> {
     let text = text.trim_ascii_end();
     if text == "running" {
