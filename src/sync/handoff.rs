@@ -227,7 +227,7 @@ mod tests {
 
     #[test]
     fn an_old_ticket_is_good_for_nothing_after_any_number_of_fillings() {
-        // After so many fillings, a count of only `bits` bits would be the same number again.
+        // After `2^bits` fillings, a count of only `bits` bits would be the same number again.
         for bits in 20..59 {
             let place = filled_before(7);
             // SAFETY: one thread, and each value is taken before the next.
