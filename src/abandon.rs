@@ -146,8 +146,8 @@ fn submit(depth: usize, job: Arc<dyn Task>) -> Result<(), Saturated> {
     if threads.is_saturated(depth) {
         return Err(Saturated { threads: threads.most() });
     }
-    // If no thread can be started, `try_submit` returns the jobs that would wait for one in vain: this job or others. The
-    // drop of such a job wakes its caller, which then gets an error.
+    // If no thread can be started, `try_submit` returns the jobs that would wait for a thread in vain: this job or
+    // others. The drop of such a job wakes its caller, which then gets an error.
     drop(threads.try_submit(depth, job));
     Ok(())
 }
@@ -179,7 +179,7 @@ fn depth_of(scope: &Scope) -> usize {
     depths.map(|depth| depth.saturating_add(1)).fold(DEPTH.get(), usize::max)
 }
 
-/// Until the guard is dropped, records that work runs on this thread, in this scope.
+/// A guard: while it exists, this thread counts as running work, in this scope.
 struct RunningGuard {
     scope: ScopeId,
     outer_depth: usize,
@@ -240,7 +240,8 @@ impl<T: Send + 'static> Job<T> {
             let mut state = lock(&self.state);
             let before = std::mem::replace(&mut *state, State::Abandoned);
             if matches!(before, State::Running) {
-                // Called under the job's lock: `run` finds `Abandoned` under that lock, so it calls `mark_returned` later.
+                // Called under the job's lock: `run` finds `Abandoned` under that lock, so `run` calls `mark_returned`
+                // later.
                 pool::abandoned().mark_abandoned(self.depth);
             }
             before
@@ -292,8 +293,9 @@ impl<T: Send + 'static> Job<T> {
     fn run(self: Arc<Self>) {
         let Some(handle) = self.handle() else { return };
         let running = RunningGuard::enter(handle.node().id, self.depth);
-        // A test's clock does not move while somebody has a `Held`: until the work has begun, and from the work's end until the
-        // caller has been woken. So the caller does not time out while this thread is about to act.
+        // A test's clock does not move while somebody has a `Held`. Here somebody has one until the work has begun, and
+        // again from the work's end until the caller has been woken. So the caller does not time out while this thread
+        // is about to act.
         let (begun, held) = (Cell::new(false), Cell::new(None));
         let run = AssertUnwindSafe(|| {
             handle.enter(Limit::NONE, |_| {

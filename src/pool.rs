@@ -95,8 +95,9 @@ impl State {
         Some((depth, task))
     }
 
-    /// Takes the tasks that no thread may ever run. If no thread is idle or being started, these are the tasks that are deeper
-    /// than every running task: a running task may wait for a deeper one, so its thread may never become free.
+    /// Takes the tasks that no thread may ever run. There are none if a thread is idle or being started. Otherwise they
+    /// are the tasks that are deeper than every running task. A running task may wait for a deeper task, so the threads
+    /// of the running tasks may never become free.
     fn take_stranded(&mut self) -> VecDeque<Arc<dyn Task>> {
         let mut stranded = VecDeque::new();
         if self.idle + self.starting() > 0 {

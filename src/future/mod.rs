@@ -162,9 +162,9 @@ pub fn timeout_value<F: IntoFuture>(limit: impl Into<Limit>, future: F) -> Timeo
 
 /// The future of [`timeout`]. Once it is done it stays pending.
 ///
-/// While the same task polls this future within another future of this crate, this future sets no timer if its deadline is
-/// later than the outer deadline. So if you then move this future elsewhere, poll it again: only from that poll on its own
-/// deadline wakes the task.
+/// While the same task polls this future within another future of this crate, this future sets no timer if its deadline
+/// is later than the outer deadline. So if you move this future elsewhere, poll it there: before that poll, its own
+/// deadline does not wake the task.
 #[must_use = "futures do nothing unless polled"]
 #[pin_project]
 #[derive(Debug)]

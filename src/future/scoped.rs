@@ -38,8 +38,9 @@ impl<F: Future> Scoped<F> {
         Self { polled, wakeup: ManuallyDrop::new(TaskWakeup::default()), future: Some(future) }
     }
 
-    /// Polls the future in its scope. `done` turns the future's output into the result. It is called where the result is stored,
-    /// so that the result is not moved again. Once there is a result, `leaving` is called with the scope, which is then left.
+    /// Polls the future in its scope. `done` turns the future's output into the result. `done` is called where the
+    /// result is stored, so that the result is not moved again. Once there is a result, `leaving` is called with the
+    /// scope, and the scope is left.
     #[inline]
     pub(super) fn poll<T, E>(
         self: Pin<&mut Self>,
@@ -50,9 +51,9 @@ impl<F: Future> Scoped<F> {
     where
         E: From<TimeoutError>,
     {
-        // The result is written here in place: if it were returned through the scope, it would be copied twice. `ManuallyDrop`,
-        // since a drop would need the address of the result, and a value whose address is taken does not stay in registers. So
-        // the result leaks if the drop of the future panics, and only then.
+        // The result is written here in place: if it were returned through the scope, it would be copied twice. A drop
+        // would need the address of the result, and a value whose address is taken does not stay in registers. So this
+        // is a `ManuallyDrop`. The result leaks if the drop of the future panics, and only then.
         let mut poll = ManuallyDrop::new(Poll::Pending);
         let this = self.project();
         let mut call = Call { wakeup: this.wakeup, future: this.future, cx, done, poll: &mut poll };
@@ -73,8 +74,8 @@ impl<F: Future> Scoped<F> {
 
 /// One poll.
 ///
-/// In a build without optimisations each step is a call that returns before the future is polled. So nested scopes need less
-/// stack: their steps are not on it at the same time.
+/// In a build without optimisations each step is a call that returns before the future is polled. So the steps are not
+/// on the stack while a nested future is polled.
 struct Call<'a, 'cx, F, D, O> {
     wakeup: &'a mut TaskWakeup,
     future: Pin<&'a mut Option<F>>,
@@ -99,7 +100,8 @@ where
     fn suspend(&mut self, polled: &mut SuspendedScope, frame: &mut Scope, result: thread::Result<()>) {
         if let Err(unwound) = polled.suspend(frame, result) {
             drop_inside(polled, self.wakeup, self.future.as_mut());
-            // If there is a result already, the unwinding came later, from the drop of the future: the result stays.
+            // If there is a result already, the unwinding came later, from the drop of the future. Then the result
+            // stays.
             if self.poll.is_pending() {
                 self.set(Poll::Ready(Err(E::from(unwound))));
             }
@@ -138,7 +140,7 @@ where
         if is_watched() && self.wakeup.is_report_due(scope) {
             return self.poll_traced(scope);
         }
-        // The future first: a value that is ready wins.
+        // The future is polled before its time is looked at, so a value that is ready wins over the deadline.
         let output = match self.future.as_mut().as_pin_mut() {
             Some(future) => future.poll(self.cx),
             None => return,
@@ -271,8 +273,8 @@ fn wait(
     wait_on(scope, look, wakeup, waker)
 }
 
-/// For a future whose scope is over: stays pending during a grace, while a shield inside the future is open, while it
-/// waits to be dropped by an outer future, and while hooks run. Otherwise gives the error.
+/// Gives the error of a future whose scope is over. Stays pending during a grace, while a shield inside the future is
+/// open, while an outer future is about to drop this future, and while hooks run.
 #[cold]
 fn wait_on(scope: &Scope, look: u64, wakeup: &mut TaskWakeup, waker: &Waker) -> Poll<TimeoutError> {
     let (own, location) = (scope.own(), scope.location());
@@ -283,9 +285,9 @@ fn wait_on(scope: &Scope, look: u64, wakeup: &mut TaskWakeup, waker: &Waker) -> 
     let now = clock::now();
     let shielded = |scope: &Scope| scope.existing_node().map_or(0, |node| node.shielded_until(waker));
     let mut until = scope.polled_until(now).max(shielded(scope));
-    // If this scope is over only because the scope of an outer future is over, the outer future drops its body, or waits for a
-    // shield. So this future does not end, but stays pending for a while. If the body has only a `&mut` of this future, this
-    // future survives the outer limit.
+    // If this scope is over only because the scope of an outer future is over, the outer future will drop its body,
+    // perhaps after a shield. So this future stays pending. After a while it ends all the same: if the body has only a
+    // `&mut` of this future, the drop of the body does not end this future.
     if scope.is_dropped_by_outer(now) {
         until = scope.polled().map(shielded).fold(until, u64::max);
         if until <= now {
@@ -299,7 +301,8 @@ fn wait_on(scope: &Scope, look: u64, wakeup: &mut TaskWakeup, waker: &Waker) -> 
         wakeup.wake_at(next, waker);
         wakeup.set_over();
         if !known {
-            // An await inside may have been polled before the end only: then it needs one more poll to give the error.
+            // An await inside may have been polled only before the end. Such an await needs one more poll to give the
+            // error.
             waker.wake_by_ref();
         }
         mark_wait(location, true);

@@ -90,8 +90,8 @@ struct Opened {
     suspended: HeldOffHooks,
 }
 
-/// While it exists, the scopes around a future, in the same poll, do not drop the future but poll it on. The future is a shield,
-/// or an [`Interruptible`](super::Interruptible) that awaits its hook.
+/// Announces a future to the scopes around it in the same poll: while this exists, they go on polling the future, and
+/// do not drop it. The future is a shield, or an [`Interruptible`](super::Interruptible) that awaits its hook.
 pub(super) struct Announced(Vec<(Arc<Node>, usize)>);
 
 impl Announced {
@@ -109,8 +109,8 @@ impl Announced {
         }
     }
 
-    /// Announces the future until `until` to the scopes around this poll. For a scope that is already over, the announcement
-    /// lasts at most until `max` after the end of that scope.
+    /// Announces the future to the scopes around this poll, until the time `until`. To a scope that is already over,
+    /// the future is announced only until `max` after the end of that scope.
     pub(super) fn to_scopes_around(thread: &Thread, until: u64, max: u64) -> Self {
         let now = clock::now();
         innermost(thread, |scope| {

@@ -65,7 +65,8 @@ pub(super) fn rely_on(node: &Arc<Node>, waker: &Waker) {
     }
 }
 
-/// The waker of the task. A traced poll must not be told of the clone that a scope keeps for its own deadline.
+/// The waker of the task, without the tracing of a traced poll: that poll must not be told of the clone that a scope
+/// keeps for its own deadline.
 #[cfg_attr(not(debug_assertions), inline(always))]
 pub(super) fn task_waker<'a>(cx: &Context<'a>) -> &'a Waker {
     #[cfg(feature = "report")]
@@ -128,7 +129,7 @@ impl TaskWakeup {
         self.timer.is_some_and(|(at, _)| at == deadline)
     }
 
-    /// Until when to wait to be dropped by an outer future, which was due to drop this one at `over`.
+    /// Until when this future waits for an outer future to drop it. `over`: when the outer future was due to do so.
     pub(super) fn patience(&mut self, now: u64, over: u64) -> u64 {
         let patience = &mut self.cold.get_or_insert_default().patience;
         // A wait that began before `over` was for an earlier drop, so this wait begins anew.
@@ -166,12 +167,12 @@ impl TaskWakeup {
         true
     }
 
-    /// Wakes the task when `scope` is over, or at `own` if that is earlier than `around`, the effective deadline of `scope`.
-    /// If the same task polls `scope`, the future of `scope` wakes the task, so nothing is done for `scope` here. `false` if
-    /// `scope` is already over.
+    /// Wakes the task at `own`, if that is earlier than `around`, the effective deadline of `scope`. Also wakes the
+    /// task when `scope` is over. If the same task polls `scope`, the future of `scope` does that. `false` if `scope`
+    /// is already over.
     ///
-    /// A clone or a drop of a waker runs foreign code. So the caller must have an open scope inside `scope`, so that `scope`
-    /// stays open.
+    /// A clone or a drop of a waker runs foreign code. So the caller must have an open scope inside `scope`, so that
+    /// `scope` stays open.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn wake_with(&mut self, scope: Option<&Scope>, around: u64, own: u64, waker: &Waker) -> bool {
         let covered = scope.is_some_and(|scope| scope.is_polled_with(waker));

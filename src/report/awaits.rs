@@ -5,9 +5,9 @@
 //! the stack when it is cloned. The stack has the whole chain of async functions down to the leaf, and there is one for
 //! each branch of a `join!` or `select!`.
 //!
-//! The limits of this: a leaf that keeps the waker of an earlier poll, and does not compare it, clones nothing. The children
-//! of a `FuturesUnordered` have wakers of their own, and those of a `JoinSet` are tasks of their own. Of such a set only the
-//! place is seen at which it waits for its children.
+//! There are limits. A leaf that keeps the waker of an earlier poll, and does not compare it with the new one, clones
+//! nothing: so the leaf is not seen. The children of a `FuturesUnordered` have wakers of their own, and the children of
+//! a `JoinSet` are tasks of their own. So of such a set, only the place is seen at which it waits for its children.
 
 use std::mem;
 use std::ptr;
@@ -30,7 +30,7 @@ const MOST_STACKS: usize = 32;
 #[derive(Debug, Default)]
 pub(crate) struct AwaitCopies {
     stacks: Vec<Taken>,
-    /// How many stacks were not taken, since there were [`MOST_STACKS`].
+    /// How many stacks were not taken, because the poll had taken [`MOST_STACKS`] already.
     left_out: u32,
     /// How many times the waker was cloned on other threads.
     elsewhere: u32,
@@ -50,12 +50,12 @@ enum Taken {
 pub(crate) struct Awaits {
     /// A stack for each place, from the leaf to the future that was polled.
     pub(crate) stacks: Vec<Stack>,
-    /// What is not certain about them, in sentences.
+    /// What is not certain about the stacks, in sentences.
     pub(crate) notes: Vec<String>,
 }
 
-/// Polls, and takes a stack at each clone and each wake of the waker. What is cloned is the task's own waker, so nothing that
-/// is made here outlives the poll.
+/// Polls, and takes a stack at each clone and each wake of the waker. A clone is one of the task's own waker, so
+/// nothing that is made here outlives the poll.
 #[inline(never)] // stacks end at its name
 pub(crate) fn traced_poll<R>(waker: &Waker, poll: &mut dyn FnMut(&mut Context<'_>) -> R) -> (R, AwaitCopies) {
     let copies = Mutex::new(AwaitCopies::default());
@@ -76,7 +76,7 @@ pub(crate) fn traced_poll<R>(waker: &Waker, poll: &mut dyn FnMut(&mut Context<'_
     (result, copies)
 }
 
-/// [`traced_poll`] for tests of this crate, and how to find the names.
+/// For tests of this crate: [`traced_poll`], and a closure that finds the names of the stacks.
 #[cfg(feature = "testing")]
 #[doc(hidden)]
 pub fn awaits_of<R>(
@@ -149,7 +149,8 @@ impl Taken {
             Self::ByStd(stack) => return stack.resolve(),
         };
         let mut raw = unwinder.unwind(&copy);
-        // The traced poll and the functions around it. The end of a frame is the greatest number where it is not known.
+        // Cuts off the traced poll and the functions around it. A frame with an unknown `cfa` (`u64::MAX`) does not
+        // tell where to cut.
         let outside = raw.frames.iter().position(|frame| frame.cfa > poll && frame.cfa != u64::MAX);
         if let Some(outside) = outside {
             raw.frames.truncate(outside);
@@ -164,7 +165,8 @@ impl Taken {
     }
 }
 
-/// Whether one leaf has taken both stacks, since it clones the waker in several places: itself, and in what it calls.
+/// Whether both stacks come from one leaf future, which clones the waker in several places: itself, and in functions
+/// that it calls.
 fn is_of_one_leaf(a: &Stack, b: &Stack) -> bool {
     let mut pairs = a.frames.iter().rev().zip(b.frames.iter().rev());
     let Some(at) = pairs.position(|(a, b)| a != b) else { return false };
@@ -173,11 +175,11 @@ fn is_of_one_leaf(a: &Stack, b: &Stack) -> bool {
     is_innermost && a.foreign && a.function == b.function
 }
 
-/// Removes the frames of this crate: at the inner end those that took the stack, at the outer end the traced poll, all around
-/// it, and those between it and the future.
+/// Leaves only the frames of the future. Removes the frames that took the stack, at the inner end. At the outer end,
+/// removes the traced poll, all frames outside it, and the frames between it and the future.
 ///
-/// Where traced polls are nested, a clone goes through each traced waker, from the inside to the outside. So a stack that has
-/// gone through two wakers belongs to the second poll from the inside.
+/// If traced polls are nested, a clone goes through each traced waker, from the inside to the outside. So a stack with
+/// two traced wakers belongs to the second traced poll from the inside.
 fn trim(stack: &mut Stack) {
     let frames = &mut stack.frames;
     let mut polls = (0..frames.len()).filter(|&at| is_traced_poll(&frames[at].function));

@@ -70,8 +70,8 @@ pub struct Report {
     /// The scope that the report is about.
     #[serde(serialize_with = "json::scope")]
     pub scope: ScopeInfo,
-    /// The scopes that were open, innermost first. For a thread: all of its scopes, those inside the reported scope too. For a
-    /// pending future: the reported scope, and the scopes around it that count inside it.
+    /// The scopes that were open on the thread, innermost first: scopes within `scope`, `scope` itself, and scopes around it. For a
+    /// future between two polls: `scope`, and the scopes around it whose limits apply in it.
     #[serde(serialize_with = "json::scopes")]
     pub chain: Vec<ScopeInfo>,
     /// When the scope was entered.
@@ -127,14 +127,15 @@ pub struct Thread {
     pub id: u32,
     /// Whether it ran, or in what it was blocked.
     pub activity: Activity,
-    /// The processor time that the thread used in the time before the report that is `observed`.
+    /// The processor time that the thread used since the earlier look (see `observed`). `None` if that is not known.
     #[serde(serialize_with = "json::maybe_seconds")]
     pub cpu_time: Option<Duration>,
-    /// How long the thread was ready to run in that time, but got no processor.
+    /// How long the thread was ready to run since the earlier look (see `observed`), but got no processor. `None` if
+    /// that is not known.
     #[serde(serialize_with = "json::maybe_seconds")]
     pub waited_for_cpu: Option<Duration>,
-    /// The time between an earlier look at the thread and the report. A scope is looked at for the first time when half of its
-    /// time has passed.
+    /// How long before the report an earlier look at the thread was. `None` if there was no earlier look. The first
+    /// look comes after half of the scope's limit or `warn_after`, whichever is shorter.
     #[serde(serialize_with = "json::maybe_seconds")]
     pub observed: Option<Duration>,
 }
@@ -200,7 +201,7 @@ pub struct Frame {
     pub line: Option<u32>,
     /// Whether the function was inlined into the next one outwards.
     pub inlined: bool,
-    /// Whether the frame belongs to std, to a runtime, or to this crate: folded in the text of a report.
+    /// Whether the function belongs to std, to a runtime, or to this crate. The text of a report folds such frames.
     pub foreign: bool,
     /// The file name of the program or library.
     pub module: Option<String>,

@@ -23,7 +23,8 @@ pub(crate) struct ScopeKey {
 #[derive(Debug)]
 struct Recent {
     written: VecDeque<(ScopeKey, Arc<Report>)>,
-    /// Reports that were left out, since their stack had been written a short while before. An error finds its own here.
+    /// Reports that were left out, since their stack had been written a short while before. A scope's error finds the
+    /// scope's report here.
     left_out: VecDeque<(ScopeKey, Arc<Report>)>,
 }
 

@@ -25,26 +25,27 @@ use crate::sync::{AtomicBool, AtomicU64, Mutex, Ordering, lock, os};
 use crate::time::{NEVER, clock, nanos};
 use crate::watchdog::{self, NO_WARNING, Observer};
 
-/// How long a reported scope is left alone before the next look whether it is still open, in nanoseconds: a fraction of the time
-/// that it has been open, within bounds.
+/// After a report of a scope, the watchdog looks from time to time whether the scope is still open. The interval is the
+/// time that the scope has been open, divided by `INTERVAL_FRACTION`, within these bounds in nanoseconds.
 const LEAST_INTERVAL: u64 = 20_000_000;
 const MOST_INTERVAL: u64 = 1_000_000_000;
 const INTERVAL_FRACTION: u64 = 50;
 
-/// How often a thread is peeked at before a scope that is not seen counts as left. A peek at a running thread may miss a scope.
+/// How often a thread is peeked at in one look, at most, until all its reported scopes are seen. A peek at a running
+/// thread may miss a scope.
 const PEEKS: usize = 4;
 
-/// The files of so many threads are kept open, of threads whose scopes are being reported.
+/// For how many threads with reported scopes the files in `/proc` are kept open, at most.
 const MOST_TARGETS: usize = 64;
 
-/// How many threads one pass looks at. The rest has its turn in the next pass, which follows at once: until then the watchdog
-/// serves deadlines.
+/// How many threads one pass looks at, at most. The watchdog then serves deadlines, and at once begins a pass for the
+/// rest.
 const LOOKS_PER_PASS: usize = 32;
 
 /// How long one pass looks at threads, in nanoseconds. The watchdog serves no deadline meanwhile.
 const TIME_PER_PASS: u64 = 1_000_000;
 
-/// The time of the next pass, if another thread is in a pass.
+/// How long until the next pass, in nanoseconds, if another thread has locked the state now.
 const SOON: u64 = 1_000_000;
 
 /// The durations of the policy in force, in nanoseconds. The watchdog reads them, so that it never owns a policy.
@@ -130,7 +131,7 @@ struct Reported {
     seen: u64,
     /// How many looks in a row have not seen the scope.
     missed: u32,
-    /// Whether the frame is that of a poll. If it is gone, the poll has ended, and not the scope.
+    /// Whether the frame is that of a poll. If a poll's frame is gone, the poll has ended, but not the scope.
     is_poll: bool,
 }
 
@@ -172,7 +173,8 @@ impl Observer for Watch {
         };
         let State { threads, peeked } = &mut *state;
         let peeked = peeked.get_or_insert_with(|| Box::new(ScopeCopies::new()));
-        // A forked child begins anew, with scopes that its parent has entered.
+        // A forked child knows no threads yet, but scopes that its parent has entered may be open. So the first pass
+        // looks at all slots.
         let is_first = threads.is_none();
         let threads = threads.get_or_insert_default();
         let slots = &watchdog::global().slots;
@@ -238,7 +240,7 @@ impl Watched {
         self.peek(peeked, now);
         self.polls.retain(|seen| peeked.scopes().iter().any(|scope| seen.is_of(scope)));
         let (mut due, mut stuck) = (None, None);
-        // If there are more scopes, the outermost one is not known.
+        // If there are more scopes than these, the outermost scope is not known.
         let outermost = peeked.scopes().iter().rposition(|scope| !scope.kind.is_only_watched());
         let outermost = outermost.filter(|_| !peeked.is_cut);
         for (depth, scope) in peeked.scopes().iter().enumerate() {
@@ -247,7 +249,7 @@ impl Watched {
             let has_lasted = !scope.kind.is_polled() || has_lasted(&mut self.polls, scope, now);
             let mut first = NEVER;
             for (event, at) in times(scope, Some(depth) == outermost) {
-                // A process that stood still is given that time once more.
+                // If the watchdog is late, the whole process may have stood still, so the poll gets that much more time.
                 let at = if event == Event::Stuck { at.saturating_add(late) } else { at };
                 if told & event as u8 != 0 {
                     continue;
@@ -280,7 +282,7 @@ impl Watched {
             self.next = self.next.min(now + MOST_INTERVAL);
         }
         self.look_again_for_ends(now);
-        // While a scope is being reported, its reports count from the same look.
+        // All reports of a scope count from the same look. So `before` stays while a scope is being reported.
         if self.reported.is_empty() && self.next != NEVER {
             self.before = self.target().times().map(|times| (now, times));
         }
@@ -297,7 +299,8 @@ impl Watched {
         }
         self.reported.retain_mut(|reported| {
             let is_seen = reported.is_in(peeked);
-            // A scope that is only hidden, by other scopes or while a waker runs, is there at the next look.
+            // A scope may be hidden for a moment, by other scopes or while a waker runs. So only two misses in a row
+            // count.
             reported.missed = if is_seen { 0 } else { reported.missed + 1 };
             let is_open = is_seen || peeked.is_cut || (!reported.is_poll && reported.missed < 2);
             if is_seen {
@@ -315,11 +318,11 @@ impl Watched {
         let begun = stack::begin(self.target());
         let look = Look { event, scope: key, frame: scope.frame, begun, late, before: self.before };
         reporter::submit(Job { scope: key, make: Box::new(move |tools| look::make(look, tools)) });
-        // All events up to this one count as told.
+        // This event and all earlier ones count as told.
         self.tell(scope, (event as u8) | (event as u8 - 1), now);
     }
 
-    /// Remembers that these events of the scope were told.
+    /// Remembers that these events of the scope were reported.
     fn tell(&mut self, scope: &ScopeCopy, events: u8, now: u64) {
         let key = key_of(scope);
         match self.reported.iter_mut().find(|reported| reported.is_of(scope)) {
@@ -369,12 +372,12 @@ impl Reported {
     }
 }
 
-/// Has the policy's `on_stuck` called, on a thread of its own, since the user's code may take any time. Scopes that get stuck while
-/// it runs share the next call.
+/// Calls the policy's `on_stuck` on a thread of its own, since the user's code may take any time. Scopes that get stuck
+/// during the call share the next call.
 fn tell_stuck() {
     /// How many scopes have become stuck since the last call began.
     static WAITING: PerProcess<AtomicU64> = PerProcess::new(AtomicU64::new(0), || AtomicU64::new(0));
-    // Relaxed throughout: only the number counts.
+    // Relaxed throughout: the number publishes nothing else.
     if WAITING.get().fetch_add(1, Ordering::Relaxed) > 0 {
         return;
     }
@@ -404,7 +407,7 @@ fn call_on_stuck() {
     result.err().into_iter().for_each(drop_quietly);
 }
 
-/// When the scope is due, and for what, in this order.
+/// The events of which the scope may be reported, in their order, each with the time when it is due.
 fn times(scope: &ScopeCopy, is_outermost: bool) -> impl Iterator<Item = (Event, u64)> {
     let own = scope.own();
     let warn = match scope.warn_after {
@@ -424,7 +427,7 @@ fn times(scope: &ScopeCopy, is_outermost: bool) -> impl Iterator<Item = (Event, 
     .into_iter()
 }
 
-/// When a scope of which these events were told is due again.
+/// When the scope is due again, if the events `told` were reported already.
 fn next_time(scope: &ScopeCopy, told: u8, now: u64) -> u64 {
     let left = times(scope, true).filter(|&(event, _)| event as u8 & told == 0);
     left.map(|(_, at)| at).filter(|&at| at > now).min().unwrap_or(NEVER)

@@ -19,7 +19,7 @@ use crate::time::{NEVER, clock};
 /// gives the error: the drop may never come, since the future may be stuck in this very poll, in a `block_on`.
 pub(crate) const PATIENCE: u64 = 20_000_000;
 
-/// How long an await stays pending if another await has given the error in the same poll, in nanoseconds. Used if no grace
+/// How long an await stays pending, in nanoseconds, if another await has given the error in the same poll and no grace
 /// says until when to wait.
 const PACE: u64 = 1_000_000;
 
@@ -102,8 +102,9 @@ impl AwaitState {
     /// Until when the await must wait before it may give the error; `None` if it may give the error now.
     fn wait_for_turn(&mut self, scope: &Scope, now: u64, until: u64) -> Option<u64> {
         let polled = scope.polled().last();
-        // Outside every future of this crate, `told` is the scope of a block. Nobody clears its flag when a poll begins, so it
-        // does not tell the polls apart. But an await that has been pending since before `now` is in a new poll.
+        // `told` keeps a flag: an await has given the error in this poll. The frame of a future is new in each poll,
+        // and so is its flag. Outside futures of this crate, `told` is the scope of a block, whose flag stays set. So
+        // there an await that has been pending since before `now` counts as polled anew.
         let is_polled_anew = polled.is_none() && self.since != 0 && self.since < now;
         let told = polled.unwrap_or(scope);
         if self.began_in_time || is_polled_anew || !told.has_given_error() {
@@ -122,7 +123,7 @@ impl AwaitState {
     }
 }
 
-/// Of so many awaits on a thread that could end at once, one takes a break.
+/// Of so many awaits of a thread that need not wait, one takes a break.
 #[cfg(not(timebox_loom))]
 const AT_ONCE: u32 = 128;
 

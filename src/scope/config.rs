@@ -19,7 +19,7 @@ pub(crate) struct Options {
     pub(crate) reserve: Duration,
     pub(crate) grace: Duration,
     pub(crate) tokens: Vec<CancellationToken>,
-    /// The node of the handle, if the scope is entered within the scopes of a handle.
+    /// The node of the handle, if the scope is entered with a handle ([`Handle::enter`](crate::Handle::enter)).
     pub(crate) within: Option<Arc<Node>>,
     pub(crate) fields: Fields,
     /// Whether a late `Ok` is refused.
@@ -27,7 +27,7 @@ pub(crate) struct Options {
     /// After how long the scope is reported as slow.
     #[cfg(feature = "report")]
     pub(crate) warn_after: Option<Duration>,
-    /// How long after its end the scope is reported as overdue, if it is still open.
+    /// How long after its expiry the scope is reported as overdue, if it is still open then.
     #[cfg(feature = "report")]
     pub(crate) overdue_after: Option<Duration>,
 }

@@ -129,8 +129,8 @@ pub(super) fn try_enter_duration(
         return Err(reject(thread, asked, location, Kind::Block));
     }
     let (outer, entered) = (thread.deadline.get(), thread.now.get());
-    // `entered` may be after `outer`: a check of an outer scope stores its reading of the clock in `thread.now`, but compares the
-    // reading only with that scope's deadline.
+    // The reading `entered` may be later than `outer`: a check of an outer scope stores its reading in `thread.now`,
+    // but compares it only with the deadline of that outer scope.
     if entered < outer && outer - entered <= asked {
         return Ok(prepared(asked, entered, outer));
     }
@@ -325,7 +325,7 @@ impl Entry<'_> {
         let end = |node: &Arc<Node>| match node.origin_on(&TestEnv::current()) {
             // If the token has another clock, `origin_on` returns the present time as the time of its end.
             Some(origin) => Termination::through_link(&origin),
-            // A fork has lost the cause of the token's end.
+            // A fork has lost the cause of the token's end, so a cancel is assumed.
             None => Termination::new(Cause::Cancelled, self.now),
         };
         over.map(end).collect()
@@ -352,7 +352,7 @@ pub(super) fn is_unmeasured(limit: &Limit) -> bool {
     matches!(limit.kind(), LimitKind::None | LimitKind::At(_))
 }
 
-/// Makes the node of a scope, and links the node to the scope's tokens, so that they end it.
+/// Makes the node of a scope, and links the node to the scope's tokens, so that the end of a token ends the node.
 pub(crate) fn linked_node(
     parent: Option<&Arc<Node>>,
     spec: &ScopeSpec,

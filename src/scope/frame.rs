@@ -85,8 +85,8 @@ pub struct Scope {
     // In a plain scope all fields below are zero, so that one wide store writes them.
     /// The scope's identity; 0 until somebody asks for it.
     id: Cell<u64>,
-    /// The node, if there is one. Never dropped in place: leaving a block takes the node out; for a future,
-    /// `SuspendedScope::suspend` takes it out.
+    /// The node, if there is one. It is taken out before the frame is gone: leaving a block does that, and for a
+    /// future, `SuspendedScope::suspend`.
     node: ManuallyDrop<OnceCell<Arc<Node>>>,
     extras: *const Extras,
     kind: Kind,
@@ -167,8 +167,8 @@ impl Scope {
 /// visible inside. Tells the watchdog of that deadline, unless there is a timer for it already (`has_timer`).
 ///
 /// The caller owns the frame, so the frame is not moved: a move would cost as much as the rest of the entry. Two things
-/// keep the output in registers: a panic is caught and returned, instead of passing through a drop guard; and the output
-/// of `body` does not pass through `catch_unwind`.
+/// keep the output in registers. A panic is caught and returned, so no drop guard is needed. And the output of `body`
+/// is written to a local variable, so the output does not pass through `catch_unwind`.
 #[cfg_attr(not(debug_assertions), inline(always))]
 pub(crate) fn open<R>(
     thread: &Thread,
@@ -205,14 +205,15 @@ pub(crate) fn run(
 
 #[inline(always)]
 fn catch(scope: &Scope, body: impl FnOnce(&Scope)) -> thread::Result<()> {
-    // Unwind safe: a panic is caught only in order to leave the scope, and then goes on. So no code sees a broken state
-    // that it would not see without this scope. The exception is an unwinding that `checkpoint_or_unwind` began, which ends
-    // at a scope: the caller of that function has chosen this.
+    // Unwind safe: a panic is caught only in order to leave the scope, and then goes on, as it would without this
+    // scope. Only an unwinding that `checkpoint_or_unwind` began ends at a scope, and the caller of that function has
+    // chosen this.
     catch_unwind(AssertUnwindSafe(|| body(scope)))
 }
 
-/// Keeps the compiler from moving stores over this point: a report may read the frames in a signal handler of the thread. So a
-/// frame must be complete before the thread points to it, and must not be reused while it does.
+/// Keeps the compiler from moving stores over this point. A report may read the frames in a signal handler of the
+/// thread. So a frame must be complete before the thread points to it, and its memory must not be reused while the
+/// thread points to it.
 #[cfg_attr(not(debug_assertions), inline(always))]
 fn show() {
     #[cfg(all(feature = "report", not(timebox_loom)))]

@@ -34,19 +34,19 @@ pub(crate) struct Traced<'a> {
 
 /// Who is told about futures.
 pub(crate) trait FutureObserver: Sync {
-    /// Calls `poll`, which polls the future and returns whether it is still pending. If it is, reports where it waits. Returns
-    /// what is to be told about the end of the future, if there is anything.
+    /// Calls `poll`, which polls the future and returns whether it is still pending. If it is, reports where the future
+    /// waits. Returns whom to tell when the future ends, if anybody.
     fn trace(
         &self,
         traced: &Traced<'_>,
         poll: &mut dyn FnMut(&mut Context<'_>) -> bool,
     ) -> Option<Arc<dyn Ending>>;
 
-    /// After how long a scope is overdue that does not say so itself, in nanoseconds.
+    /// How long after its expiry a scope is overdue, in nanoseconds, if the scope does not say so itself.
     fn overdue_after(&self) -> u64;
 }
 
-/// Is told that a future has ended about which there was a report.
+/// Is told when a future ends, if there was a report about the future.
 pub(crate) trait Ending: Send + Sync {
     fn ended(&self, now: u64);
 }

@@ -175,7 +175,8 @@ impl Wait {
             let is_present = is_present(&self.mock);
             *stage = Stage::Asleep { is_present };
             if is_present {
-                // With `stage` locked, so that a thread that wakes this one adds to `awake` only after this subtraction.
+                // `stage` is still locked here. So a thread that wakes this one adds to `awake` only after this
+                // subtraction.
                 lock(&self.mock.presence).awake -= 1;
                 drop(stage);
                 self.see_to_the_clock(until);

@@ -88,7 +88,8 @@ struct ColdState {
     /// The test environment whose clock the scope follows: the environment in which the future was made. A future that was
     /// made outside every test environment follows the environment in which it is first polled.
     env: TestEnv,
-    /// The limit, until the scope is entered. A plain duration is in `SuspendedScope::asked`.
+    /// The limit with which the scope is entered, not used after that. (Without a `ColdState`, the limit is a plain
+    /// duration, in `SuspendedScope::asked`.)
     limit: Limit,
     extras: Option<Extras>,
     /// The specification, once the scope is entered.
@@ -325,9 +326,9 @@ impl ColdState {
         Box::new(Self { env, limit, extras, spec, id: None, node: None, spending: None, under })
     }
 
-    /// Whether the scopes around this one in this poll have another clock. Such scopes count like the scopes of a handle:
-    /// if they are over, this scope is over too, but their deadlines do not count here. Their end reaches this scope through
-    /// nodes, so this function makes their nodes.
+    /// Whether the scopes around this one in this poll have another clock. If such a scope is over, this scope is over
+    /// too, but the deadline of such a scope does not count here. Its end reaches this scope through nodes, so this
+    /// function makes the nodes.
     fn crosses_clocks(&self, thread: &Thread) -> bool {
         let crosses = !self.env.shares_clock(&TestEnv::current());
         if crosses {
@@ -414,8 +415,8 @@ impl ColdState {
                 // they could end tokens of this scope that survive the drop. But they get nodes here, because this frame has
                 // one (`frame.rs`, invariant 3).
                 let _ = innermost(thread, |scope| scope.map(Scope::node).map(Arc::as_ptr));
-                // A scope around the drop is over, and this one is not. Then the frame gets no node, so that the checks in the
-                // drop go on reading the flag of the scopes around.
+                // If a scope around the drop is over and this scope is not, the frame gets no node. So the checks in
+                // the drop go on reading the flag of the scopes around.
                 if thread.is_flagged() && !node.is_over() {
                     return effective;
                 }

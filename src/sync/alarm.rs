@@ -105,7 +105,7 @@ impl Alarm {
         retired
     }
 
-    /// Records that no thread runs: it could not be started, was lost in a fork, or has changed its role.
+    /// Records that no thread runs.
     pub(crate) fn forget(&self) {
         self.word.fetch_and(!(RUNNING | STARTING), Ordering::AcqRel);
         #[cfg(timebox_loom)]

@@ -87,7 +87,7 @@ pub(crate) enum Call {
     /// succeeded. The receiver must wake `due` (a caller that came during the run) and `waiters` (tasks that waited for its
     /// end).
     Ran { fires: u32, failures: u32, due: Option<Waker>, waiters: Waiters },
-    /// The closure was not started, since the callback is suspended; or, if `runs` is set, since it runs already. The caller
+    /// The closure was not started. If `runs` is set, it is running already, else the callback is suspended. The caller
     /// will be woken.
     Later { runs: bool },
     /// The caller may not call, or the callback was revoked, or the closure has panicked.
@@ -224,9 +224,9 @@ impl Callback {
         }
     }
 
-    /// Pending while another thread runs the closure, or while a run is yet to come (`comes` returns `true`) and nothing
-    /// prevents that run. When this changes, `waker` is woken. A new waker of the same `waiter` replaces the earlier
-    /// waker. `comes` is called under the lock that [`hold_back`](Self::hold_back) takes.
+    /// Pending while another thread runs the closure. Pending too while a run is yet to come (`comes` returns `true`)
+    /// and nothing prevents that run. When this changes, `waker` is woken. A new waker of the same `waiter` replaces
+    /// the earlier waker. `comes` is called under the lock that [`hold_back`](Self::hold_back) takes.
     pub(crate) fn poll_idle(&self, waiter: usize, waker: &Waker, comes: impl Fn() -> bool) -> Poll<()> {
         if !self.made_in.is_current() {
             return Poll::Ready(());
@@ -280,8 +280,8 @@ impl Callback {
         if state.suspensions == 0 && state.running.is_none() { state.due.take() } else { None }
     }
 
-    /// Calls `change` under the lock, so that `change` can make [`Caller::may`] refuse a caller. Once this has returned,
-    /// that caller begins no other run. If `wait` is set, a run that the caller began before has ended too; if not, that
+    /// Calls `change` under the lock. `change` can make [`Caller::may`] refuse a caller: once this has returned, that
+    /// caller begins no other run. If `wait` is set, a run that the caller began before has ended too. Otherwise that
     /// run may still go on.
     pub(crate) fn hold_back(self: &Arc<Self>, wait: bool, change: impl FnOnce()) -> Waiters {
         let state = self.state.lock();

@@ -1,5 +1,5 @@
-//! System calls. Where a system lacks a call, its function has a portable stand-in, or does nothing if the call is only an
-//! improvement.
+//! System calls. If a system lacks a call, the function for the call has a portable stand-in there. If the call is only
+//! an improvement, the function does nothing there.
 
 #[cfg(any(not(timebox_loom), feature = "isolate", feature = "process"))]
 use std::io;
@@ -255,8 +255,8 @@ pub(crate) fn spawn_prepared(
     use std::os::unix::process::CommandExt;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicBool, Ordering};
-    // The command keeps the closure for later starts, so this flag switches the closure off. Relaxed: the closure runs in
-    // the forked child, on a copy of this thread, which sees the writes of this thread.
+    // The command keeps the closure for its later starts. So this flag switches the closure off after this start.
+    // Relaxed: the closure runs in the forked child, on a copy of this thread, which sees the writes of this thread.
     let asked = Arc::new(AtomicBool::new(true));
     let is_asked = Arc::clone(&asked);
     let pipe = tells.map(|pipe| pipe.as_raw_fd());

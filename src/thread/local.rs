@@ -209,7 +209,7 @@ impl Thread {
         slot
     }
 
-    /// Says in its slot where reporters find this thread.
+    /// Writes into the thread's slot where reporters find the thread.
     #[cfg(feature = "report")]
     fn show_at(&self, slot: &Slot) {
         slot.set_thread(os::thread_id(), self.frame.as_ptr().addr());
@@ -304,14 +304,16 @@ impl Thread {
         self.flag.set(flag.map_or(&raw const NO_FLAG, std::ptr::from_ref));
     }
 
-    /// Forgets the timers, and makes the next check read the clock. For a thread whose deadline no watchdog notices: in a forked
-    /// child before the thread arms again, or at the end of a thread, when it is too late to register.
+    /// Forgets the timers, and makes the next check read the clock. Called if no watchdog notices the deadline of this
+    /// thread. That is so in a forked child before the thread arms again, and at the end of a thread, when it is too
+    /// late to register.
     fn restart(&self) {
         #[cfg(feature = "report")]
         if let Some(slot) = self.slot.get()
             && !std::ptr::eq(slot, &raw const ORPHANS)
         {
-            // In a forked child the thread has another number, and `Watchdog::restart` has cleared the slot.
+            // In a forked child the thread has another number, and `Watchdog::restart` has cleared the slot, so the
+            // slot is filled again.
             self.show_at(slot);
         }
         self.timers.set(None);

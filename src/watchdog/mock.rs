@@ -114,8 +114,8 @@ pub(crate) fn advance(mock: &Arc<Mock>, until: impl Fn(u64) -> u64, mut go_on: i
     }
 }
 
-/// Moves the clock to the next timer, once the work that was set off before is done, if `go_on` then returns `true`. `false` if
-/// there is no timer.
+/// Waits until the work that was set off before is done. Then moves the clock to the next timer, if `go_on` returns
+/// `true`. Returns `false` if there is no timer.
 pub(crate) fn advance_to_next(mock: &Arc<Mock>, go_on: impl FnMut() -> bool) -> bool {
     let next = with_queue(mock.id, |queue| queue.earliest()).unwrap_or(NEVER);
     if next != NEVER {
@@ -166,7 +166,7 @@ fn begin(wakers: impl IntoIterator<Item = Waker>) -> Option<Arc<WaitGroup>> {
     for waker in wakers {
         let job = Arc::new(Tracked::new(waker, &group));
         global().post(Arc::clone(&job).into());
-        // If no thread can be had for the watchdog, nobody else would wake it: so this thread does.
+        // If no thread can be had for the watchdog, nobody else would run the job, so this thread does.
         if !global().is_running() {
             job.wake();
         }

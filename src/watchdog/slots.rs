@@ -17,7 +17,7 @@ pub(crate) struct Slot(CachePadded<Words>);
 struct Words {
     /// The deadline that the slot's thread armed last. The watchdog ignores a deadline in the past.
     deadline: AtomicU64,
-    /// When a reporter should look at the thread. Armed and ignored like the deadline.
+    /// When a reporter should look at the thread. The watchdog ignores a time in the past.
     #[cfg(feature = "report")]
     look: AtomicU64,
     /// The operating system's number of the thread; 0 if no thread has the slot.
@@ -65,14 +65,15 @@ impl Slot {
         self.0.0.look.load(Ordering::Relaxed)
     }
 
-    /// As [`set`](Self::set), for the time of the next look: `Watchdog::arm_look` arms it.
+    /// Like [`set`](Self::set), for the time of the next look. The thread arms that time by `Watchdog::arm_look`.
     #[inline]
     pub(crate) fn set_look(&self, at: u64) {
         // Relaxed: as in `set`.
         self.0.0.look.store(at, Ordering::Relaxed);
     }
 
-    /// Says which thread has the slot, and where the thread points to its innermost frame. 0 if no thread has it any more.
+    /// Stores the number of the thread that has the slot (0 for none), and the address of its pointer to its innermost
+    /// frame.
     pub(crate) fn set_thread(&self, thread: u32, frame_word: usize) {
         self.0.0.frame_word.store(frame_word, Ordering::Relaxed);
         // Release: pairs with the Acquire in `thread`, so that a reader of the number finds the address.

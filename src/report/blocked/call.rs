@@ -173,7 +173,7 @@ impl<'a> Call<'a> {
         self.timeout(index, Memory::timespec)
     }
 
-    /// `timeout 2.5s`, of an argument that is a pointer, or null.
+    /// `timeout 2.5s`, of an argument that is a pointer; `no timeout` if the pointer is null.
     fn timeout(&self, index: usize, read: impl Fn(Memory<'a>, u64) -> Option<Duration>) -> String {
         match self.pointed(index, read) {
             _ if self.arguments[index] == 0 => "no timeout".into(),

@@ -5,16 +5,16 @@ use std::time::Duration;
 use super::reason::{Reason, Reasons};
 use crate::scope::{ReadMemory, ScopeCopies};
 
-/// How many bytes of a stack are copied in any case, as far as there are so many.
+/// How many bytes of a stack are copied at least, unless the stack has fewer.
 const LEAST: usize = 64 << 10;
 
 /// How many bytes of a stack are copied at most.
 pub(super) const MOST: usize = 256 << 10;
 
-/// How much more than the frame of the outermost scope is copied: enough for the function that opened it.
+/// How many bytes are copied beyond the frame of the outermost scope: enough for the function that opened the scope.
 const BEYOND: u64 = 16 << 10;
 
-/// Where the stack may be used below the stack pointer, on `x86_64`.
+/// How many bytes below the stack pointer a function may use, on `x86_64`.
 const RED_ZONE: u64 = 128;
 
 /// The registers from which unwinding begins.
@@ -26,7 +26,7 @@ pub(crate) struct Registers {
     pub(crate) fp: Option<u64>,
     /// The link register, on aarch64. `None` if it is not known.
     pub(crate) lr: Option<u64>,
-    /// Whether the program counter is behind a system call that has begun.
+    /// Whether the thread is in a system call. Then the program counter is behind the instruction of the call.
     pub(crate) in_call: bool,
 }
 
@@ -62,8 +62,8 @@ impl StackCopy {
         self.parts = [Part::default(); 2];
     }
 
-    /// Copies the stack of a thread that does not run, or runs this. `outermost`: the highest address that matters, 0 if
-    /// none is known. Neither allocates nor panics.
+    /// Copies the stack of the calling thread, or of a thread that does not run. `outermost`: the highest address that
+    /// matters; 0 if no such address is known. Neither allocates nor panics.
     pub(super) fn fill(&mut self, registers: Registers, outermost: u64, memory: &impl ReadMemory) {
         self.clear();
         let start = registers.sp.saturating_sub(RED_ZONE) & !7;
@@ -127,7 +127,7 @@ impl std::fmt::Debug for StackCopy {
 pub(crate) enum State {
     /// It ran, or was ready to run.
     Running,
-    /// It was blocked. In which system call, says `Copy::call`.
+    /// It was blocked, in the system call `Copy::call`.
     Blocked,
     /// It has ended.
     Gone,
@@ -155,14 +155,15 @@ pub(crate) struct Contents {
     pub(crate) tid: u32,
     pub(crate) stack: StackCopy,
     pub(crate) scopes: ScopeCopies,
-    /// Whether the scopes were copied at one moment, at which the thread stood still: the same as that of the stack, if there
-    /// is a stack. Otherwise the scopes were read twice while the thread ran, and were the same both times.
+    /// Whether the scopes were copied at one moment, at which the thread stood still. A stack, if there is one, was
+    /// copied at that moment too. If this is `false`, the scopes were read twice while the thread ran, and were the
+    /// same both times.
     pub(crate) is_consistent: bool,
     pub(crate) call: Option<Call>,
     pub(crate) state: State,
     /// The processor time that the thread has used since it began.
     pub(crate) cpu_time: Option<Duration>,
-    /// How long the thread has been ready to run since it began, but got no processor.
+    /// For how long, since its start, the thread was ready to run but got no processor.
     pub(crate) waited_for_cpu: Option<Duration>,
     /// The time of the copy, on the crate's clock.
     pub(crate) at: u64,
@@ -199,13 +200,14 @@ impl Contents {
         self.reasons = Reasons::default();
     }
 
-    /// Copies the scopes and the stack of a thread that does not run, or runs this. Neither allocates nor panics.
+    /// Copies the scopes and the stack of a thread that does not run, or of the calling thread. Neither allocates nor
+    /// panics.
     pub(super) fn fill(&mut self, registers: Registers, frame_word: u64, memory: &impl ReadMemory) {
         if frame_word != 0 {
             self.scopes.fill(frame_word, memory);
         }
         let outermost = self.scopes.scopes().iter().map(|scope| scope.frame);
-        // Frames with a lower address than the stack pointer are on another stack.
+        // A frame with a lower address than the stack pointer is on another stack, so it does not count.
         let outermost = outermost.filter(|&frame| frame >= registers.sp).max().unwrap_or(0);
         self.stack.fill(registers, outermost, memory);
     }

@@ -44,7 +44,7 @@ impl DerefMut for Copy {
     }
 }
 
-/// Memory is not read by its address.
+/// Reads nothing: on this system memory cannot be read by address.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Memory;
 
@@ -92,7 +92,7 @@ pub(crate) fn begin(target: &Target) -> Begun {
     Begun::Copied(copy)
 }
 
-/// No thread is ever asked here.
+/// On this system no thread is asked to copy itself.
 #[derive(Debug)]
 pub(crate) enum Request {}
 

@@ -1,8 +1,8 @@
 //! Copies of the frames of a thread, read from outside it.
 //!
-//! A reporter reads the frames of another thread as bytes, at a moment at which that thread does not run, or on that thread
-//! itself, in a signal handler. No reference to a frame is made, and the thread does nothing for it. A copy has a fixed size,
-//! since a signal handler cannot allocate.
+//! A reporter reads the frames of another thread as bytes. That thread does not run at the moment, or it reads its
+//! frames itself, in a signal handler. No reference to a frame is made. A copy has a fixed size, since a signal handler
+//! cannot allocate.
 
 use std::mem::{offset_of, size_of};
 
@@ -22,7 +22,8 @@ const FIELDS_BYTES: usize = 480;
 
 /// Reads memory of this process at an address. Returns how many bytes could be read.
 pub(crate) trait ReadMemory {
-    /// Copies the bytes from `address` on into `into`. Memory that is not there is not read, and does no harm.
+    /// Copies the bytes from `address` on into `into`, as far as there is memory. An address without memory does no
+    /// harm.
     fn read(&self, address: u64, into: &mut [u8]) -> usize;
 }
 
@@ -140,8 +141,10 @@ impl ScopeCopies {
     }
 
     /// Copies the scopes of a thread. `word` is the address of the thread's pointer to its innermost frame
-    /// ([`Thread::frame_word`](crate::thread::Thread::frame_word)). Neither allocates nor panics, so that it can run in a signal
-    /// handler of that thread. Otherwise the thread must not run meanwhile: the caller checks that afterwards.
+    /// ([`Thread::frame_word`](crate::thread::Thread::frame_word)).
+    ///
+    /// Neither allocates nor panics, so a signal handler of that thread may call this. If another thread calls this,
+    /// the caller must check afterwards that the copied thread has not run meanwhile.
     pub(crate) fn fill(&mut self, word: u64, memory: &impl ReadMemory) {
         self.clear();
         let Some(pointer) = Bytes::<{ size_of::<usize>() }>::read(memory, word) else { return };

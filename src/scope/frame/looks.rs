@@ -28,7 +28,8 @@ impl Scope {
         self.entered
     }
 
-    /// After how long the scope is slow, in nanoseconds: as it says itself, or as the policy says for an outermost scope.
+    /// After how long the scope is slow, in nanoseconds. If the scope does not say, the policy says it for an outermost
+    /// scope. An inner scope that does not say has `NO_WARNING`.
     pub(in crate::scope) fn warn_after(&self) -> u64 {
         match self.extras().map(|extras| extras.readable.warn_after) {
             Some(own) if own != NEVER => own.min(NO_WARNING),

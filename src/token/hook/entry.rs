@@ -181,8 +181,8 @@ impl Entry {
         let time = self.env.reading(clock::now()).saturating_add(after);
         let timer = thread::schedule_on(&self.env, time, weak_waker(weak));
         if timers.len() > self.then.len() {
-            // All hooks of `then` have their timers already. The last timer in the list is this entry's own, which has fired
-            // this run.
+            // All hooks of `then` have their timers already. So the last timer in the list is this entry's own: it has
+            // fired, and can go.
             timers.pop();
         }
         timers.push(timer);
@@ -238,9 +238,9 @@ impl Entry {
         poll
     }
 
-    /// Called when the future of this entry ends. Pending while this entry has yet to run, and while the hook is running.
-    /// If the hook `ends` with the future, the entry begins no other run after that. `waiter` identifies the waiting future: a
-    /// new waker of the same waiter replaces the earlier one ([`Callback::poll_idle`]).
+    /// Called when the future of this entry ends. Pending until this entry has run, and while the hook is running. If
+    /// the hook `ends` with the future, the entry then begins no other run. `waiter` identifies the waiting future: a
+    /// new waker of the same waiter replaces the earlier waker ([`Callback::poll_idle`]).
     pub(crate) fn poll_first_run(&self, waiter: usize, waker: &Waker, ends: bool) -> Poll<()> {
         let is_to_come = || {
             let ended = self.has_ended();

@@ -76,7 +76,6 @@ impl Node {
         self.flags.is_fixed.store(ancestry.is_fixed, Ordering::Release);
     }
 
-    /// Called when the node has a link of its own.
     pub(super) fn set_waypoint(&self) {
         self.flags.is_waypoint.store(true, Ordering::Relaxed);
     }

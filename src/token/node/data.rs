@@ -39,8 +39,8 @@ pub(crate) struct Node {
     pub(super) flags: AncestryFlags,
     /// The cached `Ancestry::effective`.
     pub(super) effective: AtomicU64,
-    /// The nearest ancestor that is a waypoint; for a lazy token, the parent. A search for links skips the nodes in between,
-    /// since these have no links and never move.
+    /// The nearest waypoint among the ancestors; for a lazy token, the parent. A search for links goes from waypoint to
+    /// waypoint: the nodes in between have no links and never move.
     pub(super) next: Option<Arc<Node>>,
     pub(super) state: ForkMutex<State>,
 }
@@ -72,7 +72,7 @@ pub(super) struct State {
 /// has ended by itself.
 #[derive(Default)]
 pub(super) struct ScopeState {
-    /// How the node ended by itself.
+    /// How the node ended by itself. `None` if it has not ended, or ended only with its parent.
     pub(super) end: Option<Termination>,
     /// The origin, once somebody has asked for it.
     pub(super) origin: Option<Arc<Origin>>,

@@ -137,8 +137,9 @@ impl Node {
         }
     }
 
-    /// Two times: the earliest end of this node and its ancestors, and the earliest end of their graces. `None` if no end has
-    /// reached the node. An ancestor that has ended on another clock counts as if it had ended now, with no grace.
+    /// Two times: when the first of this node and its ancestors ended, and when the first of their graces ends. `None`
+    /// if no end has reached the node. An ancestor that has ended on another clock counts as if it had ended now, with
+    /// no grace.
     pub(crate) fn graced_until(self: &Arc<Self>, now: u64) -> Option<(u64, u64)> {
         let mut first: Option<(u64, u64)> = None;
         let mut add = |end: u64, until: u64| {

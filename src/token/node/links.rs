@@ -75,7 +75,7 @@ impl Node {
         self.ancestry().mixes_clocks || self.expires_at() <= self.env.reading(now)
     }
 
-    /// Of all nodes whose end ends this one through one of its own links: the node with the earliest deadline.
+    /// The node with the earliest deadline among the nodes whose end ends this node through one of its own links.
     pub(crate) fn earliest_link(self: &Arc<Self>) -> Option<Arc<Node>> {
         let mut earliest: Option<Arc<Node>> = None;
         for link in self.linked_nodes() {

@@ -34,7 +34,8 @@ pub(crate) fn timed_out<T>(result: Result<T, AnyError>) -> Result<TimeoutError, 
     }
 }
 
-/// One line, if the time taken is the limit and a little more. How little depends on the machine: 5 s are plenty.
+/// Prints one line. Fails unless the time taken is the limit, or a little more. On a slow machine that may be up to 5 s
+/// more.
 pub(crate) fn show(what: &str, start: Instant, error: &TimeoutError) -> Result<(), AnyError> {
     let taken = start.elapsed();
     check(error.is_timeout() && error.limit() == Some(LIMIT), "the error names the limit")?;

@@ -127,7 +127,7 @@ async fn settles_or_discards(
         assert!(next != last || error.source().is_none(), "the connection is in doubt");
         last = next;
     }
-    // A call that still waits for a connection ends with the scope, without a grace.
+    // A call that waits for a connection ends at its deadline, and does not use its grace.
     let token = CancellationToken::new();
     let holds = Timebox::new(Limit::NONE).cancel_on(&token).grace(HANG).run_future(endless(Cancel::Works));
     let waits = async {

@@ -30,7 +30,7 @@ fn ends_near_its_limit<T>(what: &str, call: impl FnOnce() -> Result<T, AnyError>
     assert!(error.is_timeout() && start.elapsed() < HANG, "{error:?}");
 }
 
-/// The same for a call that must be interrupted after it has begun.
+/// Like `ends_near_its_limit`, for a call that must be interrupted after it has begun.
 #[track_caller]
 fn is_cut_near_its_limit<T>(what: &str, mut call: impl FnMut() -> Result<T, AnyError>) {
     let mut lateness = Duration::ZERO;

@@ -71,7 +71,7 @@ pub(crate) struct Sweep {
     pub(crate) ended: u32,
     /// Statements that were interrupted.
     pub(crate) cut: u32,
-    /// Later statements that were interrupted although the hook was not theirs.
+    /// How many later statements were interrupted by the hook of an earlier statement.
     pub(crate) hits: u32,
     lateness: Vec<Duration>,
 }

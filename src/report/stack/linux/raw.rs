@@ -9,7 +9,7 @@ use super::modules::Modules;
 pub(crate) struct RawFrame {
     /// An address in the function: that of the call, not the one behind it.
     pub(crate) address: u64,
-    /// The end of the frame on the stack: locals of the function are below it. The greatest number if it is not known.
+    /// The address just above the frame: the function's locals are below it. `u64::MAX` if the address is not known.
     pub(crate) cfa: u64,
 }
 
@@ -23,7 +23,7 @@ pub(crate) struct RawStack {
     pub(crate) approximate: bool,
     /// What is not certain, in sentences.
     pub(crate) notes: Vec<String>,
-    /// The number of the frame before which others are missing.
+    /// The index of the first frame that is further out than the missing frames.
     pub(super) gap: Option<usize>,
     /// How many frames were found by searching.
     pub(super) scanned: usize,

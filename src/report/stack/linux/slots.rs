@@ -28,10 +28,10 @@ use crate::sync::fork::InChild;
 use crate::sync::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use crate::time::{clock, nanos};
 
-/// So many requests can be open at a time.
+/// How many requests can be open at a time.
 const SLOTS: usize = 32;
 
-/// How much longer a requester waits for a handler that has begun.
+/// How much longer a requester waits if the handler has begun the copy.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// How often a requester looks whether the thread has ended, in nanoseconds.
@@ -89,7 +89,7 @@ impl Slot {
     fn serve(&self, tid: u32, registers: Registers, has_room: bool) {
         // Acquire: pairs with the Release in `Armed::new`.
         let word = self.word.load(Ordering::Acquire);
-        // If the number is that of a later request, then the step fails.
+        // `tid` may belong to a later request already. Then the word has changed, so the step fails.
         if word & PHASES != ARMED || self.tid.load(Ordering::Relaxed) != tid || !self.step(word, COPYING) {
             return;
         }
@@ -121,7 +121,7 @@ static ALL: [Slot; SLOTS] = [const { Slot::new() }; SLOTS];
 /// them. The memory that they were to copy into is leaked.
 extern "C" fn forget_requests() {
     for slot in &ALL {
-        // Relaxed: this is the child's only thread. A handler of the parent does not run here.
+        // Relaxed: this is the child's only thread, and no handler is running on it.
         slot.word.store(FREE, Ordering::Relaxed);
     }
 }
@@ -138,7 +138,7 @@ pub(super) fn serve(tid: u32, registers: Registers, has_room: bool) {
     }
 }
 
-/// A thread that was asked to copy itself: a slot, and its word as it was armed.
+/// A request to a thread to copy its stack: the slot, and the slot's word as the request stored it.
 #[derive(Debug)]
 pub(super) struct Armed {
     slot: usize,
@@ -249,7 +249,7 @@ impl Armed {
 }
 
 impl Drop for Armed {
-    /// Does not wait: the watchdog drops a request that no reporter takes.
+    /// Must not wait: if no reporter takes a request, the watchdog drops the request.
     fn drop(&mut self) {
         if self.cancel_now().is_some() {
             return;

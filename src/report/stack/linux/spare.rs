@@ -1,4 +1,4 @@
-//! The memory of copies, which is used again: to take a copy does not allocate while there is a spare one.
+//! The memory of copies. It is used again, so taking a copy allocates nothing while there is a spare one.
 
 use std::mem::ManuallyDrop;
 use std::ops::{Deref, DerefMut};

@@ -74,7 +74,7 @@ pub(crate) fn begin(target: &Target) -> Begun {
     }
 }
 
-/// What can be had without the stack.
+/// Completes a copy that has no stack: adds the scopes of the thread, or notes that the thread is gone.
 fn without_stack(mut copy: Copy, frame_word: u64) -> Copy {
     if copy.reasons.has(Reason::Gone) {
         copy.state = State::Gone;
@@ -92,7 +92,7 @@ pub(crate) struct Request {
 }
 
 impl Request {
-    /// Waits for the copy. If it does not come, the copy has no stack, and says why.
+    /// Waits for the copy. If the thread does not copy itself in time, the result has no stack, and says why.
     pub(crate) fn wait(self, at_most: Duration) -> Copy {
         let copy = self.armed.wait(at_most);
         if copy.is_consistent { copy } else { without_stack(copy, self.frame_word) }

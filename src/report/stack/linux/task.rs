@@ -19,8 +19,8 @@ use crate::time::clock;
 /// How often a copy is begun again, because the thread has run meanwhile.
 const ATTEMPTS: usize = 3;
 
-/// A thread of this process. Its files are opened one time. They stay those of this thread: once it has ended they cannot be
-/// read, even if another thread has its number.
+/// A thread of this process. Its files are opened one time, so they stay the files of this thread. Once the thread has
+/// ended, they cannot be read, even if another thread has got the number.
 pub(super) struct Task {
     syscall: Result<File, Failure>,
     schedstat: Option<File>,
@@ -44,7 +44,8 @@ enum Seen {
     Refused,
 }
 
-/// How long the thread has run, and how often it was switched to. Equal at two moments: it has not run in between.
+/// How long the thread has run, and how often it was switched to. If two readings are equal, the thread has not run in
+/// between.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 struct Ran {
     run: u64,
@@ -71,7 +72,8 @@ impl Task {
         let schedstat = open("schedstat").ok();
         let has_times =
             schedstat.as_ref().is_some_and(|file| Ran::of_schedstat(file).is_some_and(|ran| ran.run > 0));
-        // A thread that has not run yet has no time either. Then the counts are read too, which does no harm.
+        // A run time of 0 means that the system keeps no times, or that the thread has not run yet. In the second case
+        // the counts are read needlessly, which does no harm.
         let status = if has_times { None } else { open("status").ok() };
         Self { syscall, schedstat, status }
     }
@@ -192,8 +194,9 @@ fn read<'a>(file: &File, bytes: &'a mut [u8]) -> Result<&'a str, Failure> {
     std::str::from_utf8(text).map_err(|_| Failure::Refused)
 }
 
-/// Reads the text of a file `syscall`: `running`; or `-1`, the stack pointer, the program counter; or the number of a call,
-/// six arguments, the stack pointer, the program counter.
+/// Reads the text of a file `syscall`. For a running thread the text is `running`. For a thread in a call it begins
+/// with the call's number and six arguments; for another blocked thread it begins with `-1`. The stack pointer and the
+/// program counter follow.
 fn parse(text: &str) -> Option<Seen> {
     let text = text.trim_ascii_end();
     if text == "running" {
@@ -219,7 +222,8 @@ fn parse(text: &str) -> Option<Seen> {
     if sp == 0 { None } else { Some(Seen::Blocked { call, sp, pc }) }
 }
 
-/// Reads the scopes of a thread that runs. They are kept if two readings are the same.
+/// Reads the scopes of a thread that runs. Returns whether two readings in a row were the same. If not, no scopes are
+/// kept.
 pub(super) fn scopes_of_running(scopes: &mut ScopeCopies, frame_word: u64) -> bool {
     let key = |scopes: &ScopeCopies| {
         let innermost =

@@ -20,16 +20,17 @@ use super::raw::{RawFrame, RawStack};
 use crate::scope::ReadMemory;
 use crate::time::clock;
 
-/// More frames are not looked for.
+/// How many frames are looked for, at most.
 const MOST_FRAMES: usize = 20_000;
 
 /// How far above the stack pointer a return address is looked for, where the tables do not help.
 const SCAN: u64 = 4 << 10;
 
-/// In an outer part of a stack: as many frames in a row that follow from each other are believed.
+/// The outer part of a stack is unwound from a return address that a search has found. The result is believed if it has
+/// this many frames.
 const BELIEVED: usize = 8;
 
-/// In an outer part of a stack: as many return addresses are tried.
+/// How many return addresses are tried for the outer part of a stack, at most.
 const TRIED: usize = 256;
 
 /// For how long the list of modules is believed, in nanoseconds.
@@ -65,7 +66,8 @@ pub(crate) struct Unwinder<M = Memory> {
     memory: M,
     modules: Arc<Modules>,
     tables: Tables,
-    /// Of these tables only: framehop's own numbers for them wrap around.
+    /// A cache for `tables`. New tables get a new cache, because framehop's numbers for its tables wrap around, and
+    /// could fit a stale entry.
     cache: Cache,
     /// When the list of modules was made.
     scanned: Option<u64>,
@@ -178,7 +180,7 @@ impl<M: ReadMemory> Unwinder<M> {
         if !found.truncated {
             return;
         }
-        // No register is known there. A return address is believed if a row of frames follows from it.
+        // In the outer part no register is known. So look for a return address from which a row of frames follows.
         let candidates = part.clone().step_by(8).filter_map(|slot| {
             let pc = stack.word(slot)?;
             Some((slot, FrameAddress::from_return_address(pc)?))
@@ -257,7 +259,8 @@ impl<M: ReadMemory> Unwinder<M> {
                         if let Some(caller) = arch::recover(&self.memory, stack, &is_code, function, sp) {
                             registers = caller.registers;
                             next = Some(caller.pc);
-                            // In a prologue the frame is not where it is in the body.
+                            // `recover` is right about the body of a function. In a prologue it may be wrong, so such a
+                            // frame counts as found by searching.
                             found.scanned += usize::from(!is_steady);
                         }
                     }
@@ -265,7 +268,8 @@ impl<M: ReadMemory> Unwinder<M> {
             }
             let pc = match next {
                 Some(pc) => pc,
-                // framehop would follow frame pointers here, without saying so.
+                // No table covers the code, so the stack is searched here. (framehop would follow frame pointers,
+                // without saying so.)
                 None => {
                     let slots = (sp..sp.saturating_add(SCAN)).step_by(8);
                     let mut slots = slots.map_while(|slot| Some((slot, stack.word(slot)?)));

@@ -64,7 +64,7 @@ fn a_deep_recursion_shows_its_top_and_the_scope() {
     }
 }
 
-/// Little is left of the stack of a thread that runs: the handler has a stack of its own.
+/// The handler has a stack of its own, so the thread survives although its stack is nearly full.
 #[test]
 fn a_thread_whose_stack_is_nearly_full_survives() {
     in_child("harm::a_thread_whose_stack_is_nearly_full_survives", || {
@@ -225,7 +225,7 @@ fn the_loaders_lock_holds_nobody_up() {
     static HELD: AtomicBool = AtomicBool::new(false);
     let mut eyes = Eyes::new();
     let runner = Runner::start(spin);
-    // So that the names are known.
+    // Reads the names now, so that the looks below find them at once.
     let _ = eyes.look(&runner.thread.target());
     let holder = Thread::start(|| {
         // SAFETY: the callback touches nothing.

@@ -98,7 +98,8 @@ fn a_thread_copies_its_own_stack() {
     assert!(!stack.approximate && !stack.truncated, "{names:#?} {:?}", raw.notes);
 }
 
-/// In a scope the thread is in `in_the_scope`, else in `outside`. No copy may have the one with the other.
+/// Inside the scope the thread is in this function, and outside in `outside`. So a copy with a scope must have this
+/// function, and a copy without a scope must have `outside`.
 #[inline(never)]
 fn in_the_scope() {
     works(Duration::from_micros(20));

@@ -1,4 +1,4 @@
-//! The signal: that of others, late ones, and handlers that it meets.
+//! Tests of the signal: with signals of others, with late signals, and with the handlers of others.
 
 use crate::sync::{AtomicU64, AtomicUsize, Ordering};
 use std::mem;

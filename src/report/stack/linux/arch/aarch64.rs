@@ -6,7 +6,8 @@ use framehop::aarch64::PtrAuthMask;
 use super::super::super::copy::{Registers, StackCopy};
 use crate::scope::ReadMemory;
 
-/// Stands for a register that is not known. It cannot be read, so a frame that needs it fails.
+/// Stands for a register that is not known. There is no memory at this address, so unwinding a frame that needs the
+/// register fails.
 const UNKNOWN: u64 = 0x0000_ffff_ffff_fff0;
 
 /// Takes the signature off a return address: addresses of programs have 48 bits.
@@ -66,7 +67,8 @@ pub(in super::super) fn recover(
     let mut slots = slots.take_while(|&slot| stack.word(slot).is_some());
     slots.find_map(|slot| {
         let (outer, pc) = record(slot)?;
-        // The record that it points to must be one too, unless it is the outermost, or not copied.
+        // At `outer` there must be a record too. The exceptions: the frame pointer there is 0, so that record is the
+        // outermost one, or that part of the stack was not copied.
         let goes_on = stack.word(outer).is_none_or(|next| next == 0 || record(outer).is_some());
         let registers = UnwindRegsNative::new_with_ptr_auth_mask(mask(), pc, slot.wrapping_add(16), outer);
         goes_on.then_some(Found { registers, pc })
