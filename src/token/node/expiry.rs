@@ -61,7 +61,7 @@ impl Node {
         // The expired nodes that must end here. Of each tree of `visit_all` two suffice: the one with the earliest deadline, which
         // is the origin of the expiry, and the outermost one, from which the end propagates to all nodes beneath it.
         let mut expired: Vec<(u64, usize, Reverse<usize>, Arc<Node>)> = Vec::new();
-        let mut trees = 0;
+        let mut tree_begins = 0;
         let mut earliest = (usize::MAX, NEVER);
         self.visit_all(|tree, node| {
             if !node.has_expired(now) {
@@ -69,13 +69,13 @@ impl Node {
             }
             if earliest.0 != tree {
                 earliest = (tree, NEVER);
-                trees = expired.len();
+                tree_begins = expired.len();
             }
             if node.deadline <= earliest.1 {
                 earliest.1 = node.deadline;
-                expired.truncate(trees);
+                expired.truncate(tree_begins);
             } else {
-                expired.truncate(trees + 1);
+                expired.truncate(tree_begins + 1);
             }
             expired.push((node.deadline, tree, Reverse(expired.len()), Arc::clone(node)));
         });
