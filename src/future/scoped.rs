@@ -136,28 +136,16 @@ where
 
     #[cfg_attr(not(debug_assertions), inline(always))]
     fn poll_in(&mut self, scope: &Scope) {
-        #[cfg(feature = "report")]
-        if is_watched() && self.wakeup.is_report_due(scope) {
-            return self.poll_traced(scope);
-        }
         // The future is polled before its time is looked at, so a value that is ready wins over the deadline.
-        let output = match self.future.as_mut().as_pin_mut() {
-            Some(future) => future.poll(self.cx),
-            None => return,
+        let Some(future) = self.future.as_mut().as_pin_mut() else { return };
+        #[cfg(feature = "report")]
+        let output = if is_watched() && self.wakeup.is_report_due(scope) {
+            poll_traced(self.wakeup, scope, future, self.cx)
+        } else {
+            future.poll(self.cx)
         };
-        self.look_at(&Thread::current(), scope, output);
-    }
-
-    /// As [`poll_in`](Self::poll_in), for a future that is due for a report.
-    #[cfg(feature = "report")]
-    #[inline(never)]
-    fn poll_traced(&mut self, scope: &Scope) {
-        let Some(mut future) = self.future.as_mut().as_pin_mut() else { return };
-        let mut output = Poll::Pending;
-        self.wakeup.trace(scope, self.cx, &mut |cx| {
-            output = future.as_mut().poll(cx);
-            output.is_pending()
-        });
+        #[cfg(not(feature = "report"))]
+        let output = future.poll(self.cx);
         self.look_at(&Thread::current(), scope, output);
     }
 
@@ -197,6 +185,26 @@ where
     fn set(&mut self, poll: Poll<Result<T, E>>) {
         mem::forget(mem::replace(self.poll, poll));
     }
+}
+
+/// Polls a future that is due for a report.
+///
+/// No method of [`Call`]: that would take the address of the call, and so keep it out of registers in all polls.
+#[cfg(feature = "report")]
+#[cold]
+#[inline(never)]
+fn poll_traced<F: Future>(
+    wakeup: &mut TaskWakeup,
+    scope: &Scope,
+    mut future: Pin<&mut F>,
+    cx: &mut Context<'_>,
+) -> Poll<F::Output> {
+    let mut output = Poll::Pending;
+    wakeup.trace(scope, cx, &mut |cx| {
+        output = future.as_mut().poll(cx);
+        output.is_pending()
+    });
+    output
 }
 
 /// For a future whose time is up: pending while its hooks run. Then drops the future, and gives the error that was kept. The
