@@ -51,6 +51,41 @@ impl<F: Future> Scoped<F> {
     where
         E: From<TimeoutError>,
     {
+        #[cfg(feature = "report")]
+        if self.wakeup.is_report_due() {
+            return self.poll_traced(cx, done, leaving);
+        }
+        self.poll_as::<false, T, E>(cx, done, leaving)
+    }
+
+    /// As [`poll`](Self::poll), for a future that is due for a report. A copy of its own keeps the output of other polls in
+    /// registers.
+    #[cfg(feature = "report")]
+    #[cold]
+    #[inline(never)]
+    fn poll_traced<T, E>(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        done: impl Fn(F::Output) -> Result<T, E>,
+        leaving: impl FnOnce(&mut SuspendedScope),
+    ) -> Poll<Result<T, E>>
+    where
+        E: From<TimeoutError>,
+    {
+        self.poll_as::<true, T, E>(cx, done, leaving)
+    }
+
+    // Always inlined: otherwise a build without optimisations would need one more stack frame for each level of nested scopes.
+    #[inline(always)]
+    fn poll_as<const TRACED: bool, T, E>(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        done: impl Fn(F::Output) -> Result<T, E>,
+        leaving: impl FnOnce(&mut SuspendedScope),
+    ) -> Poll<Result<T, E>>
+    where
+        E: From<TimeoutError>,
+    {
         // The result is written here in place: if it were returned through the scope, it would be copied twice. A drop
         // would need the address of the result, and a value whose address is taken does not stay in registers. So this
         // is a `ManuallyDrop`. The result leaks if the drop of the future panics, and only then.
@@ -61,7 +96,7 @@ impl<F: Future> Scoped<F> {
         if call.is_to_be_polled(&thread, this.polled) {
             let mut frame = this.polled.frame(&thread);
             let entered = call.resume(&thread, this.polled, &mut frame);
-            let result = run_entered(&thread, &mut frame, entered, |scope| call.poll_in(scope));
+            let result = run_entered(&thread, &mut frame, entered, |scope| call.poll_in::<TRACED>(scope));
             call.suspend(this.polled, &mut frame, result);
         }
         if poll.is_ready() {
@@ -135,12 +170,13 @@ where
     }
 
     #[cfg_attr(not(debug_assertions), inline(always))]
-    fn poll_in(&mut self, scope: &Scope) {
+    fn poll_in<const TRACED: bool>(&mut self, scope: &Scope) {
         // The future is polled before its time is looked at, so a value that is ready wins over the deadline.
-        let Some(future) = self.future.as_mut().as_pin_mut() else { return };
+        #[cfg_attr(not(feature = "report"), expect(unused_mut))]
+        let Some(mut future) = self.future.as_mut().as_pin_mut() else { return };
         #[cfg(feature = "report")]
-        let output = if is_watched() && self.wakeup.is_report_due(scope) {
-            poll_traced(self.wakeup, scope, future, self.cx)
+        let output = if TRACED {
+            self.wakeup.traced(scope, self.cx, |cx| future.as_mut().poll(cx))
         } else {
             future.poll(self.cx)
         };
@@ -185,26 +221,6 @@ where
     fn set(&mut self, poll: Poll<Result<T, E>>) {
         mem::forget(mem::replace(self.poll, poll));
     }
-}
-
-/// Polls a future that is due for a report.
-///
-/// No method of [`Call`]: that would take the address of the call, and so keep it out of registers in all polls.
-#[cfg(feature = "report")]
-#[cold]
-#[inline(never)]
-fn poll_traced<F: Future>(
-    wakeup: &mut TaskWakeup,
-    scope: &Scope,
-    mut future: Pin<&mut F>,
-    cx: &mut Context<'_>,
-) -> Poll<F::Output> {
-    let mut output = Poll::Pending;
-    wakeup.trace(scope, cx, &mut |cx| {
-        output = future.as_mut().poll(cx);
-        output.is_pending()
-    });
-    output
 }
 
 /// For a future whose time is up: pending while its hooks run. Then drops the future, and gives the error that was kept. The

@@ -1,6 +1,8 @@
 //! Wakes a task when a scope around it is over.
 
 use std::sync::Arc;
+#[cfg(feature = "report")]
+use std::task::Poll;
 use std::task::{Context, Waker};
 
 use crate::error::TimeoutError;
@@ -8,7 +10,9 @@ use crate::scope::Scope;
 use crate::scope::await_over::{AwaitState, PATIENCE};
 use crate::scope::innermost;
 #[cfg(feature = "report")]
-use crate::scope::observe::{Polls, Told, first_look, is_first_due};
+use crate::scope::is_watched;
+#[cfg(feature = "report")]
+use crate::scope::observe::{Polls, Told, first_event, wake_up_for};
 #[cfg(feature = "report")]
 use crate::sync::traced_waker::untraced;
 use crate::test_env::TestEnv;
@@ -19,11 +23,14 @@ use crate::watchdog::{self, Timer};
 
 /// Wakes a task at a given time, and when a given node is over. A drop does not cancel the timer, so the owner must call
 /// [`clear`](TaskWakeup::clear) first.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct TaskWakeup {
     timer: Option<(u64, Timer)>,
     #[cfg(feature = "report")]
     polls: Polls,
+    /// When the future is due for a report, as far as the last poll knew; [`NEVER`] before the first poll.
+    #[cfg(feature = "report")]
+    report_at: u64,
     /// State that most futures do not need. It is boxed, so that a move of the future copies less.
     cold: Option<Box<ColdState>>,
 }
@@ -73,6 +80,20 @@ pub(super) fn task_waker<'a>(cx: &Context<'a>) -> &'a Waker {
     return untraced(cx.waker());
     #[cfg(not(feature = "report"))]
     cx.waker()
+}
+
+impl Default for TaskWakeup {
+    #[cfg_attr(not(debug_assertions), inline(always))]
+    fn default() -> Self {
+        Self {
+            timer: None,
+            #[cfg(feature = "report")]
+            polls: Polls::default(),
+            #[cfg(feature = "report")]
+            report_at: NEVER,
+            cold: None,
+        }
+    }
 }
 
 impl TaskWakeup {
@@ -228,11 +249,11 @@ impl TaskWakeup {
         self.cold.as_ref()?.told.as_ref()
     }
 
-    /// Whether the future is due for a report.
+    /// Whether the future may be due for a report. `false` while reports are off.
     #[cfg(feature = "report")]
     #[cfg_attr(not(debug_assertions), inline(always))]
-    pub(super) fn is_report_due(&self, scope: &Scope) -> bool {
-        self.told().map_or_else(|| is_first_due(scope), |told| told.is_due(scope))
+    pub(super) fn is_report_due(&self) -> bool {
+        self.report_at <= watchdog::global().reached()
     }
 
     /// Counts a poll while reports are on. Returns when the task must be woken for a report.
@@ -240,19 +261,30 @@ impl TaskWakeup {
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn count_poll(&mut self, thread: &Thread, scope: &Scope) -> u64 {
         self.polls.add(thread, scope);
-        self.told().map_or_else(|| first_look(scope), |told| told.next_look(scope))
+        let next = self.told().map_or_else(|| first_event(scope), |told| told.next(scope));
+        self.report_at = next.0;
+        wake_up_for(next)
     }
 
-    /// Polls a future that is due for a report. `poll` returns whether the future is still pending.
+    /// Polls a future, and traces the poll if the future is due for a report.
     #[cfg(feature = "report")]
-    pub(super) fn trace(
+    pub(super) fn traced<T>(
         &mut self,
         scope: &Scope,
         cx: &mut Context<'_>,
-        poll: &mut dyn FnMut(&mut Context<'_>) -> bool,
-    ) {
+        mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>,
+    ) -> Poll<T> {
+        // `report_at` is from the last poll. Meanwhile the policy may have changed, and the scopes around.
         let told = self.cold.get_or_insert_default().told.get_or_insert_default();
-        told.trace(scope, &self.polls, cx, poll);
+        if !is_watched() || told.next(scope).0 > watchdog::global().reached() {
+            return poll(cx);
+        }
+        let mut output = Poll::Pending;
+        told.trace(scope, &self.polls, cx, &mut |cx| {
+            output = poll(cx);
+            output.is_pending()
+        });
+        output
     }
 
     pub(super) fn keep_error(&mut self, error: TimeoutError) {

@@ -97,28 +97,16 @@ pub(crate) struct Told {
 
 /// When a scope about whose future nothing was reported is due for a report, and for which.
 #[cfg_attr(not(debug_assertions), inline(always))]
-fn first_event(scope: &Scope) -> (u64, Event) {
+pub(crate) fn first_event(scope: &Scope) -> (u64, Event) {
     let (own, slow) = (scope.own(), scope.entered_at() + scope.warn_after());
     if slow < own { (slow, Event::Slow) } else { (own, Event::Expired) }
 }
 
 /// When the task must be woken for a report at `at`; [`NEVER`] if the scope wakes it in time, or if there is no report.
 #[cfg_attr(not(debug_assertions), inline(always))]
-fn look_at((at, event): (u64, Event)) -> u64 {
+pub(crate) fn wake_up_for((at, event): (u64, Event)) -> u64 {
     // The scope itself wakes the task at its deadline.
     if matches!(event, Event::Expired) || at >= watchdog::NO_WARNING { NEVER } else { at }
-}
-
-/// When the task of a future about which nothing was reported must be woken for a report.
-#[cfg_attr(not(debug_assertions), inline(always))]
-pub(crate) fn first_look(scope: &Scope) -> u64 {
-    look_at(first_event(scope))
-}
-
-/// Whether a future about which nothing was reported is due for a report.
-#[cfg_attr(not(debug_assertions), inline(always))]
-pub(crate) fn is_first_due(scope: &Scope) -> bool {
-    first_event(scope).0 <= watchdog::global().reached()
 }
 
 impl Told {
@@ -128,7 +116,7 @@ impl Told {
 
     /// When the scope is due for the next report, and for which. Not kept from poll to poll: the policy may change, and the scope
     /// may be outermost in one poll and not in the next.
-    fn next(&self, scope: &Scope) -> (u64, Event) {
+    pub(crate) fn next(&self, scope: &Scope) -> (u64, Event) {
         let first = first_event(scope);
         if !self.was_told(first.1) {
             return first;
@@ -143,15 +131,6 @@ impl Told {
         let policy = OBSERVER.get().map_or(NEVER, |observer| observer.overdue_after());
         let overdue = scope.extras().map_or(NEVER, |extras| extras.readable.overdue_after);
         (own.saturating_add(if overdue == NEVER { policy } else { overdue }), Event::Overdue)
-    }
-
-    /// When the task must be woken for the next report.
-    pub(crate) fn next_look(&self, scope: &Scope) -> u64 {
-        look_at(self.next(scope))
-    }
-
-    pub(crate) fn is_due(&self, scope: &Scope) -> bool {
-        self.next(scope).0 <= watchdog::global().reached()
     }
 
     /// Polls a future that is due for a report. `poll` returns whether the future is still pending.
