@@ -186,7 +186,7 @@ where
     }
 }
 
-/// The future of [`timeout_value`]. Once it is done it stays pending.
+/// The future of [`timeout_value`]. If it is polled again after it is done, it is pending.
 #[must_use = "futures do nothing unless polled"]
 #[pin_project]
 #[derive(Debug)]

@@ -168,11 +168,11 @@ impl TaskWakeup {
     }
 
     /// Wakes the task at `own`, if that is earlier than `around`, the effective deadline of `scope`. Also wakes the
-    /// task when `scope` is over. If the same task polls `scope`, the future of `scope` does that. `false` if `scope`
+    /// task when `scope` is over. (If the same task polls `scope`, the future of `scope` wakes it.) `false` if `scope`
     /// is already over.
     ///
-    /// A clone or a drop of a waker runs foreign code. So the caller must have an open scope inside `scope`, so that
-    /// `scope` stays open.
+    /// A clone or a drop of a waker runs foreign code, which must not leave `scope`. So the caller must have an open
+    /// scope inside `scope`.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn wake_with(&mut self, scope: Option<&Scope>, around: u64, own: u64, waker: &Waker) -> bool {
         let covered = scope.is_some_and(|scope| scope.is_polled_with(waker));

@@ -220,7 +220,7 @@ impl Installed {
         }
     }
 
-    /// How long after its expiry a scope that is still open is stuck.
+    /// How long after its expiry a scope that is still open counts as stuck.
     pub(super) fn stuck_after(&self) -> Option<Duration> {
         self.stuck.as_ref().map(|(after, _)| *after)
     }

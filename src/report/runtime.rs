@@ -379,7 +379,8 @@ fn end_of_poll(stack: &Stack, has_one_thread: bool) -> Option<usize> {
     {
         return None;
     }
-    // On one thread the scheduler polls the future of `block_on` itself. Otherwise only tasks are polled.
+    // In a runtime with one thread, the scheduler polls the future of `block_on` itself. In other runtimes the workers
+    // poll only tasks.
     let is_poll = |function: &str| of_tokio(function) && function.contains("runtime::task::");
     let has_own = frames[..end].iter().any(|frame| !frame.foreign);
     ((has_one_thread && has_own) || inside.any(is_poll)).then_some(end)

@@ -282,7 +282,8 @@ impl Watched {
             self.next = self.next.min(now + MOST_INTERVAL);
         }
         self.look_again_for_ends(now);
-        // All reports of a scope count from the same look. So `before` stays while a scope is being reported.
+        // All reports of a scope compare the thread's times with the same earlier look. So `before` stays while a scope
+        // is being reported.
         if self.reported.is_empty() && self.next != NEVER {
             self.before = self.target().times().map(|times| (now, times));
         }

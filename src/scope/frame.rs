@@ -287,12 +287,12 @@ impl Scope {
         unsafe { self.extras.as_ref() }
     }
 
-    /// The next scope outwards, if that scope counts inside this one.
+    /// The next scope outwards, if its end applies in this scope.
     pub(crate) fn visible_outer(&self) -> Option<&Scope> {
         if self.kind.is_boundary() { None } else { self.outer() }
     }
 
-    /// This scope and the scopes around it that count inside it, innermost first.
+    /// This scope and the scopes around it whose ends apply in this scope, innermost first.
     pub(crate) fn visible(&self) -> impl Iterator<Item = &Scope> {
         std::iter::successors(Some(self), |scope| scope.visible_outer())
     }

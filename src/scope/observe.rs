@@ -102,14 +102,15 @@ fn first_event(scope: &Scope) -> (u64, Event) {
     if slow < own { (slow, Event::Slow) } else { (own, Event::Expired) }
 }
 
-/// When the task must be woken for a report at `at`; [`NEVER`] if the scope wakes it in time, or if there is no report.
+/// When the task must be woken for a report that is due at `at`. [`NEVER`] if there is no such report, or if the scope
+/// wakes the task at that time anyway.
 #[cfg_attr(not(debug_assertions), inline(always))]
 fn look_at((at, event): (u64, Event)) -> u64 {
     // The scope itself wakes the task at its deadline.
     if matches!(event, Event::Expired) || at >= watchdog::NO_WARNING { NEVER } else { at }
 }
 
-/// When the task of a future about which nothing was reported must be woken for a report.
+/// When the task of a future must be woken for the first report about the future.
 #[cfg_attr(not(debug_assertions), inline(always))]
 pub(crate) fn first_look(scope: &Scope) -> u64 {
     look_at(first_event(scope))

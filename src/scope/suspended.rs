@@ -326,9 +326,9 @@ impl ColdState {
         Box::new(Self { env, limit, extras, spec, id: None, node: None, spending: None, under })
     }
 
-    /// Whether the scopes around this one in this poll have another clock. If such a scope is over, this scope is over
-    /// too, but the deadline of such a scope does not count here. Its end reaches this scope through nodes, so this
-    /// function makes the nodes.
+    /// Whether the scopes around this one in this poll have another clock. Their deadlines cannot be compared with
+    /// times on the clock of this scope. But if one of them is over, this scope is over too. Their ends reach this
+    /// scope through nodes, so this function makes the nodes.
     fn crosses_clocks(&self, thread: &Thread) -> bool {
         let crosses = !self.env.shares_clock(&TestEnv::current());
         if crosses {

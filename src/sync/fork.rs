@@ -129,7 +129,7 @@ impl Process {
 pub(crate) struct PerProcess<T> {
     value: T,
     make: fn() -> T,
-    /// The value of the next generation.
+    /// The value for the children of this process: the next generation.
     next: SetOnce<Self>,
 }
 

@@ -211,8 +211,8 @@ impl Timers {
         self.lower(earliest);
     }
 
-    /// Takes out wakers that are due, with their deadlines, in the order of the deadlines. The flag says whether no other timer
-    /// is due.
+    /// Takes out wakers that are due, with their deadlines, in the order of the deadlines. The flag is `true` if no
+    /// other timer is due.
     pub(crate) fn take_due(&self, now: u64) -> (Vec<(u64, Waker)>, bool) {
         let mut due = Vec::new();
         let mut take = |index: u32, ticket: Ticket| {

@@ -11,7 +11,8 @@ const LEAST: usize = 64 << 10;
 /// How many bytes of a stack are copied at most.
 pub(super) const MOST: usize = 256 << 10;
 
-/// How many bytes are copied beyond the frame of the outermost scope: enough for the function that opened the scope.
+/// How many bytes are copied above the outermost scope's `Scope`, which is a local of the function that opened the
+/// scope. Enough for the rest of that function's frame.
 const BEYOND: u64 = 16 << 10;
 
 /// How many bytes below the stack pointer a function may use, on `x86_64`.

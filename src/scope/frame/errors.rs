@@ -104,7 +104,7 @@ impl Scope {
         error
     }
 
-    /// Remembers an error, for the `run_or_else` of the scope that the error names.
+    /// Keeps an error for the `run_or_else` of the scope that the error names.
     fn mark_raised(&self, error: &TimeoutError) {
         let named = self.visible().find(|scope| scope.id.get() == error.scope().get());
         if let Some(extras) = named.and_then(Scope::extras) {

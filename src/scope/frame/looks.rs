@@ -38,12 +38,12 @@ impl Scope {
         }
     }
 
-    /// While reports are on, arms the deadline of this scope, which is being entered, and the first look at it. Returns whether
-    /// reports are on. The deadline of a poll is armed even if there is a timer for it: the watchdog must notice a poll that is
-    /// stuck.
+    /// While reports are on: arms this scope's deadline, and a first look at this scope. Called while the scope is
+    /// being entered. Returns whether reports are on. The deadline of a poll is armed even if there is a timer for it,
+    /// because the watchdog must notice a poll that is stuck.
     ///
-    /// The first look comes when half of the scope's time has passed. It notes how much the thread has run, so that the report
-    /// can tell code that takes long from a thread that gets no processor.
+    /// The first look comes when half of the scope's time has passed. It notes how much the thread has run, so that the
+    /// report can tell code that takes long from a thread that gets no processor.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn arm_if_watched(&mut self, thread: &Thread, effective: u64) -> bool {
         if !is_watched() {

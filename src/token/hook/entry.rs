@@ -161,7 +161,7 @@ impl Entry {
         matches!(self.policy.repeat, Repeat::Once | Repeat::Default)
     }
 
-    /// Starts the timers of the hooks that it escalates to, once.
+    /// Starts the timers of the hooks that this entry escalates to, once.
     fn escalate_later(self: &Arc<Self>) {
         // Relaxed: nothing but this flag decides who is first.
         if !self.escalates.swap(true, Ordering::Relaxed) {

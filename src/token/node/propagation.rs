@@ -51,7 +51,8 @@ impl Node {
     /// `even_if_over` is not set.
     pub(super) fn end_by(&self, end: Termination, even_if_over: bool) -> bool {
         let Some(mut state) = self.state.lock() else {
-            // A fork has lost the lock: only the flag is set, and the end propagates to no other node.
+            // The thread that held the lock was lost in a fork. So only the flag is set, and the end propagates to no
+            // other node.
             return !self.over.swap(true, Ordering::AcqRel);
         };
         // `even_if_over`: a node that is over because of its parent may still end by itself, since it may leave the parent.

@@ -39,7 +39,7 @@ pub(super) struct Group {
     /// The group's place among the groups.
     number: u32,
     free: AtomicU32,
-    /// Which records are in the nursery.
+    /// Which records are in the nursery (see `timers.rs`): one bit for each record.
     listed: AtomicU32,
     made_in: Process,
     /// The next group of the list that begins at `Records::first` (invariant 5).
