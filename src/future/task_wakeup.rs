@@ -111,7 +111,7 @@ impl TaskWakeup {
         }
     }
 
-    /// Whether the present timer is for `deadline` and now wakes `waker`. If not, the timer is cancelled.
+    /// If the present timer is for `deadline`, makes it wake `waker`, and returns `true`. Otherwise cancels the timer.
     #[inline(never)]
     fn keeps_timer(&mut self, deadline: u64, waker: &Waker) -> bool {
         let Some((before, timer)) = self.timer else { return false };
@@ -186,8 +186,8 @@ impl TaskWakeup {
         self.wake_at(deadline, waker);
         match scope.filter(|_| !covered) {
             None => self.cold.is_none() || self.wake_by(None, waker),
-            // Another task polls the scope, or none, so the scope's node must wake this task. The node is made if there is none:
-            // a token that is made later may cancel the scope.
+            // The scope is polled by another task, or by none. So the scope's node must wake this task. The node is
+            // made if there is none, because a token that is made later may cancel the scope.
             Some(scope) => self.wake_by(Some(scope.node()), waker),
         }
     }
@@ -266,7 +266,7 @@ impl TaskWakeup {
 }
 
 impl TaskWakeup {
-    /// Cancels the timer, waits for no node any more, and drops all other state.
+    /// Cancels the timer, stops waiting for a node, and drops all other state.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn clear(&mut self) {
         if self.timer.is_some() | self.cold.is_some() {

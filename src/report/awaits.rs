@@ -41,7 +41,7 @@ pub(crate) struct AwaitCopies {
 enum Taken {
     /// A copy. `poll`: an address in the frame of the traced poll.
     Copy { copy: Box<StackCopy>, poll: u64 },
-    /// Where no copy can be had.
+    /// Taken by std, where no copy can be had.
     ByStd(OwnStack),
 }
 
@@ -54,7 +54,7 @@ pub(crate) struct Awaits {
     pub(crate) notes: Vec<String>,
 }
 
-/// Polls, and takes a stack at each clone and each wake of the waker. A clone is one of the task's own waker, so
+/// Polls, and takes a stack at each clone and each wake of the waker. Each clone is a clone of the task's own waker, so
 /// nothing that is made here outlives the poll.
 #[inline(never)] // stacks end at its name
 pub(crate) fn traced_poll<R>(waker: &Waker, poll: &mut dyn FnMut(&mut Context<'_>) -> R) -> (R, AwaitCopies) {

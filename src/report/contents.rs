@@ -70,8 +70,9 @@ pub struct Report {
     /// The scope that the report is about.
     #[serde(serialize_with = "json::scope")]
     pub scope: ScopeInfo,
-    /// The scopes that were open on the thread, innermost first: scopes within `scope`, `scope` itself, and scopes around it. For a
-    /// future between two polls: `scope`, and the scopes around it whose limits apply in it.
+    /// The scopes that were open on the thread, innermost first: scopes within `scope`, `scope` itself, and scopes
+    /// around it. If there were very many, the outermost are missing, and `notes` say so. For a future between two
+    /// polls: `scope`, and the scopes around it whose limits apply in it.
     #[serde(serialize_with = "json::scopes")]
     pub chain: Vec<ScopeInfo>,
     /// When the scope was entered.
@@ -134,7 +135,7 @@ pub struct Thread {
     /// that is not known.
     #[serde(serialize_with = "json::maybe_seconds")]
     pub waited_for_cpu: Option<Duration>,
-    /// How long before the report an earlier look at the thread was. `None` if there was no earlier look. The first
+    /// The time between an earlier look at the thread and the report. `None` if there was no earlier look. The first
     /// look comes after half of the scope's limit or `warn_after`, whichever is shorter.
     #[serde(serialize_with = "json::maybe_seconds")]
     pub observed: Option<Duration>,

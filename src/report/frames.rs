@@ -8,7 +8,7 @@ use crate::error::OneLine;
 /// The places of the functions form a column, which begins here at most.
 const WIDEST: usize = 64;
 
-/// So many lines, or more, are folded into one line.
+/// A run of this many foreign frames, or more, is folded into one line.
 const FOLD: usize = 2;
 
 /// One line for each frame, and one for each run of foreign frames.

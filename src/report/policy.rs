@@ -81,7 +81,7 @@ impl Policy {
         }
     }
 
-    /// Reports each outermost scope that is open for so long and has no
+    /// Reports each outermost scope that has been open for the time `after`, unless the scope has a
     /// [`warn_after`](crate::Timebox::warn_after) of its own.
     ///
     /// Without this, only scopes with a `warn_after` of their own are reported before their limit.
@@ -133,7 +133,7 @@ impl Policy {
         self
     }
 
-    /// Writes nothing for so long after the installation: a program that warms up is slow.
+    /// Writes nothing during this time after the installation, since a program that warms up is slow.
     pub fn quiet_for(mut self, time: Duration) -> Self {
         self.quiet_for = time;
         self

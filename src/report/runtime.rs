@@ -35,8 +35,8 @@ use crate::sync::{AtomicBool, Mutex, Ordering, lock};
 use crate::thread;
 use crate::time::{clock, nanos};
 
-/// How many looks at the workers fit into the duration. The interval between two looks is kept within the bounds below,
-/// in nanoseconds.
+/// How many times the workers are looked at during `Watch::duration`, the time after which a poll counts as stuck. The
+/// interval between two looks is kept within the bounds below, in nanoseconds.
 const LOOKS: u64 = 4;
 const LEAST_INTERVAL: u64 = 1_000_000;
 const MOST_INTERVAL: u64 = 1_000_000_000;
@@ -137,7 +137,7 @@ struct Worker {
     busy: Duration,
     /// Since when it stands still.
     since: u64,
-    /// Whether the times of the threads were read since then.
+    /// Whether the times of the threads have been read since the worker stands still.
     is_suspect: bool,
     /// When its thread is to be looked for. [`u64::MAX`] if it was found.
     search_at: u64,

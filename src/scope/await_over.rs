@@ -124,7 +124,7 @@ impl AwaitState {
     }
 }
 
-/// Of so many awaits of a thread that need not wait, one takes a break.
+/// If an await could end at once, it counts here. One of this many such awaits of a thread takes a break.
 #[cfg(not(timebox_loom))]
 const AT_ONCE: u32 = 128;
 

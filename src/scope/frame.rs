@@ -85,8 +85,8 @@ pub struct Scope {
     // In a plain scope all fields below are zero, so that one wide store writes them.
     /// The scope's identity; 0 until somebody asks for it.
     id: Cell<u64>,
-    /// The node, if there is one. It is taken out before the frame is gone: leaving a block does that, and for a
-    /// future, `SuspendedScope::suspend`.
+    /// The node, if there is one. The node is taken out before the frame is gone: for a block, by the code that leaves
+    /// the block; for a future, by `SuspendedScope::suspend`.
     node: ManuallyDrop<OnceCell<Arc<Node>>>,
     extras: *const Extras,
     kind: Kind,
@@ -323,7 +323,7 @@ impl Scope {
         })
     }
 
-    /// The effective deadline of the scopes around this one that count inside it.
+    /// The effective deadline of the scopes around this one whose ends apply in this scope.
     #[inline]
     pub(crate) fn around(&self) -> u64 {
         if self.kind.is_boundary() { NEVER } else { self.outer_deadline }

@@ -95,7 +95,7 @@ pub(crate) struct Told {
     ending: Option<Arc<dyn Ending>>,
 }
 
-/// When a scope about whose future nothing was reported is due for a report, and for which.
+/// When the first report about the future of a scope is due, and about which event.
 #[cfg_attr(not(debug_assertions), inline(always))]
 fn first_event(scope: &Scope) -> (u64, Event) {
     let (own, slow) = (scope.own(), scope.entered_at() + scope.warn_after());
@@ -116,7 +116,7 @@ pub(crate) fn first_look(scope: &Scope) -> u64 {
     look_at(first_event(scope))
 }
 
-/// Whether a future about which nothing was reported is due for a report.
+/// Whether the first report about the future of a scope is due.
 #[cfg_attr(not(debug_assertions), inline(always))]
 pub(crate) fn is_first_due(scope: &Scope) -> bool {
     first_event(scope).0 <= watchdog::global().reached()

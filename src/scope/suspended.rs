@@ -411,12 +411,14 @@ impl ColdState {
             && let Some(node) = &self.node
         {
             if dropping {
-                // During the drop, the scopes around it count too. They do not become parents of this scope's node: otherwise
-                // they could end tokens of this scope that survive the drop. But they get nodes here, because this frame has
-                // one (`frame.rs`, invariant 3).
+                // During the drop, the ends of the scopes around the drop apply in this scope too. These scopes do not
+                // become parents of this scope's node: otherwise they could end tokens of this scope that survive the
+                // drop. But they get nodes here, because this frame gets one (`frame.rs`, invariant 3).
                 let _ = innermost(thread, |scope| scope.map(Scope::node).map(Arc::as_ptr));
-                // If a scope around the drop is over and this scope is not, the frame gets no node. So the checks in
-                // the drop go on reading the flag of the scopes around.
+                // If this frame had a node, the checks in the drop would read the flag of that node. The flag does not
+                // show the end of the scopes around the drop, since they are not the node's parents. So if such a scope
+                // is over and this scope is not, the frame gets no node, and the checks go on reading the flag of the
+                // scopes around.
                 if thread.is_flagged() && !node.is_over() {
                     return effective;
                 }

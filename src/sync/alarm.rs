@@ -105,7 +105,7 @@ impl Alarm {
         retired
     }
 
-    /// Records that no thread runs.
+    /// Records that no thread runs, whether or not there was a ring.
     pub(crate) fn forget(&self) {
         self.word.fetch_and(!(RUNNING | STARTING), Ordering::AcqRel);
         #[cfg(timebox_loom)]

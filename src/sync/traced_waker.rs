@@ -12,7 +12,8 @@ use std::mem::ManuallyDrop;
 use std::ptr;
 use std::task::{Context, RawWaker, RawWakerVTable, Waker};
 
-/// Is told of clones and wakes. It may be called on any thread, since a poll may lend its `&Waker` to other threads.
+/// Called when a traced waker is cloned or woken. It may be called on any thread, since a poll may lend its `&Waker` to
+/// other threads.
 type Listener<'a> = dyn Fn() + Sync + 'a;
 
 struct Traced<'a> {

@@ -44,8 +44,8 @@ const STALE: usize = 1024;
 const BATCH: usize = 64;
 
 pub(crate) struct Timers {
-    /// No timer is due before this time (invariant 4). Arming a timer lowers this time. The watchdog resets it when it
-    /// has come.
+    /// No timer is due before this time (invariant 4). Arming a timer lowers this time. When this time has come, the
+    /// watchdog resets it.
     earliest: CachePadded<AtomicU64>,
     nursery: [AtomicU32; NURSERY],
     listed: AtomicU32,

@@ -82,8 +82,8 @@ impl Scope {
             thread.now.set(now);
             at = now + STUCK_POLL;
         }
-        // The look of a scope around this one may come first. It is not armed again when this scope is left, since the observer
-        // finds the time of its next look by itself.
+        // A look at a scope around this one may be due earlier. Then that time stays armed. When this scope is left,
+        // the look at the outer scope is not armed again, since the observer finds the time of its next look by itself.
         let armed = thread.slot().look();
         if !self.outer.is_null() && armed > self.entered {
             at = at.min(armed);

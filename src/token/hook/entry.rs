@@ -193,9 +193,9 @@ impl Entry {
         !mutant!(NoRetire) && self.retired.load(Ordering::Relaxed)
     }
 
-    /// The future leaves the scope: this entry begins no run any more, even if the watchdog or a runner is about to start one.
-    /// With `wait`, no run of this entry is in progress when this returns. The hook may still run for [another](Self::again)
-    /// entry.
+    /// The future leaves the scope: this entry begins no run any more, even if another thread is about to begin one.
+    /// With `wait`, no run of this entry is in progress when this returns. The hook may still run for
+    /// [another](Self::again) entry.
     pub(crate) fn retire(&self, wait: bool) {
         wake(self.callback.hold_back(wait, || self.retired.store(true, Ordering::Relaxed)));
         self.cancel_timers();

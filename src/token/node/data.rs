@@ -292,6 +292,6 @@ impl fmt::Debug for Node {
     }
 }
 
-// An `Arc` adds two counts: 120 bytes. See `State`.
+// With the two counts of its `Arc`, a node has 120 bytes. See `State`.
 #[cfg(all(target_os = "linux", target_pointer_width = "64", not(any(timebox_loom, feature = "testing"))))]
 const _: () = assert!(size_of::<Node>() <= 104 && size_of::<ScopeState>() <= 120);

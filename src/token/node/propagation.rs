@@ -240,7 +240,7 @@ impl Node {
     pub(super) fn end_through_link(&self, other: &Node, origin: Option<&Arc<Origin>>) -> Termination {
         match origin {
             Some(origin) => Termination::through_link(&on_clock(origin, &other.env, &self.env)),
-            // A fork has lost the origin.
+            // A fork has lost the origin, so a cancel is assumed.
             None => Termination::new(Cause::Cancelled, self.env.reading(clock::now())),
         }
     }

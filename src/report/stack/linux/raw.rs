@@ -27,7 +27,7 @@ pub(crate) struct RawStack {
     pub(super) gap: Option<usize>,
     /// How many frames were found by searching.
     pub(super) scanned: usize,
-    /// The modules at that time.
+    /// The modules as they were when the stack was unwound.
     pub(super) modules: Arc<Modules>,
 }
 
