@@ -212,7 +212,8 @@ impl TaskWakeup {
         }
     }
 
-    /// For an await that stays pending in a scope that is over: wakes the task at `until`, and for no node any more.
+    /// For an await that stays pending in a scope that is over: wakes the task at `until`, and no longer when a node is
+    /// over.
     pub(super) fn stay(&mut self, env: &TestEnv, until: u64, waker: &Waker) {
         self.wake_by(None, waker);
         self.wake_at_on(env, until, waker);

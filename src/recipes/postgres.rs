@@ -283,7 +283,7 @@ pub fn notice_silence(socket: &TcpStream, after: Duration) -> io::Result<()> {
     socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(idle).with_interval(between))
 }
 
-/// The same for a connection of the `postgres` crate, which hides its socket.
+/// Like [`notice_silence`], for a connection of the `postgres` crate, which hides its socket.
 pub fn notice_silence_of(config: &mut postgres::Config, after: Duration) {
     let [idle, between] = probes(after);
     config.tcp_user_timeout(after).keepalives_idle(idle).keepalives_interval(between);

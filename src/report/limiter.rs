@@ -83,7 +83,8 @@ impl Limiter {
         Some(left_out)
     }
 
-    /// Whether the end of a scope is to be written: if a report of the scope was written, and for the first call only.
+    /// Whether the end of a scope is to be written. That is so if a report of the scope was written. `true` only once
+    /// for each scope.
     pub(super) fn admit_end(&mut self, scope: u64) -> bool {
         let at = self.scopes.iter().rposition(|&written| written == scope);
         at.and_then(|at| self.scopes.remove(at)).is_some()

@@ -126,7 +126,7 @@ impl Reporter {
             Err(payload) => {
                 drop_quietly(payload);
                 losses::count_one();
-                // The panic may have left them in any state.
+                // The panic may have left `tools` in any state.
                 *tools = Tools::new();
                 return;
             }

@@ -143,7 +143,7 @@ struct Worker {
     search_at: u64,
 }
 
-/// Its drop ends the watch. A task of the runtime owns it, so the watch ends with the runtime.
+/// Ends the watch when dropped. A task of the runtime owns this value, so the watch ends with the runtime.
 struct EndsWith(Arc<Watch>);
 
 impl Drop for EndsWith {
@@ -196,7 +196,8 @@ impl Watch {
         if state.is_over {
             return;
         }
-        // If this look is late, the process was stopped or got no processor, and so were the workers.
+        // If this look is late, the process was stopped or got no processor. Then the workers stood still for that
+        // reason.
         let is_late = now.saturating_sub(state.next) > self.interval();
         let (mut is_suspect, mut missing) = (false, Vec::new());
         for (index, worker) in state.workers.iter_mut().enumerate() {
@@ -277,7 +278,7 @@ impl Watch {
         Some(first)
     }
 
-    /// Since when the worker stands still, if it does so still.
+    /// Since when the worker stands still. `None` if it has moved on meanwhile.
     fn still_since(&self, index: usize) -> Option<u64> {
         let worker = lock(&self.state).workers[index];
         let parks = self.metrics.worker_park_unpark_count(index);

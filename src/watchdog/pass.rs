@@ -45,7 +45,8 @@ impl Watchdog {
         self.deputy.start(|| self.stand_by());
     }
 
-    /// The life of a thread from the moment it is the watchdog. With `takes_over`, the thread was the deputy before.
+    /// What a thread does from the moment when it becomes the watchdog. With `takes_over`, the thread was the deputy
+    /// before.
     pub(super) fn serve(&'static self, mut takes_over: bool) {
         os::set_timer_slack(1);
         loop {

@@ -49,7 +49,8 @@ impl Slot {
         self.0.0.deadline.load(Ordering::Relaxed)
     }
 
-    /// For the thread that has the slot. It arms by `Watchdog::arm`, and sets "never" before it gives the slot back.
+    /// Stores the deadline that the thread arms. Only the thread that has the slot calls this: in `Watchdog::arm`, and
+    /// with "never" before it gives the slot back.
     #[inline]
     pub(crate) fn set(&self, deadline: u64) {
         // Relaxed: the fence of `Watchdog::arm` follows.

@@ -51,7 +51,8 @@ impl Scope {
         }
         let is_plain = self.extras.is_null() && self.kind == Kind::Block;
         if is_plain && self.outer.is_null() {
-            // Cannot overflow: see `NO_WARNING`. Not after the deadline, which is the scope's own.
+            // Cannot overflow: see `NO_WARNING`. The look is not after the deadline, since `effective` is the scope's
+            // own deadline.
             let look = self.entered + watchdog::global().warn_after().min(self.asked) / 2;
             thread.arm_with_look(effective, look);
         } else {
