@@ -108,8 +108,8 @@ impl Chain {
         let Place { index, mut entered, now, shared } = place;
         #[cfg(feature = "report")]
         let at_entry = entered;
-        // If the scope is over because a token that it is linked to expired, the error shows the limit of that token, and the
-        // token's label if there is one.
+        // If the scope is over because a linked token expired, the error shows the token's limit, and the token's label
+        // if there is one.
         let expired = end.origin.filter(|_| end.cause != Cause::Cancelled);
         let shown = expired.map(|origin| {
             let scope = &scopes[index];

@@ -125,8 +125,8 @@ impl TimeoutError {
         self.named().id
     }
 
-    /// The label of the scope that is over. If the scope is over because a token expired that was given with
-    /// [`cancel_on`](crate::Timebox::cancel_on): the label of the token's scope, if that scope has a label.
+    /// The label of the scope that is over. If a token given with [`cancel_on`](crate::Timebox::cancel_on) expired and
+    /// so ended the scope: the label of the token's scope, if that scope has a label.
     pub fn label(&self) -> Option<&str> {
         self.named().label()
     }

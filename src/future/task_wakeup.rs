@@ -65,8 +65,8 @@ pub(super) fn rely_on(node: &Arc<Node>, waker: &Waker) {
     }
 }
 
-/// The waker of the task, without the tracing of a traced poll: that poll must not be told of the clone that a scope
-/// keeps for its own deadline.
+/// The waker of the task itself, even in a traced poll: the trace must not count the clone that a scope keeps for its
+/// own deadline.
 #[cfg_attr(not(debug_assertions), inline(always))]
 pub(super) fn task_waker<'a>(cx: &Context<'a>) -> &'a Waker {
     #[cfg(feature = "report")]

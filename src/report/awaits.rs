@@ -1,13 +1,14 @@
 //! Where a pending future waits.
 //!
-//! A pending future is on no thread, so there is no stack that could be taken. But each leaf of it (a timer, a socket, a lock, a
-//! channel) has cloned the waker, during a poll, for whoever will wake the task. So one poll is made with a waker that takes
-//! the stack when it is cloned. The stack has the whole chain of async functions down to the leaf, and there is one for
-//! each branch of a `join!` or `select!`.
+//! A pending future is on no thread, so there is no stack that could be taken. But each leaf of it (a timer, a socket,
+//! a lock, a channel) has cloned the waker, during a poll, for whoever will wake the task. So one poll is made with a
+//! waker that takes the stack when it is cloned. The stack has the whole chain of async functions down to the leaf, and
+//! each branch of a `join!` or `select!` gives a stack of its own.
 //!
 //! There are limits. A leaf that keeps the waker of an earlier poll, and does not compare it with the new one, clones
 //! nothing: so the leaf is not seen. The children of a `FuturesUnordered` have wakers of their own, and the children of
-//! a `JoinSet` are tasks of their own. So of such a set, only the place is seen at which it waits for its children.
+//! a `JoinSet` are tasks of their own. So for such a set, the stack shows only the place where the set waits for its
+//! children.
 
 use std::mem;
 use std::ptr;

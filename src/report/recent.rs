@@ -11,7 +11,8 @@ use crate::sync::{Mutex, lock};
 /// How many reports are kept.
 const MOST: usize = 64;
 
-/// What a scope is known by from outside, even if it has no identity: where and when it was opened.
+/// What identifies a scope from outside its thread, even if nobody has asked for its `ScopeId`: where and when it was
+/// opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct ScopeKey {
     /// The address of the `Location` at which it was opened.

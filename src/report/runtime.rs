@@ -8,8 +8,8 @@
 //! the user gave. The search comes after the whole duration:
 //!
 //! 1. A thread that has not run since the first look is stuck, and is reported.
-//! 2. A thread that has run may have made many polls. It is reported only if no more threads are in a poll than workers
-//!    stand still.
+//! 2. A thread that has run may have made many polls. It is reported only if the threads in a poll are not more than
+//!    the workers that stand still.
 //! 3. A thread that mostly waited for a processor is not reported, unless it has used as much processor time as the
 //!    duration. But it counts for rule 2, since its worker stands still too.
 //!

@@ -75,8 +75,8 @@ pub struct Scope {
     outer: *const Scope,
     /// The effective deadline of the thread outside this scope.
     outer_deadline: u64,
-    /// The time from the entry to the scope's own deadline; [`NEVER`] if it has none, so that only the scopes around it
-    /// count.
+    /// The time from the entry to the scope's own deadline. [`NEVER`] if the scope has none: then only the scopes
+    /// around it limit it.
     asked: u64,
     /// When the scope was entered. If an outer deadline comes before the scope's own deadline, this may be an older clock
     /// reading, so that the entry reads no clock. `TimeoutError::elapsed` may then be a little too long.
@@ -256,7 +256,7 @@ pub(crate) fn innermost<R>(thread: &Thread, f: impl FnOnce(Option<&Scope>) -> R)
     f(bounding(unsafe { scope.as_ref() }))
 }
 
-/// This scope or the next one outwards whose frame is not only for reports.
+/// The nearest scope, from this one outwards, whose frame is not there for reports only.
 #[cfg_attr(not(debug_assertions), inline(always))]
 fn bounding(scope: Option<&Scope>) -> Option<&Scope> {
     #[cfg(feature = "report")]

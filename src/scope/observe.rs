@@ -127,8 +127,8 @@ impl Told {
         self.events & event as u8 != 0
     }
 
-    /// When the scope is due for the next report, and for which. Not kept from poll to poll: the policy may change, and the scope
-    /// may be outermost in one poll and not in the next.
+    /// When the scope is due for the next report, and for which event. Not kept from poll to poll: the policy may
+    /// change, and the scope may be outermost in one poll and not in the next.
     fn next(&self, scope: &Scope) -> (u64, Event) {
         let first = first_event(scope);
         if !self.was_told(first.1) {

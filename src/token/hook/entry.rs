@@ -193,7 +193,7 @@ impl Entry {
         !mutant!(NoRetire) && self.retired.load(Ordering::Relaxed)
     }
 
-    /// The future leaves the scope: this entry begins no run any more, even if another thread is about to begin one.
+    /// The future leaves the scope: from now on this entry begins no run, even if another thread is about to begin one.
     /// With `wait`, no run of this entry is in progress when this returns. The hook may still run for
     /// [another](Self::again) entry.
     pub(crate) fn retire(&self, wait: bool) {
