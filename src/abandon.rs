@@ -155,8 +155,8 @@ fn submit(depth: usize, job: Arc<dyn Task>) -> Result<(), Saturated> {
 // ===== Depth =====
 
 thread_local! {
-    /// The depth of the work that this thread submits: one more than the depth of the work that runs on this thread, or 0 if
-    /// no work does.
+    /// The depth of the work that this thread submits: one more than the depth of the work that runs on this thread, or
+    /// 0 if no work runs here.
     static DEPTH: Cell<usize> = const { Cell::new(0) };
 }
 

@@ -212,8 +212,8 @@ impl TaskWakeup {
         }
     }
 
-    /// For an await that stays pending in a scope that is over: wakes the task at `until`, and no longer when a node is
-    /// over.
+    /// For an await that stays pending in a scope that is over: wakes the task at `until`. From now on no node wakes
+    /// the task.
     pub(super) fn stay(&mut self, env: &TestEnv, until: u64, waker: &Waker) {
         self.wake_by(None, waker);
         self.wake_at_on(env, until, waker);

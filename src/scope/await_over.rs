@@ -42,9 +42,9 @@ pub(crate) enum AwaitAction {
     Fail,
     /// The await stays pending until this time, and may give the error then.
     Stay { until: u64 },
-    /// The await stays pending, to be dropped with the future around it. It is polled again at `until`, since somebody may
-    /// have moved it out of that future. `was_in_time`: the await began before the scope was over, and this is the
-    /// first poll that leaves it waiting for its drop. Only then may a sleep that is done end with `Ok` instead.
+    /// The await stays pending, to be dropped with the future around it. The await is polled again at `until`, since
+    /// somebody may have moved it out of that future. `was_in_time`: the await began before the scope was over, and no
+    /// earlier poll left it waiting for its drop. Only then may a sleep that is done end with `Ok` instead.
     AwaitDrop { until: u64, was_in_time: bool },
 }
 
@@ -124,7 +124,7 @@ impl AwaitState {
     }
 }
 
-/// If an await could end at once, it counts here. One of this many such awaits of a thread takes a break.
+/// One of this many awaits of a thread takes a break. Only awaits that could end at once are counted.
 #[cfg(not(timebox_loom))]
 const AT_ONCE: u32 = 128;
 

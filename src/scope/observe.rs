@@ -46,7 +46,7 @@ pub(crate) trait FutureObserver: Sync {
     fn overdue_after(&self) -> u64;
 }
 
-/// Is told when a future ends, if there was a report about the future.
+/// Called when a future ends, if there was a report about that future.
 pub(crate) trait Ending: Send + Sync {
     fn ended(&self, now: u64);
 }

@@ -1,4 +1,5 @@
-//! Links: a node may also end because another node ends that is not its ancestor ([`cancel_on`](crate::Timebox::cancel_on)).
+//! Links: a node that is linked to another node ends when that other node ends
+//! ([`cancel_on`](crate::Timebox::cancel_on)).
 
 use std::collections::HashSet;
 use std::sync::Arc;

@@ -151,7 +151,7 @@ impl<M: ReadMemory> Unwinder<M> {
         Some(module)
     }
 
-    /// As [`unwind`](Self::unwind), with the modules that are known.
+    /// As [`unwind`](Self::unwind), but only with the modules that are known already.
     pub(in crate::report::stack) fn unwind_known(&mut self, stack: &StackCopy) -> RawStack {
         let mut found = RawStack::default();
         let Some(registers) = stack.registers else { return found };

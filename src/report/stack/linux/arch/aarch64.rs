@@ -68,7 +68,7 @@ pub(in super::super) fn recover(
     slots.find_map(|slot| {
         let (outer, pc) = record(slot)?;
         // There must be a record at `outer` too, unless that part of the stack was not copied. If the frame pointer at
-        // `outer` is 0, the record there is the outermost one.
+        // `outer` is 0, that record is the outermost one, and is not checked.
         let goes_on = stack.word(outer).is_none_or(|next| next == 0 || record(outer).is_some());
         let registers = UnwindRegsNative::new_with_ptr_auth_mask(mask(), pc, slot.wrapping_add(16), outer);
         goes_on.then_some(Found { registers, pc })
