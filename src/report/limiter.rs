@@ -39,7 +39,7 @@ pub(super) struct Limiter {
 /// What is known of a stack.
 #[derive(Clone, Copy, Debug)]
 struct Stack {
-    /// When a report with this stack was last written.
+    /// When a report with this stack was last written. `None` if none was.
     written: Option<u64>,
     /// When a report with this stack was last made.
     made: u64,

@@ -220,7 +220,7 @@ impl Installed {
         }
     }
 
-    /// How long after its expiry a scope that is still open counts as stuck.
+    /// How long after its expiry a scope that is still open counts as stuck. `None` if the policy has no `on_stuck`.
     pub(super) fn stuck_after(&self) -> Option<Duration> {
         self.stuck.as_ref().map(|(after, _)| *after)
     }
@@ -264,7 +264,7 @@ impl fmt::Debug for Installed {
 /// The policy in force. A forked child has the policy of its parent.
 static CURRENT: SetOnce<ForkMutex<Option<Arc<Installed>>>> = SetOnce::new();
 
-/// The policy in force. For the thread that makes reports, not for the watchdog.
+/// The policy in force, if there is one. For the thread that makes reports, not for the watchdog.
 pub(crate) fn current() -> Option<Arc<Installed>> {
     CURRENT.get()?.lock()?.clone()
 }

@@ -85,7 +85,7 @@ impl TimeoutError {
     }
 }
 
-/// The last report of a scope that was made while it was open.
+/// The last report that was made of the scope while the scope was open. `None` if no such report is kept.
 pub(crate) fn recent_of(scope: ScopeKey) -> Option<Arc<Report>> {
     let recent = lock(RECENT.get());
     let of_scope = |reports: &VecDeque<(ScopeKey, Arc<Report>)>| {

@@ -242,7 +242,8 @@ impl Watch {
         lock(&self.state).before = before;
     }
 
-    /// Runs on the reporter. Looks for the threads of workers that stand still, and reports the stuck ones.
+    /// Runs on the reporter. Looks for the threads of workers that stand still, and reports the stuck ones. Returns the
+    /// first of these reports, and submits the others.
     fn search(&self, missing: &[usize], tools: &mut Tools) -> Option<Report> {
         if state::is_traced() {
             return None;

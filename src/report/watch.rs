@@ -100,9 +100,9 @@ struct Watch;
 static STATE: PerProcess<Mutex<State>> = PerProcess::new(Mutex::new(State::NEW), || Mutex::new(State::NEW));
 
 struct State {
-    /// The threads that are looked at, by the number of their slot.
+    /// The threads that are looked at, by the number of their slot. `None` before the first pass.
     threads: Option<HashMap<usize, Watched>>,
-    /// Where the scopes of a thread are read to.
+    /// The memory into which the scopes of a thread are read. `None` before the first pass.
     peeked: Option<Box<ScopeCopies>>,
 }
 
@@ -116,7 +116,7 @@ struct Watched {
     reported: Vec<Reported>,
     /// The polls in which the thread was at the last look.
     polls: Vec<SeenPoll>,
-    /// The thread's times at an earlier look, and the time of that look.
+    /// The thread's times at an earlier look, and the time of that look. `None` if there was no such look.
     before: Option<(u64, CpuTimes)>,
     /// The time of the next look.
     next: u64,

@@ -273,7 +273,8 @@ impl Callback {
         idle.map(|mut state| state.take_waiters()).unwrap_or_default()
     }
 
-    /// Ends one suspension. Returns the waker of a caller that came during the suspension, to be woken now.
+    /// Ends one suspension. If no other suspension is left, returns the waker of a caller that came meanwhile, to be
+    /// woken now.
     pub(crate) fn resume(&self) -> Option<Waker> {
         let mut state = self.state.lock()?;
         state.suspensions = state.suspensions.saturating_sub(1);

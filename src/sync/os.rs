@@ -182,7 +182,7 @@ mod barrier {
         membarrier(libc::MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED) && heavy_barrier()
     }
 
-    /// A full fence on every running thread of this process.
+    /// A full fence on every running thread of this process. `false` if the system denies it.
     pub(crate) fn heavy_barrier() -> bool {
         membarrier(libc::MEMBARRIER_CMD_PRIVATE_EXPEDITED)
     }

@@ -136,8 +136,8 @@ fn next_due(queue: &Queue, mock: &Mock, until: u64) -> Option<u64> {
     (next <= until.max(mock.asked()) && next != NEVER).then_some(next)
 }
 
-/// Waits until the group's work is done. Hands the group back if the work takes long and a timer is due that the work may wait
-/// for. For instance, a hook may wait for the hook that it escalates to.
+/// Waits until the group's work is done, and returns `None`. But if the work takes long and a timer is due that the
+/// work may wait for, hands the group back. For instance, a hook may wait for the hook that it escalates to.
 fn wait_for(group: Arc<WaitGroup>, mock: &Mock, until: u64) -> Option<Arc<WaitGroup>> {
     while !group.is_done_soon() {
         if with_queue(mock.id, |queue| next_due(queue, mock, until)).flatten().is_some() {

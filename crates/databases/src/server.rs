@@ -206,7 +206,7 @@ fn find(binary: &str) -> Option<PathBuf> {
 }
 
 /// If this process is root: what to put before a server's command, so that the server runs as another user. Gives the
-/// folder to that user.
+/// folder to that user. `None` if this process is not root.
 #[cfg(unix)]
 fn unprivileged(kind: &Kind, folder: &Path) -> Option<String> {
     // SAFETY: it only asks for a number.

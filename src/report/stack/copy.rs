@@ -90,7 +90,7 @@ impl StackCopy {
         self.parts[part] = Part { address, len, offset };
     }
 
-    /// The word at an address of the stack.
+    /// The word at an address of the stack. `None` if that part of the stack was not copied.
     pub(super) fn word(&self, address: u64) -> Option<u64> {
         self.parts.iter().find_map(|part| {
             let at = usize::try_from(address.checked_sub(part.address)?).ok()?;
@@ -162,9 +162,9 @@ pub(crate) struct Contents {
     pub(crate) is_consistent: bool,
     pub(crate) call: Option<Call>,
     pub(crate) state: State,
-    /// The processor time that the thread has used since it began.
+    /// The processor time that the thread has used since it began, if that is known.
     pub(crate) cpu_time: Option<Duration>,
-    /// For how long, since its start, the thread was ready to run but got no processor.
+    /// For how long, since its start, the thread was ready to run but got no processor, if that is known.
     pub(crate) waited_for_cpu: Option<Duration>,
     /// The time of the copy, on the crate's clock.
     pub(crate) at: u64,

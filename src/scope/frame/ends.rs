@@ -36,7 +36,7 @@ impl Scope {
     }
 
     /// Since when the scope is over: since its own end or the end of the handle with which it was entered, whichever is
-    /// earlier.
+    /// earlier. `None` if neither has ended.
     pub(crate) fn ended_at(&self, now: u64) -> Option<u64> {
         let around = self.entered_from().and_then(|node| node.graced_until(now));
         let own = self.end(now).map(|end| end.at);

@@ -38,7 +38,7 @@ impl Scope {
         }
     }
 
-    /// The node of the handle with which this scope was entered.
+    /// The node of the handle with which this scope was entered. `None` if it was entered without a handle.
     pub(super) fn entered_from(&self) -> Option<Arc<Node>> {
         if self.kind.is_entered() { self.node.get()?.parent() } else { None }
     }

@@ -69,7 +69,7 @@ pub(crate) struct Unwinder<M = Memory> {
     /// A cache for `tables`. New tables get a new cache, because framehop's numbers for its tables wrap around, and
     /// could fit a stale entry.
     cache: Cache,
-    /// When the list of modules was made.
+    /// When the list of modules was made. `None` before the first time.
     scanned: Option<u64>,
 }
 
