@@ -76,7 +76,7 @@ pub(super) fn task_waker<'a>(cx: &Context<'a>) -> &'a Waker {
 }
 
 impl TaskWakeup {
-    /// Wakes the task at `deadline`, and no longer at the time given before.
+    /// Wakes the task at `deadline`. The time given before no longer counts.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn wake_at(&mut self, deadline: u64, waker: &Waker) {
         if TestEnv::is_in_force() {
@@ -148,7 +148,8 @@ impl TaskWakeup {
         self.cold.get_or_insert_default().over = true;
     }
 
-    /// Wakes the task when `node` is over, and no longer for the node given before. `false` if `node` is already over.
+    /// Wakes the task when `node` is over. The node given before no longer wakes the task. `false` if `node` is already
+    /// over.
     pub(super) fn wake_by(&mut self, node: Option<&Arc<Node>>, waker: &Waker) -> bool {
         if let Some(cold) = &mut self.cold {
             cold.over = false;

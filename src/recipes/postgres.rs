@@ -54,7 +54,7 @@ pub struct Control {
 
 impl Drop for Control {
     fn drop(&mut self) {
-        // A plain drop of a runtime panics in async code. This does not.
+        // A plain drop of a runtime panics in async code. `shutdown_background` does not.
         self.runtime.take().into_iter().for_each(Runtime::shutdown_background);
     }
 }

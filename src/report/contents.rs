@@ -187,7 +187,7 @@ pub struct Stack {
     pub frames: Vec<Frame>,
     /// Whether frames are missing at the outer end.
     pub truncated: bool,
-    /// Whether frames may be wrong or missing, since the tables of a module did not cover them.
+    /// Whether frames may be wrong or missing, because a module's tables do not cover its code.
     pub approximate: bool,
 }
 

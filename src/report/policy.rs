@@ -116,7 +116,7 @@ impl Policy {
         self
     }
 
-    /// Writes at most so many reports in any minute: 60 unless set. From 65,536 on there is no bound.
+    /// Writes at most this number of reports in any minute: 60 unless set. From 65,536 on there is no bound.
     pub fn per_minute(mut self, reports: u32) -> Self {
         self.per_minute = reports;
         self

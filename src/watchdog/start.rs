@@ -20,7 +20,7 @@ const TRY_EVERY: u64 = 1_000_000;
 #[cfg(not(timebox_loom))]
 const WORTH_WAITING: u64 = 1_000_000_000;
 
-/// While there is no watchdog, a sleeper gets up after this time and tries again to start the watchdog. In nanoseconds.
+/// While there is no watchdog, a sleeper wakes after this number of nanoseconds, and tries again to start the watchdog.
 pub(crate) const NAP: u64 = 10_000_000;
 
 #[cfg(timebox_loom)]
