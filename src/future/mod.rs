@@ -160,7 +160,7 @@ pub fn timeout_value<F: IntoFuture>(limit: impl Into<Limit>, future: F) -> Timeo
     }
 }
 
-/// The future of [`timeout`]. Once it is done it stays pending.
+/// The future of [`timeout`]. If it is polled again after it is done, it is pending.
 ///
 /// While the same task polls this future within another future of this crate, this future sets no timer if its deadline
 /// is later than the outer deadline. So if you move this future elsewhere, poll it there: before that poll, its own
@@ -186,7 +186,7 @@ where
     }
 }
 
-/// The future of [`timeout_value`]. Once it is done it stays pending.
+/// The future of [`timeout_value`]. If it is polled again after it is done, it is pending.
 #[must_use = "futures do nothing unless polled"]
 #[pin_project]
 #[derive(Debug)]

@@ -185,7 +185,7 @@ where
         self.look_at(&Thread::current(), scope, output);
     }
 
-    /// For a future that is pending: when the task must be woken for a report.
+    /// For a pending future: when its task must be woken for a report. [`NEVER`] if reports are off.
     #[cfg_attr(not(debug_assertions), inline(always))]
     fn next_look(&mut self, thread: &Thread, scope: &Scope) -> u64 {
         #[cfg(feature = "report")]
@@ -325,8 +325,8 @@ fn wait_on(scope: &Scope, look: u64, wakeup: &mut TaskWakeup, waker: &Waker) -> 
         wakeup.wake_at(next, waker);
         wakeup.set_over();
         if !known {
-            // An await inside may have been polled only before the end. Such an await needs one more poll to give the
-            // error.
+            // An await inside may not have been polled since the scope ended. It gives the error only when it is
+            // polled. So the task is woken for one more poll.
             waker.wake_by_ref();
         }
         mark_wait(location, true);

@@ -72,8 +72,8 @@ pub(super) fn rely_on(node: &Arc<Node>, waker: &Waker) {
     }
 }
 
-/// The waker of the task, without the tracing of a traced poll: that poll must not be told of the clone that a scope
-/// keeps for its own deadline.
+/// The waker of the task itself, even in a traced poll: the trace must not count the clone that a scope keeps for its
+/// own deadline.
 #[cfg_attr(not(debug_assertions), inline(always))]
 pub(super) fn task_waker<'a>(cx: &Context<'a>) -> &'a Waker {
     #[cfg(feature = "report")]
@@ -97,7 +97,7 @@ impl Default for TaskWakeup {
 }
 
 impl TaskWakeup {
-    /// Wakes the task at `deadline`, and no longer at the time given before.
+    /// Wakes the task at `deadline`. The time given before no longer counts.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn wake_at(&mut self, deadline: u64, waker: &Waker) {
         if TestEnv::is_in_force() {
@@ -132,7 +132,7 @@ impl TaskWakeup {
         }
     }
 
-    /// Whether the present timer is for `deadline` and now wakes `waker`. If not, the timer is cancelled.
+    /// If the present timer is for `deadline`, makes it wake `waker`, and returns `true`. Otherwise cancels the timer.
     #[inline(never)]
     fn keeps_timer(&mut self, deadline: u64, waker: &Waker) -> bool {
         let Some((before, timer)) = self.timer else { return false };
@@ -169,7 +169,8 @@ impl TaskWakeup {
         self.cold.get_or_insert_default().over = true;
     }
 
-    /// Wakes the task when `node` is over, and no longer for the node given before. `false` if `node` is already over.
+    /// Wakes the task when `node` is over. The node given before no longer wakes the task. `false` if `node` is already
+    /// over.
     pub(super) fn wake_by(&mut self, node: Option<&Arc<Node>>, waker: &Waker) -> bool {
         if let Some(cold) = &mut self.cold {
             cold.over = false;
@@ -189,11 +190,11 @@ impl TaskWakeup {
     }
 
     /// Wakes the task at `own`, if that is earlier than `around`, the effective deadline of `scope`. Also wakes the
-    /// task when `scope` is over. If the same task polls `scope`, the future of `scope` does that. `false` if `scope`
+    /// task when `scope` is over. (If the same task polls `scope`, the future of `scope` wakes it.) `false` if `scope`
     /// is already over.
     ///
-    /// A clone or a drop of a waker runs foreign code. So the caller must have an open scope inside `scope`, so that
-    /// `scope` stays open.
+    /// A clone or a drop of a waker runs foreign code, which must not leave `scope`. So the caller must have an open
+    /// scope inside `scope`.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn wake_with(&mut self, scope: Option<&Scope>, around: u64, own: u64, waker: &Waker) -> bool {
         let covered = scope.is_some_and(|scope| scope.is_polled_with(waker));
@@ -207,8 +208,8 @@ impl TaskWakeup {
         self.wake_at(deadline, waker);
         match scope.filter(|_| !covered) {
             None => self.cold.is_none() || self.wake_by(None, waker),
-            // Another task polls the scope, or none, so the scope's node must wake this task. The node is made if there is none:
-            // a token that is made later may cancel the scope.
+            // The scope is polled by another task, or by none. So the scope's node must wake this task. The node is
+            // made if there is none, because a token that is made later may cancel the scope.
             Some(scope) => self.wake_by(Some(scope.node()), waker),
         }
     }
@@ -233,7 +234,8 @@ impl TaskWakeup {
         }
     }
 
-    /// For an await that stays pending in a scope that is over: wakes the task at `until`, and for no node any more.
+    /// For an await that stays pending in a scope that is over: wakes the task at `until`. From now on no node wakes
+    /// the task.
     pub(super) fn stay(&mut self, env: &TestEnv, until: u64, waker: &Waker) {
         self.wake_by(None, waker);
         self.wake_at_on(env, until, waker);
@@ -298,7 +300,7 @@ impl TaskWakeup {
 }
 
 impl TaskWakeup {
-    /// Cancels the timer, waits for no node any more, and drops all other state.
+    /// Cancels the timer, stops waiting for a node, and drops all other state.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn clear(&mut self) {
         if self.timer.is_some() | self.cold.is_some() {

@@ -46,7 +46,7 @@ pub(crate) trait FutureObserver: Sync {
     fn overdue_after(&self) -> u64;
 }
 
-/// Is told when a future ends, if there was a report about the future.
+/// Called when a future ends, if there was a report about that future.
 pub(crate) trait Ending: Send + Sync {
     fn ended(&self, now: u64);
 }
@@ -95,14 +95,15 @@ pub(crate) struct Told {
     ending: Option<Arc<dyn Ending>>,
 }
 
-/// When a scope about whose future nothing was reported is due for a report, and for which.
+/// When the first report about the future of a scope is due, and about which event.
 #[cfg_attr(not(debug_assertions), inline(always))]
 pub(crate) fn first_event(scope: &Scope) -> (u64, Event) {
     let (own, slow) = (scope.own(), scope.entered_at() + scope.warn_after());
     if slow < own { (slow, Event::Slow) } else { (own, Event::Expired) }
 }
 
-/// When the task must be woken for a report at `at`; [`NEVER`] if the scope wakes it in time, or if there is no report.
+/// When the task must be woken for a report that is due at `at`. [`NEVER`] if there is no such report, or if the scope
+/// wakes the task at that time anyway.
 #[cfg_attr(not(debug_assertions), inline(always))]
 pub(crate) fn wake_up_for((at, event): (u64, Event)) -> u64 {
     // The scope itself wakes the task at its deadline.
@@ -114,8 +115,8 @@ impl Told {
         self.events & event as u8 != 0
     }
 
-    /// When the scope is due for the next report, and for which. Not kept from poll to poll: the policy may change, and the scope
-    /// may be outermost in one poll and not in the next.
+    /// When the scope is due for the next report, and for which event. Not kept from poll to poll: the policy may
+    /// change, and the scope may be outermost in one poll and not in the next.
     pub(crate) fn next(&self, scope: &Scope) -> (u64, Event) {
         let first = first_event(scope);
         if !self.was_told(first.1) {

@@ -326,9 +326,9 @@ impl ColdState {
         Box::new(Self { env, limit, extras, spec, id: None, node: None, spending: None, under })
     }
 
-    /// Whether the scopes around this one in this poll have another clock. If such a scope is over, this scope is over
-    /// too, but the deadline of such a scope does not count here. Its end reaches this scope through nodes, so this
-    /// function makes the nodes.
+    /// Whether the scopes around this one in this poll have another clock. Their deadlines cannot be compared with
+    /// times on the clock of this scope. But if one of them is over, this scope is over too. Their ends reach this
+    /// scope through nodes, so this function makes the nodes.
     fn crosses_clocks(&self, thread: &Thread) -> bool {
         let crosses = !self.env.shares_clock(&TestEnv::current());
         if crosses {
@@ -411,12 +411,14 @@ impl ColdState {
             && let Some(node) = &self.node
         {
             if dropping {
-                // During the drop, the scopes around it count too. They do not become parents of this scope's node: otherwise
-                // they could end tokens of this scope that survive the drop. But they get nodes here, because this frame has
-                // one (`frame.rs`, invariant 3).
+                // During the drop, the ends of the scopes around the drop apply in this scope too. These scopes do not
+                // become parents of this scope's node: otherwise they could end tokens of this scope that survive the
+                // drop. But they get nodes here, because this frame gets one (`frame.rs`, invariant 3).
                 let _ = innermost(thread, |scope| scope.map(Scope::node).map(Arc::as_ptr));
-                // If a scope around the drop is over and this scope is not, the frame gets no node. So the checks in
-                // the drop go on reading the flag of the scopes around.
+                // If this frame had a node, the checks in the drop would read the flag of that node. The flag does not
+                // show the end of the scopes around the drop, since they are not the node's parents. So if such a scope
+                // is over and this scope is not, the frame gets no node, and the checks go on reading the flag of the
+                // scopes around.
                 if thread.is_flagged() && !node.is_over() {
                     return effective;
                 }

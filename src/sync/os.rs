@@ -182,7 +182,7 @@ mod barrier {
         membarrier(libc::MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED) && heavy_barrier()
     }
 
-    /// A full fence on every running thread of this process.
+    /// A full fence on every running thread of this process. `false` if the system denies it.
     pub(crate) fn heavy_barrier() -> bool {
         membarrier(libc::MEMBARRIER_CMD_PRIVATE_EXPEDITED)
     }
@@ -291,7 +291,7 @@ fn lead_session() -> io::Result<()> {
 fn tell_number(pipe: libc::c_int) -> io::Result<()> {
     // SAFETY: system calls that take nothing, and return numbers.
     let (process, group) = unsafe { (libc::getpid(), libc::getpgrp()) };
-    // The line is filled from its end. It has room for a sign, ten digits and the end of the line.
+    // The line is filled from right to left. It has room for a sign, ten digits and a line feed.
     let mut line = *b"            \n";
     let mut start = line.len() - 1;
     let mut rest = process.unsigned_abs();

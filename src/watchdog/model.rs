@@ -217,7 +217,7 @@ fn a_timer_redirected_while_it_is_due() {
     schedule(20, &before);
     let redirects = thread::spawn(move || {
         if !timer.replace(&after) {
-            // `replace` fails if the timer is about to fire. Then a future sets a new timer too.
+            // `replace` fails if the timer is about to fire. Then a new timer is set, as a future would do.
             drop(timer.take(None));
             schedule(10, &after);
         }

@@ -11,7 +11,8 @@ const LEAST: usize = 64 << 10;
 /// How many bytes of a stack are copied at most.
 pub(super) const MOST: usize = 256 << 10;
 
-/// How many bytes are copied beyond the frame of the outermost scope: enough for the function that opened the scope.
+/// How many bytes are copied above the outermost scope's `Scope`, which is a local of the function that opened the
+/// scope. Enough for the rest of that function's frame.
 const BEYOND: u64 = 16 << 10;
 
 /// How many bytes below the stack pointer a function may use, on `x86_64`.
@@ -89,7 +90,7 @@ impl StackCopy {
         self.parts[part] = Part { address, len, offset };
     }
 
-    /// The word at an address of the stack.
+    /// The word at an address of the stack. `None` if that part of the stack was not copied.
     pub(super) fn word(&self, address: u64) -> Option<u64> {
         self.parts.iter().find_map(|part| {
             let at = usize::try_from(address.checked_sub(part.address)?).ok()?;
@@ -161,9 +162,9 @@ pub(crate) struct Contents {
     pub(crate) is_consistent: bool,
     pub(crate) call: Option<Call>,
     pub(crate) state: State,
-    /// The processor time that the thread has used since it began.
+    /// The processor time that the thread has used since it began, if that is known.
     pub(crate) cpu_time: Option<Duration>,
-    /// For how long, since its start, the thread was ready to run but got no processor.
+    /// For how long, since its start, the thread was ready to run but got no processor, if that is known.
     pub(crate) waited_for_cpu: Option<Duration>,
     /// The time of the copy, on the crate's clock.
     pub(crate) at: u64,

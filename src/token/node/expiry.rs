@@ -137,9 +137,10 @@ impl Node {
         }
     }
 
-    /// Two times: when the first of this node and its ancestors ended, and when the first of their graces ends. `None`
-    /// if no end has reached the node. An ancestor that has ended on another clock counts as if it had ended now, with
-    /// no grace.
+    /// Looks at this node and its ancestors, if they have ended by `now`. Returns the earliest of their ends, and the
+    /// earliest end of a grace among them (perhaps of another node). A node that ended on another clock counts as if it
+    /// had ended now, with no grace. If none of them has ended, but the node is over because of a parent that it has
+    /// left, both times are `now`. `None` if none of them has ended and the node is not over.
     pub(crate) fn graced_until(self: &Arc<Self>, now: u64) -> Option<(u64, u64)> {
         let mut first: Option<(u64, u64)> = None;
         let mut add = |end: u64, until: u64| {

@@ -100,7 +100,7 @@ fn build_id(notes: &[u8]) -> Option<Vec<u8>> {
     }
 }
 
-/// Reads a module from its mapping in memory.
+/// Reads a module from its mapping in memory. `None` if the headers make no sense.
 pub(super) fn loaded(memory: &impl ReadMemory, base: u64) -> Option<Image> {
     let segments = segments(memory, base)?;
     let loads = || segments.iter().filter(|segment| segment.kind == LOAD);

@@ -24,7 +24,7 @@ const ATTEMPTS: usize = 3;
 pub(super) struct Task {
     syscall: Result<File, Failure>,
     schedstat: Option<File>,
-    /// The counts of switches, where the system keeps no `schedstat`.
+    /// The counts of switches. Opened only if `schedstat` has no times.
     status: Option<File>,
 }
 
@@ -196,7 +196,7 @@ fn read<'a>(file: &File, bytes: &'a mut [u8]) -> Result<&'a str, Failure> {
 
 /// Reads the text of a file `syscall`. For a running thread the text is `running`. For a thread in a call it begins
 /// with the call's number and six arguments; for another blocked thread it begins with `-1`. The stack pointer and the
-/// program counter follow.
+/// program counter follow. `None` if the text has another form.
 fn parse(text: &str) -> Option<Seen> {
     let text = text.trim_ascii_end();
     if text == "running" {

@@ -69,7 +69,7 @@ pub(crate) struct Unwinder<M = Memory> {
     /// A cache for `tables`. New tables get a new cache, because framehop's numbers for its tables wrap around, and
     /// could fit a stale entry.
     cache: Cache,
-    /// When the list of modules was made.
+    /// When the list of modules was made. `None` before the first time.
     scanned: Option<u64>,
 }
 
@@ -151,7 +151,7 @@ impl<M: ReadMemory> Unwinder<M> {
         Some(module)
     }
 
-    /// As [`unwind`](Self::unwind), with the modules that are known.
+    /// As [`unwind`](Self::unwind), but only with the modules that are known already.
     pub(in crate::report::stack) fn unwind_known(&mut self, stack: &StackCopy) -> RawStack {
         let mut found = RawStack::default();
         let Some(registers) = stack.registers else { return found };

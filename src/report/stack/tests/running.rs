@@ -64,7 +64,7 @@ fn check(body: impl FnMut() + Send + 'static, is_right: impl Fn(&Copy, &Stack) -
     complete
 }
 
-/// The stack reaches from this function, or from the loop that calls it, to the start of the thread.
+/// A check: the stack reaches from this function, or from the loop that calls it, to the start of the thread.
 fn is_complete_with(function: &'static str) -> impl Fn(&Copy, &Stack) -> bool {
     move |_, stack| {
         let names = names(stack);

@@ -110,7 +110,7 @@ fn outside() {
     works(Duration::from_micros(20));
 }
 
-/// The function that a frame is in, found without names.
+/// Whether an address is in a function. Found without names.
 fn is_in(address: u64, function: fn()) -> bool {
     let start = function as usize as u64;
     (start..start + 200).contains(&address)
