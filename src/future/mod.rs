@@ -64,10 +64,10 @@
 
 mod interruptible;
 mod or_else;
-mod scoped;
+pub(crate) mod scoped;
 mod shield;
 mod sleep;
-mod task_wakeup;
+pub(crate) mod task_wakeup;
 mod wait;
 
 use std::future::{Future, IntoFuture};

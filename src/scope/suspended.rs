@@ -140,6 +140,39 @@ impl SuspendedScope {
         }
     }
 
+    /// A scope that is entered `now`, before its first poll, and even if it or a scope around it is over.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn begun(asked: u64, now: u64, location: &'static Location<'static>) -> Self {
+        let asked = super::entry::in_force(asked);
+        let mut scope = Self { entered: now, asked, location, cold: ColdBox::none() };
+        if TestEnv::is_in_force() {
+            scope.cold = ColdBox::some(ColdState::boxed(Limit::NONE, None, Some(scope.spec())));
+        }
+        scope
+    }
+
+    /// Makes the deadline pass `now`, and `asked` the limit that led to it.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn expire(&mut self, asked: u64, now: u64) {
+        // The deadline is reckoned from the entry, so the entry moves.
+        self.entered = now.saturating_sub(asked).max(1);
+        self.asked = now.saturating_sub(self.entered);
+        let (entered, asked) = (self.entered, self.asked);
+        if let Some(cold) = self.cold.get() {
+            cold.spec = cold.spec.map(|spec| ScopeSpec { entered, asked, ..spec });
+            if let Some(node) = &cold.node {
+                node.expire_at(now);
+            }
+        }
+    }
+
+    /// Leaves the scope, as if it had not been entered yet.
+    #[cfg_attr(not(debug_assertions), inline(always))]
+    pub(crate) fn forget(&mut self) {
+        self.leave();
+        self.entered = 0;
+    }
+
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn is_entered(&self) -> bool {
         self.entered != 0
