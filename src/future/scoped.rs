@@ -77,34 +77,32 @@ impl<F: Future, const KEEP: bool> Scoped<F, KEEP> {
 }
 
 /// The scope of a future that is kept.
+#[cfg(any(feature = "stream", feature = "tokio"))]
 impl<F> Scoped<F, true> {
+    #[cfg(feature = "stream")]
+    pub(crate) fn is_entered(&self) -> bool {
+        self.polled.is_entered()
+    }
+
     pub(crate) fn future(&self) -> Option<&F> {
         self.future.as_ref()
     }
 
+    #[cfg(feature = "tokio")]
     pub(crate) fn future_mut(&mut self) -> Option<&mut F> {
         self.future.as_mut()
     }
 
-    pub(crate) fn pinned_future(self: Pin<&mut Self>) -> Option<Pin<&mut F>> {
-        self.project().future.as_pin_mut()
-    }
-
     /// Leaves the scope. The future is not dropped in the scope any more. If it is polled again, it enters a new one.
+    #[cfg(feature = "tokio")]
     pub(crate) fn leave(self: Pin<&mut Self>) {
         let this = self.project();
         this.wakeup.clear();
         this.polled.forget();
     }
 
-    /// [Leaves](Self::leave) the scope, and replaces it by one that is not entered yet.
-    pub(crate) fn restart(self: Pin<&mut Self>, polled: SuspendedScope) {
-        let this = self.project();
-        this.wakeup.clear();
-        *this.polled = polled;
-    }
-
     /// Drops the future inside its scope, and leaves the scope.
+    #[cfg(feature = "stream")]
     pub(crate) fn end(self: Pin<&mut Self>) {
         let this = self.project();
         drop_scoped(this.polled, this.wakeup, this.future);
@@ -112,15 +110,15 @@ impl<F> Scoped<F, true> {
     }
 
     /// Takes the future out of its scope.
+    #[cfg(feature = "tokio")]
     pub(crate) fn into_future(mut self) -> Option<F> {
         self.wakeup.clear();
         self.future.take()
     }
 
-    /// Makes the scope's deadline pass now, as if the limit had been `asked`. The next poll sees it.
-    #[cfg(feature = "tokio")]
-    pub(crate) fn expire(self: Pin<&mut Self>, asked: u64) {
-        self.project().polled.expire(asked, clock::real_now());
+    /// Makes the scope's deadline pass `now`, as if the limit had been `asked`. The next poll sees it.
+    pub(crate) fn expire(self: Pin<&mut Self>, asked: u64, now: u64) {
+        self.project().polled.expire(asked, now);
         Thread::with(Thread::look_again);
     }
 }

@@ -152,14 +152,17 @@ impl SuspendedScope {
     }
 
     /// Makes the deadline pass `now`, and `asked` the limit that led to it.
-    #[cfg(feature = "tokio")]
+    #[cfg(any(feature = "stream", feature = "tokio"))]
     pub(crate) fn expire(&mut self, asked: u64, now: u64) {
         // The deadline is reckoned from the entry, so the entry moves.
         self.entered = now.saturating_sub(asked).max(1);
         self.asked = now.saturating_sub(self.entered);
-        let (entered, asked) = (self.entered, self.asked);
+        let (spec, asked) = (self.spec(), Duration::from_nanos(asked));
         if let Some(cold) = self.cold.get() {
-            cold.spec = cold.spec.map(|spec| ScopeSpec { entered, asked, ..spec });
+            cold.spec = cold.spec.map(|before| ScopeSpec { kind: before.kind, ..spec });
+            if let Some(extras) = &mut cold.extras {
+                extras.duration = asked.into();
+            }
             if let Some(node) = &cold.node {
                 node.expire_at(now);
             }
@@ -167,6 +170,7 @@ impl SuspendedScope {
     }
 
     /// Leaves the scope, as if it had not been entered yet.
+    #[cfg(feature = "tokio")]
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn forget(&mut self) {
         self.leave();

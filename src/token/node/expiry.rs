@@ -96,7 +96,7 @@ impl Node {
     }
 
     /// Ends the node as if its deadline had passed `now`. The hooks run on the watchdog or a runner.
-    #[cfg(feature = "tokio")]
+    #[cfg(any(feature = "stream", feature = "tokio"))]
     pub(crate) fn expire_at(self: &Arc<Self>, now: u64) {
         if self.end_by(Termination::new(self.cause, now), true) {
             self.propagate_and_deliver(None);

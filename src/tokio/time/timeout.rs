@@ -153,7 +153,7 @@ impl<T: Future> Future for Timeout<T> {
         if poll.is_pending()
             && let Some(limit) = poll_paused(this.paused, had_budget, cx)
         {
-            this.scoped.as_mut().expire(limit);
+            this.scoped.as_mut().expire(limit, clock::real_now());
             poll = this.scoped.as_mut().poll(cx, Ok, |_| ());
         }
         match poll {
