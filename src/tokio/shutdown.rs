@@ -8,7 +8,7 @@ use crate::token::CancellationToken;
 
 /// A token that Ctrl-C or SIGTERM cancels, for the shutdown of the whole program.
 ///
-/// The token's [reason](CancellationToken::reason) is `Ctrl-C` or `SIGTERM`. Scopes are over with it if they name it with
+/// The token's [reason](CancellationToken::reason) is `SIGINT`, which is Ctrl-C, or `SIGTERM`. Scopes are over with it if they name it with
 /// [`cancel_on`](crate::Timebox::cancel_on); tasks without a scope wait for [`cancelled`](CancellationToken::cancelled). The
 /// [grace](crate::Timebox::grace) of the scopes bounds how long the program takes to end.
 ///
@@ -83,7 +83,7 @@ impl Signals {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<&'static str> {
         let terminate = self.terminate.poll_recv(cx).is_ready();
         let interrupt = self.interrupt.poll_recv(cx).is_ready();
-        named([("SIGTERM", terminate), ("Ctrl-C", interrupt)])
+        named([("SIGTERM", terminate), ("SIGINT", interrupt)])
     }
 }
 

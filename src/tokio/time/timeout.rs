@@ -31,7 +31,7 @@ use crate::time::{NEVER, clock, nanos};
 ///
 /// - In the future, and in its drop, the scope is ambient: [`remaining`](crate::remaining()) and all the rest of this crate work.
 /// - Where the scope of a future around this one is over, without a [grace](crate::Timebox::grace), this future stays pending: it
-///   is dropped with the outer one. Within a grace it ends with [`Elapsed`].
+///   is dropped with the outer one. Within a grace it goes on, so that it can bound a cleanup.
 /// - Neither a runtime nor its timer is needed. The limit acts while all threads of the runtime are blocked.
 /// - While tokio's clock is [paused](super#a-paused-clock), it decides.
 ///
