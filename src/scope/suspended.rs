@@ -2,13 +2,13 @@
 
 use std::any::Any;
 use std::fmt;
-use std::mem::ManuallyDrop;
 use std::panic::Location;
 use std::sync::Arc;
 use std::task::Waker;
 use std::thread;
 use std::time::Duration;
 
+use super::cold_box::ColdBox;
 use super::config::Extras;
 use super::entry::{Attachments, Prepared, Rejected, Spending, linked_node, try_enter, try_enter_poll};
 use super::frame::{self, Entered, Scope, innermost};
@@ -30,51 +30,6 @@ pub(crate) struct SuspendedScope {
     location: &'static Location<'static>,
     /// The state that most futures do not need.
     cold: ColdBox<ColdState>,
-}
-
-/// An optional box, which is empty in most futures. Dropping an empty box takes one comparison and no call.
-#[repr(transparent)]
-struct ColdBox<T>(ManuallyDrop<Option<Box<T>>>);
-
-impl<T> ColdBox<T> {
-    #[cfg_attr(not(debug_assertions), inline(always))]
-    fn none() -> Self {
-        Self(ManuallyDrop::new(None))
-    }
-
-    fn some(value: Box<T>) -> Self {
-        Self(ManuallyDrop::new(Some(value)))
-    }
-
-    #[cfg_attr(not(debug_assertions), inline(always))]
-    fn get(&mut self) -> Option<&mut T> {
-        self.0.as_deref_mut()
-    }
-
-    fn get_or_insert_with(&mut self, make: impl FnOnce() -> Box<T>) -> &mut T {
-        self.0.get_or_insert_with(make)
-    }
-
-    #[cfg_attr(not(debug_assertions), inline(always))]
-    fn clear(&mut self) {
-        // An empty box needs no store.
-        if self.0.is_some() {
-            drop_cold(self.0.take());
-        }
-    }
-}
-
-impl<T> Drop for ColdBox<T> {
-    #[cfg_attr(not(debug_assertions), inline(always))]
-    fn drop(&mut self) {
-        self.clear();
-    }
-}
-
-#[cold]
-#[inline(never)]
-fn drop_cold<T>(value: T) {
-    drop(value);
 }
 
 /// The state of a future whose limit is `nanos`, and which is made in a test environment.
