@@ -181,6 +181,8 @@ pub mod testing;
 mod thread;
 mod time;
 mod token;
+#[cfg(all(feature = "tokio", not(timebox_loom)))]
+pub mod tokio;
 mod watchdog;
 
 #[cfg(not(timebox_loom))]

@@ -64,10 +64,12 @@
 
 mod interruptible;
 mod or_else;
-mod scoped;
+pub(crate) mod scoped;
 mod shield;
 mod sleep;
-mod task_wakeup;
+#[cfg(feature = "stream")]
+mod stream;
+pub(crate) mod task_wakeup;
 mod wait;
 
 use std::future::{Future, IntoFuture};
@@ -87,6 +89,8 @@ pub use interruptible::{Interruptible, interruptible};
 pub use or_else::TimeoutOrElse;
 pub use shield::{Shield, shield};
 pub use sleep::{Sleep, sleep};
+#[cfg(feature = "stream")]
+pub use stream::{StreamExt, TimeoutStream};
 pub use wait::{Wait, wait};
 
 /// Runs a future under a limit, as [`timeout`](crate::timeout()) runs a block.

@@ -24,7 +24,7 @@ use crate::watchdog::{self, Timer};
 /// Wakes a task at a given time, and when a given node is over. A drop does not cancel the timer, so the owner must call
 /// [`clear`](TaskWakeup::clear) first.
 #[derive(Debug)]
-pub(super) struct TaskWakeup {
+pub(crate) struct TaskWakeup {
     timer: Option<(u64, Timer)>,
     #[cfg(feature = "report")]
     polls: Polls,
@@ -122,7 +122,7 @@ impl TaskWakeup {
     }
 
     /// As [`wake_at`](Self::wake_at), but `deadline` is a time on the clock of `env`, not of this thread.
-    pub(super) fn wake_at_on(&mut self, env: &TestEnv, deadline: u64, waker: &Waker) {
+    pub(crate) fn wake_at_on(&mut self, env: &TestEnv, deadline: u64, waker: &Waker) {
         if !self.keeps_timer(deadline, waker) && deadline != NEVER {
             let timer = thread::schedule_on(env, deadline, waker.clone());
             self.timer = Some((deadline, timer));
@@ -302,7 +302,7 @@ impl TaskWakeup {
 impl TaskWakeup {
     /// Cancels the timer, stops waiting for a node, and drops all other state.
     #[cfg_attr(not(debug_assertions), inline(always))]
-    pub(super) fn clear(&mut self) {
+    pub(crate) fn clear(&mut self) {
         if self.timer.is_some() | self.cold.is_some() {
             self.take_back();
         }

@@ -95,6 +95,14 @@ impl Node {
         self.propagate(None, wakes);
     }
 
+    /// Ends the node as if its deadline had passed `now`. The hooks run on the watchdog or a runner.
+    #[cfg(any(feature = "stream", feature = "tokio"))]
+    pub(crate) fn expire_at(self: &Arc<Self>, now: u64) {
+        if self.end_by(Termination::new(self.cause, now), true) {
+            self.propagate_and_deliver(None);
+        }
+    }
+
     /// Ends the node now as if its deadline had passed, because a test asks for it. The hooks have run when this returns.
     #[cfg(feature = "testing")]
     pub(crate) fn expire_early(self: &Arc<Self>) {
