@@ -9,6 +9,8 @@
 
 use std::cell::Cell;
 
+#[cfg(feature = "profile")]
+use super::profile_id::ProfileId;
 use crate::sync::fork::InChild;
 #[cfg(feature = "report")]
 use crate::sync::os;
@@ -44,6 +46,9 @@ pub(crate) struct Thread {
     /// How many polls have begun while reports were on.
     #[cfg(feature = "report")]
     polls: Cell<u64>,
+    /// The profile of the thread's innermost visit.
+    #[cfg(feature = "profile")]
+    pub(super) profile: Cell<ProfileId>,
 }
 
 /// A pointer to the calling thread's state. It is not `Send`, so it stays on that thread.
@@ -80,6 +85,8 @@ thread_local! {
             timers: Cell::new(None),
             #[cfg(feature = "report")]
             polls: Cell::new(0),
+            #[cfg(feature = "profile")]
+            profile: Cell::new(ProfileId::NONE),
         }
     };
     static REGISTRATION: Registration = const { Registration(Cell::new(None)) };
@@ -383,6 +390,8 @@ impl Drop for Registration {
             {
                 slot.set_look(NEVER);
                 slot.set_thread(0, 0);
+                #[cfg(feature = "profile")]
+                slot.set_visit(0);
             }
             global().give_slot_back(index);
         }
