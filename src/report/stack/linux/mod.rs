@@ -2,6 +2,7 @@
 
 mod arch;
 mod elf;
+mod landing;
 mod location;
 mod memory;
 mod modules;
