@@ -12,6 +12,8 @@ use super::super::{Copy, State};
 use super::{Eyes, Thread, is_to_the_root, names};
 use crate::report::contents::Stack;
 
+use corosensei::Coroutine;
+
 /// How often each thread is looked at.
 const LOOKS: usize = 100;
 
@@ -132,6 +134,20 @@ fn an_allocator() {
 }
 
 #[inline(never)]
+fn sorts(numbers: &mut [u64]) {
+    for (index, number) in (0..).zip(&mut *numbers) {
+        *number = index * 0x9e37_79b9 % 1009;
+    }
+    numbers.sort_by(|a, b| black_box(b).cmp(a));
+}
+
+#[test]
+fn a_sort() {
+    let mut numbers = vec![0; 1000];
+    assert_eq!(check(move || sorts(&mut numbers), is_complete_with("sorts")), LOOKS);
+}
+
+#[inline(never)]
 fn reads_the_clock() {
     for _ in 0..1000 {
         black_box(Instant::now());
@@ -197,6 +213,36 @@ fn a_panic() {
     });
     assert_eq!(wrong.get(), 0, "frames are missing, and the stack does not say so");
     assert!(complete >= LOOKS * 95 / 100, "{complete}");
+}
+
+#[inline(never)]
+fn spins_on_a_stack_of_its_own() {
+    let mut coroutine: Coroutine<(), (), ()> = Coroutine::new(|_, ()| {
+        for _ in 0..100 {
+            spins();
+        }
+    });
+    coroutine.resume(());
+}
+
+/// The stack of a coroutine is not that of its thread: what is copied ends where the coroutine began, and says so.
+#[test]
+fn a_coroutine() {
+    let runner = Runner::start(spins_on_a_stack_of_its_own);
+    let target = runner.thread.target();
+    let mut eyes = Eyes::new();
+    let mut in_coroutine = 0;
+    for _ in 0..LOOKS {
+        let (copy, stack) = eyes.look(&target);
+        assert!(copy.is_consistent);
+        let names = names(&stack);
+        if names.iter().any(|name| name.contains("spins_on_a_stack_of_its_own::{{closure}}")) {
+            in_coroutine += 1;
+            assert!(stack.truncated || stack.approximate, "{names:#?}");
+        }
+    }
+    runner.stop();
+    assert!(in_coroutine > LOOKS / 2, "{in_coroutine}");
 }
 
 fn block_all_signals() {
