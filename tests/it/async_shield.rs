@@ -6,7 +6,7 @@ use std::thread;
 
 use timebox::{TimeoutError, future, timeout_value, token, with_timeout};
 
-use crate::support::{LONG, SHORT, counting, let_the_watchdog_pass, poll_once};
+use crate::support::{LONG, SHORT, counting, let_the_watchdog_pass, poll_once, wait_for};
 
 #[test]
 fn a_shield_begun_elsewhere_holds_in_the_scope_that_polls_it_now() {
