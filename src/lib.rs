@@ -154,6 +154,9 @@
 #![doc(test(attr(deny(warnings))))]
 #![cfg_attr(not(test), warn(clippy::disallowed_methods, clippy::disallowed_macros))]
 
+#[cfg(all(feature = "macros", not(timebox_loom)))]
+#[doc(hidden)]
+pub mod __private;
 #[cfg(not(timebox_loom))]
 pub mod abandon;
 mod error;
@@ -210,6 +213,10 @@ pub use scope::{
 #[doc(hidden)]
 pub use sync::mutants;
 pub use time::{Deadline, Limit, now};
+#[cfg(feature = "macros")]
+#[doc = include_str!("timeboxed.md")]
+#[doc(inline)]
+pub use timebox_macros::timeboxed;
 #[cfg(not(timebox_loom))]
 pub use token::{
     CancellationToken, Cancelled, CancelledOwned, DropGuard, DropGuardRef, Registration, RunUntilCancelled,
