@@ -34,6 +34,11 @@ pub trait Fallible: Sized {
     #[track_caller]
     fn run_future_or_else<F: Future<Output = Self>>(timebox: Timebox, future: F) -> Self::TimeoutOrElse<F>;
 
+    /// For a `return` that has the type of the body and is never reached.
+    fn never() -> Self {
+        unreachable!()
+    }
+
     /// Calls a fallback, and gives its parameter a type.
     fn fall_back(timed_out: TimeoutError, fallback: impl FnOnce(TimeoutError) -> Self) -> Self {
         fallback(timed_out)
@@ -92,6 +97,11 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         self.project().0.poll(cx).map_ok(Ok)
     }
+}
+
+/// Calls a closure that may hand out what it has captured: one that is called where it stands may not.
+pub fn call_once<R>(body: impl FnOnce() -> R) -> R {
+    body()
 }
 
 /// The path of the function in which `T` is declared.

@@ -4,6 +4,7 @@ mod arguments;
 mod attributes;
 mod blocks;
 mod fallback;
+mod forms;
 mod futures;
 mod label;
 mod returned_futures;

@@ -76,25 +76,25 @@ impl<'a> Expansion<'a> {
     }
 
     fn of_async_fn(&self) -> TokenStream {
-        let (open, fallible, result) = (self.open(), &self.fallible, &self.output.result);
-        let statements = self.body.stream();
-        // The output of an async block cannot be written down. Its first `return` tells the compiler.
-        let typed = hygienic! {
-            if let ::core::option::Option::Some(result) = ::core::option::Option::None::<#result> {
-                return result;
+        let (open, fallible, body) = (self.open(), &self.fallible, self.body);
+        // The output of an async block cannot be written down. Its first `return` tells the compiler. The body is an arm, since
+        // elsewhere lints ask whether it needs its braces, and what stands in front of its items.
+        let typed = hygienic!({
+            if false {
+                return #fallible::never();
             }
-            #statements
-        };
-        let mut body = Group::new(Delimiter::Brace, typed);
-        body.set_span(self.body.span());
+            match () {
+                () => #body
+            }
+        });
         match self.fall_back() {
             None => hygienic! {
                 #open
-                #fallible::run_future(timebox, async move #body).await
+                #fallible::run_future(timebox, async move #typed).await
             },
             Some(fall_back) => hygienic! {
                 #open
-                let outcome = #fallible::run_future_or_else(timebox, async #body).await;
+                let outcome = #fallible::run_future_or_else(timebox, async #typed).await;
                 #fall_back
             },
         }
@@ -102,11 +102,11 @@ impl<'a> Expansion<'a> {
 
     /// Of a function that returns a future. What it does before it returns the future is not in the scope.
     fn of_future(&self) -> TokenStream {
-        let (open, fallible) = (self.open(), &self.fallible);
+        let (timebox, open, fallible) = (&self.arguments.timebox, self.open(), &self.fallible);
         let (pin, future) = self.boxed_by_body().unwrap_or_else(|| {
             let (body, returned) = (self.body, &self.output.returned);
             let pin = (self.output.form == Form::BoxedFuture).then(|| hygienic!(::std::boxed::Box::pin));
-            (pin.unwrap_or_default(), hygienic!((move || -> #returned #body)()))
+            (pin.unwrap_or_default(), hygienic!(#timebox::__private::call_once(move || -> #returned #body)))
         });
         match self.fall_back() {
             None => hygienic! {

@@ -29,7 +29,7 @@ impl Parse for Function {
         if input.peek(Token![;]) {
             return Err(Error::new_spanned(signature.ident, BODY_IS_MISSING));
         }
-        let TokenTree::Group(body) = input.parse()? else { return Err(input.error(NO_FUNCTION)) };
+        let body = braces(input.parse()?).ok_or_else(|| input.error(NO_FUNCTION))?;
         if let Some(constness) = signature.constness {
             return Err(Error::new_spanned(constness, CONST));
         }
@@ -45,6 +45,16 @@ impl ToTokens for Function {
     fn to_tokens(&self, tokens: &mut TokenStream) {
         let Self { attributes, visibility, signature, body } = self;
         tokens.extend(quote!(#(#attributes)* #visibility #signature #body));
+    }
+}
+
+/// The braces of a body, without the group that a macro puts around its `$body:block`.
+fn braces(body: TokenTree) -> Option<Group> {
+    let TokenTree::Group(body) = body else { return None };
+    match body.delimiter() {
+        Delimiter::Brace => Some(body),
+        Delimiter::None => braces(body.stream().into_iter().next()?),
+        _ => None,
     }
 }
 
