@@ -57,6 +57,7 @@
 //! |---|---|
 //! | limit a block | [`timeout`]; [`timeout_value`] if it returns no `Result`; [`with_timeout`] to see its [`Scope`] |
 //! | limit a future | [`future::timeout`], [`future::timeout_value`] |
+//! | limit each call of a function | [`#[timeboxed]`](guide::stopping#whole-functions), with the feature `macros` |
 //! | set a label, a grace, a fallback, a token, or refuse late values | [`Timebox`] |
 //! | be stopped, in a loop | [`checkpoint`] |
 //! | be stopped, in a foreign call | [`interruptible`] with a [`Hook`]; [`on_cancel`] |

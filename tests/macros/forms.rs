@@ -95,10 +95,10 @@ async fn countdown(from: u32) -> timebox::Result<u32> {
     Ok(if from == 0 { 0 } else { 1 + Box::pin(countdown(from - 1)).await? })
 }
 
+type Measure<'a> = Box<dyn Fn(&str) -> usize + 'a>;
+
 #[timeboxed("1m")]
-fn of_higher_lifetimes(
-    cut: &dyn for<'x> Fn(&'x str) -> &'x str,
-) -> timebox::Result<Box<dyn Fn(&str) -> usize + '_>> {
+fn of_higher_lifetimes(cut: &dyn for<'x> Fn(&'x str) -> &'x str) -> timebox::Result<Measure<'_>> {
     Ok(Box::new(move |text| cut(text).len()))
 }
 
