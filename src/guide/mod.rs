@@ -27,6 +27,7 @@
         unix,
         feature = "io",
         feature = "isolate",
+        feature = "macros",
         feature = "process",
         feature = "regex",
         feature = "report",
@@ -45,7 +46,7 @@ macro_rules! page {
     };
 }
 
-page!(stopping, "stopping.md", all(unix, feature = "isolate", feature = "regex"));
+page!(stopping, "stopping.md", all(unix, feature = "isolate", feature = "macros", feature = "regex"));
 page!(requests, "requests.md");
 page!(errors, "errors.md");
 page!(threads, "threads.md");
