@@ -18,6 +18,7 @@ mod settings;
 
 pub use answer::{Answer, Fail, GrpcStatus, Respond};
 pub use body::TimeoutBody;
+pub use deadline::{DeadlineFuture, DeadlineLayer, DeadlineService, HasHeaders};
 pub use future::ResponseFuture;
 pub use layer::TimeoutLayer;
 pub use message::{Call, Reply};
