@@ -215,7 +215,7 @@ pub use scope::{
 #[cfg(any(timebox_loom, timebox_mutants))]
 #[doc(hidden)]
 pub use sync::mutants;
-pub use time::{Deadline, Limit, now};
+pub use time::{Deadline, InvalidDeadline, Limit, now};
 #[cfg(feature = "macros")]
 #[doc = include_str!("timeboxed.md")]
 #[doc(inline)]

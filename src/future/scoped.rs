@@ -93,15 +93,9 @@ impl<F: Future, const KEEP: bool> Scoped<F, KEEP> {
         // is a `ManuallyDrop`. The result leaks if the drop of the future panics, and only then.
         let mut poll = ManuallyDrop::new(Poll::Pending);
         let this = self.project();
-        let mut call =
+        let call =
             Call::<_, _, _, KEEP> { wakeup: this.wakeup, future: this.future, cx, done, poll: &mut poll };
-        let thread = Thread::current();
-        if call.is_to_be_polled(&thread, this.polled) {
-            let mut frame = this.polled.frame(&thread);
-            let entered = call.resume(&thread, this.polled, &mut frame);
-            let result = run_entered(&thread, &mut frame, entered, |scope| call.poll_in::<TRACED>(scope));
-            call.suspend(this.polled, &mut frame, result);
-        }
+        call.run::<TRACED>(this.polled);
         if poll.is_ready() {
             leaving(this.polled);
             if !KEEP {
@@ -163,12 +157,15 @@ impl<F> Scoped<F, true> {
 ///
 /// In a build without optimisations each step is a call that returns before the future is polled. So the steps are not
 /// on the stack while a nested future is polled.
-struct Call<'a, 'cx, F, D, O, const KEEP: bool> {
-    wakeup: &'a mut TaskWakeup,
-    future: Pin<&'a mut Option<F>>,
-    cx: &'a mut Context<'cx>,
-    done: D,
-    poll: &'a mut Poll<O>,
+///
+/// With `KEEP` the scope and the timer stay for further polls when the future gives a value.
+pub(super) struct Call<'a, 'cx, F, D, O, const KEEP: bool> {
+    pub(super) wakeup: &'a mut TaskWakeup,
+    pub(super) future: Pin<&'a mut Option<F>>,
+    pub(super) cx: &'a mut Context<'cx>,
+    pub(super) done: D,
+    /// The result. Pending before the poll.
+    pub(super) poll: &'a mut Poll<O>,
 }
 
 impl<F, D, T, E, const KEEP: bool> Call<'_, '_, F, D, Result<T, E>, KEEP>
@@ -177,6 +174,17 @@ where
     D: Fn(F::Output) -> Result<T, E>,
     E: From<TimeoutError>,
 {
+    #[cfg_attr(not(debug_assertions), inline(always))]
+    pub(super) fn run<const TRACED: bool>(mut self, polled: &mut SuspendedScope) {
+        let thread = Thread::current();
+        if self.is_to_be_polled(&thread, polled) {
+            let mut frame = polled.frame(&thread);
+            let entered = self.resume(&thread, polled, &mut frame);
+            let result = run_entered(&thread, &mut frame, entered, |scope| self.poll_in::<TRACED>(scope));
+            self.suspend(polled, &mut frame, result);
+        }
+    }
+
     #[cfg_attr(not(debug_assertions), inline(always))]
     fn resume(&self, thread: &Thread, polled: &mut SuspendedScope, frame: &mut Scope) -> Entered {
         let has_timer = self.wakeup.is_set_for(polled.own());
@@ -269,8 +277,11 @@ where
                 }
             }
         };
+        let lasts = KEEP && matches!(poll, Poll::Ready(Ok(_)));
         self.set(poll);
-        self.wakeup.clear();
+        if !lasts {
+            self.wakeup.clear();
+        }
         if !KEEP {
             self.future.set(None);
         }
