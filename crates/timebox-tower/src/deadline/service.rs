@@ -2,7 +2,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use pin_project::pin_project;
-use timebox::future::{TimeoutValue, timeout_value};
+use timebox::future::{Wait, wait};
 use timebox::{Limit, TimeoutError};
 use tower_service::Service;
 
@@ -41,8 +41,8 @@ where
 
     fn call(&mut self, mut request: R) -> Self::Future {
         let state = match self.layer.apply(request.headers_mut()) {
-            Ok(()) => State::Called(timeout_value(Limit::NONE, self.inner.call(request))),
-            Err(error) => State::NotCalled(Some(error)),
+            Ok(()) => State::Called(wait(Limit::NONE, self.inner.call(request))),
+            Err(error) => State::NotCalled(error),
         };
         DeadlineFuture {
             state,
@@ -65,9 +65,10 @@ pub struct DeadlineFuture<F> {
 #[pin_project(project = StateProj)]
 #[derive(Debug)]
 enum State<F> {
-    Called(#[pin] TimeoutValue<F>),
-    /// `None` once it is done.
-    NotCalled(Option<TimeoutError>),
+    /// Within a grace, `Wait` fails once the scope is over; a scope would let the call go on.
+    Called(#[pin] Wait<F>),
+    NotCalled(TimeoutError),
+    Done,
 }
 
 impl<F, T, E> Future for DeadlineFuture<F>
@@ -78,16 +79,16 @@ where
     type Output = Result<T, BoxError>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.project();
-        let error = match this.state.project() {
-            StateProj::Called(call) => match ready!(call.poll(cx)) {
-                Ok(result) => return Poll::Ready(result.map_err(Into::into)),
-                Err(error) => error,
-            },
-            StateProj::NotCalled(error) => match error.take() {
-                Some(error) => error,
-                None => return Poll::Pending,
-            },
+        let mut this = self.project();
+        let result = match this.state.as_mut().project() {
+            StateProj::Called(call) => ready!(call.poll(cx)),
+            StateProj::NotCalled(error) => Err(error.clone()),
+            StateProj::Done => return Poll::Pending,
+        };
+        this.state.set(State::Done); // drops the call
+        let error = match result {
+            Ok(result) => return Poll::Ready(result.map_err(Into::into)),
+            Err(error) => error,
         };
         #[cfg(feature = "tonic")]
         if *this.format == Format::Grpc {

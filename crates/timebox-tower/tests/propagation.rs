@@ -1,0 +1,339 @@
+//! Headers that a client sends, hostile ones too.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+use timebox::Deadline;
+use timebox_tower::{Malformed, Propagation};
+
+/// Counts the bytes that a thread asks for.
+struct Counting;
+
+thread_local! {
+    static ALLOCATED: Cell<usize> = const { Cell::new(0) };
+}
+
+fn count(bytes: usize) {
+    let _gone = ALLOCATED.try_with(|allocated| allocated.set(allocated.get() + bytes));
+}
+
+// SAFETY: `System` does the work.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count(layout.size());
+        // SAFETY: the caller keeps the promise.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: the caller keeps the promise.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+const HEADER: &str = "x-timeout-ms";
+
+fn formats() -> [(Propagation, &'static str); 2] {
+    [(Propagation::grpc(), "grpc-timeout"), (Propagation::header(HEADER), HEADER)]
+}
+
+/// What a scope with the limit of these headers has left: `Some(None)` if it has no deadline.
+fn left(propagation: &Propagation, headers: &HeaderMap) -> Result<Option<Option<Duration>>, Malformed> {
+    let allocated = ALLOCATED.get();
+    let limit = propagation.deadline_of(headers);
+    let allocated = ALLOCATED.get() - allocated;
+    assert!(allocated < 100, "{allocated} bytes allocated");
+    let Some(limit) = limit? else { return Ok(None) };
+    Ok(Some(timebox::timeout_value(limit, timebox::remaining).unwrap_or(Some(Duration::ZERO))))
+}
+
+fn sent(header: &'static str, value: &[u8]) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    headers.insert(header, HeaderValue::from_bytes(value).unwrap());
+    headers
+}
+
+/// The status is clear: 400, or `INVALID_ARGUMENT` with a message.
+fn is_refusal(malformed: &Malformed) -> bool {
+    let response: Response<()> = malformed.response();
+    let status = response.headers().get("grpc-status");
+    if malformed.header() == "grpc-timeout" {
+        let message = response.headers().get("grpc-message").and_then(|message| message.to_str().ok());
+        response.status() == StatusCode::OK
+            && status.is_some_and(|status| status == "3")
+            && message.is_some_and(|message| message.starts_with("malformed header grpc-timeout: "))
+    } else {
+        response.status() == StatusCode::BAD_REQUEST && status.is_none()
+    }
+}
+
+#[test]
+fn absent_zero_and_infinite_are_three_different_things() {
+    for (propagation, header) in formats() {
+        let [zero, infinite] = match header {
+            "grpc-timeout" => ["0S", "99999999H"],
+            _ => ["0", "9999999999999999999"],
+        };
+        assert_eq!(left(&propagation, &HeaderMap::new()).unwrap(), None);
+        assert_eq!(left(&propagation, &sent(header, zero.as_bytes())).unwrap(), Some(Some(Duration::ZERO)));
+        assert_eq!(left(&propagation, &sent(header, infinite.as_bytes())).unwrap(), Some(None));
+    }
+}
+
+#[test]
+fn an_incoming_deadline_is_what_is_left_when_the_scope_begins() {
+    for (propagation, header) in formats() {
+        let value = if header == HEADER { "60000" } else { "1M" };
+        let left = left(&propagation, &sent(header, value.as_bytes())).unwrap().unwrap().unwrap();
+        assert!(left <= Duration::from_secs(60) && left > Duration::from_secs(1), "{left:?}");
+    }
+}
+
+#[test]
+fn a_header_that_is_sent_twice_is_refused() {
+    for (propagation, header) in formats() {
+        for values in [["1", "1"], ["1m", "1m"], ["1S", "2S"], ["", ""]] {
+            let headers = values.map(|value| (header.parse().unwrap(), HeaderValue::from_static(value)));
+            let error = left(&propagation, &HeaderMap::from_iter(headers)).unwrap_err();
+            assert!(is_refusal(&error) && error.to_string().ends_with("sent more than once"), "{error}");
+        }
+        let many = (0..20_000).map(|_| (header.parse().unwrap(), HeaderValue::from_static("1")));
+        assert!(is_refusal(&left(&propagation, &HeaderMap::from_iter(many)).unwrap_err()));
+    }
+}
+
+#[test]
+#[should_panic(expected = "not a name of a header")]
+fn a_name_that_is_none_is_the_programmers_mistake() {
+    let _ = Propagation::header("no name");
+}
+
+/// Values that someone may send, with what they mean to gRPC, in nanoseconds; `None` if they mean nothing.
+const OF_GRPC: [(&[u8], Option<u128>); 40] = [
+    (b"0n", Some(0)),
+    (b"0H", Some(0)),
+    (b"00000000S", Some(0)),
+    (b"1n", Some(1)),
+    (b"00000001n", Some(1)),
+    (b"99999999n", Some(99_999_999)),
+    (b"1u", Some(1_000)),
+    (b"1m", Some(1_000_000)),
+    (b"1S", Some(1_000_000_000)),
+    (b"1M", Some(60_000_000_000)),
+    (b"1H", Some(3_600_000_000_000)),
+    (b"99999999S", Some(99_999_999_000_000_000)),
+    (b"100000000n", None),
+    (b"000000001n", None),
+    (b"1", None),
+    (b"12345678", None),
+    (b"123456789", None),
+    (b"n", None),
+    (b"S", None),
+    (b"1s", None),
+    (b"1h", None),
+    (b"1U", None),
+    (b"1N", None),
+    (b"1ms", None),
+    (b"1us", None),
+    (b"1Sn", None),
+    (b"1S1m", None),
+    (b"1S,2S", None),
+    (b"1 S", None),
+    (b" 1S", None),
+    (b"1S ", None),
+    (b"1.5S", None),
+    (b"-1S", None),
+    (b"+1S", None),
+    (b"1e3S", None),
+    (b"0x1S", None),
+    (b"1_0S", None),
+    (b"S1", None),
+    (b"1\xc2\xb5", None),
+    (b"\xd9\xa3S", None),
+];
+
+/// The same for a header in milliseconds.
+const OF_MILLISECONDS: [(&[u8], Option<u128>); 40] = [
+    (b"0", Some(0)),
+    (b"000", Some(0)),
+    (b"1", Some(1_000_000)),
+    (b"01", Some(1_000_000)),
+    (b"250", Some(250_000_000)),
+    (b"0000000000000000250", Some(250_000_000)),
+    (b"9999999999", Some(9_999_999_999_000_000)),
+    (b"00000000000000000250", None),
+    (b"10000000000000000000", None),
+    (b"18446744073709551616", None),
+    (b"1n", None),
+    (b"1m", None),
+    (b"1ms", None),
+    (b"1 ms", None),
+    (b"1s", None),
+    (b"1S", None),
+    (b"1,2", None),
+    (b"1, 1", None),
+    (b"1;", None),
+    (b"1;q=1", None),
+    (b"1.0", None),
+    (b"1.", None),
+    (b".5", None),
+    (b"1e3", None),
+    (b"1E3", None),
+    (b"0x10", None),
+    (b"0b1", None),
+    (b"1_000", None),
+    (b"1'000", None),
+    (b"+1", None),
+    (b"-1", None),
+    (b"-0", None),
+    (b"- 1", None),
+    (b"1-", None),
+    (b"1 000", None),
+    (b"1\t0", None),
+    (b"\xef\xbc\x91", None),
+    (b"\xd9\xa3", None),
+    (b"\xe2\x88\x9e", None),
+    (b"\xff", None),
+];
+
+/// Values that mean nothing to either.
+const OF_NEITHER: [&str; 60] = [
+    "",
+    " ",
+    "  ",
+    "\t",
+    " \t ",
+    "-",
+    "+",
+    "--1",
+    "++1",
+    "+-1",
+    ".",
+    "..",
+    ",",
+    ",,",
+    ";",
+    ":",
+    "/",
+    "\\",
+    "%",
+    "%31",
+    "%00",
+    "\"1\"",
+    "'1'",
+    "\"\"",
+    "(1)",
+    "[1]",
+    "{1}",
+    "<1>",
+    "{\"ms\":1}",
+    "$1",
+    "${jndi:ldap://x/a}",
+    "$(id)",
+    "`id`",
+    "1|id",
+    "1&id",
+    "1;id",
+    "' or 1=1 --",
+    "../../etc/passwd",
+    "<script>",
+    "%s%s%s%n",
+    "%n",
+    "NaN",
+    "nan",
+    "inf",
+    "Infinity",
+    "-Infinity",
+    "infinite",
+    "never",
+    "none",
+    "null",
+    "nil",
+    "undefined",
+    "true",
+    "PT1S",
+    "P1D",
+    "1:00",
+    "00:00:01",
+    "Sat, 28 Nov 2026 18:00:00 GMT",
+    "2026-11-28T18:00:00Z",
+    "max-age=1",
+];
+
+#[test]
+fn two_hundred_values_made_by_hand_are_read_or_clearly_refused() {
+    let long = ["1", "0", "9", " ", "S", "x", "\u{b5}", "1S", "1 ", ",1"].map(|part| part.repeat(30_000));
+    let neither =
+        OF_NEITHER.iter().map(|value| value.as_bytes()).chain(long.iter().map(|value| value.as_bytes()));
+    let neither: Vec<_> = neither.map(|value| (value, None)).collect();
+    let mut tried = 0;
+    for ((propagation, header), own) in formats().into_iter().zip([&OF_GRPC, &OF_MILLISECONDS]) {
+        for &(value, expected) in own.iter().chain(&neither) {
+            tried += 1;
+            let text = String::from_utf8_lossy(&value[..value.len().min(40)]);
+            let before = Deadline::after(Duration::ZERO);
+            let left = left(&propagation, &sent(header, value));
+            let since = Deadline::after(Duration::ZERO).to_instant().unwrap() - before.to_instant().unwrap();
+            match (left, expected) {
+                (Err(error), None) => assert!(is_refusal(&error), "{text}"),
+                (Ok(Some(Some(left))), Some(expected)) => {
+                    assert!(
+                        left.as_nanos() <= expected && left.as_nanos() + since.as_nanos() >= expected,
+                        "{text}"
+                    );
+                }
+                (left, expected) => panic!("{text}: {left:?}, not {expected:?}"),
+            }
+        }
+    }
+    assert_eq!(tried, 220);
+}
+
+/// The grammar of gRPC, told another way.
+fn is_grpc(value: &[u8]) -> bool {
+    (2..=9).contains(&value.len())
+        && value.is_ascii()
+        && value[..value.len() - 1].iter().all(u8::is_ascii_digit)
+        && b"HMSmun".contains(&value[value.len() - 1])
+}
+
+fn is_milliseconds(value: &[u8]) -> bool {
+    (1..=19).contains(&value.len()) && value.iter().all(u8::is_ascii_digit)
+}
+
+/// Bytes that a header may hold: nonsense, short and long, and values that are nearly right.
+fn values() -> impl Strategy<Value = Vec<u8>> {
+    let allowed = prop_oneof![9 => b' '..=b'~', 1 => 0x80..=0xff_u8, 1 => Just(b'\t')];
+    prop_oneof![
+        prop::collection::vec(allowed.clone(), 0..12),
+        (prop::collection::vec(allowed, 0..50), 1..200_usize).prop_map(|(bytes, times)| bytes.repeat(times)),
+        "[0-9]{0,21}[HMSmunhs]?".prop_map(String::into_bytes),
+        "[ ,+.-]?[0-9]{1,9}[ ,+.-]?[HMSmun]?[ ,+.-]?".prop_map(String::into_bytes),
+    ]
+}
+
+#[test]
+fn ten_thousand_random_values_are_read_or_clearly_refused() {
+    let mut runner =
+        TestRunner::new(Config { cases: 10_000, failure_persistence: None, ..Config::default() });
+    runner
+        .run(&values(), |value| {
+            for ((propagation, header), is_right) in
+                formats().into_iter().zip([is_grpc as fn(&[u8]) -> bool, is_milliseconds])
+            {
+                match left(&propagation, &sent(header, &value)) {
+                    Ok(left) => prop_assert!(is_right(&value) && left.is_some()),
+                    Err(error) => prop_assert!(!is_right(&value) && is_refusal(&error)),
+                }
+            }
+            Ok(())
+        })
+        .unwrap();
+}
