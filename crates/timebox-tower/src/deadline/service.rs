@@ -9,9 +9,11 @@ use tower_service::Service;
 use super::DeadlineLayer;
 use super::request::HasHeaders;
 #[cfg(feature = "tonic")]
+use super::status;
+#[cfg(feature = "tonic")]
 use crate::propagation::Format;
 
-type BoxError = Box<dyn std::error::Error + Send + Sync>;
+pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// The service of a [`DeadlineLayer`].
 #[derive(Clone, Debug)]
@@ -47,7 +49,7 @@ where
         DeadlineFuture {
             state,
             #[cfg(feature = "tonic")]
-            format: self.layer.propagation.format(),
+            layer: self.layer.clone(),
         }
     }
 }
@@ -59,7 +61,7 @@ pub struct DeadlineFuture<F> {
     #[pin]
     state: State<F>,
     #[cfg(feature = "tonic")]
-    format: Format,
+    layer: DeadlineLayer,
 }
 
 #[pin_project(project = StateProj)]
@@ -87,21 +89,14 @@ where
         };
         this.state.set(State::Done); // drops the call
         let error = match result {
-            Ok(result) => return Poll::Ready(result.map_err(Into::into)),
-            Err(error) => error,
+            Ok(Ok(response)) => return Poll::Ready(Ok(response)),
+            Ok(Err(error)) => error.into(),
+            Err(timed_out) => Box::new(timed_out),
         };
         #[cfg(feature = "tonic")]
-        if *this.format == Format::Grpc {
-            return Poll::Ready(Err(Box::new(status(error))));
+        if this.layer.propagation.format() == Format::Grpc {
+            return Poll::Ready(Err(status::with_status(error, this.layer.allowance)));
         }
-        Poll::Ready(Err(Box::new(error)))
+        Poll::Ready(Err(error))
     }
-}
-
-#[cfg(feature = "tonic")]
-fn status(error: TimeoutError) -> tonic::Status {
-    let code = if error.is_timeout() { tonic::Code::DeadlineExceeded } else { tonic::Code::Cancelled };
-    let mut status = tonic::Status::new(code, error.to_string());
-    status.set_source(std::sync::Arc::new(error));
-    status
 }
