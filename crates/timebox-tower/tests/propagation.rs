@@ -2,13 +2,19 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
+use http_body::Body as _;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use timebox::Deadline;
-use timebox_tower::{Malformed, Propagation};
+use timebox_tower::{Malformed, Propagation, TimeoutLayer, respond};
+use tower::{Layer, Service, service_fn};
 
 /// Counts the bytes that a thread asks for.
 struct Counting;
@@ -60,17 +66,52 @@ fn sent(header: &'static str, value: &[u8]) -> HeaderMap {
     headers
 }
 
-/// The status is clear: 400, or `INVALID_ARGUMENT` with a message.
-fn is_refusal(malformed: &Malformed) -> bool {
-    let response: Response<()> = malformed.response();
-    let status = response.headers().get("grpc-status");
-    if malformed.header() == "grpc-timeout" {
-        let message = response.headers().get("grpc-message").and_then(|message| message.to_str().ok());
-        response.status() == StatusCode::OK
-            && status.is_some_and(|status| status == "3")
-            && message.is_some_and(|message| message.starts_with("malformed header grpc-timeout: "))
+/// What a server with the layer does with a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Done {
+    Served,
+    Over,
+    /// With a clear status: 400, or gRPC's `INVALID_ARGUMENT` with a message.
+    Refused,
+}
+
+fn serve(propagation: &Propagation, headers: HeaderMap) -> Done {
+    async fn handler(_: Request<()>) -> Result<Response<String>, Infallible> {
+        Ok(Response::new("served".to_owned()))
+    }
+    let is_grpc = propagation.name() == "grpc-timeout";
+    let layer = TimeoutLayer::new(Duration::from_secs(3600)).propagate(propagation.clone());
+    let mut request = Request::new(());
+    *request.headers_mut() = headers;
+    let before = ALLOCATED.get();
+    let response = if is_grpc {
+        now(layer.respond_with_grpc_status().layer(service_fn(handler)).call(request)).unwrap()
     } else {
-        response.status() == StatusCode::BAD_REQUEST && status.is_none()
+        now(layer.respond_with(respond::gateway_timeout()).layer(service_fn(handler)).call(request)).unwrap()
+    };
+    let allocated = ALLOCATED.get() - before;
+    assert!(allocated < 10_000, "{allocated} bytes allocated");
+    if response.body().size_hint().exact() == Some(6) {
+        return Done::Served;
+    }
+    let grpc = response.headers().get("grpc-status").map(HeaderValue::as_bytes);
+    let message = response.headers().get("grpc-message").and_then(|message| message.to_str().ok());
+    match (response.status(), grpc) {
+        (StatusCode::OK, Some(b"4")) if is_grpc => Done::Over,
+        (StatusCode::GATEWAY_TIMEOUT, None) => Done::Over,
+        (StatusCode::BAD_REQUEST, None) => Done::Refused,
+        (StatusCode::OK, Some(b"3")) if message.unwrap().starts_with("malformed header grpc-timeout: ") => {
+            Done::Refused
+        }
+        _ => panic!("{response:?}"),
+    }
+}
+
+/// The output of a future that is ready.
+fn now<F: Future>(future: F) -> F::Output {
+    match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(output) => output,
+        Poll::Pending => panic!("it is pending"),
     }
 }
 
@@ -81,9 +122,12 @@ fn absent_zero_and_infinite_are_three_different_things() {
             "grpc-timeout" => ["0S", "99999999H"],
             _ => ["0", "9999999999999999999"],
         };
+        let [zero, infinite] = [zero, infinite].map(|value| sent(header, value.as_bytes()));
         assert_eq!(left(&propagation, &HeaderMap::new()).unwrap(), None);
-        assert_eq!(left(&propagation, &sent(header, zero.as_bytes())).unwrap(), Some(Some(Duration::ZERO)));
-        assert_eq!(left(&propagation, &sent(header, infinite.as_bytes())).unwrap(), Some(None));
+        assert_eq!(left(&propagation, &zero).unwrap(), Some(Some(Duration::ZERO)));
+        assert_eq!(left(&propagation, &infinite).unwrap(), Some(None));
+        let done = [HeaderMap::new(), zero, infinite].map(|headers| serve(&propagation, headers));
+        assert_eq!(done, [Done::Served, Done::Over, Done::Served]);
     }
 }
 
@@ -101,11 +145,13 @@ fn a_header_that_is_sent_twice_is_refused() {
     for (propagation, header) in formats() {
         for values in [["1", "1"], ["1m", "1m"], ["1S", "2S"], ["", ""]] {
             let headers = values.map(|value| (header.parse().unwrap(), HeaderValue::from_static(value)));
-            let error = left(&propagation, &HeaderMap::from_iter(headers)).unwrap_err();
-            assert!(is_refusal(&error) && error.to_string().ends_with("sent more than once"), "{error}");
+            let headers = HeaderMap::from_iter(headers);
+            let error = left(&propagation, &headers).unwrap_err();
+            assert!(error.to_string().ends_with("sent more than once"), "{error}");
+            assert_eq!(serve(&propagation, headers), Done::Refused);
         }
         let many = (0..20_000).map(|_| (header.parse().unwrap(), HeaderValue::from_static("1")));
-        assert!(is_refusal(&left(&propagation, &HeaderMap::from_iter(many)).unwrap_err()));
+        assert_eq!(serve(&propagation, HeaderMap::from_iter(many)), Done::Refused);
     }
 }
 
@@ -279,10 +325,11 @@ fn two_hundred_values_made_by_hand_are_read_or_clearly_refused() {
             tried += 1;
             let text = String::from_utf8_lossy(&value[..value.len().min(40)]);
             let before = Deadline::after(Duration::ZERO);
-            let left = left(&propagation, &sent(header, value));
+            let headers = sent(header, value);
+            let left = left(&propagation, &headers);
             let since = Deadline::after(Duration::ZERO).to_instant().unwrap() - before.to_instant().unwrap();
             match (left, expected) {
-                (Err(error), None) => assert!(is_refusal(&error), "{text}"),
+                (Err(_), None) => assert_eq!(serve(&propagation, headers), Done::Refused, "{text}"),
                 (Ok(Some(Some(left))), Some(expected)) => {
                     assert!(
                         left.as_nanos() <= expected && left.as_nanos() + since.as_nanos() >= expected,
@@ -328,12 +375,32 @@ fn ten_thousand_random_values_are_read_or_clearly_refused() {
             for ((propagation, header), is_right) in
                 formats().into_iter().zip([is_grpc as fn(&[u8]) -> bool, is_milliseconds])
             {
-                match left(&propagation, &sent(header, &value)) {
-                    Ok(left) => prop_assert!(is_right(&value) && left.is_some()),
-                    Err(error) => prop_assert!(!is_right(&value) && is_refusal(&error)),
-                }
+                let headers = sent(header, &value);
+                prop_assert_eq!(left(&propagation, &headers).is_ok(), is_right(&value));
+                prop_assert_eq!(serve(&propagation, headers) != Done::Refused, is_right(&value));
             }
             Ok(())
         })
         .unwrap();
+}
+
+#[test]
+fn an_incoming_deadline_never_lengthens_the_limit_of_the_server() {
+    for (propagation, header) in formats() {
+        for value in ["", "60000", "1M", "1H", "99999999H", "9999999999999999999"] {
+            let limit = Duration::from_secs(1);
+            let deadline = Deadline::after(limit);
+            let service = |_: Request<()>| {
+                assert!(timebox::deadline() >= deadline, "it is not the server's");
+                assert!(timebox::remaining().unwrap() <= limit);
+                async { Ok::<_, Infallible>(Response::new(String::new())) }
+            };
+            let layer = TimeoutLayer::new(limit).propagate(propagation.clone()).respond_with_grpc_status();
+            let mut request = Request::new(());
+            if propagation.deadline_of(&sent(header, value.as_bytes())).is_ok() {
+                *request.headers_mut() = sent(header, value.as_bytes());
+            }
+            now(layer.layer(service_fn(service)).call(request)).unwrap();
+        }
+    }
 }
