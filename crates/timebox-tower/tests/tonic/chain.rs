@@ -1,8 +1,5 @@
 //! Three services of tonic in a row, the last one slow, under many calls with random deadlines.
 
-#[path = "../examples/tonic_chain/service.rs"]
-mod service;
-
 use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
@@ -11,10 +8,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use super::service::{Cents, Item, ShopClient, ShopServer};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
-use service::{Cents, Item, ShopClient, ShopServer};
 use timebox::{Timebox, TimeoutError, checkpoint, future};
 use timebox_tower::{DeadlineLayer, DeadlineService, Propagation, TimeoutLayer};
 use tokio::net::TcpListener;
