@@ -50,14 +50,15 @@ fn formats() -> [(Propagation, &'static str); 2] {
     [(Propagation::grpc(), "grpc-timeout"), (Propagation::header(HEADER), HEADER)]
 }
 
-/// What a scope with the limit of these headers has left: `Some(None)` if it has no deadline.
-fn left(propagation: &Propagation, headers: &HeaderMap) -> Result<Option<Option<Duration>>, Malformed> {
+/// The deadline of a scope with the limit of these headers; `None` if they ask for none.
+fn deadline(propagation: &Propagation, headers: &HeaderMap) -> Result<Option<Deadline>, Malformed> {
     let allocated = ALLOCATED.get();
     let limit = propagation.deadline_of(headers);
     let allocated = ALLOCATED.get() - allocated;
     assert!(allocated < 100, "{allocated} bytes allocated");
     let Some(limit) = limit? else { return Ok(None) };
-    Ok(Some(timebox::timeout_value(limit, timebox::remaining).unwrap_or(Some(Duration::ZERO))))
+    let now = Deadline::after(Duration::ZERO);
+    Ok(Some(timebox::timeout_value(limit, timebox::deadline).unwrap_or(now)))
 }
 
 fn sent(header: &'static str, value: &[u8]) -> HeaderMap {
@@ -123,9 +124,9 @@ fn absent_zero_and_infinite_are_three_different_things() {
             _ => ["0", "9999999999999999999"],
         };
         let [zero, infinite] = [zero, infinite].map(|value| sent(header, value.as_bytes()));
-        assert_eq!(left(&propagation, &HeaderMap::new()).unwrap(), None);
-        assert_eq!(left(&propagation, &zero).unwrap(), Some(Some(Duration::ZERO)));
-        assert_eq!(left(&propagation, &infinite).unwrap(), Some(None));
+        assert_eq!(deadline(&propagation, &HeaderMap::new()).unwrap(), None);
+        assert!(deadline(&propagation, &zero).unwrap().unwrap().has_passed());
+        assert_eq!(deadline(&propagation, &infinite).unwrap(), Some(Deadline::NEVER));
         let done = [HeaderMap::new(), zero, infinite].map(|headers| serve(&propagation, headers));
         assert_eq!(done, [Done::Served, Done::Over, Done::Served]);
     }
@@ -135,8 +136,10 @@ fn absent_zero_and_infinite_are_three_different_things() {
 fn an_incoming_deadline_is_what_is_left_when_the_scope_begins() {
     for (propagation, header) in formats() {
         let value = if header == HEADER { "60000" } else { "1M" };
-        let left = left(&propagation, &sent(header, value.as_bytes())).unwrap().unwrap().unwrap();
-        assert!(left <= Duration::from_secs(60) && left > Duration::from_secs(1), "{left:?}");
+        let minute = Duration::from_secs(60);
+        let before = Deadline::after(minute);
+        let deadline = deadline(&propagation, &sent(header, value.as_bytes())).unwrap().unwrap();
+        assert!(before <= deadline && deadline <= Deadline::after(minute), "{deadline:?}");
     }
 }
 
@@ -146,12 +149,12 @@ fn a_header_that_is_sent_twice_is_refused() {
         for values in [["1", "1"], ["1m", "1m"], ["1S", "2S"], ["", ""]] {
             let headers = values.map(|value| (header.parse().unwrap(), HeaderValue::from_static(value)));
             let headers = HeaderMap::from_iter(headers);
-            let error = left(&propagation, &headers).unwrap_err();
+            let error = deadline(&propagation, &headers).unwrap_err();
             assert!(error.to_string().ends_with("sent more than once"), "{error}");
             assert_eq!(serve(&propagation, headers), Done::Refused);
         }
         let many = (0..20_000).map(|_| (header.parse().unwrap(), HeaderValue::from_static("1")));
-        assert_eq!(serve(&propagation, HeaderMap::from_iter(many)), Done::Refused);
+        assert_eq!(serve(&propagation, many.collect()), Done::Refused);
     }
 }
 
@@ -162,7 +165,7 @@ fn a_name_that_is_none_is_the_programmers_mistake() {
 }
 
 /// Values that someone may send, with what they mean to gRPC, in nanoseconds; `None` if they mean nothing.
-const OF_GRPC: [(&[u8], Option<u128>); 40] = [
+const OF_GRPC: [(&[u8], Option<u64>); 40] = [
     (b"0n", Some(0)),
     (b"0H", Some(0)),
     (b"00000000S", Some(0)),
@@ -206,7 +209,7 @@ const OF_GRPC: [(&[u8], Option<u128>); 40] = [
 ];
 
 /// The same for a header in milliseconds.
-const OF_MILLISECONDS: [(&[u8], Option<u128>); 40] = [
+const OF_MILLISECONDS: [(&[u8], Option<u64>); 40] = [
     (b"0", Some(0)),
     (b"000", Some(0)),
     (b"1", Some(1_000_000)),
@@ -316,27 +319,24 @@ const OF_NEITHER: [&str; 60] = [
 #[test]
 fn two_hundred_values_made_by_hand_are_read_or_clearly_refused() {
     let long = ["1", "0", "9", " ", "S", "x", "\u{b5}", "1S", "1 ", ",1"].map(|part| part.repeat(30_000));
-    let neither =
-        OF_NEITHER.iter().map(|value| value.as_bytes()).chain(long.iter().map(|value| value.as_bytes()));
+    let neither = OF_NEITHER.iter().map(|value| value.as_bytes()).chain(long.iter().map(String::as_bytes));
     let neither: Vec<_> = neither.map(|value| (value, None)).collect();
     let mut tried = 0;
     for ((propagation, header), own) in formats().into_iter().zip([&OF_GRPC, &OF_MILLISECONDS]) {
         for &(value, expected) in own.iter().chain(&neither) {
             tried += 1;
             let text = String::from_utf8_lossy(&value[..value.len().min(40)]);
-            let before = Deadline::after(Duration::ZERO);
             let headers = sent(header, value);
-            let left = left(&propagation, &headers);
-            let since = Deadline::after(Duration::ZERO).to_instant().unwrap() - before.to_instant().unwrap();
-            match (left, expected) {
+            let before = Deadline::after(Duration::ZERO);
+            match (deadline(&propagation, &headers), expected) {
                 (Err(_), None) => assert_eq!(serve(&propagation, headers), Done::Refused, "{text}"),
-                (Ok(Some(Some(left))), Some(expected)) => {
-                    assert!(
-                        left.as_nanos() <= expected && left.as_nanos() + since.as_nanos() >= expected,
-                        "{text}"
-                    );
+                (Ok(Some(deadline)), Some(nanos)) => {
+                    let limit = Duration::from_nanos(nanos);
+                    let passes = |before: Deadline| Deadline::at(before.to_instant().unwrap() + limit);
+                    assert!(passes(before) <= deadline, "{text}");
+                    assert!(deadline <= Deadline::after(limit), "{text}");
                 }
-                (left, expected) => panic!("{text}: {left:?}, not {expected:?}"),
+                (deadline, expected) => panic!("{text}: {deadline:?}, not {expected:?}"),
             }
         }
     }
@@ -376,7 +376,7 @@ fn ten_thousand_random_values_are_read_or_clearly_refused() {
                 formats().into_iter().zip([is_grpc as fn(&[u8]) -> bool, is_milliseconds])
             {
                 let headers = sent(header, &value);
-                prop_assert_eq!(left(&propagation, &headers).is_ok(), is_right(&value));
+                prop_assert_eq!(deadline(&propagation, &headers).is_ok(), is_right(&value));
                 prop_assert_eq!(serve(&propagation, headers) != Done::Refused, is_right(&value));
             }
             Ok(())

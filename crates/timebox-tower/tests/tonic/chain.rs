@@ -22,7 +22,7 @@ use tonic::transport::{Channel, Endpoint, Server};
 use tonic::{Code, Request, Response, Status};
 use tower::ServiceBuilder;
 
-const CALLS: usize = 1_000;
+const CALLS: u32 = 1_000;
 const SERVICES: usize = 3;
 /// How long a service may work on a call after its deadline.
 const LATENESS: Duration = Duration::from_millis(50);
@@ -129,7 +129,7 @@ impl Chain {
         let limited =
             TimeoutLayer::new(self.times.limit).propagate(Propagation::grpc()).respond_with_grpc_status();
         // To a server of HTTP/2, many calls that are given up at once look like an attack: it would close the connection.
-        let server = Server::builder().http2_max_pending_accept_reset_streams(Some(CALLS));
+        let server = Server::builder().http2_max_pending_accept_reset_streams(Some(CALLS as usize));
         let server = server.layer(limited).add_service(ShopServer(price));
         let (stop, stopped) = oneshot::channel();
         let task = tokio::spawn(async move {
@@ -226,9 +226,9 @@ impl Chain {
 
 #[derive(Debug, Default)]
 struct Outcomes {
-    answers: usize,
-    statuses: usize,
-    not_started: usize,
+    answers: u32,
+    statuses: u32,
+    not_started: u32,
 }
 
 fn connect(address: SocketAddr, times: Times) -> ShopClient<DeadlineService<Channel>> {
@@ -267,9 +267,15 @@ impl Punctuality {
 }
 
 fn random_limits(longest: Duration) -> Vec<Duration> {
-    let limits = prop::collection::vec(0..longest.as_micros() as u64, CALLS);
+    let limits = prop::collection::vec(0..1_000_000_u32, CALLS as usize);
     let mut runner = TestRunner::deterministic();
-    limits.new_tree(&mut runner).unwrap().current().into_iter().map(Duration::from_micros).collect()
+    limits
+        .new_tree(&mut runner)
+        .unwrap()
+        .current()
+        .into_iter()
+        .map(|part| longest / 1_000_000 * part)
+        .collect()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -278,7 +284,7 @@ async fn a_thousand_calls_through_three_services_end_in_time() {
     let hour = Duration::from_secs(3600);
     let chain = Chain::start(Times { limit: hour, allowance: Duration::ZERO, work: Duration::ZERO }).await;
     let begun = Instant::now();
-    let outcomes = chain.call(vec![hour; CALLS], Duration::ZERO).await;
+    let outcomes = chain.call(vec![hour; CALLS as usize], Duration::ZERO).await;
     assert_eq!(outcomes.answers, CALLS);
     let pace = begun.elapsed().max(Duration::from_millis(200));
     chain.stop().await;
@@ -287,7 +293,7 @@ async fn a_thousand_calls_through_three_services_end_in_time() {
     let times = Times { limit: pace * 5, allowance: pace / 25, work: pace * 3 };
     let chain = Chain::start(times).await;
     let punctuality = Punctuality::watch();
-    let outcomes = chain.call(random_limits(pace * 6), pace * 2 / CALLS as u32).await;
+    let outcomes = chain.call(random_limits(pace * 6), pace * 2 / CALLS).await;
     let starved = punctuality.worst().await;
     let calls = chain.stop().await;
 
