@@ -42,6 +42,7 @@ pub(crate) fn monotonic_nanos() -> u64 {
 /// Nanoseconds on a monotonic clock that all processes read alike until the system is booted again; `None` if there is no such
 /// clock.
 #[cfg(all(any(target_os = "linux", target_os = "android"), not(timebox_loom)))]
+#[allow(clippy::unnecessary_wraps)] // other systems lack it
 pub(crate) fn boot_nanos() -> Option<u64> {
     Some(monotonic_nanos())
 }
@@ -65,6 +66,7 @@ pub(crate) fn boot_nanos() -> Option<u64> {
 /// Nanoseconds on a monotonic clock that all processes read alike until the system is booted again; `None` if there is no such
 /// clock.
 #[cfg(any(not(unix), timebox_loom))]
+#[allow(clippy::unnecessary_wraps)] // other systems have it
 pub(crate) fn boot_nanos() -> Option<u64> {
     None
 }
