@@ -209,7 +209,7 @@ pub use scope::{
 #[cfg(any(timebox_loom, timebox_mutants))]
 #[doc(hidden)]
 pub use sync::mutants;
-pub use time::{Deadline, Limit, now};
+pub use time::{Deadline, InvalidDeadline, Limit, now};
 #[cfg(not(timebox_loom))]
 pub use token::{
     CancellationToken, Cancelled, CancelledOwned, DropGuard, DropGuardRef, Registration, RunUntilCancelled,

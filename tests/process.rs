@@ -12,6 +12,8 @@ use timebox::{TimeoutError, timeout};
 
 #[path = "process/choices.rs"]
 mod choices;
+#[path = "process/deadlines.rs"]
+mod deadlines;
 #[path = "process/groups.rs"]
 mod groups;
 #[path = "process/pipes.rs"]

@@ -39,6 +39,36 @@ pub(crate) fn monotonic_nanos() -> u64 {
     u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX).saturating_add(1_000_000_000)
 }
 
+/// Nanoseconds on a monotonic clock that all processes read alike until the system is booted again; `None` if there is no such
+/// clock.
+#[cfg(all(any(target_os = "linux", target_os = "android"), not(timebox_loom)))]
+pub(crate) fn boot_nanos() -> Option<u64> {
+    Some(monotonic_nanos())
+}
+
+/// Nanoseconds on a monotonic clock that all processes read alike until the system is booted again; `None` if there is no such
+/// clock.
+#[cfg(all(unix, not(any(target_os = "linux", target_os = "android", timebox_loom))))]
+pub(crate) fn boot_nanos() -> Option<u64> {
+    // The clock that `Instant` reads: it stands still while the system sleeps.
+    #[cfg(target_vendor = "apple")]
+    let clock = libc::CLOCK_UPTIME_RAW;
+    #[cfg(not(target_vendor = "apple"))]
+    let clock = libc::CLOCK_MONOTONIC;
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the pointer is to writable memory of the right type.
+    let code = unsafe { libc::clock_gettime(clock, &raw mut time) };
+    let (seconds, nanos) = (u64::try_from(time.tv_sec).ok()?, u64::try_from(time.tv_nsec).ok()?);
+    (code == 0).then(|| seconds.saturating_mul(1_000_000_000).saturating_add(nanos))
+}
+
+/// Nanoseconds on a monotonic clock that all processes read alike until the system is booted again; `None` if there is no such
+/// clock.
+#[cfg(any(not(unix), timebox_loom))]
+pub(crate) fn boot_nanos() -> Option<u64> {
+    None
+}
+
 /// The model's clock: it stands still unless the model moves it.
 #[cfg(timebox_loom)]
 pub(crate) use super::model::now as monotonic_nanos;

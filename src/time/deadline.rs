@@ -67,6 +67,12 @@ impl Deadline {
         clock::to_instant(self.0)
     }
 
+    /// The deadline that is earlier by `duration`.
+    #[cfg(all(unix, feature = "process"))]
+    pub(crate) fn sooner_by(self, duration: Duration) -> Self {
+        if self == Self::NEVER { self } else { Self(self.0.saturating_sub(nanos(duration))) }
+    }
+
     pub(crate) const fn from_nanos(nanos: u64) -> Self {
         Self(nanos)
     }

@@ -4,11 +4,13 @@ pub(crate) mod clock;
 mod deadline;
 mod limit;
 mod nanos;
+mod variable;
 
 pub use deadline::Deadline;
 pub use limit::Limit;
 pub(crate) use limit::{Budget, Kind};
 pub(crate) use nanos::{NEVER, nanos};
+pub use variable::InvalidDeadline;
 
 /// The time on the clock that limits follow. Code that reads the time should call this function, so that a test can replace the
 /// clock.

@@ -7,4 +7,5 @@
 mod deadline;
 mod propagation;
 
+pub use deadline::{DeadlineFuture, DeadlineLayer, DeadlineService, HasHeaders};
 pub use propagation::{Malformed, Propagation};

@@ -41,6 +41,15 @@
 //! behind, there are two ways. Redirect the outputs, to a file or to `Stdio::null()`, and call [`status`]. Or limit
 //! [this wait](Run::linger): then [`stdout_cut`](Captured::stdout_cut) says whether the output may be incomplete.
 //!
+//! # The deadline
+//!
+//! In a scope with a deadline, the command gets that deadline in the environment variable
+//! [`TIMEBOX_DEADLINE`](crate::Deadline::VARIABLE). A command that uses this crate can so end in time by itself: it reads
+//! the variable with [`Deadline::from_env`](crate::Deadline::from_env), and runs its work in a scope with that deadline.
+//! [`Run::allowance`] makes the command's deadline earlier, so that it ends before it is signalled. If the variable has
+//! an earlier deadline already, set for this command or inherited by this program, that one stays. Other commands ignore
+//! the variable, and pass it on to the processes that they start.
+//!
 //! # Other code that waits for children
 //!
 //! Another process may get the child's number as soon as the child is reaped. So the child is reaped only after the
@@ -58,6 +67,7 @@ mod reaper;
 mod run;
 mod start;
 mod survivors;
+mod variable;
 
 pub use captured::Captured;
 pub use error::{Error, Halted, Stopped, Why};

@@ -11,9 +11,12 @@ use super::error::{Error, Halted, Stopped, Why};
 use super::group::Group;
 use super::job::{Attended, Job, Plan};
 use super::pipes::Cap;
+use super::variable::with_deadline;
 use crate::error::TimeoutError;
 use crate::interrupt::call::in_innermost;
 use crate::interrupt::poller::Poller;
+use crate::scope::Scope;
+use crate::time::Deadline;
 
 /// Runs a command to its end and returns its output, no longer than the scope lasts.
 ///
@@ -105,13 +108,20 @@ pub struct Run<'c> {
     plan: Plan<'c>,
     grace: Duration,
     linger: Duration,
+    allowance: Duration,
 }
 
 impl<'c> Run<'c> {
     /// A run with the defaults: the grace is one second, and the call waits for the whole output and keeps it.
     pub fn new(command: &'c mut Command) -> Self {
         let plan = Plan { group: Group::default(), dies_with_parent: false, input: None, cap: Cap::NONE };
-        Self { command, plan, grace: Duration::from_secs(1), linger: Duration::MAX }
+        Self {
+            command,
+            plan,
+            grace: Duration::from_secs(1),
+            linger: Duration::MAX,
+            allowance: Duration::ZERO,
+        }
     }
 
     /// The time between SIGTERM and SIGKILL. It holds for all processes of the group, such as a shell and the
@@ -158,6 +168,30 @@ impl<'c> Run<'c> {
     /// ```
     pub fn linger(mut self, linger: Duration) -> Self {
         self.linger = linger;
+        self
+    }
+
+    /// How much earlier than the scope's [deadline](super#the-deadline) the command's is, so that the command can end by itself
+    /// before it is signalled. The default is zero.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::process::Command;
+    /// use std::time::Duration;
+    /// use timebox::process::Run;
+    ///
+    /// let mut worker = Command::new("sh");
+    /// worker.args(["-c", "echo $TIMEBOX_DEADLINE"]);
+    /// let output = timebox::timeout(Duration::from_secs(60), || {
+    ///     Run::new(&mut worker).allowance(Duration::from_secs(50)).output()
+    /// });
+    /// let left = String::from_utf8(output.unwrap().stdout).unwrap();
+    /// let (nanos, _reading) = left.split_once('@').unwrap();
+    /// assert!(nanos.parse::<u64>().unwrap() <= 10_000_000_000);
+    /// ```
+    pub fn allowance(mut self, allowance: Duration) -> Self {
+        self.allowance = allowance;
         self
     }
 
@@ -304,7 +338,7 @@ impl<'c> Run<'c> {
     }
 
     fn run(self, location: &'static Location<'static>) -> Result<Captured, Error> {
-        let Self { command, plan, grace, linger } = self;
+        let Self { command, plan, grace, linger, allowance } = self;
         in_innermost(|scope| {
             if let Some(scope) = scope {
                 scope.checkpoint_at(location)?;
@@ -314,7 +348,8 @@ impl<'c> Run<'c> {
             if has_input {
                 command.stdin(Stdio::piped());
             }
-            let started = Job::start(command, plan, location);
+            let deadline = scope.map_or(Deadline::NEVER, Scope::deadline).sooner_by(allowance);
+            let started = with_deadline(command, deadline, |command| Job::start(command, plan, location));
             if has_input {
                 // If the `Command` kept the pipe, the command's next run would have an input that nothing writes to.
                 command.stdin(Stdio::null());
@@ -344,6 +379,7 @@ impl fmt::Debug for Run<'_> {
             .field("group", &self.plan.group)
             .field("grace", &self.grace)
             .field("linger", &self.linger)
+            .field("allowance", &self.allowance)
             .finish_non_exhaustive()
     }
 }

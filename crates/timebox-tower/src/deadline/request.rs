@@ -1,0 +1,23 @@
+use http::HeaderMap;
+
+/// A request with headers, of whatever client.
+///
+/// It is implemented for [`http::Request`], which the clients of hyper and tonic take, and with the feature `reqwest` for
+/// `reqwest::Request`.
+pub trait HasHeaders {
+    /// The headers of the request.
+    fn headers_mut(&mut self) -> &mut HeaderMap;
+}
+
+impl<B> HasHeaders for http::Request<B> {
+    fn headers_mut(&mut self) -> &mut HeaderMap {
+        self.headers_mut()
+    }
+}
+
+#[cfg(feature = "reqwest")]
+impl HasHeaders for reqwest::Request {
+    fn headers_mut(&mut self) -> &mut HeaderMap {
+        self.headers_mut()
+    }
+}
