@@ -79,7 +79,7 @@ use pin_project::pin_project;
 
 use crate::error::TimeoutError;
 use crate::scope::SuspendedScope;
-use crate::scope::{Extras, Handle, Timebox};
+use crate::scope::{Handle, Timebox};
 use crate::time::Limit;
 use scoped::Scoped;
 
@@ -350,7 +350,7 @@ impl Handle {
         F: IntoFuture<Output = Result<T, E>>,
         E: From<TimeoutError>,
     {
-        let extras = Extras::within(self.node());
+        let extras = self.extras();
         Timeout {
             scoped: Scoped::new(
                 SuspendedScope::with(limit.into(), extras, Location::caller()),

@@ -17,7 +17,7 @@ use std::thread;
 use super::backtrace::OwnStack;
 use super::contents::Stack;
 use super::foreign::crate_of;
-use super::stack::{self, Names, StackCopy, Unwinder};
+use super::stack::{self, Names, RawStack, StackCopy, Unwinder};
 #[cfg(feature = "testing")]
 use crate::sync::SetOnce;
 use crate::sync::traced_waker::with_traced;
@@ -95,25 +95,20 @@ pub fn awaits_of<R>(
 }
 
 impl AwaitCopies {
+    /// The stacks without names, for [`places`] later on. Of those that std took there are none.
+    #[cfg(feature = "profile")]
+    pub(super) fn unwind(self, unwinder: &mut Unwinder) -> Vec<RawStack> {
+        self.stacks.into_iter().filter_map(|taken| taken.unwind(unwinder).ok()).collect()
+    }
+
     /// Finds the names. This takes milliseconds, so it is for the reporter thread.
     pub(crate) fn resolve(self, unwinder: &mut Unwinder, names: &mut Names) -> Awaits {
         let Self { stacks, left_out, elsewhere } = self;
         let mut awaits = Awaits::default();
         let Awaits { stacks: distinct, notes } = &mut awaits;
-        let mut equal = 0;
-        for taken in stacks {
-            let mut stack = taken.resolve(unwinder, names, notes);
-            trim(&mut stack);
-            if distinct.contains(&stack) {
-                equal += 1;
-            } else if let Some(other) = distinct.iter_mut().find(|other| is_of_one_leaf(other, &stack)) {
-                if other.frames.len() < stack.frames.len() {
-                    *other = stack;
-                }
-            } else {
-                distinct.push(stack);
-            }
-        }
+        let stacks = stacks.into_iter().map(|taken| taken.resolve(unwinder, names, notes)).collect();
+        let equal;
+        (*distinct, equal) = places(stacks);
         if distinct.is_empty() && elsewhere == 0 {
             let note = "No waker was cloned: the future waits with the waker of an earlier poll, or nothing will wake it.";
             notes.push(note.to_owned());
@@ -144,9 +139,22 @@ impl Taken {
     }
 
     fn resolve(self, unwinder: &mut Unwinder, names: &mut Names, notes: &mut Vec<String>) -> Stack {
+        let mut raw = match self.unwind(unwinder) {
+            Ok(raw) => raw,
+            Err(stack) => return stack.resolve(),
+        };
+        for note in mem::take(&mut raw.notes) {
+            if !notes.contains(&note) {
+                notes.push(note);
+            }
+        }
+        names.resolve(&raw, None)
+    }
+
+    fn unwind(self, unwinder: &mut Unwinder) -> Result<RawStack, OwnStack> {
         let (copy, poll) = match self {
             Self::Copy { copy, poll } => (copy, poll),
-            Self::ByStd(stack) => return stack.resolve(),
+            Self::ByStd(stack) => return Err(stack),
         };
         let mut raw = unwinder.unwind(&copy);
         // Cuts off the traced poll and the functions around it. A frame with an unknown `cfa` (`u64::MAX`) does not
@@ -156,17 +164,30 @@ impl Taken {
             raw.frames.truncate(outside);
             raw.truncated = false;
         }
-        for note in mem::take(&mut raw.notes) {
-            if !notes.contains(&note) {
-                notes.push(note);
-            }
-        }
-        names.resolve(&raw, None)
+        Ok(raw)
     }
 }
 
-/// Whether both stacks come from one leaf future, which clones the waker in several places: itself, and in functions
-/// that it calls.
+/// The places that these stacks show, each one time, and how many stacks show the place of another one.
+pub(super) fn places(stacks: Vec<Stack>) -> (Vec<Stack>, u32) {
+    let mut distinct: Vec<Stack> = Vec::new();
+    let mut equal = 0;
+    for mut stack in stacks {
+        trim(&mut stack);
+        if distinct.contains(&stack) {
+            equal += 1;
+        } else if let Some(other) = distinct.iter_mut().find(|other| is_of_one_leaf(other, &stack)) {
+            if other.frames.len() < stack.frames.len() {
+                *other = stack;
+            }
+        } else {
+            distinct.push(stack);
+        }
+    }
+    (distinct, equal)
+}
+
+/// Whether one leaf has taken both stacks, since it clones the waker in several places: itself, and in what it calls.
 fn is_of_one_leaf(a: &Stack, b: &Stack) -> bool {
     let mut pairs = a.frames.iter().rev().zip(b.frames.iter().rev());
     let Some(at) = pairs.position(|(a, b)| a != b) else { return false };

@@ -97,6 +97,8 @@ mod pending;
 mod policy;
 #[cfg(target_os = "linux")]
 mod proc;
+#[cfg(feature = "profile")]
+mod profile;
 mod queue;
 mod recent;
 pub(crate) mod reporter;
@@ -118,6 +120,8 @@ pub use install::uninstall;
 pub use losses::dropped;
 pub use offenders::{Offender, Offenders, Total, offenders};
 pub use policy::{InstallError, Policy};
+#[cfg(feature = "profile")]
+pub use profile::{Doing, FunctionTime, LiveProfile, Profile, ProfileReport, ProfileStack, Profiled};
 pub use recent::recent;
 pub use reporter::flush;
 #[cfg(feature = "tokio")]

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use crate::error::{Fields, TimeoutError};
 use crate::sync::{Mutex, lock};
+#[cfg(feature = "profile")]
+use crate::thread::visit::ProfileId;
 use crate::time::{Kind, Limit};
 #[cfg(feature = "report")]
 use crate::time::{NEVER, nanos};
@@ -21,6 +23,9 @@ pub(crate) struct Options {
     pub(crate) tokens: Vec<CancellationToken>,
     /// The node of the handle, if the scope is entered with a handle ([`Handle::enter`](crate::Handle::enter)).
     pub(crate) within: Option<Arc<Node>>,
+    /// The profile of that handle.
+    #[cfg(feature = "profile")]
+    pub(crate) profile: ProfileId,
     pub(crate) fields: Fields,
     /// Whether a late `Ok` is refused.
     pub(crate) strict: bool,
@@ -120,11 +125,6 @@ impl Extras {
             readable,
             ..Self::default()
         }
-    }
-
-    /// The configuration of a scope that is entered by a handle, with nothing else set.
-    pub(crate) fn within(node: &Arc<Node>) -> Self {
-        Self { options: Options { within: Some(Arc::clone(node)), ..Options::default() }, ..Self::default() }
     }
 
     pub(crate) fn set_raised(&self, error: &TimeoutError) {

@@ -4,6 +4,8 @@ use std::any::Any;
 use std::fmt;
 use std::mem::ManuallyDrop;
 use std::panic::Location;
+#[cfg(feature = "profile")]
+use std::ptr;
 use std::sync::Arc;
 use std::task::Waker;
 use std::thread;
@@ -18,6 +20,8 @@ use super::unwind::{caught, is_meant_for};
 use crate::error::{ScopeId, TimeoutError};
 use crate::test_env::TestEnv;
 use crate::thread::Thread;
+#[cfg(feature = "profile")]
+use crate::thread::visit::Visit;
 use crate::time::{Deadline, Limit, NEVER, nanos};
 use crate::token::node::{Node, NodeSpec};
 
@@ -102,6 +106,9 @@ struct ColdState {
     spending: Option<Spending>,
     /// While the scope is open, this guard keeps the thread in `env`.
     under: EnvGuard,
+    /// While the scope is open, if it is that of a handle which comes from a profile.
+    #[cfg(feature = "profile")]
+    visit: Option<Visit>,
 }
 
 impl SuspendedScope {
@@ -233,6 +240,10 @@ impl SuspendedScope {
         if let Some(cold) = self.cold.get() {
             let crosses = cold.crosses_clocks(thread);
             cold.under = enter_env(thread, &cold.env);
+            #[cfg(feature = "profile")]
+            if let Some(extras) = &cold.extras {
+                cold.visit = Visit::of_handle(extras.options.profile, ptr::from_ref(frame).addr());
+            }
             mark_wait(self.location, false);
             effective = cold.resume(thread, frame, effective, crosses, waker.is_null());
             extras = cold.extras.as_ref();
@@ -253,6 +264,10 @@ impl SuspendedScope {
         }
         if let Some(cold) = self.cold.get() {
             cold.under = EnvGuard::unchanged();
+            #[cfg(feature = "profile")]
+            {
+                cold.visit = None;
+            }
         }
         result.map_err(|payload| self.caught(frame, payload))
     }
@@ -323,7 +338,18 @@ impl ColdState {
         let within = extras.as_ref().and_then(|extras| extras.options.within.as_ref());
         let env = within.map_or_else(TestEnv::current, |node| node.env.clone());
         let under = EnvGuard::unchanged();
-        Box::new(Self { env, limit, extras, spec, id: None, node: None, spending: None, under })
+        Box::new(Self {
+            env,
+            limit,
+            extras,
+            spec,
+            id: None,
+            node: None,
+            spending: None,
+            under,
+            #[cfg(feature = "profile")]
+            visit: None,
+        })
     }
 
     /// Whether the scopes around this one in this poll have another clock. If such a scope is over, this scope is over

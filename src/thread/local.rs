@@ -9,6 +9,8 @@
 
 use std::cell::Cell;
 
+#[cfg(feature = "profile")]
+use super::visit::ProfileId;
 use crate::sync::fork::InChild;
 #[cfg(feature = "report")]
 use crate::sync::os;
@@ -41,9 +43,9 @@ pub(crate) struct Thread {
     pub(crate) frame: Cell<*const ()>,
     /// The thread's timers, once it has armed one. Invariant 2.
     timers: Cell<Option<&'static Timers>>,
-    /// How many polls have begun while reports were on.
-    #[cfg(feature = "report")]
-    polls: Cell<u64>,
+    /// The profile of the thread's innermost visit.
+    #[cfg(feature = "profile")]
+    pub(super) profile: Cell<ProfileId>,
 }
 
 /// A pointer to the calling thread's state. It is not `Send`, so it stays on that thread.
@@ -78,8 +80,8 @@ thread_local! {
             slot: Cell::new(None),
             frame: Cell::new(std::ptr::null()),
             timers: Cell::new(None),
-            #[cfg(feature = "report")]
-            polls: Cell::new(0),
+            #[cfg(feature = "profile")]
+            profile: Cell::new(ProfileId::NONE),
         }
     };
     static REGISTRATION: Registration = const { Registration(Cell::new(None)) };
@@ -383,6 +385,8 @@ impl Drop for Registration {
             {
                 slot.set_look(NEVER);
                 slot.set_thread(0, 0);
+                #[cfg(feature = "profile")]
+                slot.set_visit(0);
             }
             global().give_slot_back(index);
         }

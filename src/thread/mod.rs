@@ -7,6 +7,8 @@
 mod local;
 #[cfg(timebox_loom)]
 mod model;
+#[cfg(all(feature = "profile", not(timebox_loom)))]
+pub(crate) mod visit;
 
 use std::task::Waker;
 

@@ -26,6 +26,9 @@ struct Words {
     /// The address of the thread's pointer to its innermost frame.
     #[cfg(feature = "report")]
     frame_word: AtomicUsize,
+    /// The address of the record of the thread's innermost visit to a profile; 0 if there is none.
+    #[cfg(feature = "profile")]
+    visit: AtomicUsize,
 }
 
 impl Slot {
@@ -39,6 +42,8 @@ impl Slot {
                 thread: AtomicU32::new(0),
                 #[cfg(feature = "report")]
                 frame_word: AtomicUsize::new(0),
+                #[cfg(feature = "profile")]
+                visit: AtomicUsize::new(0),
             }))
         }
     }
@@ -85,6 +90,24 @@ impl Slot {
         // Acquire: pairs with the Release in `set_thread`.
         let thread = self.0.0.thread.load(Ordering::Acquire);
         (thread != 0).then(|| (thread, self.0.0.frame_word.load(Ordering::Relaxed)))
+    }
+}
+
+#[cfg(feature = "profile")]
+impl Slot {
+    /// Relaxed, here and in `set_visit`: a profiler that reads the word from outside only looks more closely then.
+    pub(crate) fn visit(&self) -> usize {
+        self.0.0.visit.load(Ordering::Relaxed)
+    }
+
+    /// For the thread that has the slot.
+    pub(crate) fn set_visit(&self, record: usize) {
+        self.0.0.visit.store(record, Ordering::Relaxed);
+    }
+
+    /// The address of the word that [`set_visit`](Self::set_visit) sets.
+    pub(crate) fn visit_word(&self) -> usize {
+        (&raw const self.0.0.visit).addr()
     }
 }
 

@@ -43,6 +43,16 @@ pub(crate) fn describe(_tid: u32, number: i64, _arguments: &[u64; 6], _read: &Re
     format!("system call {number}")
 }
 
+/// The name of a system call, for a stack that was seen many times: the arguments differ.
+#[cfg(feature = "profile")]
+pub(crate) fn name_of(number: i64) -> String {
+    #[cfg(target_os = "linux")]
+    if let Some(name) = calls::name(number) {
+        return name.to_owned();
+    }
+    format!("system call {number}")
+}
+
 /// The system call that a thread is blocked in; `None` if it runs or is gone.
 #[cfg(target_os = "linux")]
 fn call_of(tid: u32) -> Option<(i64, [u64; 6])> {

@@ -3,9 +3,12 @@
 use std::time::Duration;
 
 use super::reason::{Reason, Reasons};
+#[cfg(feature = "profile")]
+use super::visits::Visits;
 use crate::scope::{ReadMemory, ScopeCopies};
 
-/// How many bytes of a stack are copied at least, unless the stack has fewer.
+/// How many bytes of a stack are copied in any case, as far as there are so many. Not for profiles, which need no more than the
+/// part that is profiled.
 const LEAST: usize = 64 << 10;
 
 /// How many bytes of a stack are copied at most.
@@ -16,6 +19,22 @@ const BEYOND: u64 = 16 << 10;
 
 /// How many bytes below the stack pointer a function may use, on `x86_64`.
 const RED_ZONE: u64 = 128;
+
+/// Where a thread says what it does: the addresses of words. 0 for what is not to be read.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Words {
+    /// The pointer to the thread's innermost frame.
+    pub(crate) frame: u64,
+    /// The pointer to the record of its innermost visit to a profile.
+    #[cfg(feature = "profile")]
+    pub(crate) visit: u64,
+}
+
+impl Words {
+    pub(super) fn of_frame(frame: u64) -> Self {
+        Self { frame, ..Self::default() }
+    }
+}
 
 /// The registers from which unwinding begins.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -65,13 +84,23 @@ impl StackCopy {
     /// Copies the stack of the calling thread, or of a thread that does not run. `outermost`: the highest address that
     /// matters; 0 if no such address is known. Neither allocates nor panics.
     pub(super) fn fill(&mut self, registers: Registers, outermost: u64, memory: &impl ReadMemory) {
+        self.fill_at_least(LEAST, registers, outermost, memory);
+    }
+
+    fn fill_at_least(
+        &mut self,
+        least: usize,
+        registers: Registers,
+        outermost: u64,
+        memory: &impl ReadMemory,
+    ) {
         self.clear();
         let start = registers.sp.saturating_sub(RED_ZONE) & !7;
         let wanted = outermost.saturating_add(BEYOND).saturating_sub(start);
         let room = self.buffer.len().min(MOST);
         let wanted = usize::try_from(wanted).unwrap_or(usize::MAX);
         if outermost < start || wanted <= room {
-            self.copy_part(0, start, 0, wanted.clamp(LEAST.min(room), room), memory);
+            self.copy_part(0, start, 0, wanted.clamp(least.min(room), room), memory);
         } else {
             let half = room / 2;
             self.copy_part(0, start, 0, half, memory);
@@ -155,9 +184,11 @@ pub(crate) struct Contents {
     pub(crate) tid: u32,
     pub(crate) stack: StackCopy,
     pub(crate) scopes: ScopeCopies,
-    /// Whether the scopes were copied at one moment, at which the thread stood still. A stack, if there is one, was
-    /// copied at that moment too. If this is `false`, the scopes were read twice while the thread ran, and were the
-    /// same both times.
+    /// The visits to profiles, if they were asked for.
+    #[cfg(feature = "profile")]
+    pub(crate) visits: Visits,
+    /// Whether the scopes were copied at one moment, at which the thread stood still: the same as that of the stack, if there
+    /// is a stack. Otherwise the scopes were read twice while the thread ran, and were the same both times.
     pub(crate) is_consistent: bool,
     pub(crate) call: Option<Call>,
     pub(crate) state: State,
@@ -177,6 +208,8 @@ impl Contents {
             tid: 0,
             stack: StackCopy::with_room(room),
             scopes: ScopeCopies::new(),
+            #[cfg(feature = "profile")]
+            visits: Visits::default(),
             is_consistent: false,
             call: None,
             state: State::Unknown,
@@ -191,6 +224,8 @@ impl Contents {
         self.tid = tid;
         self.stack.clear();
         self.scopes.clear();
+        #[cfg(feature = "profile")]
+        self.visits.clear();
         self.is_consistent = false;
         self.call = None;
         self.state = State::Unknown;
@@ -200,16 +235,31 @@ impl Contents {
         self.reasons = Reasons::default();
     }
 
-    /// Copies the scopes and the stack of a thread that does not run, or of the calling thread. Neither allocates nor
-    /// panics.
-    pub(super) fn fill(&mut self, registers: Registers, frame_word: u64, memory: &impl ReadMemory) {
-        if frame_word != 0 {
-            self.scopes.fill(frame_word, memory);
+    /// Copies the scopes and the stack of a thread that does not run, or runs this. Neither allocates nor panics.
+    pub(super) fn fill(&mut self, registers: Registers, words: Words, memory: &impl ReadMemory) {
+        #[cfg(feature = "profile")]
+        if words.visit != 0 {
+            return self.fill_for_profiles(registers, words.visit, memory);
+        }
+        if words.frame != 0 {
+            self.scopes.fill(words.frame, memory);
         }
         let outermost = self.scopes.scopes().iter().map(|scope| scope.frame);
         // A frame with a lower address than the stack pointer is on another stack, so it does not count.
         let outermost = outermost.filter(|&frame| frame >= registers.sp).max().unwrap_or(0);
         self.stack.fill(registers, outermost, memory);
+    }
+
+    /// Copies the visits, and the stack if there is a visit.
+    #[cfg(feature = "profile")]
+    fn fill_for_profiles(&mut self, registers: Registers, word: u64, memory: &impl ReadMemory) {
+        self.visits.fill(word, memory);
+        let addresses = self.visits.iter().map(|visit| visit.stack);
+        match addresses.filter(|&address| address >= registers.sp).max() {
+            Some(outermost) => self.stack.fill_at_least(0, registers, outermost, memory),
+            None if self.visits.is_empty() => {}
+            None => self.stack.fill(registers, 0, memory),
+        }
     }
 
     /// Why there is no stack, or what is not certain about it, in sentences.

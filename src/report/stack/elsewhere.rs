@@ -26,6 +26,14 @@ pub(crate) struct RawStack {
     pub(crate) notes: Vec<String>,
 }
 
+impl RawStack {
+    #[cfg(feature = "profile")]
+    #[allow(clippy::unused_self)] // as where there are stacks
+    pub(crate) fn with_addresses(&self, _addresses: &[u64]) -> Self {
+        Self::default()
+    }
+}
+
 /// A copy of a thread, which has no stack here.
 #[derive(Debug)]
 pub(crate) struct Copy(Box<Contents>);
@@ -65,6 +73,11 @@ pub(crate) struct Target(u32);
 
 impl Target {
     pub(crate) fn new(tid: u32, _frame_word: u64) -> Self {
+        Self(tid)
+    }
+
+    #[cfg(feature = "profile")]
+    pub(crate) fn with_visits(tid: u32, _word: u64) -> Self {
         Self(tid)
     }
 

@@ -8,7 +8,7 @@ use std::ffi::{c_int, c_void};
 use std::mem::MaybeUninit;
 use std::ptr;
 
-use super::super::copy::Registers;
+use super::super::copy::{Registers, Words};
 use super::super::reason::Reason;
 use super::slots::{self, Armed};
 use super::spare::Copy;
@@ -193,13 +193,13 @@ unsafe fn registers(context: *const libc::ucontext_t) -> Registers {
 }
 
 /// Asks a thread to copy itself into `copy`. If that cannot be done, the copy says why.
-pub(super) fn ask(mut copy: Copy, frame_word: u64) -> Result<Armed, Copy> {
+pub(super) fn ask(mut copy: Copy, words: Words) -> Result<Armed, Copy> {
     if let Some(reason) = obstacle() {
         copy.because(reason);
         return Err(copy);
     }
     let tid = copy.tid;
-    let armed = Armed::new(copy, frame_word)?;
+    let armed = Armed::new(copy, words)?;
     match send(tid, SIGNAL, cookie()) {
         Ok(()) => Ok(armed),
         Err(error) => armed.cancel(if error == libc::ESRCH { Reason::Gone } else { Reason::SignalRefused }),

@@ -19,7 +19,7 @@
 use std::ptr;
 use std::time::Duration;
 
-use super::super::copy::{Contents, Registers, State};
+use super::super::copy::{Contents, Registers, State, Words};
 use super::super::reason::Reason;
 use super::memory::Memory;
 use super::spare::Copy;
@@ -51,6 +51,8 @@ struct Slot {
     word: AtomicU32,
     tid: AtomicU32,
     frame_word: AtomicU64,
+    #[cfg(feature = "profile")]
+    visit_word: AtomicU64,
     /// The address of a `Contents`.
     contents: AtomicUsize,
 }
@@ -61,6 +63,8 @@ impl Slot {
             word: AtomicU32::new(FREE),
             tid: AtomicU32::new(0),
             frame_word: AtomicU64::new(0),
+            #[cfg(feature = "profile")]
+            visit_word: AtomicU64::new(0),
             contents: AtomicUsize::new(0),
         }
     }
@@ -85,6 +89,14 @@ impl Slot {
         self.word.store(word & !PHASES | FREE, Ordering::Release);
     }
 
+    fn words(&self) -> Words {
+        Words {
+            frame: self.frame_word.load(Ordering::Relaxed),
+            #[cfg(feature = "profile")]
+            visit: self.visit_word.load(Ordering::Relaxed),
+        }
+    }
+
     /// Copies the calling thread, if this slot asks for it. Runs in the signal handler.
     fn serve(&self, tid: u32, registers: Registers, has_room: bool) {
         // Acquire: pairs with the Release in `Armed::new`.
@@ -97,7 +109,7 @@ impl Slot {
         // SAFETY: the address is that of a box that `Armed::new` has put here. By invariant 1 the handler owns it now.
         let contents = unsafe { &mut *contents };
         if has_room {
-            contents.fill(registers, self.frame_word.load(Ordering::Relaxed), &Memory);
+            contents.fill(registers, self.words(), &Memory);
             contents.is_consistent = true;
             if contents.stack.registers.is_none() {
                 contents.because(Reason::Unreadable);
@@ -147,7 +159,7 @@ pub(super) struct Armed {
 }
 
 impl Armed {
-    pub(super) fn new(mut copy: Copy, frame_word: u64) -> Result<Self, Copy> {
+    pub(super) fn new(mut copy: Copy, words: Words) -> Result<Self, Copy> {
         for (index, slot) in ALL.iter().enumerate() {
             // Relaxed: the step has the ordering.
             let word = slot.word.load(Ordering::Relaxed);
@@ -159,7 +171,9 @@ impl Armed {
             }
             let tid = copy.tid;
             slot.tid.store(tid, Ordering::Relaxed);
-            slot.frame_word.store(frame_word, Ordering::Relaxed);
+            slot.frame_word.store(words.frame, Ordering::Relaxed);
+            #[cfg(feature = "profile")]
+            slot.visit_word.store(words.visit, Ordering::Relaxed);
             let contents = Box::into_raw(copy.into_contents());
             slot.contents.store(contents.expose_provenance(), Ordering::Relaxed);
             let word = (word & !PHASES).wrapping_add(PHASES + 1) | ARMED;

@@ -10,7 +10,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::Duration;
 
-use super::super::copy::{Call, Contents, CpuTimes, Registers, State};
+use super::super::copy::{Call, Contents, CpuTimes, Registers, State, Words};
 use super::super::reason::Reason;
 use super::memory::Memory;
 use crate::scope::ScopeCopies;
@@ -79,7 +79,7 @@ impl Task {
     }
 
     /// Copies the thread, if it is blocked. Notes in any case what the files say.
-    pub(super) fn look(&self, copy: &mut Contents, frame_word: u64) -> Look {
+    pub(super) fn look(&self, copy: &mut Contents, words: Words) -> Look {
         for _ in 0..ATTEMPTS {
             let ran = self.ran();
             copy.at = clock::real_now();
@@ -102,7 +102,7 @@ impl Task {
                 Seen::Refused => return Look::Refused,
             };
             let registers = Registers { pc, sp, fp: None, lr: None, in_call: call.is_some() };
-            copy.fill(registers, frame_word, &Memory);
+            copy.fill(registers, words, &Memory);
             if ran.is_some() && self.seen() == seen && self.ran() == ran {
                 copy.state = State::Blocked;
                 copy.call = call;
@@ -114,6 +114,8 @@ impl Task {
             }
             copy.stack.clear();
             copy.scopes.clear();
+            #[cfg(feature = "profile")]
+            copy.visits.clear();
         }
         copy.state = State::Running;
         Look::Running
