@@ -43,6 +43,9 @@ pub(crate) struct Thread {
     pub(crate) frame: Cell<*const ()>,
     /// The thread's timers, once it has armed one. Invariant 2.
     timers: Cell<Option<&'static Timers>>,
+    /// How many polls have begun while reports were on.
+    #[cfg(feature = "report")]
+    polls: Cell<u64>,
     /// The profile of the thread's innermost visit.
     #[cfg(feature = "profile")]
     pub(super) profile: Cell<ProfileId>,
@@ -80,6 +83,8 @@ thread_local! {
             slot: Cell::new(None),
             frame: Cell::new(std::ptr::null()),
             timers: Cell::new(None),
+            #[cfg(feature = "report")]
+            polls: Cell::new(0),
             #[cfg(feature = "profile")]
             profile: Cell::new(ProfileId::NONE),
         }
