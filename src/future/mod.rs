@@ -64,6 +64,7 @@
 
 mod interruptible;
 mod or_else;
+mod poll_scope;
 mod scoped;
 mod shield;
 mod sleep;
@@ -85,6 +86,7 @@ use scoped::Scoped;
 
 pub use interruptible::{Interruptible, interruptible};
 pub use or_else::TimeoutOrElse;
+pub use poll_scope::PollScope;
 pub use shield::{Shield, shield};
 pub use sleep::{Sleep, sleep};
 pub use wait::{Wait, wait};

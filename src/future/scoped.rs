@@ -56,14 +56,8 @@ impl<F: Future> Scoped<F> {
         // is a `ManuallyDrop`. The result leaks if the drop of the future panics, and only then.
         let mut poll = ManuallyDrop::new(Poll::Pending);
         let this = self.project();
-        let mut call = Call { wakeup: this.wakeup, future: this.future, cx, done, poll: &mut poll };
-        let thread = Thread::current();
-        if call.is_to_be_polled(&thread, this.polled) {
-            let mut frame = this.polled.frame(&thread);
-            let entered = call.resume(&thread, this.polled, &mut frame);
-            let result = run_entered(&thread, &mut frame, entered, |scope| call.poll_in(scope));
-            call.suspend(this.polled, &mut frame, result);
-        }
+        let (wakeup, future) = (this.wakeup, this.future);
+        Call::<_, _, _, false> { wakeup, future, cx, done, poll: &mut poll }.run(this.polled);
         if poll.is_ready() {
             leaving(this.polled);
             this.polled.leave();
@@ -74,22 +68,36 @@ impl<F: Future> Scoped<F> {
 
 /// One poll.
 ///
-/// In a build without optimisations each step is a call that returns before the future is polled. So the steps are not
-/// on the stack while a nested future is polled.
-struct Call<'a, 'cx, F, D, O> {
-    wakeup: &'a mut TaskWakeup,
-    future: Pin<&'a mut Option<F>>,
-    cx: &'a mut Context<'cx>,
-    done: D,
-    poll: &'a mut Poll<O>,
+/// In a build without optimisations each step is a call that returns before the future is polled. So nested scopes need less
+/// stack: their steps are not on it at the same time.
+///
+/// `LASTS`: whether the scope stays for further polls when the future is done.
+pub(super) struct Call<'a, 'cx, F, D, O, const LASTS: bool> {
+    pub(super) wakeup: &'a mut TaskWakeup,
+    pub(super) future: Pin<&'a mut Option<F>>,
+    pub(super) cx: &'a mut Context<'cx>,
+    pub(super) done: D,
+    /// The result. Pending before the poll.
+    pub(super) poll: &'a mut Poll<O>,
 }
 
-impl<F, D, T, E> Call<'_, '_, F, D, Result<T, E>>
+impl<F, D, T, E, const LASTS: bool> Call<'_, '_, F, D, Result<T, E>, LASTS>
 where
     F: Future,
     D: Fn(F::Output) -> Result<T, E>,
     E: From<TimeoutError>,
 {
+    #[cfg_attr(not(debug_assertions), inline(always))]
+    pub(super) fn run(mut self, polled: &mut SuspendedScope) {
+        let thread = Thread::current();
+        if self.is_to_be_polled(&thread, polled) {
+            let mut frame = polled.frame(&thread);
+            let entered = self.resume(&thread, polled, &mut frame);
+            let result = run_entered(&thread, &mut frame, entered, |scope| self.poll_in(scope));
+            self.suspend(polled, &mut frame, result);
+        }
+    }
+
     #[cfg_attr(not(debug_assertions), inline(always))]
     fn resume(&self, thread: &Thread, polled: &mut SuspendedScope, frame: &mut Scope) -> Entered {
         let has_timer = self.wakeup.is_set_for(polled.own());
@@ -187,8 +195,11 @@ where
                 }
             }
         };
+        let lasts = LASTS && matches!(poll, Poll::Ready(Ok(_)));
         self.set(poll);
-        self.wakeup.clear();
+        if !lasts {
+            self.wakeup.clear();
+        }
         self.future.set(None);
     }
 

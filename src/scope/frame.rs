@@ -19,6 +19,7 @@ pub(super) mod copy;
 mod debug;
 mod ends;
 pub(crate) mod errors;
+mod hold;
 #[cfg(feature = "report")]
 pub(crate) mod looks;
 mod nodes;
@@ -179,6 +180,17 @@ pub(crate) fn open<R>(
     body: impl FnOnce(&Scope) -> R,
 ) -> thread::Result<R> {
     let entered = scope.enter(thread, effective, extras, has_timer);
+    run_value(thread, scope, entered, body)
+}
+
+/// Runs a body as [`run`] does, and returns its output.
+#[cfg_attr(not(debug_assertions), inline(always))]
+pub(crate) fn run_value<R>(
+    thread: &Thread,
+    scope: &mut Scope,
+    entered: Entered,
+    body: impl FnOnce(&Scope) -> R,
+) -> thread::Result<R> {
     let mut output = MaybeUninit::uninit();
     let result = run(thread, scope, entered, |scope| {
         output.write(body(scope));
@@ -233,20 +245,6 @@ fn misnested(location: &'static Location<'static>) -> ! {
     ))
 }
 
-/// A frame that a call holds while foreign code runs. See invariant 1.
-#[must_use]
-pub(crate) struct Held<'a>(&'a Scope);
-
-impl Drop for Held<'_> {
-    fn drop(&mut self) {
-        let Scope { holds, undo, .. } = self.0;
-        holds.set(holds.get() - 1);
-        if holds.get() == 0 {
-            undo.set(undo.get().without(Undo::HELD));
-        }
-    }
-}
-
 /// Calls `f` with the innermost scope of this thread.
 #[inline]
 pub(crate) fn innermost<R>(thread: &Thread, f: impl FnOnce(Option<&Scope>) -> R) -> R {
@@ -269,13 +267,6 @@ fn bounding(scope: Option<&Scope>) -> Option<&Scope> {
 }
 
 impl Scope {
-    /// Holds the frame: until the result is dropped, leaving the frame aborts.
-    pub(crate) fn hold(&self) -> Held<'_> {
-        self.holds.set(self.holds.get() + 1);
-        self.undo.set(self.undo.get().and(Undo::HELD));
-        Held(self)
-    }
-
     #[cfg_attr(not(debug_assertions), inline(always))]
     fn outer(&self) -> Option<&Scope> {
         // SAFETY: invariant 1: the frame around an open frame is open, and outlives it.

@@ -205,16 +205,16 @@ impl SuspendedScope {
     ///
     /// `has_timer`: whether there is a timer for the scope's own deadline already.
     #[cfg_attr(not(debug_assertions), inline(always))]
-    pub(crate) fn open(
+    pub(crate) fn open<R>(
         &mut self,
         thread: &Thread,
         waker: *const Waker,
         has_timer: bool,
-        body: impl FnOnce(&Scope),
-    ) -> Result<(), TimeoutError> {
+        body: impl FnOnce(&Scope) -> R,
+    ) -> Result<R, TimeoutError> {
         let mut frame = self.frame(thread);
         let entered = self.resume(thread, &mut frame, waker, has_timer);
-        let result = frame::run(thread, &mut frame, entered, body);
+        let result = frame::run_value(thread, &mut frame, entered, body);
         self.suspend(&mut frame, result)
     }
 
@@ -254,11 +254,11 @@ impl SuspendedScope {
 
     /// Keeps the node and the identity that the scope has acquired in this poll.
     #[cfg_attr(not(debug_assertions), inline(always))]
-    pub(crate) fn suspend(
+    pub(crate) fn suspend<R>(
         &mut self,
         frame: &mut Scope,
-        result: thread::Result<()>,
-    ) -> Result<(), TimeoutError> {
+        result: thread::Result<R>,
+    ) -> Result<R, TimeoutError> {
         if frame.has_acquired() {
             self.keep(frame);
         }

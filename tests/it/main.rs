@@ -31,6 +31,7 @@ mod late_watchdog;
 mod layering;
 mod nesting;
 mod or_else;
+mod poll_scope;
 mod quota;
 mod refire;
 mod shield;

@@ -4,8 +4,24 @@
 #![doc(test(attr(deny(warnings))))]
 #![forbid(unsafe_code)]
 
+mod answer;
+mod body;
 mod deadline;
+mod future;
+mod layer;
+mod message;
 mod propagation;
+pub mod respond;
+mod scope;
+mod service;
+mod settings;
 
 pub use deadline::{DeadlineFuture, DeadlineLayer, DeadlineService, HasHeaders};
+pub use answer::{Answer, Fail, GrpcStatus, Respond};
+pub use body::TimeoutBody;
+pub use future::ResponseFuture;
+pub use layer::TimeoutLayer;
+pub use message::{Call, Reply};
 pub use propagation::{Malformed, Propagation};
+pub use scope::{BODY_DROPPED, CLIENT_GONE, RequestScope};
+pub use service::TimeoutService;

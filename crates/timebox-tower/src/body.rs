@@ -1,0 +1,180 @@
+use std::error::Error;
+use std::fmt;
+use std::panic::Location;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Buf;
+use http_body::{Body, Frame, SizeHint};
+use pin_project::{pin_project, pinned_drop};
+use timebox::{Limit, Timebox};
+
+use crate::scope::{BODY_DROPPED, RequestScope};
+
+type BoxError = Box<dyn Error + Send + Sync>;
+
+/// A body with a limit on the whole, and another on the silence between two frames.
+///
+/// [`TimeoutLayer`](crate::TimeoutLayer) makes one of each response: there the scope is that of the request. Made by hand, it
+/// limits the body of a request, or of a response that a client reads.
+///
+/// The scope is ambient in each poll of the inner body, and in its drop. When time is up, the inner body is dropped and the last
+/// frame is an error, in which [`TimeoutError::find`] finds the limit. If the body is dropped before its end, its scope is cancelled.
+///
+/// A limit acts while somebody polls the body. A server does not poll while its client does not read: then the scope is over in
+/// time, for its tasks, hooks and handles, but the inner body stays until the server drops it. So limit the server's writes too.
+///
+/// # Examples
+///
+/// A request body of ten seconds, of which no more than one may pass in silence:
+///
+/// ```
+/// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+/// use std::time::Duration;
+/// use http_body_util::{BodyExt, Full};
+/// use timebox_tower::TimeoutBody;
+///
+/// let body = Full::new(bytes::Bytes::from("uploaded"));
+/// let limited = TimeoutBody::new(Duration::from_secs(10), body).idle(Duration::from_secs(1));
+/// assert_eq!(limited.collect().await.unwrap().to_bytes(), "uploaded");
+/// # });
+/// ```
+#[pin_project(PinnedDrop)]
+pub struct TimeoutBody<B> {
+    /// `None` once it has ended.
+    #[pin]
+    body: Option<B>,
+    /// `None` if the body has no limit, or has ended.
+    scope: Option<RequestScope>,
+    /// How many bytes are still to come, if that is known.
+    left: Option<u64>,
+}
+
+impl<B> TimeoutBody<B> {
+    /// Limits a body as a whole. The limit begins with the first poll.
+    #[track_caller]
+    pub fn new(limit: impl Into<Limit>, body: B) -> Self {
+        Self::with(Timebox::new(limit), body)
+    }
+
+    /// Limits a body as a whole, with all that a builder can set. The limit begins with the first poll.
+    #[track_caller]
+    pub fn with(timebox: Timebox, body: B) -> Self {
+        let scope = RequestScope::new(timebox, Location::caller(), BODY_DROPPED);
+        Self { body: Some(body), scope: Some(scope), left: None }
+    }
+
+    /// Limits the silence between two frames, and before the first. The time during which nobody polls the body does not count.
+    pub fn idle(mut self, duration: Duration) -> Self {
+        if let Some(scope) = &mut self.scope {
+            scope.idle = Some(duration);
+        }
+        self
+    }
+
+    /// The body of a response that takes the scope of its request along. Of `length` bytes, if that is known.
+    pub(crate) fn scoped(body: B, mut scope: RequestScope, length: Option<u64>) -> Self
+    where
+        B: Body,
+    {
+        if body.is_end_stream() {
+            // Fails only if `checkpoint_or_unwind` unwinds the drop.
+            let _ = scope.enter(|| drop(body));
+            return Self::empty();
+        }
+        Self { body: Some(body), scope: Some(scope), left: length }
+    }
+
+    pub(crate) fn unscoped(body: B) -> Self {
+        Self { body: Some(body), scope: None, left: None }
+    }
+
+    pub(crate) fn empty() -> Self {
+        Self { body: None, scope: None, left: None }
+    }
+}
+
+impl<B> Body for TimeoutBody<B>
+where
+    B: Body<Error: Into<BoxError>>,
+{
+    type Data = B::Data;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, BoxError>>> {
+        let mut this = self.project();
+        let mut poll = |cx: &mut Context<'_>| match this.body.as_mut().as_pin_mut() {
+            Some(body) => {
+                let frame = ready!(body.poll_frame(cx));
+                let ends = match &frame {
+                    Some(Ok(frame)) => {
+                        frame.is_trailers()
+                            || this.body.as_ref().as_pin_ref().is_some_and(|body| body.is_end_stream())
+                    }
+                    Some(Err(_)) | None => true,
+                };
+                if ends {
+                    // Dropped here, so in the scope.
+                    this.body.set(None);
+                }
+                Poll::Ready(frame)
+            }
+            None => Poll::Ready(None),
+        };
+        let Some(scope) = this.scope else { return poll(cx).map_err(Into::into) };
+        let polled = ready!(scope.poll_frame(cx, poll));
+        let frame = match polled {
+            Ok(frame) => frame.map(|frame| frame.map_err(Into::into)),
+            Err(error) => {
+                scope.fail(|| this.body.set(None));
+                Some(match scope.trailers {
+                    Some(trailers) => Ok(Frame::trailers(trailers(&error))),
+                    None => Err(error.into()),
+                })
+            }
+        };
+        if this.body.is_none() {
+            *this.scope = None;
+        } else if let (Some(left), Some(Ok(frame))) = (this.left, &frame)
+            && let Some(data) = frame.data_ref()
+        {
+            *left = left.saturating_sub(data.remaining() as u64);
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+    }
+}
+
+#[pinned_drop]
+impl<B> PinnedDrop for TimeoutBody<B> {
+    fn drop(self: Pin<&mut Self>) {
+        let mut this = self.project();
+        let Some(scope) = this.scope else { return };
+        if *this.left == Some(0) {
+            // The server has sent all that was announced, so it does not ask for the end.
+            let _ = scope.enter(|| this.body.set(None));
+        } else if this.body.is_some() {
+            scope.abandon(|| this.body.set(None));
+        }
+    }
+}
+
+impl<B> fmt::Debug for TimeoutBody<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TimeoutBody")
+            .field("scope", &self.scope)
+            .field("left", &self.left)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,110 @@
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use pin_project::{pin_project, pinned_drop};
+use timebox::TimeoutError;
+
+use crate::answer::Answer;
+use crate::message::Reply;
+use crate::scope::RequestScope;
+
+/// The future of a [`TimeoutService`](crate::TimeoutService).
+///
+/// If it is dropped before its end, the scope of the request is cancelled, for [the reason](crate::CLIENT_GONE) that the client
+/// went away, and the inner future is dropped in the scope.
+#[pin_project(PinnedDrop)]
+pub struct ResponseFuture<F, Res: Reply, A> {
+    /// `None` once it is done.
+    #[pin]
+    future: Option<F>,
+    /// `None` if the request is exempt.
+    scope: Option<RequestScope>,
+    early: Option<Early<Res::Scoped>>,
+    answer: A,
+}
+
+/// The end of a request for which the service was not called.
+enum Early<Scoped> {
+    Refused(Scoped),
+    Over(TimeoutError),
+}
+
+impl<F, Res: Reply, A> ResponseFuture<F, Res, A> {
+    pub(crate) fn exempt(future: F, answer: A) -> Self {
+        Self { future: Some(future), scope: None, early: None, answer }
+    }
+
+    pub(crate) fn limited(future: F, scope: RequestScope, answer: A) -> Self {
+        Self { future: Some(future), scope: Some(scope), early: None, answer }
+    }
+
+    pub(crate) fn refused(refusal: Res::Scoped, answer: A) -> Self {
+        Self { future: None, scope: None, early: Some(Early::Refused(refusal)), answer }
+    }
+
+    pub(crate) fn over(error: TimeoutError, answer: A) -> Self {
+        Self { future: None, scope: None, early: Some(Early::Over(error)), answer }
+    }
+}
+
+impl<F, Res, E, A> Future for ResponseFuture<F, Res, A>
+where
+    F: Future<Output = Result<Res, E>>,
+    Res: Reply,
+    A: Answer<Res, E>,
+{
+    type Output = Result<Res::Scoped, E>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        let mut poll = |cx: &mut Context<'_>| match this.future.as_mut().as_pin_mut() {
+            Some(future) => {
+                let output = ready!(future.poll(cx));
+                // Dropped here, so in the scope.
+                this.future.set(None);
+                Poll::Ready(output)
+            }
+            None => Poll::Pending,
+        };
+        let error = match (this.early.take(), &mut *this.scope) {
+            (Some(Early::Refused(refusal)), _) => return Poll::Ready(Ok(refusal)),
+            (Some(Early::Over(error)), _) => error,
+            (None, None) => return poll(cx).map_ok(Reply::unscoped),
+            (None, Some(scope)) => match ready!(scope.poll(cx, poll)) {
+                Ok(result) => {
+                    let scope = this.scope.take();
+                    return Poll::Ready(result.map(|response| match scope {
+                        Some(scope) => response.scoped(scope),
+                        None => response.unscoped(),
+                    }));
+                }
+                Err(error) => {
+                    let _ = scope.enter(|| this.future.set(None));
+                    *this.scope = None;
+                    error
+                }
+            },
+        };
+        Poll::Ready(this.answer.answer(error).map(Reply::unscoped))
+    }
+}
+
+#[pinned_drop]
+impl<F, Res: Reply, A> PinnedDrop for ResponseFuture<F, Res, A> {
+    fn drop(self: Pin<&mut Self>) {
+        let mut this = self.project();
+        if let Some(scope) = this.scope
+            && this.future.is_some()
+        {
+            scope.abandon(|| this.future.set(None));
+        }
+    }
+}
+
+impl<F, Res: Reply, A> fmt::Debug for ResponseFuture<F, Res, A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseFuture").field("scope", &self.scope).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,241 @@
+use std::borrow::Cow;
+use std::fmt;
+use std::panic::Location;
+use std::sync::Arc;
+use std::time::Duration;
+
+use timebox::{Limit, Timebox, TimeoutError};
+use tower_layer::Layer;
+
+use crate::answer::{Fail, GrpcStatus, Respond};
+use crate::propagation::Propagation;
+use crate::service::TimeoutService;
+use crate::settings::Settings;
+
+/// Limits each request of a service: the handler, and the body of its response.
+///
+/// The scope of a request begins with the call of the service, and ends with the last frame of the body. In between it is open in
+/// whatever the service runs in its `call`, in each poll of its future, and in each poll of the body: in handlers, extractors, and
+/// nested layers. [`timebox::handle`] takes it to other tasks and threads.
+///
+/// When time is up, code that checks gets a typed error where it stands. A future that is pending is dropped; with a
+/// [`grace`](Self::grace) it gets the error too, and answers by itself. If it does not, the service fails with its own error type,
+/// which must be `From<TimeoutError>`, or answers as [`respond_with`](Self::respond_with) says.
+///
+/// **A client that goes away** cancels the scope, for the reason [`CLIENT_GONE`](crate::CLIENT_GONE): the server drops the future,
+/// and the tasks and threads that have entered the scope by a handle stop.
+///
+/// The type of the requests, `Req`, follows from the closures or from the service. So one layer is for one type of requests.
+///
+/// # Examples
+///
+/// Under axum:
+///
+/// ```
+/// use std::time::Duration;
+/// use axum::extract::Request;
+/// use axum::http::StatusCode;
+/// use axum::response::IntoResponse;
+/// use axum::{Router, routing::get};
+/// use timebox_tower::TimeoutLayer;
+///
+/// let limit = TimeoutLayer::new(Duration::from_secs(5))
+///     .exempt(|request: &Request| request.uri().path() == "/health")
+///     .respond_with(|error| (StatusCode::SERVICE_UNAVAILABLE, error.to_string()).into_response());
+///
+/// let app: Router = Router::new().route("/users/{id}", get(|| async { "user" })).layer(limit);
+/// # let _ = app;
+/// ```
+///
+/// Around any service. The error of this one is `BoxError`:
+///
+/// ```
+/// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+/// use std::time::Duration;
+/// use timebox::TimeoutError;
+/// use timebox_tower::TimeoutLayer;
+/// use tower::{BoxError, ServiceBuilder, ServiceExt, service_fn};
+///
+/// let service = ServiceBuilder::new().layer(TimeoutLayer::new(Duration::from_millis(20))).service(service_fn(
+///     |name: String| async move {
+///         timebox::future::sleep(Duration::from_secs(60)).await?;
+///         Ok::<_, BoxError>(format!("hello {name}"))
+///     },
+/// ));
+/// let error = service.oneshot("world".to_owned()).await.unwrap_err();
+/// assert!(TimeoutError::find(&*error).unwrap().is_timeout());
+/// # });
+/// ```
+#[must_use = "a layer does nothing until it is put around a service"]
+pub struct TimeoutLayer<Req, A = Fail> {
+    settings: Settings<Req>,
+    answer: A,
+}
+
+impl<Req> TimeoutLayer<Req> {
+    /// This limit for each request. `Limit::NONE`: the layer gives each request a scope, and only [reports](Self::warn_after),
+    /// [deadlines that travel](Self::propagate), and clients that go away.
+    #[track_caller]
+    pub fn new(limit: impl Into<Limit>) -> Self {
+        Self { settings: Settings::new(limit.into(), Location::caller()), answer: Fail }
+    }
+}
+
+impl<Req, A> TimeoutLayer<Req, A> {
+    /// The limit of a request, instead of the one given to [`new`](Self::new). The closure may return a `Duration`, an `Option`
+    /// of it, or whatever else is a [`Limit`].
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use http::Request;
+    /// use timebox_tower::TimeoutLayer;
+    ///
+    /// let limit = Duration::from_secs(5);
+    /// let layer = TimeoutLayer::new(limit).limit_with(move |request: &Request<String>| {
+    ///     if request.uri().path().starts_with("/export/") { 10 * limit } else { limit }
+    /// });
+    /// # let _ = layer;
+    /// ```
+    pub fn limit_with<L: Into<Limit>>(mut self, limit: impl Fn(&Req) -> L + Send + Sync + 'static) -> Self {
+        self.settings.limit_with = Some(Arc::new(move |request| limit(request).into()));
+        self
+    }
+
+    /// The label of a request, which errors and reports show, instead of [its own](crate::Call::label): method and route.
+    pub fn label_with<L: Into<Cow<'static, str>>>(
+        mut self,
+        label: impl Fn(&Req) -> L + Send + Sync + 'static,
+    ) -> Self {
+        self.settings.label_with = Some(Arc::new(move |request| label(request).into()));
+        self
+    }
+
+    /// Requests that get no scope from this layer. A second call adds more of them.
+    pub fn exempt(mut self, is_exempt: impl Fn(&Req) -> bool + Send + Sync + 'static) -> Self
+    where
+        Req: 'static,
+    {
+        self.settings.exempt = Some(match self.settings.exempt.take() {
+            Some(before) => Arc::new(move |request| before(request) || is_exempt(request)),
+            None => Arc::new(is_exempt),
+        });
+        self
+    }
+
+    /// How long a handler is still polled when its time is up, so that it can roll back and answer by itself: its own response is
+    /// then sent, however late. Handlers get no grace when the client goes away: their future is dropped.
+    pub fn grace(mut self, grace: Duration) -> Self {
+        self.settings.grace = grace;
+        self
+    }
+
+    /// How long the body of a response may be silent between two frames, beside the limit on the whole. The time during which the
+    /// client does not read does not count.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use timebox::Limit;
+    /// use timebox_tower::TimeoutLayer;
+    ///
+    /// // Events without end, but never 30 seconds of silence.
+    /// let events = TimeoutLayer::<http::Request<String>>::new(Limit::NONE).idle(Duration::from_secs(30));
+    /// # let _ = events;
+    /// ```
+    pub fn idle(mut self, duration: Duration) -> Self {
+        self.settings.idle = Some(duration);
+        self
+    }
+
+    /// Reports a request that takes so long, with [its fields](crate::Call::describe): method, path (without the query), peer (with
+    /// the feature `axum`, where axum's `ConnectInfo` is there) and `x-request-id`. No other header is told;
+    /// [`timebox_with`](Self::timebox_with) adds what you ask for.
+    ///
+    /// Reports go where the [policy](timebox::report::Policy) says. With the limit `Limit::NONE` the layer only reports:
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use axum::{Router, routing::get};
+    /// use timebox::Limit;
+    /// use timebox_tower::{TimeoutLayer, respond};
+    ///
+    /// let slow = TimeoutLayer::new(Limit::NONE)
+    ///     .warn_after(Duration::from_secs(1))
+    ///     .respond_with(respond::gateway_timeout()); // only if the scope is cancelled from elsewhere
+    /// let app: Router = Router::new().route("/", get(|| async { "hello" })).layer(slow);
+    /// # let _ = app;
+    /// ```
+    #[cfg(feature = "report")]
+    pub fn warn_after(mut self, duration: Duration) -> Self {
+        self.settings.warn_after = Some(duration);
+        self
+    }
+
+    /// Sets whatever else a [`Timebox`] can set, for each request: a field, a token for the shutdown of the server.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use http::Request;
+    /// use timebox::CancellationToken;
+    /// use timebox_tower::TimeoutLayer;
+    ///
+    /// let shutdown = CancellationToken::new();
+    /// let layer = TimeoutLayer::new(Duration::from_secs(5)).timebox_with(
+    ///     move |request: &Request<String>, timebox| {
+    ///         let agent = request.headers().get("user-agent");
+    ///         timebox.cancel_on(&shutdown).field("user agent", format_args!("{agent:?}"))
+    ///     },
+    /// );
+    /// # let _ = layer;
+    /// ```
+    pub fn timebox_with(mut self, with: impl Fn(&Req, Timebox) -> Timebox + Send + Sync + 'static) -> Self {
+        self.settings.timebox_with = Some(Arc::new(with));
+        self
+    }
+
+    /// Lets a client say how long it waits, in a header. Its deadline counts if it is earlier than the limit, and never lengthens it.
+    /// A request whose header cannot be read is answered at once, without a call of the service: `400 Bad Request`, or gRPC's
+    /// `INVALID_ARGUMENT`.
+    pub fn propagate(mut self, propagation: Propagation) -> Self {
+        self.settings.propagation = Some(propagation);
+        self
+    }
+
+    /// Answers with what the closure returns, instead of an error, if a request is not done in time. So the error type of the
+    /// service stays as it is, and axum's `Router::layer` needs no `HandleErrorLayer`.
+    ///
+    /// The answer is a response of the service's own type. [`respond`](crate::respond) has some ready.
+    ///
+    /// A streamed body whose time is up ends with an error: the status has been sent by then.
+    pub fn respond_with<Res>(
+        self,
+        respond: impl Fn(&TimeoutError) -> Res + Send + Sync + 'static,
+    ) -> TimeoutLayer<Req, Respond<Res>> {
+        TimeoutLayer { settings: self.settings, answer: Respond::new(respond) }
+    }
+
+    /// Answers with gRPC's status `DEADLINE_EXCEEDED`, or `CANCELLED`. A streamed body ends with that status in its trailers.
+    pub fn respond_with_grpc_status(self) -> TimeoutLayer<Req, GrpcStatus> {
+        TimeoutLayer { settings: self.settings, answer: GrpcStatus }
+    }
+}
+
+impl<S, Req, A: Clone> Layer<S> for TimeoutLayer<Req, A> {
+    type Service = TimeoutService<S, Req, A>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        TimeoutService::new(inner, self.settings.clone(), self.answer.clone())
+    }
+}
+
+impl<Req, A: Clone> Clone for TimeoutLayer<Req, A> {
+    fn clone(&self) -> Self {
+        Self { settings: self.settings.clone(), answer: self.answer.clone() }
+    }
+}
+
+impl<Req, A: fmt::Debug> fmt::Debug for TimeoutLayer<Req, A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { settings, answer } = self;
+        f.debug_struct("TimeoutLayer").field("settings", settings).field("answer", answer).finish()
+    }
+}

@@ -1,0 +1,177 @@
+use std::borrow::Cow;
+
+use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http_body::Body;
+use timebox::Timebox;
+
+use crate::body::TimeoutBody;
+use crate::propagation::Malformed;
+use crate::scope::RequestScope;
+
+/// A request, as the layer sees it.
+///
+/// HTTP requests are `Call`s, and so are plain values such as `String`. For a request type of your own an empty `impl` will do.
+///
+/// # Examples
+///
+/// ```
+/// use std::borrow::Cow;
+/// use timebox_tower::{Call, Reply, RequestScope};
+///
+/// struct Lookup(String);
+/// struct Found(u32);
+///
+/// impl Call for Lookup {
+///     fn label(&self) -> Option<Cow<'static, str>> {
+///         Some(format!("lookup {}", self.0).into())
+///     }
+/// }
+///
+/// impl Reply for Found {
+///     type Scoped = Self;
+///
+///     fn scoped(self, _scope: RequestScope) -> Self {
+///         self // the scope of the request ends here
+///     }
+///
+///     fn unscoped(self) -> Self {
+///         self
+///     }
+/// }
+/// # assert_eq!(Lookup("x".to_owned()).label().unwrap(), "lookup x");
+/// # assert_eq!(Found(1).unscoped().0, 1);
+/// ```
+pub trait Call {
+    /// The label of the request's scope. HTTP: the method and the route (axum's `MatchedPath`, with the feature `axum`), else the
+    /// path without the query.
+    fn label(&self) -> Option<Cow<'static, str>> {
+        None
+    }
+
+    /// Adds the fields that [reports](crate::TimeoutLayer::warn_after) show. HTTP: method, path, peer and request id.
+    fn describe(&self, timebox: Timebox) -> Timebox {
+        timebox
+    }
+
+    /// The headers in which a deadline may [travel](crate::TimeoutLayer::propagate).
+    fn headers(&self) -> Option<&HeaderMap> {
+        None
+    }
+
+    /// Whether the body of the response is not read: HTTP's `HEAD`.
+    fn is_bodiless(&self) -> bool {
+        false
+    }
+}
+
+/// A response, which may take the scope of its request along.
+///
+/// HTTP responses are `Reply`s: the scope lives on in the [body](TimeoutBody). Plain values are too: the scope ends with them.
+pub trait Reply: Sized {
+    /// The response of the limited service.
+    type Scoped;
+
+    /// The response of a request that came back in time, with the scope in which the rest of it is to be produced.
+    fn scoped(self, scope: RequestScope) -> Self::Scoped;
+
+    /// A response without a scope: that of an exempt request, or an answer to a request that did not come back in time.
+    fn unscoped(self) -> Self::Scoped;
+
+    /// The response to a request whose deadline cannot be read. `None`: the deadline is ignored, and the service is called.
+    fn refusal(malformed: &Malformed) -> Option<Self::Scoped> {
+        let _ = malformed;
+        None
+    }
+}
+
+impl<B> Call for Request<B> {
+    fn label(&self) -> Option<Cow<'static, str>> {
+        let (method, route) = (self.method().as_str(), route(self));
+        let mut label = String::with_capacity(method.len() + 1 + route.len());
+        label.extend([method, " ", route]);
+        Some(label.into())
+    }
+
+    fn describe(&self, timebox: Timebox) -> Timebox {
+        let mut described = timebox.field("method", self.method()).field("path", self.uri().path());
+        #[cfg(feature = "axum")]
+        if let Some(axum::extract::ConnectInfo(peer)) = self.extensions().get::<PeerInfo>() {
+            described = described.field("peer", peer);
+        }
+        if let Some(id) = self.headers().get("x-request-id") {
+            described = described.field("request id", String::from_utf8_lossy(id.as_bytes()));
+        }
+        described
+    }
+
+    fn headers(&self) -> Option<&HeaderMap> {
+        Some(self.headers())
+    }
+
+    fn is_bodiless(&self) -> bool {
+        self.method() == Method::HEAD
+    }
+}
+
+#[cfg(feature = "axum")]
+type PeerInfo = axum::extract::ConnectInfo<std::net::SocketAddr>;
+
+fn route<B>(request: &Request<B>) -> &str {
+    #[cfg(feature = "axum")]
+    if let Some(matched) = request.extensions().get::<axum::extract::MatchedPath>() {
+        return matched.as_str();
+    }
+    request.uri().path()
+}
+
+impl<B: Body> Reply for Response<B> {
+    type Scoped = Response<TimeoutBody<B>>;
+
+    fn scoped(self, scope: RequestScope) -> Self::Scoped {
+        let length =
+            if scope.bodiless || has_no_body(self.status()) { Some(0) } else { content_length(&self) };
+        self.map(|body| TimeoutBody::scoped(body, scope, length))
+    }
+
+    fn unscoped(self) -> Self::Scoped {
+        self.map(TimeoutBody::unscoped)
+    }
+
+    fn refusal(malformed: &Malformed) -> Option<Self::Scoped> {
+        let _ = malformed;
+        let mut response = Response::new(TimeoutBody::empty());
+        *response.status_mut() = StatusCode::BAD_REQUEST;
+        Some(response)
+    }
+}
+
+fn has_no_body(status: StatusCode) -> bool {
+    status.is_informational() || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
+}
+
+/// How many bytes of the body the server sends at most, before it drops the body without asking for its end.
+fn content_length<B: Body>(response: &Response<B>) -> Option<u64> {
+    let header = response.headers().get(http::header::CONTENT_LENGTH);
+    let declared = header.and_then(|value| value.to_str().ok()?.parse().ok());
+    declared.or_else(|| response.body().size_hint().exact())
+}
+
+macro_rules! plain {
+    ($($type:ty)+) => { $(
+        impl Call for $type {}
+
+        impl Reply for $type {
+            type Scoped = Self;
+
+            fn scoped(self, _: RequestScope) -> Self {
+                self
+            }
+
+            fn unscoped(self) -> Self {
+                self
+            }
+        }
+    )+ };
+}
+
+plain!(() bool char u8 u16 u32 u64 u128 usize i8 i16 i32 i64 i128 isize f32 f64 String &'static str Vec<u8>);

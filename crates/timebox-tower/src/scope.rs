@@ -1,0 +1,104 @@
+use std::panic::Location;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::HeaderMap;
+use timebox::future::PollScope;
+use timebox::{Timebox, TimeoutError};
+
+/// The [reason](TimeoutError::reason) for which the scope of a request is cancelled if its future or its streamed body is dropped
+/// before its end: the server drops them when the client closes the connection or resets the stream.
+///
+/// A layer around can drop them too, for a timeout of its own; a service cannot tell the two apart.
+pub const CLIENT_GONE: &str = "the client went away";
+
+/// The [reason](TimeoutError::reason) for which the scope of a [`TimeoutBody`](crate::TimeoutBody) that was made by hand is
+/// cancelled if the body is dropped before its end.
+pub const BODY_DROPPED: &str = "the body was dropped before its end";
+
+const SILENT: &str = "the body was silent for too long";
+
+/// The scope of a request: open in each poll of the service's future, and of the response's body.
+///
+/// Only those meet it who implement [`Reply`](crate::Reply) for a response of their own. A drop ends the scope.
+#[derive(Debug)]
+pub struct RequestScope {
+    scope: PollScope,
+    location: &'static Location<'static>,
+    /// The reason for which the scope is cancelled if its work is dropped before its end.
+    reason: &'static str,
+    /// Whether a poll has begun and not returned. It stays if the poll has panicked.
+    polling: bool,
+    /// How long the body may be silent between two frames.
+    pub(crate) idle: Option<Duration>,
+    /// The scope of the silence since the last frame.
+    silence: Option<PollScope>,
+    /// Whether the body will not be read: the request was a `HEAD`.
+    pub(crate) bodiless: bool,
+    /// Makes the trailers with which a body ends whose time is up. Without, the body ends with the error.
+    pub(crate) trailers: Option<fn(&TimeoutError) -> HeaderMap>,
+}
+
+impl RequestScope {
+    pub(crate) fn new(timebox: Timebox, location: &'static Location<'static>, reason: &'static str) -> Self {
+        let scope = PollScope::new(timebox, location);
+        let (idle, silence, trailers) = (None, None, None);
+        Self { scope, location, reason, polling: false, idle, silence, bodiless: false, trailers }
+    }
+
+    pub(crate) fn poll<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        poll: impl FnMut(&mut Context<'_>) -> Poll<T>,
+    ) -> Poll<Result<T, TimeoutError>> {
+        self.polling = true;
+        let polled = self.scope.poll(cx, poll);
+        self.polling = false;
+        polled
+    }
+
+    /// Polls for the next frame of the body. It comes in time for the request, and before the silence has lasted too long.
+    pub(crate) fn poll_frame<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>,
+    ) -> Poll<Result<T, TimeoutError>> {
+        let Some(idle) = self.idle else { return self.poll(cx, poll) };
+        let location = self.location;
+        let begin = || PollScope::new(Timebox::new(idle).label("silence of the body"), location);
+        let mut silence = self.silence.take().unwrap_or_else(begin);
+        let polled = self.poll(cx, |cx| silence.poll(cx, &mut poll));
+        if polled.is_pending() {
+            self.silence = Some(silence);
+        }
+        polled.map(Result::flatten)
+    }
+
+    pub(crate) fn enter<R>(&mut self, block: impl FnOnce() -> R) -> Result<R, TimeoutError> {
+        self.scope.enter(|_| block())
+    }
+
+    /// Drops the work before its end, in the scope. Cancels the scope first, for tasks and threads that entered it by a handle.
+    pub(crate) fn abandon(&mut self, drop: impl FnOnce()) {
+        // After a panic nobody has gone away.
+        let reason = (!self.polling).then_some(self.reason);
+        self.end(reason, drop);
+    }
+
+    /// Drops the work, in the scope, after an error. If the scope is not over, the silence was: then cancels the scope.
+    pub(crate) fn fail(&mut self, drop: impl FnOnce()) {
+        self.end(Some(SILENT), drop);
+    }
+
+    fn end(&mut self, reason: Option<&'static str>, drop: impl FnOnce()) {
+        // Fails only if `checkpoint_or_unwind` unwinds the drop. Nobody is left to be told.
+        let _ = self.scope.enter(|scope| {
+            if let Some(reason) = reason
+                && !scope.is_expired()
+            {
+                scope.token().cancel_with(reason);
+            }
+            drop();
+        });
+    }
+}

@@ -1,0 +1,114 @@
+use std::borrow::Cow;
+use std::fmt;
+use std::panic::Location;
+use std::sync::Arc;
+use std::time::Duration;
+
+use timebox::{CancellationToken, Limit, Timebox};
+
+use crate::message::Call;
+use crate::propagation::{Malformed, Propagation};
+use crate::scope::{CLIENT_GONE, RequestScope};
+
+type OfRequest<Req, T> = Option<Arc<dyn Fn(&Req) -> T + Send + Sync>>;
+type TimeboxWith<Req> = Option<Arc<dyn Fn(&Req, Timebox) -> Timebox + Send + Sync>>;
+
+/// What a layer was told about its scopes.
+pub(crate) struct Settings<Req> {
+    /// Where the layer was made: errors tell it as the place at which the scope was opened.
+    pub(crate) location: &'static Location<'static>,
+    pub(crate) limit: Limit,
+    pub(crate) limit_with: OfRequest<Req, Limit>,
+    pub(crate) label_with: OfRequest<Req, Cow<'static, str>>,
+    pub(crate) exempt: OfRequest<Req, bool>,
+    pub(crate) timebox_with: TimeboxWith<Req>,
+    pub(crate) grace: Duration,
+    pub(crate) idle: Option<Duration>,
+    #[cfg(feature = "report")]
+    pub(crate) warn_after: Option<Duration>,
+    pub(crate) propagation: Option<Propagation>,
+}
+
+impl<Req> Settings<Req> {
+    pub(crate) fn new(limit: Limit, location: &'static Location<'static>) -> Self {
+        Self {
+            location,
+            limit,
+            limit_with: None,
+            label_with: None,
+            exempt: None,
+            timebox_with: None,
+            grace: Duration::ZERO,
+            idle: None,
+            #[cfg(feature = "report")]
+            warn_after: None,
+            propagation: None,
+        }
+    }
+
+    pub(crate) fn is_exempt(&self, request: &Req) -> bool {
+        self.exempt.as_ref().is_some_and(|exempt| exempt(request))
+    }
+}
+
+impl<Req: Call> Settings<Req> {
+    /// The limit that the request asks for, if it may ask.
+    pub(crate) fn incoming(&self, request: &Req) -> Result<Option<Limit>, Malformed> {
+        match (&self.propagation, request.headers()) {
+            (Some(propagation), Some(headers)) => propagation.deadline_of(headers),
+            _ => Ok(None),
+        }
+    }
+
+    pub(crate) fn scope(&self, request: &Req, incoming: Option<Limit>) -> RequestScope {
+        let limit = self.limit_with.as_ref().map_or_else(|| self.limit.clone(), |limit| limit(request));
+        let mut timebox = Timebox::new(limit).grace(self.grace);
+        let label = self.label_with.as_ref().map(|label| label(request)).or_else(|| request.label());
+        if let Some(label) = label {
+            timebox = timebox.label(label);
+        }
+        if let Some(incoming) = incoming {
+            timebox = timebox.cancel_on(&CancellationToken::after(incoming));
+        }
+        #[cfg(feature = "report")]
+        if let Some(duration) = self.warn_after {
+            timebox = request.describe(timebox).warn_after(duration);
+        }
+        if let Some(with) = &self.timebox_with {
+            timebox = with(request, timebox);
+        }
+        let mut scope = RequestScope::new(timebox, self.location, CLIENT_GONE);
+        scope.idle = self.idle;
+        scope.bodiless = request.is_bodiless();
+        scope
+    }
+}
+
+impl<Req> Clone for Settings<Req> {
+    fn clone(&self) -> Self {
+        Self {
+            location: self.location,
+            limit: self.limit.clone(),
+            limit_with: self.limit_with.clone(),
+            label_with: self.label_with.clone(),
+            exempt: self.exempt.clone(),
+            timebox_with: self.timebox_with.clone(),
+            grace: self.grace,
+            idle: self.idle,
+            #[cfg(feature = "report")]
+            warn_after: self.warn_after,
+            propagation: self.propagation.clone(),
+        }
+    }
+}
+
+impl<Req> fmt::Debug for Settings<Req> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Settings")
+            .field("limit", &self.limit)
+            .field("grace", &self.grace)
+            .field("idle", &self.idle)
+            .field("propagation", &self.propagation)
+            .finish_non_exhaustive()
+    }
+}
