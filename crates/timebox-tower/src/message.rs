@@ -149,10 +149,7 @@ impl<B: Body> Reply for Response<B> {
     }
 
     fn refusal(malformed: &Malformed) -> Option<Self::Scoped> {
-        let _ = malformed;
-        let mut response = Response::new(TimeoutBody::empty());
-        *response.status_mut() = StatusCode::BAD_REQUEST;
-        Some(response)
+        Some(malformed.response::<()>().map(|()| TimeoutBody::empty()))
     }
 }
 

@@ -198,6 +198,13 @@ fn drawn<B: From<String>>(report: &ProfileReport) -> Response<B> {
     response
 }
 
+/// A picture that nobody could draw: the system has no thread.
+fn undrawn<B: From<String>>() -> Response<B> {
+    let mut response = Response::new(B::from("there is no thread to draw the profile\n".to_owned()));
+    *response.status_mut() = http::StatusCode::SERVICE_UNAVAILABLE;
+    response
+}
+
 /// A request above the rate.
 fn refusal<B: From<String>>(wait: Duration) -> Response<B> {
     let seconds = wait.as_secs() + 1;

@@ -9,7 +9,7 @@ use pin_project::{pin_project, pinned_drop};
 use timebox::report::{LiveProfile, Profile, ProfileReport, Profiled};
 use tokio::sync::oneshot;
 
-use super::{Store, drawn};
+use super::{Store, drawn, undrawn};
 
 /// The future of a [`ProfileService`](crate::ProfileService).
 #[pin_project(PinnedDrop)]
@@ -26,8 +26,7 @@ enum State<F, R> {
         future: Profiled<F>,
         store: Option<(Store, LiveProfile)>,
     },
-    /// The picture is being drawn. The response is that of the service, in case there is no thread to draw on.
-    Drawing(oneshot::Receiver<Response<R>>, Option<Response<R>>),
+    Drawing(oneshot::Receiver<Response<R>>),
     Refused(Option<Response<R>>),
 }
 
@@ -66,17 +65,15 @@ where
                         on_a_thread(move || store(report));
                         return Poll::Ready(result);
                     }
-                    let response = match result {
-                        Ok(response) => response,
-                        Err(error) => return Poll::Ready(Err(error)),
-                    };
-                    state.set(State::Drawing(draw(report), Some(response)));
+                    // The service's response is dropped before its time runs out.
+                    if let Err(error) = result {
+                        return Poll::Ready(Err(error));
+                    }
+                    state.set(State::Drawing(draw(report)));
                 }
-                StateProjection::Drawing(drawing, instead) => {
+                StateProjection::Drawing(drawing) => {
                     let drawn = ready!(Pin::new(drawing).poll(cx));
-                    // There is a response as long as the future has not ended.
-                    let response = drawn.ok().or_else(|| instead.take());
-                    return response.map_or(Poll::Pending, |response| Poll::Ready(Ok(response)));
+                    return Poll::Ready(Ok(drawn.unwrap_or_else(|_| undrawn())));
                 }
                 StateProjection::Refused(refusal) => {
                     return refusal.take().map_or(Poll::Pending, |refusal| Poll::Ready(Ok(refusal)));
