@@ -70,6 +70,13 @@
 //! A forked child keeps the policy. Its reports are made and written on threads of its own. Reports that are in the making at the
 //! fork stay with the parent.
 //!
+//! # Profiles
+//!
+//! A report shows one moment. A `Profile` (feature `profile`) looks at one block or future again and again, 99 times a second
+//! unless told otherwise, and shows where its time goes: computing and waiting. Its result is a table of functions, folded stacks
+//! for other tools, and a flame graph (feature `flamegraph`). It needs no policy. What is said above of signals, of systems and of
+//! sandboxes holds for it too. While no profile runs, nothing is sampled, and there is no thread for it.
+//!
 //! # What is not certain
 //!
 //! A report shows one moment. The stack and the scopes come from one consistent copy, so a stack never belongs to another scope.

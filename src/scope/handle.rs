@@ -300,6 +300,7 @@ impl Handle {
     }
 }
 
+#[allow(clippy::missing_fields_in_debug)] // the number of a profile tells nobody anything
 impl fmt::Debug for Handle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Handle")

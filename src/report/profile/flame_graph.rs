@@ -37,9 +37,9 @@ impl ProfileReport {
             palette.insert(wait, BLUE);
         }
         let mut options = Options::default();
-        options.title = self.label().unwrap_or("Profile").to_owned();
+        options.title = String::from(self.label().unwrap_or("Profile"));
         options.subtitle = Some(Summary(self).to_string());
-        options.count_name = "µs".to_owned();
+        options.count_name = String::from("µs");
         options.colors = Palette::Basic(BasicPalette::Hot);
         options.palette_map = Some(&mut palette);
         options.deterministic = true;

@@ -241,12 +241,13 @@ mod tests {
 
     #[test]
     fn a_deep_stack_is_kept_at_both_ends() {
-        assert_eq!(*kept(1..4), [1, 2, 3]);
-        let deep = kept(1..=20_000);
+        let kept_of = |count: u64| kept((1..=count).collect::<Vec<_>>().into_iter());
+        assert_eq!(*kept_of(3), [1, 2, 3]);
+        let deep = kept_of(20_000);
         assert_eq!(deep.len(), INNER + OUTER + 1);
         assert_eq!(deep[..2], [1, 2]);
         assert_eq!(deep[INNER - 1..=INNER], [192, GAP]);
         assert_eq!(*deep.last().unwrap(), 20_000);
-        assert_eq!(kept(1..=255).len(), 255);
+        assert_eq!(kept_of(255).len(), 255);
     }
 }

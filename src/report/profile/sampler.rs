@@ -13,7 +13,8 @@ use std::time::Duration;
 use super::random::Random;
 use super::recording::{Count, Doing, Place, Seen, kept};
 use super::shared::Shared;
-use super::waiting::{Found, pending, place_of};
+use super::waiting::{Found, Waiting, pending, place_of};
+use crate::report::awaits::AwaitCopies;
 use crate::report::stack::{self, Begun, Copy, Memory, RawStack, State, Target, Unwinder, Visits};
 use crate::sync::callback::drop_quietly;
 use crate::sync::fork::{PerProcess, count_forks};
@@ -279,12 +280,13 @@ impl Sampler {
         is_first: bool,
     ) {
         let mut raw = None;
-        for due in due.iter_mut().filter(|due| !due.is_done) {
+        for due in due {
             let profile = due.shared.id;
             if copy.is_consistent && copy.stack.is_there() {
                 let Some(visit) = lineage.visit_of(profile, &copy.visits) else { continue };
                 let is_own = is_own(visit, profile);
-                if !is_own && !is_first {
+                let is_counted = if is_own { !due.is_done } else { is_first };
+                if !is_counted {
                     continue;
                 }
                 let raw = raw.get_or_insert_with(|| self.unwinder.unwind(&copy.stack));
@@ -297,7 +299,8 @@ impl Sampler {
                     recording.count(seen, Count::one(due.time));
                 });
                 due.is_done |= is_own;
-            } else if copy.state != State::Gone
+            } else if !due.is_done
+                && copy.state != State::Gone
                 && !copy.is_consistent | !copy.visits.is_empty()
                 && lineage.visit_of(profile, before).is_some_and(|visit| is_own(visit, profile))
             {
@@ -311,7 +314,7 @@ impl Sampler {
     /// Counts a sample of a future between two polls.
     fn count_wait(&mut self, due: &mut Due) {
         let Due { shared, time, is_done } = due;
-        if let Some((copies, owed)) = shared.wait(|waiting| waiting.settle()).flatten() {
+        if let Some((copies, owed)) = shared.wait(Waiting::settle).flatten() {
             self.count_place(shared, copies, owed);
         }
         let Some(found) = shared.wait(|waiting| waiting.look(*time)) else { return };
@@ -330,12 +333,7 @@ impl Sampler {
         *is_done = true;
     }
 
-    fn count_place(
-        &mut self,
-        shared: &Shared,
-        copies: crate::report::awaits::AwaitCopies,
-        count: Count,
-    ) -> Place {
+    fn count_place(&mut self, shared: &Shared, copies: AwaitCopies, count: Count) -> Place {
         let (place, raw) = place_of(copies, &mut self.unwinder);
         shared.record(|recording| {
             if let Some(raw) = raw {
