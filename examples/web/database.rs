@@ -34,7 +34,10 @@ impl Database {
     }
 
     /// Runs this with a connection. An interrupted statement leaves the connection as it was, so it is used again.
-    pub(crate) fn with<T>(&self, work: impl FnOnce(&Connection) -> Result<T, AnyError>) -> Result<T, AnyError> {
+    pub(crate) fn with<T>(
+        &self,
+        work: impl FnOnce(&Connection) -> Result<T, AnyError>,
+    ) -> Result<T, AnyError> {
         let idle = self.idle.lock().pop();
         let connection = idle.map_or_else(|| self.connect(), Ok)?;
         let result = work(&connection);

@@ -75,7 +75,9 @@ pub(crate) async fn regex(State(shop): State<Arc<Shop>>) -> Result<Answer, Failu
 
 pub(crate) async fn query(State(shop): State<Arc<Shop>>) -> Result<Answer, Failure> {
     let sql = "select count(*) from orders a join orders b on a.note = b.note";
-    on_a_thread(move || shop.database.with(|connection| number(connection, sql, []))).await.map(Answer::number)
+    on_a_thread(move || shop.database.with(|connection| number(connection, sql, [])))
+        .await
+        .map(Answer::number)
 }
 
 pub(crate) async fn queries(State(shop): State<Arc<Shop>>) -> Result<Answer, Failure> {
@@ -168,7 +170,8 @@ impl Answer {
 
 impl IntoResponse for Answer {
     fn into_response(self) -> Response {
-        Html(pages::page("Done", &format!("<p>It has ended by itself: {}</p>", pages::text(&self.0)))).into_response()
+        Html(pages::page("Done", &format!("<p>It has ended by itself: {}</p>", pages::text(&self.0))))
+            .into_response()
     }
 }
 

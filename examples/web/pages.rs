@@ -62,12 +62,15 @@ pub(crate) async fn index() -> Html<String> {
     };
     let cards: String = HANGS.iter().map(card).collect();
     let intro = "Each of these requests would hang for hours.";
-    let content = format!("<p>{intro} Each is stopped after {LIMIT:?}, and answers by itself.</p><div class=\"cards\">{cards}</div>");
+    let content = format!(
+        "<p>{intro} Each is stopped after {LIMIT:?}, and answers by itself.</p><div class=\"cards\">{cards}</div>"
+    );
     Html(page("Requests that hang", &content))
 }
 
 pub(crate) fn timed_out(status: StatusCode, error: &TimeoutError) -> Response {
-    let report = error.report().map(|report| format!("<h2>What it was doing</h2><pre>{}</pre>", text(report)));
+    let report =
+        error.report().map(|report| format!("<h2>What it was doing</h2><pre>{}</pre>", text(report)));
     let content = format!(
         "<p class=\"error\">{}</p>
 <p>The server is as it was: no thread, lock or connection is left behind.</p>
@@ -100,7 +103,9 @@ pub(crate) async fn offenders() -> Html<String> {
         let frames: String = frames.iter().map(place).collect();
         let (count, sum, worst) = (total.count, total.total, total.worst);
         let label = text(scope.label().unwrap_or_default());
-        format!("<tr><td>{count}</td><td>{sum:.1?}</td><td>{worst:.1?}</td><td><b>{label}</b>{frames}</td></tr>")
+        format!(
+            "<tr><td>{count}</td><td>{sum:.1?}</td><td>{worst:.1?}</td><td><b>{label}</b>{frames}</td></tr>"
+        )
     };
     let rows: String = report::offenders().stacks.iter().map(row).collect();
     let head = "<tr><th>Count</th><th>Total</th><th>Worst</th><th>Where</th></tr>";
