@@ -61,7 +61,7 @@ pub(crate) async fn index() -> Html<String> {
         )
     };
     let cards: String = HANGS.iter().map(card).collect();
-    let intro = "Each of these requests would hang for hours.";
+    let intro = "Each of these requests takes far too long, or for ever.";
     let content = format!(
         "<p>{intro} Each is stopped after {LIMIT:?}, and answers by itself.</p><div class=\"cards\">{cards}</div>"
     );
