@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::error::{Fields, TimeoutError};
 use crate::sync::{Mutex, lock};
 #[cfg(feature = "profile")]
-use crate::thread::visit::ProfileId;
+use crate::thread::ProfileId;
 use crate::time::{Kind, Limit};
 #[cfg(feature = "report")]
 use crate::time::{NEVER, nanos};

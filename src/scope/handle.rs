@@ -9,9 +9,11 @@ use super::config::{Extras, Options};
 use super::frame::{Scope, innermost};
 use super::run::run_within;
 use crate::error::{ScopeInfo, TimeoutError};
+#[cfg(feature = "profile")]
+use crate::thread::ProfileId;
 use crate::thread::Thread;
 #[cfg(feature = "profile")]
-use crate::thread::visit::{ProfileId, Visit};
+use crate::thread::visit::Visit;
 use crate::time::{Deadline, Limit, NEVER, clock};
 use crate::token::CancellationToken;
 use crate::token::node::{Node, NodeSpec};
@@ -142,7 +144,7 @@ impl Handle {
         Self {
             node,
             #[cfg(feature = "profile")]
-            profile: ProfileId::current(),
+            profile: Visit::current(),
         }
     }
 

@@ -172,6 +172,40 @@ pub(crate) fn set_timer_slack(nanos: u32) {
 #[cfg(not(all(any(target_os = "linux", target_os = "android"), not(miri), not(timebox_loom))))]
 pub(crate) fn set_timer_slack(_nanos: u32) {}
 
+/// Asks the system to wake this thread with little delay, even where all processors are busy: by short turns. Older systems do not
+/// know such turns (Linux before 6.12), and wake it as any other.
+#[cfg(all(target_os = "linux", feature = "profile", not(miri), not(timebox_loom)))]
+pub(crate) fn be_prompt() {
+    #[repr(C)]
+    #[derive(Default)]
+    struct Attributes {
+        size: u32,
+        policy: u32,
+        flags: u64,
+        nice: i32,
+        priority: u32,
+        /// The length of a turn, in nanoseconds.
+        runtime: u64,
+        deadline: u64,
+        period: u64,
+    }
+    set_timer_slack(1_000);
+    let mut attributes = Attributes::default();
+    let size = u32::try_from(size_of::<Attributes>()).unwrap_or(0);
+    // SAFETY: the call writes at most `size` bytes to a struct of that size, of which all bits are values. The number 0 is the
+    // calling thread.
+    let is_known =
+        unsafe { libc::syscall(libc::SYS_sched_getattr, 0, &raw mut attributes, size as usize, 0) } == 0;
+    attributes.runtime = 100_000;
+    if is_known {
+        // SAFETY: the call reads a struct that says its own size.
+        unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0) };
+    }
+}
+
+#[cfg(all(feature = "profile", not(timebox_loom), any(not(target_os = "linux"), miri)))]
+pub(crate) fn be_prompt() {}
+
 /// The system's number of the calling thread; 0 where threads are not looked at.
 #[cfg(all(target_os = "linux", feature = "report", not(timebox_loom), not(miri)))]
 pub(crate) fn thread_id() -> u32 {

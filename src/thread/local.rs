@@ -10,7 +10,7 @@
 use std::cell::Cell;
 
 #[cfg(feature = "profile")]
-use super::visit::ProfileId;
+use super::profile_id::ProfileId;
 use crate::sync::fork::InChild;
 #[cfg(feature = "report")]
 use crate::sync::os;

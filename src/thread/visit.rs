@@ -6,27 +6,8 @@
 
 use std::ptr;
 
-use super::Thread;
-use crate::sync::{AtomicU64, Ordering, compiler_fence};
-
-/// The identity of a profile.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub(crate) struct ProfileId(u64);
-
-impl ProfileId {
-    pub(crate) const NONE: Self = Self(0);
-
-    pub(crate) fn next() -> Self {
-        static NEXT: AtomicU64 = AtomicU64::new(1);
-        // Relaxed: only uniqueness is asked.
-        Self(NEXT.fetch_add(1, Ordering::Relaxed))
-    }
-
-    /// The profile of the calling thread's innermost visit.
-    pub(crate) fn current() -> Self {
-        Thread::with(|thread| thread.profile.get())
-    }
-}
+use super::{ProfileId, Thread};
+use crate::sync::{Ordering, compiler_fence};
 
 /// How many words a record has: the profile, whether the visit is its own, an address on the stack, the record of the visit around it.
 pub(crate) const WORDS: usize = 4;
@@ -45,7 +26,7 @@ pub(crate) struct VisitCopy {
 
 impl VisitCopy {
     pub(crate) fn new([profile, is_own, stack, outer]: [u64; WORDS]) -> Self {
-        Self { profile: ProfileId(profile), is_own: is_own != 0, stack, outer }
+        Self { profile: ProfileId::from_raw(profile), is_own: is_own != 0, stack, outer }
     }
 }
 
@@ -61,13 +42,18 @@ impl Visit {
     pub(crate) fn begin(profile: ProfileId, is_own: bool, stack: usize) -> Self {
         let thread = Thread::current();
         let slot = thread.slot();
-        let record = Box::new([profile.0, u64::from(is_own), stack as u64, slot.visit() as u64]);
+        let record = Box::new([profile.get(), u64::from(is_own), stack as u64, slot.visit() as u64]);
         // The thread may be interrupted at any point by the handler that reads the record: so the record is complete first.
         let address = ptr::from_ref(&*record).expose_provenance();
         compiler_fence(Ordering::SeqCst);
         slot.set_visit(address);
         compiler_fence(Ordering::SeqCst);
         Self { record, outer: thread.profile.replace(profile) }
+    }
+
+    /// The profile of the calling thread's innermost visit.
+    pub(crate) fn current() -> ProfileId {
+        Thread::with(|thread| thread.profile.get())
     }
 
     /// The visit of a thread that enters a handle, if the handle comes from a profile.

@@ -3,6 +3,9 @@
 //! Each period of a profile has one sample, at a random point: so the samples do not keep step with a program that works in step.
 //! A sample stands for its period, and for periods before it that were missed. A thread is sampled as a report looks at it: if it
 //! is blocked, from outside; if it runs, by a signal. The visits that are in the same copy tell which profile the stack belongs to.
+//!
+//! Where all processors are busy, the thread asks the system to be woken in time. It would else run mostly when the profiled thread
+//! has just blocked, and so would see too much of that.
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -19,7 +22,8 @@ use crate::report::stack::{self, Begun, Copy, Memory, RawStack, State, Target, U
 use crate::sync::callback::drop_quietly;
 use crate::sync::fork::{PerProcess, count_forks};
 use crate::sync::{Condvar, Mutex, lock, os};
-use crate::thread::visit::{ProfileId, VisitCopy};
+use crate::thread::ProfileId;
+use crate::thread::visit::{Visit, VisitCopy};
 use crate::time::clock;
 use crate::watchdog;
 
@@ -30,7 +34,7 @@ const MOST_THREADS: usize = 64;
 const PATIENCE: Duration = Duration::from_millis(50);
 
 /// How often a sample looks for code that moves on between a thread and a wait.
-const ATTEMPTS: usize = 3;
+const ATTEMPTS: usize = 12;
 
 /// The files of a thread that was not looked at for so long are closed, in nanoseconds.
 const UNUSED: u64 = 1_000_000_000;
@@ -72,6 +76,7 @@ impl Profiler {
 
     /// The thread. It ends with the last profile.
     fn serve(&self) {
+        os::be_prompt();
         let mut sampler = Sampler::new();
         let mut running = lock(&self.running);
         while let Some(next) = running.profiles.iter().map(|entry| entry.next).min() {
@@ -128,7 +133,7 @@ pub(super) fn add(shared: &Arc<Shared>, began: u64, period: u64) -> bool {
     count_forks();
     stack::prepare();
     let profiler = PROFILER.get();
-    let around = ProfileId::current();
+    let around = Visit::current();
     let mut running = lock(&profiler.running);
     let mut outer = Vec::new();
     if around != ProfileId::NONE {

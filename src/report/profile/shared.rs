@@ -10,7 +10,7 @@ use super::waiting::{Waiting, pending};
 use crate::report::awaits::AwaitCopies;
 use crate::sync::ForkMutex;
 use crate::sync::fork::Process;
-use crate::thread::visit::ProfileId;
+use crate::thread::ProfileId;
 use crate::time::clock;
 
 pub(super) struct Shared {
