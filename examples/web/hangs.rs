@@ -110,7 +110,7 @@ pub(crate) async fn lock(State(shop): State<Arc<Shop>>) -> Result<Answer, Failur
 /// How long to wait before the next look at the scope, which may be cancelled too.
 fn slice() -> timebox::Result<Duration> {
     checkpoint()?;
-    let slice = Duration::from_millis(10);
+    let slice = Duration::from_millis(50);
     Ok(remaining().map_or(slice, |left| left.min(slice)))
 }
 
@@ -141,6 +141,7 @@ pub(crate) async fn join(State(shop): State<Arc<Shop>>) -> Answer {
 }
 
 async fn user() -> &'static str {
+    tokio::task::yield_now().await;
     "user 42"
 }
 

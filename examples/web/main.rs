@@ -84,6 +84,6 @@ async fn serve(port: u16) -> Result<(), AnyError> {
     println!("http://{}", listener.local_addr()?);
     tokio::select! {
         served = axum::serve(listener, app(shop)) => Ok(served?),
-        stop = tokio::signal::ctrl_c() => Ok(stop?), // so that the database's file is removed
+        interrupt = tokio::signal::ctrl_c() => Ok(interrupt?), // so that the database's file is removed
     }
 }

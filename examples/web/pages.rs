@@ -6,14 +6,14 @@ use axum::extract::Path;
 use axum::http::StatusCode;
 use axum::response::{Html, IntoResponse, Response};
 use timebox::TimeoutError;
-use timebox::report::{self, Frame, Offender};
+use timebox::report::{self, Frame, Offender, Report};
 
 use crate::hangs::{HANGS, Hang};
 use crate::{LIMIT, PROFILED, TOKEN};
 
 pub(crate) fn page(title: &str, content: &str) -> String {
-    let links = [("/", "Hangs"), ("/slow", "Slow"), ("/offenders", "Offenders")];
-    let links: String = links.iter().map(|(path, name)| format!("<a href=\"{path}\">{name}</a>")).collect();
+    let link = |(path, name)| format!("<a href=\"{path}\">{name}</a>");
+    let links: String = [("/", "Hangs"), ("/slow", "Slow"), ("/offenders", "Offenders")].map(link).concat();
     let style = include_str!("style.css");
     format!(
         "<!doctype html>
@@ -39,14 +39,17 @@ pub(crate) fn page(title: &str, content: &str) -> String {
 
 /// A value as text in HTML.
 pub(crate) fn text(value: impl Display) -> String {
-    let escape = |character| match character {
-        '<' => "&lt;".to_owned(),
-        '>' => "&gt;".to_owned(),
-        '&' => "&amp;".to_owned(),
-        '"' => "&quot;".to_owned(),
-        other => other.to_string(),
-    };
-    value.to_string().chars().map(escape).collect()
+    let mut html = String::new();
+    for character in value.to_string().chars() {
+        match character {
+            '<' => html.push_str("&lt;"),
+            '>' => html.push_str("&gt;"),
+            '&' => html.push_str("&amp;"),
+            '"' => html.push_str("&quot;"),
+            other => html.push(other),
+        }
+    }
+    html
 }
 
 pub(crate) async fn index() -> Html<String> {
@@ -84,16 +87,15 @@ pub(crate) fn timed_out(status: StatusCode, error: &TimeoutError) -> Response {
 
 pub(crate) async fn slow() -> Html<String> {
     let reports = report::recent();
-    let entry = |report: &_| details(report);
-    let list: String = reports.iter().rev().map(|report| entry(report.as_ref())).collect();
+    let list: String = reports.iter().rev().map(|report| details(report)).collect();
     let intro = match reports.len() {
-        0 => "No report yet: press a button first.".to_owned(),
-        _ => "The last reports, the newest first. Open one to see its stack.".to_owned(),
+        0 => "No report yet: press a button first.",
+        _ => "The last reports, the newest first. Open one to see its stack.",
     };
     Html(page("Slow requests", &format!("<p>{intro}</p>{list}")))
 }
 
-fn details(report: &report::Report) -> String {
+fn details(report: &Report) -> String {
     let headline = text(report.headline());
     format!("<details><summary>{headline}</summary><pre>{}</pre></details>", text(report))
 }

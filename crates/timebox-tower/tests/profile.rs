@@ -81,7 +81,8 @@ async fn a_client_that_goes_away_leaves_its_profile() {
     let stuck = service_fn(|_: Request<()>| std::future::pending::<Result<Response<String>, Infallible>>());
     {
         let mut future = pin!(layer.layer(stuck).call(request(&format!("/stuck?__profile={TOKEN}"))));
-        poll_fn(|cx| Poll::Ready(assert!(future.as_mut().poll(cx).is_pending()))).await;
+        let is_pending = poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx).is_pending())).await;
+        assert!(is_pending);
     }
     assert_eq!(profiles.recv_timeout(Duration::from_secs(60)).unwrap().label(), Some("GET /stuck"));
 }
