@@ -22,6 +22,7 @@ const FEW: u64 = 1_000;
 const MANY: u64 = 21_000;
 
 /// What a count may be above what has been reached.
+#[cfg(not(feature = "report"))]
 const SLACK: f64 = 1.1;
 
 /// A case, and the case whose count is taken off its own.
@@ -42,6 +43,7 @@ struct Limits {
 }
 
 /// The aim is the count of a prototype that had no labels, no errors and no unwinding.
+#[cfg(not(feature = "report"))]
 const fn limits(aim: f64, reached: f64) -> Limits {
     Limits { aim, reached, most: reached * SLACK }
 }
@@ -50,6 +52,7 @@ const fn count(case: &'static str, limits: Option<Limits>) -> Count {
     Count { case, less: None, under_policy: false, limits }
 }
 
+#[cfg(not(feature = "report"))]
 const fn difference(case: &'static str, less: &'static str, limits: Option<Limits>) -> Count {
     Count { less: Some(less), ..count(case, limits) }
 }

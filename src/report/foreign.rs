@@ -2,14 +2,15 @@
 
 /// Crates whose functions are folded in the text of a report: std, the runtimes with their locks and channels, and this crate.
 #[rustfmt::skip] // a list of words
-const CRATES: [&str; 42] = [
+const CRATES: [&str; 52] = [
     "std", "core", "alloc", "test", "panic_unwind", "hashbrown", "backtrace", "timebox",
     "tokio", "tokio_util", "tokio_stream", "mio",
     "async_channel", "async_executor", "async_fs", "async_global_executor", "async_io", "async_lock", "async_net",
     "async_std", "async_task", "smol", "blocking", "polling", "event_listener", "event_listener_strategy",
     "futures", "futures_channel", "futures_concurrency", "futures_core", "futures_executor", "futures_io", "futures_lite",
     "futures_timer", "futures_util",
-    "rayon", "rayon_core", "crossbeam_channel", "flume", "parking_lot", "parking_lot_core", "pollster",
+    "rayon", "rayon_core", "crossbeam_channel", "flume", "parking_lot", "parking_lot_core", "lock_api", "pollster",
+    "axum", "axum_core", "h2", "hyper", "hyper_util", "tonic", "tower", "timebox_tower", "rustix",
 ];
 
 /// Parts of the paths of std's source files.
