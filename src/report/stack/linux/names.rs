@@ -36,7 +36,7 @@ const MOST_BYTES: u64 = 4 << 30;
 
 /// Where the names of a module come from.
 struct Source {
-    /// The module's file. `None` if the file cannot be used: see [`Source::open`].
+    /// The module's file. `None` if the file cannot be used: see [`open`].
     loader: Option<Loader>,
     /// When names were last looked up here.
     used: u64,
