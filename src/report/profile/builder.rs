@@ -102,10 +102,10 @@ impl Profile {
     /// assert!(report.samples() <= 1, "it ended at once");
     /// ```
     pub fn run<R>(self, body: impl FnOnce() -> R) -> (R, ProfileReport) {
-        let session = Session::begin(&self.setup, self.shared);
         let before = own_times();
-        let result = visit(session.shared.id, body);
-        session.note_starvation(before);
+        let session = Session::begin(&self.setup, self.shared);
+        let (result, after) = visit(session.shared.id, || (body(), own_times()));
+        session.note_starvation(before, after);
         (result, session.end())
     }
 

@@ -273,7 +273,7 @@ impl Sampler {
                 self.count_thread(&copy, &before, due, lineage, attempt == 0);
             }
             due.iter_mut().filter(|due| !due.is_done()).for_each(|due| self.count_wait(due));
-            if due.iter().all(|due| due.is_done()) {
+            if due.iter().all(Due::is_done) {
                 break;
             }
         }

@@ -39,10 +39,10 @@ impl Session {
         Self { shared, began }
     }
 
-    /// Notes it if the thread got no processor for a good part of the time. `before`: its times at the beginning.
-    pub(super) fn note_starvation(&self, before: Option<CpuTimes>) {
-        let Some((before, now)) = before.zip(own_times()) else { return };
-        let starved = now.waited.saturating_sub(before.waited);
+    /// Notes it if the thread got no processor for a good part of the time, by its times before and after.
+    pub(super) fn note_starvation(&self, before: Option<CpuTimes>, after: Option<CpuTimes>) {
+        let Some((before, after)) = before.zip(after) else { return };
+        let starved = after.waited.saturating_sub(before.waited);
         let elapsed = Duration::from_nanos(clock::real_now().saturating_sub(self.began));
         if starved > elapsed / STARVED_PART {
             let text =
