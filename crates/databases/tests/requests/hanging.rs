@@ -112,8 +112,17 @@ async fn load(address: SocketAddr, hang: bool) -> Vec<Duration> {
     taken
 }
 
-fn entries(folder: &str) -> usize {
-    std::fs::read_dir(folder).map_or(0, Iterator::count)
+fn descriptors() -> usize {
+    std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count)
+}
+
+/// The threads of this process, without those of this crate: they end by themselves after a while.
+fn threads() -> usize {
+    let is_other = |task: &std::fs::DirEntry| {
+        let name = std::fs::read_to_string(task.path().join("comm"));
+        name.is_ok_and(|name| !name.starts_with("timebox"))
+    };
+    std::fs::read_dir("/proc/self/task").map_or(0, |tasks| tasks.flatten().filter(is_other).count())
 }
 
 #[test]
@@ -135,7 +144,7 @@ fn requests_that_hang_neither_slow_the_others_nor_leave_anything() {
         load(address, false).await; // opens the pool's connections
         let metrics = tokio::runtime::Handle::current().metrics();
         wait_for("the connections end", async || metrics.num_alive_tasks() <= 20).await;
-        let before = (metrics.num_alive_tasks(), entries("/proc/self/fd"), entries("/proc/self/task"));
+        let before = (metrics.num_alive_tasks(), descriptors(), threads());
 
         let without = load(address, false).await;
         let with = {
@@ -167,9 +176,8 @@ fn requests_that_hang_neither_slow_the_others_nor_leave_anything() {
         assert_eq!(shared.permits.available_permits(), 64);
         assert!(shared.lock.try_lock().is_ok());
         wait_for("all tasks have ended", async || metrics.num_alive_tasks() <= before.0).await;
-        wait_for("all descriptors are closed", async || entries("/proc/self/fd") <= before.1).await;
-        // The pools of threads for blocking work, and of this crate, may keep a few that are idle for a while.
-        wait_for("all threads have ended", async || entries("/proc/self/task") <= before.2).await;
+        wait_for("all descriptors are closed", async || descriptors() <= before.1).await;
+        wait_for("the threads for blocking work have ended", async || threads() <= before.2).await;
         drop(silent);
     });
     runtime.shutdown_background();
