@@ -146,8 +146,8 @@ fn submit(depth: usize, job: Arc<dyn Task>) -> Result<(), Saturated> {
     if threads.is_saturated(depth) {
         return Err(Saturated { threads: threads.most() });
     }
-    // If no thread can be started, `try_submit` returns the jobs that would wait for one in vain: this job or others. The
-    // drop of such a job wakes its caller, which then gets an error.
+    // If no thread can be started, `try_submit` returns the jobs that would wait for a thread in vain: this job or
+    // others. The drop of such a job wakes its caller, which then gets an error.
     drop(threads.try_submit(depth, job));
     Ok(())
 }
@@ -155,8 +155,8 @@ fn submit(depth: usize, job: Arc<dyn Task>) -> Result<(), Saturated> {
 // ===== Depth =====
 
 thread_local! {
-    /// The depth of the work that this thread submits: one more than the depth of the work that runs on this thread, or 0 if
-    /// no work does.
+    /// The depth of the work that this thread submits: one more than the depth of the work that runs on this thread, or
+    /// 0 if no work runs here.
     static DEPTH: Cell<usize> = const { Cell::new(0) };
 }
 
@@ -169,8 +169,8 @@ fn running() -> Option<MutexGuard<'static, HashMap<ScopeId, usize>>> {
 /// The depth of work that is submitted in this scope: greater than the depth of any work that may wait for the new work.
 fn depth_of(scope: &Scope) -> usize {
     let mut ancestors = Vec::new();
-    // `DEPTH` counts only the work of this thread. If a handle was entered here, an ancestor may be the scope of work on
-    // another thread. That work may wait for the new work, so it counts too.
+    // `DEPTH` knows only the work of this thread. If a handle was entered here, an ancestor may be the scope of work on
+    // another thread. That work may wait for the new work, so its depth counts too.
     scope.node().walk(|node| ancestors.push(node.id));
     let Some(running) = running() else { return DEPTH.get() };
     // This thread may be running a hook. Any running work may wait for that hook, so all running work counts.
@@ -179,7 +179,7 @@ fn depth_of(scope: &Scope) -> usize {
     depths.map(|depth| depth.saturating_add(1)).fold(DEPTH.get(), usize::max)
 }
 
-/// Until the guard is dropped, records that work runs on this thread, in this scope.
+/// A guard: while it exists, this thread counts as running work, in this scope.
 struct RunningGuard {
     scope: ScopeId,
     outer_depth: usize,
@@ -240,7 +240,8 @@ impl<T: Send + 'static> Job<T> {
             let mut state = lock(&self.state);
             let before = std::mem::replace(&mut *state, State::Abandoned);
             if matches!(before, State::Running) {
-                // Called under the job's lock: `run` finds `Abandoned` under that lock, so it calls `mark_returned` later.
+                // Called under the job's lock: `run` finds `Abandoned` under that lock, so `run` calls `mark_returned`
+                // later.
                 pool::abandoned().mark_abandoned(self.depth);
             }
             before
@@ -292,8 +293,9 @@ impl<T: Send + 'static> Job<T> {
     fn run(self: Arc<Self>) {
         let Some(handle) = self.handle() else { return };
         let running = RunningGuard::enter(handle.node().id, self.depth);
-        // A test's clock does not move while somebody has a `Held`: until the work has begun, and from the work's end until the
-        // caller has been woken. So the caller does not time out while this thread is about to act.
+        // A test's clock does not move while somebody has a `Held`. Here somebody has one until the work has begun, and
+        // again from the work's end until the caller has been woken. So the caller does not time out while this thread
+        // is about to act.
         let (begun, held) = (Cell::new(false), Cell::new(None));
         let run = AssertUnwindSafe(|| {
             handle.enter(Limit::NONE, |_| {

@@ -95,8 +95,9 @@ impl State {
         Some((depth, task))
     }
 
-    /// Takes the tasks that no thread may ever run. If no thread is idle or being started, these are the tasks that are deeper
-    /// than every running task: a running task may wait for a deeper one, so its thread may never become free.
+    /// Takes the tasks that no thread may ever run. There are none if a thread is idle or being started. Otherwise they
+    /// are the tasks that are deeper than every running task. A running task may wait for a deeper task, so the threads
+    /// of the running tasks may never become free.
     fn take_stranded(&mut self) -> VecDeque<Arc<dyn Task>> {
         let mut stranded = VecDeque::new();
         if self.idle + self.starting() > 0 {
@@ -253,9 +254,9 @@ impl BlockingPool {
 
     /// How many tasks of one depth run at one time.
     pub(crate) fn most(&self) -> usize {
-        // Relaxed: `try_submit` queues a task and reads this under one lock. If it reads the old value, `set_most`, which takes
-        // the lock after its store, finds the task in the queue. `is_saturated` reads this without the lock: if it reads the
-        // old value, its call counts as made before `set_most`.
+        // Relaxed: a stale value does no harm. `try_submit` queues a task and reads this under one lock. `set_most`
+        // takes that lock after its store, so it finds a task that was queued with the old value. `is_saturated` reads
+        // this without the lock. If it reads the old value, its call counts as made before `set_most`.
         self.most.load(Ordering::Relaxed)
     }
 

@@ -358,3 +358,89 @@ fn a_future_that_leaves_the_scope_around_it_is_reported_by_the_policy_and_its_ta
     written.wait_for(labelled("job", Kind::Slow));
     assert!(polls < 50, "polled {polls} times");
 }
+
+#[test]
+fn a_watched_block_is_reported_and_not_bounded() {
+    let written = Written::under(|policy| policy);
+    let outer = Timebox::new(Duration::ZERO).label("over");
+    assert!(outer.run_value(|_| ()).is_err());
+    let (sender, slept) = std::sync::mpsc::channel();
+    let result = Timebox::new(Duration::from_millis(1)).label("over").run_value(|scope| {
+        while !scope.is_expired() {}
+        // The scope around is over, and the block runs all the same.
+        report::watch("watched", Duration::from_millis(20), || {
+            assert!(checkpoint().is_err());
+            assert_eq!(timebox::token().cause(), Some(timebox::Cause::Deadline));
+            written.wait_for(labelled("watched", Kind::Slow));
+            sender.send(42).unwrap();
+            7
+        })
+    });
+    assert_eq!((result.unwrap(), slept.recv().unwrap()), (7, 42));
+    let slow = written.wait_for(labelled("watched", Kind::Slow));
+    assert_eq!(slow.limit, None);
+    assert!(slow.elapsed >= Duration::from_millis(20));
+    assert_eq!(
+        slow.chain.iter().map(|scope| scope.label()).collect::<Vec<_>>(),
+        [Some("watched"), Some("over")]
+    );
+    let stack = slow.stacks[0].frames.iter().map(|frame| frame.function.as_str()).collect::<Vec<_>>();
+    assert!(stack.iter().any(|name| name.contains("a_watched_block_is_reported")), "{stack:#?}");
+    written.wait_for(labelled("watched", Kind::Ended));
+}
+
+#[test]
+fn scopes_in_a_watched_block_count_as_outermost() {
+    let written = Written::under(|policy| policy.warn_after(Duration::from_millis(30)));
+    report::watch("main loop", Duration::from_secs(3600), || {
+        assert_eq!(timebox::deadline(), timebox::Deadline::NEVER);
+        timeout_value(Duration::from_secs(3600), || {
+            written.wait_for(|report| {
+                report.kind == Kind::Slow && report.limit == Some(Duration::from_secs(3600))
+            });
+        })
+        .unwrap();
+    });
+}
+
+#[test]
+fn a_block_in_a_watched_block_does_not_hide_it() {
+    let written = Written::under(|policy| policy);
+    report::watch("around", Duration::from_millis(60), || {
+        timeout_value(Duration::from_secs(3600), || {
+            written.wait_for(labelled("around", Kind::Slow));
+        })
+        .unwrap();
+    });
+}
+
+#[test]
+fn a_stuck_poll_of_a_watched_future_is_reported_while_it_is_stuck() {
+    let written = Written::under(|policy| policy);
+    let stuck = async {
+        future::sleep(Duration::from_millis(1)).await.unwrap();
+        written.wait_for(labelled("connection", Kind::Stalled));
+        42
+    };
+    let watched = report::watched("connection", Duration::from_millis(20), stuck);
+    assert_eq!(pollster::block_on(watched), 42);
+    written.wait_for(labelled("connection", Kind::Ended));
+}
+
+#[test]
+fn a_watched_future_that_only_waits_is_not_reported() {
+    let written = Written::under(|policy| policy);
+    // Its polls are short, and it waits for longer than the duration.
+    let waits = future::sleep(Duration::from_millis(1200));
+    pollster::block_on(report::watched("patient", Duration::from_secs(1), waits)).unwrap();
+    assert!(written.all().iter().all(|report| report.scope.label() != Some("patient")));
+}
+
+#[test]
+fn a_watched_future_is_dropped_by_the_limit_around_it() {
+    let _written = Written::under(|policy| policy);
+    let waits = report::watched("inner", Duration::from_millis(50), future::sleep(Duration::from_secs(3600)));
+    let error = pollster::block_on(future::timeout(Duration::from_millis(20), waits)).unwrap_err();
+    assert!(error.is_timeout() && !error.settled());
+    assert_eq!(error.chain().len(), 1, "a watched poll is no scope: {error:?}");
+}

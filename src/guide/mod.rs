@@ -28,6 +28,7 @@
         unix,
         feature = "io",
         feature = "isolate",
+        feature = "macros",
         feature = "process",
         feature = "regex",
         feature = "report",
@@ -46,7 +47,7 @@ macro_rules! page {
     };
 }
 
-page!(stopping, "stopping.md", all(unix, feature = "isolate", feature = "regex"));
+page!(stopping, "stopping.md", all(unix, feature = "isolate", feature = "macros", feature = "regex"));
 page!(requests, "requests.md");
 // The tests of this page are run by `timebox-tower`.
 page!(deadlines, "deadlines.md", any());

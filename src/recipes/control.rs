@@ -85,7 +85,8 @@ pub fn two_steps(
     }
 }
 
-/// A connection that ends calls on other connections. One serves all of them, and it is made before it is needed.
+/// A connection that ends calls on other connections. One such connection serves all others. It is made before it is
+/// needed.
 pub struct Control<C> {
     connect: Box<dyn Fn(Duration) -> Result<C, AnyError> + Send + Sync>,
     is_open: fn(&C) -> bool,

@@ -31,7 +31,8 @@ fn socket(connection: &Conn) -> Result<TcpStream, AnyError> {
     Ok(OwnedFd::from(second.as_file()?).into())
 }
 
-/// A connection that kills queries on other connections. A pool needs only one. It may log in as the same user.
+/// A connection that kills queries on other connections. A pool needs only one. It may log in as the same user as the
+/// other connections.
 pub struct Control(control::Control<(Conn, TcpStream)>);
 
 impl Control {

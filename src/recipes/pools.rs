@@ -24,7 +24,7 @@ where
     }
 }
 
-// ===== r2d2: it is sync, so no call is dropped in the middle; a call that is cut off loses its connection =====
+// ===== r2d2: sync calls are not dropped in the middle. A call that is cut off loses its connection =====
 
 /// Waits in slices, because a cancel does not end the pool's own wait. Gives up after the pool's own timeout. The pool's test
 /// of a connection may outlast a slice: [`Manager`] limits the test.
@@ -58,8 +58,8 @@ impl r2d2::ManageConnection for Manager {
         Connection::connect(&self.config, self.server).map_err(ConnectionError)
     }
 
-    /// r2d2 calls this on the thread that waits, before it looks at its own timeout. So the test must end by itself: with the
-    /// scope, and after a second.
+    /// r2d2 calls this on the thread that waits, before it looks at its own timeout. So the test must end by itself: at
+    /// the end of the scope, and after a second at the latest.
     fn is_valid(&self, connection: &mut Connection) -> Result<(), ConnectionError> {
         match connection.test() {
             // The scope was over before the test, so nothing was tested. An error would make r2d2 throw the connection away and

@@ -42,7 +42,8 @@ pub async fn session_async(client: &Client) -> Result<Session, tokio_postgres::E
     Ok(Session::new(row.get(0), row.get(1)))
 }
 
-/// A connection that cancels queries on other connections. A pool needs only one. It may log in as the same role.
+/// A connection that cancels queries on other connections. A pool needs only one. It may log in as the same role as the
+/// other connections.
 ///
 /// It has a thread of its own, because a hook must not need the executor whose work it interrupts.
 pub struct Control {
@@ -53,7 +54,7 @@ pub struct Control {
 
 impl Drop for Control {
     fn drop(&mut self) {
-        // A plain drop of a runtime panics in async code. This does not.
+        // A plain drop of a runtime panics in async code. `shutdown_background` does not.
         self.runtime.take().into_iter().for_each(Runtime::shutdown_background);
     }
 }
@@ -133,8 +134,8 @@ fn within<T: Send + 'static>(
     })
 }
 
-/// Runs one statement of a session. The end of the scope around the call cancels the statement. Rows that are still to be read
-/// borrow the connection, so `T: 'static` does not let them out.
+/// Runs one statement of a session. The end of the scope around the call cancels the statement. `T: 'static` keeps the
+/// closure from returning rows that are still to be read: such rows borrow the connection.
 pub fn guarded<T: 'static>(
     control: &Arc<Control>,
     session: &Session,
@@ -143,8 +144,8 @@ pub fn guarded<T: 'static>(
     Ok(interruptible(control.hook(session), statement)??)
 }
 
-/// The same for async code. The scope needs a grace, in which this awaits the server's answer to the cancel. The rows of a
-/// `RowStream` are still to be read, so `T: Unpin` does not let it out.
+/// Like [`guarded`], for async code. The scope needs a grace, in which this awaits the server's answer to the cancel.
+/// `T: Unpin` excludes a `RowStream`, whose rows would be read outside the scope.
 pub async fn guarded_async<T: Unpin + 'static>(
     cancel: Hook<'static>, // `control.hook(session)` or `raw_hook(..)`
     statement: impl Future<Output = Result<T, tokio_postgres::Error>>,
@@ -194,7 +195,8 @@ fn unanswered(error: impl Into<AnyError>) -> Failure {
     Failure::Unanswered(error.into())
 }
 
-/// A connection for sync code. This code opens the socket and can shut it down, so a call ends even if the network is silent.
+/// A connection for sync code. It owns its socket, so its hook can shut the socket down: a call ends even if the
+/// network is silent.
 pub struct Connection {
     runtime: Runtime,
     client: Client,
@@ -204,8 +206,8 @@ pub struct Connection {
 
 /// The longest time for connecting, in a scope or outside.
 const CONNECT: Duration = Duration::from_secs(5);
-/// If for this long the server's machine answers nothing, not even a keepalive probe, the system gives the connection up. A slow
-/// statement is no silence.
+/// If the server's machine answers nothing for this long, the system gives the connection up. During a slow statement
+/// the machine still answers keepalive probes.
 const SILENCE: Duration = Duration::from_secs(10);
 
 impl Connection {
@@ -281,7 +283,7 @@ pub fn notice_silence(socket: &TcpStream, after: Duration) -> io::Result<()> {
     socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(idle).with_interval(between))
 }
 
-/// The same for a connection of the `postgres` crate, which hides its socket.
+/// Like [`notice_silence`], for a connection of the `postgres` crate, which hides its socket.
 pub fn notice_silence_of(config: &mut postgres::Config, after: Duration) {
     let [idle, between] = probes(after);
     config.tcp_user_timeout(after).keepalives_idle(idle).keepalives_interval(between);

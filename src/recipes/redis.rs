@@ -66,8 +66,8 @@ impl Control {
     }
 }
 
-/// Runs one command of a session. The end of the scope around the call ends the command. An iterator that has yet to ask the
-/// server borrows the connection, so `T: 'static` does not let it out.
+/// Runs one command of a session. The end of the scope around the call ends the command. `T: 'static` keeps the closure
+/// from returning an iterator that has yet to ask the server: such an iterator borrows the connection.
 pub fn guarded<T: 'static>(
     control: &Arc<Control>,
     session: &Session,

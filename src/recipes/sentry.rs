@@ -14,8 +14,8 @@ pub struct Sentry {
 }
 
 impl Sentry {
-    /// `dsn` is what the server shows for a project: `https://KEY@HOST/PROJECT`. `None` if it does not look so. `timeout` bounds
-    /// an exchange: a silent server must not hold up the events behind this one.
+    /// `dsn` is what the server shows for a project: `https://KEY@HOST/PROJECT`. `None` if `dsn` has another form.
+    /// `timeout` bounds an exchange: a silent server must not hold up the events behind this one.
     pub fn new(dsn: &str, timeout: Duration) -> Option<Self> {
         let (scheme, rest) = dsn.split_once("://")?;
         let (key, rest) = rest.split_once('@')?;
@@ -31,7 +31,7 @@ impl Sentry {
 impl Sink for Sentry {
     fn write(&self, report: &Report) -> io::Result<()> {
         let id = event_id();
-        // Three lines of JSON: which event, what comes, and the event.
+        // Three lines of JSON: the event's id, the kind of the item, and the event itself.
         let header = json!({ "event_id": id });
         let envelope = format!("{header}\n{{\"type\":\"event\"}}\n{}\n", event(&id, report));
         let request = self.agent.post(&self.url).header("X-Sentry-Auth", &self.auth);

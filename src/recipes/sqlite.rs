@@ -6,8 +6,8 @@ use timebox::{Hook, checkpoint, interruptible, is_expired, sleep};
 
 pub type AnyError = Box<dyn Error + Send + Sync>;
 
-/// Runs a statement. The end of the scope around the call interrupts the statement. The rows of `query_map` are still to be
-/// read and borrow the connection, so they cannot leave: collect them inside.
+/// Runs a statement. The end of the scope around the call interrupts the statement. The rows of `query_map` borrow the
+/// connection, so they cannot leave the closure: collect them inside.
 pub fn guarded<T: 'static>(
     interrupt: &InterruptHandle,
     statement: impl FnOnce() -> rusqlite::Result<T>,
@@ -19,8 +19,8 @@ pub fn guarded<T: 'static>(
 
 /// Makes SQLite check the scope of the thread that uses the connection. Call this once, after opening the connection.
 pub fn look_at_scopes(connection: &mut Connection) -> rusqlite::Result<()> {
-    /// How often to try for a lock at most, a millisecond apart: also in a scope that would allow more. A scope that is over
-    /// ends the wait sooner.
+    /// How often to try for a lock, at most. One try a millisecond makes five seconds, even if the scope lasts longer.
+    /// The end of the scope ends the wait sooner.
     const PATIENCE: i32 = 5_000;
 
     // SQLite checks after every 1000 of its steps: every few tens of microseconds.

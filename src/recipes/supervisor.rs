@@ -7,7 +7,8 @@ use std::{process, thread};
 use sd_notify::NotifyState;
 use timebox::report::{self, Dump, Policy};
 
-/// Ends the process when a scope is still open so long after its expiry, with everything written out.
+/// Ends the process if a scope is still open when the time `after` has passed since its expiry. Writes everything out
+/// before.
 pub fn abort_when_stuck(policy: Policy, after: Duration) -> Policy {
     policy.on_stuck(after, |dump| {
         write_out(dump);
@@ -15,9 +16,10 @@ pub fn abort_when_stuck(policy: Policy, after: Duration) -> Policy {
     })
 }
 
-/// Tells systemd that the process is well, until a scope is still open so long after its expiry. Then systemd ends the process.
+/// Tells systemd that the process is well, until a scope is stuck: still open when the time `after` has passed since
+/// its expiry. From then on systemd hears nothing, and ends the process.
 pub fn withhold_ping_when_stuck(policy: Policy, after: Duration) -> io::Result<Policy> {
-    // Not set: systemd watches nothing, or the program was started by hand.
+    // `None`: systemd does not watch this program, or the program was started by hand.
     let Some(patience) = sd_notify::watchdog_enabled() else { return Ok(policy) };
     let is_stuck = Arc::new(AtomicBool::new(false));
     let stuck = Arc::clone(&is_stuck);

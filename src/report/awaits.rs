@@ -1,13 +1,14 @@
 //! Where a pending future waits.
 //!
-//! A pending future is on no thread, so there is no stack that could be taken. But each leaf of it (a timer, a socket, a lock, a
-//! channel) has cloned the waker, during a poll, for whoever will wake the task. So one poll is made with a waker that takes
-//! the stack when it is cloned. The stack has the whole chain of async functions down to the leaf, and there is one for
-//! each branch of a `join!` or `select!`.
+//! A pending future is on no thread, so there is no stack that could be taken. But each leaf of it (a timer, a socket,
+//! a lock, a channel) has cloned the waker, during a poll, for whoever will wake the task. So one poll is made with a
+//! waker that takes the stack when it is cloned. The stack has the whole chain of async functions down to the leaf, and
+//! each branch of a `join!` or `select!` gives a stack of its own.
 //!
-//! The limits of this: a leaf that keeps the waker of an earlier poll, and does not compare it, clones nothing. The children
-//! of a `FuturesUnordered` have wakers of their own, and those of a `JoinSet` are tasks of their own. Of such a set only the
-//! place is seen at which it waits for its children.
+//! There are limits. A leaf that keeps the waker of an earlier poll, and does not compare it with the new one, clones
+//! nothing: so the leaf is not seen. The children of a `FuturesUnordered` have wakers of their own, and the children of
+//! a `JoinSet` are tasks of their own. So for such a set, the stack shows only the place where the set waits for its
+//! children.
 
 use std::mem;
 use std::ptr;
@@ -17,7 +18,7 @@ use std::thread;
 use super::backtrace::OwnStack;
 use super::contents::Stack;
 use super::foreign::crate_of;
-use super::stack::{self, Names, StackCopy, Unwinder};
+use super::stack::{self, Names, RawStack, StackCopy, Unwinder};
 #[cfg(feature = "testing")]
 use crate::sync::SetOnce;
 use crate::sync::traced_waker::with_traced;
@@ -30,7 +31,7 @@ const MOST_STACKS: usize = 32;
 #[derive(Debug, Default)]
 pub(crate) struct AwaitCopies {
     stacks: Vec<Taken>,
-    /// How many stacks were not taken, since there were [`MOST_STACKS`].
+    /// How many stacks were not taken, because the poll had taken [`MOST_STACKS`] already.
     left_out: u32,
     /// How many times the waker was cloned on other threads.
     elsewhere: u32,
@@ -41,7 +42,7 @@ pub(crate) struct AwaitCopies {
 enum Taken {
     /// A copy. `poll`: an address in the frame of the traced poll.
     Copy { copy: Box<StackCopy>, poll: u64 },
-    /// Where no copy can be had.
+    /// Taken by std, where no copy can be had.
     ByStd(OwnStack),
 }
 
@@ -50,12 +51,12 @@ enum Taken {
 pub(crate) struct Awaits {
     /// A stack for each place, from the leaf to the future that was polled.
     pub(crate) stacks: Vec<Stack>,
-    /// What is not certain about them, in sentences.
+    /// What is not certain about the stacks, in sentences.
     pub(crate) notes: Vec<String>,
 }
 
-/// Polls, and takes a stack at each clone and each wake of the waker. What is cloned is the task's own waker, so nothing that
-/// is made here outlives the poll.
+/// Polls, and takes a stack at each clone and each wake of the waker. Each clone is a clone of the task's own waker, so
+/// nothing that is made here outlives the poll.
 #[inline(never)] // stacks end at its name
 pub(crate) fn traced_poll<R>(waker: &Waker, poll: &mut dyn FnMut(&mut Context<'_>) -> R) -> (R, AwaitCopies) {
     let copies = Mutex::new(AwaitCopies::default());
@@ -76,7 +77,7 @@ pub(crate) fn traced_poll<R>(waker: &Waker, poll: &mut dyn FnMut(&mut Context<'_
     (result, copies)
 }
 
-/// [`traced_poll`] for tests of this crate, and how to find the names.
+/// For tests of this crate: [`traced_poll`], and a closure that finds the names of the stacks.
 #[cfg(feature = "testing")]
 #[doc(hidden)]
 pub fn awaits_of<R>(
@@ -95,25 +96,20 @@ pub fn awaits_of<R>(
 }
 
 impl AwaitCopies {
+    /// The stacks without names, for [`places`] later on. Of those that std took there are none.
+    #[cfg(feature = "profile")]
+    pub(super) fn unwind(self, unwinder: &mut Unwinder) -> Vec<RawStack> {
+        self.stacks.into_iter().filter_map(|taken| taken.unwind(unwinder).ok()).collect()
+    }
+
     /// Finds the names. This takes milliseconds, so it is for the reporter thread.
     pub(crate) fn resolve(self, unwinder: &mut Unwinder, names: &mut Names) -> Awaits {
         let Self { stacks, left_out, elsewhere } = self;
         let mut awaits = Awaits::default();
         let Awaits { stacks: distinct, notes } = &mut awaits;
-        let mut equal = 0;
-        for taken in stacks {
-            let mut stack = taken.resolve(unwinder, names, notes);
-            trim(&mut stack);
-            if distinct.contains(&stack) {
-                equal += 1;
-            } else if let Some(other) = distinct.iter_mut().find(|other| is_of_one_leaf(other, &stack)) {
-                if other.frames.len() < stack.frames.len() {
-                    *other = stack;
-                }
-            } else {
-                distinct.push(stack);
-            }
-        }
+        let stacks = stacks.into_iter().map(|taken| taken.resolve(unwinder, names, notes)).collect();
+        let equal;
+        (*distinct, equal) = places(stacks);
         if distinct.is_empty() && elsewhere == 0 {
             let note = "No waker was cloned: the future waits with the waker of an earlier poll, or nothing will wake it.";
             notes.push(note.to_owned());
@@ -144,17 +140,10 @@ impl Taken {
     }
 
     fn resolve(self, unwinder: &mut Unwinder, names: &mut Names, notes: &mut Vec<String>) -> Stack {
-        let (copy, poll) = match self {
-            Self::Copy { copy, poll } => (copy, poll),
-            Self::ByStd(stack) => return stack.resolve(),
+        let mut raw = match self.unwind(unwinder) {
+            Ok(raw) => raw,
+            Err(stack) => return stack.resolve(),
         };
-        let mut raw = unwinder.unwind(&copy);
-        // The traced poll and the functions around it. The end of a frame is the greatest number where it is not known.
-        let outside = raw.frames.iter().position(|frame| frame.cfa > poll && frame.cfa != u64::MAX);
-        if let Some(outside) = outside {
-            raw.frames.truncate(outside);
-            raw.truncated = false;
-        }
         for note in mem::take(&mut raw.notes) {
             if !notes.contains(&note) {
                 notes.push(note);
@@ -162,9 +151,45 @@ impl Taken {
         }
         names.resolve(&raw, None)
     }
+
+    fn unwind(self, unwinder: &mut Unwinder) -> Result<RawStack, OwnStack> {
+        let (copy, poll) = match self {
+            Self::Copy { copy, poll } => (copy, poll),
+            Self::ByStd(stack) => return Err(stack),
+        };
+        let mut raw = unwinder.unwind(&copy);
+        // Cuts off the traced poll and the functions around it. A frame with an unknown `cfa` (`u64::MAX`) does not
+        // tell where to cut.
+        let outside = raw.frames.iter().position(|frame| frame.cfa > poll && frame.cfa != u64::MAX);
+        if let Some(outside) = outside {
+            raw.frames.truncate(outside);
+            raw.truncated = false;
+        }
+        Ok(raw)
+    }
 }
 
-/// Whether one leaf has taken both stacks, since it clones the waker in several places: itself, and in what it calls.
+/// The places that these stacks show, each one time, and how many stacks show the place of another one.
+pub(super) fn places(stacks: Vec<Stack>) -> (Vec<Stack>, u32) {
+    let mut distinct: Vec<Stack> = Vec::new();
+    let mut equal = 0;
+    for mut stack in stacks {
+        trim(&mut stack);
+        if distinct.contains(&stack) {
+            equal += 1;
+        } else if let Some(other) = distinct.iter_mut().find(|other| is_of_one_leaf(other, &stack)) {
+            if other.frames.len() < stack.frames.len() {
+                *other = stack;
+            }
+        } else {
+            distinct.push(stack);
+        }
+    }
+    (distinct, equal)
+}
+
+/// Whether both stacks come from one leaf future, which clones the waker in several places: itself, and in functions
+/// that it calls.
 fn is_of_one_leaf(a: &Stack, b: &Stack) -> bool {
     let mut pairs = a.frames.iter().rev().zip(b.frames.iter().rev());
     let Some(at) = pairs.position(|(a, b)| a != b) else { return false };
@@ -173,11 +198,11 @@ fn is_of_one_leaf(a: &Stack, b: &Stack) -> bool {
     is_innermost && a.foreign && a.function == b.function
 }
 
-/// Removes the frames of this crate: at the inner end those that took the stack, at the outer end the traced poll, all around
-/// it, and those between it and the future.
+/// Leaves only the frames of the future. Removes the frames that took the stack, at the inner end. At the outer end,
+/// removes the traced poll, all frames outside it, and the frames between it and the future.
 ///
-/// Where traced polls are nested, a clone goes through each traced waker, from the inside to the outside. So a stack that has
-/// gone through two wakers belongs to the second poll from the inside.
+/// If traced polls are nested, a clone goes through each traced waker, from the inside to the outside. So a stack with
+/// two traced wakers belongs to the second traced poll from the inside.
 fn trim(stack: &mut Stack) {
     let frames = &mut stack.frames;
     let mut polls = (0..frames.len()).filter(|&at| is_traced_poll(&frames[at].function));

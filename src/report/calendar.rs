@@ -21,12 +21,12 @@ impl From<SystemTime> for Utc {
     }
 }
 
-/// The date so many days after the first of 1970.
+/// The date that is this number of days after the first of January 1970.
 ///
-/// The years are counted from the first of March, so that a leap day is the last day of its year. 400 such years, an era, have
-/// 146,097 days. A five-month cycle from March on has 153 days.
+/// The years are counted from the first of March, so that a leap day is the last day of its year. 400 such years, an
+/// era, have 146,097 days. A five-month cycle from March on has 153 days.
 fn date(days: u64) -> (u64, u64, u64) {
-    // From the first of March of the year 0 to the first of 1970.
+    // Counts the days from the first of March of the year 0, instead of from the first of 1970.
     let days = days + 719_468;
     let (era, day_of_era) = (days / 146_097, days % 146_097);
     let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;

@@ -2,20 +2,22 @@
 
 /// Crates whose functions are folded in the text of a report: std, the runtimes with their locks and channels, and this crate.
 #[rustfmt::skip] // a list of words
-const CRATES: [&str; 42] = [
+const CRATES: [&str; 52] = [
     "std", "core", "alloc", "test", "panic_unwind", "hashbrown", "backtrace", "timebox",
     "tokio", "tokio_util", "tokio_stream", "mio",
     "async_channel", "async_executor", "async_fs", "async_global_executor", "async_io", "async_lock", "async_net",
     "async_std", "async_task", "smol", "blocking", "polling", "event_listener", "event_listener_strategy",
     "futures", "futures_channel", "futures_concurrency", "futures_core", "futures_executor", "futures_io", "futures_lite",
     "futures_timer", "futures_util",
-    "rayon", "rayon_core", "crossbeam_channel", "flume", "parking_lot", "parking_lot_core", "pollster",
+    "rayon", "rayon_core", "crossbeam_channel", "flume", "parking_lot", "parking_lot_core", "lock_api", "pollster",
+    "axum", "axum_core", "h2", "hyper", "hyper_util", "tonic", "tower", "timebox_tower", "rustix",
 ];
 
-/// Parts of paths of source files, of std and of the runtimes as cargo names them.
+/// Parts of the paths of std's source files.
 const FOLDERS: [&str; 4] = ["/rustc/", "/rustlib/src/", "/library/std/src/", "/library/core/src/"];
 
-/// Crates by the folder in which cargo keeps their source. A function that was inlined may have no more than its last name.
+/// Parts of the paths of these crates' source files. Needed for inlined functions, of which only the last part of the
+/// name may be known.
 const PACKAGES: [&str; 14] = [
     "/tokio-1",
     "/tokio-util-",
@@ -33,8 +35,9 @@ const PACKAGES: [&str; 14] = [
     "/pollster-",
 ];
 
-/// Functions of C libraries. Of the program's own they are those around `main`.
+/// The files of C libraries begin with these names. All functions of these files are foreign.
 const LIBRARIES: [&str; 7] = ["libc.so", "libc-", "libpthread", "ld-linux", "ld-musl", "libgcc_s", "[vdso]"];
+/// Functions around `main`. They are foreign even in the program's own file.
 const STARTS: [&str; 6] =
     ["_start", "__libc_start_main", "__libc_start_call_main", "main", "start_thread", "clone3"];
 
@@ -54,7 +57,8 @@ pub(super) fn is_foreign(function: &str, file: Option<&str>, module: &str) -> bo
     crate_of(function).is_some_and(|name| CRATES.contains(&name)) && !is_test(function)
 }
 
-/// Whether a function belongs to this crate. Of an inlined function there may be no more than the last name, and the file.
+/// Whether a function belongs to this crate. For an inlined function, only the last part of its name and its file may
+/// be known.
 pub(super) fn is_own(function: &str, file: Option<&str>) -> bool {
     match crate_of(function) {
         Some(name) => name == "timebox" && !is_test(function),
@@ -62,13 +66,13 @@ pub(super) fn is_own(function: &str, file: Option<&str>) -> bool {
     }
 }
 
-/// The tests of stacks are like a user's functions.
+/// The tests of stacks count as a user's functions.
 fn is_test(function: &str) -> bool {
     cfg!(test) && function.contains("timebox::report::stack::tests::")
 }
 
-/// The crate of a function: of `<&mut a::B as c::D>::e` it is `a`. If the type is of no crate, as in `<F as c::D>::e`, it is that
-/// of the trait. `None` for a name without a path.
+/// The crate of a function: `a` for `<&mut a::B as c::D>::e`. If the type has no crate, as in `<F as c::D>::e`, the
+/// crate of the trait. `None` for a name without a path.
 pub(super) fn crate_of(function: &str) -> Option<&str> {
     let (of_type, of_trait) = match function.strip_prefix('<') {
         Some(rest) => rest.split_once(" as ").unwrap_or((rest, "")),
@@ -83,7 +87,7 @@ fn is_of_package(file: &str) -> bool {
     PACKAGES.iter().any(|package| path.contains(package))
 }
 
-/// The path that a type begins with: of `&mut a::B` it is `a::B`.
+/// The path that a type begins with: `a::B` for `&mut a::B`.
 fn self_type(function: &str) -> &str {
     let mut path = function;
     loop {

@@ -5,10 +5,10 @@ use std::fmt::{self, Display, Formatter};
 use super::contents::Frame;
 use crate::error::OneLine;
 
-/// The column of places begins at most here.
+/// The places of the functions form a column, which begins here at most.
 const WIDEST: usize = 64;
 
-/// Two lines at least are folded into one.
+/// A run of this many foreign frames, or more, is folded into one line.
 const FOLD: usize = 2;
 
 /// One line for each frame, and one for each run of foreign frames.
@@ -33,7 +33,8 @@ impl<'a> Frames<'a> {
         for run in frames.chunk_by(|a, b| a.foreign == b.foreign) {
             let folded = match run {
                 [own, ..] if !own.foreign => 0,
-                // The last frame of the innermost run is the function that the program's own code called.
+                // The last frame of the innermost run is the function that the program's own code called, so it is
+                // shown.
                 _ if lines.is_empty() => run.len() - 1,
                 _ => run.len(),
             };
@@ -85,7 +86,7 @@ impl Display for Place<'_> {
             (Some(file), None, _) => write!(f, "{}", OneLine(short(file))),
             (None, _, Some(module)) => {
                 let place = format!("{module}+{:#x}", self.0.offset);
-                // A function without a name is called so already.
+                // A function without a name is shown as its place, which need not be shown twice.
                 if self.0.function == place { Ok(()) } else { write!(f, "{}", OneLine(&place)) }
             }
             _ => Ok(()),
@@ -99,8 +100,8 @@ fn short(file: &str) -> &str {
         let rest = file.split_once(marker)?.1;
         rest.splitn(skipped + 1, '/').nth(skipped)
     };
-    // `/rustc/HASH/library/std/src/..`, or where rust-src is installed; `../registry/src/INDEX/redis-1.0.0/src/..`;
-    // `../git/checkouts/NAME-HASH/REVISION/src/..`.
+    // Files of std are at `/rustc/HASH/library/std/src/..`, or where rust-src is installed. Others are at
+    // `../registry/src/INDEX/redis-1.0.0/src/..` or `../git/checkouts/NAME-HASH/REVISION/src/..`.
     after("/rustc/", 2)
         .or_else(|| after("/lib/rustlib/src/rust/library/", 0))
         .or_else(|| after("/registry/src/", 1))
@@ -132,8 +133,9 @@ impl Display for Owners<'_> {
     }
 }
 
-/// The crate of a function, or its module if the name has no crate. Of a trait's function: the crate of the type, or of the
-/// trait if the type is of no crate (`<F as futures::Future>::poll`). What a macro made counts to the crate of the macro's file.
+/// The crate of a function; its module if no crate is found. If the source file is in cargo's registry, the file's
+/// crate counts: for the code of a macro, the macro's crate. Otherwise the first path in the function's name counts: in
+/// `<F as futures::Future>::poll`, the path of the trait.
 fn owner(frame: &Frame) -> &str {
     let by_file = frame.file.as_deref().and_then(|file| {
         let is_of_registry = file.contains("/registry/src/");

@@ -1,16 +1,16 @@
-//! Which reports are written, and which are left out so that nobody drowns in them.
+//! Which reports are written, and which are left out because there are too many.
 //!
-//! Pure: it takes times and numbers. Its memory has a bound, however many stacks there are.
+//! Reads no clock: the callers pass the time. The memory has a bound, however many stacks there are.
 
 use std::collections::{HashMap, VecDeque};
 
 /// How many stacks are remembered.
 const MOST_STACKS: usize = 1024;
 
-/// How many scopes are remembered whose report was written, so that their end is reported too.
+/// How many scopes with a written report are remembered, at most. The end of a remembered scope is reported too.
 const MOST_SCOPES: usize = 1024;
 
-/// From so many reports a minute on there is no bound.
+/// A bound of this many reports a minute, or more, counts as no bound.
 const UNBOUNDED: u32 = 1 << 16;
 
 const MINUTE: u64 = 60_000_000_000;
@@ -18,9 +18,9 @@ const MINUTE: u64 = 60_000_000_000;
 /// What a policy sets. Times and durations are in nanoseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Bounds {
-    /// How many reports are written in any minute.
+    /// How many reports are written in any minute, at most.
     pub(super) per_minute: u32,
-    /// For so long, a stack that was written is not written again.
+    /// How long a stack that was written is not written again.
     pub(super) once_per: u64,
     /// Before this time nothing is written.
     pub(super) quiet_until: u64,
@@ -39,11 +39,11 @@ pub(super) struct Limiter {
 /// What is known of a stack.
 #[derive(Clone, Copy, Debug)]
 struct Stack {
-    /// When a report with this stack was last written.
+    /// When a report with this stack was last written. `None` if none was.
     written: Option<u64>,
     /// When a report with this stack was last made.
     made: u64,
-    /// How many were left out since the last one that was written.
+    /// How many reports with this stack were left out since the last written one.
     left_out: u64,
 }
 
@@ -52,7 +52,8 @@ impl Limiter {
         Self { bounds, written: VecDeque::new(), stacks: HashMap::new(), scopes: VecDeque::new() }
     }
 
-    /// Whether a report is to be written: then it tells how many with the same stack were left out before it.
+    /// Returns `None` if the report is not to be written. Otherwise returns how many reports with the same stack were
+    /// left out before.
     ///
     /// `stack` and `scope` are hashes. `now` never goes back.
     pub(super) fn admit(&mut self, stack: u64, scope: u64, now: u64) -> Option<u64> {
@@ -82,7 +83,8 @@ impl Limiter {
         Some(left_out)
     }
 
-    /// Whether the end of a scope is to be written: it is if a report of that scope was written, once.
+    /// Whether the end of a scope is to be written. That is so if a report of the scope was written. `true` only once
+    /// for each scope.
     pub(super) fn admit_end(&mut self, scope: u64) -> bool {
         let at = self.scopes.iter().rposition(|&written| written == scope);
         at.and_then(|at| self.scopes.remove(at)).is_some()
@@ -95,8 +97,8 @@ impl Limiter {
         self.bounds.per_minute >= UNBOUNDED || self.written.len() < self.bounds.per_minute as usize
     }
 
-    /// Forgets a quarter of the stacks: first those that would be written again anyway and of which nothing was left out,
-    /// then those that were not made for the longest time.
+    /// Forgets a quarter of the stacks. First it forgets stacks of which no report was left out, and whose next report
+    /// would be written anyway. Among several such stacks, the one whose last report is oldest goes first.
     fn forget_some(&mut self, now: u64) {
         let once_per = self.bounds.once_per;
         let is_needed = |stack: &Stack| {

@@ -8,7 +8,7 @@ use super::reporter::Tools;
 use super::stack::{Begun, Copy, CpuTimes, Memory, State};
 use super::{blocked, stack, state};
 use crate::error::{Fields, ScopeId, ScopeInfo};
-use crate::scope::{ReadMemory, ScopeCopy};
+use crate::scope::{ReadMemory, ScopeCopy, ScopeKind};
 use crate::time::{NEVER, clock};
 
 /// How long the reporter waits for a running thread to take the signal.
@@ -64,7 +64,7 @@ pub(super) fn make(look: Look, tools: &mut Tools) -> Option<Report> {
     }
     let scope = &scopes[at];
     let infos = |scope| info(scope, copy.is_consistent);
-    // If the place of a scope is not known, the copy may be nonsense.
+    // If the place of a scope is not known, the copy may be nonsense, so there is no report.
     let chain: Vec<ScopeInfo> = scopes.iter().map(infos).collect::<Option<_>>()?;
     let mut notes = copy.notes();
     if copy.scopes.is_cut {
@@ -73,7 +73,7 @@ pub(super) fn make(look: Look, tools: &mut Tools) -> Option<Report> {
     let (stack, more) = tools.stack_of(&copy.stack, Some(scope.frame));
     notes.extend(more);
     Some(Report {
-        kind: look.event.into(),
+        kind: if scope.kind == ScopeKind::WatchedPoll { Kind::Stalled } else { look.event.into() },
         scope: chain[at].clone(),
         limit: chain[at].limit(),
         chain,
@@ -91,7 +91,8 @@ pub(super) fn make(look: Look, tools: &mut Tools) -> Option<Report> {
     })
 }
 
-/// The report that a scope has ended: after `seen`, and before `now`.
+/// The report that a scope has ended: after `seen`, and before `now`. `None` if the scope's last report is no longer
+/// kept.
 pub(super) fn ended(scope: ScopeKey, seen: u64, now: u64) -> Option<Report> {
     let before = super::recent::recent_of(scope)?;
     let since = |at: u64| Duration::from_nanos(at.saturating_sub(scope.entered));

@@ -70,6 +70,13 @@
 //! A forked child keeps the policy. Its reports are made and written on threads of its own. Reports that are in the making at the
 //! fork stay with the parent.
 //!
+//! # Profiles
+//!
+//! A report shows one moment. A `Profile` (feature `profile`) looks at one block or future again and again, 99 times a second
+//! unless told otherwise, and shows where its time goes: computing and waiting. Its result is a table of functions, folded stacks
+//! for other tools, and a flame graph (feature `flamegraph`). It needs no policy. What is said above of signals, of systems and of
+//! sandboxes holds for it too. While no profile runs, nothing is sampled, and there is no thread for it.
+//!
 //! # What is not certain
 //!
 //! A report shows one moment. The stack and the scopes come from one consistent copy, so a stack never belongs to another scope.
@@ -97,6 +104,8 @@ mod pending;
 mod policy;
 #[cfg(target_os = "linux")]
 mod proc;
+#[cfg(feature = "profile")]
+mod profile;
 mod queue;
 mod recent;
 pub(crate) mod reporter;
@@ -107,6 +116,7 @@ mod stack;
 mod state;
 mod text;
 mod watch;
+mod watched;
 
 #[cfg(feature = "testing")]
 #[doc(hidden)]
@@ -117,6 +127,8 @@ pub use install::uninstall;
 pub use losses::dropped;
 pub use offenders::{Offender, Offenders, Total, offenders};
 pub use policy::{InstallError, Policy};
+#[cfg(feature = "profile")]
+pub use profile::{Doing, FunctionTime, LiveProfile, Profile, ProfileReport, ProfileStack, Profiled};
 pub use recent::recent;
 pub use reporter::flush;
 #[cfg(feature = "tokio")]
@@ -124,6 +136,7 @@ pub use runtime::{watch_current_runtime, watch_runtime};
 #[cfg(feature = "tracing")]
 pub use sink::Tracing;
 pub use sink::{Directory, Sink, Stderr};
+pub use watched::{Watched, watch, watched};
 
 #[cfg(test)]
 mod pipeline_tests;

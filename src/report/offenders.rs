@@ -18,7 +18,7 @@ use crate::sync::{Mutex, lock};
 /// How many stacks are counted.
 const MOST_STACKS: usize = 256;
 
-/// How many frames tell one stack from another.
+/// How many of the innermost frames of the program's own code decide whether two stacks count as the same.
 const FRAMES: usize = 3;
 
 /// How many scopes are remembered, so that a scope with several reports counts once.
@@ -32,7 +32,7 @@ const MOST_SCOPES: usize = 1024;
 pub struct Offenders {
     /// One for each stack, the one with the longest total first.
     pub stacks: Vec<Offender>,
-    /// All that is beyond the 256 stacks, in sum.
+    /// The sum of all other stacks: at most 256 stacks are counted one by one.
     pub others: Total,
 }
 
@@ -56,10 +56,10 @@ pub struct Offender {
 pub struct Total {
     /// How many scopes were reported.
     pub count: u64,
-    /// For how long these scopes were open, together, as far as reports tell.
+    /// How long these scopes were open in sum, as far as reports tell.
     #[serde(serialize_with = "json::seconds")]
     pub total: Duration,
-    /// For how long the worst of them was open.
+    /// The longest time that one of these scopes was open.
     #[serde(serialize_with = "json::seconds")]
     pub worst: Duration,
 }
@@ -103,7 +103,7 @@ struct Table {
 /// What tells one stack from another: functions and lines, or the place of the scope if there is no stack.
 type Key = Vec<(String, Option<u32>)>;
 
-/// A scope, and what of it has been counted under which stack.
+/// A scope that was counted under the stack `key`, with the time `elapsed`.
 #[derive(Debug)]
 struct Counted {
     scope: ScopeKey,
@@ -149,7 +149,7 @@ impl Table {
         self.stacks.entry(key).or_insert_with(new).add(total, &report.scope);
     }
 
-    /// Moves the stack with the shortest total to the others.
+    /// Removes the stack with the shortest total, and adds its total to `others`.
     fn sum_up_the_least(&mut self) {
         let least = self.stacks.iter().min_by_key(|(_, stack)| stack.total.total);
         if let Some(key) = least.map(|(key, _)| key.clone())
@@ -175,8 +175,8 @@ impl Offender {
     }
 }
 
-/// The innermost frames of the program's own code. Of a future that waits at several places: those of the first place in
-/// alphabetical order, since its branches are polled in any order.
+/// The innermost frames of the program's own code. If a future waits at several places, the first place in alphabetical
+/// order counts, since the branches of a future are polled in any order.
 fn top(report: &Report) -> Vec<Frame> {
     let own = |stack: &Stack| -> Vec<Frame> {
         stack.frames.iter().filter(|frame| !frame.foreign).take(FRAMES).cloned().collect()
@@ -292,7 +292,7 @@ mod tests {
         for n in 1..=2_000 {
             table.count(scope(n), &report(&format!("shop::f{n}"), 10 + n));
         }
-        // Its stack is beyond the table.
+        // The stack of this scope is no longer counted by itself: its total was added to `others`.
         table.count(scope(1_000), &report("shop::f1000", 1_500));
         let offenders = table.sorted();
         assert_eq!(offenders.stacks.len(), MOST_STACKS);

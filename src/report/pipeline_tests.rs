@@ -18,7 +18,7 @@ use crate::time::clock;
 
 const LONG: Duration = Duration::from_secs(60);
 
-/// These tests share the policy and the reporter of the process.
+/// Lets one of these tests run at a time, since they share the policy and the reporter of the process.
 pub(super) fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     let guard = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
@@ -122,7 +122,7 @@ fn a_sink_that_hangs_fails_or_panics_harms_no_other() {
     Policy::new().per_minute(u32::MAX).to(hanging).to(panicking).to(Failing).to(good).install().unwrap();
     send_one("first");
     has_begun.recv().unwrap();
-    // The sink hangs in the first; its queue takes 64 more.
+    // The sink hangs in the first report. Its queue takes 64 more reports.
     for n in 0..70 {
         send(scope(), move || Some(report(&format!("f{n}"))));
         assert!(!flush(Duration::ZERO), "one sink hangs");
@@ -130,13 +130,14 @@ fn a_sink_that_hangs_fails_or_panics_harms_no_other() {
             std::thread::yield_now();
         }
     }
-    // All of two sinks, and what the third had no room for.
+    // Waits until this many reports are lost: 71 by each of the sinks that panic and fail, and the 6 for which the
+    // queue of the hanging sink had no room.
     while dropped() < before + 2 * 71 + 6 {
         std::thread::yield_now();
     }
     drop(open);
     assert!(flush(LONG));
-    // What was in the queue of the hanging sink failed at last.
+    // The write that hung failed at last, and so did the 64 reports in the queue.
     assert_eq!(dropped(), before + 2 * 71 + 6 + 65);
     assert_eq!(written.lock().unwrap().len(), 71);
     uninstall();
@@ -165,7 +166,7 @@ fn a_full_queue_loses_reports_and_holds_nobody_up() {
     assert_eq!(dropped(), before + 100_000 - 64);
     drop(open);
     assert!(flush(LONG));
-    // The sink's queue may have been full in turn.
+    // The sink's queue may have been full too, and have lost some of these reports.
     let written = written.lock().unwrap().len() as u64;
     assert_eq!(written + dropped() - before, 100_001);
     assert!(written > 32 && recent().len() <= 64);
@@ -191,7 +192,7 @@ fn a_flood_that_is_made_is_bounded_too() {
         most = most.max(Arc::strong_count(&alive));
     }
     assert!(flush(LONG));
-    // The queue, the one that is being made, and that of this function.
+    // 64 jobs in the queue, one job that is being made, and `alive` itself.
     assert!(most <= 64 + 2, "{most} jobs at a time");
     assert_eq!(made.load(SeqCst) as u64 + dropped() - before, 100_000);
     assert!(written.lock().unwrap().len() <= 60);
@@ -215,7 +216,7 @@ fn the_same_stack_is_written_once_and_its_end_with_it() {
     send(first, move || Some(ended()));
     assert!(flush(LONG));
     assert_eq!(all.try_iter().collect::<Vec<_>>(), [(Kind::Slow, 0), (Kind::Ended, 0)]);
-    // It is left out, but its error finds it.
+    // The second report is left out, but the error of its scope finds the report.
     assert!(recent_of(second).is_some_and(|report| report.kind == Kind::Slow));
     let start = clock::real_now();
     while clock::real_now() < start + 200_000_000 {
@@ -306,7 +307,7 @@ fn a_policy_that_is_replaced_writes_what_it_has_and_goes() {
     send_one("a");
     send_one("b");
     has_begun.recv().unwrap();
-    // The reporter has handed both over.
+    // Waits until the reporter has handed over both reports.
     while recent().last().is_none_or(|report| function(report) != "b") {
         std::thread::yield_now();
     }
@@ -381,7 +382,7 @@ impl<F: Fn() + Send + Sync> Drop for OnDrop<F> {
     }
 }
 
-/// Ends the policy of a sink while the reporter holds it, so that the reporter is its last owner.
+/// Uninstalls the policy of a sink while the reporter uses the policy. So the reporter is the last owner of the sink.
 fn leave_the_last_to_the_reporter(sink: impl Sink + 'static) {
     let (began, has_begun) = channel();
     let (open, go) = channel::<()>();

@@ -81,16 +81,17 @@ impl Policy {
         }
     }
 
-    /// Reports each outermost scope that is open for so long and has no
+    /// Reports each outermost scope that has been open for the time `after`, unless the scope has a
     /// [`warn_after`](crate::Timebox::warn_after) of its own.
     ///
-    /// Without this, only scopes that set it themselves are reported before their limit.
+    /// Without this, only scopes with a `warn_after` of their own are reported before their limit.
     pub fn warn_after(mut self, after: Duration) -> Self {
         self.warn_after = Some(after);
         self
     }
 
-    /// Reports once more a scope that is still open so long after its expiry. One second unless set.
+    /// Reports a scope once more if it is still open when the time `after` has passed since its expiry. One second
+    /// unless set.
     pub fn overdue_after(mut self, after: Duration) -> Self {
         self.overdue_after = after;
         self
@@ -115,23 +116,24 @@ impl Policy {
         self
     }
 
-    /// Writes at most so many reports in any minute: 60 unless set. From 65,536 on there is no bound.
+    /// Writes at most this number of reports in any minute: 60 unless set. From 65,536 on there is no bound.
     pub fn per_minute(mut self, reports: u32) -> Self {
         self.per_minute = reports;
         self
     }
 
-    /// Writes at most one report of the same kind and with the same stack in this time: 60 seconds unless set. The next one says
-    /// how many were left out, in [`suppressed`](super::Report::suppressed).
+    /// Writes at most one report of the same kind and with the same stack in this time: 60 seconds unless set. The next
+    /// report that is written says how many were left out, in [`suppressed`](super::Report::suppressed).
     ///
-    /// The stack of a blocked thread is its functions and lines; that of a running one its functions alone. It takes in only
-    /// frames of the program's own code, if there are any. The last 1024 stacks are remembered.
+    /// Two stacks are the same if they have the same functions in the same order. For a blocked thread the lines must
+    /// be the same too. If a stack has frames of the program's own code, only these frames count. The last 1024 stacks
+    /// are remembered.
     pub fn once_per(mut self, time: Duration) -> Self {
         self.once_per = time;
         self
     }
 
-    /// Writes nothing for so long after the installation: a program that warms up is slow.
+    /// Writes nothing during this time after the installation, since a program that warms up is slow.
     pub fn quiet_for(mut self, time: Duration) -> Self {
         self.quiet_for = time;
         self
@@ -186,7 +188,8 @@ impl fmt::Debug for Policy {
     }
 }
 
-/// A policy that is, or was, in force. The last owner drops the sinks, which may block: so the watchdog never owns one.
+/// A policy that is, or was, in force. The last owner drops the sinks. That may block, so the watchdog never owns a
+/// policy.
 pub(crate) struct Installed {
     pub(crate) warn_after: Option<Duration>,
     pub(crate) overdue_after: Duration,
@@ -194,7 +197,7 @@ pub(crate) struct Installed {
     exempt: Option<Exempt>,
     pub(super) bounds: Bounds,
     sinks: Vec<Arc<dyn Sink>>,
-    /// The sinks with the threads of this process.
+    /// For each sink, its thread in this process.
     threads: PerProcess<SetOnce<Vec<Arc<SinkThread>>>>,
 }
 
@@ -217,7 +220,7 @@ impl Installed {
         }
     }
 
-    /// How long after its expiry a scope that is still open is stuck.
+    /// How long after its expiry a scope that is still open counts as stuck. `None` if the policy has no `on_stuck`.
     pub(super) fn stuck_after(&self) -> Option<Duration> {
         self.stuck.as_ref().map(|(after, _)| *after)
     }
@@ -261,13 +264,13 @@ impl fmt::Debug for Installed {
 /// The policy in force. A forked child has the policy of its parent.
 static CURRENT: SetOnce<ForkMutex<Option<Arc<Installed>>>> = SetOnce::new();
 
-/// The policy in force. For the thread that makes reports, not for the watchdog.
+/// The policy in force, if there is one. For the thread that makes reports, not for the watchdog.
 pub(crate) fn current() -> Option<Arc<Installed>> {
     CURRENT.get()?.lock()?.clone()
 }
 
-/// Puts another policy in force, or none. `tell` is called under the lock that [`current`] takes, so that its last call is about
-/// the policy in force.
+/// Puts another policy in force, or none. `tell` is called under the lock that [`current`] takes. So the last call of a
+/// `tell` is about the policy in force.
 pub(super) fn replace(new: Option<Arc<Installed>>, tell: impl FnOnce(Option<&Installed>)) {
     count_forks();
     let current = CURRENT.get_or_init(|| ForkMutex::new(None));

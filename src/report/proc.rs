@@ -1,4 +1,4 @@
-//! The files of `/proc`: short ones in full, long ones up to a bound.
+//! Reads files of `/proc`, up to a bound.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};

@@ -1,7 +1,8 @@
-//! A bounded queue with a thread behind it. The thread is started when there is work, and ends when there was none for long.
+//! A bounded queue with a thread behind it. The thread is started when there is work, and ends when there was none for
+//! long.
 //!
-//! Invariant: `served + waiting.len()`, plus one while the thread works on an item, is `submitted`. Items are served in the
-//! order in which they were submitted.
+//! Invariant: `submitted` is `served + waiting.len()`, plus one while the thread works on an item. Items are served in
+//! the order in which they were submitted.
 
 use std::collections::VecDeque;
 use std::sync::PoisonError;
@@ -32,7 +33,7 @@ struct State<T> {
     served: u64,
     /// Whether the queue has a thread, or one is being started.
     has_thread: bool,
-    /// Whether nobody will submit anything any more.
+    /// Whether the queue is closed: nothing will be submitted any more.
     closed: bool,
 }
 
@@ -43,8 +44,8 @@ impl<T> Queue<T> {
         Self { state: Mutex::new(state), work: Condvar::new(), progress: Condvar::new() }
     }
 
-    /// Queues the item. If the queue is full, gives the item back. `start` starts a thread that calls [`serve`](Self::serve),
-    /// and says whether it could; if not, the item waits for the next try.
+    /// Queues the item. If the queue is full, gives the item back. `start` starts a thread that calls
+    /// [`serve`](Self::serve), and returns whether it could. If it could not, the item waits for the next try.
     ///
     /// This waits for nobody, and allocates nothing once there is a thread.
     pub(super) fn submit(&self, item: T, start: impl FnOnce() -> bool) -> Result<(), T> {

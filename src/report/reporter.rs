@@ -1,7 +1,7 @@
 //! The thread that makes reports out of what the watchdog saw, and hands them to the sinks.
 //!
-//! It runs behind a bounded queue, so that the watchdog waits for nothing: finding names reads files. Each sink has a thread and
-//! a queue of its own behind this one.
+//! It has a bounded queue, so that the watchdog waits for nothing: a report takes long, since names are read from
+//! files. Each sink has a thread and a queue of its own behind this one.
 
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -23,7 +23,7 @@ use crate::sync::fork::{PerProcess, count_forks};
 use crate::sync::{Mutex, lock, os};
 use crate::time::clock;
 
-/// What the making of reports needs and keeps from one report to the next. It lives as long as the thread.
+/// What is needed to make reports. It is kept from one report to the next, as long as the thread lives.
 #[derive(Debug)]
 pub(crate) struct Tools {
     unwinder: Unwinder,
@@ -35,8 +35,8 @@ impl Tools {
         Self { unwinder: Unwinder::new(), names: Names::new() }
     }
 
-    /// Unwinds a copied stack and finds the names. `within`: the address of the frame of the scope to which the stack is
-    /// trimmed. Returns `None` if there is no stack, and what is not certain, in sentences.
+    /// Unwinds a copied stack and finds the names. Trims the stack to the scope whose frame has the address `within`.
+    /// Returns the stack if there is one, and what is not certain, in sentences.
     pub(super) fn stack_of(
         &mut self,
         stack: &StackCopy,
@@ -67,7 +67,7 @@ pub(crate) type Make = Box<dyn FnOnce(&mut Tools) -> Option<Report> + Send>;
 
 struct Reporter {
     queue: Queue<Job>,
-    /// The limiter of the policy in force. The bounds tell whether it is that of the policy.
+    /// The limiter, and the bounds for which it was made. If a policy has other bounds, a new limiter is made.
     limiter: Mutex<Option<(Bounds, Limiter)>>,
 }
 
@@ -82,7 +82,7 @@ static REPORTER: PerProcess<Reporter> = PerProcess::new(Reporter::new(), Reporte
 /// The bounds if there is no policy. Then reports are made for [`recent`](super::recent()) and for errors only.
 const NO_POLICY: Bounds = Bounds { per_minute: 60, once_per: 60_000_000_000, quiet_until: 0 };
 
-/// Hands a report to the thread that makes it. If too many wait already, it is lost, and counted.
+/// Hands a report to the thread that makes it. If too many reports wait already, this report is lost, and counted.
 ///
 /// This waits for nobody, and allocates nothing once the thread runs.
 pub(crate) fn submit(job: Job) {
@@ -126,7 +126,7 @@ impl Reporter {
             Err(payload) => {
                 drop_quietly(payload);
                 losses::count_one();
-                // The panic may have left them in any state.
+                // The panic may have left `tools` in any state.
                 *tools = Tools::new();
                 return;
             }
@@ -156,7 +156,7 @@ impl Reporter {
         }
     }
 
-    /// Whether the report is to be written: then it tells how many with the same stack were left out before it.
+    /// If the report is to be written: how many reports with the same stack were left out before it. Otherwise `None`.
     fn admit(&self, policy: Option<&Installed>, scope: ScopeKey, report: &Report) -> Option<u64> {
         let bounds = policy.map_or(NO_POLICY, |policy| policy.bounds);
         let mut limiter = lock(&self.limiter);
@@ -184,7 +184,8 @@ fn hash(value: &impl Hash) -> u64 {
     hasher.finish()
 }
 
-/// What tells one stack from another, for the limits. A thread that runs is seen at another line each time.
+/// The hash by which the limits tell one stack from another. A running thread is seen at another line each time, so its
+/// lines do not count.
 fn stack_of(report: &Report) -> u64 {
     let is_running = report.thread.as_ref().is_some_and(|thread| thread.activity == Activity::Running);
     let stacks = || report.stacks.iter().chain(&report.awaits);
@@ -201,7 +202,7 @@ fn stack_of(report: &Report) -> u64 {
             hash(&frames.map(part).collect::<Vec<u64>>())
         })
         .collect();
-    // The branches of a future are polled in any order.
+    // The branches of a future are polled in any order, so the order of the stacks does not count.
     parts.sort_unstable();
     let place = if parts.is_empty() { Some(report.scope.location()) } else { None };
     hash(&(report.kind, place, parts))
@@ -219,8 +220,8 @@ mod tests {
         submit(Job { scope: ScopeKey { location: 1, entered: clock::real_now() }, make });
     }
 
-    /// The parent's threads are gone in the child, and its locks may be held for ever: here the parent's reporter and its sink
-    /// are in the middle of a report.
+    /// The child has none of the parent's threads, and the parent's locks may be held for ever in the child. Here the
+    /// parent's reporter and sink are in the middle of a report during the fork.
     #[test]
     fn a_forked_child_keeps_the_policy_and_has_threads_of_its_own() {
         let _alone = crate::report::pipeline_tests::alone();
@@ -249,7 +250,7 @@ mod tests {
             uninstall();
             send();
             let is_made = flush(LONG) && recent().len() == 2;
-            // SAFETY: ends the process without running what the parent's threads left behind.
+            // SAFETY: ends the child at once, without running what the parent's threads have left behind.
             unsafe { libc::_exit(i32::from(!(was_afresh && is_written && is_made))) };
         }
         let mut status = 0;

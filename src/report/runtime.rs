@@ -1,16 +1,19 @@
 //! Workers of a tokio runtime that are stuck in one poll.
 //!
-//! A worker that is stuck neither parks nor adds up its busy time, so two numbers that tokio publishes for each worker stand
-//! still. The watchdog looks at them. Tokio does not say on which thread a worker runs. So the reporter looks for threads whose
-//! stack is inside a poll:
+//! A worker that is stuck neither parks nor adds up its busy time, so two numbers that tokio publishes for each worker
+//! stand still. The watchdog looks at these numbers. Tokio does not say on which thread a worker runs. So the reporter
+//! looks for threads whose stack is inside a poll.
 //!
-//! 1. A thread that was blocked in a poll, and has not run at all since the worker stood still for half of the time, is stuck.
-//! 2. A thread that has run may have made many polls. It is reported only if there are no more threads in a poll than workers
-//!    that stand still.
-//! 3. A thread that waited for a processor for most of the time is not reported until it has used the duration in processor time.
-//!    But it counts for rule 2, since its worker stands still too.
+//! A first look notes the processor times of all threads, when a worker has stood still for half of the duration that
+//! the user gave. The search comes after the whole duration:
 //!
-//! If nobody is found, the search is made again, after twice the time.
+//! 1. A thread that has not run since the first look is stuck, and is reported.
+//! 2. A thread that has run may have made many polls. It is reported only if the threads in a poll are not more than
+//!    the workers that stand still.
+//! 3. A thread that mostly waited for a processor is not reported, unless it has used as much processor time as the
+//!    duration. But it counts for rule 2, since its worker stands still too.
+//!
+//! If no thread is reported, the search is repeated once the worker has stood still for three times as long.
 
 use std::collections::HashMap;
 use std::future::pending;
@@ -32,24 +35,25 @@ use crate::sync::{AtomicBool, Mutex, Ordering, lock};
 use crate::thread;
 use crate::time::{clock, nanos};
 
-/// How often the numbers are looked at: so many times in the duration, within bounds in nanoseconds.
+/// How many times the workers are looked at during `Watch::duration`, the time after which a poll counts as stuck. The
+/// interval between two looks is kept within the bounds below, in nanoseconds.
 const LOOKS: u64 = 4;
 const LEAST_INTERVAL: u64 = 1_000_000;
 const MOST_INTERVAL: u64 = 1_000_000_000;
 
-/// How many threads of the process are looked at.
+/// How many threads of the process are looked at, at most.
 const MOST_THREADS: usize = 512;
 
 /// How long the reporter waits for the copy of a running thread.
 const WAIT: Duration = Duration::from_millis(100);
 
-/// Reports each worker of the runtime that `builder` builds when it is stuck in one poll for this long: while it is stuck, with
-/// its stack, as [`Kind::Stalled`].
+/// Watches the workers of the runtime that `builder` builds. If a worker is stuck in one poll for this long, it is
+/// reported as [`Kind::Stalled`] while it is stuck, with its stack.
 ///
-/// This works for both flavours. A worker that waits for a processor is not reported, nor one that makes many short polls. It
-/// looks stuck, however, if 61 polls in a row take so long: only then does tokio tell how busy the worker was. Threads of
-/// `spawn_blocking` may block, and so may code in `block_in_place`. The future of `block_on` is watched on a runtime of
-/// one thread only, since otherwise no worker polls it.
+/// This works for both flavours. A worker that waits for a processor is not reported. A worker that makes many short
+/// polls is not reported either, unless 61 polls in a row take that long: tokio tells how busy a worker was only after
+/// so many polls. Threads of `spawn_blocking` may block, and so may code in `block_in_place`. The future of `block_on`
+/// is watched on a runtime of one thread only, since otherwise no worker polls it.
 ///
 /// This sets the builder's `on_thread_start` and `on_thread_park`, of which tokio keeps one each. If you need them yourself, call
 /// [`watch_current_runtime`] in the runtime instead. If the builder builds several runtimes, the first one is watched. The
@@ -78,7 +82,7 @@ pub fn watch_runtime(builder: &mut Builder, duration: Duration) {
             Watch::start(&handle, duration, location);
         }
     };
-    // A runtime of one thread starts no thread, so its first rest tells.
+    // A runtime of one thread starts no worker thread. Its watch starts when the runtime parks for the first time.
     builder.on_thread_start(watch_it.clone()).on_thread_park(watch_it);
 }
 
@@ -121,7 +125,7 @@ struct State {
     next: u64,
     /// Whether the runtime has been shut down.
     is_over: bool,
-    /// The times of the threads, as they were when a worker had stood still for half of the duration.
+    /// The times of the threads, as read when some worker had stood still for half of the duration.
     before: HashMap<u32, (u64, CpuTimes)>,
 }
 
@@ -133,13 +137,13 @@ struct Worker {
     busy: Duration,
     /// Since when it stands still.
     since: u64,
-    /// Whether the times of the threads were asked for since then.
+    /// Whether the times of the threads have been read since the worker stands still.
     is_suspect: bool,
     /// When its thread is to be looked for. [`u64::MAX`] if it was found.
     search_at: u64,
 }
 
-/// Ends the watch. A task of the runtime owns it.
+/// Ends the watch when dropped. A task of the runtime owns this value, so the watch ends with the runtime.
 struct EndsWith(Arc<Watch>);
 
 impl Drop for EndsWith {
@@ -185,14 +189,15 @@ impl Watch {
         thread::schedule(next, Waker::from(self));
     }
 
-    /// Looks at the numbers of all workers. On the watchdog.
+    /// Runs on the watchdog. Looks at the numbers of all workers.
     fn look(self: Arc<Self>) {
         let now = clock::real_now();
         let mut state = lock(&self.state);
         if state.is_over {
             return;
         }
-        // If this look is late, the process was stopped or got no processor, and so were the workers.
+        // If this look is late, the process was stopped or got no processor. Then the workers stood still for that
+        // reason.
         let is_late = now.saturating_sub(state.next) > self.interval();
         let (mut is_suspect, mut missing) = (false, Vec::new());
         for (index, worker) in state.workers.iter_mut().enumerate() {
@@ -230,14 +235,15 @@ impl Watch {
         reporter::submit(Job { scope, make: Box::new(make) });
     }
 
-    /// Remembers the times of all threads. On the reporter.
+    /// Runs on the reporter. Remembers the times of all threads.
     fn remember_times(&self) {
         let times = |tid: u32| Some((tid, (clock::real_now(), Target::new(tid, 0).times()?)));
         let before = state::threads(MOST_THREADS).into_iter().filter_map(times).collect();
         lock(&self.state).before = before;
     }
 
-    /// Looks for the threads of workers that stand still. Reports those that are stuck. On the reporter.
+    /// Runs on the reporter. Looks for the threads of workers that stand still, and reports the stuck ones. Returns the
+    /// first of these reports, and submits the others.
     fn search(&self, missing: &[usize], tools: &mut Tools) -> Option<Report> {
         if state::is_traced() {
             return None;
@@ -247,7 +253,7 @@ impl Watch {
         for tid in state::threads(MOST_THREADS) {
             in_poll.extend(self.look_at(tid, before.get(&tid).copied(), tools));
         }
-        // They may have moved on meanwhile.
+        // The workers may have moved on meanwhile.
         let still = missing.iter().filter_map(|&index| self.still_since(index));
         let still: Vec<u64> = still.collect();
         let since = *still.iter().min()?;
@@ -273,7 +279,7 @@ impl Watch {
         Some(first)
     }
 
-    /// Since when the worker stands still, if it does so still.
+    /// Since when the worker stands still. `None` if it has moved on meanwhile.
     fn still_since(&self, index: usize) -> Option<u64> {
         let worker = lock(&self.state).workers[index];
         let parks = self.metrics.worker_park_unpark_count(index);
@@ -352,13 +358,13 @@ struct InPoll {
     before: Option<(u64, CpuTimes)>,
 }
 
-/// What a thread did since a worker had stood still for half of the duration.
+/// What a thread did since its times were read for `State::before`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Was {
     /// It has not run.
     Blocked,
     Running,
-    /// It mostly waited for a processor, or it is not known.
+    /// It mostly waited for a processor, or its times are not known.
     Starved,
 }
 
@@ -375,7 +381,8 @@ fn end_of_poll(stack: &Stack, has_one_thread: bool) -> Option<usize> {
     {
         return None;
     }
-    // On one thread the scheduler polls the future of `block_on` itself. Otherwise only tasks are polled.
+    // In a runtime with one thread, the scheduler polls the future of `block_on` itself. In other runtimes the workers
+    // poll only tasks.
     let is_poll = |function: &str| of_tokio(function) && function.contains("runtime::task::");
     let has_own = frames[..end].iter().any(|frame| !frame.foreign);
     ((has_one_thread && has_own) || inside.any(is_poll)).then_some(end)

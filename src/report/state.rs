@@ -61,7 +61,7 @@ fn doing(letter: &str) -> &'static str {
     }
 }
 
-/// The numbers of the threads of this process; empty if the system does not tell. At most `most`.
+/// The numbers of at most `most` threads of this process; empty if the system does not tell.
 #[cfg(target_os = "linux")]
 pub(crate) fn threads(most: usize) -> Vec<u32> {
     let Ok(tasks) = std::fs::read_dir("/proc/self/task") else { return Vec::new() };

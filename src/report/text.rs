@@ -8,7 +8,7 @@ use super::contents::{Activity, Frame, Kind, Polls, Process, Report, Stack, Thre
 use super::frames::{Frames, Place};
 use crate::error::{OneLine, Rounded, ScopeInfo};
 
-/// From so late on, the watchdog's own delay is told.
+/// A shorter delay of the watchdog counts as none.
 const LATE: Duration = Duration::from_millis(200);
 
 impl Report {
@@ -34,14 +34,14 @@ impl Report {
         stacks.flat_map(|stack| &stack.frames).find(|frame| !frame.foreign)
     }
 
-    /// Whether no thread is in the program's own code, but a future waits there.
+    /// Whether `place` is where a future waits: then the stacks of threads have no frame of the program's own code.
     fn is_awaiting(&self) -> bool {
         let mut frames = self.stacks.iter().flat_map(|stack| &stack.frames);
         frames.all(|frame| frame.foreign)
     }
 
-    /// For how long the process, or this thread, got no processor, if that may be why the scope took so long. Then the code is
-    /// not to blame.
+    /// Who got no processor, and for how long, if that may be why the scope took so long. Then the code is not to
+    /// blame.
     pub(super) fn starved(&self) -> Option<Starved> {
         if self.watchdog_late >= LATE && self.watchdog_late >= self.elapsed / 4 {
             return Some(Starved::Process(self.watchdog_late));
@@ -122,8 +122,8 @@ impl Display for Name<'_> {
 }
 
 impl Thread {
-    /// The time in which it used the processor or waited for it, as its fields say: the scope's, if the thread was not looked at
-    /// before.
+    /// The time to which `cpu_time` and `waited_for_cpu` refer. That is the scope's whole time if there was no earlier
+    /// look.
     fn observed(&self, elapsed: Duration) -> Duration {
         self.observed.unwrap_or(elapsed)
     }
@@ -145,7 +145,7 @@ impl Display for Doing<'_> {
     }
 }
 
-/// The whole report. Its lines are at most as long as what they quote; the first line can stand alone.
+/// The whole report. The first line can stand alone. A line is long only if a text that it quotes is long.
 impl Display for Report {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", Headline(self))?;
@@ -174,13 +174,13 @@ impl Display for Report {
     }
 }
 
-/// A name and what there is to say about it. The names are a column.
+/// A line with a name and a text. The names form a column.
 fn row(f: &mut Formatter<'_>, name: &str, text: impl Display) -> fmt::Result {
     writeln!(f, "  {name:<9}  {text}")
 }
 
 impl Report {
-    /// Says that the code is not to blame, if so.
+    /// If the code is not to blame, says so.
     fn write_blame(&self, f: &mut Formatter<'_>) -> fmt::Result {
         match self.starved() {
             Some(Starved::Process(late)) => {

@@ -73,7 +73,7 @@ fn a_future_that_waits_at_two_places() {
     report.polls = Some(Polls { count: 17, last, thread: Some("tokio-runtime-worker".into()) });
     report.suppressed = 3;
     report.notes = vec!["A leaf did not clone its waker\nin this poll.".into()];
-    // Whoever writes labels and fields must not write to the terminal.
+    // A label or a field must not bring control characters to the terminal.
     report.chain.push(scope("nightly\n\u{1b}[31mbatch", None, &report.scope));
     let place =
         "/home/me/.cargo/registry/src/index.crates.io-1949cf8c6b5b557f/tokio-1.45.0/src/time/sleep.rs";

@@ -23,29 +23,29 @@ use crate::sync::callback::drop_quietly;
 use crate::sync::fork::PerProcess;
 use crate::sync::{AtomicBool, AtomicU64, Mutex, Ordering, lock, os};
 use crate::time::{NEVER, clock, nanos};
-use crate::watchdog::slots::Slot;
 use crate::watchdog::{self, NO_WARNING, Observer};
 
-/// How long a reported scope is left alone before the next look whether it is still open, in nanoseconds: a fraction of the time
-/// that it has been open, within bounds.
+/// After a report of a scope, the watchdog looks from time to time whether the scope is still open. The interval is the
+/// time that the scope has been open, divided by `INTERVAL_FRACTION`, within these bounds in nanoseconds.
 const LEAST_INTERVAL: u64 = 20_000_000;
 const MOST_INTERVAL: u64 = 1_000_000_000;
 const INTERVAL_FRACTION: u64 = 50;
 
-/// How often a thread is peeked at before a scope that is not seen counts as left. A peek at a running thread may miss a scope.
+/// How often a thread is peeked at in one look, at most, until all its reported scopes are seen. A peek at a running
+/// thread may miss a scope.
 const PEEKS: usize = 4;
 
-/// The files of so many threads are kept open, of threads whose scopes are being reported.
+/// For how many threads with reported scopes the files in `/proc` are kept open, at most.
 const MOST_TARGETS: usize = 64;
 
-/// How many threads one pass looks at. The rest has its turn in the next pass, which follows at once: until then the watchdog
-/// serves deadlines.
+/// How many threads one pass looks at, at most. The watchdog then serves deadlines, and at once begins a pass for the
+/// rest.
 const LOOKS_PER_PASS: usize = 32;
 
 /// How long one pass looks at threads, in nanoseconds. The watchdog serves no deadline meanwhile.
 const TIME_PER_PASS: u64 = 1_000_000;
 
-/// The time of the next pass, if another thread is in a pass.
+/// How long until the next pass, in nanoseconds, if another thread has locked the state now.
 const SOON: u64 = 1_000_000;
 
 /// The durations of the policy in force, in nanoseconds. The watchdog reads them, so that it never owns a policy.
@@ -100,9 +100,9 @@ struct Watch;
 static STATE: PerProcess<Mutex<State>> = PerProcess::new(Mutex::new(State::NEW), || Mutex::new(State::NEW));
 
 struct State {
-    /// The threads that are looked at, by the number of their slot.
+    /// The threads that are looked at, by the number of their slot. `None` before the first pass.
     threads: Option<HashMap<usize, Watched>>,
-    /// Where the scopes of a thread are read to.
+    /// The memory into which the scopes of a thread are read. `None` before the first pass.
     peeked: Option<Box<ScopeCopies>>,
 }
 
@@ -114,7 +114,9 @@ struct Watched {
     target: Option<Target>,
     /// The scopes that were reported, and are open as far as is known.
     reported: Vec<Reported>,
-    /// The thread's times at an earlier look, and the time of that look.
+    /// The polls in which the thread was at the last look.
+    polls: Vec<SeenPoll>,
+    /// The thread's times at an earlier look, and the time of that look. `None` if there was no such look.
     before: Option<(u64, CpuTimes)>,
     /// The time of the next look.
     next: u64,
@@ -129,8 +131,32 @@ struct Reported {
     seen: u64,
     /// How many looks in a row have not seen the scope.
     missed: u32,
-    /// Whether the frame is that of a poll. If it is gone, the poll has ended, and not the scope.
+    /// Whether the frame is that of a poll. If a poll's frame is gone, the poll has ended, but not the scope.
     is_poll: bool,
+}
+
+/// A poll, and when it was first seen.
+struct SeenPoll {
+    frame: u64,
+    number: u64,
+    since: u64,
+}
+
+impl SeenPoll {
+    fn is_of(&self, scope: &ScopeCopy) -> bool {
+        (self.frame, self.number) == (scope.frame, scope.poll)
+    }
+}
+
+/// Whether the poll was first seen so long ago that it counts as stuck.
+fn has_lasted(polls: &mut Vec<SeenPoll>, scope: &ScopeCopy, now: u64) -> bool {
+    match polls.iter().find(|seen| seen.is_of(scope)) {
+        Some(seen) => seen.since + STUCK_POLL <= now,
+        None => {
+            polls.push(SeenPoll { frame: scope.frame, number: scope.poll, since: now });
+            false
+        }
+    }
 }
 
 impl State {
@@ -147,7 +173,8 @@ impl Observer for Watch {
         };
         let State { threads, peeked } = &mut *state;
         let peeked = peeked.get_or_insert_with(|| Box::new(ScopeCopies::new()));
-        // A forked child begins anew, with scopes that its parent has entered.
+        // A forked child knows no threads yet, but scopes that its parent has entered may be open. So the first pass
+        // looks at all slots.
         let is_first = threads.is_none();
         let threads = threads.get_or_insert_default();
         let slots = &watchdog::global().slots;
@@ -177,7 +204,7 @@ impl Observer for Watch {
                 continue;
             }
             let was_open = watched.target.is_some();
-            watched.look(slot, peeked, now, late);
+            watched.look(peeked, now, late);
             if watched.reported.is_empty() || (!was_open && open >= MOST_TARGETS) {
                 watched.target = None;
             } else if !was_open {
@@ -191,7 +218,15 @@ impl Observer for Watch {
 
 impl Watched {
     fn new(tid: u32, frame_word: u64) -> Self {
-        Self { tid, frame_word, target: None, reported: Vec::new(), before: None, next: NEVER }
+        Self {
+            tid,
+            frame_word,
+            target: None,
+            reported: Vec::new(),
+            polls: Vec::new(),
+            before: None,
+            next: NEVER,
+        }
     }
 
     fn target(&mut self) -> &Target {
@@ -200,18 +235,21 @@ impl Watched {
     }
 
     /// Looks at the thread. Sets when to look again.
-    fn look(&mut self, slot: &Slot, peeked: &mut ScopeCopies, now: u64, late: u64) {
+    fn look(&mut self, peeked: &mut ScopeCopies, now: u64, late: u64) {
         self.next = NEVER;
         self.peek(peeked, now);
+        self.polls.retain(|seen| peeked.scopes().iter().any(|scope| seen.is_of(scope)));
         let (mut due, mut stuck) = (None, None);
-        // If there are more scopes, the outermost one is not known.
-        let outermost = if peeked.is_cut { usize::MAX } else { peeked.scopes().len().wrapping_sub(1) };
+        // If there are more scopes than these, the outermost scope is not known.
+        let outermost = peeked.scopes().iter().rposition(|scope| !scope.kind.is_only_watched());
+        let outermost = outermost.filter(|_| !peeked.is_cut);
         for (depth, scope) in peeked.scopes().iter().enumerate() {
             let told =
                 self.reported.iter().find(|reported| reported.is_of(scope)).map_or(0, |one| one.events);
+            let has_lasted = !scope.kind.is_polled() || has_lasted(&mut self.polls, scope, now);
             let mut first = NEVER;
-            for (event, at) in times(scope, depth == outermost) {
-                // A process that stood still is given that time once more.
+            for (event, at) in times(scope, Some(depth) == outermost) {
+                // If the watchdog is late, the whole process may have stood still, so the poll gets that much more time.
                 let at = if event == Event::Stuck { at.saturating_add(late) } else { at };
                 if told & event as u8 != 0 {
                     continue;
@@ -220,11 +258,8 @@ impl Watched {
                     first = first.min(at);
                     continue;
                 }
-                // A poll that has just begun is left alone.
-                let polled_until =
-                    if scope.kind.is_polled() && event != Event::Stuck { slot.look() } else { 0 };
-                if polled_until > now && polled_until < now + 2 * STUCK_POLL {
-                    first = first.min(polled_until);
+                if event != Event::Stuck && !has_lasted {
+                    first = first.min(now + STUCK_POLL);
                     continue;
                 }
                 // The outermost scope that is due is reported, with its latest event.
@@ -247,7 +282,8 @@ impl Watched {
             self.next = self.next.min(now + MOST_INTERVAL);
         }
         self.look_again_for_ends(now);
-        // While a scope is being reported, its reports count from the same look.
+        // All reports of a scope compare the thread's times with the same earlier look. So `before` stays while a scope
+        // is being reported.
         if self.reported.is_empty() && self.next != NEVER {
             self.before = self.target().times().map(|times| (now, times));
         }
@@ -264,7 +300,8 @@ impl Watched {
         }
         self.reported.retain_mut(|reported| {
             let is_seen = reported.is_in(peeked);
-            // A scope that is only hidden, by other scopes or while a waker runs, is there at the next look.
+            // A scope may be hidden for a moment, by other scopes or while a waker runs. So only two misses in a row
+            // count.
             reported.missed = if is_seen { 0 } else { reported.missed + 1 };
             let is_open = is_seen || peeked.is_cut || (!reported.is_poll && reported.missed < 2);
             if is_seen {
@@ -282,11 +319,11 @@ impl Watched {
         let begun = stack::begin(self.target());
         let look = Look { event, scope: key, frame: scope.frame, begun, late, before: self.before };
         reporter::submit(Job { scope: key, make: Box::new(move |tools| look::make(look, tools)) });
-        // All events up to this one count as told.
+        // This event and all earlier ones count as told.
         self.tell(scope, (event as u8) | (event as u8 - 1), now);
     }
 
-    /// Remembers that these events of the scope were told.
+    /// Remembers that these events of the scope were reported.
     fn tell(&mut self, scope: &ScopeCopy, events: u8, now: u64) {
         let key = key_of(scope);
         match self.reported.iter_mut().find(|reported| reported.is_of(scope)) {
@@ -336,12 +373,12 @@ impl Reported {
     }
 }
 
-/// Has the policy's `on_stuck` called, on a thread of its own, since the user's code may take any time. Scopes that get stuck while
-/// it runs share the next call.
+/// Calls the policy's `on_stuck` on a thread of its own, since the user's code may take any time. Scopes that get stuck
+/// during the call share the next call.
 fn tell_stuck() {
     /// How many scopes have become stuck since the last call began.
     static WAITING: PerProcess<AtomicU64> = PerProcess::new(AtomicU64::new(0), || AtomicU64::new(0));
-    // Relaxed throughout: only the number counts.
+    // Relaxed throughout: the number publishes nothing else.
     if WAITING.get().fetch_add(1, Ordering::Relaxed) > 0 {
         return;
     }
@@ -371,7 +408,7 @@ fn call_on_stuck() {
     result.err().into_iter().for_each(drop_quietly);
 }
 
-/// When the scope is due, and for what, in this order.
+/// The events that may be reported about the scope, in their order, each with the time when it is due.
 fn times(scope: &ScopeCopy, is_outermost: bool) -> impl Iterator<Item = (Event, u64)> {
     let own = scope.own();
     let warn = match scope.warn_after {
@@ -391,7 +428,7 @@ fn times(scope: &ScopeCopy, is_outermost: bool) -> impl Iterator<Item = (Event, 
     .into_iter()
 }
 
-/// When a scope of which these events were told is due again.
+/// When the scope is due for its next report, if the events `told` were reported already.
 fn next_time(scope: &ScopeCopy, told: u8, now: u64) -> u64 {
     let left = times(scope, true).filter(|&(event, _)| event as u8 & told == 0);
     left.map(|(_, at)| at).filter(|&at| at > now).min().unwrap_or(NEVER)

@@ -155,7 +155,7 @@ impl Timebox {
     /// # });
     /// ```
     pub fn within(mut self, handle: &Handle) -> Self {
-        self.options.within = Some(Arc::clone(handle.node()));
+        handle.set_within(&mut self.options);
         self
     }
 

@@ -233,7 +233,7 @@ impl Scope {
         });
         let expired = deadline <= now;
         if expired {
-            // Publishes the time, so that the next check sees the expiry again (level-triggered), and tokens see it too.
+            // Publishes the time, so that the next check sees the expiry again, and tokens see it too.
             watchdog::global().reach(now);
         }
         if let Some(node) = node {

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use crate::error::{Fields, TimeoutError};
 use crate::sync::{Mutex, lock};
+#[cfg(feature = "profile")]
+use crate::thread::ProfileId;
 use crate::time::{Kind, Limit};
 #[cfg(feature = "report")]
 use crate::time::{NEVER, nanos};
@@ -19,15 +21,18 @@ pub(crate) struct Options {
     pub(crate) reserve: Duration,
     pub(crate) grace: Duration,
     pub(crate) tokens: Vec<CancellationToken>,
-    /// The node of the handle, if the scope is entered within the scopes of a handle.
+    /// The node of the handle, if the scope is entered with a handle ([`Handle::enter`](crate::Handle::enter)).
     pub(crate) within: Option<Arc<Node>>,
+    /// The profile of that handle.
+    #[cfg(feature = "profile")]
+    pub(crate) profile: ProfileId,
     pub(crate) fields: Fields,
     /// Whether a late `Ok` is refused.
     pub(crate) strict: bool,
-    /// After how long the scope is reported as slow.
+    /// After how long the scope is reported as slow, if the user has said so.
     #[cfg(feature = "report")]
     pub(crate) warn_after: Option<Duration>,
-    /// How long after its end the scope is reported as overdue, if it is still open.
+    /// How long after its expiry the scope is reported as overdue, if it is still open then.
     #[cfg(feature = "report")]
     pub(crate) overdue_after: Option<Duration>,
 }
@@ -120,11 +125,6 @@ impl Extras {
             readable,
             ..Self::default()
         }
-    }
-
-    /// The configuration of a scope that is entered by a handle, with nothing else set.
-    pub(crate) fn within(node: &Arc<Node>) -> Self {
-        Self { options: Options { within: Some(Arc::clone(node)), ..Options::default() }, ..Self::default() }
     }
 
     pub(crate) fn set_raised(&self, error: &TimeoutError) {

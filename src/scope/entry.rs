@@ -88,7 +88,7 @@ impl Drop for Spending {
 
 /// The duration that counts: `asked`, or [`NEVER`] while limits are switched off.
 #[cfg_attr(not(debug_assertions), inline(always))]
-fn in_force(asked: u64) -> u64 {
+pub(super) fn in_force(asked: u64) -> u64 {
     if watchdog::global().settings().has_limits() { asked } else { in_force_slow(asked) }
 }
 
@@ -129,8 +129,8 @@ pub(super) fn try_enter_duration(
         return Err(reject(thread, asked, location, Kind::Block));
     }
     let (outer, entered) = (thread.deadline.get(), thread.now.get());
-    // `entered` may be after `outer`: a check of an outer scope stores its reading of the clock in `thread.now`, but compares the
-    // reading only with that scope's deadline.
+    // The first comparison is needed: `entered` may be later than `outer`. For a check of an outer scope stores its
+    // reading in `thread.now`, but compares the reading only with the deadline of that outer scope.
     if entered < outer && outer - entered <= asked {
         return Ok(prepared(asked, entered, outer));
     }
@@ -306,8 +306,8 @@ impl Entry<'_> {
         if !self.enabled || reserve.is_zero() {
             return NEVER;
         }
-        // Not `thread.deadline`: that leaves out the deadlines that only nodes know, of linked tokens and of scopes around an
-        // entered handle that the handle may still lose (`frame.rs`, invariant 4).
+        // `thread.deadline` would not do, since it leaves out the deadlines that only nodes know: those of linked
+        // tokens, and of scopes around an entered handle that the handle may still lose (`frame.rs`, invariant 4).
         let outer = match self.parent {
             Parent::Thread => {
                 innermost(self.thread, |scope| scope.map_or(NEVER, |scope| scope.effective(self.thread)))
@@ -325,7 +325,7 @@ impl Entry<'_> {
         let end = |node: &Arc<Node>| match node.origin_on(&TestEnv::current()) {
             // If the token has another clock, `origin_on` returns the present time as the time of its end.
             Some(origin) => Termination::through_link(&origin),
-            // A fork has lost the cause of the token's end.
+            // A fork has lost the cause of the token's end, so a cancel is assumed.
             None => Termination::new(Cause::Cancelled, self.now),
         };
         over.map(end).collect()
@@ -352,7 +352,7 @@ pub(super) fn is_unmeasured(limit: &Limit) -> bool {
     matches!(limit.kind(), LimitKind::None | LimitKind::At(_))
 }
 
-/// Makes the node of a scope, and links the node to the scope's tokens, so that they end it.
+/// Makes the node of a scope, and links the node to the scope's tokens, so that the end of a token ends the node.
 pub(crate) fn linked_node(
     parent: Option<&Arc<Node>>,
     spec: &ScopeSpec,

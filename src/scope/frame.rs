@@ -76,8 +76,8 @@ pub struct Scope {
     outer: *const Scope,
     /// The effective deadline of the thread outside this scope.
     outer_deadline: u64,
-    /// The time from the entry to the scope's own deadline; [`NEVER`] if it has none, so that only the scopes around it
-    /// count.
+    /// The time from the entry to the scope's own deadline. [`NEVER`] if the scope has none: then only the scopes
+    /// around it limit it.
     asked: u64,
     /// When the scope was entered. If an outer deadline comes before the scope's own deadline, this may be an older clock
     /// reading, so that the entry reads no clock. `TimeoutError::elapsed` may then be a little too long.
@@ -86,8 +86,8 @@ pub struct Scope {
     // In a plain scope all fields below are zero, so that one wide store writes them.
     /// The scope's identity; 0 until somebody asks for it.
     id: Cell<u64>,
-    /// The node, if there is one. Never dropped in place: leaving a block takes the node out; for a future,
-    /// `SuspendedScope::suspend` takes it out.
+    /// The node, if there is one. The node is taken out before the frame is gone: for a block, by the code that leaves
+    /// the block; for a future, by `SuspendedScope::suspend`.
     node: ManuallyDrop<OnceCell<Arc<Node>>>,
     extras: *const Extras,
     kind: Kind,
@@ -100,6 +100,9 @@ pub struct Scope {
     holds: Cell<u32>,
     /// The waker of the poll for which the frame is open; null while a future is dropped. Set only in polled kinds.
     waker: MaybeUninit<*const Waker>,
+    /// The number of the poll for which the frame is open. Set only in polled kinds, while reports are on.
+    #[cfg(feature = "report")]
+    poll: MaybeUninit<u64>,
 }
 
 /// A bound that no type meets. It makes the compiler explain why a scope cannot be shared.
@@ -135,6 +138,8 @@ impl Scope {
             undo: Cell::new(if kind.is_boundary() { Undo::FLAG } else { Undo::NOTHING }),
             holds: Cell::new(0),
             waker: MaybeUninit::uninit(),
+            #[cfg(feature = "report")]
+            poll: MaybeUninit::uninit(),
         }
     }
 
@@ -163,8 +168,8 @@ impl Scope {
 /// visible inside. Tells the watchdog of that deadline, unless there is a timer for it already (`has_timer`).
 ///
 /// The caller owns the frame, so the frame is not moved: a move would cost as much as the rest of the entry. Two things
-/// keep the output in registers: a panic is caught and returned, instead of passing through a drop guard; and the output
-/// of `body` does not pass through `catch_unwind`.
+/// keep the output in registers. A panic is caught and returned, so no drop guard is needed. And the output of `body`
+/// is written to a local variable, so the output does not pass through `catch_unwind`.
 #[cfg_attr(not(debug_assertions), inline(always))]
 pub(crate) fn open<R>(
     thread: &Thread,
@@ -212,14 +217,15 @@ pub(crate) fn run(
 
 #[inline(always)]
 fn catch(scope: &Scope, body: impl FnOnce(&Scope)) -> thread::Result<()> {
-    // Unwind safe: a panic is caught only in order to leave the scope, and then goes on. So no code sees a broken state
-    // that it would not see without this scope. The exception is an unwinding that `checkpoint_or_unwind` began, which ends
-    // at a scope: the caller of that function has chosen this.
+    // Unwind safe: a panic is caught only in order to leave the scope, and then goes on, as it would without this
+    // scope. Only an unwinding that `checkpoint_or_unwind` began ends at a scope, and the caller of that function has
+    // chosen this.
     catch_unwind(AssertUnwindSafe(|| body(scope)))
 }
 
-/// Keeps the compiler from moving stores over this point: a report may read the frames in a signal handler of the thread. So a
-/// frame must be complete before the thread points to it, and must not be reused while it does.
+/// Keeps the compiler from moving stores over this point. A report may read the frames in a signal handler of the
+/// thread. So a frame must be complete before the thread points to it, and its memory must not be reused while the
+/// thread points to it.
 #[cfg_attr(not(debug_assertions), inline(always))]
 fn show() {
     #[cfg(all(feature = "report", not(timebox_loom)))]
@@ -245,13 +251,26 @@ pub(crate) fn innermost<R>(thread: &Thread, f: impl FnOnce(Option<&Scope>) -> R)
     let scope: *const Scope = thread.frame.get().cast();
     // SAFETY: invariant 1: the pointer is null or to an open frame. The frame stays open during the call, since `f` holds the
     // frame while `f` runs code that could leave the frame. Invariant 2 rules out other threads.
-    f(unsafe { scope.as_ref() })
+    f(bounding(unsafe { scope.as_ref() }))
+}
+
+/// The nearest scope, from this one outwards, whose frame is not there for reports only.
+#[cfg_attr(not(debug_assertions), inline(always))]
+fn bounding(scope: Option<&Scope>) -> Option<&Scope> {
+    #[cfg(feature = "report")]
+    if let Some(watched) = scope
+        && watched.kind.is_only_watched()
+    {
+        return watched.outer();
+    }
+    scope
 }
 
 impl Scope {
+    #[cfg_attr(not(debug_assertions), inline(always))]
     fn outer(&self) -> Option<&Scope> {
         // SAFETY: invariant 1: the frame around an open frame is open, and outlives it.
-        unsafe { self.outer.as_ref() }
+        bounding(unsafe { self.outer.as_ref() })
     }
 
     pub(crate) fn extras(&self) -> Option<&Extras> {
@@ -259,12 +278,12 @@ impl Scope {
         unsafe { self.extras.as_ref() }
     }
 
-    /// The next scope outwards, if that scope counts inside this one.
+    /// The next scope outwards, if its end applies in this scope.
     pub(crate) fn visible_outer(&self) -> Option<&Scope> {
         if self.kind.is_boundary() { None } else { self.outer() }
     }
 
-    /// This scope and the scopes around it that count inside it, innermost first.
+    /// This scope and the scopes around it whose ends apply in this scope, innermost first.
     pub(crate) fn visible(&self) -> impl Iterator<Item = &Scope> {
         std::iter::successors(Some(self), |scope| scope.visible_outer())
     }
@@ -295,7 +314,7 @@ impl Scope {
         })
     }
 
-    /// The effective deadline of the scopes around this one that count inside it.
+    /// The effective deadline of the scopes around this one whose ends apply in this scope.
     #[inline]
     pub(crate) fn around(&self) -> u64 {
         if self.kind.is_boundary() { NEVER } else { self.outer_deadline }

@@ -1,12 +1,19 @@
 use std::fmt;
 use std::panic::{Location, RefUnwindSafe, UnwindSafe};
+#[cfg(feature = "profile")]
+use std::ptr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::config::{Extras, Options};
 use super::frame::{Scope, innermost};
 use super::run::run_within;
 use crate::error::{ScopeInfo, TimeoutError};
+#[cfg(feature = "profile")]
+use crate::thread::ProfileId;
 use crate::thread::Thread;
+#[cfg(feature = "profile")]
+use crate::thread::visit::Visit;
 use crate::time::{Deadline, Limit, NEVER, clock};
 use crate::token::CancellationToken;
 use crate::token::node::{Node, NodeSpec};
@@ -44,6 +51,9 @@ use crate::token::node::{Node, NodeSpec};
 #[derive(Clone)]
 pub struct Handle {
     node: Arc<Node>,
+    /// The profile in which the handle was made: work that enters the handle counts to it.
+    #[cfg(feature = "profile")]
+    profile: ProfileId,
 }
 
 impl UnwindSafe for Handle {}
@@ -83,7 +93,12 @@ impl RefUnwindSafe for Handle {}
 pub fn handle() -> Handle {
     let location = Location::caller();
     let node = Thread::with(|thread| innermost(thread, |scope| scope.map(|scope| Arc::clone(scope.node()))));
-    node.map_or_else(|| Handle::root_at(location), |node| Handle { node })
+    Handle::of(node.unwrap_or_else(|| root_node(location)))
+}
+
+/// A node outside of every scope.
+fn root_node(location: &'static Location<'static>) -> Arc<Node> {
+    Node::new(None, NodeSpec::token(ScopeInfo::at(location), clock::now()))
 }
 
 impl Handle {
@@ -117,12 +132,20 @@ impl Handle {
     /// ```
     #[track_caller]
     pub fn root() -> Self {
-        Self::root_at(Location::caller())
+        Self {
+            node: root_node(Location::caller()),
+            #[cfg(feature = "profile")]
+            profile: ProfileId::NONE,
+        }
     }
 
-    fn root_at(location: &'static Location<'static>) -> Self {
-        let info = ScopeInfo::at(location);
-        Self { node: Node::new(None, NodeSpec::token(info, clock::now())) }
+    /// A handle to the scope of this node, for work of the code that asks for the handle.
+    fn of(node: Arc<Node>) -> Self {
+        Self {
+            node,
+            #[cfg(feature = "profile")]
+            profile: Visit::current(),
+        }
     }
 
     /// Runs a block on this thread, in a scope within the handle's scope. The scopes that are open on this thread do
@@ -152,6 +175,8 @@ impl Handle {
     where
         E: From<TimeoutError>,
     {
+        #[cfg(feature = "profile")]
+        let _visit = Visit::of_handle(self.profile, ptr::from_ref(&self).addr());
         let result = run_within(&self.node, limit, None, location, body);
         result.unwrap_or_else(|error| Err(E::from(error)))
     }
@@ -259,8 +284,25 @@ impl Handle {
     pub(crate) fn node(&self) -> &Arc<Node> {
         &self.node
     }
+
+    /// Has a scope entered within the scopes of this handle.
+    pub(super) fn set_within(&self, options: &mut Options) {
+        options.within = Some(Arc::clone(&self.node));
+        #[cfg(feature = "profile")]
+        {
+            options.profile = self.profile;
+        }
+    }
+
+    /// The configuration of a scope that is entered by this handle, with nothing else set.
+    pub(crate) fn extras(&self) -> Extras {
+        let mut extras = Extras::default();
+        self.set_within(&mut extras.options);
+        extras
+    }
 }
 
+#[allow(clippy::missing_fields_in_debug)] // the number of a profile tells nobody anything
 impl fmt::Debug for Handle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Handle")
@@ -273,6 +315,6 @@ impl fmt::Debug for Handle {
 impl Scope {
     /// A handle to this scope. The free function [`handle`] makes a handle to the innermost scope.
     pub fn handle(&self) -> Handle {
-        Handle { node: Arc::clone(self.node()) }
+        Handle::of(Arc::clone(self.node()))
     }
 }

@@ -6,6 +6,7 @@ pub(crate) mod await_over;
 mod builder;
 mod cancel;
 pub(crate) mod checkpoint;
+mod cold_box;
 mod config;
 mod entry;
 mod frame;
@@ -24,12 +25,15 @@ mod switch;
 pub(crate) mod test_hooks;
 mod unwind;
 mod wait;
+#[cfg(feature = "report")]
+pub(crate) mod watched;
 
 pub use builder::Timebox;
 pub use cancel::{on_cancel, token};
 #[cfg(panic = "unwind")]
 pub use checkpoint::checkpoint_or_unwind;
 pub use checkpoint::{checkpoint, deadline, is_expired, remaining, require};
+#[cfg(feature = "testing")]
 pub(crate) use config::Extras;
 pub(crate) use entry::Rejected;
 pub use frame::Scope;
@@ -45,6 +49,8 @@ pub use run::{timeout, timeout_value, with_timeout};
 pub use shield::shield;
 pub(crate) use shield::{HeldOffHooks, longest};
 pub use sleep::sleep;
+#[cfg(feature = "report")]
+pub(crate) use spec::Kind as ScopeKind;
 pub(crate) use suspended::SuspendedScope;
 pub use switch::{is_enabled, set_enabled};
 pub(crate) use wait::WaitLimit;

@@ -34,19 +34,19 @@ pub(crate) struct Traced<'a> {
 
 /// Who is told about futures.
 pub(crate) trait FutureObserver: Sync {
-    /// Calls `poll`, which polls the future and returns whether it is still pending. If it is, reports where it waits. Returns
-    /// what is to be told about the end of the future, if there is anything.
+    /// Calls `poll`, which polls the future and returns whether it is still pending. If it is, reports where the future
+    /// waits. Returns whom to tell when the future ends, if anybody.
     fn trace(
         &self,
         traced: &Traced<'_>,
         poll: &mut dyn FnMut(&mut Context<'_>) -> bool,
     ) -> Option<Arc<dyn Ending>>;
 
-    /// After how long a scope is overdue that does not say so itself, in nanoseconds.
+    /// How long after its expiry a scope is overdue, in nanoseconds, if the scope does not say so itself.
     fn overdue_after(&self) -> u64;
 }
 
-/// Is told that a future has ended about which there was a report.
+/// Called when a future ends, if there was a report about that future.
 pub(crate) trait Ending: Send + Sync {
     fn ended(&self, now: u64);
 }
@@ -65,48 +65,65 @@ impl Scope {
     }
 }
 
-/// The polls of a future, and the reports about it.
-#[derive(Default)]
+/// The polls of a future while reports were on.
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Polls {
     pub(crate) count: u32,
     /// The thread of the last poll.
     pub(crate) thread: u32,
-    /// When the last poll began; 0 if that is not known.
+    /// When the future was last polled.
     pub(crate) last: u64,
-    told: Option<Box<Told>>,
 }
 
-/// The reports about a future.
+impl Polls {
+    /// Counts a poll that ends now.
+    #[cfg_attr(not(debug_assertions), inline(always))]
+    pub(crate) fn add(&mut self, thread: &Thread, scope: &Scope) {
+        self.count = self.count.saturating_add(1);
+        self.thread = thread.slot().thread().map_or(0, |(id, _)| id);
+        // In the poll in which the scope was entered, the clock has just been read.
+        let entered = scope.entered_at();
+        self.last = if thread.now.get() == entered { entered } else { clock::now() };
+    }
+}
+
+/// The reports about a future. The drop tells that the future has ended.
 #[derive(Default)]
-struct Told {
+pub(crate) struct Told {
     /// The [`Event`]s that were reported.
     events: u8,
     ending: Option<Arc<dyn Ending>>,
 }
 
-impl Polls {
-    /// The polls of a future that was polled before, and of which nothing was kept.
-    pub(crate) fn after_one() -> Self {
-        Self { count: 1, thread: 0, last: 0, told: None }
-    }
+/// When the first report about the future of a scope is due, and about which event.
+#[cfg_attr(not(debug_assertions), inline(always))]
+pub(crate) fn first_event(scope: &Scope) -> (u64, Event) {
+    let (own, slow) = (scope.own(), scope.entered_at() + scope.warn_after());
+    if slow < own { (slow, Event::Slow) } else { (own, Event::Expired) }
+}
 
-    /// Whether there is more to keep than that the future was polled.
-    pub(crate) fn is_worth_keeping(&self) -> bool {
-        self.count > 1 || self.told.is_some()
-    }
+/// When the task must be woken for a report that is due at `at`. [`NEVER`] if there is no such report, or if the scope
+/// wakes the task at that time anyway.
+#[cfg_attr(not(debug_assertions), inline(always))]
+pub(crate) fn wake_up_for((at, event): (u64, Event)) -> u64 {
+    // The scope itself wakes the task at its deadline.
+    if matches!(event, Event::Expired) || at >= watchdog::NO_WARNING { NEVER } else { at }
+}
 
+impl Told {
     fn was_told(&self, event: Event) -> bool {
-        self.told.as_ref().is_some_and(|told| told.events & event as u8 != 0)
+        self.events & event as u8 != 0
     }
 
-    /// When the scope is due for the next report, and for which.
-    fn next(&self, scope: &Scope) -> (u64, Event) {
+    /// When the scope is due for the next report, and for which event. Not kept from poll to poll: the policy may
+    /// change, and the scope may be outermost in one poll and not in the next.
+    pub(crate) fn next(&self, scope: &Scope) -> (u64, Event) {
+        let first = first_event(scope);
+        if !self.was_told(first.1) {
+            return first;
+        }
         let own = scope.own();
         if !self.was_told(Event::Expired) {
-            let slow = scope.entered_at() + scope.warn_after();
-            if slow < own && !self.was_told(Event::Slow) {
-                return (slow, Event::Slow);
-            }
             return (own, Event::Expired);
         }
         if self.was_told(Event::Overdue) {
@@ -117,56 +134,36 @@ impl Polls {
         (own.saturating_add(if overdue == NEVER { policy } else { overdue }), Event::Overdue)
     }
 
-    /// When the task must be woken for a report; [`NEVER`] if the scope wakes it in time.
-    pub(crate) fn next_look(&self, scope: &Scope) -> u64 {
-        match self.next(scope) {
-            // The scope itself wakes the task at its deadline.
-            (_, Event::Expired) => NEVER,
-            (at, _) if at < watchdog::NO_WARNING => at,
-            _ => NEVER,
-        }
-    }
-
-    /// Polls a future while reports are on. `poll` returns whether the future is still pending.
-    #[inline(never)]
-    pub(crate) fn poll(
+    /// Polls a future that is due for a report. `poll` returns whether the future is still pending.
+    pub(crate) fn trace(
         &mut self,
         scope: &Scope,
+        polls: &Polls,
         cx: &mut Context<'_>,
         poll: &mut dyn FnMut(&mut Context<'_>) -> bool,
     ) {
-        let thread = Thread::current();
-        // Not kept from poll to poll: the policy may change, and the scope may be outermost in one poll and not in the next.
-        let (at, event) = self.next(scope);
-        if at <= watchdog::global().reached()
-            && let Some(observer) = OBSERVER.get()
-        {
-            let now = clock::now();
-            let traced = Traced { scope, event, now, polls: self, waker: cx.waker() };
-            let ending = observer.trace(&traced, poll);
-            let told = self.told.get_or_insert_default();
-            told.events |= event as u8;
-            told.ending = ending.or(told.ending.take());
-        } else {
+        let (_, event) = self.next(scope);
+        let Some(observer) = OBSERVER.get() else {
             poll(cx);
-        }
-        self.count = self.count.saturating_add(1);
-        self.thread = thread.slot().thread().map_or(0, |(id, _)| id);
-        self.last = thread.now.get();
+            return;
+        };
+        let traced = Traced { scope, event, now: clock::now(), polls, waker: cx.waker() };
+        let ending = observer.trace(&traced, poll);
+        self.events |= event as u8;
+        self.ending = ending.or(self.ending.take());
     }
 }
 
-impl Drop for Polls {
-    /// The future has ended.
+impl Drop for Told {
     fn drop(&mut self) {
-        if let Some(ending) = self.told.take().and_then(|told| told.ending) {
+        if let Some(ending) = self.ending.take() {
             ending.ended(clock::real_now());
         }
     }
 }
 
-impl fmt::Debug for Polls {
+impl fmt::Debug for Told {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Polls").field("count", &self.count).finish_non_exhaustive()
+        f.debug_struct("Told").field("events", &self.events).finish_non_exhaustive()
     }
 }

@@ -11,6 +11,8 @@ use super::test_hooks::{enter_env, present};
 use super::unwind::caught;
 use crate::error::TimeoutError;
 use crate::thread::Thread;
+#[cfg(feature = "profile")]
+use crate::thread::visit::Visit;
 use crate::time::Limit;
 use crate::token::node::Node;
 
@@ -153,6 +155,10 @@ pub(crate) fn run_any<R>(
     body: impl FnOnce(&Scope) -> R,
 ) -> Result<R, TimeoutError> {
     if let Some(node) = extras.and_then(|extras| extras.options.within.as_ref()) {
+        #[cfg(feature = "profile")]
+        let _visit = extras.and_then(|extras| {
+            Visit::of_handle(extras.options.profile, std::ptr::from_ref(&location).addr())
+        });
         return run_within(node, limit, extras, location, body);
     }
     Thread::with(|thread| run_beneath(thread, Parent::Thread, limit, extras, location, body))

@@ -25,14 +25,35 @@ pub(crate) enum Kind {
     EnteredFuture = 0b101,
     /// A shield around a future.
     FutureShield = 0b110,
+    /// A block that is only watched for reports. It bounds nothing, so everything but reports skips its frame.
+    #[cfg(feature = "report")]
+    Watched = 0b1000,
+    /// A poll that is only watched for reports.
+    #[cfg(feature = "report")]
+    WatchedPoll = 0b1_1000,
 }
 
 impl Kind {
     #[cfg(feature = "report")]
     pub(super) fn from_bits(bits: u8) -> Option<Self> {
-        let kinds =
-            [Self::Block, Self::Entered, Self::Shield, Self::Future, Self::EnteredFuture, Self::FutureShield];
+        let kinds = [
+            Self::Block,
+            Self::Entered,
+            Self::Shield,
+            Self::Future,
+            Self::EnteredFuture,
+            Self::FutureShield,
+            Self::Watched,
+            Self::WatchedPoll,
+        ];
         kinds.into_iter().find(|&kind| kind as u8 == bits)
+    }
+
+    /// Whether the frame is there for reports only.
+    #[cfg(feature = "report")]
+    #[cfg_attr(not(debug_assertions), inline(always))]
+    pub(crate) fn is_only_watched(self) -> bool {
+        self as u8 & 0b1000 != 0
     }
 
     #[inline]

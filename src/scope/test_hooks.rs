@@ -119,8 +119,9 @@ fn leave(entered: &mut Option<Entered>) {
     entered.take();
     Thread::with(|thread| {
         set(thread);
-        // A scope inside the environment may have used the clock that counts again now. Such a scope has changed the
-        // deadline that the watchdog knows of this thread: so restore that deadline.
+        // From here on, the clock outside the environment counts again. A scope inside the environment may have used
+        // that clock too, and may have left another deadline for this thread with the watchdog. So the deadline of this
+        // thread is armed again.
         thread.restore(thread.deadline.get());
     });
 }
@@ -153,7 +154,8 @@ pub(crate) fn point_of(node: &Arc<Node>, location: &'static Location<'static>) {
     let _ = (node, location);
 }
 
-/// Whether a sleep on this thread moves the mock clock, because no other thread moves it.
+/// Whether a sleep on this thread moves the mock clock. That is so on the thread that runs the test, unless the clock
+/// moves by itself.
 #[inline]
 pub(crate) fn moves_clock() -> bool {
     #[cfg(feature = "testing")]
@@ -259,8 +261,8 @@ fn expire_labelled(node: &Arc<Node>, label: &str) {
 
 #[cfg(feature = "testing")]
 impl Scope {
-    /// This scope; or, if shields are open from here out to the scope `outermost`, the next scope outside all these
-    /// shields. `None` if `outermost` itself is in the shields.
+    /// The innermost scope outside all shields that are open between this scope and the scope `outermost`. `None` if
+    /// `outermost` itself is inside a shield.
     fn unshielded(&self, outermost: u64) -> Option<&Scope> {
         let mut candidate = Some(self);
         for scope in self.stack() {

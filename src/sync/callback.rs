@@ -59,8 +59,8 @@ struct State {
     /// The failure of the latest run that failed.
     failure: Option<Failure>,
     panicked: bool,
-    /// The tasks that wait for the callback: number and waker. They are woken once a run has ended, or once no run is to
-    /// come any more.
+    /// The tasks that wait for the callback: number and waker. They are woken once a run has ended, or once no further
+    /// run will come.
     waiters: Vec<(usize, Waker)>,
 }
 
@@ -87,7 +87,7 @@ pub(crate) enum Call {
     /// succeeded. The receiver must wake `due` (a caller that came during the run) and `waiters` (tasks that waited for its
     /// end).
     Ran { fires: u32, failures: u32, due: Option<Waker>, waiters: Waiters },
-    /// The closure was not started, since the callback is suspended; or, if `runs` is set, since it runs already. The caller
+    /// The closure was not started. If `runs` is set, it is running already, else the callback is suspended. The caller
     /// will be woken.
     Later { runs: bool },
     /// The caller may not call, or the callback was revoked, or the closure has panicked.
@@ -224,9 +224,9 @@ impl Callback {
         }
     }
 
-    /// Pending while another thread runs the closure, or while a run is yet to come (`comes` returns `true`) and nothing
-    /// prevents that run. When this changes, `waker` is woken. A new waker of the same `waiter` replaces the earlier
-    /// waker. `comes` is called under the lock that [`hold_back`](Self::hold_back) takes.
+    /// Pending while another thread runs the closure. Pending too while a run is yet to come (`comes` returns `true`)
+    /// and nothing prevents that run. When this changes, `waker` is woken. A new waker of the same `waiter` replaces
+    /// the earlier waker. `comes` is called under the lock that [`hold_back`](Self::hold_back) takes.
     pub(crate) fn poll_idle(&self, waiter: usize, waker: &Waker, comes: impl Fn() -> bool) -> Poll<()> {
         if !self.made_in.is_current() {
             return Poll::Ready(());
@@ -273,15 +273,16 @@ impl Callback {
         idle.map(|mut state| state.take_waiters()).unwrap_or_default()
     }
 
-    /// Ends one suspension. Returns the waker of a caller that came during the suspension, to be woken now.
+    /// Ends one suspension. If no other suspension is left, returns the waker of a caller that came meanwhile, to be
+    /// woken now.
     pub(crate) fn resume(&self) -> Option<Waker> {
         let mut state = self.state.lock()?;
         state.suspensions = state.suspensions.saturating_sub(1);
         if state.suspensions == 0 && state.running.is_none() { state.due.take() } else { None }
     }
 
-    /// Calls `change` under the lock, so that `change` can make [`Caller::may`] refuse a caller. Once this has returned,
-    /// that caller begins no other run. If `wait` is set, a run that the caller began before has ended too; if not, that
+    /// Calls `change` under the lock. `change` can make [`Caller::may`] refuse a caller: once this has returned, that
+    /// caller begins no other run. If `wait` is set, a run that the caller began before has ended too. Otherwise that
     /// run may still go on.
     pub(crate) fn hold_back(self: &Arc<Self>, wait: bool, change: impl FnOnce()) -> Waiters {
         let state = self.state.lock();
@@ -343,8 +344,8 @@ impl Callback {
 
 impl Notify for Callback {
     fn notify(&self) {
-        // Take the lock first, so that a waiting thread cannot miss this: either it has checked `lets_go` before, sleeps by
-        // now, and is notified; or it checks `lets_go` after this.
+        // Takes the lock first, so that no waiting thread misses the notification. Either the thread checked `lets_go`
+        // before: then it sleeps by now, and is notified. Or the thread checks `lets_go` after this.
         let _state = self.state.lock();
         self.idle.notify_all();
     }

@@ -69,8 +69,8 @@ impl InChild {
 #[cfg(not(timebox_loom))]
 static COUNT: InChild = InChild::new(count_generation);
 
-/// Makes every child that is forked from now on a process of its own. Call this before threads use a [`PerProcess`] or a
-/// [`ForkMutex`], unless an [`InChild`] has been installed by then.
+/// Makes every child that is forked from now on count as another process than its parent. Call this before threads use
+/// a [`PerProcess`] or a [`ForkMutex`], unless an [`InChild`] has been installed by then.
 #[cfg(all(feature = "report", not(timebox_loom)))]
 pub(crate) fn count_forks() {
     COUNT.install();
@@ -82,7 +82,7 @@ extern "C" fn count_generation() {
     GENERATION.fetch_add(1, Ordering::Relaxed);
 }
 
-/// Makes every process that is forked from now on call this function, on its only thread.
+/// Makes every child that is forked from now on call this function, on its only thread.
 #[cfg(all(unix, not(timebox_loom)))]
 fn at_fork_in_child(child: extern "C" fn()) {
     #[cfg(not(miri))]
@@ -97,7 +97,7 @@ fn at_fork_in_child(child: extern "C" fn()) {
 #[cfg(not(any(unix, timebox_loom)))]
 fn at_fork_in_child(_child: extern "C" fn()) {}
 
-/// A process in a line of forks.
+/// Tells a process from its forked children.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Process(u32);
 
@@ -129,7 +129,7 @@ impl Process {
 pub(crate) struct PerProcess<T> {
     value: T,
     make: fn() -> T,
-    /// The value of the next generation.
+    /// The value for the children of this process: the next generation.
     next: SetOnce<Self>,
 }
 
@@ -172,7 +172,8 @@ pub(crate) struct ForkMutex<T> {
     inner: Mutex<T>,
 }
 
-/// Whether a generation can use a lock that may be older than the generation. The lower bits of `ForkMutex::used`.
+/// What the present generation knows about a lock that may be older than the generation. Kept in the lower bits of
+/// `ForkMutex::used`.
 #[cfg(not(timebox_loom))]
 #[derive(Clone, Copy)]
 enum Phase {

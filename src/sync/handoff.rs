@@ -37,7 +37,7 @@ pub(crate) struct Handoff<T> {
 pub(crate) struct Ticket(u64);
 
 impl Ticket {
-    /// These bits of a ticket's number are zero, and free for other use where the ticket is kept as a number.
+    /// These bits of a ticket's number are zero. Whoever keeps the number may use the bits for something else.
     pub(crate) const ROOM: u64 = 31;
 
     #[cfg_attr(not(debug_assertions), inline(always))]
@@ -227,7 +227,7 @@ mod tests {
 
     #[test]
     fn an_old_ticket_is_good_for_nothing_after_any_number_of_fillings() {
-        // After such a number of fillings, a narrower count would have come round.
+        // After `2^bits` fillings, a count of only `bits` bits would be the same number again.
         for bits in 20..59 {
             let place = filled_before(7);
             // SAFETY: one thread, and each value is taken before the next.

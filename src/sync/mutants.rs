@@ -29,7 +29,7 @@ pub enum Mutant {
     PlainTake = 512,
     /// The watchdog's second look at the timers comes before its fence.
     EarlyLook = 1024,
-    /// A thread that comes for a timer's waker while another thread holds the waker leaves no mark.
+    /// If a thread comes for a timer's waker while another thread holds the waker, the first thread leaves no mark.
     SilentMiss = 2048,
     /// A hook begins a run for a future that has left its scope.
     NoRetire = 4096,
@@ -43,7 +43,7 @@ pub enum Mutant {
     DeafDeputy = 65536,
     /// A deputy that takes over looks only at the timers of threads whose `earliest` is due.
     ShortLook = 131_072,
-    /// A task that waits for a hook checks whether it must wait in one step, and lists its waker in a second step.
+    /// A task that waits for a hook lists its waker in a step of its own, after the check whether it must wait.
     LateWaiter = 1 << 20,
     /// Waits are not listed, so a circle of waits is not found.
     NoCircle = 1 << 21,

@@ -1,5 +1,5 @@
-//! System calls. Where a system lacks a call, its function has a portable stand-in, or does nothing if the call is only an
-//! improvement.
+//! System calls. If a system lacks a call, the function for the call has a portable stand-in there. If the call is only
+//! an improvement, the function does nothing there.
 
 #[cfg(any(not(timebox_loom), feature = "isolate", feature = "process"))]
 use std::io;
@@ -174,6 +174,40 @@ pub(crate) fn set_timer_slack(nanos: u32) {
 #[cfg(not(all(any(target_os = "linux", target_os = "android"), not(miri), not(timebox_loom))))]
 pub(crate) fn set_timer_slack(_nanos: u32) {}
 
+/// Asks the system to wake this thread with little delay, even where all processors are busy: by short turns. Older systems do not
+/// know such turns (Linux before 6.12), and wake it as any other.
+#[cfg(all(target_os = "linux", feature = "profile", not(miri), not(timebox_loom)))]
+pub(crate) fn be_prompt() {
+    #[repr(C)]
+    #[derive(Default)]
+    struct Attributes {
+        size: u32,
+        policy: u32,
+        flags: u64,
+        nice: i32,
+        priority: u32,
+        /// The length of a turn, in nanoseconds.
+        runtime: u64,
+        deadline: u64,
+        period: u64,
+    }
+    set_timer_slack(1_000);
+    let mut attributes = Attributes::default();
+    let size = u32::try_from(size_of::<Attributes>()).unwrap_or(0);
+    // SAFETY: the call writes at most `size` bytes to a struct of that size, of which all bits are values. The number 0 is the
+    // calling thread.
+    let is_known =
+        unsafe { libc::syscall(libc::SYS_sched_getattr, 0, &raw mut attributes, size as usize, 0) } == 0;
+    attributes.runtime = 100_000;
+    if is_known {
+        // SAFETY: the call reads a struct that says its own size.
+        unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0) };
+    }
+}
+
+#[cfg(all(feature = "profile", not(timebox_loom), any(not(target_os = "linux"), miri)))]
+pub(crate) fn be_prompt() {}
+
 /// The system's number of the calling thread; 0 where threads are not looked at.
 #[cfg(all(target_os = "linux", feature = "report", not(timebox_loom), not(miri)))]
 pub(crate) fn thread_id() -> u32 {
@@ -214,7 +248,7 @@ mod barrier {
         membarrier(libc::MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED) && heavy_barrier()
     }
 
-    /// A full fence on every running thread of this process.
+    /// A full fence on every running thread of this process. `false` if the system denies it.
     pub(crate) fn heavy_barrier() -> bool {
         membarrier(libc::MEMBARRIER_CMD_PRIVATE_EXPEDITED)
     }
@@ -287,8 +321,8 @@ pub(crate) fn spawn_prepared(
     use std::os::unix::process::CommandExt;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicBool, Ordering};
-    // The command keeps the closure for later starts, so this flag switches the closure off. Relaxed: the closure runs in
-    // the forked child, on a copy of this thread, which sees the writes of this thread.
+    // The command keeps the closure for its later starts. So this flag switches the closure off after this start.
+    // Relaxed: the closure runs in the forked child, on a copy of this thread, which sees the writes of this thread.
     let asked = Arc::new(AtomicBool::new(true));
     let is_asked = Arc::clone(&asked);
     let pipe = tells.map(|pipe| pipe.as_raw_fd());
@@ -323,7 +357,7 @@ fn lead_session() -> io::Result<()> {
 fn tell_number(pipe: libc::c_int) -> io::Result<()> {
     // SAFETY: system calls that take nothing, and return numbers.
     let (process, group) = unsafe { (libc::getpid(), libc::getpgrp()) };
-    // The line is filled from its end. It has room for a sign, ten digits and the end of the line.
+    // The line is filled from right to left. It has room for a sign, ten digits and a line feed.
     let mut line = *b"            \n";
     let mut start = line.len() - 1;
     let mut rest = process.unsigned_abs();

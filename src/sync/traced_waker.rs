@@ -1,18 +1,19 @@
-//! A waker for one poll, which tells who clones it.
+//! A waker for one poll, which calls a listener when it is cloned. So the listener learns who clones the waker.
 //!
-//! A future that is pending has left a clone of its task's waker with whoever will wake the task. The traced waker lies on
-//! the stack during one poll. It tells each clone of it, and gives out a clone of the task's own waker. So nothing of
-//! this module is left when the poll ends:
+//! A future that is pending has left a clone of its task's waker with whoever will wake the task. The traced waker lies
+//! on the stack during one poll. A clone of the traced waker is a clone of the task's own waker. So nothing of this
+//! module is left when the poll ends:
 //!
-//! 1. A [`Traced`] is borrowed by the traced waker, which [`with_traced`] never gives away: `f` gets a `Context` with a lifetime
-//!    of its own, so it cannot keep the `&Waker` in there, and has no `&mut Waker` to swap it out.
+//! 1. A [`Traced`] is borrowed by the traced waker, which [`with_traced`] never gives away: `f` gets a `Context` with a
+//!    lifetime of its own, so it cannot keep the `&Waker` in there, and has no `&mut Waker` to swap it out.
 //! 2. `clone` returns data and table of the task's own waker, never the data of a `Traced`.
 
 use std::mem::ManuallyDrop;
 use std::ptr;
 use std::task::{Context, RawWaker, RawWakerVTable, Waker};
 
-/// Is told of clones and wakes. It may be called on any thread, since a poll may lend its `&Waker` to other threads.
+/// Called when a traced waker is cloned or woken. It may be called on any thread, since a poll may lend its `&Waker` to
+/// other threads.
 type Listener<'a> = dyn Fn() + Sync + 'a;
 
 struct Traced<'a> {
@@ -39,9 +40,9 @@ pub(crate) fn with_traced<R>(
     f(&mut Context::from_waker(&waker))
 }
 
-/// The waker that a traced one stands for; any other waker as it is.
+/// For a traced waker, the waker of the task. Any other waker is returned as it is.
 ///
-/// For wakers that this crate keeps for itself: nobody is told of a clone of the result.
+/// Used for wakers that this crate keeps for itself: a clone of the result calls no listener.
 #[inline]
 pub(crate) fn untraced(mut waker: &Waker) -> &Waker {
     while ptr::eq(waker.vtable(), &raw const TABLE) {
@@ -70,8 +71,8 @@ unsafe fn clone(data: *const ()) -> RawWaker {
     RawWaker::new(waker.data(), waker.vtable())
 }
 
-/// Stands for `wake` too. The traced waker is never owned by anybody who could call `wake`, except for unsafe code that makes
-/// a second waker of its parts; such a waker holds nothing that `wake` would have to free.
+/// Serves as `wake` too, since a traced waker holds nothing that `wake` would have to free. Nobody owns a traced waker,
+/// so only unsafe code that copies its parts can call `wake`.
 unsafe fn wake_by_ref(data: *const ()) {
     // SAFETY: the caller has the traced waker.
     let traced = unsafe { traced(data) };
@@ -127,7 +128,7 @@ mod tests {
                 kept
             },
         );
-        // Compared with a clone: under miri std's first waker and its clones have tables of their own.
+        // The comparison is with a clone: under miri, std's first waker and its clones have different tables.
         assert!(kept.will_wake(&waker.clone()));
         assert_eq!(woken.0.load(Ordering::Relaxed), 1);
         kept.wake();

@@ -9,6 +9,8 @@
 
 use std::cell::Cell;
 
+#[cfg(feature = "profile")]
+use super::profile_id::ProfileId;
 use crate::sync::fork::InChild;
 #[cfg(feature = "report")]
 use crate::sync::os;
@@ -41,6 +43,12 @@ pub(crate) struct Thread {
     pub(crate) frame: Cell<*const ()>,
     /// The thread's timers, once it has armed one. Invariant 2.
     timers: Cell<Option<&'static Timers>>,
+    /// How many polls have begun while reports were on.
+    #[cfg(feature = "report")]
+    polls: Cell<u64>,
+    /// The profile of the thread's innermost visit.
+    #[cfg(feature = "profile")]
+    pub(super) profile: Cell<ProfileId>,
 }
 
 /// A pointer to the calling thread's state. It is not `Send`, so it stays on that thread.
@@ -75,6 +83,10 @@ thread_local! {
             slot: Cell::new(None),
             frame: Cell::new(std::ptr::null()),
             timers: Cell::new(None),
+            #[cfg(feature = "report")]
+            polls: Cell::new(0),
+            #[cfg(feature = "profile")]
+            profile: Cell::new(ProfileId::NONE),
         }
     };
     static REGISTRATION: Registration = const { Registration(Cell::new(None)) };
@@ -204,7 +216,7 @@ impl Thread {
         slot
     }
 
-    /// Says in its slot where reporters find this thread.
+    /// Writes into the thread's slot where reporters find the thread.
     #[cfg(feature = "report")]
     fn show_at(&self, slot: &Slot) {
         slot.set_thread(os::thread_id(), self.frame.as_ptr().addr());
@@ -243,6 +255,15 @@ impl Thread {
         }
     }
 
+    /// The number of the poll that begins, counted while reports are on.
+    #[cfg(feature = "report")]
+    #[cfg_attr(not(debug_assertions), inline(always))]
+    pub(crate) fn next_poll(&self) -> u64 {
+        let number = self.polls.get().wrapping_add(1);
+        self.polls.set(number);
+        number
+    }
+
     /// Makes the watchdog's observer look at this thread at a time. Only while reports are on.
     #[cfg(feature = "report")]
     #[cfg_attr(not(debug_assertions), inline(always))]
@@ -263,9 +284,9 @@ impl Thread {
         }
     }
 
-    /// Makes `deadline` the thread's deadline again, at the end of an inner scope that had another deadline. The inner scope may
-    /// have replaced the deadline in the slot by its own. Once that has passed, the watchdog finds nothing to wait for in the
-    /// slot, and may sleep for ever. So the slot is armed again.
+    /// Makes `deadline` the thread's deadline again, at the end of an inner scope that had another deadline. The slot
+    /// may still hold the inner deadline. If the inner deadline has passed, the watchdog finds nothing to wait for in
+    /// the slot, and may sleep for ever. So the slot is armed again.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn restore(&self, deadline: u64) {
         let inner = self.deadline.replace(deadline);
@@ -290,14 +311,16 @@ impl Thread {
         self.flag.set(flag.map_or(&raw const NO_FLAG, std::ptr::from_ref));
     }
 
-    /// Forgets the timers, and makes the next check read the clock. For a thread whose deadline no watchdog notices: in a forked
-    /// child before the thread arms again, or at the end of a thread, when it is too late to register.
+    /// Forgets the timers, and makes the next check read the clock. Called if no watchdog notices the deadline of this
+    /// thread. That is so in a forked child before the thread arms again, and at the end of a thread, when it is too
+    /// late to register.
     fn restart(&self) {
         #[cfg(feature = "report")]
         if let Some(slot) = self.slot.get()
             && !std::ptr::eq(slot, &raw const ORPHANS)
         {
-            // In a forked child the thread has another number, and `Watchdog::restart` has cleared the slot.
+            // In a forked child the thread has another number, and `Watchdog::restart` has cleared the slot, so the
+            // slot is filled again.
             self.show_at(slot);
         }
         self.timers.set(None);
@@ -367,6 +390,8 @@ impl Drop for Registration {
             {
                 slot.set_look(NEVER);
                 slot.set_thread(0, 0);
+                #[cfg(feature = "profile")]
+                slot.set_visit(0);
             }
             global().give_slot_back(index);
         }

@@ -7,6 +7,10 @@
 mod local;
 #[cfg(timebox_loom)]
 mod model;
+#[cfg(all(feature = "profile", not(timebox_loom)))]
+mod profile_id;
+#[cfg(all(feature = "profile", not(timebox_loom)))]
+pub(crate) mod visit;
 
 use std::task::Waker;
 
@@ -22,6 +26,8 @@ use local::{lease, look_again, own_timers};
 pub(crate) use model::without_scopes;
 #[cfg(timebox_loom)]
 use model::{lease, look_again, own_timers};
+#[cfg(all(feature = "profile", not(timebox_loom)))]
+pub(crate) use profile_id::ProfileId;
 
 /// Makes the watchdog wake `waker` at `deadline`.
 #[cfg_attr(not(debug_assertions), inline(always))]

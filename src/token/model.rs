@@ -19,7 +19,7 @@ fn node(parent: Option<&Arc<Node>>, deadline: u64) -> Arc<Node> {
     node_of(parent, deadline, false)
 }
 
-/// The node of a future if it is reparentable.
+/// A node with this deadline; the node of a future if it is `reparentable`.
 fn node_of(parent: Option<&Arc<Node>>, deadline: u64, reparentable: bool) -> Arc<Node> {
     let location = std::panic::Location::caller();
     let info = ScopeInfo::at(location);
@@ -44,8 +44,8 @@ fn counted(runs: &Arc<AtomicUsize>, ended: &Forbidden) -> impl FnMut() + Send + 
     let (runs, ended) = (Arc::clone(runs), ended.clone());
     move || {
         runs.fetch_add(1, SeqCst);
-        // A late run is only counted here, since the callback would catch a panic. `assert_never_late` asserts that there was
-        // none.
+        // A late run is only counted here, since the callback would catch a panic. `assert_never_late` panics if there
+        // was a late run.
         if ended.0.load(SeqCst) {
             runs.fetch_add(100, SeqCst);
         }
@@ -95,7 +95,7 @@ fn end_while_it_escalates() {
     assert_eq!(timers(global()), 0, "a timer is left behind");
 }
 
-/// A future leaves the scope while its hook fires there. The hook does not fire for that scope any more.
+/// A future leaves a scope while its hook fires for that scope. From then on, the hook does not fire for that scope.
 fn retire_while_it_fires() {
     let (runs, left) = (Arc::new(AtomicUsize::new(0)), Forbidden::new());
     let entry = Entry::from_hook(Hook::inline(counted(&runs, &left)), DefaultRepeat::Backoff);
@@ -227,8 +227,8 @@ fn wait_while_the_parent_is_cancelled() {
     assert!(child.is_over());
 }
 
-/// A lazy token has no children yet, and two threads each make a token beneath it. One of the threads cancels the root. When
-/// `cancel` has returned, that thread's token is over.
+/// A lazy token has no children yet, and two threads each make a token beneath it. Then one of the threads cancels the
+/// root. When `cancel` has returned, the token of this thread is over.
 fn cancel_after_a_token_was_made() {
     let root = node(None, NEVER);
     let child = token(&root);
@@ -321,7 +321,7 @@ fn end_each_other() {
     let (one, two) = (hook(&of_one), hook(&of_two));
     *of_one.lock().unwrap() = Some(Arc::clone(&two));
     *of_two.lock().unwrap() = Some(Arc::clone(&one));
-    // The entries are leaked: if the model fails, their locks are gone by the time that the entries would be dropped.
+    // Leaks references, so that no entry is dropped: if the model fails, loom's locks in the entries are gone by then.
     [&one, &one, &one, &two, &two, &two].into_iter().for_each(|entry| std::mem::forget(Arc::clone(entry)));
     let fires = Arc::clone(&one);
     let first = thread::spawn(move || fires.run());

@@ -31,7 +31,7 @@ pub(crate) struct Watchdog {
     settings: Settings,
     pub(super) alarm: Alarm,
     pub(super) deputy: Deputy,
-    /// 0, unless no thread could be had for the watchdog. Then the time of the next try to start it.
+    /// If no thread could be had for the watchdog: the time of the next try to start it. Otherwise 0.
     #[cfg(not(timebox_loom))]
     pub(super) try_at: AtomicU64,
     /// Since when no thread can be had.
@@ -191,7 +191,8 @@ impl Watchdog {
         self.arm(slot, deadline)
     }
 
-    /// Wakes the watchdog if it sleeps past `deadline`. Called after a fence.
+    /// Wakes the watchdog if it sleeps past `deadline`. Called after a fence. Returns `false` if no thread can be had
+    /// for the watchdog.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn wake_for(&'static self, deadline: u64) -> bool {
         // Relaxed: the caller's fence orders the load.
@@ -209,7 +210,8 @@ impl Watchdog {
         fence(Ordering::SeqCst);
     }
 
-    /// Wakes the watchdog if it sleeps past `deadline`; starts it if there is none, or returns `false` if no thread can be had.
+    /// Wakes the watchdog if it sleeps past `deadline`. Starts a watchdog if there is none. Returns `false` if no
+    /// thread can be had for the watchdog.
     #[cold]
     #[inline(never)]
     pub(super) fn wake(&'static self, deadline: u64) -> bool {
@@ -220,8 +222,7 @@ impl Watchdog {
                 Ok(_) => {
                     return self.alarm.ring() || self.start();
                 }
-                // Subtle: the watchdog may have lowered `next_wake` meanwhile, to a time that is still too late: so this tries
-                // again.
+                // Subtle: the watchdog may have lowered `next_wake` meanwhile, but not far enough. So this tries again.
                 Err(lowered) => next = lowered,
             }
             if mutant!(SingleCas) {
@@ -285,7 +286,7 @@ impl Watchdog {
         self.state.get()
     }
 
-    /// Called in a forked child: there is no watchdog, and none is being woken.
+    /// Called in a forked child: it has no watchdog, and nobody is waking one.
     #[cfg(not(timebox_loom))]
     fn restart(&'static self) {
         self.alarm.forget();
@@ -293,7 +294,7 @@ impl Watchdog {
         self.try_at.store(0, Ordering::Relaxed);
         self.settings.set(Settings::ASYMMETRIC, false);
         self.next_wake.0.store(NEVER, Ordering::Relaxed);
-        // The other threads are gone. The slot of this thread is set again by its handler.
+        // The other threads are gone. The fork handler in `thread/local.rs` fills the slot of this thread again.
         #[cfg(feature = "report")]
         self.slots.iter().for_each(|slot| slot.set_thread(0, 0));
     }

@@ -73,7 +73,7 @@ impl Deputy {
 
     /// Begins a call; returns the word of that call.
     fn begin_call(&self) -> u64 {
-        // Relaxed: nobody but the watchdog changes the word, unless the watchdog is in a call.
+        // Relaxed: outside a call, only the watchdog changes the word.
         let call = (self.word.load(Ordering::Relaxed) | IN_CALL).wrapping_add(STEP);
         // Release: pairs with the Acquire in `stand_by`: the deputy that takes over sees all that this thread has done.
         self.word.store(call, Ordering::Release);
@@ -112,8 +112,9 @@ impl Deputy {
         if now < self.try_at.load(Ordering::Relaxed) || !self.alarm.start() {
             return;
         }
-        // A thread has two names. The one for std (`Thread::name`, panic messages) cannot be changed later, so it is the
-        // watchdog's, which this thread may become. The one for the system is set here, and again on a takeover.
+        // A thread has two names. The name for std (`Thread::name`, panic messages) cannot be changed later. So it is
+        // the watchdog's name, since this thread may become the watchdog. The name for the system is set here, and
+        // again on a takeover.
         let run = || {
             os::name_this_thread("timebox-deputy");
             stand_by();
@@ -147,7 +148,8 @@ impl Deputy {
             // Read before the word: a ring after this makes the sleep end at once.
             let key = self.alarm.key();
             let now = clock::now();
-            // Relaxed, here and below: the fence orders the loads and the store, and a takeover is a compare-and-swap.
+            // Relaxed, here and below: the fence orders these loads and the store of `looks_at`. A wrong value does no
+            // harm to a takeover, which is a compare-and-swap.
             let seen = self.word.load(Ordering::Relaxed);
             if seen != since.0 {
                 since = (seen, now);
@@ -188,7 +190,8 @@ impl Deputy {
         &self.alarm
     }
 
-    /// Called in a forked child: there is no deputy, and a thread that forked within a call is not the watchdog.
+    /// Called in a forked child, which has no deputy. If the watchdog forked in a call, its copy in the child is not
+    /// the watchdog.
     #[cfg(not(timebox_loom))]
     pub(super) fn restart(&self) {
         self.alarm.forget();

@@ -114,8 +114,8 @@ pub(crate) fn advance(mock: &Arc<Mock>, until: impl Fn(u64) -> u64, mut go_on: i
     }
 }
 
-/// Moves the clock to the next timer, once the work that was set off before is done, if `go_on` then returns `true`. `false` if
-/// there is no timer.
+/// Waits until the work that was set off before is done. Then moves the clock to the next timer, if `go_on` returns
+/// `true`. Returns `false` if there is no timer.
 pub(crate) fn advance_to_next(mock: &Arc<Mock>, go_on: impl FnMut() -> bool) -> bool {
     let next = with_queue(mock.id, |queue| queue.earliest()).unwrap_or(NEVER);
     if next != NEVER {
@@ -130,14 +130,14 @@ fn reach(now: u64, until: u64) -> u64 {
     if until == NEVER { now.midpoint(NEVER) } else { until }
 }
 
-/// When the next timer is due on the way to `until`, or to a later time that tracked work has asked for.
+/// When the next timer is due, if that is on the way to `until`, or to a later time that tracked work has asked for.
 fn next_due(queue: &Queue, mock: &Mock, until: u64) -> Option<u64> {
     let next = queue.earliest();
     (next <= until.max(mock.asked()) && next != NEVER).then_some(next)
 }
 
-/// Waits until the group's work is done. Hands the group back if the work takes long and a timer is due that the work may wait
-/// for. For instance, a hook may wait for the hook that it escalates to.
+/// Waits until the group's work is done, and returns `None`. But if the work takes long and a timer is due that the
+/// work may wait for, hands the group back. For instance, a hook may wait for the hook that it escalates to.
 fn wait_for(group: Arc<WaitGroup>, mock: &Mock, until: u64) -> Option<Arc<WaitGroup>> {
     while !group.is_done_soon() {
         if with_queue(mock.id, |queue| next_due(queue, mock, until)).flatten().is_some() {
@@ -166,7 +166,7 @@ fn begin(wakers: impl IntoIterator<Item = Waker>) -> Option<Arc<WaitGroup>> {
     for waker in wakers {
         let job = Arc::new(Tracked::new(waker, &group));
         global().post(Arc::clone(&job).into());
-        // If no thread can be had for the watchdog, nobody else would wake it: so this thread does.
+        // If no thread can be had for the watchdog, nobody else would run the job, so this thread does.
         if !global().is_running() {
             job.wake();
         }

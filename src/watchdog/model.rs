@@ -61,7 +61,7 @@ pub(crate) fn timers(dog: &'static Watchdog) -> usize {
 fn expect_reached(dog: &Watchdog, deadline: u64) {
     loop {
         let until = dog.alarm.model_until().expect("a watchdog is there");
-        // Read after `model_until`: the watchdog sleeps by then, so this sees the time that it has reached.
+        // Read after `model_until`, when the watchdog sleeps. So this is the time that the watchdog has reached.
         if dog.reached() >= deadline {
             return;
         }
@@ -111,7 +111,7 @@ fn a_restored_outer_deadline() {
         arm(0, 10);
         assert!(global().rearm(global().slots.at(0), 20));
     });
-    // The inner deadline passes at any time meanwhile.
+    // Time passes while the thread `scopes` runs, so the inner deadline may pass at any of its steps.
     pass_time(dog);
     scopes.join().unwrap();
     expect_reached(dog, 20);
@@ -203,10 +203,10 @@ fn a_timer_taken_back_while_it_is_due() {
     let taken = takes.join().unwrap();
     run_out(dog);
     assert_eq!(woken.load(SeqCst) + usize::from(taken), 1, "taken once");
-    // Another timer can use the record.
+    // The record of the taken timer is free again: a later timer gets the record, and wakes its task.
     schedule(dog.reached() + 10, &waker);
     run_out(dog);
-    assert_eq!(woken.load(SeqCst) + usize::from(taken), 2, "taken once");
+    assert_eq!(woken.load(SeqCst) + usize::from(taken), 2, "the later timer wakes once");
 }
 
 /// A timer in the heap is redirected to another task, at the moment when the timer is due.
@@ -217,7 +217,7 @@ fn a_timer_redirected_while_it_is_due() {
     schedule(20, &before);
     let redirects = thread::spawn(move || {
         if !timer.replace(&after) {
-            // A future does the same if `replace` fails.
+            // `replace` fails if the timer is about to fire. Then a new timer is set, as a future would do.
             drop(timer.take(None));
             schedule(10, &after);
         }

@@ -21,11 +21,11 @@ impl Watchdog {
         // Relaxed, here and below: a scope that is being entered may follow the policy before or the policy after.
         self.reports.warn_after.store(warn_after.min(NO_WARNING), Ordering::Relaxed);
         self.settings().set_watched(true);
-        // Threads whose scopes were entered before armed no look, so the observer looks for them.
+        // Scopes that were entered earlier have armed no look, so the observer must look for these scopes.
         self.call_observer();
     }
 
-    /// Puts the policy of reports out of force.
+    /// Switches reports off.
     pub(crate) fn watch_no_more(&'static self) {
         self.settings().set_watched(false);
     }
@@ -45,7 +45,8 @@ impl Watchdog {
         self.wake(0);
     }
 
-    /// Makes the watchdog look at the thread that owns the slot; `false` as with [`arm`](Self::arm).
+    /// Makes the watchdog look at the thread that owns the slot. `false` if there is no watchdog, and no thread can be
+    /// had for one.
     #[must_use]
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn arm_look(&'static self, slot: &Slot, at: u64) -> bool {
@@ -63,8 +64,8 @@ impl Watchdog {
         // Relaxed: only the watchdog writes it.
         let passed = self.reports.passed.swap(now, Ordering::Relaxed);
         let late = now.saturating_sub(planned);
-        // Acquire: pairs with the Release in `call_observer`. A request that comes later stores its 0 after this swap, so it is
-        // not lost.
+        // Acquire: pairs with the Release in `call_observer`. A request stores 0. If that happens after this swap, the
+        // 0 stays for the next pass.
         self.reports.next.swap(NEVER, Ordering::Acquire);
         // A panic must not end the watchdog.
         let look = || observer.pass(&mut self.slots.due(passed, now), now, late);

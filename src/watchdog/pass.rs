@@ -20,9 +20,9 @@ const BATCHES_PER_PASS: usize = 16;
 /// How many wakers are taken from the inbox at a time, at most. Then the timers have their turn.
 const CALLS_PER_TURN: usize = 1024;
 
-/// The watchdog registers for the asymmetric fence when nothing is due for this time, in nanoseconds.
+/// The watchdog registers for the asymmetric fence once nothing is due within this time, in nanoseconds.
 const REGISTER_WHEN_IDLE_FOR: u64 = 50_000_000;
-/// The watchdog registers for the asymmetric fence at the latest after it has run for this time, in nanoseconds.
+/// The watchdog registers at the latest when it has run for this time, in nanoseconds.
 const REGISTER_AFTER: u64 = 1_000_000_000;
 
 #[cfg(not(timebox_loom))]
@@ -45,7 +45,8 @@ impl Watchdog {
         self.deputy.start(|| self.stand_by());
     }
 
-    /// The life of a thread from the moment it is the watchdog. With `takes_over`, the thread was the deputy before.
+    /// What a thread does from the moment when it becomes the watchdog. With `takes_over`, the thread was the deputy
+    /// before.
     pub(super) fn serve(&'static self, mut takes_over: bool) {
         os::set_timer_slack(1);
         loop {
@@ -128,9 +129,9 @@ impl Watchdog {
         }
     }
 
-    /// Fires the timers that are due. Returns the key for the sleep that follows, and the time when that sleep must end; `None`
-    /// if the deputy has taken over meanwhile. With `takes_over`, looks at all timers, since the former watchdog may be stuck
-    /// at any of them. `planned`: when the sleep before was to end.
+    /// Fires the timers that are due. Returns the key for the sleep that follows, and the time when that sleep must
+    /// end. Returns `None` if the deputy has taken over meanwhile. With `takes_over`, looks at all timers, since the
+    /// former watchdog may be stuck at any of them.
     fn pass(&'static self, heavy: bool, takes_over: bool, planned: u64) -> Option<(alarm::Key, u64)> {
         // Read before the first look: a ring after this makes the sleep end at once.
         let key = self.alarm.key();
@@ -179,16 +180,17 @@ impl Watchdog {
         self.state().all_timers().map(Timers::earliest).min().unwrap_or(NEVER)
     }
 
-    /// Wakes the wakers of all timers that are due, in batches, with no lock held. Returns the sets of timers to look at again:
-    /// the sets in which a timer was due; with `all`, every set. `None` if the deputy has taken over meanwhile.
+    /// Wakes the wakers of all timers that are due, in batches, with no lock held. Returns the sets of timers to look
+    /// at again: the sets in which a timer was due, or every set if `all` is set. `None` if the deputy has taken over
+    /// meanwhile.
     fn fire_due(&'static self, now: u64, all: bool) -> Option<Vec<&'static Timers>> {
         let state = self.state();
         self.call_posted()?;
         let looked_at: Vec<_> = state.all_timers().filter(|timers| all || timers.earliest() <= now).collect();
         for timers in &looked_at {
             timers.begin_look();
-            // The number of batches is bounded, or the timers of other threads would wait too long. The next pass follows at
-            // once, and fires the rest.
+            // The number of batches is bounded, since otherwise the timers of other threads would wait too long. The
+            // next pass follows at once, and fires the rest.
             for _ in 0..BATCHES_PER_PASS {
                 let (due, are_all) = timers.take_due(now);
                 // This mutant ends the look too early: before the fences in the calls.

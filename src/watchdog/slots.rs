@@ -17,7 +17,7 @@ pub(crate) struct Slot(CachePadded<Words>);
 struct Words {
     /// The deadline that the slot's thread armed last. The watchdog ignores a deadline in the past.
     deadline: AtomicU64,
-    /// When a reporter should look at the thread. Armed and ignored like the deadline.
+    /// When a reporter should look at the thread. The watchdog ignores a time in the past.
     #[cfg(feature = "report")]
     look: AtomicU64,
     /// The operating system's number of the thread; 0 if no thread has the slot.
@@ -26,6 +26,9 @@ struct Words {
     /// The address of the thread's pointer to its innermost frame.
     #[cfg(feature = "report")]
     frame_word: AtomicUsize,
+    /// The address of the record of the thread's innermost visit to a profile; 0 if there is none.
+    #[cfg(feature = "profile")]
+    visit: AtomicUsize,
 }
 
 impl Slot {
@@ -39,6 +42,8 @@ impl Slot {
                 thread: AtomicU32::new(0),
                 #[cfg(feature = "report")]
                 frame_word: AtomicUsize::new(0),
+                #[cfg(feature = "profile")]
+                visit: AtomicUsize::new(0),
             }))
         }
     }
@@ -49,7 +54,8 @@ impl Slot {
         self.0.0.deadline.load(Ordering::Relaxed)
     }
 
-    /// For the thread that has the slot. It arms by `Watchdog::arm`, and sets "never" before it gives the slot back.
+    /// Stores a deadline. Only the thread that has the slot calls this: to arm the deadline, and with "never" before the
+    /// thread gives the slot back.
     #[inline]
     pub(crate) fn set(&self, deadline: u64) {
         // Relaxed: the fence of `Watchdog::arm` follows.
@@ -65,14 +71,15 @@ impl Slot {
         self.0.0.look.load(Ordering::Relaxed)
     }
 
-    /// As [`set`](Self::set), for the time of the next look: `Watchdog::arm_look` arms it.
+    /// Like [`set`](Self::set), for the time of the next look. The thread arms that time by `Watchdog::arm_look`.
     #[inline]
     pub(crate) fn set_look(&self, at: u64) {
         // Relaxed: as in `set`.
         self.0.0.look.store(at, Ordering::Relaxed);
     }
 
-    /// Says which thread has the slot, and where the thread points to its innermost frame. 0 if no thread has it any more.
+    /// Stores the number of the thread that has the slot (0 for none), and the address of its pointer to its innermost
+    /// frame.
     pub(crate) fn set_thread(&self, thread: u32, frame_word: usize) {
         self.0.0.frame_word.store(frame_word, Ordering::Relaxed);
         // Release: pairs with the Acquire in `thread`, so that a reader of the number finds the address.
@@ -84,6 +91,24 @@ impl Slot {
         // Acquire: pairs with the Release in `set_thread`.
         let thread = self.0.0.thread.load(Ordering::Acquire);
         (thread != 0).then(|| (thread, self.0.0.frame_word.load(Ordering::Relaxed)))
+    }
+}
+
+#[cfg(feature = "profile")]
+impl Slot {
+    /// Relaxed, here and in `set_visit`: a profiler that reads the word from outside only looks more closely then.
+    pub(crate) fn visit(&self) -> usize {
+        self.0.0.visit.load(Ordering::Relaxed)
+    }
+
+    /// For the thread that has the slot.
+    pub(crate) fn set_visit(&self, record: usize) {
+        self.0.0.visit.store(record, Ordering::Relaxed);
+    }
+
+    /// The address of the word that [`set_visit`](Self::set_visit) sets.
+    pub(crate) fn visit_word(&self) -> usize {
+        (&raw const self.0.0.visit).addr()
     }
 }
 

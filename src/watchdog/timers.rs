@@ -44,7 +44,8 @@ const STALE: usize = 1024;
 const BATCH: usize = 64;
 
 pub(crate) struct Timers {
-    /// No timer is due before this time (invariant 4). Arms lower it. The watchdog resets it when the time has come.
+    /// No timer is due before this time (invariant 4). Arming a timer lowers this time. When this time has come, the
+    /// watchdog resets it.
     earliest: CachePadded<AtomicU64>,
     nursery: [AtomicU32; NURSERY],
     listed: AtomicU32,
@@ -52,9 +53,9 @@ pub(crate) struct Timers {
     heap: Mutex<Heap>,
 }
 
-/// Each entry has the deadline, the index of the record, and the short number of the record's *filling*: its use for one waker.
-/// If a later filling of the record has the same short number, a stale entry does no harm: the record itself says when it is
-/// due, and has an entry of its own.
+/// Each entry has the deadline, the index of the record, and the short number of the record's *filling*. A filling is
+/// the use of the record for one waker. A later filling of the record may have the same short number as a stale entry.
+/// That does no harm: the record itself says when it is due, and the later filling has an entry of its own.
 type Heap = BinaryHeap<Reverse<(u64, u32, u32)>>;
 
 fn entry((deadline, index, ticket): (u64, u32, Ticket)) -> Reverse<(u64, u32, u32)> {
@@ -84,7 +85,7 @@ impl Default for Timers {
     }
 }
 
-/// For the owner. Relaxed unless stated otherwise: invariant 1.
+/// Methods for the owner. Orderings are Relaxed unless a comment says otherwise: invariant 1.
 impl Timers {
     /// Puts a timer in. `Watchdog::announce` must follow.
     ///
@@ -210,8 +211,8 @@ impl Timers {
         self.lower(earliest);
     }
 
-    /// Takes out wakers that are due, with their deadlines, in the order of the deadlines. The flag says whether no other timer
-    /// is due.
+    /// Takes out wakers that are due, with their deadlines, in the order of the deadlines. The flag is `true` if no
+    /// other timer is due.
     pub(crate) fn take_due(&self, now: u64) -> (Vec<(u64, Waker)>, bool) {
         let mut due = Vec::new();
         let mut take = |index: u32, ticket: Ticket| {
@@ -387,7 +388,7 @@ mod tests {
                 3 if !model.is_empty() => {
                     let nth = (random() % model.len() as u64) as usize;
                     let (&key, &timer) = model.iter().nth(nth).unwrap();
-                    // Taken back by the timer's own thread, or as if by another thread.
+                    // With `Some`, taken back as by the timers' own thread; with `None`, as by another thread.
                     let own = random().is_multiple_of(2).then_some(timers);
                     assert_eq!(number_of(timer.take(own).unwrap()), key.1);
                     assert!(timer.take(own).is_none(), "a timer is good once");
@@ -419,7 +420,7 @@ mod tests {
         let timers = leaked();
         for round in 0..if cfg!(miri) { 5 } else { 3000 } {
             let armed: Vec<Timer> = (0..64).map(|n| put(timers, n, Waker::noop().clone())).collect();
-            // Taken back by the timer's own thread, or as if by another thread.
+            // With `Some`, taken back as by the timers' own thread; with `None`, as by another thread.
             let own = (round % 2 == 0).then_some(timers);
             armed.into_iter().for_each(|timer| drop(timer.take(own)));
         }

@@ -276,7 +276,7 @@ fn a_sleep_of_no_length_is_no_time_for_the_others() {
                 if n == 1 {
                     return sleep(SECOND).unwrap();
                 }
-                for _ in 0..1000 {
+                for _ in 0..100 {
                     sleep(Duration::ZERO).unwrap();
                     assert_eq!(clock.elapsed(), Duration::ZERO);
                 }

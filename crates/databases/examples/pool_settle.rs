@@ -24,9 +24,9 @@ use timebox_databases::server::Server;
 #[path = "support/showing.rs"]
 mod showing;
 
-/// What a cancelled query has for being answered.
+/// How long the server may take to answer a cancelled query.
 const GRACE: Duration = Duration::from_secs(5);
-/// Not for ever, so that the naive way can be shown.
+/// Ends by itself after two seconds. In the naive way, the next user of the connection waits for that end.
 const SLOW: &str = "select pg_sleep(2)";
 
 fn main() -> ExitCode {

@@ -26,7 +26,7 @@ use timebox_databases::server::Server;
 #[path = "support/showing.rs"]
 mod showing;
 
-/// What the server has for answering a cancelled query.
+/// How long the server may take to answer a cancelled query.
 const GRACE: Duration = Duration::from_secs(5);
 const ENDLESS: &str = "select pg_sleep(3600)";
 
@@ -42,7 +42,7 @@ fn main() -> ExitCode {
     })
 }
 
-/// What the server said to the statement whose interruption an error tells of.
+/// Whether the server said that it has cancelled the statement.
 fn is_cancelled(error: &TimeoutError) -> bool {
     let said = error.source().and_then(|source| source.downcast_ref::<::postgres::Error>());
     said.and_then(::postgres::Error::code) == Some(&SqlState::QUERY_CANCELED)

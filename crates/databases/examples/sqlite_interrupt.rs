@@ -39,7 +39,7 @@ fn number(connection: &Connection, query: &str) -> rusqlite::Result<i64> {
     connection.query_row(query, [], |row| row.get(0))
 }
 
-/// What SQLite had to say about the statement whose interruption an error tells of.
+/// Whether the source of the error is SQLite's error for an interrupted statement.
 fn is_interrupt(error: &TimeoutError) -> bool {
     let said = error.source().and_then(|source| source.downcast_ref::<rusqlite::Error>());
     said.and_then(rusqlite::Error::sqlite_error_code) == Some(ErrorCode::OperationInterrupted)

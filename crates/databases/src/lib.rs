@@ -1,7 +1,7 @@
 //! The recipes for databases, compiled as their pages show them, and servers to run them against.
 //!
-//! `tests/recipes` tests the recipes on SQLite and on real servers; `examples/` shows three of them at work. A package of its
-//! own, never published: the clients and pools are most of what the workspace depends on.
+//! `tests/recipes` tests the recipes on SQLite and on real servers. `examples/` shows three recipes at work. This is a
+//! package of its own, since its clients and pools are most of the workspace's dependencies. It is never published.
 #![allow(
     missing_docs,
     missing_debug_implementations,

@@ -1,7 +1,8 @@
 //! Real servers for tests and examples, started from the machine's own binaries on free loopback ports.
 //!
-//! A server is the child of a small shell script, whose standard input is a pipe from here. When that is closed, on
-//! drop or because this process has ended in whatever way, the script stops the server and removes its folder.
+//! A server is the child of a small shell script, whose standard input is a pipe from here. The pipe is closed when the
+//! [`Server`] is dropped, or when this process ends in whatever way. Then the script stops the server and removes the
+//! server's folder.
 
 use std::env;
 use std::ffi::OsStr;
@@ -16,11 +17,11 @@ use std::time::{Duration, Instant};
 /// How long a server may take to start on the slowest, busiest machine.
 const START: Duration = Duration::from_secs(120);
 
-/// What a server needs, and the shell lines for it, which find its binaries as `$1` and `$2`.
+/// What a server needs. The shell lines `prepare` and `run` find its binaries as `$1` and `$2`.
 struct Kind {
     name: &'static str,
     binaries: [&'static str; 2],
-    /// Who runs it if we are root: the first that exists.
+    /// If this program runs as root, the server runs as the first of these users that exists.
     users: [&'static str; 2],
     prepare: &'static str,
     run: &'static str,
@@ -34,7 +35,7 @@ const POSTGRES: Kind = Kind {
     prepare: r#"$AS "$2" -D data -U postgres -A trust --no-sync -E UTF8 --locale=C"#,
     run: r#"$AS "$1" -D data -c listen_addresses=127.0.0.1 -c port=$PORT -c unix_socket_directories= \
         -c fsync=off -c full_page_writes=off -c synchronous_commit=off"#,
-    stop: "QUIT", // killed it would leave its shared memory
+    stop: "QUIT", // after SIGKILL its shared memory would remain
 };
 
 const MARIADB: Kind = Kind {
@@ -120,17 +121,17 @@ impl Server {
         self.pid
     }
 
-    /// `None`, and a line that says so, if the machine has no such server.
+    /// If the machine has no such server, prints a line that says so, and returns `None`.
     fn start(kind: &Kind, is_ready: impl Fn(u16) -> bool) -> Option<Self> {
         let found: Option<Vec<_>> = kind.binaries.iter().map(|name| find(name)).collect();
         let Some(binaries) = found else {
             let text = format!("{}: this machine has no {}", kind.name, kind.binaries.join(" or no "));
             assert!(env::var_os("TIMEBOX_REQUIRE_SERVERS").is_none(), "{text}");
-            // Not by a macro, whose output a test captures.
+            // Not with `eprintln!`: a test captures what that macro prints.
             writeln!(std::io::stderr(), "\nSKIPPED: {text}").expect("standard error is there");
             return None;
         };
-        // The port is free now, and may be taken by another process until the server has it.
+        // Another process may take the free port before the server does, so this is tried three times.
         for _ in 0..3 {
             let server = Self::launch(kind, &binaries);
             if server.becomes_ready(&is_ready) {
@@ -150,7 +151,8 @@ impl Server {
         command.arg("-c").arg(SCRIPT.replace("PREPARE", kind.prepare).replace("RUN", kind.run));
         command.arg(kind.stop).args(binaries);
         command.env("FOLDER", &folder).env("PORT", port.to_string()).env("AS", switch_to.unwrap_or_default());
-        // An interrupt from the keyboard is for us; the script sees us end.
+        // An interrupt from the keyboard must reach this program only. When this program ends, the script stops the
+        // server.
         #[cfg(unix)]
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
         let mut script =
@@ -185,7 +187,7 @@ impl Drop for Server {
     }
 }
 
-/// Whether a process has ended; until its parent waits for it, it is a zombie.
+/// Whether a process has ended. A zombie, for which its parent has not waited yet, has ended too.
 fn is_gone(pid: i32) -> bool {
     let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else {
         return Path::new("/proc/self").exists();
@@ -193,7 +195,8 @@ fn is_gone(pid: i32) -> bool {
     stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('Z'))
 }
 
-/// In the search path, and where distributions keep servers out of it.
+/// Looks for a server's program in the search path, and in folders where distributions keep servers without adding them
+/// to the path. `None` if the program is in none of these.
 fn find(binary: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     let mut folders: Vec<PathBuf> = env::split_paths(&path).collect();
@@ -203,7 +206,8 @@ fn find(binary: &str) -> Option<PathBuf> {
     folders.into_iter().map(|folder| folder.join(OsStr::new(binary))).find(|file| file.is_file())
 }
 
-/// What to put before a command so that it does not run as root, if that is what we are; it gets the folder.
+/// If this process is root: what to put before a server's command, so that the server runs as another user. Gives the
+/// folder to that user. `None` if this process is not root.
 #[cfg(unix)]
 fn unprivileged(kind: &Kind, folder: &Path) -> Option<String> {
     // SAFETY: it only asks for a number.

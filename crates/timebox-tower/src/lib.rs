@@ -10,6 +10,8 @@ mod deadline;
 mod future;
 mod layer;
 mod message;
+#[cfg(feature = "profile")]
+mod profile;
 mod propagation;
 pub mod respond;
 mod scope;
@@ -22,6 +24,8 @@ pub use deadline::{DeadlineFuture, DeadlineLayer, DeadlineService, HasHeaders};
 pub use future::ResponseFuture;
 pub use layer::TimeoutLayer;
 pub use message::{Call, Reply};
+#[cfg(feature = "profile")]
+pub use profile::{ProfileFuture, ProfileLayer, ProfileService};
 pub use propagation::{Malformed, Propagation};
 pub use scope::{BODY_DROPPED, CLIENT_GONE, RequestScope};
 pub use service::TimeoutService;

@@ -2,7 +2,7 @@ use std::borrow::Cow;
 
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body::Body;
-use timebox::Timebox;
+use timebox::{Limit, Timebox};
 
 use crate::body::TimeoutBody;
 use crate::propagation::Malformed;
@@ -58,6 +58,12 @@ pub trait Call {
         None
     }
 
+    /// The limit that a layer around has set for this request, in place of the limit of [`TimeoutLayer`](crate::TimeoutLayer).
+    /// HTTP: [`ProfileLayer::limit`](crate::ProfileLayer::limit), with the feature `profile`.
+    fn limit(&self) -> Option<Limit> {
+        None
+    }
+
     /// Whether the body of the response is not read: HTTP's `HEAD`.
     fn is_bodiless(&self) -> bool {
         false
@@ -106,6 +112,11 @@ impl<B> Call for Request<B> {
 
     fn headers(&self) -> Option<&HeaderMap> {
         Some(self.headers())
+    }
+
+    #[cfg(feature = "profile")]
+    fn limit(&self) -> Option<Limit> {
+        self.extensions().get::<crate::profile::ProfileLimit>().map(|limit| limit.0.clone())
     }
 
     fn is_bodiless(&self) -> bool {

@@ -61,7 +61,10 @@ impl<Req: Call> Settings<Req> {
     }
 
     pub(crate) fn scope(&self, request: &Req, incoming: Option<Limit>) -> RequestScope {
-        let limit = self.limit_with.as_ref().map_or_else(|| self.limit.clone(), |limit| limit(request));
+        let limit = request.limit().unwrap_or_else(|| match &self.limit_with {
+            Some(limit) => limit(request),
+            None => self.limit.clone(),
+        });
         let mut timebox = Timebox::new(limit).grace(self.grace);
         let label = self.label_with.as_ref().map(|label| label(request)).or_else(|| request.label());
         if let Some(label) = label {

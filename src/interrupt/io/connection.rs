@@ -76,7 +76,7 @@ pub(super) fn resolve(
     }
 }
 
-/// Returns the error; or, if the scope is over by now, the scope's error with `error` as its source.
+/// Returns `error`. If the scope is over by now, returns the scope's error instead, with `error` as its source.
 fn unless_over(scope: Option<&Scope>, location: &'static Location<'static>, error: io::Error) -> io::Error {
     match scope {
         Some(scope) if scope.check_by_clock(location).is_err() => {

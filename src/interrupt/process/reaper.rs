@@ -1,5 +1,5 @@
-//! Reaps children that have not ended when their call returns: this program may not signal them, SIGKILL has not
-//! ended them yet, or the call has panicked.
+//! Reaps children that have not ended when their call returns. Either this program may not signal them, or SIGKILL has
+//! not ended them yet, or the call has panicked.
 
 use std::process::Child;
 

@@ -253,7 +253,8 @@ struct Stepwise {
 /// Why a stepwise search did not run to its end.
 enum Stop {
     Over(TimeoutError),
-    /// The text is not ASCII, and the automaton handles word boundaries only in ASCII.
+    /// The pattern has a Unicode word boundary, and the search has met a byte that is not ASCII. There the automaton
+    /// gives up.
     Unsupported,
 }
 
@@ -364,8 +365,8 @@ impl<'a> Walk<'a> {
         Ok(Self { dfa, cache, state, last: None, ended: state.is_dead() })
     }
 
-    /// Follows the transition for a byte. `position` is the boundary just before the byte in the direction of the
-    /// walk (so the byte's end, if the walk goes backwards).
+    /// Follows the transition for a byte. `position` is where the walk is before the byte: at the byte's start, or at
+    /// its end if the walk goes backwards.
     #[cfg_attr(not(debug_assertions), inline(always))]
     fn step(&mut self, byte: u8, position: usize) -> Result<(), Stop> {
         self.state = self.dfa.next_state(self.cache, self.state, byte).map_err(|_| Stop::Unsupported)?;

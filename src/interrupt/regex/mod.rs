@@ -197,8 +197,8 @@ impl Regex {
                 let Some(mut scratch) = kept.or_else(|| self.code.scratch()) else {
                     return Err(given_up(scope, location, "no memory for a search".into()));
                 };
-                // PCRE2 calls `is_over_here` during the search. It checks this thread's innermost scope, which is `scope`, so it
-                // needs no argument.
+                // PCRE2 calls `is_over_here` during the search. That function checks the innermost scope of this
+                // thread, which is `scope`. So the function needs no argument.
                 let look: Option<Look> = scope.map(|_| is_over_here as Look);
                 let result = loop {
                     match self.code.search(&mut scratch, haystack, at, look) {
@@ -347,8 +347,8 @@ impl<'h> Steps<'h> {
             };
             let Range { start, end } = range(&found);
             let is_stale = start == end && self.last == Some(end);
-            // A match that ends where its search began is empty, or `\K` has moved its beginning. The next search
-            // begins one character later, because a search from the same place would find the same match again.
+            // If a match ends where its search began, a search from the match's end would find the same match again. So
+            // the next search begins one character later.
             let next_char = self.haystack[end..].chars().next().map_or(1, char::len_utf8);
             self.at = if end > self.at { end } else { end + next_char };
             if !is_stale {

@@ -173,7 +173,7 @@ impl<'a> Call<'a> {
         self.timeout(index, Memory::timespec)
     }
 
-    /// `timeout 2.5s`, of an argument that is a pointer, or null.
+    /// `timeout 2.5s`, of an argument that is a pointer; `no timeout` if the pointer is null.
     fn timeout(&self, index: usize, read: impl Fn(Memory<'a>, u64) -> Option<Duration>) -> String {
         match self.pointed(index, read) {
             _ if self.arguments[index] == 0 => "no timeout".into(),
@@ -194,7 +194,7 @@ impl<'a> Call<'a> {
 /// `CLONE_VFORK`
 const VFORK: u64 = 0x4000;
 
-/// Which argument of a system call is a path that the call may wait for.
+/// Which argument of a system call is a path that the call may wait for. `None` if no argument is.
 fn path_argument(name: &str) -> Option<usize> {
     match name {
         "open" | "creat" | "stat" | "lstat" | "access" | "execve" | "unlink" | "rmdir" | "mkdir"

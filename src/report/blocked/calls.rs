@@ -1,6 +1,7 @@
 //! The names of system calls.
 
-/// Makes `name` of the constants of `libc`. The first list is for `x86_64` and aarch64, the second for `x86_64` alone.
+/// Makes the function `name` from constants of `libc`. The first list is for `x86_64` and aarch64, the second for
+/// `x86_64` alone.
 macro_rules! names {
     ($($call:ident)*; $($old:ident)*) => {
         /// The name of a system call by its number.

@@ -46,7 +46,7 @@ impl Descriptor {
         numbers.iter().zip(objects).map(|(&number, object)| Self { number, object }).collect()
     }
 
-    /// `recvfrom on fd 7, TCP 127.0.0.1:51234 -> 127.0.0.1:6379`, `read of a pipe (fd 5)`.
+    /// The call in words: `recvfrom on fd 7, TCP 127.0.0.1:51234 -> 127.0.0.1:6379`, or `read of a pipe (fd 5)`.
     pub(super) fn called(&self, call: &str) -> String {
         match &self.object {
             Some(Object::Other(noun)) => format!("{call} of {noun} (fd {})", self.number),
@@ -77,12 +77,13 @@ impl fmt::Display for Descriptor {
     }
 }
 
-/// `2 descriptors (fd 7, TCP 127.0.0.1:51234 -> 127.0.0.1:6379; fd 5, a pipe)`. Sockets are named first, since they say most.
+/// Descriptors in words: `2 descriptors (fd 7, TCP 127.0.0.1:51234 -> 127.0.0.1:6379; fd 5, a pipe)`. Sockets come
+/// first, since they say most.
 pub(super) fn list(tid: Option<u32>, numbers: &[i32]) -> String {
     let plural = if numbers.len() == 1 { "descriptor" } else { "descriptors" };
     let count = format!("{} {plural}", numbers.len());
     let Some(tid) = tid.filter(|_| !numbers.is_empty()) else { return count };
-    // Each costs a read of a link; nobody reads about more than a few.
+    // Each descriptor costs a read of a link, so only the first of them are looked at.
     let mut named = Descriptor::look(tid, &numbers[..numbers.len().min(64)]);
     named.sort_by_key(|descriptor| !descriptor.is_socket());
     named.truncate(MOST_NAMED);
@@ -101,7 +102,8 @@ pub(super) fn watched_by(tid: u32, epoll: i32) -> Vec<i32> {
         let number = words.by_ref().skip_while(|word| *word != "tfd:").nth(1)?.parse().ok()?;
         let inode_of = words.find_map(|word| word.strip_prefix("ino:"));
         let watched = inode_of.and_then(|inode| u64::from_str_radix(inode, 16).ok());
-        // An epoll watches a file even if the descriptor by which it was added now refers to another one.
+        // The descriptor by which a file was added to the epoll may now refer to another file. Then its number is left
+        // out.
         let now = file_inode(tid, number);
         let is_same = watched.zip(now).is_none_or(|(watched, now)| watched == now);
         is_same.then_some(number)
@@ -109,12 +111,12 @@ pub(super) fn watched_by(tid: u32, epoll: i32) -> Vec<i32> {
     proc::lines(&info(tid, epoll)).take(1024).filter_map(watched).collect()
 }
 
-/// The inode of the descriptor's file.
+/// The inode of the descriptor's file, if the system tells.
 pub(super) fn file_inode(tid: u32, number: i32) -> Option<u64> {
     proc::field(&info(tid, number), "ino")?.parse().ok()
 }
 
-/// The number of the process that a descriptor refers to.
+/// The number of the process that a descriptor refers to. `None` if it refers to no process.
 pub(super) fn process_of(tid: u32, number: i32) -> Option<u32> {
     proc::field(&info(tid, number), "Pid")?.parse().ok()
 }

@@ -61,7 +61,7 @@ impl Memory<'_> {
         (i64::try_from(seconds).is_ok()).then_some((seconds, u32::try_from(fraction).ok()?))
     }
 
-    /// A `sockaddr`: `127.0.0.1:6379`, `unix socket /run/postgresql`.
+    /// The address in a `sockaddr`, such as `127.0.0.1:6379` or `unix socket /run/postgresql`.
     pub(super) fn address(self, address: u64, len: u64) -> Option<String> {
         let bytes = self.some(address, usize::try_from(len).ok()?.min(128));
         let (family, rest) = bytes.split_first_chunk()?;

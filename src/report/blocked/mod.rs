@@ -1,8 +1,8 @@
 //! In which system call a thread is blocked, in words for a person on call.
 //!
-//! What can't be found out is left out. Everything is read from `/proc` and from the arguments of the call; nothing here waits
-//! for another thread, another process or a file system. So no command line of a process is read, which waits for the locks of
-//! that process, and no file is asked for its type.
+//! What can't be found out is left out. Everything is read from `/proc` and from the arguments of the call. Nothing
+//! here waits for another thread, another process or a file system. So this never reads the command line of a process,
+//! since that waits for locks of the process. And it asks no file for its type.
 
 #[cfg(target_os = "linux")]
 mod call;
@@ -40,6 +40,16 @@ pub(crate) fn describe(tid: u32, number: i64, arguments: &[u64; 6], read: &Read<
 /// The number of the system call.
 #[cfg(not(target_os = "linux"))]
 pub(crate) fn describe(_tid: u32, number: i64, _arguments: &[u64; 6], _read: &Read<'_>) -> String {
+    format!("system call {number}")
+}
+
+/// The name of a system call, for a stack that was seen many times: the arguments differ.
+#[cfg(feature = "profile")]
+pub(crate) fn name_of(number: i64) -> String {
+    #[cfg(target_os = "linux")]
+    if let Some(name) = calls::name(number) {
+        return name.to_owned();
+    }
     format!("system call {number}")
 }
 

@@ -33,7 +33,8 @@ fn read_memory(address: u64, into: &mut [u8]) -> usize {
     memory.read_at(into, address).unwrap_or(0)
 }
 
-/// Runs the body on a thread, and waits until it is blocked in a call of this name: for a minute, then the test fails.
+/// Runs the body on a thread, and waits until the thread is blocked in a call of this name. After a minute the test
+/// fails.
 fn blocked<T: Send + 'static>(name: &str, body: impl FnOnce() -> T + Send + 'static) -> Blocked<T> {
     let (told, tid) = mpsc::channel();
     let tell_and_run = move || {
@@ -138,10 +139,11 @@ fn a_server_whose_queue_is_full() {
     listen(&server, 0).unwrap();
     let address = TcpListener::from(server.try_clone().unwrap()).local_addr().unwrap();
     let queued = TcpStream::connect(address).unwrap();
-    // With a queue of length 0 there is room for one connection; the next is not answered until that is accepted.
+    // A queue of length 0 has room for one connection. The next request is not answered until that connection is
+    // accepted.
     let blocked = blocked("connect", move || TcpStream::connect(address).unwrap());
     let fd = blocked.call.1[0];
-    // The client asks again after a second.
+    // The system repeats the request for the connection after a second.
     let accept = || drop(TcpListener::from(server.try_clone().unwrap()).accept().unwrap());
     assert_eq!(words(blocked, accept), format!("connect to {address} (fd {fd})"));
     drop(queued);
@@ -240,7 +242,7 @@ fn an_epoll() {
         let mut events = Vec::with_capacity(1);
         epoll::wait(&epoll, rustix::buffer::spare_capacity(&mut events), None).unwrap();
     });
-    // The descriptor by which the socket was added is closed.
+    // The descriptor with which the socket was added is closed, so the socket is not named.
     let watched = format!("1 descriptor (fd {event_fd}, an eventfd)");
     let expected = format!("epoll_pwait on fd {fd}, which watches {watched}, no timeout");
     assert_eq!(words(blocked, || signal_eventfd(&event)), expected);
@@ -346,7 +348,7 @@ fn a_thread_that_has_left_the_call() {
     });
     let client = UdpSocket::bind("127.0.0.1:0").unwrap();
     client.send_to(&[1], here).unwrap();
-    // It waits in a call with another buffer.
+    // Waits until the thread is in another call, with another buffer.
     while call_of(tid).is_none_or(|now| now == call) {
         thread::yield_now();
     }

@@ -31,20 +31,20 @@ impl Call<'_> {
         }
     }
 
-    /// The thread whose end is waited for. The C library waits for a word that the kernel clears when the thread ends, and that
-    /// holds the thread's number until then. The kernel wakes such a word as one that processes share.
+    /// The thread whose end is waited for. The C library waits for a word that holds the thread's number. When the
+    /// thread ends, the kernel clears the word, and wakes only waiters without `FUTEX_PRIVATE_FLAG`.
     fn joined(&self) -> Option<String> {
         let number = self.arguments[2];
         let is_private = self.int(1) & libc::FUTEX_PRIVATE_FLAG != 0;
         let is_same = u64::from(self.pointed(0, Memory::int)?) == number;
-        // Locks that processes share have small numbers in their words.
+        // A lock that processes share has a small number in its word, not the number of a thread.
         if is_private || !is_same || number < 16 {
             return None;
         }
         Some(format!("the join of {}", thread(u32::try_from(number).ok()?)?))
     }
 
-    /// The thread that holds a lock with priority inheritance: its number is in the word.
+    /// The thread that holds a lock with priority inheritance. The word of such a lock has the thread's number.
     fn holder(&self) -> Option<String> {
         let holder = self.pointed(0, Memory::int)? & libc::FUTEX_TID_MASK;
         Some(format!("a lock that {} holds", thread(holder)?))
@@ -100,7 +100,7 @@ impl Call<'_> {
         }
     }
 
-    /// `flock on /path (fd 5), held by process 4711 (sqlite3)`
+    /// A wait for a file lock, in words: `flock on /path (fd 5), held by process 4711 (sqlite3)`.
     pub(super) fn lock(&self, what: &str) -> String {
         let file = self.descriptor(0).named();
         let holder = self.tid().and_then(|tid| {
@@ -127,7 +127,7 @@ fn thread(number: u32) -> Option<String> {
     Some(format!("thread {number} ({name})"))
 }
 
-/// How long it is until a time.
+/// How long it is from now until the time `until`: a time of day, or a time on the clock of this crate.
 fn left(until: Duration, is_real_time: bool) -> Option<Duration> {
     let now = if is_real_time {
         SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).ok()?
@@ -153,7 +153,7 @@ fn holder(inode: u64) -> Option<u32> {
     let locks: Vec<_> = proc::lines("/proc/locks").filter_map(of_file).collect();
     let mut waits = locks.iter().filter(|(_, waits, process)| *waits && *process == own);
     let (number, ..) = waits.next()?;
-    // With several waits of this process for the file, the one of this thread is not known.
+    // If several threads of this process wait for the file, this thread's wait cannot be told from the others.
     if waits.any(|(other, ..)| other != number) {
         return None;
     }

@@ -23,10 +23,11 @@ const MOST_LISTED: usize = 100_000;
 /// How many threads are looked at, at most.
 const MOST_THREADS: usize = 512;
 
-/// For how long threads are looked at. Those that are left then are left out.
+/// How long the threads are looked at, at most. Threads that are left then are not in the dump.
 const LOOKING: Duration = Duration::from_secs(2);
 
-/// For how long the dump is made, at most. What is left then has no names.
+/// How long the search for names may take, and how long the caller waits for the dump. The stacks that are left then
+/// have no names.
 const MAKING: Duration = Duration::from_secs(10);
 
 /// How long a running thread may take to copy itself.
@@ -88,7 +89,8 @@ struct Made {
 }
 
 impl Making {
-    /// Looks at all threads but the calling one. Ends in any case, so that nobody waits in vain.
+    /// Looks at all threads but the calling one. Even if the look panics, the dump is marked as done, so that nobody
+    /// waits in vain.
     fn run(&self, asker: Option<u32>) {
         if let Err(payload) = catch_unwind(AssertUnwindSafe(|| self.look(asker))) {
             drop_quietly(payload);
@@ -191,7 +193,7 @@ fn frame_words() -> HashMap<u32, u64> {
     slots.filter_map(|(_, slot)| slot.thread()).map(|(tid, word)| (tid, word as u64)).collect()
 }
 
-/// A thread without the names of the functions on its stack.
+/// The part of the dump about one thread, with addresses instead of function names. `name` finds the names later.
 fn dumped(copy: &Copy, thread: Thread, raw: &mut RawStack, asked: bool) -> ThreadDump {
     let open = |scope: &ScopeCopy| {
         let elapsed = Duration::from_nanos(copy.at.saturating_sub(scope.entered));
@@ -212,7 +214,7 @@ fn dumped(copy: &Copy, thread: Thread, raw: &mut RawStack, asked: bool) -> Threa
         offset: address,
     };
     let frames = raw.frames.iter().map(|frame| nameless(frame.address)).collect();
-    // It waits for the dump; but for that, it would run.
+    // The thread that asked for the dump is blocked only because it waits for the dump.
     let thread = if asked { Thread { activity: Activity::Running, ..thread } } else { thread };
     ThreadDump {
         thread,

@@ -32,7 +32,8 @@ pub struct Dump {
     /// When the dump was begun.
     #[serde(serialize_with = "json::time")]
     pub began: SystemTime,
-    /// The threads: those in scopes first, longest open scope first. Then those that run, then those that are blocked.
+    /// First the threads in scopes, the thread with the longest open scope first. Then the threads that run, then the
+    /// threads that are blocked.
     pub threads: Vec<ThreadDump>,
     /// What is not certain, or missing, in sentences.
     pub notes: Vec<String>,

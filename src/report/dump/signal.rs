@@ -50,11 +50,11 @@ mod platform {
             return Ok(());
         }
         let (mut wakes, wake) = UnixStream::pair()?;
-        // A forked child writes to the same socket when it gets the signal. It sets the flag in its own memory, so this process
-        // can tell.
+        // A forked child that gets the signal writes to the same socket, but sets the flag only in its own memory. So
+        // this process can tell that the signal was not its own.
         let came = Arc::new(AtomicBool::new(false));
         let flag = signal_hook::flag::register(signal, Arc::clone(&came))?;
-        // The handler runs its parts in this order.
+        // The handler sets the flag first, since the flag was registered first.
         let pipe = pipe::register(signal, wake).inspect_err(|_| {
             unregister(flag);
         })?;
@@ -63,7 +63,7 @@ mod platform {
                 // SeqCst: pairs with the store in the handler, which `signal_hook` makes.
                 if came.swap(false, Ordering::SeqCst) {
                     let text = format!("{}\n", dump_here());
-                    // There is nobody to tell that it cannot be written.
+                    // If the text cannot be written, there is nobody to tell.
                     let _ = io::stderr().lock().write_all(text.as_bytes());
                 }
             }
@@ -76,7 +76,7 @@ mod platform {
         Ok(())
     }
 
-    /// Waits for a signal. Those that came meanwhile count as one. `false` if there will be no more.
+    /// Waits for a signal. Signals that came meanwhile count as one. `false` if there will be no more signals.
     fn is_awake(wakes: &mut UnixStream) -> bool {
         loop {
             match wakes.read(&mut [0; 64]) {

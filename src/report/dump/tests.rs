@@ -69,7 +69,7 @@ fn wait_for_the_end(mut reader: io::PipeReader) {
     assert_eq!(reader.read(&mut [0]).unwrap(), 0);
 }
 
-/// Differs from all other functions, so that no thread of another test is like these.
+/// Only one test uses this function, so no thread of another test has the same stack.
 #[inline(never)]
 fn wait_alike(reader: io::PipeReader) {
     wait_for_the_end(reader);
@@ -182,7 +182,7 @@ fn a_running_thread() {
         spin(&theirs);
     });
     let tid = tid.recv().unwrap();
-    // On a busy machine the thread may get no processor for a while, and so take no signal.
+    // On a busy machine the thread may get no processor for a while, and so take no signal. So the dump is tried again.
     let is_seen = (0..10).any(|_| dump().thread(tid).has("a_running_thread::spin"));
     stop.store(true, Relaxed);
     thread.join().unwrap();
@@ -219,7 +219,7 @@ fn as_json() {
 fn a_signal_that_asks_for_a_dump() {
     const CHILD: &str = "TIMEBOX_DUMP_TEST";
     if env::var_os(CHILD).is_some() {
-        // In the child: its standard input ends with the test.
+        // This is the child. It waits for the end of its standard input, which comes when the test ends at the latest.
         dump_on_signal(libc::SIGUSR1).unwrap();
         dump_on_signal(libc::SIGUSR1).unwrap();
         let scoped = Waiting::start(1, "scoped", wait_in_scopes);

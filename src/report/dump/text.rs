@@ -92,7 +92,7 @@ fn write_group(f: &mut Formatter<'_>, group: &[&ThreadDump]) -> fmt::Result {
     first.notes.iter().try_for_each(|note| writeln!(f, "  {}", OneLine(note)))
 }
 
-/// A stack without a function of the program's own is that of an idle thread, so its beginning is enough.
+/// If no function on the stack is the program's own, the thread is idle. Then only the first frames are written.
 fn write_frames(f: &mut Formatter<'_>, frames: &[Frame]) -> fmt::Result {
     let is_idle = frames.iter().all(|frame| frame.foreign);
     if !is_idle || frames.len() <= IDLE_FRAMES + 1 {
@@ -102,13 +102,13 @@ fn write_frames(f: &mut Formatter<'_>, frames: &[Frame]) -> fmt::Result {
     writeln!(f, "{}  ... {} more frames ...", Frames(shown), more.len())
 }
 
-/// The frames without those of std that start a thread, or the program.
+/// Leaves out the frames of std that start a thread, or the program.
 fn without_start(frames: &[Frame]) -> &[Frame] {
     let start = frames.iter().position(|frame| frame.function.contains("__rust_begin_short_backtrace"));
     &frames[..start.unwrap_or(frames.len())]
 }
 
-/// `Thread 4712, worker, blocked in futex`
+/// The first line of a thread: `Thread 4712, worker, blocked in futex`.
 struct Headline<'a>(&'a ThreadDump);
 
 impl Display for Headline<'_> {

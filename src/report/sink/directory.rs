@@ -58,7 +58,7 @@ impl Format {
     }
 }
 
-/// How long an unfinished file may be old before it counts as left behind by a process that was killed.
+/// How old an unfinished file may be before it counts as left behind by a process that was killed.
 const UNFINISHED: Duration = Duration::from_secs(3600);
 
 impl Directory {
@@ -145,7 +145,7 @@ impl Directory {
                 fs::rename(&unfinished, self.path.join(name))
             });
         if written.is_err() {
-            // The file is not there, or is of no use: its removal may fail.
+            // Either there is no file, or the file is of no use. So it does no harm if the removal fails.
             let _ = fs::remove_file(&unfinished);
         }
         written
@@ -161,7 +161,7 @@ impl Directory {
         }
         let mut reports: Vec<(String, u64)> = Vec::new();
         for entry in fs::read_dir(&self.path)? {
-            // Another process may have removed it.
+            // Another process may have removed the file.
             let Ok((entry, data)) = entry.and_then(|entry| entry.metadata().map(|data| (entry, data))) else {
                 continue;
             };
@@ -172,7 +172,7 @@ impl Directory {
                 reports.push((name, data.len()));
             }
         }
-        // Names begin with the time.
+        // Names begin with the time, so the oldest files come first.
         reports.sort_unstable();
         let mut bytes: u64 = reports.iter().map(|(_, size)| size).sum();
         let mut files = reports.len();
@@ -248,8 +248,8 @@ fn name(kind: &str, label: &str, extension: &str) -> String {
     format!("timebox-{now}-{}-{number:06}-{kind}-{}.{extension}", process::id(), safe(label))
 }
 
-/// A label of at most 40 characters that every file system takes, and that is no trouble in a shell. Each run of other
-/// characters becomes one `_`.
+/// The label for a file name: at most 40 characters that every file system takes, and that are no trouble in a shell.
+/// Each run of other characters becomes one `_`.
 fn safe(label: &str) -> String {
     let mut safe = String::new();
     for char in label.chars() {
@@ -261,7 +261,7 @@ fn safe(label: &str) -> String {
     safe
 }
 
-/// Whether a file is a report of this crate's, by its name.
+/// Whether a file with this name is a report of this crate.
 fn is_name(name: &str) -> bool {
     let is_number = |part: Option<&str>| {
         part.is_some_and(|part| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit()))

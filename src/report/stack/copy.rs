@@ -3,19 +3,39 @@
 use std::time::Duration;
 
 use super::reason::{Reason, Reasons};
+#[cfg(feature = "profile")]
+use super::visits::Visits;
 use crate::scope::{ReadMemory, ScopeCopies};
 
-/// How many bytes of a stack are copied in any case, as far as there are so many.
+/// How many bytes of a stack are copied at least, unless the stack has fewer. A copy for a profile has only the
+/// part that is profiled.
 const LEAST: usize = 64 << 10;
 
 /// How many bytes of a stack are copied at most.
 pub(super) const MOST: usize = 256 << 10;
 
-/// How much more than the frame of the outermost scope is copied: enough for the function that opened it.
+/// How many bytes are copied above the outermost scope's `Scope`, which is a local of the function that opened the
+/// scope. Enough for the rest of that function's frame.
 const BEYOND: u64 = 16 << 10;
 
-/// Where the stack may be used below the stack pointer, on `x86_64`.
+/// How many bytes below the stack pointer a function may use, on `x86_64`.
 const RED_ZONE: u64 = 128;
+
+/// Where a thread says what it does: the addresses of words. 0 for what is not to be read.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Words {
+    /// The pointer to the thread's innermost frame.
+    pub(crate) frame: u64,
+    /// The pointer to the record of its innermost visit to a profile.
+    #[cfg(feature = "profile")]
+    pub(crate) visit: u64,
+}
+
+impl Words {
+    pub(super) fn of_frame(frame: u64) -> Self {
+        Self { frame, ..Self::default() }
+    }
+}
 
 /// The registers from which unwinding begins.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -26,7 +46,7 @@ pub(crate) struct Registers {
     pub(crate) fp: Option<u64>,
     /// The link register, on aarch64. `None` if it is not known.
     pub(crate) lr: Option<u64>,
-    /// Whether the program counter is behind a system call that has begun.
+    /// Whether the thread is in a system call. Then the program counter is behind the instruction of the call.
     pub(crate) in_call: bool,
 }
 
@@ -62,16 +82,26 @@ impl StackCopy {
         self.parts = [Part::default(); 2];
     }
 
-    /// Copies the stack of a thread that does not run, or runs this. `outermost`: the highest address that matters, 0 if
-    /// none is known. Neither allocates nor panics.
+    /// Copies the stack of the calling thread, or of a thread that does not run. `outermost`: the highest address that
+    /// matters; 0 if no such address is known. Neither allocates nor panics.
     pub(super) fn fill(&mut self, registers: Registers, outermost: u64, memory: &impl ReadMemory) {
+        self.fill_at_least(LEAST, registers, outermost, memory);
+    }
+
+    fn fill_at_least(
+        &mut self,
+        least: usize,
+        registers: Registers,
+        outermost: u64,
+        memory: &impl ReadMemory,
+    ) {
         self.clear();
         let start = registers.sp.saturating_sub(RED_ZONE) & !7;
         let wanted = outermost.saturating_add(BEYOND).saturating_sub(start);
         let room = self.buffer.len().min(MOST);
         let wanted = usize::try_from(wanted).unwrap_or(usize::MAX);
         if outermost < start || wanted <= room {
-            self.copy_part(0, start, 0, wanted.clamp(LEAST.min(room), room), memory);
+            self.copy_part(0, start, 0, wanted.clamp(least.min(room), room), memory);
         } else {
             let half = room / 2;
             self.copy_part(0, start, 0, half, memory);
@@ -89,7 +119,7 @@ impl StackCopy {
         self.parts[part] = Part { address, len, offset };
     }
 
-    /// The word at an address of the stack.
+    /// The word at an address of the stack. `None` if that part of the stack was not copied.
     pub(super) fn word(&self, address: u64) -> Option<u64> {
         self.parts.iter().find_map(|part| {
             let at = usize::try_from(address.checked_sub(part.address)?).ok()?;
@@ -127,7 +157,7 @@ impl std::fmt::Debug for StackCopy {
 pub(crate) enum State {
     /// It ran, or was ready to run.
     Running,
-    /// It was blocked. In which system call, says `Copy::call`.
+    /// It was blocked, in the system call `Copy::call`.
     Blocked,
     /// It has ended.
     Gone,
@@ -155,14 +185,18 @@ pub(crate) struct Contents {
     pub(crate) tid: u32,
     pub(crate) stack: StackCopy,
     pub(crate) scopes: ScopeCopies,
-    /// Whether the scopes were copied at one moment, at which the thread stood still: the same as that of the stack, if there
-    /// is a stack. Otherwise the scopes were read twice while the thread ran, and were the same both times.
+    /// The visits to profiles, if they were asked for.
+    #[cfg(feature = "profile")]
+    pub(crate) visits: Visits,
+    /// Whether the scopes were copied at one moment, at which the thread stood still. A stack, if there is one, was
+    /// copied at that moment too. If this is `false`, the scopes were read twice while the thread ran, and were the
+    /// same both times.
     pub(crate) is_consistent: bool,
     pub(crate) call: Option<Call>,
     pub(crate) state: State,
-    /// The processor time that the thread has used since it began.
+    /// The processor time that the thread has used since it began, if that is known.
     pub(crate) cpu_time: Option<Duration>,
-    /// How long the thread has been ready to run since it began, but got no processor.
+    /// For how long, since its start, the thread was ready to run but got no processor, if that is known.
     pub(crate) waited_for_cpu: Option<Duration>,
     /// The time of the copy, on the crate's clock.
     pub(crate) at: u64,
@@ -176,6 +210,8 @@ impl Contents {
             tid: 0,
             stack: StackCopy::with_room(room),
             scopes: ScopeCopies::new(),
+            #[cfg(feature = "profile")]
+            visits: Visits::default(),
             is_consistent: false,
             call: None,
             state: State::Unknown,
@@ -190,6 +226,8 @@ impl Contents {
         self.tid = tid;
         self.stack.clear();
         self.scopes.clear();
+        #[cfg(feature = "profile")]
+        self.visits.clear();
         self.is_consistent = false;
         self.call = None;
         self.state = State::Unknown;
@@ -199,15 +237,32 @@ impl Contents {
         self.reasons = Reasons::default();
     }
 
-    /// Copies the scopes and the stack of a thread that does not run, or runs this. Neither allocates nor panics.
-    pub(super) fn fill(&mut self, registers: Registers, frame_word: u64, memory: &impl ReadMemory) {
-        if frame_word != 0 {
-            self.scopes.fill(frame_word, memory);
+    /// Copies the scopes and the stack of a thread that does not run, or of the calling thread. Neither allocates nor
+    /// panics.
+    pub(super) fn fill(&mut self, registers: Registers, words: Words, memory: &impl ReadMemory) {
+        #[cfg(feature = "profile")]
+        if words.visit != 0 {
+            return self.fill_for_profiles(registers, words.visit, memory);
+        }
+        if words.frame != 0 {
+            self.scopes.fill(words.frame, memory);
         }
         let outermost = self.scopes.scopes().iter().map(|scope| scope.frame);
-        // Frames with a lower address than the stack pointer are on another stack.
+        // A frame with a lower address than the stack pointer is on another stack, so it does not count.
         let outermost = outermost.filter(|&frame| frame >= registers.sp).max().unwrap_or(0);
         self.stack.fill(registers, outermost, memory);
+    }
+
+    /// Copies the visits, and the stack if there is a visit.
+    #[cfg(feature = "profile")]
+    fn fill_for_profiles(&mut self, registers: Registers, word: u64, memory: &impl ReadMemory) {
+        self.visits.fill(word, memory);
+        let addresses = self.visits.iter().map(|visit| visit.stack);
+        match addresses.filter(|&address| address >= registers.sp).max() {
+            Some(outermost) => self.stack.fill_at_least(0, registers, outermost, memory),
+            None if self.visits.is_empty() => {}
+            None => self.stack.fill(registers, 0, memory),
+        }
     }
 
     /// Why there is no stack, or what is not certain about it, in sentences.

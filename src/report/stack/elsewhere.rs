@@ -26,6 +26,14 @@ pub(crate) struct RawStack {
     pub(crate) notes: Vec<String>,
 }
 
+impl RawStack {
+    #[cfg(feature = "profile")]
+    #[allow(clippy::unused_self)] // as where there are stacks
+    pub(crate) fn with_addresses(&self, _addresses: &[u64]) -> Self {
+        Self::default()
+    }
+}
+
 /// A copy of a thread, which has no stack here.
 #[derive(Debug)]
 pub(crate) struct Copy(Box<Contents>);
@@ -44,7 +52,7 @@ impl DerefMut for Copy {
     }
 }
 
-/// Memory is not read by its address.
+/// Reads nothing: on this system memory cannot be read by address.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Memory;
 
@@ -65,6 +73,11 @@ pub(crate) struct Target(u32);
 
 impl Target {
     pub(crate) fn new(tid: u32, _frame_word: u64) -> Self {
+        Self(tid)
+    }
+
+    #[cfg(feature = "profile")]
+    pub(crate) fn with_visits(tid: u32, _word: u64) -> Self {
         Self(tid)
     }
 
@@ -92,7 +105,7 @@ pub(crate) fn begin(target: &Target) -> Begun {
     Begun::Copied(copy)
 }
 
-/// No thread is ever asked here.
+/// On this system no thread is asked to copy itself.
 #[derive(Debug)]
 pub(crate) enum Request {}
 

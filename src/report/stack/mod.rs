@@ -8,6 +8,8 @@
 
 mod copy;
 mod reason;
+#[cfg(feature = "profile")]
+mod visits;
 
 #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64"), not(miri)))]
 #[path = "linux/mod.rs"]
@@ -21,6 +23,8 @@ pub(crate) use copy::{CpuTimes, StackCopy, State};
 pub(crate) use platform::{
     Begun, Copy, Memory, Names, RawStack, Target, Unwinder, begin, location, own, prepare,
 };
+#[cfg(feature = "profile")]
+pub(crate) use visits::Visits;
 
 #[cfg(all(test, target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64"), not(miri)))]
 mod tests;

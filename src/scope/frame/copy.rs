@@ -1,8 +1,8 @@
 //! Copies of the frames of a thread, read from outside it.
 //!
-//! A reporter reads the frames of another thread as bytes, at a moment at which that thread does not run, or on that thread
-//! itself, in a signal handler. No reference to a frame is made, and the thread does nothing for it. A copy has a fixed size,
-//! since a signal handler cannot allocate.
+//! A reporter reads the frames of another thread as bytes. That thread does not run at the moment, or it reads its
+//! frames itself, in a signal handler. No reference to a frame is made. A copy has a fixed size, since a signal handler
+//! cannot allocate.
 
 use std::mem::{offset_of, size_of};
 
@@ -22,7 +22,8 @@ const FIELDS_BYTES: usize = 480;
 
 /// Reads memory of this process at an address. Returns how many bytes could be read.
 pub(crate) trait ReadMemory {
-    /// Copies the bytes from `address` on into `into`. Memory that is not there is not read, and does no harm.
+    /// Copies the bytes from `address` on into `into`, as far as there is memory. An address without memory does no
+    /// harm.
     fn read(&self, address: u64, into: &mut [u8]) -> usize;
 }
 
@@ -59,6 +60,8 @@ pub(crate) struct ScopeCopy {
     /// 0 if nobody has asked for the identity yet.
     pub(crate) id: u64,
     pub(crate) kind: Kind,
+    /// For a polled kind: the number of the poll.
+    pub(crate) poll: u64,
     pub(crate) unmeasured: bool,
     pub(crate) label: ShortText<LABEL_BYTES>,
     /// Names and values in turn, each followed by a zero byte.
@@ -77,6 +80,7 @@ impl ScopeCopy {
         location: 0,
         id: 0,
         kind: Kind::Block,
+        poll: 0,
         unmeasured: false,
         label: ShortText::EMPTY,
         fields: ShortText::EMPTY,
@@ -137,8 +141,10 @@ impl ScopeCopies {
     }
 
     /// Copies the scopes of a thread. `word` is the address of the thread's pointer to its innermost frame
-    /// ([`Thread::frame_word`](crate::thread::Thread::frame_word)). Neither allocates nor panics, so that it can run in a signal
-    /// handler of that thread. Otherwise the thread must not run meanwhile: the caller checks that afterwards.
+    /// ([`Thread::frame_word`](crate::thread::Thread::frame_word)).
+    ///
+    /// Neither allocates nor panics, so a signal handler of that thread may call this. If another thread calls this,
+    /// the caller must check afterwards that the copied thread has not run meanwhile.
     pub(crate) fn fill(&mut self, word: u64, memory: &impl ReadMemory) {
         self.clear();
         let Some(pointer) = Bytes::<{ size_of::<usize>() }>::read(memory, word) else { return };
@@ -158,8 +164,8 @@ impl ScopeCopies {
     }
 }
 
-/// Copies the scope with this frame. Returns the address of the frame around it. Writes to `place` directly: a signal handler
-/// has a small stack.
+/// Copies the scope with this frame. Returns the address of the frame around it; `None` if the frame cannot be read.
+/// Writes to `place` directly: a signal handler has a small stack.
 fn copy(frame: u64, memory: &impl ReadMemory, place: &mut ScopeCopy) -> Option<u64> {
     let bytes = Bytes::<{ size_of::<Scope>() }>::read(memory, frame)?;
     place.frame = frame;
@@ -168,6 +174,7 @@ fn copy(frame: u64, memory: &impl ReadMemory, place: &mut ScopeCopy) -> Option<u
     place.location = bytes.word(offset_of!(Scope, location));
     place.id = bytes.long(offset_of!(Scope, id));
     place.kind = Kind::from_bits(bytes.0[offset_of!(Scope, kind)])?;
+    place.poll = bytes.long(offset_of!(Scope, poll));
     place.unmeasured = bytes.0[offset_of!(Scope, unmeasured)] != 0;
     place.label.len = 0;
     place.fields.len = 0;

@@ -161,7 +161,7 @@ impl Entry {
         matches!(self.policy.repeat, Repeat::Once | Repeat::Default)
     }
 
-    /// Starts the timers of the hooks that it escalates to, once.
+    /// Starts the timers of the hooks that this entry escalates to, once.
     fn escalate_later(self: &Arc<Self>) {
         // Relaxed: nothing but this flag decides who is first.
         if !self.escalates.swap(true, Ordering::Relaxed) {
@@ -181,8 +181,8 @@ impl Entry {
         let time = self.env.reading(clock::now()).saturating_add(after);
         let timer = thread::schedule_on(&self.env, time, weak_waker(weak));
         if timers.len() > self.then.len() {
-            // All hooks of `then` have their timers already. The last timer in the list is this entry's own, which has fired
-            // this run.
+            // All hooks of `then` have their timers already. So the last timer in the list is this entry's own: it has
+            // fired, and can go.
             timers.pop();
         }
         timers.push(timer);
@@ -193,9 +193,9 @@ impl Entry {
         !mutant!(NoRetire) && self.retired.load(Ordering::Relaxed)
     }
 
-    /// The future leaves the scope: this entry begins no run any more, even if the watchdog or a runner is about to start one.
-    /// With `wait`, no run of this entry is in progress when this returns. The hook may still run for [another](Self::again)
-    /// entry.
+    /// The future leaves the scope: from now on this entry begins no run, even if another thread is about to begin one.
+    /// With `wait`, no run of this entry is in progress when this returns. The hook may still run for
+    /// [another](Self::again) entry.
     pub(crate) fn retire(&self, wait: bool) {
         wake(self.callback.hold_back(wait, || self.retired.store(true, Ordering::Relaxed)));
         self.cancel_timers();
@@ -222,7 +222,7 @@ impl Entry {
         self.callback.is_running() || self.then.iter().any(|(_, entry)| entry.is_running())
     }
 
-    /// [`revoke`](Self::revoke) without blocking.
+    /// [`revoke`](Self::revoke) without blocking: pending while the hook, or one that it escalates to, runs.
     pub(crate) fn poll_revoke(&self, waker: &Waker) -> Poll<()> {
         self.callback.begin_to_revoke();
         let mut poll = self.callback.poll_idle(std::ptr::from_ref(self).addr(), waker, || false);
@@ -238,9 +238,9 @@ impl Entry {
         poll
     }
 
-    /// Called when the future of this entry ends. Pending while this entry has yet to run, and while the hook is running.
-    /// If the hook `ends` with the future, the entry begins no other run after that. `waiter` identifies the waiting future: a
-    /// new waker of the same waiter replaces the earlier one ([`Callback::poll_idle`]).
+    /// Called when the future of this entry ends. Pending until this entry has run, and while the hook is running. If
+    /// the hook `ends` with the future, the entry then begins no other run. `waiter` identifies the waiting future: a
+    /// new waker of the same waiter replaces the earlier waker ([`Callback::poll_idle`]).
     pub(crate) fn poll_first_run(&self, waiter: usize, waker: &Waker, ends: bool) -> Poll<()> {
         let is_to_come = || {
             let ended = self.has_ended();

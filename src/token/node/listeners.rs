@@ -39,8 +39,8 @@ impl Node {
         self.register(false, |state| state.list_hook(entry, owner))
     }
 
-    /// Registers a hook although the node is over, so that the hook ends with the scope. The node does not fire the hook: the
-    /// caller does.
+    /// Registers a hook although the node is over, so that the hook ends with the scope. The node does not fire the
+    /// hook: the caller does. `None` if a fork has lost the lock.
     pub(crate) fn add_fired_hook(self: &Arc<Self>, entry: &Arc<Entry>, owner: HookOwner) -> Option<usize> {
         self.register(true, |state| state.list_hook(entry, owner))
     }
@@ -77,13 +77,14 @@ impl Node {
         entries
     }
 
-    /// The future is over and about to be dropped. Runs those of its hooks that are due and have not run yet.
+    /// Called when the future is over and about to be dropped. Runs the future's hooks that are due and have not run
+    /// yet.
     ///
-    /// Pending while one of these hooks has yet to run, or is running. After that `waker` is woken. The hooks that end with the
-    /// scope begin no other run then, so the drop of the future waits for no hook.
+    /// Pending while one of these hooks has yet to run, or is running. `waker` is woken once that has changed. A hook
+    /// that ends with the scope begins no second run, so the drop of the future waits for no hook.
     ///
-    /// Does not wait for a hook that a shield suspends. If there is no thread for a hook, the task is woken at once, to poll
-    /// again.
+    /// Does not wait for a hook that a shield suspends. If there is no thread for a hook, the task is woken at once, to
+    /// poll again.
     pub(crate) fn poll_hooks(self: &Arc<Self>, waker: &Waker) -> Poll<()> {
         let waiter = Arc::as_ptr(self).addr();
         let mut entries = self.polled_hooks();
@@ -128,8 +129,8 @@ impl Node {
         drop(waker);
     }
 
-    /// Lets `swap` exchange a clone of `waker` with a waker in the state. To clone and to drop a waker is foreign code, so both
-    /// happen without the lock.
+    /// Lets `swap` exchange a clone of `waker` with a waker in the state. To clone or to drop a waker runs foreign
+    /// code, so both happen without the lock. `None` if a fork has lost the lock.
     pub(super) fn with_waker<R>(
         &self,
         waker: &Waker,
@@ -304,7 +305,7 @@ mod tests {
         }
     }
 
-    /// An executor that polls inside of `wake`, here on the watchdog or a runner.
+    /// The task is polled inside of `wake`, on the watchdog or on a thread that has run a hook.
     #[test]
     fn a_task_that_is_polled_where_it_is_woken_awaits_hooks_too() {
         struct Inline {
@@ -325,7 +326,7 @@ mod tests {
         let task = Waker::from(Arc::new(Inline { node: Arc::clone(&future), ready: Mutex::new(ready) }));
         future.add_waker(&task);
         future.cancel(None);
-        // The watchdog wakes the task, so it makes the first poll.
+        // The watchdog wakes the task, so the watchdog makes the first poll.
         crate::watchdog::global().post(task);
         is_ready.recv_timeout(HANG).unwrap();
         assert!(entries.iter().all(|entry| entry.fires() == 1));

@@ -14,8 +14,8 @@ impl Node {
         let mut entries = Vec::new();
         for (_, hook) in state.hooks.iter_mut().filter(|(_, hook)| hook.owner.is_of_scope()) {
             hook.suspensions += 1;
-            // Suspended under the lock, so that the count is right: the code that takes the hook off the list resumes it
-            // `suspensions` times.
+            // Under the lock, so that each hook on the list is suspended exactly `suspensions` times. The code that
+            // takes a hook off the list resumes the hook as often.
             hook.entry.suspend();
             entries.push(Arc::clone(&hook.entry));
         }
@@ -36,7 +36,8 @@ impl Node {
         entries.iter().for_each(|entry| entry.resume());
     }
 
-    /// Notes that a shield is pending in the future. It lasts until this time at most.
+    /// Notes that a shield is pending in the future, and lasts until `until` at most. `None` if a fork has lost the
+    /// lock.
     pub(crate) fn add_shield(&self, until: u64) -> Option<usize> {
         Some(self.state.lock()?.shields.insert(until))
     }

@@ -67,9 +67,9 @@ fn post_all(entries: Vec<Arc<Entry>>) {
     }
 }
 
-/// Claims hooks that are due, and makes the watchdog run them. The hooks are given from the outside in. If no watchdog can be
-/// started, returns `false`: the inline hooks have then run here, and the others are posted for a watchdog that may start
-/// later.
+/// Claims hooks that are due, and makes the watchdog run them. The hooks are given from the outside in. If no watchdog
+/// can be started, runs the inline hooks here, posts the others for a watchdog that may start later, and returns
+/// `false`.
 pub(super) fn run_soon(mut entries: Vec<Arc<Entry>>) -> bool {
     let watchdog = watchdog::global();
     if !watchdog.is_running() {

@@ -16,8 +16,8 @@ type Clocks = BTreeMap<u32, Clock>;
 #[derive(Default)]
 struct Clock {
     queue: Queue,
-    /// Counts the work that threads under the clock have set off, other than by moving the clock. For instance, a cancel or
-    /// the end of a shield sets off a hook.
+    /// Counts the work that threads under the clock have set off, for instance a hook by a cancel or by the end of a
+    /// shield. Work that a move of the clock sets off is not counted here.
     set_off: Arc<WaitGroup>,
 }
 
@@ -77,7 +77,7 @@ pub(super) fn with_queue<R>(clock: u32, f: impl FnOnce(&mut Queue) -> R) -> Opti
     clocks().lock()?.get_mut(&clock).map(|clock| f(&mut clock.queue))
 }
 
-/// The group that counts the work that threads under the clock have set off.
+/// The group that counts the work that threads under the clock have set off. `None` if the clock is gone.
 pub(super) fn set_off_under(clock: &Mock) -> Option<Arc<WaitGroup>> {
     Some(Arc::clone(&clocks().lock()?.get(&clock.id)?.set_off))
 }

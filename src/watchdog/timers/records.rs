@@ -14,7 +14,7 @@ use crate::time::NEVER;
 
 /// How many records a group has. Each record has one bit in the words of its group.
 pub(super) const GROUP: usize = if cfg!(timebox_loom) { 4 } else { 32 };
-/// Each chunk has twice as many groups as the one before.
+/// How many chunks there are. Each chunk has twice as many groups as the one before.
 const CHUNKS: usize = 26;
 /// The index that stands for no record.
 pub(super) const NONE: u32 = u32::MAX;
@@ -27,8 +27,9 @@ pub(super) struct Records {
     first: Link,
     /// The head of a list of the records whose waker another thread has taken out.
     returned: CachePadded<AtomicU32>,
-    /// At most so many entries of the heap are stale: this counts the records that were freed since the heap was rebuilt,
-    /// without records that were still in the nursery.
+    /// An upper bound for the number of stale entries in the heap. It counts the records that were freed since the heap
+    /// was rebuilt, except those that were freed in the nursery, which never had an entry. Some of the entries may have
+    /// left the heap since.
     stale: AtomicU32,
     made_in: Process,
     chunks: [SetOnce<Box<[Group]>>; CHUNKS],
@@ -39,7 +40,7 @@ pub(super) struct Group {
     /// The group's place among the groups.
     number: u32,
     free: AtomicU32,
-    /// Which records are in the nursery.
+    /// Which records are in the nursery (see `timers.rs`): one bit for each record.
     listed: AtomicU32,
     made_in: Process,
     /// The next group of the list that begins at `Records::first` (invariant 5).
@@ -73,7 +74,7 @@ impl Link {
     }
 }
 
-/// For the owner. Relaxed unless stated otherwise: invariant 1.
+/// Methods for the owner. Orderings are Relaxed unless a comment says otherwise: invariant 1.
 impl Records {
     /// Claims a free record.
     #[cfg_attr(not(debug_assertions), inline(always))]
@@ -171,7 +172,8 @@ impl Records {
 }
 
 impl Records {
-    /// The ticket of the waker in a record, if the record still holds the waker whose ticket has this short number.
+    /// The ticket of the waker in the record, if the ticket's short number is `short`. `None`: the record is empty or
+    /// was filled anew, so the heap entry with this number is stale.
     pub(super) fn filling(&self, index: u32, short: u32) -> Option<Ticket> {
         self.record(index).waker.ticket().filter(|ticket| ticket.short() == short)
     }
@@ -204,7 +206,7 @@ impl Group {
     }
 }
 
-/// For the owner. Relaxed: invariant 1.
+/// Methods for the owner of the timers. Relaxed: invariant 1.
 impl Group {
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn is_listed(&self, at: u32) -> bool {
@@ -277,7 +279,8 @@ impl Group {
         let record = self.record(at);
         let ticket = record.waker.ticket()?;
         let deadline = record.deadline.load(Ordering::Relaxed);
-        // Another thread may have taken the waker out meanwhile, and be giving the record back. Then `deadline` is a link.
+        // Another thread may have taken the waker out meanwhile, and be giving the record back. Then `deadline` holds a
+        // link.
         (deadline & LINK == 0).then_some((deadline, self.index(at), ticket))
     }
 

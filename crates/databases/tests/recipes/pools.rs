@@ -102,8 +102,8 @@ async fn settles_or_discards(
         assert!(error.is_timeout() && error.settled());
         let start = Instant::now();
         let next = pid().await.unwrap();
-        // If the error has no source, the query was not begun. Then the pool may have discarded the connection that it was about
-        // to lend.
+        // An error without a source does not come from the server: the query was not begun. Then the pool may have
+        // discarded the connection that it was about to lend.
         assert!(next == last || error.source().is_none(), "the connection was given back");
         last = next;
         assert!(start.elapsed() < HANG);
@@ -127,7 +127,7 @@ async fn settles_or_discards(
         assert!(next != last || error.source().is_none(), "the connection is in doubt");
         last = next;
     }
-    // A call that still waits for a connection ends with the scope, without a grace.
+    // A call that waits for a connection ends at its deadline, and does not use its grace.
     let token = CancellationToken::new();
     let holds = Timebox::new(Limit::NONE).cancel_on(&token).grace(HANG).run_future(endless(Cancel::Works));
     let waits = async {
@@ -231,8 +231,8 @@ fn r2d2() {
         let error = timed_out(endless(SHORT));
         assert!(error.is_timeout());
         let next = pid().unwrap();
-        // If the error has no source, the query was not begun. Then the scope may have ended during the pool's test of the
-        // connection, and the pool may have discarded the connection.
+        // An error without a source does not come from the server: the query was not begun. Then the scope may have
+        // ended during the pool's test of the connection, and the pool may have discarded the connection.
         assert!(next == last || error.source().is_none(), "the connection was given back");
         last = next;
     }

@@ -119,7 +119,8 @@ fn with_the_raw_cancel_and_its_end_awaited_the_next_three_are_never_hit() {
     sweep_sleeps(600, 4 * OWN, statement, follow_up, true).check("PostgreSQL by the raw cancel, 600 runs");
 }
 
-/// Shows why the recipe awaits the end of a cancel. Also tests the tests above: the follow-ups notice a cancel that comes late.
+/// Shows why the recipe awaits the end of a cancel. Also shows that the tests above can fail: they notice a cancel that
+/// comes late.
 #[test]
 fn a_cancel_whose_end_is_not_awaited_hits_the_next_statement() {
     let _alone = alone();
@@ -262,7 +263,7 @@ fn a_control_connection_is_made_and_dropped_in_async_code_too() {
         loop {
             let sleep = guarded_async(control.hook(&session), client.batch_execute("select pg_sleep(3600)"));
             let error = timed_out(Timebox::new(SHORT).grace(HANG).run_future(sleep).await);
-            // If the error has no source, the statement was not begun.
+            // An error without a source does not come from the server: the statement was not begun.
             if error.source().is_some() {
                 break error;
             }

@@ -40,7 +40,8 @@ fn the_next_three_statements_are_never_hit() {
     sweep(3000, Duration::from_micros(300), statement, follow_up).check("SQLite, 3000 runs");
 }
 
-/// Tests the test above: a hook that outlives its statement hits a later statement, and the follow-ups notice it.
+/// Shows that the test above can fail: a hook that outlives its statement hits a later statement, and the test notices
+/// it.
 #[test]
 fn a_hook_that_outlives_its_statement_hits_the_next() {
     let _alone = alone();

@@ -6,12 +6,12 @@ use crate::scope::ReadMemory;
 /// Larger tables are not copied.
 const MOST_TABLE: u64 = 64 << 20;
 
-/// More program headers are not believed.
+/// A file that claims more program headers is not believed.
 const MOST_HEADERS: u64 = 256;
 
 const PAGE: u64 = 0xfff;
 
-/// A table and the address that it has in the file's own numbering.
+/// A table, and the address that the file gives it.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Table {
     pub(super) address: u64,
@@ -21,7 +21,7 @@ pub(super) struct Table {
 /// What unwinding needs of a module.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Image {
-    /// What is added to an address in the file's own numbering.
+    /// What is added to an address of the file to get the address in memory.
     pub(super) bias: u64,
     pub(super) build_id: Vec<u8>,
     /// `.eh_frame_hdr`.
@@ -100,7 +100,7 @@ fn build_id(notes: &[u8]) -> Option<Vec<u8>> {
     }
 }
 
-/// Reads a module from its mapping in memory.
+/// Reads a module from its mapping in memory. `None` if the headers make no sense.
 pub(super) fn loaded(memory: &impl ReadMemory, base: u64) -> Option<Image> {
     let segments = segments(memory, base)?;
     let loads = || segments.iter().filter(|segment| segment.kind == LOAD);
@@ -141,8 +141,8 @@ pub(super) fn build_id_of_file(file: &impl ReadMemory) -> Option<Vec<u8>> {
     notes.find_map(|notes| build_id(&notes))
 }
 
-/// Copies `.eh_frame_hdr` and `.eh_frame`. The loader keeps no section headers, so the length of the latter is found by
-/// walking it.
+/// Copies `.eh_frame_hdr` and `.eh_frame`. The loader keeps no section headers, so the length of `.eh_frame` is found
+/// by walking through its entries.
 fn tables(memory: &impl ReadMemory, bias: u64, segments: &[Segment]) -> Option<(Table, Table)> {
     let header = segments.iter().find(|segment| segment.kind == EH_FRAME_HDR)?;
     let table = |address: u64, len: u64| {
@@ -156,7 +156,7 @@ fn tables(memory: &impl ReadMemory, bias: u64, segments: &[Segment]) -> Option<(
     }
     let value = i32_at(&index.bytes, 4)?;
     let address = match *index.bytes.get(1)? {
-        // Relative to the value's own address, or to the table's.
+        // The value counts from its own address, or from the address of the table.
         0x1b => header.address.wrapping_add(4).wrapping_add_signed(value),
         0x3b => header.address.wrapping_add_signed(value),
         _ => return None,
@@ -219,12 +219,12 @@ impl Image {
         Some((entry, self.index_entry(entry)?))
     }
 
-    /// Where the function begins that covers `pc`, or the last one before it.
+    /// The start of the function that covers `pc`. If no function does, the start of the last function before `pc`.
     pub(super) fn function_start(&self, pc: u64) -> Option<u64> {
         self.entry_of(pc).map(|(_, start)| start)
     }
 
-    /// Whether the tables cover `pc`. If they have no index of the usual form, they are believed to.
+    /// Whether the tables cover `pc`. Tables without an index of the usual form count as covering all code.
     pub(super) fn covers(&self, pc: u64) -> bool {
         if self.frames.bytes.is_empty() {
             return false;
@@ -233,13 +233,18 @@ impl Image {
             return true;
         }
         let covers = || {
-            let (entry, start) = self.entry_of(pc)?;
-            let at = entry.checked_mul(8)?.checked_add(16)?;
-            let record = self.index_base().wrapping_add_signed(i32_at(&self.index.bytes, at)?);
-            let at = record.wrapping_sub(self.bias.wrapping_add(self.frames.address));
-            let len = u32_at(&self.frames.bytes, usize::try_from(at).ok()?.checked_add(12)?)?;
+            let (_, start) = self.entry_of(pc)?;
+            let len = u32_at(&self.frames.bytes, self.record(pc)?.checked_add(12)?)?;
             Some(pc < start.saturating_add(u64::from(len)))
         };
         covers().unwrap_or(false)
+    }
+
+    /// Where in `.eh_frame` the record of the function is that covers `pc`, or of the last one before it.
+    pub(super) fn record(&self, pc: u64) -> Option<usize> {
+        let (entry, _) = self.entry_of(pc)?;
+        let at = entry.checked_mul(8)?.checked_add(16)?;
+        let record = self.index_base().wrapping_add_signed(i32_at(&self.index.bytes, at)?);
+        usize::try_from(record.wrapping_sub(self.bias.wrapping_add(self.frames.address))).ok()
     }
 }

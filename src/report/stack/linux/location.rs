@@ -6,18 +6,18 @@ use std::ptr;
 
 use crate::scope::ScopeCopy;
 
-/// Where the scope was opened. `is_consistent`: whether the scope was copied while its thread stood still. If it was not, the
-/// address may be nonsense, so it counts only if it is in a part of a program or library that cannot be written. `None` if the
-/// place is not known.
+/// Where the scope was opened; `None` if that is not known. `is_consistent`: whether the thread stood still while the
+/// scope was copied. If it did not, the address may be nonsense. Then the address counts only if it lies in a file's
+/// mapping that nobody can write to.
 pub(crate) fn location(scope: &ScopeCopy, is_consistent: bool) -> Option<&'static Location<'static>> {
     let address = usize::try_from(scope.location).ok()?;
     let location = ptr::with_exposed_provenance::<Location<'static>>(address);
     if location.is_null() || !location.is_aligned() || !(is_consistent || is_constant(scope.location)) {
         return None;
     }
-    // SAFETY: the address comes out of a frame, which holds a reference to a `Location` of the program: the thread stood still
-    // while the frame was copied; or two copies of the frame, made one after the other, are the same, and the address is where
-    // the compiler puts such values.
+    // SAFETY: the address comes out of a frame, which holds a reference to a `Location` of the program. The copy of the
+    // frame is right. Either the thread stood still while the frame was copied; or two copies of the frame, made one
+    // after the other, are the same, and the address is where the compiler puts such values.
     unsafe { location.as_ref() }
 }
 

@@ -13,8 +13,8 @@ use crate::sync::fork::PerProcess;
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Memory;
 
-/// How the memory can be read. Found out one time in each process, since an open `/proc/self/mem` stays that of the process
-/// that opened it.
+/// How the memory can be read. Each process finds that out for itself, because an open `/proc/self/mem` belongs to the
+/// process that opened it.
 enum Way {
     Call,
     File(File),
@@ -40,7 +40,7 @@ impl Way {
 }
 
 impl Memory {
-    /// Finds out how the memory can be read. A signal handler must not be the first to ask.
+    /// Finds out how the memory can be read, so that a signal handler need not find it out.
     pub(super) fn prepare() {
         WAY.get().get_or_init(Way::find);
     }

@@ -38,7 +38,7 @@ impl Mapping {
     }
 }
 
-/// The end of the path of a file that is no more.
+/// Linux adds this to the path of a file that was deleted.
 pub(super) const DELETED: &str = " (deleted)";
 
 /// A module whose tables have been read.
@@ -56,18 +56,18 @@ pub(crate) struct Modules {
 }
 
 impl Modules {
-    /// The modules that this text of `/proc/self/maps` tells of. Those of `self` that are still there are kept.
+    /// Takes the mappings from a text of `/proc/self/maps`. Keeps the loaded tables of modules that are still there.
     pub(super) fn rescan(&mut self, maps: &str, memory: &impl ReadMemory) {
         self.mappings = parse(maps);
         let mappings = &self.mappings;
         self.loaded.retain(|base, module| {
-            // Another library may have been loaded at the same place.
+            // Another library may have been loaded at the same place, so the build identities are compared too.
             let is_mapped = mappings.iter().any(|mapping| *mapping == module.mapping);
             is_mapped && elf::loaded_build_id(memory, *base).unwrap_or_default() == module.image.build_id
         });
     }
 
-    /// The mapping that has code at `pc`.
+    /// The mapping that has code at `pc`. `None` if none has.
     fn mapping(&self, pc: u64) -> Option<&Mapping> {
         self.mappings.iter().find(|mapping| mapping.has(pc))
     }
@@ -76,7 +76,8 @@ impl Modules {
         self.mapping(pc).is_some()
     }
 
-    /// The module that has code at `pc`. Reads its tables if that was not done yet; the second value says so.
+    /// The module that has code at `pc`; `None` if none has. Reads the module's tables if that was not done yet. The
+    /// second value: whether this call has read them.
     pub(super) fn load(&mut self, pc: u64, memory: &impl ReadMemory) -> Option<(Arc<Module>, bool)> {
         let mapping = self.mapping(pc)?;
         let base = mapping.base;
@@ -110,7 +111,8 @@ fn parse(maps: &str) -> Vec<Mapping> {
             last.inode == line.inode && last.device == line.device && last.path == line.path
         };
         let last = mappings.last_mut().filter(same_file);
-        // A small file may have its header and its code in one page, which is then mapped two times in a row.
+        // A small file may have its header and its code in one page, which is then mapped two times in a row. The
+        // second mapping is the code.
         let is_header = line.offset == 0
             && !(line.is_code
                 && line.range.start == end

@@ -21,10 +21,10 @@ use crate::time::clock;
 /// The time for all names of one stack, in nanoseconds. A frame that comes later has its module and offset only.
 const BUDGET: u64 = 10_000_000_000;
 
-/// A file that was not used for so long is closed, in nanoseconds.
+/// A file is closed if it was not used for this time, in nanoseconds.
 const UNUSED: u64 = 60_000_000_000;
 
-/// Names of so many addresses are kept.
+/// How many addresses have their names kept, at most.
 const MOST_KEPT: usize = 8192;
 
 /// How many frames of a stack are given names: the innermost ones, and the outermost ones.
@@ -59,8 +59,8 @@ impl Names {
         Self::default()
     }
 
-    /// The stack with names. `within`: the address of the frame of a scope. Functions outside the scope are left out then,
-    /// but for the one that opened it.
+    /// The stack with names. `within`: the address of the frame of a scope. If it is given, the functions outside the
+    /// scope are left out, except the function that opened the scope.
     pub(crate) fn resolve(&mut self, raw: &RawStack, within: Option<u64>) -> Stack {
         let now = clock::real_now();
         let mut stack = Stack { frames: Vec::new(), truncated: raw.truncated, approximate: raw.approximate };
@@ -85,9 +85,10 @@ impl Names {
             self.push(module, frame.address, is_late, now, &mut stack.frames);
             let is_own =
                 stack.frames[before..].iter().all(|frame| is_own(&frame.function, frame.file.as_deref()));
-            // Of the functions outside the scope the one is shown that called this crate to open it.
+            // Outside the scope one function is shown: the one that called this crate to open the scope.
             if inside.is_some_and(|inside| index >= inside) && !is_own {
-                // The end of the last frame is not known if the stack was cut there.
+                // If the stack was cut at this frame, the frame's end is not known, so the frame may still be inside
+                // the scope.
                 stack.truncated = raw.truncated && index + 1 == count;
                 break;
             }
@@ -175,7 +176,7 @@ fn open(module: &Module) -> Option<Loader> {
         }
         let is_same = match elf::build_id_of_file(&Bytes(&file)) {
             Some(id) => id == module.image.build_id,
-            // Without an identity only the very file that is mapped is believed.
+            // If the module has no build identity, only the very file that is mapped is believed.
             None => module.image.build_id.is_empty() && metadata.ino() == mapping.inode,
         };
         is_same.then(|| Loader::new(&path).ok()).flatten()
@@ -189,11 +190,11 @@ fn candidates(mapping: &Mapping) -> Vec<String> {
     let is_program = program.is_some_and(|program| program.to_str() == Some(&mapping.path));
     let mut candidates = Vec::new();
     if is_program {
-        // Even if the file was replaced or deleted, this is the one that runs.
+        // This is the file that runs, even if the file at `path` was replaced or deleted.
         candidates.push("/proc/self/exe".to_owned());
     }
     candidates.push(path.to_owned());
-    // For privileged processes, even if the file was deleted.
+    // This finds a file that was deleted too, but only a privileged process may open it.
     candidates.extend(
         mapping.code.first().map(|code| format!("/proc/self/map_files/{:x}-{:x}", code.start, code.end)),
     );
@@ -225,7 +226,8 @@ fn named(loader: &Loader, module: &Module, address: u64) -> Vec<Frame> {
     if let Some(physical) = found.last_mut() {
         physical.inlined = false;
     }
-    // The symbol table has the full path of a name, debug information often the last part only.
+    // The symbol table has the full path of a function's name. Debug information often has the last part only, so the
+    // symbol table's name replaces that.
     if let Some(symbol) = loader.find_symbol(offset) {
         let symbol = demangled(symbol);
         match found.last_mut() {

@@ -8,16 +8,18 @@ use super::memory::Memory;
 /// How many bytes are copied at most.
 const MOST: u64 = 64 << 10;
 
-/// How much more than asked for is copied, for the function that has the address among its locals.
+/// How many bytes above `up_to` are copied. `up_to` is the address of a function's local, and the function's return
+/// address is further up.
 const BEYOND: u64 = 1 << 10;
 
-/// Copies the calling thread's stack, from here to the address `up_to`, which is further up. Does not unwind it.
+/// Copies the calling thread's stack, from here to the address `up_to`, which is further up. Does not unwind it. `None`
+/// if the stack cannot be read.
 #[inline(never)]
 pub(crate) fn own(up_to: u64) -> Option<Box<StackCopy>> {
     let registers = registers();
     let len = up_to.checked_sub(registers.sp)?.saturating_add(BEYOND).min(MOST);
     let mut copy = Box::new(StackCopy::with_room(usize::try_from(len).ok()?));
-    // No address that matters more than others: all the room is for one part.
+    // No outermost address is given, so all the room is for one part of the stack.
     copy.fill(registers, 0, &Memory);
     copy.registers.is_some().then_some(copy)
 }

@@ -9,7 +9,7 @@ use super::modules::Modules;
 pub(crate) struct RawFrame {
     /// An address in the function: that of the call, not the one behind it.
     pub(crate) address: u64,
-    /// The end of the frame on the stack: locals of the function are below it. The greatest number if it is not known.
+    /// The address just above the frame: the function's locals are below it. `u64::MAX` if the address is not known.
     pub(crate) cfa: u64,
 }
 
@@ -23,15 +23,24 @@ pub(crate) struct RawStack {
     pub(crate) approximate: bool,
     /// What is not certain, in sentences.
     pub(crate) notes: Vec<String>,
-    /// The number of the frame before which others are missing.
+    /// If frames in the middle are missing: the index of the first frame behind the gap, further out.
     pub(super) gap: Option<usize>,
     /// How many frames were found by searching.
     pub(super) scanned: usize,
-    /// The modules at that time.
+    /// The modules as they were when the stack was unwound.
     pub(super) modules: Arc<Modules>,
 }
 
 impl RawStack {
+    /// A stack of these addresses, in the modules of this one. 0 stands for frames that are missing.
+    #[cfg(feature = "profile")]
+    pub(crate) fn with_addresses(&self, addresses: &[u64]) -> Self {
+        let gap = addresses.iter().position(|&address| address == 0);
+        let present = addresses.iter().filter(|&&address| address != 0);
+        let frames = present.map(|&address| RawFrame { address, cfa: u64::MAX }).collect();
+        Self { frames, gap, modules: Arc::clone(&self.modules), ..Self::default() }
+    }
+
     pub(super) fn set_cfa(&mut self, cfa: u64) {
         if let Some(frame) = self.frames.last_mut() {
             frame.cfa = cfa;

@@ -1,14 +1,14 @@
 //! The stack of a thread that runs: a signal makes the thread copy itself.
 //!
-//! The handler makes these calls only: `gettid`, `getpid`, `process_vm_readv` (or `pread` of `/proc/self/mem`), `futex`. It
-//! takes no lock, does not allocate or panic, and leaves `errno` as it was. The signal is `SIGURG`: it is ignored by default,
-//! so one that is delivered too late, or to a program that was executed meanwhile, does no harm.
+//! The handler makes these calls only: `gettid`, `getpid`, `process_vm_readv` (or `pread` of `/proc/self/mem`),
+//! `futex`. It takes no lock, does not allocate or panic, and leaves `errno` as it was. The signal is `SIGURG`, which
+//! is ignored by default. So a signal that is delivered too late, or after an `exec`, does no harm.
 
 use std::ffi::{c_int, c_void};
 use std::mem::MaybeUninit;
 use std::ptr;
 
-use super::super::copy::Registers;
+use super::super::copy::{Registers, Words};
 use super::super::reason::Reason;
 use super::slots::{self, Armed};
 use super::spare::Copy;
@@ -24,14 +24,14 @@ const ROOM: usize = 3 << 10;
 /// Where the handler before ours is kept: the address of a `sigaction` that is never freed. 0 until there is one.
 static PREVIOUS: AtomicUsize = AtomicUsize::new(0);
 
-/// Whether the handler was installed. In a forked child it stays so.
+/// Whether the handler is installed. A forked child has the handler of its parent.
 static INSTALLED: PerProcess<Mutex<bool>> =
     PerProcess::new(Mutex::new(false), || Mutex::new(WAS_INSTALLED.load(Ordering::Relaxed)));
 
-/// For a forked child, which has the handler of its parent. Relaxed: the fork comes in between.
+/// Tells a forked child whether its parent had the handler. Relaxed: the fork comes between the store and the load.
 static WAS_INSTALLED: AtomicBool = AtomicBool::new(false);
 
-/// Marks the signals that this crate sends. Any other is passed on to the handler before ours.
+/// Marks the signals that this crate sends. Every other signal is passed on to the handler before ours.
 fn cookie() -> usize {
     (&raw const PREVIOUS).addr() ^ 0x7469_6d65
 }
@@ -87,7 +87,7 @@ pub(super) fn install() {
     }
 }
 
-/// Why a signal would not make a thread copy itself.
+/// Why a thread would not copy its stack if it got the signal; `None` if it would.
 fn obstacle() -> Option<Reason> {
     match installed() {
         Some(action) if action.sa_sigaction == handler_address() => None,
@@ -112,8 +112,8 @@ extern "C" fn handle(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_
     }
 }
 
-/// Whether this crate has sent the signal. Whether a thread copies itself does not depend on it: a signal of ours is lost
-/// while another `SIGURG` is pending.
+/// Whether this crate has sent the signal. If it has, the signal is not passed on. Requests are served at every signal,
+/// since a signal of this crate is lost while another `SIGURG` is pending.
 ///
 /// # Safety
 ///
@@ -193,13 +193,13 @@ unsafe fn registers(context: *const libc::ucontext_t) -> Registers {
 }
 
 /// Asks a thread to copy itself into `copy`. If that cannot be done, the copy says why.
-pub(super) fn ask(mut copy: Copy, frame_word: u64) -> Result<Armed, Copy> {
+pub(super) fn ask(mut copy: Copy, words: Words) -> Result<Armed, Copy> {
     if let Some(reason) = obstacle() {
         copy.because(reason);
         return Err(copy);
     }
     let tid = copy.tid;
-    let armed = Armed::new(copy, frame_word)?;
+    let armed = Armed::new(copy, words)?;
     match send(tid, SIGNAL, cookie()) {
         Ok(()) => Ok(armed),
         Err(error) => armed.cancel(if error == libc::ESRCH { Reason::Gone } else { Reason::SignalRefused }),

@@ -19,7 +19,7 @@
 use std::ptr;
 use std::time::Duration;
 
-use super::super::copy::{Contents, Registers, State};
+use super::super::copy::{Contents, Registers, State, Words};
 use super::super::reason::Reason;
 use super::memory::Memory;
 use super::spare::Copy;
@@ -28,10 +28,10 @@ use crate::sync::fork::InChild;
 use crate::sync::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use crate::time::{clock, nanos};
 
-/// So many requests can be open at a time.
+/// How many requests can be open at a time.
 const SLOTS: usize = 32;
 
-/// How much longer a requester waits for a handler that has begun.
+/// How much longer a requester waits if the handler has begun the copy.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// How often a requester looks whether the thread has ended, in nanoseconds.
@@ -51,6 +51,8 @@ struct Slot {
     word: AtomicU32,
     tid: AtomicU32,
     frame_word: AtomicU64,
+    #[cfg(feature = "profile")]
+    visit_word: AtomicU64,
     /// The address of a `Contents`.
     contents: AtomicUsize,
 }
@@ -61,6 +63,8 @@ impl Slot {
             word: AtomicU32::new(FREE),
             tid: AtomicU32::new(0),
             frame_word: AtomicU64::new(0),
+            #[cfg(feature = "profile")]
+            visit_word: AtomicU64::new(0),
             contents: AtomicUsize::new(0),
         }
     }
@@ -85,11 +89,19 @@ impl Slot {
         self.word.store(word & !PHASES | FREE, Ordering::Release);
     }
 
+    fn words(&self) -> Words {
+        Words {
+            frame: self.frame_word.load(Ordering::Relaxed),
+            #[cfg(feature = "profile")]
+            visit: self.visit_word.load(Ordering::Relaxed),
+        }
+    }
+
     /// Copies the calling thread, if this slot asks for it. Runs in the signal handler.
     fn serve(&self, tid: u32, registers: Registers, has_room: bool) {
         // Acquire: pairs with the Release in `Armed::new`.
         let word = self.word.load(Ordering::Acquire);
-        // If the number is that of a later request, then the step fails.
+        // `tid` may belong to a later request already. Then the word has changed, so the step fails.
         if word & PHASES != ARMED || self.tid.load(Ordering::Relaxed) != tid || !self.step(word, COPYING) {
             return;
         }
@@ -97,7 +109,7 @@ impl Slot {
         // SAFETY: the address is that of a box that `Armed::new` has put here. By invariant 1 the handler owns it now.
         let contents = unsafe { &mut *contents };
         if has_room {
-            contents.fill(registers, self.frame_word.load(Ordering::Relaxed), &Memory);
+            contents.fill(registers, self.words(), &Memory);
             contents.is_consistent = true;
             if contents.stack.registers.is_none() {
                 contents.because(Reason::Unreadable);
@@ -109,7 +121,7 @@ impl Slot {
         if self.step(word, DONE) {
             wake(&self.word);
         } else {
-            // The requester has left: this is the only other step that is made from `COPYING`.
+            // The step to `DONE` has failed, so the requester has left: no other step is made from `COPYING` meanwhile.
             self.step(word & !PHASES | LEFT, OVER);
         }
     }
@@ -121,7 +133,7 @@ static ALL: [Slot; SLOTS] = [const { Slot::new() }; SLOTS];
 /// them. The memory that they were to copy into is leaked.
 extern "C" fn forget_requests() {
     for slot in &ALL {
-        // Relaxed: this is the child's only thread. A handler of the parent does not run here.
+        // Relaxed: this is the child's only thread, and no handler is running on it.
         slot.word.store(FREE, Ordering::Relaxed);
     }
 }
@@ -138,7 +150,7 @@ pub(super) fn serve(tid: u32, registers: Registers, has_room: bool) {
     }
 }
 
-/// A thread that was asked to copy itself: a slot, and its word as it was armed.
+/// A request to a thread to copy its stack: the slot, and the slot's word as the request stored it.
 #[derive(Debug)]
 pub(super) struct Armed {
     slot: usize,
@@ -147,7 +159,7 @@ pub(super) struct Armed {
 }
 
 impl Armed {
-    pub(super) fn new(mut copy: Copy, frame_word: u64) -> Result<Self, Copy> {
+    pub(super) fn new(mut copy: Copy, words: Words) -> Result<Self, Copy> {
         for (index, slot) in ALL.iter().enumerate() {
             // Relaxed: the step has the ordering.
             let word = slot.word.load(Ordering::Relaxed);
@@ -159,7 +171,9 @@ impl Armed {
             }
             let tid = copy.tid;
             slot.tid.store(tid, Ordering::Relaxed);
-            slot.frame_word.store(frame_word, Ordering::Relaxed);
+            slot.frame_word.store(words.frame, Ordering::Relaxed);
+            #[cfg(feature = "profile")]
+            slot.visit_word.store(words.visit, Ordering::Relaxed);
             let contents = Box::into_raw(copy.into_contents());
             slot.contents.store(contents.expose_provenance(), Ordering::Relaxed);
             let word = (word & !PHASES).wrapping_add(PHASES + 1) | ARMED;
@@ -249,7 +263,7 @@ impl Armed {
 }
 
 impl Drop for Armed {
-    /// Does not wait: the watchdog drops a request that no reporter takes.
+    /// Must not wait: if no reporter takes a request, the watchdog drops the request.
     fn drop(&mut self) {
         if self.cancel_now().is_some() {
             return;

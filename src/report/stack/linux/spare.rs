@@ -1,4 +1,4 @@
-//! The memory of copies, which is used again: to take a copy does not allocate while there is a spare one.
+//! The memory of copies. It is used again, so taking a copy allocates nothing while there is a spare one.
 
 use std::mem::ManuallyDrop;
 use std::ops::{Deref, DerefMut};
@@ -40,7 +40,7 @@ impl DerefMut for Copy {
 }
 
 impl Copy {
-    pub(super) fn new(tid: u32) -> Self {
+    pub(in crate::report::stack) fn new(tid: u32) -> Self {
         let spare = lock(SPARE.get()).pop();
         let mut contents = spare.unwrap_or_else(|| Box::new(Contents::new(MOST)));
         contents.clear(tid);

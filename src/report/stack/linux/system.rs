@@ -15,9 +15,9 @@ pub(super) fn wake(word: &AtomicU32) {
     unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), WAKE, 1_usize) };
 }
 
-/// Waits until the word is another, or somebody wakes, or the time is up: less than a second, in nanoseconds.
+/// Waits until the word differs from `value`, until somebody wakes this thread, or until `nanos` nanoseconds have
+/// passed: less than a second.
 pub(super) fn wait(word: &AtomicU32, value: u32, nanos: libc::c_long) {
-    // Less than a second.
     let time = libc::timespec { tv_sec: 0, tv_nsec: nanos };
     // SAFETY: as in `wake`; the time lives during the call.
     unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), WAIT, value as usize, &raw const time) };

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::super::copy::{CpuTimes, State};
+use super::super::copy::{CpuTimes, State, Words};
 use super::super::reason::Reason;
 use super::memory::Memory;
 use super::signal;
@@ -13,8 +13,7 @@ use super::task::{self, Look, Task};
 /// A thread of this process, and the files that say what it does.
 pub(crate) struct Target {
     tid: u32,
-    /// The address of the thread's pointer to its innermost frame; 0 if the thread has no scopes.
-    frame_word: u64,
+    words: Words,
     task: Task,
 }
 
@@ -25,9 +24,17 @@ impl std::fmt::Debug for Target {
 }
 
 impl Target {
-    /// Opens the files of a thread.
+    /// Opens the files of a thread. `frame_word`: the address of the thread's pointer to its innermost frame; 0 if the thread has
+    /// no scopes.
     pub(crate) fn new(tid: u32, frame_word: u64) -> Self {
-        Self { tid, frame_word, task: Task::open(tid) }
+        Self { tid, words: Words::of_frame(frame_word), task: Task::open(tid) }
+    }
+
+    /// A thread of which the visits to profiles are copied, and the stack within them. `word`: the address of the pointer to the
+    /// record of its innermost visit.
+    #[cfg(feature = "profile")]
+    pub(crate) fn with_visits(tid: u32, word: u64) -> Self {
+        Self { tid, words: Words { frame: 0, visit: word }, task: Task::open(tid) }
     }
 
     /// For how long the thread has run and has waited, if that is known.
@@ -60,7 +67,7 @@ pub(crate) fn begin(target: &Target) -> Begun {
     if !Memory::is_readable() {
         copy.because(Reason::NoMemory);
     }
-    match target.task.look(&mut copy, target.frame_word) {
+    match target.task.look(&mut copy, target.words) {
         Look::Copied | Look::Gone => return Begun::Copied(copy),
         Look::Running => {}
         Look::Refused => copy.because(Reason::NoTaskFiles),
@@ -68,13 +75,18 @@ pub(crate) fn begin(target: &Target) -> Begun {
     if copy.reasons.has(Reason::NoMemory) {
         return Begun::Copied(copy);
     }
-    match signal::ask(copy, target.frame_word) {
-        Ok(armed) => Begun::Asked(Request { armed, frame_word: target.frame_word }),
-        Err(copy) => Begun::Copied(without_stack(copy, target.frame_word)),
+    ask(target, copy)
+}
+
+/// Asks the thread to copy itself, whatever it does.
+pub(in crate::report::stack) fn ask(target: &Target, copy: Copy) -> Begun {
+    match signal::ask(copy, target.words) {
+        Ok(armed) => Begun::Asked(Request { armed, frame_word: target.words.frame }),
+        Err(copy) => Begun::Copied(without_stack(copy, target.words.frame)),
     }
 }
 
-/// What can be had without the stack.
+/// Completes a copy that has no stack: adds the scopes of the thread, or notes that the thread is gone.
 fn without_stack(mut copy: Copy, frame_word: u64) -> Copy {
     if copy.reasons.has(Reason::Gone) {
         copy.state = State::Gone;
@@ -92,7 +104,7 @@ pub(crate) struct Request {
 }
 
 impl Request {
-    /// Waits for the copy. If it does not come, the copy has no stack, and says why.
+    /// Waits for the copy. If the thread does not copy itself in time, the result has no stack, and says why.
     pub(crate) fn wait(self, at_most: Duration) -> Copy {
         let copy = self.armed.wait(at_most);
         if copy.is_consistent { copy } else { without_stack(copy, self.frame_word) }

@@ -10,7 +10,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::Duration;
 
-use super::super::copy::{Call, Contents, CpuTimes, Registers, State};
+use super::super::copy::{Call, Contents, CpuTimes, Registers, State, Words};
 use super::super::reason::Reason;
 use super::memory::Memory;
 use crate::scope::ScopeCopies;
@@ -19,12 +19,12 @@ use crate::time::clock;
 /// How often a copy is begun again, because the thread has run meanwhile.
 const ATTEMPTS: usize = 3;
 
-/// A thread of this process. Its files are opened one time. They stay those of this thread: once it has ended they cannot be
-/// read, even if another thread has its number.
-pub(super) struct Task {
+/// A thread of this process. Its files are opened one time, so they stay the files of this thread. Once the thread has
+/// ended, they cannot be read, even if another thread has got the number.
+pub(in crate::report::stack) struct Task {
     syscall: Result<File, Failure>,
     schedstat: Option<File>,
-    /// The counts of switches, where the system keeps no `schedstat`.
+    /// The counts of switches. Opened only if `schedstat` has no times.
     status: Option<File>,
 }
 
@@ -44,7 +44,8 @@ enum Seen {
     Refused,
 }
 
-/// How long the thread has run, and how often it was switched to. Equal at two moments: it has not run in between.
+/// How long the thread has run, and how often it was switched to. If two readings are equal, the thread has not run in
+/// between.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 struct Ran {
     run: u64,
@@ -52,8 +53,15 @@ struct Ran {
     switches: u64,
 }
 
+/// What the files said before a copy.
+pub(in crate::report::stack) struct Before {
+    ran: Option<Ran>,
+    seen: Seen,
+    pub(in crate::report::stack) call: Option<Call>,
+}
+
 /// What became of a copy.
-pub(super) enum Look {
+pub(in crate::report::stack) enum Look {
     Copied,
     Running,
     Gone,
@@ -61,7 +69,7 @@ pub(super) enum Look {
 }
 
 impl Task {
-    pub(super) fn open(tid: u32) -> Self {
+    pub(in crate::report::stack) fn open(tid: u32) -> Self {
         let open = |name: &str| File::open(format!("/proc/self/task/{tid}/{name}"));
         let syscall = open("syscall").map_err(|error| match Failure::of(&error) {
             // There may be no `/proc` at all.
@@ -71,39 +79,22 @@ impl Task {
         let schedstat = open("schedstat").ok();
         let has_times =
             schedstat.as_ref().is_some_and(|file| Ran::of_schedstat(file).is_some_and(|ran| ran.run > 0));
-        // A thread that has not run yet has no time either. Then the counts are read too, which does no harm.
+        // A run time of 0 means that the system keeps no times, or that the thread has not run yet. In the second case
+        // the counts are read needlessly, which does no harm.
         let status = if has_times { None } else { open("status").ok() };
         Self { syscall, schedstat, status }
     }
 
     /// Copies the thread, if it is blocked. Notes in any case what the files say.
-    pub(super) fn look(&self, copy: &mut Contents, frame_word: u64) -> Look {
+    pub(in crate::report::stack) fn look(&self, copy: &mut Contents, words: Words) -> Look {
         for _ in 0..ATTEMPTS {
-            let ran = self.ran();
-            copy.at = clock::real_now();
-            if let Some(times) = ran.and_then(Ran::times) {
-                copy.cpu_time = Some(times.run);
-                copy.waited_for_cpu = Some(times.waited);
-            }
-            let seen = self.seen();
-            let (call, sp, pc) = match seen {
-                Seen::Blocked { call, sp, pc } => (call, sp, pc),
-                Seen::Running => {
-                    copy.state = State::Running;
-                    return Look::Running;
-                }
-                Seen::Gone => {
-                    copy.state = State::Gone;
-                    copy.because(Reason::Gone);
-                    return Look::Gone;
-                }
-                Seen::Refused => return Look::Refused,
+            let before = match self.copy(copy, words) {
+                Ok(before) => before,
+                Err(look) => return look,
             };
-            let registers = Registers { pc, sp, fp: None, lr: None, in_call: call.is_some() };
-            copy.fill(registers, frame_word, &Memory);
-            if ran.is_some() && self.seen() == seen && self.ran() == ran {
+            if self.is_still(&before) {
                 copy.state = State::Blocked;
-                copy.call = call;
+                copy.call = before.call;
                 copy.is_consistent = true;
                 if copy.stack.registers.is_none() {
                     copy.because(Reason::Unreadable);
@@ -112,9 +103,43 @@ impl Task {
             }
             copy.stack.clear();
             copy.scopes.clear();
+            #[cfg(feature = "profile")]
+            copy.visits.clear();
         }
         copy.state = State::Running;
         Look::Running
+    }
+
+    /// Copies the thread as it is. The copy is of one moment only if the thread [is still](Self::is_still) as it was before.
+    pub(in crate::report::stack) fn copy(&self, copy: &mut Contents, words: Words) -> Result<Before, Look> {
+        let ran = self.ran();
+        copy.at = clock::real_now();
+        if let Some(times) = ran.and_then(Ran::times) {
+            copy.cpu_time = Some(times.run);
+            copy.waited_for_cpu = Some(times.waited);
+        }
+        let seen = self.seen();
+        match seen {
+            Seen::Blocked { call, sp, pc } => {
+                let registers = Registers { pc, sp, fp: None, lr: None, in_call: call.is_some() };
+                copy.fill(registers, words, &Memory);
+                Ok(Before { ran, seen, call })
+            }
+            Seen::Running => {
+                copy.state = State::Running;
+                Err(Look::Running)
+            }
+            Seen::Gone => {
+                copy.state = State::Gone;
+                copy.because(Reason::Gone);
+                Err(Look::Gone)
+            }
+            Seen::Refused => Err(Look::Refused),
+        }
+    }
+
+    pub(in crate::report::stack) fn is_still(&self, before: &Before) -> bool {
+        before.ran.is_some() && self.seen() == before.seen && self.ran() == before.ran
     }
 
     /// The thread's times; `None` if the system does not keep them, or if the thread has ended.
@@ -192,8 +217,9 @@ fn read<'a>(file: &File, bytes: &'a mut [u8]) -> Result<&'a str, Failure> {
     std::str::from_utf8(text).map_err(|_| Failure::Refused)
 }
 
-/// Reads the text of a file `syscall`: `running`; or `-1`, the stack pointer, the program counter; or the number of a call,
-/// six arguments, the stack pointer, the program counter.
+/// Reads the text of a file `syscall`. For a running thread the text is `running`. For a thread in a call it begins
+/// with the call's number and six arguments; for another blocked thread it begins with `-1`. The stack pointer and the
+/// program counter follow. `None` if the text has another form.
 fn parse(text: &str) -> Option<Seen> {
     let text = text.trim_ascii_end();
     if text == "running" {
@@ -219,7 +245,8 @@ fn parse(text: &str) -> Option<Seen> {
     if sp == 0 { None } else { Some(Seen::Blocked { call, sp, pc }) }
 }
 
-/// Reads the scopes of a thread that runs. They are kept if two readings are the same.
+/// Reads the scopes of a thread that runs. Returns whether two readings in a row were the same. If not, no scopes are
+/// kept.
 pub(super) fn scopes_of_running(scopes: &mut ScopeCopies, frame_word: u64) -> bool {
     let key = |scopes: &ScopeCopies| {
         let innermost =

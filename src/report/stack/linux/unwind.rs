@@ -14,22 +14,24 @@ use framehop::{
 
 use super::super::copy::{Registers, StackCopy};
 use super::arch;
+use super::landing;
 use super::memory::Memory;
 use super::modules::{Module, Modules};
 use super::raw::{RawFrame, RawStack};
 use crate::scope::ReadMemory;
 use crate::time::clock;
 
-/// More frames are not looked for.
+/// How many frames are looked for, at most.
 const MOST_FRAMES: usize = 20_000;
 
 /// How far above the stack pointer a return address is looked for, where the tables do not help.
 const SCAN: u64 = 4 << 10;
 
-/// In an outer part of a stack: as many frames in a row that follow from each other are believed.
+/// The outer part of a stack is unwound from a return address that a search has found. The result is believed if it has
+/// this many frames.
 const BELIEVED: usize = 8;
 
-/// In an outer part of a stack: as many return addresses are tried.
+/// How many return addresses are tried for the outer part of a stack, at most.
 const TRIED: usize = 256;
 
 /// For how long the list of modules is believed, in nanoseconds.
@@ -65,9 +67,10 @@ pub(crate) struct Unwinder<M = Memory> {
     memory: M,
     modules: Arc<Modules>,
     tables: Tables,
-    /// Of these tables only: framehop's own numbers for them wrap around.
+    /// A cache for `tables`. New tables get a new cache, because framehop's numbers for its tables wrap around, and
+    /// could fit a stale entry.
     cache: Cache,
-    /// When the list of modules was made.
+    /// When the list of modules was made. `None` before the first time.
     scanned: Option<u64>,
 }
 
@@ -149,7 +152,7 @@ impl<M: ReadMemory> Unwinder<M> {
         Some(module)
     }
 
-    /// As [`unwind`](Self::unwind), with the modules that are known.
+    /// As [`unwind`](Self::unwind), but only with the modules that are known already.
     pub(in crate::report::stack) fn unwind_known(&mut self, stack: &StackCopy) -> RawStack {
         let mut found = RawStack::default();
         let Some(registers) = stack.registers else { return found };
@@ -178,7 +181,7 @@ impl<M: ReadMemory> Unwinder<M> {
         if !found.truncated {
             return;
         }
-        // No register is known there. A return address is believed if a row of frames follows from it.
+        // In the outer part no register is known. So look for a return address from which a row of frames follows.
         let candidates = part.clone().step_by(8).filter_map(|slot| {
             let pc = stack.word(slot)?;
             Some((slot, FrameAddress::from_return_address(pc)?))
@@ -207,6 +210,19 @@ impl<M: ReadMemory> Unwinder<M> {
         self.modules.is_code(pc) && arch::is_after_call(&self.memory, pc)
     }
 
+    /// The caller by a frame pointer that may be wrong, if the caller has called this function.
+    fn confirmed(
+        &mut self,
+        stack: &StackCopy,
+        at: FrameAddress,
+        mut registers: UnwindRegsNative,
+        function: u64,
+    ) -> Option<arch::Found> {
+        let mut read = |address: u64| stack.word(address).ok_or(());
+        let pc = self.tables.unwind_frame(at, &mut registers, &mut self.cache, &mut read).ok()??;
+        arch::calls(&self.memory, pc, function).then_some(arch::Found { registers, pc })
+    }
+
     /// Walks from frame to frame until the stack ends. `is_steady`: the innermost function is not in its prologue.
     fn walk(
         &mut self,
@@ -217,6 +233,8 @@ impl<M: ReadMemory> Unwinder<M> {
         found: &mut RawStack,
     ) {
         let mut read = |address: u64| stack.word(address).ok_or(());
+        // Has a frame pointer that may be that of another frame.
+        let mut doubtful: Option<UnwindRegsNative> = None;
         loop {
             let pc = at.address_for_lookup();
             found.frames.push(RawFrame { address: pc, cfa: u64::MAX });
@@ -244,6 +262,20 @@ impl<M: ReadMemory> Unwinder<M> {
                         is_steady = true;
                         continue;
                     }
+                    // Such a function is innermost, or has called the one that writes the registers.
+                    Ok(Some(address))
+                        if found.frames.len() <= 2 && landing::jumps_to_handlers(&module.image, pc) =>
+                    {
+                        let function = module.image.function_start(pc).unwrap_or(pc);
+                        match landing::destination(&self.memory, stack, function, address, registers) {
+                            Some(destination) => registers = destination,
+                            None => {
+                                doubtful = Some(registers);
+                                registers = arch::caller(address, registers.sp());
+                            }
+                        }
+                        next = self.is_return(address).then_some(address);
+                    }
                     Ok(Some(address)) if self.is_return(address) => next = Some(address),
                     Err(_) if knows => {
                         found.truncated = true;
@@ -252,11 +284,17 @@ impl<M: ReadMemory> Unwinder<M> {
                     Ok(Some(_)) if knows => {}
                     // The function keeps a frame pointer, which is not known.
                     _ => {
-                        let is_code = |pc: u64| self.modules.is_code(pc);
                         let function = module.image.function_start(pc);
-                        if let Some(caller) = arch::recover(&self.memory, stack, &is_code, function, sp) {
-                            registers = caller.registers;
-                            next = Some(caller.pc);
+                        let doubtful = doubtful.take().map(|of| arch::with_frame_pointer(registers, of));
+                        let confirmed =
+                            doubtful.and_then(|registers| self.confirmed(stack, at, registers, function?));
+                        let is_code = |pc: u64| self.modules.is_code(pc);
+                        if let Some(caller) = confirmed {
+                            (registers, next) = (caller.registers, Some(caller.pc));
+                        } else if let Some(caller) =
+                            arch::recover(&self.memory, stack, &is_code, function, sp)
+                        {
+                            (registers, next) = (caller.registers, Some(caller.pc));
                             // In a prologue the frame is not where it is in the body.
                             found.scanned += usize::from(!is_steady);
                         }
@@ -265,7 +303,8 @@ impl<M: ReadMemory> Unwinder<M> {
             }
             let pc = match next {
                 Some(pc) => pc,
-                // framehop would follow frame pointers here, without saying so.
+                // No table covers the code, so the stack is searched here. (framehop would follow frame pointers,
+                // without saying so.)
                 None => {
                     let slots = (sp..sp.saturating_add(SCAN)).step_by(8);
                     let mut slots = slots.map_while(|slot| Some((slot, stack.word(slot)?)));

@@ -1,4 +1,4 @@
-//! Tests that harm their process, each in a process of its own: this test program again, with one test.
+//! Runs a test that would harm its process in a child process: the test program again, with this one test.
 
 use std::env;
 use std::path::Path;
@@ -6,12 +6,12 @@ use std::process::Command;
 
 const CHILD: &str = "TIMEBOX_STACK_TEST";
 
-/// Runs `body` in a child process, for the test of this name in this folder.
+/// Runs `body` in a child process. `test` is the name of the calling test, in this folder.
 pub(super) fn in_child(test: &str, body: impl FnOnce()) {
     in_child_of(&env::current_exe().unwrap(), test, body);
 }
 
-/// As [`in_child`], of this program, which may be a copy of the test program.
+/// Like [`in_child`], but the child runs `program`, which may be a copy of the test program.
 pub(super) fn in_child_of(program: &Path, test: &str, body: impl FnOnce()) {
     let name = format!("report::stack::tests::{test}");
     if env::var_os(CHILD).is_some_and(|child| child == *name) {

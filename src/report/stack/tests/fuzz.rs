@@ -1,6 +1,7 @@
-//! The half that works on copies, given bytes that are wrong: it may find anything, but must not panic, hang or grow.
+//! Tests of the code that works on copies, with wrong bytes. That code may find anything, but must not panic, hang or
+//! grow.
 //!
-//! The bytes are those of this process, of which some are changed: of the stack, of headers, tables and code, of the list of
+//! The bytes come from this process, and some are changed: in the stack, in headers, tables and code, in the list of
 //! mappings. Each run has a seed, so a fault can be found again.
 
 use std::env;
@@ -14,7 +15,7 @@ use super::child::in_child;
 use super::{Eyes, Thread};
 use crate::scope::ReadMemory;
 
-/// xorshift, of which the same seed gives the same numbers.
+/// A xorshift generator: the same seed gives the same numbers.
 #[derive(Clone, Copy)]
 struct Random(u64);
 
@@ -31,7 +32,7 @@ impl Random {
     }
 }
 
-/// Changes about one byte of so many.
+/// Changes about one of `one_of` bytes.
 fn spoil(bytes: &mut [u8], one_of: u64, random: &mut Random) {
     let mut at = random.below(2 * one_of);
     while let Some(byte) = usize::try_from(at).ok().and_then(|at| bytes.get_mut(at)) {
@@ -119,7 +120,7 @@ fn wrong_bytes_do_no_harm() {
     in_child("fuzz::wrong_bytes_do_no_harm", || fuzz(Duration::from_secs(3)));
 }
 
-/// For as many seconds as `TIMEBOX_FUZZ_SECONDS` says, else ten minutes.
+/// Runs for as many seconds as `TIMEBOX_FUZZ_SECONDS` says, or else for ten minutes.
 #[test]
 #[ignore = "takes ten minutes"]
 fn wrong_bytes_do_no_harm_for_long() {

@@ -64,7 +64,7 @@ fn a_deep_recursion_shows_its_top_and_the_scope() {
     }
 }
 
-/// Little is left of the stack of a thread that runs: the handler has a stack of its own.
+/// The handler has a stack of its own, so the thread survives although its stack is nearly full.
 #[test]
 fn a_thread_whose_stack_is_nearly_full_survives() {
     in_child("harm::a_thread_whose_stack_is_nearly_full_survives", || {
@@ -143,7 +143,7 @@ fn refuse(calls: &[libc::c_long]) {
     program.push(libc::sock_filter { code: 0x06, jt: 0, jf: 0, k: 0x7fff_0000 });
     let filter =
         libc::sock_fprog { len: u16::try_from(program.len()).unwrap(), filter: program.as_mut_ptr() };
-    // SAFETY: the program lives during the call.
+    // SAFETY: the filter program lives during the call.
     unsafe {
         assert_eq!(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1_usize, 0_usize, 0_usize, 0_usize), 0);
         assert_eq!(libc::prctl(libc::PR_SET_SECCOMP, 2_usize, &raw const filter), 0);
@@ -225,7 +225,7 @@ fn the_loaders_lock_holds_nobody_up() {
     static HELD: AtomicBool = AtomicBool::new(false);
     let mut eyes = Eyes::new();
     let runner = Runner::start(spin);
-    // So that the names are known.
+    // Reads the names now, so that the looks below find them at once.
     let _ = eyes.look(&runner.thread.target());
     let holder = Thread::start(|| {
         // SAFETY: the callback touches nothing.

@@ -1,4 +1,4 @@
-//! Many looks at threads that do all that is known to be dangerous, and how much the handler needs.
+//! Many looks at threads that do what is known to be dangerous to look at. And how much stack the signal handler needs.
 
 use std::backtrace::Backtrace;
 use std::env;
@@ -57,11 +57,13 @@ fn stress(time: Duration) {
     }
     println!("looks, stacks, to the root, exact; of malloc, panic, dlopen, Backtrace, threads: {counts:?}");
     runners.into_iter().for_each(Runner::stop);
-    // Tables do not cover all of the C library's code that throws. A library may be gone before its tables are read.
+    // The least shares, in percent. For the panics they are smaller: unwind tables do not cover all of the code that
+    // throws. For the third the share of exact stacks is 0: the library that it loads may be gone before its tables are
+    // read.
     let least_rooted = [99, 95, 99, 99, 99];
     let least_exact = [99, 95, 0, 99, 99];
     for (which, [looks, stacks, rooted, exact]) in counts.into_iter().enumerate() {
-        // Two more may miss, so that few looks are not judged by one.
+        // Two more looks may miss, since among few looks one miss is more than one in a hundred.
         assert!(stacks * 100 + 200 >= looks * 99, "{counts:?}");
         assert!(rooted * 100 + 200 >= stacks * least_rooted[which], "{which}: {counts:?}");
         assert!(exact * 100 + 200 >= stacks * least_exact[which], "{which}: {counts:?}");
@@ -73,7 +75,7 @@ fn threads_under_stress_are_seen() {
     in_child("stress::threads_under_stress_are_seen", || stress(Duration::from_secs(3)));
 }
 
-/// For as many seconds as `TIMEBOX_STRESS_SECONDS` says, else a minute.
+/// Runs for as many seconds as `TIMEBOX_STRESS_SECONDS` says, or else for a minute.
 #[test]
 #[ignore = "takes a minute"]
 fn threads_under_stress_are_seen_for_long() {
@@ -86,7 +88,8 @@ const SIZE: usize = 64 << 10;
 
 static STACK: AtomicUsize = AtomicUsize::new(0);
 
-/// A handler runs on the alternate stack that std gives to a thread. It has 8 KiB, of which the kernel needs more than three.
+/// A handler runs on the alternate stack that std gives to a thread. That stack has 8 KiB, of which the kernel needs
+/// more than 3 KiB.
 #[test]
 fn the_handler_needs_little_stack() {
     in_child("stress::the_handler_needs_little_stack", || {

@@ -25,6 +25,19 @@ pub(in super::super) fn caller(pc: u64, sp: u64) -> UnwindRegsNative {
     UnwindRegsNative::new(pc, sp, UNKNOWN)
 }
 
+/// These registers, at another place.
+pub(in super::super) fn moved(registers: UnwindRegsNative, pc: u64, sp: u64) -> UnwindRegsNative {
+    UnwindRegsNative::new(pc, sp, registers.bp())
+}
+
+/// These registers, with the frame pointer of others.
+pub(in super::super) fn with_frame_pointer(
+    registers: UnwindRegsNative,
+    of: UnwindRegsNative,
+) -> UnwindRegsNative {
+    UnwindRegsNative::new(registers.ip(), registers.sp(), of.bp())
+}
+
 /// A word at an address.
 fn word(memory: &impl ReadMemory, address: u64) -> Option<u64> {
     let mut bytes = [0; 8];
@@ -67,7 +80,7 @@ fn displaced(from: u64, bytes: &[u8]) -> Option<u64> {
 
 /// Whether the call instruction that ends at `address` calls `function`: directly, by a stub of the linker, or by the table
 /// of addresses that the linker keeps.
-fn calls(memory: &impl ReadMemory, address: u64, function: u64) -> bool {
+pub(in super::super) fn calls(memory: &impl ReadMemory, address: u64, function: u64) -> bool {
     let calls = || {
         let code = before(memory, address)?;
         let target = displaced(address, &code[3..])?;
@@ -89,7 +102,8 @@ fn calls(memory: &impl ReadMemory, address: u64, function: u64) -> bool {
     calls().unwrap_or(false)
 }
 
-/// How far the frame pointer is above the stack pointer in the body of a function that keeps one, by its prologue.
+/// How far the frame pointer is above the stack pointer in the body of a function. `None` if the function keeps no
+/// frame pointer, or if its prologue does not tell.
 fn frame_pointer_offset(memory: &impl ReadMemory, function: u64) -> Option<u64> {
     let mut bytes = [0; 48];
     let len = memory.read(function, &mut bytes);
@@ -109,14 +123,14 @@ fn frame_pointer_offset(memory: &impl ReadMemory, function: u64) -> Option<u64> 
             [0x48, 0x81, 0xec, a, b, c, d, ..] => {
                 return Some(offset + u64::from(u32::from_le_bytes([*a, *b, *c, *d])));
             }
-            // and rsp: the distance is not known.
+            // and rsp: this aligns the stack pointer, so the distance is not known.
             [0x48, 0x83, 0xe4, ..] | [] => return None,
             _ => return Some(offset),
         }
     }
 }
 
-/// A frame that was found on the stack: where the caller goes on, its stack pointer, its frame pointer.
+/// The caller of a function, as found on the stack.
 pub(in super::super) struct Found {
     pub(in super::super) registers: UnwindRegsNative,
     pub(in super::super) pc: u64,
@@ -125,8 +139,9 @@ pub(in super::super) struct Found {
 /// How far above the stack pointer a frame is looked for.
 const FAR: u64 = 64 << 10;
 
-/// The caller of a function that keeps a frame pointer, if that pointer is not known. First the place that the function's
-/// prologue tells; if there is no return address, then the first return address of a call to this very function.
+/// The caller of a function that keeps a frame pointer, if the frame pointer is not known. Looks first where the
+/// function's prologue puts the frame pointer. If there is no return address, takes the first return address on the
+/// stack that follows a call to this very function.
 pub(in super::super) fn recover(
     memory: &impl ReadMemory,
     stack: &StackCopy,

@@ -1,0 +1,64 @@
+//! What was seen in a profile, with names.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::report::contents::Frame;
+use crate::report::json;
+
+/// What the code was doing.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Doing {
+    /// It ran, or was ready to run.
+    Running,
+    /// It was blocked in this system call. Empty if the thread was blocked in none, as when a page of memory has to be read.
+    Blocked(String),
+    /// It was a future between two polls.
+    Pending,
+}
+
+impl Doing {
+    /// Whether the code waited.
+    pub fn is_waiting(&self) -> bool {
+        *self != Self::Running
+    }
+}
+
+/// A stack, and the time for which it was seen.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct ProfileStack {
+    /// The frames, innermost first. The lines are those of one sample; other samples may have others.
+    pub frames: Vec<Frame>,
+    /// What the code was doing there.
+    pub doing: Doing,
+    /// Whether this is work that came to another thread by a [`Handle`](crate::Handle).
+    pub by_handle: bool,
+    /// The time that it was seen there.
+    #[serde(serialize_with = "json::seconds")]
+    pub time: Duration,
+    /// How many samples saw it.
+    pub samples: u64,
+}
+
+/// What a function took.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct FunctionTime {
+    /// The function, as the program's symbols name it.
+    pub function: String,
+    /// Whether it belongs to std, to a runtime, or to this crate.
+    pub foreign: bool,
+    /// The time in the function itself, and not in functions that it called.
+    #[serde(serialize_with = "json::seconds")]
+    pub itself: Duration,
+    /// The time in the function and in all that it called.
+    #[serde(serialize_with = "json::seconds")]
+    pub total: Duration,
+    /// The part of `total` in which it waited.
+    #[serde(serialize_with = "json::seconds")]
+    pub waiting: Duration,
+}

@@ -1,0 +1,53 @@
+//! A profile as a flame graph.
+
+use inferno::flamegraph::color::{BasicPalette, Color, Palette, PaletteMap};
+use inferno::flamegraph::{self, Options};
+
+use super::folded::WAITING;
+use super::report::ProfileReport;
+use super::text::Summary;
+
+/// The colour of frames that stand for a wait.
+const BLUE: Color = Color { r: 116, g: 169, b: 207 };
+
+impl ProfileReport {
+    /// The profile as a flame graph: an SVG that a browser shows, in which frames are searched and zoomed.
+    ///
+    /// The width of a frame is its time. A stack that waits ends in a blue frame, as described at [`folded`](Self::folded).
+    ///
+    /// It is drawn by the crate [`inferno`](https://docs.rs/inferno), **whose licence is CDDL-1.0**. If that does not suit you, do
+    /// without the feature `flamegraph`, and give [`folded`](Self::folded) to a tool outside of your program.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use timebox::report::Profile;
+    ///
+    /// let (_, report) = Profile::new().run(|| std::thread::sleep(Duration::from_millis(100)));
+    /// std::fs::write(std::env::temp_dir().join("profile.svg"), report.flame_graph())?;
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn flame_graph(&self) -> String {
+        let mut folded = self.folded();
+        if folded.is_empty() {
+            folded.push_str("[no samples] 1\n");
+        }
+        let mut palette = PaletteMap::default();
+        let frames = folded.lines().filter_map(|line| line.rsplit_once(' ')?.0.rsplit(';').next());
+        for wait in frames.filter(|frame| frame.starts_with(WAITING)) {
+            palette.insert(wait, BLUE);
+        }
+        let mut options = Options::default();
+        options.title = String::from(self.label().unwrap_or("Profile"));
+        options.subtitle = Some(Summary(self).to_string());
+        options.count_name = String::from("µs");
+        options.colors = Palette::Basic(BasicPalette::Hot);
+        options.palette_map = Some(&mut palette);
+        options.deterministic = true;
+        let mut svg = Vec::new();
+        match flamegraph::from_lines(&mut options, folded.lines(), &mut svg) {
+            Ok(()) => String::from_utf8_lossy(&svg).into_owned(),
+            // Only a writer that fails makes this fail, and memory does not.
+            Err(error) => format!("<svg xmlns=\"http://www.w3.org/2000/svg\"><!-- {error} --></svg>"),
+        }
+    }
+}

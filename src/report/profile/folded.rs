@@ -1,0 +1,78 @@
+//! A profile as folded stacks: the form that tools for flame graphs read.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use super::contents::{Doing, ProfileStack};
+use super::names::place;
+use super::report::ProfileReport;
+use crate::error::OneLine;
+use crate::report::frames::Place;
+
+/// What a frame begins with that stands for a wait.
+pub(super) const WAITING: &str = "[waiting]";
+
+impl ProfileReport {
+    /// The profile as folded stacks, for `inferno-flamegraph`, `flamegraph.pl`, speedscope and others.
+    ///
+    /// Each line has the functions of a stack, outermost first, with semicolons between them; then a space and the time in
+    /// microseconds. A stack that waits ends in a frame that says so: `[waiting] recvfrom at src/cache.rs:74` if it is blocked in
+    /// a system call, `[waiting] await at src/cache.rs:74` if it is a pending future. The place is the innermost one of the
+    /// program's own code. Work that came to other threads by a handle is beneath the frame `[other threads]`. Time of which
+    /// nothing is known is in the frame `[missed]`.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use timebox::report::Profile;
+    ///
+    /// let (_, report) = Profile::new().run(|| std::thread::sleep(Duration::from_millis(100)));
+    /// std::fs::write(std::env::temp_dir().join("profile.folded"), report.folded())?;
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    ///
+    /// ```sh
+    /// inferno-flamegraph --countname us profile.folded > profile.svg
+    /// ```
+    pub fn folded(&self) -> String {
+        let mut lines: BTreeMap<String, Duration> = BTreeMap::new();
+        for stack in self.stacks() {
+            *lines.entry(line(stack)).or_default() += stack.time;
+        }
+        *lines.entry("[missed]".to_owned()).or_default() += self.missed();
+        let mut folded = String::new();
+        for (line, time) in lines {
+            let micros = (time.as_nanos() + 500) / 1000;
+            if micros > 0 {
+                let _ = writeln!(folded, "{line} {micros}");
+            }
+        }
+        folded
+    }
+}
+
+fn line(stack: &ProfileStack) -> String {
+    let mut frames = Vec::new();
+    if stack.by_handle {
+        frames.push("[other threads]".to_owned());
+    }
+    frames.extend(stack.frames.iter().rev().map(|frame| name(&frame.function)));
+    let wait = match &stack.doing {
+        Doing::Running => None,
+        Doing::Blocked(call) => Some(format!(" {call}")),
+        Doing::Pending => Some(" await".to_owned()),
+    };
+    if let Some(wait) = wait {
+        let at = place(&stack.frames).map(|frame| format!(" at {}", Place(frame))).unwrap_or_default();
+        frames.push(name(&format!("{WAITING}{}{at}", wait.trim_end())));
+    }
+    if frames.is_empty() {
+        frames.push("[no stack]".to_owned());
+    }
+    frames.join(";")
+}
+
+/// A name without the characters that have a meaning in a line.
+fn name(text: &str) -> String {
+    OneLine(text).to_string().replace(';', ",")
+}

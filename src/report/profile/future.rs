@@ -1,0 +1,76 @@
+//! A future that is profiled.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use pin_project::pin_project;
+
+use super::report::ProfileReport;
+use super::session::Session;
+use super::setup::Setup;
+use super::shared::Shared;
+use crate::report::awaits::{AwaitCopies, traced_poll};
+use crate::thread::visit::visit;
+
+/// The future of [`Profile::run_future`](super::Profile::run_future). Once it is done it stays pending.
+#[must_use = "futures do nothing unless polled"]
+#[pin_project]
+pub struct Profiled<F> {
+    /// The future, until it is done. Dropped before the session.
+    #[pin]
+    future: Option<F>,
+    setup: Setup,
+    shared: Arc<Shared>,
+    /// From the first poll on.
+    session: Option<Session>,
+}
+
+impl<F> Profiled<F> {
+    pub(super) fn new(future: F, setup: Setup, shared: Arc<Shared>) -> Self {
+        Self { future: Some(future), setup, shared, session: None }
+    }
+}
+
+impl<F: Future> Future for Profiled<F> {
+    type Output = (F::Output, ProfileReport);
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        let Some(mut future) = this.future.as_mut().as_pin_mut() else { return Poll::Pending };
+        let session = this.session.get_or_insert_with(|| Session::begin(this.setup, Arc::clone(this.shared)));
+        let is_traced = this.shared.begin_poll(session.began);
+        let (polled, copies) = visit(this.shared.id, || poll(future.as_mut(), cx, is_traced));
+        match polled {
+            Poll::Ready(output) => {
+                let report = this.session.take().map_or_else(ProfileReport::empty, Session::end);
+                this.future.set(None);
+                Poll::Ready((output, report))
+            }
+            Poll::Pending => {
+                this.shared.end_poll(copies, cx.waker());
+                Poll::Pending
+            }
+        }
+    }
+}
+
+fn poll<F: Future>(
+    mut future: Pin<&mut F>,
+    cx: &mut Context<'_>,
+    is_traced: bool,
+) -> (Poll<F::Output>, Option<AwaitCopies>) {
+    if !is_traced {
+        return (future.poll(cx), None);
+    }
+    let (polled, copies) = traced_poll(cx.waker(), &mut |cx| future.as_mut().poll(cx));
+    (polled, Some(copies))
+}
+
+impl<F> fmt::Debug for Profiled<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Profiled").field("setup", &self.setup).finish_non_exhaustive()
+    }
+}

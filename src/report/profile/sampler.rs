@@ -1,0 +1,379 @@
+//! The thread that samples: one for all profiles that run, and none while no profile runs.
+//!
+//! Each period of a profile has one sample, at a random point: so the samples do not keep step with a program that works in step.
+//! A sample stands for its period, and for periods before it that were missed. A thread is sampled as a report looks at it: if it
+//! is blocked, from outside; if it runs, by a signal. The visits that are in the same copy tell which profile the stack belongs to.
+//!
+//! Where all processors are busy, the thread asks the system to be woken in time. It would else run mostly when the profiled thread
+//! has just blocked, and so would see too much of that.
+
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, PoisonError};
+use std::task::Waker;
+use std::time::Duration;
+
+use super::random::Random;
+use super::recording::{Count, Doing, Place, Seen, kept};
+use super::shared::Shared;
+use super::waiting::{Found, Waiting, pending, place_of};
+use crate::report::awaits::AwaitCopies;
+use crate::report::stack::{self, Begun, Copy, Memory, RawStack, State, Target, Unwinder, Visits};
+use crate::sync::callback::drop_quietly;
+use crate::sync::fork::{PerProcess, count_forks};
+use crate::sync::{Condvar, Mutex, lock, os};
+use crate::thread::ProfileId;
+use crate::thread::visit::{Visit, VisitCopy};
+use crate::time::clock;
+use crate::watchdog;
+
+/// How many threads one sample looks at.
+const MOST_THREADS: usize = 64;
+
+/// How long a running thread may take to copy itself.
+const PATIENCE: Duration = Duration::from_millis(50);
+
+/// How often a sample looks for code that moves on between a thread and a wait.
+const ATTEMPTS: usize = 12;
+
+/// The files of a thread that was not looked at for so long are closed, in nanoseconds.
+const UNUSED: u64 = 1_000_000_000;
+
+#[derive(Debug)]
+struct Profiler {
+    running: Mutex<Running>,
+    changed: Condvar,
+}
+
+static PROFILER: PerProcess<Profiler> = PerProcess::new(Profiler::new(), Profiler::new);
+
+#[derive(Debug)]
+struct Running {
+    profiles: Vec<Entry>,
+    has_thread: bool,
+}
+
+/// A profile that runs.
+#[derive(Debug)]
+struct Entry {
+    shared: Arc<Shared>,
+    /// The profiles around it.
+    outer: Vec<ProfileId>,
+    began: u64,
+    /// In nanoseconds.
+    period: u64,
+    /// How many periods have had their sample, or are missed.
+    done: u64,
+    /// When the next sample is due.
+    next: u64,
+}
+
+impl Profiler {
+    const fn new() -> Self {
+        let running = Running { profiles: Vec::new(), has_thread: false };
+        Self { running: Mutex::new(running), changed: Condvar::new() }
+    }
+
+    /// The thread. It ends with the last profile.
+    fn serve(&self) {
+        os::be_prompt();
+        let mut sampler = Sampler::new();
+        let mut running = lock(&self.running);
+        while let Some(next) = running.profiles.iter().map(|entry| entry.next).min() {
+            let now = clock::real_now();
+            if next > now {
+                let left = Duration::from_nanos(next - now);
+                running = self.changed.wait_timeout(running, left).unwrap_or_else(PoisonError::into_inner).0;
+                continue;
+            }
+            let mut due = running.take_due(now, &mut sampler.random);
+            let lineage = running.lineage();
+            drop(running);
+            // A fault must not end the thread, which serves the other profiles too.
+            if let Err(payload) = catch_unwind(AssertUnwindSafe(|| sampler.sample(&mut due, &lineage))) {
+                drop_quietly(payload);
+                sampler = Sampler::new();
+            }
+            drop(due);
+            running = lock(&self.running);
+        }
+        running.has_thread = false;
+    }
+}
+
+impl Running {
+    /// The profiles that are due for a sample.
+    fn take_due(&mut self, now: u64, random: &mut Random) -> Vec<Due> {
+        let due = self.profiles.iter_mut().filter(|entry| entry.next <= now);
+        due.map(|entry| {
+            let time = entry.advance(now, random);
+            Due { shared: Arc::clone(&entry.shared), time, is_done: false }
+        })
+        .collect()
+    }
+
+    fn lineage(&self) -> Lineage {
+        Lineage(self.profiles.iter().map(|entry| (entry.shared.id, entry.outer.clone())).collect())
+    }
+}
+
+impl Entry {
+    /// Plans the next sample. Returns the time for which the one that is due now stands.
+    fn advance(&mut self, now: u64, random: &mut Random) -> u64 {
+        let current = now.saturating_sub(self.began) / self.period;
+        let periods = (current + 1).saturating_sub(self.done).max(1);
+        self.done += periods;
+        self.next = self.began + self.done * self.period + random.below(self.period);
+        periods * self.period
+    }
+}
+
+/// Begins to sample a profile. Says whether there is a thread for that.
+pub(super) fn add(shared: &Arc<Shared>, began: u64, period: u64) -> bool {
+    count_forks();
+    stack::prepare();
+    let profiler = PROFILER.get();
+    let around = Visit::current();
+    let mut running = lock(&profiler.running);
+    let mut outer = Vec::new();
+    if around != ProfileId::NONE {
+        let around_it = running.profiles.iter().find(|entry| entry.shared.id == around);
+        outer = around_it.map(|entry| entry.outer.clone()).unwrap_or_default();
+        outer.push(around);
+    }
+    let next = began + Random::new().below(period);
+    running.profiles.push(Entry { shared: Arc::clone(shared), outer, began, period, done: 0, next });
+    let must_start = !std::mem::replace(&mut running.has_thread, true);
+    drop(running);
+    if !must_start {
+        profiler.changed.notify_one();
+        return true;
+    }
+    let has_thread = os::spawn("timebox-profiler", || PROFILER.get().serve()).is_ok();
+    if !has_thread {
+        lock(&profiler.running).has_thread = false;
+    }
+    has_thread
+}
+
+/// Ends the sampling of a profile. A sample that is being taken may still come, and is not counted.
+pub(super) fn remove(profile: ProfileId) {
+    let profiler = PROFILER.get();
+    let mut running = lock(&profiler.running);
+    let is_it = |entry: &Entry| entry.shared.id == profile;
+    let removed = running.profiles.iter().position(is_it).map(|at| running.profiles.swap_remove(at));
+    let is_last = running.profiles.is_empty();
+    drop(running);
+    drop(removed);
+    if is_last {
+        profiler.changed.notify_one();
+    }
+}
+
+/// A profile that is due for a sample.
+struct Due {
+    shared: Arc<Shared>,
+    /// The time for which the sample stands, in nanoseconds.
+    time: u64,
+    /// Whether the profile's own code was found.
+    is_done: bool,
+}
+
+/// The profiles that run, and those around each of them.
+struct Lineage(HashMap<ProfileId, Vec<ProfileId>>);
+
+impl Lineage {
+    /// The outermost of these visits that counts to the profile.
+    fn visit_of<'a>(&self, profile: ProfileId, visits: &'a Visits) -> Option<&'a VisitCopy> {
+        let is_within =
+            |visit: &&VisitCopy| self.0.get(&visit.profile).is_some_and(|outer| outer.contains(&profile));
+        let mut outwards = visits.iter().rev();
+        outwards.clone().find(|visit| visit.profile == profile).or_else(|| outwards.find(is_within))
+    }
+}
+
+/// Whether the visit is that of the profile's own code, and not of work that came by a handle.
+fn is_own(visit: &VisitCopy, profile: ProfileId) -> bool {
+    visit.is_own && visit.profile == profile
+}
+
+/// What the sampling thread keeps from one sample to the next.
+struct Sampler {
+    unwinder: Unwinder,
+    /// The files of threads, by the number of the thread's slot.
+    targets: HashMap<usize, Open>,
+    random: Random,
+}
+
+struct Open {
+    tid: u32,
+    target: Target,
+    used: u64,
+}
+
+/// A thread that is looked at.
+struct Look {
+    begun: Begun,
+    /// The visits as they were read before, while the thread ran.
+    before: Visits,
+}
+
+impl Sampler {
+    fn new() -> Self {
+        Self { unwinder: Unwinder::new(), targets: HashMap::new(), random: Random::new() }
+    }
+
+    fn sample(&mut self, due: &mut [Due], lineage: &Lineage) {
+        for attempt in 0..ATTEMPTS {
+            let looks = self.look_at_threads(due, lineage, attempt == 0);
+            for Look { begun, before } in looks {
+                let copy = match begun {
+                    Begun::Copied(copy) => copy,
+                    Begun::Asked(request) => request.wait(PATIENCE),
+                };
+                self.count_thread(&copy, &before, due, lineage, attempt == 0);
+            }
+            due.iter_mut().filter(|due| !due.is_done).for_each(|due| self.count_wait(due));
+            if due.iter().all(|due| due.is_done) {
+                break;
+            }
+        }
+        for Due { shared, time, .. } in due.iter().filter(|due| !due.is_done) {
+            shared.record(|recording| recording.miss(*time, ["The code was on no thread.".to_owned()]));
+        }
+        let now = clock::real_now();
+        self.targets.retain(|_, open| now.saturating_sub(open.used) < UNUSED);
+    }
+
+    /// Begins to look at all threads that seem to visit one of the profiles. `is_first`: at those too that came by a handle.
+    fn look_at_threads(&mut self, due: &[Due], lineage: &Lineage, is_first: bool) -> Vec<Look> {
+        let mut looks = Vec::new();
+        let now = clock::real_now();
+        for (index, slot) in watchdog::global().slots.iter_indexed() {
+            if slot.visit() == 0 || looks.len() == MOST_THREADS {
+                continue;
+            }
+            let Some((tid, _)) = slot.thread() else { continue };
+            let word = slot.visit_word() as u64;
+            let mut before = Visits::default();
+            before.fill(word, &Memory);
+            let is_wanted = |due: &Due| {
+                let profile = due.shared.id;
+                let visit = lineage.visit_of(profile, &before);
+                !due.is_done && visit.is_some_and(|visit| is_first || is_own(visit, profile))
+            };
+            if !due.iter().any(is_wanted) {
+                continue;
+            }
+            let open = self.targets.entry(index).and_modify(|open| open.used = now);
+            let open = open.or_insert_with(|| Open::new(tid, word, now));
+            if open.tid != tid {
+                *open = Open::new(tid, word, now);
+            }
+            looks.push(Look { begun: stack::begin(&open.target), before });
+        }
+        looks
+    }
+
+    /// Counts a sample of a thread to each profile that it visits.
+    fn count_thread(
+        &mut self,
+        copy: &Copy,
+        before: &Visits,
+        due: &mut [Due],
+        lineage: &Lineage,
+        is_first: bool,
+    ) {
+        let mut raw = None;
+        for due in due {
+            let profile = due.shared.id;
+            if copy.is_consistent && copy.stack.is_there() {
+                let Some(visit) = lineage.visit_of(profile, &copy.visits) else { continue };
+                let is_own = is_own(visit, profile);
+                let is_counted = if is_own { !due.is_done } else { is_first };
+                if !is_counted {
+                    continue;
+                }
+                let raw = raw.get_or_insert_with(|| self.unwinder.unwind(&copy.stack));
+                let seen = seen(copy, raw, visit, is_own);
+                let modules = raw.with_addresses(&[]);
+                let is_approximate = raw.approximate;
+                due.shared.record(|recording| {
+                    recording.modules = modules;
+                    recording.approximate += u64::from(is_approximate);
+                    recording.count(seen, Count::one(due.time));
+                });
+                due.is_done |= is_own;
+            } else if !due.is_done
+                && copy.state != State::Gone
+                && !copy.is_consistent | !copy.visits.is_empty()
+                && lineage.visit_of(profile, before).is_some_and(|visit| is_own(visit, profile))
+            {
+                let notes = copy.notes();
+                due.shared.record(|recording| recording.miss(due.time, notes));
+                due.is_done = true;
+            }
+        }
+    }
+
+    /// Counts a sample of a future between two polls.
+    fn count_wait(&mut self, due: &mut Due) {
+        let Due { shared, time, is_done } = due;
+        if let Some((copies, owed)) = shared.wait(Waiting::settle).flatten() {
+            self.count_place(shared, copies, owed);
+        }
+        let Some(found) = shared.wait(|waiting| waiting.look(*time)) else { return };
+        match found {
+            Found::Polled => return,
+            Found::Pending(place) => {
+                shared.record(|recording| recording.count(pending(place), Count::one(*time)));
+            }
+            Found::Copied { copies, poll, mut owed } => {
+                owed.add(Count::one(*time));
+                let place = self.count_place(shared, copies, owed);
+                shared.wait(|waiting| waiting.know(poll, &place));
+            }
+            Found::Later(waker) => wake(waker),
+        }
+        *is_done = true;
+    }
+
+    fn count_place(&mut self, shared: &Shared, copies: AwaitCopies, count: Count) -> Place {
+        let (place, raw) = place_of(copies, &mut self.unwinder);
+        shared.record(|recording| {
+            if let Some(raw) = raw {
+                recording.modules = raw.with_addresses(&[]);
+            }
+            recording.count(pending(place.clone()), count);
+        });
+        place
+    }
+}
+
+impl Open {
+    fn new(tid: u32, word: u64, now: u64) -> Self {
+        Self { tid, target: Target::with_visits(tid, word), used: now }
+    }
+}
+
+/// What the copy of a thread shows within a visit.
+fn seen(copy: &Copy, raw: &RawStack, visit: &VisitCopy, is_own: bool) -> Seen {
+    let frames = &raw.frames;
+    let sp = copy.stack.registers.map_or(0, |registers| registers.sp);
+    let is_outside = |cfa: u64| cfa > visit.stack && cfa != u64::MAX && visit.stack >= sp;
+    let inside = frames.iter().position(|frame| is_outside(frame.cfa)).unwrap_or(frames.len());
+    // Work that came by a handle may have been inlined into the function that has the address.
+    let inside = if is_own { inside } else { (inside + 1).min(frames.len()) };
+    let doing = match (copy.state, copy.call) {
+        (State::Blocked, call) => Doing::Blocked(call.map(|call| call.number)),
+        _ => Doing::Running,
+    };
+    let place = Place::Stack(kept(frames[..inside].iter().map(|frame| frame.address)));
+    Seen { by_handle: !is_own, doing, place }
+}
+
+/// Wakes the task of the user, whose waker may do anything.
+fn wake(waker: Option<Waker>) {
+    let wake = AssertUnwindSafe(|| waker.into_iter().for_each(Waker::wake));
+    catch_unwind(wake).err().into_iter().for_each(drop_quietly);
+}

@@ -1,0 +1,60 @@
+//! The visits of a thread to profiles, read from outside it.
+
+use crate::scope::ReadMemory;
+use crate::thread::visit::{VisitCopy, WORDS};
+
+/// How many visits of a thread are read: profiles within profiles.
+const MOST: usize = 8;
+
+/// The visits of a thread, innermost first.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Visits {
+    visits: [VisitCopy; MOST],
+    count: usize,
+}
+
+impl Visits {
+    pub(crate) fn iter(&self) -> std::slice::Iter<'_, VisitCopy> {
+        self.visits[..self.count].iter()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.count = 0;
+    }
+
+    /// Reads the visits. `word` is the address of the pointer to the innermost record. Neither allocates nor panics. If the thread
+    /// runs meanwhile, what is read may be nonsense.
+    pub(crate) fn fill(&mut self, word: u64, memory: &impl ReadMemory) {
+        self.clear();
+        let Some(pointer) = Pointer::read(word, memory) else { return };
+        let mut record = pointer;
+        while record != 0 && self.count < MOST {
+            let mut bytes = [0; WORDS * 8];
+            if memory.read(record, &mut bytes) < bytes.len() {
+                return;
+            }
+            let mut words = [0; WORDS];
+            for (word, bytes) in words.iter_mut().zip(bytes.as_chunks().0) {
+                *word = u64::from_ne_bytes(*bytes);
+            }
+            let visit = VisitCopy::new(words);
+            self.visits[self.count] = visit;
+            self.count += 1;
+            record = visit.outer;
+        }
+    }
+}
+
+/// A pointer of the program.
+struct Pointer;
+
+impl Pointer {
+    fn read(address: u64, memory: &impl ReadMemory) -> Option<u64> {
+        let mut bytes = [0; size_of::<usize>()];
+        (memory.read(address, &mut bytes) == bytes.len()).then(|| usize::from_ne_bytes(bytes) as u64)
+    }
+}

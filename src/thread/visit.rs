@@ -1,0 +1,86 @@
+//! Visits: stretches in which a thread runs code that is profiled.
+//!
+//! The thread's slot has the address of the record of the innermost visit, and each record that of the next one outwards. A
+//! profiler reads them from outside the thread as bytes, in the same consistent copy as the stack. The thread itself allocates a
+//! record and stores two words for each visit; it takes no lock.
+
+use std::ptr;
+
+use super::{ProfileId, Thread};
+use crate::sync::{Ordering, compiler_fence};
+
+/// How many words a record has: the profile, whether the visit is its own, an address on the stack, the record of the visit around it.
+pub(crate) const WORDS: usize = 4;
+
+/// A record, as it was read from outside the thread.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct VisitCopy {
+    pub(crate) profile: ProfileId,
+    /// Whether the thread runs the closure or future that is profiled, and not work that came by a handle.
+    pub(crate) is_own: bool,
+    /// Functions whose frames end at a higher address are outside the visit.
+    pub(crate) stack: u64,
+    /// The address of the record of the visit around this one; 0 if there is none.
+    pub(crate) outer: u64,
+}
+
+impl VisitCopy {
+    pub(crate) fn new([profile, is_own, stack, outer]: [u64; WORDS]) -> Self {
+        Self { profile: ProfileId::from_raw(profile), is_own: is_own != 0, stack, outer }
+    }
+}
+
+/// A visit of this thread. It ends when this is dropped, which happens on the same thread.
+#[derive(Debug)]
+pub(crate) struct Visit {
+    record: Box<[u64; WORDS]>,
+    outer: ProfileId,
+}
+
+impl Visit {
+    /// Begins a visit. `stack` is an address in the frame of a function that calls the code which is profiled.
+    pub(crate) fn begin(profile: ProfileId, is_own: bool, stack: usize) -> Self {
+        let thread = Thread::current();
+        let slot = thread.slot();
+        let record = Box::new([profile.get(), u64::from(is_own), stack as u64, slot.visit() as u64]);
+        // The thread may be interrupted at any point by the handler that reads the record: so the record is complete first.
+        let address = ptr::from_ref(&*record).expose_provenance();
+        compiler_fence(Ordering::SeqCst);
+        slot.set_visit(address);
+        compiler_fence(Ordering::SeqCst);
+        Self { record, outer: thread.profile.replace(profile) }
+    }
+
+    /// The profile of the calling thread's innermost visit.
+    pub(crate) fn current() -> ProfileId {
+        Thread::with(|thread| thread.profile.get())
+    }
+
+    /// The visit of a thread that enters a handle, if the handle comes from a profile.
+    pub(crate) fn of_handle(profile: ProfileId, stack: usize) -> Option<Self> {
+        (profile != ProfileId::NONE).then(|| Self::begin(profile, false, stack))
+    }
+}
+
+impl Drop for Visit {
+    fn drop(&mut self) {
+        let thread = Thread::current();
+        let [.., outer] = *self.record;
+        thread.slot().set_visit(usize::try_from(outer).unwrap_or(0));
+        compiler_fence(Ordering::SeqCst);
+        thread.profile.set(self.outer);
+    }
+}
+
+/// Runs the code that is profiled, in a visit of its own.
+pub(crate) fn visit<R>(profile: ProfileId, body: impl FnOnce() -> R) -> R {
+    let here = 0_u8;
+    let _visit = Visit::begin(profile, true, ptr::from_ref(&here).addr());
+    call(body)
+}
+
+/// The frames of the code are within the frame of this function, which is within that of [`visit`].
+#[inline(never)]
+fn call<R>(body: impl FnOnce() -> R) -> R {
+    body()
+}
