@@ -155,8 +155,8 @@ fn submit(depth: usize, job: Arc<dyn Task>) -> Result<(), Saturated> {
 // ===== Depth =====
 
 thread_local! {
-    /// The depth of the work that this thread submits: one more than the depth of the work that runs on this thread, or 0 if
-    /// no work does.
+    /// The depth of the work that this thread submits: one more than the depth of the work that runs on this thread, or
+    /// 0 if no work runs here.
     static DEPTH: Cell<usize> = const { Cell::new(0) };
 }
 
@@ -169,8 +169,8 @@ fn running() -> Option<MutexGuard<'static, HashMap<ScopeId, usize>>> {
 /// The depth of work that is submitted in this scope: greater than the depth of any work that may wait for the new work.
 fn depth_of(scope: &Scope) -> usize {
     let mut ancestors = Vec::new();
-    // `DEPTH` counts only the work of this thread. If a handle was entered here, an ancestor may be the scope of work on
-    // another thread. That work may wait for the new work, so it counts too.
+    // `DEPTH` knows only the work of this thread. If a handle was entered here, an ancestor may be the scope of work on
+    // another thread. That work may wait for the new work, so its depth counts too.
     scope.node().walk(|node| ancestors.push(node.id));
     let Some(running) = running() else { return DEPTH.get() };
     // This thread may be running a hook. Any running work may wait for that hook, so all running work counts.

@@ -57,6 +57,7 @@
 //! |---|---|
 //! | limit a block | [`timeout`]; [`timeout_value`] if it returns no `Result`; [`with_timeout`] to see its [`Scope`] |
 //! | limit a future | [`future::timeout`], [`future::timeout_value`] |
+//! | limit each call of a function | [`#[timeboxed]`](guide::stopping#whole-functions), with the feature `macros` |
 //! | set a label, a grace, a fallback, a token, or refuse late values | [`Timebox`] |
 //! | be stopped, in a loop | [`checkpoint`] |
 //! | be stopped, in a foreign call | [`interruptible`] with a [`Hook`]; [`on_cancel`] |
@@ -154,6 +155,9 @@
 #![doc(test(attr(deny(warnings))))]
 #![cfg_attr(not(test), warn(clippy::disallowed_methods, clippy::disallowed_macros))]
 
+#[cfg(all(feature = "macros", not(timebox_loom)))]
+#[doc(hidden)]
+pub mod __private;
 #[cfg(not(timebox_loom))]
 pub mod abandon;
 mod error;
@@ -181,6 +185,8 @@ pub mod testing;
 mod thread;
 mod time;
 mod token;
+#[cfg(all(feature = "tokio", not(timebox_loom)))]
+pub mod tokio;
 mod watchdog;
 
 #[cfg(not(timebox_loom))]
@@ -210,6 +216,10 @@ pub use scope::{
 #[doc(hidden)]
 pub use sync::mutants;
 pub use time::{Deadline, InvalidDeadline, Limit, now};
+#[cfg(feature = "macros")]
+#[doc = include_str!("timeboxed.md")]
+#[doc(inline)]
+pub use timebox_macros::timeboxed;
 #[cfg(not(timebox_loom))]
 pub use token::{
     CancellationToken, Cancelled, CancelledOwned, DropGuard, DropGuardRef, Registration, RunUntilCancelled,

@@ -254,9 +254,9 @@ impl BlockingPool {
 
     /// How many tasks of one depth run at one time.
     pub(crate) fn most(&self) -> usize {
-        // Relaxed: `try_submit` queues a task and reads this under one lock. If it reads the old value, `set_most`, which takes
-        // the lock after its store, finds the task in the queue. `is_saturated` reads this without the lock: if it reads the
-        // old value, its call counts as made before `set_most`.
+        // Relaxed: a stale value does no harm. `try_submit` queues a task and reads this under one lock. `set_most`
+        // takes that lock after its store, so it finds a task that was queued with the old value. `is_saturated` reads
+        // this without the lock. If it reads the old value, its call counts as made before `set_most`.
         self.most.load(Ordering::Relaxed)
     }
 

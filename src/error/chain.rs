@@ -101,15 +101,15 @@ impl Chain {
     pub(crate) fn into_error(self, context: RaiseContext) -> TimeoutError {
         let Chain { scopes, named, innermost } = self;
         let Named { place, end } = named.unwrap_or_else(|| {
-            // A fork has lost the termination, so no scope of the chain has a termination.
+            // No scope of the chain has a termination, because a fork has lost it. So a cancel is assumed.
             let end = Termination::new(Cause::Cancelled, innermost.now);
             Named { place: innermost, end }
         });
         let Place { index, mut entered, now, shared } = place;
         #[cfg(feature = "report")]
         let at_entry = entered;
-        // If the scope is over because a token that it is linked to expired, the error shows the limit of that token, and the
-        // token's label if there is one.
+        // If the scope is over because a linked token expired, the error shows the token's limit, and the token's label
+        // if there is one.
         let expired = end.origin.filter(|_| end.cause != Cause::Cancelled);
         let shown = expired.map(|origin| {
             let scope = &scopes[index];

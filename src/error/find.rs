@@ -49,8 +49,9 @@ impl TimeoutError {
     }
 }
 
-/// The error that an error holds; if it holds none, its source. Some types that hold an error, such as `io::Error`, return the
-/// source of the held error as their own source. So `source` alone would skip the held error.
+/// The next error behind `error`: the error that `error` holds, or else the source of `error`. Some types that hold an
+/// error, such as `io::Error`, return the source of the held error as their own source. So `source` alone would skip
+/// the held error.
 fn next<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e (dyn Error + 'static)> {
     fn held<'e, T: Error + 'static>(error: &'e (dyn Error + 'static)) -> Option<&'e (dyn Error + 'static)> {
         if let Some(held) = error.downcast_ref::<Arc<T>>() {

@@ -28,7 +28,7 @@ impl Termination {
         Self { cause, at, reason: None, origin: None }
     }
 
-    /// When a token ends, a scope that is linked to the token takes over this termination.
+    /// The termination of a scope that is over because `token`, to which it is linked, has ended.
     pub(crate) fn through_link(token: &Arc<Origin>) -> Self {
         let origin = token.termination.origin.as_ref().unwrap_or(token);
         Self { origin: Some(Arc::clone(origin)), ..token.termination.clone() }

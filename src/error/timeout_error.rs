@@ -125,8 +125,8 @@ impl TimeoutError {
         self.named().id
     }
 
-    /// The label of the scope that is over. If the scope is over because a token expired that was given with
-    /// [`cancel_on`](crate::Timebox::cancel_on): the label of the token's scope, if that scope has a label.
+    /// The label of the scope that is over. If a token given with [`cancel_on`](crate::Timebox::cancel_on) expired and
+    /// so ended the scope: the label of the token's scope, if that scope has a label.
     pub fn label(&self) -> Option<&str> {
         self.named().label()
     }
@@ -145,9 +145,9 @@ impl TimeoutError {
         self.0.interrupted_at
     }
 
-    /// The duration of the scope's limit. For a quota: the time that the quota had left when the scope was entered. `None` if the
-    /// limit is an instant. If the scope is over because a token expired that was given with
-    /// [`cancel_on`](crate::Timebox::cancel_on): the duration of the token's limit.
+    /// The duration of the scope's limit. For a quota: the time that the quota had left when the scope was entered.
+    /// `None` if the limit is an instant. If a token given with [`cancel_on`](crate::Timebox::cancel_on) expired and so
+    /// ended the scope: the duration of the token's limit.
     pub fn limit(&self) -> Option<Duration> {
         self.named().limit
     }

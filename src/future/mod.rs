@@ -65,10 +65,12 @@
 mod interruptible;
 mod or_else;
 mod poll_scope;
-mod scoped;
+pub(crate) mod scoped;
 mod shield;
 mod sleep;
-mod task_wakeup;
+#[cfg(feature = "stream")]
+mod stream;
+pub(crate) mod task_wakeup;
 mod wait;
 
 use std::future::{Future, IntoFuture};
@@ -89,6 +91,8 @@ pub use or_else::TimeoutOrElse;
 pub use poll_scope::PollScope;
 pub use shield::{Shield, shield};
 pub use sleep::{Sleep, sleep};
+#[cfg(feature = "stream")]
+pub use stream::{StreamExt, TimeoutStream};
 pub use wait::{Wait, wait};
 
 /// Runs a future under a limit, as [`timeout`](crate::timeout()) runs a block.
@@ -162,7 +166,7 @@ pub fn timeout_value<F: IntoFuture>(limit: impl Into<Limit>, future: F) -> Timeo
     }
 }
 
-/// The future of [`timeout`]. Once it is done it stays pending.
+/// The future of [`timeout`]. If it is polled again after it is done, it is pending.
 ///
 /// While the same task polls this future within another future of this crate, this future sets no timer if its deadline
 /// is later than the outer deadline. So if you move this future elsewhere, poll it there: before that poll, its own
@@ -188,7 +192,7 @@ where
     }
 }
 
-/// The future of [`timeout_value`]. Once it is done it stays pending.
+/// The future of [`timeout_value`]. If it is polled again after it is done, it is pending.
 #[must_use = "futures do nothing unless polled"]
 #[pin_project]
 #[derive(Debug)]

@@ -61,7 +61,7 @@ impl Timebox {
     }
 }
 
-/// The future of [`Timebox::run_future_or_else`]. Once it is done it stays pending.
+/// The future of [`Timebox::run_future_or_else`]. If it is polled again after it is done, it is pending.
 #[must_use = "futures do nothing unless polled"]
 #[pin_project]
 pub struct TimeoutOrElse<F, G> {

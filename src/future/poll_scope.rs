@@ -73,8 +73,16 @@ impl PollScope {
     ) -> Poll<Result<T, TimeoutError>> {
         let mut result = Poll::Pending;
         let future = pin!(Some(poll_fn(poll)));
-        let wakeup = &mut self.wakeup;
-        Call::<_, _, _, true> { wakeup, future, cx, done: Ok, poll: &mut result }.run(&mut self.polled);
+        #[cfg(feature = "report")]
+        let is_report_due = self.wakeup.is_report_due();
+        let call =
+            Call::<_, _, _, true> { wakeup: &mut self.wakeup, future, cx, done: Ok, poll: &mut result };
+        #[cfg(feature = "report")]
+        if is_report_due {
+            call.run::<true>(&mut self.polled);
+            return result;
+        }
+        call.run::<false>(&mut self.polled);
         result
     }
 

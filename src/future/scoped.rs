@@ -22,8 +22,10 @@ use crate::scope::{Entered, Rejected, Scope, run_entered};
 use crate::thread::Thread;
 use crate::time::{NEVER, clock};
 
+/// With `KEEP` the future stays where it is once it is done or its time is up, until it is taken or dropped with this. Without it
+/// the future is dropped at once, and the scope is left.
 #[pin_project(PinnedDrop, project = ScopedProjection)]
-pub(super) struct Scoped<F> {
+pub(crate) struct Scoped<F, const KEEP: bool = false> {
     polled: SuspendedScope,
     /// Always cleared before `Scoped` is gone, so a drop of the wakeup would have nothing to do.
     wakeup: ManuallyDrop<TaskWakeup>,
@@ -32,9 +34,9 @@ pub(super) struct Scoped<F> {
     future: Option<F>,
 }
 
-impl<F: Future> Scoped<F> {
+impl<F: Future, const KEEP: bool> Scoped<F, KEEP> {
     #[cfg_attr(not(debug_assertions), inline(always))]
-    pub(super) fn new(polled: SuspendedScope, future: F) -> Self {
+    pub(crate) fn new(polled: SuspendedScope, future: F) -> Self {
         Self { polled, wakeup: ManuallyDrop::new(TaskWakeup::default()), future: Some(future) }
     }
 
@@ -42,7 +44,42 @@ impl<F: Future> Scoped<F> {
     /// result is stored, so that the result is not moved again. Once there is a result, `leaving` is called with the
     /// scope, and the scope is left.
     #[inline]
-    pub(super) fn poll<T, E>(
+    pub(crate) fn poll<T, E>(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        done: impl Fn(F::Output) -> Result<T, E>,
+        leaving: impl FnOnce(&mut SuspendedScope),
+    ) -> Poll<Result<T, E>>
+    where
+        E: From<TimeoutError>,
+    {
+        #[cfg(feature = "report")]
+        if self.wakeup.is_report_due() {
+            return self.poll_traced(cx, done, leaving);
+        }
+        self.poll_as::<false, T, E>(cx, done, leaving)
+    }
+
+    /// As [`poll`](Self::poll), for a future that is due for a report. A copy of its own keeps the output of other polls in
+    /// registers.
+    #[cfg(feature = "report")]
+    #[cold]
+    #[inline(never)]
+    fn poll_traced<T, E>(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        done: impl Fn(F::Output) -> Result<T, E>,
+        leaving: impl FnOnce(&mut SuspendedScope),
+    ) -> Poll<Result<T, E>>
+    where
+        E: From<TimeoutError>,
+    {
+        self.poll_as::<true, T, E>(cx, done, leaving)
+    }
+
+    // Always inlined: otherwise a build without optimisations would need one more stack frame for each level of nested scopes.
+    #[inline(always)]
+    fn poll_as<const TRACED: bool, T, E>(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         done: impl Fn(F::Output) -> Result<T, E>,
@@ -56,23 +93,73 @@ impl<F: Future> Scoped<F> {
         // is a `ManuallyDrop`. The result leaks if the drop of the future panics, and only then.
         let mut poll = ManuallyDrop::new(Poll::Pending);
         let this = self.project();
-        let (wakeup, future) = (this.wakeup, this.future);
-        Call::<_, _, _, false> { wakeup, future, cx, done, poll: &mut poll }.run(this.polled);
+        let call =
+            Call::<_, _, _, KEEP> { wakeup: this.wakeup, future: this.future, cx, done, poll: &mut poll };
+        call.run::<TRACED>(this.polled);
         if poll.is_ready() {
             leaving(this.polled);
-            this.polled.leave();
+            if !KEEP {
+                this.polled.leave();
+            }
         }
         ManuallyDrop::into_inner(poll)
     }
 }
 
+/// The scope of a future that is kept.
+#[cfg(any(feature = "stream", feature = "tokio"))]
+impl<F> Scoped<F, true> {
+    #[cfg(feature = "stream")]
+    pub(crate) fn is_entered(&self) -> bool {
+        self.polled.is_entered()
+    }
+
+    pub(crate) fn future(&self) -> Option<&F> {
+        self.future.as_ref()
+    }
+
+    #[cfg(feature = "tokio")]
+    pub(crate) fn future_mut(&mut self) -> Option<&mut F> {
+        self.future.as_mut()
+    }
+
+    /// Leaves the scope. The future is not dropped in the scope any more. If it is polled again, it enters a new one.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn leave(self: Pin<&mut Self>) {
+        let this = self.project();
+        this.wakeup.clear();
+        this.polled.forget();
+    }
+
+    /// Drops the future inside its scope, and leaves the scope.
+    #[cfg(feature = "stream")]
+    pub(crate) fn end(self: Pin<&mut Self>) {
+        let this = self.project();
+        drop_scoped(this.polled, this.wakeup, this.future);
+        this.polled.leave();
+    }
+
+    /// Takes the future out of its scope.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn into_future(mut self) -> Option<F> {
+        self.wakeup.clear();
+        self.future.take()
+    }
+
+    /// Makes the scope's deadline pass `now`, as if the limit had been `asked`. The next poll sees it.
+    pub(crate) fn expire(self: Pin<&mut Self>, asked: u64, now: u64) {
+        self.project().polled.expire(asked, now);
+        Thread::with(Thread::look_again);
+    }
+}
+
 /// One poll.
 ///
-/// In a build without optimisations each step is a call that returns before the future is polled. So nested scopes need less
-/// stack: their steps are not on it at the same time.
+/// In a build without optimisations each step is a call that returns before the future is polled. So the steps are not
+/// on the stack while a nested future is polled.
 ///
-/// `LASTS`: whether the scope stays for further polls when the future is done.
-pub(super) struct Call<'a, 'cx, F, D, O, const LASTS: bool> {
+/// With `KEEP` the scope and the timer stay for further polls when the future gives a value.
+pub(super) struct Call<'a, 'cx, F, D, O, const KEEP: bool> {
     pub(super) wakeup: &'a mut TaskWakeup,
     pub(super) future: Pin<&'a mut Option<F>>,
     pub(super) cx: &'a mut Context<'cx>,
@@ -81,19 +168,19 @@ pub(super) struct Call<'a, 'cx, F, D, O, const LASTS: bool> {
     pub(super) poll: &'a mut Poll<O>,
 }
 
-impl<F, D, T, E, const LASTS: bool> Call<'_, '_, F, D, Result<T, E>, LASTS>
+impl<F, D, T, E, const KEEP: bool> Call<'_, '_, F, D, Result<T, E>, KEEP>
 where
     F: Future,
     D: Fn(F::Output) -> Result<T, E>,
     E: From<TimeoutError>,
 {
     #[cfg_attr(not(debug_assertions), inline(always))]
-    pub(super) fn run(mut self, polled: &mut SuspendedScope) {
+    pub(super) fn run<const TRACED: bool>(mut self, polled: &mut SuspendedScope) {
         let thread = Thread::current();
         if self.is_to_be_polled(&thread, polled) {
             let mut frame = polled.frame(&thread);
             let entered = self.resume(&thread, polled, &mut frame);
-            let result = run_entered(&thread, &mut frame, entered, |scope| self.poll_in(scope));
+            let result = run_entered(&thread, &mut frame, entered, |scope| self.poll_in::<TRACED>(scope));
             self.suspend(polled, &mut frame, result);
         }
     }
@@ -107,7 +194,10 @@ where
     #[cfg_attr(not(debug_assertions), inline(always))]
     fn suspend(&mut self, polled: &mut SuspendedScope, frame: &mut Scope, result: thread::Result<()>) {
         if let Err(unwound) = polled.suspend(frame, result) {
-            drop_inside(polled, self.wakeup, self.future.as_mut());
+            self.wakeup.clear();
+            if !KEEP {
+                drop_inside(polled, self.future.as_mut());
+            }
             // If there is a result already, the unwinding came later, from the drop of the future. Then the result
             // stays.
             if self.poll.is_pending() {
@@ -128,14 +218,17 @@ where
         if !polled.is_entered() {
             if let Err(refused) = polled.enter(thread) {
                 let error = stay_out(thread, polled, self.wakeup, refused, task_waker(self.cx));
-                if error.is_ready() {
+                if !KEEP && error.is_ready() {
                     self.future.set(None);
                 }
                 self.set(error.map(|error| Err(E::from(error))));
                 return false;
             }
         } else if self.wakeup.kept_error().is_some() {
-            let error = end_after_hooks(polled, self.wakeup, self.future.as_mut(), task_waker(self.cx));
+            let error = end_after_hooks(polled, self.wakeup, task_waker(self.cx));
+            if !KEEP && error.is_ready() {
+                drop_inside(polled, self.future.as_mut());
+            }
             self.set(error.map(|error| Err(E::from(error))));
             return false;
         }
@@ -143,33 +236,22 @@ where
     }
 
     #[cfg_attr(not(debug_assertions), inline(always))]
-    fn poll_in(&mut self, scope: &Scope) {
-        #[cfg(feature = "report")]
-        if is_watched() && self.wakeup.is_report_due(scope) {
-            return self.poll_traced(scope);
-        }
+    fn poll_in<const TRACED: bool>(&mut self, scope: &Scope) {
         // The future is polled before its time is looked at, so a value that is ready wins over the deadline.
-        let output = match self.future.as_mut().as_pin_mut() {
-            Some(future) => future.poll(self.cx),
-            None => return,
-        };
-        self.look_at(&Thread::current(), scope, output);
-    }
-
-    /// As [`poll_in`](Self::poll_in), for a future that is due for a report.
-    #[cfg(feature = "report")]
-    #[inline(never)]
-    fn poll_traced(&mut self, scope: &Scope) {
+        #[cfg_attr(not(feature = "report"), expect(unused_mut))]
         let Some(mut future) = self.future.as_mut().as_pin_mut() else { return };
-        let mut output = Poll::Pending;
-        self.wakeup.trace(scope, self.cx, &mut |cx| {
-            output = future.as_mut().poll(cx);
-            output.is_pending()
-        });
+        #[cfg(feature = "report")]
+        let output = if TRACED {
+            self.wakeup.traced(scope, self.cx, |cx| future.as_mut().poll(cx))
+        } else {
+            future.poll(self.cx)
+        };
+        #[cfg(not(feature = "report"))]
+        let output = future.poll(self.cx);
         self.look_at(&Thread::current(), scope, output);
     }
 
-    /// For a future that is pending: when the task must be woken for a report.
+    /// For a pending future: when its task must be woken for a report. [`NEVER`] if reports are off.
     #[cfg_attr(not(debug_assertions), inline(always))]
     fn next_look(&mut self, thread: &Thread, scope: &Scope) -> u64 {
         #[cfg(feature = "report")]
@@ -195,12 +277,14 @@ where
                 }
             }
         };
-        let lasts = LASTS && matches!(poll, Poll::Ready(Ok(_)));
+        let lasts = KEEP && matches!(poll, Poll::Ready(Ok(_)));
         self.set(poll);
         if !lasts {
             self.wakeup.clear();
         }
-        self.future.set(None);
+        if !KEEP {
+            self.future.set(None);
+        }
     }
 
     /// Sets the result. The old value is `Pending`, which needs no drop, so no code for a drop is generated.
@@ -210,21 +294,20 @@ where
     }
 }
 
-/// For a future whose time is up: pending while its hooks run. Then drops the future, and gives the error that was kept. The
-/// future is not polled any more.
+/// For a future whose time is up: pending while its hooks run. Then gives the error that was kept. The future is not polled any
+/// more.
 #[cold]
 #[inline(never)]
-fn end_after_hooks<F>(
+fn end_after_hooks(
     polled: &mut SuspendedScope,
     wakeup: &mut TaskWakeup,
-    future: Pin<&mut Option<F>>,
     waker: &Waker,
 ) -> Poll<TimeoutError> {
     if polled.node().is_some_and(|node| node.poll_hooks(waker).is_pending()) {
         return Poll::Pending;
     }
     let Some(error) = wakeup.kept_error().cloned() else { return Poll::Pending };
-    drop_inside(polled, wakeup, future);
+    wakeup.clear();
     Poll::Ready(error)
 }
 
@@ -312,8 +395,8 @@ fn wait_on(scope: &Scope, look: u64, wakeup: &mut TaskWakeup, waker: &Waker) -> 
         wakeup.wake_at(next, waker);
         wakeup.set_over();
         if !known {
-            // An await inside may have been polled only before the end. Such an await needs one more poll to give the
-            // error.
+            // An await inside may not have been polled since the scope ended. It gives the error only when it is
+            // polled. So the task is woken for one more poll.
             waker.wake_by_ref();
         }
         mark_wait(location, true);
@@ -332,23 +415,29 @@ fn wait_on(scope: &Scope, look: u64, wakeup: &mut TaskWakeup, waker: &Waker) -> 
 }
 
 #[pinned_drop]
-impl<F> PinnedDrop for Scoped<F> {
+impl<F, const KEEP: bool> PinnedDrop for Scoped<F, KEEP> {
     #[cfg_attr(not(debug_assertions), inline(always))]
     fn drop(self: Pin<&mut Self>) {
-        let mut this = self.project();
-        if !this.polled.is_entered() {
-            this.wakeup.clear();
-        } else if this.future.as_mut().as_pin_mut().is_some() {
-            drop_inside(this.polled, this.wakeup, this.future);
-        }
+        let this = self.project();
+        drop_scoped(this.polled, this.wakeup, this.future);
     }
 }
 
-/// Drops, inside its scope, a future that is not done.
+/// Drops a future that is not done: inside its scope, if that was entered.
+#[cfg_attr(not(debug_assertions), inline(always))]
+fn drop_scoped<F>(polled: &mut SuspendedScope, wakeup: &mut TaskWakeup, mut future: Pin<&mut Option<F>>) {
+    if !polled.is_entered() {
+        wakeup.clear();
+        future.set(None);
+    } else if future.as_mut().as_pin_mut().is_some() {
+        // Cleared first, since the drop of the future may panic.
+        wakeup.clear();
+        drop_inside(polled, future);
+    }
+}
+
 #[cold]
-fn drop_inside<F>(polled: &mut SuspendedScope, wakeup: &mut TaskWakeup, mut future: Pin<&mut Option<F>>) {
-    // Cleared first, since the drop of the future may panic.
-    wakeup.clear();
+fn drop_inside<F>(polled: &mut SuspendedScope, mut future: Pin<&mut Option<F>>) {
     if !needs_drop::<F>() {
         // The drop of such a future, `&mut future` for example, runs no code that could see the scope.
         return future.set(None);
@@ -357,7 +446,7 @@ fn drop_inside<F>(polled: &mut SuspendedScope, wakeup: &mut TaskWakeup, mut futu
     let _ = Thread::with(|thread| polled.open(thread, ptr::null(), true, |_| future.set(None)));
 }
 
-impl<F> fmt::Debug for Scoped<F> {
+impl<F, const KEEP: bool> fmt::Debug for Scoped<F, KEEP> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Scoped").field("polled", &self.polled).finish_non_exhaustive()
     }

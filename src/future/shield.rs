@@ -70,8 +70,8 @@ pub fn shield<F: IntoFuture>(max: Duration, future: F) -> Shield<F::IntoFuture> 
 pub struct Shield<F> {
     max: Duration,
     location: &'static Location<'static>,
-    /// The test environment whose clock the shield follows: the one in which the shield was made. If it was made in none: the one
-    /// in which it was first polled.
+    /// The test environment whose clock the shield follows: where the shield was made. If it was made outside every
+    /// environment: where it was first polled.
     env: TestEnv,
     /// The open shield, from the first poll until the future is done.
     opened: Option<Opened>,
@@ -90,8 +90,9 @@ struct Opened {
     suspended: HeldOffHooks,
 }
 
-/// Announces a future to the scopes around it in the same poll: while this exists, they go on polling the future, and
-/// do not drop it. The future is a shield, or an [`Interruptible`](super::Interruptible) that awaits its hook.
+/// Announces a future to the scopes around it in the same poll. While this value exists, these scopes go on polling the
+/// future, and do not drop it. The future is a shield, or an [`Interruptible`](super::Interruptible) that awaits its
+/// hook.
 pub(super) struct Announced(Vec<(Arc<Node>, usize)>);
 
 impl Announced {

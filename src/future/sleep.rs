@@ -94,7 +94,7 @@ impl Future for Sleep {
                 if !begins {
                     return Poll::Ready(Ok(()));
                 }
-                // A sleep that could end in its first poll stays pending for one poll, so that other tasks run.
+                // If the sleep could end in its first poll, it stays pending for one poll, so that other tasks run.
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }

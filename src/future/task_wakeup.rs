@@ -1,6 +1,8 @@
 //! Wakes a task when a scope around it is over.
 
 use std::sync::Arc;
+#[cfg(feature = "report")]
+use std::task::Poll;
 use std::task::{Context, Waker};
 
 use crate::error::TimeoutError;
@@ -8,7 +10,9 @@ use crate::scope::Scope;
 use crate::scope::await_over::{AwaitState, PATIENCE};
 use crate::scope::innermost;
 #[cfg(feature = "report")]
-use crate::scope::observe::{Polls, Told, first_look, is_first_due};
+use crate::scope::is_watched;
+#[cfg(feature = "report")]
+use crate::scope::observe::{Polls, Told, first_event, wake_up_for};
 #[cfg(feature = "report")]
 use crate::sync::traced_waker::untraced;
 use crate::test_env::TestEnv;
@@ -19,11 +23,14 @@ use crate::watchdog::{self, Timer};
 
 /// Wakes a task at a given time, and when a given node is over. A drop does not cancel the timer, so the owner must call
 /// [`clear`](TaskWakeup::clear) first.
-#[derive(Debug, Default)]
-pub(super) struct TaskWakeup {
+#[derive(Debug)]
+pub(crate) struct TaskWakeup {
     timer: Option<(u64, Timer)>,
     #[cfg(feature = "report")]
     polls: Polls,
+    /// When the future is due for a report, as far as the last poll knew; [`NEVER`] before the first poll.
+    #[cfg(feature = "report")]
+    report_at: u64,
     /// State that most futures do not need. It is boxed, so that a move of the future copies less.
     cold: Option<Box<ColdState>>,
 }
@@ -65,8 +72,8 @@ pub(super) fn rely_on(node: &Arc<Node>, waker: &Waker) {
     }
 }
 
-/// The waker of the task, without the tracing of a traced poll: that poll must not be told of the clone that a scope
-/// keeps for its own deadline.
+/// The waker of the task itself, even in a traced poll: the trace must not count the clone that a scope keeps for its
+/// own deadline.
 #[cfg_attr(not(debug_assertions), inline(always))]
 pub(super) fn task_waker<'a>(cx: &Context<'a>) -> &'a Waker {
     #[cfg(feature = "report")]
@@ -75,8 +82,22 @@ pub(super) fn task_waker<'a>(cx: &Context<'a>) -> &'a Waker {
     cx.waker()
 }
 
+impl Default for TaskWakeup {
+    #[cfg_attr(not(debug_assertions), inline(always))]
+    fn default() -> Self {
+        Self {
+            timer: None,
+            #[cfg(feature = "report")]
+            polls: Polls::default(),
+            #[cfg(feature = "report")]
+            report_at: NEVER,
+            cold: None,
+        }
+    }
+}
+
 impl TaskWakeup {
-    /// Wakes the task at `deadline`, and no longer at the time given before.
+    /// Wakes the task at `deadline`. The time given before no longer counts.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn wake_at(&mut self, deadline: u64, waker: &Waker) {
         if TestEnv::is_in_force() {
@@ -101,7 +122,7 @@ impl TaskWakeup {
     }
 
     /// As [`wake_at`](Self::wake_at), but `deadline` is a time on the clock of `env`, not of this thread.
-    pub(super) fn wake_at_on(&mut self, env: &TestEnv, deadline: u64, waker: &Waker) {
+    pub(crate) fn wake_at_on(&mut self, env: &TestEnv, deadline: u64, waker: &Waker) {
         if !self.keeps_timer(deadline, waker) && deadline != NEVER {
             let timer = thread::schedule_on(env, deadline, waker.clone());
             self.timer = Some((deadline, timer));
@@ -111,7 +132,7 @@ impl TaskWakeup {
         }
     }
 
-    /// Whether the present timer is for `deadline` and now wakes `waker`. If not, the timer is cancelled.
+    /// If the present timer is for `deadline`, makes it wake `waker`, and returns `true`. Otherwise cancels the timer.
     #[inline(never)]
     fn keeps_timer(&mut self, deadline: u64, waker: &Waker) -> bool {
         let Some((before, timer)) = self.timer else { return false };
@@ -148,7 +169,8 @@ impl TaskWakeup {
         self.cold.get_or_insert_default().over = true;
     }
 
-    /// Wakes the task when `node` is over, and no longer for the node given before. `false` if `node` is already over.
+    /// Wakes the task when `node` is over. The node given before no longer wakes the task. `false` if `node` is already
+    /// over.
     pub(super) fn wake_by(&mut self, node: Option<&Arc<Node>>, waker: &Waker) -> bool {
         if let Some(cold) = &mut self.cold {
             cold.over = false;
@@ -168,11 +190,11 @@ impl TaskWakeup {
     }
 
     /// Wakes the task at `own`, if that is earlier than `around`, the effective deadline of `scope`. Also wakes the
-    /// task when `scope` is over. If the same task polls `scope`, the future of `scope` does that. `false` if `scope`
+    /// task when `scope` is over. (If the same task polls `scope`, the future of `scope` wakes it.) `false` if `scope`
     /// is already over.
     ///
-    /// A clone or a drop of a waker runs foreign code. So the caller must have an open scope inside `scope`, so that
-    /// `scope` stays open.
+    /// A clone or a drop of a waker runs foreign code, which must not leave `scope`. So the caller must have an open
+    /// scope inside `scope`.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn wake_with(&mut self, scope: Option<&Scope>, around: u64, own: u64, waker: &Waker) -> bool {
         let covered = scope.is_some_and(|scope| scope.is_polled_with(waker));
@@ -186,8 +208,8 @@ impl TaskWakeup {
         self.wake_at(deadline, waker);
         match scope.filter(|_| !covered) {
             None => self.cold.is_none() || self.wake_by(None, waker),
-            // Another task polls the scope, or none, so the scope's node must wake this task. The node is made if there is none:
-            // a token that is made later may cancel the scope.
+            // The scope is polled by another task, or by none. So the scope's node must wake this task. The node is
+            // made if there is none, because a token that is made later may cancel the scope.
             Some(scope) => self.wake_by(Some(scope.node()), waker),
         }
     }
@@ -212,7 +234,8 @@ impl TaskWakeup {
         }
     }
 
-    /// For an await that stays pending in a scope that is over: wakes the task at `until`, and for no node any more.
+    /// For an await that stays pending in a scope that is over: wakes the task at `until`. From now on no node wakes
+    /// the task.
     pub(super) fn stay(&mut self, env: &TestEnv, until: u64, waker: &Waker) {
         self.wake_by(None, waker);
         self.wake_at_on(env, until, waker);
@@ -228,11 +251,11 @@ impl TaskWakeup {
         self.cold.as_ref()?.told.as_ref()
     }
 
-    /// Whether the future is due for a report.
+    /// Whether the future may be due for a report. `false` while reports are off.
     #[cfg(feature = "report")]
     #[cfg_attr(not(debug_assertions), inline(always))]
-    pub(super) fn is_report_due(&self, scope: &Scope) -> bool {
-        self.told().map_or_else(|| is_first_due(scope), |told| told.is_due(scope))
+    pub(super) fn is_report_due(&self) -> bool {
+        self.report_at <= watchdog::global().reached()
     }
 
     /// Counts a poll while reports are on. Returns when the task must be woken for a report.
@@ -240,19 +263,30 @@ impl TaskWakeup {
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn count_poll(&mut self, thread: &Thread, scope: &Scope) -> u64 {
         self.polls.add(thread, scope);
-        self.told().map_or_else(|| first_look(scope), |told| told.next_look(scope))
+        let next = self.told().map_or_else(|| first_event(scope), |told| told.next(scope));
+        self.report_at = next.0;
+        wake_up_for(next)
     }
 
-    /// Polls a future that is due for a report. `poll` returns whether the future is still pending.
+    /// Polls a future, and traces the poll if the future is due for a report.
     #[cfg(feature = "report")]
-    pub(super) fn trace(
+    pub(super) fn traced<T>(
         &mut self,
         scope: &Scope,
         cx: &mut Context<'_>,
-        poll: &mut dyn FnMut(&mut Context<'_>) -> bool,
-    ) {
+        mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>,
+    ) -> Poll<T> {
+        // `report_at` is from the last poll. Meanwhile the policy may have changed, and the scopes around.
         let told = self.cold.get_or_insert_default().told.get_or_insert_default();
-        told.trace(scope, &self.polls, cx, poll);
+        if !is_watched() || told.next(scope).0 > watchdog::global().reached() {
+            return poll(cx);
+        }
+        let mut output = Poll::Pending;
+        told.trace(scope, &self.polls, cx, &mut |cx| {
+            output = poll(cx);
+            output.is_pending()
+        });
+        output
     }
 
     pub(super) fn keep_error(&mut self, error: TimeoutError) {
@@ -266,9 +300,9 @@ impl TaskWakeup {
 }
 
 impl TaskWakeup {
-    /// Cancels the timer, waits for no node any more, and drops all other state.
+    /// Cancels the timer, stops waiting for a node, and drops all other state.
     #[cfg_attr(not(debug_assertions), inline(always))]
-    pub(super) fn clear(&mut self) {
+    pub(crate) fn clear(&mut self) {
         if self.timer.is_some() | self.cold.is_some() {
             self.take_back();
         }

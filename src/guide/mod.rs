@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`stopping`] | How does a limit stop my code, and which code does it not stop? |
 //! | [`requests`] | How do I limit a whole request, share what is left, and fall back to a cheaper answer? |
+//! | [`deadlines`] | How does a deadline travel to the next service, and to a child process? |
 //! | [`errors`] | Which limit was it, how late, and where? Was it a timeout at all? |
 //! | [`threads`] | How do I bring a limit to `spawn`, `spawn_blocking`, rayon and thread pools? |
 //! | [`cleanup`] | How do I clean up after a timeout: in `Drop`, in a shield, in a future's grace? |
@@ -27,6 +28,7 @@
         unix,
         feature = "io",
         feature = "isolate",
+        feature = "macros",
         feature = "process",
         feature = "regex",
         feature = "report",
@@ -45,8 +47,10 @@ macro_rules! page {
     };
 }
 
-page!(stopping, "stopping.md", all(unix, feature = "isolate", feature = "regex"));
+page!(stopping, "stopping.md", all(unix, feature = "isolate", feature = "macros", feature = "regex"));
 page!(requests, "requests.md");
+// The tests of this page are run by `timebox-tower`.
+page!(deadlines, "deadlines.md", any());
 page!(errors, "errors.md");
 page!(threads, "threads.md");
 page!(cleanup, "cleanup.md");

@@ -54,7 +54,7 @@ pub struct Control {
 
 impl Drop for Control {
     fn drop(&mut self) {
-        // A plain drop of a runtime panics in async code. This does not.
+        // A plain drop of a runtime panics in async code. `shutdown_background` does not.
         self.runtime.take().into_iter().for_each(Runtime::shutdown_background);
     }
 }
@@ -144,8 +144,8 @@ pub fn guarded<T: 'static>(
     Ok(interruptible(control.hook(session), statement)??)
 }
 
-/// The same for async code. The scope needs a grace, in which this awaits the server's answer to the cancel. `T: Unpin`
-/// excludes a `RowStream`, whose rows would be read outside the scope.
+/// Like [`guarded`], for async code. The scope needs a grace, in which this awaits the server's answer to the cancel.
+/// `T: Unpin` excludes a `RowStream`, whose rows would be read outside the scope.
 pub async fn guarded_async<T: Unpin + 'static>(
     cancel: Hook<'static>, // `control.hook(session)` or `raw_hook(..)`
     statement: impl Future<Output = Result<T, tokio_postgres::Error>>,
@@ -283,7 +283,7 @@ pub fn notice_silence(socket: &TcpStream, after: Duration) -> io::Result<()> {
     socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(idle).with_interval(between))
 }
 
-/// The same for a connection of the `postgres` crate, which hides its socket.
+/// Like [`notice_silence`], for a connection of the `postgres` crate, which hides its socket.
 pub fn notice_silence_of(config: &mut postgres::Config, after: Duration) {
     let [idle, between] = probes(after);
     config.tcp_user_timeout(after).keepalives_idle(idle).keepalives_interval(between);

@@ -1,13 +1,14 @@
 //! Where a pending future waits.
 //!
-//! A pending future is on no thread, so there is no stack that could be taken. But each leaf of it (a timer, a socket, a lock, a
-//! channel) has cloned the waker, during a poll, for whoever will wake the task. So one poll is made with a waker that takes
-//! the stack when it is cloned. The stack has the whole chain of async functions down to the leaf, and there is one for
-//! each branch of a `join!` or `select!`.
+//! A pending future is on no thread, so there is no stack that could be taken. But each leaf of it (a timer, a socket,
+//! a lock, a channel) has cloned the waker, during a poll, for whoever will wake the task. So one poll is made with a
+//! waker that takes the stack when it is cloned. The stack has the whole chain of async functions down to the leaf, and
+//! each branch of a `join!` or `select!` gives a stack of its own.
 //!
 //! There are limits. A leaf that keeps the waker of an earlier poll, and does not compare it with the new one, clones
 //! nothing: so the leaf is not seen. The children of a `FuturesUnordered` have wakers of their own, and the children of
-//! a `JoinSet` are tasks of their own. So of such a set, only the place is seen at which it waits for its children.
+//! a `JoinSet` are tasks of their own. So for such a set, the stack shows only the place where the set waits for its
+//! children.
 
 use std::mem;
 use std::ptr;
@@ -41,7 +42,7 @@ pub(crate) struct AwaitCopies {
 enum Taken {
     /// A copy. `poll`: an address in the frame of the traced poll.
     Copy { copy: Box<StackCopy>, poll: u64 },
-    /// Where no copy can be had.
+    /// Taken by std, where no copy can be had.
     ByStd(OwnStack),
 }
 
@@ -54,7 +55,7 @@ pub(crate) struct Awaits {
     pub(crate) notes: Vec<String>,
 }
 
-/// Polls, and takes a stack at each clone and each wake of the waker. A clone is one of the task's own waker, so
+/// Polls, and takes a stack at each clone and each wake of the waker. Each clone is a clone of the task's own waker, so
 /// nothing that is made here outlives the poll.
 #[inline(never)] // stacks end at its name
 pub(crate) fn traced_poll<R>(waker: &Waker, poll: &mut dyn FnMut(&mut Context<'_>) -> R) -> (R, AwaitCopies) {
@@ -187,7 +188,8 @@ pub(super) fn places(stacks: Vec<Stack>) -> (Vec<Stack>, u32) {
     (distinct, equal)
 }
 
-/// Whether one leaf has taken both stacks, since it clones the waker in several places: itself, and in what it calls.
+/// Whether both stacks come from one leaf future, which clones the waker in several places: itself, and in functions
+/// that it calls.
 fn is_of_one_leaf(a: &Stack, b: &Stack) -> bool {
     let mut pairs = a.frames.iter().rev().zip(b.frames.iter().rev());
     let Some(at) = pairs.position(|(a, b)| a != b) else { return false };

@@ -70,8 +70,9 @@ pub struct Report {
     /// The scope that the report is about.
     #[serde(serialize_with = "json::scope")]
     pub scope: ScopeInfo,
-    /// The scopes that were open on the thread, innermost first: scopes within `scope`, `scope` itself, and scopes around it. For a
-    /// future between two polls: `scope`, and the scopes around it whose limits apply in it.
+    /// The scopes that were open on the thread, innermost first: scopes within `scope`, `scope` itself, and scopes
+    /// around it. If there were very many, the outermost are missing, and `notes` say so. For a future between two
+    /// polls: `scope`, and the scopes around it whose limits apply in it.
     #[serde(serialize_with = "json::scopes")]
     pub chain: Vec<ScopeInfo>,
     /// When the scope was entered.
@@ -80,7 +81,8 @@ pub struct Report {
     /// How long the scope had been open at the moment of the report. For [`Kind::Ended`]: at least this long.
     #[serde(serialize_with = "json::seconds")]
     pub elapsed: Duration,
-    /// For [`Kind::Ended`]: the latest moment at which the scope can have ended, counted from its entry.
+    /// For [`Kind::Ended`]: the latest moment at which the scope can have ended, counted from its entry. Otherwise
+    /// `None`.
     #[serde(serialize_with = "json::maybe_seconds")]
     pub ended_before: Option<Duration>,
     /// The duration of the scope's limit, if it has one.
@@ -94,7 +96,7 @@ pub struct Report {
     pub stacks: Vec<Stack>,
     /// For a pending future: one stack for each place at which it waits.
     pub awaits: Vec<Stack>,
-    /// For a future: its polls.
+    /// For a pending future: its polls. Otherwise `None`.
     pub polls: Option<Polls>,
     /// How late the watchdog was when it looked. If this is long, the whole process got no processor.
     #[serde(serialize_with = "json::seconds")]
@@ -134,7 +136,7 @@ pub struct Thread {
     /// that is not known.
     #[serde(serialize_with = "json::maybe_seconds")]
     pub waited_for_cpu: Option<Duration>,
-    /// How long before the report an earlier look at the thread was. `None` if there was no earlier look. The first
+    /// The time between an earlier look at the thread and the report. `None` if there was no earlier look. The first
     /// look comes after half of the scope's limit or `warn_after`, whichever is shorter.
     #[serde(serialize_with = "json::maybe_seconds")]
     pub observed: Option<Duration>,
@@ -170,10 +172,10 @@ impl fmt::Display for Activity {
 pub struct Polls {
     /// How often the future was polled.
     pub count: u64,
-    /// How long before the report the last poll began.
+    /// How long before the report the future was last polled. `None` if that is not known.
     #[serde(serialize_with = "json::maybe_seconds")]
     pub last: Option<Duration>,
-    /// The name of the thread that polled it last.
+    /// The name of the thread that polled the future last. `None` if that is not known.
     pub thread: Option<String>,
 }
 
@@ -185,7 +187,7 @@ pub struct Stack {
     pub frames: Vec<Frame>,
     /// Whether frames are missing at the outer end.
     pub truncated: bool,
-    /// Whether frames may be wrong or missing, since the tables of a module did not cover them.
+    /// Whether frames may be wrong or missing, because a module's tables do not cover its code.
     pub approximate: bool,
 }
 
@@ -197,13 +199,13 @@ pub struct Frame {
     pub function: String,
     /// The source file, if the program has debug information.
     pub file: Option<String>,
-    /// The line in that file.
+    /// The line in that file, if it is known.
     pub line: Option<u32>,
     /// Whether the function was inlined into the next one outwards.
     pub inlined: bool,
     /// Whether the function belongs to std, to a runtime, or to this crate. The text of a report folds such frames.
     pub foreign: bool,
-    /// The file name of the program or library.
+    /// The file name of the program or library, if it is known.
     pub module: Option<String>,
     /// The address in the module, as symbol tools take it.
     pub offset: u64,

@@ -8,7 +8,7 @@ use crate::error::OneLine;
 /// The places of the functions form a column, which begins here at most.
 const WIDEST: usize = 64;
 
-/// So many lines, or more, are folded into one line.
+/// A run of this many foreign frames, or more, is folded into one line.
 const FOLD: usize = 2;
 
 /// One line for each frame, and one for each run of foreign frames.
@@ -133,9 +133,9 @@ impl Display for Owners<'_> {
     }
 }
 
-/// The crate of a function; its module if no crate is found. If the source file is in cargo's registry, the file
-/// decides: so the code of a macro counts to the macro's crate. Else the first path in the name decides. For `<F as
-/// futures::Future>::poll` that is the trait's.
+/// The crate of a function; its module if no crate is found. If the source file is in cargo's registry, the file's
+/// crate counts: for the code of a macro, the macro's crate. Otherwise the first path in the function's name counts: in
+/// `<F as futures::Future>::poll`, the path of the trait.
 fn owner(frame: &Frame) -> &str {
     let by_file = frame.file.as_deref().and_then(|file| {
         let is_of_registry = file.contains("/registry/src/");

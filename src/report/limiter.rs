@@ -39,7 +39,7 @@ pub(super) struct Limiter {
 /// What is known of a stack.
 #[derive(Clone, Copy, Debug)]
 struct Stack {
-    /// When a report with this stack was last written.
+    /// When a report with this stack was last written. `None` if none was.
     written: Option<u64>,
     /// When a report with this stack was last made.
     made: u64,
@@ -83,7 +83,8 @@ impl Limiter {
         Some(left_out)
     }
 
-    /// Whether the end of a scope is to be written: if a report of the scope was written, and for the first call only.
+    /// Whether the end of a scope is to be written. That is so if a report of the scope was written. `true` only once
+    /// for each scope.
     pub(super) fn admit_end(&mut self, scope: u64) -> bool {
         let at = self.scopes.iter().rposition(|&written| written == scope);
         at.and_then(|at| self.scopes.remove(at)).is_some()

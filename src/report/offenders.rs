@@ -292,7 +292,7 @@ mod tests {
         for n in 1..=2_000 {
             table.count(scope(n), &report(&format!("shop::f{n}"), 10 + n));
         }
-        // The stack of this scope has been moved to the others.
+        // The stack of this scope is no longer counted by itself: its total was added to `others`.
         table.count(scope(1_000), &report("shop::f1000", 1_500));
         let offenders = table.sorted();
         assert_eq!(offenders.stacks.len(), MOST_STACKS);

@@ -1,7 +1,7 @@
 //! Reports of futures that are pending: where they wait.
 //!
-//! `scope/observe.rs` wakes such a future when it is slow or overdue, and has that poll traced here. It has the poll at
-//! the expiry traced too.
+//! `scope/observe.rs` wakes such a future when it is slow or overdue, and has that poll traced here. The poll at the
+//! expiry is traced too.
 
 use std::sync::Arc;
 use std::task::Context;

@@ -130,8 +130,8 @@ fn a_sink_that_hangs_fails_or_panics_harms_no_other() {
             std::thread::yield_now();
         }
     }
-    // Waits until so many reports are lost: 71 by each of the sinks that panic and fail, and the 6 for which the queue
-    // of the hanging sink had no room.
+    // Waits until this many reports are lost: 71 by each of the sinks that panic and fail, and the 6 for which the
+    // queue of the hanging sink had no room.
     while dropped() < before + 2 * 71 + 6 {
         std::thread::yield_now();
     }

@@ -81,7 +81,7 @@ impl Policy {
         }
     }
 
-    /// Reports each outermost scope that is open for so long and has no
+    /// Reports each outermost scope that has been open for the time `after`, unless the scope has a
     /// [`warn_after`](crate::Timebox::warn_after) of its own.
     ///
     /// Without this, only scopes with a `warn_after` of their own are reported before their limit.
@@ -116,7 +116,7 @@ impl Policy {
         self
     }
 
-    /// Writes at most so many reports in any minute: 60 unless set. From 65,536 on there is no bound.
+    /// Writes at most this number of reports in any minute: 60 unless set. From 65,536 on there is no bound.
     pub fn per_minute(mut self, reports: u32) -> Self {
         self.per_minute = reports;
         self
@@ -133,7 +133,7 @@ impl Policy {
         self
     }
 
-    /// Writes nothing for so long after the installation: a program that warms up is slow.
+    /// Writes nothing during this time after the installation, since a program that warms up is slow.
     pub fn quiet_for(mut self, time: Duration) -> Self {
         self.quiet_for = time;
         self
@@ -220,7 +220,7 @@ impl Installed {
         }
     }
 
-    /// How long after its expiry a scope that is still open is stuck.
+    /// How long after its expiry a scope that is still open counts as stuck. `None` if the policy has no `on_stuck`.
     pub(super) fn stuck_after(&self) -> Option<Duration> {
         self.stuck.as_ref().map(|(after, _)| *after)
     }
@@ -264,7 +264,7 @@ impl fmt::Debug for Installed {
 /// The policy in force. A forked child has the policy of its parent.
 static CURRENT: SetOnce<ForkMutex<Option<Arc<Installed>>>> = SetOnce::new();
 
-/// The policy in force. For the thread that makes reports, not for the watchdog.
+/// The policy in force, if there is one. For the thread that makes reports, not for the watchdog.
 pub(crate) fn current() -> Option<Arc<Installed>> {
     CURRENT.get()?.lock()?.clone()
 }

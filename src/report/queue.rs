@@ -33,7 +33,7 @@ struct State<T> {
     served: u64,
     /// Whether the queue has a thread, or one is being started.
     has_thread: bool,
-    /// Whether nobody will submit anything any more.
+    /// Whether the queue is closed: nothing will be submitted any more.
     closed: bool,
 }
 

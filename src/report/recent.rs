@@ -11,7 +11,8 @@ use crate::sync::{Mutex, lock};
 /// How many reports are kept.
 const MOST: usize = 64;
 
-/// What a scope is known by from outside, even if it has no identity: where and when it was opened.
+/// What identifies a scope from outside its thread, even if nobody has asked for its `ScopeId`: where and when it was
+/// opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct ScopeKey {
     /// The address of the `Location` at which it was opened.
@@ -84,7 +85,7 @@ impl TimeoutError {
     }
 }
 
-/// The last report of a scope that was made while it was open.
+/// The last report that was made of the scope while the scope was open. `None` if no such report is kept.
 pub(crate) fn recent_of(scope: ScopeKey) -> Option<Arc<Report>> {
     let recent = lock(RECENT.get());
     let of_scope = |reports: &VecDeque<(ScopeKey, Arc<Report>)>| {

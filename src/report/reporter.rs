@@ -1,7 +1,7 @@
 //! The thread that makes reports out of what the watchdog saw, and hands them to the sinks.
 //!
-//! It runs behind a bounded queue, so that the watchdog waits for nothing: finding names reads files. Each sink has a thread and
-//! a queue of its own behind this one.
+//! It has a bounded queue, so that the watchdog waits for nothing: a report takes long, since names are read from
+//! files. Each sink has a thread and a queue of its own behind this one.
 
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -126,7 +126,7 @@ impl Reporter {
             Err(payload) => {
                 drop_quietly(payload);
                 losses::count_one();
-                // The panic may have left them in any state.
+                // The panic may have left `tools` in any state.
                 *tools = Tools::new();
                 return;
             }

@@ -8,8 +8,8 @@
 //! the user gave. The search comes after the whole duration:
 //!
 //! 1. A thread that has not run since the first look is stuck, and is reported.
-//! 2. A thread that has run may have made many polls. It is reported only if no more threads are in a poll than workers
-//!    stand still.
+//! 2. A thread that has run may have made many polls. It is reported only if the threads in a poll are not more than
+//!    the workers that stand still.
 //! 3. A thread that mostly waited for a processor is not reported, unless it has used as much processor time as the
 //!    duration. But it counts for rule 2, since its worker stands still too.
 //!
@@ -35,8 +35,8 @@ use crate::sync::{AtomicBool, Mutex, Ordering, lock};
 use crate::thread;
 use crate::time::{clock, nanos};
 
-/// How many looks at the workers fit into the duration. The interval between two looks is kept within the bounds below,
-/// in nanoseconds.
+/// How many times the workers are looked at during `Watch::duration`, the time after which a poll counts as stuck. The
+/// interval between two looks is kept within the bounds below, in nanoseconds.
 const LOOKS: u64 = 4;
 const LEAST_INTERVAL: u64 = 1_000_000;
 const MOST_INTERVAL: u64 = 1_000_000_000;
@@ -137,13 +137,13 @@ struct Worker {
     busy: Duration,
     /// Since when it stands still.
     since: u64,
-    /// Whether the times of the threads were read since then.
+    /// Whether the times of the threads have been read since the worker stands still.
     is_suspect: bool,
     /// When its thread is to be looked for. [`u64::MAX`] if it was found.
     search_at: u64,
 }
 
-/// Its drop ends the watch. A task of the runtime owns it, so the watch ends with the runtime.
+/// Ends the watch when dropped. A task of the runtime owns this value, so the watch ends with the runtime.
 struct EndsWith(Arc<Watch>);
 
 impl Drop for EndsWith {
@@ -196,7 +196,8 @@ impl Watch {
         if state.is_over {
             return;
         }
-        // If this look is late, the process was stopped or got no processor, and so were the workers.
+        // If this look is late, the process was stopped or got no processor. Then the workers stood still for that
+        // reason.
         let is_late = now.saturating_sub(state.next) > self.interval();
         let (mut is_suspect, mut missing) = (false, Vec::new());
         for (index, worker) in state.workers.iter_mut().enumerate() {
@@ -241,7 +242,8 @@ impl Watch {
         lock(&self.state).before = before;
     }
 
-    /// Runs on the reporter. Looks for the threads of workers that stand still, and reports the stuck ones.
+    /// Runs on the reporter. Looks for the threads of workers that stand still, and reports the stuck ones. Returns the
+    /// first of these reports, and submits the others.
     fn search(&self, missing: &[usize], tools: &mut Tools) -> Option<Report> {
         if state::is_traced() {
             return None;
@@ -277,7 +279,7 @@ impl Watch {
         Some(first)
     }
 
-    /// Since when the worker stands still, if it does so still.
+    /// Since when the worker stands still. `None` if it has moved on meanwhile.
     fn still_since(&self, index: usize) -> Option<u64> {
         let worker = lock(&self.state).workers[index];
         let parks = self.metrics.worker_park_unpark_count(index);
@@ -379,7 +381,8 @@ fn end_of_poll(stack: &Stack, has_one_thread: bool) -> Option<usize> {
     {
         return None;
     }
-    // On one thread the scheduler polls the future of `block_on` itself. Otherwise only tasks are polled.
+    // In a runtime with one thread, the scheduler polls the future of `block_on` itself. In other runtimes the workers
+    // poll only tasks.
     let is_poll = |function: &str| of_tokio(function) && function.contains("runtime::task::");
     let has_own = frames[..end].iter().any(|frame| !frame.foreign);
     ((has_one_thread && has_own) || inside.any(is_poll)).then_some(end)

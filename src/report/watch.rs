@@ -100,9 +100,9 @@ struct Watch;
 static STATE: PerProcess<Mutex<State>> = PerProcess::new(Mutex::new(State::NEW), || Mutex::new(State::NEW));
 
 struct State {
-    /// The threads that are looked at, by the number of their slot.
+    /// The threads that are looked at, by the number of their slot. `None` before the first pass.
     threads: Option<HashMap<usize, Watched>>,
-    /// Where the scopes of a thread are read to.
+    /// The memory into which the scopes of a thread are read. `None` before the first pass.
     peeked: Option<Box<ScopeCopies>>,
 }
 
@@ -116,7 +116,7 @@ struct Watched {
     reported: Vec<Reported>,
     /// The polls in which the thread was at the last look.
     polls: Vec<SeenPoll>,
-    /// The thread's times at an earlier look, and the time of that look.
+    /// The thread's times at an earlier look, and the time of that look. `None` if there was no such look.
     before: Option<(u64, CpuTimes)>,
     /// The time of the next look.
     next: u64,
@@ -282,7 +282,8 @@ impl Watched {
             self.next = self.next.min(now + MOST_INTERVAL);
         }
         self.look_again_for_ends(now);
-        // All reports of a scope count from the same look. So `before` stays while a scope is being reported.
+        // All reports of a scope compare the thread's times with the same earlier look. So `before` stays while a scope
+        // is being reported.
         if self.reported.is_empty() && self.next != NEVER {
             self.before = self.target().times().map(|times| (now, times));
         }
@@ -407,7 +408,7 @@ fn call_on_stuck() {
     result.err().into_iter().for_each(drop_quietly);
 }
 
-/// The events of which the scope may be reported, in their order, each with the time when it is due.
+/// The events that may be reported about the scope, in their order, each with the time when it is due.
 fn times(scope: &ScopeCopy, is_outermost: bool) -> impl Iterator<Item = (Event, u64)> {
     let own = scope.own();
     let warn = match scope.warn_after {
@@ -427,7 +428,7 @@ fn times(scope: &ScopeCopy, is_outermost: bool) -> impl Iterator<Item = (Event, 
     .into_iter()
 }
 
-/// When the scope is due again, if the events `told` were reported already.
+/// When the scope is due for its next report, if the events `told` were reported already.
 fn next_time(scope: &ScopeCopy, told: u8, now: u64) -> u64 {
     let left = times(scope, true).filter(|&(event, _)| event as u8 & told == 0);
     left.map(|(_, at)| at).filter(|&at| at > now).min().unwrap_or(NEVER)

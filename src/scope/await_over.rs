@@ -28,7 +28,7 @@ const PACE: u64 = 1_000_000;
 pub(crate) struct AwaitState {
     /// Whether the await began in a scope that was not over.
     began_in_time: bool,
-    /// Since when the await has stayed pending in a scope that is over; 0 if it has not.
+    /// Since when the await has been pending in a scope that is over; 0 if it is not pending in such a scope.
     since: u64,
     /// Whether an earlier poll left the await waiting for its drop.
     awaits_drop: bool,
@@ -42,9 +42,9 @@ pub(crate) enum AwaitAction {
     Fail,
     /// The await stays pending until this time, and may give the error then.
     Stay { until: u64 },
-    /// The await stays pending, to be dropped with the future around it. It is polled again at `until`, since somebody may
-    /// have moved it out of that future. `was_in_time`: the await began before the scope was over, and this is the
-    /// first poll that leaves it waiting for its drop. Only then may a sleep that is done end with `Ok` instead.
+    /// The await stays pending, to be dropped with the future around it. The await is polled again at `until`, since
+    /// somebody may have moved it out of that future. `was_in_time`: the await began before the scope was over, and no
+    /// earlier poll left it waiting for its drop. Only then may a sleep that is done end with `Ok` instead.
     AwaitDrop { until: u64, was_in_time: bool },
 }
 
@@ -102,9 +102,10 @@ impl AwaitState {
     /// Until when the await must wait before it may give the error; `None` if it may give the error now.
     fn wait_for_turn(&mut self, scope: &Scope, now: u64, until: u64) -> Option<u64> {
         let polled = scope.polled().last();
-        // `told` keeps a flag: an await has given the error in this poll. The frame of a future is new in each poll,
-        // and so is its flag. Outside futures of this crate, `told` is the scope of a block, whose flag stays set. So
-        // there an await that has been pending since before `now` counts as polled anew.
+        // Of the awaits that began after the scope was over, one gives the error in each poll, and the others wait for
+        // their turn. `told` keeps a flag: an await has given the error in this poll. The frame of a future is new in
+        // each poll, and so is its flag. Outside futures of this crate, `told` is the scope of a block, whose flag
+        // stays set. So there an await that has been pending since before `now` counts as polled anew.
         let is_polled_anew = polled.is_none() && self.since != 0 && self.since < now;
         let told = polled.unwrap_or(scope);
         if self.began_in_time || is_polled_anew || !told.has_given_error() {
@@ -123,7 +124,7 @@ impl AwaitState {
     }
 }
 
-/// Of so many awaits of a thread that need not wait, one takes a break.
+/// One of this many awaits of a thread takes a break. Only awaits that could end at once are counted.
 #[cfg(not(timebox_loom))]
 const AT_ONCE: u32 = 128;
 

@@ -29,7 +29,7 @@ pub(crate) struct Options {
     pub(crate) fields: Fields,
     /// Whether a late `Ok` is refused.
     pub(crate) strict: bool,
-    /// After how long the scope is reported as slow.
+    /// After how long the scope is reported as slow, if the user has said so.
     #[cfg(feature = "report")]
     pub(crate) warn_after: Option<Duration>,
     /// How long after its expiry the scope is reported as overdue, if it is still open then.

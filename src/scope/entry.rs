@@ -88,7 +88,7 @@ impl Drop for Spending {
 
 /// The duration that counts: `asked`, or [`NEVER`] while limits are switched off.
 #[cfg_attr(not(debug_assertions), inline(always))]
-fn in_force(asked: u64) -> u64 {
+pub(super) fn in_force(asked: u64) -> u64 {
     if watchdog::global().settings().has_limits() { asked } else { in_force_slow(asked) }
 }
 
@@ -129,8 +129,8 @@ pub(super) fn try_enter_duration(
         return Err(reject(thread, asked, location, Kind::Block));
     }
     let (outer, entered) = (thread.deadline.get(), thread.now.get());
-    // The reading `entered` may be later than `outer`: a check of an outer scope stores its reading in `thread.now`,
-    // but compares it only with the deadline of that outer scope.
+    // The first comparison is needed: `entered` may be later than `outer`. For a check of an outer scope stores its
+    // reading in `thread.now`, but compares the reading only with the deadline of that outer scope.
     if entered < outer && outer - entered <= asked {
         return Ok(prepared(asked, entered, outer));
     }
@@ -306,8 +306,8 @@ impl Entry<'_> {
         if !self.enabled || reserve.is_zero() {
             return NEVER;
         }
-        // Not `thread.deadline`: that leaves out the deadlines that only nodes know, of linked tokens and of scopes around an
-        // entered handle that the handle may still lose (`frame.rs`, invariant 4).
+        // `thread.deadline` would not do, since it leaves out the deadlines that only nodes know: those of linked
+        // tokens, and of scopes around an entered handle that the handle may still lose (`frame.rs`, invariant 4).
         let outer = match self.parent {
             Parent::Thread => {
                 innermost(self.thread, |scope| scope.map_or(NEVER, |scope| scope.effective(self.thread)))

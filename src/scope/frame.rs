@@ -76,8 +76,8 @@ pub struct Scope {
     outer: *const Scope,
     /// The effective deadline of the thread outside this scope.
     outer_deadline: u64,
-    /// The time from the entry to the scope's own deadline; [`NEVER`] if it has none, so that only the scopes around it
-    /// count.
+    /// The time from the entry to the scope's own deadline. [`NEVER`] if the scope has none: then only the scopes
+    /// around it limit it.
     asked: u64,
     /// When the scope was entered. If an outer deadline comes before the scope's own deadline, this may be an older clock
     /// reading, so that the entry reads no clock. `TimeoutError::elapsed` may then be a little too long.
@@ -86,8 +86,8 @@ pub struct Scope {
     // In a plain scope all fields below are zero, so that one wide store writes them.
     /// The scope's identity; 0 until somebody asks for it.
     id: Cell<u64>,
-    /// The node, if there is one. It is taken out before the frame is gone: leaving a block does that, and for a
-    /// future, `SuspendedScope::suspend`.
+    /// The node, if there is one. The node is taken out before the frame is gone: for a block, by the code that leaves
+    /// the block; for a future, by `SuspendedScope::suspend`.
     node: ManuallyDrop<OnceCell<Arc<Node>>>,
     extras: *const Extras,
     kind: Kind,
@@ -254,7 +254,7 @@ pub(crate) fn innermost<R>(thread: &Thread, f: impl FnOnce(Option<&Scope>) -> R)
     f(bounding(unsafe { scope.as_ref() }))
 }
 
-/// This scope or the next one outwards whose frame is not only for reports.
+/// The nearest scope, from this one outwards, whose frame is not there for reports only.
 #[cfg_attr(not(debug_assertions), inline(always))]
 fn bounding(scope: Option<&Scope>) -> Option<&Scope> {
     #[cfg(feature = "report")]
@@ -278,12 +278,12 @@ impl Scope {
         unsafe { self.extras.as_ref() }
     }
 
-    /// The next scope outwards, if that scope counts inside this one.
+    /// The next scope outwards, if its end applies in this scope.
     pub(crate) fn visible_outer(&self) -> Option<&Scope> {
         if self.kind.is_boundary() { None } else { self.outer() }
     }
 
-    /// This scope and the scopes around it that count inside it, innermost first.
+    /// This scope and the scopes around it whose ends apply in this scope, innermost first.
     pub(crate) fn visible(&self) -> impl Iterator<Item = &Scope> {
         std::iter::successors(Some(self), |scope| scope.visible_outer())
     }
@@ -314,7 +314,7 @@ impl Scope {
         })
     }
 
-    /// The effective deadline of the scopes around this one that count inside it.
+    /// The effective deadline of the scopes around this one whose ends apply in this scope.
     #[inline]
     pub(crate) fn around(&self) -> u64 {
         if self.kind.is_boundary() { NEVER } else { self.outer_deadline }

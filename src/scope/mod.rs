@@ -6,6 +6,7 @@ pub(crate) mod await_over;
 mod builder;
 mod cancel;
 pub(crate) mod checkpoint;
+mod cold_box;
 mod config;
 mod entry;
 mod frame;

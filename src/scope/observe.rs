@@ -46,7 +46,7 @@ pub(crate) trait FutureObserver: Sync {
     fn overdue_after(&self) -> u64;
 }
 
-/// Is told when a future ends, if there was a report about the future.
+/// Called when a future ends, if there was a report about that future.
 pub(crate) trait Ending: Send + Sync {
     fn ended(&self, now: u64);
 }
@@ -95,30 +95,19 @@ pub(crate) struct Told {
     ending: Option<Arc<dyn Ending>>,
 }
 
-/// When a scope about whose future nothing was reported is due for a report, and for which.
+/// When the first report about the future of a scope is due, and about which event.
 #[cfg_attr(not(debug_assertions), inline(always))]
-fn first_event(scope: &Scope) -> (u64, Event) {
+pub(crate) fn first_event(scope: &Scope) -> (u64, Event) {
     let (own, slow) = (scope.own(), scope.entered_at() + scope.warn_after());
     if slow < own { (slow, Event::Slow) } else { (own, Event::Expired) }
 }
 
-/// When the task must be woken for a report at `at`; [`NEVER`] if the scope wakes it in time, or if there is no report.
+/// When the task must be woken for a report that is due at `at`. [`NEVER`] if there is no such report, or if the scope
+/// wakes the task at that time anyway.
 #[cfg_attr(not(debug_assertions), inline(always))]
-fn look_at((at, event): (u64, Event)) -> u64 {
+pub(crate) fn wake_up_for((at, event): (u64, Event)) -> u64 {
     // The scope itself wakes the task at its deadline.
     if matches!(event, Event::Expired) || at >= watchdog::NO_WARNING { NEVER } else { at }
-}
-
-/// When the task of a future about which nothing was reported must be woken for a report.
-#[cfg_attr(not(debug_assertions), inline(always))]
-pub(crate) fn first_look(scope: &Scope) -> u64 {
-    look_at(first_event(scope))
-}
-
-/// Whether a future about which nothing was reported is due for a report.
-#[cfg_attr(not(debug_assertions), inline(always))]
-pub(crate) fn is_first_due(scope: &Scope) -> bool {
-    first_event(scope).0 <= watchdog::global().reached()
 }
 
 impl Told {
@@ -126,9 +115,9 @@ impl Told {
         self.events & event as u8 != 0
     }
 
-    /// When the scope is due for the next report, and for which. Not kept from poll to poll: the policy may change, and the scope
-    /// may be outermost in one poll and not in the next.
-    fn next(&self, scope: &Scope) -> (u64, Event) {
+    /// When the scope is due for the next report, and for which event. Not kept from poll to poll: the policy may
+    /// change, and the scope may be outermost in one poll and not in the next.
+    pub(crate) fn next(&self, scope: &Scope) -> (u64, Event) {
         let first = first_event(scope);
         if !self.was_told(first.1) {
             return first;
@@ -143,15 +132,6 @@ impl Told {
         let policy = OBSERVER.get().map_or(NEVER, |observer| observer.overdue_after());
         let overdue = scope.extras().map_or(NEVER, |extras| extras.readable.overdue_after);
         (own.saturating_add(if overdue == NEVER { policy } else { overdue }), Event::Overdue)
-    }
-
-    /// When the task must be woken for the next report.
-    pub(crate) fn next_look(&self, scope: &Scope) -> u64 {
-        look_at(self.next(scope))
-    }
-
-    pub(crate) fn is_due(&self, scope: &Scope) -> bool {
-        self.next(scope).0 <= watchdog::global().reached()
     }
 
     /// Polls a future that is due for a report. `poll` returns whether the future is still pending.

@@ -84,9 +84,10 @@ impl Task for Move {
                 }
                 presence.woken
             };
-            // That no thread is awake is not enough. Work from an earlier move may have woken a thread that then set a
-            // timer and fell asleep again. If that timer is due at once, it may have been taken out of its queue but not
-            // have fired, and a move would not see it. So the clock moves only if also nobody was woken since the last look.
+            // It is not enough that no thread is awake. Work from an earlier move may have woken a thread, which then
+            // set a timer and fell asleep again. If that timer is due at once, it may have been taken out of its queue
+            // and not have fired yet. A move would not see such a timer. So the clock moves only if, in addition, no
+            // thread was woken since the last look.
             moved = advance_to_next(&self.0, || {
                 let presence = lock(&self.0.presence);
                 let woken_before = std::mem::replace(&mut woken, presence.woken);

@@ -50,6 +50,7 @@ impl Kind {
     }
 
     /// Whether the frame is there for reports only.
+    #[cfg(feature = "report")]
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn is_only_watched(self) -> bool {
         self as u8 & 0b1000 != 0

@@ -2,7 +2,6 @@
 
 use std::any::Any;
 use std::fmt;
-use std::mem::ManuallyDrop;
 use std::panic::Location;
 #[cfg(feature = "profile")]
 use std::ptr;
@@ -11,6 +10,7 @@ use std::task::Waker;
 use std::thread;
 use std::time::Duration;
 
+use super::cold_box::ColdBox;
 use super::config::Extras;
 use super::entry::{Attachments, Prepared, Rejected, Spending, linked_node, try_enter, try_enter_poll};
 use super::frame::{self, Entered, Scope, innermost};
@@ -34,51 +34,6 @@ pub(crate) struct SuspendedScope {
     location: &'static Location<'static>,
     /// The state that most futures do not need.
     cold: ColdBox<ColdState>,
-}
-
-/// An optional box, which is empty in most futures. Dropping an empty box takes one comparison and no call.
-#[repr(transparent)]
-struct ColdBox<T>(ManuallyDrop<Option<Box<T>>>);
-
-impl<T> ColdBox<T> {
-    #[cfg_attr(not(debug_assertions), inline(always))]
-    fn none() -> Self {
-        Self(ManuallyDrop::new(None))
-    }
-
-    fn some(value: Box<T>) -> Self {
-        Self(ManuallyDrop::new(Some(value)))
-    }
-
-    #[cfg_attr(not(debug_assertions), inline(always))]
-    fn get(&mut self) -> Option<&mut T> {
-        self.0.as_deref_mut()
-    }
-
-    fn get_or_insert_with(&mut self, make: impl FnOnce() -> Box<T>) -> &mut T {
-        self.0.get_or_insert_with(make)
-    }
-
-    #[cfg_attr(not(debug_assertions), inline(always))]
-    fn clear(&mut self) {
-        // An empty box needs no store.
-        if self.0.is_some() {
-            drop_cold(self.0.take());
-        }
-    }
-}
-
-impl<T> Drop for ColdBox<T> {
-    #[cfg_attr(not(debug_assertions), inline(always))]
-    fn drop(&mut self) {
-        self.clear();
-    }
-}
-
-#[cold]
-#[inline(never)]
-fn drop_cold<T>(value: T) {
-    drop(value);
 }
 
 /// The state of a future whose limit is `nanos`, and which is made in a test environment.
@@ -146,6 +101,43 @@ impl SuspendedScope {
             location,
             cold: ColdBox::some(ColdState::boxed(Limit::NONE, None, Some(spec))),
         }
+    }
+
+    /// A scope that is entered `now`, before its first poll, and even if it or a scope around it is over.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn begun(asked: u64, now: u64, location: &'static Location<'static>) -> Self {
+        let asked = super::entry::in_force(asked);
+        let mut scope = Self { entered: now, asked, location, cold: ColdBox::none() };
+        if TestEnv::is_in_force() {
+            scope.cold = ColdBox::some(ColdState::boxed(Limit::NONE, None, Some(scope.spec())));
+        }
+        scope
+    }
+
+    /// Makes the deadline pass `now`, and `asked` the limit that led to it.
+    #[cfg(any(feature = "stream", feature = "tokio"))]
+    pub(crate) fn expire(&mut self, asked: u64, now: u64) {
+        // The deadline is reckoned from the entry, so the entry moves.
+        self.entered = now.saturating_sub(asked).max(1);
+        self.asked = now.saturating_sub(self.entered);
+        let (spec, asked) = (self.spec(), Duration::from_nanos(asked));
+        if let Some(cold) = self.cold.get() {
+            cold.spec = cold.spec.map(|before| ScopeSpec { kind: before.kind, ..spec });
+            if let Some(extras) = &mut cold.extras {
+                extras.duration = asked.into();
+            }
+            if let Some(node) = &cold.node {
+                node.expire_at(now);
+            }
+        }
+    }
+
+    /// Leaves the scope, as if it had not been entered yet.
+    #[cfg(feature = "tokio")]
+    #[cfg_attr(not(debug_assertions), inline(always))]
+    pub(crate) fn forget(&mut self) {
+        self.leave();
+        self.entered = 0;
     }
 
     #[cfg_attr(not(debug_assertions), inline(always))]
@@ -352,9 +344,9 @@ impl ColdState {
         })
     }
 
-    /// Whether the scopes around this one in this poll have another clock. If such a scope is over, this scope is over
-    /// too, but the deadline of such a scope does not count here. Its end reaches this scope through nodes, so this
-    /// function makes the nodes.
+    /// Whether the scopes around this one in this poll have another clock. Their deadlines cannot be compared with
+    /// times on the clock of this scope. But if one of them is over, this scope is over too. Their ends reach this
+    /// scope through nodes, so this function makes the nodes.
     fn crosses_clocks(&self, thread: &Thread) -> bool {
         let crosses = !self.env.shares_clock(&TestEnv::current());
         if crosses {
@@ -437,12 +429,14 @@ impl ColdState {
             && let Some(node) = &self.node
         {
             if dropping {
-                // During the drop, the scopes around it count too. They do not become parents of this scope's node: otherwise
-                // they could end tokens of this scope that survive the drop. But they get nodes here, because this frame has
-                // one (`frame.rs`, invariant 3).
+                // During the drop, the ends of the scopes around the drop apply in this scope too. These scopes do not
+                // become parents of this scope's node: otherwise they could end tokens of this scope that survive the
+                // drop. But they get nodes here, because this frame gets one (`frame.rs`, invariant 3).
                 let _ = innermost(thread, |scope| scope.map(Scope::node).map(Arc::as_ptr));
-                // If a scope around the drop is over and this scope is not, the frame gets no node. So the checks in
-                // the drop go on reading the flag of the scopes around.
+                // If this frame had a node, the checks in the drop would read the flag of that node. The flag does not
+                // show the end of the scopes around the drop, since they are not the node's parents. So if such a scope
+                // is over and this scope is not, the frame gets no node, and the checks go on reading the flag of the
+                // scopes around.
                 if thread.is_flagged() && !node.is_over() {
                     return effective;
                 }

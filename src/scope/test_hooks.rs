@@ -119,8 +119,9 @@ fn leave(entered: &mut Option<Entered>) {
     entered.take();
     Thread::with(|thread| {
         set(thread);
-        // A scope inside the environment may have been on the clock that counts again now. Such a scope has told the
-        // watchdog another deadline for this thread, so the deadline of this thread is restored.
+        // From here on, the clock outside the environment counts again. A scope inside the environment may have used
+        // that clock too, and may have left another deadline for this thread with the watchdog. So the deadline of this
+        // thread is armed again.
         thread.restore(thread.deadline.get());
     });
 }

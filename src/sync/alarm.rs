@@ -65,9 +65,9 @@ impl Alarm {
         self.word.fetch_or(RUNNING, Ordering::AcqRel) & RUNNING == 0
     }
 
-    /// Like [`start`](Self::start), for a thread that is about to be started. The alarm is not
-    /// [reliable](Self::is_reliable) before [`started`](Self::started). If the thread cannot be started,
-    /// [`forget`](Self::forget) takes the claim back.
+    /// Like [`start`](Self::start), for a thread that is about to be started. `false` if a thread runs, or is being
+    /// started, already. The alarm is not [reliable](Self::is_reliable) before [`started`](Self::started). If the
+    /// thread cannot be started, [`forget`](Self::forget) takes the claim back.
     #[cfg(not(timebox_loom))]
     pub(crate) fn claim(&self) -> bool {
         // AcqRel: as in `start`.
@@ -105,7 +105,7 @@ impl Alarm {
         retired
     }
 
-    /// Records that no thread runs.
+    /// Records that no thread runs, whether or not there was a ring.
     pub(crate) fn forget(&self) {
         self.word.fetch_and(!(RUNNING | STARTING), Ordering::AcqRel);
         #[cfg(timebox_loom)]

@@ -59,8 +59,8 @@ struct State {
     /// The failure of the latest run that failed.
     failure: Option<Failure>,
     panicked: bool,
-    /// The tasks that wait for the callback: number and waker. They are woken once a run has ended, or once no run is to
-    /// come any more.
+    /// The tasks that wait for the callback: number and waker. They are woken once a run has ended, or once no further
+    /// run will come.
     waiters: Vec<(usize, Waker)>,
 }
 
@@ -273,7 +273,8 @@ impl Callback {
         idle.map(|mut state| state.take_waiters()).unwrap_or_default()
     }
 
-    /// Ends one suspension. Returns the waker of a caller that came during the suspension, to be woken now.
+    /// Ends one suspension. If no other suspension is left, returns the waker of a caller that came meanwhile, to be
+    /// woken now.
     pub(crate) fn resume(&self) -> Option<Waker> {
         let mut state = self.state.lock()?;
         state.suspensions = state.suspensions.saturating_sub(1);
@@ -343,8 +344,8 @@ impl Callback {
 
 impl Notify for Callback {
     fn notify(&self) {
-        // Take the lock first, so that a waiting thread cannot miss this: either it has checked `lets_go` before, sleeps by
-        // now, and is notified; or it checks `lets_go` after this.
+        // Takes the lock first, so that no waiting thread misses the notification. Either the thread checked `lets_go`
+        // before: then it sleeps by now, and is notified. Or the thread checks `lets_go` after this.
         let _state = self.state.lock();
         self.idle.notify_all();
     }

@@ -129,7 +129,7 @@ impl Process {
 pub(crate) struct PerProcess<T> {
     value: T,
     make: fn() -> T,
-    /// The value of the next generation.
+    /// The value for the children of this process: the next generation.
     next: SetOnce<Self>,
 }
 
@@ -172,7 +172,7 @@ pub(crate) struct ForkMutex<T> {
     inner: Mutex<T>,
 }
 
-/// How far a generation is with a lock that may be older than the generation. Kept in the lower bits of
+/// What the present generation knows about a lock that may be older than the generation. Kept in the lower bits of
 /// `ForkMutex::used`.
 #[cfg(not(timebox_loom))]
 #[derive(Clone, Copy)]

@@ -42,6 +42,7 @@ pub(crate) fn monotonic_nanos() -> u64 {
 /// Nanoseconds on a monotonic clock that all processes read alike until the system is booted again; `None` if there is no such
 /// clock.
 #[cfg(all(any(target_os = "linux", target_os = "android"), not(timebox_loom)))]
+#[allow(clippy::unnecessary_wraps)] // other systems lack it
 pub(crate) fn boot_nanos() -> Option<u64> {
     Some(monotonic_nanos())
 }
@@ -65,6 +66,7 @@ pub(crate) fn boot_nanos() -> Option<u64> {
 /// Nanoseconds on a monotonic clock that all processes read alike until the system is booted again; `None` if there is no such
 /// clock.
 #[cfg(any(not(unix), timebox_loom))]
+#[allow(clippy::unnecessary_wraps)] // other systems have it
 pub(crate) fn boot_nanos() -> Option<u64> {
     None
 }
@@ -246,7 +248,7 @@ mod barrier {
         membarrier(libc::MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED) && heavy_barrier()
     }
 
-    /// A full fence on every running thread of this process.
+    /// A full fence on every running thread of this process. `false` if the system denies it.
     pub(crate) fn heavy_barrier() -> bool {
         membarrier(libc::MEMBARRIER_CMD_PRIVATE_EXPEDITED)
     }
@@ -355,7 +357,7 @@ fn lead_session() -> io::Result<()> {
 fn tell_number(pipe: libc::c_int) -> io::Result<()> {
     // SAFETY: system calls that take nothing, and return numbers.
     let (process, group) = unsafe { (libc::getpid(), libc::getpgrp()) };
-    // The line is filled from its end. It has room for a sign, ten digits and the end of the line.
+    // The line is filled from right to left. It has room for a sign, ten digits and a line feed.
     let mut line = *b"            \n";
     let mut start = line.len() - 1;
     let mut rest = process.unsigned_abs();

@@ -1,18 +1,19 @@
 //! A waker for one poll, which calls a listener when it is cloned. So the listener learns who clones the waker.
 //!
 //! A future that is pending has left a clone of its task's waker with whoever will wake the task. The traced waker lies
-//! on the stack during one poll. A clone of it is a clone of the task's own waker. So nothing of this module is left
-//! when the poll ends:
+//! on the stack during one poll. A clone of the traced waker is a clone of the task's own waker. So nothing of this
+//! module is left when the poll ends:
 //!
-//! 1. A [`Traced`] is borrowed by the traced waker, which [`with_traced`] never gives away: `f` gets a `Context` with a lifetime
-//!    of its own, so it cannot keep the `&Waker` in there, and has no `&mut Waker` to swap it out.
+//! 1. A [`Traced`] is borrowed by the traced waker, which [`with_traced`] never gives away: `f` gets a `Context` with a
+//!    lifetime of its own, so it cannot keep the `&Waker` in there, and has no `&mut Waker` to swap it out.
 //! 2. `clone` returns data and table of the task's own waker, never the data of a `Traced`.
 
 use std::mem::ManuallyDrop;
 use std::ptr;
 use std::task::{Context, RawWaker, RawWakerVTable, Waker};
 
-/// Is told of clones and wakes. It may be called on any thread, since a poll may lend its `&Waker` to other threads.
+/// Called when a traced waker is cloned or woken. It may be called on any thread, since a poll may lend its `&Waker` to
+/// other threads.
 type Listener<'a> = dyn Fn() + Sync + 'a;
 
 struct Traced<'a> {

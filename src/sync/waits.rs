@@ -24,8 +24,8 @@ use super::primitive::{AtomicBool, Mutex, Ordering, lock, mutant};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Run(u64);
 
-/// The reason to end a callback, and to wait for its run. If waits form a circle, the wait with the first of these
-/// reasons ends at once, so that the others can go on.
+/// The reason to end a callback, and to wait for its run. If waits form a circle, one wait ends at once, so that the
+/// others can go on: the wait whose reason comes first in this list.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Ending {
     /// The registration of the callback is dropped.

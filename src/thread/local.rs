@@ -284,9 +284,9 @@ impl Thread {
         }
     }
 
-    /// Makes `deadline` the thread's deadline again, at the end of an inner scope that had another deadline. The inner scope may
-    /// have replaced the deadline in the slot by its own. Once that has passed, the watchdog finds nothing to wait for in the
-    /// slot, and may sleep for ever. So the slot is armed again.
+    /// Makes `deadline` the thread's deadline again, at the end of an inner scope that had another deadline. The slot
+    /// may still hold the inner deadline. If the inner deadline has passed, the watchdog finds nothing to wait for in
+    /// the slot, and may sleep for ever. So the slot is armed again.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn restore(&self, deadline: u64) {
         let inner = self.deadline.replace(deadline);

@@ -88,7 +88,7 @@ impl Deadline {
     pub fn to_env(self) -> Option<OsString> {
         // Read before what is left, so that the sum of the two is never later than the deadline.
         let reading = os::boot_nanos();
-        let left = self.as_nanos().checked_sub(clock::now()).unwrap_or(0);
+        let left = self.as_nanos().saturating_sub(clock::now());
         (self != Self::NEVER).then(|| match reading {
             Some(reading) => format!("{left}@{reading}").into(),
             None => left.to_string().into(),

@@ -95,7 +95,7 @@ fn end_while_it_escalates() {
     assert_eq!(timers(global()), 0, "a timer is left behind");
 }
 
-/// A future leaves the scope while its hook fires there. The hook does not fire for that scope any more.
+/// A future leaves a scope while its hook fires for that scope. From then on, the hook does not fire for that scope.
 fn retire_while_it_fires() {
     let (runs, left) = (Arc::new(AtomicUsize::new(0)), Forbidden::new());
     let entry = Entry::from_hook(Hook::inline(counted(&runs, &left)), DefaultRepeat::Backoff);

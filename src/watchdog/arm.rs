@@ -191,7 +191,8 @@ impl Watchdog {
         self.arm(slot, deadline)
     }
 
-    /// Wakes the watchdog if it sleeps past `deadline`. Called after a fence.
+    /// Wakes the watchdog if it sleeps past `deadline`. Called after a fence. Returns `false` if no thread can be had
+    /// for the watchdog.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn wake_for(&'static self, deadline: u64) -> bool {
         // Relaxed: the caller's fence orders the load.

@@ -130,14 +130,14 @@ fn reach(now: u64, until: u64) -> u64 {
     if until == NEVER { now.midpoint(NEVER) } else { until }
 }
 
-/// When the next timer is due on the way to `until`, or to a later time that tracked work has asked for.
+/// When the next timer is due, if that is on the way to `until`, or to a later time that tracked work has asked for.
 fn next_due(queue: &Queue, mock: &Mock, until: u64) -> Option<u64> {
     let next = queue.earliest();
     (next <= until.max(mock.asked()) && next != NEVER).then_some(next)
 }
 
-/// Waits until the group's work is done. Hands the group back if the work takes long and a timer is due that the work may wait
-/// for. For instance, a hook may wait for the hook that it escalates to.
+/// Waits until the group's work is done, and returns `None`. But if the work takes long and a timer is due that the
+/// work may wait for, hands the group back. For instance, a hook may wait for the hook that it escalates to.
 fn wait_for(group: Arc<WaitGroup>, mock: &Mock, until: u64) -> Option<Arc<WaitGroup>> {
     while !group.is_done_soon() {
         if with_queue(mock.id, |queue| next_due(queue, mock, until)).flatten().is_some() {

@@ -206,7 +206,7 @@ fn a_timer_taken_back_while_it_is_due() {
     // The record of the taken timer is free again: a later timer gets the record, and wakes its task.
     schedule(dog.reached() + 10, &waker);
     run_out(dog);
-    assert_eq!(woken.load(SeqCst) + usize::from(taken), 2, "taken once");
+    assert_eq!(woken.load(SeqCst) + usize::from(taken), 2, "the later timer wakes once");
 }
 
 /// A timer in the heap is redirected to another task, at the moment when the timer is due.
@@ -217,7 +217,7 @@ fn a_timer_redirected_while_it_is_due() {
     schedule(20, &before);
     let redirects = thread::spawn(move || {
         if !timer.replace(&after) {
-            // `replace` fails if the timer is about to fire. Then a future sets a new timer too.
+            // `replace` fails if the timer is about to fire. Then a new timer is set, as a future would do.
             drop(timer.take(None));
             schedule(10, &after);
         }

@@ -22,7 +22,7 @@ const CALLS_PER_TURN: usize = 1024;
 
 /// The watchdog registers for the asymmetric fence once nothing is due within this time, in nanoseconds.
 const REGISTER_WHEN_IDLE_FOR: u64 = 50_000_000;
-/// After it has run for this time, in nanoseconds, the watchdog registers in any case.
+/// The watchdog registers at the latest when it has run for this time, in nanoseconds.
 const REGISTER_AFTER: u64 = 1_000_000_000;
 
 #[cfg(not(timebox_loom))]
@@ -45,7 +45,8 @@ impl Watchdog {
         self.deputy.start(|| self.stand_by());
     }
 
-    /// The life of a thread from the moment it is the watchdog. With `takes_over`, the thread was the deputy before.
+    /// What a thread does from the moment when it becomes the watchdog. With `takes_over`, the thread was the deputy
+    /// before.
     pub(super) fn serve(&'static self, mut takes_over: bool) {
         os::set_timer_slack(1);
         loop {

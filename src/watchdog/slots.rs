@@ -54,7 +54,8 @@ impl Slot {
         self.0.0.deadline.load(Ordering::Relaxed)
     }
 
-    /// For the thread that has the slot. It arms by `Watchdog::arm`, and sets "never" before it gives the slot back.
+    /// Stores a deadline. Only the thread that has the slot calls this: to arm the deadline, and with "never" before the
+    /// thread gives the slot back.
     #[inline]
     pub(crate) fn set(&self, deadline: u64) {
         // Relaxed: the fence of `Watchdog::arm` follows.

@@ -20,7 +20,7 @@ const TRY_EVERY: u64 = 1_000_000;
 #[cfg(not(timebox_loom))]
 const WORTH_WAITING: u64 = 1_000_000_000;
 
-/// While there is no watchdog, a sleeper gets up after this time and tries again to start the watchdog. In nanoseconds.
+/// While there is no watchdog, a sleeper wakes after this number of nanoseconds, and tries again to start the watchdog.
 pub(crate) const NAP: u64 = 10_000_000;
 
 #[cfg(timebox_loom)]
@@ -67,8 +67,8 @@ impl Watchdog {
             self.alarm.started();
             return true;
         }
-        // While no thread can be had, every check reads the clock, since no watchdog reads it. The stores below let the next
-        // arm try again to start the watchdog.
+        // Until a thread can be had, there is no watchdog that reads the clock, so every check reads it. The stores
+        // below let the next arm try again to start the watchdog.
         if is_time {
             let now = clock::real_now();
             if self.try_at.swap(now.saturating_add(TRY_EVERY), Ordering::Relaxed) == 0 {

@@ -44,8 +44,8 @@ const STALE: usize = 1024;
 const BATCH: usize = 64;
 
 pub(crate) struct Timers {
-    /// No timer is due before this time (invariant 4). Arming a timer lowers this time. The watchdog resets it when it
-    /// has come.
+    /// No timer is due before this time (invariant 4). Arming a timer lowers this time. When this time has come, the
+    /// watchdog resets it.
     earliest: CachePadded<AtomicU64>,
     nursery: [AtomicU32; NURSERY],
     listed: AtomicU32,
@@ -211,8 +211,8 @@ impl Timers {
         self.lower(earliest);
     }
 
-    /// Takes out wakers that are due, with their deadlines, in the order of the deadlines. The flag says whether no other timer
-    /// is due.
+    /// Takes out wakers that are due, with their deadlines, in the order of the deadlines. The flag is `true` if no
+    /// other timer is due.
     pub(crate) fn take_due(&self, now: u64) -> (Vec<(u64, Waker)>, bool) {
         let mut due = Vec::new();
         let mut take = |index: u32, ticket: Ticket| {

@@ -6,7 +6,7 @@ use std::thread;
 
 use timebox::{TimeoutError, future, timeout_value, token, with_timeout};
 
-use crate::support::{LONG, SHORT, counting, let_the_watchdog_pass, poll_once};
+use crate::support::{LONG, SHORT, counting, let_the_watchdog_pass, poll_once, wait_for};
 
 #[test]
 fn a_shield_begun_elsewhere_holds_in_the_scope_that_polls_it_now() {
@@ -62,8 +62,7 @@ fn a_shield_suspends_the_hooks_of_the_scopes_it_is_polled_in_now_and_no_others()
             shielded
         });
         let shielded = moved.join().unwrap();
-        let_the_watchdog_pass();
-        assert_eq!(left.load(SeqCst), 1);
+        wait_for("the hook", || left.load(SeqCst) == 1);
         drop(shielded);
         Ok::<_, TimeoutError>(())
     })

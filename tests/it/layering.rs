@@ -14,7 +14,7 @@ const FLOORS: [&[&str]; 9] = [
     &["token"],
     &["scope"],
     &["future", "quota", "interrupt", "abandon", "isolate", "report"],
-    &["testing", "guide", "recipes"],
+    &["testing", "tokio", "guide", "recipes", "__private"],
 ];
 
 /// Where `unsafe` may stand: files, and folders with all that is in them. A recipe is a user's code.

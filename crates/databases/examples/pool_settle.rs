@@ -26,7 +26,7 @@ mod showing;
 
 /// How long the server may take to answer a cancelled query.
 const GRACE: Duration = Duration::from_secs(5);
-/// It ends by itself: after the naive way, the next user of the connection waits for its end.
+/// Ends by itself after two seconds. In the naive way, the next user of the connection waits for that end.
 const SLOW: &str = "select pg_sleep(2)";
 
 fn main() -> ExitCode {

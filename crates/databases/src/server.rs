@@ -195,7 +195,8 @@ fn is_gone(pid: i32) -> bool {
     stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('Z'))
 }
 
-/// Looks in the search path, and in folders where distributions keep servers without adding them to the path.
+/// Looks for a server's program in the search path, and in folders where distributions keep servers without adding them
+/// to the path. `None` if the program is in none of these.
 fn find(binary: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     let mut folders: Vec<PathBuf> = env::split_paths(&path).collect();
@@ -206,7 +207,7 @@ fn find(binary: &str) -> Option<PathBuf> {
 }
 
 /// If this process is root: what to put before a server's command, so that the server runs as another user. Gives the
-/// folder to that user.
+/// folder to that user. `None` if this process is not root.
 #[cfg(unix)]
 fn unprivileged(kind: &Kind, folder: &Path) -> Option<String> {
     // SAFETY: it only asks for a number.

@@ -29,3 +29,8 @@ pub use profile::{ProfileFuture, ProfileLayer, ProfileService};
 pub use propagation::{Malformed, Propagation};
 pub use scope::{BODY_DROPPED, CLIENT_GONE, RequestScope};
 pub use service::TimeoutService;
+
+/// Makes doc tests of a page of the guide of `timebox`.
+#[cfg(doctest)]
+#[doc = include_str!("../../../src/guide/deadlines.md")]
+mod deadlines {}

@@ -28,7 +28,7 @@ impl Cap {
 #[derive(Debug)]
 pub(super) struct Kept {
     pub(super) bytes: Vec<u8>,
-    /// Whether the command may have written more.
+    /// Whether the command may have written more than is kept.
     pub(super) cut: bool,
 }
 

@@ -253,7 +253,8 @@ struct Stepwise {
 /// Why a stepwise search did not run to its end.
 enum Stop {
     Over(TimeoutError),
-    /// The text is not ASCII, and the automaton handles word boundaries only in ASCII.
+    /// The pattern has a Unicode word boundary, and the search has met a byte that is not ASCII. There the automaton
+    /// gives up.
     Unsupported,
 }
 

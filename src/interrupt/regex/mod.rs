@@ -197,8 +197,8 @@ impl Regex {
                 let Some(mut scratch) = kept.or_else(|| self.code.scratch()) else {
                     return Err(given_up(scope, location, "no memory for a search".into()));
                 };
-                // PCRE2 calls `is_over_here` during the search. It checks this thread's innermost scope, which is `scope`, so it
-                // needs no argument.
+                // PCRE2 calls `is_over_here` during the search. That function checks the innermost scope of this
+                // thread, which is `scope`. So the function needs no argument.
                 let look: Option<Look> = scope.map(|_| is_over_here as Look);
                 let result = loop {
                     match self.code.search(&mut scratch, haystack, at, look) {

@@ -194,7 +194,7 @@ impl<'a> Call<'a> {
 /// `CLONE_VFORK`
 const VFORK: u64 = 0x4000;
 
-/// Which argument of a system call is a path that the call may wait for.
+/// Which argument of a system call is a path that the call may wait for. `None` if no argument is.
 fn path_argument(name: &str) -> Option<usize> {
     match name {
         "open" | "creat" | "stat" | "lstat" | "access" | "execve" | "unlink" | "rmdir" | "mkdir"

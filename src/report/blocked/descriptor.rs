@@ -111,12 +111,12 @@ pub(super) fn watched_by(tid: u32, epoll: i32) -> Vec<i32> {
     proc::lines(&info(tid, epoll)).take(1024).filter_map(watched).collect()
 }
 
-/// The inode of the descriptor's file.
+/// The inode of the descriptor's file, if the system tells.
 pub(super) fn file_inode(tid: u32, number: i32) -> Option<u64> {
     proc::field(&info(tid, number), "ino")?.parse().ok()
 }
 
-/// The number of the process that a descriptor refers to.
+/// The number of the process that a descriptor refers to. `None` if it refers to no process.
 pub(super) fn process_of(tid: u32, number: i32) -> Option<u32> {
     proc::field(&info(tid, number), "Pid")?.parse().ok()
 }

@@ -127,7 +127,7 @@ fn thread(number: u32) -> Option<String> {
     Some(format!("thread {number} ({name})"))
 }
 
-/// How long it is until a time.
+/// How long it is from now until the time `until`: a time of day, or a time on the clock of this crate.
 fn left(until: Duration, is_real_time: bool) -> Option<Duration> {
     let now = if is_real_time {
         SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).ok()?

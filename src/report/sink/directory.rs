@@ -145,7 +145,7 @@ impl Directory {
                 fs::rename(&unfinished, self.path.join(name))
             });
         if written.is_err() {
-            // The file is not there, or is of no use: its removal may fail.
+            // Either there is no file, or the file is of no use. So it does no harm if the removal fails.
             let _ = fs::remove_file(&unfinished);
         }
         written

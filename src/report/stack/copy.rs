@@ -7,14 +7,15 @@ use super::reason::{Reason, Reasons};
 use super::visits::Visits;
 use crate::scope::{ReadMemory, ScopeCopies};
 
-/// How many bytes of a stack are copied in any case, as far as there are so many. Not for profiles, which need no more than the
+/// How many bytes of a stack are copied at least, unless the stack has fewer. A copy for a profile has only the
 /// part that is profiled.
 const LEAST: usize = 64 << 10;
 
 /// How many bytes of a stack are copied at most.
 pub(super) const MOST: usize = 256 << 10;
 
-/// How many bytes are copied beyond the frame of the outermost scope: enough for the function that opened the scope.
+/// How many bytes are copied above the outermost scope's `Scope`, which is a local of the function that opened the
+/// scope. Enough for the rest of that function's frame.
 const BEYOND: u64 = 16 << 10;
 
 /// How many bytes below the stack pointer a function may use, on `x86_64`.
@@ -118,7 +119,7 @@ impl StackCopy {
         self.parts[part] = Part { address, len, offset };
     }
 
-    /// The word at an address of the stack.
+    /// The word at an address of the stack. `None` if that part of the stack was not copied.
     pub(super) fn word(&self, address: u64) -> Option<u64> {
         self.parts.iter().find_map(|part| {
             let at = usize::try_from(address.checked_sub(part.address)?).ok()?;
@@ -187,14 +188,15 @@ pub(crate) struct Contents {
     /// The visits to profiles, if they were asked for.
     #[cfg(feature = "profile")]
     pub(crate) visits: Visits,
-    /// Whether the scopes were copied at one moment, at which the thread stood still: the same as that of the stack, if there
-    /// is a stack. Otherwise the scopes were read twice while the thread ran, and were the same both times.
+    /// Whether the scopes were copied at one moment, at which the thread stood still. A stack, if there is one, was
+    /// copied at that moment too. If this is `false`, the scopes were read twice while the thread ran, and were the
+    /// same both times.
     pub(crate) is_consistent: bool,
     pub(crate) call: Option<Call>,
     pub(crate) state: State,
-    /// The processor time that the thread has used since it began.
+    /// The processor time that the thread has used since it began, if that is known.
     pub(crate) cpu_time: Option<Duration>,
-    /// For how long, since its start, the thread was ready to run but got no processor.
+    /// For how long, since its start, the thread was ready to run but got no processor, if that is known.
     pub(crate) waited_for_cpu: Option<Duration>,
     /// The time of the copy, on the crate's clock.
     pub(crate) at: u64,
@@ -235,7 +237,8 @@ impl Contents {
         self.reasons = Reasons::default();
     }
 
-    /// Copies the scopes and the stack of a thread that does not run, or runs this. Neither allocates nor panics.
+    /// Copies the scopes and the stack of a thread that does not run, or of the calling thread. Neither allocates nor
+    /// panics.
     pub(super) fn fill(&mut self, registers: Registers, words: Words, memory: &impl ReadMemory) {
         #[cfg(feature = "profile")]
         if words.visit != 0 {

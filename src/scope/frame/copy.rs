@@ -164,8 +164,8 @@ impl ScopeCopies {
     }
 }
 
-/// Copies the scope with this frame. Returns the address of the frame around it. Writes to `place` directly: a signal handler
-/// has a small stack.
+/// Copies the scope with this frame. Returns the address of the frame around it; `None` if the frame cannot be read.
+/// Writes to `place` directly: a signal handler has a small stack.
 fn copy(frame: u64, memory: &impl ReadMemory, place: &mut ScopeCopy) -> Option<u64> {
     let bytes = Bytes::<{ size_of::<Scope>() }>::read(memory, frame)?;
     place.frame = frame;

@@ -36,15 +36,15 @@ impl Scope {
     }
 
     /// Since when the scope is over: since its own end or the end of the handle with which it was entered, whichever is
-    /// earlier.
+    /// earlier. `None` if neither has ended.
     pub(crate) fn ended_at(&self, now: u64) -> Option<u64> {
         let around = self.entered_from().and_then(|node| node.graced_until(now));
         let own = self.end(now).map(|end| end.at);
         own.into_iter().chain(around.map(|(end, _)| end)).min()
     }
 
-    /// What the scopes that are over mean for an await in this scope: it is dropped, or its body may clean up until a
-    /// time.
+    /// What the scopes that are over mean for an await in this scope: either the await is dropped, or the body may
+    /// clean up until a time.
     pub(in crate::scope) fn after_end(&self, now: u64) -> AfterEnd {
         let (mut in_poll, mut until, mut dropping) = (true, NEVER, None);
         for scope in self.visible() {

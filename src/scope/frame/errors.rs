@@ -38,7 +38,7 @@ impl Scope {
         }
     }
 
-    /// The node of the handle with which this scope was entered.
+    /// The node of the handle with which this scope was entered. `None` if it was entered without a handle.
     pub(super) fn entered_from(&self) -> Option<Arc<Node>> {
         if self.kind.is_entered() { self.node.get()?.parent() } else { None }
     }
@@ -104,7 +104,7 @@ impl Scope {
         error
     }
 
-    /// Remembers an error, for the `run_or_else` of the scope that the error names.
+    /// Keeps an error for the `run_or_else` of the scope that the error names.
     fn mark_raised(&self, error: &TimeoutError) {
         let named = self.visible().find(|scope| scope.id.get() == error.scope().get());
         if let Some(extras) = named.and_then(Scope::extras) {

@@ -38,12 +38,12 @@ impl Scope {
         }
     }
 
-    /// While reports are on, arms the deadline of this scope, which is being entered, and the first look at it. Returns whether
-    /// reports are on. The deadline of a poll is armed even if there is a timer for it: the watchdog must notice a poll that is
-    /// stuck.
+    /// While reports are on: arms this scope's deadline, and a first look at this scope. Called while the scope is
+    /// being entered. Returns whether reports are on. The deadline of a poll is armed even if there is a timer for it,
+    /// because the watchdog must notice a poll that is stuck.
     ///
-    /// The first look comes when half of the scope's time has passed. It notes how much the thread has run, so that the report
-    /// can tell code that takes long from a thread that gets no processor.
+    /// The first look comes when half of the scope's time has passed. It notes how much the thread has run, so that the
+    /// report can tell code that takes long from a thread that gets no processor.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn arm_if_watched(&mut self, thread: &Thread, effective: u64) -> bool {
         if !is_watched() {
@@ -51,7 +51,8 @@ impl Scope {
         }
         let is_plain = self.extras.is_null() && self.kind == Kind::Block;
         if is_plain && self.outer.is_null() {
-            // Cannot overflow: see `NO_WARNING`. Not after the deadline, which is the scope's own.
+            // Cannot overflow: see `NO_WARNING`. The look is not after the deadline, since `effective` is the scope's
+            // own deadline.
             let look = self.entered + watchdog::global().warn_after().min(self.asked) / 2;
             thread.arm_with_look(effective, look);
         } else {
@@ -82,8 +83,8 @@ impl Scope {
             thread.now.set(now);
             at = now + STUCK_POLL;
         }
-        // The look of a scope around this one may come first. It is not armed again when this scope is left, since the observer
-        // finds the time of its next look by itself.
+        // A look at a scope around this one may be due earlier. Then that time stays armed. When this scope is left,
+        // the look at the outer scope is not armed again, since the observer finds the time of its next look by itself.
         let armed = thread.slot().look();
         if !self.outer.is_null() && armed > self.entered {
             at = at.min(armed);

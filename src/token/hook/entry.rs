@@ -161,7 +161,7 @@ impl Entry {
         matches!(self.policy.repeat, Repeat::Once | Repeat::Default)
     }
 
-    /// Starts the timers of the hooks that it escalates to, once.
+    /// Starts the timers of the hooks that this entry escalates to, once.
     fn escalate_later(self: &Arc<Self>) {
         // Relaxed: nothing but this flag decides who is first.
         if !self.escalates.swap(true, Ordering::Relaxed) {
@@ -193,9 +193,9 @@ impl Entry {
         !mutant!(NoRetire) && self.retired.load(Ordering::Relaxed)
     }
 
-    /// The future leaves the scope: this entry begins no run any more, even if the watchdog or a runner is about to start one.
-    /// With `wait`, no run of this entry is in progress when this returns. The hook may still run for [another](Self::again)
-    /// entry.
+    /// The future leaves the scope: from now on this entry begins no run, even if another thread is about to begin one.
+    /// With `wait`, no run of this entry is in progress when this returns. The hook may still run for
+    /// [another](Self::again) entry.
     pub(crate) fn retire(&self, wait: bool) {
         wake(self.callback.hold_back(wait, || self.retired.store(true, Ordering::Relaxed)));
         self.cancel_timers();
@@ -222,7 +222,7 @@ impl Entry {
         self.callback.is_running() || self.then.iter().any(|(_, entry)| entry.is_running())
     }
 
-    /// [`revoke`](Self::revoke) without blocking.
+    /// [`revoke`](Self::revoke) without blocking: pending while the hook, or one that it escalates to, runs.
     pub(crate) fn poll_revoke(&self, waker: &Waker) -> Poll<()> {
         self.callback.begin_to_revoke();
         let mut poll = self.callback.poll_idle(std::ptr::from_ref(self).addr(), waker, || false);

@@ -87,7 +87,7 @@ impl Node {
         if is_waypoint { Some(Arc::clone(self)) } else { self.next.clone() }
     }
 
-    /// Whether nothing can change the ancestry of this node, and a child with this clock inherits it as it is.
+    /// Whether the ancestry of this node is final, so that a child with the clock of `env` inherits it unchanged.
     #[inline]
     pub(super) fn is_immovable(&self, env: &TestEnv) -> bool {
         let Ancestry { is_fixed, has_links, mixes_clocks, .. } = self.ancestry();

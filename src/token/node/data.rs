@@ -90,9 +90,10 @@ pub(super) struct ColdState {
     pub(super) hooks: Slab<ListedHook>,
     /// How many open shields suspend the node's hooks.
     pub(super) suspensions: u32,
-    /// For each shield that is pending in the node's future, the time until which the shield lasts at most.
+    /// The async shields whose bodies are still pending in the future that this node belongs to. For each: when it ends
+    /// at the latest.
     pub(super) shields: Slab<u64>,
-    /// The task that waits until the last of these shields has closed.
+    /// The task that waits until the last of `shields` has closed.
     pub(super) shield_waiter: Option<Waker>,
     /// How long a future in the scope is still polled, once the scope is over.
     pub(super) grace: u64,
@@ -291,6 +292,6 @@ impl fmt::Debug for Node {
     }
 }
 
-// An `Arc` adds two counts: 120 bytes. See `State`.
+// With the two counts of its `Arc`, a node has 120 bytes. See `State`.
 #[cfg(all(target_os = "linux", target_pointer_width = "64", not(any(timebox_loom, feature = "testing"))))]
 const _: () = assert!(size_of::<Node>() <= 104 && size_of::<ScopeState>() <= 120);

@@ -28,7 +28,7 @@ impl Node {
         }
     }
 
-    /// Takes out the last error that named the node. The node keeps no error from now on.
+    /// Takes out the last error that named the node, if there is one. The node keeps no error from now on.
     pub(crate) fn take_raised(&self) -> Option<TimeoutError> {
         let mut state = self.state.lock()?;
         state.falls_back = false;

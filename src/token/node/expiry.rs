@@ -61,7 +61,7 @@ impl Node {
         // The expired nodes that must end here. Of each tree of `visit_all` two suffice: the one with the earliest deadline, which
         // is the origin of the expiry, and the outermost one, from which the end propagates to all nodes beneath it.
         let mut expired: Vec<(u64, usize, Reverse<usize>, Arc<Node>)> = Vec::new();
-        let mut trees = 0;
+        let mut tree_begins = 0;
         let mut earliest = (usize::MAX, NEVER);
         self.visit_all(|tree, node| {
             if !node.has_expired(now) {
@@ -69,13 +69,13 @@ impl Node {
             }
             if earliest.0 != tree {
                 earliest = (tree, NEVER);
-                trees = expired.len();
+                tree_begins = expired.len();
             }
             if node.deadline <= earliest.1 {
                 earliest.1 = node.deadline;
-                expired.truncate(trees);
+                expired.truncate(tree_begins);
             } else {
-                expired.truncate(trees + 1);
+                expired.truncate(tree_begins + 1);
             }
             expired.push((node.deadline, tree, Reverse(expired.len()), Arc::clone(node)));
         });
@@ -93,6 +93,14 @@ impl Node {
     fn end_at_deadline(self: &Arc<Self>, wakes: &mut WakeList) {
         self.end_by(Termination::new(self.cause, self.deadline), true);
         self.propagate(None, wakes);
+    }
+
+    /// Ends the node as if its deadline had passed `now`. The hooks run on the watchdog or a runner.
+    #[cfg(any(feature = "stream", feature = "tokio"))]
+    pub(crate) fn expire_at(self: &Arc<Self>, now: u64) {
+        if self.end_by(Termination::new(self.cause, now), true) {
+            self.propagate_and_deliver(None);
+        }
     }
 
     /// Ends the node now as if its deadline had passed, because a test asks for it. The hooks have run when this returns.
@@ -137,9 +145,10 @@ impl Node {
         }
     }
 
-    /// Two times: when the first of this node and its ancestors ended, and when the first of their graces ends. `None`
-    /// if no end has reached the node. An ancestor that has ended on another clock counts as if it had ended now, with
-    /// no grace.
+    /// Looks at this node and its ancestors, if they have ended by `now`. Returns the earliest of their ends, and the
+    /// earliest end of a grace among them (perhaps of another node). A node that ended on another clock counts as if it
+    /// had ended now, with no grace. If none of them has ended, but the node is over because of a parent that it has
+    /// left, both times are `now`. `None` if none of them has ended and the node is not over.
     pub(crate) fn graced_until(self: &Arc<Self>, now: u64) -> Option<(u64, u64)> {
         let mut first: Option<(u64, u64)> = None;
         let mut add = |end: u64, until: u64| {

@@ -1,4 +1,5 @@
-//! Links: a node may also end because another node ends that is not its ancestor ([`cancel_on`](crate::Timebox::cancel_on)).
+//! Links: a node that is linked to another node ends when that other node ends
+//! ([`cancel_on`](crate::Timebox::cancel_on)).
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -75,7 +76,8 @@ impl Node {
         self.ancestry().mixes_clocks || self.expires_at() <= self.env.reading(now)
     }
 
-    /// The node with the earliest deadline among the nodes whose end ends this node through one of its own links.
+    /// Among the nodes whose end ends this node through one of its own links: the one with the earliest deadline.
+    /// `None` if none of them has a deadline on this node's clock.
     pub(crate) fn earliest_link(self: &Arc<Self>) -> Option<Arc<Node>> {
         let mut earliest: Option<Arc<Node>> = None;
         for link in self.linked_nodes() {
@@ -126,8 +128,8 @@ impl Node {
         }
     }
 
-    /// Adds to `trees` the nodes to which `node` itself is linked. Leaves out nodes that were `seen` before, since links may
-    /// form a circle. Returns the parent of `node`.
+    /// Adds to `trees` the nodes to which `node` itself is linked. Leaves out nodes that were `seen` before, since
+    /// links may form a circle. Returns the parent of `node`, if there is one.
     fn collect_links(
         self: &Arc<Self>,
         node: &Arc<Node>,

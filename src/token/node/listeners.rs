@@ -39,8 +39,8 @@ impl Node {
         self.register(false, |state| state.list_hook(entry, owner))
     }
 
-    /// Registers a hook although the node is over, so that the hook ends with the scope. The node does not fire the hook: the
-    /// caller does.
+    /// Registers a hook although the node is over, so that the hook ends with the scope. The node does not fire the
+    /// hook: the caller does. `None` if a fork has lost the lock.
     pub(crate) fn add_fired_hook(self: &Arc<Self>, entry: &Arc<Entry>, owner: HookOwner) -> Option<usize> {
         self.register(true, |state| state.list_hook(entry, owner))
     }
@@ -129,8 +129,8 @@ impl Node {
         drop(waker);
     }
 
-    /// Lets `swap` exchange a clone of `waker` with a waker in the state. To clone and to drop a waker is foreign code, so both
-    /// happen without the lock.
+    /// Lets `swap` exchange a clone of `waker` with a waker in the state. To clone or to drop a waker runs foreign
+    /// code, so both happen without the lock. `None` if a fork has lost the lock.
     pub(super) fn with_waker<R>(
         &self,
         waker: &Waker,

@@ -51,7 +51,8 @@ impl Node {
     /// `even_if_over` is not set.
     pub(super) fn end_by(&self, end: Termination, even_if_over: bool) -> bool {
         let Some(mut state) = self.state.lock() else {
-            // A fork has lost the lock: only the flag is set, and the end propagates to no other node.
+            // The thread that held the lock was lost in a fork. So only the flag is set, and the end propagates to no
+            // other node.
             return !self.over.swap(true, Ordering::AcqRel);
         };
         // `even_if_over`: a node that is over because of its parent may still end by itself, since it may leave the parent.
@@ -239,7 +240,7 @@ impl Node {
     pub(super) fn end_through_link(&self, other: &Node, origin: Option<&Arc<Origin>>) -> Termination {
         match origin {
             Some(origin) => Termination::through_link(&on_clock(origin, &other.env, &self.env)),
-            // A fork has lost the origin.
+            // A fork has lost the origin, so a cancel is assumed.
             None => Termination::new(Cause::Cancelled, self.env.reading(clock::now())),
         }
     }

@@ -25,8 +25,8 @@ impl Lease {
     /// Puts a timer in. `Watchdog::announce` must follow.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn put(&self, deadline: u64, waker: Waker) -> Timer {
-        // SAFETY: as long as the lease exists, no other thread may arm these timers: so the caller of `of_own` has promised, or
-        // the lease holds the lock.
+        // SAFETY: no other thread may arm these timers while the lease exists: either the caller of `of_own` has
+        // promised that, or the lease holds the lock.
         unsafe { self.timers.put(deadline, waker) }
     }
 }

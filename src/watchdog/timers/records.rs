@@ -28,7 +28,8 @@ pub(super) struct Records {
     /// The head of a list of the records whose waker another thread has taken out.
     returned: CachePadded<AtomicU32>,
     /// An upper bound for the number of stale entries in the heap. It counts the records that were freed since the heap
-    /// was rebuilt, except those that were freed while in the nursery.
+    /// was rebuilt, except those that were freed in the nursery, which never had an entry. Some of the entries may have
+    /// left the heap since.
     stale: AtomicU32,
     made_in: Process,
     chunks: [SetOnce<Box<[Group]>>; CHUNKS],
@@ -39,7 +40,7 @@ pub(super) struct Group {
     /// The group's place among the groups.
     number: u32,
     free: AtomicU32,
-    /// Which records are in the nursery.
+    /// Which records are in the nursery (see `timers.rs`): one bit for each record.
     listed: AtomicU32,
     made_in: Process,
     /// The next group of the list that begins at `Records::first` (invariant 5).
@@ -171,7 +172,8 @@ impl Records {
 }
 
 impl Records {
-    /// The ticket of the waker in a record, if the record still holds the waker whose ticket has this short number.
+    /// The ticket of the waker in the record, if the ticket's short number is `short`. `None`: the record is empty or
+    /// was filled anew, so the heap entry with this number is stale.
     pub(super) fn filling(&self, index: u32, short: u32) -> Option<Ticket> {
         self.record(index).waker.ticket().filter(|ticket| ticket.short() == short)
     }

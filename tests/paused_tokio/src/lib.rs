@@ -1,4 +1,5 @@
-//! What `timebox::testing` says of tokio's own mock time: neither clock moves the other.
+//! What `timebox::testing` says of tokio's own mock time: neither clock moves the other. But `timebox::tokio::time` follows
+//! tokio's.
 //!
 //! A package of its own: tokio's feature `test-util` makes its timers slower, and the benches of timebox compare with them.
 //! Cargo gives a package the features of those only that are built with it: here all tests (`--workspace`), never the benches.
@@ -9,6 +10,8 @@ use std::time::Duration;
 
 use timebox::testing::MockClock;
 use timebox::{future, is_expired};
+
+mod tokio_time;
 
 const HOUR: Duration = Duration::from_secs(3600);
 const SECOND: Duration = Duration::from_secs(1);

@@ -34,8 +34,7 @@ pub(crate) fn timed_out<T>(result: Result<T, AnyError>) -> Result<TimeoutError, 
     }
 }
 
-/// Prints one line. Fails unless the time taken is the limit, or a little more. On a slow machine that may be up to 5 s
-/// more.
+/// Prints one line. Fails if the time taken is less than the limit, or longer by 5 s or more: a machine may be slow.
 pub(crate) fn show(what: &str, start: Instant, error: &TimeoutError) -> Result<(), AnyError> {
     let taken = start.elapsed();
     check(error.is_timeout() && error.limit() == Some(LIMIT), "the error names the limit")?;

@@ -102,8 +102,8 @@ async fn settles_or_discards(
         assert!(error.is_timeout() && error.settled());
         let start = Instant::now();
         let next = pid().await.unwrap();
-        // If the error has no source, the query was not begun. Then the pool may have discarded the connection that it was about
-        // to lend.
+        // An error without a source does not come from the server: the query was not begun. Then the pool may have
+        // discarded the connection that it was about to lend.
         assert!(next == last || error.source().is_none(), "the connection was given back");
         last = next;
         assert!(start.elapsed() < HANG);
@@ -231,8 +231,8 @@ fn r2d2() {
         let error = timed_out(endless(SHORT));
         assert!(error.is_timeout());
         let next = pid().unwrap();
-        // If the error has no source, the query was not begun. Then the scope may have ended during the pool's test of the
-        // connection, and the pool may have discarded the connection.
+        // An error without a source does not come from the server: the query was not begun. Then the scope may have
+        // ended during the pool's test of the connection, and the pool may have discarded the connection.
         assert!(next == last || error.source().is_none(), "the connection was given back");
         last = next;
     }

@@ -263,7 +263,7 @@ fn a_control_connection_is_made_and_dropped_in_async_code_too() {
         loop {
             let sleep = guarded_async(control.hook(&session), client.batch_execute("select pg_sleep(3600)"));
             let error = timed_out(Timebox::new(SHORT).grace(HANG).run_future(sleep).await);
-            // If the error has no source, the statement was not begun.
+            // An error without a source does not come from the server: the statement was not begun.
             if error.source().is_some() {
                 break error;
             }

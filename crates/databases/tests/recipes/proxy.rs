@@ -84,7 +84,7 @@ impl Proxy {
         let size = libc::socklen_t::try_from(size_of_val(&program)).unwrap();
         for end in &self.shared.locked().ends {
             let (level, name, value) = (libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &raw const program);
-            // SAFETY: the program exists during the call, and the call copies it.
+            // SAFETY: the filter program, to which `value` points, exists during the call, and the call copies it.
             let result = unsafe { libc::setsockopt(end.as_raw_fd(), level, name, value.cast(), size) };
             assert_eq!(result, 0);
         }

@@ -84,7 +84,7 @@ fn postgres_where_a_cancel_was_not_answered_no_other_statement_follows() {
     let mut own = Duration::from_millis(100);
     loop {
         proxy.set_silent(true);
-        // The statement ends by itself, after its limit and before the second step.
+        // The statement ends by itself, after its limit and before the second step of the hook.
         let sleep = format!("select pg_sleep({})", own.as_secs_f64());
         let result = timeout(SHORT, || {
             connection.guarded(control.hook(connection.session()), async |client| {
@@ -231,7 +231,7 @@ fn redis_a_message_in_pieces_is_put_together() {
     });
 }
 
-/// Many calls need the same control connection, which hangs. Each call waits for one bound, all at the same time.
+/// Many calls need the same control connection, which hangs. All calls wait at the same time, each for one bound.
 #[test]
 fn mariadb_many_calls_while_the_control_connection_hangs_have_one_bound() {
     const CALLS: usize = 100;
@@ -255,7 +255,7 @@ fn mariadb_many_calls_while_the_control_connection_hangs_have_one_bound() {
         }
     });
     println!("MariaDB, {CALLS} calls while the control connection hangs: {:?}", start.elapsed());
-    // If the calls waited one after the other, they would take 50 s.
+    // If the calls waited one after the other, they would take 50 s: `CALLS` times half a second (`BOUND`).
     assert!(start.elapsed() < HANG);
 }
 

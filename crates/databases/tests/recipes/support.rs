@@ -50,7 +50,7 @@ pub(crate) fn cut<T>(mut run: impl FnMut(Duration) -> Result<T, AnyError>) -> Ti
     let mut limit = SHORT;
     loop {
         let error = timed_out(run(limit));
-        // If the error has no source, the statement was not begun.
+        // An error without a source does not come from the server: the statement was not begun.
         if error.source().is_some() {
             return error;
         }
@@ -123,7 +123,7 @@ pub(crate) fn sweep_sleeps(
             }
             Err(Ok(error)) => {
                 middle += middle / 64;
-                // If the error has no source, the statement was not begun.
+                // An error without a source does not come from the server: the statement was not begun.
                 if error.source().is_some() {
                     seen.cut += 1;
                     seen.lateness.push(taken.saturating_sub(limit));

@@ -2,16 +2,18 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use pin_project::pin_project;
-use timebox::future::{TimeoutValue, timeout_value};
+use timebox::future::{Wait, wait};
 use timebox::{Limit, TimeoutError};
 use tower_service::Service;
 
 use super::DeadlineLayer;
 use super::request::HasHeaders;
 #[cfg(feature = "tonic")]
+use super::status;
+#[cfg(feature = "tonic")]
 use crate::propagation::Format;
 
-type BoxError = Box<dyn std::error::Error + Send + Sync>;
+pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// The service of a [`DeadlineLayer`].
 #[derive(Clone, Debug)]
@@ -41,13 +43,13 @@ where
 
     fn call(&mut self, mut request: R) -> Self::Future {
         let state = match self.layer.apply(request.headers_mut()) {
-            Ok(()) => State::Called(timeout_value(Limit::NONE, self.inner.call(request))),
-            Err(error) => State::NotCalled(Some(error)),
+            Ok(()) => State::Called(wait(Limit::NONE, self.inner.call(request))),
+            Err(error) => State::NotCalled(error),
         };
         DeadlineFuture {
             state,
             #[cfg(feature = "tonic")]
-            format: self.layer.propagation.format(),
+            layer: self.layer.clone(),
         }
     }
 }
@@ -59,15 +61,16 @@ pub struct DeadlineFuture<F> {
     #[pin]
     state: State<F>,
     #[cfg(feature = "tonic")]
-    format: Format,
+    layer: DeadlineLayer,
 }
 
 #[pin_project(project = StateProj)]
 #[derive(Debug)]
 enum State<F> {
-    Called(#[pin] TimeoutValue<F>),
-    /// `None` once it is done.
-    NotCalled(Option<TimeoutError>),
+    /// Within a grace, `Wait` fails once the scope is over; a scope would let the call go on.
+    Called(#[pin] Wait<F>),
+    NotCalled(TimeoutError),
+    Done,
 }
 
 impl<F, T, E> Future for DeadlineFuture<F>
@@ -78,29 +81,22 @@ where
     type Output = Result<T, BoxError>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.project();
-        let error = match this.state.project() {
-            StateProj::Called(call) => match ready!(call.poll(cx)) {
-                Ok(result) => return Poll::Ready(result.map_err(Into::into)),
-                Err(error) => error,
-            },
-            StateProj::NotCalled(error) => match error.take() {
-                Some(error) => error,
-                None => return Poll::Pending,
-            },
+        let mut this = self.project();
+        let result = match this.state.as_mut().project() {
+            StateProj::Called(call) => ready!(call.poll(cx)),
+            StateProj::NotCalled(error) => Err(error.clone()),
+            StateProj::Done => return Poll::Pending,
+        };
+        this.state.set(State::Done); // drops the call
+        let error = match result {
+            Ok(Ok(response)) => return Poll::Ready(Ok(response)),
+            Ok(Err(error)) => error.into(),
+            Err(timed_out) => Box::new(timed_out),
         };
         #[cfg(feature = "tonic")]
-        if *this.format == Format::Grpc {
-            return Poll::Ready(Err(Box::new(status(error))));
+        if this.layer.propagation.format() == Format::Grpc {
+            return Poll::Ready(Err(status::with_status(error, this.layer.allowance)));
         }
-        Poll::Ready(Err(Box::new(error)))
+        Poll::Ready(Err(error))
     }
-}
-
-#[cfg(feature = "tonic")]
-fn status(error: TimeoutError) -> tonic::Status {
-    let code = if error.is_timeout() { tonic::Code::DeadlineExceeded } else { tonic::Code::Cancelled };
-    let mut status = tonic::Status::new(code, error.to_string());
-    status.set_source(std::sync::Arc::new(error));
-    status
 }

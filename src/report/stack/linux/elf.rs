@@ -100,7 +100,7 @@ fn build_id(notes: &[u8]) -> Option<Vec<u8>> {
     }
 }
 
-/// Reads a module from its mapping in memory.
+/// Reads a module from its mapping in memory. `None` if the headers make no sense.
 pub(super) fn loaded(memory: &impl ReadMemory, base: u64) -> Option<Image> {
     let segments = segments(memory, base)?;
     let loads = || segments.iter().filter(|segment| segment.kind == LOAD);
@@ -233,13 +233,18 @@ impl Image {
             return true;
         }
         let covers = || {
-            let (entry, start) = self.entry_of(pc)?;
-            let at = entry.checked_mul(8)?.checked_add(16)?;
-            let record = self.index_base().wrapping_add_signed(i32_at(&self.index.bytes, at)?);
-            let at = record.wrapping_sub(self.bias.wrapping_add(self.frames.address));
-            let len = u32_at(&self.frames.bytes, usize::try_from(at).ok()?.checked_add(12)?)?;
+            let (_, start) = self.entry_of(pc)?;
+            let len = u32_at(&self.frames.bytes, self.record(pc)?.checked_add(12)?)?;
             Some(pc < start.saturating_add(u64::from(len)))
         };
         covers().unwrap_or(false)
+    }
+
+    /// Where in `.eh_frame` the record of the function is that covers `pc`, or of the last one before it.
+    pub(super) fn record(&self, pc: u64) -> Option<usize> {
+        let (entry, _) = self.entry_of(pc)?;
+        let at = entry.checked_mul(8)?.checked_add(16)?;
+        let record = self.index_base().wrapping_add_signed(i32_at(&self.index.bytes, at)?);
+        usize::try_from(record.wrapping_sub(self.bias.wrapping_add(self.frames.address))).ok()
     }
 }

@@ -2,6 +2,7 @@
 
 mod arch;
 mod elf;
+mod landing;
 mod location;
 mod memory;
 mod modules;
@@ -24,5 +25,9 @@ pub(crate) use names::Names;
 pub(crate) use own::own;
 pub(crate) use raw::RawStack;
 pub(crate) use spare::Copy;
+#[cfg(test)]
+pub(super) use target::ask;
 pub(crate) use target::{Begun, Target, begin, prepare};
+#[cfg(test)]
+pub(super) use task::Task;
 pub(crate) use unwind::Unwinder;

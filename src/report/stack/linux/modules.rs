@@ -67,7 +67,7 @@ impl Modules {
         });
     }
 
-    /// The mapping that has code at `pc`.
+    /// The mapping that has code at `pc`. `None` if none has.
     fn mapping(&self, pc: u64) -> Option<&Mapping> {
         self.mappings.iter().find(|mapping| mapping.has(pc))
     }
@@ -76,8 +76,8 @@ impl Modules {
         self.mapping(pc).is_some()
     }
 
-    /// The module that has code at `pc`. Reads the module's tables if that was not done yet. The second value: whether
-    /// this call has read them.
+    /// The module that has code at `pc`; `None` if none has. Reads the module's tables if that was not done yet. The
+    /// second value: whether this call has read them.
     pub(super) fn load(&mut self, pc: u64, memory: &impl ReadMemory) -> Option<(Arc<Module>, bool)> {
         let mapping = self.mapping(pc)?;
         let base = mapping.base;

@@ -12,13 +12,14 @@ const MOST: u64 = 64 << 10;
 /// address is further up.
 const BEYOND: u64 = 1 << 10;
 
-/// Copies the calling thread's stack, from here to the address `up_to`, which is further up. Does not unwind it.
+/// Copies the calling thread's stack, from here to the address `up_to`, which is further up. Does not unwind it. `None`
+/// if the stack cannot be read.
 #[inline(never)]
 pub(crate) fn own(up_to: u64) -> Option<Box<StackCopy>> {
     let registers = registers();
     let len = up_to.checked_sub(registers.sp)?.saturating_add(BEYOND).min(MOST);
     let mut copy = Box::new(StackCopy::with_room(usize::try_from(len).ok()?));
-    // With 0, all the room is for one part.
+    // No outermost address is given, so all the room is for one part of the stack.
     copy.fill(registers, 0, &Memory);
     copy.registers.is_some().then_some(copy)
 }

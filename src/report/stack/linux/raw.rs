@@ -23,11 +23,11 @@ pub(crate) struct RawStack {
     pub(crate) approximate: bool,
     /// What is not certain, in sentences.
     pub(crate) notes: Vec<String>,
-    /// The index of the first frame that is further out than the missing frames.
+    /// If frames in the middle are missing: the index of the first frame behind the gap, further out.
     pub(super) gap: Option<usize>,
     /// How many frames were found by searching.
     pub(super) scanned: usize,
-    /// The modules at that time.
+    /// The modules as they were when the stack was unwound.
     pub(super) modules: Arc<Modules>,
 }
 

@@ -121,7 +121,7 @@ impl Slot {
         if self.step(word, DONE) {
             wake(&self.word);
         } else {
-            // The requester has left: this is the only other step that is made from `COPYING`.
+            // The step to `DONE` has failed, so the requester has left: no other step is made from `COPYING` meanwhile.
             self.step(word & !PHASES | LEFT, OVER);
         }
     }

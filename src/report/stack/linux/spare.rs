@@ -40,7 +40,7 @@ impl DerefMut for Copy {
 }
 
 impl Copy {
-    pub(super) fn new(tid: u32) -> Self {
+    pub(in crate::report::stack) fn new(tid: u32) -> Self {
         let spare = lock(SPARE.get()).pop();
         let mut contents = spare.unwrap_or_else(|| Box::new(Contents::new(MOST)));
         contents.clear(tid);

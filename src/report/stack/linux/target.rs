@@ -75,6 +75,11 @@ pub(crate) fn begin(target: &Target) -> Begun {
     if copy.reasons.has(Reason::NoMemory) {
         return Begun::Copied(copy);
     }
+    ask(target, copy)
+}
+
+/// Asks the thread to copy itself, whatever it does.
+pub(in crate::report::stack) fn ask(target: &Target, copy: Copy) -> Begun {
     match signal::ask(copy, target.words) {
         Ok(armed) => Begun::Asked(Request { armed, frame_word: target.words.frame }),
         Err(copy) => Begun::Copied(without_stack(copy, target.words.frame)),

@@ -21,10 +21,10 @@ const ATTEMPTS: usize = 3;
 
 /// A thread of this process. Its files are opened one time, so they stay the files of this thread. Once the thread has
 /// ended, they cannot be read, even if another thread has got the number.
-pub(super) struct Task {
+pub(in crate::report::stack) struct Task {
     syscall: Result<File, Failure>,
     schedstat: Option<File>,
-    /// The counts of switches, where the system keeps no `schedstat`.
+    /// The counts of switches. Opened only if `schedstat` has no times.
     status: Option<File>,
 }
 
@@ -53,8 +53,15 @@ struct Ran {
     switches: u64,
 }
 
+/// What the files said before a copy.
+pub(in crate::report::stack) struct Before {
+    ran: Option<Ran>,
+    seen: Seen,
+    pub(in crate::report::stack) call: Option<Call>,
+}
+
 /// What became of a copy.
-pub(super) enum Look {
+pub(in crate::report::stack) enum Look {
     Copied,
     Running,
     Gone,
@@ -62,7 +69,7 @@ pub(super) enum Look {
 }
 
 impl Task {
-    pub(super) fn open(tid: u32) -> Self {
+    pub(in crate::report::stack) fn open(tid: u32) -> Self {
         let open = |name: &str| File::open(format!("/proc/self/task/{tid}/{name}"));
         let syscall = open("syscall").map_err(|error| match Failure::of(&error) {
             // There may be no `/proc` at all.
@@ -79,33 +86,15 @@ impl Task {
     }
 
     /// Copies the thread, if it is blocked. Notes in any case what the files say.
-    pub(super) fn look(&self, copy: &mut Contents, words: Words) -> Look {
+    pub(in crate::report::stack) fn look(&self, copy: &mut Contents, words: Words) -> Look {
         for _ in 0..ATTEMPTS {
-            let ran = self.ran();
-            copy.at = clock::real_now();
-            if let Some(times) = ran.and_then(Ran::times) {
-                copy.cpu_time = Some(times.run);
-                copy.waited_for_cpu = Some(times.waited);
-            }
-            let seen = self.seen();
-            let (call, sp, pc) = match seen {
-                Seen::Blocked { call, sp, pc } => (call, sp, pc),
-                Seen::Running => {
-                    copy.state = State::Running;
-                    return Look::Running;
-                }
-                Seen::Gone => {
-                    copy.state = State::Gone;
-                    copy.because(Reason::Gone);
-                    return Look::Gone;
-                }
-                Seen::Refused => return Look::Refused,
+            let before = match self.copy(copy, words) {
+                Ok(before) => before,
+                Err(look) => return look,
             };
-            let registers = Registers { pc, sp, fp: None, lr: None, in_call: call.is_some() };
-            copy.fill(registers, words, &Memory);
-            if ran.is_some() && self.seen() == seen && self.ran() == ran {
+            if self.is_still(&before) {
                 copy.state = State::Blocked;
-                copy.call = call;
+                copy.call = before.call;
                 copy.is_consistent = true;
                 if copy.stack.registers.is_none() {
                     copy.because(Reason::Unreadable);
@@ -119,6 +108,38 @@ impl Task {
         }
         copy.state = State::Running;
         Look::Running
+    }
+
+    /// Copies the thread as it is. The copy is of one moment only if the thread [is still](Self::is_still) as it was before.
+    pub(in crate::report::stack) fn copy(&self, copy: &mut Contents, words: Words) -> Result<Before, Look> {
+        let ran = self.ran();
+        copy.at = clock::real_now();
+        if let Some(times) = ran.and_then(Ran::times) {
+            copy.cpu_time = Some(times.run);
+            copy.waited_for_cpu = Some(times.waited);
+        }
+        let seen = self.seen();
+        match seen {
+            Seen::Blocked { call, sp, pc } => {
+                let registers = Registers { pc, sp, fp: None, lr: None, in_call: call.is_some() };
+                copy.fill(registers, words, &Memory);
+                Ok(Before { ran, seen, call })
+            }
+            Seen::Running => {
+                copy.state = State::Running;
+                Err(Look::Running)
+            }
+            Seen::Gone => {
+                copy.state = State::Gone;
+                copy.because(Reason::Gone);
+                Err(Look::Gone)
+            }
+            Seen::Refused => Err(Look::Refused),
+        }
+    }
+
+    pub(in crate::report::stack) fn is_still(&self, before: &Before) -> bool {
+        before.ran.is_some() && self.seen() == before.seen && self.ran() == before.ran
     }
 
     /// The thread's times; `None` if the system does not keep them, or if the thread has ended.
@@ -198,7 +219,7 @@ fn read<'a>(file: &File, bytes: &'a mut [u8]) -> Result<&'a str, Failure> {
 
 /// Reads the text of a file `syscall`. For a running thread the text is `running`. For a thread in a call it begins
 /// with the call's number and six arguments; for another blocked thread it begins with `-1`. The stack pointer and the
-/// program counter follow.
+/// program counter follow. `None` if the text has another form.
 fn parse(text: &str) -> Option<Seen> {
     let text = text.trim_ascii_end();
     if text == "running" {

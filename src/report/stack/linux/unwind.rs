@@ -14,6 +14,7 @@ use framehop::{
 
 use super::super::copy::{Registers, StackCopy};
 use super::arch;
+use super::landing;
 use super::memory::Memory;
 use super::modules::{Module, Modules};
 use super::raw::{RawFrame, RawStack};
@@ -69,7 +70,7 @@ pub(crate) struct Unwinder<M = Memory> {
     /// A cache for `tables`. New tables get a new cache, because framehop's numbers for its tables wrap around, and
     /// could fit a stale entry.
     cache: Cache,
-    /// When the list of modules was made.
+    /// When the list of modules was made. `None` before the first time.
     scanned: Option<u64>,
 }
 
@@ -151,7 +152,7 @@ impl<M: ReadMemory> Unwinder<M> {
         Some(module)
     }
 
-    /// As [`unwind`](Self::unwind), with the modules that are known.
+    /// As [`unwind`](Self::unwind), but only with the modules that are known already.
     pub(in crate::report::stack) fn unwind_known(&mut self, stack: &StackCopy) -> RawStack {
         let mut found = RawStack::default();
         let Some(registers) = stack.registers else { return found };
@@ -209,6 +210,19 @@ impl<M: ReadMemory> Unwinder<M> {
         self.modules.is_code(pc) && arch::is_after_call(&self.memory, pc)
     }
 
+    /// The caller by a frame pointer that may be wrong, if the caller has called this function.
+    fn confirmed(
+        &mut self,
+        stack: &StackCopy,
+        at: FrameAddress,
+        mut registers: UnwindRegsNative,
+        function: u64,
+    ) -> Option<arch::Found> {
+        let mut read = |address: u64| stack.word(address).ok_or(());
+        let pc = self.tables.unwind_frame(at, &mut registers, &mut self.cache, &mut read).ok()??;
+        arch::calls(&self.memory, pc, function).then_some(arch::Found { registers, pc })
+    }
+
     /// Walks from frame to frame until the stack ends. `is_steady`: the innermost function is not in its prologue.
     fn walk(
         &mut self,
@@ -219,6 +233,8 @@ impl<M: ReadMemory> Unwinder<M> {
         found: &mut RawStack,
     ) {
         let mut read = |address: u64| stack.word(address).ok_or(());
+        // Has a frame pointer that may be that of another frame.
+        let mut doubtful: Option<UnwindRegsNative> = None;
         loop {
             let pc = at.address_for_lookup();
             found.frames.push(RawFrame { address: pc, cfa: u64::MAX });
@@ -246,6 +262,20 @@ impl<M: ReadMemory> Unwinder<M> {
                         is_steady = true;
                         continue;
                     }
+                    // Such a function is innermost, or has called the one that writes the registers.
+                    Ok(Some(address))
+                        if found.frames.len() <= 2 && landing::jumps_to_handlers(&module.image, pc) =>
+                    {
+                        let function = module.image.function_start(pc).unwrap_or(pc);
+                        match landing::destination(&self.memory, stack, function, address, registers) {
+                            Some(destination) => registers = destination,
+                            None => {
+                                doubtful = Some(registers);
+                                registers = arch::caller(address, registers.sp());
+                            }
+                        }
+                        next = self.is_return(address).then_some(address);
+                    }
                     Ok(Some(address)) if self.is_return(address) => next = Some(address),
                     Err(_) if knows => {
                         found.truncated = true;
@@ -254,13 +284,18 @@ impl<M: ReadMemory> Unwinder<M> {
                     Ok(Some(_)) if knows => {}
                     // The function keeps a frame pointer, which is not known.
                     _ => {
-                        let is_code = |pc: u64| self.modules.is_code(pc);
                         let function = module.image.function_start(pc);
-                        if let Some(caller) = arch::recover(&self.memory, stack, &is_code, function, sp) {
-                            registers = caller.registers;
-                            next = Some(caller.pc);
-                            // `recover` is right about the body of a function. In a prologue it may be wrong, so such a
-                            // frame counts as found by searching.
+                        let doubtful = doubtful.take().map(|of| arch::with_frame_pointer(registers, of));
+                        let confirmed =
+                            doubtful.and_then(|registers| self.confirmed(stack, at, registers, function?));
+                        let is_code = |pc: u64| self.modules.is_code(pc);
+                        if let Some(caller) = confirmed {
+                            (registers, next) = (caller.registers, Some(caller.pc));
+                        } else if let Some(caller) =
+                            arch::recover(&self.memory, stack, &is_code, function, sp)
+                        {
+                            (registers, next) = (caller.registers, Some(caller.pc));
+                            // In a prologue the frame is not where it is in the body.
                             found.scanned += usize::from(!is_steady);
                         }
                     }

@@ -143,7 +143,7 @@ fn refuse(calls: &[libc::c_long]) {
     program.push(libc::sock_filter { code: 0x06, jt: 0, jf: 0, k: 0x7fff_0000 });
     let filter =
         libc::sock_fprog { len: u16::try_from(program.len()).unwrap(), filter: program.as_mut_ptr() };
-    // SAFETY: the program lives during the call.
+    // SAFETY: the filter program lives during the call.
     unsafe {
         assert_eq!(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1_usize, 0_usize, 0_usize, 0_usize), 0);
         assert_eq!(libc::prctl(libc::PR_SET_SECCOMP, 2_usize, &raw const filter), 0);

@@ -2,6 +2,7 @@
 
 #![allow(clippy::disallowed_methods)] // tests start threads and read clocks
 
+mod agree;
 mod blocked;
 mod child;
 mod fuzz;

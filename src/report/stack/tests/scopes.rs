@@ -3,7 +3,9 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use super::super::{Names, Unwinder, location, own};
+use super::super::copy::Words;
+use super::super::platform::Task;
+use super::super::{Copy, Names, Unwinder, location, own};
 use super::running::Runner;
 use super::{Eyes, Thread, names};
 use crate::report::contents::Stack;
@@ -110,10 +112,13 @@ fn outside() {
     works(Duration::from_micros(20));
 }
 
-/// The function that a frame is in, found without names.
+/// Whether an address is in a function. Found without names.
 fn is_in(address: u64, function: fn()) -> bool {
-    let start = function as usize as u64;
-    (start..start + 200).contains(&address)
+    is_at(address, function as usize)
+}
+
+fn is_at(address: u64, function: usize) -> bool {
+    (function as u64..function as u64 + 200).contains(&address)
 }
 
 fn flip(looks: usize) {
@@ -155,4 +160,70 @@ fn a_scope_never_has_a_stack_from_elsewhere() {
 #[ignore = "takes a minute"]
 fn a_scope_never_has_a_stack_from_elsewhere_in_100_000_looks() {
     flip(100_000);
+}
+
+type Chain = fn(u32, &'static libc::timespec);
+
+/// A call chain that ends in a short sleep. Two chains differ in nothing but their functions.
+macro_rules! chain {
+    ($name:ident) => {
+        #[inline(never)]
+        fn $name(depth: u32, time: &'static libc::timespec) {
+            if depth == 0 {
+                // SAFETY: the time is valid; the rest of the sleep is not asked for.
+                unsafe { libc::syscall(libc::SYS_nanosleep, &raw const *time, 0_usize) };
+            } else {
+                $name(depth - 1, black_box(time));
+            }
+            black_box(depth);
+        }
+    };
+}
+
+chain!(goes_left);
+chain!(goes_right);
+
+static LEFT: libc::timespec = libc::timespec { tv_sec: 0, tv_nsec: 1 };
+static RIGHT: libc::timespec = libc::timespec { tv_sec: 0, tv_nsec: 2 };
+
+/// Looks at a thread that flips between two call chains, and counts the copies, and those that are not of one moment. With
+/// `looks_twice` a copy counts only if the thread has not run meanwhile. It ends when there are so many copies.
+fn flip_between_chains(looks_twice: bool, enough: u64) -> [u64; 2] {
+    const DEPTH: usize = 20;
+    let runner = Runner::start(|| {
+        goes_left(DEPTH as u32, &LEFT);
+        goes_right(DEPTH as u32, &RIGHT);
+    });
+    let task = Task::open(runner.thread.tid);
+    let mut eyes = Eyes::new();
+    let mut copy = Copy::new(runner.thread.tid);
+    let [mut copies, mut torn] = [0; 2];
+    while copies < enough {
+        let Ok(before) = task.copy(&mut copy, Words::default()) else { continue };
+        if looks_twice && !task.is_still(&before) {
+            continue;
+        }
+        let Some(call) = before.call.filter(|call| call.number == libc::SYS_nanosleep) else { continue };
+        let is_left = call.arguments[0] == (&raw const LEFT).addr() as u64;
+        let (own, other): (Chain, Chain) =
+            if is_left { (goes_left, goes_right) } else { (goes_right, goes_left) };
+        let raw = eyes.unwinder.unwind(&copy.stack);
+        let count =
+            |chain: Chain| raw.frames.iter().filter(|frame| is_at(frame.address, chain as usize)).count();
+        copies += 1;
+        torn += u64::from((count(own), count(other)) != (DEPTH + 1, 0));
+    }
+    runner.stop();
+    [copies, torn]
+}
+
+#[test]
+fn a_copy_is_of_one_moment_since_the_thread_is_looked_at_twice() {
+    let [copies, torn] = flip_between_chains(true, 500);
+    assert_eq!(torn, 0, "of {copies}");
+    // Without the second look there are others, so the test above means something.
+    let start = Instant::now();
+    while flip_between_chains(false, 20)[1] == 0 {
+        assert!(start.elapsed() < Duration::from_secs(60), "the second look is of no use");
+    }
 }

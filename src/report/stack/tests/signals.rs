@@ -73,11 +73,12 @@ fn the_signals_of_others_are_passed_on() {
         let runner = Runner::start(spin);
         let target = runner.thread.target();
         for sent in 1..=200 {
-            // The system makes one signal of two that are pending. So ours must have been delivered.
+            // If two signals of one number are pending, the system delivers only one. So this waits until ours has been
+            // delivered.
             wait_for(|| !is_pending(runner.thread.tid, libc::SIGURG));
             send(runner.thread.tid, libc::SIGURG);
-            // The request is served even if the other's signal is still pending, so that this crate's signal is lost: the
-            // handler serves requests at every signal.
+            // While the other's signal is pending, this crate's signal is lost. The request is served all the same,
+            // because the handler serves requests at every signal.
             assert!(Eyes::copy(&target).stack.registers.is_some());
             wait_for(|| FOREIGN.load(Ordering::Relaxed) == sent);
         }

@@ -57,8 +57,9 @@ fn stress(time: Duration) {
     }
     println!("looks, stacks, to the root, exact; of malloc, panic, dlopen, Backtrace, threads: {counts:?}");
     runners.into_iter().for_each(Runner::stop);
-    // The panics have less than 99: unwind tables do not cover all of the code that throws. The third has 0: the
-    // library that it loads may be gone before its tables are read.
+    // The least shares, in percent. For the panics they are smaller: unwind tables do not cover all of the code that
+    // throws. For the third the share of exact stacks is 0: the library that it loads may be gone before its tables are
+    // read.
     let least_rooted = [99, 95, 99, 99, 99];
     let least_exact = [99, 95, 0, 99, 99];
     for (which, [looks, stacks, rooted, exact]) in counts.into_iter().enumerate() {

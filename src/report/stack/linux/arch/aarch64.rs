@@ -29,6 +29,67 @@ pub(in super::super) fn caller(_pc: u64, sp: u64) -> UnwindRegsNative {
     UnwindRegsNative::new_with_ptr_auth_mask(mask(), UNKNOWN, sp, UNKNOWN)
 }
 
+/// These registers, at another place.
+pub(in super::super) fn moved(registers: UnwindRegsNative, pc: u64, sp: u64) -> UnwindRegsNative {
+    UnwindRegsNative::new_with_ptr_auth_mask(mask(), pc, sp, registers.fp())
+}
+
+/// These registers, with the frame pointer of others.
+pub(in super::super) fn with_frame_pointer(
+    registers: UnwindRegsNative,
+    of: UnwindRegsNative,
+) -> UnwindRegsNative {
+    UnwindRegsNative::new_with_ptr_auth_mask(mask(), registers.lr(), registers.sp(), of.fp())
+}
+
+/// The instructions at an address.
+fn instructions<const N: usize>(memory: &impl ReadMemory, address: u64) -> Option<[u32; N]> {
+    let mut code = [0; 4];
+    let mut at = |index: usize| {
+        let address = address.checked_add(4 * index as u64)?;
+        (memory.read(address, &mut code) == 4).then(|| u32::from_le_bytes(code))
+    };
+    let mut found = [0; N];
+    for (index, instruction) in found.iter_mut().enumerate() {
+        *instruction = at(index)?;
+    }
+    Some(found)
+}
+
+/// The lowest `bits` of a number, with the sign that they have.
+fn signed(number: u32, bits: u32) -> i64 {
+    i64::from((number << (32 - bits)).cast_signed() >> (32 - bits))
+}
+
+/// Whether the call instruction that ends at `address` calls `function`: directly, or by a stub of the linker.
+pub(in super::super) fn calls(memory: &impl ReadMemory, address: u64, function: u64) -> bool {
+    let calls = || {
+        let from = address.checked_sub(4)?;
+        let [call] = instructions(memory, from)?;
+        if call & 0xfc00_0000 != 0x9400_0000 {
+            return None;
+        }
+        let target = from.wrapping_add_signed(signed(call, 26) * 4);
+        if target == function {
+            return Some(true);
+        }
+        // bti c
+        let [first] = instructions(memory, target)?;
+        let stub = if first == 0xd503_245f { target + 4 } else { target };
+        // adrp x16, page; ldr x17, [x16, offset]
+        let [adrp, ldr] = instructions(memory, stub)?;
+        if adrp & 0x9f00_001f != 0x9000_0010 || ldr & 0xffc0_03ff != 0xf940_0211 {
+            return None;
+        }
+        let pages = signed((adrp >> 5 & 0x7_ffff) << 2 | adrp >> 29 & 3, 21);
+        let pointer =
+            (stub & !0xfff).wrapping_add_signed(pages << 12).wrapping_add(u64::from(ldr >> 10 & 0xfff) * 8);
+        let mut word = [0; 8];
+        (memory.read(pointer, &mut word) == 8).then(|| u64::from_le_bytes(word) == function)
+    };
+    calls().unwrap_or(false)
+}
+
 /// Whether a call instruction ends at `address`: `bl`, or `blr` with or without authentication.
 pub(in super::super) fn is_after_call(memory: &impl ReadMemory, address: u64) -> bool {
     let mut code = [0; 4];
@@ -67,8 +128,8 @@ pub(in super::super) fn recover(
     let mut slots = slots.take_while(|&slot| stack.word(slot).is_some());
     slots.find_map(|slot| {
         let (outer, pc) = record(slot)?;
-        // At `outer` there must be a record too. The exceptions: the frame pointer there is 0, so that record is the
-        // outermost one, or that part of the stack was not copied.
+        // There must be a record at `outer` too, unless that part of the stack was not copied. If the frame pointer at
+        // `outer` is 0, that record is the outermost one, and is not checked.
         let goes_on = stack.word(outer).is_none_or(|next| next == 0 || record(outer).is_some());
         let registers = UnwindRegsNative::new_with_ptr_auth_mask(mask(), pc, slot.wrapping_add(16), outer);
         goes_on.then_some(Found { registers, pc })

@@ -25,6 +25,19 @@ pub(in super::super) fn caller(pc: u64, sp: u64) -> UnwindRegsNative {
     UnwindRegsNative::new(pc, sp, UNKNOWN)
 }
 
+/// These registers, at another place.
+pub(in super::super) fn moved(registers: UnwindRegsNative, pc: u64, sp: u64) -> UnwindRegsNative {
+    UnwindRegsNative::new(pc, sp, registers.bp())
+}
+
+/// These registers, with the frame pointer of others.
+pub(in super::super) fn with_frame_pointer(
+    registers: UnwindRegsNative,
+    of: UnwindRegsNative,
+) -> UnwindRegsNative {
+    UnwindRegsNative::new(registers.ip(), registers.sp(), of.bp())
+}
+
 /// A word at an address.
 fn word(memory: &impl ReadMemory, address: u64) -> Option<u64> {
     let mut bytes = [0; 8];
@@ -67,7 +80,7 @@ fn displaced(from: u64, bytes: &[u8]) -> Option<u64> {
 
 /// Whether the call instruction that ends at `address` calls `function`: directly, by a stub of the linker, or by the table
 /// of addresses that the linker keeps.
-fn calls(memory: &impl ReadMemory, address: u64, function: u64) -> bool {
+pub(in super::super) fn calls(memory: &impl ReadMemory, address: u64, function: u64) -> bool {
     let calls = || {
         let code = before(memory, address)?;
         let target = displaced(address, &code[3..])?;

@@ -1,0 +1,33 @@
+use std::error::Error;
+use std::sync::Arc;
+use std::time::Duration;
+
+use timebox::TimeoutError;
+use tonic::{Code, Status, TimeoutExpired};
+
+use super::service::BoxError;
+
+/// Makes a status of an error that says that time is up. Returns any other error unchanged.
+///
+/// A channel of tonic has a timer of its own for the time in `grpc-timeout`. tonic says `Cancelled` if that timer is first.
+pub(super) fn with_status(error: BoxError, allowance: Duration) -> BoxError {
+    match error.downcast::<TimeoutError>() {
+        Ok(error) => status(*error),
+        Err(error) if has_expired(&*error) => match timebox::require(allowance) {
+            Ok(()) => Box::new(Status::deadline_exceeded(error.to_string())),
+            Err(error) => status(error),
+        },
+        Err(error) => error,
+    }
+}
+
+fn has_expired(error: &(dyn Error + 'static)) -> bool {
+    error.is::<TimeoutExpired>() || error.source().is_some_and(has_expired)
+}
+
+fn status(error: TimeoutError) -> BoxError {
+    let code = if error.is_timeout() { Code::DeadlineExceeded } else { Code::Cancelled };
+    let mut status = Status::new(code, error.to_string());
+    status.set_source(Arc::new(error));
+    Box::new(status)
+}

@@ -1,0 +1,202 @@
+use std::fmt;
+use std::future::{Future, IntoFuture};
+use std::panic::Location;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use ::tokio::task::coop::{consume_budget, has_budget_remaining, unconstrained};
+use ::tokio::time::{Instant, Sleep as TokioSleep};
+use pin_project::pin_project;
+
+use super::clock::{add, is_tokios, of_instant};
+use super::error::Elapsed;
+use crate::error::TimeoutError;
+use crate::future::scoped::Scoped;
+use crate::scope::SuspendedScope;
+use crate::time::{NEVER, clock, nanos};
+
+/// Runs a future under a limit, as tokio's `timeout` does, in a scope of this crate.
+///
+/// As with tokio's:
+///
+/// - The time begins with this call.
+/// - The future is polled before the deadline is looked at. A future that is ready at once gives `Ok`, whatever the limit, zero
+///   too.
+/// - After [`Elapsed`] the future is in the [`Timeout`] still, to be [taken](Timeout::into_inner) or polled again. It is dropped
+///   with the `Timeout`: after an `await` of the call, at once.
+/// - A future that uses up the task's budget cannot put off the end.
+///
+/// Different from tokio's:
+///
+/// - In the future, and in its drop, the scope is ambient: [`remaining`](crate::remaining()) and all the rest of this crate work.
+/// - Where the scope of a future around this one is over, without a [grace](crate::Timebox::grace), this future stays pending: it
+///   is dropped with the outer one. Within a grace it goes on, so that it can bound a cleanup.
+/// - Neither a runtime nor its timer is needed. The limit acts while all threads of the runtime are blocked.
+/// - While tokio's clock is [paused](super#a-paused-clock), it decides.
+///
+/// # Errors
+///
+/// [`Elapsed`] if the future did not end in time.
+///
+/// # Cancellation safety
+///
+/// Dropping the returned future drops the inner one inside its scope.
+///
+/// # Examples
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// use timebox::tokio::time::{Duration, sleep, timeout}; // was: tokio::time
+///
+/// let limit = Duration::from_millis(10);
+/// assert!(timeout(limit, sleep(60 * limit)).await.is_err());
+/// assert_eq!(timeout(limit, async { timebox::remaining() <= Some(limit) }).await, Ok(true));
+/// # }
+/// ```
+#[track_caller]
+#[inline]
+pub fn timeout<F: IntoFuture>(duration: Duration, future: F) -> Timeout<F::IntoFuture> {
+    let tokios = || add(Instant::now(), duration);
+    Timeout::new(nanos(duration), clock::now(), tokios, future, Location::caller())
+}
+
+/// Runs a future until an instant at most, as tokio's `timeout_at` does. See [`timeout`].
+///
+/// # Errors
+///
+/// [`Elapsed`] if the future did not end in time.
+///
+/// # Cancellation safety
+///
+/// As [`timeout`].
+///
+/// # Examples
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// use timebox::tokio::time::{Instant, timeout_at};
+///
+/// assert!(timeout_at(Instant::now(), std::future::pending::<()>()).await.is_err());
+/// assert!(timeout_at(Instant::now(), std::future::ready(7)).await.is_ok());
+/// # }
+/// ```
+#[track_caller]
+pub fn timeout_at<F: IntoFuture>(deadline: Instant, future: F) -> Timeout<F::IntoFuture> {
+    let now = clock::now();
+    Timeout::new(of_instant(deadline).saturating_sub(now), now, || deadline, future, Location::caller())
+}
+
+/// The future of [`timeout`] and [`timeout_at`].
+#[must_use = "futures do nothing unless polled"]
+#[pin_project]
+pub struct Timeout<T> {
+    #[pin]
+    scoped: Scoped<T, true>,
+    paused: Option<Box<Paused>>,
+}
+
+/// A limit on tokio's clock, which is paused. The scope has no deadline of its own until the timer has fired.
+struct Paused {
+    limit: u64,
+    timer: Pin<Box<TokioSleep>>,
+}
+
+impl<T: Future> Timeout<T> {
+    #[inline]
+    fn new<F: IntoFuture<IntoFuture = T>>(
+        limit: u64,
+        now: u64,
+        deadline: impl FnOnce() -> Instant,
+        future: F,
+        location: &'static Location<'static>,
+    ) -> Self {
+        let mut paused = None;
+        let mut asked = limit;
+        if is_tokios() {
+            let timer = Box::pin(::tokio::time::sleep_until(deadline()));
+            paused = Some(Box::new(Paused { limit, timer }));
+            asked = NEVER;
+        }
+        let scope = SuspendedScope::begun(asked, now, location);
+        Self { scoped: Scoped::new(scope, future.into_future()), paused }
+    }
+}
+
+impl<T> Timeout<T> {
+    /// The future.
+    pub fn get_ref(&self) -> &T {
+        self.scoped.future().unwrap_or_else(|| unreachable!("the future is kept"))
+    }
+
+    /// The future.
+    pub fn get_mut(&mut self) -> &mut T {
+        self.scoped.future_mut().unwrap_or_else(|| unreachable!("the future is kept"))
+    }
+
+    /// Takes the future out of its scope.
+    pub fn into_inner(self) -> T {
+        self.scoped.into_future().unwrap_or_else(|| unreachable!("the future is kept"))
+    }
+}
+
+impl<T: Future> Future for Timeout<T> {
+    type Output = Result<T::Output, Elapsed>;
+
+    #[inline]
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        let had_budget = has_budget_remaining();
+        let mut poll = this.scoped.as_mut().poll(cx, Ok, |_| ());
+        if poll.is_pending()
+            && let Some(limit) = poll_paused(this.paused, had_budget, cx)
+        {
+            this.scoped.as_mut().expire(limit, clock::real_now());
+            poll = this.scoped.as_mut().poll(cx, Ok, |_| ());
+        }
+        match poll {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(Ok(output)) => {
+                this.scoped.leave();
+                Poll::Ready(Ok(output))
+            }
+            Poll::Ready(Err(error)) => elapse(error, had_budget, cx).map(Err),
+        }
+    }
+}
+
+/// The limit, once tokio's clock has reached it.
+#[inline]
+fn poll_paused(paused: &mut Option<Box<Paused>>, had_budget: bool, cx: &mut Context<'_>) -> Option<u64> {
+    let Paused { limit, timer } = &mut **paused.as_mut()?;
+    let limit = *limit;
+    // If it was the future that has used up the budget, the timer is polled without one.
+    let poll = if had_budget && !has_budget_remaining() {
+        pin!(unconstrained(timer.as_mut())).poll(cx)
+    } else {
+        timer.as_mut().poll(cx)
+    };
+    if poll.is_pending() {
+        return None;
+    }
+    *paused = None;
+    Some(limit)
+}
+
+/// Takes from the budget of the task: a loop of timeouts that are over leaves its poll now and then. If it was the future that
+/// has used up the budget, the timeout ends all the same.
+#[cold]
+fn elapse(error: TimeoutError, had_budget: bool, cx: &mut Context<'_>) -> Poll<Elapsed> {
+    if pin!(consume_budget()).poll(cx).is_pending() && !had_budget {
+        return Poll::Pending;
+    }
+    Poll::Ready(Elapsed::new(error))
+}
+
+impl<T> fmt::Debug for Timeout<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Timeout").field("scoped", &self.scoped).finish_non_exhaustive()
+    }
+}
