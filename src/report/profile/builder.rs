@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::future::Profiled;
 use super::report::ProfileReport;
-use super::session::Session;
+use super::session::{Session, own_times};
 use super::setup::Setup;
 use super::shared::Shared;
 use crate::thread::visit::visit;
@@ -103,7 +103,9 @@ impl Profile {
     /// ```
     pub fn run<R>(self, body: impl FnOnce() -> R) -> (R, ProfileReport) {
         let session = Session::begin(&self.setup, self.shared);
+        let before = own_times();
         let result = visit(session.shared.id, body);
+        session.note_starvation(before);
         (result, session.end())
     }
 
