@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use super::super::copy::{Contents, Registers, State};
 use super::super::reason::Reason;
-use super::memory::Memory;
+use super::memory::PreparedMemory;
 use super::spare::Copy;
 use super::system::{is_gone, wait, wake};
 use crate::sync::fork::InChild;
@@ -97,7 +97,7 @@ impl Slot {
         // SAFETY: the address is that of a box that `Armed::new` has put here. By invariant 1 the handler owns it now.
         let contents = unsafe { &mut *contents };
         if has_room {
-            contents.fill(registers, self.frame_word.load(Ordering::Relaxed), &Memory);
+            contents.fill(registers, self.frame_word.load(Ordering::Relaxed), &PreparedMemory);
             contents.is_consistent = true;
             if contents.stack.registers.is_none() {
                 contents.because(Reason::Unreadable);
