@@ -358,3 +358,22 @@ fn a_future_that_leaves_the_scope_around_it_is_reported_by_the_policy_and_its_ta
     written.wait_for(labelled("job", Kind::Slow));
     assert!(polls < 50, "polled {polls} times");
 }
+
+#[cfg(feature = "testing")]
+#[test]
+fn a_scope_on_a_mock_clock_is_not_reported() {
+    const SHORT: Duration = Duration::from_millis(20);
+    let only = Written::alone();
+    timebox::testing::MockClock::new().run(|_| {
+        let _ = Timebox::new(SHORT).label("mocked").run_value(|_| {
+            // The watchdog looks at all threads now.
+            let written = Written::install(only, |policy| policy);
+            let real =
+                thread::spawn(|| Timebox::new(SHORT).label("real").run_value(|_| thread::sleep(10 * SHORT)));
+            written.wait_for(labelled("real", Kind::Expired));
+            let _ = real.join().unwrap();
+            let all = written.all();
+            assert!(all.iter().all(|report| report.scope.label() != Some("mocked")), "{all:#?}");
+        });
+    });
+}

@@ -206,7 +206,7 @@ impl Watched {
         let (mut due, mut stuck) = (None, None);
         // If there are more scopes, the outermost one is not known.
         let outermost = if peeked.is_cut { usize::MAX } else { peeked.scopes().len().wrapping_sub(1) };
-        for (depth, scope) in peeked.scopes().iter().enumerate() {
+        for (depth, scope) in peeked.scopes().iter().enumerate().filter(|(_, scope)| !scope.mocked) {
             let told =
                 self.reported.iter().find(|reported| reported.is_of(scope)).map_or(0, |one| one.events);
             let mut first = NEVER;

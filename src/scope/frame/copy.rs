@@ -60,6 +60,8 @@ pub(crate) struct ScopeCopy {
     pub(crate) id: u64,
     pub(crate) kind: Kind,
     pub(crate) unmeasured: bool,
+    /// Whether the times are those of a mock clock.
+    pub(crate) mocked: bool,
     pub(crate) label: ShortText<LABEL_BYTES>,
     /// Names and values in turn, each followed by a zero byte.
     pub(crate) fields: ShortText<FIELDS_BYTES>,
@@ -78,6 +80,7 @@ impl ScopeCopy {
         id: 0,
         kind: Kind::Block,
         unmeasured: false,
+        mocked: false,
         label: ShortText::EMPTY,
         fields: ShortText::EMPTY,
         warn_after: NEVER,
@@ -169,6 +172,10 @@ fn copy(frame: u64, memory: &impl ReadMemory, place: &mut ScopeCopy) -> Option<u
     place.id = bytes.long(offset_of!(Scope, id));
     place.kind = Kind::from_bits(bytes.0[offset_of!(Scope, kind)])?;
     place.unmeasured = bytes.0[offset_of!(Scope, unmeasured)] != 0;
+    #[cfg(feature = "testing")]
+    {
+        place.mocked = bytes.0[offset_of!(Scope, mocked)] != 0;
+    }
     place.label.len = 0;
     place.fields.len = 0;
     place.warn_after = NEVER;
