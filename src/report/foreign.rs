@@ -54,7 +54,8 @@ pub(super) fn is_foreign(function: &str, file: Option<&str>, module: &str) -> bo
     crate_of(function).is_some_and(|name| CRATES.contains(&name)) && !is_test(function)
 }
 
-/// Whether a function belongs to this crate. Of an inlined function there may be no more than the last name, and the file.
+/// Whether a function belongs to this crate. Stacks are trimmed by it, where there are any. Of an inlined function there may be no more than the last name, and the file.
+#[cfg_attr(not(target_os = "linux"), allow(dead_code))]
 pub(super) fn is_own(function: &str, file: Option<&str>) -> bool {
     match crate_of(function) {
         Some(name) => name == "timebox" && !is_test(function),
@@ -62,9 +63,9 @@ pub(super) fn is_own(function: &str, file: Option<&str>) -> bool {
     }
 }
 
-/// The tests of stacks are like a user's functions.
+/// Unit tests are like a user's functions, in this crate too.
 fn is_test(function: &str) -> bool {
-    cfg!(test) && function.contains("timebox::report::stack::tests::")
+    function.contains("::tests::")
 }
 
 /// The crate of a function: of `<&mut a::B as c::D>::e` it is `a`. If the type is of no crate, as in `<F as c::D>::e`, it is that

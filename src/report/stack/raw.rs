@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::modules::Modules;
+use super::platform::Modules;
 
 /// One frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,12 +29,4 @@ pub(crate) struct RawStack {
     pub(super) scanned: usize,
     /// The modules at that time.
     pub(super) modules: Arc<Modules>,
-}
-
-impl RawStack {
-    pub(super) fn set_cfa(&mut self, cfa: u64) {
-        if let Some(frame) = self.frames.last_mut() {
-            frame.cfa = cfa;
-        }
-    }
 }
