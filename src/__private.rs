@@ -104,10 +104,12 @@ pub fn call_once<R>(body: impl FnOnce() -> R) -> R {
     body()
 }
 
-/// The path of the function in which `T` is declared.
-pub fn path_of<T>() -> &'static str {
-    let path = type_name::<T>();
-    let function = path.rsplit_once("::").map_or(path, |(function, _)| function);
-    // The body of an async function is a block in it.
-    function.trim_end_matches("::{{closure}}")
+/// The path of the function in which a type `Function` is declared.
+pub fn path_of<Function>() -> &'static str {
+    let mut path = type_name::<Function>();
+    // The body of an async function is a closure in it.
+    for inner in ["::Function", "::{{closure}}"] {
+        path = path.strip_suffix(inner).unwrap_or(path);
+    }
+    path
 }

@@ -29,7 +29,6 @@ use crate::time::{Limit, NEVER, clock, nanos};
 ///
 /// ```
 /// # pollster::block_on(async {
-/// use std::pin::pin;
 /// use std::time::Duration;
 /// use futures::stream::{self, StreamExt as _};
 /// use timebox::future::StreamExt as _;

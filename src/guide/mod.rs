@@ -14,7 +14,7 @@
 //! | [`recipes`](crate::recipes) | How do I cancel a query of SQLite, PostgreSQL, MariaDB, Redis or DuckDB, and on a pooled connection? |
 //! | [`testing`] | How do I test the code that runs after a timeout? |
 //! | [`slow`] | Why is my code slow? Where does it hang, and how do I learn of it? (feature `report`) |
-//! | [`coming_from`] | What replaces tokio's `timeout`, tokio-util's token, tower's and tower-http's layers, cancel-this, `recv_timeout`? |
+//! | [`coming_from`] | What replaces `tokio::time`, tokio-util's token, tower's and tower-http's layers, cancel-this, `recv_timeout`? |
 //! | [`limitations`] | What can this crate not do? Read it before you use the crate. |
 //! | [`platforms`] | Which systems, features and Rust versions does it need? |
 //! | [`performance`] | What does a limit cost? |
@@ -32,7 +32,9 @@
         feature = "process",
         feature = "regex",
         feature = "report",
+        feature = "stream",
         feature = "testing",
+        feature = "tokio",
         feature = "tracing"
     )),
     allow(rustdoc::broken_intra_doc_links)
@@ -52,20 +54,20 @@ page!(stopping, "stopping.md", all(unix, feature = "isolate", feature = "macros"
 page!(requests, "requests.md", any());
 page!(deadlines, "deadlines.md", any());
 page!(errors, "errors.md");
-page!(threads, "threads.md");
+page!(threads, "threads.md", feature = "tokio");
 page!(cleanup, "cleanup.md");
 page!(retries, "retries.md");
 page!(io, "io.md", all(unix, feature = "io", feature = "process"));
 page!(testing, "testing.md", feature = "testing");
 page!(slow, "slow.md", all(feature = "report", feature = "tokio"));
-page!(coming_from, "coming_from.md");
+page!(coming_from, "coming_from.md", feature = "tokio");
 page!(limitations, "limitations.md");
 page!(platforms, "platforms.md");
 page!(performance, "performance.md");
 page!(background_threads, "background_threads.md");
 
 // This page ends with the code of `signals.rs`, which `tests/signals.rs` runs too.
-#[cfg(any(not(doctest), unix))]
+#[cfg(any(not(doctest), all(unix, feature = "tokio")))]
 #[doc = include_str!("cancellation.md")]
 #[doc = ""]
 #[doc = "```no_run"]

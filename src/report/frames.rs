@@ -24,6 +24,16 @@ enum Line<'a> {
 }
 
 impl<'a> Frames<'a> {
+    /// A name for each line: that of the function, or of the crates whose functions are folded.
+    #[cfg(feature = "flamegraph")]
+    pub(super) fn names(&self) -> Vec<String> {
+        let name = |line| match line {
+            Line::Frame(frame) => frame.function.clone(),
+            Line::Folded(frames) => format!("({})", Owners(frames)),
+        };
+        self.lines().into_iter().map(name).collect()
+    }
+
     fn lines(&self) -> Vec<Line<'a>> {
         let frames = self.0;
         if frames.iter().all(|frame| frame.foreign) {

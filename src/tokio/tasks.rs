@@ -62,6 +62,20 @@ where
 /// # Panics
 ///
 /// Outside a runtime, as `tokio::spawn` does.
+///
+/// # Examples
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// use std::time::Duration;
+/// use timebox::{future, remaining};
+///
+/// let limit = Duration::from_secs(60);
+/// let request = async { timebox::tokio::spawn_value(async { remaining() }).await.expect("no panic") };
+/// assert!(future::timeout(limit, request).await.unwrap() <= Some(limit));
+/// # }
+/// ```
 #[track_caller]
 pub fn spawn_value<F>(future: F) -> JoinHandle<Result<F::Output, TimeoutError>>
 where
@@ -127,6 +141,20 @@ where
 /// # Panics
 ///
 /// Outside a runtime, as tokio's does.
+///
+/// # Examples
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// use std::time::Duration;
+/// use timebox::{future, remaining};
+///
+/// let limit = Duration::from_secs(60);
+/// let request = async { timebox::tokio::spawn_blocking_value(remaining).await.expect("no panic") };
+/// assert!(future::timeout(limit, request).await.unwrap() <= Some(limit));
+/// # }
+/// ```
 #[track_caller]
 pub fn spawn_blocking_value<F, T>(body: F) -> JoinHandle<Result<T, TimeoutError>>
 where

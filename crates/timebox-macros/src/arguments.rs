@@ -8,7 +8,8 @@ use syn::{Error, Expr, ExprGroup, ExprLit, ExprParen, Ident, Lit, Path, Result, 
 
 use crate::duration;
 
-const LIMIT_IS_MISSING: &str = "the limit is missing: #[timeboxed(\"250ms\")], or #[timeboxed(limit = ..)] with a duration, an instant or a quota";
+const LIMIT_IS_MISSING: &str = "the limit is missing: #[timeboxed(\"250ms\")], or #[timeboxed(limit = ..)] with a duration, \
+                                an instant or a quota";
 const ARGUMENTS: &str = "limit, label, grace, fallback, strict and crate";
 const UNIT_IS_MISSING: &str = "a duration is a text with a unit, such as \"250ms\", or an expression";
 
@@ -22,7 +23,7 @@ pub(crate) struct Arguments {
     pub(crate) timebox: Path,
 }
 
-/// An expression. That of a literal is a constant, which is checked when the attribute is expanded.
+/// An expression. A literal has been checked, and is a constant.
 pub(crate) struct Time(TokenStream);
 
 impl Parse for Time {

@@ -71,7 +71,7 @@ impl RequestScope {
         if polled.is_pending() {
             self.silence = Some(silence);
         }
-        polled.map(Result::flatten)
+        polled.map(|result| result?)
     }
 
     pub(crate) fn enter<R>(&mut self, block: impl FnOnce() -> R) -> Result<R, TimeoutError> {

@@ -10,7 +10,6 @@ use crate::server::Server;
 const LIMIT: Duration = Duration::from_millis(500);
 /// Between the limit and the last byte of the answer, at the 99th percentile.
 const LATE: Duration = Duration::from_millis(50);
-const CLIENTS: u64 = 8;
 /// What a thread that nobody needs is kept for, by tokio and by timebox, and more.
 const QUIET: Duration = Duration::from_secs(20);
 
@@ -28,7 +27,8 @@ const BUTTONS: [&str; 10] = [
     "/offenders",
 ];
 
-/// Presses all buttons at random for `TIMEBOX_DEMO_SECONDS`, 30 unless set. One press in twenty goes away in the middle.
+/// Two clients for each processor press all buttons at random for `TIMEBOX_DEMO_SECONDS`, 30 unless set. One press in twenty goes
+/// away in the middle.
 ///
 /// `cargo test --release -p examples --features web --test web under_load -- --ignored --nocapture`
 #[test]
@@ -68,8 +68,9 @@ fn under_load_every_answer_is_in_time_and_nothing_is_left() {
 
 fn press_for(server: &Server, time: Duration) -> Vec<(&'static str, Duration)> {
     let (until, times) = (Instant::now() + time, Mutex::new(Vec::new()));
+    let clients = 2 * thread::available_parallelism().map_or(1, usize::from) as u64;
     thread::scope(|scope| {
-        for client in 0..CLIENTS {
+        for client in 0..clients {
             let times = &times;
             scope.spawn(move || {
                 let mut random = Random(client + 1);

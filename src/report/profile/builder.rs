@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::future::Profiled;
 use super::report::ProfileReport;
-use super::session::Session;
+use super::session::{Session, own_times};
 use super::setup::Setup;
 use super::shared::Shared;
 use crate::thread::visit::visit;
@@ -102,8 +102,10 @@ impl Profile {
     /// assert!(report.samples() <= 1, "it ended at once");
     /// ```
     pub fn run<R>(self, body: impl FnOnce() -> R) -> (R, ProfileReport) {
+        let before = own_times();
         let session = Session::begin(&self.setup, self.shared);
-        let result = visit(session.shared.id, body);
+        let (result, after) = visit(session.shared.id, || (body(), own_times()));
+        session.note_starvation(before, after);
         (result, session.end())
     }
 

@@ -3,9 +3,11 @@
 use inferno::flamegraph::color::{BasicPalette, Color, Palette, PaletteMap};
 use inferno::flamegraph::{self, Options};
 
+use super::contents::ProfileStack;
 use super::folded::WAITING;
 use super::report::ProfileReport;
 use super::text::Summary;
+use crate::report::frames::Frames;
 
 /// The colour of frames that stand for a wait.
 const BLUE: Color = Color { r: 116, g: 169, b: 207 };
@@ -14,6 +16,9 @@ impl ProfileReport {
     /// The profile as a flame graph: an SVG that a browser shows, in which frames are searched and zoomed.
     ///
     /// The width of a frame is its time. A stack that waits ends in a blue frame, as described at [`folded`](Self::folded).
+    ///
+    /// Functions of std, of runtimes and of this crate that stand between yours are drawn as one frame, `(std and tokio)`. Those in
+    /// which your code computes are all drawn. `folded` has each function.
     ///
     /// It is drawn by the crate [`inferno`](https://docs.rs/inferno), **whose licence is CDDL-1.0**. If that does not suit you, do
     /// without the feature `flamegraph`, and give [`folded`](Self::folded) to a tool outside of your program.
@@ -27,7 +32,7 @@ impl ProfileReport {
     /// # Ok::<(), std::io::Error>(())
     /// ```
     pub fn flame_graph(&self) -> String {
-        let mut folded = self.folded();
+        let mut folded = self.folded_by(names);
         if folded.is_empty() {
             folded.push_str("[no samples] 1\n");
         }
@@ -50,4 +55,14 @@ impl ProfileReport {
             Err(error) => format!("<svg xmlns=\"http://www.w3.org/2000/svg\"><!-- {error} --></svg>"),
         }
     }
+}
+
+/// The names of the functions of a stack, innermost first, with runs of foreign ones as one name.
+fn names(stack: &ProfileStack) -> Vec<String> {
+    let frames = &stack.frames;
+    let innermost = frames.iter().take_while(|frame| frame.foreign).count();
+    let (shown, rest) = frames.split_at(if stack.doing.is_waiting() { 0 } else { innermost });
+    let mut names: Vec<String> = shown.iter().map(|frame| frame.function.clone()).collect();
+    names.extend(Frames(rest).names());
+    names
 }

@@ -35,9 +35,14 @@ impl ProfileReport {
     /// inferno-flamegraph --countname us profile.folded > profile.svg
     /// ```
     pub fn folded(&self) -> String {
+        self.folded_by(|stack| stack.frames.iter().map(|frame| frame.function.clone()).collect())
+    }
+
+    /// With these names for the functions of a stack, innermost first.
+    pub(super) fn folded_by(&self, names: impl Fn(&ProfileStack) -> Vec<String>) -> String {
         let mut lines: BTreeMap<String, Duration> = BTreeMap::new();
         for stack in self.stacks() {
-            *lines.entry(line(stack)).or_default() += stack.time;
+            *lines.entry(line(stack, &names(stack))).or_default() += stack.time;
         }
         *lines.entry("[missed]".to_owned()).or_default() += self.missed();
         let mut folded = String::new();
@@ -51,12 +56,12 @@ impl ProfileReport {
     }
 }
 
-fn line(stack: &ProfileStack) -> String {
+fn line(stack: &ProfileStack, names: &[String]) -> String {
     let mut frames = Vec::new();
     if stack.by_handle {
         frames.push("[other threads]".to_owned());
     }
-    frames.extend(stack.frames.iter().rev().map(|frame| name(&frame.function)));
+    frames.extend(names.iter().rev().map(|function| name(function)));
     let wait = match &stack.doing {
         Doing::Running => None,
         Doing::Blocked(call) => Some(format!(" {call}")),

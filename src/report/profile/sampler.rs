@@ -59,13 +59,18 @@ struct Entry {
     shared: Arc<Shared>,
     /// The profiles around it.
     outer: Vec<ProfileId>,
-    began: u64,
-    /// In nanoseconds.
-    period: u64,
-    /// How many periods have had their sample, or are missed.
-    done: u64,
+    periods: Periods,
     /// When the next sample is due.
     next: u64,
+}
+
+/// The periods of a profile. Times are in nanoseconds.
+#[derive(Clone, Copy, Debug)]
+struct Periods {
+    began: u64,
+    length: u64,
+    /// How many periods have had their sample, or are missed.
+    done: u64,
 }
 
 impl Profiler {
@@ -86,7 +91,7 @@ impl Profiler {
                 running = self.changed.wait_timeout(running, left).unwrap_or_else(PoisonError::into_inner).0;
                 continue;
             }
-            let mut due = running.take_due(now, &mut sampler.random);
+            let mut due = running.due(now);
             let lineage = running.lineage();
             drop(running);
             // A fault must not end the thread, which serves the other profiles too.
@@ -94,8 +99,8 @@ impl Profiler {
                 drop_quietly(payload);
                 sampler = Sampler::new();
             }
-            drop(due);
             running = lock(&self.running);
+            running.plan_next(due, &mut sampler.random);
         }
         running.has_thread = false;
     }
@@ -103,33 +108,42 @@ impl Profiler {
 
 impl Running {
     /// The profiles that are due for a sample.
-    fn take_due(&mut self, now: u64, random: &mut Random) -> Vec<Due> {
-        let due = self.profiles.iter_mut().filter(|entry| entry.next <= now);
-        due.map(|entry| {
-            let time = entry.advance(now, random);
-            Due { shared: Arc::clone(&entry.shared), time, is_done: false }
-        })
-        .collect()
+    fn due(&self, now: u64) -> Vec<Due> {
+        let due = self.profiles.iter().filter(|entry| entry.next <= now);
+        due.map(|entry| Due { shared: Arc::clone(&entry.shared), periods: entry.periods, done: None })
+            .collect()
     }
 
     fn lineage(&self) -> Lineage {
         Lineage(self.profiles.iter().map(|entry| (entry.shared.id, entry.outer.clone())).collect())
     }
+
+    /// Plans the next sample of each profile that had one.
+    fn plan_next(&mut self, had: Vec<Due>, random: &mut Random) {
+        for due in had {
+            if let Some(entry) = self.profiles.iter_mut().find(|entry| entry.shared.id == due.shared.id) {
+                entry.periods.done = due.done.unwrap_or(entry.periods.done + 1);
+                entry.next = entry.periods.start() + random.below(entry.periods.length);
+            }
+        }
+    }
 }
 
-impl Entry {
-    /// Plans the next sample. Returns the time for which the one that is due now stands.
-    fn advance(&mut self, now: u64, random: &mut Random) -> u64 {
-        let current = now.saturating_sub(self.began) / self.period;
-        let periods = (current + 1).saturating_sub(self.done).max(1);
-        self.done += periods;
-        self.next = self.began + self.done * self.period + random.below(self.period);
-        periods * self.period
+impl Periods {
+    /// When the first period begins that has no sample.
+    fn start(&self) -> u64 {
+        self.began + self.done * self.length
+    }
+
+    /// How much time a sample at `now` stands for, in nanoseconds: its period, and those before it that have no sample.
+    fn without_sample(&self, now: u64) -> u64 {
+        let current = now.saturating_sub(self.began) / self.length;
+        (current + 1).saturating_sub(self.done).max(1) * self.length
     }
 }
 
 /// Begins to sample a profile. Says whether there is a thread for that.
-pub(super) fn add(shared: &Arc<Shared>, began: u64, period: u64) -> bool {
+pub(super) fn add(shared: &Arc<Shared>, began: u64, length: u64) -> bool {
     count_forks();
     stack::prepare();
     let profiler = PROFILER.get();
@@ -141,8 +155,9 @@ pub(super) fn add(shared: &Arc<Shared>, began: u64, period: u64) -> bool {
         outer = around_it.map(|entry| entry.outer.clone()).unwrap_or_default();
         outer.push(around);
     }
-    let next = began + Random::new().below(period);
-    running.profiles.push(Entry { shared: Arc::clone(shared), outer, began, period, done: 0, next });
+    let periods = Periods { began, length, done: 0 };
+    let next = began + Random::new().below(length);
+    running.profiles.push(Entry { shared: Arc::clone(shared), outer, periods, next });
     let must_start = !std::mem::replace(&mut running.has_thread, true);
     drop(running);
     if !must_start {
@@ -173,10 +188,34 @@ pub(super) fn remove(profile: ProfileId) {
 /// A profile that is due for a sample.
 struct Due {
     shared: Arc<Shared>,
-    /// The time for which the sample stands, in nanoseconds.
-    time: u64,
+    /// As they were before this sample.
+    periods: Periods,
+    /// How many periods have had their sample, once the profile's own code was found.
+    done: Option<u64>,
+}
+
+impl Due {
+    /// The time for which a sample that was just taken stands, in nanoseconds. A running thread that got no processor copies itself
+    /// late, and was at that place all the time: so this is asked for only when the copy is there.
+    fn time(&self) -> u64 {
+        self.periods.without_sample(clock::real_now())
+    }
+
+    /// As [`time`](Self::time), for the one sample of the profile's own code.
+    fn take_time(&mut self) -> u64 {
+        let time = self.time();
+        self.take(time);
+        time
+    }
+
+    fn take(&mut self, time: u64) {
+        self.done = Some(self.periods.done + time / self.periods.length);
+    }
+
     /// Whether the profile's own code was found.
-    is_done: bool,
+    fn is_done(&self) -> bool {
+        self.done.is_some()
+    }
 }
 
 /// The profiles that run, and those around each of them.
@@ -233,13 +272,14 @@ impl Sampler {
                 };
                 self.count_thread(&copy, &before, due, lineage, attempt == 0);
             }
-            due.iter_mut().filter(|due| !due.is_done).for_each(|due| self.count_wait(due));
-            if due.iter().all(|due| due.is_done) {
+            due.iter_mut().filter(|due| !due.is_done()).for_each(|due| self.count_wait(due));
+            if due.iter().all(Due::is_done) {
                 break;
             }
         }
-        for Due { shared, time, .. } in due.iter().filter(|due| !due.is_done) {
-            shared.record(|recording| recording.miss(*time, ["The code was on no thread.".to_owned()]));
+        for due in due.iter_mut().filter(|due| !due.is_done()) {
+            let time = due.take_time();
+            due.shared.record(|recording| recording.miss(time, ["The code was on no thread.".to_owned()]));
         }
         let now = clock::real_now();
         self.targets.retain(|_, open| now.saturating_sub(open.used) < UNUSED);
@@ -260,7 +300,7 @@ impl Sampler {
             let is_wanted = |due: &Due| {
                 let profile = due.shared.id;
                 let visit = lineage.visit_of(profile, &before);
-                !due.is_done && visit.is_some_and(|visit| is_first || is_own(visit, profile))
+                !due.is_done() && visit.is_some_and(|visit| is_first || is_own(visit, profile))
             };
             if !due.iter().any(is_wanted) {
                 continue;
@@ -290,7 +330,7 @@ impl Sampler {
             if copy.is_consistent && copy.stack.is_there() {
                 let Some(visit) = lineage.visit_of(profile, &copy.visits) else { continue };
                 let is_own = is_own(visit, profile);
-                let is_counted = if is_own { !due.is_done } else { is_first };
+                let is_counted = if is_own { !due.is_done() } else { is_first };
                 if !is_counted {
                     continue;
                 }
@@ -298,44 +338,47 @@ impl Sampler {
                 let seen = seen(copy, raw, visit, is_own);
                 let modules = raw.with_addresses(&[]);
                 let is_approximate = raw.approximate;
+                let time = if is_own { due.take_time() } else { due.time() };
                 due.shared.record(|recording| {
                     recording.modules = modules;
                     recording.approximate += u64::from(is_approximate);
-                    recording.count(seen, Count::one(due.time));
+                    recording.count(seen, Count::one(time));
                 });
-                due.is_done |= is_own;
-            } else if !due.is_done
+            } else if !due.is_done()
                 && copy.state != State::Gone
                 && !copy.is_consistent | !copy.visits.is_empty()
                 && lineage.visit_of(profile, before).is_some_and(|visit| is_own(visit, profile))
             {
-                let notes = copy.notes();
-                due.shared.record(|recording| recording.miss(due.time, notes));
-                due.is_done = true;
+                let time = due.take_time();
+                due.shared.record(|recording| recording.miss(time, copy.notes()));
             }
         }
     }
 
     /// Counts a sample of a future between two polls.
     fn count_wait(&mut self, due: &mut Due) {
-        let Due { shared, time, is_done } = due;
+        let shared = Arc::clone(&due.shared);
         if let Some((copies, owed)) = shared.wait(Waiting::settle).flatten() {
-            self.count_place(shared, copies, owed);
+            self.count_place(&shared, copies, owed);
         }
-        let Some(found) = shared.wait(|waiting| waiting.look(*time)) else { return };
+        let time = due.time();
+        let Some(found) = shared.wait(|waiting| waiting.look(time)) else { return };
+        if let Found::Polled = found {
+            return;
+        }
+        due.take(time);
         match found {
-            Found::Polled => return,
+            Found::Polled => {}
             Found::Pending(place) => {
-                shared.record(|recording| recording.count(pending(place), Count::one(*time)));
+                shared.record(|recording| recording.count(pending(place), Count::one(time)));
             }
             Found::Copied { copies, poll, mut owed } => {
-                owed.add(Count::one(*time));
-                let place = self.count_place(shared, copies, owed);
+                owed.add(Count::one(time));
+                let place = self.count_place(&shared, copies, owed);
                 shared.wait(|waiting| waiting.know(poll, &place));
             }
             Found::Later(waker) => wake(waker),
         }
-        *is_done = true;
     }
 
     fn count_place(&mut self, shared: &Shared, copies: AwaitCopies, count: Count) -> Place {

@@ -1,12 +1,24 @@
 //! One run of a profile, from its beginning to its end.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::report::ProfileReport;
 use super::sampler;
 use super::setup::Setup;
 use super::shared::Shared;
+use crate::error::Rounded;
+use crate::report::stack::{CpuTimes, Target};
+use crate::sync::os;
 use crate::time::clock;
+
+/// A thread that got no processor for more than this part of the time is told about.
+const STARVED_PART: u32 = 20;
+
+/// The times of the calling thread so far.
+pub(super) fn own_times() -> Option<CpuTimes> {
+    Target::new(os::thread_id(), 0).times()
+}
 
 /// A profile that runs. It ends when this is dropped.
 #[derive(Debug)]
@@ -25,6 +37,18 @@ impl Session {
             shared.record(|recording| recording.note(note.to_owned()));
         }
         Self { shared, began }
+    }
+
+    /// Notes it if the thread got no processor for a good part of the time, by its times before and after.
+    pub(super) fn note_starvation(&self, before: Option<CpuTimes>, after: Option<CpuTimes>) {
+        let Some((before, after)) = before.zip(after) else { return };
+        let starved = after.waited.saturating_sub(before.waited);
+        let elapsed = Duration::from_nanos(clock::real_now().saturating_sub(self.began));
+        if starved > elapsed / STARVED_PART {
+            let text =
+                format!("The thread was ready to run, but got no processor, for {}.", Rounded(starved));
+            self.shared.record(|recording| recording.note(text));
+        }
     }
 
     pub(super) fn end(self) -> ProfileReport {

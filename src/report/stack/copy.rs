@@ -33,7 +33,11 @@ pub(crate) struct Words {
 
 impl Words {
     pub(super) fn of_frame(frame: u64) -> Self {
-        Self { frame, ..Self::default() }
+        Self {
+            frame,
+            #[cfg(feature = "profile")]
+            visit: 0,
+        }
     }
 }
 

@@ -38,6 +38,19 @@ pub fn interval(period: Duration) -> Interval {
 /// # Panics
 ///
 /// If the period is zero, as tokio's.
+///
+/// # Examples
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// use timebox::tokio::time::{Duration, Instant, interval_at};
+///
+/// let start = Instant::now() + Duration::from_millis(1);
+/// let mut interval = interval_at(start, Duration::from_secs(60));
+/// assert_eq!(interval.tick().await, start);
+/// # }
+/// ```
 #[track_caller]
 pub fn interval_at(start: Instant, period: Duration) -> Interval {
     assert!(!period.is_zero(), "`period` must be non-zero.");

@@ -90,6 +90,25 @@ pub fn timeout_at<F: IntoFuture>(deadline: Instant, future: F) -> Timeout<F::Int
 }
 
 /// The future of [`timeout`] and [`timeout_at`].
+///
+/// # Examples
+///
+/// The future can be taken out, also after its time is up:
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// use std::time::Duration;
+/// use timebox::tokio::time::timeout;
+/// use tokio::sync::oneshot;
+///
+/// let (sender, receiver) = oneshot::channel();
+/// let mut limited = timeout(Duration::from_millis(5), receiver);
+/// assert!((&mut limited).await.is_err());
+/// sender.send("late").unwrap();
+/// assert_eq!(limited.into_inner().await, Ok("late"));
+/// # }
+/// ```
 #[must_use = "futures do nothing unless polled"]
 #[pin_project]
 pub struct Timeout<T> {
