@@ -299,7 +299,8 @@ impl BlockingPool {
     pub(crate) fn mark_returned(&self, depth: usize) {
         let mut state = lock(&self.state);
         let stuck = &mut state.level(depth).stuck;
-        // If the task has forked this process, the pool here is a new one, which never counted the task. So `stuck` may be 0.
+        // In a child that the task itself has forked, the pool is a new one, which never counted the task. So `stuck` may
+        // be 0.
         *stuck = stuck.saturating_sub(1);
     }
 

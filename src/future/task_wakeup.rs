@@ -258,7 +258,8 @@ impl TaskWakeup {
         self.report_at <= watchdog::global().reached()
     }
 
-    /// Counts a poll while reports are on. Returns when the task must be woken for a report.
+    /// Counts a poll. Returns the time at which the task must be woken for a report, or [`NEVER`] if it need not be. Called only
+    /// while reports are on.
     #[cfg(feature = "report")]
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn count_poll(&mut self, thread: &Thread, scope: &Scope) -> u64 {

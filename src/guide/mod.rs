@@ -3,7 +3,7 @@
 //! | page | answers |
 //! |---|---|
 //! | [`stopping`] | How does a limit stop my code, and which code does it not stop? |
-//! | [`requests`] | How do I limit a whole request, share what is left, and fall back to a cheaper answer? |
+//! | [`requests`] | How do I limit every request of a server, share what is left, and fall back to a cheaper answer? |
 //! | [`deadlines`] | How does a deadline travel to the next service, and to a child process? |
 //! | [`errors`] | Which limit was it, how late, and where? Was it a timeout at all? |
 //! | [`threads`] | How do I bring a limit to `spawn`, `spawn_blocking`, rayon and thread pools? |
@@ -14,7 +14,7 @@
 //! | [`recipes`](crate::recipes) | How do I cancel a query of SQLite, PostgreSQL, MariaDB, Redis or DuckDB, and on a pooled connection? |
 //! | [`testing`] | How do I test the code that runs after a timeout? |
 //! | [`slow`] | Why is my code slow? Where does it hang, and how do I learn of it? (feature `report`) |
-//! | [`coming_from`] | What replaces tokio's `timeout`, tokio-util's token, tower-http's layer, cancel-this, `recv_timeout`? |
+//! | [`coming_from`] | What replaces tokio's `timeout`, tokio-util's token, tower's and tower-http's layers, cancel-this, `recv_timeout`? |
 //! | [`limitations`] | What can this crate not do? Read it before you use the crate. |
 //! | [`platforms`] | Which systems, features and Rust versions does it need? |
 //! | [`performance`] | What does a limit cost? |
@@ -48,8 +48,8 @@ macro_rules! page {
 }
 
 page!(stopping, "stopping.md", all(unix, feature = "isolate", feature = "macros", feature = "regex"));
-page!(requests, "requests.md");
-// The tests of this page are run by `timebox-tower`.
+// The tests of these two pages are run by `timebox-tower`.
+page!(requests, "requests.md", any());
 page!(deadlines, "deadlines.md", any());
 page!(errors, "errors.md");
 page!(threads, "threads.md");

@@ -74,18 +74,15 @@ struct Wait {
 
 impl Wait {
     fn poll(&mut self, token: &CancellationToken, cx: &mut Context<'_>) -> Poll<()> {
-        let registered = match self.key {
-            Some(key) => token.node().update_waker(key, cx.waker()),
-            None => {
-                self.key = token.node().add_waker(cx.waker());
-                self.key.is_some()
+        match self.key {
+            Some(key) => {
+                token.node().update_waker(key, cx.waker());
             }
-        };
-        // A refused registration does not prove that the node is over: a node whose lock was lost in a fork takes no wakers
-        // either.
-        let over = !registered && token.node().is_over();
+            None => self.key = token.node().add_waker(cx.waker()),
+        }
         // The check comes after the registration. So an end before the check is seen here, and a later end wakes the task.
-        if over || token.is_cancelled() {
+        // A refused registration proves nothing: the node may be over, or a fork may have lost its lock.
+        if token.is_cancelled() {
             self.leave(token);
             return Poll::Ready(());
         }

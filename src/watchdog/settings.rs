@@ -42,7 +42,8 @@ impl Settings {
         self.set(Self::WATCHED, on);
     }
 
-    /// Whether limits have been switched on explicitly.
+    /// Whether limits are on, and this has been decided: by `set_limits`, or by `init_limits` at the first scope. The fast
+    /// test: if it is false, ask `limits`.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn has_limits(&self) -> bool {
         !self.has(Self::OFF | Self::UNSET)

@@ -1,4 +1,47 @@
 //! Time limits for tower services: one budget for a request, its handler and its streamed body, and a deadline that travels.
+//!
+//! | layer | does |
+//! |---|---|
+//! | [`TimeoutLayer`] | limits each request of a server or client, and reports slow ones |
+//! | [`DeadlineLayer`] | makes outgoing calls carry the time that is left |
+//! | [`ProfileLayer`] | profiles the requests that ask for it (feature `profile`) |
+//!
+//! [`TimeoutBody`] limits a body by itself: the whole, and the silence between two frames. [`Propagation`] reads the deadline of a
+//! request. Scopes, errors, reports and the words for them are those of the crate [`timebox`]. Its guide has a page on
+//! [requests](timebox::guide::requests) and one on [deadlines](timebox::guide::deadlines).
+//!
+//! ```
+//! use std::time::Duration;
+//! use axum::http::StatusCode;
+//! use axum::response::IntoResponse;
+//! use axum::{Router, routing::get};
+//! use timebox_tower::TimeoutLayer;
+//!
+//! let limit = TimeoutLayer::new(Duration::from_secs(5))
+//!     .grace(Duration::from_millis(500)) // in which handlers roll back, and answer themselves
+//!     .respond_with(|error| (StatusCode::SERVICE_UNAVAILABLE, error.to_string()).into_response());
+//!
+//! let app: Router = Router::new().route("/", get(async || "hello")).layer(limit);
+//! # let _ = app;
+//! ```
+//!
+//! # What holds
+//!
+//! - The scope of a request is open in the service's `call`, in each poll of its future and of the response's body, and in their
+//!   drop: in handlers, extractors, and the layers within. [`timebox::handle`] takes it to tasks and threads.
+//! - It begins with the call, and ends with the last frame of the body.
+//! - What is ready wins over the limit. A handler that answers in its grace is not overruled.
+//! - A client that goes away cancels the scope, for the reason [`CLIENT_GONE`].
+//! - The service within is called as it is: not cloned, not boxed, and its readiness passes through.
+//! - Nothing here needs a runtime, or its timer. The future of a service is `Send` if the service's own is.
+//!
+//! # What does not
+//!
+//! - Code that never checks and never awaits runs on, as [everywhere](timebox::guide::limitations).
+//! - A future that is dropped since its client has gone away gets no grace. The guide says how a handler
+//!   [ends in order](timebox::guide::requests) all the same.
+//! - A body is polled only while its client reads. Limit the server's writes too.
+//! - An upgraded connection (a WebSocket) is not part of its request: its scope ends with the response `101`.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![doc(test(attr(deny(warnings))))]
@@ -29,6 +72,16 @@ pub use profile::{ProfileFuture, ProfileLayer, ProfileService};
 pub use propagation::{Malformed, Propagation};
 pub use scope::{BODY_DROPPED, CLIENT_GONE, RequestScope};
 pub use service::TimeoutService;
+
+/// Makes doc tests of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+mod readme {}
+
+/// Makes doc tests of a page of the guide of `timebox`.
+#[cfg(doctest)]
+#[doc = include_str!("../../../src/guide/requests.md")]
+mod requests {}
 
 /// Makes doc tests of a page of the guide of `timebox`.
 #[cfg(doctest)]

@@ -34,9 +34,11 @@ const OUTER: usize = 64;
 /// Larger files are not opened.
 const MOST_BYTES: u64 = 4 << 30;
 
-/// The file of a module, if it has names.
+/// Where the names of a module come from.
 struct Source {
+    /// The module's file. `None` if the file cannot be used: see [`open`].
     loader: Option<Loader>,
+    /// When names were last looked up here.
     used: u64,
 }
 
