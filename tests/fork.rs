@@ -282,3 +282,62 @@ fn a_scope_in_a_child_sees_by_the_clock_that_a_token_it_is_cancelled_on_has_expi
         slept.is_err_and(|error| error.is_timeout())
     });
 }
+
+/// The parent's threads are gone in the child, and its locks may be held for ever: here the parent's reporter and a sink of it
+/// are in the middle of a report.
+#[cfg(all(feature = "report", target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+#[test]
+fn a_child_keeps_the_policy_of_reports_and_has_threads_of_its_own() {
+    use timebox::report::{Directory, Policy, Report, dropped, flush, recent, uninstall};
+
+    /// Stays in a scope until its report was made. Says whether that was so.
+    fn is_reported() -> bool {
+        let (before, start) = (recent().len(), Instant::now());
+        let slow = Timebox::new(LONG).warn_after(Duration::from_millis(20));
+        slow.run_value(|_| {
+            while recent().len() == before && start.elapsed() < HANG / 3 {
+                thread::sleep(Duration::from_millis(1));
+            }
+            recent().len() > before
+        })
+        .unwrap()
+    }
+
+    let _one_at_a_time = FORKING.lock();
+    let folder = tempfile::tempdir().unwrap();
+    let (began, has_begun) = channel();
+    let (open, go) = channel::<()>();
+    let in_parent = Mutex::new((began, go));
+    let parent = std::process::id();
+    let hangs_in_parent = move |_: &Report| {
+        if std::process::id() == parent {
+            let hang = in_parent.lock().unwrap();
+            let _ = hang.0.send(());
+            let _ = hang.1.recv();
+        }
+    };
+    let directory = Directory::new(folder.path()).json();
+    Policy::new().once_per(Duration::ZERO).to(hangs_in_parent).to(directory).install().unwrap();
+    assert!(is_reported());
+    has_begun.recv_timeout(HANG).unwrap();
+    let children = folder.path().join("children");
+    fork(|| {
+        let is_afresh = recent().is_empty() && dropped() == 0;
+        let is_written = is_reported() && flush(HANG / 3);
+        uninstall();
+        let is_installed = Policy::new().to(Directory::new(&children)).install().is_ok();
+        is_afresh && is_written && is_installed && is_reported() && flush(HANG / 3)
+    });
+    drop(open);
+    assert!(flush(HANG));
+    uninstall();
+    let files = |path: &std::path::Path| {
+        let entries = std::fs::read_dir(path).unwrap();
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect::<Vec<_>>()
+    };
+    let names = files(folder.path());
+    let is_of_parent = |name: &&String| name.contains(&format!("Z-{parent}-"));
+    assert!(names.iter().any(|name| is_of_parent(&name)), "{names:?}");
+    assert!(names.iter().any(|name| name.contains("Z-") && !is_of_parent(&name)), "{names:?}");
+    assert!(!files(&children).is_empty());
+}

@@ -444,3 +444,22 @@ fn a_watched_future_is_dropped_by_the_limit_around_it() {
     assert!(error.is_timeout() && !error.settled());
     assert_eq!(error.chain().len(), 1, "a watched poll is no scope: {error:?}");
 }
+
+#[cfg(feature = "testing")]
+#[test]
+fn a_scope_on_a_mock_clock_is_not_reported() {
+    const SHORT: Duration = Duration::from_millis(20);
+    let only = Written::alone();
+    timebox::testing::MockClock::new().run(|_| {
+        let _ = Timebox::new(SHORT).label("mocked").run_value(|_| {
+            // The watchdog looks at all threads now.
+            let written = Written::install(only, |policy| policy);
+            let real =
+                thread::spawn(|| Timebox::new(SHORT).label("real").run_value(|_| thread::sleep(10 * SHORT)));
+            written.wait_for(labelled("real", Kind::Expired));
+            let _ = real.join().unwrap();
+            let all = written.all();
+            assert!(all.iter().all(|report| report.scope.label() != Some("mocked")), "{all:#?}");
+        });
+    });
+}

@@ -34,15 +34,7 @@ fn parse(text: &str) -> Stack {
                 (frame.file, frame.line) = parse_place(place);
             }
         } else if let Some((address, function)) = parse_function(line) {
-            frames.push(Frame {
-                function: without_hash(function).to_owned(),
-                file: None,
-                line: None,
-                inlined: false,
-                foreign: false,
-                module: None,
-                offset: address,
-            });
+            frames.push(Frame { offset: address, ..Frame::with_name(without_hash(function)) });
             addresses.push(address);
         }
     }

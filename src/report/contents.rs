@@ -210,3 +210,18 @@ pub struct Frame {
     /// The address in the module, as symbol tools take it.
     pub offset: u64,
 }
+
+impl Frame {
+    /// A frame of which no more than a name is known.
+    pub(super) fn with_name(function: impl Into<String>) -> Self {
+        Self {
+            function: function.into(),
+            file: None,
+            line: None,
+            inlined: false,
+            foreign: false,
+            module: None,
+            offset: 0,
+        }
+    }
+}

@@ -52,11 +52,13 @@ type OnStuck = Arc<dyn Fn(&Dump) + Send + Sync>;
 
 type Exempt = Box<dyn Fn(&ScopeInfo) -> bool + Send + Sync>;
 
-/// Why a policy was not installed: a sink says that it cannot write.
+/// Why a policy was not installed: a sink says that it cannot write, or this is a forked child whose parent was changing its
+/// policy at the fork. The [`source`](std::error::Error::source) says which.
 #[derive(Debug, thiserror::Error)]
-#[error("a sink of the policy cannot write reports")]
+#[error("{what}")]
 #[non_exhaustive]
 pub struct InstallError {
+    what: &'static str,
     source: io::Error,
 }
 
@@ -169,7 +171,10 @@ impl Policy {
     /// The policy as it is installed. Fails if a sink says that it cannot write.
     pub(super) fn checked(self) -> Result<Installed, InstallError> {
         for sink in &self.sinks {
-            sink.check().map_err(|source| InstallError { source })?;
+            sink.check().map_err(|source| InstallError {
+                what: "a sink of the policy cannot write reports",
+                source,
+            })?;
         }
         Ok(Installed::new(self))
     }
@@ -270,17 +275,24 @@ pub(crate) fn current() -> Option<Arc<Installed>> {
 }
 
 /// Puts another policy in force, or none. `tell` is called under the lock that [`current`] takes. So the last call of a
-/// `tell` is about the policy in force.
-pub(super) fn replace(new: Option<Arc<Installed>>, tell: impl FnOnce(Option<&Installed>)) {
+/// `tell` is about the policy in force. Fails if the lock was lost in a fork.
+pub(super) fn replace(
+    new: Option<Arc<Installed>>,
+    tell: impl FnOnce(Option<&Installed>),
+) -> Result<(), InstallError> {
     count_forks();
     let current = CURRENT.get_or_init(|| ForkMutex::new(None));
     // If the lock was lost in a fork, this process never has a policy.
-    let Some(mut current) = current.lock() else { return };
+    let Some(mut current) = current.lock() else {
+        let source = io::Error::other("it was forked while another thread changed the policy");
+        return Err(InstallError { what: "this process cannot have a policy", source });
+    };
     tell(new.as_deref());
     let old = std::mem::replace(&mut *current, new);
     drop(current);
     // Outside the lock, since it may drop the user's sinks.
     drop(old);
+    Ok(())
 }
 
 /// Gives a policy back. The last owner drops the user's sinks and closures, which may hang or panic. So that happens on a thread

@@ -243,7 +243,7 @@ impl Watched {
         // If there are more scopes than these, the outermost scope is not known.
         let outermost = peeked.scopes().iter().rposition(|scope| !scope.kind.is_only_watched());
         let outermost = outermost.filter(|_| !peeked.is_cut);
-        for (depth, scope) in peeked.scopes().iter().enumerate() {
+        for (depth, scope) in peeked.scopes().iter().enumerate().filter(|(_, scope)| !scope.mocked) {
             let told =
                 self.reported.iter().find(|reported| reported.is_of(scope)).map_or(0, |one| one.events);
             let has_lasted = !scope.kind.is_polled() || has_lasted(&mut self.polls, scope, now);

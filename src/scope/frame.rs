@@ -94,6 +94,9 @@ pub struct Scope {
     cause: Cause,
     /// Whether the limit was not a duration. Errors then name no limit.
     unmeasured: bool,
+    /// Whether the times are those of a mock clock.
+    #[cfg(all(feature = "report", feature = "testing"))]
+    mocked: bool,
     /// What leaving the scope has to undo.
     undo: Cell<Undo>,
     /// How many calls hold the frame: see invariant 1.
@@ -135,6 +138,8 @@ impl Scope {
             kind,
             cause,
             unmeasured,
+            #[cfg(all(feature = "report", feature = "testing"))]
+            mocked: clock::is_mocked(),
             undo: Cell::new(if kind.is_boundary() { Undo::FLAG } else { Undo::NOTHING }),
             holds: Cell::new(0),
             waker: MaybeUninit::uninit(),

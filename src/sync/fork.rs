@@ -21,7 +21,7 @@ static GENERATION: AtomicU32 = AtomicU32::new(0);
 
 /// How many forks lie between the first process that used this crate and this one.
 #[inline]
-fn generation() -> u32 {
+pub(crate) fn generation() -> u32 {
     #[cfg(timebox_loom)]
     return 0;
     // Relaxed: the number changes only while a child has only one thread, so no other thread reads it meanwhile.

@@ -11,7 +11,7 @@ use super::reports::{NO_WARNING, Observer};
 use super::slots::Slot;
 use crate::sync::Ordering;
 use crate::sync::callback::drop_quietly;
-use crate::time::NEVER;
+use crate::time::{NEVER, clock};
 
 impl Watchdog {
     /// Puts a policy of reports into force. `warn_after`: after how long an outermost scope is reported as slow, in
@@ -52,7 +52,23 @@ impl Watchdog {
     pub(crate) fn arm_look(&'static self, slot: &Slot, at: u64) -> bool {
         slot.set_look(at);
         self.light_fence();
-        self.wake_for(at)
+        // Relaxed: as in `wake_for`.
+        at >= self.next_wake.0.load(Ordering::Relaxed) || self.wake_for_look(slot, at)
+    }
+
+    /// [`wake`](Self::wake) for a look. A thread that got no processor may arm one that the watchdog has passed meanwhile, and
+    /// would never find. Such a look is put off to this moment.
+    #[cold]
+    #[inline(never)]
+    fn wake_for_look(&'static self, slot: &Slot, mut at: u64) -> bool {
+        // Relaxed: if a later pass has begun, it has found the look, since the look was stored before the fence.
+        let passed = self.reports.passed.load(Ordering::Relaxed);
+        if at <= passed {
+            at = clock::now().max(passed.saturating_add(1));
+            slot.set_look(at);
+            self.light_fence();
+        }
+        self.wake(at)
     }
 
     /// Calls the observer, if there are reports. `planned`: when this pass was to begin.

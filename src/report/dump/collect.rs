@@ -123,10 +123,14 @@ impl Making {
                 break;
             }
             let target = Target::new(tid, frame_words.get(&tid).copied().unwrap_or(0));
-            let copy = match stack::begin(&target) {
+            let mut copy = match stack::begin(&target) {
                 Begun::Copied(copy) => copy,
                 Begun::Asked(request) => request.wait(PATIENCE),
             };
+            // The thread may have ended since, and another may have its number.
+            if self::frame_words().get(&tid) != frame_words.get(&tid) {
+                copy.scopes.clear();
+            }
             // The thread may have ended since the threads were listed.
             if copy.state == State::Gone {
                 continue;
@@ -204,15 +208,7 @@ fn dumped(copy: &Copy, thread: Thread, raw: &mut RawStack, asked: bool) -> Threa
         notes.push("There are more scopes around these.".into());
     }
     notes.append(&mut raw.notes);
-    let nameless = |address: u64| Frame {
-        function: format!("{address:#x}"),
-        file: None,
-        line: None,
-        inlined: false,
-        foreign: false,
-        module: None,
-        offset: address,
-    };
+    let nameless = |address: u64| Frame { offset: address, ..Frame::with_name(format!("{address:#x}")) };
     let frames = raw.frames.iter().map(|frame| nameless(frame.address)).collect();
     // The thread that asked for the dump is blocked only because it waits for the dump.
     let thread = if asked { Thread { activity: Activity::Running, ..thread } } else { thread };

@@ -5,26 +5,15 @@ use std::panic::Location;
 use std::time::Duration;
 
 use super::copy::{Contents, CpuTimes, StackCopy};
+use super::raw::RawStack;
 use super::reason::Reason;
 use crate::report::contents::Stack;
 use crate::scope::{ReadMemory, ScopeCopy};
 use crate::time::clock;
 
-/// One frame.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct RawFrame {
-    pub(crate) address: u64,
-    pub(crate) cfa: u64,
-}
-
-/// A stack. It has no frames here.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct RawStack {
-    pub(crate) frames: Vec<RawFrame>,
-    pub(crate) truncated: bool,
-    pub(crate) approximate: bool,
-    pub(crate) notes: Vec<String>,
-}
+/// No program or library is known.
+#[derive(Debug, Default)]
+pub(super) struct Modules;
 
 impl RawStack {
     #[cfg(feature = "profile")]
@@ -91,7 +80,6 @@ impl Target {
 #[derive(Debug)]
 pub(crate) enum Begun {
     Copied(Copy),
-    #[allow(dead_code)] // never made here
     Asked(Request),
 }
 

@@ -6,7 +6,14 @@
 //!
 //! Neither way takes a lock that the program may hold, and neither allocates.
 
+// Elsewhere no stack is taken, so much of what a stack needs has no user.
+#![cfg_attr(
+    not(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64"), not(miri))),
+    allow(dead_code)
+)]
+
 mod copy;
+mod raw;
 mod reason;
 #[cfg(feature = "profile")]
 mod visits;
@@ -20,9 +27,8 @@ mod platform;
 mod platform;
 
 pub(crate) use copy::{CpuTimes, StackCopy, State};
-pub(crate) use platform::{
-    Begun, Copy, Memory, Names, RawStack, Target, Unwinder, begin, location, own, prepare,
-};
+pub(crate) use platform::{Begun, Copy, Memory, Names, Target, Unwinder, begin, location, own, prepare};
+pub(crate) use raw::RawStack;
 #[cfg(feature = "profile")]
 pub(crate) use visits::Visits;
 

@@ -63,6 +63,8 @@ pub(crate) struct ScopeCopy {
     /// For a polled kind: the number of the poll.
     pub(crate) poll: u64,
     pub(crate) unmeasured: bool,
+    /// Whether the times are those of a mock clock.
+    pub(crate) mocked: bool,
     pub(crate) label: ShortText<LABEL_BYTES>,
     /// Names and values in turn, each followed by a zero byte.
     pub(crate) fields: ShortText<FIELDS_BYTES>,
@@ -82,6 +84,7 @@ impl ScopeCopy {
         kind: Kind::Block,
         poll: 0,
         unmeasured: false,
+        mocked: false,
         label: ShortText::EMPTY,
         fields: ShortText::EMPTY,
         warn_after: NEVER,
@@ -176,6 +179,10 @@ fn copy(frame: u64, memory: &impl ReadMemory, place: &mut ScopeCopy) -> Option<u
     place.kind = Kind::from_bits(bytes.0[offset_of!(Scope, kind)])?;
     place.poll = bytes.long(offset_of!(Scope, poll));
     place.unmeasured = bytes.0[offset_of!(Scope, unmeasured)] != 0;
+    #[cfg(feature = "testing")]
+    {
+        place.mocked = bytes.0[offset_of!(Scope, mocked)] != 0;
+    }
     place.label.len = 0;
     place.fields.len = 0;
     place.warn_after = NEVER;

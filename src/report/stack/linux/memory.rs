@@ -1,11 +1,11 @@
 //! Reads memory of this process that may not be there: an address without memory ends the read, and never the process.
 
 use std::fs::File;
-use std::os::unix::fs::FileExt;
+use std::os::fd::{AsRawFd, IntoRawFd, RawFd};
 
 use crate::scope::ReadMemory;
-use crate::sync::SetOnce;
-use crate::sync::fork::PerProcess;
+use crate::sync::fork::generation;
+use crate::sync::{AtomicU64, Ordering};
 
 /// The memory of this process.
 ///
@@ -13,17 +13,28 @@ use crate::sync::fork::PerProcess;
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Memory;
 
+/// The memory of this process, for signal handlers: nothing is read unless [`Memory::prepare`] has returned before.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct PreparedMemory;
+
 /// How the memory can be read. Each process finds that out for itself, because an open `/proc/self/mem` belongs to the
 /// process that opened it.
+#[derive(Clone, Copy)]
 enum Way {
     Call,
-    File(File),
+    /// By this file, which is never closed.
+    File(RawFd),
     None,
 }
 
-static WAY: PerProcess<SetOnce<Way>> = PerProcess::new(SetOnce::new(), SetOnce::new);
+/// How the memory can be read, and which process of a family of forks has found that out: an open `/proc/self/mem` stays that of
+/// the process that opened it. 0 if nobody has found it out.
+static KNOWN: AtomicU64 = AtomicU64::new(0);
 
 impl Way {
+    const CALL: u32 = u32::MAX;
+    const NONE: u32 = u32::MAX - 1;
+
     fn find() -> Self {
         let probe = [7_u8];
         let mut copy = [0_u8];
@@ -32,9 +43,45 @@ impl Way {
             return Self::Call;
         }
         let Ok(file) = File::open("/proc/self/mem") else { return Self::None };
-        match file.read_at(&mut copy, address) {
-            Ok(1) if copy == probe => Self::File(file),
-            _ => Self::None,
+        if by_file(file.as_raw_fd(), address, &mut copy) == 1 && copy == probe {
+            Self::File(file.into_raw_fd())
+        } else {
+            Self::None
+        }
+    }
+
+    fn known() -> Option<Self> {
+        // Relaxed: the word is all that is told.
+        let known = KNOWN.load(Ordering::Relaxed);
+        let [process, way] = [known >> 32, known & u64::from(u32::MAX)];
+        if process != u64::from(generation()) + 1 {
+            return None;
+        }
+        Some(match u32::try_from(way).unwrap_or(Self::NONE) {
+            Self::CALL => Self::Call,
+            Self::NONE => Self::None,
+            file => Self::File(file.cast_signed()),
+        })
+    }
+
+    fn known_or_found() -> Self {
+        Self::known().unwrap_or_else(|| {
+            let way = Self::find();
+            let word = match way {
+                Self::Call => Self::CALL,
+                Self::None => Self::NONE,
+                Self::File(file) => file.cast_unsigned(),
+            };
+            KNOWN.store((u64::from(generation()) + 1) << 32 | u64::from(word), Ordering::Relaxed);
+            way
+        })
+    }
+
+    fn read(self, address: u64, into: &mut [u8]) -> usize {
+        match self {
+            Self::Call => by_call(address, into),
+            Self::File(file) => by_file(file, address, into),
+            Self::None => 0,
         }
     }
 }
@@ -42,34 +89,34 @@ impl Way {
 impl Memory {
     /// Finds out how the memory can be read, so that a signal handler need not find it out.
     pub(super) fn prepare() {
-        WAY.get().get_or_init(Way::find);
+        Way::known_or_found();
     }
 
     /// Whether the memory can be read at all.
     pub(super) fn is_readable() -> bool {
-        !matches!(WAY.get().get_or_init(Way::find), Way::None)
+        !matches!(Way::known_or_found(), Way::None)
     }
 }
 
 impl ReadMemory for Memory {
-    /// Safe in a signal handler, once [`Memory::prepare`] has returned: it makes one or a few system calls.
     fn read(&self, address: u64, into: &mut [u8]) -> usize {
-        match WAY.get().get() {
-            Some(Way::Call) => by_call(address, into),
-            Some(Way::File(file)) => by_file(file, address, into),
-            Some(Way::None) => 0,
-            None => {
-                Self::prepare();
-                if WAY.get().get().is_some() { self.read(address, into) } else { 0 }
-            }
-        }
+        Way::known_or_found().read(address, into)
     }
 }
 
-fn by_file(file: &File, address: u64, into: &mut [u8]) -> usize {
+impl ReadMemory for PreparedMemory {
+    fn read(&self, address: u64, into: &mut [u8]) -> usize {
+        Way::known().map_or(0, |way| way.read(address, into))
+    }
+}
+
+fn by_file(file: RawFd, address: u64, into: &mut [u8]) -> usize {
     let mut done = 0;
-    while done < into.len() {
-        match file.read_at(&mut into[done..], address.wrapping_add(done as u64)) {
+    while let Some(rest) = into.get_mut(done..).filter(|rest| !rest.is_empty()) {
+        let offset = address.wrapping_add(done as u64).cast_signed();
+        // SAFETY: the kernel writes only to `rest`.
+        let count = unsafe { libc::pread64(file, rest.as_mut_ptr().cast(), rest.len(), offset) };
+        match usize::try_from(count) {
             Ok(0) | Err(_) => break,
             Ok(count) => done += count,
         }

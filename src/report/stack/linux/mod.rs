@@ -8,7 +8,6 @@ mod memory;
 mod modules;
 mod names;
 mod own;
-mod raw;
 mod signal;
 mod slots;
 mod spare;
@@ -19,11 +18,9 @@ mod unwind;
 
 pub(crate) use location::location;
 pub(crate) use memory::Memory;
-#[cfg(test)]
 pub(super) use modules::Modules;
 pub(crate) use names::Names;
 pub(crate) use own::own;
-pub(crate) use raw::RawStack;
 pub(crate) use spare::Copy;
 #[cfg(test)]
 pub(super) use target::ask;

@@ -10,9 +10,9 @@ use std::sync::Arc;
 
 use addr2line::Loader;
 
+use super::super::raw::RawStack;
 use super::elf;
 use super::modules::{DELETED, Mapping, Module};
-use super::raw::RawStack;
 use crate::report::contents::{Frame, Stack};
 use crate::report::foreign::{is_foreign, is_own};
 use crate::scope::ReadMemory;
@@ -73,13 +73,14 @@ impl Names {
         let left_out = shown.saturating_sub(INNER + OUTER);
         for (index, frame) in raw.frames.iter().enumerate() {
             if left_out > 0 && index == INNER {
-                stack.frames.push(gap(&format!("({left_out} frames are left out here)")));
+                stack.frames.push(Frame::with_name(format!("({left_out} frames are left out here)")));
             }
             if (INNER..INNER + left_out).contains(&index) {
                 continue;
             }
             if raw.gap == Some(index) {
-                stack.frames.push(gap("(frames are missing here: the stack is larger than its copy)"));
+                let gap = "(frames are missing here: the stack is larger than its copy)";
+                stack.frames.push(Frame::with_name(gap));
             }
             let is_late = clock::real_now().saturating_sub(now) > BUDGET;
             let before = stack.frames.len();
@@ -108,7 +109,7 @@ impl Names {
         frames: &mut Vec<Frame>,
     ) {
         let Some(module) = module else {
-            frames.push(Frame { offset: address, ..gap(&format!("{address:#x}")) });
+            frames.push(Frame { offset: address, ..Frame::with_name(format!("{address:#x}")) });
             return;
         };
         let key = (address, module.image.bias, module.image.build_id.clone());
@@ -139,19 +140,6 @@ impl Names {
 
     fn close_unused(&mut self, now: u64) {
         self.sources.retain(|_, source| now.saturating_sub(source.used) < UNUSED);
-    }
-}
-
-/// A frame that stands for others.
-fn gap(text: &str) -> Frame {
-    Frame {
-        function: text.to_owned(),
-        file: None,
-        line: None,
-        inlined: false,
-        foreign: false,
-        module: None,
-        offset: 0,
     }
 }
 
@@ -237,7 +225,7 @@ fn named(loader: &Loader, module: &Module, address: u64) -> Vec<Frame> {
                 physical.function = symbol;
             }
             Some(_) => {}
-            None => found.push(Frame { function: symbol, offset, module: Some(name.to_owned()), ..gap("") }),
+            None => found.push(Frame { offset, module: Some(name.to_owned()), ..Frame::with_name(symbol) }),
         }
     }
     for frame in &mut found {
@@ -260,5 +248,5 @@ fn nameless(module: &Module, address: u64) -> Frame {
         None => format!("{name}+{offset:#x}"),
     };
     let foreign = is_foreign("", None, name);
-    Frame { function, foreign, module: Some(name.to_owned()), offset, ..gap("") }
+    Frame { foreign, module: Some(name.to_owned()), offset, ..Frame::with_name(function) }
 }

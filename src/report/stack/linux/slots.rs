@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use super::super::copy::{Contents, Registers, State, Words};
 use super::super::reason::Reason;
-use super::memory::Memory;
+use super::memory::PreparedMemory;
 use super::spare::Copy;
 use super::system::{is_gone, wait, wake};
 use crate::sync::fork::InChild;
@@ -109,7 +109,7 @@ impl Slot {
         // SAFETY: the address is that of a box that `Armed::new` has put here. By invariant 1 the handler owns it now.
         let contents = unsafe { &mut *contents };
         if has_room {
-            contents.fill(registers, self.words(), &Memory);
+            contents.fill(registers, self.words(), &PreparedMemory);
             contents.is_consistent = true;
             if contents.stack.registers.is_none() {
                 contents.because(Reason::Unreadable);

@@ -13,11 +13,11 @@ use framehop::{
 };
 
 use super::super::copy::{Registers, StackCopy};
+use super::super::raw::{RawFrame, RawStack};
 use super::arch;
 use super::landing;
 use super::memory::Memory;
 use super::modules::{Module, Modules};
-use super::raw::{RawFrame, RawStack};
 use crate::scope::ReadMemory;
 use crate::time::clock;
 
@@ -192,7 +192,7 @@ impl<M: ReadMemory> Unwinder<M> {
             let mut outer = RawStack::default();
             self.walk(stack, arch::caller(pc.address(), slot + 8), pc, true, &mut outer);
             if outer.scanned == 0 && (outer.frames.len() >= BELIEVED || !outer.truncated) {
-                found.set_cfa(part.start);
+                set_cfa(found, part.start);
                 found.gap = Some(found.frames.len());
                 found.frames.append(&mut outer.frames);
                 found.truncated = outer.truncated;
@@ -255,7 +255,7 @@ impl<M: ReadMemory> Unwinder<M> {
                             found.truncated = true;
                             return;
                         };
-                        found.set_cfa(registers.sp());
+                        set_cfa(found, registers.sp());
                         found.frames.push(RawFrame { address, cfa: registers.sp() });
                         at = FrameAddress::InstructionPointer(interrupted.pc);
                         registers = arch::to_framehop(&interrupted);
@@ -317,7 +317,7 @@ impl<M: ReadMemory> Unwinder<M> {
                     pc
                 }
             };
-            found.set_cfa(registers.sp());
+            set_cfa(found, registers.sp());
             let Some(address) = FrameAddress::from_return_address(pc) else {
                 found.truncated = true;
                 return;
@@ -325,5 +325,12 @@ impl<M: ReadMemory> Unwinder<M> {
             at = address;
             is_steady = true;
         }
+    }
+}
+
+/// The end of the last frame.
+fn set_cfa(found: &mut RawStack, cfa: u64) {
+    if let Some(frame) = found.frames.last_mut() {
+        frame.cfa = cfa;
     }
 }

@@ -250,6 +250,33 @@ fn the_loaders_lock_holds_nobody_up() {
     runner.stop();
 }
 
+/// Threads that make processes, which share their memory for a while, are looked at.
+#[test]
+fn processes_that_are_made_meanwhile_come_to_no_harm() {
+    let children = Arc::new(AtomicU64::new(0));
+    let makers: Vec<Runner> = (0..2)
+        .map(|_| {
+            let children = Arc::clone(&children);
+            Runner::start(move || {
+                let status = std::process::Command::new("/bin/true").status().unwrap();
+                assert!(status.success(), "{status}");
+                children.fetch_add(1, Ordering::Relaxed);
+            })
+        })
+        .collect();
+    let targets: Vec<Target> = makers.iter().map(|maker| maker.thread.target()).collect();
+    let mut eyes = Eyes::new();
+    let mut looks = 0;
+    while looks < 2000 || children.load(Ordering::Relaxed) < 100 {
+        for target in &targets {
+            let (copy, raw) = eyes.raw(target);
+            assert!(copy.stack.is_there() && raw.frames.len() > 3, "{copy:?}");
+            looks += 1;
+        }
+    }
+    makers.into_iter().for_each(Runner::stop);
+}
+
 /// Threads are born and end while they are looked at.
 #[test]
 fn threads_that_end_meanwhile_do_no_harm() {

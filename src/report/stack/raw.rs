@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::modules::Modules;
+use super::platform::Modules;
 
 /// One frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,19 +31,13 @@ pub(crate) struct RawStack {
     pub(super) modules: Arc<Modules>,
 }
 
+#[cfg(feature = "profile")]
 impl RawStack {
     /// A stack of these addresses, in the modules of this one. 0 stands for frames that are missing.
-    #[cfg(feature = "profile")]
     pub(crate) fn with_addresses(&self, addresses: &[u64]) -> Self {
         let gap = addresses.iter().position(|&address| address == 0);
         let present = addresses.iter().filter(|&&address| address != 0);
         let frames = present.map(|&address| RawFrame { address, cfa: u64::MAX }).collect();
         Self { frames, gap, modules: Arc::clone(&self.modules), ..Self::default() }
-    }
-
-    pub(super) fn set_cfa(&mut self, cfa: u64) {
-        if let Some(frame) = self.frames.last_mut() {
-            frame.cfa = cfa;
-        }
     }
 }

@@ -1,0 +1,137 @@
+//! The names of functions, by how a library was built; and a library whose file was replaced.
+
+use std::ffi::CString;
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::process::Command;
+use std::{mem, thread};
+
+use super::{Eyes, Thread};
+use crate::report::contents::{Frame, Stack};
+
+const SOURCE: &str = include_str!("../../../../tests/fixtures/names.rs");
+
+/// Compiles a source in a folder to the library `libNAME.so` there. Says whether there is a compiler.
+fn compile(folder: &Path, name: &str, source: &str, options: &[&str]) -> bool {
+    fs::write(folder.join("names.rs"), source).unwrap();
+    let mut compiler = Command::new(std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()));
+    compiler.current_dir(folder).args([
+        "names.rs",
+        "--crate-name=names",
+        "--crate-type=cdylib",
+        "--edition=2024",
+    ]);
+    compiler.args(["-Copt-level=3", "-o", &format!("lib{name}.so")]).args(options);
+    match compiler.output() {
+        Ok(output) => {
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            true
+        }
+        Err(error) => {
+            eprintln!("not run: there is no Rust compiler ({error})");
+            false
+        }
+    }
+}
+
+/// A thread that sleeps in the library. It sleeps until the process ends.
+fn enter(library: &Path) -> Thread {
+    let path = CString::new(library.as_os_str().as_bytes()).unwrap();
+    // SAFETY: the library was compiled from a source that has this function.
+    let enter = unsafe {
+        let library = libc::dlopen(path.as_ptr(), libc::RTLD_NOW);
+        assert!(!library.is_null());
+        mem::transmute::<*mut libc::c_void, extern "C" fn()>(libc::dlsym(library, c"enter".as_ptr()))
+    };
+    Thread::start(move || enter())
+}
+
+fn is_of_library(frame: &Frame) -> bool {
+    frame.module.as_ref().is_some_and(|module| module.starts_with("libnames"))
+}
+
+/// The stack of a thread that sleeps in the library.
+fn look(thread: &Thread) -> Stack {
+    let target = thread.target();
+    let mut eyes = Eyes::new();
+    loop {
+        let (copy, stack) = eyes.look(&target);
+        if copy.call.is_some_and(|call| call.number == libc::SYS_clock_nanosleep) {
+            return stack;
+        }
+        thread::yield_now();
+    }
+}
+
+/// The library's own functions in a stack, as `function:line`, with `+` if inlined.
+fn own(stack: &Stack) -> Vec<String> {
+    let frames = stack.frames.iter().filter(|frame| is_of_library(frame) && !frame.foreign);
+    let text = |frame: &Frame| {
+        if let Some(file) = &frame.file {
+            assert!(file.ends_with("names.rs"), "{frame:?}");
+        }
+        let line = frame.line.map(|line| format!(":{line}")).unwrap_or_default();
+        // The number of a function without a name depends on the compiler.
+        let function = frame.function.split_once("!fn_").map(|(library, _)| format!("{library}!fn"));
+        let function = function.as_deref().unwrap_or(&frame.function);
+        format!("{function}{line}{}", if frame.inlined { " +" } else { "" })
+    };
+    frames.map(text).collect()
+}
+
+#[test]
+fn names_are_as_good_as_the_build() {
+    let full: &[&str] = &[
+        "names::inlined:11 +",
+        "names::sleeps:17",
+        "names::leaf::{{closure}}:22 +",
+        "names::branch::{{closure}}:27 +",
+        "enter:34",
+    ];
+    // Of a function that was inlined there is its last name only.
+    let lines: &[&str] =
+        &["inlined:11 +", "names::sleeps:17", "{async_fn#0}:22 +", "{async_fn#0}:27 +", "enter:34"];
+    let folder = tempfile::tempdir().unwrap();
+    for (name, options, expected) in [
+        ("names_debug_2", &["-Cdebuginfo=2"][..], full),
+        ("names_debug_1", &["-Cdebuginfo=1"], full),
+        ("names_lto", &["-Cdebuginfo=1", "-Clto=fat", "-Cpanic=abort"], full),
+        ("names_lines", &["-Cdebuginfo=line-tables-only"], lines),
+        ("names_debug_0", &["-Cdebuginfo=0"], &["names::sleeps", "enter"]),
+        // The first one is std's.
+        (
+            "names_stripped",
+            &["-Cdebuginfo=0", "-Cstrip=symbols"],
+            &["libnames_stripped.so!fn", "libnames_stripped.so!fn", "enter"],
+        ),
+    ] {
+        if !compile(folder.path(), name, SOURCE, options) {
+            return;
+        }
+        let found = own(&look(&enter(&folder.path().join(format!("lib{name}.so")))));
+        assert_eq!(found, expected, "{name}");
+    }
+}
+
+#[test]
+fn a_library_whose_file_was_replaced_has_the_right_names_or_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let other_source = SOURCE.replace("sleeps", "is_another");
+    let (this, other) = (folder.path().join("libnames.so"), folder.path().join("libother.so"));
+    if !compile(folder.path(), "names", SOURCE, &["-Clink-arg=-Wl,--build-id"]) {
+        return;
+    }
+    let thread = enter(&this);
+    assert!(own(&look(&thread)).iter().any(|name| name.starts_with("names::sleeps")));
+    assert!(compile(folder.path(), "other", &other_source, &["-Clink-arg=-Wl,--build-id"]));
+    fs::rename(&other, &this).unwrap();
+    // Nothing is known from before.
+    let names = own(&look(&thread));
+    assert!(!names.iter().any(|name| name.contains("is_another")), "{names:?}");
+    // A privileged process can still open the file that is mapped.
+    assert!(
+        names.iter().any(|name| name == "names::sleeps" || name.starts_with("libnames.so!fn_")),
+        "{names:?}"
+    );
+}
