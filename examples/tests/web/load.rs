@@ -40,7 +40,7 @@ fn under_load_every_answer_is_in_time_and_nothing_is_left() {
     for path in BUTTONS.iter().chain(["/hang/join?__profile=demo"].iter()) {
         press(&server.address, path, None).unwrap();
     }
-    press_for(&server, Duration::from_secs(3 + seconds / 10));
+    press_for(&server, Duration::from_secs(30 + seconds / 10));
     thread::sleep(QUIET);
     let before = Usage::of(&server);
     println!("before   {before:?}");
@@ -63,7 +63,7 @@ fn under_load_every_answer_is_in_time_and_nothing_is_left() {
     assert!(after.descriptors <= before.descriptors, "descriptors: {before:?}, {after:?}");
     assert!(after.threads <= before.threads, "threads: {before:?}, {after:?}");
     // The allocator keeps some; a leak grows with the time.
-    assert!(after.resident_kb <= before.resident_kb * 3 / 2 + 8192, "memory: {before:?}, {after:?}");
+    assert!(after.resident_kb <= before.resident_kb * 5 / 4 + 16_384, "memory: {before:?}, {after:?}");
 }
 
 fn press_for(server: &Server, time: Duration) -> Vec<(&'static str, Duration)> {

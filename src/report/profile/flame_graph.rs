@@ -18,7 +18,7 @@ impl ProfileReport {
     /// The width of a frame is its time. A stack that waits ends in a blue frame, as described at [`folded`](Self::folded).
     ///
     /// Functions of std, of runtimes and of this crate that stand between yours are drawn as one frame, `(std and tokio)`. Those in
-    /// which your code computes are all drawn. `folded` has each function.
+    /// which your code computes are all drawn, and of those in which it waits the one that it called. `folded` has each function.
     ///
     /// It is drawn by the crate [`inferno`](https://docs.rs/inferno), **whose licence is CDDL-1.0**. If that does not suit you, do
     /// without the feature `flamegraph`, and give [`folded`](Self::folded) to a tool outside of your program.
@@ -61,7 +61,10 @@ impl ProfileReport {
 fn names(stack: &ProfileStack) -> Vec<String> {
     let frames = &stack.frames;
     let innermost = frames.iter().take_while(|frame| frame.foreign).count();
-    let (shown, rest) = frames.split_at(if stack.doing.is_waiting() { 0 } else { innermost });
+    if stack.doing.is_waiting() && (1..frames.len()).contains(&innermost) {
+        return Frames(&frames[innermost - 1..]).names();
+    }
+    let (shown, rest) = frames.split_at(innermost);
     let mut names: Vec<String> = shown.iter().map(|frame| frame.function.clone()).collect();
     names.extend(Frames(rest).names());
     names
