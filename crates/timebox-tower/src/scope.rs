@@ -66,11 +66,18 @@ impl RequestScope {
         let Some(idle) = self.idle else { return self.poll(cx, poll) };
         let location = self.location;
         let begin = || PollScope::new(Timebox::new(idle).label("silence of the body"), location);
-        let mut silence = self.silence.take().unwrap_or_else(begin);
-        let polled = self.poll(cx, |cx| silence.poll(cx, &mut poll));
-        if polled.is_pending() {
-            self.silence = Some(silence);
-        }
+        let mut silence = self.silence.take();
+        let polled = self.poll(cx, |cx| {
+            // A scope that is over admits no other scope. What is ready is still sent then, and the grace bounds the rest.
+            if silence.is_none() && timebox::remaining().is_none_or(|left| !left.is_zero()) {
+                silence = Some(begin());
+            }
+            match &mut silence {
+                Some(silence) => silence.poll(cx, &mut poll),
+                None => poll(cx).map(Ok),
+            }
+        });
+        self.silence = silence.filter(|_| polled.is_pending());
         polled.map(|result| result?)
     }
 
