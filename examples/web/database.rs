@@ -1,6 +1,7 @@
 //! SQLite, whose statements end with the request.
 
-use parking_lot::Mutex;
+use std::sync::Mutex;
+
 use rusqlite::{Connection, Params};
 use tempfile::TempDir;
 use timebox::{Hook, interruptible};
@@ -38,10 +39,10 @@ impl Database {
         &self,
         work: impl FnOnce(&Connection) -> Result<T, AnyError>,
     ) -> Result<T, AnyError> {
-        let idle = self.idle.lock().pop();
+        let idle = self.idle.lock().unwrap().pop();
         let connection = idle.map_or_else(|| self.connect(), Ok)?;
         let result = work(&connection);
-        self.idle.lock().push(connection);
+        self.idle.lock().unwrap().push(connection);
         result
     }
 }

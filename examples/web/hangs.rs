@@ -8,7 +8,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{Html, IntoResponse, Response};
 use timebox::io::{Timed, connect};
-use timebox::{TimeoutError, checkpoint, handle, remaining};
+use timebox::{TimeoutError, handle, sleep};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -46,7 +46,7 @@ pub(crate) const HANGS: [Hang; 7] = [
         name: "lock",
         title: "A lock that somebody holds",
         story: "The export of last night took the lock on the stock, and never let it go.",
-        rescue: "The wait is made of slices: try_lock_for, and a checkpoint.",
+        rescue: "The wait is made of try_lock and short sleeps, which end with the scope.",
     },
     Hang {
         name: "blocking",
@@ -98,20 +98,14 @@ pub(crate) async fn queries(State(shop): State<Arc<Shop>>) -> Result<Answer, Fai
 pub(crate) async fn lock(State(shop): State<Arc<Shop>>) -> Result<Answer, Failure> {
     on_a_thread(move || {
         loop {
-            if let Some(stock) = shop.stock.try_lock_for(slice()?) {
+            if let Ok(stock) = shop.stock.try_lock() {
                 return Ok(*stock);
             }
+            sleep(Duration::from_millis(5))?;
         }
     })
     .await
     .map(Answer::number)
-}
-
-/// How long to wait before the next look at the scope, which may be cancelled too.
-fn slice() -> timebox::Result<Duration> {
-    checkpoint()?;
-    let slice = Duration::from_millis(50);
-    Ok(remaining().map_or(slice, |left| left.min(slice)))
 }
 
 pub(crate) async fn blocking(State(shop): State<Arc<Shop>>) -> Result<Answer, Failure> {

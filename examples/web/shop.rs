@@ -2,10 +2,9 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::thread;
 
-use parking_lot::Mutex;
 use timebox::regex::Regex;
 use tokio::net::TcpListener;
 use tokio::sync::Notify;

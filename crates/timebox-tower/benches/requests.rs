@@ -3,20 +3,26 @@
 //!
 //! One process, real sockets, in turns: each round runs every server for a short while, in another order. The server has one
 //! thread and the clients another. The processor time of the server's thread counts, since other load on the machine disturbs it
-//! least: a server that is busy serves as many requests per second as fit into a second of it.
+//! least. Each figure is a median over the rounds; each comparison is the median of the quotients in one round.
 //!
 //! `cargo bench -p timebox-tower --bench requests`
 
+use std::convert::Infallible;
+use std::future::poll_fn;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use axum::http::StatusCode;
+use axum::body::{Body, HttpBody};
+use axum::http::{Request, Response, StatusCode, Uri};
 use axum::{Router, routing::get};
-use timebox_tower::{TimeoutLayer, respond};
+use timebox_tower::{Respond, TimeoutLayer, respond};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, Runtime};
+use tower::layer::util::Identity;
+use tower::{Layer, Service, service_fn};
 
 const LIMIT: Duration = Duration::from_secs(30);
 const CONNECTIONS: usize = 16;
@@ -50,6 +56,14 @@ fn serve(app: Router) -> SocketAddr {
 
 fn app() -> Router {
     Router::new().route("/users/{id}", get(async || "hello"))
+}
+
+fn timebox<Req, B: Default + 'static>() -> TimeoutLayer<Req, Respond<Response<B>>> {
+    TimeoutLayer::new(LIMIT).respond_with(respond::gateway_timeout())
+}
+
+fn tower_http() -> tower_http::timeout::TimeoutLayer {
+    tower_http::timeout::TimeoutLayer::with_status_code(StatusCode::GATEWAY_TIMEOUT, LIMIT)
 }
 
 /// A connection that is kept alive.
@@ -130,12 +144,10 @@ fn median(mut values: Vec<f64>) -> f64 {
 }
 
 fn throughput() {
-    let tower_http = tower_http::timeout::TimeoutLayer::with_status_code(StatusCode::GATEWAY_TIMEOUT, LIMIT);
-    let timebox = || TimeoutLayer::new(LIMIT).respond_with(respond::gateway_timeout());
     let mut servers = [
         Server::new("no layer", app()),
         Server::new("timebox-tower", app().layer(timebox())),
-        Server::new("tower-http", app().layer(tower_http)),
+        Server::new("tower-http", app().layer(tower_http())),
         Server::new("no layer, again", app()),
     ];
     for round in 0..ROUNDS {
@@ -148,16 +160,65 @@ fn throughput() {
             }
         }
     }
-    println!("| server | requests/s | processor time of a request | against no layer, round by round |");
-    println!("|---|---|---|---|");
-    for server in &servers {
-        let per_second = median(server.turns.iter().map(|turn| turn.per_second).collect());
-        let processor = median(server.turns.iter().map(|turn| turn.processor).collect());
+    println!("| server | requests/s | against no layer | processor time of a request | against no layer |");
+    println!("|---|---|---|---|---|");
+    let change = |server: &Server, figure: fn(&Turn) -> f64| {
         let pairs = server.turns.iter().zip(&servers[0].turns);
-        let ratio = median(pairs.map(|(turn, none)| turn.processor / none.processor).collect());
-        let change = (ratio - 1.0) * 100.0;
-        println!("| {} | {per_second:.0} | {processor:.2} us | {change:+.1} % |", server.name);
+        let ratio = median(pairs.map(|(turn, none)| figure(turn) / figure(none)).collect());
+        (median(server.turns.iter().map(figure).collect()), (ratio - 1.0) * 100.0)
+    };
+    for server in &servers {
+        let (per_second, more) = change(server, |turn| turn.per_second);
+        let (processor, longer) = change(server, |turn| turn.processor);
+        println!("| {} | {per_second:.0} | {more:+.1} % | {processor:.2} us | {longer:+.1} % |", server.name);
     }
+}
+
+/// What one call costs whose handler and body are ready at once, without a connection: the least of many batches, in nanoseconds.
+fn calls() {
+    const BATCH: u32 = 2000;
+    const BATCHES: u32 = 300;
+    async fn least<S, B>(service: S) -> f64
+    where
+        S: Service<Request<Body>, Response = Response<B>, Error = Infallible> + Clone,
+        B: HttpBody,
+    {
+        let mut least = f64::INFINITY;
+        for _ in 0..BATCHES {
+            let start = Instant::now();
+            for _ in 0..BATCH {
+                let mut request = Request::new(Body::empty());
+                *request.uri_mut() = Uri::from_static("/users/7");
+                let Ok(response) = service.clone().call(request).await;
+                let mut body = pin!(response.into_body());
+                while poll_fn(|cx| body.as_mut().poll_frame(cx)).await.is_some() {}
+            }
+            least = least.min(start.elapsed().as_secs_f64() * 1e9 / f64::from(BATCH));
+        }
+        least
+    }
+    let handler =
+        service_fn(async |_: Request<Body>| Ok::<_, Infallible>(Response::new(Body::from("hello"))));
+    runtime().block_on(async {
+        let show = |around: &str, [none, ours, theirs]: [f64; 3]| {
+            let (ours, theirs) = (ours - none, theirs - none);
+            println!(
+                "a call of {around}: {none:.0} ns; {ours:+.0} by timebox-tower, {theirs:+.0} by tower-http"
+            );
+        };
+        let plain = [
+            least(handler).await,
+            least(timebox().layer(handler)).await,
+            least(tower_http().layer(handler)).await,
+        ];
+        show("a handler", plain);
+        let routed = [
+            least(app().layer(Identity::new())).await,
+            least(app().layer(timebox())).await,
+            least(app().layer(tower_http())).await,
+        ];
+        show("axum's router", routed);
+    });
 }
 
 /// From the moment at which a client closes its connection until a hook of the scope runs.
@@ -173,8 +234,7 @@ fn clients_gone() {
         });
         std::future::pending::<&'static str>().await
     };
-    let layer = TimeoutLayer::new(LIMIT).respond_with(respond::gateway_timeout());
-    let address = serve(Router::new().route("/", get(handler)).layer(layer));
+    let address = serve(Router::new().route("/", get(handler)).layer(timebox()));
     let mut delays: Vec<f64> = (0..CLIENTS)
         .map(|_| {
             let mut client = std::net::TcpStream::connect(address).expect("the server listens");
@@ -195,6 +255,7 @@ fn clients_gone() {
 fn main() {
     // `cargo test --benches` only asks whether it runs.
     if std::env::args().any(|argument| argument == "--bench") {
+        calls();
         throughput();
         clients_gone();
     }

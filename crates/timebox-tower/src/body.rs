@@ -20,7 +20,7 @@ type BoxError = Box<dyn Error + Send + Sync>;
 /// limits the body of a request, or of a response that a client reads.
 ///
 /// The scope is ambient in each poll of the inner body, and in its drop. When time is up, the inner body is dropped and the last
-/// frame is an error, in which [`TimeoutError::find`] finds the limit. If the body is dropped before its end, its scope is cancelled.
+/// frame is an error, in which [`TimeoutError::find`](timebox::TimeoutError::find) finds the limit. If the body is dropped before its end, its scope is cancelled.
 ///
 /// A limit acts while somebody polls the body. A server does not poll while its client does not read: then the scope is over in
 /// time, for its tasks, hooks and handles, but the inner body stays until the server drops it. So limit the server's writes too.

@@ -8,7 +8,7 @@
 //!
 //! [`TimeoutBody`] limits a body by itself: the whole, and the silence between two frames. [`Propagation`] reads the deadline of a
 //! request. Scopes, errors, reports and the words for them are those of the crate [`timebox`]. Its guide has a page on
-//! [requests](timebox::guide::requests) and one on [deadlines](timebox::guide::deadlines).
+//! [requests](https://docs.rs/timebox/latest/timebox/guide/requests/) and one on [deadlines](https://docs.rs/timebox/latest/timebox/guide/deadlines/).
 //!
 //! ```
 //! use std::time::Duration;
@@ -37,13 +37,15 @@
 //!
 //! # What does not
 //!
-//! - Code that never checks and never awaits runs on, as [everywhere](timebox::guide::limitations).
+//! - Code that never checks and never awaits runs on, as [everywhere](https://docs.rs/timebox/latest/timebox/guide/limitations/).
 //! - A future that is dropped since its client has gone away gets no grace. The guide says how a handler
-//!   [ends in order](timebox::guide::requests) all the same.
+//!   [ends in order](https://docs.rs/timebox/latest/timebox/guide/requests/) all the same.
 //! - A body is polled only while its client reads. Limit the server's writes too.
 //! - An upgraded connection (a WebSocket) is not part of its request: its scope ends with the response `101`.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
+// What a feature adds does not exist without it, so links to it are broken.
+#![cfg_attr(not(all(feature = "profile", feature = "report")), allow(rustdoc::broken_intra_doc_links))]
 #![doc(test(attr(deny(warnings))))]
 #![forbid(unsafe_code)]
 

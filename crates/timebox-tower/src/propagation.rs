@@ -67,6 +67,16 @@ impl Propagation {
     /// The protocol allows no zero, but clients send one when no time is left, so a zero is read.
     ///
     /// [protocol]: https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use timebox_tower::{Propagation, TimeoutLayer};
+    ///
+    /// let limit = TimeoutLayer::new(Duration::from_secs(2)).propagate(Propagation::grpc()).respond_with_grpc_status();
+    /// # let _: TimeoutLayer<http::Request<()>, _> = limit;
+    /// ```
     pub fn grpc() -> Self {
         Self { header: GRPC_TIMEOUT.clone(), format: Format::Grpc }
     }

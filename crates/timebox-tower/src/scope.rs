@@ -94,7 +94,7 @@ pub struct RequestScope {
     /// How long the body may be silent between two frames.
     pub(crate) idle: Option<Duration>,
     /// The scope of the silence since the last frame.
-    silence: Option<PollScope>,
+    silence: Option<Box<PollScope>>,
     /// Whether the body will not be read: the request was a `HEAD`.
     pub(crate) bodiless: bool,
     /// Makes the trailers with which a body ends whose time is up. Without, the body ends with the error.
@@ -134,7 +134,7 @@ impl RequestScope {
     ) -> Poll<Result<T, TimeoutError>> {
         let Some(idle) = self.idle else { return self.poll(cx, poll) };
         let location = self.location;
-        let begin = || PollScope::new(Timebox::new(idle).label("silence of the body"), location);
+        let begin = || Box::new(PollScope::new(Timebox::new(idle).label("silence of the body"), location));
         let mut silence = self.silence.take();
         let polled = self.poll(cx, |cx| {
             // A scope that is over admits no other scope. What is ready is still sent then, and the grace bounds the rest.

@@ -63,7 +63,7 @@ fn under_load_every_answer_is_in_time_and_nothing_is_left() {
     assert!(after.descriptors <= before.descriptors, "descriptors: {before:?}, {after:?}");
     assert!(after.threads <= before.threads, "threads: {before:?}, {after:?}");
     // The allocator keeps some; a leak grows with the time.
-    assert!(after.resident_kb <= before.resident_kb * 5 / 4 + 8192, "memory: {before:?}, {after:?}");
+    assert!(after.resident_kb <= before.resident_kb * 3 / 2 + 8192, "memory: {before:?}, {after:?}");
 }
 
 fn press_for(server: &Server, time: Duration) -> Vec<(&'static str, Duration)> {
@@ -127,6 +127,7 @@ fn summary(times: &mut [Duration]) -> String {
 /// What the server's process uses, as the system sees it.
 #[derive(Debug)]
 struct Usage {
+    /// Without the pages of files, such as the program's own symbols.
     resident_kb: u64,
     threads: u64,
     descriptors: usize,
@@ -141,7 +142,7 @@ impl Usage {
             line.split_whitespace().next().unwrap().parse().unwrap()
         };
         let descriptors = fs::read_dir(format!("{process}/fd")).unwrap().count();
-        Self { resident_kb: field("VmRSS:"), threads: field("Threads:"), descriptors }
+        Self { resident_kb: field("RssAnon:"), threads: field("Threads:"), descriptors }
     }
 }
 

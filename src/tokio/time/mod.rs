@@ -27,6 +27,8 @@
 //! exact to some microseconds where tokio's are to a millisecond; they fire while the threads of the runtime are blocked, and
 //! need no runtime at all.
 //!
+//! Code that takes a type of tokio's, such as tokio-stream's `IntervalStream`, needs tokio's own.
+//!
 //! To go further, let a function return this crate's error, and replace `timeout` by
 //! [`future::timeout`](crate::future::timeout): the page [coming from tokio](crate::guide::coming_from) has it line by line.
 //!

@@ -13,7 +13,7 @@ use super::clock::{add, is_tokios, of_instant};
 use super::error::Elapsed;
 use crate::error::TimeoutError;
 use crate::future::scoped::Scoped;
-use crate::scope::SuspendedScope;
+use crate::scope::{SuspendedScope, is_enabled};
 use crate::time::{NEVER, clock, nanos};
 
 /// Runs a future under a limit, as tokio's `timeout` does, in a scope of this crate.
@@ -136,7 +136,7 @@ impl<T: Future> Timeout<T> {
     ) -> Self {
         let mut paused = None;
         let mut asked = limit;
-        if is_tokios() {
+        if is_tokios() && is_enabled() {
             let timer = Box::pin(::tokio::time::sleep_until(deadline()));
             paused = Some(Box::new(Paused { limit, timer }));
             asked = NEVER;

@@ -46,16 +46,17 @@ fn spoil(bytes: &mut [u8], one_of: u64, random: &mut Random) {
     }
 }
 
-/// The memory of this process, with wrong bytes: the same ones each time.
-struct Spoilt {
-    seed: u64,
-    one_of: u64,
+/// Memory with wrong bytes: the same ones each time.
+pub(super) struct Spoilt<M> {
+    pub(super) memory: M,
+    pub(super) seed: u64,
+    pub(super) one_of: u64,
 }
 
-impl ReadMemory for Spoilt {
+impl<M: ReadMemory> ReadMemory for Spoilt<M> {
     fn read(&self, address: u64, into: &mut [u8]) -> usize {
         let mut random = Random(address.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ self.seed | 1);
-        let mut count = Memory.read(address, into);
+        let mut count = self.memory.read(address, into);
         if random.below(64) == 0 {
             count /= 2;
         }
@@ -66,11 +67,22 @@ impl ReadMemory for Spoilt {
 
 static PANICS: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
-fn fuzz(time: Duration) {
+/// Notes the places of panics from now on.
+pub(super) fn watch_panics() {
     panic::set_hook(Box::new(|info| {
         let place = info.location().map(ToString::to_string).unwrap_or_default();
         PANICS.lock().unwrap_or_else(PoisonError::into_inner).push(place);
     }));
+}
+
+/// The places of panics that were in this crate. The others were in the library that unwinds.
+pub(super) fn panics_of_ours() -> Vec<String> {
+    let panics = PANICS.lock().unwrap();
+    panics.iter().filter(|place| place.contains("src/report/")).cloned().collect()
+}
+
+fn fuzz(time: Duration) {
+    watch_panics();
     let thread = Thread::start(|| std::thread::sleep(Duration::from_secs(36_000)));
     thread.until_in("sleep");
     let target = thread.target();
@@ -96,7 +108,7 @@ fn fuzz(time: Duration) {
         if random.below(4) == 0 {
             spoil(&mut maps, 1 << (6 + random.below(6)), &mut random);
         }
-        let memory = Spoilt { seed: random.next(), one_of: 1 << (4 + random.below(16)) };
+        let memory = Spoilt { memory: Memory, seed: random.next(), one_of: 1 << (4 + random.below(16)) };
         let began = Instant::now();
         let mut unwinder = Unwinder::with(memory, Modules::default());
         unwinder.rescan(&String::from_utf8_lossy(&maps));
@@ -105,12 +117,9 @@ fn fuzz(time: Duration) {
         runs += 1;
     }
     let _ = panic::take_hook();
-    let panics = PANICS.lock().unwrap();
-    let ours: Vec<_> = panics.iter().filter(|place| place.contains("src/report/")).collect();
-    println!(
-        "{runs} runs, {frames} frames, the longest {worst:?}, {} panics of framehop",
-        panics.len() - ours.len()
-    );
+    let ours = panics_of_ours();
+    let all = PANICS.lock().unwrap().len();
+    println!("{runs} runs, {frames} frames, the longest {worst:?}, {} panics of framehop", all - ours.len());
     assert!(ours.is_empty(), "{ours:#?}");
     assert!(worst < Duration::from_secs(10), "{worst:?}");
 }

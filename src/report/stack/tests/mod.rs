@@ -9,6 +9,8 @@ mod fuzz;
 mod handler;
 mod harm;
 mod libraries;
+#[cfg(target_arch = "x86_64")]
+mod recorded;
 mod running;
 mod scopes;
 mod signals;

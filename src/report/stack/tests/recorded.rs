@@ -1,0 +1,229 @@
+//! Recorded stacks of a small library, with its tables and code, on `x86_64`. They are unwound again: as they are, and with wrong
+//! bytes.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::ffi::{CStr, CString};
+use std::fmt::Write;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+use std::{fs, mem, panic, ptr, thread};
+
+use super::super::copy::{Registers, StackCopy};
+use super::super::platform::{Memory, Modules, Unwinder};
+use super::super::{RawStack, State};
+use super::child::in_child;
+use super::fuzz::{Spoilt, panics_of_ours, watch_panics};
+use super::{Eyes, Thread};
+use crate::scope::ReadMemory;
+
+const RECORDED: [(&str, &str); 3] = [
+    ("sleeps", include_str!("../../../../tests/fixtures/stacks/sleeps.txt")),
+    ("spins", include_str!("../../../../tests/fixtures/stacks/spins.txt")),
+    ("handles", include_str!("../../../../tests/fixtures/stacks/handles.txt")),
+];
+
+/// How many bytes of a stack are recorded.
+const STACK: usize = 3 << 10;
+
+/// A recorded stack, and what is needed to unwind it.
+#[derive(Default)]
+struct Recorded {
+    registers: Registers,
+    maps: String,
+    /// The memory that the unwinder has read, and the stack.
+    memory: BTreeMap<u64, Vec<u8>>,
+    /// The frames that were found.
+    frames: Vec<u64>,
+}
+
+impl ReadMemory for &Recorded {
+    fn read(&self, address: u64, into: &mut [u8]) -> usize {
+        let parts = self.memory.range(..=address).filter_map(|(&start, bytes)| {
+            bytes.get(usize::try_from(address - start).ok()?..).filter(|rest| !rest.is_empty())
+        });
+        let Some(longest) = parts.max_by_key(|rest| rest.len()) else { return 0 };
+        let count = longest.len().min(into.len());
+        into[..count].copy_from_slice(&longest[..count]);
+        count
+    }
+}
+
+impl Recorded {
+    fn parse(text: &str) -> Self {
+        let mut recorded = Self::default();
+        let hex = |text: &str| u64::from_str_radix(text, 16).unwrap();
+        for line in text.lines() {
+            let (kind, rest) = line.split_once(' ').unwrap();
+            let words: Vec<&str> = rest.split(' ').collect();
+            match kind {
+                "registers" => {
+                    let fp = (words[2] != "-").then(|| hex(words[2]));
+                    let (pc, sp, in_call) = (hex(words[0]), hex(words[1]), words[3] == "call");
+                    recorded.registers = Registers { pc, sp, fp, lr: None, in_call };
+                }
+                "map" => recorded.maps.push_str(&format!("{rest}\n")),
+                "memory" => {
+                    let bytes = words[1].as_bytes().chunks(2);
+                    let byte = |digits: &[u8]| hex(std::str::from_utf8(digits).unwrap()).to_le_bytes()[0];
+                    recorded.memory.insert(hex(words[0]), bytes.map(byte).collect());
+                }
+                "frames" => recorded.frames = words.into_iter().map(hex).collect(),
+                _ => panic!("{line}"),
+            }
+        }
+        recorded
+    }
+
+    fn to_text(&self) -> String {
+        let Registers { pc, sp, fp, in_call, .. } = self.registers;
+        let fp = fp.map_or("-".to_owned(), |fp| format!("{fp:x}"));
+        let mut text = format!("registers {pc:x} {sp:x} {fp} {}\n", if in_call { "call" } else { "-" });
+        self.maps.lines().for_each(|line| writeln!(text, "map {line}").unwrap());
+        for (address, bytes) in &self.memory {
+            let bytes: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+            writeln!(text, "memory {address:x} {bytes}").unwrap();
+        }
+        let frames: Vec<_> = self.frames.iter().map(|frame| format!("{frame:x}")).collect();
+        writeln!(text, "frames {}", frames.join(" ")).unwrap();
+        text
+    }
+
+    /// The stack, read from `memory`.
+    fn stack(&self, memory: &impl ReadMemory) -> StackCopy {
+        let mut stack = StackCopy::with_room(STACK);
+        stack.fill(self.registers, 0, memory);
+        stack
+    }
+
+    fn unwind(&self, memory: impl ReadMemory, stack: &StackCopy) -> RawStack {
+        let mut unwinder = Unwinder::with(memory, Modules::default());
+        unwinder.rescan(&self.maps);
+        unwinder.unwind_known(stack)
+    }
+}
+
+fn addresses(raw: &RawStack) -> Vec<u64> {
+    raw.frames.iter().map(|frame| frame.address).collect()
+}
+
+#[test]
+fn recorded_stacks_are_unwound_again() {
+    for (name, text) in RECORDED {
+        let recorded = Recorded::parse(text);
+        let raw = recorded.unwind(&recorded, &recorded.stack(&&recorded));
+        assert_eq!(addresses(&raw), recorded.frames, "{name}");
+        assert!(raw.truncated && !raw.approximate, "{name}: {:?}", raw.notes);
+    }
+}
+
+#[test]
+fn recorded_stacks_with_wrong_bytes_do_no_harm() {
+    in_child("recorded::recorded_stacks_with_wrong_bytes_do_no_harm", || {
+        watch_panics();
+        let start = Instant::now();
+        for (_, text) in RECORDED {
+            let recorded = Recorded::parse(text);
+            for seed in 1..=1000_u64 {
+                let one_of = 1 << (2 + seed % 10);
+                let spoilt = || Spoilt { memory: &recorded, seed: seed.wrapping_mul(0x9e37_79b9), one_of };
+                let stack = recorded.stack(&spoilt());
+                recorded.unwind(spoilt(), &stack);
+            }
+        }
+        let _ = panic::take_hook();
+        let ours = panics_of_ours();
+        assert!(ours.is_empty(), "{ours:#?}");
+        assert!(start.elapsed() < Duration::from_secs(300));
+    });
+}
+
+/// Remembers what is read.
+struct Recorder(RefCell<BTreeMap<u64, Vec<u8>>>);
+
+impl ReadMemory for &Recorder {
+    fn read(&self, address: u64, into: &mut [u8]) -> usize {
+        let count = Memory.read(address, into);
+        let mut read = self.0.borrow_mut();
+        let before = read.entry(address).or_default();
+        if before.len() < count {
+            *before = into[..count].to_vec();
+        }
+        count
+    }
+}
+
+fn record(folder: &Path, name: &str, thread: &Thread, blocked: bool) {
+    let target = thread.target();
+    let copy = loop {
+        let copy = Eyes::copy(&target);
+        if copy.stack.is_there() && (copy.state == State::Blocked) == blocked {
+            break copy;
+        }
+    };
+    let maps = fs::read_to_string("/proc/self/maps").unwrap();
+    let maps: String =
+        maps.lines().filter(|line| line.contains("librecorded")).map(|line| format!("{line}\n")).collect();
+    let maps = maps.replace(folder.to_str().unwrap(), "");
+    let recorder = Recorder(RefCell::default());
+    let mut recorded = Recorded { registers: copy.stack.registers.unwrap(), maps, ..Recorded::default() };
+    let stack = recorded.stack(&&recorder);
+    recorded.frames = addresses(&recorded.unwind(&recorder, &stack));
+    recorded.memory = recorder.0.into_inner();
+    let to = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/stacks").join(format!("{name}.txt"));
+    fs::write(to, recorded.to_text()).unwrap();
+}
+
+/// Writes the files anew: `cargo test --lib --features report record_stacks -- --ignored`.
+#[test]
+#[ignore = "writes the fixtures anew"]
+fn record_stacks() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/stacks/library.c");
+    let library = folder.path().join("librecorded.so");
+    let mut compiler = Command::new("cc");
+    compiler.args([
+        "-shared",
+        "-fPIC",
+        "-nostdlib",
+        "-O1",
+        "-s",
+        "-fcf-protection=none",
+        "-Wl,--build-id",
+        "-o",
+    ]);
+    assert!(compiler.arg(&library).arg(source).status().unwrap().success());
+    let path = CString::new(library.as_os_str().as_bytes()).unwrap();
+    // SAFETY: the library has no code that runs when it is loaded.
+    let library = unsafe { libc::dlopen(path.as_ptr(), libc::RTLD_NOW) };
+    assert!(!library.is_null());
+    // SAFETY: the library is there.
+    let symbol = |name: &CStr| unsafe { libc::dlsym(library, name.as_ptr()) }.expose_provenance();
+    let (enter, sleeps, spins) = (symbol(c"enter"), symbol(c"sleeps"), symbol(c"spins"));
+    let start = |leaf: usize| {
+        Thread::start(move || {
+            static TIME: libc::timespec = libc::timespec { tv_sec: 3600, tv_nsec: 0 };
+            // SAFETY: the function has this type, and the leaf reads a time, or nothing.
+            unsafe {
+                let enter: extern "C" fn(usize, *const libc::timespec) -> libc::c_long =
+                    mem::transmute(enter);
+                enter(leaf, &raw const TIME);
+            }
+        })
+    };
+    let (sleeper, spinner) = (start(sleeps), start(spins));
+    thread::sleep(Duration::from_secs(2));
+    record(folder.path(), "sleeps", &sleeper, true);
+    record(folder.path(), "spins", &spinner, false);
+    // SAFETY: the handler is safe at any moment.
+    unsafe {
+        let mut action: libc::sigaction = mem::zeroed();
+        action.sa_sigaction = symbol(c"handles");
+        assert_eq!(libc::sigaction(libc::SIGUSR2, &raw const action, ptr::null_mut()), 0);
+        libc::syscall(libc::SYS_tgkill, libc::getpid(), spinner.tid, libc::SIGUSR2);
+    }
+    thread::sleep(Duration::from_secs(2));
+    record(folder.path(), "handles", &spinner, false);
+}
