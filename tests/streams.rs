@@ -213,6 +213,47 @@ fn within_a_grace_the_stream_goes_on() {
 }
 
 #[test]
+fn a_stream_that_is_idle_in_its_grace_ends_with_the_grace_and_the_error_of_the_limit() {
+    MockClock::new().run(|clock| {
+        let limits = Timebox::new(SECOND).grace(5 * SECOND);
+        let mut stream = pin!(limits.clone().run_stream(pending::<()>()).idle(2 * SECOND));
+        let mut with_handle =
+            pin!(limits.run_stream(poll_fn(|_| held_pending(&timebox::handle()))).idle(2 * SECOND));
+        for step in [0, 1000, 1500] {
+            clock.advance(Duration::from_millis(step));
+            assert!(poll(stream.as_mut()).is_pending() && poll(with_handle.as_mut()).is_pending());
+        }
+        clock.advance(Duration::from_millis(3500)); // six seconds in all
+        for error in [ready(stream), ready(with_handle)] {
+            assert_eq!(error.unwrap().unwrap_err().limit(), Some(SECOND));
+        }
+    });
+}
+
+#[test]
+fn a_stream_that_is_idle_in_the_grace_of_a_cancelled_scope_keeps_its_limit() {
+    MockClock::new().run(|clock| {
+        let token = CancellationToken::new();
+        let limits = Timebox::new(LONG).cancel_on(&token).grace(5 * SECOND);
+        let mut stream = pin!(limits.run_stream(pending::<()>()).idle(2 * SECOND));
+        assert!(poll(stream.as_mut()).is_pending());
+        clock.advance(SECOND);
+        token.cancel();
+        for step in [0, 1500] {
+            clock.advance(Duration::from_millis(step));
+            assert!(poll(stream.as_mut()).is_pending());
+        }
+        clock.advance(Duration::from_millis(3500));
+        let error = ready(stream).unwrap().unwrap_err();
+        assert!(error.is_cancelled() && error.limit() != Some(2 * SECOND), "{error:?}");
+    });
+}
+
+fn held_pending(_: &timebox::Handle) -> Poll<Option<()>> {
+    Poll::Pending
+}
+
+#[test]
 fn an_outer_limit_drops_the_stream() {
     let (stream, dropped) = told_of_its_drop();
     let all =

@@ -94,6 +94,10 @@ impl Timebox {
 /// An item that is ready when the time runs out is still given. No item begins after that.
 ///
 /// With a [grace](Timebox::grace) the stream goes on until the grace ends.
+///
+/// # Cancellation safety
+///
+/// `next` on it may be dropped at any time: no item is lost. Dropping the `TimeoutStream` drops the inner stream in its scope.
 #[must_use = "streams do nothing unless polled"]
 #[pin_project(PinnedDrop)]
 pub struct TimeoutStream<S> {

@@ -404,8 +404,7 @@ fn call_on_stuck() {
     let on_stuck = policy.as_ref().and_then(|policy| policy.on_stuck());
     policy.into_iter().for_each(policy::release);
     let Some(on_stuck) = on_stuck.filter(|_| !state::is_traced()) else { return };
-    let dump = dump();
-    let result = catch_unwind(AssertUnwindSafe(move || on_stuck(&dump)));
+    let result = catch_unwind(AssertUnwindSafe(move || on_stuck(&dump())));
     result.err().into_iter().for_each(drop_quietly);
 }
 

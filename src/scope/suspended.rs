@@ -114,9 +114,12 @@ impl SuspendedScope {
         scope
     }
 
-    /// Makes the deadline pass `now`, and `asked` the limit that led to it.
+    /// Makes the deadline pass `now`, and `asked` the limit that led to it. A scope that is over stays as it is, with its grace.
     #[cfg(any(feature = "stream", feature = "tokio"))]
     pub(crate) fn expire(&mut self, asked: u64, now: u64) {
+        if self.own() <= now || self.node().is_some_and(|node| node.is_over()) {
+            return;
+        }
         // The deadline is reckoned from the entry, so the entry moves.
         self.entered = now.saturating_sub(asked).max(1);
         self.asked = now.saturating_sub(self.entered);

@@ -20,7 +20,8 @@ use crate::token::CancellationToken;
 ///
 /// # Errors
 ///
-/// If there is no runtime, or the signals cannot be caught.
+/// If there is no runtime, or the signals cannot be caught. If only the second of them cannot, the first one stays caught: so end the
+/// program on an error.
 ///
 /// # Panics
 ///

@@ -64,6 +64,8 @@ trait Returns {
     fn opaque(&self, key: &str) -> impl Future<Output = Result<usize, MyError>> + Send;
     fn boxed(&self, key: String) -> BoxFuture<'_, Result<String, MyError>>;
     fn pinned<'a>(&'a self) -> Pin<Box<dyn Future<Output = timebox::Result<&'a str>> + Send + 'a>>;
+    fn boxed_after_a_statement(&self, key: String) -> BoxFuture<'_, Result<String, MyError>>;
+    fn boxed_with_a_comma(&self, key: String) -> BoxFuture<'_, Result<String, MyError>>;
 }
 
 impl Returns for Client {
@@ -93,6 +95,20 @@ impl Returns for Client {
             Ok(&*self.name)
         })
     }
+
+    #[timeboxed("1m")]
+    fn boxed_after_a_statement(&self, key: String) -> BoxFuture<'_, Result<String, MyError>> {
+        let this = self;
+        Box::pin(async move { Ok(format!("{}{key}", this.name)) })
+    }
+
+    #[timeboxed(limit = self.limit, fallback = |_| Ok("late".into()))]
+    #[rustfmt::skip]
+    fn boxed_with_a_comma(&self, key: String) -> BoxFuture<'_, Result<String, MyError>> {
+        Box::pin(
+            async move { pending::<()>().await; Ok(key) },
+        )
+    }
 }
 
 #[test]
@@ -101,6 +117,8 @@ fn the_returned_future_has_the_limit() {
     assert!(matches!(block_on(client.opaque("")), Err(MyError::Timeout(_))));
     assert_eq!(block_on(client.boxed(String::new())).unwrap(), "none");
     assert_eq!(block_on(client.boxed("1".into())).unwrap(), "c1");
+    assert_eq!(block_on(client.boxed_after_a_statement("1".into())).unwrap(), "c1");
+    assert_eq!(block_on(client.boxed_with_a_comma("1".into())).unwrap(), "late");
     match block_on(client.pinned()) {
         Ok(name) => assert_eq!(name, "c"),
         Err(error) => assert!(!error.started()),

@@ -141,6 +141,38 @@ fn passes_its_deadline_on() {
 }
 
 #[test]
+fn a_command_whose_environment_is_cleared_gets_the_earlier_deadline_too() {
+    let mut program = program("deadlines::clears_the_environment");
+    let value = "3600000000000@18446744073709551615";
+    program.env(Deadline::VARIABLE, value);
+    assert_eq!(says(Run::new(&mut program)), value);
+}
+
+#[test]
+#[ignore = "is run by another test"]
+fn clears_the_environment() {
+    let mut command = sh(ECHO);
+    command.env_clear();
+    println!("<{}>", timeout_value(2 * LONG, || says(Run::new(&mut command))).unwrap());
+}
+
+#[test]
+fn a_daemon_may_be_started_without_the_deadline() {
+    let mut program = program("deadlines::starts_a_daemon");
+    program.env(Deadline::VARIABLE, "3600000000000@18446744073709551615");
+    assert_eq!(says(Run::new(&mut program)), "");
+}
+
+#[test]
+#[ignore = "is run by another test"]
+fn starts_a_daemon() {
+    let mut command = sh(ECHO);
+    command.env_remove(Deadline::VARIABLE);
+    println!("<{}>", timeout_value(LONG, || says(Run::new(&mut command).without_deadline())).unwrap());
+    assert_eq!(says(Run::new(&mut command)), "");
+}
+
+#[test]
 fn a_command_that_is_not_started_has_its_variables_as_before() {
     let mut missing = Command::new("no-such-program");
     missing.env(Deadline::VARIABLE, "1");

@@ -2,7 +2,7 @@
 
 use proc_macro2::{Delimiter, Group, Span, TokenStream, TokenTree};
 use quote::{ToTokens, quote_spanned};
-use syn::{Error, Expr, Result};
+use syn::{Error, Expr, Path, Result};
 
 use crate::arguments::{Arguments, unwrapped};
 use crate::function::Function;
@@ -130,10 +130,13 @@ impl<'a> Expansion<'a> {
     fn boxed_by_body(&self) -> Option<(TokenStream, TokenStream)> {
         let mut tokens: Vec<TokenTree> = self.body.stream().into_iter().collect();
         let Some(TokenTree::Group(future)) = tokens.pop() else { return None };
-        let is_path = tokens.iter().all(|token| matches!(token, TokenTree::Ident(_) | TokenTree::Punct(_)));
-        let is_pin = matches!(tokens.last(), Some(TokenTree::Ident(name)) if name == "pin");
-        (is_path && is_pin && future.delimiter() == Delimiter::Parenthesis)
-            .then(|| (tokens.into_iter().collect(), future.stream()))
+        let pin: TokenStream = tokens.into_iter().collect();
+        let path = syn::parse2::<Path>(pin.clone()).ok()?;
+        let is_pin = path.segments.last().is_some_and(|last| last.ident == "pin");
+        let mut argument: Vec<TokenTree> = future.stream().into_iter().collect();
+        argument.pop_if(|last| matches!(last, TokenTree::Punct(comma) if comma.as_char() == ','));
+        (is_pin && future.delimiter() == Delimiter::Parenthesis)
+            .then(|| (pin, argument.into_iter().collect()))
     }
 
     /// Makes `timebox`. A statement of its own: what its expressions lock is free again when the body runs.

@@ -95,6 +95,20 @@ impl<B> TimeoutBody<B> {
     }
 }
 
+/// Without a limit.
+impl<B: Default> Default for TimeoutBody<B> {
+    fn default() -> Self {
+        Self::unscoped(B::default())
+    }
+}
+
+/// Without a limit.
+impl<B: From<String>> From<String> for TimeoutBody<B> {
+    fn from(text: String) -> Self {
+        Self::unscoped(B::from(text))
+    }
+}
+
 impl<B> Body for TimeoutBody<B>
 where
     B: Body<Error: Into<BoxError>>,

@@ -44,8 +44,8 @@ impl<F, Res: Reply, A> ResponseFuture<F, Res, A> {
         Self { future: None, scope: None, early: Some(Early::Refused(refusal)), answer }
     }
 
-    pub(crate) fn over(error: TimeoutError, answer: A) -> Self {
-        Self { future: None, scope: None, early: Some(Early::Over(error)), answer }
+    pub(crate) fn over(error: TimeoutError, scope: RequestScope, answer: A) -> Self {
+        Self { future: None, scope: Some(scope), early: Some(Early::Over(error)), answer }
     }
 }
 
@@ -70,7 +70,14 @@ where
         };
         let error = match (this.early.take(), &mut *this.scope) {
             (Some(Early::Refused(refusal)), _) => return Poll::Ready(Ok(refusal)),
-            (Some(Early::Over(error)), _) => error,
+            (Some(Early::Over(error)), scope) => {
+                // As each await of the crate: pending where a future around is over and about to be dropped.
+                if scope.as_mut().is_some_and(|scope| scope.poll(cx, |_| Poll::Ready(())).is_pending()) {
+                    *this.early = Some(Early::Over(error));
+                    return Poll::Pending;
+                }
+                error
+            }
             (None, None) => return poll(cx).map_ok(Reply::unscoped),
             (None, Some(scope)) => match ready!(scope.poll(cx, poll)) {
                 Ok(result) => {

@@ -25,6 +25,9 @@ use crate::settings::Settings;
 /// **A client that goes away** cancels the scope, for the reason [`CLIENT_GONE`](crate::CLIENT_GONE): the server drops the future,
 /// and the tasks and threads that have entered the scope by a handle stop.
 ///
+/// Two times do not count: the wait in the service's `poll_ready`, such as that for a concurrency limit inside, and what comes after
+/// `101 Switching Protocols`. A websocket is a task of its own; limit it with [`timebox::future`].
+///
 /// The type of the requests, `Req`, follows from the closures or from the service. So one layer is for one type of requests.
 ///
 /// # Examples

@@ -30,7 +30,9 @@ use rate::Rate;
 /// outside of those that log requests, and outside of [`TimeoutLayer`](crate::TimeoutLayer).
 ///
 /// The answer to a profiled request is its flame graph (`image/svg+xml`), in place of the service's own response. Without the
-/// feature `flamegraph` it is a table (`text/plain`). With [`store`](Self::store) the client gets the service's response, and a
+/// feature `flamegraph` it is a table (`text/plain`). The service's response is dropped unread; so a
+/// [`TimeoutLayer`](crate::TimeoutLayer) inside cancels the request's scope, for the reason [`CLIENT_GONE`](crate::CLIENT_GONE), and
+/// tasks that have entered it by a handle and still work are cancelled. With [`store`](Self::store) the client gets the service's response, and a
 /// closure the profile. The service's errors pass through.
 ///
 /// The profile is that of the service's future, and of the tasks and threads that enter its scopes by a
@@ -115,7 +117,7 @@ impl ProfileLayer {
         self
     }
 
-    /// Profiles at most so many requests in any minute: 10 unless set. A request above that, with the right token, is answered
+    /// Profiles at most so many requests in any minute, and at a time: 10 unless set. A request above that, with the right token, is answered
     /// with `429 Too Many Requests`. All clones of the layer count together.
     pub fn per_minute(mut self, requests: u32) -> Self {
         self.settings.rate = Rate::new(requests);
@@ -123,7 +125,8 @@ impl ProfileLayer {
     }
 
     /// The limit of a profiled request, in place of that of the [`TimeoutLayer`](crate::TimeoutLayer) inside. A longer limit shows
-    /// what comes after the usual one. With `Limit::NONE` a request that hangs, hangs for ever: prefer a minute.
+    /// what comes after the usual one. With `Limit::NONE` a request that hangs, hangs for ever, and takes
+    /// one of the [profiles at a time](Self::per_minute): prefer a minute.
     pub fn limit(mut self, limit: impl Into<Limit>) -> Self {
         self.settings.limit = Some(limit.into());
         self

@@ -9,7 +9,8 @@ use timebox::{Timebox, TimeoutError};
 /// The [reason](TimeoutError::reason) for which the scope of a request is cancelled if its future or its streamed body is dropped
 /// before its end: the server drops them when the client closes the connection or resets the stream.
 ///
-/// A layer around can drop them too, for a timeout of its own; a service cannot tell the two apart.
+/// A layer around can drop them too, for a timeout of its own or, as `ProfileLayer` does, since it answers with something else; a
+/// service cannot tell these apart.
 pub const CLIENT_GONE: &str = "the client went away";
 
 /// The [reason](TimeoutError::reason) for which the scope of a [`TimeoutBody`](crate::TimeoutBody) that was made by hand is
@@ -20,7 +21,68 @@ const SILENT: &str = "the body was silent for too long";
 
 /// The scope of a request: open in each poll of the service's future, and of the response's body.
 ///
-/// Only those meet it who implement [`Reply`](crate::Reply) for a response of their own. A drop ends the scope.
+/// Only those meet it who implement [`Reply`](crate::Reply) for a response of their own. A drop ends the scope, and does not cancel
+/// it.
+///
+/// # Examples
+///
+/// A response whose rest comes as a future:
+///
+/// ```
+/// use std::future::Future;
+/// use std::pin::Pin;
+/// use std::task::{Context, Poll};
+/// use timebox::TimeoutError;
+/// use timebox_tower::{Reply, RequestScope};
+///
+/// struct Later(Pin<Box<dyn Future<Output = String> + Send>>);
+///
+/// struct Limited {
+///     rest: Option<Later>,
+///     scope: Option<RequestScope>,
+/// }
+///
+/// impl Reply for Later {
+///     type Scoped = Limited;
+///
+///     fn scoped(self, scope: RequestScope) -> Limited {
+///         Limited { rest: Some(self), scope: Some(scope) }
+///     }
+///
+///     fn unscoped(self) -> Limited {
+///         Limited { rest: Some(self), scope: None }
+///     }
+/// }
+///
+/// impl Future for Limited {
+///     type Output = Result<String, TimeoutError>;
+///
+///     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+///         let Self { rest, scope } = self.get_mut();
+///         let Some(Later(future)) = rest else { return Poll::Pending };
+///         let polled = match scope {
+///             Some(scope) => scope.poll(cx, |cx| future.as_mut().poll(cx)),
+///             None => future.as_mut().poll(cx).map(Ok),
+///         };
+///         if polled.is_ready() {
+///             match scope {
+///                 Some(scope) => scope.enter(|| *rest = None).unwrap_or_default(),
+///                 None => *rest = None,
+///             }
+///         }
+///         polled
+///     }
+/// }
+///
+/// impl Drop for Limited {
+///     fn drop(&mut self) {
+///         let Self { rest, scope } = self;
+///         if let (Some(scope), true) = (scope, rest.is_some()) {
+///             scope.abandon(|| *rest = None); // the client has gone away
+///         }
+///     }
+/// }
+/// ```
 #[derive(Debug)]
 pub struct RequestScope {
     scope: PollScope,
@@ -46,7 +108,14 @@ impl RequestScope {
         Self { scope, location, reason, polling: false, idle, silence, bodiless: false, trailers }
     }
 
-    pub(crate) fn poll<T>(
+    /// Polls the rest of the response in the scope. What is ready comes first, then the deadline; while the rest is pending, its task
+    /// is woken in time.
+    ///
+    /// # Errors
+    ///
+    /// A [`TimeoutError`] if the rest is pending and its time is up, with the [grace](crate::TimeoutLayer::grace) behind it. Then
+    /// drop the rest in [`enter`](Self::enter), and do not poll it again.
+    pub fn poll<T>(
         &mut self,
         cx: &mut Context<'_>,
         poll: impl FnMut(&mut Context<'_>) -> Poll<T>,
@@ -66,20 +135,33 @@ impl RequestScope {
         let Some(idle) = self.idle else { return self.poll(cx, poll) };
         let location = self.location;
         let begin = || Box::new(PollScope::new(Timebox::new(idle).label("silence of the body"), location));
-        let mut silence = self.silence.take().unwrap_or_else(begin);
-        let polled = self.poll(cx, |cx| silence.poll(cx, &mut poll));
-        if polled.is_pending() {
-            self.silence = Some(silence);
-        }
+        let mut silence = self.silence.take();
+        let polled = self.poll(cx, |cx| {
+            // A scope that is over admits no other scope. What is ready is still sent then, and the grace bounds the rest.
+            if silence.is_none() && timebox::remaining().is_none_or(|left| !left.is_zero()) {
+                silence = Some(begin());
+            }
+            match &mut silence {
+                Some(silence) => silence.poll(cx, &mut poll),
+                None => poll(cx).map(Ok),
+            }
+        });
+        self.silence = silence.filter(|_| polled.is_pending());
         polled.map(|result| result?)
     }
 
-    pub(crate) fn enter<R>(&mut self, block: impl FnOnce() -> R) -> Result<R, TimeoutError> {
+    /// Runs a block in the scope that is no poll, such as the drop of the rest after its end.
+    ///
+    /// # Errors
+    ///
+    /// A [`TimeoutError`] if [`checkpoint_or_unwind`](timebox::checkpoint_or_unwind) unwound the block.
+    pub fn enter<R>(&mut self, block: impl FnOnce() -> R) -> Result<R, TimeoutError> {
         self.scope.enter(|_| block())
     }
 
-    /// Drops the work before its end, in the scope. Cancels the scope first, for tasks and threads that entered it by a handle.
-    pub(crate) fn abandon(&mut self, drop: impl FnOnce()) {
+    /// Drops the rest before its end, in the scope. Cancels the scope first, for the reason [`CLIENT_GONE`], so that tasks and threads
+    /// that entered it by a handle stop.
+    pub fn abandon(&mut self, drop: impl FnOnce()) {
         // After a panic nobody has gone away.
         let reason = (!self.polling).then_some(self.reason);
         self.end(reason, drop);

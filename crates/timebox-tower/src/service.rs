@@ -68,7 +68,7 @@ where
         // The scope begins here: `call` of the layers inside, and of a `service_fn`, runs code of the handler too.
         match scope.enter(|| self.inner.call(request)) {
             Ok(future) => ResponseFuture::limited(future, scope, self.answer.clone()),
-            Err(error) => ResponseFuture::over(error, self.answer.clone()),
+            Err(error) => ResponseFuture::over(error, scope, self.answer.clone()),
         }
     }
 }

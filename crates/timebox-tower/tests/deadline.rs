@@ -67,6 +67,27 @@ fn layer() -> DeadlineLayer {
     DeadlineLayer::header(HEADER)
 }
 
+#[tokio::test]
+async fn where_a_future_around_is_over_the_caller_does_not_run_on() {
+    let limit = Duration::from_millis(20);
+    let ran_on = AtomicBool::new(false);
+    let caller = async {
+        std::thread::sleep(2 * limit);
+        let _ = layer().layer(uncalled()).oneshot(Request::new(())).await;
+        ran_on.store(true, Ordering::SeqCst);
+    };
+    assert!(future::timeout_value(limit, caller).await.is_err());
+    assert!(!ran_on.load(Ordering::SeqCst));
+
+    // In a grace the caller gets the error, and cleans up.
+    let caller = async {
+        std::thread::sleep(2 * limit);
+        layer().layer(uncalled()).oneshot(Request::new(())).await.unwrap_err()
+    };
+    let error = Timebox::new(limit).grace(LONG).run_future_value(caller).await.unwrap();
+    assert!(TimeoutError::find(&*error).unwrap().is_timeout());
+}
+
 fn echo(layer: &DeadlineLayer) -> DeadlineService<Echo> {
     layer.layer(Echo)
 }

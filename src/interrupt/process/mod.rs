@@ -48,7 +48,8 @@
 //! the variable with [`Deadline::from_env`](crate::Deadline::from_env), and runs its work in a scope with that deadline.
 //! [`Run::allowance`] makes the command's deadline earlier, so that it ends before it is signalled. If the variable has
 //! an earlier deadline already, set for this command or inherited by this program, that one stays. Other commands ignore
-//! the variable, and pass it on to the processes that they start.
+//! the variable, and pass it on to the processes that they start. A command with `env_clear` or `env_remove` gets the deadline
+//! too: [`Run::without_deadline`] leaves the variable to the `Command`.
 //!
 //! # Other code that waits for children
 //!

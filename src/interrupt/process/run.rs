@@ -109,6 +109,7 @@ pub struct Run<'c> {
     grace: Duration,
     linger: Duration,
     allowance: Duration,
+    tells_deadline: bool,
 }
 
 impl<'c> Run<'c> {
@@ -121,6 +122,7 @@ impl<'c> Run<'c> {
             grace: Duration::from_secs(1),
             linger: Duration::MAX,
             allowance: Duration::ZERO,
+            tells_deadline: true,
         }
     }
 
@@ -192,6 +194,29 @@ impl<'c> Run<'c> {
     /// ```
     pub fn allowance(mut self, allowance: Duration) -> Self {
         self.allowance = allowance;
+        self
+    }
+
+    /// Leaves the environment variable [`TIMEBOX_DEADLINE`](crate::Deadline::VARIABLE) as the `Command` has it: for a daemon that
+    /// outlives the scope. Then `env_remove` keeps an inherited deadline from it too. The scope limits this call all the same.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::process::Command;
+    /// use std::time::Duration;
+    /// use timebox::Deadline;
+    /// use timebox::process::Run;
+    ///
+    /// let mut daemon = Command::new("sh");
+    /// daemon.args(["-c", "echo $TIMEBOX_DEADLINE"]).env_remove(Deadline::VARIABLE);
+    /// let output = timebox::timeout(Duration::from_secs(60), || {
+    ///     Run::new(&mut daemon).without_deadline().output()
+    /// });
+    /// assert_eq!(output.unwrap().stdout, b"\n");
+    /// ```
+    pub fn without_deadline(mut self) -> Self {
+        self.tells_deadline = false;
         self
     }
 
@@ -338,7 +363,7 @@ impl<'c> Run<'c> {
     }
 
     fn run(self, location: &'static Location<'static>) -> Result<Captured, Error> {
-        let Self { command, plan, grace, linger, allowance } = self;
+        let Self { command, plan, grace, linger, allowance, tells_deadline } = self;
         in_innermost(|scope| {
             if let Some(scope) = scope {
                 scope.checkpoint_at(location)?;
@@ -348,7 +373,8 @@ impl<'c> Run<'c> {
             if has_input {
                 command.stdin(Stdio::piped());
             }
-            let deadline = scope.map_or(Deadline::NEVER, Scope::deadline).sooner_by(allowance);
+            let deadline = scope.filter(|_| tells_deadline).map_or(Deadline::NEVER, Scope::deadline);
+            let deadline = deadline.sooner_by(allowance);
             let started = with_deadline(command, deadline, |command| Job::start(command, plan, location));
             if has_input {
                 // If the `Command` kept the pipe, the command's next run would have an input that nothing writes to.

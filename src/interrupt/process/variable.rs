@@ -13,13 +13,11 @@ pub(super) fn with_deadline<R>(
     deadline: Deadline,
     start: impl FnOnce(&mut Command) -> R,
 ) -> R {
+    let Some(value) = deadline.to_env() else { return start(command) };
     let before = variable(command);
-    let has_earlier = before
-        .as_deref()
-        .and_then(|value| Deadline::parse_env(value).ok())
-        .is_some_and(|before| before <= deadline);
-    let Some(value) = deadline.to_env().filter(|_| !has_earlier) else { return start(command) };
-    command.env(Deadline::VARIABLE, value);
+    let is_earlier = |value: &OsString| Deadline::parse_env(value).is_ok_and(|before| before <= deadline);
+    // An earlier one is set too: a command with `env_clear`, which a `Command` does not tell, would not inherit it.
+    command.env(Deadline::VARIABLE, before.clone().filter(is_earlier).unwrap_or(value));
     let started = start(command);
     // A `Command` cannot forget a variable. So from now on it passes on what it would have inherited.
     match before {

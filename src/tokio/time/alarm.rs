@@ -11,7 +11,7 @@ use ::tokio::time::{Instant, Sleep as TokioSleep};
 use super::clock as timing;
 use crate::future::task_wakeup::TaskWakeup;
 use crate::test_env::TestEnv;
-use crate::time::clock;
+use crate::time::{clock, nanos};
 
 pub(super) struct Alarm {
     deadline: Instant,
@@ -87,7 +87,11 @@ impl Alarm {
     /// Moves the deadline. The task that waits is woken at the new one.
     pub(super) fn reset(&mut self, deadline: Instant) {
         self.deadline = deadline;
-        self.end = timing::of_instant(deadline);
+        self.end = if self.env.shares_clock(&TestEnv::current()) {
+            timing::of_instant(deadline)
+        } else {
+            self.env.reading(clock::now()).saturating_add(nanos(deadline - Instant::now()))
+        };
         match (&mut self.tokios, &self.waker) {
             (Some(tokios), _) => tokios.as_mut().reset(deadline),
             (None, Some(waker)) => self.wakeup.wake_at_on(&self.env, self.end, waker),

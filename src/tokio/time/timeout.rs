@@ -115,6 +115,8 @@ pub struct Timeout<T> {
     #[pin]
     scoped: Scoped<T, true>,
     paused: Option<Box<Paused>>,
+    /// The error that is to be given once the task has a budget again.
+    elapsed: Option<TimeoutError>,
 }
 
 /// A limit on tokio's clock, which is paused. The scope has no deadline of its own until the timer has fired.
@@ -140,7 +142,7 @@ impl<T: Future> Timeout<T> {
             asked = NEVER;
         }
         let scope = SuspendedScope::begun(asked, now, location);
-        Self { scoped: Scoped::new(scope, future.into_future()), paused }
+        Self { scoped: Scoped::new(scope, future.into_future()), paused, elapsed: None }
     }
 }
 
@@ -168,6 +170,10 @@ impl<T: Future> Future for Timeout<T> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
         let had_budget = has_budget_remaining();
+        // The future is not polled: it may have been unwound.
+        if let Some(error) = this.elapsed.take() {
+            return elapse(this.elapsed, error, had_budget, cx).map(Err);
+        }
         let mut poll = this.scoped.as_mut().poll(cx, Ok, |_| ());
         if poll.is_pending()
             && let Some(limit) = poll_paused(this.paused, had_budget, cx)
@@ -181,7 +187,7 @@ impl<T: Future> Future for Timeout<T> {
                 this.scoped.leave();
                 Poll::Ready(Ok(output))
             }
-            Poll::Ready(Err(error)) => elapse(error, had_budget, cx).map(Err),
+            Poll::Ready(Err(error)) => elapse(this.elapsed, error, had_budget, cx).map(Err),
         }
     }
 }
@@ -207,8 +213,14 @@ fn poll_paused(paused: &mut Option<Box<Paused>>, had_budget: bool, cx: &mut Cont
 /// Takes from the budget of the task: a loop of timeouts that are over leaves its poll now and then. If it was the future that
 /// has used up the budget, the timeout ends all the same.
 #[cold]
-fn elapse(error: TimeoutError, had_budget: bool, cx: &mut Context<'_>) -> Poll<Elapsed> {
+fn elapse(
+    kept: &mut Option<TimeoutError>,
+    error: TimeoutError,
+    had_budget: bool,
+    cx: &mut Context<'_>,
+) -> Poll<Elapsed> {
     if pin!(consume_budget()).poll(cx).is_pending() && !had_budget {
+        *kept = Some(error);
         return Poll::Pending;
     }
     Poll::Ready(Elapsed::new(error))

@@ -1,3 +1,4 @@
+use std::future::{Pending, pending};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -44,7 +45,7 @@ where
     fn call(&mut self, mut request: R) -> Self::Future {
         let state = match self.layer.apply(request.headers_mut()) {
             Ok(()) => State::Called(wait(Limit::NONE, self.inner.call(request))),
-            Err(error) => State::NotCalled(error),
+            Err(error) => State::NotCalled(error, wait(Limit::NONE, pending())),
         };
         DeadlineFuture {
             state,
@@ -69,7 +70,8 @@ pub struct DeadlineFuture<F> {
 enum State<F> {
     /// Within a grace, `Wait` fails once the scope is over; a scope would let the call go on.
     Called(#[pin] Wait<F>),
-    NotCalled(TimeoutError),
+    /// Where the scope is over, `Wait` stays pending if a future around is about to be dropped, as each await does.
+    NotCalled(TimeoutError, #[pin] Wait<Pending<()>>),
     Done,
 }
 
@@ -84,7 +86,13 @@ where
         let mut this = self.project();
         let result = match this.state.as_mut().project() {
             StateProj::Called(call) => ready!(call.poll(cx)),
-            StateProj::NotCalled(error) => Err(error.clone()),
+            StateProj::NotCalled(error, over) => {
+                // Else only the allowance is left.
+                if timebox::remaining().is_some_and(|left| left.is_zero()) {
+                    let _ = ready!(over.poll(cx));
+                }
+                Err(error.clone())
+            }
             StateProj::Done => return Poll::Pending,
         };
         this.state.set(State::Done); // drops the call

@@ -9,6 +9,7 @@ use pin_project::{pin_project, pinned_drop};
 use timebox::report::{LiveProfile, Profile, ProfileReport, Profiled};
 use tokio::sync::oneshot;
 
+use super::rate::Permit;
 use super::{Store, drawn, undrawn};
 
 /// The future of a [`ProfileService`](crate::ProfileService).
@@ -16,6 +17,8 @@ use super::{Store, drawn, undrawn};
 pub struct ProfileFuture<F, R> {
     #[pin]
     state: State<F, R>,
+    /// Held while the profile runs, and is drawn.
+    permit: Option<Permit>,
 }
 
 #[pin_project(project = StateProjection)]
@@ -32,18 +35,18 @@ enum State<F, R> {
 
 impl<F, R> ProfileFuture<F, R> {
     pub(super) fn plain(future: F) -> Self {
-        Self { state: State::Plain(future) }
+        Self { state: State::Plain(future), permit: None }
     }
 
     pub(super) fn refused(refusal: Response<R>) -> Self {
-        Self { state: State::Refused(Some(refusal)) }
+        Self { state: State::Refused(Some(refusal)), permit: None }
     }
 }
 
 impl<F: Future, R> ProfileFuture<F, R> {
-    pub(super) fn profiled(profile: Profile, future: F, store: Option<Store>) -> Self {
+    pub(super) fn profiled(profile: Profile, future: F, store: Option<Store>, permit: Permit) -> Self {
         let store = store.map(|store| (store, profile.live()));
-        Self { state: State::Profiled { future: profile.run_future(future), store } }
+        Self { state: State::Profiled { future: profile.run_future(future), store }, permit: Some(permit) }
     }
 }
 

@@ -1,4 +1,4 @@
-//! How many profiles there may be in a minute.
+//! How many profiles there may be in a minute, and at a time.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,24 +10,39 @@ const MINUTE: Duration = Duration::from_secs(60);
 #[derive(Clone, Debug)]
 pub(super) struct Rate {
     per_minute: u32,
-    /// When the last ones were, oldest first: at most `per_minute`.
-    last: Arc<Mutex<VecDeque<Instant>>>,
+    profiles: Arc<Mutex<Profiles>>,
+}
+
+#[derive(Debug, Default)]
+struct Profiles {
+    /// When the last ones began, oldest first: at most `per_minute`.
+    last: VecDeque<Instant>,
+    /// Shared with the permits of those that run.
+    running: Arc<()>,
+}
+
+/// A profile runs until the drop of its permit.
+#[derive(Debug)]
+pub(super) struct Permit {
+    _running: Arc<()>,
 }
 
 impl Rate {
     pub(super) fn new(per_minute: u32) -> Self {
-        Self { per_minute, last: Arc::default() }
+        Self { per_minute, profiles: Arc::default() }
     }
 
     /// Counts one more, or tells how long to wait for it.
-    pub(super) fn take(&self, now: Instant) -> Result<(), Duration> {
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+    pub(super) fn take(&self, now: Instant) -> Result<Permit, Duration> {
+        let mut profiles = self.profiles.lock().unwrap_or_else(PoisonError::into_inner);
+        let Profiles { last, running } = &mut *profiles;
         while last.front().is_some_and(|first| now.saturating_duration_since(*first) >= MINUTE) {
             last.pop_front();
         }
-        if last.len() < self.per_minute as usize {
+        let most = self.per_minute as usize;
+        if last.len() < most && Arc::strong_count(running) <= most {
             last.push_back(now);
-            return Ok(());
+            return Ok(Permit { _running: Arc::clone(running) });
         }
         Err(last.front().map_or(MINUTE, |first| MINUTE.saturating_sub(now.saturating_duration_since(*first))))
     }
@@ -40,7 +55,7 @@ mod tests {
     #[test]
     fn no_minute_has_more_than_its_number() {
         let (rate, start) = (Rate::new(2), Instant::now());
-        let at = |seconds| rate.take(start + Duration::from_secs(seconds));
+        let at = |seconds| rate.take(start + Duration::from_secs(seconds)).map(drop);
         assert_eq!(at(0), Ok(()));
         assert_eq!(at(50), Ok(()));
         assert_eq!(at(55), Err(Duration::from_secs(5)));
@@ -50,7 +65,17 @@ mod tests {
     }
 
     #[test]
+    fn no_more_than_its_number_run_at_a_time() {
+        let (rate, start) = (Rate::new(2), Instant::now());
+        let mut running = vec![rate.take(start).unwrap(), rate.clone().take(start).unwrap()];
+        assert_eq!(rate.take(start + MINUTE).unwrap_err(), MINUTE);
+        running.pop();
+        running.push(rate.take(start + MINUTE).unwrap());
+        assert!(rate.take(start + 2 * MINUTE).is_err());
+    }
+
+    #[test]
     fn none_is_none() {
-        assert_eq!(Rate::new(0).take(Instant::now()), Err(MINUTE));
+        assert_eq!(Rate::new(0).take(Instant::now()).unwrap_err(), MINUTE);
     }
 }

@@ -42,9 +42,10 @@ where
         if !is_admitted {
             return ProfileFuture::plain(self.inner.call(request));
         }
-        if let Err(wait) = rate.take(Instant::now()) {
-            return ProfileFuture::refused(refusal(wait));
-        }
+        let permit = match rate.take(Instant::now()) {
+            Ok(permit) => permit,
+            Err(wait) => return ProfileFuture::refused(refusal(wait)),
+        };
         if let Some(limit) = limit {
             request.extensions_mut().insert(ProfileLimit(limit.clone()));
         }
@@ -55,7 +56,7 @@ where
         if let Some(frequency) = frequency {
             profile = profile.frequency(*frequency);
         }
-        ProfileFuture::profiled(profile, self.inner.call(request), store.clone())
+        ProfileFuture::profiled(profile, self.inner.call(request), store.clone(), permit)
     }
 }
 

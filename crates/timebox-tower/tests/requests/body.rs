@@ -123,6 +123,46 @@ fn a_body_that_goes_on_sending_is_not_silent() {
     });
 }
 
+/// The body that a client gets of a response which comes after the deadline.
+async fn late_body(layer: TimeoutLayer<Request<String>>, late: impl AsyncFn() + Sync) -> String {
+    let late = &late;
+    let service = layer.layer(service_fn(move |_: Request<String>| async move {
+        late().await;
+        assert!(is_expired());
+        Ok::<_, BoxError>(Response::new(Script::new([Step::Data("rolled "), Step::Data("back")])))
+    }));
+    let body = service.oneshot(request()).await.unwrap().into_body();
+    String::from_utf8(body.collect().await.unwrap().to_bytes().to_vec()).unwrap()
+}
+
+#[test]
+fn a_late_response_is_sent_whole_although_its_body_has_a_limit_on_silence() {
+    on_runtime(async {
+        // In a grace.
+        let in_grace = TimeoutLayer::new(SHORT).grace(LONG).idle(LONG);
+        let wait = async || assert!(timebox::future::sleep(LONG).await.is_err());
+        assert_eq!(late_body(in_grace, wait).await, "rolled back");
+
+        // Without a grace, of a handler that computed for too long.
+        let compute = async || std::thread::sleep(2 * SHORT);
+        assert_eq!(late_body(TimeoutLayer::new(SHORT).idle(LONG), compute).await, "rolled back");
+    });
+}
+
+#[test]
+fn a_stream_with_a_limit_on_silence_goes_on_in_the_grace() {
+    on_runtime(async {
+        let steps = || {
+            let pause = || Step::Sleep(2 * SHORT);
+            Response::new(Script::new([Step::Data("1"), pause(), Step::Data("2"), pause(), Step::Data("3")]))
+        };
+        let layer = TimeoutLayer::new(SHORT).grace(LONG).idle(LONG);
+        let (response, handle) = respond(layer, request(), steps).await;
+        assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "123");
+        assert!(handle.is_expired());
+    });
+}
+
 #[test]
 fn a_body_that_is_dropped_in_the_middle_cancels_the_scope() {
     on_runtime(async {

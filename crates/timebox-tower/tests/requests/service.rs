@@ -73,6 +73,31 @@ fn the_scope_is_open_in_the_call_the_future_and_the_layers_within() {
 }
 
 #[test]
+fn where_a_scope_around_is_over_the_caller_does_not_run_on() {
+    on_runtime(async {
+        let service = TimeoutLayer::new(LONG)
+            .respond_with(respond::gateway_timeout())
+            .layer(service_fn(hang_without_error));
+        let ran_on = AtomicBool::new(false);
+        let caller = async {
+            std::thread::sleep(2 * SHORT);
+            infallible(service.clone().oneshot(get("/")).await);
+            ran_on.store(true, SeqCst);
+        };
+        assert!(future::timeout_value(SHORT, caller).await.is_err());
+        assert!(!ran_on.load(SeqCst));
+
+        // In a grace the caller gets the answer, and cleans up.
+        let caller = async {
+            std::thread::sleep(2 * SHORT);
+            infallible(service.oneshot(get("/")).await).status()
+        };
+        let answer = timebox::Timebox::new(SHORT).grace(LONG).run_future_value(caller).await;
+        assert_eq!(answer.unwrap(), StatusCode::GATEWAY_TIMEOUT);
+    });
+}
+
+#[test]
 fn an_answer_takes_the_place_of_the_error() {
     on_runtime(async {
         let layer = TimeoutLayer::new(SHORT).respond_with(respond::service_unavailable(SHORT));
