@@ -79,7 +79,7 @@ fn the_task_is_woken_at_the_deadline_after_a_value_too() {
             assert!(error.is_timeout() && !error.settled());
             assert_eq!((error.label(), error.limit()), (Some("download"), Some(SHORT)));
             // It is over for what is dropped in it.
-            assert!(scope.enter(|scope| scope.is_expired()).unwrap());
+            assert!(scope.enter(timebox::Scope::is_expired).unwrap());
         });
     });
 }

@@ -60,8 +60,8 @@ fn lock(shared: &Shared) -> Result<(), AnyError> {
     Ok(())
 }
 
-/// Never returns to its executor.
-async fn compute() -> Result<(), AnyError> {
+/// Computes in one poll, and does not return to its executor until its time is up.
+fn compute() -> Result<(), AnyError> {
     loop {
         checkpoint()?;
     }
@@ -81,7 +81,7 @@ fn app(shared: Arc<Shared>) -> Router {
         .route("/quick", get(async |State(shared): Shares| answer(query(&shared, 0.005).await)))
         .route("/query", get(async |State(shared): Shares| answer(query(&shared, 3600.0).await)))
         .route("/mutex", get(in_mutex))
-        .route("/compute", get(async || answer(compute().await)))
+        .route("/compute", get(async || answer(compute())))
         .route("/peer", get(async |State(shared): Shares| answer(ask_the_peer(shared.peer).await)))
         .with_state(shared)
         .layer(TimeoutLayer::new(LIMIT).grace(HANG).respond_with(unavailable))
@@ -149,14 +149,14 @@ fn requests_that_hang_neither_slow_the_others_nor_leave_anything() {
         let without = load(address, false).await;
         let with = {
             // The owner of the lock, who does not give it back.
-            let (hold, held) = std::sync::mpsc::channel::<()>();
-            let owned = Arc::clone(&shared);
+            let (end, ended) = std::sync::mpsc::channel::<()>();
+            let of_owner = Arc::clone(&shared);
             let owner = std::thread::spawn(move || {
-                let _guard = owned.lock.lock().unwrap();
-                let _ = held.recv();
+                let _guard = of_owner.lock.lock().unwrap();
+                let _ = ended.recv();
             });
             let with = load(address, true).await;
-            drop(hold);
+            drop(end);
             owner.join().unwrap();
             with
         };
