@@ -15,7 +15,7 @@ use std::task::{Context, Waker};
 use std::thread;
 
 use super::backtrace::OwnStack;
-use super::contents::Stack;
+use super::contents::{Frame, Stack};
 use super::foreign::crate_of;
 use super::stack::{self, Names, StackCopy, Unwinder};
 #[cfg(feature = "testing")]
@@ -167,10 +167,19 @@ impl Taken {
 /// Whether one leaf has taken both stacks, since it clones the waker in several places: itself, and in what it calls.
 fn is_of_one_leaf(a: &Stack, b: &Stack) -> bool {
     let mut pairs = a.frames.iter().rev().zip(b.frames.iter().rev());
-    let Some(at) = pairs.position(|(a, b)| a != b) else { return false };
+    let Some(at) = pairs.position(|(a, b)| !is_same_place(a, b)) else { return false };
     let is_innermost = at + 1 == a.frames.len() || at + 1 == b.frames.len();
     let (a, b) = (&a.frames[a.frames.len() - 1 - at], &b.frames[b.frames.len() - 1 - at]);
     is_innermost && a.foreign && a.function == b.function
+}
+
+/// Whether both frames are at the same line. The address tells more, but all that was inlined into a function shares it.
+fn is_same_place(a: &Frame, b: &Frame) -> bool {
+    let is_same_line = match (a.line, b.line) {
+        (Some(_), Some(_)) => (&a.file, a.line) == (&b.file, b.line),
+        _ => a.offset == b.offset,
+    };
+    a.function == b.function && is_same_line
 }
 
 /// Removes the frames of this crate: at the inner end those that took the stack, at the outer end the traced poll, all around
