@@ -50,7 +50,8 @@ fn users(stack: &Stack) -> String {
     // With debug information each function has its line.
     let own = || stack.frames.iter().filter(|frame| frame.function.starts_with("report_awaits::"));
     if own().any(|frame| frame.file.is_some()) {
-        assert!(own().all(|frame| frame.line.is_some()), "{stack:#?}");
+        // Code that an optimising compiler has merged has no line.
+        assert!(cfg!(not(debug_assertions)) || own().all(|frame| frame.line.is_some()), "{stack:#?}");
         assert!(
             own().any(|frame| frame.file.as_ref().is_some_and(|file| file.ends_with("report_awaits.rs")))
         );
