@@ -103,7 +103,12 @@ fn bodies() -> Vec<(&'static str, Body)> {
         ("std::sync::Mutex", Box::new(|| drop(mutex.lock()))),
         ("std::sync::Condvar", Box::new(|| drop(condition.1.wait(condition.0.lock().unwrap())))),
         ("std::sync::RwLock", Box::new(|| drop(lock.read()))),
-        ("std::sync::Barrier", Box::new(|| drop(barrier.wait()))),
+        (
+            "std::sync::Barrier",
+            Box::new(|| {
+                barrier.wait();
+            }),
+        ),
         ("std::sync::OnceLock", Box::new(|| cell.get_or_init(|| thread::sleep(LONG)).to_owned())),
         (
             "std::sync::mpsc",

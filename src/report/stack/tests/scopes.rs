@@ -189,10 +189,10 @@ static RIGHT: libc::timespec = libc::timespec { tv_sec: 0, tv_nsec: 2 };
 /// Looks at a thread that flips between two call chains, and counts the copies, and those that are not of one moment. With
 /// `looks_twice` a copy counts only if the thread has not run meanwhile. It ends when there are so many copies.
 fn flip_between_chains(looks_twice: bool, enough: u64) -> [u64; 2] {
-    const DEPTH: usize = 20;
+    const DEPTH: u32 = 20;
     let runner = Runner::start(|| {
-        goes_left(DEPTH as u32, &LEFT);
-        goes_right(DEPTH as u32, &RIGHT);
+        goes_left(DEPTH, &LEFT);
+        goes_right(DEPTH, &RIGHT);
     });
     let task = Task::open(runner.thread.tid);
     let mut eyes = Eyes::new();
@@ -211,7 +211,7 @@ fn flip_between_chains(looks_twice: bool, enough: u64) -> [u64; 2] {
         let count =
             |chain: Chain| raw.frames.iter().filter(|frame| is_at(frame.address, chain as usize)).count();
         copies += 1;
-        torn += u64::from((count(own), count(other)) != (DEPTH + 1, 0));
+        torn += u64::from((count(own), count(other)) != (DEPTH as usize + 1, 0));
     }
     runner.stop();
     [copies, torn]
