@@ -196,8 +196,8 @@ impl Callback {
             self.wait_for_run(state, ending)
         });
         let Some(mut state) = revoked else {
-            // A fork has lost the lock. The closure is leaked, since a later drop could come when the data that it
-            // borrows is gone.
+            // The lock's holder was lost in a fork. The closure is leaked, since a later drop could come when the data
+            // that it borrows is gone.
             std::mem::forget(Arc::clone(self));
             return Waiters::default();
         };

@@ -157,8 +157,8 @@ impl Timers {
 }
 
 impl Timers {
-    /// The index in each place of the nursery that is in use now. If the owner empties the nursery meanwhile, a place may still
-    /// give its old record, which has moved to the heap, or give a record that was listed later.
+    /// The index of each record that the nursery lists now. If the owner empties the nursery meanwhile, there may be
+    /// the index of a record that has moved to the heap, or of a record that was listed later.
     fn in_nursery(&self) -> impl Iterator<Item = u32> {
         // Acquire, twice: pairs with the Releases in `list`.
         let listed = self.listed.load(Ordering::Acquire) as usize;
