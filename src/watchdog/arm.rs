@@ -223,7 +223,7 @@ impl Watchdog {
                 Ok(_) => {
                     return self.alarm.ring() || self.start();
                 }
-                // Subtle: the watchdog may have lowered `next_wake` meanwhile, but not far enough. So this tries again.
+                // The watchdog may have lowered `next_wake` meanwhile, but not far enough. So this tries again.
                 Err(lowered) => next = lowered,
             }
             if mutant!(SingleCas) {
