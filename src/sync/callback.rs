@@ -357,8 +357,8 @@ impl State {
     }
 }
 
-/// Drops a value of the user's, whose drop may panic, without letting the panic out: nothing here could act on it,
-/// and the panic hook has reported it.
+/// Drops a value of the user's, and catches a panic of that drop. Nothing here could act on the panic, and the panic
+/// hook has reported it.
 pub(crate) fn drop_quietly<T>(value: T) {
     if let Err(payload) = catch_unwind(AssertUnwindSafe(|| drop(value))) {
         // Leak the payload, since its drop may panic in turn.

@@ -1,8 +1,8 @@
 //! Reports: the watchdog tells an observer which threads to look at.
 //!
-//! While a policy of reports is in force, a thread arms a *look* in its slot beside its deadline. The protocol is that of
-//! deadlines: see `README.md`. The watchdog calls the observer at the beginning of a pass, so before it wakes any waker: a
-//! look that is taken there shows what a hook is about to interrupt.
+//! While a policy of reports is in force, a thread stores two times in its slot: its deadline, and the time of the next
+//! *look* at the thread. The protocol is the same for both: see `README.md`. The watchdog calls the observer at the
+//! beginning of a pass, before it wakes any waker. So the observer sees what a hook is about to interrupt.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 

@@ -68,8 +68,8 @@ const _: () = assert!(GROUP as u64 <= Ticket::ROOM + 1);
 #[derive(Clone, Copy)]
 pub(crate) struct Timer {
     group: &'static Group,
-    /// Two numbers in one word, so that a timer stays in registers: the ticket of its waker, and in the low bits
-    /// (`Ticket::ROOM`) the index of its record in the group.
+    /// The ticket of the timer's waker. Its low bits, which are free (`Ticket::ROOM`), hold the index of the timer's
+    /// record in the group. Both are in one word, so that a timer stays in registers.
     place: u64,
 }
 

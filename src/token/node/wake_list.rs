@@ -33,7 +33,8 @@ impl WakeList {
     }
 }
 
-/// Hooks that are due, from the outside in. The watchdog triggers them in one call, so that they start in order.
+/// Hooks that are due. `entries` begins with the hooks of outer scopes. The watchdog starts all of them in one call, so
+/// that they start [in order](Self::in_order).
 struct DueHooks {
     entries: Vec<Arc<Entry>>,
     /// Whether the code that posted the hooks has claimed each of them.
