@@ -20,8 +20,8 @@ use crate::token::CancellationToken;
 ///
 /// # Errors
 ///
-/// If there is no runtime, or the signals cannot be caught. If only the second of them cannot, the first one stays caught: so end the
-/// program on an error.
+/// If there is no runtime, or the signals cannot be caught. End the program on an error: if only a part of the signals
+/// can be caught, these no longer end the program.
 ///
 /// # Panics
 ///

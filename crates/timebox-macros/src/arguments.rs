@@ -23,7 +23,7 @@ pub(crate) struct Arguments {
     pub(crate) timebox: Path,
 }
 
-/// An expression. A literal has been checked, and is a constant.
+/// The expression of a time. A literal such as `"250ms"` has become a constant `Duration`.
 pub(crate) struct Time(TokenStream);
 
 impl Parse for Time {

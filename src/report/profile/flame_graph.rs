@@ -22,9 +22,9 @@ impl ProfileReport {
     /// your code waits in them, only the function that your code called is drawn. [`folded`](Self::folded) has each
     /// function.
     ///
-    /// The crate [`inferno`](https://docs.rs/inferno) draws it, **whose licence is CDDL-1.0**. If this licence does not
-    /// suit you, do without the feature `flamegraph`, and give [`folded`](Self::folded) to a tool outside of your
-    /// program.
+    /// The crate [`inferno`](https://docs.rs/inferno) draws the graph. **Its licence is CDDL-1.0.** If this licence
+    /// does not suit you, do without the feature `flamegraph`, and give [`folded`](Self::folded) to a tool outside of
+    /// your program.
     ///
     /// ```
     /// use std::time::Duration;
