@@ -40,8 +40,8 @@ impl Node {
         self.earlier(recorded, self.env.reading(now))
     }
 
-    /// The recorded end or the deadline, whichever came first. The deadline counts only if it has passed at `now`, on the
-    /// node's clock.
+    /// The recorded end or the deadline, whichever came first; `None` if neither has come. The deadline has come if it
+    /// has passed at `now`, on the node's clock.
     pub(super) fn earlier(&self, recorded: Option<Termination>, now: u64) -> Option<Termination> {
         match recorded {
             Some(end) if end.at < self.deadline => Some(end),
