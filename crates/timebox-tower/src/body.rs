@@ -42,7 +42,7 @@ type BoxError = Box<dyn Error + Send + Sync>;
 /// ```
 #[pin_project(PinnedDrop)]
 pub struct TimeoutBody<B> {
-    /// `None` once it has ended.
+    /// `None` once the body has ended.
     #[pin]
     body: Option<B>,
     /// `None` if the body has no limit, or has ended.
@@ -65,7 +65,8 @@ impl<B> TimeoutBody<B> {
         Self { body: Some(body), scope: Some(scope), left: None }
     }
 
-    /// Limits the silence between two frames, and before the first. The time during which nobody polls the body does not count.
+    /// Limits the silence before the first frame, and between two frames. The silence begins with the first poll for a
+    /// frame. So the time before this poll does not count.
     pub fn idle(mut self, duration: Duration) -> Self {
         if let Some(scope) = &mut self.scope {
             scope.idle = Some(duration);
@@ -73,13 +74,14 @@ impl<B> TimeoutBody<B> {
         self
     }
 
-    /// The body of a response that takes the scope of its request along. Of `length` bytes, if that is known.
+    /// The body of a response, which keeps the scope of its request. `length` is the number of its bytes, if that is
+    /// known.
     pub(crate) fn scoped(body: B, mut scope: RequestScope, length: Option<u64>) -> Self
     where
         B: Body,
     {
         if body.is_end_stream() {
-            // Fails only if `checkpoint_or_unwind` unwinds the drop.
+            // An error means only that `checkpoint_or_unwind` has unwound the drop.
             let _ = scope.enter(|| drop(body));
             return Self::empty();
         }
@@ -176,7 +178,8 @@ impl<B> PinnedDrop for TimeoutBody<B> {
         let mut this = self.project();
         let Some(scope) = this.scope else { return };
         if *this.left == Some(0) {
-            // The server has sent all that was announced, so it does not ask for the end.
+            // All bytes that were announced have been sent. So the server drops the body without a poll for its end,
+            // and nothing is to be cancelled.
             let _ = scope.enter(|| this.body.set(None));
         } else if this.body.is_some() {
             scope.abandon(|| this.body.set(None));

@@ -76,8 +76,9 @@ pub struct TimeoutLayer<Req, A = Fail> {
 }
 
 impl<Req> TimeoutLayer<Req> {
-    /// This limit for each request. `Limit::NONE`: the layer gives each request a scope, and only [reports](Self::warn_after),
-    /// [deadlines that travel](Self::propagate), and clients that go away.
+    /// Limits each request. With `Limit::NONE` the layer still gives each request a scope. So
+    /// [reports](Self::warn_after) and [deadlines that travel](Self::propagate) still work, and the scope is still
+    /// cancelled if the client goes away.
     #[track_caller]
     pub fn new(limit: impl Into<Limit>) -> Self {
         Self { settings: Settings::new(limit.into(), Location::caller()), answer: Fail }
@@ -113,7 +114,8 @@ impl<Req, A> TimeoutLayer<Req, A> {
         self
     }
 
-    /// Requests that get no scope from this layer. A second call adds more of them.
+    /// Requests for which the closure returns `true` get no scope from this layer. A second call exempts further
+    /// requests.
     pub fn exempt(mut self, is_exempt: impl Fn(&Req) -> bool + Send + Sync + 'static) -> Self
     where
         Req: 'static,
@@ -125,8 +127,9 @@ impl<Req, A> TimeoutLayer<Req, A> {
         self
     }
 
-    /// How long a handler is still polled when its time is up, so that it can roll back and answer by itself: its own response is
-    /// then sent, however late. Handlers get no grace when the client goes away: their future is dropped.
+    /// For how long a handler is still polled after its time is up. So the handler can roll back and answer by itself.
+    /// Its response is then sent, however late. If the client goes away there is no grace: the handler's future is
+    /// dropped.
     pub fn grace(mut self, grace: Duration) -> Self {
         self.settings.grace = grace;
         self
@@ -195,9 +198,9 @@ impl<Req, A> TimeoutLayer<Req, A> {
         self
     }
 
-    /// Lets a client say how long it waits, in a header. Its deadline counts if it is earlier than the limit, and never lengthens it.
-    /// A request whose header cannot be read is answered at once, without a call of the service: `400 Bad Request`, or gRPC's
-    /// `INVALID_ARGUMENT`.
+    /// Lets a client say in a header how long it waits. The client's deadline counts if it is earlier than that of the
+    /// limit. So a client cannot lengthen its time. A request whose header cannot be read is answered at once, without
+    /// a call of the service: with `400 Bad Request`, or with gRPC's `INVALID_ARGUMENT`.
     pub fn propagate(mut self, propagation: Propagation) -> Self {
         self.settings.propagation = Some(propagation);
         self
@@ -216,7 +219,8 @@ impl<Req, A> TimeoutLayer<Req, A> {
         TimeoutLayer { settings: self.settings, answer: Respond::new(respond) }
     }
 
-    /// Answers with gRPC's status `DEADLINE_EXCEEDED`, or `CANCELLED`. A streamed body ends with that status in its trailers.
+    /// If a request is not done in time, answers with gRPC's status `DEADLINE_EXCEEDED`; or with `CANCELLED` if the
+    /// scope was cancelled. A streamed body ends with this status in its trailers.
     pub fn respond_with_grpc_status(self) -> TimeoutLayer<Req, GrpcStatus> {
         TimeoutLayer { settings: self.settings, answer: GrpcStatus }
     }

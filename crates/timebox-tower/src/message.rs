@@ -72,18 +72,21 @@ pub trait Call {
 
 /// A response, which may take the scope of its request along.
 ///
-/// HTTP responses are `Reply`s: the scope lives on in the [body](TimeoutBody). Plain values are too: the scope ends with them.
+/// HTTP responses are `Reply`s: the scope lives on in the [body](TimeoutBody). Plain values are `Reply`s, too: the
+/// scope ends as soon as the value is there.
 pub trait Reply: Sized {
     /// The response of the limited service.
     type Scoped;
 
-    /// The response of a request that came back in time, with the scope in which the rest of it is to be produced.
+    /// The response that the service gave in time. Produce the rest of the response in `scope`.
     fn scoped(self, scope: RequestScope) -> Self::Scoped;
 
-    /// A response without a scope: that of an exempt request, or an answer to a request that did not come back in time.
+    /// A response without a scope. It is the response to an exempt request, or the answer to a request that was not
+    /// done in time.
     fn unscoped(self) -> Self::Scoped;
 
-    /// The response to a request whose deadline cannot be read. `None`: the deadline is ignored, and the service is called.
+    /// The response to a request whose deadline cannot be read. `None`: the deadline is ignored, and the service is
+    /// called.
     fn refusal(malformed: &Malformed) -> Option<Self::Scoped> {
         let _ = malformed;
         None
@@ -157,7 +160,8 @@ fn has_no_body(status: StatusCode) -> bool {
     status.is_informational() || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
 }
 
-/// How many bytes of the body the server sends at most, before it drops the body without asking for its end.
+/// The length of the body in bytes, if that is known. A server that has sent so many bytes drops the body without a
+/// poll for its end.
 fn content_length<B: Body>(response: &Response<B>) -> Option<u64> {
     let header = response.headers().get(http::header::CONTENT_LENGTH);
     let declared = header.and_then(|value| value.to_str().ok()?.parse().ok());

@@ -73,15 +73,16 @@ struct Settings {
     store: Option<Store>,
 }
 
-/// The limit of a profiled request, among its extensions.
+/// An extension of the request: the limit for a profiled request.
 #[derive(Clone)]
 pub(crate) struct ProfileLimit(pub(crate) Limit);
 
 impl ProfileLayer {
     /// Profiles requests that carry this token. **An empty token switches the layer off.**
     ///
-    /// The token is compared as it stands in the URL or header, in a time that depends only on its length. Take letters and digits,
-    /// and too many to guess: 32 hexadecimal digits of a random number.
+    /// The token is compared as it is written in the URL or the header, without decoding. The comparison takes a time
+    /// that tells nothing of the token but its length. Take a token that nobody can guess, of letters and digits: 32
+    /// hexadecimal digits of a random number.
     pub fn new(token: impl Into<Cow<'static, str>>) -> Self {
         let access = Access::new(token.into());
         Self { settings: Settings { access, rate: Rate::new(10), frequency: None, limit: None, store: None } }
@@ -117,22 +118,22 @@ impl ProfileLayer {
         self
     }
 
-    /// Profiles at most so many requests in any minute, and at a time: 10 unless set. A request above that, with the right token, is answered
-    /// with `429 Too Many Requests`. All clones of the layer count together.
+    /// Sets how many requests are profiled in any minute, and how many at a time: 10 unless set. Further requests with
+    /// the right token are answered with `429 Too Many Requests`. All clones of the layer count together.
     pub fn per_minute(mut self, requests: u32) -> Self {
         self.settings.rate = Rate::new(requests);
         self
     }
 
-    /// The limit of a profiled request, in place of that of the [`TimeoutLayer`](crate::TimeoutLayer) inside. A longer limit shows
-    /// what comes after the usual one. With `Limit::NONE` a request that hangs, hangs for ever, and takes
-    /// one of the [profiles at a time](Self::per_minute): prefer a minute.
+    /// Sets the limit of a profiled request. It replaces the limit of the [`TimeoutLayer`](crate::TimeoutLayer) inside.
+    /// A longer limit shows what comes after the usual one. With `Limit::NONE` a request that hangs never ends, and
+    /// takes one of the [profiles at a time](Self::per_minute) for ever. So prefer a minute.
     pub fn limit(mut self, limit: impl Into<Limit>) -> Self {
         self.settings.limit = Some(limit.into());
         self
     }
 
-    /// Takes so many samples a second: see [`Profile::frequency`](timebox::report::Profile::frequency).
+    /// Sets how many samples are taken in a second: see [`Profile::frequency`](timebox::report::Profile::frequency).
     pub fn frequency(mut self, hertz: u32) -> Self {
         self.settings.frequency = Some(hertz);
         self
@@ -201,7 +202,7 @@ fn drawn<B: From<String>>(report: &ProfileReport) -> Response<B> {
     response
 }
 
-/// A picture that nobody could draw: the system has no thread.
+/// The answer if the profile cannot be drawn, because the system has no thread.
 fn undrawn<B: From<String>>() -> Response<B> {
     let mut response = Response::new(B::from("there is no thread to draw the profile\n".to_owned()));
     *response.status_mut() = http::StatusCode::SERVICE_UNAVAILABLE;
