@@ -90,7 +90,7 @@ impl Client {
 /// One turn of one server.
 struct Turn {
     per_second: f64,
-    /// Microseconds of the server's thread for one request.
+    /// Processor time of the server's thread for one request, in microseconds.
     processor: f64,
 }
 
@@ -174,7 +174,8 @@ fn throughput() {
     }
 }
 
-/// What one call costs whose handler and body are ready at once, without a connection: the least of many batches, in nanoseconds.
+/// Prints what one call costs, in nanoseconds. There is no connection, and the handler and the body are ready at once.
+/// The figure is that of the fastest batch.
 fn calls() {
     const BATCH: u32 = 2000;
     const BATCHES: u32 = 300;
@@ -221,7 +222,7 @@ fn calls() {
     });
 }
 
-/// From the moment at which a client closes its connection until a hook of the scope runs.
+/// Measures how soon a task that waits for the cancellation runs, after a client has closed its connection.
 fn clients_gone() {
     let (sender, cancelled) = std::sync::mpsc::channel();
     let handler = async move || {
@@ -253,7 +254,7 @@ fn clients_gone() {
 }
 
 fn main() {
-    // `cargo test --benches` only asks whether it runs.
+    // `cargo test --benches` runs this without `--bench`, only to see whether it works. So it need not measure.
     if std::env::args().any(|argument| argument == "--bench") {
         calls();
         throughput();

@@ -160,7 +160,7 @@ fn has_no_body(status: StatusCode) -> bool {
     status.is_informational() || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
 }
 
-/// The length of the body in bytes, if that is known. A server that has sent so many bytes drops the body without a
+/// The length of the body in bytes, if that is known. Once a server has sent so many, it may drop the body without a
 /// poll for its end.
 fn content_length<B: Body>(response: &Response<B>) -> Option<u64> {
     let header = response.headers().get(http::header::CONTENT_LENGTH);

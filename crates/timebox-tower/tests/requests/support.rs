@@ -35,7 +35,7 @@ pub(crate) fn on_runtime<T>(test: impl Future<Output = T>) -> T {
     done.expect("the test hangs")
 }
 
-/// Waits for a condition that is bound to come true.
+/// Waits until the condition is true. Panics if that takes too long.
 pub(crate) async fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
     let start = Instant::now();
     while !condition() {
@@ -70,7 +70,7 @@ pub(crate) async fn get(address: SocketAddr, path: &str) -> String {
     text
 }
 
-/// Reads until the text has come.
+/// Reads until the text has come. Returns all that was read.
 pub(crate) async fn read_until(stream: &mut TcpStream, text: &str) -> String {
     let mut read = Vec::new();
     let mut buffer = [0; 4096];
@@ -96,7 +96,7 @@ pub(crate) enum Step {
 type Sleep = Pin<Box<dyn Future<Output = ()> + Send>>;
 type Look = Arc<Mutex<dyn FnMut(bool) + Send>>;
 
-/// A body that does one step after another. `look` is called in each poll, and with `true` in the drop.
+/// A body that does one step after another. `look` is called with `false` in each poll, and with `true` in the drop.
 pub(crate) struct Script {
     steps: Box<dyn Iterator<Item = Step> + Send>,
     sleep: Option<Sleep>,
@@ -154,7 +154,7 @@ impl Drop for Script {
     }
 }
 
-/// Never fails: for services that answer instead.
+/// The value of a result that has no error, as services have that answer instead of failing.
 pub(crate) fn infallible<T>(result: Result<T, Infallible>) -> T {
     match result {
         Ok(value) => value,

@@ -64,8 +64,8 @@ fn hex(text: &str) -> Option<u64> {
 impl Program {
     fn read() -> Option<Self> {
         let mut program = Self::default();
-        // A function begins with the line `0000000000012340 <name>:`. A call is the line `   12345:   call   12340
-        // <name>`, or by a pointer `.. call *0x12(%rip)   # 12340 <name>`.
+        // A function begins with the line `0000000000012340 <name>:`. A call is the line
+        // `   12345:   call   12340 <name>`, or by a pointer `.. call *0x12(%rip)   # 12340 <name>`.
         let mut function = 0;
         let mut loaded: BTreeMap<String, Option<u64>> = BTreeMap::new();
         for line in tool("objdump", &["--disassemble", "--demangle", "--no-show-raw-insn"])?.lines() {
