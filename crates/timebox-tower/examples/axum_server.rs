@@ -96,7 +96,7 @@ fn answer(error: &TimeoutError) -> Response {
     (StatusCode::SERVICE_UNAVAILABLE, format!("the layer answers: {error}")).into_response()
 }
 
-/// A handler of a request whose client goes away. Tells why it ended.
+/// A handler for a client that goes away. Sends the reason for which the scope ended.
 fn forsaken(tell: oneshot::Sender<Option<String>>) -> MethodRouter {
     let tell = Arc::new(Mutex::new(Some(tell)));
     get(async move || {
