@@ -16,14 +16,16 @@ type BoxError = Box<dyn Error + Send + Sync>;
 
 /// A body with a limit on the whole, and another on the silence between two frames.
 ///
-/// [`TimeoutLayer`](crate::TimeoutLayer) makes one of each response: there the scope is that of the request. Made by hand, it
-/// limits the body of a request, or of a response that a client reads.
+/// [`TimeoutLayer`](crate::TimeoutLayer) makes a `TimeoutBody` of each response, in the scope of the request. One that
+/// you make by hand limits the body of a request, or of a response that a client reads.
 ///
-/// The scope is ambient in each poll of the inner body, and in its drop. When time is up, the inner body is dropped and the last
-/// frame is an error, in which [`TimeoutError::find`](timebox::TimeoutError::find) finds the limit. If the body is dropped before its end, its scope is cancelled.
+/// The scope is open in each poll of the inner body, and in its drop. When time is up, the inner body is dropped, and
+/// the last frame is an error. [`TimeoutError::find`](timebox::TimeoutError::find) finds the limit in this error. If
+/// the body is dropped before its end, its scope is cancelled.
 ///
-/// A limit acts while somebody polls the body. A server does not poll while its client does not read: then the scope is over in
-/// time, for its tasks, hooks and handles, but the inner body stays until the server drops it. So limit the server's writes too.
+/// A limit acts while somebody polls the body. A server does not poll while its client does not read. Then the scope is
+/// over in time, for its tasks, hooks and handles. But the inner body stays until the server drops it. So limit the
+/// server's writes too.
 ///
 /// # Examples
 ///
@@ -58,7 +60,7 @@ impl<B> TimeoutBody<B> {
         Self::with(Timebox::new(limit), body)
     }
 
-    /// Limits a body as a whole, with all that a builder can set. The limit begins with the first poll.
+    /// Limits a body as a whole, with whatever a [`Timebox`] can set. The limit begins with the first poll.
     #[track_caller]
     pub fn with(timebox: Timebox, body: B) -> Self {
         let scope = RequestScope::new(timebox, Location::caller(), BODY_DROPPED);

@@ -14,21 +14,24 @@ use crate::settings::Settings;
 
 /// Limits each request of a service: the handler, and the body of its response.
 ///
-/// The scope of a request begins with the call of the service, and ends with the last frame of the body. In between it is open in
-/// whatever the service runs in its `call`, in each poll of its future, and in each poll of the body: in handlers, extractors, and
-/// nested layers. [`timebox::handle`] takes it to other tasks and threads.
+/// The scope of a request begins with the call of the service, and ends with the last frame of the body. In between,
+/// the scope is open in the service's `call`, in each poll of its future, and in each poll of the body. So it is open
+/// in handlers, extractors, and nested layers. [`timebox::handle`] takes the scope to other tasks and threads.
 ///
-/// When time is up, code that checks gets a typed error where it stands. A future that is pending is dropped; with a
-/// [`grace`](Self::grace) it gets the error too, and answers by itself. If it does not, the service fails with its own error type,
-/// which must be `From<TimeoutError>`, or answers as [`respond_with`](Self::respond_with) says.
+/// When time is up, code that checks gets a typed error where it stands. A future that is pending is dropped. With a
+/// [`grace`](Self::grace) it is not dropped yet: its awaits give it the error, and it answers by itself. If there is no
+/// answer from the handler, the service fails with its own error type, which must be `From<TimeoutError>`, or answers
+/// as [`respond_with`](Self::respond_with) says.
 ///
 /// **A client that goes away** cancels the scope, for the reason [`CLIENT_GONE`](crate::CLIENT_GONE): the server drops the future,
 /// and the tasks and threads that have entered the scope by a handle stop.
 ///
-/// Two times do not count: the wait in the service's `poll_ready`, such as that for a concurrency limit inside, and what comes after
-/// `101 Switching Protocols`. A websocket is a task of its own; limit it with [`timebox::future`].
+/// Two times do not count. The first is the wait in the service's `poll_ready`, for example for a concurrency limit
+/// inside. The second is what comes after `101 Switching Protocols`. A websocket is a task of its own: limit it with
+/// [`timebox::future`].
 ///
-/// The type of the requests, `Req`, follows from the closures or from the service. So one layer is for one type of requests.
+/// The type of the requests, `Req`, follows from the closures or from the service. So one layer is for one type of
+/// requests.
 ///
 /// # Examples
 ///
@@ -135,8 +138,8 @@ impl<Req, A> TimeoutLayer<Req, A> {
         self
     }
 
-    /// How long the body of a response may be silent between two frames, beside the limit on the whole. The time during which the
-    /// client does not read does not count.
+    /// Sets how long the body of a response may be silent between two frames. The limit on the whole still holds. The
+    /// time during which the client does not read does not count.
     ///
     /// ```
     /// use std::time::Duration;
@@ -152,9 +155,9 @@ impl<Req, A> TimeoutLayer<Req, A> {
         self
     }
 
-    /// Reports a request that takes so long, with [its fields](crate::Call::describe): method, path (without the query), peer (with
-    /// the feature `axum`, where axum's `ConnectInfo` is there) and `x-request-id`. No other header is told;
-    /// [`timebox_with`](Self::timebox_with) adds what you ask for.
+    /// Reports each request that takes so long, with [its fields](crate::Call::describe): the method, the path without
+    /// the query, the peer, and `x-request-id`. (The peer needs the feature `axum`, and axum's `ConnectInfo`.) No other
+    /// header is shown. [`timebox_with`](Self::timebox_with) adds what you ask for.
     ///
     /// Reports go where the [policy](timebox::report::Policy) says. With the limit `Limit::NONE` the layer only reports:
     ///

@@ -42,13 +42,14 @@ use crate::scope::RequestScope;
 /// # assert_eq!(Found(1).unscoped().0, 1);
 /// ```
 pub trait Call {
-    /// The label of the request's scope. HTTP: the method and the route (axum's `MatchedPath`, with the feature `axum`), else the
-    /// path without the query.
+    /// The label of the request's scope. Of an HTTP request: the method and the route. The route is axum's
+    /// `MatchedPath` (feature `axum`), or else the path without the query.
     fn label(&self) -> Option<Cow<'static, str>> {
         None
     }
 
-    /// Adds the fields that [reports](crate::TimeoutLayer::warn_after) show. HTTP: method, path, peer and request id.
+    /// Adds the fields that [reports](crate::TimeoutLayer::warn_after) show. Of an HTTP request: method, path, peer and
+    /// request id.
     fn describe(&self, timebox: Timebox) -> Timebox {
         timebox
     }
@@ -58,13 +59,14 @@ pub trait Call {
         None
     }
 
-    /// The limit that a layer around has set for this request, in place of the limit of [`TimeoutLayer`](crate::TimeoutLayer).
-    /// HTTP: [`ProfileLayer::limit`](crate::ProfileLayer::limit), with the feature `profile`.
+    /// The limit that a layer around has set for this request. It replaces the limit of
+    /// [`TimeoutLayer`](crate::TimeoutLayer). Of an HTTP request: [`ProfileLayer::limit`](crate::ProfileLayer::limit),
+    /// with the feature `profile`.
     fn limit(&self) -> Option<Limit> {
         None
     }
 
-    /// Whether the body of the response is not read: HTTP's `HEAD`.
+    /// Whether the body of the response is not read. Of an HTTP request: whether it is a `HEAD`.
     fn is_bodiless(&self) -> bool {
         false
     }

@@ -22,22 +22,23 @@ use rate::Rate;
 
 /// Profiles the requests that carry a token, and no others: add a parameter to the URL, and get a picture of that one request.
 ///
-/// The token comes as the query parameter `__profile`, or in the header `x-profile`. **Who knows the token may see the names of
-/// your functions**, and may make the server work: keep it secret. A request without the right token is passed on as it is. It
-/// cannot find out whether there is a token, and it costs a look at its headers and its query.
+/// The token comes as the query parameter `__profile`, or in the header `x-profile`. Keep it secret. **Who knows the
+/// token may see the names of your functions**, and may make the server work. A request without the right token is
+/// passed on as it is. Its client cannot find out whether there is a token. It costs a look at its headers and its
+/// query.
 ///
-/// The service inside never sees the token: it is removed from the request, as is its parameter from the query. Put the layer
-/// outside of those that log requests, and outside of [`TimeoutLayer`](crate::TimeoutLayer).
+/// The service inside never sees the token: the header, or the parameter of the query, is removed from the request. Put
+/// the layer outside of layers that log requests, and outside of [`TimeoutLayer`](crate::TimeoutLayer).
 ///
-/// The answer to a profiled request is its flame graph (`image/svg+xml`), in place of the service's own response. Without the
-/// feature `flamegraph` it is a table (`text/plain`). The service's response is dropped unread; so a
-/// [`TimeoutLayer`](crate::TimeoutLayer) inside cancels the request's scope, for the reason [`CLIENT_GONE`](crate::CLIENT_GONE), and
-/// tasks that have entered it by a handle and still work are cancelled. With [`store`](Self::store) the client gets the service's response, and a
-/// closure the profile. The service's errors pass through.
+/// The answer to a profiled request is its flame graph (`image/svg+xml`), or a table (`text/plain`) without the feature
+/// `flamegraph`. The service's own response is dropped unread. So a [`TimeoutLayer`](crate::TimeoutLayer) inside
+/// cancels the request's scope, for the reason [`CLIENT_GONE`](crate::CLIENT_GONE). Tasks that have entered the scope
+/// by a handle and still work are cancelled, too. With [`store`](Self::store) the client gets the service's response,
+/// and a closure gets the profile. The service's errors pass through.
 ///
 /// The profile is that of the service's future, and of the tasks and threads that enter its scopes by a
-/// [`Handle`](timebox::Handle): see [`Profile`](timebox::report::Profile). A streamed body is not a part of it. Names of functions
-/// are found on a thread of its own, `timebox-profile`, so that no thread of the runtime is held up.
+/// [`Handle`](timebox::Handle): see [`Profile`](timebox::report::Profile). A streamed body is not a part of it. The
+/// names of functions are found on a separate thread, `timebox-profile`, so that no thread of the runtime is held up.
 ///
 /// The idea is geordi's, of the makers of Bitbucket.
 ///
@@ -100,8 +101,8 @@ impl ProfileLayer {
         self
     }
 
-    /// A further condition: of the requests with the right token, profiles only those for which this is true. The others are passed
-    /// on, without the token. A second call adds a condition.
+    /// Adds a condition. Of the requests with the right token, only those are profiled for which all conditions are
+    /// true. The others are passed on, without the token.
     ///
     /// ```
     /// use timebox_tower::ProfileLayer;
@@ -139,10 +140,10 @@ impl ProfileLayer {
         self
     }
 
-    /// Gives each profile to this closure, and lets the client have the service's own response. If the client goes away, the
-    /// closure gets the profile up to then.
+    /// Gives each profile to this closure. The client then gets the service's own response. If the client goes away,
+    /// the closure gets the profile up to then.
     ///
-    /// The closure is called on a thread of its own, where it may block.
+    /// The closure is called on a separate thread, where it may block.
     ///
     /// ```
     /// use timebox_tower::ProfileLayer;

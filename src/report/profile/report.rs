@@ -16,11 +16,12 @@ use crate::sync::SetOnce;
 
 /// Where the time of a profile went.
 ///
-/// The time is wall time. Of each sample it is known whether the code ran, or waited, and where. [`running`](Self::running),
+/// The time is wall time. Each sample tells whether the code ran or waited, and where. [`running`](Self::running),
 /// [`waiting`](Self::waiting) and [`missed`](Self::missed) together are [`elapsed`](Self::elapsed).
 ///
-/// `{}` is a text for a terminal: a line that sums up, and a table of functions. [`folded`](Self::folded) is for other tools, and
-/// [`flame_graph`](Self::flame_graph) draws a picture. Serialized, a profile has its times in seconds, its functions and its stacks.
+/// `{}` is a text for a terminal: the profile in one line, and two tables of functions. [`folded`](Self::folded) is for
+/// other tools, and [`flame_graph`](Self::flame_graph) draws a picture. Serialized, a profile has its times in seconds,
+/// its functions and its stacks.
 ///
 /// **Names are found only when they are needed**, as for all of these. To find them, the program's file is read. This
 /// takes some milliseconds, or a hundred for a large program. So do it in `spawn_blocking` in async code. The clones of
