@@ -95,7 +95,8 @@ impl Node {
         self.propagate(None, wakes);
     }
 
-    /// Ends the node as if its deadline had passed `now`. The hooks run on the watchdog or a runner.
+    /// Ends the node at the time `now`, as if that were its deadline. The hooks run on the watchdog or on a runner
+    /// thread.
     #[cfg(any(feature = "stream", feature = "tokio"))]
     pub(crate) fn expire_at(self: &Arc<Self>, now: u64) {
         if self.end_by(Termination::new(self.cause, now), true) {
