@@ -64,9 +64,9 @@ impl PollScope {
     ///
     /// # Errors
     ///
-    /// A [`TimeoutError`] if no time was left to begin. The same if the work is pending, its time is up, the hooks of
-    /// the scope have run, and the [grace](Timebox::grace) has passed. Then drop the work in [`enter`](Self::enter),
-    /// and do not poll it again.
+    /// A [`TimeoutError`] if no time was left to begin. Also if the work is pending, and its time and the
+    /// [grace](Timebox::grace) are up. The hooks of the scope have run by then. Then drop the work in
+    /// [`enter`](Self::enter), and do not poll it again.
     pub fn poll<T>(
         &mut self,
         cx: &mut Context<'_>,

@@ -1,4 +1,4 @@
-//! A block or a poll without a limit, of which reports tell.
+//! A block or a poll without a limit, of which reports tell if it takes long.
 
 use std::borrow::Cow;
 use std::panic::{Location, resume_unwind};

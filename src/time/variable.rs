@@ -95,8 +95,8 @@ impl Deadline {
         })
     }
 
-    /// The deadline in the value of the variable. If the value has a reading that counts, the deadline is never later
-    /// than the one that was written.
+    /// The deadline in the value of the variable. If there is a reading, from this boot and this time namespace, the
+    /// deadline is never later than the one that was written.
     pub(crate) fn parse_env(value: &OsStr) -> Result<Self, InvalidDeadline> {
         let value = value.to_str().ok_or(InvalidDeadline)?;
         let (left, reading) = match value.split_once('@') {

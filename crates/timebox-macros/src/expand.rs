@@ -30,8 +30,8 @@ pub(crate) fn expand(arguments: &Arguments, mut function: Function) -> Result<To
     Ok(function.into_token_stream())
 }
 
-/// Whether `#[tokio::main]` or `#[tokio::test]` has changed the function already. They turn an async function into one
-/// that runs a future on a runtime.
+/// Whether `#[tokio::main]` or `#[tokio::test]` has changed the function already: from an async function into a
+/// function that runs a future on a runtime.
 fn is_from_tokio(function: &Function) -> bool {
     let tokens: Vec<TokenTree> = function.body.stream().into_iter().collect();
     let begins =

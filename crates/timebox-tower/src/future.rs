@@ -16,7 +16,7 @@ use crate::scope::RequestScope;
 /// [`CLIENT_GONE`](crate::CLIENT_GONE), and the inner future is dropped in this scope.
 #[pin_project(PinnedDrop)]
 pub struct ResponseFuture<F, Res: Reply, A> {
-    /// `None` once the inner future is done, and if there was none.
+    /// `None` once the inner future is done, and if the service was not called.
     #[pin]
     future: Option<F>,
     /// `None` if the request is exempt or refused, and once the scope was handed on to the response.

@@ -16,8 +16,8 @@ pub(super) fn with_deadline<R>(
     let Some(value) = deadline.to_env() else { return start(command) };
     let before = variable(command);
     let is_earlier = |value: &OsString| Deadline::parse_env(value).is_ok_and(|before| before <= deadline);
-    // An earlier deadline is set too, even if it is inherited. For after `env_clear` nothing is inherited, and a
-    // `Command` does not tell whether `env_clear` was called.
+    // An earlier deadline is set, too, even if it is inherited. A `Command` does not tell whether `env_clear` was
+    // called, after which nothing is inherited.
     command.env(Deadline::VARIABLE, before.clone().filter(is_earlier).unwrap_or(value));
     let started = start(command);
     // The setting of a variable cannot be taken back from a `Command`. So the variable is set to the value from before,

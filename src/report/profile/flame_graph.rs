@@ -17,9 +17,9 @@ impl ProfileReport {
     ///
     /// The width of a frame is its time. A stack that waits ends in a blue frame, as described at [`folded`](Self::folded).
     ///
-    /// Functions of std, of runtimes and of this crate that stand between yours are drawn as one frame, `(std and
-    /// tokio)`. The innermost functions of this kind are an exception. If your code computes in them, all are drawn. If
-    /// your code waits in them, only the function that your code called is drawn. [`folded`](Self::folded) has each
+    /// A run of functions of std, of runtimes and of this crate between your functions is drawn as one frame, such as
+    /// `(std and tokio)`. The innermost run is an exception. If your code computes in it, all its functions are drawn.
+    /// If your code waits in it, only the function that your code called is drawn. [`folded`](Self::folded) has each
     /// function.
     ///
     /// The crate [`inferno`](https://docs.rs/inferno) draws the graph. **Its licence is CDDL-1.0.** If this licence

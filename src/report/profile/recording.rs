@@ -145,7 +145,7 @@ impl Recording {
     }
 
     /// Corrects the times, so that their sum is the time that has elapsed. Before that, the last period counts as a
-    /// whole, although the end cut it short; or not at all, if it had no sample yet.
+    /// whole, although the end cut it short. Or it does not count at all, since it had no sample yet.
     pub(super) fn end(&mut self, now: u64) {
         self.elapsed = now.saturating_sub(self.began);
         let last = self.last.as_ref().and_then(|last| self.seen.get_mut(last)).map(|count| &mut count.time);

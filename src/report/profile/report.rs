@@ -23,9 +23,9 @@ use crate::sync::SetOnce;
 /// other tools, and [`flame_graph`](Self::flame_graph) draws a picture. Serialized, a profile has its times in seconds,
 /// its functions and its stacks.
 ///
-/// **Names are found only when they are needed**, as for all of these. To find them, the program's file is read. This
-/// takes some milliseconds, or a hundred for a large program. So do it in `spawn_blocking` in async code. The clones of
-/// a report share the names.
+/// All of these show the names of functions. **The names are found only when they are needed.** To find them, the
+/// program's file is read. This takes some milliseconds, or a hundred for a large program. So do it in `spawn_blocking`
+/// in async code. The clones of a report share the names.
 ///
 /// ```
 /// use std::time::Duration;

@@ -34,8 +34,8 @@ const MOST_THREADS: usize = 64;
 /// How long a running thread may take to copy itself.
 const PATIENCE: Duration = Duration::from_millis(50);
 
-/// How often one sample looks for the profile's own code. The code may move from a thread to a wait, or back, while the
-/// sample looks at the other.
+/// How often one sample looks for the profile's own code. A future may begin or end a poll between the look at the
+/// threads and the look at the waits, so that neither look finds it.
 const ATTEMPTS: usize = 12;
 
 /// If a thread is not looked at for so many nanoseconds, its files are closed.
@@ -358,7 +358,8 @@ impl Sampler {
         }
     }
 
-    /// Counts the sample if the profile's own code is a future between two polls.
+    /// Counts the sample if the profile's own code is a future between two polls. Also counts the samples that still
+    /// need the place of a wait that has ended.
     fn count_wait(&mut self, due: &mut Due) {
         let shared = Arc::clone(&due.shared);
         if let Some((copies, owed)) = shared.wait(Waiting::settle).flatten() {

@@ -12,7 +12,7 @@ use crate::report::stack::{CpuTimes, Target};
 use crate::sync::os;
 use crate::time::clock;
 
-/// If a thread got no processor for more than this part of the time, the report says so: one `STARVED_PART`th.
+/// If a thread got no processor for more than one `STARVED_PART`th of the time, the report says so.
 const STARVED_PART: u32 = 20;
 
 /// For how long the calling thread has run, and has waited for a processor.
@@ -39,8 +39,8 @@ impl Session {
         Self { shared, began }
     }
 
-    /// Adds a note if the thread got no processor for a good part of the time. The thread's times are those at the
-    /// beginning (`before`) and at the end (`after`).
+    /// Adds a note if the thread got no processor for a good part of the time. `before` and `after` are the thread's
+    /// times at the beginning and at the end.
     pub(super) fn note_starvation(&self, before: Option<CpuTimes>, after: Option<CpuTimes>) {
         let Some((before, after)) = before.zip(after) else { return };
         let starved = after.waited.saturating_sub(before.waited);
