@@ -64,7 +64,8 @@ impl Profile {
     /// Sets how many different stacks are kept. The default is 10,000. The time of all further stacks is kept in one
     /// sum.
     ///
-    /// A stack takes up to two kilobytes, and half of one as a rule.
+    /// A stack usually takes half a kilobyte, and at most two. A future that waits in several branches has a stack for
+    /// each.
     pub fn max_stacks(mut self, stacks: usize) -> Self {
         self.setup.max_stacks = stacks;
         self

@@ -69,7 +69,7 @@ where
                         return Poll::Ready(result);
                     }
                     // The client gets the picture, not the service's response. The response is dropped before the
-                    // drawing begins, so that its time does not run out meanwhile.
+                    // picture is awaited, so that the response's time does not run out meanwhile.
                     if let Err(error) = result {
                         return Poll::Ready(Err(error));
                     }

@@ -291,8 +291,8 @@ async fn a_thousand_calls_through_three_services_end_in_time() {
     let pace = begun.elapsed().max(Duration::from_millis(200));
     chain.stop().await;
 
-    // The starts of the calls are spread over twice that time. A call works for three times that time. So the first
-    // calls are not yet answered when the last one starts.
+    // The calls start within two times `pace`. A call works for three times `pace`. So the first calls are not yet
+    // answered when the last one starts.
     let times = Times { limit: pace * 5, allowance: pace / 25, work: pace * 3 };
     let chain = Chain::start(times).await;
     let punctuality = Punctuality::watch();
