@@ -34,7 +34,6 @@ fn runtime() -> Runtime {
     Builder::new_current_thread().enable_all().build().expect("a runtime")
 }
 
-/// The processor time that this thread has used.
 fn processor_time() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or(0))
@@ -66,7 +65,6 @@ fn tower_http() -> tower_http::timeout::TimeoutLayer {
     tower_http::timeout::TimeoutLayer::with_status_code(StatusCode::GATEWAY_TIMEOUT, LIMIT)
 }
 
-/// A connection that is kept alive.
 struct Client(TcpStream, Vec<u8>);
 
 impl Client {
@@ -87,7 +85,6 @@ impl Client {
     }
 }
 
-/// One turn of one server.
 struct Turn {
     per_second: f64,
     /// Processor time of the server's thread for one request, in microseconds.

@@ -99,7 +99,6 @@ fn trim(frames: &mut Vec<Frame>) {
     frames.truncate(keep);
 }
 
-/// A frame that stands for the stacks beyond the bound.
 fn left_out() -> Frame {
     Frame {
         function: "(stacks that are left out)".to_owned(),

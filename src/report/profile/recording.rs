@@ -109,7 +109,6 @@ impl Recording {
         }
     }
 
-    /// Counts samples.
     pub(super) fn count(&mut self, mut seen: Seen, count: Count) {
         if count.samples == 0 {
             return;

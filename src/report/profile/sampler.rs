@@ -109,7 +109,6 @@ impl Profiler {
 }
 
 impl Running {
-    /// The profiles that are due for a sample.
     fn due(&self, now: u64) -> Vec<Due> {
         let due = self.profiles.iter().filter(|entry| entry.next <= now);
         due.map(|entry| Due { shared: Arc::clone(&entry.shared), periods: entry.periods, done: None })

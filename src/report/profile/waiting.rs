@@ -22,9 +22,8 @@ const PART: u64 = 256;
 pub(super) struct Waiting {
     /// Whether the future is between two polls. Always `false` for code that is no future.
     is_pending: bool,
-    /// The number of polls.
     polls: u64,
-    /// How many were traced.
+    /// How many of the polls were traced.
     traced: u64,
     /// Whether the next poll must be traced, because a sample needs the place.
     is_wanted: bool,

@@ -27,7 +27,6 @@ pub(crate) fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
 }
 
-/// Runs a test on a runtime of its own.
 pub(crate) fn on_runtime<T>(test: impl Future<Output = T>) -> T {
     let runtime = runtime();
     let done = runtime.block_on(async { tokio::time::timeout(2 * HANG, test).await });
@@ -54,7 +53,6 @@ pub(crate) async fn serve(app: Router) -> SocketAddr {
     address
 }
 
-/// A connection on which a request has been sent.
 pub(crate) async fn request(address: SocketAddr, head: &str) -> TcpStream {
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(format!("{head}\r\nhost: test\r\n\r\n").as_bytes()).await.unwrap();

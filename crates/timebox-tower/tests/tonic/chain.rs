@@ -89,7 +89,6 @@ impl Drop for Working {
     }
 }
 
-/// The times of a chain of services.
 #[derive(Clone, Copy, Debug)]
 struct Times {
     /// The servers' own limit.
