@@ -174,7 +174,8 @@ where
     D: Fn(F::Output) -> Result<T, E>,
     E: From<TimeoutError>,
 {
-    #[cfg_attr(not(debug_assertions), inline(always))]
+    // Always inlined: otherwise a build without optimisations would need one more stack frame for each level of nested scopes.
+    #[inline(always)]
     pub(super) fn run<const TRACED: bool>(mut self, polled: &mut SuspendedScope) {
         let thread = Thread::current();
         if self.is_to_be_polled(&thread, polled) {
