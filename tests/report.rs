@@ -463,3 +463,54 @@ fn a_scope_on_a_mock_clock_is_not_reported() {
         });
     });
 }
+
+#[inline(never)]
+fn waits_for_a_peer(stream: &mut UnixStream) {
+    let _ = black_box(stream.read(&mut [0]));
+}
+
+#[test]
+fn each_of_200_reports_of_a_blocked_thread_is_complete() {
+    const THREADS: usize = 10;
+    let written = Written::under(|policy| policy);
+    for round in 1..=20 {
+        let (peers, streams): (Vec<_>, Vec<_>) = (0..THREADS).map(|_| UnixStream::pair().unwrap()).unzip();
+        let threads: Vec<_> = streams
+            .into_iter()
+            .map(|mut stream| {
+                thread::spawn(move || {
+                    let mut inner = || {
+                        let slow = Timebox::new(Duration::from_secs(1000)).label("inner");
+                        slow.warn_after(Duration::from_millis(20))
+                            .run_value(|_| waits_for_a_peer(&mut stream))
+                    };
+                    Timebox::new(Duration::from_secs(1000))
+                        .label("outer")
+                        .run_value(|_| inner().unwrap())
+                        .unwrap();
+                })
+            })
+            .collect();
+        let mut reports = written.reports.0.lock().unwrap();
+        let is_slow = |report: &&Report| report.kind == Kind::Slow;
+        while reports.iter().filter(is_slow).count() < round * THREADS {
+            let (after, waited) = written.reports.1.wait_timeout(reports, Duration::from_secs(60)).unwrap();
+            reports = after;
+            assert!(!waited.timed_out(), "{} reports in round {round}", reports.len());
+        }
+        drop((reports, peers));
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
+    }
+    let reports = written.all();
+    let slow: Vec<_> = reports.iter().filter(|report| report.kind == Kind::Slow).collect();
+    assert_eq!(slow.len(), 20 * THREADS);
+    for report in slow {
+        let labels: Vec<_> = report.chain.iter().map(|scope| scope.label().unwrap()).collect();
+        assert_eq!(labels, ["inner", "outer"]);
+        let [stack] = &*report.stacks else { panic!("{report}") };
+        assert!(!stack.truncated && !stack.approximate && report.notes.is_empty(), "{report}");
+        assert!(stack.frames.iter().any(|frame| frame.function.ends_with("waits_for_a_peer")), "{report}");
+        let activity = &report.thread.as_ref().unwrap().activity;
+        assert!(matches!(activity, Activity::Blocked(call) if call.contains("socket")), "{activity}");
+    }
+}

@@ -65,9 +65,8 @@ unsafe impl GlobalAlloc for Blocks {
 static ALLOCATOR: Blocks = Blocks;
 
 #[inline(never)]
-#[expect(clippy::unnecessary_box_returns, reason = "the test is about the allocation")]
-fn allocates() -> Box<[u8; 100]> {
-    std::hint::black_box(Box::new([1; 100]))
+fn allocates() -> Vec<u8> {
+    std::hint::black_box(vec![1; 100])
 }
 
 const SLOW: Duration = Duration::from_millis(300);

@@ -16,7 +16,7 @@ use std::task::{Context, Waker};
 use std::thread;
 
 use super::backtrace::OwnStack;
-use super::contents::Stack;
+use super::contents::{Frame, Stack};
 use super::foreign::crate_of;
 use super::stack::{self, Names, RawStack, StackCopy, Unwinder};
 #[cfg(feature = "testing")]
@@ -192,10 +192,19 @@ pub(super) fn places(stacks: Vec<Stack>) -> (Vec<Stack>, u32) {
 /// that it calls.
 fn is_of_one_leaf(a: &Stack, b: &Stack) -> bool {
     let mut pairs = a.frames.iter().rev().zip(b.frames.iter().rev());
-    let Some(at) = pairs.position(|(a, b)| a != b) else { return false };
+    let Some(at) = pairs.position(|(a, b)| !is_same_place(a, b)) else { return false };
     let is_innermost = at + 1 == a.frames.len() || at + 1 == b.frames.len();
     let (a, b) = (&a.frames[a.frames.len() - 1 - at], &b.frames[b.frames.len() - 1 - at]);
     is_innermost && a.foreign && a.function == b.function
+}
+
+/// Whether both frames are at the same line. The address tells more, but all that was inlined into a function shares it.
+fn is_same_place(a: &Frame, b: &Frame) -> bool {
+    let is_same_line = match (a.line, b.line) {
+        (Some(_), Some(_)) => (&a.file, a.line) == (&b.file, b.line),
+        _ => a.offset == b.offset,
+    };
+    a.function == b.function && is_same_line
 }
 
 /// Leaves only the frames of the future. Removes the frames that took the stack, at the inner end. At the outer end,

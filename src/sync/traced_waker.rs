@@ -8,6 +8,7 @@
 //!    lifetime of its own, so it cannot keep the `&Waker` in there, and has no `&mut Waker` to swap it out.
 //! 2. `clone` returns data and table of the task's own waker, never the data of a `Traced`.
 
+use std::hint::black_box;
 use std::mem::ManuallyDrop;
 use std::ptr;
 use std::task::{Context, RawWaker, RawWakerVTable, Waker};
@@ -67,7 +68,8 @@ unsafe fn clone(data: *const ()) -> RawWaker {
     // SAFETY: the caller has the traced waker.
     let traced = unsafe { traced(data) };
     (traced.on_clone)();
-    let waker = ManuallyDrop::new(traced.waker.clone());
+    // Kept from being a tail call: where traced polls are nested, `report/awaits.rs` counts the frames of this function.
+    let waker = ManuallyDrop::new(black_box(traced.waker.clone()));
     RawWaker::new(waker.data(), waker.vtable())
 }
 
@@ -78,6 +80,8 @@ unsafe fn wake_by_ref(data: *const ()) {
     let traced = unsafe { traced(data) };
     (traced.on_clone)();
     traced.waker.wake_by_ref();
+    // As in `clone`.
+    black_box(());
 }
 
 unsafe fn forget(_: *const ()) {}

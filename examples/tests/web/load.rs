@@ -62,8 +62,8 @@ fn under_load_every_answer_is_in_time_and_nothing_is_left() {
     assert!(p99 <= LIMIT + LATE, "p99 is {p99:?}");
     assert!(after.descriptors <= before.descriptors, "descriptors: {before:?}, {after:?}");
     assert!(after.threads <= before.threads, "threads: {before:?}, {after:?}");
-    // The allocator keeps some; a leak grows with the time.
-    assert!(after.resident_kb <= before.resident_kb * 5 / 4 + 16_384, "memory: {before:?}, {after:?}");
+    // Names of functions are kept, the more of them the more reports there were. A leak grows with the time.
+    assert!(after.resident_kb <= before.resident_kb + 65_536, "memory: {before:?}, {after:?}");
 }
 
 fn press_for(server: &Server, time: Duration) -> Vec<(&'static str, Duration)> {

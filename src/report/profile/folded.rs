@@ -72,7 +72,8 @@ fn line(stack: &ProfileStack, names: &[String]) -> String {
         frames.push(name(&format!("{WAITING}{}{at}", wait.trim_end())));
     }
     if frames.is_empty() {
-        frames.push("[no stack]".to_owned());
+        // All frames are this crate's.
+        frames.push("[profiling]".to_owned());
     }
     frames.join(";")
 }

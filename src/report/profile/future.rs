@@ -41,19 +41,21 @@ impl<F: Future> Future for Profiled<F> {
         let mut this = self.project();
         let Some(mut future) = this.future.as_mut().as_pin_mut() else { return Poll::Pending };
         let session = this.session.get_or_insert_with(|| Session::begin(this.setup, Arc::clone(this.shared)));
-        let is_traced = this.shared.begin_poll(session.began);
-        let (polled, copies) = visit(this.shared.id, || poll(future.as_mut(), cx, is_traced));
-        match polled {
-            Poll::Ready(output) => {
-                let report = this.session.take().map_or_else(ProfileReport::empty, Session::end);
-                this.future.set(None);
-                Poll::Ready((output, report))
+        // The whole is in the visit, so that a sample finds the future on a thread or pending, and never in between.
+        let shared = &**this.shared;
+        let polled = visit(shared.id, || {
+            let is_traced = shared.begin_poll(session.began);
+            let (polled, copies) = poll(future.as_mut(), cx, is_traced);
+            if polled.is_pending() {
+                shared.end_poll(copies, cx.waker());
             }
-            Poll::Pending => {
-                this.shared.end_poll(copies, cx.waker());
-                Poll::Pending
-            }
-        }
+            polled
+        });
+        polled.map(|output| {
+            let report = this.session.take().map_or_else(ProfileReport::empty, Session::end);
+            this.future.set(None);
+            (output, report)
+        })
     }
 }
 

@@ -103,12 +103,7 @@ fn bodies() -> Vec<(&'static str, Body)> {
         ("std::sync::Mutex", Box::new(|| drop(mutex.lock()))),
         ("std::sync::Condvar", Box::new(|| drop(condition.1.wait(condition.0.lock().unwrap())))),
         ("std::sync::RwLock", Box::new(|| drop(lock.read()))),
-        (
-            "std::sync::Barrier",
-            Box::new(|| {
-                barrier.wait();
-            }),
-        ),
+        ("std::sync::Barrier", Box::new(|| assert!(barrier.wait().is_leader()))),
         ("std::sync::OnceLock", Box::new(|| cell.get_or_init(|| thread::sleep(LONG)).to_owned())),
         (
             "std::sync::mpsc",

@@ -64,7 +64,7 @@ impl Recorded {
                     let (pc, sp, in_call) = (hex(words[0]), hex(words[1]), words[3] == "call");
                     recorded.registers = Registers { pc, sp, fp, lr: None, in_call };
                 }
-                "map" => writeln!(recorded.maps, "{rest}").unwrap(),
+                "map" => recorded.maps.extend([rest, "\n"]),
                 "memory" => {
                     let bytes = words[1].as_bytes().chunks(2);
                     let byte = |digits: &[u8]| hex(std::str::from_utf8(digits).unwrap()).to_le_bytes()[0];
@@ -83,8 +83,9 @@ impl Recorded {
         let mut text = format!("registers {pc:x} {sp:x} {fp} {}\n", if in_call { "call" } else { "-" });
         self.maps.lines().for_each(|line| writeln!(text, "map {line}").unwrap());
         for (address, bytes) in &self.memory {
-            let bytes: Vec<_> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-            writeln!(text, "memory {address:x} {}", bytes.concat()).unwrap();
+            write!(text, "memory {address:x} ").unwrap();
+            bytes.iter().for_each(|byte| write!(text, "{byte:02x}").unwrap());
+            text.push('\n');
         }
         let frames: Vec<_> = self.frames.iter().map(|frame| format!("{frame:x}")).collect();
         writeln!(text, "frames {}", frames.join(" ")).unwrap();
@@ -164,14 +165,13 @@ fn record(folder: &Path, name: &str, thread: &Thread, blocked: bool) {
         }
     };
     let maps = fs::read_to_string("/proc/self/maps").unwrap();
-    let maps: String =
-        maps.lines().filter(|line| line.contains("librecorded")).flat_map(|line| [line, "\n"]).collect();
-    let maps = maps.replace(folder.to_str().unwrap(), "");
-    let memory = Recorder(RefCell::default());
+    let maps: Vec<&str> = maps.lines().filter(|line| line.contains("librecorded")).collect();
+    let maps = maps.join("\n").replace(folder.to_str().unwrap(), "") + "\n";
+    let reads = Recorder(RefCell::default());
     let mut recorded = Recorded { registers: copy.stack.registers.unwrap(), maps, ..Recorded::default() };
-    let stack = recorded.stack(&&memory);
-    recorded.frames = addresses(&recorded.unwind(&memory, &stack));
-    recorded.memory = memory.0.into_inner();
+    let stack = recorded.stack(&&reads);
+    recorded.frames = addresses(&recorded.unwind(&reads, &stack));
+    recorded.memory = reads.0.into_inner();
     let to = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/stacks").join(format!("{name}.txt"));
     fs::write(to, recorded.to_text()).unwrap();
 }
