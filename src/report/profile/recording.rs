@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::report::stack::RawStack;
+use crate::report::stack::raw::RawStack;
 
 /// More addresses of one stack are not kept: the innermost ones and the outermost ones are.
 const INNER: usize = 192;

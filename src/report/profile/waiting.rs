@@ -9,7 +9,8 @@ use std::task::Waker;
 
 use super::recording::{Count, Doing, Place, Seen, kept};
 use crate::report::awaits::AwaitCopies;
-use crate::report::stack::{RawStack, Unwinder};
+use crate::report::stack::Unwinder;
+use crate::report::stack::raw::RawStack;
 
 /// What a traced poll costs about, in nanoseconds. It is not measured, since a reading of the clock costs something too.
 const COST: u64 = 5_000;
