@@ -11,8 +11,8 @@ use crate::error::TimeoutError;
 use crate::future::{Timeout, TimeoutOrElse};
 use crate::scope::Timebox;
 
-/// A `Result` whose error can be made of a [`TimeoutError`]. An expansion does everything through this trait. So the compiler has
-/// only one error for a function that returns something else.
+/// A `Result` whose error can be made of a [`TimeoutError`]. An expansion calls only this trait. So if a function
+/// returns anything else, the compiler has one error for it, and not several.
 #[diagnostic::on_unimplemented(
     message = "a limit needs a place for its error, and `{Self}` is no `Result`",
     label = "expected a `Result`",
@@ -20,7 +20,8 @@ use crate::scope::Timebox;
             one `Timebox::run_future_value`"
 )]
 pub trait Fallible: Sized {
-    /// What an expansion with a fallback gets. The expansion runs the fallback, which may then use what the body has borrowed.
+    /// What an expansion with a fallback gets. The fallback is run by the expansion, after the body. So the fallback
+    /// may use what the body had borrowed.
     type Outcome;
     type Timeout<F: Future<Output = Self>>: Future<Output = Self>;
     type TimeoutOrElse<F: Future<Output = Self>>: Future<Output = Self::Outcome>;
@@ -34,19 +35,19 @@ pub trait Fallible: Sized {
     #[track_caller]
     fn run_future_or_else<F: Future<Output = Self>>(timebox: Timebox, future: F) -> Self::TimeoutOrElse<F>;
 
-    /// For a `return` that has the type of the body and is never reached.
+    /// The value of a `return` that is never reached. The `return` is there to tell the compiler the type.
     fn never() -> Self {
         unreachable!()
     }
 
-    /// Calls a fallback, and gives its parameter a type.
+    /// Calls a fallback. The signature tells the compiler the type of a closure's parameter.
     fn fall_back(timed_out: TimeoutError, fallback: impl FnOnce(TimeoutError) -> Self) -> Self {
         fallback(timed_out)
     }
 }
 
 impl<T, E: FromTimeout> Fallible for Result<T, E> {
-    /// With the inner `Err` the fallback is to run.
+    /// `Ok(Err(_))`: the time was up, so the fallback is to run.
     type Outcome = Result<Result<T, TimeoutError>, E>;
     type Timeout<F: Future<Output = Self>> = Timeout<F>;
     type TimeoutOrElse<F: Future<Output = Self>> =
@@ -83,7 +84,7 @@ pub trait FromTimeout: From<TimeoutError> {}
 #[diagnostic::do_not_recommend]
 impl<E: From<TimeoutError>> FromTimeout for E {}
 
-/// A future whose value has come without the fallback.
+/// Makes `Ok(Ok(value))` of the future's `Ok(value)`: the value came in time, so the fallback is not to run.
 #[derive(Debug)]
 #[pin_project]
 pub struct InTime<F>(#[pin] F);
@@ -99,7 +100,8 @@ where
     }
 }
 
-/// Calls a closure that may hand out what it has captured: one that is called where it stands may not.
+/// Calls a closure. The bound lets the closure return a `&mut` that it has captured. A closure that is called where it
+/// is written may not do so.
 pub fn call_once<R>(body: impl FnOnce() -> R) -> R {
     body()
 }
@@ -107,7 +109,7 @@ pub fn call_once<R>(body: impl FnOnce() -> R) -> R {
 /// The path of the function in which a type `Function` is declared.
 pub fn path_of<Function>() -> &'static str {
     let mut path = type_name::<Function>();
-    // The body of an async function is a closure in it.
+    // The body of an async function is a closure, which is a part of the path.
     for inner in ["::Function", "::{{closure}}"] {
         path = path.strip_suffix(inner).unwrap_or(path);
     }

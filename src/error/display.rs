@@ -35,8 +35,8 @@ impl fmt::Debug for TimeoutError {
     }
 }
 
-/// Several lines. The first is the line of `Display`. The place of the interruption follows, then the scopes around
-/// that place (innermost first) with their fields, and then the sources.
+/// Several lines: the line of `Display`, the place of the interruption, the scopes around that place (innermost first)
+/// with their fields, the failure of the hook, and the sources.
 impl fmt::Debug for ErrorInner {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         self.write_line(f)?;

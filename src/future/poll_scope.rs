@@ -52,8 +52,8 @@ pub struct PollScope {
 }
 
 impl PollScope {
-    /// A scope that is not entered yet. Errors tell `location` as the place at which the scope was opened: the place in the
-    /// user's code where the limit stands.
+    /// A scope that is not entered yet. `location` is the place in the user's code where the limit stands. Errors show
+    /// it as the place where the scope was opened.
     pub fn new(timebox: Timebox, location: &'static Location<'static>) -> Self {
         let (limit, extras) = timebox.into_parts();
         Self { polled: SuspendedScope::with(limit, extras, location), wakeup: TaskWakeup::default() }
@@ -64,8 +64,9 @@ impl PollScope {
     ///
     /// # Errors
     ///
-    /// A [`TimeoutError`] if no time was left to begin, or if the work is pending and its time is up, with the hooks of the scope
-    /// and the [grace](Timebox::grace) behind it. Then drop the work in [`enter`](Self::enter), and do not poll it again.
+    /// A [`TimeoutError`] if no time was left to begin. Also if the work is pending, and its time and the
+    /// [grace](Timebox::grace) are up. The hooks of the scope have run by then. Then drop the work in
+    /// [`enter`](Self::enter), and do not poll it again.
     pub fn poll<T>(
         &mut self,
         cx: &mut Context<'_>,
@@ -86,8 +87,8 @@ impl PollScope {
         result
     }
 
-    /// Runs a block in the scope, on this thread: what belongs to the work and is no poll, such as its start or its drop. Once the
-    /// scope has been entered, the block runs although the scope may be over.
+    /// Runs a block in the scope, on this thread. Use this for a part of the work that is no poll, such as its start or
+    /// its drop. Once the scope has been entered, the block runs even if the scope is over.
     ///
     /// # Errors
     ///

@@ -22,8 +22,8 @@ use crate::scope::{Entered, Rejected, Scope, run_entered};
 use crate::thread::Thread;
 use crate::time::{NEVER, clock};
 
-/// With `KEEP` the future stays where it is once it is done or its time is up, until it is taken or dropped with this. Without it
-/// the future is dropped at once, and the scope is left.
+/// A future in a scope. Once the future is done or its time is up, the future is dropped and the scope is left. With
+/// `KEEP` the future stays where it is, until it is taken out, or dropped together with this value.
 #[pin_project(PinnedDrop, project = ScopedProjection)]
 pub(crate) struct Scoped<F, const KEEP: bool = false> {
     polled: SuspendedScope,
@@ -60,8 +60,8 @@ impl<F: Future, const KEEP: bool> Scoped<F, KEEP> {
         self.poll_as::<false, T, E>(cx, done, leaving)
     }
 
-    /// As [`poll`](Self::poll), for a future that is due for a report. A copy of its own keeps the output of other polls in
-    /// registers.
+    /// As [`poll`](Self::poll), for a future that is due for a report. This is a function of its own, so that other
+    /// polls keep the output in registers.
     #[cfg(feature = "report")]
     #[cold]
     #[inline(never)]
@@ -146,7 +146,7 @@ impl<F> Scoped<F, true> {
         self.future.take()
     }
 
-    /// Makes the scope's deadline pass `now`, as if the limit had been `asked`. The next poll sees it.
+    /// Ends the scope now, as if its limit had been `asked` and had just passed. The next poll sees the end.
     pub(crate) fn expire(self: Pin<&mut Self>, asked: u64, now: u64) {
         self.project().polled.expire(asked, now);
         Thread::with(Thread::look_again);

@@ -136,7 +136,8 @@ impl<S: Stream> TimeoutStream<S> {
         self
     }
 
-    /// Whether the stream, which is pending, is overdue. If not, its task is woken when it is.
+    /// Whether the stream is overdue. The stream must be pending. If it is not overdue yet, the task will be woken at
+    /// that time.
     fn is_overdue(self: Pin<&mut Self>, cx: &Context<'_>) -> bool {
         let this = self.project();
         if *this.max == NEVER || !this.scoped.is_entered() || !is_enabled() {
@@ -171,7 +172,7 @@ impl<S: Stream> Stream for TimeoutStream<S> {
             let now = this.env.reading(clock::now());
             let mut scoped = this.scoped;
             scoped.as_mut().expire(*this.max, now);
-            // Not overdue once more: from now on the scope itself is over.
+            // From now on the scope itself is over, so no further item can be overdue.
             *this.max = NEVER;
             poll = scoped.poll(cx, Ok, |_| ());
         }
@@ -218,7 +219,7 @@ impl<S> fmt::Debug for TimeoutStream<S> {
     }
 }
 
-/// The next item of a stream, again and again.
+/// A future that may be polled again after it was ready: for the stream's next item.
 #[pin_project]
 struct Next<S> {
     #[pin]
@@ -232,7 +233,7 @@ impl<S: Stream> Future for Next<S> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        // A stream that is always ready would never end.
+        // No item begins after the end: otherwise a stream that is always ready would never end.
         if *this.begins && Thread::with(is_at_end) {
             return Poll::Pending;
         }

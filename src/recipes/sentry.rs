@@ -36,7 +36,7 @@ impl Sink for Sentry {
         let envelope = format!("{header}\n{{\"type\":\"event\"}}\n{}\n", event(&id, report));
         let request = self.agent.post(&self.url).header("X-Sentry-Auth", &self.auth);
         let request = request.header("Content-Type", "application/x-sentry-envelope");
-        // A status of 400 and more is an error.
+        // `ureq` returns an error for a status of 400 or more.
         request.send(envelope).map(drop).map_err(io::Error::other)
     }
 }

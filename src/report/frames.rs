@@ -143,9 +143,9 @@ impl Display for Owners<'_> {
     }
 }
 
-/// The crate of a function; its module if no crate is found. If the source file is in cargo's registry, the file's
-/// crate counts: for the code of a macro, the macro's crate. Otherwise the first path in the function's name counts: in
-/// `<F as futures::Future>::poll`, the path of the trait.
+/// The crate of a function. If the source file is in cargo's registry, the crate of that file: so the code of a macro
+/// belongs to the macro's crate. Otherwise the crate of the first path in the function's name: in
+/// `<F as futures::Future>::poll`, the crate of the trait. If there is neither, the file name of the program or library.
 fn owner(frame: &Frame) -> &str {
     let by_file = frame.file.as_deref().and_then(|file| {
         let is_of_registry = file.contains("/registry/src/");

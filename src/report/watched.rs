@@ -1,4 +1,4 @@
-//! Blocks and polls that are watched, and not bounded.
+//! Blocks and futures without a limit, of which reports tell if they take long.
 
 use std::borrow::Cow;
 use std::fmt;

@@ -99,7 +99,8 @@ impl Timebox {
         self
     }
 
-    /// Keeps time for later steps: the deadline is at least this much earlier than the deadline of the scope around it.
+    /// Keeps time for later steps: this scope's deadline is at least this much earlier than the deadline of the scope
+    /// around.
     pub fn reserve(mut self, duration: Duration) -> Self {
         self.options.reserve = duration;
         self

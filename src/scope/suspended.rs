@@ -114,7 +114,8 @@ impl SuspendedScope {
         scope
     }
 
-    /// Makes the deadline pass `now`, and `asked` the limit that led to it. A scope that is over stays as it is, with its grace.
+    /// Ends the scope now, as if it had been entered with the limit `asked` and that limit had just passed. A scope
+    /// that is over already stays as it is, with its grace.
     #[cfg(any(feature = "stream", feature = "tokio"))]
     pub(crate) fn expire(&mut self, asked: u64, now: u64) {
         if self.own() <= now || self.node().is_some_and(|node| node.is_over()) {

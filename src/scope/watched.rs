@@ -1,4 +1,4 @@
-//! Reports: a block or a poll that is watched, and not bounded.
+//! A block or a poll without a limit, of which reports tell if it takes long.
 
 use std::borrow::Cow;
 use std::panic::{Location, resume_unwind};
@@ -10,7 +10,7 @@ use super::spec::{Kind, ScopeSpec};
 use crate::thread::Thread;
 use crate::time::{Limit, NEVER, clock};
 
-/// What is said about a watched block or poll, and from when on.
+/// What reports say about a watched block or poll, and after how long.
 #[derive(Debug)]
 pub(crate) struct Watched {
     extras: Extras,

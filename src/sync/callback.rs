@@ -196,8 +196,8 @@ impl Callback {
             self.wait_for_run(state, ending)
         });
         let Some(mut state) = revoked else {
-            // A fork has lost the lock. The closure is leaked, since a later drop could come when the data that it
-            // borrows is gone.
+            // The lock's holder was lost in a fork. The closure is leaked, since a later drop could come when the data
+            // that it borrows is gone.
             std::mem::forget(Arc::clone(self));
             return Waiters::default();
         };
@@ -357,8 +357,8 @@ impl State {
     }
 }
 
-/// Drops a value of the user's, whose drop may panic, without letting the panic out: nothing here could act on it,
-/// and the panic hook has reported it.
+/// Drops a value of the user's, and catches a panic of that drop. Nothing here could act on the panic, and the panic
+/// hook has reported it.
 pub(crate) fn drop_quietly<T>(value: T) {
     if let Err(payload) = catch_unwind(AssertUnwindSafe(|| drop(value))) {
         // Leak the payload, since its drop may panic in turn.

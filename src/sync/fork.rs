@@ -224,7 +224,8 @@ impl<T> ForkMutex<T> {
         Some(self.inner.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner))
     }
 
-    /// The first use in a child adopts the lock. If no thread held the lock at the fork, the lock is usable.
+    /// The first use in a child adopts the lock. If no thread held the lock at the fork, the lock is usable. Otherwise
+    /// the lock is lost, and the result is `None`.
     ///
     /// No thread of this process can take the lock before the adoption. So if the lock is held during the adoption, it was
     /// held at the fork.

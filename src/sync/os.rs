@@ -174,8 +174,8 @@ pub(crate) fn set_timer_slack(nanos: u32) {
 #[cfg(not(all(any(target_os = "linux", target_os = "android"), not(miri), not(timebox_loom))))]
 pub(crate) fn set_timer_slack(_nanos: u32) {}
 
-/// Asks the system to wake this thread with little delay, even where all processors are busy: by short turns. Older systems do not
-/// know such turns (Linux before 6.12), and wake it as any other.
+/// Asks the system to wake this thread with little delay, even if all processors are busy. To get that, the thread asks
+/// for short time slices. Linux before 6.12 wakes the thread like any other.
 #[cfg(all(target_os = "linux", feature = "profile", not(miri), not(timebox_loom)))]
 pub(crate) fn be_prompt() {
     #[repr(C)]
@@ -186,7 +186,7 @@ pub(crate) fn be_prompt() {
         flags: u64,
         nice: i32,
         priority: u32,
-        /// The length of a turn, in nanoseconds.
+        /// The length of a time slice, in nanoseconds.
         runtime: u64,
         deadline: u64,
         period: u64,
@@ -307,10 +307,11 @@ pub(crate) fn own_process_group() -> Option<i32> {
     (group > 0).then_some(group)
 }
 
-/// Starts a command, with preparations in the child before `exec`. If `session` is set, the child leads a new session.
-/// If there is a pipe `tells`, the child writes its number to the pipe, with a minus before the number if the child leads a
-/// group. The number names what is to end with the pipe: the child, or (with the minus) its whole group. A later start of
-/// the same command prepares nothing.
+/// Starts a command, with preparations in the child before `exec`. A later start of the same command prepares nothing.
+///
+/// If `session` is set, the child leads a new session. If there is a pipe `tells`, the child writes its number to the
+/// pipe, with a minus before the number if the child leads a group. The reader of the pipe can give that number to
+/// `kill`: with the minus, `kill` signals the whole group.
 #[cfg(all(unix, feature = "process"))]
 pub(crate) fn spawn_prepared(
     command: &mut std::process::Command,

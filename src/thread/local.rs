@@ -273,7 +273,8 @@ impl Thread {
         }
     }
 
-    /// [`arm`](Self::arm) and [`arm_look`](Self::arm_look) in one. The look must not be after the deadline.
+    /// [`arm`](Self::arm) and [`arm_look`](Self::arm_look) in one. The look must not be after the deadline, since the
+    /// watchdog is woken only for the look.
     #[cfg(feature = "report")]
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn arm_with_look(&self, deadline: u64, look: u64) {

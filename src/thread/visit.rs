@@ -1,15 +1,15 @@
 //! Visits: stretches in which a thread runs code that is profiled.
 //!
-//! The thread's slot has the address of the record of the innermost visit, and each record that of the next one outwards. A
-//! profiler reads them from outside the thread as bytes, in the same consistent copy as the stack. The thread itself allocates a
-//! record and stores two words for each visit; it takes no lock.
+//! The thread's slot has the address of the record of the innermost visit. Each record has the address of the record of
+//! the visit around it. A profiler reads the records from outside the thread as bytes, in the same consistent copy as
+//! the stack. For each visit the thread allocates a record and stores two words. It takes no lock.
 
 use std::ptr;
 
 use super::{ProfileId, Thread};
 use crate::sync::{Ordering, compiler_fence};
 
-/// How many words a record has: the profile, whether the visit is its own, an address on the stack, the record of the visit around it.
+/// How many words a record has: one for each field of [`VisitCopy`].
 pub(crate) const WORDS: usize = 4;
 
 /// A record, as it was read from outside the thread.
@@ -43,7 +43,8 @@ impl Visit {
         let thread = Thread::current();
         let slot = thread.slot();
         let record = Box::new([profile.get(), u64::from(is_own), stack as u64, slot.visit() as u64]);
-        // The thread may be interrupted at any point by the handler that reads the record: so the record is complete first.
+        // The handler that reads the record may interrupt this thread at any point. So the record is complete before
+        // the slot points to it.
         let address = ptr::from_ref(&*record).expose_provenance();
         compiler_fence(Ordering::SeqCst);
         slot.set_visit(address);

@@ -30,11 +30,11 @@ pub struct InvalidDeadline;
 impl Deadline {
     /// The name of the environment variable that carries a deadline to a child process: `TIMEBOX_DEADLINE`.
     ///
-    /// Its value is the time that is left, and a reading of the system's monotonic clock from which that time counts, both in
-    /// nanoseconds: `1500000000@86400000000000`. So the time that the child takes to start counts too, and the time that a
-    /// process between takes, such as a shell. Without the reading (`1500000000`) the time counts from the moment at which it is
-    /// read. If the reading is in the future, it comes from another boot or from another time namespace; then it counts for
-    /// nothing.
+    /// The value has the time that is left, and a reading of the system's monotonic clock from which this time counts.
+    /// Both are in nanoseconds: `1500000000@86400000000000`. So the deadline stays right while the child starts, or
+    /// while a process in between runs, such as a shell. Without a reading (`1500000000`) the time counts from the
+    /// moment at which the child reads the variable. A reading in the future is from another boot or from another time
+    /// namespace, and is ignored.
     ///
     /// [`process`](crate::process) sets the variable (feature `process`). For any other way to start a process, see
     /// [`to_env`](Self::to_env).
@@ -86,7 +86,7 @@ impl Deadline {
     /// assert_eq!(Deadline::NEVER.to_env(), None);
     /// ```
     pub fn to_env(self) -> Option<OsString> {
-        // Read before what is left, so that the sum of the two is never later than the deadline.
+        // The reading is taken before `left`. So their sum is never later than the deadline.
         let reading = os::boot_nanos();
         let left = self.as_nanos().saturating_sub(clock::now());
         (self != Self::NEVER).then(|| match reading {
@@ -95,14 +95,15 @@ impl Deadline {
         })
     }
 
-    /// The deadline that is in the value of the variable. It is never later than the one that was written.
+    /// The deadline in the value of the variable. If there is a reading, from this boot and this time namespace, the
+    /// deadline is never later than the one that was written.
     pub(crate) fn parse_env(value: &OsStr) -> Result<Self, InvalidDeadline> {
         let value = value.to_str().ok_or(InvalidDeadline)?;
         let (left, reading) = match value.split_once('@') {
             Some((left, reading)) => (number(left)?, Some(number(reading)?)),
             None => (number(value)?, None),
         };
-        // Read before the system's clock, for the same reason as above.
+        // `now` is read before the system's clock, so that the deadline is not later than the one that was written.
         let now = clock::now();
         let age = match (reading, os::boot_nanos()) {
             (Some(reading), Some(now)) => now.saturating_sub(reading),

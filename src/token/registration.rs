@@ -20,7 +20,8 @@ pub struct Registration {
     /// `None` if the hook can never fire.
     hook: Option<Arc<Entry>>,
     node: Weak<Node>,
-    /// The node of a token, which the registration keeps alive.
+    /// The same node as `node`, if the hook is a token's: the registration keeps the token alive. `None` for the hook
+    /// of a scope.
     token: Option<Arc<Node>>,
     owner: HookOwner,
     key: Option<usize>,

@@ -8,20 +8,22 @@ use crate::token::CancellationToken;
 
 /// A token that Ctrl-C or SIGTERM cancels, for the shutdown of the whole program.
 ///
-/// The token's [reason](CancellationToken::reason) is `SIGINT`, which is Ctrl-C, or `SIGTERM`. Scopes are over with it if they name it with
-/// [`cancel_on`](crate::Timebox::cancel_on); tasks without a scope wait for [`cancelled`](CancellationToken::cancelled). The
-/// [grace](crate::Timebox::grace) of the scopes bounds how long the program takes to end.
+/// The token's [reason](CancellationToken::reason) is `SIGINT`, which is Ctrl-C, or `SIGTERM`. Give the token to scopes
+/// with [`cancel_on`](crate::Timebox::cancel_on): they are over with it. Tasks without a scope wait for
+/// [`cancelled`](CancellationToken::cancelled). The [grace](crate::Timebox::grace) of the scopes bounds how long the
+/// program takes to end.
 ///
-/// The signals are caught from this call on, as long as the process runs, and do not end it any more: a second Ctrl-C changes
-/// nothing. On Windows the token is cancelled by Ctrl-C, Ctrl-Break, the close of the console, and the shutdown of the system.
+/// The signals are caught from this call on, as long as the process runs. They do not end the process any more, so a
+/// second Ctrl-C changes nothing. On Windows the token is cancelled by Ctrl-C, Ctrl-Break, the close of the console,
+/// and the shutdown of the system.
 ///
 /// The token does not outlive the runtime: the task that waits for the signals ends with it. Each call makes a token and a task of
 /// its own.
 ///
 /// # Errors
 ///
-/// If there is no runtime, or the signals cannot be caught. If only the second of them cannot, the first one stays caught: so end the
-/// program on an error.
+/// If there is no runtime, or the signals cannot be caught. End the program on an error: if only a part of the signals
+/// can be caught, these no longer end the program.
 ///
 /// # Panics
 ///

@@ -192,7 +192,7 @@ where
 /// # }
 /// ```
 pub trait JoinSetExt<T, E> {
-    /// Spawns a task of the set, within the scope of the caller. See [`spawn`].
+    /// Spawns a task in the set, within the scope of the caller. See [`spawn`].
     #[track_caller]
     fn spawn_in_scope<F>(&mut self, future: F) -> AbortHandle
     where

@@ -136,7 +136,8 @@ impl Watchdog {
         }
     }
 
-    /// The time that has been reached, as far as is known.
+    /// A time that the clock has reached: the latest that was recorded ([`reach`](Self::reach)). The clock may be
+    /// later.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn reached(&self) -> u64 {
         // Relaxed: it says only that time has passed, and publishes nothing else.
@@ -222,7 +223,7 @@ impl Watchdog {
                 Ok(_) => {
                     return self.alarm.ring() || self.start();
                 }
-                // Subtle: the watchdog may have lowered `next_wake` meanwhile, but not far enough. So this tries again.
+                // The watchdog may have lowered `next_wake` meanwhile, but not far enough. So this tries again.
                 Err(lowered) => next = lowered,
             }
             if mutant!(SingleCas) {

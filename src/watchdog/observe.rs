@@ -1,8 +1,8 @@
 //! Reports: the watchdog tells an observer which threads to look at.
 //!
-//! While a policy of reports is in force, a thread arms a *look* in its slot beside its deadline. The protocol is that of
-//! deadlines: see `README.md`. The watchdog calls the observer at the beginning of a pass, so before it wakes any waker: a
-//! look that is taken there shows what a hook is about to interrupt.
+//! While a policy of reports is in force, a thread stores two times in its slot: its deadline, and the time of the next
+//! *look* at the thread. The protocol is the same for both: see `README.md`. The watchdog calls the observer at the
+//! beginning of a pass, before it wakes any waker. So the observer sees what a hook is about to interrupt.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -56,8 +56,9 @@ impl Watchdog {
         at >= self.next_wake.0.load(Ordering::Relaxed) || self.wake_for_look(slot, at)
     }
 
-    /// [`wake`](Self::wake) for a look. A thread that got no processor may arm one that the watchdog has passed meanwhile, and
-    /// would never find. Such a look is put off to this moment.
+    /// [`wake`](Self::wake) for a look. If this thread got no processor for a while, the watchdog may have passed the
+    /// time `at` before the look was stored. The watchdog would never find such a look, so the look is put off to this
+    /// moment.
     #[cold]
     #[inline(never)]
     fn wake_for_look(&'static self, slot: &Slot, mut at: u64) -> bool {

@@ -96,7 +96,10 @@ impl Slot {
 
 #[cfg(feature = "profile")]
 impl Slot {
-    /// Relaxed, here and in `set_visit`: a profiler that reads the word from outside only looks more closely then.
+    /// The address of the record of the thread's innermost visit; 0 if there is none.
+    ///
+    /// Relaxed, here and in `set_visit`: to a profiler, which is on another thread, the word only says whether to copy
+    /// the thread.
     pub(crate) fn visit(&self) -> usize {
         self.0.0.visit.load(Ordering::Relaxed)
     }

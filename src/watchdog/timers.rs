@@ -68,8 +68,8 @@ const _: () = assert!(GROUP as u64 <= Ticket::ROOM + 1);
 #[derive(Clone, Copy)]
 pub(crate) struct Timer {
     group: &'static Group,
-    /// Two numbers in one word, so that a timer stays in registers: the ticket of its waker, and in the low bits
-    /// (`Ticket::ROOM`) the index of its record in the group.
+    /// The ticket of the timer's waker. Its low bits, which are free (`Ticket::ROOM`), hold the index of the timer's
+    /// record in the group. Both are in one word, so that a timer stays in registers.
     place: u64,
 }
 
@@ -157,8 +157,8 @@ impl Timers {
 }
 
 impl Timers {
-    /// The index in each place of the nursery that is in use now. If the owner empties the nursery meanwhile, a place may still
-    /// give its old record, which has moved to the heap, or give a record that was listed later.
+    /// The index of each record that the nursery lists now. If the owner empties the nursery meanwhile, there may be
+    /// the index of a record that has moved to the heap, or of a record that was listed later.
     fn in_nursery(&self) -> impl Iterator<Item = u32> {
         // Acquire, twice: pairs with the Releases in `list`.
         let listed = self.listed.load(Ordering::Acquire) as usize;

@@ -23,7 +23,7 @@ pub(crate) struct Arguments {
     pub(crate) timebox: Path,
 }
 
-/// An expression. A literal has been checked, and is a constant.
+/// The expression of a limit or a grace. A literal such as `"250ms"` has become a `Duration`.
 pub(crate) struct Time(TokenStream);
 
 impl Parse for Time {

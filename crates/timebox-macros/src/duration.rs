@@ -60,7 +60,7 @@ pub(crate) fn parse(text: &str) -> Result<Duration, String> {
     Ok(Duration::new(seconds, nanos))
 }
 
-/// The characters at the beginning for which this is true, and the others.
+/// Splits the text after the leading characters for which `is_of_it` is true.
 fn split(text: &str, is_of_it: impl Fn(char) -> bool) -> (&str, &str) {
     text.split_at(text.find(|character| !is_of_it(character)).unwrap_or(text.len()))
 }
@@ -74,7 +74,7 @@ fn nanos_of(number: &str, unit: &str) -> Result<u128, String> {
     known.map(|(nanos, _)| *nanos).ok_or_else(|| format!("there is no unit `{unit}`: use {CHOICE}"))
 }
 
-/// How many nanoseconds a decimal number of a unit is.
+/// A decimal number of units, in nanoseconds.
 fn amount(number: &str, unit: u128) -> Result<u128, &'static str> {
     let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
     if whole.is_empty() || fraction.is_empty() || fraction.contains('.') {

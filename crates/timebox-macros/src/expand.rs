@@ -30,7 +30,8 @@ pub(crate) fn expand(arguments: &Arguments, mut function: Function) -> Result<To
     Ok(function.into_token_stream())
 }
 
-/// What `#[tokio::main]` and `#[tokio::test]` make of an async function: a block that runs the future on a runtime.
+/// Whether `#[tokio::main]` or `#[tokio::test]` has changed the function already: from an async function into a
+/// function that runs a future on a runtime.
 fn is_from_tokio(function: &Function) -> bool {
     let tokens: Vec<TokenTree> = function.body.stream().into_iter().collect();
     let begins =
@@ -49,7 +50,7 @@ struct Expansion<'a> {
     arguments: &'a Arguments,
     body: &'a Group,
     output: &'a Output,
-    /// The trait that does the work, for the result of the function.
+    /// The trait `Fallible`, for the result of the function.
     fallible: TokenStream,
 }
 
@@ -77,8 +78,9 @@ impl<'a> Expansion<'a> {
 
     fn of_async_fn(&self) -> TokenStream {
         let (open, fallible, body) = (self.open(), &self.fallible, self.body);
-        // The output of an async block cannot be written down. Its first `return` tells the compiler. The body is an arm, since
-        // elsewhere lints ask whether it needs its braces, and what stands in front of its items.
+        // The type of an async block's output cannot be written down. So a first `return`, which is never reached,
+        // tells the type to the compiler. The body is an arm of a `match`. In another place, lints would ask whether it
+        // needs its braces.
         let typed = hygienic!({
             if false {
                 return #fallible::never();
@@ -100,7 +102,8 @@ impl<'a> Expansion<'a> {
         }
     }
 
-    /// Of a function that returns a future. What it does before it returns the future is not in the scope.
+    /// The body of a function that returns a future without being async. Only the future is in the scope. What the
+    /// function does before it returns the future is not.
     fn of_future(&self) -> TokenStream {
         let (timebox, open, fallible) = (&self.arguments.timebox, self.open(), &self.fallible);
         let (pin, future) = self.boxed_by_body().unwrap_or_else(|| {
@@ -125,8 +128,8 @@ impl<'a> Expansion<'a> {
         }
     }
 
-    /// If the body is nothing but `Box::pin(future)`, as the crate `async-trait` makes it: the function and the future. So the
-    /// future is boxed once.
+    /// If the body is nothing but `Box::pin(future)`: the path `Box::pin`, and the future. The crate `async-trait`
+    /// writes such bodies. This way the future is boxed only once.
     fn boxed_by_body(&self) -> Option<(TokenStream, TokenStream)> {
         let mut tokens: Vec<TokenTree> = self.body.stream().into_iter().collect();
         let Some(TokenTree::Group(future)) = tokens.pop() else { return None };
@@ -139,7 +142,8 @@ impl<'a> Expansion<'a> {
             .then(|| (pin, argument.into_iter().collect()))
     }
 
-    /// Makes `timebox`. A statement of its own: what its expressions lock is free again when the body runs.
+    /// The statement that makes `timebox`. The user's expressions may lock something. They are in a statement of their
+    /// own, so the lock is free again when the body runs.
     fn open(&self) -> TokenStream {
         let Arguments { timebox, limit, label, grace, strict, .. } = self.arguments;
         let label = match label {
@@ -156,7 +160,8 @@ impl<'a> Expansion<'a> {
         }
     }
 
-    /// Turns `outcome` into the result, if there is a fallback.
+    /// Turns `outcome` into the function's result, and runs the fallback if the time was up. `None` if there is no
+    /// fallback.
     fn fall_back(&self) -> Option<TokenStream> {
         let fallback = self.arguments.fallback.as_ref()?;
         let fallible = &self.fallible;

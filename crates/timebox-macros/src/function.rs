@@ -11,7 +11,8 @@ const CONST: &str = "a `const fn` cannot have a limit, since it may run while th
 const EXTERN: &str = "only functions of Rust can have a limit: move the body into one that returns a `Result`, and call it here";
 const NO_FUNCTION: &str = "#[timeboxed] stands above a function with a body: `fn`, `async fn` or a method";
 
-/// A function whose body stays unread: to read it would only cost time, and an editor may be in the middle of writing it.
+/// A function whose body is not parsed. Parsing would cost time, and would fail while somebody is writing the body in
+/// an editor.
 pub(crate) struct Function {
     pub(crate) attributes: Vec<Attribute>,
     pub(crate) visibility: Visibility,
@@ -48,7 +49,7 @@ impl ToTokens for Function {
     }
 }
 
-/// The braces of a body, without the group that a macro puts around its `$body:block`.
+/// The body in its braces. A macro puts an invisible group around its `$body:block`. This group is removed.
 fn braces(body: TokenTree) -> Option<Group> {
     let TokenTree::Group(body) = body else { return None };
     match body.delimiter() {
@@ -58,7 +59,8 @@ fn braces(body: TokenTree) -> Option<Group> {
     }
 }
 
-/// Moves `#![..]` at the beginning of a body to the attributes of the function. An expression may not have them.
+/// Moves `#![..]` at the beginning of a body to the attributes of the function. The body becomes an expression, and an
+/// expression may not begin with such attributes.
 fn without_inner_attributes(body: Group, attributes: &mut Vec<Attribute>) -> Result<Group> {
     let split = |input: ParseStream<'_>| Ok((Attribute::parse_inner(input)?, input.parse::<TokenStream>()?));
     let (inner, rest) = split.parse2(body.stream())?;

@@ -1,5 +1,6 @@
-//! The attribute `#[timeboxed]` of the crate [timebox](https://docs.rs/timebox). Use it from there, with the feature `macros`:
-//! its documentation is there, and its expansion calls that crate.
+//! The attribute `#[timeboxed]` of the crate [timebox](https://docs.rs/timebox). Use the attribute by way of that
+//! crate, with its feature `macros`. The documentation is there, and the code that the attribute writes calls that
+//! crate.
 
 mod arguments;
 mod duration;
@@ -19,7 +20,7 @@ pub fn timeboxed(arguments: TokenStream, item: TokenStream) -> TokenStream {
         .and_then(|arguments| expand::expand(&arguments, syn::parse(item.clone())?));
     match expanded {
         Ok(function) => function.into(),
-        // With the function as it is, so that its callers get no errors of their own.
+        // The function is kept as it is, so that its callers get no errors too.
         Err(error) => TokenStream::from_iter([TokenStream::from(error.into_compile_error()), item]),
     }
 }

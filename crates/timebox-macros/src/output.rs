@@ -7,11 +7,11 @@ use syn::{
     Signature, TraitBound, Type, TypeParamBound,
 };
 
-/// What a function returns. Types are as a body can write them.
+/// What a function returns. Each `impl Trait` in the types is replaced by `_`, since a body cannot write `impl Trait`.
 pub(crate) struct Output {
     pub(crate) form: Form,
     pub(crate) returned: Type,
-    /// The same, or the output of the future that is returned.
+    /// If the function is not async and returns a future: the future's output. Else the same as `returned`.
     pub(crate) result: Type,
 }
 
@@ -40,7 +40,7 @@ impl Output {
             _ if is_async => (Form::AsyncFn, output),
             Some((form, result)) => (form, result),
             None if matches!(output, Type::ImplTrait(_)) => return Err(Error::new_spanned(output, missing)),
-            // Whether it is a `Result` is for the compiler to say: see `Fallible` of `timebox`.
+            // The compiler checks whether this is a `Result`: see `Fallible` of `timebox`.
             None => (Form::Block, output),
         };
         Ok(Self { form, returned: without_impl_trait(output), result: without_impl_trait(result) })
@@ -55,7 +55,7 @@ fn inner(mut output: &Type) -> &Type {
     output
 }
 
-/// The output of a future, for `impl Future<Output = R>`, `Pin<Box<dyn Future<Output = R>>>` and `BoxFuture<R>`.
+/// `R`, if the type is `impl Future<Output = R>`, `Pin<Box<dyn Future<Output = R>>>` or `BoxFuture<R>`. Else `None`.
 fn future_output(output: &Type) -> Option<(Form, &Type)> {
     let path = match output {
         Type::ImplTrait(of) => return Some((Form::Future, output_of_bounds(&of.bounds)?)),

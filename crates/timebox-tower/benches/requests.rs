@@ -34,7 +34,6 @@ fn runtime() -> Runtime {
     Builder::new_current_thread().enable_all().build().expect("a runtime")
 }
 
-/// The processor time that this thread has used.
 fn processor_time() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or(0))
@@ -66,7 +65,6 @@ fn tower_http() -> tower_http::timeout::TimeoutLayer {
     tower_http::timeout::TimeoutLayer::with_status_code(StatusCode::GATEWAY_TIMEOUT, LIMIT)
 }
 
-/// A connection that is kept alive.
 struct Client(TcpStream, Vec<u8>);
 
 impl Client {
@@ -87,10 +85,9 @@ impl Client {
     }
 }
 
-/// One turn of one server.
 struct Turn {
     per_second: f64,
-    /// Microseconds of the server's thread for one request.
+    /// Processor time of the server's thread for one request, in microseconds.
     processor: f64,
 }
 
@@ -174,7 +171,8 @@ fn throughput() {
     }
 }
 
-/// What one call costs whose handler and body are ready at once, without a connection: the least of many batches, in nanoseconds.
+/// Prints what one call costs, in nanoseconds. There is no connection, and the handler and the body are ready at once.
+/// The figure is that of the fastest batch.
 fn calls() {
     const BATCH: u32 = 2000;
     const BATCHES: u32 = 300;
@@ -221,7 +219,7 @@ fn calls() {
     });
 }
 
-/// From the moment at which a client closes its connection until a hook of the scope runs.
+/// Measures how soon a task that waits for the cancellation runs, after a client has closed its connection.
 fn clients_gone() {
     let (sender, cancelled) = std::sync::mpsc::channel();
     let handler = async move || {
@@ -253,7 +251,7 @@ fn clients_gone() {
 }
 
 fn main() {
-    // `cargo test --benches` only asks whether it runs.
+    // `cargo test --benches` runs this without `--bench`, only to see whether it works. So it need not measure.
     if std::env::args().any(|argument| argument == "--bench") {
         calls();
         throughput();

@@ -29,7 +29,7 @@ type AnyError = Box<dyn Error + Send + Sync>;
 
 /// Each request has so long.
 const LIMIT: Duration = Duration::from_millis(200);
-/// What a handler has, once its time is up, to end in order and to answer by itself.
+/// How long a handler may go on after its time is up, to clean up and to answer by itself.
 const GRACE: Duration = Duration::from_millis(500);
 
 /// Computes on the blocking pool, and answers by itself when its time is up.
@@ -49,12 +49,14 @@ async fn compute() -> Result<String, (StatusCode, String)> {
     }
 }
 
-/// Waits for something that knows no limit. It is dropped, and the layer answers.
+/// Waits for something that has no limit. This future is dropped when its time and the grace are up, and the layer
+/// answers.
 async fn wait() -> &'static str {
     std::future::pending().await
 }
 
-/// Sends a chunk every 50 ms, from a task of the request, until the time of the request is up. Then the body ends with the error.
+/// Sends a chunk every 50 ms until the request's time is up. Then the body ends with the error. A task in the request's
+/// scope sends the chunks.
 async fn stream() -> Body {
     let (sender, receiver) = mpsc::channel(1);
     let ticks = async move {
@@ -94,7 +96,7 @@ fn answer(error: &TimeoutError) -> Response {
     (StatusCode::SERVICE_UNAVAILABLE, format!("the layer answers: {error}")).into_response()
 }
 
-/// A handler of a request whose client goes away. Tells why it ended.
+/// A handler for a client that goes away. Sends the reason for which the scope ended.
 fn forsaken(tell: oneshot::Sender<Option<String>>) -> MethodRouter {
     let tell = Arc::new(Mutex::new(Some(tell)));
     get(async move || {

@@ -23,7 +23,7 @@ mod sealed {
     impl Sealed for super::GrpcStatus {}
 }
 
-/// The service fails, with its own error type, which must be `From<TimeoutError>`. `tower::BoxError` is.
+/// The service fails with its own error type. This must be `From<TimeoutError>`, as `tower::BoxError` is.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct Fail;
@@ -93,7 +93,8 @@ fn grpc_status(error: &TimeoutError) -> HeaderMap {
     headers
 }
 
-/// The text as the gRPC protocol wants it in `grpc-message`: printable ASCII but the percent sign stays.
+/// The text as gRPC wants it in `grpc-message`. Printable ASCII stays as it is, except the percent sign. All other
+/// bytes are escaped.
 fn percent_encoded(text: &str) -> String {
     let mut encoded = String::with_capacity(text.len());
     for byte in text.bytes() {

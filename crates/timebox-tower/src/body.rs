@@ -16,14 +16,16 @@ type BoxError = Box<dyn Error + Send + Sync>;
 
 /// A body with a limit on the whole, and another on the silence between two frames.
 ///
-/// [`TimeoutLayer`](crate::TimeoutLayer) makes one of each response: there the scope is that of the request. Made by hand, it
-/// limits the body of a request, or of a response that a client reads.
+/// [`TimeoutLayer`](crate::TimeoutLayer) makes a `TimeoutBody` of each response, in the scope of the request. One that
+/// you make by hand limits the body of a request, or of a response that a client reads.
 ///
-/// The scope is ambient in each poll of the inner body, and in its drop. When time is up, the inner body is dropped and the last
-/// frame is an error, in which [`TimeoutError::find`](timebox::TimeoutError::find) finds the limit. If the body is dropped before its end, its scope is cancelled.
+/// The scope is open in each poll of the inner body, and in its drop. When time is up, the inner body is dropped, and
+/// the last frame is an error. [`TimeoutError::find`](timebox::TimeoutError::find) finds the limit in this error. If
+/// the body is dropped before its end, its scope is cancelled.
 ///
-/// A limit acts while somebody polls the body. A server does not poll while its client does not read: then the scope is over in
-/// time, for its tasks, hooks and handles, but the inner body stays until the server drops it. So limit the server's writes too.
+/// A limit acts while somebody polls the body. A server does not poll while its client does not read. Then the scope is
+/// over in time, for its tasks, hooks and handles. But the inner body stays until the server drops it. So limit the
+/// server's writes too.
 ///
 /// # Examples
 ///
@@ -42,7 +44,7 @@ type BoxError = Box<dyn Error + Send + Sync>;
 /// ```
 #[pin_project(PinnedDrop)]
 pub struct TimeoutBody<B> {
-    /// `None` once it has ended.
+    /// `None` once the body has ended.
     #[pin]
     body: Option<B>,
     /// `None` if the body has no limit, or has ended.
@@ -58,14 +60,15 @@ impl<B> TimeoutBody<B> {
         Self::with(Timebox::new(limit), body)
     }
 
-    /// Limits a body as a whole, with all that a builder can set. The limit begins with the first poll.
+    /// Limits a body as a whole, with whatever a [`Timebox`] can set. The limit begins with the first poll.
     #[track_caller]
     pub fn with(timebox: Timebox, body: B) -> Self {
         let scope = RequestScope::new(timebox, Location::caller(), BODY_DROPPED);
         Self { body: Some(body), scope: Some(scope), left: None }
     }
 
-    /// Limits the silence between two frames, and before the first. The time during which nobody polls the body does not count.
+    /// Limits the silence before the first frame, and between two frames. The silence begins with the first poll for a
+    /// frame. So the time before this poll does not count.
     pub fn idle(mut self, duration: Duration) -> Self {
         if let Some(scope) = &mut self.scope {
             scope.idle = Some(duration);
@@ -73,13 +76,14 @@ impl<B> TimeoutBody<B> {
         self
     }
 
-    /// The body of a response that takes the scope of its request along. Of `length` bytes, if that is known.
+    /// The body of a response, which keeps the scope of its request. `length` is the number of its bytes, if that is
+    /// known.
     pub(crate) fn scoped(body: B, mut scope: RequestScope, length: Option<u64>) -> Self
     where
         B: Body,
     {
         if body.is_end_stream() {
-            // Fails only if `checkpoint_or_unwind` unwinds the drop.
+            // An error means only that `checkpoint_or_unwind` has unwound the drop.
             let _ = scope.enter(|| drop(body));
             return Self::empty();
         }
@@ -176,7 +180,8 @@ impl<B> PinnedDrop for TimeoutBody<B> {
         let mut this = self.project();
         let Some(scope) = this.scope else { return };
         if *this.left == Some(0) {
-            // The server has sent all that was announced, so it does not ask for the end.
+            // All bytes that were announced have been sent. So the server drops the body without a poll for its end,
+            // and nothing is to be cancelled.
             let _ = scope.enter(|| this.body.set(None));
         } else if this.body.is_some() {
             scope.abandon(|| this.body.set(None));

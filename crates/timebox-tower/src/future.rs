@@ -12,20 +12,20 @@ use crate::scope::RequestScope;
 
 /// The future of a [`TimeoutService`](crate::TimeoutService).
 ///
-/// If it is dropped before its end, the scope of the request is cancelled, for [the reason](crate::CLIENT_GONE) that the client
-/// went away, and the inner future is dropped in the scope.
+/// If the future is dropped before its end, the scope of the request is cancelled for the reason
+/// [`CLIENT_GONE`](crate::CLIENT_GONE), and the inner future is dropped in this scope.
 #[pin_project(PinnedDrop)]
 pub struct ResponseFuture<F, Res: Reply, A> {
-    /// `None` once it is done.
+    /// `None` once the inner future is done, and if the service was not called.
     #[pin]
     future: Option<F>,
-    /// `None` if the request is exempt.
+    /// `None` if the request is exempt or refused, and once the scope was handed on to the response.
     scope: Option<RequestScope>,
     early: Option<Early<Res::Scoped>>,
     answer: A,
 }
 
-/// The end of a request for which the service was not called.
+/// How a request ends if the service is not called for it.
 enum Early<Scoped> {
     Refused(Scoped),
     Over(TimeoutError),
@@ -71,7 +71,7 @@ where
         let error = match (this.early.take(), &mut *this.scope) {
             (Some(Early::Refused(refusal)), _) => return Poll::Ready(Ok(refusal)),
             (Some(Early::Over(error)), scope) => {
-                // As each await of the crate: pending where a future around is over and about to be dropped.
+                // As each await of the crate, this stays pending if a future around is over and about to be dropped.
                 if scope.as_mut().is_some_and(|scope| scope.poll(cx, |_| Poll::Ready(())).is_pending()) {
                     *this.early = Some(Early::Over(error));
                     return Poll::Pending;

@@ -14,21 +14,24 @@ use crate::settings::Settings;
 
 /// Limits each request of a service: the handler, and the body of its response.
 ///
-/// The scope of a request begins with the call of the service, and ends with the last frame of the body. In between it is open in
-/// whatever the service runs in its `call`, in each poll of its future, and in each poll of the body: in handlers, extractors, and
-/// nested layers. [`timebox::handle`] takes it to other tasks and threads.
+/// The scope of a request begins with the call of the service, and ends with the last frame of the body. In between,
+/// the scope is open in the service's `call`, in each poll of its future, and in each poll of the body. So it is open
+/// in handlers, extractors, and nested layers. [`timebox::handle`] takes the scope to other tasks and threads.
 ///
-/// When time is up, code that checks gets a typed error where it stands. A future that is pending is dropped; with a
-/// [`grace`](Self::grace) it gets the error too, and answers by itself. If it does not, the service fails with its own error type,
-/// which must be `From<TimeoutError>`, or answers as [`respond_with`](Self::respond_with) says.
+/// When time is up, code that checks gets a typed error where it stands. A future that is pending is dropped. With a
+/// [`grace`](Self::grace) it is not dropped yet: its awaits give it the error, and it answers by itself. If there is no
+/// answer from the handler, the service fails with its own error type, which must be `From<TimeoutError>`, or answers
+/// as [`respond_with`](Self::respond_with) says.
 ///
 /// **A client that goes away** cancels the scope, for the reason [`CLIENT_GONE`](crate::CLIENT_GONE): the server drops the future,
 /// and the tasks and threads that have entered the scope by a handle stop.
 ///
-/// Two times do not count: the wait in the service's `poll_ready`, such as that for a concurrency limit inside, and what comes after
-/// `101 Switching Protocols`. A websocket is a task of its own; limit it with [`timebox::future`].
+/// Two times do not count. The first is the wait in the service's `poll_ready`, for example for a concurrency limit
+/// inside. The second is what comes after `101 Switching Protocols`. A websocket is a task of its own: limit it with
+/// [`timebox::future`].
 ///
-/// The type of the requests, `Req`, follows from the closures or from the service. So one layer is for one type of requests.
+/// The type of the requests, `Req`, follows from the closures or from the service. So one layer is for one type of
+/// requests.
 ///
 /// # Examples
 ///
@@ -76,8 +79,9 @@ pub struct TimeoutLayer<Req, A = Fail> {
 }
 
 impl<Req> TimeoutLayer<Req> {
-    /// This limit for each request. `Limit::NONE`: the layer gives each request a scope, and only [reports](Self::warn_after),
-    /// [deadlines that travel](Self::propagate), and clients that go away.
+    /// Limits each request. With `Limit::NONE` the layer still gives each request a scope. So
+    /// [reports](Self::warn_after) and [deadlines that travel](Self::propagate) still work, and the scope is still
+    /// cancelled if the client goes away.
     #[track_caller]
     pub fn new(limit: impl Into<Limit>) -> Self {
         Self { settings: Settings::new(limit.into(), Location::caller()), answer: Fail }
@@ -113,7 +117,8 @@ impl<Req, A> TimeoutLayer<Req, A> {
         self
     }
 
-    /// Requests that get no scope from this layer. A second call adds more of them.
+    /// Requests for which the closure returns `true` get no scope from this layer. A second call exempts further
+    /// requests.
     pub fn exempt(mut self, is_exempt: impl Fn(&Req) -> bool + Send + Sync + 'static) -> Self
     where
         Req: 'static,
@@ -125,15 +130,16 @@ impl<Req, A> TimeoutLayer<Req, A> {
         self
     }
 
-    /// How long a handler is still polled when its time is up, so that it can roll back and answer by itself: its own response is
-    /// then sent, however late. Handlers get no grace when the client goes away: their future is dropped.
+    /// For how long a handler is still polled after its time is up. So the handler can roll back and answer by itself.
+    /// Its response is then sent, however late. If the client goes away there is no grace: the handler's future is
+    /// dropped.
     pub fn grace(mut self, grace: Duration) -> Self {
         self.settings.grace = grace;
         self
     }
 
-    /// How long the body of a response may be silent between two frames, beside the limit on the whole. The time during which the
-    /// client does not read does not count.
+    /// Sets how long the body of a response may be silent between two frames. The limit on the whole still holds. The
+    /// time during which the client does not read does not count.
     ///
     /// ```
     /// use std::time::Duration;
@@ -149,9 +155,9 @@ impl<Req, A> TimeoutLayer<Req, A> {
         self
     }
 
-    /// Reports a request that takes so long, with [its fields](crate::Call::describe): method, path (without the query), peer (with
-    /// the feature `axum`, where axum's `ConnectInfo` is there) and `x-request-id`. No other header is told;
-    /// [`timebox_with`](Self::timebox_with) adds what you ask for.
+    /// Reports each request that takes so long, with [its fields](crate::Call::describe): the method, the path without
+    /// the query, the peer, and `x-request-id`. (The peer needs the feature `axum`, and axum's `ConnectInfo`.) No other
+    /// header is shown. [`timebox_with`](Self::timebox_with) adds what you ask for.
     ///
     /// Reports go where the [policy](timebox::report::Policy) says. With the limit `Limit::NONE` the layer only reports:
     ///
@@ -195,9 +201,9 @@ impl<Req, A> TimeoutLayer<Req, A> {
         self
     }
 
-    /// Lets a client say how long it waits, in a header. Its deadline counts if it is earlier than the limit, and never lengthens it.
-    /// A request whose header cannot be read is answered at once, without a call of the service: `400 Bad Request`, or gRPC's
-    /// `INVALID_ARGUMENT`.
+    /// Lets a client say in a header how long it waits. The client's deadline counts if it is earlier than that of the
+    /// limit. So a client cannot lengthen its time. A request whose header cannot be read is answered at once, without
+    /// a call of the service: with `400 Bad Request`, or with gRPC's `INVALID_ARGUMENT`.
     pub fn propagate(mut self, propagation: Propagation) -> Self {
         self.settings.propagation = Some(propagation);
         self
@@ -216,7 +222,8 @@ impl<Req, A> TimeoutLayer<Req, A> {
         TimeoutLayer { settings: self.settings, answer: Respond::new(respond) }
     }
 
-    /// Answers with gRPC's status `DEADLINE_EXCEEDED`, or `CANCELLED`. A streamed body ends with that status in its trailers.
+    /// If a request is not done in time, answers with gRPC's status `DEADLINE_EXCEEDED`; or with `CANCELLED` if the
+    /// scope was cancelled. A streamed body ends with this status in its trailers.
     pub fn respond_with_grpc_status(self) -> TimeoutLayer<Req, GrpcStatus> {
         TimeoutLayer { settings: self.settings, answer: GrpcStatus }
     }

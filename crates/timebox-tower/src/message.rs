@@ -42,13 +42,14 @@ use crate::scope::RequestScope;
 /// # assert_eq!(Found(1).unscoped().0, 1);
 /// ```
 pub trait Call {
-    /// The label of the request's scope. HTTP: the method and the route (axum's `MatchedPath`, with the feature `axum`), else the
-    /// path without the query.
+    /// The label of the request's scope. Of an HTTP request: the method and the route. The route is axum's
+    /// `MatchedPath` (feature `axum`), or else the path without the query.
     fn label(&self) -> Option<Cow<'static, str>> {
         None
     }
 
-    /// Adds the fields that [reports](crate::TimeoutLayer::warn_after) show. HTTP: method, path, peer and request id.
+    /// Adds the fields that [reports](crate::TimeoutLayer::warn_after) show. Of an HTTP request: method, path, peer and
+    /// request id.
     fn describe(&self, timebox: Timebox) -> Timebox {
         timebox
     }
@@ -58,13 +59,14 @@ pub trait Call {
         None
     }
 
-    /// The limit that a layer around has set for this request, in place of the limit of [`TimeoutLayer`](crate::TimeoutLayer).
-    /// HTTP: [`ProfileLayer::limit`](crate::ProfileLayer::limit), with the feature `profile`.
+    /// The limit that a layer around has set for this request. It replaces the limit of
+    /// [`TimeoutLayer`](crate::TimeoutLayer). Of an HTTP request: [`ProfileLayer::limit`](crate::ProfileLayer::limit),
+    /// with the feature `profile`.
     fn limit(&self) -> Option<Limit> {
         None
     }
 
-    /// Whether the body of the response is not read: HTTP's `HEAD`.
+    /// Whether the body of the response is not read. Of an HTTP request: whether it is a `HEAD`.
     fn is_bodiless(&self) -> bool {
         false
     }
@@ -72,18 +74,21 @@ pub trait Call {
 
 /// A response, which may take the scope of its request along.
 ///
-/// HTTP responses are `Reply`s: the scope lives on in the [body](TimeoutBody). Plain values are too: the scope ends with them.
+/// HTTP responses are `Reply`s: the scope lives on in the [body](TimeoutBody). Plain values are `Reply`s, too: the
+/// scope ends as soon as the value is there.
 pub trait Reply: Sized {
     /// The response of the limited service.
     type Scoped;
 
-    /// The response of a request that came back in time, with the scope in which the rest of it is to be produced.
+    /// The response that the service gave in time. Produce the rest of the response in `scope`.
     fn scoped(self, scope: RequestScope) -> Self::Scoped;
 
-    /// A response without a scope: that of an exempt request, or an answer to a request that did not come back in time.
+    /// A response without a scope. It is the response to an exempt request, or the answer to a request that was not
+    /// done in time.
     fn unscoped(self) -> Self::Scoped;
 
-    /// The response to a request whose deadline cannot be read. `None`: the deadline is ignored, and the service is called.
+    /// The response to a request whose deadline cannot be read. `None`: the deadline is ignored, and the service is
+    /// called.
     fn refusal(malformed: &Malformed) -> Option<Self::Scoped> {
         let _ = malformed;
         None
@@ -157,7 +162,8 @@ fn has_no_body(status: StatusCode) -> bool {
     status.is_informational() || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
 }
 
-/// How many bytes of the body the server sends at most, before it drops the body without asking for its end.
+/// The length of the body in bytes, if that is known. Once a server has sent so many, it may drop the body without a
+/// poll for its end.
 fn content_length<B: Body>(response: &Response<B>) -> Option<u64> {
     let header = response.headers().get(http::header::CONTENT_LENGTH);
     let declared = header.and_then(|value| value.to_str().ok()?.parse().ok());

@@ -22,22 +22,23 @@ use rate::Rate;
 
 /// Profiles the requests that carry a token, and no others: add a parameter to the URL, and get a picture of that one request.
 ///
-/// The token comes as the query parameter `__profile`, or in the header `x-profile`. **Who knows the token may see the names of
-/// your functions**, and may make the server work: keep it secret. A request without the right token is passed on as it is. It
-/// cannot find out whether there is a token, and it costs a look at its headers and its query.
+/// The token comes as the query parameter `__profile`, or in the header `x-profile`. Keep it secret. **Who knows the
+/// token may see the names of your functions**, and may make the server work. A request without the right token is
+/// passed on as it is. Its client cannot find out whether there is a token. It costs a look at its headers and its
+/// query.
 ///
-/// The service inside never sees the token: it is removed from the request, as is its parameter from the query. Put the layer
-/// outside of those that log requests, and outside of [`TimeoutLayer`](crate::TimeoutLayer).
+/// The service inside never sees the token: the header, or the parameter of the query, is removed from the request. Put
+/// the layer outside of layers that log requests, and outside of [`TimeoutLayer`](crate::TimeoutLayer).
 ///
-/// The answer to a profiled request is its flame graph (`image/svg+xml`), in place of the service's own response. Without the
-/// feature `flamegraph` it is a table (`text/plain`). The service's response is dropped unread; so a
-/// [`TimeoutLayer`](crate::TimeoutLayer) inside cancels the request's scope, for the reason [`CLIENT_GONE`](crate::CLIENT_GONE), and
-/// tasks that have entered it by a handle and still work are cancelled. With [`store`](Self::store) the client gets the service's response, and a
-/// closure the profile. The service's errors pass through.
+/// The answer to a profiled request is its flame graph (`image/svg+xml`), or a table (`text/plain`) without the feature
+/// `flamegraph`. The service's own response is dropped unread. So a [`TimeoutLayer`](crate::TimeoutLayer) inside
+/// cancels the request's scope, for the reason [`CLIENT_GONE`](crate::CLIENT_GONE). Tasks that have entered the scope
+/// by a handle and still work are cancelled, too. With [`store`](Self::store) the client gets the service's response,
+/// and a closure gets the profile. The service's errors pass through.
 ///
 /// The profile is that of the service's future, and of the tasks and threads that enter its scopes by a
-/// [`Handle`](timebox::Handle): see [`Profile`](timebox::report::Profile). A streamed body is not a part of it. Names of functions
-/// are found on a thread of its own, `timebox-profile`, so that no thread of the runtime is held up.
+/// [`Handle`](timebox::Handle): see [`Profile`](timebox::report::Profile). A streamed body is not a part of it. The
+/// names of functions are found on a separate thread, `timebox-profile`, so that no thread of the runtime is held up.
 ///
 /// The idea is geordi's, of the makers of Bitbucket.
 ///
@@ -73,15 +74,16 @@ struct Settings {
     store: Option<Store>,
 }
 
-/// The limit of a profiled request, among its extensions.
+/// An extension of the request: the limit for a profiled request.
 #[derive(Clone)]
 pub(crate) struct ProfileLimit(pub(crate) Limit);
 
 impl ProfileLayer {
     /// Profiles requests that carry this token. **An empty token switches the layer off.**
     ///
-    /// The token is compared as it stands in the URL or header, in a time that depends only on its length. Take letters and digits,
-    /// and too many to guess: 32 hexadecimal digits of a random number.
+    /// The token is compared as it is written in the URL or the header, without decoding. The comparison takes a time
+    /// that tells nothing of the token but its length. Take a token that nobody can guess, of letters and digits: 32
+    /// hexadecimal digits of a random number.
     pub fn new(token: impl Into<Cow<'static, str>>) -> Self {
         let access = Access::new(token.into());
         Self { settings: Settings { access, rate: Rate::new(10), frequency: None, limit: None, store: None } }
@@ -99,8 +101,8 @@ impl ProfileLayer {
         self
     }
 
-    /// A further condition: of the requests with the right token, profiles only those for which this is true. The others are passed
-    /// on, without the token. A second call adds a condition.
+    /// Adds a condition. Of the requests with the right token, only those are profiled for which all conditions are
+    /// true. The others are passed on, without the token.
     ///
     /// ```
     /// use timebox_tower::ProfileLayer;
@@ -117,31 +119,31 @@ impl ProfileLayer {
         self
     }
 
-    /// Profiles at most so many requests in any minute, and at a time: 10 unless set. A request above that, with the right token, is answered
-    /// with `429 Too Many Requests`. All clones of the layer count together.
+    /// Sets how many requests are profiled in any minute, and how many at a time: 10 unless set. Further requests with
+    /// the right token are answered with `429 Too Many Requests`. All clones of the layer count together.
     pub fn per_minute(mut self, requests: u32) -> Self {
         self.settings.rate = Rate::new(requests);
         self
     }
 
-    /// The limit of a profiled request, in place of that of the [`TimeoutLayer`](crate::TimeoutLayer) inside. A longer limit shows
-    /// what comes after the usual one. With `Limit::NONE` a request that hangs, hangs for ever, and takes
-    /// one of the [profiles at a time](Self::per_minute): prefer a minute.
+    /// Sets the limit of a profiled request. It replaces the limit of the [`TimeoutLayer`](crate::TimeoutLayer) inside.
+    /// A longer limit shows what comes after the usual one. With `Limit::NONE` a request that hangs never ends, and
+    /// takes one of the [profiles at a time](Self::per_minute) for ever. So prefer a minute.
     pub fn limit(mut self, limit: impl Into<Limit>) -> Self {
         self.settings.limit = Some(limit.into());
         self
     }
 
-    /// Takes so many samples a second: see [`Profile::frequency`](timebox::report::Profile::frequency).
+    /// Sets how many samples are taken in a second: see [`Profile::frequency`](timebox::report::Profile::frequency).
     pub fn frequency(mut self, hertz: u32) -> Self {
         self.settings.frequency = Some(hertz);
         self
     }
 
-    /// Gives each profile to this closure, and lets the client have the service's own response. If the client goes away, the
-    /// closure gets the profile up to then.
+    /// Gives each profile to this closure. The client then gets the service's own response. If the client goes away,
+    /// the closure gets the profile up to then.
     ///
-    /// The closure is called on a thread of its own, where it may block.
+    /// The closure is called on a separate thread, where it may block.
     ///
     /// ```
     /// use timebox_tower::ProfileLayer;
@@ -201,7 +203,7 @@ fn drawn<B: From<String>>(report: &ProfileReport) -> Response<B> {
     response
 }
 
-/// A picture that nobody could draw: the system has no thread.
+/// The answer if the profile cannot be drawn, because the system has no thread.
 fn undrawn<B: From<String>>() -> Response<B> {
     let mut response = Response::new(B::from("there is no thread to draw the profile\n".to_owned()));
     *response.status_mut() = http::StatusCode::SERVICE_UNAVAILABLE;

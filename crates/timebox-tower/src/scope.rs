@@ -6,23 +6,24 @@ use http::HeaderMap;
 use timebox::future::PollScope;
 use timebox::{Timebox, TimeoutError};
 
-/// The [reason](TimeoutError::reason) for which the scope of a request is cancelled if its future or its streamed body is dropped
-/// before its end: the server drops them when the client closes the connection or resets the stream.
+/// If the future or the streamed body of a request is dropped before its end, the request's scope is cancelled for this
+/// [reason](TimeoutError::reason). A server drops them as soon as the client closes the connection or resets the
+/// stream.
 ///
-/// A layer around can drop them too, for a timeout of its own or, as `ProfileLayer` does, since it answers with something else; a
-/// service cannot tell these apart.
+/// A layer around may drop them, too: for a timeout of its own, or, as `ProfileLayer` does, because it answers with
+/// something else. A service cannot tell this from a client that went away.
 pub const CLIENT_GONE: &str = "the client went away";
 
-/// The [reason](TimeoutError::reason) for which the scope of a [`TimeoutBody`](crate::TimeoutBody) that was made by hand is
-/// cancelled if the body is dropped before its end.
+/// If a [`TimeoutBody`](crate::TimeoutBody) that was made by hand is dropped before its end, its scope is cancelled for
+/// this [reason](TimeoutError::reason).
 pub const BODY_DROPPED: &str = "the body was dropped before its end";
 
 const SILENT: &str = "the body was silent for too long";
 
 /// The scope of a request: open in each poll of the service's future, and of the response's body.
 ///
-/// Only those meet it who implement [`Reply`](crate::Reply) for a response of their own. A drop ends the scope, and does not cancel
-/// it.
+/// You need it only to implement [`Reply`](crate::Reply) for a response of your own. If it is dropped, the scope ends,
+/// and is not cancelled.
 ///
 /// # Examples
 ///
@@ -98,17 +99,17 @@ const SILENT: &str = "the body was silent for too long";
 pub struct RequestScope {
     scope: PollScope,
     location: &'static Location<'static>,
-    /// The reason for which the scope is cancelled if its work is dropped before its end.
+    /// If the work is dropped before its end, the scope is cancelled for this reason.
     reason: &'static str,
-    /// Whether a poll has begun and not returned. It stays if the poll has panicked.
+    /// Whether a poll has begun and has not returned. If a poll panics, this stays `true`.
     polling: bool,
     /// How long the body may be silent between two frames.
     pub(crate) idle: Option<Duration>,
-    /// The scope of the silence since the last frame.
+    /// The scope that limits the present silence. It begins with the first poll after a frame.
     silence: Option<Box<PollScope>>,
     /// Whether the body will not be read: the request was a `HEAD`.
     pub(crate) bodiless: bool,
-    /// Makes the trailers with which a body ends whose time is up. Without, the body ends with the error.
+    /// Makes the trailers for a body whose time is up: the body ends with them. `None`: the body ends with the error.
     pub(crate) trailers: Option<fn(&TimeoutError) -> HeaderMap>,
 }
 
@@ -119,13 +120,13 @@ impl RequestScope {
         Self { scope, location, reason, polling: false, idle, silence, bodiless: false, trailers }
     }
 
-    /// Polls the rest of the response in the scope. What is ready comes first, then the deadline; while the rest is pending, its task
-    /// is woken in time.
+    /// Polls the rest of the response in the scope, and then looks at the deadline. So a rest that is ready is returned
+    /// even late. While the rest is pending, the task is woken at the deadline.
     ///
     /// # Errors
     ///
-    /// A [`TimeoutError`] if the rest is pending and its time is up, with the [grace](crate::TimeoutLayer::grace) behind it. Then
-    /// drop the rest in [`enter`](Self::enter), and do not poll it again.
+    /// A [`TimeoutError`] if the rest is pending, its time is up, and the [grace](crate::TimeoutLayer::grace) has
+    /// passed. Then drop the rest in [`enter`](Self::enter), and do not poll it again.
     pub fn poll<T>(
         &mut self,
         cx: &mut Context<'_>,
@@ -137,7 +138,7 @@ impl RequestScope {
         polled
     }
 
-    /// Polls for the next frame of the body. It comes in time for the request, and before the silence has lasted too long.
+    /// Polls for the next frame of the body, within the limit of the request and the limit on silence.
     pub(crate) fn poll_frame<T>(
         &mut self,
         cx: &mut Context<'_>,
@@ -148,7 +149,8 @@ impl RequestScope {
         let begin = || Box::new(PollScope::new(Timebox::new(idle).label("silence of the body"), location));
         let mut silence = self.silence.take();
         let polled = self.poll(cx, |cx| {
-            // A scope that is over admits no other scope. What is ready is still sent then, and the grace bounds the rest.
+            // If the scope is over, no scope can begin inside. Then nothing limits the silence: a frame that is ready
+            // is still sent, and the grace bounds the rest.
             if silence.is_none() && timebox::remaining().is_none_or(|left| !left.is_zero()) {
                 silence = Some(begin());
             }
@@ -161,7 +163,7 @@ impl RequestScope {
         polled.map(|result| result?)
     }
 
-    /// Runs a block in the scope that is no poll, such as the drop of the rest after its end.
+    /// Runs a block in the scope. Use this for what is no poll, such as the drop of the rest after its end.
     ///
     /// # Errors
     ///
@@ -170,21 +172,23 @@ impl RequestScope {
         self.scope.enter(|_| block())
     }
 
-    /// Drops the rest before its end, in the scope. Cancels the scope first, for the reason [`CLIENT_GONE`], so that tasks and threads
-    /// that entered it by a handle stop.
+    /// Drops a rest that has not come to its end. Before that, cancels the scope for the reason [`CLIENT_GONE`]. So
+    /// tasks and threads that entered the scope by a handle stop. The drop is in the scope. If a poll has panicked, the
+    /// scope is not cancelled.
     pub fn abandon(&mut self, drop: impl FnOnce()) {
-        // After a panic nobody has gone away.
+        // The drop after a panic is no sign that the client went away.
         let reason = (!self.polling).then_some(self.reason);
         self.end(reason, drop);
     }
 
-    /// Drops the work, in the scope, after an error. If the scope is not over, the silence was: then cancels the scope.
+    /// Drops the work in the scope, after a poll has returned an error. If the scope is not over, the error came from
+    /// the silence. Then the scope is cancelled.
     pub(crate) fn fail(&mut self, drop: impl FnOnce()) {
         self.end(Some(SILENT), drop);
     }
 
     fn end(&mut self, reason: Option<&'static str>, drop: impl FnOnce()) {
-        // Fails only if `checkpoint_or_unwind` unwinds the drop. Nobody is left to be told.
+        // An error means only that `checkpoint_or_unwind` has unwound the drop. There is nobody to tell it to.
         let _ = self.scope.enter(|scope| {
             if let Some(reason) = reason
                 && !scope.is_expired()

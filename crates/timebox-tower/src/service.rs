@@ -65,7 +65,8 @@ where
         };
         let mut scope = settings.scope(&request, incoming);
         scope.trailers = self.answer.trailers();
-        // The scope begins here: `call` of the layers inside, and of a `service_fn`, runs code of the handler too.
+        // The scope begins before `call`, since `call` may run code of the handler: in layers inside, or in a
+        // `service_fn`.
         match scope.enter(|| self.inner.call(request)) {
             Ok(future) => ResponseFuture::limited(future, scope, self.answer.clone()),
             Err(error) => ResponseFuture::over(error, scope, self.answer.clone()),

@@ -15,7 +15,7 @@ type TimeboxWith<Req> = Option<Arc<dyn Fn(&Req, Timebox) -> Timebox + Send + Syn
 
 /// What a layer was told about its scopes.
 pub(crate) struct Settings<Req> {
-    /// Where the layer was made: errors tell it as the place at which the scope was opened.
+    /// Where the layer was made. Errors show this as the place where the scope was opened.
     pub(crate) location: &'static Location<'static>,
     pub(crate) limit: Limit,
     pub(crate) limit_with: OfRequest<Req, Limit>,
@@ -52,7 +52,7 @@ impl<Req> Settings<Req> {
 }
 
 impl<Req: Call> Settings<Req> {
-    /// The limit that the request asks for, if it may ask.
+    /// The limit that the request asks for. `None` if there is none, or if clients may not ask.
     pub(crate) fn incoming(&self, request: &Req) -> Result<Option<Limit>, Malformed> {
         match (&self.propagation, request.headers()) {
             (Some(propagation), Some(headers)) => propagation.deadline_of(headers),

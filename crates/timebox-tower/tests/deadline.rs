@@ -18,7 +18,7 @@ const HEADER: &str = "x-timeout-ms";
 
 type BoxError = Box<dyn Error + Send + Sync>;
 
-/// A client that answers with the values of the header that it was to send.
+/// A client that answers with the values of the header in its request.
 #[derive(Clone)]
 struct Echo;
 
@@ -37,7 +37,7 @@ impl Service<Request<()>> for Echo {
     }
 }
 
-/// A client whose calls never end. The flag tells whether the call that was made is gone.
+/// A client whose calls never end, and a flag. The drop of a call sets the flag.
 fn silent()
 -> (impl Service<Request<()>, Response = (), Error = Infallible, Future: Send> + Clone, Arc<AtomicBool>) {
     struct Sets(Arc<AtomicBool>);
@@ -79,7 +79,7 @@ async fn where_a_future_around_is_over_the_caller_does_not_run_on() {
     assert!(future::timeout_value(limit, caller).await.is_err());
     assert!(!ran_on.load(Ordering::SeqCst));
 
-    // In a grace the caller gets the error, and cleans up.
+    // In a grace the caller goes on, and so gets the error.
     let caller = async {
         std::thread::sleep(2 * limit);
         layer().layer(uncalled()).oneshot(Request::new(())).await.unwrap_err()
@@ -257,7 +257,7 @@ mod over_sockets {
 
     use super::*;
 
-    /// A server that answers with the header.
+    /// A server that answers with the value of the request's header.
     async fn server() -> SocketAddr {
         let handler = async |headers: HeaderMap| headers[HEADER].to_str().unwrap().to_owned();
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -18,7 +18,7 @@ fn request(uri: &str) -> Request<()> {
     Request::get(uri).body(()).unwrap()
 }
 
-/// Waits a while, and answers with the request as it saw it.
+/// Waits a while. Then answers with the URI and the headers of the request, as they arrived here.
 async fn echo(request: Request<()>) -> Result<Response<String>, Infallible> {
     tokio::time::sleep(Duration::from_millis(50)).await;
     Ok(Response::new(format!("{} {:?}", request.uri(), request.headers())))

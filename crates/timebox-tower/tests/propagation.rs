@@ -16,7 +16,7 @@ use timebox::Deadline;
 use timebox_tower::{Malformed, Propagation, TimeoutLayer, respond};
 use tower::{Layer, Service, service_fn};
 
-/// Counts the bytes that a thread asks for.
+/// An allocator that counts the bytes that each thread allocates.
 struct Counting;
 
 thread_local! {
@@ -50,7 +50,7 @@ fn formats() -> [(Propagation, &'static str); 2] {
     [(Propagation::grpc(), "grpc-timeout"), (Propagation::header(HEADER), HEADER)]
 }
 
-/// The deadline of a scope with the limit of these headers; `None` if they ask for none.
+/// The deadline of a scope that has the limit of these headers. `None` if the headers ask for no limit.
 fn deadline(propagation: &Propagation, headers: &HeaderMap) -> Result<Option<Deadline>, Malformed> {
     let allocated = ALLOCATED.get();
     let limit = propagation.deadline_of(headers);
@@ -208,7 +208,7 @@ const OF_GRPC: [(&[u8], Option<u64>); 40] = [
     (b"\xd9\xa3S", None),
 ];
 
-/// The same for a header in milliseconds.
+/// The same as `OF_GRPC`, for a header in milliseconds.
 const OF_MILLISECONDS: [(&[u8], Option<u64>); 40] = [
     (b"0", Some(0)),
     (b"000", Some(0)),
@@ -252,7 +252,7 @@ const OF_MILLISECONDS: [(&[u8], Option<u64>); 40] = [
     (b"\xff", None),
 ];
 
-/// Values that mean nothing to either.
+/// Values that mean nothing in either format.
 const OF_NEITHER: [&str; 60] = [
     "",
     " ",
@@ -343,7 +343,7 @@ fn two_hundred_values_made_by_hand_are_read_or_clearly_refused() {
     assert_eq!(tried, 220);
 }
 
-/// The grammar of gRPC, told another way.
+/// Whether gRPC's grammar allows the value. Written in another way than in the crate, to check the crate.
 fn is_grpc(value: &[u8]) -> bool {
     (2..=9).contains(&value.len())
         && value.is_ascii()

@@ -1,4 +1,4 @@
-//! Headers as bytes on a socket, in front of a server of axum.
+//! Headers that are written to a socket as raw bytes. A server of axum reads them.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -23,7 +23,7 @@ async fn server(propagation: Propagation) -> SocketAddr {
 async fn status(server: SocketAddr, lines: &[u8]) -> u16 {
     let mut socket = TcpStream::connect(server).await.unwrap();
     let request = [b"GET / HTTP/1.1\r\nhost: here\r\nconnection: close\r\n", lines, b"\r\n"].concat();
-    // The server may answer and close before it has read it all.
+    // The write may fail, since the server may answer and close before it has read the whole request.
     let _ = socket.write_all(&request).await;
     let mut answer = [0; 12];
     socket.read_exact(&mut answer).await.expect("no status");
@@ -50,7 +50,7 @@ async fn each_gets_a_clear_status() {
         (400, b"x-timeout-ms: 60000\r\nX-Timeout-Ms: 1\r\n"),
         (400, b"x-timeout-ms: \xff\xfe\r\n"),
         (400, b"x-timeout-ms: \xd9\xa3\r\n"),
-        // These do not get past hyper.
+        // hyper itself refuses these.
         (400, b"x-timeout-ms : 60000\r\n"),
         (400, b"x-timeout-ms: 1\0\r\n"),
         (400, b"x-timeout-ms: 1\r\n 2\r\n"),

@@ -6,8 +6,8 @@ use std::process::Command;
 
 use crate::time::Deadline;
 
-/// Calls `start` with the variable set in the command. If the command has an earlier deadline in the variable already, its own
-/// or one that it inherits from this program, that one stays.
+/// Calls `start` while the command's variable has the deadline. If the variable has an earlier deadline already, of its
+/// own or inherited from this program, the earlier one stays.
 pub(super) fn with_deadline<R>(
     command: &mut Command,
     deadline: Deadline,
@@ -16,10 +16,12 @@ pub(super) fn with_deadline<R>(
     let Some(value) = deadline.to_env() else { return start(command) };
     let before = variable(command);
     let is_earlier = |value: &OsString| Deadline::parse_env(value).is_ok_and(|before| before <= deadline);
-    // An earlier one is set too: a command with `env_clear`, which a `Command` does not tell, would not inherit it.
+    // An earlier deadline is set, too, even if it is inherited. A `Command` does not tell whether `env_clear` was
+    // called, after which nothing is inherited.
     command.env(Deadline::VARIABLE, before.clone().filter(is_earlier).unwrap_or(value));
     let started = start(command);
-    // A `Command` cannot forget a variable. So from now on it passes on what it would have inherited.
+    // The setting of a variable cannot be taken back from a `Command`. So the variable is set to the value from before,
+    // even if that was inherited.
     match before {
         Some(before) => command.env(Deadline::VARIABLE, before),
         None => command.env_remove(Deadline::VARIABLE),

@@ -104,7 +104,8 @@ impl Regex {
     ///
     /// # Errors
     ///
-    /// The scope's error, as soon as the scope is over.
+    /// The scope's error, as soon as the scope is over. Also an error if PCRE2 gives the search up: see
+    /// [memory](Regex#memory).
     #[track_caller]
     pub fn is_match(&self, haystack: &str) -> Result<bool, TimeoutError> {
         self.search(haystack, 0, Location::caller(), |_| ()).map(|found| found.is_some())
@@ -122,7 +123,8 @@ impl Regex {
     ///
     /// # Errors
     ///
-    /// The scope's error, as soon as the scope is over.
+    /// The scope's error, as soon as the scope is over. Also an error if PCRE2 gives the search up: see
+    /// [memory](Regex#memory).
     #[track_caller]
     pub fn find<'h>(&self, haystack: &'h str) -> Result<Option<Match<'h>>, TimeoutError> {
         self.find_at(haystack, 0, Location::caller())
@@ -141,7 +143,8 @@ impl Regex {
     ///
     /// # Errors
     ///
-    /// The scope's error, as soon as the scope is over.
+    /// The scope's error, as soon as the scope is over. Also an error if PCRE2 gives the search up: see
+    /// [memory](Regex#memory).
     #[track_caller]
     pub fn captures<'h>(&self, haystack: &'h str) -> Result<Option<Captures<'h>>, TimeoutError> {
         self.captures_at(haystack, 0, Location::caller())
@@ -172,7 +175,8 @@ impl Regex {
     ///
     /// # Errors
     ///
-    /// The scope's error, as soon as the scope is over.
+    /// The scope's error, as soon as the scope is over. Also an error if PCRE2 gives the search up: see
+    /// [memory](Regex#memory).
     #[track_caller]
     pub fn replace_all<'h, S: AsRef<str>>(
         &self,

@@ -31,8 +31,9 @@ impl Call<'_> {
         }
     }
 
-    /// The thread whose end is waited for. The C library waits for a word that holds the thread's number. When the
-    /// thread ends, the kernel clears the word, and wakes only waiters without `FUTEX_PRIVATE_FLAG`.
+    /// The thread whose end is waited for; `None` if the wait is for something else. To join a thread, the C library
+    /// waits for a word that holds the thread's number. When the thread ends, the kernel clears the word, and wakes
+    /// only waiters without `FUTEX_PRIVATE_FLAG`.
     fn joined(&self) -> Option<String> {
         let number = self.arguments[2];
         let is_private = self.int(1) & libc::FUTEX_PRIVATE_FLAG != 0;
@@ -137,8 +138,9 @@ fn left(until: Duration, is_real_time: bool) -> Option<Duration> {
     Some(until.saturating_sub(now))
 }
 
-/// The process that holds the lock of a file for which this process waits. In the table of locks a wait has the number of
-/// the lock and an arrow: `1: -> FLOCK ADVISORY WRITE 4712 00:13:1047 0 EOF`.
+/// The process that holds the lock of a file for which this process waits; `None` if that cannot be told. In the table
+/// of locks, the line of a wait has the number of the lock and an arrow:
+/// `1: -> FLOCK ADVISORY WRITE 4712 00:13:1047 0 EOF`.
 fn holder(inode: u64) -> Option<u32> {
     let own = std::process::id().to_string();
     let of_file = |line: String| {

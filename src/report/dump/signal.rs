@@ -76,7 +76,8 @@ mod platform {
         Ok(())
     }
 
-    /// Waits for a signal. Signals that came meanwhile count as one. `false` if there will be no more signals.
+    /// Waits for a signal, and returns `true`. All signals since the last call count as one. `false` if no more signals
+    /// will come.
     fn is_awake(wakes: &mut UnixStream) -> bool {
         loop {
             match wakes.read(&mut [0; 64]) {

@@ -37,8 +37,8 @@ impl Display for Dump {
 }
 
 impl Dump {
-    /// Threads that differ only in their names and numbers, and in what they are blocked in, are one group. Smaller groups come
-    /// first, since many threads alike are mostly idle.
+    /// Threads with the same stack and in no scope are one group. First come the threads that are in a scope, run, or
+    /// asked for the dump. Of the other groups the smaller ones come first, since many threads alike are mostly idle.
     fn groups(&self) -> Vec<Vec<&ThreadDump>> {
         let mut groups: Vec<Vec<&ThreadDump>> = Vec::new();
         for thread in &self.threads {

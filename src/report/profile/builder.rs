@@ -52,25 +52,27 @@ impl Profile {
         self
     }
 
-    /// Takes so many samples a second: 99 unless set, at least 1 and at most 10,000.
+    /// Sets how many samples are taken in a second. The default is 99, the least is 1, the most is 10,000.
     ///
-    /// A sample of a thread that runs stops it for some ten microseconds. At 99 Hz that is not measurable, at 997 Hz it is one to
-    /// three percent of the thread's time.
+    /// Each sample stops a running thread for some ten microseconds. At 99 Hz this cannot be measured. At 997 Hz it
+    /// takes one to three percent of the thread's time.
     pub fn frequency(mut self, hertz: u32) -> Self {
         self.setup.frequency = hertz.clamp(1, 10_000);
         self
     }
 
-    /// Keeps at most so many different stacks: 10,000 unless set. The time of others is kept in one sum.
+    /// Sets how many different stacks are kept. The default is 10,000. The time of all further stacks is kept in one
+    /// sum.
     ///
-    /// A stack takes up to two kilobytes, and half of one as a rule.
+    /// A stack usually takes half a kilobyte, and at most two. A future that waits in several branches has a stack for
+    /// each.
     pub fn max_stacks(mut self, stacks: usize) -> Self {
         self.setup.max_stacks = stacks;
         self
     }
 
-    /// Shows the profile while it runs, and after its end. This is the way to a profile of code that never ends, that panics, or
-    /// of a future that a timeout drops.
+    /// Shows the profile while it runs, and after its end. So you get the profile even of code that panics or never
+    /// ends, and of a future that a timeout drops.
     ///
     /// ```
     /// use std::time::Duration;
@@ -89,10 +91,10 @@ impl Profile {
         LiveProfile { shared: Arc::clone(&self.shared) }
     }
 
-    /// Runs a block, and profiles it: on this thread, and on each thread for as long as it is in a [`Handle`](crate::Handle) that
-    /// was made in the block.
+    /// Runs a block, and profiles it on this thread. Other threads are profiled too, while they are in a
+    /// [`Handle`](crate::Handle) that was made in the block.
     ///
-    /// The block does not notice it. If the block panics, the panic goes on; [`live`](Self::live) has the report.
+    /// If the block panics, the panic goes on, and [`live`](Self::live) has the report.
     ///
     /// ```
     /// use timebox::report::Profile;
@@ -109,12 +111,12 @@ impl Profile {
         (result, session.end())
     }
 
-    /// Runs a future, and profiles it from its first poll on: in its polls, on whichever threads they run, and between them, where
-    /// it waits.
+    /// Runs a future, and profiles it from its first poll on: in its polls, on whichever threads they run, and between
+    /// the polls, where the future waits.
     ///
-    /// The place at which a future waits is the stack at which a leaf of it cloned the task's waker, as in
-    /// [reports of pending futures](crate::guide::slow#futures). To see it, some polls are watched; a task may be woken, and polled
-    /// once more, for a sample.
+    /// The place at which a future waits is the stack at which one of its leaves cloned the task's waker, as in
+    /// [reports of pending futures](crate::guide::slow#futures). To see this place, some polls are watched. Sometimes
+    /// the task is woken for a sample, and so is polled once more.
     ///
     /// # Cancellation safety
     ///
@@ -143,9 +145,10 @@ pub struct LiveProfile {
 }
 
 impl LiveProfile {
-    /// What is known so far. Before the profile begins, a report without samples; after its end, the whole.
+    /// What is known so far. Before the profile begins, the report is empty. After the profile's end, the report is
+    /// complete.
     ///
-    /// It copies what was seen so far: at most [`max_stacks`](Profile::max_stacks) stacks.
+    /// Each call copies the stacks that were seen: at most [`max_stacks`](Profile::max_stacks).
     pub fn report(&self) -> ProfileReport {
         self.shared.report()
     }

@@ -14,7 +14,8 @@ use crate::report::json;
 pub enum Doing {
     /// It ran, or was ready to run.
     Running,
-    /// It was blocked in this system call. Empty if the thread was blocked in none, as when a page of memory has to be read.
+    /// It was blocked in this system call. The name is empty if the thread was blocked without a system call, for
+    /// example while a page of memory was read.
     Blocked(String),
     /// It was a future between two polls.
     Pending,
@@ -31,16 +32,16 @@ impl Doing {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct ProfileStack {
-    /// The frames, innermost first. The lines are those of one sample; other samples may have others.
+    /// The frames, innermost first. Other samples of this stack may have had other lines.
     pub frames: Vec<Frame>,
     /// What the code was doing there.
     pub doing: Doing,
     /// Whether this is work that came to another thread by a [`Handle`](crate::Handle).
     pub by_handle: bool,
-    /// The time that it was seen there.
+    /// For how long the code was seen there.
     #[serde(serialize_with = "json::seconds")]
     pub time: Duration,
-    /// How many samples saw it.
+    /// How many samples saw the code there.
     pub samples: u64,
 }
 
@@ -58,7 +59,7 @@ pub struct FunctionTime {
     /// The time in the function and in all that it called.
     #[serde(serialize_with = "json::seconds")]
     pub total: Duration,
-    /// The part of `total` in which it waited.
+    /// The part of `total` that was a wait.
     #[serde(serialize_with = "json::seconds")]
     pub waiting: Duration,
 }

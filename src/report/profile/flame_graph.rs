@@ -13,15 +13,18 @@ use crate::report::frames::Frames;
 const BLUE: Color = Color { r: 116, g: 169, b: 207 };
 
 impl ProfileReport {
-    /// The profile as a flame graph: an SVG that a browser shows, in which frames are searched and zoomed.
+    /// The profile as a flame graph: an SVG for a browser, with a search, and with frames that can be zoomed.
     ///
     /// The width of a frame is its time. A stack that waits ends in a blue frame, as described at [`folded`](Self::folded).
     ///
-    /// Functions of std, of runtimes and of this crate that stand between yours are drawn as one frame, `(std and tokio)`. Those in
-    /// which your code computes are all drawn, and of those in which it waits the one that it called. `folded` has each function.
+    /// A run of functions of std, of runtimes and of this crate between your functions is drawn as one frame, such as
+    /// `(std and tokio)`. The innermost run is an exception. If your code computes in it, all its functions are drawn.
+    /// If your code waits in it, only the function that your code called is drawn. [`folded`](Self::folded) has each
+    /// function.
     ///
-    /// It is drawn by the crate [`inferno`](https://docs.rs/inferno), **whose licence is CDDL-1.0**. If that does not suit you, do
-    /// without the feature `flamegraph`, and give [`folded`](Self::folded) to a tool outside of your program.
+    /// The crate [`inferno`](https://docs.rs/inferno) draws the graph. **Its licence is CDDL-1.0.** If this licence
+    /// does not suit you, do without the feature `flamegraph`, and give [`folded`](Self::folded) to a tool outside of
+    /// your program.
     ///
     /// ```
     /// use std::time::Duration;
@@ -51,13 +54,13 @@ impl ProfileReport {
         let mut svg = Vec::new();
         match flamegraph::from_lines(&mut options, folded.lines(), &mut svg) {
             Ok(()) => String::from_utf8_lossy(&svg).into_owned(),
-            // Only a writer that fails makes this fail, and memory does not.
+            // Only the writer can fail here, and a `Vec` never does.
             Err(error) => format!("<svg xmlns=\"http://www.w3.org/2000/svg\"><!-- {error} --></svg>"),
         }
     }
 }
 
-/// The names of the functions of a stack, innermost first, with runs of foreign ones as one name.
+/// The frames that are drawn for a stack, innermost first.
 fn names(stack: &ProfileStack) -> Vec<String> {
     let frames = &stack.frames;
     let innermost = frames.iter().take_while(|frame| frame.foreign).count();

@@ -10,7 +10,7 @@ use super::report::ProfileReport;
 use crate::error::OneLine;
 use crate::report::frames::Place;
 
-/// What a frame begins with that stands for a wait.
+/// The beginning of a frame that stands for a wait.
 pub(super) const WAITING: &str = "[waiting]";
 
 impl ProfileReport {
@@ -38,7 +38,7 @@ impl ProfileReport {
         self.folded_by(|stack| stack.frames.iter().map(|frame| frame.function.clone()).collect())
     }
 
-    /// With these names for the functions of a stack, innermost first.
+    /// As [`folded`](Self::folded), with the frames that `names` returns for a stack, innermost first.
     pub(super) fn folded_by(&self, names: impl Fn(&ProfileStack) -> Vec<String>) -> String {
         let mut lines: BTreeMap<String, Duration> = BTreeMap::new();
         for stack in self.stacks() {
@@ -78,7 +78,7 @@ fn line(stack: &ProfileStack, names: &[String]) -> String {
     frames.join(";")
 }
 
-/// A name without the characters that have a meaning in a line.
+/// A frame's text, without the characters that have a meaning in a line of folded stacks.
 fn name(text: &str) -> String {
     OneLine(text).to_string().replace(';', ",")
 }

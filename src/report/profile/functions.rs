@@ -10,7 +10,7 @@ use super::contents::{FunctionTime, ProfileStack};
 pub(super) fn functions(stacks: &[ProfileStack]) -> Vec<FunctionTime> {
     let mut functions: HashMap<&str, FunctionTime> = HashMap::new();
     for stack in stacks {
-        // A function that calls itself counts one time.
+        // A function that calls itself is counted once.
         let mut counted = HashSet::new();
         for (depth, frame) in stack.frames.iter().enumerate() {
             let function = functions.entry(&frame.function).or_insert_with(|| FunctionTime {

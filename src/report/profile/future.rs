@@ -15,16 +15,16 @@ use super::shared::Shared;
 use crate::report::awaits::{AwaitCopies, traced_poll};
 use crate::thread::visit::visit;
 
-/// The future of [`Profile::run_future`](super::Profile::run_future). Once it is done it stays pending.
+/// The future of [`Profile::run_future`](super::Profile::run_future). If it is polled after its end, it stays pending.
 #[must_use = "futures do nothing unless polled"]
 #[pin_project]
 pub struct Profiled<F> {
-    /// The future, until it is done. Dropped before the session.
+    /// `None` once the future is done.
     #[pin]
     future: Option<F>,
     setup: Setup,
     shared: Arc<Shared>,
-    /// From the first poll on.
+    /// `Some` from the first poll until the future is done.
     session: Option<Session>,
 }
 

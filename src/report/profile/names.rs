@@ -15,7 +15,7 @@ use crate::report::{awaits, blocked};
 pub(super) fn named(recording: &Recording) -> Vec<ProfileStack> {
     let mut seen: Vec<(&Seen, Count)> =
         recording.seen.iter().map(|(seen, count)| (&**seen, *count)).collect();
-    // Of stacks that are merged the one with the most time comes first, and stays.
+    // The stack with the most time comes first. So of merged stacks, its lines are kept.
     seen.sort_by_key(|(_, count)| Reverse(count.time));
     let mut names = Names::new();
     let mut resolve = |addresses: &[u64]| names.resolve(&recording.modules.with_addresses(addresses), None);
@@ -45,14 +45,15 @@ pub(super) fn named(recording: &Recording) -> Vec<ProfileStack> {
     stacks
 }
 
-/// Stacks of the same functions count as one.
+/// Merges stacks with the same [`Key`].
 #[derive(Default)]
 struct Merged {
     stacks: Vec<ProfileStack>,
     positions: HashMap<Key, usize>,
 }
 
-/// What tells stacks apart. The line is that of the place at which the code waits.
+/// What tells stacks apart: `by_handle`, what the code was doing, the functions, and the line in which the code waits,
+/// if it waits.
 type Key = (bool, Doing, Vec<String>, Option<u32>);
 
 impl Merged {
@@ -81,7 +82,8 @@ pub(super) fn place(frames: &[Frame]) -> Option<&Frame> {
     frames.iter().find(|frame| !frame.foreign)
 }
 
-/// Removes the frames around the code that is profiled: those of this crate and of std. If all are such frames, only this crate's.
+/// Removes the outermost frames, which are not the profiled code: those of this crate and of std. If no frame would be
+/// left, removes only those of this crate.
 fn trim(frames: &mut Vec<Frame>) {
     let is_around = |frame: &Frame| {
         frame.foreign
@@ -97,7 +99,6 @@ fn trim(frames: &mut Vec<Frame>) {
     frames.truncate(keep);
 }
 
-/// A frame that stands for the stacks beyond the bound.
 fn left_out() -> Frame {
     Frame {
         function: "(stacks that are left out)".to_owned(),

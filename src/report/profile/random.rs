@@ -12,7 +12,6 @@ impl Random {
         Self(RandomState::new().hash_one(0_u8) | 1)
     }
 
-    /// A number below `bound`.
     pub(super) fn below(&mut self, bound: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;

@@ -5,14 +5,14 @@ use std::sync::Arc;
 
 use crate::report::stack::raw::RawStack;
 
-/// More addresses of one stack are not kept: the innermost ones and the outermost ones are.
+/// So many of the innermost addresses of a stack are kept, and so many of the outermost.
 const INNER: usize = 192;
 const OUTER: usize = 63;
 
-/// Stands for the addresses in between.
+/// Stands for the addresses that are not kept.
 const GAP: u64 = 0;
 
-/// So many different reasons for missing samples are kept.
+/// How many different sentences `reasons` keeps.
 const MOST_REASONS: usize = 8;
 
 /// What the code was doing at a sample.
@@ -20,7 +20,8 @@ const MOST_REASONS: usize = 8;
 pub(super) enum Doing {
     /// It ran on a thread, or was ready to run.
     Running,
-    /// Its thread was blocked in the system call with this number, if it was one.
+    /// Its thread was blocked in the system call with this number. `None`: without a system call, or the number is not
+    /// kept.
     Blocked(Option<i64>),
     /// It was a future between two polls.
     Pending,
@@ -34,7 +35,7 @@ pub(super) enum Place {
     Awaits(Vec<Box<[u64]>>),
     /// A future is pending, and it is not known where.
     Unknown,
-    /// There were too many different places.
+    /// The place is not kept: too many different ones had been seen.
     LeftOut,
 }
 
@@ -68,25 +69,26 @@ impl Count {
 
 #[derive(Clone, Debug)]
 pub(super) struct Recording {
-    /// When it began, on the crate's clock.
+    /// When the profile began, on the crate's clock.
     pub(super) began: u64,
     pub(super) elapsed: u64,
     /// In nanoseconds.
     period: u64,
-    /// How many different things are kept.
+    /// How many different entries `seen` keeps.
     most: usize,
     pub(super) seen: HashMap<Arc<Seen>, Count>,
-    /// The last sample of the profile's own code: it stands for the time until the end too.
+    /// What the last sample of the profile's own code saw; `None` if it saw nothing. The time from this sample to the
+    /// end is added to this entry.
     last: Option<Arc<Seen>>,
     /// The time for which nothing was seen of the profile's own code.
     pub(super) missed: Count,
-    /// Why, in sentences.
+    /// Why time was missed, and what else is not certain. In sentences.
     pub(super) reasons: Vec<String>,
-    /// How many stacks may be wrong.
+    /// How many samples may have wrong frames.
     pub(super) approximate: u64,
-    /// The time of all samples of the profile's own code, and of those that are missed.
+    /// The time of all samples of the profile's own code, seen or missed.
     own_time: u64,
-    /// A stack without frames: it knows the modules of the process.
+    /// The modules of the process, which give names to addresses. The stack has no frames.
     pub(super) modules: RawStack,
 }
 
@@ -107,7 +109,6 @@ impl Recording {
         }
     }
 
-    /// Counts samples.
     pub(super) fn count(&mut self, mut seen: Seen, count: Count) {
         if count.samples == 0 {
             return;
@@ -142,8 +143,8 @@ impl Recording {
         }
     }
 
-    /// Makes the sum of all samples the time that has elapsed. A sample stands for its whole period; the last period is cut by the
-    /// end, or has not been sampled yet.
+    /// Corrects the times, so that their sum is the time that has elapsed. Before that, the last period counts as a
+    /// whole, although the end cut it short. Or it does not count at all, since it had no sample yet.
     pub(super) fn end(&mut self, now: u64) {
         self.elapsed = now.saturating_sub(self.began);
         let last = self.last.as_ref().and_then(|last| self.seen.get_mut(last)).map(|count| &mut count.time);
@@ -199,7 +200,7 @@ mod tests {
             recording.end(100 + end);
             assert_eq!((recording.elapsed, sum(&recording), recording.missed.time), (end, end, 0));
         }
-        // The last period had its sample early.
+        // The last period had its sample, and then was cut short by the end.
         let mut recording = Recording::new(0, 10, 10);
         recording.count(own(1), Count::one(10));
         recording.count(own(1), Count::one(10));

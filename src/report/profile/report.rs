@@ -16,14 +16,16 @@ use crate::sync::SetOnce;
 
 /// Where the time of a profile went.
 ///
-/// The time is wall time. Of each sample it is known whether the code ran, or waited, and where. [`running`](Self::running),
+/// The time is wall time. Each sample tells whether the code ran or waited, and where. [`running`](Self::running),
 /// [`waiting`](Self::waiting) and [`missed`](Self::missed) together are [`elapsed`](Self::elapsed).
 ///
-/// `{}` is a text for a terminal: a line that sums up, and a table of functions. [`folded`](Self::folded) is for other tools, and
-/// [`flame_graph`](Self::flame_graph) draws a picture. Serialized, a profile has its times in seconds, its functions and its stacks.
+/// `{}` is a text for a terminal: the profile in one line, and two tables of functions. [`folded`](Self::folded) is for
+/// other tools, and [`flame_graph`](Self::flame_graph) draws a picture. Serialized, a profile has its times in seconds,
+/// its functions and its stacks.
 ///
-/// **Names are found when they are asked for**, which happens in all of these: it reads the program's file, and takes some
-/// milliseconds, or a hundred for a large program. A clone shares the names. In async code, call them in `spawn_blocking`.
+/// All of these show the names of functions. **The names are found only when they are needed.** To find them, the
+/// program's file is read. This takes some milliseconds, or a hundred for a large program. So do it in `spawn_blocking`
+/// in async code. The clones of a report share the names.
 ///
 /// ```
 /// use std::time::Duration;
@@ -56,7 +58,7 @@ impl ProfileReport {
         Self(Arc::new(Contents { setup: None, recording, began, named: SetOnce::new() }))
     }
 
-    /// The report of a profile whose samples are beyond reach.
+    /// The report of a profile whose samples were lost in a fork.
     pub(super) fn lost() -> Self {
         let (mut recording, began) = (Recording::new(0, 1, 0), SystemTime::UNIX_EPOCH);
         recording.note("The process was forked in the middle of a sample: the samples are lost.".to_owned());
@@ -68,17 +70,17 @@ impl ProfileReport {
         self.0.setup.as_ref()?.label.as_deref()
     }
 
-    /// When the profile began: of a future, at its first poll.
+    /// When the profile began. The profile of a future begins at the first poll.
     pub fn began(&self) -> SystemTime {
         self.0.began
     }
 
-    /// The time from the beginning to the end, or to this report of a profile that still runs.
+    /// The time from the profile's beginning to its end. If the profile still runs: to this report.
     pub fn elapsed(&self) -> Duration {
         Duration::from_nanos(self.0.recording.elapsed)
     }
 
-    /// How many samples a second were asked for.
+    /// How many samples a second were asked for. 0 if the profile has not begun.
     pub fn frequency(&self) -> u32 {
         self.0.setup.as_ref().map_or(0, |setup| setup.frequency)
     }
@@ -98,13 +100,14 @@ impl ProfileReport {
         Duration::from_nanos(self.sum(|seen| !seen.by_handle && seen.doing != Raw::Running).time)
     }
 
-    /// The time of which nothing is known: [`notes`](Self::notes) say why. A profile that ends before its first sample missed all.
+    /// The time of which nothing is known: [`notes`](Self::notes) say why. If a profile ends before its first sample,
+    /// this is all of its time.
     pub fn missed(&self) -> Duration {
         Duration::from_nanos(self.0.recording.missed.time)
     }
 
-    /// The time of work that came to other threads by a [`Handle`](crate::Handle): the sum over these threads. It is not a part of
-    /// [`elapsed`](Self::elapsed).
+    /// The time of work that other threads got by a [`Handle`](crate::Handle): the sum over these threads. It is not a
+    /// part of [`elapsed`](Self::elapsed).
     pub fn on_other_threads(&self) -> Duration {
         Duration::from_nanos(self.sum(|seen| seen.by_handle).time)
     }
@@ -116,10 +119,10 @@ impl ProfileReport {
         sum
     }
 
-    /// All stacks, those with the most time first. Stacks of the same functions count as one, whatever the lines; of those that
-    /// wait, the line tells them apart too.
+    /// All stacks, those with the most time first. Stacks of the same functions count as one. If the code waits, the
+    /// line in which it waits must be the same, too.
     ///
-    /// A future that waits in several branches at once counts to each of them with an equal part of the time.
+    /// If a future waits in several branches at once, each branch gets an equal part of the time.
     pub fn stacks(&self) -> &[ProfileStack] {
         self.0.named.get_or_init(|| named(&self.0.recording))
     }

@@ -1,11 +1,12 @@
-//! The thread that samples: one for all profiles that run, and none while no profile runs.
+//! The thread that takes the samples. There is one for all profiles that run, and none if no profile runs.
 //!
-//! Each period of a profile has one sample, at a random point: so the samples do not keep step with a program that works in step.
-//! A sample stands for its period, and for periods before it that were missed. A thread is sampled as a report looks at it: if it
-//! is blocked, from outside; if it runs, by a signal. The visits that are in the same copy tell which profile the stack belongs to.
+//! Each period of a profile has one sample, at a random point. So the samples do not follow the rhythm of the program.
+//! A sample stands for its period, and for the periods before it that had none. A thread is looked at as in a report:
+//! from outside if the thread is blocked, by a signal if it runs. The same copy has the thread's visits. They tell to
+//! which profile the stack belongs.
 //!
-//! Where all processors are busy, the thread asks the system to be woken in time. It would else run mostly when the profiled thread
-//! has just blocked, and so would see too much of that.
+//! The thread asks the system to be woken promptly. Otherwise, if all processors are busy, the thread would run mostly
+//! at the moments at which the profiled thread has just blocked. So it would see too many waits.
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -34,10 +35,11 @@ const MOST_THREADS: usize = 64;
 /// How long a running thread may take to copy itself.
 const PATIENCE: Duration = Duration::from_millis(50);
 
-/// How often a sample looks for code that moves on between a thread and a wait.
+/// How often one sample looks for the profile's own code. A future may begin or end a poll between the look at the
+/// threads and the look at the waits, so that neither look finds it.
 const ATTEMPTS: usize = 12;
 
-/// The files of a thread that was not looked at for so long are closed, in nanoseconds.
+/// If a thread is not looked at for so many nanoseconds, its files are closed.
 const UNUSED: u64 = 1_000_000_000;
 
 #[derive(Debug)]
@@ -70,7 +72,7 @@ struct Entry {
 struct Periods {
     began: u64,
     length: u64,
-    /// How many periods have had their sample, or are missed.
+    /// How many periods since the beginning have had their sample, or were missed.
     done: u64,
 }
 
@@ -80,7 +82,7 @@ impl Profiler {
         Self { running: Mutex::new(running), changed: Condvar::new() }
     }
 
-    /// The thread. It ends with the last profile.
+    /// Runs on the sampling thread, until no profile runs.
     fn serve(&self) {
         os::be_prompt();
         let mut sampler = Sampler::new();
@@ -95,7 +97,7 @@ impl Profiler {
             let mut due = running.due(now);
             let lineage = running.lineage();
             drop(running);
-            // A fault must not end the thread, which serves the other profiles too.
+            // A panic must not end the thread, since the thread serves the other profiles too.
             if let Err(payload) = catch_unwind(AssertUnwindSafe(|| sampler.sample(&mut due, &lineage))) {
                 drop_quietly(payload);
                 sampler = Sampler::new();
@@ -108,7 +110,6 @@ impl Profiler {
 }
 
 impl Running {
-    /// The profiles that are due for a sample.
     fn due(&self, now: u64) -> Vec<Due> {
         let due = self.profiles.iter().filter(|entry| entry.next <= now);
         due.map(|entry| Due { shared: Arc::clone(&entry.shared), periods: entry.periods, done: None })
@@ -119,7 +120,7 @@ impl Running {
         Lineage(self.profiles.iter().map(|entry| (entry.shared.id, entry.outer.clone())).collect())
     }
 
-    /// Plans the next sample of each profile that had one.
+    /// Plans the next sample of each profile that was due.
     fn plan_next(&mut self, had: Vec<Due>, random: &mut Random) {
         for due in had {
             if let Some(entry) = self.profiles.iter_mut().find(|entry| entry.shared.id == due.shared.id) {
@@ -131,7 +132,7 @@ impl Running {
 }
 
 impl Periods {
-    /// When the first period begins that has no sample.
+    /// When the first period without a sample begins.
     fn start(&self) -> u64 {
         self.began + self.done * self.length
     }
@@ -143,7 +144,7 @@ impl Periods {
     }
 }
 
-/// Begins to sample a profile. Says whether there is a thread for that.
+/// Begins to sample a profile. Returns `false` if the system has no thread for it.
 pub(super) fn add(shared: &Arc<Shared>, began: u64, length: u64) -> bool {
     count_forks();
     stack::prepare();
@@ -172,7 +173,7 @@ pub(super) fn add(shared: &Arc<Shared>, began: u64, length: u64) -> bool {
     has_thread
 }
 
-/// Ends the sampling of a profile. A sample that is being taken may still come, and is not counted.
+/// Ends the sampling of a profile. A sample that is being taken at this moment does not count any more.
 pub(super) fn remove(profile: ProfileId) {
     let profiler = PROFILER.get();
     let mut running = lock(&profiler.running);
@@ -191,18 +192,18 @@ struct Due {
     shared: Arc<Shared>,
     /// As they were before this sample.
     periods: Periods,
-    /// How many periods have had their sample, once the profile's own code was found.
+    /// `None` until the profile's own code is found. Then: how many periods have had their sample, this one included.
     done: Option<u64>,
 }
 
 impl Due {
-    /// The time for which a sample that was just taken stands, in nanoseconds. A running thread that got no processor copies itself
-    /// late, and was at that place all the time: so this is asked for only when the copy is there.
+    /// The time for which a sample stands, in nanoseconds. Call it only after the copy is made: a running thread that
+    /// got no processor copies itself late, and was at the same place all that time.
     fn time(&self) -> u64 {
         self.periods.without_sample(clock::real_now())
     }
 
-    /// As [`time`](Self::time), for the one sample of the profile's own code.
+    /// As [`time`](Self::time). Also notes that the profile's own code is found.
     fn take_time(&mut self) -> u64 {
         let time = self.time();
         self.take(time);
@@ -219,11 +220,11 @@ impl Due {
     }
 }
 
-/// The profiles that run, and those around each of them.
+/// For each profile that runs: the profiles around it.
 struct Lineage(HashMap<ProfileId, Vec<ProfileId>>);
 
 impl Lineage {
-    /// The outermost of these visits that counts to the profile.
+    /// The outermost visit of the profile. If there is none: the outermost visit of a profile inside it.
     fn visit_of<'a>(&self, profile: ProfileId, visits: &'a Visits) -> Option<&'a VisitCopy> {
         let is_within =
             |visit: &&VisitCopy| self.0.get(&visit.profile).is_some_and(|outer| outer.contains(&profile));
@@ -240,7 +241,7 @@ fn is_own(visit: &VisitCopy, profile: ProfileId) -> bool {
 /// What the sampling thread keeps from one sample to the next.
 struct Sampler {
     unwinder: Unwinder,
-    /// The files of threads, by the number of the thread's slot.
+    /// The open files of threads, by the number of the thread's slot.
     targets: HashMap<usize, Open>,
     random: Random,
 }
@@ -254,7 +255,7 @@ struct Open {
 /// A thread that is looked at.
 struct Look {
     begun: Begun,
-    /// The visits as they were read before, while the thread ran.
+    /// The visits, read before the copy was made. The thread ran meanwhile, so they may be out of date.
     before: Visits,
 }
 
@@ -286,7 +287,8 @@ impl Sampler {
         self.targets.retain(|_, open| now.saturating_sub(open.used) < UNUSED);
     }
 
-    /// Begins to look at all threads that seem to visit one of the profiles. `is_first`: at those too that came by a handle.
+    /// Begins to look at each thread that seems to run code of one of the profiles. In the first attempt of a sample
+    /// (`is_first`) these are also the threads that work for a profile by a handle.
     fn look_at_threads(&mut self, due: &[Due], lineage: &Lineage, is_first: bool) -> Vec<Look> {
         let mut looks = Vec::new();
         let now = clock::real_now();
@@ -356,7 +358,8 @@ impl Sampler {
         }
     }
 
-    /// Counts a sample of a future between two polls.
+    /// Counts the sample if the profile's own code is a future between two polls. Also counts the samples that still
+    /// need the place of a wait that has ended.
     fn count_wait(&mut self, due: &mut Due) {
         let shared = Arc::clone(&due.shared);
         if let Some((copies, owed)) = shared.wait(Waiting::settle).flatten() {
@@ -406,7 +409,8 @@ fn seen(copy: &Copy, raw: &RawStack, visit: &VisitCopy, is_own: bool) -> Seen {
     let sp = copy.stack.registers.map_or(0, |registers| registers.sp);
     let is_outside = |cfa: u64| cfa > visit.stack && cfa != u64::MAX && visit.stack >= sp;
     let inside = frames.iter().position(|frame| is_outside(frame.cfa)).unwrap_or(frames.len());
-    // Work that came by a handle may have been inlined into the function that has the address.
+    // The compiler may have inlined the work of a handle into the function whose frame has `visit.stack`. So the frame
+    // of this function is kept too.
     let inside = if is_own { inside } else { (inside + 1).min(frames.len()) };
     let doing = match (copy.state, copy.call) {
         (State::Blocked, call) => Doing::Blocked(call.map(|call| call.number)),
@@ -416,7 +420,7 @@ fn seen(copy: &Copy, raw: &RawStack, visit: &VisitCopy, is_own: bool) -> Seen {
     Seen { by_handle: !is_own, doing, place }
 }
 
-/// Wakes the task of the user, whose waker may do anything.
+/// Wakes the user's task. The waker may run any code, so a panic is caught.
 fn wake(waker: Option<Waker>) {
     let wake = AssertUnwindSafe(|| waker.into_iter().for_each(Waker::wake));
     catch_unwind(wake).err().into_iter().for_each(drop_quietly);

@@ -12,10 +12,10 @@ use crate::report::stack::{CpuTimes, Target};
 use crate::sync::os;
 use crate::time::clock;
 
-/// A thread that got no processor for more than this part of the time is told about.
+/// If a thread got no processor for more than one `STARVED_PART`th of the time, the report says so.
 const STARVED_PART: u32 = 20;
 
-/// The times of the calling thread so far.
+/// For how long the calling thread has run, and has waited for a processor.
 pub(super) fn own_times() -> Option<CpuTimes> {
     Target::new(os::thread_id(), 0).times()
 }
@@ -39,7 +39,8 @@ impl Session {
         Self { shared, began }
     }
 
-    /// Notes it if the thread got no processor for a good part of the time, by its times before and after.
+    /// Adds a note if the thread got no processor for a good part of the time. `before` and `after` are the thread's
+    /// times at the beginning and at the end.
     pub(super) fn note_starvation(&self, before: Option<CpuTimes>, after: Option<CpuTimes>) {
         let Some((before, after)) = before.zip(after) else { return };
         let starved = after.waited.saturating_sub(before.waited);
@@ -64,7 +65,7 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        // After `end` this finds the profile done.
+        // After `end` the profile is done already, so this changes nothing.
         self.end_now();
     }
 }

@@ -30,12 +30,12 @@ enum State {
 struct Running {
     setup: Setup,
     recording: Recording,
-    /// Where it began.
+    /// The process in which the profile began.
     process: Process,
 }
 
 impl Running {
-    /// The report, with the samples of which the place is not known.
+    /// Makes the report. `unsettled` are the samples whose place is not known.
     fn end(self, unsettled: Count) -> ProfileReport {
         let Self { setup, mut recording, process } = self;
         if !process.is_current() {
@@ -77,7 +77,8 @@ impl Shared {
 
     /// Ends the profile.
     pub(super) fn end(&self) -> ProfileReport {
-        // Dropped outside of the lock: it may hold the user's waker.
+        // The drop of `waiting` may run the user's code, since it may hold the user's waker. So it happens outside of
+        // the lock.
         let waiting = self.wait(std::mem::take).unwrap_or_default();
         let Some(mut state) = self.state.lock() else { return ProfileReport::lost() };
         let report = match std::mem::replace(&mut *state, State::Idle) {
@@ -102,7 +103,7 @@ impl Shared {
         running.end(unsettled)
     }
 
-    /// Begins a poll. Says whether it is to be traced.
+    /// Begins a poll. Returns whether it is to be traced.
     pub(super) fn begin_poll(&self, began: u64) -> bool {
         let elapsed = clock::real_now().saturating_sub(began);
         let (is_traced, waker) = self.wait(|waiting| waiting.begin_poll(elapsed)).unwrap_or_default();

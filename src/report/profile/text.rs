@@ -8,10 +8,10 @@ use super::contents::FunctionTime;
 use super::report::ProfileReport;
 use crate::error::{OneLine, Rounded};
 
-/// How many functions a table has.
+/// How many functions a table shows at most.
 const ROWS: usize = 20;
 
-/// One line that sums up.
+/// The profile in one line.
 pub(super) struct Summary<'a>(pub(super) &'a ProfileReport);
 
 impl Display for Summary<'_> {
@@ -36,8 +36,8 @@ impl Display for Summary<'_> {
     }
 }
 
-/// The line that sums up, and two tables: the functions that took the most time themselves, and those of the program's own code
-/// that took the most with all that they called.
+/// The profile in one line, and two tables. The first has the functions that took the most time by themselves. The
+/// second has the functions of the program's own code that took the most time with all that they called.
 impl Display for ProfileReport {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         if let Some(label) = self.label() {

@@ -12,29 +12,28 @@ use crate::report::awaits::AwaitCopies;
 use crate::report::stack::Unwinder;
 use crate::report::stack::raw::RawStack;
 
-/// What a traced poll costs about, in nanoseconds. It is not measured, since a reading of the clock costs something too.
+/// About what a traced poll costs, in nanoseconds. It is a guess: a measurement of each poll would cost time, too.
 const COST: u64 = 5_000;
 
-/// The budget in nanoseconds, and a part of the time that has elapsed.
+/// The traced polls together may take `FREE` nanoseconds, and one `PART`th of the elapsed time on top.
 const FREE: u64 = 2_000_000;
 const PART: u64 = 256;
 
 #[derive(Debug, Default)]
 pub(super) struct Waiting {
-    /// Whether the future is between two polls. Code that is no future never is.
+    /// Whether the future is between two polls. Always `false` for code that is no future.
     is_pending: bool,
-    /// The number of polls.
     polls: u64,
-    /// How many were traced.
+    /// How many of the polls were traced.
     traced: u64,
-    /// Whether a sample waits for the next poll to be traced.
+    /// Whether the next poll must be traced, because a sample needs the place.
     is_wanted: bool,
     places: Places,
-    /// The samples that wait for the place.
+    /// The samples that found the future pending, and whose place is not known yet.
     owed: Count,
-    /// The task, after a poll that was not traced.
+    /// The task's waker, after a poll that was not traced. A sample may wake the task, so that it is polled again.
     waker: Option<Waker>,
-    /// A wait that is over, and the samples that found the future in it.
+    /// A wait that has ended: where the future waited, and the samples that still need this place.
     over: Option<(AwaitCopies, Count)>,
 }
 
@@ -44,7 +43,7 @@ enum Places {
     #[default]
     Unknown,
     Copied(AwaitCopies),
-    /// Somebody is finding them out.
+    /// The sampler has the copies, and is finding the place.
     Taken,
     Known(Place),
 }
@@ -55,18 +54,19 @@ pub(super) enum Found {
     /// A poll is under way.
     Polled,
     Pending(Place),
-    /// These copies tell where, for this sample and those that wait for it. [`Waiting::know`] takes the place.
+    /// The copies tell the place, for this sample and for the `owed` samples. Give the place to [`Waiting::know`].
     Copied {
         copies: AwaitCopies,
         poll: u64,
         owed: Count,
     },
-    /// The place will be known after the next poll. The task is to be woken.
+    /// The place will be known only after the next poll. So wake the task.
     Later(Option<Waker>),
 }
 
 impl Waiting {
-    /// Begins a poll. Says whether the poll is to be traced. The caller drops the second value outside of the lock.
+    /// Begins a poll. Returns whether the poll is to be traced, and a waker. Drop the waker outside of the lock: its
+    /// drop may run the user's code.
     pub(super) fn begin_poll(&mut self, elapsed: u64) -> (bool, Option<Waker>) {
         self.is_pending = false;
         self.polls += 1;
@@ -81,7 +81,8 @@ impl Waiting {
         (is_traced, self.waker.take())
     }
 
-    /// Ends a poll. `waker` is the task's, after a poll that was not traced.
+    /// Ends a poll after which the future is pending. If the poll was traced, there are `copies`. Else there is the
+    /// task's `waker`.
     pub(super) fn end_poll(&mut self, copies: Option<AwaitCopies>, waker: Option<Waker>) {
         self.is_pending = true;
         self.waker = waker;
@@ -111,19 +112,19 @@ impl Waiting {
         }
     }
 
-    /// Keeps the place that the copies of a poll told.
+    /// Keeps the place that was found in the copies of this poll. Does nothing if there was another poll meanwhile.
     pub(super) fn know(&mut self, poll: u64, place: &Place) {
         if self.polls == poll {
             self.places = Places::Known(place.clone());
         }
     }
 
-    /// The copies that tell where samples found the future, and these samples.
+    /// Takes a wait that has ended: the copies that tell the place, and the samples that need it.
     pub(super) fn settle(&mut self) -> Option<(AwaitCopies, Count)> {
         self.over.take()
     }
 
-    /// The samples of which the place is not known, or not yet.
+    /// The samples whose place is not known yet.
     pub(super) fn unsettled(&self) -> Count {
         let mut unsettled = self.owed;
         self.over.iter().for_each(|(_, owed)| unsettled.add(*owed));
@@ -136,7 +137,7 @@ pub(super) fn pending(place: Place) -> Seen {
     Seen { by_handle: false, doing: Doing::Pending, place }
 }
 
-/// Where a future waits, as the copies tell.
+/// The place that the copies tell, and one of their stacks. The stack knows the modules of the process.
 pub(super) fn place_of(copies: AwaitCopies, unwinder: &mut Unwinder) -> (Place, Option<RawStack>) {
     let stacks = copies.unwind(unwinder);
     if stacks.is_empty() {

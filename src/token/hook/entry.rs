@@ -135,7 +135,8 @@ impl Entry {
             }
             Call::Rejected => {
                 wake(self.callback.hold_back(false, || self.ended()));
-                // A hook that fires once may have fired for another entry. Then this entry only escalates.
+                // A hook that fires once may have fired for another entry. Then this entry does not run the hook. A run
+                // would have started the escalation, so start it here.
                 if self.is_once() && self.callback.fires() > 0 {
                     self.escalate_later();
                 }

@@ -20,8 +20,8 @@ impl Node {
 
     /// From now on the node keeps the last error that named it.
     ///
-    /// Without this call a node keeps no error: the source of the error may hold a token of the node, and then the error and
-    /// the node would keep each other alive for ever.
+    /// Without this call a node keeps no error. The reason: the source of an error may hold a token of the node. Then
+    /// the error and the node would keep each other alive for ever.
     pub(crate) fn fall_back(&self) {
         if let Some(mut state) = self.state.lock() {
             state.falls_back = true;

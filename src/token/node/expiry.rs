@@ -40,8 +40,8 @@ impl Node {
         self.earlier(recorded, self.env.reading(now))
     }
 
-    /// The recorded end or the deadline, whichever came first. The deadline counts only if it has passed at `now`, on the
-    /// node's clock.
+    /// The recorded end or the deadline, whichever came first; `None` if neither has come. The deadline has come if it
+    /// has passed at `now`, on the node's clock.
     pub(super) fn earlier(&self, recorded: Option<Termination>, now: u64) -> Option<Termination> {
         match recorded {
             Some(end) if end.at < self.deadline => Some(end),
@@ -95,7 +95,8 @@ impl Node {
         self.propagate(None, wakes);
     }
 
-    /// Ends the node as if its deadline had passed `now`. The hooks run on the watchdog or a runner.
+    /// Ends the node at the time `now`, as if that were its deadline. The hooks run on the watchdog or on a runner
+    /// thread.
     #[cfg(any(feature = "stream", feature = "tokio"))]
     pub(crate) fn expire_at(self: &Arc<Self>, now: u64) {
         if self.end_by(Termination::new(self.cause, now), true) {

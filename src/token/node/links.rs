@@ -47,8 +47,8 @@ impl Node {
         }
     }
 
-    /// The earliest deadline of all nodes whose end ends this node: the node itself, its ancestors, and the nodes to which any
-    /// of these is linked. Leaves out nodes with another clock.
+    /// The earliest deadline of this node and of all nodes whose end ends this node. Leaves out nodes with another
+    /// clock.
     pub(crate) fn expires_at(self: &Arc<Self>) -> u64 {
         let ancestry = self.ancestry();
         if !ancestry.has_links && !ancestry.mixes_clocks {
@@ -93,8 +93,8 @@ impl Node {
         earliest
     }
 
-    /// Calls `visit` with this node and with all nodes to which it or its ancestors are linked. Skips the ancestors, since the
-    /// cache of each visited node covers that node's ancestors (invariant 5).
+    /// Like [`visit_all`](Self::visit_all), but calls `visit` only with the first node of each tree. The cache of that
+    /// node covers its ancestors (invariant 5).
     fn visit_trees(self: &Arc<Self>, mut visit: impl FnMut(&Arc<Node>)) {
         let mut trees = vec![Arc::clone(self)];
         let mut seen = HashSet::new();

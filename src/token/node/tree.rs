@@ -177,7 +177,8 @@ impl Drop for Node {
 }
 
 impl Node {
-    /// Cancels the timer and hands out all nodes that this one keeps alive. Returns the parent, and adds the rest to `others`.
+    /// Cancels the timer. Hands out all nodes that this node keeps alive, so that the caller drops them in a loop:
+    /// returns the parent, and adds the rest to `others`.
     fn leave_all(&mut self, others: &mut Vec<Arc<Node>>) -> Option<Arc<Node>> {
         let next = self.next.take();
         let Some(state) = self.state.get_mut() else { return next };

@@ -33,7 +33,8 @@ impl WakeList {
     }
 }
 
-/// Hooks that are due, from the outside in. The watchdog triggers them in one call, so that they start in order.
+/// Hooks that are due. `entries` begins with the hooks of outer scopes. The watchdog starts all of them in one call, so
+/// that they start [in order](Self::in_order).
 struct DueHooks {
     entries: Vec<Arc<Entry>>,
     /// Whether the code that posted the hooks has claimed each of them.
@@ -60,16 +61,16 @@ pub(crate) fn post(entry: Arc<Entry>) {
     post_all(vec![entry]);
 }
 
-/// Makes the watchdog trigger hooks, which are given from the outside in.
+/// Makes the watchdog trigger hooks. `entries` begins with the hooks of outer scopes.
 fn post_all(entries: Vec<Arc<Entry>>) {
     if !entries.is_empty() {
         thread::post(Arc::new(DueHooks { entries, are_claimed: false }).into());
     }
 }
 
-/// Claims hooks that are due, and makes the watchdog run them. The hooks are given from the outside in. If no watchdog
-/// can be started, runs the inline hooks here, posts the others for a watchdog that may start later, and returns
-/// `false`.
+/// Claims hooks that are due, and makes the watchdog run them. `entries` begins with the hooks of outer scopes. If no
+/// watchdog can be started, runs the inline hooks here, posts the others for a watchdog that may start later, and
+/// returns `false`.
 pub(super) fn run_soon(mut entries: Vec<Arc<Entry>>) -> bool {
     let watchdog = watchdog::global();
     if !watchdog.is_running() {

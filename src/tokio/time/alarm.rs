@@ -22,7 +22,7 @@ pub(super) struct Alarm {
     wakeup: TaskWakeup,
     /// The task that waits.
     waker: Option<Waker>,
-    /// The timer that decides while tokio's clock is paused.
+    /// A timer of tokio, if tokio's clock is paused. Then only this timer counts.
     tokios: Option<Pin<Box<TokioSleep>>>,
 }
 
@@ -55,7 +55,7 @@ impl Alarm {
         }
     }
 
-    /// From now on tokio's timer decides, if tokio's clock is paused.
+    /// If tokio's clock is paused, leaves the alarm to a timer of tokio.
     fn follow(&mut self) {
         if self.tokios.is_none() && self.env.has_real_clock() && timing::is_tokios() {
             self.wakeup.clear();
@@ -63,8 +63,8 @@ impl Alarm {
         }
     }
 
-    /// Ready at the deadline. Like tokio's timer it takes from the budget of the task: a loop of timers that are due leaves its
-    /// poll now and then.
+    /// Ready at the deadline. Takes from the budget of the task, as tokio's timer does. So a loop over timers that are
+    /// due lets other tasks run now and then.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.follow();
         if let Some(tokios) = &mut self.tokios {
@@ -99,7 +99,7 @@ impl Alarm {
         }
     }
 
-    /// Begins anew, for no task: the next poll sets the timer.
+    /// Moves the deadline, and forgets the task. No timer runs until the next poll.
     pub(super) fn restart(&mut self, deadline: Instant) {
         self.wakeup.clear();
         self.waker = None;

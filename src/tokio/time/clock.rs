@@ -1,4 +1,4 @@
-//! Which clock a timer follows. It is tokio's if that is paused, or has been; else the clock of this crate.
+//! Which clock a timer follows: tokio's clock if this is paused, or has been; else the clock of this crate.
 
 use std::time::Duration;
 
@@ -9,13 +9,14 @@ use crate::time::{clock, nanos};
 /// Stands in for a time that an `Instant` cannot hold.
 const FAR: Duration = Duration::from_secs(60 * 60 * 24 * 365 * 30);
 
-/// In the place of `tokio::time::pause`, if tokio's feature `test-util` is off.
+/// If tokio has a `pause` (with its feature `test-util`), tokio's hides this one below, and returns nothing.
 #[allow(dead_code, reason = "it is hidden by tokio's own")]
 fn pause() -> bool {
     false
 }
 
-/// Whether the clock of tokio can be paused: whether its feature `test-util` is on. Without it, nothing below is compiled in.
+/// Whether tokio's clock can be paused: whether tokio has its feature `test-util`. If not, the code for a paused clock
+/// is not compiled in.
 const CAN_BE_PAUSED: bool = {
     #[allow(unused_imports, clippy::wildcard_imports, reason = "a `pause` of tokio hides the one above")]
     use ::tokio::time::*;
@@ -27,7 +28,8 @@ const fn returns_nothing<R>(_: fn() -> R) -> bool {
     size_of::<R>() == 0
 }
 
-/// Whether tokio's clock is paused, or has been. Then its own timers decide, since it moves its clock only for these.
+/// Whether tokio's clock is paused, or has been. Then tokio's own timers must be used, since tokio moves a paused clock
+/// only for these.
 pub(super) fn is_tokios() -> bool {
     CAN_BE_PAUSED && !clock::is_mocked() && {
         let before = clock::now_as_instant();
@@ -44,7 +46,7 @@ pub(in crate::tokio) fn of_instant(instant: Instant) -> u64 {
     clock::of_instant(instant.into_std())
 }
 
-/// The instant that is `duration` after `start`, or far away if there is none.
+/// The instant that is `duration` after `start`. If an `Instant` cannot hold it: an instant far in the future.
 pub(super) fn add(start: Instant, duration: Duration) -> Instant {
     start.checked_add(duration).or_else(|| start.checked_add(FAR)).unwrap_or(start)
 }

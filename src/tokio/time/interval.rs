@@ -7,7 +7,7 @@ use ::tokio::time::{Instant, MissedTickBehavior};
 use super::alarm::Alarm;
 use super::clock::add;
 
-/// A tick that comes later than this was missed.
+/// A tick that comes later than this counts as missed.
 const TOLERANCE: Duration = Duration::from_millis(5);
 
 /// Ticks at once, and then once in each period, as tokio's `interval` does.
@@ -57,7 +57,8 @@ pub fn interval_at(start: Instant, period: Duration) -> Interval {
     Interval { alarm: Alarm::at(start), period, behavior: MissedTickBehavior::default() }
 }
 
-/// The ticks of [`interval`] and [`interval_at`]. Like [`sleep`](super::sleep()) it knows no scope.
+/// The ticks of [`interval`] and [`interval_at`]. As with [`sleep`](super::sleep()), no limit ends the wait for a tick
+/// with an error.
 #[derive(Debug)]
 pub struct Interval {
     alarm: Alarm,
@@ -70,12 +71,12 @@ impl Interval {
     ///
     /// # Cancellation safety
     ///
-    /// No tick is lost when the future is dropped.
+    /// No tick is lost if the future is dropped.
     pub async fn tick(&mut self) -> Instant {
         poll_fn(|cx| self.poll_tick(cx)).await
     }
 
-    /// Polls for the next tick. The task of the last poll is woken.
+    /// Polls for the next tick. The tick wakes the task that polled last.
     pub fn poll_tick(&mut self, cx: &mut Context<'_>) -> Poll<Instant> {
         ready!(self.alarm.poll(cx));
         let planned = self.alarm.deadline();
@@ -83,7 +84,7 @@ impl Interval {
         Poll::Ready(planned)
     }
 
-    /// The tick after the one that was `planned` and has come `now`.
+    /// When the next tick is due, after a tick that was due at `planned` and came at `now`.
     fn after(&self, planned: Instant, now: Instant) -> Instant {
         let late = now - planned;
         match self.behavior {
@@ -108,12 +109,12 @@ impl Interval {
         self.reset_at(Instant::now());
     }
 
-    /// The next tick comes after this time; the others keep the period.
+    /// The next tick comes after this time, and each further tick a period later.
     pub fn reset_after(&mut self, after: Duration) {
         self.reset_at(add(Instant::now(), after));
     }
 
-    /// The next tick comes at this instant; the others keep the period.
+    /// The next tick comes at this instant, and each further tick a period later.
     pub fn reset_at(&mut self, deadline: Instant) {
         self.alarm.reset(deadline);
     }
@@ -123,7 +124,7 @@ impl Interval {
         self.behavior
     }
 
-    /// Sets what happens after a missed tick: one that comes more than 5 ms late.
+    /// Sets what happens after a missed tick, which is a tick that comes more than 5 ms late.
     pub fn set_missed_tick_behavior(&mut self, behavior: MissedTickBehavior) {
         self.behavior = behavior;
     }

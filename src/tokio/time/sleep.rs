@@ -105,7 +105,8 @@ impl Sleep {
         self.alarm.is_elapsed()
     }
 
-    /// Sleeps until another instant, also if the sleep has ended before. The task that awaits the sleep need not poll it again.
+    /// Sleeps until another instant, even if the sleep has ended already. The task that awaits the sleep need not poll
+    /// it again.
     pub fn reset(self: Pin<&mut Self>, deadline: Instant) {
         self.project().alarm.reset(deadline);
     }

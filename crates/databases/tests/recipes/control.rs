@@ -1,4 +1,4 @@
-//! The control connection, without a server: no caller waits longer than the bound, however many callers wait, and after
+//! The control connection, without a server. No caller waits longer than the bound, however many callers wait. After
 //! failures the pauses between attempts to connect grow.
 
 use std::sync::Barrier;

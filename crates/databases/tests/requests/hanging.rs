@@ -52,7 +52,7 @@ async fn query(shared: &Shared, seconds: f64) -> Result<(), AnyError> {
     on_deadpool(&shared.pool, cancel, async |client| client.batch_execute(&sql).await).await
 }
 
-/// Waits for a lock that somebody else has. A lock that can be waited for only without end would end with its owner.
+/// Waits for a lock that somebody else has. Tries again and again, since nothing can interrupt `lock()`.
 fn lock(shared: &Shared) -> Result<(), AnyError> {
     while shared.lock.try_lock().is_err() {
         sleep(Duration::from_millis(1))?;

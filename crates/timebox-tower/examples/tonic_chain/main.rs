@@ -38,7 +38,7 @@ where
     Ok(address)
 }
 
-/// A client whose calls carry what is left, less 5 ms for the way.
+/// A client whose calls carry the time that is left, less 5 ms for the way.
 fn connect(address: SocketAddr) -> Result<ShopClient<DeadlineService<Channel>>> {
     let channel = Endpoint::from_shared(format!("http://{address}"))?.connect_lazy();
     let deadline = DeadlineLayer::grpc().allowance(Duration::from_millis(5));
@@ -58,7 +58,7 @@ async fn serve_front(name: &'static str, next: SocketAddr) -> Result<SocketAddr>
     .await
 }
 
-/// The last service. It looks the price up for a second.
+/// The last service. To look a price up takes it a second.
 async fn price(_: Request<Item>) -> Result<Response<Cents>, Status> {
     println!("{:<10} has {:?}", "warehouse", timebox::remaining());
     let looked_up = future::sleep(Duration::from_secs(1)).await;

@@ -68,9 +68,11 @@ pub struct DeadlineFuture<F> {
 #[pin_project(project = StateProj)]
 #[derive(Debug)]
 enum State<F> {
-    /// Within a grace, `Wait` fails once the scope is over; a scope would let the call go on.
+    /// The `Wait` fails as soon as the scope is over, even within a grace. With a scope of its own the call would go on
+    /// in the grace.
     Called(#[pin] Wait<F>),
-    /// Where the scope is over, `Wait` stays pending if a future around is about to be dropped, as each await does.
+    /// The call was not made, since too little time was left. The `Wait` does what each await of the crate does in a
+    /// scope that is over: it stays pending if a future around is about to be dropped.
     NotCalled(TimeoutError, #[pin] Wait<Pending<()>>),
     Done,
 }
@@ -87,7 +89,8 @@ where
         let result = match this.state.as_mut().project() {
             StateProj::Called(call) => ready!(call.poll(cx)),
             StateProj::NotCalled(error, over) => {
-                // Else only the allowance is left.
+                // If time is left (though no more than the allowance), the scope is not over, and the `Wait` would
+                // never end.
                 if timebox::remaining().is_some_and(|left| left.is_zero()) {
                     let _ = ready!(over.poll(cx));
                 }

@@ -7,9 +7,10 @@ use tonic::{Code, Status, TimeoutExpired};
 
 use super::service::BoxError;
 
-/// Makes a status of an error that says that time is up. Returns any other error unchanged.
+/// Turns an error into a status if it says that time is up. Returns any other error unchanged.
 ///
-/// A channel of tonic has a timer of its own for the time in `grpc-timeout`. tonic says `Cancelled` if that timer is first.
+/// A channel of tonic has its own timer for the time in `grpc-timeout`. If this timer fires first, tonic would make
+/// `Cancelled` of its error. So the error becomes a status here.
 pub(super) fn with_status(error: BoxError, allowance: Duration) -> BoxError {
     match error.downcast::<TimeoutError>() {
         Ok(error) => status(*error),

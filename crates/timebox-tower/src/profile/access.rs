@@ -55,12 +55,12 @@ impl Access {
         self.token.as_bytes().ct_eq(value).into()
     }
 
-    /// The value of the parameter, if this is the one.
+    /// The value, if this is the parameter for the token. Else `None`.
     fn value<'a>(&self, parameter: &'a str) -> Option<&'a str> {
         parameter.strip_prefix(&*self.parameter)?.strip_prefix('=')
     }
 
-    /// `None` if the parameter is not there.
+    /// The URI without the parameter for the token. `None` if the URI does not have it.
     fn without_parameter(&self, uri: &Uri) -> Option<Uri> {
         let all = uri.query()?.split('&');
         let kept: Vec<_> = all.clone().filter(|parameter| self.value(parameter).is_none()).collect();

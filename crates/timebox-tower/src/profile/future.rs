@@ -68,7 +68,8 @@ where
                         on_a_thread(move || store(report));
                         return Poll::Ready(result);
                     }
-                    // The service's response is dropped before its time runs out.
+                    // The client gets the picture, not the service's response. The response is dropped before the
+                    // picture is awaited, so that the response's time does not run out meanwhile.
                     if let Err(error) = result {
                         return Poll::Ready(Err(error));
                     }
@@ -95,7 +96,7 @@ fn draw<R: From<String> + Send + 'static>(report: ProfileReport) -> oneshot::Rec
     receiver
 }
 
-/// Without a thread the work is dropped.
+/// Runs the work on a new thread. If the system has no thread, the work is dropped.
 fn on_a_thread(work: impl FnOnce() + Send + 'static) {
     let _ = thread::Builder::new().name("timebox-profile".to_owned()).spawn(work);
 }

@@ -15,13 +15,13 @@ pub(super) struct Rate {
 
 #[derive(Debug, Default)]
 struct Profiles {
-    /// When the last ones began, oldest first: at most `per_minute`.
+    /// When the profiles of the last minute began, oldest first.
     last: VecDeque<Instant>,
-    /// Shared with the permits of those that run.
+    /// Each permit has a clone. So the number of clones tells how many profiles run.
     running: Arc<()>,
 }
 
-/// A profile runs until the drop of its permit.
+/// A profile counts as running until its permit is dropped.
 #[derive(Debug)]
 pub(super) struct Permit {
     _running: Arc<()>,
@@ -32,7 +32,7 @@ impl Rate {
         Self { per_minute, profiles: Arc::default() }
     }
 
-    /// Counts one more, or tells how long to wait for it.
+    /// Counts one more profile. `Err`: there are too many, and how long to wait before the next try.
     pub(super) fn take(&self, now: Instant) -> Result<Permit, Duration> {
         let mut profiles = self.profiles.lock().unwrap_or_else(PoisonError::into_inner);
         let Profiles { last, running } = &mut *profiles;

@@ -1,4 +1,5 @@
-/// The number that these digits are; `None` if they are no digits, or too many. Unlike `u64::from_str` it reads no sign.
+/// The number that the digits stand for. `None` if there are none, if a byte is no digit, or if the number does not fit
+/// into a `u64`. Unlike `u64::from_str` this reads no sign.
 pub(super) fn parse_digits(digits: &[u8]) -> Option<u64> {
     if digits.is_empty() {
         return None;

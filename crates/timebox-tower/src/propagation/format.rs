@@ -66,7 +66,8 @@ mod tests {
 
         #[test]
         fn a_round_trip_loses_less_than_a_unit(format in formats(), remaining in durations()) {
-            // Ten digits of milliseconds are 115 days. From a day on gRPC counts seconds, later minutes, then hours.
+            // Below each of these times, gRPC's value is in this unit. A value in milliseconds has at most ten digits,
+            // which is 115 days.
             let units = [
                 (Duration::from_millis(100), Duration::from_nanos(1)),
                 (Duration::from_secs(100), Duration::from_micros(1)),

@@ -32,7 +32,7 @@ pub(super) fn parse(value: &[u8]) -> Result<Duration, Problem> {
     parsed.ok_or(Problem::NotGrpc)
 }
 
-/// The time in the shortest unit that needs at most eight digits, rounded down.
+/// The time, rounded down, in the shortest unit in which it has at most eight digits.
 pub(super) fn format(remaining: Duration) -> HeaderValue {
     let count = |unit: Duration| remaining.as_nanos() / unit.as_nanos();
     let fits = UNITS.iter().find(|(_, unit)| count(*unit) <= LARGEST);

@@ -49,7 +49,7 @@ impl Malformed {
             let headers = response.headers_mut();
             headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
             headers.insert("grpc-status", HeaderValue::from_static("3"));
-            // The text has only characters that a message may hold as they are.
+            // A message may hold all characters of the text unescaped.
             if let Ok(message) = HeaderValue::try_from(self.to_string()) {
                 headers.insert("grpc-message", message);
             }

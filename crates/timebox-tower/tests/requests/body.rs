@@ -16,7 +16,7 @@ fn request() -> Request<String> {
     Request::get("/events").body(String::new()).unwrap()
 }
 
-/// The response with this body, and a handle to the scope of its request.
+/// The response of the limited service, and a handle to the scope of its request.
 async fn respond<A>(
     layer: TimeoutLayer<Request<String>, A>,
     request: Request<String>,
@@ -38,7 +38,8 @@ fn chunks() -> [Step; 3] {
     [Step::Data("one"), Step::Sleep(Duration::from_millis(1)), Step::Data("two")]
 }
 
-/// Looks at the ambient scope in each poll of a body, and in its drop.
+/// A body that looks at the ambient scope in each poll, and in its drop. Each look sends: whether it is in the drop,
+/// the deadline, and whether the scope is over.
 fn looking<const N: usize>(steps: [Step; N]) -> (Script, Receiver<(bool, Deadline, bool)>) {
     let (sender, seen) = channel();
     let script = Script::new(steps).look(move |dropping| {
@@ -123,7 +124,7 @@ fn a_body_that_goes_on_sending_is_not_silent() {
     });
 }
 
-/// The body that a client gets of a response which comes after the deadline.
+/// The text of a response that comes after the deadline, as the client gets it.
 async fn late_body(layer: TimeoutLayer<Request<String>>, late: impl AsyncFn() + Sync) -> String {
     let late = &late;
     let service = layer.layer(service_fn(move |_: Request<String>| async move {
@@ -143,7 +144,7 @@ fn a_late_response_is_sent_whole_although_its_body_has_a_limit_on_silence() {
         let wait = async || assert!(timebox::future::sleep(LONG).await.is_err());
         assert_eq!(late_body(in_grace, wait).await, "rolled back");
 
-        // Without a grace, of a handler that computed for too long.
+        // Without a grace, but the handler computes until after the deadline.
         let compute = async || std::thread::sleep(2 * SHORT);
         assert_eq!(late_body(TimeoutLayer::new(SHORT).idle(LONG), compute).await, "rolled back");
     });
@@ -189,7 +190,7 @@ fn a_body_of_which_all_was_sent_may_be_dropped_before_its_end() {
         drop(body);
         assert!(!handle.is_expired());
 
-        // The body of an answer to `HEAD` is not read at all.
+        // The body of an answer to `HEAD` is not read, so its drop cancels nothing.
         let head = Request::head("/events").body(String::new()).unwrap();
         let steps = || Response::new(Script::new([Step::Data("one")]));
         let (response, handle) = respond(TimeoutLayer::new(LONG), head, steps).await;

@@ -1,4 +1,4 @@
-//! A thousand clients that go away in the middle leave nothing behind.
+//! A thousand clients that go away in the middle of a request leave nothing behind.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
@@ -18,7 +18,7 @@ use crate::support::{LONG, Script, Step, read_until, request, serve, wait_for};
 const CLIENTS: usize = 1000;
 const AT_ONCE: usize = 50;
 
-/// Counts what is there of something.
+/// Adds one to a count for as long as the value lives.
 struct Alive(Arc<AtomicUsize>);
 
 impl Alive {
@@ -112,7 +112,7 @@ fn clients_that_go_away_leave_nothing_behind() {
             delays[CLIENTS / 2],
             delays[CLIENTS * 99 / 100]
         );
-        // A bound for a busy machine, and a build without optimisations. The bench measures.
+        // A loose bound, for a busy machine and a debug build. The bench measures the delay.
         assert!(delays[CLIENTS / 2] < Duration::from_millis(500), "{:?}", delays[CLIENTS / 2]);
     });
     runtime.shutdown_background();

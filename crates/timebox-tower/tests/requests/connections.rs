@@ -21,7 +21,7 @@ fn unavailable(error: &TimeoutError) -> Response {
     (StatusCode::SERVICE_UNAVAILABLE, error.to_string()).into_response()
 }
 
-/// What is left of the scope when the extractor runs.
+/// The time that is left to the scope at the moment at which the extractor runs.
 struct Left(Option<Duration>);
 
 impl<S: Sync> FromRequestParts<S> for Left {
@@ -72,7 +72,7 @@ fn a_stream_whose_time_is_up_is_cut_off() {
         let app =
             Router::new().route("/", get(events)).layer(TimeoutLayer::new(SHORT).respond_with(unavailable));
         let answer = fetch(serve(app).await, "/").await;
-        // The last chunk is missing: a client can tell that this is not all.
+        // The last chunk is missing. So a client can tell that the body is not complete.
         assert!(
             answer.starts_with("HTTP/1.1 200") && answer.contains("one") && !answer.contains("\r\n0\r\n"),
             "{answer}"

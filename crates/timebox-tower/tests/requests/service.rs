@@ -87,7 +87,7 @@ fn where_a_scope_around_is_over_the_caller_does_not_run_on() {
         assert!(future::timeout_value(SHORT, caller).await.is_err());
         assert!(!ran_on.load(SeqCst));
 
-        // In a grace the caller gets the answer, and cleans up.
+        // In a grace the caller goes on, and so gets the answer.
         let caller = async {
             std::thread::sleep(2 * SHORT);
             infallible(service.oneshot(get("/")).await).status()
@@ -296,7 +296,7 @@ fn a_panic_passes_through_and_nobody_has_gone_away() {
 
 #[test]
 fn readiness_is_that_of_the_service_within_which_need_not_be_cloned() {
-    /// Ready at the second question. Not `Clone`.
+    /// Ready only at the second `poll_ready`. Not `Clone`.
     struct Gate(u32);
     impl Service<Request<String>> for Gate {
         type Response = Response<String>;

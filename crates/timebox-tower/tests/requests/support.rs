@@ -27,7 +27,6 @@ pub(crate) fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
 }
 
-/// Runs a test on a runtime of its own.
 pub(crate) fn on_runtime<T>(test: impl Future<Output = T>) -> T {
     let runtime = runtime();
     let done = runtime.block_on(async { tokio::time::timeout(2 * HANG, test).await });
@@ -35,7 +34,7 @@ pub(crate) fn on_runtime<T>(test: impl Future<Output = T>) -> T {
     done.expect("the test hangs")
 }
 
-/// Waits for a condition that is bound to come true.
+/// Waits until the condition is true. Panics if that takes too long.
 pub(crate) async fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
     let start = Instant::now();
     while !condition() {
@@ -54,7 +53,6 @@ pub(crate) async fn serve(app: Router) -> SocketAddr {
     address
 }
 
-/// A connection on which a request has been sent.
 pub(crate) async fn request(address: SocketAddr, head: &str) -> TcpStream {
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(format!("{head}\r\nhost: test\r\n\r\n").as_bytes()).await.unwrap();
@@ -70,7 +68,7 @@ pub(crate) async fn get(address: SocketAddr, path: &str) -> String {
     text
 }
 
-/// Reads until the text has come.
+/// Reads until the text has come. Returns all that was read.
 pub(crate) async fn read_until(stream: &mut TcpStream, text: &str) -> String {
     let mut read = Vec::new();
     let mut buffer = [0; 4096];
@@ -96,7 +94,7 @@ pub(crate) enum Step {
 type Sleep = Pin<Box<dyn Future<Output = ()> + Send>>;
 type Look = Arc<Mutex<dyn FnMut(bool) + Send>>;
 
-/// A body that does one step after another. `look` is called in each poll, and with `true` in the drop.
+/// A body that does one step after another. `look` is called with `false` in each poll, and with `true` in the drop.
 pub(crate) struct Script {
     steps: Box<dyn Iterator<Item = Step> + Send>,
     sleep: Option<Sleep>,
@@ -154,7 +152,7 @@ impl Drop for Script {
     }
 }
 
-/// Never fails: for services that answer instead.
+/// The value of a result that has no error, as services have that answer instead of failing.
 pub(crate) fn infallible<T>(result: Result<T, Infallible>) -> T {
     match result {
         Ok(value) => value,

@@ -34,13 +34,13 @@ struct Visit {
     deadline: Instant,
     /// Just before it called the next service.
     sent: Option<Instant>,
-    /// When it began its last step.
+    /// When the service last did something for the call.
     worked: Instant,
     /// When its future was dropped.
     dropped: Option<Instant>,
 }
 
-/// The visits of each call, by its name.
+/// What each service saw of a call, by the call's name.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<HashMap<String, [Option<Visit>; SERVICES]>>>);
 
@@ -49,7 +49,8 @@ impl Log {
         edit(&mut self.0.lock().unwrap().entry(call.to_owned()).or_default()[service]);
     }
 
-    /// A service begins to work on a call. It works until the guard is dropped, with the handler's future.
+    /// Notes that a service begins to work on a call. The drop of the result notes the end, so the handler's future
+    /// keeps it.
     fn arrive(&self, call: &str, service: usize) -> Working {
         let deadline = timebox::deadline().to_instant().expect("the server has a limit");
         let now = Instant::now();
@@ -88,7 +89,6 @@ impl Drop for Working {
     }
 }
 
-/// The times of a chain of services.
 #[derive(Clone, Copy, Debug)]
 struct Times {
     /// The servers' own limit.
@@ -118,7 +118,7 @@ impl Chain {
         chain
     }
 
-    /// Starts the next server, before those that are there.
+    /// Starts a server in front of those that run already.
     async fn serve<F, Fut>(&mut self, price: F)
     where
         F: FnMut(Request<Item>) -> Fut + Clone + Send + Sync + 'static,
@@ -128,7 +128,8 @@ impl Chain {
         self.client = connect(listener.local_addr().unwrap(), self.times);
         let limited =
             TimeoutLayer::new(self.times.limit).propagate(Propagation::grpc()).respond_with_grpc_status();
-        // To a server of HTTP/2, many calls that are given up at once look like an attack: it would close the connection.
+        // If many calls are given up at once, a server of HTTP/2 takes this for an attack, and closes the connection.
+        // So the server here allows as many as there are calls.
         let server = Server::builder().http2_max_pending_accept_reset_streams(Some(CALLS as usize));
         let server = server.layer(limited).add_service(ShopServer(price));
         let (stop, stopped) = oneshot::channel();
@@ -177,12 +178,12 @@ impl Chain {
         .await;
     }
 
-    /// Makes calls with these limits, the starts of which are so far apart.
+    /// Makes a call with each of these limits. `apart` is the time from the start of a call to the next start.
     async fn call(&self, limits: Vec<Duration>, apart: Duration) -> Outcomes {
         let begun = Instant::now();
         let calls = limits.into_iter().zip(0..).map(|(limit, number)| {
             let mut client = self.client.clone();
-            // In the grace a call gets the error of its scope, as a status.
+            // The grace lets the call itself return the error of its scope, as a status.
             let limited = Timebox::new(limit).label("call").grace(Duration::from_secs(600));
             tokio::spawn(async move {
                 tokio::time::sleep_until((begun + apart * number).into()).await;
@@ -237,7 +238,7 @@ fn connect(address: SocketAddr, times: Times) -> ShopClient<DeadlineService<Chan
     ShopClient::new(ServiceBuilder::new().layer(deadline).service(channel))
 }
 
-/// How late a task of the runtime was woken at most. No other task can be more punctual.
+/// Measures how late a task of the runtime is woken at worst. The tasks of the services cannot be more punctual.
 struct Punctuality {
     stop: Arc<AtomicBool>,
     worst: JoinHandle<Duration>,
@@ -280,7 +281,7 @@ fn random_limits(longest: Duration) -> Vec<Duration> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thousand_calls_through_three_services_end_in_time() {
-    // How long this machine takes for so many calls, if they all come at once.
+    // How long this machine takes for all calls, if they come at once.
     let hour = Duration::from_secs(3600);
     let chain = Chain::start(Times { limit: hour, allowance: Duration::ZERO, work: Duration::ZERO }).await;
     let begun = Instant::now();
@@ -289,7 +290,8 @@ async fn a_thousand_calls_through_three_services_end_in_time() {
     let pace = begun.elapsed().max(Duration::from_millis(200));
     chain.stop().await;
 
-    // The calls come at half of that pace. When the last one comes, the first ones are not yet answered.
+    // The calls start within two times `pace`. A call works for three times `pace`. So the first calls are not yet
+    // answered when the last one starts.
     let times = Times { limit: pace * 5, allowance: pace / 25, work: pace * 3 };
     let chain = Chain::start(times).await;
     let punctuality = Punctuality::watch();

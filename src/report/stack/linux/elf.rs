@@ -141,8 +141,8 @@ pub(super) fn build_id_of_file(file: &impl ReadMemory) -> Option<Vec<u8>> {
     notes.find_map(|notes| build_id(&notes))
 }
 
-/// Copies `.eh_frame_hdr` and `.eh_frame`. The loader keeps no section headers, so the length of `.eh_frame` is found
-/// by walking through its entries.
+/// Copies `.eh_frame_hdr` and `.eh_frame`; `None` if they cannot be found. The loader keeps no section headers, so the
+/// length of `.eh_frame` is found by walking through its entries.
 fn tables(memory: &impl ReadMemory, bias: u64, segments: &[Segment]) -> Option<(Table, Table)> {
     let header = segments.iter().find(|segment| segment.kind == EH_FRAME_HDR)?;
     let table = |address: u64, len: u64| {

@@ -1,8 +1,8 @@
 //! A thread that panics, at the moment at which it goes on in another frame.
 //!
-//! The unwinder of the C compiler (libgcc) writes the registers of the frame in which the thread goes on, over those that its
-//! own function has saved for its caller. Then it leaves that function. In between, the table of the function is wrong: first
-//! the caller's frame pointer is another's, then the return address is too.
+//! The last function of libgcc's unwinder has saved registers for its caller. The function overwrites them with the
+//! registers of the frame in which the thread goes on, and then leaves. In between, the unwind table of the function is
+//! wrong: first about the caller's frame pointer, then about the return address too.
 
 use addr2line::gimli::{
     BaseAddresses, EhFrame, LittleEndian, Register, RegisterRule, UnwindContext, UnwindSection,
@@ -14,11 +14,12 @@ use super::arch;
 use super::elf::Image;
 use crate::scope::ReadMemory;
 
-/// How far above the function's frame the frame is looked for in which the thread goes on.
+/// How many bytes above the function's frame are searched for the frame in which the thread goes on.
 const FAR: u64 = 64 << 10;
 
-/// Whether the function at `pc` leaves by a jump to code that catches. As no other function, it saves the registers in which
-/// that code is given values: on all processors the first two of the tables.
+/// Whether the function at `pc` leaves by a jump to code that catches a panic. Only such a function saves the two
+/// registers in which that code gets its values. In the unwind tables of all processors these are the registers 0 and
+/// 1.
 pub(super) fn jumps_to_handlers(image: &Image, pc: u64) -> bool {
     let saves_both = || {
         let frames = EhFrame::new(&image.frames.bytes, LittleEndian);
@@ -38,8 +39,9 @@ pub(super) fn jumps_to_handlers(image: &Image, pc: u64) -> bool {
     saves_both().unwrap_or(false)
 }
 
-/// Where the thread goes on, if the function that [jumps to handlers](jumps_to_handlers) has already got the return address of
-/// that frame in place of its caller's. `pc` and `registers` are the caller's, as the table has them.
+/// The frame in which the thread goes on. `function` [jumps to handlers](jumps_to_handlers). `pc` and `registers` are
+/// what its unwind table gives for its caller. `None` if `pc` follows a call of `function`: then the table is still
+/// right about the return address. `None` too if the frame is not found.
 pub(super) fn destination(
     memory: &impl ReadMemory,
     stack: &StackCopy,
@@ -50,7 +52,7 @@ pub(super) fn destination(
     if arch::calls(memory, pc, function) {
         return None;
     }
-    // The address was copied from the stack, where the frame has called another.
+    // The frame in which the thread goes on has made a call, which put the same address on the stack.
     let sp = registers.sp();
     let mut slots = (sp..sp.saturating_add(FAR)).step_by(8).map_while(|slot| Some((slot, stack.word(slot)?)));
     let (slot, _) = slots.find(|&(_, word)| word == pc)?;

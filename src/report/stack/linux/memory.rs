@@ -27,8 +27,8 @@ enum Way {
     None,
 }
 
-/// How the memory can be read, and which process of a family of forks has found that out: an open `/proc/self/mem` stays that of
-/// the process that opened it. 0 if nobody has found it out.
+/// How the memory can be read, and the generation (`fork.rs`) of the process that has found that out. 0 if no process
+/// has found it out.
 static KNOWN: AtomicU64 = AtomicU64::new(0);
 
 impl Way {

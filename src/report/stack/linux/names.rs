@@ -18,7 +18,8 @@ use crate::report::foreign::{is_foreign, is_own};
 use crate::scope::ReadMemory;
 use crate::time::clock;
 
-/// The time for all names of one stack, in nanoseconds. A frame that comes later has its module and offset only.
+/// The time for all names of one stack, in nanoseconds. After that time each further frame gets only its module and
+/// offset.
 const BUDGET: u64 = 10_000_000_000;
 
 /// A file is closed if it was not used for this time, in nanoseconds.

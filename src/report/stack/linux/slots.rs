@@ -1,4 +1,4 @@
-//! Requests that threads copy themselves, and the protocol between who asks and the signal handler.
+//! Requests that threads copy themselves, and the protocol between the requester and the signal handler.
 //!
 //! A *slot* carries one request. Its word holds a phase and a number that grows with each request. In this order:
 //!
@@ -7,14 +7,16 @@
 //! - `ARMED` -> `COPYING`: the handler, on the thread that the request names, has the slot.
 //! - `COPYING` -> `DONE`: the copy is there. The requester takes it and makes the slot `FREE`.
 //! - `ARMED` -> `TAKEN` -> `FREE`: the requester does not wait any longer. A handler that comes later finds another word.
-//! - `COPYING` -> `LEFT`: the requester does not wait any longer, but the handler still writes. It ends with `LEFT` -> `OVER`.
-//!   The next requester takes the slot from `OVER`, with the copy in it. So memory that a handler may write to is never used
-//!   for anything else.
+//! - `COPYING` -> `LEFT` -> `OVER`: the requester does not wait any longer, but the handler still writes. When the
+//!   handler has written all, it makes the slot `OVER`. The next requester takes the slot from `OVER`, and frees the
+//!   copy in it. So memory that a handler may write to is never used for anything else.
 //!
 //! Invariants:
-//! 1. One party owns the contents of a slot: the requester in `TAKEN` and `DONE`, the handler in `COPYING` and `LEFT`, and who
-//!    takes the slot next in `OVER`. In `ARMED` nobody touches them; in `FREE` there are none.
-//! 2. Each step but those of the owner is a compare-exchange of the whole word. So a step is never made on a later request.
+//! 1. One party owns the contents of a slot: the requester in `TAKEN` and `DONE`, the handler in `COPYING` and `LEFT`,
+//!    and in `OVER` the requester that takes the slot next. In `ARMED` nobody touches the contents; in `FREE` there are
+//!    none.
+//! 2. Only the owner may store the word. Every other step is a compare-exchange of the whole word, so it is never made
+//!    on a later request.
 
 use std::ptr;
 use std::time::Duration;

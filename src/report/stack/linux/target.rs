@@ -30,8 +30,8 @@ impl Target {
         Self { tid, words: Words::of_frame(frame_word), task: Task::open(tid) }
     }
 
-    /// A thread of which the visits to profiles are copied, and the stack within them. `word`: the address of the pointer to the
-    /// record of its innermost visit.
+    /// For a profile: opens the files of a thread, of which the visits and the stack inside them are to be copied.
+    /// `word`: the address of the thread's pointer to the record of its innermost visit.
     #[cfg(feature = "profile")]
     pub(crate) fn with_visits(tid: u32, word: u64) -> Self {
         Self { tid, words: Words { frame: 0, visit: word }, task: Task::open(tid) }

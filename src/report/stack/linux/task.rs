@@ -1,8 +1,9 @@
 //! Another thread of this process, seen through its files in `/proc/self/task`.
 //!
-//! A thread that is blocked in a system call has its stack pointer and program counter in the file `syscall`. The time that
-//! it has run for is in `schedstat`. Both are read before and after the copy. If they are the same both times, the thread has
-//! not run in between, so the copy is of one moment. The thread is not woken, and no call of it is interrupted.
+//! If a thread is blocked in a system call, the file `syscall` has its stack pointer and program counter. The file
+//! `schedstat` says how long the thread has run. Both files are read before and after the thread's stack is copied. If
+//! they say the same both times, the thread has not run in between, so the copy is of one moment. The thread is not
+//! woken, and none of its system calls is interrupted.
 
 use std::fs::File;
 use std::io;
@@ -44,8 +45,8 @@ enum Seen {
     Refused,
 }
 
-/// How long the thread has run, and how often it was switched to. If two readings are equal, the thread has not run in
-/// between.
+/// How long the thread has run, how long it has waited for a processor, and how often the system has switched threads
+/// there. If two readings are equal, the thread has not run in between.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 struct Ran {
     run: u64,
@@ -110,7 +111,8 @@ impl Task {
         Look::Running
     }
 
-    /// Copies the thread as it is. The copy is of one moment only if the thread [is still](Self::is_still) as it was before.
+    /// Copies the thread without stopping it. The copy is of one moment only if the thread [is still](Self::is_still)
+    /// as it was before the copy.
     pub(in crate::report::stack) fn copy(&self, copy: &mut Contents, words: Words) -> Result<Before, Look> {
         let ran = self.ran();
         copy.at = clock::real_now();

@@ -181,7 +181,7 @@ impl<M: ReadMemory> Unwinder<M> {
         if !found.truncated {
             return;
         }
-        // In the outer part no register is known. So look for a return address from which a row of frames follows.
+        // In the outer part no register is known. So look for a return address from which the stack can be unwound.
         let candidates = part.clone().step_by(8).filter_map(|slot| {
             let pc = stack.word(slot)?;
             Some((slot, FrameAddress::from_return_address(pc)?))
@@ -262,7 +262,8 @@ impl<M: ReadMemory> Unwinder<M> {
                         is_steady = true;
                         continue;
                     }
-                    // Such a function is innermost, or has called the one that writes the registers.
+                    // Such a function is the innermost one, or has called the innermost one, which writes the
+                    // registers.
                     Ok(Some(address))
                         if found.frames.len() <= 2 && landing::jumps_to_handlers(&module.image, pc) =>
                     {

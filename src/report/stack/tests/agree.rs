@@ -38,8 +38,8 @@ fn by_signal(target: &Target, tid: u32) -> Copy {
     }
 }
 
-/// Compares both stacks of a blocked thread. A thread that was on its way into the call, or is interrupted in it, gets another
-/// chance.
+/// Compares two stacks of a blocked thread: copied from outside, and copied by the thread itself at a signal. If they
+/// differ, tries again: the thread may have been on its way into its call, or may have been interrupted in it.
 fn compare(tid: u32, name: &str, eyes: &mut Eyes) {
     let target = Target::new(tid, 0);
     let start = Instant::now();
@@ -52,7 +52,8 @@ fn compare(tid: u32, name: &str, eyes: &mut Eyes) {
         let inside = by_signal(&target, tid);
         assert!(inside.stack.is_there(), "{name}: {inside:?}");
         let (outside, inside) = (eyes.unwinder.unwind(&outside.stack), eyes.unwinder.unwind(&inside.stack));
-        // A call that will be begun again is seen before its instruction.
+        // After the signal the system may begin the call again. Then the address is that before the call's instruction,
+        // not that after it.
         let [(first, outer), (other_first, other_outer)] =
             [&outside, &inside].map(|stack| stack.frames.split_first().unwrap());
         let is_same = first.address.abs_diff(other_first.address) <= 2

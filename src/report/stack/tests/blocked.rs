@@ -167,8 +167,9 @@ impl Drop for OtherEnd {
     }
 }
 
-/// The thread waits, uninterruptibly, until its child has executed the program. The child opens a pipe first, and waits for its
-/// other end. The C library has no table for the code that makes the child.
+/// The thread starts a program, and waits, uninterruptibly, until its child executes the program. Before that, the
+/// child opens a pipe, and so waits until somebody opens the pipe's other end. The C library has no unwind table for
+/// the code that makes the child.
 #[test]
 fn a_wait_for_a_child_that_shares_the_memory() {
     let folder = tempfile::tempdir().unwrap();

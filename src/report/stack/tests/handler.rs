@@ -9,7 +9,8 @@ use super::Eyes;
 use super::running::Runner;
 use crate::sync::{AtomicU64, Ordering};
 
-/// What the handler may call outside of this program: four system calls, `syscall` for the futex, and what copies bytes.
+/// The functions outside of this program that the handler may call: for `errno`, for system calls (`syscall` for the
+/// futex), and for bytes.
 const ALLOWED: [&str; 10] = [
     "__errno_location",
     "getpid",
@@ -63,7 +64,8 @@ fn hex(text: &str) -> Option<u64> {
 impl Program {
     fn read() -> Option<Self> {
         let mut program = Self::default();
-        // `0000000000012340 <name>:`, then `   12345:   call   12340 <name>` or `.. call *0x12(%rip)   # 12340 <name>`.
+        // A function begins with the line `0000000000012340 <name>:`. A call is the line
+        // `   12345:   call   12340 <name>`, or by a pointer `.. call *0x12(%rip)   # 12340 <name>`.
         let mut function = 0;
         let mut loaded: BTreeMap<String, Option<u64>> = BTreeMap::new();
         for line in tool("objdump", &["--disassemble", "--demangle", "--no-show-raw-insn"])?.lines() {
@@ -98,7 +100,7 @@ impl Program {
                 _ => {}
             }
         }
-        // `offset  info  type  value  name + addend`
+        // The columns of a line: `offset  info  type  value  name + addend`.
         for line in tool("readelf", &["--relocs", "--wide"])?.lines() {
             let words: Vec<&str> = line.split_ascii_whitespace().collect();
             let (Some(offset), Some(kind)) = (words.first().and_then(|word| hex(word)), words.get(2)) else {
@@ -114,7 +116,8 @@ impl Program {
         Some(program)
     }
 
-    /// What a function reaches outside of the program, and by pointers that are not known: each with the function that does it.
+    /// What the function at `start` can call: functions outside of the program, and pointers whose target is not known.
+    /// Each comes with the name of the function that makes the call.
     fn reaches(&self, start: u64) -> BTreeSet<(String, String)> {
         let mut seen = BTreeSet::from([start]);
         let mut open = vec![start];
@@ -154,9 +157,10 @@ fn the_handler_calls_nothing_but_a_few_system_calls() {
     let (&handler, _) = program.names.iter().find(|(_, name)| is_handler(name)).expect("the handler");
     let mut reached = program.reaches(handler);
     println!("{reached:#?}");
-    // The loader, which the program calls at its start only: the linker of Rust programs is told so.
+    // A stub of the linker calls the loader if a function is still to be looked up. A Rust program looks all functions
+    // up at its start, so the handler never gets there.
     reached.retain(|(_, from)| !from.contains("@plt-"));
-    // The handler of the program, to which it passes the signals of others on.
+    // A signal that this crate has not sent is passed on, by a pointer, to the program's own handler.
     let is_passed_on = |from: &str| from.contains("signal::pass_on") || is_handler(from);
     reached.retain(|(to, from)| !(to == "a pointer" && is_passed_on(from)));
     reached.retain(|(to, _)| !ALLOWED.contains(&to.as_str()));
@@ -194,7 +198,7 @@ fn errno_is_left_alone_in_100_000_looks() {
     errno_survives(100_000);
 }
 
-/// For how long a running thread stops, by its own clock: the longest gap between two readings of it during each look.
+/// For how long a look stops a running thread: the longest gap between two readings of the clock that the thread makes.
 #[test]
 #[ignore = "measures time: for a machine that has nothing else to do, and optimised code"]
 fn a_running_thread_stops_for_microseconds() {

@@ -199,8 +199,8 @@ fn panics() {
     assert!(result.is_err());
 }
 
-/// A thread that panics is for some instructions between two frames: its unwinder has written the registers of the one over
-/// those of the other. There the tables are wrong.
+/// A thread that panics goes from frame to frame. For some instructions on the way the unwind tables are wrong: the
+/// unwinder has overwritten saved registers of one frame with those of another (see `landing.rs`).
 #[test]
 fn a_panic() {
     const LOOKS: usize = 1000;
@@ -225,7 +225,8 @@ fn spins_on_a_stack_of_its_own() {
     coroutine.resume(());
 }
 
-/// The stack of a coroutine is not that of its thread: what is copied ends where the coroutine began, and says so.
+/// A coroutine has a stack of its own. The copy ends where that stack begins, so the result is marked as truncated or
+/// approximate.
 #[test]
 fn a_coroutine() {
     let runner = Runner::start(spins_on_a_stack_of_its_own);

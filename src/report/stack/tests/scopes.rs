@@ -186,8 +186,9 @@ chain!(goes_right);
 static LEFT: libc::timespec = libc::timespec { tv_sec: 0, tv_nsec: 1 };
 static RIGHT: libc::timespec = libc::timespec { tv_sec: 0, tv_nsec: 2 };
 
-/// Looks at a thread that flips between two call chains, and counts the copies, and those that are not of one moment. With
-/// `looks_twice` a copy counts only if the thread has not run meanwhile. It ends when there are so many copies.
+/// Copies a thread that flips between two call chains, until there are `enough` copies. Returns how many copies there
+/// are, and how many of them are torn: they show other frames than those of the chain in which the thread was. With
+/// `looks_twice` a copy counts only if the thread has not run while it was copied.
 fn flip_between_chains(looks_twice: bool, enough: u64) -> [u64; 2] {
     const DEPTH: u32 = 20;
     let runner = Runner::start(|| {
@@ -221,7 +222,7 @@ fn flip_between_chains(looks_twice: bool, enough: u64) -> [u64; 2] {
 fn a_copy_is_of_one_moment_since_the_thread_is_looked_at_twice() {
     let [copies, torn] = flip_between_chains(true, 500);
     assert_eq!(torn, 0, "of {copies}");
-    // Without the second look there are others, so the test above means something.
+    // Without the second look some copies are torn. So the assertion above shows that the second look is needed.
     let start = Instant::now();
     while flip_between_chains(false, 20)[1] == 0 {
         assert!(start.elapsed() < Duration::from_secs(60), "the second look is of no use");

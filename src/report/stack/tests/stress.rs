@@ -1,4 +1,5 @@
-//! Many looks at threads that do what is known to be dangerous to look at. And how much stack the signal handler needs.
+//! Many looks at threads, while they do things during which a look is known to be dangerous. Also tests how much stack
+//! the signal handler needs.
 
 use std::backtrace::Backtrace;
 use std::env;

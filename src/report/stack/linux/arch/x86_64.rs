@@ -5,8 +5,8 @@ use framehop::UnwindRegsNative;
 use super::super::super::copy::{Registers, StackCopy};
 use crate::scope::ReadMemory;
 
-/// Stands for a frame pointer that is not known. It cannot be read, so a frame that needs it fails. (From 0 framehop would
-/// conclude that the stack ends.)
+/// Stands for a frame pointer that is not known. There is no memory at this address, so unwinding a frame that needs
+/// the frame pointer fails. (From 0 framehop would conclude that the stack ends.)
 const UNKNOWN: u64 = !7;
 
 /// The longest call instruction.
