@@ -18,7 +18,8 @@ use std::thread;
 use super::backtrace::OwnStack;
 use super::contents::{Frame, Stack};
 use super::foreign::crate_of;
-use super::stack::{self, Names, RawStack, StackCopy, Unwinder};
+use super::stack::raw::RawStack;
+use super::stack::{self, Names, StackCopy, Unwinder};
 #[cfg(feature = "testing")]
 use crate::sync::SetOnce;
 use crate::sync::traced_waker::with_traced;

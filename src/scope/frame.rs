@@ -493,16 +493,4 @@ impl Scope {
             node.close();
         }
     }
-
-    /// Whether the scope may have a node, or an identity that somebody asked for. Its future keeps these for the next
-    /// poll.
-    #[cfg_attr(not(debug_assertions), inline(always))]
-    pub(crate) fn has_acquired(&mut self) -> bool {
-        self.undo.get_mut().has(Undo::FLAG)
-    }
-
-    /// The scope's identity, if somebody has asked for it.
-    pub(crate) fn known_id(&self) -> Option<ScopeId> {
-        ScopeId::from_raw(self.id.get())
-    }
 }

@@ -33,8 +33,10 @@ const SILENT: &str = "the body was silent for too long";
 /// use std::future::Future;
 /// use std::pin::Pin;
 /// use std::task::{Context, Poll};
+/// use std::time::Duration;
 /// use timebox::TimeoutError;
-/// use timebox_tower::{Reply, RequestScope};
+/// use timebox_tower::{Reply, RequestScope, TimeoutLayer};
+/// use tower::{BoxError, Layer, ServiceExt, service_fn};
 ///
 /// struct Later(Pin<Box<dyn Future<Output = String> + Send>>);
 ///
@@ -83,6 +85,15 @@ const SILENT: &str = "the body was silent for too long";
 ///         }
 ///     }
 /// }
+///
+/// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+/// let service = TimeoutLayer::new(Duration::from_secs(5)).layer(service_fn(async |name: String| {
+///     let rest = async move { format!("hello {name}, limited: {}", timebox::remaining().is_some()) };
+///     Ok::<_, BoxError>(Later(Box::pin(rest)))
+/// }));
+/// let limited = service.oneshot("world".to_owned()).await.unwrap();
+/// assert_eq!(limited.await.unwrap(), "hello world, limited: true");
+/// # });
 /// ```
 #[derive(Debug)]
 pub struct RequestScope {

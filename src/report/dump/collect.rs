@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use super::{Dump, OpenScope, ThreadDump};
 use crate::report::contents::{Activity, Frame, Stack, Thread};
-use crate::report::stack::RawStack;
+use crate::report::stack::raw::RawStack;
 use crate::report::stack::{self, Begun, Copy, Names, State, Target, Unwinder};
 use crate::report::{look, state};
 use crate::scope::ScopeCopy;

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::report::stack::RawStack;
+use crate::report::stack::raw::RawStack;
 
 /// So many of the innermost addresses of a stack are kept, and so many of the outermost.
 const INNER: usize = 192;

@@ -9,7 +9,8 @@ use std::task::Waker;
 
 use super::recording::{Count, Doing, Place, Seen, kept};
 use crate::report::awaits::AwaitCopies;
-use crate::report::stack::{RawStack, Unwinder};
+use crate::report::stack::Unwinder;
+use crate::report::stack::raw::RawStack;
 
 /// About what a traced poll costs, in nanoseconds. It is a guess: a measurement of each poll would cost time, too.
 const COST: u64 = 5_000;

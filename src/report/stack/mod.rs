@@ -13,7 +13,7 @@
 )]
 
 mod copy;
-mod raw;
+pub(crate) mod raw;
 mod reason;
 #[cfg(feature = "profile")]
 mod visits;
@@ -28,7 +28,6 @@ mod platform;
 
 pub(crate) use copy::{CpuTimes, StackCopy, State};
 pub(crate) use platform::{Begun, Copy, Memory, Names, Target, Unwinder, begin, location, own, prepare};
-pub(crate) use raw::RawStack;
 #[cfg(feature = "profile")]
 pub(crate) use visits::Visits;
 

@@ -4,11 +4,24 @@ use std::sync::Arc;
 
 use super::undo::Undo;
 use super::{Scope, innermost};
+use crate::error::ScopeId;
 use crate::scope::entry::node_of;
 use crate::thread::Thread;
 use crate::token::node::Node;
 
 impl Scope {
+    /// Whether the scope may have a node, or an identity that somebody asked for. Its future keeps these for the next
+    /// poll.
+    #[cfg_attr(not(debug_assertions), inline(always))]
+    pub(crate) fn has_acquired(&mut self) -> bool {
+        self.undo.get_mut().has(Undo::FLAG)
+    }
+
+    /// The scope's identity, if somebody has asked for it.
+    pub(crate) fn known_id(&self) -> Option<ScopeId> {
+        ScopeId::from_raw(self.id.get())
+    }
+
     /// The scope's node, if it has one.
     #[inline]
     pub(crate) fn existing_node(&self) -> Option<&Arc<Node>> {

@@ -20,7 +20,8 @@ use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use super::{Begun, Copy, Names, RawStack, Target, Unwinder, begin, prepare};
+use super::raw::RawStack;
+use super::{Begun, Copy, Names, Target, Unwinder, begin, prepare};
 use crate::report::contents::Stack;
 use crate::sync::os::thread_id;
 

@@ -11,9 +11,10 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 use std::{fs, mem, panic, ptr, thread};
 
+use super::super::State;
 use super::super::copy::{Registers, StackCopy};
 use super::super::platform::{Memory, Modules, Unwinder};
-use super::super::{RawStack, State};
+use super::super::raw::RawStack;
 use super::child::in_child;
 use super::fuzz::{Spoilt, panics_of_ours, watch_panics};
 use super::{Eyes, Thread};

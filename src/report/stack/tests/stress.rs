@@ -6,9 +6,10 @@ use std::env;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
+use super::super::raw::RawStack;
 use super::child::in_child;
 use super::running::Runner;
-use super::{Eyes, RawStack, Target, is_to_the_root};
+use super::{Eyes, Target, is_to_the_root};
 use crate::scope::Timebox;
 use crate::sync::{AtomicUsize, Ordering};
 
