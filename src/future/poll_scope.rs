@@ -76,7 +76,7 @@ impl PollScope {
         let future = pin!(Some(poll_fn(poll)));
         #[cfg(feature = "report")]
         let is_report_due = self.wakeup.is_report_due();
-        let call =
+        let mut call =
             Call::<_, _, _, true> { wakeup: &mut self.wakeup, future, cx, done: Ok, poll: &mut result };
         #[cfg(feature = "report")]
         if is_report_due {

@@ -43,7 +43,8 @@ impl<F: Future, const KEEP: bool> Scoped<F, KEEP> {
     /// Polls the future in its scope. `done` turns the future's output into the result. `done` is called where the
     /// result is stored, so that the result is not moved again. Once there is a result, `leaving` is called with the
     /// scope, and the scope is left.
-    #[inline]
+    // Always inlined, for the same reason as `poll_as`.
+    #[inline(always)]
     pub(crate) fn poll<T, E>(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -93,7 +94,7 @@ impl<F: Future, const KEEP: bool> Scoped<F, KEEP> {
         // is a `ManuallyDrop`. The result leaks if the drop of the future panics, and only then.
         let mut poll = ManuallyDrop::new(Poll::Pending);
         let this = self.project();
-        let call =
+        let mut call =
             Call::<_, _, _, KEEP> { wakeup: this.wakeup, future: this.future, cx, done, poll: &mut poll };
         call.run::<TRACED>(this.polled);
         if poll.is_ready() {
@@ -176,7 +177,7 @@ where
 {
     // Always inlined: otherwise a build without optimisations would need one more stack frame for each level of nested scopes.
     #[inline(always)]
-    pub(super) fn run<const TRACED: bool>(mut self, polled: &mut SuspendedScope) {
+    pub(super) fn run<const TRACED: bool>(&mut self, polled: &mut SuspendedScope) {
         let thread = Thread::current();
         if self.is_to_be_polled(&thread, polled) {
             let mut frame = polled.frame(&thread);

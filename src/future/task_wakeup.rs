@@ -23,14 +23,11 @@ use crate::watchdog::{self, Timer};
 
 /// Wakes a task at a given time, and when a given node is over. A drop does not cancel the timer, so the owner must call
 /// [`clear`](TaskWakeup::clear) first.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct TaskWakeup {
     timer: Option<(u64, Timer)>,
     #[cfg(feature = "report")]
     polls: Polls,
-    /// When the future is due for a report, as far as the last poll knew; [`NEVER`] before the first poll.
-    #[cfg(feature = "report")]
-    report_at: u64,
     /// State that most futures do not need. It is boxed, so that a move of the future copies less.
     cold: Option<Box<ColdState>>,
 }
@@ -80,20 +77,6 @@ pub(super) fn task_waker<'a>(cx: &Context<'a>) -> &'a Waker {
     return untraced(cx.waker());
     #[cfg(not(feature = "report"))]
     cx.waker()
-}
-
-impl Default for TaskWakeup {
-    #[cfg_attr(not(debug_assertions), inline(always))]
-    fn default() -> Self {
-        Self {
-            timer: None,
-            #[cfg(feature = "report")]
-            polls: Polls::default(),
-            #[cfg(feature = "report")]
-            report_at: NEVER,
-            cold: None,
-        }
-    }
 }
 
 impl TaskWakeup {
@@ -251,11 +234,12 @@ impl TaskWakeup {
         self.cold.as_ref()?.told.as_ref()
     }
 
-    /// Whether the future may be due for a report. `false` while reports are off.
+    /// Whether the future may be due for a report: the time has come at which its task was to be woken, by its scope or for a
+    /// report.
     #[cfg(feature = "report")]
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn is_report_due(&self) -> bool {
-        self.report_at <= watchdog::global().reached()
+        self.timer.is_some_and(|(at, _)| at <= watchdog::global().reached())
     }
 
     /// Counts a poll. Returns the time at which the task must be woken for a report, or [`NEVER`] if it need not be. Called only
@@ -264,9 +248,7 @@ impl TaskWakeup {
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn count_poll(&mut self, thread: &Thread, scope: &Scope) -> u64 {
         self.polls.add(thread, scope);
-        let next = self.told().map_or_else(|| first_event(scope), |told| told.next(scope));
-        self.report_at = next.0;
-        wake_up_for(next)
+        wake_up_for(self.told().map_or_else(|| first_event(scope), |told| told.next(scope)))
     }
 
     /// Polls a future, and traces the poll if the future is due for a report.
@@ -277,9 +259,11 @@ impl TaskWakeup {
         cx: &mut Context<'_>,
         mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>,
     ) -> Poll<T> {
-        // `report_at` is from the last poll. Meanwhile the policy may have changed, and the scopes around.
+        if !is_watched() {
+            return poll(cx);
+        }
         let told = self.cold.get_or_insert_default().told.get_or_insert_default();
-        if !is_watched() || told.next(scope).0 > watchdog::global().reached() {
+        if told.next(scope).0 > watchdog::global().reached() {
             return poll(cx);
         }
         let mut output = Poll::Pending;

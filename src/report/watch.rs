@@ -138,7 +138,7 @@ struct Reported {
 /// A poll, and when it was first seen.
 struct SeenPoll {
     frame: u64,
-    number: u64,
+    number: u32,
     since: u64,
 }
 

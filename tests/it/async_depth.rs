@@ -60,7 +60,9 @@ fn a_level_of_limits_takes_at_most_a_kibibyte_and_a_half_of_the_stack() {
     };
     let (few, many) = (innermost(10), innermost(110));
     let bytes = few.abs_diff(many) / 100;
-    assert!(bytes <= 1536, "{bytes} bytes");
+    // With reports a level keeps a count of its polls, too.
+    let most = if cfg!(feature = "report") { 1600 } else { 1536 };
+    assert!(bytes <= most, "{bytes} bytes");
 }
 
 async fn deeply_nested_futures_expire() {
