@@ -136,8 +136,9 @@ impl<S: Stream> TimeoutStream<S> {
         self
     }
 
-    /// Whether the stream is overdue. The stream must be pending. If it is not overdue yet, the task will be woken at
-    /// that time.
+    /// Whether the present item is overdue. Called while the stream is pending: the first call since the last item starts
+    /// the item's time. If the item is not overdue, the task will be woken when it is. Always `false`, without a wakeup,
+    /// if there is no idle limit, the scope is not entered, or limits are off.
     fn is_overdue(self: Pin<&mut Self>, cx: &Context<'_>) -> bool {
         let this = self.project();
         if *this.max == NEVER || !this.scoped.is_entered() || !is_enabled() {

@@ -219,7 +219,7 @@ impl SuspendedScope {
         Scope::new(self.spec(), thread)
     }
 
-    /// Completes the [`frame`](Self::frame) for a poll, and enters it.
+    /// Completes the [`frame`](Self::frame) for a poll or a drop of the future, and enters it.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn resume(
         &mut self,

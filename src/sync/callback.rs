@@ -313,7 +313,7 @@ impl Callback {
         self.state.lock().is_some_and(|state| state.running.is_some())
     }
 
-    /// Whether the closure may be started again.
+    /// Whether the closure may be started.
     pub(crate) fn is_live(&self) -> bool {
         self.state.lock().is_some_and(|state| !state.revoked && !state.panicked)
     }

@@ -279,7 +279,8 @@ pub(crate) fn has_ended(pid: rustix::process::Pid) -> io::Result<bool> {
 #[cfg(all(unix, feature = "isolate"))]
 pub(crate) fn replace_stdin(input: std::os::fd::BorrowedFd<'_>) -> io::Result<()> {
     use std::os::fd::AsRawFd;
-    // SAFETY: `input` is open during the call, and the number 0 has no owner: std lends it to anyone.
+    // SAFETY: `input` is open during the call. Nobody owns the number 0: std only lends it. Those who borrow it find it
+    // open all the time, only with another file.
     match unsafe { libc::dup2(input.as_raw_fd(), libc::STDIN_FILENO) } {
         -1 => Err(io::Error::last_os_error()),
         _ => Ok(()),

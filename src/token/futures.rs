@@ -81,7 +81,8 @@ impl Wait {
             None => self.key = token.node().add_waker(cx.waker()),
         }
         // The check comes after the registration. So an end before the check is seen here, and a later end wakes the task.
-        // A refused registration proves nothing: the node may be over, or a fork may have lost its lock.
+        // `add_waker` gives `None` if the node is over, but also if the node's lock was lost in a fork. So `None` does not
+        // mean that the token is over.
         if token.is_cancelled() {
             self.leave(token);
             return Poll::Ready(());

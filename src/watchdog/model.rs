@@ -1,8 +1,9 @@
 //! Loom models of the watchdog's protocol. They run the code of this module itself, with its threads, idle end and restart.
 //! Time stands still until a model moves it to the end of the watchdog's sleep.
 //!
-//! Every model asserts: once an arm has returned, the watchdog does not sleep past the armed deadline, and notices it. Each
-//! promise of the protocol has a mutant that breaks it, and a model that then fails.
+//! The models of arms and timers assert: once an arm has returned, the watchdog does not sleep past the armed deadline, and
+//! notices it. The others say what they assert. Most promises of the protocol have a mutant that breaks them, and a model
+//! that then fails.
 
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};

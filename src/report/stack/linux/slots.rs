@@ -103,7 +103,7 @@ impl Slot {
     fn serve(&self, tid: u32, registers: Registers, has_room: bool) {
         // Acquire: pairs with the Release in `Armed::new`.
         let word = self.word.load(Ordering::Acquire);
-        // `tid` may belong to a later request already. Then the word has changed, so the step fails.
+        // `self.tid` may already be that of a later request. Then the slot's word is no longer `word`, so the step fails.
         if word & PHASES != ARMED || self.tid.load(Ordering::Relaxed) != tid || !self.step(word, COPYING) {
             return;
         }
