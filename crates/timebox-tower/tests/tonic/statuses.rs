@@ -48,11 +48,11 @@ async fn a_call_without_time_is_a_status_with_the_error_of_the_scope() {
 
 #[tokio::test]
 async fn a_call_of_a_cancelled_scope_is_a_status_too() {
-    let status = within(Limit::NONE, async {
+    let status = Timebox::new(Limit::NONE).grace(LONG).run_future_value(async {
         timebox::token().cancel_with("the user left");
         ask(DeadlineLayer::grpc(), item()).await
     });
-    let status = status.await;
+    let status = status.await.unwrap();
     assert_eq!(status.code(), Code::Cancelled);
     assert_eq!(TimeoutError::find(&status).unwrap().reason(), Some("the user left"));
 }
