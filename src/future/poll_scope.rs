@@ -25,7 +25,7 @@ use crate::thread::Thread;
 /// use std::pin::pin;
 /// use std::task::{Context, Poll, Waker};
 /// use std::time::Duration;
-/// use timebox::future::{PollScope, sleep};
+/// use timebox::future::PollScope;
 /// use timebox::{Timebox, remaining};
 ///
 /// let limit = Duration::from_millis(20);
