@@ -15,14 +15,6 @@ use crate::time::clock;
 #[derive(Debug, Default)]
 pub(super) struct Modules;
 
-impl RawStack {
-    #[cfg(feature = "profile")]
-    #[allow(clippy::unused_self)] // as where there are stacks
-    pub(crate) fn with_addresses(&self, _addresses: &[u64]) -> Self {
-        Self::default()
-    }
-}
-
 /// A copy of a thread, which has no stack here.
 #[derive(Debug)]
 pub(crate) struct Copy(Box<Contents>);
