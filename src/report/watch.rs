@@ -138,7 +138,7 @@ struct Reported {
 /// A poll, and when it was first seen.
 struct SeenPoll {
     frame: u64,
-    number: u32,
+    number: u64,
     since: u64,
 }
 

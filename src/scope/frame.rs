@@ -105,7 +105,7 @@ pub struct Scope {
     waker: MaybeUninit<*const Waker>,
     /// The number of the poll for which the frame is open. Set only in polled kinds, while reports are on.
     #[cfg(feature = "report")]
-    poll: MaybeUninit<u32>,
+    poll: MaybeUninit<u64>,
 }
 
 /// A bound that no type meets. It makes the compiler explain why a scope cannot be shared.

@@ -45,7 +45,7 @@ pub(crate) struct Thread {
     timers: Cell<Option<&'static Timers>>,
     /// How many polls have begun while reports were on.
     #[cfg(feature = "report")]
-    polls: Cell<u32>,
+    polls: Cell<u64>,
     /// The profile of the thread's innermost visit.
     #[cfg(feature = "profile")]
     pub(super) profile: Cell<ProfileId>,
@@ -258,7 +258,7 @@ impl Thread {
     /// The number of the poll that begins, counted while reports are on.
     #[cfg(feature = "report")]
     #[cfg_attr(not(debug_assertions), inline(always))]
-    pub(crate) fn next_poll(&self) -> u32 {
+    pub(crate) fn next_poll(&self) -> u64 {
         let number = self.polls.get().wrapping_add(1);
         self.polls.set(number);
         number

@@ -61,7 +61,7 @@ pub(crate) struct ScopeCopy {
     pub(crate) id: u64,
     pub(crate) kind: Kind,
     /// For a polled kind: the number of the poll.
-    pub(crate) poll: u32,
+    pub(crate) poll: u64,
     pub(crate) unmeasured: bool,
     /// Whether the times are those of a mock clock.
     pub(crate) mocked: bool,
@@ -118,12 +118,6 @@ impl<const N: usize> Bytes<N> {
         let mut word = [0; size_of::<usize>()];
         word.copy_from_slice(&self.0[offset..offset + size_of::<usize>()]);
         usize::from_ne_bytes(word) as u64
-    }
-
-    fn int(&self, offset: usize) -> u32 {
-        let mut word = [0; 4];
-        word.copy_from_slice(&self.0[offset..offset + 4]);
-        u32::from_ne_bytes(word)
     }
 
     fn long(&self, offset: usize) -> u64 {
@@ -183,7 +177,7 @@ fn copy(frame: u64, memory: &impl ReadMemory, place: &mut ScopeCopy) -> Option<u
     place.location = bytes.word(offset_of!(Scope, location));
     place.id = bytes.long(offset_of!(Scope, id));
     place.kind = Kind::from_bits(bytes.0[offset_of!(Scope, kind)])?;
-    place.poll = bytes.int(offset_of!(Scope, poll));
+    place.poll = bytes.long(offset_of!(Scope, poll));
     place.unmeasured = bytes.0[offset_of!(Scope, unmeasured)] != 0;
     #[cfg(feature = "testing")]
     {
