@@ -454,9 +454,10 @@ fn a_scope_on_a_mock_clock_is_not_reported() {
         let _ = Timebox::new(SHORT).label("mocked").run_value(|_| {
             // The watchdog looks at all threads now.
             let written = Written::install(only, |policy| policy);
-            let real =
-                thread::spawn(|| Timebox::new(SHORT).label("real").run_value(|_| thread::sleep(10 * SHORT)));
+            let (end, ended) = std::sync::mpsc::channel::<()>();
+            let real = thread::spawn(|| Timebox::new(SHORT).label("real").run_value(move |_| ended.recv()));
             written.wait_for(labelled("real", Kind::Expired));
+            drop(end);
             let _ = real.join().unwrap();
             let all = written.all();
             assert!(all.iter().all(|report| report.scope.label() != Some("mocked")), "{all:#?}");

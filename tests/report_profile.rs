@@ -70,11 +70,13 @@ fn compute_until(is_over: &mpsc::Receiver<()>) {
 
 /// Waits until the profile has so many samples.
 fn wait_for_samples(live: &LiveProfile, count: u64) -> ProfileReport {
+    let start = Instant::now();
     loop {
         let report = live.report();
         if report.samples() >= count {
             return report;
         }
+        assert!(start.elapsed() < Duration::from_secs(120), "not {count} samples: {report}");
         thread::sleep(Duration::from_millis(1));
     }
 }
@@ -634,9 +636,16 @@ fn a_profile_is_serialized() {
 #[test]
 fn a_flame_graph_is_drawn_even_of_nothing() {
     let _alone = alone();
-    let ((), report) = Profile::new().label("GET /<x>").frequency(997).run(|| {
-        parse(Duration::from_millis(50));
-        thread::sleep(Duration::from_millis(50));
+    let profile = Profile::new().label("GET /<x>").frequency(997);
+    let live = profile.live();
+    // Until both have been sampled.
+    let ((), report) = profile.run(|| {
+        while live.report().running().is_zero() {
+            parse(Duration::from_millis(50));
+        }
+        while live.report().waiting().is_zero() {
+            thread::sleep(Duration::from_millis(50));
+        }
     });
     let svg = report.flame_graph();
     for part in ["GET /&lt;x&gt;", "::parse", "[waiting] clock_nanosleep", "rgb(116,169,207)", "</svg>"] {

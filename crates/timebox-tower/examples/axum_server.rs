@@ -96,11 +96,12 @@ fn answer(error: &TimeoutError) -> Response {
     (StatusCode::SERVICE_UNAVAILABLE, format!("the layer answers: {error}")).into_response()
 }
 
-/// A handler for a client that goes away. Sends the reason for which the scope ended.
-fn forsaken(tell: oneshot::Sender<Option<String>>) -> MethodRouter {
+/// A handler for a client that goes away. Says when it runs, and then sends the reason for which the scope ended.
+fn forsaken(runs: mpsc::Sender<()>, tell: oneshot::Sender<Option<String>>) -> MethodRouter {
     let tell = Arc::new(Mutex::new(Some(tell)));
     get(async move || {
         let (token, tell) = (timebox::token(), tell.clone());
+        let _ = runs.try_send(());
         tokio::spawn(async move {
             token.cancelled().await;
             let reason = token.checkpoint().err().and_then(|error| error.reason().map(str::to_owned));
@@ -127,6 +128,7 @@ async fn show(address: SocketAddr, path: &str) -> Result<(), AnyError> {
 
 #[tokio::main]
 async fn main() -> Result<(), AnyError> {
+    let (runs, mut has_run) = mpsc::channel(1);
     let (tell, told) = oneshot::channel();
     let limit = TimeoutLayer::new(LIMIT)
         .limit_with(|request: &Request| match request.uri().path() {
@@ -139,7 +141,7 @@ async fn main() -> Result<(), AnyError> {
         .route("/compute", get(compute))
         .route("/wait", get(wait))
         .route("/stream", get(stream))
-        .route("/forsaken", forsaken(tell))
+        .route("/forsaken", forsaken(runs, tell))
         .layer(limit);
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?;
@@ -149,7 +151,7 @@ async fn main() -> Result<(), AnyError> {
         show(address, path).await?;
     }
     let client = request(address, "/forsaken").await?;
-    tokio::time::sleep(Duration::from_millis(50)).await; // the handler runs
+    has_run.recv().await;
     drop(client);
     let reason = told.await?;
     println!("GET /forsaken ended: {}", reason.as_deref().unwrap_or("in time"));

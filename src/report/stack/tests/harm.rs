@@ -180,7 +180,12 @@ fn where_memory_is_not_copied_by_the_call_the_file_serves() {
 fn where_no_memory_can_be_copied_the_report_says_so() {
     in_child("harm::where_no_memory_can_be_copied_the_report_says_so", || {
         let sleeper = Thread::start(|| thread::sleep(Duration::from_secs(3600)));
-        thread::sleep(Duration::from_millis(100));
+        // `until_in` would find out how memory is read, before that is refused.
+        let call = format!("/proc/self/task/{}/syscall", sleeper.tid);
+        let sleeps = format!("{} ", libc::SYS_clock_nanosleep);
+        while !std::fs::read_to_string(&call).unwrap().starts_with(&sleeps) {
+            thread::yield_now();
+        }
         refuse(&[libc::SYS_process_vm_readv, libc::SYS_pread64]);
         let copy = Eyes::copy(&sleeper.target());
         assert!(copy.stack.registers.is_none() && copy.reasons.has(Reason::NoMemory), "{copy:?}");
@@ -214,15 +219,17 @@ fn a_forked_child_looks_at_its_own_threads() {
     });
 }
 
-/// The loader's lock is held by a thread, which runs or sleeps.
+/// The loader's lock is held by a thread that waits in its callback.
 #[test]
 fn the_loaders_lock_holds_nobody_up() {
     unsafe extern "C" fn holds(_: *mut libc::dl_phdr_info, _: usize, _: *mut libc::c_void) -> libc::c_int {
         HELD.store(true, Ordering::Relaxed);
-        thread::sleep(Duration::from_millis(1500));
+        drop(UNTIL.lock());
         1
     }
     static HELD: AtomicBool = AtomicBool::new(false);
+    static UNTIL: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    let until = UNTIL.lock().unwrap();
     let mut eyes = Eyes::new();
     let runner = Runner::start(spin);
     // Reads the names now, so that the looks below find them at once.
@@ -234,8 +241,10 @@ fn the_loaders_lock_holds_nobody_up() {
     while !HELD.load(Ordering::Relaxed) {
         thread::yield_now();
     }
-    thread::sleep(Duration::from_millis(20));
     let (holder_target, runner_target) = (holder.target(), runner.thread.target());
+    while Eyes::copy(&holder_target).state != State::Blocked {
+        thread::yield_now();
+    }
     let mut best = Duration::MAX;
     for _ in 0..20 {
         let start = Instant::now();
@@ -246,6 +255,7 @@ fn the_loaders_lock_holds_nobody_up() {
         best = best.min(start.elapsed());
     }
     assert!(best < Duration::from_millis(20), "{best:?}");
+    drop(until);
     holder.join();
     runner.stop();
 }
