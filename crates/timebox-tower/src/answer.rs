@@ -6,6 +6,11 @@ use http::{HeaderName, Response};
 use timebox::TimeoutError;
 
 /// What the caller gets if the time of a request is up: an error, or a response.
+#[diagnostic::on_unimplemented(
+    message = "the service's error `{E}` cannot hold a timeout",
+    note = "answer instead: `TimeoutLayer::new(limit).respond_with(|error| ..)`, as under axum's `Router::layer`; or give the \
+            service an error that is `From<timebox::TimeoutError>`, such as tower's `BoxError`"
+)]
 pub trait Answer<Res, E>: sealed::Sealed {
     #[doc(hidden)]
     fn answer(&self, error: TimeoutError) -> Result<Res, E>;
@@ -37,6 +42,7 @@ pub struct Respond<Res>(Arc<dyn Fn(&TimeoutError) -> Res + Send + Sync>);
 #[non_exhaustive]
 pub struct GrpcStatus;
 
+#[diagnostic::do_not_recommend]
 impl<Res, E: From<TimeoutError>> Answer<Res, E> for Fail {
     fn answer(&self, error: TimeoutError) -> Result<Res, E> {
         Err(E::from(error))
