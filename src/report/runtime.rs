@@ -395,15 +395,8 @@ mod tests {
     use crate::report::contents::Frame;
 
     fn end(functions: &[&str], has_one_thread: bool) -> Option<usize> {
-        let frame = |function: &&str| Frame {
-            function: (*function).to_owned(),
-            file: None,
-            line: None,
-            inlined: false,
-            foreign: !function.starts_with("app"),
-            module: None,
-            offset: 0,
-        };
+        let frame =
+            |function: &&str| Frame { foreign: !function.starts_with("app"), ..Frame::with_name(*function) };
         let frames = functions.iter().map(frame).collect();
         end_of_poll(&Stack { frames, truncated: false, approximate: false }, has_one_thread)
     }

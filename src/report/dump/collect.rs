@@ -49,7 +49,7 @@ const PATIENCE: Duration = Duration::from_millis(100);
 /// ```
 pub fn dump() -> Dump {
     let asker = os::thread_id();
-    let making = Arc::new(Making::default());
+    let making = Arc::new(Making::new());
     let theirs = Arc::clone(&making);
     let began = now();
     if os::spawn("timebox-dump", move || theirs.run(Some(asker))).is_err() {
@@ -63,7 +63,7 @@ pub fn dump() -> Dump {
 /// A dump that is made on the calling thread, and does not show this thread.
 #[cfg(unix)]
 pub(super) fn dump_here() -> Dump {
-    let making = Making::default();
+    let making = Making::new();
     let began = now();
     making.run(None);
     making.finish(began)
@@ -75,8 +75,10 @@ fn now() -> SystemTime {
 }
 
 /// A dump that is being made. Whoever waits for it takes what there is when the time is up.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Making {
+    /// Until when names are searched for, and the caller waits.
+    until: u64,
     made: Mutex<Made>,
     is_done: Condvar,
 }
@@ -89,6 +91,10 @@ struct Made {
 }
 
 impl Making {
+    fn new() -> Self {
+        Self { until: after(MAKING), made: Mutex::default(), is_done: Condvar::default() }
+    }
+
     /// Looks at all threads but the calling one. Even if the look panics, the dump is marked as done, so that nobody
     /// waits in vain.
     fn run(&self, asker: Option<u32>) {
@@ -128,7 +134,7 @@ impl Making {
                 Begun::Asked(request) => request.wait(PATIENCE),
             };
             // The thread may have ended since, and another may have its number.
-            if self::frame_words().get(&tid) != frame_words.get(&tid) {
+            if frame_word_of(tid) != frame_words.get(&tid).copied() {
                 copy.scopes.clear();
             }
             // The thread may have ended since the threads were listed.
@@ -146,11 +152,10 @@ impl Making {
 
     /// Finds the names of functions. Threads with the same addresses share the work.
     fn name(&self, stacks: &[RawStack]) {
-        let until = after(MAKING);
         let mut names = Names::new();
         let mut known: HashMap<Vec<u64>, Stack> = HashMap::new();
         for (index, raw) in stacks.iter().enumerate() {
-            if clock::real_now() > until {
+            if clock::real_now() > self.until {
                 break;
             }
             let addresses = raw.frames.iter().map(|frame| frame.address).collect();
@@ -165,10 +170,9 @@ impl Making {
 
     /// Waits for the dump.
     fn finish(&self, began: SystemTime) -> Dump {
-        let until = after(MAKING);
         let mut made = lock(&self.made);
         while !made.is_done {
-            let left = until.saturating_sub(clock::real_now());
+            let left = self.until.saturating_sub(clock::real_now());
             if left == 0 {
                 made.notes.push("The dump was not finished in time.".into());
                 break;
@@ -193,8 +197,16 @@ fn after(duration: Duration) -> u64 {
 
 /// For each thread that may be in scopes, the address of its pointer to its innermost frame.
 fn frame_words() -> HashMap<u32, u64> {
+    threads_in_slots().collect()
+}
+
+fn frame_word_of(tid: u32) -> Option<u64> {
+    threads_in_slots().find(|&(of, _)| of == tid).map(|(_, word)| word)
+}
+
+fn threads_in_slots() -> impl Iterator<Item = (u32, u64)> {
     let slots = watchdog::global().slots.iter_indexed();
-    slots.filter_map(|(_, slot)| slot.thread()).map(|(tid, word)| (tid, word as u64)).collect()
+    slots.filter_map(|(_, slot)| slot.thread()).map(|(tid, word)| (tid, word as u64))
 }
 
 /// The part of the dump about one thread, with addresses instead of function names. `name` finds the names later.

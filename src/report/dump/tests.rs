@@ -140,15 +140,7 @@ fn threads_that_are_alike_are_shown_together() {
 
 #[test]
 fn the_stack_of_an_idle_thread_is_short() {
-    let frame = |index: usize| Frame {
-        function: format!("tokio::f{index}"),
-        file: None,
-        line: None,
-        inlined: false,
-        foreign: true,
-        module: None,
-        offset: 0,
-    };
+    let frame = |index: usize| Frame { foreign: true, ..Frame::with_name(format!("tokio::f{index}")) };
     let text = |count: usize, has_own: bool| {
         let mut dump = dump();
         dump.threads.truncate(1);

@@ -100,13 +100,5 @@ fn trim(frames: &mut Vec<Frame>) {
 }
 
 fn left_out() -> Frame {
-    Frame {
-        function: "(stacks that are left out)".to_owned(),
-        file: None,
-        line: None,
-        inlined: false,
-        foreign: true,
-        module: None,
-        offset: 0,
-    }
+    Frame { foreign: true, ..Frame::with_name("(stacks that are left out)") }
 }
