@@ -52,8 +52,9 @@ impl<F: Future> Future for Profiled<F> {
             polled
         });
         polled.map(|output| {
+            // The drop of the future belongs to the profile.
+            visit(shared.id, || this.future.set(None));
             let report = this.session.take().map_or_else(ProfileReport::empty, Session::end);
-            this.future.set(None);
             (output, report)
         })
     }

@@ -228,8 +228,8 @@ impl Lineage {
     fn visit_of<'a>(&self, profile: ProfileId, visits: &'a Visits) -> Option<&'a VisitCopy> {
         let is_within =
             |visit: &&VisitCopy| self.0.get(&visit.profile).is_some_and(|outer| outer.contains(&profile));
-        let mut outwards = visits.iter().rev();
-        outwards.clone().find(|visit| visit.profile == profile).or_else(|| outwards.find(is_within))
+        let mut inwards = visits.iter().rev();
+        inwards.clone().find(|visit| visit.profile == profile).or_else(|| inwards.find(is_within))
     }
 }
 

@@ -76,12 +76,12 @@ impl Names {
             if left_out > 0 && index == INNER {
                 stack.frames.push(Frame::with_name(format!("({left_out} frames are left out here)")));
             }
-            if (INNER..INNER + left_out).contains(&index) {
-                continue;
-            }
             if raw.gap == Some(index) {
                 let gap = "(frames are missing here: the stack is larger than its copy)";
                 stack.frames.push(Frame::with_name(gap));
+            }
+            if (INNER..INNER + left_out).contains(&index) {
+                continue;
             }
             let is_late = clock::real_now().saturating_sub(now) > BUDGET;
             let before = stack.frames.len();
