@@ -12,7 +12,7 @@ use crate::scope::innermost;
 #[cfg(feature = "report")]
 use crate::scope::is_watched;
 #[cfg(feature = "report")]
-use crate::scope::observe::{Polls, Told, first_event, wake_up_for};
+use crate::scope::observe::{Polls, ReportHistory, first_event, wake_up_for};
 #[cfg(feature = "report")]
 use crate::sync::traced_waker::untraced;
 use crate::test_env::TestEnv;
@@ -45,7 +45,7 @@ struct ColdState {
     error: Option<TimeoutError>,
     /// Present once there was a report.
     #[cfg(feature = "report")]
-    told: Option<Told>,
+    history: Option<ReportHistory>,
 }
 
 #[derive(Debug)]
@@ -230,8 +230,8 @@ impl TaskWakeup {
 
     #[cfg(feature = "report")]
     #[cfg_attr(not(debug_assertions), inline(always))]
-    fn told(&self) -> Option<&Told> {
-        self.cold.as_ref()?.told.as_ref()
+    fn history(&self) -> Option<&ReportHistory> {
+        self.cold.as_ref()?.history.as_ref()
     }
 
     /// Whether the future may be due for a report: the time has come at which its task was to be woken, by its scope or for a
@@ -248,7 +248,7 @@ impl TaskWakeup {
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn count_poll(&mut self, thread: &Thread, scope: &Scope) -> u64 {
         self.polls.add(thread, scope);
-        wake_up_for(self.told().map_or_else(|| first_event(scope), |told| told.next(scope)))
+        wake_up_for(self.history().map_or_else(|| first_event(scope), |history| history.next(scope)))
     }
 
     /// Polls a future, and traces the poll if the future is due for a report.
@@ -262,12 +262,12 @@ impl TaskWakeup {
         if !is_watched() {
             return poll(cx);
         }
-        let told = self.cold.get_or_insert_default().told.get_or_insert_default();
-        if told.next(scope).0 > watchdog::global().reached() {
+        let history = self.cold.get_or_insert_default().history.get_or_insert_default();
+        if history.next(scope).0 > watchdog::global().reached() {
             return poll(cx);
         }
         let mut output = Poll::Pending;
-        told.trace(scope, &self.polls, cx, &mut |cx| {
+        history.trace(scope, &self.polls, cx, &mut |cx| {
             output = poll(cx);
             output.is_pending()
         });

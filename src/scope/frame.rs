@@ -256,12 +256,12 @@ pub(crate) fn innermost<R>(thread: &Thread, f: impl FnOnce(Option<&Scope>) -> R)
     let scope: *const Scope = thread.frame.get().cast();
     // SAFETY: invariant 1: the pointer is null or to an open frame. The frame stays open during the call, since `f` holds the
     // frame while `f` runs code that could leave the frame. Invariant 2 rules out other threads.
-    f(bounding(unsafe { scope.as_ref() }))
+    f(nearest_scope(unsafe { scope.as_ref() }))
 }
 
 /// The nearest scope, from this one outwards, whose frame is not there for reports only.
 #[cfg_attr(not(debug_assertions), inline(always))]
-fn bounding(scope: Option<&Scope>) -> Option<&Scope> {
+fn nearest_scope(scope: Option<&Scope>) -> Option<&Scope> {
     #[cfg(feature = "report")]
     if let Some(watched) = scope
         && watched.kind.is_only_watched()
@@ -275,7 +275,7 @@ impl Scope {
     #[cfg_attr(not(debug_assertions), inline(always))]
     fn outer(&self) -> Option<&Scope> {
         // SAFETY: invariant 1: the frame around an open frame is open, and outlives it.
-        bounding(unsafe { self.outer.as_ref() })
+        nearest_scope(unsafe { self.outer.as_ref() })
     }
 
     pub(crate) fn extras(&self) -> Option<&Extras> {

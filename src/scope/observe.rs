@@ -32,7 +32,7 @@ pub(crate) struct Traced<'a> {
     pub(crate) waker: &'a Waker,
 }
 
-/// Who is told about futures.
+/// The observer of futures.
 pub(crate) trait FutureObserver: Sync {
     /// Calls `poll`, which polls the future and returns whether it is still pending. If it is, reports where the future
     /// waits. Returns whom to tell when the future ends, if anybody.
@@ -53,7 +53,7 @@ pub(crate) trait Ending: Send + Sync {
 
 static OBSERVER: SetOnce<&'static dyn FutureObserver> = SetOnce::new();
 
-/// Sets who is told about futures. Only the first call counts.
+/// Sets the observer of futures. Only the first call counts.
 pub(crate) fn observe_futures_with(observer: &'static dyn FutureObserver) {
     OBSERVER.get_or_init(|| observer);
 }
@@ -89,7 +89,7 @@ impl Polls {
 
 /// The reports about a future. The drop tells that the future has ended.
 #[derive(Default)]
-pub(crate) struct Told {
+pub(crate) struct ReportHistory {
     /// The [`Event`]s that were reported.
     events: u8,
     ending: Option<Arc<dyn Ending>>,
@@ -110,8 +110,8 @@ pub(crate) fn wake_up_for((at, event): (u64, Event)) -> u64 {
     if matches!(event, Event::Expired) || at >= watchdog::NO_WARNING { NEVER } else { at }
 }
 
-impl Told {
-    fn was_told(&self, event: Event) -> bool {
+impl ReportHistory {
+    fn was_reported(&self, event: Event) -> bool {
         self.events & event as u8 != 0
     }
 
@@ -119,14 +119,14 @@ impl Told {
     /// change, and the scope may be outermost in one poll and not in the next.
     pub(crate) fn next(&self, scope: &Scope) -> (u64, Event) {
         let first = first_event(scope);
-        if !self.was_told(first.1) {
+        if !self.was_reported(first.1) {
             return first;
         }
         let own = scope.own();
-        if !self.was_told(Event::Expired) {
+        if !self.was_reported(Event::Expired) {
             return (own, Event::Expired);
         }
-        if self.was_told(Event::Overdue) {
+        if self.was_reported(Event::Overdue) {
             return (NEVER, Event::Overdue);
         }
         let policy = OBSERVER.get().map_or(NEVER, |observer| observer.overdue_after());
@@ -154,7 +154,7 @@ impl Told {
     }
 }
 
-impl Drop for Told {
+impl Drop for ReportHistory {
     fn drop(&mut self) {
         if let Some(ending) = self.ending.take() {
             ending.ended(clock::real_now());
@@ -162,8 +162,8 @@ impl Drop for Told {
     }
 }
 
-impl fmt::Debug for Told {
+impl fmt::Debug for ReportHistory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Told").field("events", &self.events).finish_non_exhaustive()
+        f.debug_struct("ReportHistory").field("events", &self.events).finish_non_exhaustive()
     }
 }
