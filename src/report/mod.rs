@@ -38,6 +38,8 @@
 //! [`warn_after`](crate::Timebox::warn_after) counts for any scope. **Without both, nothing is reported before a deadline**: the
 //! policy then reports scopes that reach their deadlines, and scopes that are overdue.
 //!
+//! [`watch`] and [`watched`](fn@watched) are for code without a limit: a block, and each poll of a future.
+//!
 //! Without a policy nothing is watched.
 //!
 //! # What it costs
