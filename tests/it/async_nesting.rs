@@ -277,7 +277,7 @@ fn a_scope_entered_by_a_handle_loses_the_deadline_that_the_handle_s_future_has_l
 #[test]
 fn a_future_driven_inside_a_poll_ends_when_what_is_around_that_poll_is_over() {
     bounded(|| {
-        let inner = || smol::block_on(future::timeout_value(LONG, pending::<()>()));
+        let inner = || futures::executor::block_on(future::timeout_value(LONG, pending::<()>()));
         let outer = future::timeout(SHORT, async { inner() });
         let error = pollster::block_on(outer).unwrap_err();
         assert_eq!(error.limit(), Some(SHORT));

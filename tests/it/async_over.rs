@@ -327,7 +327,7 @@ async fn what_a_handle_entered_is_cut_off_at_the_end_of_the_grace() {
 
 /// The poll of the outer future is not over, so that one cannot drop the inner.
 async fn a_block_on_in_the_middle_of_a_poll_comes_to_its_end() {
-    let inner = future::timeout_value(SHORT, async { smol::block_on(future::sleep(LONG)) });
+    let inner = future::timeout_value(SHORT, async { futures::executor::block_on(future::sleep(LONG)) });
     assert!(inner.await.unwrap().unwrap_err().is_timeout());
 }
 
