@@ -41,8 +41,10 @@ pub(crate) struct Options {
 #[derive(Debug, Default)]
 pub(crate) struct Extras {
     pub(crate) options: Options,
-    /// The limit, if it was a duration. If the limit was a quota: the time that the quota had left on entry.
-    pub(crate) duration: OnceLock<Duration>,
+    /// The limit, if it is a duration.
+    pub(crate) duration: Option<Duration>,
+    /// The time that the quota had left on entry, if the limit is a quota.
+    pub(crate) quota_left: OnceLock<Duration>,
     /// The last error that named the scope, for `run_or_else`.
     raised: Mutex<Option<TimeoutError>>,
     /// Set by `run_or_else`: the scope's node, too, keeps the last error that named the scope.
@@ -111,19 +113,17 @@ impl Default for Readable {
 impl Extras {
     /// The state of a new run with this configuration and limit.
     pub(crate) fn new(limit: &Limit, options: Options) -> Self {
-        let duration = if let Kind::After(duration) = limit.kind() {
-            OnceLock::from(*duration)
-        } else {
-            OnceLock::new()
-        };
+        let duration = if let Kind::After(duration) = limit.kind() { Some(*duration) } else { None };
         #[cfg(feature = "report")]
         let readable = Readable::new(&options);
         Self {
             options,
             duration,
+            quota_left: OnceLock::new(),
+            raised: Mutex::default(),
+            falls_back: false,
             #[cfg(feature = "report")]
             readable,
-            ..Self::default()
         }
     }
 

@@ -216,7 +216,7 @@ impl Entry<'_> {
     fn look(&self) -> Result<u64, Rejected> {
         let &Self { thread, now, .. } = self;
         if let (LimitKind::Budget(budget), Some(extras)) = (self.limit.kind(), self.extras) {
-            extras.duration.get_or_init(|| budget.left(now));
+            extras.quota_left.get_or_init(|| budget.left(now));
         }
         let (outer, is_over) = match self.parent {
             Parent::Thread => {

@@ -128,8 +128,8 @@ impl ScopeSpec {
 
     /// The limit as a duration; `None` if the limit was not a duration.
     fn limit(&self, extras: Option<&Extras>) -> Option<Duration> {
-        if let Some(duration) = extras.and_then(|extras| extras.duration.get()) {
-            return Some(*duration);
+        if let Some(duration) = extras.and_then(|extras| extras.duration.or(extras.quota_left.get().copied())) {
+            return Some(duration);
         }
         let limit = if self.asked == NEVER { Duration::MAX } else { Duration::from_nanos(self.asked) };
         (!self.unmeasured).then_some(limit)

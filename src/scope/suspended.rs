@@ -128,7 +128,7 @@ impl SuspendedScope {
         if let Some(cold) = self.cold.get() {
             cold.spec = cold.spec.map(|before| ScopeSpec { kind: before.kind, ..spec });
             if let Some(extras) = &mut cold.extras {
-                extras.duration = asked.into();
+                extras.duration = Some(asked);
             }
             if let Some(node) = &cold.node {
                 node.expire_at(now);

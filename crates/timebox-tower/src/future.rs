@@ -21,7 +21,7 @@ pub struct ResponseFuture<F, Res: Reply, A> {
     future: Option<F>,
     /// `None` if the request is exempt or refused, and once the scope was handed on to the response.
     scope: Option<RequestScope>,
-    early: Option<Early<Res::Scoped>>,
+    early: Option<Box<Early<Res::Scoped>>>,
     answer: A,
 }
 
@@ -36,16 +36,16 @@ impl<F, Res: Reply, A> ResponseFuture<F, Res, A> {
         Self { future: Some(future), scope: None, early: None, answer }
     }
 
-    pub(crate) fn limited(future: F, scope: RequestScope, answer: A) -> Self {
-        Self { future: Some(future), scope: Some(scope), early: None, answer }
+    pub(crate) fn limited(future: Option<F>, scope: RequestScope, answer: A) -> Self {
+        Self { future, scope: Some(scope), early: None, answer }
     }
 
     pub(crate) fn refused(refusal: Res::Scoped, answer: A) -> Self {
-        Self { future: None, scope: None, early: Some(Early::Refused(refusal)), answer }
+        Self { future: None, scope: None, early: Some(Box::new(Early::Refused(refusal))), answer }
     }
 
     pub(crate) fn over(error: TimeoutError, scope: RequestScope, answer: A) -> Self {
-        Self { future: None, scope: Some(scope), early: Some(Early::Over(error)), answer }
+        Self { future: None, scope: Some(scope), early: Some(Box::new(Early::Over(error))), answer }
     }
 }
 
@@ -68,12 +68,12 @@ where
             }
             None => Poll::Pending,
         };
-        let error = match (this.early.take(), &mut *this.scope) {
+        let error = match (this.early.take().map(|early| *early), &mut *this.scope) {
             (Some(Early::Refused(refusal)), _) => return Poll::Ready(Ok(refusal)),
             (Some(Early::Over(error)), scope) => {
                 // As each await of the crate, this stays pending if a future around is over and about to be dropped.
                 if scope.as_mut().is_some_and(|scope| scope.poll(cx, |_| Poll::Ready(())).is_pending()) {
-                    *this.early = Some(Early::Over(error));
+                    *this.early = Some(Box::new(Early::Over(error)));
                     return Poll::Pending;
                 }
                 error

@@ -67,8 +67,9 @@ where
         scope.trailers = self.answer.trailers();
         // The scope begins before `call`, since `call` may run code of the handler: in layers inside, or in a
         // `service_fn`.
-        match scope.enter(|| self.inner.call(request)) {
-            Ok(future) => ResponseFuture::limited(future, scope, self.answer.clone()),
+        let mut future = None;
+        match scope.enter(|| future = Some(self.inner.call(request))) {
+            Ok(()) => ResponseFuture::limited(future, scope, self.answer.clone()),
             Err(error) => ResponseFuture::over(error, scope, self.answer.clone()),
         }
     }
