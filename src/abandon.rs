@@ -179,7 +179,7 @@ fn depth_of(scope: &Scope) -> usize {
     depths.map(|depth| depth.saturating_add(1)).fold(DEPTH.get(), usize::max)
 }
 
-/// A guard: while it exists, this thread counts as running work, in this scope.
+/// While this guard exists, the work that this thread runs is listed in `running`.
 struct RunningGuard {
     scope: ScopeId,
     outer_depth: usize,
@@ -293,9 +293,8 @@ impl<T: Send + 'static> Job<T> {
     fn run(self: Arc<Self>) {
         let Some(handle) = self.handle() else { return };
         let running = RunningGuard::enter(handle.node().id, self.depth);
-        // A test's clock does not move while somebody has a `Held`. Here somebody has one until the work has begun, and
-        // again from the work's end until the caller has been woken. So the caller does not time out while this thread
-        // is about to act.
+        // A `Held` stops a test's clock. One exists until the work has begun, and again from the work's end until the
+        // caller has been woken. Otherwise the caller could time out while this thread is about to act.
         let (begun, held) = (Cell::new(false), Cell::new(None));
         let run = AssertUnwindSafe(|| {
             handle.enter(Limit::NONE, |_| {

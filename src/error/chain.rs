@@ -13,8 +13,8 @@ use super::timeout_error::{ErrorInner, TimeoutError};
 
 /// Collects the scopes around a place, innermost first, and decides which of them the error names.
 ///
-/// The error names the outermost scope that ended by itself. If no scope in the chain ended by itself, the scopes are over
-/// because of an outer scope that is no longer around them. Then the error names the innermost scope that is over.
+/// The error names the outermost scope of the chain that ended by itself. If none did, a scope or token outside the chain has
+/// ended the scopes: then the error names the innermost scope that is over.
 pub(crate) struct Chain {
     scopes: Vec<ScopeInfo>,
     named: Option<Named>,

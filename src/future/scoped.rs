@@ -40,9 +40,8 @@ impl<F: Future, const KEEP: bool> Scoped<F, KEEP> {
         Self { polled, wakeup: ManuallyDrop::new(TaskWakeup::default()), future: Some(future) }
     }
 
-    /// Polls the future in its scope. `done` turns the future's output into the result. `done` is called where the
-    /// result is stored, so that the result is not moved again. Once there is a result, `leaving` is called with the
-    /// scope, and the scope is left.
+    /// Polls the future in its scope. `done` turns the future's output into the result. If there is a result, `leaving`
+    /// is called with the scope, and then the scope is left.
     // Always inlined, for the same reason as `poll_as`.
     #[inline(always)]
     pub(crate) fn poll<T, E>(
@@ -296,8 +295,7 @@ where
     }
 }
 
-/// For a future whose time is up: pending while its hooks run. Then gives the error that was kept. The future is not polled any
-/// more.
+/// Polls a future whose time is up: waits for its hooks, then gives the kept error. The user's future is not polled.
 #[cold]
 #[inline(never)]
 fn end_after_hooks(
@@ -444,7 +442,7 @@ fn drop_inside<F>(polled: &mut SuspendedScope, mut future: Pin<&mut Option<F>>) 
         // The drop of such a future, `&mut future` for example, runs no code that could see the scope.
         return future.set(None);
     }
-    // If an unwinding ends here, nobody is left to receive its error.
+    // If the future's drop unwinds with the scope's error, `open` returns that error. Nobody is left to receive it.
     let _ = Thread::with(|thread| polled.open(thread, ptr::null(), true, |_| future.set(None)));
 }
 

@@ -190,7 +190,6 @@ impl Scope {
         })
     }
 
-    /// The error of a call that was interrupted.
     pub(crate) fn interrupted(
         &self,
         location: &'static Location<'static>,

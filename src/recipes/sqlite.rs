@@ -25,7 +25,8 @@ pub fn look_at_scopes(connection: &mut Connection) -> rusqlite::Result<()> {
 
     // SQLite checks after every 1000 of its steps: every few tens of microseconds.
     connection.progress_handler(1000, Some(is_expired))?;
-    // An interrupt does not end the wait for a lock. So that wait is made of sleeps, which end with the scope.
+    // SQLite's interrupt does not end a wait for a lock. So the wait consists of `timebox::sleep`s: these end with the
+    // scope.
     connection.busy_handler(Some(|tries| tries < PATIENCE && sleep(Duration::from_millis(1)).is_ok()))
 }
 

@@ -18,9 +18,9 @@ const MINUTE: u64 = 60_000_000_000;
 /// What a policy sets. Times and durations are in nanoseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Bounds {
-    /// How many reports are written in any minute, at most.
+    /// In any minute, at most this many reports are written.
     pub(super) per_minute: u32,
-    /// How long a stack that was written is not written again.
+    /// After a report is written, a report with the same stack is not written for this time.
     pub(super) once_per: u64,
     /// Before this time nothing is written.
     pub(super) quiet_until: u64,

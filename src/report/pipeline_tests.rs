@@ -166,7 +166,7 @@ fn a_full_queue_loses_reports_and_holds_nobody_up() {
     assert_eq!(dropped(), before + 100_000 - 64);
     drop(open);
     assert!(flush(LONG));
-    // The sink's queue may have been full too, and have lost some of these reports.
+    // The sink has a queue of its own. That queue may have been full and have lost reports: `dropped` counts them.
     let written = written.lock().unwrap().len() as u64;
     assert_eq!(written + dropped() - before, 100_001);
     assert!(written > 32 && recent().len() <= 64);

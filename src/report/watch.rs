@@ -61,7 +61,8 @@ static DURATIONS: Durations = Durations {
     stuck: AtomicU64::new(NEVER),
 };
 
-/// Whether all threads are to be looked at: the scopes that are open may have been entered before there was a policy.
+/// Whether the next pass looks at all threads. A new policy sets it, because scopes may have been open already, and
+/// their threads do not ask for a look.
 static LOOK_AT_ALL: AtomicBool = AtomicBool::new(false);
 
 // Relaxed throughout: a look that is under way may follow the policy before or the policy after.
@@ -112,7 +113,7 @@ struct Watched {
     frame_word: u64,
     /// Open while a scope of the thread is being reported.
     target: Option<Target>,
-    /// The scopes that were reported, and are open as far as is known.
+    /// The reported scopes that may still be open.
     reported: Vec<Reported>,
     /// The polls in which the thread was at the last look.
     polls: Vec<SeenPoll>,
@@ -240,7 +241,7 @@ impl Watched {
         self.peek(peeked, now);
         self.polls.retain(|seen| peeked.scopes().iter().any(|scope| seen.is_of(scope)));
         let (mut due, mut stuck) = (None, None);
-        // If there are more scopes than these, the outermost scope is not known.
+        // If the copy is cut, the outermost scope is not in it.
         let outermost = peeked.scopes().iter().rposition(|scope| !scope.kind.is_only_watched());
         let outermost = outermost.filter(|_| !peeked.is_cut);
         for (depth, scope) in peeked.scopes().iter().enumerate().filter(|(_, scope)| !scope.mocked) {
@@ -262,7 +263,7 @@ impl Watched {
                     first = first.min(now + STUCK_POLL);
                     continue;
                 }
-                // The outermost scope that is due is reported, with its latest event.
+                // Scopes come innermost first. So this reports the outermost scope that is due, with its latest event.
                 if event == Event::Stuck {
                     stuck = Some(*scope);
                 } else {

@@ -26,7 +26,7 @@ const PACE: u64 = 1_000_000;
 /// The state that an await keeps from poll to poll.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct AwaitState {
-    /// Whether the await began in a scope that was not over.
+    /// Whether the await was polled before its scope was over.
     began_in_time: bool,
     /// Since when the await has been pending in a scope that is over; 0 if it is not pending in such a scope.
     since: u64,

@@ -119,8 +119,7 @@ pub fn checkpoint_or_unwind() {
 #[inline(never)]
 fn unwind(thread: &Thread, location: Place) {
     if std::thread::panicking() {
-        // The caller's `is_quiet` may have found that this check is due to read the clock. The check does not read it, so the
-        // next check must.
+        // This check may have been due to read the clock, and does not read it. So the next check must.
         thread.look_again();
         return;
     }
@@ -223,8 +222,8 @@ impl Scope {
     /// Whether this scope is over, by the clock.
     pub(crate) fn is_over_by_clock(&self, thread: &Thread) -> bool {
         let node = self.nearest_node();
-        // The watchdog ends the node a little after the deadline of a linked token has passed. So this check compares the
-        // token's deadline with the clock itself.
+        // The watchdog ends the node a little later than the deadline of a linked token. So this check compares the
+        // token's deadline (in `expires_at`) with the clock.
         let mut ended_at = NEVER;
         let deadline = self.armed(thread);
         let now = thread.look(|| {

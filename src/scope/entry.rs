@@ -129,8 +129,9 @@ pub(super) fn try_enter_duration(
         return Err(reject(thread, asked, location, Kind::Block));
     }
     let (outer, entered) = (thread.deadline.get(), thread.now.get());
-    // The first comparison is needed, since `entered` may be later than `outer`: a check of an outer scope stores its
-    // reading in `thread.now`, but compares the reading only with the deadline of that outer scope.
+    // `entered` may be later than `outer`: a check of an outer scope stores its reading of the clock in `thread.now`,
+    // but compares the reading only with the deadline of that outer scope. So the first comparison keeps the
+    // subtraction from overflowing.
     if entered < outer && outer - entered <= asked {
         return Ok(prepared(asked, entered, outer));
     }

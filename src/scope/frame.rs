@@ -474,7 +474,7 @@ impl Scope {
         self.leave(thread);
     }
 
-    /// The part of leaving that few scopes need. The thread already points to the outer frame.
+    /// The part of [`leave`](Self::leave) for scopes with a node or a hold. The thread already points to the outer frame.
     #[cold]
     #[inline(never)]
     fn leave_flag(&mut self, thread: &Thread) {

@@ -52,7 +52,8 @@ fn fall_asleep(mock: &Arc<Mock>) {
     look(mock);
 }
 
-/// Starts a [`Move`] if the clock moves by itself and no thread is awake. If a [`Move`] runs already, it looks again.
+/// If no thread is awake and the clock moves by itself, submits a [`Move`]. If there is a [`Move`] already, has it try
+/// once more.
 fn look(mock: &Arc<Mock>) {
     {
         let mut presence = lock(&mock.presence);

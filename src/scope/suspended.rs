@@ -290,7 +290,6 @@ impl SuspendedScope {
     /// The last error that named this scope, if the scope was asked to remember it.
     pub(crate) fn take_raised(&mut self) -> Option<TimeoutError> {
         let cold = self.cold.get()?;
-        // If there is a node, it has recorded the errors that name the scope, so ask it first.
         let told = cold.node.as_ref().and_then(|node| node.take_raised());
         told.or_else(|| cold.extras.as_ref()?.take_raised())
     }

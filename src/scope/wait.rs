@@ -10,7 +10,6 @@ use crate::error::{Cause, RaiseContext, Termination, TimeoutError};
 use crate::thread::Thread;
 use crate::time::{Kind as LimitKind, Limit, NEVER};
 
-/// The limit of a wait that has begun.
 pub(crate) struct WaitLimit {
     spec: ScopeSpec,
     end: Termination,

@@ -65,9 +65,9 @@ impl Alarm {
         self.word.fetch_or(RUNNING, Ordering::AcqRel) & RUNNING == 0
     }
 
-    /// Like [`start`](Self::start), for a thread that is about to be started. `false` if a thread runs, or is being
-    /// started, already. The alarm is not [reliable](Self::is_reliable) before [`started`](Self::started). If the
-    /// thread cannot be started, [`forget`](Self::forget) takes the claim back.
+    /// Claims the alarm for a thread that the caller is about to start. Returns `false` if the alarm has a thread, or
+    /// another caller is starting one. The alarm is [reliable](Self::is_reliable) once [`started`](Self::started) is
+    /// called. If the thread cannot be started, [`forget`](Self::forget) takes the claim back.
     #[cfg(not(timebox_loom))]
     pub(crate) fn claim(&self) -> bool {
         // AcqRel: as in `start`.

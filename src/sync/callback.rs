@@ -137,7 +137,7 @@ impl Callback {
             return Call::Rejected;
         }
         if state.suspensions > 0 || state.running.is_some() {
-            // This may drop an earlier waker under the lock: a weak waker of ours, whose drop runs no foreign code.
+            // This may drop an earlier waker under the lock. It is a weak waker of this crate, so its drop runs no foreign code.
             state.due = Some(caller.waker());
             return Call::Later { runs: state.suspensions == 0 };
         }
@@ -224,9 +224,9 @@ impl Callback {
         }
     }
 
-    /// Pending while another thread runs the closure. Pending too while a run is yet to come (`comes` returns `true`)
-    /// and nothing prevents that run. When this changes, `waker` is woken. A new waker of the same `waiter` replaces
-    /// the earlier waker. `comes` is called under the lock that [`hold_back`](Self::hold_back) takes.
+    /// Pending while another thread runs the closure. Also pending while a run is yet to come (`comes` returns `true`)
+    /// and nothing prevents that run. `waker` is woken once neither is the case. It replaces the earlier waker of the
+    /// same `waiter`. `comes` is called under the lock that [`hold_back`](Self::hold_back) takes.
     pub(crate) fn poll_idle(&self, waiter: usize, waker: &Waker, comes: impl Fn() -> bool) -> Poll<()> {
         if !self.made_in.is_current() {
             return Poll::Ready(());

@@ -39,7 +39,7 @@ pub enum Mutant {
     NoMoveLock = 16384,
     /// A watchdog that returns from a call ignores that its deputy has taken over.
     BlindReturn = 32768,
-    /// The watchdog's deputy goes to sleep without another look for a call.
+    /// The watchdog's deputy does not look a last time for a call before it goes to sleep.
     DeafDeputy = 65536,
     /// A deputy that takes over looks only at the timers of threads whose `earliest` is due.
     ShortLook = 131_072,

@@ -41,9 +41,9 @@ pub(crate) fn with_traced<R>(
     f(&mut Context::from_waker(&waker))
 }
 
-/// For a traced waker, the waker of the task. Any other waker is returned as it is.
+/// The task's own waker, if `waker` is a traced waker. Otherwise `waker` itself.
 ///
-/// Used for wakers that this crate keeps for itself: a clone of the result calls no listener.
+/// For wakers that this crate keeps for itself: a clone of the result calls no listener.
 #[inline]
 pub(crate) fn untraced(mut waker: &Waker) -> &Waker {
     while ptr::eq(waker.vtable(), &raw const TABLE) {

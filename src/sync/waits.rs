@@ -53,7 +53,6 @@ pub(crate) trait Notify: Send + Sync {
 }
 
 struct Listed {
-    /// The runs that the waiting thread is in.
     inside: Vec<Run>,
     awaited: Run,
     ending: Ending,

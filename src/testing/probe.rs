@@ -84,7 +84,6 @@ fn with_probe(probe: Arc<dyn Probe>) -> TestEnv {
     TestEnv::of(setup)
 }
 
-/// Runs a body in a scope of its own, with a probe.
 pub(super) fn run<R>(
     probe: Arc<dyn Probe>,
     location: Place,

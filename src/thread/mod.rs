@@ -71,8 +71,7 @@ pub(crate) fn ensure_watchdog() -> bool {
 #[inline(never)]
 fn start_watchdog() -> bool {
     let is_there = global().try_to_start();
-    // Without a watchdog, an expiry is noticed only by a reading of the clock. So the next check, perhaps in another poll, reads
-    // the clock.
+    // Without a watchdog, a check notices an expiry only if it reads the clock. So the next check reads the clock.
     look_again();
     is_there
 }

@@ -192,7 +192,7 @@ fn cancel_while_the_tree_grows() {
     assert!(child.is_over() && grandchild.is_over());
 }
 
-/// When a call of `cancel` has returned, all nodes beneath are over, even if another call was first.
+/// Two threads cancel the root. Each call returns only after the child is over, also the call that comes second.
 fn cancel_twice() {
     let root = node(None, NEVER);
     let child = node(Some(&root), NEVER);
@@ -263,8 +263,7 @@ fn cancel_while_a_child_moves() {
     assert!(!old.is_over());
 }
 
-/// Each of two futures is polled in a scope that was entered by a handle of the other. At most one becomes a child of the
-/// other.
+/// Two threads make two futures each the parent of the other. Only one of them succeeds.
 fn move_beneath_each_other() {
     let (one, two) = (node_of(None, NEVER, true), node_of(None, NEVER, true));
     let (moved, to) = (Arc::clone(&one), Arc::clone(&two));

@@ -7,7 +7,8 @@ use crate::sync::{AtomicU8, Ordering, const_fn};
 pub(crate) struct Settings(AtomicU8);
 
 impl Settings {
-    /// The watchdog's fence is asymmetric: it acts on the threads that arm too. So an arm needs only a compiler fence.
+    /// The watchdog uses `heavy_barrier`, a system call that acts as a fence on all threads. So an arm needs only a
+    /// compiler fence.
     pub(super) const ASYMMETRIC: u8 = 1;
     /// Limits are off.
     const OFF: u8 = 2;

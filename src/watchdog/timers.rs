@@ -131,8 +131,8 @@ impl Timers {
             group.set_listed(at, false);
             heap.extend(group.timer(at).map(entry));
         }
-        // Stored with the heap's lock held. So a look that finds the nursery empty waits for the lock, and then finds the
-        // records in the heap.
+        // Stored before the heap's lock is released. So a look that reads this 0 gets the lock only after this function
+        // has released it, and then finds the records in the heap.
         self.listed.store(0, Ordering::Relaxed);
     }
 

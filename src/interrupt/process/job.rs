@@ -280,7 +280,7 @@ impl<'r> Job<'r> {
             self.pause = pause * 2;
             let tells = member.is_some() || self.ended.is_none() && self.pidfd.is_some();
             let next = if tells { NEVER } else { os::monotonic_nanos().saturating_add(nanos(pause)) };
-            // An error of a pipe is ignored, because the processes must be killed all the same.
+            // If a pipe fails, the processes must be killed all the same. So the error is ignored.
             let _served = self.serve(poller, member.as_ref().map(AsFd::as_fd), false, until.min(next));
         }
     }

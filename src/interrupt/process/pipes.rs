@@ -16,7 +16,7 @@ const PIPE_SIZE: usize = 1 << 20;
 #[derive(Clone, Copy)]
 pub(super) struct Cap {
     pub(super) most: usize,
-    /// Whether the command is stopped if it writes more.
+    /// Whether the command is stopped once it has written more than `most` bytes.
     pub(super) stops: bool,
 }
 

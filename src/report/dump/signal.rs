@@ -54,7 +54,7 @@ mod platform {
         // this process can tell that the signal was not its own.
         let came = Arc::new(AtomicBool::new(false));
         let flag = signal_hook::flag::register(signal, Arc::clone(&came))?;
-        // The handler sets the flag first, since the flag was registered first.
+        // The pipe is registered after the flag. So the handler sets the flag before it wakes the thread.
         let pipe = pipe::register(signal, wake).inspect_err(|_| {
             unregister(flag);
         })?;

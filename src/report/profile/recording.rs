@@ -20,8 +20,8 @@ const MOST_REASONS: usize = 8;
 pub(super) enum Doing {
     /// It ran on a thread, or was ready to run.
     Running,
-    /// Its thread was blocked in the system call with this number. `None`: without a system call, or the number is not
-    /// kept.
+    /// Its thread was blocked. The number is that of the system call. `None`: it was in no system call, or the number
+    /// is not kept.
     Blocked(Option<i64>),
     /// It was a future between two polls.
     Pending,

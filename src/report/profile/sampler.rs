@@ -190,7 +190,7 @@ pub(super) fn remove(profile: ProfileId) {
 /// A profile that is due for a sample.
 struct Due {
     shared: Arc<Shared>,
-    /// As they were before this sample.
+    /// The periods before this sample.
     periods: Periods,
     /// `None` until the profile's own code is found. Then: how many periods have had their sample, this one included.
     done: Option<u64>,
@@ -220,7 +220,7 @@ impl Due {
     }
 }
 
-/// For each profile that runs: the profiles around it.
+/// Maps each running profile to the profiles that it runs in.
 struct Lineage(HashMap<ProfileId, Vec<ProfileId>>);
 
 impl Lineage {
@@ -252,10 +252,10 @@ struct Open {
     used: u64,
 }
 
-/// A thread that is looked at.
+/// A thread whose stack is being copied for a sample.
 struct Look {
     begun: Begun,
-    /// The visits, read before the copy was made. The thread ran meanwhile, so they may be out of date.
+    /// The visits before the copy. The thread may have ended some of them since.
     before: Visits,
 }
 

@@ -54,7 +54,8 @@ pub(super) enum Found {
     /// A poll is under way.
     Polled,
     Pending(Place),
-    /// The copies tell the place, for this sample and for the `owed` samples. Give the place to [`Waiting::know`].
+    /// The caller must find the place in the copies, and give it to [`Waiting::know`]. It is the place of this sample
+    /// and of the `owed` earlier samples.
     Copied {
         copies: AwaitCopies,
         poll: u64,
@@ -137,7 +138,8 @@ pub(super) fn pending(place: Place) -> Seen {
     Seen { by_handle: false, doing: Doing::Pending, place }
 }
 
-/// The place that the copies tell, and one of their stacks. The stack knows the modules of the process.
+/// The place at which a future waits, from the stacks that its poll took. Also returns one of these stacks, because it
+/// knows the modules of the process.
 pub(super) fn place_of(copies: AwaitCopies, unwinder: &mut Unwinder) -> (Place, Option<RawStack>) {
     let stacks = copies.unwind(unwinder);
     if stacks.is_empty() {

@@ -105,7 +105,6 @@ pub(crate) struct ScopeCopies {
     scopes: [ScopeCopy; MOST_SCOPES],
 }
 
-/// The bytes of an object, as they were copied.
 struct Bytes<const N: usize>([u8; N]);
 
 impl<const N: usize> Bytes<N> {

@@ -43,8 +43,6 @@ impl Scope {
         own.into_iter().chain(around.map(|(end, _)| end)).min()
     }
 
-    /// What the scopes that are over mean for an await in this scope: either the await is dropped, or the body may
-    /// clean up until a time.
     pub(in crate::scope) fn after_end(&self, now: u64) -> AfterEnd {
         let (mut in_poll, mut until, mut dropping) = (true, NEVER, None);
         for scope in self.visible() {

@@ -18,7 +18,7 @@ pub(crate) fn error_at(thread: &Thread, location: &'static Location<'static>) ->
     innermost(thread, |scope| Some(scope?.error(RaiseContext::at(location, clock::now()))))
 }
 
-/// The earliest end of a scope or a node: its `own` end, or the deadline of a linked token.
+/// The earlier of two ends: `own`, or the deadline of a token to which `node` is linked.
 fn earliest_end(own: Termination, node: Option<&Arc<Node>>) -> Termination {
     match node.and_then(Node::earliest_link) {
         Some(other) if other.deadline < own.at => Termination::through_link(&other.origin_at_deadline()),
@@ -170,7 +170,7 @@ impl Scope {
         let mut boundary = None;
         let mut outermost = None;
         for scope in self.stack() {
-            // Look no further than this poll: outside it lie the foreign frames of an executor.
+            // This is a block around a poll. An executor may lie between them, and the unwinding must not cross it.
             if polled && !scope.kind.is_polled() {
                 break;
             }

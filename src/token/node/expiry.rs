@@ -126,7 +126,7 @@ impl Node {
         if !self.is_over() {
             return None;
         }
-        // If a fork has lost the origin, the time is not known: 0 stands for it.
+        // `origin_on` gives `None` if a fork has lost the lock. Then the time is not known, and 0 stands for it.
         let at = self.origin_on(clock).map_or(0, |origin| origin.termination.at);
         Some(at)
     }

@@ -129,8 +129,8 @@ impl Node {
         drop(waker);
     }
 
-    /// Lets `swap` exchange a clone of `waker` with a waker in the state. To clone or to drop a waker runs foreign
-    /// code, so both happen without the lock. `None` if a fork has lost the lock.
+    /// Calls `swap` with the locked state and a clone of `waker`, which `swap` may exchange. A waker's clone and drop
+    /// run foreign code, so both happen outside the lock. `None` if a fork has lost the lock.
     pub(super) fn with_waker<R>(
         &self,
         waker: &Waker,

@@ -51,8 +51,7 @@ impl Node {
     /// `even_if_over` is not set.
     pub(super) fn end_by(&self, end: Termination, even_if_over: bool) -> bool {
         let Some(mut state) = self.state.lock() else {
-            // The thread that held the lock was lost in a fork. So only the flag is set, and the end propagates to no
-            // other node.
+            // A fork has lost the lock. So the end cannot be recorded; only the flag is set.
             return !self.over.swap(true, Ordering::AcqRel);
         };
         // `even_if_over`: a node that is over because of its parent may still end by itself, since it may leave the parent.
@@ -231,7 +230,6 @@ impl Node {
         Some(on_clock(&self.origin()?, &self.env, clock))
     }
 
-    /// The origin that the node will have if its own deadline ends it.
     pub(crate) fn origin_at_deadline(&self) -> Arc<Origin> {
         Arc::new(self.origin_of(Termination::new(self.cause, self.deadline)))
     }

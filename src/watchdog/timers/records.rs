@@ -124,7 +124,6 @@ impl Records {
         any
     }
 
-    /// How many entries of the heap are stale at most.
     pub(super) fn stale(&self) -> usize {
         self.stale.load(Ordering::Relaxed) as usize
     }
@@ -172,8 +171,8 @@ impl Records {
 }
 
 impl Records {
-    /// The ticket of the waker in the record, if the ticket's short number is `short`. `None`: the record is empty or
-    /// was filled anew, so the heap entry with this number is stale.
+    /// The ticket of the waker in the record, if `short` is the ticket's short number. Otherwise the record is empty or
+    /// was filled anew: then the heap entry with the number `short` is stale.
     pub(super) fn filling(&self, index: u32, short: u32) -> Option<Ticket> {
         self.record(index).waker.ticket().filter(|ticket| ticket.short() == short)
     }

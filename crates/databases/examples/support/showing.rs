@@ -26,7 +26,7 @@ pub(crate) fn check(holds: bool, what: &str) -> Result<(), AnyError> {
     if holds { Ok(()) } else { Err(format!("not so: {what}").into()) }
 }
 
-/// The error of work that had to run into its limit.
+/// Returns the timeout of the work. Fails if the work ended in another way.
 pub(crate) fn timed_out<T>(result: Result<T, AnyError>) -> Result<TimeoutError, AnyError> {
     match result {
         Ok(_) => Err("not so: the work was stopped".into()),

@@ -33,7 +33,6 @@ pub(crate) fn connect(server: &Server) -> (Conn, Session) {
     (connection, session)
 }
 
-/// A control connection with a bound that is long enough even on a busy machine.
 pub(crate) fn control(server: &Server) -> Arc<Control> {
     Control::with_bound(&options(server), HANG).unwrap()
 }

@@ -65,7 +65,7 @@ fn r2d2_the_wait_for_a_connection_ends_with_a_cancel_or_the_pools_patience() {
 #[derive(Clone, Copy)]
 enum Cancel<'a> {
     Works,
-    /// The cancel works, but the connection is in doubt, as if another cancel could still arrive.
+    /// The cancel works. Besides, the test marks the connection as if a second cancel could still arrive.
     IsInDoubt,
     /// No cancel reaches the server. The scope is cancelled by this token when the query is about to begin.
     IsLost(&'a CancellationToken),
@@ -108,7 +108,8 @@ async fn settles_or_discards(
         last = next;
         assert!(start.elapsed() < HANG);
     }
-    // If nothing ends the query, its future is dropped after the grace, and the pool does not get the connection back.
+    // Here the cancel is lost, so the query goes on. Its future is dropped after the grace, and the pool must discard
+    // the connection.
     for _ in 0..3 {
         let token = CancellationToken::new();
         let run = Timebox::new(Limit::NONE)

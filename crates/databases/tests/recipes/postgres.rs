@@ -178,8 +178,8 @@ fn after_a_cancelled_statement_the_row_is_free_and_unchanged() {
     }
 }
 
-/// Only the statement is guarded, and a cancel never ends the commit. So after `Ok` the transaction is committed, and after an
-/// error it is not.
+/// A cancel can end only the statement, since the commit is not guarded. So after `Ok` the transaction is committed,
+/// and after an error it is not.
 #[test]
 fn a_swept_transaction_is_done_or_not_done() {
     let _alone = alone();

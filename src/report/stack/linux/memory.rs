@@ -134,7 +134,7 @@ fn by_call(address: u64, into: &mut [u8]) -> usize {
     usize::try_from(count).unwrap_or(0)
 }
 
-/// The bytes of a range, as far as they can be read: `None` if there are none.
+/// Up to `len` bytes from `address` on: fewer if a later page cannot be read, `None` if not even the first byte can.
 pub(super) fn bytes(memory: &impl ReadMemory, address: u64, len: usize) -> Option<Vec<u8>> {
     let mut bytes = vec![0; len];
     let count = memory.read(address, &mut bytes);

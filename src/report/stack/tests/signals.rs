@@ -77,8 +77,8 @@ fn the_signals_of_others_are_passed_on() {
             // delivered.
             wait_for(|| !is_pending(runner.thread.tid, libc::SIGURG));
             send(runner.thread.tid, libc::SIGURG);
-            // While the other's signal is pending, this crate's signal is lost. The request is served all the same,
-            // because the handler serves requests at every signal.
+            // While the foreign signal is pending, the system drops this crate's signal. But the crate's handler also
+            // runs for the foreign signal, and then serves the request.
             assert!(Eyes::copy(&target).stack.registers.is_some());
             wait_for(|| FOREIGN.load(Ordering::Relaxed) == sent);
         }
