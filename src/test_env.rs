@@ -212,7 +212,6 @@ mod on {
     // `ENTERED` has no destructor, so the destructors of other thread-locals can use it.
     thread_local!(static ENTERED: Cell<u32> = const { Cell::new(0) });
 
-    /// Whether this thread is in an environment.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn is_entered() -> bool {
         ENTERED.get() != 0

@@ -248,7 +248,7 @@ where
             *this.announced = None;
             let hook = &this.guard.hook;
             let Some(result) = this.done.take() else { return Poll::Pending };
-            // The hook was never in a scope, so it cannot have fired.
+            // Without `last`, the hook was never registered with a scope. So it has not fired, and the result is good.
             let Some(last) = &this.guard.last else { return Poll::Ready(Ok(result)) };
             let how = match result_of_call(result, hook, location) {
                 Ok(result) => return Poll::Ready(Ok(result)),

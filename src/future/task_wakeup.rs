@@ -54,7 +54,8 @@ struct Waiting {
     key: usize,
 }
 
-/// For a task that no watchdog can wake yet: wakes it at once. Its next poll then tries again to start a watchdog.
+/// Wakes the task at once, because there is no watchdog that could wake it later. Its next poll tries again to start
+/// one.
 #[cold]
 #[inline(never)]
 pub(super) fn poll_again(waker: &Waker) {
@@ -197,7 +198,8 @@ impl TaskWakeup {
         }
     }
 
-    /// Wakes the task of an await at `end`, or when a scope around it is over. `end` is a time on the clock of `env`.
+    /// For a pending await: wakes its task at `end`, and as soon as a scope around the await is over. `end` is a time on
+    /// the clock of `env`.
     pub(super) fn wake_await(&mut self, thread: &Thread, env: &TestEnv, end: u64, waker: &Waker) {
         let shares_clock = env.shares_clock(&TestEnv::current());
         // A clone or a drop of a waker runs foreign code, so it is done below, where no scope's frame is borrowed.

@@ -58,7 +58,7 @@ pub(super) fn serve(functions: &[&dyn Function], memory: u64) -> ! {
         // The function, and processes that it starts, must not read from the stream, so the standard input becomes empty. (The
         // clone of the stream is closed on exec.)
         os::replace_stdin(File::open("/dev/null")?.as_fd())?;
-        // The greeting. It tells the program that `main` calls `entry`.
+        // The first message is empty. It tells the program that the child's `main` calls `entry`.
         wire::write(&stream, &())?;
         let requests = requests(stream.try_clone()?)?;
         for request in requests {

@@ -41,9 +41,9 @@ pub(crate) struct AwaitCopies {
 /// A stack, up to the traced poll at least.
 #[derive(Debug)]
 enum Taken {
-    /// A copy. `poll`: an address in the frame of the traced poll.
+    /// A copy by this crate. `poll` is an address in the stack frame of the traced poll.
     Copy { copy: Box<StackCopy>, poll: u64 },
-    /// Taken by std, where no copy can be had.
+    /// A backtrace of std, on systems on which this crate copies no stacks.
     ByStd(OwnStack),
 }
 

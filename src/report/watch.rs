@@ -429,7 +429,7 @@ fn times(scope: &ScopeCopy, is_outermost: bool) -> impl Iterator<Item = (Event, 
     .into_iter()
 }
 
-/// When the scope is due for its next report, if the events `told` were reported already.
+/// The time of the scope's next report; `NEVER` if there will be none. `told` are the events that were reported.
 fn next_time(scope: &ScopeCopy, told: u8, now: u64) -> u64 {
     let left = times(scope, true).filter(|&(event, _)| event as u8 & told == 0);
     left.map(|(_, at)| at).filter(|&at| at > now).min().unwrap_or(NEVER)

@@ -128,9 +128,9 @@ impl AwaitState {
 #[cfg(not(timebox_loom))]
 const AT_ONCE: u32 = 128;
 
-/// Whether an await that could end at once takes a break: it stays pending for one more poll. So a loop of such awaits leaves its
-/// poll now and then: other tasks run, the loop can be aborted, and limits around the loop act. In a test environment no await
-/// takes a break, since every run must go the same way.
+/// Whether an await that could end at once stays pending for one more poll. Without such breaks, a loop of such awaits
+/// would never leave its poll: no other task would run, nobody could abort the loop, and limits around it would not
+/// act. In a test environment the result is `false`, because every run must go the same way.
 #[cfg(not(timebox_loom))]
 pub(crate) fn takes_a_break() -> bool {
     if TestEnv::is_in_force() {

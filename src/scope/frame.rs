@@ -228,9 +228,9 @@ fn catch(scope: &Scope, body: impl FnOnce(&Scope)) -> thread::Result<()> {
     catch_unwind(AssertUnwindSafe(|| body(scope)))
 }
 
-/// Keeps the compiler from moving stores over this point. A report may read the frames in a signal handler of the
-/// thread. So a frame must be complete before the thread points to it, and its memory must not be reused while the
-/// thread points to it.
+/// A compiler fence: no store moves over this point. A signal handler on this thread may read the frames for a report.
+/// So a frame must be complete before the thread points to it. Its memory may be reused only after the thread has
+/// stopped pointing to it.
 #[cfg_attr(not(debug_assertions), inline(always))]
 fn show() {
     #[cfg(all(feature = "report", not(timebox_loom)))]
@@ -319,7 +319,7 @@ impl Scope {
         })
     }
 
-    /// The effective deadline of the scopes around this one whose ends apply in this scope.
+    /// The effective deadline of the outer scope; `NEVER` if this scope hides the outer scopes.
     #[inline]
     pub(crate) fn around(&self) -> u64 {
         if self.kind.is_boundary() { NEVER } else { self.outer_deadline }

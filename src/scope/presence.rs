@@ -192,8 +192,8 @@ impl Wait {
     }
 
     fn see_to_the_clock(&self, until: u64) {
-        // A move of the clock may wait for the work that this thread runs. If this work then waited for the clock,
-        // neither would go on: so ask the move to go on to `until`.
+        // A move of the clock may be waiting for the work of this thread (`tracking`). Now the work waits for the
+        // clock. The move is asked to go on to `until`, otherwise both would wait for ever.
         if until != NEVER && tracking().is_some() && lock(&self.mock.presence).movers > 0 {
             self.mock.ask(until);
         }

@@ -69,8 +69,8 @@ impl Scope {
                 }
             }
             self.check_by_clock(location)?;
-            // If neither the scope nor the sleep has ended, the deadline has moved: sleep again. If this thread moves
-            // the mock clock, an endless sleep ends here too, since no other thread could end it.
+            // Sleep again if the time is not up: then the deadline has moved. An endless sleep of the thread that moves
+            // the mock clock returns here, because no other thread could end it.
             if end <= clock::now() || (until == NEVER && test_hooks::moves_clock()) {
                 return Ok(());
             }

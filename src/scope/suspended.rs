@@ -182,7 +182,6 @@ impl SuspendedScope {
         Ok(())
     }
 
-    /// The error of a scope that was not entered.
     #[cold]
     pub(crate) fn refusal(&mut self, thread: &Thread, refused: Rejected) -> TimeoutError {
         match self.cold.get() {

@@ -58,7 +58,8 @@ impl InChild {
     #[cold]
     fn install_now(&self) {
         if !std::ptr::eq(self, &raw const COUNT) {
-            // Handlers are called in the order of their installation. So the child counts its generation first.
+            // Handlers run in the order of their installation. `COUNT` is installed first, so a child has its new generation
+            // before `self.handler` runs.
             COUNT.install();
         }
         at_fork_in_child(self.handler);
@@ -134,7 +135,6 @@ pub(crate) struct PerProcess<T> {
 }
 
 impl<T> PerProcess<T> {
-    /// `value` is for this process; `make` makes the values of its children.
     pub(crate) const fn new(value: T, make: fn() -> T) -> Self {
         Self { value, make, next: SetOnce::new() }
     }

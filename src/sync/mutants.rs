@@ -37,7 +37,7 @@ pub enum Mutant {
     NoSecondSpread = 8192,
     /// Nodes are moved to another parent without the lock that orders all moves.
     NoMoveLock = 16384,
-    /// A watchdog that returns from a call ignores that its deputy has taken over.
+    /// A watchdog stays the watchdog after a call, although its deputy has taken over during the call.
     BlindReturn = 32768,
     /// The watchdog's deputy does not look a last time for a call before it goes to sleep.
     DeafDeputy = 65536,

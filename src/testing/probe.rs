@@ -45,7 +45,7 @@ impl Injector {
         lock(&self.seen).clone()
     }
 
-    /// The scope around the body is open, so points count from now on.
+    /// Called as soon as the scope around the body is open. Points count from then on.
     fn begin(&self, scope: &Scope) {
         // Relaxed: another thread reads `own` only after it has got a handle or a future from the body. That
         // synchronizes the thread with this one, so it sees this store.

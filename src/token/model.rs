@@ -263,7 +263,7 @@ fn cancel_while_a_child_moves() {
     assert!(!old.is_over());
 }
 
-/// Two threads make two futures each the parent of the other. Only one of them succeeds.
+/// Two threads make two futures each the parent of the other. At most one of them succeeds.
 fn move_beneath_each_other() {
     let (one, two) = (node_of(None, NEVER, true), node_of(None, NEVER, true));
     let (moved, to) = (Arc::clone(&one), Arc::clone(&two));
@@ -385,7 +385,7 @@ fn await_a_hook_that_ends() {
     let future = node(None, NEVER);
     let entry = Entry::from_hook(Hook::inline(counted(&runs, &never)), DefaultRepeat::Once);
     future.add_hook(&entry, HookOwner::Scope).unwrap();
-    // The node is leaked: if the model fails, its locks are gone by the time that the node would be dropped.
+    // Leaks the node. If the model fails, loom destroys the node's locks first, so a drop of the node would panic.
     std::mem::forget(Arc::clone(&future));
     let (fires, ends) = (Arc::clone(&entry), Arc::clone(&entry));
     let threads =

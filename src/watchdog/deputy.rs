@@ -29,7 +29,8 @@ const STEP: u64 = 2;
 pub(super) struct Deputy {
     /// Whether the watchdog is in a call, and in which.
     word: AtomicU64,
-    /// The watchdog makes no call before this time, unless something is posted or armed meanwhile.
+    /// The watchdog expects no call before this time. Something that is posted or armed meanwhile may bring an earlier
+    /// call.
     expected: AtomicU64,
     /// The deputy reads the word at this time, or before.
     looks_at: AtomicU64,
@@ -190,8 +191,8 @@ impl Deputy {
         &self.alarm
     }
 
-    /// Called in a forked child, which has no deputy. If the watchdog forked in a call, its copy in the child is not
-    /// the watchdog.
+    /// Called in a forked child, which has no deputy. If a call of the watchdog has forked, the calling thread goes on
+    /// in the child. The new word tells it that it is not the watchdog any more.
     #[cfg(not(timebox_loom))]
     pub(super) fn restart(&self) {
         self.alarm.forget();

@@ -134,7 +134,7 @@ impl Watchdog {
     /// end. Returns `None` if the deputy has taken over meanwhile. With `takes_over`, looks at all timers, since the
     /// former watchdog may be stuck at any of them.
     fn pass(&'static self, heavy: bool, takes_over: bool, planned: u64) -> Option<(alarm::Key, u64)> {
-        // Read before the first look: a ring after this makes the sleep end at once.
+        // The key is read before the timers. So if the alarm rings after this line, the sleep ends at once.
         let key = self.alarm.key();
         let now = clock::now();
         #[cfg(feature = "report")]

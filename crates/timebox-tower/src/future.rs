@@ -25,7 +25,7 @@ pub struct ResponseFuture<F, Res: Reply, A> {
     answer: A,
 }
 
-/// How a request ends if the service is not called for it.
+/// How a request ends without a call of the service: with an answer that refuses it, or with the error of its scope.
 enum Early<Scoped> {
     Refused(Scoped),
     Over(TimeoutError),

@@ -120,13 +120,13 @@ impl RequestScope {
         Self { scope, location, reason, polling: false, idle, silence, bodiless: false, trailers }
     }
 
-    /// Polls the rest of the response in the scope, and then looks at the deadline. So a rest that is ready is returned
-    /// even late. While the rest is pending, the task is woken at the deadline.
+    /// Calls `poll` in the scope, and checks the deadline after that. So an output is returned even if it is late. If
+    /// `poll` returns `Pending`, the task will be woken at the deadline.
     ///
     /// # Errors
     ///
-    /// A [`TimeoutError`] if the rest is pending, its time is up, and the [grace](crate::TimeoutLayer::grace) has
-    /// passed. Then drop the rest in [`enter`](Self::enter), and do not poll it again.
+    /// A [`TimeoutError`] if `poll` returns `Pending` after the deadline and the
+    /// [grace](crate::TimeoutLayer::grace). Then drop the future in [`enter`](Self::enter), and do not poll it again.
     pub fn poll<T>(
         &mut self,
         cx: &mut Context<'_>,

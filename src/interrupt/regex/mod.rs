@@ -235,7 +235,6 @@ trait Search: Send + Sync + UnwindSafe + RefUnwindSafe {
         location: &'static Location<'static>,
     ) -> Result<Option<Match<'h>>, TimeoutError>;
 
-    /// Like `find_at`, with the groups.
     fn captures_at<'h>(
         &self,
         haystack: &'h str,

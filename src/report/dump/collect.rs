@@ -26,8 +26,7 @@ const MOST_THREADS: usize = 512;
 /// How long the threads are looked at, at most. Threads that are left then are not in the dump.
 const LOOKING: Duration = Duration::from_secs(2);
 
-/// How long the search for names may take, and how long the caller waits for the dump. The stacks that are left then
-/// have no names.
+/// How long the caller waits for the dump. The search for names stops then, so some stacks may have no names.
 const MAKING: Duration = Duration::from_secs(10);
 
 /// How long a running thread may take to copy itself.

@@ -35,7 +35,7 @@ pub(super) enum Place {
     Awaits(Vec<Box<[u64]>>),
     /// A future is pending, and it is not known where.
     Unknown,
-    /// The place is not kept: too many different ones had been seen.
+    /// The place was not recorded, because the profile had recorded as many places as it may.
     LeftOut,
 }
 

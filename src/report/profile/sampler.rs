@@ -214,7 +214,6 @@ impl Due {
         self.done = Some(self.periods.done + time / self.periods.length);
     }
 
-    /// Whether the profile's own code was found.
     fn is_done(&self) -> bool {
         self.done.is_some()
     }
@@ -224,7 +223,8 @@ impl Due {
 struct Lineage(HashMap<ProfileId, Vec<ProfileId>>);
 
 impl Lineage {
-    /// The outermost visit of the profile. If there is none: the outermost visit of a profile inside it.
+    /// The thread's outermost visit to the profile. If it makes none: its outermost visit to a profile that was
+    /// started inside this profile.
     fn visit_of<'a>(&self, profile: ProfileId, visits: &'a Visits) -> Option<&'a VisitCopy> {
         let is_within =
             |visit: &&VisitCopy| self.0.get(&visit.profile).is_some_and(|outer| outer.contains(&profile));

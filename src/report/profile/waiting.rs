@@ -125,7 +125,6 @@ impl Waiting {
         self.over.take()
     }
 
-    /// The samples whose place is not known yet.
     pub(super) fn unsettled(&self) -> Count {
         let mut unsettled = self.owed;
         self.over.iter().for_each(|(_, owed)| unsettled.add(*owed));

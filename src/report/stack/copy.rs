@@ -192,9 +192,8 @@ pub(crate) struct Contents {
     /// The visits to profiles, if they were asked for.
     #[cfg(feature = "profile")]
     pub(crate) visits: Visits,
-    /// Whether the scopes were copied at one moment, at which the thread stood still. A stack, if there is one, was
-    /// copied at that moment too. If this is `false`, the scopes were read twice while the thread ran, and were the
-    /// same both times.
+    /// If this is `true`, the scopes (and the stack, if there is one) were copied at one moment, while the thread stood
+    /// still. If it is `false`, the scopes were read twice while the thread ran, and were the same both times.
     pub(crate) is_consistent: bool,
     pub(crate) call: Option<Call>,
     pub(crate) state: State,

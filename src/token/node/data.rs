@@ -97,7 +97,7 @@ pub(super) struct ColdState {
     pub(super) shield_waiter: Option<Waker>,
     /// How long a future in the scope is still polled, once the scope is over.
     pub(super) grace: u64,
-    /// Whether the node keeps the last error that named it, in `raised`.
+    /// Whether `raised` keeps the last error that named the node's scope.
     pub(super) falls_back: bool,
     pub(super) raised: Option<TimeoutError>,
 }
@@ -223,7 +223,7 @@ impl HookOwner {
         matches!(self, HookOwner::Scope | HookOwner::Future)
     }
 
-    /// Whether a shield in the scope's code suspends the hook.
+    /// Whether shields suspend the hook.
     pub(super) fn is_of_scope(self) -> bool {
         self != HookOwner::Token
     }

@@ -326,7 +326,7 @@ mod tests {
         let task = Waker::from(Arc::new(Inline { node: Arc::clone(&future), ready: Mutex::new(ready) }));
         future.add_waker(&task);
         future.cancel(None);
-        // The watchdog wakes the task, so the watchdog makes the first poll.
+        // The watchdog calls `Inline::wake`, so the first poll is made on the watchdog.
         crate::watchdog::global().post(task);
         is_ready.recv_timeout(HANG).unwrap();
         assert!(entries.iter().all(|entry| entry.fires() == 1));

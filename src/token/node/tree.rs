@@ -63,7 +63,7 @@ impl Node {
             let Some(mut state) = self.state.lock() else { break };
             if state.parent.as_ref().is_some_and(|listing| listing.inherits) {
                 if inherited.is_none() {
-                    // The parent ended after `inherited` was read: read it again.
+                    // The parent had not ended when `inherited` was read: read it again.
                     continue;
                 }
                 state.origin = inherited;
@@ -189,7 +189,7 @@ impl Node {
             }
         }
         let Some(parent) = state.parent.take().map(Listing::unlist) else { return next };
-        // Usually `next` and the parent are the same node, which the parent's `Arc` keeps alive.
+        // If `next` is the parent, `parent` keeps it alive already.
         others.extend(next.filter(|next| !Arc::ptr_eq(next, &parent)));
         Some(parent)
     }

@@ -71,8 +71,8 @@ enum State<F> {
     /// The `Wait` fails as soon as the scope is over, even within a grace. With a scope of its own the call would go on
     /// in the grace.
     Called(#[pin] Wait<F>),
-    /// The call was not made, since too little time was left. The `Wait` does what each await of the crate does in a
-    /// scope that is over: it stays pending if a future around is about to be dropped.
+    /// Too little time was left, so the call was not made. If a future around is about to be dropped, the `Wait` stays
+    /// pending, so the error does not come before the drop.
     NotCalled(TimeoutError, #[pin] Wait<Pending<()>>),
     Done,
 }

@@ -156,7 +156,7 @@ fn tables(memory: &impl ReadMemory, bias: u64, segments: &[Segment]) -> Option<(
     }
     let value = i32_at(&index.bytes, 4)?;
     let address = match *index.bytes.get(1)? {
-        // The value counts from its own address, or from the address of the table.
+        // 0x1b: an offset from the address of the value itself. 0x3b: an offset from the start of `.eh_frame_hdr`.
         0x1b => header.address.wrapping_add(4).wrapping_add_signed(value),
         0x3b => header.address.wrapping_add_signed(value),
         _ => return None,
@@ -240,7 +240,8 @@ impl Image {
         covers().unwrap_or(false)
     }
 
-    /// Where in `.eh_frame` the record of the function is that covers `pc`, or of the last one before it.
+    /// The offset in `.eh_frame` of the record of the function at `pc`. If no function has an entry at `pc`: of the
+    /// last function before it.
     pub(super) fn record(&self, pc: u64) -> Option<usize> {
         let (entry, _) = self.entry_of(pc)?;
         let at = entry.checked_mul(8)?.checked_add(16)?;

@@ -25,10 +25,10 @@ const BUDGET: u64 = 10_000_000_000;
 /// A file is closed if it was not used for this time, in nanoseconds.
 const UNUSED: u64 = 60_000_000_000;
 
-/// How many addresses have their names kept, at most.
+/// The names of at most this many addresses are kept.
 const MOST_KEPT: usize = 8192;
 
-/// How many frames of a stack are given names: the innermost ones, and the outermost ones.
+/// Of a long stack, only the `INNER` innermost frames and the `OUTER` outermost frames are given names.
 const INNER: usize = 192;
 const OUTER: usize = 64;
 

@@ -209,7 +209,7 @@ impl Armed {
 
     fn cancel_now(&self) -> Option<Copy> {
         let slot = self.slot();
-        // To `TAKEN` first, so that nobody else takes the slot before the copy is out of it.
+        // The slot is `TAKEN` until the copy has been moved out of it, so no other request gets the slot before that.
         if !slot.step(self.word, TAKEN) {
             return None;
         }

@@ -210,7 +210,8 @@ impl<M: ReadMemory> Unwinder<M> {
         self.modules.is_code(pc) && arch::is_after_call(&self.memory, pc)
     }
 
-    /// The caller by a frame pointer that may be wrong, if the caller has called this function.
+    /// Finds the caller by a frame pointer that may be wrong. `None` if the code before the found address is no call of
+    /// `function`.
     fn confirmed(
         &mut self,
         stack: &StackCopy,

@@ -222,7 +222,7 @@ fn flip_between_chains(looks_twice: bool, enough: u64) -> [u64; 2] {
 fn a_copy_is_of_one_moment_since_the_thread_is_looked_at_twice() {
     let [copies, torn] = flip_between_chains(true, 500);
     assert_eq!(torn, 0, "of {copies}");
-    // Without the second look some copies are torn. So the assertion above shows that the second look is needed.
+    // A control: without the second look, some copies must be torn. Otherwise the assertion above would prove nothing.
     let start = Instant::now();
     while flip_between_chains(false, 20)[1] == 0 {
         assert!(start.elapsed() < Duration::from_secs(60), "the second look is of no use");
