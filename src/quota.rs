@@ -134,7 +134,7 @@ impl Budget for Shared {
     }
 
     fn left(&self, now: u64) -> Duration {
-        // A balance whose lock a fork has lost counts as exhausted.
+        // If the lock was lost in a fork, the balance counts as used up.
         let left = self.0.lock().map_or(0, |balance| balance.left(now));
         if left == NEVER { Duration::MAX } else { Duration::from_nanos(left) }
     }

@@ -132,7 +132,7 @@ mod on {
         pub(crate) woken: u64,
         /// How many `Mover`s want the clock to move by itself.
         pub(crate) movers: usize,
-        /// Whether a `Move` is submitted or running: the task that moves the clock while no thread is awake.
+        /// Whether a `Move` is submitted or running. A `Move` is a task that moves the clock while no thread is awake.
         pub(crate) moves: bool,
         /// Set if the last awake thread fell asleep while a `Move` was submitted or running. The `Move` then tries again to move
         /// the clock before it ends.

@@ -13,8 +13,8 @@ use super::timeout_error::{ErrorInner, TimeoutError};
 
 /// Collects the scopes around a place, innermost first, and decides which of them the error names.
 ///
-/// The error names the outermost scope of the chain that ended by itself. If none did, a scope or token outside the chain has
-/// ended the scopes: then the error names the innermost scope that is over.
+/// The error names the outermost scope of the chain that ended by itself. If none ended by itself, a scope outside the
+/// chain has ended them. Then the error names the innermost scope that is over.
 pub(crate) struct Chain {
     scopes: Vec<ScopeInfo>,
     named: Option<Named>,
@@ -73,7 +73,6 @@ impl RaiseContext {
 }
 
 impl Chain {
-    /// A chain that begins with the innermost scope.
     pub(crate) fn new(innermost: Link) -> Self {
         let Link { entered, now, shared, .. } = &innermost;
         let place = Place { index: 0, entered: *entered, now: *now, shared: shared.clone() };

@@ -100,8 +100,8 @@ pub struct Interruptible<F: Future> {
     await_state: AwaitState,
     /// The future's result, while a running hook is awaited.
     done: Option<F::Output>,
-    /// Keeps the scopes around from dropping this future while `done` waits for the hook, since a value that is ready wins over
-    /// their deadlines.
+    /// While `done` waits for the hook, the scopes around must not drop this future at their deadlines, because a value
+    /// that is ready wins.
     announced: Option<Announced>,
     // Declared before the guard, so that the future is dropped while its hook can still fire. The blocking `interruptible` has
     // the same order: the call ends before its hook does.

@@ -379,9 +379,9 @@ fn wait_on(scope: &Scope, look: u64, wakeup: &mut TaskWakeup, waker: &Waker) -> 
     let now = clock::now();
     let shielded = |scope: &Scope| scope.existing_node().map_or(0, |node| node.shielded_until(waker));
     let mut until = scope.polled_until(now).max(shielded(scope));
-    // If this scope is over only because the scope of an outer future is over, the outer future will drop its body,
-    // perhaps after a shield. So this future stays pending. After a while it ends all the same: if the body has only a
-    // `&mut` of this future, the drop of the body does not end this future.
+    // This scope may be over only because the scope of an outer future is over. Then the outer future will drop its
+    // body, perhaps after a shield, so this future stays pending. But if the body has only a `&mut` of this future, this
+    // future outlives the body. So after some time it gives the error.
     if scope.is_dropped_by_outer(now) {
         until = scope.polled().map(shielded).fold(until, u64::max);
         if until <= now {
@@ -423,7 +423,7 @@ impl<F, const KEEP: bool> PinnedDrop for Scoped<F, KEEP> {
     }
 }
 
-/// Drops a future that is not done: inside its scope, if that was entered.
+/// Drops a future that is not done. If its scope was entered, the drop runs inside the scope.
 #[cfg_attr(not(debug_assertions), inline(always))]
 fn drop_scoped<F>(polled: &mut SuspendedScope, wakeup: &mut TaskWakeup, mut future: Pin<&mut Option<F>>) {
     if !polled.is_entered() {

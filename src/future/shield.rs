@@ -187,8 +187,8 @@ impl<F: Future> Future for Shield<F> {
 
 impl Opened {
     fn new(thread: &Thread, max: Duration, location: &'static Location<'static>) -> Self {
-        // Hooks are held back at the nodes of scopes. So each scope around gets a node here: then hooks that are registered later
-        // are held back too.
+        // A shield holds hooks back at the nodes of scopes. So each scope around gets a node now. Otherwise a hook that
+        // is registered during the shield would fire.
         innermost(thread, |scope| {
             scope.into_iter().flat_map(Scope::polled).for_each(|scope| {
                 scope.node();

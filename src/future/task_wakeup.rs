@@ -198,8 +198,8 @@ impl TaskWakeup {
         }
     }
 
-    /// For a pending await: wakes its task at `end`, and as soon as a scope around the await is over. `end` is a time on
-    /// the clock of `env`.
+    /// For a pending await: wakes its task at `end`, and as soon as a scope around the await is over. `end` is a time
+    /// on the clock of `env`.
     pub(super) fn wake_await(&mut self, thread: &Thread, env: &TestEnv, end: u64, waker: &Waker) {
         let shares_clock = env.shares_clock(&TestEnv::current());
         // A clone or a drop of a waker runs foreign code, so it is done below, where no scope's frame is borrowed.

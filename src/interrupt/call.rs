@@ -211,8 +211,6 @@ impl Scope {
         Ok(())
     }
 
-    /// Makes a call while the hook is registered. Once the hook has ended, `finish` turns the call's value into the
-    /// result.
     fn call_with_hook<R, T>(
         &self,
         hook: Hook<'_>,

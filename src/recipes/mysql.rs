@@ -78,8 +78,8 @@ impl Control {
     }
 }
 
-/// Runs one statement of a session. The end of the scope around the call kills the statement. Rows that are still to be read
-/// borrow the connection, so `T: 'static` does not let them out.
+/// Runs one statement of a session. The end of the scope around the call kills the statement. The closure must read all
+/// rows: unread rows borrow the connection, so `T: 'static` forbids to return them.
 pub fn guarded<T: 'static>(
     control: &Arc<Control>,
     session: &Session,

@@ -22,7 +22,6 @@ pub(super) struct Queue<T> {
     state: Mutex<State<T>>,
     /// The thread waits here for work.
     work: Condvar,
-    /// Those who wait until all is served wait here.
     progress: Condvar,
 }
 
@@ -33,7 +32,6 @@ struct State<T> {
     served: u64,
     /// Whether the queue has a thread, or one is being started.
     has_thread: bool,
-    /// Whether the queue is closed: nothing will be submitted any more.
     closed: bool,
 }
 

@@ -50,7 +50,6 @@ impl Tools {
         (Some(self.names.resolve(&raw, within)), notes)
     }
 
-    /// The places at which a future waits.
     pub(super) fn awaits_of(&mut self, copies: AwaitCopies) -> Awaits {
         copies.resolve(&mut self.unwinder, &mut self.names)
     }

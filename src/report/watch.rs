@@ -70,7 +70,6 @@ fn get(duration: &AtomicU64) -> u64 {
     duration.load(Ordering::Relaxed)
 }
 
-/// The policy's time after which a scope is overdue, in nanoseconds.
 pub(super) fn overdue_after() -> u64 {
     get(&DURATIONS.overdue)
 }

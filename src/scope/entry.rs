@@ -72,8 +72,8 @@ impl Rejected {
 pub(crate) struct Spending(Arc<dyn Budget>);
 
 impl Spending {
-    /// Begins to spend the budget. Returns the budget's deadline, and the guard that leaves the budget. If nothing is left, these
-    /// are `now` and `None`.
+    /// Begins to spend the budget. Returns the budget's deadline, and the guard that leaves the budget. If nothing is left
+    /// of the budget, returns `now` and no guard.
     pub(super) fn begin(budget: &Arc<dyn Budget>, now: u64) -> (u64, Option<Self>) {
         let deadline = budget.enter(now);
         (deadline.unwrap_or(now), deadline.is_some().then(|| Self(Arc::clone(budget))))
@@ -233,9 +233,8 @@ impl Entry<'_> {
         if outer > now && !is_over {
             return Ok(outer);
         }
-        // A scope around the new one is over, so the new scope is rejected here, before `decide` checks its own ends and enters
-        // a quota. So the error names the outermost scope that is over, and no time of the quota is spent. `own` only describes
-        // the new scope in the error.
+        // A scope around the new one is over. So the new scope is rejected before `decide`: the error names the outermost scope
+        // that is over, and no time of a quota is spent. `own` is only for the description of the new scope in the error.
         let own = match self.limit.kind() {
             LimitKind::Budget(budget) => now.saturating_add(nanos(budget.left(now))),
             _ => self.own_deadline(),

@@ -283,7 +283,6 @@ impl Scope {
         unsafe { self.extras.as_ref() }
     }
 
-    /// The next scope outwards, if its end applies in this scope.
     pub(crate) fn visible_outer(&self) -> Option<&Scope> {
         if self.kind.is_boundary() { None } else { self.outer() }
     }
@@ -304,8 +303,8 @@ impl Scope {
         self.armed(thread).min(self.nearest_node().map_or(NEVER, Node::expires_at))
     }
 
-    /// The thread's deadline while this scope is the innermost. The deadlines of linked tokens, and of scopes that an
-    /// entered handle may still lose, do not count: the node's flag announces them.
+    /// The thread's deadline while this scope is the innermost. It leaves out the deadlines of linked tokens, and of
+    /// scopes that an entered handle may still lose. The node's flag announces those.
     pub(crate) fn armed(&self, thread: &Thread) -> u64 {
         innermost(thread, |innermost| {
             let mut armed = thread.deadline.get();
@@ -403,7 +402,6 @@ impl Scope {
         unsafe { thread.set_flag(node.map(|node| node.flag())) };
     }
 
-    /// Makes `effective` the deadline of the thread.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn enter(
         &mut self,
@@ -474,7 +472,7 @@ impl Scope {
         self.leave(thread);
     }
 
-    /// The part of [`leave`](Self::leave) for scopes with a node or a hold. The thread already points to the outer frame.
+    /// The part of `leave` for scopes with the bits `FLAG` or `HELD`. The thread already points to the outer frame.
     #[cold]
     #[inline(never)]
     fn leave_flag(&mut self, thread: &Thread) {
@@ -483,7 +481,7 @@ impl Scope {
         }
         match self.outer() {
             Some(outer) => outer.refresh_flag(thread),
-            // SAFETY: there is no flag that would have to live.
+            // SAFETY: `None`: there is no flag that must stay alive.
             None => unsafe { thread.set_flag(None) },
         }
         // A future keeps its node for the next poll.

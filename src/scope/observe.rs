@@ -106,7 +106,6 @@ pub(crate) fn first_event(scope: &Scope) -> (u64, Event) {
 /// wakes the task at that time anyway.
 #[cfg_attr(not(debug_assertions), inline(always))]
 pub(crate) fn wake_up_for((at, event): (u64, Event)) -> u64 {
-    // The scope itself wakes the task at its deadline.
     if matches!(event, Event::Expired) || at >= watchdog::NO_WARNING { NEVER } else { at }
 }
 

@@ -60,8 +60,9 @@ impl Scope {
                     let parker = Arc::new(Parker::new());
                     let waker = Waker::from(Arc::clone(&parker));
                     let key = node.add_waker(&waker);
-                    // `key` is `None` if the node is over: then there is nothing to wait for. It is also `None` if the node's
-                    // lock was lost in a fork: then nobody can wake this thread, and only the time ends the sleep.
+                    // `key` is `None` if the node is over: then there is nothing to wait for. It is also `None` if the
+                    // node's lock was lost in a fork: then nobody can wake this thread, and only the time ends the
+                    // sleep.
                     if key.is_some() || !node.is_over() {
                         parker.sleep(until.min(node.expires_at()));
                     }

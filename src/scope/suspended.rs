@@ -61,7 +61,7 @@ struct ColdState {
     spending: Option<Spending>,
     /// While the scope is open, this guard keeps the thread in `env`.
     under: EnvGuard,
-    /// While the scope is open, if it is that of a handle which comes from a profile.
+    /// The thread's visit to the profile of the scope's handle. `None` between polls, and if there is no such profile.
     #[cfg(feature = "profile")]
     visit: Option<Visit>,
 }

@@ -19,7 +19,7 @@ use crate::token::node::Node;
 /// A guard: while it exists, the thread is in the environment of a handle or a future.
 #[must_use]
 pub(crate) struct EnvGuard {
-    /// The guard's drop takes the value out, so nothing is left to drop.
+    /// `ManuallyDrop`, because the drop of the guard takes the value out: the compiler need not drop the field as well.
     #[cfg(feature = "testing")]
     entered: ManuallyDrop<Option<Entered>>,
 }

@@ -137,7 +137,8 @@ impl Callback {
             return Call::Rejected;
         }
         if state.suspensions > 0 || state.running.is_some() {
-            // This may drop an earlier waker under the lock. It is a weak waker of this crate, so its drop runs no foreign code.
+            // This may drop an earlier waker under the lock. It is a weak waker of this crate, so its drop runs no
+            // foreign code.
             state.due = Some(caller.waker());
             return Call::Later { runs: state.suspensions == 0 };
         }

@@ -58,8 +58,8 @@ impl InChild {
     #[cold]
     fn install_now(&self) {
         if !std::ptr::eq(self, &raw const COUNT) {
-            // Handlers run in the order of their installation. `COUNT` is installed first, so a child has its new generation
-            // before `self.handler` runs.
+            // Handlers run in the order of their installation. `COUNT` is installed first, so a child has its new
+            // generation before `self.handler` runs.
             COUNT.install();
         }
         at_fork_in_child(self.handler);
@@ -202,7 +202,7 @@ impl<T> ForkMutex<T> {
         }
     }
 
-    /// Locks; `None` if the holder was lost in a fork, in which case the value is beyond reach for good.
+    /// Locks. `None` in a forked child if the lock was held at the fork: nobody will ever unlock it.
     #[inline]
     pub(crate) fn lock(&self) -> Option<MutexGuard<'_, T>> {
         // Acquire: pairs with the Release in `adopt`. So the lock below comes after the `try_lock` in `adopt`, and cannot

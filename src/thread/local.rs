@@ -149,7 +149,7 @@ impl Thread {
         let passed = now.saturating_sub(self.looked.replace(now)).max(1);
         let deadline = deadline();
         let stride = u64::from(self.stride.get());
-        // The next checks may come more slowly than the last ones, so the stride at most doubles.
+        // The stride at most doubles, because the next checks may come more slowly than the last ones.
         let aimed =
             (stride.saturating_mul(LOOK_EVERY) / passed).clamp(1, stride.saturating_mul(2).min(1 << 20));
         if global().is_missing() {

@@ -385,7 +385,7 @@ fn await_a_hook_that_ends() {
     let future = node(None, NEVER);
     let entry = Entry::from_hook(Hook::inline(counted(&runs, &never)), DefaultRepeat::Once);
     future.add_hook(&entry, HookOwner::Scope).unwrap();
-    // Leaks the node. If the model fails, loom destroys the node's locks first, so a drop of the node would panic.
+    // Leaks the node: if the model fails, loom destroys the node's locks before the node would be dropped.
     std::mem::forget(Arc::clone(&future));
     let (fires, ends) = (Arc::clone(&entry), Arc::clone(&entry));
     let threads =

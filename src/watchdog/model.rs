@@ -189,7 +189,7 @@ fn a_timer_while_another_is_due() {
     armed_while_another_is_due(&[20]);
 }
 
-/// In a model the nursery has room for one timer: so each further timer moves the timer before it to the heap.
+/// In a model the nursery has room for one timer. So the timer for 20 moves the timer for 30 to the heap.
 fn timers_that_are_moved_while_another_is_due() {
     armed_while_another_is_due(&[30, 20]);
 }

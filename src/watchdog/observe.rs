@@ -45,8 +45,8 @@ impl Watchdog {
         self.wake(0);
     }
 
-    /// Makes the watchdog look at the thread that owns the slot. `false` if there is no watchdog, and no thread can be
-    /// had for one.
+    /// Makes the watchdog look at the slot's thread at the time `at`. Returns `false` if no thread can be had for the
+    /// watchdog.
     #[must_use]
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn arm_look(&'static self, slot: &Slot, at: u64) -> bool {

@@ -3,7 +3,7 @@
 use crate::sync::{AtomicU64, SetOnce};
 use crate::time::NEVER;
 
-/// A duration that no scope reaches. It leaves room to be added to any time.
+/// Stands for "no warning": no scope is open for so long. The sum of this and a time does not overflow.
 pub(crate) const NO_WARNING: u64 = 1 << 62;
 
 /// Looks at threads.

@@ -67,8 +67,8 @@ impl Watchdog {
             self.alarm.started();
             return true;
         }
-        // Until a thread can be had, there is no watchdog that reads the clock, so every check reads it. The stores
-        // below let the next arm try again to start the watchdog.
+        // No thread can be had. From now on `is_missing` returns `true`, so every check reads the clock itself. The
+        // stores below let the next arm try again to start the watchdog.
         if is_time {
             let now = clock::real_now();
             if self.try_at.swap(now.saturating_add(TRY_EVERY), Ordering::Relaxed) == 0 {

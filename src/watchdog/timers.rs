@@ -136,8 +136,8 @@ impl Timers {
         self.listed.store(0, Ordering::Relaxed);
     }
 
-    /// Builds the heap anew from the records, without stale entries. Only this thread puts entries into the heap. If the watchdog
-    /// takes an entry out meanwhile, the new heap has that entry again, as a stale one.
+    /// Builds the heap anew from the records, without stale entries. No new entry is lost, because only this thread puts
+    /// entries into the heap. If the watchdog takes an entry out meanwhile, the new heap has the entry again, as a stale one.
     fn rebuild_heap(&'static self) {
         let timers = self.records.sort_out().filter_map(|(group, at)| group.timer(at));
         let entries: Vec<_> = timers.map(entry).collect();
@@ -182,7 +182,8 @@ impl Timers {
         self.earliest.0.fetch_min(deadline, Ordering::Relaxed);
     }
 
-    /// Resets `earliest` to "never". The caller must call [`end_look`](Self::end_look) after its next fence.
+    /// Resets `earliest` to "never", so that each timer that is set from now on lowers it. The caller must call
+    /// [`end_look`](Self::end_look) after its next fence.
     pub(crate) fn begin_look(&self) {
         // Relaxed: as in `earliest`.
         self.earliest.0.store(NEVER, Ordering::Relaxed);

@@ -83,8 +83,8 @@ pub trait Reply: Sized {
     /// The response that the service gave in time. Produce the rest of the response in `scope`.
     fn scoped(self, scope: RequestScope) -> Self::Scoped;
 
-    /// A response without a scope. It is the response to an exempt request, or the answer to a request that was not
-    /// done in time.
+    /// Makes a response that has no scope: the service's response to an exempt request, or the layer's answer to a
+    /// request that was not done in time.
     fn unscoped(self) -> Self::Scoped;
 
     /// The response to a request whose deadline cannot be read. `None`: the deadline is ignored, and the service is

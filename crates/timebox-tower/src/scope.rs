@@ -149,8 +149,8 @@ impl RequestScope {
         let begin = || Box::new(PollScope::new(Timebox::new(idle).label("silence of the body"), location));
         let mut silence = self.silence.take();
         let polled = self.poll(cx, |cx| {
-            // If the scope is over, no scope can begin inside. Then nothing limits the silence: a frame that is ready
-            // is still sent, and the grace bounds the rest.
+            // If the request's scope is over, no scope can begin in it, so the silence is not limited. A frame that is
+            // ready is still sent, and the grace limits the wait for the next frame.
             if silence.is_none() && timebox::remaining().is_none_or(|left| !left.is_zero()) {
                 silence = Some(begin());
             }

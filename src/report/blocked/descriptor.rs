@@ -9,7 +9,6 @@ use crate::report::proc;
 /// How many descriptors of a call are named, at most.
 const MOST_NAMED: usize = 4;
 
-/// A descriptor, and what it refers to.
 pub(super) struct Descriptor {
     number: i32,
     object: Option<Object>,

@@ -132,11 +132,10 @@ impl Making {
                 Begun::Copied(copy) => copy,
                 Begun::Asked(request) => request.wait(PATIENCE),
             };
-            // The thread may have ended since, and another may have its number.
+            // The thread may have ended before the copy. Then the scopes were read from memory of another thread, if at all.
             if frame_word_of(tid) != frame_words.get(&tid).copied() {
                 copy.scopes.clear();
             }
-            // The thread may have ended since the threads were listed.
             if copy.state == State::Gone {
                 continue;
             }

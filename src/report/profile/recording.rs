@@ -77,8 +77,8 @@ pub(super) struct Recording {
     /// How many different entries `seen` keeps.
     most: usize,
     pub(super) seen: HashMap<Arc<Seen>, Count>,
-    /// What the last sample of the profile's own code saw; `None` if it saw nothing. The time from this sample to the
-    /// end is added to this entry.
+    /// The entry of the last sample of the profile's own code; `None` if the sample saw nothing. The time from this
+    /// sample to the end of the profile is added to the entry.
     last: Option<Arc<Seen>>,
     /// The time for which nothing was seen of the profile's own code.
     pub(super) missed: Count,

@@ -35,8 +35,8 @@ const MOST_THREADS: usize = 64;
 /// How long a running thread may take to copy itself.
 const PATIENCE: Duration = Duration::from_millis(50);
 
-/// How often one sample looks for the profile's own code. A future may begin or end a poll between the look at the
-/// threads and the look at the waits, so that neither look finds it.
+/// How many times one sample tries to find the profile's own code. Each try looks at the threads and at the pending
+/// futures. A future that begins or ends a poll between these two looks is found by neither.
 const ATTEMPTS: usize = 12;
 
 /// If a thread is not looked at for so many nanoseconds, its files are closed.

@@ -29,7 +29,7 @@ pub(super) struct Waiting {
     /// Whether the next poll must be traced, because a sample needs the place.
     is_wanted: bool,
     places: Places,
-    /// The samples that found the future pending, and whose place is not known yet.
+    /// Samples of a pending future that are not counted yet, because the place where the future waits is not known.
     owed: Count,
     /// The task's waker, after a poll that was not traced. A sample may wake the task, so that it is polled again.
     waker: Option<Waker>,

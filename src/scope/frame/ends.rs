@@ -82,7 +82,7 @@ impl Scope {
         in_poll.skip(1).any(|outer| outer.graced_until(now).is_some_and(|until| until <= now))
     }
 
-    /// This scope and the scopes around it in the same poll, without shields, innermost first.
+    /// The scopes that were opened in the present poll, from this one outwards. Shields are left out.
     pub(crate) fn polled(&self) -> impl Iterator<Item = &Scope> {
         self.stack().take_while(|scope| scope.kind.is_polled()).filter(|scope| !scope.kind.is_shield())
     }

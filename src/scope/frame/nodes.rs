@@ -22,7 +22,6 @@ impl Scope {
         ScopeId::from_raw(self.id.get())
     }
 
-    /// The scope's node, if it has one.
     #[inline]
     pub(crate) fn existing_node(&self) -> Option<&Arc<Node>> {
         self.node.get()

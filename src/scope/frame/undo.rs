@@ -14,7 +14,7 @@ impl Undo {
     pub(super) const FLAG: Undo = Undo(2);
     /// Undo nothing: this bit only records that an await in this poll has given the error.
     pub(super) const ERROR_GIVEN: Undo = Undo(4);
-    /// Abort: a call [holds](Scope::hold) the frame, so the frame must not be left.
+    /// Abort: a call holds the frame (`Scope::hold`), so the frame must not be left.
     pub(super) const HELD: Undo = Undo(8);
 
     #[cfg_attr(not(debug_assertions), inline(always))]

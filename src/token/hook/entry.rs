@@ -30,7 +30,7 @@ pub(crate) struct Entry {
     triggered: AtomicBool,
     /// Whether a run of this entry has ended, or was refused. Set under the callback's lock.
     ended: AtomicBool,
-    /// Whether the hooks that it escalates to have their timers.
+    /// Whether the hooks in `then` have their timers.
     escalates: AtomicBool,
     /// Whether the future has left the scope of this entry, so that the entry begins no run. Set under the callback's lock.
     retired: AtomicBool,
@@ -182,8 +182,8 @@ impl Entry {
         let time = self.env.reading(clock::now()).saturating_add(after);
         let timer = thread::schedule_on(&self.env, time, weak_waker(weak));
         if timers.len() > self.then.len() {
-            // All hooks of `then` have their timers already. So the last timer in the list is this entry's own: it has
-            // fired, and can go.
+            // There is one timer for each hook of `then`, and a last one, for the next run of this entry's own hook.
+            // That timer has fired, so the new one replaces it.
             timers.pop();
         }
         timers.push(timer);

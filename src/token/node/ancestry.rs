@@ -108,7 +108,7 @@ impl Node {
         let parent = self.parent_in(&state);
         let needs_timer = self.deadline != NEVER
             && parent.is_none_or(|parent| parent.is_outrun_by(self.deadline, &self.env))
-            // Relaxed, here and below: under the lock.
+            // Relaxed: `state` is the lock under which the flag is set.
             && !self.over.load(Ordering::Relaxed);
         let reparentable = self.parent_mode.is_reparentable();
         let ancestry = Ancestry::beneath(parent, &self.env, self.deadline, reparentable);

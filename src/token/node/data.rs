@@ -166,7 +166,7 @@ pub(super) struct Listing {
 pub(super) enum Child {
     /// The child is beneath the node.
     Inner(Weak<Node>),
-    /// The child is linked to the node: it ends when the node ends.
+    /// The node is not the child's parent, but the child is linked to it, and ends when the node ends.
     Linked(Weak<Node>),
 }
 
@@ -230,7 +230,6 @@ impl HookOwner {
 }
 
 impl Node {
-    /// The description of the node's scope, for errors.
     pub(crate) fn info(&self) -> ScopeInfo {
         let Details { label, limit, fields } = self.details.as_deref().cloned().unwrap_or_default();
         ScopeInfo { id: self.id, label, location: self.location, limit, fields }
@@ -248,7 +247,6 @@ impl Node {
         self.over.load(Ordering::Acquire) || self.is_lazy_parent_over()
     }
 
-    /// Whether the node is lazy and its parent is over.
     #[inline]
     fn is_lazy_parent_over(&self) -> bool {
         // Acquire: pairs with the Release in `set_over`, as in `is_over`.

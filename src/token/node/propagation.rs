@@ -54,7 +54,8 @@ impl Node {
             // A fork has lost the lock. So the end cannot be recorded; only the flag is set.
             return !self.over.swap(true, Ordering::AcqRel);
         };
-        // `even_if_over` is for a node whose parent is over. The node may get another parent, so its own end is recorded.
+        // `even_if_over` is for a node whose parent is over. The node may get another parent, so its own end is
+        // recorded.
         if state.end.is_some() || (!even_if_over && self.is_over()) {
             return false;
         }

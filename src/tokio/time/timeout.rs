@@ -115,7 +115,7 @@ pub struct Timeout<T> {
     #[pin]
     scoped: Scoped<T, true>,
     paused: Option<Box<Paused>>,
-    /// The error that is to be given once the task has a budget again.
+    /// The error, if the task had no budget for it: the next poll gives it.
     elapsed: Option<TimeoutError>,
 }
 
@@ -170,7 +170,7 @@ impl<T: Future> Future for Timeout<T> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
         let had_budget = has_budget_remaining();
-        // The future may have been unwound, so it must not be polled again.
+        // The future is over, perhaps by a panic, so it must not be polled again.
         if let Some(error) = this.elapsed.take() {
             return elapse(this.elapsed, error, had_budget, cx).map(Err);
         }

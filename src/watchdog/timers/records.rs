@@ -3,7 +3,7 @@
 //! Invariants have the numbers that they have in `timers.rs`.
 
 use std::ptr;
-// std's type in a model too, since only the owner of the timers uses the pointer.
+// The type of std, even in a loom model: only the owner of the timers uses the pointer, so there are no races to find.
 use std::sync::atomic::AtomicPtr;
 use std::task::Waker;
 
@@ -111,7 +111,7 @@ impl Records {
         chunk.iter().rev().for_each(Group::put_first);
     }
 
-    /// Takes back the records whose waker another thread has taken out. Returns whether there were any.
+    /// Frees the records that other threads have given back. Returns whether there were any.
     fn take_returned(&'static self) -> bool {
         // Acquire: pairs with the Release in `give_back`. So the other thread is done with the record.
         let mut next = self.returned.0.swap(NONE, Ordering::Acquire);

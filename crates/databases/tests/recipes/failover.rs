@@ -52,8 +52,9 @@ fn postgres_a_strangers_query_runs_on_and_ours_is_cancelled() {
     thread::scope(|threads| {
         let stranger = threads.spawn(|| stranger.batch_execute("select pg_sleep(3600)"));
         wait_until(&mut is_active);
-        // The recipe must refuse to cancel a session with our session's pid but another start time. One machine cannot have two
-        // sessions with the same pid. So the test passes the stranger's pid, and the start time of our session.
+        // The recipe must refuse to cancel a session that has our session's pid but another start time. One machine
+        // cannot have two sessions with the same pid. So the test passes the stranger's pid, and the start time of our
+        // session.
         is_refused(control.cancel(strangers.pid, session.started));
         let error = led_back(&proxy, ours, || {
             let mut endless = || client.batch_execute("select pg_sleep(3600)");

@@ -35,8 +35,8 @@ fn attempts_become_rare(
         let call = threads.spawn(call);
         wait_until(|| proxy.connections() > before + 4 && start.elapsed() > Duration::from_secs(1));
         let attempts = proxy.connections() - before;
-        // The pause between attempts doubles from 10 ms up to a second: about seven attempts in the first second, then one per
-        // second.
+        // The pause between attempts doubles from 10 ms up to a second. So there are about seven attempts in the first
+        // second, and then one per second.
         let rare = 10 + usize::try_from(start.elapsed().as_secs()).unwrap();
         assert!(attempts <= rare, "{attempts} attempts in {:?}", start.elapsed());
         make_room();

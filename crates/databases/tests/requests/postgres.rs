@@ -77,7 +77,8 @@ fn requests_that_end_in_a_query_leave_nothing_in_the_database() {
         wait_for("the query ends", async || busy_sessions(&observer).await == 0 && is_settled()).await;
         assert_eq!(rows(&observer).await, 0);
 
-        // A client that goes away, and a handler that runs in a task of its own: it has the grace all the same.
+        // The client goes away. The handler runs in a task of its own, so it still has the grace, and settles the
+        // connection.
         let limit = TimeoutLayer::new(LONG).grace(LONG).respond_with(unavailable);
         let address = serve(paying(&server, &pool).layer(from_fn(in_a_task)).layer(limit)).await;
         let client = request(address, "/pay").await;

@@ -31,7 +31,8 @@ static INSTALLED: PerProcess<Mutex<bool>> =
 /// Tells a forked child whether its parent had the handler. Relaxed: the fork comes between the store and the load.
 static WAS_INSTALLED: AtomicBool = AtomicBool::new(false);
 
-/// Marks the signals that this crate sends. Every other signal is passed on to the handler before ours.
+/// The value that this crate sends with its signals. The handler passes a signal with another value on to the handler
+/// that was installed before.
 fn cookie() -> usize {
     (&raw const PREVIOUS).addr() ^ 0x7469_6d65
 }

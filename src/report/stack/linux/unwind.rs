@@ -27,8 +27,8 @@ const MOST_FRAMES: usize = 20_000;
 /// How far above the stack pointer a return address is looked for, where the tables do not help.
 const SCAN: u64 = 4 << 10;
 
-/// The outer part of a stack is unwound from a return address that a search has found. The result is believed if it has
-/// this many frames.
+/// The outer part of a large stack is unwound from a return address that is a guess. The guess counts as right if this
+/// many frames can be unwound from it, or if the stack's outermost frame is reached.
 const BELIEVED: usize = 8;
 
 /// How many return addresses are tried for the outer part of a stack, at most.
@@ -67,8 +67,8 @@ pub(crate) struct Unwinder<M = Memory> {
     memory: M,
     modules: Arc<Modules>,
     tables: Tables,
-    /// A cache for `tables`. New tables get a new cache, because framehop's numbers for its tables wrap around, and
-    /// could fit a stale entry.
+    /// A cache for `tables`. It is never used with other tables: framehop numbers its tables, and the numbers wrap around.
+    /// So a stale entry could match new tables.
     cache: Cache,
     /// When the list of modules was made. `None` before the first time.
     scanned: Option<u64>,
@@ -152,7 +152,7 @@ impl<M: ReadMemory> Unwinder<M> {
         Some(module)
     }
 
-    /// As [`unwind`](Self::unwind), but only with the modules that are known already.
+    /// Like [`unwind`](Self::unwind), but never reads the list of modules anew.
     pub(in crate::report::stack) fn unwind_known(&mut self, stack: &StackCopy) -> RawStack {
         let mut found = RawStack::default();
         let Some(registers) = stack.registers else { return found };
@@ -297,7 +297,7 @@ impl<M: ReadMemory> Unwinder<M> {
                             arch::recover(&self.memory, stack, &is_code, function, sp)
                         {
                             (registers, next) = (caller.registers, Some(caller.pc));
-                            // In a prologue the frame is not where it is in the body.
+                            // A function in its prologue has not set up its frame yet, so this caller may be wrong.
                             found.scanned += usize::from(!is_steady);
                         }
                     }

@@ -72,7 +72,6 @@ impl Thread {
     }
 }
 
-/// What a reporter looks with.
 struct Eyes {
     unwinder: Unwinder,
     names: Names,

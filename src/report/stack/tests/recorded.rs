@@ -93,7 +93,6 @@ impl Recorded {
         text
     }
 
-    /// The stack, read from `memory`.
     fn stack(&self, memory: &impl ReadMemory) -> StackCopy {
         let mut stack = StackCopy::with_room(STACK);
         stack.fill(self.registers, 0, memory);

@@ -100,8 +100,7 @@ fn a_thread_copies_its_own_stack() {
     assert!(!stack.approximate && !stack.truncated, "{names:#?} {:?}", raw.notes);
 }
 
-/// Inside the scope the thread is in this function, and outside in `outside`. So a copy with a scope must have this
-/// function, and a copy without a scope must have `outside`.
+/// The thread works here while its scope is open, and in `outside` while it has no scope.
 #[inline(never)]
 fn in_the_scope() {
     works(Duration::from_micros(20));
