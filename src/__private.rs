@@ -84,7 +84,8 @@ pub trait FromTimeout: From<TimeoutError> {}
 #[diagnostic::do_not_recommend]
 impl<E: From<TimeoutError>> FromTimeout for E {}
 
-/// Makes `Ok(Ok(value))` of the future's `Ok(value)`: the value came in time, so the fallback is not to run.
+/// Makes `Ok(Ok(value))` of the future's `Ok(value)`. The inner `Ok` says that the value came in time, so that the
+/// fallback does not run.
 #[derive(Debug)]
 #[pin_project]
 pub struct InTime<F>(#[pin] F);

@@ -188,7 +188,6 @@ thread_local! {
     static IS_FOR_HOOKS: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
 }
 
-/// Whether the calling thread runs hooks: it is in the pool for hooks, or is the watchdog.
 #[cfg(not(timebox_loom))]
 pub(crate) fn is_for_hooks() -> bool {
     IS_FOR_HOOKS.get() || watchdog::is_this_thread()

@@ -22,8 +22,9 @@ use crate::scope::{Entered, Rejected, Scope, run_entered};
 use crate::thread::Thread;
 use crate::time::{NEVER, clock};
 
-/// A future in a scope. Once the future is done or its time is up, the future is dropped and the scope is left. With
-/// `KEEP` the future stays where it is, until it is taken out, or dropped together with this value.
+/// A future in a scope. Once the future is done or its time is up, the future is dropped and the scope is left.
+///
+/// With `KEEP`, the future is not dropped then: it stays here until it is taken out, or this value is dropped.
 #[pin_project(PinnedDrop, project = ScopedProjection)]
 pub(crate) struct Scoped<F, const KEEP: bool = false> {
     polled: SuspendedScope,

@@ -173,7 +173,7 @@ impl<S: Stream> Stream for TimeoutStream<S> {
             let now = this.env.reading(clock::now());
             let mut scoped = this.scoped;
             scoped.as_mut().expire(*this.max, now);
-            // From now on the scope itself is over, so no further item can be overdue.
+            // The scope is over now, so the limit for items is switched off.
             *this.max = NEVER;
             poll = scoped.poll(cx, Ok, |_| ());
         }

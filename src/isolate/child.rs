@@ -113,7 +113,7 @@ impl Child {
         let (pid, stream) = (self.pid(), &self.stream);
         let hook = Hook::inline(|| {
             if kill(pid) {
-                // The kill alone may not end the read below: a process that the child has forked may hold the other end open.
+                // A process that the child has forked may hold the other end open. Then the kill alone does not end the read.
                 let _ = stream.shutdown(Shutdown::Both);
             }
         });

@@ -77,7 +77,7 @@ pub fn two_steps(
         }
         result
     };
-    // A cancel that comes before the statement is lost, so it is sent again until the call has returned.
+    // The server ignores a cancel that arrives before the statement. So the hook repeats until the call returns.
     let hook = Hook::new(ask).every(Duration::from_millis(5));
     match doubt.socket {
         Some(_) => hook.then(bound, Hook::inline(move || second.raise()).once()),
@@ -125,9 +125,9 @@ impl<C> Control<C> {
         self.bound
     }
 
-    /// Runs `action` over the connection, with the time that the action may take. `bound` limits the sum: the wait for the
-    /// connection, a new connection if the old one was lost, and the action. A failure drops the connection, and a later call
-    /// connects anew.
+    /// Runs `action` over the connection, and tells it how long it may take. `bound` limits three steps together: the wait for
+    /// the connection, a new connection if the old one was lost, and the action. After a failure the connection is dropped. The
+    /// next call connects anew.
     pub fn run(&self, action: impl FnOnce(&mut C, Duration) -> Result<(), Failure>) -> Result<(), Failure> {
         let end = Instant::now() + self.bound;
         let mut turn = self.turn(end).map_err(Failure::Refused)?;

@@ -32,7 +32,7 @@ const MOST_SCOPES: usize = 1024;
 pub struct Offenders {
     /// One for each stack, the one with the longest total first.
     pub stacks: Vec<Offender>,
-    /// The sum of all other stacks: at most 256 stacks are counted one by one.
+    /// At most 256 stacks are counted one by one. This is the sum of all others.
     pub others: Total,
 }
 

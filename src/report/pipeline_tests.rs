@@ -36,7 +36,6 @@ fn send(scope: ScopeKey, make: impl FnOnce() -> Option<Report> + Send + 'static)
     submit(Job { scope, make });
 }
 
-/// A report whose stack is that of `function`.
 fn report(function: &str) -> Report {
     let mut report = Report::example();
     report.stacks[0].frames.truncate(5);

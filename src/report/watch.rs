@@ -282,8 +282,8 @@ impl Watched {
             self.next = self.next.min(now + MOST_INTERVAL);
         }
         self.look_again_for_ends(now);
-        // All reports of a scope compare the thread's times with the same earlier look. So `before` stays while a scope
-        // is being reported.
+        // A report compares the thread's times with `before`. All reports of one scope must compare with the same times. So
+        // `before` is not replaced while a scope is being reported.
         if self.reported.is_empty() && self.next != NEVER {
             self.before = self.target().times().map(|times| (now, times));
         }
@@ -319,7 +319,7 @@ impl Watched {
         let begun = stack::begin(self.target());
         let look = Look { event, scope: key, frame: scope.frame, begun, late, before: self.before };
         reporter::submit(Job { scope: key, make: Box::new(move |tools| look::make(look, tools)) });
-        // This event and all earlier ones count as told.
+        // The lower bits are earlier events. They need no report any more.
         self.tell(scope, (event as u8) | (event as u8 - 1), now);
     }
 

@@ -45,7 +45,7 @@ pub(crate) struct Extras {
     pub(crate) duration: OnceLock<Duration>,
     /// The last error that named the scope, for `run_or_else`.
     raised: Mutex<Option<TimeoutError>>,
-    /// Set by `run_or_else`: the scope's node, too, keeps the last error that named the scope.
+    /// Set by `run_or_else`. Then the scope's node also keeps the last error that named the scope.
     pub(crate) falls_back: bool,
     #[cfg(feature = "report")]
     pub(crate) readable: Readable,

@@ -247,8 +247,8 @@ impl Entry<'_> {
         let now = self.now;
         let mut own = self.own_deadline().min(self.deadline_before_reserve());
         let reject = |own, cause, end| Err(Rejected::new(self.spec(own, cause), Some(end)));
-        // The error names the earliest of the scope's own ends. If a token ended exactly at the deadline, the error names the
-        // deadline, which is first in the chain.
+        // The error names what came first: the deadline, or the end of a token. If both came at the same time, it names the
+        // deadline, because `min_by_key` takes the first.
         let deadline = (own <= now).then(|| Termination::new(Cause::Deadline, own));
         if let Some(end) = deadline.into_iter().chain(self.ends_of_tokens()).min_by_key(|end| end.at) {
             return reject(own, Cause::Deadline, end);

@@ -445,7 +445,8 @@ impl ColdState {
             } else {
                 // The scope around this poll becomes the parent of the node.
                 innermost(thread, |scope| {
-                    // Giving up the old parent may drop values of the user, so the frame is held meanwhile.
+                    // `set_parent` may drop the old parent, and with it values of the user. Their drop may run any code, so
+                    // the frame is held.
                     let _held = scope.map(Scope::hold);
                     node.set_parent(scope.map(Scope::node));
                 });

@@ -25,7 +25,7 @@ pub(crate) struct EnvGuard {
 }
 
 impl EnvGuard {
-    /// The guard of a thread that stays in its environment.
+    /// A guard that changes nothing: the thread stays in its environment.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn unchanged() -> Self {
         Self {

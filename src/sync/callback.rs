@@ -304,12 +304,11 @@ impl Callback {
         self.state.lock()?.failure.clone()
     }
 
-    /// Whether the owner has revoked the callback.
     pub(crate) fn is_revoked(&self) -> bool {
         self.state.lock().is_some_and(|state| state.revoked)
     }
 
-    /// Whether the closure runs now. It may still run after a revocation that came from inside the run.
+    /// Whether the closure runs now. A run may revoke its own callback, so a revoked callback may be running.
     pub(crate) fn is_running(&self) -> bool {
         self.state.lock().is_some_and(|state| state.running.is_some())
     }

@@ -19,7 +19,6 @@ fn node(parent: Option<&Arc<Node>>, deadline: u64) -> Arc<Node> {
     node_of(parent, deadline, false)
 }
 
-/// A node with this deadline; the node of a future if it is `reparentable`.
 fn node_of(parent: Option<&Arc<Node>>, deadline: u64, reparentable: bool) -> Arc<Node> {
     let location = std::panic::Location::caller();
     let info = ScopeInfo::at(location);

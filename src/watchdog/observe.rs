@@ -81,8 +81,8 @@ impl Watchdog {
         // Relaxed: only the watchdog writes it.
         let passed = self.reports.passed.swap(now, Ordering::Relaxed);
         let late = now.saturating_sub(planned);
-        // Acquire: pairs with the Release in `call_observer`. A request stores 0. If that happens after this swap, the
-        // 0 stays for the next pass.
+        // Acquire: pairs with the Release in `call_observer`, which stores 0. If it stores the 0 after this swap, the
+        // `fetch_min` below keeps the 0, so the next pass comes at once.
         self.reports.next.swap(NEVER, Ordering::Acquire);
         // A panic must not end the watchdog.
         let look = || observer.pass(&mut self.slots.due(passed, now), now, late);

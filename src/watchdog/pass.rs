@@ -45,8 +45,7 @@ impl Watchdog {
         self.deputy.start(|| self.stand_by());
     }
 
-    /// What a thread does from the moment when it becomes the watchdog. With `takes_over`, the thread was the deputy
-    /// before.
+    /// The work of the watchdog's thread. `takes_over`: the thread was the deputy before.
     pub(super) fn serve(&'static self, mut takes_over: bool) {
         os::set_timer_slack(1);
         loop {

@@ -110,7 +110,6 @@ pub(super) fn watched_by(tid: u32, epoll: i32) -> Vec<i32> {
     proc::lines(&info(tid, epoll)).take(1024).filter_map(watched).collect()
 }
 
-/// The inode of the descriptor's file, if the system tells.
 pub(super) fn file_inode(tid: u32, number: i32) -> Option<u64> {
     proc::field(&info(tid, number), "ino")?.parse().ok()
 }

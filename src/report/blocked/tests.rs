@@ -60,7 +60,6 @@ fn blocked<T: Send + 'static>(name: &str, body: impl FnOnce() -> T + Send + 'sta
     }
 }
 
-/// The words, once the thread is released and has ended.
 fn words<T>(blocked: Blocked<T>, release: impl FnOnce()) -> String {
     release();
     blocked.thread.join().unwrap();

@@ -403,7 +403,6 @@ impl Open {
     }
 }
 
-/// What the copy of a thread shows within a visit.
 fn seen(copy: &Copy, raw: &RawStack, visit: &VisitCopy, is_own: bool) -> Seen {
     let frames = &raw.frames;
     let sp = copy.stack.registers.map_or(0, |registers| registers.sp);

@@ -56,7 +56,6 @@ impl Scope {
         error
     }
 
-    /// Adds the scopes around this one to the chain.
     fn extend_chain(&self, chain: &mut Chain, now: u64) {
         for scope in self.visible() {
             if !std::ptr::eq(scope, self) {

@@ -64,7 +64,7 @@ pub(super) struct Policy {
 /// Whether and when a hook fires again.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Repeat {
-    /// The user left it open: the registration decides.
+    /// The user has not chosen. `Entry::new` puts its `DefaultRepeat` here.
     Default,
     Once,
     Every(Duration),

@@ -245,7 +245,7 @@ impl Node {
     }
 }
 
-/// The origin, with its times on the clock of `to`. If the clocks differ, no time can be converted: so the result says that the
+/// The origin, with its times on the clock of `to`. A time of another clock cannot be converted. Then the result says that the
 /// end came now.
 #[inline]
 fn on_clock(origin: &Arc<Origin>, from: &TestEnv, to: &TestEnv) -> Arc<Origin> {

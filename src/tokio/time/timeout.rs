@@ -211,8 +211,8 @@ fn poll_paused(paused: &mut Option<Box<Paused>>, had_budget: bool, cx: &mut Cont
     Some(limit)
 }
 
-/// Takes from the budget of the task. So a loop over timeouts that are over lets other tasks run now and then. If there
-/// was no budget even before the future was polled, the error is kept for the next poll.
+/// Takes from the budget of the task, so that a loop over timeouts that are over lets other tasks run now and then. If
+/// the budget was spent before the future was polled, returns `Pending`, and keeps the error for the next poll.
 #[cold]
 fn elapse(
     kept: &mut Option<TimeoutError>,

@@ -32,7 +32,7 @@ const LATENESS: Duration = Duration::from_millis(50);
 struct Visit {
     arrived: Instant,
     deadline: Instant,
-    /// Just before it called the next service.
+    /// When the service called the next one.
     sent: Option<Instant>,
     /// When the service last did something for the call.
     worked: Instant,
@@ -281,7 +281,7 @@ fn random_limits(longest: Duration) -> Vec<Duration> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thousand_calls_through_three_services_end_in_time() {
-    // How long this machine takes for all calls, if they come at once.
+    // Measures `pace`: how long this machine takes for all calls, if they come at once.
     let hour = Duration::from_secs(3600);
     let chain = Chain::start(Times { limit: hour, allowance: Duration::ZERO, work: Duration::ZERO }).await;
     let begun = Instant::now();

@@ -51,7 +51,7 @@ impl Way {
     }
 
     fn known() -> Option<Self> {
-        // Relaxed: the word is all that is told.
+        // Relaxed: the word publishes nothing else.
         let known = KNOWN.load(Ordering::Relaxed);
         let [process, way] = [known >> 32, known & u64::from(u32::MAX)];
         if process != u64::from(generation()) + 1 {
@@ -92,7 +92,6 @@ impl Memory {
         Way::known_or_found();
     }
 
-    /// Whether the memory can be read at all.
     pub(super) fn is_readable() -> bool {
         !matches!(Way::known_or_found(), Way::None)
     }

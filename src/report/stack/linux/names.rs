@@ -217,8 +217,8 @@ fn named(loader: &Loader, module: &Module, address: u64) -> Vec<Frame> {
     if let Some(physical) = found.last_mut() {
         physical.inlined = false;
     }
-    // The symbol table has the full path of a function's name. Debug information often has the last part only, so the
-    // symbol table's name replaces that.
+    // Debug information often has only the last part of a function's name. The symbol table has the full path, so its name
+    // is taken instead.
     if let Some(symbol) = loader.find_symbol(offset) {
         let symbol = demangled(symbol);
         match found.last_mut() {

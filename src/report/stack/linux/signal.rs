@@ -113,8 +113,9 @@ extern "C" fn handle(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_
     }
 }
 
-/// Whether this crate has sent the signal. If it has, the signal is not passed on. Requests are served at every signal,
-/// since a signal of this crate is lost while another `SIGURG` is pending.
+/// Whether this crate has sent the signal. Such a signal is not passed on to the handler before ours.
+///
+/// Requests are served whatever the answer is. For if another `SIGURG` is pending, ours is lost.
 ///
 /// # Safety
 ///

@@ -29,7 +29,8 @@ fn ends_at_the_root(raw: &RawStack, eyes: &mut Eyes) -> bool {
     is_to_the_root(&eyes.names.resolve(&outermost, None))
 }
 
-/// Looks a thousand times a second, if the machine lets it, and at least a hundred times in all.
+/// Looks at the runners for this time: a thousand times a second if the machine is fast enough, and at least a hundred
+/// times in all.
 fn stress(time: Duration) {
     let runners = [
         Runner::start(|| drop(black_box((1..200).map(|size| vec![0_u8; size * 64]).collect::<Vec<_>>()))),
