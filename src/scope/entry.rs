@@ -72,8 +72,8 @@ impl Rejected {
 pub(crate) struct Spending(Arc<dyn Budget>);
 
 impl Spending {
-    /// Begins to spend the budget. Returns the budget's deadline, and the guard that leaves the budget. If nothing is left
-    /// of the budget, returns `now` and no guard.
+    /// Begins to spend the budget. Returns the budget's deadline, and the guard that leaves the budget. If nothing is
+    /// left of the budget, returns `now` and no guard.
     pub(super) fn begin(budget: &Arc<dyn Budget>, now: u64) -> (u64, Option<Self>) {
         let deadline = budget.enter(now);
         (deadline.unwrap_or(now), deadline.is_some().then(|| Self(Arc::clone(budget))))

@@ -136,8 +136,9 @@ impl Timers {
         self.listed.store(0, Ordering::Relaxed);
     }
 
-    /// Builds the heap anew from the records, without stale entries. No new entry is lost, because only this thread puts
-    /// entries into the heap. If the watchdog takes an entry out meanwhile, the new heap has the entry again, as a stale one.
+    /// Builds the heap anew from the records, without stale entries. No new entry is lost, because only this thread
+    /// puts entries into the heap. If the watchdog takes an entry out meanwhile, the new heap has the entry again, as a
+    /// stale one.
     fn rebuild_heap(&'static self) {
         let timers = self.records.sort_out().filter_map(|(group, at)| group.timer(at));
         let entries: Vec<_> = timers.map(entry).collect();

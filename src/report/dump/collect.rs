@@ -132,7 +132,7 @@ impl Making {
                 Begun::Copied(copy) => copy,
                 Begun::Asked(request) => request.wait(PATIENCE),
             };
-            // The thread may have ended before the copy. Then the scopes were read from memory of another thread, if at all.
+            // If the thread ended before the copy, the scopes may come from memory of another thread.
             if frame_word_of(tid) != frame_words.get(&tid).copied() {
                 copy.scopes.clear();
             }
