@@ -143,8 +143,8 @@ mod on {
     pub(crate) trait Probe: Send + Sync + UnwindSafe + RefUnwindSafe {
         /// Running code has reached an interruption point.
         fn reached(&self, location: &'static Location<'static>) -> Verdict;
-        /// Running code begins a wait (`begins`), or its wait has ended. A wait needs no interruption points inside, because
-        /// it can be interrupted at any time.
+        /// Running code begins a wait (`begins`), or its wait has ended. A wait needs no interruption points inside,
+        /// because it can be interrupted at any time.
         fn waits(&self, location: &'static Location<'static>, begins: bool);
         /// Whether the probe makes scopes expire. If so, code that releases suspended hooks (such as the end of a shield) waits
         /// until the hooks that are due have run, because `expire_at_checkpoint` promises that.

@@ -70,8 +70,8 @@ pub(super) fn rely_on(node: &Arc<Node>, waker: &Waker) {
     }
 }
 
-/// The task's own waker. In a traced poll, `cx` has a waker that counts its clones. The clone that a scope keeps for its
-/// deadline must not be counted.
+/// The task's own waker. In a traced poll, `cx` has a waker that counts its clones. The clone that a scope keeps for
+/// its deadline must not be counted.
 #[cfg_attr(not(debug_assertions), inline(always))]
 pub(super) fn task_waker<'a>(cx: &Context<'a>) -> &'a Waker {
     #[cfg(feature = "report")]

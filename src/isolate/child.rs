@@ -113,7 +113,8 @@ impl Child {
         let (pid, stream) = (self.pid(), &self.stream);
         let hook = Hook::inline(|| {
             if kill(pid) {
-                // A process that the child has forked may hold the other end open. Then the kill alone does not end the read.
+                // A process that the child has forked may hold the other end open. Then the kill alone does not end the
+                // read.
                 let _ = stream.shutdown(Shutdown::Both);
             }
         });

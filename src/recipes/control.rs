@@ -125,9 +125,9 @@ impl<C> Control<C> {
         self.bound
     }
 
-    /// Runs `action` over the connection, and tells it how long it may take. `bound` limits three steps together: the wait for
-    /// the connection, a new connection if the old one was lost, and the action. After a failure the connection is dropped. The
-    /// next call connects anew.
+    /// Runs `action` over the connection, and tells it how long it may take. `bound` limits three steps together: the
+    /// wait for the connection, a new connection if the old one was lost, and the action. After a failure the
+    /// connection is dropped. The next call connects anew.
     pub fn run(&self, action: impl FnOnce(&mut C, Duration) -> Result<(), Failure>) -> Result<(), Failure> {
         let end = Instant::now() + self.bound;
         let mut turn = self.turn(end).map_err(Failure::Refused)?;

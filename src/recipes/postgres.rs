@@ -280,8 +280,8 @@ pub fn notice_silence(socket: &TcpStream, after: Duration) -> io::Result<()> {
     // Limits how long sent data may stay unacknowledged. Alone this does not notice that an idle peer is gone.
     #[cfg(target_os = "linux")]
     socket.set_tcp_user_timeout(Some(after))?;
-    // Makes the system probe the peer while nothing is sent. The system sends no probe while sent data is unacknowledged, so
-    // the timeout above is needed as well.
+    // Makes the system probe the peer while nothing is sent. The system sends no probe while sent data is
+    // unacknowledged, so the timeout above is needed as well.
     socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(idle).with_interval(between))
 }
 

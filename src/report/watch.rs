@@ -282,8 +282,8 @@ impl Watched {
             self.next = self.next.min(now + MOST_INTERVAL);
         }
         self.look_again_for_ends(now);
-        // A report compares the thread's times with `before`. All reports of one scope must compare with the same times. So
-        // `before` is not replaced while a scope is being reported.
+        // A report compares the thread's times with `before`. All reports of one scope must compare with the same
+        // times. So `before` is not replaced while a scope is being reported.
         if self.reported.is_empty() && self.next != NEVER {
             self.before = self.target().times().map(|times| (now, times));
         }

@@ -233,8 +233,8 @@ impl Entry<'_> {
         if outer > now && !is_over {
             return Ok(outer);
         }
-        // A scope around the new one is over. So the new scope is rejected before `decide`: the error names the outermost scope
-        // that is over, and no time of a quota is spent. `own` is only for the description of the new scope in the error.
+        // A scope around the new one is over. So the new scope is rejected before `decide`: the error names the outermost
+        // scope that is over, and no time of a quota is spent. `own` only describes the new scope in the error.
         let own = match self.limit.kind() {
             LimitKind::Budget(budget) => now.saturating_add(nanos(budget.left(now))),
             _ => self.own_deadline(),
@@ -247,8 +247,8 @@ impl Entry<'_> {
         let now = self.now;
         let mut own = self.own_deadline().min(self.deadline_before_reserve());
         let reject = |own, cause, end| Err(Rejected::new(self.spec(own, cause), Some(end)));
-        // The error names what came first: the deadline, or the end of a token. If both came at the same time, it names the
-        // deadline, because `min_by_key` takes the first.
+        // The error names what came first: the deadline, or the end of a token. If both came at the same time, it names
+        // the deadline, because `min_by_key` takes the first.
         let deadline = (own <= now).then(|| Termination::new(Cause::Deadline, own));
         if let Some(end) = deadline.into_iter().chain(self.ends_of_tokens()).min_by_key(|end| end.at) {
             return reject(own, Cause::Deadline, end);

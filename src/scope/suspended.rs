@@ -445,8 +445,8 @@ impl ColdState {
             } else {
                 // The scope around this poll becomes the parent of the node.
                 innermost(thread, |scope| {
-                    // `set_parent` may drop the old parent, and with it values of the user. Their drop may run any code, so
-                    // the frame is held.
+                    // `set_parent` may drop the old parent, and with it values of the user. Their drop may run any
+                    // code, so the frame is held.
                     let _held = scope.map(Scope::hold);
                     node.set_parent(scope.map(Scope::node));
                 });

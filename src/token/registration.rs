@@ -37,8 +37,8 @@ impl Registration {
     pub(crate) fn new(node: &Arc<Node>, over: bool, hook: Hook<'static>, owner: HookOwner) -> Self {
         let entry = Entry::from_hook(hook, DefaultRepeat::Once);
         let mut key = if over { None } else { node.add_hook(&entry, owner) };
-        // `add_hook` gives `None` if the node is over, but also if a fork has lost the node's lock. In the second case the
-        // hook does not run.
+        // `add_hook` gives `None` if the node is over, but also if a fork has lost the node's lock. In the second case
+        // the hook does not run.
         if key.is_none() && (over || node.is_over()) {
             key = node.add_fired_hook(&entry, owner);
             entry.run();

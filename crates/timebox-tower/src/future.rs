@@ -71,8 +71,8 @@ where
         let error = match (this.early.take(), &mut *this.scope) {
             (Some(Early::Refused(refusal)), _) => return Poll::Ready(Ok(refusal)),
             (Some(Early::Over(error)), scope) => {
-                // If the scope of an outer future is over, that future is about to be dropped. So this stays pending, like each
-                // await of the crate.
+                // If the scope of an outer future is over, that future is about to be dropped. So this stays pending,
+                // like each await of the crate.
                 if scope.as_mut().is_some_and(|scope| scope.poll(cx, |_| Poll::Ready(())).is_pending()) {
                     *this.early = Some(Early::Over(error));
                     return Poll::Pending;

@@ -82,8 +82,8 @@ pub(super) fn place(frames: &[Frame]) -> Option<&Frame> {
     frames.iter().find(|frame| !frame.foreign)
 }
 
-/// Removes the frames around the profiled code: the outermost frames of this crate, of std, and of no crate. If no frame
-/// would be left, removes only the outermost frames of this crate.
+/// Removes the frames around the profiled code: the outermost frames of this crate, of std, and of no crate. If no
+/// frame would be left, removes only the outermost frames of this crate.
 fn trim(frames: &mut Vec<Frame>) {
     let is_around = |frame: &Frame| {
         frame.foreign

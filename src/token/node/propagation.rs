@@ -245,8 +245,8 @@ impl Node {
     }
 }
 
-/// The origin, with its times on the clock of `to`. A time of another clock cannot be converted. Then the result says that the
-/// end came now.
+/// The origin, with its times on the clock of `to`. A time of another clock cannot be converted. Then the result says
+/// that the end came now.
 #[inline]
 fn on_clock(origin: &Arc<Origin>, from: &TestEnv, to: &TestEnv) -> Arc<Origin> {
     if to.shares_clock(from) {

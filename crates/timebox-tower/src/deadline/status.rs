@@ -10,8 +10,8 @@ use super::service::BoxError;
 /// Turns two errors into a status: a [`TimeoutError`], and the error of tonic's own timer. Returns any other error
 /// unchanged.
 ///
-/// A channel of tonic has a timer for the time in `grpc-timeout`. Tonic itself would make the status `Cancelled` of that
-/// timer's error.
+/// A channel of tonic has a timer for the time in `grpc-timeout`. Tonic itself would make the status `Cancelled` of
+/// that timer's error.
 pub(super) fn with_status(error: BoxError, allowance: Duration) -> BoxError {
     match error.downcast::<TimeoutError>() {
         Ok(error) => status(*error),

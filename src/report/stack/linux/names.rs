@@ -217,8 +217,8 @@ fn named(loader: &Loader, module: &Module, address: u64) -> Vec<Frame> {
     if let Some(physical) = found.last_mut() {
         physical.inlined = false;
     }
-    // Debug information often has only the last part of a function's name. The symbol table has the full path, so its name
-    // is taken instead.
+    // Debug information often has only the last part of a function's name. The symbol table has the full path, so its
+    // name is taken instead.
     if let Some(symbol) = loader.find_symbol(offset) {
         let symbol = demangled(symbol);
         match found.last_mut() {
