@@ -44,7 +44,6 @@ pub(crate) struct BlockingPool {
 struct State {
     /// The tasks of each depth. The index is the depth.
     levels: Vec<Level>,
-    /// Threads with nothing to do.
     idle: usize,
     /// All threads, also those that are being started.
     threads: usize,

@@ -118,7 +118,8 @@ enum Phase<F> {
 
 /// The hook and its registration. Dropping the guard ends the hook.
 struct Guard {
-    /// The hook's entry for the present registration, or for the next one if there is none.
+    /// The entry of the registered hook. If the hook is not registered (`place` is `None`), the entry that will be
+    /// registered next.
     hook: Arc<Entry>,
     place: Option<Place>,
     /// The scope that errors name: the last scope with which the hook was registered before the hook first fired.
@@ -155,7 +156,7 @@ impl Guard {
             self.hook = self.hook.again();
         }
         let Some(node) = node else { return true };
-        // Once the hook has fired, errors name the scope that made it fire: so `last` stays.
+        // An error names the scope that made the hook fire. So `last` keeps that scope once the hook has fired.
         if self.hook.fires() == 0 {
             self.last = Some(Arc::clone(&node));
         }
@@ -257,7 +258,8 @@ where
             let now = how.now;
             Poll::Ready(Err(innermost(thread, |scope| match scope {
                 Some(scope) if Arc::ptr_eq(scope.node(), last) => scope.error(how),
-                // The future has been carried out of the scope that made the hook fire.
+                // The hook fired in another scope, and the future has been moved out of that scope since. So the error
+                // is made from that scope's node.
                 _ => {
                     let mut chain = Chain::new(last.chain_link(now));
                     last.parent().iter().for_each(|parent| parent.add_to_chain(&mut chain, now));

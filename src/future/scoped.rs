@@ -124,7 +124,8 @@ impl<F> Scoped<F, true> {
         self.future.as_mut()
     }
 
-    /// Leaves the scope. The future is not dropped in the scope any more. If it is polled again, it enters a new one.
+    /// Leaves the scope, but keeps the future. A drop of the future is now outside of the scope. A poll enters a new
+    /// scope.
     #[cfg(feature = "tokio")]
     pub(crate) fn leave(self: Pin<&mut Self>) {
         let this = self.project();

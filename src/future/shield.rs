@@ -110,8 +110,8 @@ impl Announced {
         }
     }
 
-    /// Announces the future to the scopes around this poll, until the time `until`. To a scope that is already over,
-    /// the future is announced only until `max` after the end of that scope.
+    /// Adds a shield to each scope around this poll, until the time `until`. If a scope is already over, its shield
+    /// ends at the latest `max` after the end of the scope.
     pub(super) fn to_scopes_around(thread: &Thread, until: u64, max: u64) -> Self {
         let now = clock::now();
         innermost(thread, |scope| {

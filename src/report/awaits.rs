@@ -159,8 +159,8 @@ impl Taken {
             Self::ByStd(stack) => return Err(stack),
         };
         let mut raw = unwinder.unwind(&copy);
-        // Cuts off the traced poll and the functions around it. A frame with an unknown `cfa` (`u64::MAX`) does not
-        // tell where to cut.
+        // Keeps only the frames inside the traced poll: the first frame with a `cfa` above `poll` is outside. A `cfa`
+        // of `u64::MAX` is unknown.
         let outside = raw.frames.iter().position(|frame| frame.cfa > poll && frame.cfa != u64::MAX);
         if let Some(outside) = outside {
             raw.frames.truncate(outside);
@@ -199,7 +199,7 @@ fn is_of_one_leaf(a: &Stack, b: &Stack) -> bool {
     is_innermost && a.foreign && a.function == b.function
 }
 
-/// Whether both frames are at the same line. The address tells more, but all that was inlined into a function shares it.
+/// Whether both frames are in the same function at the same line. If a line is not known, the offsets are compared.
 fn is_same_place(a: &Frame, b: &Frame) -> bool {
     let is_same_line = match (a.line, b.line) {
         (Some(_), Some(_)) => (&a.file, a.line) == (&b.file, b.line),

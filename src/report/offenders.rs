@@ -30,7 +30,7 @@ const MOST_SCOPES: usize = 1024;
 #[derive(Clone, Debug, Default, Serialize)]
 #[non_exhaustive]
 pub struct Offenders {
-    /// One for each stack, the one with the longest total first.
+    /// The stacks that were reported. The stack with the longest total comes first.
     pub stacks: Vec<Offender>,
     /// At most 256 stacks are counted one by one. This is the sum of all others.
     pub others: Total,

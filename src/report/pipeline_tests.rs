@@ -136,7 +136,7 @@ fn a_sink_that_hangs_fails_or_panics_harms_no_other() {
     }
     drop(open);
     assert!(flush(LONG));
-    // The write that hung failed at last, and so did the 64 reports in the queue.
+    // The drop of `open` made the hanging write fail, and then the writes of the 64 reports in the queue.
     assert_eq!(dropped(), before + 2 * 71 + 6 + 65);
     assert_eq!(written.lock().unwrap().len(), 71);
     uninstall();

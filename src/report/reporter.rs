@@ -155,7 +155,8 @@ impl Reporter {
         }
     }
 
-    /// If the report is to be written: how many reports with the same stack were left out before it. Otherwise `None`.
+    /// Decides whether the report is written. `None`: it is left out. `Some`: it is written, and this many reports with
+    /// the same stack were left out before it.
     fn admit(&self, policy: Option<&Installed>, scope: ScopeKey, report: &Report) -> Option<u64> {
         let bounds = policy.map_or(NO_POLICY, |policy| policy.bounds);
         let mut limiter = lock(&self.limiter);

@@ -1,4 +1,3 @@
-//! The text of made-up reports.
 
 use std::time::Duration;
 

@@ -74,7 +74,6 @@ pub(super) fn overdue_after() -> u64 {
     get(&DURATIONS.overdue)
 }
 
-/// Puts a policy into force, or none.
 pub(super) fn policy_changed(policy: Option<&Installed>) {
     let Some(policy) = policy else {
         watchdog::global().watch_no_more();
@@ -300,8 +299,8 @@ impl Watched {
         }
         self.reported.retain_mut(|reported| {
             let is_seen = reported.is_in(peeked);
-            // A scope may be hidden for a moment, by other scopes or while a waker runs. So only two misses in a row
-            // count.
+            // A peek may miss an open scope, which other scopes or the call of a waker may hide for a moment. So a scope
+            // counts as left only after two misses in a row. (A poll counts as ended after one miss.)
             reported.missed = if is_seen { 0 } else { reported.missed + 1 };
             let is_open = is_seen || peeked.is_cut || (!reported.is_poll && reported.missed < 2);
             if is_seen {

@@ -19,8 +19,8 @@ use crate::time::{NEVER, clock};
 /// gives the error: the drop may never come, since the future may be stuck in this very poll, in a `block_on`.
 pub(crate) const PATIENCE: u64 = 20_000_000;
 
-/// How long an await stays pending, in nanoseconds, if another await has given the error in the same poll and no grace
-/// says until when to wait.
+/// How long an await stays pending after another await has given the error in the same poll, in nanoseconds. Within a
+/// grace the await stays pending until the end of the grace instead.
 const PACE: u64 = 1_000_000;
 
 /// The state that an await keeps from poll to poll.

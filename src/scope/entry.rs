@@ -24,19 +24,21 @@ use crate::watchdog;
 /// A scope that may be entered.
 pub(crate) struct Prepared {
     pub(crate) spec: ScopeSpec,
-    /// The thread's deadline inside the scope.
+    /// The earliest deadline inside the scope: its own, or that of a scope around it.
     pub(crate) effective: u64,
 }
 
 /// What a scope owns until it is left. A plain scope owns nothing.
 #[derive(Default)]
 pub(crate) struct Attachments {
-    /// Made on entry if tokens are linked to the scope, or if the scope is entered within the scopes of a handle.
+    /// The scope's node, if it is made on entry. That is so if tokens are linked to the scope, or if the scope is
+    /// entered by a handle.
     pub(crate) node: Option<Arc<Node>>,
     pub(crate) spending: Option<Spending>,
 }
 
-/// A scope that is not entered. Boxed, so that the successful path stays in registers.
+/// A scope that cannot be entered, because it or a scope around it is over. Boxed, so that an `Ok` with an entered
+/// scope stays in registers.
 pub(crate) struct Rejected(Box<Rejection>);
 
 struct Rejection {
@@ -100,9 +102,8 @@ fn in_force_slow(asked: u64) -> u64 {
 
 /// Enters a scope with a duration and nothing else: the hot path.
 ///
-/// A scope that would outlast the scope around it inherits the outer deadline. In that case the clock is not read: the older
-/// reading in `thread.now` suffices. If the duration ends after the outer deadline when counted from the older reading, it also
-/// does so when counted from now.
+/// If the scope would outlast the scope around it, it inherits the outer deadline, and no clock is read. The older reading
+/// in `thread.now` is enough to see this: counted from now, the duration ends even later.
 #[cfg_attr(not(debug_assertions), inline(always))]
 pub(super) fn try_enter_duration(
     thread: &Thread,
@@ -168,7 +169,8 @@ pub(super) fn try_enter_poll(
 #[cold]
 #[inline(never)]
 fn reject(thread: &Thread, asked: u64, location: &'static Location<'static>, kind: Kind) -> Rejected {
-    // If the deadline of the scopes around has passed, this call publishes the time, so that other checks see the expiry too.
+    // If the deadline of the scopes around has passed, `is_over_by_clock` publishes the time. So other checks see the
+    // expiry.
     let by_surroundings = is_over_by_clock(thread);
     let now = clock::now();
     let spec = ScopeSpec::lasting(asked, now, location, kind);
@@ -306,8 +308,8 @@ impl Entry<'_> {
         if !self.enabled || reserve.is_zero() {
             return NEVER;
         }
-        // `thread.deadline` would not do, since it leaves out the deadlines that only nodes know: those of linked
-        // tokens, and of scopes around an entered handle that the handle may still lose (`frame.rs`, invariant 4).
+        // `thread.deadline` is not enough. It leaves out two kinds of deadlines, which only nodes know: those of linked
+        // tokens, and those of scopes that an entered handle may still lose (`frame.rs`, invariant 4).
         let outer = match self.parent {
             Parent::Thread => {
                 innermost(self.thread, |scope| scope.map_or(NEVER, |scope| scope.effective(self.thread)))
@@ -323,7 +325,6 @@ impl Entry<'_> {
         let tokens = self.extras.map_or(&[][..], |extras| &extras.options.tokens);
         let over = tokens.iter().map(CancellationToken::node).filter(|node| node.expire(self.now));
         let end = |node: &Arc<Node>| match node.origin_on(&TestEnv::current()) {
-            // If the token has another clock, `origin_on` returns the present time as the time of its end.
             Some(origin) => Termination::through_link(&origin),
             // A fork has lost the cause of the token's end, so a cancel is assumed.
             None => Termination::new(Cause::Cancelled, self.now),

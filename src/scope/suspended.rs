@@ -435,10 +435,9 @@ impl ColdState {
                 // become parents of this scope's node: otherwise they could end tokens of this scope that survive the
                 // drop. But they get nodes here, because this frame gets one (`frame.rs`, invariant 3).
                 let _ = innermost(thread, |scope| scope.map(Scope::node).map(Arc::as_ptr));
-                // If this frame had a node, the checks in the drop would read the flag of that node. The flag does not
-                // show the end of the scopes around the drop, since they are not the node's parents. So if such a scope
-                // is over and this scope is not, the frame gets no node, and the checks go on reading the flag of the
-                // scopes around.
+                // If a scope around the drop is over and this scope is not, the frame gets no node. With a node, the
+                // checks in the drop would read the node's flag, which the scopes around the drop do not raise. Without
+                // a node, the checks read the flag of the scopes around the drop.
                 if thread.is_flagged() && !node.is_over() {
                     return effective;
                 }

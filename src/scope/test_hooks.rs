@@ -95,7 +95,8 @@ fn stage(thread: &Thread, env: &TestEnv) -> Entered {
     entered
 }
 
-/// Discards the thread's readings, which come from another clock or are too old.
+/// Called after a change of the thread's clock or of the time on it. Replaces the old reading in `thread.now`, and makes
+/// the next check read the clock.
 #[cfg(feature = "testing")]
 pub(crate) fn set(thread: &Thread) {
     thread.now.set(clock::now());

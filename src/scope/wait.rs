@@ -40,7 +40,6 @@ impl WaitLimit {
         self.end.at
     }
 
-    /// The error of a wait that has reached its deadline.
     #[cold]
     pub(crate) fn error(&self, thread: &Thread, now: u64) -> TimeoutError {
         let how = RaiseContext::at(self.spec.location, now);

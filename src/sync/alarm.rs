@@ -15,7 +15,7 @@ const STARTING: u32 = 2;
 /// The bits from this one up count rings.
 const RING: u32 = 4;
 
-/// A state of an [`Alarm`], to be compared with a later one.
+/// The state of an [`Alarm`] at one moment. A wait with this key ends if the alarm has been rung since that moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Key(u32);
 
@@ -89,8 +89,8 @@ impl Alarm {
         self.word.load(Ordering::Relaxed) & (RUNNING | STARTING) == RUNNING
     }
 
-    /// Records that the thread no longer runs. If there was a ring since `key` was taken, records nothing and returns
-    /// `false`.
+    /// Records that the thread no longer runs, and returns `true`. If the alarm has been rung since `key` was taken,
+    /// records nothing and returns `false`: the thread must go on.
     pub(crate) fn retire(&self, key: Key) -> bool {
         if mutant!(BlindRetire) {
             self.word.fetch_and(!RUNNING, Ordering::AcqRel);

@@ -163,7 +163,8 @@ impl<T> std::fmt::Debug for PerProcess<T> {
     }
 }
 
-/// A mutex that a forked child never waits for in vain.
+/// A mutex for processes that fork. If another thread held the lock at the fork, nobody in the child can ever release
+/// it. So the child gets no lock, instead of waiting for ever.
 #[derive(Debug)]
 pub(crate) struct ForkMutex<T> {
     /// The generation that last used the lock, and the lock's [`Phase`] in that generation.

@@ -95,8 +95,8 @@ impl<T> Handoff<T> {
         ticket
     }
 
-    /// Takes the value out. `None` if another thread has taken the value, or holds it just now. If another thread holds it,
-    /// the [`hold`](Self::hold) of that thread returns `None` too.
+    /// Takes the value out. `None` if another thread has taken the value. Also `None` if another thread holds it just
+    /// now: then the [`hold`](Self::hold) of that thread returns `None` too.
     #[inline]
     pub(crate) fn take(&self, ticket: Ticket) -> Option<T> {
         if mutant!(PlainTake) {

@@ -34,9 +34,9 @@ pub(crate) fn with_traced<R>(
     f: impl FnOnce(&mut Context<'_>) -> R,
 ) -> R {
     let traced = Traced { waker, on_clone };
-    // SAFETY: the functions of `TABLE` treat the data as a `Traced`, and this one outlives the waker (invariant 1). They may
-    // be called on any thread, since a `Traced` is `Sync`: see `assert_sync`. `clone` keeps to the contract as the task's own
-    // waker does (invariant 2). `forget` has nothing to free.
+    // SAFETY: the functions of `TABLE` treat the data as a `Traced`. The data is `traced`, which outlives the waker
+    // (invariant 1). The functions may be called on any thread, since a `Traced` is `Sync`: see `assert_sync`. `clone`
+    // returns a clone of the task's own waker, which meets the contract (invariant 2). `forget` has nothing to free.
     let waker = ManuallyDrop::new(unsafe { Waker::new(ptr::from_ref(&traced).cast(), &TABLE) });
     f(&mut Context::from_waker(&waker))
 }

@@ -20,7 +20,7 @@ use super::abort::abort;
 use super::fork::PerProcess;
 use super::primitive::{AtomicBool, Mutex, Ordering, lock, mutant};
 
-/// A run of a callback, with a number that no other run has.
+/// The number of one run of a callback. No other run has the same number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Run(u64);
 

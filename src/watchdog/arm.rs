@@ -153,7 +153,7 @@ impl Watchdog {
         if !TestEnv::current().has_real_clock() {
             return;
         }
-        // Relaxed: as in `reached`. The maximum, so that no expiry is taken back.
+        // Relaxed: as in `reached`. `fetch_max`, because the time must not go back: a scope that is over stays over.
         self.reached.0.fetch_max(now, Ordering::Relaxed);
     }
 

@@ -112,7 +112,7 @@ fn a_restored_outer_deadline() {
         arm(0, 10);
         assert!(global().rearm(global().slots.at(0), 20));
     });
-    // Time passes while the thread `scopes` runs, so the inner deadline may pass at any of its steps.
+    // The thread `scopes` runs at the same time, so the inner deadline may pass at any step of that thread.
     pass_time(dog);
     scopes.join().unwrap();
     expect_reached(dog, 20);

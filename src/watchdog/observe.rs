@@ -18,7 +18,7 @@ impl Watchdog {
     /// nanoseconds. Only the first observer counts.
     pub(crate) fn watch_with(&'static self, observer: &'static dyn Observer, warn_after: u64) {
         self.reports.observer.get_or_init(|| observer);
-        // Relaxed, here and below: a scope that is being entered may follow the policy before or the policy after.
+        // Relaxed, here and below: a scope that is entered at this moment may follow either the old or the new policy.
         self.reports.warn_after.store(warn_after.min(NO_WARNING), Ordering::Relaxed);
         self.settings().set_watched(true);
         // Scopes that were entered earlier have armed no look, so the observer must look for these scopes.
@@ -62,7 +62,8 @@ impl Watchdog {
     #[cold]
     #[inline(never)]
     fn wake_for_look(&'static self, slot: &Slot, mut at: u64) -> bool {
-        // Relaxed: if a later pass has begun, it has found the look, since the look was stored before the fence.
+        // Relaxed: this load may miss a pass that has begun meanwhile. But that pass has found the look, because the
+        // look was stored before the fence.
         let passed = self.reports.passed.load(Ordering::Relaxed);
         if at <= passed {
             at = clock::now().max(passed.saturating_add(1));

@@ -8,12 +8,11 @@ pub(crate) const NO_WARNING: u64 = 1 << 62;
 
 /// Looks at threads.
 pub(crate) trait Observer: Sync {
-    /// Called by the watchdog at the beginning of a pass. `due`: the numbers of the slots whose deadline or look has passed.
-    /// `late`: for how long the watchdog has overslept. Returns when to be called again at the latest.
+    /// Called by the watchdog at the beginning of a pass. `due`: the numbers of the slots whose deadline or next look has
+    /// come since the last pass. `late`: how late the pass begins. Returns the latest time for the next call.
     fn pass(&self, due: &mut dyn Iterator<Item = usize>, now: u64, late: u64) -> u64;
 }
 
-/// What the watchdog keeps for reports.
 pub(super) struct Reports {
     pub(super) observer: SetOnce<&'static dyn Observer>,
     /// After how long an outermost scope is reported as slow.

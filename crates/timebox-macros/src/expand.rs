@@ -142,8 +142,8 @@ impl<'a> Expansion<'a> {
             .then(|| (pin, argument.into_iter().collect()))
     }
 
-    /// The statement that makes `timebox`. The user's expressions may lock something. They are in a statement of their
-    /// own, so the lock is free again when the body runs.
+    /// The statement that makes `timebox`. It evaluates the user's expressions. If they lock something, the lock is
+    /// released at the end of this statement, so it is free when the body runs.
     fn open(&self) -> TokenStream {
         let Arguments { timebox, limit, label, grace, strict, .. } = self.arguments;
         let label = match label {

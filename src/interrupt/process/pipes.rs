@@ -140,8 +140,8 @@ impl<'r> Input<'r> {
         self.pipe.as_ref().map(AsFd::as_fd)
     }
 
-    /// Writes to the pipe once, without blocking, but may block on the source. Closes the pipe at the end of the
-    /// source.
+    /// Writes to the pipe once. The write does not block, but the read from the source before it may. Closes the pipe
+    /// when the source has ended.
     pub(super) fn write(&mut self) -> io::Result<()> {
         let (Some(pipe), Some(source)) = (&mut self.pipe, &mut self.source) else { return Ok(()) };
         if self.written == self.chunk.len() {

@@ -114,7 +114,8 @@ impl Making {
         if tids.is_empty() && asker.is_some() {
             self.note("The threads of the process are not known on this system.".into());
         }
-        // What may be left out comes last.
+        // The thread that asks comes first, then the threads that may be in scopes, then all others. Threads at the end
+        // may be left out.
         let frame_words = frame_words();
         tids.sort_by_key(|tid| (asker != Some(*tid), !frame_words.contains_key(tid)));
         if tids.len() > MOST_THREADS {

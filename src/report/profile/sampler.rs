@@ -233,7 +233,6 @@ impl Lineage {
     }
 }
 
-/// Whether the visit is that of the profile's own code, and not of work that came by a handle.
 fn is_own(visit: &VisitCopy, profile: ProfileId) -> bool {
     visit.is_own && visit.profile == profile
 }

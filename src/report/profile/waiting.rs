@@ -26,7 +26,7 @@ pub(super) struct Waiting {
     polls: u64,
     /// How many of the polls were traced.
     traced: u64,
-    /// Whether the next poll must be traced, because a sample needs the place.
+    /// Set by a sample that needs the place at which the future waits. Then the next poll must be traced.
     is_wanted: bool,
     places: Places,
     /// Samples of a pending future that are not counted yet, because the place where the future waits is not known.
@@ -66,8 +66,8 @@ pub(super) enum Found {
 }
 
 impl Waiting {
-    /// Begins a poll. Returns whether the poll is to be traced, and a waker. Drop the waker outside of the lock: its
-    /// drop may run the user's code.
+    /// Begins a poll. Returns whether the poll is to be traced, and the waker of the wait that has ended. Drop this
+    /// waker outside of the lock: its drop may run the user's code.
     pub(super) fn begin_poll(&mut self, elapsed: u64) -> (bool, Option<Waker>) {
         self.is_pending = false;
         self.polls += 1;

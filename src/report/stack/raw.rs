@@ -33,7 +33,7 @@ pub(crate) struct RawStack {
 
 #[cfg(feature = "profile")]
 impl RawStack {
-    /// A stack of these addresses, in the modules of this one. 0 stands for frames that are missing.
+    /// A stack of `addresses`, with the modules of this stack. An address of 0 marks where frames are missing.
     pub(crate) fn with_addresses(&self, addresses: &[u64]) -> Self {
         let gap = addresses.iter().position(|&address| address == 0);
         let present = addresses.iter().filter(|&&address| address != 0);

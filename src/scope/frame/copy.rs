@@ -166,8 +166,8 @@ impl ScopeCopies {
     }
 }
 
-/// Copies the scope with this frame. Returns the address of the frame around it; `None` if the frame cannot be read.
-/// Writes to `place` directly: a signal handler has a small stack.
+/// Copies into `place` the scope whose frame is at the address `frame`. Returns the address of the next frame outwards.
+/// `None` if the frame cannot be read. (A copy that is returned would need more of a signal handler's small stack.)
 fn copy(frame: u64, memory: &impl ReadMemory, place: &mut ScopeCopy) -> Option<u64> {
     let bytes = Bytes::<{ size_of::<Scope>() }>::read(memory, frame)?;
     place.frame = frame;

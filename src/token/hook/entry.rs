@@ -126,8 +126,8 @@ impl Entry {
                 (fires, failures, due)
             }
             Call::Later { runs } => {
-                // Another entry of this hook is running the closure right now, and the closure may hang: so start the
-                // escalation here too.
+                // Another entry of this hook is running the closure. That run may hang, so the escalation of this entry
+                // starts now.
                 if runs {
                     self.escalate_later();
                 }

@@ -47,7 +47,6 @@ impl Ancestry {
         Self { effective: deadline.min(inherited.effective), is_fixed, ..inherited }
     }
 
-    /// This ancestry, with one more link of the node.
     fn with_link(self, link: &Listing, env: &TestEnv) -> Self {
         let other = &link.node;
         let mixes_clocks = !other.env.shares_clock(env) || other.ancestry().mixes_clocks;

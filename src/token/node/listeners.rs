@@ -28,10 +28,11 @@ impl Node {
         Some(insert(&mut state))
     }
 
-    /// Registers a hook; `None` if the node is over.
+    /// Registers a hook, and returns its key. `None` if the node is over, or if a fork has lost the node's lock.
     pub(crate) fn add_hook(self: &Arc<Self>, entry: &Arc<Entry>, owner: HookOwner) -> Option<usize> {
         if crate::sync::fork::Process::current().is_child() {
-            // A scope that was open at the fork has lost its timer. It gets a new timer here, so that the hook fires.
+            // A fork loses the timers of the scopes that are open. So these scopes get new timers here: otherwise their
+            // deadlines would not fire the hook.
             self.walk(|node| {
                 node.update();
             });

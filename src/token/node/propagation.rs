@@ -38,8 +38,8 @@ impl Node {
         let at = self.env.reading(now);
         let end = Termination { reason, ..Termination::new(Cause::Cancelled, at) };
         let first = !self.expire(now) && self.end_by(end, false);
-        // If another thread was first, it may not have propagated to all nodes yet, or a fork may have lost that thread. So
-        // this call propagates too.
+        // If another thread has ended the node, that thread may still be propagating the end, or a fork may have lost
+        // it. So this call propagates too.
         // Acquire: pairs with the Release in `propagate`.
         if first || (!mutant!(NoSecondSpread) && !self.has_propagated.load(Ordering::Acquire)) {
             self.propagate_and_deliver(None);
@@ -198,7 +198,7 @@ impl Node {
         Some(origin)
     }
 
-    /// The node's origin. If the node inherits the origin of its parent, the result is the parent, as an `Err`.
+    /// The node's origin. `Err` is no failure: it holds the parent if this node inherits the origin of the parent.
     fn own_origin(&self) -> Result<Option<Arc<Origin>>, Arc<Node>> {
         if !self.is_over() {
             return Ok(None);

@@ -72,7 +72,6 @@ pub(super) fn remove(clock: u32) {
     drop(removed);
 }
 
-/// Calls `f` with the timers of a clock; `None` if the clock is gone.
 pub(super) fn with_queue<R>(clock: u32, f: impl FnOnce(&mut Queue) -> R) -> Option<R> {
     clocks().lock()?.get_mut(&clock).map(|clock| f(&mut clock.queue))
 }

@@ -128,7 +128,8 @@ async fn settles_or_discards(
         assert!(next != last || error.source().is_none(), "the connection is in doubt");
         last = next;
     }
-    // A call that waits for a connection ends at its deadline, and does not use its grace.
+    // The pool's only connection is in use by `holds`, so `waits` waits for it. `waits` must end at its deadline,
+    // without its grace.
     let token = CancellationToken::new();
     let holds = Timebox::new(Limit::NONE).cancel_on(&token).grace(HANG).run_future(endless(Cancel::Works));
     let waits = async {

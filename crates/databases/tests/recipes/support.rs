@@ -1,4 +1,5 @@
-//! What the tests share: sweeps of a limit over the end of a statement, and waits that fail if nothing happens.
+//! What the tests share. A *sweep* runs a statement again and again, under limits that pass close to its end. The waits
+//! fail after [`HANG`].
 
 use std::error::Error;
 use std::sync::{Mutex, MutexGuard, PoisonError};

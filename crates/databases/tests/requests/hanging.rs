@@ -131,7 +131,7 @@ fn requests_that_hang_neither_slow_the_others_nor_leave_anything() {
     let runtime = runtime();
     runtime.block_on(async {
         let observer = connect(&server).await;
-        // It accepts connections, by its backlog, and says nothing.
+        // Clients can connect, since the system keeps connections in the backlog. But nobody answers.
         let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let shared = Arc::new(Shared {
             database: server.address(),

@@ -50,7 +50,6 @@ pub(crate) async fn serve(app: Router) -> SocketAddr {
     address
 }
 
-/// A connection on which a request has been sent.
 pub(crate) async fn request(address: SocketAddr, path: &str) -> TcpStream {
     let mut stream = TcpStream::connect(address).await.unwrap();
     let text = format!("GET {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n");

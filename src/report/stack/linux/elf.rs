@@ -240,8 +240,8 @@ impl Image {
         covers().unwrap_or(false)
     }
 
-    /// The offset in `.eh_frame` of the record of the function at `pc`. If no function has an entry at `pc`: of the
-    /// last function before it.
+    /// The offset in `.eh_frame` of the record of the function that covers `pc`. If no function does, the record is that
+    /// of the last function before `pc`.
     pub(super) fn record(&self, pc: u64) -> Option<usize> {
         let (entry, _) = self.entry_of(pc)?;
         let at = entry.checked_mul(8)?.checked_add(16)?;

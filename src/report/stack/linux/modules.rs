@@ -95,7 +95,6 @@ impl Modules {
         self.loaded.get(&self.mapping(pc)?.base)
     }
 
-    /// The modules whose tables have been read.
     pub(super) fn loaded(&self) -> impl Iterator<Item = &Arc<Module>> {
         self.loaded.values()
     }

@@ -24,7 +24,8 @@ const ROOM: usize = 3 << 10;
 /// Where the handler before ours is kept: the address of a `sigaction` that is never freed. 0 until there is one.
 static PREVIOUS: AtomicUsize = AtomicUsize::new(0);
 
-/// Whether the handler is installed. A forked child has the handler of its parent.
+/// Whether the handler is installed. A forked child has the handler of its parent, so its flag begins as
+/// `WAS_INSTALLED`.
 static INSTALLED: PerProcess<Mutex<bool>> =
     PerProcess::new(Mutex::new(false), || Mutex::new(WAS_INSTALLED.load(Ordering::Relaxed)));
 
@@ -48,7 +49,8 @@ fn installed() -> Option<libc::sigaction> {
     unsafe { (libc::sigaction(SIGNAL, ptr::null(), action.as_mut_ptr()) == 0).then(|| action.assume_init()) }
 }
 
-/// Remembers the handler before ours, for good: it may be called at any time from now on.
+/// Remembers the handler that was installed before ours. Its box is never freed, because `pass_on` may read it at any
+/// time.
 fn keep(previous: libc::sigaction) {
     if previous.sa_sigaction != handler_address() {
         let address = Box::into_raw(Box::new(previous)).expose_provenance();

@@ -234,7 +234,7 @@ impl<M: ReadMemory> Unwinder<M> {
         found: &mut RawStack,
     ) {
         let mut read = |address: u64| stack.word(address).ok_or(());
-        // Has a frame pointer that may be that of another frame.
+        // Registers whose frame pointer may belong to another frame. Used only if no better frame pointer is known.
         let mut doubtful: Option<UnwindRegsNative> = None;
         loop {
             let pc = at.address_for_lookup();

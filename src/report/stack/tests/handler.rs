@@ -40,7 +40,7 @@ struct Program {
     names: BTreeMap<u64, String>,
     /// The addresses to which a function jumps.
     calls: BTreeMap<u64, BTreeSet<u64>>,
-    /// The addresses of pointers through which a function jumps; `None` for one in a register.
+    /// The addresses of the pointers through which a function jumps. `None` if the pointer is in a register.
     by_pointer: BTreeMap<u64, BTreeSet<Option<u64>>>,
     /// What the loader writes into such pointers.
     pointers: BTreeMap<u64, Pointer>,

@@ -287,7 +287,6 @@ fn processes_that_are_made_meanwhile_come_to_no_harm() {
     makers.into_iter().for_each(Runner::stop);
 }
 
-/// Threads are born and end while they are looked at.
 #[test]
 fn threads_that_end_meanwhile_do_no_harm() {
     static LOOKS: AtomicU64 = AtomicU64::new(0);

@@ -41,7 +41,7 @@ fn check(target: &super::Target, function: &str) {
         assert!(copy.is_consistent);
         let scopes = copy.scopes.scopes();
         if scopes.len() != 2 {
-            // Between two scopes.
+            // The thread has left one scope, and has not yet entered the next.
             continue;
         }
         assert_eq!((scopes[0].label.to_text(), scopes[1].label.to_text()), ("inner".into(), "outer".into()));

@@ -29,12 +29,10 @@ pub(in super::super) fn caller(_pc: u64, sp: u64) -> UnwindRegsNative {
     UnwindRegsNative::new_with_ptr_auth_mask(mask(), UNKNOWN, sp, UNKNOWN)
 }
 
-/// These registers, at another place.
 pub(in super::super) fn moved(registers: UnwindRegsNative, pc: u64, sp: u64) -> UnwindRegsNative {
     UnwindRegsNative::new_with_ptr_auth_mask(mask(), pc, sp, registers.fp())
 }
 
-/// These registers, with the frame pointer of others.
 pub(in super::super) fn with_frame_pointer(
     registers: UnwindRegsNative,
     of: UnwindRegsNative,
@@ -42,7 +40,6 @@ pub(in super::super) fn with_frame_pointer(
     UnwindRegsNative::new_with_ptr_auth_mask(mask(), registers.lr(), registers.sp(), of.fp())
 }
 
-/// The instructions at an address.
 fn instructions<const N: usize>(memory: &impl ReadMemory, address: u64) -> Option<[u32; N]> {
     let mut code = [0; 4];
     let mut at = |index: usize| {

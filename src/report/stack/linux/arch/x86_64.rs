@@ -25,12 +25,10 @@ pub(in super::super) fn caller(pc: u64, sp: u64) -> UnwindRegsNative {
     UnwindRegsNative::new(pc, sp, UNKNOWN)
 }
 
-/// These registers, at another place.
 pub(in super::super) fn moved(registers: UnwindRegsNative, pc: u64, sp: u64) -> UnwindRegsNative {
     UnwindRegsNative::new(pc, sp, registers.bp())
 }
 
-/// These registers, with the frame pointer of others.
 pub(in super::super) fn with_frame_pointer(
     registers: UnwindRegsNative,
     of: UnwindRegsNative,
