@@ -66,8 +66,8 @@ impl Control {
     }
 }
 
-/// Runs one command of a session. If the scope around the call is over, the command ends. `T: 'static` rejects a closure
-/// that returns an iterator over the connection: such an iterator would ask the server only after this call.
+/// Runs one command of a session. If the scope around the call is over, the command ends. `T: 'static` rejects a
+/// closure that returns an iterator over the connection: such an iterator would ask the server only after this call.
 pub fn guarded<T: 'static>(
     control: &Arc<Control>,
     session: &Session,

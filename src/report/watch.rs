@@ -299,8 +299,8 @@ impl Watched {
         }
         self.reported.retain_mut(|reported| {
             let is_seen = reported.is_in(peeked);
-            // A peek may miss an open scope, which other scopes or the call of a waker may hide for a moment. So a scope
-            // counts as left only after two misses in a row. (A poll counts as ended after one miss.)
+            // A peek may miss an open scope, which other scopes or the call of a waker may hide for a moment. So a
+            // scope counts as left only after two misses in a row. (A poll counts as ended after one miss.)
             reported.missed = if is_seen { 0 } else { reported.missed + 1 };
             let is_open = is_seen || peeked.is_cut || (!reported.is_poll && reported.missed < 2);
             if is_seen {

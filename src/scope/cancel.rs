@@ -65,8 +65,8 @@ impl Scope {
     }
 
     fn register(&self, hook: Hook<'static>) -> Registration {
-        // If this scope is over, `Registration::new` runs the hook, which is foreign code. If the hook left this scope, the
-        // frame would be used after its end. So the frame is held: leaving it aborts.
+        // If this scope is over, `Registration::new` runs the hook, which is foreign code. If the hook left this scope,
+        // the frame would be used after its end. So the frame is held: leaving it aborts.
         let _held = self.hold();
         let over = Thread::with(|thread| self.is_over_by_clock(thread));
         Registration::new(self.node(), over, hook, HookOwner::Scope)

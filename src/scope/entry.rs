@@ -102,8 +102,8 @@ fn in_force_slow(asked: u64) -> u64 {
 
 /// Enters a scope with a duration and nothing else: the hot path.
 ///
-/// If the scope would outlast the scope around it, it inherits the outer deadline, and no clock is read. The older reading
-/// in `thread.now` is enough to see this: counted from now, the duration ends even later.
+/// If the scope would outlast the scope around it, it inherits the outer deadline, and no clock is read. The older
+/// reading in `thread.now` is enough to see this: counted from now, the duration ends even later.
 #[cfg_attr(not(debug_assertions), inline(always))]
 pub(super) fn try_enter_duration(
     thread: &Thread,

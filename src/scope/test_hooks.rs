@@ -95,8 +95,8 @@ fn stage(thread: &Thread, env: &TestEnv) -> Entered {
     entered
 }
 
-/// Called after a change of the thread's clock or of the time on it. Replaces the old reading in `thread.now`, and makes
-/// the next check read the clock.
+/// Called after a change of the thread's clock or of the time on it. Replaces the old reading in `thread.now`, and
+/// makes the next check read the clock.
 #[cfg(feature = "testing")]
 pub(crate) fn set(thread: &Thread) {
     thread.now.set(clock::now());

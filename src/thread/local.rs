@@ -359,8 +359,9 @@ pub(crate) fn without_scopes<R>(f: impl FnOnce() -> R) -> R {
             Thread::with(|thread| {
                 thread.frame.set(self.frame);
                 thread.flag.set(self.flag);
-                // The foreign code may have entered a scope of its own, and so have armed the slot with another deadline.
-                // It could not arm the old deadline again, which was hidden from it. So this arms the old deadline.
+                // The foreign code may have entered a scope of its own, and so have armed the slot with another
+                // deadline. It could not arm the old deadline again, which was hidden from it. So this arms the old
+                // deadline.
                 thread.restore(self.deadline);
             });
         }

@@ -20,8 +20,8 @@ pub struct Registration {
     /// `None` if the hook can never fire.
     hook: Option<Arc<Entry>>,
     node: Weak<Node>,
-    /// For the hook of a token: the same node as `node`, so that the registration keeps the token alive. For the hook of
-    /// a scope: `None`.
+    /// For the hook of a token: the same node as `node`, so that the registration keeps the token alive. For the hook
+    /// of a scope: `None`.
     token: Option<Arc<Node>>,
     owner: HookOwner,
     key: Option<usize>,

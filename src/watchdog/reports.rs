@@ -8,8 +8,8 @@ pub(crate) const NO_WARNING: u64 = 1 << 62;
 
 /// Looks at threads.
 pub(crate) trait Observer: Sync {
-    /// Called by the watchdog at the beginning of a pass. `due`: the numbers of the slots whose deadline or next look has
-    /// come since the last pass. `late`: how late the pass begins. Returns the latest time for the next call.
+    /// Called by the watchdog at the beginning of a pass. `due`: the numbers of the slots whose deadline or next look
+    /// has come since the last pass. `late`: how late the pass begins. Returns the latest time for the next call.
     fn pass(&self, due: &mut dyn Iterator<Item = usize>, now: u64, late: u64) -> u64;
 }
 

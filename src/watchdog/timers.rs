@@ -200,8 +200,8 @@ impl Timers {
         let mut heap = lock(&self.heap);
         let mut left = BATCH;
         while let Some(&Reverse((deadline, index, filling))) = heap.peek() {
-            // This loop removes at most `BATCH` stale entries. The next entry then counts even if it is stale. Its deadline
-            // is not later than that of the first timer, so no timer is missed.
+            // This loop removes at most `BATCH` stale entries. The next entry then counts even if it is stale. Its
+            // deadline is not later than that of the first timer, so no timer is missed.
             if left == 0 || self.records.filling(index, filling).is_some() {
                 earliest = earliest.min(deadline);
                 break;

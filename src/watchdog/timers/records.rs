@@ -87,8 +87,9 @@ impl Records {
         (group, free.trailing_zeros())
     }
 
-    /// Goes on from the group `before`, which has no free record left. Returns the next group with free records, and the
-    /// bits of these records. If there is no such group, takes back records from other threads, or makes more groups.
+    /// Goes on from the group `before`, which has no free record left. Returns the next group with free records, and
+    /// the bits of these records. If there is no such group, takes back records from other threads, or makes more
+    /// groups.
     #[cold]
     #[inline(never)]
     fn next_group(&'static self, before: Option<&'static Group>) -> (&'static Group, u32) {

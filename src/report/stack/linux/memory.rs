@@ -17,8 +17,8 @@ pub(crate) struct Memory;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct PreparedMemory;
 
-/// The way to read the memory. A forked child must find its own way: a `/proc/self/mem` that its parent has opened reads
-/// the parent's memory.
+/// The way to read the memory. A forked child must find its own way: a `/proc/self/mem` that its parent has opened
+/// reads the parent's memory.
 #[derive(Clone, Copy)]
 enum Way {
     Call,
