@@ -47,7 +47,7 @@ pub trait Fallible: Sized {
 }
 
 impl<T, E: FromTimeout> Fallible for Result<T, E> {
-    /// `Ok(Err(_))`: the time was up, so the fallback is to run.
+    /// `Ok(Err(_))` if the time was up: then the fallback runs.
     type Outcome = Result<Result<T, TimeoutError>, E>;
     type Timeout<F: Future<Output = Self>> = Timeout<F>;
     type TimeoutOrElse<F: Future<Output = Self>> =

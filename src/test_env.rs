@@ -197,8 +197,8 @@ mod on {
         }
 
         pub(crate) fn ask(&self, time: u64) {
-            // Relaxed: the thread that moves the clock waits until the work that calls this is done, and then reads `asked`
-            // again. So that thread sees this time.
+            // Relaxed: work under the clock calls this. The thread that moves the clock waits for the end of this work,
+            // and only then reads `asked`. So it sees this time.
             self.asked.fetch_max(time, Ordering::Relaxed);
         }
 

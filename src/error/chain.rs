@@ -95,7 +95,7 @@ impl Chain {
         }
     }
 
-    /// Makes the error. The scope that the error names is given a clone of it.
+    /// Makes the error. Also stores a clone of the error in the state of the scope that it names.
     #[cold]
     pub(crate) fn into_error(self, context: RaiseContext) -> TimeoutError {
         let Chain { scopes, named, innermost } = self;
@@ -107,8 +107,8 @@ impl Chain {
         let Place { index, mut entered, now, shared } = place;
         #[cfg(feature = "report")]
         let at_entry = entered;
-        // If the scope is over because a linked token expired, the error shows the token's limit, and the token's label
-        // if there is one.
+        // The scope may be over because a linked token expired. Then the error shows the token's limit. It also shows
+        // the token's label, or the scope's label if the token has none.
         let expired = end.origin.filter(|_| end.cause != Cause::Cancelled);
         let shown = expired.map(|origin| {
             let scope = &scopes[index];

@@ -80,7 +80,7 @@ pub(crate) struct ErrorInner {
 }
 
 impl ErrorInner {
-    /// The scope that is over, as the error shows it.
+    /// The description of the scope that is over.
     pub(super) fn named(&self) -> &ScopeInfo {
         self.shown.as_ref().unwrap_or(&self.chain[self.over])
     }
@@ -125,8 +125,8 @@ impl TimeoutError {
         self.named().id
     }
 
-    /// The label of the scope that is over. If a token given with [`cancel_on`](crate::Timebox::cancel_on) expired and
-    /// so ended the scope: the label of the token's scope, if that scope has a label.
+    /// The label of the scope that is over. If the scope ended because a token that was given with
+    /// [`cancel_on`](crate::Timebox::cancel_on) expired, the label of the token's scope comes first.
     pub fn label(&self) -> Option<&str> {
         self.named().label()
     }

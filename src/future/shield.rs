@@ -121,7 +121,7 @@ impl Announced {
                 let until = if node.env.shares_clock(&env) {
                     scope.ended_at(now).map_or(until, |end| until.min(end.saturating_add(max)))
                 } else {
-                    // `until` is no time on the clock of this scope. So here the announcement lasts until it is dropped.
+                    // `until` is not on the clock of this scope, so here the announcement ends only with its drop.
                     NEVER
                 };
                 Some((Arc::clone(node), node.add_shield(until)?))
@@ -161,7 +161,7 @@ impl<F: Future> Future for Shield<F> {
                 None => this.opened.insert(Opened::new(thread, max, location)),
             };
             let mut poll = Poll::Pending;
-            // `open` gives no error here, since no unwinding ends at a shield.
+            // `open` returns an error only for an unwinding that ends at this scope. None ends at a shield.
             let _ = opened.polled.open(thread, ptr::null(), false, |_| {
                 if let Some(future) = this.future.as_mut().as_pin_mut() {
                     poll = future.poll(cx);
@@ -228,7 +228,7 @@ impl<F> PinnedDrop for Shield<F> {
         if let Some(opened) = this.opened
             && this.future.as_mut().as_pin_mut().is_some()
         {
-            // `open` gives no error here, since no unwinding ends at a shield.
+            // As in `poll`: `open` returns no error.
             let _ = Thread::with(|thread| {
                 opened.polled.open(thread, ptr::null(), true, |_| this.future.set(None))
             });

@@ -60,7 +60,7 @@ impl Child {
     /// Takes an idle child of the function, or starts one.
     pub(super) fn idle_or_new(function: &'static str, memory: Option<u64>) -> io::Result<Self> {
         loop {
-            // `lock` returns `None` if another thread had locked the list during a fork. Then a new child is started.
+            // `lock` returns `None` if the lock of the list was lost in a fork. Then a new child is started.
             let kept = idle().lock().and_then(|mut idle| idle.get_mut(function)?.pop());
             match kept {
                 None => return Self::start(function, memory),

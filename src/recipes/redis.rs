@@ -120,8 +120,7 @@ impl Connection {
         self.checked(result)
     }
 
-    /// Closes the connection after an error. A missing answer may come later, and the next command must not take it for its
-    /// own.
+    /// Closes the connection after an error. Otherwise a late answer could be taken for the answer to the next command.
     fn checked<T>(&mut self, result: RedisResult<T>) -> RedisResult<T> {
         if result.is_err() {
             self.open = false;

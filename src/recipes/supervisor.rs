@@ -16,8 +16,8 @@ pub fn abort_when_stuck(policy: Policy, after: Duration) -> Policy {
     })
 }
 
-/// Tells systemd that the process is well, until a scope is stuck: still open when the time `after` has passed since
-/// its expiry. From then on systemd hears nothing, and ends the process.
+/// Pings systemd until a scope is stuck, that is, until it is still open `after` its expiry. Then the pings stop, so
+/// systemd ends the process.
 pub fn withhold_ping_when_stuck(policy: Policy, after: Duration) -> io::Result<Policy> {
     // `None`: systemd does not watch this program, or the program was started by hand.
     let Some(patience) = sd_notify::watchdog_enabled() else { return Ok(policy) };

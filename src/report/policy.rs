@@ -274,8 +274,10 @@ pub(crate) fn current() -> Option<Arc<Installed>> {
     CURRENT.get()?.lock()?.clone()
 }
 
-/// Puts another policy in force, or none. `tell` is called under the lock that [`current`] takes. So the last call of a
-/// `tell` is about the policy in force. Fails if the lock was lost in a fork.
+/// Puts another policy in force, or none. Fails if the lock of the policy was lost in a fork.
+///
+/// `tell` is called with the new policy under that lock. So if two threads replace the policy, the later `tell` is that
+/// of the policy that stays.
 pub(super) fn replace(
     new: Option<Arc<Installed>>,
     tell: impl FnOnce(Option<&Installed>),

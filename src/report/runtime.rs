@@ -35,8 +35,8 @@ use crate::sync::{AtomicBool, Mutex, Ordering, lock};
 use crate::thread;
 use crate::time::{clock, nanos};
 
-/// How many times the workers are looked at during `Watch::duration`, the time after which a poll counts as stuck. The
-/// interval between two looks is kept within the bounds below, in nanoseconds.
+/// How many times the workers are looked at during `Watch::duration` (the time after which a poll counts as stuck). But
+/// the interval between two looks is at least `LEAST_INTERVAL` and at most `MOST_INTERVAL`, in nanoseconds.
 const LOOKS: u64 = 4;
 const LEAST_INTERVAL: u64 = 1_000_000;
 const MOST_INTERVAL: u64 = 1_000_000_000;
@@ -196,8 +196,8 @@ impl Watch {
         if state.is_over {
             return;
         }
-        // If this look is late, the process was stopped or got no processor. Then the workers stood still for that
-        // reason.
+        // If this look is late, the process was stopped or got no processor. That is why workers stood still, so it
+        // counts as if they had moved.
         let is_late = now.saturating_sub(state.next) > self.interval();
         let (mut is_suspect, mut missing) = (false, Vec::new());
         for (index, worker) in state.workers.iter_mut().enumerate() {
@@ -279,7 +279,7 @@ impl Watch {
         Some(first)
     }
 
-    /// Since when the worker stands still. `None` if it has moved on meanwhile.
+    /// Since when the worker stands still. `None` if it has moved on since the last look.
     fn still_since(&self, index: usize) -> Option<u64> {
         let worker = lock(&self.state).workers[index];
         let parks = self.metrics.worker_park_unpark_count(index);

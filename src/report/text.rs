@@ -34,14 +34,14 @@ impl Report {
         stacks.flat_map(|stack| &stack.frames).find(|frame| !frame.foreign)
     }
 
-    /// Whether `place` is where a future waits: then the stacks of threads have no frame of the program's own code.
+    /// Whether `place` is in a stack of `awaits`: it is if no stack of a thread has a frame of the program's own code.
     fn is_awaiting(&self) -> bool {
         let mut frames = self.stacks.iter().flat_map(|stack| &stack.frames);
         frames.all(|frame| frame.foreign)
     }
 
-    /// Who got no processor, and for how long, if that may be why the scope took so long. Then the code is not to
-    /// blame.
+    /// `Some` if the scope may have taken so long because the process or the thread got no processor. Then the code is
+    /// not to blame.
     pub(super) fn starved(&self) -> Option<Starved> {
         if self.watchdog_late >= LATE && self.watchdog_late >= self.elapsed / 4 {
             return Some(Starved::Process(self.watchdog_late));

@@ -244,7 +244,7 @@ fn json_keeps_its_shape() {
         "notes": [],
     });
     assert_eq!(serde_json::from_str::<serde_json::Value>(&text).unwrap(), shape);
-    // Names are in the order of the struct.
+    // The keys are in the order of the struct's fields.
     assert!(text.starts_with("{\"kind\":\"slow\",\"scope\":{\"id\":"), "{text}");
     report.thread.as_mut().unwrap().activity = Activity::Running;
     assert_eq!(serde_json::to_value(&report).unwrap()["thread"]["activity"], "running");

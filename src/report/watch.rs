@@ -397,7 +397,7 @@ fn tell_stuck() {
     }
 }
 
-/// Dumps all threads for the policy's `on_stuck`, unless a debugger holds the process.
+/// Calls the policy's `on_stuck` with a dump of all threads. Does nothing if a debugger has attached to the process.
 fn call_on_stuck() {
     let policy = policy::current();
     let on_stuck = policy.as_ref().and_then(|policy| policy.on_stuck());

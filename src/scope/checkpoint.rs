@@ -14,7 +14,6 @@ use crate::watchdog;
 
 type Place = &'static Location<'static>;
 
-/// Whether the innermost scope is over, by the clock.
 #[cold]
 #[inline(never)]
 pub(crate) fn is_over_by_clock(thread: &Thread) -> bool {

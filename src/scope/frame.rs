@@ -94,10 +94,8 @@ pub struct Scope {
     cause: Cause,
     /// Whether the limit was not a duration. Errors then name no limit.
     unmeasured: bool,
-    /// Whether the times are those of a mock clock.
     #[cfg(all(feature = "report", feature = "testing"))]
     mocked: bool,
-    /// What leaving the scope has to undo.
     undo: Cell<Undo>,
     /// How many calls hold the frame: see invariant 1.
     holds: Cell<u32>,

@@ -42,7 +42,7 @@ pub(crate) trait FutureObserver: Sync {
         poll: &mut dyn FnMut(&mut Context<'_>) -> bool,
     ) -> Option<Arc<dyn Ending>>;
 
-    /// How long after its expiry a scope is overdue, in nanoseconds, if the scope does not say so itself.
+    /// After how many nanoseconds an expired scope is overdue. A scope may have a time of its own.
     fn overdue_after(&self) -> u64;
 }
 
@@ -87,7 +87,7 @@ impl Polls {
     }
 }
 
-/// The reports about a future. The drop tells that the future has ended.
+/// What was reported about a future. The drop reports that the future has ended.
 #[derive(Default)]
 pub(crate) struct ReportHistory {
     /// The [`Event`]s that were reported.

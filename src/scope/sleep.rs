@@ -101,7 +101,6 @@ impl Scope {
     }
 }
 
-/// The end of a sleep that begins now.
 fn end_of(duration: Duration) -> u64 {
     clock::now().saturating_add(nanos(duration))
 }
@@ -131,7 +130,7 @@ fn nap(left: u64) -> u64 {
 struct Parker {
     woken: Mutex<bool>,
     changed: Condvar,
-    /// Used instead of the other fields if the thread is under a mock clock.
+    /// Under a mock clock the thread waits by this, and not by the fields above.
     #[cfg(feature = "testing")]
     wait: Option<crate::scope::presence::Wait>,
 }

@@ -121,7 +121,7 @@ impl SuspendedScope {
         if self.own() <= now || self.node().is_some_and(|node| node.is_over()) {
             return;
         }
-        // The deadline is reckoned from the entry, so the entry moves.
+        // The deadline is `entered + asked`. To make it `now`, this moves `entered`.
         self.entered = now.saturating_sub(asked).max(1);
         self.asked = now.saturating_sub(self.entered);
         let (spec, asked) = (self.spec(), Duration::from_nanos(asked));
@@ -289,6 +289,7 @@ impl SuspendedScope {
     /// The last error that named this scope, if the scope was asked to remember it.
     pub(crate) fn take_raised(&mut self) -> Option<TimeoutError> {
         let cold = self.cold.get()?;
+        // The node also has the errors that tokens and other threads raised, so it is asked first.
         let told = cold.node.as_ref().and_then(|node| node.take_raised());
         told.or_else(|| cold.extras.as_ref()?.take_raised())
     }

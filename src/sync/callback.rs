@@ -264,8 +264,7 @@ impl Callback {
         }
     }
 
-    /// Waits for the run that is going on, if there is one. After [`suspend`](Self::suspend) this establishes invariant
-    /// 3.
+    /// Waits until no run is going on. Called after [`suspend`](Self::suspend), so that invariant 3 holds from then on.
     pub(crate) fn wait_until_idle(self: &Arc<Self>) -> Waiters {
         if mutant!(NoShieldWait) {
             return Waiters::default();

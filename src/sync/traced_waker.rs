@@ -73,8 +73,7 @@ unsafe fn clone(data: *const ()) -> RawWaker {
     RawWaker::new(waker.data(), waker.vtable())
 }
 
-/// Serves as `wake` too, since a traced waker holds nothing that `wake` would have to free. Nobody owns a traced waker,
-/// so only unsafe code that copies its parts can call `wake`.
+/// The function for `wake` too: a traced waker owns nothing, so `wake` has nothing to free.
 unsafe fn wake_by_ref(data: *const ()) {
     // SAFETY: the caller has the traced waker.
     let traced = unsafe { traced(data) };

@@ -23,7 +23,7 @@ pub(super) enum Where {
         number: usize,
         in_shields: bool,
     },
-    /// Each scope with this label, at the first point inside the scope.
+    /// Each scope with this label expires at the first point inside it.
     In(Arc<str>),
 }
 

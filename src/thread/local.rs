@@ -242,7 +242,7 @@ impl Thread {
                 self.timers.set(Some(global().timers_at(index)));
                 self.lease()
             }
-            // The destructors of the thread-locals are running: invariant 2.
+            // The thread is ending, and has no timers of its own any more: invariant 2.
             _ => global().orphans().lease(),
         }
     }
@@ -285,9 +285,10 @@ impl Thread {
         }
     }
 
-    /// Makes `deadline` the thread's deadline again, at the end of an inner scope that had another deadline. The slot
-    /// may still hold the inner deadline. If the inner deadline has passed, the watchdog finds nothing to wait for in
-    /// the slot, and may sleep for ever. So the slot is armed again.
+    /// Makes `deadline` the thread's deadline again, at the end of an inner scope that had another deadline.
+    ///
+    /// The slot may still hold the inner deadline. If that has passed, the watchdog does not wait for it, and may sleep
+    /// for ever. So the slot is armed again.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn restore(&self, deadline: u64) {
         let inner = self.deadline.replace(deadline);

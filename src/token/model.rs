@@ -160,7 +160,7 @@ fn shield_while_it_fires() {
     entry.revoke(Ending::Registration);
 }
 
-/// A hook that is registered while the node is cancelled fires once, or is refused.
+/// A hook that is registered during a cancel either fires once, or is refused.
 fn register_while_cancelled() {
     let (runs, never) = (Arc::new(AtomicUsize::new(0)), Forbidden::new());
     let root = node(None, NEVER);

@@ -21,7 +21,7 @@ const TAKE_OVER_AFTER: u64 = 2_000_000;
 #[cfg(not(timebox_loom))]
 const TRY_EVERY: u64 = 10_000_000;
 
-/// Bit 0 of the word: the watchdog is in a call. The rest counts calls and takeovers.
+/// Set in the word while the watchdog is in a call. The higher bits of the word count calls and takeovers.
 const IN_CALL: u64 = 1;
 const STEP: u64 = 2;
 
@@ -66,8 +66,8 @@ impl Deputy {
             self.word.fetch_and(!IN_CALL, Ordering::Relaxed);
             return Some(());
         }
-        // Relaxed: if the exchange succeeds, no other thread was the watchdog meanwhile, so there are no writes of another
-        // thread to synchronize with.
+        // Relaxed: the exchange succeeds only if no other thread was the watchdog during the call. So there are no
+        // writes of another watchdog to see.
         let order = (Ordering::Relaxed, Ordering::Relaxed);
         self.word.compare_exchange(call, call & !IN_CALL, order.0, order.1).ok().map(drop)
     }

@@ -114,8 +114,8 @@ pub(crate) fn advance(mock: &Arc<Mock>, until: impl Fn(u64) -> u64, mut go_on: i
     }
 }
 
-/// Waits until the work that was set off before is done. Then moves the clock to the next timer, if `go_on` returns
-/// `true`. Returns `false` if there is no timer.
+/// Waits until the work of earlier moves is done. Then moves the clock to the next timer, if `go_on` returns `true`.
+/// Returns `false` if there is no timer.
 pub(crate) fn advance_to_next(mock: &Arc<Mock>, go_on: impl FnMut() -> bool) -> bool {
     let next = with_queue(mock.id, |queue| queue.earliest()).unwrap_or(NEVER);
     if next != NEVER {

@@ -46,7 +46,7 @@ fn explore_within(bound: Option<usize>, mutant: Option<Mutant>, body: fn()) {
     });
 }
 
-/// Lets time pass until the watchdog gets up, if it runs.
+/// Moves the time to the end of the watchdog's sleep. Does nothing if there is no watchdog.
 pub(crate) fn pass_time(dog: &Watchdog) {
     if let Some(until) = dog.alarm.model_until() {
         dog.alarm.model_advance(until);
@@ -189,7 +189,7 @@ fn a_timer_while_another_is_due() {
     armed_while_another_is_due(&[20]);
 }
 
-/// In a model the nursery has room for one timer. So the timer for 20 moves the timer for 30 to the heap.
+/// In a model the nursery has room for one timer. So 30 moves 10 to the heap, and 20 then moves 30.
 fn timers_that_are_moved_while_another_is_due() {
     armed_while_another_is_due(&[30, 20]);
 }
@@ -315,7 +315,7 @@ fn a_timer_while_the_watchdog_is_stuck() {
     impl Wake for Stuck {
         fn wake(self: Arc<Self>) {
             see_deputy_out(&global().deputy);
-            // Fills the place of the deputy, so that this thread ends instead of becoming the deputy.
+            // Fills the place of the deputy. Otherwise this thread would become the deputy, and not end.
             assert!(global().deputy.appoint());
         }
     }

@@ -109,7 +109,8 @@ impl Watchdog {
             }
             let timers = self.first_timer();
             if timers != NEVER {
-                // Started before any call needs the deputy, since to start a thread takes longer than to wake one.
+                // The deputy is started now, before a call needs it, because starting a thread takes longer than waking
+                // one.
                 self.ensure_deputy();
             }
             self.deputy.expect_calls(timers);
@@ -167,7 +168,8 @@ impl Watchdog {
         Some((key, first.min(second)))
     }
 
-    /// The earliest deadline after `now`. If a timer is due or the inbox is not empty, a time that is not after `now`.
+    /// The time of the watchdog's next work. At most `now` if there is work already: a timer is due, or the inbox is not
+    /// empty.
     pub(super) fn earliest(&'static self, now: u64) -> u64 {
         let earliest = self.slots.earliest(now).min(self.first_timer());
         #[cfg(feature = "report")]

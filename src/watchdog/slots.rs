@@ -50,7 +50,7 @@ impl Slot {
 
     #[inline]
     pub(super) fn get(&self) -> u64 {
-        // Relaxed: read by the thread that wrote it, or by a scan, whose fences are in `Watchdog::pass`.
+        // Relaxed: the reader is the thread that wrote it, or the watchdog's scan, which has fences (`Watchdog::pass`).
         self.0.0.deadline.load(Ordering::Relaxed)
     }
 

@@ -147,7 +147,8 @@ impl<'r> Job<'r> {
                 return Ok(Attended::TooMuchOutput);
             }
             if !served && self.ended.is_none() && self.group == Group::Own {
-                // No shell will bring the command to the foreground, so the command would stay suspended for ever.
+                // A command in the background has used the terminal, so the system has suspended it. No shell will
+                // bring it to the foreground, so it would stay suspended for ever.
                 if let Some(signal) = suspended_by(self.pid)
                     && [Signal::TTIN, Signal::TTOU].iter().any(|terminal| terminal.as_raw() == signal)
                 {
@@ -247,7 +248,6 @@ impl<'r> Job<'r> {
                 self.await_group(&poller, KILL_WAIT, Survivors::is_none_or_unknown);
             }
         }
-        // An error is ignored: the command is stopped already, so the error is of no use to the caller.
         let _read = self.drain();
         self.lifeline = None;
         let mut status = None;

@@ -326,7 +326,7 @@ struct Steps<'h> {
     location: &'static Location<'static>,
     /// Where the next search begins; beyond the end of the text once the iteration has ended.
     at: usize,
-    /// The end of the last match. An empty match at this place does not count.
+    /// The end of the last match. An empty match at this place is skipped.
     last: Option<usize>,
 }
 

@@ -55,7 +55,7 @@ fn internet(protocol: &str, line: &str) -> String {
     }
 }
 
-/// The path is what follows the inode, and may have spaces in it.
+/// Skips seven columns. All that follows is the path, which may contain spaces.
 fn unix(line: &str) -> String {
     let mut rest = line;
     for _ in 0..7 {

@@ -76,7 +76,7 @@ fn now() -> SystemTime {
 /// A dump that is being made. Whoever waits for it takes what there is when the time is up.
 #[derive(Debug)]
 struct Making {
-    /// Until when names are searched for, and the caller waits.
+    /// At this time the search for names stops, and the caller stops waiting.
     until: u64,
     made: Mutex<Made>,
     is_done: Condvar,

@@ -236,7 +236,6 @@ fn a_signal_that_asks_for_a_dump() {
         assert!(dumped.any(|line| line.contains("wait_for_the_end")));
     }
     drop(child.stdin.take());
-    // No third dump follows, and the child ends well.
     assert!(dumped.all(|line| !line.starts_with("Dump of process")));
     assert!(child.wait().unwrap().success());
 }

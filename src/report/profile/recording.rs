@@ -143,8 +143,8 @@ impl Recording {
         }
     }
 
-    /// Corrects the times, so that their sum is the time that has elapsed. Before that, the last period counts as a
-    /// whole, although the end cut it short. Or it does not count at all, since it had no sample yet.
+    /// Makes the sum of the times equal to the time that has elapsed. The last period needs this, because the end of the
+    /// profile has cut it short. If it had a sample, it was counted as a whole period, otherwise not at all.
     pub(super) fn end(&mut self, now: u64) {
         self.elapsed = now.saturating_sub(self.began);
         let last = self.last.as_ref().and_then(|last| self.seen.get_mut(last)).map(|count| &mut count.time);

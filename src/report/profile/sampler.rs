@@ -137,7 +137,7 @@ impl Periods {
         self.began + self.done * self.length
     }
 
-    /// How much time a sample at `now` stands for, in nanoseconds: its period, and those before it that have no sample.
+    /// The nanoseconds that a sample at `now` stands for: the current period, and all earlier periods without a sample.
     fn without_sample(&self, now: u64) -> u64 {
         let current = now.saturating_sub(self.began) / self.length;
         (current + 1).saturating_sub(self.done).max(1) * self.length

@@ -111,7 +111,7 @@ impl Shared {
         is_traced
     }
 
-    /// Ends a poll after which the future is pending. Without `copies` the poll was not traced.
+    /// Ends a poll that left the future pending. `copies` is `None` if the poll was not traced.
     pub(super) fn end_poll(&self, copies: Option<AwaitCopies>, waker: &Waker) {
         let waker = copies.is_none().then(|| waker.clone());
         self.wait(|waiting| waiting.end_poll(copies, waker));

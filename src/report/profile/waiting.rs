@@ -43,7 +43,7 @@ enum Places {
     #[default]
     Unknown,
     Copied(AwaitCopies),
-    /// The sampler has the copies, and is finding the place.
+    /// The sampler has taken the copies, to find the place from them.
     Taken,
     Known(Place),
 }
@@ -120,7 +120,8 @@ impl Waiting {
         }
     }
 
-    /// Takes a wait that has ended: the copies that tell the place, and the samples that need it.
+    /// Takes what is kept of a wait that has ended: copies that show its place, and the count of samples that need the
+    /// place.
     pub(super) fn settle(&mut self) -> Option<(AwaitCopies, Count)> {
         self.over.take()
     }
@@ -132,7 +133,6 @@ impl Waiting {
     }
 }
 
-/// A sample that found a future pending.
 pub(super) fn pending(place: Place) -> Seen {
     Seen { by_handle: false, doing: Doing::Pending, place }
 }

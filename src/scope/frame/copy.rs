@@ -63,7 +63,6 @@ pub(crate) struct ScopeCopy {
     /// For a polled kind: the number of the poll.
     pub(crate) poll: u64,
     pub(crate) unmeasured: bool,
-    /// Whether the times are those of a mock clock.
     pub(crate) mocked: bool,
     pub(crate) label: ShortText<LABEL_BYTES>,
     /// Names and values in turn, each followed by a zero byte.

@@ -67,8 +67,7 @@ impl Scope {
         }
     }
 
-    /// The error of code that needs more time than is left. It names the scope with the earliest deadline. That scope is not
-    /// over, so the overshoot is zero.
+    /// The error for code that needs more time than is left. It names the scope with the earliest deadline.
     #[cold]
     pub(crate) fn error_of_lack(
         &self,

@@ -27,8 +27,8 @@ pub(super) struct Ancestry {
 }
 
 impl Ancestry {
-    /// The ancestry of a node beneath `parent`, without the node's own links. Called with the lock of the parent or of the node
-    /// held.
+    /// The ancestry of a node beneath `parent`, without the node's own links. The caller holds the lock of the parent or
+    /// of the node.
     #[inline]
     pub(super) fn beneath(
         parent: Option<&Arc<Node>>,
@@ -58,7 +58,7 @@ impl Node {
     #[inline]
     pub(super) fn ancestry(&self) -> Ancestry {
         Ancestry {
-            // Loaded first. Acquire: pairs with the Release in `set_ancestry`.
+            // Acquire: pairs with the Release in `set_ancestry`. So the loads below see what was stored before it.
             is_fixed: self.flags.is_fixed.load(Ordering::Acquire),
             effective: self.effective.load(Ordering::Relaxed),
             has_links: self.flags.has_links.load(Ordering::Relaxed),
@@ -120,7 +120,8 @@ impl Node {
         has_changed
     }
 
-    /// Restores invariant 4. Returns a timer that is not needed any more, for the caller to cancel without the lock.
+    /// Restores invariant 4. If the node has a timer that it does not need, returns the timer: cancel it after the lock is
+    /// released.
     fn update_timer(self: &Arc<Self>, state: &mut State, needed: bool) -> Option<Timer> {
         if state.timer.is_some_and(Timer::is_lost) {
             state.timer = None;
@@ -151,8 +152,8 @@ impl Node {
         if ancestry.mixes_clocks { self.earliest_by_walking(false) } else { ancestry.effective }
     }
 
-    /// The [effective deadline](Self::effective_deadline), without the ancestors that the node may lose. A future that is not
-    /// done may lose all its ancestors, and the nodes beneath it lose them too.
+    /// The earliest deadline of this node and of those ancestors that it keeps for ever. The node of a future that is
+    /// not done may lose all its ancestors, and then the nodes beneath it lose them too.
     pub(crate) fn lasting_deadline(self: &Arc<Self>) -> u64 {
         let ancestry = self.ancestry();
         if ancestry.is_fixed && !ancestry.mixes_clocks {

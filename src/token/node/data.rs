@@ -107,7 +107,7 @@ impl State {
         Self { parent, more: None }
     }
 
-    /// The cold state, if there is any. A mutable access to its fields would allocate it (`DerefMut`); this does not.
+    /// The cold state, if there is any. This never allocates it, but a mutable access to its fields does (`DerefMut`).
     pub(super) fn existing_cold(&mut self) -> Option<&mut ColdState> {
         self.more.as_mut()?.cold.as_deref_mut()
     }

@@ -33,8 +33,7 @@ impl Node {
         self.deadline <= self.env.reading(now)
     }
 
-    /// How the node has ended by itself up to `now`: by its cancel or by its deadline, whichever came first. `None` if it has
-    /// not.
+    /// The node's own end: its cancel or its deadline, whichever came first. `None` if neither has come by `now`.
     pub(crate) fn end(&self, now: u64) -> Option<Termination> {
         let recorded = self.state.lock().and_then(|state| state.end.clone());
         self.earlier(recorded, self.env.reading(now))
@@ -146,10 +145,11 @@ impl Node {
         }
     }
 
-    /// Looks at this node and its ancestors, if they have ended by `now`. Returns the earliest of their ends, and the
-    /// earliest end of a grace among them (perhaps of another node). A node that ended on another clock counts as if it
-    /// had ended now, with no grace. If none of them has ended, but the node is over because of a parent that it has
-    /// left, both times are `now`. `None` if none of them has ended and the node is not over.
+    /// Of this node and its ancestors that have ended by `now`: the earliest end, and the earliest end of a grace, which
+    /// may be that of another node. `None` if the node is not over.
+    ///
+    /// A node that ended on another clock counts as ended at `now`, without a grace. A node that is over because of a
+    /// former parent counts in the same way.
     pub(crate) fn graced_until(self: &Arc<Self>, now: u64) -> Option<(u64, u64)> {
         let mut first: Option<(u64, u64)> = None;
         let mut add = |end: u64, until: u64| {

@@ -173,7 +173,6 @@ mod tests {
 
     const HANG: Duration = Duration::from_secs(40);
 
-    /// A task that sends a message when it is woken.
     struct Task(Mutex<Sender<()>>);
 
     impl Wake for Task {
@@ -284,7 +283,7 @@ mod tests {
         let revoke: fn(&Entry) = |entry| entry.revoke(Ending::Registration);
         for leave in [revoke, |entry| entry.retire(false)] {
             let future = node(None);
-            // The hook hangs in a run for another entry, so this entry has yet to run.
+            // `runs.again()` is a second entry of the same hook. It hangs in the hook, so `entry` has yet to run.
             let (go, gone) = channel::<()>();
             let hook = Hook::new(move || gone.recv());
             let entry = add(&future, HookOwner::Future, hook);

@@ -191,7 +191,6 @@ impl Node {
                 Err(parent) => parent,
             };
         };
-        // Cached for the next call.
         if let Some(mut state) = self.state.lock() {
             state.origin.get_or_insert_with(|| Arc::clone(&origin));
         }

@@ -54,11 +54,11 @@ impl Node {
         state.parent.as_ref().map(|listing| Arc::as_ptr(&listing.node)) == parent.map(Arc::as_ptr)
     }
 
-    /// Replaces the parent in one step, under the lock of all moves. Returns the former parent.
+    /// Replaces the parent, and returns the former parent. The caller holds the lock of all moves.
     fn move_to(self: &Arc<Self>, parent: Option<&Arc<Node>>) -> Option<Arc<Node>> {
         let mut listing = parent.and_then(|parent| parent.list(Child::Inner(Arc::downgrade(self))));
         loop {
-            // A node that has inherited its origin from the parent that it leaves keeps that origin.
+            // The node may have its origin from the parent that it leaves. Then it keeps that origin.
             let inherited = self.parent().and_then(|parent| parent.origin());
             let Some(mut state) = self.state.lock() else { break };
             if state.parent.as_ref().is_some_and(|listing| listing.inherits) {

@@ -61,7 +61,7 @@ impl Link {
         Self(AtomicPtr::new(ptr::null_mut()))
     }
 
-    // Relaxed, here and below: invariant 1.
+    // Relaxed, in `get` and `set`: invariant 1.
     #[cfg_attr(not(debug_assertions), inline(always))]
     fn get(&self) -> Option<&'static Group> {
         // SAFETY: null, or the reference that `set` was given.

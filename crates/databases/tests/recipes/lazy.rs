@@ -32,7 +32,7 @@ fn sqlite_rows_of_query_map_end_within_the_scope() {
         });
         assert!(error.is_timeout());
     }
-    // If the statement above were still half read, its interrupt would still be in force and hit this one too.
+    // If the statement above were still half read, its interrupt would also hit this statement.
     assert_eq!(connection.query_row("select 42", [], |row| row.get(0)), Ok(42));
 }
 

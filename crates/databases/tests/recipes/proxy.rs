@@ -21,7 +21,7 @@ struct Shared {
 
 struct State {
     target: SocketAddr,
-    /// While this is set, nothing is forwarded. What has arrived meanwhile is forwarded once the test resets this, or after twice
+    /// While this is set, the proxy holds data back. It forwards the data once the test resets this, or after twice
     /// `HANG`.
     silent: bool,
     stopped: bool,

@@ -152,7 +152,6 @@ impl Drop for Script {
     }
 }
 
-/// The value of a result that has no error, as services have that answer instead of failing.
 pub(crate) fn infallible<T>(result: Result<T, Infallible>) -> T {
     match result {
         Ok(value) => value,

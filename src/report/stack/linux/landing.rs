@@ -1,4 +1,4 @@
-//! A thread that panics, at the moment at which it goes on in another frame.
+//! Unwinds a thread whose own panic is just resuming it in another frame.
 //!
 //! The last function of libgcc's unwinder has saved registers for its caller. The function overwrites them with the
 //! registers of the frame in which the thread goes on, and then leaves. In between, the unwind table of the function is
@@ -52,7 +52,8 @@ pub(super) fn destination(
     if arch::calls(memory, pc, function) {
         return None;
     }
-    // The frame in which the thread goes on has made a call, which put the same address on the stack.
+    // The frame in which the thread goes on called something before. That call pushed the same return address, `pc`. So
+    // the frame is above the slot that contains `pc`.
     let sp = registers.sp();
     let mut slots = (sp..sp.saturating_add(FAR)).step_by(8).map_while(|slot| Some((slot, stack.word(slot)?)));
     let (slot, _) = slots.find(|&(_, word)| word == pc)?;

@@ -34,7 +34,7 @@ const BELIEVED: usize = 8;
 /// How many return addresses are tried for the outer part of a stack, at most.
 const TRIED: usize = 256;
 
-/// For how long the list of modules is believed, in nanoseconds.
+/// After this time the list of modules is read again. In nanoseconds.
 const FRESH: u64 = 100_000_000;
 
 /// The bytes of a table, shared with the module that has them.
@@ -284,7 +284,7 @@ impl<M: ReadMemory> Unwinder<M> {
                         return;
                     }
                     Ok(Some(_)) if knows => {}
-                    // The function keeps a frame pointer, which is not known.
+                    // To find the caller, the frame pointer is needed, but it is not known here.
                     _ => {
                         let function = module.image.function_start(pc);
                         let doubtful = doubtful.take().map(|of| arch::with_frame_pointer(registers, of));

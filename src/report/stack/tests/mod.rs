@@ -102,7 +102,6 @@ impl Eyes {
     }
 }
 
-/// The names of the functions, innermost first.
 fn names(stack: &Stack) -> Vec<&str> {
     stack.frames.iter().map(|frame| frame.function.as_str()).collect()
 }

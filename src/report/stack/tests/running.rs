@@ -42,8 +42,8 @@ impl Runner {
         runner
     }
 
-    /// Waits until the body has been called again. A thread that gets no processor between two looks is seen at the same
-    /// instruction both times.
+    /// Waits until the thread has called the body again. Otherwise the thread may get no processor between two looks,
+    /// and both looks see it at the same instruction.
     pub(super) fn until_it_went_on(&self) {
         let turns = self.turns.load(Ordering::Relaxed);
         while self.turns.load(Ordering::Relaxed) == turns {

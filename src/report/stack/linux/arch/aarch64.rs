@@ -53,7 +53,7 @@ fn instructions<const N: usize>(memory: &impl ReadMemory, address: u64) -> Optio
     Some(found)
 }
 
-/// The lowest `bits` of a number, with the sign that they have.
+/// Sign-extends the lowest `bits` of a number.
 fn signed(number: u32, bits: u32) -> i64 {
     i64::from((number << (32 - bits)).cast_signed() >> (32 - bits))
 }
