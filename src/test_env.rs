@@ -146,8 +146,9 @@ mod on {
         /// Running code begins a wait (`begins`), or its wait has ended. A wait needs no interruption points inside,
         /// because it can be interrupted at any time.
         fn waits(&self, location: &'static Location<'static>, begins: bool);
-        /// Whether the probe makes scopes expire. If so, code that releases suspended hooks (such as the end of a shield) waits
-        /// until the hooks that are due have run, because `expire_at_checkpoint` promises that.
+        /// Whether the probe makes scopes expire. If it does, the end of a shield waits until the suspended hooks that
+        /// are due have run, because `expire_at_checkpoint` promises this. The same holds for other code that releases
+        /// suspended hooks.
         fn injects(&self) -> bool;
     }
 

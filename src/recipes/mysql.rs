@@ -44,7 +44,8 @@ impl Control {
     pub fn with_bound(options: &Opts, bound: Duration) -> Result<Arc<Self>, AnyError> {
         let options = options.clone();
         let connect = move |left: Duration| {
-            // The handshake waits once to connect and once to read, so each wait gets half of the time.
+            // The client waits at most twice: for the connection, and for the handshake. So each wait gets half of the
+            // time.
             let wait = Some(left / 2);
             let options = OptsBuilder::from_opts(options.clone()).tcp_connect_timeout(wait);
             let connection = Conn::new(options.read_timeout(wait).write_timeout(wait))?;

@@ -90,7 +90,8 @@ impl Connection {
     pub fn connect(client: &Client, within: Duration) -> Result<(Self, Session), AnyError> {
         let info = client.get_connection_info();
         let ConnectionAddr::Tcp(host, port) = info.addr() else { return Err("not a TCP address".into()) };
-        // There is one wait to connect, and at most four for the answers below: so each gets a fifth of the time.
+        // There are at most five waits: one to connect, and four for the answers below. So each gets a fifth of the
+        // time.
         let wait = within / 5;
         let server = (host.as_str(), *port).to_socket_addrs()?.next().ok_or("an unknown host")?;
         let socket = TcpStream::connect_timeout(&server, wait)?;

@@ -27,7 +27,7 @@ pub(super) fn key_of(scope: &ScopeCopy) -> ScopeKey {
     ScopeKey { location: scope.location, entered: scope.entered }
 }
 
-/// What the watchdog has seen.
+/// What the watchdog has seen of a scope that is to be reported.
 pub(super) struct Look {
     pub(super) event: Event,
     /// The scope that the report is about.

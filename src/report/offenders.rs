@@ -175,8 +175,8 @@ impl Offender {
     }
 }
 
-/// The innermost frames of the program's own code. If a future waits at several places, the first place in alphabetical
-/// order counts, since the branches of a future are polled in any order.
+/// The innermost frames of the program's own code. A future may wait at several places, and may poll them in any order.
+/// So that the result is always the same, the first place in alphabetical order counts.
 fn top(report: &Report) -> Vec<Frame> {
     let own = |stack: &Stack| -> Vec<Frame> {
         stack.frames.iter().filter(|frame| !frame.foreign).take(FRAMES).cloned().collect()

@@ -125,7 +125,8 @@ struct State {
     next: u64,
     /// Whether the runtime has been shut down.
     is_over: bool,
-    /// The times of the threads, as read when some worker had stood still for half of the duration.
+    /// The processor times of the threads, each with the time of the reading. They are read when a worker has stood
+    /// still for half of the duration.
     before: HashMap<u32, (u64, CpuTimes)>,
 }
 
@@ -253,7 +254,7 @@ impl Watch {
         for tid in state::threads(MOST_THREADS) {
             in_poll.extend(self.look_at(tid, before.get(&tid).copied(), tools));
         }
-        // The workers may have moved on meanwhile.
+        // A worker may have moved on while this function looked at the threads.
         let still = missing.iter().filter_map(|&index| self.still_since(index));
         let still: Vec<u64> = still.collect();
         let since = *still.iter().min()?;

@@ -103,7 +103,8 @@ impl SuspendedScope {
         }
     }
 
-    /// A scope that is entered `now`, before its first poll, and even if it or a scope around it is over.
+    /// A scope that counts as entered `now`, although it is not polled yet. It counts as entered even if it, or a scope
+    /// around it, is over.
     #[cfg(feature = "tokio")]
     pub(crate) fn begun(asked: u64, now: u64, location: &'static Location<'static>) -> Self {
         let asked = super::entry::in_force(asked);
@@ -136,7 +137,7 @@ impl SuspendedScope {
         }
     }
 
-    /// Leaves the scope, as if it had not been entered yet.
+    /// Leaves the scope. The next poll enters it anew.
     #[cfg(feature = "tokio")]
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn forget(&mut self) {

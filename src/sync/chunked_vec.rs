@@ -41,7 +41,6 @@ impl<T: Default> ChunkedVec<T> {
         self.chunks.iter().filter_map(SetOnce::get).flat_map(|chunk| &chunk[..])
     }
 
-    /// As [`iter`](Self::iter), with the index of each element.
     #[cfg(feature = "report")]
     pub(crate) fn iter_indexed(&self) -> impl Iterator<Item = (usize, &T)> {
         let chunks = self.chunks.iter().enumerate();

@@ -153,7 +153,7 @@ fn shield_while_it_fires() {
     shielded.from_now_on(false);
     entry.resume();
     watchdog.join().unwrap();
-    // The hook has fired directly, or `resume` has posted it to the watchdog.
+    // If the shield has held the run back, `resume` has posted the hook to the watchdog, which now runs it.
     run_out(global());
     assert_never_late(&runs);
     assert_eq!(runs.load(SeqCst), 1);

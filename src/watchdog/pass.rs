@@ -22,7 +22,7 @@ const CALLS_PER_TURN: usize = 1024;
 
 /// The watchdog registers for the asymmetric fence once nothing is due within this time, in nanoseconds.
 const REGISTER_WHEN_IDLE_FOR: u64 = 50_000_000;
-/// The watchdog registers at the latest when it has run for this time, in nanoseconds.
+/// If the watchdog has run for this time, it registers even if something is due soon. In nanoseconds.
 const REGISTER_AFTER: u64 = 1_000_000_000;
 
 #[cfg(not(timebox_loom))]

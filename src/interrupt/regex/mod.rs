@@ -412,7 +412,7 @@ impl fmt::Debug for CaptureMatches<'_, '_> {
 mod tests {
     use std::cell::Cell;
 
-    // Counts the callouts that found the scope over. The first of them must end the search.
+    // How many callouts have found the scope over. The first one must end the search.
     thread_local!(pub(super) static ENDED: Cell<u32> = const { Cell::new(0) });
 
     #[test]

@@ -90,7 +90,7 @@ impl Waiting {
         self.places = copies.map_or(Places::Unknown, Places::Copied);
     }
 
-    /// Looks at the future for a sample that stands for this time.
+    /// Called for a sample that stands for `time`. Returns where the future waits, if that is known.
     pub(super) fn look(&mut self, time: u64) -> Found {
         if !self.is_pending {
             return Found::Polled;

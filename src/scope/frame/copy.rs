@@ -20,10 +20,10 @@ const LABEL_BYTES: usize = 96;
 /// How many bytes of the fields of a scope are copied, at most.
 const FIELDS_BYTES: usize = 480;
 
-/// Reads memory of this process at an address. Returns how many bytes could be read.
+/// Memory that is read by address: the memory of this process, or a file.
 pub(crate) trait ReadMemory {
-    /// Copies the bytes from `address` on into `into`, as far as there is memory. An address without memory does no
-    /// harm.
+    /// Copies bytes from `address` on until `into` is full or the memory ends. Returns how many bytes were copied. An
+    /// address without memory does no harm.
     fn read(&self, address: u64, into: &mut [u8]) -> usize;
 }
 

@@ -86,7 +86,7 @@ impl Node {
         if is_waypoint { Some(Arc::clone(self)) } else { self.next.clone() }
     }
 
-    /// Whether the ancestry of this node is final, so that a child with the clock of `env` inherits it unchanged.
+    /// Whether the ancestry of this node can never change, and a child with the clock of `env` has the same ancestry.
     #[inline]
     pub(super) fn is_immovable(&self, env: &TestEnv) -> bool {
         let Ancestry { is_fixed, has_links, mixes_clocks, .. } = self.ancestry();

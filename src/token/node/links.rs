@@ -128,8 +128,8 @@ impl Node {
         }
     }
 
-    /// Adds to `trees` the nodes to which `node` itself is linked. Leaves out nodes that were `seen` before, since
-    /// links may form a circle. Returns the parent of `node`, if there is one.
+    /// Adds to `trees` the nodes to which `node` is linked. Skips the nodes in `seen`, because links may form a circle.
+    /// Returns the parent of `node`, if there is one.
     fn collect_links(
         self: &Arc<Self>,
         node: &Arc<Node>,

@@ -92,7 +92,7 @@ fn postgres_where_a_cancel_was_not_answered_no_other_statement_follows() {
             })
         });
         proxy.set_silent(false);
-        // The next statement takes so long that a late cancel would hit it.
+        // This statement lasts long enough for a late cancel to hit it.
         let next = connection.guarded(control.hook(connection.session()), async |client| {
             client.batch_execute("select pg_sleep(0.1)").await
         });

@@ -170,7 +170,6 @@ fn requests_that_hang_neither_slow_the_others_nor_leave_anything() {
             p99(&without),
             p99(&with)
         );
-        // A bound for a busy machine. The figure for an idle one is printed.
         assert!(ratio < 10.0, "{ratio}");
 
         wait_for("no session is busy", async || busy_sessions(&observer).await == 0).await;

@@ -111,7 +111,6 @@ fn outside() {
     works(Duration::from_micros(20));
 }
 
-/// Whether an address is in a function. Found without names.
 fn is_in(address: u64, function: fn()) -> bool {
     is_at(address, function as usize)
 }
