@@ -83,8 +83,8 @@ impl Limiter {
         Some(left_out)
     }
 
-    /// Whether the end of a scope is written: only if a report of the scope was written. A second call for the same scope
-    /// returns `false`.
+    /// Whether the end of a scope is written: only if a report of the scope was written. A second call for the same
+    /// scope returns `false`.
     pub(super) fn admit_end(&mut self, scope: u64) -> bool {
         let at = self.scopes.iter().rposition(|&written| written == scope);
         at.and_then(|at| self.scopes.remove(at)).is_some()

@@ -236,7 +236,8 @@ impl Entry<'_> {
             return Ok(outer);
         }
         // A scope around the new one is over. So the new scope is rejected before `decide`: the error names the
-        // outermost scope that is over, and no time of a quota is spent. `own` only describes the new scope in the error.
+        // outermost scope that is over, and no time of a quota is spent. `own` only describes the new scope in the
+        // error.
         let own = match self.limit.kind() {
             LimitKind::Budget(budget) => now.saturating_add(nanos(budget.left(now))),
             _ => self.own_deadline(),

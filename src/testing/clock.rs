@@ -142,8 +142,8 @@ impl MockClock {
         let env = TestEnv::of(setup);
         Thread::with(|thread| {
             let _present = test_hooks::present(&env);
-            // `enter_env` makes the nodes of the outer scopes, so that these keep the outer clock. So it must come before
-            // `without_scopes`, which hides the outer scopes.
+            // `enter_env` makes the nodes of the outer scopes, so that these keep the outer clock. So it must come
+            // before `without_scopes`, which hides the outer scopes.
             let _under = test_hooks::enter_env(thread, &env);
             without_scopes(|| test(self))
         })

@@ -168,8 +168,8 @@ impl Watchdog {
         Some((key, first.min(second)))
     }
 
-    /// The time of the watchdog's next work. At most `now` if there is work already: a timer is due, or the inbox is not
-    /// empty.
+    /// The time of the watchdog's next work. At most `now` if there is work already: a timer is due, or the inbox is
+    /// not empty.
     pub(super) fn earliest(&'static self, now: u64) -> u64 {
         let earliest = self.slots.earliest(now).min(self.first_timer());
         #[cfg(feature = "report")]

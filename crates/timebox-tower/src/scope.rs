@@ -125,8 +125,8 @@ impl RequestScope {
     ///
     /// # Errors
     ///
-    /// A [`TimeoutError`] if `poll` returns `Pending` after the deadline and the
-    /// [grace](crate::TimeoutLayer::grace). Then drop the future in [`enter`](Self::enter), and do not poll it again.
+    /// A [`TimeoutError`] if `poll` returns `Pending` after the deadline and the [grace](crate::TimeoutLayer::grace).
+    /// Then drop the future in [`enter`](Self::enter), and do not poll it again.
     pub fn poll<T>(
         &mut self,
         cx: &mut Context<'_>,

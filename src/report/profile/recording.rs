@@ -143,8 +143,8 @@ impl Recording {
         }
     }
 
-    /// Makes the sum of the times equal to the time that has elapsed. The last period needs this, because the end of the
-    /// profile has cut it short. If it had a sample, it was counted as a whole period, otherwise not at all.
+    /// Makes the sum of the times equal to the time that has elapsed. The last period needs this, because the end of
+    /// the profile has cut it short. If it had a sample, it was counted as a whole period, otherwise not at all.
     pub(super) fn end(&mut self, now: u64) {
         self.elapsed = now.saturating_sub(self.began);
         let last = self.last.as_ref().and_then(|last| self.seen.get_mut(last)).map(|count| &mut count.time);

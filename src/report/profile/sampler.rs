@@ -223,8 +223,8 @@ impl Due {
 struct Lineage(HashMap<ProfileId, Vec<ProfileId>>);
 
 impl Lineage {
-    /// The thread's outermost visit to the profile. If it makes none: its outermost visit to a profile that was
-    /// started inside this profile.
+    /// The thread's outermost visit to the profile. If it makes none: its outermost visit to a profile that was started
+    /// inside this profile.
     fn visit_of<'a>(&self, profile: ProfileId, visits: &'a Visits) -> Option<&'a VisitCopy> {
         let is_within =
             |visit: &&VisitCopy| self.0.get(&visit.profile).is_some_and(|outer| outer.contains(&profile));

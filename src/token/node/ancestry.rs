@@ -27,8 +27,8 @@ pub(super) struct Ancestry {
 }
 
 impl Ancestry {
-    /// The ancestry of a node beneath `parent`, without the node's own links. The caller holds the lock of the parent or
-    /// of the node.
+    /// The ancestry of a node beneath `parent`, without the node's own links. The caller holds the lock of the parent
+    /// or of the node.
     #[inline]
     pub(super) fn beneath(
         parent: Option<&Arc<Node>>,
@@ -120,8 +120,8 @@ impl Node {
         has_changed
     }
 
-    /// Restores invariant 4. If the node has a timer that it does not need, returns the timer: cancel it after the lock is
-    /// released.
+    /// Restores invariant 4. If the node has a timer that it does not need, returns the timer: cancel it after the lock
+    /// is released.
     fn update_timer(self: &Arc<Self>, state: &mut State, needed: bool) -> Option<Timer> {
         if state.timer.is_some_and(Timer::is_lost) {
             state.timer = None;

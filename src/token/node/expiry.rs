@@ -145,11 +145,11 @@ impl Node {
         }
     }
 
-    /// Of this node and its ancestors that have ended by `now`: the earliest end, and the earliest end of a grace, which
-    /// may be that of another node. `None` if the node is not over.
+    /// Of this node and its ancestors that have ended by `now`: the earliest end, and the earliest end of a grace,
+    /// which may be that of another node. `None` if the node is not over.
     ///
-    /// A node that ended on another clock counts as ended at `now`, without a grace. A node that is over because of a
-    /// former parent counts in the same way.
+    /// A node that ended on another clock counts as ended at `now`, without a grace. So does this node if it is over
+    /// only because of a former parent.
     pub(crate) fn graced_until(self: &Arc<Self>, now: u64) -> Option<(u64, u64)> {
         let mut first: Option<(u64, u64)> = None;
         let mut add = |end: u64, until: u64| {

@@ -63,8 +63,8 @@ impl Alarm {
         }
     }
 
-    /// Ready at the deadline. Takes from tokio's budget of the task, so that a loop over timers that are due does not keep
-    /// other tasks from running.
+    /// Ready at the deadline. Takes from tokio's budget of the task, so that a loop over timers that are due does not
+    /// keep other tasks from running.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.follow();
         if let Some(tokios) = &mut self.tokios {
