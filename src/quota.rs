@@ -58,9 +58,9 @@ impl UnwindSafe for Shared {}
 impl RefUnwindSafe for Shared {}
 
 struct Balance {
-    /// The time that is left, if no scope uses the quota.
+    /// While no scope uses the quota: the time that is left.
     left: u64,
-    /// The deadline, if a scope uses the quota.
+    /// While scopes use the quota: the deadline.
     deadline: u64,
     /// The number of scopes that use the quota.
     users: usize,

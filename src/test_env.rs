@@ -113,8 +113,8 @@ mod on {
         now: AtomicU64,
         /// Counts the threads that keep the clock from moving by itself.
         pub(crate) presence: Mutex<Presence>,
-        /// How far the move in progress must go at least. Work that the move has set off (`watchdog/mock/tracking.rs`)
-        /// stores a clock reading here, to ask that the move goes on to that reading. 0 if no work asks.
+        /// The move in progress goes on to this reading at least. Work that the move has set off
+        /// (`watchdog/mock/tracking.rs`) asks for that. 0 if no work asks.
         asked: AtomicU64,
         /// Held by the thread that moves the clock.
         pub(crate) turn: Mutex<()>,

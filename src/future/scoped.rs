@@ -354,7 +354,7 @@ fn wait(
     point(thread, location);
     if !is_over(thread) {
         let woken = match scope.existing_node() {
-            // The node of this scope also ends if a scope around ends, so no other node needs to wake the task.
+            // If an outer scope ends, the node of this scope ends too. So the task need not wait for any other node.
             Some(node) => {
                 wakeup.wake_at(thread.deadline.get().min(look), waker);
                 wakeup.wake_by(Some(node), waker)
@@ -391,7 +391,7 @@ fn wait_on(scope: &Scope, look: u64, wakeup: &mut TaskWakeup, waker: &Waker) -> 
         }
     }
     if now < until {
-        // Wakes the task earlier if the deadline of this scope, or of a scope around it, comes before `until`.
+        // `until`, or an earlier time: the next deadline of this scope or of a scope around it, or `look`.
         let next =
             [own, scope.around(), look].into_iter().filter(|&deadline| deadline > now).fold(until, u64::min);
         wakeup.wake_at(next, waker);

@@ -236,8 +236,8 @@ impl TaskWakeup {
         self.cold.as_ref()?.history.as_ref()
     }
 
-    /// Whether the future may be due for a report: the time has come at which its task was to be woken, by its scope or for a
-    /// report.
+    /// Whether the future may be due for a report: the time of its timer has come. The timer may have been set for the
+    /// scope's deadline instead.
     #[cfg(feature = "report")]
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn is_report_due(&self) -> bool {

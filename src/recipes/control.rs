@@ -40,8 +40,8 @@ impl Error for Failure {}
 #[derive(Clone, Default)]
 pub struct Doubt {
     is_raised: Arc<AtomicBool>,
-    /// Raising the doubt shuts this socket down. `None` if the client library hides the socket: then discard the connection
-    /// instead.
+    /// Shut down once the mark is raised. `None` if the client library hides its socket: then the owner of the
+    /// connection must discard it.
     socket: Option<Arc<TcpStream>>,
 }
 
@@ -110,8 +110,8 @@ struct Trouble {
 }
 
 impl<C> Control<C> {
-    /// Connects. `connect` gets the longest time that it may take. Before each use, `is_open` tells whether the connection was
-    /// lost while it was idle. A lost connection is replaced before anything is sent.
+    /// Connects. `connect` gets the time that it may take. Before each use, `is_open` says whether the connection still
+    /// lives. A lost connection is replaced before anything is sent.
     pub fn new(
         bound: Duration,
         connect: impl Fn(Duration) -> Result<C, AnyError> + Send + Sync + 'static,

@@ -25,7 +25,7 @@ pub fn withhold_ping_when_stuck(policy: Policy, after: Duration) -> io::Result<P
     let stuck = Arc::clone(&is_stuck);
     let ping = move || {
         while !stuck.load(Ordering::Relaxed) {
-            // systemd may be restarting: the next ping comes in time.
+            // An error does no harm: systemd may be restarting, and a later ping comes in time.
             let _ = sd_notify::notify(&[NotifyState::Watchdog]);
             thread::sleep(patience / 3);
         }

@@ -38,7 +38,7 @@ pub(crate) struct AwaitCopies {
     elsewhere: u32,
 }
 
-/// A stack, up to the traced poll at least.
+/// A stack, from the innermost frame to the traced poll or further.
 #[derive(Debug)]
 enum Taken {
     /// A copy by this crate. `poll` is an address in the stack frame of the traced poll.
@@ -241,7 +241,7 @@ fn is_traced_waker(function: &str) -> bool {
     function.ends_with("sync::traced_waker::clone") || function.ends_with("sync::traced_waker::wake_by_ref")
 }
 
-/// Whether the function may stand between a traced poll and the future.
+/// Whether a frame of this function may lie between the frame of a traced poll and the frame of the future.
 fn is_between(function: &str) -> bool {
     matches!(crate_of(function), Some("timebox" | "core" | "alloc" | "std"))
 }

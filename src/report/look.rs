@@ -119,7 +119,7 @@ pub(super) fn time_of(at: u64) -> SystemTime {
     now.checked_sub(ago).unwrap_or(now)
 }
 
-/// The thread of a copy, in words.
+/// Describes the thread of a copy. `before`: the time of an earlier look, and the thread's times then.
 pub(super) fn thread(copy: &Copy, before: Option<(u64, CpuTimes)>) -> Thread {
     let activity = match (copy.state, copy.call) {
         (State::Running, _) => Activity::Running,

@@ -215,7 +215,7 @@ fn the_same_stack_is_written_once_and_its_end_with_it() {
     send(first, move || Some(ended()));
     assert!(flush(LONG));
     assert_eq!(all.try_iter().collect::<Vec<_>>(), [(Kind::Slow, 0), (Kind::Ended, 0)]);
-    // The second report is left out, but the error of its scope finds the report.
+    // The sink did not get the second report. But it is kept, so that an error of its scope can show it.
     assert!(recent_of(second).is_some_and(|report| report.kind == Kind::Slow));
     let start = clock::real_now();
     while clock::real_now() < start + 200_000_000 {

@@ -297,8 +297,8 @@ pub(super) fn replace(
     Ok(())
 }
 
-/// Gives a policy back. The last owner drops the user's sinks and closures, which may hang or panic. So that happens on a thread
-/// of its own, and never on the thread that makes reports.
+/// Gives a policy back. The last owner drops the user's sinks and closures, which may hang or panic. So a thread of its
+/// own drops them, never the thread that makes reports.
 pub(super) fn release(policy: Arc<Installed>) {
     let Some(policy) = Arc::into_inner(policy) else { return };
     // If no thread can be had, `spawn` drops the policy here.

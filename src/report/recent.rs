@@ -11,8 +11,7 @@ use crate::sync::{Mutex, lock};
 /// How many reports are kept.
 const MOST: usize = 64;
 
-/// What identifies a scope from outside its thread, even if nobody has asked for its `ScopeId`: where and when it was
-/// opened.
+/// Identifies a scope by where and when it was opened. For other threads, since a scope may have no `ScopeId` yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct ScopeKey {
     /// The address of the `Location` at which it was opened.

@@ -145,7 +145,7 @@ impl Display for Doing<'_> {
     }
 }
 
-/// The whole report. The first line can stand alone. A line is long only if a text that it quotes is long.
+/// The whole report. Its first line can stand alone.
 impl Display for Report {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", Headline(self))?;

@@ -144,7 +144,8 @@ pub(super) fn try_enter_duration(
     Ok(prepared(asked, now, now.saturating_add(asked).min(outer)))
 }
 
-/// Enters the scope of a future at its first poll, if the scope has a duration and nothing else. Not for test environments.
+/// Enters the scope of a future at its first poll. Only for a scope that has a duration and nothing else, outside of
+/// test environments.
 ///
 /// The scope never inherits the outer deadline, since the future may be moved out of the scope in which it is first polled.
 #[cfg_attr(not(debug_assertions), inline(always))]
@@ -327,7 +328,7 @@ impl Entry<'_> {
         let over = tokens.iter().map(CancellationToken::node).filter(|node| node.expire(self.now));
         let end = |node: &Arc<Node>| match node.origin_on(&TestEnv::current()) {
             Some(origin) => Termination::through_link(&origin),
-            // A fork has lost the cause of the token's end, so a cancel is assumed.
+            // The origin was lost in a fork, so a cancel is assumed.
             None => Termination::new(Cause::Cancelled, self.now),
         };
         over.map(end).collect()

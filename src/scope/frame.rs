@@ -351,7 +351,7 @@ impl Scope {
         }
         let id = self.node.get().map_or_else(ScopeId::next, |node| node.id);
         self.id.set(id.get());
-        // Because of this bit, leaving the poll keeps the identity for the next poll.
+        // Keeps the identity for the next poll: see `Undo::FLAG`.
         if self.kind.is_polled() {
             self.undo.set(self.undo.get().and(Undo::FLAG));
         }

@@ -18,7 +18,6 @@ pub(crate) struct WaitLimit {
 }
 
 impl WaitLimit {
-    /// Begins a wait at `now`.
     pub(crate) fn begin(limit: &Limit, now: u64, location: &'static Location<'static>) -> Self {
         let (mut own, mut cause, mut spending) = (NEVER, Cause::Deadline, None);
         if is_enabled() {

@@ -239,7 +239,7 @@ mod futex {
             let mut asleep = self.futex.asleep.lock().unwrap();
             loop {
                 match *asleep {
-                    // A sleeper whose time has come, or whose alarm was rung, counts as awake.
+                    // The thread sleeps on: its time has not come, and nobody has rung the alarm.
                     Some((key, until)) if now() < until && self.key().0 == key => {
                         return Some(until);
                     }

@@ -467,7 +467,7 @@ mod tests {
         assert!(matches!(call(&callback), Call::Rejected));
     }
 
-    /// A caller that may call this many times.
+    /// May call the closure this many times.
     struct Times(u32);
 
     impl Caller for Times {

@@ -70,8 +70,8 @@ impl InChild {
 #[cfg(not(timebox_loom))]
 static COUNT: InChild = InChild::new(count_generation);
 
-/// Makes every child that is forked from now on count as another process than its parent. Call this before threads use
-/// a [`PerProcess`] or a [`ForkMutex`], unless an [`InChild`] has been installed by then.
+/// Makes each child that is forked from now on a process of its own for [`PerProcess`] and [`ForkMutex`]. Call this
+/// before threads use them. An installed [`InChild`] has the same effect.
 #[cfg(all(feature = "report", not(timebox_loom)))]
 pub(crate) fn count_forks() {
     COUNT.install();

@@ -51,7 +51,7 @@ pub enum Mutant {
     NoSecondLook = 1 << 22,
 }
 
-// Not a loom atomic: a switch is not part of the model.
+// An atomic of std even under loom, since the switch is not part of the model.
 static ON: AtomicU32 = AtomicU32::new(0);
 
 /// Switches a mutant on or off, for the whole process.

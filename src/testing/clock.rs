@@ -281,7 +281,7 @@ impl MockClock {
         moved
     }
 
-    /// Called after a move of the clock. If this thread is under the clock, renews the thread's cached reading.
+    /// After a move of the clock: renews the reading that this thread has cached, if the thread is under the clock.
     fn moved(&self) {
         if TestEnv::current().mock().is_some_and(|mock| Arc::ptr_eq(mock, &self.shared.mock)) {
             Thread::with(test_hooks::set);

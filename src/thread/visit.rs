@@ -30,7 +30,7 @@ impl VisitCopy {
     }
 }
 
-/// A visit of this thread. It ends when this is dropped, which happens on the same thread.
+/// A visit of this thread to profiled code. The drop ends the visit, and happens on the same thread.
 #[derive(Debug)]
 pub(crate) struct Visit {
     record: Box<[u64; WORDS]>,

@@ -58,11 +58,11 @@ pub(crate) fn timers(dog: &'static Watchdog) -> usize {
     dog.state().all_timers().map(super::timers::Timers::len).sum()
 }
 
-/// Lets time pass until `deadline` has been reached.
+/// Lets time pass until the watchdog has reached `deadline`.
 fn expect_reached(dog: &Watchdog, deadline: u64) {
     loop {
         let until = dog.alarm.model_until().expect("a watchdog is there");
-        // Read after `model_until`, when the watchdog sleeps. So this is the time that the watchdog has reached.
+        // The watchdog sleeps now, so `reached` is up to date.
         if dog.reached() >= deadline {
             return;
         }

@@ -54,8 +54,8 @@ impl Slot {
         self.0.0.deadline.load(Ordering::Relaxed)
     }
 
-    /// Stores a deadline. Only the thread that has the slot calls this: to arm the deadline, and with "never" before the
-    /// thread gives the slot back.
+    /// Stores a deadline to arm it, or `NEVER` before the slot is given back. Only the thread that has the slot calls
+    /// this.
     #[inline]
     pub(crate) fn set(&self, deadline: u64) {
         // Relaxed: the fence of `Watchdog::arm` follows.
@@ -104,7 +104,7 @@ impl Slot {
         self.0.0.visit.load(Ordering::Relaxed)
     }
 
-    /// For the thread that has the slot.
+    /// Called only by the thread that has the slot.
     pub(crate) fn set_visit(&self, record: usize) {
         self.0.0.visit.store(record, Ordering::Relaxed);
     }

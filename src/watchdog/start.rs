@@ -129,7 +129,6 @@ impl Watchdog {
         self.is_missing() && self.alarm.start()
     }
 
-    /// Serves as the watchdog, on the calling thread.
     pub(crate) fn step_in(&'static self) {
         self.try_at.store(0, Ordering::Relaxed);
         os::name_this_thread("timebox-watchdog");

@@ -151,8 +151,8 @@ impl Server {
         command.arg("-c").arg(SCRIPT.replace("PREPARE", kind.prepare).replace("RUN", kind.run));
         command.arg(kind.stop).args(binaries);
         command.env("FOLDER", &folder).env("PORT", port.to_string()).env("AS", switch_to.unwrap_or_default());
-        // An interrupt from the keyboard must reach this program only. When this program ends, the script stops the
-        // server.
+        // Ctrl-C must reach only this program. The script must live on, because it stops the server once this program
+        // has ended.
         #[cfg(unix)]
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
         let mut script =

@@ -83,7 +83,7 @@ impl<B> TimeoutBody<B> {
         B: Body,
     {
         if body.is_end_stream() {
-            // An error means only that `checkpoint_or_unwind` has unwound the drop.
+            // The body is dropped even if this gives an error: then `checkpoint_or_unwind` has unwound the drop.
             let _ = scope.enter(|| drop(body));
             return Self::empty();
         }

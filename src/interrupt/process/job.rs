@@ -137,7 +137,7 @@ impl<'r> Job<'r> {
             }
             let until = self.ended.map_or(NEVER, |at| at.saturating_add(nanos(linger)));
             if until <= os::monotonic_nanos() {
-                // `linger` has passed, but output that is in the pipes already is still read.
+                // `linger` has passed. This reads what is in the pipes now, and waits for no more.
                 self.drain()?;
                 return Ok(Attended::Ended);
             }

@@ -275,7 +275,7 @@ impl Stepwise {
         let mut cache = kept.unwrap_or_else(|| self.automata.create_cache());
         let found = loop {
             match self.find_once(&mut cache, haystack, at, look) {
-                // An empty match inside a character does not count, so the search goes on after it.
+                // An empty match inside a character does not count. So the search goes on at the next byte.
                 Ok(Some((start, end))) if start == end && !haystack.is_char_boundary(start) => at = start + 1,
                 found => break found,
             }

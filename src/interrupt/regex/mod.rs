@@ -350,8 +350,8 @@ impl<'h> Steps<'h> {
             };
             let Range { start, end } = range(&found);
             let is_stale = start == end && self.last == Some(end);
-            // If a match ends where its search began, a search from the match's end would find the same match again. So
-            // the next search begins one character later.
+            // If the match ends where the search began, a search from there would find the same match again. So the
+            // next search begins one character later.
             let next_char = self.haystack[end..].chars().next().map_or(1, char::len_utf8);
             self.at = if end > self.at { end } else { end + next_char };
             if !is_stale {

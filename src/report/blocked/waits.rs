@@ -31,9 +31,9 @@ impl Call<'_> {
         }
     }
 
-    /// The thread whose end is waited for; `None` if the wait is for something else. To join a thread, the C library
-    /// waits for a word that holds the thread's number. When the thread ends, the kernel clears the word, and wakes
-    /// only waiters without `FUTEX_PRIVATE_FLAG`.
+    /// Says which thread is joined; `None` if the wait is not a join. To join a thread, the C library waits for a word
+    /// that holds the thread's number. When the thread ends, the kernel clears the word, and wakes only waiters without
+    /// `FUTEX_PRIVATE_FLAG`.
     fn joined(&self) -> Option<String> {
         let number = self.arguments[2];
         let is_private = self.int(1) & libc::FUTEX_PRIVATE_FLAG != 0;

@@ -14,8 +14,8 @@ const LEAST: usize = 64 << 10;
 /// How many bytes of a stack are copied at most.
 pub(super) const MOST: usize = 256 << 10;
 
-/// How many bytes are copied above the outermost scope's `Scope`, which is a local of the function that opened the
-/// scope. Enough for the rest of that function's frame.
+/// How many bytes are copied above the outermost `Scope`. The `Scope` is a local of the function that opened the scope,
+/// and the rest of that function's frame must be copied too.
 const BEYOND: u64 = 16 << 10;
 
 /// How many bytes below the stack pointer a function may use, on `x86_64`.
@@ -24,9 +24,9 @@ const RED_ZONE: u64 = 128;
 /// Where a thread says what it does: the addresses of words. 0 for what is not to be read.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Words {
-    /// The pointer to the thread's innermost frame.
+    /// The address of the word that points to the thread's innermost `Scope`.
     pub(crate) frame: u64,
-    /// The pointer to the record of its innermost visit to a profile.
+    /// The address of the word that points to the record of the thread's innermost visit to a profile.
     #[cfg(feature = "profile")]
     pub(crate) visit: u64,
 }

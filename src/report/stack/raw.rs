@@ -25,7 +25,7 @@ pub(crate) struct RawStack {
     pub(crate) notes: Vec<String>,
     /// If frames in the middle are missing: the index of the first frame behind the gap, further out.
     pub(super) gap: Option<usize>,
-    /// How many frames were found by searching.
+    /// How many frames were found by a search for return addresses, since the unwind tables did not help.
     pub(super) scanned: usize,
     /// The modules as they were when the stack was unwound.
     pub(super) modules: Arc<Modules>,

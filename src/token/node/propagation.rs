@@ -137,7 +137,7 @@ impl Node {
         // takes this lock.
         drop(state);
         let origin = match by {
-            // The parent's origin is passed down: otherwise each node of a deep tree would walk up the tree to find it.
+            // Passes on what the parent has told. Otherwise each node of a deep tree would walk up the tree to find it.
             Some(by) if inherits => by.origin.clone(),
             _ => self.origin(),
         };

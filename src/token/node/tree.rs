@@ -145,7 +145,7 @@ const KEPT: usize = 64;
 
 impl Listing {
     pub(super) fn new(node: &Arc<Node>, key: usize) -> Self {
-        // Never `MAX`: memory does not suffice for so many children.
+        // The conversion never fails: so many children do not fit into memory.
         let key = u32::try_from(key).unwrap_or(u32::MAX);
         Self { node: Arc::clone(node), key, inherits: false }
     }

@@ -284,7 +284,7 @@ impl Group {
         (deadline & LINK == 0).then_some((deadline, self.index(at), ticket))
     }
 
-    /// Gives a record back to its owner. For a thread that is not the owner, and has taken the record's waker out.
+    /// Gives a record back to the thread that owns it. Called by another thread, which has taken the waker out of it.
     #[cold]
     pub(super) fn give_back(&self, at: u32) {
         let (link, returned) = (&self.record(at).deadline, &self.records.returned.0);

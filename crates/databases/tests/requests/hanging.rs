@@ -87,7 +87,8 @@ fn app(shared: Arc<Shared>) -> Router {
         .layer(TimeoutLayer::new(LIMIT).grace(HANG).respond_with(unavailable))
 }
 
-/// Sends requests at a steady rate, of which every tenth hangs, or none. Returns how long the others took.
+/// Sends requests at a steady rate. If `hang` is set, every tenth request hangs. Returns how long the other requests
+/// took, sorted.
 async fn load(address: SocketAddr, hang: bool) -> Vec<Duration> {
     let mut requests = JoinSet::new();
     for number in 0..REQUESTS {

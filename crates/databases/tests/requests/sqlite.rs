@@ -16,7 +16,7 @@ use crate::support::{
 
 const ENDLESS: &str = "with recursive n(i) as (select 1 union all select i + 1 from n) select sum(i) from n";
 
-/// Inserts a row, and then runs a query without end, in one transaction.
+/// In one transaction, inserts a row, then runs a query that never ends.
 fn pay(database: &PathBuf) -> Result<i64, AnyError> {
     let mut connection = Connection::open(database)?;
     let interrupt = connection.get_interrupt_handle();

@@ -17,7 +17,7 @@ use super::{Store, drawn, undrawn};
 pub struct ProfileFuture<F, R> {
     #[pin]
     state: State<F, R>,
-    /// Held while the profile runs, and is drawn.
+    /// Counts this profile for the rate limit, until the profile has been drawn.
     permit: Option<Permit>,
 }
 

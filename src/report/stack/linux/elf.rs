@@ -3,7 +3,7 @@
 use super::memory;
 use crate::scope::ReadMemory;
 
-/// Larger tables are not copied.
+/// A table with more bytes than this is not copied.
 const MOST_TABLE: u64 = 64 << 20;
 
 /// A file that claims more program headers is not believed.
@@ -176,7 +176,7 @@ fn tables(memory: &impl ReadMemory, bias: u64, segments: &[Segment]) -> Option<(
                 at += 4;
                 break;
             }
-            // The long form, which no tool writes here.
+            // `u32::MAX` begins the long form, which no tool writes into this table.
             Some(u32::MAX) | None => break,
             Some(len) => at = at.saturating_add(4).saturating_add(usize::try_from(len).ok()?),
         }

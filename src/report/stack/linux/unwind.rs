@@ -24,7 +24,7 @@ use crate::time::clock;
 /// How many frames are looked for, at most.
 const MOST_FRAMES: usize = 20_000;
 
-/// How far above the stack pointer a return address is looked for, where the tables do not help.
+/// Where the unwind tables do not help, a return address is searched for in this many bytes above the stack pointer.
 const SCAN: u64 = 4 << 10;
 
 /// The outer part of a large stack is unwound from a return address that is a guess. The guess counts as right if this
