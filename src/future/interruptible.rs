@@ -122,8 +122,8 @@ struct Guard {
     /// registered next.
     hook: Arc<Entry>,
     place: Option<Place>,
-    /// The scope that errors name: the last scope with which the hook was registered before the hook first fired.
-    /// `None` if the hook was never in a scope.
+    /// The scope that errors name: that of the last registration before the hook first fired. `None` if the hook was
+    /// never in a scope.
     last: Option<Arc<Node>>,
     /// Wakes the task while it waits in a scope that is over, before the first poll of the future.
     wakeup: TaskWakeup,

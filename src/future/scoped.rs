@@ -201,8 +201,7 @@ where
             if !KEEP {
                 drop_inside(polled, self.future.as_mut());
             }
-            // If there is a result already, the unwinding came later, from the drop of the future. Then the result
-            // stays.
+            // If the future has returned already, its drop has unwound. Then the returned result stays.
             if self.poll.is_pending() {
                 self.set(Poll::Ready(Err(E::from(unwound))));
             }
@@ -369,13 +368,13 @@ fn wait(
     wait_on(scope, look, wakeup, waker)
 }
 
-/// Gives the error of a future whose scope is over. Stays pending during a grace, while a shield inside the future is
-/// open, while an outer future is about to drop this future, and while hooks run.
+/// Gives the error of a future whose scope is over. Stays pending until the grace has passed, the shields inside the
+/// future have closed, and the hooks have run. Also stays pending while an outer future is about to drop this future.
 #[cold]
 fn wait_on(scope: &Scope, look: u64, wakeup: &mut TaskWakeup, waker: &Waker) -> Poll<TimeoutError> {
     let (own, location) = (scope.own(), scope.location());
     let known = wakeup.was_over();
-    // Registered before the state of the scopes is read below, so that a scope that ends after the read wakes the task.
+    // The waker is registered before the scopes are read below. So a scope that ends after the read wakes the task.
     let outer = scope.visible_outer().and_then(|outer| outer.visible().find_map(Scope::existing_node));
     wakeup.wake_by(outer, waker);
     let now = clock::now();

@@ -184,8 +184,8 @@ fn hash(value: &impl Hash) -> u64 {
     hasher.finish()
 }
 
-/// The hash by which the limits tell one stack from another. A running thread is seen at another line each time, so its
-/// lines do not count.
+/// A hash of the report's stacks, by which the limiter recognises a repeated report. A running thread is at another
+/// line in each report, so its lines are left out.
 fn stack_of(report: &Report) -> u64 {
     let is_running = report.thread.as_ref().is_some_and(|thread| thread.activity == Activity::Running);
     let stacks = || report.stacks.iter().chain(&report.awaits);

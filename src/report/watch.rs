@@ -288,7 +288,7 @@ impl Watched {
         }
     }
 
-    /// Reads the scopes of the thread while it runs. Ends the reported scopes that are gone.
+    /// Reads the scopes of the thread, which may run meanwhile. A reported scope that is gone gets its last report.
     fn peek(&mut self, peeked: &mut ScopeCopies, now: u64) {
         for _ in 0..PEEKS {
             peeked.fill(self.frame_word, &Memory);

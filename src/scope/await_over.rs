@@ -91,8 +91,9 @@ impl AwaitState {
     /// Until when to wait for the drop; `None` if the drop has not come in time, so that the error is given instead.
     fn wait_for_drop(&mut self, now: u64, is_held_up: bool) -> Option<u64> {
         if is_held_up {
-            // If the await is in a set of futures or in a task of its own, the future around it may end without polling the
-            // await again. So the await asks for a poll at this time, to find out whether it must still wait for a drop.
+            // Nobody may poll this await again: it may be in a set of futures or in a task of its own, and the future
+            // around it may end. So the await asks for a poll at this time. That poll finds out whether the drop is
+            // still to come.
             return Some(now.saturating_add(PATIENCE));
         }
         let until = self.pending_since(now).saturating_add(PATIENCE);

@@ -146,7 +146,6 @@ impl Scope {
         }
     }
 
-    /// Gives the frame a node that exists already.
     pub(crate) fn set_node(&mut self, node: Option<Arc<Node>>) {
         if let Some(node) = node {
             self.node = ManuallyDrop::new(OnceCell::from(node));

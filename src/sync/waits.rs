@@ -24,8 +24,8 @@ use super::primitive::{AtomicBool, Mutex, Ordering, lock, mutant};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Run(u64);
 
-/// The reason to end a callback, and to wait for its run. If waits form a circle, one wait ends at once, so that the
-/// others can go on: the wait whose reason comes first in this list.
+/// Why a thread ends a callback, and waits for its run. If waits form a circle, the wait whose reason comes first in
+/// this list ends at once. Then the other waits can end too.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Ending {
     /// The registration of the callback is dropped.

@@ -43,8 +43,7 @@ fn counted(runs: &Arc<AtomicUsize>, ended: &Forbidden) -> impl FnMut() + Send + 
     let (runs, ended) = (Arc::clone(runs), ended.clone());
     move || {
         runs.fetch_add(1, SeqCst);
-        // A late run is only counted here, since the callback would catch a panic. `assert_never_late` panics if there
-        // was a late run.
+        // The callback would catch a panic here. So a late run is only counted, and `assert_never_late` panics.
         if ended.0.load(SeqCst) {
             runs.fetch_add(100, SeqCst);
         }

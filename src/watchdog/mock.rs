@@ -22,7 +22,6 @@ use crate::time::NEVER;
 use clocks::{Queue, set_off_under, with_queue};
 use tracking::{Tracked, WaitGroup, tracking};
 
-/// A new clock, with room for its timers.
 pub(crate) fn new_clock(now: u64) -> Arc<Mock> {
     let mock = Arc::new(Mock::new(now));
     clocks::add(mock.id);

@@ -169,7 +169,7 @@ impl Timers {
 
 /// For the watchdog and its protocol.
 impl Timers {
-    /// A time before which no timer is due.
+    /// No timer is due before this time.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn earliest(&self) -> u64 {
         // Relaxed: README, "Timers".

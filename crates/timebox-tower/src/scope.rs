@@ -181,8 +181,8 @@ impl RequestScope {
         self.end(reason, drop);
     }
 
-    /// Drops the work in the scope, after a poll has returned an error. If the scope is not over, the error came from
-    /// the silence. Then the scope is cancelled.
+    /// Drops the work in the scope. Called after a poll has returned an error. If the scope is not over, the error came
+    /// from the limit on silence, so the scope is cancelled first.
     pub(crate) fn fail(&mut self, drop: impl FnOnce()) {
         self.end(Some(SILENT), drop);
     }

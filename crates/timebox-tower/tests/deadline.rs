@@ -58,7 +58,6 @@ fn silent()
     (client, gone)
 }
 
-/// A client that must not be called.
 fn uncalled() -> impl Service<Request<()>, Response = (), Error = Infallible> + Clone {
     service_fn(|_: Request<()>| async { panic!("the call was made") })
 }

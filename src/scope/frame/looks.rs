@@ -38,12 +38,12 @@ impl Scope {
         }
     }
 
-    /// While reports are on: arms this scope's deadline, and a first look at this scope. Called while the scope is
-    /// being entered. Returns whether reports are on. The deadline of a poll is armed even if there is a timer for it,
-    /// because the watchdog must notice a poll that is stuck.
+    /// Called while the scope is being entered. If reports are on, arms this scope's deadline and the time of the first
+    /// look at this scope, and returns `true`. A poll's deadline is armed even if it has a timer, because the watchdog
+    /// must notice a stuck poll.
     ///
-    /// The first look comes when half of the scope's time has passed. It notes how much the thread has run, so that the
-    /// report can tell code that takes long from a thread that gets no processor.
+    /// The first look comes at half of the time after which the scope is slow or over. It notes how much the thread has
+    /// run. So the report can tell slow code from a thread that gets no processor.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn arm_if_watched(&mut self, thread: &Thread, effective: u64) -> bool {
         if !is_watched() {

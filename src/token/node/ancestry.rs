@@ -171,8 +171,8 @@ impl Node {
             if node.env.shares_clock(&self.env) {
                 earliest = earliest.min(node.deadline);
             }
-            // The node of a future that is not done may lose its ancestors, so these are left out. If one of them ends, the end
-            // still sets the flag of `self`.
+            // The node of a pending future may lose its ancestors, so their deadlines do not count here. If an ancestor
+            // ends, it sets the flag of `self` all the same.
             let is_last = only_lasting && node.parent_mode.is_reparentable();
             next = if is_last { None } else { node.parent() };
         }

@@ -16,8 +16,8 @@ type Clocks = BTreeMap<u32, Clock>;
 #[derive(Default)]
 struct Clock {
     queue: Queue,
-    /// Counts the work that threads under the clock have set off, for instance a hook by a cancel or by the end of a
-    /// shield. Work that a move of the clock sets off is not counted here.
+    /// Counts the work that threads under the clock have started, for example a hook that a cancel fires. Work that a
+    /// move of the clock starts is not counted here.
     set_off: Arc<WaitGroup>,
 }
 

@@ -59,7 +59,6 @@ fn process() -> c_int {
     unsafe { libc::getpid() }
 }
 
-/// Whether the thread has ended.
 pub(super) fn is_gone(tid: u32) -> bool {
     // SAFETY: signal 0 is not sent; the system only looks for the thread.
     let result = unsafe { libc::syscall(libc::SYS_tgkill, wide(process()), tid as usize, 0_usize) };

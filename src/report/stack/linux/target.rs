@@ -78,7 +78,6 @@ pub(crate) fn begin(target: &Target) -> Begun {
     ask(target, copy)
 }
 
-/// Asks the thread to copy itself, whatever it does.
 pub(in crate::report::stack) fn ask(target: &Target, copy: Copy) -> Begun {
     match signal::ask(copy, target.words) {
         Ok(armed) => Begun::Asked(Request { armed, frame_word: target.words.frame }),
