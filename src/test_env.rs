@@ -122,7 +122,7 @@ mod on {
         pub(crate) id: u32,
     }
 
-    /// Counts the threads under a clock that are awake. A clock that moves by itself moves only while no thread is awake.
+    /// How many threads under a clock are awake. A clock that moves by itself moves only while no thread is awake.
     #[derive(Debug, Default)]
     pub(crate) struct Presence {
         /// How many threads and `Hold`s (`scope/presence.rs`) count as awake.

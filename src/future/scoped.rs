@@ -212,8 +212,8 @@ where
     /// error, or stays pending.
     #[cfg_attr(not(debug_assertions), inline(always))]
     fn is_to_be_polled(&mut self, thread: &Thread, polled: &mut SuspendedScope) -> bool {
-        // A finished future is not polled again. (`future` is read through the pin: a plain reference to the future would alias
-        // the references that the future has to itself.)
+        // A finished future is not polled again. It is looked at through the pin, because a plain reference to the
+        // future would alias the references that the future has to itself.
         if self.future.as_mut().as_pin_mut().is_none() {
             return false;
         }

@@ -134,7 +134,8 @@ impl TaskWakeup {
         self.timer.is_some_and(|(at, _)| at == deadline)
     }
 
-    /// Until when this future waits for an outer future to drop it. `over`: when the outer future was due to do so.
+    /// Until when this future stays pending, so that an outer future can drop it. `over`: since when the outer future
+    /// should have dropped it.
     pub(super) fn patience(&mut self, now: u64, over: u64) -> u64 {
         let patience = &mut self.cold.get_or_insert_default().patience;
         // A wait that began before `over` was for an earlier drop, so this wait begins anew.

@@ -45,7 +45,7 @@ impl Control {
         Ok(Arc::new(Self(control::Control::new(bound, connect, |(own, _)| is_open(&own.socket))?)))
     }
 
-    /// If a command blocks the session, makes that command end with an error. Otherwise nothing happens.
+    /// If a command blocks the session, makes the server end that command with an error. Otherwise nothing happens.
     pub fn unblock(&self, id: i64, server: &str) -> Result<(), Failure> {
         self.0.run(|(connection, own), left| {
             if server != own.server {

@@ -74,7 +74,7 @@ use undo::Undo;
 /// ```
 pub struct Scope {
     outer: *const Scope,
-    /// The effective deadline of the thread outside this scope.
+    /// The effective deadline of the thread outside this scope. It is restored at the end of the scope.
     outer_deadline: u64,
     /// The time from the entry to the scope's own deadline. [`NEVER`] if the scope has none: then only the scopes
     /// around it limit it.

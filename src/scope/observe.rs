@@ -95,7 +95,7 @@ pub(crate) struct ReportHistory {
     ending: Option<Arc<dyn Ending>>,
 }
 
-/// When the first report about the future of a scope is due, and about which event.
+/// The time and the event of the first report about the future of a scope.
 #[cfg_attr(not(debug_assertions), inline(always))]
 pub(crate) fn first_event(scope: &Scope) -> (u64, Event) {
     let (own, slow) = (scope.own(), scope.entered_at() + scope.warn_after());

@@ -413,7 +413,8 @@ impl ColdState {
     ) -> u64 {
         let Some(mut spec) = self.spec else { return effective };
         if crosses && spec.kind == Kind::Future {
-            // The scopes around this poll have another clock, so they count like the scopes of a handle.
+            // The scopes around this poll have another clock. So they limit this scope by their node, as the scopes of
+            // a handle do.
             spec.kind = Kind::EnteredFuture;
             let outer = innermost(thread, |scope| scope.map(|scope| Arc::clone(scope.node())));
             if self.node.is_none() && outer.is_some() {

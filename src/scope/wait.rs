@@ -29,7 +29,7 @@ impl WaitLimit {
         }
         let (asked, unmeasured) = (between(now, own), is_unmeasured(limit));
         let spec = ScopeSpec { asked, entered: now, location, kind: Kind::Future, cause, unmeasured };
-        // The end is kept apart from `spec`: a limit that is an instant may have passed before the wait began, and
+        // `end` is stored in addition to `spec`: a limit that is an instant may have passed before the wait began, and
         // `spec` cannot express an end before `entered`.
         Self { spec, end: Termination::new(cause, own), _spending: spending }
     }

@@ -140,8 +140,8 @@ impl Deputy {
         self.alarm.start()
     }
 
-    /// Waits until the watchdog is stuck in a call, and takes over. `false` if `is_needed` has returned `false`: the watchdog
-    /// has ended. Either way the caller is not the deputy any more.
+    /// Waits until the watchdog is stuck in a call. Then takes over, and returns `true`. Returns `false` if the
+    /// watchdog has ended (`is_needed` has returned `false`). In both cases the caller is not the deputy any more.
     pub(super) fn stand_by(&self, is_needed: impl Fn() -> bool) -> bool {
         // The word that was seen last, and when that word was seen first.
         let mut since = (self.word.load(Ordering::Relaxed), clock::now());

@@ -293,7 +293,7 @@ fn calls_that_may_be_taken_over() {
     stands_by.join().unwrap();
 }
 
-/// A call begins while the deputy is about to sleep, and does not return before the deputy has taken over.
+/// A call begins while the deputy is about to sleep. It returns only after the deputy has taken over.
 fn a_call_while_the_deputy_lies_down() {
     let deputy = Arc::new(Deputy::new());
     assert!(deputy.appoint());

@@ -167,7 +167,6 @@ impl Timers {
     }
 }
 
-/// For the watchdog and its protocol.
 impl Timers {
     /// No timer is due before this time.
     #[cfg_attr(not(debug_assertions), inline(always))]

@@ -218,7 +218,7 @@ impl<'r> Job<'r> {
         self.stderr.drain(&mut self.chunk)
     }
 
-    /// Reaps the child, which has ended, and returns its output.
+    /// Reaps the child and returns its output. If the child has not ended, this waits for its end.
     pub(super) fn reap(mut self) -> io::Result<Captured> {
         self.lifeline = None;
         let Some(mut child) = self.child.take() else { return Err(Errno::CHILD.into()) };
@@ -285,7 +285,7 @@ impl<'r> Job<'r> {
         }
     }
 
-    /// Like the function `survivors`, but the child counts too.
+    /// Like the function `survivors`. But the child counts too, until it has ended.
     fn survivors(&mut self) -> Survivors {
         if self.lost {
             return Survivors::None;

@@ -155,7 +155,7 @@ fn holder(inode: u64) -> Option<u32> {
     let locks: Vec<_> = proc::lines("/proc/locks").filter_map(of_file).collect();
     let mut waits = locks.iter().filter(|(_, waits, process)| *waits && *process == own);
     let (number, ..) = waits.next()?;
-    // If several threads of this process wait for the file, this thread's wait cannot be told from the others.
+    // If threads of this process wait for several locks of the file, this thread's lock cannot be told from the others.
     if waits.any(|(other, ..)| other != number) {
         return None;
     }

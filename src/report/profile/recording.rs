@@ -88,7 +88,7 @@ pub(super) struct Recording {
     pub(super) approximate: u64,
     /// The time of all samples of the profile's own code, seen or missed.
     own_time: u64,
-    /// The modules of the process, which give names to addresses. The stack has no frames.
+    /// A stack without frames. It is kept for the modules of the process, which give names to addresses.
     pub(super) modules: RawStack,
 }
 

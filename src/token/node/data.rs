@@ -240,7 +240,7 @@ impl Node {
         &self.over
     }
 
-    /// Whether the node is over, as far as an end has propagated.
+    /// Whether the node is over. An end that has not propagated to this node yet does not count.
     #[inline]
     pub(crate) fn is_over(&self) -> bool {
         // Acquire: pairs with the Release in `set_over`. So a thread that finds the flag set sees the end that led to it.

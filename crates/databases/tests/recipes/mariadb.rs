@@ -205,9 +205,9 @@ fn a_killed_procedure_goes_on_to_its_next_statement_and_a_transaction_undoes_it(
     loop {
         other.query_drop(reset).unwrap();
         timed_out(timeout(limit, || guarded_strictly(&control, &session, || connection.query_drop(call))));
-        // Each round of the procedure updates, then waits in a `select` that only a kill ends. So with two updates, at
-        // least one came after a kill. Fewer than two prove nothing: perhaps the call was not made in time. Then a
-        // longer limit is tried.
+        // Each round of the procedure updates the value, and then waits in a `select` that only a kill ends. So after
+        // two updates there was at least one kill. After fewer updates, perhaps the call was not made in time: try a
+        // longer limit.
         if value_with_lock(&mut other, "called") >= 2 {
             break;
         }

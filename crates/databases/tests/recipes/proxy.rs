@@ -110,7 +110,8 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// `false` once the proxy is stopped. If the server refuses the connection, the client's connection is closed.
+    /// Connects `client` to the server, and forwards in both directions. If the server refuses the connection, closes
+    /// `client`. Returns `false` once the proxy is stopped.
     fn forward(shared: &Arc<Self>, client: TcpStream) -> bool {
         let mut state = shared.locked();
         if state.stopped {

@@ -35,7 +35,7 @@ pub(crate) fn wait_until(mut happened: impl FnMut() -> bool) {
     }
 }
 
-/// The scope's error. Fails if the result is anything else, because the work had to be stopped by its scope.
+/// The error of the scope. Fails if the scope did not have to stop the work.
 #[track_caller]
 pub(crate) fn timed_out<T>(result: Result<T, AnyError>) -> TimeoutError {
     match result {
