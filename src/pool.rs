@@ -253,9 +253,9 @@ impl BlockingPool {
 
     /// How many tasks of one depth run at one time.
     pub(crate) fn most(&self) -> usize {
-        // Relaxed: a stale value does no harm. `try_submit` queues a task and reads this under one lock. `set_most`
-        // takes that lock after its store, so it finds a task that was queued with the old value. `is_saturated` reads
-        // this without the lock. If it reads the old value, its call counts as made before `set_most`.
+        // Relaxed: a stale value loses no task. `set_most` takes the lock after its store, so it finds each task that
+        // was queued with the old value. `is_saturated` reads this without the lock. If it reads the old value, its
+        // answer is that of a call before `set_most`.
         self.most.load(Ordering::Relaxed)
     }
 

@@ -366,7 +366,6 @@ fn policies_change_while_reports_are_in_flight() {
     uninstall();
 }
 
-/// A sink whose drop does something.
 struct OnDrop<F: Fn() + Send + Sync>(F);
 
 impl<F: Fn() + Send + Sync> Sink for OnDrop<F> {

@@ -15,8 +15,8 @@ use crate::test_env::TestEnv;
 use crate::thread::Thread;
 use crate::time::{NEVER, clock};
 
-/// How long an await stays pending because the future around it is about to be dropped, in nanoseconds. After that the await
-/// gives the error: the drop may never come, since the future may be stuck in this very poll, in a `block_on`.
+/// How long an await stays pending if the future around it is about to be dropped, in nanoseconds. After that the await
+/// gives the error, because the drop may never come: the future may be stuck in this very poll, in a `block_on`.
 pub(crate) const PATIENCE: u64 = 20_000_000;
 
 /// How long an await stays pending after another await has given the error in the same poll, in nanoseconds. Within a
@@ -125,7 +125,7 @@ impl AwaitState {
     }
 }
 
-/// One of this many awaits of a thread takes a break. Only awaits that could end at once are counted.
+/// Of the awaits on a thread that could end at once, one in this many takes a break.
 #[cfg(not(timebox_loom))]
 const AT_ONCE: u32 = 128;
 

@@ -21,7 +21,7 @@ use crate::token::CancellationToken;
 use crate::token::node::{Node, NodeSpec};
 use crate::watchdog;
 
-/// A scope that may be entered.
+/// A scope that was not rejected: it can be entered now.
 pub(crate) struct Prepared {
     pub(crate) spec: ScopeSpec,
     /// The earliest deadline inside the scope: its own, or that of a scope around it.

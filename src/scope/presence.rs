@@ -85,10 +85,9 @@ impl Task for Move {
                 }
                 presence.woken
             };
-            // It is not enough that no thread is awake. Work from an earlier move may have woken a thread, which then
-            // set a timer and fell asleep again. If that timer is due at once, it may have been taken out of its queue
-            // and not have fired yet. A move would not see such a timer. So the clock moves only if, in addition, no
-            // thread was woken since the last look.
+            // The clock does not move if a thread was woken since the last look, even if no thread is awake now. Such a
+            // thread may have set a timer that was due at once, and fallen asleep again. That timer may have been taken
+            // out of its queue without having fired yet. The move would miss it.
             moved = advance_to_next(&self.0, || {
                 let presence = lock(&self.0.presence);
                 let woken_before = std::mem::replace(&mut woken, presence.woken);

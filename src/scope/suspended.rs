@@ -36,7 +36,6 @@ pub(crate) struct SuspendedScope {
     cold: ColdBox<ColdState>,
 }
 
-/// The state of a future whose limit is `nanos`, and which is made in a test environment.
 #[cold]
 #[inline(never)]
 fn cold_in_env(nanos: u64) -> ColdBox<ColdState> {
@@ -85,7 +84,6 @@ impl SuspendedScope {
         Self { entered: 0, asked: NEVER, location, cold: ColdBox::some(ColdState::boxed(limit, None, None)) }
     }
 
-    /// A scope with the configuration of a builder.
     pub(crate) fn with(limit: Limit, extras: Extras, location: &'static Location<'static>) -> Self {
         let cold = ColdBox::some(ColdState::boxed(limit, Some(extras), None));
         Self { entered: 0, asked: NEVER, location, cold }

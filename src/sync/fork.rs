@@ -130,7 +130,7 @@ impl Process {
 pub(crate) struct PerProcess<T> {
     value: T,
     make: fn() -> T,
-    /// The value for the children of this process: the next generation.
+    /// The value for the processes that are forked from this one.
     next: SetOnce<Self>,
 }
 

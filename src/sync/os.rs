@@ -164,7 +164,8 @@ impl Drop for SignalsBlocked {
     }
 }
 
-/// Sets how late the kernel may wake this thread, to save power. The default is 50 us; a new thread inherits the value.
+/// Sets this thread's timer slack: the delay with which the kernel may wake the thread in order to save power. The
+/// default is 50 us. A new thread inherits the value.
 #[cfg(all(any(target_os = "linux", target_os = "android"), not(miri), not(timebox_loom)))]
 pub(crate) fn set_timer_slack(nanos: u32) {
     // SAFETY: takes a number and changes nothing but this thread's timers.

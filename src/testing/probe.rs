@@ -105,7 +105,6 @@ pub(super) fn cut_off(error: &TimeoutError) -> String {
     }
 }
 
-/// The body's value. Panics if there is none.
 #[track_caller]
 pub(super) fn returned<R>(result: Result<R, TimeoutError>) -> R {
     result.unwrap_or_else(|error| panic!("{}", cut_off(&error)))

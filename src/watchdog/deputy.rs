@@ -32,7 +32,7 @@ pub(super) struct Deputy {
     /// The watchdog expects no call before this time. Something that is posted or armed meanwhile may bring an earlier
     /// call.
     expected: AtomicU64,
-    /// The deputy reads the word at this time, or before.
+    /// When the deputy reads `word` next, at the latest.
     looks_at: AtomicU64,
     /// The deputy sleeps on this alarm. The alarm also says whether there is a deputy.
     alarm: Alarm,

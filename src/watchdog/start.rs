@@ -32,7 +32,7 @@ impl Watchdog {
         true
     }
 
-    /// In a model there are threads enough.
+    /// In a model a thread can always be started.
     #[allow(clippy::unused_self)]
     pub(crate) fn is_reliable(&'static self) -> bool {
         true

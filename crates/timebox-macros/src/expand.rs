@@ -78,9 +78,9 @@ impl<'a> Expansion<'a> {
 
     fn of_async_fn(&self) -> TokenStream {
         let (open, fallible, body) = (self.open(), &self.fallible, self.body);
-        // The type of an async block's output cannot be written down. So a first `return`, which is never reached,
-        // tells the type to the compiler. The body is an arm of a `match`. In another place, lints would ask whether it
-        // needs its braces.
+        // The type of an async block's output cannot be written down. So a `return` that is never reached tells the
+        // type to the compiler. The body is an arm of a `match`, because in other places lints would complain about its
+        // braces.
         let typed = hygienic!({
             if false {
                 return #fallible::never();

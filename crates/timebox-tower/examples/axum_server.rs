@@ -120,7 +120,7 @@ async fn request(address: SocketAddr, path: &str) -> std::io::Result<TcpStream> 
 
 async fn show(address: SocketAddr, path: &str) -> Result<(), AnyError> {
     let mut response = Vec::new();
-    // A body that is cut off may end with a reset.
+    // The error is ignored: if the server cuts the body off, the connection may be reset.
     let _ = request(address, path).await?.read_to_end(&mut response).await;
     println!("GET {path}\n{}\n", String::from_utf8_lossy(&response).trim_end());
     Ok(())

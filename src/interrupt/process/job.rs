@@ -333,7 +333,6 @@ fn open_pidfd(pid: Pid) -> Option<OwnedFd> {
     }
 }
 
-/// The signal that has suspended the child; `None` if the child is not suspended.
 fn suspended_by(pid: Pid) -> Option<i32> {
     let options = WaitIdOptions::STOPPED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
     waitid(WaitId::Pid(pid), options).ok()??.stopping_signal()

@@ -86,7 +86,7 @@ pub(super) struct Recording {
     pub(super) reasons: Vec<String>,
     /// How many samples may have wrong frames.
     pub(super) approximate: u64,
-    /// The time of all samples of the profile's own code, seen or missed.
+    /// The time of all samples of the profile's own code, including the samples that saw nothing.
     own_time: u64,
     /// A stack without frames. It is kept for the modules of the process, which give names to addresses.
     pub(super) modules: RawStack,

@@ -192,7 +192,7 @@ struct Due {
     shared: Arc<Shared>,
     /// The periods before this sample.
     periods: Periods,
-    /// `None` until the profile's own code is found. Then: how many periods have had their sample, this one included.
+    /// How many periods have had their sample, this one included. `None` until the profile's own code is found.
     done: Option<u64>,
 }
 
@@ -317,7 +317,7 @@ impl Sampler {
         looks
     }
 
-    /// Counts a sample of a thread to each profile that it visits.
+    /// Counts one sample of a thread in each profile that the thread visits.
     fn count_thread(
         &mut self,
         copy: &Copy,

@@ -28,8 +28,8 @@ impl Scope {
         self.entered
     }
 
-    /// After how long the scope is slow, in nanoseconds. If the scope does not say, the policy says it for an outermost
-    /// scope. An inner scope that does not say has `NO_WARNING`.
+    /// After how long the scope is slow, in nanoseconds. The scope's own setting comes first. Without one, an outermost
+    /// scope has the policy's setting, and an inner scope has `NO_WARNING`.
     pub(in crate::scope) fn warn_after(&self) -> u64 {
         match self.extras().map(|extras| extras.readable.warn_after) {
             Some(own) if own != NEVER => own.min(NO_WARNING),

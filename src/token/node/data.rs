@@ -39,8 +39,9 @@ pub(crate) struct Node {
     pub(super) flags: AncestryFlags,
     /// The cached `Ancestry::effective`.
     pub(super) effective: AtomicU64,
-    /// The nearest waypoint among the ancestors; for a lazy token, the parent. A search for links goes from waypoint to
-    /// waypoint: the nodes in between have no links and never move.
+    /// For a lazy node: the parent. For any other node: the nearest ancestor that is a waypoint
+    /// ([`AncestryFlags::is_waypoint`]). A search for links goes from waypoint to waypoint. It may skip the nodes in
+    /// between, because they have no links and never move.
     pub(super) next: Option<Arc<Node>>,
     pub(super) state: ForkMutex<State>,
 }

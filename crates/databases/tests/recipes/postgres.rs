@@ -146,7 +146,6 @@ fn one_row(client: &mut Client) {
     client.batch_execute(text).unwrap();
 }
 
-/// Returns the row's value. Takes the row's lock for that, and fails if the lock is not free.
 #[track_caller]
 fn value_with_lock(other: &mut Client) -> i32 {
     let mut transaction = other.transaction().unwrap();

@@ -10,10 +10,10 @@ use timebox::TimeoutError;
 
 pub(crate) type AnyError = Box<dyn Error + Send + Sync>;
 
-/// A limit that is meant to pass.
+/// A limit that the test reaches.
 pub(crate) const SHORT: Duration = Duration::from_millis(20);
 
-/// A limit that is never meant to pass: reaching it is a hang.
+/// A limit that the test does not reach, unless it hangs.
 pub(crate) const LONG: Duration = Duration::from_secs(3600);
 
 /// How long anything may take on the slowest, busiest machine before it counts as hung.

@@ -238,7 +238,7 @@ fn connect(address: SocketAddr, times: Times) -> ShopClient<DeadlineService<Chan
     ShopClient::new(ServiceBuilder::new().layer(deadline).service(channel))
 }
 
-/// Measures how late a task of the runtime is woken at worst. The tasks of the services cannot be more punctual.
+/// Measures the longest delay with which the runtime wakes a task. The services' own tasks may be woken as late.
 struct Punctuality {
     stop: Arc<AtomicBool>,
     worst: JoinHandle<Duration>,

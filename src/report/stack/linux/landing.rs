@@ -17,9 +17,9 @@ use crate::scope::ReadMemory;
 /// How many bytes above the function's frame are searched for the frame in which the thread goes on.
 const FAR: u64 = 64 << 10;
 
-/// Whether the function at `pc` leaves by a jump to code that catches a panic. Only such a function saves the two
-/// registers in which that code gets its values. In the unwind tables of all processors these are the registers 0 and
-/// 1.
+/// Whether the function at `pc` leaves by a jump to code that catches a panic. That code gets its values in two
+/// registers, which have the numbers 0 and 1 in the unwind tables of all processors. Only a function that makes such a
+/// jump saves both registers.
 pub(super) fn jumps_to_handlers(image: &Image, pc: u64) -> bool {
     let saves_both = || {
         let frames = EhFrame::new(&image.frames.bytes, LittleEndian);

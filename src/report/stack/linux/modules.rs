@@ -67,7 +67,6 @@ impl Modules {
         });
     }
 
-    /// The mapping that has code at `pc`. `None` if none has.
     fn mapping(&self, pc: u64) -> Option<&Mapping> {
         self.mappings.iter().find(|mapping| mapping.has(pc))
     }

@@ -146,7 +146,7 @@ unsafe fn pass_on(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_voi
     if address == libc::SIG_DFL || address == libc::SIG_IGN {
         return;
     }
-    // SAFETY: the program has installed a function of this form at this address, as the flag says.
+    // SAFETY: the program has installed this address as a handler. `SA_SIGINFO` says which arguments the handler takes.
     unsafe {
         if previous.sa_flags & libc::SA_SIGINFO == 0 {
             let handler: extern "C" fn(c_int) = std::mem::transmute(address);

@@ -129,7 +129,7 @@ fn sleeps(duration: Duration) {
 
 #[test]
 fn a_sleep() {
-    // The thread sleeps on until the process ends.
+    // The thread is not joined, because it sleeps for an hour.
     look(&Thread::start(|| sleeps(Duration::from_secs(3600))), "sleeps");
 }
 

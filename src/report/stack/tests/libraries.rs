@@ -89,7 +89,7 @@ fn names_are_as_good_as_the_build() {
         "names::branch::{{closure}}:27 +",
         "enter:34",
     ];
-    // Of a function that was inlined there is its last name only.
+    // With line tables only, an inlined function has only the last part of its name.
     let lines: &[&str] =
         &["inlined:11 +", "names::sleeps:17", "{async_fn#0}:22 +", "{async_fn#0}:27 +", "enter:34"];
     let folder = tempfile::tempdir().unwrap();
@@ -126,7 +126,7 @@ fn a_library_whose_file_was_replaced_has_the_right_names_or_none() {
     assert!(own(&look(&thread)).iter().any(|name| name.starts_with("names::sleeps")));
     assert!(compile(folder.path(), "other", &other_source, &["-Clink-arg=-Wl,--build-id"]));
     fs::rename(&other, &this).unwrap();
-    // Nothing is known from before.
+    // This look opens the files anew: it knows no names from the look above.
     let names = own(&look(&thread));
     assert!(!names.iter().any(|name| name.contains("is_another")), "{names:?}");
     // A privileged process can still open the file that is mapped.

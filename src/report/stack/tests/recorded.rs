@@ -26,7 +26,6 @@ const RECORDED: [(&str, &str); 3] = [
     ("handles", include_str!("../../../../tests/fixtures/stacks/handles.txt")),
 ];
 
-/// How many bytes of a stack are recorded.
 const STACK: usize = 3 << 10;
 
 /// A recorded stack, and what is needed to unwind it.

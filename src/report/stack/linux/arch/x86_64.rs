@@ -42,7 +42,6 @@ fn word(memory: &impl ReadMemory, address: u64) -> Option<u64> {
     (memory.read(address, &mut bytes) == 8).then(|| u64::from_le_bytes(bytes))
 }
 
-/// The bytes before a return address.
 fn before(memory: &impl ReadMemory, address: u64) -> Option<[u8; CALL]> {
     let mut bytes = [0; CALL];
     (memory.read(address.checked_sub(CALL as u64)?, &mut bytes) == CALL).then_some(bytes)
