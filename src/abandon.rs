@@ -131,7 +131,6 @@ pub struct Saturated {
     pub threads: usize,
 }
 
-/// The error of work that was not begun.
 fn given_up(
     scope: &Scope,
     location: &'static Location<'static>,

@@ -307,8 +307,8 @@ impl BlockingPool {
     fn start(&'static self) -> bool {
         watchdog::global().when_missing(rouse);
         crate::sync::os::spawn(self.name, move || {
-            // A thread inherits the timer slack of the thread that starts it. The watchdog's slack is smaller than the default,
-            // so this thread sets the default.
+            // This thread inherits the timer slack of the thread that starts it. That may be the watchdog, whose slack
+            // is small. So this sets the default.
             crate::sync::os::set_timer_slack(50_000);
             self.run();
         })

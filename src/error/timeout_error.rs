@@ -50,8 +50,8 @@ use super::scope::{ScopeId, ScopeInfo};
 #[error(transparent)]
 pub struct TimeoutError(pub(crate) Arc<ErrorInner>);
 
-// The source may be of any error type, so the compiler does not derive these. An error is not changed once it is made, so a
-// panic leaves nothing half-changed in it.
+// The compiler does not derive these, because the source may be of any error type. They hold: an error is never changed
+// after it is made, so a panic leaves nothing half-changed in it.
 impl UnwindSafe for TimeoutError {}
 impl RefUnwindSafe for TimeoutError {}
 

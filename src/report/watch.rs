@@ -248,7 +248,8 @@ impl Watched {
             let has_lasted = !scope.kind.is_polled() || has_lasted(&mut self.polls, scope, now);
             let mut first = NEVER;
             for (event, at) in times(scope, Some(depth) == outermost) {
-                // If the watchdog is late, the whole process may have stood still, so the poll gets that much more time.
+                // If the watchdog is late, the whole process may have stood still. So the poll gets as much more time
+                // before it counts as stuck.
                 let at = if event == Event::Stuck { at.saturating_add(late) } else { at };
                 if told & event as u8 != 0 {
                     continue;

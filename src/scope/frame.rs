@@ -79,8 +79,8 @@ pub struct Scope {
     /// The time from the entry to the scope's own deadline. [`NEVER`] if the scope has none: then only the scopes
     /// around it limit it.
     asked: u64,
-    /// When the scope was entered. If an outer deadline comes before the scope's own deadline, this may be an older clock
-    /// reading, so that the entry reads no clock. `TimeoutError::elapsed` may then be a little too long.
+    /// When the scope was entered. If an outer deadline comes before the scope's own deadline, the entry need not read
+    /// the clock. Then this may be an earlier reading, and `TimeoutError::elapsed` a little too long.
     entered: u64,
     location: &'static Location<'static>,
     // In a plain scope all fields below are zero, so that one wide store writes them.

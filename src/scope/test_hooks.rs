@@ -35,7 +35,7 @@ impl EnvGuard {
     }
 }
 
-/// A guard: while it exists, the thread keeps a mock clock from moving by itself, except while the thread waits.
+/// A guard: while it exists, a mock clock can move by itself only while this thread waits.
 #[must_use]
 pub(crate) struct Presence {
     #[cfg(feature = "testing")]

@@ -312,7 +312,7 @@ impl Callback {
         self.state.lock().is_some_and(|state| state.running.is_some())
     }
 
-    /// Whether the closure may be started.
+    /// Whether the closure may still be started, at once or after a suspension.
     pub(crate) fn is_live(&self) -> bool {
         self.state.lock().is_some_and(|state| !state.revoked && !state.panicked)
     }

@@ -32,8 +32,8 @@ pub(crate) enum Ending {
     Registration,
     /// The scope that the callback belongs to is left, or shielded.
     Scope,
-    /// The call that lent the callback returns, and the callback borrows from that call. Such a wait never lets go: if
-    /// all waits of a circle are of this kind, the process aborts.
+    /// The call that lent the callback returns. The callback borrows from that call, so this wait never ends before the
+    /// run. If all waits of a circle are of this kind, the process aborts.
     Call(&'static Location<'static>),
 }
 
@@ -117,8 +117,8 @@ impl Wait {
             if let Ending::Call(location) = ending {
                 ended_inside(location);
             }
-            // Relaxed: the waiting thread reads `lets_go` under the lock that `notify` takes after this. So it sees this
-            // store, or is notified.
+            // Relaxed: `notify` below takes the lock under which the waiting thread reads `lets_go`. So that thread
+            // sees this store, or is notified.
             lets_go.store(true, Ordering::Relaxed);
             Arc::clone(on)
         });

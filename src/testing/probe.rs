@@ -47,8 +47,8 @@ impl Injector {
 
     /// Called as soon as the scope around the body is open. Points count from then on.
     fn begin(&self, scope: &Scope) {
-        // Relaxed: another thread reads `own` only after it has got a handle or a future from the body. That
-        // synchronizes the thread with this one, so it sees this store.
+        // Relaxed: another thread first gets a handle or a future from the body, which synchronizes it with this
+        // thread. Only then does it read `own`. So it sees this store.
         self.own.store(scope.node().id.get(), Ordering::Relaxed);
     }
 }
@@ -96,7 +96,7 @@ pub(super) fn run<R>(
     })
 }
 
-/// The message for an error that came in place of the body's value.
+/// The message if the body gave this error and no value.
 pub(super) fn cut_off(error: &TimeoutError) -> String {
     if error.started() {
         format!("unwound where no scope was open to stop it: {error}")

@@ -129,7 +129,7 @@ fn reach(now: u64, until: u64) -> u64 {
     if until == NEVER { now.midpoint(NEVER) } else { until }
 }
 
-/// When the next timer is due. `None` if that is later than `until`, and later than tracked work has asked for.
+/// When the next timer is due. `None` if that is later than both `until` and the time that tracked work has asked for.
 fn next_due(queue: &Queue, mock: &Mock, until: u64) -> Option<u64> {
     let next = queue.earliest();
     (next <= until.max(mock.asked()) && next != NEVER).then_some(next)

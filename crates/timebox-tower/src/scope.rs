@@ -188,7 +188,7 @@ impl RequestScope {
     }
 
     fn end(&mut self, reason: Option<&'static str>, drop: impl FnOnce()) {
-        // An error means only that `checkpoint_or_unwind` has unwound the drop. There is nobody to tell it to.
+        // `enter` gives an error only if a `checkpoint_or_unwind` unwinds the drop. Nobody needs this error.
         let _ = self.scope.enter(|scope| {
             if let Some(reason) = reason
                 && !scope.is_expired()

@@ -64,8 +64,8 @@ fn unix(line: &str) -> String {
     if rest.is_empty() { "a unix socket".into() } else { format!("unix socket {rest}") }
 }
 
-/// An address of a table, in hexadecimal. Each group of eight digits is a word in the byte order of this machine. The
-/// port is a plain number.
+/// Parses an address of a table: hexadecimal digits, a colon, and the port in hexadecimal. Eight digits of the address
+/// are a word in the byte order of this machine.
 fn address(text: &str) -> Option<SocketAddr> {
     let (address, port) = text.split_once(':')?;
     let port = u16::from_str_radix(port, 16).ok()?;

@@ -240,7 +240,7 @@ fn is_own(visit: &VisitCopy, profile: ProfileId) -> bool {
 /// What the sampling thread keeps from one sample to the next.
 struct Sampler {
     unwinder: Unwinder,
-    /// The open files of threads, by the number of the thread's slot.
+    /// The threads whose files are open, by the number of the thread's slot.
     targets: HashMap<usize, Open>,
     random: Random,
 }

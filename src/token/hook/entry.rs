@@ -203,7 +203,7 @@ impl Entry {
         self.then.iter().for_each(|(_, entry)| entry.retire(wait));
     }
 
-    /// Ends the hook. When this returns, neither the hook nor one that it escalates to is running, and none ever will. The
+    /// Ends the hook and its `then` hooks. When this returns, none of them is running, and none ever will. The
     /// exception is a call from inside the hook, or from inside another hook that this one waits for.
     pub(crate) fn revoke(&self, ending: Ending) {
         wake(self.callback.revoke(ending));
@@ -321,7 +321,7 @@ impl Entry {
         self.then.iter().fold(self.callback.fires(), |sum, (_, entry)| sum.saturating_add(entry.fires()))
     }
 
-    /// The last failure of a hook that this one escalates to; if no such hook has failed, this hook's own last failure.
+    /// The failure of the last `then` hook that has failed. If none has, the last failure of this hook itself.
     pub(crate) fn failure(&self) -> Option<HookFailure> {
         let own = || self.callback.failure().map(|Failure { text, is_panic }| HookFailure { text, is_panic });
         self.then.iter().rev().find_map(|(_, entry)| entry.failure()).or_else(own)

@@ -6,10 +6,10 @@ use ::tokio::time::Instant;
 
 use crate::time::{clock, nanos};
 
-/// Stands in for a time that an `Instant` cannot hold.
+/// Thirty years. Used if the sum of an `Instant` and a duration is too large for an `Instant`.
 const FAR: Duration = Duration::from_secs(60 * 60 * 24 * 365 * 30);
 
-/// If tokio has a `pause` (with its feature `test-util`), tokio's hides this one below, and returns nothing.
+/// If tokio has its feature `test-util`, tokio's own `pause`, which returns nothing, hides this function below.
 #[allow(dead_code, reason = "it is hidden by tokio's own")]
 fn pause() -> bool {
     false

@@ -89,8 +89,8 @@ where
         let result = match this.state.as_mut().project() {
             StateProj::Called(call) => ready!(call.poll(cx)),
             StateProj::NotCalled(error, over) => {
-                // If time is left (though no more than the allowance), the scope is not over, and the `Wait` would
-                // never end.
+                // The scope may have time left, but not more than the allowance. Then the scope is not over, and the
+                // `Wait` would never end.
                 if timebox::remaining().is_some_and(|left| left.is_zero()) {
                     let _ = ready!(over.poll(cx));
                 }

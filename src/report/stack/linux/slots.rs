@@ -36,7 +36,7 @@ const SLOTS: usize = 32;
 /// How much longer a requester waits if the handler has begun the copy.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// How often a requester looks whether the thread has ended, in nanoseconds.
+/// A waiting requester looks after each pause of this many nanoseconds whether the thread has ended.
 const GLANCE: libc::c_long = 1_000_000;
 
 const FREE: u32 = 0;
@@ -265,7 +265,7 @@ impl Armed {
 }
 
 impl Drop for Armed {
-    /// Must not wait: if no reporter takes a request, the watchdog drops the request.
+    /// Must not wait, because the watchdog drops the requests that no reporter takes.
     fn drop(&mut self) {
         if self.cancel_now().is_some() {
             return;

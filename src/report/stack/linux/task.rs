@@ -73,7 +73,7 @@ impl Task {
     pub(in crate::report::stack) fn open(tid: u32) -> Self {
         let open = |name: &str| File::open(format!("/proc/self/task/{tid}/{name}"));
         let syscall = open("syscall").map_err(|error| match Failure::of(&error) {
-            // There may be no `/proc` at all.
+            // If there is no `/proc` at all, the missing file does not mean that the thread is gone.
             Failure::Gone if !Path::new("/proc/self/task").exists() => Failure::Refused,
             failure => failure,
         });

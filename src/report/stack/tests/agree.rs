@@ -72,7 +72,6 @@ fn compare(tid: u32, name: &str, eyes: &mut Eyes) {
     }
 }
 
-/// Threads of pools say their numbers when they begin.
 fn numbers(count: usize, numbers: &Receiver<u32>) -> Vec<u32> {
     (0..count).map(|_| numbers.recv_timeout(Duration::from_secs(20)).unwrap()).collect()
 }

@@ -42,7 +42,7 @@ struct Program {
     calls: BTreeMap<u64, BTreeSet<u64>>,
     /// The addresses of the pointers through which a function jumps. `None` if the pointer is in a register.
     by_pointer: BTreeMap<u64, BTreeSet<Option<u64>>>,
-    /// What the loader writes into such pointers.
+    /// What the loader writes into a pointer, by the pointer's address.
     pointers: BTreeMap<u64, Pointer>,
 }
 

@@ -219,7 +219,7 @@ fn a_forked_child_looks_at_its_own_threads() {
     });
 }
 
-/// The loader's lock is held by a thread that waits in its callback.
+/// A thread holds the loader's lock for long: it waits in its callback of `dl_iterate_phdr`.
 #[test]
 fn the_loaders_lock_holds_nobody_up() {
     unsafe extern "C" fn holds(_: *mut libc::dl_phdr_info, _: usize, _: *mut libc::c_void) -> libc::c_int {
