@@ -20,8 +20,8 @@ use crate::scope::Timebox;
             one `Timebox::run_future_value`"
 )]
 pub trait Fallible: Sized {
-    /// What an expansion with a fallback gets. The fallback is run by the expansion, after the body. So the fallback
-    /// may use what the body had borrowed.
+    /// What the expansion of a macro gets from a future with a fallback. The expansion itself runs the fallback, after
+    /// the body. So the fallback may use what the body has borrowed.
     type Outcome;
     type Timeout<F: Future<Output = Self>>: Future<Output = Self>;
     type TimeoutOrElse<F: Future<Output = Self>>: Future<Output = Self::Outcome>;

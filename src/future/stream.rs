@@ -136,9 +136,9 @@ impl<S: Stream> TimeoutStream<S> {
         self
     }
 
-    /// Whether the present item is overdue. Called while the stream is pending: the first call since the last item starts
-    /// the item's time. If the item is not overdue, the task will be woken when it is. Always `false`, without a wakeup,
-    /// if there is no idle limit, the scope is not entered, or limits are off.
+    /// Whether the next item is overdue. Called while the stream is pending. The first call after an item starts the
+    /// time of the next item, and each call makes sure that the task is woken at the end of that time. Always `false`,
+    /// without a wakeup, if there is no idle limit, if the scope is not entered, or if limits are off.
     fn is_overdue(self: Pin<&mut Self>, cx: &Context<'_>) -> bool {
         let this = self.project();
         if *this.max == NEVER || !this.scoped.is_entered() || !is_enabled() {
@@ -220,7 +220,7 @@ impl<S> fmt::Debug for TimeoutStream<S> {
     }
 }
 
-/// A future that may be polled again after it was ready: for the stream's next item.
+/// The future of the stream's next item. After it was ready, it may be polled again, for the item that follows.
 #[pin_project]
 struct Next<S> {
     #[pin]

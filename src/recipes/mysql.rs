@@ -12,7 +12,8 @@ use super::control::{self, AnyError, BOUND, Doubt, Failure, is_open, two_steps};
 
 /// What names a connection at its server. Ask once, after connecting, and again after a reset of the connection.
 pub struct Session {
-    /// The name of a lock that this connection holds, and so the session's name. No other server knows this lock.
+    /// The name of a lock that this connection holds. It names the session, since no other session and no other server
+    /// has this lock.
     pub lock: String,
     pub doubt: Doubt,
 }

@@ -291,8 +291,8 @@ pub fn notice_silence_of(config: &mut postgres::Config, after: Duration) {
     config.tcp_user_timeout(after).keepalives_idle(idle).keepalives_interval(between);
 }
 
-/// Two times: how long a peer is silent before the system sends it the first probe, and the pause until the next probe. The
-/// system counts in seconds, so each time is at least a second.
+/// The silence of a peer after which the system sends the first probe, and the pause until the next probe. The system
+/// counts in seconds, so each is at least a second.
 fn probes(after: Duration) -> [Duration; 2] {
     [after / 2, after / 4].map(|pause| pause.max(Duration::from_secs(1)))
 }

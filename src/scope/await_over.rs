@@ -28,7 +28,7 @@ const PACE: u64 = 1_000_000;
 pub(crate) struct AwaitState {
     /// Whether the await was polled before its scope was over.
     began_in_time: bool,
-    /// Since when the await has been pending in a scope that is over; 0 if it is not pending in such a scope.
+    /// Since when the await has been pending although its scope is over. 0 if its scope is not over.
     since: u64,
     /// Whether an earlier poll left the await waiting for its drop.
     awaits_drop: bool,
@@ -48,7 +48,7 @@ pub(crate) enum AwaitAction {
     AwaitDrop { until: u64, was_in_time: bool },
 }
 
-/// What follows for an await if scopes around it are over.
+/// What an await must expect if scopes around it are over.
 pub(super) enum AfterEnd {
     /// A future in this poll is about to be dropped. `is_held_up` says that the drop must wait for a shield.
     Drop { is_held_up: bool },

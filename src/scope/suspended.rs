@@ -319,7 +319,7 @@ impl SuspendedScope {
         cold.id = Some(node.id);
         match &cold.node {
             None => cold.node = Some(node),
-            // The new node was made only for the drop of the future, so nobody needs it any more.
+            // The frame has got a second node during the drop of the future. Nobody needs that node any more.
             Some(kept) if !Arc::ptr_eq(kept, &node) => node.finish(),
             Some(_) => {}
         }

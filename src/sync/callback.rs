@@ -273,8 +273,8 @@ impl Callback {
         idle.map(|mut state| state.take_waiters()).unwrap_or_default()
     }
 
-    /// Ends one suspension. If no other suspension is left, returns the waker of a caller that came meanwhile, to be
-    /// woken now.
+    /// Ends one suspension. If a caller came during the suspensions, the end of the last one returns the caller's
+    /// waker: wake it, so that the caller tries again.
     pub(crate) fn resume(&self) -> Option<Waker> {
         let mut state = self.state.lock()?;
         state.suspensions = state.suspensions.saturating_sub(1);

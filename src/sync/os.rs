@@ -324,8 +324,8 @@ pub(crate) fn spawn_prepared(
     use std::os::unix::process::CommandExt;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicBool, Ordering};
-    // The command keeps the closure for its later starts. So this flag switches the closure off after this start.
-    // Relaxed: the closure runs in the forked child, on a copy of this thread, which sees the writes of this thread.
+    // The command keeps the closure, and would run it at later starts too. So this flag switches it off after this
+    // start. Relaxed: the closure runs in the forked child, whose thread is a copy of this thread and sees its writes.
     let asked = Arc::new(AtomicBool::new(true));
     let is_asked = Arc::clone(&asked);
     let pipe = tells.map(|pipe| pipe.as_raw_fd());

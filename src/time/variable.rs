@@ -103,7 +103,7 @@ impl Deadline {
             Some((left, reading)) => (number(left)?, Some(number(reading)?)),
             None => (number(value)?, None),
         };
-        // `now` is read before the system's clock, so that the deadline is not later than the one that was written.
+        // `now` is read before `boot_nanos`. Otherwise the deadline would be later than the one that was written.
         let now = clock::now();
         let age = match (reading, os::boot_nanos()) {
             (Some(reading), Some(now)) => now.saturating_sub(reading),

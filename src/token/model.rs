@@ -361,7 +361,7 @@ impl Task {
 /// the hook has run, and does not run again.
 fn await_hooks_in_a_task() {
     let (runs, ended) = (Arc::new(AtomicUsize::new(0)), Forbidden::new());
-    // Uses the timers once, before other threads do: loom does not see what orders their first use.
+    // Uses the timers before other threads exist, because loom does not see what orders the first use.
     crate::thread::schedule(NEVER, Waker::noop().clone()).cancel();
     let future = node(None, NEVER);
     let beneath = node_of(Some(&future), NEVER, true);

@@ -74,7 +74,7 @@ impl Deputy {
 
     /// Begins a call; returns the word of that call.
     fn begin_call(&self) -> u64 {
-        // Relaxed: outside a call, only the watchdog changes the word.
+        // Relaxed: no call is in progress, so only this thread, the watchdog, changes the word.
         let call = (self.word.load(Ordering::Relaxed) | IN_CALL).wrapping_add(STEP);
         // Release: pairs with the Acquire in `stand_by`: the deputy that takes over sees all that this thread has done.
         self.word.store(call, Ordering::Release);

@@ -101,7 +101,7 @@ fn parse(stat: &[u8]) -> Option<(i32, bool)> {
     let after_name = stat.iter().rposition(|&byte| byte == b')')? + 1;
     let fields: Vec<&str> = str::from_utf8(&stat[after_name..]).ok()?.split_whitespace().collect();
     let (state, group, threads) = (fields.first()?, fields.get(2)?, fields.get(17)?);
-    // If the first thread ends before the others, the state is `Z` (zombie), but the process runs on.
+    // The state is that of the first thread. It may be `Z` (zombie) although other threads run on.
     let has_ended = matches!(*state, "X" | "x") || *state == "Z" && threads.parse::<u32>().ok()? <= 1;
     Some((group.parse().ok()?, has_ended))
 }

@@ -103,7 +103,7 @@ impl Entry {
         }
     }
 
-    /// Claims the first run; `false` if another caller has claimed it.
+    /// Returns `true` for the first caller, which must start the first run. `false` for all others.
     pub(crate) fn claim(&self) -> bool {
         // Relaxed: nothing but this flag decides who is first.
         !self.triggered.swap(true, Ordering::Relaxed)

@@ -137,7 +137,8 @@ impl Node {
         // takes this lock.
         drop(state);
         let origin = match by {
-            // Passes on what the parent has told. Otherwise each node of a deep tree would walk up the tree to find it.
+            // Passes on the parent's origin. Otherwise each node of a deep tree would walk up the tree to find the
+            // origin.
             Some(by) if inherits => by.origin.clone(),
             _ => self.origin(),
         };
@@ -150,7 +151,8 @@ impl Node {
         let on_clock = (!shares_clock).then(|| on_clock(inherited, &parent.env, &self.env));
         let inherited = on_clock.as_ref().unwrap_or(inherited);
         let Termination { cause, at, .. } = inherited.termination;
-        // Most nodes have no end of their own. For these nothing is written, since a write would allocate the `ScopeState`.
+        // Most nodes have no end of their own. For them this writes nothing, since a write would allocate the
+        // `ScopeState`.
         if state.end.is_some() || self.deadline <= at {
             state.end = self.earlier(state.end.take(), at);
         }

@@ -279,8 +279,7 @@ impl Group {
         let record = self.record(at);
         let ticket = record.waker.ticket()?;
         let deadline = record.deadline.load(Ordering::Relaxed);
-        // Another thread may have taken the waker out meanwhile, and be giving the record back. Then `deadline` holds a
-        // link.
+        // `deadline` holds a link if another thread has just taken the waker out, and is giving the record back.
         (deadline & LINK == 0).then_some((deadline, self.index(at), ticket))
     }
 

@@ -90,7 +90,7 @@ impl Cancel<'_> {
     }
 }
 
-/// The rules that every pool must obey. `pid` and `endless` each run a query on a connection of the pool.
+/// Checks the rules that every pool must obey. `pid` and `endless` each run a query on a connection of the pool.
 async fn settles_or_discards(
     pid: impl AsyncFn() -> Result<i32, AnyError>,
     endless: impl AsyncFn(Cancel<'_>) -> Result<(), AnyError>,

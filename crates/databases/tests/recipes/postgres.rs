@@ -333,7 +333,7 @@ fn no_descriptor_is_left_open() {
     let cut_off = |hook| {
         let guarded = guarded_async(hook, client.batch_execute("select pg_sleep(3600)"));
         let run = Timebox::new(Duration::from_millis(1)).grace(HANG).run_future(guarded);
-        // A statement that was not begun counts as settled too.
+        // `settled` is `true` also if the statement was not begun.
         assert!(timed_out(runtime.block_on(run)).settled());
     };
     cut_off(control.hook(&session));

@@ -262,8 +262,8 @@ fn mariadb_many_calls_while_the_control_connection_hangs_have_one_bound() {
 #[cfg(target_os = "linux")]
 const AFTER: Duration = Duration::from_secs(2);
 
-/// Outside of all scopes the system gives the connection up. Each of the two settings of `notice_silence` covers a case that the
-/// other does not: data was sent, or nothing was sent.
+/// Without any scope, the system gives the connection up. `notice_silence` makes two settings: one for a connection
+/// that has sent data, and one for an idle connection.
 #[cfg(target_os = "linux")]
 #[test]
 fn silence_is_noticed_while_something_is_sent_and_while_nothing_is() {

@@ -67,7 +67,7 @@ fn a_progress_handler_sees_the_scope_and_nothing_else() {
     for _ in 0..20 {
         let error = timed_out(timeout(SHORT, || checked(number(&connection, ENDLESS))));
         assert!(error.is_timeout() && error.limit() == Some(SHORT));
-        // Later statements run to their end, outside of all scopes and in another scope.
+        // The handler ends no later statement: neither outside of all scopes, nor in a scope that is not over.
         assert_eq!(count(&connection, 1000).unwrap(), 1000);
         assert_eq!(timeout(LONG, || checked(count(&connection, 1000))).unwrap(), 1000);
     }

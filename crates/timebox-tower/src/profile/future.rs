@@ -17,7 +17,7 @@ use super::{Store, drawn, undrawn};
 pub struct ProfileFuture<F, R> {
     #[pin]
     state: State<F, R>,
-    /// Counts this profile for the rate limit, until the profile has been drawn.
+    /// Counts this profile as running, until it has been drawn.
     permit: Option<Permit>,
 }
 

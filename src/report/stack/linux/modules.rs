@@ -61,7 +61,7 @@ impl Modules {
         self.mappings = parse(maps);
         let mappings = &self.mappings;
         self.loaded.retain(|base, module| {
-            // Another library may have been loaded at the same place, so the build identities are compared too.
+            // Another library may have been loaded at the same place. Its build identity differs.
             let is_mapped = mappings.iter().any(|mapping| *mapping == module.mapping);
             is_mapped && elf::loaded_build_id(memory, *base).unwrap_or_default() == module.image.build_id
         });

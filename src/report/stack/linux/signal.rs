@@ -18,7 +18,7 @@ use crate::sync::{AtomicBool, AtomicUsize, Mutex, Ordering, lock};
 
 const SIGNAL: c_int = libc::SIGURG;
 
-/// How much stack the handler needs. `the_handler_needs_little_stack` measures it.
+/// How many bytes of stack the handler needs. The test `the_handler_needs_little_stack` measures it.
 const ROOM: usize = 3 << 10;
 
 /// Where the handler before ours is kept: the address of a `sigaction` that is never freed. 0 until there is one.

@@ -131,8 +131,8 @@ impl Slot {
 
 static ALL: [Slot; SLOTS] = [const { Slot::new() }; SLOTS];
 
-/// In a forked child: frees every slot. The threads that were to serve the requests are not in the child, so nobody waits for
-/// them. The memory that they were to copy into is leaked.
+/// Frees every slot, in a forked child. No other thread is in the child, so nobody serves a request or waits for one.
+/// The memory of the copies is leaked.
 extern "C" fn forget_requests() {
     for slot in &ALL {
         // Relaxed: this is the child's only thread, and no handler is running on it.

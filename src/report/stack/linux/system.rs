@@ -23,7 +23,7 @@ pub(super) fn wait(word: &AtomicU32, value: u32, nanos: libc::c_long) {
     unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), WAIT, value as usize, &raw const time) };
 }
 
-/// Sends a signal with a value to a thread of this process. The error is the system's number for it.
+/// Sends a signal with a value to a thread of this process. An error is the `errno`.
 pub(super) fn send(tid: u32, signal: c_int, value: usize) -> Result<(), c_int> {
     #[repr(C)]
     struct Info {

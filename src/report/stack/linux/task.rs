@@ -247,8 +247,8 @@ fn parse(text: &str) -> Option<Seen> {
     if sp == 0 { None } else { Some(Seen::Blocked { call, sp, pc }) }
 }
 
-/// Reads the scopes of a thread that runs. Returns whether two readings in a row were the same. If not, no scopes are
-/// kept.
+/// Reads the scopes of a thread that runs. Two readings in a row must be the same. Otherwise returns `false`, and keeps
+/// no scopes.
 pub(super) fn scopes_of_running(scopes: &mut ScopeCopies, frame_word: u64) -> bool {
     let key = |scopes: &ScopeCopies| {
         let innermost =
