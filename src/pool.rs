@@ -193,8 +193,8 @@ pub(crate) fn is_for_hooks() -> bool {
     IS_FOR_HOOKS.get() || watchdog::is_this_thread()
 }
 
-/// Wakes an idle thread of each pool. Called if no new thread can be had for the watchdog: then one of the woken threads becomes
-/// the watchdog.
+/// Called if no new thread can be had for the watchdog. Wakes an idle thread of each pool, and one of these threads
+/// becomes the watchdog.
 #[cfg(not(timebox_loom))]
 fn rouse() {
     let pools = POOLS.get();

@@ -28,7 +28,7 @@ use crate::time::{NEVER, clock};
 #[pin_project(PinnedDrop, project = ScopedProjection)]
 pub(crate) struct Scoped<F, const KEEP: bool = false> {
     polled: SuspendedScope,
-    /// Always cleared before `Scoped` is gone, so a drop of the wakeup would have nothing to do.
+    /// Need not be dropped, because it is always cleared before `Scoped` is gone.
     wakeup: ManuallyDrop<TaskWakeup>,
     /// The future, until it is done or dropped.
     #[pin]
@@ -89,9 +89,9 @@ impl<F: Future, const KEEP: bool> Scoped<F, KEEP> {
     where
         E: From<TimeoutError>,
     {
-        // The result is written here in place: if it were returned through the scope, it would be copied twice. A drop
-        // would need the address of the result, and a value whose address is taken does not stay in registers. So this
-        // is a `ManuallyDrop`. The result leaks if the drop of the future panics, and only then.
+        // The result is written here in place: if it were returned through the scope, it would be copied twice. It is a
+        // `ManuallyDrop`, because a drop would need its address, and then it would not stay in registers. It leaks only
+        // if the drop of the future panics.
         let mut poll = ManuallyDrop::new(Poll::Pending);
         let this = self.project();
         let mut call =

@@ -59,8 +59,8 @@ impl r2d2::ManageConnection for Manager {
         Connection::connect(&self.config, self.server).map_err(ConnectionError)
     }
 
-    /// r2d2 calls this on the thread that waits, before it looks at its own timeout. So the test must end by itself: at
-    /// the end of the scope, and after a second at the latest.
+    /// r2d2 calls this on the thread that waits for a connection, and looks at its own timeout only afterwards. So the
+    /// test must end by itself: at the end of the scope, and after a second at the latest.
     fn is_valid(&self, connection: &mut Connection) -> Result<(), ConnectionError> {
         match connection.test() {
             // The scope was over before the test, so nothing was tested. An error would make r2d2 throw the connection away and

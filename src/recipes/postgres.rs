@@ -144,8 +144,8 @@ pub fn guarded<T: 'static>(
     Ok(interruptible(control.hook(session), statement)??)
 }
 
-/// Like [`guarded`], for async code. The scope needs a grace, in which this awaits the server's answer to the cancel.
-/// `T: Unpin` excludes a `RowStream`, whose rows would be read outside the scope.
+/// Like [`guarded`], for async code. Give the scope a grace: in the grace, this waits for the server's answer to the
+/// cancel. `T: Unpin` excludes a `RowStream`, whose rows would be read outside the scope.
 pub async fn guarded_async<T: Unpin + 'static>(
     cancel: Hook<'static>, // `control.hook(session)` or `raw_hook(..)`
     statement: impl Future<Output = Result<T, tokio_postgres::Error>>,

@@ -8,7 +8,7 @@ use super::contents::{Activity, Frame, Kind, Polls, Process, Report, Stack, Thre
 use super::frames::{Frames, Place};
 use crate::error::{OneLine, Rounded, ScopeInfo};
 
-/// A shorter delay of the watchdog counts as none.
+/// If the watchdog was late by less than this, the delay is ignored.
 const LATE: Duration = Duration::from_millis(200);
 
 impl Report {

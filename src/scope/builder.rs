@@ -68,7 +68,7 @@ impl Scope {
     }
 }
 
-/// On drop, stores the scope's node, if there is one by then. A drop guard does so even if the body unwinds.
+/// A drop guard: its drop stores the scope's node, even if the body unwinds. It stores `None` if the scope has no node.
 struct KeepsNode<'a> {
     scope: &'a Scope,
     node: &'a mut Option<Arc<Node>>,

@@ -28,7 +28,7 @@ pub(crate) struct Prepared {
     pub(crate) effective: u64,
 }
 
-/// What a scope owns until it is left. A plain scope owns nothing.
+/// What a scope keeps from its entry to its end. In a plain scope both fields are `None`.
 #[derive(Default)]
 pub(crate) struct Attachments {
     /// The scope's node, if it is made on entry. That is so if tokens are linked to the scope, or if the scope is

@@ -96,7 +96,6 @@ pub fn handle() -> Handle {
     Handle::of(node.unwrap_or_else(|| root_node(location)))
 }
 
-/// A node outside of every scope.
 fn root_node(location: &'static Location<'static>) -> Arc<Node> {
     Node::new(None, NodeSpec::token(ScopeInfo::at(location), clock::now()))
 }

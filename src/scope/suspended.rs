@@ -276,7 +276,7 @@ impl SuspendedScope {
         caught(frame, payload)
     }
 
-    /// Keeps the scope outside every test environment, because it was entered outside.
+    /// Keeps the scope outside every test environment in later polls, because it was entered outside.
     #[cold]
     #[inline(never)]
     fn stay_outside(&mut self) {
@@ -432,9 +432,10 @@ impl ColdState {
             && let Some(node) = &self.node
         {
             if dropping {
-                // During the drop, the ends of the scopes around the drop apply in this scope too. These scopes do not
-                // become parents of this scope's node: otherwise they could end tokens of this scope that survive the
-                // drop. But they get nodes here, because this frame gets one (`frame.rs`, invariant 3).
+                // The future is being dropped. The ends of the scopes around the drop apply in this scope too. But
+                // these scopes do not become parents of this scope's node: otherwise they could end tokens of this
+                // scope that survive the drop. They get nodes here, because this frame gets one (`frame.rs`, invariant
+                // 3).
                 let _ = innermost(thread, |scope| scope.map(Scope::node).map(Arc::as_ptr));
                 // If a scope around the drop is over and this scope is not, the frame gets no node. With a node, the
                 // checks in the drop would read the node's flag, which the scopes around the drop do not raise. Without

@@ -168,7 +168,7 @@ pub(crate) fn moves_clock() -> bool {
     false
 }
 
-/// Moves the mock clock to `until`, from one due timer to the next, for as long as `go_on` returns `true`.
+/// Moves the mock clock to `until`, from one due timer to the next. Stops as soon as `go_on` returns `false`.
 pub(crate) fn move_clock(until: u64, go_on: impl FnMut() -> bool) {
     #[cfg(feature = "testing")]
     if let Some(mock) = TestEnv::current().mock() {

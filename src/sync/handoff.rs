@@ -133,9 +133,10 @@ impl<T> Handoff<T> {
         }
     }
 
-    /// Calls `f` with the value, which stays in the place. `None` if the value was taken before, and `f` was not called.
-    /// `None` too if another thread came to take the value during the call of `f`, and left without it. Only one thread at a
-    /// time may call this.
+    /// Calls `f` with the value, which stays in the place. Only one thread at a time may call this. `None` in two
+    /// cases:
+    /// - The value was taken before. Then `f` was not called.
+    /// - Another thread came to take the value while `f` ran, and left without the value.
     pub(crate) fn hold<R>(&self, ticket: Ticket, f: impl FnOnce(&mut T) -> R) -> Option<R> {
         let (full, held) = (ticket.word(FULL), ticket.word(HELD));
         // Acquire: pairs with the Release in `put`, and with the Releases of an earlier `hold`.

@@ -68,7 +68,8 @@ unsafe fn clone(data: *const ()) -> RawWaker {
     // SAFETY: the caller has the traced waker.
     let traced = unsafe { traced(data) };
     (traced.on_clone)();
-    // Kept from being a tail call: where traced polls are nested, `report/awaits.rs` counts the frames of this function.
+    // `black_box` keeps this call from being a tail call. In nested traced polls, `report/awaits.rs` counts the frames
+    // of this function, and a tail call would remove the frame.
     let waker = ManuallyDrop::new(black_box(traced.waker.clone()));
     RawWaker::new(waker.data(), waker.vtable())
 }

@@ -80,7 +80,8 @@ pub(crate) fn visit<R>(profile: ProfileId, body: impl FnOnce() -> R) -> R {
     call(body)
 }
 
-/// The frames of the code are within the frame of this function, which is within that of [`visit`].
+/// Runs the body in a frame below the local `here` of [`visit`]. If this were inlined, the body would be in the frame
+/// of `visit`. That frame ends above `here`, so the body would count as outside the visit.
 #[inline(never)]
 fn call<R>(body: impl FnOnce() -> R) -> R {
     body()

@@ -64,7 +64,6 @@ impl Settings {
         (bits & Self::UNSET == 0).then_some(bits & Self::OFF == 0)
     }
 
-    /// Switches limits on or off.
     pub(crate) fn set_limits(&self, on: bool) {
         self.update_limits(on, |_| true);
     }

@@ -72,7 +72,7 @@ fn sent(header: &'static str, value: &[u8]) -> HeaderMap {
 enum Done {
     Served,
     Over,
-    /// With a clear status: 400, or gRPC's `INVALID_ARGUMENT` with a message.
+    /// Refused with the status 400, or with gRPC's `INVALID_ARGUMENT` and a message.
     Refused,
 }
 

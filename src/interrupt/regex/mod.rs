@@ -77,7 +77,7 @@ impl PatternError {
     }
 }
 
-/// The source of the search's error if PCRE2 has given up the search.
+/// PCRE2 has given up the search. This is the source of the search's error.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("PCRE2: {0}")]
 struct GivenUp(String);

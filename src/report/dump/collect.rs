@@ -59,7 +59,7 @@ pub fn dump() -> Dump {
     making.finish(began)
 }
 
-/// A dump that is made on the calling thread, and does not show this thread.
+/// Makes a dump on the calling thread. The dump does not show this thread.
 #[cfg(unix)]
 pub(super) fn dump_here() -> Dump {
     let making = Making::new();

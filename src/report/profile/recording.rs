@@ -56,7 +56,6 @@ pub(super) struct Count {
 }
 
 impl Count {
-    /// One sample that stands for this time.
     pub(super) fn one(time: u64) -> Self {
         Self { samples: 1, time }
     }

@@ -240,8 +240,8 @@ impl Contents {
         self.reasons = Reasons::default();
     }
 
-    /// Copies the scopes and the stack of a thread that does not run, or of the calling thread. Neither allocates nor
-    /// panics.
+    /// Copies the scopes (for a profile: the visits) and the stack of a thread. The thread must stand still, or be the
+    /// calling thread. Neither allocates nor panics.
     pub(super) fn fill(&mut self, registers: Registers, words: Words, memory: &impl ReadMemory) {
         #[cfg(feature = "profile")]
         if words.visit != 0 {

@@ -76,8 +76,8 @@ impl Node {
         self.ancestry().mixes_clocks || self.expires_at() <= self.env.reading(now)
     }
 
-    /// Among the nodes whose end ends this node through one of its own links: the one with the earliest deadline.
-    /// `None` if none of them has a deadline on this node's clock.
+    /// Looks at the nodes that this node is linked to, and at all nodes whose end ends those. Returns the one with the
+    /// earliest deadline; `None` if none has a deadline on this node's clock.
     pub(crate) fn earliest_link(self: &Arc<Self>) -> Option<Arc<Node>> {
         let mut earliest: Option<Arc<Node>> = None;
         for link in self.linked_nodes() {

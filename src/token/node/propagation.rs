@@ -157,8 +157,9 @@ impl Node {
             state.end = self.earlier(state.end.take(), at);
         }
         let is_own_first = state.end.as_ref().is_some_and(|own| {
-            // A caller whose `cancel` returned `true` must find its cancel as the cause, so a cancel of this node always comes
-            // first. If the parent was cancelled at the very time of the node's own end, the own end comes first.
+            // A cancel of this node always comes first, because a caller whose `cancel` returned `true` must find that
+            // cancel as the cause. If the parent was cancelled at the time of this node's own end, the own end comes
+            // first.
             let is_cancel = own.cause == Cause::Cancelled && own.origin.is_none();
             own.at < at || (own.at == at && cause == Cause::Cancelled) || is_cancel
         });
@@ -222,7 +223,6 @@ impl Node {
         Ok(state.origin.clone())
     }
 
-    /// An end of this node, as the origin of this node and of those that inherit it.
     fn origin_of(&self, termination: Termination) -> Origin {
         Origin { termination, info: self.info(), entered: self.entered }
     }

@@ -83,7 +83,7 @@ impl Node {
         self.update_all();
     }
 
-    /// The node's children, without the nodes that are linked to it.
+    /// The node's children. A node that is linked to this node does not count as a child.
     pub(super) fn inner_children(self: &Arc<Self>) -> Vec<Arc<Node>> {
         let listed = self.state.lock().map(|state| Children::of(&state).inner);
         // Without the lock, since the last `Arc` of a child may be dropped here. Invariant 2: a listed node may have another
@@ -93,8 +93,8 @@ impl Node {
         children
     }
 
-    /// Moves the node from `parent`, which is closed, to the parent of `parent`. Does nothing if the node has another parent by
-    /// now.
+    /// Moves the node from `parent`, which is closed, to the grandparent. Does nothing if the node has another parent
+    /// already.
     fn leave(self: &Arc<Self>, parent: &Arc<Node>) {
         let moving = lock_moves();
         if !self.has_parent(Some(parent)) {

@@ -39,7 +39,6 @@ pub(crate) fn config_at(address: SocketAddr) -> tokio_postgres::Config {
     config
 }
 
-/// A control connection with a bound that is long enough even on a busy machine.
 pub(crate) fn control(server: &Server) -> Arc<Control> {
     Control::with_bound(&async_config(server), HANG).unwrap()
 }

@@ -100,8 +100,8 @@ fn postgres_where_a_cancel_was_not_answered_no_other_statement_follows() {
             let is_hit = error.downcast_ref().is_some_and(postgres::is_cancelled);
             return assert!(!is_hit, "the late cancel has hit it");
         }
-        // The next statement has run, so the connection was not in doubt: the hook sent no cancel over the silent connection. Try
-        // a longer statement.
+        // The next statement has run, so the connection was not in doubt: the hook has sent no cancel. Try a longer
+        // statement.
         assert!(own < HANG, "no cancel was in doubt: {result:?}");
         own *= 2;
     }

@@ -144,7 +144,8 @@ fn a_late_response_is_sent_whole_although_its_body_has_a_limit_on_silence() {
         let wait = async || assert!(timebox::future::sleep(LONG).await.is_err());
         assert_eq!(late_body(in_grace, wait).await, "rolled back");
 
-        // Without a grace, but the handler computes until after the deadline.
+        // There is no grace here. But the handler blocks its thread until after the deadline, so it still gives a
+        // response.
         let compute = async || std::thread::sleep(2 * SHORT);
         assert_eq!(late_body(TimeoutLayer::new(SHORT).idle(LONG), compute).await, "rolled back");
     });
