@@ -34,7 +34,7 @@ impl TestEnv {
         Self::default()
     }
 
-    /// Whether this thread may be in an environment that is not the real one.
+    /// A fast test: if `false`, this thread is in the real environment. If `true`, it may be in another one.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn is_in_force() -> bool {
         #[cfg(feature = "testing")]

@@ -142,7 +142,7 @@ impl Chain {
 }
 
 impl TimeoutError {
-    /// The error of a call that stopped for a reason of its own, the `source`, in a scope that is not over.
+    /// The error of a call that stopped because of `source`, though its scope is not over.
     #[cold]
     pub(crate) fn given_up(
         info: ScopeInfo,

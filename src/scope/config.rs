@@ -84,7 +84,7 @@ impl TextAddress {
 
 #[cfg(feature = "report")]
 impl Readable {
-    /// The addresses of texts in `options` stay valid if `options` is moved, but not if it is changed.
+    /// Keeps the addresses of texts in `options`. So `options` may be moved later, but not changed.
     fn new(options: &Options) -> Self {
         let mut text = String::new();
         for (name, value) in options.fields.iter() {

@@ -368,7 +368,6 @@ impl Scope {
         self.entered.saturating_add(self.asked)
     }
 
-    /// Where the scope was opened.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn location(&self) -> &'static Location<'static> {
         self.location

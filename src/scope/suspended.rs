@@ -346,9 +346,9 @@ impl ColdState {
         })
     }
 
-    /// Whether the scopes around this one in this poll have another clock. Their deadlines cannot be compared with
-    /// times on the clock of this scope. But if one of them is over, this scope is over too. Their ends reach this
-    /// scope through nodes, so this function makes the nodes.
+    /// Whether the scopes around this one in this poll have another clock. Then their deadlines cannot be compared with
+    /// times on this scope's clock, and only nodes tell this scope that they are over. So this function makes the
+    /// nodes.
     fn crosses_clocks(&self, thread: &Thread) -> bool {
         let crosses = !self.env.shares_clock(&TestEnv::current());
         if crosses {

@@ -21,7 +21,7 @@ pub enum Mutant {
     NoRevoke = 32,
     /// A shield does not wait for a hook that runs when the shield is opened.
     NoShieldWait = 64,
-    /// A thread that retires ignores a ring that came meanwhile.
+    /// A thread that retires does not see that it was rung after its last look.
     BlindRetire = 128,
     /// Arming a timer does not fence between its stores and its load of the next wake-up.
     NoTimerFence = 256,

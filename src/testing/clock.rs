@@ -214,8 +214,8 @@ impl MockClock {
     /// at the end of a shield, have run too. So the caller must not hold a lock that a hook needs.
     ///
     /// If a hook runs for longer than a second of real time and another expiry is due, the clock moves on to that
-    /// expiry, because the hook may wait for it. A call from a hook that a move has fired extends that move, and
-    /// returns at once.
+    /// expiry, because the hook may wait for it. A hook that a move has fired may call this too: such a call extends
+    /// the move, and returns at once.
     pub fn advance(&self, duration: Duration) {
         mock::advance(&self.shared.mock, |now| now.saturating_add(nanos(duration)), || true);
         self.moved();

@@ -105,7 +105,6 @@ fn is_in_test_env() -> bool {
 }
 
 impl Thread {
-    /// Runs `f` with the calling thread's state.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn with<R>(f: impl FnOnce(&Thread) -> R) -> R {
         f(&Thread::current())

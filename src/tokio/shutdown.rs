@@ -123,7 +123,6 @@ impl Signals {
     }
 }
 
-/// The first of the signals that has come.
 fn named<const N: usize>(signals: [(&'static str, bool); N]) -> Poll<&'static str> {
     let come = signals.into_iter().find(|&(_, has_come)| has_come);
     come.map_or(Poll::Pending, |(name, _)| Poll::Ready(name))

@@ -146,7 +146,7 @@ impl Deputy {
         // The word that was seen last, and when that word was seen first.
         let mut since = (self.word.load(Ordering::Relaxed), clock::now());
         loop {
-            // Read before the word: a ring after this makes the sleep end at once.
+            // Read before the word. If the alarm is rung after this, the sleep below ends at once.
             let key = self.alarm.key();
             let now = clock::now();
             // Relaxed, here and below: the fence orders these loads and the store of `looks_at`. A wrong value does no

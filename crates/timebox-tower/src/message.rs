@@ -59,9 +59,9 @@ pub trait Call {
         None
     }
 
-    /// The limit that a layer around has set for this request. It replaces the limit of
-    /// [`TimeoutLayer`](crate::TimeoutLayer). Of an HTTP request: [`ProfileLayer::limit`](crate::ProfileLayer::limit),
-    /// with the feature `profile`.
+    /// The limit that an outer layer has set for this request. It replaces the limit of
+    /// [`TimeoutLayer`](crate::TimeoutLayer). For an HTTP request, [`ProfileLayer::limit`](crate::ProfileLayer::limit)
+    /// sets it, with the feature `profile`.
     fn limit(&self) -> Option<Limit> {
         None
     }

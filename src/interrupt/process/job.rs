@@ -66,7 +66,7 @@ pub(super) struct Job<'r> {
     /// is sent.
     lost: bool,
     suspended: Option<i32>,
-    /// Whether there is a process of the command that this program may not signal.
+    /// Whether the command has a process to which this program may not send signals.
     refused: bool,
     input: Input<'r>,
     stdout: Output,

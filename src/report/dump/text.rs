@@ -92,7 +92,7 @@ fn write_group(f: &mut Formatter<'_>, group: &[&ThreadDump]) -> fmt::Result {
     first.notes.iter().try_for_each(|note| writeln!(f, "  {}", OneLine(note)))
 }
 
-/// If no function on the stack is the program's own, the thread is idle. Then only the first frames are written.
+/// Writes a stack. A thread whose stack has no function of the program is idle, so only its first frames are written.
 fn write_frames(f: &mut Formatter<'_>, frames: &[Frame]) -> fmt::Result {
     let is_idle = frames.iter().all(|frame| frame.foreign);
     if !is_idle || frames.len() <= IDLE_FRAMES + 1 {

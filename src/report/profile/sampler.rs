@@ -72,7 +72,7 @@ struct Entry {
 struct Periods {
     began: u64,
     length: u64,
-    /// How many periods since the beginning have had their sample, or were missed.
+    /// How many periods are over: their samples were taken, or missed.
     done: u64,
 }
 

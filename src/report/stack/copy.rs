@@ -76,7 +76,6 @@ impl StackCopy {
         Self { registers: None, parts: [Part::default(); 2], buffer: vec![0; len].into_boxed_slice() }
     }
 
-    /// Whether there is a stack.
     pub(crate) fn is_there(&self) -> bool {
         self.registers.is_some()
     }

@@ -16,8 +16,8 @@ impl Scope {
         }
     }
 
-    /// Until when a future in this scope may be polled on, once the scope is over: the earliest end of a grace among the
-    /// scopes that are over.
+    /// The time until which a future in this scope may be polled, once the scope is over. It is the earliest end of a
+    /// grace: each visible scope that is over has one. `now` if no scope is over.
     pub(crate) fn polled_until(&self, now: u64) -> u64 {
         self.visible().filter_map(|scope| scope.graced_until(now)).min().unwrap_or(now)
     }

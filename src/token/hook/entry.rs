@@ -84,7 +84,6 @@ impl Entry {
         Self::build(Arc::clone(&self.callback), self.policy, then, self.env.clone())
     }
 
-    /// The entry of a hook that borrows nothing.
     pub(crate) fn from_hook(hook: Hook<'static>, default: DefaultRepeat) -> Arc<Self> {
         let (closures, plan) = hook.split();
         let callbacks: Vec<_> =
@@ -162,7 +161,7 @@ impl Entry {
         matches!(self.policy.repeat, Repeat::Once | Repeat::Default)
     }
 
-    /// Starts the timers of the hooks that this entry escalates to, once.
+    /// Starts the timers of the `then` hooks, unless they were started before.
     fn escalate_later(self: &Arc<Self>) {
         // Relaxed: nothing but this flag decides who is first.
         if !self.escalates.swap(true, Ordering::Relaxed) {

@@ -1,4 +1,3 @@
-//! How a node learns that its parent is over.
 
 use crate::sync::{AtomicU8, Ordering};
 
