@@ -229,7 +229,7 @@ enum State<T> {
 }
 
 impl<T: Send + 'static> Job<T> {
-    /// Takes the result, or abandons the work if there is none yet.
+    /// Takes the result. If there is none yet, abandons the work and gives the error.
     fn take_or_abandon(
         &self,
         scope: &Scope,
@@ -297,7 +297,7 @@ impl<T: Send + 'static> Job<T> {
         let (begun, held) = (Cell::new(false), Cell::new(None));
         let run = AssertUnwindSafe(|| {
             handle.enter(Limit::NONE, |_| {
-                // The work begins here, not before: a scope that is over refuses the entry. The test
+                // The work begins only here, because a scope that is over refuses the entry. The test
                 // `work_has_begun_if_and_only_if_the_error_says_so` guards this.
                 let Some((work, until_begun)) = self.begin() else { return Ok(None) };
                 begun.set(true);

@@ -93,7 +93,6 @@ impl Fields {
 }
 
 impl ScopeInfo {
-    /// The description of a scope that has only a place.
     pub(crate) fn at(location: &'static Location<'static>) -> Self {
         Self { id: ScopeId::next(), label: None, location, limit: None, fields: Fields::default() }
     }

@@ -62,8 +62,8 @@ pub(crate) struct ErrorInner {
     pub(crate) reason: Option<Arc<str>>,
     pub(crate) chain: Box<[ScopeInfo]>,
     pub(crate) over: usize,
-    /// Set if an expired token ended the scope: `chain[over]`, but with the limit and the label of the token. The error shows
-    /// this description instead of `chain[over]`.
+    /// Set if an expired token ended the scope: a copy of `chain[over]` with the limit and the label of the token. The
+    /// error shows this copy instead of `chain[over]`.
     pub(crate) shown: Option<ScopeInfo>,
     pub(crate) interrupted_at: &'static Location<'static>,
     pub(crate) elapsed: Duration,

@@ -265,8 +265,8 @@ where
         }
     }
 
-    /// If the future is done, sets the result from its output. If the future's time is up, sets the error. In both cases then
-    /// drops the future, inside its scope.
+    /// If the future is done, sets the result. If the future's time is up, sets the error. In both cases, drops the
+    /// future inside its scope (unless it is `KEEP`).
     #[cfg_attr(not(debug_assertions), inline(always))]
     fn look_at(&mut self, thread: &Thread, scope: &Scope, output: Poll<F::Output>) {
         let poll = match output {
@@ -339,8 +339,8 @@ fn stay_out(
     Poll::Ready(polled.refusal(thread, refused))
 }
 
-/// For a future that is pending: makes sure that its task is woken in time, and at `look`. If the future's time is up, gives the
-/// error.
+/// Called after a poll that left the future pending. If the future's time is up, gives the error. Otherwise the task
+/// will be woken when the scope is over, and at `look`.
 #[cfg_attr(not(debug_assertions), inline(always))]
 fn wait(
     thread: &Thread,

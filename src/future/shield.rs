@@ -206,7 +206,7 @@ impl Opened {
         Self { polled, wakeup: TaskWakeup::default(), announced, spent: false, suspended }
     }
 
-    /// Applies the shield to the scopes around this poll. They may not be the scopes of the last poll.
+    /// Moves the shield to the scopes around this poll, if they are not those of the last poll.
     fn follow(&mut self, thread: &Thread) {
         if !self.spent {
             self.announced.follow(thread, self.polled.own(), self.polled.asked());

@@ -62,7 +62,7 @@ pub(super) fn poll_again(waker: &Waker) {
     waker.wake_by_ref();
 }
 
-/// For a task that waits for a node with a deadline: calls [`poll_again`] if there is no watchdog.
+/// Calls [`poll_again`] if the node has a deadline, but there is no watchdog that could wake the task at the deadline.
 #[inline]
 pub(super) fn rely_on(node: &Arc<Node>, waker: &Waker) {
     if watchdog::global().is_missing() && node.expires_at() != NEVER && !thread::ensure_watchdog() {
@@ -220,8 +220,8 @@ impl TaskWakeup {
         }
     }
 
-    /// For an await that stays pending in a scope that is over: wakes the task at `until`. From now on no node wakes
-    /// the task.
+    /// Wakes the task at `until`, and no longer at the end of a node. For an await that stays pending in a scope that
+    /// is over.
     pub(super) fn stay(&mut self, env: &TestEnv, until: u64, waker: &Waker) {
         self.wake_by(None, waker);
         self.wake_at_on(env, until, waker);

@@ -24,7 +24,7 @@ enum Line<'a> {
 }
 
 impl<'a> Frames<'a> {
-    /// A name for each line: that of the function, or of the crates whose functions are folded.
+    /// The names of the lines: the function, or for folded functions their crates.
     #[cfg(feature = "flamegraph")]
     pub(super) fn names(&self) -> Vec<String> {
         let name = |line| match line {

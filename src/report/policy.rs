@@ -269,7 +269,7 @@ impl fmt::Debug for Installed {
 /// The policy in force. A forked child has the policy of its parent.
 static CURRENT: SetOnce<ForkMutex<Option<Arc<Installed>>>> = SetOnce::new();
 
-/// The policy in force, if there is one. For the thread that makes reports, not for the watchdog.
+/// The policy in force, if there is one. Takes a lock, so the watchdog must not call this.
 pub(crate) fn current() -> Option<Arc<Installed>> {
     CURRENT.get()?.lock()?.clone()
 }

@@ -66,7 +66,7 @@ pub(crate) type Make = Box<dyn FnOnce(&mut Tools) -> Option<Report> + Send>;
 
 struct Reporter {
     queue: Queue<Job>,
-    /// The limiter, and the bounds for which it was made. If a policy has other bounds, a new limiter is made.
+    /// The limiter, and the bounds for which it was made. It is replaced if the policy has other bounds.
     limiter: Mutex<Option<(Bounds, Limiter)>>,
 }
 

@@ -31,8 +31,8 @@ const LEAST_INTERVAL: u64 = 20_000_000;
 const MOST_INTERVAL: u64 = 1_000_000_000;
 const INTERVAL_FRACTION: u64 = 50;
 
-/// How often a thread is peeked at in one look, at most, until all its reported scopes are seen. A peek at a running
-/// thread may miss a scope.
+/// How many times one look reads the scopes of a thread, at most. A read may miss a scope, because the thread may run
+/// meanwhile. So the look reads again until it has seen all reported scopes.
 const PEEKS: usize = 4;
 
 /// For how many threads with reported scopes the files in `/proc` are kept open, at most.
@@ -105,7 +105,6 @@ struct State {
     peeked: Option<Box<ScopeCopies>>,
 }
 
-/// A thread that is looked at.
 struct Watched {
     tid: u32,
     frame_word: u64,

@@ -52,8 +52,8 @@ impl Rejected {
         Self(Box::new(Rejection { spec, end }))
     }
 
-    /// Whether the scope is rejected because a scope around it on this thread is over. The scopes around an entered future are
-    /// those of its handle, so they do not count.
+    /// Whether the scope is rejected because an outer scope on this thread is over. `false` for an entered future: its
+    /// outer scopes are those of its handle.
     pub(crate) fn is_by_surroundings(&self) -> bool {
         self.0.end.is_none() && self.0.spec.kind != Kind::EnteredFuture
     }

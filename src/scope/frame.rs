@@ -158,7 +158,6 @@ impl Scope {
         self.id = Cell::new(id.map_or(0, ScopeId::get));
     }
 
-    /// Stores the waker of the poll for which the frame is opened.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn set_waker(&mut self, waker: *const Waker) {
         debug_assert!(self.kind.is_polled());
@@ -256,7 +255,8 @@ pub(crate) fn innermost<R>(thread: &Thread, f: impl FnOnce(Option<&Scope>) -> R)
     f(nearest_scope(unsafe { scope.as_ref() }))
 }
 
-/// The nearest scope, from this one outwards, whose frame is not there for reports only.
+/// Returns `scope`, unless its frame is there for reports only. In that case, returns the nearest outer scope whose
+/// frame is not.
 #[cfg_attr(not(debug_assertions), inline(always))]
 fn nearest_scope(scope: Option<&Scope>) -> Option<&Scope> {
     #[cfg(feature = "report")]
@@ -389,7 +389,7 @@ impl Scope {
         unsafe { self.waker.assume_init().as_ref() }.is_some_and(|polled_by| polled_by.will_wake(waker))
     }
 
-    /// Restores invariant 4 for the flag. Called on the innermost scope.
+    /// Points the thread's flag to the nearest node (invariant 4). Called on the innermost scope.
     #[cold]
     #[inline(never)]
     fn refresh_flag(&self, thread: &Thread) {

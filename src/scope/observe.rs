@@ -22,7 +22,7 @@ pub(crate) enum Event {
     Overdue = 4,
 }
 
-/// A future whose poll is traced.
+/// A future whose poll is traced, because a report about the future is due.
 pub(crate) struct Traced<'a> {
     pub(crate) scope: &'a Scope,
     pub(crate) event: Event,

@@ -70,7 +70,7 @@ impl Scope {
     }
 }
 
-/// Keeps the hooks of some scopes from firing, until it is dropped.
+/// While this guard exists, the hooks of these nodes do not fire.
 pub(crate) struct HeldOffHooks {
     nodes: Vec<Arc<Node>>,
 }

@@ -77,7 +77,6 @@ impl Probe for Injector {
     }
 }
 
-/// This thread's environment, with a probe in it.
 fn with_probe(probe: Arc<dyn Probe>) -> TestEnv {
     let mut setup = TestEnv::current().setup().cloned().unwrap_or_default();
     setup.probe = Some(probe);

@@ -234,7 +234,7 @@ impl Thread {
     #[cold]
     #[inline(never)]
     fn find_timers(&self) -> Lease {
-        // Registers the thread, which also makes the process ready for forks.
+        // `slot` registers the thread, and makes the process ready for forks.
         self.slot();
         match REGISTRATION.try_with(|registration| registration.0.get()) {
             Ok(Some(index)) => {

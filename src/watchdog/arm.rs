@@ -37,7 +37,7 @@ pub(crate) struct Watchdog {
     /// Since when no thread can be had.
     #[cfg(not(timebox_loom))]
     pub(super) missing_since: AtomicU64,
-    /// Called when no thread can be had.
+    /// Called if no thread can be had for the watchdog.
     #[cfg(not(timebox_loom))]
     pub(super) on_missing: SetOnce<fn()>,
     pub(crate) slots: Slots,
@@ -181,7 +181,8 @@ impl Watchdog {
         self.wake_for(deadline)
     }
 
-    /// Arms an outer deadline again after an inner one; `false` as with [`arm`](Self::arm).
+    /// Arms the outer deadline again when an inner scope has ended. Returns `false` in the same cases as
+    /// [`arm`](Self::arm).
     #[must_use]
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn rearm(&'static self, slot: &Slot, deadline: u64) -> bool {

@@ -82,7 +82,7 @@ impl Deputy {
         call
     }
 
-    /// Says that no call is expected before `from`. Called before the watchdog sleeps.
+    /// Tells the deputy that the watchdog expects no call before `from`. Called before the watchdog sleeps.
     pub(super) fn expect_calls(&self, from: u64) {
         // Relaxed: the fence in `look_by` orders the store.
         self.expected.store(from, Ordering::Relaxed);

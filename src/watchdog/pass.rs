@@ -80,8 +80,8 @@ impl Watchdog {
         }
     }
 
-    /// The watchdog's life until it retires; `false` if the deputy has taken over. `takes_over`: this thread was the
-    /// deputy, and the watchdog before it is stuck in a call.
+    /// Makes passes until the watchdog retires. Returns `false` if the deputy has taken over. `takes_over`: this thread
+    /// was the deputy until now, and the former watchdog is stuck in a call.
     fn run(&'static self, mut takes_over: bool) -> bool {
         let born = clock::now();
         // An earlier watchdog may have registered this process for the asymmetric fence.

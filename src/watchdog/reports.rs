@@ -19,7 +19,7 @@ pub(super) struct Reports {
     pub(super) warn_after: AtomicU64,
     /// The time of the last pass: what was due by then has been given to the observer.
     pub(super) passed: AtomicU64,
-    /// When the observer wants to be called again.
+    /// The latest time for the next call of the observer.
     pub(super) next: AtomicU64,
 }
 

@@ -162,8 +162,8 @@ fn has_no_body(status: StatusCode) -> bool {
     status.is_informational() || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
 }
 
-/// The length of the body in bytes, if that is known. Once a server has sent so many, it may drop the body without a
-/// poll for its end.
+/// The length of the body in bytes, if that is known. Once a server has sent that many bytes, it may drop the body
+/// without a poll for its end.
 fn content_length<B: Body>(response: &Response<B>) -> Option<u64> {
     let header = response.headers().get(http::header::CONTENT_LENGTH);
     let declared = header.and_then(|value| value.to_str().ok()?.parse().ok());

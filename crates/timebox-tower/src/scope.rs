@@ -99,7 +99,7 @@ const SILENT: &str = "the body was silent for too long";
 pub struct RequestScope {
     scope: PollScope,
     location: &'static Location<'static>,
-    /// If the work is dropped before its end, the scope is cancelled for this reason.
+    /// The reason with which the scope is cancelled if the work is dropped before its end.
     reason: &'static str,
     /// Whether a poll has begun and has not returned. If a poll panics, this stays `true`.
     polling: bool,
@@ -172,8 +172,8 @@ impl RequestScope {
         self.scope.enter(|_| block())
     }
 
-    /// Drops a rest that has not come to its end. Before that, cancels the scope for the reason [`CLIENT_GONE`]. So
-    /// tasks and threads that entered the scope by a handle stop. The drop is in the scope. If a poll has panicked, the
+    /// Drops the rest of the response before its end, in the scope. First cancels the scope for the reason
+    /// [`CLIENT_GONE`], so that tasks and threads that entered the scope by a handle stop. If a poll has panicked, the
     /// scope is not cancelled.
     pub fn abandon(&mut self, drop: impl FnOnce()) {
         // The drop after a panic is no sign that the client went away.

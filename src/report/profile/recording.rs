@@ -81,7 +81,7 @@ pub(super) struct Recording {
     last: Option<Arc<Seen>>,
     /// The time for which nothing was seen of the profile's own code.
     pub(super) missed: Count,
-    /// Why time was missed, and what else is not certain. In sentences.
+    /// Sentences for the report: why time was missed, and what else is not certain.
     pub(super) reasons: Vec<String>,
     /// How many samples may have wrong frames.
     pub(super) approximate: u64,

@@ -120,7 +120,6 @@ impl Running {
         Lineage(self.profiles.iter().map(|entry| (entry.shared.id, entry.outer.clone())).collect())
     }
 
-    /// Plans the next sample of each profile that was due.
     fn plan_next(&mut self, had: Vec<Due>, random: &mut Random) {
         for due in had {
             if let Some(entry) = self.profiles.iter_mut().find(|entry| entry.shared.id == due.shared.id) {

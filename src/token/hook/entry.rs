@@ -303,7 +303,7 @@ impl Entry {
         self.resume_all(&mut due);
         #[cfg(feature = "testing")]
         if TestEnv::is_in_force() && TestEnv::current().injects() {
-            // A test relies on the hooks having run when this returns, as after an expiry.
+            // `expire_at_checkpoint` promises that the hooks have run when this returns.
             return crate::watchdog::mock::carry_out(due);
         }
         due.into_iter().for_each(thread::post);

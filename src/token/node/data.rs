@@ -91,8 +91,8 @@ pub(super) struct ColdState {
     pub(super) hooks: Slab<ListedHook>,
     /// How many open shields suspend the node's hooks.
     pub(super) suspensions: u32,
-    /// The async shields whose bodies are still pending in the future that this node belongs to. For each: when it ends
-    /// at the latest.
+    /// The open async shields in the future that this node belongs to. For each: the time at which it ends at the
+    /// latest.
     pub(super) shields: Slab<u64>,
     /// The task that waits until the last of `shields` has closed.
     pub(super) shield_waiter: Option<Waker>,

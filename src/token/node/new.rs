@@ -40,7 +40,6 @@ impl NodeSpec {
     }
 }
 
-/// The place of a new node in the tree.
 struct Position {
     parent: Option<Listing>,
     parent_mode: u8,
@@ -55,7 +54,6 @@ impl Node {
         Self::make(parent, spec)
     }
 
-    /// The node of a token without a deadline: it ends when it is cancelled, or when its parent ends.
     pub(crate) fn new_token(parent: Option<&Arc<Node>>, info: ScopeInfo, entered: u64) -> Arc<Self> {
         Self::make(parent, NodeSpec::token(info, entered))
     }

@@ -197,8 +197,8 @@ impl<T: Future> Future for Timeout<T> {
 fn poll_paused(paused: &mut Option<Box<Paused>>, had_budget: bool, cx: &mut Context<'_>) -> Option<u64> {
     let Paused { limit, timer } = &mut **paused.as_mut()?;
     let limit = *limit;
-    // If the future has used up the budget in this poll, the timer is polled without a budget. Otherwise a timer that
-    // is due would stay pending.
+    // If the future has used up tokio's coop budget in this poll, the timer is polled without a budget. Otherwise a
+    // timer that is due would stay pending.
     let poll = if had_budget && !has_budget_remaining() {
         pin!(unconstrained(timer.as_mut())).poll(cx)
     } else {

@@ -134,8 +134,8 @@ impl Records {
         self.groups().count() * GROUP
     }
 
-    /// Sorts the list of groups by address, and returns all records that are in use and not in the nursery. The records are
-    /// sorted by address too, since a walk in that order is several times as fast as in another.
+    /// Returns all records that are in use and not in the nursery. They are sorted by address, because a walk in that
+    /// order is several times as fast. Also sorts the list of groups that have free records.
     pub(super) fn sort_out(&'static self) -> impl Iterator<Item = (&'static Group, u32)> {
         self.stale.store(0, Ordering::Relaxed);
         let mut last: Option<&Group> = None;
@@ -231,7 +231,7 @@ impl Group {
         }
     }
 
-    /// Puts the group first in the list: it has a free record again.
+    /// The group has a free record again, so this puts the group first in the list.
     fn put_first(&'static self) {
         let first = self.records.first.get();
         if first.is_some_and(|first| ptr::eq(first, self)) {

@@ -91,7 +91,8 @@ fn a_rollback_in_a_shield_is_not_stopped() {
     assert_eq!(number(&connection, "select count(*) from entry").unwrap(), 0);
 }
 
-/// Two connections to one file, the first of which has the write lock.
+/// Calls `test` with a connection to a file that another connection has locked for writing. After that, the connection
+/// must still work.
 fn waiting_for_the_lock(test: impl FnOnce(&Connection)) {
     let folder = tempfile::tempdir().unwrap();
     let open = || Connection::open(folder.path().join("ledger.db")).unwrap();

@@ -123,7 +123,7 @@ impl Slot {
         if self.step(word, DONE) {
             wake(&self.word);
         } else {
-            // The step to `DONE` has failed, so the requester has left: no other step is made from `COPYING` meanwhile.
+            // The step to `DONE` fails only if the requester has left, because nobody else changes the phase `COPYING`.
             self.step(word & !PHASES | LEFT, OVER);
         }
     }
@@ -145,7 +145,7 @@ pub(super) fn prepare_for_forks() {
     IN_CHILD.install();
 }
 
-/// Copies the calling thread for all requests that ask for it. Runs in the signal handler.
+/// Runs in the signal handler. Copies the calling thread into each slot whose request names it.
 pub(super) fn serve(tid: u32, registers: Registers, has_room: bool) {
     for slot in &ALL {
         slot.serve(tid, registers, has_room);

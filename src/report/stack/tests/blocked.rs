@@ -184,7 +184,7 @@ fn a_wait_for_a_child_that_shares_the_memory() {
     thread.join();
 }
 
-/// A thread that calls this again and again, and counts how often it is interrupted.
+/// A thread makes the call `name` again and again. This looks at the thread, and no look may interrupt a call.
 fn look_without_interrupting(name: &str, mut call: impl FnMut() -> libc::c_int + Send + 'static) {
     let interrupted = Arc::new(AtomicU64::new(0));
     let count = interrupted.clone();
