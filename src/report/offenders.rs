@@ -45,12 +45,12 @@ pub struct Offender {
     /// The scope that was open for longest.
     #[serde(serialize_with = "json::scope")]
     pub scope: ScopeInfo,
-    /// How often, and for how long.
+    /// How many scopes were reported with this stack, and for how long they were open.
     #[serde(flatten)]
     pub total: Total,
 }
 
-/// How often, and for how long.
+/// How many scopes were reported, and for how long they were open.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Total {
