@@ -145,8 +145,8 @@ fn submit(depth: usize, job: Arc<dyn Task>) -> Result<(), Saturated> {
     if threads.is_saturated(depth) {
         return Err(Saturated { threads: threads.most() });
     }
-    // If no thread can be started, `try_submit` returns the jobs that would wait for a thread in vain: this job or
-    // others. The drop of such a job wakes its caller, which then gets an error.
+    // If no thread can be started, `try_submit` returns the jobs that no thread will run: this job or others. The drop
+    // of such a job wakes its caller, which then gets an error.
     drop(threads.try_submit(depth, job));
     Ok(())
 }
@@ -172,7 +172,8 @@ fn depth_of(scope: &Scope) -> usize {
     // another thread. That work may wait for the new work, so its depth counts too.
     scope.node().walk(|node| ancestors.push(node.id));
     let Some(running) = running() else { return DEPTH.get() };
-    // This thread may be running a hook. Any running work may wait for that hook, so all running work counts.
+    // If this thread runs hooks, the new work may be part of a hook. Any running work may wait for that hook. So all
+    // running work counts.
     let all = pool::is_for_hooks().then(|| running.values()).into_iter().flatten();
     let depths = ancestors.iter().filter_map(|scope| running.get(scope)).chain(all);
     depths.map(|depth| depth.saturating_add(1)).fold(DEPTH.get(), usize::max)
@@ -239,8 +240,8 @@ impl<T: Send + 'static> Job<T> {
             let mut state = lock(&self.state);
             let before = std::mem::replace(&mut *state, State::Abandoned);
             if matches!(before, State::Running) {
-                // Called under the job's lock: `run` finds `Abandoned` under that lock, so `run` calls `mark_returned`
-                // later.
+                // Called under the job's lock, so that this comes before `mark_returned`. `run` calls `mark_returned`
+                // only after it has found `Abandoned` under the same lock.
                 pool::abandoned().mark_abandoned(self.depth);
             }
             before

@@ -107,7 +107,6 @@ impl<F: Future, const KEEP: bool> Scoped<F, KEEP> {
     }
 }
 
-/// The scope of a future that is kept.
 #[cfg(any(feature = "stream", feature = "tokio"))]
 impl<F> Scoped<F, true> {
     #[cfg(feature = "stream")]
@@ -312,9 +311,9 @@ fn end_after_hooks(
     Poll::Ready(error)
 }
 
-/// For a future whose scope could not be entered: gives the error, or stays pending. If a scope around is over, the entry counts
-/// as an await, so [`AwaitAction`] decides. If only the scope itself is over, the entry stays pending now and then, so that other
-/// tasks run.
+/// Called if the scope of a future could not be entered. Gives the error, or stays pending. If a scope around the
+/// future is over, [`AwaitAction`] decides, as for an await. If only the future's own scope is over, stays pending now
+/// and then, so that other tasks run.
 #[cold]
 #[inline(never)]
 fn stay_out(
@@ -431,7 +430,7 @@ fn drop_scoped<F>(polled: &mut SuspendedScope, wakeup: &mut TaskWakeup, mut futu
         wakeup.clear();
         future.set(None);
     } else if future.as_mut().as_pin_mut().is_some() {
-        // Cleared first, since the drop of the future may panic.
+        // Cleared before the drop of the future, because that may panic.
         wakeup.clear();
         drop_inside(polled, future);
     }

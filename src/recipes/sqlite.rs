@@ -19,8 +19,8 @@ pub fn guarded<T: 'static>(
 
 /// Makes SQLite check the scope of the thread that uses the connection. Call this once, after opening the connection.
 pub fn look_at_scopes(connection: &mut Connection) -> rusqlite::Result<()> {
-    /// How often to try for a lock, at most. One try a millisecond makes five seconds, even if the scope lasts longer.
-    /// The end of the scope ends the wait sooner.
+    /// How often to try for a lock, at most. There is one try a millisecond, so a wait lasts at most five seconds. The
+    /// end of the scope ends it sooner.
     const PATIENCE: i32 = 5_000;
 
     // SQLite checks after every 1000 of its steps: every few tens of microseconds.

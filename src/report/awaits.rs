@@ -34,7 +34,7 @@ pub(crate) struct AwaitCopies {
     stacks: Vec<Taken>,
     /// How many stacks were not taken, because the poll had taken [`MOST_STACKS`] already.
     left_out: u32,
-    /// How many times the waker was cloned on other threads.
+    /// How many times another thread cloned or woke the waker. No stack is taken of that thread.
     elsewhere: u32,
 }
 
@@ -97,7 +97,7 @@ pub fn awaits_of<R>(
 }
 
 impl AwaitCopies {
-    /// The stacks without names, for [`places`] later on. Of those that std took there are none.
+    /// The stacks without names, for [`places`] later on. Stacks that std took are left out.
     #[cfg(feature = "profile")]
     pub(super) fn unwind(self, unwinder: &mut Unwinder) -> Vec<RawStack> {
         self.stacks.into_iter().filter_map(|taken| taken.unwind(unwinder).ok()).collect()
@@ -170,7 +170,8 @@ impl Taken {
     }
 }
 
-/// The places that these stacks show, each one time, and how many stacks show the place of another one.
+/// Removes stacks that show the same place as another stack. Returns the other stacks, and how many were equal to one
+/// of them.
 pub(super) fn places(stacks: Vec<Stack>) -> (Vec<Stack>, u32) {
     let mut distinct: Vec<Stack> = Vec::new();
     let mut equal = 0;

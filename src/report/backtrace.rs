@@ -46,7 +46,7 @@ fn parse(text: &str) -> Stack {
     Stack { frames, truncated: false, approximate: false }
 }
 
-/// `12:     0x5581ab3f - name`
+/// Parses a line such as `12:     0x5581ab3f - name`. Returns `None` for any other line.
 fn parse_function(line: &str) -> Option<(u64, &str)> {
     let (number, rest) = line.split_once(": ")?;
     number.parse::<u32>().ok()?;

@@ -11,10 +11,11 @@ const WIDEST: usize = 64;
 /// A run of this many foreign frames, or more, is folded into one line.
 const FOLD: usize = 2;
 
-/// One line for each frame, and one for each run of foreign frames.
+/// Writes a stack as lines. A frame of the program's own code is one line. A run of foreign frames is folded into one
+/// line.
 ///
-/// The foreign function that the program's own code called is shown, since it says what the code wanted. A stack that is
-/// foreign altogether is shown in full.
+/// If the program's innermost frame has called a foreign function, that function has a line too, since it says what the
+/// program wanted. A stack without frames of the program is written in full.
 pub(super) struct Frames<'a>(pub(super) &'a [Frame]);
 
 /// One line.

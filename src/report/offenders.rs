@@ -100,7 +100,8 @@ struct Table {
     scopes: VecDeque<Counted>,
 }
 
-/// What tells one stack from another: functions and lines, or the place of the scope if there is no stack.
+/// Two stacks with the same key count as one. The key has the functions and lines of the stack. If there is no stack,
+/// it has the place of the scope.
 type Key = Vec<(String, Option<u32>)>;
 
 /// A scope that was counted under the stack `key`, with the time `elapsed`.

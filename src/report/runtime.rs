@@ -74,7 +74,7 @@ pub fn watch_runtime(builder: &mut Builder, duration: Duration) {
     let location = Location::caller();
     let is_watched = Arc::new(AtomicBool::new(false));
     let watch_it = move || {
-        // Relaxed: only the atomicity counts.
+        // Relaxed: the swap only makes sure that one thread starts the watch. It publishes nothing.
         if !is_watched.load(Ordering::Relaxed)
             && let Ok(handle) = Handle::try_current()
             && !is_watched.swap(true, Ordering::Relaxed)
@@ -140,7 +140,7 @@ struct Worker {
     since: u64,
     /// Whether the times of the threads have been read since the worker stands still.
     is_suspect: bool,
-    /// When its thread is to be looked for. [`u64::MAX`] if it was found.
+    /// When to search for the worker's thread. [`u64::MAX`] if the thread has been found.
     search_at: u64,
 }
 

@@ -46,7 +46,6 @@ pub(crate) fn state_of(_tid: u32) -> Option<State> {
     None
 }
 
-/// The letter of a state, in words.
 #[cfg(target_os = "linux")]
 fn doing(letter: &str) -> &'static str {
     match letter.chars().next() {

@@ -129,7 +129,8 @@ struct Reported {
     seen: u64,
     /// How many looks in a row have not seen the scope.
     missed: u32,
-    /// Whether the frame is that of a poll. If a poll's frame is gone, the poll has ended, but not the scope.
+    /// Whether the frame is that of one poll of a future. If such a frame is gone, the poll has ended, but perhaps not
+    /// the scope.
     is_poll: bool,
 }
 
@@ -171,8 +172,8 @@ impl Observer for Watch {
         };
         let State { threads, peeked } = &mut *state;
         let peeked = peeked.get_or_insert_with(|| Box::new(ScopeCopies::new()));
-        // A forked child knows no threads yet, but scopes that its parent has entered may be open. So the first pass
-        // looks at all slots.
+        // The first pass of a process looks at all slots: in a forked child, scopes may be open that were entered
+        // before the fork.
         let is_first = threads.is_none();
         let threads = threads.get_or_insert_default();
         let slots = &watchdog::global().slots;

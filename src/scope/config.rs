@@ -66,7 +66,6 @@ pub(crate) struct Readable {
     _fields_text: String,
 }
 
-/// Where a text begins, and how many bytes it has.
 #[cfg(feature = "report")]
 #[derive(Debug, Default)]
 #[repr(C)]

@@ -147,7 +147,6 @@ fn run<R>(
     }
 }
 
-/// Runs a body in a scope of its own, with any limit and configuration.
 pub(crate) fn run_any<R>(
     limit: &Limit,
     extras: Option<&Extras>,

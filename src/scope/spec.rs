@@ -80,9 +80,9 @@ impl Kind {
 /// Where a new scope finds the scopes around it.
 #[derive(Clone, Copy)]
 pub(crate) enum Parent<'a> {
-    /// On the stack of this thread.
+    /// In the frames on this thread's stack.
     Thread,
-    /// At the node of a handle.
+    /// Through the node of the handle that this thread has entered.
     Node(&'a Arc<Node>),
 }
 

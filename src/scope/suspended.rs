@@ -194,8 +194,8 @@ impl SuspendedScope {
         self.cold.get()?.node.as_ref()
     }
 
-    /// Opens the scope around `body`: [`resume`](Self::resume), the body, [`suspend`](Self::suspend). If an unwinding ended
-    /// at this scope, returns its error.
+    /// Opens the scope for one poll: calls [`resume`](Self::resume), `body` and [`suspend`](Self::suspend). If `body`
+    /// unwound to this scope, returns the error of that unwinding.
     ///
     /// `has_timer`: whether there is a timer for the scope's own deadline already.
     #[cfg_attr(not(debug_assertions), inline(always))]

@@ -179,7 +179,8 @@ pub(crate) fn move_clock(until: u64, go_on: impl FnMut() -> bool) {
     let _ = (until, go_on);
 }
 
-/// Marks a wait of this thread that can be interrupted at any time, until the result is dropped.
+/// Tells the probe that this thread begins a wait, which can be interrupted at any time. The drop of the result tells
+/// it that the wait has ended.
 #[cfg_attr(not(debug_assertions), inline(always))]
 pub(crate) fn waiting(location: &'static Location<'static>) -> Waiting {
     mark_wait(location, true);

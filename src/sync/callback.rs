@@ -94,7 +94,7 @@ pub(crate) enum Call {
     Rejected,
 }
 
-/// Tasks to be woken, with no lock held.
+/// Tasks that the caller must wake. It must hold no lock while it wakes them.
 #[must_use]
 #[derive(Debug, Default)]
 pub(crate) struct Waiters(Vec<(usize, Waker)>);
@@ -217,8 +217,8 @@ impl Callback {
         waiters
     }
 
-    /// Keeps the closure from being started again. A caller that must not block calls this before
-    /// [`revoke`](Self::revoke).
+    /// Keeps the closure from being started again, but does not wait for a run in progress. For a caller that must not
+    /// block: [`revoke`](Self::revoke), which it calls later, would wait.
     pub(crate) fn begin_to_revoke(&self) {
         if let Some(mut state) = self.state.lock() {
             state.revoked = true;
@@ -281,9 +281,8 @@ impl Callback {
         if state.suspensions == 0 && state.running.is_none() { state.due.take() } else { None }
     }
 
-    /// Calls `change` under the lock. `change` can make [`Caller::may`] refuse a caller: once this has returned, that
-    /// caller begins no other run. If `wait` is set, a run that the caller began before has ended too. Otherwise that
-    /// run may still go on.
+    /// Calls `change` under the lock. If `change` makes [`Caller::may`] refuse a caller, that caller begins no run
+    /// after this call. With `wait`, this call also waits for a run that is in progress.
     pub(crate) fn hold_back(self: &Arc<Self>, wait: bool, change: impl FnOnce()) -> Waiters {
         let state = self.state.lock();
         change();

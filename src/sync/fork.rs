@@ -173,7 +173,7 @@ pub(crate) struct ForkMutex<T> {
     inner: Mutex<T>,
 }
 
-/// What the present generation knows about a lock that may be older than the generation. Kept in the lower bits of
+/// What this process knows about a lock that its parent may have used before the fork. Kept in the lower bits of
 /// `ForkMutex::used`.
 #[cfg(not(timebox_loom))]
 #[derive(Clone, Copy)]

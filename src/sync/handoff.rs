@@ -50,7 +50,7 @@ impl Ticket {
         Self(number & !Self::ROOM)
     }
 
-    /// The low bits of the ticket's count: enough to tell one filling from the fillings shortly before and after.
+    /// The low 32 bits of the filling's number. They repeat only after 2^32 fillings.
     #[cfg_attr(not(debug_assertions), inline(always))]
     #[allow(clippy::cast_possible_truncation)]
     pub(crate) fn short(self) -> u32 {

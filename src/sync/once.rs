@@ -4,8 +4,8 @@
 
 use std::marker::PhantomData;
 use std::ptr;
-// The atomic of std even under loom: the models need not check it, because its orderings are those of `OnceLock`
-// (Acquire and Release).
+// The atomic of std even under loom, so no model checks its orderings. They are those of `OnceLock`: Acquire and
+// Release.
 use std::sync::atomic::{AtomicPtr, Ordering};
 
 /// Like std's `OnceLock`, but it never waits for another thread that sets the value, since that thread may be gone after

@@ -11,7 +11,8 @@ pub(crate) fn monotonic_nanos() -> u64 {
     nanos_on(libc::CLOCK_MONOTONIC)
 }
 
-/// The reading of a clock that cannot be read, so that time stands still. It is not 0, since 0 is never a time.
+/// The time on a clock that cannot be read. It never changes, so time stands still. It is not 0, because this crate
+/// never uses 0 as a time.
 #[cfg(all(any(target_os = "linux", target_os = "android"), not(timebox_loom)))]
 const STOPPED: libc::timespec = libc::timespec { tv_sec: 0, tv_nsec: 1 };
 
@@ -127,7 +128,7 @@ fn spawn_bare(name: &str, body: Box<dyn FnOnce() + Send>) -> io::Result<()> {
 /// Blocks all signals on this thread until dropped.
 #[cfg(not(timebox_loom))]
 struct SignalsBlocked {
-    /// Absent if the signals could not be blocked.
+    /// The signal mask of before. `None` if the signals could not be blocked.
     #[cfg(all(unix, not(miri)))]
     before: Option<libc::sigset_t>,
 }

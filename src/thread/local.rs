@@ -336,7 +336,6 @@ pub(super) fn lease() -> Lease {
     Thread::with(Thread::lease)
 }
 
-/// The calling thread's timers, if it has any.
 #[cfg_attr(not(debug_assertions), inline(always))]
 pub(super) fn own_timers() -> Option<&'static Timers> {
     Thread::with(|thread| thread.timers.get())
@@ -347,7 +346,8 @@ pub(super) fn look_again() {
     Thread::with(Thread::look_again);
 }
 
-/// Runs foreign code that must see no scope of this thread, for example a waker, which may run its task inline.
+/// Runs foreign code as if this thread were in no scope. For example, a waker may run its task on this thread at once,
+/// and the scopes of this thread must not end that task.
 pub(crate) fn without_scopes<R>(f: impl FnOnce() -> R) -> R {
     struct Restore {
         frame: *const (),

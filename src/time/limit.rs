@@ -43,7 +43,7 @@ pub(crate) trait Budget: Send + Sync + UnwindSafe + RefUnwindSafe {
 }
 
 impl Limit {
-    /// No limit of its own: only the scopes around the scope limit it.
+    /// The scope has no limit of its own: only the scopes around it limit it.
     pub const NONE: Limit = Limit(Kind::None);
 
     pub(crate) fn budget(budget: Arc<dyn Budget>) -> Self {

@@ -114,7 +114,7 @@ impl Deadline {
     }
 }
 
-/// Unlike `u64::from_str`, it reads no sign.
+/// Reads digits only. (`u64::from_str` would accept a `+` too.)
 fn number(digits: &str) -> Result<u64, InvalidDeadline> {
     if !digits.bytes().all(|byte| byte.is_ascii_digit()) {
         return Err(InvalidDeadline);

@@ -318,7 +318,8 @@ fn end_each_other() {
     let (one, two) = (hook(&of_one), hook(&of_two));
     *of_one.lock().unwrap() = Some(Arc::clone(&two));
     *of_two.lock().unwrap() = Some(Arc::clone(&one));
-    // Leaks references, so that no entry is dropped: if the model fails, loom's locks in the entries are gone by then.
+    // Leaks references, so that no entry is dropped. If the model fails, loom has already destroyed the locks in the
+    // entries, and a drop would use them.
     [&one, &one, &one, &two, &two, &two].into_iter().for_each(|entry| std::mem::forget(Arc::clone(entry)));
     let fires = Arc::clone(&one);
     let first = thread::spawn(move || fires.run());

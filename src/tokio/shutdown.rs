@@ -111,7 +111,6 @@ impl Signals {
         })
     }
 
-    /// The name of an event that has come.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<&'static str> {
         let interrupt = self.interrupt.poll_recv(cx).is_ready();
         let terminate = self.terminate.poll_recv(cx).is_ready();

@@ -91,7 +91,8 @@ pub(crate) fn global() -> &'static Watchdog {
     &GLOBAL
 }
 
-/// Makes the process ready for forks. Called before its first scope, token or timer.
+/// Registers the function that resets the watchdog in a forked child. Called before the first scope, token or timer of
+/// the process.
 #[cfg(not(timebox_loom))]
 pub(crate) fn prepare() {
     static RESTART: InChild = InChild::new(restart);
@@ -267,7 +268,7 @@ impl Watchdog {
         #[cfg(feature = "testing")]
         let waker = clocks::tracked(waker);
         lock(&self.state().inbox).push_back(waker);
-        // The lock serves as the fence: README, "Timers", the inbox.
+        // `wake` needs a fence before it. The lock of the inbox serves as the fence: README, "Timers", the inbox.
         self.wake(0)
     }
 

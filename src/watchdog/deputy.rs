@@ -113,9 +113,8 @@ impl Deputy {
         if now < self.try_at.load(Ordering::Relaxed) || !self.alarm.start() {
             return;
         }
-        // A thread has two names. The name for std (`Thread::name`, panic messages) cannot be changed later. So it is
-        // the watchdog's name, since this thread may become the watchdog. The name for the system is set here, and
-        // again on a takeover.
+        // The system's name for a thread can be changed, and a takeover changes it. The name for std (`Thread::name`,
+        // panic messages) cannot. So std's name is the watchdog's from the beginning.
         let run = || {
             os::name_this_thread("timebox-deputy");
             stand_by();

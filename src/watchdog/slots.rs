@@ -130,7 +130,6 @@ impl Slots {
         self.iter().map(Slot::get).filter(|&deadline| deadline > floor).min().unwrap_or(NEVER)
     }
 
-    /// The earliest look after `floor`.
     #[cfg(feature = "report")]
     pub(super) fn earliest_look(&self, floor: u64) -> u64 {
         self.iter().map(Slot::look).filter(|&look| look > floor).min().unwrap_or(NEVER)

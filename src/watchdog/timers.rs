@@ -38,7 +38,7 @@ use records::{GROUP, Group, NONE, Record, Records};
 
 /// How many records the nursery lists. Each look of the watchdog at the thread's timers goes through all of them.
 const NURSERY: usize = if cfg!(timebox_loom) { 1 } else { 16 };
-/// The heap is rebuilt when it may have more stale entries than this, and more than one for every two records.
+/// The heap is rebuilt if it may have more stale entries than this, and more than half as many as there are records.
 const STALE: usize = 1024;
 /// How many entries of the heap the watchdog goes through at a time, with the lock held.
 const BATCH: usize = 64;

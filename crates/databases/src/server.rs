@@ -206,8 +206,8 @@ fn find(binary: &str) -> Option<PathBuf> {
     folders.into_iter().map(|folder| folder.join(OsStr::new(binary))).find(|file| file.is_file())
 }
 
-/// If this process is root: what to put before a server's command, so that the server runs as another user. Gives the
-/// folder to that user. `None` if this process is not root.
+/// A server may refuse to run as root. So if this process is root, gives the folder to another user, and returns the
+/// words that make the server's command run as that user. `None` if this process is not root.
 #[cfg(unix)]
 fn unprivileged(kind: &Kind, folder: &Path) -> Option<String> {
     // SAFETY: it only asks for a number.

@@ -160,8 +160,8 @@ impl<'a> Expansion<'a> {
         }
     }
 
-    /// Turns `outcome` into the function's result, and runs the fallback if the time was up. `None` if there is no
-    /// fallback.
+    /// The code that turns `outcome` into the function's result, and runs the fallback if the time was up. `None` if
+    /// there is no fallback.
     fn fall_back(&self) -> Option<TokenStream> {
         let fallback = self.arguments.fallback.as_ref()?;
         let fallible = &self.fallible;

@@ -165,7 +165,6 @@ async fn a_call_of_a_cancelled_scope_is_not_made() {
     assert_eq!(error.reason(), Some("the user left"));
 }
 
-/// The output of a future that is ready.
 fn futures_now<F: Future>(future: F) -> F::Output {
     let mut context = Context::from_waker(std::task::Waker::noop());
     match std::pin::pin!(future).poll(&mut context) {

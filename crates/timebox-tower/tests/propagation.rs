@@ -208,7 +208,7 @@ const OF_GRPC: [(&[u8], Option<u64>); 40] = [
     (b"\xd9\xa3S", None),
 ];
 
-/// The same as `OF_GRPC`, for a header in milliseconds.
+/// Values of a header in milliseconds, and what they mean, in nanoseconds. `None` if they mean nothing.
 const OF_MILLISECONDS: [(&[u8], Option<u64>); 40] = [
     (b"0", Some(0)),
     (b"000", Some(0)),

@@ -28,8 +28,8 @@ impl Survivors {
 
 /// Lists the survivors of the group that `leader` led.
 pub(super) fn survivors(leader: Pid) -> Survivors {
-    // A process may start a child that the list misses, and end before the list comes to the process. So an empty
-    // list is read again: the second list has the child.
+    // A list is not made at one moment. A process may start a child that the list misses, and end before the list
+    // reaches the process. So an empty list is read again: the second list has the child.
     match look(leader) {
         Survivors::None => look(leader),
         survivors => survivors,

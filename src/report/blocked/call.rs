@@ -70,7 +70,6 @@ impl<'a> Call<'a> {
         self.arguments[index] as i32
     }
 
-    /// What an argument points to.
     pub(super) fn pointed<T>(&self, index: usize, read: impl Fn(Memory<'a>, u64) -> Option<T>) -> Option<T> {
         read(self.around?.memory, self.arguments[index])
     }

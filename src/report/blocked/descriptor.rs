@@ -23,12 +23,10 @@ enum Object {
 }
 
 impl Descriptor {
-    /// A descriptor of which nothing is known but its number.
     pub(super) fn unknown(number: i32) -> Self {
         Self { number, object: None }
     }
 
-    /// The descriptors of a thread.
     pub(super) fn look(tid: u32, numbers: &[i32]) -> Vec<Self> {
         let links: Vec<_> = numbers.iter().map(|&number| link(tid, number)).collect();
         let socket = |link: &Option<String>| inode(link.as_ref()?.strip_prefix("socket:")?);

@@ -1,4 +1,4 @@
-//! Waits for other threads and other processes, and for a time.
+//! Describes calls that wait for another thread, for another process, or for a time.
 
 use std::time::{Duration, SystemTime};
 

@@ -73,7 +73,7 @@ fn now() -> SystemTime {
     SystemTime::now()
 }
 
-/// A dump that is being made. Whoever waits for it takes what there is when the time is up.
+/// A dump that is being made. If it is not done in time, the caller takes the part that has been made.
 #[derive(Debug)]
 struct Making {
     /// At this time the search for names stops, and the caller stops waiting.
@@ -189,7 +189,6 @@ impl Making {
     }
 }
 
-/// The time after a duration, on the real clock.
 fn after(duration: Duration) -> u64 {
     clock::real_now().saturating_add(crate::time::nanos(duration))
 }

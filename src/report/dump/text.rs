@@ -37,8 +37,9 @@ impl Display for Dump {
 }
 
 impl Dump {
-    /// Threads with the same stack and in no scope are one group. First come the threads that are in a scope, run, or
-    /// asked for the dump. Of the other groups the smaller ones come first, since many threads alike are mostly idle.
+    /// Puts threads that have the same stack and are in no scope into one group. First come the threads that are in a
+    /// scope, run, or asked for the dump. Then come the groups, the smallest first, since large groups are mostly idle
+    /// threads.
     fn groups(&self) -> Vec<Vec<&ThreadDump>> {
         let mut groups: Vec<Vec<&ThreadDump>> = Vec::new();
         for thread in &self.threads {

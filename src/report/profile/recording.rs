@@ -48,7 +48,7 @@ pub(super) struct Seen {
     pub(super) place: Place,
 }
 
-/// How often, and for how long in nanoseconds.
+/// A number of samples, and the time for which they stand, in nanoseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Count {
     pub(super) samples: u64,

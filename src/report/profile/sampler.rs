@@ -60,7 +60,7 @@ struct Running {
 #[derive(Debug)]
 struct Entry {
     shared: Arc<Shared>,
-    /// The profiles around it.
+    /// The profiles inside which this profile was begun.
     outer: Vec<ProfileId>,
     periods: Periods,
     /// When the next sample is due.

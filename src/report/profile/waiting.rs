@@ -82,8 +82,8 @@ impl Waiting {
         (is_traced, self.waker.take())
     }
 
-    /// Ends a poll after which the future is pending. If the poll was traced, there are `copies`. Else there is the
-    /// task's `waker`.
+    /// Called after a poll that has left the future pending. `copies`: the stacks, if the poll was traced. `waker`: the
+    /// task's waker, if the poll was not traced.
     pub(super) fn end_poll(&mut self, copies: Option<AwaitCopies>, waker: Option<Waker>) {
         self.is_pending = true;
         self.waker = waker;

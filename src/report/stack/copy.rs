@@ -50,7 +50,7 @@ pub(crate) struct Registers {
     pub(crate) fp: Option<u64>,
     /// The link register, on aarch64. `None` if it is not known.
     pub(crate) lr: Option<u64>,
-    /// Whether the thread is in a system call. Then the program counter is behind the instruction of the call.
+    /// Whether the thread is in a system call. If so, `pc` is just after the instruction that made the call.
     pub(crate) in_call: bool,
 }
 

@@ -23,7 +23,7 @@ pub(crate) struct RawStack {
     pub(crate) approximate: bool,
     /// What is not certain, in sentences.
     pub(crate) notes: Vec<String>,
-    /// If frames in the middle are missing: the index of the first frame behind the gap, further out.
+    /// `Some` if frames are missing in the middle: the index of the first frame outwards of the gap.
     pub(super) gap: Option<usize>,
     /// How many frames were found by a search for return addresses, since the unwind tables did not help.
     pub(super) scanned: usize,

@@ -77,8 +77,8 @@ impl Scope {
         }
         let mut at = self.entered + warn_after.min(self.asked) / 2;
         if self.kind.is_polled() && at <= watchdog::global().reached() {
-            // The time of the first look has passed: only a poll that is stuck needs another look from outside. A report of a pending
-            // future comes from its traced poll.
+            // A look at the future was due before this poll. From now on its reports come from traced polls, unless a
+            // poll gets stuck. So the next look comes only when this poll counts as stuck.
             let now = clock::now();
             thread.now.set(now);
             at = now + STUCK_POLL;

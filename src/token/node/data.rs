@@ -62,8 +62,8 @@ pub(super) struct Details {
     pub(super) fields: Fields,
 }
 
-/// The state under the node's lock. A token that nobody waits for needs nothing else: its `more` is `None`. That keeps its node
-/// at 120 bytes, a size that allocators have at hand.
+/// The state under the node's lock. If nobody waits for a token, the token's `more` is `None`, so that its node has
+/// only 120 bytes.
 pub(super) struct State {
     pub(super) parent: Option<Listing>,
     pub(super) more: Option<Box<ScopeState>>,
@@ -219,7 +219,6 @@ pub(crate) enum HookOwner {
 }
 
 impl HookOwner {
-    /// Whether the hook ends with the scope.
     pub(super) fn ends_with_scope(self) -> bool {
         matches!(self, HookOwner::Scope | HookOwner::Future)
     }

@@ -33,7 +33,7 @@ impl Node {
             self.propagate_and_deliver(Some(&ParentEnd::of(parent)));
         }
         if self.parent_mode.is_unlisted() {
-            // Set last, since another thread that finds the node listed skips the steps above.
+            // Set last, because another thread that finds this set skips the steps above.
             self.parent_mode.set_listed();
         }
     }

@@ -101,7 +101,8 @@ impl Node {
         Poll::Pending
     }
 
-    /// Registers a task, which is woken when the node is over; `None` if the node is over already.
+    /// Registers a task, which is woken when the node is over. Returns `None` if the node is over already, or if its
+    /// lock was lost in a fork.
     pub(crate) fn add_waker(self: &Arc<Self>, waker: &Waker) -> Option<usize> {
         let waker = waker.clone();
         self.register(false, |state| state.wakers.insert(waker))

@@ -25,7 +25,6 @@ impl ParentMode {
         self.0.load(Ordering::Relaxed) == Self::REPARENTABLE
     }
 
-    /// From now on the node keeps its parent.
     pub(super) fn keep_parent(&self) {
         // Relaxed: as in `is_reparentable`.
         self.0.store(Self::LISTED, Ordering::Relaxed);

@@ -22,7 +22,7 @@ impl ParentEnd {
     }
 }
 
-/// The children to which a node that is over propagates.
+/// The children of a node that is over. They must be ended too.
 struct Pending {
     origin: Option<Arc<Origin>>,
     children: Children,

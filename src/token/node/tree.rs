@@ -86,8 +86,8 @@ impl Node {
     /// The node's children. A node that is linked to this node does not count as a child.
     pub(super) fn inner_children(self: &Arc<Self>) -> Vec<Arc<Node>> {
         let listed = self.state.lock().map(|state| Children::of(&state).inner);
-        // Without the lock, since the last `Arc` of a child may be dropped here. Invariant 2: a listed node may have another
-        // parent.
+        // A listed node may have another parent (invariant 2). Such a node is dropped here, without the lock, because
+        // this may be the node's last `Arc`.
         let mut children = listed.unwrap_or_default();
         children.retain(|child| child.has_parent(Some(self)));
         children
@@ -177,8 +177,8 @@ impl Drop for Node {
 }
 
 impl Node {
-    /// Cancels the timer. Hands out all nodes that this node keeps alive, so that the caller drops them in a loop:
-    /// returns the parent, and adds the rest to `others`.
+    /// Cancels the timer. Hands out all nodes that this node keeps alive: returns the parent, and adds the others to
+    /// `others`. The caller drops them in a loop, because nested drops could overflow the stack.
     fn leave_all(&mut self, others: &mut Vec<Arc<Node>>) -> Option<Arc<Node>> {
         let next = self.next.take();
         let Some(state) = self.state.get_mut() else { return next };

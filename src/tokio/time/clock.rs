@@ -1,4 +1,5 @@
-//! Which clock a timer follows: tokio's clock if this is paused, or has been; else the clock of this crate.
+//! Which clock a timer follows: tokio's clock if tokio's clock is paused, or was paused before. Otherwise the clock of
+//! this crate.
 
 use std::time::Duration;
 

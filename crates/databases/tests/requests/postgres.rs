@@ -19,7 +19,7 @@ use crate::support::{
     serve, unavailable, wait_for,
 };
 
-/// One statement, so one transaction: a row, and a sleep without end.
+/// Inserts a row, then sleeps for an hour. This is one statement, so it is one transaction: a cancel removes the row.
 const PAY: &str = "with paid as (insert into entry values (100) returning amount)
     select amount from paid, pg_sleep(3600)";
 
@@ -61,7 +61,7 @@ fn requests_that_end_in_a_query_leave_nothing_in_the_database() {
         drop(pool.get().await.unwrap());
         let is_settled = || pool.status().available == pool.status().size;
 
-        // Within the grace the handler waits for the database's answer to the cancel, and answers itself.
+        // Within the grace the handler waits for the database's answer to the cancel, and answers the request itself.
         let limit = TimeoutLayer::new(SHORT).grace(LONG).respond_with(unavailable);
         let address = serve(paying(&server, &pool).layer(limit)).await;
         let answer = fetch(address, "/pay").await;

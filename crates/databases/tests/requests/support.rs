@@ -61,7 +61,7 @@ pub(crate) async fn request(address: SocketAddr, path: &str) -> TcpStream {
 pub(crate) async fn get(address: SocketAddr, path: &str) -> String {
     let mut stream = request(address, path).await;
     let mut text = String::new();
-    // A response that is cut off may end with a reset.
+    // The error is ignored: if the server cuts the response off, the connection may be reset.
     let _ = stream.read_to_string(&mut text).await;
     text
 }

@@ -124,7 +124,8 @@ fn a_body_that_goes_on_sending_is_not_silent() {
     });
 }
 
-/// The text of a response that comes after the deadline, as the client gets it.
+/// Makes a request whose handler responds only after `late`, which must end after the deadline. Returns the body that
+/// the client gets.
 async fn late_body(layer: TimeoutLayer<Request<String>>, late: impl AsyncFn() + Sync) -> String {
     let late = &late;
     let service = layer.layer(service_fn(move |_: Request<String>| async move {

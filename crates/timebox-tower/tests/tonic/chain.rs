@@ -49,8 +49,8 @@ impl Log {
         edit(&mut self.0.lock().unwrap().entry(call.to_owned()).or_default()[service]);
     }
 
-    /// Notes that a service begins to work on a call. The drop of the result notes the end, so the handler's future
-    /// keeps it.
+    /// Notes that a service begins to work on a call. The handler's future keeps the `Working`, whose drop notes the
+    /// end.
     fn arrive(&self, call: &str, service: usize) -> Working {
         let deadline = timebox::deadline().to_instant().expect("the server has a limit");
         let now = Instant::now();

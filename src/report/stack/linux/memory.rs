@@ -27,8 +27,8 @@ enum Way {
     None,
 }
 
-/// How the memory can be read, and the generation (`fork.rs`) of the process that has found that out. 0 if no process
-/// has found it out.
+/// The upper half: 1 more than the generation (`fork.rs`) of the process that has found its [`Way`]. The lower half:
+/// this way. 0 if no process has found its way yet.
 static KNOWN: AtomicU64 = AtomicU64::new(0);
 
 impl Way {

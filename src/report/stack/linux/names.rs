@@ -174,7 +174,7 @@ fn open(module: &Module) -> Option<Loader> {
     })
 }
 
-/// Where the module's file may be found.
+/// Paths at which the module's file may be found, the surest first.
 fn candidates(mapping: &Mapping) -> Vec<String> {
     let path = mapping.path.strip_suffix(DELETED).unwrap_or(&mapping.path);
     let program = fs::read_link("/proc/self/exe").ok();

@@ -159,7 +159,8 @@ unsafe fn pass_on(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_voi
     }
 }
 
-/// Whether the handler has the stack that it needs: an alternate stack may be nearly full.
+/// Whether there is enough room on the stack for the handler. (The program's alternate signal stack may be nearly
+/// full.)
 ///
 /// # Safety
 ///

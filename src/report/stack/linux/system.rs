@@ -49,7 +49,8 @@ pub(super) fn send(tid: u32, signal: c_int, value: usize) -> Result<(), c_int> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error().raw_os_error().unwrap_or(0)) }
 }
 
-/// A number as wide as a register: `syscall` is variadic. These numbers are not negative.
+/// Makes a number as wide as a register. A narrower argument of the variadic `syscall` would leave half of the register
+/// undefined. The numbers here are never negative.
 fn wide(number: c_int) -> usize {
     usize::try_from(number).unwrap_or(0)
 }

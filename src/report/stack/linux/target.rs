@@ -30,8 +30,8 @@ impl Target {
         Self { tid, words: Words::of_frame(frame_word), task: Task::open(tid) }
     }
 
-    /// For a profile: opens the files of a thread, of which the visits and the stack inside them are to be copied.
-    /// `word`: the address of the thread's pointer to the record of its innermost visit.
+    /// For a profile: opens the files of a thread. A copy of this target has the thread's visits, and the stack inside
+    /// them. `word` is the address of the thread's pointer to the record of its innermost visit.
     #[cfg(feature = "profile")]
     pub(crate) fn with_visits(tid: u32, word: u64) -> Self {
         Self { tid, words: Words { frame: 0, visit: word }, task: Task::open(tid) }
@@ -52,7 +52,7 @@ pub(crate) enum Begun {
     Asked(Request),
 }
 
-/// Makes later looks cheap: they need not allocate.
+/// Does in advance what the first look would do, so that looks are cheap and need not allocate.
 pub(crate) fn prepare() {
     Memory::prepare();
     signal::install();

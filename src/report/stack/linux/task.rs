@@ -111,8 +111,8 @@ impl Task {
         Look::Running
     }
 
-    /// Copies the thread without stopping it. The copy is of one moment only if the thread [is still](Self::is_still)
-    /// as it was before the copy.
+    /// Copies the thread without stopping it. Ask [`is_still`](Self::is_still) afterwards: if the thread has run
+    /// meanwhile, the copy mixes several moments.
     pub(in crate::report::stack) fn copy(&self, copy: &mut Contents, words: Words) -> Result<Before, Look> {
         let ran = self.ran();
         copy.at = clock::real_now();

@@ -181,7 +181,8 @@ impl<M: ReadMemory> Unwinder<M> {
         if !found.truncated {
             return;
         }
-        // In the outer part no register is known. So look for a return address from which the stack can be unwound.
+        // The registers of the outer part are not known. So this tries the return addresses in the outer part, until
+        // the stack can be unwound from one of them.
         let candidates = part.clone().step_by(8).filter_map(|slot| {
             let pc = stack.word(slot)?;
             Some((slot, FrameAddress::from_return_address(pc)?))

@@ -38,8 +38,8 @@ fn by_signal(target: &Target, tid: u32) -> Copy {
     }
 }
 
-/// Compares two stacks of a blocked thread: copied from outside, and copied by the thread itself at a signal. If they
-/// differ, tries again: the thread may have been on its way into its call, or may have been interrupted in it.
+/// Compares two stacks of a blocked thread: one is copied from outside, the other by the thread itself in a signal
+/// handler. If they differ, tries again: perhaps the thread was not yet blocked, or the signal ended its system call.
 fn compare(tid: u32, name: &str, eyes: &mut Eyes) {
     let target = Target::new(tid, 0);
     let start = Instant::now();

@@ -24,7 +24,8 @@ const ALLOWED: [&str; 10] = [
     "syscall",
 ];
 
-/// Functions that panic where a check fails, and that clean up after a panic. The handler's checks do not fail.
+/// The search for calls stops at these functions. They panic, because a check has failed, or clean up after a panic.
+/// The handler's checks do not fail.
 const PANICS: [&str; 6] = [
     "_Unwind_Resume",
     "core::alloc::layout::",
@@ -139,7 +140,7 @@ impl Program {
                     }
                 }
             }
-            // Other addresses are in the middle of this function.
+            // An address without a name is a jump inside this function.
             open.extend(next.into_iter().filter(|to| self.names.contains_key(to) && seen.insert(*to)));
         }
         reached

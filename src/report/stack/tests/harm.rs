@@ -260,7 +260,7 @@ fn the_loaders_lock_holds_nobody_up() {
     runner.stop();
 }
 
-/// Threads that make processes, which share their memory for a while, are looked at.
+/// Looks at threads that start processes. Until it executes its program, a new process shares the memory of this one.
 #[test]
 fn processes_that_are_made_meanwhile_come_to_no_harm() {
     let children = Arc::new(AtomicU64::new(0));

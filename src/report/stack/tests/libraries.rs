@@ -72,7 +72,7 @@ fn own(stack: &Stack) -> Vec<String> {
             assert!(file.ends_with("names.rs"), "{frame:?}");
         }
         let line = frame.line.map(|line| format!(":{line}")).unwrap_or_default();
-        // The number of a function without a name depends on the compiler.
+        // Cuts off the number of a function without a name, because it depends on the compiler.
         let function = frame.function.split_once("!fn_").map(|(library, _)| format!("{library}!fn"));
         let function = function.as_deref().unwrap_or(&frame.function);
         format!("{function}{line}{}", if frame.inlined { " +" } else { "" })
@@ -99,7 +99,7 @@ fn names_are_as_good_as_the_build() {
         ("names_lto", &["-Cdebuginfo=1", "-Clto=fat", "-Cpanic=abort"], full),
         ("names_lines", &["-Cdebuginfo=line-tables-only"], lines),
         ("names_debug_0", &["-Cdebuginfo=0"], &["names::sleeps", "enter"]),
-        // The first one is std's.
+        // The innermost frame is a function of std.
         (
             "names_stripped",
             &["-Cdebuginfo=0", "-Cstrip=symbols"],

@@ -49,7 +49,7 @@ impl Thread {
         Target::new(self.tid, self.frame_word)
     }
 
-    /// Looks until the thread is blocked, and in this function.
+    /// Waits until the thread is blocked in `function`.
     fn until_in(&self, function: &str) {
         let target = self.target();
         let mut eyes = Eyes::new();

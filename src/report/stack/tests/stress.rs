@@ -68,7 +68,8 @@ fn stress(time: Duration) {
     println!("{looks} looks in {:?}", start.elapsed());
     println!("looks, stacks, to the root, exact; of malloc, panic, dlopen, Backtrace, threads: {counts:?}");
     runners.into_iter().for_each(Runner::stop);
-    // A library may be gone before its tables are read.
+    // The least percentages. The third thread loads and unloads a library, which may be gone before its tables are
+    // read.
     let least_rooted = [99, 95, 99, 99, 99];
     let least_exact = [99, 95, 0, 99, 99];
     for (which, [looks, stacks, rooted, exact]) in counts.into_iter().enumerate() {
