@@ -103,8 +103,7 @@ pub struct Interruptible<F: Future> {
     /// While `done` waits for the hook, the scopes around must not drop this future at their deadlines, because a value
     /// that is ready wins.
     announced: Option<Announced>,
-    // Declared before the guard, so that the future is dropped while its hook can still fire. The blocking `interruptible` has
-    // the same order: the call ends before its hook does.
+    // `future` is declared before `guard`, so it is dropped first: its hook can still fire during the drop.
     #[pin]
     future: Phase<F>,
     guard: Guard,

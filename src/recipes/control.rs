@@ -210,7 +210,7 @@ fn left(end: Instant) -> Result<Duration, AnyError> {
     }
 }
 
-/// Whether an idle connection is still open. If it is, there is nothing to read, not even an end of file.
+/// Whether an idle connection is still open. Then there is nothing to read, so a read would block.
 pub fn is_open(socket: &TcpStream) -> bool {
     let look = || {
         socket.set_nonblocking(true)?;

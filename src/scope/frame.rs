@@ -218,9 +218,8 @@ pub(crate) fn run(
 
 #[inline(always)]
 fn catch(scope: &Scope, body: impl FnOnce(&Scope)) -> thread::Result<()> {
-    // Unwind safe: a panic is caught only in order to leave the scope, and then goes on, as it would without this
-    // scope. Only an unwinding that `checkpoint_or_unwind` began ends at a scope, and the caller of that function has
-    // chosen this.
+    // Unwind safe: a panic is caught only to leave the scope, and then goes on. The only exception is an unwinding that
+    // `checkpoint_or_unwind` began: it ends at a scope, as the caller of that function wants.
     catch_unwind(AssertUnwindSafe(|| body(scope)))
 }
 
@@ -337,7 +336,6 @@ impl Scope {
         self.id.get()
     }
 
-    /// Whether this scope is the innermost of its thread.
     #[inline]
     pub(crate) fn is_innermost(&self, thread: &Thread) -> bool {
         ptr::eq(thread.frame.get(), ptr::from_ref(self).cast())

@@ -113,8 +113,8 @@ impl SuspendedScope {
         scope
     }
 
-    /// Ends the scope now, as if it had been entered with the limit `asked` and that limit had just passed. A scope
-    /// that is over already stays as it is, with its grace.
+    /// Ends the scope at `now`, as if its limit were `asked` and had just passed. Does nothing if the scope is over
+    /// already.
     #[cfg(any(feature = "stream", feature = "tokio"))]
     pub(crate) fn expire(&mut self, asked: u64, now: u64) {
         if self.own() <= now || self.node().is_some_and(|node| node.is_over()) {
@@ -266,11 +266,11 @@ impl SuspendedScope {
         result.map_err(|payload| self.caught(frame, payload))
     }
 
-    /// The error of an unwinding that ends at this scope; any other panic goes on.
+    /// The error of an unwinding that ends at this scope. Resumes any other panic.
     #[cold]
     fn caught(&mut self, frame: &Scope, payload: Box<dyn Any + Send>) -> TimeoutError {
         if !is_meant_for(frame, &*payload) {
-            // The future has panicked, so it is not polled again, only dropped.
+            // The future itself has panicked, so it is not polled again, only dropped.
             self.give_up();
         }
         caught(frame, payload)
@@ -383,7 +383,7 @@ impl ColdState {
         Ok(spec)
     }
 
-    /// The node of the scope around this one in this poll, if that outer scope has another clock.
+    /// The node of the scope around this poll, if that scope has another clock than this one.
     fn outer_of_another_clock(&self, thread: &Thread) -> Option<Arc<Node>> {
         let crosses = self.crosses_clocks(thread);
         innermost(thread, |scope| scope.filter(|_| crosses).map(|scope| Arc::clone(scope.node())))
@@ -399,7 +399,8 @@ impl ColdState {
         refused.into_error(thread, extras, around.map_or(Parent::Thread, Parent::Node))
     }
 
-    /// Completes the frame with the kept node and identity. Returns the earliest deadline visible in the scope.
+    /// Makes the frame for another poll, with the node and the identity that the scope has kept. Returns the earliest
+    /// deadline that applies in the scope.
     #[cold]
     fn resume(
         &mut self,

@@ -13,7 +13,7 @@ use crate::time::{Kind as LimitKind, Limit, NEVER};
 pub(crate) struct WaitLimit {
     spec: ScopeSpec,
     end: Termination,
-    /// The spending of a quota. Its drop ends the spending when the wait is over.
+    /// Set if the limit is a quota: the wait spends the quota until this is dropped.
     _spending: Option<Spending>,
 }
 

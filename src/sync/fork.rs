@@ -31,8 +31,8 @@ pub(crate) fn generation() -> u32 {
 
 /// A handler that runs in each forked child before the fork returns there. It is a static of the module that needs it.
 ///
-/// Installing a handler never waits for another thread, since that thread may be lost in a fork. So two threads may
-/// install the same handler, and a child may then call it twice: the second call must do no harm.
+/// `install` waits for no other thread, because that thread could be lost in a fork. So two threads may install the
+/// same handler at once. Then a child calls the handler twice, so a second call must do no harm.
 #[cfg(not(timebox_loom))]
 pub(crate) struct InChild {
     installed: AtomicBool,

@@ -4,8 +4,6 @@
 //! on the stack during one poll. A clone of the traced waker is a clone of the task's own waker. So nothing of this
 //! module is left when the poll ends:
 //!
-//! 1. A [`Traced`] is borrowed by the traced waker, which [`with_traced`] never gives away: `f` gets a `Context` with a
-//!    lifetime of its own, so it cannot keep the `&Waker` in there, and has no `&mut Waker` to swap it out.
 //! 2. `clone` returns data and table of the task's own waker, never the data of a `Traced`.
 
 use std::hint::black_box;
@@ -103,7 +101,7 @@ mod tests {
         }
     }
 
-    /// A waker, the count of its wakes, and a count of clones.
+    /// A waker, the count of its wakes, and a counter for its clones.
     fn counted() -> (Waker, Arc<Wakes>, AtomicUsize) {
         let woken = Arc::new(Wakes::default());
         (Waker::from(Arc::clone(&woken)), woken, AtomicUsize::new(0))
@@ -212,7 +210,7 @@ mod tests {
             },
             |cx| {
                 let part = || {
-                    // SAFETY: the waker that is copied outlives the copy, and its drop does nothing.
+                    // SAFETY: the waker in `cx` outlives the copy. The drop of a traced waker does nothing.
                     unsafe { Waker::new(cx.waker().data(), cx.waker().vtable()) }
                 };
                 part().wake();

@@ -30,7 +30,7 @@ pub(super) enum Where {
 /// Counts the interruption points of a body, and injects an expiry.
 pub(super) struct Injector {
     place: Where,
-    /// The identity of the scope around the body; 0 until that scope is open.
+    /// The identity of the scope that `inject` opens around the body; 0 before that.
     own: AtomicU64,
     seen: Mutex<Vec<Place>>,
 }

@@ -158,8 +158,8 @@ impl Timers {
 }
 
 impl Timers {
-    /// The index of each record that the nursery lists now. If the owner empties the nursery meanwhile, there may be
-    /// the index of a record that has moved to the heap, or of a record that was listed later.
+    /// The indices of the records in the nursery. If the owner empties the nursery meanwhile, some of these records are
+    /// in the heap by then, or were listed only later.
     fn in_nursery(&self) -> impl Iterator<Item = u32> {
         // Acquire, twice: pairs with the Releases in `list`.
         let listed = self.listed.load(Ordering::Acquire) as usize;
@@ -212,8 +212,8 @@ impl Timers {
         self.lower(earliest);
     }
 
-    /// Takes out wakers that are due, with their deadlines, in the order of the deadlines. The flag is `true` if no
-    /// other timer is due.
+    /// Takes the wakers of a batch of due timers, with the deadlines, and sorts them by deadline. The flag is `true` if
+    /// no due timer is left; `false` if there may be more.
     pub(crate) fn take_due(&self, now: u64) -> (Vec<(u64, Waker)>, bool) {
         let mut due = Vec::new();
         let mut take = |index: u32, ticket: Ticket| {
@@ -278,7 +278,6 @@ impl Timer {
         self.group.is_lost()
     }
 
-    /// A timer on a mock clock, by the number of the clock and the number of the timer.
     #[cfg(feature = "testing")]
     pub(crate) fn on_mock(clock: u32, number: u32) -> Self {
         Self { group: Group::of_mocks(), place: u64::from(clock) << 32 | u64::from(number) }

@@ -163,7 +163,7 @@ impl RequestScope {
         polled.map(|result| result?)
     }
 
-    /// Runs a block in the scope. Use this for what is no poll, such as the drop of the rest after its end.
+    /// Runs a block in the scope. Use this for everything but polls, such as the drop of a future that is done.
     ///
     /// # Errors
     ///
@@ -176,7 +176,7 @@ impl RequestScope {
     /// [`CLIENT_GONE`], so that tasks and threads that entered the scope by a handle stop. If a poll has panicked, the
     /// scope is not cancelled.
     pub fn abandon(&mut self, drop: impl FnOnce()) {
-        // The drop after a panic is no sign that the client went away.
+        // If a poll has panicked, the drop does not mean that the client has gone away.
         let reason = (!self.polling).then_some(self.reason);
         self.end(reason, drop);
     }

@@ -110,7 +110,6 @@ impl Code {
         number as usize
     }
 
-    /// The names of the groups, with their numbers.
     pub(super) fn names(&self) -> Vec<(String, usize)> {
         let (count, size) = (self.info(PCRE2_INFO_NAMECOUNT), self.info(PCRE2_INFO_NAMEENTRYSIZE));
         let mut table: *const u8 = ptr::null();

@@ -15,7 +15,7 @@ pub(super) struct Call<'a> {
     pub(super) around: Option<Around<'a>>,
 }
 
-/// What can be looked at while a thread is in a call.
+/// The thread that is in the call, and the memory to which the call's arguments point.
 #[derive(Clone, Copy)]
 pub(super) struct Around<'a> {
     pub(super) tid: u32,

@@ -52,8 +52,8 @@ struct Merged {
     positions: HashMap<Key, usize>,
 }
 
-/// What tells stacks apart: `by_handle`, what the code was doing, the functions, and the line in which the code waits,
-/// if it waits.
+/// Stacks with the same key are merged. The parts are: `by_handle`, what the code was doing, the functions, and the
+/// line if the code waits.
 type Key = (bool, Doing, Vec<String>, Option<u32>);
 
 impl Merged {

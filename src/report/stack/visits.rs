@@ -3,7 +3,7 @@
 use crate::scope::ReadMemory;
 use crate::thread::visit::{VisitCopy, WORDS};
 
-/// How many visits of a thread are read: profiles within profiles.
+/// How many visits of a thread are read. A thread makes several at once if profiles are nested.
 const MOST: usize = 8;
 
 /// The visits of a thread, innermost first.

@@ -38,7 +38,7 @@ impl Scope {
         }
     }
 
-    /// The node of the handle with which this scope was entered. `None` if it was entered without a handle.
+    /// The node of the handle with which this scope was entered; `None` without a handle.
     pub(super) fn entered_from(&self) -> Option<Arc<Node>> {
         if self.kind.is_entered() { self.node.get()?.parent() } else { None }
     }
@@ -102,7 +102,7 @@ impl Scope {
         error
     }
 
-    /// Keeps an error for the `run_or_else` of the scope that the error names.
+    /// Stores the error in the scope that it names. That scope's `run_or_else` needs it.
     fn mark_raised(&self, error: &TimeoutError) {
         let named = self.visible().find(|scope| scope.id.get() == error.scope().get());
         if let Some(extras) = named.and_then(Scope::extras) {
@@ -176,8 +176,8 @@ impl Scope {
             polled |= scope.kind.is_polled();
             let is_over = scope.id.get() == over;
             if scope.kind.is_shield() {
-                // A shield returns the output of its closure, so it cannot return this error: a scope around the shield
-                // must return it.
+                // An unwinding cannot stop at a shield, because a shield returns no errors. If the shield is over, the
+                // next scope outwards stops the unwinding.
                 over_is_shield |= is_over;
                 continue;
             }

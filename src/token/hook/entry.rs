@@ -134,8 +134,8 @@ impl Entry {
             }
             Call::Rejected => {
                 wake(self.callback.hold_back(false, || self.ended()));
-                // A hook that fires once may have fired for another entry. Then this entry does not run the hook. A run
-                // would have started the escalation, so start it here.
+                // Another entry may have run a hook that fires once, so this entry may not run it. A run would have
+                // started this entry's escalation, so the escalation is started here.
                 if self.is_once() && self.callback.fires() > 0 {
                     self.escalate_later();
                 }
@@ -212,7 +212,6 @@ impl Entry {
         }
     }
 
-    /// Whether the hook was revoked.
     pub(crate) fn is_revoked(&self) -> bool {
         self.callback.is_revoked()
     }
@@ -239,8 +238,8 @@ impl Entry {
     }
 
     /// Called when the future of this entry ends. Pending until this entry has run, and while the hook is running. If
-    /// the hook `ends` with the future, the entry then begins no other run. `waiter` identifies the waiting future: a
-    /// new waker of the same waiter replaces the earlier waker ([`Callback::poll_idle`]).
+    /// the hook `ends` with the future, this entry begins no run after that. `waiter` is a number of the waiting
+    /// future. A new waker with the same number replaces the earlier one ([`Callback::poll_idle`]).
     pub(crate) fn poll_first_run(&self, waiter: usize, waker: &Waker, ends: bool) -> Poll<()> {
         let is_to_come = || {
             let ended = self.has_ended();
@@ -275,7 +274,7 @@ impl Entry {
         }
     }
 
-    /// Whether this entry has run, or never will.
+    /// Whether this entry has run, was refused a run, or is retired. Then nobody waits for its first run.
     pub(crate) fn has_ended(&self) -> bool {
         // Relaxed: ordered by the callback's lock. A caller without that lock asks again.
         self.ended.load(Ordering::Relaxed) || self.is_retired()

@@ -16,8 +16,7 @@ impl Node {
         }
         self.set_waypoint();
         self.update();
-        // Invariant 3: `other` may have propagated to its children before it listed this node. So the flag of `other` is read
-        // again now.
+        // Invariant 3: `other` may have propagated its end before it listed this node. So its flag is read again.
         if other.is_over() {
             self.end_by(self.end_through_link(other, other.origin().as_ref()), true);
             self.propagate_and_deliver(None);

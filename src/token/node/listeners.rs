@@ -40,15 +40,15 @@ impl Node {
         self.register(false, |state| state.list_hook(entry, owner))
     }
 
-    /// Registers a hook although the node is over, so that the hook ends with the scope. The node does not fire the
-    /// hook: the caller does. `None` if a fork has lost the lock.
+    /// Registers a hook with a node that is over, so that the hook ends with the scope. The caller fires the hook.
+    /// `None` if the node's lock was lost in a fork.
     pub(crate) fn add_fired_hook(self: &Arc<Self>, entry: &Arc<Entry>, owner: HookOwner) -> Option<usize> {
         self.register(true, |state| state.list_hook(entry, owner))
     }
 
     pub(crate) fn remove_hook(&self, key: usize, entry: &Arc<Entry>) {
         let Some(mut state) = self.state.lock() else { return };
-        // The scope may have ended the hook and removed it. Then another hook may have the key.
+        // The scope may have removed the hook already. Then `key` may be that of another hook.
         if state.hooks.get(key).is_some_and(|hook| Arc::ptr_eq(&hook.entry, entry)) {
             let hook = state.hooks.remove(key);
             drop(state);

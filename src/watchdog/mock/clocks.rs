@@ -81,9 +81,9 @@ pub(super) fn set_off_under(clock: &Mock) -> Option<Arc<WaitGroup>> {
     Some(Arc::clone(&clocks().lock()?.get(&clock.id)?.set_off))
 }
 
-/// Makes the waker tracked. If this thread runs tracked work, the waker is part of that work, and whoever waits for the work waits
-/// for the waker too. Otherwise, if this thread is under a mock clock, the thread that moves the clock next waits for the waker.
-/// In all other cases the waker stays as it is.
+/// Wraps the waker, so that a move of a mock clock waits until the waker has run. If this thread runs tracked work, the
+/// waker counts as part of that work. Otherwise, if this thread is under a mock clock, the next move of that clock
+/// waits for the waker. If neither holds, returns the waker as it is.
 pub(in crate::watchdog) fn tracked(waker: Waker) -> Waker {
     match tracking().or_else(|| TestEnv::current().mock().and_then(|mock| set_off_under(mock))) {
         Some(group) => Arc::new(Tracked::new(waker, &group)).into(),

@@ -61,7 +61,7 @@ pub(crate) fn is_blocked(other: &mut impl ConnectionLike, id: i64) -> bool {
     client.contains(" flags=b ")
 }
 
-/// Pops an element that `other` pushes once the pop is blocked. `true` if an unblock ended the pop instead.
+/// Whether a late unblock ends the next pop. If none does, the pop gets an element that `other` pushes after a while.
 fn is_next_pop_hit(
     connection: &mut recipe::Connection,
     id: i64,

@@ -1,4 +1,4 @@
-//! Unwinds a thread whose own panic is just resuming it in another frame.
+//! Finds the frame in which a panicking thread goes on, while the unwinder is about to jump to that frame.
 //!
 //! The last function of libgcc's unwinder has saved registers for its caller. The function overwrites them with the
 //! registers of the frame in which the thread goes on, and then leaves. In between, the unwind table of the function is
@@ -39,9 +39,10 @@ pub(super) fn jumps_to_handlers(image: &Image, pc: u64) -> bool {
     saves_both().unwrap_or(false)
 }
 
-/// The frame in which the thread goes on. `function` [jumps to handlers](jumps_to_handlers). `pc` and `registers` are
-/// what its unwind table gives for its caller. `None` if `pc` follows a call of `function`: then the table is still
-/// right about the return address. `None` too if the frame is not found.
+/// The registers of the frame in which the thread goes on; `None` if it is not found. `function` [jumps to
+/// handlers](jumps_to_handlers). `pc` and `registers` are those of its caller, by the unwind table of `function`. If
+/// the instruction before `pc` calls `function`, the table is still right about the return address: then the result is
+/// `None`.
 pub(super) fn destination(
     memory: &impl ReadMemory,
     stack: &StackCopy,

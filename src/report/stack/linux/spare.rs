@@ -21,7 +21,7 @@ pub(super) fn prepare() {
     made.for_each(|contents| drop(Copy::from_contents(contents)));
 }
 
-/// A copy of a thread. Its memory is used again once it is dropped.
+/// A copy of a thread. The drop keeps the memory in `SPARE` for a later copy.
 #[derive(Debug)]
 pub(crate) struct Copy(ManuallyDrop<Box<Contents>>);
 
@@ -47,7 +47,7 @@ impl Copy {
         Self(ManuallyDrop::new(contents))
     }
 
-    /// The contents, for whoever gives them back by [`Copy::from_contents`].
+    /// The contents. Give them back by [`Copy::from_contents`].
     pub(super) fn into_contents(self) -> Box<Contents> {
         let mut copy = ManuallyDrop::new(self);
         // SAFETY: `copy` is not used again and not dropped, so the box is taken one time.

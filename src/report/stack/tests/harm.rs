@@ -199,7 +199,6 @@ fn a_forked_child_looks_at_its_own_threads() {
         let target = runner.thread.target();
         let mut eyes = Eyes::new();
         let _ = eyes.look(&target);
-        // A request that is open at the fork.
         let Begun::Asked(open) = begin(&target) else { panic!("not asked") };
         // SAFETY: the child runs this crate, and ends by `_exit`.
         let child = unsafe { libc::fork() };
