@@ -224,7 +224,7 @@ mod on {
         CURRENT.try_with(|current| current.borrow().clone()).unwrap_or_default()
     }
 
-    /// A thread's stay in an environment. The drop puts the thread back in the environment `before`.
+    /// A guard: while it exists, the thread is in an environment. The drop puts the thread back into `before`.
     #[must_use]
     pub(crate) struct Entered {
         before: TestEnv,

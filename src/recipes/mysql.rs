@@ -90,8 +90,8 @@ pub fn guarded<T: 'static>(
     Ok(interruptible(control.hook(session), statement)??)
 }
 
-/// Like [`guarded`], for a statement that may return a value even though it was killed: once the hook has fired, such a value
-/// counts as an error too.
+/// Like [`guarded`], for a statement that may return a value although it was killed. If the hook has fired, a value
+/// counts as an error.
 pub fn guarded_strictly<T: 'static>(
     control: &Arc<Control>,
     session: &Session,

@@ -32,7 +32,7 @@ pub fn withhold_ping_when_stuck(policy: Policy, after: Duration) -> io::Result<P
     };
     thread::Builder::new().name("systemd-ping".into()).spawn(ping)?;
     Ok(policy.on_stuck(after, move |dump| {
-        // Written before the pings stop: systemd ends the process when `patience` has passed since the last ping.
+        // The dump is written before the pings stop, because systemd ends the process `patience` after the last ping.
         write_out(dump);
         is_stuck.store(true, Ordering::Relaxed);
         let _ = sd_notify::notify(&[NotifyState::Status("stuck: see the dump in the journal")]);

@@ -3,7 +3,7 @@ use std::time::Duration;
 use super::contents::{Activity, Frame, Kind, Polls, Report, Stack};
 use crate::error::{Fields, ScopeId, ScopeInfo};
 
-/// The report's text. The place of the example's scope is replaced by a fixed one, because the place differs.
+/// The report's text. A fixed place replaces that of the example's scope, which is a line of this file.
 fn shown(report: &Report) -> String {
     let here = report.scope.location().to_string();
     report.to_string().replace(&here, "src/main.rs:30:9")

@@ -431,7 +431,6 @@ impl Scope {
         }
     }
 
-    /// Restores the thread after a return or a panic.
     #[cfg_attr(not(debug_assertions), inline(always))]
     fn leave_after(&mut self, thread: &Thread, returned: bool) {
         if returned {

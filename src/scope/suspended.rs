@@ -46,8 +46,8 @@ struct ColdState {
     /// The test environment whose clock the scope follows: the environment in which the future was made. A future that was
     /// made outside every test environment follows the environment in which it is first polled.
     env: TestEnv,
-    /// The limit with which the scope is entered, not used after that. (Without a `ColdState`, the limit is a plain
-    /// duration, in `SuspendedScope::asked`.)
+    /// The limit with which the scope is entered. Not used after the entry. (A scope without a `ColdState` has a plain
+    /// duration as its limit: `SuspendedScope::asked`.)
     limit: Limit,
     extras: Option<Extras>,
     /// The specification, once the scope is entered.
@@ -217,7 +217,8 @@ impl SuspendedScope {
         Scope::new(self.spec(), thread)
     }
 
-    /// Completes the [`frame`](Self::frame) for a poll or a drop of the future, and enters it.
+    /// Enters the [`frame`](Self::frame) for a poll or a drop of the future. First puts into the frame what the scope
+    /// keeps between polls.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn resume(
         &mut self,

@@ -120,9 +120,8 @@ fn leave(entered: &mut Option<Entered>) {
     entered.take();
     Thread::with(|thread| {
         set(thread);
-        // From here on, the clock outside the environment counts again. A scope inside the environment may have used
-        // that clock too, and may have left another deadline for this thread with the watchdog. So the deadline of this
-        // thread is armed again.
+        // From here on, the clock of the outer environment counts. A scope in the inner environment may have used the
+        // same clock, and have armed another deadline for this thread. So this thread's deadline is armed again.
         thread.restore(thread.deadline.get());
     });
 }

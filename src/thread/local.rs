@@ -272,8 +272,8 @@ impl Thread {
         }
     }
 
-    /// [`arm`](Self::arm) and [`arm_look`](Self::arm_look) in one. The look must not be after the deadline, since the
-    /// watchdog is woken only for the look.
+    /// [`arm`](Self::arm) and [`arm_look`](Self::arm_look) in one. Wakes the watchdog only for the look, so the look
+    /// must not be after the deadline.
     #[cfg(feature = "report")]
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn arm_with_look(&self, deadline: u64, look: u64) {

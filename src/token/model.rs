@@ -358,8 +358,8 @@ impl Task {
     }
 }
 
-/// The scope of a future is cancelled, and the future's task awaits the hook of a future beneath. Once `poll_hooks` is ready,
-/// the hook has run, and does not run again.
+/// The scope of a future is cancelled. The future's task awaits the hook of an inner future. Once `poll_hooks` is
+/// ready, the hook has run, and does not run again.
 fn await_hooks_in_a_task() {
     let (runs, ended) = (Arc::new(AtomicUsize::new(0)), Forbidden::new());
     // Uses the timers before other threads exist, because loom does not see what orders the first use.

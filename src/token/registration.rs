@@ -52,8 +52,8 @@ impl Drop for Registration {
     fn drop(&mut self) {
         let Some(entry) = self.hook.take() else { return };
         entry.revoke(Ending::Registration);
-        // If the registration is dropped inside its own hook, the hook of a scope stays listed. So the exit of the scope, or a
-        // shield, waits for the run.
+        // If the registration is dropped inside its own hook, the hook still runs. A hook of a scope then stays listed,
+        // so that the exit of the scope, or a shield, waits for the run.
         if (self.owner == HookOwner::Token || !entry.is_running())
             && let Some(key) = self.key
             && let Some(node) = self.token.take().or_else(|| self.node.upgrade())

@@ -21,7 +21,7 @@ impl Watchdog {
         // Relaxed, here and below: a scope that is entered at this moment may follow either the old or the new policy.
         self.reports.warn_after.store(warn_after.min(NO_WARNING), Ordering::Relaxed);
         self.settings().set_watched(true);
-        // Scopes that were entered earlier have armed no look, so the observer must look for these scopes.
+        // A scope that was entered earlier has armed no look. So the observer is called, to look for such scopes.
         self.call_observer();
     }
 

@@ -209,8 +209,8 @@ impl Watchdog {
         Some(looked_at)
     }
 
-    /// Wakes the wakers in the inbox, and the wakers that are posted meanwhile, up to a bound. Takes the wakers out one by one:
-    /// if one call does not return, the deputy finds the other wakers in the inbox. `None` if the deputy has taken over.
+    /// Wakes the wakers in the inbox, at most `CALLS_PER_TURN` of them. Takes them out one by one: if a call does not
+    /// return, the deputy finds the other wakers in the inbox. `None` if the deputy has taken over.
     fn call_posted(&'static self) -> Option<()> {
         let inbox = &self.state().inbox;
         for _ in 0..CALLS_PER_TURN {

@@ -388,7 +388,7 @@ mod tests {
                 3 if !model.is_empty() => {
                     let nth = (random() % model.len() as u64) as usize;
                     let (&key, &timer) = model.iter().nth(nth).unwrap();
-                    // With `Some`, taken back as by the timers' own thread; with `None`, as by another thread.
+                    // `Some`: the timers' own thread takes the timer back. `None`: another thread does.
                     let own = random().is_multiple_of(2).then_some(timers);
                     assert_eq!(number_of(timer.take(own).unwrap()), key.1);
                     assert!(timer.take(own).is_none(), "a timer is good once");
@@ -420,7 +420,7 @@ mod tests {
         let timers = leaked();
         for round in 0..if cfg!(miri) { 5 } else { 3000 } {
             let armed: Vec<Timer> = (0..64).map(|n| put(timers, n, Waker::noop().clone())).collect();
-            // With `Some`, taken back as by the timers' own thread; with `None`, as by another thread.
+            // `Some`: the timers' own thread takes the timer back. `None`: another thread does.
             let own = (round % 2 == 0).then_some(timers);
             armed.into_iter().for_each(|timer| drop(timer.take(own)));
         }

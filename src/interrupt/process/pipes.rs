@@ -67,7 +67,6 @@ impl Output {
         self.pipe.is_none()
     }
 
-    /// Whether the command has written so much that it must be stopped.
     pub(super) fn is_too_much(&self) -> bool {
         self.cap.stops && self.overflowed
     }

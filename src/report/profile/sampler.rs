@@ -131,7 +131,7 @@ impl Running {
 }
 
 impl Periods {
-    /// When the first period without a sample begins.
+    /// When the first period begins that has no sample yet.
     fn start(&self) -> u64 {
         self.began + self.done * self.length
     }

@@ -21,7 +21,7 @@ const BEYOND: u64 = 16 << 10;
 /// How many bytes below the stack pointer a function may use, on `x86_64`.
 const RED_ZONE: u64 = 128;
 
-/// Where a thread says what it does: the addresses of words. 0 for what is not to be read.
+/// The addresses of words in which a thread says what it does. 0 for a word that is not to be read.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Words {
     /// The address of the word that points to the thread's innermost `Scope`.

@@ -79,7 +79,8 @@ impl Node {
         self.flags.is_waypoint.store(true, Ordering::Relaxed);
     }
 
-    /// The nearest waypoint, from this node outwards: a node that may move, or that has links of its own.
+    /// The first waypoint among this node and its ancestors. A waypoint is a node that may move, or that has links of
+    /// its own.
     #[inline]
     pub(super) fn nearest_waypoint(self: &Arc<Self>) -> Option<Arc<Node>> {
         let is_waypoint = self.flags.is_waypoint.load(Ordering::Relaxed);

@@ -252,7 +252,7 @@ mod tests {
         await_hooks(&future);
         let before = runs.load(SeqCst);
         assert!(before > 0 && !entry.is_running());
-        // Gives the hook and the watchdog time to run.
+        // Waits 5 ms. A hook that has not ended would run again in this time.
         let (waker, woken) = task();
         crate::thread::schedule(clock::now() + 5_000_000, waker);
         woken.recv_timeout(HANG).unwrap();
@@ -306,7 +306,7 @@ mod tests {
         }
     }
 
-    /// The task is polled inside of `wake`, on the watchdog or on a thread that has run a hook.
+    /// The task's waker polls the task itself. So the poll is on the watchdog, or on a thread that has run a hook.
     #[test]
     fn a_task_that_is_polled_where_it_is_woken_awaits_hooks_too() {
         struct Inline {

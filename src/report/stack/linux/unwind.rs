@@ -264,8 +264,8 @@ impl<M: ReadMemory> Unwinder<M> {
                         is_steady = true;
                         continue;
                     }
-                    // Such a function is the innermost one, or has called the innermost one, which writes the
-                    // registers.
+                    // A function that jumps to handlers writes the registers itself, or calls a function that does. So
+                    // it is one of the two innermost functions.
                     Ok(Some(address))
                         if found.frames.len() <= 2 && landing::jumps_to_handlers(&module.image, pc) =>
                     {

@@ -161,7 +161,7 @@ fn the_handler_calls_nothing_but_a_few_system_calls() {
     // Leaves out the linker's stubs. A stub calls the loader only for a function whose address is not known yet. A Rust
     // program looks up all addresses at its start.
     reached.retain(|(_, from)| !from.contains("@plt-"));
-    // A signal that this crate has not sent is passed on, by a pointer, to the program's own handler.
+    // If this crate has not sent the signal, `pass_on` calls the program's own handler by a pointer. That is allowed.
     let is_passed_on = |from: &str| from.contains("signal::pass_on") || is_handler(from);
     reached.retain(|(to, from)| !(to == "a pointer" && is_passed_on(from)));
     reached.retain(|(to, _)| !ALLOWED.contains(&to.as_str()));

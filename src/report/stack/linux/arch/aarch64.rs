@@ -98,7 +98,6 @@ pub(in super::super) fn is_after_call(memory: &impl ReadMemory, address: u64) ->
     code & 0xfc00_0000 == 0x9400_0000 || code & 0xfeff_f000 == 0xd63f_0000
 }
 
-/// A frame that was found on the stack.
 pub(in super::super) struct Found {
     pub(in super::super) registers: UnwindRegsNative,
     pub(in super::super) pc: u64,
