@@ -145,7 +145,7 @@ impl TaskWakeup {
         *patience
     }
 
-    /// Whether an earlier poll found the scope over. Ask before [`wake_by`](Self::wake_by), which forgets it.
+    /// Whether an earlier poll found the scope over. Call this before [`wake_by`](Self::wake_by), which resets it.
     pub(super) fn was_over(&self) -> bool {
         self.cold.as_ref().is_some_and(|cold| cold.over)
     }

@@ -10,7 +10,7 @@ use timebox::{Hook, checkpoint, interruptible};
 
 use super::control::{self, AnyError, BOUND, Doubt, Failure, is_open, two_steps};
 
-/// What names a connection at its server. Ask once, after connecting.
+/// Identifies a connection at its server. The server is asked once, after connecting.
 #[derive(Clone)]
 pub struct Session {
     pub id: i64,

@@ -97,7 +97,7 @@ impl Display for Place<'_> {
             (Some(file), None, _) => write!(f, "{}", OneLine(short(file))),
             (None, _, Some(module)) => {
                 let place = format!("{module}+{:#x}", self.0.offset);
-                // A function without a name is shown as its place, which need not be shown twice.
+                // A function without a name is shown as its place. Then the place is not shown again.
                 if self.0.function == place { Ok(()) } else { write!(f, "{}", OneLine(&place)) }
             }
             _ => Ok(()),

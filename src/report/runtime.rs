@@ -138,7 +138,7 @@ struct Worker {
     busy: Duration,
     /// Since when it stands still.
     since: u64,
-    /// Whether the times of the threads have been read since the worker stands still.
+    /// Whether the worker has stood still for half of the duration, so that the times of the threads were read.
     is_suspect: bool,
     /// When to search for the worker's thread. [`u64::MAX`] if the thread has been found.
     search_at: u64,
@@ -369,7 +369,8 @@ enum Was {
     Starved,
 }
 
-/// Where the functions of the poll end in the stack of a worker. `None` if the thread is no worker, or is not inside a poll.
+/// How many of the innermost frames belong to the poll that the worker makes. `None` if the thread is no worker, or
+/// makes no poll.
 fn end_of_poll(stack: &Stack, has_one_thread: bool) -> Option<usize> {
     let scheduler = if has_one_thread { "scheduler::current_thread::" } else { "scheduler::multi_thread::" };
     let of_tokio = |function: &str| crate_of(function) == Some("tokio");

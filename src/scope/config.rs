@@ -108,7 +108,6 @@ impl Default for Readable {
 }
 
 impl Extras {
-    /// The state of a new run with this configuration and limit.
     pub(crate) fn new(limit: &Limit, options: Options) -> Self {
         let duration = if let Kind::After(duration) = limit.kind() {
             OnceLock::from(*duration)

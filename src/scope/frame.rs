@@ -440,7 +440,6 @@ impl Scope {
         }
     }
 
-    /// Restores the thread to its state outside the scope.
     #[cfg_attr(not(debug_assertions), inline(always))]
     fn leave(&mut self, thread: &Thread) {
         if !self.is_innermost(thread) {

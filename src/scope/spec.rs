@@ -82,7 +82,7 @@ impl Kind {
 pub(crate) enum Parent<'a> {
     /// In the frames on this thread's stack.
     Thread,
-    /// Through the node of the handle that this thread has entered.
+    /// Through this node. It is the node of an entered handle, or that of an outer scope on another clock.
     Node(&'a Arc<Node>),
 }
 

@@ -247,7 +247,7 @@ impl SuspendedScope {
         frame.enter(thread, effective, extras, has_timer)
     }
 
-    /// Keeps the node and the identity that the scope has acquired in this poll.
+    /// Called after a poll. Keeps the node and the identity that the scope has got in the poll.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn suspend<R>(
         &mut self,

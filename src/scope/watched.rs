@@ -10,7 +10,7 @@ use super::spec::{Kind, ScopeSpec};
 use crate::thread::Thread;
 use crate::time::{Limit, NEVER, clock};
 
-/// What reports say about a watched block or poll, and after how long.
+/// The label of a watched block or future, and the time after which it is reported (both in `extras`).
 #[derive(Debug)]
 pub(crate) struct Watched {
     extras: Extras,

@@ -44,7 +44,7 @@ impl Alarm {
         self.futex.sleep(&self.word, key.0, until);
     }
 
-    /// Wakes the alarm's thread. Returns `false` if no thread runs or is being started.
+    /// Wakes the alarm's thread. Returns `false` if there is no thread, and none is being started.
     pub(crate) fn ring(&self) -> bool {
         // Release: pairs with the Acquire in `key`.
         let before = self.word.fetch_add(RING, Ordering::Release);

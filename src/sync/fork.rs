@@ -167,7 +167,8 @@ impl<T> std::fmt::Debug for PerProcess<T> {
 /// it. So the child gets no lock, instead of waiting for ever.
 #[derive(Debug)]
 pub(crate) struct ForkMutex<T> {
-    /// The generation that last used the lock, and the lock's [`Phase`] in that generation.
+    /// The [`generation`] of the process that last used the lock. The lower bits are the lock's [`Phase`] in that
+    /// process.
     #[cfg(not(timebox_loom))]
     used: AtomicU32,
     inner: Mutex<T>,

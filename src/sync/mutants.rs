@@ -11,7 +11,7 @@ pub enum Mutant {
     NoArmFence = 1,
     /// The watchdog does not fence between publishing its next wake-up and looking at the slots again.
     NoDogFence = 2,
-    /// The watchdog does not look at the slots again.
+    /// The watchdog does not look at the slots again after it has published its next wake-up.
     NoRescan = 4,
     /// Leaving an inner scope stores the outer deadline without the arm protocol.
     PlainRestore = 8,
@@ -43,7 +43,7 @@ pub enum Mutant {
     DeafDeputy = 65536,
     /// A deputy that takes over looks only at the timers of threads whose `earliest` is due.
     ShortLook = 131_072,
-    /// A task that waits for a hook lists its waker in a step of its own, after the check whether it must wait.
+    /// A task checks whether it must wait for a hook, releases the lock, and only then lists its waker.
     LateWaiter = 1 << 20,
     /// Waits are not listed, so a circle of waits is not found.
     NoCircle = 1 << 21,

@@ -72,7 +72,6 @@ pub(crate) fn boot_nanos() -> Option<u64> {
     None
 }
 
-/// The model's clock: it stands still unless the model moves it.
 #[cfg(timebox_loom)]
 pub(crate) use super::model::now as monotonic_nanos;
 

@@ -366,8 +366,8 @@ pub(crate) fn without_scopes<R>(f: impl FnOnce() -> R) -> R {
             });
         }
     }
-    // Invariant 1 still holds once the flag is put back, because the frame that keeps the flag's node alive stays open during
-    // `f`.
+    // The frame that keeps the flag's node alive stays open during `f`. So invariant 1 holds after the flag is put
+    // back.
     let _restore = Thread::with(|thread| Restore {
         frame: thread.frame.replace(std::ptr::null()),
         deadline: thread.deadline.replace(NEVER),

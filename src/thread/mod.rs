@@ -32,8 +32,8 @@ pub(crate) use profile_id::ProfileId;
 /// Makes the watchdog wake `waker` at `deadline`.
 #[cfg_attr(not(debug_assertions), inline(always))]
 pub(crate) fn schedule(deadline: u64, waker: Waker) -> Timer {
-    // The lease may hold the lock of timers that several threads share. It is kept until `announce` has returned, so that no
-    // other thread relies on an `earliest` that is not announced yet (`watchdog/README.md`, "Orphans").
+    // If several threads share the timers, the lease holds their lock. It is kept until `announce` has returned.
+    // Otherwise another thread could rely on an `earliest` that is not announced yet (`watchdog/README.md`, "Orphans").
     let lease = lease();
     let timer = lease.put(deadline, waker);
     if !global().announce(&lease, deadline) {

@@ -82,7 +82,6 @@ impl Signals {
         Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
     }
 
-    /// The name of a signal that has come.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<&'static str> {
         let terminate = self.terminate.poll_recv(cx).is_ready();
         let interrupt = self.interrupt.poll_recv(cx).is_ready();

@@ -97,7 +97,7 @@ impl Watchdog {
         self.reports.next.fetch_min(next, Ordering::Relaxed);
     }
 
-    /// When the observer is to be called.
+    /// When the observer is to be called next.
     pub(super) fn next_look(&self, now: u64) -> u64 {
         if !self.settings().is_watched() {
             return NEVER;

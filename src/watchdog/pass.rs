@@ -177,7 +177,7 @@ impl Watchdog {
         if lock(&self.state().inbox).is_empty() { earliest } else { now }
     }
 
-    /// A time before which no timer is due.
+    /// No timer is due before this time.
     fn first_timer(&'static self) -> u64 {
         self.state().all_timers().map(Timers::earliest).min().unwrap_or(NEVER)
     }

@@ -17,7 +17,7 @@ pub(super) struct Reports {
     pub(super) observer: SetOnce<&'static dyn Observer>,
     /// After how long an outermost scope is reported as slow.
     pub(super) warn_after: AtomicU64,
-    /// The time of the last pass: what was due by then has been given to the observer.
+    /// The time of the last pass. The observer was told of every deadline and look up to this time.
     pub(super) passed: AtomicU64,
     /// The latest time for the next call of the observer.
     pub(super) next: AtomicU64,

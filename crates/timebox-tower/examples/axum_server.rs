@@ -49,8 +49,7 @@ async fn compute() -> Result<String, (StatusCode, String)> {
     }
 }
 
-/// Waits for something that has no limit. This future is dropped when its time and the grace are up, and the layer
-/// answers.
+/// Would wait for ever. When the request's time and the grace are up, the layer drops this future and answers for it.
 async fn wait() -> &'static str {
     std::future::pending().await
 }

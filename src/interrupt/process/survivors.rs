@@ -2,7 +2,7 @@
 
 use rustix::process::Pid;
 
-/// The members of a group that have not ended. The leader does not count.
+/// Which members of a group have not ended. The leader does not count.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Survivors {
     None,

@@ -11,7 +11,7 @@ use crate::error::Rounded;
 pub(super) struct Call<'a> {
     pub(super) name: &'static str,
     pub(super) arguments: &'a [u64; 6],
-    /// What there is to look at; `None` if the thread may have left the call.
+    /// The thread and its memory, to find out more about the call. `None` if the thread may have left the call.
     pub(super) around: Option<Around<'a>>,
 }
 

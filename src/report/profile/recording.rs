@@ -126,7 +126,7 @@ impl Recording {
         }
     }
 
-    /// Counts a sample that saw nothing.
+    /// Counts a sample that saw nothing of the profile's own code.
     pub(super) fn miss(&mut self, time: u64, reasons: impl IntoIterator<Item = String>) {
         self.missed.add(Count::one(time));
         self.own_time += time;

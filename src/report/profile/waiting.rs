@@ -12,10 +12,11 @@ use crate::report::awaits::AwaitCopies;
 use crate::report::stack::Unwinder;
 use crate::report::stack::raw::RawStack;
 
-/// About what a traced poll costs, in nanoseconds. It is a guess: a measurement of each poll would cost time, too.
+/// A guess of what a traced poll costs, in nanoseconds. The cost is not measured, because that would take time as well.
 const COST: u64 = 5_000;
 
-/// The traced polls together may take `FREE` nanoseconds, and one `PART`th of the elapsed time on top.
+/// Polls are traced while the traced polls together cost less than `FREE` nanoseconds plus one `PART`th of the elapsed
+/// time. After that, a poll is traced only if a sample needs it.
 const FREE: u64 = 2_000_000;
 const PART: u64 = 256;
 

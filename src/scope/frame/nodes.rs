@@ -60,7 +60,6 @@ impl Scope {
         self.visible().find_map(Scope::existing_node)
     }
 
-    /// Takes the node out of a scope that has been left.
     #[inline]
     pub(crate) fn take_node(&mut self) -> Option<Arc<Node>> {
         self.node.take()

@@ -198,7 +198,7 @@ pub(super) struct ListedHook {
 }
 
 impl ListedHook {
-    /// Undoes the suspensions of a hook that was taken off the list.
+    /// For a hook that was taken off the list: undoes its suspensions.
     pub(super) fn resume(&self) {
         (0..self.suspensions).for_each(|_| self.entry.resume());
     }

@@ -171,7 +171,7 @@ impl Node {
         }
     }
 
-    /// Decides the origin of a node that was made beneath a parent which is over.
+    /// Called if a node was made beneath a parent that is over. Gives the node its origin.
     #[cold]
     pub(super) fn inherit_origin(&self, parent: &Arc<Node>) {
         if let Some(inherited) = parent.origin()

@@ -132,7 +132,7 @@ impl Node {
         self.break_circles();
     }
 
-    /// The future is done: its node keeps its present parent.
+    /// Called when the node's future is done. From now on the node keeps its present parent.
     pub(crate) fn finish(self: &Arc<Self>) {
         self.parent_mode.keep_parent();
         self.update_all();

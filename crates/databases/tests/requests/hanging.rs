@@ -145,7 +145,8 @@ fn requests_that_hang_neither_slow_the_others_nor_leave_anything() {
         load(address, false).await; // opens the pool's connections
         let metrics = tokio::runtime::Handle::current().metrics();
         wait_for("the connections end", async || metrics.num_alive_tasks() <= 20).await;
-        // The pool may open more connections meanwhile. Each has a task and a descriptor.
+        // The pool may open more connections during the test. Each has a task and a descriptor, which do not count
+        // here.
         let tasks = || metrics.num_alive_tasks() - shared.pool.status().size;
         let files = || descriptors() - shared.pool.status().size;
         let before = (tasks(), files(), threads());

@@ -243,7 +243,7 @@ fn parse(text: &str) -> Option<Seen> {
         2 => (None, values[0], values[1]),
         _ => return None,
     };
-    // A thread that is being made or unmade has no registers.
+    // A thread that is just starting or ending has no registers.
     if sp == 0 { None } else { Some(Seen::Blocked { call, sp, pc }) }
 }
 

@@ -116,7 +116,6 @@ impl<M: ReadMemory> Unwinder<M> {
         self.renew();
     }
 
-    /// Makes the tables and the cache anew.
     fn renew(&mut self) {
         (self.tables, self.cache) = (Tables::new(), Cache::new());
         let loaded: Vec<_> = self.modules.loaded().cloned().collect();

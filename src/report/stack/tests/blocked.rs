@@ -210,7 +210,7 @@ fn look_without_interrupting(name: &str, mut call: impl FnMut() -> libc::c_int +
     assert_eq!(target.times(), before);
 }
 
-/// In calls that a signal would end, even with `SA_RESTART`.
+/// The threads are in calls that every signal would interrupt, even with `SA_RESTART`.
 #[test]
 fn a_thread_that_is_looked_at_is_not_woken() {
     // SAFETY: there are no descriptors to look at.

@@ -133,7 +133,7 @@ fn a_process_that_may_not_be_looked_at_sends_signals() {
     });
 }
 
-/// Makes the kernel refuse some system calls to the threads that are made from now on, and to this one.
+/// Makes the kernel refuse these system calls to this thread, and to the threads that it starts from now on.
 fn refuse(calls: &[libc::c_long]) {
     let mut program = vec![libc::sock_filter { code: 0x20, jt: 0, jf: 0, k: 0 }];
     for &call in calls {
@@ -180,7 +180,7 @@ fn where_memory_is_not_copied_by_the_call_the_file_serves() {
 fn where_no_memory_can_be_copied_the_report_says_so() {
     in_child("harm::where_no_memory_can_be_copied_the_report_says_so", || {
         let sleeper = Thread::start(|| thread::sleep(Duration::from_secs(3600)));
-        // `until_in` would find out how memory is read, before that is refused.
+        // `until_in` is not used here, because it would find a way to read memory before `refuse` forbids it.
         let call = format!("/proc/self/task/{}/syscall", sleeper.tid);
         let sleeps = format!("{} ", libc::SYS_clock_nanosleep);
         while !std::fs::read_to_string(&call).unwrap().starts_with(&sleeps) {
