@@ -265,7 +265,7 @@ where
     }
 
     /// If the future is done, sets the result. If the future's time is up, sets the error. In both cases, drops the
-    /// future inside its scope (unless it is `KEEP`).
+    /// future inside its scope. With `KEEP`, the future is not dropped.
     #[cfg_attr(not(debug_assertions), inline(always))]
     fn look_at(&mut self, thread: &Thread, scope: &Scope, output: Poll<F::Output>) {
         let poll = match output {

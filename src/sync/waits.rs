@@ -1,4 +1,4 @@
-//! The list of runs of callbacks that wait for other runs, so that no runs wait for each other in a circle for ever.
+//! The list of waits for runs of callbacks. It prevents that runs wait for each other in a circle for ever.
 //!
 //! A thread inside a run that waits for another run to end delays the end of its own run. So waits in a circle would
 //! never end. To prevent that, one wait of the circle *lets go*: it returns early, as a wait from inside the awaited

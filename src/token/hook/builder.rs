@@ -167,7 +167,7 @@ impl fmt::Debug for Hook<'_> {
 
 /// A hook without its closures.
 pub(crate) struct Plan {
-    /// The index of the closure, which is in the list that [`Hook`] was split into.
+    /// The index of the hook's closure in the list that [`Hook::split`] returns.
     pub(super) index: usize,
     pub(super) policy: Policy,
     /// The hooks that this hook escalates to, each with the delay after the first firing of this hook.
