@@ -314,7 +314,8 @@ impl<T: Send + 'static> Job<T> {
             let ended = ended.take_if(|_| !abandoned);
             (abandoned, ended.map(|ended| std::mem::replace(&mut *state, State::Ended(ended))))
         };
-        // `ended` is still `Some` only if the caller has returned. Then nobody takes the result, so it is dropped here.
+        // If the caller still waits, the result has been moved into the state. Otherwise nobody takes it, so it is
+        // dropped here.
         drop_quietly(ended);
         if let Some(State::New(work, _, until_woken)) = before {
             held.set(Some(until_woken));

@@ -30,7 +30,6 @@ pub(crate) trait Task: Send + Sync {
 
 #[derive(Debug)]
 pub(crate) struct BlockingPool {
-    /// The name of each thread.
     #[cfg_attr(timebox_loom, allow(dead_code))]
     name: &'static str,
     /// The bound: how many tasks of one depth may run at one time. It is a static outside the pool, so that a forked child, which
@@ -165,8 +164,8 @@ pub(crate) fn abandoned() -> &'static BlockingPool {
     &POOLS.get().abandoned
 }
 
-/// Runs a hook on a thread of the pool, where the hook may block. If a test waits for the work on this thread, the test waits
-/// for the hook too.
+/// Runs a hook on a thread of the pool, where the hook may block. If a test waits for this thread's work, the test also
+/// waits for the hook.
 pub(crate) fn run_hook(hook: Arc<dyn Task>) {
     #[cfg(feature = "testing")]
     let hook = match tracking() {
@@ -217,8 +216,8 @@ impl BlockingPool {
         }
     }
 
-    /// Queues the task, which begins once there is a place at this depth. If no thread can be had at all, returns the tasks
-    /// that would wait for ever.
+    /// Queues the task. It begins once fewer tasks of its depth run than are allowed. If no thread can be had at all,
+    /// returns all tasks that would wait for ever.
     pub(crate) fn try_submit(
         &'static self,
         depth: usize,
@@ -283,7 +282,7 @@ impl BlockingPool {
         lock(&self.state).levels.iter().map(|level| level.stuck).sum()
     }
 
-    /// Whether all places at this depth are taken by tasks that were abandoned.
+    /// Whether abandoned tasks take all places at this depth, so that no other task can begin.
     pub(crate) fn is_saturated(&self, depth: usize) -> bool {
         let stuck = lock(&self.state).levels.get(depth).map_or(0, |level| level.stuck);
         stuck >= self.most()
@@ -329,7 +328,7 @@ impl BlockingPool {
         loop {
             if let Some((depth, task)) = state.next(self.most()) {
                 drop(state);
-                // Tasks should handle panics themselves. If one does not, the panic ends here, so that the place is given back.
+                // If a task panics, the panic ends here. Otherwise the task's place would be lost.
                 let result = catch_unwind(AssertUnwindSafe(|| task.run()));
                 result.err().into_iter().for_each(drop_quietly);
                 state = lock(&self.state);

@@ -100,7 +100,7 @@ impl Chain {
     pub(crate) fn into_error(self, context: RaiseContext) -> TimeoutError {
         let Chain { scopes, named, innermost } = self;
         let Named { place, end } = named.unwrap_or_else(|| {
-            // No scope of the chain has a termination, because a fork has lost it. So a cancel is assumed.
+            // A fork has lost the termination, so a cancel is assumed.
             let end = Termination::new(Cause::Cancelled, innermost.now);
             Named { place: innermost, end }
         });

@@ -17,7 +17,6 @@ impl<T: Display> Serialize for Shown<T> {
     }
 }
 
-/// Serializes fields as a map.
 struct Map<I>(I);
 
 impl<'a, I: ExactSizeIterator<Item = (&'a str, &'a str)> + Clone> Serialize for Map<I> {

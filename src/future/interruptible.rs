@@ -98,7 +98,7 @@ pub struct Interruptible<F: Future> {
     started: bool,
     /// Decides what this await does in a scope that is already over. Used until `started`.
     await_state: AwaitState,
-    /// The future's result, while a running hook is awaited.
+    /// The future's result. It is kept here while a hook is still running.
     done: Option<F::Output>,
     /// While `done` waits for the hook, the scopes around must not drop this future at their deadlines, because a value
     /// that is ready wins.

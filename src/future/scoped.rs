@@ -154,12 +154,12 @@ impl<F> Scoped<F, true> {
     }
 }
 
-/// One poll.
+/// One poll of a limited future.
 ///
-/// In a build without optimisations each step is a call that returns before the future is polled. So the steps are not
-/// on the stack while a nested future is polled.
+/// The steps before the future's poll are functions of their own, which have returned by then. So in a build without
+/// optimisations they take no stack while a nested future is polled.
 ///
-/// With `KEEP` the scope and the timer stay for further polls when the future gives a value.
+/// With `KEEP` the scope and the timer stay after the future has given a value, for further polls.
 pub(super) struct Call<'a, 'cx, F, D, O, const KEEP: bool> {
     pub(super) wakeup: &'a mut TaskWakeup,
     pub(super) future: Pin<&'a mut Option<F>>,

@@ -91,9 +91,8 @@ struct Opened {
     suspended: HeldOffHooks,
 }
 
-/// Announces a future to the scopes around it in the same poll. While this value exists, these scopes go on polling the
-/// future, and do not drop it. The future is a shield, or an [`Interruptible`](super::Interruptible) that awaits its
-/// hook.
+/// While this value exists, the scopes around a future in the same poll go on polling the future, and do not drop it.
+/// The future is a shield, or an [`Interruptible`](super::Interruptible) that awaits its hook.
 pub(super) struct Announced(Vec<(Arc<Node>, usize)>);
 
 impl Announced {

@@ -176,7 +176,6 @@ impl Scope {
         result.map_err(|context| self.error(context))
     }
 
-    /// Like [`interruptible_outcome`](Self::interruptible_outcome), called at `location`.
     pub(crate) fn outcome_at<R>(
         &self,
         hook: Hook<'_>,
@@ -248,7 +247,8 @@ impl<'a> Registered<'a> {
     /// Registers the hook; `None` if the node is over.
     fn new(node: &'a Arc<Node>, entry: &'a Arc<Entry>, location: &'static Location<'static>) -> Option<Self> {
         let key = node.add_hook(entry, HookOwner::Scope);
-        // A forked child may have lost the node's lock. Such a node takes no hooks, so the call is made without a hook.
+        // If the node is not over, a fork has lost its lock. Such a node takes no hooks, so the call goes on without
+        // one.
         (key.is_some() || !node.is_over()).then_some(Self { node, entry, key, location })
     }
 }

@@ -179,7 +179,7 @@ impl<C> Control<C> {
     }
 }
 
-/// One use of the connection. If `connection` is `None` when the use ends, the connection is lost.
+/// One use of the connection. The drop ends the use. If `connection` is `None` by then, the connection is lost.
 struct Turn<'a, C> {
     control: &'a Control<C>,
     connection: Option<C>,

@@ -48,7 +48,6 @@ impl Serialize for Scope<'_> {
     }
 }
 
-/// The names and values of a scope, as a map.
 struct Fields<'a>(&'a ScopeInfo);
 
 impl Serialize for Fields<'_> {

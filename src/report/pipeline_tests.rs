@@ -282,7 +282,6 @@ fn a_policy_is_quiet_at_first() {
     uninstall();
 }
 
-/// A sink that says when it is dropped.
 struct Dropped(Arc<AtomicBool>, Gate);
 
 impl Sink for Dropped {

@@ -297,11 +297,11 @@ pub(super) fn replace(
     Ok(())
 }
 
-/// Gives a policy back. The last owner drops the user's sinks and closures, which may hang or panic. So a thread of its
-/// own drops them, never the thread that makes reports.
+/// Gives a policy back. The last owner drops the user's sinks and closures, which may hang or panic. So a new thread
+/// drops them, not the thread that makes reports.
 pub(super) fn release(policy: Arc<Installed>) {
     let Some(policy) = Arc::into_inner(policy) else { return };
-    // If no thread can be had, `spawn` drops the policy here.
+    // If no thread can be had, `spawn` drops the policy on this thread all the same.
     let spawned = catch_unwind(AssertUnwindSafe(|| os::spawn("timebox-sink", move || drop_quietly(policy))));
     if let Err(payload) = spawned {
         drop_quietly(payload);

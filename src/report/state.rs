@@ -36,7 +36,7 @@ pub(crate) fn state_of(tid: u32) -> Option<State> {
             _ => {}
         }
     }
-    // A running thread waits in no function, and the kernel says `0`.
+    // The kernel says `0` for a running thread, which waits in no function.
     state.waits_in = proc::line(&format!("{task}/wchan")).filter(|function| function != "0");
     (!state.doing.is_empty()).then_some(state)
 }

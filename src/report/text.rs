@@ -122,8 +122,8 @@ impl Display for Name<'_> {
 }
 
 impl Thread {
-    /// The time to which `cpu_time` and `waited_for_cpu` refer. That is the scope's whole time if there was no earlier
-    /// look.
+    /// The length of the time that `cpu_time` and `waited_for_cpu` cover: since the earlier look, or `elapsed` (since
+    /// the scope was opened) if there was none.
     fn observed(&self, elapsed: Duration) -> Duration {
         self.observed.unwrap_or(elapsed)
     }

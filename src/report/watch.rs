@@ -45,7 +45,7 @@ const LOOKS_PER_PASS: usize = 32;
 /// How long one pass looks at threads, in nanoseconds. The watchdog serves no deadline meanwhile.
 const TIME_PER_PASS: u64 = 1_000_000;
 
-/// How long until the next pass, in nanoseconds, if another thread has locked the state now.
+/// If another thread has locked the state, the next pass comes after this time. In nanoseconds.
 const SOON: u64 = 1_000_000;
 
 /// The durations of the policy in force, in nanoseconds. The watchdog reads them, so that it never owns a policy.
@@ -147,7 +147,7 @@ impl SeenPoll {
     }
 }
 
-/// Whether the poll was first seen so long ago that it counts as stuck.
+/// Whether the poll was first seen at least `STUCK_POLL` ago. Remembers a poll that was not seen before.
 fn has_lasted(polls: &mut Vec<SeenPoll>, scope: &ScopeCopy, now: u64) -> bool {
     match polls.iter().find(|seen| seen.is_of(scope)) {
         Some(seen) => seen.since + STUCK_POLL <= now,

@@ -42,9 +42,11 @@ pub(crate) enum AwaitAction {
     Fail,
     /// The await stays pending until this time, and may give the error then.
     Stay { until: u64 },
-    /// The await stays pending, to be dropped with the future around it. The await is polled again at `until`, since
-    /// somebody may have moved it out of that future. `was_in_time`: the await began before the scope was over, and no
-    /// earlier poll left it waiting for its drop. Only then may a sleep that is done end with `Ok` instead.
+    /// The await stays pending, because the future around it is about to be dropped. Somebody may have moved the await
+    /// out of that future, so it is polled again at `until`.
+    ///
+    /// `was_in_time`: the await began before the scope was over, and no earlier poll returned `AwaitDrop`. Only then a
+    /// sleep that is done gives `Ok`.
     AwaitDrop { until: u64, was_in_time: bool },
 }
 

@@ -86,7 +86,6 @@ impl Timebox {
         Self { limit: limit.into(), options: Options::default() }
     }
 
-    /// The limit, and the state of one run.
     pub(crate) fn into_parts(self) -> (Limit, Extras) {
         let Self { limit, options } = self;
         let extras = Extras::new(&limit, options);

@@ -145,7 +145,7 @@ impl CancellationToken {
     }
 }
 
-/// Whether the node belongs to a scope that is open on this thread. A scope that a shield or a handle hides counts too.
+/// Whether a scope on this thread's stack has this node, even if a shield or an entered handle hides that scope.
 fn is_open_here(node: &Arc<Node>) -> bool {
     Thread::with(|thread| {
         innermost(thread, |scope| {

@@ -27,7 +27,7 @@ pub(crate) struct Options {
     #[cfg(feature = "profile")]
     pub(crate) profile: ProfileId,
     pub(crate) fields: Fields,
-    /// Whether a late `Ok` is refused.
+    /// Whether an `Ok` that comes after the end of the scope becomes the scope's error.
     pub(crate) strict: bool,
     /// After how long the scope is reported as slow, if the user has said so.
     #[cfg(feature = "report")]

@@ -138,7 +138,7 @@ impl Handle {
         }
     }
 
-    /// A handle to the scope of this node, for work of the code that asks for the handle.
+    /// A handle to the scope of this node. Work by the handle counts to the profile in which the calling thread is now.
     fn of(node: Arc<Node>) -> Self {
         Self {
             node,

@@ -86,7 +86,7 @@ pub(crate) enum Parent<'a> {
     Node(&'a Arc<Node>),
 }
 
-/// The specification of a scope. The fields are those of [`Scope`](super::Scope).
+/// The specification of a scope. For the fields see [`Scope`](super::Scope).
 #[derive(Clone, Copy)]
 pub(crate) struct ScopeSpec {
     pub(crate) asked: u64,

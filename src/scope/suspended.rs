@@ -454,8 +454,8 @@ impl ColdState {
                     node.set_parent(scope.map(Scope::node));
                 });
                 if node.is_over() && !node.is_over_still() {
-                    // A former parent ended the node, and the future has left that parent. Tokens made from now on get a
-                    // fresh node.
+                    // The node is over only because of a parent that the future has left. So tokens that are made from
+                    // now on get a fresh node.
                     node.finish();
                     let extras = self.extras.as_ref().filter(|extras| !extras.options.tokens.is_empty());
                     let anew = |scope: Option<&Scope>| linked_node(scope.map(Scope::node), &spec, extras);

@@ -243,7 +243,7 @@ fn reached(thread: &Thread, location: &'static Location<'static>) {
                     scope.extras().is_some_and(|extras| extras.options.label.as_deref() == Some(&*label))
                 };
                 scope.stack().filter(is_meant).for_each(|scope| scope.node().expire_early());
-                // The scopes around a handle are not on this thread's stack, so search their nodes.
+                // An entered handle has scopes that are not on this thread's stack. They are found by their nodes.
                 let entered = scope.stack().filter(|scope| scope.is_entered());
                 entered.filter_map(Scope::existing_node).for_each(|node| expire_labelled(node, &label));
             }

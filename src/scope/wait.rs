@@ -34,7 +34,6 @@ impl WaitLimit {
         Self { spec, end: Termination::new(cause, own), _spending: spending }
     }
 
-    /// When the limit ends the wait.
     pub(crate) fn deadline(&self) -> u64 {
         self.end.at
     }

@@ -87,8 +87,8 @@ pub(crate) enum Call {
     /// succeeded. The receiver must wake `due` (a caller that came during the run) and `waiters` (tasks that waited for its
     /// end).
     Ran { fires: u32, failures: u32, due: Option<Waker>, waiters: Waiters },
-    /// The closure was not started. If `runs` is set, it is running already, else the callback is suspended. The caller
-    /// will be woken.
+    /// The closure was not started, because it is running already (`runs`) or the callback is suspended. The caller's
+    /// waker will be woken.
     Later { runs: bool },
     /// The caller may not call, or the callback was revoked, or the closure has panicked.
     Rejected,
@@ -127,7 +127,8 @@ impl Callback {
         Self { state: ForkMutex::new(state), idle: Condvar::new(), made_in: Process::current() }
     }
 
-    /// Runs the closure, if the caller may call it. A panic in the closure is caught, and the closure never runs again.
+    /// Runs the closure, unless the caller or the callback forbids it. If the closure panics, this catches the panic,
+    /// and the closure never runs again.
     pub(crate) fn call(&self, caller: &impl Caller) -> Call {
         if !self.made_in.is_current() {
             return Call::Rejected;
@@ -175,7 +176,7 @@ impl Callback {
         let orphan = if state.orphaned {
             Some(closure)
         } else {
-            // Invariant 2: the thread that revokes the callback drops the closure. So put the closure back for that thread.
+            // Puts the closure back, because the thread that revokes the callback drops it (invariant 2).
             state.closure = Some(closure);
             None
         };
@@ -322,8 +323,8 @@ impl Callback {
         (thread != ThreadKey::current()).then_some(run)
     }
 
-    /// Waits until the run that is going on has ended. Does not wait for a run on this thread. Returns early if this wait
-    /// is part of a circle of waits and must let go (see [`Wait`]). `None` if a fork has lost the lock.
+    /// Waits until the present run has ended, unless it is on this thread. Returns early if waits form a circle in
+    /// which this wait must let go (see [`Wait`]). `None` if a fork has lost the lock.
     fn wait_for_run<'a>(
         self: &'a Arc<Self>,
         mut state: MutexGuard<'a, State>,

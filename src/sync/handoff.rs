@@ -143,7 +143,7 @@ impl<T> Handoff<T> {
         self.word.compare_exchange(full, held, Ordering::Acquire, Ordering::Relaxed).ok()?;
         // SAFETY: invariants 1 and 2.
         let result = self.value.with_mut(|place| f(unsafe { (*place).assume_init_mut() }));
-        // Release: pairs with the Acquire in `take` and above.
+        // Release: pairs with the Acquire in `take`, and with the Acquire in a later `hold`.
         let undisturbed =
             self.word.compare_exchange(held, full, Ordering::Release, Ordering::Relaxed).is_ok();
         if undisturbed {
@@ -164,7 +164,7 @@ impl<T> Handoff<T> {
     }
 }
 
-/// Not in a loom model: after a failed execution the model's atomics are gone before the place is dropped.
+/// Left out under loom: if a model fails, loom destroys the atomics before this drop would use them.
 #[cfg(not(timebox_loom))]
 impl<T> Drop for Handoff<T> {
     fn drop(&mut self) {

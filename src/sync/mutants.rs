@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub enum Mutant {
-    /// Arming a slot does not fence between its store and its look at the next wake-up.
+    /// `arm` has no fence between its store to the slot and its load of the next wake-up.
     NoArmFence = 1,
-    /// The watchdog does not fence between publishing its next wake-up and looking at the slots again.
+    /// The watchdog has no fence between its store of the next wake-up and its second look at the slots.
     NoDogFence = 2,
     /// The watchdog does not look at the slots again after it has published its next wake-up.
     NoRescan = 4,

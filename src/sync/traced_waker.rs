@@ -4,6 +4,8 @@
 //! on the stack during one poll. A clone of the traced waker is a clone of the task's own waker. So nothing of this
 //! module is left when the poll ends:
 //!
+//! 1. `f` of [`with_traced`] cannot keep the traced waker, which borrows a [`Traced`]. `f` gets a `Context` with a lifetime
+//!    of its own, so it cannot keep the `&Waker` in there. It has no `&mut Waker`, so it cannot swap the waker out.
 //! 2. `clone` returns data and table of the task's own waker, never the data of a `Traced`.
 
 use std::hint::black_box;
@@ -78,7 +80,7 @@ unsafe fn wake_by_ref(data: *const ()) {
     let traced = unsafe { traced(data) };
     (traced.on_clone)();
     traced.waker.wake_by_ref();
-    // As in `clone`.
+    // Keeps the line above from being a tail call, as in `clone`.
     black_box(());
 }
 

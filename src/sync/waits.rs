@@ -99,7 +99,8 @@ impl Drop for InRun {
 pub(crate) struct Wait(Arc<AtomicBool>);
 
 impl Wait {
-    /// Begins to wait; `None` if this thread is in no run. Call this without any lock that `on` takes.
+    /// Begins to wait. `None` if this thread is in no run, since its wait then closes no circle. Call this without any
+    /// lock that `on` takes.
     pub(crate) fn begin(awaited: Run, ending: Ending, on: Arc<dyn Notify>) -> Option<Self> {
         let inside = RUNS.try_with(|runs| runs.borrow().clone()).unwrap_or_default();
         if inside.is_empty() || mutant!(NoCircle) {
@@ -109,8 +110,8 @@ impl Wait {
         let mut list = lock(LIST.get());
         list.push(Listed { inside, awaited, ending, on, lets_go: Arc::clone(&lets_go) });
         let circle = circle_of_last(&list);
-        // Of equally weak waits `min_by_key` takes the first in the circle, where the new wait comes first. So if the new
-        // wait is among the weakest, it lets go before it sleeps.
+        // The circle begins with the new wait, and `min_by_key` takes the first of the weakest waits. So if no other
+        // wait is weaker, the new wait lets go before it sleeps.
         let weakest = circle.into_iter().min_by_key(|&index| list[index].ending.firmness());
         let told = weakest.map(|index| {
             let Listed { ending, on, lets_go, .. } = &list[index];
@@ -127,7 +128,8 @@ impl Wait {
         Some(Self(lets_go))
     }
 
-    /// Whether this wait must let go. Call this under the lock that `notify` takes.
+    /// Whether this wait must end early, because it is the weakest in a circle of waits. Call this under the lock that
+    /// `notify` takes.
     pub(crate) fn lets_go(&self) -> bool {
         // Relaxed: see the store in `begin`.
         self.0.load(Ordering::Relaxed)

@@ -18,7 +18,7 @@ type Place = &'static Location<'static>;
 #[derive(Clone, Debug)]
 pub(super) enum Where {
     Nowhere,
-    /// At the n-th point, counted from 1.
+    /// At the interruption point with this number, counted from 1.
     At {
         number: usize,
         in_shields: bool,

@@ -215,7 +215,7 @@ impl Thread {
         slot
     }
 
-    /// Writes into the thread's slot where reporters find the thread.
+    /// Writes the thread's number and the address of `frame` into the slot, for reporters.
     #[cfg(feature = "report")]
     fn show_at(&self, slot: &Slot) {
         slot.set_thread(os::thread_id(), self.frame.as_ptr().addr());
@@ -263,7 +263,7 @@ impl Thread {
         number
     }
 
-    /// Makes the watchdog's observer look at this thread at a time. Only while reports are on.
+    /// Makes the watchdog's observer look at this thread at the time `at`. Called only while reports are on.
     #[cfg(feature = "report")]
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn arm_look(&self, at: u64) {
@@ -293,8 +293,8 @@ impl Thread {
         let inner = self.deadline.replace(deadline);
         if deadline != NEVER && !clock::is_mocked() {
             if inner <= global().reached() || inner > deadline {
-                // During the inner scope `deadline` may have passed, and nothing noticed that. So the next check reads the
-                // clock.
+                // During the inner scope nothing looked at `deadline`, so it may have passed. So the next check reads
+                // the clock.
                 self.look_again();
             }
             if !global().rearm(self.slot(), deadline) {

@@ -43,8 +43,8 @@ impl Visit {
         let thread = Thread::current();
         let slot = thread.slot();
         let record = Box::new([profile.get(), u64::from(is_own), stack as u64, slot.visit() as u64]);
-        // The handler that reads the record may interrupt this thread at any point. So the record is complete before
-        // the slot points to it.
+        // A signal handler on this thread may read the record at any point. So the record must be complete before the
+        // slot points to it.
         let address = ptr::from_ref(&*record).expose_provenance();
         compiler_fence(Ordering::SeqCst);
         slot.set_visit(address);

@@ -158,7 +158,7 @@ impl CancellationToken {
         if !self.node.expire(clock::now()) {
             return None;
         }
-        // If a fork has lost the origin, the cause is not known, and counts as a cancel.
+        // A fork may have lost the origin. Then the cause is not known, and a cancel is assumed.
         Some(self.node.origin().map_or(Cause::Cancelled, |origin| origin.termination.cause))
     }
 

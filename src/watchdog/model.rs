@@ -333,7 +333,7 @@ fn a_timer_while_the_watchdog_is_stuck() {
     assert_eq!(woken.load(SeqCst), 1);
 }
 
-/// Makes one test for each model, with a mutant if the model must fail.
+/// Makes a test of each model. If a mutant is given, the test runs the model with it, and the model must fail.
 macro_rules! models {
     ($($(#[$meta:meta])* $name:ident: $body:ident $(, $mutant:ident)?;)*) => {$(
         #[test]

@@ -56,9 +56,8 @@ impl Watchdog {
         at >= self.next_wake.0.load(Ordering::Relaxed) || self.wake_for_look(slot, at)
     }
 
-    /// [`wake`](Self::wake) for a look. If this thread got no processor for a while, the watchdog may have passed the
-    /// time `at` before the look was stored. The watchdog would never find such a look, so the look is put off to this
-    /// moment.
+    /// [`wake`](Self::wake) for a look. The watchdog may have passed the time `at` before the look was stored, because
+    /// this thread got no processor. No pass would find such a look. So the look gets the present time instead.
     #[cold]
     #[inline(never)]
     fn wake_for_look(&'static self, slot: &Slot, mut at: u64) -> bool {

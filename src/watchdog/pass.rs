@@ -96,7 +96,8 @@ impl Watchdog {
             };
             let now = clock::now();
             planned = if until > now { until } else { NEVER };
-            // Registration blocks for milliseconds. So it waits until no timer is due soon, but at most for `REGISTER_AFTER`.
+            // Registration blocks for milliseconds. So it is put off until no timer is due soon, but at most for
+            // `REGISTER_AFTER`.
             if !asked
                 && (until.saturating_sub(now) > REGISTER_WHEN_IDLE_FOR
                     || now.saturating_sub(born) > REGISTER_AFTER)
@@ -182,9 +183,9 @@ impl Watchdog {
         self.state().all_timers().map(Timers::earliest).min().unwrap_or(NEVER)
     }
 
-    /// Wakes the wakers of all timers that are due, in batches, with no lock held. Returns the sets of timers to look
-    /// at again: the sets in which a timer was due, or every set if `all` is set. `None` if the deputy has taken over
-    /// meanwhile.
+    /// Wakes the wakers of all timers that are due, in batches, with no lock held. Looks only at the sets in which a
+    /// timer may be due, or at every set if `all` is set. Returns the sets that were looked at: the caller must look at
+    /// them again. `None` if the deputy has taken over meanwhile.
     fn fire_due(&'static self, now: u64, all: bool) -> Option<Vec<&'static Timers>> {
         let state = self.state();
         self.call_posted()?;

@@ -1,7 +1,7 @@
 //! Slots: a few words for each thread. The thread writes its deadline there, and the watchdog reads it.
 //!
 //! Invariants:
-//! 1. Only the thread that has a slot writes it. Of all other threads only the watchdog reads it.
+//! 1. Only the thread that has a slot writes it. All other threads only read it.
 //! 2. A slot, and the timers with the same number, belong to at most one thread.
 
 use crate::sync::chunked_vec::ChunkedVec;

@@ -60,7 +60,8 @@ impl Watchdog {
         if !self.alarm.claim() {
             return true;
         }
-        // Relaxed, here and below: the time is only a hint. The alarm decides who starts the watchdog.
+        // Relaxed, here and below: `try_at` only limits how often a start is tried. The alarm decides which thread may
+        // start the watchdog.
         let is_time = clock::real_now() >= self.try_at.load(Ordering::Relaxed);
         if is_time && os::spawn("timebox-watchdog", || self.serve(false)).is_ok() {
             self.try_at.store(0, Ordering::Relaxed);

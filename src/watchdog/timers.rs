@@ -68,8 +68,8 @@ const _: () = assert!(GROUP as u64 <= Ticket::ROOM + 1);
 #[derive(Clone, Copy)]
 pub(crate) struct Timer {
     group: &'static Group,
-    /// The ticket of the timer's waker. Its low bits, which are free (`Ticket::ROOM`), hold the index of the timer's
-    /// record in the group. Both are in one word, so that a timer stays in registers.
+    /// The ticket of the timer's waker. The bits that a ticket leaves free (`Ticket::ROOM`) hold the index of the
+    /// timer's record in the group. Both are in one word, so that a timer stays in registers.
     place: u64,
 }
 
@@ -175,7 +175,7 @@ impl Timers {
         self.earliest.0.load(Ordering::Relaxed)
     }
 
-    /// Lowers `earliest`, since a timer may be due from `deadline` on.
+    /// Lowers `earliest` to `deadline`, for a timer that is due then.
     #[cold]
     pub(crate) fn lower(&self, deadline: u64) {
         // Relaxed: as in `earliest`. The minimum, since both the thread and the watchdog lower `earliest`.

@@ -74,7 +74,7 @@ const SCRIPT: &str = r#"
     exit 0
 "#;
 
-/// A server that runs until this is dropped, or this process ends.
+/// A running server. It stops when this value is dropped, or when this process ends.
 #[derive(Debug)]
 pub struct Server {
     port: u16,

@@ -102,8 +102,8 @@ impl<'a> Expansion<'a> {
         }
     }
 
-    /// The body of a function that returns a future without being async. Only the future is in the scope. What the
-    /// function does before it returns the future is not.
+    /// The body of a function that is not async and returns a future. Only the future is in the scope, not the code
+    /// that the function runs before it returns the future.
     fn of_future(&self) -> TokenStream {
         let (timebox, open, fallible) = (&self.arguments.timebox, self.open(), &self.fallible);
         let (pin, future) = self.boxed_by_body().unwrap_or_else(|| {

@@ -78,7 +78,7 @@ async fn where_a_future_around_is_over_the_caller_does_not_run_on() {
     assert!(future::timeout_value(limit, caller).await.is_err());
     assert!(!ran_on.load(Ordering::SeqCst));
 
-    // In a grace the caller goes on, and so gets the error.
+    // With a grace, the caller is polled on, so it gets the error.
     let caller = async {
         std::thread::sleep(2 * limit);
         layer().layer(uncalled()).oneshot(Request::new(())).await.unwrap_err()

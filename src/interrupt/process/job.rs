@@ -158,7 +158,7 @@ impl<'r> Job<'r> {
         }
     }
 
-    /// The time of the next check of the child, if no descriptor is ready before.
+    /// When the child must be checked even if no descriptor has become ready.
     fn next_look(&mut self) -> u64 {
         let most = if self.pidfd.is_some() { SUSPENDED_PAUSE } else { PAUSES.1 };
         let pause = self.pause.min(most);
@@ -206,7 +206,7 @@ impl<'r> Job<'r> {
 
     fn look_for_end(&mut self) {
         let has_ended = os::has_ended(self.pid);
-        // `has_ended` fails if other code has reaped the child.
+        // An error means that other code has reaped the child.
         self.lost = has_ended.is_err();
         if has_ended.unwrap_or(true) {
             self.ended = Some(os::monotonic_nanos());

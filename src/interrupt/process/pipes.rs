@@ -24,7 +24,6 @@ impl Cap {
     pub(super) const NONE: Self = Self { most: usize::MAX, stops: false };
 }
 
-/// The bytes of an output that were kept.
 #[derive(Debug)]
 pub(super) struct Kept {
     pub(super) bytes: Vec<u8>,
@@ -71,7 +70,7 @@ impl Output {
         self.cap.stops && self.overflowed
     }
 
-    /// Reads once, without blocking. Returns the number of bytes.
+    /// Reads once, without blocking. Returns the number of bytes: 0 if there are none now, or if the pipe is closed.
     pub(super) fn read(&mut self, chunk: &mut [u8]) -> io::Result<usize> {
         let Some(pipe) = &mut self.pipe else { return Ok(0) };
         let length = match pipe.read(chunk) {

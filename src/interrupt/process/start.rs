@@ -62,7 +62,8 @@ fn leave_group_as_it_is(command: &mut Command) -> bool {
 const IGNORED: &str = "this program ignores SIGCHLD, so the system discards how its children end: the command was \
                        not started";
 
-/// Replaces the error `ECHILD` (there is no such child) by an error that says why. Returns any other error unchanged.
+/// Replaces the error `ECHILD` (no such child) by an error that says how the child was lost. Returns any other error
+/// unchanged.
 pub(super) fn explain_lost(error: io::Error) -> io::Error {
     if error.raw_os_error() != Some(Errno::CHILD.raw_os_error()) {
         return error;

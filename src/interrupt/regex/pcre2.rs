@@ -198,7 +198,7 @@ impl Drop for Code {
 /// The memory of a search. Later searches use it again.
 #[derive(Debug)]
 pub(super) struct Scratch {
-    // The context points to the stack, so the context is dropped first.
+    // Fields are dropped in this order. The context points to the stack, so it must go first.
     context: Context,
     data: Data,
     _stack: Option<Stack>,

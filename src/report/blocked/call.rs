@@ -119,7 +119,7 @@ impl<'a> Call<'a> {
         let numbers = self.pointed(0, |memory, address| {
             (0..count.min(1024)).map(|index| entry(memory, address, index)).collect::<Option<Vec<i32>>>()
         });
-        // Entries with a negative number are left out by the call too.
+        // The call ignores entries with a negative number.
         let numbers = numbers.map(|numbers| numbers.into_iter().filter(|&number| number >= 0).collect());
         self.several(numbers, timeout)
     }

@@ -24,7 +24,7 @@ pub struct Profiled<F> {
     future: Option<F>,
     setup: Setup,
     shared: Arc<Shared>,
-    /// `Some` from the first poll until the future is done.
+    /// Begins with the first poll, and ends when the future is done.
     session: Option<Session>,
 }
 

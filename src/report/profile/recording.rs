@@ -9,7 +9,7 @@ use crate::report::stack::raw::RawStack;
 const INNER: usize = 192;
 const OUTER: usize = 63;
 
-/// Stands for the addresses that are not kept.
+/// Stands in a recorded stack for the addresses between the `INNER` and the `OUTER` ones.
 const GAP: u64 = 0;
 
 /// How many different sentences `reasons` keeps.

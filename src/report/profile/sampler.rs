@@ -202,7 +202,7 @@ impl Due {
         self.periods.without_sample(clock::real_now())
     }
 
-    /// As [`time`](Self::time). Also notes that the profile's own code is found.
+    /// Returns [`time`](Self::time), and notes that the profile's own code was found.
     fn take_time(&mut self) -> u64 {
         let time = self.time();
         self.take(time);
@@ -285,8 +285,8 @@ impl Sampler {
         self.targets.retain(|_, open| now.saturating_sub(open.used) < UNUSED);
     }
 
-    /// Begins to look at each thread that seems to run code of one of the profiles. In the first attempt of a sample
-    /// (`is_first`) these are also the threads that work for a profile by a handle.
+    /// Begins to look at each thread that seems to run the own code of a profile. The first attempt of a sample
+    /// (`is_first`) also looks at threads that work for a profile by a handle.
     fn look_at_threads(&mut self, due: &[Due], lineage: &Lineage, is_first: bool) -> Vec<Look> {
         let mut looks = Vec::new();
         let now = clock::real_now();

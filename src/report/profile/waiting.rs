@@ -114,7 +114,7 @@ impl Waiting {
         }
     }
 
-    /// Keeps the place that was found in the copies of this poll. Does nothing if there was another poll meanwhile.
+    /// Keeps the place that the caller has found in the copies of this poll. Does nothing if a later poll has begun.
     pub(super) fn know(&mut self, poll: u64, place: &Place) {
         if self.polls == poll {
             self.places = Places::Known(place.clone());

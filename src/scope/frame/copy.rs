@@ -130,7 +130,6 @@ impl ScopeCopies {
         Self { count: 0, is_cut: false, scopes: [ScopeCopy::EMPTY; MOST_SCOPES] }
     }
 
-    /// The copies, innermost first.
     pub(crate) fn scopes(&self) -> &[ScopeCopy] {
         &self.scopes[..self.count]
     }

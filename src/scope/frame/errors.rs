@@ -189,8 +189,8 @@ impl Scope {
                 boundary = Some(scope);
             }
         }
-        // The scope that the error names is not on this stack: it belongs to another thread or another poll. So the
-        // innermost scope that was entered by a handle stops the unwinding; without a handle, the outermost scope.
+        // The scope that the error names is on another thread or in another poll. So the innermost scope that was
+        // entered by a handle stops the unwinding. If there is none, the outermost scope does.
         boundary.or(outermost)
     }
 }

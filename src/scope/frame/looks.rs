@@ -83,8 +83,8 @@ impl Scope {
             thread.now.set(now);
             at = now + STUCK_POLL;
         }
-        // A look at a scope around this one may be due earlier. Then that time stays armed. When this scope is left,
-        // the look at the outer scope is not armed again, since the observer finds the time of its next look by itself.
+        // An earlier look, at a scope around this one, may be armed already. Then its time stays armed. Nothing arms
+        // that look again when this scope is left, because the observer finds the time of its next look by itself.
         let armed = thread.slot().look();
         if !self.outer.is_null() && armed > self.entered {
             at = at.min(armed);

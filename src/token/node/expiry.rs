@@ -130,8 +130,8 @@ impl Node {
         Some(at)
     }
 
-    /// Whether the node or one of its present ancestors has ended. A node can be over although none of these has ended: the
-    /// node may have left the parent that ended.
+    /// Whether the node or one of its present ancestors has ended. `false` if the node is over only because of a parent
+    /// that it has left since.
     pub(crate) fn is_over_still(self: &Arc<Self>) -> bool {
         let (now, mut has_ended) = (clock::now(), false);
         self.walk(|node| has_ended |= node.end(now).is_some());

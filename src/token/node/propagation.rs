@@ -47,8 +47,8 @@ impl Node {
         first
     }
 
-    /// Records how the node ended by itself. `false` if an end is recorded already, or if the node is over and
-    /// `even_if_over` is not set.
+    /// Records the node's own end. `false` if an end is recorded already, or if the node is over and `even_if_over` is
+    /// `false`.
     pub(super) fn end_by(&self, end: Termination, even_if_over: bool) -> bool {
         let Some(mut state) = self.state.lock() else {
             // A fork has lost the lock. So the end cannot be recorded; only the flag is set.

@@ -74,7 +74,8 @@ impl Node {
         listing.map(Listing::unlist)
     }
 
-    /// Takes on the end and the deadline of the new parent. Called without the lock of all moves.
+    /// After a move to the parent `parent`: takes on its end and its deadline. Called without the lock of all moves,
+    /// since the drop of the old parent (`before`) may run the user's code.
     fn adopt_parent(self: &Arc<Self>, parent: Option<&Arc<Node>>, before: Option<Arc<Node>>) {
         drop(before);
         if let Some(parent) = parent.filter(|parent| parent.is_over()) {
@@ -118,7 +119,7 @@ impl Node {
         let hooks: Vec<ListedHook> = keys.into_iter().map(|key| state.hooks.remove(key)).collect();
         let children = Children::of(&state).inner;
         drop(state);
-        // The latest hook first, just as the innermost scope is left first.
+        // The latest hook ends first, just as the innermost scope ends first.
         let (ending, leaving): (Vec<_>, Vec<_>) =
             hooks.iter().rev().partition(|hook| hook.owner != HookOwner::Future);
         ending.iter().for_each(|hook| hook.entry.revoke(Ending::Scope));

@@ -29,8 +29,8 @@ const fn returns_nothing<R>(_: fn() -> R) -> bool {
     size_of::<R>() == 0
 }
 
-/// Whether tokio's clock is paused, or has been. Then tokio's own timers must be used, since tokio moves a paused clock
-/// only for these.
+/// Whether tokio's clock is paused, or was paused before. Then the caller must use tokio's own timers: only they make
+/// tokio move a paused clock.
 pub(super) fn is_tokios() -> bool {
     CAN_BE_PAUSED && !clock::is_mocked() && {
         let before = clock::now_as_instant();

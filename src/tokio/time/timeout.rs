@@ -192,7 +192,7 @@ impl<T: Future> Future for Timeout<T> {
     }
 }
 
-/// The limit, if tokio's clock is paused and has reached it. Else `None`.
+/// Returns the limit if tokio's clock is paused and has reached the limit.
 #[inline]
 fn poll_paused(paused: &mut Option<Box<Paused>>, had_budget: bool, cx: &mut Context<'_>) -> Option<u64> {
     let Paused { limit, timer } = &mut **paused.as_mut()?;

@@ -27,9 +27,9 @@ pub(super) struct Records {
     first: Link,
     /// The head of a list of the records whose waker another thread has taken out.
     returned: CachePadded<AtomicU32>,
-    /// An upper bound for the number of stale entries in the heap. It counts the records that were freed since the heap
-    /// was rebuilt, except those that were freed in the nursery, which never had an entry. Some of the entries may have
-    /// left the heap since.
+    /// At most so many entries of the heap are stale. Counts the records that were freed since the heap was rebuilt.
+    /// (Not those that were freed in the nursery, which have no entry.) Some of these entries may have left the heap
+    /// since.
     stale: AtomicU32,
     made_in: Process,
     chunks: [SetOnce<Box<[Group]>>; CHUNKS],

@@ -139,8 +139,8 @@ impl<T: Unpin + 'static> Probe<T> {
     const LEAVES: bool = true;
 }
 
-/// The bound `T: Unpin` of `guarded_async` keeps streams inside the call. (Rows that borrow the connection are kept inside by
-/// `'static`: the page of SQLite shows that.)
+/// `guarded_async` returns only a `T: Unpin`, so it can return rows, but no stream. (`'static` keeps it from returning
+/// rows that borrow the connection: the page of SQLite shows that.)
 #[test]
 fn streams_cannot_leave_a_guarded_call_and_rows_can() {
     const { assert!(!Probe::<RowStream>::LEAVES && !Probe::<SimpleQueryStream>::LEAVES) };

@@ -191,7 +191,7 @@ fn redis_a_subscribers_wait_ends_and_no_message_is_lost() {
     }
 }
 
-/// If a slice ends in the middle of a message, the next slice reads on from there.
+/// `next_message` waits in slices. If a slice ends in the middle of a message, the next slice reads on from there.
 #[test]
 fn redis_a_message_in_pieces_is_put_together() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();

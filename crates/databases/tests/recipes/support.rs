@@ -77,11 +77,11 @@ pub(crate) struct Sweep {
     lateness: Vec<Duration>,
 }
 
-/// Runs a statement many times, with limits around the time that the statement takes. That time must be about `middle`, and
-/// longer than an interrupt takes.
+/// Runs a statement many times, under limits that are shorter or longer than the statement. The statement must take
+/// about the time `middle`, and longer than an interrupt.
 ///
-/// `statement` runs the statement under a limit. `follow_up` runs other statements right after it, and returns how many of these
-/// were interrupted. The middle of the limits is adjusted after each run. So on each machine, about as many statements end by
+/// `statement` runs the statement under a limit. `follow_up` runs other statements right after it, and returns how many
+/// of these were interrupted. Each run adjusts the later limits. So on each machine, about as many statements end by
 /// themselves as are interrupted.
 pub(crate) fn sweep(
     runs: u32,

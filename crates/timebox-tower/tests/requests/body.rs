@@ -16,7 +16,6 @@ fn request() -> Request<String> {
     Request::get("/events").body(String::new()).unwrap()
 }
 
-/// The response of the limited service, and a handle to the scope of its request.
 async fn respond<A>(
     layer: TimeoutLayer<Request<String>, A>,
     request: Request<String>,

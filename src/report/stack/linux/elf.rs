@@ -224,7 +224,7 @@ impl Image {
         self.entry_of(pc).map(|(_, start)| start)
     }
 
-    /// Whether the tables cover `pc`. Tables without an index of the usual form count as covering all code.
+    /// Whether the tables cover `pc`. Always `true` if the tables have no index of the usual form.
     pub(super) fn covers(&self, pc: u64) -> bool {
         if self.frames.bytes.is_empty() {
             return false;

@@ -68,7 +68,8 @@ impl Names {
         let now = clock::real_now();
         let mut stack = Stack { frames: Vec::new(), truncated: raw.truncated, approximate: raw.approximate };
         let count = raw.frames.len();
-        // The first frame that is not inside the scope is the function which has the scope's frame among its locals.
+        // The number of frames inside the scope. The next frame belongs to the function that has the `Scope` as a
+        // local.
         let inside = within.map(|scope| raw.frames.iter().take_while(|frame| frame.cfa <= scope).count());
         let shown = inside.unwrap_or(count);
         let left_out = shown.saturating_sub(INNER + OUTER);
@@ -192,7 +193,7 @@ fn candidates(mapping: &Mapping) -> Vec<String> {
     candidates
 }
 
-/// The functions at an address, innermost first: those that were inlined, then the one that has the code.
+/// The functions at an address, innermost first: the inlined functions, then the function into which they were inlined.
 fn named(loader: &Loader, module: &Module, address: u64) -> Vec<Frame> {
     let offset = address.wrapping_sub(module.image.bias);
     let name = module.mapping.name();

@@ -37,7 +37,7 @@ const TRIED: usize = 256;
 /// After this time the list of modules is read again. In nanoseconds.
 const FRESH: u64 = 100_000_000;
 
-/// The bytes of a table, shared with the module that has them.
+/// The bytes of one of a module's tables. Keeps the module alive.
 #[derive(Default)]
 struct Bytes(Arc<Module>, Which);
 
@@ -305,8 +305,8 @@ impl<M: ReadMemory> Unwinder<M> {
             }
             let pc = match next {
                 Some(pc) => pc,
-                // No table covers the code, so the stack is searched here. (framehop would follow frame pointers,
-                // without saying so.)
+                // No table covers the code, so this searches the stack. (framehop would follow frame pointers, and not
+                // say that its result may be wrong.)
                 None => {
                     let slots = (sp..sp.saturating_add(SCAN)).step_by(8);
                     let mut slots = slots.map_while(|slot| Some((slot, stack.word(slot)?)));

@@ -20,7 +20,7 @@ use crate::sync::{AtomicU64, Ordering};
 /// How often each thread is looked at.
 const LOOKS: usize = 100;
 
-/// Looks at a thread that is blocked in a function of this test.
+/// Looks at a thread that is blocked in `function`. Then `end` lets the thread go on.
 fn check(thread: Thread, function: &str, end: impl FnOnce()) {
     look(&thread, function);
     end();
@@ -136,7 +136,8 @@ fn a_sleep() {
 #[inline(never)]
 fn spawns_a_program(first: &CStr) {
     let arguments = [c"true".as_ptr().cast_mut(), ptr::null_mut()];
-    // SAFETY: what is initialised is used, then destroyed. The strings live during the calls, and the lists end with null.
+    // SAFETY: `actions` is initialised first and destroyed last. The strings live during the calls. The lists end with
+    // null.
     unsafe {
         let mut actions = mem::zeroed();
         libc::posix_spawn_file_actions_init(&raw mut actions);
@@ -167,9 +168,9 @@ impl Drop for OtherEnd {
     }
 }
 
-/// The thread starts a program, and waits, uninterruptibly, until its child executes the program. Before that, the
-/// child opens a pipe, and so waits until somebody opens the pipe's other end. The C library has no unwind table for
-/// the code that makes the child.
+/// The thread starts a program. Until the child executes the program, the child shares the memory, and the thread waits
+/// uninterruptibly. The child first opens a pipe, so it hangs until the test opens the other end. The C library has no
+/// unwind table for this code.
 #[test]
 fn a_wait_for_a_child_that_shares_the_memory() {
     let folder = tempfile::tempdir().unwrap();

@@ -39,7 +39,7 @@ const PANICS: [&str; 6] = [
 #[derive(Default)]
 struct Program {
     names: BTreeMap<u64, String>,
-    /// The addresses to which a function jumps.
+    /// For each function: the addresses that it calls or jumps to.
     calls: BTreeMap<u64, BTreeSet<u64>>,
     /// The addresses of the pointers through which a function jumps. `None` if the pointer is in a register.
     by_pointer: BTreeMap<u64, BTreeSet<Option<u64>>>,

@@ -73,8 +73,7 @@ fn the_signals_of_others_are_passed_on() {
         let runner = Runner::start(spin);
         let target = runner.thread.target();
         for sent in 1..=200 {
-            // If two signals of one number are pending, the system delivers only one. So this waits until ours has been
-            // delivered.
+            // The system drops a signal if one of the same number is pending. So wait until none is.
             wait_for(|| !is_pending(runner.thread.tid, libc::SIGURG));
             send(runner.thread.tid, libc::SIGURG);
             // While the foreign signal is pending, the system drops this crate's signal. But the crate's handler also

@@ -73,7 +73,7 @@ fn stress(time: Duration) {
     let least_rooted = [99, 95, 99, 99, 99];
     let least_exact = [99, 95, 0, 99, 99];
     for (which, [looks, stacks, rooted, exact]) in counts.into_iter().enumerate() {
-        // Two more looks may miss, since among few looks one miss is more than one in a hundred.
+        // Among few looks, a single miss is more than one in a hundred. So two more looks may miss.
         assert!(stacks * 100 + 200 >= looks * 99, "{counts:?}");
         assert!(rooted * 100 + 200 >= stacks * least_rooted[which], "{which}: {counts:?}");
         assert!(exact * 100 + 200 >= stacks * least_exact[which], "{which}: {counts:?}");
@@ -98,8 +98,8 @@ const SIZE: usize = 64 << 10;
 
 static STACK: AtomicUsize = AtomicUsize::new(0);
 
-/// A handler runs on the alternate stack that std gives to a thread. That stack has 8 KiB, of which the kernel needs
-/// more than 3 KiB.
+/// The handler runs on the alternate stack of a thread. That of std has 8 KiB, and the kernel needs more than 3 of
+/// them.
 #[test]
 fn the_handler_needs_little_stack() {
     in_child("stress::the_handler_needs_little_stack", || {

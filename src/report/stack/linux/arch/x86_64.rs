@@ -170,7 +170,8 @@ pub(in super::super) fn is_end_of_handler(memory: &impl ReadMemory, address: u64
     memory.read(address, &mut code) == CODE.len() && code == CODE
 }
 
-/// The registers that a signal interrupted. `sp`: where the kernel left them, a `ucontext_t`.
+/// The thread's registers from before a signal. `sp` is the address of the `ucontext_t` in which the kernel has saved
+/// them.
 pub(in super::super) fn interrupted(stack: &StackCopy, sp: u64) -> Option<Registers> {
     let register = |offset: u64| stack.word(sp.checked_add(offset)?);
     Some(Registers {
