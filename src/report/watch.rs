@@ -134,7 +134,6 @@ struct Reported {
     is_poll: bool,
 }
 
-/// A poll, and when it was first seen.
 struct SeenPoll {
     frame: u64,
     number: u64,

@@ -88,7 +88,6 @@ impl Drop for Spending {
     }
 }
 
-/// `asked`, or [`NEVER`] while limits are switched off.
 #[cfg_attr(not(debug_assertions), inline(always))]
 pub(super) fn in_force(asked: u64) -> u64 {
     if watchdog::global().settings().has_limits() { asked } else { in_force_slow(asked) }

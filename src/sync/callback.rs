@@ -365,7 +365,6 @@ pub(crate) fn drop_quietly<T>(value: T) {
     }
 }
 
-/// Wakes a task of the user's, without letting a panic out.
 pub(crate) fn wake_quietly(waker: Waker) {
     drop_quietly(catch_unwind(AssertUnwindSafe(|| waker.wake())));
 }

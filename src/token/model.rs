@@ -238,7 +238,6 @@ fn cancel_after_a_token_was_made() {
     assert!(other.join().unwrap().is_over());
 }
 
-/// A child is dropped while its parent is cancelled.
 fn cancel_while_a_child_is_dropped() {
     let root = node(None, NEVER);
     let child = node(Some(&root), 10);

@@ -171,7 +171,6 @@ pub(super) enum Child {
     Linked(Weak<Node>),
 }
 
-/// The children of a node, kept alive.
 pub(super) struct Children {
     pub(super) inner: Vec<Arc<Node>>,
     pub(super) linked: Vec<Arc<Node>>,

@@ -24,7 +24,6 @@ pub(crate) struct NodeSpec {
 }
 
 impl NodeSpec {
-    /// A token without a deadline: it ends when it is cancelled, or when its parent ends.
     #[inline(always)]
     pub(crate) fn token(info: ScopeInfo, entered: u64) -> Self {
         Self { info, entered, deadline: NEVER, cause: Cause::Cancelled, reparentable: false }

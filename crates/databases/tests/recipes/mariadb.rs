@@ -45,7 +45,6 @@ pub(crate) fn is_killed(error: &mysql::Error) -> bool {
     matches!(error, mysql::Error::MySqlError(error) if error.code == KILLED)
 }
 
-/// Whether the error's source is the server's error for a killed statement.
 pub(crate) fn is_by_kill(error: &TimeoutError) -> bool {
     error.source().and_then(|source| source.downcast_ref::<mysql::Error>()).is_some_and(is_killed)
 }

@@ -35,7 +35,6 @@ pub(crate) fn wait_until(mut happened: impl FnMut() -> bool) {
     }
 }
 
-/// The error of the scope. Fails if the scope did not have to stop the work.
 #[track_caller]
 pub(crate) fn timed_out<T>(result: Result<T, AnyError>) -> TimeoutError {
     match result {

@@ -28,7 +28,6 @@ fn found(error: &BoxError) -> &TimeoutError {
     TimeoutError::find(&**error).expect("an error of this crate")
 }
 
-/// Waits for ever, in an await of the crate.
 async fn hang(_: Request<String>) -> Result<Response<String>, BoxError> {
     future::sleep(LONG).await?;
     Ok(Response::new("awake".to_owned()))

@@ -31,7 +31,6 @@ impl Mapping {
         self.code.iter().map(|range| range.end).max().unwrap_or(self.base)
     }
 
-    /// The name of the file without its folder.
     pub(super) fn name(&self) -> &str {
         let path = self.path.strip_suffix(DELETED).unwrap_or(&self.path);
         path.rsplit('/').next().unwrap_or(path)
