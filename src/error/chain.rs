@@ -54,7 +54,6 @@ struct Named {
     end: Termination,
 }
 
-/// How and where an error is raised.
 pub(crate) struct RaiseContext {
     pub(crate) now: u64,
     pub(crate) location: &'static Location<'static>,

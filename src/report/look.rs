@@ -1,4 +1,4 @@
-//! The report of one look at a thread. Made on the reporter thread.
+//! Makes the report of one look at a thread. Runs on the reporter thread.
 
 use std::time::{Duration, SystemTime};
 

@@ -40,7 +40,6 @@ impl Injector {
         Arc::new(Self { place, own: AtomicU64::new(0), seen: Mutex::new(Vec::new()) })
     }
 
-    /// The points that the body has reached, in order.
     pub(super) fn seen(&self) -> Vec<Place> {
         lock(&self.seen).clone()
     }

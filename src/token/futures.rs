@@ -66,7 +66,6 @@ impl CancellationToken {
     }
 }
 
-/// The registration of a task that waits for a token.
 #[derive(Debug, Default)]
 struct Wait {
     key: Option<usize>,

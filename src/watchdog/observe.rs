@@ -30,7 +30,6 @@ impl Watchdog {
         self.settings().set_watched(false);
     }
 
-    /// After how long an outermost scope is reported as slow, in nanoseconds.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn warn_after(&self) -> u64 {
         self.reports.warn_after.load(Ordering::Relaxed)

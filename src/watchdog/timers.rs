@@ -342,7 +342,6 @@ mod tests {
     use std::sync::atomic::AtomicUsize;
     use std::task::Wake;
 
-    /// A waker that stores its number when it is woken.
     struct Numbered(usize, Arc<AtomicUsize>);
 
     impl Wake for Numbered {

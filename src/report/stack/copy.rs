@@ -54,7 +54,6 @@ pub(crate) struct Registers {
     pub(crate) in_call: bool,
 }
 
-/// A part of a stack, in the buffer of a [`StackCopy`].
 #[derive(Clone, Copy, Debug, Default)]
 struct Part {
     address: u64,

@@ -43,7 +43,6 @@ impl ParentMode {
         self.0.load(Ordering::Acquire) == Self::LAZY
     }
 
-    /// The parent of this lazy node lists it now.
     pub(super) fn set_listed(&self) {
         // Release: pairs with the Acquire in `is_unlisted`.
         self.0.store(Self::LAZY_LISTED, Ordering::Release);

@@ -30,7 +30,6 @@ impl Node {
     /// A future may be polled in a scope that was entered by a handle of that future. Then the future's node has no parent,
     /// since a node cannot be its own ancestor.
     pub(crate) fn set_parent(self: &Arc<Self>, parent: Option<&Arc<Node>>) {
-        // In most polls the parent is the same.
         if self.has_parent(parent) {
             return;
         }

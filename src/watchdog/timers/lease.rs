@@ -57,7 +57,6 @@ impl Orphans {
 
 #[cfg(timebox_loom)]
 impl Timers {
-    /// A lease for the threads of a model, which take turns.
     pub(crate) fn lease_in_turn(&'static self) -> Lease {
         // SAFETY: the threads of a model use the timers one after the other.
         unsafe { Lease::of_own(self) }

@@ -15,7 +15,6 @@ use crate::server::Server;
 use crate::support::{HANG, alone, cut, wait_until};
 use crate::{mariadb, postgres, redis};
 
-/// Connects until the server refuses.
 fn fill<C, E>(connect: impl Fn() -> Result<C, E>) -> Vec<C> {
     let connections: Vec<C> = std::iter::from_fn(|| connect().ok()).take(10_000).collect();
     assert!(connections.len() < 10_000);

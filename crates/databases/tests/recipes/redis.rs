@@ -50,7 +50,6 @@ pub(crate) fn is_unblocked(error: &redis::RedisError) -> bool {
     error.code() == Some("UNBLOCKED")
 }
 
-/// Whether the error's source is the server's error for an unblocked command.
 pub(crate) fn is_by_unblock(error: &timebox::TimeoutError) -> bool {
     error.source().and_then(|source| source.downcast_ref()).is_some_and(is_unblocked)
 }

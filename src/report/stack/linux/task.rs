@@ -54,7 +54,6 @@ struct Ran {
     switches: u64,
 }
 
-/// What the files said before a copy.
 pub(in crate::report::stack) struct Before {
     ran: Option<Ran>,
     seen: Seen,

@@ -51,7 +51,6 @@ fn is_of_library(frame: &Frame) -> bool {
     frame.module.as_ref().is_some_and(|module| module.starts_with("libnames"))
 }
 
-/// The stack of a thread that sleeps in the library.
 fn look(thread: &Thread) -> Stack {
     let target = thread.target();
     let mut eyes = Eyes::new();

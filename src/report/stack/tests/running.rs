@@ -17,7 +17,6 @@ use corosensei::Coroutine;
 /// How often each thread is looked at.
 const LOOKS: usize = 100;
 
-/// A thread that runs until it is stopped.
 pub(super) struct Runner {
     pub(super) thread: Thread,
     stop: Arc<AtomicBool>,
