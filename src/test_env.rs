@@ -24,7 +24,6 @@ impl std::fmt::Debug for TestEnv {
 }
 
 impl TestEnv {
-    /// The environment of the calling thread.
     #[inline]
     pub(crate) fn current() -> Self {
         #[cfg(feature = "testing")]

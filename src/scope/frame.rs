@@ -184,7 +184,6 @@ pub(crate) fn open<R>(
     run_value(thread, scope, entered, body)
 }
 
-/// Runs a body as [`run`] does, and returns its output.
 #[cfg_attr(not(debug_assertions), inline(always))]
 pub(crate) fn run_value<R>(
     thread: &Thread,

@@ -66,7 +66,6 @@ struct ColdState {
 }
 
 impl SuspendedScope {
-    /// A scope with a limit and nothing else.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn new(limit: Limit, location: &'static Location<'static>) -> Self {
         match limit.into_duration() {

@@ -276,7 +276,6 @@ pub(crate) fn has_ended(pid: rustix::process::Pid) -> io::Result<bool> {
     Ok(waitid(WaitId::Pid(pid), options)?.is_some())
 }
 
-/// Makes the standard input a duplicate of `input`.
 #[cfg(all(unix, feature = "isolate"))]
 pub(crate) fn replace_stdin(input: std::os::fd::BorrowedFd<'_>) -> io::Result<()> {
     use std::os::fd::AsRawFd;

@@ -4,8 +4,8 @@
 //! on the stack during one poll. A clone of the traced waker is a clone of the task's own waker. So nothing of this
 //! module is left when the poll ends:
 //!
-//! 1. `f` of [`with_traced`] cannot keep the traced waker, which borrows a [`Traced`]. `f` gets a `Context` with a lifetime
-//!    of its own, so it cannot keep the `&Waker` in there. It has no `&mut Waker`, so it cannot swap the waker out.
+//! 1. The traced waker borrows a [`Traced`], and `f` of [`with_traced`] cannot keep it. `f` gets a `Context` with a
+//!    lifetime of its own, so it cannot keep the `&Waker` in there. It has no `&mut Waker` to swap the waker out.
 //! 2. `clone` returns data and table of the task's own waker, never the data of a `Traced`.
 
 use std::hint::black_box;

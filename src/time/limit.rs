@@ -55,7 +55,6 @@ impl Limit {
         &self.0
     }
 
-    /// The duration, if the limit is a duration; else the limit itself.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn into_duration(self) -> Result<Duration, Limit> {
         match self.0 {

@@ -203,7 +203,6 @@ fn drawn<B: From<String>>(report: &ProfileReport) -> Response<B> {
     response
 }
 
-/// The answer if the profile cannot be drawn, because the system has no thread.
 fn undrawn<B: From<String>>() -> Response<B> {
     let mut response = Response::new(B::from("there is no thread to draw the profile\n".to_owned()));
     *response.status_mut() = http::StatusCode::SERVICE_UNAVAILABLE;

@@ -108,7 +108,6 @@ fn serve(propagation: &Propagation, headers: HeaderMap) -> Done {
     }
 }
 
-/// The output of a future that is ready.
 fn now<F: Future>(future: F) -> F::Output {
     match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(output) => output,

@@ -46,7 +46,6 @@ impl Words {
 pub(crate) struct Registers {
     pub(crate) pc: u64,
     pub(crate) sp: u64,
-    /// The frame pointer. `None` if it is not known.
     pub(crate) fp: Option<u64>,
     /// The link register, on aarch64. `None` if it is not known.
     pub(crate) lr: Option<u64>,

@@ -252,7 +252,6 @@ impl Node {
         self.lazy_parent().is_some_and(|parent| parent.over.load(Ordering::Acquire))
     }
 
-    /// The parent of a lazy node; `None` if the node is not lazy.
     #[inline]
     pub(super) fn lazy_parent(&self) -> Option<&Arc<Node>> {
         if self.parent_mode.is_lazy() { self.next.as_ref() } else { None }

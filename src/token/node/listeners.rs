@@ -198,7 +198,6 @@ mod tests {
         entry
     }
 
-    /// Polls until all hooks have run.
     fn await_hooks(node: &Arc<Node>) {
         let (waker, woken) = task();
         while node.poll_hooks(&waker).is_pending() {

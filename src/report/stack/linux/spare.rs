@@ -11,7 +11,6 @@ use crate::sync::{Mutex, lock};
 static SPARE: PerProcess<Mutex<Vec<Box<Contents>>>> =
     PerProcess::new(Mutex::new(Vec::new()), || Mutex::new(Vec::new()));
 
-/// How many spare copies are kept.
 const SPARES: usize = 4;
 
 /// Makes spare copies. The program's allocator may be stuck by the time that they are needed.

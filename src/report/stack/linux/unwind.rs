@@ -139,7 +139,6 @@ impl<M: ReadMemory> Unwinder<M> {
         self.tables.add_module(framehop::Module::new(name, range, image.bias, sections));
     }
 
-    /// The module that has code at `pc`, with its tables.
     fn module(&mut self, pc: u64) -> Option<Arc<Module>> {
         if let Some(module) = self.modules.get(pc) {
             return Some(module.clone());
