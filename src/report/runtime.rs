@@ -140,7 +140,7 @@ struct Worker {
     since: u64,
     /// Whether the worker has stood still for half of the duration, so that the times of the threads were read.
     is_suspect: bool,
-    /// When to search for the worker's thread. [`u64::MAX`] if the thread has been found.
+    /// When to search for the worker's thread. [`u64::MAX`] after a search that has found a stuck thread.
     search_at: u64,
 }
 
