@@ -205,7 +205,6 @@ impl Drop for RunningGuard {
 
 // ===== One piece of work =====
 
-/// The source of the error if submitted work finds no thread.
 #[derive(Debug, thiserror::Error)]
 #[error("no thread could be started")]
 struct NoThread;

@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 #[cfg(not(timebox_loom))]
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-// A loom model uses std's atomics here too: it does not change these bounds.
+// std's atomics even in a loom model, because a model does not change the bounds that they hold.
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 #[cfg(not(timebox_loom))]
@@ -314,7 +314,7 @@ impl BlockingPool {
         .is_ok()
     }
 
-    /// A loom model runs the tasks on its own threads.
+    /// Starts no thread: a loom model runs the tasks on the model's threads.
     #[cfg(timebox_loom)]
     #[allow(clippy::unused_self)]
     fn start(&'static self) -> bool {

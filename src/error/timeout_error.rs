@@ -75,7 +75,7 @@ pub(crate) struct ErrorInner {
     pub(crate) settled: bool,
     pub(crate) source: Option<Box<dyn Error + Send + Sync>>,
     pub(crate) hook_failure: Option<HookFailure>,
-    /// Set if too little time was left: the time that was needed, and the time that was left.
+    /// If too little time was left for the work: the time that it needed, and the time that was left.
     pub(crate) lack: Option<(Duration, Duration)>,
 }
 

@@ -39,7 +39,7 @@ struct ColdState {
     patience: u64,
     /// Whether the last poll found the future's scope over.
     over: bool,
-    /// Used until the future's scope is entered. The entry counts as an await, and this is its state.
+    /// The state of the entry of the future's scope, which counts as an await. Not used after the entry.
     await_state: AwaitState,
     /// The error that the future will give once its hooks have run.
     error: Option<TimeoutError>,

@@ -127,7 +127,7 @@ pub fn interruptible_outcome<'h, R>(
     })
 }
 
-/// Makes a call in the innermost scope, if there is one. Code that leaves the scope during the call aborts the process.
+/// Calls `f` with the innermost scope, if there is one. Code that leaves this scope during the call aborts the process.
 pub(super) fn in_innermost<R>(f: impl FnOnce(Option<&Scope>) -> R) -> R {
     Thread::with(|thread| {
         innermost(thread, |scope| {

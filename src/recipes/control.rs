@@ -10,8 +10,8 @@ use timebox::Hook;
 
 pub type AnyError = Box<dyn Error + Send + Sync>;
 
-/// The longest time for one run of a hook. Also the time from a hook's first run to the shutdown of the socket, if the call has
-/// not ended by then.
+/// The longest time for one run of a hook. Also the time from a hook's first run to the shutdown of the socket, if the
+/// call still runs then.
 pub const BOUND: Duration = Duration::from_millis(500);
 
 /// Why a call on another connection was not ended.

@@ -190,8 +190,8 @@ pub(super) fn places(stacks: Vec<Stack>) -> (Vec<Stack>, u32) {
     (distinct, equal)
 }
 
-/// Whether both stacks come from one leaf future, which clones the waker in several places: itself, and in functions
-/// that it calls.
+/// Whether both stacks come from one leaf future. Such a future may clone the waker in several places: itself, and in
+/// functions that it calls.
 fn is_of_one_leaf(a: &Stack, b: &Stack) -> bool {
     let mut pairs = a.frames.iter().rev().zip(b.frames.iter().rev());
     let Some(at) = pairs.position(|(a, b)| !is_same_place(a, b)) else { return false };

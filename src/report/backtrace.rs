@@ -7,7 +7,8 @@ use std::backtrace::Backtrace;
 use super::contents::{Frame, Stack};
 use super::foreign::is_foreign;
 
-/// A stack whose functions have no names yet. Taking it costs some microseconds, finding the names some milliseconds.
+/// A stack whose functions have no names yet. It takes some microseconds to make, and [`resolve`](Self::resolve) takes
+/// some milliseconds to find the names.
 #[derive(Debug)]
 pub(super) struct OwnStack(Backtrace);
 
@@ -39,7 +40,7 @@ fn parse(text: &str) -> Stack {
         }
     }
     for (at, frame) in frames.iter_mut().enumerate() {
-        // Functions with the same address share a call: all but the outermost of them were inlined.
+        // Frames with the same address are one call. All but the outermost of these frames were inlined into it.
         frame.inlined = addresses.get(at + 1) == Some(&addresses[at]);
         frame.foreign = is_foreign(&frame.function, frame.file.as_deref(), "");
     }

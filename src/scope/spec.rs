@@ -135,7 +135,6 @@ impl ScopeSpec {
         (!self.unmeasured).then_some(limit)
     }
 
-    /// The description of the scope for errors.
     pub(crate) fn info(&self, id: ScopeId, extras: Option<&Extras>) -> ScopeInfo {
         let options = extras.map(|extras| &extras.options);
         let label = options.and_then(|options| options.label.clone());

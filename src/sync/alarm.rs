@@ -10,7 +10,7 @@ use super::primitive::{AtomicU32, Ordering, const_fn, mutant};
 
 /// The thread runs or is being started.
 const RUNNING: u32 = 1;
-/// Set, besides `RUNNING`, while the thread is being started, which may fail.
+/// Set together with `RUNNING` while the thread is being started. The start may fail.
 const STARTING: u32 = 2;
 /// The bits from this one up count rings.
 const RING: u32 = 4;

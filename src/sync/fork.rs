@@ -87,7 +87,8 @@ extern "C" fn count_generation() {
 #[cfg(all(unix, not(timebox_loom)))]
 fn at_fork_in_child(child: extern "C" fn()) {
     #[cfg(not(miri))]
-    // SAFETY: the function lives as long as the process. Failure (no memory) leaves the crate without fork support.
+    // SAFETY: the function lives as long as the process. If the call fails for lack of memory, the crate does not
+    // notice forks.
     unsafe {
         libc::pthread_atfork(None, None, Some(child));
     }

@@ -1,5 +1,5 @@
-//! System calls. If a system lacks a call, the function for the call has a portable stand-in there. If the call is only
-//! an improvement, the function does nothing there.
+//! System calls. On a system that lacks a call, its function does the same in another way. If the call is only an
+//! improvement, its function does nothing there.
 
 #[cfg(any(not(timebox_loom), feature = "isolate", feature = "process"))]
 use std::io;

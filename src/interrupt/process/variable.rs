@@ -29,7 +29,7 @@ pub(super) fn with_deadline<R>(
     started
 }
 
-/// The value that the command would have in the variable.
+/// The value of the variable in the command's environment: the command's own, or inherited.
 fn variable(command: &Command) -> Option<OsString> {
     let mut own = command.get_envs().filter(|(name, _)| *name == Deadline::VARIABLE);
     match own.next() {

@@ -76,8 +76,8 @@ mod platform {
         Ok(())
     }
 
-    /// Waits for a signal, and returns `true`. All signals since the last call count as one. `false` if no more signals
-    /// will come.
+    /// Waits until a signal has come since the last call, and returns `true`. Several signals count as one. Returns
+    /// `false` if no more signals will come.
     fn is_awake(wakes: &mut UnixStream) -> bool {
         loop {
             match wakes.read(&mut [0; 64]) {

@@ -42,7 +42,7 @@ pub(super) enum Place {
 /// What a sample saw.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Seen {
-    /// Whether this is work that came to another thread by a handle.
+    /// Whether the sampled thread did work that came to it by a handle.
     pub(super) by_handle: bool,
     pub(super) doing: Doing,
     pub(super) place: Place,
@@ -218,7 +218,7 @@ mod tests {
         recording.end(17);
         assert_eq!((sum(&recording), recording.missed), (10, Count { samples: 1, time: 7 }));
         assert_eq!(recording.reasons, ["because"]);
-        // The sampler got no processor.
+        // A long time without a sample: the sampler got no processor.
         let mut recording = Recording::new(0, 10, 10);
         recording.count(own(1), Count::one(10));
         recording.end(1000);

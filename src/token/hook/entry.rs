@@ -149,7 +149,7 @@ impl Entry {
             Repeat::Once | Repeat::Default => return,
             Repeat::Every(interval) => {
                 let interval = nanos(interval).max(100_000);
-                // While the hook fails, each pause is twice as long as the last, up to a second.
+                // Each failure in a row doubles the pause, but not beyond a second.
                 interval.saturating_mul(1 << failures.min(14)).min(interval.max(1_000_000_000))
             }
             Repeat::Backoff => 500_000 << (fires - 1).min(if failures > 0 { 11 } else { 7 }),

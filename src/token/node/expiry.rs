@@ -138,7 +138,6 @@ impl Node {
         has_ended
     }
 
-    /// Sets the grace of the node's scope.
     pub(crate) fn set_grace(&self, grace: u64) {
         if let Some(mut state) = self.state.lock() {
             state.grace = grace;

@@ -67,7 +67,7 @@ enum Cancel<'a> {
     Works,
     /// The cancel works. Besides, the test marks the connection as if a second cancel could still arrive.
     IsInDoubt,
-    /// No cancel reaches the server. The scope is cancelled by this token when the query is about to begin.
+    /// No cancel reaches the server. The test cancels the scope by this token just before the query begins.
     IsLost(&'a CancellationToken),
 }
 

@@ -90,7 +90,7 @@ pub(super) fn install() {
     }
 }
 
-/// Why a thread would not copy its stack if it got the signal; `None` if it would.
+/// Why a thread that gets the signal would not copy its stack. `None` if it would.
 fn obstacle() -> Option<Reason> {
     match installed() {
         Some(action) if action.sa_sigaction == handler_address() => None,

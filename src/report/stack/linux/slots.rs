@@ -195,7 +195,7 @@ impl Armed {
         self.word & !PHASES | phase
     }
 
-    /// Gives the request up, unless the thread has taken it already.
+    /// Gives the request up: `Err` is its copy, without a stack. `Ok` if the thread has taken the request already.
     pub(super) fn cancel(self, reason: Reason) -> Result<Self, Copy> {
         match self.cancel_now() {
             Some(mut copy) => {

@@ -33,7 +33,6 @@ struct Thread {
 }
 
 impl Thread {
-    /// Starts a thread. `body` gets a function that says that the thread is ready.
     fn start(body: impl FnOnce() + Send + 'static) -> Self {
         let (send, receive) = mpsc::channel();
         let join = thread::spawn(move || {

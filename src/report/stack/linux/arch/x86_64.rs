@@ -136,9 +136,9 @@ pub(in super::super) struct Found {
 /// How far above the stack pointer a frame is looked for.
 const FAR: u64 = 64 << 10;
 
-/// The caller of a function that keeps a frame pointer, if the frame pointer is not known. Looks first where the
-/// function's prologue puts the frame pointer. If there is no return address, takes the first return address on the
-/// stack that follows a call to this very function.
+/// Finds the caller of a function that keeps a frame pointer, if the frame pointer is not known. Looks first for a
+/// return address where the function's prologue puts the frame pointer. If there is none, takes the first return
+/// address on the stack that follows a call to this very function.
 pub(in super::super) fn recover(
     memory: &impl ReadMemory,
     stack: &StackCopy,
