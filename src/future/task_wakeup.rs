@@ -128,7 +128,6 @@ impl TaskWakeup {
         false
     }
 
-    /// Whether the timer wakes the task at `deadline`.
     #[inline]
     pub(super) fn is_set_for(&self, deadline: u64) -> bool {
         self.timer.is_some_and(|(at, _)| at == deadline)

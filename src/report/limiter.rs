@@ -18,7 +18,6 @@ const MINUTE: u64 = 60_000_000_000;
 /// What a policy sets. Times and durations are in nanoseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Bounds {
-    /// In any minute, at most this many reports are written.
     pub(super) per_minute: u32,
     /// After a report is written, a report with the same stack is not written for this time.
     pub(super) once_per: u64,

@@ -55,7 +55,6 @@ impl Tools {
     }
 }
 
-/// A report that is to be made.
 pub(crate) struct Job {
     pub(crate) scope: ScopeKey,
     /// Makes the report; `None` if there is nothing to report after all. A panic counts the report as lost.

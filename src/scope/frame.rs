@@ -244,7 +244,6 @@ fn misnested(location: &'static Location<'static>) -> ! {
     ))
 }
 
-/// Calls `f` with the innermost scope of this thread.
 #[inline]
 pub(crate) fn innermost<R>(thread: &Thread, f: impl FnOnce(Option<&Scope>) -> R) -> R {
     let scope: *const Scope = thread.frame.get().cast();

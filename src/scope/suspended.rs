@@ -188,7 +188,6 @@ impl SuspendedScope {
         }
     }
 
-    /// The scope's node, if it has one.
     pub(crate) fn node(&mut self) -> Option<&Arc<Node>> {
         self.cold.get()?.node.as_ref()
     }

@@ -13,7 +13,7 @@ use crate::time::{Kind as LimitKind, Limit, NEVER};
 pub(crate) struct WaitLimit {
     spec: ScopeSpec,
     end: Termination,
-    /// Set if the limit is a quota: the wait spends the quota until this is dropped.
+    /// If this is set, the wait spends a quota until this is dropped.
     _spending: Option<Spending>,
 }
 

@@ -466,7 +466,6 @@ mod tests {
         assert!(matches!(call(&callback), Call::Rejected));
     }
 
-    /// May call the closure this many times.
     struct Times(u32);
 
     impl Caller for Times {

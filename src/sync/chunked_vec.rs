@@ -29,7 +29,6 @@ impl<T: Default> ChunkedVec<T> {
         Self { chunks: [const { SetOnce::new() }; CHUNKS] }
     }
 
-    /// The element at `index`. Makes the element's chunk if there is none.
     pub(crate) fn at(&self, index: usize) -> &T {
         let (chunk, at) = chunk_of(index, PER_CHUNK);
         let make = || (0..PER_CHUNK << chunk).map(|_| T::default()).collect();

@@ -66,7 +66,7 @@ unsafe fn traced<'a>(data: *const ()) -> &'a Traced<'a> {
 }
 
 unsafe fn clone(data: *const ()) -> RawWaker {
-    // SAFETY: the caller has the traced waker.
+    // SAFETY: `data` is that of a traced waker, which lives during this call.
     let traced = unsafe { traced(data) };
     (traced.on_clone)();
     // `black_box` keeps this call from being a tail call. In nested traced polls, `report/awaits.rs` counts the frames
@@ -77,7 +77,7 @@ unsafe fn clone(data: *const ()) -> RawWaker {
 
 /// The function for `wake` too: a traced waker owns nothing, so `wake` has nothing to free.
 unsafe fn wake_by_ref(data: *const ()) {
-    // SAFETY: the caller has the traced waker.
+    // SAFETY: `data` is that of a traced waker, which lives during this call.
     let traced = unsafe { traced(data) };
     (traced.on_clone)();
     traced.waker.wake_by_ref();

@@ -27,7 +27,7 @@ unsafe fn owned<T>(data: *const ()) -> Weak<T> {
 }
 
 unsafe fn clone<T: Wake + Send + Sync + 'static>(data: *const ()) -> RawWaker {
-    // SAFETY: the count stays with the waker.
+    // SAFETY: `data` is that of a `Weak<T>`. Because of `ManuallyDrop` the waker keeps its count.
     raw(Weak::clone(&ManuallyDrop::new(unsafe { owned::<T>(data) })))
 }
 
@@ -39,7 +39,7 @@ unsafe fn wake<T: Wake>(data: *const ()) {
 }
 
 unsafe fn wake_by_ref<T: Wake>(data: *const ()) {
-    // SAFETY: the count stays with the waker.
+    // SAFETY: `data` is that of a `Weak<T>`. Because of `ManuallyDrop` the waker keeps its count.
     if let Some(target) = ManuallyDrop::new(unsafe { owned::<T>(data) }).upgrade() {
         target.wake();
     }

@@ -95,8 +95,8 @@ impl Deadline {
         })
     }
 
-    /// The deadline in the value of the variable. If there is a reading, from this boot and this time namespace, the
-    /// deadline is never later than the one that was written.
+    /// The deadline that the variable's value stands for. It is never later than the deadline that was written, if the
+    /// value has a clock reading of this boot and this time namespace.
     pub(crate) fn parse_env(value: &OsStr) -> Result<Self, InvalidDeadline> {
         let value = value.to_str().ok_or(InvalidDeadline)?;
         let (left, reading) = match value.split_once('@') {

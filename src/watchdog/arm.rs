@@ -163,7 +163,6 @@ impl Watchdog {
         &self.settings
     }
 
-    /// Whether there is a watchdog thread.
     #[inline]
     pub(crate) fn is_running(&self) -> bool {
         self.alarm.is_running()

@@ -35,7 +35,6 @@ pub(crate) fn is_this_thread() -> bool {
 }
 
 impl Watchdog {
-    /// Starts the deputy if there is none.
     fn ensure_deputy(&'static self) {
         if self.deputy.is_there() {
             return;

@@ -104,7 +104,6 @@ impl Slot {
         self.0.0.visit.load(Ordering::Relaxed)
     }
 
-    /// Called only by the thread that has the slot.
     pub(crate) fn set_visit(&self, record: usize) {
         self.0.0.visit.store(record, Ordering::Relaxed);
     }
@@ -125,7 +124,6 @@ impl Default for Slot {
 pub(crate) type Slots = ChunkedVec<Slot>;
 
 impl Slots {
-    /// The earliest deadline after `floor`.
     pub(super) fn earliest(&self, floor: u64) -> u64 {
         self.iter().map(Slot::get).filter(|&deadline| deadline > floor).min().unwrap_or(NEVER)
     }

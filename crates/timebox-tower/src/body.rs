@@ -136,7 +136,7 @@ where
                     Some(Err(_)) | None => true,
                 };
                 if ends {
-                    // Dropped here, so in the scope.
+                    // The body is dropped here, so that its drop runs in the scope.
                     this.body.set(None);
                 }
                 Poll::Ready(frame)

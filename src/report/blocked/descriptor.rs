@@ -92,7 +92,6 @@ pub(super) fn list(tid: Option<u32>, numbers: &[i32]) -> String {
     format!("{count} ({})", named.join("; "))
 }
 
-/// The descriptors that an epoll watches.
 pub(super) fn watched_by(tid: u32, epoll: i32) -> Vec<i32> {
     let watched = |line: String| {
         let mut words = line.split_ascii_whitespace();

@@ -12,7 +12,6 @@ use crate::report::text::Name;
 /// How many threads with the same stack are named.
 const MOST_NAMED: usize = 16;
 
-/// How many frames of an idle thread are shown.
 const IDLE_FRAMES: usize = 8;
 
 impl Display for Dump {

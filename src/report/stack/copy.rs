@@ -186,7 +186,7 @@ pub(crate) struct Contents {
     pub(crate) tid: u32,
     pub(crate) stack: StackCopy,
     pub(crate) scopes: ScopeCopies,
-    /// The visits to profiles, if they were asked for.
+    /// The thread's visits to profiles. Empty if they were not asked for.
     #[cfg(feature = "profile")]
     pub(crate) visits: Visits,
     /// If this is `true`, the scopes (and the stack, if there is one) were copied at one moment, while the thread stood

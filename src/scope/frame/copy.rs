@@ -27,7 +27,6 @@ pub(crate) trait ReadMemory {
     fn read(&self, address: u64, into: &mut [u8]) -> usize;
 }
 
-/// A text of at most `N` bytes.
 #[derive(Clone, Copy)]
 pub(crate) struct ShortText<const N: usize> {
     bytes: [u8; N],

@@ -96,7 +96,7 @@ pub(super) struct ColdState {
     pub(super) shields: Slab<u64>,
     /// The task that waits until the last of `shields` has closed.
     pub(super) shield_waiter: Option<Waker>,
-    /// How long a future in the scope is still polled, once the scope is over.
+    /// For how long after the end of the scope a future in it is still polled.
     pub(super) grace: u64,
     /// Whether `raised` keeps the last error that named the node's scope.
     pub(super) falls_back: bool,

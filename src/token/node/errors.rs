@@ -12,7 +12,6 @@ impl Node {
         Link { info, entered: self.entered, now: self.env.reading(now), end, shared: Some(shared) }
     }
 
-    /// Adds this node and its ancestors to the chain of an error.
     pub(crate) fn add_to_chain(self: &Arc<Self>, chain: &mut Chain, now: u64) {
         self.walk(|node| chain.add(node.chain_link(now)));
     }

@@ -51,7 +51,6 @@ impl Node {
         WakeList { wakers: waiter.into_iter().collect(), ..WakeList::default() }.deliver();
     }
 
-    /// Whether a shield is pending in the future.
     pub(crate) fn has_shields(&self) -> bool {
         self.state.lock().is_some_and(|state| !state.shields.is_empty())
     }

@@ -98,7 +98,6 @@ fn a_hook_that_outlives_its_statement_hits_the_next() {
     assert!(was_hit);
 }
 
-/// A table of one row, whose value is 0.
 fn one_row(connection: &mut Conn, name: &str) {
     connection.query_drop("create database if not exists timebox").unwrap();
     connection

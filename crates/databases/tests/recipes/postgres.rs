@@ -63,7 +63,6 @@ pub(crate) fn is_cancelled(error: &postgres::Error) -> bool {
     error.code() == Some(&SqlState::QUERY_CANCELED)
 }
 
-/// Whether the error's source is the server's error for a cancelled statement.
 pub(crate) fn is_by_cancel(error: &timebox::TimeoutError) -> bool {
     error.source().and_then(|source| source.downcast_ref::<postgres::Error>()).is_some_and(is_cancelled)
 }
@@ -138,7 +137,6 @@ fn a_cancel_whose_end_is_not_awaited_hits_the_next_statement() {
     assert!(was_hit);
 }
 
-/// A table of one row, whose value is 0.
 fn one_row(client: &mut Client) {
     let text = "drop table if exists account; create table account (id int primary key, value int not null);
         insert into account values (1, 0)";

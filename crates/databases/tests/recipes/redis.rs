@@ -26,7 +26,6 @@ pub(crate) fn connect(server: &Server) -> (Client, recipe::Connection, Session) 
     (client, connection, session)
 }
 
-/// A control connection with a bound that is long enough even on a busy machine.
 pub(crate) fn control(client: &Client) -> Arc<Control> {
     Control::with_bound(client, HANG).unwrap()
 }

@@ -42,7 +42,6 @@ pub(crate) async fn wait_for(what: &str, mut condition: impl AsyncFnMut() -> boo
     }
 }
 
-/// Serves on a free loopback port, until the runtime ends.
 pub(crate) async fn serve(app: Router) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();

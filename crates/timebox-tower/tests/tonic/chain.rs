@@ -36,7 +36,6 @@ struct Visit {
     sent: Option<Instant>,
     /// When the service last did something for the call.
     worked: Instant,
-    /// When its future was dropped.
     dropped: Option<Instant>,
 }
 

@@ -13,7 +13,7 @@ use crate::sync::{AtomicU64, Ordering};
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Memory;
 
-/// The memory of this process, for signal handlers: nothing is read unless [`Memory::prepare`] has returned before.
+/// The memory of this process, for signal handlers. Reads nothing before [`Memory::prepare`] has returned.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct PreparedMemory;
 

@@ -62,7 +62,6 @@ impl std::ops::Deref for Bytes {
 type Tables = UnwinderNative<Bytes, MayAllocateDuringUnwind>;
 type Cache = CacheNative<MayAllocateDuringUnwind>;
 
-/// Unwinds stacks of this process.
 pub(crate) struct Unwinder<M = Memory> {
     memory: M,
     modules: Arc<Modules>,
