@@ -87,7 +87,7 @@ pub(crate) fn is_traced() -> bool {
 pub(crate) fn this_process() -> Process {
     let program = std::env::current_exe().ok();
     let program = program.as_deref().and_then(|path| path.file_name()).map(|name| name.to_string_lossy());
-    // Linux says this of a program whose file was replaced.
+    // Linux appends ` (deleted)` if the program's file was replaced or deleted.
     let program = program.map(|name| name.strip_suffix(" (deleted)").unwrap_or(&name).to_owned());
     Process { id: std::process::id(), program: program.unwrap_or_default(), host: host() }
 }
