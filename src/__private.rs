@@ -11,8 +11,8 @@ use crate::error::TimeoutError;
 use crate::future::{Timeout, TimeoutOrElse};
 use crate::scope::Timebox;
 
-/// A `Result` whose error can be made of a [`TimeoutError`]. An expansion calls only this trait. So if a function
-/// returns anything else, the compiler has one error for it, and not several.
+/// A `Result` whose error can be made of a [`TimeoutError`]. The code that the macro writes calls only this trait. So
+/// if a function returns any other type, the compiler reports only one error.
 #[diagnostic::on_unimplemented(
     message = "a limit needs a place for its error, and `{Self}` is no `Result`",
     label = "expected a `Result`",
@@ -35,7 +35,7 @@ pub trait Fallible: Sized {
     #[track_caller]
     fn run_future_or_else<F: Future<Output = Self>>(timebox: Timebox, future: F) -> Self::TimeoutOrElse<F>;
 
-    /// The value of a `return` that is never reached. The `return` is there to tell the compiler the type.
+    /// Never called. The macro writes `return never()` into dead code, to tell the compiler the type that is returned.
     fn never() -> Self {
         unreachable!()
     }

@@ -168,8 +168,8 @@ fn running() -> Option<MutexGuard<'static, HashMap<ScopeId, usize>>> {
 /// The depth of work that is submitted in this scope: greater than the depth of any work that may wait for the new work.
 fn depth_of(scope: &Scope) -> usize {
     let mut ancestors = Vec::new();
-    // `DEPTH` knows only the work of this thread. If a handle was entered here, an ancestor may be the scope of work on
-    // another thread. That work may wait for the new work, so its depth counts too.
+    // `DEPTH` counts only the work on this thread. But if a handle was entered here, an ancestor may be the scope of
+    // work on another thread. That work may wait for the new work, so its depth counts too.
     scope.node().walk(|node| ancestors.push(node.id));
     let Some(running) = running() else { return DEPTH.get() };
     // If this thread runs hooks, the new work may be part of a hook. Any running work may wait for that hook. So all

@@ -124,7 +124,8 @@ struct Guard {
     /// The scope that errors name: that of the last registration before the hook first fired. `None` if the hook was
     /// never in a scope.
     last: Option<Arc<Node>>,
-    /// Wakes the task while it waits in a scope that is over, before the first poll of the future.
+    /// If the scope is over before the first poll of the future, this call may stay pending for a time. Then this wakes
+    /// the task at the end of that time.
     wakeup: TaskWakeup,
 }
 
@@ -143,8 +144,8 @@ impl Guard {
             let node = scope.map(Scope::node);
             (node.map(Arc::as_ptr) != place.map(Arc::as_ptr)).then(|| node.cloned())
         });
-        // `move_to` may run foreign code, which could leave the scope. So it is called after `innermost`, and is given a
-        // reference of its own to the node.
+        // `move_to` may run foreign code, which could leave the scope while `innermost` still uses its frame. So
+        // `move_to` is called after `innermost`, with a reference of its own to the node.
         moved.is_none_or(|node| self.move_to(node))
     }
 

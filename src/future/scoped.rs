@@ -140,7 +140,6 @@ impl<F> Scoped<F, true> {
         this.polled.leave();
     }
 
-    /// Takes the future out of its scope.
     #[cfg(feature = "tokio")]
     pub(crate) fn into_future(mut self) -> Option<F> {
         self.wakeup.clear();
@@ -207,8 +206,8 @@ where
         }
     }
 
-    /// Enters the scope if it is not entered yet. `false` if the future is not to be polled: then `self.poll` is set to the
-    /// error, or stays pending.
+    /// Enters the scope if it is not entered yet. Returns whether to poll the future. If not, `self.poll` is the error,
+    /// or stays pending.
     #[cfg_attr(not(debug_assertions), inline(always))]
     fn is_to_be_polled(&mut self, thread: &Thread, polled: &mut SuspendedScope) -> bool {
         // A finished future is not polled again. It is looked at through the pin, because a plain reference to the

@@ -35,7 +35,8 @@ pub(crate) struct TaskWakeup {
 #[derive(Debug, Default)]
 struct ColdState {
     waiting: Option<Waiting>,
-    /// Until when the future waits to be dropped by an outer future, whose scope is over.
+    /// If the scope of an outer future is over, the outer future will drop this one. Until this time, this future waits
+    /// for the drop.
     patience: u64,
     /// Whether the last poll found the future's scope over.
     over: bool,

@@ -126,7 +126,8 @@ impl Child {
             wire::read(stream)
         })?;
         match called.value {
-            // The answer came in time, or at the same moment as the deadline.
+            // The answer may have come at the same moment as the deadline. If the hook has fired, the child is not
+            // kept.
             Ok(answer) => {
                 let answer = wire::parse(&answer)?;
                 if called.fires == 0 && !matches!(answer, Answer::TimedOut) {

@@ -10,7 +10,8 @@ use timebox::{Hook, interruptible};
 
 use super::control::{self, AnyError, BOUND, Doubt, Failure, is_open, two_steps};
 
-/// What names a connection at its server. Ask once, after connecting, and again after a reset of the connection.
+/// What identifies a connection to its server. Call [`session`] once after connecting, and again after each reset of
+/// the connection.
 pub struct Session {
     /// The name of a lock that this connection holds. It names the session, since no other session and no other server
     /// has this lock.

@@ -136,7 +136,7 @@ struct Worker {
     /// How often it has parked and unparked: odd while it is parked.
     parks: u64,
     busy: Duration,
-    /// Since when it stands still.
+    /// Since when `parks` and `busy` have not changed.
     since: u64,
     /// Whether the worker has stood still for half of the duration, so that the times of the threads were read.
     is_suspect: bool,
@@ -190,7 +190,7 @@ impl Watch {
         thread::schedule(next, Waker::from(self));
     }
 
-    /// Runs on the watchdog. Looks at the numbers of all workers.
+    /// Runs on the watchdog. Looks for workers that stand still.
     fn look(self: Arc<Self>) {
         let now = clock::real_now();
         let mut state = lock(&self.state);
@@ -236,7 +236,7 @@ impl Watch {
         reporter::submit(Job { scope, make: Box::new(make) });
     }
 
-    /// Runs on the reporter. Remembers the times of all threads.
+    /// Runs on the reporter.
     fn remember_times(&self) {
         let times = |tid: u32| Some((tid, (clock::real_now(), Target::new(tid, 0).times()?)));
         let before = state::threads(MOST_THREADS).into_iter().filter_map(times).collect();

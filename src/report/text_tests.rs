@@ -21,7 +21,6 @@ fn frame(function: &str, place: Option<(&str, u32)>, foreign: bool) -> Frame {
     }
 }
 
-/// Fails with both texts if they differ.
 #[track_caller]
 fn assert_text(report: &Report, expected: &str) {
     let shown = shown(report);

@@ -116,7 +116,6 @@ struct Watched {
     polls: Vec<SeenPoll>,
     /// The thread's times at an earlier look, and the time of that look. `None` if there was no such look.
     before: Option<(u64, CpuTimes)>,
-    /// The time of the next look.
     next: u64,
 }
 
@@ -232,7 +231,6 @@ impl Watched {
         self.target.get_or_insert_with(|| Target::new(tid, frame_word))
     }
 
-    /// Looks at the thread. Sets when to look again.
     fn look(&mut self, peeked: &mut ScopeCopies, now: u64, late: u64) {
         self.next = NEVER;
         self.peek(peeked, now);

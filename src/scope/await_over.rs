@@ -59,7 +59,6 @@ pub(super) enum AfterEnd {
 }
 
 impl AwaitState {
-    /// Decides what the await does next.
     pub(crate) fn look(&mut self, thread: &Thread) -> AwaitAction {
         innermost(thread, |scope| match scope {
             Some(scope) if scope.is_over_by_clock(thread) => self.look_when_over(scope),
@@ -105,10 +104,10 @@ impl AwaitState {
     /// Until when the await must wait before it may give the error; `None` if it may give the error now.
     fn wait_for_turn(&mut self, scope: &Scope, now: u64, until: u64) -> Option<u64> {
         let polled = scope.polled().last();
-        // Of the awaits that began after the scope was over, one gives the error in each poll, and the others wait for
-        // their turn. `told` keeps a flag: an await has given the error in this poll. The frame of a future is new in
-        // each poll, and so is its flag. Outside futures of this crate, `told` is the scope of a block, whose flag
-        // stays set. So there an await that has been pending since before `now` counts as polled anew.
+        // Of the awaits that began after the scope was over, one gives the error in each poll, and the others wait.
+        // `told` is the frame whose flag says that an await has given the error. Each poll of a future has a new frame,
+        // so its flag is new too. But a block has one frame for all polls, so its flag stays set. So in a block, an
+        // await that has been pending since an earlier time counts as polled anew, and gives the error.
         let is_polled_anew = polled.is_none() && self.since != 0 && self.since < now;
         let told = polled.unwrap_or(scope);
         if self.began_in_time || is_polled_anew || !told.has_given_error() {

@@ -53,8 +53,8 @@ pub struct Timebox {
 }
 
 impl Scope {
-    /// Returns the result of the body, or an error if a [`strict`](Timebox::strict) scope refuses it as a late success. The
-    /// refused value is dropped here, inside the scope.
+    /// Returns the result of the body. But if the scope is over and [`strict`](Timebox::strict), a success is too late:
+    /// it is dropped here, inside the scope, and the scope's error is returned.
     #[inline]
     pub(crate) fn in_time<T, E: From<TimeoutError>>(
         &self,

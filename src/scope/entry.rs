@@ -227,7 +227,7 @@ impl Entry<'_> {
                 (outer, (outer <= now && is_over_by_clock(thread)) || is_over(thread))
             }
             Parent::Node(node) => {
-                // If the deadline has passed, this call ends the node, so that all threads see the expiry.
+                // `expire` ends the node if its deadline has passed. Then all threads see the expiry.
                 let is_over = node.expire(now);
                 (if is_timed(node) { node.effective_deadline() } else { NEVER }, is_over)
             }

@@ -34,8 +34,8 @@ pub(crate) struct Traced<'a> {
 
 /// The observer of futures.
 pub(crate) trait FutureObserver: Sync {
-    /// Calls `poll`, which polls the future and returns whether it is still pending. If it is, reports where the future
-    /// waits. Returns whom to tell when the future ends, if anybody.
+    /// Calls `poll`, which polls the future and returns `true` if the future is still pending. In that case reports
+    /// where the future waits. If this returns an [`Ending`], the caller must tell it when the future ends.
     fn trace(
         &self,
         traced: &Traced<'_>,
@@ -81,7 +81,7 @@ impl Polls {
     pub(crate) fn add(&mut self, thread: &Thread, scope: &Scope) {
         self.count = self.count.saturating_add(1);
         self.thread = thread.slot().thread().map_or(0, |(id, _)| id);
-        // In the poll in which the scope was entered, the clock has just been read.
+        // In the first poll, `now` is still the time of the entry, which is recent enough. Later polls read the clock.
         let entered = scope.entered_at();
         self.last = if thread.now.get() == entered { entered } else { clock::now() };
     }
@@ -114,8 +114,8 @@ impl ReportHistory {
         self.events & event as u8 != 0
     }
 
-    /// When the scope is due for the next report, and for which event. Not kept from poll to poll: the policy may
-    /// change, and the scope may be outermost in one poll and not in the next.
+    /// When the next report about the scope is due, and for which event. Computed anew in each poll, because the policy
+    /// may change, and because the scope may be outermost in one poll and not in the next.
     pub(crate) fn next(&self, scope: &Scope) -> (u64, Event) {
         let first = first_event(scope);
         if !self.was_reported(first.1) {

@@ -113,8 +113,8 @@ impl Drop for Hold {
     }
 }
 
-/// A guard: while it exists, this thread is present under the clock of an environment. The guard is empty if the thread is
-/// present under that clock already, or if the environment has no mock clock.
+/// A guard: while it exists, the mock clock of an environment counts this thread as present. The guard is empty if the
+/// clock does so already, or if the environment has no mock clock.
 #[must_use]
 pub(crate) struct Present(Option<Hold>);
 

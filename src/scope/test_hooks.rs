@@ -42,7 +42,6 @@ pub(crate) struct Presence {
     _present: Option<crate::scope::presence::Present>,
 }
 
-/// Makes this thread present under the clock of the environment, until the result is dropped: see `presence.rs`.
 #[inline]
 pub(crate) fn present(env: &TestEnv) -> Presence {
     #[cfg(feature = "testing")]
@@ -262,8 +261,8 @@ fn expire_labelled(node: &Arc<Node>, label: &str) {
 
 #[cfg(feature = "testing")]
 impl Scope {
-    /// The innermost scope outside all shields that are open between this scope and the scope `outermost`. `None` if
-    /// `outermost` itself is inside a shield.
+    /// The innermost scope outside all shields between this scope and the scope `outermost`. `None` if `outermost` is
+    /// not on this thread's stack, and the thread's outermost scope is a shield.
     fn unshielded(&self, outermost: u64) -> Option<&Scope> {
         let mut candidate = Some(self);
         for scope in self.stack() {

@@ -1,4 +1,4 @@
-//! A block or a poll without a limit, of which reports tell if it takes long.
+//! A block or a poll without a limit. Reports tell of it if it takes long.
 
 use std::borrow::Cow;
 use std::panic::{Location, resume_unwind};

@@ -105,7 +105,7 @@ impl Alarm {
         retired
     }
 
-    /// Records that no thread runs, whether or not there was a ring.
+    /// Records that no thread runs. Unlike [`retire`](Self::retire), this does so even after a ring.
     pub(crate) fn forget(&self) {
         self.word.fetch_and(!(RUNNING | STARTING), Ordering::AcqRel);
         #[cfg(timebox_loom)]
@@ -249,7 +249,6 @@ mod futex {
             }
         }
 
-        /// Sets the model's clock to `time`.
         pub(crate) fn model_advance(&self, time: u64) {
             let asleep = self.futex.asleep.lock().unwrap();
             set_now(time);

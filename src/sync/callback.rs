@@ -298,7 +298,6 @@ impl Callback {
         self.state.lock().map_or(0, |state| state.fires)
     }
 
-    /// The failure of the latest run that failed; `None` if none has.
     pub(crate) fn failure(&self) -> Option<Failure> {
         self.state.lock()?.failure.clone()
     }

@@ -45,8 +45,8 @@ impl InChild {
         Self { installed: AtomicBool::new(false), handler }
     }
 
-    /// Makes every child that is forked from now on call the handler. The child has its own [`generation`] by then.
-    /// Calls after the first do nothing.
+    /// Makes every child that is forked from now on call the handler. In the handler, [`generation`] is already the
+    /// child's own. Further calls of `install` do nothing.
     #[inline]
     pub(crate) fn install(&self) {
         // Acquire: pairs with the Release in `install_now`.
@@ -180,7 +180,6 @@ pub(crate) struct ForkMutex<T> {
 #[cfg(not(timebox_loom))]
 #[derive(Clone, Copy)]
 enum Phase {
-    /// The lock is usable like any other.
     Usable = 0,
     /// The first thread to use the lock is about to find out whether the lock was held at the fork.
     Adopting = 1,

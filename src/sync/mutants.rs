@@ -25,7 +25,7 @@ pub enum Mutant {
     BlindRetire = 128,
     /// Arming a timer does not fence between its stores and its load of the next wake-up.
     NoTimerFence = 256,
-    /// A timer's waker is claimed in two steps.
+    /// A timer's waker is claimed by a load and a store, and not by one atomic step.
     PlainTake = 512,
     /// The watchdog's second look at the timers comes before its fence.
     EarlyLook = 1024,

@@ -108,10 +108,9 @@ pub struct Point<R> {
     outcome: Outcome<R>,
 }
 
-/// Whether a run reached its point.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Arrival {
-    /// The run reached its point, and came to the same points before it as the first run.
+    /// The run reached its point. All points before it were the same as in the first run.
     Reached,
     /// The n-th point of the run was this place, but the n-th point of the first run was another.
     Elsewhere(Place),

@@ -60,8 +60,8 @@ pub(crate) fn post(waker: Waker) {
     }
 }
 
-/// Starts the watchdog if there is none. Returns `false` if no thread can be had for the watchdog. Perhaps nobody then wakes a
-/// caller that waits for a deadline, so the caller must wake up by itself soon and try again.
+/// Starts the watchdog if there is none. Returns `false` if no thread can be had for the watchdog. Then perhaps nobody
+/// wakes the caller at its deadline. So the caller must wait only for a short time, and try again.
 #[cfg_attr(not(debug_assertions), inline(always))]
 pub(crate) fn ensure_watchdog() -> bool {
     global().is_reliable() || start_watchdog()

@@ -57,7 +57,7 @@ impl Visit {
         Thread::with(|thread| thread.profile.get())
     }
 
-    /// The visit of a thread that enters a handle, if the handle comes from a profile.
+    /// Begins the visit of a thread that enters a handle. `None` if the handle was not made inside a profile.
     pub(crate) fn of_handle(profile: ProfileId, stack: usize) -> Option<Self> {
         (profile != ProfileId::NONE).then(|| Self::begin(profile, false, stack))
     }

@@ -222,8 +222,8 @@ impl CancellationToken {
     ///
     /// # Errors
     ///
-    /// A [`TimeoutError`] that names the outermost scope or token that is over by now. That scope or token may have ended later
-    /// than the one that gave this token its [cause](Self::cause).
+    /// A [`TimeoutError`] that names the outermost scope or token that is over by now. The [cause](Self::cause) of this
+    /// token may come from another scope or token, which ended earlier.
     #[track_caller]
     #[inline]
     pub fn checkpoint(&self) -> Result<(), TimeoutError> {

@@ -209,8 +209,8 @@ fn token(parent: &Arc<Node>) -> Arc<Node> {
     Node::new(Some(parent), NodeSpec::token(ScopeInfo::at(std::panic::Location::caller()), 1))
 }
 
-/// A task registers with a lazy token while the parent is cancelled. Either the task is woken, or the registration is refused.
-/// A token that was over once stays over.
+/// The parent of a lazy token is cancelled while a task registers with the token. If the registration is refused, the
+/// token is over. Otherwise the task is woken. A token that was over once stays over.
 fn wait_while_the_parent_is_cancelled() {
     let root = node(None, NEVER);
     let child = token(&root);
@@ -344,7 +344,6 @@ impl Task {
         *self.0.lock().unwrap()
     }
 
-    /// Calls `poll`, and again whenever the task is woken, until `poll` is ready.
     fn block_on(self: &Arc<Self>, mut poll: impl FnMut(&Waker) -> Poll<()>) {
         while poll(&Arc::clone(self).into()).is_pending() {
             // Lets other threads run first, even if the task has woken itself.

@@ -34,7 +34,7 @@ pub(crate) struct Watchdog {
     /// If no thread could be had for the watchdog: the time of the next try to start it. Otherwise 0.
     #[cfg(not(timebox_loom))]
     pub(super) try_at: AtomicU64,
-    /// Since when no thread can be had.
+    /// Since when no thread can be had for the watchdog.
     #[cfg(not(timebox_loom))]
     pub(super) missing_since: AtomicU64,
     /// Called if no thread can be had for the watchdog.
@@ -234,7 +234,7 @@ impl Watchdog {
         true
     }
 
-    /// Makes the watchdog notice a timer that `Lease::put` has put in; `false` as with [`arm`](Self::arm).
+    /// Makes the watchdog notice a timer that `Lease::put` has put in. Returns what [`arm`](Self::arm) returns.
     #[must_use]
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn announce(&'static self, lease: &Lease, deadline: u64) -> bool {

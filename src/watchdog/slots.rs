@@ -142,7 +142,6 @@ impl Slots {
     }
 }
 
-/// The slots that no thread has.
 #[derive(Debug)]
 pub(super) struct FreeSlots {
     returned: Vec<usize>,

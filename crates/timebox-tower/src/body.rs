@@ -180,8 +180,8 @@ impl<B> PinnedDrop for TimeoutBody<B> {
         let mut this = self.project();
         let Some(scope) = this.scope else { return };
         if *this.left == Some(0) {
-            // All bytes that were announced have been sent. So the server drops the body without a poll for its end,
-            // and nothing is to be cancelled.
+            // All announced bytes have been sent. So the body is complete, although the server drops it without a poll
+            // for its end. Nothing is cancelled.
             let _ = scope.enter(|| this.body.set(None));
         } else if this.body.is_some() {
             scope.abandon(|| this.body.set(None));

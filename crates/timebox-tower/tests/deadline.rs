@@ -255,7 +255,6 @@ mod over_sockets {
 
     use super::*;
 
-    /// A server that answers with the value of the request's header.
     async fn server() -> SocketAddr {
         let handler = async |headers: HeaderMap| headers[HEADER].to_str().unwrap().to_owned();
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

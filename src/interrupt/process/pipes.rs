@@ -37,7 +37,6 @@ pub(super) struct Output {
     pipe: Option<PipeReader>,
     kept: Vec<u8>,
     cap: Cap,
-    /// Whether bytes have arrived that were not kept.
     overflowed: bool,
 }
 
@@ -110,7 +109,6 @@ impl Output {
     }
 }
 
-/// The standard input of a command.
 #[derive(Default)]
 pub(super) struct Input<'r> {
     /// `None` once all bytes are written, or the command has closed its end of the pipe.

@@ -54,8 +54,8 @@ pub struct Regex {
     pattern: Box<str>,
     code: Code,
     names: Arc<[(String, usize)]>,
-    /// The memory that no search uses now. A search takes a `Scratch` from here, or makes one if there is none. At
-    /// its end it puts the `Scratch` back.
+    /// Spare memory for searches. A search takes a `Scratch` from here, or makes one if there is none. At its end it
+    /// puts the `Scratch` back.
     scratch: Mutex<Vec<Scratch>>,
 }
 
@@ -225,7 +225,6 @@ impl Regex {
     }
 }
 
-/// The two searches that each engine offers to the iterators.
 trait Search: Send + Sync + UnwindSafe + RefUnwindSafe {
     /// The leftmost match at or after `at`.
     fn find_at<'h>(

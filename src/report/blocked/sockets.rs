@@ -4,9 +4,9 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::report::proc;
 
-/// `TCP 127.0.0.1:51234 -> 127.0.0.1:6379`, for each of the sockets. `None` for a socket that the tables do not have.
+/// Describes each socket: `TCP 127.0.0.1:51234 -> 127.0.0.1:6379`. `None` for a socket that is in no table.
 ///
-/// Each table is read one time at most, whatever the number of sockets.
+/// Reads each table at most once.
 pub(super) fn in_words(tid: u32, inodes: &[u64]) -> Vec<Option<String>> {
     let mut found = vec![None; inodes.len()];
     for table in &TABLES {

@@ -20,7 +20,6 @@ use crate::report::state::state_of;
 use crate::sync::os;
 use crate::time::clock;
 
-/// A thread that is blocked in a call, and the words for the call.
 struct Blocked<T> {
     tid: u32,
     call: (i64, [u64; 6]),

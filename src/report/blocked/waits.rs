@@ -128,7 +128,8 @@ fn thread(number: u32) -> Option<String> {
     Some(format!("thread {number} ({name})"))
 }
 
-/// How long it is from now until the time `until`: a time of day, or a time on the clock of this crate.
+/// The time from now to `until`. With `is_real_time`, `until` is a time of day. Otherwise it is a time on the clock of
+/// this crate.
 fn left(until: Duration, is_real_time: bool) -> Option<Duration> {
     let now = if is_real_time {
         SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).ok()?

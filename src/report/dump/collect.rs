@@ -94,8 +94,8 @@ impl Making {
         Self { until: after(MAKING), made: Mutex::default(), is_done: Condvar::default() }
     }
 
-    /// Looks at all threads but the calling one. Even if the look panics, the dump is marked as done, so that nobody
-    /// waits in vain.
+    /// Looks at all threads but the calling one. Even if the look panics, the dump is marked as done: otherwise the
+    /// caller would wait until the time is up.
     fn run(&self, asker: Option<u32>) {
         if let Err(payload) = catch_unwind(AssertUnwindSafe(|| self.look(asker))) {
             drop_quietly(payload);

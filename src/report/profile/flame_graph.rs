@@ -60,7 +60,8 @@ impl ProfileReport {
     }
 }
 
-/// The frames that are drawn for a stack, innermost first.
+/// The names that are drawn for a stack, innermost first. Of the foreign functions that the program called last, a
+/// thread that waits shows only the first. A running thread shows all of them, since they use the processor.
 fn names(stack: &ProfileStack) -> Vec<String> {
     let frames = &stack.frames;
     let innermost = frames.iter().take_while(|frame| frame.foreign).count();

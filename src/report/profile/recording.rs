@@ -162,7 +162,7 @@ impl Recording {
     }
 }
 
-/// The addresses that are kept of a stack.
+/// The innermost and the outermost addresses of a stack. `GAP` stands for the addresses between them.
 pub(super) fn kept(addresses: impl ExactSizeIterator<Item = u64>) -> Box<[u64]> {
     let left_out = addresses.len().saturating_sub(INNER + OUTER);
     let mut kept = Vec::with_capacity(addresses.len().min(INNER + OUTER + 1));

@@ -196,8 +196,8 @@ struct Due {
 }
 
 impl Due {
-    /// The time for which a sample stands, in nanoseconds. Call it only after the copy is made: a running thread that
-    /// got no processor copies itself late, and was at the same place all that time.
+    /// The time for which a sample stands, in nanoseconds. Call it only after the copy is made. A thread that gets no
+    /// processor copies itself late. It stays at the same place until then, so the sample stands for this time too.
     fn time(&self) -> u64 {
         self.periods.without_sample(clock::real_now())
     }

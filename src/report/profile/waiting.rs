@@ -25,7 +25,6 @@ pub(super) struct Waiting {
     /// Whether the future is between two polls. Always `false` for code that is no future.
     is_pending: bool,
     polls: u64,
-    /// How many of the polls were traced.
     traced: u64,
     /// Set by a sample that needs the place at which the future waits. Then the next poll must be traced.
     is_wanted: bool,

@@ -51,8 +51,8 @@ impl Scope {
         }
         let is_plain = self.extras.is_null() && self.kind == Kind::Block;
         if is_plain && self.outer.is_null() {
-            // Cannot overflow: see `NO_WARNING`. The look is not after the deadline, since `effective` is the scope's
-            // own deadline.
+            // The sum cannot overflow: see `NO_WARNING`. The look comes before the deadline: without a scope around,
+            // `effective` is `entered + asked`.
             let look = self.entered + watchdog::global().warn_after().min(self.asked) / 2;
             thread.arm_with_look(effective, look);
         } else {

@@ -131,8 +131,8 @@ impl<'a> Hook<'a> {
         self
     }
 
-    /// Takes the hook apart. Returns the closures of this hook and of all hooks that it escalates to, and a plan that refers to
-    /// the closures by index.
+    /// Takes the hook apart: into the closures of this hook and of its `then` hooks, and a plan that refers to the
+    /// closures by index.
     pub(crate) fn split(self) -> (Vec<Closure<'a>>, Plan) {
         let mut closures = Vec::new();
         let plan = self.split_into(&mut closures);

@@ -104,7 +104,7 @@ impl Entry {
 
     /// Returns `true` for the first caller, which must start the first run. `false` for all others.
     pub(crate) fn claim(&self) -> bool {
-        // Relaxed: nothing but this flag decides who is first.
+        // Relaxed: the flag publishes nothing else.
         !self.triggered.swap(true, Ordering::Relaxed)
     }
 
@@ -117,7 +117,6 @@ impl Entry {
         }
     }
 
-    /// Runs the hook on this thread.
     pub(crate) fn run(self: &Arc<Self>) {
         let (fires, failures, due) = match self.callback.call(self) {
             Call::Ran { fires, failures, due, waiters } => {
@@ -163,7 +162,7 @@ impl Entry {
 
     /// Starts the timers of the `then` hooks, unless they were started before.
     fn escalate_later(self: &Arc<Self>) {
-        // Relaxed: nothing but this flag decides who is first.
+        // Relaxed: the flag publishes nothing else.
         if !self.escalates.swap(true, Ordering::Relaxed) {
             for (after, entry) in &self.then {
                 self.schedule(nanos(*after), entry);

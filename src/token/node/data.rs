@@ -73,7 +73,7 @@ pub(super) struct State {
 /// has ended by itself.
 #[derive(Default)]
 pub(super) struct ScopeState {
-    /// How the node ended by itself. `None` if it has not ended, or ended only with its parent.
+    /// How the node itself has ended. `None` if it is not over, or is over only because its parent has ended.
     pub(super) end: Option<Termination>,
     /// The origin, once somebody has asked for it.
     pub(super) origin: Option<Arc<Origin>>,
@@ -159,7 +159,7 @@ impl DerefMut for ScopeState {
 pub(super) struct Listing {
     pub(super) node: Arc<Node>,
     pub(super) key: u32,
-    /// Whether the child's origin is the origin of `node`.
+    /// Whether the child has the origin of `node`. Then the child stores no origin itself.
     pub(super) inherits: bool,
 }
 

@@ -92,8 +92,8 @@ impl Node {
         earliest
     }
 
-    /// Like [`visit_all`](Self::visit_all), but calls `visit` only with the first node of each tree. The cache of that
-    /// node covers its ancestors (invariant 5).
+    /// Like [`visit_all`](Self::visit_all), but calls `visit` only with the first node of each tree. That node's cached
+    /// ancestry also tells of its ancestors (invariant 5).
     fn visit_trees(self: &Arc<Self>, mut visit: impl FnMut(&Arc<Node>)) {
         let mut trees = vec![Arc::clone(self)];
         let mut seen = HashSet::new();

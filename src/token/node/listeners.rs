@@ -12,8 +12,8 @@ use crate::token::hook::Entry;
 impl Node {
     /// Adds a registration to the state: a child, a hook or a task. The end of the node propagates to it from then on.
     ///
-    /// `None` if a fork has lost the lock. `None` too if the node is over and `even_if_over` is not set: then the node's end
-    /// has propagated already.
+    /// `None` if the node is over, because its end has propagated already (with `even_if_over` this is no obstacle), or
+    /// if a fork has lost the lock.
     pub(super) fn register<K>(
         self: &Arc<Self>,
         even_if_over: bool,

@@ -48,7 +48,6 @@ struct Position {
 }
 
 impl Node {
-    /// A node beneath `parent`, with a timer if it needs one.
     pub(crate) fn new(parent: Option<&Arc<Node>>, spec: NodeSpec) -> Arc<Self> {
         Self::make(parent, spec)
     }

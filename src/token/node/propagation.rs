@@ -82,7 +82,8 @@ impl Node {
 
     fn propagate_beneath(self: &Arc<Self>, pending: Pending, wakes: &mut WakeList) {
         let mut stack = vec![(Arc::clone(self), pending)];
-        // Links, unlike the tree, may form a circle. The map keeps the nodes alive, so that no address is used again.
+        // Links may form a circle, so each linked node is visited once. The map keeps the visited nodes alive:
+        // otherwise another node could get the address of one of them.
         let mut visited = HashMap::new();
         while let Some((node, Pending { origin, children: Children { inner, linked } })) = stack.pop() {
             for other in linked {
@@ -100,7 +101,8 @@ impl Node {
         }
     }
 
-    /// Sets the flag and decides the origin (invariant 1). Returns the children, if there are any.
+    /// Sets the flag and decides the origin (invariant 1). Returns the children that must be ended next. `None` if
+    /// there are none.
     fn set_over(&self, by: Option<&ParentEnd>, wakes: &mut WakeList) -> Option<Pending> {
         let Some(mut state) = self.state.lock() else {
             self.over.store(true, Ordering::Release);

@@ -23,7 +23,7 @@ impl Node {
         entries.iter().for_each(|entry| entry.wait_until_idle());
     }
 
-    /// The shield closes. Resumes the hooks. A hook that has become due meanwhile runs now.
+    /// Resumes the hooks at the end of a shield. A hook that became due during the shield runs now.
     pub(crate) fn resume_hooks(&self) {
         let Some(mut state) = self.state.lock() else { return };
         state.suspensions -= 1;

@@ -84,7 +84,7 @@ impl Alarm {
         Poll::Ready(())
     }
 
-    /// Moves the deadline. The task that waits is woken at the new one.
+    /// Moves the deadline. If a task waits for the alarm, it is woken at the new deadline.
     pub(super) fn reset(&mut self, deadline: Instant) {
         self.deadline = deadline;
         self.end = if self.env.shares_clock(&TestEnv::current()) {

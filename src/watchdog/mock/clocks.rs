@@ -25,7 +25,6 @@ struct Clock {
 pub(super) struct Queue {
     /// The wakers by deadline and number: in the order of the deadlines, and then in the order they were put in.
     pub(super) wakers: BTreeMap<(u64, u32), Waker>,
-    /// The deadlines by number.
     pub(super) deadlines: BTreeMap<u32, u64>,
     next: u32,
 }
@@ -58,7 +57,6 @@ fn clocks() -> &'static ForkMutex<Clocks> {
     CLOCKS.get_or_init(|| ForkMutex::new(Clocks::new()))
 }
 
-/// Makes room for a clock's timers.
 pub(super) fn add(clock: u32) {
     if let Some(mut clocks) = clocks().lock() {
         clocks.insert(clock, Clock::default());

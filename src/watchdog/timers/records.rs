@@ -1,6 +1,6 @@
 //! The records of one thread's timers. Records are in groups, and groups in chunks.
 //!
-//! Invariants have the numbers that they have in `timers.rs`.
+//! The invariants are those of `timers.rs`, with the same numbers.
 
 use std::ptr;
 // The type of std, even in a loom model: only the owner of the timers uses the pointer, so there are no races to find.
@@ -25,7 +25,7 @@ const LINK: u64 = 1 << 63;
 pub(super) struct Records {
     /// The head of the list of groups with a free record (invariant 5).
     first: Link,
-    /// The head of a list of the records whose waker another thread has taken out.
+    /// The head of the list of records that other threads have given back: each has taken the waker out of its record.
     returned: CachePadded<AtomicU32>,
     /// At most so many entries of the heap are stale. Counts the records that were freed since the heap was rebuilt.
     /// (Not those that were freed in the nursery, which have no entry.) Some of these entries may have left the heap
@@ -274,7 +274,8 @@ impl Group {
         self.made_in == Process::NONE
     }
 
-    /// The deadline, the record and the ticket of the timer in a record, if there is one.
+    /// Returns the deadline of the timer in the record `at`, the record's index, and the timer's ticket. `None` if the
+    /// record has no timer.
     pub(super) fn timer(&self, at: u32) -> Option<(u64, u32, Ticket)> {
         let record = self.record(at);
         let ticket = record.waker.ticket()?;

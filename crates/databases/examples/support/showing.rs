@@ -1,4 +1,4 @@
-//! Checking, and showing what was checked.
+//! Helpers of the examples. They check what has happened, and print it.
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -7,7 +7,7 @@ use timebox::TimeoutError;
 
 type AnyError = Box<dyn std::error::Error + Send + Sync>;
 
-/// The limit of what is to be stopped.
+/// The time limit in the examples.
 pub(crate) const LIMIT: Duration = Duration::from_millis(100);
 
 /// Runs an example, under a heading.

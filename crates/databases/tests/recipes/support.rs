@@ -91,8 +91,8 @@ pub(crate) fn sweep(
     sweep_sleeps(runs, middle, |limit, _| statement(limit), follow_up, false)
 }
 
-/// Like [`sweep`], for statements that sleep for a given time, which is `own` at first. If an interrupt takes longer than that,
-/// no statement is ever interrupted. So with `grow`, the time is then doubled.
+/// Like [`sweep`], for statements that sleep. The sleep is `own` at first. If an interrupt takes longer than the sleep,
+/// no statement is ever interrupted. So with `grow`, the sleep is doubled if the interrupts come too late.
 pub(crate) fn sweep_sleeps(
     runs: u32,
     mut own: Duration,
@@ -137,8 +137,8 @@ pub(crate) fn sweep_sleeps(
 }
 
 impl Sweep {
-    /// Asserts that there were no hits. Also asserts that the sweep proves something: a fifth of the statements ended by
-    /// themselves, and a fifth were interrupted.
+    /// Asserts that there were no hits. Also asserts that the sweep has tried both cases often enough: at least a fifth
+    /// of the statements ended by themselves, and at least a fifth were interrupted.
     #[track_caller]
     pub(crate) fn check(mut self, what: &str) {
         self.lateness.sort_unstable();

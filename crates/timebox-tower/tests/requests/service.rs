@@ -1,4 +1,4 @@
-//! A service with a limit, without a connection.
+//! Calls of a service with a limit. No connection is used.
 
 use std::borrow::Cow;
 use std::convert::Infallible;

@@ -24,10 +24,9 @@ use tower::ServiceBuilder;
 
 const CALLS: u32 = 1_000;
 const SERVICES: usize = 3;
-/// How long a service may work on a call after its deadline.
+/// How long after a call's deadline a service may still work on the call, or keep the call's future.
 const LATENESS: Duration = Duration::from_millis(50);
 
-/// What a service saw of a call.
 #[derive(Clone, Copy, Debug)]
 struct Visit {
     arrived: Instant,

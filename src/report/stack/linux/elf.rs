@@ -120,7 +120,7 @@ pub(super) fn loaded(memory: &impl ReadMemory, base: u64) -> Option<Image> {
     Some(image)
 }
 
-/// The identity of the build that is mapped at `base`. Cheaper than the whole module.
+/// The build id of the file that is mapped at `base`. This reads much less than a read of the whole module.
 pub(super) fn loaded_build_id(memory: &impl ReadMemory, base: u64) -> Option<Vec<u8>> {
     let segments = segments(memory, base)?;
     let loads = segments.iter().filter(|segment| segment.kind == LOAD);
@@ -200,7 +200,8 @@ impl Image {
         Some(self.index_base().wrapping_add_signed(i32_at(&self.index.bytes, at)?))
     }
 
-    /// The last entry of the index that is not behind `pc`: its number and the start of its function.
+    /// The entry of the last function that begins at `pc` or before: the number of the entry, and the start of the
+    /// function.
     fn entry_of(&self, pc: u64) -> Option<(usize, u64)> {
         if !self.has_index() {
             return None;

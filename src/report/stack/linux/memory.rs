@@ -1,4 +1,5 @@
-//! Reads memory of this process that may not be there: an address without memory ends the read, and never the process.
+//! Reads memory of this process at addresses that may not be mapped. Such an address ends the read, but never the
+//! process.
 
 use std::fs::File;
 use std::os::fd::{AsRawFd, IntoRawFd, RawFd};

@@ -37,7 +37,6 @@ impl Target {
         Self { tid, words: Words { frame: 0, visit: word }, task: Task::open(tid) }
     }
 
-    /// For how long the thread has run and has waited, if that is known.
     pub(crate) fn times(&self) -> Option<CpuTimes> {
         self.task.times()
     }

@@ -34,7 +34,7 @@ const BELIEVED: usize = 8;
 /// How many return addresses are tried for the outer part of a stack, at most.
 const TRIED: usize = 256;
 
-/// After this time the list of modules is read again. In nanoseconds.
+/// A list of modules that is older than this many nanoseconds is read again.
 const FRESH: u64 = 100_000_000;
 
 /// The bytes of one of a module's tables. Keeps the module alive.

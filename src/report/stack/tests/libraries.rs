@@ -12,7 +12,7 @@ use crate::report::contents::{Frame, Stack};
 
 const SOURCE: &str = include_str!("../../../../tests/fixtures/names.rs");
 
-/// Compiles a source in a folder to the library `libNAME.so` there. Says whether there is a compiler.
+/// Compiles the source to the library `libNAME.so` in the folder. `false` if there is no compiler.
 fn compile(folder: &Path, name: &str, source: &str, options: &[&str]) -> bool {
     fs::write(folder.join("names.rs"), source).unwrap();
     let mut compiler = Command::new(std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()));
@@ -35,7 +35,6 @@ fn compile(folder: &Path, name: &str, source: &str, options: &[&str]) -> bool {
     }
 }
 
-/// A thread that sleeps in the library. It sleeps until the process ends.
 fn enter(library: &Path) -> Thread {
     let path = CString::new(library.as_os_str().as_bytes()).unwrap();
     // SAFETY: the library was compiled from a source that has this function.

@@ -35,7 +35,6 @@ struct Recorded {
     maps: String,
     /// The memory that the unwinder has read, and the stack.
     memory: BTreeMap<u64, Vec<u8>>,
-    /// The frames that were found.
     frames: Vec<u64>,
 }
 
