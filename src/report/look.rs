@@ -32,7 +32,6 @@ pub(super) struct Look {
     pub(super) event: Event,
     /// The scope that the report is about.
     pub(super) scope: ScopeKey,
-    /// The address of that scope's frame.
     pub(super) frame: u64,
     pub(super) begun: Begun,
     /// By how much the watchdog was late.

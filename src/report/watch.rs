@@ -286,7 +286,8 @@ impl Watched {
         }
     }
 
-    /// Reads the scopes of the thread, which may run meanwhile. A reported scope that is gone gets its last report.
+    /// Reads the scopes of the thread, which may run meanwhile. Takes scopes that are gone off the list of reported
+    /// scopes, and reports their end (but not the end of a poll).
     fn peek(&mut self, peeked: &mut ScopeCopies, now: u64) {
         for _ in 0..PEEKS {
             peeked.fill(self.frame_word, &Memory);

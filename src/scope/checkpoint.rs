@@ -252,7 +252,7 @@ impl Scope {
         self.nearest_node().is_some_and(|node| node.is_over())
     }
 
-    /// Fails if this scope is over, by the clock.
+    /// Reads the clock, and fails if this scope is over.
     #[inline]
     pub(crate) fn check_by_clock(&self, location: Place) -> Result<(), TimeoutError> {
         if !Thread::with(|thread| self.is_over_by_clock(thread)) {

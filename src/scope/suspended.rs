@@ -52,7 +52,6 @@ struct ColdState {
     extras: Option<Extras>,
     /// The specification, once the scope is entered.
     spec: Option<ScopeSpec>,
-    /// The identity, once somebody has asked for it.
     id: Option<ScopeId>,
     /// The node. Made on demand, and kept from poll to poll.
     node: Option<Arc<Node>>,

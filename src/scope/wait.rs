@@ -1,4 +1,4 @@
-//! The limit of a wait: it ends the wait, and opens no scope.
+//! The limit of [`future::wait`](crate::future::wait). It ends only the wait, and opens no scope.
 
 use std::panic::Location;
 

@@ -26,7 +26,6 @@ impl Survivors {
     }
 }
 
-/// Lists the survivors of the group that `leader` led.
 pub(super) fn survivors(leader: Pid) -> Survivors {
     // A list is not made at one moment. A process may start a child that the list misses, and end before the list
     // reaches the process. So an empty list is read again: the second list has the child.

@@ -38,7 +38,6 @@ impl Session {
         Self { shared, began }
     }
 
-    /// Adds a note if the thread got no processor for a good part of the time between `before` and `after`.
     pub(super) fn note_starvation(&self, before: Option<CpuTimes>, after: Option<CpuTimes>) {
         let Some((before, after)) = before.zip(after) else { return };
         let starved = after.waited.saturating_sub(before.waited);

@@ -153,7 +153,6 @@ impl std::fmt::Debug for StackCopy {
     }
 }
 
-/// What a thread was doing at the moment of a copy.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum State {
     /// It ran, or was ready to run.

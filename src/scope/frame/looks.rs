@@ -11,7 +11,6 @@ use crate::watchdog::{self, NO_WARNING};
 /// How long the watchdog sees the same poll of a future before it counts the poll as stuck, in nanoseconds.
 pub(crate) const STUCK_POLL: u64 = 10_000_000;
 
-/// Whether a policy of reports is in force.
 #[cfg_attr(not(debug_assertions), inline(always))]
 pub(crate) fn is_watched() -> bool {
     // The watchdog does not know the times of a mock clock.

@@ -36,7 +36,6 @@ impl ParentMode {
         self.0.load(Ordering::Relaxed) >= Self::LAZY
     }
 
-    /// Whether the node is lazy and its parent does not list it.
     #[inline]
     pub(super) fn is_unlisted(&self) -> bool {
         // Acquire: pairs with the Release in `set_listed`.

@@ -10,7 +10,6 @@ use crate::sync::{Ordering, mutant};
 use crate::test_env::TestEnv;
 use crate::time::clock;
 
-/// A parent that is over, and the origin that its children inherit.
 pub(super) struct ParentEnd {
     parent: Arc<Node>,
     origin: Option<Arc<Origin>>,

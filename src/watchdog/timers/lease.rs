@@ -31,7 +31,6 @@ impl Lease {
     }
 }
 
-/// The timers shared by all threads that have no timers of their own.
 pub(crate) struct Orphans {
     lock: Mutex<()>,
     timers: SetOnce<Timers>,

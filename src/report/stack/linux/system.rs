@@ -9,7 +9,6 @@ use crate::sync::AtomicU32;
 const WAKE: usize = (libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG).cast_unsigned() as usize;
 const WAIT: usize = (libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG).cast_unsigned() as usize;
 
-/// Wakes one thread that waits for the word to change.
 pub(super) fn wake(word: &AtomicU32) {
     // SAFETY: the address is that of a static; the kernel does not write to it.
     unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), WAKE, 1_usize) };

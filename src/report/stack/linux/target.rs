@@ -24,8 +24,7 @@ impl std::fmt::Debug for Target {
 }
 
 impl Target {
-    /// Opens the files of a thread. `frame_word`: the address of the thread's pointer to its innermost frame; 0 if the thread has
-    /// no scopes.
+    /// `frame_word`: the address of the thread's pointer to its innermost frame; 0 if the thread has no scopes.
     pub(crate) fn new(tid: u32, frame_word: u64) -> Self {
         Self { tid, words: Words::of_frame(frame_word), task: Task::open(tid) }
     }
