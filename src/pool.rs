@@ -23,7 +23,6 @@ use crate::watchdog;
 #[cfg(feature = "testing")]
 use crate::watchdog::mock::tracking::{Tracked, tracking};
 
-/// Work for a thread of a pool.
 pub(crate) trait Task: Send + Sync {
     fn run(self: Arc<Self>);
 }

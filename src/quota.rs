@@ -62,7 +62,6 @@ struct Balance {
     left: u64,
     /// While scopes use the quota: the deadline.
     deadline: u64,
-    /// The number of scopes that use the quota.
     users: usize,
     /// The environment of the scope that set the deadline. The deadline is a time on the clock of this environment.
     env: TestEnv,

@@ -36,7 +36,6 @@ fn idle() -> &'static ForkMutex<Idle> {
 pub(super) struct Child {
     process: process::Child,
     reaped: bool,
-    /// The connection to the child.
     stream: UnixStream,
     function: &'static str,
     /// The process that started the child. A fork of that process must neither use nor kill the child.

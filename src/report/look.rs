@@ -30,7 +30,6 @@ pub(super) fn key_of(scope: &ScopeCopy) -> ScopeKey {
 /// What the watchdog has seen of a scope that is to be reported.
 pub(super) struct Look {
     pub(super) event: Event,
-    /// The scope that the report is about.
     pub(super) scope: ScopeKey,
     pub(super) frame: u64,
     pub(super) begun: Begun,

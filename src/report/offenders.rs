@@ -150,7 +150,6 @@ impl Table {
         self.stacks.entry(key).or_insert_with(new).add(total, &report.scope);
     }
 
-    /// Removes the stack with the shortest total, and adds its total to `others`.
     fn sum_up_the_least(&mut self) {
         let least = self.stacks.iter().min_by_key(|(_, stack)| stack.total.total);
         if let Some(key) = least.map(|(key, _)| key.clone())

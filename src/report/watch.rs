@@ -311,7 +311,6 @@ impl Watched {
         });
     }
 
-    /// Copies the thread, and hands the copy to the reporter.
     fn report(&mut self, event: Event, scope: &ScopeCopy, now: u64, late: u64) {
         let key = key_of(scope);
         let begun = stack::begin(self.target());

@@ -236,7 +236,6 @@ fn is_own(visit: &VisitCopy, profile: ProfileId) -> bool {
     visit.is_own && visit.profile == profile
 }
 
-/// What the sampling thread keeps from one sample to the next.
 struct Sampler {
     unwinder: Unwinder,
     /// The threads whose files are open, by the number of the thread's slot.

@@ -57,7 +57,6 @@ pub(crate) struct Registers {
 struct Part {
     address: u64,
     len: usize,
-    /// Where the part begins in the buffer.
     offset: usize,
 }
 

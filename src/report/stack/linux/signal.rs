@@ -42,7 +42,6 @@ fn handler_address() -> usize {
     handle as extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void) as usize
 }
 
-/// The handler that is installed now.
 fn installed() -> Option<libc::sigaction> {
     let mut action = MaybeUninit::uninit();
     // SAFETY: the null pointer changes nothing; the call has written `action` if it has succeeded.

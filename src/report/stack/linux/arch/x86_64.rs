@@ -127,7 +127,6 @@ fn frame_pointer_offset(memory: &impl ReadMemory, function: u64) -> Option<u64> 
     }
 }
 
-/// The caller of a function, as found on the stack.
 pub(in super::super) struct Found {
     pub(in super::super) registers: UnwindRegsNative,
     pub(in super::super) pc: u64,
