@@ -268,7 +268,6 @@ mod on {
             self.setup().and_then(|setup| setup.probe.as_ref()).is_some_and(|probe| probe.injects())
         }
 
-        /// The time on this environment's clock.
         pub(crate) fn now(&self) -> u64 {
             self.mock().map_or_else(os::monotonic_nanos, |mock| mock.now())
         }

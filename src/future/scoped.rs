@@ -132,7 +132,6 @@ impl<F> Scoped<F, true> {
         this.polled.forget();
     }
 
-    /// Drops the future inside its scope, and leaves the scope.
     #[cfg(feature = "stream")]
     pub(crate) fn end(self: Pin<&mut Self>) {
         let this = self.project();

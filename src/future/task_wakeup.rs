@@ -174,9 +174,9 @@ impl TaskWakeup {
         true
     }
 
-    /// Wakes the task at `own`, if that is earlier than `around`, the effective deadline of `scope`. Also wakes the
-    /// task when `scope` is over. (If the same task polls `scope`, the future of `scope` wakes it.) `false` if `scope`
-    /// is already over.
+    /// Wakes the task at `own`, or at `around` (the effective deadline of `scope`) if that is earlier. Also wakes the
+    /// task if `scope` is cancelled. If the same task polls `scope`, the future of `scope` wakes the task in these two
+    /// cases, so this function does not. `false` if `scope` is already over.
     ///
     /// A clone or a drop of a waker runs foreign code, which must not leave `scope`. So the caller must have an open
     /// scope inside `scope`.

@@ -237,7 +237,6 @@ fn is_traced_poll(function: &str) -> bool {
     function.contains("report::awaits::traced_poll") && !function.contains("{{closure}}")
 }
 
-/// Whether the function is one that a traced waker calls in place of `Waker::clone` or `Waker::wake_by_ref`.
 fn is_traced_waker(function: &str) -> bool {
     function.ends_with("sync::traced_waker::clone") || function.ends_with("sync::traced_waker::wake_by_ref")
 }

@@ -15,7 +15,6 @@ use crate::error::{OneLine, Rounded, ScopeInfo};
 use crate::sync::fork::PerProcess;
 use crate::sync::{Mutex, lock};
 
-/// How many stacks are counted.
 const MOST_STACKS: usize = 256;
 
 /// How many of the innermost frames of the program's own code decide whether two stacks count as the same.

@@ -231,7 +231,8 @@ impl Scope {
         });
         let expired = deadline <= now;
         if expired {
-            // Publishes the time, so that the next check sees the expiry again, and tokens see it too.
+            // Records that this time has been reached. Otherwise the next check, which may not read the clock, would
+            // miss the expiry. Tokens see it too.
             watchdog::global().reach(now);
         }
         if let Some(node) = node {

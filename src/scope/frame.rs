@@ -328,7 +328,6 @@ impl Scope {
         self.kind.is_entered()
     }
 
-    /// The scope's identity as a number; 0 if nobody has asked for it.
     #[cfg(feature = "testing")]
     pub(super) fn raw_id(&self) -> u64 {
         self.id.get()

@@ -73,7 +73,6 @@ impl Drop for Visit {
     }
 }
 
-/// Runs the code that is profiled, in a visit of its own.
 pub(crate) fn visit<R>(profile: ProfileId, body: impl FnOnce() -> R) -> R {
     let here = 0_u8;
     let _visit = Visit::begin(profile, true, ptr::from_ref(&here).addr());

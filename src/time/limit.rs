@@ -38,7 +38,6 @@ pub(crate) trait Budget: Send + Sync + UnwindSafe + RefUnwindSafe {
     fn enter(&self, now: u64) -> Option<u64>;
     /// A scope ends its use of the time.
     fn leave(&self);
-    /// The time that is left at `now`.
     fn left(&self, now: u64) -> Duration;
 }
 

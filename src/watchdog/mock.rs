@@ -174,7 +174,6 @@ fn begin(wakers: impl IntoIterator<Item = Waker>) -> Option<Arc<WaitGroup>> {
     Some(group)
 }
 
-/// A waker that fires the due timers of a clock.
 struct Due(Arc<Mock>);
 
 impl Wake for Due {

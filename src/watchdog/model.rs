@@ -26,7 +26,6 @@ pub(crate) fn explore(mutant: Option<Mutant>, body: fn()) {
     explore_within(None, mutant, body);
 }
 
-/// As [`explore`], with at most `bound` preemptions.
 fn explore_within(bound: Option<usize>, mutant: Option<Mutant>, body: fn()) {
     static ONE: Mutex<()> = Mutex::new(());
     struct Off(Option<Mutant>);

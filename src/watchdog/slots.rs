@@ -133,7 +133,6 @@ impl Slots {
         self.iter().map(Slot::look).filter(|&look| look > floor).min().unwrap_or(NEVER)
     }
 
-    /// The numbers of the slots whose deadline or look is after `from`, but not after `to`.
     #[cfg(feature = "report")]
     pub(super) fn due(&self, from: u64, to: u64) -> impl Iterator<Item = usize> {
         let passed = move |at: u64| from < at && at <= to;

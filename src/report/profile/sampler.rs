@@ -405,8 +405,8 @@ fn seen(copy: &Copy, raw: &RawStack, visit: &VisitCopy, is_own: bool) -> Seen {
     let sp = copy.stack.registers.map_or(0, |registers| registers.sp);
     let is_outside = |cfa: u64| cfa > visit.stack && cfa != u64::MAX && visit.stack >= sp;
     let inside = frames.iter().position(|frame| is_outside(frame.cfa)).unwrap_or(frames.len());
-    // The compiler may have inlined the work of a handle into the function whose frame has `visit.stack`. So the frame
-    // of this function is kept too.
+    // The work of a handle may be inlined into the function whose frame has `visit.stack`. So if the visit is by a
+    // handle, the frame of that function is kept too.
     let inside = if is_own { inside } else { (inside + 1).min(frames.len()) };
     let doing = match (copy.state, copy.call) {
         (State::Blocked, call) => Doing::Blocked(call.map(|call| call.number)),

@@ -78,7 +78,6 @@ impl Entry {
         })
     }
 
-    /// Another entry of the same hook, for another scope.
     pub(crate) fn again(&self) -> Arc<Self> {
         let then = self.then.iter().map(|(after, entry)| (*after, entry.again())).collect();
         Self::build(Arc::clone(&self.callback), self.policy, then, self.env.clone())

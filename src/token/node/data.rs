@@ -34,7 +34,8 @@ pub(crate) struct Node {
     /// The environment in which the node was made. The node's times are on the clock of that environment.
     pub(crate) env: TestEnv,
     pub(super) parent_mode: ParentMode,
-    /// Whether a propagation that began here has reached all nodes beneath.
+    /// Whether a thread has passed the end of this node on to all nodes beneath. Until then, each `cancel` does so
+    /// again.
     pub(super) has_propagated: AtomicBool,
     pub(super) flags: AncestryFlags,
     /// The cached `Ancestry::effective`.

@@ -251,7 +251,6 @@ impl Group {
         &self.places[at as usize % GROUP]
     }
 
-    /// The index of a record among all records of these timers.
     pub(super) fn index(&self, at: u32) -> u32 {
         self.number * GROUP as u32 + at
     }

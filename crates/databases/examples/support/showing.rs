@@ -10,7 +10,6 @@ type AnyError = Box<dyn std::error::Error + Send + Sync>;
 /// The time limit in the examples.
 pub(crate) const LIMIT: Duration = Duration::from_millis(100);
 
-/// Runs an example, under a heading.
 pub(crate) fn run(name: &str, example: impl FnOnce() -> Result<(), AnyError>) -> ExitCode {
     println!("{:<48}{:>8}{:>10}  outcome", name, "limit", "taken");
     match example() {

@@ -17,7 +17,6 @@ use super::super::State;
 use super::{Eyes, Thread, is_to_the_root, names};
 use crate::sync::{AtomicU64, Ordering};
 
-/// How often each thread is looked at.
 const LOOKS: usize = 100;
 
 /// Looks at a thread that is blocked in `function`. Then `end` lets the thread go on.

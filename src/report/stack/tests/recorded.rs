@@ -28,7 +28,6 @@ const RECORDED: [(&str, &str); 3] = [
 
 const STACK: usize = 3 << 10;
 
-/// A recorded stack, and what is needed to unwind it.
 #[derive(Default)]
 struct Recorded {
     registers: Registers,

@@ -14,7 +14,6 @@ use crate::report::contents::Stack;
 
 use corosensei::Coroutine;
 
-/// How often each thread is looked at.
 const LOOKS: usize = 100;
 
 pub(super) struct Runner {

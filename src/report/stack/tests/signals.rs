@@ -52,7 +52,6 @@ fn wait_for(is_done: impl Fn() -> bool) {
     }
 }
 
-/// Whether the signal is pending for the thread.
 fn is_pending(tid: u32, signal: libc::c_int) -> bool {
     let status = std::fs::read_to_string(format!("/proc/self/task/{tid}/status")).unwrap();
     let pending = status.lines().find_map(|line| line.strip_prefix("SigPnd:")).unwrap();
