@@ -128,8 +128,9 @@ impl<'r> Job<'r> {
         Ok(())
     }
 
-    /// Reads the outputs and writes the input until the child has ended and its outputs are closed. If other
-    /// processes hold the outputs open, this ends `linger` after the child's end.
+    /// Reads the outputs and writes the input until the child has ended and its outputs are closed. If other processes
+    /// hold the outputs open, this ends `linger` after the child's end. It ends earlier if the command writes too much,
+    /// or is suspended because it used the terminal.
     pub(super) fn attend(&mut self, poller: &Poller<'_>, linger: Duration) -> io::Result<Attended> {
         loop {
             if self.ended.is_some() && self.stdout.is_closed() && self.stderr.is_closed() {

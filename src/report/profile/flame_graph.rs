@@ -60,8 +60,8 @@ impl ProfileReport {
     }
 }
 
-/// The names that are drawn for a stack, innermost first. Of the foreign functions that the program called last, a
-/// thread that waits shows only the first. A running thread shows all of them, since they use the processor.
+/// The names that are drawn for a stack, innermost first. If the stack waits, only one of the foreign functions at its
+/// inner end is drawn: the one that the program called. If it runs, all of them are drawn, since they use the processor.
 fn names(stack: &ProfileStack) -> Vec<String> {
     let frames = &stack.frames;
     let innermost = frames.iter().take_while(|frame| frame.foreign).count();

@@ -108,7 +108,7 @@ impl Node {
         self.register(false, |state| state.wakers.insert(waker))
     }
 
-    /// Replaces the waker of a registered task; `false` if the node is over.
+    /// Replaces the waker of a registered task. `false` if the node is over, or if a fork has lost the lock.
     pub(crate) fn update_waker(&self, key: usize, waker: &Waker) -> bool {
         let same = |state: &State| state.wakers.get(key).map(|listed| listed.will_wake(waker));
         match self.state.lock().and_then(|state| same(&state)) {

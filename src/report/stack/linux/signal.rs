@@ -116,7 +116,7 @@ extern "C" fn handle(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_
 
 /// Whether this crate has sent the signal. Such a signal is not passed on to the handler before ours.
 ///
-/// Requests are served whatever the answer is. For if another `SIGURG` is pending, ours is lost.
+/// `handle` serves requests at every `SIGURG`, because our signal is lost if another `SIGURG` is pending already.
 ///
 /// # Safety
 ///
