@@ -101,8 +101,8 @@ pub struct RequestScope {
     location: &'static Location<'static>,
     /// The reason with which the scope is cancelled if the work is dropped before its end.
     reason: &'static str,
-    /// Whether a poll has begun and has not returned. If a poll panics, this stays `true`, and a drop of the work does not
-    /// cancel the scope.
+    /// Whether a poll has begun and has not returned. If a poll panics, this stays `true`. Then a drop of the work does
+    /// not cancel the scope.
     polling: bool,
     /// How long the body may be silent between two frames.
     pub(crate) idle: Option<Duration>,
