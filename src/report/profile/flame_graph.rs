@@ -61,7 +61,8 @@ impl ProfileReport {
 }
 
 /// The names that are drawn for a stack, innermost first. If the stack waits, only one of the foreign functions at its
-/// inner end is drawn: the one that the program called. If it runs, all of them are drawn, since they use the processor.
+/// inner end is drawn: the one that the program called. If the stack runs, all of them are drawn, since they use the
+/// processor.
 fn names(stack: &ProfileStack) -> Vec<String> {
     let frames = &stack.frames;
     let innermost = frames.iter().take_while(|frame| frame.foreign).count();
