@@ -11,8 +11,8 @@ use crate::error::TimeoutError;
 use crate::future::{Timeout, TimeoutOrElse};
 use crate::scope::Timebox;
 
-/// A `Result` whose error can be made of a [`TimeoutError`]. An expansion calls only this trait. So if a function
-/// returns anything else, the compiler has one error for it, and not several.
+/// A `Result` whose error can be made of a [`TimeoutError`]. The code that the macro writes calls only this trait. So
+/// if a function returns any other type, the compiler reports only one error.
 #[diagnostic::on_unimplemented(
     message = "a limit needs a place for its error, and `{Self}` is no `Result`",
     label = "expected a `Result`",
@@ -20,8 +20,8 @@ use crate::scope::Timebox;
             one `Timebox::run_future_value`"
 )]
 pub trait Fallible: Sized {
-    /// What an expansion with a fallback gets. The fallback is run by the expansion, after the body. So the fallback
-    /// may use what the body had borrowed.
+    /// What the expansion of a macro gets from a future with a fallback. The expansion itself runs the fallback, after
+    /// the body. So the fallback may use what the body has borrowed.
     type Outcome;
     type Timeout<F: Future<Output = Self>>: Future<Output = Self>;
     type TimeoutOrElse<F: Future<Output = Self>>: Future<Output = Self::Outcome>;
@@ -35,7 +35,7 @@ pub trait Fallible: Sized {
     #[track_caller]
     fn run_future_or_else<F: Future<Output = Self>>(timebox: Timebox, future: F) -> Self::TimeoutOrElse<F>;
 
-    /// The value of a `return` that is never reached. The `return` is there to tell the compiler the type.
+    /// Never called. The macro writes `return never()` into dead code, to tell the compiler the type that is returned.
     fn never() -> Self {
         unreachable!()
     }
@@ -47,7 +47,7 @@ pub trait Fallible: Sized {
 }
 
 impl<T, E: FromTimeout> Fallible for Result<T, E> {
-    /// `Ok(Err(_))`: the time was up, so the fallback is to run.
+    /// `Ok(Err(_))` if the time was up: then the fallback runs.
     type Outcome = Result<Result<T, TimeoutError>, E>;
     type Timeout<F: Future<Output = Self>> = Timeout<F>;
     type TimeoutOrElse<F: Future<Output = Self>> =
@@ -84,7 +84,8 @@ pub trait FromTimeout: From<TimeoutError> {}
 #[diagnostic::do_not_recommend]
 impl<E: From<TimeoutError>> FromTimeout for E {}
 
-/// Makes `Ok(Ok(value))` of the future's `Ok(value)`: the value came in time, so the fallback is not to run.
+/// Makes `Ok(Ok(value))` of the future's `Ok(value)`. The inner `Ok` says that the value came in time, so that the
+/// fallback does not run.
 #[derive(Debug)]
 #[pin_project]
 pub struct InTime<F>(#[pin] F);

@@ -131,7 +131,6 @@ pub struct Saturated {
     pub threads: usize,
 }
 
-/// The error of work that was not begun.
 fn given_up(
     scope: &Scope,
     location: &'static Location<'static>,
@@ -146,8 +145,8 @@ fn submit(depth: usize, job: Arc<dyn Task>) -> Result<(), Saturated> {
     if threads.is_saturated(depth) {
         return Err(Saturated { threads: threads.most() });
     }
-    // If no thread can be started, `try_submit` returns the jobs that would wait for a thread in vain: this job or
-    // others. The drop of such a job wakes its caller, which then gets an error.
+    // If no thread can be started, `try_submit` returns the jobs that no thread will run: this job or others. The drop
+    // of such a job wakes its caller, which then gets an error.
     drop(threads.try_submit(depth, job));
     Ok(())
 }
@@ -169,17 +168,18 @@ fn running() -> Option<MutexGuard<'static, HashMap<ScopeId, usize>>> {
 /// The depth of work that is submitted in this scope: greater than the depth of any work that may wait for the new work.
 fn depth_of(scope: &Scope) -> usize {
     let mut ancestors = Vec::new();
-    // `DEPTH` knows only the work of this thread. If a handle was entered here, an ancestor may be the scope of work on
-    // another thread. That work may wait for the new work, so its depth counts too.
+    // `DEPTH` counts only the work on this thread. But if a handle was entered here, an ancestor may be the scope of
+    // work on another thread. That work may wait for the new work, so its depth counts too.
     scope.node().walk(|node| ancestors.push(node.id));
     let Some(running) = running() else { return DEPTH.get() };
-    // This thread may be running a hook. Any running work may wait for that hook, so all running work counts.
+    // If this thread runs hooks, the new work may be part of a hook. Any running work may wait for that hook. So all
+    // running work counts.
     let all = pool::is_for_hooks().then(|| running.values()).into_iter().flatten();
     let depths = ancestors.iter().filter_map(|scope| running.get(scope)).chain(all);
     depths.map(|depth| depth.saturating_add(1)).fold(DEPTH.get(), usize::max)
 }
 
-/// A guard: while it exists, this thread counts as running work, in this scope.
+/// While this guard exists, the work that this thread runs is listed in `running`.
 struct RunningGuard {
     scope: ScopeId,
     outer_depth: usize,
@@ -205,7 +205,6 @@ impl Drop for RunningGuard {
 
 // ===== One piece of work =====
 
-/// The source of the error if submitted work finds no thread.
 #[derive(Debug, thiserror::Error)]
 #[error("no thread could be started")]
 struct NoThread;
@@ -230,7 +229,7 @@ enum State<T> {
 }
 
 impl<T: Send + 'static> Job<T> {
-    /// Takes the result, or abandons the work if there is none yet.
+    /// Takes the result. If there is none yet, abandons the work and gives the error.
     fn take_or_abandon(
         &self,
         scope: &Scope,
@@ -240,8 +239,8 @@ impl<T: Send + 'static> Job<T> {
             let mut state = lock(&self.state);
             let before = std::mem::replace(&mut *state, State::Abandoned);
             if matches!(before, State::Running) {
-                // Called under the job's lock: `run` finds `Abandoned` under that lock, so `run` calls `mark_returned`
-                // later.
+                // Called under the job's lock, so that this comes before `mark_returned`. `run` calls `mark_returned`
+                // only after it has found `Abandoned` under the same lock.
                 pool::abandoned().mark_abandoned(self.depth);
             }
             before
@@ -293,13 +292,12 @@ impl<T: Send + 'static> Job<T> {
     fn run(self: Arc<Self>) {
         let Some(handle) = self.handle() else { return };
         let running = RunningGuard::enter(handle.node().id, self.depth);
-        // A test's clock does not move while somebody has a `Held`. Here somebody has one until the work has begun, and
-        // again from the work's end until the caller has been woken. So the caller does not time out while this thread
-        // is about to act.
+        // A `Held` stops a test's clock. One exists until the work has begun, and again from the work's end until the
+        // caller has been woken. Otherwise the caller could time out while this thread is about to act.
         let (begun, held) = (Cell::new(false), Cell::new(None));
         let run = AssertUnwindSafe(|| {
             handle.enter(Limit::NONE, |_| {
-                // The work begins here, not before: a scope that is over refuses the entry. The test
+                // The work begins only here, because a scope that is over refuses the entry. The test
                 // `work_has_begun_if_and_only_if_the_error_says_so` guards this.
                 let Some((work, until_begun)) = self.begin() else { return Ok(None) };
                 begun.set(true);
@@ -315,7 +313,8 @@ impl<T: Send + 'static> Job<T> {
             let ended = ended.take_if(|_| !abandoned);
             (abandoned, ended.map(|ended| std::mem::replace(&mut *state, State::Ended(ended))))
         };
-        // `ended` is still `Some` only if the caller has returned. Then nobody takes the result, so it is dropped here.
+        // If the caller still waits, the result has been moved into the state. Otherwise nobody takes it, so it is
+        // dropped here.
         drop_quietly(ended);
         if let Some(State::New(work, _, until_woken)) = before {
             held.set(Some(until_woken));

@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 #[cfg(not(timebox_loom))]
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-// A loom model uses std's atomics here too: it does not change these bounds.
+// std's atomics even in a loom model, because a model does not change the bounds that they hold.
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 #[cfg(not(timebox_loom))]
@@ -23,14 +23,12 @@ use crate::watchdog;
 #[cfg(feature = "testing")]
 use crate::watchdog::mock::tracking::{Tracked, tracking};
 
-/// Work for a thread of a pool.
 pub(crate) trait Task: Send + Sync {
     fn run(self: Arc<Self>);
 }
 
 #[derive(Debug)]
 pub(crate) struct BlockingPool {
-    /// The name of each thread.
     #[cfg_attr(timebox_loom, allow(dead_code))]
     name: &'static str,
     /// The bound: how many tasks of one depth may run at one time. It is a static outside the pool, so that a forked child, which
@@ -44,7 +42,6 @@ pub(crate) struct BlockingPool {
 struct State {
     /// The tasks of each depth. The index is the depth.
     levels: Vec<Level>,
-    /// Threads with nothing to do.
     idle: usize,
     /// All threads, also those that are being started.
     threads: usize,
@@ -74,7 +71,8 @@ impl State {
         &mut self.levels[depth]
     }
 
-    /// How many threads are lacking: the number of tasks that may begin, minus the threads that are idle or being started.
+    /// How many more threads are needed: the number of tasks that may begin, minus the threads that are idle or being
+    /// started.
     fn lacking(&self, most: usize) -> usize {
         let ready: usize = self.levels.iter().map(|level| level.ready(most)).sum();
         ready.saturating_sub(self.idle + self.starting())
@@ -165,8 +163,8 @@ pub(crate) fn abandoned() -> &'static BlockingPool {
     &POOLS.get().abandoned
 }
 
-/// Runs a hook on a thread of the pool, where the hook may block. If a test waits for the work on this thread, the test waits
-/// for the hook too.
+/// Runs a hook on a thread of the pool, where the hook may block. If a test waits for this thread's work, the test also
+/// waits for the hook.
 pub(crate) fn run_hook(hook: Arc<dyn Task>) {
     #[cfg(feature = "testing")]
     let hook = match tracking() {
@@ -188,14 +186,13 @@ thread_local! {
     static IS_FOR_HOOKS: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
 }
 
-/// Whether the calling thread runs hooks: it is in the pool for hooks, or is the watchdog.
 #[cfg(not(timebox_loom))]
 pub(crate) fn is_for_hooks() -> bool {
     IS_FOR_HOOKS.get() || watchdog::is_this_thread()
 }
 
-/// Wakes an idle thread of each pool. Called if no new thread can be had for the watchdog: then one of the woken threads becomes
-/// the watchdog.
+/// Called if no new thread can be had for the watchdog. Wakes an idle thread of each pool, and one of these threads
+/// becomes the watchdog.
 #[cfg(not(timebox_loom))]
 fn rouse() {
     let pools = POOLS.get();
@@ -218,8 +215,8 @@ impl BlockingPool {
         }
     }
 
-    /// Queues the task, which begins once there is a place at this depth. If no thread can be had at all, returns the tasks
-    /// that would wait for ever.
+    /// Queues the task. It begins once fewer tasks of its depth run than are allowed. If no thread can be had at all,
+    /// returns all tasks that would wait for ever.
     pub(crate) fn try_submit(
         &'static self,
         depth: usize,
@@ -254,9 +251,9 @@ impl BlockingPool {
 
     /// How many tasks of one depth run at one time.
     pub(crate) fn most(&self) -> usize {
-        // Relaxed: a stale value does no harm. `try_submit` queues a task and reads this under one lock. `set_most`
-        // takes that lock after its store, so it finds a task that was queued with the old value. `is_saturated` reads
-        // this without the lock. If it reads the old value, its call counts as made before `set_most`.
+        // Relaxed: a stale value loses no task. `set_most` takes the lock after its store, so it finds each task that
+        // was queued with the old value. `is_saturated` reads this without the lock. If it reads the old value, its
+        // answer is that of a call before `set_most`.
         self.most.load(Ordering::Relaxed)
     }
 
@@ -284,7 +281,7 @@ impl BlockingPool {
         lock(&self.state).levels.iter().map(|level| level.stuck).sum()
     }
 
-    /// Whether all places at this depth are taken by tasks that were abandoned.
+    /// Whether abandoned tasks take all places at this depth, so that no other task can begin.
     pub(crate) fn is_saturated(&self, depth: usize) -> bool {
         let stuck = lock(&self.state).levels.get(depth).map_or(0, |level| level.stuck);
         stuck >= self.most()
@@ -308,15 +305,15 @@ impl BlockingPool {
     fn start(&'static self) -> bool {
         watchdog::global().when_missing(rouse);
         crate::sync::os::spawn(self.name, move || {
-            // A thread inherits the timer slack of the thread that starts it. The watchdog's slack is smaller than the default,
-            // so this thread sets the default.
+            // This thread inherits the timer slack of the thread that starts it. That may be the watchdog, whose slack
+            // is small. So this sets the default.
             crate::sync::os::set_timer_slack(50_000);
             self.run();
         })
         .is_ok()
     }
 
-    /// A loom model runs the tasks on its own threads.
+    /// Starts no thread: a loom model runs the tasks on the model's threads.
     #[cfg(timebox_loom)]
     #[allow(clippy::unused_self)]
     fn start(&'static self) -> bool {
@@ -330,7 +327,7 @@ impl BlockingPool {
         loop {
             if let Some((depth, task)) = state.next(self.most()) {
                 drop(state);
-                // Tasks should handle panics themselves. If one does not, the panic ends here, so that the place is given back.
+                // If a task panics, the panic ends here. Otherwise the task's place would be lost.
                 let result = catch_unwind(AssertUnwindSafe(|| task.run()));
                 result.err().into_iter().for_each(drop_quietly);
                 state = lock(&self.state);

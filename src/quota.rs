@@ -58,11 +58,10 @@ impl UnwindSafe for Shared {}
 impl RefUnwindSafe for Shared {}
 
 struct Balance {
-    /// The time that is left, if no scope uses the quota.
+    /// While no scope uses the quota: the time that is left.
     left: u64,
-    /// The deadline, if a scope uses the quota.
+    /// While scopes use the quota: the deadline.
     deadline: u64,
-    /// The number of scopes that use the quota.
     users: usize,
     /// The environment of the scope that set the deadline. The deadline is a time on the clock of this environment.
     env: TestEnv,
@@ -134,7 +133,7 @@ impl Budget for Shared {
     }
 
     fn left(&self, now: u64) -> Duration {
-        // A balance whose lock a fork has lost counts as exhausted.
+        // If the lock was lost in a fork, the balance counts as used up.
         let left = self.0.lock().map_or(0, |balance| balance.left(now));
         if left == NEVER { Duration::MAX } else { Duration::from_nanos(left) }
     }

@@ -24,7 +24,6 @@ impl std::fmt::Debug for TestEnv {
 }
 
 impl TestEnv {
-    /// The environment of the calling thread.
     #[inline]
     pub(crate) fn current() -> Self {
         #[cfg(feature = "testing")]
@@ -34,7 +33,7 @@ impl TestEnv {
         Self::default()
     }
 
-    /// Whether this thread may be in an environment that is not the real one.
+    /// A fast test: if `false`, this thread is in the real environment. If `true`, it may be in another one.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn is_in_force() -> bool {
         #[cfg(feature = "testing")]
@@ -113,8 +112,8 @@ mod on {
         now: AtomicU64,
         /// Counts the threads that keep the clock from moving by itself.
         pub(crate) presence: Mutex<Presence>,
-        /// How far the move in progress must go at least. Work that the move has set off (`watchdog/mock/tracking.rs`)
-        /// stores a clock reading here, to ask that the move goes on to that reading. 0 if no work asks.
+        /// The move in progress goes on to this reading at least. Work that the move has set off
+        /// (`watchdog/mock/tracking.rs`) asks for that. 0 if no work asks.
         asked: AtomicU64,
         /// Held by the thread that moves the clock.
         pub(crate) turn: Mutex<()>,
@@ -122,7 +121,7 @@ mod on {
         pub(crate) id: u32,
     }
 
-    /// Counts the threads under a clock that are awake. A clock that moves by itself moves only while no thread is awake.
+    /// How many threads under a clock are awake. A clock that moves by itself moves only while no thread is awake.
     #[derive(Debug, Default)]
     pub(crate) struct Presence {
         /// How many threads and `Hold`s (`scope/presence.rs`) count as awake.
@@ -132,10 +131,10 @@ mod on {
         pub(crate) woken: u64,
         /// How many `Mover`s want the clock to move by itself.
         pub(crate) movers: usize,
-        /// Whether a `Move` is submitted or running: the task that moves the clock while no thread is awake.
+        /// Whether a `Move` is submitted or running. A `Move` is a task that moves the clock while no thread is awake.
         pub(crate) moves: bool,
-        /// Set if the last awake thread fell asleep while a `Move` was submitted or running. The `Move` then tries again to move
-        /// the clock before it ends.
+        /// Set if the last awake thread fell asleep while there was a `Move`. The `Move` then tries once more before it
+        /// ends.
         pub(crate) look_again: bool,
     }
 
@@ -143,11 +142,12 @@ mod on {
     pub(crate) trait Probe: Send + Sync + UnwindSafe + RefUnwindSafe {
         /// Running code has reached an interruption point.
         fn reached(&self, location: &'static Location<'static>) -> Verdict;
-        /// If `begins`, running code begins a wait; else the wait has ended. The wait can be interrupted at any time, so it
-        /// needs no interruption points inside.
+        /// Running code begins a wait (`begins`), or its wait has ended. A wait needs no interruption points inside,
+        /// because it can be interrupted at any time.
         fn waits(&self, location: &'static Location<'static>, begins: bool);
-        /// Whether the probe makes scopes expire. If so, code that releases suspended hooks (such as the end of a shield) waits
-        /// until the hooks that are due have run, because `expire_at_checkpoint` promises that.
+        /// Whether the probe makes scopes expire. If it does, the end of a shield waits until the suspended hooks that
+        /// are due have run, because `expire_at_checkpoint` promises this. The same holds for other code that releases
+        /// suspended hooks.
         fn injects(&self) -> bool;
     }
 
@@ -155,7 +155,7 @@ mod on {
     #[derive(Clone, Debug)]
     pub(crate) enum Verdict {
         Pass,
-        /// The innermost scope expires. If `in_shields` is false, that is the innermost scope outside of all shields.
+        /// One scope expires: with `in_shields` the innermost, otherwise the innermost outside of all shields.
         Expire {
             /// The identity of the scope that the test tool has opened around the body. The scopes around that scope do not
             /// expire.
@@ -197,8 +197,8 @@ mod on {
         }
 
         pub(crate) fn ask(&self, time: u64) {
-            // Relaxed: the thread that moves the clock waits until the work that calls this is done, and then reads `asked`
-            // again. So that thread sees this time.
+            // Relaxed: work under the clock calls this. The thread that moves the clock waits for the end of this work,
+            // and only then reads `asked`. So it sees this time.
             self.asked.fetch_max(time, Ordering::Relaxed);
         }
 
@@ -212,7 +212,6 @@ mod on {
     // `ENTERED` has no destructor, so the destructors of other thread-locals can use it.
     thread_local!(static ENTERED: Cell<u32> = const { Cell::new(0) });
 
-    /// Whether this thread is in an environment.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn is_entered() -> bool {
         ENTERED.get() != 0
@@ -224,7 +223,7 @@ mod on {
         CURRENT.try_with(|current| current.borrow().clone()).unwrap_or_default()
     }
 
-    /// A thread's stay in an environment. The drop puts the thread back in the environment `before`.
+    /// A guard: while it exists, the thread is in an environment. The drop puts the thread back into `before`.
     #[must_use]
     pub(crate) struct Entered {
         before: TestEnv,
@@ -269,7 +268,6 @@ mod on {
             self.setup().and_then(|setup| setup.probe.as_ref()).is_some_and(|probe| probe.injects())
         }
 
-        /// The time on this environment's clock.
         pub(crate) fn now(&self) -> u64 {
             self.mock().map_or_else(os::monotonic_nanos, |mock| mock.now())
         }

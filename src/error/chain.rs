@@ -13,8 +13,8 @@ use super::timeout_error::{ErrorInner, TimeoutError};
 
 /// Collects the scopes around a place, innermost first, and decides which of them the error names.
 ///
-/// The error names the outermost scope that ended by itself. If no scope in the chain ended by itself, the scopes are over
-/// because of an outer scope that is no longer around them. Then the error names the innermost scope that is over.
+/// The error names the outermost scope of the chain that ended by itself. If none ended by itself, a scope outside the
+/// chain has ended them. Then the error names the innermost scope that is over.
 pub(crate) struct Chain {
     scopes: Vec<ScopeInfo>,
     named: Option<Named>,
@@ -27,7 +27,7 @@ pub(crate) struct Link {
     pub(crate) entered: u64,
     /// The time now, on the clock of the scope.
     pub(crate) now: u64,
-    /// How the scope ended by itself; `None` if it did not.
+    /// How the scope itself has ended. `None` if it is not over, or is over only because a scope around it has ended.
     pub(crate) end: Option<Termination>,
     /// The state that the scope shares with its tokens and handles, if there is any.
     pub(crate) shared: Option<Arc<dyn SharedScope>>,
@@ -37,7 +37,7 @@ pub(crate) struct Link {
 pub(crate) trait SharedScope {
     /// The termination that the scope inherited, if it is over.
     fn inherited_end(&self) -> Option<Termination>;
-    /// Called with an error that names this scope. If the scope has a fallback, keeps a clone of the error for the fallback.
+    /// If the scope has a fallback, keeps a clone of the error for it. The error names this scope.
     fn set_raised(&self, error: &TimeoutError);
 }
 
@@ -54,7 +54,6 @@ struct Named {
     end: Termination,
 }
 
-/// How and where an error is raised.
 pub(crate) struct RaiseContext {
     pub(crate) now: u64,
     pub(crate) location: &'static Location<'static>,
@@ -73,7 +72,6 @@ impl RaiseContext {
 }
 
 impl Chain {
-    /// A chain that begins with the innermost scope.
     pub(crate) fn new(innermost: Link) -> Self {
         let Link { entered, now, shared, .. } = &innermost;
         let place = Place { index: 0, entered: *entered, now: *now, shared: shared.clone() };
@@ -96,20 +94,20 @@ impl Chain {
         }
     }
 
-    /// Makes the error. The scope that the error names is given a clone of it.
+    /// Makes the error. Also stores a clone of the error in the state of the scope that it names.
     #[cold]
     pub(crate) fn into_error(self, context: RaiseContext) -> TimeoutError {
         let Chain { scopes, named, innermost } = self;
         let Named { place, end } = named.unwrap_or_else(|| {
-            // No scope of the chain has a termination, because a fork has lost it. So a cancel is assumed.
+            // A fork has lost the termination, so a cancel is assumed.
             let end = Termination::new(Cause::Cancelled, innermost.now);
             Named { place: innermost, end }
         });
         let Place { index, mut entered, now, shared } = place;
         #[cfg(feature = "report")]
         let at_entry = entered;
-        // If the scope is over because a linked token expired, the error shows the token's limit, and the token's label
-        // if there is one.
+        // The scope may be over because a linked token expired. Then the error shows the token's limit. It also shows
+        // the token's label, or the scope's label if the token has none.
         let expired = end.origin.filter(|_| end.cause != Cause::Cancelled);
         let shown = expired.map(|origin| {
             let scope = &scopes[index];
@@ -143,7 +141,7 @@ impl Chain {
 }
 
 impl TimeoutError {
-    /// The error of a call that stopped for a reason of its own, the `source`, in a scope that is not over.
+    /// The error of a call that stopped because of `source`, though its scope is not over.
     #[cold]
     pub(crate) fn given_up(
         info: ScopeInfo,

@@ -77,7 +77,8 @@ impl ErrorInner {
         }
         match (scope.limit, self.cause) {
             (Some(limit), _) => write!(f, "limit {}, ", Rounded(limit))?,
-            // The limit has no duration to show. `until an instant` would not explain why a cancelled scope ended.
+            // `until an instant` stands for a limit without a duration. It is left out here, since the limit did not
+            // end the scope.
             (None, Cause::Cancelled) => {}
             (None, _) => f.write_str("until an instant, ")?,
         }

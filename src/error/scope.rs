@@ -77,7 +77,6 @@ impl Fields {
         self.0.is_none()
     }
 
-    /// Sets the value of a name.
     pub(crate) fn set(&mut self, name: Cow<'static, str>, value: String) {
         let fields = Arc::make_mut(self.0.get_or_insert_default());
         match fields.iter_mut().find(|field| field.0 == name) {
@@ -93,7 +92,6 @@ impl Fields {
 }
 
 impl ScopeInfo {
-    /// The description of a scope that has only a place.
     pub(crate) fn at(location: &'static Location<'static>) -> Self {
         Self { id: ScopeId::next(), label: None, location, limit: None, fields: Fields::default() }
     }

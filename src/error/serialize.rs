@@ -8,7 +8,6 @@ use serde::ser::{Serialize, SerializeMap, SerializeStruct, Serializer};
 use super::scope::{ScopeId, ScopeInfo};
 use super::timeout_error::TimeoutError;
 
-/// Serializes a value as the text of its `Display`.
 struct Shown<T>(T);
 
 impl<T: Display> Serialize for Shown<T> {
@@ -17,7 +16,6 @@ impl<T: Display> Serialize for Shown<T> {
     }
 }
 
-/// Serializes fields as a map.
 struct Map<I>(I);
 
 impl<'a, I: ExactSizeIterator<Item = (&'a str, &'a str)> + Clone> Serialize for Map<I> {

@@ -50,8 +50,8 @@ use super::scope::{ScopeId, ScopeInfo};
 #[error(transparent)]
 pub struct TimeoutError(pub(crate) Arc<ErrorInner>);
 
-// The source may be of any error type, so the compiler does not derive these. An error is not changed once it is made, so a
-// panic leaves nothing half-changed in it.
+// The compiler does not derive these, because the source may be of any error type. They hold: an error is never changed
+// after it is made, so a panic leaves nothing half-changed in it.
 impl UnwindSafe for TimeoutError {}
 impl RefUnwindSafe for TimeoutError {}
 
@@ -62,8 +62,8 @@ pub(crate) struct ErrorInner {
     pub(crate) reason: Option<Arc<str>>,
     pub(crate) chain: Box<[ScopeInfo]>,
     pub(crate) over: usize,
-    /// Set if an expired token ended the scope: `chain[over]`, but with the limit and the label of the token. The error shows
-    /// this description instead of `chain[over]`.
+    /// Set if an expired token ended the scope: a copy of `chain[over]` with the limit and the label of the token. The
+    /// error shows this copy instead of `chain[over]`.
     pub(crate) shown: Option<ScopeInfo>,
     pub(crate) interrupted_at: &'static Location<'static>,
     pub(crate) elapsed: Duration,
@@ -75,12 +75,12 @@ pub(crate) struct ErrorInner {
     pub(crate) settled: bool,
     pub(crate) source: Option<Box<dyn Error + Send + Sync>>,
     pub(crate) hook_failure: Option<HookFailure>,
-    /// Set if too little time was left: the time that was needed, and the time that was left.
+    /// If too little time was left for the work: the time that it needed, and the time that was left.
     pub(crate) lack: Option<(Duration, Duration)>,
 }
 
 impl ErrorInner {
-    /// The scope that is over, as the error shows it.
+    /// The description of the scope that is over.
     pub(super) fn named(&self) -> &ScopeInfo {
         self.shown.as_ref().unwrap_or(&self.chain[self.over])
     }
@@ -125,8 +125,8 @@ impl TimeoutError {
         self.named().id
     }
 
-    /// The label of the scope that is over. If a token given with [`cancel_on`](crate::Timebox::cancel_on) expired and
-    /// so ended the scope: the label of the token's scope, if that scope has a label.
+    /// The label of the scope that is over. If the scope ended because a token that was given with
+    /// [`cancel_on`](crate::Timebox::cancel_on) expired, the label of the token's scope comes first.
     pub fn label(&self) -> Option<&str> {
         self.named().label()
     }

@@ -98,13 +98,12 @@ pub struct Interruptible<F: Future> {
     started: bool,
     /// Decides what this await does in a scope that is already over. Used until `started`.
     await_state: AwaitState,
-    /// The future's result, while a running hook is awaited.
+    /// The future's result. It is kept here while a hook is still running.
     done: Option<F::Output>,
-    /// Keeps the scopes around from dropping this future while `done` waits for the hook, since a value that is ready wins over
-    /// their deadlines.
+    /// While `done` waits for the hook, the scopes around must not drop this future at their deadlines, because a value
+    /// that is ready wins.
     announced: Option<Announced>,
-    // Declared before the guard, so that the future is dropped while its hook can still fire. The blocking `interruptible` has
-    // the same order: the call ends before its hook does.
+    // `future` is declared before `guard`, so it is dropped first: its hook can still fire during the drop.
     #[pin]
     future: Phase<F>,
     guard: Guard,
@@ -118,13 +117,15 @@ enum Phase<F> {
 
 /// The hook and its registration. Dropping the guard ends the hook.
 struct Guard {
-    /// The hook's entry for the present registration, or for the next one if there is none.
+    /// The entry of the registered hook. If the hook is not registered (`place` is `None`), the entry that will be
+    /// registered next.
     hook: Arc<Entry>,
     place: Option<Place>,
-    /// The scope that errors name: the last scope with which the hook was registered before the hook first fired.
-    /// `None` if the hook was never in a scope.
+    /// The scope that errors name: that of the last registration before the hook first fired. `None` if the hook was
+    /// never in a scope.
     last: Option<Arc<Node>>,
-    /// Wakes the task while it waits in a scope that is over, before the first poll of the future.
+    /// If the scope is over before the first poll of the future, this call may stay pending for a time. Then this wakes
+    /// the task at the end of that time.
     wakeup: TaskWakeup,
 }
 
@@ -143,8 +144,8 @@ impl Guard {
             let node = scope.map(Scope::node);
             (node.map(Arc::as_ptr) != place.map(Arc::as_ptr)).then(|| node.cloned())
         });
-        // `move_to` may run foreign code, which could leave the scope. So it is called after `innermost`, and is given a
-        // reference of its own to the node.
+        // `move_to` may run foreign code, which could leave the scope while `innermost` still uses its frame. So
+        // `move_to` is called after `innermost`, with a reference of its own to the node.
         moved.is_none_or(|node| self.move_to(node))
     }
 
@@ -155,14 +156,14 @@ impl Guard {
             self.hook = self.hook.again();
         }
         let Some(node) = node else { return true };
-        // Once the hook has fired, errors name the scope that made it fire: so `last` stays.
+        // An error names the scope that made the hook fire. So `last` keeps that scope once the hook has fired.
         if self.hook.fires() == 0 {
             self.last = Some(Arc::clone(&node));
         }
         let key = node.add_hook(&self.hook, HookOwner::Future);
         let over = key.is_none() && node.is_over();
-        // If the scope is over, `add_hook` refuses the hook, and the caller fires it. The hook is listed with the scope all the
-        // same, so that a future around this one awaits the hook before it drops this one.
+        // If the scope is over, `add_hook` refuses the hook, and our caller fires it. The scope lists it all the same:
+        // a future around this one waits for the listed hooks before it drops this one.
         let key = if over { node.add_fired_hook(&self.hook, HookOwner::Future) } else { key };
         self.place = Some(Place { node, key });
         !over
@@ -248,7 +249,7 @@ where
             *this.announced = None;
             let hook = &this.guard.hook;
             let Some(result) = this.done.take() else { return Poll::Pending };
-            // The hook was never in a scope, so it cannot have fired.
+            // Without `last`, the hook was never registered with a scope. So it has not fired, and the result is good.
             let Some(last) = &this.guard.last else { return Poll::Ready(Ok(result)) };
             let how = match result_of_call(result, hook, location) {
                 Ok(result) => return Poll::Ready(Ok(result)),
@@ -257,7 +258,8 @@ where
             let now = how.now;
             Poll::Ready(Err(innermost(thread, |scope| match scope {
                 Some(scope) if Arc::ptr_eq(scope.node(), last) => scope.error(how),
-                // The future has been carried out of the scope that made the hook fire.
+                // The hook fired in another scope, and the future has been moved out of that scope since. So the error
+                // is made from that scope's node.
                 _ => {
                     let mut chain = Chain::new(last.chain_link(now));
                     last.parent().iter().for_each(|parent| parent.add_to_chain(&mut chain, now));

@@ -67,7 +67,6 @@ impl Timebox {
 pub struct TimeoutOrElse<F, G> {
     #[pin]
     scoped: Scoped<F>,
-    /// `None` once this future is done.
     fallback: Option<G>,
 }
 

@@ -59,14 +59,15 @@ impl PollScope {
         Self { polled: SuspendedScope::with(limit, extras, location), wakeup: TaskWakeup::default() }
     }
 
-    /// Polls the work in the scope, as [`timeout`](super::timeout) polls a future: the work first, then the deadline. While the
-    /// work is pending, its task is woken at the deadline.
+    /// Polls the work in the scope, and then checks the deadline, as [`timeout`](super::timeout) does. While the work
+    /// is pending, its task is woken at the deadline.
     ///
     /// # Errors
     ///
-    /// A [`TimeoutError`] if no time was left to begin. Also if the work is pending, and its time and the
-    /// [grace](Timebox::grace) are up. The hooks of the scope have run by then. Then drop the work in
-    /// [`enter`](Self::enter), and do not poll it again.
+    /// A [`TimeoutError`] in two cases:
+    /// - The scope had no time left at the first poll.
+    /// - The work is pending, and its time and the [grace](Timebox::grace) are up. The hooks of the scope have run by
+    ///   then. Drop the work in [`enter`](Self::enter), and do not poll it again.
     pub fn poll<T>(
         &mut self,
         cx: &mut Context<'_>,

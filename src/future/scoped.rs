@@ -22,12 +22,13 @@ use crate::scope::{Entered, Rejected, Scope, run_entered};
 use crate::thread::Thread;
 use crate::time::{NEVER, clock};
 
-/// A future in a scope. Once the future is done or its time is up, the future is dropped and the scope is left. With
-/// `KEEP` the future stays where it is, until it is taken out, or dropped together with this value.
+/// A future in a scope. Once the future is done or its time is up, the future is dropped and the scope is left.
+///
+/// With `KEEP`, the future is not dropped then: it stays here until it is taken out, or this value is dropped.
 #[pin_project(PinnedDrop, project = ScopedProjection)]
 pub(crate) struct Scoped<F, const KEEP: bool = false> {
     polled: SuspendedScope,
-    /// Always cleared before `Scoped` is gone, so a drop of the wakeup would have nothing to do.
+    /// Need not be dropped, because it is always cleared before `Scoped` is gone.
     wakeup: ManuallyDrop<TaskWakeup>,
     /// The future, until it is done or dropped.
     #[pin]
@@ -40,9 +41,8 @@ impl<F: Future, const KEEP: bool> Scoped<F, KEEP> {
         Self { polled, wakeup: ManuallyDrop::new(TaskWakeup::default()), future: Some(future) }
     }
 
-    /// Polls the future in its scope. `done` turns the future's output into the result. `done` is called where the
-    /// result is stored, so that the result is not moved again. Once there is a result, `leaving` is called with the
-    /// scope, and the scope is left.
+    /// Polls the future in its scope. `done` turns the future's output into the result. If there is a result, `leaving`
+    /// is called with the scope, and then the scope is left.
     // Always inlined, for the same reason as `poll_as`.
     #[inline(always)]
     pub(crate) fn poll<T, E>(
@@ -89,9 +89,9 @@ impl<F: Future, const KEEP: bool> Scoped<F, KEEP> {
     where
         E: From<TimeoutError>,
     {
-        // The result is written here in place: if it were returned through the scope, it would be copied twice. A drop
-        // would need the address of the result, and a value whose address is taken does not stay in registers. So this
-        // is a `ManuallyDrop`. The result leaks if the drop of the future panics, and only then.
+        // The result is written here in place: if it were returned through the scope, it would be copied twice. It is a
+        // `ManuallyDrop`, because a drop would need its address, and then it would not stay in registers. It leaks only
+        // if the drop of the future panics.
         let mut poll = ManuallyDrop::new(Poll::Pending);
         let this = self.project();
         let mut call =
@@ -107,7 +107,6 @@ impl<F: Future, const KEEP: bool> Scoped<F, KEEP> {
     }
 }
 
-/// The scope of a future that is kept.
 #[cfg(any(feature = "stream", feature = "tokio"))]
 impl<F> Scoped<F, true> {
     #[cfg(feature = "stream")]
@@ -124,7 +123,8 @@ impl<F> Scoped<F, true> {
         self.future.as_mut()
     }
 
-    /// Leaves the scope. The future is not dropped in the scope any more. If it is polled again, it enters a new one.
+    /// Leaves the scope, but keeps the future. A drop of the future is now outside of the scope. A poll enters a new
+    /// scope.
     #[cfg(feature = "tokio")]
     pub(crate) fn leave(self: Pin<&mut Self>) {
         let this = self.project();
@@ -132,7 +132,6 @@ impl<F> Scoped<F, true> {
         this.polled.forget();
     }
 
-    /// Drops the future inside its scope, and leaves the scope.
     #[cfg(feature = "stream")]
     pub(crate) fn end(self: Pin<&mut Self>) {
         let this = self.project();
@@ -140,7 +139,6 @@ impl<F> Scoped<F, true> {
         this.polled.leave();
     }
 
-    /// Takes the future out of its scope.
     #[cfg(feature = "tokio")]
     pub(crate) fn into_future(mut self) -> Option<F> {
         self.wakeup.clear();
@@ -154,12 +152,12 @@ impl<F> Scoped<F, true> {
     }
 }
 
-/// One poll.
+/// One poll of a limited future.
 ///
-/// In a build without optimisations each step is a call that returns before the future is polled. So the steps are not
-/// on the stack while a nested future is polled.
+/// The steps before the future's poll are functions of their own, which have returned by then. So in a build without
+/// optimisations they take no stack while a nested future is polled.
 ///
-/// With `KEEP` the scope and the timer stay for further polls when the future gives a value.
+/// With `KEEP` the scope and the timer stay after the future has given a value, for further polls.
 pub(super) struct Call<'a, 'cx, F, D, O, const KEEP: bool> {
     pub(super) wakeup: &'a mut TaskWakeup,
     pub(super) future: Pin<&'a mut Option<F>>,
@@ -200,20 +198,19 @@ where
             if !KEEP {
                 drop_inside(polled, self.future.as_mut());
             }
-            // If there is a result already, the unwinding came later, from the drop of the future. Then the result
-            // stays.
+            // If the future has returned already, its drop has unwound. Then the returned result stays.
             if self.poll.is_pending() {
                 self.set(Poll::Ready(Err(E::from(unwound))));
             }
         }
     }
 
-    /// Enters the scope if it is not entered yet. `false` if the future is not to be polled: then `self.poll` is set to the
-    /// error, or stays pending.
+    /// Enters the scope if it is not entered yet. Returns whether to poll the future. If not, `self.poll` is the error,
+    /// or stays pending.
     #[cfg_attr(not(debug_assertions), inline(always))]
     fn is_to_be_polled(&mut self, thread: &Thread, polled: &mut SuspendedScope) -> bool {
-        // A finished future is not polled again. (`future` is read through the pin: a plain reference to the future would alias
-        // the references that the future has to itself.)
+        // A finished future is not polled again. It is looked at through the pin, because a plain reference to the
+        // future would alias the references that the future has to itself.
         if self.future.as_mut().as_pin_mut().is_none() {
             return false;
         }
@@ -265,8 +262,8 @@ where
         }
     }
 
-    /// If the future is done, sets the result from its output. If the future's time is up, sets the error. In both cases then
-    /// drops the future, inside its scope.
+    /// If the future is done, sets the result. If the future's time is up, sets the error. In both cases, drops the
+    /// future inside its scope. With `KEEP`, the future is not dropped.
     #[cfg_attr(not(debug_assertions), inline(always))]
     fn look_at(&mut self, thread: &Thread, scope: &Scope, output: Poll<F::Output>) {
         let poll = match output {
@@ -296,8 +293,7 @@ where
     }
 }
 
-/// For a future whose time is up: pending while its hooks run. Then gives the error that was kept. The future is not polled any
-/// more.
+/// Polls a future whose time is up: waits for its hooks, then gives the kept error. The user's future is not polled.
 #[cold]
 #[inline(never)]
 fn end_after_hooks(
@@ -313,9 +309,9 @@ fn end_after_hooks(
     Poll::Ready(error)
 }
 
-/// For a future whose scope could not be entered: gives the error, or stays pending. If a scope around is over, the entry counts
-/// as an await, so [`AwaitAction`] decides. If only the scope itself is over, the entry stays pending now and then, so that other
-/// tasks run.
+/// Called if the scope of a future could not be entered. Gives the error, or stays pending. If a scope around the
+/// future is over, [`AwaitAction`] decides, as for an await. If only the future's own scope is over, stays pending now
+/// and then, so that other tasks run.
 #[cold]
 #[inline(never)]
 fn stay_out(
@@ -340,8 +336,8 @@ fn stay_out(
     Poll::Ready(polled.refusal(thread, refused))
 }
 
-/// For a future that is pending: makes sure that its task is woken in time, and at `look`. If the future's time is up, gives the
-/// error.
+/// Called after a poll that left the future pending. If the future's time is up, gives the error. Otherwise the task
+/// will be woken when the scope is over, and at `look`.
 #[cfg_attr(not(debug_assertions), inline(always))]
 fn wait(
     thread: &Thread,
@@ -354,7 +350,7 @@ fn wait(
     point(thread, location);
     if !is_over(thread) {
         let woken = match scope.existing_node() {
-            // The node of this scope also ends if a scope around ends, so no other node needs to wake the task.
+            // If an outer scope ends, the node of this scope ends too. So the task need not wait for any other node.
             Some(node) => {
                 wakeup.wake_at(thread.deadline.get().min(look), waker);
                 wakeup.wake_by(Some(node), waker)
@@ -369,21 +365,21 @@ fn wait(
     wait_on(scope, look, wakeup, waker)
 }
 
-/// Gives the error of a future whose scope is over. Stays pending during a grace, while a shield inside the future is
-/// open, while an outer future is about to drop this future, and while hooks run.
+/// Gives the error of a future whose scope is over. Stays pending until the grace has passed, the shields inside the
+/// future have closed, and the hooks have run. Also stays pending while an outer future is about to drop this future.
 #[cold]
 fn wait_on(scope: &Scope, look: u64, wakeup: &mut TaskWakeup, waker: &Waker) -> Poll<TimeoutError> {
     let (own, location) = (scope.own(), scope.location());
     let known = wakeup.was_over();
-    // Registered before the state of the scopes is read below, so that a scope that ends after the read wakes the task.
+    // The waker is registered before the scopes are read below. So a scope that ends after the read wakes the task.
     let outer = scope.visible_outer().and_then(|outer| outer.visible().find_map(Scope::existing_node));
     wakeup.wake_by(outer, waker);
     let now = clock::now();
     let shielded = |scope: &Scope| scope.existing_node().map_or(0, |node| node.shielded_until(waker));
     let mut until = scope.polled_until(now).max(shielded(scope));
-    // If this scope is over only because the scope of an outer future is over, the outer future will drop its body,
-    // perhaps after a shield. So this future stays pending. After a while it ends all the same: if the body has only a
-    // `&mut` of this future, the drop of the body does not end this future.
+    // This scope may be over only because the scope of an outer future is over. Then the outer future will drop its
+    // body, perhaps after a shield, so this future stays pending. But if the body has only a `&mut` of this future,
+    // this future outlives the body. So after some time it gives the error.
     if scope.is_dropped_by_outer(now) {
         until = scope.polled().map(shielded).fold(until, u64::max);
         if until <= now {
@@ -391,7 +387,7 @@ fn wait_on(scope: &Scope, look: u64, wakeup: &mut TaskWakeup, waker: &Waker) -> 
         }
     }
     if now < until {
-        // Wakes the task earlier if the deadline of this scope, or of a scope around it, comes before `until`.
+        // `until`, or an earlier time: the next deadline of this scope or of a scope around it, or `look`.
         let next =
             [own, scope.around(), look].into_iter().filter(|&deadline| deadline > now).fold(until, u64::min);
         wakeup.wake_at(next, waker);
@@ -425,14 +421,14 @@ impl<F, const KEEP: bool> PinnedDrop for Scoped<F, KEEP> {
     }
 }
 
-/// Drops a future that is not done: inside its scope, if that was entered.
+/// Drops a future that is not done. If its scope was entered, the drop runs inside the scope.
 #[cfg_attr(not(debug_assertions), inline(always))]
 fn drop_scoped<F>(polled: &mut SuspendedScope, wakeup: &mut TaskWakeup, mut future: Pin<&mut Option<F>>) {
     if !polled.is_entered() {
         wakeup.clear();
         future.set(None);
     } else if future.as_mut().as_pin_mut().is_some() {
-        // Cleared first, since the drop of the future may panic.
+        // Cleared before the drop of the future, because that may panic.
         wakeup.clear();
         drop_inside(polled, future);
     }
@@ -444,7 +440,7 @@ fn drop_inside<F>(polled: &mut SuspendedScope, mut future: Pin<&mut Option<F>>) 
         // The drop of such a future, `&mut future` for example, runs no code that could see the scope.
         return future.set(None);
     }
-    // If an unwinding ends here, nobody is left to receive its error.
+    // If the future's drop unwinds with the scope's error, `open` returns that error. Nobody is left to receive it.
     let _ = Thread::with(|thread| polled.open(thread, ptr::null(), true, |_| future.set(None)));
 }
 

@@ -86,18 +86,18 @@ struct Opened {
     announced: Announced,
     /// Whether `max` has passed. Then the shield no longer keeps the scopes around from dropping their futures.
     spent: bool,
-    // Declared last, so dropped last: hooks that became due during the shield fire only when the rest of the shield is gone.
+    // Declared last, so dropped last. Otherwise hooks that became due during the shield would fire before the shield is
+    // gone.
     suspended: HeldOffHooks,
 }
 
-/// Announces a future to the scopes around it in the same poll. While this value exists, these scopes go on polling the
-/// future, and do not drop it. The future is a shield, or an [`Interruptible`](super::Interruptible) that awaits its
-/// hook.
+/// While this value exists, the scopes around a future in the same poll go on polling the future, and do not drop it.
+/// The future is a shield, or an [`Interruptible`](super::Interruptible) that awaits its hook.
 pub(super) struct Announced(Vec<(Arc<Node>, usize)>);
 
 impl Announced {
-    /// Announces the future again if the scopes around this poll have changed: the future has moved, or one of the scopes has
-    /// another node.
+    /// Replaces the shields if the scopes around this poll, or the nodes of these scopes, are not those of the last
+    /// poll.
     pub(super) fn follow(&mut self, thread: &Thread, until: u64, max: u64) {
         let same = innermost(thread, |scope| {
             let around = scope.into_iter().flat_map(Scope::polled).map(Scope::existing_node);
@@ -110,8 +110,8 @@ impl Announced {
         }
     }
 
-    /// Announces the future to the scopes around this poll, until the time `until`. To a scope that is already over,
-    /// the future is announced only until `max` after the end of that scope.
+    /// Adds a shield to each scope around this poll, until the time `until`. If a scope is already over, its shield
+    /// ends at the latest `max` after the end of the scope.
     pub(super) fn to_scopes_around(thread: &Thread, until: u64, max: u64) -> Self {
         let now = clock::now();
         innermost(thread, |scope| {
@@ -121,7 +121,7 @@ impl Announced {
                 let until = if node.env.shares_clock(&env) {
                     scope.ended_at(now).map_or(until, |end| until.min(end.saturating_add(max)))
                 } else {
-                    // `until` is no time on the clock of this scope. So here the announcement lasts until it is dropped.
+                    // `until` is not on the clock of this scope, so here the announcement ends only with its drop.
                     NEVER
                 };
                 Some((Arc::clone(node), node.add_shield(until)?))
@@ -161,7 +161,7 @@ impl<F: Future> Future for Shield<F> {
                 None => this.opened.insert(Opened::new(thread, max, location)),
             };
             let mut poll = Poll::Pending;
-            // `open` gives no error here, since no unwinding ends at a shield.
+            // `open` returns an error only for an unwinding that ends at this scope. None ends at a shield.
             let _ = opened.polled.open(thread, ptr::null(), false, |_| {
                 if let Some(future) = this.future.as_mut().as_pin_mut() {
                     poll = future.poll(cx);
@@ -187,8 +187,8 @@ impl<F: Future> Future for Shield<F> {
 
 impl Opened {
     fn new(thread: &Thread, max: Duration, location: &'static Location<'static>) -> Self {
-        // Hooks are held back at the nodes of scopes. So each scope around gets a node here: then hooks that are registered later
-        // are held back too.
+        // A shield holds hooks back at the nodes of scopes. So each scope around gets a node now. Otherwise a hook that
+        // is registered during the shield would fire.
         innermost(thread, |scope| {
             scope.into_iter().flat_map(Scope::polled).for_each(|scope| {
                 scope.node();
@@ -206,7 +206,7 @@ impl Opened {
         Self { polled, wakeup: TaskWakeup::default(), announced, spent: false, suspended }
     }
 
-    /// Applies the shield to the scopes around this poll. They may not be the scopes of the last poll.
+    /// Moves the shield to the scopes around this poll, if they are not those of the last poll.
     fn follow(&mut self, thread: &Thread) {
         if !self.spent {
             self.announced.follow(thread, self.polled.own(), self.polled.asked());
@@ -228,7 +228,7 @@ impl<F> PinnedDrop for Shield<F> {
         if let Some(opened) = this.opened
             && this.future.as_mut().as_pin_mut().is_some()
         {
-            // `open` gives no error here, since no unwinding ends at a shield.
+            // As in `poll`: `open` returns no error.
             let _ = Thread::with(|thread| {
                 opened.polled.open(thread, ptr::null(), true, |_| this.future.set(None))
             });

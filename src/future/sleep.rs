@@ -108,7 +108,8 @@ impl Future for Sleep {
 }
 
 impl Sleep {
-    /// The present time on the sleep's clock, and the time when the sleep ends. The first call begins the sleep.
+    /// Returns the present time on the sleep's clock, and the time when the sleep ends. The first call begins the
+    /// sleep.
     fn begin(&mut self) -> (u64, u64) {
         // If the sleep was made outside every test environment, it follows the clock of its first poll.
         if self.end.is_none() && self.env.is_real() {

@@ -136,9 +136,9 @@ impl<S: Stream> TimeoutStream<S> {
         self
     }
 
-    /// Whether the present item is overdue. Called while the stream is pending: the first call since the last item starts
-    /// the item's time. If the item is not overdue, the task will be woken when it is. Always `false`, without a wakeup,
-    /// if there is no idle limit, the scope is not entered, or limits are off.
+    /// Whether the next item is overdue. Called while the stream is pending. The first call after an item starts the
+    /// time of the next item, and each call makes sure that the task is woken at the end of that time. Always `false`,
+    /// without a wakeup, if there is no idle limit, if the scope is not entered, or if limits are off.
     fn is_overdue(self: Pin<&mut Self>, cx: &Context<'_>) -> bool {
         let this = self.project();
         if *this.max == NEVER || !this.scoped.is_entered() || !is_enabled() {
@@ -173,7 +173,7 @@ impl<S: Stream> Stream for TimeoutStream<S> {
             let now = this.env.reading(clock::now());
             let mut scoped = this.scoped;
             scoped.as_mut().expire(*this.max, now);
-            // From now on the scope itself is over, so no further item can be overdue.
+            // The scope is over now, so the limit for items is switched off.
             *this.max = NEVER;
             poll = scoped.poll(cx, Ok, |_| ());
         }
@@ -220,7 +220,7 @@ impl<S> fmt::Debug for TimeoutStream<S> {
     }
 }
 
-/// A future that may be polled again after it was ready: for the stream's next item.
+/// The future of the stream's next item. After it was ready, it may be polled again, for the item that follows.
 #[pin_project]
 struct Next<S> {
     #[pin]
@@ -234,7 +234,8 @@ impl<S: Stream> Future for Next<S> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        // No item begins after the end: otherwise a stream that is always ready would never end.
+        // Once the scope is over, the stream is not asked for another item. Otherwise a stream that is always ready
+        // would never end.
         if *this.begins && Thread::with(is_at_end) {
             return Poll::Pending;
         }

@@ -35,11 +35,12 @@ pub(crate) struct TaskWakeup {
 #[derive(Debug, Default)]
 struct ColdState {
     waiting: Option<Waiting>,
-    /// Until when the future waits to be dropped by an outer future, whose scope is over.
+    /// If the scope of an outer future is over, the outer future will drop this one. Until this time, this future waits
+    /// for the drop.
     patience: u64,
     /// Whether the last poll found the future's scope over.
     over: bool,
-    /// Used until the future's scope is entered. The entry counts as an await, and this is its state.
+    /// The state of the entry of the future's scope, which counts as an await. Not used after the entry.
     await_state: AwaitState,
     /// The error that the future will give once its hooks have run.
     error: Option<TimeoutError>,
@@ -54,14 +55,15 @@ struct Waiting {
     key: usize,
 }
 
-/// For a task that no watchdog can wake yet: wakes it at once. Its next poll then tries again to start a watchdog.
+/// Wakes the task at once, because there is no watchdog that could wake it later. Its next poll tries again to start
+/// one.
 #[cold]
 #[inline(never)]
 pub(super) fn poll_again(waker: &Waker) {
     waker.wake_by_ref();
 }
 
-/// For a task that waits for a node with a deadline: calls [`poll_again`] if there is no watchdog.
+/// Calls [`poll_again`] if the node has a deadline, but there is no watchdog that could wake the task at the deadline.
 #[inline]
 pub(super) fn rely_on(node: &Arc<Node>, waker: &Waker) {
     if watchdog::global().is_missing() && node.expires_at() != NEVER && !thread::ensure_watchdog() {
@@ -69,8 +71,8 @@ pub(super) fn rely_on(node: &Arc<Node>, waker: &Waker) {
     }
 }
 
-/// The waker of the task itself, even in a traced poll: the trace must not count the clone that a scope keeps for its
-/// own deadline.
+/// The task's own waker. In a traced poll, `cx` has a waker that counts its clones. The clone that a scope keeps for
+/// its deadline must not be counted.
 #[cfg_attr(not(debug_assertions), inline(always))]
 pub(super) fn task_waker<'a>(cx: &Context<'a>) -> &'a Waker {
     #[cfg(feature = "report")]
@@ -80,7 +82,7 @@ pub(super) fn task_waker<'a>(cx: &Context<'a>) -> &'a Waker {
 }
 
 impl TaskWakeup {
-    /// Wakes the task at `deadline`. The time given before no longer counts.
+    /// Wakes the task at `deadline`, and not at the time of an earlier call.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn wake_at(&mut self, deadline: u64, waker: &Waker) {
         if TestEnv::is_in_force() {
@@ -127,13 +129,13 @@ impl TaskWakeup {
         false
     }
 
-    /// Whether the timer wakes the task at `deadline`.
     #[inline]
     pub(super) fn is_set_for(&self, deadline: u64) -> bool {
         self.timer.is_some_and(|(at, _)| at == deadline)
     }
 
-    /// Until when this future waits for an outer future to drop it. `over`: when the outer future was due to do so.
+    /// Until when this future stays pending, so that an outer future can drop it. `over`: since when the outer future
+    /// should have dropped it.
     pub(super) fn patience(&mut self, now: u64, over: u64) -> u64 {
         let patience = &mut self.cold.get_or_insert_default().patience;
         // A wait that began before `over` was for an earlier drop, so this wait begins anew.
@@ -143,7 +145,7 @@ impl TaskWakeup {
         *patience
     }
 
-    /// Whether an earlier poll found the scope over. Ask before [`wake_by`](Self::wake_by), which forgets it.
+    /// Whether an earlier poll found the scope over. Call this before [`wake_by`](Self::wake_by), which resets it.
     pub(super) fn was_over(&self) -> bool {
         self.cold.as_ref().is_some_and(|cold| cold.over)
     }
@@ -172,9 +174,9 @@ impl TaskWakeup {
         true
     }
 
-    /// Wakes the task at `own`, if that is earlier than `around`, the effective deadline of `scope`. Also wakes the
-    /// task when `scope` is over. (If the same task polls `scope`, the future of `scope` wakes it.) `false` if `scope`
-    /// is already over.
+    /// Wakes the task at `own`, or at `around` (the effective deadline of `scope`) if that is earlier. Also wakes the
+    /// task if `scope` is cancelled. If the same task polls `scope`, the future of `scope` wakes the task in these two
+    /// cases, so this function does not. `false` if `scope` is already over.
     ///
     /// A clone or a drop of a waker runs foreign code, which must not leave `scope`. So the caller must have an open
     /// scope inside `scope`.
@@ -197,7 +199,8 @@ impl TaskWakeup {
         }
     }
 
-    /// Wakes the task of an await at `end`, or when a scope around it is over. `end` is a time on the clock of `env`.
+    /// For a pending await: wakes its task at `end`, and as soon as a scope around the await is over. `end` is a time
+    /// on the clock of `env`.
     pub(super) fn wake_await(&mut self, thread: &Thread, env: &TestEnv, end: u64, waker: &Waker) {
         let shares_clock = env.shares_clock(&TestEnv::current());
         // A clone or a drop of a waker runs foreign code, so it is done below, where no scope's frame is borrowed.
@@ -217,8 +220,8 @@ impl TaskWakeup {
         }
     }
 
-    /// For an await that stays pending in a scope that is over: wakes the task at `until`. From now on no node wakes
-    /// the task.
+    /// Wakes the task at `until`, and no longer at the end of a node. For an await that stays pending in a scope that
+    /// is over.
     pub(super) fn stay(&mut self, env: &TestEnv, until: u64, waker: &Waker) {
         self.wake_by(None, waker);
         self.wake_at_on(env, until, waker);
@@ -234,8 +237,8 @@ impl TaskWakeup {
         self.cold.as_ref()?.history.as_ref()
     }
 
-    /// Whether the future may be due for a report: the time has come at which its task was to be woken, by its scope or for a
-    /// report.
+    /// Whether the future may be due for a report: the time of its timer has come. The timer may have been set for the
+    /// scope's deadline instead.
     #[cfg(feature = "report")]
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn is_report_due(&self) -> bool {

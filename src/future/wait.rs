@@ -81,7 +81,7 @@ pub struct Wait<F> {
     location: &'static Location<'static>,
     /// The test environment whose clock the wait follows.
     env: TestEnv,
-    /// The limit with its deadline, from the first poll until the end.
+    /// The limit with its deadline. Set while the future is pending: the limit begins at the first poll.
     begun: Option<WaitLimit>,
     await_state: AwaitState,
     wakeup: TaskWakeup,

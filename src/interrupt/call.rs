@@ -127,7 +127,7 @@ pub fn interruptible_outcome<'h, R>(
     })
 }
 
-/// Makes a call in the innermost scope, if there is one. Code that leaves the scope during the call aborts the process.
+/// Calls `f` with the innermost scope, if there is one. Code that leaves this scope during the call aborts the process.
 pub(super) fn in_innermost<R>(f: impl FnOnce(Option<&Scope>) -> R) -> R {
     Thread::with(|thread| {
         innermost(thread, |scope| {
@@ -176,7 +176,6 @@ impl Scope {
         result.map_err(|context| self.error(context))
     }
 
-    /// Like [`interruptible_outcome`](Self::interruptible_outcome), called at `location`.
     pub(crate) fn outcome_at<R>(
         &self,
         hook: Hook<'_>,
@@ -190,7 +189,6 @@ impl Scope {
         })
     }
 
-    /// The error of a call that was interrupted.
     pub(crate) fn interrupted(
         &self,
         location: &'static Location<'static>,
@@ -212,8 +210,6 @@ impl Scope {
         Ok(())
     }
 
-    /// Makes a call while the hook is registered. Once the hook has ended, `finish` turns the call's value into the
-    /// result.
     fn call_with_hook<R, T>(
         &self,
         hook: Hook<'_>,
@@ -251,7 +247,8 @@ impl<'a> Registered<'a> {
     /// Registers the hook; `None` if the node is over.
     fn new(node: &'a Arc<Node>, entry: &'a Arc<Entry>, location: &'static Location<'static>) -> Option<Self> {
         let key = node.add_hook(entry, HookOwner::Scope);
-        // A forked child may have lost the node's lock. Such a node takes no hooks, so the call is made without a hook.
+        // Without a key the node is over, or a fork has lost its lock. In the second case the call goes on without
+        // the hook.
         (key.is_some() || !node.is_over()).then_some(Self { node, entry, key, location })
     }
 }

@@ -85,9 +85,9 @@ impl<'s> Poller<'s> {
     }
 }
 
-/// Lets another thread end a wait. A wait needs a `Wakeup` in two cases. Either its scope or a scope around it has a
-/// node, and so can be cancelled; or the clock is a mock, and there is a deadline. In all other cases the timeout of
-/// `poll` ends the wait.
+/// Lets another thread end a wait. A wait needs a `Wakeup` if its scope or an outer scope has a node, and so can be
+/// cancelled. It also needs a `Wakeup` if it has a deadline on a mock clock. A deadline on the real clock is the
+/// timeout of `poll`.
 struct Wakeup<'s> {
     pipe: Arc<WakePipe>,
     node: Option<(&'s Arc<Node>, usize)>,

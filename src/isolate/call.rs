@@ -104,7 +104,8 @@ where
             Answer::Panicked(message) => Err(Error::Panicked(message)),
             Answer::Codec(message) => Err(Error::Codec(message)),
             Answer::TimedOut => {
-                // The child measures the time itself, so it may time out a little early. Wait for the deadline of our own scope.
+                // The child measures the time itself, so it may time out a little before our scope. Wait for our
+                // deadline.
                 let Ok(()) = scope.wait_with(location, |_| Ok::<_, Infallible>(()));
                 Err(scope.interrupted(location, None).into())
             }

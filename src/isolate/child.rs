@@ -36,7 +36,6 @@ fn idle() -> &'static ForkMutex<Idle> {
 pub(super) struct Child {
     process: process::Child,
     reaped: bool,
-    /// The connection to the child.
     stream: UnixStream,
     function: &'static str,
     /// The process that started the child. A fork of that process must neither use nor kill the child.
@@ -60,12 +59,12 @@ impl Child {
     /// Takes an idle child of the function, or starts one.
     pub(super) fn idle_or_new(function: &'static str, memory: Option<u64>) -> io::Result<Self> {
         loop {
-            // `lock` returns `None` if another thread had locked the list during a fork. Then a new child is started.
+            // `lock` returns `None` if the lock of the list was lost in a fork. Then a new child is started.
             let kept = idle().lock().and_then(|mut idle| idle.get_mut(function)?.pop());
             match kept {
                 None => return Self::start(function, memory),
                 Some(child) if child.made_in.is_current() => {
-                    // A child that has ended while it was idle is dropped.
+                    // Otherwise the child has ended while it was idle, and is dropped.
                     if matches!(os::has_ended(child.pid()), Ok(false)) {
                         return Ok(child);
                     }
@@ -113,7 +112,8 @@ impl Child {
         let (pid, stream) = (self.pid(), &self.stream);
         let hook = Hook::inline(|| {
             if kill(pid) {
-                // The kill alone may not end the read below: a process that the child has forked may hold the other end open.
+                // A process that the child has forked may hold the other end open. Then the kill alone does not end the
+                // read.
                 let _ = stream.shutdown(Shutdown::Both);
             }
         });
@@ -125,7 +125,8 @@ impl Child {
             wire::read(stream)
         })?;
         match called.value {
-            // The answer came in time, or at the same moment as the deadline.
+            // The answer may have come at the same moment as the deadline. If the hook has fired, the child is not
+            // kept.
             Ok(answer) => {
                 let answer = wire::parse(&answer)?;
                 if called.fires == 0 && !matches!(answer, Answer::TimedOut) {

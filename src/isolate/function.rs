@@ -47,7 +47,6 @@ mod sealed {
     /// A function whose argument and result types are erased.
     pub trait Call {
         fn name(&self) -> &'static str;
-        /// Calls the function with a serialised argument. Returns the serialised result.
         fn call(&self, argument: &[u8]) -> Result<Vec<u8>, String>;
     }
 }

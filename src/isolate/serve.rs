@@ -19,10 +19,9 @@ use crate::time::Limit;
 /// The environment variable that marks a child. Its value is the identity of the stream, then the memory limit (0 for none).
 const VARIABLE: &str = "TIMEBOX_ISOLATE";
 
-/// Set in a child, before its first call.
 static SERVES: SetOnce<()> = SetOnce::new();
 
-/// Prepares a command, so that its process is a child with the stream as standard input.
+/// Prepares a command, so that its process serves calls over `stream`, which becomes its standard input.
 pub(super) fn prepare(command: &mut Command, stream: OwnedFd, memory: u64) -> io::Result<()> {
     command.env(VARIABLE, format!("{} {memory}", identity(&stream)?));
     command.stdin(stream);
@@ -58,7 +57,7 @@ pub(super) fn serve(functions: &[&dyn Function], memory: u64) -> ! {
         // The function, and processes that it starts, must not read from the stream, so the standard input becomes empty. (The
         // clone of the stream is closed on exec.)
         os::replace_stdin(File::open("/dev/null")?.as_fd())?;
-        // The greeting. It tells the program that `main` calls `entry`.
+        // The first message is empty. It tells the program that the child's `main` calls `entry`.
         wire::write(&stream, &())?;
         let requests = requests(stream.try_clone()?)?;
         for request in requests {

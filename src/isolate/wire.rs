@@ -35,7 +35,6 @@ pub(super) fn write(mut to: impl Write, message: &impl Serialize) -> io::Result<
     to.write_all(&message)
 }
 
-/// Reads the bytes of a message, for [`parse`].
 pub(super) fn read(mut from: impl Read) -> io::Result<Vec<u8>> {
     let mut length = [0; 8];
     from.read_exact(&mut length)?;

@@ -10,8 +10,8 @@ use timebox::Hook;
 
 pub type AnyError = Box<dyn Error + Send + Sync>;
 
-/// The longest time for one run of a hook. Also the time from a hook's first run to the shutdown of the socket, if the call has
-/// not ended by then.
+/// The longest time for one run of a hook. Also the time from a hook's first run to the shutdown of the socket, if the
+/// call still runs then.
 pub const BOUND: Duration = Duration::from_millis(500);
 
 /// Why a call on another connection was not ended.
@@ -40,8 +40,8 @@ impl Error for Failure {}
 #[derive(Clone, Default)]
 pub struct Doubt {
     is_raised: Arc<AtomicBool>,
-    /// Raising the doubt shuts this socket down. `None` if the client library hides the socket: then discard the connection
-    /// instead.
+    /// Shut down once the mark is raised. `None` if the client library hides its socket: then the owner of the
+    /// connection must discard it.
     socket: Option<Arc<TcpStream>>,
 }
 
@@ -77,7 +77,7 @@ pub fn two_steps(
         }
         result
     };
-    // A cancel that comes before the statement is lost, so it is sent again until the call has returned.
+    // The server ignores a cancel that arrives before the statement. So the hook repeats until the call returns.
     let hook = Hook::new(ask).every(Duration::from_millis(5));
     match doubt.socket {
         Some(_) => hook.then(bound, Hook::inline(move || second.raise()).once()),
@@ -110,8 +110,8 @@ struct Trouble {
 }
 
 impl<C> Control<C> {
-    /// Connects. `connect` gets the longest time that it may take. Before each use, `is_open` tells whether the connection was
-    /// lost while it was idle. A lost connection is replaced before anything is sent.
+    /// Connects. `connect` gets the time that it may take. Before each use, `is_open` says whether the connection still
+    /// lives. A lost connection is replaced before anything is sent.
     pub fn new(
         bound: Duration,
         connect: impl Fn(Duration) -> Result<C, AnyError> + Send + Sync + 'static,
@@ -125,9 +125,9 @@ impl<C> Control<C> {
         self.bound
     }
 
-    /// Runs `action` over the connection, with the time that the action may take. `bound` limits the sum: the wait for the
-    /// connection, a new connection if the old one was lost, and the action. A failure drops the connection, and a later call
-    /// connects anew.
+    /// Runs `action` over the connection, and tells it how long it may take. `bound` limits three steps together: the
+    /// wait for the connection, a new connection if the old one was lost, and the action. After a failure the
+    /// connection is dropped. The next call connects anew.
     pub fn run(&self, action: impl FnOnce(&mut C, Duration) -> Result<(), Failure>) -> Result<(), Failure> {
         let end = Instant::now() + self.bound;
         let mut turn = self.turn(end).map_err(Failure::Refused)?;
@@ -179,7 +179,7 @@ impl<C> Control<C> {
     }
 }
 
-/// One use of the connection. If `connection` is `None` when the use ends, the connection is lost.
+/// One use of the connection. The drop ends the use. If `connection` is `None` by then, the connection is lost.
 struct Turn<'a, C> {
     control: &'a Control<C>,
     connection: Option<C>,
@@ -210,7 +210,7 @@ fn left(end: Instant) -> Result<Duration, AnyError> {
     }
 }
 
-/// Whether an idle connection is still open. If it is, there is nothing to read, not even an end of file.
+/// Whether an idle connection is still open. Then there is nothing to read, so a read would block.
 pub fn is_open(socket: &TcpStream) -> bool {
     let look = || {
         socket.set_nonblocking(true)?;

@@ -10,9 +10,11 @@ use timebox::{Hook, interruptible};
 
 use super::control::{self, AnyError, BOUND, Doubt, Failure, is_open, two_steps};
 
-/// What names a connection at its server. Ask once, after connecting, and again after a reset of the connection.
+/// What identifies a connection to its server. Call [`session`] once after connecting, and again after each reset of
+/// the connection.
 pub struct Session {
-    /// The name of a lock that this connection holds, and so the session's name. No other server knows this lock.
+    /// The name of a lock that this connection holds. It names the session, since no other session and no other server
+    /// has this lock.
     pub lock: String,
     pub doubt: Doubt,
 }
@@ -44,7 +46,8 @@ impl Control {
     pub fn with_bound(options: &Opts, bound: Duration) -> Result<Arc<Self>, AnyError> {
         let options = options.clone();
         let connect = move |left: Duration| {
-            // The handshake waits once to connect and once to read, so each wait gets half of the time.
+            // The client waits at most twice: for the connection, and for the handshake. So each wait gets half of the
+            // time.
             let wait = Some(left / 2);
             let options = OptsBuilder::from_opts(options.clone()).tcp_connect_timeout(wait);
             let connection = Conn::new(options.read_timeout(wait).write_timeout(wait))?;
@@ -78,8 +81,8 @@ impl Control {
     }
 }
 
-/// Runs one statement of a session. The end of the scope around the call kills the statement. Rows that are still to be read
-/// borrow the connection, so `T: 'static` does not let them out.
+/// Runs one statement of a session. The end of the scope around the call kills the statement. The closure must read all
+/// rows: unread rows borrow the connection, so `T: 'static` forbids to return them.
 pub fn guarded<T: 'static>(
     control: &Arc<Control>,
     session: &Session,
@@ -88,8 +91,8 @@ pub fn guarded<T: 'static>(
     Ok(interruptible(control.hook(session), statement)??)
 }
 
-/// Like [`guarded`], for a statement that may return a value even though it was killed: once the hook has fired, such a value
-/// counts as an error too.
+/// Like [`guarded`], for a statement that may return a value although it was killed. If the hook has fired, a value
+/// counts as an error.
 pub fn guarded_strictly<T: 'static>(
     control: &Arc<Control>,
     session: &Session,

@@ -26,9 +26,9 @@ where
 
 // ===== r2d2: sync calls are not dropped in the middle. A call that is cut off loses its connection =====
 
-/// Waits for a connection until the scope is over, or until the pool's own timeout has passed. Waits in slices, because
-/// a cancel does not end the pool's own wait. The pool's test of a connection may outlast a slice: [`Manager`] limits
-/// the test.
+/// Waits for a connection until the scope is over, or until the pool's own timeout has passed. A cancel does not end
+/// `get_timeout`, so the wait is made of short slices. A slice lasts longer while the pool tests a connection:
+/// [`Manager`] limits that test.
 pub fn lent_by_r2d2<M: r2d2::ManageConnection>(
     pool: &r2d2::Pool<M>,
 ) -> Result<r2d2::PooledConnection<M>, AnyError> {
@@ -59,8 +59,8 @@ impl r2d2::ManageConnection for Manager {
         Connection::connect(&self.config, self.server).map_err(ConnectionError)
     }
 
-    /// r2d2 calls this on the thread that waits, before it looks at its own timeout. So the test must end by itself: at
-    /// the end of the scope, and after a second at the latest.
+    /// r2d2 calls this on the thread that waits for a connection, and looks at its own timeout only afterwards. So the
+    /// test must end by itself: at the end of the scope, and after a second at the latest.
     fn is_valid(&self, connection: &mut Connection) -> Result<(), ConnectionError> {
         match connection.test() {
             // The scope was over before the test, so nothing was tested. An error would make r2d2 throw the connection away and

@@ -144,8 +144,8 @@ pub fn guarded<T: 'static>(
     Ok(interruptible(control.hook(session), statement)??)
 }
 
-/// Like [`guarded`], for async code. The scope needs a grace, in which this awaits the server's answer to the cancel.
-/// `T: Unpin` excludes a `RowStream`, whose rows would be read outside the scope.
+/// Like [`guarded`], for async code. Give the scope a grace: in the grace, this waits for the server's answer to the
+/// cancel. `T: Unpin` excludes a `RowStream`, whose rows would be read outside the scope.
 pub async fn guarded_async<T: Unpin + 'static>(
     cancel: Hook<'static>, // `control.hook(session)` or `raw_hook(..)`
     statement: impl Future<Output = Result<T, tokio_postgres::Error>>,
@@ -280,7 +280,8 @@ pub fn notice_silence(socket: &TcpStream, after: Duration) -> io::Result<()> {
     // Limits how long sent data may stay unacknowledged. Alone this does not notice that an idle peer is gone.
     #[cfg(target_os = "linux")]
     socket.set_tcp_user_timeout(Some(after))?;
-    // Makes the system probe the peer while nothing is sent. Alone this does not notice that sent data stays unacknowledged.
+    // Makes the system probe the peer while nothing is sent. The system sends no probe while sent data is
+    // unacknowledged, so the timeout above is needed as well.
     socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(idle).with_interval(between))
 }
 
@@ -290,8 +291,8 @@ pub fn notice_silence_of(config: &mut postgres::Config, after: Duration) {
     config.tcp_user_timeout(after).keepalives_idle(idle).keepalives_interval(between);
 }
 
-/// Two times: how long a peer is silent before the system sends it the first probe, and the pause until the next probe. The
-/// system counts in seconds, so each time is at least a second.
+/// The silence of a peer after which the system sends the first probe, and the pause until the next probe. The system
+/// counts in seconds, so each is at least a second.
 fn probes(after: Duration) -> [Duration; 2] {
     [after / 2, after / 4].map(|pause| pause.max(Duration::from_secs(1)))
 }

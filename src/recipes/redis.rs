@@ -10,7 +10,7 @@ use timebox::{Hook, checkpoint, interruptible};
 
 use super::control::{self, AnyError, BOUND, Doubt, Failure, is_open, two_steps};
 
-/// What names a connection at its server. Ask once, after connecting.
+/// Identifies a connection at its server. The server is asked once, after connecting.
 #[derive(Clone)]
 pub struct Session {
     pub id: i64,
@@ -45,7 +45,7 @@ impl Control {
         Ok(Arc::new(Self(control::Control::new(bound, connect, |(own, _)| is_open(&own.socket))?)))
     }
 
-    /// If a command blocks the session, makes that command end with an error. Otherwise nothing happens.
+    /// If a command blocks the session, makes the server end that command with an error. Otherwise nothing happens.
     pub fn unblock(&self, id: i64, server: &str) -> Result<(), Failure> {
         self.0.run(|(connection, own), left| {
             if server != own.server {
@@ -66,8 +66,8 @@ impl Control {
     }
 }
 
-/// Runs one command of a session. The end of the scope around the call ends the command. `T: 'static` keeps the closure
-/// from returning an iterator that has yet to ask the server: such an iterator borrows the connection.
+/// Runs one command of a session. If the scope around the call is over, the command ends. `T: 'static` rejects a
+/// closure that returns an iterator over the connection: such an iterator would ask the server only after this call.
 pub fn guarded<T: 'static>(
     control: &Arc<Control>,
     session: &Session,
@@ -90,7 +90,8 @@ impl Connection {
     pub fn connect(client: &Client, within: Duration) -> Result<(Self, Session), AnyError> {
         let info = client.get_connection_info();
         let ConnectionAddr::Tcp(host, port) = info.addr() else { return Err("not a TCP address".into()) };
-        // There is one wait to connect, and at most four for the answers below: so each gets a fifth of the time.
+        // There are at most five waits: one to connect, and four for the answers below. So each gets a fifth of the
+        // time.
         let wait = within / 5;
         let server = (host.as_str(), *port).to_socket_addrs()?.next().ok_or("an unknown host")?;
         let socket = TcpStream::connect_timeout(&server, wait)?;
@@ -120,8 +121,7 @@ impl Connection {
         self.checked(result)
     }
 
-    /// Closes the connection after an error. A missing answer may come later, and the next command must not take it for its
-    /// own.
+    /// Closes the connection after an error. Otherwise a late answer could be taken for the answer to the next command.
     fn checked<T>(&mut self, result: RedisResult<T>) -> RedisResult<T> {
         if result.is_err() {
             self.open = false;

@@ -75,7 +75,7 @@ fn event(id: &str, report: &Report) -> Value {
         "level": "warning",
         "logger": "timebox",
         "server_name": report.process.host,
-        // What has the same fingerprint is one issue.
+        // Sentry makes one issue of all events with the same fingerprint.
         "fingerprint": ["timebox", report.kind, place],
         "tags": { "kind": report.kind, "scope": report.scope.label() },
         "exception": { "values": [exception] },

@@ -16,8 +16,8 @@ pub fn abort_when_stuck(policy: Policy, after: Duration) -> Policy {
     })
 }
 
-/// Tells systemd that the process is well, until a scope is stuck: still open when the time `after` has passed since
-/// its expiry. From then on systemd hears nothing, and ends the process.
+/// Pings systemd until a scope is stuck, that is, until it is still open `after` its expiry. Then the pings stop, so
+/// systemd ends the process.
 pub fn withhold_ping_when_stuck(policy: Policy, after: Duration) -> io::Result<Policy> {
     // `None`: systemd does not watch this program, or the program was started by hand.
     let Some(patience) = sd_notify::watchdog_enabled() else { return Ok(policy) };
@@ -25,14 +25,14 @@ pub fn withhold_ping_when_stuck(policy: Policy, after: Duration) -> io::Result<P
     let stuck = Arc::clone(&is_stuck);
     let ping = move || {
         while !stuck.load(Ordering::Relaxed) {
-            // systemd may be restarting: the next ping comes in time.
+            // An error does no harm: systemd may be restarting, and a later ping comes in time.
             let _ = sd_notify::notify(&[NotifyState::Watchdog]);
             thread::sleep(patience / 3);
         }
     };
     thread::Builder::new().name("systemd-ping".into()).spawn(ping)?;
     Ok(policy.on_stuck(after, move |dump| {
-        // Written before the pings stop: systemd ends the process when `patience` has passed since the last ping.
+        // The dump is written before the pings stop, because systemd ends the process `patience` after the last ping.
         write_out(dump);
         is_stuck.store(true, Ordering::Relaxed);
         let _ = sd_notify::notify(&[NotifyState::Status("stuck: see the dump in the journal")]);

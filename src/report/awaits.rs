@@ -34,16 +34,16 @@ pub(crate) struct AwaitCopies {
     stacks: Vec<Taken>,
     /// How many stacks were not taken, because the poll had taken [`MOST_STACKS`] already.
     left_out: u32,
-    /// How many times the waker was cloned on other threads.
+    /// How many times another thread cloned or woke the waker. No stack is taken of that thread.
     elsewhere: u32,
 }
 
-/// A stack, up to the traced poll at least.
+/// A stack, from the innermost frame to the traced poll or further.
 #[derive(Debug)]
 enum Taken {
-    /// A copy. `poll`: an address in the frame of the traced poll.
+    /// A copy by this crate. `poll` is an address in the stack frame of the traced poll.
     Copy { copy: Box<StackCopy>, poll: u64 },
-    /// Taken by std, where no copy can be had.
+    /// A backtrace of std, on systems on which this crate copies no stacks.
     ByStd(OwnStack),
 }
 
@@ -97,7 +97,7 @@ pub fn awaits_of<R>(
 }
 
 impl AwaitCopies {
-    /// The stacks without names, for [`places`] later on. Of those that std took there are none.
+    /// The stacks without names, for [`places`] later on. Stacks that std took are left out.
     #[cfg(feature = "profile")]
     pub(super) fn unwind(self, unwinder: &mut Unwinder) -> Vec<RawStack> {
         self.stacks.into_iter().filter_map(|taken| taken.unwind(unwinder).ok()).collect()
@@ -159,8 +159,8 @@ impl Taken {
             Self::ByStd(stack) => return Err(stack),
         };
         let mut raw = unwinder.unwind(&copy);
-        // Cuts off the traced poll and the functions around it. A frame with an unknown `cfa` (`u64::MAX`) does not
-        // tell where to cut.
+        // Keeps only the frames inside the traced poll: the first frame with a `cfa` above `poll` is outside. A `cfa`
+        // of `u64::MAX` is unknown.
         let outside = raw.frames.iter().position(|frame| frame.cfa > poll && frame.cfa != u64::MAX);
         if let Some(outside) = outside {
             raw.frames.truncate(outside);
@@ -170,7 +170,8 @@ impl Taken {
     }
 }
 
-/// The places that these stacks show, each one time, and how many stacks show the place of another one.
+/// Removes stacks that show the same place as another stack. Returns the other stacks, and how many were equal to one
+/// of them.
 pub(super) fn places(stacks: Vec<Stack>) -> (Vec<Stack>, u32) {
     let mut distinct: Vec<Stack> = Vec::new();
     let mut equal = 0;
@@ -189,8 +190,8 @@ pub(super) fn places(stacks: Vec<Stack>) -> (Vec<Stack>, u32) {
     (distinct, equal)
 }
 
-/// Whether both stacks come from one leaf future, which clones the waker in several places: itself, and in functions
-/// that it calls.
+/// Whether both stacks come from one leaf future. Such a future may clone the waker in several places: itself, and in
+/// functions that it calls.
 fn is_of_one_leaf(a: &Stack, b: &Stack) -> bool {
     let mut pairs = a.frames.iter().rev().zip(b.frames.iter().rev());
     let Some(at) = pairs.position(|(a, b)| !is_same_place(a, b)) else { return false };
@@ -199,7 +200,7 @@ fn is_of_one_leaf(a: &Stack, b: &Stack) -> bool {
     is_innermost && a.foreign && a.function == b.function
 }
 
-/// Whether both frames are at the same line. The address tells more, but all that was inlined into a function shares it.
+/// Whether both frames are in the same function at the same line. If a line is not known, the offsets are compared.
 fn is_same_place(a: &Frame, b: &Frame) -> bool {
     let is_same_line = match (a.line, b.line) {
         (Some(_), Some(_)) => (&a.file, a.line) == (&b.file, b.line),
@@ -208,8 +209,8 @@ fn is_same_place(a: &Frame, b: &Frame) -> bool {
     a.function == b.function && is_same_line
 }
 
-/// Leaves only the frames of the future. Removes the frames that took the stack, at the inner end. At the outer end,
-/// removes the traced poll, all frames outside it, and the frames between it and the future.
+/// Leaves only the frames of the future. Removes the innermost frames, which are those that took the stack. Removes the
+/// traced poll, the frames between it and the future, and all frames outside it.
 ///
 /// If traced polls are nested, a clone goes through each traced waker, from the inside to the outside. So a stack with
 /// two traced wakers belongs to the second traced poll from the inside.
@@ -236,12 +237,11 @@ fn is_traced_poll(function: &str) -> bool {
     function.contains("report::awaits::traced_poll") && !function.contains("{{closure}}")
 }
 
-/// Whether the function is one that a traced waker calls in place of `Waker::clone` or `Waker::wake_by_ref`.
 fn is_traced_waker(function: &str) -> bool {
     function.ends_with("sync::traced_waker::clone") || function.ends_with("sync::traced_waker::wake_by_ref")
 }
 
-/// Whether the function may stand between a traced poll and the future.
+/// Whether a frame of this function may lie between the frame of a traced poll and the frame of the future.
 fn is_between(function: &str) -> bool {
     matches!(crate_of(function), Some("timebox" | "core" | "alloc" | "std"))
 }

@@ -7,7 +7,8 @@ use std::backtrace::Backtrace;
 use super::contents::{Frame, Stack};
 use super::foreign::is_foreign;
 
-/// A stack whose functions have no names yet. Taking it costs some microseconds, finding the names some milliseconds.
+/// A stack whose functions have no names yet. It takes some microseconds to make, and [`resolve`](Self::resolve) takes
+/// some milliseconds to find the names.
 #[derive(Debug)]
 pub(super) struct OwnStack(Backtrace);
 
@@ -39,14 +40,14 @@ fn parse(text: &str) -> Stack {
         }
     }
     for (at, frame) in frames.iter_mut().enumerate() {
-        // Functions with the same address share a call: all but the outermost of them were inlined.
+        // Frames with the same address are one call. All but the outermost of these frames were inlined into it.
         frame.inlined = addresses.get(at + 1) == Some(&addresses[at]);
         frame.foreign = is_foreign(&frame.function, frame.file.as_deref(), "");
     }
     Stack { frames, truncated: false, approximate: false }
 }
 
-/// `12:     0x5581ab3f - name`
+/// Parses a line such as `12:     0x5581ab3f - name`. Returns `None` for any other line.
 fn parse_function(line: &str) -> Option<(u64, &str)> {
     let (number, rest) = line.split_once(": ")?;
     number.parse::<u32>().ok()?;

@@ -212,7 +212,6 @@ pub struct Frame {
 }
 
 impl Frame {
-    /// A frame of which no more than a name is known.
     pub(super) fn with_name(function: impl Into<String>) -> Self {
         Self {
             function: function.into(),

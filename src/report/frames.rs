@@ -11,10 +11,11 @@ const WIDEST: usize = 64;
 /// A run of this many foreign frames, or more, is folded into one line.
 const FOLD: usize = 2;
 
-/// One line for each frame, and one for each run of foreign frames.
+/// Writes a stack as lines. A frame of the program's own code is one line. A run of foreign frames is folded into one
+/// line.
 ///
-/// The foreign function that the program's own code called is shown, since it says what the code wanted. A stack that is
-/// foreign altogether is shown in full.
+/// If the program's innermost frame has called a foreign function, that function has a line too, since it says what the
+/// program wanted. A stack without frames of the program is written in full.
 pub(super) struct Frames<'a>(pub(super) &'a [Frame]);
 
 /// One line.
@@ -24,7 +25,7 @@ enum Line<'a> {
 }
 
 impl<'a> Frames<'a> {
-    /// A name for each line: that of the function, or of the crates whose functions are folded.
+    /// The names of the lines: the function, or for folded functions their crates.
     #[cfg(feature = "flamegraph")]
     pub(super) fn names(&self) -> Vec<String> {
         let name = |line| match line {
@@ -96,7 +97,7 @@ impl Display for Place<'_> {
             (Some(file), None, _) => write!(f, "{}", OneLine(short(file))),
             (None, _, Some(module)) => {
                 let place = format!("{module}+{:#x}", self.0.offset);
-                // A function without a name is shown as its place, which need not be shown twice.
+                // A function without a name is shown as its place. Then the place is not shown again.
                 if self.0.function == place { Ok(()) } else { write!(f, "{}", OneLine(&place)) }
             }
             _ => Ok(()),

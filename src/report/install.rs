@@ -37,6 +37,6 @@ impl Policy {
 /// # Ok::<(), report::InstallError>(())
 /// ```
 pub fn uninstall() {
-    // If that fails, this process has no policy.
+    // `replace` fails if the policy's lock was lost in a fork. Then this process has no policy.
     let _ = replace(None, watch::policy_changed);
 }

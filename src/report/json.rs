@@ -7,7 +7,6 @@ use serde::ser::{Serialize, SerializeMap, SerializeStruct, Serializer};
 use super::calendar::Utc;
 use crate::error::ScopeInfo;
 
-/// In seconds: a number that tools for logs can compare and add.
 pub(super) fn seconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_f64(duration.as_secs_f64())
 }
@@ -49,7 +48,6 @@ impl Serialize for Scope<'_> {
     }
 }
 
-/// The names and values of a scope, as a map.
 struct Fields<'a>(&'a ScopeInfo);
 
 impl Serialize for Fields<'_> {

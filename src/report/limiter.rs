@@ -18,9 +18,8 @@ const MINUTE: u64 = 60_000_000_000;
 /// What a policy sets. Times and durations are in nanoseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Bounds {
-    /// How many reports are written in any minute, at most.
     pub(super) per_minute: u32,
-    /// How long a stack that was written is not written again.
+    /// After a report is written, a report with the same stack is not written for this time.
     pub(super) once_per: u64,
     /// Before this time nothing is written.
     pub(super) quiet_until: u64,
@@ -83,8 +82,8 @@ impl Limiter {
         Some(left_out)
     }
 
-    /// Whether the end of a scope is to be written. That is so if a report of the scope was written. `true` only once
-    /// for each scope.
+    /// Whether the end of a scope is written: only if a report of the scope was written. A second call for the same
+    /// scope returns `false`.
     pub(super) fn admit_end(&mut self, scope: u64) -> bool {
         let at = self.scopes.iter().rposition(|&written| written == scope);
         at.and_then(|at| self.scopes.remove(at)).is_some()
@@ -97,8 +96,8 @@ impl Limiter {
         self.bounds.per_minute >= UNBOUNDED || self.written.len() < self.bounds.per_minute as usize
     }
 
-    /// Forgets a quarter of the stacks. First it forgets stacks of which no report was left out, and whose next report
-    /// would be written anyway. Among several such stacks, the one whose last report is oldest goes first.
+    /// Forgets a quarter of the stacks. A stack goes first if no report of it was left out and its next report would be
+    /// written anyway. Otherwise the stack with the oldest report goes first.
     fn forget_some(&mut self, now: u64) {
         let once_per = self.bounds.once_per;
         let is_needed = |stack: &Stack| {

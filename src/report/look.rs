@@ -1,4 +1,4 @@
-//! The report of one look at a thread. Made on the reporter thread.
+//! Makes the report of one look at a thread. Runs on the reporter thread.
 
 use std::time::{Duration, SystemTime};
 
@@ -27,12 +27,10 @@ pub(super) fn key_of(scope: &ScopeCopy) -> ScopeKey {
     ScopeKey { location: scope.location, entered: scope.entered }
 }
 
-/// What the watchdog has seen.
+/// What the watchdog has seen of a scope that is to be reported.
 pub(super) struct Look {
     pub(super) event: Event,
-    /// The scope that the report is about.
     pub(super) scope: ScopeKey,
-    /// The address of that scope's frame.
     pub(super) frame: u64,
     pub(super) begun: Begun,
     /// By how much the watchdog was late.
@@ -64,7 +62,7 @@ pub(super) fn make(look: Look, tools: &mut Tools) -> Option<Report> {
     }
     let scope = &scopes[at];
     let infos = |scope| info(scope, copy.is_consistent);
-    // If the place of a scope is not known, the copy may be nonsense, so there is no report.
+    // A scope without a known place shows that the copy may be nonsense. So there is no report.
     let chain: Vec<ScopeInfo> = scopes.iter().map(infos).collect::<Option<_>>()?;
     let mut notes = copy.notes();
     if copy.scopes.is_cut {
@@ -91,8 +89,8 @@ pub(super) fn make(look: Look, tools: &mut Tools) -> Option<Report> {
     })
 }
 
-/// The report that a scope has ended: after `seen`, and before `now`. `None` if the scope's last report is no longer
-/// kept.
+/// The report that a scope has ended. The scope was last seen at `seen`, and was gone at `now`. `None` if the scope's
+/// last report is no longer kept.
 pub(super) fn ended(scope: ScopeKey, seen: u64, now: u64) -> Option<Report> {
     let before = super::recent::recent_of(scope)?;
     let since = |at: u64| Duration::from_nanos(at.saturating_sub(scope.entered));
@@ -119,7 +117,7 @@ pub(super) fn time_of(at: u64) -> SystemTime {
     now.checked_sub(ago).unwrap_or(now)
 }
 
-/// The thread of a copy, in words.
+/// Describes the thread of a copy. `before`: the time of an earlier look, and the thread's times then.
 pub(super) fn thread(copy: &Copy, before: Option<(u64, CpuTimes)>) -> Thread {
     let activity = match (copy.state, copy.call) {
         (State::Running, _) => Activity::Running,

@@ -15,7 +15,6 @@ use crate::error::{OneLine, Rounded, ScopeInfo};
 use crate::sync::fork::PerProcess;
 use crate::sync::{Mutex, lock};
 
-/// How many stacks are counted.
 const MOST_STACKS: usize = 256;
 
 /// How many of the innermost frames of the program's own code decide whether two stacks count as the same.
@@ -30,9 +29,9 @@ const MOST_SCOPES: usize = 1024;
 #[derive(Clone, Debug, Default, Serialize)]
 #[non_exhaustive]
 pub struct Offenders {
-    /// One for each stack, the one with the longest total first.
+    /// The stacks that were reported. The stack with the longest total comes first.
     pub stacks: Vec<Offender>,
-    /// The sum of all other stacks: at most 256 stacks are counted one by one.
+    /// At most 256 stacks are counted one by one. This is the sum of all others.
     pub others: Total,
 }
 
@@ -45,12 +44,12 @@ pub struct Offender {
     /// The scope that was open for longest.
     #[serde(serialize_with = "json::scope")]
     pub scope: ScopeInfo,
-    /// How often, and for how long.
+    /// How many scopes were reported with this stack, and for how long they were open.
     #[serde(flatten)]
     pub total: Total,
 }
 
-/// How often, and for how long.
+/// How many scopes were reported, and for how long they were open.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Total {
@@ -100,7 +99,8 @@ struct Table {
     scopes: VecDeque<Counted>,
 }
 
-/// What tells one stack from another: functions and lines, or the place of the scope if there is no stack.
+/// Two stacks with the same key count as one. The key has the functions and lines of the stack. If there is no stack,
+/// it has the place of the scope.
 type Key = Vec<(String, Option<u32>)>;
 
 /// A scope that was counted under the stack `key`, with the time `elapsed`.
@@ -149,7 +149,6 @@ impl Table {
         self.stacks.entry(key).or_insert_with(new).add(total, &report.scope);
     }
 
-    /// Removes the stack with the shortest total, and adds its total to `others`.
     fn sum_up_the_least(&mut self) {
         let least = self.stacks.iter().min_by_key(|(_, stack)| stack.total.total);
         if let Some(key) = least.map(|(key, _)| key.clone())
@@ -175,8 +174,8 @@ impl Offender {
     }
 }
 
-/// The innermost frames of the program's own code. If a future waits at several places, the first place in alphabetical
-/// order counts, since the branches of a future are polled in any order.
+/// The innermost frames of the program's own code. A future may wait at several places, and may poll them in any order.
+/// So that the result is always the same, the first place in alphabetical order counts.
 fn top(report: &Report) -> Vec<Frame> {
     let own = |stack: &Stack| -> Vec<Frame> {
         stack.frames.iter().filter(|frame| !frame.foreign).take(FRAMES).cloned().collect()

@@ -26,7 +26,7 @@ impl FutureObserver for Pending {
         poll: &mut dyn FnMut(&mut Context<'_>) -> bool,
     ) -> Option<Arc<dyn Ending>> {
         let (is_pending, copies) = traced_poll(traced.waker, poll);
-        // A value that is ready wins: there is nothing to report.
+        // The future is done, so there is nothing to report.
         if !is_pending {
             return None;
         }

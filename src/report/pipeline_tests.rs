@@ -36,7 +36,6 @@ fn send(scope: ScopeKey, make: impl FnOnce() -> Option<Report> + Send + 'static)
     submit(Job { scope, make });
 }
 
-/// A report whose stack is that of `function`.
 fn report(function: &str) -> Report {
     let mut report = Report::example();
     report.stacks[0].frames.truncate(5);
@@ -137,7 +136,7 @@ fn a_sink_that_hangs_fails_or_panics_harms_no_other() {
     }
     drop(open);
     assert!(flush(LONG));
-    // The write that hung failed at last, and so did the 64 reports in the queue.
+    // The drop of `open` made the hanging write fail, and then the writes of the 64 reports in the queue.
     assert_eq!(dropped(), before + 2 * 71 + 6 + 65);
     assert_eq!(written.lock().unwrap().len(), 71);
     uninstall();
@@ -166,7 +165,7 @@ fn a_full_queue_loses_reports_and_holds_nobody_up() {
     assert_eq!(dropped(), before + 100_000 - 64);
     drop(open);
     assert!(flush(LONG));
-    // The sink's queue may have been full too, and have lost some of these reports.
+    // The sink has a queue of its own. That queue may have been full and have lost reports: `dropped` counts them.
     let written = written.lock().unwrap().len() as u64;
     assert_eq!(written + dropped() - before, 100_001);
     assert!(written > 32 && recent().len() <= 64);
@@ -216,7 +215,7 @@ fn the_same_stack_is_written_once_and_its_end_with_it() {
     send(first, move || Some(ended()));
     assert!(flush(LONG));
     assert_eq!(all.try_iter().collect::<Vec<_>>(), [(Kind::Slow, 0), (Kind::Ended, 0)]);
-    // The second report is left out, but the error of its scope finds the report.
+    // The sink did not get the second report. But it is kept, so that an error of its scope can show it.
     assert!(recent_of(second).is_some_and(|report| report.kind == Kind::Slow));
     let start = clock::real_now();
     while clock::real_now() < start + 200_000_000 {
@@ -283,7 +282,6 @@ fn a_policy_is_quiet_at_first() {
     uninstall();
 }
 
-/// A sink that says when it is dropped.
 struct Dropped(Arc<AtomicBool>, Gate);
 
 impl Sink for Dropped {
@@ -367,7 +365,6 @@ fn policies_change_while_reports_are_in_flight() {
     uninstall();
 }
 
-/// A sink whose drop does something.
 struct OnDrop<F: Fn() + Send + Sync>(F);
 
 impl<F: Fn() + Send + Sync> Sink for OnDrop<F> {

@@ -269,13 +269,15 @@ impl fmt::Debug for Installed {
 /// The policy in force. A forked child has the policy of its parent.
 static CURRENT: SetOnce<ForkMutex<Option<Arc<Installed>>>> = SetOnce::new();
 
-/// The policy in force, if there is one. For the thread that makes reports, not for the watchdog.
+/// The policy in force, if there is one. Takes a lock, so the watchdog must not call this.
 pub(crate) fn current() -> Option<Arc<Installed>> {
     CURRENT.get()?.lock()?.clone()
 }
 
-/// Puts another policy in force, or none. `tell` is called under the lock that [`current`] takes. So the last call of a
-/// `tell` is about the policy in force. Fails if the lock was lost in a fork.
+/// Puts another policy in force, or none. Fails if the lock of the policy was lost in a fork.
+///
+/// `tell` is called with the new policy under that lock. So if two threads replace the policy, the later `tell` is that
+/// of the policy that stays.
 pub(super) fn replace(
     new: Option<Arc<Installed>>,
     tell: impl FnOnce(Option<&Installed>),
@@ -295,11 +297,11 @@ pub(super) fn replace(
     Ok(())
 }
 
-/// Gives a policy back. The last owner drops the user's sinks and closures, which may hang or panic. So that happens on a thread
-/// of its own, and never on the thread that makes reports.
+/// Gives a policy back. The last owner drops the user's sinks and closures, which may hang or panic. So a new thread
+/// drops them, not the thread that makes reports.
 pub(super) fn release(policy: Arc<Installed>) {
     let Some(policy) = Arc::into_inner(policy) else { return };
-    // If no thread can be had, `spawn` drops the policy here.
+    // If no thread can be had, `spawn` drops the policy on this thread all the same.
     let spawned = catch_unwind(AssertUnwindSafe(|| os::spawn("timebox-sink", move || drop_quietly(policy))));
     if let Err(payload) = spawned {
         drop_quietly(payload);

@@ -11,7 +11,7 @@ use std::time::Duration;
 use crate::sync::{Condvar, Mutex, lock};
 use crate::time::clock;
 
-/// How long a thread with nothing to do waits for work. The tests of this crate are not that patient.
+/// A thread with nothing to do waits this long for work, then ends. Shorter in tests.
 const KEEP_ALIVE: Duration = if cfg!(test) { Duration::from_millis(20) } else { Duration::from_secs(10) };
 
 /// How many items may wait.
@@ -22,7 +22,6 @@ pub(super) struct Queue<T> {
     state: Mutex<State<T>>,
     /// The thread waits here for work.
     work: Condvar,
-    /// Those who wait until all is served wait here.
     progress: Condvar,
 }
 
@@ -33,7 +32,6 @@ struct State<T> {
     served: u64,
     /// Whether the queue has a thread, or one is being started.
     has_thread: bool,
-    /// Whether the queue is closed: nothing will be submitted any more.
     closed: bool,
 }
 
@@ -108,7 +106,7 @@ impl<T> Queue<T> {
         self.work.notify_one();
     }
 
-    /// Waits until all that is submitted now has been served; `false` if the time `until` comes first.
+    /// Waits until everything that was submitted before this call is served. `false` if the time `until` comes first.
     pub(super) fn wait(&self, until: u64, start: impl FnOnce() -> bool) -> bool {
         let mut state = lock(&self.state);
         let target = state.submitted;

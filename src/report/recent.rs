@@ -11,13 +11,12 @@ use crate::sync::{Mutex, lock};
 /// How many reports are kept.
 const MOST: usize = 64;
 
-/// What identifies a scope from outside its thread, even if nobody has asked for its `ScopeId`: where and when it was
-/// opened.
+/// Identifies a scope by where and when it was opened. For other threads, since a scope may have no `ScopeId` yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct ScopeKey {
-    /// The address of the `Location` at which it was opened.
+    /// The address of the `Location` at which the scope was opened.
     pub(crate) location: u64,
-    /// When it was entered, on the clock of this crate.
+    /// When the scope was entered, on the clock of this crate.
     pub(crate) entered: u64,
 }
 

@@ -50,13 +50,11 @@ impl Tools {
         (Some(self.names.resolve(&raw, within)), notes)
     }
 
-    /// The places at which a future waits.
     pub(super) fn awaits_of(&mut self, copies: AwaitCopies) -> Awaits {
         copies.resolve(&mut self.unwinder, &mut self.names)
     }
 }
 
-/// A report that is to be made.
 pub(crate) struct Job {
     pub(crate) scope: ScopeKey,
     /// Makes the report; `None` if there is nothing to report after all. A panic counts the report as lost.
@@ -67,7 +65,7 @@ pub(crate) type Make = Box<dyn FnOnce(&mut Tools) -> Option<Report> + Send>;
 
 struct Reporter {
     queue: Queue<Job>,
-    /// The limiter, and the bounds for which it was made. If a policy has other bounds, a new limiter is made.
+    /// The limiter, and the bounds for which it was made. It is replaced if the policy has other bounds.
     limiter: Mutex<Option<(Bounds, Limiter)>>,
 }
 
@@ -79,7 +77,7 @@ impl Reporter {
 
 static REPORTER: PerProcess<Reporter> = PerProcess::new(Reporter::new(), Reporter::new);
 
-/// The bounds if there is no policy. Then reports are made for [`recent`](super::recent()) and for errors only.
+/// The bounds without a policy. Reports are then made only for [`recent`](super::recent()) and for errors.
 const NO_POLICY: Bounds = Bounds { per_minute: 60, once_per: 60_000_000_000, quiet_until: 0 };
 
 /// Hands a report to the thread that makes it. If too many reports wait already, this report is lost, and counted.
@@ -156,7 +154,8 @@ impl Reporter {
         }
     }
 
-    /// If the report is to be written: how many reports with the same stack were left out before it. Otherwise `None`.
+    /// Decides whether the report is written. `None`: it is left out. `Some`: it is written, and this many reports with
+    /// the same stack were left out before it.
     fn admit(&self, policy: Option<&Installed>, scope: ScopeKey, report: &Report) -> Option<u64> {
         let bounds = policy.map_or(NO_POLICY, |policy| policy.bounds);
         let mut limiter = lock(&self.limiter);
@@ -184,8 +183,8 @@ fn hash(value: &impl Hash) -> u64 {
     hasher.finish()
 }
 
-/// The hash by which the limits tell one stack from another. A running thread is seen at another line each time, so its
-/// lines do not count.
+/// A hash of the report's stacks, by which the limiter recognises a repeated report. A running thread is at another
+/// line in each report, so its lines are left out.
 fn stack_of(report: &Report) -> u64 {
     let is_running = report.thread.as_ref().is_some_and(|thread| thread.activity == Activity::Running);
     let stacks = || report.stacks.iter().chain(&report.awaits);

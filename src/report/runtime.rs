@@ -35,8 +35,8 @@ use crate::sync::{AtomicBool, Mutex, Ordering, lock};
 use crate::thread;
 use crate::time::{clock, nanos};
 
-/// How many times the workers are looked at during `Watch::duration`, the time after which a poll counts as stuck. The
-/// interval between two looks is kept within the bounds below, in nanoseconds.
+/// How many times the workers are looked at during `Watch::duration` (the time after which a poll counts as stuck). But
+/// the interval between two looks is at least `LEAST_INTERVAL` and at most `MOST_INTERVAL`, in nanoseconds.
 const LOOKS: u64 = 4;
 const LEAST_INTERVAL: u64 = 1_000_000;
 const MOST_INTERVAL: u64 = 1_000_000_000;
@@ -74,7 +74,7 @@ pub fn watch_runtime(builder: &mut Builder, duration: Duration) {
     let location = Location::caller();
     let is_watched = Arc::new(AtomicBool::new(false));
     let watch_it = move || {
-        // Relaxed: only the atomicity counts.
+        // Relaxed: the swap only makes sure that one thread starts the watch. It publishes nothing.
         if !is_watched.load(Ordering::Relaxed)
             && let Ok(handle) = Handle::try_current()
             && !is_watched.swap(true, Ordering::Relaxed)
@@ -125,7 +125,8 @@ struct State {
     next: u64,
     /// Whether the runtime has been shut down.
     is_over: bool,
-    /// The times of the threads, as read when some worker had stood still for half of the duration.
+    /// The processor times of the threads, each with the time of the reading. They are read when a worker has stood
+    /// still for half of the duration.
     before: HashMap<u32, (u64, CpuTimes)>,
 }
 
@@ -135,11 +136,11 @@ struct Worker {
     /// How often it has parked and unparked: odd while it is parked.
     parks: u64,
     busy: Duration,
-    /// Since when it stands still.
+    /// Since when `parks` and `busy` have not changed.
     since: u64,
-    /// Whether the times of the threads have been read since the worker stands still.
+    /// Whether the worker has stood still for half of the duration, so that the times of the threads were read.
     is_suspect: bool,
-    /// When its thread is to be looked for. [`u64::MAX`] if it was found.
+    /// When to search for the worker's thread. [`u64::MAX`] after a search that has found a stuck thread.
     search_at: u64,
 }
 
@@ -189,15 +190,15 @@ impl Watch {
         thread::schedule(next, Waker::from(self));
     }
 
-    /// Runs on the watchdog. Looks at the numbers of all workers.
+    /// Runs on the watchdog. Looks for workers that stand still.
     fn look(self: Arc<Self>) {
         let now = clock::real_now();
         let mut state = lock(&self.state);
         if state.is_over {
             return;
         }
-        // If this look is late, the process was stopped or got no processor. Then the workers stood still for that
-        // reason.
+        // If this look is late, the process was stopped or got no processor. That is why workers stood still, so it
+        // counts as if they had moved.
         let is_late = now.saturating_sub(state.next) > self.interval();
         let (mut is_suspect, mut missing) = (false, Vec::new());
         for (index, worker) in state.workers.iter_mut().enumerate() {
@@ -235,7 +236,7 @@ impl Watch {
         reporter::submit(Job { scope, make: Box::new(make) });
     }
 
-    /// Runs on the reporter. Remembers the times of all threads.
+    /// Runs on the reporter.
     fn remember_times(&self) {
         let times = |tid: u32| Some((tid, (clock::real_now(), Target::new(tid, 0).times()?)));
         let before = state::threads(MOST_THREADS).into_iter().filter_map(times).collect();
@@ -253,7 +254,7 @@ impl Watch {
         for tid in state::threads(MOST_THREADS) {
             in_poll.extend(self.look_at(tid, before.get(&tid).copied(), tools));
         }
-        // The workers may have moved on meanwhile.
+        // A worker may have moved on while this function looked at the threads.
         let still = missing.iter().filter_map(|&index| self.still_since(index));
         let still: Vec<u64> = still.collect();
         let since = *still.iter().min()?;
@@ -279,7 +280,7 @@ impl Watch {
         Some(first)
     }
 
-    /// Since when the worker stands still. `None` if it has moved on meanwhile.
+    /// Since when the worker stands still. `None` if it has moved on since the last look.
     fn still_since(&self, index: usize) -> Option<u64> {
         let worker = lock(&self.state).workers[index];
         let parks = self.metrics.worker_park_unpark_count(index);
@@ -368,7 +369,8 @@ enum Was {
     Starved,
 }
 
-/// Where the functions of the poll end in the stack of a worker. `None` if the thread is no worker, or is not inside a poll.
+/// How many of the innermost frames belong to the poll that the worker makes. `None` if the thread is no worker, or
+/// makes no poll.
 fn end_of_poll(stack: &Stack, has_one_thread: bool) -> Option<usize> {
     let scheduler = if has_one_thread { "scheduler::current_thread::" } else { "scheduler::multi_thread::" };
     let of_tokio = |function: &str| crate_of(function) == Some("tokio");
@@ -383,8 +385,8 @@ fn end_of_poll(stack: &Stack, has_one_thread: bool) -> Option<usize> {
     }
     // A task is polled by a function of `runtime::task`.
     let is_poll = |function: &str| of_tokio(function) && function.contains("runtime::task::");
-    // In a runtime with one thread, the scheduler also polls the future of `block_on`, without such a function. There, a
-    // function of the user's inside the scheduler shows the poll.
+    // In a runtime with one thread, the scheduler itself polls the future of `block_on`. There, a function of the user
+    // inside the scheduler shows the poll.
     let has_own = frames[..end].iter().any(|frame| !frame.foreign);
     ((has_one_thread && has_own) || inside.any(is_poll)).then_some(end)
 }

@@ -36,7 +36,7 @@ pub(crate) fn state_of(tid: u32) -> Option<State> {
             _ => {}
         }
     }
-    // A running thread waits in no function, and the kernel says `0`.
+    // The kernel says `0` for a running thread, which waits in no function.
     state.waits_in = proc::line(&format!("{task}/wchan")).filter(|function| function != "0");
     (!state.doing.is_empty()).then_some(state)
 }
@@ -46,7 +46,6 @@ pub(crate) fn state_of(_tid: u32) -> Option<State> {
     None
 }
 
-/// The letter of a state, in words.
 #[cfg(target_os = "linux")]
 fn doing(letter: &str) -> &'static str {
     match letter.chars().next() {
@@ -88,7 +87,7 @@ pub(crate) fn is_traced() -> bool {
 pub(crate) fn this_process() -> Process {
     let program = std::env::current_exe().ok();
     let program = program.as_deref().and_then(|path| path.file_name()).map(|name| name.to_string_lossy());
-    // Linux says this of a program whose file was replaced.
+    // Linux appends ` (deleted)` if the program's file was replaced or deleted.
     let program = program.map(|name| name.strip_suffix(" (deleted)").unwrap_or(&name).to_owned());
     Process { id: std::process::id(), program: program.unwrap_or_default(), host: host() }
 }

@@ -8,7 +8,7 @@ use super::contents::{Activity, Frame, Kind, Polls, Process, Report, Stack, Thre
 use super::frames::{Frames, Place};
 use crate::error::{OneLine, Rounded, ScopeInfo};
 
-/// A shorter delay of the watchdog counts as none.
+/// If the watchdog was late by less than this, the delay is ignored.
 const LATE: Duration = Duration::from_millis(200);
 
 impl Report {
@@ -34,14 +34,14 @@ impl Report {
         stacks.flat_map(|stack| &stack.frames).find(|frame| !frame.foreign)
     }
 
-    /// Whether `place` is where a future waits: then the stacks of threads have no frame of the program's own code.
+    /// Whether `place` is in a stack of `awaits`: it is if no stack of a thread has a frame of the program's own code.
     fn is_awaiting(&self) -> bool {
         let mut frames = self.stacks.iter().flat_map(|stack| &stack.frames);
         frames.all(|frame| frame.foreign)
     }
 
-    /// Who got no processor, and for how long, if that may be why the scope took so long. Then the code is not to
-    /// blame.
+    /// `Some` if the scope may have taken so long because the process or the thread got no processor. Then the code is
+    /// not to blame.
     pub(super) fn starved(&self) -> Option<Starved> {
         if self.watchdog_late >= LATE && self.watchdog_late >= self.elapsed / 4 {
             return Some(Starved::Process(self.watchdog_late));
@@ -122,8 +122,8 @@ impl Display for Name<'_> {
 }
 
 impl Thread {
-    /// The time to which `cpu_time` and `waited_for_cpu` refer. That is the scope's whole time if there was no earlier
-    /// look.
+    /// The length of the time that `cpu_time` and `waited_for_cpu` cover: since the earlier look, or `elapsed` (since
+    /// the scope was opened) if there was none.
     fn observed(&self, elapsed: Duration) -> Duration {
         self.observed.unwrap_or(elapsed)
     }
@@ -145,7 +145,7 @@ impl Display for Doing<'_> {
     }
 }
 
-/// The whole report. The first line can stand alone. A line is long only if a text that it quotes is long.
+/// The whole report. Its first line can stand alone.
 impl Display for Report {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", Headline(self))?;

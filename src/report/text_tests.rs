@@ -1,11 +1,9 @@
-//! The text of made-up reports.
-
 use std::time::Duration;
 
 use super::contents::{Activity, Frame, Kind, Polls, Report, Stack};
 use crate::error::{Fields, ScopeId, ScopeInfo};
 
-/// The text, with the place of the example's scope made the same everywhere.
+/// The report's text. A fixed place replaces that of the example's scope, which is a line of this file.
 fn shown(report: &Report) -> String {
     let here = report.scope.location().to_string();
     report.to_string().replace(&here, "src/main.rs:30:9")
@@ -23,7 +21,6 @@ fn frame(function: &str, place: Option<(&str, u32)>, foreign: bool) -> Frame {
     }
 }
 
-/// Fails with both texts if they differ.
 #[track_caller]
 fn assert_text(report: &Report, expected: &str) {
     let shown = shown(report);
@@ -246,7 +243,7 @@ fn json_keeps_its_shape() {
         "notes": [],
     });
     assert_eq!(serde_json::from_str::<serde_json::Value>(&text).unwrap(), shape);
-    // Names are in the order of the struct.
+    // The keys are in the order of the struct's fields.
     assert!(text.starts_with("{\"kind\":\"slow\",\"scope\":{\"id\":"), "{text}");
     report.thread.as_mut().unwrap().activity = Activity::Running;
     assert_eq!(serde_json::to_value(&report).unwrap()["thread"]["activity"], "running");

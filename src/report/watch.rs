@@ -31,8 +31,8 @@ const LEAST_INTERVAL: u64 = 20_000_000;
 const MOST_INTERVAL: u64 = 1_000_000_000;
 const INTERVAL_FRACTION: u64 = 50;
 
-/// How often a thread is peeked at in one look, at most, until all its reported scopes are seen. A peek at a running
-/// thread may miss a scope.
+/// How many times one look reads the scopes of a thread, at most. A read may miss a scope, because the thread may run
+/// meanwhile. So the look reads again until it has seen all reported scopes.
 const PEEKS: usize = 4;
 
 /// For how many threads with reported scopes the files in `/proc` are kept open, at most.
@@ -45,7 +45,7 @@ const LOOKS_PER_PASS: usize = 32;
 /// How long one pass looks at threads, in nanoseconds. The watchdog serves no deadline meanwhile.
 const TIME_PER_PASS: u64 = 1_000_000;
 
-/// How long until the next pass, in nanoseconds, if another thread has locked the state now.
+/// If another thread has locked the state, the next pass comes after this time. In nanoseconds.
 const SOON: u64 = 1_000_000;
 
 /// The durations of the policy in force, in nanoseconds. The watchdog reads them, so that it never owns a policy.
@@ -61,20 +61,19 @@ static DURATIONS: Durations = Durations {
     stuck: AtomicU64::new(NEVER),
 };
 
-/// Whether all threads are to be looked at: the scopes that are open may have been entered before there was a policy.
+/// Whether the next pass looks at all threads. A new policy sets it, because scopes may have been open already, and
+/// their threads do not ask for a look.
 static LOOK_AT_ALL: AtomicBool = AtomicBool::new(false);
 
-// Relaxed throughout: a look that is under way may follow the policy before or the policy after.
+// Relaxed throughout: a look during a change of the policy may follow the old or the new policy.
 fn get(duration: &AtomicU64) -> u64 {
     duration.load(Ordering::Relaxed)
 }
 
-/// The policy's time after which a scope is overdue, in nanoseconds.
 pub(super) fn overdue_after() -> u64 {
     get(&DURATIONS.overdue)
 }
 
-/// Puts a policy into force, or none.
 pub(super) fn policy_changed(policy: Option<&Installed>) {
     let Some(policy) = policy else {
         watchdog::global().watch_no_more();
@@ -106,19 +105,17 @@ struct State {
     peeked: Option<Box<ScopeCopies>>,
 }
 
-/// A thread that is looked at.
 struct Watched {
     tid: u32,
     frame_word: u64,
     /// Open while a scope of the thread is being reported.
     target: Option<Target>,
-    /// The scopes that were reported, and are open as far as is known.
+    /// The reported scopes that may still be open.
     reported: Vec<Reported>,
     /// The polls in which the thread was at the last look.
     polls: Vec<SeenPoll>,
     /// The thread's times at an earlier look, and the time of that look. `None` if there was no such look.
     before: Option<(u64, CpuTimes)>,
-    /// The time of the next look.
     next: u64,
 }
 
@@ -131,11 +128,11 @@ struct Reported {
     seen: u64,
     /// How many looks in a row have not seen the scope.
     missed: u32,
-    /// Whether the frame is that of a poll. If a poll's frame is gone, the poll has ended, but not the scope.
+    /// Whether the frame is that of one poll of a future. If such a frame is gone, the poll has ended, but perhaps not
+    /// the scope.
     is_poll: bool,
 }
 
-/// A poll, and when it was first seen.
 struct SeenPoll {
     frame: u64,
     number: u64,
@@ -148,7 +145,7 @@ impl SeenPoll {
     }
 }
 
-/// Whether the poll was first seen so long ago that it counts as stuck.
+/// Whether the poll was first seen at least `STUCK_POLL` ago. Remembers a poll that was not seen before.
 fn has_lasted(polls: &mut Vec<SeenPoll>, scope: &ScopeCopy, now: u64) -> bool {
     match polls.iter().find(|seen| seen.is_of(scope)) {
         Some(seen) => seen.since + STUCK_POLL <= now,
@@ -173,8 +170,8 @@ impl Observer for Watch {
         };
         let State { threads, peeked } = &mut *state;
         let peeked = peeked.get_or_insert_with(|| Box::new(ScopeCopies::new()));
-        // A forked child knows no threads yet, but scopes that its parent has entered may be open. So the first pass
-        // looks at all slots.
+        // The first pass of a process looks at all slots: in a forked child, scopes may be open that were entered
+        // before the fork.
         let is_first = threads.is_none();
         let threads = threads.get_or_insert_default();
         let slots = &watchdog::global().slots;
@@ -234,13 +231,12 @@ impl Watched {
         self.target.get_or_insert_with(|| Target::new(tid, frame_word))
     }
 
-    /// Looks at the thread. Sets when to look again.
     fn look(&mut self, peeked: &mut ScopeCopies, now: u64, late: u64) {
         self.next = NEVER;
         self.peek(peeked, now);
         self.polls.retain(|seen| peeked.scopes().iter().any(|scope| seen.is_of(scope)));
         let (mut due, mut stuck) = (None, None);
-        // If there are more scopes than these, the outermost scope is not known.
+        // If the copy is cut, the outermost scope is not in it.
         let outermost = peeked.scopes().iter().rposition(|scope| !scope.kind.is_only_watched());
         let outermost = outermost.filter(|_| !peeked.is_cut);
         for (depth, scope) in peeked.scopes().iter().enumerate().filter(|(_, scope)| !scope.mocked) {
@@ -249,7 +245,8 @@ impl Watched {
             let has_lasted = !scope.kind.is_polled() || has_lasted(&mut self.polls, scope, now);
             let mut first = NEVER;
             for (event, at) in times(scope, Some(depth) == outermost) {
-                // If the watchdog is late, the whole process may have stood still, so the poll gets that much more time.
+                // If the watchdog is late, the whole process may have stood still. So the poll gets as much more time
+                // before it counts as stuck.
                 let at = if event == Event::Stuck { at.saturating_add(late) } else { at };
                 if told & event as u8 != 0 {
                     continue;
@@ -262,7 +259,7 @@ impl Watched {
                     first = first.min(now + STUCK_POLL);
                     continue;
                 }
-                // The outermost scope that is due is reported, with its latest event.
+                // Scopes come innermost first. So this reports the outermost scope that is due, with its latest event.
                 if event == Event::Stuck {
                     stuck = Some(*scope);
                 } else {
@@ -282,14 +279,15 @@ impl Watched {
             self.next = self.next.min(now + MOST_INTERVAL);
         }
         self.look_again_for_ends(now);
-        // All reports of a scope compare the thread's times with the same earlier look. So `before` stays while a scope
-        // is being reported.
+        // A report compares the thread's times with `before`. All reports of one scope must compare with the same
+        // times. So `before` is not replaced while a scope is being reported.
         if self.reported.is_empty() && self.next != NEVER {
             self.before = self.target().times().map(|times| (now, times));
         }
     }
 
-    /// Reads the scopes of the thread while it runs. Ends the reported scopes that are gone.
+    /// Reads the scopes of the thread, which may run meanwhile. Takes scopes that are gone off the list of reported
+    /// scopes, and reports their end (but not the end of a poll).
     fn peek(&mut self, peeked: &mut ScopeCopies, now: u64) {
         for _ in 0..PEEKS {
             peeked.fill(self.frame_word, &Memory);
@@ -300,8 +298,8 @@ impl Watched {
         }
         self.reported.retain_mut(|reported| {
             let is_seen = reported.is_in(peeked);
-            // A scope may be hidden for a moment, by other scopes or while a waker runs. So only two misses in a row
-            // count.
+            // A peek may miss an open scope, which other scopes or the call of a waker may hide for a moment. So a
+            // scope counts as left only after two misses in a row. (A poll counts as ended after one miss.)
             reported.missed = if is_seen { 0 } else { reported.missed + 1 };
             let is_open = is_seen || peeked.is_cut || (!reported.is_poll && reported.missed < 2);
             if is_seen {
@@ -313,13 +311,12 @@ impl Watched {
         });
     }
 
-    /// Copies the thread, and hands the copy to the reporter.
     fn report(&mut self, event: Event, scope: &ScopeCopy, now: u64, late: u64) {
         let key = key_of(scope);
         let begun = stack::begin(self.target());
         let look = Look { event, scope: key, frame: scope.frame, begun, late, before: self.before };
         reporter::submit(Job { scope: key, make: Box::new(move |tools| look::make(look, tools)) });
-        // This event and all earlier ones count as told.
+        // The lower bits are earlier events. They need no report any more.
         self.tell(scope, (event as u8) | (event as u8 - 1), now);
     }
 
@@ -398,7 +395,7 @@ fn tell_stuck() {
     }
 }
 
-/// Dumps all threads for the policy's `on_stuck`, unless a debugger holds the process.
+/// Calls the policy's `on_stuck` with a dump of all threads. Does nothing if a debugger has attached to the process.
 fn call_on_stuck() {
     let policy = policy::current();
     let on_stuck = policy.as_ref().and_then(|policy| policy.on_stuck());
@@ -428,7 +425,7 @@ fn times(scope: &ScopeCopy, is_outermost: bool) -> impl Iterator<Item = (Event, 
     .into_iter()
 }
 
-/// When the scope is due for its next report, if the events `told` were reported already.
+/// The time of the scope's next report; `NEVER` if there will be none. `told` are the events that were reported.
 fn next_time(scope: &ScopeCopy, told: u8, now: u64) -> u64 {
     let left = times(scope, true).filter(|&(event, _)| event as u8 & told == 0);
     left.map(|(_, at)| at).filter(|&at| at > now).min().unwrap_or(NEVER)

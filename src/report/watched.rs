@@ -1,4 +1,4 @@
-//! Blocks and futures without a limit, of which reports tell if they take long.
+//! Blocks and futures without a limit. Reports tell of them if they take long.
 
 use std::borrow::Cow;
 use std::fmt;

@@ -15,20 +15,20 @@ use crate::test_env::TestEnv;
 use crate::thread::Thread;
 use crate::time::{NEVER, clock};
 
-/// How long an await stays pending because the future around it is about to be dropped, in nanoseconds. After that the await
-/// gives the error: the drop may never come, since the future may be stuck in this very poll, in a `block_on`.
+/// How long an await stays pending if the future around it is about to be dropped, in nanoseconds. After that the await
+/// gives the error, because the drop may never come: the future may be stuck in this very poll, in a `block_on`.
 pub(crate) const PATIENCE: u64 = 20_000_000;
 
-/// How long an await stays pending, in nanoseconds, if another await has given the error in the same poll and no grace
-/// says until when to wait.
+/// How long an await stays pending after another await has given the error in the same poll, in nanoseconds. Within a
+/// grace the await stays pending until the end of the grace instead.
 const PACE: u64 = 1_000_000;
 
 /// The state that an await keeps from poll to poll.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct AwaitState {
-    /// Whether the await began in a scope that was not over.
+    /// Whether the await was polled before its scope was over.
     began_in_time: bool,
-    /// Since when the await has been pending in a scope that is over; 0 if it is not pending in such a scope.
+    /// Since when the await has been pending although its scope is over. 0 if its scope is not over.
     since: u64,
     /// Whether an earlier poll left the await waiting for its drop.
     awaits_drop: bool,
@@ -42,13 +42,15 @@ pub(crate) enum AwaitAction {
     Fail,
     /// The await stays pending until this time, and may give the error then.
     Stay { until: u64 },
-    /// The await stays pending, to be dropped with the future around it. The await is polled again at `until`, since
-    /// somebody may have moved it out of that future. `was_in_time`: the await began before the scope was over, and no
-    /// earlier poll left it waiting for its drop. Only then may a sleep that is done end with `Ok` instead.
+    /// The await stays pending, because the future around it is about to be dropped. Somebody may have moved the await
+    /// out of that future, so it is polled again at `until`.
+    ///
+    /// `was_in_time`: the await began before the scope was over, and no earlier poll returned `AwaitDrop`. Only then a
+    /// sleep that is done gives `Ok`.
     AwaitDrop { until: u64, was_in_time: bool },
 }
 
-/// What follows for an await if scopes around it are over.
+/// What an await must expect if scopes around it are over.
 pub(super) enum AfterEnd {
     /// A future in this poll is about to be dropped. `is_held_up` says that the drop must wait for a shield.
     Drop { is_held_up: bool },
@@ -57,7 +59,6 @@ pub(super) enum AfterEnd {
 }
 
 impl AwaitState {
-    /// Decides what the await does next.
     pub(crate) fn look(&mut self, thread: &Thread) -> AwaitAction {
         innermost(thread, |scope| match scope {
             Some(scope) if scope.is_over_by_clock(thread) => self.look_when_over(scope),
@@ -91,8 +92,9 @@ impl AwaitState {
     /// Until when to wait for the drop; `None` if the drop has not come in time, so that the error is given instead.
     fn wait_for_drop(&mut self, now: u64, is_held_up: bool) -> Option<u64> {
         if is_held_up {
-            // If the await is in a set of futures or in a task of its own, the future around it may end without polling the
-            // await again. So the await asks for a poll at this time, to find out whether it must still wait for a drop.
+            // Nobody may poll this await again: it may be in a set of futures or in a task of its own, and the future
+            // around it may end. So the await asks for a poll at this time. That poll finds out whether the drop is
+            // still to come.
             return Some(now.saturating_add(PATIENCE));
         }
         let until = self.pending_since(now).saturating_add(PATIENCE);
@@ -102,10 +104,10 @@ impl AwaitState {
     /// Until when the await must wait before it may give the error; `None` if it may give the error now.
     fn wait_for_turn(&mut self, scope: &Scope, now: u64, until: u64) -> Option<u64> {
         let polled = scope.polled().last();
-        // Of the awaits that began after the scope was over, one gives the error in each poll, and the others wait for
-        // their turn. `told` keeps a flag: an await has given the error in this poll. The frame of a future is new in
-        // each poll, and so is its flag. Outside futures of this crate, `told` is the scope of a block, whose flag
-        // stays set. So there an await that has been pending since before `now` counts as polled anew.
+        // Of the awaits that began after the scope was over, one gives the error in each poll, and the others wait.
+        // `told` is the frame whose flag says that an await has given the error. Each poll of a future has a new frame,
+        // so its flag is new too. But a block has one frame for all polls, so its flag stays set. So in a block, an
+        // await that has been pending since an earlier time counts as polled anew, and gives the error.
         let is_polled_anew = polled.is_none() && self.since != 0 && self.since < now;
         let told = polled.unwrap_or(scope);
         if self.began_in_time || is_polled_anew || !told.has_given_error() {
@@ -124,13 +126,13 @@ impl AwaitState {
     }
 }
 
-/// One of this many awaits of a thread takes a break. Only awaits that could end at once are counted.
+/// Of the awaits on a thread that could end at once, one in this many takes a break.
 #[cfg(not(timebox_loom))]
 const AT_ONCE: u32 = 128;
 
-/// Whether an await that could end at once takes a break: it stays pending for one more poll. So a loop of such awaits leaves its
-/// poll now and then: other tasks run, the loop can be aborted, and limits around the loop act. In a test environment no await
-/// takes a break, since every run must go the same way.
+/// Whether an await that could end at once stays pending for one more poll. Without such breaks, a loop of such awaits
+/// would never leave its poll: no other task would run, nobody could abort the loop, and limits around it would not
+/// act. In a test environment the result is `false`, because every run must go the same way.
 #[cfg(not(timebox_loom))]
 pub(crate) fn takes_a_break() -> bool {
     if TestEnv::is_in_force() {

@@ -53,8 +53,8 @@ pub struct Timebox {
 }
 
 impl Scope {
-    /// Returns the result of the body, or an error if a [`strict`](Timebox::strict) scope refuses it as a late success. The
-    /// refused value is dropped here, inside the scope.
+    /// Returns the result of the body. But if the scope is over and [`strict`](Timebox::strict), a success is too late:
+    /// it is dropped here, inside the scope, and the scope's error is returned.
     #[inline]
     pub(crate) fn in_time<T, E: From<TimeoutError>>(
         &self,
@@ -68,7 +68,7 @@ impl Scope {
     }
 }
 
-/// On drop, stores the scope's node, if there is one by then. A drop guard does so even if the body unwinds.
+/// A drop guard: its drop stores the scope's node, even if the body unwinds. It stores `None` if the scope has no node.
 struct KeepsNode<'a> {
     scope: &'a Scope,
     node: &'a mut Option<Arc<Node>>,
@@ -86,7 +86,6 @@ impl Timebox {
         Self { limit: limit.into(), options: Options::default() }
     }
 
-    /// The limit, and the state of one run.
     pub(crate) fn into_parts(self) -> (Limit, Extras) {
         let Self { limit, options } = self;
         let extras = Extras::new(&limit, options);

@@ -65,8 +65,8 @@ impl Scope {
     }
 
     fn register(&self, hook: Hook<'static>) -> Registration {
-        // If this scope is over, `Registration::new` runs the hook. The hook is foreign code, which must not leave this scope,
-        // so the frame is held.
+        // If this scope is over, `Registration::new` runs the hook, which is foreign code. If the hook left this scope,
+        // the frame would be used after its end. So the frame is held: leaving it aborts.
         let _held = self.hold();
         let over = Thread::with(|thread| self.is_over_by_clock(thread));
         Registration::new(self.node(), over, hook, HookOwner::Scope)
@@ -145,7 +145,7 @@ impl CancellationToken {
     }
 }
 
-/// Whether the node belongs to a scope that is open on this thread. A scope that a shield or a handle hides counts too.
+/// Whether a scope on this thread's stack has this node, even if a shield or an entered handle hides that scope.
 fn is_open_here(node: &Arc<Node>) -> bool {
     Thread::with(|thread| {
         innermost(thread, |scope| {

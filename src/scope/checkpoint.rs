@@ -14,7 +14,6 @@ use crate::watchdog;
 
 type Place = &'static Location<'static>;
 
-/// Whether the innermost scope is over, by the clock.
 #[cold]
 #[inline(never)]
 pub(crate) fn is_over_by_clock(thread: &Thread) -> bool {
@@ -119,8 +118,7 @@ pub fn checkpoint_or_unwind() {
 #[inline(never)]
 fn unwind(thread: &Thread, location: Place) {
     if std::thread::panicking() {
-        // The caller's `is_quiet` may have found that this check is due to read the clock. The check does not read it, so the
-        // next check must.
+        // This check may have been due to read the clock, and does not read it. So the next check must.
         thread.look_again();
         return;
     }
@@ -223,8 +221,8 @@ impl Scope {
     /// Whether this scope is over, by the clock.
     pub(crate) fn is_over_by_clock(&self, thread: &Thread) -> bool {
         let node = self.nearest_node();
-        // The watchdog ends the node a little after the deadline of a linked token has passed. So this check compares the
-        // token's deadline with the clock itself.
+        // The watchdog ends the node a little later than the deadline of a linked token. So this check compares the
+        // token's deadline (in `expires_at`) with the clock.
         let mut ended_at = NEVER;
         let deadline = self.armed(thread);
         let now = thread.look(|| {
@@ -233,7 +231,8 @@ impl Scope {
         });
         let expired = deadline <= now;
         if expired {
-            // Publishes the time, so that the next check sees the expiry again, and tokens see it too.
+            // Records that this time has been reached. Otherwise the next check, which may not read the clock, would
+            // miss the expiry. Tokens see it too.
             watchdog::global().reach(now);
         }
         if let Some(node) = node {
@@ -254,7 +253,7 @@ impl Scope {
         self.nearest_node().is_some_and(|node| node.is_over())
     }
 
-    /// Fails if this scope is over, by the clock.
+    /// Reads the clock, and fails if this scope is over.
     #[inline]
     pub(crate) fn check_by_clock(&self, location: Place) -> Result<(), TimeoutError> {
         if !Thread::with(|thread| self.is_over_by_clock(thread)) {

@@ -27,7 +27,7 @@ impl<T> ColdBox<T> {
 
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn clear(&mut self) {
-        // An empty box needs no store.
+        // A `take` would also write to an empty box.
         if self.0.is_some() {
             drop_cold(self.0.take());
         }

@@ -27,7 +27,7 @@ pub(crate) struct Options {
     #[cfg(feature = "profile")]
     pub(crate) profile: ProfileId,
     pub(crate) fields: Fields,
-    /// Whether a late `Ok` is refused.
+    /// Whether an `Ok` that comes after the end of the scope becomes the scope's error.
     pub(crate) strict: bool,
     /// After how long the scope is reported as slow, if the user has said so.
     #[cfg(feature = "report")]
@@ -47,7 +47,7 @@ pub(crate) struct Extras {
     pub(crate) quota_left: OnceLock<Duration>,
     /// The last error that named the scope, for `run_or_else`.
     raised: Mutex<Option<TimeoutError>>,
-    /// Set by `run_or_else`: the scope's node, too, keeps the last error that named the scope.
+    /// Set by `run_or_else`. Then the scope's node also keeps the last error that named the scope.
     pub(crate) falls_back: bool,
     #[cfg(feature = "report")]
     pub(crate) readable: Readable,
@@ -68,7 +68,6 @@ pub(crate) struct Readable {
     _fields_text: String,
 }
 
-/// Where a text begins, and how many bytes it has.
 #[cfg(feature = "report")]
 #[derive(Debug, Default)]
 #[repr(C)]
@@ -86,7 +85,7 @@ impl TextAddress {
 
 #[cfg(feature = "report")]
 impl Readable {
-    /// The addresses of texts in `options` stay valid if `options` is moved, but not if it is changed.
+    /// Keeps the addresses of texts in `options`. So `options` may be moved later, but not changed.
     fn new(options: &Options) -> Self {
         let mut text = String::new();
         for (name, value) in options.fields.iter() {
@@ -111,7 +110,6 @@ impl Default for Readable {
 }
 
 impl Extras {
-    /// The state of a new run with this configuration and limit.
     pub(crate) fn new(limit: &Limit, options: Options) -> Self {
         let duration = if let Kind::After(duration) = limit.kind() { Some(*duration) } else { None };
         #[cfg(feature = "report")]

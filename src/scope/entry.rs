@@ -21,22 +21,24 @@ use crate::token::CancellationToken;
 use crate::token::node::{Node, NodeSpec};
 use crate::watchdog;
 
-/// A scope that may be entered.
+/// A scope that was not rejected: it can be entered now.
 pub(crate) struct Prepared {
     pub(crate) spec: ScopeSpec,
-    /// The thread's deadline inside the scope.
+    /// The earliest deadline inside the scope: its own, or that of a scope around it.
     pub(crate) effective: u64,
 }
 
-/// What a scope owns until it is left. A plain scope owns nothing.
+/// What a scope keeps from its entry to its end. In a plain scope both fields are `None`.
 #[derive(Default)]
 pub(crate) struct Attachments {
-    /// Made on entry if tokens are linked to the scope, or if the scope is entered within the scopes of a handle.
+    /// The scope's node, if it is made on entry. That is so if tokens are linked to the scope, or if the scope is
+    /// entered by a handle.
     pub(crate) node: Option<Arc<Node>>,
     pub(crate) spending: Option<Spending>,
 }
 
-/// A scope that is not entered. Boxed, so that the successful path stays in registers.
+/// A scope that cannot be entered, because it or a scope around it is over. Boxed, so that an `Ok` with an entered
+/// scope stays in registers.
 pub(crate) struct Rejected(Box<Rejection>);
 
 struct Rejection {
@@ -50,8 +52,8 @@ impl Rejected {
         Self(Box::new(Rejection { spec, end }))
     }
 
-    /// Whether the scope is rejected because a scope around it on this thread is over. The scopes around an entered future are
-    /// those of its handle, so they do not count.
+    /// Whether the scope is rejected because an outer scope on this thread is over. `false` for an entered future: its
+    /// outer scopes are those of its handle.
     pub(crate) fn is_by_surroundings(&self) -> bool {
         self.0.end.is_none() && self.0.spec.kind != Kind::EnteredFuture
     }
@@ -72,8 +74,8 @@ impl Rejected {
 pub(crate) struct Spending(Arc<dyn Budget>);
 
 impl Spending {
-    /// Begins to spend the budget. Returns the budget's deadline, and the guard that leaves the budget. If nothing is left, these
-    /// are `now` and `None`.
+    /// Begins to spend the budget. Returns the budget's deadline, and the guard that leaves the budget. If nothing is
+    /// left of the budget, returns `now` and no guard.
     pub(super) fn begin(budget: &Arc<dyn Budget>, now: u64) -> (u64, Option<Self>) {
         let deadline = budget.enter(now);
         (deadline.unwrap_or(now), deadline.is_some().then(|| Self(Arc::clone(budget))))
@@ -86,7 +88,6 @@ impl Drop for Spending {
     }
 }
 
-/// The duration that counts: `asked`, or [`NEVER`] while limits are switched off.
 #[cfg_attr(not(debug_assertions), inline(always))]
 pub(super) fn in_force(asked: u64) -> u64 {
     if watchdog::global().settings().has_limits() { asked } else { in_force_slow(asked) }
@@ -100,9 +101,8 @@ fn in_force_slow(asked: u64) -> u64 {
 
 /// Enters a scope with a duration and nothing else: the hot path.
 ///
-/// A scope that would outlast the scope around it inherits the outer deadline. In that case the clock is not read: the older
-/// reading in `thread.now` suffices. If the duration ends after the outer deadline when counted from the older reading, it also
-/// does so when counted from now.
+/// If the scope would outlast the scope around it, it inherits the outer deadline, and no clock is read. The older
+/// reading in `thread.now` is enough to see this: counted from now, the duration ends even later.
 #[cfg_attr(not(debug_assertions), inline(always))]
 pub(super) fn try_enter_duration(
     thread: &Thread,
@@ -129,8 +129,9 @@ pub(super) fn try_enter_duration(
         return Err(reject(thread, asked, location, Kind::Block));
     }
     let (outer, entered) = (thread.deadline.get(), thread.now.get());
-    // The first comparison is needed, since `entered` may be later than `outer`: a check of an outer scope stores its
-    // reading in `thread.now`, but compares the reading only with the deadline of that outer scope.
+    // `entered` may be later than `outer`: a check of an outer scope stores its reading of the clock in `thread.now`,
+    // but compares the reading only with the deadline of that outer scope. So the first comparison keeps the
+    // subtraction from overflowing.
     if entered < outer && outer - entered <= asked {
         return Ok(prepared(asked, entered, outer));
     }
@@ -142,7 +143,8 @@ pub(super) fn try_enter_duration(
     Ok(prepared(asked, now, now.saturating_add(asked).min(outer)))
 }
 
-/// Enters the scope of a future at its first poll, if the scope has a duration and nothing else. Not for test environments.
+/// Enters the scope of a future at its first poll. Only for a scope that has a duration and nothing else, outside of
+/// test environments.
 ///
 /// The scope never inherits the outer deadline, since the future may be moved out of the scope in which it is first polled.
 #[cfg_attr(not(debug_assertions), inline(always))]
@@ -167,7 +169,8 @@ pub(super) fn try_enter_poll(
 #[cold]
 #[inline(never)]
 fn reject(thread: &Thread, asked: u64, location: &'static Location<'static>, kind: Kind) -> Rejected {
-    // If the deadline of the scopes around has passed, this call publishes the time, so that other checks see the expiry too.
+    // If the deadline of the scopes around has passed, `is_over_by_clock` publishes the time. So other checks see the
+    // expiry.
     let by_surroundings = is_over_by_clock(thread);
     let now = clock::now();
     let spec = ScopeSpec::lasting(asked, now, location, kind);
@@ -224,7 +227,7 @@ impl Entry<'_> {
                 (outer, (outer <= now && is_over_by_clock(thread)) || is_over(thread))
             }
             Parent::Node(node) => {
-                // If the deadline has passed, this call ends the node, so that all threads see the expiry.
+                // `expire` ends the node if its deadline has passed. Then all threads see the expiry.
                 let is_over = node.expire(now);
                 (if is_timed(node) { node.effective_deadline() } else { NEVER }, is_over)
             }
@@ -232,9 +235,9 @@ impl Entry<'_> {
         if outer > now && !is_over {
             return Ok(outer);
         }
-        // A scope around the new one is over, so the new scope is rejected here, before `decide` checks its own ends and enters
-        // a quota. So the error names the outermost scope that is over, and no time of the quota is spent. `own` only describes
-        // the new scope in the error.
+        // A scope around the new one is over. So the new scope is rejected before `decide`: the error names the
+        // outermost scope that is over, and no time of a quota is spent. `own` only describes the new scope in the
+        // error.
         let own = match self.limit.kind() {
             LimitKind::Budget(budget) => now.saturating_add(nanos(budget.left(now))),
             _ => self.own_deadline(),
@@ -247,8 +250,8 @@ impl Entry<'_> {
         let now = self.now;
         let mut own = self.own_deadline().min(self.deadline_before_reserve());
         let reject = |own, cause, end| Err(Rejected::new(self.spec(own, cause), Some(end)));
-        // The error names the earliest of the scope's own ends. If a token ended exactly at the deadline, the error names the
-        // deadline, which is first in the chain.
+        // The error names what came first: the deadline, or the end of a token. If both came at the same time, it names
+        // the deadline, because `min_by_key` takes the first.
         let deadline = (own <= now).then(|| Termination::new(Cause::Deadline, own));
         if let Some(end) = deadline.into_iter().chain(self.ends_of_tokens()).min_by_key(|end| end.at) {
             return reject(own, Cause::Deadline, end);
@@ -306,8 +309,8 @@ impl Entry<'_> {
         if !self.enabled || reserve.is_zero() {
             return NEVER;
         }
-        // `thread.deadline` would not do, since it leaves out the deadlines that only nodes know: those of linked
-        // tokens, and of scopes around an entered handle that the handle may still lose (`frame.rs`, invariant 4).
+        // `thread.deadline` is not enough. It leaves out two kinds of deadlines, which only nodes know: those of linked
+        // tokens, and those of scopes that an entered handle may still lose (`frame.rs`, invariant 4).
         let outer = match self.parent {
             Parent::Thread => {
                 innermost(self.thread, |scope| scope.map_or(NEVER, |scope| scope.effective(self.thread)))
@@ -318,14 +321,13 @@ impl Entry<'_> {
         if outer == NEVER { NEVER } else { outer.saturating_sub(nanos(reserve)) }
     }
 
-    /// The end of each linked token that is over.
+    /// The ends of those linked tokens that are over.
     fn ends_of_tokens(&self) -> Vec<Termination> {
         let tokens = self.extras.map_or(&[][..], |extras| &extras.options.tokens);
         let over = tokens.iter().map(CancellationToken::node).filter(|node| node.expire(self.now));
         let end = |node: &Arc<Node>| match node.origin_on(&TestEnv::current()) {
-            // If the token has another clock, `origin_on` returns the present time as the time of its end.
             Some(origin) => Termination::through_link(&origin),
-            // A fork has lost the cause of the token's end, so a cancel is assumed.
+            // The origin was lost in a fork, so a cancel is assumed.
             None => Termination::new(Cause::Cancelled, self.now),
         };
         over.map(end).collect()

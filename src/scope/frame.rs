@@ -74,13 +74,13 @@ use undo::Undo;
 /// ```
 pub struct Scope {
     outer: *const Scope,
-    /// The effective deadline of the thread outside this scope.
+    /// The effective deadline of the thread outside this scope. It is restored at the end of the scope.
     outer_deadline: u64,
     /// The time from the entry to the scope's own deadline. [`NEVER`] if the scope has none: then only the scopes
     /// around it limit it.
     asked: u64,
-    /// When the scope was entered. If an outer deadline comes before the scope's own deadline, this may be an older clock
-    /// reading, so that the entry reads no clock. `TimeoutError::elapsed` may then be a little too long.
+    /// When the scope was entered. If an outer deadline comes before the scope's own deadline, the entry need not read
+    /// the clock. Then this may be an earlier reading, and `TimeoutError::elapsed` a little too long.
     entered: u64,
     location: &'static Location<'static>,
     // In a plain scope all fields below are zero, so that one wide store writes them.
@@ -94,10 +94,8 @@ pub struct Scope {
     cause: Cause,
     /// Whether the limit was not a duration. Errors then name no limit.
     unmeasured: bool,
-    /// Whether the times are those of a mock clock.
     #[cfg(all(feature = "report", feature = "testing"))]
     mocked: bool,
-    /// What leaving the scope has to undo.
     undo: Cell<Undo>,
     /// How many calls hold the frame: see invariant 1.
     holds: Cell<u32>,
@@ -148,7 +146,6 @@ impl Scope {
         }
     }
 
-    /// Gives the frame a node that exists already.
     pub(crate) fn set_node(&mut self, node: Option<Arc<Node>>) {
         if let Some(node) = node {
             self.node = ManuallyDrop::new(OnceCell::from(node));
@@ -161,7 +158,6 @@ impl Scope {
         self.id = Cell::new(id.map_or(0, ScopeId::get));
     }
 
-    /// Stores the waker of the poll for which the frame is opened.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn set_waker(&mut self, waker: *const Waker) {
         debug_assert!(self.kind.is_polled());
@@ -188,7 +184,6 @@ pub(crate) fn open<R>(
     run_value(thread, scope, entered, body)
 }
 
-/// Runs a body as [`run`] does, and returns its output.
 #[cfg_attr(not(debug_assertions), inline(always))]
 pub(crate) fn run_value<R>(
     thread: &Thread,
@@ -222,15 +217,14 @@ pub(crate) fn run(
 
 #[inline(always)]
 fn catch(scope: &Scope, body: impl FnOnce(&Scope)) -> thread::Result<()> {
-    // Unwind safe: a panic is caught only in order to leave the scope, and then goes on, as it would without this
-    // scope. Only an unwinding that `checkpoint_or_unwind` began ends at a scope, and the caller of that function has
-    // chosen this.
+    // Unwind safe: a panic is caught only to leave the scope, and then goes on. The only exception is an unwinding that
+    // `checkpoint_or_unwind` began: it ends at a scope, as the caller of that function wants.
     catch_unwind(AssertUnwindSafe(|| body(scope)))
 }
 
-/// Keeps the compiler from moving stores over this point. A report may read the frames in a signal handler of the
-/// thread. So a frame must be complete before the thread points to it, and its memory must not be reused while the
-/// thread points to it.
+/// A compiler fence: no store moves over this point. A signal handler on this thread may read the frames for a report.
+/// So a frame must be complete before the thread points to it. Its memory may be reused only after the thread has
+/// stopped pointing to it.
 #[cfg_attr(not(debug_assertions), inline(always))]
 fn show() {
     #[cfg(all(feature = "report", not(timebox_loom)))]
@@ -250,7 +244,6 @@ fn misnested(location: &'static Location<'static>) -> ! {
     ))
 }
 
-/// Calls `f` with the innermost scope of this thread.
 #[inline]
 pub(crate) fn innermost<R>(thread: &Thread, f: impl FnOnce(Option<&Scope>) -> R) -> R {
     let scope: *const Scope = thread.frame.get().cast();
@@ -259,7 +252,8 @@ pub(crate) fn innermost<R>(thread: &Thread, f: impl FnOnce(Option<&Scope>) -> R)
     f(nearest_scope(unsafe { scope.as_ref() }))
 }
 
-/// The nearest scope, from this one outwards, whose frame is not there for reports only.
+/// Returns `scope`, unless its frame is there for reports only. In that case, returns the nearest outer scope whose
+/// frame is not.
 #[cfg_attr(not(debug_assertions), inline(always))]
 fn nearest_scope(scope: Option<&Scope>) -> Option<&Scope> {
     #[cfg(feature = "report")]
@@ -283,7 +277,6 @@ impl Scope {
         unsafe { self.extras.as_ref() }
     }
 
-    /// The next scope outwards, if its end applies in this scope.
     pub(crate) fn visible_outer(&self) -> Option<&Scope> {
         if self.kind.is_boundary() { None } else { self.outer() }
     }
@@ -304,8 +297,8 @@ impl Scope {
         self.armed(thread).min(self.nearest_node().map_or(NEVER, Node::expires_at))
     }
 
-    /// The thread's deadline while this scope is the innermost. The deadlines of linked tokens, and of scopes that an
-    /// entered handle may still lose, do not count: the node's flag announces them.
+    /// The thread's deadline while this scope is the innermost. It leaves out the deadlines of linked tokens, and of
+    /// scopes that an entered handle may still lose. The node's flag announces those.
     pub(crate) fn armed(&self, thread: &Thread) -> u64 {
         innermost(thread, |innermost| {
             let mut armed = thread.deadline.get();
@@ -319,7 +312,7 @@ impl Scope {
         })
     }
 
-    /// The effective deadline of the scopes around this one whose ends apply in this scope.
+    /// The effective deadline of the outer scope; `NEVER` if this scope hides the outer scopes.
     #[inline]
     pub(crate) fn around(&self) -> u64 {
         if self.kind.is_boundary() { NEVER } else { self.outer_deadline }
@@ -335,13 +328,11 @@ impl Scope {
         self.kind.is_entered()
     }
 
-    /// The scope's identity as a number; 0 if nobody has asked for it.
     #[cfg(feature = "testing")]
     pub(super) fn raw_id(&self) -> u64 {
         self.id.get()
     }
 
-    /// Whether this scope is the innermost of its thread.
     #[inline]
     pub(crate) fn is_innermost(&self, thread: &Thread) -> bool {
         ptr::eq(thread.frame.get(), ptr::from_ref(self).cast())
@@ -354,7 +345,7 @@ impl Scope {
         }
         let id = self.node.get().map_or_else(ScopeId::next, |node| node.id);
         self.id.set(id.get());
-        // Because of this bit, leaving the poll keeps the identity for the next poll.
+        // Keeps the identity for the next poll: see `Undo::FLAG`.
         if self.kind.is_polled() {
             self.undo.set(self.undo.get().and(Undo::FLAG));
         }
@@ -372,7 +363,6 @@ impl Scope {
         self.entered.saturating_add(self.asked)
     }
 
-    /// Where the scope was opened.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn location(&self) -> &'static Location<'static> {
         self.location
@@ -394,7 +384,7 @@ impl Scope {
         unsafe { self.waker.assume_init().as_ref() }.is_some_and(|polled_by| polled_by.will_wake(waker))
     }
 
-    /// Restores invariant 4 for the flag. Called on the innermost scope.
+    /// Points the thread's flag to the nearest node (invariant 4). Called on the innermost scope.
     #[cold]
     #[inline(never)]
     fn refresh_flag(&self, thread: &Thread) {
@@ -403,7 +393,6 @@ impl Scope {
         unsafe { thread.set_flag(node.map(|node| node.flag())) };
     }
 
-    /// Makes `effective` the deadline of the thread.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn enter(
         &mut self,
@@ -439,7 +428,6 @@ impl Scope {
         }
     }
 
-    /// Restores the thread after a return or a panic.
     #[cfg_attr(not(debug_assertions), inline(always))]
     fn leave_after(&mut self, thread: &Thread, returned: bool) {
         if returned {
@@ -449,7 +437,6 @@ impl Scope {
         }
     }
 
-    /// Restores the thread to its state outside the scope.
     #[cfg_attr(not(debug_assertions), inline(always))]
     fn leave(&mut self, thread: &Thread) {
         if !self.is_innermost(thread) {
@@ -474,7 +461,7 @@ impl Scope {
         self.leave(thread);
     }
 
-    /// The part of leaving that few scopes need. The thread already points to the outer frame.
+    /// The part of `leave` for scopes with the bits `FLAG` or `HELD`. The thread already points to the outer frame.
     #[cold]
     #[inline(never)]
     fn leave_flag(&mut self, thread: &Thread) {
@@ -483,7 +470,7 @@ impl Scope {
         }
         match self.outer() {
             Some(outer) => outer.refresh_flag(thread),
-            // SAFETY: there is no flag that would have to live.
+            // SAFETY: `None`: there is no flag that must stay alive.
             None => unsafe { thread.set_flag(None) },
         }
         // A future keeps its node for the next poll.

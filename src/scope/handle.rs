@@ -96,7 +96,6 @@ pub fn handle() -> Handle {
     Handle::of(node.unwrap_or_else(|| root_node(location)))
 }
 
-/// A node outside of every scope.
 fn root_node(location: &'static Location<'static>) -> Arc<Node> {
     Node::new(None, NodeSpec::token(ScopeInfo::at(location), clock::now()))
 }
@@ -139,7 +138,7 @@ impl Handle {
         }
     }
 
-    /// A handle to the scope of this node, for work of the code that asks for the handle.
+    /// A handle to the scope of this node. Work by the handle counts to the profile in which the calling thread is now.
     fn of(node: Arc<Node>) -> Self {
         Self {
             node,
@@ -285,7 +284,7 @@ impl Handle {
         &self.node
     }
 
-    /// Has a scope entered within the scopes of this handle.
+    /// Sets in `options` that the scope is entered within the scopes of this handle.
     pub(super) fn set_within(&self, options: &mut Options) {
         options.within = Some(Arc::clone(&self.node));
         #[cfg(feature = "profile")]

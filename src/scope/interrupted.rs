@@ -1,4 +1,4 @@
-//! The result of a call that has a hook, which may have interrupted the call. The same rules hold for blocks and futures.
+//! The result of a call that its hook may have interrupted. The rules are the same for blocks and for futures.
 
 use std::error::Error;
 use std::panic::Location;

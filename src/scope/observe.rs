@@ -22,7 +22,7 @@ pub(crate) enum Event {
     Overdue = 4,
 }
 
-/// A future whose poll is traced.
+/// A future whose poll is traced, because a report about the future is due.
 pub(crate) struct Traced<'a> {
     pub(crate) scope: &'a Scope,
     pub(crate) event: Event,
@@ -34,15 +34,15 @@ pub(crate) struct Traced<'a> {
 
 /// The observer of futures.
 pub(crate) trait FutureObserver: Sync {
-    /// Calls `poll`, which polls the future and returns whether it is still pending. If it is, reports where the future
-    /// waits. Returns whom to tell when the future ends, if anybody.
+    /// Calls `poll`, which polls the future and returns `true` if the future is still pending. In that case reports
+    /// where the future waits. If this returns an [`Ending`], the caller must tell it when the future ends.
     fn trace(
         &self,
         traced: &Traced<'_>,
         poll: &mut dyn FnMut(&mut Context<'_>) -> bool,
     ) -> Option<Arc<dyn Ending>>;
 
-    /// How long after its expiry a scope is overdue, in nanoseconds, if the scope does not say so itself.
+    /// After how many nanoseconds an expired scope is overdue. A scope may have a time of its own.
     fn overdue_after(&self) -> u64;
 }
 
@@ -81,13 +81,13 @@ impl Polls {
     pub(crate) fn add(&mut self, thread: &Thread, scope: &Scope) {
         self.count = self.count.saturating_add(1);
         self.thread = thread.slot().thread().map_or(0, |(id, _)| id);
-        // In the poll in which the scope was entered, the clock has just been read.
+        // In the first poll, `now` is still the time of the entry, which is recent enough. Later polls read the clock.
         let entered = scope.entered_at();
         self.last = if thread.now.get() == entered { entered } else { clock::now() };
     }
 }
 
-/// The reports about a future. The drop tells that the future has ended.
+/// What was reported about a future. The drop reports that the future has ended.
 #[derive(Default)]
 pub(crate) struct ReportHistory {
     /// The [`Event`]s that were reported.
@@ -95,7 +95,7 @@ pub(crate) struct ReportHistory {
     ending: Option<Arc<dyn Ending>>,
 }
 
-/// When the first report about the future of a scope is due, and about which event.
+/// The time and the event of the first report about the future of a scope.
 #[cfg_attr(not(debug_assertions), inline(always))]
 pub(crate) fn first_event(scope: &Scope) -> (u64, Event) {
     let (own, slow) = (scope.own(), scope.entered_at() + scope.warn_after());
@@ -106,7 +106,6 @@ pub(crate) fn first_event(scope: &Scope) -> (u64, Event) {
 /// wakes the task at that time anyway.
 #[cfg_attr(not(debug_assertions), inline(always))]
 pub(crate) fn wake_up_for((at, event): (u64, Event)) -> u64 {
-    // The scope itself wakes the task at its deadline.
     if matches!(event, Event::Expired) || at >= watchdog::NO_WARNING { NEVER } else { at }
 }
 
@@ -115,8 +114,8 @@ impl ReportHistory {
         self.events & event as u8 != 0
     }
 
-    /// When the scope is due for the next report, and for which event. Not kept from poll to poll: the policy may
-    /// change, and the scope may be outermost in one poll and not in the next.
+    /// When the next report about the scope is due, and for which event. Computed anew in each poll, because the policy
+    /// may change, and because the scope may be outermost in one poll and not in the next.
     pub(crate) fn next(&self, scope: &Scope) -> (u64, Event) {
         let first = first_event(scope);
         if !self.was_reported(first.1) {

@@ -52,7 +52,8 @@ fn fall_asleep(mock: &Arc<Mock>) {
     look(mock);
 }
 
-/// Starts a [`Move`] if the clock moves by itself and no thread is awake. If a [`Move`] runs already, it looks again.
+/// If no thread is awake and the clock moves by itself, submits a [`Move`]. If there is a [`Move`] already, has it try
+/// once more.
 fn look(mock: &Arc<Mock>) {
     {
         let mut presence = lock(&mock.presence);
@@ -84,10 +85,9 @@ impl Task for Move {
                 }
                 presence.woken
             };
-            // It is not enough that no thread is awake. Work from an earlier move may have woken a thread, which then
-            // set a timer and fell asleep again. If that timer is due at once, it may have been taken out of its queue
-            // and not have fired yet. A move would not see such a timer. So the clock moves only if, in addition, no
-            // thread was woken since the last look.
+            // The clock does not move if a thread was woken since the last look, even if no thread is awake now. Such a
+            // thread may have set a timer that was due at once, and fallen asleep again. That timer may have been taken
+            // out of its queue without having fired yet. The move would miss it.
             moved = advance_to_next(&self.0, || {
                 let presence = lock(&self.0.presence);
                 let woken_before = std::mem::replace(&mut woken, presence.woken);
@@ -113,8 +113,8 @@ impl Drop for Hold {
     }
 }
 
-/// A guard: while it exists, this thread is present under the clock of an environment. The guard is empty if the thread is
-/// present under that clock already, or if the environment has no mock clock.
+/// A guard: while it exists, the mock clock of an environment counts this thread as present. The guard is empty if the
+/// clock does so already, or if the environment has no mock clock.
 #[must_use]
 pub(crate) struct Present(Option<Hold>);
 
@@ -191,8 +191,8 @@ impl Wait {
     }
 
     fn see_to_the_clock(&self, until: u64) {
-        // A move of the clock may wait for the work that this thread runs. If this work then waited for the clock,
-        // neither would go on: so ask the move to go on to `until`.
+        // A move of the clock may be waiting for the work of this thread (`tracking`). Now the work waits for the
+        // clock. The move is asked to go on to `until`, otherwise both would wait for ever.
         if until != NEVER && tracking().is_some() && lock(&self.mock.presence).movers > 0 {
             self.mock.ask(until);
         }

@@ -147,7 +147,6 @@ fn run<R>(
     }
 }
 
-/// Runs a body in a scope of its own, with any limit and configuration.
 pub(crate) fn run_any<R>(
     limit: &Limit,
     extras: Option<&Extras>,
@@ -164,7 +163,6 @@ pub(crate) fn run_any<R>(
     Thread::with(|thread| run_beneath(thread, Parent::Thread, limit, extras, location, body))
 }
 
-/// Runs a body on this thread, in a scope of its own beneath the node of a handle.
 pub(super) fn run_within<R>(
     node: &Arc<Node>,
     limit: &Limit,

@@ -9,7 +9,6 @@ use crate::time::{clock, nanos};
 use crate::token::node::Node;
 use crate::watchdog;
 
-/// The longest a shield can last.
 const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 
 pub(crate) fn longest(max: Duration) -> Duration {
@@ -71,7 +70,7 @@ impl Scope {
     }
 }
 
-/// Keeps the hooks of some scopes from firing, until it is dropped.
+/// While this guard exists, the hooks of these nodes do not fire.
 pub(crate) struct HeldOffHooks {
     nodes: Vec<Arc<Node>>,
 }

@@ -60,8 +60,9 @@ impl Scope {
                     let parker = Arc::new(Parker::new());
                     let waker = Waker::from(Arc::clone(&parker));
                     let key = node.add_waker(&waker);
-                    // If there is no key, the node is over, or a fork has lost the node's lock. If the lock is lost, only
-                    // the time ends the sleep.
+                    // `key` is `None` if the node is over: then there is nothing to wait for. It is also `None` if the
+                    // node's lock was lost in a fork: then nobody can wake this thread, and only the time ends the
+                    // sleep.
                     if key.is_some() || !node.is_over() {
                         parker.sleep(until.min(node.expires_at()));
                     }
@@ -69,8 +70,8 @@ impl Scope {
                 }
             }
             self.check_by_clock(location)?;
-            // If neither the scope nor the sleep has ended, the deadline has moved: sleep again. If this thread moves
-            // the mock clock, an endless sleep ends here too, since no other thread could end it.
+            // Sleep again if the time is not up: then the deadline has moved. An endless sleep of the thread that moves
+            // the mock clock returns here, because no other thread could end it.
             if end <= clock::now() || (until == NEVER && test_hooks::moves_clock()) {
                 return Ok(());
             }
@@ -100,7 +101,6 @@ impl Scope {
     }
 }
 
-/// The end of a sleep that begins now.
 fn end_of(duration: Duration) -> u64 {
     clock::now().saturating_add(nanos(duration))
 }
@@ -130,7 +130,7 @@ fn nap(left: u64) -> u64 {
 struct Parker {
     woken: Mutex<bool>,
     changed: Condvar,
-    /// Used instead of the other fields if the thread is under a mock clock.
+    /// Under a mock clock the thread waits by this, and not by the fields above.
     #[cfg(feature = "testing")]
     wait: Option<crate::scope::presence::Wait>,
 }

@@ -80,13 +80,13 @@ impl Kind {
 /// Where a new scope finds the scopes around it.
 #[derive(Clone, Copy)]
 pub(crate) enum Parent<'a> {
-    /// On the stack of this thread.
+    /// In the frames on this thread's stack.
     Thread,
-    /// At the node of a handle.
+    /// Through this node. It is the node of an entered handle, or that of an outer scope on another clock.
     Node(&'a Arc<Node>),
 }
 
-/// The specification of a scope. The fields are those of [`Scope`](super::Scope).
+/// The specification of a scope. For the fields see [`Scope`](super::Scope).
 #[derive(Clone, Copy)]
 pub(crate) struct ScopeSpec {
     pub(crate) asked: u64,
@@ -128,14 +128,14 @@ impl ScopeSpec {
 
     /// The limit as a duration; `None` if the limit was not a duration.
     fn limit(&self, extras: Option<&Extras>) -> Option<Duration> {
-        if let Some(duration) = extras.and_then(|extras| extras.duration.or(extras.quota_left.get().copied())) {
+        if let Some(duration) = extras.and_then(|extras| extras.duration.or(extras.quota_left.get().copied()))
+        {
             return Some(duration);
         }
         let limit = if self.asked == NEVER { Duration::MAX } else { Duration::from_nanos(self.asked) };
         (!self.unmeasured).then_some(limit)
     }
 
-    /// The description of the scope for errors.
     pub(crate) fn info(&self, id: ScopeId, extras: Option<&Extras>) -> ScopeInfo {
         let options = extras.map(|extras| &extras.options);
         let label = options.and_then(|options| options.label.clone());

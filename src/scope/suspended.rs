@@ -36,7 +36,6 @@ pub(crate) struct SuspendedScope {
     cold: ColdBox<ColdState>,
 }
 
-/// The state of a future whose limit is `nanos`, and which is made in a test environment.
 #[cold]
 #[inline(never)]
 fn cold_in_env(nanos: u64) -> ColdBox<ColdState> {
@@ -47,13 +46,12 @@ struct ColdState {
     /// The test environment whose clock the scope follows: the environment in which the future was made. A future that was
     /// made outside every test environment follows the environment in which it is first polled.
     env: TestEnv,
-    /// The limit with which the scope is entered, not used after that. (Without a `ColdState`, the limit is a plain
-    /// duration, in `SuspendedScope::asked`.)
+    /// The limit with which the scope is entered. Not used after the entry. (A scope without a `ColdState` has a plain
+    /// duration as its limit: `SuspendedScope::asked`.)
     limit: Limit,
     extras: Option<Extras>,
     /// The specification, once the scope is entered.
     spec: Option<ScopeSpec>,
-    /// The identity, once somebody has asked for it.
     id: Option<ScopeId>,
     /// The node. Made on demand, and kept from poll to poll.
     node: Option<Arc<Node>>,
@@ -61,13 +59,12 @@ struct ColdState {
     spending: Option<Spending>,
     /// While the scope is open, this guard keeps the thread in `env`.
     under: EnvGuard,
-    /// While the scope is open, if it is that of a handle which comes from a profile.
+    /// The thread's visit to the profile of the scope's handle. `None` between polls, and if there is no such profile.
     #[cfg(feature = "profile")]
     visit: Option<Visit>,
 }
 
 impl SuspendedScope {
-    /// A scope with a limit and nothing else.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn new(limit: Limit, location: &'static Location<'static>) -> Self {
         match limit.into_duration() {
@@ -85,7 +82,6 @@ impl SuspendedScope {
         Self { entered: 0, asked: NEVER, location, cold: ColdBox::some(ColdState::boxed(limit, None, None)) }
     }
 
-    /// A scope with the configuration of a builder.
     pub(crate) fn with(limit: Limit, extras: Extras, location: &'static Location<'static>) -> Self {
         let cold = ColdBox::some(ColdState::boxed(limit, Some(extras), None));
         Self { entered: 0, asked: NEVER, location, cold }
@@ -103,7 +99,8 @@ impl SuspendedScope {
         }
     }
 
-    /// A scope that is entered `now`, before its first poll, and even if it or a scope around it is over.
+    /// A scope that counts as entered `now`, although it is not polled yet. It counts as entered even if it, or a scope
+    /// around it, is over.
     #[cfg(feature = "tokio")]
     pub(crate) fn begun(asked: u64, now: u64, location: &'static Location<'static>) -> Self {
         let asked = super::entry::in_force(asked);
@@ -114,14 +111,14 @@ impl SuspendedScope {
         scope
     }
 
-    /// Ends the scope now, as if it had been entered with the limit `asked` and that limit had just passed. A scope
-    /// that is over already stays as it is, with its grace.
+    /// Ends the scope at `now`, as if its limit were `asked` and had just passed. Does nothing if the scope is over
+    /// already.
     #[cfg(any(feature = "stream", feature = "tokio"))]
     pub(crate) fn expire(&mut self, asked: u64, now: u64) {
         if self.own() <= now || self.node().is_some_and(|node| node.is_over()) {
             return;
         }
-        // The deadline is reckoned from the entry, so the entry moves.
+        // The deadline is `entered + asked`. To make it `now`, this moves `entered`.
         self.entered = now.saturating_sub(asked).max(1);
         self.asked = now.saturating_sub(self.entered);
         let (spec, asked) = (self.spec(), Duration::from_nanos(asked));
@@ -136,7 +133,7 @@ impl SuspendedScope {
         }
     }
 
-    /// Leaves the scope, as if it had not been entered yet.
+    /// Leaves the scope. The next poll enters it anew.
     #[cfg(feature = "tokio")]
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn forget(&mut self) {
@@ -182,7 +179,6 @@ impl SuspendedScope {
         Ok(())
     }
 
-    /// The error of a scope that was not entered.
     #[cold]
     pub(crate) fn refusal(&mut self, thread: &Thread, refused: Rejected) -> TimeoutError {
         match self.cold.get() {
@@ -191,13 +187,12 @@ impl SuspendedScope {
         }
     }
 
-    /// The scope's node, if it has one.
     pub(crate) fn node(&mut self) -> Option<&Arc<Node>> {
         self.cold.get()?.node.as_ref()
     }
 
-    /// Opens the scope around `body`: [`resume`](Self::resume), the body, [`suspend`](Self::suspend). If an unwinding ended
-    /// at this scope, returns its error.
+    /// Opens the scope for one poll: calls [`resume`](Self::resume), `body` and [`suspend`](Self::suspend). If `body`
+    /// unwound to this scope, returns the error of that unwinding.
     ///
     /// `has_timer`: whether there is a timer for the scope's own deadline already.
     #[cfg_attr(not(debug_assertions), inline(always))]
@@ -219,7 +214,8 @@ impl SuspendedScope {
         Scope::new(self.spec(), thread)
     }
 
-    /// Completes the [`frame`](Self::frame) for a poll or a drop of the future, and enters it.
+    /// Enters the [`frame`](Self::frame) for a poll or a drop of the future. First puts into the frame what the scope
+    /// keeps between polls.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn resume(
         &mut self,
@@ -248,7 +244,7 @@ impl SuspendedScope {
         frame.enter(thread, effective, extras, has_timer)
     }
 
-    /// Keeps the node and the identity that the scope has acquired in this poll.
+    /// Called after a poll. Keeps the node and the identity that the scope has got in the poll.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn suspend<R>(
         &mut self,
@@ -268,17 +264,17 @@ impl SuspendedScope {
         result.map_err(|payload| self.caught(frame, payload))
     }
 
-    /// The error of an unwinding that ends at this scope; any other panic goes on.
+    /// The error of an unwinding that ends at this scope. Resumes any other panic.
     #[cold]
     fn caught(&mut self, frame: &Scope, payload: Box<dyn Any + Send>) -> TimeoutError {
         if !is_meant_for(frame, &*payload) {
-            // The future has panicked, so it is not polled again, only dropped.
+            // The future itself has panicked, so it is not polled again, only dropped.
             self.give_up();
         }
         caught(frame, payload)
     }
 
-    /// Keeps the scope outside every test environment, because it was entered outside.
+    /// Keeps the scope outside every test environment in later polls, because it was entered outside.
     #[cold]
     #[inline(never)]
     fn stay_outside(&mut self) {
@@ -290,7 +286,7 @@ impl SuspendedScope {
     /// The last error that named this scope, if the scope was asked to remember it.
     pub(crate) fn take_raised(&mut self) -> Option<TimeoutError> {
         let cold = self.cold.get()?;
-        // If there is a node, it has recorded the errors that name the scope, so ask it first.
+        // The node also has the errors that tokens and other threads raised, so it is asked first.
         let told = cold.node.as_ref().and_then(|node| node.take_raised());
         told.or_else(|| cold.extras.as_ref()?.take_raised())
     }
@@ -321,7 +317,7 @@ impl SuspendedScope {
         cold.id = Some(node.id);
         match &cold.node {
             None => cold.node = Some(node),
-            // The new node was made only for the drop of the future, so nobody needs it any more.
+            // The frame has got a second node during the drop of the future. Nobody needs that node any more.
             Some(kept) if !Arc::ptr_eq(kept, &node) => node.finish(),
             Some(_) => {}
         }
@@ -348,9 +344,9 @@ impl ColdState {
         })
     }
 
-    /// Whether the scopes around this one in this poll have another clock. Their deadlines cannot be compared with
-    /// times on the clock of this scope. But if one of them is over, this scope is over too. Their ends reach this
-    /// scope through nodes, so this function makes the nodes.
+    /// Whether the scopes around this one in this poll have another clock. Then their deadlines cannot be compared with
+    /// times on this scope's clock, and only nodes tell this scope that they are over. So this function makes the
+    /// nodes.
     fn crosses_clocks(&self, thread: &Thread) -> bool {
         let crosses = !self.env.shares_clock(&TestEnv::current());
         if crosses {
@@ -385,7 +381,7 @@ impl ColdState {
         Ok(spec)
     }
 
-    /// The node of the scope around this one in this poll, if that outer scope has another clock.
+    /// The node of the scope around this poll, if that scope has another clock than this one.
     fn outer_of_another_clock(&self, thread: &Thread) -> Option<Arc<Node>> {
         let crosses = self.crosses_clocks(thread);
         innermost(thread, |scope| scope.filter(|_| crosses).map(|scope| Arc::clone(scope.node())))
@@ -401,7 +397,8 @@ impl ColdState {
         refused.into_error(thread, extras, around.map_or(Parent::Thread, Parent::Node))
     }
 
-    /// Completes the frame with the kept node and identity. Returns the earliest deadline visible in the scope.
+    /// Makes the frame for another poll, with the node and the identity that the scope has kept. Returns the earliest
+    /// deadline that applies in the scope.
     #[cold]
     fn resume(
         &mut self,
@@ -413,7 +410,8 @@ impl ColdState {
     ) -> u64 {
         let Some(mut spec) = self.spec else { return effective };
         if crosses && spec.kind == Kind::Future {
-            // The scopes around this poll have another clock, so they count like the scopes of a handle.
+            // The scopes around this poll have another clock. So they limit this scope by their node, as the scopes of
+            // a handle do.
             spec.kind = Kind::EnteredFuture;
             let outer = innermost(thread, |scope| scope.map(|scope| Arc::clone(scope.node())));
             if self.node.is_none() && outer.is_some() {
@@ -433,27 +431,28 @@ impl ColdState {
             && let Some(node) = &self.node
         {
             if dropping {
-                // During the drop, the ends of the scopes around the drop apply in this scope too. These scopes do not
-                // become parents of this scope's node: otherwise they could end tokens of this scope that survive the
-                // drop. But they get nodes here, because this frame gets one (`frame.rs`, invariant 3).
+                // The future is being dropped. The ends of the scopes around the drop apply in this scope too. But
+                // these scopes do not become parents of this scope's node: otherwise they could end tokens of this
+                // scope that survive the drop. They get nodes here, because this frame gets one (`frame.rs`, invariant
+                // 3).
                 let _ = innermost(thread, |scope| scope.map(Scope::node).map(Arc::as_ptr));
-                // If this frame had a node, the checks in the drop would read the flag of that node. The flag does not
-                // show the end of the scopes around the drop, since they are not the node's parents. So if such a scope
-                // is over and this scope is not, the frame gets no node, and the checks go on reading the flag of the
-                // scopes around.
+                // If a scope around the drop is over and this scope is not, the frame gets no node. With a node, the
+                // checks in the drop would read the node's flag, which the scopes around the drop do not raise. Without
+                // a node, the checks read the flag of the scopes around the drop.
                 if thread.is_flagged() && !node.is_over() {
                     return effective;
                 }
             } else {
                 // The scope around this poll becomes the parent of the node.
                 innermost(thread, |scope| {
-                    // Giving up the old parent may drop values of the user, so the frame is held meanwhile.
+                    // `set_parent` may drop the old parent, and with it values of the user. Their drop may run any
+                    // code, so the frame is held.
                     let _held = scope.map(Scope::hold);
                     node.set_parent(scope.map(Scope::node));
                 });
                 if node.is_over() && !node.is_over_still() {
-                    // A former parent ended the node, and the future has left that parent. Tokens made from now on get a
-                    // fresh node.
+                    // The node is over only because of a parent that the future has left. So tokens that are made from
+                    // now on get a fresh node.
                     node.finish();
                     let extras = self.extras.as_ref().filter(|extras| !extras.options.tokens.is_empty());
                     let anew = |scope: Option<&Scope>| linked_node(scope.map(Scope::node), &spec, extras);

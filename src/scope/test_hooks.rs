@@ -19,13 +19,13 @@ use crate::token::node::Node;
 /// A guard: while it exists, the thread is in the environment of a handle or a future.
 #[must_use]
 pub(crate) struct EnvGuard {
-    /// The guard's drop takes the value out, so nothing is left to drop.
+    /// `ManuallyDrop`, because the drop of the guard takes the value out: the compiler need not drop the field as well.
     #[cfg(feature = "testing")]
     entered: ManuallyDrop<Option<Entered>>,
 }
 
 impl EnvGuard {
-    /// The guard of a thread that stays in its environment.
+    /// A guard that changes nothing: the thread stays in its environment.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn unchanged() -> Self {
         Self {
@@ -35,14 +35,13 @@ impl EnvGuard {
     }
 }
 
-/// A guard: while it exists, the thread keeps a mock clock from moving by itself, except while the thread waits.
+/// A guard: while it exists, a mock clock can move by itself only while this thread waits.
 #[must_use]
 pub(crate) struct Presence {
     #[cfg(feature = "testing")]
     _present: Option<crate::scope::presence::Present>,
 }
 
-/// Makes this thread present under the clock of the environment, until the result is dropped: see `presence.rs`.
 #[inline]
 pub(crate) fn present(env: &TestEnv) -> Presence {
     #[cfg(feature = "testing")]
@@ -95,7 +94,8 @@ fn stage(thread: &Thread, env: &TestEnv) -> Entered {
     entered
 }
 
-/// Discards the thread's readings, which come from another clock or are too old.
+/// Called after a change of the thread's clock or of the time on it. Replaces the old reading in `thread.now`, and
+/// makes the next check read the clock.
 #[cfg(feature = "testing")]
 pub(crate) fn set(thread: &Thread) {
     thread.now.set(clock::now());
@@ -119,9 +119,8 @@ fn leave(entered: &mut Option<Entered>) {
     entered.take();
     Thread::with(|thread| {
         set(thread);
-        // From here on, the clock outside the environment counts again. A scope inside the environment may have used
-        // that clock too, and may have left another deadline for this thread with the watchdog. So the deadline of this
-        // thread is armed again.
+        // From here on, the clock of the outer environment counts. A scope in the inner environment may have used the
+        // same clock, and have armed another deadline for this thread. So this thread's deadline is armed again.
         thread.restore(thread.deadline.get());
     });
 }
@@ -167,7 +166,7 @@ pub(crate) fn moves_clock() -> bool {
     false
 }
 
-/// Moves the mock clock to `until`, from one due timer to the next, for as long as `go_on` returns `true`.
+/// Moves the mock clock to `until`, from one due timer to the next. Stops as soon as `go_on` returns `false`.
 pub(crate) fn move_clock(until: u64, go_on: impl FnMut() -> bool) {
     #[cfg(feature = "testing")]
     if let Some(mock) = TestEnv::current().mock() {
@@ -178,7 +177,8 @@ pub(crate) fn move_clock(until: u64, go_on: impl FnMut() -> bool) {
     let _ = (until, go_on);
 }
 
-/// Marks a wait of this thread that can be interrupted at any time, until the result is dropped.
+/// Tells the probe that this thread begins a wait, which can be interrupted at any time. The drop of the result tells
+/// it that the wait has ended.
 #[cfg_attr(not(debug_assertions), inline(always))]
 pub(crate) fn waiting(location: &'static Location<'static>) -> Waiting {
     mark_wait(location, true);
@@ -242,7 +242,7 @@ fn reached(thread: &Thread, location: &'static Location<'static>) {
                     scope.extras().is_some_and(|extras| extras.options.label.as_deref() == Some(&*label))
                 };
                 scope.stack().filter(is_meant).for_each(|scope| scope.node().expire_early());
-                // The scopes around a handle are not on this thread's stack, so search their nodes.
+                // An entered handle has scopes that are not on this thread's stack. They are found by their nodes.
                 let entered = scope.stack().filter(|scope| scope.is_entered());
                 entered.filter_map(Scope::existing_node).for_each(|node| expire_labelled(node, &label));
             }
@@ -261,8 +261,8 @@ fn expire_labelled(node: &Arc<Node>, label: &str) {
 
 #[cfg(feature = "testing")]
 impl Scope {
-    /// The innermost scope outside all shields that are open between this scope and the scope `outermost`. `None` if
-    /// `outermost` itself is inside a shield.
+    /// The innermost scope outside all shields between this scope and the scope `outermost`. `None` if `outermost` is
+    /// not on this thread's stack, and the thread's outermost scope is a shield.
     fn unshielded(&self, outermost: u64) -> Option<&Scope> {
         let mut candidate = Some(self);
         for scope in self.stack() {

@@ -6,7 +6,7 @@ use std::panic::resume_unwind;
 use super::frame::Scope;
 use crate::error::TimeoutError;
 
-/// An unwinding that [`checkpoint_or_unwind`](super::checkpoint_or_unwind) began.
+/// The panic payload with which [`checkpoint_or_unwind`](super::checkpoint_or_unwind) unwinds.
 #[derive(Debug)]
 pub(crate) struct Unwind {
     pub(crate) error: TimeoutError,
@@ -27,7 +27,6 @@ pub(crate) fn caught(scope: &Scope, payload: Box<dyn Any + Send>) -> TimeoutErro
     }
 }
 
-/// Whether a panic is an unwinding that this scope stops.
 pub(crate) fn is_meant_for(scope: &Scope, payload: &(dyn Any + Send)) -> bool {
     payload.downcast_ref::<Unwind>().is_some_and(|unwind| unwind.catcher == std::ptr::from_ref(scope).addr())
 }

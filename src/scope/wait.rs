@@ -1,4 +1,4 @@
-//! The limit of a wait: it ends the wait, and opens no scope.
+//! The limit of [`future::wait`](crate::future::wait). It ends only the wait, and opens no scope.
 
 use std::panic::Location;
 
@@ -10,16 +10,14 @@ use crate::error::{Cause, RaiseContext, Termination, TimeoutError};
 use crate::thread::Thread;
 use crate::time::{Kind as LimitKind, Limit, NEVER};
 
-/// The limit of a wait that has begun.
 pub(crate) struct WaitLimit {
     spec: ScopeSpec,
     end: Termination,
-    /// The spending of a quota. Its drop ends the spending when the wait is over.
+    /// If this is set, the wait spends a quota until this is dropped.
     _spending: Option<Spending>,
 }
 
 impl WaitLimit {
-    /// Begins a wait at `now`.
     pub(crate) fn begin(limit: &Limit, now: u64, location: &'static Location<'static>) -> Self {
         let (mut own, mut cause, mut spending) = (NEVER, Cause::Deadline, None);
         if is_enabled() {
@@ -31,17 +29,15 @@ impl WaitLimit {
         }
         let (asked, unmeasured) = (between(now, own), is_unmeasured(limit));
         let spec = ScopeSpec { asked, entered: now, location, kind: Kind::Future, cause, unmeasured };
-        // The end is kept apart from `spec`: a limit that is an instant may have passed before the wait began, and
+        // `end` is stored in addition to `spec`: a limit that is an instant may have passed before the wait began, and
         // `spec` cannot express an end before `entered`.
         Self { spec, end: Termination::new(cause, own), _spending: spending }
     }
 
-    /// When the limit ends the wait.
     pub(crate) fn deadline(&self) -> u64 {
         self.end.at
     }
 
-    /// The error of a wait that has reached its deadline.
     #[cold]
     pub(crate) fn error(&self, thread: &Thread, now: u64) -> TimeoutError {
         let how = RaiseContext::at(self.spec.location, now);

@@ -1,4 +1,4 @@
-//! A block or a poll without a limit, of which reports tell if it takes long.
+//! A block or a poll without a limit. Reports tell of it if it takes long.
 
 use std::borrow::Cow;
 use std::panic::{Location, resume_unwind};
@@ -10,7 +10,7 @@ use super::spec::{Kind, ScopeSpec};
 use crate::thread::Thread;
 use crate::time::{Limit, NEVER, clock};
 
-/// What reports say about a watched block or poll, and after how long.
+/// The label of a watched block or future, and the time after which it is reported (both in `extras`).
 #[derive(Debug)]
 pub(crate) struct Watched {
     extras: Extras,

@@ -10,12 +10,12 @@ use super::primitive::{AtomicU32, Ordering, const_fn, mutant};
 
 /// The thread runs or is being started.
 const RUNNING: u32 = 1;
-/// Set, besides `RUNNING`, while the thread is being started, which may fail.
+/// Set together with `RUNNING` while the thread is being started. The start may fail.
 const STARTING: u32 = 2;
 /// The bits from this one up count rings.
 const RING: u32 = 4;
 
-/// A state of an [`Alarm`], to be compared with a later one.
+/// The state of an [`Alarm`] at one moment. A wait with this key ends if the alarm has been rung since that moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Key(u32);
 
@@ -44,7 +44,7 @@ impl Alarm {
         self.futex.sleep(&self.word, key.0, until);
     }
 
-    /// Wakes the thread; `false` if it does not run.
+    /// Wakes the alarm's thread. Returns `false` if there is no thread, and none is being started.
     pub(crate) fn ring(&self) -> bool {
         // Release: pairs with the Acquire in `key`.
         let before = self.word.fetch_add(RING, Ordering::Release);
@@ -65,9 +65,9 @@ impl Alarm {
         self.word.fetch_or(RUNNING, Ordering::AcqRel) & RUNNING == 0
     }
 
-    /// Like [`start`](Self::start), for a thread that is about to be started. `false` if a thread runs, or is being
-    /// started, already. The alarm is not [reliable](Self::is_reliable) before [`started`](Self::started). If the
-    /// thread cannot be started, [`forget`](Self::forget) takes the claim back.
+    /// Claims the alarm for a thread that the caller is about to start. Returns `false` if the alarm has a thread, or
+    /// another caller is starting one. The alarm is [reliable](Self::is_reliable) once [`started`](Self::started) is
+    /// called. If the thread cannot be started, [`forget`](Self::forget) takes the claim back.
     #[cfg(not(timebox_loom))]
     pub(crate) fn claim(&self) -> bool {
         // AcqRel: as in `start`.
@@ -89,8 +89,8 @@ impl Alarm {
         self.word.load(Ordering::Relaxed) & (RUNNING | STARTING) == RUNNING
     }
 
-    /// Records that the thread no longer runs. If there was a ring since `key` was taken, records nothing and returns
-    /// `false`.
+    /// Records that the thread no longer runs, and returns `true`. If the alarm has been rung since `key` was taken,
+    /// records nothing and returns `false`: the thread must go on.
     pub(crate) fn retire(&self, key: Key) -> bool {
         if mutant!(BlindRetire) {
             self.word.fetch_and(!RUNNING, Ordering::AcqRel);
@@ -105,7 +105,7 @@ impl Alarm {
         retired
     }
 
-    /// Records that no thread runs, whether or not there was a ring.
+    /// Records that no thread runs. Unlike [`retire`](Self::retire), this does so even after a ring.
     pub(crate) fn forget(&self) {
         self.word.fetch_and(!(RUNNING | STARTING), Ordering::AcqRel);
         #[cfg(timebox_loom)]
@@ -239,7 +239,7 @@ mod futex {
             let mut asleep = self.futex.asleep.lock().unwrap();
             loop {
                 match *asleep {
-                    // A sleeper whose time has come, or whose alarm was rung, counts as awake.
+                    // The thread sleeps on: its time has not come, and nobody has rung the alarm.
                     Some((key, until)) if now() < until && self.key().0 == key => {
                         return Some(until);
                     }
@@ -249,7 +249,6 @@ mod futex {
             }
         }
 
-        /// Sets the model's clock to `time`.
         pub(crate) fn model_advance(&self, time: u64) {
             let asleep = self.futex.asleep.lock().unwrap();
             set_now(time);

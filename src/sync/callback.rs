@@ -87,14 +87,14 @@ pub(crate) enum Call {
     /// succeeded. The receiver must wake `due` (a caller that came during the run) and `waiters` (tasks that waited for its
     /// end).
     Ran { fires: u32, failures: u32, due: Option<Waker>, waiters: Waiters },
-    /// The closure was not started. If `runs` is set, it is running already, else the callback is suspended. The caller
-    /// will be woken.
+    /// The closure was not started, because it is running already (`runs`) or the callback is suspended. The caller's
+    /// waker will be woken.
     Later { runs: bool },
     /// The caller may not call, or the callback was revoked, or the closure has panicked.
     Rejected,
 }
 
-/// Tasks to be woken, with no lock held.
+/// Tasks that the caller must wake. It must hold no lock while it wakes them.
 #[must_use]
 #[derive(Debug, Default)]
 pub(crate) struct Waiters(Vec<(usize, Waker)>);
@@ -127,7 +127,8 @@ impl Callback {
         Self { state: ForkMutex::new(state), idle: Condvar::new(), made_in: Process::current() }
     }
 
-    /// Runs the closure, if the caller may call it. A panic in the closure is caught, and the closure never runs again.
+    /// Runs the closure, unless the caller or the callback forbids it. If the closure panics, this catches the panic,
+    /// and the closure never runs again.
     pub(crate) fn call(&self, caller: &impl Caller) -> Call {
         if !self.made_in.is_current() {
             return Call::Rejected;
@@ -137,7 +138,8 @@ impl Callback {
             return Call::Rejected;
         }
         if state.suspensions > 0 || state.running.is_some() {
-            // This may drop an earlier waker under the lock: a weak waker of ours, whose drop runs no foreign code.
+            // This may drop an earlier waker under the lock. It is a weak waker of this crate, so its drop runs no
+            // foreign code.
             state.due = Some(caller.waker());
             return Call::Later { runs: state.suspensions == 0 };
         }
@@ -174,7 +176,7 @@ impl Callback {
         let orphan = if state.orphaned {
             Some(closure)
         } else {
-            // Invariant 2: the thread that revokes the callback drops the closure. So put the closure back for that thread.
+            // Puts the closure back, because the thread that revokes the callback drops it (invariant 2).
             state.closure = Some(closure);
             None
         };
@@ -216,17 +218,17 @@ impl Callback {
         waiters
     }
 
-    /// Keeps the closure from being started again. A caller that must not block calls this before
-    /// [`revoke`](Self::revoke).
+    /// Keeps the closure from being started again, but does not wait for a run in progress. For a caller that must not
+    /// block: [`revoke`](Self::revoke), which it calls later, would wait.
     pub(crate) fn begin_to_revoke(&self) {
         if let Some(mut state) = self.state.lock() {
             state.revoked = true;
         }
     }
 
-    /// Pending while another thread runs the closure. Pending too while a run is yet to come (`comes` returns `true`)
-    /// and nothing prevents that run. When this changes, `waker` is woken. A new waker of the same `waiter` replaces
-    /// the earlier waker. `comes` is called under the lock that [`hold_back`](Self::hold_back) takes.
+    /// Pending while another thread runs the closure. Also pending while a run is yet to come (`comes` returns `true`)
+    /// and nothing prevents that run. `waker` is woken once neither is the case. It replaces the earlier waker of the
+    /// same `waiter`. `comes` is called under the lock that [`hold_back`](Self::hold_back) takes.
     pub(crate) fn poll_idle(&self, waiter: usize, waker: &Waker, comes: impl Fn() -> bool) -> Poll<()> {
         if !self.made_in.is_current() {
             return Poll::Ready(());
@@ -263,8 +265,7 @@ impl Callback {
         }
     }
 
-    /// Waits for the run that is going on, if there is one. After [`suspend`](Self::suspend) this establishes invariant
-    /// 3.
+    /// Waits until no run is going on. Called after [`suspend`](Self::suspend), so that invariant 3 holds from then on.
     pub(crate) fn wait_until_idle(self: &Arc<Self>) -> Waiters {
         if mutant!(NoShieldWait) {
             return Waiters::default();
@@ -273,17 +274,16 @@ impl Callback {
         idle.map(|mut state| state.take_waiters()).unwrap_or_default()
     }
 
-    /// Ends one suspension. If no other suspension is left, returns the waker of a caller that came meanwhile, to be
-    /// woken now.
+    /// Ends one suspension. If a caller came during the suspensions, the end of the last one returns the caller's
+    /// waker: wake it, so that the caller tries again.
     pub(crate) fn resume(&self) -> Option<Waker> {
         let mut state = self.state.lock()?;
         state.suspensions = state.suspensions.saturating_sub(1);
         if state.suspensions == 0 && state.running.is_none() { state.due.take() } else { None }
     }
 
-    /// Calls `change` under the lock. `change` can make [`Caller::may`] refuse a caller: once this has returned, that
-    /// caller begins no other run. If `wait` is set, a run that the caller began before has ended too. Otherwise that
-    /// run may still go on.
+    /// Calls `change` under the lock. If `change` makes [`Caller::may`] refuse a caller, that caller begins no run
+    /// after this call. With `wait`, this call also waits for a run that is in progress.
     pub(crate) fn hold_back(self: &Arc<Self>, wait: bool, change: impl FnOnce()) -> Waiters {
         let state = self.state.lock();
         change();
@@ -298,22 +298,20 @@ impl Callback {
         self.state.lock().map_or(0, |state| state.fires)
     }
 
-    /// The failure of the latest run that failed; `None` if none has.
     pub(crate) fn failure(&self) -> Option<Failure> {
         self.state.lock()?.failure.clone()
     }
 
-    /// Whether the owner has revoked the callback.
     pub(crate) fn is_revoked(&self) -> bool {
         self.state.lock().is_some_and(|state| state.revoked)
     }
 
-    /// Whether the closure runs now. It may still run after a revocation that came from inside the run.
+    /// Whether the closure runs now. A run may revoke its own callback, so a revoked callback may be running.
     pub(crate) fn is_running(&self) -> bool {
         self.state.lock().is_some_and(|state| state.running.is_some())
     }
 
-    /// Whether the closure may be started.
+    /// Whether the closure may still be started, at once or after a suspension.
     pub(crate) fn is_live(&self) -> bool {
         self.state.lock().is_some_and(|state| !state.revoked && !state.panicked)
     }
@@ -324,8 +322,8 @@ impl Callback {
         (thread != ThreadKey::current()).then_some(run)
     }
 
-    /// Waits until the run that is going on has ended. Does not wait for a run on this thread. Returns early if this wait
-    /// is part of a circle of waits and must let go (see [`Wait`]). `None` if a fork has lost the lock.
+    /// Waits until the present run has ended, unless it is on this thread. Returns early if waits form a circle in
+    /// which this wait must let go (see [`Wait`]). `None` if a fork has lost the lock.
     fn wait_for_run<'a>(
         self: &'a Arc<Self>,
         mut state: MutexGuard<'a, State>,
@@ -366,7 +364,6 @@ pub(crate) fn drop_quietly<T>(value: T) {
     }
 }
 
-/// Wakes a task of the user's, without letting a panic out.
 pub(crate) fn wake_quietly(waker: Waker) {
     drop_quietly(catch_unwind(AssertUnwindSafe(|| waker.wake())));
 }
@@ -468,7 +465,6 @@ mod tests {
         assert!(matches!(call(&callback), Call::Rejected));
     }
 
-    /// A caller that may call this many times.
     struct Times(u32);
 
     impl Caller for Times {

@@ -29,7 +29,6 @@ impl<T: Default> ChunkedVec<T> {
         Self { chunks: [const { SetOnce::new() }; CHUNKS] }
     }
 
-    /// The element at `index`. Makes the element's chunk if there is none.
     pub(crate) fn at(&self, index: usize) -> &T {
         let (chunk, at) = chunk_of(index, PER_CHUNK);
         let make = || (0..PER_CHUNK << chunk).map(|_| T::default()).collect();
@@ -41,7 +40,6 @@ impl<T: Default> ChunkedVec<T> {
         self.chunks.iter().filter_map(SetOnce::get).flat_map(|chunk| &chunk[..])
     }
 
-    /// As [`iter`](Self::iter), with the index of each element.
     #[cfg(feature = "report")]
     pub(crate) fn iter_indexed(&self) -> impl Iterator<Item = (usize, &T)> {
         let chunks = self.chunks.iter().enumerate();

@@ -31,8 +31,8 @@ pub(crate) fn generation() -> u32 {
 
 /// A handler that runs in each forked child before the fork returns there. It is a static of the module that needs it.
 ///
-/// Installing a handler never waits for another thread, since that thread may be lost in a fork. So two threads may
-/// install the same handler, and a child may then call it twice: the second call must do no harm.
+/// `install` waits for no other thread, because that thread could be lost in a fork. So two threads may install the
+/// same handler at once. Then a child calls the handler twice, so a second call must do no harm.
 #[cfg(not(timebox_loom))]
 pub(crate) struct InChild {
     installed: AtomicBool,
@@ -45,8 +45,8 @@ impl InChild {
         Self { installed: AtomicBool::new(false), handler }
     }
 
-    /// Makes every child that is forked from now on call the handler. The child has its own [`generation`] by then.
-    /// Calls after the first do nothing.
+    /// Makes every child that is forked from now on call the handler. In the handler, [`generation`] is already the
+    /// child's own. Further calls of `install` do nothing.
     #[inline]
     pub(crate) fn install(&self) {
         // Acquire: pairs with the Release in `install_now`.
@@ -58,7 +58,8 @@ impl InChild {
     #[cold]
     fn install_now(&self) {
         if !std::ptr::eq(self, &raw const COUNT) {
-            // Handlers are called in the order of their installation. So the child counts its generation first.
+            // Handlers run in the order of their installation. `COUNT` is installed first, so a child has its new
+            // generation before `self.handler` runs.
             COUNT.install();
         }
         at_fork_in_child(self.handler);
@@ -69,8 +70,8 @@ impl InChild {
 #[cfg(not(timebox_loom))]
 static COUNT: InChild = InChild::new(count_generation);
 
-/// Makes every child that is forked from now on count as another process than its parent. Call this before threads use
-/// a [`PerProcess`] or a [`ForkMutex`], unless an [`InChild`] has been installed by then.
+/// Makes each child that is forked from now on a process of its own for [`PerProcess`] and [`ForkMutex`]. Call this
+/// before threads use them. An installed [`InChild`] has the same effect.
 #[cfg(all(feature = "report", not(timebox_loom)))]
 pub(crate) fn count_forks() {
     COUNT.install();
@@ -86,7 +87,8 @@ extern "C" fn count_generation() {
 #[cfg(all(unix, not(timebox_loom)))]
 fn at_fork_in_child(child: extern "C" fn()) {
     #[cfg(not(miri))]
-    // SAFETY: the function lives as long as the process. Failure (no memory) leaves the crate without fork support.
+    // SAFETY: the function lives as long as the process. If the call fails for lack of memory, the crate does not
+    // notice forks.
     unsafe {
         libc::pthread_atfork(None, None, Some(child));
     }
@@ -129,12 +131,11 @@ impl Process {
 pub(crate) struct PerProcess<T> {
     value: T,
     make: fn() -> T,
-    /// The value for the children of this process: the next generation.
+    /// The value for the processes that are forked from this one.
     next: SetOnce<Self>,
 }
 
 impl<T> PerProcess<T> {
-    /// `value` is for this process; `make` makes the values of its children.
     pub(crate) const fn new(value: T, make: fn() -> T) -> Self {
         Self { value, make, next: SetOnce::new() }
     }
@@ -163,21 +164,22 @@ impl<T> std::fmt::Debug for PerProcess<T> {
     }
 }
 
-/// A mutex that a forked child never waits for in vain.
+/// A mutex for processes that fork. If another thread held the lock at the fork, nobody in the child can ever release
+/// it. So the child gets no lock, instead of waiting for ever.
 #[derive(Debug)]
 pub(crate) struct ForkMutex<T> {
-    /// The generation that last used the lock, and the lock's [`Phase`] in that generation.
+    /// The [`generation`] of the process that last used the lock. The lower bits are the lock's [`Phase`] in that
+    /// process.
     #[cfg(not(timebox_loom))]
     used: AtomicU32,
     inner: Mutex<T>,
 }
 
-/// What the present generation knows about a lock that may be older than the generation. Kept in the lower bits of
+/// What this process knows about a lock that its parent may have used before the fork. Kept in the lower bits of
 /// `ForkMutex::used`.
 #[cfg(not(timebox_loom))]
 #[derive(Clone, Copy)]
 enum Phase {
-    /// The lock is usable like any other.
     Usable = 0,
     /// The first thread to use the lock is about to find out whether the lock was held at the fork.
     Adopting = 1,
@@ -202,11 +204,11 @@ impl<T> ForkMutex<T> {
         }
     }
 
-    /// Locks; `None` if the holder was lost in a fork, in which case the value is beyond reach for good.
+    /// Locks. `None` in a forked child if the lock was held at the fork: nobody will ever unlock it.
     #[inline]
     pub(crate) fn lock(&self) -> Option<MutexGuard<'_, T>> {
-        // Acquire: pairs with the Release in `adopt`. So the lock below comes after the `try_lock` in `adopt`, and cannot
-        // make it fail, which would count the lock as lost.
+        // Acquire: pairs with the Release in `adopt`. So the lock below comes after the `try_lock` in `adopt`.
+        // Otherwise the `try_lock` could fail because of the lock below, and `adopt` would take the lock for lost.
         #[cfg(not(timebox_loom))]
         if self.used.load(Ordering::Acquire) != Phase::Usable.now() {
             return self.adopt();

@@ -21,7 +21,7 @@ const EMPTY: u64 = 0;
 const FULL: u64 = 1;
 /// A thread looks at the value, and leaves it there.
 const HELD: u64 = 2;
-/// As `HELD`, and another thread has come to take the value meanwhile.
+/// As `HELD`. Besides, another thread has tried to take the value meanwhile, and got nothing.
 const MISSED: u64 = 3;
 const PHASE: u64 = 3;
 /// The bits above [`Ticket::ROOM`] count fillings.
@@ -50,7 +50,7 @@ impl Ticket {
         Self(number & !Self::ROOM)
     }
 
-    /// The low bits of the ticket's count: enough to tell one filling from the fillings shortly before and after.
+    /// The low 32 bits of the filling's number. They repeat only after 2^32 fillings.
     #[cfg_attr(not(debug_assertions), inline(always))]
     #[allow(clippy::cast_possible_truncation)]
     pub(crate) fn short(self) -> u32 {
@@ -95,8 +95,8 @@ impl<T> Handoff<T> {
         ticket
     }
 
-    /// Takes the value out. `None` if another thread has taken the value, or holds it just now. If another thread holds it,
-    /// the [`hold`](Self::hold) of that thread returns `None` too.
+    /// Takes the value out. `None` if another thread has taken the value. Also `None` if another thread holds it just
+    /// now: then the [`hold`](Self::hold) of that thread returns `None` too.
     #[inline]
     pub(crate) fn take(&self, ticket: Ticket) -> Option<T> {
         if mutant!(PlainTake) {
@@ -133,16 +133,17 @@ impl<T> Handoff<T> {
         }
     }
 
-    /// Calls `f` with the value, which stays in the place. `None` if the value was taken before, and `f` was not called.
-    /// `None` too if another thread came to take the value during the call of `f`, and left without it. Only one thread at a
-    /// time may call this.
+    /// Calls `f` with the value, which stays in the place. Only one thread at a time may call this. `None` in two
+    /// cases:
+    /// - The value was taken before. Then `f` was not called.
+    /// - Another thread came to take the value while `f` ran, and left without the value.
     pub(crate) fn hold<R>(&self, ticket: Ticket, f: impl FnOnce(&mut T) -> R) -> Option<R> {
         let (full, held) = (ticket.word(FULL), ticket.word(HELD));
         // Acquire: pairs with the Release in `put`, and with the Releases of an earlier `hold`.
         self.word.compare_exchange(full, held, Ordering::Acquire, Ordering::Relaxed).ok()?;
         // SAFETY: invariants 1 and 2.
         let result = self.value.with_mut(|place| f(unsafe { (*place).assume_init_mut() }));
-        // Release: pairs with the Acquire in `take` and above.
+        // Release: pairs with the Acquire in `take`, and with the Acquire in a later `hold`.
         let undisturbed =
             self.word.compare_exchange(held, full, Ordering::Release, Ordering::Relaxed).is_ok();
         if undisturbed {
@@ -163,7 +164,7 @@ impl<T> Handoff<T> {
     }
 }
 
-/// Not in a loom model: after a failed execution the model's atomics are gone before the place is dropped.
+/// Left out under loom: if a model fails, loom destroys the atomics before this drop would use them.
 #[cfg(not(timebox_loom))]
 impl<T> Drop for Handoff<T> {
     fn drop(&mut self) {

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use loom::thread::{self, JoinHandle};
 
-// Not a loom atomic. While the model's threads run, only `Alarm::model_advance` changes the time, with a loom lock held.
-// Loom already tries the orders in which the threads take that lock.
+// Not a loom atomic, so loom does not try orders of its accesses. There is no need to: while the model's threads run,
+// only `Alarm::model_advance` stores the time, with a loom lock held. Loom tries the orders of that lock.
 static NOW: AtomicU64 = AtomicU64::new(0);
 
 /// The time, which stands still unless the model moves it.

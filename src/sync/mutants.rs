@@ -7,11 +7,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub enum Mutant {
-    /// Arming a slot does not fence between its store and its look at the next wake-up.
+    /// `arm` has no fence between its store to the slot and its load of the next wake-up.
     NoArmFence = 1,
-    /// The watchdog does not fence between publishing its next wake-up and looking at the slots again.
+    /// The watchdog has no fence between its store of the next wake-up and its second look at the slots.
     NoDogFence = 2,
-    /// The watchdog does not look at the slots again.
+    /// The watchdog does not look at the slots again after it has published its next wake-up.
     NoRescan = 4,
     /// Leaving an inner scope stores the outer deadline without the arm protocol.
     PlainRestore = 8,
@@ -21,15 +21,15 @@ pub enum Mutant {
     NoRevoke = 32,
     /// A shield does not wait for a hook that runs when the shield is opened.
     NoShieldWait = 64,
-    /// A thread that retires ignores a ring that came meanwhile.
+    /// A thread that retires does not see that it was rung after its last look.
     BlindRetire = 128,
     /// Arming a timer does not fence between its stores and its load of the next wake-up.
     NoTimerFence = 256,
-    /// A timer's waker is claimed in two steps.
+    /// A timer's waker is claimed by a load and a store, and not by one atomic step.
     PlainTake = 512,
     /// The watchdog's second look at the timers comes before its fence.
     EarlyLook = 1024,
-    /// If a thread comes for a timer's waker while another thread holds the waker, the first thread leaves no mark.
+    /// A thread that needs a timer's waker while another thread holds the waker leaves no mark for the other thread.
     SilentMiss = 2048,
     /// A hook begins a run for a future that has left its scope.
     NoRetire = 4096,
@@ -37,13 +37,13 @@ pub enum Mutant {
     NoSecondSpread = 8192,
     /// Nodes are moved to another parent without the lock that orders all moves.
     NoMoveLock = 16384,
-    /// A watchdog that returns from a call ignores that its deputy has taken over.
+    /// A watchdog stays the watchdog after a call, although its deputy has taken over during the call.
     BlindReturn = 32768,
-    /// The watchdog's deputy goes to sleep without another look for a call.
+    /// The watchdog's deputy does not look a last time for a call before it goes to sleep.
     DeafDeputy = 65536,
     /// A deputy that takes over looks only at the timers of threads whose `earliest` is due.
     ShortLook = 131_072,
-    /// A task that waits for a hook lists its waker in a step of its own, after the check whether it must wait.
+    /// A task checks whether it must wait for a hook, releases the lock, and only then lists its waker.
     LateWaiter = 1 << 20,
     /// Waits are not listed, so a circle of waits is not found.
     NoCircle = 1 << 21,
@@ -51,7 +51,7 @@ pub enum Mutant {
     NoSecondLook = 1 << 22,
 }
 
-// Not a loom atomic: a switch is not part of the model.
+// An atomic of std even under loom, since the switch is not part of the model.
 static ON: AtomicU32 = AtomicU32::new(0);
 
 /// Switches a mutant on or off, for the whole process.

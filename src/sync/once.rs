@@ -4,7 +4,8 @@
 
 use std::marker::PhantomData;
 use std::ptr;
-// std's atomic even under loom. So no model checks its orderings, which are an Acquire and a Release as in `OnceLock`.
+// The atomic of std even under loom, so no model checks its orderings. They are those of `OnceLock`: Acquire and
+// Release.
 use std::sync::atomic::{AtomicPtr, Ordering};
 
 /// Like std's `OnceLock`, but it never waits for another thread that sets the value, since that thread may be gone after

@@ -1,5 +1,5 @@
-//! System calls. If a system lacks a call, the function for the call has a portable stand-in there. If the call is only
-//! an improvement, the function does nothing there.
+//! System calls. On a system that lacks a call, its function does the same in another way. If the call is only an
+//! improvement, its function does nothing there.
 
 #[cfg(any(not(timebox_loom), feature = "isolate", feature = "process"))]
 use std::io;
@@ -11,7 +11,8 @@ pub(crate) fn monotonic_nanos() -> u64 {
     nanos_on(libc::CLOCK_MONOTONIC)
 }
 
-/// The reading of a clock that cannot be read, so that time stands still. It is not 0, since 0 is never a time.
+/// The time on a clock that cannot be read. It never changes, so time stands still. It is not 0, because this crate
+/// never uses 0 as a time.
 #[cfg(all(any(target_os = "linux", target_os = "android"), not(timebox_loom)))]
 const STOPPED: libc::timespec = libc::timespec { tv_sec: 0, tv_nsec: 1 };
 
@@ -71,7 +72,6 @@ pub(crate) fn boot_nanos() -> Option<u64> {
     None
 }
 
-/// The model's clock: it stands still unless the model moves it.
 #[cfg(timebox_loom)]
 pub(crate) use super::model::now as monotonic_nanos;
 
@@ -127,7 +127,7 @@ fn spawn_bare(name: &str, body: Box<dyn FnOnce() + Send>) -> io::Result<()> {
 /// Blocks all signals on this thread until dropped.
 #[cfg(not(timebox_loom))]
 struct SignalsBlocked {
-    /// Absent if the signals could not be blocked.
+    /// The signal mask of before. `None` if the signals could not be blocked.
     #[cfg(all(unix, not(miri)))]
     before: Option<libc::sigset_t>,
 }
@@ -164,7 +164,8 @@ impl Drop for SignalsBlocked {
     }
 }
 
-/// Sets how late the kernel may wake this thread, to save power. The default is 50 us; a new thread inherits the value.
+/// Sets this thread's timer slack: the delay with which the kernel may wake the thread in order to save power. The
+/// default is 50 us. A new thread inherits the value.
 #[cfg(all(any(target_os = "linux", target_os = "android"), not(miri), not(timebox_loom)))]
 pub(crate) fn set_timer_slack(nanos: u32) {
     // SAFETY: takes a number and changes nothing but this thread's timers.
@@ -275,7 +276,6 @@ pub(crate) fn has_ended(pid: rustix::process::Pid) -> io::Result<bool> {
     Ok(waitid(WaitId::Pid(pid), options)?.is_some())
 }
 
-/// Makes the standard input a duplicate of `input`.
 #[cfg(all(unix, feature = "isolate"))]
 pub(crate) fn replace_stdin(input: std::os::fd::BorrowedFd<'_>) -> io::Result<()> {
     use std::os::fd::AsRawFd;
@@ -323,8 +323,8 @@ pub(crate) fn spawn_prepared(
     use std::os::unix::process::CommandExt;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicBool, Ordering};
-    // The command keeps the closure for its later starts. So this flag switches the closure off after this start.
-    // Relaxed: the closure runs in the forked child, on a copy of this thread, which sees the writes of this thread.
+    // The command keeps the closure, and would run it at later starts too. So this flag switches it off after this
+    // start. Relaxed: the closure runs in the forked child, whose thread is a copy of this thread and sees its writes.
     let asked = Arc::new(AtomicBool::new(true));
     let is_asked = Arc::clone(&asked);
     let pipe = tells.map(|pipe| pipe.as_raw_fd());

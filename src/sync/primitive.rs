@@ -12,7 +12,7 @@ pub(crate) use loom::sync::{
     atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence},
 };
 
-/// Declares a `const fn`, except under loom, whose atomics cannot be made in one.
+/// Declares a `const fn`. Under loom declares a plain `fn`, because loom's atomics cannot be made in a `const fn`.
 macro_rules! const_fn {
     ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) -> $ret:ty $body:block) => {
         #[cfg(not(timebox_loom))]

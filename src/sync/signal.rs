@@ -10,7 +10,7 @@ pub(crate) fn signal_with_group(pid: Pid, leads: bool, signal: Signal) {
     if leads {
         let _sent = kill_process_group(pid, signal);
     }
-    // A leader may have moved to another group; then the group's signal has not reached it.
+    // A leader may have moved to another group. Then the signal to the group has not reached the leader.
     if !leads || getpgid(Some(pid)) != Ok(pid) {
         let _sent = kill_process(pid, signal);
     }

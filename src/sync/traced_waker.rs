@@ -4,8 +4,8 @@
 //! on the stack during one poll. A clone of the traced waker is a clone of the task's own waker. So nothing of this
 //! module is left when the poll ends:
 //!
-//! 1. A [`Traced`] is borrowed by the traced waker, which [`with_traced`] never gives away: `f` gets a `Context` with a
-//!    lifetime of its own, so it cannot keep the `&Waker` in there, and has no `&mut Waker` to swap it out.
+//! 1. The traced waker borrows a [`Traced`], and `f` of [`with_traced`] cannot keep it. `f` gets a `Context` with a
+//!    lifetime of its own, so it cannot keep the `&Waker` in there. It has no `&mut Waker` to swap the waker out.
 //! 2. `clone` returns data and table of the task's own waker, never the data of a `Traced`.
 
 use std::hint::black_box;
@@ -25,7 +25,8 @@ struct Traced<'a> {
 /// A `static`, so that its address tells traced wakers from all others.
 static TABLE: RawWakerVTable = RawWakerVTable::new(clone, wake_by_ref, wake_by_ref, forget);
 
-/// Calls `f` with a waker that stands for `waker`, and calls `on_clone` when that waker is cloned or woken.
+/// Calls `f` with a traced waker. It wakes `waker`'s task. Whenever the traced waker is cloned or woken, it calls
+/// `on_clone`.
 ///
 /// A panic of `on_clone` goes to the code that cloned the waker.
 pub(crate) fn with_traced<R>(
@@ -34,16 +35,16 @@ pub(crate) fn with_traced<R>(
     f: impl FnOnce(&mut Context<'_>) -> R,
 ) -> R {
     let traced = Traced { waker, on_clone };
-    // SAFETY: the functions of `TABLE` treat the data as a `Traced`, and this one outlives the waker (invariant 1). They may
-    // be called on any thread, since a `Traced` is `Sync`: see `assert_sync`. `clone` keeps to the contract as the task's own
-    // waker does (invariant 2). `forget` has nothing to free.
+    // SAFETY: the functions of `TABLE` treat the data as a `Traced`. The data is `traced`, which outlives the waker
+    // (invariant 1). The functions may be called on any thread, since a `Traced` is `Sync`: see `assert_sync`. `clone`
+    // returns a clone of the task's own waker, which meets the contract (invariant 2). `forget` has nothing to free.
     let waker = ManuallyDrop::new(unsafe { Waker::new(ptr::from_ref(&traced).cast(), &TABLE) });
     f(&mut Context::from_waker(&waker))
 }
 
-/// For a traced waker, the waker of the task. Any other waker is returned as it is.
+/// The task's own waker, if `waker` is a traced waker. Otherwise `waker` itself.
 ///
-/// Used for wakers that this crate keeps for itself: a clone of the result calls no listener.
+/// For wakers that this crate keeps for itself: a clone of the result calls no listener.
 #[inline]
 pub(crate) fn untraced(mut waker: &Waker) -> &Waker {
     while ptr::eq(waker.vtable(), &raw const TABLE) {
@@ -65,22 +66,22 @@ unsafe fn traced<'a>(data: *const ()) -> &'a Traced<'a> {
 }
 
 unsafe fn clone(data: *const ()) -> RawWaker {
-    // SAFETY: the caller has the traced waker.
+    // SAFETY: `data` is that of a traced waker, which lives during this call.
     let traced = unsafe { traced(data) };
     (traced.on_clone)();
-    // Kept from being a tail call: where traced polls are nested, `report/awaits.rs` counts the frames of this function.
+    // `black_box` keeps this call from being a tail call. In nested traced polls, `report/awaits.rs` counts the frames
+    // of this function, and a tail call would remove the frame.
     let waker = ManuallyDrop::new(black_box(traced.waker.clone()));
     RawWaker::new(waker.data(), waker.vtable())
 }
 
-/// Serves as `wake` too, since a traced waker holds nothing that `wake` would have to free. Nobody owns a traced waker,
-/// so only unsafe code that copies its parts can call `wake`.
+/// The function for `wake` too: a traced waker owns nothing, so `wake` has nothing to free.
 unsafe fn wake_by_ref(data: *const ()) {
-    // SAFETY: the caller has the traced waker.
+    // SAFETY: `data` is that of a traced waker, which lives during this call.
     let traced = unsafe { traced(data) };
     (traced.on_clone)();
     traced.waker.wake_by_ref();
-    // As in `clone`.
+    // Keeps the line above from being a tail call, as in `clone`.
     black_box(());
 }
 
@@ -103,7 +104,7 @@ mod tests {
         }
     }
 
-    /// A waker, the count of its wakes, and a count of clones.
+    /// A waker, the count of its wakes, and a counter for its clones.
     fn counted() -> (Waker, Arc<Wakes>, AtomicUsize) {
         let woken = Arc::new(Wakes::default());
         (Waker::from(Arc::clone(&woken)), woken, AtomicUsize::new(0))
@@ -212,7 +213,7 @@ mod tests {
             },
             |cx| {
                 let part = || {
-                    // SAFETY: the waker that is copied outlives the copy, and its drop does nothing.
+                    // SAFETY: the waker in `cx` outlives the copy. The drop of a traced waker does nothing.
                     unsafe { Waker::new(cx.waker().data(), cx.waker().vtable()) }
                 };
                 part().wake();

@@ -1,4 +1,4 @@
-//! The list of runs of callbacks that wait for other runs, so that no runs wait for each other in a circle for ever.
+//! The list of waits for runs of callbacks. It prevents that runs wait for each other in a circle for ever.
 //!
 //! A thread inside a run that waits for another run to end delays the end of its own run. So waits in a circle would
 //! never end. To prevent that, one wait of the circle *lets go*: it returns early, as a wait from inside the awaited
@@ -20,20 +20,20 @@ use super::abort::abort;
 use super::fork::PerProcess;
 use super::primitive::{AtomicBool, Mutex, Ordering, lock, mutant};
 
-/// A run of a callback, with a number that no other run has.
+/// The number of one run of a callback. No other run has the same number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Run(u64);
 
-/// The reason to end a callback, and to wait for its run. If waits form a circle, one wait ends at once, so that the
-/// others can go on: the wait whose reason comes first in this list.
+/// Why a thread ends a callback, and waits for its run. If waits form a circle, the wait whose reason comes first in
+/// this list ends at once. Then the other waits can end too.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Ending {
     /// The registration of the callback is dropped.
     Registration,
     /// The scope that the callback belongs to is left, or shielded.
     Scope,
-    /// The call that lent the callback returns, and the callback borrows from that call. Such a wait never lets go: if
-    /// all waits of a circle are of this kind, the process aborts.
+    /// The call that lent the callback returns. The callback borrows from that call, so this wait never ends before the
+    /// run. If all waits of a circle are of this kind, the process aborts.
     Call(&'static Location<'static>),
 }
 
@@ -53,7 +53,6 @@ pub(crate) trait Notify: Send + Sync {
 }
 
 struct Listed {
-    /// The runs that the waiting thread is in.
     inside: Vec<Run>,
     awaited: Run,
     ending: Ending,
@@ -100,7 +99,8 @@ impl Drop for InRun {
 pub(crate) struct Wait(Arc<AtomicBool>);
 
 impl Wait {
-    /// Begins to wait; `None` if this thread is in no run. Call this without any lock that `on` takes.
+    /// Begins to wait. `None` if this thread is in no run, since its wait then closes no circle. Call this without any
+    /// lock that `on` takes.
     pub(crate) fn begin(awaited: Run, ending: Ending, on: Arc<dyn Notify>) -> Option<Self> {
         let inside = RUNS.try_with(|runs| runs.borrow().clone()).unwrap_or_default();
         if inside.is_empty() || mutant!(NoCircle) {
@@ -110,16 +110,16 @@ impl Wait {
         let mut list = lock(LIST.get());
         list.push(Listed { inside, awaited, ending, on, lets_go: Arc::clone(&lets_go) });
         let circle = circle_of_last(&list);
-        // Of equally weak waits `min_by_key` takes the first in the circle, where the new wait comes first. So if the new
-        // wait is among the weakest, it lets go before it sleeps.
+        // The circle begins with the new wait, and `min_by_key` takes the first of the weakest waits. So if no other
+        // wait is weaker, the new wait lets go before it sleeps.
         let weakest = circle.into_iter().min_by_key(|&index| list[index].ending.firmness());
         let told = weakest.map(|index| {
             let Listed { ending, on, lets_go, .. } = &list[index];
             if let Ending::Call(location) = ending {
                 ended_inside(location);
             }
-            // Relaxed: the waiting thread reads `lets_go` under the lock that `notify` takes after this. So it sees this
-            // store, or is notified.
+            // Relaxed: `notify` below takes the lock under which the waiting thread reads `lets_go`. So that thread
+            // sees this store, or is notified.
             lets_go.store(true, Ordering::Relaxed);
             Arc::clone(on)
         });
@@ -128,7 +128,8 @@ impl Wait {
         Some(Self(lets_go))
     }
 
-    /// Whether this wait must let go. Call this under the lock that `notify` takes.
+    /// Whether this wait must end early, because it is the weakest in a circle of waits. Call this under the lock that
+    /// `notify` takes.
     pub(crate) fn lets_go(&self) -> bool {
         // Relaxed: see the store in `begin`.
         self.0.load(Ordering::Relaxed)

@@ -4,8 +4,8 @@ use std::mem::ManuallyDrop;
 use std::sync::Weak;
 use std::task::{RawWaker, RawWakerVTable, Wake, Waker};
 
-/// A waker that calls `wake` of its target, if the target still exists. Like std's waker made of an `Arc`, but it holds no
-/// strong count.
+/// A waker that calls `wake` of its target, if the target still exists. It does not keep the target alive, as std's
+/// waker made of an `Arc` would.
 pub(crate) fn weak_waker<T: Wake + Send + Sync + 'static>(weak: Weak<T>) -> Waker {
     // SAFETY: `raw` makes the data from a `Weak<T>`, and each function of the table treats the data as that. Each keeps the
     // weak count right: `wake` and `forget` (the drop) give the count up, `clone` and `wake_by_ref` leave it. They may be
@@ -27,7 +27,7 @@ unsafe fn owned<T>(data: *const ()) -> Weak<T> {
 }
 
 unsafe fn clone<T: Wake + Send + Sync + 'static>(data: *const ()) -> RawWaker {
-    // SAFETY: the count stays with the waker.
+    // SAFETY: `data` is that of a `Weak<T>`. Because of `ManuallyDrop` the waker keeps its count.
     raw(Weak::clone(&ManuallyDrop::new(unsafe { owned::<T>(data) })))
 }
 
@@ -39,7 +39,7 @@ unsafe fn wake<T: Wake>(data: *const ()) {
 }
 
 unsafe fn wake_by_ref<T: Wake>(data: *const ()) {
-    // SAFETY: the count stays with the waker.
+    // SAFETY: `data` is that of a `Weak<T>`. Because of `ManuallyDrop` the waker keeps its count.
     if let Some(target) = ManuallyDrop::new(unsafe { owned::<T>(data) }).upgrade() {
         target.wake();
     }

@@ -142,8 +142,8 @@ impl MockClock {
         let env = TestEnv::of(setup);
         Thread::with(|thread| {
             let _present = test_hooks::present(&env);
-            // Called before `without_scopes` hides the outer scopes: `enter_env` makes the nodes of these scopes
-            // before it changes the clock, so that the nodes keep the outer clock.
+            // `enter_env` makes the nodes of the outer scopes, so that these keep the outer clock. So it must come
+            // before `without_scopes`, which hides the outer scopes.
             let _under = test_hooks::enter_env(thread, &env);
             without_scopes(|| test(self))
         })
@@ -214,8 +214,8 @@ impl MockClock {
     /// at the end of a shield, have run too. So the caller must not hold a lock that a hook needs.
     ///
     /// If a hook runs for longer than a second of real time and another expiry is due, the clock moves on to that
-    /// expiry, because the hook may wait for it. A call from a hook that a move has fired extends that move, and
-    /// returns at once.
+    /// expiry, because the hook may wait for it. A hook that a move has fired may call this too: such a call extends
+    /// the move, and returns at once.
     pub fn advance(&self, duration: Duration) {
         mock::advance(&self.shared.mock, |now| now.saturating_add(nanos(duration)), || true);
         self.moved();
@@ -281,7 +281,7 @@ impl MockClock {
         moved
     }
 
-    /// Called after a move of the clock. If this thread is under the clock, renews the thread's cached reading.
+    /// After a move of the clock: renews the reading that this thread has cached, if the thread is under the clock.
     fn moved(&self) {
         if TestEnv::current().mock().is_some_and(|mock| Arc::ptr_eq(mock, &self.shared.mock)) {
             Thread::with(test_hooks::set);

@@ -143,7 +143,7 @@ struct RunWaker {
 impl RunWaker {
     /// Whether there was a wakeup since the last call. Later wakeups go to `task`.
     fn take_woken(&self, task: &Waker) -> bool {
-        // Stored before the swap: a wakeup that comes after the swap must reach this task.
+        // The task is stored before `woken` is read. So a wakeup after that read wakes this task.
         let before = std::mem::replace(&mut *lock(&self.task), task.clone());
         drop(before);
         // Acquire: pairs with the Release in `wake`.

@@ -18,19 +18,19 @@ type Place = &'static Location<'static>;
 #[derive(Clone, Debug)]
 pub(super) enum Where {
     Nowhere,
-    /// At the n-th point, counted from 1.
+    /// At the interruption point with this number, counted from 1.
     At {
         number: usize,
         in_shields: bool,
     },
-    /// Each scope with this label, at the first point inside the scope.
+    /// Each scope with this label expires at the first point inside it.
     In(Arc<str>),
 }
 
 /// Counts the interruption points of a body, and injects an expiry.
 pub(super) struct Injector {
     place: Where,
-    /// The identity of the scope around the body; 0 until that scope is open.
+    /// The identity of the scope that `inject` opens around the body; 0 before that.
     own: AtomicU64,
     seen: Mutex<Vec<Place>>,
 }
@@ -40,15 +40,14 @@ impl Injector {
         Arc::new(Self { place, own: AtomicU64::new(0), seen: Mutex::new(Vec::new()) })
     }
 
-    /// The points that the body has reached, in order.
     pub(super) fn seen(&self) -> Vec<Place> {
         lock(&self.seen).clone()
     }
 
-    /// The scope around the body is open, so points count from now on.
+    /// Called as soon as the scope around the body is open. Points count from then on.
     fn begin(&self, scope: &Scope) {
-        // Relaxed: another thread reads `own` only after it has got a handle or a future from the body. That
-        // synchronizes the thread with this one, so it sees this store.
+        // Relaxed: another thread first gets a handle or a future from the body, which synchronizes it with this
+        // thread. Only then does it read `own`. So it sees this store.
         self.own.store(scope.node().id.get(), Ordering::Relaxed);
     }
 }
@@ -77,14 +76,12 @@ impl Probe for Injector {
     }
 }
 
-/// This thread's environment, with a probe in it.
 fn with_probe(probe: Arc<dyn Probe>) -> TestEnv {
     let mut setup = TestEnv::current().setup().cloned().unwrap_or_default();
     setup.probe = Some(probe);
     TestEnv::of(setup)
 }
 
-/// Runs a body in a scope of its own, with a probe.
 pub(super) fn run<R>(
     probe: Arc<dyn Probe>,
     location: Place,
@@ -97,7 +94,7 @@ pub(super) fn run<R>(
     })
 }
 
-/// The message for an error that came in place of the body's value.
+/// The message if the body gave this error and no value.
 pub(super) fn cut_off(error: &TimeoutError) -> String {
     if error.started() {
         format!("unwound where no scope was open to stop it: {error}")
@@ -106,7 +103,6 @@ pub(super) fn cut_off(error: &TimeoutError) -> String {
     }
 }
 
-/// The body's value. Panics if there is none.
 #[track_caller]
 pub(super) fn returned<R>(result: Result<R, TimeoutError>) -> R {
     result.unwrap_or_else(|error| panic!("{}", cut_off(&error)))

@@ -108,10 +108,9 @@ pub struct Point<R> {
     outcome: Outcome<R>,
 }
 
-/// Whether a run reached its point.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Arrival {
-    /// The run reached its point, and came to the same points before it as the first run.
+    /// The run reached its point. All points before it were the same as in the first run.
     Reached,
     /// The n-th point of the run was this place, but the n-th point of the first run was another.
     Elsewhere(Place),
@@ -159,8 +158,8 @@ impl<R> Report<R> {
         Self { location, unharmed, points: Vec::new() }
     }
 
-    /// Adds a run whose scope expired at point `number`, counted from 1. `all` are the points of the first run, `seen` the
-    /// points of this run. If the two differ before `number`, the run is not deterministic.
+    /// Adds a run whose scope was made to expire at point `number`, counted from 1. `all` are the points of the first
+    /// run, `seen` those of this run. If they differ up to `number`, this run has gone another way than the first run.
     pub(super) fn add(&mut self, number: usize, all: &[Place], seen: &[Place], outcome: Outcome<R>) {
         let differs = all.iter().zip(0..number).find(|(place, index)| seen.get(*index) != Some(place));
         let arrival = match differs {

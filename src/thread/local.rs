@@ -30,7 +30,7 @@ pub(crate) struct Thread {
     left: Cell<u32>,
     /// `left` is set to this number after a reading of the clock. So one of `stride` checks reads the clock.
     stride: Cell<u32>,
-    /// The time from which `look` measures the time between checks: the last `look` or `end_look`.
+    /// The time of the last `look` or `end_look`. From it, the next `look` measures how fast checks come.
     looked: Cell<u64>,
     /// The latest reading of the clock by a check, or by the entry of a scope, on this thread.
     pub(crate) now: Cell<u64>,
@@ -95,8 +95,8 @@ thread_local! {
 /// How much time should pass between two checks that read the clock, in nanoseconds.
 const LOOK_EVERY: u64 = 50_000;
 
-/// Whether this thread is in a test's environment. Each check must then leave the fast path, to ask the test's clock
-/// and probe.
+/// Whether this thread is in a test's environment. Then no check takes the fast path, because each check must ask the
+/// test's clock and probe.
 fn is_in_test_env() -> bool {
     #[cfg(feature = "testing")]
     return !TestEnv::current().is_real();
@@ -105,7 +105,6 @@ fn is_in_test_env() -> bool {
 }
 
 impl Thread {
-    /// Runs `f` with the calling thread's state.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn with<R>(f: impl FnOnce(&Thread) -> R) -> R {
         f(&Thread::current())
@@ -149,7 +148,7 @@ impl Thread {
         let passed = now.saturating_sub(self.looked.replace(now)).max(1);
         let deadline = deadline();
         let stride = u64::from(self.stride.get());
-        // The next checks may come more slowly than the last ones, so the stride at most doubles.
+        // The stride at most doubles, because the next checks may come more slowly than the last ones.
         let aimed =
             (stride.saturating_mul(LOOK_EVERY) / passed).clamp(1, stride.saturating_mul(2).min(1 << 20));
         if global().is_missing() {
@@ -216,7 +215,7 @@ impl Thread {
         slot
     }
 
-    /// Writes into the thread's slot where reporters find the thread.
+    /// Writes the thread's number and the address of `frame` into the slot, for reporters.
     #[cfg(feature = "report")]
     fn show_at(&self, slot: &Slot) {
         slot.set_thread(os::thread_id(), self.frame.as_ptr().addr());
@@ -235,14 +234,14 @@ impl Thread {
     #[cold]
     #[inline(never)]
     fn find_timers(&self) -> Lease {
-        // Registers the thread, which also makes the process ready for forks.
+        // `slot` registers the thread, and makes the process ready for forks.
         self.slot();
         match REGISTRATION.try_with(|registration| registration.0.get()) {
             Ok(Some(index)) => {
                 self.timers.set(Some(global().timers_at(index)));
                 self.lease()
             }
-            // The destructors of the thread-locals are running: invariant 2.
+            // The thread is ending, and has no timers of its own any more: invariant 2.
             _ => global().orphans().lease(),
         }
     }
@@ -264,7 +263,7 @@ impl Thread {
         number
     }
 
-    /// Makes the watchdog's observer look at this thread at a time. Only while reports are on.
+    /// Makes the watchdog's observer look at this thread at the time `at`. Called only while reports are on.
     #[cfg(feature = "report")]
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn arm_look(&self, at: u64) {
@@ -273,8 +272,8 @@ impl Thread {
         }
     }
 
-    /// [`arm`](Self::arm) and [`arm_look`](Self::arm_look) in one. The look must not be after the deadline, since the
-    /// watchdog is woken only for the look.
+    /// [`arm`](Self::arm) and [`arm_look`](Self::arm_look) in one. Wakes the watchdog only for the look, so the look
+    /// must not be after the deadline.
     #[cfg(feature = "report")]
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn arm_with_look(&self, deadline: u64, look: u64) {
@@ -285,16 +284,17 @@ impl Thread {
         }
     }
 
-    /// Makes `deadline` the thread's deadline again, at the end of an inner scope that had another deadline. The slot
-    /// may still hold the inner deadline. If the inner deadline has passed, the watchdog finds nothing to wait for in
-    /// the slot, and may sleep for ever. So the slot is armed again.
+    /// Makes `deadline` the thread's deadline again, at the end of an inner scope that had another deadline.
+    ///
+    /// The slot may still hold the inner deadline. If that has passed, the watchdog does not wait for it, and may sleep
+    /// for ever. So the slot is armed again.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn restore(&self, deadline: u64) {
         let inner = self.deadline.replace(deadline);
         if deadline != NEVER && !clock::is_mocked() {
             if inner <= global().reached() || inner > deadline {
-                // During the inner scope `deadline` may have passed, and nothing noticed that. So the next check reads the
-                // clock.
+                // During the inner scope nothing looked at `deadline`, so it may have passed. So the next check reads
+                // the clock.
                 self.look_again();
             }
             if !global().rearm(self.slot(), deadline) {
@@ -336,7 +336,6 @@ pub(super) fn lease() -> Lease {
     Thread::with(Thread::lease)
 }
 
-/// The calling thread's timers, if it has any.
 #[cfg_attr(not(debug_assertions), inline(always))]
 pub(super) fn own_timers() -> Option<&'static Timers> {
     Thread::with(|thread| thread.timers.get())
@@ -347,7 +346,8 @@ pub(super) fn look_again() {
     Thread::with(Thread::look_again);
 }
 
-/// Runs foreign code that must see no scope of this thread, for example a waker, which may run its task inline.
+/// Runs foreign code as if this thread were in no scope. For example, a waker may run its task on this thread at once,
+/// and the scopes of this thread must not end that task.
 pub(crate) fn without_scopes<R>(f: impl FnOnce() -> R) -> R {
     struct Restore {
         frame: *const (),
@@ -359,14 +359,15 @@ pub(crate) fn without_scopes<R>(f: impl FnOnce() -> R) -> R {
             Thread::with(|thread| {
                 thread.frame.set(self.frame);
                 thread.flag.set(self.flag);
-                // The foreign code may have armed the slot for a scope of its own. At the end of that scope the outer deadline
-                // was hidden, and was not armed again. So arm it here.
+                // The foreign code may have entered a scope of its own, and so have armed the slot with another
+                // deadline. It could not arm the old deadline again, which was hidden from it. So this arms the old
+                // deadline.
                 thread.restore(self.deadline);
             });
         }
     }
-    // Invariant 1 still holds once the flag is put back, because the frame that keeps the flag's node alive stays open during
-    // `f`.
+    // The frame that keeps the flag's node alive stays open during `f`. So invariant 1 holds after the flag is put
+    // back.
     let _restore = Thread::with(|thread| Restore {
         frame: thread.frame.replace(std::ptr::null()),
         deadline: thread.deadline.replace(NEVER),

@@ -32,8 +32,8 @@ pub(crate) use profile_id::ProfileId;
 /// Makes the watchdog wake `waker` at `deadline`.
 #[cfg_attr(not(debug_assertions), inline(always))]
 pub(crate) fn schedule(deadline: u64, waker: Waker) -> Timer {
-    // The lease may hold the lock of timers that several threads share. It is kept until `announce` has returned, so that no
-    // other thread relies on an `earliest` that is not announced yet (`watchdog/README.md`, "Orphans").
+    // If several threads share the timers, the lease holds their lock. It is kept until `announce` has returned.
+    // Otherwise another thread could rely on an `earliest` that is not announced yet (`watchdog/README.md`, "Orphans").
     let lease = lease();
     let timer = lease.put(deadline, waker);
     if !global().announce(&lease, deadline) {
@@ -60,8 +60,8 @@ pub(crate) fn post(waker: Waker) {
     }
 }
 
-/// Starts the watchdog if there is none. Returns `false` if no thread can be had for the watchdog. Perhaps nobody then wakes a
-/// caller that waits for a deadline, so the caller must wake up by itself soon and try again.
+/// Starts the watchdog if there is none. Returns `false` if no thread can be had for the watchdog. Then perhaps nobody
+/// wakes the caller at its deadline. So the caller must wait only for a short time, and try again.
 #[cfg_attr(not(debug_assertions), inline(always))]
 pub(crate) fn ensure_watchdog() -> bool {
     global().is_reliable() || start_watchdog()
@@ -71,8 +71,7 @@ pub(crate) fn ensure_watchdog() -> bool {
 #[inline(never)]
 fn start_watchdog() -> bool {
     let is_there = global().try_to_start();
-    // Without a watchdog, an expiry is noticed only by a reading of the clock. So the next check, perhaps in another poll, reads
-    // the clock.
+    // Without a watchdog, a check notices an expiry only if it reads the clock. So the next check reads the clock.
     look_again();
     is_there
 }

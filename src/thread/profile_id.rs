@@ -10,7 +10,7 @@ impl ProfileId {
 
     pub(crate) fn next() -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(1);
-        // Relaxed: only uniqueness is asked.
+        // Relaxed: the numbers need only differ.
         Self(NEXT.fetch_add(1, Ordering::Relaxed))
     }
 

@@ -16,7 +16,7 @@ pub(crate) const WORDS: usize = 4;
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct VisitCopy {
     pub(crate) profile: ProfileId,
-    /// Whether the thread runs the closure or future that is profiled, and not work that came by a handle.
+    /// Whether the thread runs the profiled closure or future itself. Otherwise it runs work that came by a handle.
     pub(crate) is_own: bool,
     /// Functions whose frames end at a higher address are outside the visit.
     pub(crate) stack: u64,
@@ -30,7 +30,7 @@ impl VisitCopy {
     }
 }
 
-/// A visit of this thread. It ends when this is dropped, which happens on the same thread.
+/// A visit of this thread to profiled code. The drop ends the visit, and happens on the same thread.
 #[derive(Debug)]
 pub(crate) struct Visit {
     record: Box<[u64; WORDS]>,
@@ -43,8 +43,8 @@ impl Visit {
         let thread = Thread::current();
         let slot = thread.slot();
         let record = Box::new([profile.get(), u64::from(is_own), stack as u64, slot.visit() as u64]);
-        // The handler that reads the record may interrupt this thread at any point. So the record is complete before
-        // the slot points to it.
+        // A signal handler on this thread may read the record at any point. So the record must be complete before the
+        // slot points to it.
         let address = ptr::from_ref(&*record).expose_provenance();
         compiler_fence(Ordering::SeqCst);
         slot.set_visit(address);
@@ -57,7 +57,7 @@ impl Visit {
         Thread::with(|thread| thread.profile.get())
     }
 
-    /// The visit of a thread that enters a handle, if the handle comes from a profile.
+    /// Begins the visit of a thread that enters a handle. `None` if the handle was not made inside a profile.
     pub(crate) fn of_handle(profile: ProfileId, stack: usize) -> Option<Self> {
         (profile != ProfileId::NONE).then(|| Self::begin(profile, false, stack))
     }
@@ -73,14 +73,14 @@ impl Drop for Visit {
     }
 }
 
-/// Runs the code that is profiled, in a visit of its own.
 pub(crate) fn visit<R>(profile: ProfileId, body: impl FnOnce() -> R) -> R {
     let here = 0_u8;
     let _visit = Visit::begin(profile, true, ptr::from_ref(&here).addr());
     call(body)
 }
 
-/// The frames of the code are within the frame of this function, which is within that of [`visit`].
+/// Runs the body in a frame below the local `here` of [`visit`]. If this were inlined, the body would be in the frame
+/// of `visit`. That frame ends above `here`, so the body would count as outside the visit.
 #[inline(never)]
 fn call<R>(body: impl FnOnce() -> R) -> R {
     body()

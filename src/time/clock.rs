@@ -27,7 +27,6 @@ pub(crate) fn now_as_instant() -> Instant {
     Instant::now()
 }
 
-/// The time on the real clock.
 #[cfg_attr(not(debug_assertions), inline(always))]
 pub(crate) fn real_now() -> u64 {
     os::monotonic_nanos()

@@ -67,7 +67,6 @@ impl Deadline {
         clock::to_instant(self.0)
     }
 
-    /// The deadline that is earlier by `duration`.
     #[cfg(all(unix, feature = "process"))]
     pub(crate) fn sooner_by(self, duration: Duration) -> Self {
         if self == Self::NEVER { self } else { Self(self.0.saturating_sub(nanos(duration))) }

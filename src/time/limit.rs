@@ -38,12 +38,11 @@ pub(crate) trait Budget: Send + Sync + UnwindSafe + RefUnwindSafe {
     fn enter(&self, now: u64) -> Option<u64>;
     /// A scope ends its use of the time.
     fn leave(&self);
-    /// The time that is left at `now`.
     fn left(&self, now: u64) -> Duration;
 }
 
 impl Limit {
-    /// No limit of its own: only the scopes around the scope limit it.
+    /// The scope has no limit of its own: only the scopes around it limit it.
     pub const NONE: Limit = Limit(Kind::None);
 
     pub(crate) fn budget(budget: Arc<dyn Budget>) -> Self {
@@ -55,7 +54,6 @@ impl Limit {
         &self.0
     }
 
-    /// The duration, if the limit is a duration; else the limit itself.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn into_duration(self) -> Result<Duration, Limit> {
         match self.0 {

@@ -95,15 +95,15 @@ impl Deadline {
         })
     }
 
-    /// The deadline in the value of the variable. If there is a reading, from this boot and this time namespace, the
-    /// deadline is never later than the one that was written.
+    /// The deadline that the variable's value stands for. It is never later than the deadline that was written, if the
+    /// value has a clock reading of this boot and this time namespace.
     pub(crate) fn parse_env(value: &OsStr) -> Result<Self, InvalidDeadline> {
         let value = value.to_str().ok_or(InvalidDeadline)?;
         let (left, reading) = match value.split_once('@') {
             Some((left, reading)) => (number(left)?, Some(number(reading)?)),
             None => (number(value)?, None),
         };
-        // `now` is read before the system's clock, so that the deadline is not later than the one that was written.
+        // `now` is read before `boot_nanos`. Otherwise the deadline would be later than the one that was written.
         let now = clock::now();
         let age = match (reading, os::boot_nanos()) {
             (Some(reading), Some(now)) => now.saturating_sub(reading),
@@ -114,7 +114,7 @@ impl Deadline {
     }
 }
 
-/// Unlike `u64::from_str`, it reads no sign.
+/// Reads digits only. (`u64::from_str` would accept a `+` too.)
 fn number(digits: &str) -> Result<u64, InvalidDeadline> {
     if !digits.bytes().all(|byte| byte.is_ascii_digit()) {
         return Err(InvalidDeadline);

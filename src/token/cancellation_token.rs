@@ -158,7 +158,7 @@ impl CancellationToken {
         if !self.node.expire(clock::now()) {
             return None;
         }
-        // If a fork has lost the origin, the cause is not known, and counts as a cancel.
+        // A fork may have lost the origin. Then the cause is not known, and a cancel is assumed.
         Some(self.node.origin().map_or(Cause::Cancelled, |origin| origin.termination.cause))
     }
 
@@ -222,8 +222,8 @@ impl CancellationToken {
     ///
     /// # Errors
     ///
-    /// A [`TimeoutError`] that names the outermost scope or token that is over by now. That scope or token may have ended later
-    /// than the one that gave this token its [cause](Self::cause).
+    /// A [`TimeoutError`] that names the outermost scope or token that is over by now. The [cause](Self::cause) of this
+    /// token may come from another scope or token, which ended earlier.
     #[track_caller]
     #[inline]
     pub fn checkpoint(&self) -> Result<(), TimeoutError> {

@@ -66,7 +66,6 @@ impl CancellationToken {
     }
 }
 
-/// The registration of a task that waits for a token.
 #[derive(Debug, Default)]
 struct Wait {
     key: Option<usize>,
@@ -89,8 +88,8 @@ impl Wait {
         }
         let watchdog = watchdog::global();
         if watchdog.is_missing() && token.node().expires_at() != NEVER && !thread::ensure_watchdog() {
-            // No thread can be had for a watchdog, so nobody would notice the deadline: the task is polled again at once, and
-            // tries again.
+            // No thread can be had for a watchdog, so nobody would notice the deadline. So the task is polled again at
+            // once, and tries again.
             cx.waker().wake_by_ref();
         }
         Poll::Pending

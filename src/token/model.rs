@@ -19,7 +19,6 @@ fn node(parent: Option<&Arc<Node>>, deadline: u64) -> Arc<Node> {
     node_of(parent, deadline, false)
 }
 
-/// A node with this deadline; the node of a future if it is `reparentable`.
 fn node_of(parent: Option<&Arc<Node>>, deadline: u64, reparentable: bool) -> Arc<Node> {
     let location = std::panic::Location::caller();
     let info = ScopeInfo::at(location);
@@ -44,8 +43,7 @@ fn counted(runs: &Arc<AtomicUsize>, ended: &Forbidden) -> impl FnMut() + Send + 
     let (runs, ended) = (Arc::clone(runs), ended.clone());
     move || {
         runs.fetch_add(1, SeqCst);
-        // A late run is only counted here, since the callback would catch a panic. `assert_never_late` panics if there
-        // was a late run.
+        // The callback would catch a panic here. So a late run is only counted, and `assert_never_late` panics.
         if ended.0.load(SeqCst) {
             runs.fetch_add(100, SeqCst);
         }
@@ -154,14 +152,14 @@ fn shield_while_it_fires() {
     shielded.from_now_on(false);
     entry.resume();
     watchdog.join().unwrap();
-    // The hook has fired directly, or `resume` has posted it to the watchdog.
+    // If the shield has held the run back, `resume` has posted the hook to the watchdog, which now runs it.
     run_out(global());
     assert_never_late(&runs);
     assert_eq!(runs.load(SeqCst), 1);
     entry.revoke(Ending::Registration);
 }
 
-/// A hook that is registered while the node is cancelled fires once, or is refused.
+/// A hook that is registered during a cancel either fires once, or is refused.
 fn register_while_cancelled() {
     let (runs, never) = (Arc::new(AtomicUsize::new(0)), Forbidden::new());
     let root = node(None, NEVER);
@@ -192,7 +190,7 @@ fn cancel_while_the_tree_grows() {
     assert!(child.is_over() && grandchild.is_over());
 }
 
-/// When a call of `cancel` has returned, all nodes beneath are over, even if another call was first.
+/// Two threads cancel the root. Each call returns only after the child is over, also the call that comes second.
 fn cancel_twice() {
     let root = node(None, NEVER);
     let child = node(Some(&root), NEVER);
@@ -211,8 +209,8 @@ fn token(parent: &Arc<Node>) -> Arc<Node> {
     Node::new(Some(parent), NodeSpec::token(ScopeInfo::at(std::panic::Location::caller()), 1))
 }
 
-/// A task registers with a lazy token while the parent is cancelled. Either the task is woken, or the registration is refused.
-/// A token that was over once stays over.
+/// The parent of a lazy token is cancelled while a task registers with the token. If the registration is refused, the
+/// token is over. Otherwise the task is woken. A token that was over once stays over.
 fn wait_while_the_parent_is_cancelled() {
     let root = node(None, NEVER);
     let child = token(&root);
@@ -240,7 +238,6 @@ fn cancel_after_a_token_was_made() {
     assert!(other.join().unwrap().is_over());
 }
 
-/// A child is dropped while its parent is cancelled.
 fn cancel_while_a_child_is_dropped() {
     let root = node(None, NEVER);
     let child = node(Some(&root), 10);
@@ -263,8 +260,7 @@ fn cancel_while_a_child_moves() {
     assert!(!old.is_over());
 }
 
-/// Each of two futures is polled in a scope that was entered by a handle of the other. At most one becomes a child of the
-/// other.
+/// Two threads make two futures each the parent of the other. At most one of them succeeds.
 fn move_beneath_each_other() {
     let (one, two) = (node_of(None, NEVER, true), node_of(None, NEVER, true));
     let (moved, to) = (Arc::clone(&one), Arc::clone(&two));
@@ -321,7 +317,8 @@ fn end_each_other() {
     let (one, two) = (hook(&of_one), hook(&of_two));
     *of_one.lock().unwrap() = Some(Arc::clone(&two));
     *of_two.lock().unwrap() = Some(Arc::clone(&one));
-    // Leaks references, so that no entry is dropped: if the model fails, loom's locks in the entries are gone by then.
+    // Leaks references, so that no entry is dropped. If the model fails, loom has already destroyed the locks in the
+    // entries, and a drop would use them.
     [&one, &one, &one, &two, &two, &two].into_iter().for_each(|entry| std::mem::forget(Arc::clone(entry)));
     let fires = Arc::clone(&one);
     let first = thread::spawn(move || fires.run());
@@ -347,7 +344,6 @@ impl Task {
         *self.0.lock().unwrap()
     }
 
-    /// Calls `poll`, and again whenever the task is woken, until `poll` is ready.
     fn block_on(self: &Arc<Self>, mut poll: impl FnMut(&Waker) -> Poll<()>) {
         while poll(&Arc::clone(self).into()).is_pending() {
             // Lets other threads run first, even if the task has woken itself.
@@ -360,11 +356,11 @@ impl Task {
     }
 }
 
-/// The scope of a future is cancelled, and the future's task awaits the hook of a future beneath. Once `poll_hooks` is ready,
-/// the hook has run, and does not run again.
+/// The scope of a future is cancelled. The future's task awaits the hook of an inner future. Once `poll_hooks` is
+/// ready, the hook has run, and does not run again.
 fn await_hooks_in_a_task() {
     let (runs, ended) = (Arc::new(AtomicUsize::new(0)), Forbidden::new());
-    // Uses the timers once, before other threads do: loom does not see what orders their first use.
+    // Uses the timers before other threads exist, because loom does not see what orders the first use.
     crate::thread::schedule(NEVER, Waker::noop().clone()).cancel();
     let future = node(None, NEVER);
     let beneath = node_of(Some(&future), NEVER, true);
@@ -386,7 +382,7 @@ fn await_a_hook_that_ends() {
     let future = node(None, NEVER);
     let entry = Entry::from_hook(Hook::inline(counted(&runs, &never)), DefaultRepeat::Once);
     future.add_hook(&entry, HookOwner::Scope).unwrap();
-    // The node is leaked: if the model fails, its locks are gone by the time that the node would be dropped.
+    // Leaks the node: if the model fails, loom destroys the node's locks before the node would be dropped.
     std::mem::forget(Arc::clone(&future));
     let (fires, ends) = (Arc::clone(&entry), Arc::clone(&entry));
     let threads =

@@ -20,15 +20,15 @@ pub struct Registration {
     /// `None` if the hook can never fire.
     hook: Option<Arc<Entry>>,
     node: Weak<Node>,
-    /// The same node as `node`, if the hook is a token's: the registration keeps the token alive. `None` for the hook
-    /// of a scope.
+    /// For the hook of a token: the same node as `node`, so that the registration keeps the token alive. For the hook
+    /// of a scope: `None`.
     token: Option<Arc<Node>>,
     owner: HookOwner,
     key: Option<usize>,
 }
 
 impl Registration {
-    /// The registration of a hook that never fires, because nothing can be over.
+    /// The registration of a hook that never fires, because there is no scope that could be over.
     pub(crate) fn inert() -> Self {
         Self { hook: None, node: Weak::new(), token: None, owner: HookOwner::Scope, key: None }
     }
@@ -37,7 +37,8 @@ impl Registration {
     pub(crate) fn new(node: &Arc<Node>, over: bool, hook: Hook<'static>, owner: HookOwner) -> Self {
         let entry = Entry::from_hook(hook, DefaultRepeat::Once);
         let mut key = if over { None } else { node.add_hook(&entry, owner) };
-        // `add_hook` may have refused the hook because a fork has lost the node's lock. Then the hook does not run.
+        // `add_hook` gives `None` if the node is over, but also if a fork has lost the node's lock. In the second case
+        // the hook does not run.
         if key.is_none() && (over || node.is_over()) {
             key = node.add_fired_hook(&entry, owner);
             entry.run();
@@ -51,8 +52,8 @@ impl Drop for Registration {
     fn drop(&mut self) {
         let Some(entry) = self.hook.take() else { return };
         entry.revoke(Ending::Registration);
-        // If the registration is dropped inside its own hook, the hook of a scope stays listed. So the exit of the scope, or a
-        // shield, waits for the run.
+        // If the registration is dropped inside its own hook, the hook still runs. A hook of a scope then stays listed,
+        // so that the exit of the scope, or a shield, waits for the run.
         if (self.owner == HookOwner::Token || !entry.is_running())
             && let Some(key) = self.key
             && let Some(node) = self.token.take().or_else(|| self.node.upgrade())

@@ -82,7 +82,6 @@ impl Signals {
         Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
     }
 
-    /// The name of a signal that has come.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<&'static str> {
         let terminate = self.terminate.poll_recv(cx).is_ready();
         let interrupt = self.interrupt.poll_recv(cx).is_ready();
@@ -111,7 +110,6 @@ impl Signals {
         })
     }
 
-    /// The name of an event that has come.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<&'static str> {
         let interrupt = self.interrupt.poll_recv(cx).is_ready();
         let terminate = self.terminate.poll_recv(cx).is_ready();
@@ -123,7 +121,6 @@ impl Signals {
     }
 }
 
-/// The first of the signals that has come.
 fn named<const N: usize>(signals: [(&'static str, bool); N]) -> Poll<&'static str> {
     let come = signals.into_iter().find(|&(_, has_come)| has_come);
     come.map_or(Poll::Pending, |(name, _)| Poll::Ready(name))

@@ -34,10 +34,10 @@ pub(crate) struct Watchdog {
     /// If no thread could be had for the watchdog: the time of the next try to start it. Otherwise 0.
     #[cfg(not(timebox_loom))]
     pub(super) try_at: AtomicU64,
-    /// Since when no thread can be had.
+    /// Since when no thread can be had for the watchdog.
     #[cfg(not(timebox_loom))]
     pub(super) missing_since: AtomicU64,
-    /// Called when no thread can be had.
+    /// Called if no thread can be had for the watchdog.
     #[cfg(not(timebox_loom))]
     pub(super) on_missing: SetOnce<fn()>,
     pub(crate) slots: Slots,
@@ -91,7 +91,8 @@ pub(crate) fn global() -> &'static Watchdog {
     &GLOBAL
 }
 
-/// Makes the process ready for forks. Called before its first scope, token or timer.
+/// Registers the function that resets the watchdog in a forked child. Called before the first scope, token or timer of
+/// the process.
 #[cfg(not(timebox_loom))]
 pub(crate) fn prepare() {
     static RESTART: InChild = InChild::new(restart);
@@ -153,7 +154,7 @@ impl Watchdog {
         if !TestEnv::current().has_real_clock() {
             return;
         }
-        // Relaxed: as in `reached`. The maximum, so that no expiry is taken back.
+        // Relaxed: as in `reached`. `fetch_max`, because the time must not go back: a scope that is over stays over.
         self.reached.0.fetch_max(now, Ordering::Relaxed);
     }
 
@@ -162,7 +163,6 @@ impl Watchdog {
         &self.settings
     }
 
-    /// Whether there is a watchdog thread.
     #[inline]
     pub(crate) fn is_running(&self) -> bool {
         self.alarm.is_running()
@@ -181,7 +181,8 @@ impl Watchdog {
         self.wake_for(deadline)
     }
 
-    /// Arms an outer deadline again after an inner one; `false` as with [`arm`](Self::arm).
+    /// Arms the outer deadline again when an inner scope has ended. Returns `false` in the same cases as
+    /// [`arm`](Self::arm).
     #[must_use]
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn rearm(&'static self, slot: &Slot, deadline: u64) -> bool {
@@ -233,7 +234,7 @@ impl Watchdog {
         true
     }
 
-    /// Makes the watchdog notice a timer that `Lease::put` has put in; `false` as with [`arm`](Self::arm).
+    /// Makes the watchdog notice a timer that `Lease::put` has put in. Returns what [`arm`](Self::arm) returns.
     #[must_use]
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn announce(&'static self, lease: &Lease, deadline: u64) -> bool {
@@ -266,7 +267,7 @@ impl Watchdog {
         #[cfg(feature = "testing")]
         let waker = clocks::tracked(waker);
         lock(&self.state().inbox).push_back(waker);
-        // The lock serves as the fence: README, "Timers", the inbox.
+        // `wake` needs a fence before it. The lock of the inbox serves as the fence: README, "Timers", the inbox.
         self.wake(0)
     }
 
@@ -295,7 +296,7 @@ impl Watchdog {
         self.try_at.store(0, Ordering::Relaxed);
         self.settings.set(Settings::ASYMMETRIC, false);
         self.next_wake.0.store(NEVER, Ordering::Relaxed);
-        // The other threads are gone. The fork handler in `thread/local.rs` fills the slot of this thread again.
+        // The child has only this thread. The fork handler in `thread/local.rs` fills this thread's slot again.
         #[cfg(feature = "report")]
         self.slots.iter().for_each(|slot| slot.set_thread(0, 0));
     }

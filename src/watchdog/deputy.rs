@@ -21,7 +21,7 @@ const TAKE_OVER_AFTER: u64 = 2_000_000;
 #[cfg(not(timebox_loom))]
 const TRY_EVERY: u64 = 10_000_000;
 
-/// Bit 0 of the word: the watchdog is in a call. The rest counts calls and takeovers.
+/// Set in the word while the watchdog is in a call. The higher bits of the word count calls and takeovers.
 const IN_CALL: u64 = 1;
 const STEP: u64 = 2;
 
@@ -29,9 +29,10 @@ const STEP: u64 = 2;
 pub(super) struct Deputy {
     /// Whether the watchdog is in a call, and in which.
     word: AtomicU64,
-    /// The watchdog makes no call before this time, unless something is posted or armed meanwhile.
+    /// The watchdog expects no call before this time. Something that is posted or armed meanwhile may bring an earlier
+    /// call.
     expected: AtomicU64,
-    /// The deputy reads the word at this time, or before.
+    /// When the deputy reads `word` next, at the latest.
     looks_at: AtomicU64,
     /// The deputy sleeps on this alarm. The alarm also says whether there is a deputy.
     alarm: Alarm,
@@ -65,15 +66,15 @@ impl Deputy {
             self.word.fetch_and(!IN_CALL, Ordering::Relaxed);
             return Some(());
         }
-        // Relaxed: if the exchange succeeds, no other thread was the watchdog meanwhile, so there are no writes of another
-        // thread to synchronize with.
+        // Relaxed: the exchange succeeds only if no other thread was the watchdog during the call. So there are no
+        // writes of another watchdog to see.
         let order = (Ordering::Relaxed, Ordering::Relaxed);
         self.word.compare_exchange(call, call & !IN_CALL, order.0, order.1).ok().map(drop)
     }
 
     /// Begins a call; returns the word of that call.
     fn begin_call(&self) -> u64 {
-        // Relaxed: outside a call, only the watchdog changes the word.
+        // Relaxed: no call is in progress, so only this thread, the watchdog, changes the word.
         let call = (self.word.load(Ordering::Relaxed) | IN_CALL).wrapping_add(STEP);
         // Release: pairs with the Acquire in `stand_by`: the deputy that takes over sees all that this thread has done.
         self.word.store(call, Ordering::Release);
@@ -81,7 +82,7 @@ impl Deputy {
         call
     }
 
-    /// Says that no call is expected before `from`. Called before the watchdog sleeps.
+    /// Tells the deputy that the watchdog expects no call before `from`. Called before the watchdog sleeps.
     pub(super) fn expect_calls(&self, from: u64) {
         // Relaxed: the fence in `look_by` orders the store.
         self.expected.store(from, Ordering::Relaxed);
@@ -112,9 +113,8 @@ impl Deputy {
         if now < self.try_at.load(Ordering::Relaxed) || !self.alarm.start() {
             return;
         }
-        // A thread has two names. The name for std (`Thread::name`, panic messages) cannot be changed later. So it is
-        // the watchdog's name, since this thread may become the watchdog. The name for the system is set here, and
-        // again on a takeover.
+        // The system's name for a thread can be changed, and a takeover changes it. The name for std (`Thread::name`,
+        // panic messages) cannot. So std's name is the watchdog's from the beginning.
         let run = || {
             os::name_this_thread("timebox-deputy");
             stand_by();
@@ -139,13 +139,13 @@ impl Deputy {
         self.alarm.start()
     }
 
-    /// Waits until the watchdog is stuck in a call, and takes over. `false` if `is_needed` has returned `false`: the watchdog
-    /// has ended. Either way the caller is not the deputy any more.
+    /// Waits until the watchdog is stuck in a call. Then takes over, and returns `true`. Returns `false` if the
+    /// watchdog has ended (`is_needed` has returned `false`). In both cases the caller is not the deputy any more.
     pub(super) fn stand_by(&self, is_needed: impl Fn() -> bool) -> bool {
         // The word that was seen last, and when that word was seen first.
         let mut since = (self.word.load(Ordering::Relaxed), clock::now());
         loop {
-            // Read before the word: a ring after this makes the sleep end at once.
+            // Read before the word. If the alarm is rung after this, the sleep below ends at once.
             let key = self.alarm.key();
             let now = clock::now();
             // Relaxed, here and below: the fence orders these loads and the store of `looks_at`. A wrong value does no
@@ -190,8 +190,8 @@ impl Deputy {
         &self.alarm
     }
 
-    /// Called in a forked child, which has no deputy. If the watchdog forked in a call, its copy in the child is not
-    /// the watchdog.
+    /// Called in a forked child, which has no deputy. If a call of the watchdog has forked, the calling thread goes on
+    /// in the child. The new word tells it that it is not the watchdog any more.
     #[cfg(not(timebox_loom))]
     pub(super) fn restart(&self) {
         self.alarm.forget();

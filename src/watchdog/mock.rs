@@ -22,7 +22,6 @@ use crate::time::NEVER;
 use clocks::{Queue, set_off_under, with_queue};
 use tracking::{Tracked, WaitGroup, tracking};
 
-/// A new clock, with room for its timers.
 pub(crate) fn new_clock(now: u64) -> Arc<Mock> {
     let mock = Arc::new(Mock::new(now));
     clocks::add(mock.id);
@@ -35,7 +34,8 @@ pub(crate) fn forget_clock(mock: &Mock) {
 }
 
 pub(crate) fn schedule(mock: &Arc<Mock>, deadline: u64, waker: Waker) -> Timer {
-    // If the clock is gone, the waker stays here. Its drop is foreign code, so it must not run under the lock.
+    // The drop of a waker is foreign code, so it must not run under the lock. So the waker stays in `waker` if the
+    // clock is gone.
     let mut waker = Some(waker);
     let put = |queue: &mut Queue| Some((queue.put(deadline, waker.take()?), deadline <= mock.now()));
     let (number, come) = with_queue(mock.id, put).flatten().unwrap_or_default();
@@ -76,7 +76,7 @@ pub(crate) fn redirect(timer: Timer, waker: &Waker) -> bool {
 pub(crate) fn advance(mock: &Arc<Mock>, until: impl Fn(u64) -> u64, mut go_on: impl FnMut() -> bool) {
     let until = |now| reach(now, until(now));
     let is_set_off = tracking().is_some();
-    // Groups whose work was not done yet when the clock moved on.
+    // Work that took long, so the clock moved on without it. The loop ends only once this work is done too.
     let mut unfinished = Vec::new();
     // First waits for the work that threads under the clock have set off. Tracked work does not wait here: it may be part
     // of that work, and would wait for itself. Without a watchdog nobody would do the work, so the wait would never end.
@@ -114,8 +114,8 @@ pub(crate) fn advance(mock: &Arc<Mock>, until: impl Fn(u64) -> u64, mut go_on: i
     }
 }
 
-/// Waits until the work that was set off before is done. Then moves the clock to the next timer, if `go_on` returns
-/// `true`. Returns `false` if there is no timer.
+/// Waits until the work of earlier moves is done. Then moves the clock to the next timer, if `go_on` returns `true`.
+/// Returns `false` if there is no timer.
 pub(crate) fn advance_to_next(mock: &Arc<Mock>, go_on: impl FnMut() -> bool) -> bool {
     let next = with_queue(mock.id, |queue| queue.earliest()).unwrap_or(NEVER);
     if next != NEVER {
@@ -130,14 +130,14 @@ fn reach(now: u64, until: u64) -> u64 {
     if until == NEVER { now.midpoint(NEVER) } else { until }
 }
 
-/// When the next timer is due. `None` if that is later than `until`, and later than tracked work has asked for.
+/// When the next timer is due. `None` if that is later than both `until` and the time that tracked work has asked for.
 fn next_due(queue: &Queue, mock: &Mock, until: u64) -> Option<u64> {
     let next = queue.earliest();
     (next <= until.max(mock.asked()) && next != NEVER).then_some(next)
 }
 
-/// Waits until the group's work is done, and returns `None`. But if the work takes long and a timer is due that the
-/// work may wait for, hands the group back. For instance, a hook may wait for the hook that it escalates to.
+/// Waits until the group's work is done, and returns `None`. If the work takes long and a timer is due, returns the
+/// group instead: the work may wait for that timer. For instance, a hook may wait for the hook that it escalates to.
 fn wait_for(group: Arc<WaitGroup>, mock: &Mock, until: u64) -> Option<Arc<WaitGroup>> {
     while !group.is_done_soon() {
         if with_queue(mock.id, |queue| next_due(queue, mock, until)).flatten().is_some() {
@@ -154,8 +154,8 @@ pub(crate) fn carry_out(wakers: impl IntoIterator<Item = Waker>) {
     }
 }
 
-/// Makes the watchdog wake the wakers. Returns the group that counts this work. `None` if this thread runs tracked work, or is
-/// the watchdog: then the wakers have been woken here.
+/// Makes the watchdog wake the wakers, and returns the group that counts this work. But if this thread runs tracked
+/// work or is the watchdog, wakes them on this thread, and returns `None`.
 fn begin(wakers: impl IntoIterator<Item = Waker>) -> Option<Arc<WaitGroup>> {
     let wakers = wakers.into_iter();
     if tracking().is_some() || pass::is_this_thread() {
@@ -174,7 +174,6 @@ fn begin(wakers: impl IntoIterator<Item = Waker>) -> Option<Arc<WaitGroup>> {
     Some(group)
 }
 
-/// A waker that fires the due timers of a clock.
 struct Due(Arc<Mock>);
 
 impl Wake for Due {

@@ -26,7 +26,6 @@ pub(crate) fn explore(mutant: Option<Mutant>, body: fn()) {
     explore_within(None, mutant, body);
 }
 
-/// As [`explore`], with at most `bound` preemptions.
 fn explore_within(bound: Option<usize>, mutant: Option<Mutant>, body: fn()) {
     static ONE: Mutex<()> = Mutex::new(());
     struct Off(Option<Mutant>);
@@ -46,7 +45,7 @@ fn explore_within(bound: Option<usize>, mutant: Option<Mutant>, body: fn()) {
     });
 }
 
-/// Lets time pass until the watchdog gets up, if it runs.
+/// Moves the time to the end of the watchdog's sleep. Does nothing if there is no watchdog.
 pub(crate) fn pass_time(dog: &Watchdog) {
     if let Some(until) = dog.alarm.model_until() {
         dog.alarm.model_advance(until);
@@ -58,11 +57,11 @@ pub(crate) fn timers(dog: &'static Watchdog) -> usize {
     dog.state().all_timers().map(super::timers::Timers::len).sum()
 }
 
-/// Lets time pass until `deadline` has been reached.
+/// Lets time pass until the watchdog has reached `deadline`.
 fn expect_reached(dog: &Watchdog, deadline: u64) {
     loop {
         let until = dog.alarm.model_until().expect("a watchdog is there");
-        // Read after `model_until`, when the watchdog sleeps. So this is the time that the watchdog has reached.
+        // The watchdog sleeps now, so `reached` is up to date.
         if dog.reached() >= deadline {
             return;
         }
@@ -112,7 +111,7 @@ fn a_restored_outer_deadline() {
         arm(0, 10);
         assert!(global().rearm(global().slots.at(0), 20));
     });
-    // Time passes while the thread `scopes` runs, so the inner deadline may pass at any of its steps.
+    // The thread `scopes` runs at the same time, so the inner deadline may pass at any step of that thread.
     pass_time(dog);
     scopes.join().unwrap();
     expect_reached(dog, 20);
@@ -189,7 +188,7 @@ fn a_timer_while_another_is_due() {
     armed_while_another_is_due(&[20]);
 }
 
-/// In a model the nursery has room for one timer: so each further timer moves the timer before it to the heap.
+/// In a model the nursery has room for one timer. So 30 moves 10 to the heap, and 20 then moves 30.
 fn timers_that_are_moved_while_another_is_due() {
     armed_while_another_is_due(&[30, 20]);
 }
@@ -293,7 +292,7 @@ fn calls_that_may_be_taken_over() {
     stands_by.join().unwrap();
 }
 
-/// A call begins while the deputy is about to sleep, and does not return before the deputy has taken over.
+/// A call begins while the deputy is about to sleep. It returns only after the deputy has taken over.
 fn a_call_while_the_deputy_lies_down() {
     let deputy = Arc::new(Deputy::new());
     assert!(deputy.appoint());
@@ -315,7 +314,7 @@ fn a_timer_while_the_watchdog_is_stuck() {
     impl Wake for Stuck {
         fn wake(self: Arc<Self>) {
             see_deputy_out(&global().deputy);
-            // Fills the place of the deputy, so that this thread ends instead of becoming the deputy.
+            // Fills the place of the deputy. Otherwise this thread would become the deputy, and not end.
             assert!(global().deputy.appoint());
         }
     }
@@ -333,7 +332,7 @@ fn a_timer_while_the_watchdog_is_stuck() {
     assert_eq!(woken.load(SeqCst), 1);
 }
 
-/// Makes one test for each model, with a mutant if the model must fail.
+/// Makes a test of each model. If a mutant is given, the test runs the model with it, and the model must fail.
 macro_rules! models {
     ($($(#[$meta:meta])* $name:ident: $body:ident $(, $mutant:ident)?;)*) => {$(
         #[test]

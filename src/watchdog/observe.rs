@@ -18,10 +18,10 @@ impl Watchdog {
     /// nanoseconds. Only the first observer counts.
     pub(crate) fn watch_with(&'static self, observer: &'static dyn Observer, warn_after: u64) {
         self.reports.observer.get_or_init(|| observer);
-        // Relaxed, here and below: a scope that is being entered may follow the policy before or the policy after.
+        // Relaxed, here and below: a scope that is entered at this moment may follow either the old or the new policy.
         self.reports.warn_after.store(warn_after.min(NO_WARNING), Ordering::Relaxed);
         self.settings().set_watched(true);
-        // Scopes that were entered earlier have armed no look, so the observer must look for these scopes.
+        // A scope that was entered earlier has armed no look. So the observer is called, to look for such scopes.
         self.call_observer();
     }
 
@@ -30,7 +30,6 @@ impl Watchdog {
         self.settings().set_watched(false);
     }
 
-    /// After how long an outermost scope is reported as slow, in nanoseconds.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn warn_after(&self) -> u64 {
         self.reports.warn_after.load(Ordering::Relaxed)
@@ -45,8 +44,8 @@ impl Watchdog {
         self.wake(0);
     }
 
-    /// Makes the watchdog look at the thread that owns the slot. `false` if there is no watchdog, and no thread can be
-    /// had for one.
+    /// Makes the watchdog look at the slot's thread at the time `at`. Returns `false` if no thread can be had for the
+    /// watchdog.
     #[must_use]
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn arm_look(&'static self, slot: &Slot, at: u64) -> bool {
@@ -56,13 +55,13 @@ impl Watchdog {
         at >= self.next_wake.0.load(Ordering::Relaxed) || self.wake_for_look(slot, at)
     }
 
-    /// [`wake`](Self::wake) for a look. If this thread got no processor for a while, the watchdog may have passed the
-    /// time `at` before the look was stored. The watchdog would never find such a look, so the look is put off to this
-    /// moment.
+    /// [`wake`](Self::wake) for a look. The watchdog may have passed the time `at` before the look was stored, because
+    /// this thread got no processor. No pass would find such a look. So the look gets the present time instead.
     #[cold]
     #[inline(never)]
     fn wake_for_look(&'static self, slot: &Slot, mut at: u64) -> bool {
-        // Relaxed: if a later pass has begun, it has found the look, since the look was stored before the fence.
+        // Relaxed: this load may miss a pass that has begun meanwhile. But that pass has found the look, because the
+        // look was stored before the fence.
         let passed = self.reports.passed.load(Ordering::Relaxed);
         if at <= passed {
             at = clock::now().max(passed.saturating_add(1));
@@ -81,8 +80,8 @@ impl Watchdog {
         // Relaxed: only the watchdog writes it.
         let passed = self.reports.passed.swap(now, Ordering::Relaxed);
         let late = now.saturating_sub(planned);
-        // Acquire: pairs with the Release in `call_observer`. A request stores 0. If that happens after this swap, the
-        // 0 stays for the next pass.
+        // Acquire: pairs with the Release in `call_observer`, which stores 0. If it stores the 0 after this swap, the
+        // `fetch_min` below keeps the 0, so the next pass comes at once.
         self.reports.next.swap(NEVER, Ordering::Acquire);
         // A panic must not end the watchdog.
         let look = || observer.pass(&mut self.slots.due(passed, now), now, late);
@@ -96,7 +95,7 @@ impl Watchdog {
         self.reports.next.fetch_min(next, Ordering::Relaxed);
     }
 
-    /// When the observer is to be called.
+    /// When the observer is to be called next.
     pub(super) fn next_look(&self, now: u64) -> u64 {
         if !self.settings().is_watched() {
             return NEVER;

@@ -22,7 +22,7 @@ const CALLS_PER_TURN: usize = 1024;
 
 /// The watchdog registers for the asymmetric fence once nothing is due within this time, in nanoseconds.
 const REGISTER_WHEN_IDLE_FOR: u64 = 50_000_000;
-/// The watchdog registers at the latest when it has run for this time, in nanoseconds.
+/// If the watchdog has run for this time, it registers even if something is due soon. In nanoseconds.
 const REGISTER_AFTER: u64 = 1_000_000_000;
 
 #[cfg(not(timebox_loom))]
@@ -35,7 +35,6 @@ pub(crate) fn is_this_thread() -> bool {
 }
 
 impl Watchdog {
-    /// Starts the deputy if there is none.
     fn ensure_deputy(&'static self) {
         if self.deputy.is_there() {
             return;
@@ -45,8 +44,7 @@ impl Watchdog {
         self.deputy.start(|| self.stand_by());
     }
 
-    /// What a thread does from the moment when it becomes the watchdog. With `takes_over`, the thread was the deputy
-    /// before.
+    /// The work of the watchdog's thread. `takes_over`: the thread was the deputy before.
     pub(super) fn serve(&'static self, mut takes_over: bool) {
         os::set_timer_slack(1);
         loop {
@@ -81,14 +79,15 @@ impl Watchdog {
         }
     }
 
-    /// The watchdog's life until it retires; `false` if the deputy has taken over. `takes_over`: this thread was the
-    /// deputy, and the watchdog before it is stuck in a call.
+    /// Makes passes until the watchdog retires. Returns `false` if the deputy has taken over. `takes_over`: this thread
+    /// was the deputy until now, and the former watchdog is stuck in a call.
     fn run(&'static self, mut takes_over: bool) -> bool {
         let born = clock::now();
         // An earlier watchdog may have registered this process for the asymmetric fence.
         let mut heavy = self.settings().has(Settings::ASYMMETRIC);
         let mut asked = heavy || cfg!(timebox_loom);
-        // When the sleep was to end; `NEVER` if it was to end by a ring only.
+        // When the last sleep was planned to end. `NEVER` if it was planned without an end, or if the planned time had
+        // passed already.
         let mut planned = NEVER;
         loop {
             let Some((key, until)) = self.pass(heavy, std::mem::take(&mut takes_over), planned) else {
@@ -96,7 +95,8 @@ impl Watchdog {
             };
             let now = clock::now();
             planned = if until > now { until } else { NEVER };
-            // Registration blocks for milliseconds. So it waits until no timer is due soon, but at most for `REGISTER_AFTER`.
+            // Registration blocks for milliseconds. So it is put off until no timer is due soon, but at most for
+            // `REGISTER_AFTER`.
             if !asked
                 && (until.saturating_sub(now) > REGISTER_WHEN_IDLE_FOR
                     || now.saturating_sub(born) > REGISTER_AFTER)
@@ -109,7 +109,8 @@ impl Watchdog {
             }
             let timers = self.first_timer();
             if timers != NEVER {
-                // Started before any call needs the deputy, since to start a thread takes longer than to wake one.
+                // The deputy is started now, before a call needs it, because starting a thread takes longer than waking
+                // one.
                 self.ensure_deputy();
             }
             self.deputy.expect_calls(timers);
@@ -133,7 +134,7 @@ impl Watchdog {
     /// end. Returns `None` if the deputy has taken over meanwhile. With `takes_over`, looks at all timers, since the
     /// former watchdog may be stuck at any of them.
     fn pass(&'static self, heavy: bool, takes_over: bool, planned: u64) -> Option<(alarm::Key, u64)> {
-        // Read before the first look: a ring after this makes the sleep end at once.
+        // The key is read before the timers. So if the alarm rings after this line, the sleep ends at once.
         let key = self.alarm.key();
         let now = clock::now();
         #[cfg(feature = "report")]
@@ -167,7 +168,8 @@ impl Watchdog {
         Some((key, first.min(second)))
     }
 
-    /// The earliest deadline after `now`. If a timer is due or the inbox is not empty, a time that is not after `now`.
+    /// The time of the watchdog's next work. At most `now` if there is work already: a timer is due, or the inbox is
+    /// not empty.
     pub(super) fn earliest(&'static self, now: u64) -> u64 {
         let earliest = self.slots.earliest(now).min(self.first_timer());
         #[cfg(feature = "report")]
@@ -175,14 +177,14 @@ impl Watchdog {
         if lock(&self.state().inbox).is_empty() { earliest } else { now }
     }
 
-    /// A time before which no timer is due.
+    /// No timer is due before this time.
     fn first_timer(&'static self) -> u64 {
         self.state().all_timers().map(Timers::earliest).min().unwrap_or(NEVER)
     }
 
-    /// Wakes the wakers of all timers that are due, in batches, with no lock held. Returns the sets of timers to look
-    /// at again: the sets in which a timer was due, or every set if `all` is set. `None` if the deputy has taken over
-    /// meanwhile.
+    /// Wakes the wakers of all timers that are due, in batches, with no lock held. Looks only at the sets in which a
+    /// timer may be due, or at every set if `all` is set. Returns the sets that were looked at: the caller must look at
+    /// them again. `None` if the deputy has taken over meanwhile.
     fn fire_due(&'static self, now: u64, all: bool) -> Option<Vec<&'static Timers>> {
         let state = self.state();
         self.call_posted()?;
@@ -207,8 +209,8 @@ impl Watchdog {
         Some(looked_at)
     }
 
-    /// Wakes the wakers in the inbox, and the wakers that are posted meanwhile, up to a bound. Takes the wakers out one by one:
-    /// if one call does not return, the deputy finds the other wakers in the inbox. `None` if the deputy has taken over.
+    /// Wakes the wakers in the inbox, at most `CALLS_PER_TURN` of them. Takes them out one by one: if a call does not
+    /// return, the deputy finds the other wakers in the inbox. `None` if the deputy has taken over.
     fn call_posted(&'static self) -> Option<()> {
         let inbox = &self.state().inbox;
         for _ in 0..CALLS_PER_TURN {

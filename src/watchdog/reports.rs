@@ -3,24 +3,23 @@
 use crate::sync::{AtomicU64, SetOnce};
 use crate::time::NEVER;
 
-/// A duration that no scope reaches. It leaves room to be added to any time.
+/// Stands for "no warning": no scope is open for so long. The sum of this and a time does not overflow.
 pub(crate) const NO_WARNING: u64 = 1 << 62;
 
 /// Looks at threads.
 pub(crate) trait Observer: Sync {
-    /// Called by the watchdog at the beginning of a pass. `due`: the numbers of the slots whose deadline or look has passed.
-    /// `late`: for how long the watchdog has overslept. Returns when to be called again at the latest.
+    /// Called by the watchdog at the beginning of a pass. `due`: the numbers of the slots whose deadline or next look
+    /// has come since the last pass. `late`: how late the pass begins. Returns the latest time for the next call.
     fn pass(&self, due: &mut dyn Iterator<Item = usize>, now: u64, late: u64) -> u64;
 }
 
-/// What the watchdog keeps for reports.
 pub(super) struct Reports {
     pub(super) observer: SetOnce<&'static dyn Observer>,
     /// After how long an outermost scope is reported as slow.
     pub(super) warn_after: AtomicU64,
-    /// The time of the last pass: what was due by then has been given to the observer.
+    /// The time of the last pass. The observer was told of every deadline and look up to this time.
     pub(super) passed: AtomicU64,
-    /// When the observer wants to be called again.
+    /// The latest time for the next call of the observer.
     pub(super) next: AtomicU64,
 }
 

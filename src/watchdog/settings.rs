@@ -7,7 +7,8 @@ use crate::sync::{AtomicU8, Ordering, const_fn};
 pub(crate) struct Settings(AtomicU8);
 
 impl Settings {
-    /// The watchdog's fence is asymmetric: it acts on the threads that arm too. So an arm needs only a compiler fence.
+    /// The watchdog uses `heavy_barrier`, a system call that acts as a fence on all threads. So an arm needs only a
+    /// compiler fence.
     pub(super) const ASYMMETRIC: u8 = 1;
     /// Limits are off.
     const OFF: u8 = 2;
@@ -63,7 +64,6 @@ impl Settings {
         (bits & Self::UNSET == 0).then_some(bits & Self::OFF == 0)
     }
 
-    /// Switches limits on or off.
     pub(crate) fn set_limits(&self, on: bool) {
         self.update_limits(on, |_| true);
     }

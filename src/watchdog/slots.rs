@@ -1,7 +1,7 @@
 //! Slots: a few words for each thread. The thread writes its deadline there, and the watchdog reads it.
 //!
 //! Invariants:
-//! 1. Only the thread that has a slot writes it. Of all other threads only the watchdog reads it.
+//! 1. Only the thread that has a slot writes it. All other threads only read it.
 //! 2. A slot, and the timers with the same number, belong to at most one thread.
 
 use crate::sync::chunked_vec::ChunkedVec;
@@ -50,12 +50,12 @@ impl Slot {
 
     #[inline]
     pub(super) fn get(&self) -> u64 {
-        // Relaxed: read by the thread that wrote it, or by a scan, whose fences are in `Watchdog::pass`.
+        // Relaxed: the reader is the thread that wrote it, or the watchdog's scan, which has fences (`Watchdog::pass`).
         self.0.0.deadline.load(Ordering::Relaxed)
     }
 
-    /// Stores a deadline. Only the thread that has the slot calls this: to arm the deadline, and with "never" before the
-    /// thread gives the slot back.
+    /// Stores a deadline to arm it, or `NEVER` before the slot is given back. Only the thread that has the slot calls
+    /// this.
     #[inline]
     pub(crate) fn set(&self, deadline: u64) {
         // Relaxed: the fence of `Watchdog::arm` follows.
@@ -104,7 +104,6 @@ impl Slot {
         self.0.0.visit.load(Ordering::Relaxed)
     }
 
-    /// For the thread that has the slot.
     pub(crate) fn set_visit(&self, record: usize) {
         self.0.0.visit.store(record, Ordering::Relaxed);
     }
@@ -125,18 +124,15 @@ impl Default for Slot {
 pub(crate) type Slots = ChunkedVec<Slot>;
 
 impl Slots {
-    /// The earliest deadline after `floor`.
     pub(super) fn earliest(&self, floor: u64) -> u64 {
         self.iter().map(Slot::get).filter(|&deadline| deadline > floor).min().unwrap_or(NEVER)
     }
 
-    /// The earliest look after `floor`.
     #[cfg(feature = "report")]
     pub(super) fn earliest_look(&self, floor: u64) -> u64 {
         self.iter().map(Slot::look).filter(|&look| look > floor).min().unwrap_or(NEVER)
     }
 
-    /// The numbers of the slots whose deadline or look is after `from`, but not after `to`.
     #[cfg(feature = "report")]
     pub(super) fn due(&self, from: u64, to: u64) -> impl Iterator<Item = usize> {
         let passed = move |at: u64| from < at && at <= to;
@@ -145,7 +141,6 @@ impl Slots {
     }
 }
 
-/// The slots that no thread has.
 #[derive(Debug)]
 pub(super) struct FreeSlots {
     returned: Vec<usize>,

@@ -32,7 +32,7 @@ impl Watchdog {
         true
     }
 
-    /// In a model there are threads enough.
+    /// In a model a thread can always be started.
     #[allow(clippy::unused_self)]
     pub(crate) fn is_reliable(&'static self) -> bool {
         true
@@ -60,15 +60,16 @@ impl Watchdog {
         if !self.alarm.claim() {
             return true;
         }
-        // Relaxed, here and below: the time is only a hint. The alarm decides who starts the watchdog.
+        // Relaxed, here and below: `try_at` only limits how often a start is tried. The alarm decides which thread may
+        // start the watchdog.
         let is_time = clock::real_now() >= self.try_at.load(Ordering::Relaxed);
         if is_time && os::spawn("timebox-watchdog", || self.serve(false)).is_ok() {
             self.try_at.store(0, Ordering::Relaxed);
             self.alarm.started();
             return true;
         }
-        // Until a thread can be had, there is no watchdog that reads the clock, so every check reads it. The stores
-        // below let the next arm try again to start the watchdog.
+        // No thread can be had. From now on `is_missing` returns `true`, so every check reads the clock itself. The
+        // stores below let the next arm try again to start the watchdog.
         if is_time {
             let now = clock::real_now();
             if self.try_at.swap(now.saturating_add(TRY_EVERY), Ordering::Relaxed) == 0 {
@@ -129,7 +130,6 @@ impl Watchdog {
         self.is_missing() && self.alarm.start()
     }
 
-    /// Serves as the watchdog, on the calling thread.
     pub(crate) fn step_in(&'static self) {
         self.try_at.store(0, Ordering::Relaxed);
         os::name_this_thread("timebox-watchdog");

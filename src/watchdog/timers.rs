@@ -38,7 +38,7 @@ use records::{GROUP, Group, NONE, Record, Records};
 
 /// How many records the nursery lists. Each look of the watchdog at the thread's timers goes through all of them.
 const NURSERY: usize = if cfg!(timebox_loom) { 1 } else { 16 };
-/// The heap is rebuilt when it may have more stale entries than this, and more than one for every two records.
+/// The heap is rebuilt if it may have more stale entries than this, and more than half as many as there are records.
 const STALE: usize = 1024;
 /// How many entries of the heap the watchdog goes through at a time, with the lock held.
 const BATCH: usize = 64;
@@ -68,8 +68,8 @@ const _: () = assert!(GROUP as u64 <= Ticket::ROOM + 1);
 #[derive(Clone, Copy)]
 pub(crate) struct Timer {
     group: &'static Group,
-    /// The ticket of the timer's waker. Its low bits, which are free (`Ticket::ROOM`), hold the index of the timer's
-    /// record in the group. Both are in one word, so that a timer stays in registers.
+    /// The ticket of the timer's waker. The bits that a ticket leaves free (`Ticket::ROOM`) hold the index of the
+    /// timer's record in the group. Both are in one word, so that a timer stays in registers.
     place: u64,
 }
 
@@ -131,13 +131,14 @@ impl Timers {
             group.set_listed(at, false);
             heap.extend(group.timer(at).map(entry));
         }
-        // Stored with the heap's lock held. So a look that finds the nursery empty waits for the lock, and then finds the
-        // records in the heap.
+        // Stored before the heap's lock is released. So a look that reads this 0 gets the lock only after this function
+        // has released it, and then finds the records in the heap.
         self.listed.store(0, Ordering::Relaxed);
     }
 
-    /// Builds the heap anew from the records, without stale entries. Only this thread puts entries into the heap. If the watchdog
-    /// takes an entry out meanwhile, the new heap has that entry again, as a stale one.
+    /// Builds the heap anew from the records, without stale entries. No new entry is lost, because only this thread
+    /// puts entries into the heap. If the watchdog takes an entry out meanwhile, the new heap has the entry again, as a
+    /// stale one.
     fn rebuild_heap(&'static self) {
         let timers = self.records.sort_out().filter_map(|(group, at)| group.timer(at));
         let entries: Vec<_> = timers.map(entry).collect();
@@ -157,8 +158,8 @@ impl Timers {
 }
 
 impl Timers {
-    /// The index of each record that the nursery lists now. If the owner empties the nursery meanwhile, there may be
-    /// the index of a record that has moved to the heap, or of a record that was listed later.
+    /// The indices of the records in the nursery. If the owner empties the nursery meanwhile, some of these records are
+    /// in the heap by then, or were listed only later.
     fn in_nursery(&self) -> impl Iterator<Item = u32> {
         // Acquire, twice: pairs with the Releases in `list`.
         let listed = self.listed.load(Ordering::Acquire) as usize;
@@ -166,23 +167,23 @@ impl Timers {
     }
 }
 
-/// For the watchdog and its protocol.
 impl Timers {
-    /// A time before which no timer is due.
+    /// No timer is due before this time.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn earliest(&self) -> u64 {
         // Relaxed: README, "Timers".
         self.earliest.0.load(Ordering::Relaxed)
     }
 
-    /// Lowers `earliest`, since a timer may be due from `deadline` on.
+    /// Lowers `earliest` to `deadline`, for a timer that is due then.
     #[cold]
     pub(crate) fn lower(&self, deadline: u64) {
         // Relaxed: as in `earliest`. The minimum, since both the thread and the watchdog lower `earliest`.
         self.earliest.0.fetch_min(deadline, Ordering::Relaxed);
     }
 
-    /// Resets `earliest` to "never". The caller must call [`end_look`](Self::end_look) after its next fence.
+    /// Resets `earliest` to "never", so that each timer that is set from now on lowers it. The caller must call
+    /// [`end_look`](Self::end_look) after its next fence.
     pub(crate) fn begin_look(&self) {
         // Relaxed: as in `earliest`.
         self.earliest.0.store(NEVER, Ordering::Relaxed);
@@ -198,8 +199,8 @@ impl Timers {
         let mut heap = lock(&self.heap);
         let mut left = BATCH;
         while let Some(&Reverse((deadline, index, filling))) = heap.peek() {
-            // After `BATCH` stale entries, takes the next entry even if it is stale: its deadline is not later than that of the
-            // first timer.
+            // This loop removes at most `BATCH` stale entries. The next entry then counts even if it is stale. Its
+            // deadline is not later than that of the first timer, so no timer is missed.
             if left == 0 || self.records.filling(index, filling).is_some() {
                 earliest = earliest.min(deadline);
                 break;
@@ -211,8 +212,8 @@ impl Timers {
         self.lower(earliest);
     }
 
-    /// Takes out wakers that are due, with their deadlines, in the order of the deadlines. The flag is `true` if no
-    /// other timer is due.
+    /// Takes the wakers of a batch of due timers, with the deadlines, and sorts them by deadline. The flag is `true` if
+    /// no due timer is left; `false` if there may be more.
     pub(crate) fn take_due(&self, now: u64) -> (Vec<(u64, Waker)>, bool) {
         let mut due = Vec::new();
         let mut take = |index: u32, ticket: Ticket| {
@@ -277,7 +278,6 @@ impl Timer {
         self.group.is_lost()
     }
 
-    /// A timer on a mock clock, by the number of the clock and the number of the timer.
     #[cfg(feature = "testing")]
     pub(crate) fn on_mock(clock: u32, number: u32) -> Self {
         Self { group: Group::of_mocks(), place: u64::from(clock) << 32 | u64::from(number) }
@@ -342,7 +342,6 @@ mod tests {
     use std::sync::atomic::AtomicUsize;
     use std::task::Wake;
 
-    /// A waker that stores its number when it is woken.
     struct Numbered(usize, Arc<AtomicUsize>);
 
     impl Wake for Numbered {
@@ -388,7 +387,7 @@ mod tests {
                 3 if !model.is_empty() => {
                     let nth = (random() % model.len() as u64) as usize;
                     let (&key, &timer) = model.iter().nth(nth).unwrap();
-                    // With `Some`, taken back as by the timers' own thread; with `None`, as by another thread.
+                    // `Some`: the timers' own thread takes the timer back. `None`: another thread does.
                     let own = random().is_multiple_of(2).then_some(timers);
                     assert_eq!(number_of(timer.take(own).unwrap()), key.1);
                     assert!(timer.take(own).is_none(), "a timer is good once");
@@ -420,7 +419,7 @@ mod tests {
         let timers = leaked();
         for round in 0..if cfg!(miri) { 5 } else { 3000 } {
             let armed: Vec<Timer> = (0..64).map(|n| put(timers, n, Waker::noop().clone())).collect();
-            // With `Some`, taken back as by the timers' own thread; with `None`, as by another thread.
+            // `Some`: the timers' own thread takes the timer back. `None`: another thread does.
             let own = (round % 2 == 0).then_some(timers);
             armed.into_iter().for_each(|timer| drop(timer.take(own)));
         }

@@ -26,7 +26,7 @@ mod showing;
 
 /// How long the server may take to answer a cancelled query.
 const GRACE: Duration = Duration::from_secs(5);
-/// Ends by itself after two seconds. In the naive way, the next user of the connection waits for that end.
+/// A query of two seconds. After `naive`, below, the next user of the connection waits until the query ends.
 const SLOW: &str = "select pg_sleep(2)";
 
 fn main() -> ExitCode {

@@ -74,7 +74,7 @@ const SCRIPT: &str = r#"
     exit 0
 "#;
 
-/// A server that runs until this is dropped, or this process ends.
+/// A running server. It stops when this value is dropped, or when this process ends.
 #[derive(Debug)]
 pub struct Server {
     port: u16,
@@ -151,8 +151,8 @@ impl Server {
         command.arg("-c").arg(SCRIPT.replace("PREPARE", kind.prepare).replace("RUN", kind.run));
         command.arg(kind.stop).args(binaries);
         command.env("FOLDER", &folder).env("PORT", port.to_string()).env("AS", switch_to.unwrap_or_default());
-        // An interrupt from the keyboard must reach this program only. When this program ends, the script stops the
-        // server.
+        // Ctrl-C must reach only this program. The script must live on, because it stops the server once this program
+        // has ended.
         #[cfg(unix)]
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
         let mut script =
@@ -206,8 +206,8 @@ fn find(binary: &str) -> Option<PathBuf> {
     folders.into_iter().map(|folder| folder.join(OsStr::new(binary))).find(|file| file.is_file())
 }
 
-/// If this process is root: what to put before a server's command, so that the server runs as another user. Gives the
-/// folder to that user. `None` if this process is not root.
+/// A server may refuse to run as root. So if this process is root, gives the folder to another user, and returns the
+/// words that make the server's command run as that user. `None` if this process is not root.
 #[cfg(unix)]
 fn unprivileged(kind: &Kind, folder: &Path) -> Option<String> {
     // SAFETY: it only asks for a number.

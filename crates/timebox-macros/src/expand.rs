@@ -78,9 +78,9 @@ impl<'a> Expansion<'a> {
 
     fn of_async_fn(&self) -> TokenStream {
         let (open, fallible, body) = (self.open(), &self.fallible, self.body);
-        // The type of an async block's output cannot be written down. So a first `return`, which is never reached,
-        // tells the type to the compiler. The body is an arm of a `match`. In another place, lints would ask whether it
-        // needs its braces.
+        // The type of an async block's output cannot be written down. So a `return` that is never reached tells the
+        // type to the compiler. The body is an arm of a `match`, because in other places lints would complain about its
+        // braces.
         let typed = hygienic!({
             if false {
                 return #fallible::never();
@@ -102,8 +102,8 @@ impl<'a> Expansion<'a> {
         }
     }
 
-    /// The body of a function that returns a future without being async. Only the future is in the scope. What the
-    /// function does before it returns the future is not.
+    /// The body of a function that is not async and returns a future. Only the future is in the scope, not the code
+    /// that the function runs before it returns the future.
     fn of_future(&self) -> TokenStream {
         let (timebox, open, fallible) = (&self.arguments.timebox, self.open(), &self.fallible);
         let (pin, future) = self.boxed_by_body().unwrap_or_else(|| {
@@ -142,8 +142,8 @@ impl<'a> Expansion<'a> {
             .then(|| (pin, argument.into_iter().collect()))
     }
 
-    /// The statement that makes `timebox`. The user's expressions may lock something. They are in a statement of their
-    /// own, so the lock is free again when the body runs.
+    /// The statement that makes `timebox`. It evaluates the user's expressions. If they lock something, the lock is
+    /// released at the end of this statement, so it is free when the body runs.
     fn open(&self) -> TokenStream {
         let Arguments { timebox, limit, label, grace, strict, .. } = self.arguments;
         let label = match label {
@@ -160,8 +160,8 @@ impl<'a> Expansion<'a> {
         }
     }
 
-    /// Turns `outcome` into the function's result, and runs the fallback if the time was up. `None` if there is no
-    /// fallback.
+    /// The code that turns `outcome` into the function's result, and runs the fallback if the time was up. `None` if
+    /// there is no fallback.
     fn fall_back(&self) -> Option<TokenStream> {
         let fallback = self.arguments.fallback.as_ref()?;
         let fallible = &self.fallible;

@@ -20,7 +20,7 @@ pub fn timeboxed(arguments: TokenStream, item: TokenStream) -> TokenStream {
         .and_then(|arguments| expand::expand(&arguments, syn::parse(item.clone())?));
     match expanded {
         Ok(function) => function.into(),
-        // The function is kept as it is, so that its callers get no errors too.
+        // The function itself is kept. Otherwise each of its callers would get an error as well.
         Err(error) => TokenStream::from_iter([TokenStream::from(error.into_compile_error()), item]),
     }
 }

@@ -47,7 +47,7 @@ impl Output {
     }
 }
 
-/// The type without the groups that a macro puts around it.
+/// The type without parentheses, and without the invisible groups that a macro puts around it.
 fn inner(mut output: &Type) -> &Type {
     while let Type::Group(syn::TypeGroup { elem, .. }) | Type::Paren(syn::TypeParen { elem, .. }) = output {
         output = elem;

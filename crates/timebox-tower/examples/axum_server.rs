@@ -49,8 +49,7 @@ async fn compute() -> Result<String, (StatusCode, String)> {
     }
 }
 
-/// Waits for something that has no limit. This future is dropped when its time and the grace are up, and the layer
-/// answers.
+/// Would wait for ever. When the request's time and the grace are up, the layer drops this future and answers for it.
 async fn wait() -> &'static str {
     std::future::pending().await
 }
@@ -120,7 +119,7 @@ async fn request(address: SocketAddr, path: &str) -> std::io::Result<TcpStream> 
 
 async fn show(address: SocketAddr, path: &str) -> Result<(), AnyError> {
     let mut response = Vec::new();
-    // A body that is cut off may end with a reset.
+    // The error is ignored: if the server cuts the body off, the connection may be reset.
     let _ = request(address, path).await?.read_to_end(&mut response).await;
     println!("GET {path}\n{}\n", String::from_utf8_lossy(&response).trim_end());
     Ok(())

@@ -83,7 +83,7 @@ impl<B> TimeoutBody<B> {
         B: Body,
     {
         if body.is_end_stream() {
-            // An error means only that `checkpoint_or_unwind` has unwound the drop.
+            // The body is dropped even if this gives an error: then `checkpoint_or_unwind` has unwound the drop.
             let _ = scope.enter(|| drop(body));
             return Self::empty();
         }
@@ -136,7 +136,7 @@ where
                     Some(Err(_)) | None => true,
                 };
                 if ends {
-                    // Dropped here, so in the scope.
+                    // The body is dropped here, so that its drop runs in the scope.
                     this.body.set(None);
                 }
                 Poll::Ready(frame)
@@ -180,8 +180,8 @@ impl<B> PinnedDrop for TimeoutBody<B> {
         let mut this = self.project();
         let Some(scope) = this.scope else { return };
         if *this.left == Some(0) {
-            // All bytes that were announced have been sent. So the server drops the body without a poll for its end,
-            // and nothing is to be cancelled.
+            // All announced bytes have been sent. So the body is complete, although the server drops it without a poll
+            // for its end. Nothing is cancelled.
             let _ = scope.enter(|| this.body.set(None));
         } else if this.body.is_some() {
             scope.abandon(|| this.body.set(None));

@@ -25,7 +25,7 @@ pub struct ResponseFuture<F, Res: Reply, A> {
     answer: A,
 }
 
-/// How a request ends if the service is not called for it.
+/// How a request ends without a call of the service: with an answer that refuses it, or with the error of its scope.
 enum Early<Scoped> {
     Refused(Scoped),
     Over(TimeoutError),
@@ -62,7 +62,7 @@ where
         let mut poll = |cx: &mut Context<'_>| match this.future.as_mut().as_pin_mut() {
             Some(future) => {
                 let output = ready!(future.poll(cx));
-                // Dropped here, so in the scope.
+                // Drops the future while the scope, if there is one, is still entered.
                 this.future.set(None);
                 Poll::Ready(output)
             }
@@ -71,7 +71,8 @@ where
         let error = match (this.early.take().map(|early| *early), &mut *this.scope) {
             (Some(Early::Refused(refusal)), _) => return Poll::Ready(Ok(refusal)),
             (Some(Early::Over(error)), scope) => {
-                // As each await of the crate, this stays pending if a future around is over and about to be dropped.
+                // If the scope of an outer future is over, that future is about to be dropped. So this stays pending,
+                // like each await of the crate.
                 if scope.as_mut().is_some_and(|scope| scope.poll(cx, |_| Poll::Ready(())).is_pending()) {
                     *this.early = Some(Box::new(Early::Over(error)));
                     return Poll::Pending;

@@ -75,7 +75,6 @@ pub use propagation::{Malformed, Propagation};
 pub use scope::{BODY_DROPPED, CLIENT_GONE, RequestScope};
 pub use service::TimeoutService;
 
-/// Makes doc tests of the README.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 mod readme {}

@@ -59,9 +59,9 @@ pub trait Call {
         None
     }
 
-    /// The limit that a layer around has set for this request. It replaces the limit of
-    /// [`TimeoutLayer`](crate::TimeoutLayer). Of an HTTP request: [`ProfileLayer::limit`](crate::ProfileLayer::limit),
-    /// with the feature `profile`.
+    /// The limit that an outer layer has set for this request. It replaces the limit of
+    /// [`TimeoutLayer`](crate::TimeoutLayer). For an HTTP request, [`ProfileLayer::limit`](crate::ProfileLayer::limit)
+    /// sets it, with the feature `profile`.
     fn limit(&self) -> Option<Limit> {
         None
     }
@@ -83,8 +83,8 @@ pub trait Reply: Sized {
     /// The response that the service gave in time. Produce the rest of the response in `scope`.
     fn scoped(self, scope: RequestScope) -> Self::Scoped;
 
-    /// A response without a scope. It is the response to an exempt request, or the answer to a request that was not
-    /// done in time.
+    /// Makes a response that has no scope: the service's response to an exempt request, or the layer's answer to a
+    /// request that was not done in time.
     fn unscoped(self) -> Self::Scoped;
 
     /// The response to a request whose deadline cannot be read. `None`: the deadline is ignored, and the service is
@@ -162,8 +162,8 @@ fn has_no_body(status: StatusCode) -> bool {
     status.is_informational() || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
 }
 
-/// The length of the body in bytes, if that is known. Once a server has sent so many, it may drop the body without a
-/// poll for its end.
+/// The length of the body in bytes, if that is known. Once a server has sent that many bytes, it may drop the body
+/// without a poll for its end.
 fn content_length<B: Body>(response: &Response<B>) -> Option<u64> {
     let header = response.headers().get(http::header::CONTENT_LENGTH);
     let declared = header.and_then(|value| value.to_str().ok()?.parse().ok());

@@ -127,8 +127,9 @@ impl ProfileLayer {
     }
 
     /// Sets the limit of a profiled request. It replaces the limit of the [`TimeoutLayer`](crate::TimeoutLayer) inside.
-    /// A longer limit shows what comes after the usual one. With `Limit::NONE` a request that hangs never ends, and
-    /// takes one of the [profiles at a time](Self::per_minute) for ever. So prefer a minute.
+    /// With a longer limit, the profile also shows what a request does after its usual limit. With `Limit::NONE` a
+    /// request that hangs never ends, and takes one of the [profiles at a time](Self::per_minute) for ever. So prefer a
+    /// minute.
     pub fn limit(mut self, limit: impl Into<Limit>) -> Self {
         self.settings.limit = Some(limit.into());
         self
@@ -203,7 +204,6 @@ fn drawn<B: From<String>>(report: &ProfileReport) -> Response<B> {
     response
 }
 
-/// The answer if the profile cannot be drawn, because the system has no thread.
 fn undrawn<B: From<String>>() -> Response<B> {
     let mut response = Response::new(B::from("there is no thread to draw the profile\n".to_owned()));
     *response.status_mut() = http::StatusCode::SERVICE_UNAVAILABLE;

@@ -99,9 +99,10 @@ const SILENT: &str = "the body was silent for too long";
 pub struct RequestScope {
     scope: PollScope,
     location: &'static Location<'static>,
-    /// If the work is dropped before its end, the scope is cancelled for this reason.
+    /// The reason with which the scope is cancelled if the work is dropped before its end.
     reason: &'static str,
-    /// Whether a poll has begun and has not returned. If a poll panics, this stays `true`.
+    /// Whether a poll has begun and has not returned. If a poll panics, this stays `true`. Then a drop of the work does
+    /// not cancel the scope.
     polling: bool,
     /// How long the body may be silent between two frames.
     pub(crate) idle: Option<Duration>,
@@ -120,13 +121,13 @@ impl RequestScope {
         Self { scope, location, reason, polling: false, idle, silence, bodiless: false, trailers }
     }
 
-    /// Polls the rest of the response in the scope, and then looks at the deadline. So a rest that is ready is returned
-    /// even late. While the rest is pending, the task is woken at the deadline.
+    /// Calls `poll` in the scope, and checks the deadline after that. So an output is returned even if it is late. If
+    /// `poll` returns `Pending`, the task will be woken at the deadline.
     ///
     /// # Errors
     ///
-    /// A [`TimeoutError`] if the rest is pending, its time is up, and the [grace](crate::TimeoutLayer::grace) has
-    /// passed. Then drop the rest in [`enter`](Self::enter), and do not poll it again.
+    /// A [`TimeoutError`] if `poll` returns `Pending` after the deadline and the [grace](crate::TimeoutLayer::grace).
+    /// Then drop the future in [`enter`](Self::enter), and do not poll it again.
     pub fn poll<T>(
         &mut self,
         cx: &mut Context<'_>,
@@ -149,8 +150,8 @@ impl RequestScope {
         let begin = || Box::new(PollScope::new(Timebox::new(idle).label("silence of the body"), location));
         let mut silence = self.silence.take();
         let polled = self.poll(cx, |cx| {
-            // If the scope is over, no scope can begin inside. Then nothing limits the silence: a frame that is ready
-            // is still sent, and the grace bounds the rest.
+            // If the request's scope is over, no scope can begin in it, so the silence is not limited. A frame that is
+            // ready is still sent, and the grace limits the wait for the next frame.
             if silence.is_none() && timebox::remaining().is_none_or(|left| !left.is_zero()) {
                 silence = Some(begin());
             }
@@ -163,7 +164,7 @@ impl RequestScope {
         polled.map(|result| result?)
     }
 
-    /// Runs a block in the scope. Use this for what is no poll, such as the drop of the rest after its end.
+    /// Runs a block in the scope. Use this for everything but polls, such as the drop of a future that is done.
     ///
     /// # Errors
     ///
@@ -172,23 +173,23 @@ impl RequestScope {
         self.scope.enter(|_| block())
     }
 
-    /// Drops a rest that has not come to its end. Before that, cancels the scope for the reason [`CLIENT_GONE`]. So
-    /// tasks and threads that entered the scope by a handle stop. The drop is in the scope. If a poll has panicked, the
+    /// Drops the rest of the response before its end, in the scope. First cancels the scope for the reason
+    /// [`CLIENT_GONE`], so that tasks and threads that entered the scope by a handle stop. If a poll has panicked, the
     /// scope is not cancelled.
     pub fn abandon(&mut self, drop: impl FnOnce()) {
-        // The drop after a panic is no sign that the client went away.
+        // If a poll has panicked, the drop does not mean that the client has gone away.
         let reason = (!self.polling).then_some(self.reason);
         self.end(reason, drop);
     }
 
-    /// Drops the work in the scope, after a poll has returned an error. If the scope is not over, the error came from
-    /// the silence. Then the scope is cancelled.
+    /// Drops the work in the scope. Called after a poll has returned an error. If the scope is not over, the error came
+    /// from the limit on silence, so the scope is cancelled first.
     pub(crate) fn fail(&mut self, drop: impl FnOnce()) {
         self.end(Some(SILENT), drop);
     }
 
     fn end(&mut self, reason: Option<&'static str>, drop: impl FnOnce()) {
-        // An error means only that `checkpoint_or_unwind` has unwound the drop. There is nobody to tell it to.
+        // `enter` gives an error only if a `checkpoint_or_unwind` unwinds the drop. Nobody needs this error.
         let _ = self.scope.enter(|scope| {
             if let Some(reason) = reason
                 && !scope.is_expired()

@@ -65,8 +65,8 @@ where
         };
         let mut scope = settings.scope(&request, incoming);
         scope.trailers = self.answer.trailers();
-        // The scope begins before `call`, since `call` may run code of the handler: in layers inside, or in a
-        // `service_fn`.
+        // `call` may already run code of inner layers or of the handler (in a `service_fn`). So `call` is inside the
+        // scope.
         let mut future = None;
         match scope.enter(|| future = Some(self.inner.call(request))) {
             Ok(()) => ResponseFuture::limited(future, scope, self.answer.clone()),

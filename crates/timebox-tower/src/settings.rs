@@ -13,7 +13,6 @@ use crate::scope::{CLIENT_GONE, RequestScope};
 type OfRequest<Req, T> = Option<Arc<dyn Fn(&Req) -> T + Send + Sync>>;
 type TimeboxWith<Req> = Option<Arc<dyn Fn(&Req, Timebox) -> Timebox + Send + Sync>>;
 
-/// What a layer was told about its scopes.
 pub(crate) struct Settings<Req> {
     /// Where the layer was made. Errors show this as the place where the scope was opened.
     pub(crate) location: &'static Location<'static>,

@@ -58,7 +58,6 @@ fn silent()
     (client, gone)
 }
 
-/// A client that must not be called.
 fn uncalled() -> impl Service<Request<()>, Response = (), Error = Infallible> + Clone {
     service_fn(|_: Request<()>| async { panic!("the call was made") })
 }
@@ -79,7 +78,7 @@ async fn where_a_future_around_is_over_the_caller_does_not_run_on() {
     assert!(future::timeout_value(limit, caller).await.is_err());
     assert!(!ran_on.load(Ordering::SeqCst));
 
-    // In a grace the caller goes on, and so gets the error.
+    // With a grace, the caller is polled on, so it gets the error.
     let caller = async {
         std::thread::sleep(2 * limit);
         layer().layer(uncalled()).oneshot(Request::new(())).await.unwrap_err()
@@ -166,7 +165,6 @@ async fn a_call_of_a_cancelled_scope_is_not_made() {
     assert_eq!(error.reason(), Some("the user left"));
 }
 
-/// The output of a future that is ready.
 fn futures_now<F: Future>(future: F) -> F::Output {
     let mut context = Context::from_waker(std::task::Waker::noop());
     match std::pin::pin!(future).poll(&mut context) {
@@ -257,7 +255,6 @@ mod over_sockets {
 
     use super::*;
 
-    /// A server that answers with the value of the request's header.
     async fn server() -> SocketAddr {
         let handler = async |headers: HeaderMap| headers[HEADER].to_str().unwrap().to_owned();
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

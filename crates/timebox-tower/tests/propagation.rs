@@ -72,7 +72,7 @@ fn sent(header: &'static str, value: &[u8]) -> HeaderMap {
 enum Done {
     Served,
     Over,
-    /// With a clear status: 400, or gRPC's `INVALID_ARGUMENT` with a message.
+    /// Refused with the status 400, or with gRPC's `INVALID_ARGUMENT` and a message.
     Refused,
 }
 
@@ -108,7 +108,6 @@ fn serve(propagation: &Propagation, headers: HeaderMap) -> Done {
     }
 }
 
-/// The output of a future that is ready.
 fn now<F: Future>(future: F) -> F::Output {
     match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(output) => output,
@@ -208,7 +207,7 @@ const OF_GRPC: [(&[u8], Option<u64>); 40] = [
     (b"\xd9\xa3S", None),
 ];
 
-/// The same as `OF_GRPC`, for a header in milliseconds.
+/// Values of a header in milliseconds, and what they mean, in nanoseconds. `None` if they mean nothing.
 const OF_MILLISECONDS: [(&[u8], Option<u64>); 40] = [
     (b"0", Some(0)),
     (b"000", Some(0)),

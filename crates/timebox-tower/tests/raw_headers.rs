@@ -19,7 +19,6 @@ async fn server(propagation: Propagation) -> SocketAddr {
     address
 }
 
-/// The status of the answer to a request with these lines.
 async fn status(server: SocketAddr, lines: &[u8]) -> u16 {
     let mut socket = TcpStream::connect(server).await.unwrap();
     let request = [b"GET / HTTP/1.1\r\nhost: here\r\nconnection: close\r\n", lines, b"\r\n"].concat();

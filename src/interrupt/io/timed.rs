@@ -86,8 +86,8 @@ impl<S: AsFd> AsFd for Timed<S> {
     }
 }
 
-/// Implements `Read` and `Write`. std has defaults for all methods but `read` and `write`. They are not used, because
-/// an error would then name a line of std as the place of the call.
+/// Implements `Read` and `Write` with all their methods. In a default method of std, an error would name a line of std
+/// as the place of the call.
 macro_rules! stream {
     ($stream:ty) => {
         impl<S: AsFd> Read for $stream {

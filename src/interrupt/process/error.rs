@@ -56,7 +56,7 @@ impl From<io::Error> for Error {
 }
 
 impl Error {
-    /// The scope's error, if the scope was over.
+    /// The scope's error, if the command was stopped because the scope was over.
     pub fn timeout(&self) -> Option<&TimeoutError> {
         match self {
             Self::Stopped(stopped) => Some(&stopped.timeout),

@@ -66,7 +66,7 @@ pub(super) struct Job<'r> {
     /// is sent.
     lost: bool,
     suspended: Option<i32>,
-    /// Whether there is a process of the command that this program may not signal.
+    /// Whether the command has a process to which this program may not send signals.
     refused: bool,
     input: Input<'r>,
     stdout: Output,
@@ -128,8 +128,9 @@ impl<'r> Job<'r> {
         Ok(())
     }
 
-    /// Reads the outputs and writes the input until the child has ended and its outputs are closed. If other
-    /// processes hold the outputs open, this ends `linger` after the child's end.
+    /// Reads the outputs and writes the input until the child has ended and its outputs are closed. If other processes
+    /// hold the outputs open, this ends `linger` after the child's end. It ends earlier if the command writes too much,
+    /// or is suspended because it used the terminal.
     pub(super) fn attend(&mut self, poller: &Poller<'_>, linger: Duration) -> io::Result<Attended> {
         loop {
             if self.ended.is_some() && self.stdout.is_closed() && self.stderr.is_closed() {
@@ -137,7 +138,7 @@ impl<'r> Job<'r> {
             }
             let until = self.ended.map_or(NEVER, |at| at.saturating_add(nanos(linger)));
             if until <= os::monotonic_nanos() {
-                // `linger` has passed, but output that is in the pipes already is still read.
+                // `linger` has passed. This reads what is in the pipes now, and waits for no more.
                 self.drain()?;
                 return Ok(Attended::Ended);
             }
@@ -147,7 +148,8 @@ impl<'r> Job<'r> {
                 return Ok(Attended::TooMuchOutput);
             }
             if !served && self.ended.is_none() && self.group == Group::Own {
-                // No shell will bring the command to the foreground, so the command would stay suspended for ever.
+                // A command in the background has used the terminal, so the system has suspended it. No shell will
+                // bring it to the foreground, so it would stay suspended for ever.
                 if let Some(signal) = suspended_by(self.pid)
                     && [Signal::TTIN, Signal::TTOU].iter().any(|terminal| terminal.as_raw() == signal)
                 {
@@ -157,7 +159,7 @@ impl<'r> Job<'r> {
         }
     }
 
-    /// The time of the next check of the child, if no descriptor is ready before.
+    /// When the child must be checked even if no descriptor has become ready.
     fn next_look(&mut self) -> u64 {
         let most = if self.pidfd.is_some() { SUSPENDED_PAUSE } else { PAUSES.1 };
         let pause = self.pause.min(most);
@@ -205,7 +207,7 @@ impl<'r> Job<'r> {
 
     fn look_for_end(&mut self) {
         let has_ended = os::has_ended(self.pid);
-        // `has_ended` fails if other code has reaped the child.
+        // An error means that other code has reaped the child.
         self.lost = has_ended.is_err();
         if has_ended.unwrap_or(true) {
             self.ended = Some(os::monotonic_nanos());
@@ -217,7 +219,7 @@ impl<'r> Job<'r> {
         self.stderr.drain(&mut self.chunk)
     }
 
-    /// Reaps the child, which has ended, and returns its output.
+    /// Reaps the child and returns its output. If the child has not ended, this waits for its end.
     pub(super) fn reap(mut self) -> io::Result<Captured> {
         self.lifeline = None;
         let Some(mut child) = self.child.take() else { return Err(Errno::CHILD.into()) };
@@ -247,7 +249,6 @@ impl<'r> Job<'r> {
                 self.await_group(&poller, KILL_WAIT, Survivors::is_none_or_unknown);
             }
         }
-        // An error is ignored: the command is stopped already, so the error is of no use to the caller.
         let _read = self.drain();
         self.lifeline = None;
         let mut status = None;
@@ -274,18 +275,18 @@ impl<'r> Job<'r> {
             if until <= os::monotonic_nanos() {
                 return false;
             }
-            // The end of this member ends the wait, and then the loop lists the survivors again.
+            // The end of this member ends the wait below. Then the loop lists the survivors again.
             let member = if let Survivors::Some(Some(pid)) = survivors { open_pidfd(pid) } else { None };
             let pause = self.pause.min(PAUSES.1);
             self.pause = pause * 2;
             let tells = member.is_some() || self.ended.is_none() && self.pidfd.is_some();
             let next = if tells { NEVER } else { os::monotonic_nanos().saturating_add(nanos(pause)) };
-            // An error of a pipe is ignored, because the processes must be killed all the same.
+            // If a pipe fails, the processes must be killed all the same. So the error is ignored.
             let _served = self.serve(poller, member.as_ref().map(AsFd::as_fd), false, until.min(next));
         }
     }
 
-    /// Like the function `survivors`, but the child counts too.
+    /// Like the function `survivors`. But the child counts too, until it has ended.
     fn survivors(&mut self) -> Survivors {
         if self.lost {
             return Survivors::None;
@@ -333,7 +334,6 @@ fn open_pidfd(pid: Pid) -> Option<OwnedFd> {
     }
 }
 
-/// The signal that has suspended the child; `None` if the child is not suspended.
 fn suspended_by(pid: Pid) -> Option<i32> {
     let options = WaitIdOptions::STOPPED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
     waitid(WaitId::Pid(pid), options).ok()??.stopping_signal()

@@ -23,7 +23,7 @@ pub(super) struct Lifeline {
 }
 
 impl Lifeline {
-    /// Starts the shell. The shell reads later from the pipe which command it may have to kill.
+    /// Starts the shell, before the command. Later the pipe tells the shell which command it may have to kill.
     pub(super) fn new() -> io::Result<Self> {
         let (reader, pipe) = io::pipe()?;
         let shell = Command::new("/bin/sh")

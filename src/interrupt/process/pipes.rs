@@ -16,7 +16,7 @@ const PIPE_SIZE: usize = 1 << 20;
 #[derive(Clone, Copy)]
 pub(super) struct Cap {
     pub(super) most: usize,
-    /// Whether the command is stopped if it writes more.
+    /// Whether the command is stopped once it has written more than `most` bytes.
     pub(super) stops: bool,
 }
 
@@ -24,7 +24,6 @@ impl Cap {
     pub(super) const NONE: Self = Self { most: usize::MAX, stops: false };
 }
 
-/// The bytes of an output that were kept.
 #[derive(Debug)]
 pub(super) struct Kept {
     pub(super) bytes: Vec<u8>,
@@ -38,7 +37,6 @@ pub(super) struct Output {
     pipe: Option<PipeReader>,
     kept: Vec<u8>,
     cap: Cap,
-    /// Whether bytes have arrived that were not kept.
     overflowed: bool,
 }
 
@@ -67,12 +65,11 @@ impl Output {
         self.pipe.is_none()
     }
 
-    /// Whether the command has written so much that it must be stopped.
     pub(super) fn is_too_much(&self) -> bool {
         self.cap.stops && self.overflowed
     }
 
-    /// Reads once, without blocking. Returns the number of bytes.
+    /// Reads once, without blocking. Returns the number of bytes: 0 if there are none now, or if the pipe is closed.
     pub(super) fn read(&mut self, chunk: &mut [u8]) -> io::Result<usize> {
         let Some(pipe) = &mut self.pipe else { return Ok(0) };
         let length = match pipe.read(chunk) {
@@ -112,7 +109,6 @@ impl Output {
     }
 }
 
-/// The standard input of a command.
 #[derive(Default)]
 pub(super) struct Input<'r> {
     /// `None` once all bytes are written, or the command has closed its end of the pipe.
@@ -140,8 +136,8 @@ impl<'r> Input<'r> {
         self.pipe.as_ref().map(AsFd::as_fd)
     }
 
-    /// Writes to the pipe once, without blocking, but may block on the source. Closes the pipe at the end of the
-    /// source.
+    /// Writes to the pipe once. The write does not block, but the read from the source before it may. Closes the pipe
+    /// when the source has ended.
     pub(super) fn write(&mut self) -> io::Result<()> {
         let (Some(pipe), Some(source)) = (&mut self.pipe, &mut self.source) else { return Ok(()) };
         if self.written == self.chunk.len() {

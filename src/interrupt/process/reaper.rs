@@ -24,7 +24,6 @@ pub(super) fn adopt(child: Child) {
     });
 }
 
-/// Reaps the children that have ended.
 pub(super) fn reap() {
     lock(ORPHANS.get()).retain_mut(|child| matches!(child.try_wait(), Ok(None)));
 }

@@ -377,7 +377,7 @@ impl<'c> Run<'c> {
             let deadline = deadline.sooner_by(allowance);
             let started = with_deadline(command, deadline, |command| Job::start(command, plan, location));
             if has_input {
-                // If the `Command` kept the pipe, the command's next run would have an input that nothing writes to.
+                // Takes the `piped` back. Otherwise the command's next run would get a pipe to which nobody writes.
                 command.stdin(Stdio::null());
             }
             let mut job = started?;

@@ -41,8 +41,8 @@ fn spawn(command: &mut Command, group: Group, lifeline: Option<&Lifeline>) -> io
         return spawn(command);
     }
     spawn(command.process_group(0)).or_else(|error| {
-        // The leader of a group may not call `setsid`, so a `pre_exec` that calls `setsid` fails with EPERM. The
-        // second attempt makes no group: the `setsid` makes one.
+        // The command may have a `pre_exec` that calls `setsid`. For the leader of a group, that fails with EPERM. So
+        // the second attempt makes no group: `setsid` makes one.
         let may_be_session = error.raw_os_error() == Some(Errno::PERM.raw_os_error());
         if may_be_session && leave_group_as_it_is(command) { spawn(command) } else { Err(error) }
     })
@@ -62,7 +62,8 @@ fn leave_group_as_it_is(command: &mut Command) -> bool {
 const IGNORED: &str = "this program ignores SIGCHLD, so the system discards how its children end: the command was \
                        not started";
 
-/// Replaces the error `ECHILD` (there is no such child) by an error that says why. Returns any other error unchanged.
+/// Replaces the error `ECHILD` (no such child) by an error that says how the child was lost. Returns any other error
+/// unchanged.
 pub(super) fn explain_lost(error: io::Error) -> io::Error {
     if error.raw_os_error() != Some(Errno::CHILD.raw_os_error()) {
         return error;

@@ -2,7 +2,7 @@
 
 use rustix::process::Pid;
 
-/// The members of a group that have not ended. The leader does not count.
+/// Which members of a group have not ended. The leader does not count.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Survivors {
     None,
@@ -26,10 +26,9 @@ impl Survivors {
     }
 }
 
-/// Lists the survivors of the group that `leader` led.
 pub(super) fn survivors(leader: Pid) -> Survivors {
-    // A process may start a child that the list misses, and end before the list comes to the process. So an empty
-    // list is read again: the second list has the child.
+    // A list is not made at one moment. A process may start a child that the list misses, and end before the list
+    // reaches the process. So an empty list is read again: the second list has the child.
     match look(leader) {
         Survivors::None => look(leader),
         survivors => survivors,
@@ -101,7 +100,7 @@ fn parse(stat: &[u8]) -> Option<(i32, bool)> {
     let after_name = stat.iter().rposition(|&byte| byte == b')')? + 1;
     let fields: Vec<&str> = str::from_utf8(&stat[after_name..]).ok()?.split_whitespace().collect();
     let (state, group, threads) = (fields.first()?, fields.get(2)?, fields.get(17)?);
-    // If the first thread ends before the others, the state is `Z` (zombie), but the process runs on.
+    // The state is that of the first thread. It may be `Z` (zombie) although other threads run on.
     let has_ended = matches!(*state, "X" | "x") || *state == "Z" && threads.parse::<u32>().ok()? <= 1;
     Some((group.parse().ok()?, has_ended))
 }

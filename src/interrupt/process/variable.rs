@@ -16,12 +16,12 @@ pub(super) fn with_deadline<R>(
     let Some(value) = deadline.to_env() else { return start(command) };
     let before = variable(command);
     let is_earlier = |value: &OsString| Deadline::parse_env(value).is_ok_and(|before| before <= deadline);
-    // An earlier deadline is set, too, even if it is inherited. A `Command` does not tell whether `env_clear` was
-    // called, after which nothing is inherited.
+    // An earlier deadline is set even if the command would inherit it. After `env_clear` a command inherits nothing,
+    // and a `Command` does not tell whether `env_clear` was called.
     command.env(Deadline::VARIABLE, before.clone().filter(is_earlier).unwrap_or(value));
     let started = start(command);
-    // The setting of a variable cannot be taken back from a `Command`. So the variable is set to the value from before,
-    // even if that was inherited.
+    // A `Command` cannot forget that a variable was set. So the variable is set to the value from before, even if the
+    // command would inherit that value.
     match before {
         Some(before) => command.env(Deadline::VARIABLE, before),
         None => command.env_remove(Deadline::VARIABLE),
@@ -29,7 +29,7 @@ pub(super) fn with_deadline<R>(
     started
 }
 
-/// The value that the command would have in the variable.
+/// The value of the variable in the command's environment: the command's own, or inherited.
 fn variable(command: &Command) -> Option<OsString> {
     let mut own = command.get_envs().filter(|(name, _)| *name == Deadline::VARIABLE);
     match own.next() {

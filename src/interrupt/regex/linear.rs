@@ -275,7 +275,7 @@ impl Stepwise {
         let mut cache = kept.unwrap_or_else(|| self.automata.create_cache());
         let found = loop {
             match self.find_once(&mut cache, haystack, at, look) {
-                // An empty match inside a character does not count, so the search goes on after it.
+                // An empty match inside a character does not count. So the search goes on at the next byte.
                 Ok(Some((start, end))) if start == end && !haystack.is_char_boundary(start) => at = start + 1,
                 found => break found,
             }
@@ -365,8 +365,8 @@ impl<'a> Walk<'a> {
         Ok(Self { dfa, cache, state, last: None, ended: state.is_dead() })
     }
 
-    /// Follows the transition for a byte. `position` is where the walk is before the byte: at the byte's start, or at
-    /// its end if the walk goes backwards.
+    /// Follows the transition for a byte. `position` is the place of the walk before this step: the start of the byte,
+    /// or its end in a backward walk.
     #[cfg_attr(not(debug_assertions), inline(always))]
     fn step(&mut self, byte: u8, position: usize) -> Result<(), Stop> {
         self.state = self.dfa.next_state(self.cache, self.state, byte).map_err(|_| Stop::Unsupported)?;

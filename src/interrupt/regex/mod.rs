@@ -54,8 +54,8 @@ pub struct Regex {
     pattern: Box<str>,
     code: Code,
     names: Arc<[(String, usize)]>,
-    /// The memory that no search uses now. A search takes a `Scratch` from here, or makes one if there is none. At
-    /// its end it puts the `Scratch` back.
+    /// Spare memory for searches. A search takes a `Scratch` from here, or makes one if there is none. At its end it
+    /// puts the `Scratch` back.
     scratch: Mutex<Vec<Scratch>>,
 }
 
@@ -77,7 +77,7 @@ impl PatternError {
     }
 }
 
-/// The source of the search's error if PCRE2 has given up the search.
+/// PCRE2 has given up the search. This is the source of the search's error.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("PCRE2: {0}")]
 struct GivenUp(String);
@@ -225,7 +225,6 @@ impl Regex {
     }
 }
 
-/// The two searches that each engine offers to the iterators.
 trait Search: Send + Sync + UnwindSafe + RefUnwindSafe {
     /// The leftmost match at or after `at`.
     fn find_at<'h>(
@@ -235,7 +234,6 @@ trait Search: Send + Sync + UnwindSafe + RefUnwindSafe {
         location: &'static Location<'static>,
     ) -> Result<Option<Match<'h>>, TimeoutError>;
 
-    /// Like `find_at`, with the groups.
     fn captures_at<'h>(
         &self,
         haystack: &'h str,
@@ -327,7 +325,7 @@ struct Steps<'h> {
     location: &'static Location<'static>,
     /// Where the next search begins; beyond the end of the text once the iteration has ended.
     at: usize,
-    /// The end of the last match. An empty match at this place does not count.
+    /// The end of the last match. An empty match at this place is skipped.
     last: Option<usize>,
 }
 
@@ -351,8 +349,8 @@ impl<'h> Steps<'h> {
             };
             let Range { start, end } = range(&found);
             let is_stale = start == end && self.last == Some(end);
-            // If a match ends where its search began, a search from the match's end would find the same match again. So
-            // the next search begins one character later.
+            // If the match ends where the search began, a search from there would find the same match again. So the
+            // next search begins one character later.
             let next_char = self.haystack[end..].chars().next().map_or(1, char::len_utf8);
             self.at = if end > self.at { end } else { end + next_char };
             if !is_stale {
@@ -413,7 +411,7 @@ impl fmt::Debug for CaptureMatches<'_, '_> {
 mod tests {
     use std::cell::Cell;
 
-    // Counts the callouts that found the scope over. The first of them must end the search.
+    // How many callouts have found the scope over. The first one must end the search.
     thread_local!(pub(super) static ENDED: Cell<u32> = const { Cell::new(0) });
 
     #[test]
@@ -425,7 +423,7 @@ mod tests {
             ENDED.set(0);
             let limit = std::time::Duration::from_millis(5);
             let error = crate::timeout(limit, || regex.is_match(&text)).unwrap_err();
-            // The count is 0 if the limit passed before the search began, which may happen on a busy machine.
+            // The count is 0 if a busy machine begins the search only after the limit.
             assert!(ENDED.get() <= 1, "it was asked again");
             ended += ENDED.get();
             late.push(error.overshoot());

@@ -29,7 +29,7 @@ const JIT_STACK: (usize, usize) = (32 << 10, 8 << 20);
 
 type Callout = unsafe extern "C" fn(block: *mut c_void, data: *mut c_void) -> c_int;
 
-// From `pcre2.h`; the bindings leave it out. The callout ignores its `block`, so the block has no type here.
+// A function of `pcre2.h` that the bindings lack. Our callout ignores its `block`, so `block` is a `void` pointer here.
 unsafe extern "C" {
     fn pcre2_set_callout_8(
         context: *mut pcre2_match_context_8,
@@ -49,7 +49,6 @@ extern "C" fn callout(_block: *mut c_void, look: *mut c_void) -> c_int {
     if look() { PCRE2_ERROR_CALLOUT } else { 0 }
 }
 
-/// PCRE2's message for an error code.
 pub(super) fn message(code: c_int) -> String {
     let mut text = [0_u8; 256];
     // SAFETY: the buffer is writable, and its length is given.
@@ -104,7 +103,6 @@ impl Code {
         Ok(Self { code })
     }
 
-    /// A numeric property of the pattern.
     fn info(&self, what: u32) -> usize {
         let mut number = 0_u32;
         // SAFETY: invariant 1; PCRE2 writes the properties that are requested here as 32 bits.
@@ -112,7 +110,6 @@ impl Code {
         number as usize
     }
 
-    /// The names of the groups, with their numbers.
     pub(super) fn names(&self) -> Vec<(String, usize)> {
         let (count, size) = (self.info(PCRE2_INFO_NAMECOUNT), self.info(PCRE2_INFO_NAMEENTRYSIZE));
         let mut table: *const u8 = ptr::null();
@@ -201,7 +198,7 @@ impl Drop for Code {
 /// The memory of a search. Later searches use it again.
 #[derive(Debug)]
 pub(super) struct Scratch {
-    // The context points to the stack, so the context is dropped first.
+    // Fields are dropped in this order. The context points to the stack, so it must go first.
     context: Context,
     data: Data,
     _stack: Option<Stack>,

@@ -11,11 +11,11 @@ use crate::error::Rounded;
 pub(super) struct Call<'a> {
     pub(super) name: &'static str,
     pub(super) arguments: &'a [u64; 6],
-    /// What there is to look at; `None` if the thread may have left the call.
+    /// The thread and its memory, to find out more about the call. `None` if the thread may have left the call.
     pub(super) around: Option<Around<'a>>,
 }
 
-/// What can be looked at while a thread is in a call.
+/// The thread that is in the call, and the memory to which the call's arguments point.
 #[derive(Clone, Copy)]
 pub(super) struct Around<'a> {
     pub(super) tid: u32,
@@ -70,7 +70,6 @@ impl<'a> Call<'a> {
         self.arguments[index] as i32
     }
 
-    /// What an argument points to.
     pub(super) fn pointed<T>(&self, index: usize, read: impl Fn(Memory<'a>, u64) -> Option<T>) -> Option<T> {
         read(self.around?.memory, self.arguments[index])
     }
@@ -120,7 +119,7 @@ impl<'a> Call<'a> {
         let numbers = self.pointed(0, |memory, address| {
             (0..count.min(1024)).map(|index| entry(memory, address, index)).collect::<Option<Vec<i32>>>()
         });
-        // Entries with a negative number are left out by the call too.
+        // The call ignores entries with a negative number.
         let numbers = numbers.map(|numbers| numbers.into_iter().filter(|&number| number >= 0).collect());
         self.several(numbers, timeout)
     }

@@ -4,7 +4,6 @@
 /// `x86_64` alone.
 macro_rules! names {
     ($($call:ident)*; $($old:ident)*) => {
-        /// The name of a system call by its number.
         pub(super) fn name(number: i64) -> Option<&'static str> {
             #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
             match number {

@@ -9,7 +9,6 @@ use crate::report::proc;
 /// How many descriptors of a call are named, at most.
 const MOST_NAMED: usize = 4;
 
-/// A descriptor, and what it refers to.
 pub(super) struct Descriptor {
     number: i32,
     object: Option<Object>,
@@ -24,12 +23,10 @@ enum Object {
 }
 
 impl Descriptor {
-    /// A descriptor of which nothing is known but its number.
     pub(super) fn unknown(number: i32) -> Self {
         Self { number, object: None }
     }
 
-    /// The descriptors of a thread.
     pub(super) fn look(tid: u32, numbers: &[i32]) -> Vec<Self> {
         let links: Vec<_> = numbers.iter().map(|&number| link(tid, number)).collect();
         let socket = |link: &Option<String>| inode(link.as_ref()?.strip_prefix("socket:")?);
@@ -95,7 +92,6 @@ pub(super) fn list(tid: Option<u32>, numbers: &[i32]) -> String {
     format!("{count} ({})", named.join("; "))
 }
 
-/// The descriptors that an epoll watches.
 pub(super) fn watched_by(tid: u32, epoll: i32) -> Vec<i32> {
     let watched = |line: String| {
         let mut words = line.split_ascii_whitespace();
@@ -111,7 +107,6 @@ pub(super) fn watched_by(tid: u32, epoll: i32) -> Vec<i32> {
     proc::lines(&info(tid, epoll)).take(1024).filter_map(watched).collect()
 }
 
-/// The inode of the descriptor's file, if the system tells.
 pub(super) fn file_inode(tid: u32, number: i32) -> Option<u64> {
     proc::field(&info(tid, number), "ino")?.parse().ok()
 }

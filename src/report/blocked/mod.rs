@@ -37,7 +37,6 @@ pub(crate) fn describe(tid: u32, number: i64, arguments: &[u64; 6], read: &Read<
     }
 }
 
-/// The number of the system call.
 #[cfg(not(target_os = "linux"))]
 pub(crate) fn describe(_tid: u32, number: i64, _arguments: &[u64; 6], _read: &Read<'_>) -> String {
     format!("system call {number}")

@@ -4,9 +4,9 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::report::proc;
 
-/// `TCP 127.0.0.1:51234 -> 127.0.0.1:6379`, for each of the sockets. `None` for a socket that the tables do not have.
+/// Describes each socket: `TCP 127.0.0.1:51234 -> 127.0.0.1:6379`. `None` for a socket that is in no table.
 ///
-/// Each table is read one time at most, whatever the number of sockets.
+/// Reads each table at most once.
 pub(super) fn in_words(tid: u32, inodes: &[u64]) -> Vec<Option<String>> {
     let mut found = vec![None; inodes.len()];
     for table in &TABLES {
@@ -55,7 +55,7 @@ fn internet(protocol: &str, line: &str) -> String {
     }
 }
 
-/// The path is what follows the inode, and may have spaces in it.
+/// Skips seven columns. All that follows is the path, which may contain spaces.
 fn unix(line: &str) -> String {
     let mut rest = line;
     for _ in 0..7 {
@@ -64,8 +64,8 @@ fn unix(line: &str) -> String {
     if rest.is_empty() { "a unix socket".into() } else { format!("unix socket {rest}") }
 }
 
-/// An address of a table, in hexadecimal. Each group of eight digits is a word in the byte order of this machine. The
-/// port is a plain number.
+/// Parses an address of a table: hexadecimal digits, a colon, and the port in hexadecimal. Eight digits of the address
+/// are a word in the byte order of this machine.
 fn address(text: &str) -> Option<SocketAddr> {
     let (address, port) = text.split_once(':')?;
     let port = u16::from_str_radix(port, 16).ok()?;

@@ -20,7 +20,6 @@ use crate::report::state::state_of;
 use crate::sync::os;
 use crate::time::clock;
 
-/// A thread that is blocked in a call, and the words for the call.
 struct Blocked<T> {
     tid: u32,
     call: (i64, [u64; 6]),
@@ -60,7 +59,6 @@ fn blocked<T: Send + 'static>(name: &str, body: impl FnOnce() -> T + Send + 'sta
     }
 }
 
-/// The words, once the thread is released and has ended.
 fn words<T>(blocked: Blocked<T>, release: impl FnOnce()) -> String {
     release();
     blocked.thread.join().unwrap();
@@ -139,8 +137,8 @@ fn a_server_whose_queue_is_full() {
     listen(&server, 0).unwrap();
     let address = TcpListener::from(server.try_clone().unwrap()).local_addr().unwrap();
     let queued = TcpStream::connect(address).unwrap();
-    // A queue of length 0 has room for one connection. The next request is not answered until that connection is
-    // accepted.
+    // A queue of length 0 has room for one connection. Until the server accepts this connection, it answers no other
+    // request.
     let blocked = blocked("connect", move || TcpStream::connect(address).unwrap());
     let fd = blocked.call.1[0];
     // The system repeats the request for the connection after a second.
@@ -348,7 +346,7 @@ fn a_thread_that_has_left_the_call() {
     });
     let client = UdpSocket::bind("127.0.0.1:0").unwrap();
     client.send_to(&[1], here).unwrap();
-    // Waits until the thread is in another call, with another buffer.
+    // Waits until the thread is in the second `recv`.
     while call_of(tid).is_none_or(|now| now == call) {
         thread::yield_now();
     }

@@ -1,4 +1,4 @@
-//! Waits for other threads and other processes, and for a time.
+//! Describes calls that wait for another thread, for another process, or for a time.
 
 use std::time::{Duration, SystemTime};
 
@@ -31,9 +31,9 @@ impl Call<'_> {
         }
     }
 
-    /// The thread whose end is waited for; `None` if the wait is for something else. To join a thread, the C library
-    /// waits for a word that holds the thread's number. When the thread ends, the kernel clears the word, and wakes
-    /// only waiters without `FUTEX_PRIVATE_FLAG`.
+    /// Says which thread is joined; `None` if the wait is not a join. To join a thread, the C library waits for a word
+    /// that holds the thread's number. When the thread ends, the kernel clears the word, and wakes only waiters without
+    /// `FUTEX_PRIVATE_FLAG`.
     fn joined(&self) -> Option<String> {
         let number = self.arguments[2];
         let is_private = self.int(1) & libc::FUTEX_PRIVATE_FLAG != 0;
@@ -128,7 +128,8 @@ fn thread(number: u32) -> Option<String> {
     Some(format!("thread {number} ({name})"))
 }
 
-/// How long it is from now until the time `until`: a time of day, or a time on the clock of this crate.
+/// The time from now to `until`. With `is_real_time`, `until` is a time of day. Otherwise it is a time on the clock of
+/// this crate.
 fn left(until: Duration, is_real_time: bool) -> Option<Duration> {
     let now = if is_real_time {
         SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).ok()?
@@ -155,7 +156,7 @@ fn holder(inode: u64) -> Option<u32> {
     let locks: Vec<_> = proc::lines("/proc/locks").filter_map(of_file).collect();
     let mut waits = locks.iter().filter(|(_, waits, process)| *waits && *process == own);
     let (number, ..) = waits.next()?;
-    // If several threads of this process wait for the file, this thread's wait cannot be told from the others.
+    // If threads of this process wait for several locks of the file, this thread's lock cannot be told from the others.
     if waits.any(|(other, ..)| other != number) {
         return None;
     }

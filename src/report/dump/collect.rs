@@ -23,11 +23,10 @@ const MOST_LISTED: usize = 100_000;
 /// How many threads are looked at, at most.
 const MOST_THREADS: usize = 512;
 
-/// How long the threads are looked at, at most. Threads that are left then are not in the dump.
+/// For this time the dump looks at threads. It leaves out the threads that it has not reached by then.
 const LOOKING: Duration = Duration::from_secs(2);
 
-/// How long the search for names may take, and how long the caller waits for the dump. The stacks that are left then
-/// have no names.
+/// How long the caller waits for the dump. The search for names stops then, so some stacks may have no names.
 const MAKING: Duration = Duration::from_secs(10);
 
 /// How long a running thread may take to copy itself.
@@ -60,7 +59,7 @@ pub fn dump() -> Dump {
     making.finish(began)
 }
 
-/// A dump that is made on the calling thread, and does not show this thread.
+/// Makes a dump on the calling thread. The dump does not show this thread.
 #[cfg(unix)]
 pub(super) fn dump_here() -> Dump {
     let making = Making::new();
@@ -74,10 +73,10 @@ fn now() -> SystemTime {
     SystemTime::now()
 }
 
-/// A dump that is being made. Whoever waits for it takes what there is when the time is up.
+/// A dump that is being made. If it is not done in time, the caller takes the part that has been made.
 #[derive(Debug)]
 struct Making {
-    /// Until when names are searched for, and the caller waits.
+    /// At this time the search for names stops, and the caller stops waiting.
     until: u64,
     made: Mutex<Made>,
     is_done: Condvar,
@@ -95,8 +94,8 @@ impl Making {
         Self { until: after(MAKING), made: Mutex::default(), is_done: Condvar::default() }
     }
 
-    /// Looks at all threads but the calling one. Even if the look panics, the dump is marked as done, so that nobody
-    /// waits in vain.
+    /// Looks at all threads but the calling one. Even if the look panics, the dump is marked as done: otherwise the
+    /// caller would wait until the time is up.
     fn run(&self, asker: Option<u32>) {
         if let Err(payload) = catch_unwind(AssertUnwindSafe(|| self.look(asker))) {
             drop_quietly(payload);
@@ -115,7 +114,8 @@ impl Making {
         if tids.is_empty() && asker.is_some() {
             self.note("The threads of the process are not known on this system.".into());
         }
-        // What may be left out comes last.
+        // The thread that asks comes first, then the threads that may be in scopes, then all others. Threads at the end
+        // may be left out.
         let frame_words = frame_words();
         tids.sort_by_key(|tid| (asker != Some(*tid), !frame_words.contains_key(tid)));
         if tids.len() > MOST_THREADS {
@@ -133,11 +133,10 @@ impl Making {
                 Begun::Copied(copy) => copy,
                 Begun::Asked(request) => request.wait(PATIENCE),
             };
-            // The thread may have ended since, and another may have its number.
+            // If the thread ended before the copy, the scopes may come from memory of another thread.
             if frame_word_of(tid) != frame_words.get(&tid).copied() {
                 copy.scopes.clear();
             }
-            // The thread may have ended since the threads were listed.
             if copy.state == State::Gone {
                 continue;
             }
@@ -190,7 +189,6 @@ impl Making {
     }
 }
 
-/// The time after a duration, on the real clock.
 fn after(duration: Duration) -> u64 {
     clock::real_now().saturating_add(crate::time::nanos(duration))
 }

@@ -35,7 +35,7 @@ pub struct Dump {
     /// First the threads in scopes, the thread with the longest open scope first. Then the threads that run, then the
     /// threads that are blocked.
     pub threads: Vec<ThreadDump>,
-    /// What is not certain, or missing, in sentences.
+    /// Sentences about what is uncertain or missing in this dump.
     pub notes: Vec<String>,
 }
 

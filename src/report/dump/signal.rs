@@ -54,7 +54,7 @@ mod platform {
         // this process can tell that the signal was not its own.
         let came = Arc::new(AtomicBool::new(false));
         let flag = signal_hook::flag::register(signal, Arc::clone(&came))?;
-        // The handler sets the flag first, since the flag was registered first.
+        // The pipe is registered after the flag. So the handler sets the flag before it wakes the thread.
         let pipe = pipe::register(signal, wake).inspect_err(|_| {
             unregister(flag);
         })?;
@@ -76,8 +76,8 @@ mod platform {
         Ok(())
     }
 
-    /// Waits for a signal, and returns `true`. All signals since the last call count as one. `false` if no more signals
-    /// will come.
+    /// Waits until a signal has come since the last call, and returns `true`. Several signals count as one. Returns
+    /// `false` if no more signals will come.
     fn is_awake(wakes: &mut UnixStream) -> bool {
         loop {
             match wakes.read(&mut [0; 64]) {

@@ -69,7 +69,7 @@ fn wait_for_the_end(mut reader: io::PipeReader) {
     assert_eq!(reader.read(&mut [0]).unwrap(), 0);
 }
 
-/// Only one test uses this function, so no thread of another test has the same stack.
+/// Only one test uses this function, so only the threads of that test have this stack.
 #[inline(never)]
 fn wait_alike(reader: io::PipeReader) {
     wait_for_the_end(reader);
@@ -236,7 +236,6 @@ fn a_signal_that_asks_for_a_dump() {
         assert!(dumped.any(|line| line.contains("wait_for_the_end")));
     }
     drop(child.stdin.take());
-    // No third dump follows, and the child ends well.
     assert!(dumped.all(|line| !line.starts_with("Dump of process")));
     assert!(child.wait().unwrap().success());
 }

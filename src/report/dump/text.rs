@@ -12,7 +12,6 @@ use crate::report::text::Name;
 /// How many threads with the same stack are named.
 const MOST_NAMED: usize = 16;
 
-/// How many frames of an idle thread are shown.
 const IDLE_FRAMES: usize = 8;
 
 impl Display for Dump {
@@ -37,8 +36,9 @@ impl Display for Dump {
 }
 
 impl Dump {
-    /// Threads with the same stack and in no scope are one group. First come the threads that are in a scope, run, or
-    /// asked for the dump. Of the other groups the smaller ones come first, since many threads alike are mostly idle.
+    /// Puts threads that have the same stack and are in no scope into one group. First come the threads that are in a
+    /// scope, run, or asked for the dump. Then come the groups, the smallest first, since large groups are mostly idle
+    /// threads.
     fn groups(&self) -> Vec<Vec<&ThreadDump>> {
         let mut groups: Vec<Vec<&ThreadDump>> = Vec::new();
         for thread in &self.threads {
@@ -92,7 +92,7 @@ fn write_group(f: &mut Formatter<'_>, group: &[&ThreadDump]) -> fmt::Result {
     first.notes.iter().try_for_each(|note| writeln!(f, "  {}", OneLine(note)))
 }
 
-/// If no function on the stack is the program's own, the thread is idle. Then only the first frames are written.
+/// Writes a stack. A thread whose stack has no function of the program is idle, so only its first frames are written.
 fn write_frames(f: &mut Formatter<'_>, frames: &[Frame]) -> fmt::Result {
     let is_idle = frames.iter().all(|frame| frame.foreign);
     if !is_idle || frames.len() <= IDLE_FRAMES + 1 {

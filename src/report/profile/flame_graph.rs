@@ -60,7 +60,9 @@ impl ProfileReport {
     }
 }
 
-/// The frames that are drawn for a stack, innermost first.
+/// The names that are drawn for a stack, innermost first. If the stack waits, only one of the foreign functions at its
+/// inner end is drawn: the one that the program called. If the stack runs, all of them are drawn, since they use the
+/// processor.
 fn names(stack: &ProfileStack) -> Vec<String> {
     let frames = &stack.frames;
     let innermost = frames.iter().take_while(|frame| frame.foreign).count();

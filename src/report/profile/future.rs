@@ -24,7 +24,7 @@ pub struct Profiled<F> {
     future: Option<F>,
     setup: Setup,
     shared: Arc<Shared>,
-    /// `Some` from the first poll until the future is done.
+    /// Begins with the first poll, and ends when the future is done.
     session: Option<Session>,
 }
 
@@ -41,7 +41,8 @@ impl<F: Future> Future for Profiled<F> {
         let mut this = self.project();
         let Some(mut future) = this.future.as_mut().as_pin_mut() else { return Poll::Pending };
         let session = this.session.get_or_insert_with(|| Session::begin(this.setup, Arc::clone(this.shared)));
-        // The whole is in the visit, so that a sample finds the future on a thread or pending, and never in between.
+        // The visit includes `begin_poll` and `end_poll`. Otherwise a sample could find the future neither on a thread
+        // nor pending.
         let shared = &**this.shared;
         let polled = visit(shared.id, || {
             let is_traced = shared.begin_poll(session.began);

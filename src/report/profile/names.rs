@@ -52,8 +52,8 @@ struct Merged {
     positions: HashMap<Key, usize>,
 }
 
-/// What tells stacks apart: `by_handle`, what the code was doing, the functions, and the line in which the code waits,
-/// if it waits.
+/// Stacks with the same key are merged. The parts are: `by_handle`, what the code was doing, the functions, and the
+/// line if the code waits.
 type Key = (bool, Doing, Vec<String>, Option<u32>);
 
 impl Merged {
@@ -82,8 +82,8 @@ pub(super) fn place(frames: &[Frame]) -> Option<&Frame> {
     frames.iter().find(|frame| !frame.foreign)
 }
 
-/// Removes the outermost frames, which are not the profiled code: those of this crate and of std. If no frame would be
-/// left, removes only those of this crate.
+/// Removes the frames around the profiled code: the outermost frames of this crate, of std, and of no crate. If no
+/// frame would be left, removes only the outermost frames of this crate.
 fn trim(frames: &mut Vec<Frame>) {
     let is_around = |frame: &Frame| {
         frame.foreign

@@ -9,7 +9,7 @@ use crate::report::stack::raw::RawStack;
 const INNER: usize = 192;
 const OUTER: usize = 63;
 
-/// Stands for the addresses that are not kept.
+/// Stands in a recorded stack for the addresses between the `INNER` and the `OUTER` ones.
 const GAP: u64 = 0;
 
 /// How many different sentences `reasons` keeps.
@@ -20,8 +20,8 @@ const MOST_REASONS: usize = 8;
 pub(super) enum Doing {
     /// It ran on a thread, or was ready to run.
     Running,
-    /// Its thread was blocked in the system call with this number. `None`: without a system call, or the number is not
-    /// kept.
+    /// Its thread was blocked. The number is that of the system call. `None`: it was in no system call, or the number
+    /// is not kept.
     Blocked(Option<i64>),
     /// It was a future between two polls.
     Pending,
@@ -35,20 +35,20 @@ pub(super) enum Place {
     Awaits(Vec<Box<[u64]>>),
     /// A future is pending, and it is not known where.
     Unknown,
-    /// The place is not kept: too many different ones had been seen.
+    /// The place was not recorded, because the profile had recorded as many places as it may.
     LeftOut,
 }
 
 /// What a sample saw.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Seen {
-    /// Whether this is work that came to another thread by a handle.
+    /// Whether the sampled thread did work that came to it by a handle.
     pub(super) by_handle: bool,
     pub(super) doing: Doing,
     pub(super) place: Place,
 }
 
-/// How often, and for how long in nanoseconds.
+/// A number of samples, and the time for which they stand, in nanoseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Count {
     pub(super) samples: u64,
@@ -56,7 +56,6 @@ pub(super) struct Count {
 }
 
 impl Count {
-    /// One sample that stands for this time.
     pub(super) fn one(time: u64) -> Self {
         Self { samples: 1, time }
     }
@@ -77,18 +76,18 @@ pub(super) struct Recording {
     /// How many different entries `seen` keeps.
     most: usize,
     pub(super) seen: HashMap<Arc<Seen>, Count>,
-    /// What the last sample of the profile's own code saw; `None` if it saw nothing. The time from this sample to the
-    /// end is added to this entry.
+    /// The entry of the last sample of the profile's own code; `None` if the sample saw nothing. The time from this
+    /// sample to the end of the profile is added to the entry.
     last: Option<Arc<Seen>>,
     /// The time for which nothing was seen of the profile's own code.
     pub(super) missed: Count,
-    /// Why time was missed, and what else is not certain. In sentences.
+    /// Sentences for the report: why time was missed, and what else is not certain.
     pub(super) reasons: Vec<String>,
     /// How many samples may have wrong frames.
     pub(super) approximate: u64,
-    /// The time of all samples of the profile's own code, seen or missed.
+    /// The time of all samples of the profile's own code, including the samples that saw nothing.
     own_time: u64,
-    /// The modules of the process, which give names to addresses. The stack has no frames.
+    /// A stack without frames. It is kept for the modules of the process, which give names to addresses.
     pub(super) modules: RawStack,
 }
 
@@ -127,7 +126,7 @@ impl Recording {
         }
     }
 
-    /// Counts a sample that saw nothing.
+    /// Counts a sample that saw nothing of the profile's own code.
     pub(super) fn miss(&mut self, time: u64, reasons: impl IntoIterator<Item = String>) {
         self.missed.add(Count::one(time));
         self.own_time += time;
@@ -143,8 +142,8 @@ impl Recording {
         }
     }
 
-    /// Corrects the times, so that their sum is the time that has elapsed. Before that, the last period counts as a
-    /// whole, although the end cut it short. Or it does not count at all, since it had no sample yet.
+    /// Makes the sum of the times equal to the time that has elapsed. The last period needs this, because the end of
+    /// the profile has cut it short. If it had a sample, it was counted as a whole period, otherwise not at all.
     pub(super) fn end(&mut self, now: u64) {
         self.elapsed = now.saturating_sub(self.began);
         let last = self.last.as_ref().and_then(|last| self.seen.get_mut(last)).map(|count| &mut count.time);
@@ -163,7 +162,7 @@ impl Recording {
     }
 }
 
-/// The addresses that are kept of a stack.
+/// The innermost and the outermost addresses of a stack. `GAP` stands for the addresses between them.
 pub(super) fn kept(addresses: impl ExactSizeIterator<Item = u64>) -> Box<[u64]> {
     let left_out = addresses.len().saturating_sub(INNER + OUTER);
     let mut kept = Vec::with_capacity(addresses.len().min(INNER + OUTER + 1));
@@ -219,7 +218,7 @@ mod tests {
         recording.end(17);
         assert_eq!((sum(&recording), recording.missed), (10, Count { samples: 1, time: 7 }));
         assert_eq!(recording.reasons, ["because"]);
-        // The sampler got no processor.
+        // A long time without a sample: the sampler got no processor.
         let mut recording = Recording::new(0, 10, 10);
         recording.count(own(1), Count::one(10));
         recording.end(1000);

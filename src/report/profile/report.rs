@@ -119,8 +119,8 @@ impl ProfileReport {
         sum
     }
 
-    /// All stacks, those with the most time first. Stacks of the same functions count as one. If the code waits, the
-    /// line in which it waits must be the same, too.
+    /// All stacks, those with the most time first. Stacks of the same functions count as one. Stacks of code that waits
+    /// count as one only if the code waits in the same line.
     ///
     /// If a future waits in several branches at once, each branch gets an equal part of the time.
     pub fn stacks(&self) -> &[ProfileStack] {

@@ -35,8 +35,8 @@ const MOST_THREADS: usize = 64;
 /// How long a running thread may take to copy itself.
 const PATIENCE: Duration = Duration::from_millis(50);
 
-/// How often one sample looks for the profile's own code. A future may begin or end a poll between the look at the
-/// threads and the look at the waits, so that neither look finds it.
+/// How many times one sample tries to find the profile's own code. Each try looks at the threads and at the pending
+/// futures. A future that begins or ends a poll between these two looks is found by neither.
 const ATTEMPTS: usize = 12;
 
 /// If a thread is not looked at for so many nanoseconds, its files are closed.
@@ -60,7 +60,7 @@ struct Running {
 #[derive(Debug)]
 struct Entry {
     shared: Arc<Shared>,
-    /// The profiles around it.
+    /// The profiles inside which this profile was begun.
     outer: Vec<ProfileId>,
     periods: Periods,
     /// When the next sample is due.
@@ -72,7 +72,7 @@ struct Entry {
 struct Periods {
     began: u64,
     length: u64,
-    /// How many periods since the beginning have had their sample, or were missed.
+    /// How many periods are over: their samples were taken, or missed.
     done: u64,
 }
 
@@ -120,7 +120,6 @@ impl Running {
         Lineage(self.profiles.iter().map(|entry| (entry.shared.id, entry.outer.clone())).collect())
     }
 
-    /// Plans the next sample of each profile that was due.
     fn plan_next(&mut self, had: Vec<Due>, random: &mut Random) {
         for due in had {
             if let Some(entry) = self.profiles.iter_mut().find(|entry| entry.shared.id == due.shared.id) {
@@ -132,12 +131,12 @@ impl Running {
 }
 
 impl Periods {
-    /// When the first period without a sample begins.
+    /// When the first period begins that has no sample yet.
     fn start(&self) -> u64 {
         self.began + self.done * self.length
     }
 
-    /// How much time a sample at `now` stands for, in nanoseconds: its period, and those before it that have no sample.
+    /// The nanoseconds that a sample at `now` stands for: the current period, and all earlier periods without a sample.
     fn without_sample(&self, now: u64) -> u64 {
         let current = now.saturating_sub(self.began) / self.length;
         (current + 1).saturating_sub(self.done).max(1) * self.length
@@ -190,20 +189,20 @@ pub(super) fn remove(profile: ProfileId) {
 /// A profile that is due for a sample.
 struct Due {
     shared: Arc<Shared>,
-    /// As they were before this sample.
+    /// The periods before this sample.
     periods: Periods,
-    /// `None` until the profile's own code is found. Then: how many periods have had their sample, this one included.
+    /// How many periods have had their sample, this one included. `None` until the profile's own code is found.
     done: Option<u64>,
 }
 
 impl Due {
-    /// The time for which a sample stands, in nanoseconds. Call it only after the copy is made: a running thread that
-    /// got no processor copies itself late, and was at the same place all that time.
+    /// The time for which a sample stands, in nanoseconds. Call it only after the copy is made. A thread that gets no
+    /// processor copies itself late. It stays at the same place until then, so the sample stands for this time too.
     fn time(&self) -> u64 {
         self.periods.without_sample(clock::real_now())
     }
 
-    /// As [`time`](Self::time). Also notes that the profile's own code is found.
+    /// Returns [`time`](Self::time), and notes that the profile's own code was found.
     fn take_time(&mut self) -> u64 {
         let time = self.time();
         self.take(time);
@@ -214,17 +213,17 @@ impl Due {
         self.done = Some(self.periods.done + time / self.periods.length);
     }
 
-    /// Whether the profile's own code was found.
     fn is_done(&self) -> bool {
         self.done.is_some()
     }
 }
 
-/// For each profile that runs: the profiles around it.
+/// Maps each running profile to the profiles that it runs in.
 struct Lineage(HashMap<ProfileId, Vec<ProfileId>>);
 
 impl Lineage {
-    /// The outermost visit of the profile. If there is none: the outermost visit of a profile inside it.
+    /// The thread's outermost visit to the profile. If it makes none: its outermost visit to a profile that was started
+    /// inside this profile.
     fn visit_of<'a>(&self, profile: ProfileId, visits: &'a Visits) -> Option<&'a VisitCopy> {
         let is_within =
             |visit: &&VisitCopy| self.0.get(&visit.profile).is_some_and(|outer| outer.contains(&profile));
@@ -233,15 +232,13 @@ impl Lineage {
     }
 }
 
-/// Whether the visit is that of the profile's own code, and not of work that came by a handle.
 fn is_own(visit: &VisitCopy, profile: ProfileId) -> bool {
     visit.is_own && visit.profile == profile
 }
 
-/// What the sampling thread keeps from one sample to the next.
 struct Sampler {
     unwinder: Unwinder,
-    /// The open files of threads, by the number of the thread's slot.
+    /// The threads whose files are open, by the number of the thread's slot.
     targets: HashMap<usize, Open>,
     random: Random,
 }
@@ -252,10 +249,10 @@ struct Open {
     used: u64,
 }
 
-/// A thread that is looked at.
+/// A thread whose stack is being copied for a sample.
 struct Look {
     begun: Begun,
-    /// The visits, read before the copy was made. The thread ran meanwhile, so they may be out of date.
+    /// The visits before the copy. The thread may have ended some of them since.
     before: Visits,
 }
 
@@ -287,8 +284,8 @@ impl Sampler {
         self.targets.retain(|_, open| now.saturating_sub(open.used) < UNUSED);
     }
 
-    /// Begins to look at each thread that seems to run code of one of the profiles. In the first attempt of a sample
-    /// (`is_first`) these are also the threads that work for a profile by a handle.
+    /// Begins to look at each thread that seems to run the own code of a profile. The first attempt of a sample
+    /// (`is_first`) also looks at threads that work for a profile by a handle.
     fn look_at_threads(&mut self, due: &[Due], lineage: &Lineage, is_first: bool) -> Vec<Look> {
         let mut looks = Vec::new();
         let now = clock::real_now();
@@ -318,7 +315,7 @@ impl Sampler {
         looks
     }
 
-    /// Counts a sample of a thread to each profile that it visits.
+    /// Counts one sample of a thread in each profile that the thread visits.
     fn count_thread(
         &mut self,
         copy: &Copy,
@@ -403,14 +400,13 @@ impl Open {
     }
 }
 
-/// What the copy of a thread shows within a visit.
 fn seen(copy: &Copy, raw: &RawStack, visit: &VisitCopy, is_own: bool) -> Seen {
     let frames = &raw.frames;
     let sp = copy.stack.registers.map_or(0, |registers| registers.sp);
     let is_outside = |cfa: u64| cfa > visit.stack && cfa != u64::MAX && visit.stack >= sp;
     let inside = frames.iter().position(|frame| is_outside(frame.cfa)).unwrap_or(frames.len());
-    // The compiler may have inlined the work of a handle into the function whose frame has `visit.stack`. So the frame
-    // of this function is kept too.
+    // The work of a handle may be inlined into the function whose frame has `visit.stack`. So if the visit is by a
+    // handle, the frame of that function is kept too.
     let inside = if is_own { inside } else { (inside + 1).min(frames.len()) };
     let doing = match (copy.state, copy.call) {
         (State::Blocked, call) => Doing::Blocked(call.map(|call| call.number)),

@@ -15,7 +15,6 @@ use crate::time::clock;
 /// If a thread got no processor for more than one `STARVED_PART`th of the time, the report says so.
 const STARVED_PART: u32 = 20;
 
-/// For how long the calling thread has run, and has waited for a processor.
 pub(super) fn own_times() -> Option<CpuTimes> {
     Target::new(os::thread_id(), 0).times()
 }
@@ -39,8 +38,6 @@ impl Session {
         Self { shared, began }
     }
 
-    /// Adds a note if the thread got no processor for a good part of the time. `before` and `after` are the thread's
-    /// times at the beginning and at the end.
     pub(super) fn note_starvation(&self, before: Option<CpuTimes>, after: Option<CpuTimes>) {
         let Some((before, after)) = before.zip(after) else { return };
         let starved = after.waited.saturating_sub(before.waited);

@@ -35,7 +35,7 @@ struct Running {
 }
 
 impl Running {
-    /// Makes the report. `unsettled` are the samples whose place is not known.
+    /// Makes the report. `unsettled` counts the samples for which nobody has found out where the future waited.
     fn end(self, unsettled: Count) -> ProfileReport {
         let Self { setup, mut recording, process } = self;
         if !process.is_current() {
@@ -63,7 +63,7 @@ impl Shared {
         }
     }
 
-    /// Lets the sampler write down what it saw, unless the profile has ended meanwhile.
+    /// Calls `record` with the recording of the profile. Returns `None`, without a call, if the profile does not run.
     pub(super) fn record<R>(&self, record: impl FnOnce(&mut Recording) -> R) -> Option<R> {
         match &mut *self.state.lock()? {
             State::Running(running) => Some(record(&mut running.recording)),
@@ -111,7 +111,7 @@ impl Shared {
         is_traced
     }
 
-    /// Ends a poll after which the future is pending. Without `copies` the poll was not traced.
+    /// Ends a poll that left the future pending. `copies` is `None` if the poll was not traced.
     pub(super) fn end_poll(&self, copies: Option<AwaitCopies>, waker: &Waker) {
         let waker = copies.is_none().then(|| waker.clone());
         self.wait(|waiting| waiting.end_poll(copies, waker));

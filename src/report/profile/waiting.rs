@@ -12,10 +12,11 @@ use crate::report::awaits::AwaitCopies;
 use crate::report::stack::Unwinder;
 use crate::report::stack::raw::RawStack;
 
-/// About what a traced poll costs, in nanoseconds. It is a guess: a measurement of each poll would cost time, too.
+/// A guess of what a traced poll costs, in nanoseconds. The cost is not measured, because that would take time as well.
 const COST: u64 = 5_000;
 
-/// The traced polls together may take `FREE` nanoseconds, and one `PART`th of the elapsed time on top.
+/// Polls are traced while the traced polls together cost less than `FREE` nanoseconds plus one `PART`th of the elapsed
+/// time. After that, a poll is traced only if a sample needs it.
 const FREE: u64 = 2_000_000;
 const PART: u64 = 256;
 
@@ -24,12 +25,11 @@ pub(super) struct Waiting {
     /// Whether the future is between two polls. Always `false` for code that is no future.
     is_pending: bool,
     polls: u64,
-    /// How many of the polls were traced.
     traced: u64,
-    /// Whether the next poll must be traced, because a sample needs the place.
+    /// Set by a sample that needs the place at which the future waits. Then the next poll must be traced.
     is_wanted: bool,
     places: Places,
-    /// The samples that found the future pending, and whose place is not known yet.
+    /// Samples of a pending future that are not counted yet, because the place where the future waits is not known.
     owed: Count,
     /// The task's waker, after a poll that was not traced. A sample may wake the task, so that it is polled again.
     waker: Option<Waker>,
@@ -43,7 +43,7 @@ enum Places {
     #[default]
     Unknown,
     Copied(AwaitCopies),
-    /// The sampler has the copies, and is finding the place.
+    /// The sampler has taken the copies, to find the place from them.
     Taken,
     Known(Place),
 }
@@ -54,7 +54,8 @@ pub(super) enum Found {
     /// A poll is under way.
     Polled,
     Pending(Place),
-    /// The copies tell the place, for this sample and for the `owed` samples. Give the place to [`Waiting::know`].
+    /// The caller must find the place in the copies, and give it to [`Waiting::know`]. It is the place of this sample
+    /// and of the `owed` earlier samples.
     Copied {
         copies: AwaitCopies,
         poll: u64,
@@ -65,8 +66,8 @@ pub(super) enum Found {
 }
 
 impl Waiting {
-    /// Begins a poll. Returns whether the poll is to be traced, and a waker. Drop the waker outside of the lock: its
-    /// drop may run the user's code.
+    /// Begins a poll. Returns whether the poll is to be traced, and the waker of the wait that has ended. Drop this
+    /// waker outside of the lock: its drop may run the user's code.
     pub(super) fn begin_poll(&mut self, elapsed: u64) -> (bool, Option<Waker>) {
         self.is_pending = false;
         self.polls += 1;
@@ -81,15 +82,15 @@ impl Waiting {
         (is_traced, self.waker.take())
     }
 
-    /// Ends a poll after which the future is pending. If the poll was traced, there are `copies`. Else there is the
-    /// task's `waker`.
+    /// Called after a poll that has left the future pending. `copies`: the stacks, if the poll was traced. `waker`: the
+    /// task's waker, if the poll was not traced.
     pub(super) fn end_poll(&mut self, copies: Option<AwaitCopies>, waker: Option<Waker>) {
         self.is_pending = true;
         self.waker = waker;
         self.places = copies.map_or(Places::Unknown, Places::Copied);
     }
 
-    /// Looks at the future for a sample that stands for this time.
+    /// Called for a sample that stands for `time`. Returns where the future waits, if that is known.
     pub(super) fn look(&mut self, time: u64) -> Found {
         if !self.is_pending {
             return Found::Polled;
@@ -112,19 +113,19 @@ impl Waiting {
         }
     }
 
-    /// Keeps the place that was found in the copies of this poll. Does nothing if there was another poll meanwhile.
+    /// Keeps the place that the caller has found in the copies of this poll. Does nothing if a later poll has begun.
     pub(super) fn know(&mut self, poll: u64, place: &Place) {
         if self.polls == poll {
             self.places = Places::Known(place.clone());
         }
     }
 
-    /// Takes a wait that has ended: the copies that tell the place, and the samples that need it.
+    /// Takes what is kept of a wait that has ended: copies that show its place, and the count of samples that need the
+    /// place.
     pub(super) fn settle(&mut self) -> Option<(AwaitCopies, Count)> {
         self.over.take()
     }
 
-    /// The samples whose place is not known yet.
     pub(super) fn unsettled(&self) -> Count {
         let mut unsettled = self.owed;
         self.over.iter().for_each(|(_, owed)| unsettled.add(*owed));
@@ -132,12 +133,12 @@ impl Waiting {
     }
 }
 
-/// A sample that found a future pending.
 pub(super) fn pending(place: Place) -> Seen {
     Seen { by_handle: false, doing: Doing::Pending, place }
 }
 
-/// The place that the copies tell, and one of their stacks. The stack knows the modules of the process.
+/// The place at which a future waits, from the stacks that its poll took. Also returns one of these stacks, because it
+/// knows the modules of the process.
 pub(super) fn place_of(copies: AwaitCopies, unwinder: &mut Unwinder) -> (Place, Option<RawStack>) {
     let stacks = copies.unwind(unwinder);
     if stacks.is_empty() {

@@ -48,7 +48,8 @@ pub trait Sink: Send + Sync {
     /// Writes the report. An error counts the report as lost.
     fn write(&self, report: &Report) -> io::Result<()>;
 
-    /// Says whether the sink can write. [`Policy::install`](crate::report::Policy::install) asks, and fails with the error.
+    /// Checks that the sink can write. [`Policy::install`](crate::report::Policy::install) calls this, and fails with
+    /// its error.
     fn check(&self) -> io::Result<()> {
         Ok(())
     }

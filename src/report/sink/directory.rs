@@ -210,7 +210,6 @@ impl Directory {
         self.write_file(&name(report.kind.name(), label, self.format.extension()), &text)
     }
 
-    /// The error with the path.
     fn explained(&self, error: &io::Error) -> io::Error {
         io::Error::new(error.kind(), format!("directory {}: {error}", self.path.display()))
     }

@@ -30,7 +30,6 @@ impl SinkThread {
         this
     }
 
-    /// Queues the report; counts it as lost if the queue is full.
     pub(crate) fn submit(self: &Arc<Self>, report: Arc<Report>) {
         if self.queue.submit(report, || self.start()).is_err() {
             losses::count_one();

@@ -14,19 +14,19 @@ const LEAST: usize = 64 << 10;
 /// How many bytes of a stack are copied at most.
 pub(super) const MOST: usize = 256 << 10;
 
-/// How many bytes are copied above the outermost scope's `Scope`, which is a local of the function that opened the
-/// scope. Enough for the rest of that function's frame.
+/// How many bytes are copied above the outermost `Scope`. The `Scope` is a local of the function that opened the scope,
+/// and the rest of that function's frame must be copied too.
 const BEYOND: u64 = 16 << 10;
 
 /// How many bytes below the stack pointer a function may use, on `x86_64`.
 const RED_ZONE: u64 = 128;
 
-/// Where a thread says what it does: the addresses of words. 0 for what is not to be read.
+/// The addresses of words in which a thread says what it does. 0 for a word that is not to be read.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Words {
-    /// The pointer to the thread's innermost frame.
+    /// The address of the word that points to the thread's innermost `Scope`.
     pub(crate) frame: u64,
-    /// The pointer to the record of its innermost visit to a profile.
+    /// The address of the word that points to the record of the thread's innermost visit to a profile.
     #[cfg(feature = "profile")]
     pub(crate) visit: u64,
 }
@@ -46,20 +46,17 @@ impl Words {
 pub(crate) struct Registers {
     pub(crate) pc: u64,
     pub(crate) sp: u64,
-    /// The frame pointer. `None` if it is not known.
     pub(crate) fp: Option<u64>,
     /// The link register, on aarch64. `None` if it is not known.
     pub(crate) lr: Option<u64>,
-    /// Whether the thread is in a system call. Then the program counter is behind the instruction of the call.
+    /// Whether the thread is in a system call. If so, `pc` is just after the instruction that made the call.
     pub(crate) in_call: bool,
 }
 
-/// A part of a stack, in the buffer of a [`StackCopy`].
 #[derive(Clone, Copy, Debug, Default)]
 struct Part {
     address: u64,
     len: usize,
-    /// Where the part begins in the buffer.
     offset: usize,
 }
 
@@ -76,7 +73,6 @@ impl StackCopy {
         Self { registers: None, parts: [Part::default(); 2], buffer: vec![0; len].into_boxed_slice() }
     }
 
-    /// Whether there is a stack.
     pub(crate) fn is_there(&self) -> bool {
         self.registers.is_some()
     }
@@ -156,7 +152,6 @@ impl std::fmt::Debug for StackCopy {
     }
 }
 
-/// What a thread was doing at the moment of a copy.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum State {
     /// It ran, or was ready to run.
@@ -189,12 +184,11 @@ pub(crate) struct Contents {
     pub(crate) tid: u32,
     pub(crate) stack: StackCopy,
     pub(crate) scopes: ScopeCopies,
-    /// The visits to profiles, if they were asked for.
+    /// The thread's visits to profiles. Empty if they were not asked for.
     #[cfg(feature = "profile")]
     pub(crate) visits: Visits,
-    /// Whether the scopes were copied at one moment, at which the thread stood still. A stack, if there is one, was
-    /// copied at that moment too. If this is `false`, the scopes were read twice while the thread ran, and were the
-    /// same both times.
+    /// If this is `true`, the scopes (and the stack, if there is one) were copied at one moment, while the thread stood
+    /// still. If it is `false`, the scopes were read twice while the thread ran, and were the same both times.
     pub(crate) is_consistent: bool,
     pub(crate) call: Option<Call>,
     pub(crate) state: State,
@@ -241,8 +235,8 @@ impl Contents {
         self.reasons = Reasons::default();
     }
 
-    /// Copies the scopes and the stack of a thread that does not run, or of the calling thread. Neither allocates nor
-    /// panics.
+    /// Copies the scopes (for a profile: the visits) and the stack of a thread. The thread must stand still, or be the
+    /// calling thread. Neither allocates nor panics.
     pub(super) fn fill(&mut self, registers: Registers, words: Words, memory: &impl ReadMemory) {
         #[cfg(feature = "profile")]
         if words.visit != 0 {

@@ -23,9 +23,9 @@ pub(crate) struct RawStack {
     pub(crate) approximate: bool,
     /// What is not certain, in sentences.
     pub(crate) notes: Vec<String>,
-    /// If frames in the middle are missing: the index of the first frame behind the gap, further out.
+    /// `Some` if frames are missing in the middle: the index of the first frame outwards of the gap.
     pub(super) gap: Option<usize>,
-    /// How many frames were found by searching.
+    /// How many frames were found by a search for return addresses, since the unwind tables did not help.
     pub(super) scanned: usize,
     /// The modules as they were when the stack was unwound.
     pub(super) modules: Arc<Modules>,
@@ -33,7 +33,7 @@ pub(crate) struct RawStack {
 
 #[cfg(feature = "profile")]
 impl RawStack {
-    /// A stack of these addresses, in the modules of this one. 0 stands for frames that are missing.
+    /// A stack of `addresses`, with the modules of this stack. An address of 0 marks where frames are missing.
     pub(crate) fn with_addresses(&self, addresses: &[u64]) -> Self {
         let gap = addresses.iter().position(|&address| address == 0);
         let present = addresses.iter().filter(|&&address| address != 0);

@@ -3,7 +3,7 @@
 use crate::scope::ReadMemory;
 use crate::thread::visit::{VisitCopy, WORDS};
 
-/// How many visits of a thread are read: profiles within profiles.
+/// How many visits of a thread are read. A thread makes several at once if profiles are nested.
 const MOST: usize = 8;
 
 /// The visits of a thread, innermost first.
@@ -26,8 +26,8 @@ impl Visits {
         self.count = 0;
     }
 
-    /// Reads the visits. `word` is the address of the pointer to the innermost record. Neither allocates nor panics. If the thread
-    /// runs meanwhile, what is read may be nonsense.
+    /// Copies the visits of a thread. `word` is the address of the thread's pointer to its innermost record. Neither
+    /// allocates nor panics. If the thread runs meanwhile, the copy may be nonsense.
     pub(crate) fn fill(&mut self, word: u64, memory: &impl ReadMemory) {
         self.clear();
         let Some(pointer) = Pointer::read(word, memory) else { return };

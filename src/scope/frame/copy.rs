@@ -20,14 +20,13 @@ const LABEL_BYTES: usize = 96;
 /// How many bytes of the fields of a scope are copied, at most.
 const FIELDS_BYTES: usize = 480;
 
-/// Reads memory of this process at an address. Returns how many bytes could be read.
+/// Memory that is read by address: the memory of this process, or a file.
 pub(crate) trait ReadMemory {
-    /// Copies the bytes from `address` on into `into`, as far as there is memory. An address without memory does no
-    /// harm.
+    /// Copies bytes from `address` on until `into` is full or the memory ends. Returns how many bytes were copied. An
+    /// address without memory does no harm.
     fn read(&self, address: u64, into: &mut [u8]) -> usize;
 }
 
-/// A text of at most `N` bytes.
 #[derive(Clone, Copy)]
 pub(crate) struct ShortText<const N: usize> {
     bytes: [u8; N],
@@ -63,7 +62,6 @@ pub(crate) struct ScopeCopy {
     /// For a polled kind: the number of the poll.
     pub(crate) poll: u64,
     pub(crate) unmeasured: bool,
-    /// Whether the times are those of a mock clock.
     pub(crate) mocked: bool,
     pub(crate) label: ShortText<LABEL_BYTES>,
     /// Names and values in turn, each followed by a zero byte.
@@ -105,7 +103,6 @@ pub(crate) struct ScopeCopies {
     scopes: [ScopeCopy; MOST_SCOPES],
 }
 
-/// The bytes of an object, as they were copied.
 struct Bytes<const N: usize>([u8; N]);
 
 impl<const N: usize> Bytes<N> {
@@ -132,7 +129,6 @@ impl ScopeCopies {
         Self { count: 0, is_cut: false, scopes: [ScopeCopy::EMPTY; MOST_SCOPES] }
     }
 
-    /// The copies, innermost first.
     pub(crate) fn scopes(&self) -> &[ScopeCopy] {
         &self.scopes[..self.count]
     }
@@ -167,8 +163,8 @@ impl ScopeCopies {
     }
 }
 
-/// Copies the scope with this frame. Returns the address of the frame around it; `None` if the frame cannot be read.
-/// Writes to `place` directly: a signal handler has a small stack.
+/// Copies into `place` the scope whose frame is at the address `frame`. Returns the address of the next frame outwards.
+/// `None` if the frame cannot be read. (A copy that is returned would need more of a signal handler's small stack.)
 fn copy(frame: u64, memory: &impl ReadMemory, place: &mut ScopeCopy) -> Option<u64> {
     let bytes = Bytes::<{ size_of::<Scope>() }>::read(memory, frame)?;
     place.frame = frame;

@@ -16,17 +16,17 @@ impl Scope {
         }
     }
 
-    /// Until when a future in this scope may be polled on, once the scope is over: the earliest end of a grace among the
-    /// scopes that are over.
+    /// The time until which a future in this scope may be polled, once the scope is over. It is the earliest end of a
+    /// grace: each visible scope that is over has one. `now` if no scope is over.
     pub(crate) fn polled_until(&self, now: u64) -> u64 {
         self.visible().filter_map(|scope| scope.graced_until(now)).min().unwrap_or(now)
     }
 
     /// When the grace of this scope ends; `None` if neither the scope nor the handle with which it was entered is over.
     ///
-    /// If the handle is over, the scope has the grace of the handle's scopes, or its own grace counted from the end of
-    /// the handle, whichever is longer. Its own grace counts because only this scope drops its future. If the scope itself
-    /// is over as well, the result may be earlier: the scope's own grace, counted from the scope's own end.
+    /// The scope's own end starts the scope's grace. The end of the handle starts the longer of two graces: the
+    /// handle's or the scope's. (The scope's, because only the scope drops its future.) If both are over, the grace
+    /// that ends first counts.
     fn graced_until(&self, now: u64) -> Option<u64> {
         let grace = self.extras().map_or(0, |extras| crate::time::nanos(extras.options.grace));
         let own = self.end(now).map(|end| end.at.saturating_add(grace));
@@ -43,8 +43,6 @@ impl Scope {
         own.into_iter().chain(around.map(|(end, _)| end)).min()
     }
 
-    /// What the scopes that are over mean for an await in this scope: either the await is dropped, or the body may
-    /// clean up until a time.
     pub(in crate::scope) fn after_end(&self, now: u64) -> AfterEnd {
         let (mut in_poll, mut until, mut dropping) = (true, NEVER, None);
         for scope in self.visible() {
@@ -74,8 +72,8 @@ impl Scope {
         self.undo.set(self.undo.get().and(Undo::ERROR_GIVEN));
     }
 
-    /// Whether this scope is over only because a future around it, in the same poll, is over. The outer future then
-    /// drops its body, and this future with it.
+    /// Whether this scope has not ended, but a future around it in the same poll is over, with its grace. That outer
+    /// future then drops its body, and this future with it.
     pub(crate) fn is_dropped_by_outer(&self, now: u64) -> bool {
         if self.ended_at(now).is_some() {
             return false;
@@ -84,7 +82,7 @@ impl Scope {
         in_poll.skip(1).any(|outer| outer.graced_until(now).is_some_and(|until| until <= now))
     }
 
-    /// This scope and the scopes around it in the same poll, without shields, innermost first.
+    /// The scopes that were opened in the present poll, from this one outwards. Shields are left out.
     pub(crate) fn polled(&self) -> impl Iterator<Item = &Scope> {
         self.stack().take_while(|scope| scope.kind.is_polled()).filter(|scope| !scope.kind.is_shield())
     }

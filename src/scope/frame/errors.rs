@@ -18,7 +18,7 @@ pub(crate) fn error_at(thread: &Thread, location: &'static Location<'static>) ->
     innermost(thread, |scope| Some(scope?.error(RaiseContext::at(location, clock::now()))))
 }
 
-/// The earliest end of a scope or a node: its `own` end, or the deadline of a linked token.
+/// The earlier of two ends: `own`, or the deadline of a token to which `node` is linked.
 fn earliest_end(own: Termination, node: Option<&Arc<Node>>) -> Termination {
     match node.and_then(Node::earliest_link) {
         Some(other) if other.deadline < own.at => Termination::through_link(&other.origin_at_deadline()),
@@ -38,7 +38,7 @@ impl Scope {
         }
     }
 
-    /// The node of the handle with which this scope was entered. `None` if it was entered without a handle.
+    /// The node of the handle with which this scope was entered; `None` without a handle.
     pub(super) fn entered_from(&self) -> Option<Arc<Node>> {
         if self.kind.is_entered() { self.node.get()?.parent() } else { None }
     }
@@ -56,7 +56,6 @@ impl Scope {
         error
     }
 
-    /// Adds the scopes around this one to the chain.
     fn extend_chain(&self, chain: &mut Chain, now: u64) {
         for scope in self.visible() {
             if !std::ptr::eq(scope, self) {
@@ -68,8 +67,7 @@ impl Scope {
         }
     }
 
-    /// The error of code that needs more time than is left. It names the scope with the earliest deadline. That scope is not
-    /// over, so the overshoot is zero.
+    /// The error for code that needs more time than is left. It names the scope with the earliest deadline.
     #[cold]
     pub(crate) fn error_of_lack(
         &self,
@@ -104,7 +102,7 @@ impl Scope {
         error
     }
 
-    /// Keeps an error for the `run_or_else` of the scope that the error names.
+    /// Stores the error in the scope that it names. That scope's `run_or_else` needs it.
     fn mark_raised(&self, error: &TimeoutError) {
         let named = self.visible().find(|scope| scope.id.get() == error.scope().get());
         if let Some(extras) = named.and_then(Scope::extras) {
@@ -112,7 +110,8 @@ impl Scope {
         }
     }
 
-    /// The error of a scope that could not be entered. `end` is the scope's own end, if the scope itself is over.
+    /// The error of a scope that could not be entered. `end` says how the scope itself ended; `None` if only a scope
+    /// around it is over.
     #[cold]
     pub(crate) fn refusal(
         thread: &Thread,
@@ -170,15 +169,15 @@ impl Scope {
         let mut boundary = None;
         let mut outermost = None;
         for scope in self.stack() {
-            // Look no further than this poll: outside it lie the foreign frames of an executor.
+            // This is a block around a poll. An executor may lie between them, and the unwinding must not cross it.
             if polled && !scope.kind.is_polled() {
                 break;
             }
             polled |= scope.kind.is_polled();
             let is_over = scope.id.get() == over;
             if scope.kind.is_shield() {
-                // A shield returns the output of its closure, so it cannot return this error: a scope around the shield
-                // must return it.
+                // An unwinding cannot stop at a shield, because a shield returns no errors. If the shield is over, the
+                // next scope outwards stops the unwinding.
                 over_is_shield |= is_over;
                 continue;
             }
@@ -190,8 +189,8 @@ impl Scope {
                 boundary = Some(scope);
             }
         }
-        // The scope that the error names is not on this stack: it belongs to another thread or another poll. So the
-        // innermost scope that was entered by a handle stops the unwinding; without a handle, the outermost scope.
+        // The scope that the error names is on another thread or in another poll. So the innermost scope that was
+        // entered by a handle stops the unwinding. If there is none, the outermost scope does.
         boundary.or(outermost)
     }
 }

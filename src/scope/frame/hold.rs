@@ -15,7 +15,7 @@ impl Drop for Held<'_> {
 }
 
 impl Scope {
-    /// Holds the frame: until the result is dropped, leaving the frame aborts.
+    /// Holds the frame: while the result exists, leaving the frame aborts the process.
     pub(crate) fn hold(&self) -> Held<'_> {
         self.holds.set(self.holds.get() + 1);
         self.undo.set(self.undo.get().and(Undo::HELD));

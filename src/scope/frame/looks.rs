@@ -11,7 +11,6 @@ use crate::watchdog::{self, NO_WARNING};
 /// How long the watchdog sees the same poll of a future before it counts the poll as stuck, in nanoseconds.
 pub(crate) const STUCK_POLL: u64 = 10_000_000;
 
-/// Whether a policy of reports is in force.
 #[cfg_attr(not(debug_assertions), inline(always))]
 pub(crate) fn is_watched() -> bool {
     // The watchdog does not know the times of a mock clock.
@@ -28,8 +27,8 @@ impl Scope {
         self.entered
     }
 
-    /// After how long the scope is slow, in nanoseconds. If the scope does not say, the policy says it for an outermost
-    /// scope. An inner scope that does not say has `NO_WARNING`.
+    /// After how long the scope is slow, in nanoseconds. The scope's own setting comes first. Without one, an outermost
+    /// scope has the policy's setting, and an inner scope has `NO_WARNING`.
     pub(in crate::scope) fn warn_after(&self) -> u64 {
         match self.extras().map(|extras| extras.readable.warn_after) {
             Some(own) if own != NEVER => own.min(NO_WARNING),
@@ -38,12 +37,12 @@ impl Scope {
         }
     }
 
-    /// While reports are on: arms this scope's deadline, and a first look at this scope. Called while the scope is
-    /// being entered. Returns whether reports are on. The deadline of a poll is armed even if there is a timer for it,
-    /// because the watchdog must notice a poll that is stuck.
+    /// Called while the scope is being entered. If reports are on, arms this scope's deadline and the time of the first
+    /// look at this scope, and returns `true`. A poll's deadline is armed even if it has a timer, because the watchdog
+    /// must notice a stuck poll.
     ///
-    /// The first look comes when half of the scope's time has passed. It notes how much the thread has run, so that the
-    /// report can tell code that takes long from a thread that gets no processor.
+    /// The first look comes at half of the time after which the scope is slow or over. It notes how much the thread has
+    /// run. So the report can tell slow code from a thread that gets no processor.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn arm_if_watched(&mut self, thread: &Thread, effective: u64) -> bool {
         if !is_watched() {
@@ -51,8 +50,8 @@ impl Scope {
         }
         let is_plain = self.extras.is_null() && self.kind == Kind::Block;
         if is_plain && self.outer.is_null() {
-            // Cannot overflow: see `NO_WARNING`. The look is not after the deadline, since `effective` is the scope's
-            // own deadline.
+            // The sum cannot overflow: see `NO_WARNING`. The look comes before the deadline: without a scope around,
+            // `effective` is `entered + asked`.
             let look = self.entered + watchdog::global().warn_after().min(self.asked) / 2;
             thread.arm_with_look(effective, look);
         } else {
@@ -77,14 +76,14 @@ impl Scope {
         }
         let mut at = self.entered + warn_after.min(self.asked) / 2;
         if self.kind.is_polled() && at <= watchdog::global().reached() {
-            // The time of the first look has passed: only a poll that is stuck needs another look from outside. A report of a pending
-            // future comes from its traced poll.
+            // A look at the future was due before this poll. From now on its reports come from traced polls, unless a
+            // poll gets stuck. So the next look comes only when this poll counts as stuck.
             let now = clock::now();
             thread.now.set(now);
             at = now + STUCK_POLL;
         }
-        // A look at a scope around this one may be due earlier. Then that time stays armed. When this scope is left,
-        // the look at the outer scope is not armed again, since the observer finds the time of its next look by itself.
+        // An earlier look, at a scope around this one, may be armed already. Then its time stays armed. Nothing arms
+        // that look again when this scope is left, because the observer finds the time of its next look by itself.
         let armed = thread.slot().look();
         if !self.outer.is_null() && armed > self.entered {
             at = at.min(armed);

@@ -10,8 +10,8 @@ use crate::thread::Thread;
 use crate::token::node::Node;
 
 impl Scope {
-    /// Whether the scope may have a node, or an identity that somebody asked for. Its future keeps these for the next
-    /// poll.
+    /// Whether the scope may have a node, or an identity that somebody asked for. The scope's future must keep both for
+    /// the next poll.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn has_acquired(&mut self) -> bool {
         self.undo.get_mut().has(Undo::FLAG)
@@ -22,7 +22,6 @@ impl Scope {
         ScopeId::from_raw(self.id.get())
     }
 
-    /// The scope's node, if it has one.
     #[inline]
     pub(crate) fn existing_node(&self) -> Option<&Arc<Node>> {
         self.node.get()
@@ -61,7 +60,6 @@ impl Scope {
         self.visible().find_map(Scope::existing_node)
     }
 
-    /// Takes the node out of a scope that has been left.
     #[inline]
     pub(crate) fn take_node(&mut self) -> Option<Arc<Node>> {
         self.node.take()

@@ -12,9 +12,9 @@ impl Undo {
     /// Point the thread's flag at the outer scope again. A block then closes its node; a future keeps its node, and its
     /// `ScopeId` if it has one, for the next poll.
     pub(super) const FLAG: Undo = Undo(2);
-    /// Undo nothing: this bit only records that an await in this poll has given the error.
+    /// Records that an await in this poll has given the error. There is nothing to undo for it.
     pub(super) const ERROR_GIVEN: Undo = Undo(4);
-    /// Abort, because a call holds the frame.
+    /// Abort: a call holds the frame (`Scope::hold`), so the frame must not be left.
     pub(super) const HELD: Undo = Undo(8);
 
     #[cfg_attr(not(debug_assertions), inline(always))]

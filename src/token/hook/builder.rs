@@ -64,7 +64,7 @@ pub(super) struct Policy {
 /// Whether and when a hook fires again.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Repeat {
-    /// The user left it open: the registration decides.
+    /// The user has not chosen. `Entry::new` puts its `DefaultRepeat` here.
     Default,
     Once,
     Every(Duration),
@@ -131,8 +131,8 @@ impl<'a> Hook<'a> {
         self
     }
 
-    /// Takes the hook apart. Returns the closures of this hook and of all hooks that it escalates to, and a plan that refers to
-    /// the closures by index.
+    /// Takes the hook apart: into the closures of this hook and of its `then` hooks, and a plan that refers to the
+    /// closures by index.
     pub(crate) fn split(self) -> (Vec<Closure<'a>>, Plan) {
         let mut closures = Vec::new();
         let plan = self.split_into(&mut closures);
@@ -167,7 +167,7 @@ impl fmt::Debug for Hook<'_> {
 
 /// A hook without its closures.
 pub(crate) struct Plan {
-    /// The index of the hook's closure.
+    /// The index of the hook's closure in the list that [`Hook::split`] returns.
     pub(super) index: usize,
     pub(super) policy: Policy,
     /// The hooks that this hook escalates to, each with the delay after the first firing of this hook.

@@ -30,7 +30,7 @@ pub(crate) struct Entry {
     triggered: AtomicBool,
     /// Whether a run of this entry has ended, or was refused. Set under the callback's lock.
     ended: AtomicBool,
-    /// Whether the hooks that it escalates to have their timers.
+    /// Whether the hooks in `then` have their timers.
     escalates: AtomicBool,
     /// Whether the future has left the scope of this entry, so that the entry begins no run. Set under the callback's lock.
     retired: AtomicBool,
@@ -78,13 +78,11 @@ impl Entry {
         })
     }
 
-    /// Another entry of the same hook, for another scope.
     pub(crate) fn again(&self) -> Arc<Self> {
         let then = self.then.iter().map(|(after, entry)| (*after, entry.again())).collect();
         Self::build(Arc::clone(&self.callback), self.policy, then, self.env.clone())
     }
 
-    /// The entry of a hook that borrows nothing.
     pub(crate) fn from_hook(hook: Hook<'static>, default: DefaultRepeat) -> Arc<Self> {
         let (closures, plan) = hook.split();
         let callbacks: Vec<_> =
@@ -103,9 +101,9 @@ impl Entry {
         }
     }
 
-    /// Claims the first run; `false` if another caller has claimed it.
+    /// Returns `true` for the first caller, which must start the first run. `false` for all others.
     pub(crate) fn claim(&self) -> bool {
-        // Relaxed: nothing but this flag decides who is first.
+        // Relaxed: the flag publishes nothing else.
         !self.triggered.swap(true, Ordering::Relaxed)
     }
 
@@ -118,7 +116,6 @@ impl Entry {
         }
     }
 
-    /// Runs the hook on this thread.
     pub(crate) fn run(self: &Arc<Self>) {
         let (fires, failures, due) = match self.callback.call(self) {
             Call::Ran { fires, failures, due, waiters } => {
@@ -126,8 +123,8 @@ impl Entry {
                 (fires, failures, due)
             }
             Call::Later { runs } => {
-                // Another entry of this hook is running the closure right now, and the closure may hang: so start the
-                // escalation here too.
+                // Another entry of this hook is running the closure. That run may hang, so the escalation of this entry
+                // starts now.
                 if runs {
                     self.escalate_later();
                 }
@@ -135,8 +132,8 @@ impl Entry {
             }
             Call::Rejected => {
                 wake(self.callback.hold_back(false, || self.ended()));
-                // A hook that fires once may have fired for another entry. Then this entry does not run the hook. A run
-                // would have started the escalation, so start it here.
+                // Another entry may have run a hook that fires once, so this entry may not run it. A run would have
+                // started this entry's escalation, so the escalation is started here.
                 if self.is_once() && self.callback.fires() > 0 {
                     self.escalate_later();
                 }
@@ -150,7 +147,7 @@ impl Entry {
             Repeat::Once | Repeat::Default => return,
             Repeat::Every(interval) => {
                 let interval = nanos(interval).max(100_000);
-                // While the hook fails, each pause is twice as long as the last, up to a second.
+                // Each failure in a row doubles the pause, but not beyond a second.
                 interval.saturating_mul(1 << failures.min(14)).min(interval.max(1_000_000_000))
             }
             Repeat::Backoff => 500_000 << (fires - 1).min(if failures > 0 { 11 } else { 7 }),
@@ -162,9 +159,9 @@ impl Entry {
         matches!(self.policy.repeat, Repeat::Once | Repeat::Default)
     }
 
-    /// Starts the timers of the hooks that this entry escalates to, once.
+    /// Starts the timers of the `then` hooks, unless they were started before.
     fn escalate_later(self: &Arc<Self>) {
-        // Relaxed: nothing but this flag decides who is first.
+        // Relaxed: the flag publishes nothing else.
         if !self.escalates.swap(true, Ordering::Relaxed) {
             for (after, entry) in &self.then {
                 self.schedule(nanos(*after), entry);
@@ -182,8 +179,8 @@ impl Entry {
         let time = self.env.reading(clock::now()).saturating_add(after);
         let timer = thread::schedule_on(&self.env, time, weak_waker(weak));
         if timers.len() > self.then.len() {
-            // All hooks of `then` have their timers already. So the last timer in the list is this entry's own: it has
-            // fired, and can go.
+            // There is one timer for each hook of `then`, and a last one, for the next run of this entry's own hook.
+            // That timer has fired, so the new one replaces it.
             timers.pop();
         }
         timers.push(timer);
@@ -203,7 +200,7 @@ impl Entry {
         self.then.iter().for_each(|(_, entry)| entry.retire(wait));
     }
 
-    /// Ends the hook. When this returns, neither the hook nor one that it escalates to is running, and none ever will. The
+    /// Ends the hook and its `then` hooks. When this returns, none of them is running, and none ever will. The
     /// exception is a call from inside the hook, or from inside another hook that this one waits for.
     pub(crate) fn revoke(&self, ending: Ending) {
         wake(self.callback.revoke(ending));
@@ -213,7 +210,6 @@ impl Entry {
         }
     }
 
-    /// Whether the hook was revoked.
     pub(crate) fn is_revoked(&self) -> bool {
         self.callback.is_revoked()
     }
@@ -223,7 +219,7 @@ impl Entry {
         self.callback.is_running() || self.then.iter().any(|(_, entry)| entry.is_running())
     }
 
-    /// [`revoke`](Self::revoke) without blocking: pending while the hook, or one that it escalates to, runs.
+    /// [`revoke`](Self::revoke) without blocking: `Pending` while the hook or one of its `then` hooks runs.
     pub(crate) fn poll_revoke(&self, waker: &Waker) -> Poll<()> {
         self.callback.begin_to_revoke();
         let mut poll = self.callback.poll_idle(std::ptr::from_ref(self).addr(), waker, || false);
@@ -240,8 +236,8 @@ impl Entry {
     }
 
     /// Called when the future of this entry ends. Pending until this entry has run, and while the hook is running. If
-    /// the hook `ends` with the future, the entry then begins no other run. `waiter` identifies the waiting future: a
-    /// new waker of the same waiter replaces the earlier waker ([`Callback::poll_idle`]).
+    /// the hook `ends` with the future, this entry begins no run after that. `waiter` is a number of the waiting
+    /// future. A new waker with the same number replaces the earlier one ([`Callback::poll_idle`]).
     pub(crate) fn poll_first_run(&self, waiter: usize, waker: &Waker, ends: bool) -> Poll<()> {
         let is_to_come = || {
             let ended = self.has_ended();
@@ -276,7 +272,7 @@ impl Entry {
         }
     }
 
-    /// Whether this entry has run, or never will.
+    /// Whether this entry has run, was refused a run, or is retired. Then nobody waits for its first run.
     pub(crate) fn has_ended(&self) -> bool {
         // Relaxed: ordered by the callback's lock. A caller without that lock asks again.
         self.ended.load(Ordering::Relaxed) || self.is_retired()
@@ -304,7 +300,7 @@ impl Entry {
         self.resume_all(&mut due);
         #[cfg(feature = "testing")]
         if TestEnv::is_in_force() && TestEnv::current().injects() {
-            // A test relies on the hooks having run when this returns, as after an expiry.
+            // `expire_at_checkpoint` promises that the hooks have run when this returns.
             return crate::watchdog::mock::carry_out(due);
         }
         due.into_iter().for_each(thread::post);
@@ -321,13 +317,13 @@ impl Entry {
         self.then.iter().fold(self.callback.fires(), |sum, (_, entry)| sum.saturating_add(entry.fires()))
     }
 
-    /// The last failure of a hook that this one escalates to; if no such hook has failed, this hook's own last failure.
+    /// The failure of the last `then` hook that has failed. If none has, the last failure of this hook itself.
     pub(crate) fn failure(&self) -> Option<HookFailure> {
         let own = || self.callback.failure().map(|Failure { text, is_panic }| HookFailure { text, is_panic });
         self.then.iter().rev().find_map(|(_, entry)| entry.failure()).or_else(own)
     }
 
-    /// Whether a hook that spoils the result of the call has fired.
+    /// Whether this hook has fired and spoils the result of the call, or a hook that it escalates to has.
     pub(crate) fn has_spoilt(&self) -> bool {
         (self.policy.spoils && self.callback.fires() > 0)
             || self.then.iter().any(|(_, entry)| entry.has_spoilt())

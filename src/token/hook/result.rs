@@ -44,8 +44,8 @@ pub trait HookResult: Sized {
 impl<T, E: Debug> HookResult for Result<T, E> {
     fn into_failure(self) -> Option<String> {
         let text = format!("{:?}", self.err()?);
-        // The `Debug` of a string has quotes around it: they are stripped. If there are more quotes inside, the text may not be
-        // one string, and is kept as it is.
+        // The `Debug` of a string has quotes around it, which are stripped. If there are more quotes inside, the text
+        // may not be one string. So it is kept as it is.
         let inside = text.strip_prefix('"').and_then(|text| text.strip_suffix('"'));
         Some(inside.filter(|inside| !inside.contains('"')).unwrap_or(&text).to_owned())
     }

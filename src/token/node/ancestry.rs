@@ -27,8 +27,8 @@ pub(super) struct Ancestry {
 }
 
 impl Ancestry {
-    /// The ancestry of a node beneath `parent`, without the node's own links. Called with the lock of the parent or of the node
-    /// held.
+    /// The ancestry of a node beneath `parent`, without the node's own links. The caller holds the lock of the parent
+    /// or of the node.
     #[inline]
     pub(super) fn beneath(
         parent: Option<&Arc<Node>>,
@@ -47,7 +47,6 @@ impl Ancestry {
         Self { effective: deadline.min(inherited.effective), is_fixed, ..inherited }
     }
 
-    /// This ancestry, with one more link of the node.
     fn with_link(self, link: &Listing, env: &TestEnv) -> Self {
         let other = &link.node;
         let mixes_clocks = !other.env.shares_clock(env) || other.ancestry().mixes_clocks;
@@ -59,7 +58,7 @@ impl Node {
     #[inline]
     pub(super) fn ancestry(&self) -> Ancestry {
         Ancestry {
-            // Loaded first. Acquire: pairs with the Release in `set_ancestry`.
+            // Acquire: pairs with the Release in `set_ancestry`. So the loads below see what was stored before it.
             is_fixed: self.flags.is_fixed.load(Ordering::Acquire),
             effective: self.effective.load(Ordering::Relaxed),
             has_links: self.flags.has_links.load(Ordering::Relaxed),
@@ -80,14 +79,15 @@ impl Node {
         self.flags.is_waypoint.store(true, Ordering::Relaxed);
     }
 
-    /// The nearest waypoint, from this node outwards: a node that may move, or that has links of its own.
+    /// The first waypoint among this node and its ancestors. A waypoint is a node that may move, or that has links of
+    /// its own.
     #[inline]
     pub(super) fn nearest_waypoint(self: &Arc<Self>) -> Option<Arc<Node>> {
         let is_waypoint = self.flags.is_waypoint.load(Ordering::Relaxed);
         if is_waypoint { Some(Arc::clone(self)) } else { self.next.clone() }
     }
 
-    /// Whether the ancestry of this node is final, so that a child with the clock of `env` inherits it unchanged.
+    /// Whether the ancestry of this node can never change, and a child with the clock of `env` has the same ancestry.
     #[inline]
     pub(super) fn is_immovable(&self, env: &TestEnv) -> bool {
         let Ancestry { is_fixed, has_links, mixes_clocks, .. } = self.ancestry();
@@ -108,7 +108,7 @@ impl Node {
         let parent = self.parent_in(&state);
         let needs_timer = self.deadline != NEVER
             && parent.is_none_or(|parent| parent.is_outrun_by(self.deadline, &self.env))
-            // Relaxed, here and below: under the lock.
+            // Relaxed: `state` is the lock under which the flag is set.
             && !self.over.load(Ordering::Relaxed);
         let reparentable = self.parent_mode.is_reparentable();
         let ancestry = Ancestry::beneath(parent, &self.env, self.deadline, reparentable);
@@ -121,7 +121,8 @@ impl Node {
         has_changed
     }
 
-    /// Restores invariant 4. Returns a timer that is not needed any more, for the caller to cancel without the lock.
+    /// Restores invariant 4. If the node has a timer that it does not need, returns the timer: cancel it after the lock
+    /// is released.
     fn update_timer(self: &Arc<Self>, state: &mut State, needed: bool) -> Option<Timer> {
         if state.timer.is_some_and(Timer::is_lost) {
             state.timer = None;
@@ -136,7 +137,7 @@ impl Node {
         None
     }
 
-    /// [Updates](Self::update) this node and those beneath.
+    /// [Updates](Self::update) this node. If its ancestry has changed, updates the nodes beneath it in the same way.
     pub(super) fn update_all(self: &Arc<Self>) {
         let mut stack = if self.update() { self.inner_children() } else { return };
         while let Some(node) = stack.pop() {
@@ -152,8 +153,8 @@ impl Node {
         if ancestry.mixes_clocks { self.earliest_by_walking(false) } else { ancestry.effective }
     }
 
-    /// The [effective deadline](Self::effective_deadline), without the ancestors that the node may lose. A future that is not
-    /// done may lose all its ancestors, and the nodes beneath it lose them too.
+    /// The earliest deadline of this node and of those ancestors that it keeps for ever. The node of a future that is
+    /// not done may lose all its ancestors, and then the nodes beneath it lose them too.
     pub(crate) fn lasting_deadline(self: &Arc<Self>) -> u64 {
         let ancestry = self.ancestry();
         if ancestry.is_fixed && !ancestry.mixes_clocks {
@@ -171,8 +172,8 @@ impl Node {
             if node.env.shares_clock(&self.env) {
                 earliest = earliest.min(node.deadline);
             }
-            // The node of a future that is not done may lose its ancestors, so these are left out. If one of them ends, the end
-            // still sets the flag of `self`.
+            // The node of a pending future may lose its ancestors, so their deadlines do not count here. If an ancestor
+            // ends, it sets the flag of `self` all the same.
             let is_last = only_lasting && node.parent_mode.is_reparentable();
             next = if is_last { None } else { node.parent() };
         }

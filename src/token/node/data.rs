@@ -34,13 +34,15 @@ pub(crate) struct Node {
     /// The environment in which the node was made. The node's times are on the clock of that environment.
     pub(crate) env: TestEnv,
     pub(super) parent_mode: ParentMode,
-    /// Whether a propagation that began here has reached all nodes beneath.
+    /// Whether a thread has passed the end of this node on to all nodes beneath. Until then, each `cancel` does so
+    /// again.
     pub(super) has_propagated: AtomicBool,
     pub(super) flags: AncestryFlags,
     /// The cached `Ancestry::effective`.
     pub(super) effective: AtomicU64,
-    /// The nearest waypoint among the ancestors; for a lazy token, the parent. A search for links goes from waypoint to
-    /// waypoint: the nodes in between have no links and never move.
+    /// For a lazy node: the parent. For any other node: the nearest ancestor that is a waypoint
+    /// ([`AncestryFlags::is_waypoint`]). A search for links goes from waypoint to waypoint. It may skip the nodes in
+    /// between, because they have no links and never move.
     pub(super) next: Option<Arc<Node>>,
     pub(super) state: ForkMutex<State>,
 }
@@ -61,8 +63,8 @@ pub(super) struct Details {
     pub(super) fields: Fields,
 }
 
-/// The state under the node's lock. A token that nobody waits for needs nothing else: its `more` is `None`. That keeps its node
-/// at 120 bytes, a size that allocators have at hand.
+/// The state under the node's lock. If nobody waits for a token, the token's `more` is `None`, so that its node has
+/// only 120 bytes.
 pub(super) struct State {
     pub(super) parent: Option<Listing>,
     pub(super) more: Option<Box<ScopeState>>,
@@ -72,7 +74,7 @@ pub(super) struct State {
 /// has ended by itself.
 #[derive(Default)]
 pub(super) struct ScopeState {
-    /// How the node ended by itself. `None` if it has not ended, or ended only with its parent.
+    /// How the node itself has ended. `None` if it is not over, or is over only because its parent has ended.
     pub(super) end: Option<Termination>,
     /// The origin, once somebody has asked for it.
     pub(super) origin: Option<Arc<Origin>>,
@@ -90,14 +92,14 @@ pub(super) struct ColdState {
     pub(super) hooks: Slab<ListedHook>,
     /// How many open shields suspend the node's hooks.
     pub(super) suspensions: u32,
-    /// The async shields whose bodies are still pending in the future that this node belongs to. For each: when it ends
-    /// at the latest.
+    /// The open async shields in the future that this node belongs to. For each: the time at which it ends at the
+    /// latest.
     pub(super) shields: Slab<u64>,
     /// The task that waits until the last of `shields` has closed.
     pub(super) shield_waiter: Option<Waker>,
-    /// How long a future in the scope is still polled, once the scope is over.
+    /// For how long after the end of the scope a future in it is still polled.
     pub(super) grace: u64,
-    /// Whether the node keeps the last error that named it, in `raised`.
+    /// Whether `raised` keeps the last error that named the node's scope.
     pub(super) falls_back: bool,
     pub(super) raised: Option<TimeoutError>,
 }
@@ -107,7 +109,7 @@ impl State {
         Self { parent, more: None }
     }
 
-    /// The cold state, if there is any. A mutable access to its fields would allocate it (`DerefMut`); this does not.
+    /// The cold state, if there is any. This never allocates it, but a mutable access to its fields does (`DerefMut`).
     pub(super) fn existing_cold(&mut self) -> Option<&mut ColdState> {
         self.more.as_mut()?.cold.as_deref_mut()
     }
@@ -158,7 +160,7 @@ impl DerefMut for ScopeState {
 pub(super) struct Listing {
     pub(super) node: Arc<Node>,
     pub(super) key: u32,
-    /// Whether the child's origin is the origin of `node`.
+    /// Whether the child has the origin of `node`. Then the child stores no origin itself.
     pub(super) inherits: bool,
 }
 
@@ -166,11 +168,10 @@ pub(super) struct Listing {
 pub(super) enum Child {
     /// The child is beneath the node.
     Inner(Weak<Node>),
-    /// The child is linked to the node: it ends when the node ends.
+    /// The node is not the child's parent, but the child is linked to it, and ends when the node ends.
     Linked(Weak<Node>),
 }
 
-/// The children of a node, kept alive.
 pub(super) struct Children {
     pub(super) inner: Vec<Arc<Node>>,
     pub(super) linked: Vec<Arc<Node>>,
@@ -197,7 +198,7 @@ pub(super) struct ListedHook {
 }
 
 impl ListedHook {
-    /// Undoes the suspensions of a hook that was taken off the list.
+    /// For a hook that was taken off the list: undoes its suspensions.
     pub(super) fn resume(&self) {
         (0..self.suspensions).for_each(|_| self.entry.resume());
     }
@@ -218,19 +219,17 @@ pub(crate) enum HookOwner {
 }
 
 impl HookOwner {
-    /// Whether the hook ends with the scope.
     pub(super) fn ends_with_scope(self) -> bool {
         matches!(self, HookOwner::Scope | HookOwner::Future)
     }
 
-    /// Whether a shield in the scope's code suspends the hook.
+    /// Whether shields suspend the hook.
     pub(super) fn is_of_scope(self) -> bool {
         self != HookOwner::Token
     }
 }
 
 impl Node {
-    /// The description of the node's scope, for errors.
     pub(crate) fn info(&self) -> ScopeInfo {
         let Details { label, limit, fields } = self.details.as_deref().cloned().unwrap_or_default();
         ScopeInfo { id: self.id, label, location: self.location, limit, fields }
@@ -241,21 +240,19 @@ impl Node {
         &self.over
     }
 
-    /// Whether the node is over, as far as an end has propagated.
+    /// Whether the node is over. An end that has not propagated to this node yet does not count.
     #[inline]
     pub(crate) fn is_over(&self) -> bool {
         // Acquire: pairs with the Release in `set_over`. So a thread that finds the flag set sees the end that led to it.
         self.over.load(Ordering::Acquire) || self.is_lazy_parent_over()
     }
 
-    /// Whether the node is lazy and its parent is over.
     #[inline]
     fn is_lazy_parent_over(&self) -> bool {
         // Acquire: pairs with the Release in `set_over`, as in `is_over`.
         self.lazy_parent().is_some_and(|parent| parent.over.load(Ordering::Acquire))
     }
 
-    /// The parent of a lazy node; `None` if the node is not lazy.
     #[inline]
     pub(super) fn lazy_parent(&self) -> Option<&Arc<Node>> {
         if self.parent_mode.is_lazy() { self.next.as_ref() } else { None }

@@ -6,22 +6,20 @@ use super::data::Node;
 use crate::error::{Chain, Link, SharedScope, Termination, TimeoutError};
 
 impl Node {
-    /// The node as a link in the chain of an error.
     pub(crate) fn chain_link(self: &Arc<Self>, now: u64) -> Link {
         let shared = Arc::clone(self) as Arc<dyn SharedScope>;
         let (info, end) = (self.info(), self.end(now));
         Link { info, entered: self.entered, now: self.env.reading(now), end, shared: Some(shared) }
     }
 
-    /// Adds this node and its ancestors to the chain of an error.
     pub(crate) fn add_to_chain(self: &Arc<Self>, chain: &mut Chain, now: u64) {
         self.walk(|node| chain.add(node.chain_link(now)));
     }
 
-    /// From now on the node keeps the last error that named it.
+    /// From now on the node keeps the last error that named it, for a fallback.
     ///
-    /// Without this call a node keeps no error. The reason: the source of an error may hold a token of the node. Then
-    /// the error and the node would keep each other alive for ever.
+    /// Nodes without a fallback keep no error: the error's source may hold a token of the node, and then the error and
+    /// the node would keep each other alive for ever.
     pub(crate) fn fall_back(&self) {
         if let Some(mut state) = self.state.lock() {
             state.falls_back = true;

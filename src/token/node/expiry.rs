@@ -33,15 +33,14 @@ impl Node {
         self.deadline <= self.env.reading(now)
     }
 
-    /// How the node has ended by itself up to `now`: by its cancel or by its deadline, whichever came first. `None` if it has
-    /// not.
+    /// The node's own end: its cancel or its deadline, whichever came first. `None` if neither has come by `now`.
     pub(crate) fn end(&self, now: u64) -> Option<Termination> {
         let recorded = self.state.lock().and_then(|state| state.end.clone());
         self.earlier(recorded, self.env.reading(now))
     }
 
-    /// The recorded end or the deadline, whichever came first; `None` if neither has come. The deadline has come if it
-    /// has passed at `now`, on the node's clock.
+    /// The recorded end, or the expiry if the deadline came first. `None` if there is no recorded end and the deadline
+    /// is after `now`, a time on the node's clock.
     pub(super) fn earlier(&self, recorded: Option<Termination>, now: u64) -> Option<Termination> {
         match recorded {
             Some(end) if end.at < self.deadline => Some(end),
@@ -126,30 +125,30 @@ impl Node {
         if !self.is_over() {
             return None;
         }
-        // If a fork has lost the origin, the time is not known: 0 stands for it.
+        // `origin_on` gives `None` if a fork has lost the lock. Then the time is not known, and 0 stands for it.
         let at = self.origin_on(clock).map_or(0, |origin| origin.termination.at);
         Some(at)
     }
 
-    /// Whether the node or one of its present ancestors has ended. A node can be over although none of these has ended: the
-    /// node may have left the parent that ended.
+    /// Whether the node or one of its present ancestors has ended. `false` if the node is over only because of a parent
+    /// that it has left since.
     pub(crate) fn is_over_still(self: &Arc<Self>) -> bool {
         let (now, mut has_ended) = (clock::now(), false);
         self.walk(|node| has_ended |= node.end(now).is_some());
         has_ended
     }
 
-    /// Sets the grace of the node's scope.
     pub(crate) fn set_grace(&self, grace: u64) {
         if let Some(mut state) = self.state.lock() {
             state.grace = grace;
         }
     }
 
-    /// Looks at this node and its ancestors, if they have ended by `now`. Returns the earliest of their ends, and the
-    /// earliest end of a grace among them (perhaps of another node). A node that ended on another clock counts as if it
-    /// had ended now, with no grace. If none of them has ended, but the node is over because of a parent that it has
-    /// left, both times are `now`. `None` if none of them has ended and the node is not over.
+    /// Of this node and its ancestors that have ended by `now`: the earliest end, and the earliest end of a grace,
+    /// which may be that of another node. `None` if the node is not over.
+    ///
+    /// A node that ended on another clock counts as ended at `now`, without a grace. So does this node if it is over
+    /// only because of a former parent.
     pub(crate) fn graced_until(self: &Arc<Self>, now: u64) -> Option<(u64, u64)> {
         let mut first: Option<(u64, u64)> = None;
         let mut add = |end: u64, until: u64| {

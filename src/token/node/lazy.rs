@@ -33,13 +33,13 @@ impl Node {
             self.propagate_and_deliver(Some(&ParentEnd::of(parent)));
         }
         if self.parent_mode.is_unlisted() {
-            // Set last, since another thread that finds the node listed skips the steps above.
+            // Set last, because another thread that finds this set skips the steps above.
             self.parent_mode.set_listed();
         }
     }
 
-    /// Stores the node's place in the parent's list. Hands the place back if the node has one already, or if a fork has lost
-    /// the lock.
+    /// Stores `listing`, the node's place in the parent's list. Returns it unstored if the node has a place already, or
+    /// if the node's lock was lost in a fork.
     fn take_listing(&self, listing: Listing) -> Option<Listing> {
         let Some(mut state) = self.state.lock() else { return Some(listing) };
         if state.parent.is_some() {

@@ -16,8 +16,7 @@ impl Node {
         }
         self.set_waypoint();
         self.update();
-        // Invariant 3: `other` may have propagated to its children before it listed this node. So the flag of `other` is read
-        // again now.
+        // Invariant 3: `other` may have propagated its end before it listed this node. So its flag is read again.
         if other.is_over() {
             self.end_by(self.end_through_link(other, other.origin().as_ref()), true);
             self.propagate_and_deliver(None);
@@ -76,8 +75,8 @@ impl Node {
         self.ancestry().mixes_clocks || self.expires_at() <= self.env.reading(now)
     }
 
-    /// Among the nodes whose end ends this node through one of its own links: the one with the earliest deadline.
-    /// `None` if none of them has a deadline on this node's clock.
+    /// Looks at the nodes that this node is linked to, and at all nodes whose end ends those. Returns the one with the
+    /// earliest deadline; `None` if none has a deadline on this node's clock.
     pub(crate) fn earliest_link(self: &Arc<Self>) -> Option<Arc<Node>> {
         let mut earliest: Option<Arc<Node>> = None;
         for link in self.linked_nodes() {
@@ -93,8 +92,8 @@ impl Node {
         earliest
     }
 
-    /// Like [`visit_all`](Self::visit_all), but calls `visit` only with the first node of each tree. The cache of that
-    /// node covers its ancestors (invariant 5).
+    /// Like [`visit_all`](Self::visit_all), but calls `visit` only with the first node of each tree. That node's cached
+    /// ancestry also tells of its ancestors (invariant 5).
     fn visit_trees(self: &Arc<Self>, mut visit: impl FnMut(&Arc<Node>)) {
         let mut trees = vec![Arc::clone(self)];
         let mut seen = HashSet::new();
@@ -128,8 +127,8 @@ impl Node {
         }
     }
 
-    /// Adds to `trees` the nodes to which `node` itself is linked. Leaves out nodes that were `seen` before, since
-    /// links may form a circle. Returns the parent of `node`, if there is one.
+    /// Adds to `trees` the nodes to which `node` is linked. Skips the nodes in `seen`, because links may form a circle.
+    /// Returns the parent of `node`, if there is one.
     fn collect_links(
         self: &Arc<Self>,
         node: &Arc<Node>,

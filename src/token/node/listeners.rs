@@ -12,8 +12,8 @@ use crate::token::hook::Entry;
 impl Node {
     /// Adds a registration to the state: a child, a hook or a task. The end of the node propagates to it from then on.
     ///
-    /// `None` if a fork has lost the lock. `None` too if the node is over and `even_if_over` is not set: then the node's end
-    /// has propagated already.
+    /// `None` if the node is over, because its end has propagated already (with `even_if_over` this is no obstacle), or
+    /// if a fork has lost the lock.
     pub(super) fn register<K>(
         self: &Arc<Self>,
         even_if_over: bool,
@@ -28,10 +28,11 @@ impl Node {
         Some(insert(&mut state))
     }
 
-    /// Registers a hook; `None` if the node is over.
+    /// Registers a hook, and returns its key. `None` if the node is over, or if a fork has lost the node's lock.
     pub(crate) fn add_hook(self: &Arc<Self>, entry: &Arc<Entry>, owner: HookOwner) -> Option<usize> {
         if crate::sync::fork::Process::current().is_child() {
-            // A scope that was open at the fork has lost its timer. It gets a new timer here, so that the hook fires.
+            // A fork loses the timers of the scopes that are open. So these scopes get new timers here: otherwise their
+            // deadlines would not fire the hook.
             self.walk(|node| {
                 node.update();
             });
@@ -39,15 +40,15 @@ impl Node {
         self.register(false, |state| state.list_hook(entry, owner))
     }
 
-    /// Registers a hook although the node is over, so that the hook ends with the scope. The node does not fire the
-    /// hook: the caller does. `None` if a fork has lost the lock.
+    /// Registers a hook with a node that is over, so that the hook ends with the scope. The caller fires the hook.
+    /// `None` if the node's lock was lost in a fork.
     pub(crate) fn add_fired_hook(self: &Arc<Self>, entry: &Arc<Entry>, owner: HookOwner) -> Option<usize> {
         self.register(true, |state| state.list_hook(entry, owner))
     }
 
     pub(crate) fn remove_hook(&self, key: usize, entry: &Arc<Entry>) {
         let Some(mut state) = self.state.lock() else { return };
-        // The scope may have ended the hook and removed it. Then another hook may have the key.
+        // The scope may have removed the hook already. Then `key` may be that of another hook.
         if state.hooks.get(key).is_some_and(|hook| Arc::ptr_eq(&hook.entry, entry)) {
             let hook = state.hooks.remove(key);
             drop(state);
@@ -100,13 +101,14 @@ impl Node {
         Poll::Pending
     }
 
-    /// Registers a task, which is woken when the node is over; `None` if the node is over already.
+    /// Registers a task, which is woken when the node is over. Returns `None` if the node is over already, or if its
+    /// lock was lost in a fork.
     pub(crate) fn add_waker(self: &Arc<Self>, waker: &Waker) -> Option<usize> {
         let waker = waker.clone();
         self.register(false, |state| state.wakers.insert(waker))
     }
 
-    /// Replaces the waker of a registered task; `false` if the node is over.
+    /// Replaces the waker of a registered task. `false` if the node is over, or if a fork has lost the lock.
     pub(crate) fn update_waker(&self, key: usize, waker: &Waker) -> bool {
         let same = |state: &State| state.wakers.get(key).map(|listed| listed.will_wake(waker));
         match self.state.lock().and_then(|state| same(&state)) {
@@ -129,8 +131,8 @@ impl Node {
         drop(waker);
     }
 
-    /// Lets `swap` exchange a clone of `waker` with a waker in the state. To clone or to drop a waker runs foreign
-    /// code, so both happen without the lock. `None` if a fork has lost the lock.
+    /// Calls `swap` with the locked state and a clone of `waker`, which `swap` may exchange. A waker's clone and drop
+    /// run foreign code, so both happen outside the lock. `None` if a fork has lost the lock.
     pub(super) fn with_waker<R>(
         &self,
         waker: &Waker,
@@ -172,7 +174,6 @@ mod tests {
 
     const HANG: Duration = Duration::from_secs(40);
 
-    /// A task that sends a message when it is woken.
     struct Task(Mutex<Sender<()>>);
 
     impl Wake for Task {
@@ -197,7 +198,6 @@ mod tests {
         entry
     }
 
-    /// Polls until all hooks have run.
     fn await_hooks(node: &Arc<Node>) {
         let (waker, woken) = task();
         while node.poll_hooks(&waker).is_pending() {
@@ -218,7 +218,7 @@ mod tests {
             let beneath = node(Some(&future));
             let entry = add(&beneath, HookOwner::Scope, kind(action));
             future.cancel(None);
-            // Each poll has another waker. The waker of the last poll is woken.
+            // Each poll brings another waker. Only the waker of the last poll must be woken.
             let (first, first_is_woken) = task();
             assert!(future.poll_hooks(&first).is_pending());
             runs.recv_timeout(HANG).unwrap();
@@ -251,7 +251,7 @@ mod tests {
         await_hooks(&future);
         let before = runs.load(SeqCst);
         assert!(before > 0 && !entry.is_running());
-        // Gives the hook and the watchdog time to run.
+        // Waits 5 ms. A hook that has not ended would run again in this time.
         let (waker, woken) = task();
         crate::thread::schedule(clock::now() + 5_000_000, waker);
         woken.recv_timeout(HANG).unwrap();
@@ -283,7 +283,7 @@ mod tests {
         let revoke: fn(&Entry) = |entry| entry.revoke(Ending::Registration);
         for leave in [revoke, |entry| entry.retire(false)] {
             let future = node(None);
-            // The hook hangs in a run for another entry, so this entry has yet to run.
+            // `runs.again()` is a second entry of the same hook. It hangs in the hook, so `entry` has yet to run.
             let (go, gone) = channel::<()>();
             let hook = Hook::new(move || gone.recv());
             let entry = add(&future, HookOwner::Future, hook);
@@ -305,7 +305,7 @@ mod tests {
         }
     }
 
-    /// The task is polled inside of `wake`, on the watchdog or on a thread that has run a hook.
+    /// The task's waker polls the task itself. So the poll is on the watchdog, or on a thread that has run a hook.
     #[test]
     fn a_task_that_is_polled_where_it_is_woken_awaits_hooks_too() {
         struct Inline {
@@ -326,7 +326,7 @@ mod tests {
         let task = Waker::from(Arc::new(Inline { node: Arc::clone(&future), ready: Mutex::new(ready) }));
         future.add_waker(&task);
         future.cancel(None);
-        // The watchdog wakes the task, so the watchdog makes the first poll.
+        // The watchdog calls `Inline::wake`, so the first poll is made on the watchdog.
         crate::watchdog::global().post(task);
         is_ready.recv_timeout(HANG).unwrap();
         assert!(entries.iter().all(|entry| entry.fires() == 1));

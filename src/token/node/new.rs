@@ -24,7 +24,6 @@ pub(crate) struct NodeSpec {
 }
 
 impl NodeSpec {
-    /// A token without a deadline: it ends when it is cancelled, or when its parent ends.
     #[inline(always)]
     pub(crate) fn token(info: ScopeInfo, entered: u64) -> Self {
         Self { info, entered, deadline: NEVER, cause: Cause::Cancelled, reparentable: false }
@@ -40,7 +39,6 @@ impl NodeSpec {
     }
 }
 
-/// The place of a new node in the tree.
 struct Position {
     parent: Option<Listing>,
     parent_mode: u8,
@@ -50,18 +48,16 @@ struct Position {
 }
 
 impl Node {
-    /// A node beneath `parent`, with a timer if it needs one.
     pub(crate) fn new(parent: Option<&Arc<Node>>, spec: NodeSpec) -> Arc<Self> {
         Self::make(parent, spec)
     }
 
-    /// The node of a token without a deadline: it ends when it is cancelled, or when its parent ends.
     pub(crate) fn new_token(parent: Option<&Arc<Node>>, info: ScopeInfo, entered: u64) -> Arc<Self> {
         Self::make(parent, NodeSpec::token(info, entered))
     }
 
-    // Always inlined, together with `new_lazy` and `build`: otherwise the parts of a lazy token would be passed through memory,
-    // which costs a fifth of the token's price.
+    // Always inlined, together with `new_lazy` and `build`. Otherwise the parts of a lazy token would be passed through
+    // memory, which takes a fifth of the time in which a token is made.
     #[inline(always)]
     fn make(parent: Option<&Arc<Node>>, spec: NodeSpec) -> Arc<Self> {
         let env = TestEnv::current();

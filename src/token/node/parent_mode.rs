@@ -1,5 +1,3 @@
-//! How a node learns that its parent is over.
-
 use crate::sync::{AtomicU8, Ordering};
 
 /// How a node learns that its parent is over, and whether it may get another parent.
@@ -21,12 +19,11 @@ impl ParentMode {
 
     #[inline]
     pub(super) fn is_reparentable(&self) -> bool {
-        // Relaxed: the answer matters when a scope closes, for the futures that were polled in it. The thread that closes the
-        // scope has polled them, so it sees its own `keep_parent`. Another thread plays no part in the end of that poll.
+        // Relaxed: the answer matters when a thread closes a scope, for the futures that this thread has polled in the
+        // scope. Only this thread could call `keep_parent` in those polls, so it sees the call.
         self.0.load(Ordering::Relaxed) == Self::REPARENTABLE
     }
 
-    /// From now on the node keeps its parent.
     pub(super) fn keep_parent(&self) {
         // Relaxed: as in `is_reparentable`.
         self.0.store(Self::LISTED, Ordering::Relaxed);
@@ -38,14 +35,12 @@ impl ParentMode {
         self.0.load(Ordering::Relaxed) >= Self::LAZY
     }
 
-    /// Whether the node is lazy and its parent does not list it.
     #[inline]
     pub(super) fn is_unlisted(&self) -> bool {
         // Acquire: pairs with the Release in `set_listed`.
         self.0.load(Ordering::Acquire) == Self::LAZY
     }
 
-    /// The parent of this lazy node lists it now.
     pub(super) fn set_listed(&self) {
         // Release: pairs with the Acquire in `is_unlisted`.
         self.0.store(Self::LAZY_LISTED, Ordering::Release);

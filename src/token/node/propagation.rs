@@ -10,7 +10,6 @@ use crate::sync::{Ordering, mutant};
 use crate::test_env::TestEnv;
 use crate::time::clock;
 
-/// A parent that is over, and the origin that its children inherit.
 pub(super) struct ParentEnd {
     parent: Arc<Node>,
     origin: Option<Arc<Origin>>,
@@ -22,7 +21,7 @@ impl ParentEnd {
     }
 }
 
-/// The children to which a node that is over propagates.
+/// The children of a node that is over. They must be ended too.
 struct Pending {
     origin: Option<Arc<Origin>>,
     children: Children,
@@ -38,8 +37,8 @@ impl Node {
         let at = self.env.reading(now);
         let end = Termination { reason, ..Termination::new(Cause::Cancelled, at) };
         let first = !self.expire(now) && self.end_by(end, false);
-        // If another thread was first, it may not have propagated to all nodes yet, or a fork may have lost that thread. So
-        // this call propagates too.
+        // If another thread has ended the node, that thread may still be propagating the end, or a fork may have lost
+        // it. So this call propagates too.
         // Acquire: pairs with the Release in `propagate`.
         if first || (!mutant!(NoSecondSpread) && !self.has_propagated.load(Ordering::Acquire)) {
             self.propagate_and_deliver(None);
@@ -47,15 +46,15 @@ impl Node {
         first
     }
 
-    /// Records how the node ended by itself. `false` if an end is recorded already, or if the node is over and
-    /// `even_if_over` is not set.
+    /// Records the node's own end. `false` if an end is recorded already, or if the node is over and `even_if_over` is
+    /// `false`.
     pub(super) fn end_by(&self, end: Termination, even_if_over: bool) -> bool {
         let Some(mut state) = self.state.lock() else {
-            // The thread that held the lock was lost in a fork. So only the flag is set, and the end propagates to no
-            // other node.
+            // A fork has lost the lock. So the end cannot be recorded; only the flag is set.
             return !self.over.swap(true, Ordering::AcqRel);
         };
-        // `even_if_over`: a node that is over because of its parent may still end by itself, since it may leave the parent.
+        // `even_if_over` is for a node whose parent is over. The node may get another parent, so its own end is
+        // recorded.
         if state.end.is_some() || (!even_if_over && self.is_over()) {
             return false;
         }
@@ -82,7 +81,8 @@ impl Node {
 
     fn propagate_beneath(self: &Arc<Self>, pending: Pending, wakes: &mut WakeList) {
         let mut stack = vec![(Arc::clone(self), pending)];
-        // Links, unlike the tree, may form a circle. The map keeps the nodes alive, so that no address is used again.
+        // Links may form a circle, so each linked node is visited once. The map keeps the visited nodes alive:
+        // otherwise another node could get the address of one of them.
         let mut visited = HashMap::new();
         while let Some((node, Pending { origin, children: Children { inner, linked } })) = stack.pop() {
             for other in linked {
@@ -100,7 +100,8 @@ impl Node {
         }
     }
 
-    /// Sets the flag and decides the origin (invariant 1). Returns the children, if there are any.
+    /// Sets the flag and decides the origin (invariant 1). Returns the children that must be ended next. `None` if
+    /// there are none.
     fn set_over(&self, by: Option<&ParentEnd>, wakes: &mut WakeList) -> Option<Pending> {
         let Some(mut state) = self.state.lock() else {
             self.over.store(true, Ordering::Release);
@@ -137,7 +138,8 @@ impl Node {
         // takes this lock.
         drop(state);
         let origin = match by {
-            // The parent's origin is passed down: otherwise each node of a deep tree would walk up the tree to find it.
+            // Passes on the parent's origin. Otherwise each node of a deep tree would walk up the tree to find the
+            // origin.
             Some(by) if inherits => by.origin.clone(),
             _ => self.origin(),
         };
@@ -150,13 +152,15 @@ impl Node {
         let on_clock = (!shares_clock).then(|| on_clock(inherited, &parent.env, &self.env));
         let inherited = on_clock.as_ref().unwrap_or(inherited);
         let Termination { cause, at, .. } = inherited.termination;
-        // Most nodes have no end of their own. For these nothing is written, since a write would allocate the `ScopeState`.
+        // Most nodes have no end of their own. For them this writes nothing, since a write would allocate the
+        // `ScopeState`.
         if state.end.is_some() || self.deadline <= at {
             state.end = self.earlier(state.end.take(), at);
         }
         let is_own_first = state.end.as_ref().is_some_and(|own| {
-            // A caller whose `cancel` returned `true` must find its cancel as the cause, so a cancel of this node always comes
-            // first. If the parent was cancelled at the very time of the node's own end, the own end comes first.
+            // A cancel of this node always comes first, because a caller whose `cancel` returned `true` must find that
+            // cancel as the cause. If the parent was cancelled at the time of this node's own end, the own end comes
+            // first.
             let is_cancel = own.cause == Cause::Cancelled && own.origin.is_none();
             own.at < at || (own.at == at && cause == Cause::Cancelled) || is_cancel
         });
@@ -168,7 +172,7 @@ impl Node {
         }
     }
 
-    /// Decides the origin of a node that was made beneath a parent which is over.
+    /// Called if a node was made beneath a parent that is over. Gives the node its origin.
     #[cold]
     pub(super) fn inherit_origin(&self, parent: &Arc<Node>) {
         if let Some(inherited) = parent.origin()
@@ -191,14 +195,13 @@ impl Node {
                 Err(parent) => parent,
             };
         };
-        // Cached for the next call.
         if let Some(mut state) = self.state.lock() {
             state.origin.get_or_insert_with(|| Arc::clone(&origin));
         }
         Some(origin)
     }
 
-    /// The node's origin. If the node inherits the origin of its parent, the result is the parent, as an `Err`.
+    /// The node's origin. `Err` is no failure: it holds the parent if this node inherits the origin of the parent.
     fn own_origin(&self) -> Result<Option<Arc<Origin>>, Arc<Node>> {
         if !self.is_over() {
             return Ok(None);
@@ -210,7 +213,8 @@ impl Node {
         if let Some(listing) = state.parent.as_ref().filter(|listing| listing.inherits) {
             return Err(Arc::clone(&listing.node));
         }
-        // Invariant 6: the end may not have propagated to a lazy node yet. Then the parent has the origin.
+        // A lazy node (invariant 6): the parent's end may not have propagated to the node yet. Then the parent has the
+        // origin.
         if let Some(parent) = self.lazy_parent().filter(|_| state.end.is_none()) {
             return Err(Arc::clone(parent));
         }
@@ -221,7 +225,6 @@ impl Node {
         Ok(state.origin.clone())
     }
 
-    /// An end of this node, as the origin of this node and of those that inherit it.
     fn origin_of(&self, termination: Termination) -> Origin {
         Origin { termination, info: self.info(), entered: self.entered }
     }
@@ -231,7 +234,6 @@ impl Node {
         Some(on_clock(&self.origin()?, &self.env, clock))
     }
 
-    /// The origin that the node will have if its own deadline ends it.
     pub(crate) fn origin_at_deadline(&self) -> Arc<Origin> {
         Arc::new(self.origin_of(Termination::new(self.cause, self.deadline)))
     }
@@ -246,8 +248,8 @@ impl Node {
     }
 }
 
-/// The origin, with its times on the clock of `to`. If the clocks differ, no time can be converted: so the result says that the
-/// end came now.
+/// The origin, with its times on the clock of `to`. A time of another clock cannot be converted. Then the result says
+/// that the end came now.
 #[inline]
 fn on_clock(origin: &Arc<Origin>, from: &TestEnv, to: &TestEnv) -> Arc<Origin> {
     if to.shares_clock(from) {

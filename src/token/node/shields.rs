@@ -14,8 +14,8 @@ impl Node {
         let mut entries = Vec::new();
         for (_, hook) in state.hooks.iter_mut().filter(|(_, hook)| hook.owner.is_of_scope()) {
             hook.suspensions += 1;
-            // Under the lock, so that each hook on the list is suspended exactly `suspensions` times. The code that
-            // takes a hook off the list resumes the hook as often.
+            // The count and the entry change under one lock. So whoever takes the hook off the list knows how often to
+            // resume it.
             hook.entry.suspend();
             entries.push(Arc::clone(&hook.entry));
         }
@@ -23,7 +23,7 @@ impl Node {
         entries.iter().for_each(|entry| entry.wait_until_idle());
     }
 
-    /// The shield closes. Resumes the hooks. A hook that has become due meanwhile runs now.
+    /// Resumes the hooks at the end of a shield. A hook that became due during the shield runs now.
     pub(crate) fn resume_hooks(&self) {
         let Some(mut state) = self.state.lock() else { return };
         state.suspensions -= 1;
@@ -51,13 +51,12 @@ impl Node {
         WakeList { wakers: waiter.into_iter().collect(), ..WakeList::default() }.deliver();
     }
 
-    /// Whether a shield is pending in the future.
     pub(crate) fn has_shields(&self) -> bool {
         self.state.lock().is_some_and(|state| !state.shields.is_empty())
     }
 
-    /// Until when the pending shields of the future last; 0 if there is none. The task is woken when the last of these shields
-    /// closes.
+    /// The time until which the last pending shield of the future may last; 0 if no shield is pending. If one is, the
+    /// task is woken when the last one closes.
     pub(crate) fn shielded_until(&self, waker: &Waker) -> u64 {
         let until = self.with_waker(waker, |state, waker| {
             let until = state.shields.iter().map(|(_, until)| *until).max();

@@ -30,7 +30,6 @@ impl Node {
     /// A future may be polled in a scope that was entered by a handle of that future. Then the future's node has no parent,
     /// since a node cannot be its own ancestor.
     pub(crate) fn set_parent(self: &Arc<Self>, parent: Option<&Arc<Node>>) {
-        // In most polls the parent is the same.
         if self.has_parent(parent) {
             return;
         }
@@ -54,16 +53,16 @@ impl Node {
         state.parent.as_ref().map(|listing| Arc::as_ptr(&listing.node)) == parent.map(Arc::as_ptr)
     }
 
-    /// Replaces the parent in one step, under the lock of all moves. Returns the former parent.
+    /// Replaces the parent, and returns the former parent. The caller holds the lock of all moves.
     fn move_to(self: &Arc<Self>, parent: Option<&Arc<Node>>) -> Option<Arc<Node>> {
         let mut listing = parent.and_then(|parent| parent.list(Child::Inner(Arc::downgrade(self))));
         loop {
-            // A node that has inherited its origin from the parent that it leaves keeps that origin.
+            // The node may have its origin from the parent that it leaves. Then it keeps that origin.
             let inherited = self.parent().and_then(|parent| parent.origin());
             let Some(mut state) = self.state.lock() else { break };
             if state.parent.as_ref().is_some_and(|listing| listing.inherits) {
                 if inherited.is_none() {
-                    // The parent ended after `inherited` was read: read it again.
+                    // The parent had not ended when `inherited` was read: read it again.
                     continue;
                 }
                 state.origin = inherited;
@@ -74,7 +73,8 @@ impl Node {
         listing.map(Listing::unlist)
     }
 
-    /// Takes on the end and the deadline of the new parent. Called without the lock of all moves.
+    /// After a move to the parent `parent`: takes on its end and its deadline. Called without the lock of all moves,
+    /// since the drop of the old parent (`before`) may run the user's code.
     fn adopt_parent(self: &Arc<Self>, parent: Option<&Arc<Node>>, before: Option<Arc<Node>>) {
         drop(before);
         if let Some(parent) = parent.filter(|parent| parent.is_over()) {
@@ -83,18 +83,18 @@ impl Node {
         self.update_all();
     }
 
-    /// The node's children, without the nodes that are linked to it.
+    /// The node's children. A node that is linked to this node does not count as a child.
     pub(super) fn inner_children(self: &Arc<Self>) -> Vec<Arc<Node>> {
         let listed = self.state.lock().map(|state| Children::of(&state).inner);
-        // Without the lock, since the last `Arc` of a child may be dropped here. Invariant 2: a listed node may have another
-        // parent.
+        // A listed node may have another parent (invariant 2). Such a node is dropped here, without the lock, because
+        // this may be the node's last `Arc`.
         let mut children = listed.unwrap_or_default();
         children.retain(|child| child.has_parent(Some(self)));
         children
     }
 
-    /// Moves the node from `parent`, which is closed, to the parent of `parent`. Does nothing if the node has another parent by
-    /// now.
+    /// Moves the node from `parent`, which is closed, to the grandparent. Does nothing if the node has another parent
+    /// already.
     fn leave(self: &Arc<Self>, parent: &Arc<Node>) {
         let moving = lock_moves();
         if !self.has_parent(Some(parent)) {
@@ -109,7 +109,7 @@ impl Node {
     /// The scope has been left. Ends the hooks of the scope. Futures that were polled in the scope move to the scope's parent.
     pub(crate) fn close(self: &Arc<Self>) {
         let Some(mut state) = self.state.lock() else { return };
-        // A registration that was dropped inside its own hook has left the hook on the list.
+        // If a hook drops its own registration while it runs, the hook stays on the list. It is removed here.
         let is_left = |hook: &ListedHook| hook.owner == HookOwner::OwnToken && hook.entry.is_revoked();
         let ends = |(key, hook): (usize, &ListedHook)| {
             (hook.owner.ends_with_scope() || is_left(hook)).then_some(key)
@@ -118,7 +118,7 @@ impl Node {
         let hooks: Vec<ListedHook> = keys.into_iter().map(|key| state.hooks.remove(key)).collect();
         let children = Children::of(&state).inner;
         drop(state);
-        // The latest hook first, just as the innermost scope is left first.
+        // The latest hook ends first, just as the innermost scope ends first.
         let (ending, leaving): (Vec<_>, Vec<_>) =
             hooks.iter().rev().partition(|hook| hook.owner != HookOwner::Future);
         ending.iter().for_each(|hook| hook.entry.revoke(Ending::Scope));
@@ -132,7 +132,7 @@ impl Node {
         self.break_circles();
     }
 
-    /// The future is done: its node keeps its present parent.
+    /// Called when the node's future is done. From now on the node keeps its present parent.
     pub(crate) fn finish(self: &Arc<Self>) {
         self.parent_mode.keep_parent();
         self.update_all();
@@ -145,12 +145,12 @@ const KEPT: usize = 64;
 
 impl Listing {
     pub(super) fn new(node: &Arc<Node>, key: usize) -> Self {
-        // Never `MAX`: memory does not suffice for so many children.
+        // The conversion never fails: so many children do not fit into memory.
         let key = u32::try_from(key).unwrap_or(u32::MAX);
         Self { node: Arc::clone(node), key, inherits: false }
     }
 
-    /// Takes the child off its parent's list.
+    /// Removes the child from its parent's list. Returns the parent.
     pub(super) fn unlist(self) -> Arc<Node> {
         let child = self.node.state.lock().and_then(|mut state| {
             let children = &mut state.existing_cold()?.children;
@@ -177,8 +177,8 @@ impl Drop for Node {
 }
 
 impl Node {
-    /// Cancels the timer. Hands out all nodes that this node keeps alive, so that the caller drops them in a loop:
-    /// returns the parent, and adds the rest to `others`.
+    /// Cancels the timer. Hands out all nodes that this node keeps alive: returns the parent, and adds the others to
+    /// `others`. The caller drops them in a loop, because nested drops could overflow the stack.
     fn leave_all(&mut self, others: &mut Vec<Arc<Node>>) -> Option<Arc<Node>> {
         let next = self.next.take();
         let Some(state) = self.state.get_mut() else { return next };
@@ -189,7 +189,7 @@ impl Node {
             }
         }
         let Some(parent) = state.parent.take().map(Listing::unlist) else { return next };
-        // Usually `next` and the parent are the same node, which the parent's `Arc` keeps alive.
+        // If `next` is the parent, `parent` keeps it alive already.
         others.extend(next.filter(|next| !Arc::ptr_eq(next, &parent)));
         Some(parent)
     }

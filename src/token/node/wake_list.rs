@@ -8,10 +8,10 @@ use crate::thread::{self, without_scopes};
 use crate::token::hook::Entry;
 use crate::watchdog;
 
-/// The tasks and hooks that an end has reached.
+/// The tasks to wake and the hooks to run, because their nodes have ended.
 #[derive(Default)]
 pub(super) struct WakeList {
-    /// From the outside in.
+    /// The hooks of outer scopes come first.
     pub(super) hooks: Vec<Arc<Entry>>,
     pub(super) wakers: Vec<Waker>,
 }

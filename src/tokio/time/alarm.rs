@@ -63,8 +63,8 @@ impl Alarm {
         }
     }
 
-    /// Ready at the deadline. Takes from the budget of the task, as tokio's timer does. So a loop over timers that are
-    /// due lets other tasks run now and then.
+    /// Ready at the deadline. Takes from tokio's budget of the task, so that a loop over timers that are due does not
+    /// keep other tasks from running.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.follow();
         if let Some(tokios) = &mut self.tokios {
@@ -84,7 +84,7 @@ impl Alarm {
         Poll::Ready(())
     }
 
-    /// Moves the deadline. The task that waits is woken at the new one.
+    /// Moves the deadline. If a task waits for the alarm, it is woken at the new deadline.
     pub(super) fn reset(&mut self, deadline: Instant) {
         self.deadline = deadline;
         self.end = if self.env.shares_clock(&TestEnv::current()) {

@@ -1,4 +1,5 @@
-//! Which clock a timer follows: tokio's clock if this is paused, or has been; else the clock of this crate.
+//! Which clock a timer follows: tokio's clock if tokio's clock is paused, or was paused before. Otherwise the clock of
+//! this crate.
 
 use std::time::Duration;
 
@@ -6,10 +7,10 @@ use ::tokio::time::Instant;
 
 use crate::time::{clock, nanos};
 
-/// Stands in for a time that an `Instant` cannot hold.
+/// Thirty years. Used if the sum of an `Instant` and a duration is too large for an `Instant`.
 const FAR: Duration = Duration::from_secs(60 * 60 * 24 * 365 * 30);
 
-/// If tokio has a `pause` (with its feature `test-util`), tokio's hides this one below, and returns nothing.
+/// If tokio has its feature `test-util`, tokio's own `pause`, which returns nothing, hides this function below.
 #[allow(dead_code, reason = "it is hidden by tokio's own")]
 fn pause() -> bool {
     false
@@ -28,8 +29,8 @@ const fn returns_nothing<R>(_: fn() -> R) -> bool {
     size_of::<R>() == 0
 }
 
-/// Whether tokio's clock is paused, or has been. Then tokio's own timers must be used, since tokio moves a paused clock
-/// only for these.
+/// Whether tokio's clock is paused, or was paused before. Then the caller must use tokio's own timers: only they make
+/// tokio move a paused clock.
 pub(super) fn is_tokios() -> bool {
     CAN_BE_PAUSED && !clock::is_mocked() && {
         let before = clock::now_as_instant();

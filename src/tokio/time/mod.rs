@@ -56,7 +56,8 @@ pub use timeout::{Timeout, timeout, timeout_at};
 
 #[doc(no_inline)]
 pub use ::tokio::time::{Duration, Instant, MissedTickBehavior};
-// The rest: `pause`, `resume` and `advance`, which exist only with a feature of tokio that this crate cannot see.
+// The other items: `pause`, `resume` and `advance`. They exist only if tokio has its feature `test-util`, and this
+// crate cannot see whether it has.
 #[allow(
     clippy::wildcard_imports,
     unused_imports,

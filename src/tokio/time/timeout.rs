@@ -115,7 +115,7 @@ pub struct Timeout<T> {
     #[pin]
     scoped: Scoped<T, true>,
     paused: Option<Box<Paused>>,
-    /// The error that is to be given once the task has a budget again.
+    /// The error, if the task had no budget for it: the next poll gives it.
     elapsed: Option<TimeoutError>,
 }
 
@@ -170,7 +170,7 @@ impl<T: Future> Future for Timeout<T> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
         let had_budget = has_budget_remaining();
-        // The future may have been unwound, so it must not be polled again.
+        // The future is over, perhaps by a panic, so it must not be polled again.
         if let Some(error) = this.elapsed.take() {
             return elapse(this.elapsed, error, had_budget, cx).map(Err);
         }
@@ -192,13 +192,13 @@ impl<T: Future> Future for Timeout<T> {
     }
 }
 
-/// The limit, if tokio's clock is paused and has reached it. Else `None`.
+/// Returns the limit if tokio's clock is paused and has reached the limit.
 #[inline]
 fn poll_paused(paused: &mut Option<Box<Paused>>, had_budget: bool, cx: &mut Context<'_>) -> Option<u64> {
     let Paused { limit, timer } = &mut **paused.as_mut()?;
     let limit = *limit;
-    // If the future has used up the budget in this poll, the timer is polled without a budget. Otherwise a timer that
-    // is due would stay pending.
+    // If the future has used up tokio's coop budget in this poll, the timer is polled without a budget. Otherwise a
+    // timer that is due would stay pending.
     let poll = if had_budget && !has_budget_remaining() {
         pin!(unconstrained(timer.as_mut())).poll(cx)
     } else {
@@ -211,8 +211,8 @@ fn poll_paused(paused: &mut Option<Box<Paused>>, had_budget: bool, cx: &mut Cont
     Some(limit)
 }
 
-/// Takes from the budget of the task. So a loop over timeouts that are over lets other tasks run now and then. If there
-/// was no budget even before the future was polled, the error is kept for the next poll.
+/// Takes from the budget of the task, so that a loop over timeouts that are over lets other tasks run now and then. If
+/// the budget was spent before the future was polled, returns `Pending`, and keeps the error for the next poll.
 #[cold]
 fn elapse(
     kept: &mut Option<TimeoutError>,

@@ -16,8 +16,8 @@ type Clocks = BTreeMap<u32, Clock>;
 #[derive(Default)]
 struct Clock {
     queue: Queue,
-    /// Counts the work that threads under the clock have set off, for instance a hook by a cancel or by the end of a
-    /// shield. Work that a move of the clock sets off is not counted here.
+    /// Counts the work that threads under the clock have started, for example a hook that a cancel fires. Work that a
+    /// move of the clock starts is not counted here.
     set_off: Arc<WaitGroup>,
 }
 
@@ -25,7 +25,6 @@ struct Clock {
 pub(super) struct Queue {
     /// The wakers by deadline and number: in the order of the deadlines, and then in the order they were put in.
     pub(super) wakers: BTreeMap<(u64, u32), Waker>,
-    /// The deadlines by number.
     pub(super) deadlines: BTreeMap<u32, u64>,
     next: u32,
 }
@@ -58,7 +57,6 @@ fn clocks() -> &'static ForkMutex<Clocks> {
     CLOCKS.get_or_init(|| ForkMutex::new(Clocks::new()))
 }
 
-/// Makes room for a clock's timers.
 pub(super) fn add(clock: u32) {
     if let Some(mut clocks) = clocks().lock() {
         clocks.insert(clock, Clock::default());
@@ -72,19 +70,19 @@ pub(super) fn remove(clock: u32) {
     drop(removed);
 }
 
-/// Calls `f` with the timers of a clock; `None` if the clock is gone.
 pub(super) fn with_queue<R>(clock: u32, f: impl FnOnce(&mut Queue) -> R) -> Option<R> {
     clocks().lock()?.get_mut(&clock).map(|clock| f(&mut clock.queue))
 }
 
-/// The group that counts the work that threads under the clock have set off. `None` if the clock is gone.
+/// The group of the work that threads under the clock have set off. A move of the clock waits for this work. `None` if
+/// the clock is gone.
 pub(super) fn set_off_under(clock: &Mock) -> Option<Arc<WaitGroup>> {
     Some(Arc::clone(&clocks().lock()?.get(&clock.id)?.set_off))
 }
 
-/// Makes the waker tracked. If this thread runs tracked work, the waker is part of that work, and whoever waits for the work waits
-/// for the waker too. Otherwise, if this thread is under a mock clock, the thread that moves the clock next waits for the waker.
-/// In all other cases the waker stays as it is.
+/// Wraps the waker, so that a move of a mock clock waits until the waker has run. If this thread runs tracked work, the
+/// waker counts as part of that work. Otherwise, if this thread is under a mock clock, the next move of that clock
+/// waits for the waker. If neither holds, returns the waker as it is.
 pub(in crate::watchdog) fn tracked(waker: Waker) -> Waker {
     match tracking().or_else(|| TestEnv::current().mock().and_then(|mock| set_off_under(mock))) {
         Some(group) => Arc::new(Tracked::new(waker, &group)).into(),

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use crate::sync::{AtomicBool, Condvar, Mutex, Ordering, lock, wait};
 
-/// How long, in real time, a move of the clock waits for the work that it has set off. Then the move goes on to timers that the
-/// work may wait for.
+/// How long, in real time, a move of the clock waits for the work that it has set off. Then the move goes on, because
+/// the work may wait for a later timer.
 const GIVE_UP_AFTER: Duration = Duration::from_secs(1);
 
 thread_local!(static TRACKING: RefCell<Option<Arc<WaitGroup>>> = const { RefCell::new(None) });
@@ -81,7 +81,8 @@ impl<T> Tracked<T> {
     }
 }
 
-/// Counts the work as done when the run ends, even by a panic.
+/// The drop ends a run, even after a panic: it counts the work as done. The thread then tracks for the former group
+/// again.
 struct Finish<'a, T>(&'a Tracked<T>, Option<Arc<WaitGroup>>);
 
 impl<T> Drop for Finish<'_, T> {

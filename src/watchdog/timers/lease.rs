@@ -31,7 +31,6 @@ impl Lease {
     }
 }
 
-/// The timers shared by all threads that have no timers of their own.
 pub(crate) struct Orphans {
     lock: Mutex<()>,
     timers: SetOnce<Timers>,
@@ -57,7 +56,6 @@ impl Orphans {
 
 #[cfg(timebox_loom)]
 impl Timers {
-    /// A lease for the threads of a model, which take turns.
     pub(crate) fn lease_in_turn(&'static self) -> Lease {
         // SAFETY: the threads of a model use the timers one after the other.
         unsafe { Lease::of_own(self) }

@@ -1,9 +1,9 @@
 //! The records of one thread's timers. Records are in groups, and groups in chunks.
 //!
-//! Invariants have the numbers that they have in `timers.rs`.
+//! The invariants are those of `timers.rs`, with the same numbers.
 
 use std::ptr;
-// std's type in a model too, since only the owner of the timers uses the pointer.
+// The type of std, even in a loom model: only the owner of the timers uses the pointer, so there are no races to find.
 use std::sync::atomic::AtomicPtr;
 use std::task::Waker;
 
@@ -25,11 +25,11 @@ const LINK: u64 = 1 << 63;
 pub(super) struct Records {
     /// The head of the list of groups with a free record (invariant 5).
     first: Link,
-    /// The head of a list of the records whose waker another thread has taken out.
+    /// The head of the list of records that other threads have given back: each has taken the waker out of its record.
     returned: CachePadded<AtomicU32>,
-    /// An upper bound for the number of stale entries in the heap. It counts the records that were freed since the heap
-    /// was rebuilt, except those that were freed in the nursery, which never had an entry. Some of the entries may have
-    /// left the heap since.
+    /// At most so many entries of the heap are stale. Counts the records that were freed since the heap was rebuilt.
+    /// (Not those that were freed in the nursery, which have no entry.) Some of these entries may have left the heap
+    /// since.
     stale: AtomicU32,
     made_in: Process,
     chunks: [SetOnce<Box<[Group]>>; CHUNKS],
@@ -61,7 +61,7 @@ impl Link {
         Self(AtomicPtr::new(ptr::null_mut()))
     }
 
-    // Relaxed, here and below: invariant 1.
+    // Relaxed, in `get` and `set`: invariant 1.
     #[cfg_attr(not(debug_assertions), inline(always))]
     fn get(&self) -> Option<&'static Group> {
         // SAFETY: null, or the reference that `set` was given.
@@ -87,8 +87,9 @@ impl Records {
         (group, free.trailing_zeros())
     }
 
-    /// The first group with free records, and the bits of the free records. The group `before` has no free record left. If no
-    /// group has a free record, takes back records from other threads, or makes more groups.
+    /// Goes on from the group `before`, which has no free record left. Returns the next group with free records, and
+    /// the bits of these records. If there is no such group, takes back records from other threads, or makes more
+    /// groups.
     #[cold]
     #[inline(never)]
     fn next_group(&'static self, before: Option<&'static Group>) -> (&'static Group, u32) {
@@ -111,7 +112,7 @@ impl Records {
         chunk.iter().rev().for_each(Group::put_first);
     }
 
-    /// Takes back the records whose waker another thread has taken out. Returns whether there were any.
+    /// Frees the records that other threads have given back. Returns whether there were any.
     fn take_returned(&'static self) -> bool {
         // Acquire: pairs with the Release in `give_back`. So the other thread is done with the record.
         let mut next = self.returned.0.swap(NONE, Ordering::Acquire);
@@ -124,7 +125,6 @@ impl Records {
         any
     }
 
-    /// How many entries of the heap are stale at most.
     pub(super) fn stale(&self) -> usize {
         self.stale.load(Ordering::Relaxed) as usize
     }
@@ -134,8 +134,8 @@ impl Records {
         self.groups().count() * GROUP
     }
 
-    /// Sorts the list of groups by address, and returns all records that are in use and not in the nursery. The records are
-    /// sorted by address too, since a walk in that order is several times as fast as in another.
+    /// Returns all records that are in use and not in the nursery. They are sorted by address, because a walk in that
+    /// order is several times as fast. Also sorts the list of groups that have free records.
     pub(super) fn sort_out(&'static self) -> impl Iterator<Item = (&'static Group, u32)> {
         self.stale.store(0, Ordering::Relaxed);
         let mut last: Option<&Group> = None;
@@ -172,8 +172,8 @@ impl Records {
 }
 
 impl Records {
-    /// The ticket of the waker in the record, if the ticket's short number is `short`. `None`: the record is empty or
-    /// was filled anew, so the heap entry with this number is stale.
+    /// The ticket of the waker in the record, if `short` is the ticket's short number. Otherwise the record is empty or
+    /// was filled anew: then the heap entry with the number `short` is stale.
     pub(super) fn filling(&self, index: u32, short: u32) -> Option<Ticket> {
         self.record(index).waker.ticket().filter(|ticket| ticket.short() == short)
     }
@@ -231,7 +231,7 @@ impl Group {
         }
     }
 
-    /// Puts the group first in the list: it has a free record again.
+    /// The group has a free record again, so this puts the group first in the list.
     fn put_first(&'static self) {
         let first = self.records.first.get();
         if first.is_some_and(|first| ptr::eq(first, self)) {
@@ -251,7 +251,6 @@ impl Group {
         &self.places[at as usize % GROUP]
     }
 
-    /// The index of a record among all records of these timers.
     pub(super) fn index(&self, at: u32) -> u32 {
         self.number * GROUP as u32 + at
     }
@@ -274,17 +273,17 @@ impl Group {
         self.made_in == Process::NONE
     }
 
-    /// The deadline, the record and the ticket of the timer in a record, if there is one.
+    /// Returns the deadline of the timer in the record `at`, the record's index, and the timer's ticket. `None` if the
+    /// record has no timer.
     pub(super) fn timer(&self, at: u32) -> Option<(u64, u32, Ticket)> {
         let record = self.record(at);
         let ticket = record.waker.ticket()?;
         let deadline = record.deadline.load(Ordering::Relaxed);
-        // Another thread may have taken the waker out meanwhile, and be giving the record back. Then `deadline` holds a
-        // link.
+        // `deadline` holds a link if another thread has just taken the waker out, and is giving the record back.
         (deadline & LINK == 0).then_some((deadline, self.index(at), ticket))
     }
 
-    /// Gives a record back to its owner. For a thread that is not the owner, and has taken the record's waker out.
+    /// Gives a record back to the thread that owns it. Called by another thread, which has taken the waker out of it.
     #[cold]
     pub(super) fn give_back(&self, at: u32) {
         let (link, returned) = (&self.record(at).deadline, &self.records.returned.0);

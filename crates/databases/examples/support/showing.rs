@@ -1,4 +1,4 @@
-//! Checking, and showing what was checked.
+//! Helpers of the examples. They check what has happened, and print it.
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -7,10 +7,9 @@ use timebox::TimeoutError;
 
 type AnyError = Box<dyn std::error::Error + Send + Sync>;
 
-/// The limit of what is to be stopped.
+/// The time limit in the examples.
 pub(crate) const LIMIT: Duration = Duration::from_millis(100);
 
-/// Runs an example, under a heading.
 pub(crate) fn run(name: &str, example: impl FnOnce() -> Result<(), AnyError>) -> ExitCode {
     println!("{:<48}{:>8}{:>10}  outcome", name, "limit", "taken");
     match example() {
@@ -26,7 +25,7 @@ pub(crate) fn check(holds: bool, what: &str) -> Result<(), AnyError> {
     if holds { Ok(()) } else { Err(format!("not so: {what}").into()) }
 }
 
-/// The error of work that had to run into its limit.
+/// Returns the timeout of the work. Fails if the work ended in another way.
 pub(crate) fn timed_out<T>(result: Result<T, AnyError>) -> Result<TimeoutError, AnyError> {
     match result {
         Ok(_) => Err("not so: the work was stopped".into()),

@@ -52,8 +52,9 @@ fn postgres_a_strangers_query_runs_on_and_ours_is_cancelled() {
     thread::scope(|threads| {
         let stranger = threads.spawn(|| stranger.batch_execute("select pg_sleep(3600)"));
         wait_until(&mut is_active);
-        // On one machine two sessions cannot have the same pid. So this cancel has the stranger's pid and the start time of our
-        // session, as if our session had that pid.
+        // The recipe must refuse to cancel a session that has our session's pid but another start time. One machine
+        // cannot have two sessions with the same pid. So the test passes the stranger's pid, and the start time of our
+        // session.
         is_refused(control.cancel(strangers.pid, session.started));
         let error = led_back(&proxy, ours, || {
             let mut endless = || client.batch_execute("select pg_sleep(3600)");
@@ -66,7 +67,8 @@ fn postgres_a_strangers_query_runs_on_and_ours_is_cancelled() {
     });
 }
 
-/// A raw cancel carries a secret of the session. So another server ignores the cancel, and reports no error.
+/// A raw cancel carries a secret of the session. Another server does not know the secret: it ignores the cancel, and
+/// reports no error.
 #[test]
 fn postgres_a_raw_cancel_that_leads_elsewhere_ends_the_call_by_its_socket() {
     let _alone = alone();

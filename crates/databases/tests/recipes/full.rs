@@ -15,15 +15,14 @@ use crate::server::Server;
 use crate::support::{HANG, alone, cut, wait_until};
 use crate::{mariadb, postgres, redis};
 
-/// Connects until the server refuses.
 fn fill<C, E>(connect: impl Fn() -> Result<C, E>) -> Vec<C> {
     let connections: Vec<C> = std::iter::from_fn(|| connect().ok()).take(10_000).collect();
     assert!(connections.len() < 10_000);
     connections
 }
 
-/// Asserts that attempts to connect become rare while the control connection is lost and the server is full. Then makes room, so
-/// that the control connection is made again and the call ends.
+/// The control connection is lost, and the server is full. Asserts that attempts to connect become rare. Then makes
+/// room, so that the control connection is made again and the call ends.
 fn attempts_become_rare(
     proxy: &Proxy,
     make_room: impl FnOnce(),
@@ -35,7 +34,8 @@ fn attempts_become_rare(
         let call = threads.spawn(call);
         wait_until(|| proxy.connections() > before + 4 && start.elapsed() > Duration::from_secs(1));
         let attempts = proxy.connections() - before;
-        // Each pause is twice the one before, from 10 ms to a second.
+        // The pause between attempts doubles from 10 ms up to a second. So there are about seven attempts in the first
+        // second, and then one per second.
         let rare = 10 + usize::try_from(start.elapsed().as_secs()).unwrap();
         assert!(attempts <= rare, "{attempts} attempts in {:?}", start.elapsed());
         make_room();

@@ -32,7 +32,7 @@ fn sqlite_rows_of_query_map_end_within_the_scope() {
         });
         assert!(error.is_timeout());
     }
-    // If the statement above were still half read, its interrupt would still be in force and hit this one too.
+    // If the statement above were still half read, its interrupt would also hit this statement.
     assert_eq!(connection.query_row("select 42", [], |row| row.get(0)), Ok(42));
 }
 
@@ -139,8 +139,8 @@ impl<T: Unpin + 'static> Probe<T> {
     const LEAVES: bool = true;
 }
 
-/// The bound `T: Unpin` of `guarded_async` keeps streams inside the call. (Rows that borrow the connection are kept inside by
-/// `'static`: the page of SQLite shows that.)
+/// `guarded_async` returns only a `T: Unpin`, so it can return rows, but no stream. (`'static` keeps it from returning
+/// rows that borrow the connection: the page of SQLite shows that.)
 #[test]
 fn streams_cannot_leave_a_guarded_call_and_rows_can() {
     const { assert!(!Probe::<RowStream>::LEAVES && !Probe::<SimpleQueryStream>::LEAVES) };

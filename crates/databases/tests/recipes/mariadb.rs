@@ -33,7 +33,6 @@ pub(crate) fn connect(server: &Server) -> (Conn, Session) {
     (connection, session)
 }
 
-/// A control connection with a bound that is long enough even on a busy machine.
 pub(crate) fn control(server: &Server) -> Arc<Control> {
     Control::with_bound(&options(server), HANG).unwrap()
 }
@@ -46,7 +45,6 @@ pub(crate) fn is_killed(error: &mysql::Error) -> bool {
     matches!(error, mysql::Error::MySqlError(error) if error.code == KILLED)
 }
 
-/// Whether the error's source is the server's error for a killed statement.
 pub(crate) fn is_by_kill(error: &TimeoutError) -> bool {
     error.source().and_then(|source| source.downcast_ref::<mysql::Error>()).is_some_and(is_killed)
 }
@@ -100,7 +98,6 @@ fn a_hook_that_outlives_its_statement_hits_the_next() {
     assert!(was_hit);
 }
 
-/// A table of one row, whose value is 0.
 fn one_row(connection: &mut Conn, name: &str) {
     connection.query_drop("create database if not exists timebox").unwrap();
     connection
@@ -206,9 +203,9 @@ fn a_killed_procedure_goes_on_to_its_next_statement_and_a_transaction_undoes_it(
     loop {
         other.query_drop(reset).unwrap();
         timed_out(timeout(limit, || guarded_strictly(&control, &session, || connection.query_drop(call))));
-        // Each round of the procedure updates, then waits in a `select` that only a kill ends. So with two updates, at
-        // least one came after a kill. Fewer than two prove nothing: perhaps the call was not made in time. Then a
-        // longer limit is tried.
+        // Each round of the procedure updates the value, and then waits in a `select` that only a kill ends. So after
+        // two updates there was at least one kill. After fewer updates, perhaps the call was not made in time: try a
+        // longer limit.
         if value_with_lock(&mut other, "called") >= 2 {
             break;
         }

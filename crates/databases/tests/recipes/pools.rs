@@ -65,9 +65,9 @@ fn r2d2_the_wait_for_a_connection_ends_with_a_cancel_or_the_pools_patience() {
 #[derive(Clone, Copy)]
 enum Cancel<'a> {
     Works,
-    /// The cancel works, but the connection is in doubt, as if another cancel could still arrive.
+    /// The cancel works. Besides, the test marks the connection as if a second cancel could still arrive.
     IsInDoubt,
-    /// No cancel reaches the server. The scope is cancelled by this token when the query is about to begin.
+    /// No cancel reaches the server. The test cancels the scope by this token just before the query begins.
     IsLost(&'a CancellationToken),
 }
 
@@ -90,7 +90,7 @@ impl Cancel<'_> {
     }
 }
 
-/// The rules that every pool must obey. `pid` and `endless` each run a query on a connection of the pool.
+/// Checks the rules that every pool must obey. `pid` and `endless` each run a query on a connection of the pool.
 async fn settles_or_discards(
     pid: impl AsyncFn() -> Result<i32, AnyError>,
     endless: impl AsyncFn(Cancel<'_>) -> Result<(), AnyError>,
@@ -108,7 +108,8 @@ async fn settles_or_discards(
         last = next;
         assert!(start.elapsed() < HANG);
     }
-    // If nothing ends the query, its future is dropped after the grace, and the pool does not get the connection back.
+    // Here the cancel is lost, so the query goes on. Its future is dropped after the grace, and the pool must discard
+    // the connection.
     for _ in 0..3 {
         let token = CancellationToken::new();
         let run = Timebox::new(Limit::NONE)
@@ -127,7 +128,8 @@ async fn settles_or_discards(
         assert!(next != last || error.source().is_none(), "the connection is in doubt");
         last = next;
     }
-    // A call that waits for a connection ends at its deadline, and does not use its grace.
+    // The pool's only connection is in use by `holds`, so `waits` waits for it. `waits` must end at its deadline,
+    // without its grace.
     let token = CancellationToken::new();
     let holds = Timebox::new(Limit::NONE).cancel_on(&token).grace(HANG).run_future(endless(Cancel::Works));
     let waits = async {

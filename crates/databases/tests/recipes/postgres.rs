@@ -39,7 +39,6 @@ pub(crate) fn config_at(address: SocketAddr) -> tokio_postgres::Config {
     config
 }
 
-/// A control connection with a bound that is long enough even on a busy machine.
 pub(crate) fn control(server: &Server) -> Arc<Control> {
     Control::with_bound(&async_config(server), HANG).unwrap()
 }
@@ -64,12 +63,11 @@ pub(crate) fn is_cancelled(error: &postgres::Error) -> bool {
     error.code() == Some(&SqlState::QUERY_CANCELED)
 }
 
-/// Whether the error's source is the server's error for a cancelled statement.
 pub(crate) fn is_by_cancel(error: &timebox::TimeoutError) -> bool {
     error.source().and_then(|source| source.downcast_ref::<postgres::Error>()).is_some_and(is_cancelled)
 }
 
-/// How long a swept statement takes at first: longer than a cancel takes on a machine that is not busy.
+/// How long the first statements of a sweep sleep: longer than a cancel takes on a machine that is not busy.
 const OWN: Duration = Duration::from_millis(2);
 
 fn lasting(own: Duration) -> String {
@@ -139,14 +137,12 @@ fn a_cancel_whose_end_is_not_awaited_hits_the_next_statement() {
     assert!(was_hit);
 }
 
-/// A table of one row, whose value is 0.
 fn one_row(client: &mut Client) {
     let text = "drop table if exists account; create table account (id int primary key, value int not null);
         insert into account values (1, 0)";
     client.batch_execute(text).unwrap();
 }
 
-/// Returns the row's value. Takes the row's lock for that, and fails if the lock is not free.
 #[track_caller]
 fn value_with_lock(other: &mut Client) -> i32 {
     let mut transaction = other.transaction().unwrap();
@@ -178,8 +174,8 @@ fn after_a_cancelled_statement_the_row_is_free_and_unchanged() {
     }
 }
 
-/// Only the statement is guarded, and a cancel never ends the commit. So after `Ok` the transaction is committed, and after an
-/// error it is not.
+/// A cancel can end only the statement, since the commit is not guarded. So after `Ok` the transaction is committed,
+/// and after an error it is not.
 #[test]
 fn a_swept_transaction_is_done_or_not_done() {
     let _alone = alone();
@@ -334,7 +330,7 @@ fn no_descriptor_is_left_open() {
     let cut_off = |hook| {
         let guarded = guarded_async(hook, client.batch_execute("select pg_sleep(3600)"));
         let run = Timebox::new(Duration::from_millis(1)).grace(HANG).run_future(guarded);
-        // A statement that was not begun counts as settled too.
+        // `settled` is `true` also if the statement was not begun.
         assert!(timed_out(runtime.block_on(run)).settled());
     };
     cut_off(control.hook(&session));

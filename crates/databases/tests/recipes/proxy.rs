@@ -21,7 +21,7 @@ struct Shared {
 
 struct State {
     target: SocketAddr,
-    /// While this is set, nothing is forwarded. What has arrived meanwhile is forwarded once the test resets this, or after twice
+    /// While this is set, the proxy holds data back. It forwards the data once the test resets this, or after twice
     /// `HANG`.
     silent: bool,
     stopped: bool,
@@ -110,7 +110,8 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// `false` once the proxy is stopped. If the server refuses the connection, the client's connection is closed.
+    /// Connects `client` to the server, and forwards in both directions. If the server refuses the connection, closes
+    /// `client`. Returns `false` once the proxy is stopped.
     fn forward(shared: &Arc<Self>, client: TcpStream) -> bool {
         let mut state = shared.locked();
         if state.stopped {

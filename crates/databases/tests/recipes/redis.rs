@@ -26,7 +26,6 @@ pub(crate) fn connect(server: &Server) -> (Client, recipe::Connection, Session) 
     (client, connection, session)
 }
 
-/// A control connection with a bound that is long enough even on a busy machine.
 pub(crate) fn control(client: &Client) -> Arc<Control> {
     Control::with_bound(client, HANG).unwrap()
 }
@@ -50,7 +49,6 @@ pub(crate) fn is_unblocked(error: &redis::RedisError) -> bool {
     error.code() == Some("UNBLOCKED")
 }
 
-/// Whether the error's source is the server's error for an unblocked command.
 pub(crate) fn is_by_unblock(error: &timebox::TimeoutError) -> bool {
     error.source().and_then(|source| source.downcast_ref()).is_some_and(is_unblocked)
 }
@@ -61,7 +59,7 @@ pub(crate) fn is_blocked(other: &mut impl ConnectionLike, id: i64) -> bool {
     client.contains(" flags=b ")
 }
 
-/// Pops an element that `other` pushes once the pop is blocked. `true` if an unblock ended the pop instead.
+/// Whether a late unblock ends the next pop. If none does, the pop gets an element that `other` pushes after a while.
 fn is_next_pop_hit(
     connection: &mut recipe::Connection,
     id: i64,

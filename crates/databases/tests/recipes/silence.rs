@@ -92,7 +92,7 @@ fn postgres_where_a_cancel_was_not_answered_no_other_statement_follows() {
             })
         });
         proxy.set_silent(false);
-        // The next statement takes so long that a late cancel would hit it.
+        // This statement lasts long enough for a late cancel to hit it.
         let next = connection.guarded(control.hook(connection.session()), async |client| {
             client.batch_execute("select pg_sleep(0.1)").await
         });
@@ -100,8 +100,8 @@ fn postgres_where_a_cancel_was_not_answered_no_other_statement_follows() {
             let is_hit = error.downcast_ref().is_some_and(postgres::is_cancelled);
             return assert!(!is_hit, "the late cancel has hit it");
         }
-        // The next statement has run, so the connection was not in doubt: the hook sent no cancel over the silent connection. Try
-        // a longer statement.
+        // The next statement has run, so the connection was not in doubt: the hook has sent no cancel. Try a longer
+        // statement.
         assert!(own < HANG, "no cancel was in doubt: {result:?}");
         own *= 2;
     }
@@ -191,7 +191,7 @@ fn redis_a_subscribers_wait_ends_and_no_message_is_lost() {
     }
 }
 
-/// If a slice ends in the middle of a message, the next slice reads on from there.
+/// `next_message` waits in slices. If a slice ends in the middle of a message, the next slice reads on from there.
 #[test]
 fn redis_a_message_in_pieces_is_put_together() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -262,8 +262,8 @@ fn mariadb_many_calls_while_the_control_connection_hangs_have_one_bound() {
 #[cfg(target_os = "linux")]
 const AFTER: Duration = Duration::from_secs(2);
 
-/// Outside of all scopes the system gives the connection up. Each of the two settings of `notice_silence` covers a case that the
-/// other does not: data was sent, or nothing was sent.
+/// Without any scope, the system gives the connection up. `notice_silence` makes two settings: one for a connection
+/// that has sent data, and one for an idle connection.
 #[cfg(target_os = "linux")]
 #[test]
 fn silence_is_noticed_while_something_is_sent_and_while_nothing_is() {

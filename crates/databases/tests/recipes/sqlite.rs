@@ -67,7 +67,7 @@ fn a_progress_handler_sees_the_scope_and_nothing_else() {
     for _ in 0..20 {
         let error = timed_out(timeout(SHORT, || checked(number(&connection, ENDLESS))));
         assert!(error.is_timeout() && error.limit() == Some(SHORT));
-        // Later statements run to their end, outside of all scopes and in another scope.
+        // The handler ends no later statement: neither outside of all scopes, nor in a scope that is not over.
         assert_eq!(count(&connection, 1000).unwrap(), 1000);
         assert_eq!(timeout(LONG, || checked(count(&connection, 1000))).unwrap(), 1000);
     }
@@ -91,7 +91,8 @@ fn a_rollback_in_a_shield_is_not_stopped() {
     assert_eq!(number(&connection, "select count(*) from entry").unwrap(), 0);
 }
 
-/// Two connections to one file, the first of which has the write lock.
+/// Calls `test` with a connection to a file that another connection has locked for writing. After that, the connection
+/// must still work.
 fn waiting_for_the_lock(test: impl FnOnce(&Connection)) {
     let folder = tempfile::tempdir().unwrap();
     let open = || Connection::open(folder.path().join("ledger.db")).unwrap();

@@ -1,4 +1,5 @@
-//! What the tests share: sweeps of a limit over the end of a statement, and waits that fail if nothing happens.
+//! What the tests share. A *sweep* runs a statement again and again, under limits that pass close to its end. The waits
+//! fail after [`HANG`].
 
 use std::error::Error;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -9,10 +10,10 @@ use timebox::TimeoutError;
 
 pub(crate) type AnyError = Box<dyn Error + Send + Sync>;
 
-/// A limit that is meant to pass.
+/// A limit that the test reaches.
 pub(crate) const SHORT: Duration = Duration::from_millis(20);
 
-/// A limit that is never meant to pass: reaching it is a hang.
+/// A limit that the test does not reach, unless it hangs.
 pub(crate) const LONG: Duration = Duration::from_secs(3600);
 
 /// How long anything may take on the slowest, busiest machine before it counts as hung.
@@ -34,7 +35,6 @@ pub(crate) fn wait_until(mut happened: impl FnMut() -> bool) {
     }
 }
 
-/// The scope's error. Fails if the result is anything else, because the work had to be stopped by its scope.
 #[track_caller]
 pub(crate) fn timed_out<T>(result: Result<T, AnyError>) -> TimeoutError {
     match result {
@@ -76,11 +76,11 @@ pub(crate) struct Sweep {
     lateness: Vec<Duration>,
 }
 
-/// Runs a statement many times, with limits around the time that the statement takes. That time must be about `middle`, and
-/// longer than an interrupt takes.
+/// Runs a statement many times, under limits that are shorter or longer than the statement. The statement must take
+/// about the time `middle`, and longer than an interrupt.
 ///
-/// `statement` runs the statement under a limit. `follow_up` runs other statements right after it, and returns how many of these
-/// were interrupted. The middle of the limits is adjusted after each run. So on each machine, about as many statements end by
+/// `statement` runs the statement under a limit. `follow_up` runs other statements right after it, and returns how many
+/// of these were interrupted. Each run adjusts the later limits. So on each machine, about as many statements end by
 /// themselves as are interrupted.
 pub(crate) fn sweep(
     runs: u32,
@@ -91,8 +91,8 @@ pub(crate) fn sweep(
     sweep_sleeps(runs, middle, |limit, _| statement(limit), follow_up, false)
 }
 
-/// Like [`sweep`], for statements that sleep for a given time, which is `own` at first. If an interrupt takes longer than that,
-/// no statement is ever interrupted. So with `grow`, the time is then doubled.
+/// Like [`sweep`], for statements that sleep. The sleep is `own` at first. If an interrupt takes longer than the sleep,
+/// no statement is ever interrupted. So with `grow`, the sleep is doubled if the interrupts come too late.
 pub(crate) fn sweep_sleeps(
     runs: u32,
     mut own: Duration,
@@ -137,8 +137,8 @@ pub(crate) fn sweep_sleeps(
 }
 
 impl Sweep {
-    /// Asserts that there were no hits. Also asserts that the sweep proves something: a fifth of the statements ended by
-    /// themselves, and a fifth were interrupted.
+    /// Asserts that there were no hits. Also asserts that the sweep has tried both cases often enough: at least a fifth
+    /// of the statements ended by themselves, and at least a fifth were interrupted.
     #[track_caller]
     pub(crate) fn check(mut self, what: &str) {
         self.lateness.sort_unstable();

@@ -87,7 +87,8 @@ fn app(shared: Arc<Shared>) -> Router {
         .layer(TimeoutLayer::new(LIMIT).grace(HANG).respond_with(unavailable))
 }
 
-/// Sends requests at a steady rate, of which every tenth hangs, or none. Returns how long the others took.
+/// Sends requests at a steady rate. If `hang` is set, every tenth request hangs. Returns how long the other requests
+/// took, sorted.
 async fn load(address: SocketAddr, hang: bool) -> Vec<Duration> {
     let mut requests = JoinSet::new();
     for number in 0..REQUESTS {
@@ -101,7 +102,7 @@ async fn load(address: SocketAddr, hang: bool) -> Vec<Duration> {
         requests.spawn(async move {
             let start = Instant::now();
             let answer = fetch(address, path).await;
-            // On a busy machine a quick one may be over its limit too.
+            // The answer to `/quick` may be anything: on a busy machine, even a quick request may be over its limit.
             assert!(path == "/quick" || answer.starts_with("HTTP/1.1 50"), "{path}: {answer}");
             (path == "/quick").then(|| start.elapsed())
         });
@@ -131,7 +132,7 @@ fn requests_that_hang_neither_slow_the_others_nor_leave_anything() {
     let runtime = runtime();
     runtime.block_on(async {
         let observer = connect(&server).await;
-        // It accepts connections, by its backlog, and says nothing.
+        // Clients can connect, since the system keeps connections in the backlog. But nobody answers.
         let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let shared = Arc::new(Shared {
             database: server.address(),
@@ -144,7 +145,8 @@ fn requests_that_hang_neither_slow_the_others_nor_leave_anything() {
         load(address, false).await; // opens the pool's connections
         let metrics = tokio::runtime::Handle::current().metrics();
         wait_for("the connections end", async || metrics.num_alive_tasks() <= 20).await;
-        // The pool may open more connections meanwhile. Each has a task and a descriptor.
+        // The pool may open more connections during the test. Each has a task and a descriptor, which do not count
+        // here.
         let tasks = || metrics.num_alive_tasks() - shared.pool.status().size;
         let files = || descriptors() - shared.pool.status().size;
         let before = (tasks(), files(), threads());
@@ -170,7 +172,6 @@ fn requests_that_hang_neither_slow_the_others_nor_leave_anything() {
             p99(&without),
             p99(&with)
         );
-        // A bound for a busy machine. The figure for an idle one is printed.
         assert!(ratio < 10.0, "{ratio}");
 
         wait_for("no session is busy", async || busy_sessions(&observer).await == 0).await;

@@ -19,7 +19,7 @@ use crate::support::{
     serve, unavailable, wait_for,
 };
 
-/// One statement, so one transaction: a row, and a sleep without end.
+/// Inserts a row, then sleeps for an hour. This is one statement, so it is one transaction: a cancel removes the row.
 const PAY: &str = "with paid as (insert into entry values (100) returning amount)
     select amount from paid, pg_sleep(3600)";
 
@@ -61,7 +61,7 @@ fn requests_that_end_in_a_query_leave_nothing_in_the_database() {
         drop(pool.get().await.unwrap());
         let is_settled = || pool.status().available == pool.status().size;
 
-        // Within the grace the handler waits for the database's answer to the cancel, and answers itself.
+        // Within the grace the handler waits for the database's answer to the cancel, and answers the request itself.
         let limit = TimeoutLayer::new(SHORT).grace(LONG).respond_with(unavailable);
         let address = serve(paying(&server, &pool).layer(limit)).await;
         let answer = fetch(address, "/pay").await;
@@ -77,7 +77,8 @@ fn requests_that_end_in_a_query_leave_nothing_in_the_database() {
         wait_for("the query ends", async || busy_sessions(&observer).await == 0 && is_settled()).await;
         assert_eq!(rows(&observer).await, 0);
 
-        // A client that goes away, and a handler that runs in a task of its own: it has the grace all the same.
+        // The client goes away. The handler runs in a task of its own, so it still has the grace, and settles the
+        // connection.
         let limit = TimeoutLayer::new(LONG).grace(LONG).respond_with(unavailable);
         let address = serve(paying(&server, &pool).layer(from_fn(in_a_task)).layer(limit)).await;
         let client = request(address, "/pay").await;
@@ -98,7 +99,7 @@ fn a_streamed_body_that_is_over_its_limit_gives_its_transaction_back() {
         observer.batch_execute("create table entry (amount int)").await.unwrap();
         let pool = pool(&server, 1);
         let in_handler = pool.clone();
-        // The body owns the connection, and is in the middle of a transaction when its time is up.
+        // The body owns the connection. Its time is up in the middle of a transaction.
         let handler = async move || {
             let client = in_handler.get().await.unwrap();
             client.batch_execute("begin; insert into entry values (100)").await.unwrap();

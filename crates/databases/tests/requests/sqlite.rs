@@ -16,7 +16,7 @@ use crate::support::{
 
 const ENDLESS: &str = "with recursive n(i) as (select 1 union all select i + 1 from n) select sum(i) from n";
 
-/// Inserts a row, and then runs a query without end, in one transaction.
+/// In one transaction, inserts a row, then runs a query that never ends.
 fn pay(database: &PathBuf) -> Result<i64, AnyError> {
     let mut connection = Connection::open(database)?;
     let interrupt = connection.get_interrupt_handle();
@@ -70,7 +70,7 @@ fn without_a_grace_the_blocking_part_rolls_back_too() {
         let (_folder, database, app) = app();
         let app = app.layer(TimeoutLayer::new(SHORT).respond_with(unavailable));
         let answer = fetch(serve(app).await, "/pay").await;
-        // Both are due at the deadline: the layer answers, unless the handler has its answer ready before.
+        // At the deadline the layer answers, unless the handler's answer is ready before.
         assert!(answer.starts_with("HTTP/1.1 50") && answer.contains(": timed out"), "{answer}");
         wait_for("the rollback", async || rows_if_unlocked(&database) == Some(0)).await;
     });

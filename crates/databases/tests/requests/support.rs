@@ -12,10 +12,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, Runtime};
 
-/// A limit that is meant to pass.
+/// A limit that the test reaches.
 pub(crate) const SHORT: Duration = Duration::from_millis(100);
 
-/// A limit that is never meant to pass: reaching it is a hang.
+/// A limit that the test does not reach, unless it hangs.
 pub(crate) const LONG: Duration = Duration::from_secs(3600);
 
 /// How long anything may take on the slowest, busiest machine before it counts as hung.
@@ -42,7 +42,6 @@ pub(crate) async fn wait_for(what: &str, mut condition: impl AsyncFnMut() -> boo
     }
 }
 
-/// Serves on a free loopback port, until the runtime ends.
 pub(crate) async fn serve(app: Router) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -50,7 +49,6 @@ pub(crate) async fn serve(app: Router) -> SocketAddr {
     address
 }
 
-/// A connection on which a request has been sent.
 pub(crate) async fn request(address: SocketAddr, path: &str) -> TcpStream {
     let mut stream = TcpStream::connect(address).await.unwrap();
     let text = format!("GET {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n");
@@ -62,7 +60,7 @@ pub(crate) async fn request(address: SocketAddr, path: &str) -> TcpStream {
 pub(crate) async fn get(address: SocketAddr, path: &str) -> String {
     let mut stream = request(address, path).await;
     let mut text = String::new();
-    // A response that is cut off may end with a reset.
+    // The error is ignored: if the server cuts the response off, the connection may be reset.
     let _ = stream.read_to_string(&mut text).await;
     text
 }

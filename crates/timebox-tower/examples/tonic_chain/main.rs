@@ -38,7 +38,7 @@ where
     Ok(address)
 }
 
-/// A client whose calls carry the time that is left, less 5 ms for the way.
+/// A client that sends the time left with each call, minus 5 ms for the network.
 fn connect(address: SocketAddr) -> Result<ShopClient<DeadlineService<Channel>>> {
     let channel = Endpoint::from_shared(format!("http://{address}"))?.connect_lazy();
     let deadline = DeadlineLayer::grpc().allowance(Duration::from_millis(5));

@@ -68,11 +68,11 @@ pub struct DeadlineFuture<F> {
 #[pin_project(project = StateProj)]
 #[derive(Debug)]
 enum State<F> {
-    /// The `Wait` fails as soon as the scope is over, even within a grace. With a scope of its own the call would go on
-    /// in the grace.
+    /// The call has been made. The `Wait` fails as soon as the scope is over, even within a grace. (A scope of the
+    /// call's own would let it go on in the grace.)
     Called(#[pin] Wait<F>),
-    /// The call was not made, since too little time was left. The `Wait` does what each await of the crate does in a
-    /// scope that is over: it stays pending if a future around is about to be dropped.
+    /// Too little time was left, so the call was not made. If a future around is about to be dropped, the `Wait` stays
+    /// pending, so the error does not come before the drop.
     NotCalled(TimeoutError, #[pin] Wait<Pending<()>>),
     Done,
 }
@@ -89,8 +89,8 @@ where
         let result = match this.state.as_mut().project() {
             StateProj::Called(call) => ready!(call.poll(cx)),
             StateProj::NotCalled(error, over) => {
-                // If time is left (though no more than the allowance), the scope is not over, and the `Wait` would
-                // never end.
+                // The scope may have time left, but not more than the allowance. Then the scope is not over, and the
+                // `Wait` would never end.
                 if timebox::remaining().is_some_and(|left| left.is_zero()) {
                     let _ = ready!(over.poll(cx));
                 }

@@ -7,10 +7,11 @@ use tonic::{Code, Status, TimeoutExpired};
 
 use super::service::BoxError;
 
-/// Turns an error into a status if it says that time is up. Returns any other error unchanged.
+/// Turns two errors into a status: a [`TimeoutError`], and the error of tonic's own timer. Returns any other error
+/// unchanged.
 ///
-/// A channel of tonic has its own timer for the time in `grpc-timeout`. If this timer fires first, tonic would make
-/// `Cancelled` of its error. So the error becomes a status here.
+/// A channel of tonic has a timer for the time in `grpc-timeout`. Tonic itself would make the status `Cancelled` of
+/// that timer's error.
 pub(super) fn with_status(error: BoxError, allowance: Duration) -> BoxError {
     match error.downcast::<TimeoutError>() {
         Ok(error) => status(*error),

@@ -17,7 +17,7 @@ use super::{Store, drawn, undrawn};
 pub struct ProfileFuture<F, R> {
     #[pin]
     state: State<F, R>,
-    /// Held while the profile runs, and is drawn.
+    /// Counts this profile as running, until it has been drawn.
     permit: Option<Permit>,
 }
 
@@ -96,7 +96,7 @@ fn draw<R: From<String> + Send + 'static>(report: ProfileReport) -> oneshot::Rec
     receiver
 }
 
-/// Runs the work on a new thread. If the system has no thread, the work is dropped.
+/// If the system has no thread for the work, the work is dropped.
 fn on_a_thread(work: impl FnOnce() + Send + 'static) {
     let _ = thread::Builder::new().name("timebox-profile".to_owned()).spawn(work);
 }

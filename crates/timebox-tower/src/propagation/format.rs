@@ -27,7 +27,7 @@ impl Format {
         }
     }
 
-    /// The shortest time that is not rounded down to zero.
+    /// The shortest time that a header can carry, except zero.
     pub(crate) fn smallest(self) -> Duration {
         match self {
             Self::Grpc => Duration::from_nanos(1),

@@ -18,7 +18,7 @@ pub(super) fn parse(value: &[u8]) -> Result<Duration, Problem> {
     parse_digits(value).map(Duration::from_millis).ok_or(Problem::NotMilliseconds)
 }
 
-/// The time in milliseconds, rounded down.
+/// The time in milliseconds, rounded down, and at most `LARGEST_WRITTEN`.
 pub(super) fn format(remaining: Duration) -> HeaderValue {
     let millis = u64::try_from(remaining.as_millis()).unwrap_or(u64::MAX);
     HeaderValue::from(millis.min(LARGEST_WRITTEN))

@@ -16,7 +16,6 @@ fn request() -> Request<String> {
     Request::get("/events").body(String::new()).unwrap()
 }
 
-/// The response of the limited service, and a handle to the scope of its request.
 async fn respond<A>(
     layer: TimeoutLayer<Request<String>, A>,
     request: Request<String>,
@@ -124,7 +123,8 @@ fn a_body_that_goes_on_sending_is_not_silent() {
     });
 }
 
-/// The text of a response that comes after the deadline, as the client gets it.
+/// Makes a request whose handler responds only after `late`, which must end after the deadline. Returns the body that
+/// the client gets.
 async fn late_body(layer: TimeoutLayer<Request<String>>, late: impl AsyncFn() + Sync) -> String {
     let late = &late;
     let service = layer.layer(service_fn(move |_: Request<String>| async move {
@@ -144,7 +144,8 @@ fn a_late_response_is_sent_whole_although_its_body_has_a_limit_on_silence() {
         let wait = async || assert!(timebox::future::sleep(LONG).await.is_err());
         assert_eq!(late_body(in_grace, wait).await, "rolled back");
 
-        // Without a grace, but the handler computes until after the deadline.
+        // There is no grace here. But the handler blocks its thread until after the deadline, so it still gives a
+        // response.
         let compute = async || std::thread::sleep(2 * SHORT);
         assert_eq!(late_body(TimeoutLayer::new(SHORT).idle(LONG), compute).await, "rolled back");
     });

@@ -46,7 +46,7 @@ fn clients_that_go_away_leave_nothing_behind() {
         let alive = Arc::new(AtomicUsize::new(0));
         let (ends, ended) = channel();
         let seen = Arc::clone(&alive);
-        // Half of them leave while the handler hangs, half while the body is streamed.
+        // Half of the clients leave while the handler hangs, the other half while the body is streamed (`streams`).
         let handler = move |Path(streams): Path<bool>| {
             let (ends, alive, in_task) = (ends.clone(), Alive::new(&seen), Alive::new(&seen));
             async move {

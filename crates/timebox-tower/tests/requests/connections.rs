@@ -21,7 +21,7 @@ fn unavailable(error: &TimeoutError) -> Response {
     (StatusCode::SERVICE_UNAVAILABLE, error.to_string()).into_response()
 }
 
-/// The time that is left to the scope at the moment at which the extractor runs.
+/// The time that the scope has left while the extractor runs.
 struct Left(Option<Duration>);
 
 impl<S: Sync> FromRequestParts<S> for Left {

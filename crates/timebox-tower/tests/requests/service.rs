@@ -1,4 +1,4 @@
-//! A service with a limit, without a connection.
+//! Calls of a service with a limit. No connection is used.
 
 use std::borrow::Cow;
 use std::convert::Infallible;
@@ -28,7 +28,6 @@ fn found(error: &BoxError) -> &TimeoutError {
     TimeoutError::find(&**error).expect("an error of this crate")
 }
 
-/// Waits for ever, in an await of the crate.
 async fn hang(_: Request<String>) -> Result<Response<String>, BoxError> {
     future::sleep(LONG).await?;
     Ok(Response::new("awake".to_owned()))
@@ -87,7 +86,7 @@ fn where_a_scope_around_is_over_the_caller_does_not_run_on() {
         assert!(future::timeout_value(SHORT, caller).await.is_err());
         assert!(!ran_on.load(SeqCst));
 
-        // In a grace the caller goes on, and so gets the answer.
+        // During a grace the caller is still polled, so it gets the answer.
         let caller = async {
             std::thread::sleep(2 * SHORT);
             infallible(service.oneshot(get("/")).await).status()

@@ -14,10 +14,10 @@ use http_body::{Body, Frame};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-/// A limit that is meant to pass.
+/// A limit that the test reaches.
 pub(crate) const SHORT: Duration = Duration::from_millis(30);
 
-/// A limit that is never meant to pass: reaching it is a hang.
+/// A limit that the test does not reach, unless it hangs.
 pub(crate) const LONG: Duration = Duration::from_secs(3600);
 
 /// How long anything may take on the slowest, busiest machine before it counts as hung.
@@ -43,7 +43,6 @@ pub(crate) async fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-/// Serves on a free loopback port, until the runtime ends.
 pub(crate) async fn serve(app: Router) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -68,7 +67,6 @@ pub(crate) async fn get(address: SocketAddr, path: &str) -> String {
     text
 }
 
-/// Reads until the text has come. Returns all that was read.
 pub(crate) async fn read_until(stream: &mut TcpStream, text: &str) -> String {
     let mut read = Vec::new();
     let mut buffer = [0; 4096];
@@ -152,7 +150,6 @@ impl Drop for Script {
     }
 }
 
-/// The value of a result that has no error, as services have that answer instead of failing.
 pub(crate) fn infallible<T>(result: Result<T, Infallible>) -> T {
     match result {
         Ok(value) => value,

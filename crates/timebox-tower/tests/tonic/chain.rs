@@ -24,19 +24,17 @@ use tower::ServiceBuilder;
 
 const CALLS: u32 = 1_000;
 const SERVICES: usize = 3;
-/// How long a service may work on a call after its deadline.
+/// How long after a call's deadline a service may still work on the call, or keep the call's future.
 const LATENESS: Duration = Duration::from_millis(50);
 
-/// What a service saw of a call.
 #[derive(Clone, Copy, Debug)]
 struct Visit {
     arrived: Instant,
     deadline: Instant,
-    /// Just before it called the next service.
+    /// When the service called the next one.
     sent: Option<Instant>,
     /// When the service last did something for the call.
     worked: Instant,
-    /// When its future was dropped.
     dropped: Option<Instant>,
 }
 
@@ -49,8 +47,8 @@ impl Log {
         edit(&mut self.0.lock().unwrap().entry(call.to_owned()).or_default()[service]);
     }
 
-    /// Notes that a service begins to work on a call. The drop of the result notes the end, so the handler's future
-    /// keeps it.
+    /// Notes that a service begins to work on a call. The handler's future keeps the `Working`, whose drop notes the
+    /// end.
     fn arrive(&self, call: &str, service: usize) -> Working {
         let deadline = timebox::deadline().to_instant().expect("the server has a limit");
         let now = Instant::now();
@@ -238,7 +236,7 @@ fn connect(address: SocketAddr, times: Times) -> ShopClient<DeadlineService<Chan
     ShopClient::new(ServiceBuilder::new().layer(deadline).service(channel))
 }
 
-/// Measures how late a task of the runtime is woken at worst. The tasks of the services cannot be more punctual.
+/// Measures the longest delay with which the runtime wakes a task. The services' own tasks may be woken as late.
 struct Punctuality {
     stop: Arc<AtomicBool>,
     worst: JoinHandle<Duration>,
@@ -281,7 +279,7 @@ fn random_limits(longest: Duration) -> Vec<Duration> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thousand_calls_through_three_services_end_in_time() {
-    // How long this machine takes for all calls, if they come at once.
+    // Measures `pace`: how long this machine takes for all calls, if they come at once.
     let hour = Duration::from_secs(3600);
     let chain = Chain::start(Times { limit: hour, allowance: Duration::ZERO, work: Duration::ZERO }).await;
     let begun = Instant::now();

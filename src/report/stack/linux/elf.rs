@@ -3,7 +3,7 @@
 use super::memory;
 use crate::scope::ReadMemory;
 
-/// Larger tables are not copied.
+/// A table with more bytes than this is not copied.
 const MOST_TABLE: u64 = 64 << 20;
 
 /// A file that claims more program headers is not believed.
@@ -120,7 +120,7 @@ pub(super) fn loaded(memory: &impl ReadMemory, base: u64) -> Option<Image> {
     Some(image)
 }
 
-/// The identity of the build that is mapped at `base`. Cheaper than the whole module.
+/// The build id of the file that is mapped at `base`. This reads much less than a read of the whole module.
 pub(super) fn loaded_build_id(memory: &impl ReadMemory, base: u64) -> Option<Vec<u8>> {
     let segments = segments(memory, base)?;
     let loads = segments.iter().filter(|segment| segment.kind == LOAD);
@@ -156,7 +156,7 @@ fn tables(memory: &impl ReadMemory, bias: u64, segments: &[Segment]) -> Option<(
     }
     let value = i32_at(&index.bytes, 4)?;
     let address = match *index.bytes.get(1)? {
-        // The value counts from its own address, or from the address of the table.
+        // 0x1b: an offset from the address of the value itself. 0x3b: an offset from the start of `.eh_frame_hdr`.
         0x1b => header.address.wrapping_add(4).wrapping_add_signed(value),
         0x3b => header.address.wrapping_add_signed(value),
         _ => return None,
@@ -176,7 +176,7 @@ fn tables(memory: &impl ReadMemory, bias: u64, segments: &[Segment]) -> Option<(
                 at += 4;
                 break;
             }
-            // The long form, which no tool writes here.
+            // `u32::MAX` begins the long form, which no tool writes into this table.
             Some(u32::MAX) | None => break,
             Some(len) => at = at.saturating_add(4).saturating_add(usize::try_from(len).ok()?),
         }
@@ -200,7 +200,8 @@ impl Image {
         Some(self.index_base().wrapping_add_signed(i32_at(&self.index.bytes, at)?))
     }
 
-    /// The last entry of the index that is not behind `pc`: its number and the start of its function.
+    /// The entry of the last function that begins at `pc` or before: the number of the entry, and the start of the
+    /// function.
     fn entry_of(&self, pc: u64) -> Option<(usize, u64)> {
         if !self.has_index() {
             return None;
@@ -224,7 +225,7 @@ impl Image {
         self.entry_of(pc).map(|(_, start)| start)
     }
 
-    /// Whether the tables cover `pc`. Tables without an index of the usual form count as covering all code.
+    /// Whether the tables cover `pc`. Always `true` if the tables have no index of the usual form.
     pub(super) fn covers(&self, pc: u64) -> bool {
         if self.frames.bytes.is_empty() {
             return false;
@@ -240,7 +241,8 @@ impl Image {
         covers().unwrap_or(false)
     }
 
-    /// Where in `.eh_frame` the record of the function is that covers `pc`, or of the last one before it.
+    /// The offset in `.eh_frame` of the record of the function that covers `pc`. If no function does, the record is that
+    /// of the last function before `pc`.
     pub(super) fn record(&self, pc: u64) -> Option<usize> {
         let (entry, _) = self.entry_of(pc)?;
         let at = entry.checked_mul(8)?.checked_add(16)?;

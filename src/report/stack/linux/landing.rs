@@ -1,4 +1,4 @@
-//! A thread that panics, at the moment at which it goes on in another frame.
+//! Finds the frame in which a panicking thread goes on, while the unwinder is about to jump to that frame.
 //!
 //! The last function of libgcc's unwinder has saved registers for its caller. The function overwrites them with the
 //! registers of the frame in which the thread goes on, and then leaves. In between, the unwind table of the function is
@@ -17,9 +17,9 @@ use crate::scope::ReadMemory;
 /// How many bytes above the function's frame are searched for the frame in which the thread goes on.
 const FAR: u64 = 64 << 10;
 
-/// Whether the function at `pc` leaves by a jump to code that catches a panic. Only such a function saves the two
-/// registers in which that code gets its values. In the unwind tables of all processors these are the registers 0 and
-/// 1.
+/// Whether the function at `pc` leaves by a jump to code that catches a panic. That code gets its values in two
+/// registers, which have the numbers 0 and 1 in the unwind tables of all processors. Only a function that makes such a
+/// jump saves both registers.
 pub(super) fn jumps_to_handlers(image: &Image, pc: u64) -> bool {
     let saves_both = || {
         let frames = EhFrame::new(&image.frames.bytes, LittleEndian);
@@ -39,9 +39,10 @@ pub(super) fn jumps_to_handlers(image: &Image, pc: u64) -> bool {
     saves_both().unwrap_or(false)
 }
 
-/// The frame in which the thread goes on. `function` [jumps to handlers](jumps_to_handlers). `pc` and `registers` are
-/// what its unwind table gives for its caller. `None` if `pc` follows a call of `function`: then the table is still
-/// right about the return address. `None` too if the frame is not found.
+/// The registers of the frame in which the thread goes on; `None` if it is not found. `function` [jumps to
+/// handlers](jumps_to_handlers). `pc` and `registers` are those of its caller, by the unwind table of `function`. If
+/// the instruction before `pc` calls `function`, the table is still right about the return address: then the result is
+/// `None`.
 pub(super) fn destination(
     memory: &impl ReadMemory,
     stack: &StackCopy,
@@ -52,7 +53,8 @@ pub(super) fn destination(
     if arch::calls(memory, pc, function) {
         return None;
     }
-    // The frame in which the thread goes on has made a call, which put the same address on the stack.
+    // The frame in which the thread goes on called something before. That call pushed the same return address, `pc`. So
+    // the frame is above the slot that contains `pc`.
     let sp = registers.sp();
     let mut slots = (sp..sp.saturating_add(FAR)).step_by(8).map_while(|slot| Some((slot, stack.word(slot)?)));
     let (slot, _) = slots.find(|&(_, word)| word == pc)?;

@@ -6,9 +6,9 @@ use std::ptr;
 
 use crate::scope::ScopeCopy;
 
-/// Where the scope was opened; `None` if that is not known. `is_consistent`: whether the thread stood still while the
-/// scope was copied. If it did not, the address may be nonsense. Then the address counts only if it lies in a file's
-/// mapping that nobody can write to.
+/// Where the scope was opened; `None` if that is not known. `is_consistent`: the thread stood still while the scope was
+/// copied. If this is `false`, the address may be nonsense. So it counts only if it lies in a file's mapping that
+/// nobody can write to.
 pub(crate) fn location(scope: &ScopeCopy, is_consistent: bool) -> Option<&'static Location<'static>> {
     let address = usize::try_from(scope.location).ok()?;
     let location = ptr::with_exposed_provenance::<Location<'static>>(address);

@@ -1,4 +1,5 @@
-//! Reads memory of this process that may not be there: an address without memory ends the read, and never the process.
+//! Reads memory of this process at addresses that may not be mapped. Such an address ends the read, but never the
+//! process.
 
 use std::fs::File;
 use std::os::fd::{AsRawFd, IntoRawFd, RawFd};
@@ -13,12 +14,12 @@ use crate::sync::{AtomicU64, Ordering};
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Memory;
 
-/// The memory of this process, for signal handlers: nothing is read unless [`Memory::prepare`] has returned before.
+/// The memory of this process, for signal handlers. Reads nothing before [`Memory::prepare`] has returned.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct PreparedMemory;
 
-/// How the memory can be read. Each process finds that out for itself, because an open `/proc/self/mem` belongs to the
-/// process that opened it.
+/// The way to read the memory. A forked child must find its own way: a `/proc/self/mem` that its parent has opened
+/// reads the parent's memory.
 #[derive(Clone, Copy)]
 enum Way {
     Call,
@@ -27,8 +28,8 @@ enum Way {
     None,
 }
 
-/// How the memory can be read, and the generation (`fork.rs`) of the process that has found that out. 0 if no process
-/// has found it out.
+/// The upper half: 1 more than the generation (`fork.rs`) of the process that has found its [`Way`]. The lower half:
+/// this way. 0 if no process has found its way yet.
 static KNOWN: AtomicU64 = AtomicU64::new(0);
 
 impl Way {
@@ -51,7 +52,7 @@ impl Way {
     }
 
     fn known() -> Option<Self> {
-        // Relaxed: the word is all that is told.
+        // Relaxed: the word publishes nothing else.
         let known = KNOWN.load(Ordering::Relaxed);
         let [process, way] = [known >> 32, known & u64::from(u32::MAX)];
         if process != u64::from(generation()) + 1 {
@@ -92,7 +93,6 @@ impl Memory {
         Way::known_or_found();
     }
 
-    /// Whether the memory can be read at all.
     pub(super) fn is_readable() -> bool {
         !matches!(Way::known_or_found(), Way::None)
     }
@@ -134,7 +134,7 @@ fn by_call(address: u64, into: &mut [u8]) -> usize {
     usize::try_from(count).unwrap_or(0)
 }
 
-/// The bytes of a range, as far as they can be read: `None` if there are none.
+/// Up to `len` bytes from `address` on: fewer if a later page cannot be read, `None` if not even the first byte can.
 pub(super) fn bytes(memory: &impl ReadMemory, address: u64, len: usize) -> Option<Vec<u8>> {
     let mut bytes = vec![0; len];
     let count = memory.read(address, &mut bytes);

@@ -31,7 +31,6 @@ impl Mapping {
         self.code.iter().map(|range| range.end).max().unwrap_or(self.base)
     }
 
-    /// The name of the file without its folder.
     pub(super) fn name(&self) -> &str {
         let path = self.path.strip_suffix(DELETED).unwrap_or(&self.path);
         path.rsplit('/').next().unwrap_or(path)
@@ -61,13 +60,12 @@ impl Modules {
         self.mappings = parse(maps);
         let mappings = &self.mappings;
         self.loaded.retain(|base, module| {
-            // Another library may have been loaded at the same place, so the build identities are compared too.
+            // Another library may have been loaded at the same place. Its build identity differs.
             let is_mapped = mappings.iter().any(|mapping| *mapping == module.mapping);
             is_mapped && elf::loaded_build_id(memory, *base).unwrap_or_default() == module.image.build_id
         });
     }
 
-    /// The mapping that has code at `pc`. `None` if none has.
     fn mapping(&self, pc: u64) -> Option<&Mapping> {
         self.mappings.iter().find(|mapping| mapping.has(pc))
     }
@@ -95,7 +93,6 @@ impl Modules {
         self.loaded.get(&self.mapping(pc)?.base)
     }
 
-    /// The modules whose tables have been read.
     pub(super) fn loaded(&self) -> impl Iterator<Item = &Arc<Module>> {
         self.loaded.values()
     }

@@ -25,10 +25,10 @@ const BUDGET: u64 = 10_000_000_000;
 /// A file is closed if it was not used for this time, in nanoseconds.
 const UNUSED: u64 = 60_000_000_000;
 
-/// How many addresses have their names kept, at most.
+/// The names of at most this many addresses are kept.
 const MOST_KEPT: usize = 8192;
 
-/// How many frames of a stack are given names: the innermost ones, and the outermost ones.
+/// Of a long stack, only the `INNER` innermost frames and the `OUTER` outermost frames are given names.
 const INNER: usize = 192;
 const OUTER: usize = 64;
 
@@ -68,7 +68,8 @@ impl Names {
         let now = clock::real_now();
         let mut stack = Stack { frames: Vec::new(), truncated: raw.truncated, approximate: raw.approximate };
         let count = raw.frames.len();
-        // The first frame that is not inside the scope is the function which has the scope's frame among its locals.
+        // The number of frames inside the scope. The next frame belongs to the function that has the `Scope` as a
+        // local.
         let inside = within.map(|scope| raw.frames.iter().take_while(|frame| frame.cfa <= scope).count());
         let shown = inside.unwrap_or(count);
         let left_out = shown.saturating_sub(INNER + OUTER);
@@ -167,14 +168,14 @@ fn open(module: &Module) -> Option<Loader> {
         }
         let is_same = match elf::build_id_of_file(&Bytes(&file)) {
             Some(id) => id == module.image.build_id,
-            // If the module has no build identity, only the very file that is mapped is believed.
+            // Without a build identity, the file must be the very file that is mapped: the inode shows it.
             None => module.image.build_id.is_empty() && metadata.ino() == mapping.inode,
         };
         is_same.then(|| Loader::new(&path).ok()).flatten()
     })
 }
 
-/// Where the module's file may be found.
+/// Paths at which the module's file may be found, the surest first.
 fn candidates(mapping: &Mapping) -> Vec<String> {
     let path = mapping.path.strip_suffix(DELETED).unwrap_or(&mapping.path);
     let program = fs::read_link("/proc/self/exe").ok();
@@ -192,7 +193,7 @@ fn candidates(mapping: &Mapping) -> Vec<String> {
     candidates
 }
 
-/// The functions at an address, innermost first: those that were inlined, then the one that has the code.
+/// The functions at an address, innermost first: the inlined functions, then the function into which they were inlined.
 fn named(loader: &Loader, module: &Module, address: u64) -> Vec<Frame> {
     let offset = address.wrapping_sub(module.image.bias);
     let name = module.mapping.name();
@@ -217,8 +218,8 @@ fn named(loader: &Loader, module: &Module, address: u64) -> Vec<Frame> {
     if let Some(physical) = found.last_mut() {
         physical.inlined = false;
     }
-    // The symbol table has the full path of a function's name. Debug information often has the last part only, so the
-    // symbol table's name replaces that.
+    // Debug information often has only the last part of a function's name. The symbol table has the full path, so its
+    // name is taken instead.
     if let Some(symbol) = loader.find_symbol(offset) {
         let symbol = demangled(symbol);
         match found.last_mut() {

@@ -8,8 +8,8 @@ use super::memory::Memory;
 /// How many bytes are copied at most.
 const MOST: u64 = 64 << 10;
 
-/// How many bytes above `up_to` are copied. `up_to` is the address of a function's local, and the function's return
-/// address is further up.
+/// How many bytes above `up_to` are copied too. `up_to` is the address of a local, and the copy needs the return
+/// address of the local's function, which lies above it.
 const BEYOND: u64 = 1 << 10;
 
 /// Copies the calling thread's stack, from here to the address `up_to`, which is further up. Does not unwind it. `None`
@@ -19,7 +19,7 @@ pub(crate) fn own(up_to: u64) -> Option<Box<StackCopy>> {
     let registers = registers();
     let len = up_to.checked_sub(registers.sp)?.saturating_add(BEYOND).min(MOST);
     let mut copy = Box::new(StackCopy::with_room(usize::try_from(len).ok()?));
-    // No outermost address is given, so all the room is for one part of the stack.
+    // 0: no outermost address is known. So all the room is used for one part of the stack.
     copy.fill(registers, 0, &Memory);
     copy.registers.is_some().then_some(copy)
 }

@@ -18,20 +18,22 @@ use crate::sync::{AtomicBool, AtomicUsize, Mutex, Ordering, lock};
 
 const SIGNAL: c_int = libc::SIGURG;
 
-/// How much stack the handler needs. `the_handler_needs_little_stack` measures it.
+/// How many bytes of stack the handler needs. The test `the_handler_needs_little_stack` measures it.
 const ROOM: usize = 3 << 10;
 
 /// Where the handler before ours is kept: the address of a `sigaction` that is never freed. 0 until there is one.
 static PREVIOUS: AtomicUsize = AtomicUsize::new(0);
 
-/// Whether the handler is installed. A forked child has the handler of its parent.
+/// Whether the handler is installed. A forked child has the handler of its parent, so its flag begins as
+/// `WAS_INSTALLED`.
 static INSTALLED: PerProcess<Mutex<bool>> =
     PerProcess::new(Mutex::new(false), || Mutex::new(WAS_INSTALLED.load(Ordering::Relaxed)));
 
 /// Tells a forked child whether its parent had the handler. Relaxed: the fork comes between the store and the load.
 static WAS_INSTALLED: AtomicBool = AtomicBool::new(false);
 
-/// Marks the signals that this crate sends. Every other signal is passed on to the handler before ours.
+/// The value that this crate sends with its signals. The handler passes a signal with another value on to the handler
+/// that was installed before.
 fn cookie() -> usize {
     (&raw const PREVIOUS).addr() ^ 0x7469_6d65
 }
@@ -40,14 +42,14 @@ fn handler_address() -> usize {
     handle as extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void) as usize
 }
 
-/// The handler that is installed now.
 fn installed() -> Option<libc::sigaction> {
     let mut action = MaybeUninit::uninit();
     // SAFETY: the null pointer changes nothing; the call has written `action` if it has succeeded.
     unsafe { (libc::sigaction(SIGNAL, ptr::null(), action.as_mut_ptr()) == 0).then(|| action.assume_init()) }
 }
 
-/// Remembers the handler before ours, for good: it may be called at any time from now on.
+/// Remembers the handler that was installed before ours. Its box is never freed, because `pass_on` may read it at any
+/// time.
 fn keep(previous: libc::sigaction) {
     if previous.sa_sigaction != handler_address() {
         let address = Box::into_raw(Box::new(previous)).expose_provenance();
@@ -87,7 +89,7 @@ pub(super) fn install() {
     }
 }
 
-/// Why a thread would not copy its stack if it got the signal; `None` if it would.
+/// Why a thread that gets the signal would not copy its stack. `None` if it would.
 fn obstacle() -> Option<Reason> {
     match installed() {
         Some(action) if action.sa_sigaction == handler_address() => None,
@@ -112,8 +114,9 @@ extern "C" fn handle(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_
     }
 }
 
-/// Whether this crate has sent the signal. If it has, the signal is not passed on. Requests are served at every signal,
-/// since a signal of this crate is lost while another `SIGURG` is pending.
+/// Whether this crate has sent the signal. Such a signal is not passed on to the handler before ours.
+///
+/// `handle` serves requests at every `SIGURG`, because our signal is lost if another `SIGURG` is pending already.
 ///
 /// # Safety
 ///
@@ -142,7 +145,7 @@ unsafe fn pass_on(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_voi
     if address == libc::SIG_DFL || address == libc::SIG_IGN {
         return;
     }
-    // SAFETY: the program has installed a function of this form at this address, as the flag says.
+    // SAFETY: the program has installed this address as a handler. `SA_SIGINFO` says which arguments the handler takes.
     unsafe {
         if previous.sa_flags & libc::SA_SIGINFO == 0 {
             let handler: extern "C" fn(c_int) = std::mem::transmute(address);
@@ -155,7 +158,8 @@ unsafe fn pass_on(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_voi
     }
 }
 
-/// Whether the handler has the stack that it needs: an alternate stack may be nearly full.
+/// Whether there is enough room on the stack for the handler. (The program's alternate signal stack may be nearly
+/// full.)
 ///
 /// # Safety
 ///

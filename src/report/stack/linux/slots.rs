@@ -36,7 +36,7 @@ const SLOTS: usize = 32;
 /// How much longer a requester waits if the handler has begun the copy.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// How often a requester looks whether the thread has ended, in nanoseconds.
+/// A waiting requester looks after each pause of this many nanoseconds whether the thread has ended.
 const GLANCE: libc::c_long = 1_000_000;
 
 const FREE: u32 = 0;
@@ -123,7 +123,7 @@ impl Slot {
         if self.step(word, DONE) {
             wake(&self.word);
         } else {
-            // The step to `DONE` has failed, so the requester has left: no other step is made from `COPYING` meanwhile.
+            // The step to `DONE` fails only if the requester has left, because nobody else changes the phase `COPYING`.
             self.step(word & !PHASES | LEFT, OVER);
         }
     }
@@ -131,8 +131,8 @@ impl Slot {
 
 static ALL: [Slot; SLOTS] = [const { Slot::new() }; SLOTS];
 
-/// In a forked child: frees every slot. The threads that were to serve the requests are not in the child, so nobody waits for
-/// them. The memory that they were to copy into is leaked.
+/// Frees every slot, in a forked child. No other thread is in the child, so nobody serves a request or waits for one.
+/// The memory of the copies is leaked.
 extern "C" fn forget_requests() {
     for slot in &ALL {
         // Relaxed: this is the child's only thread, and no handler is running on it.
@@ -145,7 +145,7 @@ pub(super) fn prepare_for_forks() {
     IN_CHILD.install();
 }
 
-/// Copies the calling thread for all requests that ask for it. Runs in the signal handler.
+/// Runs in the signal handler. Copies the calling thread into each slot whose request names it.
 pub(super) fn serve(tid: u32, registers: Registers, has_room: bool) {
     for slot in &ALL {
         slot.serve(tid, registers, has_room);
@@ -195,7 +195,7 @@ impl Armed {
         self.word & !PHASES | phase
     }
 
-    /// Gives the request up, unless the thread has taken it already.
+    /// Gives the request up: `Err` is its copy, without a stack. `Ok` if the thread has taken the request already.
     pub(super) fn cancel(self, reason: Reason) -> Result<Self, Copy> {
         match self.cancel_now() {
             Some(mut copy) => {
@@ -209,7 +209,7 @@ impl Armed {
 
     fn cancel_now(&self) -> Option<Copy> {
         let slot = self.slot();
-        // To `TAKEN` first, so that nobody else takes the slot before the copy is out of it.
+        // The slot is `TAKEN` until the copy has been moved out of it, so no other request gets the slot before that.
         if !slot.step(self.word, TAKEN) {
             return None;
         }
@@ -265,7 +265,7 @@ impl Armed {
 }
 
 impl Drop for Armed {
-    /// Must not wait: if no reporter takes a request, the watchdog drops the request.
+    /// Must not wait, because the watchdog drops the requests that no reporter takes.
     fn drop(&mut self) {
         if self.cancel_now().is_some() {
             return;

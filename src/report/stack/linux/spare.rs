@@ -11,7 +11,6 @@ use crate::sync::{Mutex, lock};
 static SPARE: PerProcess<Mutex<Vec<Box<Contents>>>> =
     PerProcess::new(Mutex::new(Vec::new()), || Mutex::new(Vec::new()));
 
-/// How many spare copies are kept.
 const SPARES: usize = 4;
 
 /// Makes spare copies. The program's allocator may be stuck by the time that they are needed.
@@ -21,7 +20,7 @@ pub(super) fn prepare() {
     made.for_each(|contents| drop(Copy::from_contents(contents)));
 }
 
-/// A copy of a thread. Its memory is used again once it is dropped.
+/// A copy of a thread. The drop keeps the memory in `SPARE` for a later copy.
 #[derive(Debug)]
 pub(crate) struct Copy(ManuallyDrop<Box<Contents>>);
 
@@ -47,7 +46,7 @@ impl Copy {
         Self(ManuallyDrop::new(contents))
     }
 
-    /// The contents, for whoever gives them back by [`Copy::from_contents`].
+    /// The contents. Give them back by [`Copy::from_contents`].
     pub(super) fn into_contents(self) -> Box<Contents> {
         let mut copy = ManuallyDrop::new(self);
         // SAFETY: `copy` is not used again and not dropped, so the box is taken one time.

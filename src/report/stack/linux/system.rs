@@ -9,7 +9,6 @@ use crate::sync::AtomicU32;
 const WAKE: usize = (libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG).cast_unsigned() as usize;
 const WAIT: usize = (libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG).cast_unsigned() as usize;
 
-/// Wakes one thread that waits for the word to change.
 pub(super) fn wake(word: &AtomicU32) {
     // SAFETY: the address is that of a static; the kernel does not write to it.
     unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), WAKE, 1_usize) };
@@ -23,7 +22,7 @@ pub(super) fn wait(word: &AtomicU32, value: u32, nanos: libc::c_long) {
     unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), WAIT, value as usize, &raw const time) };
 }
 
-/// Sends a signal with a value to a thread of this process. The error is the system's number for it.
+/// Sends a signal with a value to a thread of this process. An error is the `errno`.
 pub(super) fn send(tid: u32, signal: c_int, value: usize) -> Result<(), c_int> {
     #[repr(C)]
     struct Info {
@@ -49,7 +48,8 @@ pub(super) fn send(tid: u32, signal: c_int, value: usize) -> Result<(), c_int> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error().raw_os_error().unwrap_or(0)) }
 }
 
-/// A number as wide as a register: `syscall` is variadic. These numbers are not negative.
+/// Makes a number as wide as a register. A narrower argument of the variadic `syscall` would leave half of the register
+/// undefined. The numbers here are never negative.
 fn wide(number: c_int) -> usize {
     usize::try_from(number).unwrap_or(0)
 }
@@ -59,7 +59,6 @@ fn process() -> c_int {
     unsafe { libc::getpid() }
 }
 
-/// Whether the thread has ended.
 pub(super) fn is_gone(tid: u32) -> bool {
     // SAFETY: signal 0 is not sent; the system only looks for the thread.
     let result = unsafe { libc::syscall(libc::SYS_tgkill, wide(process()), tid as usize, 0_usize) };

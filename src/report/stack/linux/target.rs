@@ -24,20 +24,18 @@ impl std::fmt::Debug for Target {
 }
 
 impl Target {
-    /// Opens the files of a thread. `frame_word`: the address of the thread's pointer to its innermost frame; 0 if the thread has
-    /// no scopes.
+    /// `frame_word`: the address of the thread's pointer to its innermost frame; 0 if the thread has no scopes.
     pub(crate) fn new(tid: u32, frame_word: u64) -> Self {
         Self { tid, words: Words::of_frame(frame_word), task: Task::open(tid) }
     }
 
-    /// For a profile: opens the files of a thread, of which the visits and the stack inside them are to be copied.
-    /// `word`: the address of the thread's pointer to the record of its innermost visit.
+    /// For a profile: opens the files of a thread. A copy of this target has the thread's visits, and the stack inside
+    /// them. `word` is the address of the thread's pointer to the record of its innermost visit.
     #[cfg(feature = "profile")]
     pub(crate) fn with_visits(tid: u32, word: u64) -> Self {
         Self { tid, words: Words { frame: 0, visit: word }, task: Task::open(tid) }
     }
 
-    /// For how long the thread has run and has waited, if that is known.
     pub(crate) fn times(&self) -> Option<CpuTimes> {
         self.task.times()
     }
@@ -52,7 +50,7 @@ pub(crate) enum Begun {
     Asked(Request),
 }
 
-/// Makes later looks cheap: they need not allocate.
+/// Does in advance what the first look would do, so that looks are cheap and need not allocate.
 pub(crate) fn prepare() {
     Memory::prepare();
     signal::install();
@@ -78,7 +76,6 @@ pub(crate) fn begin(target: &Target) -> Begun {
     ask(target, copy)
 }
 
-/// Asks the thread to copy itself, whatever it does.
 pub(in crate::report::stack) fn ask(target: &Target, copy: Copy) -> Begun {
     match signal::ask(copy, target.words) {
         Ok(armed) => Begun::Asked(Request { armed, frame_word: target.words.frame }),

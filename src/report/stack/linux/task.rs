@@ -54,7 +54,6 @@ struct Ran {
     switches: u64,
 }
 
-/// What the files said before a copy.
 pub(in crate::report::stack) struct Before {
     ran: Option<Ran>,
     seen: Seen,
@@ -73,7 +72,7 @@ impl Task {
     pub(in crate::report::stack) fn open(tid: u32) -> Self {
         let open = |name: &str| File::open(format!("/proc/self/task/{tid}/{name}"));
         let syscall = open("syscall").map_err(|error| match Failure::of(&error) {
-            // There may be no `/proc` at all.
+            // If there is no `/proc` at all, the missing file does not mean that the thread is gone.
             Failure::Gone if !Path::new("/proc/self/task").exists() => Failure::Refused,
             failure => failure,
         });
@@ -111,8 +110,8 @@ impl Task {
         Look::Running
     }
 
-    /// Copies the thread without stopping it. The copy is of one moment only if the thread [is still](Self::is_still)
-    /// as it was before the copy.
+    /// Copies the thread without stopping it. Ask [`is_still`](Self::is_still) afterwards: if the thread has run
+    /// meanwhile, the copy mixes several moments.
     pub(in crate::report::stack) fn copy(&self, copy: &mut Contents, words: Words) -> Result<Before, Look> {
         let ran = self.ran();
         copy.at = clock::real_now();
@@ -243,12 +242,12 @@ fn parse(text: &str) -> Option<Seen> {
         2 => (None, values[0], values[1]),
         _ => return None,
     };
-    // A thread that is being made or unmade has no registers.
+    // A thread that is just starting or ending has no registers.
     if sp == 0 { None } else { Some(Seen::Blocked { call, sp, pc }) }
 }
 
-/// Reads the scopes of a thread that runs. Returns whether two readings in a row were the same. If not, no scopes are
-/// kept.
+/// Reads the scopes of a thread that runs. Two readings in a row must be the same. Otherwise returns `false`, and keeps
+/// no scopes.
 pub(super) fn scopes_of_running(scopes: &mut ScopeCopies, frame_word: u64) -> bool {
     let key = |scopes: &ScopeCopies| {
         let innermost =

@@ -24,20 +24,20 @@ use crate::time::clock;
 /// How many frames are looked for, at most.
 const MOST_FRAMES: usize = 20_000;
 
-/// How far above the stack pointer a return address is looked for, where the tables do not help.
+/// Where the unwind tables do not help, a return address is searched for in this many bytes above the stack pointer.
 const SCAN: u64 = 4 << 10;
 
-/// The outer part of a stack is unwound from a return address that a search has found. The result is believed if it has
-/// this many frames.
+/// The outer part of a large stack is unwound from a return address that is a guess. The guess counts as right if this
+/// many frames can be unwound from it, or if the stack's outermost frame is reached.
 const BELIEVED: usize = 8;
 
 /// How many return addresses are tried for the outer part of a stack, at most.
 const TRIED: usize = 256;
 
-/// For how long the list of modules is believed, in nanoseconds.
+/// A list of modules that is older than this many nanoseconds is read again.
 const FRESH: u64 = 100_000_000;
 
-/// The bytes of a table, shared with the module that has them.
+/// The bytes of one of a module's tables. Keeps the module alive.
 #[derive(Default)]
 struct Bytes(Arc<Module>, Which);
 
@@ -62,13 +62,12 @@ impl std::ops::Deref for Bytes {
 type Tables = UnwinderNative<Bytes, MayAllocateDuringUnwind>;
 type Cache = CacheNative<MayAllocateDuringUnwind>;
 
-/// Unwinds stacks of this process.
 pub(crate) struct Unwinder<M = Memory> {
     memory: M,
     modules: Arc<Modules>,
     tables: Tables,
-    /// A cache for `tables`. New tables get a new cache, because framehop's numbers for its tables wrap around, and
-    /// could fit a stale entry.
+    /// A cache for `tables`. It is never used with other tables: framehop numbers its tables, and the numbers wrap
+    /// around. So a stale entry could match new tables.
     cache: Cache,
     /// When the list of modules was made. `None` before the first time.
     scanned: Option<u64>,
@@ -116,7 +115,6 @@ impl<M: ReadMemory> Unwinder<M> {
         self.renew();
     }
 
-    /// Makes the tables and the cache anew.
     fn renew(&mut self) {
         (self.tables, self.cache) = (Tables::new(), Cache::new());
         let loaded: Vec<_> = self.modules.loaded().cloned().collect();
@@ -140,7 +138,6 @@ impl<M: ReadMemory> Unwinder<M> {
         self.tables.add_module(framehop::Module::new(name, range, image.bias, sections));
     }
 
-    /// The module that has code at `pc`, with its tables.
     fn module(&mut self, pc: u64) -> Option<Arc<Module>> {
         if let Some(module) = self.modules.get(pc) {
             return Some(module.clone());
@@ -152,7 +149,7 @@ impl<M: ReadMemory> Unwinder<M> {
         Some(module)
     }
 
-    /// As [`unwind`](Self::unwind), but only with the modules that are known already.
+    /// Like [`unwind`](Self::unwind), but never reads the list of modules anew.
     pub(in crate::report::stack) fn unwind_known(&mut self, stack: &StackCopy) -> RawStack {
         let mut found = RawStack::default();
         let Some(registers) = stack.registers else { return found };
@@ -181,7 +178,8 @@ impl<M: ReadMemory> Unwinder<M> {
         if !found.truncated {
             return;
         }
-        // In the outer part no register is known. So look for a return address from which the stack can be unwound.
+        // The registers of the outer part are not known. So this tries the return addresses in the outer part, until
+        // the stack can be unwound from one of them.
         let candidates = part.clone().step_by(8).filter_map(|slot| {
             let pc = stack.word(slot)?;
             Some((slot, FrameAddress::from_return_address(pc)?))
@@ -210,7 +208,8 @@ impl<M: ReadMemory> Unwinder<M> {
         self.modules.is_code(pc) && arch::is_after_call(&self.memory, pc)
     }
 
-    /// The caller by a frame pointer that may be wrong, if the caller has called this function.
+    /// Finds the caller by a frame pointer that may be wrong. `None` if the code before the found address is no call of
+    /// `function`.
     fn confirmed(
         &mut self,
         stack: &StackCopy,
@@ -233,7 +232,7 @@ impl<M: ReadMemory> Unwinder<M> {
         found: &mut RawStack,
     ) {
         let mut read = |address: u64| stack.word(address).ok_or(());
-        // Has a frame pointer that may be that of another frame.
+        // Registers whose frame pointer may belong to another frame. Used only if no better frame pointer is known.
         let mut doubtful: Option<UnwindRegsNative> = None;
         loop {
             let pc = at.address_for_lookup();
@@ -262,8 +261,8 @@ impl<M: ReadMemory> Unwinder<M> {
                         is_steady = true;
                         continue;
                     }
-                    // Such a function is the innermost one, or has called the innermost one, which writes the
-                    // registers.
+                    // A function that jumps to handlers writes the registers itself, or calls a function that does. So
+                    // it is one of the two innermost functions.
                     Ok(Some(address))
                         if found.frames.len() <= 2 && landing::jumps_to_handlers(&module.image, pc) =>
                     {
@@ -283,7 +282,7 @@ impl<M: ReadMemory> Unwinder<M> {
                         return;
                     }
                     Ok(Some(_)) if knows => {}
-                    // The function keeps a frame pointer, which is not known.
+                    // To find the caller, the frame pointer is needed, but it is not known here.
                     _ => {
                         let function = module.image.function_start(pc);
                         let doubtful = doubtful.take().map(|of| arch::with_frame_pointer(registers, of));
@@ -296,7 +295,7 @@ impl<M: ReadMemory> Unwinder<M> {
                             arch::recover(&self.memory, stack, &is_code, function, sp)
                         {
                             (registers, next) = (caller.registers, Some(caller.pc));
-                            // In a prologue the frame is not where it is in the body.
+                            // A function in its prologue has not set up its frame yet, so this caller may be wrong.
                             found.scanned += usize::from(!is_steady);
                         }
                     }
@@ -304,8 +303,8 @@ impl<M: ReadMemory> Unwinder<M> {
             }
             let pc = match next {
                 Some(pc) => pc,
-                // No table covers the code, so the stack is searched here. (framehop would follow frame pointers,
-                // without saying so.)
+                // No table covers the code, so this searches the stack. (framehop would follow frame pointers, and not
+                // say that its result may be wrong.)
                 None => {
                     let slots = (sp..sp.saturating_add(SCAN)).step_by(8);
                     let mut slots = slots.map_while(|slot| Some((slot, stack.word(slot)?)));

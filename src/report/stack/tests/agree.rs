@@ -38,8 +38,8 @@ fn by_signal(target: &Target, tid: u32) -> Copy {
     }
 }
 
-/// Compares two stacks of a blocked thread: copied from outside, and copied by the thread itself at a signal. If they
-/// differ, tries again: the thread may have been on its way into its call, or may have been interrupted in it.
+/// Compares two stacks of a blocked thread: one is copied from outside, the other by the thread itself in a signal
+/// handler. If they differ, tries again: perhaps the thread was not yet blocked, or the signal ended its system call.
 fn compare(tid: u32, name: &str, eyes: &mut Eyes) {
     let target = Target::new(tid, 0);
     let start = Instant::now();
@@ -52,8 +52,8 @@ fn compare(tid: u32, name: &str, eyes: &mut Eyes) {
         let inside = by_signal(&target, tid);
         assert!(inside.stack.is_there(), "{name}: {inside:?}");
         let (outside, inside) = (eyes.unwinder.unwind(&outside.stack), eyes.unwinder.unwind(&inside.stack));
-        // After the signal the system may begin the call again. Then the address is that before the call's instruction,
-        // not that after it.
+        // After the signal the system may restart the system call. Then the innermost address is before the instruction
+        // of the call. Otherwise it is after the instruction.
         let [(first, outer), (other_first, other_outer)] =
             [&outside, &inside].map(|stack| stack.frames.split_first().unwrap());
         let is_same = first.address.abs_diff(other_first.address) <= 2
@@ -72,7 +72,6 @@ fn compare(tid: u32, name: &str, eyes: &mut Eyes) {
     }
 }
 
-/// Threads of pools say their numbers when they begin.
 fn numbers(count: usize, numbers: &Receiver<u32>) -> Vec<u32> {
     (0..count).map(|_| numbers.recv_timeout(Duration::from_secs(20)).unwrap()).collect()
 }

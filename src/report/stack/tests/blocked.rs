@@ -17,10 +17,9 @@ use super::super::State;
 use super::{Eyes, Thread, is_to_the_root, names};
 use crate::sync::{AtomicU64, Ordering};
 
-/// How often each thread is looked at.
 const LOOKS: usize = 100;
 
-/// Looks at a thread that is blocked in a function of this test.
+/// Looks at a thread that is blocked in `function`. Then `end` lets the thread go on.
 fn check(thread: Thread, function: &str, end: impl FnOnce()) {
     look(&thread, function);
     end();
@@ -129,14 +128,15 @@ fn sleeps(duration: Duration) {
 
 #[test]
 fn a_sleep() {
-    // The thread sleeps on until the process ends.
+    // The thread is not joined, because it sleeps for an hour.
     look(&Thread::start(|| sleeps(Duration::from_secs(3600))), "sleeps");
 }
 
 #[inline(never)]
 fn spawns_a_program(first: &CStr) {
     let arguments = [c"true".as_ptr().cast_mut(), ptr::null_mut()];
-    // SAFETY: what is initialised is used, then destroyed. The strings live during the calls, and the lists end with null.
+    // SAFETY: `actions` is initialised first and destroyed last. The strings live during the calls. The lists end with
+    // null.
     unsafe {
         let mut actions = mem::zeroed();
         libc::posix_spawn_file_actions_init(&raw mut actions);
@@ -167,9 +167,9 @@ impl Drop for OtherEnd {
     }
 }
 
-/// The thread starts a program, and waits, uninterruptibly, until its child executes the program. Before that, the
-/// child opens a pipe, and so waits until somebody opens the pipe's other end. The C library has no unwind table for
-/// the code that makes the child.
+/// The thread starts a program. Until the child executes the program, the child shares the memory, and the thread waits
+/// uninterruptibly. The child first opens a pipe, so it hangs until the test opens the other end. The C library has no
+/// unwind table for this code.
 #[test]
 fn a_wait_for_a_child_that_shares_the_memory() {
     let folder = tempfile::tempdir().unwrap();
@@ -184,7 +184,7 @@ fn a_wait_for_a_child_that_shares_the_memory() {
     thread.join();
 }
 
-/// A thread that calls this again and again, and counts how often it is interrupted.
+/// A thread makes the call `name` again and again. This looks at the thread, and no look may interrupt a call.
 fn look_without_interrupting(name: &str, mut call: impl FnMut() -> libc::c_int + Send + 'static) {
     let interrupted = Arc::new(AtomicU64::new(0));
     let count = interrupted.clone();
@@ -210,7 +210,7 @@ fn look_without_interrupting(name: &str, mut call: impl FnMut() -> libc::c_int +
     assert_eq!(target.times(), before);
 }
 
-/// In calls that a signal would end, even with `SA_RESTART`.
+/// The threads are in calls that every signal would interrupt, even with `SA_RESTART`.
 #[test]
 fn a_thread_that_is_looked_at_is_not_woken() {
     // SAFETY: there are no descriptors to look at.

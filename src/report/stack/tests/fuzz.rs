@@ -32,7 +32,7 @@ impl Random {
     }
 }
 
-/// Changes about one of `one_of` bytes.
+/// Changes bytes at random places: on average one byte in `one_of`.
 fn spoil(bytes: &mut [u8], one_of: u64, random: &mut Random) {
     let mut at = random.below(2 * one_of);
     while let Some(byte) = usize::try_from(at).ok().and_then(|at| bytes.get_mut(at)) {
@@ -46,7 +46,7 @@ fn spoil(bytes: &mut [u8], one_of: u64, random: &mut Random) {
     }
 }
 
-/// Memory with wrong bytes: the same ones each time.
+/// Memory with wrong bytes. Each read of an address finds the same wrong bytes.
 pub(super) struct Spoilt<M> {
     pub(super) memory: M,
     pub(super) seed: u64,

@@ -24,7 +24,8 @@ const ALLOWED: [&str; 10] = [
     "syscall",
 ];
 
-/// Functions that panic where a check fails, and that clean up after a panic. The handler's checks do not fail.
+/// The search for calls stops at these functions. They panic, because a check has failed, or clean up after a panic.
+/// The handler's checks do not fail.
 const PANICS: [&str; 6] = [
     "_Unwind_Resume",
     "core::alloc::layout::",
@@ -38,11 +39,11 @@ const PANICS: [&str; 6] = [
 #[derive(Default)]
 struct Program {
     names: BTreeMap<u64, String>,
-    /// The addresses to which a function jumps.
+    /// For each function: the addresses that it calls or jumps to.
     calls: BTreeMap<u64, BTreeSet<u64>>,
-    /// The addresses of pointers through which a function jumps; `None` for one in a register.
+    /// The addresses of the pointers through which a function jumps. `None` if the pointer is in a register.
     by_pointer: BTreeMap<u64, BTreeSet<Option<u64>>>,
-    /// What the loader writes into such pointers.
+    /// What the loader writes into a pointer, by the pointer's address.
     pointers: BTreeMap<u64, Pointer>,
 }
 
@@ -88,7 +89,7 @@ impl Program {
                         loaded.insert(register.to_owned(), address());
                     }
                 }
-                // A jump by a register goes to another place of the function.
+                // A jump to an address in a register stays in the function.
                 ("jmp", Some(register)) if register.starts_with('%') => {}
                 ("call" | "jmp", Some(pointer)) => {
                     let pointer = address().or_else(|| loaded.get(pointer).copied().flatten());
@@ -139,7 +140,7 @@ impl Program {
                     }
                 }
             }
-            // Other addresses are in the middle of this function.
+            // An address without a name is a jump inside this function.
             open.extend(next.into_iter().filter(|to| self.names.contains_key(to) && seen.insert(*to)));
         }
         reached
@@ -157,10 +158,10 @@ fn the_handler_calls_nothing_but_a_few_system_calls() {
     let (&handler, _) = program.names.iter().find(|(_, name)| is_handler(name)).expect("the handler");
     let mut reached = program.reaches(handler);
     println!("{reached:#?}");
-    // A stub of the linker calls the loader if a function is still to be looked up. A Rust program looks all functions
-    // up at its start, so the handler never gets there.
+    // Leaves out the linker's stubs. A stub calls the loader only for a function whose address is not known yet. A Rust
+    // program looks up all addresses at its start.
     reached.retain(|(_, from)| !from.contains("@plt-"));
-    // A signal that this crate has not sent is passed on, by a pointer, to the program's own handler.
+    // If this crate has not sent the signal, `pass_on` calls the program's own handler by a pointer. That is allowed.
     let is_passed_on = |from: &str| from.contains("signal::pass_on") || is_handler(from);
     reached.retain(|(to, from)| !(to == "a pointer" && is_passed_on(from)));
     reached.retain(|(to, _)| !ALLOWED.contains(&to.as_str()));

@@ -133,7 +133,7 @@ fn a_process_that_may_not_be_looked_at_sends_signals() {
     });
 }
 
-/// Makes the kernel refuse some system calls to the threads that are made from now on, and to this one.
+/// Makes the kernel refuse these system calls to this thread, and to the threads that it starts from now on.
 fn refuse(calls: &[libc::c_long]) {
     let mut program = vec![libc::sock_filter { code: 0x20, jt: 0, jf: 0, k: 0 }];
     for &call in calls {
@@ -180,7 +180,7 @@ fn where_memory_is_not_copied_by_the_call_the_file_serves() {
 fn where_no_memory_can_be_copied_the_report_says_so() {
     in_child("harm::where_no_memory_can_be_copied_the_report_says_so", || {
         let sleeper = Thread::start(|| thread::sleep(Duration::from_secs(3600)));
-        // `until_in` would find out how memory is read, before that is refused.
+        // `until_in` is not used here, because it would find a way to read memory before `refuse` forbids it.
         let call = format!("/proc/self/task/{}/syscall", sleeper.tid);
         let sleeps = format!("{} ", libc::SYS_clock_nanosleep);
         while !std::fs::read_to_string(&call).unwrap().starts_with(&sleeps) {
@@ -199,7 +199,6 @@ fn a_forked_child_looks_at_its_own_threads() {
         let target = runner.thread.target();
         let mut eyes = Eyes::new();
         let _ = eyes.look(&target);
-        // A request that is open at the fork.
         let Begun::Asked(open) = begin(&target) else { panic!("not asked") };
         // SAFETY: the child runs this crate, and ends by `_exit`.
         let child = unsafe { libc::fork() };
@@ -219,7 +218,7 @@ fn a_forked_child_looks_at_its_own_threads() {
     });
 }
 
-/// The loader's lock is held by a thread that waits in its callback.
+/// A thread holds the loader's lock for long: it waits in its callback of `dl_iterate_phdr`.
 #[test]
 fn the_loaders_lock_holds_nobody_up() {
     unsafe extern "C" fn holds(_: *mut libc::dl_phdr_info, _: usize, _: *mut libc::c_void) -> libc::c_int {
@@ -260,7 +259,7 @@ fn the_loaders_lock_holds_nobody_up() {
     runner.stop();
 }
 
-/// Threads that make processes, which share their memory for a while, are looked at.
+/// Looks at threads that start processes. Until it executes its program, a new process shares the memory of this one.
 #[test]
 fn processes_that_are_made_meanwhile_come_to_no_harm() {
     let children = Arc::new(AtomicU64::new(0));
@@ -287,7 +286,6 @@ fn processes_that_are_made_meanwhile_come_to_no_harm() {
     makers.into_iter().for_each(Runner::stop);
 }
 
-/// Threads are born and end while they are looked at.
 #[test]
 fn threads_that_end_meanwhile_do_no_harm() {
     static LOOKS: AtomicU64 = AtomicU64::new(0);

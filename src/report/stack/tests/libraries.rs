@@ -12,7 +12,7 @@ use crate::report::contents::{Frame, Stack};
 
 const SOURCE: &str = include_str!("../../../../tests/fixtures/names.rs");
 
-/// Compiles a source in a folder to the library `libNAME.so` there. Says whether there is a compiler.
+/// Compiles the source to the library `libNAME.so` in the folder. `false` if there is no compiler.
 fn compile(folder: &Path, name: &str, source: &str, options: &[&str]) -> bool {
     fs::write(folder.join("names.rs"), source).unwrap();
     let mut compiler = Command::new(std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()));
@@ -35,7 +35,6 @@ fn compile(folder: &Path, name: &str, source: &str, options: &[&str]) -> bool {
     }
 }
 
-/// A thread that sleeps in the library. It sleeps until the process ends.
 fn enter(library: &Path) -> Thread {
     let path = CString::new(library.as_os_str().as_bytes()).unwrap();
     // SAFETY: the library was compiled from a source that has this function.
@@ -51,7 +50,6 @@ fn is_of_library(frame: &Frame) -> bool {
     frame.module.as_ref().is_some_and(|module| module.starts_with("libnames"))
 }
 
-/// The stack of a thread that sleeps in the library.
 fn look(thread: &Thread) -> Stack {
     let target = thread.target();
     let mut eyes = Eyes::new();
@@ -72,7 +70,7 @@ fn own(stack: &Stack) -> Vec<String> {
             assert!(file.ends_with("names.rs"), "{frame:?}");
         }
         let line = frame.line.map(|line| format!(":{line}")).unwrap_or_default();
-        // The number of a function without a name depends on the compiler.
+        // Cuts off the number of a function without a name, because it depends on the compiler.
         let function = frame.function.split_once("!fn_").map(|(library, _)| format!("{library}!fn"));
         let function = function.as_deref().unwrap_or(&frame.function);
         format!("{function}{line}{}", if frame.inlined { " +" } else { "" })
@@ -89,7 +87,7 @@ fn names_are_as_good_as_the_build() {
         "names::branch::{{closure}}:27 +",
         "enter:34",
     ];
-    // Of a function that was inlined there is its last name only.
+    // With line tables only, an inlined function has only the last part of its name.
     let lines: &[&str] =
         &["inlined:11 +", "names::sleeps:17", "{async_fn#0}:22 +", "{async_fn#0}:27 +", "enter:34"];
     let folder = tempfile::tempdir().unwrap();
@@ -99,7 +97,7 @@ fn names_are_as_good_as_the_build() {
         ("names_lto", &["-Cdebuginfo=1", "-Clto=fat", "-Cpanic=abort"], full),
         ("names_lines", &["-Cdebuginfo=line-tables-only"], lines),
         ("names_debug_0", &["-Cdebuginfo=0"], &["names::sleeps", "enter"]),
-        // The first one is std's.
+        // The innermost frame is a function of std.
         (
             "names_stripped",
             &["-Cdebuginfo=0", "-Cstrip=symbols"],
@@ -126,10 +124,11 @@ fn a_library_whose_file_was_replaced_has_the_right_names_or_none() {
     assert!(own(&look(&thread)).iter().any(|name| name.starts_with("names::sleeps")));
     assert!(compile(folder.path(), "other", &other_source, &["-Clink-arg=-Wl,--build-id"]));
     fs::rename(&other, &this).unwrap();
-    // Nothing is known from before.
+    // This look opens the files anew: it knows no names from the look above.
     let names = own(&look(&thread));
     assert!(!names.iter().any(|name| name.contains("is_another")), "{names:?}");
-    // A privileged process can still open the file that is mapped.
+    // A privileged process can still open the mapped file, and finds the name. Any other process shows `fn_` and an
+    // offset.
     assert!(
         names.iter().any(|name| name == "names::sleeps" || name.starts_with("libnames.so!fn_")),
         "{names:?}"

@@ -33,7 +33,6 @@ struct Thread {
 }
 
 impl Thread {
-    /// Starts a thread. `body` gets a function that says that the thread is ready.
     fn start(body: impl FnOnce() + Send + 'static) -> Self {
         let (send, receive) = mpsc::channel();
         let join = thread::spawn(move || {
@@ -49,7 +48,7 @@ impl Thread {
         Target::new(self.tid, self.frame_word)
     }
 
-    /// Looks until the thread is blocked, and in this function.
+    /// Waits until the thread is blocked in `function`.
     fn until_in(&self, function: &str) {
         let target = self.target();
         let mut eyes = Eyes::new();
@@ -72,7 +71,6 @@ impl Thread {
     }
 }
 
-/// What a reporter looks with.
 struct Eyes {
     unwinder: Unwinder,
     names: Names,
@@ -103,7 +101,6 @@ impl Eyes {
     }
 }
 
-/// The names of the functions, innermost first.
 fn names(stack: &Stack) -> Vec<&str> {
     stack.frames.iter().map(|frame| frame.function.as_str()).collect()
 }

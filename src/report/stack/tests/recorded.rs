@@ -26,17 +26,14 @@ const RECORDED: [(&str, &str); 3] = [
     ("handles", include_str!("../../../../tests/fixtures/stacks/handles.txt")),
 ];
 
-/// How many bytes of a stack are recorded.
 const STACK: usize = 3 << 10;
 
-/// A recorded stack, and what is needed to unwind it.
 #[derive(Default)]
 struct Recorded {
     registers: Registers,
     maps: String,
     /// The memory that the unwinder has read, and the stack.
     memory: BTreeMap<u64, Vec<u8>>,
-    /// The frames that were found.
     frames: Vec<u64>,
 }
 
@@ -93,7 +90,6 @@ impl Recorded {
         text
     }
 
-    /// The stack, read from `memory`.
     fn stack(&self, memory: &impl ReadMemory) -> StackCopy {
         let mut stack = StackCopy::with_room(STACK);
         stack.fill(self.registers, 0, memory);

@@ -14,10 +14,8 @@ use crate::report::contents::Stack;
 
 use corosensei::Coroutine;
 
-/// How often each thread is looked at.
 const LOOKS: usize = 100;
 
-/// A thread that runs until it is stopped.
 pub(super) struct Runner {
     pub(super) thread: Thread,
     stop: Arc<AtomicBool>,
@@ -26,7 +24,7 @@ pub(super) struct Runner {
 }
 
 impl Runner {
-    /// `body` is called again and again.
+    /// Starts a thread that calls `body` again and again.
     pub(super) fn start(mut body: impl FnMut() + Send + 'static) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let turns = Arc::new(AtomicU64::new(0));
@@ -42,8 +40,8 @@ impl Runner {
         runner
     }
 
-    /// Waits until the body has been called again. A thread that gets no processor between two looks is seen at the same
-    /// instruction both times.
+    /// Waits until the thread has called the body again. Otherwise the thread may get no processor between two looks,
+    /// and both looks see it at the same instruction.
     pub(super) fn until_it_went_on(&self) {
         let turns = self.turns.load(Ordering::Relaxed);
         while self.turns.load(Ordering::Relaxed) == turns {

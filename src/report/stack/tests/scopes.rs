@@ -41,7 +41,7 @@ fn check(target: &super::Target, function: &str) {
         assert!(copy.is_consistent);
         let scopes = copy.scopes.scopes();
         if scopes.len() != 2 {
-            // Between two scopes.
+            // The thread has left one scope, and has not yet entered the next.
             continue;
         }
         assert_eq!((scopes[0].label.to_text(), scopes[1].label.to_text()), ("inner".into(), "outer".into()));
@@ -100,8 +100,7 @@ fn a_thread_copies_its_own_stack() {
     assert!(!stack.approximate && !stack.truncated, "{names:#?} {:?}", raw.notes);
 }
 
-/// Inside the scope the thread is in this function, and outside in `outside`. So a copy with a scope must have this
-/// function, and a copy without a scope must have `outside`.
+/// The thread works here while its scope is open, and in `outside` while it has no scope.
 #[inline(never)]
 fn in_the_scope() {
     works(Duration::from_micros(20));
@@ -112,7 +111,6 @@ fn outside() {
     works(Duration::from_micros(20));
 }
 
-/// Whether an address is in a function. Found without names.
 fn is_in(address: u64, function: fn()) -> bool {
     is_at(address, function as usize)
 }
@@ -186,9 +184,9 @@ chain!(goes_right);
 static LEFT: libc::timespec = libc::timespec { tv_sec: 0, tv_nsec: 1 };
 static RIGHT: libc::timespec = libc::timespec { tv_sec: 0, tv_nsec: 2 };
 
-/// Copies a thread that flips between two call chains, until there are `enough` copies. Returns how many copies there
-/// are, and how many of them are torn: they show other frames than those of the chain in which the thread was. With
-/// `looks_twice` a copy counts only if the thread has not run while it was copied.
+/// Copies a thread that switches between two call chains, until there are `enough` copies. Returns how many copies
+/// there are, and how many are torn: a torn copy does not show just the frames of one chain. With `looks_twice`, a copy
+/// counts only if the thread did not run meanwhile.
 fn flip_between_chains(looks_twice: bool, enough: u64) -> [u64; 2] {
     const DEPTH: u32 = 20;
     let runner = Runner::start(|| {
@@ -222,7 +220,7 @@ fn flip_between_chains(looks_twice: bool, enough: u64) -> [u64; 2] {
 fn a_copy_is_of_one_moment_since_the_thread_is_looked_at_twice() {
     let [copies, torn] = flip_between_chains(true, 500);
     assert_eq!(torn, 0, "of {copies}");
-    // Without the second look some copies are torn. So the assertion above shows that the second look is needed.
+    // A control: without the second look, some copies must be torn. Otherwise the assertion above would prove nothing.
     let start = Instant::now();
     while flip_between_chains(false, 20)[1] == 0 {
         assert!(start.elapsed() < Duration::from_secs(60), "the second look is of no use");

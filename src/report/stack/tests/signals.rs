@@ -52,7 +52,6 @@ fn wait_for(is_done: impl Fn() -> bool) {
     }
 }
 
-/// Whether the signal is pending for the thread.
 fn is_pending(tid: u32, signal: libc::c_int) -> bool {
     let status = std::fs::read_to_string(format!("/proc/self/task/{tid}/status")).unwrap();
     let pending = status.lines().find_map(|line| line.strip_prefix("SigPnd:")).unwrap();
@@ -73,12 +72,11 @@ fn the_signals_of_others_are_passed_on() {
         let runner = Runner::start(spin);
         let target = runner.thread.target();
         for sent in 1..=200 {
-            // If two signals of one number are pending, the system delivers only one. So this waits until ours has been
-            // delivered.
+            // The system drops a signal if one of the same number is pending. So wait until none is.
             wait_for(|| !is_pending(runner.thread.tid, libc::SIGURG));
             send(runner.thread.tid, libc::SIGURG);
-            // While the other's signal is pending, this crate's signal is lost. The request is served all the same,
-            // because the handler serves requests at every signal.
+            // While the foreign signal is pending, the system drops this crate's signal. But the crate's handler also
+            // runs for the foreign signal, and then serves the request.
             assert!(Eyes::copy(&target).stack.registers.is_some());
             wait_for(|| FOREIGN.load(Ordering::Relaxed) == sent);
         }

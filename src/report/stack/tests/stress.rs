@@ -29,7 +29,8 @@ fn ends_at_the_root(raw: &RawStack, eyes: &mut Eyes) -> bool {
     is_to_the_root(&eyes.names.resolve(&outermost, None))
 }
 
-/// Looks a thousand times a second, if the machine lets it, and at least a hundred times in all.
+/// Looks at the runners for this time: a thousand times a second if the machine is fast enough, and at least a hundred
+/// times in all.
 fn stress(time: Duration) {
     let runners = [
         Runner::start(|| drop(black_box((1..200).map(|size| vec![0_u8; size * 64]).collect::<Vec<_>>()))),
@@ -67,11 +68,12 @@ fn stress(time: Duration) {
     println!("{looks} looks in {:?}", start.elapsed());
     println!("looks, stacks, to the root, exact; of malloc, panic, dlopen, Backtrace, threads: {counts:?}");
     runners.into_iter().for_each(Runner::stop);
-    // A library may be gone before its tables are read.
+    // The least percentages. The third thread loads and unloads a library, which may be gone before its tables are
+    // read.
     let least_rooted = [99, 95, 99, 99, 99];
     let least_exact = [99, 95, 0, 99, 99];
     for (which, [looks, stacks, rooted, exact]) in counts.into_iter().enumerate() {
-        // Two more looks may miss, since among few looks one miss is more than one in a hundred.
+        // Among few looks, a single miss is more than one in a hundred. So two more looks may miss.
         assert!(stacks * 100 + 200 >= looks * 99, "{counts:?}");
         assert!(rooted * 100 + 200 >= stacks * least_rooted[which], "{which}: {counts:?}");
         assert!(exact * 100 + 200 >= stacks * least_exact[which], "{which}: {counts:?}");
@@ -96,8 +98,8 @@ const SIZE: usize = 64 << 10;
 
 static STACK: AtomicUsize = AtomicUsize::new(0);
 
-/// A handler runs on the alternate stack that std gives to a thread. That stack has 8 KiB, of which the kernel needs
-/// more than 3 KiB.
+/// The handler runs on the alternate stack of a thread. That of std has 8 KiB, and the kernel needs more than 3 of
+/// them.
 #[test]
 fn the_handler_needs_little_stack() {
     in_child("stress::the_handler_needs_little_stack", || {

@@ -10,7 +10,7 @@ use crate::scope::ReadMemory;
 /// register fails.
 const UNKNOWN: u64 = 0x0000_ffff_ffff_fff0;
 
-/// Takes the signature off a return address: addresses of programs have 48 bits.
+/// The bits of a return address that are the address: programs have 48 bits. The bits above may hold a signature.
 fn mask() -> PtrAuthMask {
     PtrAuthMask(0x0000_ffff_ffff_ffff)
 }
@@ -29,12 +29,10 @@ pub(in super::super) fn caller(_pc: u64, sp: u64) -> UnwindRegsNative {
     UnwindRegsNative::new_with_ptr_auth_mask(mask(), UNKNOWN, sp, UNKNOWN)
 }
 
-/// These registers, at another place.
 pub(in super::super) fn moved(registers: UnwindRegsNative, pc: u64, sp: u64) -> UnwindRegsNative {
     UnwindRegsNative::new_with_ptr_auth_mask(mask(), pc, sp, registers.fp())
 }
 
-/// These registers, with the frame pointer of others.
 pub(in super::super) fn with_frame_pointer(
     registers: UnwindRegsNative,
     of: UnwindRegsNative,
@@ -42,7 +40,6 @@ pub(in super::super) fn with_frame_pointer(
     UnwindRegsNative::new_with_ptr_auth_mask(mask(), registers.lr(), registers.sp(), of.fp())
 }
 
-/// The instructions at an address.
 fn instructions<const N: usize>(memory: &impl ReadMemory, address: u64) -> Option<[u32; N]> {
     let mut code = [0; 4];
     let mut at = |index: usize| {
@@ -56,7 +53,7 @@ fn instructions<const N: usize>(memory: &impl ReadMemory, address: u64) -> Optio
     Some(found)
 }
 
-/// The lowest `bits` of a number, with the sign that they have.
+/// Sign-extends the lowest `bits` of a number.
 fn signed(number: u32, bits: u32) -> i64 {
     i64::from((number << (32 - bits)).cast_signed() >> (32 - bits))
 }
@@ -101,7 +98,6 @@ pub(in super::super) fn is_after_call(memory: &impl ReadMemory, address: u64) ->
     code & 0xfc00_0000 == 0x9400_0000 || code & 0xfeff_f000 == 0xd63f_0000
 }
 
-/// A frame that was found on the stack.
 pub(in super::super) struct Found {
     pub(in super::super) registers: UnwindRegsNative,
     pub(in super::super) pc: u64,

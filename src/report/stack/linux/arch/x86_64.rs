@@ -25,12 +25,10 @@ pub(in super::super) fn caller(pc: u64, sp: u64) -> UnwindRegsNative {
     UnwindRegsNative::new(pc, sp, UNKNOWN)
 }
 
-/// These registers, at another place.
 pub(in super::super) fn moved(registers: UnwindRegsNative, pc: u64, sp: u64) -> UnwindRegsNative {
     UnwindRegsNative::new(pc, sp, registers.bp())
 }
 
-/// These registers, with the frame pointer of others.
 pub(in super::super) fn with_frame_pointer(
     registers: UnwindRegsNative,
     of: UnwindRegsNative,
@@ -44,7 +42,6 @@ fn word(memory: &impl ReadMemory, address: u64) -> Option<u64> {
     (memory.read(address, &mut bytes) == 8).then(|| u64::from_le_bytes(bytes))
 }
 
-/// The bytes before a return address.
 fn before(memory: &impl ReadMemory, address: u64) -> Option<[u8; CALL]> {
     let mut bytes = [0; CALL];
     (memory.read(address.checked_sub(CALL as u64)?, &mut bytes) == CALL).then_some(bytes)
@@ -130,7 +127,6 @@ fn frame_pointer_offset(memory: &impl ReadMemory, function: u64) -> Option<u64> 
     }
 }
 
-/// The caller of a function, as found on the stack.
 pub(in super::super) struct Found {
     pub(in super::super) registers: UnwindRegsNative,
     pub(in super::super) pc: u64,
@@ -139,9 +135,9 @@ pub(in super::super) struct Found {
 /// How far above the stack pointer a frame is looked for.
 const FAR: u64 = 64 << 10;
 
-/// The caller of a function that keeps a frame pointer, if the frame pointer is not known. Looks first where the
-/// function's prologue puts the frame pointer. If there is no return address, takes the first return address on the
-/// stack that follows a call to this very function.
+/// Finds the caller of a function that keeps a frame pointer, if the frame pointer is not known. Looks first for a
+/// return address where the function's prologue puts the frame pointer. If there is none, takes the first return
+/// address on the stack that follows a call to this very function.
 pub(in super::super) fn recover(
     memory: &impl ReadMemory,
     stack: &StackCopy,
@@ -173,7 +169,8 @@ pub(in super::super) fn is_end_of_handler(memory: &impl ReadMemory, address: u64
     memory.read(address, &mut code) == CODE.len() && code == CODE
 }
 
-/// The registers that a signal interrupted. `sp`: where the kernel left them, a `ucontext_t`.
+/// The thread's registers from before a signal. `sp` is the address of the `ucontext_t` in which the kernel has saved
+/// them.
 pub(in super::super) fn interrupted(stack: &StackCopy, sp: u64) -> Option<Registers> {
     let register = |offset: u64| stack.word(sp.checked_add(offset)?);
     Some(Registers {
