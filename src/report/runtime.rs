@@ -255,9 +255,9 @@ impl Watch {
             in_poll.extend(self.look_at(tid, before.get(&tid).copied(), tools));
         }
         // A worker may have moved on while this function looked at the threads.
-        let still = missing.iter().filter_map(|&index| self.still_since(index));
-        let still: Vec<u64> = still.collect();
-        let since = *still.iter().min()?;
+        let still = missing.iter().filter_map(|&index| Some((index, self.still_since(index)?)));
+        let still: Vec<(usize, u64)> = still.collect();
+        let since = still.iter().map(|&(_, since)| since).min()?;
         let are_all_stuck = in_poll.len() <= still.len();
         in_poll.retain(|thread| match thread.was {
             Was::Blocked => true,
@@ -269,9 +269,16 @@ impl Watch {
         if in_poll.is_empty() {
             return None;
         }
-        let mut state = lock(&self.state);
-        missing.iter().for_each(|&index| state.workers[index].search_at = u64::MAX);
-        drop(state);
+        if in_poll.len() == still.len() {
+            // All are found. Otherwise a later search looks for the others.
+            let mut state = lock(&self.state);
+            for (index, since) in still {
+                let worker = &mut state.workers[index];
+                if worker.since == since {
+                    worker.search_at = u64::MAX;
+                }
+            }
+        }
         let mut reports: Vec<Report> = in_poll.into_iter().map(|thread| self.report(thread, since)).collect();
         let first = reports.remove(0);
         for report in reports {

@@ -100,23 +100,53 @@ fn a_thread_copies_its_own_stack() {
     assert!(!stack.approximate && !stack.truncated, "{names:#?} {:?}", raw.notes);
 }
 
+macro_rules! eight {
+    ($statement:expr) => {
+        $statement;
+        $statement;
+        $statement;
+        $statement;
+        $statement;
+        $statement;
+        $statement;
+        $statement;
+    };
+}
+
+/// Stands at the end of a function, so that the function has more than the [`LENGTH`] bytes that are taken for its own. Its
+/// code differs from other functions by `$value`. So an optimizing compiler gives them different addresses.
+macro_rules! distinct {
+    ($value:expr) => {
+        eight!({
+            eight!({
+                black_box($value);
+            });
+        });
+    };
+}
+
 /// The thread works here while its scope is open, and in `outside` while it has no scope.
 #[inline(never)]
 fn in_the_scope() {
     works(Duration::from_micros(20));
+    distinct!(1);
 }
 
 #[inline(never)]
 fn outside() {
     works(Duration::from_micros(20));
+    distinct!(2);
 }
+
+/// All calls of the functions that are looked for stand in their first bytes.
+const LENGTH: u64 = 200;
 
 fn is_in(address: u64, function: fn()) -> bool {
     is_at(address, function as usize)
 }
 
 fn is_at(address: u64, function: usize) -> bool {
-    (function as u64..function as u64 + 200).contains(&address)
+    (function as u64..function as u64 + LENGTH).contains(&address)
 }
 
 fn flip(looks: usize) {
@@ -164,7 +194,7 @@ type Chain = fn(u32, &'static libc::timespec);
 
 /// A call chain that ends in a short sleep. Two chains differ in nothing but their functions.
 macro_rules! chain {
-    ($name:ident) => {
+    ($name:ident, $value:literal) => {
         #[inline(never)]
         fn $name(depth: u32, time: &'static libc::timespec) {
             if depth == 0 {
@@ -173,13 +203,13 @@ macro_rules! chain {
             } else {
                 $name(depth - 1, black_box(time));
             }
-            black_box(depth);
+            distinct!(depth + $value);
         }
     };
 }
 
-chain!(goes_left);
-chain!(goes_right);
+chain!(goes_left, 1);
+chain!(goes_right, 2);
 
 static LEFT: libc::timespec = libc::timespec { tv_sec: 0, tv_nsec: 1 };
 static RIGHT: libc::timespec = libc::timespec { tv_sec: 0, tv_nsec: 2 };
