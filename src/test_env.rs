@@ -196,9 +196,10 @@ mod on {
             self.asked.store(0, Ordering::Relaxed);
         }
 
+        /// Asks the move in progress to go on to `time`.
         pub(crate) fn ask(&self, time: u64) {
-            // Relaxed: work under the clock calls this. The thread that moves the clock waits for the end of this work,
-            // and only then reads `asked`. So it sees this time.
+            // Relaxed: only tracked work calls this. The thread that moves the clock reads `asked` again and again
+            // until that work is done. So it sees `time` sooner or later.
             self.asked.fetch_max(time, Ordering::Relaxed);
         }
 

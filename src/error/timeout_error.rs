@@ -125,8 +125,9 @@ impl TimeoutError {
         self.named().id
     }
 
-    /// The label of the scope that is over. If the scope ended because a token that was given with
-    /// [`cancel_on`](crate::Timebox::cancel_on) expired, the label of the token's scope comes first.
+    /// The label of the scope that is over, if it has one. If a token that was given with
+    /// [`cancel_on`](crate::Timebox::cancel_on) expired and so ended the scope, the label of the token's scope is
+    /// preferred.
     pub fn label(&self) -> Option<&str> {
         self.named().label()
     }

@@ -156,7 +156,7 @@ impl Guard {
             self.hook = self.hook.again();
         }
         let Some(node) = node else { return true };
-        // An error names the scope that made the hook fire. So `last` keeps that scope once the hook has fired.
+        // Once the hook has fired, `last` does not change: an error names the scope that made the hook fire.
         if self.hook.fires() == 0 {
             self.last = Some(Arc::clone(&node));
         }

@@ -103,7 +103,8 @@ impl AwaitCopies {
         self.stacks.into_iter().filter_map(|taken| taken.unwind(unwinder).ok()).collect()
     }
 
-    /// Finds the names. This takes milliseconds, so it is for the reporter thread.
+    /// Finds the names of the functions in the stacks, and joins equal stacks. This takes milliseconds, so it is for
+    /// the reporter thread.
     pub(crate) fn resolve(self, unwinder: &mut Unwinder, names: &mut Names) -> Awaits {
         let Self { stacks, left_out, elsewhere } = self;
         let mut awaits = Awaits::default();

@@ -133,7 +133,7 @@ struct State {
 /// What is known of a worker.
 #[derive(Clone, Copy, Default)]
 struct Worker {
-    /// How often it has parked and unparked: odd while it is parked.
+    /// How often it has parked, plus how often it has unparked. So the number is odd while the worker is parked.
     parks: u64,
     busy: Duration,
     /// Since when `parks` and `busy` have not changed.

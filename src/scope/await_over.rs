@@ -104,10 +104,11 @@ impl AwaitState {
     /// Until when the await must wait before it may give the error; `None` if it may give the error now.
     fn wait_for_turn(&mut self, scope: &Scope, now: u64, until: u64) -> Option<u64> {
         let polled = scope.polled().last();
-        // Of the awaits that began after the scope was over, one gives the error in each poll, and the others wait.
-        // `told` is the frame whose flag says that an await has given the error. Each poll of a future has a new frame,
-        // so its flag is new too. But a block has one frame for all polls, so its flag stays set. So in a block, an
-        // await that has been pending since an earlier time counts as polled anew, and gives the error.
+        // An await that began before the scope was over always gives the error. Of the others, one gives the error in
+        // each poll, and the rest wait. `told` is the frame that records that an await has given the error. A future
+        // has a new frame in each poll, so each poll begins with nothing recorded. A block has one frame for all polls
+        // of the futures inside, so the record stays. So in a block, an await that is pending since an earlier time
+        // (`since < now`) must be in a later poll, and gives the error all the same.
         let is_polled_anew = polled.is_none() && self.since != 0 && self.since < now;
         let told = polled.unwrap_or(scope);
         if self.began_in_time || is_polled_anew || !told.has_given_error() {

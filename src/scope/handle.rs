@@ -51,7 +51,7 @@ use crate::token::node::{Node, NodeSpec};
 #[derive(Clone)]
 pub struct Handle {
     node: Arc<Node>,
-    /// The profile in which the handle was made: work that enters the handle counts to it.
+    /// The profile in which the handle was made. Work that enters the handle is counted in this profile.
     #[cfg(feature = "profile")]
     profile: ProfileId,
 }

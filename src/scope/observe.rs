@@ -35,7 +35,8 @@ pub(crate) struct Traced<'a> {
 /// The observer of futures.
 pub(crate) trait FutureObserver: Sync {
     /// Calls `poll`, which polls the future and returns `true` if the future is still pending. In that case reports
-    /// where the future waits. If this returns an [`Ending`], the caller must tell it when the future ends.
+    /// where the future waits. If this returns an [`Ending`], the caller must call [`ended`](Ending::ended) as soon as
+    /// the future ends.
     fn trace(
         &self,
         traced: &Traced<'_>,
@@ -133,7 +134,8 @@ impl ReportHistory {
         (own.saturating_add(if overdue == NEVER { policy } else { overdue }), Event::Overdue)
     }
 
-    /// Polls a future that is due for a report. `poll` returns whether the future is still pending.
+    /// Polls a future that is due for a report, and traces the poll. If the future is still pending after it (`poll`
+    /// returns `true`), reports the places at which the future waits.
     pub(crate) fn trace(
         &mut self,
         scope: &Scope,

@@ -126,7 +126,6 @@ impl ScopeSpec {
         self.entered.saturating_add(self.asked)
     }
 
-    /// The limit as a duration; `None` if the limit was not a duration.
     fn limit(&self, extras: Option<&Extras>) -> Option<Duration> {
         if let Some(duration) = extras.and_then(|extras| extras.duration.or(extras.quota_left.get().copied()))
         {

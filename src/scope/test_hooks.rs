@@ -55,8 +55,8 @@ pub(crate) fn present(env: &TestEnv) -> Presence {
     }
 }
 
-/// A guard: while it exists, the mock clock of the thread that made the guard does not move by itself. It is held while
-/// another thread is about to do work.
+/// While this guard exists, the mock clock of the thread that made it does not move by itself. A thread makes the guard
+/// before it gives work to another thread: otherwise the clock could pass the deadline before that thread begins.
 #[must_use]
 pub(crate) struct Held {
     #[cfg(feature = "testing")]

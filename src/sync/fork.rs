@@ -70,8 +70,8 @@ impl InChild {
 #[cfg(not(timebox_loom))]
 static COUNT: InChild = InChild::new(count_generation);
 
-/// Makes each child that is forked from now on a process of its own for [`PerProcess`] and [`ForkMutex`]. Call this
-/// before threads use them. An installed [`InChild`] has the same effect.
+/// From now on, each forked child gets its own [`generation`]. By it, [`PerProcess`] and [`ForkMutex`] tell the child
+/// from its parent. Call this before threads use them. `InChild::install` does this too.
 #[cfg(all(feature = "report", not(timebox_loom)))]
 pub(crate) fn count_forks() {
     COUNT.install();

@@ -228,7 +228,8 @@ mod tests {
 
     #[test]
     fn an_old_ticket_is_good_for_nothing_after_any_number_of_fillings() {
-        // After `2^bits` fillings, a count of only `bits` bits would be the same number again.
+        // If the count of fillings had only `bits` bits, it would repeat after `2^bits` fillings, and the old ticket
+        // would fit the new value.
         for bits in 20..59 {
             let place = filled_before(7);
             // SAFETY: one thread, and each value is taken before the next.

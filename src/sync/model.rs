@@ -5,8 +5,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use loom::thread::{self, JoinHandle};
 
-// Not a loom atomic, so loom does not try orders of its accesses. There is no need to: while the model's threads run,
-// only `Alarm::model_advance` stores the time, with a loom lock held. Loom tries the orders of that lock.
+// An atomic of std: loom does not see the accesses to it, and does not try their orders. While the model's threads run,
+// only `Alarm::model_advance` stores the time. It holds the lock of the alarm's futex. A sleeper reads the time under
+// that same lock, so loom tries the store before and after that read.
 static NOW: AtomicU64 = AtomicU64::new(0);
 
 /// The time, which stands still unless the model moves it.

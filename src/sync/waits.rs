@@ -82,7 +82,7 @@ impl InRun {
         // std's atomic even under loom: only uniqueness matters.
         static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
         let run = Run(NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed));
-        // A thread whose locals are gone counts as being in no run.
+        // A thread whose thread-locals are gone counts as being in no run.
         let _ = RUNS.try_with(|runs| runs.borrow_mut().push(run));
         Self(run)
     }

@@ -46,8 +46,8 @@ impl Injector {
 
     /// Called as soon as the scope around the body is open. Points count from then on.
     fn begin(&self, scope: &Scope) {
-        // Relaxed: another thread first gets a handle or a future from the body, which synchronizes it with this
-        // thread. Only then does it read `own`. So it sees this store.
+        // Relaxed: another thread reads `own` only after it has got a handle or a future from the body. Getting it
+        // synchronizes the two threads, so the other thread sees this store.
         self.own.store(scope.node().id.get(), Ordering::Relaxed);
     }
 }
@@ -120,7 +120,6 @@ pub(super) fn inject<R>(
     })
 }
 
-/// Like [`inject`], for a future.
 pub(super) fn inject_future<F: Future>(
     injector: &Arc<Injector>,
     location: Place,

@@ -159,7 +159,7 @@ impl<R> Report<R> {
     }
 
     /// Adds a run whose scope was made to expire at point `number`, counted from 1. `all` are the points of the first
-    /// run, `seen` those of this run. If they differ up to `number`, this run has gone another way than the first run.
+    /// run, `seen` those of this run. If the two differ at or before `number`, this run did not reach that point.
     pub(super) fn add(&mut self, number: usize, all: &[Place], seen: &[Place], outcome: Outcome<R>) {
         let differs = all.iter().zip(0..number).find(|(place, index)| seen.get(*index) != Some(place));
         let arrival = match differs {

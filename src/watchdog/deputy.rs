@@ -29,14 +29,14 @@ const STEP: u64 = 2;
 pub(super) struct Deputy {
     /// Whether the watchdog is in a call, and in which.
     word: AtomicU64,
-    /// The watchdog expects no call before this time. Something that is posted or armed meanwhile may bring an earlier
-    /// call.
+    /// Before this time the watchdog plans no call, so the deputy may sleep. If something posted or armed brings an
+    /// earlier call, `begin_call` wakes the deputy.
     expected: AtomicU64,
     /// When the deputy reads `word` next, at the latest.
     looks_at: AtomicU64,
     /// The deputy sleeps on this alarm. The alarm also says whether there is a deputy.
     alarm: Alarm,
-    /// When to try again to start a deputy.
+    /// After a failed start of a deputy: no other try before this time.
     #[cfg(not(timebox_loom))]
     try_at: AtomicU64,
 }

@@ -78,8 +78,9 @@ pub(crate) fn advance(mock: &Arc<Mock>, until: impl Fn(u64) -> u64, mut go_on: i
     let is_set_off = tracking().is_some();
     // Work that took long, so the clock moved on without it. The loop ends only once this work is done too.
     let mut unfinished = Vec::new();
-    // First waits for the work that threads under the clock have set off. Tracked work does not wait here: it may be part
-    // of that work, and would wait for itself. Without a watchdog nobody would do the work, so the wait would never end.
+    // First waits for the work that threads under the clock have set off already. But a thread that runs tracked work
+    // itself (`is_set_off`) does not wait: its own work may be among that work, so it would wait for itself. Without a
+    // watchdog nobody does the work, so the wait would never end.
     if !is_set_off
         && global().is_running()
         && let Some(group) = set_off_under(mock)

@@ -60,7 +60,7 @@ impl Output {
         self.pipe.as_ref().map(AsFd::as_fd)
     }
 
-    /// Whether all writers have closed the pipe, or there is no pipe.
+    /// Whether a read has found that all writers have closed the pipe. `true` also if there is no pipe.
     pub(super) fn is_closed(&self) -> bool {
         self.pipe.is_none()
     }

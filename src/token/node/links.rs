@@ -127,8 +127,9 @@ impl Node {
         }
     }
 
-    /// Adds to `trees` the nodes to which `node` is linked. Skips the nodes in `seen`, because links may form a circle.
-    /// Returns the parent of `node`, if there is one.
+    /// Adds to `trees` the nodes to which `node` is linked. Skips `self` and the nodes in `seen`, because links may
+    /// form a circle. Adds the new nodes to `seen`. Returns the parent of `node`; `None` if there is no parent, or if a
+    /// fork has lost the lock of `node`.
     fn collect_links(
         self: &Arc<Self>,
         node: &Arc<Node>,

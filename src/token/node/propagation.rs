@@ -238,11 +238,12 @@ impl Node {
         Arc::new(self.origin_of(Termination::new(self.cause, self.deadline)))
     }
 
-    /// The termination of this node, which is linked to `other`, after `other` has ended. `origin` is the origin of `other`.
+    /// This node is linked to `other`, and `other` has ended. Returns the termination that this node gets from that.
+    /// `origin` is the origin of `other`; `None` if a fork has lost it.
     pub(super) fn end_through_link(&self, other: &Node, origin: Option<&Arc<Origin>>) -> Termination {
         match origin {
             Some(origin) => Termination::through_link(&on_clock(origin, &other.env, &self.env)),
-            // A fork has lost the origin, so a cancel is assumed.
+            // A cancel is assumed.
             None => Termination::new(Cause::Cancelled, self.env.reading(clock::now())),
         }
     }

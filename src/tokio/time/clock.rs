@@ -47,7 +47,8 @@ pub(in crate::tokio) fn of_instant(instant: Instant) -> u64 {
     clock::of_instant(instant.into_std())
 }
 
-/// The instant that is `duration` after `start`. If an `Instant` cannot hold it: an instant far in the future.
+/// The instant that is `duration` after `start`. If an `Instant` cannot hold it, an instant far in the future, or else
+/// `start` itself.
 pub(super) fn add(start: Instant, duration: Duration) -> Instant {
     start.checked_add(duration).or_else(|| start.checked_add(FAR)).unwrap_or(start)
 }

@@ -172,8 +172,8 @@ impl Records {
 }
 
 impl Records {
-    /// The ticket of the waker in the record, if `short` is the ticket's short number. Otherwise the record is empty or
-    /// was filled anew: then the heap entry with the number `short` is stale.
+    /// The ticket of the waker in the record, if its short number is `short`. `None` if the record is empty, or holds a
+    /// later waker: then the heap entry with the number `short` is stale.
     pub(super) fn filling(&self, index: u32, short: u32) -> Option<Ticket> {
         self.record(index).waker.ticket().filter(|ticket| ticket.short() == short)
     }

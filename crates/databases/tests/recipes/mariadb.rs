@@ -168,8 +168,9 @@ fn what_query_drop_swallows_the_strict_guard_tells() {
     let (mut connection, session) = connect(server);
     let mut limit = SHORT;
     while let Err(error) = timeout(limit, || guarded(&control, &session, || connection.query_drop(ENDLESS))) {
-        // An error without a source: the call was not made in time. An error with a source would mean that `query_drop`
-        // reports a kill by now. Then the page must be changed.
+        // No source: the limit passed before the call began, so the loop tries again with a longer limit. A source
+        // would mean that `query_drop` now reports the kill. Then correct `src/recipes/mysql.md`, which says that it
+        // does not.
         assert!(error.downcast::<TimeoutError>().is_ok_and(|error| error.source().is_none()));
         limit *= 2;
     }

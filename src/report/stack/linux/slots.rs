@@ -195,7 +195,8 @@ impl Armed {
         self.word & !PHASES | phase
     }
 
-    /// Gives the request up: `Err` is its copy, without a stack. `Ok` if the thread has taken the request already.
+    /// Gives the request up. Returns `Err` with the copy, which has no stack. But if the thread has taken the request
+    /// already, the copy will come: then returns `Ok` with the request.
     pub(super) fn cancel(self, reason: Reason) -> Result<Self, Copy> {
         match self.cancel_now() {
             Some(mut copy) => {

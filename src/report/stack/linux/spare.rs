@@ -1,4 +1,5 @@
-//! The memory of copies. It is used again, so taking a copy allocates nothing while there is a spare one.
+//! The memory into which threads are copied. It is kept for later copies, so a copy allocates nothing while spare
+//! memory is left.
 
 use std::mem::ManuallyDrop;
 use std::ops::{Deref, DerefMut};

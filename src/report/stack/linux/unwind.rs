@@ -90,7 +90,6 @@ impl Unwinder {
         Self::with(Memory, Modules::default())
     }
 
-    /// The frames of a copied stack, innermost first.
     pub(crate) fn unwind(&mut self, stack: &StackCopy) -> RawStack {
         let now = clock::real_now();
         let is_fresh = self.scanned.is_some_and(|at| now.saturating_sub(at) < FRESH);

@@ -9,8 +9,8 @@ use super::Eyes;
 use super::running::Runner;
 use crate::sync::{AtomicU64, Ordering};
 
-/// The functions outside of this program that the handler may call: for `errno`, for system calls (`syscall` for the
-/// futex), and for bytes.
+/// The functions outside of this program that the handler may call: for `errno`, for system calls (the futex has no
+/// function of its own, so the handler calls `syscall`), and for copying and comparing bytes.
 const ALLOWED: [&str; 10] = [
     "__errno_location",
     "getpid",
