@@ -40,7 +40,8 @@ pub trait Fallible: Sized {
         unreachable!()
     }
 
-    /// Calls a fallback. The signature tells the compiler the type of a closure's parameter.
+    /// Calls a fallback. The macro does not call the closure itself, so that the compiler finds the type of its
+    /// parameter here.
     fn fall_back(timed_out: TimeoutError, fallback: impl FnOnce(TimeoutError) -> Self) -> Self {
         fallback(timed_out)
     }

@@ -52,7 +52,7 @@ struct State {
 struct Level {
     waiting: VecDeque<Arc<dyn Task>>,
     running: usize,
-    /// How many of the running tasks were abandoned: nobody waits for them any more.
+    /// How many of the running tasks nobody waits for any more.
     stuck: usize,
 }
 

@@ -117,12 +117,11 @@ enum Phase<F> {
 
 /// The hook and its registration. Dropping the guard ends the hook.
 struct Guard {
-    /// The entry of the registered hook. If the hook is not registered (`place` is `None`), the entry that will be
-    /// registered next.
+    /// The entry that is registered at `place`. If `place` is `None`, the entry that will be registered next.
     hook: Arc<Entry>,
     place: Option<Place>,
-    /// The scope that errors name: that of the last registration before the hook first fired. `None` if the hook was
-    /// never in a scope.
+    /// The scope that an error names: the last scope that the hook was registered with before it first fired. `None` if
+    /// the hook was never registered with a scope.
     last: Option<Arc<Node>>,
     /// If the scope is over before the first poll of the future, this call may stay pending for a time. Then this wakes
     /// the task at the end of that time.

@@ -245,7 +245,7 @@ impl<S: Stream> Future for Next<S> {
     }
 }
 
-/// Whether the innermost scope is over, and the time for its cleanup too: see [`Scope::polled_until`].
+/// Whether the innermost scope is over, and the time for its cleanup too: see `Scope::polled_until`.
 fn is_at_end(thread: &Thread) -> bool {
     is_over(thread) && {
         let now = clock::now();

@@ -201,7 +201,7 @@ pub struct Frame {
     pub file: Option<String>,
     /// The line in that file, if it is known.
     pub line: Option<u32>,
-    /// Whether the function was inlined into the next one outwards.
+    /// Whether the function was inlined into its caller, the next frame.
     pub inlined: bool,
     /// Whether the function belongs to std, to a runtime, or to this crate. The text of a report folds such frames.
     pub foreign: bool,

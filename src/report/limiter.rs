@@ -19,7 +19,7 @@ const MINUTE: u64 = 60_000_000_000;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Bounds {
     pub(super) per_minute: u32,
-    /// After a report is written, a report with the same stack is not written for this time.
+    /// For this long after a report is written, no report with the same stack is written.
     pub(super) once_per: u64,
     /// Before this time nothing is written.
     pub(super) quiet_until: u64,

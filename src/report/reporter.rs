@@ -57,7 +57,8 @@ impl Tools {
 
 pub(crate) struct Job {
     pub(crate) scope: ScopeKey,
-    /// Makes the report; `None` if there is nothing to report after all. A panic counts the report as lost.
+    /// Makes the report. Returns `None` if there is nothing to report any more. If it panics, the report is counted as
+    /// lost.
     pub(crate) make: Make,
 }
 

@@ -38,8 +38,8 @@ const PEEKS: usize = 4;
 /// For how many threads with reported scopes the files in `/proc` are kept open, at most.
 const MOST_TARGETS: usize = 64;
 
-/// How many threads one pass looks at, at most. The watchdog then serves deadlines, and at once begins a pass for the
-/// rest.
+/// How many threads one pass looks at, at most. After the pass the watchdog serves deadlines, and at once begins a pass
+/// for the other threads.
 const LOOKS_PER_PASS: usize = 32;
 
 /// How long one pass looks at threads, in nanoseconds. The watchdog serves no deadline meanwhile.

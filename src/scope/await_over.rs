@@ -42,11 +42,11 @@ pub(crate) enum AwaitAction {
     Fail,
     /// The await stays pending until this time, and may give the error then.
     Stay { until: u64 },
-    /// The await stays pending, because the future around it is about to be dropped. Somebody may have moved the await
-    /// out of that future, so it is polled again at `until`.
+    /// The await stays pending, because the future around it is about to be dropped. It is polled again at `until`,
+    /// because somebody may have moved it out of that future.
     ///
-    /// `was_in_time`: the await began before the scope was over, and no earlier poll returned `AwaitDrop`. Only then a
-    /// sleep that is done gives `Ok`.
+    /// `was_in_time`: the await began before the scope was over, and no earlier poll returned `AwaitDrop`. If `false`,
+    /// a sleep gives no `Ok`, even if it is done.
     AwaitDrop { until: u64, was_in_time: bool },
 }
 

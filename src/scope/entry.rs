@@ -321,7 +321,7 @@ impl Entry<'_> {
         if outer == NEVER { NEVER } else { outer.saturating_sub(nanos(reserve)) }
     }
 
-    /// The ends of those linked tokens that are over.
+    /// The ends of the linked tokens that have ended.
     fn ends_of_tokens(&self) -> Vec<Termination> {
         let tokens = self.extras.map_or(&[][..], |extras| &extras.options.tokens);
         let over = tokens.iter().map(CancellationToken::node).filter(|node| node.expire(self.now));
@@ -349,7 +349,7 @@ pub(super) fn own_deadline(limit: &Limit, now: u64) -> u64 {
     }
 }
 
-/// Whether a limit is neither a duration nor a quota, so that there is no duration to show in errors.
+/// Whether a limit has no duration: there is no limit, or the limit is an instant. Errors then show no duration.
 pub(super) fn is_unmeasured(limit: &Limit) -> bool {
     matches!(limit.kind(), LimitKind::None | LimitKind::At(_))
 }

@@ -46,12 +46,11 @@ struct State {
     closure: Option<Closure<'static>>,
     running: Option<(ThreadKey, Run)>,
     revoked: bool,
-    /// Whether the callback was revoked during a run that the revoking thread could not wait for. That run then drops
-    /// the closure.
+    /// Whether the callback was revoked during a run, by a thread that could not wait for the run. Then the run itself
+    /// drops the closure at its end.
     orphaned: bool,
     suspensions: u32,
-    /// The waker of a caller that came while the callback was suspended, or ran for another caller. It is woken once the
-    /// callback is free.
+    /// The waker of a caller that found the callback suspended or running. It is woken once the callback is free.
     due: Option<Waker>,
     fires: u32,
     /// How many runs have failed since the last run that succeeded.
@@ -127,8 +126,8 @@ impl Callback {
         Self { state: ForkMutex::new(state), idle: Condvar::new(), made_in: Process::current() }
     }
 
-    /// Runs the closure, unless the caller or the callback forbids it. If the closure panics, this catches the panic,
-    /// and the closure never runs again.
+    /// Runs the closure, unless the caller may not run it, or the callback is revoked, suspended or running. A panic of
+    /// the closure is caught, and the closure never runs again.
     pub(crate) fn call(&self, caller: &impl Caller) -> Call {
         if !self.made_in.is_current() {
             return Call::Rejected;

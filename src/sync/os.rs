@@ -40,7 +40,7 @@ pub(crate) fn monotonic_nanos() -> u64 {
     u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX).saturating_add(1_000_000_000)
 }
 
-/// Nanoseconds on a monotonic clock that all processes read alike until the system is booted again; `None` if there is no such
+/// Nanoseconds on a monotonic clock that is the same in all processes until the next boot. `None` if the system has no such
 /// clock.
 #[cfg(all(any(target_os = "linux", target_os = "android"), not(timebox_loom)))]
 #[allow(clippy::unnecessary_wraps)] // other systems lack it
@@ -48,7 +48,7 @@ pub(crate) fn boot_nanos() -> Option<u64> {
     Some(monotonic_nanos())
 }
 
-/// Nanoseconds on a monotonic clock that all processes read alike until the system is booted again; `None` if there is no such
+/// Nanoseconds on a monotonic clock that is the same in all processes until the next boot. `None` if the system has no such
 /// clock.
 #[cfg(all(unix, not(any(target_os = "linux", target_os = "android", timebox_loom))))]
 pub(crate) fn boot_nanos() -> Option<u64> {
@@ -64,7 +64,7 @@ pub(crate) fn boot_nanos() -> Option<u64> {
     (code == 0).then(|| seconds.saturating_mul(1_000_000_000).saturating_add(nanos))
 }
 
-/// Nanoseconds on a monotonic clock that all processes read alike until the system is booted again; `None` if there is no such
+/// Nanoseconds on a monotonic clock that is the same in all processes until the next boot. `None` if the system has no such
 /// clock.
 #[cfg(any(not(unix), timebox_loom))]
 #[allow(clippy::unnecessary_wraps)] // other systems have it
@@ -127,7 +127,7 @@ fn spawn_bare(name: &str, body: Box<dyn FnOnce() + Send>) -> io::Result<()> {
 /// Blocks all signals on this thread until dropped.
 #[cfg(not(timebox_loom))]
 struct SignalsBlocked {
-    /// The signal mask of before. `None` if the signals could not be blocked.
+    /// The thread's signal mask before the signals were blocked. `None` if they could not be blocked.
     #[cfg(all(unix, not(miri)))]
     before: Option<libc::sigset_t>,
 }

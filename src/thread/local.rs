@@ -161,9 +161,9 @@ impl Thread {
         now
     }
 
-    /// Ends a check that did more work after its [`look`](Self::look). The next `look` must not count that work as time between
-    /// checks. Else the stride would fall to 1 if the work takes long (with very many tokens), and each check would read the
-    /// clock.
+    /// Ends a check that did more work after its [`look`](Self::look). Otherwise the next `look` would count that work
+    /// as time between checks. If the work takes long (with very many tokens), the stride would fall to 1, and each
+    /// check would read the clock.
     pub(crate) fn end_look(&self) {
         self.looked.set(clock::now());
     }

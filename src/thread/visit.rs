@@ -16,7 +16,8 @@ pub(crate) const WORDS: usize = 4;
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct VisitCopy {
     pub(crate) profile: ProfileId,
-    /// Whether the thread runs the profiled closure or future itself. Otherwise it runs work that came by a handle.
+    /// `true`: the thread runs the profiled closure or future. `false`: it runs work that entered the profile by a
+    /// handle.
     pub(crate) is_own: bool,
     /// Functions whose frames end at a higher address are outside the visit.
     pub(crate) stack: u64,

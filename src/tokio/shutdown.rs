@@ -89,7 +89,6 @@ impl Signals {
     }
 }
 
-/// The events of the console that ask a program to end.
 #[cfg(windows)]
 struct Signals {
     interrupt: ::tokio::signal::windows::CtrlC,

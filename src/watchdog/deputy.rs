@@ -72,11 +72,11 @@ impl Deputy {
         self.word.compare_exchange(call, call & !IN_CALL, order.0, order.1).ok().map(drop)
     }
 
-    /// Begins a call; returns the word of that call.
     fn begin_call(&self) -> u64 {
         // Relaxed: no call is in progress, so only this thread, the watchdog, changes the word.
         let call = (self.word.load(Ordering::Relaxed) | IN_CALL).wrapping_add(STEP);
-        // Release: pairs with the Acquire in `stand_by`: the deputy that takes over sees all that this thread has done.
+        // Release: pairs with the Acquire in `stand_by`, so a deputy that takes over sees all that this thread has
+        // done.
         self.word.store(call, Ordering::Release);
         self.look_by(clock::now().saturating_add(2 * TAKE_OVER_AFTER));
         call
@@ -113,8 +113,8 @@ impl Deputy {
         if now < self.try_at.load(Ordering::Relaxed) || !self.alarm.start() {
             return;
         }
-        // The system's name for a thread can be changed, and a takeover changes it. The name for std (`Thread::name`,
-        // panic messages) cannot. So std's name is the watchdog's from the beginning.
+        // A takeover makes the deputy the watchdog. It then changes the system's name for the thread. But std's name
+        // (`Thread::name`, panic messages) cannot change, so it is the watchdog's name from the beginning.
         let run = || {
             os::name_this_thread("timebox-deputy");
             stand_by();

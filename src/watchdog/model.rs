@@ -118,7 +118,8 @@ fn a_restored_outer_deadline() {
     run_out(dog);
 }
 
-/// A task that counts how often it is woken. The task is leaked, since a mutant may drop its waker once too often.
+/// A task that counts how often it is woken. Some of its `Arc`s are leaked, so it is not freed even if a mutant drops
+/// its waker twice.
 fn task() -> (Waker, &'static AtomicUsize) {
     #[derive(Default)]
     struct Task(AtomicUsize);
@@ -136,7 +137,6 @@ fn task() -> (Waker, &'static AtomicUsize) {
     (Waker::from(task), &kept.0)
 }
 
-/// Arms a timer as the thread that has the first slot.
 fn schedule(deadline: u64, waker: &Waker) -> Timer {
     schedule_among(&global().timers_at(0).lease_in_turn(), deadline, waker)
 }

@@ -158,8 +158,8 @@ impl Timers {
 }
 
 impl Timers {
-    /// The indices of the records in the nursery. If the owner empties the nursery meanwhile, some of these records are
-    /// in the heap by then, or were listed only later.
+    /// The indices of the records in the nursery. The owner may empty and refill the nursery meanwhile. Then a record
+    /// may be in the heap by now, or may have been listed only after this began.
     fn in_nursery(&self) -> impl Iterator<Item = u32> {
         // Acquire, twice: pairs with the Releases in `list`.
         let listed = self.listed.load(Ordering::Acquire) as usize;
@@ -178,7 +178,7 @@ impl Timers {
     /// Lowers `earliest` to `deadline`, for a timer that is due then.
     #[cold]
     pub(crate) fn lower(&self, deadline: u64) {
-        // Relaxed: as in `earliest`. The minimum, since both the thread and the watchdog lower `earliest`.
+        // Relaxed: as in `earliest`. `fetch_min`, because the thread and the watchdog may do this at the same time.
         self.earliest.0.fetch_min(deadline, Ordering::Relaxed);
     }
 

@@ -130,9 +130,8 @@ impl<Req, A> TimeoutLayer<Req, A> {
         self
     }
 
-    /// For how long a handler is still polled after its time is up. So the handler can roll back and answer by itself.
-    /// Its response is then sent, however late. If the client goes away there is no grace: the handler's future is
-    /// dropped.
+    /// For how long a handler is still polled after its time is up, so that it can roll back and answer by itself. Its
+    /// response is sent, however late. If the client goes away, the handler's future is dropped without a grace.
     pub fn grace(mut self, grace: Duration) -> Self {
         self.settings.grace = grace;
         self

@@ -87,8 +87,8 @@ pub trait Reply: Sized {
     /// request that was not done in time.
     fn unscoped(self) -> Self::Scoped;
 
-    /// The response to a request whose deadline cannot be read. `None`: the deadline is ignored, and the service is
-    /// called.
+    /// The response to a request whose deadline cannot be read. If it is `None`, the deadline is ignored, and the
+    /// service is called.
     fn refusal(malformed: &Malformed) -> Option<Self::Scoped> {
         let _ = malformed;
         None

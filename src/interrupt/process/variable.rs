@@ -6,8 +6,8 @@ use std::process::Command;
 
 use crate::time::Deadline;
 
-/// Calls `start` while the command's variable has the deadline. If the variable has an earlier deadline already, of its
-/// own or inherited from this program, the earlier one stays.
+/// Sets the command's variable to the deadline, calls `start`, and restores the variable. If the variable has an
+/// earlier deadline already, set on the command or inherited from this program, `start` sees the earlier one.
 pub(super) fn with_deadline<R>(
     command: &mut Command,
     deadline: Deadline,

@@ -141,7 +141,7 @@ fn a_server_whose_queue_is_full() {
     // request.
     let blocked = blocked("connect", move || TcpStream::connect(address).unwrap());
     let fd = blocked.call.1[0];
-    // The system repeats the request for the connection after a second.
+    // This makes room in the queue. The system repeats the client's request after a second, and then `connect` returns.
     let accept = || drop(TcpListener::from(server.try_clone().unwrap()).accept().unwrap());
     assert_eq!(words(blocked, accept), format!("connect to {address} (fd {fd})"));
     drop(queued);

@@ -52,8 +52,7 @@ struct Merged {
     positions: HashMap<Key, usize>,
 }
 
-/// Stacks with the same key are merged. The parts are: `by_handle`, what the code was doing, the functions, and the
-/// line if the code waits.
+/// `by_handle`, what the code was doing, the functions, and the line at which the code waits (`None` if it ran).
 type Key = (bool, Doing, Vec<String>, Option<u32>);
 
 impl Merged {

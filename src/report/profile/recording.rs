@@ -20,8 +20,8 @@ const MOST_REASONS: usize = 8;
 pub(super) enum Doing {
     /// It ran on a thread, or was ready to run.
     Running,
-    /// Its thread was blocked. The number is that of the system call. `None`: it was in no system call, or the number
-    /// is not kept.
+    /// Its thread was blocked in the system call with this number. `None` if it was in no system call, or the number is
+    /// not kept.
     Blocked(Option<i64>),
     /// It was a future between two polls.
     Pending,
@@ -76,8 +76,8 @@ pub(super) struct Recording {
     /// How many different entries `seen` keeps.
     most: usize,
     pub(super) seen: HashMap<Arc<Seen>, Count>,
-    /// The entry of the last sample of the profile's own code; `None` if the sample saw nothing. The time from this
-    /// sample to the end of the profile is added to the entry.
+    /// What the last sample of the profile's own code saw; `None` if it saw nothing. The time from that sample to the
+    /// end of the profile is added to this entry.
     last: Option<Arc<Seen>>,
     /// The time for which nothing was seen of the profile's own code.
     pub(super) missed: Count,

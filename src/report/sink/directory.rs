@@ -145,7 +145,7 @@ impl Directory {
                 fs::rename(&unfinished, self.path.join(name))
             });
         if written.is_err() {
-            // Either there is no file, or the file is of no use. So it does no harm if the removal fails.
+            // This fails if the file was not created. That does no harm.
             let _ = fs::remove_file(&unfinished);
         }
         written

@@ -179,7 +179,6 @@ pub(crate) struct CpuTimes {
     pub(crate) waited: Duration,
 }
 
-/// What a copy of a thread says.
 pub(crate) struct Contents {
     pub(crate) tid: u32,
     pub(crate) stack: StackCopy,
@@ -263,7 +262,6 @@ impl Contents {
         }
     }
 
-    /// Why there is no stack, or what is not certain about it, in sentences.
     pub(crate) fn notes(&self) -> Vec<String> {
         self.reasons.sentences()
     }

@@ -16,8 +16,8 @@ impl Scope {
         }
     }
 
-    /// The time until which a future in this scope may be polled, once the scope is over. It is the earliest end of a
-    /// grace: each visible scope that is over has one. `now` if no scope is over.
+    /// The time until which a future in this scope may be polled: each visible scope that is over has a grace, and this
+    /// is the earliest end of a grace. `now` if no scope is over.
     pub(crate) fn polled_until(&self, now: u64) -> u64 {
         self.visible().filter_map(|scope| scope.graced_until(now)).min().unwrap_or(now)
     }
@@ -35,8 +35,8 @@ impl Scope {
         own.into_iter().chain(around).min()
     }
 
-    /// Since when the scope is over: since its own end or the end of the handle with which it was entered, whichever is
-    /// earlier. `None` if neither has ended.
+    /// When the scope ended: its own end or the end of the handle with which it was entered, whichever came first. `None`
+    /// if neither has ended.
     pub(crate) fn ended_at(&self, now: u64) -> Option<u64> {
         let around = self.entered_from().and_then(|node| node.graced_until(now));
         let own = self.end(now).map(|end| end.at);

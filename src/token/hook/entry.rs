@@ -323,7 +323,7 @@ impl Entry {
         self.then.iter().rev().find_map(|(_, entry)| entry.failure()).or_else(own)
     }
 
-    /// Whether this hook has fired and spoils the result of the call, or a hook that it escalates to has.
+    /// Whether a hook that spoils the result of the call has fired: this hook, or one that it escalates to.
     pub(crate) fn has_spoilt(&self) -> bool {
         (self.policy.spoils && self.callback.fires() > 0)
             || self.then.iter().any(|(_, entry)| entry.has_spoilt())

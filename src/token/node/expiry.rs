@@ -39,8 +39,8 @@ impl Node {
         self.earlier(recorded, self.env.reading(now))
     }
 
-    /// The recorded end, or the expiry if the deadline came first. `None` if there is no recorded end and the deadline
-    /// is after `now`, a time on the node's clock.
+    /// The earlier of `recorded` and the expiry at the deadline. If the deadline is after `now` (a time on the node's
+    /// clock), there is no expiry.
     pub(super) fn earlier(&self, recorded: Option<Termination>, now: u64) -> Option<Termination> {
         match recorded {
             Some(end) if end.at < self.deadline => Some(end),

@@ -36,8 +36,8 @@ impl Node {
         entries.iter().for_each(|entry| entry.resume());
     }
 
-    /// Notes that a shield is pending in the future, and lasts until `until` at most. `None` if a fork has lost the
-    /// lock.
+    /// Notes that an async shield is pending in the future, until `until` at the latest. Returns the key for
+    /// `remove_shield`; `None` if a fork has lost the lock.
     pub(crate) fn add_shield(&self, until: u64) -> Option<usize> {
         Some(self.state.lock()?.shields.insert(until))
     }

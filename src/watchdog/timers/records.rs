@@ -114,7 +114,8 @@ impl Records {
 
     /// Frees the records that other threads have given back. Returns whether there were any.
     fn take_returned(&'static self) -> bool {
-        // Acquire: pairs with the Release in `give_back`. So the other thread is done with the record.
+        // Acquire: pairs with the Release in `give_back`. So whatever the other threads did with these records comes
+        // before this.
         let mut next = self.returned.0.swap(NONE, Ordering::Acquire);
         let any = next != NONE;
         while next != NONE {

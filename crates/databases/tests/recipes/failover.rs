@@ -1,5 +1,5 @@
-//! Behind a balancer, or after a failover, the same address leads to another server. There the number of our session belongs to
-//! a stranger's session.
+//! Behind a balancer, or after a failover, our address leads to another server. On that server the number of our
+//! session belongs to a stranger's session, which a cancel must not hit.
 
 use std::thread;
 

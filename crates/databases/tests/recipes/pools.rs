@@ -67,7 +67,8 @@ enum Cancel<'a> {
     Works,
     /// The cancel works. Besides, the test marks the connection as if a second cancel could still arrive.
     IsInDoubt,
-    /// No cancel reaches the server. The test cancels the scope by this token just before the query begins.
+    /// The hook does nothing, so the server goes on with the query. The scope ends because the test cancels this token
+    /// just before the query begins.
     IsLost(&'a CancellationToken),
 }
 

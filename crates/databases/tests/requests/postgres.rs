@@ -99,7 +99,7 @@ fn a_streamed_body_that_is_over_its_limit_gives_its_transaction_back() {
         observer.batch_execute("create table entry (amount int)").await.unwrap();
         let pool = pool(&server, 1);
         let in_handler = pool.clone();
-        // The body owns the connection. Its time is up in the middle of a transaction.
+        // The response's body owns the connection. The time of the body is up in the middle of a transaction.
         let handler = async move || {
             let client = in_handler.get().await.unwrap();
             client.batch_execute("begin; insert into entry values (100)").await.unwrap();

@@ -68,8 +68,7 @@ impl Names {
         let now = clock::real_now();
         let mut stack = Stack { frames: Vec::new(), truncated: raw.truncated, approximate: raw.approximate };
         let count = raw.frames.len();
-        // The number of frames inside the scope. The next frame belongs to the function that has the `Scope` as a
-        // local.
+        // How many frames are inside the scope: those that end (`cfa`) at or below the address of the scope.
         let inside = within.map(|scope| raw.frames.iter().take_while(|frame| frame.cfa <= scope).count());
         let shown = inside.unwrap_or(count);
         let left_out = shown.saturating_sub(INNER + OUTER);

@@ -106,6 +106,7 @@ extern "C" fn handle(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_
         let registers = registers(context.cast());
         let tid = u32::try_from(libc::gettid()).unwrap_or(0);
         let has_room = has_room(context.cast());
+        // At every `SIGURG`, because our signal is lost if another `SIGURG` is pending already.
         slots::serve(tid, registers, has_room);
         if !is_ours(info) {
             pass_on(signal, info, context);
@@ -114,9 +115,7 @@ extern "C" fn handle(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_
     }
 }
 
-/// Whether this crate has sent the signal. Such a signal is not passed on to the handler before ours.
-///
-/// `handle` serves requests at every `SIGURG`, because our signal is lost if another `SIGURG` is pending already.
+/// Whether this crate has sent the signal.
 ///
 /// # Safety
 ///

@@ -23,7 +23,8 @@ fn loads_a_library() {
     }
 }
 
-/// Whether the outermost frame is where threads begin. Finds no other names, since that would take longer than the look.
+/// Whether the outermost frame is a function in which threads begin. Resolves only the name of this frame: to resolve
+/// all names would take longer than the look.
 fn ends_at_the_root(raw: &RawStack, eyes: &mut Eyes) -> bool {
     let outermost = RawStack { frames: raw.frames.last().copied().into_iter().collect(), ..raw.clone() };
     is_to_the_root(&eyes.names.resolve(&outermost, None))
@@ -73,7 +74,8 @@ fn stress(time: Duration) {
     let least_rooted = [99, 95, 99, 99, 99];
     let least_exact = [99, 95, 0, 99, 99];
     for (which, [looks, stacks, rooted, exact]) in counts.into_iter().enumerate() {
-        // Among few looks, a single miss is more than one in a hundred. So two more looks may miss.
+        // Two misses more than the percentages are allowed, because one miss in few looks is already more than one
+        // percent.
         assert!(stacks * 100 + 200 >= looks * 99, "{counts:?}");
         assert!(rooted * 100 + 200 >= stacks * least_rooted[which], "{which}: {counts:?}");
         assert!(exact * 100 + 200 >= stacks * least_exact[which], "{which}: {counts:?}");

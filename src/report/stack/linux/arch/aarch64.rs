@@ -124,8 +124,8 @@ pub(in super::super) fn recover(
     let mut slots = slots.take_while(|&slot| stack.word(slot).is_some());
     slots.find_map(|slot| {
         let (outer, pc) = record(slot)?;
-        // There must be a record at `outer` too, unless that part of the stack was not copied. If the frame pointer at
-        // `outer` is 0, that record is the outermost one, and is not checked.
+        // Two words may look like a record by chance. So the record at `outer` is checked too, except if it was not
+        // copied, or is the outermost one (its frame pointer is 0).
         let goes_on = stack.word(outer).is_none_or(|next| next == 0 || record(outer).is_some());
         let registers = UnwindRegsNative::new_with_ptr_auth_mask(mask(), pc, slot.wrapping_add(16), outer);
         goes_on.then_some(Found { registers, pc })
