@@ -209,7 +209,7 @@ where
     /// or stays pending.
     #[cfg_attr(not(debug_assertions), inline(always))]
     fn is_to_be_polled(&mut self, thread: &Thread, polled: &mut SuspendedScope) -> bool {
-        // A finished future is not polled again. It is looked at through the pin, because a plain reference to the
+        // A finished future is not polled again. This check goes through the pin, because a plain reference to the
         // future would alias the references that the future has to itself.
         if self.future.as_mut().as_pin_mut().is_none() {
             return false;
@@ -262,8 +262,8 @@ where
         }
     }
 
-    /// If the future is done, sets the result. If the future's time is up, sets the error. In both cases, drops the
-    /// future inside its scope. With `KEEP`, the future is not dropped.
+    /// If the future is done, sets the result. If the future's time is up, sets the error. In both cases drops the
+    /// future inside its scope, unless `KEEP` is `true`.
     #[cfg_attr(not(debug_assertions), inline(always))]
     fn look_at(&mut self, thread: &Thread, scope: &Scope, output: Poll<F::Output>) {
         let poll = match output {

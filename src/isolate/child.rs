@@ -44,9 +44,8 @@ pub(super) struct Child {
     greeted: bool,
 }
 
-/// Kills a child process and its group. Does nothing, and returns `false`, if the process `pid` is no child of this process.
-/// Then either the child has been reaped, and `pid` may be another process by now; or the child belongs to the process that
-/// forked this one.
+/// Kills a child process and its group. Does nothing, and returns `false`, if `pid` is no child of this process. The child
+/// may have been reaped, so that `pid` is another process by now. Or this process was forked from the child's parent.
 fn kill(pid: Pid) -> bool {
     let is_ours = os::has_ended(pid).is_ok();
     if is_ours {
@@ -125,8 +124,7 @@ impl Child {
             wire::read(stream)
         })?;
         match called.value {
-            // The answer may have come at the same moment as the deadline. If the hook has fired, the child is not
-            // kept.
+            // The hook may fire although the answer has come. Then the child was killed, so it is not kept.
             Ok(answer) => {
                 let answer = wire::parse(&answer)?;
                 if called.fires == 0 && !matches!(answer, Answer::TimedOut) {

@@ -43,7 +43,7 @@ pub(crate) trait FutureObserver: Sync {
         poll: &mut dyn FnMut(&mut Context<'_>) -> bool,
     ) -> Option<Arc<dyn Ending>>;
 
-    /// After how many nanoseconds an expired scope is overdue. A scope may have a time of its own.
+    /// How many nanoseconds after its expiry a scope is overdue, if it has no `overdue_after` of its own.
     fn overdue_after(&self) -> u64;
 }
 
@@ -77,7 +77,6 @@ pub(crate) struct Polls {
 }
 
 impl Polls {
-    /// Counts a poll that ends now.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn add(&mut self, thread: &Thread, scope: &Scope) {
         self.count = self.count.saturating_add(1);

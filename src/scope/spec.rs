@@ -25,7 +25,7 @@ pub(crate) enum Kind {
     EnteredFuture = 0b101,
     /// A shield around a future.
     FutureShield = 0b110,
-    /// A block that is only watched for reports. It bounds nothing, so everything but reports skips its frame.
+    /// A block that is only watched for reports. It has no deadline, so only reports look at its frame.
     #[cfg(feature = "report")]
     Watched = 0b1000,
     /// A poll that is only watched for reports.

@@ -151,7 +151,7 @@ impl SuspendedScope {
         ScopeSpec::lasting(self.asked, self.entered, self.location, Kind::Future)
     }
 
-    /// The scope's own deadline. Valid once the scope is entered.
+    /// The scope's own deadline. Wrong before the scope is entered.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn own(&self) -> u64 {
         self.spec().own()
@@ -410,8 +410,8 @@ impl ColdState {
     ) -> u64 {
         let Some(mut spec) = self.spec else { return effective };
         if crosses && spec.kind == Kind::Future {
-            // The scopes around this poll have another clock. So they limit this scope by their node, as the scopes of
-            // a handle do.
+            // The deadlines of the scopes around this poll are on another clock. So those scopes limit this scope by
+            // their node, as the scopes of a handle do.
             spec.kind = Kind::EnteredFuture;
             let outer = innermost(thread, |scope| scope.map(|scope| Arc::clone(scope.node())));
             if self.node.is_none() && outer.is_some() {

@@ -19,7 +19,7 @@ use crate::token::node::Node;
 /// A guard: while it exists, the thread is in the environment of a handle or a future.
 #[must_use]
 pub(crate) struct EnvGuard {
-    /// `ManuallyDrop`, because the drop of the guard takes the value out: the compiler need not drop the field as well.
+    /// `ManuallyDrop`, because the guard's `drop` takes the value out. So the compiler adds no second drop of the field.
     #[cfg(feature = "testing")]
     entered: ManuallyDrop<Option<Entered>>,
 }
@@ -35,7 +35,7 @@ impl EnvGuard {
     }
 }
 
-/// A guard: while it exists, a mock clock can move by itself only while this thread waits.
+/// A guard for work under a mock clock. While it exists, the clock can move by itself only while this thread waits.
 #[must_use]
 pub(crate) struct Presence {
     #[cfg(feature = "testing")]

@@ -58,7 +58,7 @@ impl Alarm {
         self.word.load(Ordering::Relaxed) & RUNNING != 0
     }
 
-    /// Records that the calling thread runs; `false` if another thread runs already.
+    /// Makes the calling thread the alarm's thread. `false` if the alarm has a thread already.
     pub(crate) fn start(&self) -> bool {
         // AcqRel: pairs with `retire`. A thread that starts sees the writes of the thread that retired before it. A thread
         // that retires sees the writes of the threads that called `start` before it.

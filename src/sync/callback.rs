@@ -341,8 +341,8 @@ impl Callback {
 
 impl Notify for Callback {
     fn notify(&self) {
-        // Takes the lock first, so that no waiting thread misses the notification. Either the thread checked `lets_go`
-        // before: then it sleeps by now, and is notified. Or the thread checks `lets_go` after this.
+        // Takes the lock, so that no waiting thread misses the notification. A thread that has read `lets_go` sleeps by
+        // now, and is notified. Any other thread reads `lets_go` after this.
         let _state = self.state.lock();
         self.idle.notify_all();
     }

@@ -25,8 +25,8 @@ struct Traced<'a> {
 /// A `static`, so that its address tells traced wakers from all others.
 static TABLE: RawWakerVTable = RawWakerVTable::new(clone, wake_by_ref, wake_by_ref, forget);
 
-/// Calls `f` with a traced waker. It wakes `waker`'s task. Whenever the traced waker is cloned or woken, it calls
-/// `on_clone`.
+/// Calls `f` with a traced waker. The traced waker wakes the task of `waker`. It calls `on_clone` whenever it is cloned
+/// or woken.
 ///
 /// A panic of `on_clone` goes to the code that cloned the waker.
 pub(crate) fn with_traced<R>(

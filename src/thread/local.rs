@@ -135,7 +135,8 @@ impl Thread {
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn is_flagged(&self) -> bool {
         // SAFETY: invariant 1.
-        // Relaxed: code that acts on the flag takes the node's lock, and so sees what led to the flag.
+        // Relaxed: a caller that finds the flag set takes the node's lock before it acts. So it sees what was done under
+        // the lock before the flag was set.
         unsafe { (*self.flag.get()).load(Ordering::Relaxed) }
     }
 

@@ -107,7 +107,7 @@ fn retire_while_it_fires() {
     run_out(global());
 }
 
-/// A future goes from a scope that is over to another scope that is over too. Its hook fires once, for one of the two scopes.
+/// A future moves between two scopes that are both over. Its hook fires once, for one of the two scopes.
 fn move_while_it_fires() {
     let (runs, never) = (Arc::new(AtomicUsize::new(0)), Forbidden::new());
     let entry = Entry::from_hook(Hook::inline(counted(&runs, &never)), DefaultRepeat::Once);

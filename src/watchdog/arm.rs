@@ -115,7 +115,7 @@ impl Watchdog {
     const_fn! {
         pub(crate) fn new() -> Self {
             Self {
-                // As if a watchdog slept for ever: so the first arm tries to wake it, and thereby starts it.
+                // As if a watchdog slept for ever. So the first arm tries to wake it, and this starts it.
                 next_wake: CachePadded(AtomicU64::new(NEVER)),
                 reached: CachePadded(AtomicU64::new(0)),
                 settings: Settings::new(),

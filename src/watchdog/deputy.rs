@@ -17,7 +17,7 @@ use crate::time::{NEVER, clock};
 /// How long the deputy observes one call before it takes over, in nanoseconds.
 const TAKE_OVER_AFTER: u64 = 2_000_000;
 
-/// How long to wait before another try to start a deputy, in nanoseconds.
+/// If no deputy can be started, the next try comes after this many nanoseconds.
 #[cfg(not(timebox_loom))]
 const TRY_EVERY: u64 = 10_000_000;
 
@@ -91,9 +91,8 @@ impl Deputy {
 
     /// Wakes the deputy, unless it reads the word by `time` anyway.
     fn look_by(&self, time: u64) {
-        // SeqCst: orders the watchdog's store (`word` or `expected`) before its load of `looks_at`. Pairs with the fence in
-        // `stand_by`, which stands between the store of `looks_at` and the loads of `word` and `expected`: so one side sees the
-        // other's store.
+        // SeqCst: the watchdog has stored `word` or `expected`, and now loads `looks_at`. Pairs with the fence in `stand_by`: the
+        // deputy stores `looks_at`, and then loads `word` and `expected`. So at least one of the two sees the other's store.
         fence(Ordering::SeqCst);
         if self.looks_at.load(Ordering::Relaxed) > time {
             self.alarm.ring();

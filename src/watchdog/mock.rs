@@ -125,8 +125,8 @@ pub(crate) fn advance_to_next(mock: &Arc<Mock>, go_on: impl FnMut() -> bool) -> 
     next != NEVER
 }
 
-/// Where a move from `now` to `until` ends. A move to "never" goes half of the way to the end of the scale. That is centuries
-/// away, and limits that are set after the move still lie on the scale.
+/// The time at which a move from `now` to `until` ends. A move to [`NEVER`] ends halfway, centuries after `now`. So a
+/// limit that is set after the move still ends before [`NEVER`].
 fn reach(now: u64, until: u64) -> u64 {
     if until == NEVER { now.midpoint(NEVER) } else { until }
 }

@@ -86,8 +86,7 @@ impl Watchdog {
         // An earlier watchdog may have registered this process for the asymmetric fence.
         let mut heavy = self.settings().has(Settings::ASYMMETRIC);
         let mut asked = heavy || cfg!(timebox_loom);
-        // When the last sleep was planned to end. `NEVER` if it was planned without an end, or if the planned time had
-        // passed already.
+        // The planned end of the last sleep. `NEVER` if there was none, or if it had passed before the sleep began.
         let mut planned = NEVER;
         loop {
             let Some((key, until)) = self.pass(heavy, std::mem::take(&mut takes_over), planned) else {

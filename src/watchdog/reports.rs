@@ -1,4 +1,4 @@
-//! What the watchdog keeps for reports, and whom it tells.
+//! What the watchdog keeps for reports, and the observer that it calls.
 
 use crate::sync::{AtomicU64, SetOnce};
 use crate::time::NEVER;

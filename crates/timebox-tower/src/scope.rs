@@ -177,7 +177,7 @@ impl RequestScope {
     /// [`CLIENT_GONE`], so that tasks and threads that entered the scope by a handle stop. If a poll has panicked, the
     /// scope is not cancelled.
     pub fn abandon(&mut self, drop: impl FnOnce()) {
-        // If a poll has panicked, the drop does not mean that the client has gone away.
+        // `polling` is still `true` if a poll has panicked. Then the drop does not mean that the client has gone away.
         let reason = (!self.polling).then_some(self.reason);
         self.end(reason, drop);
     }

@@ -196,8 +196,8 @@ struct Due {
 }
 
 impl Due {
-    /// The time for which a sample stands, in nanoseconds. Call it only after the copy is made. A thread that gets no
-    /// processor copies itself late. It stays at the same place until then, so the sample stands for this time too.
+    /// The nanoseconds that a sample at this moment stands for. Call this after the thread was copied. A thread that
+    /// waits for a processor copies itself late. It does not move while it waits, so its sample stands for the wait too.
     fn time(&self) -> u64 {
         self.periods.without_sample(clock::real_now())
     }
@@ -284,8 +284,8 @@ impl Sampler {
         self.targets.retain(|_, open| now.saturating_sub(open.used) < UNUSED);
     }
 
-    /// Begins to look at each thread that seems to run the own code of a profile. The first attempt of a sample
-    /// (`is_first`) also looks at threads that work for a profile by a handle.
+    /// Begins to copy each thread that seems to run a profiled closure or future. The first attempt of a sample
+    /// (`is_first`) also copies threads whose work entered a profile by a handle.
     fn look_at_threads(&mut self, due: &[Due], lineage: &Lineage, is_first: bool) -> Vec<Look> {
         let mut looks = Vec::new();
         let now = clock::real_now();
@@ -355,8 +355,8 @@ impl Sampler {
         }
     }
 
-    /// Counts the sample if the profile's own code is a future between two polls. Also counts the samples that still
-    /// need the place of a wait that has ended.
+    /// Counts the sample if the profiled future is between two polls. Also counts the samples of an earlier wait that
+    /// has ended: until now it was not known where the future waited.
     fn count_wait(&mut self, due: &mut Due) {
         let shared = Arc::clone(&due.shared);
         if let Some((copies, owed)) = shared.wait(Waiting::settle).flatten() {

@@ -35,7 +35,7 @@ struct Running {
 }
 
 impl Running {
-    /// Makes the report. `unsettled` counts the samples for which nobody has found out where the future waited.
+    /// Makes the report. `unsettled`: the samples of the pending future for which it is not known where it waited.
     fn end(self, unsettled: Count) -> ProfileReport {
         let Self { setup, mut recording, process } = self;
         if !process.is_current() {

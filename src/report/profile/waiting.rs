@@ -43,7 +43,7 @@ enum Places {
     #[default]
     Unknown,
     Copied(AwaitCopies),
-    /// The sampler has taken the copies, to find the place from them.
+    /// The sampler has taken the copies, and searches them for the place.
     Taken,
     Known(Place),
 }

@@ -32,7 +32,7 @@ pub(crate) struct Entry {
     ended: AtomicBool,
     /// Whether the hooks in `then` have their timers.
     escalates: AtomicBool,
-    /// Whether the future has left the scope of this entry, so that the entry begins no run. Set under the callback's lock.
+    /// Whether the future has left the scope of this entry. Then the entry begins no run. Set under the callback's lock.
     retired: AtomicBool,
     /// The timers follow the clock of this environment.
     env: TestEnv,

@@ -23,7 +23,6 @@ impl Node {
         }
     }
 
-    /// The nodes to which this node itself is linked, without the links of its ancestors.
     fn linked_nodes(&self) -> Vec<Arc<Node>> {
         let links =
             self.state.lock().map(|state| state.links.iter().map(|link| Arc::clone(&link.node)).collect());

@@ -62,7 +62,7 @@ impl Node {
             let Some(mut state) = self.state.lock() else { break };
             if state.parent.as_ref().is_some_and(|listing| listing.inherits) {
                 if inherited.is_none() {
-                    // The parent had not ended when `inherited` was read: read it again.
+                    // The parent has ended since `inherited` was read, so it is read again.
                     continue;
                 }
                 state.origin = inherited;

@@ -119,7 +119,7 @@ pub struct Timeout<T> {
     elapsed: Option<TimeoutError>,
 }
 
-/// A limit on tokio's clock, which is paused. The scope has no deadline of its own until the timer has fired.
+/// A limit on tokio's clock while that clock is paused. `timer` enforces the limit, and the scope has no deadline.
 struct Paused {
     limit: u64,
     timer: Pin<Box<TokioSleep>>,

@@ -19,7 +19,7 @@ pub(crate) fn own(up_to: u64) -> Option<Box<StackCopy>> {
     let registers = registers();
     let len = up_to.checked_sub(registers.sp)?.saturating_add(BEYOND).min(MOST);
     let mut copy = Box::new(StackCopy::with_room(usize::try_from(len).ok()?));
-    // 0: no outermost address is known. So all the room is used for one part of the stack.
+    // 0: without an outermost address, all the room is used for the part of the stack that begins here.
     copy.fill(registers, 0, &Memory);
     copy.registers.is_some().then_some(copy)
 }

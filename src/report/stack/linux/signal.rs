@@ -157,8 +157,8 @@ unsafe fn pass_on(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_voi
     }
 }
 
-/// Whether there is enough room on the stack for the handler. (The program's alternate signal stack may be nearly
-/// full.)
+/// Whether the stack has enough room for the handler. `false` only on the program's alternate signal stack, if that is
+/// nearly full.
 ///
 /// # Safety
 ///

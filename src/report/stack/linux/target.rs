@@ -29,8 +29,8 @@ impl Target {
         Self { tid, words: Words::of_frame(frame_word), task: Task::open(tid) }
     }
 
-    /// For a profile: opens the files of a thread. A copy of this target has the thread's visits, and the stack inside
-    /// them. `word` is the address of the thread's pointer to the record of its innermost visit.
+    /// For a profile: a copy of this target has the thread's visits to profiles, and the part of the stack inside them.
+    /// `word` is the address of the thread's pointer to the record of its innermost visit.
     #[cfg(feature = "profile")]
     pub(crate) fn with_visits(tid: u32, word: u64) -> Self {
         Self { tid, words: Words { frame: 0, visit: word }, task: Task::open(tid) }

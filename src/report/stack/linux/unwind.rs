@@ -24,7 +24,8 @@ use crate::time::clock;
 /// How many frames are looked for, at most.
 const MOST_FRAMES: usize = 20_000;
 
-/// Where the unwind tables do not help, a return address is searched for in this many bytes above the stack pointer.
+/// If the unwind tables do not help, the return address is searched for in the stack, up to this many bytes above the
+/// stack pointer.
 const SCAN: u64 = 4 << 10;
 
 /// The outer part of a large stack is unwound from a return address that is a guess. The guess counts as right if this
