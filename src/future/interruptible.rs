@@ -161,8 +161,8 @@ impl Guard {
         }
         let key = node.add_hook(&self.hook, HookOwner::Future);
         let over = key.is_none() && node.is_over();
-        // If the scope is over, `add_hook` refuses the hook, and our caller fires it. The scope lists it all the same:
-        // a future around this one waits for the listed hooks before it drops this one.
+        // If the scope is over, `add_hook` refuses the hook, and our caller fires it. `add_fired_hook` lists the hook
+        // all the same, so that a future around this one waits for the hook before it drops this one.
         let key = if over { node.add_fired_hook(&self.hook, HookOwner::Future) } else { key };
         self.place = Some(Place { node, key });
         !over

@@ -71,8 +71,8 @@ pub(super) fn rely_on(node: &Arc<Node>, waker: &Waker) {
     }
 }
 
-/// The task's own waker. In a traced poll, `cx` has a waker that counts its clones. The clone that a scope keeps for
-/// its deadline must not be counted.
+/// The task's own waker. In a traced poll, `cx` has a waker that takes each clone for a wait of the future. The clone
+/// that a scope keeps for its deadline is no such wait, so it is made from the task's own waker.
 #[cfg_attr(not(debug_assertions), inline(always))]
 pub(super) fn task_waker<'a>(cx: &Context<'a>) -> &'a Waker {
     #[cfg(feature = "report")]
@@ -174,9 +174,9 @@ impl TaskWakeup {
         true
     }
 
-    /// Wakes the task at `own`, or at `around` (the effective deadline of `scope`) if that is earlier. Also wakes the
-    /// task if `scope` is cancelled. If the same task polls `scope`, the future of `scope` wakes the task in these two
-    /// cases, so this function does not. `false` if `scope` is already over.
+    /// Sets wakeups of the task: at `own`, at `around` (the effective deadline of `scope`), and at a cancel of `scope`.
+    /// If the same task polls `scope`, this sets only the wakeup at `own`, because the future of `scope` sets the
+    /// others. Returns `false` if `scope` is already over.
     ///
     /// A clone or a drop of a waker runs foreign code, which must not leave `scope`. So the caller must have an open
     /// scope inside `scope`.

@@ -274,10 +274,10 @@ pub(crate) fn current() -> Option<Arc<Installed>> {
     CURRENT.get()?.lock()?.clone()
 }
 
-/// Puts another policy in force, or none. Fails if the lock of the policy was lost in a fork.
+/// Puts another policy in force, or none. Fails if a fork has lost the lock of the policy.
 ///
-/// `tell` is called with the new policy under that lock. So if two threads replace the policy, the later `tell` is that
-/// of the policy that stays.
+/// Calls `tell` with the new policy, under that lock. So if two threads replace the policy at the same time, the last
+/// `tell` is about the policy that stays in force.
 pub(super) fn replace(
     new: Option<Arc<Installed>>,
     tell: impl FnOnce(Option<&Installed>),

@@ -136,7 +136,8 @@ impl Reporter {
         policy.into_iter().for_each(policy::release);
     }
 
-    /// Counts and keeps the report, and gives it to the sinks if it is to be written.
+    /// Counts and keeps the report, unless its scope is exempt. Gives it to the sinks if `admit` says that it is
+    /// written.
     fn hand_over(&self, policy: Option<&Installed>, scope: ScopeKey, mut report: Report) {
         if policy.is_some_and(|policy| policy.is_exempt(&report.scope)) {
             return;

@@ -134,7 +134,7 @@ mod tests {
         assert!(threads(1000).contains(&tid));
         drop(sender);
         thread.join().unwrap();
-        // The number of an ended thread vanishes a moment after the join.
+        // The system still knows the ended thread's number for a moment after the join.
         while state_of(tid).is_some() {
             std::thread::yield_now();
         }

@@ -129,9 +129,8 @@ pub(super) fn try_enter_duration(
         return Err(reject(thread, asked, location, Kind::Block));
     }
     let (outer, entered) = (thread.deadline.get(), thread.now.get());
-    // `entered` may be later than `outer`: a check of an outer scope stores its reading of the clock in `thread.now`,
-    // but compares the reading only with the deadline of that outer scope. So the first comparison keeps the
-    // subtraction from overflowing.
+    // `entered < outer` keeps the subtraction from overflowing. `entered` may be later: it is the last reading of the
+    // clock, and the check that made the reading may have compared it only with the deadline of a scope farther out.
     if entered < outer && outer - entered <= asked {
         return Ok(prepared(asked, entered, outer));
     }

@@ -432,9 +432,9 @@ impl ColdState {
         {
             if dropping {
                 // The future is being dropped. The ends of the scopes around the drop apply in this scope too. But
-                // these scopes do not become parents of this scope's node: otherwise they could end tokens of this
-                // scope that survive the drop. They get nodes here, because this frame gets one (`frame.rs`, invariant
-                // 3).
+                // their nodes do not become parents of this scope's node. Otherwise they could end tokens of this scope
+                // that survive the drop. The next line makes these nodes, because this frame gets a node (`frame.rs`,
+                // invariant 3).
                 let _ = innermost(thread, |scope| scope.map(Scope::node).map(Arc::as_ptr));
                 // If a scope around the drop is over and this scope is not, the frame gets no node. With a node, the
                 // checks in the drop would read the node's flag, which the scopes around the drop do not raise. Without

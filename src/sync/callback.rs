@@ -93,7 +93,7 @@ pub(crate) enum Call {
     Rejected,
 }
 
-/// Tasks that the caller must wake. It must hold no lock while it wakes them.
+/// The wakers of waiting tasks. Whoever gets them must wake them, and must hold no lock meanwhile.
 #[must_use]
 #[derive(Debug, Default)]
 pub(crate) struct Waiters(Vec<(usize, Waker)>);

@@ -3,7 +3,7 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// A broken promise: how the code behaves while the switch is on.
+/// Each variant is a fault that the code has while the switch is on this variant.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub enum Mutant {

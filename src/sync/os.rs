@@ -308,11 +308,11 @@ pub(crate) fn own_process_group() -> Option<i32> {
     (group > 0).then_some(group)
 }
 
-/// Starts a command, with preparations in the child before `exec`. A later start of the same command prepares nothing.
+/// Starts a command. Before `exec`, the child does two things, which it does not do at a later start of `command`:
 ///
-/// If `session` is set, the child leads a new session. If there is a pipe `tells`, the child writes its number to the
-/// pipe, with a minus before the number if the child leads a group. The reader of the pipe can give that number to
-/// `kill`: with the minus, `kill` signals the whole group.
+/// - If `session` is set, it begins a new session.
+/// - It writes its process number to the pipe `tells`, if there is one. The reader of the pipe can pass the text to
+/// `kill`. If the child leads a group, it writes a minus before the number, so that `kill` signals the group.
 #[cfg(all(unix, feature = "process"))]
 pub(crate) fn spawn_prepared(
     command: &mut std::process::Command,

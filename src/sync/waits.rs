@@ -95,12 +95,12 @@ impl Drop for InRun {
     }
 }
 
-/// A wait, inside one run, for the end of another run. The wait ends when this is dropped.
+/// A wait of a thread that is inside a run, for the end of another run. It is listed until this is dropped.
 pub(crate) struct Wait(Arc<AtomicBool>);
 
 impl Wait {
-    /// Begins to wait. `None` if this thread is in no run, since its wait then closes no circle. Call this without any
-    /// lock that `on` takes.
+    /// Lists a wait that is about to begin. `None` if this thread is in no run: its wait is part of no circle. Call
+    /// this without any lock that `on` takes.
     pub(crate) fn begin(awaited: Run, ending: Ending, on: Arc<dyn Notify>) -> Option<Self> {
         let inside = RUNS.try_with(|runs| runs.borrow().clone()).unwrap_or_default();
         if inside.is_empty() || mutant!(NoCircle) {

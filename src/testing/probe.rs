@@ -94,7 +94,7 @@ pub(super) fn run<R>(
     })
 }
 
-/// The message if the body gave this error and no value.
+/// The message of the panic if the body gave this error instead of a value.
 pub(super) fn cut_off(error: &TimeoutError) -> String {
     if error.started() {
         format!("unwound where no scope was open to stop it: {error}")

@@ -360,9 +360,8 @@ pub(crate) fn without_scopes<R>(f: impl FnOnce() -> R) -> R {
             Thread::with(|thread| {
                 thread.frame.set(self.frame);
                 thread.flag.set(self.flag);
-                // The foreign code may have entered a scope of its own, and so have armed the slot with another
-                // deadline. It could not arm the old deadline again, which was hidden from it. So this arms the old
-                // deadline.
+                // Arms the old deadline again: a scope of the foreign code may have armed the slot with another
+                // deadline. On leaving, that scope did not see the old deadline, so it could not arm it.
                 thread.restore(self.deadline);
             });
         }

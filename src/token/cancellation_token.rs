@@ -263,7 +263,6 @@ impl PartialEq for CancellationToken {
 
 impl Eq for CancellationToken {}
 
-/// Equal tokens have equal hashes.
 impl Hash for CancellationToken {
     fn hash<H: Hasher>(&self, state: &mut H) {
         Arc::as_ptr(&self.node).hash(state);

@@ -80,7 +80,8 @@ pub trait Reply: Sized {
     /// The response of the limited service.
     type Scoped;
 
-    /// The response that the service gave in time. Produce the rest of the response in `scope`.
+    /// Turns a response that the service gave in time into one that keeps `scope`. Produce the rest of the response in
+    /// `scope`.
     fn scoped(self, scope: RequestScope) -> Self::Scoped;
 
     /// Makes a response that has no scope: the service's response to an exempt request, or the layer's answer to a

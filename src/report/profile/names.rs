@@ -15,7 +15,7 @@ use crate::report::{awaits, blocked};
 pub(super) fn named(recording: &Recording) -> Vec<ProfileStack> {
     let mut seen: Vec<(&Seen, Count)> =
         recording.seen.iter().map(|(seen, count)| (&**seen, *count)).collect();
-    // The stack with the most time comes first. So of merged stacks, its lines are kept.
+    // If stacks are merged, the lines of the first one are kept. So the stack with the most time comes first.
     seen.sort_by_key(|(_, count)| Reverse(count.time));
     let mut names = Names::new();
     let mut resolve = |addresses: &[u64]| names.resolve(&recording.modules.with_addresses(addresses), None);

@@ -135,7 +135,7 @@ impl Directory {
         }
     }
 
-    /// Writes a file under a name that no reader takes for a report, then renames it.
+    /// Writes a file under a hidden name, then renames it. So no reader sees an unfinished report.
     fn write_file(&self, name: &str, text: &[u8]) -> io::Result<()> {
         let unfinished = self.path.join(format!(".{name}.unfinished"));
         let written =

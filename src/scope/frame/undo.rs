@@ -1,5 +1,3 @@
-//! What leaving a scope has to undo.
-
 /// What leaving a scope has to undo, besides making the outer frame the innermost again. For most scopes that is
 /// nothing.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -219,7 +219,8 @@ impl Entry {
         self.callback.is_running() || self.then.iter().any(|(_, entry)| entry.is_running())
     }
 
-    /// [`revoke`](Self::revoke) without blocking: `Pending` while the hook or one of its `then` hooks runs.
+    /// Like [`revoke`](Self::revoke), but does not block. `Pending` while another thread runs the hook or one of its
+    /// `then` hooks.
     pub(crate) fn poll_revoke(&self, waker: &Waker) -> Poll<()> {
         self.callback.begin_to_revoke();
         let mut poll = self.callback.poll_idle(std::ptr::from_ref(self).addr(), waker, || false);

@@ -144,11 +144,11 @@ impl Node {
         }
     }
 
-    /// Of this node and its ancestors that have ended by `now`: the earliest end, and the earliest end of a grace,
-    /// which may be that of another node. `None` if the node is not over.
+    /// Looks at this node and its ancestors, of which some have ended by `now`. Returns the earliest of their ends, and
+    /// the earliest end of their graces. The two may be of different nodes. `None` if this node is not over.
     ///
-    /// A node that ended on another clock counts as ended at `now`, without a grace. So does this node if it is over
-    /// only because of a former parent.
+    /// A node that ended on another clock counts as ended at `now`, without a grace. If this node is over only because
+    /// of a former parent, it counts as ended at `now`, without a grace.
     pub(crate) fn graced_until(self: &Arc<Self>, now: u64) -> Option<(u64, u64)> {
         let mut first: Option<(u64, u64)> = None;
         let mut add = |end: u64, until: u64| {

@@ -65,8 +65,8 @@ impl Node {
         }
     }
 
-    /// The hooks of this node and of the futures beneath, from the outside in. The future of this node polls and drops those
-    /// futures. Scopes beneath that were entered by a handle are left out, since the future does not poll or drop them.
+    /// The hooks of this node's future and of the futures inside it, which it polls and drops. Outer hooks come before
+    /// inner ones. A scope that was entered by a handle is left out: this node's future does not poll or drop it.
     fn polled_hooks(self: &Arc<Self>) -> Vec<(Arc<Entry>, HookOwner)> {
         let mut entries = Vec::new();
         let mut stack = vec![Arc::clone(self)];
@@ -305,7 +305,7 @@ mod tests {
         }
     }
 
-    /// The task's waker polls the task itself. So the poll is on the watchdog, or on a thread that has run a hook.
+    /// `Inline::wake` polls the task itself. So the task is polled on the watchdog, or on a thread that has run a hook.
     #[test]
     fn a_task_that_is_polled_where_it_is_woken_awaits_hooks_too() {
         struct Inline {

@@ -56,8 +56,8 @@ impl Node {
         Self::make(parent, NodeSpec::token(info, entered))
     }
 
-    // Always inlined, together with `new_lazy` and `build`. Otherwise the parts of a lazy token would be passed through
-    // memory, which takes a fifth of the time in which a token is made.
+    // Always inlined, as are `new_lazy` and `build`. Otherwise the parts of a lazy token would be passed through
+    // memory, which costs a fifth of the time of making a token.
     #[inline(always)]
     fn make(parent: Option<&Arc<Node>>, spec: NodeSpec) -> Arc<Self> {
         let env = TestEnv::current();

@@ -7,7 +7,8 @@ use super::data::Node;
 use super::wake_list::WakeList;
 
 impl Node {
-    /// A shield opens. Suspends the hooks that belong to the scope, and waits until none of them is running.
+    /// Called when a shield opens. Suspends the hooks that belong to the scope, and waits until none of them is
+    /// running.
     pub(crate) fn suspend_hooks(&self) {
         let Some(mut state) = self.state.lock() else { return };
         state.suspensions += 1;

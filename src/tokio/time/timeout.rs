@@ -115,7 +115,7 @@ pub struct Timeout<T> {
     #[pin]
     scoped: Scoped<T, true>,
     paused: Option<Box<Paused>>,
-    /// The error, if the task had no budget for it: the next poll gives it.
+    /// The error, if the task's budget was spent before the poll that found it. The next poll gives the error.
     elapsed: Option<TimeoutError>,
 }
 

@@ -63,9 +63,9 @@ impl<T> Tracked<T> {
         Self { work, group: Arc::clone(group), begun, done }
     }
 
-    /// Runs the work at the first call; later calls do nothing. All that the work sets off is tracked too.
+    /// Runs the work, at the first call only. The group also counts all work that this work sets off.
     pub(crate) fn begin(&self, run: impl FnOnce(&T)) {
-        // Relaxed, here and for `done`: only the swap's atomicity matters, so that one caller finds `false`.
+        // Relaxed, here and for `done`: the flag publishes nothing. The swap lets only one caller find `false`.
         if self.begun.swap(true, Ordering::Relaxed) {
             return;
         }

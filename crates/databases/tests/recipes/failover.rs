@@ -67,8 +67,8 @@ fn postgres_a_strangers_query_runs_on_and_ours_is_cancelled() {
     });
 }
 
-/// A raw cancel carries a secret of the session. Another server does not know the secret: it ignores the cancel, and
-/// reports no error.
+/// The proxy leads the cancel to another server. That server does not know the session's secret, which is in the
+/// cancel. So it ignores the cancel, and reports no error.
 #[test]
 fn postgres_a_raw_cancel_that_leads_elsewhere_ends_the_call_by_its_socket() {
     let _alone = alone();

@@ -84,7 +84,7 @@ fn postgres_where_a_cancel_was_not_answered_no_other_statement_follows() {
     let mut own = Duration::from_millis(100);
     loop {
         proxy.set_silent(true);
-        // The statement ends by itself, after its limit and before the second step of the hook.
+        // The statement should end by itself, after its limit and before the second step of the hook.
         let sleep = format!("select pg_sleep({})", own.as_secs_f64());
         let result = timeout(SHORT, || {
             connection.guarded(control.hook(connection.session()), async |client| {

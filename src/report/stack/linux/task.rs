@@ -20,8 +20,8 @@ use crate::time::clock;
 /// How often a copy is begun again, because the thread has run meanwhile.
 const ATTEMPTS: usize = 3;
 
-/// A thread of this process. Its files are opened one time, so they stay the files of this thread. Once the thread has
-/// ended, they cannot be read, even if another thread has got the number.
+/// A thread of this process, with its open files in `/proc`. After the thread's end, reads of these files fail, even if
+/// a new thread has got its number. So nothing is read of a wrong thread.
 pub(in crate::report::stack) struct Task {
     syscall: Result<File, Failure>,
     schedstat: Option<File>,

@@ -261,8 +261,8 @@ impl<M: ReadMemory> Unwinder<M> {
                         is_steady = true;
                         continue;
                     }
-                    // A function that jumps to handlers writes the registers itself, or calls a function that does. So
-                    // it is one of the two innermost functions.
+                    // A function that jumps to the code that catches a panic: see `landing`. It writes the registers
+                    // itself, or calls a function that does. So it can only be one of the two innermost functions.
                     Ok(Some(address))
                         if found.frames.len() <= 2 && landing::jumps_to_handlers(&module.image, pc) =>
                     {

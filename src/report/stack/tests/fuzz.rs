@@ -46,7 +46,7 @@ fn spoil(bytes: &mut [u8], one_of: u64, random: &mut Random) {
     }
 }
 
-/// Memory with wrong bytes. Each read of an address finds the same wrong bytes.
+/// Memory with wrong bytes. All reads that begin at the same address find the same wrong bytes.
 pub(super) struct Spoilt<M> {
     pub(super) memory: M,
     pub(super) seed: u64,

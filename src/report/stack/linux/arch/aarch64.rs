@@ -106,8 +106,8 @@ pub(in super::super) struct Found {
 /// How far above the stack pointer a frame is looked for.
 const FAR: u64 = 4 << 10;
 
-/// The caller of a function whose frame pointer and link register are not known: the first frame record (a frame pointer
-/// that points further up, and a return address) on the stack.
+/// Finds the caller of a function whose frame pointer and link register are not known. Takes the first frame record on
+/// the stack: a frame pointer that points further up, and a return address.
 pub(in super::super) fn recover(
     memory: &impl ReadMemory,
     stack: &StackCopy,
