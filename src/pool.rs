@@ -158,7 +158,7 @@ pub(crate) fn hooks() -> &'static BlockingPool {
     &POOLS.get().hooks
 }
 
-/// Threads for work that may be left behind.
+/// Threads for the work of [`abandon`](crate::abandon()), which may be left behind.
 pub(crate) fn abandoned() -> &'static BlockingPool {
     &POOLS.get().abandoned
 }

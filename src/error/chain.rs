@@ -37,7 +37,7 @@ pub(crate) struct Link {
 pub(crate) trait SharedScope {
     /// The termination that the scope inherited, if it is over.
     fn inherited_end(&self) -> Option<Termination>;
-    /// If the scope has a fallback, keeps a clone of the error for it. The error names this scope.
+    /// Called with an error that names this scope. If the scope has a fallback, keeps a clone of the error for it.
     fn set_raised(&self, error: &TimeoutError);
 }
 

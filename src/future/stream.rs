@@ -136,9 +136,9 @@ impl<S: Stream> TimeoutStream<S> {
         self
     }
 
-    /// Whether the next item is overdue. Called while the stream is pending. The first call after an item starts the
-    /// time of the next item, and each call makes sure that the task is woken at the end of that time. Always `false`,
-    /// without a wakeup, if there is no idle limit, if the scope is not entered, or if limits are off.
+    /// Whether the next item is overdue. Called after each poll that was pending. The first call after an item starts
+    /// the time for the next item. As long as the item is not overdue, each call arms the wakeup at the end of that time.
+    /// Always `false` if there is no idle limit, if the scope is not entered, or if limits are off.
     fn is_overdue(self: Pin<&mut Self>, cx: &Context<'_>) -> bool {
         let this = self.project();
         if *this.max == NEVER || !this.scoped.is_entered() || !is_enabled() {

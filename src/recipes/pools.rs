@@ -63,9 +63,9 @@ impl r2d2::ManageConnection for Manager {
     /// test must end by itself: at the end of the scope, and after a second at the latest.
     fn is_valid(&self, connection: &mut Connection) -> Result<(), ConnectionError> {
         match connection.test() {
-            // The scope was over before the test, so nothing was tested. An error would make r2d2 throw the connection away and
-            // test the next one. With `Ok`, the `checkpoint` after `get_timeout` fails, and the connection goes back to the
-            // pool.
+            // An error without a source: the scope was over before the test, so nothing was tested. An `Err` would make
+            // r2d2 throw the connection away and test the next one. After `Ok`, the `checkpoint` after `get_timeout`
+            // fails, and the connection goes back to the pool.
             Err(error)
                 if error.downcast_ref().is_some_and(|error: &TimeoutError| error.source().is_none()) =>
             {

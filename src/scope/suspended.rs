@@ -46,8 +46,7 @@ struct ColdState {
     /// The test environment whose clock the scope follows: the environment in which the future was made. A future that was
     /// made outside every test environment follows the environment in which it is first polled.
     env: TestEnv,
-    /// The limit with which the scope is entered. Not used after the entry. (A scope without a `ColdState` has a plain
-    /// duration as its limit: `SuspendedScope::asked`.)
+    /// The limit with which the scope is entered. Not used after the entry.
     limit: Limit,
     extras: Option<Extras>,
     /// The specification, once the scope is entered.

@@ -354,7 +354,8 @@ fn lead_session() -> io::Result<()> {
     if new == -1 && session != process { Err(io::Error::from_raw_os_error(libc::EPERM)) } else { Ok(()) }
 }
 
-/// Writes a line with the number of this process; with a minus if it leads a group. Called in a child before `exec`.
+/// Writes the number of this process as a line, with a minus before it if the process leads a group. Called in a child
+/// before `exec`.
 #[cfg(all(unix, feature = "process"))]
 fn tell_number(pipe: libc::c_int) -> io::Result<()> {
     // SAFETY: system calls that take nothing, and return numbers.

@@ -174,8 +174,7 @@ impl RequestScope {
     }
 
     /// Drops the rest of the response before its end, in the scope. First cancels the scope for the reason
-    /// [`CLIENT_GONE`], so that tasks and threads that entered the scope by a handle stop. If a poll has panicked, the
-    /// scope is not cancelled.
+    /// [`CLIENT_GONE`], so that tasks and threads that entered the scope by a handle stop.
     pub fn abandon(&mut self, drop: impl FnOnce()) {
         // `polling` is still `true` if a poll has panicked. Then the drop does not mean that the client has gone away.
         let reason = (!self.polling).then_some(self.reason);

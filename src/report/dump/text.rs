@@ -36,8 +36,8 @@ impl Display for Dump {
 }
 
 impl Dump {
-    /// Puts threads that have the same stack and are in no scope into one group. First come the threads that are in a
-    /// scope, run, or asked for the dump. Then come the groups, the smallest first, since large groups are mostly idle
+    /// Threads that are in no scope and have the same stack form one group. First come the threads that are in a scope,
+    /// run, or asked for the dump. Then come the other groups, smallest first, because large groups are mostly idle
     /// threads.
     fn groups(&self) -> Vec<Vec<&ThreadDump>> {
         let mut groups: Vec<Vec<&ThreadDump>> = Vec::new();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::report::stack::raw::RawStack;
 
-/// So many of the innermost addresses of a stack are kept, and so many of the outermost.
+/// Of a long stack, only the `INNER` innermost and the `OUTER` outermost addresses are kept.
 const INNER: usize = 192;
 const OUTER: usize = 63;
 

@@ -35,8 +35,8 @@ impl Scope {
         own.into_iter().chain(around).min()
     }
 
-    /// When the scope ended: its own end or the end of the handle with which it was entered, whichever came first. `None`
-    /// if neither has ended.
+    /// When the scope ended: its own end or the end of the handle with which it was entered, whichever came first.
+    /// `None` if neither has ended.
     pub(crate) fn ended_at(&self, now: u64) -> Option<u64> {
         let around = self.entered_from().and_then(|node| node.graced_until(now));
         let own = self.end(now).map(|end| end.at);

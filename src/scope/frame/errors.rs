@@ -110,8 +110,8 @@ impl Scope {
         }
     }
 
-    /// The error of a scope that could not be entered. `end` says how the scope itself ended; `None` if only a scope
-    /// around it is over.
+    /// The error of a scope that could not be entered. `end` is the scope's own end; `None` if only a scope around it
+    /// is over.
     #[cold]
     pub(crate) fn refusal(
         thread: &Thread,

@@ -37,8 +37,8 @@ impl Scope {
         }
     }
 
-    /// Called while the scope is being entered. Returns whether reports are on. If so, arms this scope's deadline and the
-    /// watchdog's first look at this scope. A poll's deadline is armed even if its future has a timer, because the
+    /// Called while the scope is being entered. Returns whether reports are on. If so, arms this scope's deadline and
+    /// the watchdog's first look at this scope. A poll's deadline is armed even if its future has a timer, because the
     /// watchdog must notice a stuck poll.
     ///
     /// The first look comes after half of the limit or of `warn_after`, whichever is shorter. It notes how long the

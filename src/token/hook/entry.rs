@@ -30,7 +30,7 @@ pub(crate) struct Entry {
     triggered: AtomicBool,
     /// Whether a run of this entry has ended, or was refused. Set under the callback's lock.
     ended: AtomicBool,
-    /// Whether the hooks in `then` have their timers.
+    /// Whether the timers of the hooks in `then` were armed.
     escalates: AtomicBool,
     /// Whether the future has left the scope of this entry. Then the entry begins no run. Set under the callback's lock.
     retired: AtomicBool,

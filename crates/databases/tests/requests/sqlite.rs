@@ -43,7 +43,6 @@ fn app() -> (tempfile::TempDir, PathBuf, Router) {
     (folder, database, Router::new().route("/pay", get(handler)))
 }
 
-/// The number of rows; `None` while the transaction has the lock.
 fn rows_if_unlocked(database: &PathBuf) -> Option<i64> {
     let mut connection = Connection::open(database).unwrap();
     connection.busy_timeout(std::time::Duration::ZERO).unwrap();

@@ -41,7 +41,7 @@ struct Program {
     names: BTreeMap<u64, String>,
     /// For each function: the addresses that it calls or jumps to.
     calls: BTreeMap<u64, BTreeSet<u64>>,
-    /// The addresses of the pointers through which a function jumps. `None` if the pointer is in a register.
+    /// For each function: the addresses of the pointers through which it jumps. `None` stands for a register.
     by_pointer: BTreeMap<u64, BTreeSet<Option<u64>>>,
     /// What the loader writes into a pointer, by the pointer's address.
     pointers: BTreeMap<u64, Pointer>,
