@@ -86,8 +86,8 @@ struct Opened {
     announced: Announced,
     /// Whether `max` has passed. Then the shield no longer keeps the scopes around from dropping their futures.
     spent: bool,
-    // Declared last, so dropped last. Its drop fires the hooks that became due during the shield. They must not fire before
-    // `announced` is dropped.
+    // Declared last, so dropped last. Its drop fires the hooks that became due during the shield. They must not fire
+    // before `announced` is dropped.
     suspended: HeldOffHooks,
 }
 

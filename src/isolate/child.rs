@@ -44,8 +44,9 @@ pub(super) struct Child {
     greeted: bool,
 }
 
-/// Kills a child process and its group. Does nothing, and returns `false`, if `pid` is no child of this process. The child
-/// may have been reaped, so that `pid` is another process by now. Or this process was forked from the child's parent.
+/// Kills a child process and its group. Does nothing, and returns `false`, if `pid` is no child of this process. The
+/// child may have been reaped, so that `pid` is another process by now. Or this process was forked from the child's
+/// parent.
 fn kill(pid: Pid) -> bool {
     let is_ours = os::has_ended(pid).is_ok();
     if is_ours {

@@ -19,7 +19,8 @@ use crate::token::node::Node;
 /// A guard: while it exists, the thread is in the environment of a handle or a future.
 #[must_use]
 pub(crate) struct EnvGuard {
-    /// `ManuallyDrop`, because the guard's `drop` takes the value out. So the compiler adds no second drop of the field.
+    /// `ManuallyDrop`, because the guard's `drop` takes the value out. So the compiler adds no second drop of the
+    /// field.
     #[cfg(feature = "testing")]
     entered: ManuallyDrop<Option<Entered>>,
 }

@@ -135,8 +135,8 @@ impl Thread {
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn is_flagged(&self) -> bool {
         // SAFETY: invariant 1.
-        // Relaxed: a caller that finds the flag set takes the node's lock before it acts. So it sees what was done under
-        // the lock before the flag was set.
+        // Relaxed: a caller that finds the flag set takes the node's lock before it acts. So it sees what was done
+        // under the lock before the flag was set.
         unsafe { (*self.flag.get()).load(Ordering::Relaxed) }
     }
 

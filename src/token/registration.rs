@@ -37,8 +37,8 @@ impl Registration {
     pub(crate) fn new(node: &Arc<Node>, over: bool, hook: Hook<'static>, owner: HookOwner) -> Self {
         let entry = Entry::from_hook(hook, DefaultRepeat::Once);
         let mut key = if over { None } else { node.add_hook(&entry, owner) };
-        // `add_hook` returns `None` if the node is over. It also returns `None` if a fork has lost the node's lock: then
-        // the hook does not run.
+        // `add_hook` returns `None` if the node is over. It also returns `None` if a fork has lost the node's lock:
+        // then the hook does not run.
         if key.is_none() && (over || node.is_over()) {
             key = node.add_fired_hook(&entry, owner);
             entry.run();
@@ -52,8 +52,8 @@ impl Drop for Registration {
     fn drop(&mut self) {
         let Some(entry) = self.hook.take() else { return };
         entry.revoke(Ending::Registration);
-        // If the hook itself drops the registration, its run has not ended. Then a hook of a scope stays listed, so that
-        // the exit of the scope, or a shield, waits for the run.
+        // If the hook itself drops the registration, its run has not ended. Then a hook of a scope stays listed, so
+        // that the exit of the scope, or a shield, waits for the run.
         if (self.owner == HookOwner::Token || !entry.is_running())
             && let Some(key) = self.key
             && let Some(node) = self.token.take().or_else(|| self.node.upgrade())

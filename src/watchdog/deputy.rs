@@ -91,8 +91,9 @@ impl Deputy {
 
     /// Wakes the deputy, unless it reads the word by `time` anyway.
     fn look_by(&self, time: u64) {
-        // SeqCst: the watchdog has stored `word` or `expected`, and now loads `looks_at`. Pairs with the fence in `stand_by`: the
-        // deputy stores `looks_at`, and then loads `word` and `expected`. So at least one of the two sees the other's store.
+        // SeqCst: the watchdog has stored `word` or `expected`, and now loads `looks_at`. Pairs with the fence in
+        // `stand_by`: the deputy stores `looks_at`, and then loads `word` and `expected`. So at least one of the two
+        // sees the other's store.
         fence(Ordering::SeqCst);
         if self.looks_at.load(Ordering::Relaxed) > time {
             self.alarm.ring();

@@ -197,7 +197,8 @@ struct Due {
 
 impl Due {
     /// The nanoseconds that a sample at this moment stands for. Call this after the thread was copied. A thread that
-    /// waits for a processor copies itself late. It does not move while it waits, so its sample stands for the wait too.
+    /// waits for a processor copies itself late. It does not move while it waits, so its sample stands for the wait
+    /// too.
     fn time(&self) -> u64 {
         self.periods.without_sample(clock::real_now())
     }

@@ -24,9 +24,9 @@ impl Scope {
 
     /// When the grace of this scope ends; `None` if neither the scope nor the handle with which it was entered is over.
     ///
-    /// If the scope itself is over, its grace began at its end. If the handle is over, a grace began at the handle's end: the
-    /// handle's or the scope's, whichever is longer. (The scope's too, because only the scope drops its future.) If both are
-    /// over, the grace that ends first counts.
+    /// If the scope itself is over, its grace began at its end. If the handle is over, a grace began at the handle's
+    /// end: the handle's or the scope's, whichever is longer. (The scope's too, because only the scope drops its
+    /// future.) If both are over, the grace that ends first counts.
     fn graced_until(&self, now: u64) -> Option<u64> {
         let grace = self.extras().map_or(0, |extras| crate::time::nanos(extras.options.grace));
         let own = self.end(now).map(|end| end.at.saturating_add(grace));

@@ -32,7 +32,8 @@ pub(crate) struct Entry {
     ended: AtomicBool,
     /// Whether the timers of the hooks in `then` were armed.
     escalates: AtomicBool,
-    /// Whether the future has left the scope of this entry. Then the entry begins no run. Set under the callback's lock.
+    /// Whether the future has left the scope of this entry. Then the entry begins no run. Set under the callback's
+    /// lock.
     retired: AtomicBool,
     /// The timers follow the clock of this environment.
     env: TestEnv,
