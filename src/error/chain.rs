@@ -94,7 +94,7 @@ impl Chain {
         }
     }
 
-    /// Makes the error. Also stores a clone of the error in the state of the scope that it names.
+    /// Makes the error. If the scope that it names has a fallback, also stores a clone of the error for the fallback.
     #[cold]
     pub(crate) fn into_error(self, context: RaiseContext) -> TimeoutError {
         let Chain { scopes, named, innermost } = self;

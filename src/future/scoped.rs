@@ -198,15 +198,15 @@ where
             if !KEEP {
                 drop_inside(polled, self.future.as_mut());
             }
-            // If the future has returned already, its drop has unwound. Then the returned result stays.
+            // If the poll is ready, the future has returned, and then its drop has unwound. The returned result stays.
             if self.poll.is_pending() {
                 self.set(Poll::Ready(Err(E::from(unwound))));
             }
         }
     }
 
-    /// Enters the scope if it is not entered yet. Returns whether to poll the future. If not, `self.poll` is the error,
-    /// or stays pending.
+    /// Enters the scope if it is not entered yet. Returns whether to poll the future. If this returns `false`,
+    /// `self.poll` is what the poll returns: the error, or `Pending`.
     #[cfg_attr(not(debug_assertions), inline(always))]
     fn is_to_be_polled(&mut self, thread: &Thread, polled: &mut SuspendedScope) -> bool {
         // A finished future is not polled again. This check goes through the pin, because a plain reference to the
@@ -387,7 +387,7 @@ fn wait_on(scope: &Scope, look: u64, wakeup: &mut TaskWakeup, waker: &Waker) -> 
         }
     }
     if now < until {
-        // `until`, or an earlier time: the next deadline of this scope or of a scope around it, or `look`.
+        // The first of these times that is still to come.
         let next =
             [own, scope.around(), look].into_iter().filter(|&deadline| deadline > now).fold(until, u64::min);
         wakeup.wake_at(next, waker);

@@ -96,8 +96,8 @@ struct Opened {
 pub(super) struct Announced(Vec<(Arc<Node>, usize)>);
 
 impl Announced {
-    /// Replaces the shields if the scopes around this poll, or the nodes of these scopes, are not those of the last
-    /// poll.
+    /// If the scopes around this poll, or the nodes of these scopes, are others than in the last poll, replaces the
+    /// shields by new ones.
     pub(super) fn follow(&mut self, thread: &Thread, until: u64, max: u64) {
         let same = innermost(thread, |scope| {
             let around = scope.into_iter().flat_map(Scope::polled).map(Scope::existing_node);

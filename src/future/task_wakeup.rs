@@ -35,8 +35,7 @@ pub(crate) struct TaskWakeup {
 #[derive(Debug, Default)]
 struct ColdState {
     waiting: Option<Waiting>,
-    /// If the scope of an outer future is over, the outer future will drop this one. Until this time, this future waits
-    /// for the drop.
+    /// Until this time, this future waits to be dropped by an outer future whose scope is over.
     patience: u64,
     /// Whether the last poll found the future's scope over.
     over: bool,

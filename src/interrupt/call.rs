@@ -247,7 +247,7 @@ impl<'a> Registered<'a> {
     /// Registers the hook; `None` if the node is over.
     fn new(node: &'a Arc<Node>, entry: &'a Arc<Entry>, location: &'static Location<'static>) -> Option<Self> {
         let key = node.add_hook(entry, HookOwner::Scope);
-        // Without a key the node is over, or a fork has lost its lock. In the second case the call goes on without
+        // No key: the node is over, or a fork has lost the node's lock. If the lock is lost, the call goes on without
         // the hook.
         (key.is_some() || !node.is_over()).then_some(Self { node, entry, key, location })
     }

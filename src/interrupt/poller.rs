@@ -85,9 +85,9 @@ impl<'s> Poller<'s> {
     }
 }
 
-/// Lets another thread end a wait. A wait needs a `Wakeup` if its scope or an outer scope has a node, and so can be
-/// cancelled. It also needs a `Wakeup` if it has a deadline on a mock clock. A deadline on the real clock is the
-/// timeout of `poll`.
+/// Lets another thread end a wait in `poll`. A wait needs this if it can be cancelled (its scope or an outer scope has
+/// a node), or if its deadline is on a mock clock. A deadline on the real clock needs no `Wakeup`, because `poll` has a
+/// timeout.
 struct Wakeup<'s> {
     pipe: Arc<WakePipe>,
     node: Option<(&'s Arc<Node>, usize)>,

@@ -56,8 +56,8 @@ pub(crate) struct Awaits {
     pub(crate) notes: Vec<String>,
 }
 
-/// Polls, and takes a stack at each clone and each wake of the waker. Each clone is a clone of the task's own waker, so
-/// nothing that is made here outlives the poll.
+/// Polls the future, and copies a stack each time the future clones or wakes the waker. Each clone is a clone of the
+/// task's own waker, so nothing that is made here outlives the poll.
 #[inline(never)] // stacks end at its name
 pub(crate) fn traced_poll<R>(waker: &Waker, poll: &mut dyn FnMut(&mut Context<'_>) -> R) -> (R, AwaitCopies) {
     let copies = Mutex::new(AwaitCopies::default());

@@ -1,7 +1,7 @@
 //! The thread that makes reports out of what the watchdog saw, and hands them to the sinks.
 //!
-//! It has a bounded queue, so that the watchdog waits for nothing: a report takes long, since names are read from
-//! files. Each sink has a thread and a queue of its own behind this one.
+//! The thread has a bounded queue, so the watchdog never waits for it. (A report takes long, since names are read from
+//! files.) Each sink has a thread and a queue of its own, so this thread does not wait for the sinks.
 
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};

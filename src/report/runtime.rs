@@ -125,8 +125,8 @@ struct State {
     next: u64,
     /// Whether the runtime has been shut down.
     is_over: bool,
-    /// The processor times of the threads, each with the time of the reading. They are read when a worker has stood
-    /// still for half of the duration.
+    /// For each thread, by its id: when its processor times were read, and the times. They are read when a worker has
+    /// made no progress for half of the duration.
     before: HashMap<u32, (u64, CpuTimes)>,
 }
 
@@ -349,7 +349,6 @@ impl Watch {
     }
 }
 
-/// A thread inside a poll of a tokio runtime.
 struct InPoll {
     was: Was,
     copy: Copy,

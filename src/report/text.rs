@@ -52,7 +52,6 @@ impl Report {
     }
 }
 
-/// Who got no processor, and for how long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Starved {
     Process(Duration),
@@ -122,8 +121,8 @@ impl Display for Name<'_> {
 }
 
 impl Thread {
-    /// The length of the time that `cpu_time` and `waited_for_cpu` cover: since the earlier look, or `elapsed` (since
-    /// the scope was opened) if there was none.
+    /// The time that `cpu_time` and `waited_for_cpu` cover: since the earlier look. If there was none, it is `elapsed`,
+    /// the time since the scope was opened.
     fn observed(&self, elapsed: Duration) -> Duration {
         self.observed.unwrap_or(elapsed)
     }

@@ -86,7 +86,7 @@ pub(super) fn policy_changed(policy: Option<&Installed>) {
     DURATIONS.warn.store(warn_after, Ordering::Relaxed);
     DURATIONS.stuck.store(or_never(policy.stuck_after()), Ordering::Relaxed);
     DURATIONS.overdue.store(nanos(policy.overdue_after), Ordering::Relaxed);
-    // Release: pairs with the swap in `pass`. A pass that looks at all threads follows the new durations.
+    // Release: pairs with the swap in `pass`. So a pass that sees this also sees the new durations.
     LOOK_AT_ALL.store(true, Ordering::Release);
     stack::prepare();
     watchdog::prepare();
@@ -259,7 +259,8 @@ impl Watched {
                     first = first.min(now + STUCK_POLL);
                     continue;
                 }
-                // Scopes come innermost first. So this reports the outermost scope that is due, with its latest event.
+                // The loop goes from the innermost scope to the outermost, and a later scope replaces an earlier one.
+                // So the outermost due scope is reported, with its latest event.
                 if event == Event::Stuck {
                     stuck = Some(*scope);
                 } else {
@@ -286,8 +287,8 @@ impl Watched {
         }
     }
 
-    /// Reads the scopes of the thread, which may run meanwhile. Takes scopes that are gone off the list of reported
-    /// scopes, and reports their end (but not the end of a poll).
+    /// Reads the scopes of the thread, which may run meanwhile. Removes the scopes that have ended from `reported`, and
+    /// reports each end (but not the end of a poll).
     fn peek(&mut self, peeked: &mut ScopeCopies, now: u64) {
         for _ in 0..PEEKS {
             peeked.fill(self.frame_word, &Memory);

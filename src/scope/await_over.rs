@@ -19,8 +19,8 @@ use crate::time::{NEVER, clock};
 /// gives the error, because the drop may never come: the future may be stuck in this very poll, in a `block_on`.
 pub(crate) const PATIENCE: u64 = 20_000_000;
 
-/// How long an await stays pending after another await has given the error in the same poll, in nanoseconds. Within a
-/// grace the await stays pending until the end of the grace instead.
+/// In one poll, only one await gives the error. Each other await stays pending: until the end of the grace, or for this
+/// long (in nanoseconds) if the grace has no end.
 const PACE: u64 = 1_000_000;
 
 /// The state that an await keeps from poll to poll.
@@ -83,7 +83,7 @@ impl AwaitState {
             }
         };
         stays.unwrap_or_else(|| {
-            // The await gives the error. If it is polled again, it counts as one that begins after the scope was over.
+            // The await gives the error. If it is polled after that, it counts as a new await, which begins only now.
             *self = Self::default();
             AwaitAction::Fail
         })
@@ -92,9 +92,9 @@ impl AwaitState {
     /// Until when to wait for the drop; `None` if the drop has not come in time, so that the error is given instead.
     fn wait_for_drop(&mut self, now: u64, is_held_up: bool) -> Option<u64> {
         if is_held_up {
-            // Nobody may poll this await again: it may be in a set of futures or in a task of its own, and the future
-            // around it may end. So the await asks for a poll at this time. That poll finds out whether the drop is
-            // still to come.
+            // A shield delays the drop. Without a wakeup, perhaps this await would never be polled again: it may be in
+            // a set of futures or in a task of its own, and the future around it may end. So the await asks for a poll
+            // at this time. That poll finds out whether the drop is still to come.
             return Some(now.saturating_add(PATIENCE));
         }
         let until = self.pending_since(now).saturating_add(PATIENCE);

@@ -333,8 +333,8 @@ impl Entry<'_> {
     }
 }
 
-/// Whether the node has the clock of this thread. If not, its deadline cannot be compared with times here, so the node is only
-/// asked whether it is over.
+/// Whether the node's times are on this thread's clock. Otherwise its deadline cannot be compared with the time, so the
+/// node is only asked whether it is over.
 fn is_timed(node: &Node) -> bool {
     node.env.shares_clock(&TestEnv::current())
 }

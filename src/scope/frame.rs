@@ -120,7 +120,6 @@ trait MayBeShared {}
 unsafe impl Sync for Scope where for<'a> &'a Scope: MayBeShared {}
 
 impl Scope {
-    /// Makes the frame of the scope that this thread opens next.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn new(spec: ScopeSpec, thread: &Thread) -> Self {
         let ScopeSpec { asked, entered, location, kind, cause, unmeasured } = spec;
@@ -408,7 +407,8 @@ impl Scope {
         #[cfg(feature = "report")]
         let has_timer = self.arm_if_watched(thread, effective) || has_timer;
         if effective != self.outer_deadline {
-            // Arm before `thread` is changed: the first `arm` of a thread allocates, so it may unwind.
+            // `thread` is changed only after `arm`. The first `arm` of a thread allocates, so it may unwind, and then
+            // nobody would undo the change.
             if !has_timer && !clock::is_mocked() {
                 thread.arm(effective);
             }

@@ -1,7 +1,8 @@
-//! Reports: when a scope is due for a look, and who looks at a future.
+//! When a scope is due for a report, and how a report learns where a future waits.
 //!
-//! A block is looked at from outside its thread, so all that it does for a report is to arm the time of the look. A future
-//! that is pending is on no thread. It is woken instead, and its next poll is traced: an observer learns where it waits.
+//! A thread that is in a block can be copied from outside. So the block only arms the time at which the watchdog looks.
+//! A pending future is on no thread. So its task is woken instead, and the next poll is traced: an observer learns
+//! where the future waits.
 
 use std::fmt;
 use std::sync::Arc;

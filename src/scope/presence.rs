@@ -85,9 +85,9 @@ impl Task for Move {
                 }
                 presence.woken
             };
-            // The clock does not move if a thread was woken since the last look, even if no thread is awake now. Such a
-            // thread may have set a timer that was due at once, and fallen asleep again. That timer may have been taken
-            // out of its queue without having fired yet. The move would miss it.
+            // Perhaps no thread is awake now, but one was woken since the last look. It may have set a timer that was
+            // due at once, and fallen asleep again. Such a timer may be out of its queue without having fired, so the
+            // move would miss it. So the clock does not move then.
             moved = advance_to_next(&self.0, || {
                 let presence = lock(&self.0.presence);
                 let woken_before = std::mem::replace(&mut woken, presence.woken);

@@ -98,8 +98,8 @@ impl SuspendedScope {
         }
     }
 
-    /// A scope that counts as entered `now`, although it is not polled yet. It counts as entered even if it, or a scope
-    /// around it, is over.
+    /// A scope that is entered at `now`, before its first poll. It is entered even if it, or a scope around it, is over
+    /// already.
     #[cfg(feature = "tokio")]
     pub(crate) fn begun(asked: u64, now: u64, location: &'static Location<'static>) -> Self {
         let asked = super::entry::in_force(asked);

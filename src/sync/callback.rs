@@ -75,7 +75,7 @@ pub(crate) trait Caller {
     /// Called when a run begins, with no lock held.
     fn begins(&self);
 
-    /// Called when the run has ended, under the lock.
+    /// Called when the run has ended, under the callback's lock.
     fn ended(&self);
 }
 

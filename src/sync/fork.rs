@@ -168,8 +168,8 @@ impl<T> std::fmt::Debug for PerProcess<T> {
 /// it. So the child gets no lock, instead of waiting for ever.
 #[derive(Debug)]
 pub(crate) struct ForkMutex<T> {
-    /// The [`generation`] of the process that last used the lock. The lower bits are the lock's [`Phase`] in that
-    /// process.
+    /// The upper bits are the [`generation`] of the process that last used the lock. The two lowest bits are the lock's
+    /// [`Phase`] in that process.
     #[cfg(not(timebox_loom))]
     used: AtomicU32,
     inner: Mutex<T>,
@@ -181,7 +181,7 @@ pub(crate) struct ForkMutex<T> {
 #[derive(Clone, Copy)]
 enum Phase {
     Usable = 0,
-    /// The first thread to use the lock is about to find out whether the lock was held at the fork.
+    /// A thread, the first to use the lock in this process, is finding out whether the lock was held at the fork.
     Adopting = 1,
     /// The lock was held at the fork, and stays held for ever.
     Lost = 2,

@@ -308,11 +308,11 @@ pub(crate) fn own_process_group() -> Option<i32> {
     (group > 0).then_some(group)
 }
 
-/// Starts a command. Before `exec`, the child does two things, which it does not do at a later start of `command`:
+/// Starts a command. The following holds only for this start, not for later starts of `command`.
 ///
-/// - If `session` is set, it begins a new session.
-/// - It writes its process number to the pipe `tells`, if there is one. The reader of the pipe can pass the text to
-/// `kill`. If the child leads a group, it writes a minus before the number, so that `kill` signals the group.
+/// If `session` is set, the child begins a new session. The child writes its process number to the pipe `tells`, if
+/// there is one. The reader of the pipe can pass that text to `kill`. If the child leads a group, the text has a minus
+/// before the number, so that `kill` signals the group.
 #[cfg(all(unix, feature = "process"))]
 pub(crate) fn spawn_prepared(
     command: &mut std::process::Command,

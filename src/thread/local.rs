@@ -247,7 +247,8 @@ impl Thread {
         }
     }
 
-    /// Makes the watchdog notice `deadline` for this thread. If no watchdog can be had, makes the next check read the clock.
+    /// Makes the watchdog notice `deadline` for this thread. If there is no watchdog and none can be started, the next
+    /// check reads the clock instead.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn arm(&self, deadline: u64) {
         if !global().arm(self.slot(), deadline) {
@@ -331,7 +332,6 @@ impl Thread {
     }
 }
 
-/// The right of the calling thread to arm timers.
 #[cfg_attr(not(debug_assertions), inline(always))]
 pub(super) fn lease() -> Lease {
     Thread::with(Thread::lease)
@@ -342,7 +342,6 @@ pub(super) fn own_timers() -> Option<&'static Timers> {
     Thread::with(|thread| thread.timers.get())
 }
 
-/// Makes the calling thread's next check read the clock.
 pub(super) fn look_again() {
     Thread::with(Thread::look_again);
 }

@@ -86,8 +86,8 @@ impl Timer {
         drop(waker);
     }
 
-    /// Makes the timer wake another task instead. Returns `false` if it is too late: the timer is due, has fired, or was lost in
-    /// a fork.
+    /// Gives the timer another waker. Returns `false` if it is too late: the timer is due, has fired, or was lost in a
+    /// fork.
     pub(crate) fn redirect(self, waker: &Waker) -> bool {
         #[cfg(feature = "testing")]
         if self.mocked().is_some() {

@@ -124,7 +124,7 @@ impl CancellationToken {
     /// Whether the token is over, for whatever cause.
     #[inline]
     pub fn is_cancelled(&self) -> bool {
-        // The watchdog may be late, so one call in many reads the clock.
+        // The watchdog ends the node at its deadline, but may be late. So one call in many reads the clock.
         self.node.is_over()
             || (self.node.deadline <= watchdog::global().reached() && self.node.env.has_real_clock())
             || (Thread::with(Thread::is_clock_due) && self.is_over_by_clock())

@@ -263,7 +263,7 @@ fn see_deputy_out(deputy: &Deputy) {
 /// The watchdog makes calls, and the deputy may take over during each of them.
 fn calls_that_may_be_taken_over() {
     let deputy = Arc::new(Deputy::new());
-    // Only the watchdog may touch this. Loom checks that no two threads do so at once.
+    // Only the thread that is the watchdog at that time may touch this. Loom checks that no two threads do so at once.
     let work = Rc::new(Cell::new(0));
     let needed = Arc::new(AtomicBool::new(true));
     assert!(deputy.appoint());

@@ -28,7 +28,6 @@ const REGISTER_AFTER: u64 = 1_000_000_000;
 #[cfg(not(timebox_loom))]
 thread_local!(static IS_WATCHDOG: Cell<bool> = const { Cell::new(false) });
 
-/// Whether the calling thread is the watchdog.
 #[cfg(not(timebox_loom))]
 pub(crate) fn is_this_thread() -> bool {
     IS_WATCHDOG.get()

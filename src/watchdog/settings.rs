@@ -14,7 +14,8 @@ impl Settings {
     const OFF: u8 = 2;
     /// Limits have not been switched on or off yet.
     const UNSET: u8 = 4;
-    /// A policy of reports is in force. So a thread also arms the time of the next look at it: see `arm_look`.
+    /// A policy of reports is in force. So a thread also arms the time at which the watchdog must look at it: see
+    /// `arm_look`.
     #[cfg(feature = "report")]
     const WATCHED: u8 = 8;
 

@@ -119,7 +119,7 @@ impl Watchdog {
         self.try_at.load(Ordering::Relaxed) != 0 && !self.alarm.is_reliable()
     }
 
-    /// Whether it makes sense to wait for a watchdog: if none could be had for a second, it does not.
+    /// `false` if no watchdog could be had for a second already. Then nobody should wait for one.
     pub(crate) fn is_worth_waiting_for(&'static self) -> bool {
         clock::real_now().saturating_sub(self.missing_since.load(Ordering::Relaxed)) < WORTH_WAITING
     }

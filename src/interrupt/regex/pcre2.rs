@@ -198,7 +198,8 @@ impl Drop for Code {
 /// The memory of a search. Later searches use it again.
 #[derive(Debug)]
 pub(super) struct Scratch {
-    // Fields are dropped in this order. The context points to the stack, so it must go first.
+    // The context points to the stack, so the context must be dropped first. Fields are dropped in the order of this
+    // list.
     context: Context,
     data: Data,
     _stack: Option<Stack>,

@@ -1,4 +1,4 @@
-//! Gives names to what was seen.
+//! Turns the recorded stacks, which are addresses, into stacks with names.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;

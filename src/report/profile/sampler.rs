@@ -67,7 +67,7 @@ struct Entry {
     next: u64,
 }
 
-/// The periods of a profile. Times are in nanoseconds.
+/// A profile takes one sample in each period. Times are in nanoseconds.
 #[derive(Clone, Copy, Debug)]
 struct Periods {
     began: u64,
@@ -131,12 +131,13 @@ impl Running {
 }
 
 impl Periods {
-    /// When the first period begins that has no sample yet.
+    /// The beginning of the first period without a sample.
     fn start(&self) -> u64 {
         self.began + self.done * self.length
     }
 
-    /// The nanoseconds that a sample at `now` stands for: the current period, and all earlier periods without a sample.
+    /// How many nanoseconds a sample at `now` stands for: the current period, and the periods before it that have no
+    /// sample.
     fn without_sample(&self, now: u64) -> u64 {
         let current = now.saturating_sub(self.began) / self.length;
         (current + 1).saturating_sub(self.done).max(1) * self.length

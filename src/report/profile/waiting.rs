@@ -1,8 +1,8 @@
-//! A profiled future between its polls, and where it waits.
+//! Where a profiled future waits between its polls.
 //!
-//! A poll that is *traced* (`awaits.rs`) tells where the future waits until the next poll. It costs microseconds, so polls are
-//! traced only within a budget. If a sample finds the future pending after a poll that was not traced, the task is woken, and the
-//! next poll is traced: it tells for that sample too.
+//! A poll that is *traced* (`awaits.rs`) finds where the future waits until the next poll. Tracing costs microseconds,
+//! so it has a budget, and some polls are not traced. A sample may find the future pending after such a poll. Then the
+//! task is woken, and its next poll is traced. That poll tells for the sample where the future waited.
 
 use std::mem;
 use std::task::Waker;
@@ -54,8 +54,8 @@ pub(super) enum Found {
     /// A poll is under way.
     Polled,
     Pending(Place),
-    /// The caller must find the place in the copies, and give it to [`Waiting::know`]. It is the place of this sample
-    /// and of the `owed` earlier samples.
+    /// The future is pending, but the place is not found yet. The caller must find the place in the copies, and pass it
+    /// to [`Waiting::know`]. This sample and the `owed` earlier samples count for this place.
     Copied {
         copies: AwaitCopies,
         poll: u64,

@@ -250,7 +250,6 @@ impl Contents {
         self.stack.fill(registers, outermost, memory);
     }
 
-    /// Copies the visits, and the stack if there is a visit.
     #[cfg(feature = "profile")]
     fn fill_for_profiles(&mut self, registers: Registers, word: u64, memory: &impl ReadMemory) {
         self.visits.fill(word, memory);

@@ -45,8 +45,8 @@ impl Scope {
         self.make_node()
     }
 
-    /// The scope's node, made if there is none. Its parent is the node of the next visible scope outwards, which must
-    /// exist already.
+    /// The scope's node, made if there is none. The next visible scope outwards must have its node already: that node
+    /// becomes the parent.
     fn make_node(&self) -> &Arc<Node> {
         self.node.get_or_init(|| {
             self.undo.set(self.undo.get().and(Undo::FLAG));

@@ -7,8 +7,8 @@ impl Undo {
     pub(super) const NOTHING: Undo = Undo(0);
     /// Restore the deadline of the thread.
     pub(super) const DEADLINE: Undo = Undo(1);
-    /// Point the thread's flag at the outer scope again. A block then closes its node; a future keeps its node, and its
-    /// `ScopeId` if it has one, for the next poll.
+    /// Point the thread's flag at the outer scope again. Then close the node, if the scope is a block. A future keeps
+    /// its node and its `ScopeId` for the next poll.
     pub(super) const FLAG: Undo = Undo(2);
     /// Records that an await in this poll has given the error. There is nothing to undo for it.
     pub(super) const ERROR_GIVEN: Undo = Undo(4);

@@ -28,7 +28,7 @@ pub(crate) struct Entry {
     timers: ForkMutex<Vec<Timer>>,
     /// Whether the end of a scope has triggered the entry. After that only the entry's own timers fire it.
     triggered: AtomicBool,
-    /// Whether a run of this entry has ended, or was refused. Set under the callback's lock.
+    /// Whether a run of this entry has ended, or the callback has rejected a run. Set under the callback's lock.
     ended: AtomicBool,
     /// Whether the timers of the hooks in `then` were armed.
     escalates: AtomicBool,

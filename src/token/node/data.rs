@@ -40,9 +40,8 @@ pub(crate) struct Node {
     pub(super) flags: AncestryFlags,
     /// The cached `Ancestry::effective`.
     pub(super) effective: AtomicU64,
-    /// For a lazy node: the parent. For any other node: the nearest ancestor that is a waypoint
-    /// ([`AncestryFlags::is_waypoint`]). A search for links goes from waypoint to waypoint. It may skip the nodes in
-    /// between, because they have no links and never move.
+    /// The next ancestor in a search for links. For a lazy node: the parent. For any other node: the nearest waypoint
+    /// ([`AncestryFlags::is_waypoint`]). The nodes in between have no links and never move, so the search skips them.
     pub(super) next: Option<Arc<Node>>,
     pub(super) state: ForkMutex<State>,
 }
@@ -166,7 +165,7 @@ pub(super) struct Listing {
 
 #[derive(Clone)]
 pub(super) enum Child {
-    /// The child is beneath the node.
+    /// The node is the child's parent.
     Inner(Weak<Node>),
     /// The node is not the child's parent, but the child is linked to it, and ends when the node ends.
     Linked(Weak<Node>),

@@ -68,7 +68,8 @@ impl Node {
         earliest
     }
 
-    /// Whether this node, or a node whose end ends this one, may have expired.
+    /// Whether a deadline that ends this node may have passed. Also `true` if the deadlines are on different clocks:
+    /// they cannot be compared.
     #[inline]
     pub(super) fn may_have_expired(self: &Arc<Self>, now: u64) -> bool {
         self.ancestry().mixes_clocks || self.expires_at() <= self.env.reading(now)
@@ -110,8 +111,8 @@ impl Node {
         }
     }
 
-    /// Calls `visit` with this node and with every node whose end ends this one, and with the index of the visited node's tree.
-    /// Tree 0 is this node and its ancestors. Each other tree is a linked node and the ancestors of that node.
+    /// Visits this node and all nodes whose end ends this one. `visit` gets the node, and the index of its tree. Tree 0
+    /// is this node and its ancestors. Each other tree is a linked node and the ancestors of that node.
     pub(super) fn visit_all(self: &Arc<Self>, mut visit: impl FnMut(usize, &Arc<Node>)) {
         let mut trees = vec![Arc::clone(self)];
         let mut seen = HashSet::new();

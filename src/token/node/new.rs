@@ -84,7 +84,7 @@ impl Node {
         node
     }
 
-    /// A lazy token (invariant 6).
+    /// Makes a lazy token: its parent need not list it (`node.rs`, invariant 6).
     #[inline(always)]
     fn new_lazy(parent: &Arc<Node>, spec: NodeSpec, env: TestEnv) -> Arc<Self> {
         parent.ensure_listed();

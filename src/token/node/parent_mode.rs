@@ -10,7 +10,7 @@ impl ParentMode {
     pub(super) const REPARENTABLE: u8 = 1;
     /// The node reads its parent's flag. The parent does not list it (invariant 6).
     pub(super) const LAZY: u8 = 2;
-    /// The node reads its parent's flag, and the parent propagates to it too.
+    /// The node reads its parent's flag. The parent also lists the node, and propagates to it.
     pub(super) const LAZY_LISTED: u8 = 3;
 
     pub(super) fn new(mode: u8) -> Self {

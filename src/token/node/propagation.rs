@@ -134,8 +134,8 @@ impl Node {
         }
         let children = Children::of(&state);
         let inherits = state.parent.as_ref().is_some_and(|listing| listing.inherits);
-        // Unlocked before the children are used, since the last `Arc` of a child may then be dropped, and the child's drop
-        // takes this lock.
+        // Unlocks first: using the children may drop the last `Arc` of a child, and the drop of the child takes this
+        // lock.
         drop(state);
         let origin = match by {
             // Passes on the parent's origin. Otherwise each node of a deep tree would walk up the tree to find the
@@ -229,7 +229,6 @@ impl Node {
         Origin { termination, info: self.info(), entered: self.entered }
     }
 
-    /// The node's [origin](Self::origin), with the times on another clock.
     pub(crate) fn origin_on(&self, clock: &TestEnv) -> Option<Arc<Origin>> {
         Some(on_clock(&self.origin()?, &self.env, clock))
     }

@@ -1,4 +1,4 @@
-//! The tasks and hooks that an end has reached, and how they are woken once no lock is held.
+//! The tasks and hooks of nodes that have ended. They are collected under locks, and woken once no lock is held.
 
 use std::sync::Arc;
 use std::task::{Wake, Waker};

@@ -9,7 +9,7 @@ use crate::sync::{ForkMutex, SetOnce};
 use crate::test_env::{Mock, TestEnv};
 use crate::time::NEVER;
 
-/// All mock clocks, by number. The timers of a clock that is gone are never fired.
+/// All mock clocks, by number. A clock that nobody can move any more is removed, so its timers never fire.
 type Clocks = BTreeMap<u32, Clock>;
 
 /// The timers of a mock clock, and the work that a move of the clock waits for.

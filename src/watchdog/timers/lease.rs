@@ -6,7 +6,7 @@ use std::task::Waker;
 use super::{Timer, Timers};
 use crate::sync::{Mutex, MutexGuard, SetOnce, const_fn, lock};
 
-/// The right of the calling thread to arm these timers.
+/// The right of the calling thread to arm these timers: either they are its own, or it holds the lock of shared timers.
 pub(crate) struct Lease {
     pub(crate) timers: &'static Timers,
     _lock: Option<MutexGuard<'static, ()>>,

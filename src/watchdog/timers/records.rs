@@ -238,7 +238,7 @@ impl Group {
         if first.is_some_and(|first| ptr::eq(first, self)) {
             return;
         }
-        // The first group may have no free record left. Then that group leaves the list.
+        // If the first group has no free record left, it leaves the list.
         let is_left = |first: &&Group| first.free.load(Ordering::Relaxed) != 0;
         self.next.set(first.filter(is_left).or_else(|| first?.next.get()));
         self.records.first.set(Some(self));

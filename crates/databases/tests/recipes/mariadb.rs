@@ -199,7 +199,7 @@ fn a_killed_procedure_goes_on_to_its_next_statement_and_a_transaction_undoes_it(
     other.query_drop(procedure).unwrap();
     let (reset, call) = ("update timebox.called set value = 0", "call timebox.count_to_three()");
 
-    // The call is killed again and again, until the procedure has ended.
+    // A kill ends only one statement. So the hook repeats the kill until the procedure has ended.
     let mut limit = SHORT;
     loop {
         other.query_drop(reset).unwrap();

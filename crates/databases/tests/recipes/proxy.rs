@@ -21,8 +21,7 @@ struct Shared {
 
 struct State {
     target: SocketAddr,
-    /// While this is set, the proxy holds data back. It forwards the data once the test resets this, or after twice
-    /// `HANG`.
+    /// While this is `true`, the proxy holds data back, but for no longer than twice `HANG`.
     silent: bool,
     stopped: bool,
     /// Two sockets for each connection that was made: to the client and to the server.

@@ -59,7 +59,6 @@ pub(crate) fn cut<T>(mut run: impl FnMut(Duration) -> Result<T, AnyError>) -> Ti
     }
 }
 
-/// How many descriptors this process has open; 0 on a system without `/proc`.
 pub(crate) fn open_files() -> usize {
     std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count)
 }
@@ -76,12 +75,12 @@ pub(crate) struct Sweep {
     lateness: Vec<Duration>,
 }
 
-/// Runs a statement many times, under limits that are shorter or longer than the statement. The statement must take
-/// about the time `middle`, and longer than an interrupt.
+/// Runs a statement many times. The limits are around the time that the statement takes: at first around `middle`, and
+/// each run moves them. So on each machine, about as many statements end by themselves as are interrupted. The
+/// statement must take longer than an interrupt.
 ///
 /// `statement` runs the statement under a limit. `follow_up` runs other statements right after it, and returns how many
-/// of these were interrupted. Each run adjusts the later limits. So on each machine, about as many statements end by
-/// themselves as are interrupted.
+/// of these were interrupted.
 pub(crate) fn sweep(
     runs: u32,
     middle: Duration,

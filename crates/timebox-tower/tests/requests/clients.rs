@@ -34,7 +34,6 @@ impl Drop for Alive {
     }
 }
 
-/// How many descriptors this process has open; `None` where the system does not tell.
 fn descriptors() -> Option<usize> {
     Some(std::fs::read_dir("/proc/self/fd").ok()?.count())
 }

@@ -34,7 +34,6 @@ pub(crate) fn on_runtime<T>(test: impl Future<Output = T>) -> T {
     done.expect("the test hangs")
 }
 
-/// Waits until the condition is true. Panics if that takes too long.
 pub(crate) async fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
     let start = Instant::now();
     while !condition() {

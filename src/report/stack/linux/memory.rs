@@ -28,8 +28,8 @@ enum Way {
     None,
 }
 
-/// The upper half: 1 more than the generation (`fork.rs`) of the process that has found its [`Way`]. The lower half:
-/// this way. 0 if no process has found its way yet.
+/// The lower half is the [`Way`] that a process has found. The upper half is 1 more than that process's generation
+/// (`fork.rs`), so a forked child sees that the way is its parent's. 0: no process has found its way yet.
 static KNOWN: AtomicU64 = AtomicU64::new(0);
 
 impl Way {

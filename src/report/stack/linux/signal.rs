@@ -195,7 +195,7 @@ unsafe fn registers(context: *const libc::ucontext_t) -> Registers {
     Registers { pc: registers.pc, sp: registers.sp, fp: Some(fp), lr: Some(lr), in_call: false }
 }
 
-/// Asks a thread to copy itself into `copy`. If that cannot be done, the copy says why.
+/// Asks a thread to copy itself into `copy`. If it cannot be asked, returns the copy, which then says why.
 pub(super) fn ask(mut copy: Copy, words: Words) -> Result<Armed, Copy> {
     if let Some(reason) = obstacle() {
         copy.because(reason);

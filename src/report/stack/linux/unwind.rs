@@ -1,7 +1,7 @@
-//! Unwinds copies of stacks. The only user of framehop.
+//! Unwinds copies of stacks. Only this file uses framehop.
 //!
-//! Nothing here touches a thread: it works on a copy, on copies of the unwind tables, and on code, which does not change. So
-//! it may allocate, and may take its time.
+//! The code here reads a copy of a stack, copies of the unwind tables, and program code, which does not change. It
+//! touches no thread, so it may allocate, and may take its time.
 
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};

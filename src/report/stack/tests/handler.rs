@@ -199,7 +199,8 @@ fn errno_is_left_alone_in_100_000_looks() {
     errno_survives(100_000);
 }
 
-/// For how long a look stops a running thread: the longest gap between two readings of the clock that the thread makes.
+/// Measures for how long a look stops a running thread. The thread reads the clock all the time. The longest gap
+/// between two of its readings counts.
 #[test]
 #[ignore = "measures time: for a machine that has nothing else to do, and optimised code"]
 fn a_running_thread_stops_for_microseconds() {
