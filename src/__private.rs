@@ -20,8 +20,8 @@ use crate::scope::Timebox;
             one `Timebox::run_future_value`"
 )]
 pub trait Fallible: Sized {
-    /// What the expansion of a macro gets from a future with a fallback. The expansion itself runs the fallback, after
-    /// the body. So the fallback may use what the body has borrowed.
+    /// What `run_or_else` and `run_future_or_else` return to the expansion of a macro. The expansion itself runs the
+    /// fallback, after the body, so the fallback may use what the body has borrowed.
     type Outcome;
     type Timeout<F: Future<Output = Self>>: Future<Output = Self>;
     type TimeoutOrElse<F: Future<Output = Self>>: Future<Output = Self::Outcome>;
@@ -35,7 +35,8 @@ pub trait Fallible: Sized {
     #[track_caller]
     fn run_future_or_else<F: Future<Output = Self>>(timebox: Timebox, future: F) -> Self::TimeoutOrElse<F>;
 
-    /// Never called. The macro writes `return never()` into dead code, to tell the compiler the type that is returned.
+    /// Never called. The macro writes `return never()` into dead code, so that the compiler knows the type of the
+    /// result.
     fn never() -> Self {
         unreachable!()
     }

@@ -154,8 +154,8 @@ fn submit(depth: usize, job: Arc<dyn Task>) -> Result<(), Saturated> {
 // ===== Depth =====
 
 thread_local! {
-    /// The depth of the work that this thread submits: one more than the depth of the work that runs on this thread, or
-    /// 0 if no work runs here.
+    /// One more than the depth of the work that runs on this thread; 0 if none runs. Work that this thread submits gets
+    /// at least this depth.
     static DEPTH: Cell<usize> = const { Cell::new(0) };
 }
 

@@ -155,7 +155,7 @@ mod on {
     #[derive(Clone, Debug)]
     pub(crate) enum Verdict {
         Pass,
-        /// One scope expires: with `in_shields` the innermost, otherwise the innermost outside of all shields.
+        /// The innermost scope expires. If `in_shields` is `false`: the innermost scope outside of all shields.
         Expire {
             /// The identity of the scope that the test tool has opened around the body. The scopes around that scope do not
             /// expire.

@@ -1,4 +1,4 @@
-//! The scopes around a place, and the error that is made of them.
+//! The scopes that are open at a place, and the error that names one of them.
 
 use std::error::Error;
 use std::panic::Location;
@@ -41,7 +41,7 @@ pub(crate) trait SharedScope {
     fn set_raised(&self, error: &TimeoutError);
 }
 
-/// The data that the error needs if it names a link: the link's index in the chain, its times, and its shared state.
+/// What an error needs of the scope that it names: the scope's index in the chain, its times, and its shared state.
 struct Place {
     index: usize,
     entered: u64,
@@ -80,7 +80,7 @@ impl Chain {
         chain
     }
 
-    /// Adds the next scope outwards.
+    /// Adds the scope around the last one.
     pub(crate) fn add(&mut self, link: Link) {
         let Link { info, entered, now, end, shared } = link;
         let place = Place { index: self.scopes.len(), entered, now, shared };

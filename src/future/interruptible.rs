@@ -100,8 +100,8 @@ pub struct Interruptible<F: Future> {
     await_state: AwaitState,
     /// The future's result. It is kept here while a hook is still running.
     done: Option<F::Output>,
-    /// While `done` waits for the hook, the scopes around must not drop this future at their deadlines, because a value
-    /// that is ready wins.
+    /// Shields at the scopes around, while `done` waits for the hook. Without them the scopes would drop this future at
+    /// their deadlines, and a value that is ready would be lost.
     announced: Option<Announced>,
     // `future` is declared before `guard`, so it is dropped first: its hook can still fire during the drop.
     #[pin]
@@ -123,8 +123,7 @@ struct Guard {
     /// The scope that an error names: the last scope that the hook was registered with before it first fired. `None` if
     /// the hook was never registered with a scope.
     last: Option<Arc<Node>>,
-    /// If the scope is over before the first poll of the future, this call may stay pending for a time. Then this wakes
-    /// the task at the end of that time.
+    /// Wakes the task if this call stays pending because the scope was over before the first poll of `future`.
     wakeup: TaskWakeup,
 }
 

@@ -154,8 +154,8 @@ impl<F> Scoped<F, true> {
 
 /// One poll of a limited future.
 ///
-/// The steps before the future's poll are functions of their own, which have returned by then. So in a build without
-/// optimisations they take no stack while a nested future is polled.
+/// The steps before the future's poll are functions of their own, and have returned when the poll begins. So even in a
+/// build without optimisations they take no stack during the poll, in which other futures may be nested.
 ///
 /// With `KEEP` the scope and the timer stay after the future has given a value, for further polls.
 pub(super) struct Call<'a, 'cx, F, D, O, const KEEP: bool> {
@@ -293,7 +293,8 @@ where
     }
 }
 
-/// Polls a future whose time is up: waits for its hooks, then gives the kept error. The user's future is not polled.
+/// For a future whose time is up. Pending until the future's hooks have run, then gives the kept error. Does not poll
+/// the user's future.
 #[cold]
 #[inline(never)]
 fn end_after_hooks(

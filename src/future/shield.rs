@@ -110,8 +110,8 @@ impl Announced {
         }
     }
 
-    /// Adds a shield to each scope around this poll, until the time `until`. If a scope is already over, its shield
-    /// ends at the latest `max` after the end of the scope.
+    /// Adds a shield to each scope around this poll. The shield ends at `until`. If the scope is over already, the
+    /// shield ends at the latest `max` after the scope's end.
     pub(super) fn to_scopes_around(thread: &Thread, until: u64, max: u64) -> Self {
         let now = clock::now();
         innermost(thread, |scope| {

@@ -109,7 +109,7 @@ pub struct TimeoutStream<S> {
     overdue: u64,
     /// Wakes the task at `overdue`.
     wakeup: TaskWakeup,
-    /// The test environment whose clock `overdue` is on.
+    /// `overdue` is a time on the clock of this test environment.
     env: TestEnv,
     is_done: bool,
 }
@@ -137,8 +137,8 @@ impl<S: Stream> TimeoutStream<S> {
     }
 
     /// Whether the next item is overdue. Called after each poll that was pending. The first call after an item starts
-    /// the time for the next item. As long as the item is not overdue, each call arms the wakeup at the end of that time.
-    /// Always `false` if there is no idle limit, if the scope is not entered, or if limits are off.
+    /// the time for the next item. Each call that returns `false` arms the wakeup at the end of that time. Without an
+    /// idle limit, before the scope is entered, and if limits are off, returns `false` and arms nothing.
     fn is_overdue(self: Pin<&mut Self>, cx: &Context<'_>) -> bool {
         let this = self.project();
         if *this.max == NEVER || !this.scoped.is_entered() || !is_enabled() {

@@ -137,7 +137,8 @@ impl TaskWakeup {
     /// should have dropped it.
     pub(super) fn patience(&mut self, now: u64, over: u64) -> u64 {
         let patience = &mut self.cold.get_or_insert_default().patience;
-        // A wait that began before `over` was for an earlier drop, so this wait begins anew.
+        // The last wait began `PATIENCE` before its end. If that was before `over`, it was a wait for an earlier drop.
+        // So a new wait begins now.
         if patience.saturating_sub(PATIENCE) < over {
             *patience = now.saturating_add(PATIENCE);
         }
@@ -214,13 +215,14 @@ impl TaskWakeup {
         // The timer is set even if the scope around wakes the task earlier: the future may be carried out of that scope.
         self.wake_at_on(env, end.min(deadline), waker);
         if !self.wake_by(node.as_ref(), waker) {
-            // The scope is already over: the next poll of the await sees that.
+            // The scope is over already, so the task is woken now. In its next poll, the await sees the end of the
+            // scope.
             waker.wake_by_ref();
         }
     }
 
-    /// Wakes the task at `until`, and no longer at the end of a node. For an await that stays pending in a scope that
-    /// is over.
+    /// For an await that stays pending although its scope is over. From now on the task is woken at `until`, and no
+    /// longer at the end of a scope.
     pub(super) fn stay(&mut self, env: &TestEnv, until: u64, waker: &Waker) {
         self.wake_by(None, waker);
         self.wake_at_on(env, until, waker);

@@ -12,7 +12,7 @@ use tokio_postgres::{CancelToken, Client, Config, NoTls, SimpleQueryMessage};
 
 use super::control::{self, AnyError, BOUND, Doubt, Failure, two_steps};
 
-/// What names a connection at its server. Ask once, after connecting.
+/// Identifies a connection at its server. Get it once, after connecting.
 #[derive(Clone)]
 pub struct Session {
     pub pid: i32,

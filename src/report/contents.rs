@@ -17,7 +17,7 @@ pub enum Kind {
     Slow,
     /// The scope's deadline has passed.
     Expired,
-    /// The scope is still open, and the time of its `overdue_after` has passed since its expiry.
+    /// The scope's deadline passed `overdue_after` ago, and the scope is still open.
     Overdue,
     /// A thread of a runtime, or a watched future, is stuck in one poll.
     Stalled,

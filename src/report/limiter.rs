@@ -7,7 +7,7 @@ use std::collections::{HashMap, VecDeque};
 /// How many stacks are remembered.
 const MOST_STACKS: usize = 1024;
 
-/// How many scopes with a written report are remembered, at most. The end of a remembered scope is reported too.
+/// At most so many scopes are remembered after a report about them was written. Of these, the end is reported too.
 const MOST_SCOPES: usize = 1024;
 
 /// A bound of this many reports a minute, or more, counts as no bound.

@@ -62,7 +62,7 @@ pub(super) fn make(look: Look, tools: &mut Tools) -> Option<Report> {
     }
     let scope = &scopes[at];
     let infos = |scope| info(scope, copy.is_consistent);
-    // A scope without a known place shows that the copy may be nonsense. So there is no report.
+    // `info` returns `None` if the scope's place is not known. Then the copy may be nonsense, so there is no report.
     let chain: Vec<ScopeInfo> = scopes.iter().map(infos).collect::<Option<_>>()?;
     let mut notes = copy.notes();
     if copy.scopes.is_cut {

@@ -76,7 +76,6 @@ impl FutureObserver for Pending {
     }
 }
 
-/// Reports the end of a future.
 struct EndOfFuture(ScopeKey);
 
 impl Ending for EndOfFuture {

@@ -84,7 +84,7 @@ fn a_report_reaches_each_sink_and_the_memory() {
     assert_eq!(function(recent().last().unwrap()), "d");
 }
 
-/// A sink that waits for a word before it writes.
+/// A sink whose writes wait for a message on `go`.
 struct Gate {
     began: Sender<()>,
     go: Mutex<Receiver<()>>,

@@ -15,7 +15,7 @@ pub(crate) struct State {
     pub(crate) blocked_signals: u64,
     /// How often it gave up the processor, and how often the processor was taken from it.
     pub(crate) switches: (u64, u64),
-    /// The function of the kernel in which it waits, if the kernel tells.
+    /// The function of the kernel in which the thread waits; `None` if the kernel does not tell.
     pub(crate) waits_in: Option<String>,
 }
 

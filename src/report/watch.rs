@@ -374,8 +374,8 @@ impl Reported {
 /// Calls the policy's `on_stuck` on a thread of its own, since the user's code may take any time. Scopes that get stuck
 /// during the call share the next call.
 fn tell_stuck() {
-    /// How many scopes have become stuck and were not told of yet. A scope counts until the call that tells of it has
-    /// returned. So the number is above 0 while the thread below runs.
+    /// How many scopes have become stuck since the last call of `on_stuck` that has returned. It is above 0 while the
+    /// thread below runs, so there is one such thread at most.
     static WAITING: PerProcess<AtomicU64> = PerProcess::new(AtomicU64::new(0), || AtomicU64::new(0));
     // Relaxed throughout: the number publishes nothing else.
     if WAITING.get().fetch_add(1, Ordering::Relaxed) > 0 {

@@ -280,8 +280,8 @@ impl Timebox {
     /// - The body was not started, because this scope itself was over.
     /// - The body failed, and an error that names this scope had been raised. An `Err` of the body is dropped.
     ///
-    /// Otherwise the result of the block, or the error of an outer scope that is over, is returned unchanged. A late `Ok` that
-    /// [`strict`](Self::strict) refuses counts as an `Err`.
+    /// In all other cases the result of the block is returned unchanged, or the error of an outer scope that is over. A
+    /// late `Ok` that [`strict`](Self::strict) refuses counts as an `Err`.
     ///
     /// # Errors
     ///

@@ -27,7 +27,7 @@ impl<T> ColdBox<T> {
 
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn clear(&mut self) {
-        // A `take` would also write to an empty box.
+        // `take` writes to the box even if it is empty, so it is not called then.
         if self.0.is_some() {
             drop_cold(self.0.take());
         }

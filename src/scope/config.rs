@@ -23,7 +23,7 @@ pub(crate) struct Options {
     pub(crate) tokens: Vec<CancellationToken>,
     /// The node of the handle, if the scope is entered with a handle ([`Handle::enter`](crate::Handle::enter)).
     pub(crate) within: Option<Arc<Node>>,
-    /// The profile of that handle.
+    /// The profile of the handle, if `within` is set.
     #[cfg(feature = "profile")]
     pub(crate) profile: ProfileId,
     pub(crate) fields: Fields,

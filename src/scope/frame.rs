@@ -79,8 +79,8 @@ pub struct Scope {
     /// The time from the entry to the scope's own deadline. [`NEVER`] if the scope has none: then only the scopes
     /// around it limit it.
     asked: u64,
-    /// When the scope was entered. If an outer deadline comes before the scope's own deadline, the entry need not read
-    /// the clock. Then this may be an earlier reading, and `TimeoutError::elapsed` a little too long.
+    /// When the scope was entered, or a little earlier. If an outer deadline comes before the scope's own, the entry
+    /// does not read the clock, but takes an earlier reading. Then `TimeoutError::elapsed` is a little too long.
     entered: u64,
     location: &'static Location<'static>,
     // In a plain scope all fields below are zero, so that one wide store writes them.
@@ -99,9 +99,10 @@ pub struct Scope {
     undo: Cell<Undo>,
     /// How many calls hold the frame: see invariant 1.
     holds: Cell<u32>,
-    /// The waker of the poll for which the frame is open; null while a future is dropped. Set only in polled kinds.
+    /// The waker of the poll for which the frame is open; null while a future is dropped. Set only if
+    /// [`Kind::is_polled`].
     waker: MaybeUninit<*const Waker>,
-    /// The number of the poll for which the frame is open. Set only in polled kinds, while reports are on.
+    /// The number of the poll for which the frame is open. Set only if [`Kind::is_polled`], while reports are on.
     #[cfg(feature = "report")]
     poll: MaybeUninit<u64>,
 }
@@ -461,7 +462,7 @@ impl Scope {
         self.leave(thread);
     }
 
-    /// The part of `leave` for scopes with the bits `FLAG` or `HELD`. The thread already points to the outer frame.
+    /// The rest of `leave` if `undo` has `FLAG` or `HELD`. By now the thread's innermost frame is the outer frame.
     #[cold]
     #[inline(never)]
     fn leave_flag(&mut self, thread: &Thread) {

@@ -138,7 +138,8 @@ impl Handle {
         }
     }
 
-    /// A handle to the scope of this node. Work by the handle counts to the profile in which the calling thread is now.
+    /// A handle to the scope of this node. Work that enters the handle counts in the profile in which the calling
+    /// thread is now.
     fn of(node: Arc<Node>) -> Self {
         Self {
             node,

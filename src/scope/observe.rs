@@ -88,7 +88,7 @@ impl Polls {
     }
 }
 
-/// What was reported about a future. The drop reports that the future has ended.
+/// What was reported about a future. Its drop tells `ending` that the future has ended.
 #[derive(Default)]
 pub(crate) struct ReportHistory {
     /// The [`Event`]s that were reported.

@@ -149,7 +149,7 @@ impl Drop for Mover {
     }
 }
 
-/// A place where a thread waits under a mock clock. It serves any number of waits, one after another.
+/// Lets a thread wait under a mock clock. It serves any number of waits, one after another.
 pub(crate) struct Wait {
     mock: Arc<Mock>,
     stage: Mutex<Stage>,

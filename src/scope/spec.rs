@@ -9,8 +9,7 @@ use crate::error::{Cause, Fields, ScopeId, ScopeInfo};
 use crate::time::NEVER;
 use crate::token::node::Node;
 
-/// How a scope relates to the scopes around it. Each method below tests bits of the value, which is cheap enough for a
-/// poll.
+/// How a scope relates to the scopes around it. The values are bits, so that each method below is one quick test.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Kind {

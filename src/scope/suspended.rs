@@ -243,7 +243,7 @@ impl SuspendedScope {
         frame.enter(thread, effective, extras, has_timer)
     }
 
-    /// Called after a poll. Keeps the node and the identity that the scope has got in the poll.
+    /// Called after each poll. If the scope got a node or an identity in this poll, keeps it for the next poll.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn suspend<R>(
         &mut self,
@@ -316,7 +316,7 @@ impl SuspendedScope {
         cold.id = Some(node.id);
         match &cold.node {
             None => cold.node = Some(node),
-            // The frame has got a second node during the drop of the future. Nobody needs that node any more.
+            // The frame has made a second node, during the drop of the future. Nobody needs it any more.
             Some(kept) if !Arc::ptr_eq(kept, &node) => node.finish(),
             Some(_) => {}
         }

@@ -26,7 +26,6 @@ pub(crate) struct EnvGuard {
 }
 
 impl EnvGuard {
-    /// A guard that changes nothing: the thread stays in its environment.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn unchanged() -> Self {
         Self {

@@ -13,7 +13,6 @@ use crate::time::{Kind as LimitKind, Limit, NEVER};
 pub(crate) struct WaitLimit {
     spec: ScopeSpec,
     end: Termination,
-    /// If this is set, the wait spends a quota until this is dropped.
     _spending: Option<Spending>,
 }
 

@@ -28,12 +28,10 @@ impl Watched {
         Self { extras: Extras::new(&Limit::NONE, options), location }
     }
 
-    /// Runs a block. Its frame is for reports only.
     pub(crate) fn run<R>(&self, body: impl FnOnce() -> R) -> R {
         self.open(Kind::Watched, body)
     }
 
-    /// Runs one poll of a future. Its frame is for reports only.
     pub(crate) fn poll<R>(&self, poll: impl FnOnce() -> R) -> R {
         self.open(Kind::WatchedPoll, poll)
     }

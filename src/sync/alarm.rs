@@ -82,7 +82,7 @@ impl Alarm {
         self.word.fetch_and(!STARTING, Ordering::Relaxed);
     }
 
-    /// Whether the thread runs, and is not just being started.
+    /// Whether the thread runs. `false` while the thread is only being started, since the start may fail.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn is_reliable(&self) -> bool {
         // Relaxed: as in `started`.

@@ -65,8 +65,8 @@ struct State {
 
 /// The caller of a [`Callback`].
 pub(crate) trait Caller {
-    /// Whether the caller may run the closure, which has been started `fires` times. Called under the lock that
-    /// [`suspend`](Callback::suspend) and [`hold_back`](Callback::hold_back) take.
+    /// Whether the caller may run the closure. `fires`: how often the closure has been started before. Called under the
+    /// lock that [`suspend`](Callback::suspend) and [`hold_back`](Callback::hold_back) take.
     fn may(&self, fires: u32) -> bool;
 
     /// A waker that makes the caller try again. Called under the lock.
@@ -273,8 +273,8 @@ impl Callback {
         idle.map(|mut state| state.take_waiters()).unwrap_or_default()
     }
 
-    /// Ends one suspension. If a caller came during the suspensions, the end of the last one returns the caller's
-    /// waker: wake it, so that the caller tries again.
+    /// Ends one suspension. If it was the last, and a caller came during the suspensions, returns the caller's waker:
+    /// wake it, so that the caller tries again.
     pub(crate) fn resume(&self) -> Option<Waker> {
         let mut state = self.state.lock()?;
         state.suspensions = state.suspensions.saturating_sub(1);
@@ -315,7 +315,8 @@ impl Callback {
         self.state.lock().is_some_and(|state| !state.revoked && !state.panicked)
     }
 
-    /// The run that is going on, if another thread of this process is in it.
+    /// The run in progress; `None` if there is none, if this thread is in it, or if this process is a fork of the one
+    /// that made the callback.
     fn run_elsewhere(&self, state: &State) -> Option<Run> {
         let (thread, run) = state.running.filter(|_| self.made_in.is_current())?;
         (thread != ThreadKey::current()).then_some(run)

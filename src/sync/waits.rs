@@ -110,8 +110,8 @@ impl Wait {
         let mut list = lock(LIST.get());
         list.push(Listed { inside, awaited, ending, on, lets_go: Arc::clone(&lets_go) });
         let circle = circle_of_last(&list);
-        // The circle begins with the new wait, and `min_by_key` takes the first of the weakest waits. So if no other
-        // wait is weaker, the new wait lets go before it sleeps.
+        // The new wait is first in the circle, and `min_by_key` returns the first of equal ones. So if several waits
+        // are the weakest, the new wait lets go if it is one of them.
         let weakest = circle.into_iter().min_by_key(|&index| list[index].ending.firmness());
         let told = weakest.map(|index| {
             let Listed { ending, on, lets_go, .. } = &list[index];

@@ -108,7 +108,6 @@ pub(super) fn returned<R>(result: Result<R, TimeoutError>) -> R {
     result.unwrap_or_else(|error| panic!("{}", cut_off(&error)))
 }
 
-/// Runs a body in a scope of its own, with an injector.
 pub(super) fn inject<R>(
     injector: &Arc<Injector>,
     location: Place,

@@ -43,7 +43,7 @@ pub(crate) struct Thread {
     pub(crate) frame: Cell<*const ()>,
     /// The thread's timers, once it has armed one. Invariant 2.
     timers: Cell<Option<&'static Timers>>,
-    /// How many polls have begun while reports were on.
+    /// Numbers the polls that begin while reports are on.
     #[cfg(feature = "report")]
     polls: Cell<u64>,
     /// The profile of the thread's innermost visit.
@@ -365,8 +365,8 @@ pub(crate) fn without_scopes<R>(f: impl FnOnce() -> R) -> R {
             });
         }
     }
-    // The frame that keeps the flag's node alive stays open during `f`. So invariant 1 holds after the flag is put
-    // back.
+    // The present flag may be that of a node. The frame that keeps the node alive stays open during `f`, so the flag
+    // may be put back afterwards (invariant 1).
     let _restore = Thread::with(|thread| Restore {
         frame: thread.frame.replace(std::ptr::null()),
         deadline: thread.deadline.replace(NEVER),

@@ -1,4 +1,4 @@
-//! A deadline in an environment variable: how it comes to a child process.
+//! Passes a deadline to a child process, in an environment variable.
 
 use std::env;
 use std::ffi::{OsStr, OsString};

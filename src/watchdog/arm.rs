@@ -296,7 +296,8 @@ impl Watchdog {
         self.try_at.store(0, Ordering::Relaxed);
         self.settings.set(Settings::ASYMMETRIC, false);
         self.next_wake.0.store(NEVER, Ordering::Relaxed);
-        // The child has only this thread. The fork handler in `thread/local.rs` fills this thread's slot again.
+        // The other threads are gone, so this empties all slots. The fork handler in `thread/local.rs` fills the slot
+        // of this thread again.
         #[cfg(feature = "report")]
         self.slots.iter().for_each(|slot| slot.set_thread(0, 0));
     }

@@ -20,7 +20,7 @@ const BATCHES_PER_PASS: usize = 16;
 /// How many wakers are taken from the inbox at a time, at most. Then the timers have their turn.
 const CALLS_PER_TURN: usize = 1024;
 
-/// The watchdog registers for the asymmetric fence once nothing is due within this time, in nanoseconds.
+/// If no timer is due within this time, the watchdog registers for the asymmetric fence. In nanoseconds.
 const REGISTER_WHEN_IDLE_FOR: u64 = 50_000_000;
 /// If the watchdog has run for this time, it registers even if something is due soon. In nanoseconds.
 const REGISTER_AFTER: u64 = 1_000_000_000;
@@ -193,7 +193,7 @@ impl Watchdog {
             // next pass follows at once, and fires the rest.
             for _ in 0..BATCHES_PER_PASS {
                 let (due, are_all) = timers.take_due(now);
-                // This mutant ends the look too early: before the fences in the calls.
+                // The mutant ends the look before the fences in the calls, which is too early.
                 if mutant!(EarlyLook) {
                     timers.end_look();
                 }

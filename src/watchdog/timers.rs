@@ -44,8 +44,8 @@ const STALE: usize = 1024;
 const BATCH: usize = 64;
 
 pub(crate) struct Timers {
-    /// No timer is due before this time (invariant 4). Arming a timer lowers this time. When this time has come, the
-    /// watchdog resets it.
+    /// No timer is due before this time (invariant 4). Arming a timer lowers this time. When it has come, the watchdog
+    /// sets it to [`NEVER`], looks at all timers, and lowers it to their earliest deadline.
     earliest: CachePadded<AtomicU64>,
     nursery: [AtomicU32; NURSERY],
     listed: AtomicU32,
@@ -53,9 +53,9 @@ pub(crate) struct Timers {
     heap: Mutex<Heap>,
 }
 
-/// Each entry has the deadline, the index of the record, and the short number of the record's *filling*. A filling is
-/// the use of the record for one waker. A later filling of the record may have the same short number as a stale entry.
-/// That does no harm: the record itself says when it is due, and the later filling has an entry of its own.
+/// An entry has the deadline, the index of the record, and the short number of the record's *filling*: each use of a
+/// record for a waker is a filling. A stale entry may have the same short number as a later filling of its record. That
+/// does no harm: the record itself says when it is due, and the later filling has an entry of its own.
 type Heap = BinaryHeap<Reverse<(u64, u32, u32)>>;
 
 fn entry((deadline, index, ticket): (u64, u32, Ticket)) -> Reverse<(u64, u32, u32)> {

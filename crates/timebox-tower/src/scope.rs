@@ -173,8 +173,8 @@ impl RequestScope {
         self.scope.enter(|_| block())
     }
 
-    /// Drops the rest of the response before its end, in the scope. First cancels the scope for the reason
-    /// [`CLIENT_GONE`], so that tasks and threads that entered the scope by a handle stop.
+    /// Drops the rest of the response before its end, in the scope. First cancels the scope, so that tasks and threads
+    /// that entered the scope by a handle stop.
     pub fn abandon(&mut self, drop: impl FnOnce()) {
         // `polling` is still `true` if a poll has panicked. Then the drop does not mean that the client has gone away.
         let reason = (!self.polling).then_some(self.reason);

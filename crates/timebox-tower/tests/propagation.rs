@@ -251,7 +251,7 @@ const OF_MILLISECONDS: [(&[u8], Option<u64>); 40] = [
     (b"\xff", None),
 ];
 
-/// Values that mean nothing in either format.
+/// Values that are a timeout neither in gRPC's format nor in milliseconds.
 const OF_NEITHER: [&str; 60] = [
     "",
     " ",

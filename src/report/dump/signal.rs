@@ -63,7 +63,6 @@ mod platform {
                 // SeqCst: pairs with the store in the handler, which `signal_hook` makes.
                 if came.swap(false, Ordering::SeqCst) {
                     let text = format!("{}\n", dump_here());
-                    // If the text cannot be written, there is nobody to tell.
                     let _ = io::stderr().lock().write_all(text.as_bytes());
                 }
             }

@@ -192,7 +192,7 @@ struct Due {
     shared: Arc<Shared>,
     /// The periods before this sample.
     periods: Periods,
-    /// How many periods have had their sample, this one included. `None` until the profile's own code is found.
+    /// `periods.done` after this sample. `None` until the profile's own code is found.
     done: Option<u64>,
 }
 
@@ -407,7 +407,7 @@ fn seen(copy: &Copy, raw: &RawStack, visit: &VisitCopy, is_own: bool) -> Seen {
     let sp = copy.stack.registers.map_or(0, |registers| registers.sp);
     let is_outside = |cfa: u64| cfa > visit.stack && cfa != u64::MAX && visit.stack >= sp;
     let inside = frames.iter().position(|frame| is_outside(frame.cfa)).unwrap_or(frames.len());
-    // The work of a handle may be inlined into the function whose frame has `visit.stack`. So if the visit is by a
+    // Code that runs by a handle may be inlined into the function whose frame has `visit.stack`. So for a visit by a
     // handle, the frame of that function is kept too.
     let inside = if is_own { inside } else { (inside + 1).min(frames.len()) };
     let doing = match (copy.state, copy.call) {

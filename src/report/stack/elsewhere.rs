@@ -11,7 +11,7 @@ use crate::report::contents::Stack;
 use crate::scope::{ReadMemory, ScopeCopy};
 use crate::time::clock;
 
-/// No program or library is known.
+/// The modules of this process: none is known, because no stack is taken here.
 #[derive(Debug, Default)]
 pub(super) struct Modules;
 

@@ -1,4 +1,4 @@
-//! When a scope ends, and until when a future in it may be polled on.
+//! When a scope ends, and how long a future in it may still be polled after that.
 
 use super::Scope;
 use super::undo::Undo;

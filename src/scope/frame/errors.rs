@@ -169,15 +169,16 @@ impl Scope {
         let mut boundary = None;
         let mut outermost = None;
         for scope in self.stack() {
-            // This is a block around a poll. An executor may lie between them, and the unwinding must not cross it.
+            // `scope` is a block around a poll. An executor may lie between the block and the poll, and the unwinding
+            // must not cross an executor.
             if polled && !scope.kind.is_polled() {
                 break;
             }
             polled |= scope.kind.is_polled();
             let is_over = scope.id.get() == over;
             if scope.kind.is_shield() {
-                // An unwinding cannot stop at a shield, because a shield returns no errors. If the shield is over, the
-                // next scope outwards stops the unwinding.
+                // An unwinding cannot stop at a shield, because a shield returns no errors. If the error names the
+                // shield, the next scope outwards stops the unwinding.
                 over_is_shield |= is_over;
                 continue;
             }

@@ -10,8 +10,8 @@ use crate::thread::Thread;
 use crate::token::node::Node;
 
 impl Scope {
-    /// Whether the scope may have a node, or an identity that somebody asked for. The scope's future must keep both for
-    /// the next poll.
+    /// Whether the scope may have a node, or an identity that somebody asked for. If so, the scope's future must keep
+    /// them for the next poll.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn has_acquired(&mut self) -> bool {
         self.undo.get_mut().has(Undo::FLAG)

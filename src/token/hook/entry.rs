@@ -26,7 +26,7 @@ pub(crate) struct Entry {
     then: Vec<(Duration, Arc<Entry>)>,
     /// The timers that will fire this entry again, and the timers of the hooks that it escalates to.
     timers: ForkMutex<Vec<Timer>>,
-    /// Whether the end of a scope has triggered the entry. After that only the entry's own timers fire it.
+    /// Whether the first run has been claimed ([`claim`](Self::claim)), so that it is started only once.
     triggered: AtomicBool,
     /// Whether a run of this entry has ended, or the callback has rejected a run. Set under the callback's lock.
     ended: AtomicBool,
@@ -148,7 +148,8 @@ impl Entry {
             Repeat::Once | Repeat::Default => return,
             Repeat::Every(interval) => {
                 let interval = nanos(interval).max(100_000);
-                // Each failure in a row doubles the pause, but not beyond a second.
+                // Each failure in a row doubles the pause, up to a second. An interval of more than a second stays as
+                // it is.
                 interval.saturating_mul(1 << failures.min(14)).min(interval.max(1_000_000_000))
             }
             Repeat::Backoff => 500_000 << (fires - 1).min(if failures > 0 { 11 } else { 7 }),
@@ -160,7 +161,6 @@ impl Entry {
         matches!(self.policy.repeat, Repeat::Once | Repeat::Default)
     }
 
-    /// Starts the timers of the `then` hooks, unless they were started before.
     fn escalate_later(self: &Arc<Self>) {
         // Relaxed: the flag publishes nothing else.
         if !self.escalates.swap(true, Ordering::Relaxed) {

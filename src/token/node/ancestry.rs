@@ -96,7 +96,7 @@ impl Node {
 
     /// Whether a child with this deadline needs a timer (invariant 4).
     pub(super) fn is_outrun_by(&self, deadline: u64, env: &TestEnv) -> bool {
-        // Deadlines on different clocks cannot be compared: so a child with another clock than its parent always needs a timer.
+        // Deadlines on different clocks cannot be compared. So a child on another clock needs a timer for any deadline.
         let is_comparable = self.env.shares_clock(env);
         deadline < if is_comparable { self.ancestry().effective } else { NEVER }
     }

@@ -34,8 +34,8 @@ pub(crate) struct Node {
     /// The environment in which the node was made. The node's times are on the clock of that environment.
     pub(crate) env: TestEnv,
     pub(super) parent_mode: ParentMode,
-    /// Whether a thread has passed the end of this node on to all nodes beneath. Until then, each `cancel` does so
-    /// again.
+    /// Whether a thread has passed the end of this node on to all nodes beneath. While this is `false`, each `cancel`
+    /// does it itself: when `cancel` returns, all nodes beneath must be over.
     pub(super) has_propagated: AtomicBool,
     pub(super) flags: AncestryFlags,
     /// The cached `Ancestry::effective`.
@@ -167,7 +167,7 @@ pub(super) struct Listing {
 pub(super) enum Child {
     /// The node is the child's parent.
     Inner(Weak<Node>),
-    /// The node is not the child's parent, but the child is linked to it, and ends when the node ends.
+    /// The child is linked to the node: it ends when the node ends, but has another parent or none.
     Linked(Weak<Node>),
 }
 

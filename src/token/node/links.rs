@@ -16,7 +16,7 @@ impl Node {
         }
         self.set_waypoint();
         self.update();
-        // Invariant 3: `other` may have propagated its end before it listed this node. So its flag is read again.
+        // Invariant 3: `other` may have propagated its end before it listed this node. So its flag is read after that.
         if other.is_over() {
             self.end_by(self.end_through_link(other, other.origin().as_ref()), true);
             self.propagate_and_deliver(None);
@@ -75,8 +75,8 @@ impl Node {
         self.ancestry().mixes_clocks || self.expires_at() <= self.env.reading(now)
     }
 
-    /// Looks at the nodes that this node is linked to, and at all nodes whose end ends those. Returns the one with the
-    /// earliest deadline; `None` if none has a deadline on this node's clock.
+    /// Looks at the nodes that this node is linked to, and at all nodes whose end would end one of the linked nodes.
+    /// Returns the node with the earliest deadline; `None` if none has a deadline on this node's clock.
     pub(crate) fn earliest_link(self: &Arc<Self>) -> Option<Arc<Node>> {
         let mut earliest: Option<Arc<Node>> = None;
         for link in self.linked_nodes() {

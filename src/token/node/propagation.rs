@@ -69,8 +69,8 @@ impl Node {
         wakes.deliver();
     }
 
-    /// Sets the flag of this node and of all nodes beneath, and collects the tasks and hooks that wait for them. `by` is the
-    /// parent's end, which ends the node; `None` if the node has ended by itself.
+    /// Sets the flag of this node and of all nodes beneath, and collects the tasks and hooks that wait for them. `by`:
+    /// the end of the parent, if this node ends because of it. `None` if the node has ended by itself.
     pub(super) fn propagate(self: &Arc<Self>, by: Option<&ParentEnd>, wakes: &mut WakeList) {
         if let Some(pending) = self.set_over(by, wakes) {
             self.propagate_beneath(pending, wakes);

@@ -73,8 +73,8 @@ impl Node {
         listing.map(Listing::unlist)
     }
 
-    /// The rest of a move: drops the old parent (`before`), and takes on the end and the deadline of the new one. Called
-    /// without the lock of all moves, because the drop may run the user's code.
+    /// The rest of a move: drops the old parent (`before`), and takes on the end and the deadline of the new one.
+    /// Called without the lock of all moves, because the drop may run the user's code.
     fn adopt_parent(self: &Arc<Self>, parent: Option<&Arc<Node>>, before: Option<Arc<Node>>) {
         drop(before);
         if let Some(parent) = parent.filter(|parent| parent.is_over()) {

@@ -37,7 +37,7 @@ impl WakeList {
 /// that they start [in order](Self::in_order).
 struct DueHooks {
     entries: Vec<Arc<Entry>>,
-    /// Whether the code that posted the hooks has claimed each of them.
+    /// Whether all entries were claimed ([`Entry::claim`]) before they were posted.
     are_claimed: bool,
 }
 

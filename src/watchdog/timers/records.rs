@@ -25,10 +25,10 @@ const LINK: u64 = 1 << 63;
 pub(super) struct Records {
     /// The head of the list of groups with a free record (invariant 5).
     first: Link,
-    /// The head of the list of records that other threads have given back: each has taken the waker out of its record.
+    /// The head of the list of records that other threads have given back, after they had taken the wakers out.
     returned: CachePadded<AtomicU32>,
-    /// At most so many entries of the heap are stale. Counts the records that were freed since the heap was rebuilt.
-    /// (Not those that were freed in the nursery, which have no entry.) Some of these entries may have left the heap
+    /// How many records were freed since the heap was rebuilt. (Records that were freed in the nursery have no entry,
+    /// and do not count.) At most so many entries of the heap are stale. Some of these entries may have left the heap
     /// since.
     stale: AtomicU32,
     made_in: Process,
@@ -53,7 +53,7 @@ pub(super) struct Record {
     pub(super) waker: Handoff<Waker>,
 }
 
-/// A pointer to a group, for the owner of the timers. Groups are never moved or freed.
+/// A pointer to a group, which only the owner of the timers uses. Groups are never moved or freed.
 struct Link(AtomicPtr<Group>);
 
 impl Link {
@@ -232,7 +232,6 @@ impl Group {
         }
     }
 
-    /// The group has a free record again, so this puts the group first in the list.
     fn put_first(&'static self) {
         let first = self.records.first.get();
         if first.is_some_and(|first| ptr::eq(first, self)) {

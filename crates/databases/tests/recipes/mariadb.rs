@@ -204,8 +204,8 @@ fn a_killed_procedure_goes_on_to_its_next_statement_and_a_transaction_undoes_it(
     loop {
         other.query_drop(reset).unwrap();
         timed_out(timeout(limit, || guarded_strictly(&control, &session, || connection.query_drop(call))));
-        // Each round of the procedure updates the value, and then waits in a `select` that only a kill ends. So after
-        // two updates there was at least one kill. After fewer updates, perhaps the call was not made in time: try a
+        // Each round of the procedure updates the value, and then runs a `select` that only a kill ends. So two updates
+        // show at least one kill. If there were fewer, perhaps the limit passed before the call began. So this tries a
         // longer limit.
         if value_with_lock(&mut other, "called") >= 2 {
             break;

@@ -129,8 +129,8 @@ async fn settles_or_discards(
         assert!(next != last || error.source().is_none(), "the connection is in doubt");
         last = next;
     }
-    // The pool's only connection is in use by `holds`, so `waits` waits for it. `waits` must end at its deadline,
-    // without its grace.
+    // `holds` has the pool's only connection, so `waits` waits for it. `waits` must end at its deadline (`SHORT`), and
+    // not only after its grace (`LONG`).
     let token = CancellationToken::new();
     let holds = Timebox::new(Limit::NONE).cancel_on(&token).grace(HANG).run_future(endless(Cancel::Works));
     let waits = async {

@@ -62,7 +62,6 @@ impl Proxy {
         self.shared.changed.notify_all();
     }
 
-    /// How many connections were made.
     pub(crate) fn connections(&self) -> usize {
         self.shared.locked().ends.len() / 2
     }

@@ -101,7 +101,7 @@ fn the_next_pops_are_never_cut_short() {
     let statement = |limit, own| {
         thread::scope(|threads| {
             let mut connection = connection.borrow_mut();
-            // The pop ends by itself once this thread has pushed an element.
+            // Pushes an element after the time `own`. By that the pop ends by itself.
             let pushing = threads.spawn(|| {
                 thread::sleep(own);
                 push(&mut pusher, "own", "pushed");

@@ -1,4 +1,4 @@
-//! A handler that is over its limit in a query of PostgreSQL, or in a body that streams from it.
+//! Handlers whose limit passes during a query of PostgreSQL, or while the body streams rows from it.
 
 use axum::body::{Body, Bytes};
 use axum::extract::Request;
@@ -115,7 +115,7 @@ fn a_streamed_body_that_is_over_its_limit_gives_its_transaction_back() {
         let limit = TimeoutLayer::new(SHORT).respond_with(unavailable);
         let app = Router::new().route("/rows", get(handler)).layer(limit);
         let answer = fetch(serve(app).await, "/rows").await;
-        // The end of the chunks is missing: the client can tell that this is not all.
+        // The last chunk is missing, so the client can tell that the body is not complete.
         assert!(answer.contains("row") && !answer.contains("\r\n0\r\n"), "{answer}");
         wait_for("the transaction ends", async || busy_sessions(&observer).await == 0).await;
         assert_eq!((rows(&observer).await, pool.status().size), (0, 0));

@@ -138,7 +138,7 @@ impl Chain {
         self.servers.insert(0, (stop, task));
     }
 
-    /// A service that asks the next one.
+    /// Starts a service that passes each call on to the next service.
     async fn serve_front(&mut self, service: usize) {
         let (log, client) = (self.log.clone(), self.client.clone());
         self.serve(move |request| {

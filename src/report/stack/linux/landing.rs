@@ -1,8 +1,9 @@
 //! Finds the frame in which a panicking thread goes on, while the unwinder is about to jump to that frame.
 //!
-//! The last function of libgcc's unwinder has saved registers for its caller. The function overwrites them with the
-//! registers of the frame in which the thread goes on, and then leaves. In between, the unwind table of the function is
-//! wrong: first about the caller's frame pointer, then about the return address too.
+//! The jump is made by the last function of libgcc's unwinder. It has saved its caller's registers on the stack. It
+//! overwrites them with the registers of the frame in which the thread goes on, and then returns. In between, its
+//! unwind table leads astray, because the saved registers are not the caller's any more: first the frame pointer is
+//! wrong, then the return address too.
 
 use addr2line::gimli::{
     BaseAddresses, EhFrame, LittleEndian, Register, RegisterRule, UnwindContext, UnwindSection,

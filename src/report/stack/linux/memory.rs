@@ -23,7 +23,7 @@ pub(super) struct PreparedMemory;
 #[derive(Clone, Copy)]
 enum Way {
     Call,
-    /// By this file, which is never closed.
+    /// The descriptor of the open `/proc/self/mem`. It is never closed.
     File(RawFd),
     None,
 }

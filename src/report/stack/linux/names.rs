@@ -46,7 +46,7 @@ struct Source {
 /// Finds names.
 #[derive(Default)]
 pub(crate) struct Names {
-    /// By the module's path and build.
+    /// The key is the path of the module, and its build id.
     sources: HashMap<(String, Vec<u8>), Source>,
     known: HashMap<(u64, u64, Vec<u8>), Vec<Frame>>,
 }

@@ -5,7 +5,7 @@ use std::io;
 
 use crate::sync::AtomicU32;
 
-// As wide as registers: `syscall` is variadic.
+// `syscall` is variadic, so its arguments must be as wide as registers.
 const WAKE: usize = (libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG).cast_unsigned() as usize;
 const WAIT: usize = (libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG).cast_unsigned() as usize;
 

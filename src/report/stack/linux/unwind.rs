@@ -109,7 +109,7 @@ impl<M: ReadMemory> Unwinder<M> {
         Self { memory, modules: Arc::new(modules), tables, cache, scanned: None }
     }
 
-    /// Takes the modules from a text of `/proc/self/maps`.
+    /// `maps` is the text of `/proc/self/maps`.
     pub(in crate::report::stack) fn rescan(&mut self, maps: &str) {
         Arc::make_mut(&mut self.modules).rescan(maps, &self.memory);
         self.renew();
@@ -208,8 +208,8 @@ impl<M: ReadMemory> Unwinder<M> {
         self.modules.is_code(pc) && arch::is_after_call(&self.memory, pc)
     }
 
-    /// Finds the caller by a frame pointer that may be wrong. `None` if the code before the found address is no call of
-    /// `function`.
+    /// Finds the caller with a frame pointer that may be wrong. So this checks that the code before the found address
+    /// is a call of `function`, and returns `None` if it is not.
     fn confirmed(
         &mut self,
         stack: &StackCopy,

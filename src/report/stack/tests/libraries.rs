@@ -127,8 +127,8 @@ fn a_library_whose_file_was_replaced_has_the_right_names_or_none() {
     // This look opens the files anew: it knows no names from the look above.
     let names = own(&look(&thread));
     assert!(!names.iter().any(|name| name.contains("is_another")), "{names:?}");
-    // A privileged process can still open the mapped file, and finds the name. Any other process shows `fn_` and an
-    // offset.
+    // A privileged process can open the mapped file although it was replaced, and finds the right name. Any other
+    // process shows `fn_` and an offset.
     assert!(
         names.iter().any(|name| name == "names::sleeps" || name.starts_with("libnames.so!fn_")),
         "{names:?}"

@@ -184,9 +184,9 @@ chain!(goes_right);
 static LEFT: libc::timespec = libc::timespec { tv_sec: 0, tv_nsec: 1 };
 static RIGHT: libc::timespec = libc::timespec { tv_sec: 0, tv_nsec: 2 };
 
-/// Copies a thread that switches between two call chains, until there are `enough` copies. Returns how many copies
-/// there are, and how many are torn: a torn copy does not show just the frames of one chain. With `looks_twice`, a copy
-/// counts only if the thread did not run meanwhile.
+/// Copies a thread that runs two call chains in turn, until there are `enough` copies. Returns the number of copies,
+/// and how many of them are torn. A copy is torn if it shows any frame of the other chain, or not all frames of its
+/// own. With `looks_twice`, a copy counts only if the thread did not run meanwhile.
 fn flip_between_chains(looks_twice: bool, enough: u64) -> [u64; 2] {
     const DEPTH: u32 = 20;
     let runner = Runner::start(|| {
