@@ -103,8 +103,8 @@ where
     }
 }
 
-/// Calls a closure. The bound lets the closure return a `&mut` that it has captured. A closure that is called where it
-/// is written may not do so.
+/// Calls a closure that may return a `&mut` that it has captured. The bound `FnOnce` is needed for that: the compiler
+/// rejects such a closure if it is called where it is written.
 pub fn call_once<R>(body: impl FnOnce() -> R) -> R {
     body()
 }

@@ -162,7 +162,7 @@ mod on {
             outermost: u64,
             in_shields: bool,
         },
-        /// Each scope that is open at the point and has this label expires.
+        /// All scopes with this label that are open at the point expire.
         ExpireLabelled(Arc<str>),
     }
 

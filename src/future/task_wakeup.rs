@@ -203,7 +203,8 @@ impl TaskWakeup {
     /// on the clock of `env`.
     pub(super) fn wake_await(&mut self, thread: &Thread, env: &TestEnv, end: u64, waker: &Waker) {
         let shares_clock = env.shares_clock(&TestEnv::current());
-        // A clone or a drop of a waker runs foreign code, so it is done below, where no scope's frame is borrowed.
+        // No waker is cloned or dropped in this closure: that may run foreign code, and here a scope's frame is
+        // borrowed.
         let (deadline, node) = innermost(thread, |scope| {
             let deadline = if shares_clock { thread.deadline.get() } else { NEVER };
             match scope.filter(|scope| !(shares_clock && scope.is_polled_with(waker))) {

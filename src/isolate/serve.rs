@@ -68,8 +68,8 @@ pub(super) fn serve(functions: &[&dyn Function], memory: u64) -> ! {
     std::process::exit(i32::from(ended.is_err()))
 }
 
-/// Reads the requests on a separate thread. That thread sees at once that the program has ended. So the child ends with the
-/// program, even during a call.
+/// Reads the requests on a thread of its own. If the program ends, the stream is closed, and this thread ends the child
+/// at once, even during a call.
 fn requests(stream: UnixStream) -> io::Result<mpsc::Receiver<Vec<u8>>> {
     let (send, requests) = mpsc::channel();
     os::spawn("timebox-isolate", move || {

@@ -40,8 +40,8 @@ impl Error for Failure {}
 #[derive(Clone, Default)]
 pub struct Doubt {
     is_raised: Arc<AtomicBool>,
-    /// Shut down once the mark is raised. `None` if the client library hides its socket: then the owner of the
-    /// connection must discard it.
+    /// The socket of the connection. It is shut down when the mark is raised. `None` if the client library hides its
+    /// socket: then the owner of a marked connection must discard it.
     socket: Option<Arc<TcpStream>>,
 }
 

@@ -89,8 +89,8 @@ pub(super) fn make(look: Look, tools: &mut Tools) -> Option<Report> {
     })
 }
 
-/// The report that a scope has ended. The scope was last seen at `seen`, and was gone at `now`. `None` if the scope's
-/// last report is no longer kept.
+/// The report that a scope has ended. The scope was open at `seen`, and was not open any more at `now`. `None` if no
+/// report of the scope is kept: then its label and its thread are not known.
 pub(super) fn ended(scope: ScopeKey, seen: u64, now: u64) -> Option<Report> {
     let before = super::recent::recent_of(scope)?;
     let since = |at: u64| Duration::from_nanos(at.saturating_sub(scope.entered));

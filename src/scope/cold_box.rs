@@ -1,5 +1,3 @@
-//! The place of state that most futures do not need.
-
 use std::mem::ManuallyDrop;
 
 /// An optional box, which is empty in most futures. Dropping an empty box takes one comparison and no call.

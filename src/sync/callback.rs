@@ -69,7 +69,7 @@ pub(crate) trait Caller {
     /// lock that [`suspend`](Callback::suspend) and [`hold_back`](Callback::hold_back) take.
     fn may(&self, fires: u32) -> bool;
 
-    /// A waker that makes the caller try again. Called under the lock.
+    /// Called under the lock if the closure cannot run now. Returns a waker, which makes the caller try again.
     fn waker(&self) -> Waker;
 
     /// Called when a run begins, with no lock held.

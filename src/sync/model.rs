@@ -35,6 +35,6 @@ pub(crate) fn join_all() {
 /// Begins an execution of a model.
 pub(crate) fn reset(time: u64) {
     set_now(time);
-    // An execution that failed has left its threads here.
+    // If the execution before failed, the handles of its threads are still here.
     SPAWNED.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clear();
 }

@@ -74,7 +74,7 @@ thread_local!(static RUNS: RefCell<Vec<Run>> = const { RefCell::new(Vec::new()) 
 #[cfg(timebox_loom)]
 loom::thread_local!(static RUNS: RefCell<Vec<Run>> = RefCell::new(Vec::new()));
 
-/// A guard: while it exists, this thread is in a run.
+/// While this guard exists, this thread is inside the run.
 pub(crate) struct InRun(pub(crate) Run);
 
 impl InRun {
@@ -162,7 +162,8 @@ impl Drop for Wait {
     }
 }
 
-/// Aborts: the call that lent a callback is about to return while the callback runs, and cannot wait for it.
+/// Aborts. The call at `location` has lent a callback, and is about to return while the callback runs. It cannot wait
+/// for the end of the run, because it is inside the run itself.
 #[cold]
 pub(crate) fn ended_inside(location: &'static Location<'static>) -> ! {
     abort(format_args!(

@@ -26,7 +26,7 @@ pub(super) struct Waiting {
     is_pending: bool,
     polls: u64,
     traced: u64,
-    /// Set by a sample that needs the place at which the future waits. Then the next poll must be traced.
+    /// Set by a sample if it is not known where the future waits. Then the next poll is traced.
     is_wanted: bool,
     places: Places,
     /// Samples of a pending future that are not counted yet, because the place where the future waits is not known.

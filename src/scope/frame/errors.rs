@@ -1,4 +1,4 @@
-//! The error of a scope that is over, and the scope that stops an unwinding with such an error.
+//! Makes the error of a scope that is over. Finds the scope at which an unwinding with such an error stops.
 
 use std::panic::Location;
 use std::sync::Arc;
@@ -46,7 +46,8 @@ impl Scope {
     /// The error that code in this scope gets, once this scope or a scope around it is over.
     #[cold]
     pub(crate) fn error(&self, how: RaiseContext) -> TimeoutError {
-        // Held, since foreign code may run: `mark_raised` replaces an earlier error, and so drops that error's source.
+        // Held, because `mark_raised` may drop an earlier error. Then the drop of that error's source, which is foreign
+        // code, must not leave this scope.
         let _held = self.hold();
         let now = how.now;
         let mut chain = Chain::new(self.chain_link(now));

@@ -308,7 +308,8 @@ impl Entry {
         due.into_iter().for_each(thread::post);
     }
 
-    /// Resumes all hooks before any of them runs, since a hook may wait for one that it escalates to.
+    /// Resumes this hook and the hooks in `then`. Their runs begin only after that, through `due`: a hook may wait for
+    /// the run of a hook in `then`, which must not be suspended by then.
     fn resume_all(&self, due: &mut Vec<Waker>) {
         due.extend(self.callback.resume());
         self.then.iter().for_each(|(_, entry)| entry.resume_all(due));

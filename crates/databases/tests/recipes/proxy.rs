@@ -66,7 +66,6 @@ impl Proxy {
         self.shared.locked().ends.len() / 2
     }
 
-    /// Closes all connections.
     pub(crate) fn cut(&self) {
         for end in &self.shared.locked().ends {
             let _ = end.shutdown(Shutdown::Both);
