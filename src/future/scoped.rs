@@ -310,9 +310,9 @@ fn end_after_hooks(
     Poll::Ready(error)
 }
 
-/// Called if the scope of a future could not be entered. Gives the error, or stays pending. If a scope around the
-/// future is over, [`AwaitAction`] decides, as for an await. If only the future's own scope is over, stays pending now
-/// and then, so that other tasks run.
+/// The scope of the future could not be entered, so this gives the error or stays pending. If a scope around the future
+/// is over, this acts as an await does ([`AwaitAction`]). If only the future's own scope is over, one call in many
+/// stays pending, so that other tasks run.
 #[cold]
 #[inline(never)]
 fn stay_out(

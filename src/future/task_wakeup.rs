@@ -133,8 +133,8 @@ impl TaskWakeup {
         self.timer.is_some_and(|(at, _)| at == deadline)
     }
 
-    /// Until when this future stays pending, so that an outer future can drop it. `over`: since when the outer future
-    /// should have dropped it.
+    /// Since `over`, an outer future should have dropped this one. Returns until when this future stays pending, to
+    /// wait for that drop.
     pub(super) fn patience(&mut self, now: u64, over: u64) -> u64 {
         let patience = &mut self.cold.get_or_insert_default().patience;
         // The last wait began `PATIENCE` before its end. If that was before `over`, it was a wait for an earlier drop.
@@ -239,8 +239,8 @@ impl TaskWakeup {
         self.cold.as_ref()?.history.as_ref()
     }
 
-    /// Whether the future may be due for a report: the time of its timer has come. The timer may have been set for the
-    /// scope's deadline instead.
+    /// Whether the future may be due for a report: the time of its timer has come. (Or the timer was set for the
+    /// scope's deadline: then no report is due.)
     #[cfg(feature = "report")]
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn is_report_due(&self) -> bool {

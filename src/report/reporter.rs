@@ -78,7 +78,8 @@ impl Reporter {
 
 static REPORTER: PerProcess<Reporter> = PerProcess::new(Reporter::new(), Reporter::new);
 
-/// The bounds without a policy. Reports are then made only for [`recent`](super::recent()) and for errors.
+/// The bounds on reports while no policy is in force. Reports are then made only for [`recent`](super::recent()) and
+/// for errors.
 const NO_POLICY: Bounds = Bounds { per_minute: 60, once_per: 60_000_000_000, quiet_until: 0 };
 
 /// Hands a report to the thread that makes it. If too many reports wait already, this report is lost, and counted.

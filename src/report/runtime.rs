@@ -138,7 +138,7 @@ struct Worker {
     busy: Duration,
     /// Since when `parks` and `busy` have not changed.
     since: u64,
-    /// Whether the worker has stood still for half of the duration, so that the times of the threads were read.
+    /// Whether `parks` and `busy` have not changed for half of the duration. Then the times of the threads were read.
     is_suspect: bool,
     /// When to search for the worker's thread. [`u64::MAX`] after a search that has found a stuck thread.
     search_at: u64,

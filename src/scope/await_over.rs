@@ -20,7 +20,7 @@ use crate::time::{NEVER, clock};
 pub(crate) const PATIENCE: u64 = 20_000_000;
 
 /// In one poll, only one await gives the error. Each other await stays pending: until the end of the grace, or for this
-/// long (in nanoseconds) if the grace has no end.
+/// long (in nanoseconds) if there is no grace.
 const PACE: u64 = 1_000_000;
 
 /// The state that an await keeps from poll to poll.

@@ -343,9 +343,8 @@ impl ColdState {
         })
     }
 
-    /// Whether the scopes around this one in this poll have another clock. Then their deadlines cannot be compared with
-    /// times on this scope's clock, and only nodes tell this scope that they are over. So this function makes the
-    /// nodes.
+    /// Whether the scopes around this poll have another clock. Then this scope cannot compare their deadlines with its
+    /// own times: it learns only from their nodes that they are over. So this function makes their nodes.
     fn crosses_clocks(&self, thread: &Thread) -> bool {
         let crosses = !self.env.shares_clock(&TestEnv::current());
         if crosses {
@@ -450,8 +449,8 @@ impl ColdState {
                     node.set_parent(scope.map(Scope::node));
                 });
                 if node.is_over() && !node.is_over_still() {
-                    // The node is over only because of a parent that the future has left. So tokens that are made from
-                    // now on get a fresh node.
+                    // The node is over only because of a former parent: a scope in which the future is no longer
+                    // polled. So this node is given up, and later tokens get a fresh one.
                     node.finish();
                     let extras = self.extras.as_ref().filter(|extras| !extras.options.tokens.is_empty());
                     let anew = |scope: Option<&Scope>| linked_node(scope.map(Scope::node), &spec, extras);

@@ -83,7 +83,7 @@ extern "C" fn count_generation() {
     GENERATION.fetch_add(1, Ordering::Relaxed);
 }
 
-/// Makes every child that is forked from now on call this function, on its only thread.
+/// From now on, each forked child calls this function, on its only thread.
 #[cfg(all(unix, not(timebox_loom)))]
 fn at_fork_in_child(child: extern "C" fn()) {
     #[cfg(not(miri))]

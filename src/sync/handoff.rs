@@ -95,8 +95,8 @@ impl<T> Handoff<T> {
         ticket
     }
 
-    /// Takes the value out. `None` if another thread has taken the value. Also `None` if another thread holds it just
-    /// now: then the [`hold`](Self::hold) of that thread returns `None` too.
+    /// Takes the value out. `None` if the value was taken already, or if another thread holds it at the moment. In the
+    /// second case that thread gets to know: its [`hold`](Self::hold) returns `None`, and the value stays in the place.
     #[inline]
     pub(crate) fn take(&self, ticket: Ticket) -> Option<T> {
         if mutant!(PlainTake) {

@@ -346,7 +346,7 @@ impl Task {
 
     fn block_on(self: &Arc<Self>, mut poll: impl FnMut(&Waker) -> Poll<()>) {
         while poll(&Arc::clone(self).into()).is_pending() {
-            // Lets other threads run first, even if the task has woken itself.
+            // Otherwise a task that wakes itself in each poll would never let another thread run.
             thread::yield_now();
             let mut woken = self.0.lock().unwrap();
             while !std::mem::replace(&mut *woken, false) {

@@ -22,7 +22,7 @@ const CALLS_PER_TURN: usize = 1024;
 
 /// If no timer is due within this time, the watchdog registers for the asymmetric fence. In nanoseconds.
 const REGISTER_WHEN_IDLE_FOR: u64 = 50_000_000;
-/// If the watchdog has run for this time, it registers even if something is due soon. In nanoseconds.
+/// Once the watchdog has run for this time (in nanoseconds), it registers even if a timer is due soon.
 const REGISTER_AFTER: u64 = 1_000_000_000;
 
 #[cfg(not(timebox_loom))]

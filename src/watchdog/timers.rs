@@ -68,8 +68,8 @@ const _: () = assert!(GROUP as u64 <= Ticket::ROOM + 1);
 #[derive(Clone, Copy)]
 pub(crate) struct Timer {
     group: &'static Group,
-    /// The ticket of the timer's waker. The bits that a ticket leaves free (`Ticket::ROOM`) hold the index of the
-    /// timer's record in the group. Both are in one word, so that a timer stays in registers.
+    /// Two numbers in one word, so that a timer stays in registers: the ticket of the timer's waker and, in the bits
+    /// that a ticket leaves free (`Ticket::ROOM`), the index of the timer's record in the group.
     place: u64,
 }
 

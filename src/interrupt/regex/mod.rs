@@ -186,7 +186,7 @@ impl Regex {
         replace_all(self.captures_iter(haystack), haystack, replacement)
     }
 
-    /// Searches from `at` on. `found` converts the offsets of a match.
+    /// Searches from `at` on. `found` makes the result from the offsets of the match.
     fn search<T>(
         &self,
         haystack: &str,

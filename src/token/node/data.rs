@@ -208,7 +208,8 @@ impl ListedHook {
 pub(crate) enum HookOwner {
     /// A token. The hook ends with its registration.
     Token,
-    /// A token of a scope, used by the code of that scope. The hook ends with its registration, and a shield suspends it.
+    /// The token of a scope, and the hook was added by code in that scope. The hook ends with its registration, and a
+    /// shield suspends it.
     OwnToken,
     /// A scope. The hook ends with the scope, and a shield suspends it.
     Scope,

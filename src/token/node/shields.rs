@@ -15,8 +15,8 @@ impl Node {
         let mut entries = Vec::new();
         for (_, hook) in state.hooks.iter_mut().filter(|(_, hook)| hook.owner.is_of_scope()) {
             hook.suspensions += 1;
-            // The count and the entry change under one lock. So whoever takes the hook off the list knows how often to
-            // resume it.
+            // Both counts change under one lock: `hook.suspensions`, and that of the entry. So whoever takes the hook
+            // off the list knows how often to resume the entry.
             hook.entry.suspend();
             entries.push(Arc::clone(&hook.entry));
         }

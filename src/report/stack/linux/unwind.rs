@@ -38,7 +38,7 @@ const TRIED: usize = 256;
 /// A list of modules that is older than this many nanoseconds is read again.
 const FRESH: u64 = 100_000_000;
 
-/// The bytes of one of a module's tables. Keeps the module alive.
+/// One table of a module, as bytes. The module lives as long as this.
 #[derive(Default)]
 struct Bytes(Arc<Module>, Which);
 
