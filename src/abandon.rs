@@ -292,8 +292,8 @@ impl<T: Send + 'static> Job<T> {
     fn run(self: Arc<Self>) {
         let Some(handle) = self.handle() else { return };
         let running = RunningGuard::enter(handle.node().id, self.depth);
-        // A `Held` stops a test's clock. One exists until the work has begun, and again from the work's end until the
-        // caller has been woken. Otherwise the caller could time out while this thread is about to act.
+        // A `Held` stops a test's clock: until the work has begun, and again from the work's end until the caller has
+        // been woken. Otherwise the caller could time out while this thread is about to act.
         let (begun, held) = (Cell::new(false), Cell::new(None));
         let run = AssertUnwindSafe(|| {
             handle.enter(Limit::NONE, |_| {

@@ -174,8 +174,8 @@ impl Offender {
     }
 }
 
-/// The innermost frames of the program's own code. A future may wait at several places, and may poll them in any order.
-/// So that the result is always the same, the first place in alphabetical order counts.
+/// The innermost frames of the program's own code. Of several stacks, the first in alphabetical order counts. (A future
+/// may poll its places in any order, and the result must always be the same.)
 fn top(report: &Report) -> Vec<Frame> {
     let own = |stack: &Stack| -> Vec<Frame> {
         stack.frames.iter().filter(|frame| !frame.foreign).take(FRAMES).cloned().collect()

@@ -92,7 +92,7 @@ impl HeldOffHooks {
     }
 }
 
-/// The nodes of the scopes that are open on this thread, innermost first.
+/// Calls `f` with the nodes of the scopes that are open on this thread, innermost first.
 fn around<R>(thread: &Thread, f: impl FnOnce(&mut dyn Iterator<Item = &Arc<Node>>) -> R) -> R {
     innermost(thread, |scope| {
         f(&mut scope.into_iter().flat_map(Scope::stack).filter_map(Scope::existing_node))

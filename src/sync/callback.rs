@@ -58,8 +58,8 @@ struct State {
     /// The failure of the latest run that failed.
     failure: Option<Failure>,
     panicked: bool,
-    /// The tasks that wait for the callback: number and waker. They are woken once a run has ended, or once no further
-    /// run will come.
+    /// The wakers of the tasks that wait for the callback, each with the number of the waiter. They are woken once a
+    /// run has ended, or once no further run will come.
     waiters: Vec<(usize, Waker)>,
 }
 

@@ -24,8 +24,8 @@ use super::primitive::{AtomicBool, Mutex, Ordering, lock, mutant};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Run(u64);
 
-/// Why a thread ends a callback, and waits for its run. If waits form a circle, the wait whose reason comes first in
-/// this list ends at once. Then the other waits can end too.
+/// Why a thread ends a callback, and waits for its run. If threads wait for each other in a circle, the wait whose
+/// reason comes first in this list ends at once. After that the other waits can end.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Ending {
     /// The registration of the callback is dropped.

@@ -53,7 +53,7 @@ pub(crate) fn take(timer: Timer) -> Option<Waker> {
     with_queue(clock, |queue| queue.take(number))?
 }
 
-/// Makes a timer wake another task; `false` if the timer has fired.
+/// Makes a timer on a mock clock wake another task. `false` if it has fired, or is not on a mock clock.
 #[cold]
 pub(crate) fn redirect(timer: Timer, waker: &Waker) -> bool {
     let Some((clock, number)) = timer.mocked() else { return false };

@@ -160,7 +160,8 @@ impl Watchdog {
         }
         let second = if mutant!(NoRescan) { first } else { self.earliest(now) };
         if second < first {
-            // Lowering `next_wake` needs no fence: an arm that reads the higher value wakes in vain at worst.
+            // Lowering `next_wake` needs no fence. At worst an arm reads the higher value, and wakes the watchdog in
+            // vain.
             self.next_wake.0.store(second, Ordering::Relaxed);
         }
         Some((key, first.min(second)))

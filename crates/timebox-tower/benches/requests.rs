@@ -220,7 +220,8 @@ fn calls() {
     });
 }
 
-/// Measures how soon a task that waits for the cancellation runs, after a client has closed its connection.
+/// Measures the time from the moment when a client closes its connection until a task that waits for the cancellation
+/// runs.
 fn clients_gone() {
     let (sender, cancelled) = std::sync::mpsc::channel();
     let handler = async move || {

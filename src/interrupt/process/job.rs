@@ -275,7 +275,7 @@ impl<'r> Job<'r> {
             if until <= os::monotonic_nanos() {
                 return false;
             }
-            // The end of this member ends the wait below. Then the loop lists the survivors again.
+            // `serve` below returns once this process of the group has ended. Then the loop lists the survivors again.
             let member = if let Survivors::Some(Some(pid)) = survivors { open_pidfd(pid) } else { None };
             let pause = self.pause.min(PAUSES.1);
             self.pause = pause * 2;

@@ -55,7 +55,6 @@ impl Output {
         Ok(Self { pipe, cap, ..Self::default() })
     }
 
-    /// The descriptor to wait for before a read.
     pub(super) fn fd(&self) -> Option<BorrowedFd<'_>> {
         self.pipe.as_ref().map(AsFd::as_fd)
     }

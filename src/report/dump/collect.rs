@@ -23,7 +23,7 @@ const MOST_LISTED: usize = 100_000;
 /// How many threads are looked at, at most.
 const MOST_THREADS: usize = 512;
 
-/// For this time the dump looks at threads. It leaves out the threads that it has not reached by then.
+/// How long the dump looks at threads. It leaves out the threads that it has not reached by then.
 const LOOKING: Duration = Duration::from_secs(2);
 
 /// How long the caller waits for the dump. The search for names stops then, so some stacks may have no names.

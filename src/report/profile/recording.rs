@@ -9,7 +9,8 @@ use crate::report::stack::raw::RawStack;
 const INNER: usize = 192;
 const OUTER: usize = 63;
 
-/// Stands in a recorded stack for the addresses between the `INNER` and the `OUTER` ones.
+/// A long stack is recorded without its middle. This stands for the addresses between the `INNER` innermost ones and
+/// the `OUTER` outermost ones.
 const GAP: u64 = 0;
 
 /// How many different sentences `reasons` keeps.
@@ -142,8 +143,9 @@ impl Recording {
         }
     }
 
-    /// Makes the sum of the times equal to the time that has elapsed. The last period needs this, because the end of
-    /// the profile has cut it short. If it had a sample, it was counted as a whole period, otherwise not at all.
+    /// Makes the sum of the times equal to the time that has elapsed. It is not equal before, because the end of the
+    /// profile has cut the last period short. If that period had a sample, it was counted as a whole, otherwise not at
+    /// all.
     pub(super) fn end(&mut self, now: u64) {
         self.elapsed = now.saturating_sub(self.began);
         let last = self.last.as_ref().and_then(|last| self.seen.get_mut(last)).map(|count| &mut count.time);

@@ -1,4 +1,4 @@
-//! Reports: the time at which a scope is looked at, from outside its thread.
+//! For reports: when the watchdog looks at a scope.
 
 use std::mem::MaybeUninit;
 

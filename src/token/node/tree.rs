@@ -189,7 +189,7 @@ impl Node {
             }
         }
         let Some(parent) = state.parent.take().map(Listing::unlist) else { return next };
-        // If `next` is the parent, `parent` keeps it alive already.
+        // If `next` is the parent, it is returned below, so it is not added here.
         others.extend(next.filter(|next| !Arc::ptr_eq(next, &parent)));
         Some(parent)
     }

@@ -23,7 +23,7 @@ pub(crate) const HANG: Duration = Duration::from_secs(60);
 
 pub(crate) type AnyError = Box<dyn std::error::Error + Send + Sync>;
 
-/// With few threads, which end soon after their work.
+/// A runtime with four workers, whose other threads end soon after their work.
 pub(crate) fn runtime() -> Runtime {
     Builder::new_multi_thread()
         .worker_threads(4)

@@ -45,8 +45,8 @@ enum Seen {
     Refused,
 }
 
-/// How long the thread has run, how long it has waited for a processor, and how often the system has switched threads
-/// there. If two readings are equal, the thread has not run in between.
+/// How long a thread has run, how long it has waited for a processor, and how often it has got or lost a processor. If
+/// two readings are equal, the thread has not run in between.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 struct Ran {
     run: u64,
