@@ -123,8 +123,8 @@ impl<F> Scoped<F, true> {
         self.future.as_mut()
     }
 
-    /// Leaves the scope, but keeps the future. A drop of the future is now outside of the scope. A poll enters a new
-    /// scope.
+    /// Leaves the scope, but keeps the future. If the future is dropped after this, the drop runs outside of the scope.
+    /// If it is polled after this, it gets a new scope.
     #[cfg(feature = "tokio")]
     pub(crate) fn leave(self: Pin<&mut Self>) {
         let this = self.project();

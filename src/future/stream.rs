@@ -103,9 +103,9 @@ impl Timebox {
 pub struct TimeoutStream<S> {
     #[pin]
     scoped: Scoped<Next<S>, true>,
-    /// The longest time for an item.
+    /// How long the stream may be pending before an item.
     max: u64,
-    /// When the present item is overdue. [`NEVER`] if the stream has not been pending since the last item.
+    /// When the next item is overdue. [`NEVER`] if the stream was not pending since the last item.
     overdue: u64,
     /// Wakes the task at `overdue`.
     wakeup: TaskWakeup,

@@ -85,8 +85,8 @@ pub fn two_steps(
     }
 }
 
-/// A connection that ends calls on other connections. One such connection serves all others. It is made before it is
-/// needed.
+/// A connection through which calls on other connections are ended. One serves all other connections. It is made in
+/// advance, because connecting may take too long once a call must end.
 pub struct Control<C> {
     connect: Box<dyn Fn(Duration) -> Result<C, AnyError> + Send + Sync>,
     is_open: fn(&C) -> bool,
@@ -179,7 +179,8 @@ impl<C> Control<C> {
     }
 }
 
-/// One use of the connection. The drop ends the use. If `connection` is `None` by then, the connection is lost.
+/// One use of the connection. The drop puts the connection back. If `connection` is `None`, the connection was lost in
+/// this use: then the drop records the loss.
 struct Turn<'a, C> {
     control: &'a Control<C>,
     connection: Option<C>,

@@ -134,8 +134,8 @@ fn within<T: Send + 'static>(
     })
 }
 
-/// Runs one statement of a session. The end of the scope around the call cancels the statement. `T: 'static` keeps the
-/// closure from returning rows that are still to be read: such rows borrow the connection.
+/// Runs one statement of a session. The end of the scope around the call cancels the statement. `T: 'static` excludes a
+/// result that borrows the connection, such as an iterator that still reads rows.
 pub fn guarded<T: 'static>(
     control: &Arc<Control>,
     session: &Session,

@@ -55,7 +55,7 @@ pub struct Offender {
 pub struct Total {
     /// How many scopes were reported.
     pub count: u64,
-    /// How long these scopes were open in sum, as far as reports tell.
+    /// The sum of the times for which these scopes were open, each up to its last report.
     #[serde(serialize_with = "json::seconds")]
     pub total: Duration,
     /// The longest time that one of these scopes was open.

@@ -308,8 +308,8 @@ impl Timebox {
             Ok(Err(error)) => error,
             Err(error) => E::from(error),
         };
-        // Take the last error that named the scope. If the scope has a node, the node has that error, even if a token
-        // or another thread raised it. `extras` has only errors of this thread, so it comes second.
+        // Take the last error that named the scope. From the time when the scope gets a node, the node stores each such
+        // error, even one that a token or another thread raised. `extras` misses these, so the node is asked first.
         match node.and_then(|node| node.take_raised()).or_else(|| extras.take_raised()) {
             Some(timed_out) => {
                 drop(error);

@@ -339,7 +339,8 @@ fn is_timed(node: &Node) -> bool {
     node.env.shares_clock(&TestEnv::current())
 }
 
-/// The deadline that a limit becomes at `now`; [`NEVER`] for a quota, whose deadline is known only once it is entered.
+/// The deadline of a limit that begins at `now`. [`NEVER`] if there is no limit, and for a quota: its deadline becomes
+/// known when the scope is entered.
 pub(super) fn own_deadline(limit: &Limit, now: u64) -> u64 {
     match limit.kind() {
         LimitKind::After(duration) => now.saturating_add(nanos(*duration)),

@@ -123,7 +123,7 @@ impl Thread {
         !self.is_clock_due() && self.deadline.get() > global().reached() && !self.is_flagged()
     }
 
-    /// Counts one check. Returns whether this check should read the clock, with [`look`](Self::look).
+    /// Counts one check. `true` if this check must read the clock, with [`look`](Self::look): not every check does.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn is_clock_due(&self) -> bool {
         let left = self.left.get().wrapping_sub(1);

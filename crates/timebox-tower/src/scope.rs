@@ -110,7 +110,8 @@ pub struct RequestScope {
     silence: Option<Box<PollScope>>,
     /// Whether the body will not be read: the request was a `HEAD`.
     pub(crate) bodiless: bool,
-    /// Makes the trailers for a body whose time is up: the body ends with them. `None`: the body ends with the error.
+    /// If the time of the body is up, the body ends with the trailers that this function makes. If this is `None`, the
+    /// body ends with the error.
     pub(crate) trailers: Option<fn(&TimeoutError) -> HeaderMap>,
 }
 

@@ -1,5 +1,3 @@
-//! Runs a command, with options.
-
 use std::fmt;
 use std::io::{Cursor, Read};
 use std::panic::Location;

@@ -66,9 +66,9 @@ pub(crate) struct ScopeCopy {
     pub(crate) label: ShortText<LABEL_BYTES>,
     /// Names and values in turn, each followed by a zero byte.
     pub(crate) fields: ShortText<FIELDS_BYTES>,
-    /// After how long the scope is slow; [`NEVER`] if the scope does not say.
+    /// After how long the scope is reported as slow; [`NEVER`] if the scope has no such time of its own.
     pub(crate) warn_after: u64,
-    /// How long after its expiry the scope is overdue; [`NEVER`] if the scope does not say.
+    /// How long after its expiry the scope is overdue; [`NEVER`] if the scope has no such time of its own.
     pub(crate) overdue_after: u64,
 }
 

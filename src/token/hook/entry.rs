@@ -133,8 +133,8 @@ impl Entry {
             }
             Call::Rejected => {
                 wake(self.callback.hold_back(false, || self.ended()));
-                // Another entry may have run a hook that fires once, so this entry may not run it. A run would have
-                // started this entry's escalation, so the escalation is started here.
+                // If the hook fires only once, another entry may have run it. That run did not start this entry's
+                // escalation, so the escalation is started here.
                 if self.is_once() && self.callback.fires() > 0 {
                     self.escalate_later();
                 }

@@ -197,7 +197,7 @@ pub(super) struct ListedHook {
 }
 
 impl ListedHook {
-    /// For a hook that was taken off the list: undoes its suspensions.
+    /// Undoes all suspensions of a hook that was taken off the list.
     pub(super) fn resume(&self) {
         (0..self.suspensions).for_each(|_| self.entry.resume());
     }

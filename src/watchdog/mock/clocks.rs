@@ -74,7 +74,7 @@ pub(super) fn with_queue<R>(clock: u32, f: impl FnOnce(&mut Queue) -> R) -> Opti
     clocks().lock()?.get_mut(&clock).map(|clock| f(&mut clock.queue))
 }
 
-/// The group of the work that threads under the clock have set off. A move of the clock waits for this work. `None` if
+/// Counts the work that threads under the clock have set off. The next move of the clock waits for this work. `None` if
 /// the clock is gone.
 pub(super) fn set_off_under(clock: &Mock) -> Option<Arc<WaitGroup>> {
     Some(Arc::clone(&clocks().lock()?.get(&clock.id)?.set_off))

@@ -222,7 +222,8 @@ impl<M: ReadMemory> Unwinder<M> {
         arch::calls(&self.memory, pc, function).then_some(arch::Found { registers, pc })
     }
 
-    /// Walks from frame to frame until the stack ends. `is_steady`: the innermost function is not in its prologue.
+    /// Walks from frame to frame until the stack ends. `is_steady`: the innermost function has set up its frame (it is
+    /// not in its prologue).
     fn walk(
         &mut self,
         stack: &StackCopy,
