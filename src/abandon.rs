@@ -279,7 +279,7 @@ impl<T: Send + 'static> Drop for Submitted<T> {
     }
 }
 
-/// A guard for the work. When the work ends, even by a panic, the guard stops a test's clock again.
+/// Stops a test's clock on drop. So the clock stands still after the work, even if the work panics.
 struct HoldAgain<'a>(&'a Cell<Option<Held>>);
 
 impl Drop for HoldAgain<'_> {
@@ -297,8 +297,8 @@ impl<T: Send + 'static> Job<T> {
         let (begun, held) = (Cell::new(false), Cell::new(None));
         let run = AssertUnwindSafe(|| {
             handle.enter(Limit::NONE, |_| {
-                // The work begins only here, because a scope that is over refuses the entry. The test
-                // `work_has_begun_if_and_only_if_the_error_says_so` guards this.
+                // The work begins only inside `enter`: if the caller's scope is over, `enter` fails, and the work must
+                // not have begun. The test `work_has_begun_if_and_only_if_the_error_says_so` guards this.
                 let Some((work, until_begun)) = self.begin() else { return Ok(None) };
                 begun.set(true);
                 drop(until_begun);

@@ -128,9 +128,9 @@ impl<S: Stream> TimeoutStream<S> {
 
     /// Limits the time that the stream takes for each item, beside the limit of the whole.
     ///
-    /// The time runs while the stream is pending: from the poll that asks for an item. So the time that the consumer takes
-    /// between two items does not count. When it runs out, the scope of the whole stream is over, with its tokens and handles,
-    /// and the [limit](TimeoutError::limit) of the error is `max`.
+    /// The time runs while the stream is pending: from the poll that asks for an item. So the time that the consumer
+    /// takes between two items does not count. When this time is up, the scope of the whole stream is over, with its
+    /// tokens and handles. The [limit](TimeoutError::limit) of the error is `max`.
     pub fn idle(mut self, max: Duration) -> Self {
         self.max = nanos(max);
         self

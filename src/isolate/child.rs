@@ -64,7 +64,7 @@ impl Child {
             match kept {
                 None => return Self::start(function, memory),
                 Some(child) if child.made_in.is_current() => {
-                    // Otherwise the child has ended while it was idle, and is dropped.
+                    // A child that has ended while it was idle is dropped, and the loop tries another.
                     if matches!(os::has_ended(child.pid()), Ok(false)) {
                         return Ok(child);
                     }

@@ -54,8 +54,8 @@ pub(super) fn serve(functions: &[&dyn Function], memory: u64) -> ! {
     SERVES.get_or_init(|| ());
     let ended = limit_memory(memory).and_then(|()| {
         let stream = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
-        // The function, and processes that it starts, must not read from the stream, so the standard input becomes empty. (The
-        // clone of the stream is closed on exec.)
+        // The stream was the standard input. The function, and processes that it starts, must not read from the stream,
+        // so the standard input becomes `/dev/null`. (The clone of the stream is closed on exec.)
         os::replace_stdin(File::open("/dev/null")?.as_fd())?;
         // The first message is empty. It tells the program that the child's `main` calls `entry`.
         wire::write(&stream, &())?;

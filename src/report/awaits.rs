@@ -97,7 +97,7 @@ pub fn awaits_of<R>(
 }
 
 impl AwaitCopies {
-    /// The stacks without names, for [`places`] later on. Stacks that std took are left out.
+    /// The unwound stacks, without names: [`places`] finds the names later. Stacks [by std](Taken::ByStd) are left out.
     #[cfg(feature = "profile")]
     pub(super) fn unwind(self, unwinder: &mut Unwinder) -> Vec<RawStack> {
         self.stacks.into_iter().filter_map(|taken| taken.unwind(unwinder).ok()).collect()

@@ -20,7 +20,7 @@ pub(super) const CAPACITY: usize = 64;
 #[derive(Debug)]
 pub(super) struct Queue<T> {
     state: Mutex<State<T>>,
-    /// The thread waits here for work.
+    /// The queue's thread waits here for an item.
     work: Condvar,
     progress: Condvar,
 }

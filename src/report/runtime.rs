@@ -384,8 +384,8 @@ fn end_of_poll(stack: &Stack, has_one_thread: bool) -> Option<usize> {
     }
     // A task is polled by a function of `runtime::task`.
     let is_poll = |function: &str| of_tokio(function) && function.contains("runtime::task::");
-    // In a runtime with one thread, the scheduler itself polls the future of `block_on`. There, a function of the user
-    // inside the scheduler shows the poll.
+    // In a runtime with one thread, the scheduler polls the future of `block_on` without any function of
+    // `runtime::task`. So there, a function of the user on the stack shows that a poll is under way.
     let has_own = frames[..end].iter().any(|frame| !frame.foreign);
     ((has_one_thread && has_own) || inside.any(is_poll)).then_some(end)
 }

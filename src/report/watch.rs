@@ -317,7 +317,7 @@ impl Watched {
         let begun = stack::begin(self.target());
         let look = Look { event, scope: key, frame: scope.frame, begun, late, before: self.before };
         reporter::submit(Job { scope: key, make: Box::new(move |tools| look::make(look, tools)) });
-        // The lower bits are earlier events. They need no report any more.
+        // The lower bits are those of earlier events, which get no report after this one.
         self.tell(scope, (event as u8) | (event as u8 - 1), now);
     }
 
@@ -347,7 +347,7 @@ impl Watched {
         }
     }
 
-    /// The thread has ended, and so have its scopes.
+    /// Called when the thread has ended: reports that its scopes have ended.
     fn end_all(mut self, now: u64) {
         self.reported.drain(..).for_each(|reported| reported.end(now));
     }

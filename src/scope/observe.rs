@@ -115,8 +115,8 @@ impl ReportHistory {
         self.events & event as u8 != 0
     }
 
-    /// When the next report about the scope is due, and for which event. Computed anew in each poll, because the policy
-    /// may change, and because the scope may be outermost in one poll and not in the next.
+    /// When the next report about the scope is due, and for which event. The answer may change from poll to poll: the
+    /// policy may change, and the scope may be outermost in one poll and not in the next.
     pub(crate) fn next(&self, scope: &Scope) -> (u64, Event) {
         let first = first_event(scope);
         if !self.was_reported(first.1) {

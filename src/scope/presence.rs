@@ -52,8 +52,7 @@ fn fall_asleep(mock: &Arc<Mock>) {
     look(mock);
 }
 
-/// If no thread is awake and the clock moves by itself, submits a [`Move`]. If there is a [`Move`] already, has it try
-/// once more.
+/// If no thread is awake and the clock moves by itself, submits a [`Move`], or makes the present one try once more.
 fn look(mock: &Arc<Mock>) {
     {
         let mut presence = lock(&mock.presence);

@@ -217,17 +217,18 @@ impl Callback {
         waiters
     }
 
-    /// Keeps the closure from being started again, but does not wait for a run in progress. For a caller that must not
-    /// block: [`revoke`](Self::revoke), which it calls later, would wait.
+    /// Keeps the closure from being started again. Does not wait for a run in progress, as [`revoke`](Self::revoke)
+    /// would. So a caller that must not block calls this first, and `revoke` once no run is in progress.
     pub(crate) fn begin_to_revoke(&self) {
         if let Some(mut state) = self.state.lock() {
             state.revoked = true;
         }
     }
 
-    /// Pending while another thread runs the closure. Also pending while a run is yet to come (`comes` returns `true`)
-    /// and nothing prevents that run. `waker` is woken once neither is the case. It replaces the earlier waker of the
-    /// same `waiter`. `comes` is called under the lock that [`hold_back`](Self::hold_back) takes.
+    /// Ready if no other thread runs the closure, and no run is to come. A run is to come if `comes` returns `true`,
+    /// and nothing (a suspension, for example) prevents the run. While this is pending, `waker` is kept, and is woken
+    /// when that changes. It replaces the earlier waker of the same `waiter`. `comes` is called under the lock that
+    /// [`hold_back`](Self::hold_back) takes.
     pub(crate) fn poll_idle(&self, waiter: usize, waker: &Waker, comes: impl Fn() -> bool) -> Poll<()> {
         if !self.made_in.is_current() {
             return Poll::Ready(());

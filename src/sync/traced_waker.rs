@@ -44,7 +44,7 @@ pub(crate) fn with_traced<R>(
 
 /// The task's own waker, if `waker` is a traced waker. Otherwise `waker` itself.
 ///
-/// For wakers that this crate keeps for itself: a clone of the result calls no listener.
+/// Call this before cloning a waker that this crate keeps for itself: a clone of a traced waker calls `on_clone`.
 #[inline]
 pub(crate) fn untraced(mut waker: &Waker) -> &Waker {
     while ptr::eq(waker.vtable(), &raw const TABLE) {
@@ -75,7 +75,7 @@ unsafe fn clone(data: *const ()) -> RawWaker {
     RawWaker::new(waker.data(), waker.vtable())
 }
 
-/// The function for `wake` too: a traced waker owns nothing, so `wake` has nothing to free.
+/// Used for `wake` too. (`wake` would have to free what the waker owns, but a traced waker owns nothing.)
 unsafe fn wake_by_ref(data: *const ()) {
     // SAFETY: `data` is that of a traced waker, which lives during this call.
     let traced = unsafe { traced(data) };

@@ -314,9 +314,8 @@ impl Thread {
         self.flag.set(flag.map_or(&raw const NO_FLAG, std::ptr::from_ref));
     }
 
-    /// Forgets the timers, and makes the next check read the clock. Called if no watchdog notices the deadline of this
-    /// thread. That is so in a forked child before the thread arms again, and at the end of a thread, when it is too
-    /// late to register.
+    /// Forgets the timers, and makes the next check read the clock, because no watchdog knows this thread's deadline.
+    /// Called in a forked child, and at the end of a thread, which can no longer register.
     fn restart(&self) {
         #[cfg(feature = "report")]
         if let Some(slot) = self.slot.get()

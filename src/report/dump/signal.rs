@@ -54,7 +54,7 @@ mod platform {
         // this process can tell that the signal was not its own.
         let came = Arc::new(AtomicBool::new(false));
         let flag = signal_hook::flag::register(signal, Arc::clone(&came))?;
-        // The pipe is registered after the flag. So the handler sets the flag before it wakes the thread.
+        // Registered after the flag, so the handler sets the flag before it writes to the pipe.
         let pipe = pipe::register(signal, wake).inspect_err(|_| {
             unregister(flag);
         })?;

@@ -120,7 +120,7 @@ impl Waiting {
         }
     }
 
-    /// Takes what is kept of a wait that has ended: copies that show its place, and the count of samples that need the
+    /// Takes what a wait that has ended left behind: copies that show its place, and the count of samples that need the
     /// place.
     pub(super) fn settle(&mut self) -> Option<(AwaitCopies, Count)> {
         self.over.take()

@@ -125,7 +125,8 @@ impl Scope {
         Self::error_without_frame(thread, spec, extras, end, around, how)
     }
 
-    /// The error of a limit that has no frame: of a scope that could not be entered, or of a wait.
+    /// The error of a limit that has no frame on this thread: that of a scope that could not be entered, or of a single
+    /// wait.
     #[cold]
     pub(crate) fn error_without_frame(
         thread: &Thread,

@@ -82,8 +82,9 @@ impl Scope {
             thread.now.set(now);
             at = now + STUCK_POLL;
         }
-        // An earlier look, at a scope around this one, may be armed already. Then its time stays armed. Nothing arms
-        // that look again when this scope is left, because the observer finds the time of its next look by itself.
+        // A look at a scope around this one may be armed already, for an earlier time. Then the earlier time stays
+        // armed. When this scope is left, nothing arms a look for the scopes around it: the observer finds the time of
+        // its next look by itself.
         let armed = thread.slot().look();
         if !self.outer.is_null() && armed > self.entered {
             at = at.min(armed);

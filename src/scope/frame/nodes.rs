@@ -55,7 +55,6 @@ impl Scope {
         })
     }
 
-    /// The node of this scope, or of the next visible scope outwards that has one.
     pub(crate) fn nearest_node(&self) -> Option<&Arc<Node>> {
         self.visible().find_map(Scope::existing_node)
     }

@@ -124,8 +124,8 @@ impl Entry {
                 (fires, failures, due)
             }
             Call::Later { runs } => {
-                // Another entry of this hook is running the closure. That run may hang, so the escalation of this entry
-                // starts now.
+                // `runs`: another entry of this hook is running the closure. That run may hang, so this entry escalates
+                // without waiting for it.
                 if runs {
                     self.escalate_later();
                 }

@@ -78,13 +78,12 @@ impl Node {
         entries
     }
 
-    /// Called when the future is over and about to be dropped. Runs the future's hooks that are due and have not run
-    /// yet.
+    /// Called before a future that is over is dropped. Runs the future's hooks that are due and have not run yet.
     ///
-    /// Pending while one of these hooks has yet to run, or is running. `waker` is woken once that has changed. A hook
-    /// that ends with the scope begins no second run, so the drop of the future waits for no hook.
+    /// Pending until each of these hooks has run; wakes `waker` then. A hook that ends with the scope does not run
+    /// again after that, so the drop of the future need not wait for it.
     ///
-    /// Does not wait for a hook that a shield suspends. If there is no thread for a hook, the task is woken at once, to
+    /// Does not wait for a hook that a shield suspends. If no thread can be had for a hook, wakes the task at once, to
     /// poll again.
     pub(crate) fn poll_hooks(self: &Arc<Self>, waker: &Waker) -> Poll<()> {
         let waiter = Arc::as_ptr(self).addr();
@@ -283,7 +282,7 @@ mod tests {
         let revoke: fn(&Entry) = |entry| entry.revoke(Ending::Registration);
         for leave in [revoke, |entry| entry.retire(false)] {
             let future = node(None);
-            // `runs.again()` is a second entry of the same hook. It hangs in the hook, so `entry` has yet to run.
+            // `runs.again()` is a second entry of the same hook. Its run waits for `go`, so `entry` has yet to run.
             let (go, gone) = channel::<()>();
             let hook = Hook::new(move || gone.recv());
             let entry = add(&future, HookOwner::Future, hook);

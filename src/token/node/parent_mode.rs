@@ -8,7 +8,7 @@ impl ParentMode {
     pub(super) const LISTED: u8 = 0;
     /// The parent lists the node, and the node may get another parent: it is the node of a future that is not done.
     pub(super) const REPARENTABLE: u8 = 1;
-    /// The node reads its parent's flag. The parent does not list it (invariant 6).
+    /// The node reads its parent's flag. The parent does not list the node (invariant 6).
     pub(super) const LAZY: u8 = 2;
     /// The node reads its parent's flag. The parent also lists the node, and propagates to it.
     pub(super) const LAZY_LISTED: u8 = 3;

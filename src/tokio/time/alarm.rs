@@ -63,7 +63,7 @@ impl Alarm {
         }
     }
 
-    /// Ready at the deadline. Takes from tokio's budget of the task, so that a loop over timers that are due does not
+    /// Ready at the deadline. Takes from tokio's budget of the task: otherwise a loop over timers that are due would
     /// keep other tasks from running.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.follow();

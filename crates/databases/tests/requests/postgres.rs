@@ -69,7 +69,8 @@ fn requests_that_end_in_a_query_leave_nothing_in_the_database() {
         assert_eq!((busy_sessions(&observer).await, rows(&observer).await), (0, 0));
         assert_eq!((pool.status().size, pool.status().available), (1, 1), "the connection is usable");
 
-        // Without a grace the layer answers, once the cancel has been sent. The connection is not used again.
+        // The limit has no grace, so the layer answers as soon as the cancel has been sent. The connection is not used
+        // again.
         let limit = TimeoutLayer::new(SHORT).respond_with(unavailable);
         let address = serve(paying(&server, &pool).layer(limit)).await;
         let answer = fetch(address, "/pay").await;

@@ -236,7 +236,8 @@ fn connect(address: SocketAddr, times: Times) -> ShopClient<DeadlineService<Chan
     ShopClient::new(ServiceBuilder::new().layer(deadline).service(channel))
 }
 
-/// Measures the longest delay with which the runtime wakes a task. The services' own tasks may be woken as late.
+/// Measures the longest delay with which the runtime wakes a task. The services may be as late, since their tasks are
+/// woken by the same runtime.
 struct Punctuality {
     stop: Arc<AtomicBool>,
     worst: JoinHandle<Duration>,

@@ -54,8 +54,8 @@ pub(super) fn destination(
     if arch::calls(memory, pc, function) {
         return None;
     }
-    // The frame in which the thread goes on called something before. That call pushed the same return address, `pc`. So
-    // the frame is above the slot that contains `pc`.
+    // The thread goes on at `pc`, after a call that its frame made. That call pushed the return address `pc`. So the
+    // frame begins just above the slot that contains `pc`.
     let sp = registers.sp();
     let mut slots = (sp..sp.saturating_add(FAR)).step_by(8).map_while(|slot| Some((slot, stack.word(slot)?)));
     let (slot, _) = slots.find(|&(_, word)| word == pc)?;

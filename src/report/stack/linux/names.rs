@@ -185,7 +185,7 @@ fn candidates(mapping: &Mapping) -> Vec<String> {
         candidates.push("/proc/self/exe".to_owned());
     }
     candidates.push(path.to_owned());
-    // This finds a file that was deleted too, but only a privileged process may open it.
+    // This opens the file even if it was deleted. But only a privileged process may do so.
     candidates.extend(
         mapping.code.first().map(|code| format!("/proc/self/map_files/{:x}-{:x}", code.start, code.end)),
     );

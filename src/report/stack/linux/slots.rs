@@ -210,7 +210,7 @@ impl Armed {
 
     fn cancel_now(&self) -> Option<Copy> {
         let slot = self.slot();
-        // The slot is `TAKEN` until the copy has been moved out of it, so no other request gets the slot before that.
+        // The slot stays `TAKEN` until the copy has been moved out: no other request can get the slot meanwhile.
         if !slot.step(self.word, TAKEN) {
             return None;
         }

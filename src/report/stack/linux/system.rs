@@ -14,8 +14,8 @@ pub(super) fn wake(word: &AtomicU32) {
     unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), WAKE, 1_usize) };
 }
 
-/// Waits until the word differs from `value`, until somebody wakes this thread, or until `nanos` nanoseconds have
-/// passed: less than a second.
+/// Returns at once if the word is not `value`. Otherwise waits until somebody wakes this thread, or until `nanos`
+/// nanoseconds (less than a second) have passed.
 pub(super) fn wait(word: &AtomicU32, value: u32, nanos: libc::c_long) {
     let time = libc::timespec { tv_sec: 0, tv_nsec: nanos };
     // SAFETY: as in `wake`; the time lives during the call.

@@ -1,4 +1,4 @@
-//! A thread that is looked at, and how a look begins.
+//! A thread that a report or a profile copies, and how such a copy begins.
 
 use std::time::Duration;
 

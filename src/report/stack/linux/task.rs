@@ -85,7 +85,7 @@ impl Task {
         Self { syscall, schedstat, status }
     }
 
-    /// Copies the thread, if it is blocked. Notes in any case what the files say.
+    /// Copies the thread, if it is blocked. Also notes the thread's state and its processor times, even if it runs.
     pub(in crate::report::stack) fn look(&self, copy: &mut Contents, words: Words) -> Look {
         for _ in 0..ATTEMPTS {
             let before = match self.copy(copy, words) {

@@ -135,9 +135,9 @@ pub(in super::super) struct Found {
 /// How far above the stack pointer a frame is looked for.
 const FAR: u64 = 64 << 10;
 
-/// Finds the caller of a function that keeps a frame pointer, if the frame pointer is not known. Looks first for a
-/// return address where the function's prologue puts the frame pointer. If there is none, takes the first return
-/// address on the stack that follows a call to this very function.
+/// Finds the caller of `function`, if the frame pointer is not known. `function` must be one that saves the frame
+/// pointer: the return address is next to the saved value. Looks first where the function's prologue puts them. If
+/// there is no return address there, takes the first return address on the stack that follows a call to `function`.
 pub(in super::super) fn recover(
     memory: &impl ReadMemory,
     stack: &StackCopy,
