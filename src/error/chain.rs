@@ -61,7 +61,7 @@ pub(crate) struct RaiseContext {
     pub(crate) settled: bool,
     pub(crate) source: Option<Box<dyn Error + Send + Sync>>,
     pub(crate) hook_failure: Option<HookFailure>,
-    /// Set if too little time was left: the time that was needed, and the time that was left.
+    /// If too little time was left: the time that was needed, and the time that was left. Otherwise `None`.
     pub(crate) lack: Option<(Duration, Duration)>,
 }
 

@@ -378,9 +378,9 @@ fn wait_on(scope: &Scope, look: u64, wakeup: &mut TaskWakeup, waker: &Waker) -> 
     let now = clock::now();
     let shielded = |scope: &Scope| scope.existing_node().map_or(0, |node| node.shielded_until(waker));
     let mut until = scope.polled_until(now).max(shielded(scope));
-    // This scope may be over only because the scope of an outer future is over. Then the outer future will drop its
-    // body, perhaps after a shield, so this future stays pending. But if the body has only a `&mut` of this future,
-    // this future outlives the body. So after some time it gives the error.
+    // If this scope is over only because the scope of an outer future is over, the outer future will drop its body,
+    // perhaps after a shield. The drop of the body mostly drops this future too, so this future stays pending. But if
+    // the body has only a `&mut` of this future, this future outlives the body. So after some time it gives the error.
     if scope.is_dropped_by_outer(now) {
         until = scope.polled().map(shielded).fold(until, u64::max);
         if until <= now {

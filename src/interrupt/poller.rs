@@ -114,8 +114,7 @@ impl<'s> Wakeup<'s> {
         let (reader, writer) = io::pipe()?;
         let pipe = Arc::new(WakePipe { reader, writer, made_in: Process::current() });
         let waker = Waker::from(Arc::clone(&pipe));
-        // `add_waker` returns `None` if the node is over. No waker is needed then: `wait` checks the scope first, and
-        // fails.
+        // `add_waker` returns `None` if the node is over. Then `wait` fails before it waits, so it needs no waker.
         let node = node.and_then(|node| Some((node, node.add_waker(&waker)?)));
         let timer = (due != NEVER).then(|| thread::schedule_on(&TestEnv::current(), due, waker));
         Ok(Some(Self { pipe, node, timer }))

@@ -252,8 +252,7 @@ pub(crate) fn innermost<R>(thread: &Thread, f: impl FnOnce(Option<&Scope>) -> R)
     f(nearest_scope(unsafe { scope.as_ref() }))
 }
 
-/// Returns `scope`, unless its frame is there for reports only. In that case, returns the nearest outer scope whose
-/// frame is not.
+/// Skips frames that are there for reports only: returns the nearest other frame, from `scope` outwards.
 #[cfg_attr(not(debug_assertions), inline(always))]
 fn nearest_scope(scope: Option<&Scope>) -> Option<&Scope> {
     #[cfg(feature = "report")]

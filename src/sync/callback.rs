@@ -175,7 +175,7 @@ impl Callback {
         let orphan = if state.orphaned {
             Some(closure)
         } else {
-            // Puts the closure back, because the thread that revokes the callback drops it (invariant 2).
+            // The thread that revokes the callback will drop the closure (invariant 2).
             state.closure = Some(closure);
             None
         };

@@ -126,8 +126,8 @@ impl Process {
     }
 }
 
-/// A value that each process has for itself. A forked child makes its own value at first use. It leaves the parent's
-/// value as it was at the fork, because the locks of that value may be held for ever, and its threads are gone.
+/// A value that each process has for itself. A forked child makes its own value at first use. It does not use the
+/// parent's value: a lock in it may be held for ever, by a thread that the child does not have.
 pub(crate) struct PerProcess<T> {
     value: T,
     make: fn() -> T,

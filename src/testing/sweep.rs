@@ -112,7 +112,7 @@ pub struct Point<R> {
 enum Arrival {
     /// The run reached its point. All points before it were the same as in the first run.
     Reached,
-    /// The n-th point of the run was this place, but the n-th point of the first run was another.
+    /// At or before its point, the run came to this place, where the first run had come to another.
     Elsewhere(Place),
     /// The run ended before it reached its point.
     Ended,

@@ -30,7 +30,7 @@ pub(crate) struct Thread {
     left: Cell<u32>,
     /// `left` is set to this number after a reading of the clock. So one of `stride` checks reads the clock.
     stride: Cell<u32>,
-    /// The time of the last `look` or `end_look`. From it, the next `look` measures how fast checks come.
+    /// When `look` or `end_look` last ran. By this, `look` measures how fast checks come.
     looked: Cell<u64>,
     /// The latest reading of the clock by a check, or by the entry of a scope, on this thread.
     pub(crate) now: Cell<u64>,

@@ -78,7 +78,6 @@ pub(crate) fn run_out(dog: &Watchdog) {
     model::join_all();
 }
 
-/// Arms as the thread that has the slot with this number.
 fn arm(slot: usize, deadline: u64) {
     assert!(global().arm(global().slots.at(slot), deadline), "there are threads enough");
 }

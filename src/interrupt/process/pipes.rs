@@ -130,7 +130,6 @@ impl<'r> Input<'r> {
         Ok(Self { pipe, source, ..Self::default() })
     }
 
-    /// The descriptor to wait for before a write.
     pub(super) fn fd(&self) -> Option<BorrowedFd<'_>> {
         self.pipe.as_ref().map(AsFd::as_fd)
     }

@@ -365,8 +365,7 @@ impl<'a> Walk<'a> {
         Ok(Self { dfa, cache, state, last: None, ended: state.is_dead() })
     }
 
-    /// Follows the transition for a byte. `position` is the place of the walk before this step: the start of the byte,
-    /// or its end in a backward walk.
+    /// Follows the transition for a byte. `position` is the start of the byte; in a backward walk, its end.
     #[cfg_attr(not(debug_assertions), inline(always))]
     fn step(&mut self, byte: u8, position: usize) -> Result<(), Stop> {
         self.state = self.dfa.next_state(self.cache, self.state, byte).map_err(|_| Stop::Unsupported)?;

@@ -207,7 +207,7 @@ impl Regex {
                 let result = loop {
                     match self.code.search(&mut scratch, haystack, at, look) {
                         Ok(is_match) => break Ok(is_match.then(|| found(scratch.offsets()))),
-                        // The callout found the scope over, so this check fails too.
+                        // The callout has found that the scope is over, so this check gives the error.
                         Err(Stopped::Ended) => {
                             if let Some(Err(error)) = scope.map(|scope| scope.check_by_clock(location)) {
                                 break Err(error);

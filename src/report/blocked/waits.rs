@@ -139,8 +139,8 @@ fn left(until: Duration, is_real_time: bool) -> Option<Duration> {
     Some(until.saturating_sub(now))
 }
 
-/// The process that holds the lock of a file for which this process waits; `None` if that cannot be told. In the table
-/// of locks, the line of a wait has the number of the lock and an arrow:
+/// This process waits for a lock of a file: the process that holds the lock. `None` if that cannot be told. A waiting
+/// process has a line of its own in `/proc/locks`, with the number of the lock and an arrow:
 /// `1: -> FLOCK ADVISORY WRITE 4712 00:13:1047 0 EOF`.
 fn holder(inode: u64) -> Option<u32> {
     let own = std::process::id().to_string();

@@ -33,7 +33,7 @@ pub(crate) fn runtime() -> Runtime {
         .unwrap()
 }
 
-/// Waits for a condition that is bound to come true.
+/// Waits until `condition` returns `true`. Fails after [`HANG`].
 pub(crate) async fn wait_for(what: &str, mut condition: impl AsyncFnMut() -> bool) {
     let start = Instant::now();
     while !condition().await {
