@@ -33,7 +33,7 @@ impl TestEnv {
         Self::default()
     }
 
-    /// A fast test: if `false`, this thread is in the real environment. If `true`, it may be in another one.
+    /// A fast check. `false`: this thread is in the real environment. `true`: it may be in a test environment.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn is_in_force() -> bool {
         #[cfg(feature = "testing")]

@@ -256,8 +256,8 @@ where
             let now = how.now;
             Poll::Ready(Err(innermost(thread, |scope| match scope {
                 Some(scope) if Arc::ptr_eq(scope.node(), last) => scope.error(how),
-                // The hook fired in another scope, and the future has been moved out of that scope since. So the error
-                // is made from that scope's node.
+                // The hook fired in the scope of `last`, and the future has left that scope since. So the error is made
+                // from `last`.
                 _ => {
                     let mut chain = Chain::new(last.chain_link(now));
                     last.parent().iter().for_each(|parent| parent.add_to_chain(&mut chain, now));

@@ -24,7 +24,7 @@ use crate::time::{NEVER, clock};
 
 /// A future in a scope. Once the future is done or its time is up, the future is dropped and the scope is left.
 ///
-/// With `KEEP`, the future is not dropped then: it stays here until it is taken out, or this value is dropped.
+/// With `KEEP`, the scope is left, but the future stays here until it is taken out, or this value is dropped.
 #[pin_project(PinnedDrop, project = ScopedProjection)]
 pub(crate) struct Scoped<F, const KEEP: bool = false> {
     polled: SuspendedScope,

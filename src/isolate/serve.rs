@@ -42,7 +42,6 @@ pub(super) fn serves() -> bool {
     SERVES.get().is_some()
 }
 
-/// A text that identifies an open file.
 fn identity(file: impl AsFd) -> io::Result<String> {
     let metadata = File::from(file.as_fd().try_clone_to_owned()?).metadata()?;
     Ok(format!("{}:{}", metadata.dev(), metadata.ino()))

@@ -211,7 +211,8 @@ fn left(end: Instant) -> Result<Duration, AnyError> {
     }
 }
 
-/// Whether an idle connection is still open. Then there is nothing to read, so a read would block.
+/// Whether an idle connection is still open. From an open one there is nothing to read yet, so a read would block. From
+/// a closed one, a read returns at once.
 pub fn is_open(socket: &TcpStream) -> bool {
     let look = || {
         socket.set_nonblocking(true)?;

@@ -170,9 +170,9 @@ fn raw_cancel(
         let cancel = cancel_and_wait(&token, server);
         runtime.block_on(async { timeout(bound, cancel).await }).map_err(unanswered)??;
         sent += 1;
-        // A server ignores a cancel that comes before the statement, so the first cancels may be lost. But it also ignores
-        // a cancel for a session that it does not have. This runs again only while the query runs, so the fourth cancel
-        // reports an error.
+        // A server ignores a cancel that comes before the statement, so the first cancels may be lost. A server also
+        // ignores a cancel for a session that it does not have. This runs again only while the query runs. So a fourth
+        // cancel means that this is perhaps the wrong server, and reports an error.
         if sent <= 3 {
             return Ok(());
         }

@@ -210,8 +210,8 @@ fn is_same_place(a: &Frame, b: &Frame) -> bool {
     a.function == b.function && is_same_line
 }
 
-/// Leaves only the frames of the future. Removes the innermost frames, which are those that took the stack. Removes the
-/// traced poll, the frames between it and the future, and all frames outside it.
+/// Leaves only the frames of the future. The traced waker and the frames inside it have taken the stack, so they are
+/// removed. The traced poll, the frames between it and the future, and all frames outside it are removed too.
 ///
 /// If traced polls are nested, a clone goes through each traced waker, from the inside to the outside. So a stack with
 /// two traced wakers belongs to the second traced poll from the inside.

@@ -68,7 +68,7 @@ pub(super) fn is_own(function: &str, file: Option<&str>) -> bool {
     }
 }
 
-/// Unit tests are like a user's functions, in this crate too.
+/// Whether this is a unit test. Unit tests count as the program's own code, even those of this crate.
 fn is_test(function: &str) -> bool {
     function.contains("::tests::")
 }

@@ -5,7 +5,7 @@ use std::fmt::{self, Display, Formatter};
 use super::contents::Frame;
 use crate::error::OneLine;
 
-/// The places of the functions form a column, which begins here at most.
+/// The column of the places begins here at the latest. A function that is longer moves only its own place to the right.
 const WIDEST: usize = 64;
 
 /// A run of this many foreign frames, or more, is folded into one line.
@@ -25,7 +25,6 @@ enum Line<'a> {
 }
 
 impl<'a> Frames<'a> {
-    /// The names of the lines: the function, or for folded functions their crates.
     #[cfg(feature = "flamegraph")]
     pub(super) fn names(&self) -> Vec<String> {
         let name = |line| match line {
@@ -44,8 +43,7 @@ impl<'a> Frames<'a> {
         for run in frames.chunk_by(|a, b| a.foreign == b.foreign) {
             let folded = match run {
                 [own, ..] if !own.foreign => 0,
-                // The last frame of the innermost run is the function that the program's own code called, so it is
-                // shown.
+                // The program's own code called the last function of the innermost run. So that function is not folded.
                 _ if lines.is_empty() => run.len() - 1,
                 _ => run.len(),
             };

@@ -11,7 +11,7 @@ use crate::error::{Fields, ScopeId, ScopeInfo};
 use crate::scope::{ReadMemory, ScopeCopy, ScopeKind};
 use crate::time::{NEVER, clock};
 
-/// How long the reporter waits for a running thread to take the signal.
+/// How long the reporter waits until a running thread has handled the signal, and so has copied itself.
 const WAIT: Duration = Duration::from_secs(1);
 
 /// What a report is about.
@@ -161,7 +161,6 @@ pub(super) fn info(scope: &ScopeCopy, is_consistent: bool) -> Option<ScopeInfo> 
     })
 }
 
-/// The name of a thread; empty if it has ended.
 pub(super) fn name_of(tid: u32) -> String {
     state::state_of(tid).map(|state| state.name).unwrap_or_default()
 }

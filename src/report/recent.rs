@@ -1,5 +1,3 @@
-//! The last reports of the process.
-
 use std::collections::VecDeque;
 use std::sync::Arc;
 

@@ -243,8 +243,8 @@ impl Watch {
         lock(&self.state).before = before;
     }
 
-    /// Runs on the reporter. Looks for the threads of workers that stand still, and reports the stuck ones. Returns the
-    /// first of these reports, and submits the others.
+    /// Runs on the reporter's thread. Looks for the threads of the workers that stand still (`missing`), and makes
+    /// reports of the stuck ones. Returns the first of these reports, and submits the others.
     fn search(&self, missing: &[usize], tools: &mut Tools) -> Option<Report> {
         if state::is_traced() {
             return None;

@@ -98,8 +98,7 @@ impl Timebox {
         self
     }
 
-    /// Keeps time for later steps: this scope's deadline is at least this much earlier than the deadline of the scope
-    /// around.
+    /// Keeps time for later steps: this scope ends at least `duration` before the deadline of the scopes around it.
     pub fn reserve(mut self, duration: Duration) -> Self {
         self.options.reserve = duration;
         self

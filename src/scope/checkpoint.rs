@@ -218,7 +218,7 @@ pub fn require(duration: Duration) -> Result<(), TimeoutError> {
 }
 
 impl Scope {
-    /// Whether this scope is over, by the clock.
+    /// Reads the clock, and returns whether this scope is over.
     pub(crate) fn is_over_by_clock(&self, thread: &Thread) -> bool {
         let node = self.nearest_node();
         // The watchdog ends the node a little later than the deadline of a linked token. So this check compares the

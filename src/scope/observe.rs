@@ -91,7 +91,7 @@ impl Polls {
 /// What was reported about a future. Its drop tells `ending` that the future has ended.
 #[derive(Default)]
 pub(crate) struct ReportHistory {
-    /// The [`Event`]s that were reported.
+    /// One bit for each [`Event`] that was reported.
     events: u8,
     ending: Option<Arc<dyn Ending>>,
 }

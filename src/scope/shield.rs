@@ -83,8 +83,8 @@ impl HeldOffHooks {
         Self { nodes }
     }
 
-    /// If the open scopes have changed: holds off the hooks of the scopes that are open now, then releases the hooks of the
-    /// old scopes.
+    /// If the open scopes have changed: suspends the hooks of the scopes that are open now, then resumes the hooks of
+    /// the scopes that were open before.
     pub(crate) fn follow(&mut self, thread: &Thread) {
         if !around(thread, |nodes| nodes.map(Arc::as_ptr).eq(self.nodes.iter().map(Arc::as_ptr))) {
             *self = Self::outside(thread);

@@ -54,7 +54,6 @@ struct ColdState {
     id: Option<ScopeId>,
     /// The node. Made on demand, and kept from poll to poll.
     node: Option<Arc<Node>>,
-    /// The quota that the scope spends, until the scope is left.
     spending: Option<Spending>,
     /// While the scope is open, this guard keeps the thread in `env`.
     under: EnvGuard,
@@ -379,7 +378,8 @@ impl ColdState {
         Ok(spec)
     }
 
-    /// The node of the scope around this poll, if that scope has another clock than this one.
+    /// The node of the scope around this poll. `None` if there is no such scope, or if it has the same clock as this
+    /// scope.
     fn outer_of_another_clock(&self, thread: &Thread) -> Option<Arc<Node>> {
         let crosses = self.crosses_clocks(thread);
         innermost(thread, |scope| scope.filter(|_| crosses).map(|scope| Arc::clone(scope.node())))
@@ -441,7 +441,8 @@ impl ColdState {
                     return effective;
                 }
             } else {
-                // The scope around this poll becomes the parent of the node.
+                // `set_parent` may drop the old parent, and with it values of the user. Their drop may run any code. If
+                // that code left the scope, `scope` would be dangling, so `hold` would abort the process.
                 innermost(thread, |scope| {
                     // `set_parent` may drop the old parent, and with it values of the user. Their drop may run any
                     // code, so the frame is held.

@@ -274,8 +274,8 @@ impl Thread {
         }
     }
 
-    /// [`arm`](Self::arm) and [`arm_look`](Self::arm_look) in one. Wakes the watchdog only for the look, so the look
-    /// must not be after the deadline.
+    /// Does the work of [`arm`](Self::arm) and [`arm_look`](Self::arm_look). Wakes the watchdog only for the look. So
+    /// the look must not be later than the deadline.
     #[cfg(feature = "report")]
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn arm_with_look(&self, deadline: u64, look: u64) {

@@ -168,8 +168,8 @@ impl Watchdog {
         self.alarm.is_running()
     }
 
-    /// Makes the watchdog notice `deadline`, for the thread that owns the slot. `false` if there is no watchdog, and no thread
-    /// can be had for one.
+    /// Makes the watchdog notice `deadline`, for the thread that owns the slot. `false` if there is no watchdog, and
+    /// none can be started.
     #[must_use]
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn arm(&'static self, slot: &Slot, deadline: u64) -> bool {

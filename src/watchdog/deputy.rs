@@ -21,7 +21,7 @@ const TAKE_OVER_AFTER: u64 = 2_000_000;
 #[cfg(not(timebox_loom))]
 const TRY_EVERY: u64 = 10_000_000;
 
-/// Set in the word while the watchdog is in a call. The higher bits of the word count calls and takeovers.
+/// This bit of `Deputy::word` is set while the watchdog is in a call. The higher bits count calls and takeovers.
 const IN_CALL: u64 = 1;
 const STEP: u64 = 2;
 
@@ -57,8 +57,8 @@ impl Deputy {
 
     // ===== For the watchdog =====
 
-    /// Makes a call that may return late, or never. `None` if the deputy has taken over meanwhile: the caller is not the
-    /// watchdog any more.
+    /// Makes a call that may return late, or never. `None` if the deputy has become the watchdog during the call. Then
+    /// the caller is not the watchdog any more.
     pub(super) fn supervise(&self, f: impl FnOnce()) -> Option<()> {
         let call = self.begin_call();
         f();

@@ -57,7 +57,8 @@ pub(crate) fn take(timer: Timer) -> Option<Waker> {
 #[cold]
 pub(crate) fn redirect(timer: Timer, waker: &Waker) -> bool {
     let Some((clock, number)) = timer.mocked() else { return false };
-    // Clone and drop of a waker are foreign code, so they must not run under the lock.
+    // The clone and the drop of a waker are foreign code. So both happen outside the lock: `swap` leaves the old waker
+    // in `waker`, which is dropped at the end.
     let mut waker = waker.clone();
     let swap = |queue: &mut Queue| {
         let deadline = *queue.deadlines.get(&number)?;

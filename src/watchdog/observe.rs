@@ -78,7 +78,7 @@ impl Watchdog {
             return;
         }
         let Some(observer) = self.reports.observer.get() else { return };
-        // Relaxed: only the watchdog writes it.
+        // Relaxed: only the watchdog writes `passed`.
         let passed = self.reports.passed.swap(now, Ordering::Relaxed);
         let late = now.saturating_sub(planned);
         // Acquire: pairs with the Release in `call_observer`, which stores 0. If it stores the 0 after this swap, the

@@ -129,8 +129,8 @@ impl Watchdog {
     }
 
     /// Fires the timers that are due. Returns the key for the sleep that follows, and the time when that sleep must
-    /// end. Returns `None` if the deputy has taken over meanwhile. With `takes_over`, looks at all timers, since the
-    /// former watchdog may be stuck at any of them.
+    /// end. Returns `None` if the deputy has taken over meanwhile. With `takes_over`, looks at all timers: the former
+    /// watchdog, which is stuck in a call, may have reset the `earliest` of any of them.
     fn pass(&'static self, heavy: bool, takes_over: bool, planned: u64) -> Option<(alarm::Key, u64)> {
         // The key is read before the timers. So if the alarm rings after this line, the sleep ends at once.
         let key = self.alarm.key();

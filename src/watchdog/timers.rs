@@ -144,7 +144,7 @@ impl Timers {
         let entries: Vec<_> = timers.map(entry).collect();
         let mut heap = lock(&self.heap);
         if entries.len() <= STALE {
-            // Keeps the memory for the entries to come.
+            // Few entries: they go into the old heap, which keeps its memory.
             heap.clear();
             heap.extend(entries);
         } else {

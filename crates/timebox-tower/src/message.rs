@@ -48,8 +48,8 @@ pub trait Call {
         None
     }
 
-    /// Adds the fields that [reports](crate::TimeoutLayer::warn_after) show. Of an HTTP request: method, path, peer and
-    /// request id.
+    /// Adds the fields that [reports](crate::TimeoutLayer::warn_after) show. For an HTTP request these are the method,
+    /// the path, the peer and the request id.
     fn describe(&self, timebox: Timebox) -> Timebox {
         timebox
     }

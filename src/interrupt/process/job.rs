@@ -323,7 +323,8 @@ impl Drop for Job<'_> {
     }
 }
 
-/// Opens a descriptor that is ready when the process has ended; `None` if the system has no such descriptor.
+/// Opens a descriptor that becomes ready when the process ends. `None` if that fails, or if the system has no such
+/// descriptors.
 fn open_pidfd(pid: Pid) -> Option<OwnedFd> {
     #[cfg(target_os = "linux")]
     return rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).ok();

@@ -90,7 +90,7 @@ impl Output {
         Ok(length)
     }
 
-    /// Reads the bytes that are in the pipe already. The limit of `PIPE_SIZE` ends this even if a process goes on
+    /// Reads the bytes that are in the pipe already. Stops after about `PIPE_SIZE` bytes, because a process may go on
     /// writing.
     pub(super) fn drain(&mut self, chunk: &mut [u8]) -> io::Result<()> {
         let mut left = PIPE_SIZE;

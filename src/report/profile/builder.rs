@@ -64,8 +64,8 @@ impl Profile {
     /// Sets how many different stacks are kept. The default is 10,000. The time of all further stacks is kept in one
     /// sum.
     ///
-    /// A stack usually takes half a kilobyte, and at most two. A future that waits in several branches has a stack for
-    /// each.
+    /// A stack usually takes half a kilobyte, and at most two kilobytes. If a future waits in several branches, it has
+    /// one stack for each branch.
     pub fn max_stacks(mut self, stacks: usize) -> Self {
         self.setup.max_stacks = stacks;
         self

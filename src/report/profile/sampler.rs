@@ -204,7 +204,7 @@ impl Due {
         self.periods.without_sample(clock::real_now())
     }
 
-    /// Returns [`time`](Self::time), and notes that the profile's own code was found.
+    /// Returns [`time`](Self::time), and records that this sample has found the profile's own code.
     fn take_time(&mut self) -> u64 {
         let time = self.time();
         self.take(time);

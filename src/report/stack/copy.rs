@@ -164,7 +164,6 @@ pub(crate) enum State {
     Unknown,
 }
 
-/// The system call in which a thread is blocked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Call {
     pub(crate) number: i64,

@@ -72,8 +72,8 @@ impl Scope {
         self.undo.set(self.undo.get().and(Undo::ERROR_GIVEN));
     }
 
-    /// Whether this scope has not ended, but a future around it in the same poll is over, with its grace. That outer
-    /// future then drops its body, and this future with it.
+    /// Whether this scope has not ended, but a future around it in the same poll has come to the end of its grace. That
+    /// outer future then drops its body, and this future with it.
     pub(crate) fn is_dropped_by_outer(&self, now: u64) -> bool {
         if self.ended_at(now).is_some() {
             return false;

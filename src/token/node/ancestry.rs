@@ -18,7 +18,8 @@ use crate::watchdog::Timer;
 pub(super) struct Ancestry {
     /// The earliest deadline of the node and its ancestors.
     pub(super) effective: u64,
-    /// Whether the node keeps all its ancestors. The node of a future that is not done may lose its ancestors.
+    /// Whether neither the node nor an ancestor can get another parent any more. The node of a future that is not done
+    /// can.
     pub(super) is_fixed: bool,
     /// Whether the node or an ancestor is linked to other nodes.
     pub(super) has_links: bool,

@@ -108,7 +108,8 @@ impl State {
         Self { parent, more: None }
     }
 
-    /// The cold state, if there is any. This never allocates it, but a mutable access to its fields does (`DerefMut`).
+    /// The cold state, if it is allocated already. (A mutable access to one of its fields, by `DerefMut`, allocates
+    /// it.)
     pub(super) fn existing_cold(&mut self) -> Option<&mut ColdState> {
         self.more.as_mut()?.cold.as_deref_mut()
     }

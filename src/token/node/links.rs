@@ -29,7 +29,8 @@ impl Node {
         links.unwrap_or_default()
     }
 
-    /// Drops the links to nodes that are linked back to this one: each would keep the other alive for ever.
+    /// If another node is linked back to this one, each would keep the other alive for ever. So this drops the link to
+    /// such a node.
     pub(super) fn break_circles(self: &Arc<Self>) {
         for other in self.linked_nodes() {
             let mut in_circle = false;

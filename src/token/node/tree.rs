@@ -150,7 +150,6 @@ impl Listing {
         Self { node: Arc::clone(node), key, inherits: false }
     }
 
-    /// Removes the child from its parent's list. Returns the parent.
     pub(super) fn unlist(self) -> Arc<Node> {
         let child = self.node.state.lock().and_then(|mut state| {
             let children = &mut state.existing_cold()?.children;

@@ -15,7 +15,7 @@ use crate::time::{clock, nanos};
 
 pub(super) struct Alarm {
     deadline: Instant,
-    /// The deadline, on the clock of `env`.
+    /// The deadline in nanoseconds, on the clock of `env`.
     end: u64,
     /// The test environment whose clock the alarm follows.
     env: TestEnv,

@@ -212,7 +212,8 @@ fn poll_paused(paused: &mut Option<Box<Paused>>, had_budget: bool, cx: &mut Cont
 }
 
 /// Takes from the budget of the task, so that a loop over timeouts that are over lets other tasks run now and then. If
-/// the budget was spent before the future was polled, returns `Pending`, and keeps the error for the next poll.
+/// the task had no budget left even before the future was polled, returns `Pending`, and keeps the error for the next
+/// poll.
 #[cold]
 fn elapse(
     kept: &mut Option<TimeoutError>,

@@ -40,10 +40,11 @@ pub(super) fn jumps_to_handlers(image: &Image, pc: u64) -> bool {
     saves_both().unwrap_or(false)
 }
 
-/// The registers of the frame in which the thread goes on; `None` if it is not found. `function` [jumps to
-/// handlers](jumps_to_handlers). `pc` and `registers` are those of its caller, by the unwind table of `function`. If
-/// the instruction before `pc` calls `function`, the table is still right about the return address: then the result is
-/// `None`.
+/// The registers of the frame in which the thread goes on after `function` has jumped out of itself. `None` if that
+/// frame is not found. `function` [jumps to handlers](jumps_to_handlers).
+///
+/// `pc` and `registers` are those of the caller of `function`, by the unwind table of `function`. If the instruction
+/// before `pc` calls `function`, the table is right. Then the result is `None`, too.
 pub(super) fn destination(
     memory: &impl ReadMemory,
     stack: &StackCopy,

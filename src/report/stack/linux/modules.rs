@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::elf::{self, Image};
 use crate::scope::ReadMemory;
 
-/// A file that is loaded, or the kernel's own page of code.
+/// A file that is loaded (the program, or a library), or the kernel's own page of code.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Mapping {
     /// The path, as the system gives it: with ` (deleted)` if the file is no more.

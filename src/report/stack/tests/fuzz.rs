@@ -1,7 +1,7 @@
-//! Tests of the code that works on copies, with wrong bytes. That code may find anything, but must not panic, hang or
-//! grow.
+//! Tests of the code that works on copies of a thread. With wrong bytes this code may find anything, but it must not
+//! panic, hang, or use ever more memory.
 //!
-//! The bytes come from this process, and some are changed: in the stack, in headers, tables and code, in the list of
+//! The bytes come from this process. Some are changed: in the stack, in headers, tables and code, in the list of
 //! mappings. Each run has a seed, so a fault can be found again.
 
 use std::env;

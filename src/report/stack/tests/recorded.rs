@@ -32,7 +32,7 @@ const STACK: usize = 3 << 10;
 struct Recorded {
     registers: Registers,
     maps: String,
-    /// The memory that the unwinder has read, and the stack.
+    /// By address: the stack, and the other memory that the unwinder has read.
     memory: BTreeMap<u64, Vec<u8>>,
     frames: Vec<u64>,
 }

@@ -1,4 +1,4 @@
-//! Threads that run: a signal makes them copy themselves.
+//! Tests with threads that run. A signal makes such a thread copy itself.
 
 use crate::sync::{AtomicBool, AtomicU64, Ordering};
 use std::backtrace::Backtrace;
