@@ -112,8 +112,8 @@ mod on {
         now: AtomicU64,
         /// Counts the threads that keep the clock from moving by itself.
         pub(crate) presence: Mutex<Presence>,
-        /// The move in progress goes on to this reading at least. Work that the move has set off
-        /// (`watchdog/mock/tracking.rs`) asks for that. 0 if no work asks.
+        /// The reading to which the move in progress must go on. Work that the move has set off stores it
+        /// (`watchdog/mock/tracking.rs`). 0 if no work has asked.
         asked: AtomicU64,
         /// Held by the thread that moves the clock.
         pub(crate) turn: Mutex<()>,
@@ -145,9 +145,8 @@ mod on {
         /// Running code begins a wait (`begins`), or its wait has ended. A wait needs no interruption points inside,
         /// because it can be interrupted at any time.
         fn waits(&self, location: &'static Location<'static>, begins: bool);
-        /// Whether the probe makes scopes expire. If it does, the end of a shield waits until the suspended hooks that
-        /// are due have run, because `expire_at_checkpoint` promises this. The same holds for other code that releases
-        /// suspended hooks.
+        /// Whether the probe makes scopes expire. If so, code that releases suspended hooks, for example the end of a
+        /// shield, waits until those that are due have run. `expire_at_checkpoint` promises this.
         fn injects(&self) -> bool;
     }
 

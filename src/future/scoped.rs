@@ -438,7 +438,7 @@ fn drop_scoped<F>(polled: &mut SuspendedScope, wakeup: &mut TaskWakeup, mut futu
 #[cold]
 fn drop_inside<F>(polled: &mut SuspendedScope, mut future: Pin<&mut Option<F>>) {
     if !needs_drop::<F>() {
-        // The drop of such a future, `&mut future` for example, runs no code that could see the scope.
+        // Such a future, for example a `&mut future`, has no drop code that could see the scope.
         return future.set(None);
     }
     // If the future's drop unwinds with the scope's error, `open` returns that error. Nobody is left to receive it.

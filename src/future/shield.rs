@@ -162,7 +162,7 @@ impl<F: Future> Future for Shield<F> {
                 None => this.opened.insert(Opened::new(thread, max, location)),
             };
             let mut poll = Poll::Pending;
-            // `open` returns an error only for an unwinding that ends at this scope. None ends at a shield.
+            // `open` returns an error only if an unwinding ends at this scope, and no unwinding ends at a shield.
             let _ = opened.polled.open(thread, ptr::null(), false, |_| {
                 if let Some(future) = this.future.as_mut().as_pin_mut() {
                     poll = future.poll(cx);

@@ -39,7 +39,7 @@ struct ColdState {
     patience: u64,
     /// Whether the last poll found the future's scope over.
     over: bool,
-    /// The state of the entry of the future's scope, which counts as an await. Not used after the entry.
+    /// The entry into the future's scope counts as an await. This is the state of that await, not used after the entry.
     await_state: AwaitState,
     /// The error that the future will give once its hooks have run.
     error: Option<TimeoutError>,
@@ -154,8 +154,8 @@ impl TaskWakeup {
         self.cold.get_or_insert_default().over = true;
     }
 
-    /// Wakes the task when `node` is over. The node given before no longer wakes the task. `false` if `node` is already
-    /// over.
+    /// Makes `node` wake the task when it is over, in place of the node of an earlier call. `false` if `node` is over
+    /// already.
     pub(super) fn wake_by(&mut self, node: Option<&Arc<Node>>, waker: &Waker) -> bool {
         if let Some(cold) = &mut self.cold {
             cold.over = false;

@@ -16,8 +16,8 @@ use super::control::{self, AnyError, BOUND, Doubt, Failure, two_steps};
 #[derive(Clone)]
 pub struct Session {
     pub pid: i32,
-    /// When the session started, in microseconds. `pid` alone is not enough: other servers have the same numbers, and one
-    /// server reuses its own.
+    /// When the session started, in microseconds. `pid` alone does not identify a session: other servers use the same
+    /// numbers, and a server uses a number again.
     pub started: i64,
     pub doubt: Doubt,
 }

@@ -7,7 +7,7 @@ use std::{process, thread};
 use sd_notify::NotifyState;
 use timebox::report::{self, Dump, Policy};
 
-/// Ends the process if a scope is still open when the time `after` has passed since its expiry. Writes everything out
+/// Aborts the process if a scope is still open at the time `after` its expiry. Writes the dump and all reports out
 /// before.
 pub fn abort_when_stuck(policy: Policy, after: Duration) -> Policy {
     policy.on_stuck(after, |dump| {

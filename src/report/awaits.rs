@@ -171,8 +171,8 @@ impl Taken {
     }
 }
 
-/// Removes stacks that show the same place as another stack. Returns the other stacks, and how many were equal to one
-/// of them.
+/// Keeps one stack for each place: one of several equal stacks, and the longest of the stacks of one leaf future.
+/// Returns these stacks, and how many others were equal to one of them.
 pub(super) fn places(stacks: Vec<Stack>) -> (Vec<Stack>, u32) {
     let mut distinct: Vec<Stack> = Vec::new();
     let mut equal = 0;

@@ -83,7 +83,7 @@ pub(super) fn crate_of(function: &str) -> Option<&str> {
     [of_type, of_trait].into_iter().find_map(|path| self_type(path).split_once("::")).map(|(name, _)| name)
 }
 
-/// Whether a source file is one of a package that cargo has downloaded.
+/// Whether a source file is one of the [`PACKAGES`], in the folder to which cargo downloads packages.
 fn is_of_package(file: &str) -> bool {
     let Some((_, path)) = file.split_once("/registry/src/") else { return false };
     PACKAGES.iter().any(|package| path.contains(package))

@@ -103,7 +103,6 @@ struct Table {
 /// it has the place of the scope.
 type Key = Vec<(String, Option<u32>)>;
 
-/// A scope that was counted under the stack `key`, with the time `elapsed`.
 #[derive(Debug)]
 struct Counted {
     scope: ScopeKey,

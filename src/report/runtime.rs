@@ -197,8 +197,8 @@ impl Watch {
         if state.is_over {
             return;
         }
-        // If this look is late, the process was stopped or got no processor. That is why workers stood still, so it
-        // counts as if they had moved.
+        // If this look is late, the whole process was stopped or got no processor, so the workers could not move. Then
+        // every worker counts as moved.
         let is_late = now.saturating_sub(state.next) > self.interval();
         let (mut is_suspect, mut missing) = (false, Vec::new());
         for (index, worker) in state.workers.iter_mut().enumerate() {

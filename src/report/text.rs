@@ -34,7 +34,8 @@ impl Report {
         stacks.flat_map(|stack| &stack.frames).find(|frame| !frame.foreign)
     }
 
-    /// Whether `place` is in a stack of `awaits`: it is if no stack of a thread has a frame of the program's own code.
+    /// Whether `place` is in a stack of `awaits`. `place` takes a frame of these only if no frame of `stacks` is the
+    /// program's own code.
     fn is_awaiting(&self) -> bool {
         let mut frames = self.stacks.iter().flat_map(|stack| &stack.frames);
         frames.all(|frame| frame.foreign)
@@ -173,7 +174,6 @@ impl Display for Report {
     }
 }
 
-/// A line with a name and a text. The names form a column.
 fn row(f: &mut Formatter<'_>, name: &str, text: impl Display) -> fmt::Result {
     writeln!(f, "  {name:<9}  {text}")
 }
@@ -285,7 +285,6 @@ impl Display for ShownPolls<'_> {
     }
 }
 
-/// The stacks that have frames, each under a line of its own.
 fn write_stacks(f: &mut Formatter<'_>, title: &str, stacks: &[Stack]) -> fmt::Result {
     let stacks = || stacks.iter().filter(|stack| !stack.frames.is_empty());
     let count = stacks().count();

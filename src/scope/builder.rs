@@ -68,7 +68,7 @@ impl Scope {
     }
 }
 
-/// A drop guard: its drop stores the scope's node, even if the body unwinds. It stores `None` if the scope has no node.
+/// A drop guard: stores the scope's node in `node`, even if the body unwinds.
 struct KeepsNode<'a> {
     scope: &'a Scope,
     node: &'a mut Option<Arc<Node>>,

@@ -118,7 +118,7 @@ pub fn checkpoint_or_unwind() {
 #[inline(never)]
 fn unwind(thread: &Thread, location: Place) {
     if std::thread::panicking() {
-        // This check may have been due to read the clock, and does not read it. So the next check must.
+        // Perhaps it was the turn of this check to read the clock. It does not, so the next check must.
         thread.look_again();
         return;
     }
@@ -231,8 +231,8 @@ impl Scope {
         });
         let expired = deadline <= now;
         if expired {
-            // Records that this time has been reached. Otherwise the next check, which may not read the clock, would
-            // miss the expiry. Tokens see it too.
+            // Records that this time has been reached, so that later checks, which may not read the clock, see the
+            // expiry too.
             watchdog::global().reach(now);
         }
         if let Some(node) = node {

@@ -302,7 +302,7 @@ impl Entry<'_> {
         if self.enabled { own_deadline(self.limit, self.now) } else { NEVER }
     }
 
-    /// The deadline of the scopes around, minus the reserve; [`NEVER`] if there is no reserve.
+    /// The deadline of the scopes around, minus the reserve. [`NEVER`] if there is no reserve, or no such deadline.
     fn deadline_before_reserve(&self) -> u64 {
         let reserve = self.extras.map_or(Duration::ZERO, |extras| extras.options.reserve);
         if !self.enabled || reserve.is_zero() {

@@ -383,7 +383,8 @@ impl Scope {
         unsafe { self.waker.assume_init().as_ref() }.is_some_and(|polled_by| polled_by.will_wake(waker))
     }
 
-    /// Points the thread's flag to the nearest node (invariant 4). Called on the innermost scope.
+    /// Points the thread's flag to the node of the nearest visible scope that has one (invariant 4). Called on the
+    /// innermost scope.
     #[cold]
     #[inline(never)]
     fn refresh_flag(&self, thread: &Thread) {

@@ -190,8 +190,8 @@ impl Wait {
     }
 
     fn see_to_the_clock(&self, until: u64) {
-        // A move of the clock may be waiting for the work of this thread (`tracking`). Now the work waits for the
-        // clock. The move is asked to go on to `until`, otherwise both would wait for ever.
+        // A move of the clock may be waiting for this thread's work (`tracking`), and now this work waits for the
+        // clock. So the move is asked to go on to `until`: otherwise both would wait for ever.
         if until != NEVER && tracking().is_some() && lock(&self.mock.presence).movers > 0 {
             self.mock.ask(until);
         }

@@ -130,7 +130,7 @@ fn nap(left: u64) -> u64 {
 struct Parker {
     woken: Mutex<bool>,
     changed: Condvar,
-    /// Under a mock clock the thread waits by this, and not by the fields above.
+    /// Set under a mock clock. Then the thread waits with this `Wait`, and does not use the fields above.
     #[cfg(feature = "testing")]
     wait: Option<crate::scope::presence::Wait>,
 }

@@ -81,7 +81,7 @@ impl Kind {
 pub(crate) enum Parent<'a> {
     /// In the frames on this thread's stack.
     Thread,
-    /// Through this node. It is the node of an entered handle, or that of an outer scope on another clock.
+    /// Through this node: that of an entered handle, or that of an outer scope on another clock.
     Node(&'a Arc<Node>),
 }
 

@@ -284,7 +284,7 @@ impl SuspendedScope {
     /// The last error that named this scope, if the scope was asked to remember it.
     pub(crate) fn take_raised(&mut self) -> Option<TimeoutError> {
         let cold = self.cold.get()?;
-        // The node also has the errors that tokens and other threads raised, so it is asked first.
+        // If there is a node, it keeps the errors that tokens and other threads raised too. So it is asked first.
         let told = cold.node.as_ref().and_then(|node| node.take_raised());
         told.or_else(|| cold.extras.as_ref()?.take_raised())
     }

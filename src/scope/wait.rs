@@ -1,4 +1,4 @@
-//! The limit of [`future::wait`](crate::future::wait). It ends only the wait, and opens no scope.
+//! The limit of [`future::wait`](crate::future::wait). When the limit is over, only the wait ends. No scope is opened.
 
 use std::panic::Location;
 

@@ -1,8 +1,8 @@
 //! An alarm: a thread of this crate sleeps on it until a time, or until another thread rings it.
 //!
-//! It is an event count: the sleeper takes a key, looks for work, and sleeps unless the alarm was rung since the key was
-//! taken. The alarm also records whether the thread runs. Both are in one word, so that a thread that rings learns in the
-//! same step whether a running thread will notice the ring.
+//! It is an event count: the sleeper takes a key, looks for work, and sleeps unless the alarm was rung since the key
+//! was taken. The alarm also records whether the thread runs. This record and the count of rings are in one word. So a
+//! thread that rings learns in the same step whether a running thread will notice the ring.
 
 use super::primitive::{AtomicU32, Ordering, const_fn, mutant};
 

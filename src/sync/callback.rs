@@ -187,7 +187,8 @@ impl Callback {
         Call::Ran { fires, failures, due, waiters }
     }
 
-    /// Ends the callback: invariant 2.
+    /// Ends the callback. When this returns, the closure is not running, and will not run again. (For the exceptions
+    /// see invariant 2.)
     pub(crate) fn revoke(self: &Arc<Self>, ending: Ending) -> Waiters {
         if mutant!(NoRevoke) {
             return Waiters::default();

@@ -216,7 +216,7 @@ impl<R> Point<R> {
         &self.outcome
     }
 
-    /// Whether the run came to the same points as the first run, up to this point, and the body did not fail.
+    /// Whether the run reached this point by the same points as the first run, and its outcome [held](Outcome::held).
     pub fn held(&self) -> bool {
         self.arrival == Arrival::Reached && self.outcome.held()
     }

@@ -216,7 +216,6 @@ impl Thread {
         slot
     }
 
-    /// Writes the thread's number and the address of `frame` into the slot, for reporters.
     #[cfg(feature = "report")]
     fn show_at(&self, slot: &Slot) {
         slot.set_thread(os::thread_id(), self.frame.as_ptr().addr());

@@ -9,9 +9,9 @@ use crate::sync::waits::Ending;
 
 /// A hook that fires when a token or a scope is over. Dropping the registration ends the hook.
 ///
-/// When the drop has returned, the hook is not running, and never runs again: the drop waits for a run that is in progress. A
-/// drop from inside the hook does not wait, nor does a drop from inside another hook that this one waits for. So two hooks that
-/// drop each other's registration both return. A hook registered with a scope ends with the scope at the latest.
+/// The drop waits for a run that is in progress, and the hook never runs again. Two kinds of drop do not wait: a drop
+/// from inside the hook, and a drop from inside another hook for which this hook waits. So two hooks that drop each
+/// other's registration both return. A hook registered with a scope ends with the scope at the latest.
 ///
 /// The registration of a token's hook keeps the token alive, as another token would. If a registration is forgotten
 /// (`std::mem::forget`), its hook stays: the hook of a token for good, the hook of a scope until the scope ends.

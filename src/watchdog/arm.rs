@@ -1,4 +1,4 @@
-//! The side of the threads that arm: the words that they share with the watchdog, and how a deadline reaches the watchdog.
+//! How a thread tells the watchdog a deadline, and the words that the threads and the watchdog share for this.
 
 use std::collections::VecDeque;
 use std::task::Waker;
@@ -217,7 +217,7 @@ impl Watchdog {
     #[cold]
     #[inline(never)]
     pub(super) fn wake(&'static self, deadline: u64) -> bool {
-        // Relaxed throughout: the fence came before, and the alarm orders what comes after.
+        // Relaxed throughout: the caller's fence orders what came before, and the alarm orders what comes after.
         let mut next = self.next_wake.0.load(Ordering::Relaxed);
         while deadline < next {
             match self.next_wake.0.compare_exchange(next, 0, Ordering::Relaxed, Ordering::Relaxed) {
@@ -288,7 +288,7 @@ impl Watchdog {
         self.state.get()
     }
 
-    /// Called in a forked child: it has no watchdog, and nobody is waking one.
+    /// Called in a forked child, where the parent's watchdog and deputy do not exist.
     #[cfg(not(timebox_loom))]
     fn restart(&'static self) {
         self.alarm.forget();

@@ -82,7 +82,7 @@ impl Deputy {
         call
     }
 
-    /// Tells the deputy that the watchdog expects no call before `from`. Called before the watchdog sleeps.
+    /// Tells the deputy that the watchdog expects to call no waker before `from`. Called before the watchdog sleeps.
     pub(super) fn expect_calls(&self, from: u64) {
         // Relaxed: the fence in `look_by` orders the store.
         self.expected.store(from, Ordering::Relaxed);
@@ -190,8 +190,9 @@ impl Deputy {
         &self.alarm
     }
 
-    /// Called in a forked child, which has no deputy. If a call of the watchdog has forked, the calling thread goes on
-    /// in the child. The new word tells it that it is not the watchdog any more.
+    /// Called in a forked child, which has no deputy. A waker that the watchdog called may have made the fork. Then the
+    /// child's only thread is a copy of the watchdog. The new word tells this thread that it is not the watchdog any
+    /// more.
     #[cfg(not(timebox_loom))]
     pub(super) fn restart(&self) {
         self.alarm.forget();

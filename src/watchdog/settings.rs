@@ -44,8 +44,8 @@ impl Settings {
         self.set(Self::WATCHED, on);
     }
 
-    /// Whether limits are on, and this has been decided: by `set_limits`, or by `init_limits` at the first scope. The fast
-    /// test: if it is false, ask `limits`.
+    /// The fast test whether limits are on. It is also `false` if that is not decided yet (by `set_limits`, or by
+    /// `init_limits` at the first scope). So if it is `false`, ask `limits`.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn has_limits(&self) -> bool {
         !self.has(Self::OFF | Self::UNSET)

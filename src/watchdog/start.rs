@@ -1,8 +1,9 @@
 //! The start of the watchdog, and what happens when no thread can be had for it.
 //!
-//! A limit must not be lost because no thread could be had when it was armed. So code that waits for a limit tries again to
-//! start the watchdog, until a watchdog runs. A task is polled again at once, and each poll tries. A sleep gets up now and then
-//! to try. A check tries when it reads the clock. A pool's thread with nothing to do becomes the watchdog itself.
+//! Perhaps no thread could be had when a limit was armed. The limit must not be lost by that. So code that waits for a
+//! limit tries again and again to start the watchdog. A task is polled again at once, and each poll tries. A thread
+//! that sleeps wakes now and then, and tries. A check tries when it reads the clock. A pool's thread with nothing to do
+//! becomes the watchdog itself.
 
 use super::arm::Watchdog;
 #[cfg(timebox_loom)]

@@ -42,7 +42,7 @@ unsafe extern "C" {
 /// unwind.
 pub(super) type Look = fn() -> bool;
 
-/// The callout of a search, interpreted or just-in-time compiled. Its data is a pointer to a [`Look`].
+/// PCRE2 calls this at each item of the pattern. `look` points to a [`Look`].
 extern "C" fn callout(_block: *mut c_void, look: *mut c_void) -> c_int {
     // SAFETY: `Code::search` gives this callout a pointer to a `Look` that lives as long as the search.
     let look = unsafe { *look.cast::<Look>() };

@@ -30,7 +30,6 @@ enum State {
 struct Running {
     setup: Setup,
     recording: Recording,
-    /// The process in which the profile began.
     process: Process,
 }
 

@@ -15,7 +15,7 @@ use crate::time::clock;
 #[derive(Debug, Default)]
 pub(super) struct Modules;
 
-/// A copy of a thread, which has no stack here.
+/// A copy of a thread without its stack, which cannot be copied on this system.
 #[derive(Debug)]
 pub(crate) struct Copy(Box<Contents>);
 

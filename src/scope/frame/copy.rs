@@ -59,7 +59,7 @@ pub(crate) struct ScopeCopy {
     /// 0 if nobody has asked for the identity yet.
     pub(crate) id: u64,
     pub(crate) kind: Kind,
-    /// For a polled kind: the number of the poll.
+    /// The number of the poll, if [`Kind::is_polled`].
     pub(crate) poll: u64,
     pub(crate) unmeasured: bool,
     pub(crate) mocked: bool,

@@ -50,8 +50,8 @@ impl Scope {
         }
         let is_plain = self.extras.is_null() && self.kind == Kind::Block;
         if is_plain && self.outer.is_null() {
-            // The sum cannot overflow: see `NO_WARNING`. The look comes before the deadline: without a scope around,
-            // `effective` is `entered + asked`.
+            // The sum cannot overflow: see `NO_WARNING`. The look comes before the deadline `effective`, which is
+            // `entered + asked`, because there is no scope around.
             let look = self.entered + watchdog::global().warn_after().min(self.asked) / 2;
             thread.arm_with_look(effective, look);
         } else {
@@ -76,8 +76,8 @@ impl Scope {
         }
         let mut at = self.entered + warn_after.min(self.asked) / 2;
         if self.kind.is_polled() && at <= watchdog::global().reached() {
-            // A look at the future was due before this poll. From now on its reports come from traced polls, unless a
-            // poll gets stuck. So the next look comes only when this poll counts as stuck.
+            // The first look was due before this poll began. From now on the future's reports come from traced polls.
+            // The watchdog looks only if this poll gets stuck.
             let now = clock::now();
             thread.now.set(now);
             at = now + STUCK_POLL;

@@ -172,7 +172,8 @@ impl Entry {
 
     fn schedule(&self, after: u64, entry: &Arc<Entry>) {
         let Some(mut timers) = self.timers.lock() else { return };
-        // Checked under the lock that `cancel_timers` takes, so no timer is left behind.
+        // Checked under the lock of `timers`, which `cancel_timers` takes too. Otherwise a timer could be added just
+        // after `cancel_timers`, and would stay.
         if !self.callback.is_live() || self.is_retired() {
             return;
         }
@@ -238,8 +239,8 @@ impl Entry {
     }
 
     /// Called when the future of this entry ends. Pending until this entry has run, and while the hook is running. If
-    /// the hook `ends` with the future, this entry begins no run after that. `waiter` is a number of the waiting
-    /// future. A new waker with the same number replaces the earlier one ([`Callback::poll_idle`]).
+    /// `ends` is `true`, the hook ends with the future: the entry begins no second run. `waiter` is a number for the
+    /// waiting future. A new waker with the same number replaces the earlier one ([`Callback::poll_idle`]).
     pub(crate) fn poll_first_run(&self, waiter: usize, waker: &Waker, ends: bool) -> Poll<()> {
         let is_to_come = || {
             let ended = self.has_ended();

@@ -154,8 +154,9 @@ impl Node {
         if ancestry.mixes_clocks { self.earliest_by_walking(false) } else { ancestry.effective }
     }
 
-    /// The earliest deadline of this node and of those ancestors that it keeps for ever. The node of a future that is
-    /// not done may lose all its ancestors, and then the nodes beneath it lose them too.
+    /// The earliest deadline of this node and of the ancestors that it keeps for ever. While a future is not done, its
+    /// node may be moved away from its ancestors. So they are not kept for ever, neither by this node nor by the nodes
+    /// beneath it.
     pub(crate) fn lasting_deadline(self: &Arc<Self>) -> u64 {
         let ancestry = self.ancestry();
         if ancestry.is_fixed && !ancestry.mixes_clocks {

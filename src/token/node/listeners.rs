@@ -10,10 +10,10 @@ use crate::sync::callback::drop_quietly;
 use crate::token::hook::Entry;
 
 impl Node {
-    /// Adds a registration to the state: a child, a hook or a task. The end of the node propagates to it from then on.
+    /// Adds a child, a hook or a task to the state. From then on the end of the node propagates to it.
     ///
-    /// `None` if the node is over, because its end has propagated already (with `even_if_over` this is no obstacle), or
-    /// if a fork has lost the lock.
+    /// `None` if a fork has lost the lock. Also `None` if the node is over, because its end has propagated already. If
+    /// `even_if_over` is `true`, the node may be over.
     pub(super) fn register<K>(
         self: &Arc<Self>,
         even_if_over: bool,

@@ -158,9 +158,9 @@ impl Node {
             state.end = self.earlier(state.end.take(), at);
         }
         let is_own_first = state.end.as_ref().is_some_and(|own| {
-            // A cancel of this node always comes first, because a caller whose `cancel` returned `true` must find that
-            // cancel as the cause. If the parent was cancelled at the time of this node's own end, the own end comes
-            // first.
+            // A cancel of this node always counts as first, because a caller whose `cancel` returned `true` must find
+            // that cancel as the cause. If the two ends have the same time, the node's own end counts as first only if
+            // the parent was cancelled.
             let is_cancel = own.cause == Cause::Cancelled && own.origin.is_none();
             own.at < at || (own.at == at && cause == Cause::Cancelled) || is_cancel
         });

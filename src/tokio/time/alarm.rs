@@ -17,7 +17,6 @@ pub(super) struct Alarm {
     deadline: Instant,
     /// The deadline in nanoseconds, on the clock of `env`.
     end: u64,
-    /// The test environment whose clock the alarm follows.
     env: TestEnv,
     wakeup: TaskWakeup,
     /// The task that waits.

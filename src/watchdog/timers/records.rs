@@ -207,7 +207,7 @@ impl Group {
     }
 }
 
-/// Methods for the owner of the timers. Relaxed: invariant 1.
+/// Only the owner of the timers calls these methods, so `Relaxed` is enough (invariant 1).
 impl Group {
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn is_listed(&self, at: u32) -> bool {

@@ -231,7 +231,7 @@ fn redis_a_message_in_pieces_is_put_together() {
     });
 }
 
-/// Many calls need the same control connection, which hangs. All calls wait at the same time, each for one bound.
+/// Many calls need the same control connection, which hangs. They wait side by side, not one after the other.
 #[test]
 fn mariadb_many_calls_while_the_control_connection_hangs_have_one_bound() {
     const CALLS: usize = 100;

@@ -1,4 +1,4 @@
-//! How many profiles there may be in a minute, and at a time.
+//! Bounds how many profiles begin in a minute, and how many run at the same time.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -85,7 +85,6 @@ fn segments(memory: &impl ReadMemory, base: u64) -> Option<Vec<Segment>> {
         .collect()
 }
 
-/// The build identity in the bytes of a note segment.
 fn build_id(notes: &[u8]) -> Option<Vec<u8>> {
     let mut at = 0_usize;
     loop {
@@ -225,7 +224,8 @@ impl Image {
         self.entry_of(pc).map(|(_, start)| start)
     }
 
-    /// Whether the tables cover `pc`. Always `true` if the tables have no index of the usual form.
+    /// Whether the tables cover `pc`. Without an index of the usual form nobody can tell: then `true`, if there are
+    /// tables.
     pub(super) fn covers(&self, pc: u64) -> bool {
         if self.frames.bytes.is_empty() {
             return false;

@@ -167,7 +167,7 @@ fn open(module: &Module) -> Option<Loader> {
         }
         let is_same = match elf::build_id_of_file(&Bytes(&file)) {
             Some(id) => id == module.image.build_id,
-            // Without a build identity, the file must be the very file that is mapped: the inode shows it.
+            // Without a build id, only the same inode shows that this is the file that is mapped.
             None => module.image.build_id.is_empty() && metadata.ino() == mapping.inode,
         };
         is_same.then(|| Loader::new(&path).ok()).flatten()

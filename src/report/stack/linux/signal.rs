@@ -21,7 +21,8 @@ const SIGNAL: c_int = libc::SIGURG;
 /// How many bytes of stack the handler needs. The test `the_handler_needs_little_stack` measures it.
 const ROOM: usize = 3 << 10;
 
-/// Where the handler before ours is kept: the address of a `sigaction` that is never freed. 0 until there is one.
+/// The handler that was installed before ours: the address of a `sigaction`, which is never freed. 0 if there is none
+/// yet.
 static PREVIOUS: AtomicUsize = AtomicUsize::new(0);
 
 /// Whether the handler is installed. A forked child has the handler of its parent, so its flag begins as

@@ -14,7 +14,7 @@ static SPARE: PerProcess<Mutex<Vec<Box<Contents>>>> =
 
 const SPARES: usize = 4;
 
-/// Makes spare copies. The program's allocator may be stuck by the time that they are needed.
+/// Makes spare copies in advance. When they are needed, a stuck thread may hold the lock of the program's allocator.
 pub(super) fn prepare() {
     let missing = SPARES.saturating_sub(lock(SPARE.get()).len());
     let made = (0..missing).map(|_| Box::new(Contents::new(MOST)));

@@ -89,7 +89,7 @@ impl Program {
                         loaded.insert(register.to_owned(), address());
                     }
                 }
-                // A jump to an address in a register stays in the function.
+                // A jump to an address in a register comes from a jump table, so it stays in the function.
                 ("jmp", Some(register)) if register.starts_with('%') => {}
                 ("call" | "jmp", Some(pointer)) => {
                     let pointer = address().or_else(|| loaded.get(pointer).copied().flatten());

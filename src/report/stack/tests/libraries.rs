@@ -1,4 +1,5 @@
-//! The names of functions, by how a library was built; and a library whose file was replaced.
+//! Tests the names of functions: in libraries that were built in different ways, and in a library whose file was
+//! replaced.
 
 use std::ffi::CString;
 use std::fs;

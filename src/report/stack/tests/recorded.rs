@@ -173,7 +173,8 @@ fn record(folder: &Path, name: &str, thread: &Thread, blocked: bool) {
     fs::write(to, recorded.to_text()).unwrap();
 }
 
-/// Writes the files anew: `cargo test --lib --features report record_stacks -- --ignored`.
+/// Writes the recorded stacks in `tests/fixtures/stacks` anew. Run it with
+/// `cargo test --lib --features report record_stacks -- --ignored`.
 #[test]
 #[ignore = "writes the fixtures anew"]
 fn record_stacks() {

@@ -132,7 +132,7 @@ pub(in super::super) struct Found {
     pub(in super::super) pc: u64,
 }
 
-/// How far above the stack pointer a frame is looked for.
+/// How many bytes above the stack pointer are searched for a frame.
 const FAR: u64 = 64 << 10;
 
 /// Finds the caller of `function`, if the frame pointer is not known. `function` must be one that saves the frame
