@@ -103,7 +103,7 @@ pub struct Interruptible<F: Future> {
     /// Shields at the scopes around, while `done` waits for the hook. Without them the scopes would drop this future at
     /// their deadlines, and a value that is ready would be lost.
     announced: Option<Announced>,
-    // `future` is declared before `guard`, so it is dropped first: its hook can still fire during the drop.
+    // `future` is declared before `guard`, so it is dropped first. The hook in `guard` can still fire during that drop.
     #[pin]
     future: Phase<F>,
     guard: Guard,

@@ -7,8 +7,8 @@ use std::{process, thread};
 use sd_notify::NotifyState;
 use timebox::report::{self, Dump, Policy};
 
-/// Aborts the process if a scope is still open at the time `after` its expiry. Writes the dump and all reports out
-/// before.
+/// Aborts the process if a scope is stuck, that is, if it is still open `after` its expiry. Before that, writes the
+/// dump and waits for the reports that are being written.
 pub fn abort_when_stuck(policy: Policy, after: Duration) -> Policy {
     policy.on_stuck(after, |dump| {
         write_out(dump);

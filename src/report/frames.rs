@@ -142,9 +142,9 @@ impl Display for Owners<'_> {
     }
 }
 
-/// The crate of a function. If the source file is in cargo's registry, the crate of that file: so the code of a macro
-/// belongs to the macro's crate. Otherwise the crate of the first path in the function's name: in
-/// `<F as futures::Future>::poll`, the crate of the trait. If there is neither, the file name of the program or library.
+/// The crate of a function. If the source file is in cargo's registry, this is the crate of that file, so the code of a
+/// macro belongs to the macro's crate. Otherwise it is the crate of the first path in the function's name: `futures`
+/// for `<F as futures::Future>::poll`. If there is no path, it is the file name of the program or library.
 fn owner(frame: &Frame) -> &str {
     let by_file = frame.file.as_deref().and_then(|file| {
         let is_of_registry = file.contains("/registry/src/");

@@ -272,7 +272,7 @@ impl SuspendedScope {
         caught(frame, payload)
     }
 
-    /// Keeps the scope outside every test environment in later polls, because it was entered outside.
+    /// Called if the scope was entered outside every test environment. Keeps it outside in later polls.
     #[cold]
     #[inline(never)]
     fn stay_outside(&mut self) {

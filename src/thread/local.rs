@@ -255,7 +255,7 @@ impl Thread {
         }
     }
 
-    /// The number of the poll that begins, counted while reports are on.
+    /// Gives a number to the poll that begins. Called only while reports are on.
     #[cfg(feature = "report")]
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn next_poll(&self) -> u64 {

@@ -39,7 +39,7 @@ pub(crate) struct Visit {
 }
 
 impl Visit {
-    /// Begins a visit. `stack` is an address in the frame of a function that calls the code which is profiled.
+    /// Begins a visit. `stack`: an address in the stack frame of a caller of the profiled code.
     pub(crate) fn begin(profile: ProfileId, is_own: bool, stack: usize) -> Self {
         let thread = Thread::current();
         let slot = thread.slot();

@@ -181,9 +181,9 @@ impl Watchdog {
         self.state().all_timers().map(Timers::earliest).min().unwrap_or(NEVER)
     }
 
-    /// Wakes the wakers of all timers that are due, in batches, with no lock held. Looks only at the sets in which a
-    /// timer may be due, or at every set if `all` is set. Returns the sets that were looked at: the caller must look at
-    /// them again. `None` if the deputy has taken over meanwhile.
+    /// Wakes the wakers of all timers that are due, in batches, with no lock held. Looks only at those threads'
+    /// `Timers` in which a timer may be due; with `all`, at every thread's. Returns the `Timers` that were looked at:
+    /// the caller must end their look. `None` if the deputy has taken over meanwhile.
     fn fire_due(&'static self, now: u64, all: bool) -> Option<Vec<&'static Timers>> {
         let state = self.state();
         self.call_posted()?;

@@ -269,7 +269,7 @@ impl Timer {
         Ticket::from_number(self.place)
     }
 
-    /// Whether the parent process armed the timer, before a fork.
+    /// Whether the timer was armed before a fork, by the parent of this process.
     pub(crate) fn is_lost(self) -> bool {
         #[cfg(feature = "testing")]
         if self.mocked().is_some() {

@@ -33,7 +33,8 @@ pub(super) struct Waiting {
     owed: Count,
     /// The task's waker, after a poll that was not traced. A sample may wake the task, so that it is polled again.
     waker: Option<Waker>,
-    /// A wait that has ended: where the future waited, and the samples that still need this place.
+    /// A wait that has ended, whose samples are not counted yet: the stacks at which the future waited, and the
+    /// samples.
     over: Option<(AwaitCopies, Count)>,
 }
 

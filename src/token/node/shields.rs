@@ -56,8 +56,8 @@ impl Node {
         self.state.lock().is_some_and(|state| !state.shields.is_empty())
     }
 
-    /// The time until which the last pending shield of the future may last; 0 if no shield is pending. If one is, the
-    /// task is woken when the last one closes.
+    /// The time until which the last pending shield of the future may last; 0 if no shield is pending. Otherwise
+    /// `waker` is woken when the last shield closes.
     pub(crate) fn shielded_until(&self, waker: &Waker) -> u64 {
         let until = self.with_waker(waker, |state, waker| {
             let until = state.shields.iter().map(|(_, until)| *until).max();

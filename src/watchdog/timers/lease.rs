@@ -22,7 +22,8 @@ impl Lease {
         Self { timers, _lock: None }
     }
 
-    /// Puts a timer in. `Watchdog::announce` must follow.
+    /// Puts a timer in. The caller must call `Watchdog::announce` after this: only then does the watchdog notice the
+    /// timer.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn put(&self, deadline: u64, waker: Waker) -> Timer {
         // SAFETY: no other thread may arm these timers while the lease exists: either the caller of `of_own` has

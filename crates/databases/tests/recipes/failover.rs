@@ -23,8 +23,8 @@ fn is_refused(result: Result<(), Failure>) {
     assert!(failure.to_string().contains("not on this server"), "{failure}");
 }
 
-/// Makes a call that its hook cannot end, because the proxy leads to the other server. After some attempts of the hook, makes the
-/// proxy lead to our server, and then the call ends.
+/// Makes a call whose hook cannot reach our server, because the proxy leads to the other server. After some attempts of
+/// the hook, makes the proxy lead to our server. Then the hook ends the call.
 fn led_back<T: Send>(proxy: &Proxy, ours: &Server, call: impl FnOnce() -> T + Send) -> T {
     let before = proxy.connections();
     thread::scope(|threads| {

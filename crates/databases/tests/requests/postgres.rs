@@ -23,7 +23,7 @@ use crate::support::{
 const PAY: &str = "with paid as (insert into entry values (100) returning amount)
     select amount from paid, pg_sleep(3600)";
 
-/// A query in a handler: the recipe of the guide.
+/// A handler that makes a query, by the recipe of the guide.
 fn paying(server: &Server, pool: &Pool) -> Router {
     let (address, pool) = (server.address(), pool.clone());
     let handler = async move || -> Response {

@@ -96,7 +96,7 @@ pub(crate) fn pool(server: &Server, size: usize) -> deadpool_postgres::Pool {
     deadpool_postgres::Pool::builder(manager).max_size(size).build().unwrap()
 }
 
-/// What other sessions are doing, as the database tells: statements that run, transactions that are open.
+/// How many other sessions run a statement, or have an open transaction.
 pub(crate) async fn busy_sessions(observer: &tokio_postgres::Client) -> i64 {
     let sql = "select count(*) from pg_stat_activity
         where backend_type = 'client backend' and pid <> pg_backend_pid() and state <> 'idle'";

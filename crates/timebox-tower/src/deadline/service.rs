@@ -88,8 +88,8 @@ where
         let result = match this.state.as_mut().project() {
             StateProj::Called(call) => ready!(call.poll(cx)),
             StateProj::NotCalled(error, over) => {
-                // The scope may have time left, but not more than the allowance. Then the scope is not over, and the
-                // `Wait` would never end.
+                // If the scope has time left (but not more than the allowance), it is not over. Then the `Wait` would
+                // never end, so the error is given at once.
                 if timebox::remaining().is_some_and(|left| left.is_zero()) {
                     let _ = ready!(over.poll(cx));
                 }

@@ -24,8 +24,8 @@ const ALLOWED: [&str; 10] = [
     "syscall",
 ];
 
-/// The search for calls stops at these functions. They panic, because a check has failed, or clean up after a panic.
-/// The handler's checks do not fail.
+/// The search for calls stops at these functions: they panic after a failed check, or clean up after a panic. No check
+/// of the handler fails.
 const PANICS: [&str; 6] = [
     "_Unwind_Resume",
     "core::alloc::layout::",
