@@ -86,7 +86,7 @@ pub trait FromTimeout: From<TimeoutError> {}
 #[diagnostic::do_not_recommend]
 impl<E: From<TimeoutError>> FromTimeout for E {}
 
-/// Makes `Ok(Ok(value))` of the future's `Ok(value)`. The inner `Ok` says that the value came in time, so that the
+/// Turns the future's `Ok(value)` into `Ok(Ok(value))`. The inner `Ok` says that the value came in time, so the
 /// fallback does not run.
 #[derive(Debug)]
 #[pin_project]

@@ -114,7 +114,8 @@ impl<'s> Wakeup<'s> {
         let (reader, writer) = io::pipe()?;
         let pipe = Arc::new(WakePipe { reader, writer, made_in: Process::current() });
         let waker = Waker::from(Arc::clone(&pipe));
-        // `add_waker` returns `None` if the node is over. Then `wait` fails before it waits, so it needs no waker.
+        // `add_waker` returns `None` in two cases. If the node is over, `wait` fails before it waits. If a fork has
+        // lost the node's lock, nobody can wake this thread.
         let node = node.and_then(|node| Some((node, node.add_waker(&waker)?)));
         let timer = (due != NEVER).then(|| thread::schedule_on(&TestEnv::current(), due, waker));
         Ok(Some(Self { pipe, node, timer }))

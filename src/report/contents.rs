@@ -203,7 +203,8 @@ pub struct Frame {
     pub line: Option<u32>,
     /// Whether the function was inlined into its caller, the next frame.
     pub inlined: bool,
-    /// Whether the function belongs to std, to a runtime, or to this crate. The text of a report folds such frames.
+    /// Whether the function belongs to std, to the C library, to a runtime or web framework, or to this crate. The text
+    /// of a report folds such frames.
     pub foreign: bool,
     /// The file name of the program or library, if it is known.
     pub module: Option<String>,

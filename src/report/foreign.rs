@@ -38,11 +38,11 @@ const PACKAGES: [&str; 14] = [
 
 /// The files of C libraries begin with these names. All functions of these files are foreign.
 const LIBRARIES: [&str; 7] = ["libc.so", "libc-", "libpthread", "ld-linux", "ld-musl", "libgcc_s", "[vdso]"];
-/// Functions around `main`. They are foreign even in the program's own file.
+/// Functions around `main`. They are foreign, although some are in the program's own file.
 const STARTS: [&str; 6] =
     ["_start", "__libc_start_main", "__libc_start_call_main", "main", "start_thread", "clone3"];
 
-/// Whether a function belongs to std, to a runtime, to this crate or to the C library.
+/// Whether a function belongs to std, to the C library, to this crate, or to another crate of `CRATES`.
 pub(super) fn is_foreign(function: &str, file: Option<&str>, module: &str) -> bool {
     if LIBRARIES.iter().any(|library| module.starts_with(library)) {
         return true;

@@ -85,7 +85,7 @@ impl Display for Frames<'_> {
     }
 }
 
-/// `file:line` of a frame; without debug information its module.
+/// `file:line` of a frame. Without debug information: `module+offset`, or nothing if the frame's name is that already.
 pub(super) struct Place<'a>(pub(super) &'a Frame);
 
 impl Display for Place<'_> {

@@ -380,7 +380,7 @@ impl<F: Fn() + Send + Sync> Drop for OnDrop<F> {
     }
 }
 
-/// Uninstalls the policy of a sink while the reporter uses the policy. So the reporter is the last owner of the sink.
+/// Makes the reporter the last owner of `sink`: uninstalls the policy with this sink while the reporter uses it.
 fn leave_the_last_to_the_reporter(sink: impl Sink + 'static) {
     let (began, has_begun) = channel();
     let (open, go) = channel::<()>();

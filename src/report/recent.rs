@@ -9,7 +9,8 @@ use crate::sync::{Mutex, lock};
 /// How many reports are kept.
 const MOST: usize = 64;
 
-/// Identifies a scope by where and when it was opened. For other threads, since a scope may have no `ScopeId` yet.
+/// Identifies a scope by where and when it was opened. Used because a scope may have no `ScopeId` yet, and only its own
+/// thread can give it one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct ScopeKey {
     /// The address of the `Location` at which the scope was opened.

@@ -364,7 +364,8 @@ enum Was {
     /// It has not run.
     Blocked,
     Running,
-    /// It mostly waited for a processor, or its times are not known.
+    /// It mostly waited for a processor. Or nothing can be said: its times are not known, or were read only a short
+    /// while ago.
     Starved,
 }
 

@@ -101,8 +101,8 @@ fn in_force_slow(asked: u64) -> u64 {
 
 /// Enters a scope with a duration and nothing else: the hot path.
 ///
-/// If the scope would outlast the scope around it, it inherits the outer deadline, and no clock is read. The older
-/// reading in `thread.now` is enough to see this: counted from now, the duration ends even later.
+/// A scope that would outlast the scope around it inherits the outer deadline, and no clock is read. The older reading
+/// `thread.now` is enough to see this: a duration that is too long from there is too long from now too.
 #[cfg_attr(not(debug_assertions), inline(always))]
 pub(super) fn try_enter_duration(
     thread: &Thread,

@@ -21,7 +21,7 @@ const EMPTY: u64 = 0;
 const FULL: u64 = 1;
 /// A thread looks at the value, and leaves it there.
 const HELD: u64 = 2;
-/// As `HELD`. Besides, another thread has tried to take the value meanwhile, and got nothing.
+/// As `HELD`. But since then another thread has tried to take the value, and got nothing.
 const MISSED: u64 = 3;
 const PHASE: u64 = 3;
 /// The bits above [`Ticket::ROOM`] count fillings.

@@ -66,7 +66,7 @@ pub trait Call {
         None
     }
 
-    /// Whether the body of the response is not read. Of an HTTP request: whether it is a `HEAD`.
+    /// Whether nobody will read the body of the response. Of an HTTP request: whether it is a `HEAD`.
     fn is_bodiless(&self) -> bool {
         false
     }

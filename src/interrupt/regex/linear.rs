@@ -245,8 +245,8 @@ impl std::str::FromStr for Regex {
 /// The automata of a pattern, which a search follows state by state. A state is made when a search first reaches it.
 struct Stepwise {
     automata: hybrid::Regex,
-    /// The caches that no search uses now. A search takes a cache from here, or makes one if there is none. At its
-    /// end it puts the cache back.
+    /// The caches that no search uses now. A search takes a cache from here, or makes one if there is none. When the
+    /// search ends, it puts the cache back.
     caches: Mutex<Vec<hybrid::Cache>>,
 }
 

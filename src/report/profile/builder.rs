@@ -138,7 +138,7 @@ impl Profile {
     }
 }
 
-/// A look at a profile from elsewhere, at any time: see [`Profile::live`].
+/// Gives the report of a profile at any time, on any thread: see [`Profile::live`].
 #[derive(Clone, Debug)]
 pub struct LiveProfile {
     shared: Arc<Shared>,

@@ -13,7 +13,7 @@ pub(crate) const STUCK_POLL: u64 = 10_000_000;
 
 #[cfg_attr(not(debug_assertions), inline(always))]
 pub(crate) fn is_watched() -> bool {
-    // The watchdog does not know the times of a mock clock.
+    // Under a mock clock there are no reports, because the watchdog does not know its times.
     watchdog::global().settings().is_watched() && !clock::is_mocked()
 }
 

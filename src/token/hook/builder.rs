@@ -68,7 +68,7 @@ pub(super) enum Repeat {
     Default,
     Once,
     Every(Duration),
-    /// After 0.5 ms, and then after pauses that double up to 64 ms.
+    /// After 0.5 ms, and then after pauses that double: up to 64 ms, or up to a second while the hook fails.
     Backoff,
 }
 

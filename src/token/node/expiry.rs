@@ -81,7 +81,7 @@ impl Node {
         if expired.is_empty() {
             return false;
         }
-        // The node with the earliest deadline ends first, since its end is the origin of this node.
+        // The node with the earliest deadline ends first, because its end is the origin of `self`.
         expired.sort_by_key(|&(deadline, tree, depth, _)| (deadline, tree, depth));
         let mut wakes = WakeList::default();
         expired.iter().for_each(|(.., node)| node.end_at_deadline(&mut wakes));

@@ -100,8 +100,9 @@ impl Node {
         }
     }
 
-    /// Sets the flag and decides the origin (invariant 1). Returns the children that must be ended next. `None` if
-    /// there are none.
+    /// Sets the flag, decides the origin (invariant 1), and adds the node's wakers and hooks to `wakes`. Returns the
+    /// children, which the caller must end next. `None` if there are none, if the node has left the parent `by`
+    /// meanwhile, or if a fork has lost the lock.
     fn set_over(&self, by: Option<&ParentEnd>, wakes: &mut WakeList) -> Option<Pending> {
         let Some(mut state) = self.state.lock() else {
             self.over.store(true, Ordering::Release);

@@ -48,7 +48,7 @@ impl WaitGroup {
     }
 }
 
-/// Work that is counted by a group until it is done, or dropped.
+/// A piece of work. The group counts it until it is done, or dropped.
 pub(crate) struct Tracked<T> {
     work: T,
     group: Arc<WaitGroup>,

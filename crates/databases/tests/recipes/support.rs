@@ -43,8 +43,8 @@ pub(crate) fn timed_out<T>(result: Result<T, AnyError>) -> TimeoutError {
     }
 }
 
-/// Runs a statement under a limit that must interrupt it. If the limit passes before the statement has begun, runs it again under
-/// a longer limit.
+/// Runs a statement under a limit that must interrupt it, and returns the error. If the limit passes before the
+/// statement has begun, runs it again under a longer limit.
 #[track_caller]
 pub(crate) fn cut<T>(mut run: impl FnMut(Duration) -> Result<T, AnyError>) -> TimeoutError {
     let mut limit = SHORT;

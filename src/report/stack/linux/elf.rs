@@ -199,8 +199,7 @@ impl Image {
         Some(self.index_base().wrapping_add_signed(i32_at(&self.index.bytes, at)?))
     }
 
-    /// The entry of the last function that begins at `pc` or before: the number of the entry, and the start of the
-    /// function.
+    /// The last function that begins at `pc` or before: the number of its entry, and its start.
     fn entry_of(&self, pc: u64) -> Option<(usize, u64)> {
         if !self.has_index() {
             return None;

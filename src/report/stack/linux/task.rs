@@ -17,7 +17,7 @@ use super::memory::Memory;
 use crate::scope::ScopeCopies;
 use crate::time::clock;
 
-/// How often a copy is begun again, because the thread has run meanwhile.
+/// How many times at most a copy is tried. A try fails if the thread runs meanwhile.
 const ATTEMPTS: usize = 3;
 
 /// A thread of this process, with its open files in `/proc`. After the thread's end, reads of these files fail, even if

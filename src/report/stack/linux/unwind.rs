@@ -32,7 +32,7 @@ const SCAN: u64 = 4 << 10;
 /// many frames can be unwound from it, or if the stack's outermost frame is reached.
 const BELIEVED: usize = 8;
 
-/// How many return addresses are tried for the outer part of a stack, at most.
+/// How many such guesses are tried for one stack, at most.
 const TRIED: usize = 256;
 
 /// A list of modules that is older than this many nanoseconds is read again.

@@ -167,9 +167,9 @@ impl Drop for OtherEnd {
     }
 }
 
-/// The thread starts a program. Until the child executes the program, the child shares the memory, and the thread waits
-/// uninterruptibly. The child first opens a pipe, so it hangs until the test opens the other end. The C library has no
-/// unwind table for this code.
+/// The thread starts a program. Until the child executes the program, the child shares this process's memory, and the
+/// thread waits uninterruptibly. The child first opens a pipe, so it hangs until the test opens the other end. The C
+/// library has no unwind table for this code.
 #[test]
 fn a_wait_for_a_child_that_shares_the_memory() {
     let folder = tempfile::tempdir().unwrap();

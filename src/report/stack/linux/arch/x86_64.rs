@@ -75,8 +75,8 @@ fn displaced(from: u64, bytes: &[u8]) -> Option<u64> {
     Some(from.wrapping_add_signed(displacement.into()))
 }
 
-/// Whether the call instruction that ends at `address` calls `function`: directly, by a stub of the linker, or by the table
-/// of addresses that the linker keeps.
+/// Whether the call instruction that ends at `address` calls `function`: directly, through a stub of the linker, or
+/// through the linker's table of addresses.
 pub(in super::super) fn calls(memory: &impl ReadMemory, address: u64, function: u64) -> bool {
     let calls = || {
         let code = before(memory, address)?;
