@@ -49,7 +49,7 @@ pub trait Fallible: Sized {
 }
 
 impl<T, E: FromTimeout> Fallible for Result<T, E> {
-    /// `Ok(Err(_))` if the time was up: then the fallback runs.
+    /// `Ok(Err(_))` means that the time was up: then the macro runs the fallback.
     type Outcome = Result<Result<T, TimeoutError>, E>;
     type Timeout<F: Future<Output = Self>> = Timeout<F>;
     type TimeoutOrElse<F: Future<Output = Self>> =

@@ -41,8 +41,8 @@ impl<F: Future, const KEEP: bool> Scoped<F, KEEP> {
         Self { polled, wakeup: ManuallyDrop::new(TaskWakeup::default()), future: Some(future) }
     }
 
-    /// Polls the future in its scope. `done` turns the future's output into the result. If there is a result, `leaving`
-    /// is called with the scope, and then the scope is left.
+    /// Polls the future in its scope. `done` turns the future's output into the result. If there is a result, calls
+    /// `leaving` with the scope, and then leaves the scope (unless `KEEP`).
     // Always inlined, for the same reason as `poll_as`.
     #[inline(always)]
     pub(crate) fn poll<T, E>(

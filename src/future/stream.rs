@@ -173,7 +173,7 @@ impl<S: Stream> Stream for TimeoutStream<S> {
             let now = this.env.reading(clock::now());
             let mut scoped = this.scoped;
             scoped.as_mut().expire(*this.max, now);
-            // The scope is over now, so the limit for items is switched off.
+            // The scope is over now. `NEVER`: no later item is overdue, so the scope is not ended again.
             *this.max = NEVER;
             poll = scoped.poll(cx, Ok, |_| ());
         }

@@ -27,8 +27,8 @@ where
 // ===== r2d2: sync calls are not dropped in the middle. A call that is cut off loses its connection =====
 
 /// Waits for a connection until the scope is over, or until the pool's own timeout has passed. A cancel does not end
-/// `get_timeout`, so the wait is made of short slices. A slice lasts longer while the pool tests a connection:
-/// [`Manager`] limits that test.
+/// `get_timeout`, so this calls it again and again, each time for `SLICE`. A call takes longer if the pool tests a
+/// connection: [`Manager`] limits that test.
 pub fn lent_by_r2d2<M: r2d2::ManageConnection>(
     pool: &r2d2::Pool<M>,
 ) -> Result<r2d2::PooledConnection<M>, AnyError> {

@@ -31,7 +31,7 @@ fn server(connection: &mut impl ConnectionLike) -> Result<String, AnyError> {
     Ok(info.get("run_id").ok_or("the server does not say its name")?)
 }
 
-/// A connection that unblocks other connections. A pool needs only one.
+/// A connection that ends blocked calls on other connections, with `CLIENT UNBLOCK`. A pool needs only one.
 pub struct Control(control::Control<(Connection, Session)>);
 
 impl Control {

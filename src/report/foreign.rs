@@ -58,8 +58,8 @@ pub(super) fn is_foreign(function: &str, file: Option<&str>, module: &str) -> bo
     crate_of(function).is_some_and(|name| CRATES.contains(&name)) && !is_test(function)
 }
 
-/// Whether a function belongs to this crate. If the name has no crate, the file decides: of an inlined function,
-/// perhaps only the last part of the name is known.
+/// Whether a function belongs to this crate. If the name does not tell the crate, the file decides: of an inlined
+/// function, maybe only the last part of the name is known.
 #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
 pub(super) fn is_own(function: &str, file: Option<&str>) -> bool {
     match crate_of(function) {

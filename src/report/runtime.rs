@@ -140,7 +140,8 @@ struct Worker {
     since: u64,
     /// Whether `parks` and `busy` have not changed for half of the duration. Then the times of the threads were read.
     is_suspect: bool,
-    /// When to search for the worker's thread. [`u64::MAX`] after a search that has found a stuck thread.
+    /// When to search for the worker's thread. [`u64::MAX`] if a search has found a stuck thread: then there is no
+    /// other search until the worker moves.
     search_at: u64,
 }
 
@@ -190,7 +191,7 @@ impl Watch {
         thread::schedule(next, Waker::from(self));
     }
 
-    /// Runs on the watchdog. Looks for workers that stand still.
+    /// Runs on the watchdog.
     fn look(self: Arc<Self>) {
         let now = clock::real_now();
         let mut state = lock(&self.state);

@@ -268,7 +268,6 @@ fn write_scope(f: &mut Formatter<'_>, name: &str, scope: &ScopeInfo) -> fmt::Res
     Ok(())
 }
 
-/// How often a future was polled, and when last.
 struct ShownPolls<'a>(&'a Polls);
 
 impl Display for ShownPolls<'_> {

@@ -50,7 +50,7 @@ pub(crate) enum AwaitAction {
     AwaitDrop { until: u64, was_in_time: bool },
 }
 
-/// What an await must expect if scopes around it are over.
+/// What happens next to an await if a scope around it is over.
 pub(super) enum AfterEnd {
     /// A future in this poll is about to be dropped. `is_held_up` says that the drop must wait for a shield.
     Drop { is_held_up: bool },

@@ -31,8 +31,8 @@ pub(crate) struct Prepared {
 /// What a scope keeps from its entry to its end. In a plain scope both fields are `None`.
 #[derive(Default)]
 pub(crate) struct Attachments {
-    /// The scope's node, if it is made on entry. That is so if tokens are linked to the scope, or if the scope is
-    /// entered by a handle.
+    /// The scope's node. `Some` if the node was made on entry, because tokens are linked to the scope, or because the
+    /// scope is entered by a handle.
     pub(crate) node: Option<Arc<Node>>,
     pub(crate) spending: Option<Spending>,
 }

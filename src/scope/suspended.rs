@@ -85,7 +85,6 @@ impl SuspendedScope {
         Self { entered: 0, asked: NEVER, location, cold }
     }
 
-    /// The scope of a shield that is entered `now` and lasts until `own`.
     pub(crate) fn shield(own: u64, now: u64, location: &'static Location<'static>) -> Self {
         let spec = ScopeSpec::measured(own, now, location, Kind::FutureShield);
         let ScopeSpec { asked, entered, location, .. } = spec;

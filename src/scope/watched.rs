@@ -10,7 +10,7 @@ use super::spec::{Kind, ScopeSpec};
 use crate::thread::Thread;
 use crate::time::{Limit, NEVER, clock};
 
-/// The label of a watched block or future, and the time after which it is reported (both in `extras`).
+/// A block or future that is only watched for reports. `extras` has its label, and the time after which it is reported.
 #[derive(Debug)]
 pub(crate) struct Watched {
     extras: Extras,

@@ -115,8 +115,8 @@ impl Watchdog {
             if until == NEVER {
                 let end = clock::now().saturating_add(RETIRE_AFTER);
                 self.alarm.wait(key, end);
-                // `next_wake` says "never" during this sleep, so every arm rings, and a ring makes `retire` fail. So no arm is
-                // missed.
+                // No arm is missed: `next_wake` is `NEVER` during this sleep, so each arm rings the alarm. If the alarm
+                // has been rung, `retire` fails.
                 if clock::now() >= end && self.alarm.retire(key) {
                     return true;
                 }

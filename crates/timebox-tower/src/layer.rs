@@ -108,7 +108,8 @@ impl<Req, A> TimeoutLayer<Req, A> {
         self
     }
 
-    /// The label of a request, which errors and reports show, instead of [its own](crate::Call::label): method and route.
+    /// Sets the label of each request. Errors and reports show it. Without this, the label is the one that the request
+    /// [has by itself](crate::Call::label): the method and the route.
     pub fn label_with<L: Into<Cow<'static, str>>>(
         mut self,
         label: impl Fn(&Req) -> L + Send + Sync + 'static,

@@ -42,7 +42,7 @@ use crate::scope::RequestScope;
 /// # assert_eq!(Found(1).unscoped().0, 1);
 /// ```
 pub trait Call {
-    /// The label of the request's scope. Of an HTTP request: the method and the route. The route is axum's
+    /// The label of the request's scope. For an HTTP request, this is the method and the route. The route is axum's
     /// `MatchedPath` (feature `axum`), or else the path without the query.
     fn label(&self) -> Option<Cow<'static, str>> {
         None

@@ -1,4 +1,5 @@
-//! The processes of a group that run on after the group's leader has ended. The leader is not reaped yet.
+//! Finds the processes of a group that run on after the group's leader has ended. The leader must not be reaped yet:
+//! otherwise its number could belong to another group.
 
 use rustix::process::Pid;
 

@@ -411,7 +411,7 @@ impl fmt::Debug for CaptureMatches<'_, '_> {
 mod tests {
     use std::cell::Cell;
 
-    // How many callouts have found the scope over. The first one must end the search.
+    // How many callouts have found the scope over. There must be one at most, because the first one ends the search.
     thread_local!(pub(super) static ENDED: Cell<u32> = const { Cell::new(0) });
 
     #[test]

@@ -31,7 +31,8 @@ pub(super) struct Waiting {
     places: Places,
     /// Samples of a pending future that are not counted yet, because the place where the future waits is not known.
     owed: Count,
-    /// The task's waker, after a poll that was not traced. A sample may wake the task, so that it is polled again.
+    /// The task's waker, if the last poll was not traced. A sample can wake the task with it, so that the next poll is
+    /// traced.
     waker: Option<Waker>,
     /// A wait that has ended, whose samples are not counted yet: the stacks at which the future waited, and the
     /// samples.

@@ -12,7 +12,7 @@ impl Undo {
     pub(super) const FLAG: Undo = Undo(2);
     /// Records that an await in this poll has given the error. There is nothing to undo for it.
     pub(super) const ERROR_GIVEN: Undo = Undo(4);
-    /// Abort: a call holds the frame (`Scope::hold`), so the frame must not be left.
+    /// A call holds the frame (`Scope::hold`). If the scope is left nevertheless, the process aborts.
     pub(super) const HELD: Undo = Undo(8);
 
     #[cfg_attr(not(debug_assertions), inline(always))]

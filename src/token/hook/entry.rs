@@ -289,7 +289,7 @@ impl Entry {
         }
     }
 
-    /// Waits until neither the hook nor one that it escalates to is running.
+    /// Waits until neither this hook nor a hook in `then` is running.
     pub(crate) fn wait_until_idle(&self) {
         wake(self.callback.wait_until_idle());
         for (_, entry) in &self.then {

@@ -57,8 +57,8 @@ impl Node {
 
     #[cold]
     fn propagate_expiry(self: &Arc<Self>, now: u64) -> bool {
-        // The expired nodes that must end here. Of each tree of `visit_all` two suffice: the one with the earliest deadline, which
-        // is the origin of the expiry, and the outermost one, from which the end propagates to all nodes beneath it.
+        // The expired nodes that must end here, at most two of each tree of `visit_all`. The one with the earliest
+        // deadline is the origin of the expiry. From the outermost one, the end propagates to all nodes beneath it.
         let mut expired: Vec<(u64, usize, Reverse<usize>, Arc<Node>)> = Vec::new();
         let mut tree_begins = 0;
         let mut earliest = (usize::MAX, NEVER);

@@ -31,7 +31,7 @@ impl ParentMode {
 
     #[inline]
     pub(super) fn is_lazy(&self) -> bool {
-        // Relaxed: this never changes.
+        // Relaxed: the answer never changes.
         self.0.load(Ordering::Relaxed) >= Self::LAZY
     }
 

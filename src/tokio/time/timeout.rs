@@ -170,7 +170,7 @@ impl<T: Future> Future for Timeout<T> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
         let had_budget = has_budget_remaining();
-        // The future is over, perhaps by a panic, so it must not be polled again.
+        // An earlier poll found this error, so the future is over and must not be polled again.
         if let Some(error) = this.elapsed.take() {
             return elapse(this.elapsed, error, had_budget, cx).map(Err);
         }

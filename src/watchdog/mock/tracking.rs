@@ -81,8 +81,8 @@ impl<T> Tracked<T> {
     }
 }
 
-/// The drop ends a run, even after a panic: it counts the work as done. The thread then tracks for the former group
-/// again.
+/// Ends a run of tracked work when it is dropped, even if the work panics. Counts the work as done, and puts back the
+/// group for which the thread tracked before the run.
 struct Finish<'a, T>(&'a Tracked<T>, Option<Arc<WaitGroup>>);
 
 impl<T> Drop for Finish<'_, T> {

@@ -7,7 +7,6 @@ use timebox::TimeoutError;
 
 type AnyError = Box<dyn std::error::Error + Send + Sync>;
 
-/// The time limit in the examples.
 pub(crate) const LIMIT: Duration = Duration::from_millis(100);
 
 pub(crate) fn run(name: &str, example: impl FnOnce() -> Result<(), AnyError>) -> ExitCode {

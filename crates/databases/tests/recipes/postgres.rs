@@ -1,5 +1,3 @@
-//! PostgreSQL, sync and async.
-
 use std::error::Error;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};

@@ -131,7 +131,7 @@ pub(super) fn loaded_build_id(memory: &impl ReadMemory, base: u64) -> Option<Vec
     notes.find_map(|notes| build_id(&notes))
 }
 
-/// The identity of the build in a file, which is read like memory that begins at 0.
+/// The build ID of a file. `file` reads the file as if it were memory at address 0.
 pub(super) fn build_id_of_file(file: &impl ReadMemory) -> Option<Vec<u8>> {
     let segments = segments(file, 0)?;
     let notes = segments.iter().filter(|segment| segment.kind == NOTE && segment.in_file <= 1 << 16);

@@ -100,8 +100,8 @@ const SIZE: usize = 64 << 10;
 
 static STACK: AtomicUsize = AtomicUsize::new(0);
 
-/// The handler runs on the alternate stack of a thread. That of std has 8 KiB, and the kernel needs more than 3 of
-/// them.
+/// The handler runs on the thread's alternate stack. The one that std makes has 8 KiB, and the kernel uses more than 3
+/// KiB of it.
 #[test]
 fn the_handler_needs_little_stack() {
     in_child("stress::the_handler_needs_little_stack", || {

@@ -10,7 +10,7 @@ use crate::scope::ReadMemory;
 /// register fails.
 const UNKNOWN: u64 = 0x0000_ffff_ffff_fff0;
 
-/// The bits of a return address that are the address: programs have 48 bits. The bits above may hold a signature.
+/// The 48 bits of a return address that are the address. The bits above may hold a signature.
 fn mask() -> PtrAuthMask {
     PtrAuthMask(0x0000_ffff_ffff_ffff)
 }
