@@ -100,7 +100,7 @@ impl<T> Queue<T> {
         }
     }
 
-    /// Lets the thread end once all is served.
+    /// Lets the queue's thread end once it has served all that was submitted.
     pub(super) fn close(&self) {
         lock(&self.state).closed = true;
         self.work.notify_one();

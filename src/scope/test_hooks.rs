@@ -261,8 +261,9 @@ fn expire_labelled(node: &Arc<Node>, label: &str) {
 
 #[cfg(feature = "testing")]
 impl Scope {
-    /// The innermost scope outside all shields between this scope and the scope `outermost`. `None` if `outermost` is
-    /// not on this thread's stack, and the thread's outermost scope is a shield.
+    /// Goes from this scope outwards to the scope `outermost`; if it is not on this thread's stack, to the outermost
+    /// scope of the thread. Returns the innermost scope that is outside all shields on this way. `None` if the way ends
+    /// at a shield.
     fn unshielded(&self, outermost: u64) -> Option<&Scope> {
         let mut candidate = Some(self);
         for scope in self.stack() {

@@ -86,7 +86,8 @@ impl Slot {
         self.0.0.thread.store(thread, Ordering::Release);
     }
 
-    /// The thread that has the slot, and the address of its pointer to its innermost frame; `None` if no thread has the slot.
+    /// The number of the thread that has the slot, and the address of that thread's pointer to its innermost frame.
+    /// `None` if no thread has the slot.
     pub(crate) fn thread(&self) -> Option<(u32, usize)> {
         // Acquire: pairs with the Release in `set_thread`.
         let thread = self.0.0.thread.load(Ordering::Acquire);

@@ -122,8 +122,8 @@ impl RequestScope {
         Self { scope, location, reason, polling: false, idle, silence, bodiless: false, trailers }
     }
 
-    /// Calls `poll` in the scope, and checks the deadline after that. So an output is returned even if it is late. If
-    /// `poll` returns `Pending`, the task will be woken at the deadline.
+    /// Calls `poll` in the scope. The deadline is checked only after that, so an output is returned even if it is late.
+    /// If `poll` returns `Pending`, the task will be woken at the deadline.
     ///
     /// # Errors
     ///

@@ -167,8 +167,9 @@ impl<'r> Job<'r> {
         os::monotonic_nanos().saturating_add(nanos(pause))
     }
 
-    /// Waits until a pipe is ready, the child has ended, or `member` (another process of the group) has ended. Then
-    /// reads and writes the pipes that are ready. Writes only if `feeds`. Returns `false` if `until` came first.
+    /// Waits until a pipe is ready, or the child has ended, or `member` (another process of the group) has ended. Then
+    /// reads and writes the pipes that are ready. The input counts only if `feeds` is set. Returns `false` if `until`
+    /// came first.
     fn serve(
         &mut self,
         poller: &Poller<'_>,

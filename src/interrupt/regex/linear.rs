@@ -349,7 +349,7 @@ struct Walk<'a> {
     dfa: &'a DFA,
     cache: &'a mut Cache,
     state: LazyStateID,
-    /// Where the last match ends, in the direction of the walk.
+    /// Where the last match ends; in a backward walk, where it starts.
     last: Option<usize>,
     /// Whether no further match can come.
     ended: bool,

@@ -19,8 +19,8 @@ impl ParentMode {
 
     #[inline]
     pub(super) fn is_reparentable(&self) -> bool {
-        // Relaxed: the answer matters when a thread closes a scope, for the futures that this thread has polled in the
-        // scope. Only this thread could call `keep_parent` in those polls, so it sees the call.
+        // Relaxed: the answer matters only to a thread that closes a scope, for the futures that it has polled in the
+        // scope. A `keep_parent` in those polls was a call of this same thread, so the thread sees it.
         self.0.load(Ordering::Relaxed) == Self::REPARENTABLE
     }
 

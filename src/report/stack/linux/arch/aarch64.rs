@@ -132,7 +132,7 @@ pub(in super::super) fn recover(
     })
 }
 
-/// Whether the kernel's end of a signal handler is at `address`: `mov x8, #139; svc #0`.
+/// Whether `address` has the kernel's code to which a signal handler returns: `mov x8, #139; svc #0`.
 pub(in super::super) fn is_end_of_handler(memory: &impl ReadMemory, address: u64) -> bool {
     const CODE: [u8; 8] = [0x68, 0x11, 0x80, 0xd2, 0x01, 0x00, 0x00, 0xd4];
     let mut code = [0; CODE.len()];
