@@ -207,7 +207,6 @@ impl Opened {
         Self { polled, wakeup: TaskWakeup::default(), announced, spent: false, suspended }
     }
 
-    /// Moves the shield to the scopes around this poll, if they are not those of the last poll.
     fn follow(&mut self, thread: &Thread) {
         if !self.spent {
             self.announced.follow(thread, self.polled.own(), self.polled.asked());

@@ -21,7 +21,7 @@ use crate::sync::{ForkMutex, SetOnce, os};
 use crate::time::nanos;
 use crate::token::Hook;
 
-/// The most idle children of one function.
+/// How many idle children of one function are kept, at most.
 const MAX_IDLE: usize = 4;
 
 /// Idle children, by the name of their function.

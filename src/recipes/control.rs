@@ -62,8 +62,8 @@ impl Doubt {
     }
 }
 
-/// A hook of two steps. The first asks the server to cancel. The second, `bound` later, shuts the socket down, in case the
-/// server is frozen or the network is silent.
+/// A hook of two steps. The first asks the server to cancel. The second comes `bound` later, in case the server is
+/// frozen or the network is silent. It shuts down the socket of `doubt`. Without such a socket there is no second step.
 pub fn two_steps(
     bound: Duration,
     doubt: &Doubt,

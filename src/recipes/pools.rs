@@ -127,7 +127,8 @@ pub async fn on_deadpool<T: Unpin + 'static>(
     let mut lent = Lent(Some(object));
     let Some(client) = &lent.0 else { unreachable!("it was just put there") };
     let result = future::interruptible(hook, work(client)).await;
-    // The query has ended, with its result or because it was cancelled. If there is no doubt, the object goes back to its pool.
+    // The query has ended. If no cancel may still arrive, the object goes back to its pool. Otherwise the drop of
+    // `lent` takes the connection out of the pool.
     if !doubt.is_raised() {
         drop(lent.0.take());
     }

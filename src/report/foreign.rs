@@ -17,8 +17,8 @@ const CRATES: [&str; 52] = [
 /// Parts of the paths of std's source files.
 const FOLDERS: [&str; 4] = ["/rustc/", "/rustlib/src/", "/library/std/src/", "/library/core/src/"];
 
-/// Parts of the paths of these crates' source files. Needed for inlined functions, of which only the last part of the
-/// name may be known.
+/// Parts of the paths of the source files of some of these crates. Needed for inlined functions, because only the last
+/// part of their name may be known.
 const PACKAGES: [&str; 14] = [
     "/tokio-1",
     "/tokio-util-",

@@ -168,7 +168,7 @@ impl Policy {
         self
     }
 
-    /// The policy as it is installed. Fails if a sink says that it cannot write.
+    /// Makes the policy ready to be put in force. Fails if a sink cannot write.
     pub(super) fn checked(self) -> Result<Installed, InstallError> {
         for sink in &self.sinks {
             sink.check().map_err(|source| InstallError {

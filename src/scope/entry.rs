@@ -297,7 +297,6 @@ impl Entry<'_> {
         ScopeSpec { asked: between(now, own), entered: now, location, kind, cause, unmeasured }
     }
 
-    /// The deadline that the scope's limit becomes; [`NEVER`] if limits are off.
     fn own_deadline(&self) -> u64 {
         if self.enabled { own_deadline(self.limit, self.now) } else { NEVER }
     }

@@ -344,7 +344,7 @@ impl Scope {
         }
         let id = self.node.get().map_or_else(ScopeId::next, |node| node.id);
         self.id.set(id.get());
-        // Keeps the identity for the next poll: see `Undo::FLAG`.
+        // With `Undo::FLAG`, the code that leaves the scope keeps the identity for the next poll.
         if self.kind.is_polled() {
             self.undo.set(self.undo.get().and(Undo::FLAG));
         }

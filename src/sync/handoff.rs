@@ -232,7 +232,7 @@ mod tests {
         // would fit the new value.
         for bits in 20..59 {
             let place = filled_before(7);
-            // SAFETY: one thread, and each value is taken before the next.
+            // SAFETY: one thread, and the place is empty.
             let old = unsafe { place.put(1) };
             assert_eq!(place.take(old), Some(1));
             let place = filled_before(7 + (1 << bits));

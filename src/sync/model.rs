@@ -19,7 +19,6 @@ pub(super) fn set_now(time: u64) {
     NOW.store(time, Ordering::SeqCst);
 }
 
-/// The threads that the model's watchdog and deputy run on.
 static SPAWNED: Mutex<Vec<JoinHandle<()>>> = Mutex::new(Vec::new());
 
 pub(crate) fn spawn(body: impl FnOnce() + 'static) {

@@ -31,7 +31,7 @@ impl VisitCopy {
     }
 }
 
-/// A visit of this thread to profiled code. The drop ends the visit, and happens on the same thread.
+/// A visit of this thread to profiled code. The drop ends the visit, and must happen on this thread.
 #[derive(Debug)]
 pub(crate) struct Visit {
     record: Box<[u64; WORDS]>,

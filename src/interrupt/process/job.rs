@@ -159,7 +159,7 @@ impl<'r> Job<'r> {
         }
     }
 
-    /// When the child must be checked even if no descriptor has become ready.
+    /// When to check the child, even if no descriptor is ready by then. Each call doubles the pause.
     fn next_look(&mut self) -> u64 {
         let most = if self.pidfd.is_some() { SUSPENDED_PAUSE } else { PAUSES.1 };
         let pause = self.pause.min(most);

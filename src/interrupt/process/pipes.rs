@@ -33,7 +33,7 @@ pub(super) struct Kept {
 
 /// The standard output or standard error of a command.
 pub(super) struct Output {
-    /// `None` after the end of the file.
+    /// `None` after the end of the file, and if the output is not captured.
     pipe: Option<PipeReader>,
     kept: Vec<u8>,
     cap: Cap,

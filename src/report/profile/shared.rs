@@ -62,7 +62,6 @@ impl Shared {
         }
     }
 
-    /// Calls `record` with the recording of the profile. Returns `None`, without a call, if the profile does not run.
     pub(super) fn record<R>(&self, record: impl FnOnce(&mut Recording) -> R) -> Option<R> {
         match &mut *self.state.lock()? {
             State::Running(running) => Some(record(&mut running.recording)),

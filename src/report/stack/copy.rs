@@ -234,7 +234,7 @@ impl Contents {
     }
 
     /// Copies the scopes (for a profile: the visits) and the stack of a thread. The thread must stand still, or be the
-    /// calling thread. Neither allocates nor panics.
+    /// calling thread. Does not allocate, and does not panic.
     pub(super) fn fill(&mut self, registers: Registers, words: Words, memory: &impl ReadMemory) {
         #[cfg(feature = "profile")]
         if words.visit != 0 {

@@ -18,7 +18,7 @@ pub(crate) fn error_at(thread: &Thread, location: &'static Location<'static>) ->
     innermost(thread, |scope| Some(scope?.error(RaiseContext::at(location, clock::now()))))
 }
 
-/// The earlier of two ends: `own`, and the earliest deadline of the tokens to which `node` is linked.
+/// The earlier of two ends: `own`, and the earliest deadline that ends `node` through a link.
 fn earliest_end(own: Termination, node: Option<&Arc<Node>>) -> Termination {
     match node.and_then(Node::earliest_link) {
         Some(other) if other.deadline < own.at => Termination::through_link(&other.origin_at_deadline()),

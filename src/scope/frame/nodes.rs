@@ -1,4 +1,4 @@
-//! The shared node of a scope: made when a token, handle or hook needs it.
+//! The node of a scope. It is made when a token, a handle or a hook needs it.
 
 use std::sync::Arc;
 

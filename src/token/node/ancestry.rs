@@ -138,7 +138,6 @@ impl Node {
         None
     }
 
-    /// [Updates](Self::update) this node. If its ancestry has changed, updates the nodes beneath it in the same way.
     pub(super) fn update_all(self: &Arc<Self>) {
         let mut stack = if self.update() { self.inner_children() } else { return };
         while let Some(node) = stack.pop() {

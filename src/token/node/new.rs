@@ -19,7 +19,7 @@ pub(crate) struct NodeSpec {
     pub(crate) deadline: u64,
     /// The cause of the node's end if the deadline passes.
     pub(crate) cause: Cause,
-    /// Whether the node may get another parent: the node of a future may.
+    /// Whether the node may get another parent. Only the node of a future may.
     pub(crate) reparentable: bool,
 }
 

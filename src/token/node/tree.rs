@@ -17,9 +17,9 @@ loom::lazy_static! {
     static ref MOVES: SetOnce<ForkMutex<()>> = SetOnce::new();
 }
 
-/// The lock of all moves. A thread takes it before it checks whether a node may become a child of another node, and
-/// keeps it until the move is done. Otherwise two nodes could become children of each other. If the lock's holder was
-/// lost in a fork, nodes move without the lock.
+/// One lock for all moves of nodes to other parents. A thread takes it before it checks whether a node may become a
+/// child of another node, and keeps it until the move is done. Otherwise two nodes could become children of each other.
+/// If the lock's holder was lost in a fork, nodes move without the lock.
 fn lock_moves() -> Option<MutexGuard<'static, ()>> {
     if mutant!(NoMoveLock) { None } else { MOVES.get_or_init(|| ForkMutex::new(())).lock() }
 }

@@ -56,7 +56,6 @@ impl Wake for DueHooks {
     }
 }
 
-/// Makes the watchdog trigger a hook.
 pub(crate) fn post(entry: Arc<Entry>) {
     post_all(vec![entry]);
 }

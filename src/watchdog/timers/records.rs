@@ -130,7 +130,6 @@ impl Records {
         self.stale.load(Ordering::Relaxed) as usize
     }
 
-    /// How many records there are, in use or free.
     pub(super) fn count(&self) -> usize {
         self.groups().count() * GROUP
     }

@@ -1,5 +1,5 @@
-//! Rows that a client fetches only when they are read. If they are read in the guarded call, the reading ends with the scope.
-//! Rows that are still to be read cannot leave the guarded call.
+//! Rows that a client fetches only when they are read. A guarded call may read them: then the reading ends with the
+//! scope. But rows that are still to be read cannot leave the guarded call.
 
 use std::marker::PhantomData;
 

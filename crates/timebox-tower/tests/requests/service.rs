@@ -1,4 +1,4 @@
-//! Calls of a service with a limit. No connection is used.
+//! A service with a limit, called directly and not over a connection.
 
 use std::borrow::Cow;
 use std::convert::Infallible;

@@ -74,8 +74,8 @@ impl Modules {
         self.mapping(pc).is_some()
     }
 
-    /// The module that has code at `pc`; `None` if none has. Reads the module's tables if that was not done yet. The
-    /// second value: whether this call has read them.
+    /// The module that has code at `pc`, and whether this call has read the module's tables. `None` if no module has
+    /// code there.
     pub(super) fn load(&mut self, pc: u64, memory: &impl ReadMemory) -> Option<(Arc<Module>, bool)> {
         let mapping = self.mapping(pc)?;
         let base = mapping.base;

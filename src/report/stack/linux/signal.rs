@@ -130,7 +130,7 @@ unsafe fn is_ours(info: *mut libc::siginfo_t) -> bool {
     }
 }
 
-/// Calls the handler before ours.
+/// Calls the handler that was installed before ours.
 ///
 /// # Safety
 ///
