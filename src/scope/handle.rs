@@ -285,7 +285,6 @@ impl Handle {
         &self.node
     }
 
-    /// Sets in `options` that the scope is entered within the scopes of this handle.
     pub(super) fn set_within(&self, options: &mut Options) {
         options.within = Some(Arc::clone(&self.node));
         #[cfg(feature = "profile")]

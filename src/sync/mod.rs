@@ -1,5 +1,5 @@
 //! Locks, atomics, values that are made one time, and calls of the operating system that several modules need. The safe
-//! types that the crate builds from `unsafe` code are here too, for example [`handoff`], [`once`] and [`weak_waker`].
+//! types that the crate builds from `unsafe` code are here too, for example in `handoff`, `once` and `weak_waker`.
 //!
 //! Under `cfg(timebox_loom)` the same names are loom's types, so that loom's models run the production code. The cfg is
 //! our own, because `cfg(loom)` would switch our dependencies to loom too.

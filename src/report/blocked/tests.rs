@@ -1,4 +1,4 @@
-//! Threads that are really blocked, and the exact words for each.
+//! Tests how threads that are really blocked are described.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
