@@ -57,7 +57,6 @@ struct Level {
 }
 
 impl Level {
-    /// How many of the waiting tasks may begin.
     fn ready(&self, most: usize) -> usize {
         self.waiting.len().min(most.saturating_sub(self.running))
     }

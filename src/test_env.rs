@@ -133,8 +133,8 @@ mod on {
         pub(crate) movers: usize,
         /// Whether a `Move` is submitted or running. A `Move` is a task that moves the clock while no thread is awake.
         pub(crate) moves: bool,
-        /// Set if the last awake thread fell asleep while there was a `Move`. The `Move` then tries once more before it
-        /// ends.
+        /// The last awake thread sets this if it falls asleep while there is a `Move`. Then the `Move` tries once more
+        /// before it ends.
         pub(crate) look_again: bool,
     }
 

@@ -35,7 +35,7 @@ pub(crate) struct Link {
 
 /// The state that a scope shares with its tokens and handles, as a chain sees it.
 pub(crate) trait SharedScope {
-    /// The termination that the scope inherited, if it is over.
+    /// If the scope is over because a scope around it or a linked token has ended: that termination.
     fn inherited_end(&self) -> Option<Termination>;
     /// Called with an error that names this scope. If the scope has a fallback, keeps a clone of the error for it.
     fn set_raised(&self, error: &TimeoutError);

@@ -28,7 +28,7 @@ use crate::time::{NEVER, clock};
 #[pin_project(PinnedDrop, project = ScopedProjection)]
 pub(crate) struct Scoped<F, const KEEP: bool = false> {
     polled: SuspendedScope,
-    /// Need not be dropped, because it is always cleared before `Scoped` is gone.
+    /// Not dropped with this value, because it is always cleared before.
     wakeup: ManuallyDrop<TaskWakeup>,
     /// The future, until it is done or dropped.
     #[pin]

@@ -228,7 +228,7 @@ impl<F> PinnedDrop for Shield<F> {
         if let Some(opened) = this.opened
             && this.future.as_mut().as_pin_mut().is_some()
         {
-            // As in `poll`: `open` returns no error.
+            // `open` returns no error, because no unwinding ends at a shield.
             let _ = Thread::with(|thread| {
                 opened.polled.open(thread, ptr::null(), true, |_| this.future.set(None))
             });

@@ -43,7 +43,7 @@ struct ColdState {
     await_state: AwaitState,
     /// The error that the future will give once its hooks have run.
     error: Option<TimeoutError>,
-    /// Present once there was a report.
+    /// What was reported about this future; `None` while nothing was.
     #[cfg(feature = "report")]
     history: Option<ReportHistory>,
 }

@@ -25,7 +25,8 @@ pub struct Outcome<R> {
     pub value: R,
     /// How often the call's hook fired, escalations included.
     pub fires: u32,
-    /// The hook's last failure, even if a later run succeeded.
+    /// The last failure of a hook that it escalates to, or else of the hook itself. It stays here even if a later run
+    /// succeeded.
     pub failure: Option<HookFailure>,
 }
 

@@ -1,4 +1,4 @@
-//! The program's side: starts children, calls them, and keeps idle ones.
+//! The side of the program that calls: it starts children, calls functions in them, and keeps idle children.
 
 use std::collections::BTreeMap;
 use std::io;

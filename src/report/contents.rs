@@ -78,7 +78,8 @@ pub struct Report {
     /// When the scope was entered.
     #[serde(serialize_with = "json::time")]
     pub began: SystemTime,
-    /// How long the scope had been open at the moment of the report. For [`Kind::Ended`]: at least this long.
+    /// How long the scope had been open at the moment of the report. For [`Kind::Ended`], it was open at least this
+    /// long.
     #[serde(serialize_with = "json::seconds")]
     pub elapsed: Duration,
     /// For [`Kind::Ended`]: the latest moment at which the scope can have ended, counted from its entry. Otherwise
@@ -187,7 +188,8 @@ pub struct Stack {
     pub frames: Vec<Frame>,
     /// Whether frames are missing at the outer end.
     pub truncated: bool,
-    /// Whether frames may be wrong or missing, because a module's tables do not cover its code.
+    /// Whether frames may be wrong or missing, because the unwind tables do not cover all code, or the stack is too
+    /// large to be copied as a whole.
     pub approximate: bool,
 }
 

@@ -97,8 +97,8 @@ impl Limiter {
         self.bounds.per_minute >= UNBOUNDED || self.written.len() < self.bounds.per_minute as usize
     }
 
-    /// Forgets a quarter of the stacks. A stack goes first if no report of it was left out and its next report would be
-    /// written anyway. Otherwise the stack with the oldest report goes first.
+    /// Forgets a quarter of the stacks. First go the stacks that are no longer needed: no report of the stack was left
+    /// out, and its next report would be new again. Among equals, the stack with the oldest report goes first.
     fn forget_some(&mut self, now: u64) {
         let once_per = self.bounds.once_per;
         let is_needed = |stack: &Stack| {

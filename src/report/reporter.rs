@@ -23,7 +23,7 @@ use crate::sync::fork::{PerProcess, count_forks};
 use crate::sync::{Mutex, lock, os};
 use crate::time::clock;
 
-/// What is needed to make reports. It is kept from one report to the next, as long as the thread lives.
+/// The unwinder and the names that were read. The reporter's thread keeps them for its next reports.
 #[derive(Debug)]
 pub(crate) struct Tools {
     unwinder: Unwinder,

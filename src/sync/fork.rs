@@ -217,7 +217,8 @@ impl<T> ForkMutex<T> {
         Some(lock(&self.inner))
     }
 
-    /// The value, without locking; `None` if the holder was lost in a fork.
+    /// The value. The caller has the only reference, so this takes no lock. `None` if a fork has lost the lock's
+    /// holder.
     #[inline]
     pub(crate) fn get_mut(&mut self) -> Option<&mut T> {
         #[cfg(not(timebox_loom))]

@@ -19,7 +19,7 @@ use loom::cell::UnsafeCell;
 /// The phases, in the lowest bits of the word.
 const EMPTY: u64 = 0;
 const FULL: u64 = 1;
-/// A thread looks at the value, and leaves it there.
+/// A thread uses the value, which stays in its place: see `hold`.
 const HELD: u64 = 2;
 /// As `HELD`. But since then another thread has tried to take the value, and got nothing.
 const MISSED: u64 = 3;
@@ -219,7 +219,6 @@ mod tests {
         assert_eq!(place.take(ticket), Some(1));
     }
 
-    /// A place that was filled `times` times before.
     fn filled_before<T>(times: u64) -> Handoff<T> {
         let place = Handoff::new();
         place.word.store(times.wrapping_mul(STEP), Ordering::Relaxed);

@@ -28,7 +28,7 @@ pub struct Registration {
 }
 
 impl Registration {
-    /// The registration of a hook that never fires, because there is no scope that could be over.
+    /// The registration of a hook outside every scope. No scope can end there, so the hook never fires.
     pub(crate) fn inert() -> Self {
         Self { hook: None, node: Weak::new(), token: None, owner: HookOwner::Scope, key: None }
     }

@@ -34,8 +34,8 @@ pub(crate) fn forget_clock(mock: &Mock) {
 }
 
 pub(crate) fn schedule(mock: &Arc<Mock>, deadline: u64, waker: Waker) -> Timer {
-    // The drop of a waker is foreign code, so it must not run under the lock. So the waker stays in `waker` if the
-    // clock is gone.
+    // If the clock is gone, the waker stays in `waker`, and is dropped outside the lock: the drop of a waker is foreign
+    // code.
     let mut waker = Some(waker);
     let put = |queue: &mut Queue| Some((queue.put(deadline, waker.take()?), deadline <= mock.now()));
     let (number, come) = with_queue(mock.id, put).flatten().unwrap_or_default();

@@ -209,8 +209,8 @@ impl<Req, A> TimeoutLayer<Req, A> {
         self
     }
 
-    /// Answers with what the closure returns, instead of an error, if a request is not done in time. So the error type of the
-    /// service stays as it is, and axum's `Router::layer` needs no `HandleErrorLayer`.
+    /// If a request is not done in time, answers with what the closure returns, instead of an error. So the error type
+    /// of the service stays as it is, and axum's `Router::layer` needs no `HandleErrorLayer`.
     ///
     /// The answer is a response of the service's own type. [`respond`](crate::respond) has some ready.
     ///

@@ -165,7 +165,7 @@ impl RequestScope {
         polled.map(|result| result?)
     }
 
-    /// Runs a block in the scope. Use this for everything but polls, such as the drop of a future that is done.
+    /// Runs a block in the scope. Use this for code that is no poll: for example, to drop a future that is done.
     ///
     /// # Errors
     ///

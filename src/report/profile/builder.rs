@@ -46,7 +46,7 @@ impl Profile {
         Self { setup, shared: Arc::new(Shared::new()) }
     }
 
-    /// The name of what is profiled: the title of the picture.
+    /// Names what is profiled. The picture has this name as its title.
     pub fn label(mut self, label: impl Into<Cow<'static, str>>) -> Self {
         self.setup.label = Some(label.into());
         self

@@ -21,7 +21,7 @@ pub(crate) struct RawStack {
     pub(crate) truncated: bool,
     /// Whether frames may be wrong or missing.
     pub(crate) approximate: bool,
-    /// What is not certain, in sentences.
+    /// Sentences that say what is not certain.
     pub(crate) notes: Vec<String>,
     /// If frames are missing in the middle of the stack: the index of the first frame after the gap. (Outer frames come
     /// after inner ones.)

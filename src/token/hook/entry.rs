@@ -275,7 +275,7 @@ impl Entry {
         }
     }
 
-    /// Whether this entry has run, was refused a run, or is retired. Then nobody waits for its first run.
+    /// Whether this entry has run, was refused a run, or is retired. If so, there is no first run to wait for.
     pub(crate) fn has_ended(&self) -> bool {
         // Relaxed: ordered by the callback's lock. A caller without that lock asks again.
         self.ended.load(Ordering::Relaxed) || self.is_retired()

@@ -109,7 +109,7 @@ impl Node {
     /// The scope has been left. Ends the hooks of the scope. Futures that were polled in the scope move to the scope's parent.
     pub(crate) fn close(self: &Arc<Self>) {
         let Some(mut state) = self.state.lock() else { return };
-        // If a hook drops its own registration while it runs, the hook stays on the list. It is removed here.
+        // A hook that dropped its own registration while it ran is still on the list. It is removed here.
         let is_left = |hook: &ListedHook| hook.owner == HookOwner::OwnToken && hook.entry.is_revoked();
         let ends = |(key, hook): (usize, &ListedHook)| {
             (hook.owner.ends_with_scope() || is_left(hook)).then_some(key)

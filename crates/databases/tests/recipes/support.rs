@@ -66,7 +66,7 @@ pub(crate) fn open_files() -> usize {
 /// How a sweep went.
 #[derive(Debug, Default)]
 pub(crate) struct Sweep {
-    /// Statements that ended by themselves, maybe just when the hook fired.
+    /// Statements that ended by themselves. Some may have ended just when the hook fired.
     pub(crate) ended: u32,
     /// Statements that were interrupted.
     pub(crate) cut: u32,

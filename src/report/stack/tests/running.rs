@@ -24,7 +24,6 @@ pub(super) struct Runner {
 }
 
 impl Runner {
-    /// Starts a thread that calls `body` again and again.
     pub(super) fn start(mut body: impl FnMut() + Send + 'static) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let turns = Arc::new(AtomicU64::new(0));
