@@ -109,7 +109,7 @@ pub fn call_once<R>(body: impl FnOnce() -> R) -> R {
     body()
 }
 
-/// The path of the function in which a type `Function` is declared.
+/// `Function` is a type that is declared in a function. Returns the path of that function.
 pub fn path_of<Function>() -> &'static str {
     let mut path = type_name::<Function>();
     // The body of an async function is a closure, which is a part of the path.

@@ -295,8 +295,8 @@ impl BlockingPool {
     pub(crate) fn mark_returned(&self, depth: usize) {
         let mut state = lock(&self.state);
         let stuck = &mut state.level(depth).stuck;
-        // In a child that the task itself has forked, the pool is a new one, which never counted the task. So `stuck` may
-        // be 0.
+        // `stuck` is 0 if the task has forked and this is the child: the child has a new pool, which never counted the
+        // task.
         *stuck = stuck.saturating_sub(1);
     }
 

@@ -35,7 +35,7 @@ pub(super) struct Look {
     pub(super) begun: Begun,
     /// By how much the watchdog was late.
     pub(super) late: u64,
-    /// The times of the thread at an earlier look, and the time of that look.
+    /// The times of the thread at an earlier look, and the time of that look. `None` if there was no such look.
     pub(super) before: Option<(u64, CpuTimes)>,
 }
 

@@ -301,7 +301,7 @@ pub(super) fn replace(
 /// drops them, not the thread that makes reports.
 pub(super) fn release(policy: Arc<Installed>) {
     let Some(policy) = Arc::into_inner(policy) else { return };
-    // If no thread can be had, `spawn` drops the policy on this thread all the same.
+    // If no thread can be started, `spawn` drops its closure, and with it the policy, on this thread.
     let spawned = catch_unwind(AssertUnwindSafe(|| os::spawn("timebox-sink", move || drop_quietly(policy))));
     if let Err(payload) = spawned {
         drop_quietly(payload);

@@ -82,7 +82,7 @@ pub fn watch_runtime(builder: &mut Builder, duration: Duration) {
             Watch::start(&handle, duration, location);
         }
     };
-    // A runtime of one thread starts no worker thread. Its watch starts when the runtime parks for the first time.
+    // A `current_thread` runtime starts no worker thread. There the watch starts when the runtime first parks.
     builder.on_thread_start(watch_it.clone()).on_thread_park(watch_it);
 }
 

@@ -203,7 +203,7 @@ impl Timebox {
     /// ```
     pub fn field(mut self, name: impl Into<Cow<'static, str>>, value: impl Display) -> Self {
         let mut text = String::new();
-        // If the `Display` fails, that is no reason to panic: the text that it has written is kept.
+        // A `Display` that fails must not cause a panic. The text that it has written so far is kept.
         let _ = write!(text, "{value}");
         self.options.fields.set(name.into(), text);
         self

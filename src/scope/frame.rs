@@ -231,7 +231,7 @@ fn show() {
     crate::sync::compiler_fence(crate::sync::Ordering::SeqCst);
 }
 
-/// Proof that a scope was entered. It carries the scope's [`Undo`] from before the entry.
+/// Proof that a scope was entered. Has the value of `Scope::undo` before the entry.
 #[derive(Clone, Copy)]
 pub(crate) struct Entered(Undo);
 

@@ -78,7 +78,8 @@ impl Alarm {
 
     #[cfg(not(timebox_loom))]
     pub(crate) fn started(&self) {
-        // Relaxed: a thread arms before it relies on the alarm, and the watchdog's protocol orders the arm.
+        // Relaxed: the bit publishes nothing. A thread that relies on the alarm has armed before, and the arm makes
+        // sure by itself that the watchdog sees the deadline.
         self.word.fetch_and(!STARTING, Ordering::Relaxed);
     }
 

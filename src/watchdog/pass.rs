@@ -181,9 +181,9 @@ impl Watchdog {
         self.state().all_timers().map(Timers::earliest).min().unwrap_or(NEVER)
     }
 
-    /// Wakes the wakers of all timers that are due, in batches, with no lock held. Looks only at those threads'
-    /// `Timers` in which a timer may be due; with `all`, at every thread's. Returns the `Timers` that were looked at:
-    /// the caller must end their look. `None` if the deputy has taken over meanwhile.
+    /// Wakes the wakers of all timers that are due, in batches, with no lock held. Looks at each thread's `Timers` in
+    /// which a timer may be due; with `all`, at the `Timers` of every thread. Returns those that it looked at: the
+    /// caller must call `end_look` on them after its fence. `None` if the deputy has taken over meanwhile.
     fn fire_due(&'static self, now: u64, all: bool) -> Option<Vec<&'static Timers>> {
         let state = self.state();
         self.call_posted()?;

@@ -71,7 +71,7 @@ impl Slot {
         self.0.0.look.load(Ordering::Relaxed)
     }
 
-    /// Like [`set`](Self::set), for the time of the next look. The thread arms that time by `Watchdog::arm_look`.
+    /// Stores the time of the next look at the thread. The thread then arms it by `Watchdog::arm_look`.
     #[inline]
     pub(crate) fn set_look(&self, at: u64) {
         // Relaxed: as in `set`.

@@ -85,8 +85,8 @@ impl Watchdog {
         false
     }
 
-    /// Sets the function that is called whenever no thread can be had for the watchdog. Only the first call of `when_missing`
-    /// counts.
+    /// Sets the function that is called whenever no thread can be started for the watchdog. Only the first call of
+    /// `when_missing` sets it.
     pub(crate) fn when_missing(&self, f: fn()) {
         self.on_missing.get_or_init(|| f);
     }

@@ -12,7 +12,6 @@ pub(super) const CHUNK: usize = 64 << 10;
 /// The largest capacity of a pipe, unless the administrator has raised the limit.
 const PIPE_SIZE: usize = 1 << 20;
 
-/// How much of an output is kept: `most` bytes.
 #[derive(Clone, Copy)]
 pub(super) struct Cap {
     pub(super) most: usize,

@@ -21,7 +21,7 @@ use pcre2_sys::{
     pcre2_match_data_free_8, pcre2_pattern_info_8, pcre2_set_depth_limit_8, pcre2_set_match_limit_8,
 };
 
-/// From `pcre2.h`; the bindings leave it out.
+/// A constant of `pcre2.h` that the bindings lack.
 const PCRE2_NO_JIT: u32 = 0x0000_2000;
 /// The first and the largest size of the stack of just-in-time compiled code. A search that needs a larger stack is
 /// repeated by PCRE2's interpreter, which uses the heap.

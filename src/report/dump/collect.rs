@@ -133,7 +133,7 @@ impl Making {
                 Begun::Copied(copy) => copy,
                 Begun::Asked(request) => request.wait(PATIENCE),
             };
-            // If the thread ended before the copy, the scopes may come from memory of another thread.
+            // The thread has ended meanwhile, so the scopes may have been read from the memory of another thread.
             if frame_word_of(tid) != frame_words.get(&tid).copied() {
                 copy.scopes.clear();
             }

@@ -29,14 +29,14 @@ use crate::thread::visit::{Visit, VisitCopy};
 use crate::time::clock;
 use crate::watchdog;
 
-/// How many threads one sample looks at.
+/// How many threads one sample looks at, at most.
 const MOST_THREADS: usize = 64;
 
 /// How long a running thread may take to copy itself.
 const PATIENCE: Duration = Duration::from_millis(50);
 
-/// How many times one sample tries to find the profile's own code. Each try looks at the threads and at the pending
-/// futures. A future that begins or ends a poll between these two looks is found by neither.
+/// How many times one sample tries to find the profile's own code. A try looks first at the threads, then at the
+/// pending futures. It may miss a future that begins or ends a poll between these two looks. So there are other tries.
 const ATTEMPTS: usize = 12;
 
 /// If a thread is not looked at for so many nanoseconds, its files are closed.

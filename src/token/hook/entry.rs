@@ -257,7 +257,7 @@ impl Entry {
         self.then.iter().map(|(_, entry)| entry.poll_retire(waiter, waker)).fold(poll, both)
     }
 
-    /// [`retire`](Self::retire) without blocking: pending while the entry runs.
+    /// Like [`retire`](Self::retire), but does not block: `Pending` while another thread runs the entry.
     fn poll_retire(&self, waiter: usize, waker: &Waker) -> Poll<()> {
         let is_to_come = || {
             self.retired.store(true, Ordering::Relaxed);

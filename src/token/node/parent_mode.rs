@@ -19,8 +19,9 @@ impl ParentMode {
 
     #[inline]
     pub(super) fn is_reparentable(&self) -> bool {
-        // Relaxed: the answer matters only to a thread that closes a scope, for the futures that it has polled in the
-        // scope. A `keep_parent` in those polls was a call of this same thread, so the thread sees it.
+        // Relaxed: an old answer does harm only if a thread closes a scope. The thread then asks about the futures that
+        // it has polled in the scope. A `keep_parent` in those polls was a call of this same thread, so the thread sees
+        // it.
         self.0.load(Ordering::Relaxed) == Self::REPARENTABLE
     }
 

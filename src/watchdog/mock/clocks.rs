@@ -23,7 +23,8 @@ struct Clock {
 
 #[derive(Default)]
 pub(super) struct Queue {
-    /// The wakers by deadline and number: in the order of the deadlines, and then in the order they were put in.
+    /// The wakers, in the order of the deadlines. Those with the same deadline are in the order in which they were put
+    /// in.
     pub(super) wakers: BTreeMap<(u64, u32), Waker>,
     pub(super) deadlines: BTreeMap<u32, u64>,
     next: u32,

@@ -83,7 +83,7 @@ pub(super) fn install() {
         WAS_INSTALLED.store(true, Ordering::Relaxed);
         // SAFETY: the call has succeeded, so it has written `replaced`.
         let replaced = unsafe { replaced.assume_init() };
-        // The program may have installed another handler meanwhile.
+        // Between `installed` and `sigaction` the program may have installed another handler.
         if replaced.sa_sigaction != previous.sa_sigaction {
             keep(replaced);
         }

@@ -67,8 +67,8 @@ pub(crate) struct Unwinder<M = Memory> {
     memory: M,
     modules: Arc<Modules>,
     tables: Tables,
-    /// A cache for `tables`. It is never used with other tables: framehop numbers its tables, and the numbers wrap
-    /// around. So a stale entry could match new tables.
+    /// A cache for `tables`, never used with other tables. (Framehop numbers its tables, and the numbers wrap around.
+    /// So an entry for old tables could be taken for one of new tables.)
     cache: Cache,
     /// When the list of modules was made. `None` before the first time.
     scanned: Option<u64>,
