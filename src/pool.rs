@@ -214,8 +214,8 @@ impl BlockingPool {
         }
     }
 
-    /// Queues the task. It begins once fewer tasks of its depth run than are allowed. If no thread can be had at all,
-    /// returns all tasks that would wait for ever.
+    /// Queues the task. At each depth, at most [`most`](Self::most) tasks run at one time. `Err`: no thread can be
+    /// started, and these tasks would wait for ever.
     pub(crate) fn try_submit(
         &'static self,
         depth: usize,

@@ -4,7 +4,6 @@
 
 use std::collections::{HashMap, VecDeque};
 
-/// How many stacks are remembered.
 const MOST_STACKS: usize = 1024;
 
 /// At most so many scopes are remembered after a report about them was written. Of these, the end is reported too.

@@ -108,7 +108,7 @@ pub fn watch_current_runtime(duration: Duration) {
     Watch::start(&Handle::current(), duration, Location::caller());
 }
 
-/// The watch over one runtime. Its waker looks at the workers.
+/// The watch over one runtime. A timer calls it as a waker, and then it looks at the workers.
 struct Watch {
     metrics: RuntimeMetrics,
     has_one_thread: bool,

@@ -296,8 +296,8 @@ impl Scope {
         self.armed(thread).min(self.nearest_node().map_or(NEVER, Node::expires_at))
     }
 
-    /// The deadline that the thread has while this scope is its innermost. It leaves out the deadlines of linked tokens,
-    /// and of scopes that an entered handle may still lose: if one of those passes, the node's flag is set.
+    /// The deadline that the thread has while this scope is its innermost. It leaves out the deadlines of linked
+    /// tokens, and of scopes that an entered handle may still lose: if one of those passes, the node's flag is set.
     pub(crate) fn armed(&self, thread: &Thread) -> u64 {
         innermost(thread, |innermost| {
             let mut armed = thread.deadline.get();

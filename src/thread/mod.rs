@@ -1,7 +1,7 @@
 //! The thread: its own state, and its calls to the watchdog.
 //!
-//! A thread calls the watchdog with its slot, or with a lease of its timers. The watchdog's function returns `false` if no
-//! watchdog runs and none could be started. The thread's next check then reads the clock.
+//! A thread calls the watchdog with its slot, or with a lease of its timers. Such a call returns `false` if no watchdog
+//! runs and none could be started. Then the thread's next check reads the clock.
 
 #[cfg(not(timebox_loom))]
 mod local;

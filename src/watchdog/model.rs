@@ -140,7 +140,6 @@ fn schedule(deadline: u64, waker: &Waker) -> Timer {
     schedule_among(&global().timers_at(0).lease_in_turn(), deadline, waker)
 }
 
-/// Arms a timer as a thread that has no slot.
 fn schedule_orphan(deadline: u64) -> Timer {
     schedule_among(&global().orphans().lease(), deadline, Waker::noop())
 }

@@ -14,7 +14,6 @@ use crate::time::{NEVER, clock};
 /// After how long a watchdog with nothing to do ends, in nanoseconds.
 const RETIRE_AFTER: u64 = 30_000_000_000;
 
-/// How many batches of a thread's timers are fired in one pass, at most.
 const BATCHES_PER_PASS: usize = 16;
 
 /// How many wakers are taken from the inbox at a time, at most. Then the timers have their turn.

@@ -289,7 +289,7 @@ fn replace_all<'h, S: AsRef<str>>(
     })
 }
 
-/// Whether the innermost scope is over. PCRE2 calls this function at each item of the pattern.
+/// PCRE2 calls this function at each item of the pattern.
 fn is_over_here() -> bool {
     let over = Thread::with(is_over);
     #[cfg(test)]

@@ -418,7 +418,7 @@ fn seen(copy: &Copy, raw: &RawStack, visit: &VisitCopy, is_own: bool) -> Seen {
     Seen { by_handle: !is_own, doing, place }
 }
 
-/// Wakes the user's task. The waker may run any code, so a panic is caught.
+/// The user's waker may run any code, so a panic is caught.
 fn wake(waker: Option<Waker>) {
     let wake = AssertUnwindSafe(|| waker.into_iter().for_each(Waker::wake));
     catch_unwind(wake).err().into_iter().for_each(drop_quietly);

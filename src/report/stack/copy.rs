@@ -1,4 +1,4 @@
-//! The copy of a thread at one moment: registers, stack, scopes. Made without unwinding and without allocation.
+//! The copy of a thread: registers, stack, scopes. Made without unwinding and without allocation.
 
 use std::time::Duration;
 

@@ -56,7 +56,7 @@ pub(crate) struct ScopeCopy {
     pub(crate) asked: u64,
     /// The address of the `Location` at which the scope was opened.
     pub(crate) location: u64,
-    /// 0 if nobody has asked for the identity yet.
+    /// The scope's identity; 0 if nobody has asked for it yet.
     pub(crate) id: u64,
     pub(crate) kind: Kind,
     /// The number of the poll, if [`Kind::is_polled`].

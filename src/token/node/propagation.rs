@@ -173,7 +173,7 @@ impl Node {
         }
     }
 
-    /// Called if a node was made beneath a parent that is over. Gives the node its origin.
+    /// Called for a new node whose parent is over. Decides the node's origin.
     #[cold]
     pub(super) fn inherit_origin(&self, parent: &Arc<Node>) {
         if let Some(inherited) = parent.origin()

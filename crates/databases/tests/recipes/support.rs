@@ -25,7 +25,6 @@ pub(crate) fn alone() -> MutexGuard<'static, ()> {
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Waits until `happened` returns `true`. Fails after [`HANG`].
 #[track_caller]
 pub(crate) fn wait_until(mut happened: impl FnMut() -> bool) {
     let start = Instant::now();

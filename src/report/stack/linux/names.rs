@@ -240,7 +240,7 @@ fn demangled(symbol: &str) -> String {
     format!("{:#}", rustc_demangle::demangle(symbol))
 }
 
-/// A function that has no name: the module, and where the function begins in it.
+/// A frame for a function without a name. It shows the module and, if known, where the function begins in it.
 fn nameless(module: &Module, address: u64) -> Frame {
     let name = module.mapping.name();
     let offset = address.wrapping_sub(module.image.bias);

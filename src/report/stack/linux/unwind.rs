@@ -32,7 +32,7 @@ const SCAN: u64 = 4 << 10;
 /// many frames can be unwound from it, or if the stack's outermost frame is reached.
 const BELIEVED: usize = 8;
 
-/// How many such guesses are tried for one stack, at most.
+/// The guess for the outer part of a stack is a return address in it. At most so many are tried.
 const TRIED: usize = 256;
 
 /// A list of modules that is older than this many nanoseconds is read again.

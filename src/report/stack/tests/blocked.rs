@@ -19,7 +19,6 @@ use crate::sync::{AtomicU64, Ordering};
 
 const LOOKS: usize = 100;
 
-/// Looks at a thread that is blocked in `function`. Then `end` lets the thread go on.
 fn check(thread: Thread, function: &str, end: impl FnOnce()) {
     look(&thread, function);
     end();

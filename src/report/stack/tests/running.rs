@@ -54,7 +54,7 @@ impl Runner {
     }
 }
 
-/// Looks at a thread that runs in a function of this test. Returns how many stacks were complete.
+/// Returns how many stacks were complete.
 fn check(body: impl FnMut() + Send + 'static, is_right: impl Fn(&Copy, &Stack) -> bool) -> usize {
     check_often(LOOKS, body, is_right)
 }
