@@ -234,8 +234,8 @@ impl<S: Stream> Future for Next<S> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        // Once the scope is over, the stream is not asked for another item. Otherwise a stream that is always ready
-        // would never end.
+        // Once the scope and its grace are over, the stream is not asked for another item. Otherwise a stream that is
+        // always ready would never end.
         if *this.begins && Thread::with(is_at_end) {
             return Poll::Pending;
         }

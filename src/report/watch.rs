@@ -35,7 +35,7 @@ const INTERVAL_FRACTION: u64 = 50;
 /// meanwhile. So the look reads again until it has seen all reported scopes.
 const PEEKS: usize = 4;
 
-/// For how many threads with reported scopes the files in `/proc` are kept open, at most.
+/// The files in `/proc` are kept open for at most this many threads with reported scopes.
 const MOST_TARGETS: usize = 64;
 
 /// How many threads one pass looks at, at most. After the pass the watchdog serves deadlines, and at once begins a pass

@@ -231,7 +231,8 @@ fn show() {
     crate::sync::compiler_fence(crate::sync::Ordering::SeqCst);
 }
 
-/// Proof that a scope was entered. Has the value of `Scope::undo` before the entry.
+/// Proof that a scope was entered. The [`Undo`] is that from before the entry. If it has `FLAG`, the scope had its node
+/// already, so `become_innermost` must refresh the thread's flag.
 #[derive(Clone, Copy)]
 pub(crate) struct Entered(Undo);
 

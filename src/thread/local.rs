@@ -294,8 +294,8 @@ impl Thread {
         let inner = self.deadline.replace(deadline);
         if deadline != NEVER && !clock::is_mocked() {
             if inner <= global().reached() || inner > deadline {
-                // During the inner scope nothing looked at `deadline`, so it may have passed. So the next check reads
-                // the clock.
+                // Nothing checked `deadline` during the inner scope. It may have passed, so the next check reads the
+                // clock.
                 self.look_again();
             }
             if !global().rearm(self.slot(), deadline) {

@@ -133,7 +133,8 @@ impl Making {
                 Begun::Copied(copy) => copy,
                 Begun::Asked(request) => request.wait(PATIENCE),
             };
-            // The thread has ended meanwhile, so the scopes may have been read from the memory of another thread.
+            // If the word has changed, the thread has ended meanwhile. Then the scopes may have been read from the
+            // memory of another thread.
             if frame_word_of(tid) != frame_words.get(&tid).copied() {
                 copy.scopes.clear();
             }

@@ -71,7 +71,8 @@ fn own(stack: &Stack) -> Vec<String> {
             assert!(file.ends_with("names.rs"), "{frame:?}");
         }
         let line = frame.line.map(|line| format!(":{line}")).unwrap_or_default();
-        // Cuts off the number of a function without a name, because it depends on the compiler.
+        // A function without a name is written as `library!fn_` and a number. The number depends on the compiler, so it
+        // is cut off.
         let function = frame.function.split_once("!fn_").map(|(library, _)| format!("{library}!fn"));
         let function = function.as_deref().unwrap_or(&frame.function);
         format!("{function}{line}{}", if frame.inlined { " +" } else { "" })
