@@ -98,7 +98,6 @@ fn answer(functions: &[&dyn Function], request: &Request<'_>) -> Answer {
     }
 }
 
-/// Limits the address space of this process; 0 for no limit.
 fn limit_memory(bytes: u64) -> io::Result<()> {
     use rustix::process::{Resource, Rlimit, setrlimit};
     if bytes == 0 {

@@ -25,7 +25,7 @@ use crate::sync::SetOnce;
 use crate::sync::traced_waker::with_traced;
 use crate::sync::{Mutex, lock};
 
-/// How many stacks one poll takes at most.
+/// How many stacks are taken in one poll, at most.
 const MOST_STACKS: usize = 32;
 
 /// The stacks that one poll took, without names.

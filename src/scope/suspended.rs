@@ -280,7 +280,7 @@ impl SuspendedScope {
         self.cold = ColdBox::some(cold);
     }
 
-    /// The last error that named this scope, if the scope was asked to remember it.
+    /// Takes out the last error that named this scope, for `run_or_else`.
     pub(crate) fn take_raised(&mut self) -> Option<TimeoutError> {
         let cold = self.cold.get()?;
         // If there is a node, it keeps the errors that tokens and other threads raised too. So it is asked first.

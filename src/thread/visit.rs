@@ -53,7 +53,6 @@ impl Visit {
         Self { record, outer: thread.profile.replace(profile) }
     }
 
-    /// The profile of the calling thread's innermost visit.
     pub(crate) fn current() -> ProfileId {
         Thread::with(|thread| thread.profile.get())
     }

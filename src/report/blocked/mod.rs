@@ -42,7 +42,8 @@ pub(crate) fn describe(_tid: u32, number: i64, _arguments: &[u64; 6], _read: &Re
     format!("system call {number}")
 }
 
-/// The name of a system call, for a stack that was seen many times: the arguments differ.
+/// The name of a system call, without its arguments: for a stack that was seen many times, each time with other
+/// arguments.
 #[cfg(feature = "profile")]
 pub(crate) fn name_of(number: i64) -> String {
     #[cfg(target_os = "linux")]

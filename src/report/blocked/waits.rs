@@ -38,7 +38,7 @@ impl Call<'_> {
         let number = self.arguments[2];
         let is_private = self.int(1) & libc::FUTEX_PRIVATE_FLAG != 0;
         let is_same = u64::from(self.pointed(0, Memory::int)?) == number;
-        // A lock that processes share has a small number in its word, not the number of a thread.
+        // The word may also be a lock that several processes share. It holds a small number, and not that of a thread.
         if is_private || !is_same || number < 16 {
             return None;
         }

@@ -120,12 +120,12 @@ impl Node {
         watchdog::mock::carry_out([Arc::new(Early(Arc::clone(self))).into()]);
     }
 
-    /// Since when the node is over, on this clock; `None` if the node is not over.
+    /// Since when the node is over, as a time of `clock`. `None` if the node is not over; 0 if the time is not known.
     pub(crate) fn over_since(&self, clock: &TestEnv) -> Option<u64> {
         if !self.is_over() {
             return None;
         }
-        // `origin_on` gives `None` if a fork has lost the lock. Then the time is not known, and 0 stands for it.
+        // `origin_on` gives `None` if a fork has lost the lock. Then the time is not known.
         let at = self.origin_on(clock).map_or(0, |origin| origin.termination.at);
         Some(at)
     }

@@ -118,7 +118,7 @@ impl Node {
         let hooks: Vec<ListedHook> = keys.into_iter().map(|key| state.hooks.remove(key)).collect();
         let children = Children::of(&state).inner;
         drop(state);
-        // The latest hook ends first, just as the innermost scope ends first.
+        // The hook that was registered last ends first, as the innermost scope ends first.
         let (ending, leaving): (Vec<_>, Vec<_>) =
             hooks.iter().rev().partition(|hook| hook.owner != HookOwner::Future);
         ending.iter().for_each(|hook| hook.entry.revoke(Ending::Scope));

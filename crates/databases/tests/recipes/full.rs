@@ -21,8 +21,8 @@ fn fill<C, E>(connect: impl Fn() -> Result<C, E>) -> Vec<C> {
     connections
 }
 
-/// The control connection is lost, and the server is full. Asserts that attempts to connect become rare. Then makes
-/// room, so that the control connection is made again and the call ends.
+/// Call this when the control connection is lost and the server is full. Asserts that attempts to connect become rare.
+/// Then makes room, so that the control connection is made again and the call ends.
 fn attempts_become_rare(
     proxy: &Proxy,
     make_room: impl FnOnce(),

@@ -55,7 +55,7 @@ impl Access {
         self.token.as_bytes().ct_eq(value).into()
     }
 
-    /// The value of the parameter with the token. `None` if `parameter` is another one.
+    /// If this is the parameter for the token (`name=value`): its value. Otherwise `None`.
     fn value<'a>(&self, parameter: &'a str) -> Option<&'a str> {
         parameter.strip_prefix(&*self.parameter)?.strip_prefix('=')
     }

@@ -1,5 +1,5 @@
-//! The program and the libraries that are loaded, found without the loader's lock: from `/proc/self/maps`, and from the
-//! headers and tables in memory.
+//! Finds the program and the loaded libraries in `/proc/self/maps`, and by their headers and tables in memory. Does not
+//! take the loader's lock, since a stuck thread may hold it.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
