@@ -209,7 +209,7 @@ pub(crate) fn be_prompt() {
 #[cfg(all(feature = "profile", not(timebox_loom), any(not(target_os = "linux"), miri)))]
 pub(crate) fn be_prompt() {}
 
-/// The system's number of the calling thread; 0 where threads are not looked at.
+/// The system's number of the calling thread.
 #[cfg(all(target_os = "linux", feature = "report", not(timebox_loom), not(miri)))]
 pub(crate) fn thread_id() -> u32 {
     // SAFETY: the call has no preconditions.
@@ -217,7 +217,7 @@ pub(crate) fn thread_id() -> u32 {
     u32::try_from(id).unwrap_or(0)
 }
 
-/// The system's number of the calling thread; 0 where threads are not looked at.
+/// 0 stands for the number of the thread: here reports do not look at threads.
 #[cfg(all(feature = "report", not(timebox_loom), any(not(target_os = "linux"), miri)))]
 pub(crate) fn thread_id() -> u32 {
     0
