@@ -248,7 +248,6 @@ impl BlockingPool {
         }
     }
 
-    /// How many tasks of one depth run at one time.
     pub(crate) fn most(&self) -> usize {
         // Relaxed: a stale value loses no task. `set_most` takes the lock after its store, so it finds each task that
         // was queued with the old value. `is_saturated` reads this without the lock. If it reads the old value, its

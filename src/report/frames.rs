@@ -211,7 +211,7 @@ mod tests {
         ] {
             assert_eq!(owner_in(function, None), expected, "{function}");
         }
-        // The closure of a macro.
+        // A closure that a macro has made belongs to the macro's crate.
         let file =
             "/home/me/.cargo/registry/src/index.crates.io-1949cf8c/tokio-util-1.53.0/src/macros/join.rs";
         assert_eq!(owner_in("shop::show::{{closure}}", Some(file)), "tokio-util");

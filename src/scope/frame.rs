@@ -92,7 +92,7 @@ pub struct Scope {
     extras: *const Extras,
     kind: Kind,
     cause: Cause,
-    /// Whether the limit was not a duration. Errors then name no limit.
+    /// Whether the limit was not a duration, but for example an instant. Then errors name no limit.
     unmeasured: bool,
     #[cfg(all(feature = "report", feature = "testing"))]
     mocked: bool,

@@ -55,7 +55,6 @@ pub(crate) trait Ending: Send + Sync {
 
 static OBSERVER: SetOnce<&'static dyn FutureObserver> = SetOnce::new();
 
-/// Sets the observer of futures. Only the first call counts.
 pub(crate) fn observe_futures_with(observer: &'static dyn FutureObserver) {
     OBSERVER.get_or_init(|| observer);
 }

@@ -96,7 +96,6 @@ pub(crate) struct ScopeSpec {
     pub(crate) unmeasured: bool,
 }
 
-/// The time between two instants; [`NEVER`] if the second never comes.
 #[inline]
 pub(super) fn between(from: u64, to: u64) -> u64 {
     if to == NEVER { NEVER } else { to.saturating_sub(from) }

@@ -89,7 +89,8 @@ pub(crate) enum Call {
     /// The closure was not started, because it is running already (`runs`) or the callback is suspended. The caller's
     /// waker will be woken.
     Later { runs: bool },
-    /// The caller may not call, or the callback was revoked, or the closure has panicked.
+    /// The closure was not started: the caller may not start it, the callback was revoked, the closure has panicked, or
+    /// the callback belongs to the parent of this process.
     Rejected,
 }
 

@@ -45,7 +45,6 @@ pub(super) fn named(recording: &Recording) -> Vec<ProfileStack> {
     stacks
 }
 
-/// Merges stacks with the same [`Key`].
 #[derive(Default)]
 struct Merged {
     stacks: Vec<ProfileStack>,

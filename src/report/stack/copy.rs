@@ -119,7 +119,6 @@ impl StackCopy {
         self.parts[part] = Part { address, len, offset };
     }
 
-    /// The word at an address of the stack. `None` if that part of the stack was not copied.
     pub(super) fn word(&self, address: u64) -> Option<u64> {
         self.parts.iter().find_map(|part| {
             let at = usize::try_from(address.checked_sub(part.address)?).ok()?;

@@ -17,7 +17,6 @@ pub(crate) const MOST_SCOPES: usize = 24;
 /// How many bytes of a label are copied, at most.
 const LABEL_BYTES: usize = 96;
 
-/// How many bytes of the fields of a scope are copied, at most.
 const FIELDS_BYTES: usize = 480;
 
 /// Memory that is read by address: the memory of this process, or a file.

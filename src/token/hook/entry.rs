@@ -316,7 +316,6 @@ impl Entry {
         self.then.iter().for_each(|(_, entry)| entry.resume_all(due));
     }
 
-    /// How often the hook and those that it escalates to have fired, in all.
     pub(crate) fn fires(&self) -> u32 {
         self.then.iter().fold(self.callback.fires(), |sum, (_, entry)| sum.saturating_add(entry.fires()))
     }

@@ -56,7 +56,6 @@ pub(crate) async fn request(address: SocketAddr, path: &str) -> TcpStream {
     stream
 }
 
-/// The response, up to the end of the connection.
 pub(crate) async fn get(address: SocketAddr, path: &str) -> String {
     let mut stream = request(address, path).await;
     let mut text = String::new();

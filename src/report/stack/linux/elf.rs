@@ -6,7 +6,7 @@ use crate::scope::ReadMemory;
 /// A table with more bytes than this is not copied.
 const MOST_TABLE: u64 = 64 << 20;
 
-/// A file that claims more program headers is not believed.
+/// A file that claims to have more program headers than this is not read.
 const MOST_HEADERS: u64 = 256;
 
 const PAGE: u64 = 0xfff;

@@ -168,7 +168,7 @@ macro_rules! chain {
         #[inline(never)]
         fn $name(depth: u32, time: &'static libc::timespec) {
             if depth == 0 {
-                // SAFETY: the time is valid; the rest of the sleep is not asked for.
+                // SAFETY: the time is valid. The null pointer asks for no report of the rest of the sleep.
                 unsafe { libc::syscall(libc::SYS_nanosleep, &raw const *time, 0_usize) };
             } else {
                 $name(depth - 1, black_box(time));
