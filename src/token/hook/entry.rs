@@ -257,7 +257,8 @@ impl Entry {
         self.then.iter().map(|(_, entry)| entry.poll_retire(waiter, waker)).fold(poll, both)
     }
 
-    /// Like [`retire`](Self::retire), but does not block: `Pending` while another thread runs the entry.
+    /// Like [`retire`](Self::retire), but does not block: `Pending` while another thread runs the hook or one of its
+    /// `then` hooks.
     fn poll_retire(&self, waiter: usize, waker: &Waker) -> Poll<()> {
         let is_to_come = || {
             self.retired.store(true, Ordering::Relaxed);
