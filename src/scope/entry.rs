@@ -168,8 +168,8 @@ pub(super) fn try_enter_poll(
 #[cold]
 #[inline(never)]
 fn reject(thread: &Thread, asked: u64, location: &'static Location<'static>, kind: Kind) -> Rejected {
-    // If the deadline of the scopes around has passed, `is_over_by_clock` publishes the time. So other checks see the
-    // expiry.
+    // If the deadline of the scopes around has passed, `is_over_by_clock` records that this time was reached, so that
+    // other checks see the expiry too.
     let by_surroundings = is_over_by_clock(thread);
     let now = clock::now();
     let spec = ScopeSpec::lasting(asked, now, location, kind);

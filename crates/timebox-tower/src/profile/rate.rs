@@ -21,7 +21,6 @@ struct Profiles {
     running: Arc<()>,
 }
 
-/// A profile counts as running until its permit is dropped.
 #[derive(Debug)]
 pub(super) struct Permit {
     _running: Arc<()>,

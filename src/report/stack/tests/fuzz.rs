@@ -67,7 +67,6 @@ impl<M: ReadMemory> ReadMemory for Spoilt<M> {
 
 static PANICS: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
-/// Notes the places of panics from now on.
 pub(super) fn watch_panics() {
     panic::set_hook(Box::new(|info| {
         let place = info.location().map(ToString::to_string).unwrap_or_default();
