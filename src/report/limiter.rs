@@ -1,6 +1,6 @@
 //! Which reports are written, and which are left out because there are too many.
 //!
-//! Reads no clock: the callers pass the time. The memory has a bound, however many stacks there are.
+//! Reads no clock: the callers pass the time.
 
 use std::collections::{HashMap, VecDeque};
 

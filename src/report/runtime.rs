@@ -289,7 +289,7 @@ impl Watch {
         ((parks, busy) == (worker.parks, worker.busy)).then_some(worker.since)
     }
 
-    /// Looks at a thread. `None` if it is not inside a poll.
+    /// `None` if the thread is not inside a poll.
     fn look_at(&self, tid: u32, before: Option<(u64, CpuTimes)>, tools: &mut Tools) -> Option<InPoll> {
         let target = Target::new(tid, 0);
         let copy = match stack::begin(&target) {

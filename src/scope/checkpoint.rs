@@ -244,7 +244,6 @@ impl Scope {
         expired || node.is_some_and(|node| node.is_over())
     }
 
-    /// Since when the nearest node is over; [`NEVER`] if there is no node, or if the node is not over.
     fn over_since(&self) -> u64 {
         self.nearest_node().and_then(|node| node.over_since(&TestEnv::current())).unwrap_or(NEVER)
     }

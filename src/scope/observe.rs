@@ -23,7 +23,7 @@ pub(crate) enum Event {
     Overdue = 4,
 }
 
-/// A future whose poll is traced, because a report about the future is due.
+/// A future about which a report is due. So its poll is traced.
 pub(crate) struct Traced<'a> {
     pub(crate) scope: &'a Scope,
     pub(crate) event: Event,

@@ -72,7 +72,7 @@ impl Watchdog {
         self.wake(at)
     }
 
-    /// Calls the observer, if reports are on. `planned`: when this pass was to begin.
+    /// `planned`: when this pass was to begin.
     pub(super) fn observe(&'static self, now: u64, planned: u64) {
         if !self.settings().is_watched() {
             return;

@@ -289,7 +289,8 @@ impl Timer {
         self.group.is_of_mocks().then_some(((self.place >> 32) as u32, self.place as u32))
     }
 
-    /// Takes the timer back; `None` if it has fired, or is lost. `own` are the calling thread's timers.
+    /// Takes the timer back. `None` if it has fired, or was armed before a fork, in the parent process. `own` are the
+    /// calling thread's timers.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn take(self, own: Option<&'static Timers>) -> Option<Waker> {
         if self.group.is_lost() {

@@ -20,7 +20,6 @@ use crate::watchdog;
 /// How many threads are listed, at most.
 const MOST_LISTED: usize = 100_000;
 
-/// How many threads are looked at, at most.
 const MOST_THREADS: usize = 512;
 
 /// How long the dump looks at threads. It leaves out the threads that it has not reached by then.

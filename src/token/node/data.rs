@@ -271,7 +271,6 @@ impl Node {
         }
     }
 
-    /// Calls `visit` with this node and its ancestors, innermost first.
     pub(crate) fn walk(self: &Arc<Self>, mut visit: impl FnMut(&Arc<Node>)) {
         let mut next = Some(Arc::clone(self));
         while let Some(node) = next {

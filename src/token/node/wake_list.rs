@@ -60,7 +60,7 @@ pub(crate) fn post(entry: Arc<Entry>) {
     post_all(vec![entry]);
 }
 
-/// Makes the watchdog trigger hooks. `entries` begins with the hooks of outer scopes.
+/// `entries` begins with the hooks of outer scopes.
 fn post_all(entries: Vec<Arc<Entry>>) {
     if !entries.is_empty() {
         thread::post(Arc::new(DueHooks { entries, are_claimed: false }).into());

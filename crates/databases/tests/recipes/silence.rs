@@ -21,7 +21,6 @@ use crate::server::Server;
 use crate::support::{AnyError, HANG, SHORT, alone, cut, timed_out, wait_until};
 use crate::{mariadb, postgres, redis};
 
-/// Makes a call that must end near its limit, and prints how late it ended.
 #[track_caller]
 fn ends_near_its_limit<T>(what: &str, call: impl FnOnce() -> Result<T, AnyError>) {
     let start = Instant::now();

@@ -28,7 +28,7 @@ impl Access {
         !self.token.is_empty()
     }
 
-    /// Whether the request is to be profiled. If it carries the right token, the token is removed.
+    /// Returns the request, and whether it carries the right token. If it does, the token is removed.
     pub(super) fn admit<B>(&self, request: Request<B>) -> (Request<B>, bool) {
         if !self.is_on() || !(self.is_in_headers(request.headers()) || self.is_in_query(request.uri())) {
             return (request, false);

@@ -101,7 +101,7 @@ pub(crate) struct Request {
 }
 
 impl Request {
-    /// Waits for the copy. If the thread does not copy itself in time, the result has no stack, and says why.
+    /// If the thread does not copy itself in time, the result has no stack, and says why.
     pub(crate) fn wait(self, at_most: Duration) -> Copy {
         let copy = self.armed.wait(at_most);
         if copy.is_consistent { copy } else { without_stack(copy, self.frame_word) }
