@@ -138,7 +138,7 @@ mod on {
         pub(crate) look_again: bool,
     }
 
-    /// Is called at each interruption point.
+    /// A test tool that is called at each point where code can be interrupted.
     pub(crate) trait Probe: Send + Sync + UnwindSafe + RefUnwindSafe {
         /// Running code has reached an interruption point.
         fn reached(&self, location: &'static Location<'static>) -> Verdict;

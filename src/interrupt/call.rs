@@ -245,7 +245,6 @@ struct Registered<'a> {
 }
 
 impl<'a> Registered<'a> {
-    /// Registers the hook; `None` if the node is over.
     fn new(node: &'a Arc<Node>, entry: &'a Arc<Entry>, location: &'static Location<'static>) -> Option<Self> {
         let key = node.add_hook(entry, HookOwner::Scope);
         // No key: the node is over, or a fork has lost the node's lock. If the lock is lost, the call goes on without

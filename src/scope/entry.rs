@@ -272,7 +272,6 @@ impl Entry<'_> {
         Ok((self.spec(own, cause), spending))
     }
 
-    /// Makes the scope, and its node if it needs one from the start.
     fn make(&self, spec: ScopeSpec, outer: u64, spending: Option<Spending>) -> (Prepared, Attachments) {
         let lasting = match self.parent {
             Parent::Thread => outer,

@@ -154,7 +154,6 @@ impl SuspendedScope {
         self.spec().own()
     }
 
-    /// The time from the scope's entry to its own deadline.
     pub(crate) fn asked(&self) -> u64 {
         self.asked
     }

@@ -351,7 +351,6 @@ struct Walk<'a> {
     state: LazyStateID,
     /// Where the last match ends; in a backward walk, where it starts.
     last: Option<usize>,
-    /// Whether no further match can come.
     ended: bool,
 }
 

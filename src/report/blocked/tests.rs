@@ -288,7 +288,7 @@ fn the_join_of_a_thread() {
 
 #[test]
 fn sleep() {
-    // Nothing ends the sleep of a thread: it lasts as long as this process.
+    // Nothing can end the sleep of this thread, so the thread stays until the process ends.
     let sleeps = blocked("clock_nanosleep", || thread::sleep(Duration::from_millis(3_600_500)));
     assert_eq!(sleeps.words, "clock_nanosleep, 3600.5s");
 }

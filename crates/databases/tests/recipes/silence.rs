@@ -261,8 +261,8 @@ fn mariadb_many_calls_while_the_control_connection_hangs_have_one_bound() {
 #[cfg(target_os = "linux")]
 const AFTER: Duration = Duration::from_secs(2);
 
-/// Without any scope, the system gives the connection up. `notice_silence` makes two settings: one for a connection
-/// that has sent data, and one for an idle connection.
+/// There is no scope: the system itself gives the connection up. `notice_silence` makes two settings for this: one for
+/// a connection that has sent data, and one for an idle connection.
 #[cfg(target_os = "linux")]
 #[test]
 fn silence_is_noticed_while_something_is_sent_and_while_nothing_is() {

@@ -157,7 +157,7 @@ fn spawns_a_program(first: &CStr) {
     }
 }
 
-/// Opens the other end of a pipe when it is dropped, so that nobody waits for it any more.
+/// When this is dropped, it opens the other end of the named pipe. So whoever waits in `open` for that end goes on.
 struct OtherEnd(PathBuf);
 
 impl Drop for OtherEnd {
