@@ -34,7 +34,7 @@ pub(crate) struct AwaitCopies {
     stacks: Vec<Taken>,
     /// How many stacks were not taken, because the poll had taken [`MOST_STACKS`] already.
     left_out: u32,
-    /// How many times another thread cloned or woke the waker. No stack is taken of that thread.
+    /// How many times another thread cloned or woke the waker. Each is only counted, without a stack.
     elsewhere: u32,
 }
 

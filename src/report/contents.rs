@@ -150,10 +150,10 @@ pub struct Thread {
 pub enum Activity {
     /// It ran, or was ready to run.
     Running,
-    /// It was blocked in a system call, which is described in words: `recvfrom on fd 7, TCP 127.0.0.1:51234 ->
+    /// It was blocked in a system call. The text describes the call: `recvfrom on fd 7, TCP 127.0.0.1:51234 ->
     /// 127.0.0.1:6379`.
     Blocked(String),
-    /// It could not be found out.
+    /// It is not known what the thread did.
     Unknown,
 }
 

@@ -95,7 +95,7 @@ static OFFENDERS: PerProcess<Mutex<Option<Table>>> = PerProcess::new(Mutex::new(
 struct Table {
     stacks: HashMap<Key, Offender>,
     others: Total,
-    /// The scopes that were counted last, oldest first.
+    /// The scopes that were counted last, oldest first. So a later report of such a scope does not count it again.
     scopes: VecDeque<Counted>,
 }
 

@@ -84,7 +84,6 @@ fn a_report_reaches_each_sink_and_the_memory() {
     assert_eq!(function(recent().last().unwrap()), "d");
 }
 
-/// A sink whose writes wait for a message on `go`.
 struct Gate {
     began: Sender<()>,
     go: Mutex<Receiver<()>>,

@@ -15,7 +15,7 @@ const MOST: usize = 64;
 pub(crate) struct ScopeKey {
     /// The address of the `Location` at which the scope was opened.
     pub(crate) location: u64,
-    /// When the scope was entered, on the clock of this crate.
+    /// When the scope was entered, in nanoseconds on the clock of this crate.
     pub(crate) entered: u64,
 }
 

@@ -4,10 +4,10 @@
 //! stand still. The watchdog looks at these numbers. Tokio does not say on which thread a worker runs. So the reporter
 //! looks for threads whose stack is inside a poll.
 //!
-//! A first look notes the processor times of all threads, when a worker has stood still for half of the duration that
-//! the user gave. The search comes after the whole duration:
+//! If a worker has stood still for half of the duration that the user gave, the reporter notes the processor times of
+//! all threads. If it has stood still for the whole duration, the reporter searches for its thread:
 //!
-//! 1. A thread that has not run since the first look is stuck, and is reported.
+//! 1. A thread that has not run since its times were noted is stuck, and is reported.
 //! 2. A thread that has run may have made many polls. It is reported only if the threads in a poll are not more than
 //!    the workers that stand still.
 //! 3. A thread that mostly waited for a processor is not reported, unless it has used as much processor time as the

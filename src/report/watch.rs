@@ -170,8 +170,8 @@ impl Observer for Watch {
         };
         let State { threads, peeked } = &mut *state;
         let peeked = peeked.get_or_insert_with(|| Box::new(ScopeCopies::new()));
-        // The first pass of a process looks at all slots: in a forked child, scopes may be open that were entered
-        // before the fork.
+        // The first pass of a process looks at all slots: a forked child may have open scopes from before the fork, of
+        // which no event tells.
         let is_first = threads.is_none();
         let threads = threads.get_or_insert_default();
         let slots = &watchdog::global().slots;

@@ -19,7 +19,7 @@ use std::sync::{
 #[cfg(not(timebox_loom))]
 static GENERATION: AtomicU32 = AtomicU32::new(0);
 
-/// How many forks lie between the first process that used this crate and this one.
+/// How many forks have led from the first process that used this crate to this process.
 #[inline]
 pub(crate) fn generation() -> u32 {
     #[cfg(timebox_loom)]
@@ -113,7 +113,7 @@ impl Process {
         Self(generation())
     }
 
-    /// Whether this is the process that runs now: `false` in a forked child of it.
+    /// Whether `self` is the process that runs now. `false` in a forked child of `self`.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn is_current(self) -> bool {
         self.0 == generation()

@@ -7,7 +7,6 @@
 //!    `FULL` (to `EMPTY`, or to `HELD` until it changes the phase again). The phase is `FULL` for one filling at a
 //!    time, so only one thread at a time has made that change.
 //! 3. Each filling has a number of its own, so an old ticket takes nothing. The numbers come round after 2^59 fillings:
-//!    centuries, at a filling each ten nanoseconds.
 
 use std::mem::MaybeUninit;
 

@@ -19,7 +19,7 @@ pub(crate) struct VisitCopy {
     /// `true`: the thread runs the profiled closure or future. `false`: it runs work that entered the profile by a
     /// handle.
     pub(crate) is_own: bool,
-    /// Functions whose frames end at a higher address are outside the visit.
+    /// An address in the thread's stack. Functions whose frames end at a higher address are outside the visit.
     pub(crate) stack: u64,
     /// The address of the record of the visit around this one; 0 if there is none.
     pub(crate) outer: u64,

@@ -260,8 +260,8 @@ impl Watchdog {
         self.state().timers.at(index).get_or_init(Timers::default)
     }
 
-    /// Makes the watchdog wake `waker` as soon as possible, after the wakers that were posted before; `false` as with
-    /// [`arm`](Self::arm).
+    /// Makes the watchdog wake `waker` as soon as possible, after the wakers that were posted before. Returns what
+    /// [`arm`](Self::arm) returns.
     pub(crate) fn post(&'static self, waker: Waker) -> bool {
         prepare();
         #[cfg(feature = "testing")]

@@ -148,8 +148,8 @@ impl Deputy {
             // Read before the word. If the alarm is rung after this, the sleep below ends at once.
             let key = self.alarm.key();
             let now = clock::now();
-            // Relaxed, here and below: the fence orders these loads and the store of `looks_at`. A wrong value does no
-            // harm to a takeover, which is a compare-and-swap.
+            // Relaxed, here and below: the fence orders these loads and the store of `looks_at`. A stale value cannot
+            // cause a takeover, because the takeover is a compare-and-swap.
             let seen = self.word.load(Ordering::Relaxed);
             if seen != since.0 {
                 since = (seen, now);

@@ -17,7 +17,7 @@ pub(crate) struct Slot(CachePadded<Words>);
 struct Words {
     /// The deadline that the slot's thread armed last. The watchdog ignores a deadline in the past.
     deadline: AtomicU64,
-    /// When a reporter should look at the thread. The watchdog ignores a time in the past.
+    /// The time at which the watchdog must look at the thread for reports. A time in the past is ignored.
     #[cfg(feature = "report")]
     look: AtomicU64,
     /// The operating system's number of the thread; 0 if no thread has the slot.

@@ -175,7 +175,6 @@ impl Timers {
         self.earliest.0.load(Ordering::Relaxed)
     }
 
-    /// Lowers `earliest` to `deadline`, because a timer is due then.
     #[cold]
     pub(crate) fn lower(&self, deadline: u64) {
         // Relaxed: as in `earliest`. `fetch_min`, because the thread and the watchdog may do this at the same time.

@@ -253,8 +253,8 @@ struct Stepwise {
 /// Why a stepwise search did not run to its end.
 enum Stop {
     Over(TimeoutError),
-    /// The pattern has a Unicode word boundary, and the search has met a byte that is not ASCII. There the automaton
-    /// gives up.
+    /// The pattern has a Unicode word boundary, and the text has a byte that is not ASCII. The automaton cannot search
+    /// such a text.
     Unsupported,
 }
 

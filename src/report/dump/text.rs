@@ -54,7 +54,6 @@ impl Dump {
 }
 
 impl ThreadDump {
-    /// Whether there is nothing but the stack to tell about the thread.
     fn is_plain(&self) -> bool {
         self.scopes.is_empty() && !self.asked && self.thread.activity != Activity::Running
     }

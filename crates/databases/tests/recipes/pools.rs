@@ -65,7 +65,7 @@ fn r2d2_the_wait_for_a_connection_ends_with_a_cancel_or_the_pools_patience() {
 #[derive(Clone, Copy)]
 enum Cancel<'a> {
     Works,
-    /// The cancel works. Besides, the test marks the connection as if a second cancel could still arrive.
+    /// The cancel works. But the test marks the connection as if a second cancel could still arrive.
     IsInDoubt,
     /// The hook does nothing, so the server goes on with the query. The scope ends because the test cancels this token
     /// just before the query begins.

@@ -23,7 +23,6 @@ pub(crate) const HANG: Duration = Duration::from_secs(60);
 
 pub(crate) type AnyError = Box<dyn std::error::Error + Send + Sync>;
 
-/// A runtime with four workers, whose other threads end soon after their work.
 pub(crate) fn runtime() -> Runtime {
     Builder::new_multi_thread()
         .worker_threads(4)
@@ -95,7 +94,6 @@ pub(crate) fn pool(server: &Server, size: usize) -> deadpool_postgres::Pool {
     deadpool_postgres::Pool::builder(manager).max_size(size).build().unwrap()
 }
 
-/// How many other sessions run a statement, or have an open transaction.
 pub(crate) async fn busy_sessions(observer: &tokio_postgres::Client) -> i64 {
     let sql = "select count(*) from pg_stat_activity
         where backend_type = 'client backend' and pid <> pg_backend_pid() and state <> 'idle'";

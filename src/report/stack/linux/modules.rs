@@ -98,7 +98,7 @@ impl Modules {
     }
 }
 
-/// Reads `/proc/self/maps`: for each file the mapping of its header and those of its code.
+/// Parses the text of `/proc/self/maps`. Returns for each file where its header and its code are mapped.
 fn parse(maps: &str) -> Vec<Mapping> {
     let mut mappings: Vec<Mapping> = Vec::new();
     let mut end = 0;
