@@ -429,7 +429,7 @@ fn drop_scoped<F>(polled: &mut SuspendedScope, wakeup: &mut TaskWakeup, mut futu
         wakeup.clear();
         future.set(None);
     } else if future.as_mut().as_pin_mut().is_some() {
-        // Cleared before the drop of the future, because that may panic.
+        // Cleared before the drop of the future, because the drop may panic.
         wakeup.clear();
         drop_inside(polled, future);
     }

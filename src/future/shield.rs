@@ -122,7 +122,8 @@ impl Announced {
                 let until = if node.env.shares_clock(&env) {
                     scope.ended_at(now).map_or(until, |end| until.min(end.saturating_add(max)))
                 } else {
-                    // `until` is not a time on this scope's clock. So this shield ends only with the drop of `Announced`.
+                    // `until` is not a time on this scope's clock. So this shield ends only when `Announced` is
+                    // dropped.
                     NEVER
                 };
                 Some((Arc::clone(node), node.add_shield(until)?))

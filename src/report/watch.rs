@@ -406,7 +406,8 @@ fn call_on_stuck() {
     result.err().into_iter().for_each(drop_quietly);
 }
 
-/// The events that may be reported about the scope, in their order, each with the time when it is due.
+/// The events that may be reported about the scope, in their order, and when each is due; [`NEVER`] if it is not
+/// reported.
 fn times(scope: &ScopeCopy, is_outermost: bool) -> impl Iterator<Item = (Event, u64)> {
     let own = scope.own();
     let warn = match scope.warn_after {

@@ -109,7 +109,7 @@ impl Node {
             return None;
         };
         if let Some(by) = by {
-            // The child may have got another parent meanwhile (invariant 2).
+            // The child may have got another parent meanwhile (invariant 2). Then the end of `by.parent` does not end it.
             if !state.parent.as_ref().is_some_and(|listing| Arc::ptr_eq(&listing.node, &by.parent)) {
                 return None;
             }

@@ -28,7 +28,8 @@ impl Access {
         !self.token.is_empty()
     }
 
-    /// Returns the request, and whether it carries the right token. If it does, the token is removed.
+    /// Returns the request, and whether it is to be profiled: it carries the right token, and all conditions allow it.
+    /// The right token is removed.
     pub(super) fn admit<B>(&self, request: Request<B>) -> (Request<B>, bool) {
         if !self.is_on() || !(self.is_in_headers(request.headers()) || self.is_in_query(request.uri())) {
             return (request, false);
