@@ -70,8 +70,6 @@ impl State {
         &mut self.levels[depth]
     }
 
-    /// How many more threads are needed: the number of tasks that may begin, minus the threads that are idle or being
-    /// started.
     fn lacking(&self, most: usize) -> usize {
         let ready: usize = self.levels.iter().map(|level| level.ready(most)).sum();
         ready.saturating_sub(self.idle + self.starting())

@@ -1,5 +1,3 @@
-//! A budget of time that several scopes share.
-
 use std::fmt;
 use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::Arc;

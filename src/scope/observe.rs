@@ -60,7 +60,6 @@ pub(crate) fn observe_futures_with(observer: &'static dyn FutureObserver) {
 }
 
 impl Scope {
-    /// What a report says of this scope and of the scopes around it, innermost first.
     pub(crate) fn infos(&self) -> Vec<ScopeInfo> {
         self.visible().map(Scope::info).collect()
     }

@@ -1,5 +1,3 @@
-//! Makes and accepts connections.
-
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::os::fd::{AsFd, OwnedFd};
