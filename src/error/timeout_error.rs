@@ -125,9 +125,9 @@ impl TimeoutError {
         self.named().id
     }
 
-    /// The label of the scope that is over, if it has one. If a token that was given with
-    /// [`cancel_on`](crate::Timebox::cancel_on) expired and so ended the scope, the label of the token's scope is
-    /// preferred.
+    /// The label of the scope that is over, if it has one. If the scope ended because a token given with
+    /// [`cancel_on`](crate::Timebox::cancel_on) expired, this is the label of the token's scope, or, if there is none,
+    /// the label of the scope itself.
     pub fn label(&self) -> Option<&str> {
         self.named().label()
     }

@@ -198,7 +198,8 @@ where
             if !KEEP {
                 drop_inside(polled, self.future.as_mut());
             }
-            // If the poll is ready, the future has returned, and then its drop has unwound. The returned result stays.
+            // If `poll` is `Ready`, the future has returned, and then the drop of the future has unwound. The result
+            // stays.
             if self.poll.is_pending() {
                 self.set(Poll::Ready(Err(E::from(unwound))));
             }

@@ -30,8 +30,8 @@ pub(super) struct Limiter {
     /// When the reports of the last minute were written, oldest first.
     written: VecDeque<u64>,
     stacks: HashMap<u64, Stack>,
-    /// The scopes (hashes) of the last written reports, oldest first. The end of a scope is written only if it is in
-    /// here.
+    /// The scopes (hashes) of the last written reports, oldest first. The end of a scope is written only if the scope
+    /// is in this list.
     scopes: VecDeque<u64>,
 }
 

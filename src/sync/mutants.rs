@@ -3,7 +3,7 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// Each variant is a fault that the code has while the switch is on this variant.
+/// Each variant is a fault. The code has the fault while the switch is on.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub enum Mutant {

@@ -29,7 +29,7 @@ const STEP: u64 = 2;
 pub(super) struct Deputy {
     /// Whether the watchdog is in a call, and in which.
     word: AtomicU64,
-    /// Before this time the watchdog plans no call, so the deputy may sleep. If something posted or armed brings an
+    /// Before this time the watchdog plans no call, so the deputy may sleep. If a new timer or a posted waker brings an
     /// earlier call, `begin_call` wakes the deputy.
     expected: AtomicU64,
     /// When the deputy reads `word` next, at the latest.

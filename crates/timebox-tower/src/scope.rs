@@ -106,7 +106,7 @@ pub struct RequestScope {
     polling: bool,
     /// How long the body may be silent between two frames.
     pub(crate) idle: Option<Duration>,
-    /// The scope that limits the wait for the next frame. It is made in the first poll after the last frame.
+    /// The scope that limits the wait for the next frame. It is made in the first poll after a frame.
     silence: Option<Box<PollScope>>,
     /// Whether the body will not be read: the request was a `HEAD`.
     pub(crate) bodiless: bool,

@@ -310,8 +310,8 @@ impl Entry {
         due.into_iter().for_each(thread::post);
     }
 
-    /// Resumes this hook and the hooks in `then`. Their runs begin only after that, through `due`: a hook may wait for
-    /// the run of a hook in `then`, which must not be suspended by then.
+    /// Resumes this hook and the hooks in `then`. Runs that are due begin only after that, through `due`. Otherwise a
+    /// hook could wait for the run of a hook in `then` that is still suspended.
     fn resume_all(&self, due: &mut Vec<Waker>) {
         due.extend(self.callback.resume());
         self.then.iter().for_each(|(_, entry)| entry.resume_all(due));
