@@ -179,7 +179,6 @@ fn row(f: &mut Formatter<'_>, name: &str, text: impl Display) -> fmt::Result {
 }
 
 impl Report {
-    /// If the code is not to blame, says so.
     fn write_blame(&self, f: &mut Formatter<'_>) -> fmt::Result {
         match self.starved() {
             Some(Starved::Process(late)) => {

@@ -76,7 +76,6 @@ pub(crate) struct HeldOffHooks {
 }
 
 impl HeldOffHooks {
-    /// Holds off the hooks of the scopes that are open on this thread.
     pub(crate) fn outside(thread: &Thread) -> Self {
         let nodes: Vec<_> = around(thread, |nodes| nodes.map(Arc::clone).collect());
         nodes.iter().for_each(|node| node.suspend_hooks());

@@ -179,7 +179,7 @@ impl Thread {
         !global().is_running() || self.slot.get().is_some_and(|slot| std::ptr::eq(slot, &raw const ORPHANS))
     }
 
-    /// This thread's slot. The first call registers the thread.
+    /// The first call registers the thread.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn slot(&self) -> &'static Slot {
         match self.slot.get() {

@@ -36,7 +36,6 @@ mod platform {
     use crate::sync::fork::PerProcess;
     use crate::sync::{AtomicBool, Mutex, Ordering, lock, os};
 
-    /// The signals that make a dump.
     static SIGNALS: PerProcess<Mutex<Vec<i32>>> =
         PerProcess::new(Mutex::new(Vec::new()), || Mutex::new(Vec::new()));
 

@@ -14,7 +14,6 @@ use crate::time::NEVER;
 /// How many scopes of a thread are copied, at most. If there are more, the outermost ones are missing.
 pub(crate) const MOST_SCOPES: usize = 24;
 
-/// How many bytes of a label are copied, at most.
 const LABEL_BYTES: usize = 96;
 
 const FIELDS_BYTES: usize = 480;

@@ -109,7 +109,8 @@ impl Node {
             return None;
         };
         if let Some(by) = by {
-            // The child may have got another parent meanwhile (invariant 2). Then the end of `by.parent` does not end it.
+            // The child may have got another parent meanwhile (invariant 2). Then the end of `by.parent` does not end
+            // the child.
             if !state.parent.as_ref().is_some_and(|listing| Arc::ptr_eq(&listing.node, &by.parent)) {
                 return None;
             }

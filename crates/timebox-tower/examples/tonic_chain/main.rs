@@ -24,7 +24,6 @@ type Result<T, E = Box<dyn Error + Send + Sync>> = std::result::Result<T, E>;
 /// No request takes longer here, whatever a client asks for.
 const LIMIT: Duration = Duration::from_secs(5);
 
-/// Starts a server whose requests are limited.
 async fn serve<F, Fut>(price: F) -> Result<SocketAddr>
 where
     F: FnMut(Request<Item>) -> Fut + Clone + Send + Sync + 'static,
