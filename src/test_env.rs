@@ -110,7 +110,6 @@ mod on {
     #[derive(Debug)]
     pub(crate) struct Mock {
         now: AtomicU64,
-        /// Counts the threads that keep the clock from moving by itself.
         pub(crate) presence: Mutex<Presence>,
         /// The reading to which the move in progress must go on. Work that the move has set off stores it
         /// (`watchdog/mock/tracking.rs`). 0 if no work has asked.

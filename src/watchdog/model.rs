@@ -45,7 +45,6 @@ fn explore_within(bound: Option<usize>, mutant: Option<Mutant>, body: fn()) {
     });
 }
 
-/// Moves the time to the end of the watchdog's sleep. Does nothing if there is no watchdog.
 pub(crate) fn pass_time(dog: &Watchdog) {
     if let Some(until) = dog.alarm.model_until() {
         dog.alarm.model_advance(until);

@@ -69,7 +69,6 @@ impl Settings {
         self.update_limits(on, |_| true);
     }
 
-    /// Switches limits on or off, unless they have been switched before.
     pub(crate) fn init_limits(&self, on: bool) {
         self.update_limits(on, |bits| bits & Self::UNSET != 0);
     }

@@ -105,7 +105,6 @@ impl Timers {
         Timer { group, place: ticket.number() | u64::from(at) }
     }
 
-    /// Lists a record in the nursery, which is emptied first if it is full.
     #[cold]
     #[inline(never)]
     fn list(&'static self, group: &Group, at: u32) {

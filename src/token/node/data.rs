@@ -27,7 +27,6 @@ pub(crate) struct Node {
     pub(crate) cause: Cause,
     pub(crate) id: ScopeId,
     pub(super) location: &'static Location<'static>,
-    /// Its label, limit and fields, if it has any.
     pub(super) details: Option<Box<Details>>,
     /// When the scope was entered, or the token made.
     pub(crate) entered: u64,

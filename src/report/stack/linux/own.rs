@@ -1,5 +1,3 @@
-//! The stack of the calling thread.
-
 use std::arch::asm;
 
 use super::super::copy::{Registers, StackCopy};
