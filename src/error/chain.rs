@@ -33,7 +33,7 @@ pub(crate) struct Link {
     pub(crate) shared: Option<Arc<dyn SharedScope>>,
 }
 
-/// The state that a scope shares with its tokens and handles, as a chain sees it.
+/// What a chain needs of the state that a scope shares with its tokens and handles.
 pub(crate) trait SharedScope {
     /// If the scope is over because a scope around it or a linked token has ended: that termination.
     fn inherited_end(&self) -> Option<Termination>;

@@ -80,7 +80,6 @@ pub(crate) struct ErrorInner {
 }
 
 impl ErrorInner {
-    /// The description of the scope that is over.
     pub(super) fn named(&self) -> &ScopeInfo {
         self.shown.as_ref().unwrap_or(&self.chain[self.over])
     }

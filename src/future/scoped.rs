@@ -89,9 +89,9 @@ impl<F: Future, const KEEP: bool> Scoped<F, KEEP> {
     where
         E: From<TimeoutError>,
     {
-        // The result is written here in place: if it were returned through the scope, it would be copied twice. It is a
-        // `ManuallyDrop`, because a drop would need its address, and then it would not stay in registers. It leaks only
-        // if the drop of the future panics.
+        // The result is written to this place. If it were returned through the scope, it would be copied twice. The
+        // place is a `ManuallyDrop`, because a drop needs an address, so the result could not stay in registers. The
+        // result leaks only if the drop of the future panics.
         let mut poll = ManuallyDrop::new(Poll::Pending);
         let this = self.project();
         let mut call =

@@ -49,7 +49,7 @@ impl From<Event> for Kind {
     }
 }
 
-/// Makes the report; `None` if the scope has been left before the thread was copied, or if a debugger holds the process.
+/// `None` if the scope has been left before the thread was copied, or if a debugger holds the process.
 pub(super) fn make(look: Look, tools: &mut Tools) -> Option<Report> {
     let copy = match look.begun {
         Begun::Copied(copy) => copy,
@@ -117,7 +117,7 @@ pub(super) fn time_of(at: u64) -> SystemTime {
     now.checked_sub(ago).unwrap_or(now)
 }
 
-/// Describes the thread of a copy. `before`: the time of an earlier look, and the thread's times then.
+/// `before`: the time of an earlier look, and the thread's times then.
 pub(super) fn thread(copy: &Copy, before: Option<(u64, CpuTimes)>) -> Thread {
     let activity = match (copy.state, copy.call) {
         (State::Running, _) => Activity::Running,

@@ -48,7 +48,8 @@ const TIME_PER_PASS: u64 = 1_000_000;
 /// If another thread has locked the state, the next pass comes after this time. In nanoseconds.
 const SOON: u64 = 1_000_000;
 
-/// The durations of the policy in force, in nanoseconds. The watchdog reads them, so that it never owns a policy.
+/// The durations of the policy in force, in nanoseconds. The watchdog reads them here. So it never owns a policy, whose
+/// last owner drops the user's sinks.
 struct Durations {
     warn: AtomicU64,
     overdue: AtomicU64,

@@ -91,7 +91,7 @@ fn write_group(f: &mut Formatter<'_>, group: &[&ThreadDump]) -> fmt::Result {
     first.notes.iter().try_for_each(|note| writeln!(f, "  {}", OneLine(note)))
 }
 
-/// Writes a stack. A thread whose stack has no function of the program is idle, so only its first frames are written.
+/// A thread whose stack has no function of the program is idle. So only its first frames are written.
 fn write_frames(f: &mut Formatter<'_>, frames: &[Frame]) -> fmt::Result {
     let is_idle = frames.iter().all(|frame| frame.foreign);
     if !is_idle || frames.len() <= IDLE_FRAMES + 1 {

@@ -13,7 +13,6 @@ const OUTER: usize = 63;
 /// the `OUTER` outermost ones.
 const GAP: u64 = 0;
 
-/// How many different sentences `reasons` keeps.
 const MOST_REASONS: usize = 8;
 
 /// What the code was doing at a sample.

@@ -187,7 +187,6 @@ pub(super) fn remove(profile: ProfileId) {
     }
 }
 
-/// A profile that is due for a sample.
 struct Due {
     shared: Arc<Shared>,
     /// The periods before this sample.

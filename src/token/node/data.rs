@@ -159,7 +159,7 @@ impl DerefMut for ScopeState {
 pub(super) struct Listing {
     pub(super) node: Arc<Node>,
     pub(super) key: u32,
-    /// Whether the child has the origin of `node`. Then the child stores no origin itself.
+    /// Whether the child's origin is that of `node`. Then the child itself stores none.
     pub(super) inherits: bool,
 }
 

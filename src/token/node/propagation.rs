@@ -37,8 +37,8 @@ impl Node {
         let at = self.env.reading(now);
         let end = Termination { reason, ..Termination::new(Cause::Cancelled, at) };
         let first = !self.expire(now) && self.end_by(end, false);
-        // If another thread has ended the node, that thread may still be propagating the end, or a fork may have lost
-        // it. So this call propagates too.
+        // If another thread has ended the node, that thread may still be propagating the end. Or this is a forked
+        // child, in which that thread does not exist. So this call propagates too.
         // Acquire: pairs with the Release in `propagate`.
         if first || (!mutant!(NoSecondSpread) && !self.has_propagated.load(Ordering::Acquire)) {
             self.propagate_and_deliver(None);

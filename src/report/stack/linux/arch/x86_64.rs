@@ -47,7 +47,6 @@ fn before(memory: &impl ReadMemory, address: u64) -> Option<[u8; CALL]> {
     (memory.read(address.checked_sub(CALL as u64)?, &mut bytes) == CALL).then_some(bytes)
 }
 
-/// Whether a call instruction ends at `address`.
 pub(in super::super) fn is_after_call(memory: &impl ReadMemory, address: u64) -> bool {
     let Some(code) = before(memory, address) else { return false };
     // `call rel32`, or `call r/m64` of 2, 3, 4, 6 or 7 bytes.
