@@ -20,8 +20,8 @@ use crate::scope::Timebox;
             one `Timebox::run_future_value`"
 )]
 pub trait Fallible: Sized {
-    /// What the expansion of a macro gets from a future with a fallback. The expansion itself runs the fallback, after
-    /// the body. So the fallback may use what the body has borrowed.
+    /// What `run_or_else` and `run_future_or_else` return to the expansion of a macro. The expansion itself runs the
+    /// fallback, after the body, so the fallback may use what the body has borrowed.
     type Outcome;
     type Timeout<F: Future<Output = Self>>: Future<Output = Self>;
     type TimeoutOrElse<F: Future<Output = Self>>: Future<Output = Self::Outcome>;
@@ -35,19 +35,21 @@ pub trait Fallible: Sized {
     #[track_caller]
     fn run_future_or_else<F: Future<Output = Self>>(timebox: Timebox, future: F) -> Self::TimeoutOrElse<F>;
 
-    /// Never called. The macro writes `return never()` into dead code, to tell the compiler the type that is returned.
+    /// Never called. The macro writes `return never()` into dead code, so that the compiler knows the type of the
+    /// result.
     fn never() -> Self {
         unreachable!()
     }
 
-    /// Calls a fallback. The signature tells the compiler the type of a closure's parameter.
+    /// Calls a fallback. The macro does not call the closure itself, so that the compiler finds the type of its
+    /// parameter here.
     fn fall_back(timed_out: TimeoutError, fallback: impl FnOnce(TimeoutError) -> Self) -> Self {
         fallback(timed_out)
     }
 }
 
 impl<T, E: FromTimeout> Fallible for Result<T, E> {
-    /// `Ok(Err(_))` if the time was up: then the fallback runs.
+    /// `Ok(Err(_))` means that the time was up: then the macro runs the fallback.
     type Outcome = Result<Result<T, TimeoutError>, E>;
     type Timeout<F: Future<Output = Self>> = Timeout<F>;
     type TimeoutOrElse<F: Future<Output = Self>> =
@@ -84,7 +86,7 @@ pub trait FromTimeout: From<TimeoutError> {}
 #[diagnostic::do_not_recommend]
 impl<E: From<TimeoutError>> FromTimeout for E {}
 
-/// Makes `Ok(Ok(value))` of the future's `Ok(value)`. The inner `Ok` says that the value came in time, so that the
+/// Turns the future's `Ok(value)` into `Ok(Ok(value))`. The inner `Ok` says that the value came in time, so the
 /// fallback does not run.
 #[derive(Debug)]
 #[pin_project]
@@ -101,13 +103,13 @@ where
     }
 }
 
-/// Calls a closure. The bound lets the closure return a `&mut` that it has captured. A closure that is called where it
-/// is written may not do so.
+/// Calls a closure that may return a `&mut` that it has captured. The bound `FnOnce` is needed for that: the compiler
+/// rejects such a closure if it is called where it is written.
 pub fn call_once<R>(body: impl FnOnce() -> R) -> R {
     body()
 }
 
-/// The path of the function in which a type `Function` is declared.
+/// `Function` is a type that is declared in a function. Returns the path of that function.
 pub fn path_of<Function>() -> &'static str {
     let mut path = type_name::<Function>();
     // The body of an async function is a closure, which is a part of the path.

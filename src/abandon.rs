@@ -154,8 +154,8 @@ fn submit(depth: usize, job: Arc<dyn Task>) -> Result<(), Saturated> {
 // ===== Depth =====
 
 thread_local! {
-    /// The depth of the work that this thread submits: one more than the depth of the work that runs on this thread, or
-    /// 0 if no work runs here.
+    /// One more than the depth of the work that runs on this thread; 0 if none runs. Work that this thread submits gets
+    /// at least this depth.
     static DEPTH: Cell<usize> = const { Cell::new(0) };
 }
 
@@ -279,7 +279,7 @@ impl<T: Send + 'static> Drop for Submitted<T> {
     }
 }
 
-/// A guard for the work. When the work ends, even by a panic, the guard stops a test's clock again.
+/// Stops a test's clock on drop. So the clock stands still after the work, even if the work panics.
 struct HoldAgain<'a>(&'a Cell<Option<Held>>);
 
 impl Drop for HoldAgain<'_> {
@@ -292,13 +292,13 @@ impl<T: Send + 'static> Job<T> {
     fn run(self: Arc<Self>) {
         let Some(handle) = self.handle() else { return };
         let running = RunningGuard::enter(handle.node().id, self.depth);
-        // A `Held` stops a test's clock. One exists until the work has begun, and again from the work's end until the
-        // caller has been woken. Otherwise the caller could time out while this thread is about to act.
+        // A `Held` stops a test's clock: until the work has begun, and again from the work's end until the caller has
+        // been woken. Otherwise the caller could time out while this thread is about to act.
         let (begun, held) = (Cell::new(false), Cell::new(None));
         let run = AssertUnwindSafe(|| {
             handle.enter(Limit::NONE, |_| {
-                // The work begins only here, because a scope that is over refuses the entry. The test
-                // `work_has_begun_if_and_only_if_the_error_says_so` guards this.
+                // The work begins only inside `enter`: if the caller's scope is over, `enter` fails, and the work must
+                // not have begun. The test `work_has_begun_if_and_only_if_the_error_says_so` guards this.
                 let Some((work, until_begun)) = self.begin() else { return Ok(None) };
                 begun.set(true);
                 drop(until_begun);

@@ -52,12 +52,11 @@ struct State {
 struct Level {
     waiting: VecDeque<Arc<dyn Task>>,
     running: usize,
-    /// How many of the running tasks were abandoned: nobody waits for them any more.
+    /// How many of the running tasks nobody waits for any more.
     stuck: usize,
 }
 
 impl Level {
-    /// How many of the waiting tasks may begin.
     fn ready(&self, most: usize) -> usize {
         self.waiting.len().min(most.saturating_sub(self.running))
     }
@@ -71,8 +70,6 @@ impl State {
         &mut self.levels[depth]
     }
 
-    /// How many more threads are needed: the number of tasks that may begin, minus the threads that are idle or being
-    /// started.
     fn lacking(&self, most: usize) -> usize {
         let ready: usize = self.levels.iter().map(|level| level.ready(most)).sum();
         ready.saturating_sub(self.idle + self.starting())
@@ -158,7 +155,7 @@ pub(crate) fn hooks() -> &'static BlockingPool {
     &POOLS.get().hooks
 }
 
-/// Threads for work that may be left behind.
+/// Threads for the work of [`abandon`](crate::abandon()), which may be left behind.
 pub(crate) fn abandoned() -> &'static BlockingPool {
     &POOLS.get().abandoned
 }
@@ -215,8 +212,8 @@ impl BlockingPool {
         }
     }
 
-    /// Queues the task. It begins once fewer tasks of its depth run than are allowed. If no thread can be had at all,
-    /// returns all tasks that would wait for ever.
+    /// Queues the task. At each depth, at most [`most`](Self::most) tasks run at one time. `Err`: no thread can be
+    /// started, and these tasks would wait for ever.
     pub(crate) fn try_submit(
         &'static self,
         depth: usize,
@@ -249,7 +246,6 @@ impl BlockingPool {
         }
     }
 
-    /// How many tasks of one depth run at one time.
     pub(crate) fn most(&self) -> usize {
         // Relaxed: a stale value loses no task. `set_most` takes the lock after its store, so it finds each task that
         // was queued with the old value. `is_saturated` reads this without the lock. If it reads the old value, its
@@ -296,8 +292,8 @@ impl BlockingPool {
     pub(crate) fn mark_returned(&self, depth: usize) {
         let mut state = lock(&self.state);
         let stuck = &mut state.level(depth).stuck;
-        // In a child that the task itself has forked, the pool is a new one, which never counted the task. So `stuck` may
-        // be 0.
+        // `stuck` is 0 if the task has forked and this is the child: the child has a new pool, which never counted the
+        // task.
         *stuck = stuck.saturating_sub(1);
     }
 

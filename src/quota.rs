@@ -1,5 +1,3 @@
-//! A budget of time that several scopes share.
-
 use std::fmt;
 use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::Arc;
@@ -110,7 +108,7 @@ impl Balance {
 
 impl Budget for Shared {
     fn enter(&self, now: u64) -> Option<u64> {
-        // A balance that was locked during a fork is lost, and counts as exhausted.
+        // If a fork has lost the lock, the quota counts as exhausted.
         let mut balance = self.0.lock()?;
         if balance.left(now) == 0 {
             return None;

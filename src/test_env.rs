@@ -33,7 +33,7 @@ impl TestEnv {
         Self::default()
     }
 
-    /// A fast test: if `false`, this thread is in the real environment. If `true`, it may be in another one.
+    /// A fast check. `false`: this thread is in the real environment. `true`: it may be in a test environment.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn is_in_force() -> bool {
         #[cfg(feature = "testing")]
@@ -110,10 +110,9 @@ mod on {
     #[derive(Debug)]
     pub(crate) struct Mock {
         now: AtomicU64,
-        /// Counts the threads that keep the clock from moving by itself.
         pub(crate) presence: Mutex<Presence>,
-        /// The move in progress goes on to this reading at least. Work that the move has set off
-        /// (`watchdog/mock/tracking.rs`) asks for that. 0 if no work asks.
+        /// The reading to which the move in progress must go on. Work that the move has set off stores it
+        /// (`watchdog/mock/tracking.rs`). 0 if no work has asked.
         asked: AtomicU64,
         /// Held by the thread that moves the clock.
         pub(crate) turn: Mutex<()>,
@@ -133,21 +132,20 @@ mod on {
         pub(crate) movers: usize,
         /// Whether a `Move` is submitted or running. A `Move` is a task that moves the clock while no thread is awake.
         pub(crate) moves: bool,
-        /// Set if the last awake thread fell asleep while there was a `Move`. The `Move` then tries once more before it
-        /// ends.
+        /// The last awake thread sets this if it falls asleep while there is a `Move`. Then the `Move` tries once more
+        /// before it ends.
         pub(crate) look_again: bool,
     }
 
-    /// Is called at each interruption point.
+    /// A test tool that is called at each point where code can be interrupted.
     pub(crate) trait Probe: Send + Sync + UnwindSafe + RefUnwindSafe {
         /// Running code has reached an interruption point.
         fn reached(&self, location: &'static Location<'static>) -> Verdict;
         /// Running code begins a wait (`begins`), or its wait has ended. A wait needs no interruption points inside,
         /// because it can be interrupted at any time.
         fn waits(&self, location: &'static Location<'static>, begins: bool);
-        /// Whether the probe makes scopes expire. If it does, the end of a shield waits until the suspended hooks that
-        /// are due have run, because `expire_at_checkpoint` promises this. The same holds for other code that releases
-        /// suspended hooks.
+        /// Whether the probe makes scopes expire. If so, code that releases suspended hooks, for example the end of a
+        /// shield, waits until those that are due have run. `expire_at_checkpoint` promises this.
         fn injects(&self) -> bool;
     }
 
@@ -155,14 +153,14 @@ mod on {
     #[derive(Clone, Debug)]
     pub(crate) enum Verdict {
         Pass,
-        /// One scope expires: with `in_shields` the innermost, otherwise the innermost outside of all shields.
+        /// The innermost scope expires. If `in_shields` is `false`: the innermost scope outside of all shields.
         Expire {
             /// The identity of the scope that the test tool has opened around the body. The scopes around that scope do not
             /// expire.
             outermost: u64,
             in_shields: bool,
         },
-        /// Each scope that is open at the point and has this label expires.
+        /// All scopes with this label that are open at the point expire.
         ExpireLabelled(Arc<str>),
     }
 
@@ -196,9 +194,10 @@ mod on {
             self.asked.store(0, Ordering::Relaxed);
         }
 
+        /// Asks the move in progress to go on to `time`.
         pub(crate) fn ask(&self, time: u64) {
-            // Relaxed: work under the clock calls this. The thread that moves the clock waits for the end of this work,
-            // and only then reads `asked`. So it sees this time.
+            // Relaxed: only tracked work calls this. The thread that moves the clock reads `asked` again and again
+            // until that work is done. So it sees `time` sooner or later.
             self.asked.fetch_max(time, Ordering::Relaxed);
         }
 

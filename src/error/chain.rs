@@ -1,4 +1,4 @@
-//! The scopes around a place, and the error that is made of them.
+//! The scopes that are open at a place, and the error that names one of them.
 
 use std::error::Error;
 use std::panic::Location;
@@ -33,15 +33,15 @@ pub(crate) struct Link {
     pub(crate) shared: Option<Arc<dyn SharedScope>>,
 }
 
-/// The state that a scope shares with its tokens and handles, as a chain sees it.
+/// What a chain needs of the state that a scope shares with its tokens and handles.
 pub(crate) trait SharedScope {
-    /// The termination that the scope inherited, if it is over.
+    /// If the scope is over because a scope around it or a linked token has ended: that termination.
     fn inherited_end(&self) -> Option<Termination>;
-    /// If the scope has a fallback, keeps a clone of the error for it. The error names this scope.
+    /// Called with an error that names this scope. If the scope has a fallback, keeps a clone of the error for it.
     fn set_raised(&self, error: &TimeoutError);
 }
 
-/// The data that the error needs if it names a link: the link's index in the chain, its times, and its shared state.
+/// What an error needs of the scope that it names: the scope's index in the chain, its times, and its shared state.
 struct Place {
     index: usize,
     entered: u64,
@@ -61,7 +61,7 @@ pub(crate) struct RaiseContext {
     pub(crate) settled: bool,
     pub(crate) source: Option<Box<dyn Error + Send + Sync>>,
     pub(crate) hook_failure: Option<HookFailure>,
-    /// Set if too little time was left: the time that was needed, and the time that was left.
+    /// If too little time was left: the time that was needed, and the time that was left. Otherwise `None`.
     pub(crate) lack: Option<(Duration, Duration)>,
 }
 
@@ -80,7 +80,7 @@ impl Chain {
         chain
     }
 
-    /// Adds the next scope outwards.
+    /// Adds the scope around the last one.
     pub(crate) fn add(&mut self, link: Link) {
         let Link { info, entered, now, end, shared } = link;
         let place = Place { index: self.scopes.len(), entered, now, shared };
@@ -94,7 +94,7 @@ impl Chain {
         }
     }
 
-    /// Makes the error. Also stores a clone of the error in the state of the scope that it names.
+    /// Makes the error. If the scope that it names has a fallback, also stores a clone of the error for the fallback.
     #[cold]
     pub(crate) fn into_error(self, context: RaiseContext) -> TimeoutError {
         let Chain { scopes, named, innermost } = self;

@@ -95,7 +95,6 @@ impl ErrorInner {
     }
 }
 
-/// A scope and where it was opened.
 struct Opened<'a>(&'a ScopeInfo);
 
 impl Display for Opened<'_> {

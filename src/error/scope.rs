@@ -1,5 +1,3 @@
-//! The description of a scope in an error.
-
 use std::borrow::Cow;
 use std::cell::Cell;
 use std::fmt;

@@ -1,5 +1,3 @@
-//! The feature `serde`: serializes an error as a struct.
-
 use std::error::Error;
 use std::fmt::Display;
 

@@ -16,8 +16,8 @@ impl Display for OneLine<'_> {
     }
 }
 
-/// Shows a duration with three decimals of its unit. Further decimals are cut off, not rounded: a time just below a limit must
-/// not look as if the limit was reached.
+/// Shows a duration with three decimals of its unit. Further decimals are cut off: a time just below a limit must not
+/// be rounded up to the limit.
 pub(crate) struct Rounded(pub(crate) Duration);
 
 impl Display for Rounded {

@@ -80,7 +80,6 @@ pub(crate) struct ErrorInner {
 }
 
 impl ErrorInner {
-    /// The description of the scope that is over.
     pub(super) fn named(&self) -> &ScopeInfo {
         self.shown.as_ref().unwrap_or(&self.chain[self.over])
     }
@@ -125,8 +124,9 @@ impl TimeoutError {
         self.named().id
     }
 
-    /// The label of the scope that is over. If the scope ended because a token that was given with
-    /// [`cancel_on`](crate::Timebox::cancel_on) expired, the label of the token's scope comes first.
+    /// The label of the scope that is over, if it has one. If the scope ended because a token given with
+    /// [`cancel_on`](crate::Timebox::cancel_on) expired, this is the label of the token's scope, or, if there is none,
+    /// the label of the scope itself.
     pub fn label(&self) -> Option<&str> {
         self.named().label()
     }

@@ -100,10 +100,10 @@ pub struct Interruptible<F: Future> {
     await_state: AwaitState,
     /// The future's result. It is kept here while a hook is still running.
     done: Option<F::Output>,
-    /// While `done` waits for the hook, the scopes around must not drop this future at their deadlines, because a value
-    /// that is ready wins.
+    /// Shields at the scopes around, while `done` waits for the hook. Without them the scopes would drop this future at
+    /// their deadlines, and a value that is ready would be lost.
     announced: Option<Announced>,
-    // `future` is declared before `guard`, so it is dropped first: its hook can still fire during the drop.
+    // `future` is declared before `guard`, so it is dropped first. The hook in `guard` can still fire during that drop.
     #[pin]
     future: Phase<F>,
     guard: Guard,
@@ -117,15 +117,13 @@ enum Phase<F> {
 
 /// The hook and its registration. Dropping the guard ends the hook.
 struct Guard {
-    /// The entry of the registered hook. If the hook is not registered (`place` is `None`), the entry that will be
-    /// registered next.
+    /// The entry that is registered at `place`. If `place` is `None`, the entry that will be registered next.
     hook: Arc<Entry>,
     place: Option<Place>,
-    /// The scope that errors name: that of the last registration before the hook first fired. `None` if the hook was
-    /// never in a scope.
+    /// The scope that an error names: the last scope that the hook was registered with before it first fired. `None` if
+    /// the hook was never registered with a scope.
     last: Option<Arc<Node>>,
-    /// If the scope is over before the first poll of the future, this call may stay pending for a time. Then this wakes
-    /// the task at the end of that time.
+    /// Wakes the task if this call stays pending because the scope was over before the first poll of `future`.
     wakeup: TaskWakeup,
 }
 
@@ -156,14 +154,14 @@ impl Guard {
             self.hook = self.hook.again();
         }
         let Some(node) = node else { return true };
-        // An error names the scope that made the hook fire. So `last` keeps that scope once the hook has fired.
+        // Once the hook has fired, `last` does not change: an error names the scope that made the hook fire.
         if self.hook.fires() == 0 {
             self.last = Some(Arc::clone(&node));
         }
         let key = node.add_hook(&self.hook, HookOwner::Future);
         let over = key.is_none() && node.is_over();
-        // If the scope is over, `add_hook` refuses the hook, and our caller fires it. The scope lists it all the same:
-        // a future around this one waits for the listed hooks before it drops this one.
+        // If the scope is over, `add_hook` refuses the hook, and our caller fires it. `add_fired_hook` lists the hook
+        // all the same, so that a future around this one waits for the hook before it drops this one.
         let key = if over { node.add_fired_hook(&self.hook, HookOwner::Future) } else { key };
         self.place = Some(Place { node, key });
         !over
@@ -258,8 +256,8 @@ where
             let now = how.now;
             Poll::Ready(Err(innermost(thread, |scope| match scope {
                 Some(scope) if Arc::ptr_eq(scope.node(), last) => scope.error(how),
-                // The hook fired in another scope, and the future has been moved out of that scope since. So the error
-                // is made from that scope's node.
+                // The hook fired in the scope of `last`, and the future has left that scope since. So the error is made
+                // from `last`.
                 _ => {
                     let mut chain = Chain::new(last.chain_link(now));
                     last.parent().iter().for_each(|parent| parent.add_to_chain(&mut chain, now));

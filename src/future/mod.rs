@@ -168,9 +168,9 @@ pub fn timeout_value<F: IntoFuture>(limit: impl Into<Limit>, future: F) -> Timeo
 
 /// The future of [`timeout`]. If it is polled again after it is done, it is pending.
 ///
-/// This future may have no timer: if the same task polls it within another future of this crate whose deadline is
-/// earlier, only that future wakes the task. So if you move this future out of the other one, poll it once in its new
-/// place. Until then its own deadline does not wake the task.
+/// The task may poll this future within another future of this crate, whose deadline is earlier. Then only that other
+/// future has a timer. So if you move this future out of the other one, poll it once in its new place: until then its
+/// own deadline does not wake the task.
 #[must_use = "futures do nothing unless polled"]
 #[pin_project]
 #[derive(Debug)]

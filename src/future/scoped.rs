@@ -24,11 +24,11 @@ use crate::time::{NEVER, clock};
 
 /// A future in a scope. Once the future is done or its time is up, the future is dropped and the scope is left.
 ///
-/// With `KEEP`, the future is not dropped then: it stays here until it is taken out, or this value is dropped.
+/// With `KEEP`, the scope is left, but the future stays here until it is taken out, or this value is dropped.
 #[pin_project(PinnedDrop, project = ScopedProjection)]
 pub(crate) struct Scoped<F, const KEEP: bool = false> {
     polled: SuspendedScope,
-    /// Need not be dropped, because it is always cleared before `Scoped` is gone.
+    /// Not dropped with this value, because it is always cleared before.
     wakeup: ManuallyDrop<TaskWakeup>,
     /// The future, until it is done or dropped.
     #[pin]
@@ -41,8 +41,8 @@ impl<F: Future, const KEEP: bool> Scoped<F, KEEP> {
         Self { polled, wakeup: ManuallyDrop::new(TaskWakeup::default()), future: Some(future) }
     }
 
-    /// Polls the future in its scope. `done` turns the future's output into the result. If there is a result, `leaving`
-    /// is called with the scope, and then the scope is left.
+    /// Polls the future in its scope. `done` turns the future's output into the result. If there is a result, calls
+    /// `leaving` with the scope, and then leaves the scope (unless `KEEP`).
     // Always inlined, for the same reason as `poll_as`.
     #[inline(always)]
     pub(crate) fn poll<T, E>(
@@ -89,9 +89,9 @@ impl<F: Future, const KEEP: bool> Scoped<F, KEEP> {
     where
         E: From<TimeoutError>,
     {
-        // The result is written here in place: if it were returned through the scope, it would be copied twice. It is a
-        // `ManuallyDrop`, because a drop would need its address, and then it would not stay in registers. It leaks only
-        // if the drop of the future panics.
+        // The result is written to this place. If it were returned through the scope, it would be copied twice. The
+        // place is a `ManuallyDrop`, because a drop needs an address, so the result could not stay in registers. The
+        // result leaks only if the drop of the future panics.
         let mut poll = ManuallyDrop::new(Poll::Pending);
         let this = self.project();
         let mut call =
@@ -123,8 +123,8 @@ impl<F> Scoped<F, true> {
         self.future.as_mut()
     }
 
-    /// Leaves the scope, but keeps the future. A drop of the future is now outside of the scope. A poll enters a new
-    /// scope.
+    /// Leaves the scope, but keeps the future. If the future is dropped after this, the drop runs outside of the scope.
+    /// If it is polled after this, it gets a new scope.
     #[cfg(feature = "tokio")]
     pub(crate) fn leave(self: Pin<&mut Self>) {
         let this = self.project();
@@ -154,8 +154,8 @@ impl<F> Scoped<F, true> {
 
 /// One poll of a limited future.
 ///
-/// The steps before the future's poll are functions of their own, which have returned by then. So in a build without
-/// optimisations they take no stack while a nested future is polled.
+/// The steps before the future's poll are functions of their own, and have returned when the poll begins. So even in a
+/// build without optimisations they take no stack during the poll, in which other futures may be nested.
 ///
 /// With `KEEP` the scope and the timer stay after the future has given a value, for further polls.
 pub(super) struct Call<'a, 'cx, F, D, O, const KEEP: bool> {
@@ -198,18 +198,19 @@ where
             if !KEEP {
                 drop_inside(polled, self.future.as_mut());
             }
-            // If the future has returned already, its drop has unwound. Then the returned result stays.
+            // If `poll` is `Ready`, the future has returned, and then the drop of the future has unwound. The result
+            // stays.
             if self.poll.is_pending() {
                 self.set(Poll::Ready(Err(E::from(unwound))));
             }
         }
     }
 
-    /// Enters the scope if it is not entered yet. Returns whether to poll the future. If not, `self.poll` is the error,
-    /// or stays pending.
+    /// Enters the scope if it is not entered yet. Returns whether to poll the future. If this returns `false`,
+    /// `self.poll` is what the poll returns: the error, or `Pending`.
     #[cfg_attr(not(debug_assertions), inline(always))]
     fn is_to_be_polled(&mut self, thread: &Thread, polled: &mut SuspendedScope) -> bool {
-        // A finished future is not polled again. It is looked at through the pin, because a plain reference to the
+        // A finished future is not polled again. This check goes through the pin, because a plain reference to the
         // future would alias the references that the future has to itself.
         if self.future.as_mut().as_pin_mut().is_none() {
             return false;
@@ -262,8 +263,8 @@ where
         }
     }
 
-    /// If the future is done, sets the result. If the future's time is up, sets the error. In both cases, drops the
-    /// future inside its scope. With `KEEP`, the future is not dropped.
+    /// If the future is done, sets the result. If the future's time is up, sets the error. In both cases drops the
+    /// future inside its scope, unless `KEEP` is `true`.
     #[cfg_attr(not(debug_assertions), inline(always))]
     fn look_at(&mut self, thread: &Thread, scope: &Scope, output: Poll<F::Output>) {
         let poll = match output {
@@ -293,7 +294,8 @@ where
     }
 }
 
-/// Polls a future whose time is up: waits for its hooks, then gives the kept error. The user's future is not polled.
+/// For a future whose time is up. Pending until the future's hooks have run, then gives the kept error. Does not poll
+/// the user's future.
 #[cold]
 #[inline(never)]
 fn end_after_hooks(
@@ -309,9 +311,9 @@ fn end_after_hooks(
     Poll::Ready(error)
 }
 
-/// Called if the scope of a future could not be entered. Gives the error, or stays pending. If a scope around the
-/// future is over, [`AwaitAction`] decides, as for an await. If only the future's own scope is over, stays pending now
-/// and then, so that other tasks run.
+/// The scope of the future could not be entered, so this gives the error or stays pending. If a scope around the future
+/// is over, this acts as an await does ([`AwaitAction`]). If only the future's own scope is over, one call in many
+/// stays pending, so that other tasks run.
 #[cold]
 #[inline(never)]
 fn stay_out(
@@ -377,9 +379,9 @@ fn wait_on(scope: &Scope, look: u64, wakeup: &mut TaskWakeup, waker: &Waker) -> 
     let now = clock::now();
     let shielded = |scope: &Scope| scope.existing_node().map_or(0, |node| node.shielded_until(waker));
     let mut until = scope.polled_until(now).max(shielded(scope));
-    // This scope may be over only because the scope of an outer future is over. Then the outer future will drop its
-    // body, perhaps after a shield, so this future stays pending. But if the body has only a `&mut` of this future,
-    // this future outlives the body. So after some time it gives the error.
+    // If this scope is over only because the scope of an outer future is over, the outer future will drop its body,
+    // perhaps after a shield. The drop of the body mostly drops this future too, so this future stays pending. But if
+    // the body has only a `&mut` of this future, this future outlives the body. So after some time it gives the error.
     if scope.is_dropped_by_outer(now) {
         until = scope.polled().map(shielded).fold(until, u64::max);
         if until <= now {
@@ -387,7 +389,7 @@ fn wait_on(scope: &Scope, look: u64, wakeup: &mut TaskWakeup, waker: &Waker) -> 
         }
     }
     if now < until {
-        // `until`, or an earlier time: the next deadline of this scope or of a scope around it, or `look`.
+        // The first of these times that is still to come.
         let next =
             [own, scope.around(), look].into_iter().filter(|&deadline| deadline > now).fold(until, u64::min);
         wakeup.wake_at(next, waker);
@@ -428,7 +430,7 @@ fn drop_scoped<F>(polled: &mut SuspendedScope, wakeup: &mut TaskWakeup, mut futu
         wakeup.clear();
         future.set(None);
     } else if future.as_mut().as_pin_mut().is_some() {
-        // Cleared before the drop of the future, because that may panic.
+        // Cleared before the drop of the future, because the drop may panic.
         wakeup.clear();
         drop_inside(polled, future);
     }
@@ -437,7 +439,7 @@ fn drop_scoped<F>(polled: &mut SuspendedScope, wakeup: &mut TaskWakeup, mut futu
 #[cold]
 fn drop_inside<F>(polled: &mut SuspendedScope, mut future: Pin<&mut Option<F>>) {
     if !needs_drop::<F>() {
-        // The drop of such a future, `&mut future` for example, runs no code that could see the scope.
+        // Such a future, for example a `&mut future`, has no drop code that could see the scope.
         return future.set(None);
     }
     // If the future's drop unwinds with the scope's error, `open` returns that error. Nobody is left to receive it.

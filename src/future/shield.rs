@@ -86,18 +86,19 @@ struct Opened {
     announced: Announced,
     /// Whether `max` has passed. Then the shield no longer keeps the scopes around from dropping their futures.
     spent: bool,
-    // Declared last, so dropped last. Otherwise hooks that became due during the shield would fire before the shield is
-    // gone.
+    // Declared last, so dropped last. Its drop fires the hooks that became due during the shield. They must not fire
+    // before `announced` is dropped.
     suspended: HeldOffHooks,
 }
 
-/// While this value exists, the scopes around a future in the same poll go on polling the future, and do not drop it.
-/// The future is a shield, or an [`Interruptible`](super::Interruptible) that awaits its hook.
+/// Tells the scopes around a future, in the same poll, to go on polling the future, and not to drop it. This holds
+/// until this value is dropped, or until the end that was given to `to_scopes_around`. The future is a shield, or an
+/// [`Interruptible`](super::Interruptible) that awaits its hook.
 pub(super) struct Announced(Vec<(Arc<Node>, usize)>);
 
 impl Announced {
-    /// Replaces the shields if the scopes around this poll, or the nodes of these scopes, are not those of the last
-    /// poll.
+    /// If the scopes around this poll, or the nodes of these scopes, are others than in the last poll, replaces the
+    /// shields by new ones.
     pub(super) fn follow(&mut self, thread: &Thread, until: u64, max: u64) {
         let same = innermost(thread, |scope| {
             let around = scope.into_iter().flat_map(Scope::polled).map(Scope::existing_node);
@@ -110,8 +111,8 @@ impl Announced {
         }
     }
 
-    /// Adds a shield to each scope around this poll, until the time `until`. If a scope is already over, its shield
-    /// ends at the latest `max` after the end of the scope.
+    /// Adds a shield to each scope around this poll. The shield ends at `until`. If the scope is over already, the
+    /// shield ends at the latest `max` after the scope's end.
     pub(super) fn to_scopes_around(thread: &Thread, until: u64, max: u64) -> Self {
         let now = clock::now();
         innermost(thread, |scope| {
@@ -121,7 +122,8 @@ impl Announced {
                 let until = if node.env.shares_clock(&env) {
                     scope.ended_at(now).map_or(until, |end| until.min(end.saturating_add(max)))
                 } else {
-                    // `until` is not on the clock of this scope, so here the announcement ends only with its drop.
+                    // `until` is not a time on this scope's clock. So this shield ends only when `Announced` is
+                    // dropped.
                     NEVER
                 };
                 Some((Arc::clone(node), node.add_shield(until)?))
@@ -161,7 +163,7 @@ impl<F: Future> Future for Shield<F> {
                 None => this.opened.insert(Opened::new(thread, max, location)),
             };
             let mut poll = Poll::Pending;
-            // `open` returns an error only for an unwinding that ends at this scope. None ends at a shield.
+            // `open` returns an error only if an unwinding ends at this scope, and no unwinding ends at a shield.
             let _ = opened.polled.open(thread, ptr::null(), false, |_| {
                 if let Some(future) = this.future.as_mut().as_pin_mut() {
                     poll = future.poll(cx);
@@ -206,7 +208,6 @@ impl Opened {
         Self { polled, wakeup: TaskWakeup::default(), announced, spent: false, suspended }
     }
 
-    /// Moves the shield to the scopes around this poll, if they are not those of the last poll.
     fn follow(&mut self, thread: &Thread) {
         if !self.spent {
             self.announced.follow(thread, self.polled.own(), self.polled.asked());
@@ -228,7 +229,7 @@ impl<F> PinnedDrop for Shield<F> {
         if let Some(opened) = this.opened
             && this.future.as_mut().as_pin_mut().is_some()
         {
-            // As in `poll`: `open` returns no error.
+            // `open` returns no error, because no unwinding ends at a shield.
             let _ = Thread::with(|thread| {
                 opened.polled.open(thread, ptr::null(), true, |_| this.future.set(None))
             });

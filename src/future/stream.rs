@@ -103,13 +103,13 @@ impl Timebox {
 pub struct TimeoutStream<S> {
     #[pin]
     scoped: Scoped<Next<S>, true>,
-    /// The longest time for an item.
+    /// How long the stream may be pending before an item.
     max: u64,
-    /// When the present item is overdue. [`NEVER`] if the stream has not been pending since the last item.
+    /// When the next item is overdue. [`NEVER`] if the stream was not pending since the last item.
     overdue: u64,
     /// Wakes the task at `overdue`.
     wakeup: TaskWakeup,
-    /// The test environment whose clock `overdue` is on.
+    /// `overdue` is a time on the clock of this test environment.
     env: TestEnv,
     is_done: bool,
 }
@@ -128,17 +128,17 @@ impl<S: Stream> TimeoutStream<S> {
 
     /// Limits the time that the stream takes for each item, beside the limit of the whole.
     ///
-    /// The time runs while the stream is pending: from the poll that asks for an item. So the time that the consumer takes
-    /// between two items does not count. When it runs out, the scope of the whole stream is over, with its tokens and handles,
-    /// and the [limit](TimeoutError::limit) of the error is `max`.
+    /// The time runs while the stream is pending: from the poll that asks for an item. So the time that the consumer
+    /// takes between two items does not count. When this time is up, the scope of the whole stream is over, with its
+    /// tokens and handles. The [limit](TimeoutError::limit) of the error is `max`.
     pub fn idle(mut self, max: Duration) -> Self {
         self.max = nanos(max);
         self
     }
 
-    /// Whether the next item is overdue. Called while the stream is pending. The first call after an item starts the
-    /// time of the next item, and each call makes sure that the task is woken at the end of that time. Always `false`,
-    /// without a wakeup, if there is no idle limit, if the scope is not entered, or if limits are off.
+    /// Whether the next item is overdue. Called after each poll that was pending. The first call after an item starts
+    /// the time for the next item. Each call that returns `false` arms the wakeup at the end of that time. Without an
+    /// idle limit, before the scope is entered, and if limits are off, returns `false` and arms nothing.
     fn is_overdue(self: Pin<&mut Self>, cx: &Context<'_>) -> bool {
         let this = self.project();
         if *this.max == NEVER || !this.scoped.is_entered() || !is_enabled() {
@@ -173,7 +173,7 @@ impl<S: Stream> Stream for TimeoutStream<S> {
             let now = this.env.reading(clock::now());
             let mut scoped = this.scoped;
             scoped.as_mut().expire(*this.max, now);
-            // The scope is over now, so the limit for items is switched off.
+            // The scope is over now. `NEVER`: no later item is overdue, so the scope is not ended again.
             *this.max = NEVER;
             poll = scoped.poll(cx, Ok, |_| ());
         }
@@ -234,8 +234,8 @@ impl<S: Stream> Future for Next<S> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        // Once the scope is over, the stream is not asked for another item. Otherwise a stream that is always ready
-        // would never end.
+        // Once the scope and its grace are over, the stream is not asked for another item. Otherwise a stream that is
+        // always ready would never end.
         if *this.begins && Thread::with(is_at_end) {
             return Poll::Pending;
         }
@@ -245,7 +245,7 @@ impl<S: Stream> Future for Next<S> {
     }
 }
 
-/// Whether the scope of the stream is over, and its grace too.
+/// Whether the innermost scope is over, and the time for its cleanup too: see `Scope::polled_until`.
 fn is_at_end(thread: &Thread) -> bool {
     is_over(thread) && {
         let now = clock::now();

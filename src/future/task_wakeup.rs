@@ -35,16 +35,15 @@ pub(crate) struct TaskWakeup {
 #[derive(Debug, Default)]
 struct ColdState {
     waiting: Option<Waiting>,
-    /// If the scope of an outer future is over, the outer future will drop this one. Until this time, this future waits
-    /// for the drop.
+    /// Until this time, this future waits to be dropped by an outer future whose scope is over.
     patience: u64,
     /// Whether the last poll found the future's scope over.
     over: bool,
-    /// The state of the entry of the future's scope, which counts as an await. Not used after the entry.
+    /// The entry into the future's scope counts as an await. This is the state of that await, not used after the entry.
     await_state: AwaitState,
     /// The error that the future will give once its hooks have run.
     error: Option<TimeoutError>,
-    /// Present once there was a report.
+    /// What was reported about this future; `None` while nothing was.
     #[cfg(feature = "report")]
     history: Option<ReportHistory>,
 }
@@ -71,8 +70,8 @@ pub(super) fn rely_on(node: &Arc<Node>, waker: &Waker) {
     }
 }
 
-/// The task's own waker. In a traced poll, `cx` has a waker that counts its clones. The clone that a scope keeps for
-/// its deadline must not be counted.
+/// The task's own waker. In a traced poll, `cx` has a waker that takes each clone for a wait of the future. The clone
+/// that a scope keeps for its deadline is no such wait, so it is made from the task's own waker.
 #[cfg_attr(not(debug_assertions), inline(always))]
 pub(super) fn task_waker<'a>(cx: &Context<'a>) -> &'a Waker {
     #[cfg(feature = "report")]
@@ -82,7 +81,7 @@ pub(super) fn task_waker<'a>(cx: &Context<'a>) -> &'a Waker {
 }
 
 impl TaskWakeup {
-    /// Wakes the task at `deadline`, and not at the time of an earlier call.
+    /// Has the task woken at `deadline`. This replaces the time of an earlier call.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn wake_at(&mut self, deadline: u64, waker: &Waker) {
         if TestEnv::is_in_force() {
@@ -134,11 +133,12 @@ impl TaskWakeup {
         self.timer.is_some_and(|(at, _)| at == deadline)
     }
 
-    /// Until when this future stays pending, so that an outer future can drop it. `over`: since when the outer future
-    /// should have dropped it.
+    /// Since `over`, an outer future should have dropped this one. Returns until when this future stays pending, to
+    /// wait for that drop.
     pub(super) fn patience(&mut self, now: u64, over: u64) -> u64 {
         let patience = &mut self.cold.get_or_insert_default().patience;
-        // A wait that began before `over` was for an earlier drop, so this wait begins anew.
+        // The last wait began `PATIENCE` before its end. If that was before `over`, it was a wait for an earlier drop.
+        // So a new wait begins now.
         if patience.saturating_sub(PATIENCE) < over {
             *patience = now.saturating_add(PATIENCE);
         }
@@ -154,8 +154,8 @@ impl TaskWakeup {
         self.cold.get_or_insert_default().over = true;
     }
 
-    /// Wakes the task when `node` is over. The node given before no longer wakes the task. `false` if `node` is already
-    /// over.
+    /// Makes `node` wake the task when it is over, in place of the node of an earlier call. `false` if `node` is over
+    /// already.
     pub(super) fn wake_by(&mut self, node: Option<&Arc<Node>>, waker: &Waker) -> bool {
         if let Some(cold) = &mut self.cold {
             cold.over = false;
@@ -174,9 +174,9 @@ impl TaskWakeup {
         true
     }
 
-    /// Wakes the task at `own`, or at `around` (the effective deadline of `scope`) if that is earlier. Also wakes the
-    /// task if `scope` is cancelled. If the same task polls `scope`, the future of `scope` wakes the task in these two
-    /// cases, so this function does not. `false` if `scope` is already over.
+    /// Sets wakeups of the task: at `own`, at `around` (the effective deadline of `scope`), and at a cancel of `scope`.
+    /// If the same task polls `scope`, this sets only the wakeup at `own`, because the future of `scope` sets the
+    /// others. Returns `false` if `scope` is already over.
     ///
     /// A clone or a drop of a waker runs foreign code, which must not leave `scope`. So the caller must have an open
     /// scope inside `scope`.
@@ -203,7 +203,8 @@ impl TaskWakeup {
     /// on the clock of `env`.
     pub(super) fn wake_await(&mut self, thread: &Thread, env: &TestEnv, end: u64, waker: &Waker) {
         let shares_clock = env.shares_clock(&TestEnv::current());
-        // A clone or a drop of a waker runs foreign code, so it is done below, where no scope's frame is borrowed.
+        // No waker is cloned or dropped in this closure: that may run foreign code, and here a scope's frame is
+        // borrowed.
         let (deadline, node) = innermost(thread, |scope| {
             let deadline = if shares_clock { thread.deadline.get() } else { NEVER };
             match scope.filter(|scope| !(shares_clock && scope.is_polled_with(waker))) {
@@ -215,13 +216,14 @@ impl TaskWakeup {
         // The timer is set even if the scope around wakes the task earlier: the future may be carried out of that scope.
         self.wake_at_on(env, end.min(deadline), waker);
         if !self.wake_by(node.as_ref(), waker) {
-            // The scope is already over: the next poll of the await sees that.
+            // The scope is over already, so the task is woken now. In its next poll, the await sees the end of the
+            // scope.
             waker.wake_by_ref();
         }
     }
 
-    /// Wakes the task at `until`, and no longer at the end of a node. For an await that stays pending in a scope that
-    /// is over.
+    /// For an await that stays pending although its scope is over. From now on the task is woken at `until`, and no
+    /// longer at the end of a scope.
     pub(super) fn stay(&mut self, env: &TestEnv, until: u64, waker: &Waker) {
         self.wake_by(None, waker);
         self.wake_at_on(env, until, waker);
@@ -237,8 +239,8 @@ impl TaskWakeup {
         self.cold.as_ref()?.history.as_ref()
     }
 
-    /// Whether the future may be due for a report: the time of its timer has come. The timer may have been set for the
-    /// scope's deadline instead.
+    /// Whether the future may be due for a report: the time of its timer has come. (Or the timer was set for the
+    /// scope's deadline: then no report is due.)
     #[cfg(feature = "report")]
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn is_report_due(&self) -> bool {

@@ -81,7 +81,8 @@ pub struct Wait<F> {
     location: &'static Location<'static>,
     /// The test environment whose clock the wait follows.
     env: TestEnv,
-    /// The limit with its deadline. Set while the future is pending: the limit begins at the first poll.
+    /// The limit and its deadline. `None` before the first poll, at which the limit begins, and once the future is
+    /// done.
     begun: Option<WaitLimit>,
     await_state: AwaitState,
     wakeup: TaskWakeup,

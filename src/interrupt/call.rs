@@ -25,7 +25,8 @@ pub struct Outcome<R> {
     pub value: R,
     /// How often the call's hook fired, escalations included.
     pub fires: u32,
-    /// The hook's last failure, even if a later run succeeded.
+    /// The last failure of a hook that it escalates to, or else of the hook itself. It stays here even if a later run
+    /// succeeded.
     pub failure: Option<HookFailure>,
 }
 
@@ -244,10 +245,9 @@ struct Registered<'a> {
 }
 
 impl<'a> Registered<'a> {
-    /// Registers the hook; `None` if the node is over.
     fn new(node: &'a Arc<Node>, entry: &'a Arc<Entry>, location: &'static Location<'static>) -> Option<Self> {
         let key = node.add_hook(entry, HookOwner::Scope);
-        // Without a key the node is over, or a fork has lost its lock. In the second case the call goes on without
+        // No key: the node is over, or a fork has lost the node's lock. If the lock is lost, the call goes on without
         // the hook.
         (key.is_some() || !node.is_over()).then_some(Self { node, entry, key, location })
     }

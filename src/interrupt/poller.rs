@@ -85,9 +85,9 @@ impl<'s> Poller<'s> {
     }
 }
 
-/// Lets another thread end a wait. A wait needs a `Wakeup` if its scope or an outer scope has a node, and so can be
-/// cancelled. It also needs a `Wakeup` if it has a deadline on a mock clock. A deadline on the real clock is the
-/// timeout of `poll`.
+/// Lets another thread end a wait in `poll`. A wait needs this if it can be cancelled (its scope or an outer scope has
+/// a node), or if its deadline is on a mock clock. A deadline on the real clock needs no `Wakeup`, because `poll` has a
+/// timeout.
 struct Wakeup<'s> {
     pipe: Arc<WakePipe>,
     node: Option<(&'s Arc<Node>, usize)>,
@@ -114,8 +114,8 @@ impl<'s> Wakeup<'s> {
         let (reader, writer) = io::pipe()?;
         let pipe = Arc::new(WakePipe { reader, writer, made_in: Process::current() });
         let waker = Waker::from(Arc::clone(&pipe));
-        // `add_waker` returns `None` if the node is over. No waker is needed then: `wait` checks the scope first, and
-        // fails.
+        // `add_waker` returns `None` in two cases. If the node is over, `wait` fails before it waits. If a fork has
+        // lost the node's lock, nobody can wake this thread.
         let node = node.and_then(|node| Some((node, node.add_waker(&waker)?)));
         let timer = (due != NEVER).then(|| thread::schedule_on(&TestEnv::current(), due, waker));
         Ok(Some(Self { pipe, node, timer }))

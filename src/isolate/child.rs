@@ -1,4 +1,4 @@
-//! The program's side: starts children, calls them, and keeps idle ones.
+//! The side of the program that calls: it starts children, calls functions in them, and keeps idle children.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -21,7 +21,7 @@ use crate::sync::{ForkMutex, SetOnce, os};
 use crate::time::nanos;
 use crate::token::Hook;
 
-/// The most idle children of one function.
+/// How many idle children of one function are kept, at most.
 const MAX_IDLE: usize = 4;
 
 /// Idle children, by the name of their function.
@@ -44,9 +44,9 @@ pub(super) struct Child {
     greeted: bool,
 }
 
-/// Kills a child process and its group. Does nothing, and returns `false`, if the process `pid` is no child of this process.
-/// Then either the child has been reaped, and `pid` may be another process by now; or the child belongs to the process that
-/// forked this one.
+/// Kills a child process and its group. Does nothing, and returns `false`, if `pid` is no child of this process. The
+/// child may have been reaped, so that `pid` is another process by now. Or this process was forked from the child's
+/// parent.
 fn kill(pid: Pid) -> bool {
     let is_ours = os::has_ended(pid).is_ok();
     if is_ours {
@@ -64,7 +64,7 @@ impl Child {
             match kept {
                 None => return Self::start(function, memory),
                 Some(child) if child.made_in.is_current() => {
-                    // Otherwise the child has ended while it was idle, and is dropped.
+                    // A child that has ended while it was idle is dropped, and the loop tries another.
                     if matches!(os::has_ended(child.pid()), Ok(false)) {
                         return Ok(child);
                     }
@@ -125,8 +125,7 @@ impl Child {
             wire::read(stream)
         })?;
         match called.value {
-            // The answer may have come at the same moment as the deadline. If the hook has fired, the child is not
-            // kept.
+            // The hook may fire although the answer has come. Then the child was killed, so it is not kept.
             Ok(answer) => {
                 let answer = wire::parse(&answer)?;
                 if called.fires == 0 && !matches!(answer, Answer::TimedOut) {

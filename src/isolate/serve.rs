@@ -42,7 +42,6 @@ pub(super) fn serves() -> bool {
     SERVES.get().is_some()
 }
 
-/// A text that identifies an open file.
 fn identity(file: impl AsFd) -> io::Result<String> {
     let metadata = File::from(file.as_fd().try_clone_to_owned()?).metadata()?;
     Ok(format!("{}:{}", metadata.dev(), metadata.ino()))
@@ -54,8 +53,8 @@ pub(super) fn serve(functions: &[&dyn Function], memory: u64) -> ! {
     SERVES.get_or_init(|| ());
     let ended = limit_memory(memory).and_then(|()| {
         let stream = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
-        // The function, and processes that it starts, must not read from the stream, so the standard input becomes empty. (The
-        // clone of the stream is closed on exec.)
+        // The stream was the standard input. The function, and processes that it starts, must not read from the stream,
+        // so the standard input becomes `/dev/null`. (The clone of the stream is closed on exec.)
         os::replace_stdin(File::open("/dev/null")?.as_fd())?;
         // The first message is empty. It tells the program that the child's `main` calls `entry`.
         wire::write(&stream, &())?;
@@ -68,8 +67,8 @@ pub(super) fn serve(functions: &[&dyn Function], memory: u64) -> ! {
     std::process::exit(i32::from(ended.is_err()))
 }
 
-/// Reads the requests on a separate thread. That thread sees at once that the program has ended. So the child ends with the
-/// program, even during a call.
+/// Reads the requests on a thread of its own. If the program ends, the stream is closed, and this thread ends the child
+/// at once, even during a call.
 fn requests(stream: UnixStream) -> io::Result<mpsc::Receiver<Vec<u8>>> {
     let (send, requests) = mpsc::channel();
     os::spawn("timebox-isolate", move || {
@@ -99,7 +98,6 @@ fn answer(functions: &[&dyn Function], request: &Request<'_>) -> Answer {
     }
 }
 
-/// Limits the address space of this process; 0 for no limit.
 fn limit_memory(bytes: u64) -> io::Result<()> {
     use rustix::process::{Resource, Rlimit, setrlimit};
     if bytes == 0 {

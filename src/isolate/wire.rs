@@ -28,7 +28,6 @@ fn invalid(error: &postcard::Error) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, error.to_string())
 }
 
-/// Writes a message: its length, then its bytes.
 pub(super) fn write(mut to: impl Write, message: &impl Serialize) -> io::Result<()> {
     let message = postcard::to_stdvec(message).map_err(|error| invalid(&error))?;
     to.write_all(&(message.len() as u64).to_le_bytes())?;

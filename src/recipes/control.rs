@@ -40,8 +40,8 @@ impl Error for Failure {}
 #[derive(Clone, Default)]
 pub struct Doubt {
     is_raised: Arc<AtomicBool>,
-    /// Shut down once the mark is raised. `None` if the client library hides its socket: then the owner of the
-    /// connection must discard it.
+    /// The socket of the connection. It is shut down when the mark is raised. `None` if the client library hides its
+    /// socket: then the owner of a marked connection must discard it.
     socket: Option<Arc<TcpStream>>,
 }
 
@@ -62,8 +62,8 @@ impl Doubt {
     }
 }
 
-/// A hook of two steps. The first asks the server to cancel. The second, `bound` later, shuts the socket down, in case the
-/// server is frozen or the network is silent.
+/// A hook of two steps. The first asks the server to cancel. The second comes `bound` later, in case the server is
+/// frozen or the network is silent. It shuts down the socket of `doubt`. Without such a socket there is no second step.
 pub fn two_steps(
     bound: Duration,
     doubt: &Doubt,
@@ -85,8 +85,8 @@ pub fn two_steps(
     }
 }
 
-/// A connection that ends calls on other connections. One such connection serves all others. It is made before it is
-/// needed.
+/// A connection through which calls on other connections are ended. One serves all other connections. It is made in
+/// advance, because connecting may take too long once a call must end.
 pub struct Control<C> {
     connect: Box<dyn Fn(Duration) -> Result<C, AnyError> + Send + Sync>,
     is_open: fn(&C) -> bool,
@@ -179,7 +179,8 @@ impl<C> Control<C> {
     }
 }
 
-/// One use of the connection. The drop ends the use. If `connection` is `None` by then, the connection is lost.
+/// One use of the connection. The drop puts the connection back. If `connection` is `None`, the connection was lost in
+/// this use: then the drop records the loss.
 struct Turn<'a, C> {
     control: &'a Control<C>,
     connection: Option<C>,
@@ -210,7 +211,8 @@ fn left(end: Instant) -> Result<Duration, AnyError> {
     }
 }
 
-/// Whether an idle connection is still open. Then there is nothing to read, so a read would block.
+/// Whether an idle connection is still open. From an open one there is nothing to read yet, so a read would block. From
+/// a closed one, a read returns at once.
 pub fn is_open(socket: &TcpStream) -> bool {
     let look = || {
         socket.set_nonblocking(true)?;

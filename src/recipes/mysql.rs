@@ -13,8 +13,8 @@ use super::control::{self, AnyError, BOUND, Doubt, Failure, is_open, two_steps};
 /// What identifies a connection to its server. Call [`session`] once after connecting, and again after each reset of
 /// the connection.
 pub struct Session {
-    /// The name of a lock that this connection holds. It names the session, since no other session and no other server
-    /// has this lock.
+    /// The name of a lock that this connection holds. No other session and no other server has this lock, so the name
+    /// identifies the session.
     pub lock: String,
     pub doubt: Doubt,
 }

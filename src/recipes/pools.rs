@@ -27,8 +27,8 @@ where
 // ===== r2d2: sync calls are not dropped in the middle. A call that is cut off loses its connection =====
 
 /// Waits for a connection until the scope is over, or until the pool's own timeout has passed. A cancel does not end
-/// `get_timeout`, so the wait is made of short slices. A slice lasts longer while the pool tests a connection:
-/// [`Manager`] limits that test.
+/// `get_timeout`, so this calls it again and again, each time for `SLICE`. A call takes longer if the pool tests a
+/// connection: [`Manager`] limits that test.
 pub fn lent_by_r2d2<M: r2d2::ManageConnection>(
     pool: &r2d2::Pool<M>,
 ) -> Result<r2d2::PooledConnection<M>, AnyError> {
@@ -63,9 +63,9 @@ impl r2d2::ManageConnection for Manager {
     /// test must end by itself: at the end of the scope, and after a second at the latest.
     fn is_valid(&self, connection: &mut Connection) -> Result<(), ConnectionError> {
         match connection.test() {
-            // The scope was over before the test, so nothing was tested. An error would make r2d2 throw the connection away and
-            // test the next one. With `Ok`, the `checkpoint` after `get_timeout` fails, and the connection goes back to the
-            // pool.
+            // An error without a source: the scope was over before the test, so nothing was tested. An `Err` would make
+            // r2d2 throw the connection away and test the next one. After `Ok`, the `checkpoint` after `get_timeout`
+            // fails, and the connection goes back to the pool.
             Err(error)
                 if error.downcast_ref().is_some_and(|error: &TimeoutError| error.source().is_none()) =>
             {
@@ -127,7 +127,8 @@ pub async fn on_deadpool<T: Unpin + 'static>(
     let mut lent = Lent(Some(object));
     let Some(client) = &lent.0 else { unreachable!("it was just put there") };
     let result = future::interruptible(hook, work(client)).await;
-    // The query has ended, with its result or because it was cancelled. If there is no doubt, the object goes back to its pool.
+    // The query has ended. If no cancel may still arrive, the object goes back to its pool. Otherwise the drop of
+    // `lent` takes the connection out of the pool.
     if !doubt.is_raised() {
         drop(lent.0.take());
     }

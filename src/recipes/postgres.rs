@@ -12,12 +12,12 @@ use tokio_postgres::{CancelToken, Client, Config, NoTls, SimpleQueryMessage};
 
 use super::control::{self, AnyError, BOUND, Doubt, Failure, two_steps};
 
-/// What names a connection at its server. Ask once, after connecting.
+/// Identifies a connection at its server. Get it once, after connecting.
 #[derive(Clone)]
 pub struct Session {
     pub pid: i32,
-    /// When the session started, in microseconds. `pid` alone is not enough: other servers have the same numbers, and one
-    /// server reuses its own.
+    /// When the session started, in microseconds. `pid` alone does not identify a session: other servers use the same
+    /// numbers, and a server uses a number again.
     pub started: i64,
     pub doubt: Doubt,
 }
@@ -134,8 +134,8 @@ fn within<T: Send + 'static>(
     })
 }
 
-/// Runs one statement of a session. The end of the scope around the call cancels the statement. `T: 'static` keeps the
-/// closure from returning rows that are still to be read: such rows borrow the connection.
+/// Runs one statement of a session. The end of the scope around the call cancels the statement. `T: 'static` excludes a
+/// result that borrows the connection, such as an iterator that still reads rows.
 pub fn guarded<T: 'static>(
     control: &Arc<Control>,
     session: &Session,
@@ -170,9 +170,9 @@ fn raw_cancel(
         let cancel = cancel_and_wait(&token, server);
         runtime.block_on(async { timeout(bound, cancel).await }).map_err(unanswered)??;
         sent += 1;
-        // A server ignores a cancel that comes before the statement, so the first cancels may be lost. But it also ignores
-        // a cancel for a session that it does not have. This runs again only while the query runs, so the fourth cancel
-        // reports an error.
+        // A server ignores a cancel that comes before the statement, so the first cancels may be lost. A server also
+        // ignores a cancel for a session that it does not have. This runs again only while the query runs. So a fourth
+        // cancel means that this is perhaps the wrong server, and reports an error.
         if sent <= 3 {
             return Ok(());
         }

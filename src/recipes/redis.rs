@@ -18,7 +18,8 @@ pub struct Session {
     pub doubt: Doubt,
 }
 
-/// The session of a connection whose socket the client hides. Only `CLIENT UNBLOCK` ends a command on such a connection.
+/// The session of a connection. The client hides the socket, so no hook can shut it down: only `CLIENT UNBLOCK` ends a
+/// command.
 pub fn session(connection: &mut impl ConnectionLike) -> Result<Session, AnyError> {
     let id = cmd("CLIENT").arg("ID").query(connection)?;
     Ok(Session { id, server: server(connection)?, doubt: Doubt::default() })
@@ -30,7 +31,7 @@ fn server(connection: &mut impl ConnectionLike) -> Result<String, AnyError> {
     Ok(info.get("run_id").ok_or("the server does not say its name")?)
 }
 
-/// A connection that unblocks other connections. A pool needs only one.
+/// A connection that ends blocked calls on other connections, with `CLIENT UNBLOCK`. A pool needs only one.
 pub struct Control(control::Control<(Connection, Session)>);
 
 impl Control {

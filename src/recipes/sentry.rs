@@ -15,7 +15,7 @@ pub struct Sentry {
 
 impl Sentry {
     /// `dsn` is what the server shows for a project: `https://KEY@HOST/PROJECT`. `None` if `dsn` has another form.
-    /// `timeout` bounds an exchange: a silent server must not hold up the events behind this one.
+    /// `timeout` limits each exchange with the server. Without it, a silent server would hold up all later events.
     pub fn new(dsn: &str, timeout: Duration) -> Option<Self> {
         let (scheme, rest) = dsn.split_once("://")?;
         let (key, rest) = rest.split_once('@')?;

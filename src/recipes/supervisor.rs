@@ -7,8 +7,8 @@ use std::{process, thread};
 use sd_notify::NotifyState;
 use timebox::report::{self, Dump, Policy};
 
-/// Ends the process if a scope is still open when the time `after` has passed since its expiry. Writes everything out
-/// before.
+/// Aborts the process if a scope is stuck, that is, if it is still open `after` its expiry. Before that, writes the
+/// dump and waits for the reports that are being written.
 pub fn abort_when_stuck(policy: Policy, after: Duration) -> Policy {
     policy.on_stuck(after, |dump| {
         write_out(dump);
@@ -16,7 +16,7 @@ pub fn abort_when_stuck(policy: Policy, after: Duration) -> Policy {
     })
 }
 
-/// Pings systemd until a scope is stuck, that is, until it is still open `after` its expiry. Then the pings stop, so
+/// Pings systemd until a scope is stuck: its expiry was `after` ago, and it is still open. Then the pings stop, so
 /// systemd ends the process.
 pub fn withhold_ping_when_stuck(policy: Policy, after: Duration) -> io::Result<Policy> {
     // `None`: systemd does not watch this program, or the program was started by hand.

@@ -25,7 +25,7 @@ use crate::sync::SetOnce;
 use crate::sync::traced_waker::with_traced;
 use crate::sync::{Mutex, lock};
 
-/// How many stacks one poll takes at most.
+/// How many stacks are taken in one poll, at most.
 const MOST_STACKS: usize = 32;
 
 /// The stacks that one poll took, without names.
@@ -34,7 +34,7 @@ pub(crate) struct AwaitCopies {
     stacks: Vec<Taken>,
     /// How many stacks were not taken, because the poll had taken [`MOST_STACKS`] already.
     left_out: u32,
-    /// How many times another thread cloned or woke the waker. No stack is taken of that thread.
+    /// How many times another thread cloned or woke the waker. Each is only counted, without a stack.
     elsewhere: u32,
 }
 
@@ -56,8 +56,8 @@ pub(crate) struct Awaits {
     pub(crate) notes: Vec<String>,
 }
 
-/// Polls, and takes a stack at each clone and each wake of the waker. Each clone is a clone of the task's own waker, so
-/// nothing that is made here outlives the poll.
+/// Polls the future, and copies a stack each time the future clones or wakes the waker. Each clone is a clone of the
+/// task's own waker, so nothing that is made here outlives the poll.
 #[inline(never)] // stacks end at its name
 pub(crate) fn traced_poll<R>(waker: &Waker, poll: &mut dyn FnMut(&mut Context<'_>) -> R) -> (R, AwaitCopies) {
     let copies = Mutex::new(AwaitCopies::default());
@@ -97,13 +97,14 @@ pub fn awaits_of<R>(
 }
 
 impl AwaitCopies {
-    /// The stacks without names, for [`places`] later on. Stacks that std took are left out.
+    /// The unwound stacks, without names: [`places`] finds the names later. Stacks [by std](Taken::ByStd) are left out.
     #[cfg(feature = "profile")]
     pub(super) fn unwind(self, unwinder: &mut Unwinder) -> Vec<RawStack> {
         self.stacks.into_iter().filter_map(|taken| taken.unwind(unwinder).ok()).collect()
     }
 
-    /// Finds the names. This takes milliseconds, so it is for the reporter thread.
+    /// Finds the names of the functions in the stacks, and joins equal stacks. This takes milliseconds, so it is for
+    /// the reporter thread.
     pub(crate) fn resolve(self, unwinder: &mut Unwinder, names: &mut Names) -> Awaits {
         let Self { stacks, left_out, elsewhere } = self;
         let mut awaits = Awaits::default();
@@ -170,8 +171,8 @@ impl Taken {
     }
 }
 
-/// Removes stacks that show the same place as another stack. Returns the other stacks, and how many were equal to one
-/// of them.
+/// Keeps one stack for each place: one of several equal stacks, and the longest of the stacks of one leaf future.
+/// Returns these stacks, and how many others were equal to one of them.
 pub(super) fn places(stacks: Vec<Stack>) -> (Vec<Stack>, u32) {
     let mut distinct: Vec<Stack> = Vec::new();
     let mut equal = 0;
@@ -209,8 +210,8 @@ fn is_same_place(a: &Frame, b: &Frame) -> bool {
     a.function == b.function && is_same_line
 }
 
-/// Leaves only the frames of the future. Removes the innermost frames, which are those that took the stack. Removes the
-/// traced poll, the frames between it and the future, and all frames outside it.
+/// Leaves only the frames of the future. The traced waker and the frames inside it have taken the stack, so they are
+/// removed. The traced poll, the frames between it and the future, and all frames outside it are removed too.
 ///
 /// If traced polls are nested, a clone goes through each traced waker, from the inside to the outside. So a stack with
 /// two traced wakers belongs to the second traced poll from the inside.

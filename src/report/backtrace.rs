@@ -69,7 +69,7 @@ fn parse_place(place: &str) -> (Option<String>, Option<u32>) {
     }
 }
 
-/// The name without the hash that legacy mangling ends names with.
+/// The name without the hash at its end, which legacy mangling adds.
 fn without_hash(function: &str) -> &str {
     match function.rsplit_once("::h") {
         Some((name, hash)) if hash.len() == 16 && hash.bytes().all(|byte| byte.is_ascii_hexdigit()) => name,

@@ -72,7 +72,7 @@ mod tests {
     #[test]
     fn dates_of_the_calendar() {
         let shown = |seconds: u64| Utc::from(UNIX_EPOCH + Duration::from_secs(seconds)).plain();
-        // From `date -u -d @seconds`.
+        // The expected texts are those of `date -u -d @seconds`.
         assert_eq!(shown(0), "1970-01-01 00:00:00.000 UTC");
         assert_eq!(shown(951_782_399), "2000-02-28 23:59:59.000 UTC");
         assert_eq!(shown(951_782_400), "2000-02-29 00:00:00.000 UTC");

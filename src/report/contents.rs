@@ -17,7 +17,7 @@ pub enum Kind {
     Slow,
     /// The scope's deadline has passed.
     Expired,
-    /// The scope is still open, and the time of its `overdue_after` has passed since its expiry.
+    /// The scope's deadline passed `overdue_after` ago, and the scope is still open.
     Overdue,
     /// A thread of a runtime, or a watched future, is stuck in one poll.
     Stalled,
@@ -78,7 +78,8 @@ pub struct Report {
     /// When the scope was entered.
     #[serde(serialize_with = "json::time")]
     pub began: SystemTime,
-    /// How long the scope had been open at the moment of the report. For [`Kind::Ended`]: at least this long.
+    /// How long the scope had been open at the moment of the report. For [`Kind::Ended`], it was open at least this
+    /// long.
     #[serde(serialize_with = "json::seconds")]
     pub elapsed: Duration,
     /// For [`Kind::Ended`]: the latest moment at which the scope can have ended, counted from its entry. Otherwise
@@ -149,10 +150,10 @@ pub struct Thread {
 pub enum Activity {
     /// It ran, or was ready to run.
     Running,
-    /// It was blocked in a system call, which is described in words: `recvfrom on fd 7, TCP 127.0.0.1:51234 ->
+    /// It was blocked in a system call. The text describes the call: `recvfrom on fd 7, TCP 127.0.0.1:51234 ->
     /// 127.0.0.1:6379`.
     Blocked(String),
-    /// It could not be found out.
+    /// It is not known what the thread did.
     Unknown,
 }
 
@@ -187,7 +188,8 @@ pub struct Stack {
     pub frames: Vec<Frame>,
     /// Whether frames are missing at the outer end.
     pub truncated: bool,
-    /// Whether frames may be wrong or missing, because a module's tables do not cover its code.
+    /// Whether frames may be wrong or missing, because the unwind tables do not cover all code, or the stack is too
+    /// large to be copied as a whole.
     pub approximate: bool,
 }
 
@@ -201,9 +203,10 @@ pub struct Frame {
     pub file: Option<String>,
     /// The line in that file, if it is known.
     pub line: Option<u32>,
-    /// Whether the function was inlined into the next one outwards.
+    /// Whether the function was inlined into its caller, the next frame.
     pub inlined: bool,
-    /// Whether the function belongs to std, to a runtime, or to this crate. The text of a report folds such frames.
+    /// Whether the function belongs to std, to the C library, to a runtime or web framework, or to this crate. The text
+    /// of a report folds such frames.
     pub foreign: bool,
     /// The file name of the program or library, if it is known.
     pub module: Option<String>,

@@ -17,8 +17,8 @@ const CRATES: [&str; 52] = [
 /// Parts of the paths of std's source files.
 const FOLDERS: [&str; 4] = ["/rustc/", "/rustlib/src/", "/library/std/src/", "/library/core/src/"];
 
-/// Parts of the paths of these crates' source files. Needed for inlined functions, of which only the last part of the
-/// name may be known.
+/// Parts of the paths of the source files of some of these crates. Needed for inlined functions, because only the last
+/// part of their name may be known.
 const PACKAGES: [&str; 14] = [
     "/tokio-1",
     "/tokio-util-",
@@ -38,11 +38,11 @@ const PACKAGES: [&str; 14] = [
 
 /// The files of C libraries begin with these names. All functions of these files are foreign.
 const LIBRARIES: [&str; 7] = ["libc.so", "libc-", "libpthread", "ld-linux", "ld-musl", "libgcc_s", "[vdso]"];
-/// Functions around `main`. They are foreign even in the program's own file.
+/// Functions around `main`. They are foreign, although some are in the program's own file.
 const STARTS: [&str; 6] =
     ["_start", "__libc_start_main", "__libc_start_call_main", "main", "start_thread", "clone3"];
 
-/// Whether a function belongs to std, to a runtime, to this crate or to the C library.
+/// Whether a function belongs to std, to the C library, to this crate, or to another crate of `CRATES`.
 pub(super) fn is_foreign(function: &str, file: Option<&str>, module: &str) -> bool {
     if LIBRARIES.iter().any(|library| module.starts_with(library)) {
         return true;
@@ -58,8 +58,8 @@ pub(super) fn is_foreign(function: &str, file: Option<&str>, module: &str) -> bo
     crate_of(function).is_some_and(|name| CRATES.contains(&name)) && !is_test(function)
 }
 
-/// Whether a function belongs to this crate. If the name has no crate, the file decides: of an inlined function,
-/// perhaps only the last part of the name is known.
+/// Whether a function belongs to this crate. If the name does not tell the crate, the file decides: of an inlined
+/// function, maybe only the last part of the name is known.
 #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
 pub(super) fn is_own(function: &str, file: Option<&str>) -> bool {
     match crate_of(function) {
@@ -68,7 +68,7 @@ pub(super) fn is_own(function: &str, file: Option<&str>) -> bool {
     }
 }
 
-/// Unit tests are like a user's functions, in this crate too.
+/// Whether this is a unit test. Unit tests count as the program's own code, even those of this crate.
 fn is_test(function: &str) -> bool {
     function.contains("::tests::")
 }
@@ -83,7 +83,7 @@ pub(super) fn crate_of(function: &str) -> Option<&str> {
     [of_type, of_trait].into_iter().find_map(|path| self_type(path).split_once("::")).map(|(name, _)| name)
 }
 
-/// Whether a source file is one of a package that cargo has downloaded.
+/// Whether a source file is one of the [`PACKAGES`], in the folder to which cargo downloads packages.
 fn is_of_package(file: &str) -> bool {
     let Some((_, path)) = file.split_once("/registry/src/") else { return false };
     PACKAGES.iter().any(|package| path.contains(package))

@@ -5,7 +5,7 @@ use std::fmt::{self, Display, Formatter};
 use super::contents::Frame;
 use crate::error::OneLine;
 
-/// The places of the functions form a column, which begins here at most.
+/// The column of the places begins here at the latest. A function that is longer moves only its own place to the right.
 const WIDEST: usize = 64;
 
 /// A run of this many foreign frames, or more, is folded into one line.
@@ -25,7 +25,6 @@ enum Line<'a> {
 }
 
 impl<'a> Frames<'a> {
-    /// The names of the lines: the function, or for folded functions their crates.
     #[cfg(feature = "flamegraph")]
     pub(super) fn names(&self) -> Vec<String> {
         let name = |line| match line {
@@ -44,8 +43,7 @@ impl<'a> Frames<'a> {
         for run in frames.chunk_by(|a, b| a.foreign == b.foreign) {
             let folded = match run {
                 [own, ..] if !own.foreign => 0,
-                // The last frame of the innermost run is the function that the program's own code called, so it is
-                // shown.
+                // The program's own code called the last function of the innermost run. So that function is not folded.
                 _ if lines.is_empty() => run.len() - 1,
                 _ => run.len(),
             };
@@ -87,7 +85,7 @@ impl Display for Frames<'_> {
     }
 }
 
-/// `file:line` of a frame; without debug information its module.
+/// `file:line` of a frame. Without debug information: `module+offset`, or nothing if the frame's name is that already.
 pub(super) struct Place<'a>(pub(super) &'a Frame);
 
 impl Display for Place<'_> {
@@ -144,9 +142,9 @@ impl Display for Owners<'_> {
     }
 }
 
-/// The crate of a function. If the source file is in cargo's registry, the crate of that file: so the code of a macro
-/// belongs to the macro's crate. Otherwise the crate of the first path in the function's name: in
-/// `<F as futures::Future>::poll`, the crate of the trait. If there is neither, the file name of the program or library.
+/// The crate of a function. If the source file is in cargo's registry, this is the crate of that file, so the code of a
+/// macro belongs to the macro's crate. Otherwise it is the crate of the first path in the function's name: `futures`
+/// for `<F as futures::Future>::poll`. If there is no path, it is the file name of the program or library.
 fn owner(frame: &Frame) -> &str {
     let by_file = frame.file.as_deref().and_then(|file| {
         let is_of_registry = file.contains("/registry/src/");
@@ -213,7 +211,7 @@ mod tests {
         ] {
             assert_eq!(owner_in(function, None), expected, "{function}");
         }
-        // The closure of a macro.
+        // A closure that a macro has made belongs to the macro's crate.
         let file =
             "/home/me/.cargo/registry/src/index.crates.io-1949cf8c/tokio-util-1.53.0/src/macros/join.rs";
         assert_eq!(owner_in("shop::show::{{closure}}", Some(file)), "tokio-util");

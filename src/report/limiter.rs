@@ -1,13 +1,12 @@
 //! Which reports are written, and which are left out because there are too many.
 //!
-//! Reads no clock: the callers pass the time. The memory has a bound, however many stacks there are.
+//! Reads no clock: the callers pass the time.
 
 use std::collections::{HashMap, VecDeque};
 
-/// How many stacks are remembered.
 const MOST_STACKS: usize = 1024;
 
-/// How many scopes with a written report are remembered, at most. The end of a remembered scope is reported too.
+/// At most so many scopes are remembered after a report about them was written. Of these, the end is reported too.
 const MOST_SCOPES: usize = 1024;
 
 /// A bound of this many reports a minute, or more, counts as no bound.
@@ -19,7 +18,7 @@ const MINUTE: u64 = 60_000_000_000;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Bounds {
     pub(super) per_minute: u32,
-    /// After a report is written, a report with the same stack is not written for this time.
+    /// For this long after a report is written, no report with the same stack is written.
     pub(super) once_per: u64,
     /// Before this time nothing is written.
     pub(super) quiet_until: u64,
@@ -31,7 +30,8 @@ pub(super) struct Limiter {
     /// When the reports of the last minute were written, oldest first.
     written: VecDeque<u64>,
     stacks: HashMap<u64, Stack>,
-    /// The scopes of the last reports that were written, oldest first.
+    /// The scopes (hashes) of the last written reports, oldest first. The end of a scope is written only if the scope
+    /// is in this list.
     scopes: VecDeque<u64>,
 }
 
@@ -96,8 +96,8 @@ impl Limiter {
         self.bounds.per_minute >= UNBOUNDED || self.written.len() < self.bounds.per_minute as usize
     }
 
-    /// Forgets a quarter of the stacks. A stack goes first if no report of it was left out and its next report would be
-    /// written anyway. Otherwise the stack with the oldest report goes first.
+    /// Forgets a quarter of the stacks. First go the stacks that are no longer needed: no report of the stack was left
+    /// out, and its next report would be new again. Among equals, the stack with the oldest report goes first.
     fn forget_some(&mut self, now: u64) {
         let once_per = self.bounds.once_per;
         let is_needed = |stack: &Stack| {

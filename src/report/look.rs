@@ -11,7 +11,7 @@ use crate::error::{Fields, ScopeId, ScopeInfo};
 use crate::scope::{ReadMemory, ScopeCopy, ScopeKind};
 use crate::time::{NEVER, clock};
 
-/// How long the reporter waits for a running thread to take the signal.
+/// How long the reporter waits until a running thread has handled the signal, and so has copied itself.
 const WAIT: Duration = Duration::from_secs(1);
 
 /// What a report is about.
@@ -35,7 +35,7 @@ pub(super) struct Look {
     pub(super) begun: Begun,
     /// By how much the watchdog was late.
     pub(super) late: u64,
-    /// The times of the thread at an earlier look, and the time of that look.
+    /// The times of the thread at an earlier look, and the time of that look. `None` if there was no such look.
     pub(super) before: Option<(u64, CpuTimes)>,
 }
 
@@ -49,7 +49,7 @@ impl From<Event> for Kind {
     }
 }
 
-/// Makes the report; `None` if the scope has been left before the thread was copied, or if a debugger holds the process.
+/// `None` if the scope has been left before the thread was copied, or if a debugger holds the process.
 pub(super) fn make(look: Look, tools: &mut Tools) -> Option<Report> {
     let copy = match look.begun {
         Begun::Copied(copy) => copy,
@@ -62,7 +62,7 @@ pub(super) fn make(look: Look, tools: &mut Tools) -> Option<Report> {
     }
     let scope = &scopes[at];
     let infos = |scope| info(scope, copy.is_consistent);
-    // A scope without a known place shows that the copy may be nonsense. So there is no report.
+    // `info` returns `None` if the scope's place is not known. Then the copy may be nonsense, so there is no report.
     let chain: Vec<ScopeInfo> = scopes.iter().map(infos).collect::<Option<_>>()?;
     let mut notes = copy.notes();
     if copy.scopes.is_cut {
@@ -89,8 +89,8 @@ pub(super) fn make(look: Look, tools: &mut Tools) -> Option<Report> {
     })
 }
 
-/// The report that a scope has ended. The scope was last seen at `seen`, and was gone at `now`. `None` if the scope's
-/// last report is no longer kept.
+/// The report that a scope has ended. The scope was open at `seen`, and was not open any more at `now`. `None` if no
+/// report of the scope is kept: then its label and its thread are not known.
 pub(super) fn ended(scope: ScopeKey, seen: u64, now: u64) -> Option<Report> {
     let before = super::recent::recent_of(scope)?;
     let since = |at: u64| Duration::from_nanos(at.saturating_sub(scope.entered));
@@ -117,7 +117,7 @@ pub(super) fn time_of(at: u64) -> SystemTime {
     now.checked_sub(ago).unwrap_or(now)
 }
 
-/// Describes the thread of a copy. `before`: the time of an earlier look, and the thread's times then.
+/// `before`: the time of an earlier look, and the thread's times then.
 pub(super) fn thread(copy: &Copy, before: Option<(u64, CpuTimes)>) -> Thread {
     let activity = match (copy.state, copy.call) {
         (State::Running, _) => Activity::Running,
@@ -161,7 +161,6 @@ pub(super) fn info(scope: &ScopeCopy, is_consistent: bool) -> Option<ScopeInfo> 
     })
 }
 
-/// The name of a thread; empty if it has ended.
 pub(super) fn name_of(tid: u32) -> String {
     state::state_of(tid).map(|state| state.name).unwrap_or_default()
 }

@@ -1,5 +1,3 @@
-//! How many reports were lost.
-
 use crate::sync::fork::PerProcess;
 use crate::sync::{AtomicU64, Ordering};
 

@@ -55,7 +55,7 @@ pub struct Offender {
 pub struct Total {
     /// How many scopes were reported.
     pub count: u64,
-    /// How long these scopes were open in sum, as far as reports tell.
+    /// The sum of the times for which these scopes were open, each up to its last report.
     #[serde(serialize_with = "json::seconds")]
     pub total: Duration,
     /// The longest time that one of these scopes was open.
@@ -95,7 +95,7 @@ static OFFENDERS: PerProcess<Mutex<Option<Table>>> = PerProcess::new(Mutex::new(
 struct Table {
     stacks: HashMap<Key, Offender>,
     others: Total,
-    /// The scopes that were counted last, oldest first.
+    /// The scopes that were counted last, oldest first. So a later report of such a scope does not count it again.
     scopes: VecDeque<Counted>,
 }
 
@@ -103,7 +103,6 @@ struct Table {
 /// it has the place of the scope.
 type Key = Vec<(String, Option<u32>)>;
 
-/// A scope that was counted under the stack `key`, with the time `elapsed`.
 #[derive(Debug)]
 struct Counted {
     scope: ScopeKey,
@@ -174,8 +173,8 @@ impl Offender {
     }
 }
 
-/// The innermost frames of the program's own code. A future may wait at several places, and may poll them in any order.
-/// So that the result is always the same, the first place in alphabetical order counts.
+/// The innermost frames of the program's own code. Of several stacks, the first in alphabetical order counts. (A future
+/// may poll its places in any order, and the result must always be the same.)
 fn top(report: &Report) -> Vec<Frame> {
     let own = |stack: &Stack| -> Vec<Frame> {
         stack.frames.iter().filter(|frame| !frame.foreign).take(FRAMES).cloned().collect()

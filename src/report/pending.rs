@@ -1,7 +1,7 @@
 //! Reports of futures that are pending: where they wait.
 //!
-//! `scope/observe.rs` wakes such a future when it is slow or overdue, and has that poll traced here. The poll at the
-//! expiry is traced too.
+//! `scope/observe.rs` wakes a pending future once it is slow or overdue. The poll after that is traced here, and so is
+//! the poll at the expiry.
 
 use std::sync::Arc;
 use std::task::Context;
@@ -76,7 +76,6 @@ impl FutureObserver for Pending {
     }
 }
 
-/// Reports the end of a future.
 struct EndOfFuture(ScopeKey);
 
 impl Ending for EndOfFuture {

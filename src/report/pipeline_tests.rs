@@ -84,7 +84,6 @@ fn a_report_reaches_each_sink_and_the_memory() {
     assert_eq!(function(recent().last().unwrap()), "d");
 }
 
-/// A sink that waits for a word before it writes.
 struct Gate {
     began: Sender<()>,
     go: Mutex<Receiver<()>>,
@@ -136,7 +135,8 @@ fn a_sink_that_hangs_fails_or_panics_harms_no_other() {
     }
     drop(open);
     assert!(flush(LONG));
-    // The drop of `open` made the hanging write fail, and then the writes of the 64 reports in the queue.
+    // 65 more reports are lost. Without `open`, the write that hangs fails, and so do the writes of the 64 reports in
+    // the queue.
     assert_eq!(dropped(), before + 2 * 71 + 6 + 65);
     assert_eq!(written.lock().unwrap().len(), 71);
     uninstall();
@@ -379,7 +379,7 @@ impl<F: Fn() + Send + Sync> Drop for OnDrop<F> {
     }
 }
 
-/// Uninstalls the policy of a sink while the reporter uses the policy. So the reporter is the last owner of the sink.
+/// Makes the reporter the last owner of `sink`: uninstalls the policy with this sink while the reporter uses it.
 fn leave_the_last_to_the_reporter(sink: impl Sink + 'static) {
     let (began, has_begun) = channel();
     let (open, go) = channel::<()>();

@@ -168,7 +168,7 @@ impl Policy {
         self
     }
 
-    /// The policy as it is installed. Fails if a sink says that it cannot write.
+    /// Makes the policy ready to be put in force. Fails if a sink cannot write.
     pub(super) fn checked(self) -> Result<Installed, InstallError> {
         for sink in &self.sinks {
             sink.check().map_err(|source| InstallError {
@@ -274,10 +274,10 @@ pub(crate) fn current() -> Option<Arc<Installed>> {
     CURRENT.get()?.lock()?.clone()
 }
 
-/// Puts another policy in force, or none. Fails if the lock of the policy was lost in a fork.
+/// Puts another policy in force, or none. Fails if a fork has lost the lock of the policy.
 ///
-/// `tell` is called with the new policy under that lock. So if two threads replace the policy, the later `tell` is that
-/// of the policy that stays.
+/// Calls `tell` with the new policy, under that lock. So if two threads replace the policy at the same time, the last
+/// `tell` is about the policy that stays in force.
 pub(super) fn replace(
     new: Option<Arc<Installed>>,
     tell: impl FnOnce(Option<&Installed>),
@@ -301,7 +301,7 @@ pub(super) fn replace(
 /// drops them, not the thread that makes reports.
 pub(super) fn release(policy: Arc<Installed>) {
     let Some(policy) = Arc::into_inner(policy) else { return };
-    // If no thread can be had, `spawn` drops the policy on this thread all the same.
+    // If no thread can be started, `spawn` drops its closure, and with it the policy, on this thread.
     let spawned = catch_unwind(AssertUnwindSafe(|| os::spawn("timebox-sink", move || drop_quietly(policy))));
     if let Err(payload) = spawned {
         drop_quietly(payload);

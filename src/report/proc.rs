@@ -1,5 +1,3 @@
-//! Reads files of `/proc`, up to a bound.
-
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 

@@ -20,7 +20,7 @@ pub(super) const CAPACITY: usize = 64;
 #[derive(Debug)]
 pub(super) struct Queue<T> {
     state: Mutex<State<T>>,
-    /// The thread waits here for work.
+    /// The queue's thread waits here for an item.
     work: Condvar,
     progress: Condvar,
 }
@@ -100,7 +100,7 @@ impl<T> Queue<T> {
         }
     }
 
-    /// Lets the thread end once all is served.
+    /// Lets the queue's thread end once it has served all that was submitted.
     pub(super) fn close(&self) {
         lock(&self.state).closed = true;
         self.work.notify_one();

@@ -1,5 +1,3 @@
-//! The last reports of the process.
-
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -11,12 +9,13 @@ use crate::sync::{Mutex, lock};
 /// How many reports are kept.
 const MOST: usize = 64;
 
-/// Identifies a scope by where and when it was opened. For other threads, since a scope may have no `ScopeId` yet.
+/// Identifies a scope by where and when it was opened. Used because a scope may have no `ScopeId` yet, and only its own
+/// thread can give it one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct ScopeKey {
     /// The address of the `Location` at which the scope was opened.
     pub(crate) location: u64,
-    /// When the scope was entered, on the clock of this crate.
+    /// When the scope was entered, in nanoseconds on the clock of this crate.
     pub(crate) entered: u64,
 }
 

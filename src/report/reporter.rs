@@ -1,7 +1,7 @@
 //! The thread that makes reports out of what the watchdog saw, and hands them to the sinks.
 //!
-//! It has a bounded queue, so that the watchdog waits for nothing: a report takes long, since names are read from
-//! files. Each sink has a thread and a queue of its own behind this one.
+//! The thread has a bounded queue, so the watchdog never waits for it. (A report takes long, since names are read from
+//! files.) Each sink has a thread and a queue of its own, so this thread does not wait for the sinks.
 
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -23,7 +23,7 @@ use crate::sync::fork::{PerProcess, count_forks};
 use crate::sync::{Mutex, lock, os};
 use crate::time::clock;
 
-/// What is needed to make reports. It is kept from one report to the next, as long as the thread lives.
+/// The unwinder and the names that were read. The reporter's thread keeps them for its next reports.
 #[derive(Debug)]
 pub(crate) struct Tools {
     unwinder: Unwinder,
@@ -57,7 +57,8 @@ impl Tools {
 
 pub(crate) struct Job {
     pub(crate) scope: ScopeKey,
-    /// Makes the report; `None` if there is nothing to report after all. A panic counts the report as lost.
+    /// Makes the report. Returns `None` if there is nothing to report any more. If it panics, the report is counted as
+    /// lost.
     pub(crate) make: Make,
 }
 
@@ -77,7 +78,8 @@ impl Reporter {
 
 static REPORTER: PerProcess<Reporter> = PerProcess::new(Reporter::new(), Reporter::new);
 
-/// The bounds without a policy. Reports are then made only for [`recent`](super::recent()) and for errors.
+/// The bounds on reports while no policy is in force. Reports are then made only for [`recent`](super::recent()) and
+/// for errors.
 const NO_POLICY: Bounds = Bounds { per_minute: 60, once_per: 60_000_000_000, quiet_until: 0 };
 
 /// Hands a report to the thread that makes it. If too many reports wait already, this report is lost, and counted.
@@ -135,7 +137,8 @@ impl Reporter {
         policy.into_iter().for_each(policy::release);
     }
 
-    /// Counts and keeps the report, and gives it to the sinks if it is to be written.
+    /// Counts and keeps the report, unless its scope is exempt. Gives it to the sinks if `admit` says that it is
+    /// written.
     fn hand_over(&self, policy: Option<&Installed>, scope: ScopeKey, mut report: Report) {
         if policy.is_some_and(|policy| policy.is_exempt(&report.scope)) {
             return;

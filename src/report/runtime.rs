@@ -4,10 +4,10 @@
 //! stand still. The watchdog looks at these numbers. Tokio does not say on which thread a worker runs. So the reporter
 //! looks for threads whose stack is inside a poll.
 //!
-//! A first look notes the processor times of all threads, when a worker has stood still for half of the duration that
-//! the user gave. The search comes after the whole duration:
+//! If a worker has stood still for half of the duration that the user gave, the reporter notes the processor times of
+//! all threads. If it has stood still for the whole duration, the reporter searches for its thread:
 //!
-//! 1. A thread that has not run since the first look is stuck, and is reported.
+//! 1. A thread that has not run since its times were noted is stuck, and is reported.
 //! 2. A thread that has run may have made many polls. It is reported only if the threads in a poll are not more than
 //!    the workers that stand still.
 //! 3. A thread that mostly waited for a processor is not reported, unless it has used as much processor time as the
@@ -82,7 +82,7 @@ pub fn watch_runtime(builder: &mut Builder, duration: Duration) {
             Watch::start(&handle, duration, location);
         }
     };
-    // A runtime of one thread starts no worker thread. Its watch starts when the runtime parks for the first time.
+    // A `current_thread` runtime starts no worker thread. There the watch starts when the runtime first parks.
     builder.on_thread_start(watch_it.clone()).on_thread_park(watch_it);
 }
 
@@ -108,7 +108,7 @@ pub fn watch_current_runtime(duration: Duration) {
     Watch::start(&Handle::current(), duration, Location::caller());
 }
 
-/// The watch over one runtime. Its waker looks at the workers.
+/// The watch over one runtime. A timer calls it as a waker, and then it looks at the workers.
 struct Watch {
     metrics: RuntimeMetrics,
     has_one_thread: bool,
@@ -125,22 +125,23 @@ struct State {
     next: u64,
     /// Whether the runtime has been shut down.
     is_over: bool,
-    /// The processor times of the threads, each with the time of the reading. They are read when a worker has stood
-    /// still for half of the duration.
+    /// For each thread, by its id: when its processor times were read, and the times. They are read when a worker has
+    /// made no progress for half of the duration.
     before: HashMap<u32, (u64, CpuTimes)>,
 }
 
 /// What is known of a worker.
 #[derive(Clone, Copy, Default)]
 struct Worker {
-    /// How often it has parked and unparked: odd while it is parked.
+    /// How often it has parked, plus how often it has unparked. So the number is odd while the worker is parked.
     parks: u64,
     busy: Duration,
     /// Since when `parks` and `busy` have not changed.
     since: u64,
-    /// Whether the worker has stood still for half of the duration, so that the times of the threads were read.
+    /// Whether `parks` and `busy` have not changed for half of the duration. Then the times of the threads were read.
     is_suspect: bool,
-    /// When to search for the worker's thread. [`u64::MAX`] after a search that has found a stuck thread.
+    /// When to search for the worker's thread. [`u64::MAX`] if a search has found a stuck thread: then there is no
+    /// other search until the worker moves.
     search_at: u64,
 }
 
@@ -190,15 +191,15 @@ impl Watch {
         thread::schedule(next, Waker::from(self));
     }
 
-    /// Runs on the watchdog. Looks for workers that stand still.
+    /// Runs on the watchdog.
     fn look(self: Arc<Self>) {
         let now = clock::real_now();
         let mut state = lock(&self.state);
         if state.is_over {
             return;
         }
-        // If this look is late, the process was stopped or got no processor. That is why workers stood still, so it
-        // counts as if they had moved.
+        // If this look is late, the whole process was stopped or got no processor, so the workers could not move. Then
+        // every worker counts as moved.
         let is_late = now.saturating_sub(state.next) > self.interval();
         let (mut is_suspect, mut missing) = (false, Vec::new());
         for (index, worker) in state.workers.iter_mut().enumerate() {
@@ -243,8 +244,8 @@ impl Watch {
         lock(&self.state).before = before;
     }
 
-    /// Runs on the reporter. Looks for the threads of workers that stand still, and reports the stuck ones. Returns the
-    /// first of these reports, and submits the others.
+    /// Runs on the reporter's thread. Looks for the threads of the workers that stand still (`missing`), and makes
+    /// reports of the stuck ones. Returns the first of these reports, and submits the others.
     fn search(&self, missing: &[usize], tools: &mut Tools) -> Option<Report> {
         if state::is_traced() {
             return None;
@@ -295,7 +296,7 @@ impl Watch {
         ((parks, busy) == (worker.parks, worker.busy)).then_some(worker.since)
     }
 
-    /// Looks at a thread. `None` if it is not inside a poll.
+    /// `None` if the thread is not inside a poll.
     fn look_at(&self, tid: u32, before: Option<(u64, CpuTimes)>, tools: &mut Tools) -> Option<InPoll> {
         let target = Target::new(tid, 0);
         let copy = match stack::begin(&target) {
@@ -356,7 +357,6 @@ impl Watch {
     }
 }
 
-/// A thread inside a poll of a tokio runtime.
 struct InPoll {
     was: Was,
     copy: Copy,
@@ -372,7 +372,8 @@ enum Was {
     /// It has not run.
     Blocked,
     Running,
-    /// It mostly waited for a processor, or its times are not known.
+    /// It mostly waited for a processor. Or nothing can be said: its times are not known, or were read only a short
+    /// while ago.
     Starved,
 }
 
@@ -392,8 +393,8 @@ fn end_of_poll(stack: &Stack, has_one_thread: bool) -> Option<usize> {
     }
     // A task is polled by a function of `runtime::task`.
     let is_poll = |function: &str| of_tokio(function) && function.contains("runtime::task::");
-    // In a runtime with one thread, the scheduler itself polls the future of `block_on`. There, a function of the user
-    // inside the scheduler shows the poll.
+    // In a runtime with one thread, the scheduler polls the future of `block_on` without any function of
+    // `runtime::task`. So there, a function of the user on the stack shows that a poll is under way.
     let has_own = frames[..end].iter().any(|frame| !frame.foreign);
     ((has_one_thread && has_own) || inside.any(is_poll)).then_some(end)
 }

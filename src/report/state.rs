@@ -15,7 +15,7 @@ pub(crate) struct State {
     pub(crate) blocked_signals: u64,
     /// How often it gave up the processor, and how often the processor was taken from it.
     pub(crate) switches: (u64, u64),
-    /// The function of the kernel in which it waits, if the kernel tells.
+    /// The function of the kernel in which the thread waits; `None` if the kernel does not tell.
     pub(crate) waits_in: Option<String>,
 }
 
@@ -134,7 +134,7 @@ mod tests {
         assert!(threads(1000).contains(&tid));
         drop(sender);
         thread.join().unwrap();
-        // The number of an ended thread vanishes a moment after the join.
+        // The system still knows the ended thread's number for a moment after the join.
         while state_of(tid).is_some() {
             std::thread::yield_now();
         }

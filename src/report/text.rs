@@ -34,7 +34,8 @@ impl Report {
         stacks.flat_map(|stack| &stack.frames).find(|frame| !frame.foreign)
     }
 
-    /// Whether `place` is in a stack of `awaits`: it is if no stack of a thread has a frame of the program's own code.
+    /// Whether `place` is in a stack of `awaits`. `place` takes a frame of these only if no frame of `stacks` is the
+    /// program's own code.
     fn is_awaiting(&self) -> bool {
         let mut frames = self.stacks.iter().flat_map(|stack| &stack.frames);
         frames.all(|frame| frame.foreign)
@@ -52,7 +53,6 @@ impl Report {
     }
 }
 
-/// Who got no processor, and for how long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Starved {
     Process(Duration),
@@ -122,8 +122,8 @@ impl Display for Name<'_> {
 }
 
 impl Thread {
-    /// The length of the time that `cpu_time` and `waited_for_cpu` cover: since the earlier look, or `elapsed` (since
-    /// the scope was opened) if there was none.
+    /// The time that `cpu_time` and `waited_for_cpu` cover: since the earlier look. If there was none, it is `elapsed`,
+    /// the time since the scope was opened.
     fn observed(&self, elapsed: Duration) -> Duration {
         self.observed.unwrap_or(elapsed)
     }
@@ -174,13 +174,11 @@ impl Display for Report {
     }
 }
 
-/// A line with a name and a text. The names form a column.
 fn row(f: &mut Formatter<'_>, name: &str, text: impl Display) -> fmt::Result {
     writeln!(f, "  {name:<9}  {text}")
 }
 
 impl Report {
-    /// If the code is not to blame, says so.
     fn write_blame(&self, f: &mut Formatter<'_>) -> fmt::Result {
         match self.starved() {
             Some(Starved::Process(late)) => {
@@ -269,7 +267,6 @@ fn write_scope(f: &mut Formatter<'_>, name: &str, scope: &ScopeInfo) -> fmt::Res
     Ok(())
 }
 
-/// How often a future was polled, and when last.
 struct ShownPolls<'a>(&'a Polls);
 
 impl Display for ShownPolls<'_> {
@@ -286,7 +283,6 @@ impl Display for ShownPolls<'_> {
     }
 }
 
-/// The stacks that have frames, each under a line of its own.
 fn write_stacks(f: &mut Formatter<'_>, title: &str, stacks: &[Stack]) -> fmt::Result {
     let stacks = || stacks.iter().filter(|stack| !stack.frames.is_empty());
     let count = stacks().count();

@@ -3,7 +3,8 @@ use std::time::Duration;
 use super::contents::{Activity, Frame, Kind, Polls, Report, Stack};
 use crate::error::{Fields, ScopeId, ScopeInfo};
 
-/// The report's text. A fixed place replaces that of the example's scope, which is a line of this file.
+/// The report's text. The example's scope was opened on a line of this file. A fixed place replaces that line, since it
+/// changes with each edit.
 fn shown(report: &Report) -> String {
     let here = report.scope.location().to_string();
     report.to_string().replace(&here, "src/main.rs:30:9")

@@ -35,11 +35,11 @@ const INTERVAL_FRACTION: u64 = 50;
 /// meanwhile. So the look reads again until it has seen all reported scopes.
 const PEEKS: usize = 4;
 
-/// For how many threads with reported scopes the files in `/proc` are kept open, at most.
+/// The files in `/proc` are kept open for at most this many threads with reported scopes.
 const MOST_TARGETS: usize = 64;
 
-/// How many threads one pass looks at, at most. The watchdog then serves deadlines, and at once begins a pass for the
-/// rest.
+/// How many threads one pass looks at, at most. After the pass the watchdog serves deadlines, and at once begins a pass
+/// for the other threads.
 const LOOKS_PER_PASS: usize = 32;
 
 /// How long one pass looks at threads, in nanoseconds. The watchdog serves no deadline meanwhile.
@@ -48,7 +48,8 @@ const TIME_PER_PASS: u64 = 1_000_000;
 /// If another thread has locked the state, the next pass comes after this time. In nanoseconds.
 const SOON: u64 = 1_000_000;
 
-/// The durations of the policy in force, in nanoseconds. The watchdog reads them, so that it never owns a policy.
+/// The durations of the policy in force, in nanoseconds. The watchdog reads them here. So it never owns a policy, whose
+/// last owner drops the user's sinks.
 struct Durations {
     warn: AtomicU64,
     overdue: AtomicU64,
@@ -86,7 +87,7 @@ pub(super) fn policy_changed(policy: Option<&Installed>) {
     DURATIONS.warn.store(warn_after, Ordering::Relaxed);
     DURATIONS.stuck.store(or_never(policy.stuck_after()), Ordering::Relaxed);
     DURATIONS.overdue.store(nanos(policy.overdue_after), Ordering::Relaxed);
-    // Release: pairs with the swap in `pass`. A pass that looks at all threads follows the new durations.
+    // Release: pairs with the swap in `pass`. So a pass that sees this also sees the new durations.
     LOOK_AT_ALL.store(true, Ordering::Release);
     stack::prepare();
     watchdog::prepare();
@@ -170,8 +171,8 @@ impl Observer for Watch {
         };
         let State { threads, peeked } = &mut *state;
         let peeked = peeked.get_or_insert_with(|| Box::new(ScopeCopies::new()));
-        // The first pass of a process looks at all slots: in a forked child, scopes may be open that were entered
-        // before the fork.
+        // The first pass of a process looks at all slots: a forked child may have open scopes from before the fork, of
+        // which no event tells.
         let is_first = threads.is_none();
         let threads = threads.get_or_insert_default();
         let slots = &watchdog::global().slots;
@@ -259,7 +260,8 @@ impl Watched {
                     first = first.min(now + STUCK_POLL);
                     continue;
                 }
-                // Scopes come innermost first. So this reports the outermost scope that is due, with its latest event.
+                // The loop goes from the innermost scope to the outermost, and a later scope replaces an earlier one.
+                // So the outermost due scope is reported, with its latest event.
                 if event == Event::Stuck {
                     stuck = Some(*scope);
                 } else {
@@ -286,8 +288,8 @@ impl Watched {
         }
     }
 
-    /// Reads the scopes of the thread, which may run meanwhile. Takes scopes that are gone off the list of reported
-    /// scopes, and reports their end (but not the end of a poll).
+    /// Reads the scopes of the thread, which may run meanwhile. Removes the scopes that have ended from `reported`, and
+    /// reports each end (but not the end of a poll).
     fn peek(&mut self, peeked: &mut ScopeCopies, now: u64) {
         for _ in 0..PEEKS {
             peeked.fill(self.frame_word, &Memory);
@@ -316,7 +318,7 @@ impl Watched {
         let begun = stack::begin(self.target());
         let look = Look { event, scope: key, frame: scope.frame, begun, late, before: self.before };
         reporter::submit(Job { scope: key, make: Box::new(move |tools| look::make(look, tools)) });
-        // The lower bits are earlier events. They need no report any more.
+        // The lower bits are those of earlier events, which get no report after this one.
         self.tell(scope, (event as u8) | (event as u8 - 1), now);
     }
 
@@ -346,7 +348,7 @@ impl Watched {
         }
     }
 
-    /// The thread has ended, and so have its scopes.
+    /// Called when the thread has ended: reports that its scopes have ended.
     fn end_all(mut self, now: u64) {
         self.reported.drain(..).for_each(|reported| reported.end(now));
     }
@@ -373,8 +375,8 @@ impl Reported {
 /// Calls the policy's `on_stuck` on a thread of its own, since the user's code may take any time. Scopes that get stuck
 /// during the call share the next call.
 fn tell_stuck() {
-    /// How many scopes have become stuck and were not told of yet. A scope counts until the call that tells of it has
-    /// returned. So the number is above 0 while the thread below runs.
+    /// How many scopes have become stuck since the last call of `on_stuck` that has returned. It is above 0 while the
+    /// thread below runs, so there is one such thread at most.
     static WAITING: PerProcess<AtomicU64> = PerProcess::new(AtomicU64::new(0), || AtomicU64::new(0));
     // Relaxed throughout: the number publishes nothing else.
     if WAITING.get().fetch_add(1, Ordering::Relaxed) > 0 {
@@ -405,7 +407,8 @@ fn call_on_stuck() {
     result.err().into_iter().for_each(drop_quietly);
 }
 
-/// The events that may be reported about the scope, in their order, each with the time when it is due.
+/// The events that may be reported about the scope, in their order, and when each is due; [`NEVER`] if it is not
+/// reported.
 fn times(scope: &ScopeCopy, is_outermost: bool) -> impl Iterator<Item = (Event, u64)> {
     let own = scope.own();
     let warn = match scope.warn_after {

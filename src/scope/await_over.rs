@@ -19,8 +19,8 @@ use crate::time::{NEVER, clock};
 /// gives the error, because the drop may never come: the future may be stuck in this very poll, in a `block_on`.
 pub(crate) const PATIENCE: u64 = 20_000_000;
 
-/// How long an await stays pending after another await has given the error in the same poll, in nanoseconds. Within a
-/// grace the await stays pending until the end of the grace instead.
+/// In one poll, only one await gives the error. Each other await stays pending: until the end of the grace, or for this
+/// long (in nanoseconds) if there is no grace.
 const PACE: u64 = 1_000_000;
 
 /// The state that an await keeps from poll to poll.
@@ -42,15 +42,15 @@ pub(crate) enum AwaitAction {
     Fail,
     /// The await stays pending until this time, and may give the error then.
     Stay { until: u64 },
-    /// The await stays pending, because the future around it is about to be dropped. Somebody may have moved the await
-    /// out of that future, so it is polled again at `until`.
+    /// The await stays pending, because the future around it is about to be dropped. It is polled again at `until`,
+    /// because somebody may have moved it out of that future.
     ///
-    /// `was_in_time`: the await began before the scope was over, and no earlier poll returned `AwaitDrop`. Only then a
-    /// sleep that is done gives `Ok`.
+    /// `was_in_time`: the await began before the scope was over, and no earlier poll returned `AwaitDrop`. If `false`,
+    /// a sleep gives no `Ok`, even if it is done.
     AwaitDrop { until: u64, was_in_time: bool },
 }
 
-/// What an await must expect if scopes around it are over.
+/// What happens next to an await if a scope around it is over.
 pub(super) enum AfterEnd {
     /// A future in this poll is about to be dropped. `is_held_up` says that the drop must wait for a shield.
     Drop { is_held_up: bool },
@@ -83,7 +83,7 @@ impl AwaitState {
             }
         };
         stays.unwrap_or_else(|| {
-            // The await gives the error. If it is polled again, it counts as one that begins after the scope was over.
+            // The await gives the error. If it is polled after that, it counts as a new await, which begins only now.
             *self = Self::default();
             AwaitAction::Fail
         })
@@ -92,9 +92,9 @@ impl AwaitState {
     /// Until when to wait for the drop; `None` if the drop has not come in time, so that the error is given instead.
     fn wait_for_drop(&mut self, now: u64, is_held_up: bool) -> Option<u64> {
         if is_held_up {
-            // Nobody may poll this await again: it may be in a set of futures or in a task of its own, and the future
-            // around it may end. So the await asks for a poll at this time. That poll finds out whether the drop is
-            // still to come.
+            // A shield delays the drop. Without a wakeup, perhaps this await would never be polled again: it may be in
+            // a set of futures or in a task of its own, and the future around it may end. So the await asks for a poll
+            // at this time. That poll finds out whether the drop is still to come.
             return Some(now.saturating_add(PATIENCE));
         }
         let until = self.pending_since(now).saturating_add(PATIENCE);
@@ -104,10 +104,11 @@ impl AwaitState {
     /// Until when the await must wait before it may give the error; `None` if it may give the error now.
     fn wait_for_turn(&mut self, scope: &Scope, now: u64, until: u64) -> Option<u64> {
         let polled = scope.polled().last();
-        // Of the awaits that began after the scope was over, one gives the error in each poll, and the others wait.
-        // `told` is the frame whose flag says that an await has given the error. Each poll of a future has a new frame,
-        // so its flag is new too. But a block has one frame for all polls, so its flag stays set. So in a block, an
-        // await that has been pending since an earlier time counts as polled anew, and gives the error.
+        // An await that began before the scope was over always gives the error. Of the others, one gives the error in
+        // each poll, and the rest wait. `told` is the frame that records that an await has given the error. A future
+        // has a new frame in each poll, so each poll begins with nothing recorded. A block has one frame for all polls
+        // of the futures inside, so the record stays. So in a block, an await that is pending since an earlier time
+        // (`since < now`) must be in a later poll, and gives the error all the same.
         let is_polled_anew = polled.is_none() && self.since != 0 && self.since < now;
         let told = polled.unwrap_or(scope);
         if self.began_in_time || is_polled_anew || !told.has_given_error() {

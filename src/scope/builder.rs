@@ -68,7 +68,7 @@ impl Scope {
     }
 }
 
-/// A drop guard: its drop stores the scope's node, even if the body unwinds. It stores `None` if the scope has no node.
+/// A drop guard: stores the scope's node in `node`, even if the body unwinds.
 struct KeepsNode<'a> {
     scope: &'a Scope,
     node: &'a mut Option<Arc<Node>>,
@@ -98,8 +98,7 @@ impl Timebox {
         self
     }
 
-    /// Keeps time for later steps: this scope's deadline is at least this much earlier than the deadline of the scope
-    /// around.
+    /// Keeps time for later steps: this scope ends at least `duration` before the deadline of the scopes around it.
     pub fn reserve(mut self, duration: Duration) -> Self {
         self.options.reserve = duration;
         self
@@ -204,7 +203,7 @@ impl Timebox {
     /// ```
     pub fn field(mut self, name: impl Into<Cow<'static, str>>, value: impl Display) -> Self {
         let mut text = String::new();
-        // If the `Display` fails, that is no reason to panic: the text that it has written is kept.
+        // A `Display` that fails must not cause a panic. The text that it has written so far is kept.
         let _ = write!(text, "{value}");
         self.options.fields.set(name.into(), text);
         self
@@ -280,8 +279,8 @@ impl Timebox {
     /// - The body was not started, because this scope itself was over.
     /// - The body failed, and an error that names this scope had been raised. An `Err` of the body is dropped.
     ///
-    /// Otherwise the result of the block, or the error of an outer scope that is over, is returned unchanged. A late `Ok` that
-    /// [`strict`](Self::strict) refuses counts as an `Err`.
+    /// In all other cases the result of the block is returned unchanged, or the error of an outer scope that is over. A
+    /// late `Ok` that [`strict`](Self::strict) refuses counts as an `Err`.
     ///
     /// # Errors
     ///
@@ -308,8 +307,8 @@ impl Timebox {
             Ok(Err(error)) => error,
             Err(error) => E::from(error),
         };
-        // Take the last error that named the scope. Once the scope has a node, the node gets every such error, also those that
-        // tokens or other threads raise. `extras` misses these, so the node comes first.
+        // Take the last error that named the scope. From the time when the scope gets a node, the node stores each such
+        // error, even one that a token or another thread raised. `extras` misses these, so the node is asked first.
         match node.and_then(|node| node.take_raised()).or_else(|| extras.take_raised()) {
             Some(timed_out) => {
                 drop(error);

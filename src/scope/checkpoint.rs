@@ -118,7 +118,7 @@ pub fn checkpoint_or_unwind() {
 #[inline(never)]
 fn unwind(thread: &Thread, location: Place) {
     if std::thread::panicking() {
-        // This check may have been due to read the clock, and does not read it. So the next check must.
+        // Perhaps it was the turn of this check to read the clock. It does not, so the next check must.
         thread.look_again();
         return;
     }
@@ -218,7 +218,7 @@ pub fn require(duration: Duration) -> Result<(), TimeoutError> {
 }
 
 impl Scope {
-    /// Whether this scope is over, by the clock.
+    /// Reads the clock, and returns whether this scope is over.
     pub(crate) fn is_over_by_clock(&self, thread: &Thread) -> bool {
         let node = self.nearest_node();
         // The watchdog ends the node a little later than the deadline of a linked token. So this check compares the
@@ -231,8 +231,8 @@ impl Scope {
         });
         let expired = deadline <= now;
         if expired {
-            // Records that this time has been reached. Otherwise the next check, which may not read the clock, would
-            // miss the expiry. Tokens see it too.
+            // Records that this time has been reached, so that later checks, which may not read the clock, see the
+            // expiry too.
             watchdog::global().reach(now);
         }
         if let Some(node) = node {
@@ -244,7 +244,6 @@ impl Scope {
         expired || node.is_some_and(|node| node.is_over())
     }
 
-    /// Since when the nearest node is over; [`NEVER`] if there is no node, or if the node is not over.
     fn over_since(&self) -> u64 {
         self.nearest_node().and_then(|node| node.over_since(&TestEnv::current())).unwrap_or(NEVER)
     }

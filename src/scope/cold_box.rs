@@ -1,5 +1,3 @@
-//! The place of state that most futures do not need.
-
 use std::mem::ManuallyDrop;
 
 /// An optional box, which is empty in most futures. Dropping an empty box takes one comparison and no call.
@@ -27,7 +25,7 @@ impl<T> ColdBox<T> {
 
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn clear(&mut self) {
-        // A `take` would also write to an empty box.
+        // `take` writes to the box even if it is empty, so it is not called then.
         if self.0.is_some() {
             drop_cold(self.0.take());
         }

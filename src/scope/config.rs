@@ -23,7 +23,7 @@ pub(crate) struct Options {
     pub(crate) tokens: Vec<CancellationToken>,
     /// The node of the handle, if the scope is entered with a handle ([`Handle::enter`](crate::Handle::enter)).
     pub(crate) within: Option<Arc<Node>>,
-    /// The profile of that handle.
+    /// The profile of the handle, if `within` is set.
     #[cfg(feature = "profile")]
     pub(crate) profile: ProfileId,
     pub(crate) fields: Fields,
@@ -85,7 +85,8 @@ impl TextAddress {
 
 #[cfg(feature = "report")]
 impl Readable {
-    /// Keeps the addresses of texts in `options`. So `options` may be moved later, but not changed.
+    /// The result has the address of the label's text, which is in the heap. So `options` may be moved later, but its
+    /// label must not be changed.
     fn new(options: &Options) -> Self {
         let mut text = String::new();
         for (name, value) in options.fields.iter() {

@@ -31,8 +31,8 @@ pub(crate) struct Prepared {
 /// What a scope keeps from its entry to its end. In a plain scope both fields are `None`.
 #[derive(Default)]
 pub(crate) struct Attachments {
-    /// The scope's node, if it is made on entry. That is so if tokens are linked to the scope, or if the scope is
-    /// entered by a handle.
+    /// The scope's node. `Some` if the node was made on entry, because tokens are linked to the scope, or because the
+    /// scope is entered by a handle.
     pub(crate) node: Option<Arc<Node>>,
     pub(crate) spending: Option<Spending>,
 }
@@ -101,8 +101,8 @@ fn in_force_slow(asked: u64) -> u64 {
 
 /// Enters a scope with a duration and nothing else: the hot path.
 ///
-/// If the scope would outlast the scope around it, it inherits the outer deadline, and no clock is read. The older
-/// reading in `thread.now` is enough to see this: counted from now, the duration ends even later.
+/// A scope that would outlast the scope around it inherits the outer deadline, and no clock is read. The older reading
+/// `thread.now` is enough to see this: a duration that is too long from there is too long from now too.
 #[cfg_attr(not(debug_assertions), inline(always))]
 pub(super) fn try_enter_duration(
     thread: &Thread,
@@ -129,9 +129,8 @@ pub(super) fn try_enter_duration(
         return Err(reject(thread, asked, location, Kind::Block));
     }
     let (outer, entered) = (thread.deadline.get(), thread.now.get());
-    // `entered` may be later than `outer`: a check of an outer scope stores its reading of the clock in `thread.now`,
-    // but compares the reading only with the deadline of that outer scope. So the first comparison keeps the
-    // subtraction from overflowing.
+    // `entered < outer` keeps the subtraction from overflowing. `entered` may be later: it is the last reading of the
+    // clock, and the check that made the reading may have compared it only with the deadline of a scope farther out.
     if entered < outer && outer - entered <= asked {
         return Ok(prepared(asked, entered, outer));
     }
@@ -169,8 +168,8 @@ pub(super) fn try_enter_poll(
 #[cold]
 #[inline(never)]
 fn reject(thread: &Thread, asked: u64, location: &'static Location<'static>, kind: Kind) -> Rejected {
-    // If the deadline of the scopes around has passed, `is_over_by_clock` publishes the time. So other checks see the
-    // expiry.
+    // If the deadline of the scopes around has passed, `is_over_by_clock` records that this time was reached, so that
+    // other checks see the expiry too.
     let by_surroundings = is_over_by_clock(thread);
     let now = clock::now();
     let spec = ScopeSpec::lasting(asked, now, location, kind);
@@ -273,7 +272,6 @@ impl Entry<'_> {
         Ok((self.spec(own, cause), spending))
     }
 
-    /// Makes the scope, and its node if it needs one from the start.
     fn make(&self, spec: ScopeSpec, outer: u64, spending: Option<Spending>) -> (Prepared, Attachments) {
         let lasting = match self.parent {
             Parent::Thread => outer,
@@ -298,12 +296,11 @@ impl Entry<'_> {
         ScopeSpec { asked: between(now, own), entered: now, location, kind, cause, unmeasured }
     }
 
-    /// The deadline that the scope's limit becomes; [`NEVER`] if limits are off.
     fn own_deadline(&self) -> u64 {
         if self.enabled { own_deadline(self.limit, self.now) } else { NEVER }
     }
 
-    /// The deadline of the scopes around, minus the reserve; [`NEVER`] if there is no reserve.
+    /// The deadline of the scopes around, minus the reserve. [`NEVER`] if there is no reserve, or no such deadline.
     fn deadline_before_reserve(&self) -> u64 {
         let reserve = self.extras.map_or(Duration::ZERO, |extras| extras.options.reserve);
         if !self.enabled || reserve.is_zero() {
@@ -321,7 +318,7 @@ impl Entry<'_> {
         if outer == NEVER { NEVER } else { outer.saturating_sub(nanos(reserve)) }
     }
 
-    /// The ends of those linked tokens that are over.
+    /// The ends of the linked tokens that have ended.
     fn ends_of_tokens(&self) -> Vec<Termination> {
         let tokens = self.extras.map_or(&[][..], |extras| &extras.options.tokens);
         let over = tokens.iter().map(CancellationToken::node).filter(|node| node.expire(self.now));
@@ -334,13 +331,14 @@ impl Entry<'_> {
     }
 }
 
-/// Whether the node has the clock of this thread. If not, its deadline cannot be compared with times here, so the node is only
-/// asked whether it is over.
+/// Whether the node's times are on this thread's clock. Otherwise its deadline cannot be compared with the time, so the
+/// node is only asked whether it is over.
 fn is_timed(node: &Node) -> bool {
     node.env.shares_clock(&TestEnv::current())
 }
 
-/// The deadline that a limit becomes at `now`; [`NEVER`] for a quota, whose deadline is known only once it is entered.
+/// The deadline of a limit that begins at `now`. [`NEVER`] if there is no limit, and for a quota: its deadline becomes
+/// known when the scope is entered.
 pub(super) fn own_deadline(limit: &Limit, now: u64) -> u64 {
     match limit.kind() {
         LimitKind::After(duration) => now.saturating_add(nanos(*duration)),
@@ -349,12 +347,11 @@ pub(super) fn own_deadline(limit: &Limit, now: u64) -> u64 {
     }
 }
 
-/// Whether a limit is neither a duration nor a quota, so that there is no duration to show in errors.
+/// Whether a limit has no duration: there is no limit, or the limit is an instant. Errors then show no duration.
 pub(super) fn is_unmeasured(limit: &Limit) -> bool {
     matches!(limit.kind(), LimitKind::None | LimitKind::At(_))
 }
 
-/// Makes the node of a scope, and links the node to the scope's tokens, so that the end of a token ends the node.
 pub(crate) fn linked_node(
     parent: Option<&Arc<Node>>,
     spec: &ScopeSpec,

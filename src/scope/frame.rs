@@ -79,8 +79,8 @@ pub struct Scope {
     /// The time from the entry to the scope's own deadline. [`NEVER`] if the scope has none: then only the scopes
     /// around it limit it.
     asked: u64,
-    /// When the scope was entered. If an outer deadline comes before the scope's own deadline, the entry need not read
-    /// the clock. Then this may be an earlier reading, and `TimeoutError::elapsed` a little too long.
+    /// When the scope was entered, or a little earlier. If an outer deadline comes before the scope's own, the entry
+    /// does not read the clock, but takes an earlier reading. Then `TimeoutError::elapsed` is a little too long.
     entered: u64,
     location: &'static Location<'static>,
     // In a plain scope all fields below are zero, so that one wide store writes them.
@@ -92,16 +92,17 @@ pub struct Scope {
     extras: *const Extras,
     kind: Kind,
     cause: Cause,
-    /// Whether the limit was not a duration. Errors then name no limit.
+    /// Whether the limit was not a duration, but for example an instant. Then errors name no limit.
     unmeasured: bool,
     #[cfg(all(feature = "report", feature = "testing"))]
     mocked: bool,
     undo: Cell<Undo>,
     /// How many calls hold the frame: see invariant 1.
     holds: Cell<u32>,
-    /// The waker of the poll for which the frame is open; null while a future is dropped. Set only in polled kinds.
+    /// The waker of the poll for which the frame is open; null while a future is dropped. Set only if
+    /// [`Kind::is_polled`].
     waker: MaybeUninit<*const Waker>,
-    /// The number of the poll for which the frame is open. Set only in polled kinds, while reports are on.
+    /// The number of the poll for which the frame is open. Set only if [`Kind::is_polled`], while reports are on.
     #[cfg(feature = "report")]
     poll: MaybeUninit<u64>,
 }
@@ -120,7 +121,6 @@ trait MayBeShared {}
 unsafe impl Sync for Scope where for<'a> &'a Scope: MayBeShared {}
 
 impl Scope {
-    /// Makes the frame of the scope that this thread opens next.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn new(spec: ScopeSpec, thread: &Thread) -> Self {
         let ScopeSpec { asked, entered, location, kind, cause, unmeasured } = spec;
@@ -231,7 +231,8 @@ fn show() {
     crate::sync::compiler_fence(crate::sync::Ordering::SeqCst);
 }
 
-/// Proof that a scope was entered. It carries the scope's [`Undo`] from before the entry.
+/// Proof that a scope was entered. The [`Undo`] is that from before the entry. If it has `FLAG`, the scope had its node
+/// already, so `become_innermost` must refresh the thread's flag.
 #[derive(Clone, Copy)]
 pub(crate) struct Entered(Undo);
 
@@ -252,8 +253,7 @@ pub(crate) fn innermost<R>(thread: &Thread, f: impl FnOnce(Option<&Scope>) -> R)
     f(nearest_scope(unsafe { scope.as_ref() }))
 }
 
-/// Returns `scope`, unless its frame is there for reports only. In that case, returns the nearest outer scope whose
-/// frame is not.
+/// Skips frames that are there for reports only: returns the nearest other frame, from `scope` outwards.
 #[cfg_attr(not(debug_assertions), inline(always))]
 fn nearest_scope(scope: Option<&Scope>) -> Option<&Scope> {
     #[cfg(feature = "report")]
@@ -297,8 +297,8 @@ impl Scope {
         self.armed(thread).min(self.nearest_node().map_or(NEVER, Node::expires_at))
     }
 
-    /// The thread's deadline while this scope is the innermost. It leaves out the deadlines of linked tokens, and of
-    /// scopes that an entered handle may still lose. The node's flag announces those.
+    /// The deadline that the thread has while this scope is its innermost. It leaves out the deadlines of linked
+    /// tokens, and of scopes that an entered handle may still lose: if one of those passes, the node's flag is set.
     pub(crate) fn armed(&self, thread: &Thread) -> u64 {
         innermost(thread, |innermost| {
             let mut armed = thread.deadline.get();
@@ -345,7 +345,7 @@ impl Scope {
         }
         let id = self.node.get().map_or_else(ScopeId::next, |node| node.id);
         self.id.set(id.get());
-        // Keeps the identity for the next poll: see `Undo::FLAG`.
+        // With `Undo::FLAG`, the code that leaves the scope keeps the identity for the next poll.
         if self.kind.is_polled() {
             self.undo.set(self.undo.get().and(Undo::FLAG));
         }
@@ -384,7 +384,8 @@ impl Scope {
         unsafe { self.waker.assume_init().as_ref() }.is_some_and(|polled_by| polled_by.will_wake(waker))
     }
 
-    /// Points the thread's flag to the nearest node (invariant 4). Called on the innermost scope.
+    /// Points the thread's flag to the node of the nearest visible scope that has one (invariant 4). Called on the
+    /// innermost scope.
     #[cold]
     #[inline(never)]
     fn refresh_flag(&self, thread: &Thread) {
@@ -408,7 +409,8 @@ impl Scope {
         #[cfg(feature = "report")]
         let has_timer = self.arm_if_watched(thread, effective) || has_timer;
         if effective != self.outer_deadline {
-            // Arm before `thread` is changed: the first `arm` of a thread allocates, so it may unwind.
+            // `thread` is changed only after `arm`. The first `arm` of a thread allocates, so it may unwind, and then
+            // nobody would undo the change.
             if !has_timer && !clock::is_mocked() {
                 thread.arm(effective);
             }
@@ -461,7 +463,7 @@ impl Scope {
         self.leave(thread);
     }
 
-    /// The part of `leave` for scopes with the bits `FLAG` or `HELD`. The thread already points to the outer frame.
+    /// The rest of `leave` if `undo` has `FLAG` or `HELD`. By now the thread's innermost frame is the outer frame.
     #[cold]
     #[inline(never)]
     fn leave_flag(&mut self, thread: &Thread) {

@@ -51,7 +51,7 @@ use crate::token::node::{Node, NodeSpec};
 #[derive(Clone)]
 pub struct Handle {
     node: Arc<Node>,
-    /// The profile in which the handle was made: work that enters the handle counts to it.
+    /// The profile in which the handle was made. Work that enters the handle is counted in this profile.
     #[cfg(feature = "profile")]
     profile: ProfileId,
 }
@@ -138,7 +138,8 @@ impl Handle {
         }
     }
 
-    /// A handle to the scope of this node. Work by the handle counts to the profile in which the calling thread is now.
+    /// A handle to the scope of this node. Work that enters the handle counts in the profile in which the calling
+    /// thread is now.
     fn of(node: Arc<Node>) -> Self {
         Self {
             node,
@@ -284,7 +285,6 @@ impl Handle {
         &self.node
     }
 
-    /// Sets in `options` that the scope is entered within the scopes of this handle.
     pub(super) fn set_within(&self, options: &mut Options) {
         options.within = Some(Arc::clone(&self.node));
         #[cfg(feature = "profile")]

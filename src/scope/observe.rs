@@ -1,7 +1,8 @@
-//! Reports: when a scope is due for a look, and who looks at a future.
+//! When a scope is due for a report, and how a report learns where a future waits.
 //!
-//! A block is looked at from outside its thread, so all that it does for a report is to arm the time of the look. A future
-//! that is pending is on no thread. It is woken instead, and its next poll is traced: an observer learns where it waits.
+//! A thread that is in a block can be copied from outside. So the block only arms the time at which the watchdog looks.
+//! A pending future is on no thread. So its task is woken instead, and the next poll is traced: an observer learns
+//! where the future waits.
 
 use std::fmt;
 use std::sync::Arc;
@@ -22,7 +23,7 @@ pub(crate) enum Event {
     Overdue = 4,
 }
 
-/// A future whose poll is traced, because a report about the future is due.
+/// A future about which a report is due. So its poll is traced.
 pub(crate) struct Traced<'a> {
     pub(crate) scope: &'a Scope,
     pub(crate) event: Event,
@@ -35,14 +36,15 @@ pub(crate) struct Traced<'a> {
 /// The observer of futures.
 pub(crate) trait FutureObserver: Sync {
     /// Calls `poll`, which polls the future and returns `true` if the future is still pending. In that case reports
-    /// where the future waits. If this returns an [`Ending`], the caller must tell it when the future ends.
+    /// where the future waits. If this returns an [`Ending`], the caller must call [`ended`](Ending::ended) as soon as
+    /// the future ends.
     fn trace(
         &self,
         traced: &Traced<'_>,
         poll: &mut dyn FnMut(&mut Context<'_>) -> bool,
     ) -> Option<Arc<dyn Ending>>;
 
-    /// After how many nanoseconds an expired scope is overdue. A scope may have a time of its own.
+    /// How many nanoseconds after its expiry a scope is overdue, if it has no `overdue_after` of its own.
     fn overdue_after(&self) -> u64;
 }
 
@@ -53,13 +55,11 @@ pub(crate) trait Ending: Send + Sync {
 
 static OBSERVER: SetOnce<&'static dyn FutureObserver> = SetOnce::new();
 
-/// Sets the observer of futures. Only the first call counts.
 pub(crate) fn observe_futures_with(observer: &'static dyn FutureObserver) {
     OBSERVER.get_or_init(|| observer);
 }
 
 impl Scope {
-    /// What a report says of this scope and of the scopes around it, innermost first.
     pub(crate) fn infos(&self) -> Vec<ScopeInfo> {
         self.visible().map(Scope::info).collect()
     }
@@ -76,7 +76,6 @@ pub(crate) struct Polls {
 }
 
 impl Polls {
-    /// Counts a poll that ends now.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn add(&mut self, thread: &Thread, scope: &Scope) {
         self.count = self.count.saturating_add(1);
@@ -87,10 +86,10 @@ impl Polls {
     }
 }
 
-/// What was reported about a future. The drop reports that the future has ended.
+/// What was reported about a future. Its drop tells `ending` that the future has ended.
 #[derive(Default)]
 pub(crate) struct ReportHistory {
-    /// The [`Event`]s that were reported.
+    /// One bit for each [`Event`] that was reported.
     events: u8,
     ending: Option<Arc<dyn Ending>>,
 }
@@ -114,8 +113,8 @@ impl ReportHistory {
         self.events & event as u8 != 0
     }
 
-    /// When the next report about the scope is due, and for which event. Computed anew in each poll, because the policy
-    /// may change, and because the scope may be outermost in one poll and not in the next.
+    /// When the next report about the scope is due, and for which event. The answer may change from poll to poll: the
+    /// policy may change, and the scope may be outermost in one poll and not in the next.
     pub(crate) fn next(&self, scope: &Scope) -> (u64, Event) {
         let first = first_event(scope);
         if !self.was_reported(first.1) {
@@ -133,7 +132,8 @@ impl ReportHistory {
         (own.saturating_add(if overdue == NEVER { policy } else { overdue }), Event::Overdue)
     }
 
-    /// Polls a future that is due for a report. `poll` returns whether the future is still pending.
+    /// Polls a future that is due for a report, and traces the poll. If the future is still pending after it (`poll`
+    /// returns `true`), reports the places at which the future waits.
     pub(crate) fn trace(
         &mut self,
         scope: &Scope,

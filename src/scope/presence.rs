@@ -52,8 +52,7 @@ fn fall_asleep(mock: &Arc<Mock>) {
     look(mock);
 }
 
-/// If no thread is awake and the clock moves by itself, submits a [`Move`]. If there is a [`Move`] already, has it try
-/// once more.
+/// If no thread is awake and the clock moves by itself, submits a [`Move`], or makes the present one try once more.
 fn look(mock: &Arc<Mock>) {
     {
         let mut presence = lock(&mock.presence);
@@ -85,9 +84,9 @@ impl Task for Move {
                 }
                 presence.woken
             };
-            // The clock does not move if a thread was woken since the last look, even if no thread is awake now. Such a
-            // thread may have set a timer that was due at once, and fallen asleep again. That timer may have been taken
-            // out of its queue without having fired yet. The move would miss it.
+            // Perhaps no thread is awake now, but one was woken since the last look. It may have set a timer that was
+            // due at once, and fallen asleep again. Such a timer may be out of its queue without having fired, so the
+            // move would miss it. So the clock does not move then.
             moved = advance_to_next(&self.0, || {
                 let presence = lock(&self.0.presence);
                 let woken_before = std::mem::replace(&mut woken, presence.woken);
@@ -149,7 +148,7 @@ impl Drop for Mover {
     }
 }
 
-/// A place where a thread waits under a mock clock. It serves any number of waits, one after another.
+/// Lets a thread wait under a mock clock. It serves any number of waits, one after another.
 pub(crate) struct Wait {
     mock: Arc<Mock>,
     stage: Mutex<Stage>,
@@ -191,8 +190,8 @@ impl Wait {
     }
 
     fn see_to_the_clock(&self, until: u64) {
-        // A move of the clock may be waiting for the work of this thread (`tracking`). Now the work waits for the
-        // clock. The move is asked to go on to `until`, otherwise both would wait for ever.
+        // A move of the clock may be waiting for this thread's work (`tracking`), and now this work waits for the
+        // clock. So the move is asked to go on to `until`: otherwise both would wait for ever.
         if until != NEVER && tracking().is_some() && lock(&self.mock.presence).movers > 0 {
             self.mock.ask(until);
         }

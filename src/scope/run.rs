@@ -120,10 +120,9 @@ pub fn timeout_value<T>(limit: impl Into<Limit>, body: impl FnOnce() -> T) -> Re
     run(limit.into(), Location::caller(), |_| Ok(body()), Err)
 }
 
-/// Runs a body in a scope of its own.
+/// Runs a body in a scope of its own. If the body was not started or was unwound, `fail` makes the result.
 ///
-/// `fail` makes the result if the body was not started or was unwound. So this function need not return two nested
-/// `Result`s: repacking them would cost as much as a scope.
+/// Without `fail`, this would return two nested `Result`s. To repack them would cost as much as a scope.
 #[cfg_attr(not(debug_assertions), inline(always))]
 fn run<R>(
     limit: Limit,

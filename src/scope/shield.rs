@@ -76,15 +76,14 @@ pub(crate) struct HeldOffHooks {
 }
 
 impl HeldOffHooks {
-    /// Holds off the hooks of the scopes that are open on this thread.
     pub(crate) fn outside(thread: &Thread) -> Self {
         let nodes: Vec<_> = around(thread, |nodes| nodes.map(Arc::clone).collect());
         nodes.iter().for_each(|node| node.suspend_hooks());
         Self { nodes }
     }
 
-    /// If the open scopes have changed: holds off the hooks of the scopes that are open now, then releases the hooks of the
-    /// old scopes.
+    /// If the open scopes have changed: suspends the hooks of the scopes that are open now, then resumes the hooks of
+    /// the scopes that were open before.
     pub(crate) fn follow(&mut self, thread: &Thread) {
         if !around(thread, |nodes| nodes.map(Arc::as_ptr).eq(self.nodes.iter().map(Arc::as_ptr))) {
             *self = Self::outside(thread);
@@ -92,7 +91,7 @@ impl HeldOffHooks {
     }
 }
 
-/// The nodes of the scopes that are open on this thread, innermost first.
+/// Calls `f` with the nodes of the scopes that are open on this thread, innermost first.
 fn around<R>(thread: &Thread, f: impl FnOnce(&mut dyn Iterator<Item = &Arc<Node>>) -> R) -> R {
     innermost(thread, |scope| {
         f(&mut scope.into_iter().flat_map(Scope::stack).filter_map(Scope::existing_node))

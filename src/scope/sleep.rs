@@ -70,8 +70,8 @@ impl Scope {
                 }
             }
             self.check_by_clock(location)?;
-            // Sleep again if the time is not up: then the deadline has moved. An endless sleep of the thread that moves
-            // the mock clock returns here, because no other thread could end it.
+            // If the time is not up, the deadline has moved, so the loop sleeps again. But an endless sleep of the
+            // thread that moves the mock clock returns, because no other thread could end it.
             if end <= clock::now() || (until == NEVER && test_hooks::moves_clock()) {
                 return Ok(());
             }
@@ -130,7 +130,7 @@ fn nap(left: u64) -> u64 {
 struct Parker {
     woken: Mutex<bool>,
     changed: Condvar,
-    /// Under a mock clock the thread waits by this, and not by the fields above.
+    /// Set under a mock clock. Then the thread waits with this `Wait`, and does not use the fields above.
     #[cfg(feature = "testing")]
     wait: Option<crate::scope::presence::Wait>,
 }

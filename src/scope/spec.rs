@@ -9,8 +9,7 @@ use crate::error::{Cause, Fields, ScopeId, ScopeInfo};
 use crate::time::NEVER;
 use crate::token::node::Node;
 
-/// How a scope relates to the scopes around it. Each method below tests bits of the value, which is cheap enough for a
-/// poll.
+/// How a scope relates to the scopes around it. The values are bits, so that each method below is one quick test.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Kind {
@@ -25,7 +24,7 @@ pub(crate) enum Kind {
     EnteredFuture = 0b101,
     /// A shield around a future.
     FutureShield = 0b110,
-    /// A block that is only watched for reports. It bounds nothing, so everything but reports skips its frame.
+    /// A block that is only watched for reports. It has no deadline, so only reports look at its frame.
     #[cfg(feature = "report")]
     Watched = 0b1000,
     /// A poll that is only watched for reports.
@@ -82,7 +81,7 @@ impl Kind {
 pub(crate) enum Parent<'a> {
     /// In the frames on this thread's stack.
     Thread,
-    /// Through this node. It is the node of an entered handle, or that of an outer scope on another clock.
+    /// Through this node: that of an entered handle, or that of an outer scope on another clock.
     Node(&'a Arc<Node>),
 }
 
@@ -97,7 +96,6 @@ pub(crate) struct ScopeSpec {
     pub(crate) unmeasured: bool,
 }
 
-/// The time between two instants; [`NEVER`] if the second never comes.
 #[inline]
 pub(super) fn between(from: u64, to: u64) -> u64 {
     if to == NEVER { NEVER } else { to.saturating_sub(from) }
@@ -126,7 +124,6 @@ impl ScopeSpec {
         self.entered.saturating_add(self.asked)
     }
 
-    /// The limit as a duration; `None` if the limit was not a duration.
     fn limit(&self, extras: Option<&Extras>) -> Option<Duration> {
         if let Some(duration) = extras.and_then(|extras| extras.duration.or(extras.quota_left.get().copied()))
         {

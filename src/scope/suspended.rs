@@ -46,8 +46,7 @@ struct ColdState {
     /// The test environment whose clock the scope follows: the environment in which the future was made. A future that was
     /// made outside every test environment follows the environment in which it is first polled.
     env: TestEnv,
-    /// The limit with which the scope is entered. Not used after the entry. (A scope without a `ColdState` has a plain
-    /// duration as its limit: `SuspendedScope::asked`.)
+    /// The limit with which the scope is entered. Not used after the entry.
     limit: Limit,
     extras: Option<Extras>,
     /// The specification, once the scope is entered.
@@ -55,7 +54,6 @@ struct ColdState {
     id: Option<ScopeId>,
     /// The node. Made on demand, and kept from poll to poll.
     node: Option<Arc<Node>>,
-    /// The quota that the scope spends, until the scope is left.
     spending: Option<Spending>,
     /// While the scope is open, this guard keeps the thread in `env`.
     under: EnvGuard,
@@ -87,7 +85,6 @@ impl SuspendedScope {
         Self { entered: 0, asked: NEVER, location, cold }
     }
 
-    /// The scope of a shield that is entered `now` and lasts until `own`.
     pub(crate) fn shield(own: u64, now: u64, location: &'static Location<'static>) -> Self {
         let spec = ScopeSpec::measured(own, now, location, Kind::FutureShield);
         let ScopeSpec { asked, entered, location, .. } = spec;
@@ -99,8 +96,8 @@ impl SuspendedScope {
         }
     }
 
-    /// A scope that counts as entered `now`, although it is not polled yet. It counts as entered even if it, or a scope
-    /// around it, is over.
+    /// A scope that is entered at `now`, before its first poll. It is entered even if it, or a scope around it, is over
+    /// already.
     #[cfg(feature = "tokio")]
     pub(crate) fn begun(asked: u64, now: u64, location: &'static Location<'static>) -> Self {
         let asked = super::entry::in_force(asked);
@@ -151,13 +148,12 @@ impl SuspendedScope {
         ScopeSpec::lasting(self.asked, self.entered, self.location, Kind::Future)
     }
 
-    /// The scope's own deadline. Valid once the scope is entered.
+    /// The scope's own deadline. Wrong before the scope is entered.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn own(&self) -> u64 {
         self.spec().own()
     }
 
-    /// The time from the scope's entry to its own deadline.
     pub(crate) fn asked(&self) -> u64 {
         self.asked
     }
@@ -244,7 +240,7 @@ impl SuspendedScope {
         frame.enter(thread, effective, extras, has_timer)
     }
 
-    /// Called after a poll. Keeps the node and the identity that the scope has got in the poll.
+    /// Called after each poll. If the scope got a node or an identity in this poll, keeps it for the next poll.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn suspend<R>(
         &mut self,
@@ -274,7 +270,7 @@ impl SuspendedScope {
         caught(frame, payload)
     }
 
-    /// Keeps the scope outside every test environment in later polls, because it was entered outside.
+    /// Called if the scope was entered outside every test environment. Keeps it outside in later polls.
     #[cold]
     #[inline(never)]
     fn stay_outside(&mut self) {
@@ -283,10 +279,10 @@ impl SuspendedScope {
         self.cold = ColdBox::some(cold);
     }
 
-    /// The last error that named this scope, if the scope was asked to remember it.
+    /// Takes out the last error that named this scope, for `run_or_else`.
     pub(crate) fn take_raised(&mut self) -> Option<TimeoutError> {
         let cold = self.cold.get()?;
-        // The node also has the errors that tokens and other threads raised, so it is asked first.
+        // If there is a node, it keeps the errors that tokens and other threads raised too. So it is asked first.
         let told = cold.node.as_ref().and_then(|node| node.take_raised());
         told.or_else(|| cold.extras.as_ref()?.take_raised())
     }
@@ -317,7 +313,7 @@ impl SuspendedScope {
         cold.id = Some(node.id);
         match &cold.node {
             None => cold.node = Some(node),
-            // The frame has got a second node during the drop of the future. Nobody needs that node any more.
+            // The frame has made a second node, during the drop of the future. Nobody needs it any more.
             Some(kept) if !Arc::ptr_eq(kept, &node) => node.finish(),
             Some(_) => {}
         }
@@ -344,9 +340,8 @@ impl ColdState {
         })
     }
 
-    /// Whether the scopes around this one in this poll have another clock. Then their deadlines cannot be compared with
-    /// times on this scope's clock, and only nodes tell this scope that they are over. So this function makes the
-    /// nodes.
+    /// Whether the scopes around this poll have another clock. Then this scope cannot compare their deadlines with its
+    /// own times: it learns only from their nodes that they are over. So this function makes their nodes.
     fn crosses_clocks(&self, thread: &Thread) -> bool {
         let crosses = !self.env.shares_clock(&TestEnv::current());
         if crosses {
@@ -381,7 +376,8 @@ impl ColdState {
         Ok(spec)
     }
 
-    /// The node of the scope around this poll, if that scope has another clock than this one.
+    /// The node of the scope around this poll. `None` if there is no such scope, or if it has the same clock as this
+    /// scope.
     fn outer_of_another_clock(&self, thread: &Thread) -> Option<Arc<Node>> {
         let crosses = self.crosses_clocks(thread);
         innermost(thread, |scope| scope.filter(|_| crosses).map(|scope| Arc::clone(scope.node())))
@@ -410,8 +406,8 @@ impl ColdState {
     ) -> u64 {
         let Some(mut spec) = self.spec else { return effective };
         if crosses && spec.kind == Kind::Future {
-            // The scopes around this poll have another clock. So they limit this scope by their node, as the scopes of
-            // a handle do.
+            // The deadlines of the scopes around this poll are on another clock. So those scopes limit this scope by
+            // their node, as the scopes of a handle do.
             spec.kind = Kind::EnteredFuture;
             let outer = innermost(thread, |scope| scope.map(|scope| Arc::clone(scope.node())));
             if self.node.is_none() && outer.is_some() {
@@ -432,9 +428,9 @@ impl ColdState {
         {
             if dropping {
                 // The future is being dropped. The ends of the scopes around the drop apply in this scope too. But
-                // these scopes do not become parents of this scope's node: otherwise they could end tokens of this
-                // scope that survive the drop. They get nodes here, because this frame gets one (`frame.rs`, invariant
-                // 3).
+                // their nodes do not become parents of this scope's node. Otherwise they could end tokens of this scope
+                // that survive the drop. The next line makes these nodes, because this frame gets a node (`frame.rs`,
+                // invariant 3).
                 let _ = innermost(thread, |scope| scope.map(Scope::node).map(Arc::as_ptr));
                 // If a scope around the drop is over and this scope is not, the frame gets no node. With a node, the
                 // checks in the drop would read the node's flag, which the scopes around the drop do not raise. Without
@@ -443,7 +439,8 @@ impl ColdState {
                     return effective;
                 }
             } else {
-                // The scope around this poll becomes the parent of the node.
+                // `set_parent` may drop the old parent, and with it values of the user. Their drop may run any code. If
+                // that code left the scope, `scope` would be dangling, so `hold` would abort the process.
                 innermost(thread, |scope| {
                     // `set_parent` may drop the old parent, and with it values of the user. Their drop may run any
                     // code, so the frame is held.
@@ -451,8 +448,8 @@ impl ColdState {
                     node.set_parent(scope.map(Scope::node));
                 });
                 if node.is_over() && !node.is_over_still() {
-                    // The node is over only because of a parent that the future has left. So tokens that are made from
-                    // now on get a fresh node.
+                    // The node is over only because of a former parent: a scope in which the future is no longer
+                    // polled. So this node is given up, and later tokens get a fresh one.
                     node.finish();
                     let extras = self.extras.as_ref().filter(|extras| !extras.options.tokens.is_empty());
                     let anew = |scope: Option<&Scope>| linked_node(scope.map(Scope::node), &spec, extras);

@@ -19,13 +19,13 @@ use crate::token::node::Node;
 /// A guard: while it exists, the thread is in the environment of a handle or a future.
 #[must_use]
 pub(crate) struct EnvGuard {
-    /// `ManuallyDrop`, because the drop of the guard takes the value out: the compiler need not drop the field as well.
+    /// `ManuallyDrop`, because the guard's `drop` takes the value out. So the compiler adds no second drop of the
+    /// field.
     #[cfg(feature = "testing")]
     entered: ManuallyDrop<Option<Entered>>,
 }
 
 impl EnvGuard {
-    /// A guard that changes nothing: the thread stays in its environment.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn unchanged() -> Self {
         Self {
@@ -35,7 +35,7 @@ impl EnvGuard {
     }
 }
 
-/// A guard: while it exists, a mock clock can move by itself only while this thread waits.
+/// A guard for work under a mock clock. While it exists, the clock can move by itself only while this thread waits.
 #[must_use]
 pub(crate) struct Presence {
     #[cfg(feature = "testing")]
@@ -55,8 +55,8 @@ pub(crate) fn present(env: &TestEnv) -> Presence {
     }
 }
 
-/// A guard: while it exists, the mock clock of the thread that made the guard does not move by itself. It is held while
-/// another thread is about to do work.
+/// While this guard exists, the mock clock of the thread that made it does not move by itself. A thread makes the guard
+/// before it gives work to another thread: otherwise the clock could pass the deadline before that thread begins.
 #[must_use]
 pub(crate) struct Held {
     #[cfg(feature = "testing")]
@@ -261,8 +261,9 @@ fn expire_labelled(node: &Arc<Node>, label: &str) {
 
 #[cfg(feature = "testing")]
 impl Scope {
-    /// The innermost scope outside all shields between this scope and the scope `outermost`. `None` if `outermost` is
-    /// not on this thread's stack, and the thread's outermost scope is a shield.
+    /// Goes from this scope outwards to the scope `outermost`; if it is not on this thread's stack, to the outermost
+    /// scope of the thread. Returns the innermost scope that is outside all shields on this way. `None` if the way ends
+    /// at a shield.
     fn unshielded(&self, outermost: u64) -> Option<&Scope> {
         let mut candidate = Some(self);
         for scope in self.stack() {

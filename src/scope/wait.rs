@@ -1,4 +1,4 @@
-//! The limit of [`future::wait`](crate::future::wait). It ends only the wait, and opens no scope.
+//! The limit of [`future::wait`](crate::future::wait). When the limit is over, only the wait ends. No scope is opened.
 
 use std::panic::Location;
 
@@ -13,7 +13,6 @@ use crate::time::{Kind as LimitKind, Limit, NEVER};
 pub(crate) struct WaitLimit {
     spec: ScopeSpec,
     end: Termination,
-    /// If this is set, the wait spends a quota until this is dropped.
     _spending: Option<Spending>,
 }
 
@@ -29,8 +28,8 @@ impl WaitLimit {
         }
         let (asked, unmeasured) = (between(now, own), is_unmeasured(limit));
         let spec = ScopeSpec { asked, entered: now, location, kind: Kind::Future, cause, unmeasured };
-        // `end` is stored in addition to `spec`: a limit that is an instant may have passed before the wait began, and
-        // `spec` cannot express an end before `entered`.
+        // A limit that is an instant may have passed before the wait began. `spec` cannot express such an end, because
+        // it is before `entered`. So `end` is stored as well.
         Self { spec, end: Termination::new(cause, own), _spending: spending }
     }
 

@@ -10,7 +10,7 @@ use super::spec::{Kind, ScopeSpec};
 use crate::thread::Thread;
 use crate::time::{Limit, NEVER, clock};
 
-/// The label of a watched block or future, and the time after which it is reported (both in `extras`).
+/// A block or future that is only watched for reports. `extras` has its label, and the time after which it is reported.
 #[derive(Debug)]
 pub(crate) struct Watched {
     extras: Extras,
@@ -28,12 +28,10 @@ impl Watched {
         Self { extras: Extras::new(&Limit::NONE, options), location }
     }
 
-    /// Runs a block. Its frame is for reports only.
     pub(crate) fn run<R>(&self, body: impl FnOnce() -> R) -> R {
         self.open(Kind::Watched, body)
     }
 
-    /// Runs one poll of a future. Its frame is for reports only.
     pub(crate) fn poll<R>(&self, poll: impl FnOnce() -> R) -> R {
         self.open(Kind::WatchedPoll, poll)
     }

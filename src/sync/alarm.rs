@@ -1,8 +1,8 @@
 //! An alarm: a thread of this crate sleeps on it until a time, or until another thread rings it.
 //!
-//! It is an event count: the sleeper takes a key, looks for work, and sleeps unless the alarm was rung since the key was
-//! taken. The alarm also records whether the thread runs. Both are in one word, so that a thread that rings learns in the
-//! same step whether a running thread will notice the ring.
+//! It is an event count: the sleeper takes a key, looks for work, and sleeps unless the alarm was rung since the key
+//! was taken. The alarm also records whether the thread runs. This record and the count of rings are in one word. So a
+//! thread that rings learns in the same step whether a running thread will notice the ring.
 
 use super::primitive::{AtomicU32, Ordering, const_fn, mutant};
 
@@ -58,7 +58,7 @@ impl Alarm {
         self.word.load(Ordering::Relaxed) & RUNNING != 0
     }
 
-    /// Records that the calling thread runs; `false` if another thread runs already.
+    /// Makes the calling thread the alarm's thread. `false` if the alarm has a thread already.
     pub(crate) fn start(&self) -> bool {
         // AcqRel: pairs with `retire`. A thread that starts sees the writes of the thread that retired before it. A thread
         // that retires sees the writes of the threads that called `start` before it.
@@ -78,11 +78,12 @@ impl Alarm {
 
     #[cfg(not(timebox_loom))]
     pub(crate) fn started(&self) {
-        // Relaxed: a thread arms before it relies on the alarm, and the watchdog's protocol orders the arm.
+        // Relaxed: the bit publishes nothing. A thread that relies on the alarm has armed before, and the arm makes
+        // sure by itself that the watchdog sees the deadline.
         self.word.fetch_and(!STARTING, Ordering::Relaxed);
     }
 
-    /// Whether the thread runs, and is not just being started.
+    /// Whether the thread runs. `false` while the thread is only being started, since the start may fail.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn is_reliable(&self) -> bool {
         // Relaxed: as in `started`.

@@ -46,12 +46,11 @@ struct State {
     closure: Option<Closure<'static>>,
     running: Option<(ThreadKey, Run)>,
     revoked: bool,
-    /// Whether the callback was revoked during a run that the revoking thread could not wait for. That run then drops
-    /// the closure.
+    /// Whether the callback was revoked during a run, by a thread that could not wait for the run. Then the run itself
+    /// drops the closure at its end.
     orphaned: bool,
     suspensions: u32,
-    /// The waker of a caller that came while the callback was suspended, or ran for another caller. It is woken once the
-    /// callback is free.
+    /// The waker of a caller that found the callback suspended or running. It is woken once the callback is free.
     due: Option<Waker>,
     fires: u32,
     /// How many runs have failed since the last run that succeeded.
@@ -59,24 +58,24 @@ struct State {
     /// The failure of the latest run that failed.
     failure: Option<Failure>,
     panicked: bool,
-    /// The tasks that wait for the callback: number and waker. They are woken once a run has ended, or once no further
-    /// run will come.
+    /// The wakers of the tasks that wait for the callback, each with the number of the waiter. They are woken once a
+    /// run has ended, or once no further run will come.
     waiters: Vec<(usize, Waker)>,
 }
 
 /// The caller of a [`Callback`].
 pub(crate) trait Caller {
-    /// Whether the caller may run the closure, which has been started `fires` times. Called under the lock that
-    /// [`suspend`](Callback::suspend) and [`hold_back`](Callback::hold_back) take.
+    /// Whether the caller may run the closure. `fires`: how often the closure has been started before. Called under the
+    /// lock that [`suspend`](Callback::suspend) and [`hold_back`](Callback::hold_back) take.
     fn may(&self, fires: u32) -> bool;
 
-    /// A waker that makes the caller try again. Called under the lock.
+    /// Called under the lock if the closure cannot run now. Returns a waker, which makes the caller try again.
     fn waker(&self) -> Waker;
 
     /// Called when a run begins, with no lock held.
     fn begins(&self);
 
-    /// Called when the run has ended, under the lock.
+    /// Called when the run has ended, under the callback's lock.
     fn ended(&self);
 }
 
@@ -90,11 +89,12 @@ pub(crate) enum Call {
     /// The closure was not started, because it is running already (`runs`) or the callback is suspended. The caller's
     /// waker will be woken.
     Later { runs: bool },
-    /// The caller may not call, or the callback was revoked, or the closure has panicked.
+    /// The closure was not started: the caller may not start it, the callback was revoked, the closure has panicked, or
+    /// the callback belongs to the parent of this process.
     Rejected,
 }
 
-/// Tasks that the caller must wake. It must hold no lock while it wakes them.
+/// The wakers of waiting tasks. Whoever gets them must wake them, and must hold no lock meanwhile.
 #[must_use]
 #[derive(Debug, Default)]
 pub(crate) struct Waiters(Vec<(usize, Waker)>);
@@ -127,8 +127,8 @@ impl Callback {
         Self { state: ForkMutex::new(state), idle: Condvar::new(), made_in: Process::current() }
     }
 
-    /// Runs the closure, unless the caller or the callback forbids it. If the closure panics, this catches the panic,
-    /// and the closure never runs again.
+    /// Runs the closure, unless the caller may not run it, or the callback is revoked, suspended or running. A panic of
+    /// the closure is caught, and the closure never runs again.
     pub(crate) fn call(&self, caller: &impl Caller) -> Call {
         if !self.made_in.is_current() {
             return Call::Rejected;
@@ -176,7 +176,7 @@ impl Callback {
         let orphan = if state.orphaned {
             Some(closure)
         } else {
-            // Puts the closure back, because the thread that revokes the callback drops it (invariant 2).
+            // The thread that revokes the callback will drop the closure (invariant 2).
             state.closure = Some(closure);
             None
         };
@@ -188,7 +188,8 @@ impl Callback {
         Call::Ran { fires, failures, due, waiters }
     }
 
-    /// Ends the callback: invariant 2.
+    /// Ends the callback. When this returns, the closure is not running, and will not run again. (For the exceptions
+    /// see invariant 2.)
     pub(crate) fn revoke(self: &Arc<Self>, ending: Ending) -> Waiters {
         if mutant!(NoRevoke) {
             return Waiters::default();
@@ -218,17 +219,18 @@ impl Callback {
         waiters
     }
 
-    /// Keeps the closure from being started again, but does not wait for a run in progress. For a caller that must not
-    /// block: [`revoke`](Self::revoke), which it calls later, would wait.
+    /// Keeps the closure from being started again. Does not wait for a run in progress, as [`revoke`](Self::revoke)
+    /// would. So a caller that must not block calls this first, and `revoke` once no run is in progress.
     pub(crate) fn begin_to_revoke(&self) {
         if let Some(mut state) = self.state.lock() {
             state.revoked = true;
         }
     }
 
-    /// Pending while another thread runs the closure. Also pending while a run is yet to come (`comes` returns `true`)
-    /// and nothing prevents that run. `waker` is woken once neither is the case. It replaces the earlier waker of the
-    /// same `waiter`. `comes` is called under the lock that [`hold_back`](Self::hold_back) takes.
+    /// Ready if no other thread runs the closure, and no run is to come. A run is to come if `comes` returns `true`,
+    /// and nothing (a suspension, for example) prevents the run. While this is pending, `waker` is kept, and is woken
+    /// when that changes. It replaces the earlier waker of the same `waiter`. `comes` is called under the lock that
+    /// [`hold_back`](Self::hold_back) takes.
     pub(crate) fn poll_idle(&self, waiter: usize, waker: &Waker, comes: impl Fn() -> bool) -> Poll<()> {
         if !self.made_in.is_current() {
             return Poll::Ready(());
@@ -274,8 +276,8 @@ impl Callback {
         idle.map(|mut state| state.take_waiters()).unwrap_or_default()
     }
 
-    /// Ends one suspension. If a caller came during the suspensions, the end of the last one returns the caller's
-    /// waker: wake it, so that the caller tries again.
+    /// Ends one suspension. If it was the last, and a caller came during the suspensions, returns the caller's waker:
+    /// wake it, so that the caller tries again.
     pub(crate) fn resume(&self) -> Option<Waker> {
         let mut state = self.state.lock()?;
         state.suspensions = state.suspensions.saturating_sub(1);
@@ -316,7 +318,8 @@ impl Callback {
         self.state.lock().is_some_and(|state| !state.revoked && !state.panicked)
     }
 
-    /// The run that is going on, if another thread of this process is in it.
+    /// The run in progress; `None` if there is none, if this thread is in it, or if this process is a fork of the one
+    /// that made the callback.
     fn run_elsewhere(&self, state: &State) -> Option<Run> {
         let (thread, run) = state.running.filter(|_| self.made_in.is_current())?;
         (thread != ThreadKey::current()).then_some(run)
@@ -342,8 +345,8 @@ impl Callback {
 
 impl Notify for Callback {
     fn notify(&self) {
-        // Takes the lock first, so that no waiting thread misses the notification. Either the thread checked `lets_go`
-        // before: then it sleeps by now, and is notified. Or the thread checks `lets_go` after this.
+        // Takes the lock, so that no waiting thread misses the notification. A thread that has read `lets_go` sleeps by
+        // now, and is notified. Any other thread reads `lets_go` after this.
         let _state = self.state.lock();
         self.idle.notify_all();
     }

@@ -35,7 +35,8 @@ impl<T: Default> ChunkedVec<T> {
         &self.chunks[chunk].get_or_init(make)[at]
     }
 
-    /// The elements of all chunks that were made. A later chunk may have been made before an earlier chunk, so look at all.
+    /// The elements of all chunks that were made. Chunks are not made in order, so this does not stop at a missing
+    /// chunk.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
         self.chunks.iter().filter_map(SetOnce::get).flat_map(|chunk| &chunk[..])
     }

@@ -19,7 +19,7 @@ use std::sync::{
 #[cfg(not(timebox_loom))]
 static GENERATION: AtomicU32 = AtomicU32::new(0);
 
-/// How many forks lie between the first process that used this crate and this one.
+/// How many forks have led from the first process that used this crate to this process.
 #[inline]
 pub(crate) fn generation() -> u32 {
     #[cfg(timebox_loom)]
@@ -70,8 +70,8 @@ impl InChild {
 #[cfg(not(timebox_loom))]
 static COUNT: InChild = InChild::new(count_generation);
 
-/// Makes each child that is forked from now on a process of its own for [`PerProcess`] and [`ForkMutex`]. Call this
-/// before threads use them. An installed [`InChild`] has the same effect.
+/// From now on, each forked child gets its own [`generation`]. By it, [`PerProcess`] and [`ForkMutex`] tell the child
+/// from its parent. Call this before threads use them. `InChild::install` does this too.
 #[cfg(all(feature = "report", not(timebox_loom)))]
 pub(crate) fn count_forks() {
     COUNT.install();
@@ -83,7 +83,7 @@ extern "C" fn count_generation() {
     GENERATION.fetch_add(1, Ordering::Relaxed);
 }
 
-/// Makes every child that is forked from now on call this function, on its only thread.
+/// From now on, each forked child calls this function, on its only thread.
 #[cfg(all(unix, not(timebox_loom)))]
 fn at_fork_in_child(child: extern "C" fn()) {
     #[cfg(not(miri))]
@@ -113,7 +113,7 @@ impl Process {
         Self(generation())
     }
 
-    /// Whether this is the process that runs now: `false` in a forked child of it.
+    /// Whether `self` is the process that runs now. `false` in a forked child of `self`.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn is_current(self) -> bool {
         self.0 == generation()
@@ -126,8 +126,8 @@ impl Process {
     }
 }
 
-/// A value that each process has for itself. A forked child makes its own value at first use. It leaves the parent's
-/// value as it was at the fork, because the locks of that value may be held for ever, and its threads are gone.
+/// A value that each process has for itself. A forked child makes its own value at first use. It does not use the
+/// parent's value: a lock in it may be held for ever, by a thread that the child does not have.
 pub(crate) struct PerProcess<T> {
     value: T,
     make: fn() -> T,
@@ -168,8 +168,8 @@ impl<T> std::fmt::Debug for PerProcess<T> {
 /// it. So the child gets no lock, instead of waiting for ever.
 #[derive(Debug)]
 pub(crate) struct ForkMutex<T> {
-    /// The [`generation`] of the process that last used the lock. The lower bits are the lock's [`Phase`] in that
-    /// process.
+    /// The upper bits are the [`generation`] of the process that last used the lock. The two lowest bits are the lock's
+    /// [`Phase`] in that process.
     #[cfg(not(timebox_loom))]
     used: AtomicU32,
     inner: Mutex<T>,
@@ -181,7 +181,7 @@ pub(crate) struct ForkMutex<T> {
 #[derive(Clone, Copy)]
 enum Phase {
     Usable = 0,
-    /// The first thread to use the lock is about to find out whether the lock was held at the fork.
+    /// A thread, the first to use the lock in this process, is finding out whether the lock was held at the fork.
     Adopting = 1,
     /// The lock was held at the fork, and stays held for ever.
     Lost = 2,
@@ -207,8 +207,9 @@ impl<T> ForkMutex<T> {
     /// Locks. `None` in a forked child if the lock was held at the fork: nobody will ever unlock it.
     #[inline]
     pub(crate) fn lock(&self) -> Option<MutexGuard<'_, T>> {
-        // Acquire: pairs with the Release in `adopt`. So the lock below comes after the `try_lock` in `adopt`.
-        // Otherwise the `try_lock` could fail because of the lock below, and `adopt` would take the lock for lost.
+        // Acquire: pairs with the Release in `adopt`. So a thread that sees `Usable` locks after the `try_lock` of the
+        // thread that adopts. Otherwise that `try_lock` could fail because of the lock below, and `adopt` would take
+        // the lock for lost.
         #[cfg(not(timebox_loom))]
         if self.used.load(Ordering::Acquire) != Phase::Usable.now() {
             return self.adopt();
@@ -216,7 +217,8 @@ impl<T> ForkMutex<T> {
         Some(lock(&self.inner))
     }
 
-    /// The value, without locking; `None` if the holder was lost in a fork.
+    /// The value. The caller has the only reference, so this takes no lock. `None` if a fork has lost the lock's
+    /// holder.
     #[inline]
     pub(crate) fn get_mut(&mut self) -> Option<&mut T> {
         #[cfg(not(timebox_loom))]

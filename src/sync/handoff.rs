@@ -6,8 +6,8 @@
 //! 2. Only two threads touch the value: the thread that fills the place, and a thread that has changed the phase from
 //!    `FULL` (to `EMPTY`, or to `HELD` until it changes the phase again). The phase is `FULL` for one filling at a
 //!    time, so only one thread at a time has made that change.
-//! 3. Each filling has a number of its own, so an old ticket takes nothing. The numbers come round after 2^59 fillings:
-//!    centuries, at a filling each ten nanoseconds.
+//! 3. Each filling has a number of its own, so an old ticket takes nothing. The numbers repeat after 2^59 fillings. At
+//!    one filling each ten nanoseconds, that takes 180 years.
 
 use std::mem::MaybeUninit;
 
@@ -19,9 +19,9 @@ use loom::cell::UnsafeCell;
 /// The phases, in the lowest bits of the word.
 const EMPTY: u64 = 0;
 const FULL: u64 = 1;
-/// A thread looks at the value, and leaves it there.
+/// A thread uses the value, which stays in its place: see `hold`.
 const HELD: u64 = 2;
-/// As `HELD`. Besides, another thread has tried to take the value meanwhile, and got nothing.
+/// As `HELD`. But since then another thread has tried to take the value, and got nothing.
 const MISSED: u64 = 3;
 const PHASE: u64 = 3;
 /// The bits above [`Ticket::ROOM`] count fillings.
@@ -95,8 +95,8 @@ impl<T> Handoff<T> {
         ticket
     }
 
-    /// Takes the value out. `None` if another thread has taken the value. Also `None` if another thread holds it just
-    /// now: then the [`hold`](Self::hold) of that thread returns `None` too.
+    /// Takes the value out. `None` if the value was taken already, or if another thread holds it at the moment. In the
+    /// second case that thread gets to know: its [`hold`](Self::hold) returns `None`, and the value stays in the place.
     #[inline]
     pub(crate) fn take(&self, ticket: Ticket) -> Option<T> {
         if mutant!(PlainTake) {
@@ -219,7 +219,6 @@ mod tests {
         assert_eq!(place.take(ticket), Some(1));
     }
 
-    /// A place that was filled `times` times before.
     fn filled_before<T>(times: u64) -> Handoff<T> {
         let place = Handoff::new();
         place.word.store(times.wrapping_mul(STEP), Ordering::Relaxed);
@@ -228,10 +227,11 @@ mod tests {
 
     #[test]
     fn an_old_ticket_is_good_for_nothing_after_any_number_of_fillings() {
-        // After `2^bits` fillings, a count of only `bits` bits would be the same number again.
+        // If the count of fillings had only `bits` bits, it would repeat after `2^bits` fillings, and the old ticket
+        // would fit the new value.
         for bits in 20..59 {
             let place = filled_before(7);
-            // SAFETY: one thread, and each value is taken before the next.
+            // SAFETY: one thread, and the place is empty.
             let old = unsafe { place.put(1) };
             assert_eq!(place.take(old), Some(1));
             let place = filled_before(7 + (1 << bits));

@@ -1,5 +1,5 @@
-//! The crate uses locks, atomics, thread-locals and the operating system only through this module. Nearly all `unsafe`
-//! is here too: in `callback`, `fork`, `handoff`, `once`, `os`, `traced_waker` and `weak_waker`.
+//! Locks, atomics, values that are made one time, and calls of the operating system that several modules need. The safe
+//! types that the crate builds from `unsafe` code are here too, for example in `handoff`, `once` and `weak_waker`.
 //!
 //! Under `cfg(timebox_loom)` the same names are loom's types, so that loom's models run the production code. The cfg is
 //! our own, because `cfg(loom)` would switch our dependencies to loom too.

@@ -5,8 +5,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use loom::thread::{self, JoinHandle};
 
-// Not a loom atomic, so loom does not try orders of its accesses. There is no need to: while the model's threads run,
-// only `Alarm::model_advance` stores the time, with a loom lock held. Loom tries the orders of that lock.
+// An atomic of std: loom does not see the accesses to it, and does not try their orders. While the model's threads run,
+// only `Alarm::model_advance` stores the time. It holds the lock of the alarm's futex. A sleeper reads the time under
+// that same lock, so loom tries the store before and after that read.
 static NOW: AtomicU64 = AtomicU64::new(0);
 
 /// The time, which stands still unless the model moves it.
@@ -18,7 +19,6 @@ pub(super) fn set_now(time: u64) {
     NOW.store(time, Ordering::SeqCst);
 }
 
-/// The threads that the model's watchdog and deputy run on.
 static SPAWNED: Mutex<Vec<JoinHandle<()>>> = Mutex::new(Vec::new());
 
 pub(crate) fn spawn(body: impl FnOnce() + 'static) {
@@ -34,6 +34,6 @@ pub(crate) fn join_all() {
 /// Begins an execution of a model.
 pub(crate) fn reset(time: u64) {
     set_now(time);
-    // An execution that failed has left its threads here.
+    // If the execution before failed, the handles of its threads are still here.
     SPAWNED.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clear();
 }

@@ -3,7 +3,7 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// A broken promise: how the code behaves while the switch is on.
+/// Each variant is a fault. The code has the fault while the switch is on.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub enum Mutant {
@@ -29,7 +29,7 @@ pub enum Mutant {
     PlainTake = 512,
     /// The watchdog's second look at the timers comes before its fence.
     EarlyLook = 1024,
-    /// A thread that needs a timer's waker while another thread holds the waker leaves no mark for the other thread.
+    /// A thread comes for a timer's waker while another thread holds it, and leaves no mark for that other thread.
     SilentMiss = 2048,
     /// A hook begins a run for a future that has left its scope.
     NoRetire = 4096,

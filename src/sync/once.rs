@@ -36,7 +36,8 @@ impl<T> SetOnce<T> {
     #[cold]
     fn init(&self, make: impl FnOnce() -> T) -> &T {
         let new = Box::into_raw(Box::new(make()));
-        // Release: pairs with the Acquire in `get`. Acquire, on failure: pairs with the Release of the thread that was first.
+        // Release: pairs with the Acquire in `get`. Acquire, on failure: pairs with the Release of the thread that set
+        // the value first.
         match self.value.compare_exchange(ptr::null_mut(), new, Ordering::Release, Ordering::Acquire) {
             // SAFETY: the invariant.
             Ok(_) => unsafe { &*new },

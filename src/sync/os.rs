@@ -40,7 +40,7 @@ pub(crate) fn monotonic_nanos() -> u64 {
     u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX).saturating_add(1_000_000_000)
 }
 
-/// Nanoseconds on a monotonic clock that all processes read alike until the system is booted again; `None` if there is no such
+/// Nanoseconds on a monotonic clock that is the same in all processes until the next boot. `None` if the system has no such
 /// clock.
 #[cfg(all(any(target_os = "linux", target_os = "android"), not(timebox_loom)))]
 #[allow(clippy::unnecessary_wraps)] // other systems lack it
@@ -48,7 +48,7 @@ pub(crate) fn boot_nanos() -> Option<u64> {
     Some(monotonic_nanos())
 }
 
-/// Nanoseconds on a monotonic clock that all processes read alike until the system is booted again; `None` if there is no such
+/// Nanoseconds on a monotonic clock that is the same in all processes until the next boot. `None` if the system has no such
 /// clock.
 #[cfg(all(unix, not(any(target_os = "linux", target_os = "android", timebox_loom))))]
 pub(crate) fn boot_nanos() -> Option<u64> {
@@ -64,7 +64,7 @@ pub(crate) fn boot_nanos() -> Option<u64> {
     (code == 0).then(|| seconds.saturating_mul(1_000_000_000).saturating_add(nanos))
 }
 
-/// Nanoseconds on a monotonic clock that all processes read alike until the system is booted again; `None` if there is no such
+/// Nanoseconds on a monotonic clock that is the same in all processes until the next boot. `None` if the system has no such
 /// clock.
 #[cfg(any(not(unix), timebox_loom))]
 #[allow(clippy::unnecessary_wraps)] // other systems have it
@@ -127,7 +127,7 @@ fn spawn_bare(name: &str, body: Box<dyn FnOnce() + Send>) -> io::Result<()> {
 /// Blocks all signals on this thread until dropped.
 #[cfg(not(timebox_loom))]
 struct SignalsBlocked {
-    /// The signal mask of before. `None` if the signals could not be blocked.
+    /// The thread's signal mask before the signals were blocked. `None` if they could not be blocked.
     #[cfg(all(unix, not(miri)))]
     before: Option<libc::sigset_t>,
 }
@@ -209,7 +209,7 @@ pub(crate) fn be_prompt() {
 #[cfg(all(feature = "profile", not(timebox_loom), any(not(target_os = "linux"), miri)))]
 pub(crate) fn be_prompt() {}
 
-/// The system's number of the calling thread; 0 where threads are not looked at.
+/// The system's number of the calling thread.
 #[cfg(all(target_os = "linux", feature = "report", not(timebox_loom), not(miri)))]
 pub(crate) fn thread_id() -> u32 {
     // SAFETY: the call has no preconditions.
@@ -217,7 +217,7 @@ pub(crate) fn thread_id() -> u32 {
     u32::try_from(id).unwrap_or(0)
 }
 
-/// The system's number of the calling thread; 0 where threads are not looked at.
+/// 0 stands for the number of the thread: here reports do not look at threads.
 #[cfg(all(feature = "report", not(timebox_loom), any(not(target_os = "linux"), miri)))]
 pub(crate) fn thread_id() -> u32 {
     0
@@ -308,11 +308,11 @@ pub(crate) fn own_process_group() -> Option<i32> {
     (group > 0).then_some(group)
 }
 
-/// Starts a command, with preparations in the child before `exec`. A later start of the same command prepares nothing.
+/// Starts a command. The following holds only for this start, not for later starts of `command`.
 ///
-/// If `session` is set, the child leads a new session. If there is a pipe `tells`, the child writes its number to the
-/// pipe, with a minus before the number if the child leads a group. The reader of the pipe can give that number to
-/// `kill`: with the minus, `kill` signals the whole group.
+/// If `session` is set, the child begins a new session. The child writes its process number to the pipe `tells`, if
+/// there is one. The reader of the pipe can pass that text to `kill`. If the child leads a group, the text has a minus
+/// before the number, so that `kill` signals the group.
 #[cfg(all(unix, feature = "process"))]
 pub(crate) fn spawn_prepared(
     command: &mut std::process::Command,
@@ -354,7 +354,8 @@ fn lead_session() -> io::Result<()> {
     if new == -1 && session != process { Err(io::Error::from_raw_os_error(libc::EPERM)) } else { Ok(()) }
 }
 
-/// Writes a line with the number of this process; with a minus if it leads a group. Called in a child before `exec`.
+/// Writes the number of this process as a line, with a minus before it if the process leads a group. Called in a child
+/// before `exec`.
 #[cfg(all(unix, feature = "process"))]
 fn tell_number(pipe: libc::c_int) -> io::Result<()> {
     // SAFETY: system calls that take nothing, and return numbers.

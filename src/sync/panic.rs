@@ -2,7 +2,6 @@
 
 use std::any::Any;
 
-/// The message of a panic, if its payload is text, as with `panic!`.
 pub(crate) fn panic_message(payload: &(dyn Any + Send)) -> Option<&str> {
     let text = payload.downcast_ref::<&str>().copied();
     text.or_else(|| payload.downcast_ref::<String>().map(String::as_str))

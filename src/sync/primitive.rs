@@ -1,4 +1,4 @@
-//! Locks and atomics: std's, or loom's under its cfg.
+//! Locks and atomics: those of std, or those of loom in a loom model.
 
 #[cfg(not(timebox_loom))]
 pub(crate) use std::sync::{

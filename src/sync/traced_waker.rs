@@ -25,8 +25,8 @@ struct Traced<'a> {
 /// A `static`, so that its address tells traced wakers from all others.
 static TABLE: RawWakerVTable = RawWakerVTable::new(clone, wake_by_ref, wake_by_ref, forget);
 
-/// Calls `f` with a traced waker. It wakes `waker`'s task. Whenever the traced waker is cloned or woken, it calls
-/// `on_clone`.
+/// Calls `f` with a traced waker. The traced waker wakes the task of `waker`. It calls `on_clone` whenever it is cloned
+/// or woken.
 ///
 /// A panic of `on_clone` goes to the code that cloned the waker.
 pub(crate) fn with_traced<R>(
@@ -44,7 +44,7 @@ pub(crate) fn with_traced<R>(
 
 /// The task's own waker, if `waker` is a traced waker. Otherwise `waker` itself.
 ///
-/// For wakers that this crate keeps for itself: a clone of the result calls no listener.
+/// Call this before cloning a waker that this crate keeps for itself: a clone of a traced waker calls `on_clone`.
 #[inline]
 pub(crate) fn untraced(mut waker: &Waker) -> &Waker {
     while ptr::eq(waker.vtable(), &raw const TABLE) {
@@ -75,7 +75,7 @@ unsafe fn clone(data: *const ()) -> RawWaker {
     RawWaker::new(waker.data(), waker.vtable())
 }
 
-/// The function for `wake` too: a traced waker owns nothing, so `wake` has nothing to free.
+/// Used for `wake` too. (`wake` would have to free what the waker owns, but a traced waker owns nothing.)
 unsafe fn wake_by_ref(data: *const ()) {
     // SAFETY: `data` is that of a traced waker, which lives during this call.
     let traced = unsafe { traced(data) };

@@ -24,8 +24,8 @@ use super::primitive::{AtomicBool, Mutex, Ordering, lock, mutant};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Run(u64);
 
-/// Why a thread ends a callback, and waits for its run. If waits form a circle, the wait whose reason comes first in
-/// this list ends at once. Then the other waits can end too.
+/// Why a thread ends a callback, and waits for its run. If threads wait for each other in a circle, the wait whose
+/// reason comes first in this list ends at once. After that the other waits can end.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Ending {
     /// The registration of the callback is dropped.
@@ -74,7 +74,7 @@ thread_local!(static RUNS: RefCell<Vec<Run>> = const { RefCell::new(Vec::new()) 
 #[cfg(timebox_loom)]
 loom::thread_local!(static RUNS: RefCell<Vec<Run>> = RefCell::new(Vec::new()));
 
-/// A guard: while it exists, this thread is in a run.
+/// While this guard exists, this thread is inside the run.
 pub(crate) struct InRun(pub(crate) Run);
 
 impl InRun {
@@ -82,7 +82,7 @@ impl InRun {
         // std's atomic even under loom: only uniqueness matters.
         static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
         let run = Run(NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed));
-        // A thread whose locals are gone counts as being in no run.
+        // A thread whose thread-locals are gone counts as being in no run.
         let _ = RUNS.try_with(|runs| runs.borrow_mut().push(run));
         Self(run)
     }
@@ -95,12 +95,12 @@ impl Drop for InRun {
     }
 }
 
-/// A wait, inside one run, for the end of another run. The wait ends when this is dropped.
+/// A wait of a thread that is inside a run, for the end of another run. It is listed until this is dropped.
 pub(crate) struct Wait(Arc<AtomicBool>);
 
 impl Wait {
-    /// Begins to wait. `None` if this thread is in no run, since its wait then closes no circle. Call this without any
-    /// lock that `on` takes.
+    /// Lists a wait that is about to begin. `None` if this thread is in no run: its wait is part of no circle. Call
+    /// this without any lock that `on` takes.
     pub(crate) fn begin(awaited: Run, ending: Ending, on: Arc<dyn Notify>) -> Option<Self> {
         let inside = RUNS.try_with(|runs| runs.borrow().clone()).unwrap_or_default();
         if inside.is_empty() || mutant!(NoCircle) {
@@ -110,8 +110,8 @@ impl Wait {
         let mut list = lock(LIST.get());
         list.push(Listed { inside, awaited, ending, on, lets_go: Arc::clone(&lets_go) });
         let circle = circle_of_last(&list);
-        // The circle begins with the new wait, and `min_by_key` takes the first of the weakest waits. So if no other
-        // wait is weaker, the new wait lets go before it sleeps.
+        // The new wait is first in the circle, and `min_by_key` returns the first of equal ones. So if several waits
+        // are the weakest, the new wait lets go if it is one of them.
         let weakest = circle.into_iter().min_by_key(|&index| list[index].ending.firmness());
         let told = weakest.map(|index| {
             let Listed { ending, on, lets_go, .. } = &list[index];
@@ -162,7 +162,8 @@ impl Drop for Wait {
     }
 }
 
-/// Aborts: the call that lent a callback is about to return while the callback runs, and cannot wait for it.
+/// Aborts. The call at `location` has lent a callback, and is about to return while the callback runs. It cannot wait
+/// for the end of the run, because it is inside the run itself.
 #[cold]
 pub(crate) fn ended_inside(location: &'static Location<'static>) -> ! {
     abort(format_args!(

@@ -61,7 +61,7 @@ struct Gaps {
 #[derive(Default)]
 struct State {
     begun: bool,
-    /// The last point of each thread, and the time when the thread reached it. A thread that waits has no entry.
+    /// For each thread: the last point that it reached, and when. A thread that waits has no entry.
     last: Vec<(ThreadKey, Mark, u64)>,
     longest: Option<Gap>,
 }

@@ -46,8 +46,8 @@ impl Injector {
 
     /// Called as soon as the scope around the body is open. Points count from then on.
     fn begin(&self, scope: &Scope) {
-        // Relaxed: another thread first gets a handle or a future from the body, which synchronizes it with this
-        // thread. Only then does it read `own`. So it sees this store.
+        // Relaxed: another thread reads `own` only after it has got a handle or a future from the body. Getting it
+        // synchronizes the two threads, so the other thread sees this store.
         self.own.store(scope.node().id.get(), Ordering::Relaxed);
     }
 }
@@ -94,7 +94,7 @@ pub(super) fn run<R>(
     })
 }
 
-/// The message if the body gave this error and no value.
+/// The message of the panic if the body gave this error instead of a value.
 pub(super) fn cut_off(error: &TimeoutError) -> String {
     if error.started() {
         format!("unwound where no scope was open to stop it: {error}")
@@ -108,7 +108,6 @@ pub(super) fn returned<R>(result: Result<R, TimeoutError>) -> R {
     result.unwrap_or_else(|error| panic!("{}", cut_off(&error)))
 }
 
-/// Runs a body in a scope of its own, with an injector.
 pub(super) fn inject<R>(
     injector: &Arc<Injector>,
     location: Place,
@@ -120,7 +119,6 @@ pub(super) fn inject<R>(
     })
 }
 
-/// Like [`inject`], for a future.
 pub(super) fn inject_future<F: Future>(
     injector: &Arc<Injector>,
     location: Place,

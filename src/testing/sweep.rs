@@ -112,7 +112,7 @@ pub struct Point<R> {
 enum Arrival {
     /// The run reached its point. All points before it were the same as in the first run.
     Reached,
-    /// The n-th point of the run was this place, but the n-th point of the first run was another.
+    /// At or before its point, the run came to this place, where the first run had come to another.
     Elsewhere(Place),
     /// The run ended before it reached its point.
     Ended,
@@ -159,7 +159,7 @@ impl<R> Report<R> {
     }
 
     /// Adds a run whose scope was made to expire at point `number`, counted from 1. `all` are the points of the first
-    /// run, `seen` those of this run. If they differ up to `number`, this run has gone another way than the first run.
+    /// run, `seen` those of this run. If the two differ at or before `number`, this run did not reach that point.
     pub(super) fn add(&mut self, number: usize, all: &[Place], seen: &[Place], outcome: Outcome<R>) {
         let differs = all.iter().zip(0..number).find(|(place, index)| seen.get(*index) != Some(place));
         let arrival = match differs {
@@ -216,7 +216,7 @@ impl<R> Point<R> {
         &self.outcome
     }
 
-    /// Whether the run came to the same points as the first run, up to this point, and the body did not fail.
+    /// Whether the run reached this point by the same points as the first run, and its outcome [held](Outcome::held).
     pub fn held(&self) -> bool {
         self.arrival == Arrival::Reached && self.outcome.held()
     }

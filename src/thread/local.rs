@@ -30,7 +30,7 @@ pub(crate) struct Thread {
     left: Cell<u32>,
     /// `left` is set to this number after a reading of the clock. So one of `stride` checks reads the clock.
     stride: Cell<u32>,
-    /// The time of the last `look` or `end_look`. From it, the next `look` measures how fast checks come.
+    /// When `look` or `end_look` last ran. By this, `look` measures how fast checks come.
     looked: Cell<u64>,
     /// The latest reading of the clock by a check, or by the entry of a scope, on this thread.
     pub(crate) now: Cell<u64>,
@@ -43,7 +43,7 @@ pub(crate) struct Thread {
     pub(crate) frame: Cell<*const ()>,
     /// The thread's timers, once it has armed one. Invariant 2.
     timers: Cell<Option<&'static Timers>>,
-    /// How many polls have begun while reports were on.
+    /// Numbers the polls that begin while reports are on.
     #[cfg(feature = "report")]
     polls: Cell<u64>,
     /// The profile of the thread's innermost visit.
@@ -123,7 +123,7 @@ impl Thread {
         !self.is_clock_due() && self.deadline.get() > global().reached() && !self.is_flagged()
     }
 
-    /// Counts one check. Returns whether this check should read the clock, with [`look`](Self::look).
+    /// Counts one check. `true` if this check must read the clock, with [`look`](Self::look): not every check does.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn is_clock_due(&self) -> bool {
         let left = self.left.get().wrapping_sub(1);
@@ -135,7 +135,8 @@ impl Thread {
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn is_flagged(&self) -> bool {
         // SAFETY: invariant 1.
-        // Relaxed: code that acts on the flag takes the node's lock, and so sees what led to the flag.
+        // Relaxed: a caller that finds the flag set takes the node's lock before it acts. So it sees what was done
+        // under the lock before the flag was set.
         unsafe { (*self.flag.get()).load(Ordering::Relaxed) }
     }
 
@@ -161,9 +162,9 @@ impl Thread {
         now
     }
 
-    /// Ends a check that did more work after its [`look`](Self::look). The next `look` must not count that work as time between
-    /// checks. Else the stride would fall to 1 if the work takes long (with very many tokens), and each check would read the
-    /// clock.
+    /// Ends a check that did more work after its [`look`](Self::look). Otherwise the next `look` would count that work
+    /// as time between checks. If the work takes long (with very many tokens), the stride would fall to 1, and each
+    /// check would read the clock.
     pub(crate) fn end_look(&self) {
         self.looked.set(clock::now());
     }
@@ -178,7 +179,7 @@ impl Thread {
         !global().is_running() || self.slot.get().is_some_and(|slot| std::ptr::eq(slot, &raw const ORPHANS))
     }
 
-    /// This thread's slot. The first call registers the thread.
+    /// The first call registers the thread.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn slot(&self) -> &'static Slot {
         match self.slot.get() {
@@ -215,7 +216,6 @@ impl Thread {
         slot
     }
 
-    /// Writes the thread's number and the address of `frame` into the slot, for reporters.
     #[cfg(feature = "report")]
     fn show_at(&self, slot: &Slot) {
         slot.set_thread(os::thread_id(), self.frame.as_ptr().addr());
@@ -246,7 +246,8 @@ impl Thread {
         }
     }
 
-    /// Makes the watchdog notice `deadline` for this thread. If no watchdog can be had, makes the next check read the clock.
+    /// Makes the watchdog notice `deadline` for this thread. If there is no watchdog and none can be started, the next
+    /// check reads the clock instead.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn arm(&self, deadline: u64) {
         if !global().arm(self.slot(), deadline) {
@@ -254,7 +255,7 @@ impl Thread {
         }
     }
 
-    /// The number of the poll that begins, counted while reports are on.
+    /// Gives a number to the poll that begins. Called only while reports are on.
     #[cfg(feature = "report")]
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn next_poll(&self) -> u64 {
@@ -272,8 +273,8 @@ impl Thread {
         }
     }
 
-    /// [`arm`](Self::arm) and [`arm_look`](Self::arm_look) in one. Wakes the watchdog only for the look, so the look
-    /// must not be after the deadline.
+    /// Does the work of [`arm`](Self::arm) and [`arm_look`](Self::arm_look). Wakes the watchdog only for the look. So
+    /// the look must not be later than the deadline.
     #[cfg(feature = "report")]
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn arm_with_look(&self, deadline: u64, look: u64) {
@@ -293,8 +294,8 @@ impl Thread {
         let inner = self.deadline.replace(deadline);
         if deadline != NEVER && !clock::is_mocked() {
             if inner <= global().reached() || inner > deadline {
-                // During the inner scope nothing looked at `deadline`, so it may have passed. So the next check reads
-                // the clock.
+                // Nothing checked `deadline` during the inner scope. It may have passed, so the next check reads the
+                // clock.
                 self.look_again();
             }
             if !global().rearm(self.slot(), deadline) {
@@ -312,9 +313,8 @@ impl Thread {
         self.flag.set(flag.map_or(&raw const NO_FLAG, std::ptr::from_ref));
     }
 
-    /// Forgets the timers, and makes the next check read the clock. Called if no watchdog notices the deadline of this
-    /// thread. That is so in a forked child before the thread arms again, and at the end of a thread, when it is too
-    /// late to register.
+    /// Forgets the timers, and makes the next check read the clock, because no watchdog knows this thread's deadline.
+    /// Called in a forked child, and at the end of a thread, which can no longer register.
     fn restart(&self) {
         #[cfg(feature = "report")]
         if let Some(slot) = self.slot.get()
@@ -330,7 +330,6 @@ impl Thread {
     }
 }
 
-/// The right of the calling thread to arm timers.
 #[cfg_attr(not(debug_assertions), inline(always))]
 pub(super) fn lease() -> Lease {
     Thread::with(Thread::lease)
@@ -341,7 +340,6 @@ pub(super) fn own_timers() -> Option<&'static Timers> {
     Thread::with(|thread| thread.timers.get())
 }
 
-/// Makes the calling thread's next check read the clock.
 pub(super) fn look_again() {
     Thread::with(Thread::look_again);
 }
@@ -359,15 +357,14 @@ pub(crate) fn without_scopes<R>(f: impl FnOnce() -> R) -> R {
             Thread::with(|thread| {
                 thread.frame.set(self.frame);
                 thread.flag.set(self.flag);
-                // The foreign code may have entered a scope of its own, and so have armed the slot with another
-                // deadline. It could not arm the old deadline again, which was hidden from it. So this arms the old
-                // deadline.
+                // Arms the old deadline again: a scope of the foreign code may have armed the slot with another
+                // deadline. On leaving, that scope did not see the old deadline, so it could not arm it.
                 thread.restore(self.deadline);
             });
         }
     }
-    // The frame that keeps the flag's node alive stays open during `f`. So invariant 1 holds after the flag is put
-    // back.
+    // The present flag may be that of a node. The frame that keeps the node alive stays open during `f`, so the flag
+    // may be put back afterwards (invariant 1).
     let _restore = Thread::with(|thread| Restore {
         frame: thread.frame.replace(std::ptr::null()),
         deadline: thread.deadline.replace(NEVER),

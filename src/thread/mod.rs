@@ -1,7 +1,7 @@
 //! The thread: its own state, and its calls to the watchdog.
 //!
-//! A thread calls the watchdog with its slot, or with a lease of its timers. The watchdog's function returns `false` if no
-//! watchdog runs and none could be started. The thread's next check then reads the clock.
+//! A thread calls the watchdog with its slot, or with a lease of its timers. Such a call returns `false` if no watchdog
+//! runs and none could be started. Then the thread's next check reads the clock.
 
 #[cfg(not(timebox_loom))]
 mod local;
@@ -86,8 +86,8 @@ impl Timer {
         drop(waker);
     }
 
-    /// Makes the timer wake another task instead. Returns `false` if it is too late: the timer is due, has fired, or was lost in
-    /// a fork.
+    /// Gives the timer another waker. Returns `false` if it is too late: the timer is due, has fired, or was lost in a
+    /// fork.
     pub(crate) fn redirect(self, waker: &Waker) -> bool {
         #[cfg(feature = "testing")]
         if self.mocked().is_some() {

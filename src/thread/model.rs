@@ -1,4 +1,5 @@
-//! The thread in a loom model. A thread has no state of its own here, and all threads share the orphans' timers.
+//! The thread in a loom model. Here a thread has no timers and scopes of its own: all threads use the timers of
+//! `orphans()`.
 
 use crate::watchdog::global;
 use crate::watchdog::timers::Timers;

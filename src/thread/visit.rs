@@ -16,9 +16,10 @@ pub(crate) const WORDS: usize = 4;
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct VisitCopy {
     pub(crate) profile: ProfileId,
-    /// Whether the thread runs the profiled closure or future itself. Otherwise it runs work that came by a handle.
+    /// `true`: the thread runs the profiled closure or future. `false`: it runs work that entered the profile by a
+    /// handle.
     pub(crate) is_own: bool,
-    /// Functions whose frames end at a higher address are outside the visit.
+    /// An address in the thread's stack. Functions whose frames end at a higher address are outside the visit.
     pub(crate) stack: u64,
     /// The address of the record of the visit around this one; 0 if there is none.
     pub(crate) outer: u64,
@@ -30,7 +31,7 @@ impl VisitCopy {
     }
 }
 
-/// A visit of this thread to profiled code. The drop ends the visit, and happens on the same thread.
+/// A visit of this thread to profiled code. The drop ends the visit, and must happen on this thread.
 #[derive(Debug)]
 pub(crate) struct Visit {
     record: Box<[u64; WORDS]>,
@@ -38,7 +39,7 @@ pub(crate) struct Visit {
 }
 
 impl Visit {
-    /// Begins a visit. `stack` is an address in the frame of a function that calls the code which is profiled.
+    /// Begins a visit. `stack`: an address in the stack frame of a caller of the profiled code.
     pub(crate) fn begin(profile: ProfileId, is_own: bool, stack: usize) -> Self {
         let thread = Thread::current();
         let slot = thread.slot();
@@ -52,7 +53,6 @@ impl Visit {
         Self { record, outer: thread.profile.replace(profile) }
     }
 
-    /// The profile of the calling thread's innermost visit.
     pub(crate) fn current() -> ProfileId {
         Thread::with(|thread| thread.profile.get())
     }

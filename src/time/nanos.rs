@@ -8,8 +8,8 @@ pub(crate) const NEVER: u64 = u64::MAX;
 pub(crate) fn nanos(duration: std::time::Duration) -> u64 {
     let (seconds, nanos) = (duration.as_secs(), u64::from(duration.subsec_nanos()));
     if seconds > u64::from(u32::MAX) {
-        // This rare case is not in a function of its own. The compiler would have to assume that a call may unwind, and so could
-        // not keep the caller's values in registers.
+        // This rare case is not in a function of its own: a call may unwind, so the compiler could not keep the
+        // caller's values in registers.
         return seconds.saturating_mul(1_000_000_000).saturating_add(nanos);
     }
     // No overflow: 2^32 seconds are less than 2^62 nanoseconds.

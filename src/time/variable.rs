@@ -1,4 +1,4 @@
-//! A deadline in an environment variable: how it comes to a child process.
+//! Passes a deadline to a child process, in an environment variable.
 
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -95,15 +95,16 @@ impl Deadline {
         })
     }
 
-    /// The deadline that the variable's value stands for. It is never later than the deadline that was written, if the
-    /// value has a clock reading of this boot and this time namespace.
+    /// The deadline for a value of the variable. If the value has a clock reading, made since this boot and in this
+    /// time namespace, the deadline is not later than the one that was written.
     pub(crate) fn parse_env(value: &OsStr) -> Result<Self, InvalidDeadline> {
         let value = value.to_str().ok_or(InvalidDeadline)?;
         let (left, reading) = match value.split_once('@') {
             Some((left, reading)) => (number(left)?, Some(number(reading)?)),
             None => (number(value)?, None),
         };
-        // `now` is read before `boot_nanos`. Otherwise the deadline would be later than the one that was written.
+        // `now` is read before `boot_nanos`. In the other order, time that passes between the two readings would make
+        // the deadline later than the one that was written.
         let now = clock::now();
         let age = match (reading, os::boot_nanos()) {
             (Some(reading), Some(now)) => now.saturating_sub(reading),

@@ -124,7 +124,7 @@ impl CancellationToken {
     /// Whether the token is over, for whatever cause.
     #[inline]
     pub fn is_cancelled(&self) -> bool {
-        // The watchdog may be late, so one call in many reads the clock.
+        // The watchdog ends the node at its deadline, but may be late. So one call in many reads the clock.
         self.node.is_over()
             || (self.node.deadline <= watchdog::global().reached() && self.node.env.has_real_clock())
             || (Thread::with(Thread::is_clock_due) && self.is_over_by_clock())
@@ -263,7 +263,6 @@ impl PartialEq for CancellationToken {
 
 impl Eq for CancellationToken {}
 
-/// Equal tokens have equal hashes.
 impl Hash for CancellationToken {
     fn hash<H: Hasher>(&self, state: &mut H) {
         Arc::as_ptr(&self.node).hash(state);

@@ -1,5 +1,3 @@
-//! Futures that wait for a token.
-
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};

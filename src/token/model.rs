@@ -107,7 +107,7 @@ fn retire_while_it_fires() {
     run_out(global());
 }
 
-/// A future goes from a scope that is over to another scope that is over too. Its hook fires once, for one of the two scopes.
+/// A future moves between two scopes that are both over. Its hook fires once, for one of the two scopes.
 fn move_while_it_fires() {
     let (runs, never) = (Arc::new(AtomicUsize::new(0)), Forbidden::new());
     let entry = Entry::from_hook(Hook::inline(counted(&runs, &never)), DefaultRepeat::Once);
@@ -346,7 +346,7 @@ impl Task {
 
     fn block_on(self: &Arc<Self>, mut poll: impl FnMut(&Waker) -> Poll<()>) {
         while poll(&Arc::clone(self).into()).is_pending() {
-            // Lets other threads run first, even if the task has woken itself.
+            // Otherwise a task that wakes itself in each poll would never let another thread run.
             thread::yield_now();
             let mut woken = self.0.lock().unwrap();
             while !std::mem::replace(&mut *woken, false) {

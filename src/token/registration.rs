@@ -9,9 +9,9 @@ use crate::sync::waits::Ending;
 
 /// A hook that fires when a token or a scope is over. Dropping the registration ends the hook.
 ///
-/// When the drop has returned, the hook is not running, and never runs again: the drop waits for a run that is in progress. A
-/// drop from inside the hook does not wait, nor does a drop from inside another hook that this one waits for. So two hooks that
-/// drop each other's registration both return. A hook registered with a scope ends with the scope at the latest.
+/// The drop waits for a run that is in progress, and the hook never runs again. Two kinds of drop do not wait: a drop
+/// from inside the hook, and a drop from inside another hook for which this hook waits. So two hooks that drop each
+/// other's registration both return. A hook registered with a scope ends with the scope at the latest.
 ///
 /// The registration of a token's hook keeps the token alive, as another token would. If a registration is forgotten
 /// (`std::mem::forget`), its hook stays: the hook of a token for good, the hook of a scope until the scope ends.
@@ -28,7 +28,7 @@ pub struct Registration {
 }
 
 impl Registration {
-    /// The registration of a hook that never fires, because there is no scope that could be over.
+    /// The registration of a hook outside every scope. No scope can end there, so the hook never fires.
     pub(crate) fn inert() -> Self {
         Self { hook: None, node: Weak::new(), token: None, owner: HookOwner::Scope, key: None }
     }
@@ -37,8 +37,8 @@ impl Registration {
     pub(crate) fn new(node: &Arc<Node>, over: bool, hook: Hook<'static>, owner: HookOwner) -> Self {
         let entry = Entry::from_hook(hook, DefaultRepeat::Once);
         let mut key = if over { None } else { node.add_hook(&entry, owner) };
-        // `add_hook` gives `None` if the node is over, but also if a fork has lost the node's lock. In the second case
-        // the hook does not run.
+        // `add_hook` returns `None` if the node is over. It also returns `None` if a fork has lost the node's lock:
+        // then the hook does not run.
         if key.is_none() && (over || node.is_over()) {
             key = node.add_fired_hook(&entry, owner);
             entry.run();
@@ -52,8 +52,8 @@ impl Drop for Registration {
     fn drop(&mut self) {
         let Some(entry) = self.hook.take() else { return };
         entry.revoke(Ending::Registration);
-        // If the registration is dropped inside its own hook, the hook still runs. A hook of a scope then stays listed,
-        // so that the exit of the scope, or a shield, waits for the run.
+        // If the hook itself drops the registration, its run has not ended. Then a hook of a scope stays listed, so
+        // that the exit of the scope, or a shield, waits for the run.
         if (self.owner == HookOwner::Token || !entry.is_running())
             && let Some(key) = self.key
             && let Some(node) = self.token.take().or_else(|| self.node.upgrade())

@@ -68,7 +68,6 @@ pub fn shutdown() -> io::Result<CancellationToken> {
     Ok(token)
 }
 
-/// The signals that ask a program to end.
 #[cfg(unix)]
 struct Signals {
     interrupt: ::tokio::signal::unix::Signal,
@@ -89,7 +88,6 @@ impl Signals {
     }
 }
 
-/// The events of the console that ask a program to end.
 #[cfg(windows)]
 struct Signals {
     interrupt: ::tokio::signal::windows::CtrlC,

@@ -1,4 +1,4 @@
-//! The side of the threads that arm: the words that they share with the watchdog, and how a deadline reaches the watchdog.
+//! How a thread tells the watchdog a deadline, and the words that the threads and the watchdog share for this.
 
 use std::collections::VecDeque;
 use std::task::Waker;
@@ -115,7 +115,7 @@ impl Watchdog {
     const_fn! {
         pub(crate) fn new() -> Self {
             Self {
-                // As if a watchdog slept for ever: so the first arm tries to wake it, and thereby starts it.
+                // As if a watchdog slept for ever. So the first arm tries to wake it, and this starts it.
                 next_wake: CachePadded(AtomicU64::new(NEVER)),
                 reached: CachePadded(AtomicU64::new(0)),
                 settings: Settings::new(),
@@ -168,8 +168,8 @@ impl Watchdog {
         self.alarm.is_running()
     }
 
-    /// Makes the watchdog notice `deadline`, for the thread that owns the slot. `false` if there is no watchdog, and no thread
-    /// can be had for one.
+    /// Makes the watchdog notice `deadline`, for the thread that owns the slot. `false` if there is no watchdog, and
+    /// none can be started.
     #[must_use]
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn arm(&'static self, slot: &Slot, deadline: u64) -> bool {
@@ -217,7 +217,7 @@ impl Watchdog {
     #[cold]
     #[inline(never)]
     pub(super) fn wake(&'static self, deadline: u64) -> bool {
-        // Relaxed throughout: the fence came before, and the alarm orders what comes after.
+        // Relaxed throughout: the caller's fence orders what came before, and the alarm orders what comes after.
         let mut next = self.next_wake.0.load(Ordering::Relaxed);
         while deadline < next {
             match self.next_wake.0.compare_exchange(next, 0, Ordering::Relaxed, Ordering::Relaxed) {
@@ -260,8 +260,8 @@ impl Watchdog {
         self.state().timers.at(index).get_or_init(Timers::default)
     }
 
-    /// Makes the watchdog wake `waker` as soon as possible, after the wakers that were posted before; `false` as with
-    /// [`arm`](Self::arm).
+    /// Makes the watchdog wake `waker` as soon as possible, after the wakers that were posted before. Returns what
+    /// [`arm`](Self::arm) returns.
     pub(crate) fn post(&'static self, waker: Waker) -> bool {
         prepare();
         #[cfg(feature = "testing")]
@@ -288,7 +288,7 @@ impl Watchdog {
         self.state.get()
     }
 
-    /// Called in a forked child: it has no watchdog, and nobody is waking one.
+    /// Called in a forked child, where the parent's watchdog and deputy do not exist.
     #[cfg(not(timebox_loom))]
     fn restart(&'static self) {
         self.alarm.forget();
@@ -296,7 +296,8 @@ impl Watchdog {
         self.try_at.store(0, Ordering::Relaxed);
         self.settings.set(Settings::ASYMMETRIC, false);
         self.next_wake.0.store(NEVER, Ordering::Relaxed);
-        // The child has only this thread. The fork handler in `thread/local.rs` fills this thread's slot again.
+        // The other threads are gone, so this empties all slots. The fork handler in `thread/local.rs` fills the slot
+        // of this thread again.
         #[cfg(feature = "report")]
         self.slots.iter().for_each(|slot| slot.set_thread(0, 0));
     }

@@ -17,11 +17,11 @@ use crate::time::{NEVER, clock};
 /// How long the deputy observes one call before it takes over, in nanoseconds.
 const TAKE_OVER_AFTER: u64 = 2_000_000;
 
-/// How long to wait before another try to start a deputy, in nanoseconds.
+/// If no deputy can be started, the next try comes after this many nanoseconds.
 #[cfg(not(timebox_loom))]
 const TRY_EVERY: u64 = 10_000_000;
 
-/// Set in the word while the watchdog is in a call. The higher bits of the word count calls and takeovers.
+/// This bit of `Deputy::word` is set while the watchdog is in a call. The higher bits count calls and takeovers.
 const IN_CALL: u64 = 1;
 const STEP: u64 = 2;
 
@@ -29,14 +29,14 @@ const STEP: u64 = 2;
 pub(super) struct Deputy {
     /// Whether the watchdog is in a call, and in which.
     word: AtomicU64,
-    /// The watchdog expects no call before this time. Something that is posted or armed meanwhile may bring an earlier
-    /// call.
+    /// Before this time the watchdog plans no call, so the deputy may sleep. If a new timer or a posted waker brings an
+    /// earlier call, `begin_call` wakes the deputy.
     expected: AtomicU64,
     /// When the deputy reads `word` next, at the latest.
     looks_at: AtomicU64,
     /// The deputy sleeps on this alarm. The alarm also says whether there is a deputy.
     alarm: Alarm,
-    /// When to try again to start a deputy.
+    /// After a failed start of a deputy: no other try before this time.
     #[cfg(not(timebox_loom))]
     try_at: AtomicU64,
 }
@@ -57,8 +57,8 @@ impl Deputy {
 
     // ===== For the watchdog =====
 
-    /// Makes a call that may return late, or never. `None` if the deputy has taken over meanwhile: the caller is not the
-    /// watchdog any more.
+    /// Makes a call that may return late, or never. `None` if the deputy has become the watchdog during the call. Then
+    /// the caller is not the watchdog any more.
     pub(super) fn supervise(&self, f: impl FnOnce()) -> Option<()> {
         let call = self.begin_call();
         f();
@@ -72,17 +72,17 @@ impl Deputy {
         self.word.compare_exchange(call, call & !IN_CALL, order.0, order.1).ok().map(drop)
     }
 
-    /// Begins a call; returns the word of that call.
     fn begin_call(&self) -> u64 {
         // Relaxed: no call is in progress, so only this thread, the watchdog, changes the word.
         let call = (self.word.load(Ordering::Relaxed) | IN_CALL).wrapping_add(STEP);
-        // Release: pairs with the Acquire in `stand_by`: the deputy that takes over sees all that this thread has done.
+        // Release: pairs with the Acquire in `stand_by`, so a deputy that takes over sees all that this thread has
+        // done.
         self.word.store(call, Ordering::Release);
         self.look_by(clock::now().saturating_add(2 * TAKE_OVER_AFTER));
         call
     }
 
-    /// Tells the deputy that the watchdog expects no call before `from`. Called before the watchdog sleeps.
+    /// Tells the deputy that the watchdog expects to call no waker before `from`. Called before the watchdog sleeps.
     pub(super) fn expect_calls(&self, from: u64) {
         // Relaxed: the fence in `look_by` orders the store.
         self.expected.store(from, Ordering::Relaxed);
@@ -91,9 +91,9 @@ impl Deputy {
 
     /// Wakes the deputy, unless it reads the word by `time` anyway.
     fn look_by(&self, time: u64) {
-        // SeqCst: orders the watchdog's store (`word` or `expected`) before its load of `looks_at`. Pairs with the fence in
-        // `stand_by`, which stands between the store of `looks_at` and the loads of `word` and `expected`: so one side sees the
-        // other's store.
+        // SeqCst: the watchdog has stored `word` or `expected`, and now loads `looks_at`. Pairs with the fence in
+        // `stand_by`: the deputy stores `looks_at`, and then loads `word` and `expected`. So at least one of the two
+        // sees the other's store.
         fence(Ordering::SeqCst);
         if self.looks_at.load(Ordering::Relaxed) > time {
             self.alarm.ring();
@@ -113,8 +113,8 @@ impl Deputy {
         if now < self.try_at.load(Ordering::Relaxed) || !self.alarm.start() {
             return;
         }
-        // The system's name for a thread can be changed, and a takeover changes it. The name for std (`Thread::name`,
-        // panic messages) cannot. So std's name is the watchdog's from the beginning.
+        // A takeover makes the deputy the watchdog. It then changes the system's name for the thread. But std's name
+        // (`Thread::name`, panic messages) cannot change, so it is the watchdog's name from the beginning.
         let run = || {
             os::name_this_thread("timebox-deputy");
             stand_by();
@@ -148,8 +148,8 @@ impl Deputy {
             // Read before the word. If the alarm is rung after this, the sleep below ends at once.
             let key = self.alarm.key();
             let now = clock::now();
-            // Relaxed, here and below: the fence orders these loads and the store of `looks_at`. A wrong value does no
-            // harm to a takeover, which is a compare-and-swap.
+            // Relaxed, here and below: the fence orders these loads and the store of `looks_at`. A stale value cannot
+            // cause a takeover, because the takeover is a compare-and-swap.
             let seen = self.word.load(Ordering::Relaxed);
             if seen != since.0 {
                 since = (seen, now);
@@ -190,8 +190,9 @@ impl Deputy {
         &self.alarm
     }
 
-    /// Called in a forked child, which has no deputy. If a call of the watchdog has forked, the calling thread goes on
-    /// in the child. The new word tells it that it is not the watchdog any more.
+    /// Called in a forked child, which has no deputy. A waker that the watchdog called may have made the fork. Then the
+    /// child's only thread is a copy of the watchdog. The new word tells this thread that it is not the watchdog any
+    /// more.
     #[cfg(not(timebox_loom))]
     pub(super) fn restart(&self) {
         self.alarm.forget();

@@ -34,8 +34,8 @@ pub(crate) fn forget_clock(mock: &Mock) {
 }
 
 pub(crate) fn schedule(mock: &Arc<Mock>, deadline: u64, waker: Waker) -> Timer {
-    // The drop of a waker is foreign code, so it must not run under the lock. So the waker stays in `waker` if the
-    // clock is gone.
+    // If the clock is gone, the waker stays in `waker`, and is dropped outside the lock: the drop of a waker is foreign
+    // code.
     let mut waker = Some(waker);
     let put = |queue: &mut Queue| Some((queue.put(deadline, waker.take()?), deadline <= mock.now()));
     let (number, come) = with_queue(mock.id, put).flatten().unwrap_or_default();
@@ -53,11 +53,12 @@ pub(crate) fn take(timer: Timer) -> Option<Waker> {
     with_queue(clock, |queue| queue.take(number))?
 }
 
-/// Makes a timer wake another task; `false` if the timer has fired.
+/// Makes a timer on a mock clock wake another task. `false` if it has fired, or is not on a mock clock.
 #[cold]
 pub(crate) fn redirect(timer: Timer, waker: &Waker) -> bool {
     let Some((clock, number)) = timer.mocked() else { return false };
-    // Clone and drop of a waker are foreign code, so they must not run under the lock.
+    // The clone and the drop of a waker are foreign code. So both happen outside the lock: `swap` leaves the old waker
+    // in `waker`, which is dropped at the end.
     let mut waker = waker.clone();
     let swap = |queue: &mut Queue| {
         let deadline = *queue.deadlines.get(&number)?;
@@ -78,8 +79,9 @@ pub(crate) fn advance(mock: &Arc<Mock>, until: impl Fn(u64) -> u64, mut go_on: i
     let is_set_off = tracking().is_some();
     // Work that took long, so the clock moved on without it. The loop ends only once this work is done too.
     let mut unfinished = Vec::new();
-    // First waits for the work that threads under the clock have set off. Tracked work does not wait here: it may be part
-    // of that work, and would wait for itself. Without a watchdog nobody would do the work, so the wait would never end.
+    // First waits for the work that threads under the clock have set off already. But a thread that runs tracked work
+    // itself (`is_set_off`) does not wait: its own work may be among that work, so it would wait for itself. Without a
+    // watchdog nobody does the work, so the wait would never end.
     if !is_set_off
         && global().is_running()
         && let Some(group) = set_off_under(mock)
@@ -124,8 +126,8 @@ pub(crate) fn advance_to_next(mock: &Arc<Mock>, go_on: impl FnMut() -> bool) -> 
     next != NEVER
 }
 
-/// Where a move from `now` to `until` ends. A move to "never" goes half of the way to the end of the scale. That is centuries
-/// away, and limits that are set after the move still lie on the scale.
+/// The time at which a move from `now` to `until` ends. A move to [`NEVER`] ends halfway, centuries after `now`. So a
+/// limit that is set after the move still ends before [`NEVER`].
 fn reach(now: u64, until: u64) -> u64 {
     if until == NEVER { now.midpoint(NEVER) } else { until }
 }

@@ -45,7 +45,6 @@ fn explore_within(bound: Option<usize>, mutant: Option<Mutant>, body: fn()) {
     });
 }
 
-/// Moves the time to the end of the watchdog's sleep. Does nothing if there is no watchdog.
 pub(crate) fn pass_time(dog: &Watchdog) {
     if let Some(until) = dog.alarm.model_until() {
         dog.alarm.model_advance(until);
@@ -78,7 +77,6 @@ pub(crate) fn run_out(dog: &Watchdog) {
     model::join_all();
 }
 
-/// Arms as the thread that has the slot with this number.
 fn arm(slot: usize, deadline: u64) {
     assert!(global().arm(global().slots.at(slot), deadline), "there are threads enough");
 }
@@ -118,7 +116,8 @@ fn a_restored_outer_deadline() {
     run_out(dog);
 }
 
-/// A task that counts how often it is woken. The task is leaked, since a mutant may drop its waker once too often.
+/// A task that counts how often it is woken. Some of its `Arc`s are leaked, so it is not freed even if a mutant drops
+/// its waker twice.
 fn task() -> (Waker, &'static AtomicUsize) {
     #[derive(Default)]
     struct Task(AtomicUsize);
@@ -136,12 +135,10 @@ fn task() -> (Waker, &'static AtomicUsize) {
     (Waker::from(task), &kept.0)
 }
 
-/// Arms a timer as the thread that has the first slot.
 fn schedule(deadline: u64, waker: &Waker) -> Timer {
     schedule_among(&global().timers_at(0).lease_in_turn(), deadline, waker)
 }
 
-/// Arms a timer as a thread that has no slot.
 fn schedule_orphan(deadline: u64) -> Timer {
     schedule_among(&global().orphans().lease(), deadline, Waker::noop())
 }
@@ -188,7 +185,8 @@ fn a_timer_while_another_is_due() {
     armed_while_another_is_due(&[20]);
 }
 
-/// In a model the nursery has room for one timer. So 30 moves 10 to the heap, and 20 then moves 30.
+/// In a model the nursery has room for one timer. So the timer for 30 pushes the timer for 10 into the heap, and then
+/// the timer for 20 pushes the timer for 30 into the heap.
 fn timers_that_are_moved_while_another_is_due() {
     armed_while_another_is_due(&[30, 20]);
 }
@@ -263,7 +261,7 @@ fn see_deputy_out(deputy: &Deputy) {
 /// The watchdog makes calls, and the deputy may take over during each of them.
 fn calls_that_may_be_taken_over() {
     let deputy = Arc::new(Deputy::new());
-    // Only the watchdog may touch this. Loom checks that no two threads do so at once.
+    // Only the thread that is the watchdog at that time may touch this. Loom checks that no two threads do so at once.
     let work = Rc::new(Cell::new(0));
     let needed = Arc::new(AtomicBool::new(true));
     assert!(deputy.appoint());

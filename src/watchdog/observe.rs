@@ -21,7 +21,8 @@ impl Watchdog {
         // Relaxed, here and below: a scope that is entered at this moment may follow either the old or the new policy.
         self.reports.warn_after.store(warn_after.min(NO_WARNING), Ordering::Relaxed);
         self.settings().set_watched(true);
-        // A scope that was entered earlier has armed no look. So the observer is called, to look for such scopes.
+        // While reports were off, scopes armed no look. So the observer is called: it looks for scopes that are open
+        // already.
         self.call_observer();
     }
 
@@ -71,13 +72,13 @@ impl Watchdog {
         self.wake(at)
     }
 
-    /// Calls the observer, if there are reports. `planned`: when this pass was to begin.
+    /// `planned`: when this pass was to begin.
     pub(super) fn observe(&'static self, now: u64, planned: u64) {
         if !self.settings().is_watched() {
             return;
         }
         let Some(observer) = self.reports.observer.get() else { return };
-        // Relaxed: only the watchdog writes it.
+        // Relaxed: only the watchdog writes `passed`.
         let passed = self.reports.passed.swap(now, Ordering::Relaxed);
         let late = now.saturating_sub(planned);
         // Acquire: pairs with the Release in `call_observer`, which stores 0. If it stores the 0 after this swap, the
@@ -95,7 +96,6 @@ impl Watchdog {
         self.reports.next.fetch_min(next, Ordering::Relaxed);
     }
 
-    /// When the observer is to be called next.
     pub(super) fn next_look(&self, now: u64) -> u64 {
         if !self.settings().is_watched() {
             return NEVER;

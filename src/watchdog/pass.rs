@@ -14,21 +14,19 @@ use crate::time::{NEVER, clock};
 /// After how long a watchdog with nothing to do ends, in nanoseconds.
 const RETIRE_AFTER: u64 = 30_000_000_000;
 
-/// How many batches of a thread's timers are fired in one pass, at most.
 const BATCHES_PER_PASS: usize = 16;
 
 /// How many wakers are taken from the inbox at a time, at most. Then the timers have their turn.
 const CALLS_PER_TURN: usize = 1024;
 
-/// The watchdog registers for the asymmetric fence once nothing is due within this time, in nanoseconds.
+/// If no timer is due within this time, the watchdog registers for the asymmetric fence. In nanoseconds.
 const REGISTER_WHEN_IDLE_FOR: u64 = 50_000_000;
-/// If the watchdog has run for this time, it registers even if something is due soon. In nanoseconds.
+/// Once the watchdog has run for this time (in nanoseconds), it registers even if a timer is due soon.
 const REGISTER_AFTER: u64 = 1_000_000_000;
 
 #[cfg(not(timebox_loom))]
 thread_local!(static IS_WATCHDOG: Cell<bool> = const { Cell::new(false) });
 
-/// Whether the calling thread is the watchdog.
 #[cfg(not(timebox_loom))]
 pub(crate) fn is_this_thread() -> bool {
     IS_WATCHDOG.get()
@@ -86,8 +84,7 @@ impl Watchdog {
         // An earlier watchdog may have registered this process for the asymmetric fence.
         let mut heavy = self.settings().has(Settings::ASYMMETRIC);
         let mut asked = heavy || cfg!(timebox_loom);
-        // When the last sleep was planned to end. `NEVER` if it was planned without an end, or if the planned time had
-        // passed already.
+        // The planned end of the last sleep. `NEVER` if there was none, or if it had passed before the sleep began.
         let mut planned = NEVER;
         loop {
             let Some((key, until)) = self.pass(heavy, std::mem::take(&mut takes_over), planned) else {
@@ -117,8 +114,8 @@ impl Watchdog {
             if until == NEVER {
                 let end = clock::now().saturating_add(RETIRE_AFTER);
                 self.alarm.wait(key, end);
-                // `next_wake` says "never" during this sleep, so every arm rings, and a ring makes `retire` fail. So no arm is
-                // missed.
+                // No arm is missed: `next_wake` is `NEVER` during this sleep, so each arm rings the alarm. If the alarm
+                // has been rung, `retire` fails.
                 if clock::now() >= end && self.alarm.retire(key) {
                     return true;
                 }
@@ -131,8 +128,8 @@ impl Watchdog {
     }
 
     /// Fires the timers that are due. Returns the key for the sleep that follows, and the time when that sleep must
-    /// end. Returns `None` if the deputy has taken over meanwhile. With `takes_over`, looks at all timers, since the
-    /// former watchdog may be stuck at any of them.
+    /// end. Returns `None` if the deputy has taken over meanwhile. With `takes_over`, looks at all timers: the former
+    /// watchdog, which is stuck in a call, may have reset the `earliest` of any of them.
     fn pass(&'static self, heavy: bool, takes_over: bool, planned: u64) -> Option<(alarm::Key, u64)> {
         // The key is read before the timers. So if the alarm rings after this line, the sleep ends at once.
         let key = self.alarm.key();
@@ -162,7 +159,8 @@ impl Watchdog {
         }
         let second = if mutant!(NoRescan) { first } else { self.earliest(now) };
         if second < first {
-            // Lowering `next_wake` needs no fence: an arm that reads the higher value wakes in vain at worst.
+            // Lowering `next_wake` needs no fence. At worst an arm reads the higher value, and wakes the watchdog in
+            // vain.
             self.next_wake.0.store(second, Ordering::Relaxed);
         }
         Some((key, first.min(second)))
@@ -182,9 +180,9 @@ impl Watchdog {
         self.state().all_timers().map(Timers::earliest).min().unwrap_or(NEVER)
     }
 
-    /// Wakes the wakers of all timers that are due, in batches, with no lock held. Looks only at the sets in which a
-    /// timer may be due, or at every set if `all` is set. Returns the sets that were looked at: the caller must look at
-    /// them again. `None` if the deputy has taken over meanwhile.
+    /// Wakes the wakers of all timers that are due, in batches, with no lock held. Looks at each thread's `Timers` in
+    /// which a timer may be due; with `all`, at the `Timers` of every thread. Returns those that it looked at: the
+    /// caller must call `end_look` on them after its fence. `None` if the deputy has taken over meanwhile.
     fn fire_due(&'static self, now: u64, all: bool) -> Option<Vec<&'static Timers>> {
         let state = self.state();
         self.call_posted()?;
@@ -195,7 +193,7 @@ impl Watchdog {
             // next pass follows at once, and fires the rest.
             for _ in 0..BATCHES_PER_PASS {
                 let (due, are_all) = timers.take_due(now);
-                // This mutant ends the look too early: before the fences in the calls.
+                // The mutant ends the look before the fences in the calls, which is too early.
                 if mutant!(EarlyLook) {
                     timers.end_look();
                 }

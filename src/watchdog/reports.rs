@@ -1,9 +1,10 @@
-//! What the watchdog keeps for reports, and whom it tells.
+//! What the watchdog keeps for reports, and the observer that it calls.
 
 use crate::sync::{AtomicU64, SetOnce};
 use crate::time::NEVER;
 
-/// Stands for "no warning": no scope is open for so long. The sum of this and a time does not overflow.
+/// A `warn_after` that stands for "no warning": no scope is open for 146 years. The sum of this and a time does not
+/// overflow.
 pub(crate) const NO_WARNING: u64 = 1 << 62;
 
 /// Looks at threads.
@@ -19,7 +20,7 @@ pub(super) struct Reports {
     pub(super) warn_after: AtomicU64,
     /// The time of the last pass. The observer was told of every deadline and look up to this time.
     pub(super) passed: AtomicU64,
-    /// The latest time for the next call of the observer.
+    /// The watchdog must call the observer again by this time.
     pub(super) next: AtomicU64,
 }
 

@@ -14,7 +14,8 @@ impl Settings {
     const OFF: u8 = 2;
     /// Limits have not been switched on or off yet.
     const UNSET: u8 = 4;
-    /// A policy of reports is in force. So a thread also arms the time of the next look at it: see `arm_look`.
+    /// A policy of reports is in force. So a thread also arms the time at which the watchdog must look at it: see
+    /// `arm_look`.
     #[cfg(feature = "report")]
     const WATCHED: u8 = 8;
 
@@ -43,8 +44,8 @@ impl Settings {
         self.set(Self::WATCHED, on);
     }
 
-    /// Whether limits are on, and this has been decided: by `set_limits`, or by `init_limits` at the first scope. The fast
-    /// test: if it is false, ask `limits`.
+    /// The fast test whether limits are on. It is also `false` if that is not decided yet (by `set_limits`, or by
+    /// `init_limits` at the first scope). So if it is `false`, ask `limits`.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn has_limits(&self) -> bool {
         !self.has(Self::OFF | Self::UNSET)
@@ -68,7 +69,6 @@ impl Settings {
         self.update_limits(on, |_| true);
     }
 
-    /// Switches limits on or off, unless they have been switched before.
     pub(crate) fn init_limits(&self, on: bool) {
         self.update_limits(on, |bits| bits & Self::UNSET != 0);
     }

@@ -17,7 +17,7 @@ pub(crate) struct Slot(CachePadded<Words>);
 struct Words {
     /// The deadline that the slot's thread armed last. The watchdog ignores a deadline in the past.
     deadline: AtomicU64,
-    /// When a reporter should look at the thread. The watchdog ignores a time in the past.
+    /// The time at which the watchdog must look at the thread for reports. A time in the past is ignored.
     #[cfg(feature = "report")]
     look: AtomicU64,
     /// The operating system's number of the thread; 0 if no thread has the slot.
@@ -54,8 +54,8 @@ impl Slot {
         self.0.0.deadline.load(Ordering::Relaxed)
     }
 
-    /// Stores a deadline to arm it, or `NEVER` before the slot is given back. Only the thread that has the slot calls
-    /// this.
+    /// Sets the deadline that the watchdog must notice for the thread; `NEVER` for none. Only the thread that has the slot
+    /// calls this.
     #[inline]
     pub(crate) fn set(&self, deadline: u64) {
         // Relaxed: the fence of `Watchdog::arm` follows.
@@ -71,7 +71,7 @@ impl Slot {
         self.0.0.look.load(Ordering::Relaxed)
     }
 
-    /// Like [`set`](Self::set), for the time of the next look. The thread arms that time by `Watchdog::arm_look`.
+    /// Stores the time of the next look at the thread. The thread then arms it by `Watchdog::arm_look`.
     #[inline]
     pub(crate) fn set_look(&self, at: u64) {
         // Relaxed: as in `set`.
@@ -86,7 +86,8 @@ impl Slot {
         self.0.0.thread.store(thread, Ordering::Release);
     }
 
-    /// The thread that has the slot, and the address of its pointer to its innermost frame; `None` if no thread has the slot.
+    /// The number of the thread that has the slot, and the address of that thread's pointer to its innermost frame.
+    /// `None` if no thread has the slot.
     pub(crate) fn thread(&self) -> Option<(u32, usize)> {
         // Acquire: pairs with the Release in `set_thread`.
         let thread = self.0.0.thread.load(Ordering::Acquire);

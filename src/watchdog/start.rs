@@ -1,8 +1,9 @@
 //! The start of the watchdog, and what happens when no thread can be had for it.
 //!
-//! A limit must not be lost because no thread could be had when it was armed. So code that waits for a limit tries again to
-//! start the watchdog, until a watchdog runs. A task is polled again at once, and each poll tries. A sleep gets up now and then
-//! to try. A check tries when it reads the clock. A pool's thread with nothing to do becomes the watchdog itself.
+//! Perhaps no thread could be had when a limit was armed. The limit must not be lost by that. So code that waits for a
+//! limit tries again and again to start the watchdog. A task is polled again at once, and each poll tries. A thread
+//! that sleeps wakes now and then, and tries. A check tries when it reads the clock. A pool's thread with nothing to do
+//! becomes the watchdog itself.
 
 use super::arm::Watchdog;
 #[cfg(timebox_loom)]
@@ -84,8 +85,8 @@ impl Watchdog {
         false
     }
 
-    /// Sets the function that is called whenever no thread can be had for the watchdog. Only the first call of `when_missing`
-    /// counts.
+    /// Sets the function that is called whenever no thread can be started for the watchdog. Only the first call of
+    /// `when_missing` sets it.
     pub(crate) fn when_missing(&self, f: fn()) {
         self.on_missing.get_or_init(|| f);
     }
@@ -119,7 +120,7 @@ impl Watchdog {
         self.try_at.load(Ordering::Relaxed) != 0 && !self.alarm.is_reliable()
     }
 
-    /// Whether it makes sense to wait for a watchdog: if none could be had for a second, it does not.
+    /// `false` if no watchdog could be had for a second already. Then nobody should wait for one.
     pub(crate) fn is_worth_waiting_for(&'static self) -> bool {
         clock::real_now().saturating_sub(self.missing_since.load(Ordering::Relaxed)) < WORTH_WAITING
     }

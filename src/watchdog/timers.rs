@@ -44,8 +44,8 @@ const STALE: usize = 1024;
 const BATCH: usize = 64;
 
 pub(crate) struct Timers {
-    /// No timer is due before this time (invariant 4). Arming a timer lowers this time. When this time has come, the
-    /// watchdog resets it.
+    /// No timer is due before this time (invariant 4). Arming a timer lowers this time. When it has come, the watchdog
+    /// sets it to [`NEVER`], looks at all timers, and lowers it to their earliest deadline.
     earliest: CachePadded<AtomicU64>,
     nursery: [AtomicU32; NURSERY],
     listed: AtomicU32,
@@ -53,9 +53,9 @@ pub(crate) struct Timers {
     heap: Mutex<Heap>,
 }
 
-/// Each entry has the deadline, the index of the record, and the short number of the record's *filling*. A filling is
-/// the use of the record for one waker. A later filling of the record may have the same short number as a stale entry.
-/// That does no harm: the record itself says when it is due, and the later filling has an entry of its own.
+/// An entry has the deadline, the index of the record, and the short number of the record's *filling*: each use of a
+/// record for a waker is a filling. A stale entry may have the same short number as a later filling of its record. That
+/// does no harm: the record itself says when it is due, and the later filling has an entry of its own.
 type Heap = BinaryHeap<Reverse<(u64, u32, u32)>>;
 
 fn entry((deadline, index, ticket): (u64, u32, Ticket)) -> Reverse<(u64, u32, u32)> {
@@ -68,8 +68,8 @@ const _: () = assert!(GROUP as u64 <= Ticket::ROOM + 1);
 #[derive(Clone, Copy)]
 pub(crate) struct Timer {
     group: &'static Group,
-    /// The ticket of the timer's waker. The bits that a ticket leaves free (`Ticket::ROOM`) hold the index of the
-    /// timer's record in the group. Both are in one word, so that a timer stays in registers.
+    /// Two numbers in one word, so that a timer stays in registers: the ticket of the timer's waker and, in the bits
+    /// that a ticket leaves free (`Ticket::ROOM`), the index of the timer's record in the group.
     place: u64,
 }
 
@@ -105,7 +105,6 @@ impl Timers {
         Timer { group, place: ticket.number() | u64::from(at) }
     }
 
-    /// Lists a record in the nursery, which is emptied first if it is full.
     #[cold]
     #[inline(never)]
     fn list(&'static self, group: &Group, at: u32) {
@@ -144,7 +143,7 @@ impl Timers {
         let entries: Vec<_> = timers.map(entry).collect();
         let mut heap = lock(&self.heap);
         if entries.len() <= STALE {
-            // Keeps the memory for the entries to come.
+            // Few entries: they go into the old heap, which keeps its memory.
             heap.clear();
             heap.extend(entries);
         } else {
@@ -158,8 +157,8 @@ impl Timers {
 }
 
 impl Timers {
-    /// The indices of the records in the nursery. If the owner empties the nursery meanwhile, some of these records are
-    /// in the heap by then, or were listed only later.
+    /// The indices of the records in the nursery. The owner may empty and refill the nursery meanwhile. Then a record
+    /// may be in the heap by now, or may have been listed only after this began.
     fn in_nursery(&self) -> impl Iterator<Item = u32> {
         // Acquire, twice: pairs with the Releases in `list`.
         let listed = self.listed.load(Ordering::Acquire) as usize;
@@ -175,10 +174,9 @@ impl Timers {
         self.earliest.0.load(Ordering::Relaxed)
     }
 
-    /// Lowers `earliest` to `deadline`, for a timer that is due then.
     #[cold]
     pub(crate) fn lower(&self, deadline: u64) {
-        // Relaxed: as in `earliest`. The minimum, since both the thread and the watchdog lower `earliest`.
+        // Relaxed: as in `earliest`. `fetch_min`, because the thread and the watchdog may do this at the same time.
         self.earliest.0.fetch_min(deadline, Ordering::Relaxed);
     }
 
@@ -269,7 +267,7 @@ impl Timer {
         Ticket::from_number(self.place)
     }
 
-    /// Whether the parent process armed the timer, before a fork.
+    /// Whether the timer was armed before a fork, by the parent of this process.
     pub(crate) fn is_lost(self) -> bool {
         #[cfg(feature = "testing")]
         if self.mocked().is_some() {
@@ -289,7 +287,8 @@ impl Timer {
         self.group.is_of_mocks().then_some(((self.place >> 32) as u32, self.place as u32))
     }
 
-    /// Takes the timer back; `None` if it has fired, or is lost. `own` are the calling thread's timers.
+    /// Takes the timer back. `None` if it has fired, or was armed before a fork, in the parent process. `own` are the
+    /// calling thread's timers.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn take(self, own: Option<&'static Timers>) -> Option<Waker> {
         if self.group.is_lost() {

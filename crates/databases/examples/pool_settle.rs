@@ -26,7 +26,8 @@ mod showing;
 
 /// How long the server may take to answer a cancelled query.
 const GRACE: Duration = Duration::from_secs(5);
-/// A query of two seconds. After `naive`, below, the next user of the connection waits until the query ends.
+/// A query of two seconds. `naive` (below) drops it without a cancel. Then the next user of the connection waits until
+/// the query ends.
 const SLOW: &str = "select pg_sleep(2)";
 
 fn main() -> ExitCode {

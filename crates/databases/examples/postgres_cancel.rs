@@ -42,7 +42,6 @@ fn main() -> ExitCode {
     })
 }
 
-/// Whether the server said that it has cancelled the statement.
 fn is_cancelled(error: &TimeoutError) -> bool {
     let said = error.source().and_then(|source| source.downcast_ref::<::postgres::Error>());
     said.and_then(::postgres::Error::code) == Some(&SqlState::QUERY_CANCELED)

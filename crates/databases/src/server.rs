@@ -57,7 +57,7 @@ const REDIS: Kind = Kind {
     stop: "KILL",
 };
 
-/// `$0` is the signal that stops the server.
+/// Starts a server. Once the script's standard input is closed, stops the server with the signal `$0`.
 const SCRIPT: &str = r#"
     set -e
     trap 'code=$?; [ $code = 0 ] || cat log >&2; cd /; rm -rf "$FOLDER"' EXIT

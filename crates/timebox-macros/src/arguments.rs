@@ -1,5 +1,3 @@
-//! The arguments of the attribute.
-
 use proc_macro2::{Span, TokenStream};
 use quote::{ToTokens, quote_spanned};
 use syn::ext::IdentExt;

@@ -16,7 +16,6 @@ const UNITS: [(u128, &[&str]); 7] = [
     (1, &["ns", "nsec", "nanosecond", "nanoseconds"]),
 ];
 
-/// Reads a duration. The error is a message for the compiler.
 pub(crate) fn parse(text: &str) -> Result<Duration, String> {
     let mut total = 0_u128;
     let mut rest = text.trim();

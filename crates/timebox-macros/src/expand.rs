@@ -11,7 +11,6 @@ use crate::output::{Form, Output};
 const GRACE: &str = "a grace is for futures: this function is not async, and ends at its next checkpoint";
 const TOKIO: &str = "write #[timeboxed] above tokio's attribute: below it, it sees no async function";
 
-/// The function with its body in a scope.
 pub(crate) fn expand(arguments: &Arguments, mut function: Function) -> Result<TokenStream> {
     if is_from_tokio(&function) {
         return Err(Error::new(Span::call_site(), TOKIO));

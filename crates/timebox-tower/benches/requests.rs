@@ -1,9 +1,10 @@
-//! What a limit on each request costs a trivial axum handler, against no limit and against tower-http's `TimeoutLayer`; and how
-//! soon the scope of a request is cancelled when its client goes away.
+//! Measures what a limit on each request costs a trivial axum handler. The comparisons are no limit, and tower-http's
+//! `TimeoutLayer`. Also measures how soon the scope of a request is cancelled after its client goes away.
 //!
-//! One process, real sockets, in turns: each round runs every server for a short while, in another order. The server has one
-//! thread and the clients another. The processor time of the server's thread counts, since other load on the machine disturbs it
-//! least. Each figure is a median over the rounds; each comparison is the median of the quotients in one round.
+//! One process, real sockets, in turns: each round runs every server for a short while, in another order. The server
+//! has one thread and the clients another. Only the processor time of the server's thread counts, since other load on
+//! the machine disturbs it least. Each figure is a median over the rounds; each comparison is the median of the
+//! quotients in one round.
 //!
 //! `cargo bench -p timebox-tower --bench requests`
 
@@ -219,7 +220,8 @@ fn calls() {
     });
 }
 
-/// Measures how soon a task that waits for the cancellation runs, after a client has closed its connection.
+/// Measures the time from the moment when a client closes its connection until a task that waits for the cancellation
+/// runs.
 fn clients_gone() {
     let (sender, cancelled) = std::sync::mpsc::channel();
     let handler = async move || {

@@ -28,7 +28,7 @@ mod sealed {
     impl Sealed for super::GrpcStatus {}
 }
 
-/// The service fails with an error of its own error type, which must be `From<TimeoutError>`, as `tower::BoxError` is.
+/// The service fails. Its error type must be `From<TimeoutError>`, as `tower::BoxError` is.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct Fail;

@@ -83,7 +83,8 @@ impl<B> TimeoutBody<B> {
         B: Body,
     {
         if body.is_end_stream() {
-            // The body is dropped even if this gives an error: then `checkpoint_or_unwind` has unwound the drop.
+            // An error means that `checkpoint_or_unwind` has unwound the drop. The body is gone then too, so the error
+            // is ignored.
             let _ = scope.enter(|| drop(body));
             return Self::empty();
         }

@@ -16,10 +16,10 @@ use crate::scope::RequestScope;
 /// [`CLIENT_GONE`](crate::CLIENT_GONE), and the inner future is dropped in this scope.
 #[pin_project(PinnedDrop)]
 pub struct ResponseFuture<F, Res: Reply, A> {
-    /// `None` once the inner future is done, and if the service was not called.
+    /// `None` if the service was not called, or once the inner future is done or dropped.
     #[pin]
     future: Option<F>,
-    /// `None` if the request is exempt or refused, and once the scope was handed on to the response.
+    /// `None` if the request is exempt or refused, or once the inner future is done, or dropped at the scope's error.
     scope: Option<RequestScope>,
     early: Option<Box<Early<Res::Scoped>>>,
     answer: A,

@@ -108,7 +108,8 @@ impl<Req, A> TimeoutLayer<Req, A> {
         self
     }
 
-    /// The label of a request, which errors and reports show, instead of [its own](crate::Call::label): method and route.
+    /// Sets the label of each request. Errors and reports show it. Without this, the label is the one that the request
+    /// [has by itself](crate::Call::label): the method and the route.
     pub fn label_with<L: Into<Cow<'static, str>>>(
         mut self,
         label: impl Fn(&Req) -> L + Send + Sync + 'static,
@@ -130,9 +131,8 @@ impl<Req, A> TimeoutLayer<Req, A> {
         self
     }
 
-    /// For how long a handler is still polled after its time is up. So the handler can roll back and answer by itself.
-    /// Its response is then sent, however late. If the client goes away there is no grace: the handler's future is
-    /// dropped.
+    /// For how long a handler is still polled after its time is up, so that it can roll back and answer by itself. Its
+    /// response is sent, however late. If the client goes away, the handler's future is dropped without a grace.
     pub fn grace(mut self, grace: Duration) -> Self {
         self.settings.grace = grace;
         self
@@ -209,8 +209,8 @@ impl<Req, A> TimeoutLayer<Req, A> {
         self
     }
 
-    /// Answers with what the closure returns, instead of an error, if a request is not done in time. So the error type of the
-    /// service stays as it is, and axum's `Router::layer` needs no `HandleErrorLayer`.
+    /// If a request is not done in time, answers with what the closure returns, instead of an error. So the error type
+    /// of the service stays as it is, and axum's `Router::layer` needs no `HandleErrorLayer`.
     ///
     /// The answer is a response of the service's own type. [`respond`](crate::respond) has some ready.
     ///

@@ -44,7 +44,7 @@
 //! - An upgraded connection (a WebSocket) is not part of its request: its scope ends with the response `101`.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
-// Without a feature, its items do not exist. So links to them are broken.
+// Items of a feature that is off do not exist, so links to them are broken.
 #![cfg_attr(not(all(feature = "profile", feature = "report")), allow(rustdoc::broken_intra_doc_links))]
 #![doc(test(attr(deny(warnings))))]
 #![forbid(unsafe_code)]

@@ -42,14 +42,14 @@ use crate::scope::RequestScope;
 /// # assert_eq!(Found(1).unscoped().0, 1);
 /// ```
 pub trait Call {
-    /// The label of the request's scope. Of an HTTP request: the method and the route. The route is axum's
+    /// The label of the request's scope. For an HTTP request, this is the method and the route. The route is axum's
     /// `MatchedPath` (feature `axum`), or else the path without the query.
     fn label(&self) -> Option<Cow<'static, str>> {
         None
     }
 
-    /// Adds the fields that [reports](crate::TimeoutLayer::warn_after) show. Of an HTTP request: method, path, peer and
-    /// request id.
+    /// Adds the fields that [reports](crate::TimeoutLayer::warn_after) show. For an HTTP request these are the method,
+    /// the path, the peer and the request id.
     fn describe(&self, timebox: Timebox) -> Timebox {
         timebox
     }
@@ -66,7 +66,7 @@ pub trait Call {
         None
     }
 
-    /// Whether the body of the response is not read. Of an HTTP request: whether it is a `HEAD`.
+    /// Whether nobody will read the body of the response. Of an HTTP request: whether it is a `HEAD`.
     fn is_bodiless(&self) -> bool {
         false
     }
@@ -80,15 +80,16 @@ pub trait Reply: Sized {
     /// The response of the limited service.
     type Scoped;
 
-    /// The response that the service gave in time. Produce the rest of the response in `scope`.
+    /// Turns a response that the service gave in time into one that keeps `scope`. Produce the rest of the response in
+    /// `scope`.
     fn scoped(self, scope: RequestScope) -> Self::Scoped;
 
     /// Makes a response that has no scope: the service's response to an exempt request, or the layer's answer to a
     /// request that was not done in time.
     fn unscoped(self) -> Self::Scoped;
 
-    /// The response to a request whose deadline cannot be read. `None`: the deadline is ignored, and the service is
-    /// called.
+    /// The response to a request whose deadline cannot be read. If it is `None`, the deadline is ignored, and the
+    /// service is called.
     fn refusal(malformed: &Malformed) -> Option<Self::Scoped> {
         let _ = malformed;
         None

@@ -127,9 +127,9 @@ impl ProfileLayer {
     }
 
     /// Sets the limit of a profiled request. It replaces the limit of the [`TimeoutLayer`](crate::TimeoutLayer) inside.
-    /// With a longer limit, the profile also shows what a request does after its usual limit. With `Limit::NONE` a
-    /// request that hangs never ends, and takes one of the [profiles at a time](Self::per_minute) for ever. So prefer a
-    /// minute.
+    /// With a longer limit, the profile also shows what a request does after its usual limit. Prefer a minute to
+    /// `Limit::NONE`: without a limit, a request that hangs takes one of the [profiles at a time](Self::per_minute) for
+    /// ever.
     pub fn limit(mut self, limit: impl Into<Limit>) -> Self {
         self.settings.limit = Some(limit.into());
         self

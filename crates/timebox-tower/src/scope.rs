@@ -106,11 +106,12 @@ pub struct RequestScope {
     polling: bool,
     /// How long the body may be silent between two frames.
     pub(crate) idle: Option<Duration>,
-    /// The scope that limits the present silence. It begins with the first poll after a frame.
+    /// The scope that limits the wait for the next frame. It is made in the first poll after a frame.
     silence: Option<Box<PollScope>>,
     /// Whether the body will not be read: the request was a `HEAD`.
     pub(crate) bodiless: bool,
-    /// Makes the trailers for a body whose time is up: the body ends with them. `None`: the body ends with the error.
+    /// If the time of the body is up, the body ends with the trailers that this function makes. If this is `None`, the
+    /// body ends with the error.
     pub(crate) trailers: Option<fn(&TimeoutError) -> HeaderMap>,
 }
 
@@ -121,8 +122,8 @@ impl RequestScope {
         Self { scope, location, reason, polling: false, idle, silence, bodiless: false, trailers }
     }
 
-    /// Calls `poll` in the scope, and checks the deadline after that. So an output is returned even if it is late. If
-    /// `poll` returns `Pending`, the task will be woken at the deadline.
+    /// Calls `poll` in the scope. The deadline is checked only after that, so an output is returned even if it is late.
+    /// If `poll` returns `Pending`, the task will be woken at the deadline.
     ///
     /// # Errors
     ///
@@ -164,7 +165,7 @@ impl RequestScope {
         polled.map(|result| result?)
     }
 
-    /// Runs a block in the scope. Use this for everything but polls, such as the drop of a future that is done.
+    /// Runs a block in the scope. Use this for code that is no poll: for example, to drop a future that is done.
     ///
     /// # Errors
     ///
@@ -173,11 +174,10 @@ impl RequestScope {
         self.scope.enter(|_| block())
     }
 
-    /// Drops the rest of the response before its end, in the scope. First cancels the scope for the reason
-    /// [`CLIENT_GONE`], so that tasks and threads that entered the scope by a handle stop. If a poll has panicked, the
-    /// scope is not cancelled.
+    /// Drops the rest of the response before its end, in the scope. First cancels the scope, so that tasks and threads
+    /// that entered the scope by a handle stop.
     pub fn abandon(&mut self, drop: impl FnOnce()) {
-        // If a poll has panicked, the drop does not mean that the client has gone away.
+        // `polling` is still `true` if a poll has panicked. Then the drop does not mean that the client has gone away.
         let reason = (!self.polling).then_some(self.reason);
         self.end(reason, drop);
     }

@@ -78,7 +78,7 @@ async fn where_a_future_around_is_over_the_caller_does_not_run_on() {
     assert!(future::timeout_value(limit, caller).await.is_err());
     assert!(!ran_on.load(Ordering::SeqCst));
 
-    // With a grace, the caller is polled on, so it gets the error.
+    // With a grace, the caller's scope still polls the caller after the limit, so the caller gets the error.
     let caller = async {
         std::thread::sleep(2 * limit);
         layer().layer(uncalled()).oneshot(Request::new(())).await.unwrap_err()

@@ -50,7 +50,7 @@ fn formats() -> [(Propagation, &'static str); 2] {
     [(Propagation::grpc(), "grpc-timeout"), (Propagation::header(HEADER), HEADER)]
 }
 
-/// The deadline of a scope that has the limit of these headers. `None` if the headers ask for no limit.
+/// Enters a scope with the limit of these headers, and returns its deadline. `None` if the headers ask for no limit.
 fn deadline(propagation: &Propagation, headers: &HeaderMap) -> Result<Option<Deadline>, Malformed> {
     let allocated = ALLOCATED.get();
     let limit = propagation.deadline_of(headers);
@@ -251,7 +251,7 @@ const OF_MILLISECONDS: [(&[u8], Option<u64>); 40] = [
     (b"\xff", None),
 ];
 
-/// Values that mean nothing in either format.
+/// Values that are a timeout neither in gRPC's format nor in milliseconds.
 const OF_NEITHER: [&str; 60] = [
     "",
     " ",

@@ -1,5 +1,3 @@
-//! Makes and accepts connections.
-
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::os::fd::{AsFd, OwnedFd};
@@ -87,7 +85,8 @@ fn unless_over(scope: Option<&Scope>, location: &'static Location<'static>, erro
 }
 
 /// When the attempt at the next address must end. Each of the `addresses` that are left (the next one included) gets
-/// the same share of the time. [`NEVER`] for the last address: the scope itself ends that attempt.
+/// the same share of the time. [`NEVER`] for the last address, since the scope itself ends that attempt, and if the
+/// scope has no deadline.
 fn end_of_share(scope: &Scope, addresses: usize) -> u64 {
     match scope.remaining() {
         Some(left) if addresses > 1 => {

@@ -1,5 +1,3 @@
-//! Sends and receives datagrams.
-
 use std::borrow::Borrow;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs, UdpSocket};

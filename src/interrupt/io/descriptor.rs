@@ -99,7 +99,7 @@ impl Write for Descriptor<'_> {
     fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
         // Apple's systems ignore `MSG_DONTWAIT` in `send`, so a `poll` must come before the call.
         let has_flag = self.is_socket && !cfg!(target_vendor = "apple");
-        // For a socket the call is made even if the buffer is empty, since an empty buffer may be an empty datagram.
+        // An empty buffer may be an empty datagram, so on a socket the call is made even then.
         let mode = if buffer.is_empty() && !self.is_socket {
             Mode::Empty
         } else if has_flag {

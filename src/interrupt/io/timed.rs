@@ -86,8 +86,8 @@ impl<S: AsFd> AsFd for Timed<S> {
     }
 }
 
-/// Implements `Read` and `Write` with all their methods. In a default method of std, an error would name a line of std
-/// as the place of the call.
+/// Implements all methods of `Read` and `Write`, even those with a default. A default method calls the required ones
+/// from std, and then an error would name a line of std as the place of the call.
 macro_rules! stream {
     ($stream:ty) => {
         impl<S: AsFd> Read for $stream {

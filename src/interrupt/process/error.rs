@@ -95,8 +95,8 @@ pub struct Stopped {
     pub stderr: Vec<u8>,
     /// Whether `stderr` may be incomplete, for the same reasons as [`stdout_cut`](Self::stdout_cut).
     pub stderr_cut: bool,
-    /// The exit status. `None` if the command was not started, or if it runs on. It runs on if this program may not
-    /// signal it, or if not even SIGKILL ends it. It is reaped when it ends.
+    /// The exit status. `None` if the command was not started, or has not ended: because this program may not signal
+    /// it, or because not even SIGKILL ends it. It is reaped when it ends.
     pub status: Option<ExitStatus>,
     /// The signal that suspended the command, if the command was suspended at the end of the scope. A suspended
     /// command does nothing, so a longer limit may not help.

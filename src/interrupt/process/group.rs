@@ -1,5 +1,3 @@
-//! The process group of a command.
-
 /// The process group of a command. It decides which processes are stopped with the command, and how a terminal treats
 /// the command.
 ///

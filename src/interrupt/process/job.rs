@@ -159,7 +159,7 @@ impl<'r> Job<'r> {
         }
     }
 
-    /// When the child must be checked even if no descriptor has become ready.
+    /// When to check the child, even if no descriptor is ready by then. Each call doubles the pause.
     fn next_look(&mut self) -> u64 {
         let most = if self.pidfd.is_some() { SUSPENDED_PAUSE } else { PAUSES.1 };
         let pause = self.pause.min(most);
@@ -167,8 +167,9 @@ impl<'r> Job<'r> {
         os::monotonic_nanos().saturating_add(nanos(pause))
     }
 
-    /// Waits until a pipe is ready, the child has ended, or `member` (another process of the group) has ended. Then
-    /// reads and writes the pipes that are ready. Writes only if `feeds`. Returns `false` if `until` came first.
+    /// Waits until a pipe is ready, or the child has ended, or `member` (another process of the group) has ended. Then
+    /// reads and writes the pipes that are ready. The input counts only if `feeds` is set. Returns `false` if `until`
+    /// came first.
     fn serve(
         &mut self,
         poller: &Poller<'_>,
@@ -275,7 +276,7 @@ impl<'r> Job<'r> {
             if until <= os::monotonic_nanos() {
                 return false;
             }
-            // The end of this member ends the wait below. Then the loop lists the survivors again.
+            // `serve` below returns once this process of the group has ended. Then the loop lists the survivors again.
             let member = if let Survivors::Some(Some(pid)) = survivors { open_pidfd(pid) } else { None };
             let pause = self.pause.min(PAUSES.1);
             self.pause = pause * 2;
@@ -323,7 +324,8 @@ impl Drop for Job<'_> {
     }
 }
 
-/// Opens a descriptor that is ready when the process has ended; `None` if the system has no such descriptor.
+/// Opens a descriptor that becomes ready when the process ends. `None` if that fails, or if the system has no such
+/// descriptors.
 fn open_pidfd(pid: Pid) -> Option<OwnedFd> {
     #[cfg(target_os = "linux")]
     return rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).ok();

@@ -4,9 +4,10 @@
 //! ended, the pipe closes, and the shell kills the command, with its group if the command leads one. The shell is in
 //! a group of its own, so signals from a terminal do not reach the shell.
 //!
-//! While this program runs, it reaps the command only after it has killed the shell. So the shell cannot outlive the
-//! command's number, and cannot kill another process that has got the number. If this program is killed when the command
-//! has just ended, the system reaps the command, and a short time remains in which another process could get the number.
+//! This program reaps the command only after it has killed the shell. Until then no other process can get the command's
+//! number, so the shell cannot kill another process. There is one exception: this program is killed just after the
+//! command has ended. Then the system reaps the command, another process may get its number, and the shell may kill
+//! that process.
 
 use std::io::{self, PipeWriter};
 use std::os::fd::{AsFd, BorrowedFd};

@@ -12,7 +12,6 @@ pub(super) const CHUNK: usize = 64 << 10;
 /// The largest capacity of a pipe, unless the administrator has raised the limit.
 const PIPE_SIZE: usize = 1 << 20;
 
-/// How much of an output is kept: `most` bytes.
 #[derive(Clone, Copy)]
 pub(super) struct Cap {
     pub(super) most: usize,
@@ -33,7 +32,7 @@ pub(super) struct Kept {
 
 /// The standard output or standard error of a command.
 pub(super) struct Output {
-    /// `None` after the end of the file.
+    /// `None` after the end of the file, and if the output is not captured.
     pipe: Option<PipeReader>,
     kept: Vec<u8>,
     cap: Cap,
@@ -55,12 +54,11 @@ impl Output {
         Ok(Self { pipe, cap, ..Self::default() })
     }
 
-    /// The descriptor to wait for before a read.
     pub(super) fn fd(&self) -> Option<BorrowedFd<'_>> {
         self.pipe.as_ref().map(AsFd::as_fd)
     }
 
-    /// Whether all writers have closed the pipe, or there is no pipe.
+    /// Whether a read has found that all writers have closed the pipe. `true` also if there is no pipe.
     pub(super) fn is_closed(&self) -> bool {
         self.pipe.is_none()
     }
@@ -91,7 +89,7 @@ impl Output {
         Ok(length)
     }
 
-    /// Reads the bytes that are in the pipe already. The limit of `PIPE_SIZE` ends this even if a process goes on
+    /// Reads the bytes that are in the pipe already. Stops after about `PIPE_SIZE` bytes, because a process may go on
     /// writing.
     pub(super) fn drain(&mut self, chunk: &mut [u8]) -> io::Result<()> {
         let mut left = PIPE_SIZE;
@@ -131,7 +129,6 @@ impl<'r> Input<'r> {
         Ok(Self { pipe, source, ..Self::default() })
     }
 
-    /// The descriptor to wait for before a write.
     pub(super) fn fd(&self) -> Option<BorrowedFd<'_>> {
         self.pipe.as_ref().map(AsFd::as_fd)
     }

@@ -1,5 +1,3 @@
-//! Runs a command, with options.
-
 use std::fmt;
 use std::io::{Cursor, Read};
 use std::panic::Location;
@@ -377,7 +375,8 @@ impl<'c> Run<'c> {
             let deadline = deadline.sooner_by(allowance);
             let started = with_deadline(command, deadline, |command| Job::start(command, plan, location));
             if has_input {
-                // Takes the `piped` back. Otherwise the command's next run would get a pipe to which nobody writes.
+                // Undoes `Stdio::piped()`. Otherwise the next run of this command would get a pipe to which nobody
+                // writes.
                 command.stdin(Stdio::null());
             }
             let mut job = started?;

@@ -13,7 +13,7 @@ use super::group::Group;
 use super::lifeline::Lifeline;
 use crate::sync::os;
 
-/// Starts a command. Returns the child, and whether the child leads a process group.
+/// Returns the child, and whether the child leads a process group.
 pub(super) fn start(
     command: &mut Command,
     group: Group,

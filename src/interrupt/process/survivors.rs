@@ -1,4 +1,5 @@
-//! The processes of a group that run on after the group's leader has ended. The leader is not reaped yet.
+//! Finds the processes of a group that run on after the group's leader has ended. The leader must not be reaped yet:
+//! otherwise its number could belong to another group.
 
 use rustix::process::Pid;
 
@@ -92,7 +93,7 @@ fn members(group: Pid) -> std::io::Result<Vec<Member>> {
     Ok(members)
 }
 
-/// Reads `/proc/<pid>/stat`: the process group, and whether the process has ended.
+/// Finds in the text of `/proc/<pid>/stat` the process group, and whether the process has ended.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 fn parse(stat: &[u8]) -> Option<(i32, bool)> {
     // The name in parentheses may itself have spaces, parentheses and any bytes. So the fields begin after the last

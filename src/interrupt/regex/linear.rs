@@ -245,16 +245,16 @@ impl std::str::FromStr for Regex {
 /// The automata of a pattern, which a search follows state by state. A state is made when a search first reaches it.
 struct Stepwise {
     automata: hybrid::Regex,
-    /// The caches that no search uses now. A search takes a cache from here, or makes one if there is none. At its
-    /// end it puts the cache back.
+    /// The caches that no search uses now. A search takes a cache from here, or makes one if there is none. When the
+    /// search ends, it puts the cache back.
     caches: Mutex<Vec<hybrid::Cache>>,
 }
 
 /// Why a stepwise search did not run to its end.
 enum Stop {
     Over(TimeoutError),
-    /// The pattern has a Unicode word boundary, and the search has met a byte that is not ASCII. There the automaton
-    /// gives up.
+    /// The pattern has a Unicode word boundary, and the text has a byte that is not ASCII. The automaton cannot search
+    /// such a text.
     Unsupported,
 }
 
@@ -349,9 +349,8 @@ struct Walk<'a> {
     dfa: &'a DFA,
     cache: &'a mut Cache,
     state: LazyStateID,
-    /// Where the last match ends, in the direction of the walk.
+    /// Where the last match ends; in a backward walk, where it starts.
     last: Option<usize>,
-    /// Whether no further match can come.
     ended: bool,
 }
 
@@ -365,8 +364,7 @@ impl<'a> Walk<'a> {
         Ok(Self { dfa, cache, state, last: None, ended: state.is_dead() })
     }
 
-    /// Follows the transition for a byte. `position` is the place of the walk before this step: the start of the byte,
-    /// or its end in a backward walk.
+    /// Follows the transition for a byte. `position` is the start of the byte; in a backward walk, its end.
     #[cfg_attr(not(debug_assertions), inline(always))]
     fn step(&mut self, byte: u8, position: usize) -> Result<(), Stop> {
         self.state = self.dfa.next_state(self.cache, self.state, byte).map_err(|_| Stop::Unsupported)?;

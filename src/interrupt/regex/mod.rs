@@ -186,7 +186,7 @@ impl Regex {
         replace_all(self.captures_iter(haystack), haystack, replacement)
     }
 
-    /// Searches from `at` on. `found` converts the offsets of a match.
+    /// Searches from `at` on. `found` makes the result from the offsets of the match.
     fn search<T>(
         &self,
         haystack: &str,
@@ -207,7 +207,7 @@ impl Regex {
                 let result = loop {
                     match self.code.search(&mut scratch, haystack, at, look) {
                         Ok(is_match) => break Ok(is_match.then(|| found(scratch.offsets()))),
-                        // The callout found the scope over, so this check fails too.
+                        // The callout has found that the scope is over, so this check gives the error.
                         Err(Stopped::Ended) => {
                             if let Some(Err(error)) = scope.map(|scope| scope.check_by_clock(location)) {
                                 break Err(error);
@@ -289,7 +289,7 @@ fn replace_all<'h, S: AsRef<str>>(
     })
 }
 
-/// Whether the innermost scope is over. PCRE2 calls this function at each item of the pattern.
+/// PCRE2 calls this function at each item of the pattern.
 fn is_over_here() -> bool {
     let over = Thread::with(is_over);
     #[cfg(test)]
@@ -411,7 +411,7 @@ impl fmt::Debug for CaptureMatches<'_, '_> {
 mod tests {
     use std::cell::Cell;
 
-    // How many callouts have found the scope over. The first one must end the search.
+    // How many callouts have found the scope over. There must be one at most, because the first one ends the search.
     thread_local!(pub(super) static ENDED: Cell<u32> = const { Cell::new(0) });
 
     #[test]

@@ -21,7 +21,7 @@ use pcre2_sys::{
     pcre2_match_data_free_8, pcre2_pattern_info_8, pcre2_set_depth_limit_8, pcre2_set_match_limit_8,
 };
 
-/// From `pcre2.h`; the bindings leave it out.
+/// A constant of `pcre2.h` that the bindings lack.
 const PCRE2_NO_JIT: u32 = 0x0000_2000;
 /// The first and the largest size of the stack of just-in-time compiled code. A search that needs a larger stack is
 /// repeated by PCRE2's interpreter, which uses the heap.
@@ -42,7 +42,7 @@ unsafe extern "C" {
 /// unwind.
 pub(super) type Look = fn() -> bool;
 
-/// The callout of a search, interpreted or just-in-time compiled. Its data is a pointer to a [`Look`].
+/// PCRE2 calls this at each item of the pattern. `look` points to a [`Look`].
 extern "C" fn callout(_block: *mut c_void, look: *mut c_void) -> c_int {
     // SAFETY: `Code::search` gives this callout a pointer to a `Look` that lives as long as the search.
     let look = unsafe { *look.cast::<Look>() };
@@ -198,7 +198,8 @@ impl Drop for Code {
 /// The memory of a search. Later searches use it again.
 #[derive(Debug)]
 pub(super) struct Scratch {
-    // Fields are dropped in this order. The context points to the stack, so it must go first.
+    // The context points to the stack, so the context must be dropped first. Fields are dropped in the order of this
+    // list.
     context: Context,
     data: Data,
     _stack: Option<Stack>,

@@ -1,7 +1,6 @@
 //! The names of system calls.
 
-/// Makes the function `name` from constants of `libc`. The first list is for `x86_64` and aarch64, the second for
-/// `x86_64` alone.
+/// Makes the function `name` from constants of `libc`. The calls of the second list exist only on `x86_64`.
 macro_rules! names {
     ($($call:ident)*; $($old:ident)*) => {
         pub(super) fn name(number: i64) -> Option<&'static str> {

@@ -130,7 +130,7 @@ fn inode(text: &str) -> Option<u64> {
     text.strip_prefix('[')?.strip_suffix(']')?.parse().ok()
 }
 
-/// What the link of a descriptor says, in words.
+/// Describes the open file of a descriptor, from the text of its link in `/proc`.
 fn noun(link: &str) -> String {
     if link.starts_with("pipe:") {
         return "a pipe".into();

@@ -87,7 +87,7 @@ impl Memory<'_> {
         }
     }
 
-    /// The numbers of the bits that are set, below `count`.
+    /// The first `count` bits at `address`: the numbers of those that are set.
     pub(super) fn bits(self, address: u64, count: usize) -> Vec<u32> {
         let bytes = self.some(address, count.div_ceil(8));
         let numbers = 0..u32::try_from(count).unwrap_or(0);

@@ -22,9 +22,10 @@ mod waits;
 /// Reads the memory of this process: copies the bytes at an address, and returns how many could be read.
 pub(crate) type Read<'a> = dyn Fn(u64, &mut [u8]) -> usize + 'a;
 
-/// The system call that the thread is blocked in: `recvfrom on fd 7, TCP 127.0.0.1:51234 -> 127.0.0.1:6379`.
+/// Describes the system call that a thread is blocked in: `recvfrom on fd 7, TCP 127.0.0.1:51234 -> 127.0.0.1:6379`.
 ///
-/// If the thread has left the call meanwhile, only the arguments are described: the descriptor may be another file by now.
+/// If the thread has left the call meanwhile, its descriptors may stand for other files by now. Then only the arguments
+/// are described.
 #[cfg(target_os = "linux")]
 pub(crate) fn describe(tid: u32, number: i64, arguments: &[u64; 6], read: &Read<'_>) -> String {
     let Some(name) = calls::name(number) else { return format!("system call {number}") };
@@ -42,7 +43,8 @@ pub(crate) fn describe(_tid: u32, number: i64, _arguments: &[u64; 6], _read: &Re
     format!("system call {number}")
 }
 
-/// The name of a system call, for a stack that was seen many times: the arguments differ.
+/// The name of a system call, without its arguments: for a stack that was seen many times, each time with other
+/// arguments.
 #[cfg(feature = "profile")]
 pub(crate) fn name_of(number: i64) -> String {
     #[cfg(target_os = "linux")]

@@ -1,4 +1,4 @@
-//! Threads that are really blocked, and the exact words for each.
+//! Tests how threads that are really blocked are described.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -141,7 +141,7 @@ fn a_server_whose_queue_is_full() {
     // request.
     let blocked = blocked("connect", move || TcpStream::connect(address).unwrap());
     let fd = blocked.call.1[0];
-    // The system repeats the request for the connection after a second.
+    // This makes room in the queue. The system repeats the client's request after a second, and then `connect` returns.
     let accept = || drop(TcpListener::from(server.try_clone().unwrap()).accept().unwrap());
     assert_eq!(words(blocked, accept), format!("connect to {address} (fd {fd})"));
     drop(queued);
@@ -288,7 +288,7 @@ fn the_join_of_a_thread() {
 
 #[test]
 fn sleep() {
-    // Nothing ends the sleep of a thread: it lasts as long as this process.
+    // Nothing can end the sleep of this thread, so the thread stays until the process ends.
     let sleeps = blocked("clock_nanosleep", || thread::sleep(Duration::from_millis(3_600_500)));
     assert_eq!(sleeps.words, "clock_nanosleep, 3600.5s");
 }

@@ -38,7 +38,7 @@ impl Call<'_> {
         let number = self.arguments[2];
         let is_private = self.int(1) & libc::FUTEX_PRIVATE_FLAG != 0;
         let is_same = u64::from(self.pointed(0, Memory::int)?) == number;
-        // A lock that processes share has a small number in its word, not the number of a thread.
+        // The word may also be a lock that several processes share. It holds a small number, and not that of a thread.
         if is_private || !is_same || number < 16 {
             return None;
         }
@@ -139,8 +139,8 @@ fn left(until: Duration, is_real_time: bool) -> Option<Duration> {
     Some(until.saturating_sub(now))
 }
 
-/// The process that holds the lock of a file for which this process waits; `None` if that cannot be told. In the table
-/// of locks, the line of a wait has the number of the lock and an arrow:
+/// This process waits for a lock of a file: the process that holds the lock. `None` if that cannot be told. A waiting
+/// process has a line of its own in `/proc/locks`, with the number of the lock and an arrow:
 /// `1: -> FLOCK ADVISORY WRITE 4712 00:13:1047 0 EOF`.
 fn holder(inode: u64) -> Option<u32> {
     let own = std::process::id().to_string();

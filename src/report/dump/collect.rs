@@ -20,10 +20,9 @@ use crate::watchdog;
 /// How many threads are listed, at most.
 const MOST_LISTED: usize = 100_000;
 
-/// How many threads are looked at, at most.
 const MOST_THREADS: usize = 512;
 
-/// For this time the dump looks at threads. It leaves out the threads that it has not reached by then.
+/// How long the dump looks at threads. It leaves out the threads that it has not reached by then.
 const LOOKING: Duration = Duration::from_secs(2);
 
 /// How long the caller waits for the dump. The search for names stops then, so some stacks may have no names.
@@ -133,7 +132,8 @@ impl Making {
                 Begun::Copied(copy) => copy,
                 Begun::Asked(request) => request.wait(PATIENCE),
             };
-            // If the thread ended before the copy, the scopes may come from memory of another thread.
+            // If the word has changed, the thread has ended meanwhile. Then the scopes may have been read from the
+            // memory of another thread.
             if frame_word_of(tid) != frame_words.get(&tid).copied() {
                 copy.scopes.clear();
             }

@@ -62,7 +62,7 @@ pub struct OpenScope {
     /// The scope.
     #[serde(serialize_with = "json::scope")]
     pub scope: ScopeInfo,
-    /// How long it has been open.
+    /// How long the scope has been open.
     #[serde(serialize_with = "json::seconds")]
     pub elapsed: Duration,
 }

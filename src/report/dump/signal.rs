@@ -36,7 +36,6 @@ mod platform {
     use crate::sync::fork::PerProcess;
     use crate::sync::{AtomicBool, Mutex, Ordering, lock, os};
 
-    /// The signals that make a dump.
     static SIGNALS: PerProcess<Mutex<Vec<i32>>> =
         PerProcess::new(Mutex::new(Vec::new()), || Mutex::new(Vec::new()));
 
@@ -54,7 +53,7 @@ mod platform {
         // this process can tell that the signal was not its own.
         let came = Arc::new(AtomicBool::new(false));
         let flag = signal_hook::flag::register(signal, Arc::clone(&came))?;
-        // The pipe is registered after the flag. So the handler sets the flag before it wakes the thread.
+        // Registered after the flag, so the handler sets the flag before it writes to the pipe.
         let pipe = pipe::register(signal, wake).inspect_err(|_| {
             unregister(flag);
         })?;
@@ -63,7 +62,6 @@ mod platform {
                 // SeqCst: pairs with the store in the handler, which `signal_hook` makes.
                 if came.swap(false, Ordering::SeqCst) {
                     let text = format!("{}\n", dump_here());
-                    // If the text cannot be written, there is nobody to tell.
                     let _ = io::stderr().lock().write_all(text.as_bytes());
                 }
             }

@@ -1,5 +1,3 @@
-//! Dumps of this test's own process.
-
 use std::collections::HashSet;
 use std::env;
 use std::io::{self, BufRead, BufReader, Read};

@@ -36,8 +36,8 @@ impl Display for Dump {
 }
 
 impl Dump {
-    /// Puts threads that have the same stack and are in no scope into one group. First come the threads that are in a
-    /// scope, run, or asked for the dump. Then come the groups, the smallest first, since large groups are mostly idle
+    /// Threads that are in no scope and have the same stack form one group. First come the threads that are in a scope,
+    /// run, or asked for the dump. Then come the other groups, smallest first, because large groups are mostly idle
     /// threads.
     fn groups(&self) -> Vec<Vec<&ThreadDump>> {
         let mut groups: Vec<Vec<&ThreadDump>> = Vec::new();
@@ -54,7 +54,6 @@ impl Dump {
 }
 
 impl ThreadDump {
-    /// Whether there is nothing but the stack to tell about the thread.
     fn is_plain(&self) -> bool {
         self.scopes.is_empty() && !self.asked && self.thread.activity != Activity::Running
     }
@@ -92,7 +91,7 @@ fn write_group(f: &mut Formatter<'_>, group: &[&ThreadDump]) -> fmt::Result {
     first.notes.iter().try_for_each(|note| writeln!(f, "  {}", OneLine(note)))
 }
 
-/// Writes a stack. A thread whose stack has no function of the program is idle, so only its first frames are written.
+/// A thread whose stack has no function of the program is idle. So only its first frames are written.
 fn write_frames(f: &mut Formatter<'_>, frames: &[Frame]) -> fmt::Result {
     let is_idle = frames.iter().all(|frame| frame.foreign);
     if !is_idle || frames.len() <= IDLE_FRAMES + 1 {

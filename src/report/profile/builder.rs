@@ -46,7 +46,7 @@ impl Profile {
         Self { setup, shared: Arc::new(Shared::new()) }
     }
 
-    /// The name of what is profiled: the title of the picture.
+    /// Names what is profiled. The picture has this name as its title.
     pub fn label(mut self, label: impl Into<Cow<'static, str>>) -> Self {
         self.setup.label = Some(label.into());
         self
@@ -64,8 +64,8 @@ impl Profile {
     /// Sets how many different stacks are kept. The default is 10,000. The time of all further stacks is kept in one
     /// sum.
     ///
-    /// A stack usually takes half a kilobyte, and at most two. A future that waits in several branches has a stack for
-    /// each.
+    /// A stack usually takes half a kilobyte, and at most two kilobytes. If a future waits in several branches, it has
+    /// one stack for each branch.
     pub fn max_stacks(mut self, stacks: usize) -> Self {
         self.setup.max_stacks = stacks;
         self
@@ -138,7 +138,7 @@ impl Profile {
     }
 }
 
-/// A look at a profile from elsewhere, at any time: see [`Profile::live`].
+/// Gives the report of a profile at any time, on any thread: see [`Profile::live`].
 #[derive(Clone, Debug)]
 pub struct LiveProfile {
     shared: Arc<Shared>,

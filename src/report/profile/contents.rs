@@ -51,7 +51,7 @@ pub struct ProfileStack {
 pub struct FunctionTime {
     /// The function, as the program's symbols name it.
     pub function: String,
-    /// Whether it belongs to std, to a runtime, or to this crate.
+    /// Whether it belongs to std, to the C library, to a runtime, to a web framework, or to this crate.
     pub foreign: bool,
     /// The time in the function itself, and not in functions that it called.
     #[serde(serialize_with = "json::seconds")]

@@ -72,7 +72,6 @@ fn line(stack: &ProfileStack, names: &[String]) -> String {
         frames.push(name(&format!("{WAITING}{}{at}", wait.trim_end())));
     }
     if frames.is_empty() {
-        // All frames are this crate's.
         frames.push("[profiling]".to_owned());
     }
     frames.join(";")

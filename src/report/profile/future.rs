@@ -41,8 +41,8 @@ impl<F: Future> Future for Profiled<F> {
         let mut this = self.project();
         let Some(mut future) = this.future.as_mut().as_pin_mut() else { return Poll::Pending };
         let session = this.session.get_or_insert_with(|| Session::begin(this.setup, Arc::clone(this.shared)));
-        // The visit includes `begin_poll` and `end_poll`. Otherwise a sample could find the future neither on a thread
-        // nor pending.
+        // `begin_poll` and `end_poll` are inside the visit. Otherwise a sample between them and the visit would find
+        // the future neither on a thread nor pending.
         let shared = &**this.shared;
         let polled = visit(shared.id, || {
             let is_traced = shared.begin_poll(session.began);
@@ -53,7 +53,7 @@ impl<F: Future> Future for Profiled<F> {
             polled
         });
         polled.map(|output| {
-            // The drop of the future belongs to the profile.
+            // The profile also covers the drop of the future, so the drop is in a visit.
             visit(shared.id, || this.future.set(None));
             let report = this.session.take().map_or_else(ProfileReport::empty, Session::end);
             (output, report)

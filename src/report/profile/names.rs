@@ -1,4 +1,4 @@
-//! Gives names to what was seen.
+//! Turns the recorded stacks, which are addresses, into stacks with names.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -15,7 +15,7 @@ use crate::report::{awaits, blocked};
 pub(super) fn named(recording: &Recording) -> Vec<ProfileStack> {
     let mut seen: Vec<(&Seen, Count)> =
         recording.seen.iter().map(|(seen, count)| (&**seen, *count)).collect();
-    // The stack with the most time comes first. So of merged stacks, its lines are kept.
+    // If stacks are merged, the lines of the first one are kept. So the stack with the most time comes first.
     seen.sort_by_key(|(_, count)| Reverse(count.time));
     let mut names = Names::new();
     let mut resolve = |addresses: &[u64]| names.resolve(&recording.modules.with_addresses(addresses), None);
@@ -45,15 +45,13 @@ pub(super) fn named(recording: &Recording) -> Vec<ProfileStack> {
     stacks
 }
 
-/// Merges stacks with the same [`Key`].
 #[derive(Default)]
 struct Merged {
     stacks: Vec<ProfileStack>,
     positions: HashMap<Key, usize>,
 }
 
-/// Stacks with the same key are merged. The parts are: `by_handle`, what the code was doing, the functions, and the
-/// line if the code waits.
+/// `by_handle`, what the code was doing, the functions, and the line at which the code waits (`None` if it ran).
 type Key = (bool, Doing, Vec<String>, Option<u32>);
 
 impl Merged {

@@ -5,14 +5,14 @@ use std::sync::Arc;
 
 use crate::report::stack::raw::RawStack;
 
-/// So many of the innermost addresses of a stack are kept, and so many of the outermost.
+/// Of a long stack, only the `INNER` innermost and the `OUTER` outermost addresses are kept.
 const INNER: usize = 192;
 const OUTER: usize = 63;
 
-/// Stands in a recorded stack for the addresses between the `INNER` and the `OUTER` ones.
+/// A long stack is recorded without its middle. This stands for the addresses between the `INNER` innermost ones and
+/// the `OUTER` outermost ones.
 const GAP: u64 = 0;
 
-/// How many different sentences `reasons` keeps.
 const MOST_REASONS: usize = 8;
 
 /// What the code was doing at a sample.
@@ -20,8 +20,8 @@ const MOST_REASONS: usize = 8;
 pub(super) enum Doing {
     /// It ran on a thread, or was ready to run.
     Running,
-    /// Its thread was blocked. The number is that of the system call. `None`: it was in no system call, or the number
-    /// is not kept.
+    /// Its thread was blocked in the system call with this number. `None` if it was in no system call, or the number is
+    /// not kept.
     Blocked(Option<i64>),
     /// It was a future between two polls.
     Pending,
@@ -76,8 +76,8 @@ pub(super) struct Recording {
     /// How many different entries `seen` keeps.
     most: usize,
     pub(super) seen: HashMap<Arc<Seen>, Count>,
-    /// The entry of the last sample of the profile's own code; `None` if the sample saw nothing. The time from this
-    /// sample to the end of the profile is added to the entry.
+    /// What the last sample of the profile's own code saw; `None` if it saw nothing. The time from that sample to the
+    /// end of the profile is added to this entry.
     last: Option<Arc<Seen>>,
     /// The time for which nothing was seen of the profile's own code.
     pub(super) missed: Count,
@@ -142,8 +142,9 @@ impl Recording {
         }
     }
 
-    /// Makes the sum of the times equal to the time that has elapsed. The last period needs this, because the end of
-    /// the profile has cut it short. If it had a sample, it was counted as a whole period, otherwise not at all.
+    /// Makes the sum of the times equal to the time that has elapsed. It is not equal before, because the end of the
+    /// profile has cut the last period short. If that period had a sample, it was counted as a whole, otherwise not at
+    /// all.
     pub(super) fn end(&mut self, now: u64) {
         self.elapsed = now.saturating_sub(self.began);
         let last = self.last.as_ref().and_then(|last| self.seen.get_mut(last)).map(|count| &mut count.time);

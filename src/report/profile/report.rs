@@ -85,7 +85,7 @@ impl ProfileReport {
         self.0.setup.as_ref().map_or(0, |setup| setup.frequency)
     }
 
-    /// How many samples there are of the profile's own code.
+    /// How many samples saw the profile's own code. Samples of work by a [`Handle`](crate::Handle) do not count.
     pub fn samples(&self) -> u64 {
         self.sum(|seen| !seen.by_handle).samples
     }

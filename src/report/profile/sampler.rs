@@ -29,14 +29,14 @@ use crate::thread::visit::{Visit, VisitCopy};
 use crate::time::clock;
 use crate::watchdog;
 
-/// How many threads one sample looks at.
+/// How many threads one sample looks at, at most.
 const MOST_THREADS: usize = 64;
 
 /// How long a running thread may take to copy itself.
 const PATIENCE: Duration = Duration::from_millis(50);
 
-/// How many times one sample tries to find the profile's own code. Each try looks at the threads and at the pending
-/// futures. A future that begins or ends a poll between these two looks is found by neither.
+/// How many times one sample tries to find the profile's own code. A try looks first at the threads, then at the
+/// pending futures. It may miss a future that begins or ends a poll between these two looks. So there are other tries.
 const ATTEMPTS: usize = 12;
 
 /// If a thread is not looked at for so many nanoseconds, its files are closed.
@@ -67,7 +67,7 @@ struct Entry {
     next: u64,
 }
 
-/// The periods of a profile. Times are in nanoseconds.
+/// A profile takes one sample in each period. Times are in nanoseconds.
 #[derive(Clone, Copy, Debug)]
 struct Periods {
     began: u64,
@@ -131,12 +131,13 @@ impl Running {
 }
 
 impl Periods {
-    /// When the first period begins that has no sample yet.
+    /// The beginning of the first period without a sample.
     fn start(&self) -> u64 {
         self.began + self.done * self.length
     }
 
-    /// The nanoseconds that a sample at `now` stands for: the current period, and all earlier periods without a sample.
+    /// How many nanoseconds a sample at `now` stands for: the current period, and the periods before it that have no
+    /// sample.
     fn without_sample(&self, now: u64) -> u64 {
         let current = now.saturating_sub(self.began) / self.length;
         (current + 1).saturating_sub(self.done).max(1) * self.length
@@ -186,23 +187,23 @@ pub(super) fn remove(profile: ProfileId) {
     }
 }
 
-/// A profile that is due for a sample.
 struct Due {
     shared: Arc<Shared>,
     /// The periods before this sample.
     periods: Periods,
-    /// How many periods have had their sample, this one included. `None` until the profile's own code is found.
+    /// `periods.done` after this sample. `None` until the profile's own code is found.
     done: Option<u64>,
 }
 
 impl Due {
-    /// The time for which a sample stands, in nanoseconds. Call it only after the copy is made. A thread that gets no
-    /// processor copies itself late. It stays at the same place until then, so the sample stands for this time too.
+    /// The nanoseconds that a sample at this moment stands for. Call this after the thread was copied. A thread that
+    /// waits for a processor copies itself late. It does not move while it waits, so its sample stands for the wait
+    /// too.
     fn time(&self) -> u64 {
         self.periods.without_sample(clock::real_now())
     }
 
-    /// Returns [`time`](Self::time), and notes that the profile's own code was found.
+    /// Returns [`time`](Self::time), and records that this sample has found the profile's own code.
     fn take_time(&mut self) -> u64 {
         let time = self.time();
         self.take(time);
@@ -284,8 +285,8 @@ impl Sampler {
         self.targets.retain(|_, open| now.saturating_sub(open.used) < UNUSED);
     }
 
-    /// Begins to look at each thread that seems to run the own code of a profile. The first attempt of a sample
-    /// (`is_first`) also looks at threads that work for a profile by a handle.
+    /// Begins to copy each thread that seems to run a profiled closure or future. The first attempt of a sample
+    /// (`is_first`) also copies threads whose work entered a profile by a handle.
     fn look_at_threads(&mut self, due: &[Due], lineage: &Lineage, is_first: bool) -> Vec<Look> {
         let mut looks = Vec::new();
         let now = clock::real_now();
@@ -355,8 +356,8 @@ impl Sampler {
         }
     }
 
-    /// Counts the sample if the profile's own code is a future between two polls. Also counts the samples that still
-    /// need the place of a wait that has ended.
+    /// Counts the sample if the profiled future is between two polls. Also counts the samples of an earlier wait that
+    /// has ended: until now it was not known where the future waited.
     fn count_wait(&mut self, due: &mut Due) {
         let shared = Arc::clone(&due.shared);
         if let Some((copies, owed)) = shared.wait(Waiting::settle).flatten() {
@@ -405,7 +406,7 @@ fn seen(copy: &Copy, raw: &RawStack, visit: &VisitCopy, is_own: bool) -> Seen {
     let sp = copy.stack.registers.map_or(0, |registers| registers.sp);
     let is_outside = |cfa: u64| cfa > visit.stack && cfa != u64::MAX && visit.stack >= sp;
     let inside = frames.iter().position(|frame| is_outside(frame.cfa)).unwrap_or(frames.len());
-    // The work of a handle may be inlined into the function whose frame has `visit.stack`. So if the visit is by a
+    // Code that runs by a handle may be inlined into the function whose frame has `visit.stack`. So for a visit by a
     // handle, the frame of that function is kept too.
     let inside = if is_own { inside } else { (inside + 1).min(frames.len()) };
     let doing = match (copy.state, copy.call) {
@@ -416,7 +417,7 @@ fn seen(copy: &Copy, raw: &RawStack, visit: &VisitCopy, is_own: bool) -> Seen {
     Seen { by_handle: !is_own, doing, place }
 }
 
-/// Wakes the user's task. The waker may run any code, so a panic is caught.
+/// The user's waker may run any code, so a panic is caught.
 fn wake(waker: Option<Waker>) {
     let wake = AssertUnwindSafe(|| waker.into_iter().for_each(Waker::wake));
     catch_unwind(wake).err().into_iter().for_each(drop_quietly);

@@ -12,7 +12,7 @@ use crate::report::stack::{CpuTimes, Target};
 use crate::sync::os;
 use crate::time::clock;
 
-/// If a thread got no processor for more than one `STARVED_PART`th of the time, the report says so.
+/// If a thread was ready to run but got no processor for more than a 20th of the time, the report says so.
 const STARVED_PART: u32 = 20;
 
 pub(super) fn own_times() -> Option<CpuTimes> {

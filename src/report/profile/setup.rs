@@ -1,4 +1,4 @@
-//! What a profile is told to do.
+//! The settings of one profile.
 
 use std::borrow::Cow;
 

@@ -30,12 +30,11 @@ enum State {
 struct Running {
     setup: Setup,
     recording: Recording,
-    /// The process in which the profile began.
     process: Process,
 }
 
 impl Running {
-    /// Makes the report. `unsettled` counts the samples for which nobody has found out where the future waited.
+    /// Makes the report. `unsettled`: the samples of the pending future for which it is not known where it waited.
     fn end(self, unsettled: Count) -> ProfileReport {
         let Self { setup, mut recording, process } = self;
         if !process.is_current() {
@@ -63,7 +62,6 @@ impl Shared {
         }
     }
 
-    /// Calls `record` with the recording of the profile. Returns `None`, without a call, if the profile does not run.
     pub(super) fn record<R>(&self, record: impl FnOnce(&mut Recording) -> R) -> Option<R> {
         match &mut *self.state.lock()? {
             State::Running(running) => Some(record(&mut running.recording)),

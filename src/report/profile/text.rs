@@ -1,5 +1,3 @@
-//! A profile as text, for a terminal.
-
 use std::cmp::Reverse;
 use std::fmt::{self, Display, Formatter};
 use std::time::Duration;

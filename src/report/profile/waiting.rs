@@ -1,8 +1,8 @@
-//! A profiled future between its polls, and where it waits.
+//! Where a profiled future waits between its polls.
 //!
-//! A poll that is *traced* (`awaits.rs`) tells where the future waits until the next poll. It costs microseconds, so polls are
-//! traced only within a budget. If a sample finds the future pending after a poll that was not traced, the task is woken, and the
-//! next poll is traced: it tells for that sample too.
+//! A poll that is *traced* (`awaits.rs`) finds where the future waits until the next poll. Tracing costs microseconds,
+//! so it has a budget, and some polls are not traced. A sample may find the future pending after such a poll. Then the
+//! task is woken, and its next poll is traced. That poll tells for the sample where the future waited.
 
 use std::mem;
 use std::task::Waker;
@@ -26,14 +26,16 @@ pub(super) struct Waiting {
     is_pending: bool,
     polls: u64,
     traced: u64,
-    /// Set by a sample that needs the place at which the future waits. Then the next poll must be traced.
+    /// Set by a sample if it is not known where the future waits. Then the next poll is traced.
     is_wanted: bool,
     places: Places,
     /// Samples of a pending future that are not counted yet, because the place where the future waits is not known.
     owed: Count,
-    /// The task's waker, after a poll that was not traced. A sample may wake the task, so that it is polled again.
+    /// The task's waker, if the last poll was not traced. A sample can wake the task with it, so that the next poll is
+    /// traced.
     waker: Option<Waker>,
-    /// A wait that has ended: where the future waited, and the samples that still need this place.
+    /// A wait that has ended, whose samples are not counted yet: the stacks at which the future waited, and the
+    /// samples.
     over: Option<(AwaitCopies, Count)>,
 }
 
@@ -43,7 +45,7 @@ enum Places {
     #[default]
     Unknown,
     Copied(AwaitCopies),
-    /// The sampler has taken the copies, to find the place from them.
+    /// The sampler has taken the copies, and searches them for the place.
     Taken,
     Known(Place),
 }
@@ -54,8 +56,8 @@ pub(super) enum Found {
     /// A poll is under way.
     Polled,
     Pending(Place),
-    /// The caller must find the place in the copies, and give it to [`Waiting::know`]. It is the place of this sample
-    /// and of the `owed` earlier samples.
+    /// The future is pending, but the place is not found yet. The caller must find the place in the copies, and pass it
+    /// to [`Waiting::know`]. This sample and the `owed` earlier samples count for this place.
     Copied {
         copies: AwaitCopies,
         poll: u64,
@@ -120,7 +122,7 @@ impl Waiting {
         }
     }
 
-    /// Takes what is kept of a wait that has ended: copies that show its place, and the count of samples that need the
+    /// Takes what a wait that has ended left behind: copies that show its place, and the count of samples that need the
     /// place.
     pub(super) fn settle(&mut self) -> Option<(AwaitCopies, Count)> {
         self.over.take()

@@ -45,7 +45,7 @@ use crate::report::contents::Report;
 /// # Ok::<(), io::Error>(())
 /// ```
 pub trait Sink: Send + Sync {
-    /// Writes the report. An error counts the report as lost.
+    /// Writes the report. If this fails, the report counts as lost.
     fn write(&self, report: &Report) -> io::Result<()>;
 
     /// Checks that the sink can write. [`Policy::install`](crate::report::Policy::install) calls this, and fails with

@@ -135,7 +135,7 @@ impl Directory {
         }
     }
 
-    /// Writes a file under a name that no reader takes for a report, then renames it.
+    /// Writes a file under a hidden name, then renames it. So no reader sees an unfinished report.
     fn write_file(&self, name: &str, text: &[u8]) -> io::Result<()> {
         let unfinished = self.path.join(format!(".{name}.unfinished"));
         let written =
@@ -145,7 +145,7 @@ impl Directory {
                 fs::rename(&unfinished, self.path.join(name))
             });
         if written.is_err() {
-            // Either there is no file, or the file is of no use. So it does no harm if the removal fails.
+            // This fails if the file was not created. That does no harm.
             let _ = fs::remove_file(&unfinished);
         }
         written

@@ -17,7 +17,7 @@ pub(crate) struct SinkThread {
     queue: Queue<Arc<Report>>,
 }
 
-/// The sinks of this process that may have something to write, also those of a policy that was replaced.
+/// The sinks of this process that may still have reports to write. The sinks of a replaced policy may have some, too.
 static ALL: PerProcess<Mutex<Vec<Weak<SinkThread>>>> =
     PerProcess::new(Mutex::new(Vec::new()), || Mutex::new(Vec::new()));
 

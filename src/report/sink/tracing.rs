@@ -1,4 +1,4 @@
-//! Events of the crate `tracing`.
+//! The sink that writes reports as events of the crate `tracing`.
 
 use std::io;
 

@@ -1,4 +1,4 @@
-//! The copy of a thread at one moment: registers, stack, scopes. Made without unwinding and without allocation.
+//! The copy of a thread: registers, stack, scopes. Made without unwinding and without allocation.
 
 use std::time::Duration;
 
@@ -119,7 +119,6 @@ impl StackCopy {
         self.parts[part] = Part { address, len, offset };
     }
 
-    /// The word at an address of the stack. `None` if that part of the stack was not copied.
     pub(super) fn word(&self, address: u64) -> Option<u64> {
         self.parts.iter().find_map(|part| {
             let at = usize::try_from(address.checked_sub(part.address)?).ok()?;
@@ -164,7 +163,6 @@ pub(crate) enum State {
     Unknown,
 }
 
-/// The system call in which a thread is blocked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Call {
     pub(crate) number: i64,
@@ -179,7 +177,6 @@ pub(crate) struct CpuTimes {
     pub(crate) waited: Duration,
 }
 
-/// What a copy of a thread says.
 pub(crate) struct Contents {
     pub(crate) tid: u32,
     pub(crate) stack: StackCopy,
@@ -236,7 +233,7 @@ impl Contents {
     }
 
     /// Copies the scopes (for a profile: the visits) and the stack of a thread. The thread must stand still, or be the
-    /// calling thread. Neither allocates nor panics.
+    /// calling thread. Does not allocate, and does not panic.
     pub(super) fn fill(&mut self, registers: Registers, words: Words, memory: &impl ReadMemory) {
         #[cfg(feature = "profile")]
         if words.visit != 0 {
@@ -251,7 +248,6 @@ impl Contents {
         self.stack.fill(registers, outermost, memory);
     }
 
-    /// Copies the visits, and the stack if there is a visit.
     #[cfg(feature = "profile")]
     fn fill_for_profiles(&mut self, registers: Registers, word: u64, memory: &impl ReadMemory) {
         self.visits.fill(word, memory);
@@ -263,7 +259,6 @@ impl Contents {
         }
     }
 
-    /// Why there is no stack, or what is not certain about it, in sentences.
     pub(crate) fn notes(&self) -> Vec<String> {
         self.reasons.sentences()
     }

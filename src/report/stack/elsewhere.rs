@@ -11,11 +11,11 @@ use crate::report::contents::Stack;
 use crate::scope::{ReadMemory, ScopeCopy};
 use crate::time::clock;
 
-/// No program or library is known.
+/// The modules of this process: none is known, because no stack is taken here.
 #[derive(Debug, Default)]
 pub(super) struct Modules;
 
-/// A copy of a thread, which has no stack here.
+/// A copy of a thread without its stack, which cannot be copied on this system.
 #[derive(Debug)]
 pub(crate) struct Copy(Box<Contents>);
 

@@ -6,7 +6,7 @@
 //!
 //! Neither way takes a lock that the program may hold, and neither allocates.
 
-// Elsewhere no stack is taken, so much of what a stack needs has no user.
+// On other systems no stack is taken, so much of this module is unused.
 #![cfg_attr(
     not(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64"), not(miri))),
     allow(dead_code)

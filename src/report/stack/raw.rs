@@ -21,9 +21,10 @@ pub(crate) struct RawStack {
     pub(crate) truncated: bool,
     /// Whether frames may be wrong or missing.
     pub(crate) approximate: bool,
-    /// What is not certain, in sentences.
+    /// Sentences that say what is not certain.
     pub(crate) notes: Vec<String>,
-    /// `Some` if frames are missing in the middle: the index of the first frame outwards of the gap.
+    /// If frames are missing in the middle of the stack: the index of the first frame after the gap. (Outer frames come
+    /// after inner ones.)
     pub(super) gap: Option<usize>,
     /// How many frames were found by a search for return addresses, since the unwind tables did not help.
     pub(super) scanned: usize,

@@ -14,10 +14,8 @@ use crate::time::NEVER;
 /// How many scopes of a thread are copied, at most. If there are more, the outermost ones are missing.
 pub(crate) const MOST_SCOPES: usize = 24;
 
-/// How many bytes of a label are copied, at most.
 const LABEL_BYTES: usize = 96;
 
-/// How many bytes of the fields of a scope are copied, at most.
 const FIELDS_BYTES: usize = 480;
 
 /// Memory that is read by address: the memory of this process, or a file.
@@ -56,19 +54,19 @@ pub(crate) struct ScopeCopy {
     pub(crate) asked: u64,
     /// The address of the `Location` at which the scope was opened.
     pub(crate) location: u64,
-    /// 0 if nobody has asked for the identity yet.
+    /// The scope's identity; 0 if nobody has asked for it yet.
     pub(crate) id: u64,
     pub(crate) kind: Kind,
-    /// For a polled kind: the number of the poll.
+    /// The number of the poll, if [`Kind::is_polled`].
     pub(crate) poll: u64,
     pub(crate) unmeasured: bool,
     pub(crate) mocked: bool,
     pub(crate) label: ShortText<LABEL_BYTES>,
     /// Names and values in turn, each followed by a zero byte.
     pub(crate) fields: ShortText<FIELDS_BYTES>,
-    /// After how long the scope is slow; [`NEVER`] if the scope does not say.
+    /// After how long the scope is reported as slow; [`NEVER`] if the scope has no such time of its own.
     pub(crate) warn_after: u64,
-    /// How long after its expiry the scope is overdue; [`NEVER`] if the scope does not say.
+    /// How long after its expiry the scope is overdue; [`NEVER`] if the scope has no such time of its own.
     pub(crate) overdue_after: u64,
 }
 

@@ -1,4 +1,4 @@
-//! When a scope ends, and until when a future in it may be polled on.
+//! When a scope ends, and how long a future in it may still be polled after that.
 
 use super::Scope;
 use super::undo::Undo;
@@ -16,17 +16,17 @@ impl Scope {
         }
     }
 
-    /// The time until which a future in this scope may be polled, once the scope is over. It is the earliest end of a
-    /// grace: each visible scope that is over has one. `now` if no scope is over.
+    /// The time until which a future in this scope may be polled: each visible scope that is over has a grace, and this
+    /// is the earliest end of a grace. `now` if no scope is over.
     pub(crate) fn polled_until(&self, now: u64) -> u64 {
         self.visible().filter_map(|scope| scope.graced_until(now)).min().unwrap_or(now)
     }
 
     /// When the grace of this scope ends; `None` if neither the scope nor the handle with which it was entered is over.
     ///
-    /// The scope's own end starts the scope's grace. The end of the handle starts the longer of two graces: the
-    /// handle's or the scope's. (The scope's, because only the scope drops its future.) If both are over, the grace
-    /// that ends first counts.
+    /// If the scope itself is over, its grace began at its end. If the handle is over, a grace began at the handle's
+    /// end: the handle's or the scope's, whichever is longer. (The scope's too, because only the scope drops its
+    /// future.) If both are over, the grace that ends first counts.
     fn graced_until(&self, now: u64) -> Option<u64> {
         let grace = self.extras().map_or(0, |extras| crate::time::nanos(extras.options.grace));
         let own = self.end(now).map(|end| end.at.saturating_add(grace));
@@ -35,8 +35,8 @@ impl Scope {
         own.into_iter().chain(around).min()
     }
 
-    /// Since when the scope is over: since its own end or the end of the handle with which it was entered, whichever is
-    /// earlier. `None` if neither has ended.
+    /// When the scope ended: its own end or the end of the handle with which it was entered, whichever came first.
+    /// `None` if neither has ended.
     pub(crate) fn ended_at(&self, now: u64) -> Option<u64> {
         let around = self.entered_from().and_then(|node| node.graced_until(now));
         let own = self.end(now).map(|end| end.at);
@@ -72,8 +72,8 @@ impl Scope {
         self.undo.set(self.undo.get().and(Undo::ERROR_GIVEN));
     }
 
-    /// Whether this scope has not ended, but a future around it in the same poll is over, with its grace. That outer
-    /// future then drops its body, and this future with it.
+    /// Whether this scope has not ended, but a future around it in the same poll has come to the end of its grace. That
+    /// outer future then drops its body, and this future with it.
     pub(crate) fn is_dropped_by_outer(&self, now: u64) -> bool {
         if self.ended_at(now).is_some() {
             return false;

@@ -1,4 +1,4 @@
-//! The error of a scope that is over, and the scope that stops an unwinding with such an error.
+//! Makes the error of a scope that is over. Finds the scope at which an unwinding with such an error stops.
 
 use std::panic::Location;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ pub(crate) fn error_at(thread: &Thread, location: &'static Location<'static>) ->
     innermost(thread, |scope| Some(scope?.error(RaiseContext::at(location, clock::now()))))
 }
 
-/// The earlier of two ends: `own`, or the deadline of a token to which `node` is linked.
+/// The earlier of two ends: `own`, and the earliest deadline that ends `node` through a link.
 fn earliest_end(own: Termination, node: Option<&Arc<Node>>) -> Termination {
     match node.and_then(Node::earliest_link) {
         Some(other) if other.deadline < own.at => Termination::through_link(&other.origin_at_deadline()),
@@ -46,7 +46,8 @@ impl Scope {
     /// The error that code in this scope gets, once this scope or a scope around it is over.
     #[cold]
     pub(crate) fn error(&self, how: RaiseContext) -> TimeoutError {
-        // Held, since foreign code may run: `mark_raised` replaces an earlier error, and so drops that error's source.
+        // Held, because `mark_raised` may drop an earlier error. Then the drop of that error's source, which is foreign
+        // code, must not leave this scope.
         let _held = self.hold();
         let now = how.now;
         let mut chain = Chain::new(self.chain_link(now));
@@ -110,8 +111,8 @@ impl Scope {
         }
     }
 
-    /// The error of a scope that could not be entered. `end` says how the scope itself ended; `None` if only a scope
-    /// around it is over.
+    /// The error of a scope that could not be entered. `end` is the scope's own end; `None` if only a scope around it
+    /// is over.
     #[cold]
     pub(crate) fn refusal(
         thread: &Thread,
@@ -124,7 +125,8 @@ impl Scope {
         Self::error_without_frame(thread, spec, extras, end, around, how)
     }
 
-    /// The error of a limit that has no frame: of a scope that could not be entered, or of a wait.
+    /// The error of a limit that has no frame on this thread: that of a scope that could not be entered, or of a single
+    /// wait.
     #[cold]
     pub(crate) fn error_without_frame(
         thread: &Thread,
@@ -169,15 +171,16 @@ impl Scope {
         let mut boundary = None;
         let mut outermost = None;
         for scope in self.stack() {
-            // This is a block around a poll. An executor may lie between them, and the unwinding must not cross it.
+            // `scope` is a block around a poll. An executor may lie between the block and the poll, and the unwinding
+            // must not cross an executor.
             if polled && !scope.kind.is_polled() {
                 break;
             }
             polled |= scope.kind.is_polled();
             let is_over = scope.id.get() == over;
             if scope.kind.is_shield() {
-                // An unwinding cannot stop at a shield, because a shield returns no errors. If the shield is over, the
-                // next scope outwards stops the unwinding.
+                // An unwinding cannot stop at a shield, because a shield returns no errors. If the error names the
+                // shield, the next scope outwards stops the unwinding.
                 over_is_shield |= is_over;
                 continue;
             }

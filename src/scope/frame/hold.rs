@@ -1,6 +1,6 @@
 use super::{Scope, Undo};
 
-/// A frame that a call holds while foreign code runs. See invariant 1.
+/// A frame that a call holds while foreign code runs: invariant 1 of the module `frame`.
 #[must_use]
 pub(crate) struct Held<'a>(&'a Scope);
 

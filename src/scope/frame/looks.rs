@@ -1,4 +1,4 @@
-//! Reports: the time at which a scope is looked at, from outside its thread.
+//! For reports: when the watchdog looks at a scope.
 
 use std::mem::MaybeUninit;
 
@@ -13,7 +13,7 @@ pub(crate) const STUCK_POLL: u64 = 10_000_000;
 
 #[cfg_attr(not(debug_assertions), inline(always))]
 pub(crate) fn is_watched() -> bool {
-    // The watchdog does not know the times of a mock clock.
+    // Under a mock clock there are no reports, because the watchdog does not know its times.
     watchdog::global().settings().is_watched() && !clock::is_mocked()
 }
 
@@ -37,12 +37,12 @@ impl Scope {
         }
     }
 
-    /// Called while the scope is being entered. If reports are on, arms this scope's deadline and the time of the first
-    /// look at this scope, and returns `true`. A poll's deadline is armed even if it has a timer, because the watchdog
-    /// must notice a stuck poll.
+    /// Called while the scope is being entered. Returns whether reports are on. If so, arms this scope's deadline and
+    /// the watchdog's first look at this scope. A poll's deadline is armed even if its future has a timer, because the
+    /// watchdog must notice a stuck poll.
     ///
-    /// The first look comes at half of the time after which the scope is slow or over. It notes how much the thread has
-    /// run. So the report can tell slow code from a thread that gets no processor.
+    /// The first look comes after half of the limit or of `warn_after`, whichever is shorter. It notes how long the
+    /// thread has run. So the report can tell slow code from a thread that gets no processor.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn arm_if_watched(&mut self, thread: &Thread, effective: u64) -> bool {
         if !is_watched() {
@@ -50,8 +50,8 @@ impl Scope {
         }
         let is_plain = self.extras.is_null() && self.kind == Kind::Block;
         if is_plain && self.outer.is_null() {
-            // The sum cannot overflow: see `NO_WARNING`. The look comes before the deadline: without a scope around,
-            // `effective` is `entered + asked`.
+            // The sum cannot overflow: see `NO_WARNING`. The look comes before the deadline `effective`, which is
+            // `entered + asked`, because there is no scope around.
             let look = self.entered + watchdog::global().warn_after().min(self.asked) / 2;
             thread.arm_with_look(effective, look);
         } else {
@@ -76,14 +76,15 @@ impl Scope {
         }
         let mut at = self.entered + warn_after.min(self.asked) / 2;
         if self.kind.is_polled() && at <= watchdog::global().reached() {
-            // A look at the future was due before this poll. From now on its reports come from traced polls, unless a
-            // poll gets stuck. So the next look comes only when this poll counts as stuck.
+            // The first look was due before this poll began. From now on the future's reports come from traced polls.
+            // The watchdog looks only if this poll gets stuck.
             let now = clock::now();
             thread.now.set(now);
             at = now + STUCK_POLL;
         }
-        // An earlier look, at a scope around this one, may be armed already. Then its time stays armed. Nothing arms
-        // that look again when this scope is left, because the observer finds the time of its next look by itself.
+        // A look at a scope around this one may be armed already, for an earlier time. Then the earlier time stays
+        // armed. When this scope is left, nothing arms a look for the scopes around it: the observer finds the time of
+        // its next look by itself.
         let armed = thread.slot().look();
         if !self.outer.is_null() && armed > self.entered {
             at = at.min(armed);

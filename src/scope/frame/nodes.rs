@@ -1,4 +1,4 @@
-//! The shared node of a scope: made when a token, handle or hook needs it.
+//! The node of a scope. It is made when a token, a handle or a hook needs it.
 
 use std::sync::Arc;
 
@@ -10,14 +10,14 @@ use crate::thread::Thread;
 use crate::token::node::Node;
 
 impl Scope {
-    /// Whether the scope may have a node, or an identity that somebody asked for. The scope's future must keep both for
-    /// the next poll.
+    /// Whether the scope may have a node, or an identity that somebody asked for. If so, the scope's future must keep
+    /// them for the next poll.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn has_acquired(&mut self) -> bool {
         self.undo.get_mut().has(Undo::FLAG)
     }
 
-    /// The scope's identity, if somebody has asked for it.
+    /// The scope's identity. `None` if nobody has asked for it yet.
     pub(crate) fn known_id(&self) -> Option<ScopeId> {
         ScopeId::from_raw(self.id.get())
     }
@@ -45,8 +45,8 @@ impl Scope {
         self.make_node()
     }
 
-    /// The scope's node, made if there is none. Its parent is the node of the next visible scope outwards, which must
-    /// exist already.
+    /// The scope's node, made if there is none. The next visible scope outwards must have its node already: that node
+    /// becomes the parent.
     fn make_node(&self) -> &Arc<Node> {
         self.node.get_or_init(|| {
             self.undo.set(self.undo.get().and(Undo::FLAG));
@@ -55,7 +55,6 @@ impl Scope {
         })
     }
 
-    /// The node of this scope, or of the next visible scope outwards that has one.
     pub(crate) fn nearest_node(&self) -> Option<&Arc<Node>> {
         self.visible().find_map(Scope::existing_node)
     }

@@ -1,5 +1,3 @@
-//! What leaving a scope has to undo.
-
 /// What leaving a scope has to undo, besides making the outer frame the innermost again. For most scopes that is
 /// nothing.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -9,12 +7,12 @@ impl Undo {
     pub(super) const NOTHING: Undo = Undo(0);
     /// Restore the deadline of the thread.
     pub(super) const DEADLINE: Undo = Undo(1);
-    /// Point the thread's flag at the outer scope again. A block then closes its node; a future keeps its node, and its
-    /// `ScopeId` if it has one, for the next poll.
+    /// Point the thread's flag at the outer scope again. Then close the node, if the scope is a block. A future keeps
+    /// its node and its `ScopeId` for the next poll.
     pub(super) const FLAG: Undo = Undo(2);
     /// Records that an await in this poll has given the error. There is nothing to undo for it.
     pub(super) const ERROR_GIVEN: Undo = Undo(4);
-    /// Abort: a call holds the frame (`Scope::hold`), so the frame must not be left.
+    /// A call holds the frame (`Scope::hold`). If the scope is left nevertheless, the process aborts.
     pub(super) const HELD: Undo = Undo(8);
 
     #[cfg_attr(not(debug_assertions), inline(always))]

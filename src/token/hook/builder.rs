@@ -68,7 +68,7 @@ pub(super) enum Repeat {
     Default,
     Once,
     Every(Duration),
-    /// After 0.5 ms, and then after pauses that double up to 64 ms.
+    /// After 0.5 ms, and then after pauses that double: up to 64 ms, or up to a second while the hook fails.
     Backoff,
 }
 
@@ -131,8 +131,7 @@ impl<'a> Hook<'a> {
         self
     }
 
-    /// Takes the hook apart: into the closures of this hook and of its `then` hooks, and a plan that refers to the
-    /// closures by index.
+    /// Returns the closures of this hook and of its `then` hooks, and a plan that refers to each closure by its index.
     pub(crate) fn split(self) -> (Vec<Closure<'a>>, Plan) {
         let mut closures = Vec::new();
         let plan = self.split_into(&mut closures);

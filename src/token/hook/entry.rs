@@ -26,13 +26,14 @@ pub(crate) struct Entry {
     then: Vec<(Duration, Arc<Entry>)>,
     /// The timers that will fire this entry again, and the timers of the hooks that it escalates to.
     timers: ForkMutex<Vec<Timer>>,
-    /// Whether the end of a scope has triggered the entry. After that only the entry's own timers fire it.
+    /// Whether the first run has been claimed ([`claim`](Self::claim)), so that it is started only once.
     triggered: AtomicBool,
-    /// Whether a run of this entry has ended, or was refused. Set under the callback's lock.
+    /// Whether a run of this entry has ended, or the callback has rejected a run. Set under the callback's lock.
     ended: AtomicBool,
-    /// Whether the hooks in `then` have their timers.
+    /// Whether the timers of the hooks in `then` were armed.
     escalates: AtomicBool,
-    /// Whether the future has left the scope of this entry, so that the entry begins no run. Set under the callback's lock.
+    /// Whether the future has left the scope of this entry. Then the entry begins no run. Set under the callback's
+    /// lock.
     retired: AtomicBool,
     /// The timers follow the clock of this environment.
     env: TestEnv,
@@ -123,8 +124,8 @@ impl Entry {
                 (fires, failures, due)
             }
             Call::Later { runs } => {
-                // Another entry of this hook is running the closure. That run may hang, so the escalation of this entry
-                // starts now.
+                // `runs`: another entry of this hook is running the closure. That run may hang, so this entry escalates
+                // without waiting for it.
                 if runs {
                     self.escalate_later();
                 }
@@ -132,8 +133,8 @@ impl Entry {
             }
             Call::Rejected => {
                 wake(self.callback.hold_back(false, || self.ended()));
-                // Another entry may have run a hook that fires once, so this entry may not run it. A run would have
-                // started this entry's escalation, so the escalation is started here.
+                // If the hook fires only once, another entry may have run it. That run did not start this entry's
+                // escalation, so the escalation is started here.
                 if self.is_once() && self.callback.fires() > 0 {
                     self.escalate_later();
                 }
@@ -147,7 +148,8 @@ impl Entry {
             Repeat::Once | Repeat::Default => return,
             Repeat::Every(interval) => {
                 let interval = nanos(interval).max(100_000);
-                // Each failure in a row doubles the pause, but not beyond a second.
+                // Each failure in a row doubles the pause, up to a second. An interval of more than a second stays as
+                // it is.
                 interval.saturating_mul(1 << failures.min(14)).min(interval.max(1_000_000_000))
             }
             Repeat::Backoff => 500_000 << (fires - 1).min(if failures > 0 { 11 } else { 7 }),
@@ -159,7 +161,6 @@ impl Entry {
         matches!(self.policy.repeat, Repeat::Once | Repeat::Default)
     }
 
-    /// Starts the timers of the `then` hooks, unless they were started before.
     fn escalate_later(self: &Arc<Self>) {
         // Relaxed: the flag publishes nothing else.
         if !self.escalates.swap(true, Ordering::Relaxed) {
@@ -171,7 +172,8 @@ impl Entry {
 
     fn schedule(&self, after: u64, entry: &Arc<Entry>) {
         let Some(mut timers) = self.timers.lock() else { return };
-        // Checked under the lock that `cancel_timers` takes, so no timer is left behind.
+        // Checked under the lock of `timers`, which `cancel_timers` takes too. Otherwise a timer could be added just
+        // after `cancel_timers`, and would stay.
         if !self.callback.is_live() || self.is_retired() {
             return;
         }
@@ -219,7 +221,8 @@ impl Entry {
         self.callback.is_running() || self.then.iter().any(|(_, entry)| entry.is_running())
     }
 
-    /// [`revoke`](Self::revoke) without blocking: `Pending` while the hook or one of its `then` hooks runs.
+    /// Like [`revoke`](Self::revoke), but does not block. `Pending` while another thread runs the hook or one of its
+    /// `then` hooks.
     pub(crate) fn poll_revoke(&self, waker: &Waker) -> Poll<()> {
         self.callback.begin_to_revoke();
         let mut poll = self.callback.poll_idle(std::ptr::from_ref(self).addr(), waker, || false);
@@ -236,8 +239,8 @@ impl Entry {
     }
 
     /// Called when the future of this entry ends. Pending until this entry has run, and while the hook is running. If
-    /// the hook `ends` with the future, this entry begins no run after that. `waiter` is a number of the waiting
-    /// future. A new waker with the same number replaces the earlier one ([`Callback::poll_idle`]).
+    /// `ends` is `true`, the hook ends with the future: the entry begins no second run. `waiter` is a number for the
+    /// waiting future. A new waker with the same number replaces the earlier one ([`Callback::poll_idle`]).
     pub(crate) fn poll_first_run(&self, waiter: usize, waker: &Waker, ends: bool) -> Poll<()> {
         let is_to_come = || {
             let ended = self.has_ended();
@@ -254,7 +257,8 @@ impl Entry {
         self.then.iter().map(|(_, entry)| entry.poll_retire(waiter, waker)).fold(poll, both)
     }
 
-    /// [`retire`](Self::retire) without blocking: pending while the entry runs.
+    /// Like [`retire`](Self::retire), but does not block: `Pending` while another thread runs the hook or one of its
+    /// `then` hooks.
     fn poll_retire(&self, waiter: usize, waker: &Waker) -> Poll<()> {
         let is_to_come = || {
             self.retired.store(true, Ordering::Relaxed);
@@ -272,7 +276,7 @@ impl Entry {
         }
     }
 
-    /// Whether this entry has run, was refused a run, or is retired. Then nobody waits for its first run.
+    /// Whether this entry has run, was refused a run, or is retired. If so, there is no first run to wait for.
     pub(crate) fn has_ended(&self) -> bool {
         // Relaxed: ordered by the callback's lock. A caller without that lock asks again.
         self.ended.load(Ordering::Relaxed) || self.is_retired()
@@ -286,7 +290,7 @@ impl Entry {
         }
     }
 
-    /// Waits until neither the hook nor one that it escalates to is running.
+    /// Waits until neither this hook nor a hook in `then` is running.
     pub(crate) fn wait_until_idle(&self) {
         wake(self.callback.wait_until_idle());
         for (_, entry) in &self.then {
@@ -306,13 +310,13 @@ impl Entry {
         due.into_iter().for_each(thread::post);
     }
 
-    /// Resumes all hooks before any of them runs, since a hook may wait for one that it escalates to.
+    /// Resumes this hook and the hooks in `then`. Runs that are due begin only after that, through `due`. Otherwise a
+    /// hook could wait for the run of a hook in `then` that is still suspended.
     fn resume_all(&self, due: &mut Vec<Waker>) {
         due.extend(self.callback.resume());
         self.then.iter().for_each(|(_, entry)| entry.resume_all(due));
     }
 
-    /// How often the hook and those that it escalates to have fired, in all.
     pub(crate) fn fires(&self) -> u32 {
         self.then.iter().fold(self.callback.fires(), |sum, (_, entry)| sum.saturating_add(entry.fires()))
     }
@@ -323,7 +327,7 @@ impl Entry {
         self.then.iter().rev().find_map(|(_, entry)| entry.failure()).or_else(own)
     }
 
-    /// Whether this hook has fired and spoils the result of the call, or a hook that it escalates to has.
+    /// Whether a hook that spoils the result of the call has fired: this hook, or one that it escalates to.
     pub(crate) fn has_spoilt(&self) -> bool {
         (self.policy.spoils && self.callback.fires() > 0)
             || self.then.iter().any(|(_, entry)| entry.has_spoilt())

@@ -18,7 +18,8 @@ use crate::watchdog::Timer;
 pub(super) struct Ancestry {
     /// The earliest deadline of the node and its ancestors.
     pub(super) effective: u64,
-    /// Whether the node keeps all its ancestors. The node of a future that is not done may lose its ancestors.
+    /// Whether neither the node nor an ancestor can get another parent any more. The node of a future that is not done
+    /// can.
     pub(super) is_fixed: bool,
     /// Whether the node or an ancestor is linked to other nodes.
     pub(super) has_links: bool,
@@ -96,7 +97,7 @@ impl Node {
 
     /// Whether a child with this deadline needs a timer (invariant 4).
     pub(super) fn is_outrun_by(&self, deadline: u64, env: &TestEnv) -> bool {
-        // Deadlines on different clocks cannot be compared: so a child with another clock than its parent always needs a timer.
+        // Deadlines on different clocks cannot be compared. So a child on another clock needs a timer for any deadline.
         let is_comparable = self.env.shares_clock(env);
         deadline < if is_comparable { self.ancestry().effective } else { NEVER }
     }
@@ -137,7 +138,6 @@ impl Node {
         None
     }
 
-    /// [Updates](Self::update) this node. If its ancestry has changed, updates the nodes beneath it in the same way.
     pub(super) fn update_all(self: &Arc<Self>) {
         let mut stack = if self.update() { self.inner_children() } else { return };
         while let Some(node) = stack.pop() {
@@ -153,8 +153,9 @@ impl Node {
         if ancestry.mixes_clocks { self.earliest_by_walking(false) } else { ancestry.effective }
     }
 
-    /// The earliest deadline of this node and of those ancestors that it keeps for ever. The node of a future that is
-    /// not done may lose all its ancestors, and then the nodes beneath it lose them too.
+    /// The earliest deadline of this node and of the ancestors that it keeps for ever. While a future is not done, its
+    /// node may be moved away from its ancestors. So they are not kept for ever, neither by this node nor by the nodes
+    /// beneath it.
     pub(crate) fn lasting_deadline(self: &Arc<Self>) -> u64 {
         let ancestry = self.ancestry();
         if ancestry.is_fixed && !ancestry.mixes_clocks {

@@ -27,22 +27,20 @@ pub(crate) struct Node {
     pub(crate) cause: Cause,
     pub(crate) id: ScopeId,
     pub(super) location: &'static Location<'static>,
-    /// Its label, limit and fields, if it has any.
     pub(super) details: Option<Box<Details>>,
     /// When the scope was entered, or the token made.
     pub(crate) entered: u64,
     /// The environment in which the node was made. The node's times are on the clock of that environment.
     pub(crate) env: TestEnv,
     pub(super) parent_mode: ParentMode,
-    /// Whether a thread has passed the end of this node on to all nodes beneath. Until then, each `cancel` does so
-    /// again.
+    /// Whether a thread has passed the end of this node on to all nodes beneath. While this is `false`, each `cancel`
+    /// does it itself: when `cancel` returns, all nodes beneath must be over.
     pub(super) has_propagated: AtomicBool,
     pub(super) flags: AncestryFlags,
     /// The cached `Ancestry::effective`.
     pub(super) effective: AtomicU64,
-    /// For a lazy node: the parent. For any other node: the nearest ancestor that is a waypoint
-    /// ([`AncestryFlags::is_waypoint`]). A search for links goes from waypoint to waypoint. It may skip the nodes in
-    /// between, because they have no links and never move.
+    /// The next ancestor in a search for links. For a lazy node: the parent. For any other node: the nearest waypoint
+    /// ([`AncestryFlags::is_waypoint`]). The nodes in between have no links and never move, so the search skips them.
     pub(super) next: Option<Arc<Node>>,
     pub(super) state: ForkMutex<State>,
 }
@@ -109,7 +107,8 @@ impl State {
         Self { parent, more: None }
     }
 
-    /// The cold state, if there is any. This never allocates it, but a mutable access to its fields does (`DerefMut`).
+    /// The cold state, if it is allocated already. (A mutable access to one of its fields, by `DerefMut`, allocates
+    /// it.)
     pub(super) fn existing_cold(&mut self) -> Option<&mut ColdState> {
         self.more.as_mut()?.cold.as_deref_mut()
     }
@@ -160,15 +159,15 @@ impl DerefMut for ScopeState {
 pub(super) struct Listing {
     pub(super) node: Arc<Node>,
     pub(super) key: u32,
-    /// Whether the child has the origin of `node`. Then the child stores no origin itself.
+    /// Whether the child's origin is that of `node`. Then the child itself stores none.
     pub(super) inherits: bool,
 }
 
 #[derive(Clone)]
 pub(super) enum Child {
-    /// The child is beneath the node.
+    /// The node is the child's parent.
     Inner(Weak<Node>),
-    /// The node is not the child's parent, but the child is linked to it, and ends when the node ends.
+    /// The child is linked to the node: it ends when the node ends, but has another parent or none.
     Linked(Weak<Node>),
 }
 
@@ -198,7 +197,7 @@ pub(super) struct ListedHook {
 }
 
 impl ListedHook {
-    /// For a hook that was taken off the list: undoes its suspensions.
+    /// Undoes all suspensions of a hook that was taken off the list.
     pub(super) fn resume(&self) {
         (0..self.suspensions).for_each(|_| self.entry.resume());
     }
@@ -209,7 +208,8 @@ impl ListedHook {
 pub(crate) enum HookOwner {
     /// A token. The hook ends with its registration.
     Token,
-    /// A token of a scope, used by the code of that scope. The hook ends with its registration, and a shield suspends it.
+    /// The token of a scope, and the hook was added by code in that scope. The hook ends with its registration, and a
+    /// shield suspends it.
     OwnToken,
     /// A scope. The hook ends with the scope, and a shield suspends it.
     Scope,
@@ -270,7 +270,6 @@ impl Node {
         }
     }
 
-    /// Calls `visit` with this node and its ancestors, innermost first.
     pub(crate) fn walk(self: &Arc<Self>, mut visit: impl FnMut(&Arc<Node>)) {
         let mut next = Some(Arc::clone(self));
         while let Some(node) = next {

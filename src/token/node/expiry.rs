@@ -39,8 +39,8 @@ impl Node {
         self.earlier(recorded, self.env.reading(now))
     }
 
-    /// The recorded end, or the expiry if the deadline came first. `None` if there is no recorded end and the deadline
-    /// is after `now`, a time on the node's clock.
+    /// The earlier of `recorded` and the expiry at the deadline. If the deadline is after `now` (a time on the node's
+    /// clock), there is no expiry.
     pub(super) fn earlier(&self, recorded: Option<Termination>, now: u64) -> Option<Termination> {
         match recorded {
             Some(end) if end.at < self.deadline => Some(end),
@@ -57,8 +57,8 @@ impl Node {
 
     #[cold]
     fn propagate_expiry(self: &Arc<Self>, now: u64) -> bool {
-        // The expired nodes that must end here. Of each tree of `visit_all` two suffice: the one with the earliest deadline, which
-        // is the origin of the expiry, and the outermost one, from which the end propagates to all nodes beneath it.
+        // The expired nodes that must end here, at most two of each tree of `visit_all`. The one with the earliest
+        // deadline is the origin of the expiry. From the outermost one, the end propagates to all nodes beneath it.
         let mut expired: Vec<(u64, usize, Reverse<usize>, Arc<Node>)> = Vec::new();
         let mut tree_begins = 0;
         let mut earliest = (usize::MAX, NEVER);
@@ -81,7 +81,7 @@ impl Node {
         if expired.is_empty() {
             return false;
         }
-        // The node with the earliest deadline ends first, since its end is the origin of this node.
+        // The node with the earliest deadline ends first, because its end is the origin of `self`.
         expired.sort_by_key(|&(deadline, tree, depth, _)| (deadline, tree, depth));
         let mut wakes = WakeList::default();
         expired.iter().for_each(|(.., node)| node.end_at_deadline(&mut wakes));
@@ -120,12 +120,12 @@ impl Node {
         watchdog::mock::carry_out([Arc::new(Early(Arc::clone(self))).into()]);
     }
 
-    /// Since when the node is over, on this clock; `None` if the node is not over.
+    /// Since when the node is over, as a time of `clock`. `None` if the node is not over; 0 if the time is not known.
     pub(crate) fn over_since(&self, clock: &TestEnv) -> Option<u64> {
         if !self.is_over() {
             return None;
         }
-        // `origin_on` gives `None` if a fork has lost the lock. Then the time is not known, and 0 stands for it.
+        // `origin_on` gives `None` if a fork has lost the lock. Then the time is not known.
         let at = self.origin_on(clock).map_or(0, |origin| origin.termination.at);
         Some(at)
     }
@@ -144,11 +144,11 @@ impl Node {
         }
     }
 
-    /// Of this node and its ancestors that have ended by `now`: the earliest end, and the earliest end of a grace,
-    /// which may be that of another node. `None` if the node is not over.
+    /// Looks at this node and its ancestors, of which some have ended by `now`. Returns the earliest of their ends, and
+    /// the earliest end of their graces. The two may be of different nodes. `None` if this node is not over.
     ///
-    /// A node that ended on another clock counts as ended at `now`, without a grace. So does this node if it is over
-    /// only because of a former parent.
+    /// A node that ended on another clock counts as ended at `now`, without a grace. If this node is over only because
+    /// of a former parent, it counts as ended at `now`, without a grace.
     pub(crate) fn graced_until(self: &Arc<Self>, now: u64) -> Option<(u64, u64)> {
         let mut first: Option<(u64, u64)> = None;
         let mut add = |end: u64, until: u64| {

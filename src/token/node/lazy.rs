@@ -26,8 +26,8 @@ impl Node {
             let surplus = self.take_listing(listing);
             surplus.map(Listing::unlist);
         }
-        // Invariant 3: the parent may have gone through its children before it listed this node. So the parent's flag is read
-        // again now.
+        // Invariant 3: the parent may have gone through its children before it listed this node. So the parent's flag
+        // is read after the listing.
         // Acquire: pairs with the Release in `set_over`.
         if !self.over.load(Ordering::Acquire) && parent.is_over() && !mutant!(NoSecondLook) {
             self.propagate_and_deliver(Some(&ParentEnd::of(parent)));

@@ -16,21 +16,21 @@ impl Node {
         }
         self.set_waypoint();
         self.update();
-        // Invariant 3: `other` may have propagated its end before it listed this node. So its flag is read again.
+        // Invariant 3: `other` may have propagated its end before it listed this node. So its flag is read after that.
         if other.is_over() {
             self.end_by(self.end_through_link(other, other.origin().as_ref()), true);
             self.propagate_and_deliver(None);
         }
     }
 
-    /// The nodes to which this node itself is linked, without the links of its ancestors.
     fn linked_nodes(&self) -> Vec<Arc<Node>> {
         let links =
             self.state.lock().map(|state| state.links.iter().map(|link| Arc::clone(&link.node)).collect());
         links.unwrap_or_default()
     }
 
-    /// Drops the links to nodes that are linked back to this one: each would keep the other alive for ever.
+    /// If another node is linked back to this one, each would keep the other alive for ever. So this drops the link to
+    /// such a node.
     pub(super) fn break_circles(self: &Arc<Self>) {
         for other in self.linked_nodes() {
             let mut in_circle = false;
@@ -69,14 +69,15 @@ impl Node {
         earliest
     }
 
-    /// Whether this node, or a node whose end ends this one, may have expired.
+    /// Whether a deadline that ends this node may have passed. Also `true` if the deadlines are on different clocks:
+    /// they cannot be compared.
     #[inline]
     pub(super) fn may_have_expired(self: &Arc<Self>, now: u64) -> bool {
         self.ancestry().mixes_clocks || self.expires_at() <= self.env.reading(now)
     }
 
-    /// Looks at the nodes that this node is linked to, and at all nodes whose end ends those. Returns the one with the
-    /// earliest deadline; `None` if none has a deadline on this node's clock.
+    /// Looks at the nodes that this node is linked to, and at all nodes whose end would end one of the linked nodes.
+    /// Returns the node with the earliest deadline; `None` if none has a deadline on this node's clock.
     pub(crate) fn earliest_link(self: &Arc<Self>) -> Option<Arc<Node>> {
         let mut earliest: Option<Arc<Node>> = None;
         for link in self.linked_nodes() {
@@ -111,8 +112,8 @@ impl Node {
         }
     }
 
-    /// Calls `visit` with this node and with every node whose end ends this one, and with the index of the visited node's tree.
-    /// Tree 0 is this node and its ancestors. Each other tree is a linked node and the ancestors of that node.
+    /// Visits this node and all nodes whose end ends this one. `visit` gets the node, and the index of its tree. Tree 0
+    /// is this node and its ancestors. Each other tree is a linked node and the ancestors of that node.
     pub(super) fn visit_all(self: &Arc<Self>, mut visit: impl FnMut(usize, &Arc<Node>)) {
         let mut trees = vec![Arc::clone(self)];
         let mut seen = HashSet::new();
@@ -127,8 +128,9 @@ impl Node {
         }
     }
 
-    /// Adds to `trees` the nodes to which `node` is linked. Skips the nodes in `seen`, because links may form a circle.
-    /// Returns the parent of `node`, if there is one.
+    /// Adds to `trees` the nodes to which `node` is linked. Skips `self` and the nodes in `seen`, because links may
+    /// form a circle. Adds the new nodes to `seen`. Returns the parent of `node`; `None` if there is no parent, or if a
+    /// fork has lost the lock of `node`.
     fn collect_links(
         self: &Arc<Self>,
         node: &Arc<Node>,

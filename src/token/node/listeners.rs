@@ -10,10 +10,10 @@ use crate::sync::callback::drop_quietly;
 use crate::token::hook::Entry;
 
 impl Node {
-    /// Adds a registration to the state: a child, a hook or a task. The end of the node propagates to it from then on.
+    /// Adds a child, a hook or a task to the state. From then on the end of the node propagates to it.
     ///
-    /// `None` if the node is over, because its end has propagated already (with `even_if_over` this is no obstacle), or
-    /// if a fork has lost the lock.
+    /// `None` if a fork has lost the lock. Also `None` if the node is over, because its end has propagated already. If
+    /// `even_if_over` is `true`, the node may be over.
     pub(super) fn register<K>(
         self: &Arc<Self>,
         even_if_over: bool,
@@ -65,8 +65,8 @@ impl Node {
         }
     }
 
-    /// The hooks of this node and of the futures beneath, from the outside in. The future of this node polls and drops those
-    /// futures. Scopes beneath that were entered by a handle are left out, since the future does not poll or drop them.
+    /// The hooks of this node's future and of the futures inside it, which it polls and drops. Outer hooks come before
+    /// inner ones. A scope that was entered by a handle is left out: this node's future does not poll or drop it.
     fn polled_hooks(self: &Arc<Self>) -> Vec<(Arc<Entry>, HookOwner)> {
         let mut entries = Vec::new();
         let mut stack = vec![Arc::clone(self)];
@@ -78,13 +78,12 @@ impl Node {
         entries
     }
 
-    /// Called when the future is over and about to be dropped. Runs the future's hooks that are due and have not run
-    /// yet.
+    /// Called before a future that is over is dropped. Runs the future's hooks that are due and have not run yet.
     ///
-    /// Pending while one of these hooks has yet to run, or is running. `waker` is woken once that has changed. A hook
-    /// that ends with the scope begins no second run, so the drop of the future waits for no hook.
+    /// Pending until each of these hooks has run; wakes `waker` then. A hook that ends with the scope does not run
+    /// again after that, so the drop of the future need not wait for it.
     ///
-    /// Does not wait for a hook that a shield suspends. If there is no thread for a hook, the task is woken at once, to
+    /// Does not wait for a hook that a shield suspends. If no thread can be had for a hook, wakes the task at once, to
     /// poll again.
     pub(crate) fn poll_hooks(self: &Arc<Self>, waker: &Waker) -> Poll<()> {
         let waiter = Arc::as_ptr(self).addr();
@@ -283,7 +282,7 @@ mod tests {
         let revoke: fn(&Entry) = |entry| entry.revoke(Ending::Registration);
         for leave in [revoke, |entry| entry.retire(false)] {
             let future = node(None);
-            // `runs.again()` is a second entry of the same hook. It hangs in the hook, so `entry` has yet to run.
+            // `runs.again()` is a second entry of the same hook. Its run waits for `go`, so `entry` has yet to run.
             let (go, gone) = channel::<()>();
             let hook = Hook::new(move || gone.recv());
             let entry = add(&future, HookOwner::Future, hook);
@@ -305,7 +304,7 @@ mod tests {
         }
     }
 
-    /// The task's waker polls the task itself. So the poll is on the watchdog, or on a thread that has run a hook.
+    /// `Inline::wake` polls the task itself. So the task is polled on the watchdog, or on a thread that has run a hook.
     #[test]
     fn a_task_that_is_polled_where_it_is_woken_awaits_hooks_too() {
         struct Inline {

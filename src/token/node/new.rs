@@ -19,7 +19,7 @@ pub(crate) struct NodeSpec {
     pub(crate) deadline: u64,
     /// The cause of the node's end if the deadline passes.
     pub(crate) cause: Cause,
-    /// Whether the node may get another parent: the node of a future may.
+    /// Whether the node may get another parent. Only the node of a future may.
     pub(crate) reparentable: bool,
 }
 
@@ -56,8 +56,8 @@ impl Node {
         Self::make(parent, NodeSpec::token(info, entered))
     }
 
-    // Always inlined, together with `new_lazy` and `build`. Otherwise the parts of a lazy token would be passed through
-    // memory, which takes a fifth of the time in which a token is made.
+    // Always inlined, as are `new_lazy` and `build`. Otherwise the parts of a lazy token would be passed through
+    // memory, which costs a fifth of the time of making a token.
     #[inline(always)]
     fn make(parent: Option<&Arc<Node>>, spec: NodeSpec) -> Arc<Self> {
         let env = TestEnv::current();
@@ -84,7 +84,7 @@ impl Node {
         node
     }
 
-    /// A lazy token (invariant 6).
+    /// Makes a lazy token: its parent need not list it (`node.rs`, invariant 6).
     #[inline(always)]
     fn new_lazy(parent: &Arc<Node>, spec: NodeSpec, env: TestEnv) -> Arc<Self> {
         parent.ensure_listed();

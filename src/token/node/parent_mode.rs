@@ -8,9 +8,9 @@ impl ParentMode {
     pub(super) const LISTED: u8 = 0;
     /// The parent lists the node, and the node may get another parent: it is the node of a future that is not done.
     pub(super) const REPARENTABLE: u8 = 1;
-    /// The node reads its parent's flag. The parent does not list it (invariant 6).
+    /// The node reads its parent's flag. The parent does not list the node (invariant 6).
     pub(super) const LAZY: u8 = 2;
-    /// The node reads its parent's flag, and the parent propagates to it too.
+    /// The node reads its parent's flag. The parent also lists the node, and propagates to it.
     pub(super) const LAZY_LISTED: u8 = 3;
 
     pub(super) fn new(mode: u8) -> Self {
@@ -19,8 +19,9 @@ impl ParentMode {
 
     #[inline]
     pub(super) fn is_reparentable(&self) -> bool {
-        // Relaxed: the answer matters when a thread closes a scope, for the futures that this thread has polled in the
-        // scope. Only this thread could call `keep_parent` in those polls, so it sees the call.
+        // Relaxed: an old answer does harm only if a thread closes a scope. The thread then asks about the futures that
+        // it has polled in the scope. A `keep_parent` in those polls was a call of this same thread, so the thread sees
+        // it.
         self.0.load(Ordering::Relaxed) == Self::REPARENTABLE
     }
 
@@ -31,7 +32,7 @@ impl ParentMode {
 
     #[inline]
     pub(super) fn is_lazy(&self) -> bool {
-        // Relaxed: this never changes.
+        // Relaxed: the answer never changes.
         self.0.load(Ordering::Relaxed) >= Self::LAZY
     }
 

@@ -37,8 +37,8 @@ impl Node {
         let at = self.env.reading(now);
         let end = Termination { reason, ..Termination::new(Cause::Cancelled, at) };
         let first = !self.expire(now) && self.end_by(end, false);
-        // If another thread has ended the node, that thread may still be propagating the end, or a fork may have lost
-        // it. So this call propagates too.
+        // If another thread has ended the node, that thread may still be propagating the end. Or this is a forked
+        // child, in which that thread does not exist. So this call propagates too.
         // Acquire: pairs with the Release in `propagate`.
         if first || (!mutant!(NoSecondSpread) && !self.has_propagated.load(Ordering::Acquire)) {
             self.propagate_and_deliver(None);
@@ -69,8 +69,8 @@ impl Node {
         wakes.deliver();
     }
 
-    /// Sets the flag of this node and of all nodes beneath, and collects the tasks and hooks that wait for them. `by` is the
-    /// parent's end, which ends the node; `None` if the node has ended by itself.
+    /// Sets the flag of this node and of all nodes beneath, and collects the tasks and hooks that wait for them. `by`:
+    /// the end of the parent, if this node ends because of it. `None` if the node has ended by itself.
     pub(super) fn propagate(self: &Arc<Self>, by: Option<&ParentEnd>, wakes: &mut WakeList) {
         if let Some(pending) = self.set_over(by, wakes) {
             self.propagate_beneath(pending, wakes);
@@ -100,15 +100,17 @@ impl Node {
         }
     }
 
-    /// Sets the flag and decides the origin (invariant 1). Returns the children that must be ended next. `None` if
-    /// there are none.
+    /// Sets the flag, decides the origin (invariant 1), and adds the node's wakers and hooks to `wakes`. Returns the
+    /// children, which the caller must end next. `None` if there are none, if the node has left the parent `by`
+    /// meanwhile, or if a fork has lost the lock.
     fn set_over(&self, by: Option<&ParentEnd>, wakes: &mut WakeList) -> Option<Pending> {
         let Some(mut state) = self.state.lock() else {
             self.over.store(true, Ordering::Release);
             return None;
         };
         if let Some(by) = by {
-            // The child may have got another parent meanwhile (invariant 2).
+            // The child may have got another parent meanwhile (invariant 2). Then the end of `by.parent` does not end
+            // the child.
             if !state.parent.as_ref().is_some_and(|listing| Arc::ptr_eq(&listing.node, &by.parent)) {
                 return None;
             }
@@ -134,8 +136,8 @@ impl Node {
         }
         let children = Children::of(&state);
         let inherits = state.parent.as_ref().is_some_and(|listing| listing.inherits);
-        // Unlocked before the children are used, since the last `Arc` of a child may then be dropped, and the child's drop
-        // takes this lock.
+        // Unlocks first: using the children may drop the last `Arc` of a child, and the drop of the child takes this
+        // lock.
         drop(state);
         let origin = match by {
             // Passes on the parent's origin. Otherwise each node of a deep tree would walk up the tree to find the
@@ -158,9 +160,9 @@ impl Node {
             state.end = self.earlier(state.end.take(), at);
         }
         let is_own_first = state.end.as_ref().is_some_and(|own| {
-            // A cancel of this node always comes first, because a caller whose `cancel` returned `true` must find that
-            // cancel as the cause. If the parent was cancelled at the time of this node's own end, the own end comes
-            // first.
+            // A cancel of this node always counts as first, because a caller whose `cancel` returned `true` must find
+            // that cancel as the cause. If the two ends have the same time, the node's own end counts as first only if
+            // the parent was cancelled.
             let is_cancel = own.cause == Cause::Cancelled && own.origin.is_none();
             own.at < at || (own.at == at && cause == Cause::Cancelled) || is_cancel
         });
@@ -172,7 +174,7 @@ impl Node {
         }
     }
 
-    /// Called if a node was made beneath a parent that is over. Gives the node its origin.
+    /// Called for a new node whose parent is over. Decides the node's origin.
     #[cold]
     pub(super) fn inherit_origin(&self, parent: &Arc<Node>) {
         if let Some(inherited) = parent.origin()
@@ -229,7 +231,6 @@ impl Node {
         Origin { termination, info: self.info(), entered: self.entered }
     }
 
-    /// The node's [origin](Self::origin), with the times on another clock.
     pub(crate) fn origin_on(&self, clock: &TestEnv) -> Option<Arc<Origin>> {
         Some(on_clock(&self.origin()?, &self.env, clock))
     }
@@ -238,11 +239,12 @@ impl Node {
         Arc::new(self.origin_of(Termination::new(self.cause, self.deadline)))
     }
 
-    /// The termination of this node, which is linked to `other`, after `other` has ended. `origin` is the origin of `other`.
+    /// This node is linked to `other`, and `other` has ended. Returns the termination that this node gets from that.
+    /// `origin` is the origin of `other`; `None` if a fork has lost it.
     pub(super) fn end_through_link(&self, other: &Node, origin: Option<&Arc<Origin>>) -> Termination {
         match origin {
             Some(origin) => Termination::through_link(&on_clock(origin, &other.env, &self.env)),
-            // A fork has lost the origin, so a cancel is assumed.
+            // A cancel is assumed.
             None => Termination::new(Cause::Cancelled, self.env.reading(clock::now())),
         }
     }

@@ -7,15 +7,16 @@ use super::data::Node;
 use super::wake_list::WakeList;
 
 impl Node {
-    /// A shield opens. Suspends the hooks that belong to the scope, and waits until none of them is running.
+    /// Called when a shield opens. Suspends the hooks that belong to the scope, and waits until none of them is
+    /// running.
     pub(crate) fn suspend_hooks(&self) {
         let Some(mut state) = self.state.lock() else { return };
         state.suspensions += 1;
         let mut entries = Vec::new();
         for (_, hook) in state.hooks.iter_mut().filter(|(_, hook)| hook.owner.is_of_scope()) {
             hook.suspensions += 1;
-            // The count and the entry change under one lock. So whoever takes the hook off the list knows how often to
-            // resume it.
+            // Both counts change under one lock: `hook.suspensions`, and that of the entry. So whoever takes the hook
+            // off the list knows how often to resume the entry.
             hook.entry.suspend();
             entries.push(Arc::clone(&hook.entry));
         }
@@ -36,8 +37,8 @@ impl Node {
         entries.iter().for_each(|entry| entry.resume());
     }
 
-    /// Notes that a shield is pending in the future, and lasts until `until` at most. `None` if a fork has lost the
-    /// lock.
+    /// Notes that an async shield is pending in the future, until `until` at the latest. Returns the key for
+    /// `remove_shield`; `None` if a fork has lost the lock.
     pub(crate) fn add_shield(&self, until: u64) -> Option<usize> {
         Some(self.state.lock()?.shields.insert(until))
     }
@@ -55,8 +56,8 @@ impl Node {
         self.state.lock().is_some_and(|state| !state.shields.is_empty())
     }
 
-    /// The time until which the last pending shield of the future may last; 0 if no shield is pending. If one is, the
-    /// task is woken when the last one closes.
+    /// The time until which the last pending shield of the future may last; 0 if no shield is pending. Otherwise
+    /// `waker` is woken when the last shield closes.
     pub(crate) fn shielded_until(&self, waker: &Waker) -> u64 {
         let until = self.with_waker(waker, |state, waker| {
             let until = state.shields.iter().map(|(_, until)| *until).max();

@@ -17,9 +17,9 @@ loom::lazy_static! {
     static ref MOVES: SetOnce<ForkMutex<()>> = SetOnce::new();
 }
 
-/// The lock of all moves. A thread takes it before it checks whether a node may become a child of another node, and
-/// keeps it until the move is done. Otherwise two nodes could become children of each other. If the lock's holder was
-/// lost in a fork, nodes move without the lock.
+/// One lock for all moves of nodes to other parents. A thread takes it before it checks whether a node may become a
+/// child of another node, and keeps it until the move is done. Otherwise two nodes could become children of each other.
+/// If the lock's holder was lost in a fork, nodes move without the lock.
 fn lock_moves() -> Option<MutexGuard<'static, ()>> {
     if mutant!(NoMoveLock) { None } else { MOVES.get_or_init(|| ForkMutex::new(())).lock() }
 }
@@ -62,7 +62,7 @@ impl Node {
             let Some(mut state) = self.state.lock() else { break };
             if state.parent.as_ref().is_some_and(|listing| listing.inherits) {
                 if inherited.is_none() {
-                    // The parent had not ended when `inherited` was read: read it again.
+                    // The parent has ended since `inherited` was read, so it is read again.
                     continue;
                 }
                 state.origin = inherited;
@@ -73,8 +73,8 @@ impl Node {
         listing.map(Listing::unlist)
     }
 
-    /// After a move to the parent `parent`: takes on its end and its deadline. Called without the lock of all moves,
-    /// since the drop of the old parent (`before`) may run the user's code.
+    /// The rest of a move: drops the old parent (`before`), and takes on the end and the deadline of the new one.
+    /// Called without the lock of all moves, because the drop may run the user's code.
     fn adopt_parent(self: &Arc<Self>, parent: Option<&Arc<Node>>, before: Option<Arc<Node>>) {
         drop(before);
         if let Some(parent) = parent.filter(|parent| parent.is_over()) {
@@ -109,7 +109,7 @@ impl Node {
     /// The scope has been left. Ends the hooks of the scope. Futures that were polled in the scope move to the scope's parent.
     pub(crate) fn close(self: &Arc<Self>) {
         let Some(mut state) = self.state.lock() else { return };
-        // If a hook drops its own registration while it runs, the hook stays on the list. It is removed here.
+        // A hook that dropped its own registration while it ran is still on the list. It is removed here.
         let is_left = |hook: &ListedHook| hook.owner == HookOwner::OwnToken && hook.entry.is_revoked();
         let ends = |(key, hook): (usize, &ListedHook)| {
             (hook.owner.ends_with_scope() || is_left(hook)).then_some(key)
@@ -118,7 +118,7 @@ impl Node {
         let hooks: Vec<ListedHook> = keys.into_iter().map(|key| state.hooks.remove(key)).collect();
         let children = Children::of(&state).inner;
         drop(state);
-        // The latest hook ends first, just as the innermost scope ends first.
+        // The hook that was registered last ends first, as the innermost scope ends first.
         let (ending, leaving): (Vec<_>, Vec<_>) =
             hooks.iter().rev().partition(|hook| hook.owner != HookOwner::Future);
         ending.iter().for_each(|hook| hook.entry.revoke(Ending::Scope));
@@ -150,7 +150,6 @@ impl Listing {
         Self { node: Arc::clone(node), key, inherits: false }
     }
 
-    /// Removes the child from its parent's list. Returns the parent.
     pub(super) fn unlist(self) -> Arc<Node> {
         let child = self.node.state.lock().and_then(|mut state| {
             let children = &mut state.existing_cold()?.children;
@@ -189,7 +188,7 @@ impl Node {
             }
         }
         let Some(parent) = state.parent.take().map(Listing::unlist) else { return next };
-        // If `next` is the parent, `parent` keeps it alive already.
+        // If `next` is the parent, it is returned below, so it is not added here.
         others.extend(next.filter(|next| !Arc::ptr_eq(next, &parent)));
         Some(parent)
     }

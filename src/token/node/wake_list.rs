@@ -1,4 +1,4 @@
-//! The tasks and hooks that an end has reached, and how they are woken once no lock is held.
+//! The tasks and hooks of nodes that have ended. They are collected under locks, and woken once no lock is held.
 
 use std::sync::Arc;
 use std::task::{Wake, Waker};
@@ -37,7 +37,7 @@ impl WakeList {
 /// that they start [in order](Self::in_order).
 struct DueHooks {
     entries: Vec<Arc<Entry>>,
-    /// Whether the code that posted the hooks has claimed each of them.
+    /// Whether all entries were claimed ([`Entry::claim`]) before they were posted.
     are_claimed: bool,
 }
 
@@ -56,12 +56,11 @@ impl Wake for DueHooks {
     }
 }
 
-/// Makes the watchdog trigger a hook.
 pub(crate) fn post(entry: Arc<Entry>) {
     post_all(vec![entry]);
 }
 
-/// Makes the watchdog trigger hooks. `entries` begins with the hooks of outer scopes.
+/// `entries` begins with the hooks of outer scopes.
 fn post_all(entries: Vec<Arc<Entry>>) {
     if !entries.is_empty() {
         thread::post(Arc::new(DueHooks { entries, are_claimed: false }).into());

@@ -15,9 +15,8 @@ use crate::time::{clock, nanos};
 
 pub(super) struct Alarm {
     deadline: Instant,
-    /// The deadline, on the clock of `env`.
+    /// The deadline in nanoseconds, on the clock of `env`.
     end: u64,
-    /// The test environment whose clock the alarm follows.
     env: TestEnv,
     wakeup: TaskWakeup,
     /// The task that waits.
@@ -63,7 +62,7 @@ impl Alarm {
         }
     }
 
-    /// Ready at the deadline. Takes from tokio's budget of the task, so that a loop over timers that are due does not
+    /// Ready at the deadline. Takes from tokio's budget of the task: otherwise a loop over timers that are due would
     /// keep other tasks from running.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.follow();

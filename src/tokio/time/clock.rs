@@ -10,7 +10,8 @@ use crate::time::{clock, nanos};
 /// Thirty years. Used if the sum of an `Instant` and a duration is too large for an `Instant`.
 const FAR: Duration = Duration::from_secs(60 * 60 * 24 * 365 * 30);
 
-/// If tokio has its feature `test-util`, tokio's own `pause`, which returns nothing, hides this function below.
+/// If tokio has its feature `test-util`, it has a `pause` too. That `pause` returns nothing, and hides this one in
+/// `CAN_BE_PAUSED`.
 #[allow(dead_code, reason = "it is hidden by tokio's own")]
 fn pause() -> bool {
     false
@@ -47,7 +48,8 @@ pub(in crate::tokio) fn of_instant(instant: Instant) -> u64 {
     clock::of_instant(instant.into_std())
 }
 
-/// The instant that is `duration` after `start`. If an `Instant` cannot hold it: an instant far in the future.
+/// The instant that is `duration` after `start`. If an `Instant` cannot hold it, an instant far in the future, or else
+/// `start` itself.
 pub(super) fn add(start: Instant, duration: Duration) -> Instant {
     start.checked_add(duration).or_else(|| start.checked_add(FAR)).unwrap_or(start)
 }

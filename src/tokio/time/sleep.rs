@@ -105,8 +105,8 @@ impl Sleep {
         self.alarm.is_elapsed()
     }
 
-    /// Sleeps until another instant, even if the sleep has ended already. The task that awaits the sleep need not poll
-    /// it again.
+    /// Moves the end of the sleep to another instant. If a task waits for the sleep, it is woken at that instant,
+    /// without another poll before. A sleep that was polled to its end starts anew, and must be polled again.
     pub fn reset(self: Pin<&mut Self>, deadline: Instant) {
         self.project().alarm.reset(deadline);
     }

@@ -115,11 +115,11 @@ pub struct Timeout<T> {
     #[pin]
     scoped: Scoped<T, true>,
     paused: Option<Box<Paused>>,
-    /// The error, if the task had no budget for it: the next poll gives it.
+    /// The error, if the task's budget was spent before the poll that found it. The next poll gives the error.
     elapsed: Option<TimeoutError>,
 }
 
-/// A limit on tokio's clock, which is paused. The scope has no deadline of its own until the timer has fired.
+/// A limit on tokio's clock while that clock is paused. `timer` enforces the limit, and the scope has no deadline.
 struct Paused {
     limit: u64,
     timer: Pin<Box<TokioSleep>>,
@@ -170,7 +170,7 @@ impl<T: Future> Future for Timeout<T> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
         let had_budget = has_budget_remaining();
-        // The future is over, perhaps by a panic, so it must not be polled again.
+        // An earlier poll found this error, so the future is over and must not be polled again.
         if let Some(error) = this.elapsed.take() {
             return elapse(this.elapsed, error, had_budget, cx).map(Err);
         }
@@ -212,7 +212,8 @@ fn poll_paused(paused: &mut Option<Box<Paused>>, had_budget: bool, cx: &mut Cont
 }
 
 /// Takes from the budget of the task, so that a loop over timeouts that are over lets other tasks run now and then. If
-/// the budget was spent before the future was polled, returns `Pending`, and keeps the error for the next poll.
+/// the task had no budget left even before the future was polled, returns `Pending`, and keeps the error for the next
+/// poll.
 #[cold]
 fn elapse(
     kept: &mut Option<TimeoutError>,

@@ -9,7 +9,7 @@ use crate::sync::{ForkMutex, SetOnce};
 use crate::test_env::{Mock, TestEnv};
 use crate::time::NEVER;
 
-/// All mock clocks, by number. The timers of a clock that is gone are never fired.
+/// All mock clocks, by number. A clock that nobody can move any more is removed, so its timers never fire.
 type Clocks = BTreeMap<u32, Clock>;
 
 /// The timers of a mock clock, and the work that a move of the clock waits for.
@@ -23,7 +23,8 @@ struct Clock {
 
 #[derive(Default)]
 pub(super) struct Queue {
-    /// The wakers by deadline and number: in the order of the deadlines, and then in the order they were put in.
+    /// The wakers, in the order of the deadlines. Those with the same deadline are in the order in which they were put
+    /// in.
     pub(super) wakers: BTreeMap<(u64, u32), Waker>,
     pub(super) deadlines: BTreeMap<u32, u64>,
     next: u32,
@@ -74,7 +75,7 @@ pub(super) fn with_queue<R>(clock: u32, f: impl FnOnce(&mut Queue) -> R) -> Opti
     clocks().lock()?.get_mut(&clock).map(|clock| f(&mut clock.queue))
 }
 
-/// The group of the work that threads under the clock have set off. A move of the clock waits for this work. `None` if
+/// Counts the work that threads under the clock have set off. The next move of the clock waits for this work. `None` if
 /// the clock is gone.
 pub(super) fn set_off_under(clock: &Mock) -> Option<Arc<WaitGroup>> {
     Some(Arc::clone(&clocks().lock()?.get(&clock.id)?.set_off))

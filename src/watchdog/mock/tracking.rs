@@ -48,7 +48,7 @@ impl WaitGroup {
     }
 }
 
-/// Work that is counted by a group until it is done, or dropped.
+/// A piece of work. The group counts it until it is done, or dropped.
 pub(crate) struct Tracked<T> {
     work: T,
     group: Arc<WaitGroup>,
@@ -63,9 +63,9 @@ impl<T> Tracked<T> {
         Self { work, group: Arc::clone(group), begun, done }
     }
 
-    /// Runs the work at the first call; later calls do nothing. All that the work sets off is tracked too.
+    /// Runs the work, at the first call only. The group also counts all work that this work sets off.
     pub(crate) fn begin(&self, run: impl FnOnce(&T)) {
-        // Relaxed, here and for `done`: only the swap's atomicity matters, so that one caller finds `false`.
+        // Relaxed, here and for `done`: the flag publishes nothing. The swap lets only one caller find `false`.
         if self.begun.swap(true, Ordering::Relaxed) {
             return;
         }
@@ -81,8 +81,8 @@ impl<T> Tracked<T> {
     }
 }
 
-/// The drop ends a run, even after a panic: it counts the work as done. The thread then tracks for the former group
-/// again.
+/// Ends a run of tracked work when it is dropped, even if the work panics. Counts the work as done, and puts back the
+/// group for which the thread tracked before the run.
 struct Finish<'a, T>(&'a Tracked<T>, Option<Arc<WaitGroup>>);
 
 impl<T> Drop for Finish<'_, T> {

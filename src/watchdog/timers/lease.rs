@@ -6,7 +6,7 @@ use std::task::Waker;
 use super::{Timer, Timers};
 use crate::sync::{Mutex, MutexGuard, SetOnce, const_fn, lock};
 
-/// The right of the calling thread to arm these timers.
+/// The right of the calling thread to arm these timers: either they are its own, or it holds the lock of shared timers.
 pub(crate) struct Lease {
     pub(crate) timers: &'static Timers,
     _lock: Option<MutexGuard<'static, ()>>,
@@ -22,7 +22,8 @@ impl Lease {
         Self { timers, _lock: None }
     }
 
-    /// Puts a timer in. `Watchdog::announce` must follow.
+    /// Puts a timer in. The caller must call `Watchdog::announce` after this: only then does the watchdog notice the
+    /// timer.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn put(&self, deadline: u64, waker: Waker) -> Timer {
         // SAFETY: no other thread may arm these timers while the lease exists: either the caller of `of_own` has

@@ -25,10 +25,10 @@ const LINK: u64 = 1 << 63;
 pub(super) struct Records {
     /// The head of the list of groups with a free record (invariant 5).
     first: Link,
-    /// The head of the list of records that other threads have given back: each has taken the waker out of its record.
+    /// The head of the list of records that other threads have given back, after they had taken the wakers out.
     returned: CachePadded<AtomicU32>,
-    /// At most so many entries of the heap are stale. Counts the records that were freed since the heap was rebuilt.
-    /// (Not those that were freed in the nursery, which have no entry.) Some of these entries may have left the heap
+    /// How many records were freed since the heap was rebuilt. (Records that were freed in the nursery have no entry,
+    /// and do not count.) At most so many entries of the heap are stale. Some of these entries may have left the heap
     /// since.
     stale: AtomicU32,
     made_in: Process,
@@ -53,7 +53,7 @@ pub(super) struct Record {
     pub(super) waker: Handoff<Waker>,
 }
 
-/// A pointer to a group, for the owner of the timers. Groups are never moved or freed.
+/// A pointer to a group, which only the owner of the timers uses. Groups are never moved or freed.
 struct Link(AtomicPtr<Group>);
 
 impl Link {
@@ -114,7 +114,8 @@ impl Records {
 
     /// Frees the records that other threads have given back. Returns whether there were any.
     fn take_returned(&'static self) -> bool {
-        // Acquire: pairs with the Release in `give_back`. So the other thread is done with the record.
+        // Acquire: pairs with the Release in `give_back`. So whatever the other threads did with these records comes
+        // before this.
         let mut next = self.returned.0.swap(NONE, Ordering::Acquire);
         let any = next != NONE;
         while next != NONE {
@@ -129,7 +130,6 @@ impl Records {
         self.stale.load(Ordering::Relaxed) as usize
     }
 
-    /// How many records there are, in use or free.
     pub(super) fn count(&self) -> usize {
         self.groups().count() * GROUP
     }
@@ -172,8 +172,8 @@ impl Records {
 }
 
 impl Records {
-    /// The ticket of the waker in the record, if `short` is the ticket's short number. Otherwise the record is empty or
-    /// was filled anew: then the heap entry with the number `short` is stale.
+    /// The ticket of the waker in the record, if its short number is `short`. `None` if the record is empty, or holds a
+    /// later waker: then the heap entry with the number `short` is stale.
     pub(super) fn filling(&self, index: u32, short: u32) -> Option<Ticket> {
         self.record(index).waker.ticket().filter(|ticket| ticket.short() == short)
     }
@@ -206,7 +206,7 @@ impl Group {
     }
 }
 
-/// Methods for the owner of the timers. Relaxed: invariant 1.
+/// Only the owner of the timers calls these methods, so `Relaxed` is enough (invariant 1).
 impl Group {
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn is_listed(&self, at: u32) -> bool {
@@ -231,13 +231,12 @@ impl Group {
         }
     }
 
-    /// The group has a free record again, so this puts the group first in the list.
     fn put_first(&'static self) {
         let first = self.records.first.get();
         if first.is_some_and(|first| ptr::eq(first, self)) {
             return;
         }
-        // The first group may have no free record left. Then that group leaves the list.
+        // If the first group has no free record left, it leaves the list.
         let is_left = |first: &&Group| first.free.load(Ordering::Relaxed) != 0;
         self.next.set(first.filter(is_left).or_else(|| first?.next.get()));
         self.records.first.set(Some(self));

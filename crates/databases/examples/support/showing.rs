@@ -7,7 +7,6 @@ use timebox::TimeoutError;
 
 type AnyError = Box<dyn std::error::Error + Send + Sync>;
 
-/// The time limit in the examples.
 pub(crate) const LIMIT: Duration = Duration::from_millis(100);
 
 pub(crate) fn run(name: &str, example: impl FnOnce() -> Result<(), AnyError>) -> ExitCode {
@@ -33,7 +32,8 @@ pub(crate) fn timed_out<T>(result: Result<T, AnyError>) -> Result<TimeoutError, 
     }
 }
 
-/// Prints one line. Fails if the time taken is less than the limit, or longer by 5 s or more: a machine may be slow.
+/// Prints one line. Fails if the error is not that of [`LIMIT`], or if the work ended before the limit, or 5 s or more
+/// after it. Less than 5 s are allowed, because a machine may be slow.
 pub(crate) fn show(what: &str, start: Instant, error: &TimeoutError) -> Result<(), AnyError> {
     let taken = start.elapsed();
     check(error.is_timeout() && error.limit() == Some(LIMIT), "the error names the limit")?;

@@ -83,8 +83,8 @@ fn failures_back_off_and_a_success_ends_that() {
     }
 }
 
-/// A cancel over the lost connection would get no answer. Then the connection of the statement would be in doubt, and
-/// would be shut down.
+/// A cancel that is sent over the lost connection gets no answer. Then the connection of the statement is in doubt, and
+/// is shut down.
 #[test]
 fn over_a_connection_that_was_lost_while_idle_nothing_is_sent() {
     let control = Control::new(BOUND, |_| Ok(AtomicBool::new(true)), |open| open.load(SeqCst)).unwrap();

@@ -1,5 +1,5 @@
-//! Behind a balancer, or after a failover, the same address leads to another server. There the number of our session belongs to
-//! a stranger's session.
+//! Behind a balancer, or after a failover, our address leads to another server. On that server the number of our
+//! session belongs to a stranger's session, which a cancel must not hit.
 
 use std::thread;
 
@@ -23,8 +23,8 @@ fn is_refused(result: Result<(), Failure>) {
     assert!(failure.to_string().contains("not on this server"), "{failure}");
 }
 
-/// Makes a call that its hook cannot end, because the proxy leads to the other server. After some attempts of the hook, makes the
-/// proxy lead to our server, and then the call ends.
+/// Makes a call whose hook cannot reach our server, because the proxy leads to the other server. After some attempts of
+/// the hook, makes the proxy lead to our server. Then the hook ends the call.
 fn led_back<T: Send>(proxy: &Proxy, ours: &Server, call: impl FnOnce() -> T + Send) -> T {
     let before = proxy.connections();
     thread::scope(|threads| {
@@ -67,8 +67,8 @@ fn postgres_a_strangers_query_runs_on_and_ours_is_cancelled() {
     });
 }
 
-/// A raw cancel carries a secret of the session. Another server does not know the secret: it ignores the cancel, and
-/// reports no error.
+/// The proxy leads the cancel to another server. That server does not know the session's secret, which is in the
+/// cancel. So it ignores the cancel, and reports no error.
 #[test]
 fn postgres_a_raw_cancel_that_leads_elsewhere_ends_the_call_by_its_socket() {
     let _alone = alone();

@@ -21,8 +21,8 @@ fn fill<C, E>(connect: impl Fn() -> Result<C, E>) -> Vec<C> {
     connections
 }
 
-/// The control connection is lost, and the server is full. Asserts that attempts to connect become rare. Then makes
-/// room, so that the control connection is made again and the call ends.
+/// Call this when the control connection is lost and the server is full. Asserts that attempts to connect become rare.
+/// Then makes room, so that the control connection is made again and the call ends.
 fn attempts_become_rare(
     proxy: &Proxy,
     make_room: impl FnOnce(),
@@ -88,7 +88,8 @@ fn mariadb_is_killed_and_attempts_become_rare() {
     let Some(server) = Server::mariadb() else { return };
     let (mut root, _) = mariadb::connect(&server);
     root.query_drop("set global max_connections = 20").unwrap();
-    // The server reserves one more slot for users with all privileges. So the test connects as a user who has none.
+    // The server reserves one more slot for users with all privileges. So the test connects as a user without
+    // privileges.
     root.query_drop("create user app@'127.0.0.1'").unwrap();
     let options = |port| -> Opts {
         let options = OptsBuilder::new().ip_or_hostname(Some("127.0.0.1")).tcp_port(port);

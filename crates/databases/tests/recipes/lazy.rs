@@ -1,5 +1,5 @@
-//! Rows that a client fetches only when they are read. If they are read in the guarded call, the reading ends with the scope.
-//! Rows that are still to be read cannot leave the guarded call.
+//! Rows that a client fetches only when they are read. A guarded call may read them: then the reading ends with the
+//! scope. But rows that are still to be read cannot leave the guarded call.
 
 use std::marker::PhantomData;
 
@@ -32,7 +32,8 @@ fn sqlite_rows_of_query_map_end_within_the_scope() {
         });
         assert!(error.is_timeout());
     }
-    // If the statement above were still half read, its interrupt would also hit this statement.
+    // SQLite keeps an interrupt until all running statements have ended. If the statement above were still running, its
+    // interrupt would hit this statement too.
     assert_eq!(connection.query_row("select 42", [], |row| row.get(0)), Ok(42));
 }
 

@@ -168,8 +168,9 @@ fn what_query_drop_swallows_the_strict_guard_tells() {
     let (mut connection, session) = connect(server);
     let mut limit = SHORT;
     while let Err(error) = timeout(limit, || guarded(&control, &session, || connection.query_drop(ENDLESS))) {
-        // An error without a source: the call was not made in time. An error with a source would mean that `query_drop`
-        // reports a kill by now. Then the page must be changed.
+        // No source: the limit passed before the call began, so the loop tries again with a longer limit. A source
+        // would mean that `query_drop` now reports the kill. Then correct `src/recipes/mysql.md`, which says that it
+        // does not.
         assert!(error.downcast::<TimeoutError>().is_ok_and(|error| error.source().is_none()));
         limit *= 2;
     }
@@ -198,13 +199,13 @@ fn a_killed_procedure_goes_on_to_its_next_statement_and_a_transaction_undoes_it(
     other.query_drop(procedure).unwrap();
     let (reset, call) = ("update timebox.called set value = 0", "call timebox.count_to_three()");
 
-    // The call is killed again and again, until the procedure has ended.
+    // A kill ends only one statement. So the hook repeats the kill until the procedure has ended.
     let mut limit = SHORT;
     loop {
         other.query_drop(reset).unwrap();
         timed_out(timeout(limit, || guarded_strictly(&control, &session, || connection.query_drop(call))));
-        // Each round of the procedure updates the value, and then waits in a `select` that only a kill ends. So after
-        // two updates there was at least one kill. After fewer updates, perhaps the call was not made in time: try a
+        // Each round of the procedure updates the value, and then runs a `select` that only a kill ends. So two updates
+        // show at least one kill. If there were fewer, perhaps the limit passed before the call began. So this tries a
         // longer limit.
         if value_with_lock(&mut other, "called") >= 2 {
             break;

@@ -65,9 +65,10 @@ fn r2d2_the_wait_for_a_connection_ends_with_a_cancel_or_the_pools_patience() {
 #[derive(Clone, Copy)]
 enum Cancel<'a> {
     Works,
-    /// The cancel works. Besides, the test marks the connection as if a second cancel could still arrive.
+    /// The cancel works. But the test marks the connection as if a second cancel could still arrive.
     IsInDoubt,
-    /// No cancel reaches the server. The test cancels the scope by this token just before the query begins.
+    /// The hook does nothing, so the server goes on with the query. The scope ends because the test cancels this token
+    /// just before the query begins.
     IsLost(&'a CancellationToken),
 }
 
@@ -90,7 +91,8 @@ impl Cancel<'_> {
     }
 }
 
-/// Checks the rules that every pool must obey. `pid` and `endless` each run a query on a connection of the pool.
+/// Checks that a pool lends a connection again after a settled query, and discards it if a cancel may still reach it.
+/// `pid` and `endless` each run a query on a connection of the pool.
 async fn settles_or_discards(
     pid: impl AsyncFn() -> Result<i32, AnyError>,
     endless: impl AsyncFn(Cancel<'_>) -> Result<(), AnyError>,
@@ -128,8 +130,8 @@ async fn settles_or_discards(
         assert!(next != last || error.source().is_none(), "the connection is in doubt");
         last = next;
     }
-    // The pool's only connection is in use by `holds`, so `waits` waits for it. `waits` must end at its deadline,
-    // without its grace.
+    // `holds` has the pool's only connection, so `waits` waits for it. `waits` must end at its deadline (`SHORT`), and
+    // not only after its grace (`LONG`).
     let token = CancellationToken::new();
     let holds = Timebox::new(Limit::NONE).cancel_on(&token).grace(HANG).run_future(endless(Cancel::Works));
     let waits = async {
@@ -233,8 +235,8 @@ fn r2d2() {
         let error = timed_out(endless(SHORT));
         assert!(error.is_timeout());
         let next = pid().unwrap();
-        // An error without a source does not come from the server: the query was not begun. Then the scope may have
-        // ended during the pool's test of the connection, and the pool may have discarded the connection.
+        // The connection goes back to the pool. But if the scope ended while the pool tested the connection, the pool
+        // may have discarded it. Then the query was not begun, so the error has no source.
         assert!(next == last || error.source().is_none(), "the connection was given back");
         last = next;
     }

@@ -1,5 +1,3 @@
-//! PostgreSQL, sync and async.
-
 use std::error::Error;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
@@ -259,7 +257,8 @@ fn a_control_connection_is_made_and_dropped_in_async_code_too() {
         loop {
             let sleep = guarded_async(control.hook(&session), client.batch_execute("select pg_sleep(3600)"));
             let error = timed_out(Timebox::new(SHORT).grace(HANG).run_future(sleep).await);
-            // An error without a source does not come from the server: the statement was not begun.
+            // Without a source, the error does not come from the server: the limit passed before the statement began.
+            // Try again.
             if error.source().is_some() {
                 break error;
             }

@@ -21,8 +21,7 @@ struct Shared {
 
 struct State {
     target: SocketAddr,
-    /// While this is set, the proxy holds data back. It forwards the data once the test resets this, or after twice
-    /// `HANG`.
+    /// While this is `true`, the proxy holds data back, but for no longer than twice `HANG`.
     silent: bool,
     stopped: bool,
     /// Two sockets for each connection that was made: to the client and to the server.
@@ -63,12 +62,10 @@ impl Proxy {
         self.shared.changed.notify_all();
     }
 
-    /// How many connections were made.
     pub(crate) fn connections(&self) -> usize {
         self.shared.locked().ends.len() / 2
     }
 
-    /// Closes all connections.
     pub(crate) fn cut(&self) {
         for end in &self.shared.locked().ends {
             let _ = end.shutdown(Shutdown::Both);

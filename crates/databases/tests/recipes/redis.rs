@@ -101,7 +101,7 @@ fn the_next_pops_are_never_cut_short() {
     let statement = |limit, own| {
         thread::scope(|threads| {
             let mut connection = connection.borrow_mut();
-            // The pop ends by itself once this thread has pushed an element.
+            // Pushes an element after the time `own`. By that the pop ends by itself.
             let pushing = threads.spawn(|| {
                 thread::sleep(own);
                 push(&mut pusher, "own", "pushed");
@@ -120,7 +120,8 @@ fn the_next_pops_are_never_cut_short() {
     sweep_sleeps(80, Duration::from_millis(2), statement, follow_up, true).check("Redis, 80 runs");
 }
 
-/// Tests the test above: a hook that outlives its command cuts the next pop short, and `is_next_pop_hit` notices it.
+/// Shows that the test above can fail: without the guard, a hook outlives its command and ends the next pop.
+/// `is_next_pop_hit` notices that.
 #[test]
 fn a_hook_that_outlives_its_command_cuts_the_next_short() {
     let _alone = alone();

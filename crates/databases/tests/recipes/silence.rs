@@ -21,7 +21,6 @@ use crate::server::Server;
 use crate::support::{AnyError, HANG, SHORT, alone, cut, timed_out, wait_until};
 use crate::{mariadb, postgres, redis};
 
-/// Makes a call that must end near its limit, and prints how late it ended.
 #[track_caller]
 fn ends_near_its_limit<T>(what: &str, call: impl FnOnce() -> Result<T, AnyError>) {
     let start = Instant::now();
@@ -84,7 +83,7 @@ fn postgres_where_a_cancel_was_not_answered_no_other_statement_follows() {
     let mut own = Duration::from_millis(100);
     loop {
         proxy.set_silent(true);
-        // The statement ends by itself, after its limit and before the second step of the hook.
+        // The statement should end by itself, after its limit and before the second step of the hook.
         let sleep = format!("select pg_sleep({})", own.as_secs_f64());
         let result = timeout(SHORT, || {
             connection.guarded(control.hook(connection.session()), async |client| {
@@ -231,7 +230,7 @@ fn redis_a_message_in_pieces_is_put_together() {
     });
 }
 
-/// Many calls need the same control connection, which hangs. All calls wait at the same time, each for one bound.
+/// Many calls need the same control connection, which hangs. They wait side by side, not one after the other.
 #[test]
 fn mariadb_many_calls_while_the_control_connection_hangs_have_one_bound() {
     const CALLS: usize = 100;
@@ -262,8 +261,8 @@ fn mariadb_many_calls_while_the_control_connection_hangs_have_one_bound() {
 #[cfg(target_os = "linux")]
 const AFTER: Duration = Duration::from_secs(2);
 
-/// Without any scope, the system gives the connection up. `notice_silence` makes two settings: one for a connection
-/// that has sent data, and one for an idle connection.
+/// There is no scope: the system itself gives the connection up. `notice_silence` makes two settings for this: one for
+/// a connection that has sent data, and one for an idle connection.
 #[cfg(target_os = "linux")]
 #[test]
 fn silence_is_noticed_while_something_is_sent_and_while_nothing_is() {

@@ -25,7 +25,6 @@ pub(crate) fn alone() -> MutexGuard<'static, ()> {
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Waits until `happened` returns `true`. Fails after [`HANG`].
 #[track_caller]
 pub(crate) fn wait_until(mut happened: impl FnMut() -> bool) {
     let start = Instant::now();
@@ -43,8 +42,8 @@ pub(crate) fn timed_out<T>(result: Result<T, AnyError>) -> TimeoutError {
     }
 }
 
-/// Runs a statement under a limit that must interrupt it. If the limit passes before the statement has begun, runs it again under
-/// a longer limit.
+/// Runs a statement under a limit that must interrupt it, and returns the error. If the limit passes before the
+/// statement has begun, runs it again under a longer limit.
 #[track_caller]
 pub(crate) fn cut<T>(mut run: impl FnMut(Duration) -> Result<T, AnyError>) -> TimeoutError {
     let mut limit = SHORT;
@@ -59,7 +58,6 @@ pub(crate) fn cut<T>(mut run: impl FnMut(Duration) -> Result<T, AnyError>) -> Ti
     }
 }
 
-/// How many descriptors this process has open; 0 on a system without `/proc`.
 pub(crate) fn open_files() -> usize {
     std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count)
 }
@@ -67,7 +65,7 @@ pub(crate) fn open_files() -> usize {
 /// How a sweep went.
 #[derive(Debug, Default)]
 pub(crate) struct Sweep {
-    /// Statements that ended by themselves, maybe just when the hook fired.
+    /// Statements that ended by themselves. Some may have ended just when the hook fired.
     pub(crate) ended: u32,
     /// Statements that were interrupted.
     pub(crate) cut: u32,
@@ -76,12 +74,12 @@ pub(crate) struct Sweep {
     lateness: Vec<Duration>,
 }
 
-/// Runs a statement many times, under limits that are shorter or longer than the statement. The statement must take
-/// about the time `middle`, and longer than an interrupt.
+/// Runs a statement many times. The limits are around the time that the statement takes: at first around `middle`, and
+/// each run moves them. So on each machine, about as many statements end by themselves as are interrupted. The
+/// statement must take longer than an interrupt.
 ///
 /// `statement` runs the statement under a limit. `follow_up` runs other statements right after it, and returns how many
-/// of these were interrupted. Each run adjusts the later limits. So on each machine, about as many statements end by
-/// themselves as are interrupted.
+/// of these were interrupted.
 pub(crate) fn sweep(
     runs: u32,
     middle: Duration,

@@ -153,7 +153,7 @@ fn requests_that_hang_neither_slow_the_others_nor_leave_anything() {
 
         let without = load(address, false).await;
         let with = {
-            // The owner of the lock, who does not give it back.
+            // This thread holds the lock until the load has ended.
             let (end, ended) = std::sync::mpsc::channel::<()>();
             let of_owner = Arc::clone(&shared);
             let owner = std::thread::spawn(move || {

@@ -1,4 +1,4 @@
-//! A handler that is over its limit in a query of PostgreSQL, or in a body that streams from it.
+//! Handlers whose limit passes during a query of PostgreSQL, or while the body streams rows from it.
 
 use axum::body::{Body, Bytes};
 use axum::extract::Request;
@@ -23,7 +23,7 @@ use crate::support::{
 const PAY: &str = "with paid as (insert into entry values (100) returning amount)
     select amount from paid, pg_sleep(3600)";
 
-/// A query in a handler: the recipe of the guide.
+/// A handler that makes a query, by the recipe of the guide.
 fn paying(server: &Server, pool: &Pool) -> Router {
     let (address, pool) = (server.address(), pool.clone());
     let handler = async move || -> Response {
@@ -69,7 +69,8 @@ fn requests_that_end_in_a_query_leave_nothing_in_the_database() {
         assert_eq!((busy_sessions(&observer).await, rows(&observer).await), (0, 0));
         assert_eq!((pool.status().size, pool.status().available), (1, 1), "the connection is usable");
 
-        // Without a grace the layer answers, once the cancel has been sent. The connection is not used again.
+        // The limit has no grace, so the layer answers as soon as the cancel has been sent. The connection is not used
+        // again.
         let limit = TimeoutLayer::new(SHORT).respond_with(unavailable);
         let address = serve(paying(&server, &pool).layer(limit)).await;
         let answer = fetch(address, "/pay").await;
@@ -99,7 +100,7 @@ fn a_streamed_body_that_is_over_its_limit_gives_its_transaction_back() {
         observer.batch_execute("create table entry (amount int)").await.unwrap();
         let pool = pool(&server, 1);
         let in_handler = pool.clone();
-        // The body owns the connection. Its time is up in the middle of a transaction.
+        // The response's body owns the connection. The time of the body is up in the middle of a transaction.
         let handler = async move || {
             let client = in_handler.get().await.unwrap();
             client.batch_execute("begin; insert into entry values (100)").await.unwrap();
@@ -115,7 +116,7 @@ fn a_streamed_body_that_is_over_its_limit_gives_its_transaction_back() {
         let limit = TimeoutLayer::new(SHORT).respond_with(unavailable);
         let app = Router::new().route("/rows", get(handler)).layer(limit);
         let answer = fetch(serve(app).await, "/rows").await;
-        // The end of the chunks is missing: the client can tell that this is not all.
+        // The last chunk is missing, so the client can tell that the body is not complete.
         assert!(answer.contains("row") && !answer.contains("\r\n0\r\n"), "{answer}");
         wait_for("the transaction ends", async || busy_sessions(&observer).await == 0).await;
         assert_eq!((rows(&observer).await, pool.status().size), (0, 0));

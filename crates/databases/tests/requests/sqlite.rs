@@ -27,7 +27,7 @@ fn pay(database: &PathBuf) -> Result<i64, AnyError> {
     Ok(sum)
 }
 
-/// A database in a file, and an app that pays in it.
+/// A database in a file, and an app whose requests write payments to it.
 fn app() -> (tempfile::TempDir, PathBuf, Router) {
     let folder = tempfile::tempdir().unwrap();
     let database = folder.path().join("entries");
@@ -43,7 +43,6 @@ fn app() -> (tempfile::TempDir, PathBuf, Router) {
     (folder, database, Router::new().route("/pay", get(handler)))
 }
 
-/// The number of rows; `None` while the transaction has the lock.
 fn rows_if_unlocked(database: &PathBuf) -> Option<i64> {
     let mut connection = Connection::open(database).unwrap();
     connection.busy_timeout(std::time::Duration::ZERO).unwrap();
@@ -70,7 +69,7 @@ fn without_a_grace_the_blocking_part_rolls_back_too() {
         let (_folder, database, app) = app();
         let app = app.layer(TimeoutLayer::new(SHORT).respond_with(unavailable));
         let answer = fetch(serve(app).await, "/pay").await;
-        // At the deadline the layer answers, unless the handler's answer is ready before.
+        // The answer is that of the layer at the deadline, or that of the handler if it was ready before.
         assert!(answer.starts_with("HTTP/1.1 50") && answer.contains(": timed out"), "{answer}");
         wait_for("the rollback", async || rows_if_unlocked(&database) == Some(0)).await;
     });

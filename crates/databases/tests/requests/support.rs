@@ -23,7 +23,6 @@ pub(crate) const HANG: Duration = Duration::from_secs(60);
 
 pub(crate) type AnyError = Box<dyn std::error::Error + Send + Sync>;
 
-/// With few threads, which end soon after their work.
 pub(crate) fn runtime() -> Runtime {
     Builder::new_multi_thread()
         .worker_threads(4)
@@ -33,7 +32,7 @@ pub(crate) fn runtime() -> Runtime {
         .unwrap()
 }
 
-/// Waits for a condition that is bound to come true.
+/// Waits until `condition` returns `true`. Fails after [`HANG`].
 pub(crate) async fn wait_for(what: &str, mut condition: impl AsyncFnMut() -> bool) {
     let start = Instant::now();
     while !condition().await {
@@ -56,11 +55,10 @@ pub(crate) async fn request(address: SocketAddr, path: &str) -> TcpStream {
     stream
 }
 
-/// The response, up to the end of the connection.
 pub(crate) async fn get(address: SocketAddr, path: &str) -> String {
     let mut stream = request(address, path).await;
     let mut text = String::new();
-    // The error is ignored: if the server cuts the response off, the connection may be reset.
+    // If the server cuts the response off, the connection may be reset. `text` then has what came before that error.
     let _ = stream.read_to_string(&mut text).await;
     text
 }
@@ -96,7 +94,6 @@ pub(crate) fn pool(server: &Server, size: usize) -> deadpool_postgres::Pool {
     deadpool_postgres::Pool::builder(manager).max_size(size).build().unwrap()
 }
 
-/// What other sessions are doing, as the database tells: statements that run, transactions that are open.
 pub(crate) async fn busy_sessions(observer: &tokio_postgres::Client) -> i64 {
     let sql = "select count(*) from pg_stat_activity
         where backend_type = 'client backend' and pid <> pg_backend_pid() and state <> 'idle'";

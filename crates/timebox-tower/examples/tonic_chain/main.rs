@@ -24,7 +24,6 @@ type Result<T, E = Box<dyn Error + Send + Sync>> = std::result::Result<T, E>;
 /// No request takes longer here, whatever a client asks for.
 const LIMIT: Duration = Duration::from_secs(5);
 
-/// Starts a server whose requests are limited.
 async fn serve<F, Fut>(price: F) -> Result<SocketAddr>
 where
     F: FnMut(Request<Item>) -> Fut + Clone + Send + Sync + 'static,
@@ -45,7 +44,7 @@ fn connect(address: SocketAddr) -> Result<ShopClient<DeadlineService<Channel>>> 
     Ok(ShopClient::new(ServiceBuilder::new().layer(deadline).service(channel)))
 }
 
-/// A service that asks the next one.
+/// A service in the middle of the chain: it asks the service at `next`.
 async fn serve_front(name: &'static str, next: SocketAddr) -> Result<SocketAddr> {
     let client = connect(next)?;
     serve(move |request| {
@@ -58,7 +57,7 @@ async fn serve_front(name: &'static str, next: SocketAddr) -> Result<SocketAddr>
     .await
 }
 
-/// The last service. To look a price up takes it a second.
+/// The last service of the chain. It takes a second to look up a price.
 async fn price(_: Request<Item>) -> Result<Response<Cents>, Status> {
     println!("{:<10} has {:?}", "warehouse", timebox::remaining());
     let looked_up = future::sleep(Duration::from_secs(1)).await;

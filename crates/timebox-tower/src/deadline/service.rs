@@ -68,11 +68,10 @@ pub struct DeadlineFuture<F> {
 #[pin_project(project = StateProj)]
 #[derive(Debug)]
 enum State<F> {
-    /// The call has been made. The `Wait` fails as soon as the scope is over, even within a grace. (A scope of the
-    /// call's own would let it go on in the grace.)
+    /// The call has been made. The `Wait` fails as soon as the scope around it is over, even within a grace.
     Called(#[pin] Wait<F>),
-    /// Too little time was left, so the call was not made. If a future around is about to be dropped, the `Wait` stays
-    /// pending, so the error does not come before the drop.
+    /// Too little time was left, so the call was not made. The `Wait` only delays the error: if the scope around is
+    /// about to drop its future, the `Wait` stays pending until then.
     NotCalled(TimeoutError, #[pin] Wait<Pending<()>>),
     Done,
 }
@@ -89,8 +88,8 @@ where
         let result = match this.state.as_mut().project() {
             StateProj::Called(call) => ready!(call.poll(cx)),
             StateProj::NotCalled(error, over) => {
-                // The scope may have time left, but not more than the allowance. Then the scope is not over, and the
-                // `Wait` would never end.
+                // If the scope has time left (but not more than the allowance), it is not over. Then the `Wait` would
+                // never end, so the error is given at once.
                 if timebox::remaining().is_some_and(|left| left.is_zero()) {
                     let _ = ready!(over.poll(cx));
                 }

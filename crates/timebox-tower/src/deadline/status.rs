@@ -7,11 +7,9 @@ use tonic::{Code, Status, TimeoutExpired};
 
 use super::service::BoxError;
 
-/// Turns two errors into a status: a [`TimeoutError`], and the error of tonic's own timer. Returns any other error
-/// unchanged.
-///
-/// A channel of tonic has a timer for the time in `grpc-timeout`. Tonic itself would make the status `Cancelled` of
-/// that timer's error.
+/// Turns a [`TimeoutError`] into a status, and also the error of the timer that tonic's channel runs for
+/// `grpc-timeout`. (Without this, tonic would turn that timer's error into the status `Cancelled`.) Returns any other
+/// error unchanged.
 pub(super) fn with_status(error: BoxError, allowance: Duration) -> BoxError {
     match error.downcast::<TimeoutError>() {
         Ok(error) => status(*error),

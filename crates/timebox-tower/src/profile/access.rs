@@ -28,7 +28,8 @@ impl Access {
         !self.token.is_empty()
     }
 
-    /// Whether the request is to be profiled. If it carries the right token, the token is removed.
+    /// Returns the request, and whether it is to be profiled: it carries the right token, and all conditions allow it.
+    /// The right token is removed.
     pub(super) fn admit<B>(&self, request: Request<B>) -> (Request<B>, bool) {
         if !self.is_on() || !(self.is_in_headers(request.headers()) || self.is_in_query(request.uri())) {
             return (request, false);
@@ -55,7 +56,7 @@ impl Access {
         self.token.as_bytes().ct_eq(value).into()
     }
 
-    /// The value of the parameter with the token. `None` if `parameter` is another one.
+    /// If this is the parameter for the token (`name=value`): its value. Otherwise `None`.
     fn value<'a>(&self, parameter: &'a str) -> Option<&'a str> {
         parameter.strip_prefix(&*self.parameter)?.strip_prefix('=')
     }

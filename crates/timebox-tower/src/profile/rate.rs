@@ -1,4 +1,4 @@
-//! How many profiles there may be in a minute, and at a time.
+//! Bounds how many profiles begin in a minute, and how many run at the same time.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,7 +21,6 @@ struct Profiles {
     running: Arc<()>,
 }
 
-/// A profile counts as running until its permit is dropped.
 #[derive(Debug)]
 pub(super) struct Permit {
     _running: Arc<()>,
@@ -32,7 +31,7 @@ impl Rate {
         Self { per_minute, profiles: Arc::default() }
     }
 
-    /// Counts one more profile. `Err` if there are too many: how long to wait before the next try.
+    /// Counts one more profile. If there are too many, returns how long to wait before the next try.
     pub(super) fn take(&self, now: Instant) -> Result<Permit, Duration> {
         let mut profiles = self.profiles.lock().unwrap_or_else(PoisonError::into_inner);
         let Profiles { last, running } = &mut *profiles;

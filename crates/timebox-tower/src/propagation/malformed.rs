@@ -49,7 +49,7 @@ impl Malformed {
             let headers = response.headers_mut();
             headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
             headers.insert("grpc-status", HeaderValue::from_static("3"));
-            // A message may hold all characters of the text unescaped.
+            // gRPC escapes some characters of a message. The text has none of these.
             if let Ok(message) = HeaderValue::try_from(self.to_string()) {
                 headers.insert("grpc-message", message);
             }

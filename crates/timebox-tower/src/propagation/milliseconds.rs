@@ -1,5 +1,3 @@
-//! The value of a header in milliseconds.
-
 use std::time::Duration;
 
 use http::HeaderValue;

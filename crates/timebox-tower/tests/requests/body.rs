@@ -123,8 +123,8 @@ fn a_body_that_goes_on_sending_is_not_silent() {
     });
 }
 
-/// Makes a request whose handler responds only after `late`, which must end after the deadline. Returns the body that
-/// the client gets.
+/// Makes a request whose handler first runs `late`, and then responds. `late` must end after the deadline. Returns the
+/// body that the client gets.
 async fn late_body(layer: TimeoutLayer<Request<String>>, late: impl AsyncFn() + Sync) -> String {
     let late = &late;
     let service = layer.layer(service_fn(move |_: Request<String>| async move {

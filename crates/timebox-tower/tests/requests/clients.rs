@@ -18,7 +18,6 @@ use crate::support::{LONG, Script, Step, read_until, request, serve, wait_for};
 const CLIENTS: usize = 1000;
 const AT_ONCE: usize = 50;
 
-/// Adds one to a count for as long as the value lives.
 struct Alive(Arc<AtomicUsize>);
 
 impl Alive {
@@ -34,7 +33,6 @@ impl Drop for Alive {
     }
 }
 
-/// How many descriptors this process has open; `None` where the system does not tell.
 fn descriptors() -> Option<usize> {
     Some(std::fs::read_dir("/proc/self/fd").ok()?.count())
 }

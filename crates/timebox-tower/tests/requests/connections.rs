@@ -16,7 +16,6 @@ use timebox_tower::{CLIENT_GONE, TimeoutLayer};
 
 use crate::support::{HANG, LONG, SHORT, Script, Step, get as fetch, on_runtime, read_until, request, serve};
 
-/// The answer of the layer: `503`, and the error.
 fn unavailable(error: &TimeoutError) -> Response {
     (StatusCode::SERVICE_UNAVAILABLE, error.to_string()).into_response()
 }

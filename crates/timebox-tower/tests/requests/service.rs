@@ -1,4 +1,4 @@
-//! Calls of a service with a limit. No connection is used.
+//! A service with a limit, called directly and not over a connection.
 
 use std::borrow::Cow;
 use std::convert::Infallible;
@@ -86,7 +86,7 @@ fn where_a_scope_around_is_over_the_caller_does_not_run_on() {
         assert!(future::timeout_value(SHORT, caller).await.is_err());
         assert!(!ran_on.load(SeqCst));
 
-        // During a grace the caller is still polled, so it gets the answer.
+        // A grace lets the caller run on after the end of its scope, so it gets the answer.
         let caller = async {
             std::thread::sleep(2 * SHORT);
             infallible(service.oneshot(get("/")).await).status()

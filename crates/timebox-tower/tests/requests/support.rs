@@ -34,7 +34,6 @@ pub(crate) fn on_runtime<T>(test: impl Future<Output = T>) -> T {
     done.expect("the test hangs")
 }
 
-/// Waits until the condition is true. Panics if that takes too long.
 pub(crate) async fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
     let start = Instant::now();
     while !condition() {
@@ -58,7 +57,7 @@ pub(crate) async fn request(address: SocketAddr, head: &str) -> TcpStream {
     stream
 }
 
-/// What the server sends until it closes the connection.
+/// Requests `path`. Returns all that the server sends until the connection is closed.
 pub(crate) async fn get(address: SocketAddr, path: &str) -> String {
     let mut stream = request(address, &format!("GET {path} HTTP/1.1\r\nconnection: close")).await;
     let mut text = String::new();

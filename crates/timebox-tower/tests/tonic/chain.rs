@@ -31,7 +31,7 @@ const LATENESS: Duration = Duration::from_millis(50);
 struct Visit {
     arrived: Instant,
     deadline: Instant,
-    /// When the service called the next one.
+    /// When this service called the next service. `None` if it has not.
     sent: Option<Instant>,
     /// When the service last did something for the call.
     worked: Instant,
@@ -138,7 +138,7 @@ impl Chain {
         self.servers.insert(0, (stop, task));
     }
 
-    /// A service that asks the next one.
+    /// Starts a service that passes each call on to the next service.
     async fn serve_front(&mut self, service: usize) {
         let (log, client) = (self.log.clone(), self.client.clone());
         self.serve(move |request| {
@@ -236,7 +236,8 @@ fn connect(address: SocketAddr, times: Times) -> ShopClient<DeadlineService<Chan
     ShopClient::new(ServiceBuilder::new().layer(deadline).service(channel))
 }
 
-/// Measures the longest delay with which the runtime wakes a task. The services' own tasks may be woken as late.
+/// Measures the longest delay with which the runtime wakes a task. The services may be as late, since their tasks are
+/// woken by the same runtime.
 struct Punctuality {
     stop: Arc<AtomicBool>,
     worst: JoinHandle<Duration>,
@@ -288,8 +289,7 @@ async fn a_thousand_calls_through_three_services_end_in_time() {
     let pace = begun.elapsed().max(Duration::from_millis(200));
     chain.stop().await;
 
-    // The calls start within two times `pace`. A call works for three times `pace`. So the first calls are not yet
-    // answered when the last one starts.
+    // All calls start within `2 * pace`, and a call works for `3 * pace`. So very many calls are in progress at once.
     let times = Times { limit: pace * 5, allowance: pace / 25, work: pace * 3 };
     let chain = Chain::start(times).await;
     let punctuality = Punctuality::watch();

@@ -72,7 +72,7 @@ async fn a_call_that_the_channel_ends_says_that_its_deadline_was_exceeded() {
     assert_eq!(status.code(), Code::DeadlineExceeded);
     assert_eq!(TimeoutError::find(&status).unwrap().limit(), Some(LONG));
 
-    // The caller's own timeout comes first, so no scope is over.
+    // The request's own timeout passes long before the scope's deadline, so no scope is over.
     let mut request = tonic::Request::new(item());
     request.set_timeout(Duration::from_millis(20));
     let status = within(LONG, ask(DeadlineLayer::grpc(), request)).await;

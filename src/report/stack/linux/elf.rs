@@ -6,7 +6,7 @@ use crate::scope::ReadMemory;
 /// A table with more bytes than this is not copied.
 const MOST_TABLE: u64 = 64 << 20;
 
-/// A file that claims more program headers is not believed.
+/// A file that claims to have more program headers than this is not read.
 const MOST_HEADERS: u64 = 256;
 
 const PAGE: u64 = 0xfff;
@@ -85,7 +85,6 @@ fn segments(memory: &impl ReadMemory, base: u64) -> Option<Vec<Segment>> {
         .collect()
 }
 
-/// The build identity in the bytes of a note segment.
 fn build_id(notes: &[u8]) -> Option<Vec<u8>> {
     let mut at = 0_usize;
     loop {
@@ -132,7 +131,7 @@ pub(super) fn loaded_build_id(memory: &impl ReadMemory, base: u64) -> Option<Vec
     notes.find_map(|notes| build_id(&notes))
 }
 
-/// The identity of the build in a file, which is read like memory that begins at 0.
+/// The build ID of a file. `file` reads the file as if it were memory at address 0.
 pub(super) fn build_id_of_file(file: &impl ReadMemory) -> Option<Vec<u8>> {
     let segments = segments(file, 0)?;
     let notes = segments.iter().filter(|segment| segment.kind == NOTE && segment.in_file <= 1 << 16);
@@ -200,8 +199,7 @@ impl Image {
         Some(self.index_base().wrapping_add_signed(i32_at(&self.index.bytes, at)?))
     }
 
-    /// The entry of the last function that begins at `pc` or before: the number of the entry, and the start of the
-    /// function.
+    /// The last function that begins at `pc` or before: the number of its entry, and its start.
     fn entry_of(&self, pc: u64) -> Option<(usize, u64)> {
         if !self.has_index() {
             return None;
@@ -225,7 +223,8 @@ impl Image {
         self.entry_of(pc).map(|(_, start)| start)
     }
 
-    /// Whether the tables cover `pc`. Always `true` if the tables have no index of the usual form.
+    /// Whether the tables cover `pc`. Without an index of the usual form nobody can tell: then `true`, if there are
+    /// tables.
     pub(super) fn covers(&self, pc: u64) -> bool {
         if self.frames.bytes.is_empty() {
             return false;

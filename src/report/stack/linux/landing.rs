@@ -1,8 +1,9 @@
 //! Finds the frame in which a panicking thread goes on, while the unwinder is about to jump to that frame.
 //!
-//! The last function of libgcc's unwinder has saved registers for its caller. The function overwrites them with the
-//! registers of the frame in which the thread goes on, and then leaves. In between, the unwind table of the function is
-//! wrong: first about the caller's frame pointer, then about the return address too.
+//! The jump is made by the last function of libgcc's unwinder. It has saved its caller's registers on the stack. It
+//! overwrites them with the registers of the frame in which the thread goes on, and then returns. In between, its
+//! unwind table leads astray, because the saved registers are not the caller's any more: first the frame pointer is
+//! wrong, then the return address too.
 
 use addr2line::gimli::{
     BaseAddresses, EhFrame, LittleEndian, Register, RegisterRule, UnwindContext, UnwindSection,
@@ -39,10 +40,11 @@ pub(super) fn jumps_to_handlers(image: &Image, pc: u64) -> bool {
     saves_both().unwrap_or(false)
 }
 
-/// The registers of the frame in which the thread goes on; `None` if it is not found. `function` [jumps to
-/// handlers](jumps_to_handlers). `pc` and `registers` are those of its caller, by the unwind table of `function`. If
-/// the instruction before `pc` calls `function`, the table is still right about the return address: then the result is
-/// `None`.
+/// The registers of the frame in which the thread goes on after `function` has jumped out of itself. `None` if that
+/// frame is not found. `function` [jumps to handlers](jumps_to_handlers).
+///
+/// `pc` and `registers` are those of the caller of `function`, by the unwind table of `function`. If the instruction
+/// before `pc` calls `function`, the table is right. Then the result is `None`, too.
 pub(super) fn destination(
     memory: &impl ReadMemory,
     stack: &StackCopy,
@@ -53,8 +55,8 @@ pub(super) fn destination(
     if arch::calls(memory, pc, function) {
         return None;
     }
-    // The frame in which the thread goes on called something before. That call pushed the same return address, `pc`. So
-    // the frame is above the slot that contains `pc`.
+    // The thread goes on at `pc`, after a call that its frame made. That call pushed the return address `pc`. So the
+    // frame begins just above the slot that contains `pc`.
     let sp = registers.sp();
     let mut slots = (sp..sp.saturating_add(FAR)).step_by(8).map_while(|slot| Some((slot, stack.word(slot)?)));
     let (slot, _) = slots.find(|&(_, word)| word == pc)?;

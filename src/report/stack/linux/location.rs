@@ -21,7 +21,7 @@ pub(crate) fn location(scope: &ScopeCopy, is_consistent: bool) -> Option<&'stati
     unsafe { location.as_ref() }
 }
 
-/// Whether the address is in a mapping of a file that can be read and not written.
+/// Whether the address is in a mapped file, and the mapping can be read but not written.
 fn is_constant(address: u64) -> bool {
     let Ok(maps) = fs::read_to_string("/proc/self/maps") else { return false };
     maps.lines().any(|line| {

@@ -23,13 +23,13 @@ pub(super) struct PreparedMemory;
 #[derive(Clone, Copy)]
 enum Way {
     Call,
-    /// By this file, which is never closed.
+    /// The descriptor of the open `/proc/self/mem`. It is never closed.
     File(RawFd),
     None,
 }
 
-/// The upper half: 1 more than the generation (`fork.rs`) of the process that has found its [`Way`]. The lower half:
-/// this way. 0 if no process has found its way yet.
+/// The lower half is the [`Way`] that a process has found. The upper half is 1 more than that process's generation
+/// (`fork.rs`), so a forked child sees that the way is its parent's. 0: no process has found its way yet.
 static KNOWN: AtomicU64 = AtomicU64::new(0);
 
 impl Way {
@@ -128,8 +128,9 @@ fn by_call(address: u64, into: &mut [u8]) -> usize {
     let Ok(start) = usize::try_from(address) else { return 0 };
     let here = libc::iovec { iov_base: into.as_mut_ptr().cast(), iov_len: into.len() };
     let there = libc::iovec { iov_base: std::ptr::without_provenance_mut(start), iov_len: into.len() };
-    // SAFETY: the kernel writes only to `here`, which is `into`. It checks each page of `there` and stops at the first that
-    // cannot be read. The process number is asked for each time, since a child of `vfork` shares this memory.
+    // SAFETY: the kernel writes only to `here`, which is `into`. It checks each page of `there` and stops at the first
+    // that cannot be read. The process number is not kept: a child of `vfork` shares this memory, so it would find the
+    // number of its parent.
     let count = unsafe { libc::process_vm_readv(libc::getpid(), &raw const here, 1, &raw const there, 1, 0) };
     usize::try_from(count).unwrap_or(0)
 }

@@ -1,5 +1,5 @@
-//! The program and the libraries that are loaded, found without the loader's lock: from `/proc/self/maps`, and from the
-//! headers and tables in memory.
+//! Finds the program and the loaded libraries in `/proc/self/maps`, and by their headers and tables in memory. Does not
+//! take the loader's lock, since a stuck thread may hold it.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::elf::{self, Image};
 use crate::scope::ReadMemory;
 
-/// A file that is loaded, or the kernel's own page of code.
+/// A file that is loaded (the program, or a library), or the kernel's own page of code.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Mapping {
     /// The path, as the system gives it: with ` (deleted)` if the file is no more.
@@ -74,8 +74,8 @@ impl Modules {
         self.mapping(pc).is_some()
     }
 
-    /// The module that has code at `pc`; `None` if none has. Reads the module's tables if that was not done yet. The
-    /// second value: whether this call has read them.
+    /// The module that has code at `pc`, and whether this call has read the module's tables. `None` if no module has
+    /// code there.
     pub(super) fn load(&mut self, pc: u64, memory: &impl ReadMemory) -> Option<(Arc<Module>, bool)> {
         let mapping = self.mapping(pc)?;
         let base = mapping.base;
@@ -98,7 +98,7 @@ impl Modules {
     }
 }
 
-/// Reads `/proc/self/maps`: for each file the mapping of its header and those of its code.
+/// Parses the text of `/proc/self/maps`. Returns for each file where its header and its code are mapped.
 fn parse(maps: &str) -> Vec<Mapping> {
     let mut mappings: Vec<Mapping> = Vec::new();
     let mut end = 0;

@@ -46,7 +46,7 @@ struct Source {
 /// Finds names.
 #[derive(Default)]
 pub(crate) struct Names {
-    /// By the module's path and build.
+    /// The key is the path of the module, and its build id.
     sources: HashMap<(String, Vec<u8>), Source>,
     known: HashMap<(u64, u64, Vec<u8>), Vec<Frame>>,
 }
@@ -68,8 +68,7 @@ impl Names {
         let now = clock::real_now();
         let mut stack = Stack { frames: Vec::new(), truncated: raw.truncated, approximate: raw.approximate };
         let count = raw.frames.len();
-        // The number of frames inside the scope. The next frame belongs to the function that has the `Scope` as a
-        // local.
+        // How many frames are inside the scope: those that end (`cfa`) at or below the address of the scope.
         let inside = within.map(|scope| raw.frames.iter().take_while(|frame| frame.cfa <= scope).count());
         let shown = inside.unwrap_or(count);
         let left_out = shown.saturating_sub(INNER + OUTER);
@@ -168,7 +167,7 @@ fn open(module: &Module) -> Option<Loader> {
         }
         let is_same = match elf::build_id_of_file(&Bytes(&file)) {
             Some(id) => id == module.image.build_id,
-            // Without a build identity, the file must be the very file that is mapped: the inode shows it.
+            // Without a build id, only the same inode shows that this is the file that is mapped.
             None => module.image.build_id.is_empty() && metadata.ino() == mapping.inode,
         };
         is_same.then(|| Loader::new(&path).ok()).flatten()
@@ -186,7 +185,7 @@ fn candidates(mapping: &Mapping) -> Vec<String> {
         candidates.push("/proc/self/exe".to_owned());
     }
     candidates.push(path.to_owned());
-    // This finds a file that was deleted too, but only a privileged process may open it.
+    // This opens the file even if it was deleted. But only a privileged process may do so.
     candidates.extend(
         mapping.code.first().map(|code| format!("/proc/self/map_files/{:x}-{:x}", code.start, code.end)),
     );
@@ -241,7 +240,7 @@ fn demangled(symbol: &str) -> String {
     format!("{:#}", rustc_demangle::demangle(symbol))
 }
 
-/// A function that has no name: the module, and where the function begins in it.
+/// A frame for a function without a name. It shows the module and, if known, where the function begins in it.
 fn nameless(module: &Module, address: u64) -> Frame {
     let name = module.mapping.name();
     let offset = address.wrapping_sub(module.image.bias);

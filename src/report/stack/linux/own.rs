@@ -1,5 +1,3 @@
-//! The stack of the calling thread.
-
 use std::arch::asm;
 
 use super::super::copy::{Registers, StackCopy};
@@ -12,14 +10,14 @@ const MOST: u64 = 64 << 10;
 /// address of the local's function, which lies above it.
 const BEYOND: u64 = 1 << 10;
 
-/// Copies the calling thread's stack, from here to the address `up_to`, which is further up. Does not unwind it. `None`
-/// if the stack cannot be read.
+/// Copies the calling thread's stack from this function to the address `up_to`, which lies further out. `None` if the
+/// stack cannot be read.
 #[inline(never)]
 pub(crate) fn own(up_to: u64) -> Option<Box<StackCopy>> {
     let registers = registers();
     let len = up_to.checked_sub(registers.sp)?.saturating_add(BEYOND).min(MOST);
     let mut copy = Box::new(StackCopy::with_room(usize::try_from(len).ok()?));
-    // 0: no outermost address is known. So all the room is used for one part of the stack.
+    // 0: without an outermost address, all the room is used for the part of the stack that begins here.
     copy.fill(registers, 0, &Memory);
     copy.registers.is_some().then_some(copy)
 }

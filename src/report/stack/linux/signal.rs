@@ -21,7 +21,8 @@ const SIGNAL: c_int = libc::SIGURG;
 /// How many bytes of stack the handler needs. The test `the_handler_needs_little_stack` measures it.
 const ROOM: usize = 3 << 10;
 
-/// Where the handler before ours is kept: the address of a `sigaction` that is never freed. 0 until there is one.
+/// The handler that was installed before ours: the address of a `sigaction`, which is never freed. 0 if there is none
+/// yet.
 static PREVIOUS: AtomicUsize = AtomicUsize::new(0);
 
 /// Whether the handler is installed. A forked child has the handler of its parent, so its flag begins as
@@ -82,7 +83,7 @@ pub(super) fn install() {
         WAS_INSTALLED.store(true, Ordering::Relaxed);
         // SAFETY: the call has succeeded, so it has written `replaced`.
         let replaced = unsafe { replaced.assume_init() };
-        // The program may have installed another handler meanwhile.
+        // Between `installed` and `sigaction` the program may have installed another handler.
         if replaced.sa_sigaction != previous.sa_sigaction {
             keep(replaced);
         }
@@ -106,6 +107,7 @@ extern "C" fn handle(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_
         let registers = registers(context.cast());
         let tid = u32::try_from(libc::gettid()).unwrap_or(0);
         let has_room = has_room(context.cast());
+        // At every `SIGURG`, because our signal is lost if another `SIGURG` is pending already.
         slots::serve(tid, registers, has_room);
         if !is_ours(info) {
             pass_on(signal, info, context);
@@ -114,9 +116,7 @@ extern "C" fn handle(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_
     }
 }
 
-/// Whether this crate has sent the signal. Such a signal is not passed on to the handler before ours.
-///
-/// `handle` serves requests at every `SIGURG`, because our signal is lost if another `SIGURG` is pending already.
+/// Whether this crate has sent the signal.
 ///
 /// # Safety
 ///
@@ -130,7 +130,7 @@ unsafe fn is_ours(info: *mut libc::siginfo_t) -> bool {
     }
 }
 
-/// Calls the handler before ours.
+/// Calls the handler that was installed before ours.
 ///
 /// # Safety
 ///
@@ -158,8 +158,8 @@ unsafe fn pass_on(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_voi
     }
 }
 
-/// Whether there is enough room on the stack for the handler. (The program's alternate signal stack may be nearly
-/// full.)
+/// Whether the stack has enough room for the handler. `false` only on the program's alternate signal stack, if that is
+/// nearly full.
 ///
 /// # Safety
 ///
@@ -196,7 +196,7 @@ unsafe fn registers(context: *const libc::ucontext_t) -> Registers {
     Registers { pc: registers.pc, sp: registers.sp, fp: Some(fp), lr: Some(lr), in_call: false }
 }
 
-/// Asks a thread to copy itself into `copy`. If that cannot be done, the copy says why.
+/// Asks a thread to copy itself into `copy`. If it cannot be asked, returns the copy, which then says why.
 pub(super) fn ask(mut copy: Copy, words: Words) -> Result<Armed, Copy> {
     if let Some(reason) = obstacle() {
         copy.because(reason);

@@ -36,7 +36,7 @@ const SLOTS: usize = 32;
 /// How much longer a requester waits if the handler has begun the copy.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// A waiting requester looks after each pause of this many nanoseconds whether the thread has ended.
+/// How often a waiting requester looks whether the thread has ended, in nanoseconds.
 const GLANCE: libc::c_long = 1_000_000;
 
 const FREE: u32 = 0;
@@ -195,7 +195,8 @@ impl Armed {
         self.word & !PHASES | phase
     }
 
-    /// Gives the request up: `Err` is its copy, without a stack. `Ok` if the thread has taken the request already.
+    /// Gives the request up. Returns `Err` with the copy, which has no stack. But if the thread has taken the request
+    /// already, the copy will come: then returns `Ok` with the request.
     pub(super) fn cancel(self, reason: Reason) -> Result<Self, Copy> {
         match self.cancel_now() {
             Some(mut copy) => {
@@ -209,7 +210,7 @@ impl Armed {
 
     fn cancel_now(&self) -> Option<Copy> {
         let slot = self.slot();
-        // The slot is `TAKEN` until the copy has been moved out of it, so no other request gets the slot before that.
+        // The slot stays `TAKEN` until the copy has been moved out: no other request can get the slot meanwhile.
         if !slot.step(self.word, TAKEN) {
             return None;
         }
@@ -265,13 +266,14 @@ impl Armed {
 }
 
 impl Drop for Armed {
-    /// Must not wait, because the watchdog drops the requests that no reporter takes.
+    /// The watchdog may run this: it drops requests that no reporter takes. So this must not wait.
     fn drop(&mut self) {
         if self.cancel_now().is_some() {
             return;
         }
         let slot = self.slot();
-        // If this step fails, the handler has made the step to `DONE`.
+        // If the handler still copies, `LEFT` tells it that nobody waits any more. If that step fails, the copy is
+        // done, so it is dropped here.
         if !slot.step(self.in_phase(COPYING), LEFT) && slot.step(self.in_phase(DONE), TAKEN) {
             drop(slot.take());
             slot.free(self.word);

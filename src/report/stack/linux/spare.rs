@@ -1,4 +1,5 @@
-//! The memory of copies. It is used again, so taking a copy allocates nothing while there is a spare one.
+//! The memory into which threads are copied. It is kept for later copies, so a copy allocates nothing while spare
+//! memory is left.
 
 use std::mem::ManuallyDrop;
 use std::ops::{Deref, DerefMut};
@@ -13,7 +14,7 @@ static SPARE: PerProcess<Mutex<Vec<Box<Contents>>>> =
 
 const SPARES: usize = 4;
 
-/// Makes spare copies. The program's allocator may be stuck by the time that they are needed.
+/// Makes spare copies in advance. When they are needed, a stuck thread may hold the lock of the program's allocator.
 pub(super) fn prepare() {
     let missing = SPARES.saturating_sub(lock(SPARE.get()).len());
     let made = (0..missing).map(|_| Box::new(Contents::new(MOST)));

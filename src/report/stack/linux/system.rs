@@ -5,7 +5,7 @@ use std::io;
 
 use crate::sync::AtomicU32;
 
-// As wide as registers: `syscall` is variadic.
+// `syscall` is variadic, so its arguments must be as wide as registers.
 const WAKE: usize = (libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG).cast_unsigned() as usize;
 const WAIT: usize = (libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG).cast_unsigned() as usize;
 
@@ -14,8 +14,8 @@ pub(super) fn wake(word: &AtomicU32) {
     unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), WAKE, 1_usize) };
 }
 
-/// Waits until the word differs from `value`, until somebody wakes this thread, or until `nanos` nanoseconds have
-/// passed: less than a second.
+/// Returns at once if the word is not `value`. Otherwise waits until somebody wakes this thread, or until `nanos`
+/// nanoseconds (less than a second) have passed.
 pub(super) fn wait(word: &AtomicU32, value: u32, nanos: libc::c_long) {
     let time = libc::timespec { tv_sec: 0, tv_nsec: nanos };
     // SAFETY: as in `wake`; the time lives during the call.

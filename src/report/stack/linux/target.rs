@@ -1,4 +1,4 @@
-//! A thread that is looked at, and how a look begins.
+//! A thread that a report or a profile copies, and how such a copy begins.
 
 use std::time::Duration;
 
@@ -29,8 +29,8 @@ impl Target {
         Self { tid, words: Words::of_frame(frame_word), task: Task::open(tid) }
     }
 
-    /// For a profile: opens the files of a thread. A copy of this target has the thread's visits, and the stack inside
-    /// them. `word` is the address of the thread's pointer to the record of its innermost visit.
+    /// For a profile: a copy of this target has the thread's visits to profiles, and the part of the stack inside them.
+    /// `word` is the address of the thread's pointer to the record of its innermost visit.
     #[cfg(feature = "profile")]
     pub(crate) fn with_visits(tid: u32, word: u64) -> Self {
         Self { tid, words: Words { frame: 0, visit: word }, task: Task::open(tid) }
@@ -101,7 +101,7 @@ pub(crate) struct Request {
 }
 
 impl Request {
-    /// Waits for the copy. If the thread does not copy itself in time, the result has no stack, and says why.
+    /// If the thread does not copy itself in time, the result has no stack, and says why.
     pub(crate) fn wait(self, at_most: Duration) -> Copy {
         let copy = self.armed.wait(at_most);
         if copy.is_consistent { copy } else { without_stack(copy, self.frame_word) }

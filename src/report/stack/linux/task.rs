@@ -17,11 +17,11 @@ use super::memory::Memory;
 use crate::scope::ScopeCopies;
 use crate::time::clock;
 
-/// How often a copy is begun again, because the thread has run meanwhile.
+/// How many times at most a copy is tried. A try fails if the thread runs meanwhile.
 const ATTEMPTS: usize = 3;
 
-/// A thread of this process. Its files are opened one time, so they stay the files of this thread. Once the thread has
-/// ended, they cannot be read, even if another thread has got the number.
+/// A thread of this process, with its open files in `/proc`. After the thread's end, reads of these files fail, even if
+/// a new thread has got its number. So nothing is read of a wrong thread.
 pub(in crate::report::stack) struct Task {
     syscall: Result<File, Failure>,
     schedstat: Option<File>,
@@ -45,8 +45,8 @@ enum Seen {
     Refused,
 }
 
-/// How long the thread has run, how long it has waited for a processor, and how often the system has switched threads
-/// there. If two readings are equal, the thread has not run in between.
+/// How long a thread has run, how long it has waited for a processor, and how often it has got or lost a processor. If
+/// two readings are equal, the thread has not run in between.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 struct Ran {
     run: u64,
@@ -85,7 +85,7 @@ impl Task {
         Self { syscall, schedstat, status }
     }
 
-    /// Copies the thread, if it is blocked. Notes in any case what the files say.
+    /// Copies the thread, if it is blocked. Also notes the thread's state and its processor times, even if it runs.
     pub(in crate::report::stack) fn look(&self, copy: &mut Contents, words: Words) -> Look {
         for _ in 0..ATTEMPTS {
             let before = match self.copy(copy, words) {

@@ -1,7 +1,7 @@
-//! Unwinds copies of stacks. The only user of framehop.
+//! Unwinds copies of stacks. Only this file uses framehop.
 //!
-//! Nothing here touches a thread: it works on a copy, on copies of the unwind tables, and on code, which does not change. So
-//! it may allocate, and may take its time.
+//! The code here reads a copy of a stack, copies of the unwind tables, and program code, which does not change. It
+//! touches no thread, so it may allocate, and may take its time.
 
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -24,20 +24,21 @@ use crate::time::clock;
 /// How many frames are looked for, at most.
 const MOST_FRAMES: usize = 20_000;
 
-/// Where the unwind tables do not help, a return address is searched for in this many bytes above the stack pointer.
+/// If the unwind tables do not help, the return address is searched for in the stack, up to this many bytes above the
+/// stack pointer.
 const SCAN: u64 = 4 << 10;
 
 /// The outer part of a large stack is unwound from a return address that is a guess. The guess counts as right if this
 /// many frames can be unwound from it, or if the stack's outermost frame is reached.
 const BELIEVED: usize = 8;
 
-/// How many return addresses are tried for the outer part of a stack, at most.
+/// The guess for the outer part of a stack is a return address in it. At most so many are tried.
 const TRIED: usize = 256;
 
 /// A list of modules that is older than this many nanoseconds is read again.
 const FRESH: u64 = 100_000_000;
 
-/// The bytes of one of a module's tables. Keeps the module alive.
+/// One table of a module, as bytes. The module lives as long as this.
 #[derive(Default)]
 struct Bytes(Arc<Module>, Which);
 
@@ -66,8 +67,8 @@ pub(crate) struct Unwinder<M = Memory> {
     memory: M,
     modules: Arc<Modules>,
     tables: Tables,
-    /// A cache for `tables`. It is never used with other tables: framehop numbers its tables, and the numbers wrap
-    /// around. So a stale entry could match new tables.
+    /// A cache for `tables`, never used with other tables. (Framehop numbers its tables, and the numbers wrap around.
+    /// So an entry for old tables could be taken for one of new tables.)
     cache: Cache,
     /// When the list of modules was made. `None` before the first time.
     scanned: Option<u64>,
@@ -90,7 +91,6 @@ impl Unwinder {
         Self::with(Memory, Modules::default())
     }
 
-    /// The frames of a copied stack, innermost first.
     pub(crate) fn unwind(&mut self, stack: &StackCopy) -> RawStack {
         let now = clock::real_now();
         let is_fresh = self.scanned.is_some_and(|at| now.saturating_sub(at) < FRESH);
@@ -109,7 +109,7 @@ impl<M: ReadMemory> Unwinder<M> {
         Self { memory, modules: Arc::new(modules), tables, cache, scanned: None }
     }
 
-    /// Takes the modules from a text of `/proc/self/maps`.
+    /// `maps` is the text of `/proc/self/maps`.
     pub(in crate::report::stack) fn rescan(&mut self, maps: &str) {
         Arc::make_mut(&mut self.modules).rescan(maps, &self.memory);
         self.renew();
@@ -208,8 +208,8 @@ impl<M: ReadMemory> Unwinder<M> {
         self.modules.is_code(pc) && arch::is_after_call(&self.memory, pc)
     }
 
-    /// Finds the caller by a frame pointer that may be wrong. `None` if the code before the found address is no call of
-    /// `function`.
+    /// Finds the caller with a frame pointer that may be wrong. So this checks that the code before the found address
+    /// is a call of `function`, and returns `None` if it is not.
     fn confirmed(
         &mut self,
         stack: &StackCopy,
@@ -222,7 +222,8 @@ impl<M: ReadMemory> Unwinder<M> {
         arch::calls(&self.memory, pc, function).then_some(arch::Found { registers, pc })
     }
 
-    /// Walks from frame to frame until the stack ends. `is_steady`: the innermost function is not in its prologue.
+    /// Walks from frame to frame until the stack ends. `is_steady`: the innermost function has set up its frame (it is
+    /// not in its prologue).
     fn walk(
         &mut self,
         stack: &StackCopy,
@@ -261,8 +262,8 @@ impl<M: ReadMemory> Unwinder<M> {
                         is_steady = true;
                         continue;
                     }
-                    // A function that jumps to handlers writes the registers itself, or calls a function that does. So
-                    // it is one of the two innermost functions.
+                    // A function that jumps to the code that catches a panic: see `landing`. It writes the registers
+                    // itself, or calls a function that does. So it can only be one of the two innermost functions.
                     Ok(Some(address))
                         if found.frames.len() <= 2 && landing::jumps_to_handlers(&module.image, pc) =>
                     {

@@ -52,8 +52,8 @@ fn compare(tid: u32, name: &str, eyes: &mut Eyes) {
         let inside = by_signal(&target, tid);
         assert!(inside.stack.is_there(), "{name}: {inside:?}");
         let (outside, inside) = (eyes.unwinder.unwind(&outside.stack), eyes.unwinder.unwind(&inside.stack));
-        // After the signal the system may restart the system call. Then the innermost address is before the instruction
-        // of the call. Otherwise it is after the instruction.
+        // The signal interrupts the system call. If the system will restart the call, the innermost address is that of
+        // the call's instruction. Otherwise it is the address after the instruction.
         let [(first, outer), (other_first, other_outer)] =
             [&outside, &inside].map(|stack| stack.frames.split_first().unwrap());
         let is_same = first.address.abs_diff(other_first.address) <= 2

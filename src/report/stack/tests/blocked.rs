@@ -19,7 +19,6 @@ use crate::sync::{AtomicU64, Ordering};
 
 const LOOKS: usize = 100;
 
-/// Looks at a thread that is blocked in `function`. Then `end` lets the thread go on.
 fn check(thread: Thread, function: &str, end: impl FnOnce()) {
     look(&thread, function);
     end();
@@ -158,7 +157,7 @@ fn spawns_a_program(first: &CStr) {
     }
 }
 
-/// Opens the other end of a pipe when it is dropped, so that nobody waits for it any more.
+/// When this is dropped, it opens the other end of the named pipe. So whoever waits in `open` for that end goes on.
 struct OtherEnd(PathBuf);
 
 impl Drop for OtherEnd {
@@ -167,9 +166,9 @@ impl Drop for OtherEnd {
     }
 }
 
-/// The thread starts a program. Until the child executes the program, the child shares the memory, and the thread waits
-/// uninterruptibly. The child first opens a pipe, so it hangs until the test opens the other end. The C library has no
-/// unwind table for this code.
+/// The thread starts a program. Until the child executes the program, the child shares this process's memory, and the
+/// thread waits uninterruptibly. The child first opens a pipe, so it hangs until the test opens the other end. The C
+/// library has no unwind table for this code.
 #[test]
 fn a_wait_for_a_child_that_shares_the_memory() {
     let folder = tempfile::tempdir().unwrap();

@@ -6,7 +6,8 @@ use std::process::Command;
 
 const CHILD: &str = "TIMEBOX_STACK_TEST";
 
-/// Runs `body` in a child process. `test` is the name of the calling test, in this folder.
+/// Runs the calling test again, alone, in a child process; there, this function runs `body`. `test` is the path of the
+/// test in this folder.
 pub(super) fn in_child(test: &str, body: impl FnOnce()) {
     in_child_of(&env::current_exe().unwrap(), test, body);
 }

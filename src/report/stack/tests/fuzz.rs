@@ -1,7 +1,7 @@
-//! Tests of the code that works on copies, with wrong bytes. That code may find anything, but must not panic, hang or
-//! grow.
+//! Tests of the code that works on copies of a thread. With wrong bytes this code may find anything, but it must not
+//! panic, hang, or use ever more memory.
 //!
-//! The bytes come from this process, and some are changed: in the stack, in headers, tables and code, in the list of
+//! The bytes come from this process. Some are changed: in the stack, in headers, tables and code, in the list of
 //! mappings. Each run has a seed, so a fault can be found again.
 
 use std::env;
@@ -46,7 +46,7 @@ fn spoil(bytes: &mut [u8], one_of: u64, random: &mut Random) {
     }
 }
 
-/// Memory with wrong bytes. Each read of an address finds the same wrong bytes.
+/// Memory with wrong bytes. All reads that begin at the same address find the same wrong bytes.
 pub(super) struct Spoilt<M> {
     pub(super) memory: M,
     pub(super) seed: u64,
@@ -67,7 +67,6 @@ impl<M: ReadMemory> ReadMemory for Spoilt<M> {
 
 static PANICS: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
-/// Notes the places of panics from now on.
 pub(super) fn watch_panics() {
     panic::set_hook(Box::new(|info| {
         let place = info.location().map(ToString::to_string).unwrap_or_default();

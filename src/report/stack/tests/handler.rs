@@ -9,8 +9,8 @@ use super::Eyes;
 use super::running::Runner;
 use crate::sync::{AtomicU64, Ordering};
 
-/// The functions outside of this program that the handler may call: for `errno`, for system calls (`syscall` for the
-/// futex), and for bytes.
+/// The functions outside of this program that the handler may call: for `errno`, for system calls (the futex has no
+/// function of its own, so the handler calls `syscall`), and for copying and comparing bytes.
 const ALLOWED: [&str; 10] = [
     "__errno_location",
     "getpid",
@@ -24,8 +24,8 @@ const ALLOWED: [&str; 10] = [
     "syscall",
 ];
 
-/// The search for calls stops at these functions. They panic, because a check has failed, or clean up after a panic.
-/// The handler's checks do not fail.
+/// The search for calls stops at these functions: they panic after a failed check, or clean up after a panic. No check
+/// of the handler fails.
 const PANICS: [&str; 6] = [
     "_Unwind_Resume",
     "core::alloc::layout::",
@@ -41,7 +41,7 @@ struct Program {
     names: BTreeMap<u64, String>,
     /// For each function: the addresses that it calls or jumps to.
     calls: BTreeMap<u64, BTreeSet<u64>>,
-    /// The addresses of the pointers through which a function jumps. `None` if the pointer is in a register.
+    /// For each function: the addresses of the pointers through which it jumps. `None` stands for a register.
     by_pointer: BTreeMap<u64, BTreeSet<Option<u64>>>,
     /// What the loader writes into a pointer, by the pointer's address.
     pointers: BTreeMap<u64, Pointer>,
@@ -89,7 +89,7 @@ impl Program {
                         loaded.insert(register.to_owned(), address());
                     }
                 }
-                // A jump to an address in a register stays in the function.
+                // A jump to an address in a register comes from a jump table, so it stays in the function.
                 ("jmp", Some(register)) if register.starts_with('%') => {}
                 ("call" | "jmp", Some(pointer)) => {
                     let pointer = address().or_else(|| loaded.get(pointer).copied().flatten());
@@ -199,7 +199,8 @@ fn errno_is_left_alone_in_100_000_looks() {
     errno_survives(100_000);
 }
 
-/// For how long a look stops a running thread: the longest gap between two readings of the clock that the thread makes.
+/// Measures for how long a look stops a running thread. The thread reads the clock all the time. The longest gap
+/// between two of its readings counts.
 #[test]
 #[ignore = "measures time: for a machine that has nothing else to do, and optimised code"]
 fn a_running_thread_stops_for_microseconds() {

@@ -259,7 +259,7 @@ fn the_loaders_lock_holds_nobody_up() {
     runner.stop();
 }
 
-/// Looks at threads that start processes. Until it executes its program, a new process shares the memory of this one.
+/// Looks at threads that start processes. A new process shares the memory of this one until it executes its program.
 #[test]
 fn processes_that_are_made_meanwhile_come_to_no_harm() {
     let children = Arc::new(AtomicU64::new(0));

@@ -1,4 +1,5 @@
-//! The names of functions, by how a library was built; and a library whose file was replaced.
+//! Tests the names of functions: in libraries that were built in different ways, and in a library whose file was
+//! replaced.
 
 use std::ffi::CString;
 use std::fs;
@@ -70,7 +71,8 @@ fn own(stack: &Stack) -> Vec<String> {
             assert!(file.ends_with("names.rs"), "{frame:?}");
         }
         let line = frame.line.map(|line| format!(":{line}")).unwrap_or_default();
-        // Cuts off the number of a function without a name, because it depends on the compiler.
+        // A function without a name is written as `library!fn_` and a number. The number depends on the compiler, so it
+        // is cut off.
         let function = frame.function.split_once("!fn_").map(|(library, _)| format!("{library}!fn"));
         let function = function.as_deref().unwrap_or(&frame.function);
         format!("{function}{line}{}", if frame.inlined { " +" } else { "" })
@@ -127,8 +129,8 @@ fn a_library_whose_file_was_replaced_has_the_right_names_or_none() {
     // This look opens the files anew: it knows no names from the look above.
     let names = own(&look(&thread));
     assert!(!names.iter().any(|name| name.contains("is_another")), "{names:?}");
-    // A privileged process can still open the mapped file, and finds the name. Any other process shows `fn_` and an
-    // offset.
+    // A privileged process can open the mapped file although it was replaced, and finds the right name. Any other
+    // process shows `fn_` and an offset.
     assert!(
         names.iter().any(|name| name == "names::sleeps" || name.starts_with("libnames.so!fn_")),
         "{names:?}"

@@ -25,7 +25,7 @@ use super::{Begun, Copy, Names, Target, Unwinder, begin, prepare};
 use crate::report::contents::Stack;
 use crate::sync::os::thread_id;
 
-/// Threads that wait until the test is over, and their numbers.
+/// A thread that a test looks at.
 struct Thread {
     tid: u32,
     frame_word: u64,

@@ -32,7 +32,7 @@ const STACK: usize = 3 << 10;
 struct Recorded {
     registers: Registers,
     maps: String,
-    /// The memory that the unwinder has read, and the stack.
+    /// By address: the stack, and the other memory that the unwinder has read.
     memory: BTreeMap<u64, Vec<u8>>,
     frames: Vec<u64>,
 }
@@ -173,7 +173,8 @@ fn record(folder: &Path, name: &str, thread: &Thread, blocked: bool) {
     fs::write(to, recorded.to_text()).unwrap();
 }
 
-/// Writes the files anew: `cargo test --lib --features report record_stacks -- --ignored`.
+/// Writes the recorded stacks in `tests/fixtures/stacks` anew. Run it with
+/// `cargo test --lib --features report record_stacks -- --ignored`.
 #[test]
 #[ignore = "writes the fixtures anew"]
 fn record_stacks() {

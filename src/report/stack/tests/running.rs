@@ -1,4 +1,4 @@
-//! Threads that run: a signal makes them copy themselves.
+//! Tests with threads that run. A signal makes such a thread copy itself.
 
 use crate::sync::{AtomicBool, AtomicU64, Ordering};
 use std::backtrace::Backtrace;
@@ -24,7 +24,6 @@ pub(super) struct Runner {
 }
 
 impl Runner {
-    /// Starts a thread that calls `body` again and again.
     pub(super) fn start(mut body: impl FnMut() + Send + 'static) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let turns = Arc::new(AtomicU64::new(0));
@@ -55,7 +54,7 @@ impl Runner {
     }
 }
 
-/// Looks at a thread that runs in a function of this test. Returns how many stacks were complete.
+/// Returns how many stacks were complete.
 fn check(body: impl FnMut() + Send + 'static, is_right: impl Fn(&Copy, &Stack) -> bool) -> usize {
     check_often(LOOKS, body, is_right)
 }

@@ -198,7 +198,7 @@ macro_rules! chain {
         #[inline(never)]
         fn $name(depth: u32, time: &'static libc::timespec) {
             if depth == 0 {
-                // SAFETY: the time is valid; the rest of the sleep is not asked for.
+                // SAFETY: the time is valid. The null pointer asks for no report of the rest of the sleep.
                 unsafe { libc::syscall(libc::SYS_nanosleep, &raw const *time, 0_usize) };
             } else {
                 $name(depth - 1, black_box(time));
@@ -214,9 +214,9 @@ chain!(goes_right, 2);
 static LEFT: libc::timespec = libc::timespec { tv_sec: 0, tv_nsec: 1 };
 static RIGHT: libc::timespec = libc::timespec { tv_sec: 0, tv_nsec: 2 };
 
-/// Copies a thread that switches between two call chains, until there are `enough` copies. Returns how many copies
-/// there are, and how many are torn: a torn copy does not show just the frames of one chain. With `looks_twice`, a copy
-/// counts only if the thread did not run meanwhile.
+/// Copies a thread that runs two call chains in turn, until there are `enough` copies. Returns the number of copies,
+/// and how many of them are torn. A copy is torn if it shows any frame of the other chain, or not all frames of its
+/// own. With `looks_twice`, a copy counts only if the thread did not run meanwhile.
 fn flip_between_chains(looks_twice: bool, enough: u64) -> [u64; 2] {
     const DEPTH: u32 = 20;
     let runner = Runner::start(|| {

@@ -1,4 +1,5 @@
-//! Tests of the signal: with signals of others, with late signals, and with the handlers of others.
+//! Tests of the signal that asks a thread for a copy: if others send the same signal, if it comes late, and if others
+//! have a handler for it.
 
 use crate::sync::{AtomicU64, AtomicUsize, Ordering};
 use std::mem;

@@ -23,7 +23,8 @@ fn loads_a_library() {
     }
 }
 
-/// Whether the outermost frame is where threads begin. Finds no other names, since that would take longer than the look.
+/// Whether the outermost frame is a function in which threads begin. Resolves only the name of this frame: to resolve
+/// all names would take longer than the look.
 fn ends_at_the_root(raw: &RawStack, eyes: &mut Eyes) -> bool {
     let outermost = RawStack { frames: raw.frames.last().copied().into_iter().collect(), ..raw.clone() };
     is_to_the_root(&eyes.names.resolve(&outermost, None))
@@ -68,12 +69,13 @@ fn stress(time: Duration) {
     println!("{looks} looks in {:?}", start.elapsed());
     println!("looks, stacks, to the root, exact; of malloc, panic, dlopen, Backtrace, threads: {counts:?}");
     runners.into_iter().for_each(Runner::stop);
-    // The least percentages. The third thread loads and unloads a library, which may be gone before its tables are
-    // read.
+    // The least percentages, for each thread. The third thread (`dlopen`) loads and unloads a library. The library may
+    // be gone before its tables are read, so no stack of this thread need be exact.
     let least_rooted = [99, 95, 99, 99, 99];
     let least_exact = [99, 95, 0, 99, 99];
     for (which, [looks, stacks, rooted, exact]) in counts.into_iter().enumerate() {
-        // Among few looks, a single miss is more than one in a hundred. So two more looks may miss.
+        // Two misses more than the percentages are allowed, because one miss in few looks is already more than one
+        // percent.
         assert!(stacks * 100 + 200 >= looks * 99, "{counts:?}");
         assert!(rooted * 100 + 200 >= stacks * least_rooted[which], "{which}: {counts:?}");
         assert!(exact * 100 + 200 >= stacks * least_exact[which], "{which}: {counts:?}");
@@ -98,8 +100,8 @@ const SIZE: usize = 64 << 10;
 
 static STACK: AtomicUsize = AtomicUsize::new(0);
 
-/// The handler runs on the alternate stack of a thread. That of std has 8 KiB, and the kernel needs more than 3 of
-/// them.
+/// The handler runs on the thread's alternate stack. The one that std makes has 8 KiB, and the kernel uses more than 3
+/// KiB of it.
 #[test]
 fn the_handler_needs_little_stack() {
     in_child("stress::the_handler_needs_little_stack", || {

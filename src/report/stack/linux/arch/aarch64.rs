@@ -10,7 +10,7 @@ use crate::scope::ReadMemory;
 /// register fails.
 const UNKNOWN: u64 = 0x0000_ffff_ffff_fff0;
 
-/// The bits of a return address that are the address: programs have 48 bits. The bits above may hold a signature.
+/// The 48 bits of a return address that are the address. The bits above may hold a signature.
 fn mask() -> PtrAuthMask {
     PtrAuthMask(0x0000_ffff_ffff_ffff)
 }
@@ -106,8 +106,8 @@ pub(in super::super) struct Found {
 /// How far above the stack pointer a frame is looked for.
 const FAR: u64 = 4 << 10;
 
-/// The caller of a function whose frame pointer and link register are not known: the first frame record (a frame pointer
-/// that points further up, and a return address) on the stack.
+/// Finds the caller of a function whose frame pointer and link register are not known. Takes the first frame record on
+/// the stack: a frame pointer that points further up, and a return address.
 pub(in super::super) fn recover(
     memory: &impl ReadMemory,
     stack: &StackCopy,
@@ -124,15 +124,15 @@ pub(in super::super) fn recover(
     let mut slots = slots.take_while(|&slot| stack.word(slot).is_some());
     slots.find_map(|slot| {
         let (outer, pc) = record(slot)?;
-        // There must be a record at `outer` too, unless that part of the stack was not copied. If the frame pointer at
-        // `outer` is 0, that record is the outermost one, and is not checked.
+        // Two words may look like a record by chance. So the record at `outer` is checked too, except if it was not
+        // copied, or is the outermost one (its frame pointer is 0).
         let goes_on = stack.word(outer).is_none_or(|next| next == 0 || record(outer).is_some());
         let registers = UnwindRegsNative::new_with_ptr_auth_mask(mask(), pc, slot.wrapping_add(16), outer);
         goes_on.then_some(Found { registers, pc })
     })
 }
 
-/// Whether the kernel's end of a signal handler is at `address`: `mov x8, #139; svc #0`.
+/// Whether `address` has the kernel's code to which a signal handler returns: `mov x8, #139; svc #0`.
 pub(in super::super) fn is_end_of_handler(memory: &impl ReadMemory, address: u64) -> bool {
     const CODE: [u8; 8] = [0x68, 0x11, 0x80, 0xd2, 0x01, 0x00, 0x00, 0xd4];
     let mut code = [0; CODE.len()];

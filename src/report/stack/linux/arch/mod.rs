@@ -1,4 +1,4 @@
-//! What differs between processors. The two files have equal signatures.
+//! What differs between processors. Both files have the same functions.
 
 #[cfg(target_arch = "aarch64")]
 mod aarch64;

@@ -47,7 +47,6 @@ fn before(memory: &impl ReadMemory, address: u64) -> Option<[u8; CALL]> {
     (memory.read(address.checked_sub(CALL as u64)?, &mut bytes) == CALL).then_some(bytes)
 }
 
-/// Whether a call instruction ends at `address`.
 pub(in super::super) fn is_after_call(memory: &impl ReadMemory, address: u64) -> bool {
     let Some(code) = before(memory, address) else { return false };
     // `call rel32`, or `call r/m64` of 2, 3, 4, 6 or 7 bytes.
@@ -75,8 +74,8 @@ fn displaced(from: u64, bytes: &[u8]) -> Option<u64> {
     Some(from.wrapping_add_signed(displacement.into()))
 }
 
-/// Whether the call instruction that ends at `address` calls `function`: directly, by a stub of the linker, or by the table
-/// of addresses that the linker keeps.
+/// Whether the call instruction that ends at `address` calls `function`: directly, through a stub of the linker, or
+/// through the linker's table of addresses.
 pub(in super::super) fn calls(memory: &impl ReadMemory, address: u64, function: u64) -> bool {
     let calls = || {
         let code = before(memory, address)?;
@@ -132,12 +131,12 @@ pub(in super::super) struct Found {
     pub(in super::super) pc: u64,
 }
 
-/// How far above the stack pointer a frame is looked for.
+/// How many bytes above the stack pointer are searched for a frame.
 const FAR: u64 = 64 << 10;
 
-/// Finds the caller of a function that keeps a frame pointer, if the frame pointer is not known. Looks first for a
-/// return address where the function's prologue puts the frame pointer. If there is none, takes the first return
-/// address on the stack that follows a call to this very function.
+/// Finds the caller of `function`, if the frame pointer is not known. `function` must be one that saves the frame
+/// pointer: the return address is next to the saved value. Looks first where the function's prologue puts them. If
+/// there is no return address there, takes the first return address on the stack that follows a call to `function`.
 pub(in super::super) fn recover(
     memory: &impl ReadMemory,
     stack: &StackCopy,
