@@ -1,7 +1,8 @@
 //! Threads for work that may block: hooks, and the work of [`abandon`](crate::abandon()).
 //!
-//! A pool has as many threads as there are tasks at one time, up to a bound. Below the bound, a stuck task delays no other
-//! task. A thread with nothing to do waits a while for another task, then ends.
+//! Here a *task* is a piece of such work, not an async task. A pool has as many threads as there are tasks at one time,
+//! up to a bound. Below the bound, a stuck task delays no other task. A thread with nothing to do waits a while for
+//! another task, then ends.
 //!
 //! A task (the outer) may wait for another (the inner). If the outer task held the last place, the inner one could not begin,
 //! and both would wait for ever. So each task has a *depth*, each depth has places of its own, and a task waits only for
@@ -150,7 +151,7 @@ loom::lazy_static! {
     static ref POOLS: PerProcess<Pools> = PerProcess::new(Pools::new(), Pools::new);
 }
 
-/// Threads for hooks, and for other short work that may block: as many as there are tasks.
+/// Threads for hooks, and for other short work that may block: one for each piece of work, without a bound.
 pub(crate) fn hooks() -> &'static BlockingPool {
     &POOLS.get().hooks
 }

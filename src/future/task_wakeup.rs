@@ -81,7 +81,8 @@ pub(super) fn task_waker<'a>(cx: &Context<'a>) -> &'a Waker {
 }
 
 impl TaskWakeup {
-    /// Has the task woken at `deadline`. This replaces the time of an earlier call.
+    /// Makes the watchdog wake the task at `deadline`; with [`NEVER`], not at all. This replaces the deadline of an
+    /// earlier call.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn wake_at(&mut self, deadline: u64, waker: &Waker) {
         if TestEnv::is_in_force() {

@@ -78,7 +78,8 @@ pub(crate) fn traced_poll<R>(waker: &Waker, poll: &mut dyn FnMut(&mut Context<'_
     (result, copies)
 }
 
-/// For tests of this crate: [`traced_poll`], and a closure that finds the names of the stacks.
+/// For tests of this crate: calls [`traced_poll`]. Returns the result of the poll, and a closure. The closure finds the
+/// names of the functions in the copied stacks. It returns the stacks, and notes on what is not certain about them.
 #[cfg(feature = "testing")]
 #[doc(hidden)]
 pub fn awaits_of<R>(
@@ -97,7 +98,8 @@ pub fn awaits_of<R>(
 }
 
 impl AwaitCopies {
-    /// The unwound stacks, without names: [`places`] finds the names later. Stacks [by std](Taken::ByStd) are left out.
+    /// The unwound stacks, without names, for a profile. Its report finds the names later, and then calls [`places`].
+    /// Stacks [by std](Taken::ByStd) are left out.
     #[cfg(feature = "profile")]
     pub(super) fn unwind(self, unwinder: &mut Unwinder) -> Vec<RawStack> {
         self.stacks.into_iter().filter_map(|taken| taken.unwind(unwinder).ok()).collect()

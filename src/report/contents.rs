@@ -138,7 +138,7 @@ pub struct Thread {
     #[serde(serialize_with = "json::maybe_seconds")]
     pub waited_for_cpu: Option<Duration>,
     /// The time between an earlier look at the thread and the report. `None` if there was no earlier look. The first
-    /// look comes after half of the scope's limit or `warn_after`, whichever is shorter.
+    /// look comes after half of the scope's limit or half of `warn_after`, whichever is shorter.
     #[serde(serialize_with = "json::maybe_seconds")]
     pub observed: Option<Duration>,
 }

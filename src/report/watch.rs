@@ -66,7 +66,7 @@ static DURATIONS: Durations = Durations {
 /// their threads do not ask for a look.
 static LOOK_AT_ALL: AtomicBool = AtomicBool::new(false);
 
-// Relaxed throughout: a look during a change of the policy may follow the old or the new policy.
+// Relaxed for all durations: a look during a change of the policy may follow the old or the new policy.
 fn get(duration: &AtomicU64) -> u64 {
     duration.load(Ordering::Relaxed)
 }

@@ -83,7 +83,8 @@ pub struct Scope {
     /// does not read the clock, but takes an earlier reading. Then `TimeoutError::elapsed` is a little too long.
     entered: u64,
     location: &'static Location<'static>,
-    // In a plain scope all fields below are zero, so that one wide store writes them.
+    // In a block with a duration as its limit, and no other settings, each field below is zero or is not written at
+    // all. So the compiler can write the zeros with wide stores.
     /// The scope's identity; 0 until somebody asks for it.
     id: Cell<u64>,
     /// The node, if there is one. The node is taken out before the frame is gone: for a block, by the code that leaves

@@ -110,9 +110,10 @@ pub struct Point<R> {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Arrival {
-    /// The run reached its point. All points before it were the same as in the first run.
+    /// The run reached its point. This point and all points before it were the same as in the first run.
     Reached,
-    /// At or before its point, the run came to this place, where the first run had come to another.
+    /// The run differed from the first run at its point, or at a point before it: it came to this place, and the first
+    /// run had come to another place.
     Elsewhere(Place),
     /// The run ended before it reached its point.
     Ended,

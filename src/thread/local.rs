@@ -95,8 +95,8 @@ thread_local! {
 /// How much time should pass between two checks that read the clock, in nanoseconds.
 const LOOK_EVERY: u64 = 50_000;
 
-/// Whether this thread is in a test's environment. Then no check takes the fast path, because each check must ask the
-/// test's clock and probe.
+/// Whether this thread is in a test's environment. Then no check takes the fast path, because the fast path reads no
+/// clock and calls no `Probe`. The test may have a mock clock and a `Probe` of its own.
 fn is_in_test_env() -> bool {
     #[cfg(feature = "testing")]
     return !TestEnv::current().is_real();

@@ -248,7 +248,7 @@ fn cancel_while_a_child_is_dropped() {
     run_out(global());
 }
 
-/// A node gets a new parent while that parent is cancelled. Afterwards the node is over.
+/// A node gets a new parent while another thread cancels that parent. Afterwards the node is over.
 fn cancel_while_a_child_moves() {
     let (old, new) = (node(None, NEVER), node(None, NEVER));
     let child = node(Some(&old), NEVER);

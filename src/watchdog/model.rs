@@ -185,8 +185,8 @@ fn a_timer_while_another_is_due() {
     armed_while_another_is_due(&[20]);
 }
 
-/// In a model the nursery has room for one timer. So the timer for 30 pushes the timer for 10 into the heap, and then
-/// the timer for 20 pushes the timer for 30 into the heap.
+/// In a model the nursery has room for one timer. The timer for 10 is armed first. So the timer for 30 pushes it into
+/// the heap, and then the timer for 20 pushes the timer for 30 into the heap.
 fn timers_that_are_moved_while_another_is_due() {
     armed_while_another_is_due(&[30, 20]);
 }

@@ -281,7 +281,8 @@ impl Timer {
         Self { group: Group::of_mocks(), place: u64::from(clock) << 32 | u64::from(number) }
     }
 
-    /// The two numbers that were given to [`on_mock`](Self::on_mock); `None` if the timer is not on a mock clock.
+    /// The clock and the number that were given to [`on_mock`](Self::on_mock); `None` if the timer is not on a mock
+    /// clock.
     #[cfg(feature = "testing")]
     pub(crate) fn mocked(self) -> Option<(u32, u32)> {
         self.group.is_of_mocks().then_some(((self.place >> 32) as u32, self.place as u32))

@@ -105,7 +105,8 @@ impl Code {
 
     fn info(&self, what: u32) -> usize {
         let mut number = 0_u32;
-        // SAFETY: invariant 1; PCRE2 writes the properties that are requested here as 32 bits.
+        // SAFETY: invariant 1. `info` is called only for properties that PCRE2 writes as a 32-bit number. So `number`
+        // has room.
         unsafe { pcre2_pattern_info_8(self.code.as_ptr(), what, (&raw mut number).cast()) };
         number as usize
     }
@@ -113,7 +114,7 @@ impl Code {
     pub(super) fn names(&self) -> Vec<(String, usize)> {
         let (count, size) = (self.info(PCRE2_INFO_NAMECOUNT), self.info(PCRE2_INFO_NAMEENTRYSIZE));
         let mut table: *const u8 = ptr::null();
-        // SAFETY: invariant 1; PCRE2 writes this property as a pointer.
+        // SAFETY: invariant 1. PCRE2 writes this property as a pointer. So `table` has room.
         unsafe { pcre2_pattern_info_8(self.code.as_ptr(), PCRE2_INFO_NAMETABLE, (&raw mut table).cast()) };
         if table.is_null() || size < 3 {
             return Vec::new();

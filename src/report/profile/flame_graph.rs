@@ -60,9 +60,9 @@ impl ProfileReport {
     }
 }
 
-/// The names that are drawn for a stack, innermost first. A stack may end in several functions that are not the
-/// program's (`foreign`). If the stack waits, only one of these is drawn: the one that the program called. If the stack
-/// runs, all of them are drawn, since they use the processor.
+/// The names that are drawn for a stack, innermost first. The innermost functions of a stack may not be the program's
+/// (`foreign`). If the stack waits, only one of these is drawn: the one that the program called. If the stack runs, all
+/// of them are drawn, since they use the processor. If the stack has no function of the program's, all are drawn too.
 fn names(stack: &ProfileStack) -> Vec<String> {
     let frames = &stack.frames;
     let innermost = frames.iter().take_while(|frame| frame.foreign).count();

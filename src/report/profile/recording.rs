@@ -76,8 +76,8 @@ pub(super) struct Recording {
     /// How many different entries `seen` keeps.
     most: usize,
     pub(super) seen: HashMap<Arc<Seen>, Count>,
-    /// What the last sample of the profile's own code saw; `None` if it saw nothing. The time from that sample to the
-    /// end of the profile is added to this entry.
+    /// What the last sample of the profile's own code saw; `None` if it saw nothing. [`end`](Self::end) corrects the
+    /// time of this entry.
     last: Option<Arc<Seen>>,
     /// The time for which nothing was seen of the profile's own code.
     pub(super) missed: Count,
@@ -144,7 +144,8 @@ impl Recording {
 
     /// Makes the sum of the times equal to the time that has elapsed. It is not equal before, because the end of the
     /// profile has cut the last period short. If that period had a sample, it was counted as a whole, otherwise not at
-    /// all.
+    /// all. So this adds the difference to the time of the last sample, or takes it off. But `missed` gets the
+    /// difference if the last sample saw nothing, or if two periods or more have passed without a sample.
     pub(super) fn end(&mut self, now: u64) {
         self.elapsed = now.saturating_sub(self.began);
         let last = self.last.as_ref().and_then(|last| self.seen.get_mut(last)).map(|count| &mut count.time);

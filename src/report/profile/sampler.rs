@@ -36,10 +36,10 @@ const MOST_THREADS: usize = 64;
 const PATIENCE: Duration = Duration::from_millis(50);
 
 /// How many times one sample tries to find the profile's own code. A try looks first at the threads, then at the
-/// pending futures. It may miss a future that begins or ends a poll between these two looks. So there are other tries.
+/// pending futures. It may miss a future that begins a poll between these two looks. So there are other tries.
 const ATTEMPTS: usize = 12;
 
-/// If a thread is not looked at for so many nanoseconds, its files are closed.
+/// If a thread is not looked at for so many nanoseconds, its files in `/proc` are closed.
 const UNUSED: u64 = 1_000_000_000;
 
 #[derive(Debug)]
@@ -239,7 +239,7 @@ fn is_own(visit: &VisitCopy, profile: ProfileId) -> bool {
 
 struct Sampler {
     unwinder: Unwinder,
-    /// The threads whose files are open, by the number of the thread's slot.
+    /// The threads whose files in `/proc` are open. The key is the number of the thread's slot.
     targets: HashMap<usize, Open>,
     random: Random,
 }

@@ -15,7 +15,7 @@ const LEAST: usize = 64 << 10;
 pub(super) const MOST: usize = 256 << 10;
 
 /// How many bytes are copied above the outermost `Scope`. The `Scope` is a local of the function that opened the scope,
-/// and the rest of that function's frame must be copied too.
+/// and the rest of that function's frame must be copied too. (For a profile: above the address of the outermost visit.)
 const BEYOND: u64 = 16 << 10;
 
 /// How many bytes below the stack pointer a function may use, on `x86_64`.
@@ -60,9 +60,10 @@ struct Part {
     offset: usize,
 }
 
-/// The copied bytes of a stack: the innermost part, and, if the stack is large, a second part around the outermost scope.
+/// The copied bytes of a stack: the innermost part, and, if the stack is large, a second part around the outermost
+/// scope (for a profile: around the outermost visit).
 pub(crate) struct StackCopy {
-    /// `None` if there is no stack: `Copy::reasons` say why.
+    /// `None` if there is no stack: [`Contents::reasons`] say why.
     pub(crate) registers: Option<Registers>,
     parts: [Part; 2],
     buffer: Box<[u8]>,
@@ -128,7 +129,7 @@ impl StackCopy {
         })
     }
 
-    /// The addresses of the part around the outermost scope, if the copy has one.
+    /// The addresses of the second part, if the copy has one.
     pub(super) fn outer_part(&self) -> Option<std::ops::Range<u64>> {
         let part = self.parts[1];
         (part.len > 0).then(|| part.address..part.address + part.len as u64)
@@ -155,7 +156,7 @@ impl std::fmt::Debug for StackCopy {
 pub(crate) enum State {
     /// It ran, or was ready to run.
     Running,
-    /// It was blocked, in the system call `Copy::call`.
+    /// It was blocked, in the system call [`Contents::call`].
     Blocked,
     /// It has ended.
     Gone,

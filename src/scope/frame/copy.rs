@@ -1,8 +1,7 @@
-//! Copies of the frames of a thread, read from outside it.
+//! Copies of the frames of a thread's scopes, for reports.
 //!
-//! A reporter reads the frames of another thread as bytes. That thread does not run at the moment, or it reads its
-//! frames itself, in a signal handler. No reference to a frame is made. A copy has a fixed size, since a signal handler
-//! cannot allocate.
+//! Another thread reads the frames, or a signal handler on the thread itself does. The frames are read as bytes, and no
+//! reference to a frame is made. A copy has a fixed size, since a signal handler cannot allocate.
 
 use std::mem::{offset_of, size_of};
 
@@ -141,7 +140,7 @@ impl ScopeCopies {
     /// ([`Thread::frame_word`](crate::thread::Thread::frame_word)).
     ///
     /// Neither allocates nor panics, so a signal handler of that thread may call this. If another thread calls this,
-    /// the caller must check afterwards that the copied thread has not run meanwhile.
+    /// the copied thread may run meanwhile. Then the copy may be nonsense.
     pub(crate) fn fill(&mut self, word: u64, memory: &impl ReadMemory) {
         self.clear();
         let Some(pointer) = Bytes::<{ size_of::<usize>() }>::read(memory, word) else { return };

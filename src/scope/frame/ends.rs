@@ -63,7 +63,8 @@ impl Scope {
         }
     }
 
-    /// Whether an await in this scope has given the error in this poll.
+    /// Whether an await inside this scope has already returned the error of a scope that is over, since this frame was
+    /// made. A future has a new frame in each poll. A block has one frame for all polls of the futures inside.
     pub(in crate::scope) fn has_given_error(&self) -> bool {
         self.undo.get().has(Undo::ERROR_GIVEN)
     }

@@ -1,4 +1,4 @@
-//! Makes the error of a scope that is over. Finds the scope at which an unwinding with such an error stops.
+//! Makes the error of a scope that is over. Finds the scope that stops an unwinding that carries such an error.
 
 use std::panic::Location;
 use std::sync::Arc;
@@ -162,7 +162,7 @@ impl Scope {
 
     // ===== Unwinding =====
 
-    /// The scope that stops an unwinding with this error; `None` if no scope on this stack stops it.
+    /// The scope that stops an unwinding that carries this error; `None` if no scope on this stack stops it.
     #[cfg(panic = "unwind")]
     pub(in crate::scope) fn catcher(&self, error: &TimeoutError) -> Option<&Scope> {
         let over = error.scope().get();

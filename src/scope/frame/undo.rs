@@ -10,7 +10,8 @@ impl Undo {
     /// Point the thread's flag at the outer scope again. Then close the node, if the scope is a block. A future keeps
     /// its node and its `ScopeId` for the next poll.
     pub(super) const FLAG: Undo = Undo(2);
-    /// Records that an await in this poll has given the error. There is nothing to undo for it.
+    /// Records that an await has returned the error of a scope that is over (`Scope::has_given_error`). There is
+    /// nothing to undo for it.
     pub(super) const ERROR_GIVEN: Undo = Undo(4);
     /// A call holds the frame (`Scope::hold`). If the scope is left nevertheless, the process aborts.
     pub(super) const HELD: Undo = Undo(8);

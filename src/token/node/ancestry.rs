@@ -88,7 +88,9 @@ impl Node {
         if is_waypoint { Some(Arc::clone(self)) } else { self.next.clone() }
     }
 
-    /// Whether the ancestry of this node can never change, and a child with the clock of `env` has the same ancestry.
+    /// Whether a token without a deadline that is made beneath this node, in `env`, can take over this node's ancestry
+    /// and keep it for ever. For this the ancestry must be final, and have no links and no second clock. And `env` must
+    /// have the node's clock.
     #[inline]
     pub(super) fn is_immovable(&self, env: &TestEnv) -> bool {
         let Ancestry { is_fixed, has_links, mixes_clocks, .. } = self.ancestry();

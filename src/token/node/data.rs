@@ -97,7 +97,8 @@ pub(super) struct ColdState {
     pub(super) shield_waiter: Option<Waker>,
     /// For how long after the end of the scope a future in it is still polled.
     pub(super) grace: u64,
-    /// Whether `raised` keeps the last error that named the node's scope.
+    /// Whether the scope has a fallback that may still ask for the last error that named the scope. If so, `raised`
+    /// keeps this error. If not, `raised` is `None`: see [`fall_back`](Node::fall_back).
     pub(super) falls_back: bool,
     pub(super) raised: Option<TimeoutError>,
 }

@@ -236,7 +236,7 @@ impl Group {
         if first.is_some_and(|first| ptr::eq(first, self)) {
             return;
         }
-        // If the first group has no free record left, it leaves the list.
+        // If the group that was first until now has no free record left, it leaves the list.
         let is_left = |first: &&Group| first.free.load(Ordering::Relaxed) != 0;
         self.next.set(first.filter(is_left).or_else(|| first?.next.get()));
         self.records.first.set(Some(self));
@@ -272,8 +272,8 @@ impl Group {
         self.made_in == Process::NONE
     }
 
-    /// Returns the deadline of the timer in the record `at`, the record's index, and the timer's ticket. `None` if the
-    /// record has no timer.
+    /// Returns the deadline of the timer in the record `at`, the record's index among all records, and the timer's
+    /// ticket. `None` if the record has no timer.
     pub(super) fn timer(&self, at: u32) -> Option<(u64, u32, Ticket)> {
         let record = self.record(at);
         let ticket = record.waker.ticket()?;

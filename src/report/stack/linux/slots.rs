@@ -1,4 +1,4 @@
-//! Requests that threads copy themselves, and the protocol between the requester and the signal handler.
+//! Requests that threads copy their own stacks, and the protocol between the requester and the signal handler.
 //!
 //! A *slot* carries one request. Its word holds a phase and a number that grows with each request. In this order:
 //!
@@ -195,8 +195,8 @@ impl Armed {
         self.word & !PHASES | phase
     }
 
-    /// Gives the request up. Returns `Err` with the copy, which has no stack. But if the thread has taken the request
-    /// already, the copy will come: then returns `Ok` with the request.
+    /// Tries to withdraw the request. `Err`: it is withdrawn, and this is the copy, which has no stack and notes
+    /// `reason`. `Ok`: it is too late, because the thread has taken the request. This is the request, to wait with.
     pub(super) fn cancel(self, reason: Reason) -> Result<Self, Copy> {
         match self.cancel_now() {
             Some(mut copy) => {

@@ -10,7 +10,7 @@ use super::slots::Armed;
 use super::spare::{self, Copy};
 use super::task::{self, Look, Task};
 
-/// A thread of this process, and the files that say what it does.
+/// A thread of this process, and its open files in `/proc`, which say what it does.
 pub(crate) struct Target {
     tid: u32,
     words: Words,
@@ -29,8 +29,9 @@ impl Target {
         Self { tid, words: Words::of_frame(frame_word), task: Task::open(tid) }
     }
 
-    /// For a profile: a copy of this target has the thread's visits to profiles, and the part of the stack inside them.
-    /// `word` is the address of the thread's pointer to the record of its innermost visit.
+    /// A target for a profile. A copy of the thread then has the records of its visits (`thread/visit.rs`) in place of
+    /// its scopes. Of the stack it has the part from the innermost function to the outermost visit. `word` is the
+    /// address of the thread's pointer to the record of its innermost visit.
     #[cfg(feature = "profile")]
     pub(crate) fn with_visits(tid: u32, word: u64) -> Self {
         Self { tid, words: Words { frame: 0, visit: word }, task: Task::open(tid) }
@@ -46,7 +47,7 @@ impl Target {
 pub(crate) enum Begun {
     /// The copy is there.
     Copied(Copy),
-    /// The thread runs, and was asked to copy itself.
+    /// The thread runs, and was asked to copy its own stack.
     Asked(Request),
 }
 
@@ -93,7 +94,7 @@ fn without_stack(mut copy: Copy, frame_word: u64) -> Copy {
     copy
 }
 
-/// A thread that was asked to copy itself.
+/// A request to a running thread to copy its own stack. The copy may still have to come: see [`wait`](Self::wait).
 #[derive(Debug)]
 pub(crate) struct Request {
     armed: Armed,
@@ -101,7 +102,7 @@ pub(crate) struct Request {
 }
 
 impl Request {
-    /// If the thread does not copy itself in time, the result has no stack, and says why.
+    /// Waits for the copy. If the thread does not copy its stack in time, the result has no stack, and says why.
     pub(crate) fn wait(self, at_most: Duration) -> Copy {
         let copy = self.armed.wait(at_most);
         if copy.is_consistent { copy } else { without_stack(copy, self.frame_word) }

@@ -38,7 +38,7 @@ const TRIED: usize = 256;
 /// A list of modules that is older than this many nanoseconds is read again.
 const FRESH: u64 = 100_000_000;
 
-/// One table of a module, as bytes. The module lives as long as this.
+/// One table of a module, as bytes. Keeps the module alive.
 #[derive(Default)]
 struct Bytes(Arc<Module>, Which);
 
@@ -262,8 +262,10 @@ impl<M: ReadMemory> Unwinder<M> {
                         is_steady = true;
                         continue;
                     }
-                    // A function that jumps to the code that catches a panic: see `landing`. It writes the registers
-                    // itself, or calls a function that does. So it can only be one of the two innermost functions.
+                    // A function that jumps to the code that catches a panic. While it overwrites the registers that
+                    // it saved, its unwind table is wrong: see `landing`. It overwrites them itself, or in a function
+                    // that it calls for this. So only the two innermost functions are checked: further out, the table
+                    // is right.
                     Ok(Some(address))
                         if found.frames.len() <= 2 && landing::jumps_to_handlers(&module.image, pc) =>
                     {
