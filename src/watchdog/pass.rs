@@ -80,6 +80,8 @@ impl Watchdog {
     /// Makes passes until the watchdog retires. Returns `false` if the deputy has taken over. `takes_over`: this thread
     /// was the deputy until now, and the former watchdog is stuck in a call.
     fn run(&'static self, mut takes_over: bool) -> bool {
+        #[cfg(feature = "report")]
+        self.prepare_looks();
         let born = clock::now();
         // An earlier watchdog may have registered this process for the asymmetric fence.
         let mut heavy = self.settings().has(Settings::ASYMMETRIC);
