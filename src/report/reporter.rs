@@ -40,10 +40,12 @@ pub(crate) enum Make {
         seen: u64,
         now: u64,
     },
+    #[cfg(feature = "tokio")]
     Shared(Arc<dyn MakesReport>),
     Once(Box<dyn FnOnce(&mut Tools) -> Option<Report> + Send>),
 }
 
+#[cfg(feature = "tokio")]
 pub(crate) trait MakesReport: Send + Sync {
     fn make(self: Arc<Self>, tools: &mut Tools) -> Option<Report>;
 }
@@ -53,6 +55,7 @@ impl Job {
         match self.make {
             Make::Look(look) => look::make(look, tools),
             Make::Ended { seen, now } => look::ended(self.scope, seen, now),
+            #[cfg(feature = "tokio")]
             Make::Shared(shared) => shared.make(tools),
             Make::Once(make) => make(tools),
         }
