@@ -4,8 +4,8 @@ use std::time::{Duration, SystemTime};
 
 use super::contents::{Activity, Kind, Report, Thread};
 use super::recent::ScopeKey;
-use super::reporter::Tools;
 use super::stack::{Begun, Copy, CpuTimes, Memory, State};
+use super::tools::Tools;
 use super::{blocked, stack, state};
 use crate::error::{Fields, ScopeId, ScopeInfo};
 use crate::scope::{ReadMemory, ScopeCopy, ScopeKind};
@@ -16,7 +16,7 @@ const WAIT: Duration = Duration::from_secs(1);
 
 /// What a report is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Event {
+pub(crate) enum Event {
     Slow = 1,
     Expired = 2,
     Overdue = 4,
@@ -28,7 +28,7 @@ pub(super) fn key_of(scope: &ScopeCopy) -> ScopeKey {
 }
 
 /// What the watchdog has seen of a scope that is to be reported.
-pub(super) struct Look {
+pub(crate) struct Look {
     pub(super) event: Event,
     pub(super) scope: ScopeKey,
     pub(super) frame: u64,

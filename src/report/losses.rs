@@ -16,6 +16,11 @@ pub fn dropped() -> u64 {
     LOST.get().load(Ordering::Relaxed)
 }
 
+/// Makes the number of this process, so that [`count_one`] need not allocate it.
+pub(super) fn prepare() {
+    LOST.get();
+}
+
 pub(super) fn count_one() {
     LOST.get().fetch_add(1, Ordering::Relaxed);
 }

@@ -92,6 +92,7 @@ mod backtrace;
 mod blocked;
 mod calendar;
 pub(crate) mod contents;
+mod due;
 mod dump;
 mod example;
 mod foreign;
@@ -113,10 +114,13 @@ mod recent;
 pub(crate) mod reporter;
 #[cfg(feature = "tokio")]
 mod runtime;
+mod seen;
 mod sink;
 mod stack;
 mod state;
+mod stuck;
 mod text;
+mod tools;
 mod watch;
 mod watched;
 

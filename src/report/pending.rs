@@ -10,8 +10,9 @@ use std::time::Duration;
 use super::awaits::traced_poll;
 use super::contents::{Kind, Polls, Report};
 use super::recent::ScopeKey;
-use super::reporter::{self, Job, Tools};
-use super::{look, state, watch};
+use super::reporter::{self, Job, Make};
+use super::tools::Tools;
+use super::{due, look, state};
 use crate::scope::observe::{Ending, Event, FutureObserver, Traced};
 
 /// The observer of futures.
@@ -67,12 +68,12 @@ impl FutureObserver for Pending {
                 notes: awaits.notes,
             })
         };
-        reporter::submit(Job { scope: key, make: Box::new(make) });
+        reporter::submit(Job { scope: key, make: Make::Once(Box::new(make)) });
         Some(Arc::new(EndOfFuture(key)))
     }
 
     fn overdue_after(&self) -> u64 {
-        watch::overdue_after()
+        due::overdue_after()
     }
 }
 
@@ -80,7 +81,6 @@ struct EndOfFuture(ScopeKey);
 
 impl Ending for EndOfFuture {
     fn ended(&self, now: u64) {
-        let scope = self.0;
-        reporter::submit(Job { scope, make: Box::new(move |_| look::ended(scope, now, now)) });
+        reporter::submit(Job { scope: self.0, make: Make::Ended { seen: now, now } });
     }
 }

@@ -32,8 +32,7 @@ fn scope() -> ScopeKey {
 }
 
 fn send(scope: ScopeKey, make: impl FnOnce() -> Option<Report> + Send + 'static) {
-    let make: Make = Box::new(|_| make());
-    submit(Job { scope, make });
+    submit(Job { scope, make: Make::Once(Box::new(|_| make())) });
 }
 
 fn report(function: &str) -> Report {

@@ -1,5 +1,5 @@
 //! A bounded queue with a thread behind it. The thread is started when there is work, and ends when there was none for
-//! long.
+//! long. While somebody [holds](Queue::hold) the queue, the thread stays.
 //!
 //! Invariant: `submitted` is `served + waiting.len()`, plus one while the thread works on an item. Items are served in
 //! the order in which they were submitted.
@@ -8,18 +8,20 @@ use std::collections::VecDeque;
 use std::sync::PoisonError;
 use std::time::Duration;
 
-use crate::sync::{Condvar, Mutex, lock};
+use crate::sync::{Condvar, Mutex, lock, wait};
 use crate::time::clock;
 
 /// A thread with nothing to do waits this long for work, then ends. Shorter in tests.
 const KEEP_ALIVE: Duration = if cfg!(test) { Duration::from_millis(20) } else { Duration::from_secs(10) };
 
-/// How many items may wait.
+/// How many reports may wait in a queue.
 pub(super) const CAPACITY: usize = 64;
 
 #[derive(Debug)]
 pub(super) struct Queue<T> {
     state: Mutex<State<T>>,
+    /// How many items may wait.
+    capacity: usize,
     /// The queue's thread waits here for an item.
     work: Condvar,
     progress: Condvar,
@@ -32,38 +34,76 @@ struct State<T> {
     served: u64,
     /// Whether the queue has a thread, or one is being started.
     has_thread: bool,
+    /// How many holders the queue has: see [`Queue::hold`].
+    holds: usize,
     closed: bool,
 }
 
 impl<T> Queue<T> {
-    pub(super) const fn new() -> Self {
-        let state =
-            State { waiting: VecDeque::new(), submitted: 0, served: 0, has_thread: false, closed: false };
-        Self { state: Mutex::new(state), work: Condvar::new(), progress: Condvar::new() }
+    pub(super) const fn new(capacity: usize) -> Self {
+        let waiting = VecDeque::new();
+        let state = State { waiting, submitted: 0, served: 0, has_thread: false, holds: 0, closed: false };
+        Self { state: Mutex::new(state), capacity, work: Condvar::new(), progress: Condvar::new() }
     }
 
     /// Queues the item. If the queue is full, gives the item back. `start` starts a thread that calls
     /// [`serve`](Self::serve), and returns whether it could. If it could not, the item waits for the next try.
     ///
-    /// This waits for nobody, and allocates nothing once there is a thread.
+    /// This waits for nobody. It allocates nothing while the queue is held.
     pub(super) fn submit(&self, item: T, start: impl FnOnce() -> bool) -> Result<(), T> {
         let mut state = lock(&self.state);
-        if state.waiting.len() >= CAPACITY {
-            return Err(item);
+        if state.waiting.capacity() < self.capacity {
+            drop(state);
+            self.make_room();
+            state = lock(&self.state);
         }
-        if state.waiting.capacity() < CAPACITY {
-            state.waiting.reserve_exact(CAPACITY);
-        }
-        state.waiting.push_back(item);
-        state.submitted += 1;
+        let result = if state.waiting.len() < self.capacity {
+            state.waiting.push_back(item);
+            state.submitted += 1;
+            Ok(())
+        } else {
+            Err(item)
+        };
         let must_start = !std::mem::replace(&mut state.has_thread, true);
         drop(state);
         if must_start {
             self.start(start);
-        } else {
+        } else if result.is_ok() {
             self.work.notify_one();
         }
-        Ok(())
+        result
+    }
+
+    /// Allocates the room for all items. Does that without the lock, since an allocation may block.
+    fn make_room(&self) {
+        let mut room = VecDeque::with_capacity(self.capacity);
+        let mut state = lock(&self.state);
+        // The queue has no room, so no item waits in it.
+        if state.waiting.capacity() < self.capacity {
+            std::mem::swap(&mut state.waiting, &mut room);
+        }
+        drop(state);
+    }
+
+    /// Does in advance what the first [`submit`](Self::submit) would do: makes the room, and starts the thread. The
+    /// thread stays until [`release`](Self::release).
+    pub(super) fn hold(&self, start: impl FnOnce() -> bool) {
+        self.make_room();
+        let mut state = lock(&self.state);
+        state.holds += 1;
+        let must_start = !std::mem::replace(&mut state.has_thread, true);
+        drop(state);
+        if must_start {
+            self.start(start);
+        }
+    }
+
+    /// Ends a [`hold`](Self::hold).
+    pub(super) fn release(&self) {
+        let mut state = lock(&self.state);
+        state.holds = state.holds.saturating_sub(1);
+        drop(state);
+        self.work.notify_one();
     }
 
     fn start(&self, start: impl FnOnce() -> bool) {
@@ -84,9 +124,11 @@ impl<T> Queue<T> {
                 self.progress.notify_all();
                 continue;
             }
-            let closed = state.closed;
-            let timed_out = if closed {
+            let timed_out = if state.closed {
                 true
+            } else if state.holds > 0 {
+                state = wait(&self.work, state);
+                false
             } else {
                 let (woken, timeout) =
                     self.work.wait_timeout(state, KEEP_ALIVE).unwrap_or_else(PoisonError::into_inner);
@@ -139,7 +181,7 @@ mod tests {
 
     #[test]
     fn a_thread_ends_without_work_and_another_begins_with_it() {
-        let queue = Arc::new(Queue::new());
+        let queue = Arc::new(Queue::new(CAPACITY));
         let (ended, ends) = channel();
         let (sender, served) = channel();
         for n in 0..3 {
@@ -160,11 +202,11 @@ mod tests {
 
     #[test]
     fn work_waits_for_a_thread_that_cannot_be_had() {
-        let queue = Arc::new(Queue::new());
+        let queue = Arc::new(Queue::new(CAPACITY));
         for n in 0..CAPACITY {
             queue.submit(n, || false).unwrap();
         }
-        assert_eq!(queue.submit(CAPACITY, || unreachable!("the queue is full")), Err(CAPACITY));
+        assert_eq!(queue.submit(CAPACITY, || false), Err(CAPACITY), "the queue is full");
         assert!(!queue.wait(clock::real_now(), || false));
         let (sender, served) = channel();
         let thread = Arc::clone(&queue);
@@ -177,8 +219,28 @@ mod tests {
     }
 
     #[test]
+    fn the_thread_of_a_queue_that_is_held_waits_for_work() {
+        let queue = Arc::new(Queue::new(CAPACITY));
+        let (sender, served) = channel();
+        let (thread, ended) = (Arc::clone(&queue), sender.clone());
+        let start = || {
+            std::thread::spawn(move || {
+                thread.serve(|n| sender.send(Some(n)).unwrap());
+                ended.send(None).unwrap();
+            });
+            true
+        };
+        queue.hold(start);
+        assert!(served.recv_timeout(3 * KEEP_ALIVE).is_err(), "the thread has ended");
+        queue.submit(1, || unreachable!("there is a thread")).unwrap();
+        assert_eq!(served.recv().unwrap(), Some(1));
+        queue.release();
+        assert_eq!(served.recv().unwrap(), None);
+    }
+
+    #[test]
     fn a_closed_queue_ends_its_thread_once_it_is_empty() {
-        let queue = Queue::new();
+        let queue = Queue::new(CAPACITY);
         queue.submit(1, || true).unwrap();
         queue.submit(2, || unreachable!()).unwrap();
         queue.close();

@@ -9,60 +9,58 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::awaits::{AwaitCopies, Awaits};
-use super::contents::{Activity, Frame, Kind, Report, Stack};
+use super::contents::{Activity, Frame, Kind, Report};
 use super::limiter::{Bounds, Limiter};
+use super::look::{self, Look};
 use super::policy::{self, Installed};
-use super::queue::Queue;
+use super::queue::{CAPACITY, Queue};
 use super::recent::{self, ScopeKey};
 use super::sink::thread::wait_for_all;
-use super::stack::{Names, StackCopy, Unwinder};
-use super::{losses, offenders};
+use super::tools::Tools;
+use super::{losses, offenders, stack};
 use crate::sync::callback::drop_quietly;
 use crate::sync::fork::{PerProcess, count_forks};
 use crate::sync::{Mutex, lock, os};
 use crate::time::clock;
 
-/// The unwinder and the names that were read. The reporter's thread keeps them for its next reports.
-#[derive(Debug)]
-pub(crate) struct Tools {
-    unwinder: Unwinder,
-    names: Names,
-}
-
-impl Tools {
-    fn new() -> Self {
-        Self { unwinder: Unwinder::new(), names: Names::new() }
-    }
-
-    /// Unwinds a copied stack and finds the names. Trims the stack to the scope whose frame has the address `within`.
-    /// Returns the stack if there is one, and what is not certain, in sentences.
-    pub(super) fn stack_of(
-        &mut self,
-        stack: &StackCopy,
-        within: Option<u64>,
-    ) -> (Option<Stack>, Vec<String>) {
-        if !stack.is_there() {
-            return (None, Vec::new());
-        }
-        let mut raw = self.unwinder.unwind(stack);
-        let notes = std::mem::take(&mut raw.notes);
-        (Some(self.names.resolve(&raw, within)), notes)
-    }
-
-    pub(super) fn awaits_of(&mut self, copies: AwaitCopies) -> Awaits {
-        copies.resolve(&mut self.unwinder, &mut self.names)
-    }
-}
-
 pub(crate) struct Job {
     pub(crate) scope: ScopeKey,
-    /// Makes the report. Returns `None` if there is nothing to report any more. If it panics, the report is counted as
-    /// lost.
     pub(crate) make: Make,
 }
 
-pub(crate) type Make = Box<dyn FnOnce(&mut Tools) -> Option<Report> + Send>;
+/// How a report is made. Each way returns `None` if there is nothing to report any more. If it panics, the report is
+/// counted as lost.
+///
+/// The watchdog uses `Look`, `Ended` and `Shared`, for which it need not allocate.
+pub(crate) enum Make {
+    /// Of a look at a thread.
+    Look(Look),
+    /// Of the end of a scope, which was open at `seen`, and was not open any more at `now`.
+    Ended {
+        seen: u64,
+        now: u64,
+    },
+    #[cfg(feature = "tokio")]
+    Shared(Arc<dyn MakesReport>),
+    Once(Box<dyn FnOnce(&mut Tools) -> Option<Report> + Send>),
+}
+
+#[cfg(feature = "tokio")]
+pub(crate) trait MakesReport: Send + Sync {
+    fn make(self: Arc<Self>, tools: &mut Tools) -> Option<Report>;
+}
+
+impl Job {
+    fn report(self, tools: &mut Tools) -> Option<Report> {
+        match self.make {
+            Make::Look(look) => look::make(look, tools),
+            Make::Ended { seen, now } => look::ended(self.scope, seen, now),
+            #[cfg(feature = "tokio")]
+            Make::Shared(shared) => shared.make(tools),
+            Make::Once(make) => make(tools),
+        }
+    }
+}
 
 struct Reporter {
     queue: Queue<Job>,
@@ -72,7 +70,7 @@ struct Reporter {
 
 impl Reporter {
     const fn new() -> Self {
-        Self { queue: Queue::new(), limiter: Mutex::new(None) }
+        Self { queue: Queue::new(CAPACITY), limiter: Mutex::new(None) }
     }
 }
 
@@ -84,13 +82,23 @@ const NO_POLICY: Bounds = Bounds { per_minute: 60, once_per: 60_000_000_000, qui
 
 /// Hands a report to the thread that makes it. If too many reports wait already, this report is lost, and counted.
 ///
-/// This waits for nobody, and allocates nothing once the thread runs.
+/// This waits for nobody. It allocates nothing while the thread is [held](hold).
 pub(crate) fn submit(job: Job) {
     count_forks();
     if let Err(job) = REPORTER.get().queue.submit(job, start) {
         losses::count_one();
         drop(job);
     }
+}
+
+/// Starts the reporter thread, and makes the room for its jobs. The thread stays until [`release`].
+pub(super) fn hold() {
+    count_forks();
+    REPORTER.get().queue.hold(start);
+}
+
+pub(super) fn release() {
+    REPORTER.get().queue.release();
 }
 
 fn start() -> bool {
@@ -120,8 +128,9 @@ pub fn flush(at_most: Duration) -> bool {
 
 impl Reporter {
     fn report(&self, tools: &mut Tools, job: Job) {
-        let Job { scope, make } = job;
-        let report = match catch_unwind(AssertUnwindSafe(|| make(tools))) {
+        stack::refill();
+        let scope = job.scope;
+        let report = match catch_unwind(AssertUnwindSafe(|| job.report(tools))) {
             Ok(report) => report,
             Err(payload) => {
                 drop_quietly(payload);

@@ -27,8 +27,9 @@ use tokio::runtime::{Builder, Handle, RuntimeFlavor, RuntimeMetrics};
 use super::contents::{Kind, Report, Stack};
 use super::foreign::crate_of;
 use super::recent::ScopeKey;
-use super::reporter::{self, Job, Tools};
+use super::reporter::{self, Job, Make, MakesReport};
 use super::stack::{self, Begun, Copy, CpuTimes, Target};
+use super::tools::Tools;
 use super::{look, state};
 use crate::error::{Fields, ScopeId, ScopeInfo};
 use crate::sync::{AtomicBool, Mutex, Ordering, lock};
@@ -125,9 +126,11 @@ struct State {
     next: u64,
     /// Whether the runtime has been shut down.
     is_over: bool,
+    /// Whether the reporter is to read the processor times of the threads.
+    must_read_times: bool,
     /// For each thread, by its id: when its processor times were read, and the times. They are read when a worker has
     /// made no progress for half of the duration.
-    before: HashMap<u32, (u64, CpuTimes)>,
+    before: Arc<HashMap<u32, (u64, CpuTimes)>>,
 }
 
 /// What is known of a worker.
@@ -143,6 +146,8 @@ struct Worker {
     /// When to search for the worker's thread. [`u64::MAX`] if a search has found a stuck thread: then there is no
     /// other search until the worker moves.
     search_at: u64,
+    /// Whether the reporter is to search for the worker's thread.
+    is_missing: bool,
 }
 
 /// Ends the watch when dropped. A task of the runtime owns this value, so the watch ends with the runtime.
@@ -151,6 +156,20 @@ struct EndsWith(Arc<Watch>);
 impl Drop for EndsWith {
     fn drop(&mut self) {
         lock(&self.0.state).is_over = true;
+        reporter::release();
+    }
+}
+
+impl MakesReport for Watch {
+    fn make(self: Arc<Self>, tools: &mut Tools) -> Option<Report> {
+        let mut state = lock(&self.state);
+        let must_read_times = std::mem::take(&mut state.must_read_times);
+        drop(state);
+        if must_read_times {
+            self.remember_times();
+        }
+        let missing = self.take_missing();
+        if missing.is_empty() { None } else { self.search(&missing, tools) }
     }
 }
 
@@ -162,7 +181,8 @@ impl Wake for Watch {
 
 impl Watch {
     fn start(handle: &Handle, duration: Duration, location: &'static Location<'static>) {
-        stack::prepare();
+        stack::prepare(0);
+        reporter::hold();
         let metrics = handle.metrics();
         let state = State { workers: vec![Worker::default(); metrics.num_workers()], ..State::default() };
         let watch = Arc::new(Self {
@@ -201,47 +221,56 @@ impl Watch {
         // If this look is late, the whole process was stopped or got no processor, so the workers could not move. Then
         // every worker counts as moved.
         let is_late = now.saturating_sub(state.next) > self.interval();
-        let (mut is_suspect, mut missing) = (false, Vec::new());
-        for (index, worker) in state.workers.iter_mut().enumerate() {
+        let State { workers, must_read_times, .. } = &mut *state;
+        let mut has_work = false;
+        for (index, worker) in workers.iter_mut().enumerate() {
             let parks = self.metrics.worker_park_unpark_count(index);
             let busy = self.metrics.worker_total_busy_duration(index);
             let is_parked = parks % 2 == 1;
             if is_late || is_parked || (parks, busy) != (worker.parks, worker.busy) {
                 let search_at = now.saturating_add(self.duration);
-                *worker = Worker { parks, busy, since: now, is_suspect: false, search_at };
+                *worker = Worker { parks, busy, since: now, is_suspect: false, search_at, is_missing: false };
             } else if worker.search_at <= now {
                 worker.search_at = now.saturating_add(2 * (now - worker.since));
-                missing.push(index);
+                worker.is_missing = true;
+                has_work = true;
             } else if !worker.is_suspect && now - worker.since >= self.duration / 2 {
                 worker.is_suspect = true;
-                is_suspect = true;
+                *must_read_times = true;
+                has_work = true;
             }
         }
         drop(state);
-        if is_suspect {
-            let watch = Arc::clone(&self);
-            self.submit(now, move |_| {
-                watch.remember_times();
-                None
-            });
-        }
-        if !missing.is_empty() {
-            let watch = Arc::clone(&self);
-            self.submit(now, move |tools| watch.search(&missing, tools));
+        if has_work {
+            self.submit(now, Make::Shared(Arc::<Self>::clone(&self)));
         }
         self.plan(now);
     }
 
-    fn submit(&self, now: u64, make: impl FnOnce(&mut Tools) -> Option<Report> + Send + 'static) {
+    fn submit(&self, now: u64, make: Make) {
         let scope = ScopeKey { location: std::ptr::from_ref(self.location).addr() as u64, entered: now };
-        reporter::submit(Job { scope, make: Box::new(make) });
+        reporter::submit(Job { scope, make });
     }
 
     /// Runs on the reporter.
     fn remember_times(&self) {
         let times = |tid: u32| Some((tid, (clock::real_now(), Target::new(tid, 0).times()?)));
-        let before = state::threads(MOST_THREADS).into_iter().filter_map(times).collect();
-        lock(&self.state).before = before;
+        let before: HashMap<_, _> = state::threads(MOST_THREADS).into_iter().filter_map(times).collect();
+        let before = Arc::new(before);
+        let before = std::mem::replace(&mut lock(&self.state).before, before);
+        drop(before);
+    }
+
+    /// The numbers of the workers whose threads are to be searched for. The list is allocated without the lock, for which
+    /// the watchdog waits.
+    fn take_missing(&self) -> Vec<usize> {
+        let mut missing = Vec::with_capacity(self.metrics.num_workers());
+        let mut state = lock(&self.state);
+        let workers = state.workers.iter_mut().enumerate();
+        missing.extend(
+            workers.filter_map(|(index, worker)| std::mem::take(&mut worker.is_missing).then_some(index)),
+        );
+        missing
     }
 
     /// Runs on the reporter's thread. Looks for the threads of the workers that stand still (`missing`), and makes
@@ -250,7 +279,7 @@ impl Watch {
         if state::is_traced() {
             return None;
         }
-        let before = lock(&self.state).before.clone();
+        let before = Arc::clone(&lock(&self.state).before);
         let mut in_poll: Vec<InPoll> = Vec::new();
         for tid in state::threads(MOST_THREADS) {
             in_poll.extend(self.look_at(tid, before.get(&tid).copied(), tools));
@@ -283,7 +312,7 @@ impl Watch {
         let mut reports: Vec<Report> = in_poll.into_iter().map(|thread| self.report(thread, since)).collect();
         let first = reports.remove(0);
         for report in reports {
-            self.submit(since, move |_| Some(report));
+            self.submit(since, Make::Once(Box::new(move |_| Some(report))));
         }
         Some(first)
     }

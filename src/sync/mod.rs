@@ -39,7 +39,7 @@ pub(crate) use once::SetOnce;
 pub(crate) use panic::panic_message;
 #[cfg(not(timebox_loom))]
 pub(crate) use primitive::compiler_fence;
-#[cfg(feature = "testing")]
+#[cfg(any(feature = "testing", feature = "report"))]
 pub(crate) use primitive::wait;
 pub(crate) use primitive::{
     AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, CachePadded, Condvar, Mutex, MutexGuard,

@@ -74,6 +74,12 @@ thread_local!(static RUNS: RefCell<Vec<Run>> = const { RefCell::new(Vec::new()) 
 #[cfg(timebox_loom)]
 loom::thread_local!(static RUNS: RefCell<Vec<Run>> = RefCell::new(Vec::new()));
 
+/// Makes room for the runs of this thread, so that [`InRun::begin`] need not allocate.
+#[cfg(not(timebox_loom))]
+pub(crate) fn prepare_this_thread() {
+    let _ = RUNS.try_with(|runs| runs.borrow_mut().reserve(4));
+}
+
 /// While this guard exists, this thread is inside the run.
 pub(crate) struct InRun(pub(crate) Run);
 

@@ -202,7 +202,10 @@ impl Thread {
             let index = global().take_slot();
             registration.0.set(Some(index));
             #[cfg(feature = "report")]
-            self.show_at(global().slots.at(index));
+            {
+                self.show_at(global().slots.at(index));
+                global().make_room_for_looks(index);
+            }
             index
         });
         let slot = match index {

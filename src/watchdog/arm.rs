@@ -8,8 +8,8 @@ use super::deputy::Deputy;
 use super::mock::clocks;
 use super::settings::Settings;
 use super::slots::{FreeSlots, Slot, Slots};
-use super::timers::Timers;
 use super::timers::lease::{Lease, Orphans};
+use super::timers::{MOST_DUE, Timers};
 use crate::sync::alarm::Alarm;
 use crate::sync::chunked_vec::ChunkedVec;
 #[cfg(not(timebox_loom))]
@@ -55,8 +55,21 @@ pub(super) struct State {
     timers: ChunkedVec<SetOnce<Timers>>,
     orphans: Orphans,
     /// Wakers to be woken as soon as possible, in order: posted wakers, and those of timers that are due.
+    ///
+    /// Nobody allocates or frees memory while it is locked. The watchdog puts in at most `MOST_DUE` wakers at a time,
+    /// and then takes as many out. `post` leaves that much room. So the watchdog always has the room.
     pub(super) inbox: Mutex<VecDeque<Waker>>,
     free_slots: Mutex<FreeSlots>,
+}
+
+const_fn! {
+    fn new_inbox() -> VecDeque<Waker> {
+        // In a model the inbox never grows: the locks of `make_room_in_inbox` would make the model larger.
+        #[cfg(timebox_loom)]
+        return VecDeque::with_capacity(4 * MOST_DUE);
+        #[cfg(not(timebox_loom))]
+        VecDeque::new()
+    }
 }
 
 impl State {
@@ -65,7 +78,7 @@ impl State {
             Self {
                 timers: ChunkedVec::new(),
                 orphans: Orphans::new(),
-                inbox: Mutex::new(VecDeque::new()),
+                inbox: Mutex::new(new_inbox()),
                 free_slots: Mutex::new(FreeSlots::new()),
             }
         }
@@ -266,9 +279,33 @@ impl Watchdog {
         prepare();
         #[cfg(feature = "testing")]
         let waker = clocks::tracked(waker);
-        lock(&self.state().inbox).push_back(waker);
+        loop {
+            let mut inbox = lock(&self.state().inbox);
+            if inbox.len() + MOST_DUE < inbox.capacity() {
+                inbox.push_back(waker);
+                break;
+            }
+            let len = inbox.len();
+            drop(inbox);
+            self.make_room_in_inbox(len);
+        }
         // `wake` needs a fence before it. The lock of the inbox serves as the fence: README, "Timers", the inbox.
         self.wake(0)
+    }
+
+    /// Makes more room in the inbox, in which `len` wakers are. Allocates without the lock.
+    #[cold]
+    pub(super) fn make_room_in_inbox(&'static self, len: usize) {
+        if cfg!(timebox_loom) {
+            return;
+        }
+        let mut larger = VecDeque::with_capacity(2 * (len + MOST_DUE));
+        let mut inbox = lock(&self.state().inbox);
+        if inbox.capacity() < larger.capacity() {
+            larger.append(&mut inbox);
+            std::mem::swap(&mut larger, &mut inbox);
+        }
+        drop(inbox);
     }
 
     #[cfg(not(timebox_loom))]

@@ -14,10 +14,14 @@ use crate::sync::callback::drop_quietly;
 use crate::time::{NEVER, clock};
 
 impl Watchdog {
-    /// Puts a policy of reports into force. `warn_after`: after how long an outermost scope is reported as slow, in
-    /// nanoseconds. Only the first observer counts.
-    pub(crate) fn watch_with(&'static self, observer: &'static dyn Observer, warn_after: u64) {
+    /// Sets the observer, which is told of all threads that register from now on. Only the first observer counts.
+    pub(crate) fn observe_with(&self, observer: &'static dyn Observer) {
         self.reports.observer.get_or_init(|| observer);
+    }
+
+    /// Puts a policy of reports into force. `warn_after`: after how long an outermost scope is reported as slow, in
+    /// nanoseconds.
+    pub(crate) fn watch_with(&'static self, warn_after: u64) {
         // Relaxed, here and below: a scope that is entered at this moment may follow either the old or the new policy.
         self.reports.warn_after.store(warn_after.min(NO_WARNING), Ordering::Relaxed);
         self.settings().set_watched(true);
@@ -70,6 +74,21 @@ impl Watchdog {
             self.light_fence();
         }
         self.wake(at)
+    }
+
+    /// Called by a thread that has got a slot.
+    pub(crate) fn make_room_for_looks(&'static self, slot: usize) {
+        if let Some(observer) = self.reports.observer.get() {
+            observer.make_room(slot + 1);
+        }
+    }
+
+    pub(super) fn prepare_looks(&'static self) {
+        if let Some(observer) = self.reports.observer.get()
+            && self.settings().is_watched()
+        {
+            observer.prepare();
+        }
     }
 
     /// `planned`: when this pass was to begin.

@@ -5,9 +5,11 @@ use std::cell::Cell;
 
 use super::arm::Watchdog;
 use super::settings::Settings;
-use super::timers::Timers;
+use super::timers::{Due, MOST_DUE, Timers};
 use crate::sync::alarm;
 use crate::sync::callback::wake_quietly;
+#[cfg(not(timebox_loom))]
+use crate::sync::waits;
 use crate::sync::{Ordering, fence, lock, mutant, os};
 use crate::time::{NEVER, clock};
 
@@ -18,6 +20,7 @@ const BATCHES_PER_PASS: usize = 16;
 
 /// How many wakers are taken from the inbox at a time, at most. Then the timers have their turn.
 const CALLS_PER_TURN: usize = 1024;
+const _: () = assert!(MOST_DUE <= CALLS_PER_TURN, "the inbox must keep room for due timers");
 
 /// If no timer is due within this time, the watchdog registers for the asymmetric fence. In nanoseconds.
 const REGISTER_WHEN_IDLE_FOR: u64 = 50_000_000;
@@ -42,13 +45,25 @@ impl Watchdog {
         self.deputy.start(|| self.stand_by());
     }
 
-    /// The work of the watchdog's thread. `takes_over`: the thread was the deputy before.
-    pub(super) fn serve(&'static self, mut takes_over: bool) {
+    /// The life of the watchdog's thread.
+    pub(super) fn serve(&'static self) {
+        // All that passes and inline hooks need is allocated before the first pass.
+        #[cfg(not(timebox_loom))]
+        waits::prepare_this_thread();
+        self.make_room_in_inbox(0);
+        #[cfg(feature = "report")]
+        self.prepare_looks();
+        self.work(false, &mut Vec::with_capacity(MOST_DUE));
+    }
+
+    /// The work of the watchdog's thread. `takes_over`: the thread was the deputy before. `due`: see
+    /// [`pass`](Self::pass).
+    fn work(&'static self, mut takes_over: bool, due: &mut Vec<Due>) {
         os::set_timer_slack(1);
         loop {
             #[cfg(not(timebox_loom))]
             IS_WATCHDOG.set(true);
-            let has_retired = self.run(takes_over);
+            let has_retired = self.run(takes_over, due);
             #[cfg(not(timebox_loom))]
             IS_WATCHDOG.set(false);
             if has_retired {
@@ -71,15 +86,19 @@ impl Watchdog {
     /// The life of a deputy.
     pub(super) fn stand_by(&'static self) {
         os::set_timer_slack(50_000);
+        // Allocated now: the watchdog may be stuck in the allocator when this thread takes over.
+        #[cfg(not(timebox_loom))]
+        waits::prepare_this_thread();
+        let mut due = Vec::with_capacity(MOST_DUE);
         if self.deputy.stand_by(|| self.is_running()) {
             os::name_this_thread("timebox-watchdog");
-            self.serve(true);
+            self.work(true, &mut due);
         }
     }
 
     /// Makes passes until the watchdog retires. Returns `false` if the deputy has taken over. `takes_over`: this thread
     /// was the deputy until now, and the former watchdog is stuck in a call.
-    fn run(&'static self, mut takes_over: bool) -> bool {
+    fn run(&'static self, mut takes_over: bool, due: &mut Vec<Due>) -> bool {
         let born = clock::now();
         // An earlier watchdog may have registered this process for the asymmetric fence.
         let mut heavy = self.settings().has(Settings::ASYMMETRIC);
@@ -87,7 +106,7 @@ impl Watchdog {
         // The planned end of the last sleep. `NEVER` if there was none, or if it had passed before the sleep began.
         let mut planned = NEVER;
         loop {
-            let Some((key, until)) = self.pass(heavy, std::mem::take(&mut takes_over), planned) else {
+            let Some((key, until)) = self.pass(heavy, std::mem::take(&mut takes_over), planned, due) else {
                 return false;
             };
             let now = clock::now();
@@ -130,7 +149,16 @@ impl Watchdog {
     /// Fires the timers that are due. Returns the key for the sleep that follows, and the time when that sleep must
     /// end. Returns `None` if the deputy has taken over meanwhile. With `takes_over`, looks at all timers: the former
     /// watchdog, which is stuck in a call, may have reset the `earliest` of any of them.
-    fn pass(&'static self, heavy: bool, takes_over: bool, planned: u64) -> Option<(alarm::Key, u64)> {
+    ///
+    /// `due` is an empty list with room for `MOST_DUE` timers. A pass allocates nothing, and takes no lock under which a
+    /// thread allocates: a thread that is stuck in the allocator must not hold it up. Only wakers and their drops may.
+    fn pass(
+        &'static self,
+        heavy: bool,
+        takes_over: bool,
+        planned: u64,
+        due: &mut Vec<Due>,
+    ) -> Option<(alarm::Key, u64)> {
         // The key is read before the timers. So if the alarm rings after this line, the sleep ends at once.
         let key = self.alarm.key();
         let now = clock::now();
@@ -139,7 +167,7 @@ impl Watchdog {
         #[cfg(not(feature = "report"))]
         let _ = planned;
         self.reach(now);
-        let looked_at = self.fire_due(now, takes_over && !mutant!(ShortLook))?;
+        self.fire_due(now, takes_over && !mutant!(ShortLook), due)?;
 
         let first = self.earliest(now);
         // Relaxed, here and below: the fence orders the store.
@@ -155,7 +183,7 @@ impl Watchdog {
             fence(Ordering::SeqCst);
         }
         if !mutant!(EarlyLook) {
-            looked_at.iter().for_each(|timers| timers.end_look());
+            self.state().all_timers().filter(|timers| timers.is_in_look()).for_each(Timers::end_look);
         }
         let second = if mutant!(NoRescan) { first } else { self.earliest(now) };
         if second < first {
@@ -181,30 +209,30 @@ impl Watchdog {
     }
 
     /// Wakes the wakers of all timers that are due, in batches, with no lock held. Looks at each thread's `Timers` in
-    /// which a timer may be due; with `all`, at the `Timers` of every thread. Returns those that it looked at: the
-    /// caller must call `end_look` on them after its fence. `None` if the deputy has taken over meanwhile.
-    fn fire_due(&'static self, now: u64, all: bool) -> Option<Vec<&'static Timers>> {
+    /// which a timer may be due; with `all`, at the `Timers` of every thread. The caller must call `end_look` on those
+    /// that were looked at, after its fence. `None` if the deputy has taken over meanwhile.
+    fn fire_due(&'static self, now: u64, all: bool, due: &mut Vec<Due>) -> Option<()> {
         let state = self.state();
         self.call_posted()?;
-        let looked_at: Vec<_> = state.all_timers().filter(|timers| all || timers.earliest() <= now).collect();
-        for timers in &looked_at {
+        for timers in state.all_timers().filter(|timers| all || timers.earliest() <= now) {
             timers.begin_look();
             // The number of batches is bounded, since otherwise the timers of other threads would wait too long. The
             // next pass follows at once, and fires the rest.
             for _ in 0..BATCHES_PER_PASS {
-                let (due, are_all) = timers.take_due(now);
+                let are_all = timers.take_due(now, due);
                 // The mutant ends the look before the fences in the calls, which is too early.
                 if mutant!(EarlyLook) {
                     timers.end_look();
                 }
-                lock(&state.inbox).extend(due.into_iter().map(|(_, waker)| waker));
+                // There is room: see `State::inbox`.
+                lock(&state.inbox).extend(due.drain(..).map(|due| due.waker));
                 self.call_posted()?;
                 if are_all {
                     break;
                 }
             }
         }
-        Some(looked_at)
+        Some(())
     }
 
     /// Wakes the wakers in the inbox, at most `CALLS_PER_TURN` of them. Takes them out one by one: if a call does not

@@ -11,7 +11,15 @@ pub(crate) const NO_WARNING: u64 = 1 << 62;
 pub(crate) trait Observer: Sync {
     /// Called by the watchdog at the beginning of a pass. `due`: the numbers of the slots whose deadline or next look
     /// has come since the last pass. `late`: how late the pass begins. Returns the latest time for the next call.
+    ///
+    /// Neither allocates nor frees memory, and waits for no thread that does: that thread may be stuck in the allocator.
     fn pass(&self, due: &mut dyn Iterator<Item = usize>, now: u64, late: u64) -> u64;
+
+    /// Called on the watchdog's thread before the first pass of that thread. Allocates what the passes need.
+    fn prepare(&self);
+
+    /// Called by a thread that has got the slot with the number `slots - 1`, so that passes have room for that thread.
+    fn make_room(&self, slots: usize);
 }
 
 pub(super) struct Reports {

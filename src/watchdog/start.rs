@@ -28,7 +28,7 @@ pub(crate) const NAP: u64 = 10_000_000;
 impl Watchdog {
     pub(super) fn start(&'static self) -> bool {
         if self.alarm.start() {
-            model::spawn(|| self.serve(false));
+            model::spawn(|| self.serve());
         }
         true
     }
@@ -64,7 +64,7 @@ impl Watchdog {
         // Relaxed, here and below: `try_at` only limits how often a start is tried. The alarm decides which thread may
         // start the watchdog.
         let is_time = clock::real_now() >= self.try_at.load(Ordering::Relaxed);
-        if is_time && os::spawn("timebox-watchdog", || self.serve(false)).is_ok() {
+        if is_time && os::spawn("timebox-watchdog", || self.serve()).is_ok() {
             self.try_at.store(0, Ordering::Relaxed);
             self.alarm.started();
             return true;
@@ -134,6 +134,6 @@ impl Watchdog {
     pub(crate) fn step_in(&'static self) {
         self.try_at.store(0, Ordering::Relaxed);
         os::name_this_thread("timebox-watchdog");
-        self.serve(false);
+        self.serve();
     }
 }

@@ -29,10 +29,12 @@ mod records;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::ptr;
+// The type of std, even in a loom model: only the watchdog uses the flag, so there are no races to find.
+use std::sync::atomic::AtomicBool;
 use std::task::Waker;
 
 use crate::sync::handoff::Ticket;
-use crate::sync::{AtomicU32, AtomicU64, CachePadded, Mutex, Ordering, lock};
+use crate::sync::{AtomicU32, AtomicU64, CachePadded, Mutex, MutexGuard, Ordering, lock};
 use crate::time::NEVER;
 use records::{GROUP, Group, NONE, Record, Records};
 
@@ -42,6 +44,8 @@ const NURSERY: usize = if cfg!(timebox_loom) { 1 } else { 16 };
 const STALE: usize = 1024;
 /// How many entries of the heap the watchdog goes through at a time, with the lock held.
 const BATCH: usize = 64;
+/// How many due timers the watchdog takes at a time, at most.
+pub(super) const MOST_DUE: usize = NURSERY + BATCH;
 
 pub(crate) struct Timers {
     /// No timer is due before this time (invariant 4). Arming a timer lowers this time. When it has come, the watchdog
@@ -50,7 +54,11 @@ pub(crate) struct Timers {
     nursery: [AtomicU32; NURSERY],
     listed: AtomicU32,
     records: Records,
+    /// Nobody allocates or frees memory while the heap is locked: the watchdog must not wait for a thread that is stuck
+    /// in the allocator.
     heap: Mutex<Heap>,
+    /// Whether the watchdog has reset `earliest` and is about to look again. Only the watchdog uses it.
+    is_in_look: AtomicBool,
 }
 
 /// An entry has the deadline, the index of the record, and the short number of the record's *filling*: each use of a
@@ -63,6 +71,14 @@ fn entry((deadline, index, ticket): (u64, u32, Ticket)) -> Reverse<(u64, u32, u3
 }
 
 const _: () = assert!(GROUP as u64 <= Ticket::ROOM + 1);
+
+/// A timer that was due and was taken out.
+pub(crate) struct Due {
+    deadline: u64,
+    /// Numbers the timers of a batch.
+    number: usize,
+    pub(crate) waker: Waker,
+}
 
 /// A timer that was armed.
 #[derive(Clone, Copy)]
@@ -80,7 +96,9 @@ impl Default for Timers {
             nursery: std::array::from_fn(|_| AtomicU32::new(NONE)),
             listed: AtomicU32::new(0),
             records: Records::default(),
-            heap: Mutex::new(Heap::new()),
+            // In a model the heap never grows: the locks of `heap_with_room` would make the model larger.
+            heap: Mutex::new(Heap::with_capacity(if cfg!(timebox_loom) { 64 } else { 0 })),
+            is_in_look: AtomicBool::new(false),
         }
     }
 }
@@ -124,7 +142,7 @@ impl Timers {
         if stale > STALE && stale > self.records.count() / 2 {
             self.rebuild_heap();
         }
-        let mut heap = lock(&self.heap);
+        let mut heap = self.heap_with_room();
         for index in self.in_nursery() {
             let (group, at) = self.records.find(index);
             group.set_listed(at, false);
@@ -135,6 +153,25 @@ impl Timers {
         self.listed.store(0, Ordering::Relaxed);
     }
 
+    /// Locks the heap, which then has room for the nursery. Only this thread puts entries in, so the room stays.
+    fn heap_with_room(&self) -> MutexGuard<'_, Heap> {
+        let heap = lock(&self.heap);
+        let needed = heap.len() + NURSERY;
+        if needed <= heap.capacity() {
+            return heap;
+        }
+        drop(heap);
+        let mut entries = Vec::with_capacity(2 * needed);
+        let mut heap = lock(&self.heap);
+        let mut before = std::mem::take(&mut *heap).into_vec();
+        entries.append(&mut before);
+        *heap = Heap::from(entries);
+        drop(heap);
+        // Freed without the lock.
+        drop(before);
+        lock(&self.heap)
+    }
+
     /// Builds the heap anew from the records, without stale entries. No new entry is lost, because only this thread
     /// puts entries into the heap. If the watchdog takes an entry out meanwhile, the new heap has the entry again, as a
     /// stale one.
@@ -142,7 +179,7 @@ impl Timers {
         let timers = self.records.sort_out().filter_map(|(group, at)| group.timer(at));
         let entries: Vec<_> = timers.map(entry).collect();
         let mut heap = lock(&self.heap);
-        if entries.len() <= STALE {
+        if entries.len() <= heap.capacity().min(STALE) {
             // Few entries: they go into the old heap, which keeps its memory.
             heap.clear();
             heap.extend(entries);
@@ -183,8 +220,14 @@ impl Timers {
     /// Resets `earliest` to "never", so that each timer that is set from now on lowers it. The caller must call
     /// [`end_look`](Self::end_look) after its next fence.
     pub(crate) fn begin_look(&self) {
+        self.is_in_look.store(true, Ordering::Relaxed);
         // Relaxed: as in `earliest`.
         self.earliest.0.store(NEVER, Ordering::Relaxed);
+    }
+
+    /// Whether a look has begun that has not ended.
+    pub(crate) fn is_in_look(&self) -> bool {
+        self.is_in_look.load(Ordering::Relaxed)
     }
 
     /// Looks at all timers, and lowers `earliest` to the earliest deadline.
@@ -208,12 +251,12 @@ impl Timers {
         }
         drop(heap);
         self.lower(earliest);
+        self.is_in_look.store(false, Ordering::Relaxed);
     }
 
-    /// Takes the wakers of a batch of due timers, with the deadlines, and sorts them by deadline. The flag is `true` if
-    /// no due timer is left; `false` if there may be more.
-    pub(crate) fn take_due(&self, now: u64) -> (Vec<(u64, Waker)>, bool) {
-        let mut due = Vec::new();
+    /// Takes the wakers of a batch of due timers: at most [`MOST_DUE`]. Appends them to `due`, sorted by deadline. Returns
+    /// `true` if no due timer is left; `false` if there may be more.
+    pub(crate) fn take_due(&self, now: u64, due: &mut Vec<Due>) -> bool {
         let mut take = |index: u32, ticket: Ticket| {
             let (group, at) = self.records.find(index);
             let deadline = group.record(at).deadline.load(Ordering::Relaxed);
@@ -221,7 +264,7 @@ impl Timers {
                 && let Some(waker) = group.record(at).waker.take(ticket)
             {
                 group.give_back(at);
-                due.push((deadline, waker));
+                due.push(Due { deadline, number: due.len(), waker });
             }
         };
         for index in self.in_nursery() {
@@ -240,8 +283,9 @@ impl Timers {
             left -= 1;
         }
         drop(heap);
-        due.sort_by_key(|&(deadline, _)| deadline);
-        (due, left > 0)
+        // A stable sort would allocate.
+        due.sort_unstable_by_key(|due| (due.deadline, due.number));
+        left > 0
     }
 
     #[cfg(timebox_loom)]
@@ -397,10 +441,10 @@ mod tests {
                     let now = random() % 200;
                     let mut all = false;
                     while !all {
-                        let due;
-                        (due, all) = timers.take_due(now);
-                        assert!(due.is_sorted_by_key(|&(deadline, _)| deadline), "the earliest first");
-                        for (deadline, waker) in due {
+                        let mut due = Vec::new();
+                        all = timers.take_due(now, &mut due);
+                        assert!(due.is_sorted_by_key(|due| due.deadline), "the earliest first");
+                        for Due { deadline, waker, .. } in due {
                             assert!(deadline <= now);
                             assert!(model.remove(&(deadline, number_of(waker))).is_some());
                         }

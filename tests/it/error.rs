@@ -78,7 +78,7 @@ fn the_scope_is_the_one_that_is_over() {
 #[test]
 fn a_scope_id_is_never_used_twice() {
     let mut seen = std::collections::HashSet::new();
-    for _ in 0..1000 {
+    for _ in 0..rounds(1000) {
         assert!(seen.insert(with_timeout(LONG, |scope| Ok::<ScopeId, TimeoutError>(scope.id())).unwrap()));
     }
     let id = seen.into_iter().next().unwrap();

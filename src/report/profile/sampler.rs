@@ -147,7 +147,7 @@ impl Periods {
 /// Begins to sample a profile. Returns `false` if the system has no thread for it.
 pub(super) fn add(shared: &Arc<Shared>, began: u64, length: u64) -> bool {
     count_forks();
-    stack::prepare();
+    stack::prepare(0);
     let profiler = PROFILER.get();
     let around = Visit::current();
     let mut running = lock(&profiler.running);

@@ -6,7 +6,7 @@ use std::sync::{Arc, Weak};
 use super::definition::Sink;
 use crate::report::contents::Report;
 use crate::report::losses;
-use crate::report::queue::Queue;
+use crate::report::queue::{CAPACITY, Queue};
 use crate::sync::callback::drop_quietly;
 use crate::sync::fork::PerProcess;
 use crate::sync::{Mutex, lock, os};
@@ -23,7 +23,7 @@ static ALL: PerProcess<Mutex<Vec<Weak<SinkThread>>>> =
 
 impl SinkThread {
     pub(crate) fn new(sink: Arc<dyn Sink>) -> Arc<Self> {
-        let this = Arc::new(Self { sink, queue: Queue::new() });
+        let this = Arc::new(Self { sink, queue: Queue::new(CAPACITY) });
         let mut all = lock(ALL.get());
         all.retain(|sink| sink.strong_count() > 0);
         all.push(Arc::downgrade(&this));

@@ -75,7 +75,13 @@ pub(crate) enum Begun {
     Asked(Request),
 }
 
-pub(crate) fn prepare() {}
+pub(crate) fn prepare(_looks: usize) {}
+
+pub(crate) fn refill() {}
+
+pub(crate) fn begin_prepared(target: &Target) -> Option<Begun> {
+    Some(begin(target))
+}
 
 pub(crate) fn begin(target: &Target) -> Begun {
     let mut copy = Copy(Box::new(Contents::new(0)));

@@ -4,7 +4,8 @@
 //! is copied as it is (`task.rs`). If it runs, it is sent a signal, whose handler copies (`signal.rs`). The copy is unwound
 //! later, on another thread ([`Unwinder`]), and names are found last ([`Names`]).
 //!
-//! Neither way takes a lock that the program may hold, and neither allocates.
+//! Neither way takes a lock that the program may hold. [`begin_prepared`] allocates nothing, and [`begin`] allocates only the
+//! memory for the copy, if none is left.
 
 // On other systems no stack is taken, so much of this module is unused.
 #![cfg_attr(
@@ -27,7 +28,9 @@ mod platform;
 mod platform;
 
 pub(crate) use copy::{CpuTimes, StackCopy, State};
-pub(crate) use platform::{Begun, Copy, Memory, Names, Target, Unwinder, begin, location, own, prepare};
+pub(crate) use platform::{
+    Begun, Copy, Memory, Names, Target, Unwinder, begin, begin_prepared, location, own, prepare, refill,
+};
 #[cfg(feature = "profile")]
 pub(crate) use visits::Visits;
 

@@ -24,7 +24,7 @@ pub(crate) use own::own;
 pub(crate) use spare::Copy;
 #[cfg(test)]
 pub(super) use target::ask;
-pub(crate) use target::{Begun, Target, begin, prepare};
+pub(crate) use target::{Begun, Target, begin, begin_prepared, prepare, refill};
 #[cfg(test)]
 pub(super) use task::Task;
 pub(crate) use unwind::Unwinder;

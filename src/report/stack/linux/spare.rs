@@ -7,17 +7,66 @@ use std::ops::{Deref, DerefMut};
 use super::super::copy::{Contents, MOST};
 use crate::sync::fork::PerProcess;
 use crate::sync::{Mutex, lock};
+use crate::watchdog;
 
-/// Copies that are not in use. Only the watchdog and reporters lock it.
-static SPARE: PerProcess<Mutex<Vec<Box<Contents>>>> =
-    PerProcess::new(Mutex::new(Vec::new()), || Mutex::new(Vec::new()));
+/// Copies that are not in use. Only the watchdog and reporters lock it, and nobody allocates or frees memory meanwhile:
+/// the watchdog must not wait for a thread that is stuck in the allocator.
+static SPARE: PerProcess<Mutex<Spare>> = PerProcess::new(Mutex::new(Spare::NEW), || Mutex::new(Spare::NEW));
 
-const SPARES: usize = 4;
+/// How many spare copies there is room for.
+const ROOM: usize = 64;
 
-/// Makes spare copies in advance. When they are needed, a stuck thread may hold the lock of the program's allocator.
-pub(super) fn prepare() {
-    let missing = SPARES.saturating_sub(lock(SPARE.get()).len());
-    let made = (0..missing).map(|_| Box::new(Contents::new(MOST)));
+/// How many spare copies are kept, unless [`prepare`] was told a larger number.
+const KEPT: usize = 4;
+
+struct Spare {
+    copies: [Option<Box<Contents>>; ROOM],
+    count: usize,
+    /// How many copies are kept, at most.
+    kept: usize,
+}
+
+impl Spare {
+    const NEW: Self = Self { copies: [const { None }; ROOM], count: 0, kept: KEPT };
+
+    fn pop(&mut self) -> Option<Box<Contents>> {
+        self.count = self.count.checked_sub(1)?;
+        self.copies[self.count].take()
+    }
+
+    /// Gives the contents back if there is no room for them. The watchdog must not free memory, so it may keep more
+    /// than `kept` copies.
+    fn push(&mut self, contents: Box<Contents>) -> Option<Box<Contents>> {
+        let place = self.copies.get_mut(self.count);
+        let is_full = self.count >= self.kept && !watchdog::is_this_thread();
+        let Some(place) = place.filter(|_| !is_full) else { return Some(contents) };
+        self.count += 1;
+        place.replace(contents)
+    }
+}
+
+/// Makes spare copies in advance, and from now on keeps so many. When they are needed, a stuck thread may hold the lock
+/// of the program's allocator.
+pub(super) fn prepare(kept: usize) {
+    let mut spare = lock(SPARE.get());
+    spare.kept = spare.kept.max(kept).min(ROOM);
+    let missing = spare.kept.saturating_sub(spare.count);
+    drop(spare);
+    make(missing);
+}
+
+/// Makes more spare copies, if few are left.
+pub(super) fn refill() {
+    let spare = lock(SPARE.get());
+    let (count, kept) = (spare.count, spare.kept);
+    drop(spare);
+    if count < kept / 2 {
+        make(kept - count);
+    }
+}
+
+fn make(count: usize) {
+    let made = (0..count).map(|_| Box::new(Contents::new(MOST)));
     made.for_each(|contents| drop(Copy::from_contents(contents)));
 }
 
@@ -41,10 +90,18 @@ impl DerefMut for Copy {
 
 impl Copy {
     pub(in crate::report::stack) fn new(tid: u32) -> Self {
-        let spare = lock(SPARE.get()).pop();
-        let mut contents = spare.unwrap_or_else(|| Box::new(Contents::new(MOST)));
+        Self::of_spare(tid).unwrap_or_else(|| {
+            let mut contents = Box::new(Contents::new(MOST));
+            contents.clear(tid);
+            Self::from_contents(contents)
+        })
+    }
+
+    /// As [`new`](Self::new), but never allocates. `None` if no spare copy is left.
+    pub(super) fn of_spare(tid: u32) -> Option<Self> {
+        let mut contents = lock(SPARE.get()).pop()?;
         contents.clear(tid);
-        Self(ManuallyDrop::new(contents))
+        Some(Self::from_contents(contents))
     }
 
     /// The contents. Give them back by [`Copy::from_contents`].
@@ -63,12 +120,7 @@ impl Drop for Copy {
     fn drop(&mut self) {
         // SAFETY: the value is not used again, so the box is taken one time.
         let contents = unsafe { ManuallyDrop::take(&mut self.0) };
-        let mut spare = lock(SPARE.get());
-        if spare.len() < SPARES {
-            spare.push(contents);
-        } else {
-            drop(spare);
-            drop(contents);
-        }
+        let left = lock(SPARE.get()).push(contents);
+        drop(left);
     }
 }

@@ -51,18 +51,32 @@ pub(crate) enum Begun {
     Asked(Request),
 }
 
-/// Does in advance what the first look would do, so that looks are cheap and need not allocate.
-pub(crate) fn prepare() {
+/// Does in advance what the first look would do, so that looks are cheap. Afterwards so many looks, but at least a few,
+/// can be made at one time without an allocation.
+pub(crate) fn prepare(looks: usize) {
     Memory::prepare();
     signal::install();
-    spare::prepare();
+    spare::prepare(looks);
+}
+
+/// Prepares more looks if only few are left that were prepared. Called by the reporter, which may allocate.
+pub(crate) fn refill() {
+    spare::refill();
 }
 
 /// Begins a look at a thread. Does not wait for the thread, and takes no lock that the program may hold.
 pub(crate) fn begin(target: &Target) -> Begun {
+    begin_in(Copy::new(target.tid), target)
+}
+
+/// As [`begin`], but never allocates. `None` if no look is left that was prepared.
+pub(crate) fn begin_prepared(target: &Target) -> Option<Begun> {
+    Some(begin_in(Copy::of_spare(target.tid)?, target))
+}
+
+fn begin_in(mut copy: Copy, target: &Target) -> Begun {
     Memory::prepare();
     signal::install();
-    let mut copy = Copy::new(target.tid);
     if !Memory::is_readable() {
         copy.because(Reason::NoMemory);
     }

@@ -5,8 +5,10 @@
 //! they say the same both times, the thread has not run in between, so the copy is of one moment. The thread is not
 //! woken, and none of its system calls is interrupted.
 
+use std::ffi::OsStr;
 use std::fs::File;
-use std::io;
+use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::Duration;
@@ -70,7 +72,7 @@ pub(in crate::report::stack) enum Look {
 
 impl Task {
     pub(in crate::report::stack) fn open(tid: u32) -> Self {
-        let open = |name: &str| File::open(format!("/proc/self/task/{tid}/{name}"));
+        let open = |name: &str| open(tid, name);
         let syscall = open("syscall").map_err(|error| match Failure::of(&error) {
             // If there is no `/proc` at all, the missing file does not mean that the thread is gone.
             Failure::Gone if !Path::new("/proc/self/task").exists() => Failure::Refused,
@@ -168,6 +170,15 @@ impl Task {
             None => Some(Ran { switches: switches?, ..Ran::default() }),
         }
     }
+}
+
+/// Opens a file of a thread. Does not allocate.
+fn open(tid: u32, name: &str) -> io::Result<File> {
+    let mut path = [0; 64];
+    let mut rest = &mut path[..];
+    write!(rest, "/proc/self/task/{tid}/{name}")?;
+    let left = rest.len();
+    File::open(OsStr::from_bytes(&path[..path.len() - left]))
 }
 
 impl Ran {

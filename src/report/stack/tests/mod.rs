@@ -78,7 +78,7 @@ struct Eyes {
 
 impl Eyes {
     fn new() -> Self {
-        prepare();
+        prepare(0);
         Self { unwinder: Unwinder::new(), names: Names::new() }
     }
 

@@ -1,0 +1,36 @@
+//! The unwinder and the names, which the reporter thread keeps for its next reports.
+
+use super::awaits::{AwaitCopies, Awaits};
+use super::contents::Stack;
+use super::stack::{Names, StackCopy, Unwinder};
+
+#[derive(Debug)]
+pub(crate) struct Tools {
+    unwinder: Unwinder,
+    names: Names,
+}
+
+impl Tools {
+    pub(super) fn new() -> Self {
+        Self { unwinder: Unwinder::new(), names: Names::new() }
+    }
+
+    /// Unwinds a copied stack and finds the names. Trims the stack to the scope whose frame has the address `within`.
+    /// Returns the stack if there is one, and what is not certain, in sentences.
+    pub(super) fn stack_of(
+        &mut self,
+        stack: &StackCopy,
+        within: Option<u64>,
+    ) -> (Option<Stack>, Vec<String>) {
+        if !stack.is_there() {
+            return (None, Vec::new());
+        }
+        let mut raw = self.unwinder.unwind(stack);
+        let notes = std::mem::take(&mut raw.notes);
+        (Some(self.names.resolve(&raw, within)), notes)
+    }
+
+    pub(super) fn awaits_of(&mut self, copies: AwaitCopies) -> Awaits {
+        copies.resolve(&mut self.unwinder, &mut self.names)
+    }
+}
