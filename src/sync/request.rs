@@ -65,15 +65,19 @@ impl<T> Slot<T> {
     }
 
     fn step(&self, word: u32, phase: u32) -> bool {
-        let next = word & !PHASE | phase;
         // Acquire: pairs with the Release of the step before, so that its value is seen. Release: pairs with the Acquire of
         // the next step.
-        let order = match phase {
-            DONE if mutant!(LooseDone) => Ordering::Relaxed,
-            OVER if mutant!(LooseOver) => Ordering::Relaxed,
-            _ => Ordering::AcqRel,
-        };
+        self.step_by(word, phase, Ordering::AcqRel)
+    }
+
+    fn step_by(&self, word: u32, phase: u32, order: Ordering) -> bool {
+        let next = word & !PHASE | phase;
         self.word.compare_exchange(word, next, order, Ordering::Relaxed).is_ok()
+    }
+
+    /// The handler's last step. Only a mutant is loose.
+    fn end(&self, word: u32, phase: u32, is_loose: bool) -> bool {
+        if is_loose { self.step_by(word, phase, Ordering::Relaxed) } else { self.step(word, phase) }
     }
 
     /// Takes the value out of a slot that the caller owns: in `TAKEN` or `DONE`.
@@ -131,11 +135,11 @@ impl<T> Slot<T> {
         let is_early = mutant!(EarlyDone) && self.step(word, DONE);
         // SAFETY: `ask` has written the value. By invariant 1 the handler owns it now.
         self.value.with_mut(|value| serve(unsafe { (*value).assume_init_mut() }));
-        if is_early || self.step(word, DONE) {
+        if is_early || self.end(word, DONE, mutant!(LooseDone)) {
             wake(&self.word);
         } else if !mutant!(NoOver) {
             // The step to `DONE` fails only if the requester has left, because nobody else changes the phase `SERVING`.
-            self.step(word & !PHASE | LEFT, OVER);
+            self.end(word & !PHASE | LEFT, OVER, mutant!(LooseOver));
         }
         true
     }
