@@ -20,7 +20,7 @@ static DURATIONS: Durations = Durations {
     stuck: AtomicU64::new(NEVER),
 };
 
-// Relaxed throughout: a look during a change of the policy may follow the old or the new policy.
+// Relaxed for all durations: a look during a change of the policy may follow the old or the new policy.
 fn get(duration: &AtomicU64) -> u64 {
     duration.load(Ordering::Relaxed)
 }

@@ -11,10 +11,7 @@
 
 use std::mem::MaybeUninit;
 
-use super::primitive::{AtomicU64, Ordering, mutant};
-
-#[cfg(timebox_loom)]
-use loom::cell::UnsafeCell;
+use super::primitive::{AtomicU64, Ordering, UnsafeCell, mutant};
 
 /// The phases, in the lowest bits of the word.
 const EMPTY: u64 = 0;
@@ -171,22 +168,6 @@ impl<T> Drop for Handoff<T> {
         if let Some(ticket) = self.ticket() {
             drop(self.take(ticket));
         }
-    }
-}
-
-/// std's `UnsafeCell`, with the interface of loom's `UnsafeCell`.
-#[cfg(not(timebox_loom))]
-struct UnsafeCell<T>(std::cell::UnsafeCell<T>);
-
-#[cfg(not(timebox_loom))]
-impl<T> UnsafeCell<T> {
-    const fn new(value: T) -> Self {
-        Self(std::cell::UnsafeCell::new(value))
-    }
-
-    #[cfg_attr(not(debug_assertions), inline(always))]
-    fn with_mut<R>(&self, f: impl FnOnce(*mut T) -> R) -> R {
-        f(self.0.get())
     }
 }
 

@@ -25,6 +25,16 @@ pub(crate) mod once;
 pub(crate) mod os;
 mod panic;
 mod primitive;
+#[cfg(any(
+    all(
+        feature = "report",
+        target_os = "linux",
+        any(target_arch = "x86_64", target_arch = "aarch64"),
+        not(miri)
+    ),
+    timebox_loom
+))]
+pub(crate) mod request;
 #[cfg(all(unix, any(feature = "isolate", feature = "process")))]
 pub(crate) mod signal;
 mod thread_key;

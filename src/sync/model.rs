@@ -1,9 +1,11 @@
-//! The clock and the threads of a loom model.
+//! The clock and the threads of a loom model, and how models are explored.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use loom::thread::{self, JoinHandle};
+
+use super::mutants::{self, Mutant};
 
 // An atomic of std: loom does not see the accesses to it, and does not try their orders. While the model's threads run,
 // only `Alarm::model_advance` stores the time. It holds the lock of the alarm's futex. A sleeper reads the time under
@@ -37,3 +39,41 @@ pub(crate) fn reset(time: u64) {
     // If the execution before failed, the handles of its threads are still here.
     SPAWNED.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clear();
 }
+
+/// Explores `body`, with a mutant if one is named. A mutant is switched on for the whole process, so one model runs at a time.
+pub(crate) fn explore(mutant: Option<Mutant>, body: fn()) {
+    explore_within(None, mutant, body);
+}
+
+pub(crate) fn explore_within(bound: Option<usize>, mutant: Option<Mutant>, body: fn()) {
+    static ONE: Mutex<()> = Mutex::new(());
+    struct Off(Option<Mutant>);
+    impl Drop for Off {
+        fn drop(&mut self) {
+            self.0.into_iter().for_each(|mutant| mutants::set(mutant, false));
+        }
+    }
+    let _one = ONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let _off = Off(mutant);
+    mutant.into_iter().for_each(|mutant| mutants::set(mutant, true));
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = bound.or(builder.preemption_bound).or(Some(2));
+    builder.check(move || {
+        reset(1);
+        body();
+    });
+}
+
+/// Makes a test of each model. If a mutant is given, the test runs the model with it, and the model must fail.
+macro_rules! models {
+    ($($(#[$meta:meta])* $name:ident: $body:ident $(, $mutant:ident)?;)*) => {$(
+        #[test]
+        $(#[$meta])*
+        fn $name() {
+            let mutant = None $(.or(Some($crate::sync::mutants::Mutant::$mutant)))?;
+            $crate::sync::model::explore(mutant, $body);
+        }
+    )*};
+}
+
+pub(crate) use models;

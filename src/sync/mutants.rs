@@ -1,11 +1,12 @@
 //! Switches that break one promise each, to show that the tests of that promise then fail. They exist only under
 //! `cfg(timebox_loom)` and `cfg(timebox_mutants)`.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Each variant is a fault. The code has the fault while the switch is on.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
+#[repr(u64)]
 pub enum Mutant {
     /// `arm` has no fence between its store to the slot and its load of the next wake-up.
     NoArmFence = 1,
@@ -49,20 +50,50 @@ pub enum Mutant {
     NoCircle = 1 << 21,
     /// A token that lists itself with its parent does not check whether the parent has ended its children already.
     NoSecondLook = 1 << 22,
+    /// A request is armed by a relaxed store.
+    LooseArm = 1 << 23,
+    /// The handler looks for requests by a relaxed load.
+    LooseLook = 1 << 24,
+    /// The handler does not compare the thread that the request names.
+    NoThread = 1 << 25,
+    /// All requests of a slot have the same number.
+    NoNumber = 1 << 26,
+    /// The handler claims a request by a load and a store, and not by one atomic step.
+    PlainClaim = 1 << 27,
+    /// A requester takes a free slot by a load and a store, and not by one atomic step.
+    PlainSlot = 1 << 28,
+    /// The handler stops after the first request that it has served.
+    FirstOnly = 1 << 29,
+    /// The handler says that it has served a request before it has.
+    EarlyDone = 1 << 30,
+    /// The handler says by a relaxed step that it has served a request.
+    LooseDone = 1 << 31,
+    /// The handler says by a relaxed step that it has finished a request whose requester has left.
+    LooseOver = 1 << 32,
+    /// A handler that has finished a request does not look whether the requester has left.
+    NoOver = 1 << 33,
+    /// A requester that leaves frees its slot, although the handler still writes.
+    EarlyFree = 1 << 34,
+    /// A slot is freed by a relaxed store.
+    LooseFree = 1 << 35,
+    /// A request that is dropped does not look whether it was served.
+    ForgetfulDrop = 1 << 36,
+    /// In a forked child the numbers of requests begin again.
+    NumbersAgain = 1 << 37,
 }
 
 // An atomic of std even under loom, since the switch is not part of the model.
-static ON: AtomicU32 = AtomicU32::new(0);
+static ON: AtomicU64 = AtomicU64::new(0);
 
 /// Switches a mutant on or off, for the whole process.
 pub fn set(mutant: Mutant, on: bool) {
     if on {
-        ON.fetch_or(mutant as u32, Ordering::SeqCst);
+        ON.fetch_or(mutant as u64, Ordering::SeqCst);
     } else {
-        ON.fetch_and(!(mutant as u32), Ordering::SeqCst);
+        ON.fetch_and(!(mutant as u64), Ordering::SeqCst);
     }
 }
 
 pub(crate) fn is_on(mutant: Mutant) -> bool {
-    ON.load(Ordering::SeqCst) & mutant as u32 != 0
+    ON.load(Ordering::SeqCst) & mutant as u64 != 0
 }

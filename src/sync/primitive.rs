@@ -12,6 +12,25 @@ pub(crate) use loom::sync::{
     atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence},
 };
 
+#[cfg(timebox_loom)]
+pub(super) use loom::cell::UnsafeCell;
+
+/// std's `UnsafeCell`, with the interface of loom's `UnsafeCell`.
+#[cfg(not(timebox_loom))]
+pub(super) struct UnsafeCell<T>(std::cell::UnsafeCell<T>);
+
+#[cfg(not(timebox_loom))]
+impl<T> UnsafeCell<T> {
+    pub(super) const fn new(value: T) -> Self {
+        Self(std::cell::UnsafeCell::new(value))
+    }
+
+    #[cfg_attr(not(debug_assertions), inline(always))]
+    pub(super) fn with_mut<R>(&self, f: impl FnOnce(*mut T) -> R) -> R {
+        f(self.0.get())
+    }
+}
+
 /// Declares a `const fn`. Under loom declares a plain `fn`, because loom's atomics cannot be made in a `const fn`.
 macro_rules! const_fn {
     ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) -> $ret:ty $body:block) => {

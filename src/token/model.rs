@@ -9,11 +9,11 @@ use loom::thread;
 use super::hook::{DefaultRepeat, Entry, Hook};
 use super::node::{HookOwner, Node, NodeSpec};
 use crate::error::{Cause, ScopeInfo};
-use crate::sync::mutants::Mutant;
+use crate::sync::model::models;
 use crate::sync::waits::Ending;
 use crate::time::NEVER;
 use crate::watchdog::global;
-use crate::watchdog::model::{explore, models, pass_time, run_out, timers};
+use crate::watchdog::model::{pass_time, run_out, timers};
 
 fn node(parent: Option<&Arc<Node>>, deadline: u64) -> Arc<Node> {
     node_of(parent, deadline, false)

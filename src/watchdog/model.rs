@@ -6,8 +6,8 @@
 //! that then fails.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
-use std::sync::{Arc, Mutex};
 use std::task::{Wake, Waker};
 
 use loom::cell::Cell;
@@ -17,33 +17,9 @@ use super::arm::{Watchdog, global};
 use super::deputy::Deputy;
 use super::timers::Timer;
 use super::timers::lease::Lease;
-use crate::sync::model;
-use crate::sync::mutants::{self, Mutant};
+use crate::sync::model::{self, explore_within, models};
+use crate::sync::mutants::Mutant;
 use crate::time::NEVER;
-
-/// Explores `body`, with a mutant if one is named. A mutant is switched on for the whole process, so one model runs at a time.
-pub(crate) fn explore(mutant: Option<Mutant>, body: fn()) {
-    explore_within(None, mutant, body);
-}
-
-fn explore_within(bound: Option<usize>, mutant: Option<Mutant>, body: fn()) {
-    static ONE: Mutex<()> = Mutex::new(());
-    struct Off(Option<Mutant>);
-    impl Drop for Off {
-        fn drop(&mut self) {
-            self.0.into_iter().for_each(|mutant| mutants::set(mutant, false));
-        }
-    }
-    let _one = ONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let _off = Off(mutant);
-    mutant.into_iter().for_each(|mutant| mutants::set(mutant, true));
-    let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = bound.or(builder.preemption_bound).or(Some(2));
-    builder.check(move || {
-        model::reset(1);
-        body();
-    });
-}
 
 pub(crate) fn pass_time(dog: &Watchdog) {
     if let Some(until) = dog.alarm.model_until() {
@@ -329,20 +305,6 @@ fn a_timer_while_the_watchdog_is_stuck() {
     run_out(dog);
     assert_eq!(woken.load(SeqCst), 1);
 }
-
-/// Makes a test of each model. If a mutant is given, the test runs the model with it, and the model must fail.
-macro_rules! models {
-    ($($(#[$meta:meta])* $name:ident: $body:ident $(, $mutant:ident)?;)*) => {$(
-        #[test]
-        $(#[$meta])*
-        fn $name() {
-            let mutant: Option<Mutant> = None $(.or(Some(Mutant::$mutant)))?;
-            explore(mutant, $body);
-        }
-    )*};
-}
-
-pub(crate) use models;
 
 models! {
     an_earlier_arm_is_noticed: an_earlier_arm;

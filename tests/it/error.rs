@@ -13,7 +13,7 @@ use timebox::{
     interruptible, shield, timeout, timeout_value, token, with_timeout,
 };
 
-use crate::support::{LONG, SHORT, bounded, next, outlast, unhurried};
+use crate::support::{LONG, SHORT, bounded, next, outlast, rounds, unhurried};
 
 fn expired() -> TimeoutError {
     Timebox::new(SHORT).label("load feed").run(|scope| Err::<(), _>(outlast(scope))).unwrap_err()

@@ -104,14 +104,7 @@ impl Copy {
         Some(Self::from_contents(contents))
     }
 
-    /// The contents. Give them back by [`Copy::from_contents`].
-    pub(super) fn into_contents(self) -> Box<Contents> {
-        let mut copy = ManuallyDrop::new(self);
-        // SAFETY: `copy` is not used again and not dropped, so the box is taken one time.
-        unsafe { ManuallyDrop::take(&mut copy.0) }
-    }
-
-    pub(super) fn from_contents(contents: Box<Contents>) -> Self {
+    fn from_contents(contents: Box<Contents>) -> Self {
         Self(ManuallyDrop::new(contents))
     }
 }

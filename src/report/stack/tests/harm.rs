@@ -205,7 +205,14 @@ fn a_forked_child_looks_at_its_own_threads() {
         if child == 0 {
             let runner = Runner::start(spin);
             let copies = (0..100).map(|_| Eyes::copy(&runner.thread.target()));
-            let is_right = copies.into_iter().all(|copy| copy.stack.registers.is_some());
+            let mut is_right = copies.into_iter().all(|copy| copy.stack.registers.is_some());
+            // The parent's request ends, and takes no request of the child.
+            let own = begin(&runner.thread.target());
+            is_right &= open.wait(Duration::from_secs(5)).reasons.has(Reason::Gone);
+            is_right &= match own {
+                Begun::Copied(copy) => copy.stack.is_there(),
+                Begun::Asked(request) => request.wait(Duration::from_secs(5)).stack.is_there(),
+            };
             // SAFETY: ends the child.
             unsafe { libc::_exit(i32::from(!is_right)) };
         }
