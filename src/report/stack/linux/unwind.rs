@@ -181,7 +181,7 @@ impl<M: ReadMemory> Unwinder<M> {
         // The registers of the outer part are not known. So this tries the return addresses in the outer part, until
         // the stack can be unwound from one of them.
         let candidates = part.clone().step_by(8).filter_map(|slot| {
-            let pc = stack.word(slot)?;
+            let pc = arch::without_signature(stack.word(slot)?);
             Some((slot, FrameAddress::from_return_address(pc)?))
         });
         let candidates: Vec<_> =
@@ -219,7 +219,32 @@ impl<M: ReadMemory> Unwinder<M> {
     ) -> Option<arch::Found> {
         let mut read = |address: u64| stack.word(address).ok_or(());
         let pc = self.tables.unwind_frame(at, &mut registers, &mut self.cache, &mut read).ok()??;
-        arch::calls(&self.memory, pc, function).then_some(arch::Found { registers, pc })
+        arch::calls(&self.memory, pc, function).then_some(arch::Found { registers, pc, is_sure: true })
+    }
+
+    /// Unwinds the function at `at` by its table. `caller` was found without the table, so its stack pointer may be that of
+    /// another frame.
+    fn by_table(
+        &mut self,
+        stack: &StackCopy,
+        at: FrameAddress,
+        registers: UnwindRegsNative,
+        caller: &arch::Found,
+    ) -> Option<UnwindRegsNative> {
+        let mut read = |address: u64| stack.word(address).ok_or(());
+        let mut registers = arch::with_record(registers, caller);
+        let pc = self.tables.unwind_frame(at, &mut registers, &mut self.cache, &mut read).ok()??;
+        (pc == caller.pc).then_some(registers)
+    }
+
+    /// Where the caller of `leaf` goes on, and whether it calls `leaf` nowhere else. `leaf` has not put its return address
+    /// on the stack, so the innermost return address there is the caller's own: `outer`. The call before `outer` tells
+    /// who the caller is.
+    fn skipped(&mut self, leaf: u64, outer: u64) -> Option<(u64, bool)> {
+        let caller = arch::callee(&self.memory, outer)?;
+        let end = self.module(caller)?.image.function_end(caller)?;
+        let mut returns = (caller..=end).step_by(4).skip(1).filter(|&pc| arch::calls(&self.memory, pc, leaf));
+        Some((returns.next()?, returns.next().is_none()))
     }
 
     /// Walks from frame to frame until the stack ends. `is_steady`: the innermost function has set up its frame (it is
@@ -248,7 +273,8 @@ impl<M: ReadMemory> Unwinder<M> {
             let covered = module.as_ref().filter(|module| module.image.covers(pc));
             let mut next = None;
             if let Some(module) = covered {
-                match self.tables.unwind_frame(at, &mut registers, &mut self.cache, &mut read) {
+                let unwound = self.tables.unwind_frame(at, &mut registers, &mut self.cache, &mut read);
+                match unwound {
                     Ok(None) => return,
                     Ok(Some(address)) if arch::is_end_of_handler(&self.memory, address) => {
                         let Some(interrupted) = arch::interrupted(stack, registers.sp()) else {
@@ -295,9 +321,19 @@ impl<M: ReadMemory> Unwinder<M> {
                         } else if let Some(caller) =
                             arch::recover(&self.memory, stack, &is_code, function, sp)
                         {
-                            (registers, next) = (caller.registers, Some(caller.pc));
+                            let is_leaf = !caller.is_sure && matches!(unwound, Ok(Some(_)));
+                            let skipped =
+                                function.filter(|_| is_leaf).and_then(|leaf| self.skipped(leaf, caller.pc));
+                            let is_sure = skipped.map_or(caller.is_sure, |(_, is_only)| is_only);
+                            (registers, next) = match skipped {
+                                Some((pc, _)) => (arch::caller(pc, registers.sp()), Some(pc)),
+                                None => {
+                                    let by_table = self.by_table(stack, at, registers, &caller);
+                                    (by_table.unwrap_or(caller.registers), Some(caller.pc))
+                                }
+                            };
                             // A function in its prologue has not set up its frame yet, so this caller may be wrong.
-                            found.scanned += usize::from(!is_steady);
+                            found.scanned += usize::from(!is_steady || !is_sure);
                         }
                     }
                 }
@@ -308,7 +344,8 @@ impl<M: ReadMemory> Unwinder<M> {
                 // say that its result may be wrong.)
                 None => {
                     let slots = (sp..sp.saturating_add(SCAN)).step_by(8);
-                    let mut slots = slots.map_while(|slot| Some((slot, stack.word(slot)?)));
+                    let mut slots =
+                        slots.map_while(|slot| Some((slot, arch::without_signature(stack.word(slot)?))));
                     let Some((slot, pc)) = slots.find(|&(_, pc)| self.is_return(pc)) else {
                         found.truncated = true;
                         return;
