@@ -338,6 +338,12 @@ impl<M: ReadMemory> Unwinder<M> {
                     }
                 }
             }
+            if covered.is_none() && !at.is_return_address() {
+                let caller = arch::caller_of_stub(&self.memory, registers, pc);
+                if let Some(caller) = caller.filter(|caller| self.is_return(caller.pc)) {
+                    (registers, next) = (caller.registers, Some(caller.pc));
+                }
+            }
             let pc = match next {
                 Some(pc) => pc,
                 // No table covers the code, so this searches the stack. (framehop would follow frame pointers, and not

@@ -158,6 +158,21 @@ pub(in super::super) fn recover(
     if first.is_sure { Some(first) } else { records.find(|found| found.is_sure).or(Some(first)) }
 }
 
+/// The caller, if `pc` is in a stub of the linker. Unwind tables do not cover stubs. A stub changes neither the stack pointer
+/// nor the link register.
+pub(in super::super) fn caller_of_stub(
+    memory: &impl ReadMemory,
+    registers: UnwindRegsNative,
+    pc: u64,
+) -> Option<Found> {
+    let mut starts = (0..4).map(|index| pc.wrapping_sub(4 * index));
+    let start = starts.find(|&start| behind_stub(memory, start).is_some())?;
+    // stp x16, x30, [sp, #-16]!: a module's first stub, which calls the loader, does change the stack pointer.
+    let [before] = instructions(memory, start.wrapping_sub(4))?;
+    let pc = without_signature(registers.lr());
+    (before != 0xa9bf_7bf0).then_some(Found { registers, pc, is_sure: true })
+}
+
 /// Whether `address` has the kernel's code to which a signal handler returns: `mov x8, #139; svc #0`.
 pub(in super::super) fn is_end_of_handler(memory: &impl ReadMemory, address: u64) -> bool {
     const CODE: [u8; 8] = [0x68, 0x11, 0x80, 0xd2, 0x01, 0x00, 0x00, 0xd4];

@@ -46,6 +46,15 @@ pub(in super::super) fn callee(_memory: &impl ReadMemory, _address: u64) -> Opti
     None
 }
 
+/// Not needed, since linkers write unwind tables for their stubs.
+pub(in super::super) fn caller_of_stub(
+    _memory: &impl ReadMemory,
+    _registers: UnwindRegsNative,
+    _pc: u64,
+) -> Option<Found> {
+    None
+}
+
 /// A word at an address.
 fn word(memory: &impl ReadMemory, address: u64) -> Option<u64> {
     let mut bytes = [0; 8];
