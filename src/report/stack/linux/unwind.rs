@@ -222,6 +222,30 @@ impl<M: ReadMemory> Unwinder<M> {
         arch::calls(&self.memory, pc, function).then_some(arch::Found { registers, pc, is_sure: true })
     }
 
+    /// Finds the caller of `function` on the stack. `sp` is the stack pointer in the function. `is_unwound`: the function's table
+    /// needs no frame pointer, and `registers` are those of the caller. But the return address is in a register that is
+    /// not known.
+    fn recovered(
+        &mut self,
+        stack: &StackCopy,
+        at: FrameAddress,
+        registers: UnwindRegsNative,
+        sp: u64,
+        function: Option<u64>,
+        is_unwound: bool,
+    ) -> Option<arch::Found> {
+        let is_code = |pc: u64| self.modules.is_code(pc);
+        let caller = arch::recover(&self.memory, stack, &is_code, function, sp)?;
+        if is_unwound
+            && !caller.is_sure
+            && let Some((pc, is_sure)) = function.and_then(|leaf| self.skipped(leaf, caller.pc))
+        {
+            return Some(arch::Found { registers: arch::caller(pc, registers.sp()), pc, is_sure });
+        }
+        let registers = self.by_table(stack, at, registers, &caller).unwrap_or(caller.registers);
+        Some(arch::Found { registers, ..caller })
+    }
+
     /// Unwinds the function at `at` by its table. `caller` was found without the table, so its stack pointer may be that of
     /// another frame.
     fn by_table(
@@ -315,25 +339,14 @@ impl<M: ReadMemory> Unwinder<M> {
                         let doubtful = doubtful.take().map(|of| arch::with_frame_pointer(registers, of));
                         let confirmed =
                             doubtful.and_then(|registers| self.confirmed(stack, at, registers, function?));
-                        let is_code = |pc: u64| self.modules.is_code(pc);
                         if let Some(caller) = confirmed {
                             (registers, next) = (caller.registers, Some(caller.pc));
                         } else if let Some(caller) =
-                            arch::recover(&self.memory, stack, &is_code, function, sp)
+                            self.recovered(stack, at, registers, sp, function, unwound.is_ok())
                         {
-                            let is_leaf = !caller.is_sure && matches!(unwound, Ok(Some(_)));
-                            let skipped =
-                                function.filter(|_| is_leaf).and_then(|leaf| self.skipped(leaf, caller.pc));
-                            let is_sure = skipped.map_or(caller.is_sure, |(_, is_only)| is_only);
-                            (registers, next) = match skipped {
-                                Some((pc, _)) => (arch::caller(pc, registers.sp()), Some(pc)),
-                                None => {
-                                    let by_table = self.by_table(stack, at, registers, &caller);
-                                    (by_table.unwrap_or(caller.registers), Some(caller.pc))
-                                }
-                            };
+                            (registers, next) = (caller.registers, Some(caller.pc));
                             // A function in its prologue has not set up its frame yet, so this caller may be wrong.
-                            found.scanned += usize::from(!is_steady || !is_sure);
+                            found.scanned += usize::from(!is_steady || !caller.is_sure);
                         }
                     }
                 }
