@@ -40,8 +40,8 @@ impl Reason {
             Self::Unsupported => "Stacks of other threads are not taken on this system.",
             Self::Gone => "The thread has ended.",
             Self::NoTaskFiles => {
-                "The system does not let this process read the state of its threads (/proc/self/task), so a blocked thread is \
-                 interrupted by a signal."
+                "The system does not let this process read the state of its threads (/proc/self/task), or shows that of an \
+                 emulator, so a blocked thread is interrupted by a signal."
             }
             Self::NoMemory => {
                 "There is no stack: the system does not let this process copy its own memory by address (process_vm_readv, \

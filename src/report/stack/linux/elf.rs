@@ -223,6 +223,13 @@ impl Image {
         self.entry_of(pc).map(|(_, start)| start)
     }
 
+    /// The end of the function that covers `pc`. `None` if no function does.
+    pub(super) fn function_end(&self, pc: u64) -> Option<u64> {
+        let (_, start) = self.entry_of(pc)?;
+        let len = u32_at(&self.frames.bytes, self.record(pc)?.checked_add(12)?)?;
+        Some(start.saturating_add(u64::from(len))).filter(|&end| pc < end)
+    }
+
     /// Whether the tables cover `pc`. Without an index of the usual form nobody can tell: then `true`, if there are
     /// tables.
     pub(super) fn covers(&self, pc: u64) -> bool {
@@ -232,12 +239,7 @@ impl Image {
         if !self.has_index() {
             return true;
         }
-        let covers = || {
-            let (_, start) = self.entry_of(pc)?;
-            let len = u32_at(&self.frames.bytes, self.record(pc)?.checked_add(12)?)?;
-            Some(pc < start.saturating_add(u64::from(len)))
-        };
-        covers().unwrap_or(false)
+        self.function_end(pc).is_some()
     }
 
     /// The offset in `.eh_frame` of the record of the function that covers `pc`. If no function does, the record is that

@@ -59,6 +59,6 @@ pub(super) fn destination(
     // frame begins just above the slot that contains `pc`.
     let sp = registers.sp();
     let mut slots = (sp..sp.saturating_add(FAR)).step_by(8).map_while(|slot| Some((slot, stack.word(slot)?)));
-    let (slot, _) = slots.find(|&(_, word)| word == pc)?;
+    let (slot, _) = slots.find(|&(_, word)| arch::without_signature(word) == pc)?;
     Some(arch::moved(registers, pc, slot + 8))
 }

@@ -19,7 +19,7 @@ use crate::sync::{AtomicBool, AtomicUsize, Mutex, Ordering, lock};
 const SIGNAL: c_int = libc::SIGURG;
 
 /// How many bytes of stack the handler needs. The test `the_handler_needs_little_stack` measures it.
-const ROOM: usize = 3 << 10;
+const ROOM: usize = if cfg!(target_arch = "aarch64") { 4 << 10 } else { 3 << 10 };
 
 /// The handler that was installed before ours: the address of a `sigaction`, which is never freed. 0 if there is none
 /// yet.

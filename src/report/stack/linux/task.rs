@@ -22,6 +22,9 @@ use crate::time::clock;
 /// How many times at most a copy is tried. A try fails if the thread runs meanwhile.
 const ATTEMPTS: usize = 3;
 
+/// How far the stack pointer is below a local of this file, at most, while the file's own functions run.
+const OWN_FRAMES: u64 = 64 << 10;
+
 /// A thread of this process, with its open files in `/proc`. After the thread's end, reads of these files fail, even if
 /// a new thread has got its number. So nothing is read of a wrong thread.
 pub(in crate::report::stack) struct Task {
@@ -43,7 +46,7 @@ enum Seen {
     },
     /// The thread has ended.
     Gone,
-    /// The system does not say.
+    /// The system does not say, or says it of an emulator.
     Refused,
 }
 
@@ -78,6 +81,7 @@ impl Task {
             Failure::Gone if !Path::new("/proc/self/task").exists() => Failure::Refused,
             failure => failure,
         });
+        let syscall = syscall.and_then(|file| if is_emulated() { Err(Failure::Refused) } else { Ok(file) });
         let schedstat = open("schedstat").ok();
         let has_times =
             schedstat.as_ref().is_some_and(|file| Ran::of_schedstat(file).is_some_and(|ran| ran.run > 0));
@@ -205,6 +209,23 @@ fn switches(status: &File) -> Option<u64> {
     let mut counts = counts.filter_map(|line| line.split_ascii_whitespace().nth(1)?.parse::<u64>().ok());
     let first = counts.next()?;
     Some(counts.fold(first, u64::wrapping_add))
+}
+
+/// Whether the files `syscall` have the registers of an emulator, instead of those of this program. The calling thread
+/// reads its own file: the file must have this very read, and a stack pointer just below the local that is read into.
+fn is_emulated() -> bool {
+    let mut bytes = [0; 256];
+    let here = bytes.as_ptr().addr() as u64;
+    let file = File::open("/proc/thread-self/syscall").map_err(|error| Failure::of(&error));
+    match file.and_then(|file| read(&file, &mut bytes).map(parse)) {
+        Ok(Some(Seen::Blocked { call: Some(call), sp, .. })) => {
+            let is_this_read = call.number == libc::SYS_pread64 && call.arguments[1] == here;
+            !is_this_read || here.wrapping_sub(sp) > OWN_FRAMES
+        }
+        Ok(_) => true,
+        // Nobody can tell. The files of other threads are as hard to read.
+        Err(_) => false,
+    }
 }
 
 #[derive(Clone, Copy)]

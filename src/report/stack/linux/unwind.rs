@@ -181,7 +181,7 @@ impl<M: ReadMemory> Unwinder<M> {
         // The registers of the outer part are not known. So this tries the return addresses in the outer part, until
         // the stack can be unwound from one of them.
         let candidates = part.clone().step_by(8).filter_map(|slot| {
-            let pc = stack.word(slot)?;
+            let pc = arch::without_signature(stack.word(slot)?);
             Some((slot, FrameAddress::from_return_address(pc)?))
         });
         let candidates: Vec<_> =
@@ -219,7 +219,56 @@ impl<M: ReadMemory> Unwinder<M> {
     ) -> Option<arch::Found> {
         let mut read = |address: u64| stack.word(address).ok_or(());
         let pc = self.tables.unwind_frame(at, &mut registers, &mut self.cache, &mut read).ok()??;
-        arch::calls(&self.memory, pc, function).then_some(arch::Found { registers, pc })
+        arch::calls(&self.memory, pc, function).then_some(arch::Found { registers, pc, is_sure: true })
+    }
+
+    /// Finds the caller of `function` on the stack. `sp` is the stack pointer in the function. `is_unwound`: the function's table
+    /// needs no frame pointer, and `registers` are those of the caller. But the return address is in a register that is
+    /// not known.
+    fn recovered(
+        &mut self,
+        stack: &StackCopy,
+        at: FrameAddress,
+        registers: UnwindRegsNative,
+        sp: u64,
+        function: Option<u64>,
+        is_unwound: bool,
+    ) -> Option<arch::Found> {
+        let is_code = |pc: u64| self.modules.is_code(pc);
+        let caller = arch::recover(&self.memory, stack, &is_code, function, sp)?;
+        if is_unwound
+            && !caller.is_sure
+            && let Some((pc, is_sure)) = function.and_then(|leaf| self.skipped(leaf, caller.pc))
+        {
+            return Some(arch::Found { registers: arch::caller(pc, registers.sp()), pc, is_sure });
+        }
+        let registers = self.by_table(stack, at, registers, &caller).unwrap_or(caller.registers);
+        Some(arch::Found { registers, ..caller })
+    }
+
+    /// Unwinds the function at `at` by its table. `caller` was found without the table, so its stack pointer may be that of
+    /// another frame.
+    fn by_table(
+        &mut self,
+        stack: &StackCopy,
+        at: FrameAddress,
+        registers: UnwindRegsNative,
+        caller: &arch::Found,
+    ) -> Option<UnwindRegsNative> {
+        let mut read = |address: u64| stack.word(address).ok_or(());
+        let mut registers = arch::with_record(registers, caller);
+        let pc = self.tables.unwind_frame(at, &mut registers, &mut self.cache, &mut read).ok()??;
+        (pc == caller.pc).then_some(registers)
+    }
+
+    /// Where the caller of `leaf` goes on, and whether it calls `leaf` nowhere else. `leaf` has not put its return address
+    /// on the stack, so the innermost return address there is the caller's own: `outer`. The call before `outer` tells
+    /// who the caller is.
+    fn skipped(&mut self, leaf: u64, outer: u64) -> Option<(u64, bool)> {
+        let caller = arch::callee(&self.memory, outer)?;
+        let end = self.module(caller)?.image.function_end(caller)?;
+        let mut returns = (caller..=end).step_by(4).skip(1).filter(|&pc| arch::calls(&self.memory, pc, leaf));
+        Some((returns.next()?, returns.next().is_none()))
     }
 
     /// Walks from frame to frame until the stack ends. `is_steady`: the innermost function has set up its frame (it is
@@ -248,7 +297,8 @@ impl<M: ReadMemory> Unwinder<M> {
             let covered = module.as_ref().filter(|module| module.image.covers(pc));
             let mut next = None;
             if let Some(module) = covered {
-                match self.tables.unwind_frame(at, &mut registers, &mut self.cache, &mut read) {
+                let unwound = self.tables.unwind_frame(at, &mut registers, &mut self.cache, &mut read);
+                match unwound {
                     Ok(None) => return,
                     Ok(Some(address)) if arch::is_end_of_handler(&self.memory, address) => {
                         let Some(interrupted) = arch::interrupted(stack, registers.sp()) else {
@@ -291,17 +341,22 @@ impl<M: ReadMemory> Unwinder<M> {
                         let doubtful = doubtful.take().map(|of| arch::with_frame_pointer(registers, of));
                         let confirmed =
                             doubtful.and_then(|registers| self.confirmed(stack, at, registers, function?));
-                        let is_code = |pc: u64| self.modules.is_code(pc);
                         if let Some(caller) = confirmed {
                             (registers, next) = (caller.registers, Some(caller.pc));
                         } else if let Some(caller) =
-                            arch::recover(&self.memory, stack, &is_code, function, sp)
+                            self.recovered(stack, at, registers, sp, function, unwound.is_ok())
                         {
                             (registers, next) = (caller.registers, Some(caller.pc));
                             // A function in its prologue has not set up its frame yet, so this caller may be wrong.
-                            found.scanned += usize::from(!is_steady);
+                            found.scanned += usize::from(!is_steady || !caller.is_sure);
                         }
                     }
+                }
+            }
+            if covered.is_none() && !at.is_return_address() {
+                let caller = arch::caller_of_stub(&self.memory, registers, pc);
+                if let Some(caller) = caller.filter(|caller| self.is_return(caller.pc)) {
+                    (registers, next) = (caller.registers, Some(caller.pc));
                 }
             }
             let pc = match next {
@@ -310,7 +365,8 @@ impl<M: ReadMemory> Unwinder<M> {
                 // say that its result may be wrong.)
                 None => {
                     let slots = (sp..sp.saturating_add(SCAN)).step_by(8);
-                    let mut slots = slots.map_while(|slot| Some((slot, stack.word(slot)?)));
+                    let mut slots =
+                        slots.map_while(|slot| Some((slot, arch::without_signature(stack.word(slot)?))));
                     let Some((slot, pc)) = slots.find(|&(_, pc)| self.is_return(pc)) else {
                         found.truncated = true;
                         return;

@@ -6,6 +6,19 @@ use std::process::Command;
 
 const CHILD: &str = "TIMEBOX_STACK_TEST";
 
+/// Cargo's variable for the emulator that runs the tests.
+const RUNNER: &str = "CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER";
+
+/// A command that starts `program`: in the emulator, if this process runs in it.
+pub(super) fn command(program: &Path) -> Command {
+    let runner = env::var(RUNNER).unwrap_or_default();
+    let mut words = runner.split_ascii_whitespace().filter(|_| cfg!(target_arch = "aarch64"));
+    let Some(emulator) = words.next() else { return Command::new(program) };
+    let mut command = Command::new(emulator);
+    command.args(words).arg(program);
+    command
+}
+
 /// Runs the calling test again, alone, in a child process; there, this function runs `body`. `test` is the path of the
 /// test in this folder.
 pub(super) fn in_child(test: &str, body: impl FnOnce()) {
@@ -19,7 +32,7 @@ pub(super) fn in_child_of(program: &Path, test: &str, body: impl FnOnce()) {
         body();
         return;
     }
-    let mut command = Command::new(program);
+    let mut command = command(program);
     command.args(["--exact", &name, "--include-ignored", "--nocapture"]).env(CHILD, &name);
     let output = command.output().unwrap();
     let said =

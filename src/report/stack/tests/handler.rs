@@ -1,5 +1,7 @@
 //! The signal handler: the functions that it calls, and for how long it stops a thread.
 
+#![cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // the disassembly is read for `x86_64` only
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::env;
 use std::process::Command;

@@ -190,6 +190,49 @@ fn a_recursion() {
     runner.stop();
 }
 
+/// On aarch64 a function may sign its return address, and save it with the signature.
+#[cfg(target_arch = "aarch64")]
+mod signed {
+    use super::{LOOKS, check, is_complete_with, spins};
+
+    // `paciasp`, and at the end `autiasp`: written as hints, which older processors ignore.
+    std::arch::global_asm!(
+        "timebox_test_signs:",
+        ".cfi_startproc",
+        "hint #25",
+        ".cfi_negate_ra_state",
+        "stp x29, x30, [sp, #-16]!",
+        ".cfi_def_cfa_offset 16",
+        ".cfi_offset w29, -16",
+        ".cfi_offset w30, -8",
+        "mov x29, sp",
+        "blr x0",
+        "ldp x29, x30, [sp], #16",
+        ".cfi_def_cfa_offset 0",
+        ".cfi_restore w29",
+        ".cfi_restore w30",
+        "hint #29",
+        ".cfi_negate_ra_state",
+        "ret",
+        ".cfi_endproc",
+    );
+
+    unsafe extern "C" {
+        fn timebox_test_signs(function: extern "C" fn());
+    }
+
+    extern "C" fn spins_inside() {
+        spins();
+    }
+
+    #[test]
+    fn a_signed_return_address() {
+        // SAFETY: the function calls its argument and does nothing else.
+        let body = || unsafe { timebox_test_signs(spins_inside) };
+        assert_eq!(check(body, is_complete_with("spins")), LOOKS);
+    }
+}
+
 #[inline(never)]
 fn panics() {
     let result = std::panic::catch_unwind(|| std::panic::resume_unwind(Box::new(())));

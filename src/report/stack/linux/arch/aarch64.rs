@@ -58,33 +58,45 @@ fn signed(number: u32, bits: u32) -> i64 {
     i64::from((number << (32 - bits)).cast_signed() >> (32 - bits))
 }
 
+/// A return address without its signature.
+pub(in super::super) fn without_signature(address: u64) -> u64 {
+    address & mask().0
+}
+
+/// The address that the call instruction that ends at `address` jumps to; `None` if the address is in a register.
+fn target(memory: &impl ReadMemory, address: u64) -> Option<u64> {
+    let from = address.checked_sub(4)?;
+    let [call] = instructions(memory, from)?;
+    (call & 0xfc00_0000 == 0x9400_0000).then(|| from.wrapping_add_signed(signed(call, 26) * 4))
+}
+
+/// The function that a stub of the linker jumps to. `None` if there is no stub at `address`.
+fn behind_stub(memory: &impl ReadMemory, address: u64) -> Option<u64> {
+    // bti c
+    let [first] = instructions(memory, address)?;
+    let stub = if first == 0xd503_245f { address + 4 } else { address };
+    // adrp x16, page; ldr x17, [x16, offset]
+    let [adrp, ldr] = instructions(memory, stub)?;
+    if adrp & 0x9f00_001f != 0x9000_0010 || ldr & 0xffc0_03ff != 0xf940_0211 {
+        return None;
+    }
+    let pages = signed((adrp >> 5 & 0x7_ffff) << 2 | adrp >> 29 & 3, 21);
+    let pointer =
+        (stub & !0xfff).wrapping_add_signed(pages << 12).wrapping_add(u64::from(ldr >> 10 & 0xfff) * 8);
+    let mut word = [0; 8];
+    (memory.read(pointer, &mut word) == 8).then(|| u64::from_le_bytes(word))
+}
+
+/// The function that the call instruction that ends at `address` calls; `None` if it calls by a pointer.
+pub(in super::super) fn callee(memory: &impl ReadMemory, address: u64) -> Option<u64> {
+    let target = target(memory, address)?;
+    Some(behind_stub(memory, target).unwrap_or(target))
+}
+
 /// Whether the call instruction that ends at `address` calls `function`: directly, or by a stub of the linker.
 pub(in super::super) fn calls(memory: &impl ReadMemory, address: u64, function: u64) -> bool {
-    let calls = || {
-        let from = address.checked_sub(4)?;
-        let [call] = instructions(memory, from)?;
-        if call & 0xfc00_0000 != 0x9400_0000 {
-            return None;
-        }
-        let target = from.wrapping_add_signed(signed(call, 26) * 4);
-        if target == function {
-            return Some(true);
-        }
-        // bti c
-        let [first] = instructions(memory, target)?;
-        let stub = if first == 0xd503_245f { target + 4 } else { target };
-        // adrp x16, page; ldr x17, [x16, offset]
-        let [adrp, ldr] = instructions(memory, stub)?;
-        if adrp & 0x9f00_001f != 0x9000_0010 || ldr & 0xffc0_03ff != 0xf940_0211 {
-            return None;
-        }
-        let pages = signed((adrp >> 5 & 0x7_ffff) << 2 | adrp >> 29 & 3, 21);
-        let pointer =
-            (stub & !0xfff).wrapping_add_signed(pages << 12).wrapping_add(u64::from(ldr >> 10 & 0xfff) * 8);
-        let mut word = [0; 8];
-        (memory.read(pointer, &mut word) == 8).then(|| u64::from_le_bytes(word) == function)
-    };
-    calls().unwrap_or(false)
+    let target = target(memory, address);
+    target == Some(function) || target.and_then(|stub| behind_stub(memory, stub)) == Some(function)
 }
 
 /// Whether a call instruction ends at `address`: `bl`, or `blr` with or without authentication.
@@ -101,35 +113,64 @@ pub(in super::super) fn is_after_call(memory: &impl ReadMemory, address: u64) ->
 pub(in super::super) struct Found {
     pub(in super::super) registers: UnwindRegsNative,
     pub(in super::super) pc: u64,
+    /// If this is `false`, the frame may be that of another function.
+    pub(in super::super) is_sure: bool,
+}
+
+/// Registers with the frame pointer that the called function had, if `found` is its caller.
+pub(in super::super) fn with_record(registers: UnwindRegsNative, found: &Found) -> UnwindRegsNative {
+    let fp = found.registers.sp().wrapping_sub(16);
+    UnwindRegsNative::new_with_ptr_auth_mask(mask(), registers.lr(), registers.sp(), fp)
 }
 
 /// How far above the stack pointer a frame is looked for.
 const FAR: u64 = 4 << 10;
 
-/// Finds the caller of a function whose frame pointer and link register are not known. Takes the first frame record on
-/// the stack: a frame pointer that points further up, and a return address.
+/// Finds the caller of `function`, if the frame pointer and the link register are not known. Looks on the stack for frame
+/// records: a frame pointer that points further up, and a return address. Below the function's own record there may be
+/// old ones, of functions that have returned. So this takes the first record whose return address follows a call of
+/// `function`. If there is none, takes the first record, which is not sure: perhaps `function` was called by a pointer,
+/// perhaps it has not saved a record.
 pub(in super::super) fn recover(
     memory: &impl ReadMemory,
     stack: &StackCopy,
     is_code: &dyn Fn(u64) -> bool,
-    _function: Option<u64>,
+    function: Option<u64>,
     sp: u64,
 ) -> Option<Found> {
     let record = |at: u64| {
-        let (outer, pc) = (stack.word(at)?, stack.word(at.checked_add(8)?)? & mask().0);
+        let (outer, pc) = (stack.word(at)?, without_signature(stack.word(at.checked_add(8)?)?));
         let is_record = outer > at && is_code(pc) && is_after_call(memory, pc);
         is_record.then_some((outer, pc))
     };
     let slots = (sp..sp.saturating_add(FAR)).step_by(16);
-    let mut slots = slots.take_while(|&slot| stack.word(slot).is_some());
-    slots.find_map(|slot| {
+    let slots = slots.take_while(|&slot| stack.word(slot).is_some());
+    let mut records = slots.filter_map(|slot| {
         let (outer, pc) = record(slot)?;
         // Two words may look like a record by chance. So the record at `outer` is checked too, except if it was not
         // copied, or is the outermost one (its frame pointer is 0).
         let goes_on = stack.word(outer).is_none_or(|next| next == 0 || record(outer).is_some());
         let registers = UnwindRegsNative::new_with_ptr_auth_mask(mask(), pc, slot.wrapping_add(16), outer);
-        goes_on.then_some(Found { registers, pc })
-    })
+        let is_sure = function.is_some_and(|function| calls(memory, pc, function));
+        goes_on.then_some(Found { registers, pc, is_sure })
+    });
+    let first = records.next()?;
+    if first.is_sure { Some(first) } else { records.find(|found| found.is_sure).or(Some(first)) }
+}
+
+/// The caller, if `pc` is in a stub of the linker. Unwind tables do not cover stubs. A stub changes neither the stack pointer
+/// nor the link register.
+pub(in super::super) fn caller_of_stub(
+    memory: &impl ReadMemory,
+    registers: UnwindRegsNative,
+    pc: u64,
+) -> Option<Found> {
+    let mut starts = (0..4).map(|index| pc.wrapping_sub(4 * index));
+    let start = starts.find(|&start| behind_stub(memory, start).is_some())?;
+    // stp x16, x30, [sp, #-16]!: a module's first stub, which calls the loader, does change the stack pointer.
+    let [before] = instructions(memory, start.wrapping_sub(4))?;
+    let pc = without_signature(registers.lr());
+    (before != 0xa9bf_7bf0).then_some(Found { registers, pc, is_sure: true })
 }
 
 /// Whether `address` has the kernel's code to which a signal handler returns: `mov x8, #139; svc #0`.

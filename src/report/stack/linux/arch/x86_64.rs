@@ -36,6 +36,25 @@ pub(in super::super) fn with_frame_pointer(
     UnwindRegsNative::new(registers.ip(), registers.sp(), of.bp())
 }
 
+/// Return addresses are not signed here.
+pub(in super::super) fn without_signature(address: u64) -> u64 {
+    address
+}
+
+/// Not needed, since return addresses are on the stack.
+pub(in super::super) fn callee(_memory: &impl ReadMemory, _address: u64) -> Option<u64> {
+    None
+}
+
+/// Not needed, since linkers write unwind tables for their stubs.
+pub(in super::super) fn caller_of_stub(
+    _memory: &impl ReadMemory,
+    _registers: UnwindRegsNative,
+    _pc: u64,
+) -> Option<Found> {
+    None
+}
+
 /// A word at an address.
 fn word(memory: &impl ReadMemory, address: u64) -> Option<u64> {
     let mut bytes = [0; 8];
@@ -129,6 +148,13 @@ fn frame_pointer_offset(memory: &impl ReadMemory, function: u64) -> Option<u64> 
 pub(in super::super) struct Found {
     pub(in super::super) registers: UnwindRegsNative,
     pub(in super::super) pc: u64,
+    /// If this is `false`, the frame may be that of another function.
+    pub(in super::super) is_sure: bool,
+}
+
+/// Registers with the frame pointer that the called function had, if `found` is its caller.
+pub(in super::super) fn with_record(registers: UnwindRegsNative, found: &Found) -> UnwindRegsNative {
+    UnwindRegsNative::new(registers.ip(), registers.sp(), found.registers.sp().wrapping_sub(16))
 }
 
 /// How many bytes above the stack pointer are searched for a frame.
@@ -147,7 +173,8 @@ pub(in super::super) fn recover(
     let function = function?;
     let found = |fp: u64| {
         let (outer, pc) = (stack.word(fp)?, stack.word(fp.checked_add(8)?)?);
-        let found = || Found { registers: UnwindRegsNative::new(pc, fp.wrapping_add(16), outer), pc };
+        let registers = UnwindRegsNative::new(pc, fp.wrapping_add(16), outer);
+        let found = || Found { registers, pc, is_sure: true };
         is_code(pc).then(found)
     };
     if let Some(offset) = frame_pointer_offset(memory, function)
