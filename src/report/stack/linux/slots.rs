@@ -1,5 +1,5 @@
-//! Requests that threads copy themselves. `sync/request.rs` has the protocol between the requester and the signal
-//! handler.
+//! Requests to running threads to copy their own stacks. `sync/request.rs` has the protocol between the requester and the
+//! signal handler.
 
 use std::time::Duration;
 
