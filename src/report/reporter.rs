@@ -42,8 +42,10 @@ pub(crate) enum Make {
     },
     #[cfg(feature = "tokio")]
     Shared(Arc<dyn MakesReport>),
-    Once(Box<dyn FnOnce(&mut Tools) -> Option<Report> + Send>),
+    Once(MakeOnce),
 }
+
+type MakeOnce = Box<dyn FnOnce(&mut Tools) -> Option<Report> + Send>;
 
 #[cfg(feature = "tokio")]
 pub(crate) trait MakesReport: Send + Sync {
