@@ -27,7 +27,7 @@ mod model;
 
 use std::mem::{self, ManuallyDrop, MaybeUninit};
 
-use super::primitive::{AtomicU32, Ordering, UnsafeCell, mutant};
+use super::primitive::{AtomicU32, Ordering, UnsafeCell, const_fn, mutant};
 
 const FREE: u32 = 0;
 const TAKEN: u32 = 1;
@@ -52,16 +52,11 @@ struct Slot<T> {
 unsafe impl<T: Send> Sync for Slot<T> {}
 
 impl<T> Slot<T> {
-    #[cfg(not(timebox_loom))]
-    const fn new() -> Self {
-        let value = UnsafeCell::new(MaybeUninit::uninit());
-        Self { word: AtomicU32::new(FREE), thread: AtomicU32::new(0), value }
-    }
-
-    #[cfg(timebox_loom)]
-    fn new() -> Self {
-        let value = UnsafeCell::new(MaybeUninit::uninit());
-        Self { word: AtomicU32::new(FREE), thread: AtomicU32::new(0), value }
+    const_fn! {
+        fn new() -> Self {
+            let value = UnsafeCell::new(MaybeUninit::uninit());
+            Self { word: AtomicU32::new(FREE), thread: AtomicU32::new(0), value }
+        }
     }
 
     fn step(&self, word: u32, phase: u32) -> bool {
