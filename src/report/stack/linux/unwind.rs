@@ -323,8 +323,7 @@ impl<M: ReadMemory> Unwinder<M> {
                         match landing::destination(&self.memory, stack, function, address, registers) {
                             Some(destination) => registers = destination,
                             None => {
-                                // Not the caller: `address` was read by a frame pointer that is overwritten already.
-                                found.approximate |= !arch::calls(&self.memory, address, function);
+                                found.approximate |= arch::ends_jump(&self.memory, pc);
                                 doubtful = Some(registers);
                                 registers = arch::caller(address, registers.sp());
                             }

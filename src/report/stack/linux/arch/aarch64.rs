@@ -110,6 +110,11 @@ pub(in super::super) fn is_after_call(memory: &impl ReadMemory, address: u64) ->
     code & 0xfc00_0000 == 0x9400_0000 || code & 0xfeff_f000 == 0xd63f_0000
 }
 
+/// See x86_64. Not known here: a stack from there may be wrong, and does not say so.
+pub(in super::super) fn ends_jump(_memory: &impl ReadMemory, _pc: u64) -> bool {
+    false
+}
+
 pub(in super::super) struct Found {
     pub(in super::super) registers: UnwindRegsNative,
     pub(in super::super) pc: u64,

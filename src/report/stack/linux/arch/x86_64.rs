@@ -88,6 +88,15 @@ pub(in super::super) fn is_after_call(memory: &impl ReadMemory, address: u64) ->
     code[2] == 0xe8 || [2, 3, 4, 6, 7].into_iter().any(is_indirect)
 }
 
+/// Whether the instructions at `pc` are the last of a jump to the code that catches a panic. There, the frame pointer is
+/// that of the other frame already.
+pub(in super::super) fn ends_jump(memory: &impl ReadMemory, pc: u64) -> bool {
+    const END: [u8; 6] = [0x48, 0x89, 0xcc, 0x59, 0xff, 0xe1]; // mov %rcx, %rsp; pop %rcx; jmp *%rcx
+    let mut code = [0; END.len()];
+    let len = memory.read(pc, &mut code);
+    [0, 3, 4].into_iter().any(|from| code[..len].starts_with(&END[from..]))
+}
+
 fn displaced(from: u64, bytes: &[u8]) -> Option<u64> {
     let displacement = i32::from_le_bytes(bytes.try_into().ok()?);
     Some(from.wrapping_add_signed(displacement.into()))
