@@ -146,6 +146,7 @@ fn throughput() {
         Server::new("no layer", app()),
         Server::new("timebox-tower", app().layer(timebox())),
         Server::new("tower-http", app().layer(tower_http())),
+        Server::new("a layer that does nothing", app().layer(Identity::new())),
         Server::new("no layer, again", app()),
     ];
     for round in 0..ROUNDS {
@@ -211,10 +212,11 @@ fn calls() {
             least(tower_http().layer(handler)).await,
         ];
         show("a handler", plain);
+        // As `axum::serve` does: without a state, a router would make its layers anew for each call.
         let routed = [
-            least(app().layer(Identity::new())).await,
-            least(app().layer(timebox())).await,
-            least(app().layer(tower_http())).await,
+            least(app().layer(Identity::new()).with_state(())).await,
+            least(app().layer(timebox()).with_state(())).await,
+            least(app().layer(tower_http()).with_state(())).await,
         ];
         show("axum's router", routed);
     });
