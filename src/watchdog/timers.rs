@@ -230,6 +230,11 @@ impl Timers {
         self.is_in_look.load(Ordering::Relaxed)
     }
 
+    /// For a mutant.
+    pub(crate) fn forget_look(&self) {
+        self.is_in_look.store(false, Ordering::Relaxed);
+    }
+
     /// Looks at all timers, and lowers `earliest` to the earliest deadline.
     pub(crate) fn end_look(&self) {
         let mut earliest = NEVER;
