@@ -103,6 +103,16 @@ fn allocates() -> Vec<u8> {
 
 const SLOW: Duration = Duration::from_millis(300);
 
+/// Installs a policy. Returns its reports.
+fn reports() -> Receiver<Report> {
+    let (sender, reports) = channel();
+    let keep = move |report: &Report| {
+        let _ = sender.send(report.clone());
+    };
+    Policy::new().warn_after(SLOW).once_per(Duration::ZERO).to(keep).install().unwrap();
+    reports
+}
+
 fn slow(label: &str, reports: &Receiver<Report>) -> Report {
     loop {
         let report = reports.recv_timeout(Duration::from_secs(60)).unwrap();
@@ -115,11 +125,7 @@ fn slow(label: &str, reports: &Receiver<Report>) -> Report {
 #[test]
 fn a_thread_that_is_stuck_in_the_allocator_is_seen_there_and_nothing_hangs() {
     let _alone = alone();
-    let (sender, reports) = channel();
-    let keep = move |report: &Report| {
-        let _ = sender.send(report.clone());
-    };
-    Policy::new().warn_after(SLOW).once_per(Duration::ZERO).to(keep).install().unwrap();
+    let reports = reports();
 
     // One thread is stuck. Others can allocate.
     IS_HELD.store(true, SeqCst);
@@ -186,11 +192,7 @@ impl Wake for Task {
 #[test]
 fn limits_act_while_the_holder_of_the_allocator_is_stuck() {
     let _alone = alone();
-    let (sender, reports) = channel();
-    let keep = move |report: &Report| {
-        let _ = sender.send(report.clone());
-    };
-    Policy::new().warn_after(SLOW).once_per(Duration::ZERO).to(keep).install().unwrap();
+    let reports = reports();
     let task = Arc::new(Task::default());
     let waker = Waker::from(Arc::clone(&task));
     let (is_open, is_armed) = (AtomicBool::new(false), AtomicBool::new(false));
