@@ -10,7 +10,7 @@ use super::spec::{Kind, ScopeSpec};
 use crate::thread::Thread;
 use crate::time::{Limit, NEVER, clock};
 
-/// A block or future that is only watched for reports. `extras` has its label, and the time after which it is reported.
+/// A block or future that is only watched for reports. `extras` has the label, and the time after which it is reported.
 #[derive(Debug)]
 pub(crate) struct Watched {
     extras: Extras,

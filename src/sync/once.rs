@@ -1,15 +1,16 @@
 //! A value that is set one time.
 //!
-//! Invariant: the pointer is null, or owns a box that is dropped with the cell. Once set it does not change.
+//! Invariant: the pointer is null, or owns a box that is dropped with the cell. Once the pointer is set, it does not
+//! change.
 
 use std::marker::PhantomData;
 use std::ptr;
-// The atomic of std even under loom, so no model checks its orderings. They are those of `OnceLock`: Acquire and
-// Release.
+// The atomic of std even under loom, so no model checks the orderings. They are the orderings of `OnceLock`: Acquire
+// and Release.
 use std::sync::atomic::{AtomicPtr, Ordering};
 
-/// Like std's `OnceLock`, but it never waits for another thread that sets the value, since that thread may be gone after
-/// a fork. If several threads make a value, the first value is kept.
+/// Like std's `OnceLock`, but never waits for another thread that sets the value, since that thread may be gone after a
+/// fork. If several threads make a value, the first value is kept.
 pub(crate) struct SetOnce<T> {
     value: AtomicPtr<T>,
     owns: PhantomData<Box<T>>,
