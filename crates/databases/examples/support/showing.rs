@@ -32,8 +32,8 @@ pub(crate) fn timed_out<T>(result: Result<T, AnyError>) -> Result<TimeoutError, 
     }
 }
 
-/// Prints one line. Fails if the error is not that of [`LIMIT`], or if the work ended before the limit, or 5 s or more
-/// after it. Less than 5 s are allowed, because a machine may be slow.
+/// Prints one line. Fails if the error names another limit than [`LIMIT`], if the work ended before the limit, or if it
+/// ended 5 s or more after the limit. A machine may be slow, so less than 5 s are allowed.
 pub(crate) fn show(what: &str, start: Instant, error: &TimeoutError) -> Result<(), AnyError> {
     let taken = start.elapsed();
     check(error.is_timeout() && error.limit() == Some(LIMIT), "the error names the limit")?;

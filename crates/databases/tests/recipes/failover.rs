@@ -1,5 +1,5 @@
-//! Behind a balancer, or after a failover, our address leads to another server. On that server the number of our
-//! session belongs to a stranger's session, which a cancel must not hit.
+//! Behind a balancer, or after a failover, the address of our server leads to another server. There the number of our
+//! session belongs to a stranger's session. A cancel must not hit the stranger.
 
 use std::thread;
 
@@ -14,8 +14,8 @@ use crate::server::Server;
 use crate::support::{HANG, alone, cut, wait_until};
 use crate::{mariadb, postgres, redis};
 
-/// Asserts that a cancel over the control connection was refused, because the session is not on the server to which the control
-/// connection leads.
+/// Asserts that the cancel was refused, because the control connection leads to a server that does not have the
+/// session.
 #[track_caller]
 fn is_refused(result: Result<(), Failure>) {
     let failure = result.expect_err("it must not be hit");

@@ -91,8 +91,8 @@ impl Cancel<'_> {
     }
 }
 
-/// Checks that a pool lends a connection again after a settled query, and discards it if a cancel may still reach it.
-/// `pid` and `endless` each run a query on a connection of the pool.
+/// Checks that a pool lends a connection again if the server has answered its query, and discards the connection if the
+/// query or a cancel may still be on its way. `pid` and `endless` each run a query on a connection of the pool.
 async fn settles_or_discards(
     pid: impl AsyncFn() -> Result<i32, AnyError>,
     endless: impl AsyncFn(Cancel<'_>) -> Result<(), AnyError>,

@@ -292,8 +292,8 @@ fn a_server_killed_in_mid_query_is_its_own_error_and_not_a_timeout() {
     wait_until(|| client.is_closed());
 }
 
-/// A frozen server answers neither the query nor the cancel. The grace limits the wait for the query's answer, and the hook
-/// limits the wait for the cancel's answer.
+/// A frozen server answers neither the query nor the cancel. The grace limits the wait for the answer to the query. The
+/// hook limits the wait for the answer to the cancel.
 #[test]
 fn a_server_that_is_frozen_is_an_unsettled_timeout() {
     let _alone = alone();

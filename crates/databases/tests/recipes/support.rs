@@ -62,7 +62,6 @@ pub(crate) fn open_files() -> usize {
     std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count)
 }
 
-/// How a sweep went.
 #[derive(Debug, Default)]
 pub(crate) struct Sweep {
     /// Statements that ended by themselves. Some may have ended just when the hook fired.

@@ -69,7 +69,7 @@ fn without_a_grace_the_blocking_part_rolls_back_too() {
         let (_folder, database, app) = app();
         let app = app.layer(TimeoutLayer::new(SHORT).respond_with(unavailable));
         let answer = fetch(serve(app).await, "/pay").await;
-        // The answer is that of the layer at the deadline, or that of the handler if it was ready before.
+        // The layer answers at the deadline, unless the handler has answered just before.
         assert!(answer.starts_with("HTTP/1.1 50") && answer.contains(": timed out"), "{answer}");
         wait_for("the rollback", async || rows_if_unlocked(&database) == Some(0)).await;
     });

@@ -32,7 +32,6 @@ pub(crate) fn runtime() -> Runtime {
         .unwrap()
 }
 
-/// Waits until `condition` returns `true`. Fails after [`HANG`].
 pub(crate) async fn wait_for(what: &str, mut condition: impl AsyncFnMut() -> bool) {
     let start = Instant::now();
     while !condition().await {
