@@ -17,7 +17,7 @@ pub(crate) struct Function {
     pub(crate) attributes: Vec<Attribute>,
     pub(crate) visibility: Visibility,
     pub(crate) signature: Signature,
-    /// In braces.
+    /// With its braces.
     pub(crate) body: Group,
 }
 
@@ -49,7 +49,8 @@ impl ToTokens for Function {
     }
 }
 
-/// The body in its braces. A macro puts an invisible group around its `$body:block`. This group is removed.
+/// Returns the body in its braces. A macro puts an invisible group around its `$body:block`; this removes the group.
+/// `None` if the token is not a block.
 fn braces(body: TokenTree) -> Option<Group> {
     let TokenTree::Group(body) = body else { return None };
     match body.delimiter() {
