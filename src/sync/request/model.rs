@@ -1,8 +1,9 @@
-//! Loom models of requests. A thread that is asked waits for a model of a signal, and then serves in place of its handler.
+//! Loom models of requests. A thread that is asked waits for a model of a signal, and then does what its handler would
+//! do.
 //!
-//! A handler may also run for a signal that the requester did not send, or sent for an earlier request. So some models call
-//! [`Slots::serve`] on a thread that nothing orders after the request. Loom itself finds a value that two threads use at
-//! once ("Causality violation").
+//! A handler may also run for a signal that the requester did not send, or sent for an earlier request. So some models
+//! call [`Slots::serve`] on a thread that nothing orders after the request. Loom itself finds a value that two threads
+//! use at once ("Causality violation").
 
 use std::sync::Arc;
 
@@ -13,7 +14,7 @@ use super::{Request, Slots, Unserved, Waited};
 use crate::sync::model::models;
 use crate::sync::{AtomicU32, Ordering};
 
-// Threads.
+// The numbers of two threads.
 const A: u32 = 1;
 const B: u32 = 2;
 
@@ -175,8 +176,8 @@ fn a_signal_before_its_request() {
     thread.join().unwrap();
 }
 
-/// The handler runs for a signal that was not sent for this request. The requester gives up at each moment. Then it uses
-/// the slot for another request, if it can.
+/// The handler runs for a signal that was not sent for this request. The requester gives up, perhaps while the handler
+/// runs. Then it uses the slot for another request, if it can.
 fn a_request_that_is_given_up() {
     let process = Process::<1>::new();
     let handler = process.serve_some_time(A);
@@ -207,7 +208,7 @@ fn a_handler_that_takes_too_long() {
     process.assert_free();
 }
 
-/// The request is dropped, or cancelled, instead of waited for.
+/// The requests are dropped, and not waited for.
 fn a_request_that_is_dropped() {
     let process = Process::<1>::new();
     let handler = process.serve_some_time(A);
@@ -217,7 +218,7 @@ fn a_request_that_is_dropped() {
     process.assert_free();
 }
 
-/// As when the signal is refused, but another signal runs the handler.
+/// The requester cancels its request, as if the signal was refused. But another signal runs the handler.
 fn a_request_that_is_cancelled() {
     let process = Process::<1>::new();
     let handler = process.serve_some_time(A);
@@ -262,7 +263,7 @@ fn two_requests_for_one_thread() {
     process.assert_free();
 }
 
-/// Two requesters want the same slot. One gets it at a time.
+/// Two requesters want the same slot.
 fn two_requesters_of_one_slot() {
     let process = Process::<1>::new();
     let others = Arc::clone(&process);
@@ -272,8 +273,8 @@ fn two_requesters_of_one_slot() {
     process.assert_free();
 }
 
-/// A thread forks while it waits for a request, as it can in a handler of the program's own. In the child, the slot is used
-/// again.
+/// A thread forks while it waits for a request, as it can in a handler of the program's own. In the child, the slot is
+/// used again.
 fn a_request_from_before_a_fork() {
     let process = Process::<1>::new();
     let old = process.ask(A).unwrap();
