@@ -24,7 +24,8 @@ use crate::time::{NEVER, clock};
 
 /// A future in a scope. Once the future is done or its time is up, the future is dropped and the scope is left.
 ///
-/// With `KEEP`, the scope is left, but the future stays here until it is taken out, or this value is dropped.
+/// With `KEEP`, the future and its scope stay after each result, for further polls: see `leave`, `end` and
+/// `into_future`.
 #[pin_project(PinnedDrop, project = ScopedProjection)]
 pub(crate) struct Scoped<F, const KEEP: bool = false> {
     polled: SuspendedScope,
@@ -339,7 +340,7 @@ fn stay_out(
 }
 
 /// Called after a poll that left the future pending. If the future's time is up, gives the error. Otherwise the task
-/// will be woken when the scope is over, and at `look`.
+/// will be woken when the scope is over, and at the time `look`.
 #[cfg_attr(not(debug_assertions), inline(always))]
 fn wait(
     thread: &Thread,

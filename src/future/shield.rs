@@ -19,7 +19,8 @@ use crate::time::{NEVER, clock, nanos};
 use crate::token::node::Node;
 use crate::watchdog;
 
-/// Polls cleanup that must not be cut short by a scope that is over, for `max` at most (and a day at most).
+/// Polls cleanup that a scope around it must not cut short. The protection lasts for `max`, but never longer than a
+/// day.
 ///
 /// This is [`shield`](crate::shield()) for futures: inside, only the limit of the shield and the scopes that are opened inside
 /// count. While the shield is pending, an expired scope around it polls on, up to `max`, instead of dropping its future. `max`

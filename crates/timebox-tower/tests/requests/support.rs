@@ -1,5 +1,3 @@
-//! What the tests share.
-
 use std::convert::Infallible;
 use std::future::Future;
 use std::net::SocketAddr;
@@ -80,7 +78,7 @@ pub(crate) async fn read_until(stream: &mut TcpStream, text: &str) -> String {
     }
 }
 
-/// What a scripted body does next.
+/// What a [`Script`] does next.
 pub(crate) enum Step {
     Data(&'static str),
     Sleep(Duration),
