@@ -17,8 +17,8 @@ const CRATES: [&str; 52] = [
 /// Parts of the paths of std's source files.
 const FOLDERS: [&str; 4] = ["/rustc/", "/rustlib/src/", "/library/std/src/", "/library/core/src/"];
 
-/// Parts of the paths of the source files of some of these crates. Needed for inlined functions, because only the last
-/// part of their name may be known.
+/// Parts of the paths of the source files of some of the [`CRATES`]. An inlined function is recognised by its path,
+/// because maybe only the last part of its name is known.
 const PACKAGES: [&str; 14] = [
     "/tokio-1",
     "/tokio-util-",
@@ -38,7 +38,8 @@ const PACKAGES: [&str; 14] = [
 
 /// The files of C libraries begin with these names. All functions of these files are foreign.
 const LIBRARIES: [&str; 7] = ["libc.so", "libc-", "libpthread", "ld-linux", "ld-musl", "libgcc_s", "[vdso]"];
-/// Functions around `main`. They are foreign, although some are in the program's own file.
+/// Functions that call `main` or the function of a thread. They are foreign, although some are in the program's own
+/// file.
 const STARTS: [&str; 6] =
     ["_start", "__libc_start_main", "__libc_start_call_main", "main", "start_thread", "clone3"];
 

@@ -8,10 +8,11 @@ use super::watch;
 use crate::scope::observe::observe_futures_with;
 
 impl Policy {
-    /// Puts the policy in force, in place of the one before. Fails if a sink says that it cannot write; then the policy before
-    /// stays.
+    /// Puts this policy in force, and ends the policy that was in force. Returns an error if a sink says that it cannot
+    /// write: then the earlier policy stays in force.
     ///
-    /// Reports that are being made go to the new sinks. What the sinks of the policy before have in their queues they still write.
+    /// The sinks of the earlier policy write what is in their queues. A report that is being made now goes to the new
+    /// sinks.
     ///
     /// ```
     /// use std::error::Error;

@@ -32,7 +32,7 @@ pub(super) fn scopes<S: Serializer>(scopes: &[ScopeInfo], serializer: S) -> Resu
     serializer.collect_seq(scopes.iter().map(Scope))
 }
 
-/// A scope whose limit is in seconds, like all durations of a report.
+/// Serializes a scope with its limit in seconds, like all durations of a report.
 struct Scope<'a>(&'a ScopeInfo);
 
 impl Serialize for Scope<'_> {

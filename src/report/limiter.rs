@@ -1,12 +1,11 @@
 //! Which reports are written, and which are left out because there are too many.
-//!
-//! Reads no clock: the callers pass the time.
 
 use std::collections::{HashMap, VecDeque};
 
 const MOST_STACKS: usize = 1024;
 
-/// At most so many scopes are remembered after a report about them was written. Of these, the end is reported too.
+/// At most this many scopes are remembered whose reports were written. The end of a scope is reported only if the scope
+/// is remembered.
 const MOST_SCOPES: usize = 1024;
 
 /// A bound of this many reports a minute, or more, counts as no bound.
@@ -35,7 +34,6 @@ pub(super) struct Limiter {
     scopes: VecDeque<u64>,
 }
 
-/// What is known of a stack.
 #[derive(Clone, Copy, Debug)]
 struct Stack {
     /// When a report with this stack was last written. `None` if none was.
@@ -96,8 +94,9 @@ impl Limiter {
         self.bounds.per_minute >= UNBOUNDED || self.written.len() < self.bounds.per_minute as usize
     }
 
-    /// Forgets a quarter of the stacks. First go the stacks that are no longer needed: no report of the stack was left
-    /// out, and its next report would be new again. Among equals, the stack with the oldest report goes first.
+    /// Forgets a quarter of the stacks. A stack is needed while reports of it are left out, or while `once_per` holds
+    /// back its next report. Stacks that are not needed go first. Among equals, the stack whose last report is the
+    /// oldest goes first.
     fn forget_some(&mut self, now: u64) {
         let once_per = self.bounds.once_per;
         let is_needed = |stack: &Stack| {

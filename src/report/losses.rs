@@ -12,11 +12,11 @@ static LOST: PerProcess<AtomicU64> = PerProcess::new(AtomicU64::new(0), || Atomi
 /// assert_eq!(timebox::report::dropped(), 0);
 /// ```
 pub fn dropped() -> u64 {
-    // Relaxed, here and below: the number orders nothing.
+    // Relaxed, here and in `count_one`: no other memory depends on the number.
     LOST.get().load(Ordering::Relaxed)
 }
 
-/// Makes the number of this process, so that [`count_one`] need not allocate it.
+/// Allocates the counter of this process, so that [`count_one`] allocates nothing.
 pub(super) fn prepare() {
     LOST.get();
 }

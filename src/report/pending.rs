@@ -15,7 +15,6 @@ use super::tools::Tools;
 use super::{due, look, state};
 use crate::scope::observe::{Ending, Event, FutureObserver, Traced};
 
-/// The observer of futures.
 pub(super) struct Pending;
 
 pub(super) static PENDING: Pending = Pending;
@@ -27,7 +26,6 @@ impl FutureObserver for Pending {
         poll: &mut dyn FnMut(&mut Context<'_>) -> bool,
     ) -> Option<Arc<dyn Ending>> {
         let (is_pending, copies) = traced_poll(traced.waker, poll);
-        // The future is done, so there is nothing to report.
         if !is_pending {
             return None;
         }

@@ -1,4 +1,4 @@
-//! From a job to the sinks.
+//! Tests of a report's way, from a job to the sinks.
 
 use std::io;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -49,7 +49,7 @@ fn send_one(function: &'static str) -> ScopeKey {
     scope
 }
 
-/// A sink that keeps the functions of the reports.
+/// A sink that keeps the name of each report's innermost function.
 fn collecting() -> (impl Sink, Arc<Mutex<Vec<String>>>) {
     let all = Arc::new(Mutex::new(Vec::new()));
     let into = Arc::clone(&all);
@@ -320,7 +320,7 @@ fn a_policy_that_is_replaced_writes_what_it_has_and_goes() {
     open.send(()).unwrap();
     assert!(flush(LONG));
     assert_eq!(*written.lock().unwrap(), ["c"]);
-    // Its thread ends.
+    // The thread of the first sink ends, and drops the sink.
     while !is_dropped.load(SeqCst) {
         std::thread::yield_now();
     }

@@ -99,9 +99,12 @@ impl Policy {
         self
     }
 
-    /// Calls this with a [dump](super::dump()) of all threads when a scope is still open so long after its expiry: the last step
-    /// before the process is killed, from inside or by its supervisor. It is called on a thread of its own. Scopes that get
-    /// stuck while it runs share the next call. It is not called while a debugger holds the process. A panic in it ends there.
+    /// Calls `f` with a [dump](super::dump()) of all threads when a scope is still open at the time `after` its expiry.
+    /// This is the last step before the process is killed, by itself or by its supervisor.
+    ///
+    /// `f` is called on a thread of its own. All scopes that get stuck while `f` runs share the next call. `f` is not
+    /// called while a debugger is attached to the process. If `f` panics, the panic is caught, and nothing else
+    /// happens.
     ///
     /// ```
     /// use std::time::Duration;
@@ -127,22 +130,22 @@ impl Policy {
     /// Writes at most one report of the same kind and with the same stack in this time: 60 seconds unless set. The next
     /// report that is written says how many were left out, in [`suppressed`](super::Report::suppressed).
     ///
-    /// Two stacks are the same if they have the same functions in the same order. For a blocked thread the lines must
-    /// be the same too. If a stack has frames of the program's own code, only these frames count. The last 1024 stacks
-    /// are remembered.
+    /// Two stacks are the same if they have the same functions in the same order. Unless the thread was running, the
+    /// lines must be the same too. If a stack has frames of the program's own code, only these frames count. The last
+    /// 1024 stacks are remembered.
     pub fn once_per(mut self, time: Duration) -> Self {
         self.once_per = time;
         self
     }
 
-    /// Writes nothing during this time after the installation, since a program that warms up is slow.
+    /// Writes nothing during this time after the installation, because a program that warms up is slow.
     pub fn quiet_for(mut self, time: Duration) -> Self {
         self.quiet_for = time;
         self
     }
 
-    /// Leaves out scopes for which this is true. It is called on the thread that makes reports. A scope for which it panics is
-    /// reported.
+    /// Leaves out the reports of each scope for which `is_exempt` returns `true`. It is called on the thread that makes
+    /// reports. If it panics, the scope is reported.
     ///
     /// ```
     /// use timebox::report::Policy;
@@ -155,7 +158,7 @@ impl Policy {
         self
     }
 
-    /// Writes reports to this sink too.
+    /// Adds a sink, to which reports are written.
     ///
     /// ```
     /// use timebox::report::{Policy, Report, Stderr};
@@ -292,7 +295,7 @@ pub(super) fn replace(
     tell(new.as_deref());
     let old = std::mem::replace(&mut *current, new);
     drop(current);
-    // Outside the lock, since it may drop the user's sinks.
+    // Dropped outside the lock, because this may drop the user's sinks.
     drop(old);
     Ok(())
 }

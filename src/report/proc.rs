@@ -16,7 +16,6 @@ pub(super) fn lines(path: &str) -> impl Iterator<Item = String> {
     })
 }
 
-/// The first line of a file.
 pub(super) fn line(path: &str) -> Option<String> {
     lines(path).next()
 }

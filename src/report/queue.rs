@@ -1,5 +1,5 @@
-//! A bounded queue with a thread behind it. The thread is started when there is work, and ends when there was none for
-//! long. While somebody [holds](Queue::hold) the queue, the thread stays.
+//! A bounded queue with a thread behind it. The thread is started when there is work, and ends when no work has come
+//! for `KEEP_ALIVE`. While somebody [holds](Queue::hold) the queue, the thread stays.
 //!
 //! Invariant: `submitted` is `served + waiting.len()`, plus one while the thread works on an item. Items are served in
 //! the order in which they were submitted.
@@ -11,7 +11,7 @@ use std::time::Duration;
 use crate::sync::{Condvar, Mutex, lock, wait};
 use crate::time::clock;
 
-/// A thread with nothing to do waits this long for work, then ends. Shorter in tests.
+/// A thread with nothing to do waits this long for work, then ends.
 const KEEP_ALIVE: Duration = if cfg!(test) { Duration::from_millis(20) } else { Duration::from_secs(10) };
 
 /// How many reports may wait in a queue.
@@ -46,10 +46,12 @@ impl<T> Queue<T> {
         Self { state: Mutex::new(state), capacity, work: Condvar::new(), progress: Condvar::new() }
     }
 
-    /// Queues the item. If the queue is full, gives the item back. `start` starts a thread that calls
-    /// [`serve`](Self::serve), and returns whether it could. If it could not, the item waits for the next try.
+    /// Queues the item. If the queue is full, returns the item as an `Err`. `start` must start a thread that calls
+    /// [`serve`](Self::serve), and returns `false` if it could not. Then the item waits until a later call starts a
+    /// thread.
     ///
-    /// This waits for nobody. It allocates nothing while the queue is held.
+    /// This does not wait until there is room, nor until the item is served. It allocates nothing while the queue is
+    /// held.
     pub(super) fn submit(&self, item: T, start: impl FnOnce() -> bool) -> Result<(), T> {
         let mut state = lock(&self.state);
         if state.waiting.capacity() < self.capacity {
@@ -112,7 +114,8 @@ impl<T> Queue<T> {
         }
     }
 
-    /// Serves one item after another, until there was none for long, or the queue is closed and empty.
+    /// Serves one item after another. Returns if the queue is closed and empty, or if no item has come for
+    /// `KEEP_ALIVE`. While the queue is held, it waits for items without a limit.
     pub(super) fn serve(&self, mut serve: impl FnMut(T)) {
         let mut state = lock(&self.state);
         loop {

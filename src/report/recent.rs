@@ -36,10 +36,11 @@ impl Recent {
 static RECENT: PerProcess<Mutex<Recent>> =
     PerProcess::new(Mutex::new(Recent::new()), || Mutex::new(Recent::new()));
 
-/// The last 64 reports of this process, oldest first, also those that no sink has written yet, and if there is no
-/// [`Policy`](super::Policy) and so no sink.
+/// The last 64 reports of this process, oldest first. A report is here as soon as it is made, before the sinks have
+/// written it. Reports that are made without a [`Policy`](super::Policy) are here too.
 ///
-/// Reports that a policy leaves out, since it wrote one with the same stack a short while before, are not among them.
+/// Reports that were left out are not here, for example because a report with the same stack was written a short while
+/// before.
 ///
 /// ```
 /// for report in timebox::report::recent() {
@@ -52,12 +53,13 @@ pub fn recent() -> Vec<Arc<Report>> {
 }
 
 impl TimeoutError {
-    /// The report of the scope that is over, if the policy in force had one made: the last one that was made while the scope was
-    /// open. A report that is left out of the files, since one with the same stack was written a short while before, is found here
-    /// too.
+    /// The last report about the scope that is over, of those that were made while the scope was open. `None` if there
+    /// is none. A report that the policy has left out, because a report with the same stack was written a short while
+    /// before, is found here too.
     ///
-    /// A report is made on a thread of its own, which takes some milliseconds. Until then this is `None`;
-    /// [`flush`](super::flush) waits for it. The last 64 reports are kept.
+    /// Another thread makes the report, which takes some milliseconds. Until then this is `None`;
+    /// [`flush`](super::flush) waits for the report. Only the last reports of the process are kept: 64 that were
+    /// written, and 64 that were left out.
     ///
     /// ```
     /// use std::time::Duration;

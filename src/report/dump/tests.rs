@@ -23,7 +23,7 @@ impl ThreadDump {
     }
 }
 
-/// Threads that wait for a byte of a pipe, or for its end.
+/// Threads that are blocked in a read from a pipe, until `end` closes the pipe.
 struct Waiting {
     tids: Vec<u32>,
     threads: Vec<JoinHandle<()>>,

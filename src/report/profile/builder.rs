@@ -46,7 +46,7 @@ impl Profile {
         Self { setup, shared: Arc::new(Shared::new()) }
     }
 
-    /// Names what is profiled. The picture has this name as its title.
+    /// Names what is profiled. The name is also the title of the flame graph.
     pub fn label(mut self, label: impl Into<Cow<'static, str>>) -> Self {
         self.setup.label = Some(label.into());
         self
@@ -115,8 +115,8 @@ impl Profile {
     /// the polls, where the future waits.
     ///
     /// The place at which a future waits is the stack at which one of its leaves cloned the task's waker, as in
-    /// [reports of pending futures](crate::guide::slow#futures). To see this place, some polls are watched. Sometimes
-    /// the task is woken for a sample, and so is polled once more.
+    /// [reports of pending futures](crate::guide::slow#futures). To find this place, the profile traces some polls.
+    /// Sometimes it wakes the task for a sample, and so causes one more poll.
     ///
     /// # Cancellation safety
     ///

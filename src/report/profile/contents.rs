@@ -34,32 +34,32 @@ impl Doing {
 pub struct ProfileStack {
     /// The frames, innermost first. Other samples of this stack may have had other lines.
     pub frames: Vec<Frame>,
-    /// What the code was doing there.
+    /// What the code was doing.
     pub doing: Doing,
     /// Whether this is work that came to another thread by a [`Handle`](crate::Handle).
     pub by_handle: bool,
-    /// For how long the code was seen there.
+    /// For how long the code was seen with this stack.
     #[serde(serialize_with = "json::seconds")]
     pub time: Duration,
-    /// How many samples saw the code there.
+    /// How many samples saw the code with this stack.
     pub samples: u64,
 }
 
-/// What a function took.
+/// The time that was spent in a function.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct FunctionTime {
     /// The function, as the program's symbols name it.
     pub function: String,
-    /// Whether it belongs to std, to the C library, to a runtime, to a web framework, or to this crate.
+    /// Whether the function belongs to std, to the C library, to a runtime, to a web framework, or to this crate.
     pub foreign: bool,
-    /// The time in the function itself, and not in functions that it called.
+    /// The time in the function itself, without the functions that it called.
     #[serde(serialize_with = "json::seconds")]
     pub itself: Duration,
     /// The time in the function and in all that it called.
     #[serde(serialize_with = "json::seconds")]
     pub total: Duration,
-    /// The part of `total` that was a wait.
+    /// The part of `total` in which the code waited.
     #[serde(serialize_with = "json::seconds")]
     pub waiting: Duration,
 }

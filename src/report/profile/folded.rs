@@ -38,7 +38,7 @@ impl ProfileReport {
         self.folded_by(|stack| stack.frames.iter().map(|frame| frame.function.clone()).collect())
     }
 
-    /// As [`folded`](Self::folded), with the frames that `names` returns for a stack, innermost first.
+    /// Like [`folded`](Self::folded), but `names` returns the names of a stack's frames, innermost first.
     pub(super) fn folded_by(&self, names: impl Fn(&ProfileStack) -> Vec<String>) -> String {
         let mut lines: BTreeMap<String, Duration> = BTreeMap::new();
         for stack in self.stacks() {

@@ -62,7 +62,7 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        // After `end` the profile is done already, so this changes nothing.
+        // If `end` was called, the profile is done, and this changes nothing.
         self.end_now();
     }
 }

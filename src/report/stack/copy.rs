@@ -7,8 +7,8 @@ use super::reason::{Reason, Reasons};
 use super::visits::Visits;
 use crate::scope::{ReadMemory, ScopeCopies};
 
-/// How many bytes of a stack are copied at least, unless the stack has fewer. A copy for a profile has only the
-/// part that is profiled.
+/// How many bytes of a stack are copied at least, unless the stack has fewer. A copy for a profile may have fewer,
+/// because it has only the part that is profiled.
 const LEAST: usize = 64 << 10;
 
 /// How many bytes of a stack are copied at most.
@@ -174,7 +174,7 @@ pub(crate) struct Call {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct CpuTimes {
     pub(crate) run: Duration,
-    /// The time during which it was ready to run, but got no processor.
+    /// The time during which the thread was ready to run, but got no processor.
     pub(crate) waited: Duration,
 }
 

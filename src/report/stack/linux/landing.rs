@@ -40,11 +40,11 @@ pub(super) fn jumps_to_handlers(image: &Image, pc: u64) -> bool {
     saves_both().unwrap_or(false)
 }
 
-/// The registers of the frame in which the thread goes on after `function` has jumped out of itself. `None` if that
-/// frame is not found. `function` [jumps to handlers](jumps_to_handlers).
+/// The registers of the frame in which the thread goes on after `function` has jumped out of itself. `function` must
+/// [jump to handlers](jumps_to_handlers).
 ///
-/// `pc` and `registers` are those of the caller of `function`, by the unwind table of `function`. If the instruction
-/// before `pc` calls `function`, the table is right. Then the result is `None`, too.
+/// `pc` and `registers` are those of the caller of `function`, by the unwind table of `function`. Returns `None` if the
+/// table is right: then the instruction before `pc` calls `function`. Also returns `None` if the frame is not found.
 pub(super) fn destination(
     memory: &impl ReadMemory,
     stack: &StackCopy,

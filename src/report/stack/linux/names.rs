@@ -1,7 +1,7 @@
 //! Names of functions, from the files of the program and its libraries.
 //!
-//! Each file has a loader of its own, so no lock is shared with the backtraces of the program. A file is believed only if it
-//! is the build that is loaded.
+//! Each file has a loader of its own, so no lock is shared with the backtraces of the program. A file is used only if
+//! it is the build that is loaded.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -32,7 +32,7 @@ const MOST_KEPT: usize = 8192;
 const INNER: usize = 192;
 const OUTER: usize = 64;
 
-/// Larger files are not opened.
+/// Files with more bytes than this are not opened.
 const MOST_BYTES: u64 = 4 << 30;
 
 /// Where the names of a module come from.
@@ -43,7 +43,6 @@ struct Source {
     used: u64,
 }
 
-/// Finds names.
 #[derive(Default)]
 pub(crate) struct Names {
     /// The key is the path of the module, and its build id.
@@ -235,7 +234,7 @@ fn named(loader: &Loader, module: &Module, address: u64) -> Vec<Frame> {
     found
 }
 
-/// A name without the hash.
+/// The demangled name, without the hash at its end.
 fn demangled(symbol: &str) -> String {
     format!("{:#}", rustc_demangle::demangle(symbol))
 }
