@@ -35,7 +35,7 @@ use crate::time::{Limit, clock};
 ///
 /// # Cancellation safety
 ///
-/// The same as that of the future. A future that was passed by value is dropped with the wait.
+/// A wait is as cancellation-safe as its future. A future that was passed by value is dropped with the wait.
 ///
 /// # Examples
 ///
@@ -81,8 +81,8 @@ pub struct Wait<F> {
     location: &'static Location<'static>,
     /// The test environment whose clock the wait follows.
     env: TestEnv,
-    /// The limit and its deadline. `None` before the first poll, at which the limit begins, and once the future is
-    /// done.
+    /// The limit and its deadline. The limit begins at the first poll. `None` before the first poll and after the end
+    /// of the wait.
     begun: Option<WaitLimit>,
     await_state: AwaitState,
     wakeup: TaskWakeup,
