@@ -9,7 +9,7 @@ use super::proc;
 pub(crate) struct State {
     /// Its name: at most 15 bytes.
     pub(crate) name: String,
-    /// What it does: `running`, `sleeping`.
+    /// What it does, for example `sleeping`.
     pub(crate) doing: &'static str,
     /// The signals that it blocks: signal 1 is the lowest bit.
     pub(crate) blocked_signals: u64,
@@ -83,7 +83,6 @@ pub(crate) fn is_traced() -> bool {
     false
 }
 
-/// This process.
 pub(crate) fn this_process() -> Process {
     let program = std::env::current_exe().ok();
     let program = program.as_deref().and_then(|path| path.file_name()).map(|name| name.to_string_lossy());

@@ -12,8 +12,8 @@ use crate::error::{OneLine, Rounded, ScopeInfo};
 const LATE: Duration = Duration::from_millis(200);
 
 impl Report {
-    /// The first line of the text: the kind, the scope, for how long against which limit, on which thread, blocked in what, and
-    /// where in the program's own code.
+    /// The first line of the text. It says what kind of report this is, which scope was open for how long, what its
+    /// limit is, what its thread does, and where in the program's own code.
     ///
     /// ```
     /// let report = timebox::report::Report::example();
@@ -122,8 +122,8 @@ impl Display for Name<'_> {
 }
 
 impl Thread {
-    /// The time that `cpu_time` and `waited_for_cpu` cover: since the earlier look. If there was none, it is `elapsed`,
-    /// the time since the scope was opened.
+    /// The time in which `cpu_time` and `waited_for_cpu` were measured. It began at an earlier look at the thread.
+    /// Without an earlier look the result is `elapsed`, the time since the scope was opened.
     fn observed(&self, elapsed: Duration) -> Duration {
         self.observed.unwrap_or(elapsed)
     }
@@ -133,7 +133,6 @@ impl Thread {
     }
 }
 
-/// What a thread was doing, on one line.
 struct Doing<'a>(&'a Activity);
 
 impl Display for Doing<'_> {
@@ -145,7 +144,6 @@ impl Display for Doing<'_> {
     }
 }
 
-/// The whole report. Its first line can stand alone.
 impl Display for Report {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", Headline(self))?;

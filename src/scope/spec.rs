@@ -14,15 +14,14 @@ use crate::token::node::Node;
 #[repr(u8)]
 pub(crate) enum Kind {
     Block = 0,
-    /// The scope of a handle. It hides the scopes around it on the thread; the handle's scopes take their place.
+    /// Entered by a handle. Hides the scopes around it on the thread; the handle's scopes take their place.
     Entered = 0b001,
     /// Hides the scopes around it.
     Shield = 0b010,
     /// Open while a future is polled or dropped.
     Future = 0b100,
-    /// Both `Future` and `Entered`: the scope of a future, entered by a handle.
+    /// Both `Future` and `Entered`.
     EnteredFuture = 0b101,
-    /// A shield around a future.
     FutureShield = 0b110,
     /// A block that is only watched for reports. It has no deadline, so only reports look at its frame.
     #[cfg(feature = "report")]

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use super::platform::Modules;
 
-/// One frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct RawFrame {
-    /// An address in the function: that of the call, not the one behind it.
+    /// An address in the function. In a function that has called another, it is inside the call instruction, not behind
+    /// it.
     pub(crate) address: u64,
     /// The address just above the frame: the function's locals are below it. `u64::MAX` if the address is not known.
     pub(crate) cfa: u64,

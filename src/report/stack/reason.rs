@@ -1,6 +1,5 @@
 //! Why there is no stack, or what is not certain about it.
 
-/// A reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reason {
     Unsupported,

@@ -1,12 +1,12 @@
-//! The visits of a thread to profiles, read from outside it.
+//! Copies of the records of a thread's visits to profiles (`thread/visit.rs`).
 
 use crate::scope::ReadMemory;
 use crate::thread::visit::{VisitCopy, WORDS};
 
-/// How many visits of a thread are read. A thread makes several at once if profiles are nested.
+/// How many visits of a thread are copied, at most. A thread has several at a time if profiles are nested.
 const MOST: usize = 8;
 
-/// The visits of a thread, innermost first.
+/// Innermost visit first.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Visits {
     visits: [VisitCopy; MOST],
@@ -49,7 +49,6 @@ impl Visits {
     }
 }
 
-/// A pointer of the program.
 struct Pointer;
 
 impl Pointer {

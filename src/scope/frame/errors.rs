@@ -103,7 +103,7 @@ impl Scope {
         error
     }
 
-    /// Stores the error in the scope that it names. That scope's `run_or_else` needs it.
+    /// Stores the error in the scope that it names, for that scope's `run_or_else`.
     fn mark_raised(&self, error: &TimeoutError) {
         let named = self.visible().find(|scope| scope.id.get() == error.scope().get());
         if let Some(extras) = named.and_then(Scope::extras) {
@@ -160,7 +160,6 @@ impl Scope {
         })
     }
 
-    // ===== Unwinding =====
 
     /// The scope that stops an unwinding that carries this error; `None` if no scope on this stack stops it.
     #[cfg(panic = "unwind")]

@@ -27,7 +27,8 @@ impl Scope {
         self.node.get()
     }
 
-    /// The scope's node. If there is none, makes first the nodes of the visible scopes around this one, then this node.
+    /// The scope's node. If there is none, first makes the nodes of the visible scopes around this one, and then the
+    /// node.
     pub(crate) fn node(&self) -> &Arc<Node> {
         if self.node.get().is_none() {
             // A loop instead of a recursion: so many scopes may be open that a recursion would overflow the stack.

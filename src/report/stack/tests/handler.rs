@@ -201,7 +201,7 @@ fn errno_is_left_alone_in_100_000_looks() {
     errno_survives(100_000);
 }
 
-/// Measures for how long a look stops a running thread. The thread reads the clock all the time. The longest gap
+/// Measures for how long a copy stops a running thread. The thread reads the clock all the time. The longest gap
 /// between two of its readings counts.
 #[test]
 #[ignore = "measures time: for a machine that has nothing else to do, and optimised code"]

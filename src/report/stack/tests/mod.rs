@@ -25,7 +25,6 @@ use super::{Begun, Copy, Names, Target, Unwinder, begin, prepare};
 use crate::report::contents::Stack;
 use crate::sync::os::thread_id;
 
-/// A thread that a test looks at.
 struct Thread {
     tid: u32,
     frame_word: u64,
