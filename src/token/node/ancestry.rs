@@ -1,4 +1,4 @@
-//! What a node knows of its ancestors without walking up to them: above all, when it ends at the latest (invariant 5).
+//! What a node caches about its ancestors: above all, their earliest deadline (`node.rs`, invariant 5).
 
 use std::sync::Arc;
 
@@ -8,18 +8,17 @@ use crate::test_env::TestEnv;
 use crate::time::NEVER;
 use crate::watchdog::Timer;
 
-/// What a node caches about itself and its ancestors, for itself and for the nodes beneath.
+/// What a node caches about itself and its ancestors.
 ///
-/// The cached values are written under the node's lock. A thread that reads them without the lock may see them as they were
-/// before a move that is not done yet. If `is_fixed` is set, neither the node nor an ancestor moves any more, so the other
-/// values are final. That is why `is_fixed` is written last, with Release, and read first, with Acquire: a thread that finds it
-/// set reads the final values. The other accesses are Relaxed.
+/// The cached values are written under the node's lock. A thread that reads them without the lock may get old values
+/// while a move is in progress. If `is_fixed` is set, neither the node nor an ancestor moves any more, so the other
+/// values are final. That is why `is_fixed` is written last, with Release, and read first, with Acquire: a thread that
+/// finds it set reads the final values. The other accesses are Relaxed.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Ancestry {
     /// The earliest deadline of the node and its ancestors.
     pub(super) effective: u64,
-    /// Whether neither the node nor an ancestor can get another parent any more. The node of a future that is not done
-    /// can.
+    /// `false` if the node or an ancestor may get another parent: it is the node of a future that is not done.
     pub(super) is_fixed: bool,
     /// Whether the node or an ancestor is linked to other nodes.
     pub(super) has_links: bool,
@@ -97,7 +96,7 @@ impl Node {
         is_fixed && !has_links && !mixes_clocks && self.env.shares_clock(env)
     }
 
-    /// Whether a child with this deadline needs a timer (invariant 4).
+    /// Whether a child of this node, with this deadline, needs a timer of its own (invariant 4).
     pub(super) fn is_outrun_by(&self, deadline: u64, env: &TestEnv) -> bool {
         // Deadlines on different clocks cannot be compared. So a child on another clock needs a timer for any deadline.
         let is_comparable = self.env.shares_clock(env);
@@ -111,7 +110,7 @@ impl Node {
         let parent = self.parent_in(&state);
         let needs_timer = self.deadline != NEVER
             && parent.is_none_or(|parent| parent.is_outrun_by(self.deadline, &self.env))
-            // Relaxed: `state` is the lock under which the flag is set.
+            // Relaxed: the flag is set under the lock that `state` holds.
             && !self.over.load(Ordering::Relaxed);
         let reparentable = self.parent_mode.is_reparentable();
         let ancestry = Ancestry::beneath(parent, &self.env, self.deadline, reparentable);
@@ -155,9 +154,8 @@ impl Node {
         if ancestry.mixes_clocks { self.earliest_by_walking(false) } else { ancestry.effective }
     }
 
-    /// The earliest deadline of this node and of the ancestors that it keeps for ever. While a future is not done, its
-    /// node may be moved away from its ancestors. So they are not kept for ever, neither by this node nor by the nodes
-    /// beneath it.
+    /// The earliest deadline of this node and of those ancestors that it cannot lose. (Until a future is done, its node
+    /// can get another parent. Then the node and all nodes beneath lose the former ancestors.)
     pub(crate) fn lasting_deadline(self: &Arc<Self>) -> u64 {
         let ancestry = self.ancestry();
         if ancestry.is_fixed && !ancestry.mixes_clocks {

@@ -8,7 +8,6 @@ use crate::thread::{self, without_scopes};
 use crate::token::hook::Entry;
 use crate::watchdog;
 
-/// The tasks to wake and the hooks to run, because their nodes have ended.
 #[derive(Default)]
 pub(super) struct WakeList {
     /// The hooks of outer scopes come first.
@@ -17,16 +16,17 @@ pub(super) struct WakeList {
 }
 
 impl WakeList {
-    /// Leaves the hooks to the watchdog, and wakes the tasks. Called on a user's thread.
+    /// Makes the watchdog start the hooks, and wakes the tasks on this thread. Called on a user's thread.
     pub(super) fn deliver(self) {
         post_all(self.hooks);
-        // After the hooks: a waker may run its task right here, and the task may wait for a hook.
+        // The hooks are posted before: a waker may run its task during this call, and the task may wait for a hook.
         for waker in self.wakers {
             without_scopes(|| wake_quietly(waker));
         }
     }
 
-    /// Called on the watchdog: posts each waker separately, since the call of a waker may never return.
+    /// Called on the watchdog. Posts each waker separately: the call of one waker may never return, and must not keep
+    /// the others from being called.
     pub(super) fn deliver_on_watchdog(self) {
         post_all(self.hooks);
         self.wakers.into_iter().for_each(thread::post);
@@ -67,9 +67,9 @@ fn post_all(entries: Vec<Arc<Entry>>) {
     }
 }
 
-/// Claims hooks that are due, and makes the watchdog run them. `entries` begins with the hooks of outer scopes. If no
-/// watchdog can be started, runs the inline hooks here, posts the others for a watchdog that may start later, and
-/// returns `false`.
+/// Claims hooks that are due, makes the watchdog run them, and returns `true`. If no watchdog can be started, runs the
+/// inline hooks on this thread, posts the others for a watchdog that may start later, and returns `false`. `entries`
+/// begins with the hooks of outer scopes.
 pub(super) fn run_soon(mut entries: Vec<Arc<Entry>>) -> bool {
     let watchdog = watchdog::global();
     if !watchdog.is_running() {
