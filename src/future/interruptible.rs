@@ -174,7 +174,6 @@ impl Guard {
     }
 }
 
-/// Ends the hook if the poll of the future panics.
 struct EndOnPanic<'a>(&'a Entry);
 
 impl Drop for EndOnPanic<'_> {
@@ -247,7 +246,8 @@ where
             *this.announced = None;
             let hook = &this.guard.hook;
             let Some(result) = this.done.take() else { return Poll::Pending };
-            // Without `last`, the hook was never registered with a scope. So it has not fired, and the result is good.
+            // Without `last`, the hook was never registered with a scope. So it has not fired, and the result stays as
+            // it is.
             let Some(last) = &this.guard.last else { return Poll::Ready(Ok(result)) };
             let how = match result_of_call(result, hook, location) {
                 Ok(result) => return Poll::Ready(Ok(result)),

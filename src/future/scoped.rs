@@ -31,7 +31,6 @@ pub(crate) struct Scoped<F, const KEEP: bool = false> {
     polled: SuspendedScope,
     /// Not dropped with this value, because it is always cleared before.
     wakeup: ManuallyDrop<TaskWakeup>,
-    /// The future, until it is done or dropped.
     #[pin]
     future: Option<F>,
 }
@@ -440,7 +439,7 @@ fn drop_scoped<F>(polled: &mut SuspendedScope, wakeup: &mut TaskWakeup, mut futu
 #[cold]
 fn drop_inside<F>(polled: &mut SuspendedScope, mut future: Pin<&mut Option<F>>) {
     if !needs_drop::<F>() {
-        // Such a future, for example a `&mut future`, has no drop code that could see the scope.
+        // A future that needs no drop, for example a `&mut future`, runs no code that could see the scope.
         return future.set(None);
     }
     // If the future's drop unwinds with the scope's error, `open` returns that error. Nobody is left to receive it.

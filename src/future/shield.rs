@@ -98,8 +98,8 @@ struct Opened {
 pub(super) struct Announced(Vec<(Arc<Node>, usize)>);
 
 impl Announced {
-    /// If the scopes around this poll, or the nodes of these scopes, are others than in the last poll, replaces the
-    /// shields by new ones.
+    /// If the scopes around this poll, or their nodes, are not the same as in the last poll, replaces the shields by
+    /// new shields.
     pub(super) fn follow(&mut self, thread: &Thread, until: u64, max: u64) {
         let same = innermost(thread, |scope| {
             let around = scope.into_iter().flat_map(Scope::polled).map(Scope::existing_node);

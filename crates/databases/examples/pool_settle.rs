@@ -25,7 +25,6 @@ use timebox_databases::server::Server;
 #[path = "support/showing.rs"]
 mod showing;
 
-/// How long the server may take to answer a cancelled query.
 const GRACE: Duration = Duration::from_secs(5);
 /// A query of two seconds. `naive` (below) drops it without a cancel. Then the next user of the connection waits until
 /// the query ends.

@@ -26,7 +26,6 @@ use timebox_databases::server::Server;
 #[path = "support/showing.rs"]
 mod showing;
 
-/// How long the server may take to answer a cancelled query.
 const GRACE: Duration = Duration::from_secs(5);
 const ENDLESS: &str = "select pg_sleep(3600)";
 

@@ -74,7 +74,6 @@ const SCRIPT: &str = r#"
     exit 0
 "#;
 
-/// A running server. It stops when this value is dropped, or when this process ends.
 #[derive(Debug)]
 pub struct Server {
     port: u16,

@@ -1,5 +1,3 @@
-//! The new body of a function.
-
 use proc_macro2::{Delimiter, Group, Span, TokenStream, TokenTree};
 use quote::{ToTokens, quote_spanned};
 use syn::{Error, Expr, Path, Result};

@@ -1,4 +1,4 @@
-//! Measures what a limit on each request costs a trivial axum handler. The comparisons are no limit, and tower-http's
+//! Measures what a limit on each request costs a trivial axum handler, compared with no limit and with tower-http's
 //! `TimeoutLayer`. Also measures how soon the scope of a request is cancelled after its client goes away.
 //!
 //! Everything runs in one process, over real sockets. Each round runs every server for a short while, in another order.

@@ -101,14 +101,14 @@ impl<B> TimeoutBody<B> {
     }
 }
 
-/// Without a limit.
+/// The body has no limit.
 impl<B: Default> Default for TimeoutBody<B> {
     fn default() -> Self {
         Self::unscoped(B::default())
     }
 }
 
-/// Without a limit.
+/// The body has no limit.
 impl<B: From<String>> From<String> for TimeoutBody<B> {
     fn from(text: String) -> Self {
         Self::unscoped(B::from(text))

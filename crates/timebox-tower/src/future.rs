@@ -62,7 +62,7 @@ where
         let mut poll = |cx: &mut Context<'_>| match this.future.as_mut().as_pin_mut() {
             Some(future) => {
                 let output = ready!(future.poll(cx));
-                // Drops the future while the scope, if there is one, is still entered.
+                // Drops the future here, so that the drop runs in the scope (if there is a scope).
                 this.future.set(None);
                 Poll::Ready(output)
             }

@@ -212,7 +212,7 @@ impl<Req, A> TimeoutLayer<Req, A> {
     /// If a request is not done in time, answers with what the closure returns, instead of an error. So the error type
     /// of the service stays as it is, and axum's `Router::layer` needs no `HandleErrorLayer`.
     ///
-    /// The answer is a response of the service's own type. [`respond`](crate::respond) has some ready.
+    /// The answer is a response of the service's own type. [`respond`](crate::respond) has ready-made answers.
     ///
     /// A streamed body whose time is up ends with an error: the status has been sent by then.
     pub fn respond_with<Res>(

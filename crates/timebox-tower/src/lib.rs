@@ -79,12 +79,10 @@ pub use service::TimeoutService;
 #[doc = include_str!("../README.md")]
 mod readme {}
 
-/// Makes doc tests of a page of the guide of `timebox`.
 #[cfg(doctest)]
 #[doc = include_str!("../../../src/guide/requests.md")]
 mod requests {}
 
-/// Makes doc tests of a page of the guide of `timebox`.
 #[cfg(doctest)]
 #[doc = include_str!("../../../src/guide/deadlines.md")]
 mod deadlines {}

@@ -1,5 +1,3 @@
-//! Helpers of the examples. They check what has happened, and print it.
-
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -24,7 +22,6 @@ pub(crate) fn check(holds: bool, what: &str) -> Result<(), AnyError> {
     if holds { Ok(()) } else { Err(format!("not so: {what}").into()) }
 }
 
-/// Returns the timeout of the work. Fails if the work ended in another way.
 pub(crate) fn timed_out<T>(result: Result<T, AnyError>) -> Result<TimeoutError, AnyError> {
     match result {
         Ok(_) => Err("not so: the work was stopped".into()),

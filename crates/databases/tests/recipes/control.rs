@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use crate::recipes::control::{Control, Failure};
 use crate::support::{AnyError, HANG, wait_until};
 
-/// How long an action that hangs takes. If the 100 actions of the first test hung one after the other, they would take
-/// far longer than `HANG`, so the test would fail.
+/// The time that each hanging action takes. If the 100 actions of the first test hung one after the other, the test
+/// would take far longer than `HANG`, and fail.
 const BOUND: Duration = Duration::from_secs(4);
 
 #[test]

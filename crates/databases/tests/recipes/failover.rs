@@ -94,7 +94,6 @@ fn mariadb_a_strangers_query_runs_on_and_ours_is_killed() {
     let proxy = Proxy::to(other.address());
     let options = OptsBuilder::from_opts(mariadb::options(ours)).tcp_port(proxy.address().port());
     let control = maria_recipe::Control::with_bound(&options.into(), HANG).unwrap();
-    // Makes two connections with the same number, one on each server.
     let (mut ours_now, mut theirs) = (mariadb::connect(ours), mariadb::connect(&other));
     while ours_now.0.connection_id() != theirs.0.connection_id() {
         if ours_now.0.connection_id() < theirs.0.connection_id() {

@@ -140,7 +140,8 @@ impl<T: Unpin + 'static> Probe<T> {
 }
 
 /// `guarded_async` returns only a `T: Unpin + 'static`. Streams are not `Unpin`, so they cannot leave the call. Fetched
-/// rows can. For types with both bounds, `LEAVES` is the inherent constant of `Probe`, which is `true`.
+/// rows can. For types with both bounds, `LEAVES` is the inherent constant of `Probe`: `true`. For other types it is
+/// the constant of `CannotLeave`: `false`.
 #[test]
 fn streams_cannot_leave_a_guarded_call_and_rows_can() {
     const { assert!(!Probe::<RowStream>::LEAVES && !Probe::<SimpleQueryStream>::LEAVES) };

@@ -49,7 +49,6 @@ pub(crate) fn is_by_kill(error: &TimeoutError) -> bool {
 
 const OWN: &str = "select sum(a.seq ^ b.seq) from seq_1_to_100 a, seq_1_to_100 b";
 const NEXT: &str = "select sum(a.seq ^ b.seq) from seq_1_to_60 a, seq_1_to_60 b";
-/// A query that takes hours.
 pub(crate) const ENDLESS: &str = "select sum(a.seq ^ b.seq) from seq_1_to_10000000 a, seq_1_to_10000000 b";
 
 fn was_hit(connection: &mut Conn) -> bool {
@@ -165,9 +164,8 @@ fn what_query_drop_swallows_the_strict_guard_tells() {
     let (mut connection, session) = connect(server);
     let mut limit = SHORT;
     while let Err(error) = timeout(limit, || guarded(&control, &session, || connection.query_drop(ENDLESS))) {
-        // An error without a source: the limit passed before the call began, so the loop tries a longer limit. With a
-        // source, `query_drop` would now report the kill. Then correct `src/recipes/mysql.md`, which says that it does
-        // not.
+        // Without a source, the limit passed before the call began, so the loop tries a longer limit. If there is a
+        // source, `query_drop` now reports the kill. Then correct `src/recipes/mysql.md`, which says that it does not.
         assert!(error.downcast::<TimeoutError>().is_ok_and(|error| error.source().is_none()));
         limit *= 2;
     }

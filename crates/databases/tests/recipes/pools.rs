@@ -18,7 +18,6 @@ use crate::support::{AnyError, HANG, LONG, SHORT, alone, timed_out};
 const ENDLESS: &str = "select pg_sleep(3600)";
 const PID: &str = "select pg_backend_pid()";
 
-/// Connects to nothing.
 struct Nothing;
 
 impl r2d2::ManageConnection for Nothing {

@@ -65,7 +65,7 @@ pub(crate) fn is_by_cancel(error: &timebox::TimeoutError) -> bool {
     error.source().and_then(|source| source.downcast_ref::<postgres::Error>()).is_some_and(is_cancelled)
 }
 
-/// How long the first statements of a sweep sleep: longer than a cancel takes on a machine that is not busy.
+/// The sleep of the first statements in a sweep. It is longer than a cancel takes on an idle machine.
 const OWN: Duration = Duration::from_millis(2);
 
 fn lasting(own: Duration) -> String {

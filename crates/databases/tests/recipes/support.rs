@@ -1,5 +1,4 @@
-//! What the tests share. A *sweep* runs a statement again and again, under limits that pass close to its end. The waits
-//! fail after [`HANG`].
+//! What the tests share. A *sweep* runs a statement again and again, under limits that pass near the statement's end.
 
 use std::error::Error;
 use std::sync::{Mutex, MutexGuard, PoisonError};

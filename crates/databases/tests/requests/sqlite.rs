@@ -27,7 +27,6 @@ fn pay(database: &PathBuf) -> Result<i64, AnyError> {
     Ok(sum)
 }
 
-/// A database in a file, and an app whose requests write payments to it.
 fn app() -> (tempfile::TempDir, PathBuf, Router) {
     let folder = tempfile::tempdir().unwrap();
     let database = folder.path().join("entries");

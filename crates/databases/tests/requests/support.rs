@@ -62,12 +62,10 @@ pub(crate) async fn get(address: SocketAddr, path: &str) -> String {
     text
 }
 
-/// The answer of the layer.
 pub(crate) fn unavailable(error: &TimeoutError) -> Response {
     (StatusCode::SERVICE_UNAVAILABLE, format!("the layer: {error}")).into_response()
 }
 
-/// The answer of a handler.
 pub(crate) fn own_answer(error: &AnyError) -> Response {
     let status = match TimeoutError::find(&**error) {
         Some(_) => StatusCode::GATEWAY_TIMEOUT,

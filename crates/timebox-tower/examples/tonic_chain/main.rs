@@ -44,7 +44,6 @@ fn connect(address: SocketAddr) -> Result<ShopClient<DeadlineService<Channel>>> 
     Ok(ShopClient::new(ServiceBuilder::new().layer(deadline).service(channel)))
 }
 
-/// Starts a service that asks the service at `next`.
 async fn serve_front(name: &'static str, next: SocketAddr) -> Result<SocketAddr> {
     let client = connect(next)?;
     serve(move |request| {
@@ -57,7 +56,6 @@ async fn serve_front(name: &'static str, next: SocketAddr) -> Result<SocketAddr>
     .await
 }
 
-/// The last service of the chain. It takes a second to look up a price.
 async fn price(_: Request<Item>) -> Result<Response<Cents>, Status> {
     println!("{:<10} has {:?}", "warehouse", timebox::remaining());
     let looked_up = future::sleep(Duration::from_secs(1)).await;

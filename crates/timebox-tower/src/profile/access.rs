@@ -1,5 +1,3 @@
-//! Who gets a profile.
-
 use std::borrow::Cow;
 use std::sync::Arc;
 

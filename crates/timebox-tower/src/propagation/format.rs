@@ -65,8 +65,8 @@ mod tests {
 
         #[test]
         fn a_round_trip_loses_less_than_a_unit(format in formats(), remaining in durations()) {
-            // gRPC's value of a time below the first duration of a pair is in the unit that is the second. A value in
-            // milliseconds has at most ten digits, which is 115 days.
+            // Each pair: a time, and the unit of gRPC's values below this time. A value in milliseconds has at most ten
+            // digits, which is 115 days.
             let units = [
                 (Duration::from_millis(100), Duration::from_nanos(1)),
                 (Duration::from_secs(100), Duration::from_micros(1)),

@@ -55,7 +55,6 @@ pub(crate) async fn request(address: SocketAddr, head: &str) -> TcpStream {
     stream
 }
 
-/// Requests `path`. Returns all that the server sends until the connection is closed.
 pub(crate) async fn get(address: SocketAddr, path: &str) -> String {
     let mut stream = request(address, &format!("GET {path} HTTP/1.1\r\nconnection: close")).await;
     let mut text = String::new();

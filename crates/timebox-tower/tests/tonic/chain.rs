@@ -89,7 +89,6 @@ impl Drop for Working {
 
 #[derive(Clone, Copy, Debug)]
 struct Times {
-    /// The servers' own limit.
     limit: Duration,
     allowance: Duration,
     /// How long the last service works.
