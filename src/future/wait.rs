@@ -15,21 +15,21 @@ use crate::test_env::TestEnv;
 use crate::thread::Thread;
 use crate::time::{Limit, clock};
 
-/// Waits for a future, but no longer than the limit. The future can go on afterwards: pass `&mut future`, or the handle of a
-/// task.
+/// Waits for a future, but no longer than the limit. The future can go on afterwards: pass `&mut future`, or the handle
+/// of a task.
 ///
-/// `wait` opens no scope, so the future does not know of the limit: its deadlines, tokens and handles are those of the scopes
-/// around it. After the limit you can wait again. [`timeout`](super::timeout) is for work that must *end* at the limit: under a
-/// `timeout` the checkpoints of `&mut future` would fail from the first limit on, and its tokens, handles and hooks would be
-/// over for good.
+/// `wait` opens no scope, so the future does not know of the limit: its deadlines, tokens and handles are those of the
+/// scopes around it. After the limit you can wait again. [`timeout`](super::timeout) is for work that must *end* at the
+/// limit: under a `timeout` the checkpoints of `&mut future` would fail from the first limit on, and its tokens,
+/// handles and hooks would be over for good.
 ///
 /// The future is polled first, then the deadline is checked, also with a limit of zero: a value that is ready wins. The
 /// time begins with the first poll.
 ///
 /// # Errors
 ///
-/// A [`TimeoutError`] if the limit is reached first. Nothing was cut off, so the error is [settled](TimeoutError::settled). In a
-/// scope that is over the wait fails as [`sleep`](super::sleep) does.
+/// A [`TimeoutError`] if the limit is reached first. Nothing was cut off, so the error is
+/// [settled](TimeoutError::settled). In a scope that is over the wait fails as [`sleep`](super::sleep) does.
 ///
 /// If the wait is polled after its end, it stays pending.
 ///

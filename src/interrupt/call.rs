@@ -36,7 +36,8 @@ pub struct Outcome<R> {
 ///
 /// - `Ok(Ok(value))`: the call succeeded, perhaps late.
 /// - `Ok(Err(error))`: the call failed by itself.
-/// - `Err(timed_out)` with a [`source`](Error::source): the call failed after the hook fired. The source is the call's error.
+/// - `Err(timed_out)` with a [`source`](Error::source): the call failed after the hook fired. The source is the call's
+///   error.
 /// - `Err(timed_out)` without a source: the scope was over, so the call was not made; or the hook
 ///   [spoilt](Hook::spoils) the call's value.
 ///

@@ -147,8 +147,8 @@ fn socket(family: AddressFamily) -> io::Result<OwnedFd> {
 ///
 /// # Errors
 ///
-/// The errors of the listener. If the scope is over: an error of the kind [`TimedOut`](io::ErrorKind::TimedOut), with the
-/// [`TimeoutError`](crate::TimeoutError) inside.
+/// The errors of the listener. If the scope is over: an error of the kind [`TimedOut`](io::ErrorKind::TimedOut), with
+/// the [`TimeoutError`](crate::TimeoutError) inside.
 ///
 /// # Examples
 ///

@@ -196,8 +196,8 @@ impl<'c> Run<'c> {
     }
 
     /// Does not set the environment variable [`TIMEBOX_DEADLINE`](crate::Deadline::VARIABLE). This is for a daemon that
-    /// outlives the scope. If this program itself has inherited the variable, `env_remove` keeps the variable from the daemon.
-    /// The scope limits this call all the same.
+    /// outlives the scope. If this program itself has inherited the variable, `env_remove` keeps the variable from the
+    /// daemon. The scope limits this call all the same.
     ///
     /// # Examples
     ///

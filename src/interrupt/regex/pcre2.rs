@@ -1,9 +1,9 @@
-//! The C interface of PCRE2: compiled code, the memory of a search, and the search itself. All `unsafe` code of the module
-//! `regex` is here.
+//! The C interface of PCRE2: compiled code, the memory of a search, and the search itself. All `unsafe` code of the
+//! module `regex` is here.
 //!
 //! Invariants:
-//! 1. `Code::code` is valid until the `Code` is dropped. After `Code::compile` has returned, nothing writes to the compiled
-//!    code, so any number of threads may match with it.
+//! 1. `Code::code` is valid until the `Code` is dropped. After `Code::compile` has returned, nothing writes to the
+//!    compiled code, so any number of threads may match with it.
 //! 2. A `Scratch` is used by one search at a time, with the code that it was made for.
 //! 3. A callout changes no data of PCRE2's. Its pointer to a `Look` is valid until the search has ended.
 
