@@ -34,7 +34,7 @@ impl Report {
         stacks.flat_map(|stack| &stack.frames).find(|frame| !frame.foreign)
     }
 
-    /// Whether `place` is in a stack of `awaits`. `place` takes a frame of these only if no frame of `stacks` is the
+    /// Whether `place` is in a stack of `awaits`. `place` takes a frame of `awaits` only if no frame of `stacks` is the
     /// program's own code.
     fn is_awaiting(&self) -> bool {
         let mut frames = self.stacks.iter().flat_map(|stack| &stack.frames);
@@ -109,7 +109,6 @@ impl Display for Headline<'_> {
     }
 }
 
-/// The name of a scope: its label, or its place.
 pub(super) struct Name<'a>(pub(super) &'a ScopeInfo);
 
 impl Display for Name<'_> {
@@ -198,7 +197,6 @@ impl Report {
         }
     }
 
-    /// The scopes, innermost first, each with its fields. The scope of the report has the name `scope`.
     fn write_scopes(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let position = self.chain.iter().position(|scope| scope.id() == self.scope.id());
         if position.is_none() {

@@ -33,7 +33,8 @@ const MOST_TARGETS: usize = 64;
 /// pass for the other threads.
 const LOOKS_PER_PASS: usize = 32;
 
-/// How long one pass looks at threads, in nanoseconds. The watchdog serves no deadline meanwhile.
+/// After this time a pass looks at no further thread, because the watchdog serves no deadline meanwhile. In
+/// nanoseconds.
 const TIME_PER_PASS: u64 = 1_000_000;
 
 /// If another thread has locked the state, the next pass comes after this time. In nanoseconds.
@@ -96,7 +97,7 @@ fn make_room(slots: usize) {
     drop(state);
 }
 
-/// The length of `State::threads`.
+/// The length of `State::threads`, to be read without the lock.
 static ROOM: PerProcess<AtomicUsize> = PerProcess::new(AtomicUsize::new(0), || AtomicUsize::new(0));
 
 /// Which threads were started in advance and are kept for the watchdog, because the watchdog must not start a thread.
@@ -137,7 +138,6 @@ struct State {
     threads: Vec<Watched>,
     /// `None` before `prepare`.
     seen: Option<Seen>,
-    /// Whether a pass has been made.
     has_passed: bool,
 }
 
@@ -158,7 +158,6 @@ struct Watched {
 impl State {
     const NEW: Self = Self { threads: Vec::new(), seen: None, has_passed: false };
 
-    /// Forgets all threads, and closes their files.
     fn forget_all(&mut self) {
         self.threads.iter_mut().for_each(|watched| *watched = Watched::new(watched.slot));
         if let Some(seen) = &mut self.seen {
@@ -172,7 +171,8 @@ impl Observer for Watch {
         let mut state = match STATE.get().try_lock() {
             Ok(state) => state,
             Err(TryLockError::Poisoned(state)) => state.into_inner(),
-            // The policy is being changed, or room is being made.
+            // Another thread changes the policy or makes room. This pass leaves out the threads in `due`, so the next
+            // pass looks at all threads.
             Err(TryLockError::WouldBlock) => {
                 LOOK_AT_ALL.store(true, Ordering::Relaxed);
                 return now + SOON;
@@ -259,7 +259,7 @@ impl Watched {
         seen.peek(self.slot, frame_word, now);
         let (mut due, mut stuck) = (None, None);
         let Seen { peeked, reported, polls } = &mut *seen;
-        // If `peeked` is cut, the outermost scope is not in it.
+        // With `is_cut`, outer scopes are missing in `peeked`, so none of its scopes is the outermost one.
         let outermost = peeked.scopes().iter().rposition(|scope| !scope.kind.is_only_watched());
         let outermost = outermost.filter(|_| !peeked.is_cut);
         for (depth, scope) in peeked.scopes().iter().enumerate().filter(|(_, scope)| !scope.mocked) {

@@ -66,7 +66,7 @@ impl Scope {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Polls {
     pub(crate) count: u32,
-    /// The thread of the last poll.
+    /// The number of the thread that made the last poll.
     pub(crate) thread: u32,
     /// When the future was last polled.
     pub(crate) last: u64,

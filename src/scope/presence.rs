@@ -23,7 +23,6 @@ use crate::watchdog::mock::advance_to_next;
 use crate::watchdog::mock::tracking::tracking;
 
 thread_local! {
-    /// The ids of the clocks under which this thread is present.
     static PRESENT: RefCell<Vec<u32>> = const { RefCell::new(Vec::new()) };
 }
 

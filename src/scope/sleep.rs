@@ -81,7 +81,7 @@ impl Scope {
 
 impl Scope {
     /// Calls `begin` with a waker. Then waits until somebody wakes this waker, or this scope is over. `Err`: `begin`
-    /// has failed, and nothing was waited for. `Ok` does not say which of the two has happened.
+    /// has failed, and nothing was waited for. `Ok` does not tell whether the waker was woken or the scope is over.
     pub(crate) fn wait_with<E>(
         &self,
         location: &'static Location<'static>,

@@ -158,7 +158,6 @@ impl SuspendedScope {
         self.asked
     }
 
-    /// Enters the scope, at the first poll.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn enter(&mut self, thread: &Thread) -> Result<(), Rejected> {
         let spec = match self.cold.get() {
@@ -282,7 +281,7 @@ impl SuspendedScope {
     /// Takes out the last error that named this scope, for `run_or_else`.
     pub(crate) fn take_raised(&mut self) -> Option<TimeoutError> {
         let cold = self.cold.get()?;
-        // If there is a node, it keeps the errors that tokens and other threads raised too. So it is asked first.
+        // The node also keeps the errors that tokens and other threads raised, so it is asked first.
         let told = cold.node.as_ref().and_then(|node| node.take_raised());
         told.or_else(|| cold.extras.as_ref()?.take_raised())
     }
@@ -441,7 +440,7 @@ impl ColdState {
                 }
             } else {
                 // `set_parent` may drop the old parent, and with it values of the user. Their drop may run any code. If
-                // that code left the scope, `scope` would be dangling, so `hold` would abort the process.
+                // that code leaves the scope, `scope` dangles. `hold` aborts the process in that case.
                 innermost(thread, |scope| {
                     let _held = scope.map(Scope::hold);
                     node.set_parent(scope.map(Scope::node));

@@ -75,7 +75,6 @@ impl Reason {
     }
 }
 
-/// A set of reasons. It needs no allocation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Reasons(u16);
 

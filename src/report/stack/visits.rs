@@ -26,8 +26,8 @@ impl Visits {
         self.count = 0;
     }
 
-    /// Copies the visits of a thread. `word` is the address of the thread's pointer to its innermost record. Neither
-    /// allocates nor panics. If the thread runs meanwhile, the copy may be nonsense.
+    /// Copies the visits of a thread. `word` is the address of the thread's pointer to the record of its innermost
+    /// visit. Neither allocates nor panics. If the thread runs meanwhile, the copy may be nonsense.
     pub(crate) fn fill(&mut self, word: u64, memory: &impl ReadMemory) {
         self.clear();
         let Some(pointer) = Pointer::read(word, memory) else { return };

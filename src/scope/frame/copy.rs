@@ -85,7 +85,6 @@ impl ScopeCopy {
         overdue_after: NEVER,
     };
 
-    /// The scope's own deadline.
     pub(crate) fn own(&self) -> u64 {
         self.entered.saturating_add(self.asked)
     }

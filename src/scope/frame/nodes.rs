@@ -38,8 +38,8 @@ impl Scope {
             }
             Thread::with(|thread| {
                 innermost(thread, |scope| scope.into_iter().for_each(|scope| scope.refresh_flag(thread)));
-                // If this thread has seen the deadline pass, the new node must be over too, even if the watchdog has
-                // not noticed yet.
+                // If this thread has seen the deadline pass, the new node must be over from the start, even if the
+                // watchdog has not noticed the deadline yet.
                 self.make_node().expire(thread.now.get());
             });
         }

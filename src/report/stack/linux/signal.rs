@@ -59,7 +59,7 @@ fn keep(previous: libc::sigaction) {
     }
 }
 
-/// Installs the handler, if that was not done yet. It stays for ever.
+/// Installs the handler, if it is not installed yet. Nothing removes the handler later.
 pub(super) fn install() {
     let mut is_installed = lock(INSTALLED.get());
     if *is_installed {
@@ -130,8 +130,6 @@ unsafe fn is_ours(info: *mut libc::siginfo_t) -> bool {
     }
 }
 
-/// Calls the handler that was installed before ours.
-///
 /// # Safety
 ///
 /// The arguments are those that a signal handler was given.

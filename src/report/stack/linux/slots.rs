@@ -12,7 +12,6 @@ use crate::sync::fork::InChild;
 use crate::sync::request::{Request, Slots, Unserved, Waited};
 use crate::time::{clock, nanos};
 
-/// How many requests can be open at a time.
 const SLOTS: usize = 32;
 
 /// How much longer than `at_most` a requester waits if the handler has begun the copy.
@@ -55,7 +54,6 @@ pub(super) fn serve(tid: u32, registers: Registers, has_room: bool) {
     ALL.serve(tid, fill, wake);
 }
 
-/// A request to a thread to copy its stack.
 #[derive(Debug)]
 pub(super) struct Armed {
     request: Request<'static, Order>,

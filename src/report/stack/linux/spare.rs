@@ -13,7 +13,6 @@ use crate::watchdog;
 /// could get stuck in the allocator, and then the watchdog would wait for it.
 static SPARE: PerProcess<Mutex<Spare>> = PerProcess::new(Mutex::new(Spare::NEW), || Mutex::new(Spare::NEW));
 
-/// How many spare copies there is room for.
 const ROOM: usize = 64;
 
 /// How many spare copies are kept, unless [`prepare`] was called with a larger number.
@@ -55,7 +54,6 @@ pub(super) fn prepare(kept: usize) {
     make(missing);
 }
 
-/// Makes more spare copies, if few are left.
 pub(super) fn refill() {
     let spare = lock(SPARE.get());
     let (count, kept) = (spare.count, spare.kept);

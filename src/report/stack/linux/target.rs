@@ -42,7 +42,6 @@ impl Target {
     }
 }
 
-/// The result of [`begin`].
 #[derive(Debug)]
 pub(crate) enum Begun {
     /// The copy is complete. If it has no stack, it notes why.

@@ -44,7 +44,6 @@ enum Seen {
         sp: u64,
         pc: u64,
     },
-    /// The thread has ended.
     Gone,
     /// The file cannot be read, has an unknown form, or describes an emulator instead of this program.
     Refused,

@@ -21,7 +21,6 @@ use super::modules::{Module, Modules};
 use crate::scope::ReadMemory;
 use crate::time::clock;
 
-/// How many frames are looked for, at most.
 const MOST_FRAMES: usize = 20_000;
 
 /// If the unwind tables do not help, the return address is searched for in the stack, up to this many bytes above the
@@ -223,8 +222,8 @@ impl<M: ReadMemory> Unwinder<M> {
     }
 
     /// Finds the caller of `function` on the stack. `sp` is the stack pointer in the function. `is_unwound`: the
-    /// function's table needs no frame pointer, and `registers` are those of the caller. But the return address is in a
-    /// register that is not known.
+    /// function's table needs no frame pointer, so `registers` are those of the caller. Only the return address is not
+    /// known, because it is in a register.
     fn recovered(
         &mut self,
         stack: &StackCopy,

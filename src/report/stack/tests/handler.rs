@@ -1,4 +1,4 @@
-//! The signal handler: the functions that it calls, and for how long it stops a thread.
+//! Tests of the signal handler: which functions it calls, and for how long it stops a thread.
 
 #![cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // the disassembly is read for `x86_64` only
 

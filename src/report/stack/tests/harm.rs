@@ -1,4 +1,4 @@
-//! Processes and threads in which something is missing, full, or refused.
+//! Tests with processes and threads in which something is missing, full, or refused.
 
 use crate::sync::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;

@@ -19,7 +19,6 @@ const LOOKS: usize = 100;
 pub(super) struct Runner {
     pub(super) thread: Thread,
     stop: Arc<AtomicBool>,
-    /// How often the thread has called the body.
     turns: Arc<AtomicU64>,
 }
 
@@ -241,8 +240,8 @@ fn panics() {
     assert!(result.is_err());
 }
 
-/// A thread that panics goes from frame to frame. For some instructions on the way the unwind tables are wrong: the
-/// unwinder has overwritten saved registers of one frame with those of another (see `landing.rs`).
+/// During a panic the unwind tables are wrong for a few instructions: the unwinder has overwritten saved registers of
+/// one frame with those of another (see `landing.rs`). A stack from these instructions may be wrong, but must say so.
 #[test]
 fn a_panic() {
     const LOOKS: usize = 1000;

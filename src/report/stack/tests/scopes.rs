@@ -41,7 +41,7 @@ fn check(target: &super::Target, function: &str) {
         assert!(copy.is_consistent);
         let scopes = copy.scopes.scopes();
         if scopes.len() != 2 {
-            // The thread has left one scope, and has not yet entered the next.
+            // At this moment the thread is not in both scopes.
             continue;
         }
         assert_eq!((scopes[0].label.to_text(), scopes[1].label.to_text()), ("inner".into(), "outer".into()));
