@@ -71,7 +71,6 @@ pub(crate) fn hold() -> Held {
     }
 }
 
-/// Puts this thread in an environment, unless the thread is in it already.
 #[inline]
 pub(crate) fn enter_env(thread: &Thread, env: &TestEnv) -> EnvGuard {
     #[cfg(feature = "testing")]
@@ -186,7 +185,6 @@ pub(crate) fn waiting(location: &'static Location<'static>) -> Waiting {
     Waiting { location }
 }
 
-/// Tells the test's probe that a wait begins, or that it has ended.
 #[cfg_attr(not(debug_assertions), inline(always))]
 pub(crate) fn mark_wait(location: &'static Location<'static>, begins: bool) {
     #[cfg(feature = "testing")]

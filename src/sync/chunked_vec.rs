@@ -1,5 +1,3 @@
-//! A vector whose elements never move.
-
 use super::once::SetOnce;
 
 #[cfg(not(timebox_loom))]

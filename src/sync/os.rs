@@ -16,7 +16,6 @@ pub(crate) fn monotonic_nanos() -> u64 {
 #[cfg(all(any(target_os = "linux", target_os = "android"), not(timebox_loom)))]
 const STOPPED: libc::timespec = libc::timespec { tv_sec: 0, tv_nsec: 1 };
 
-/// Nanoseconds on a clock.
 #[cfg(all(any(target_os = "linux", target_os = "android"), not(timebox_loom)))]
 #[cfg_attr(not(debug_assertions), inline(always))]
 fn nanos_on(clock: libc::clockid_t) -> u64 {

@@ -41,10 +41,8 @@ const PHASE: u32 = 7;
 /// The bits above the phase count requests.
 const NUMBER: u32 = PHASE + 1;
 
-/// One request: see the protocol above.
 struct Slot<T> {
     word: AtomicU32,
-    /// The thread that the request is for.
     thread: AtomicU32,
     value: UnsafeCell<MaybeUninit<T>>,
 }
@@ -212,7 +210,6 @@ pub(crate) struct Unserved<'a> {
     pub(crate) value: u32,
 }
 
-/// How a wait for a request has ended.
 #[derive(Debug)]
 pub(crate) enum Waited<T> {
     Served(T),

@@ -1,5 +1,3 @@
-//! The identity of a thread.
-
 /// Identifies a thread among all living threads. The destructors of thread-locals can use it, unlike std's `ThreadId`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ThreadKey(usize);

@@ -1,5 +1,3 @@
-//! A waker that keeps nothing alive.
-
 use std::mem::ManuallyDrop;
 use std::sync::Weak;
 use std::task::{RawWaker, RawWakerVTable, Wake, Waker};

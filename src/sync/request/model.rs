@@ -141,7 +141,6 @@ impl Signals {
     }
 }
 
-/// Starts a thread that serves at each signal.
 fn start<const N: usize>(process: &Arc<Process<N>>, thread: u32) -> (Signals, JoinHandle<()>) {
     let signals = Signals::default();
     let (process, receiver) = (Arc::clone(process), signals.clone());
@@ -208,7 +207,6 @@ fn a_handler_that_takes_too_long() {
     process.assert_free();
 }
 
-/// The requests are dropped, and not waited for.
 fn a_request_that_is_dropped() {
     let process = Process::<1>::new();
     let handler = process.serve_some_time(A);
@@ -263,7 +261,6 @@ fn two_requests_for_one_thread() {
     process.assert_free();
 }
 
-/// Two requesters want the same slot.
 fn two_requesters_of_one_slot() {
     let process = Process::<1>::new();
     let others = Arc::clone(&process);
