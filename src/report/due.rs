@@ -1,5 +1,3 @@
-//! When the scopes of a thread are due for a report.
-
 use super::look::Event;
 use crate::scope::ScopeCopy;
 use crate::sync::{AtomicU64, Ordering};
@@ -35,7 +33,6 @@ pub(super) fn set(warn: u64, overdue: u64, stuck: u64) {
     DURATIONS.stuck.store(stuck, Ordering::Relaxed);
 }
 
-/// Whether the policy has an `on_stuck`.
 pub(super) fn has_stuck() -> bool {
     get(&DURATIONS.stuck) != NEVER
 }

@@ -1,7 +1,7 @@
 //! Which functions are not the user's.
 
-/// Crates whose functions are folded in the text of a report: std, the runtimes with their locks and channels, web frameworks,
-/// system calls, and this crate.
+/// Crates whose functions are folded in the text of a report: std, the runtimes with their locks and channels, web
+/// frameworks, system calls, and this crate.
 #[rustfmt::skip] // a list of words
 const CRATES: [&str; 52] = [
     "std", "core", "alloc", "test", "panic_unwind", "hashbrown", "backtrace", "timebox",

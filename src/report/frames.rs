@@ -1,5 +1,3 @@
-//! The frames of a stack as lines of text.
-
 use std::fmt::{self, Display, Formatter};
 
 use super::contents::Frame;

@@ -1,5 +1,3 @@
-//! Putting a policy in force.
-
 use std::sync::Arc;
 
 use super::pending::PENDING;
@@ -28,7 +26,7 @@ impl Policy {
     }
 }
 
-/// Ends the policy that is in force. Its sinks still write what is in their queues: [`flush`](super::flush) waits for that.
+/// Ends the policy that is in force. Its sinks write what is in their queues: [`flush`](super::flush) waits for them.
 ///
 /// ```
 /// use timebox::report;

@@ -19,7 +19,6 @@ pub(super) fn maybe_seconds<S: Serializer>(
     duration.map(|duration| duration.as_secs_f64()).serialize(serializer)
 }
 
-/// Writes a time in the format of RFC 3339, with microseconds.
 pub(super) fn time<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(&Utc::from(*time).rfc3339())
 }

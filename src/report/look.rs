@@ -33,9 +33,10 @@ pub(crate) struct Look {
     pub(super) scope: ScopeKey,
     pub(super) frame: u64,
     pub(super) begun: Begun,
-    /// By how much the watchdog was late.
+    /// How late the watchdog was, in nanoseconds.
     pub(super) late: u64,
-    /// The time of an earlier look at the thread, and the processor times of the thread then. `None` if there was no look.
+    /// The time of an earlier look at the thread, and the processor times of the thread then. `None` if it is the first
+    /// look.
     pub(super) before: Option<(u64, CpuTimes)>,
 }
 

@@ -5,8 +5,8 @@ static LOST: PerProcess<AtomicU64> = PerProcess::new(AtomicU64::new(0), || Atomi
 
 /// How many reports this process has lost, because a queue was full, or a sink failed or panicked.
 ///
-/// A report that two sinks lose counts twice. Reports that a [`Policy`](super::Policy) leaves out on purpose are not lost: the
-/// next report with the same stack says how many they were.
+/// A report that two sinks lose counts twice. Reports that a [`Policy`](super::Policy) leaves out on purpose do not
+/// count: the next report with the same stack says how many they were.
 ///
 /// ```
 /// assert_eq!(timebox::report::dropped(), 0);

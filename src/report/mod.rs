@@ -35,8 +35,8 @@
 //! If one of its reports was written, its end is reported too. [`Kind`] names these cases.
 //!
 //! The policy's [`warn_after`](Policy::warn_after) is for outermost scopes. A scope's own
-//! [`warn_after`](crate::Timebox::warn_after) counts for any scope. **Without both, nothing is reported before a deadline**: the
-//! policy then reports scopes that reach their deadlines, and scopes that are overdue.
+//! [`warn_after`](crate::Timebox::warn_after) counts for any scope. **Without both, nothing is reported before a
+//! deadline**: the policy then reports scopes that reach their deadlines, and scopes that are overdue.
 //!
 //! [`watch`] and [`watched`](fn@watched) are for code without a limit: a block, and each poll of a future.
 //!
@@ -54,23 +54,25 @@
 //!
 //! # Systems
 //!
-//! Blocks, and futures that are stuck in a poll, are reported on Linux, on `x86_64` and `aarch64`. Pending futures are reported
-//! on all systems.
+//! Blocks, and futures that are stuck in a poll, are reported on Linux, on `x86_64` and `aarch64`. Pending futures are
+//! reported on all systems.
 //!
 //! # Signals
 //!
-//! Only a thread that *runs* is sent a signal. It is `SIGURG`, which systems ignore by default. The handler copies the stack; it
-//! takes no lock and allocates nothing. [`Policy::install`] installs the handler, and the handler stays until the process ends. A
-//! `SIGURG` that this crate did not send goes on to the handler that was there before. A program that needs a handler of its own
-//! installs it first. If a program replaces this crate's handler, running threads have no stack, and the report says so.
+//! Only a thread that *runs* is sent a signal. It is `SIGURG`, which systems ignore by default. The handler copies the
+//! stack; it takes no lock and allocates nothing. [`Policy::install`] installs the handler, and the handler stays until
+//! the process ends. A `SIGURG` that this crate did not send goes on to the handler that was there before. A program
+//! that needs a handler of its own installs it first. If a program replaces this crate's handler, running threads have
+//! no stack, and the report says so.
 //!
-//! A blocked thread gets no signal, as long as the system lets the process read `/proc/self/task`. Where a sandbox forbids that,
-//! every thread counts as running. The handler asks the system to restart calls that it interrupts (`SA_RESTART`).
+//! A blocked thread gets no signal, as long as the system lets the process read `/proc/self/task`. Where a sandbox
+//! forbids that, every thread counts as running. The handler asks the system to restart calls that it interrupts
+//! (`SA_RESTART`).
 //!
 //! # Fork
 //!
-//! A forked child keeps the policy. Its reports are made and written on threads of its own. Reports that are in the making at the
-//! fork stay with the parent.
+//! A forked child keeps the policy. Its reports are made and written on threads of its own. Reports that are being made
+//! at the fork stay with the parent.
 //!
 //! # Profiles
 //!

@@ -1,5 +1,3 @@
-//! Which code is slow again and again: reports counted by stack.
-
 use std::collections::{HashMap, VecDeque};
 use std::fmt::{self, Display, Formatter};
 use std::time::Duration;

@@ -1,7 +1,7 @@
 //! Reports of futures that are pending: where they wait.
 //!
-//! `scope/observe.rs` wakes a pending future once it is slow or overdue. The poll after that is traced here, and so is
-//! the poll at the expiry.
+//! `scope/observe.rs` wakes a pending future once it is slow or overdue. This module traces the next poll of the
+//! future, and also its poll at the expiry.
 
 use std::sync::Arc;
 use std::task::Context;

@@ -134,8 +134,8 @@ fn a_sink_that_hangs_fails_or_panics_harms_no_other() {
     }
     drop(open);
     assert!(flush(LONG));
-    // 65 more reports are lost. Without `open`, the write that hangs fails, and so do the writes of the 64 reports in
-    // the queue.
+    // The drop of `open` makes the hanging write fail, and the writes of the 64 reports in the queue too. So 65 more
+    // reports are lost.
     assert_eq!(dropped(), before + 2 * 71 + 6 + 65);
     assert_eq!(written.lock().unwrap().len(), 71);
     uninstall();

@@ -20,7 +20,6 @@ pub(super) const CAPACITY: usize = 64;
 #[derive(Debug)]
 pub(super) struct Queue<T> {
     state: Mutex<State<T>>,
-    /// How many items may wait.
     capacity: usize,
     /// The queue's thread waits here for an item.
     work: Condvar,
@@ -80,7 +79,7 @@ impl<T> Queue<T> {
     fn make_room(&self) {
         let mut room = VecDeque::with_capacity(self.capacity);
         let mut state = lock(&self.state);
-        // The queue has no room, so no item waits in it.
+        // A queue without room has no items, so the swap loses none.
         if state.waiting.capacity() < self.capacity {
             std::mem::swap(&mut state.waiting, &mut room);
         }
@@ -100,7 +99,6 @@ impl<T> Queue<T> {
         }
     }
 
-    /// Ends a [`hold`](Self::hold).
     pub(super) fn release(&self) {
         let mut state = lock(&self.state);
         state.holds = state.holds.saturating_sub(1);
@@ -151,7 +149,8 @@ impl<T> Queue<T> {
         self.work.notify_one();
     }
 
-    /// Waits until everything that was submitted before this call is served. `false` if the time `until` comes first.
+    /// Waits until everything that was submitted before this call is served, and returns `true`. Returns `false` if the
+    /// time `until` comes first.
     pub(super) fn wait(&self, until: u64, start: impl FnOnce() -> bool) -> bool {
         let mut state = lock(&self.state);
         let target = state.submitted;

@@ -6,7 +6,7 @@ use crate::error::TimeoutError;
 use crate::sync::fork::PerProcess;
 use crate::sync::{Mutex, lock};
 
-/// How many reports are kept.
+/// How many reports are kept of those that were written, and of those that were left out.
 const MOST: usize = 64;
 
 /// Identifies a scope by where and when it was opened. Used because a scope may have no `ScopeId` yet, and only its own
@@ -22,8 +22,7 @@ pub(crate) struct ScopeKey {
 #[derive(Debug)]
 struct Recent {
     written: VecDeque<(ScopeKey, Arc<Report>)>,
-    /// Reports that were left out, since their stack had been written a short while before. A scope's error finds the
-    /// scope's report here.
+    /// Reports that the limiter left out. The error of a scope can show the scope's report even then.
     left_out: VecDeque<(ScopeKey, Arc<Report>)>,
 }
 

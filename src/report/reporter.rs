@@ -28,7 +28,7 @@ pub(crate) struct Job {
     pub(crate) make: Make,
 }
 
-/// How a report is made. Each way returns `None` if there is nothing to report any more. If it panics, the report is
+/// How a report is made. Each way returns `None` if there is nothing to report any more. If a way panics, the report is
 /// counted as lost.
 ///
 /// The watchdog uses `Look`, `Ended` and `Shared`, for which it need not allocate.

@@ -13,7 +13,8 @@
 //! 3. A thread that mostly waited for a processor is not reported, unless it has used as much processor time as the
 //!    duration. But it counts for rule 2, since its worker stands still too.
 //!
-//! If no thread is reported, the search is repeated once the worker has stood still for three times as long.
+//! If a search does not find a stuck thread for each worker that stands still, the next search comes once the worker
+//! has stood still for three times as long.
 
 use std::collections::HashMap;
 use std::future::pending;
@@ -126,7 +127,6 @@ struct State {
     next: u64,
     /// Whether the runtime has been shut down.
     is_over: bool,
-    /// Whether the reporter is to read the processor times of the threads.
     must_read_times: bool,
     /// For each thread, by its id: when its processor times were read, and the times. They are read when a worker has
     /// made no progress for half of the duration.
@@ -135,15 +135,16 @@ struct State {
 
 #[derive(Clone, Copy, Default)]
 struct Worker {
-    /// How often it has parked, plus how often it has unparked. So the number is odd while the worker is parked.
+    /// How often the worker has parked, plus how often it has unparked. So the number is odd while the worker is
+    /// parked.
     parks: u64,
     busy: Duration,
     /// Since when `parks` and `busy` have not changed.
     since: u64,
     /// Whether `parks` and `busy` have not changed for half of the duration. Then the times of the threads were read.
     is_suspect: bool,
-    /// When to search for the worker's thread. [`u64::MAX`] if a search has found a stuck thread: then there is no
-    /// other search until the worker moves.
+    /// When to search for the worker's thread. [`u64::MAX`] if a search has found the threads of all workers that stand
+    /// still: then there is no other search until the worker moves.
     search_at: u64,
     /// Whether the reporter is to search for the worker's thread.
     is_missing: bool,
@@ -317,7 +318,7 @@ impl Watch {
         Some(first)
     }
 
-    /// Since when the worker stands still. `None` if it has moved on since the last look.
+    /// Since when the worker has stood still. `None` if it has moved on since the last look.
     fn still_since(&self, index: usize) -> Option<u64> {
         let worker = lock(&self.state).workers[index];
         let parks = self.metrics.worker_park_unpark_count(index);
@@ -398,11 +399,11 @@ struct InPoll {
 /// What a thread did since its times were read for `State::before`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Was {
-    /// It has not run.
+    /// The thread has not run.
     Blocked,
     Running,
-    /// It mostly waited for a processor. Or nothing can be said: its times are not known, or were read only a short
-    /// while ago.
+    /// The thread mostly waited for a processor. Or nothing can be said, because its times are not known, or were read
+    /// only a short while ago.
     Starved,
 }
 

@@ -1,5 +1,3 @@
-//! A dump: all threads of the process, whether they are in scopes or not.
-
 mod collect;
 mod signal;
 mod text;

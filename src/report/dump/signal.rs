@@ -1,5 +1,3 @@
-//! A dump on a signal.
-
 use std::io;
 
 /// Writes a [`dump`](super::dump) to the standard error stream whenever the process gets the signal: `kill -USR1 4711`.

@@ -82,7 +82,7 @@ fn wait_in_scopes(reader: io::PipeReader) {
 fn threads_in_scopes_and_without() {
     let (free, scoped) =
         (Waiting::start(1, "free", wait_for_the_end), Waiting::start(1, "scoped", wait_in_scopes));
-    // The limit of the outer scope passes.
+    // Until the limit of the outer scope has passed.
     thread::sleep(Duration::from_millis(510));
     let dump = dump();
     let free_one = dump.thread(free.tids[0]);

@@ -1,5 +1,3 @@
-//! A dump as text.
-
 use std::fmt::{self, Display, Formatter};
 
 use super::{Dump, OpenScope, ThreadDump};
@@ -36,9 +34,9 @@ impl Display for Dump {
 }
 
 impl Dump {
-    /// Threads that are in no scope and have the same stack form one group. First come the threads that are in a scope,
-    /// run, or asked for the dump. Then come the other groups, smallest first, because large groups are mostly idle
-    /// threads.
+    /// Groups the threads: those that are in no scope and have the same stack form one group. First come threads in
+    /// scopes, threads that run, and the thread that asked for the dump. Then come the other groups, smallest first,
+    /// because large groups are mostly idle threads.
     fn groups(&self) -> Vec<Vec<&ThreadDump>> {
         let mut groups: Vec<Vec<&ThreadDump>> = Vec::new();
         for thread in &self.threads {

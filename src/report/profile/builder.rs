@@ -1,5 +1,3 @@
-//! A profile, as the user sets it up.
-
 use std::borrow::Cow;
 use std::future::IntoFuture;
 use std::sync::Arc;
@@ -71,8 +69,8 @@ impl Profile {
         self
     }
 
-    /// Shows the profile while it runs, and after its end. So you get the profile even of code that panics or never
-    /// ends, and of a future that a timeout drops.
+    /// Returns access to the profile, while it runs and after its end. So you get the profile even of code that panics
+    /// or never ends, and of a future that a timeout drops.
     ///
     /// ```
     /// use std::time::Duration;
@@ -91,7 +89,7 @@ impl Profile {
         LiveProfile { shared: Arc::clone(&self.shared) }
     }
 
-    /// Runs a block, and profiles it on this thread. Other threads are profiled too, while they are in a
+    /// Runs a block, and profiles it on this thread. Other threads are profiled too, while they run in a
     /// [`Handle`](crate::Handle) that was made in the block.
     ///
     /// If the block panics, the panic goes on, and [`live`](Self::live) has the report.

@@ -1,5 +1,3 @@
-//! What was seen in a profile, with names.
-
 use std::time::Duration;
 
 use serde::Serialize;
@@ -12,12 +10,12 @@ use crate::report::json;
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Doing {
-    /// It ran, or was ready to run.
+    /// The code ran, or was ready to run.
     Running,
-    /// It was blocked in this system call. The name is empty if the thread was blocked without a system call, for
+    /// The code was blocked in this system call. The name is empty if the thread was blocked without a system call, for
     /// example while a page of memory was read.
     Blocked(String),
-    /// It was a future between two polls.
+    /// The code was a future between two polls.
     Pending,
 }
 
@@ -36,7 +34,7 @@ pub struct ProfileStack {
     pub frames: Vec<Frame>,
     /// What the code was doing.
     pub doing: Doing,
-    /// Whether this is work that came to another thread by a [`Handle`](crate::Handle).
+    /// Whether the stack is of work that came to another thread by a [`Handle`](crate::Handle).
     pub by_handle: bool,
     /// For how long the code was seen with this stack.
     #[serde(serialize_with = "json::seconds")]

@@ -1,5 +1,3 @@
-//! A future that is profiled.
-
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;

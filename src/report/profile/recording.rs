@@ -17,12 +17,12 @@ const MOST_REASONS: usize = 8;
 /// What the code was doing at a sample.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Doing {
-    /// It ran on a thread, or was ready to run.
+    /// The code ran, or was ready to run.
     Running,
-    /// Its thread was blocked in the system call with this number. `None` if it was in no system call, or the number is
-    /// not kept.
+    /// The thread was blocked in the system call with this number. `None` if the thread was in no system call, or if
+    /// the number is not kept.
     Blocked(Option<i64>),
-    /// It was a future between two polls.
+    /// The code was a future between two polls.
     Pending,
 }
 
@@ -38,7 +38,6 @@ pub(super) enum Place {
     LeftOut,
 }
 
-/// What a sample saw.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Seen {
     /// Whether the sampled thread did work that came to it by a handle.

@@ -1,5 +1,3 @@
-//! What a profile says.
-
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};

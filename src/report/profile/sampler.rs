@@ -35,8 +35,8 @@ const MOST_THREADS: usize = 64;
 /// How long a sample waits until a running thread has copied its own stack.
 const PATIENCE: Duration = Duration::from_millis(50);
 
-/// How many times one sample tries to find the profile's own code. A try looks first at the threads, then at the
-/// pending futures. It may miss a future that begins a poll between these two looks. So there are other tries.
+/// How many times one sample tries to find the profile's own code. Each try looks first at the threads, then at the
+/// pending futures. It may miss a future that begins a poll between these two looks. Then the sample tries again.
 const ATTEMPTS: usize = 12;
 
 /// If a thread is not looked at for this many nanoseconds, its files in `/proc` are closed.
@@ -218,7 +218,7 @@ impl Due {
     }
 }
 
-/// Maps each running profile to the profiles that it runs in.
+/// Maps each running profile to the profiles inside which it was begun.
 struct Lineage(HashMap<ProfileId, Vec<ProfileId>>);
 
 impl Lineage {
@@ -315,7 +315,7 @@ impl Sampler {
         looks
     }
 
-    /// Counts one sample of a thread in each profile that the thread visits.
+    /// Counts one sample of a thread in each profile whose code the thread runs.
     fn count_thread(
         &mut self,
         copy: &Copy,

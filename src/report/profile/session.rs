@@ -1,5 +1,3 @@
-//! One run of a profile, from its beginning to its end.
-
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -39,7 +39,6 @@ pub(super) struct Waiting {
     over: Option<(AwaitCopies, Count)>,
 }
 
-/// Where the future waits.
 #[derive(Debug, Default)]
 enum Places {
     #[default]
@@ -50,7 +49,6 @@ enum Places {
     Known(Place),
 }
 
-/// What a sample finds.
 #[derive(Debug)]
 pub(super) enum Found {
     /// A poll is under way.

@@ -46,8 +46,8 @@ pub trait Sink: Send + Sync {
     /// Writes the report. If this returns an error, the report counts as lost.
     fn write(&self, report: &Report) -> io::Result<()>;
 
-    /// Checks that the sink can write. [`Policy::install`](crate::report::Policy::install) calls this, and fails with
-    /// its error.
+    /// Checks that the sink can write. [`Policy::install`](crate::report::Policy::install) calls this. If this returns
+    /// an error, the policy is not installed.
     fn check(&self) -> io::Result<()> {
         Ok(())
     }

@@ -17,7 +17,7 @@ use crate::sync::{AtomicU64, Ordering};
 /// file cannot be written, for example because the disk is full, the report is lost, and
 /// [`dropped`](crate::report::dropped) counts it.
 ///
-/// The directory holds at most [`keep`](Self::keep) reports, which have [`keep_bytes`](Self::keep_bytes) bytes
+/// The directory holds at most [`keep`](Self::keep) reports, with at most [`keep_bytes`](Self::keep_bytes) bytes
 /// together. To make room, the oldest reports are removed, also those of other processes that write to the directory.
 /// Other files are never touched.
 ///

@@ -154,11 +154,10 @@ impl std::fmt::Debug for StackCopy {
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum State {
-    /// It ran, or was ready to run.
+    /// The thread ran, or was ready to run.
     Running,
-    /// It was blocked, in the system call [`Contents::call`].
+    /// The thread was blocked, in the system call [`Contents::call`].
     Blocked,
-    /// It has ended.
     Gone,
     #[default]
     Unknown,
@@ -170,11 +169,10 @@ pub(crate) struct Call {
     pub(crate) arguments: [u64; 6],
 }
 
-/// For how long a thread has run and has waited since it began.
+/// For how long a thread has run, and has waited for a processor, since it began.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct CpuTimes {
     pub(crate) run: Duration,
-    /// The time during which the thread was ready to run, but got no processor.
     pub(crate) waited: Duration,
 }
 

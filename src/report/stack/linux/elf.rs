@@ -1,4 +1,5 @@
-//! ELF files, in memory or as files: segments, unwind tables, build identity. Made for hostile bytes: nothing here panics.
+//! Reads ELF files, in memory or as files: segments, unwind tables, build ids. The bytes may be hostile: nothing here
+//! panics.
 
 use super::memory;
 use crate::scope::ReadMemory;
@@ -30,7 +31,6 @@ pub(super) struct Image {
     pub(super) frames: Table,
 }
 
-/// A program header.
 struct Segment {
     kind: u32,
     offset: u64,

@@ -10,8 +10,8 @@ const MOST: u64 = 64 << 10;
 /// address of the local's function, which lies above it.
 const BEYOND: u64 = 1 << 10;
 
-/// Copies the calling thread's stack from this function to the address `up_to`, which lies further out. `None` if the
-/// stack cannot be read.
+/// Copies the calling thread's stack from this function to the address `up_to`, which must lie further out. `None` if
+/// the stack cannot be read.
 #[inline(never)]
 pub(crate) fn own(up_to: u64) -> Option<Box<StackCopy>> {
     let registers = registers();

@@ -10,7 +10,7 @@ use crate::scope::ReadMemory;
 /// register fails.
 const UNKNOWN: u64 = 0x0000_ffff_ffff_fff0;
 
-/// The 48 bits of a return address that are the address. The bits above may hold a signature.
+/// The bits of a return address that are the address: the lowest 48. The bits above them may hold a signature.
 fn mask() -> PtrAuthMask {
     PtrAuthMask(0x0000_ffff_ffff_ffff)
 }
@@ -58,13 +58,11 @@ fn signed(number: u32, bits: u32) -> i64 {
     i64::from((number << (32 - bits)).cast_signed() >> (32 - bits))
 }
 
-/// A return address without its signature.
 pub(in super::super) fn without_signature(address: u64) -> u64 {
     address & mask().0
 }
 
-/// The address to which the call instruction that ends at `address` jumps. `None` if the instruction takes it from a
-/// register.
+/// Where the call instruction that ends at `address` jumps to. `None` if it takes the target from a register.
 fn target(memory: &impl ReadMemory, address: u64) -> Option<u64> {
     let from = address.checked_sub(4)?;
     let [call] = instructions(memory, from)?;
@@ -166,8 +164,8 @@ pub(in super::super) fn recover(
     if first.is_sure { Some(first) } else { records.find(|found| found.is_sure).or(Some(first)) }
 }
 
-/// The caller, if `pc` is in a stub of the linker. Unwind tables do not cover stubs. A stub changes neither the stack pointer
-/// nor the link register.
+/// The caller, if `pc` is in a stub of the linker. Unwind tables do not cover stubs. A stub changes neither the stack
+/// pointer nor the link register.
 pub(in super::super) fn caller_of_stub(
     memory: &impl ReadMemory,
     registers: UnwindRegsNative,

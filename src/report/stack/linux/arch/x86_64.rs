@@ -9,7 +9,7 @@ use crate::scope::ReadMemory;
 /// the frame pointer fails. (From 0 framehop would conclude that the stack ends.)
 const UNKNOWN: u64 = !7;
 
-/// The length of the longest call instruction.
+/// The length of the longest call instruction, without prefixes.
 const CALL: usize = 7;
 
 pub(in super::super) fn to_framehop(registers: &Registers) -> UnwindRegsNative {
