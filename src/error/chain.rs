@@ -26,7 +26,7 @@ pub(crate) struct Link {
     pub(crate) entered: u64,
     /// The time now, on the clock of the scope.
     pub(crate) now: u64,
-    /// How the scope itself has ended. `None` if it is not over, or is over only because a scope around it has ended.
+    /// The scope's own end. `None` if the scope is not over, or is over only because a scope around it has ended.
     pub(crate) end: Option<Termination>,
     /// The state that the scope shares with its tokens and handles, if there is any.
     pub(crate) shared: Option<Arc<dyn SharedScope>>,

@@ -100,8 +100,8 @@ pub struct Interruptible<F: Future> {
     await_state: AwaitState,
     /// The future's result. It is kept here while a hook is still running.
     done: Option<F::Output>,
-    /// Shields at the scopes around, while `done` waits for the hook. Without them the scopes would drop this future at
-    /// their deadlines, and a value that is ready would be lost.
+    /// While `done` waits for the hook: shields at the scopes around this future. Without them the scopes would drop
+    /// this future at their deadlines, and the result would be lost.
     announced: Option<Announced>,
     // `future` is declared before `guard`, so it is dropped first. The hook in `guard` can still fire during that drop.
     #[pin]

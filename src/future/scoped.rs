@@ -90,8 +90,8 @@ impl<F: Future, const KEEP: bool> Scoped<F, KEEP> {
         E: From<TimeoutError>,
     {
         // The result is written to this place. If it were returned through the scope, it would be copied twice. The
-        // place is a `ManuallyDrop`, because a drop needs an address, so the result could not stay in registers. The
-        // result leaks only if the drop of the future panics.
+        // place is a `ManuallyDrop`: otherwise its drop would need an address, and the result could not stay in
+        // registers. The result leaks only if the drop of the future panics.
         let mut poll = ManuallyDrop::new(Poll::Pending);
         let this = self.project();
         let mut call =
@@ -123,8 +123,8 @@ impl<F> Scoped<F, true> {
         self.future.as_mut()
     }
 
-    /// Leaves the scope, but keeps the future. If the future is dropped after this, the drop runs outside of the scope.
-    /// If it is polled after this, it gets a new scope.
+    /// Leaves the scope, but keeps the future. After this, a drop of the future runs outside of the scope, and a poll
+    /// of the future gets a new scope.
     #[cfg(feature = "tokio")]
     pub(crate) fn leave(self: Pin<&mut Self>) {
         let this = self.project();
@@ -237,7 +237,7 @@ where
 
     #[cfg_attr(not(debug_assertions), inline(always))]
     fn poll_in<const TRACED: bool>(&mut self, scope: &Scope) {
-        // The future is polled before its time is looked at, so a value that is ready wins over the deadline.
+        // The future is polled before the deadline is checked, so a value that is ready wins over the deadline.
         #[cfg_attr(not(feature = "report"), expect(unused_mut))]
         let Some(mut future) = self.future.as_mut().as_pin_mut() else { return };
         #[cfg(feature = "report")]
@@ -294,8 +294,8 @@ where
     }
 }
 
-/// For a future whose time is up. Pending until the future's hooks have run, then gives the kept error. Does not poll
-/// the user's future.
+/// Called for a future whose time is up, while `wakeup` keeps its error. Pending until the hooks of the future have
+/// run, then gives the error. Does not poll the user's future.
 #[cold]
 #[inline(never)]
 fn end_after_hooks(
@@ -389,7 +389,7 @@ fn wait_on(scope: &Scope, look: u64, wakeup: &mut TaskWakeup, waker: &Waker) -> 
         }
     }
     if now < until {
-        // The first of these times that is still to come.
+        // The earliest of these times that has not passed yet.
         let next =
             [own, scope.around(), look].into_iter().filter(|&deadline| deadline > now).fold(until, u64::min);
         wakeup.wake_at(next, waker);

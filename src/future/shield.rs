@@ -92,9 +92,9 @@ struct Opened {
     suspended: HeldOffHooks,
 }
 
-/// Tells the scopes around a future, in the same poll, to go on polling the future, and not to drop it. This holds
-/// until this value is dropped, or until the end that was given to `to_scopes_around`. The future is a shield, or an
-/// [`Interruptible`](super::Interruptible) that awaits its hook.
+/// Shields at the scopes that were opened around a future in the same poll: these scopes go on polling the future, and
+/// do not drop it. This holds until this value is dropped, or until the end that was given to `to_scopes_around`. The
+/// future is a [`Shield`], or an [`Interruptible`](super::Interruptible) that waits for its hook.
 pub(super) struct Announced(Vec<(Arc<Node>, usize)>);
 
 impl Announced {

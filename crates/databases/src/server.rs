@@ -120,8 +120,8 @@ impl Server {
         self.pid
     }
 
-    /// If the machine has no such server, prints a line that says so, and returns `None`. But if the environment sets
-    /// `TIMEBOX_REQUIRE_SERVERS`, panics.
+    /// If the machine has no such server: panics if the environment sets `TIMEBOX_REQUIRE_SERVERS`. Otherwise prints a
+    /// line that names the missing program, and returns `None`.
     fn start(kind: &Kind, is_ready: impl Fn(u16) -> bool) -> Option<Self> {
         let found: Option<Vec<_>> = kind.binaries.iter().map(|name| find(name)).collect();
         let Some(binaries) = found else {

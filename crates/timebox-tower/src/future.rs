@@ -19,7 +19,8 @@ pub struct ResponseFuture<F, Res: Reply, A> {
     /// `None` if the service was not called, or once the inner future is done or dropped.
     #[pin]
     future: Option<F>,
-    /// `None` if the request is exempt or refused, or once the inner future is done, or dropped at the scope's error.
+    /// `None` if the request is exempt or refused. Also `None` once the inner future is done, or was dropped because
+    /// the scope was over.
     scope: Option<RequestScope>,
     early: Option<Box<Early<Res::Scoped>>>,
     answer: A,

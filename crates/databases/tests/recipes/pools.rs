@@ -234,8 +234,8 @@ fn r2d2() {
         let error = timed_out(endless(SHORT));
         assert!(error.is_timeout());
         let next = pid().unwrap();
-        // The connection goes back to the pool. But if the scope ended while the pool tested the connection, the pool
-        // may have discarded it. Then the query was not begun, so the error has no source.
+        // Usually the pool lends the same connection again. But if the scope ended while the pool tested the
+        // connection, the pool may have discarded it. Then the query was not begun, so the error has no source.
         assert!(next == last || error.source().is_none(), "the connection was given back");
         last = next;
     }
