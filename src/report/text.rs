@@ -121,8 +121,8 @@ impl Display for Name<'_> {
 }
 
 impl Thread {
-    /// The time in which `cpu_time` and `waited_for_cpu` were measured. It began at an earlier look at the thread.
-    /// Without an earlier look the result is `elapsed`, the time since the scope was opened.
+    /// For how long `cpu_time` and `waited_for_cpu` were measured: since an earlier look at the thread. Without an
+    /// earlier look, the result is `elapsed`, the time since the scope was opened.
     fn observed(&self, elapsed: Duration) -> Duration {
         self.observed.unwrap_or(elapsed)
     }

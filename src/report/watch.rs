@@ -100,7 +100,8 @@ fn make_room(slots: usize) {
 /// The length of `State::threads`, to be read without the lock.
 static ROOM: PerProcess<AtomicUsize> = PerProcess::new(AtomicUsize::new(0), || AtomicUsize::new(0));
 
-/// Which threads were started in advance and are kept for the watchdog, because the watchdog must not start a thread.
+/// The threads that were started in advance and are kept for the watchdog, because the watchdog must not start a
+/// thread.
 struct Holds {
     reporter: AtomicBool,
     stuck: AtomicBool,

@@ -211,8 +211,8 @@ impl Timebox {
     }
 
     /// Reports the scope if it is open for so long: see [`report`](crate::report). For this scope, the time replaces
-    /// the policy's [`warn_after`](crate::report::Policy::warn_after), which is only for outermost scopes. This one may
-    /// be inside another. Nothing is reported while no policy is installed.
+    /// the policy's [`warn_after`](crate::report::Policy::warn_after), which is only for outermost scopes. This scope
+    /// may be inside another. Nothing is reported while no policy is installed.
     ///
     /// ```
     /// use std::time::Duration;

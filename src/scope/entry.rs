@@ -53,8 +53,8 @@ impl Rejected {
         Self(Box::new(Rejection { spec, end }))
     }
 
-    /// Whether the scope is rejected because an outer scope on this thread is over. `false` for an entered future: its
-    /// outer scopes are those of its handle.
+    /// `true`: an outer scope on this thread is over. `false`: the scope itself is over, or it is the scope of an
+    /// entered future, whose outer scopes are those of its handle.
     pub(crate) fn is_by_surroundings(&self) -> bool {
         self.0.end.is_none() && self.0.spec.kind != Kind::EnteredFuture
     }

@@ -88,8 +88,8 @@ pub struct Scope {
     // all. So the compiler can write the zeros with wide stores.
     /// The scope's identity; 0 until somebody asks for it.
     id: Cell<u64>,
-    /// The node, if there is one. The node is taken out before the frame is gone: for a block, by the code that leaves
-    /// the block; for a future, by `SuspendedScope::suspend`.
+    /// The node, if there is one. The frame does not drop the node, because the node is taken out before: for a block,
+    /// by the code that leaves the block; for a future, by `SuspendedScope::suspend`.
     node: ManuallyDrop<OnceCell<Arc<Node>>>,
     extras: *const Extras,
     kind: Kind,
@@ -233,8 +233,8 @@ fn show() {
     crate::sync::compiler_fence(crate::sync::Ordering::SeqCst);
 }
 
-/// Proof that a scope was entered. The [`Undo`] is that from before the entry. If it has `FLAG`, the scope had its node
-/// already, so `become_innermost` must refresh the thread's flag.
+/// Proof that a scope was entered. Has the scope's `undo` from before the entry. If this had `FLAG`, the scope had a
+/// node before the entry, so `become_innermost` must refresh the thread's flag.
 #[derive(Clone, Copy)]
 pub(crate) struct Entered(Undo);
 
@@ -300,7 +300,8 @@ impl Scope {
     }
 
     /// The deadline that the thread has while this scope is its innermost. It leaves out the deadlines of linked
-    /// tokens, and of scopes that an entered handle may still lose: if one of those passes, the node's flag is set.
+    /// tokens, and of scopes that an entered handle may still lose: if one of those deadlines passes, the node's flag
+    /// is set.
     pub(crate) fn armed(&self, thread: &Thread) -> u64 {
         innermost(thread, |innermost| {
             let mut armed = thread.deadline.get();

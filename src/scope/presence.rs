@@ -84,9 +84,9 @@ impl Task for Move {
                 }
                 presence.woken
             };
-            // Perhaps no thread is awake now, but one was woken since the last look. It may have set a timer that was
-            // due at once, and fallen asleep again. Such a timer may be out of its queue without having fired, so the
-            // move would miss it. So the clock does not move if a thread was woken.
+            // Perhaps no thread is awake now, but a thread was woken since `woken` was read. This thread may have set a
+            // timer that was due at once, and fallen asleep again. Such a timer may be out of its queue without having
+            // fired, so the move would miss it. So the clock does not move if a thread was woken.
             moved = advance_to_next(&self.0, || {
                 let presence = lock(&self.0.presence);
                 let woken_before = std::mem::replace(&mut woken, presence.woken);

@@ -447,7 +447,7 @@ impl ColdState {
                 });
                 if node.is_over() && !node.is_over_still() {
                     // The node is over only because of a former parent: a scope in which the future is no longer
-                    // polled. So this node is given up, and later tokens get a fresh one.
+                    // polled. So this node is given up, and later tokens get a new node.
                     node.finish();
                     let extras = self.extras.as_ref().filter(|extras| !extras.options.tokens.is_empty());
                     let anew = |scope: Option<&Scope>| linked_node(scope.map(Scope::node), &spec, extras);

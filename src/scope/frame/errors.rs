@@ -46,8 +46,8 @@ impl Scope {
     /// The error that code in this scope gets, once this scope or a scope around it is over.
     #[cold]
     pub(crate) fn error(&self, how: RaiseContext) -> TimeoutError {
-        // Held, because `mark_raised` may drop an earlier error. Then the drop of that error's source, which is foreign
-        // code, must not leave this scope.
+        // The frame is held, because `mark_raised` may drop an earlier error. The drop of that error's source is
+        // foreign code, and must not leave this scope.
         let _held = self.hold();
         let now = how.now;
         let mut chain = Chain::new(self.chain_link(now));

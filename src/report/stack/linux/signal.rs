@@ -109,7 +109,8 @@ extern "C" fn handle(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_
         let registers = registers(context.cast());
         let tid = u32::try_from(libc::gettid()).unwrap_or(0);
         let has_room = has_room(context.cast());
-        // Every `SIGURG` serves the requests, because the system drops our signal if another `SIGURG` is pending.
+        // At every `SIGURG` the handler serves the requests, because the system drops our signal if another `SIGURG` is
+        // pending.
         slots::serve(tid, registers, has_room);
         if !is_ours(info) {
             pass_on(signal, info, context);

@@ -207,8 +207,8 @@ impl<M: ReadMemory> Unwinder<M> {
         self.modules.is_code(pc) && arch::is_after_call(&self.memory, pc)
     }
 
-    /// Finds the caller with a frame pointer that may be wrong. So this checks that the code before the found address
-    /// is a call of `function`, and returns `None` if it is not.
+    /// Finds the caller by a frame pointer that may be wrong. So this checks that the code before the found address
+    /// calls `function`. `None`: it does not, or no address is found.
     fn confirmed(
         &mut self,
         stack: &StackCopy,
@@ -260,9 +260,9 @@ impl<M: ReadMemory> Unwinder<M> {
         (pc == caller.pc).then_some(registers)
     }
 
-    /// Where the caller of `leaf` goes on after the call. `true`: the caller calls `leaf` only there. `leaf` has not
-    /// put its return address on the stack, so the innermost return address there is the caller's own: `outer`. The
-    /// call before `outer` tells who the caller is.
+    /// Returns where the caller of `leaf` goes on after the call, and `true` if the caller calls `leaf` only there.
+    /// `None`: not found. `leaf` has not put its return address on the stack, so the innermost return address there is
+    /// the caller's own: `outer`. The call before `outer` tells who the caller is.
     fn skipped(&mut self, leaf: u64, outer: u64) -> Option<(u64, bool)> {
         let caller = arch::callee(&self.memory, outer)?;
         let end = self.module(caller)?.image.function_end(caller)?;

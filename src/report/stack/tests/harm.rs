@@ -206,8 +206,7 @@ fn a_forked_child_looks_at_its_own_threads() {
             let runner = Runner::start(spin);
             let copies = (0..100).map(|_| Eyes::copy(&runner.thread.target()));
             let mut is_right = copies.into_iter().all(|copy| copy.stack.registers.is_some());
-            // The request from before the fork ends in the child as well. Its end must not withdraw a request of the
-            // child.
+            // In the child, the request from before the fork ends, and must not withdraw a request of the child.
             let own = begin(&runner.thread.target());
             is_right &= open.wait(Duration::from_secs(5)).reasons.has(Reason::Gone);
             is_right &= match own {

@@ -126,7 +126,7 @@ fn a_library_whose_file_was_replaced_has_the_right_names_or_none() {
     assert!(own(&look(&thread)).iter().any(|name| name.starts_with("names::sleeps")));
     assert!(compile(folder.path(), "other", &other_source, &["-Clink-arg=-Wl,--build-id"]));
     fs::rename(&other, &this).unwrap();
-    // Each `look` opens the files anew, so this one knows no names from the first.
+    // Each `look` opens the files anew, so this look knows no names from the first look.
     let names = own(&look(&thread));
     assert!(!names.iter().any(|name| name.contains("is_another")), "{names:?}");
     // A privileged process can open the mapped file although it was replaced, and finds the right name. Any other

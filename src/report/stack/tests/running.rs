@@ -266,8 +266,8 @@ fn spins_on_a_stack_of_its_own() {
     coroutine.resume(());
 }
 
-/// A coroutine has a stack of its own. The copy does not have the stack of the thread below it, so the result is marked
-/// as truncated or approximate.
+/// A coroutine has a stack of its own. The copy does not have the thread's own stack, so the result is marked as
+/// truncated or approximate.
 #[test]
 fn a_coroutine() {
     let runner = Runner::start(spins_on_a_stack_of_its_own);
