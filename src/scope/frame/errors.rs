@@ -160,7 +160,6 @@ impl Scope {
         })
     }
 
-
     /// The scope that stops an unwinding that carries this error; `None` if no scope on this stack stops it.
     #[cfg(panic = "unwind")]
     pub(in crate::scope) fn catcher(&self, error: &TimeoutError) -> Option<&Scope> {
