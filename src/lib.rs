@@ -89,8 +89,8 @@
 //! # E0283: type annotations needed
 //!
 //! A block that uses `?` needs its error type from somewhere. The block has the type if a function returns the result
-//! of the call as it is, or if you write `let r: timebox::Result<_> = timeout(..)`. A second `?`, a `match`, an `if
-//! let`, `unwrap_err` or `is_ok` does not give the type: then the compiler says E0283, or E0282 at the variable. Write
+//! of the call as it is, or if you write `let r: timebox::Result<_> = timeout(..)`. A second `?`, a `match`, `if let`,
+//! `unwrap_err` or `is_ok` does not give the type: then the compiler says E0283, or E0282 at the variable. Write
 //! the type at the block: [`timebox::Result<_>`](Result) if only this crate's functions fail in the block, or else your
 //! own type. For the closures of [`Handle::wrap`] and [`Handle::enter`], write the type in the same place.
 //!

@@ -120,7 +120,6 @@ impl std::fmt::Debug for State {
     }
 }
 
-/// How long a thread with nothing to do waits for another task.
 #[cfg(not(timebox_loom))]
 const KEEP_ALIVE: std::time::Duration = std::time::Duration::from_secs(10);
 
@@ -285,7 +284,6 @@ impl BlockingPool {
         stuck >= self.most()
     }
 
-    /// Counts a running task of this depth as abandoned: nobody waits for it any more.
     pub(crate) fn mark_abandoned(&self, depth: usize) {
         lock(&self.state).level(depth).stuck += 1;
     }

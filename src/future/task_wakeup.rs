@@ -294,7 +294,6 @@ impl TaskWakeup {
 }
 
 impl TaskWakeup {
-    /// Cancels the timer, stops waiting for a node, and drops all other state.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn clear(&mut self) {
         if self.timer.is_some() | self.cold.is_some() {

@@ -19,7 +19,7 @@ use crate::watchdog::{self, NAP};
 
 /// The outcome of [`interruptible_outcome`].
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[allow(clippy::exhaustive_structs)] // adapters take it apart
+#[allow(clippy::exhaustive_structs)] // adapters destructure an `Outcome`
 pub struct Outcome<R> {
     /// The value that the call returned.
     pub value: R,
@@ -101,8 +101,8 @@ where
 
 /// Makes an interruptible call, and returns its value together with the number of times that the hook fired.
 ///
-/// For adapters that decide for themselves whether a value counts, and for calls that return no `Result`. In all
-/// other respects it is like [`interruptible`].
+/// This is for adapters that decide for themselves whether a value counts, and for calls that return no `Result`. In
+/// all other respects it is like [`interruptible`].
 ///
 /// # Errors
 ///

@@ -24,7 +24,7 @@ use crate::watchdog::Timer;
 /// calls `poll` several times.
 const MAX_TIMEOUT: Duration = Duration::from_secs(3600);
 
-/// Waits for descriptors, several times if need be. If there is a scope, the end of the scope ends the wait too.
+/// Waits for descriptors. If there is a scope, the end of the scope ends the wait too.
 pub(super) struct Poller<'s> {
     scope: Option<&'s Scope>,
     location: &'static Location<'static>,

@@ -102,8 +102,8 @@ where
             Answer::Panicked(message) => Err(Error::Panicked(message)),
             Answer::Codec(message) => Err(Error::Codec(message)),
             Answer::TimedOut => {
-                // The child measures the time itself, so the call may time out a little before our scope is over. Our
-                // scope has no error before its deadline, so this waits for the deadline.
+                // The child measures the time itself, so the call may time out a little before our deadline. The error
+                // must not come before our deadline, so this waits for the deadline.
                 let Ok(()) = scope.wait_with(location, |_| Ok::<_, Infallible>(()));
                 Err(scope.interrupted(location, None).into())
             }

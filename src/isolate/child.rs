@@ -56,7 +56,6 @@ fn kill(pid: Pid) -> bool {
 }
 
 impl Child {
-    /// Takes an idle child of the function, or starts one.
     pub(super) fn idle_or_new(function: &'static str, memory: Option<u64>) -> io::Result<Self> {
         loop {
             // `lock` returns `None` if a fork has lost the lock of the list. Then a new child is started.

@@ -181,8 +181,8 @@ impl<C> Control<C> {
     }
 }
 
-/// One use of the connection. The drop puts the connection back. If `connection` is `None`, the connection was lost in
-/// this use: then the drop records the loss.
+/// One use of the connection. Dropping it puts the connection back. If `connection` is `None`, the connection was lost
+/// in this use, and the drop records the loss.
 struct Turn<'a, C> {
     control: &'a Control<C>,
     connection: Option<C>,

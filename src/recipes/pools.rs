@@ -163,7 +163,7 @@ impl<M: ManageConnection> ManageConnection for Marking<M> {
     }
 }
 
-/// Does for bb8 what `on_deadpool` does for deadpool.
+/// Like [`on_deadpool`], for a pool of bb8.
 pub async fn on_bb8<M, T: Unpin + 'static>(
     pool: &bb8::Pool<Marking<M>>,
     cancel: impl FnOnce(CancelToken, &Doubt) -> Hook<'static>,

@@ -234,7 +234,7 @@ impl Connection {
         let greet = async {
             let stream = tokio::net::TcpStream::from_std(second)?;
             let (client, connection) = config.connect_raw(stream, NoTls).await?;
-            tokio::spawn(connection); // it runs only while a call is in `block_on`
+            tokio::spawn(connection); // `connection` makes progress only during a `block_on`
             let session = session_async(&client).await?;
             Ok::<_, AnyError>((client, session))
         };

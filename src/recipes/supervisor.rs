@@ -39,7 +39,7 @@ pub fn withhold_ping_when_stuck(policy: Policy, after: Duration) -> io::Result<P
     }))
 }
 
-/// Writes the dump to the journal, and waits for the reports that are being written.
+/// Writes the dump to the standard error, and waits for the reports that are being written.
 fn write_out(dump: &Dump) {
     let text = format!("{dump}\n");
     let _ = io::stderr().lock().write_all(text.as_bytes());

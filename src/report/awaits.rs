@@ -202,7 +202,8 @@ fn is_of_one_leaf(a: &Stack, b: &Stack) -> bool {
     is_innermost && a.foreign && a.function == b.function
 }
 
-/// Whether both frames are in the same function at the same line. If a line is not known, the offsets are compared.
+/// Whether both frames are in the same function at the same line. If one of the lines is not known, the offsets are
+/// compared.
 fn is_same_place(a: &Frame, b: &Frame) -> bool {
     let is_same_line = match (a.line, b.line) {
         (Some(_), Some(_)) => (&a.file, a.line) == (&b.file, b.line),

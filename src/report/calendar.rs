@@ -1,6 +1,6 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// Date and time of the Gregorian calendar. A moment before 1970 is shown as the first of 1970.
+/// Date and time of the Gregorian calendar. A moment before 1970 becomes the beginning of 1970.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Utc {
     year: u64,
@@ -22,8 +22,7 @@ impl From<SystemTime> for Utc {
 /// The year, month and day that is this number of days after the first of January 1970.
 ///
 /// The years are counted from the first of March, so that a leap day is the last day of its year. 400 such years, an
-/// era, have 146,097 days. Five months from March on have 153 days, and so
-/// have five months from August on.
+/// era, have 146,097 days. The five months from March on have 153 days, and so do the five months from August on.
 fn date(days: u64) -> (u64, u64, u64) {
     // Makes `days` count from the first of March of the year 0.
     let days = days + 719_468;

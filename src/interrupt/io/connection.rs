@@ -62,7 +62,6 @@ pub fn connect(addresses: impl ToSocketAddrs) -> io::Result<TcpStream> {
     })
 }
 
-/// Resolves a name. Nothing can interrupt the resolver.
 pub(super) fn resolve(
     scope: Option<&Scope>,
     location: &'static Location<'static>,
@@ -85,8 +84,8 @@ fn unless_over(scope: Option<&Scope>, location: &'static Location<'static>, erro
 }
 
 /// The time at which the attempt at the next address must end. `addresses` is the number of addresses that are left,
-/// with the next address. Each of them gets the same share of the time. [`NEVER`] for the last address, because the
-/// scope ends that attempt. [`NEVER`] also if the scope has no deadline.
+/// including the next address. Each of them gets the same share of the time. [`NEVER`] for the last address, because
+/// the scope ends that attempt. [`NEVER`] also if the scope has no deadline.
 fn end_of_share(scope: &Scope, addresses: usize) -> u64 {
     match scope.remaining() {
         Some(left) if addresses > 1 => {
@@ -139,7 +138,7 @@ fn socket(family: AddressFamily) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// Accepts a connection, waiting for one no longer than the scope lasts.
+/// Accepts a connection. Waits for a connection no longer than the scope lasts.
 ///
 /// If several threads accept from one listener, the listener must be non-blocking: otherwise a thread blocks beyond its
 /// scope if another thread takes the connection. This function waits for a connection in both modes. The stream is a

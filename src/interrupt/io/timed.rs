@@ -8,8 +8,8 @@ use super::descriptor::Descriptor;
 
 /// A stream whose reads and writes end with the scope.
 ///
-/// It wraps sockets, pipes, terminals, and everything else with a file descriptor that can be polled. Outside of all
-/// scopes, a read or write is a plain system call. In a scope:
+/// `Timed` wraps sockets, pipes, terminals, and everything else with a file descriptor that can be polled. Outside of
+/// all scopes, a read or write is a plain system call. In a scope:
 ///
 /// - each call is an interruption point;
 /// - a call waits even if the descriptor is non-blocking, and a signal does not end the wait;

@@ -30,7 +30,6 @@ pub(super) struct Kept {
     pub(super) cut: bool,
 }
 
-/// The standard output or standard error of a command.
 pub(super) struct Output {
     /// `None` after the end of the file, and if the output is not captured.
     pipe: Option<PipeReader>,

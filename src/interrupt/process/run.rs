@@ -318,7 +318,8 @@ impl<'c> Run<'c> {
     }
 
     /// Keeps the first `most` bytes of each output, and drops the rest. If bytes of the standard output were dropped,
-    /// [`stdout_cut`](Captured::stdout_cut) is set. Replaces [`max_output`](Self::max_output).
+    /// [`stdout_cut`](Captured::stdout_cut) is set. This option and [`max_output`](Self::max_output) replace each
+    /// other: the last call counts.
     ///
     /// # Examples
     ///

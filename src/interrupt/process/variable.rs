@@ -16,8 +16,9 @@ pub(super) fn with_deadline<R>(
     let Some(value) = deadline.to_env() else { return start(command) };
     let before = variable(command);
     let is_earlier = |value: &OsString| Deadline::parse_env(value).is_ok_and(|before| before <= deadline);
-    // If the value from before is an earlier deadline, it stays. It is set even if it comes from this process: the
-    // command may not inherit it, because of `env_clear`, and a `Command` does not tell whether `env_clear` was called.
+    // If the value from before is an earlier deadline, that value stays. It is set even if this process has the
+    // variable: because of `env_clear` the command may not inherit the variable, and a `Command` does not tell whether
+    // `env_clear` was called.
     command.env(Deadline::VARIABLE, before.clone().filter(is_earlier).unwrap_or(value));
     let started = start(command);
     // A `Command` cannot forget that a variable was set or removed. So the variable is set to the value from before.

@@ -7,8 +7,9 @@
 //! pattern the search follows the engine's automaton state by state. Such a search takes up to four times as long, and
 //! more if a plain search could skip ahead to a literal.
 //!
-//! A search cannot be interrupted if three things come together: the pattern does not bound the length of its
-//! matches, the pattern has a Unicode word boundary, and the text is not ASCII.
+//! A search cannot be interrupted if three things come together: the pattern does not bound the length of its matches,
+//! the pattern has a Unicode word boundary, and the text is not ASCII. [`captures`](Regex::captures) finds the groups
+//! inside a match without checks of the scope.
 //!
 //! ```
 //! use std::time::Duration;
@@ -62,11 +63,11 @@ impl RefUnwindSafe for Regex {}
 
 /// How to search for a pattern.
 enum Plan {
-    /// Chunk by chunk: no match is longer than this many bytes.
+    /// The search goes chunk by chunk. No match is longer than this many bytes.
     Chunks(usize),
-    /// State by state.
+    /// The search follows the automata state by state, because the pattern does not bound the length of its matches.
     Stepwise(Box<Stepwise>),
-    /// The whole text at once.
+    /// The whole text is searched at once, without checks of the scope, because the automata cannot be made.
     Whole,
 }
 

@@ -3,7 +3,7 @@
 //! A backtracking engine may need years for a text of sixty characters. [`Regex`] is PCRE2 with just-in-time
 //! compilation. It checks the scope at each item of the pattern, so a search ends some microseconds after the
 //! deadline, and the expression can be used again at once. [`linear`] has an engine without backtracking, which
-//! checks the scope every few KiB of text. It has no look-around and no back-references.
+//! checks the scope every 16 KiB of text. It has no look-around and no back-references.
 //!
 //! ```
 //! use std::time::Duration;
@@ -323,7 +323,7 @@ impl std::str::FromStr for Regex {
 struct Steps<'h> {
     haystack: &'h str,
     location: &'static Location<'static>,
-    /// Where the next search begins; beyond the end of the text once the iteration has ended.
+    /// Where the next search begins. Once the iteration has ended, this is beyond the end of the text.
     at: usize,
     /// The end of the last match. An empty match at this place is skipped.
     last: Option<usize>,

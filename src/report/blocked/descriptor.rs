@@ -14,9 +14,9 @@ pub(super) struct Descriptor {
 
 /// What a descriptor refers to, as far as that is known.
 enum Object {
-    /// `TCP 127.0.0.1:51234 -> 127.0.0.1:6379`
+    /// A socket in words: `TCP 127.0.0.1:51234 -> 127.0.0.1:6379`.
     Socket(String),
-    /// `a pipe`, or a path.
+    /// Any other object in words: `a pipe`, or a path.
     Other(String),
 }
 
@@ -49,7 +49,7 @@ impl Descriptor {
         }
     }
 
-    /// `/path (fd 5)`
+    /// The descriptor in words: `/path (fd 5)`, or `fd 7, TCP 127.0.0.1:51234 -> 127.0.0.1:6379`.
     pub(super) fn named(&self) -> String {
         match &self.object {
             Some(Object::Other(noun)) => format!("{noun} (fd {})", self.number),
