@@ -4,12 +4,10 @@ use super::contents::Process;
 #[cfg(target_os = "linux")]
 use super::proc;
 
-/// The state of a thread, as the kernel tells it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct State {
     /// Its name: at most 15 bytes.
     pub(crate) name: String,
-    /// What it does, for example `sleeping`.
     pub(crate) doing: &'static str,
     /// The signals that it blocks: signal 1 is the lowest bit.
     pub(crate) blocked_signals: u64,

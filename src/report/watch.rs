@@ -142,7 +142,6 @@ struct State {
     has_passed: bool,
 }
 
-/// What is known of the thread that has a slot.
 struct Watched {
     slot: usize,
     /// The number of the thread, and the address of its pointer to its innermost frame. `None` if the thread is not

@@ -262,7 +262,7 @@ impl Scope {
         Err(self.error(RaiseContext::at(location, clock::now())))
     }
 
-    /// A checkpoint that always reads the clock. A call that can be interrupted begins with it.
+    /// A checkpoint that always reads the clock.
     pub(crate) fn checkpoint_at(&self, location: Place) -> Result<(), TimeoutError> {
         Thread::with(|thread| point(thread, location));
         self.check_by_clock(location)

@@ -22,7 +22,6 @@ use crate::token::CancellationToken;
 use crate::token::node::{Node, NodeSpec};
 use crate::watchdog;
 
-/// A scope that was not rejected: it can be entered now.
 pub(crate) struct Prepared {
     pub(crate) spec: ScopeSpec,
     /// The earliest deadline inside the scope: its own, or that of a scope around it.
@@ -322,7 +321,6 @@ impl Entry<'_> {
         if outer == NEVER { NEVER } else { outer.saturating_sub(nanos(reserve)) }
     }
 
-    /// The ends of the linked tokens that have ended.
     fn ends_of_tokens(&self) -> Vec<Termination> {
         let tokens = self.extras.map_or(&[][..], |extras| &extras.options.tokens);
         let over = tokens.iter().map(CancellationToken::node).filter(|node| node.expire(self.now));

@@ -86,7 +86,6 @@ impl Polls {
 /// What was reported about a future. The drop tells `ending` that the future has ended.
 #[derive(Default)]
 pub(crate) struct ReportHistory {
-    /// One bit for each [`Event`] that was reported.
     events: u8,
     ending: Option<Arc<dyn Ending>>,
 }

@@ -68,7 +68,6 @@ fn look(mock: &Arc<Mock>) {
     pool::hooks().submit(Arc::new(Move(Arc::clone(mock))));
 }
 
-/// Moves the clock while no thread is awake.
 struct Move(Arc<Mock>);
 
 impl Task for Move {

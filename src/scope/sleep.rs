@@ -148,7 +148,6 @@ impl Parker {
     fn sleep(self: &Arc<Self>, until: u64) {
         #[cfg(feature = "testing")]
         if let Some(wait) = &self.wait {
-            // The timer wakes this thread once the mock clock has been moved to `until`.
             let timer = thread::schedule_on(&TestEnv::current(), until, Arc::clone(self).into());
             wait.sleep(until);
             timer.cancel();

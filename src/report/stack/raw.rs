@@ -21,13 +21,11 @@ pub(crate) struct RawStack {
     pub(crate) truncated: bool,
     /// Whether frames may be wrong or missing.
     pub(crate) approximate: bool,
-    /// Sentences that say what is not certain.
     pub(crate) notes: Vec<String>,
     /// If frames are missing in the middle of the stack: the index of the first frame after the gap.
     pub(super) gap: Option<usize>,
     /// How many frames were found by a search for return addresses, since the unwind tables did not help.
     pub(super) scanned: usize,
-    /// The modules as they were when the stack was unwound.
     pub(super) modules: Arc<Modules>,
 }
 

@@ -17,7 +17,6 @@ impl Scope {
         self.undo.get_mut().has(Undo::FLAG)
     }
 
-    /// The scope's identity. `None` if nobody has asked for it yet.
     pub(crate) fn known_id(&self) -> Option<ScopeId> {
         ScopeId::from_raw(self.id.get())
     }

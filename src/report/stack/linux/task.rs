@@ -200,7 +200,6 @@ impl Ran {
     }
 }
 
-/// How often the thread has left a processor.
 fn switches(status: &File) -> Option<u64> {
     let mut bytes = [0; 4096];
     let text = read(status, &mut bytes).ok()?;

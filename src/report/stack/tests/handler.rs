@@ -37,7 +37,6 @@ const PANICS: [&str; 6] = [
     "core::slice::index::",
 ];
 
-/// The functions of a program, by address, as a disassembler shows them.
 #[derive(Default)]
 struct Program {
     names: BTreeMap<u64, String>,

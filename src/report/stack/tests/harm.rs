@@ -113,7 +113,6 @@ fn a_process_that_may_not_be_looked_at_sends_signals() {
     in_child("harm::a_process_that_may_not_be_looked_at_sends_signals", || {
         // SAFETY: changes this process only.
         unsafe {
-            // The user "nobody".
             if libc::setgid(65534) != 0 || libc::setuid(65534) != 0 {
                 eprintln!("not run: this user cannot become another");
                 return;

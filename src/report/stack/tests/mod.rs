@@ -47,7 +47,6 @@ impl Thread {
         Target::new(self.tid, self.frame_word)
     }
 
-    /// Waits until the thread is blocked in `function`.
     fn until_in(&self, function: &str) {
         let target = self.target();
         let mut eyes = Eyes::new();
