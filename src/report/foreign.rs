@@ -69,7 +69,7 @@ pub(super) fn is_own(function: &str, file: Option<&str>) -> bool {
     }
 }
 
-/// Whether this is a unit test. Unit tests count as the program's own code, even those of this crate.
+/// Whether a function is in a module of unit tests. Unit tests count as the program's own code, even in this crate.
 fn is_test(function: &str) -> bool {
     function.contains("::tests::")
 }

@@ -35,7 +35,7 @@ pub(crate) struct Look {
     pub(super) begun: Begun,
     /// How late the watchdog was, in nanoseconds.
     pub(super) late: u64,
-    /// The time of an earlier look at the thread, and the processor times of the thread then. `None` if it is the first
+    /// When an earlier look at the thread was, and the processor times of the thread then. `None` without an earlier
     /// look.
     pub(super) before: Option<(u64, CpuTimes)>,
 }

@@ -3,7 +3,7 @@ use crate::sync::{AtomicU64, Ordering};
 
 static LOST: PerProcess<AtomicU64> = PerProcess::new(AtomicU64::new(0), || AtomicU64::new(0));
 
-/// How many reports this process has lost, because a queue was full, or a sink failed or panicked.
+/// How many reports this process has lost, for example because a queue was full, or a sink failed or panicked.
 ///
 /// A report that two sinks lose counts twice. Reports that a [`Policy`](super::Policy) leaves out on purpose do not
 /// count: the next report with the same stack says how many they were.

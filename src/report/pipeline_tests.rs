@@ -1,5 +1,3 @@
-//! Tests of a report's way, from a job to the sinks.
-
 use std::io;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,7 +16,7 @@ use crate::time::clock;
 
 const LONG: Duration = Duration::from_secs(60);
 
-/// Lets one of these tests run at a time, since they share the policy and the reporter of the process.
+/// Lets only one of these tests run at a time, because they share the policy and the reporter of the process.
 pub(super) fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     let guard = ALONE.lock().unwrap_or_else(PoisonError::into_inner);

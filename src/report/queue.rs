@@ -14,7 +14,6 @@ use crate::time::clock;
 /// A thread with nothing to do waits this long for work, then ends.
 const KEEP_ALIVE: Duration = if cfg!(test) { Duration::from_millis(20) } else { Duration::from_secs(10) };
 
-/// How many reports may wait in a queue.
 pub(super) const CAPACITY: usize = 64;
 
 #[derive(Debug)]
@@ -31,7 +30,7 @@ struct State<T> {
     waiting: VecDeque<T>,
     submitted: u64,
     served: u64,
-    /// Whether the queue has a thread, or one is being started.
+    /// Whether the queue has a thread, or a thread is being started.
     has_thread: bool,
     /// How many holders the queue has: see [`Queue::hold`].
     holds: usize,

@@ -9,8 +9,8 @@ use crate::sync::{Mutex, lock};
 /// How many reports are kept of those that were written, and of those that were left out.
 const MOST: usize = 64;
 
-/// Identifies a scope by where and when it was opened. Used because a scope may have no `ScopeId` yet, and only its own
-/// thread can give it one.
+/// Identifies a scope by where and when it was opened. A `ScopeId` would not do: a scope may have none yet, and only
+/// the scope's own thread can give it one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct ScopeKey {
     /// The address of the `Location` at which the scope was opened.

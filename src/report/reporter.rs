@@ -112,7 +112,7 @@ fn start() -> bool {
     os::spawn("timebox-reporter", body).is_ok()
 }
 
-/// Waits until the sinks have written all reports of what happened before this call, but at most for this time. Returns
+/// Waits until the sinks have written all reports that were begun before this call, but at most for this time. Returns
 /// `true` if they have, and `false` if the time was too short.
 ///
 /// Reports that a sink failed to write count as written. Call this before the process exits: otherwise the reports that

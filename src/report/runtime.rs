@@ -43,7 +43,6 @@ const LOOKS: u64 = 4;
 const LEAST_INTERVAL: u64 = 1_000_000;
 const MOST_INTERVAL: u64 = 1_000_000_000;
 
-/// How many threads of the process are looked at, at most.
 const MOST_THREADS: usize = 512;
 
 /// How long the reporter waits for the copy of a running thread.
@@ -110,7 +109,7 @@ pub fn watch_current_runtime(duration: Duration) {
     Watch::start(&Handle::current(), duration, Location::caller());
 }
 
-/// The watch over one runtime. A timer calls it as a waker, and then it looks at the workers.
+/// The watch over one runtime. The watchdog wakes it like a task. Then it looks at the workers.
 struct Watch {
     metrics: RuntimeMetrics,
     has_one_thread: bool,
@@ -123,7 +122,6 @@ struct Watch {
 #[derive(Default)]
 struct State {
     workers: Vec<Worker>,
-    /// When the next look is planned.
     next: u64,
     /// Whether the runtime has been shut down.
     is_over: bool,
@@ -141,7 +139,8 @@ struct Worker {
     busy: Duration,
     /// Since when `parks` and `busy` have not changed.
     since: u64,
-    /// Whether `parks` and `busy` have not changed for half of the duration. Then the times of the threads were read.
+    /// Whether the reporter was asked to read the times of the threads, because `parks` and `busy` have not changed for
+    /// half of the duration.
     is_suspect: bool,
     /// When to search for the worker's thread. [`u64::MAX`] if a search has found the threads of all workers that stand
     /// still: then there is no other search until the worker moves.

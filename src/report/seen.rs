@@ -27,7 +27,7 @@ pub(super) struct Seen {
     pub(super) peeked: Box<ScopeCopies>,
     /// The reported scopes that may still be open.
     pub(super) reported: Vec<Reported>,
-    /// The polls in which the threads were at their last looks.
+    /// For each thread, the polls that it was in at the last look.
     pub(super) polls: Polls,
 }
 

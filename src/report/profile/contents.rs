@@ -12,8 +12,8 @@ use crate::report::json;
 pub enum Doing {
     /// The code ran, or was ready to run.
     Running,
-    /// The code was blocked in this system call. The name is empty if the thread was blocked without a system call, for
-    /// example while a page of memory was read.
+    /// The code was blocked in this system call. The name is empty if it is not known, for example because the thread
+    /// was blocked without a system call, while a page of memory was read.
     Blocked(String),
     /// The code was a future between two polls.
     Pending,

@@ -14,7 +14,6 @@ const GAP: u64 = 0;
 
 const MOST_REASONS: usize = 8;
 
-/// What the code was doing at a sample.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Doing {
     /// The code ran, or was ready to run.
@@ -71,7 +70,7 @@ pub(super) struct Recording {
     pub(super) elapsed: u64,
     /// In nanoseconds.
     period: u64,
-    /// Once `seen` has this many entries, all other samples are counted in entries with [`Place::LeftOut`].
+    /// Once `seen` has this many entries, samples that have no entry are counted with [`Place::LeftOut`].
     most: usize,
     pub(super) seen: HashMap<Arc<Seen>, Count>,
     /// The entry in `seen` of the last sample of the profile's own code. `None` if that sample saw nothing.

@@ -29,7 +29,6 @@ use crate::thread::visit::{Visit, VisitCopy};
 use crate::time::clock;
 use crate::watchdog;
 
-/// How many threads one sample looks at, at most.
 const MOST_THREADS: usize = 64;
 
 /// How long a sample waits until a running thread has copied its own stack.
@@ -62,7 +61,6 @@ struct Entry {
     /// The profiles inside which this profile was begun.
     outer: Vec<ProfileId>,
     periods: Periods,
-    /// When the next sample is due.
     next: u64,
 }
 

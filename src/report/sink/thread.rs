@@ -1,5 +1,3 @@
-//! The thread of a sink, and its queue.
-
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Weak};
 

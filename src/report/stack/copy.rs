@@ -84,7 +84,7 @@ impl StackCopy {
     }
 
     /// Copies the stack of the calling thread, or of a thread that does not run. `outermost`: the highest address that
-    /// matters; 0 if no such address is known. Neither allocates nor panics.
+    /// the copy must contain; 0 if no such address is known. Neither allocates nor panics.
     pub(super) fn fill(&mut self, registers: Registers, outermost: u64, memory: &impl ReadMemory) {
         self.fill_at_least(LEAST, registers, outermost, memory);
     }

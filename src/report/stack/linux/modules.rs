@@ -26,7 +26,6 @@ impl Mapping {
         self.code.iter().any(|range| range.contains(&pc))
     }
 
-    /// The end of the code.
     pub(super) fn end(&self) -> u64 {
         self.code.iter().map(|range| range.end).max().unwrap_or(self.base)
     }

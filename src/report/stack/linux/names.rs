@@ -38,7 +38,6 @@ const MOST_BYTES: u64 = 4 << 30;
 struct Source {
     /// The module's file. `None` if the file cannot be used: see [`open`].
     loader: Option<Loader>,
-    /// When names were last looked up here.
     used: u64,
 }
 
