@@ -97,7 +97,6 @@ mod on {
     use super::TestEnv;
     use crate::sync::{AtomicU64, AtomicUsize, Mutex, Ordering, ThreadKey, os};
 
-    /// The mock clock and the probe of a test.
     #[derive(Clone, Default)]
     pub(crate) struct TestSetup {
         /// The mock clock; `None` if the clock is the real one.
@@ -129,7 +128,6 @@ mod on {
         /// How often `awake` has grown. From this number a `Move` learns that a thread has woken up, even if that
         /// thread sleeps again.
         pub(crate) woken: u64,
-        /// How many `Mover`s want the clock to move by itself.
         pub(crate) movers: usize,
         /// Whether a `Move` is submitted or running. A `Move` is a task that moves the clock while no thread is awake.
         pub(crate) moves: bool,
@@ -140,7 +138,6 @@ mod on {
 
     /// A test tool that is called at each point where code can be interrupted.
     pub(crate) trait Probe: Send + Sync + UnwindSafe + RefUnwindSafe {
-        /// Running code has reached an interruption point.
         fn reached(&self, location: &'static Location<'static>) -> Verdict;
         /// Running code begins a wait (`begins` is `true`), or has ended its wait. A wait needs no interruption points
         /// inside, because it can be interrupted at any time.
@@ -245,7 +242,6 @@ mod on {
             Self { setup: Some(Arc::new(setup)) }
         }
 
-        /// Puts the calling thread in this environment, until the result is dropped.
         pub(crate) fn enter(&self) -> Entered {
             ENTERED.set(ENTERED.get() + 1);
             let before = CURRENT.try_with(|current| current.replace(self.clone())).unwrap_or_default();

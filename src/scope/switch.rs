@@ -1,6 +1,6 @@
 use crate::watchdog;
 
-/// Whether limits are in force; see [`set_enabled`].
+/// Whether limits are in force. [`set_enabled`] switches them off and on.
 pub fn is_enabled() -> bool {
     let settings = watchdog::global().settings();
     if let Some(limits) = settings.limits() {
@@ -12,11 +12,11 @@ pub fn is_enabled() -> bool {
     settings.limits().unwrap_or(true)
 }
 
-/// Switches limits on or off, for work with a debugger. While limits are off, new scopes have no limit of their own.
-/// Tokens can be cancelled, and shields end, as usual.
+/// Switches limits on or off, for work with a debugger. While limits are off, new scopes and new tokens have no limit
+/// of their own. Tokens can be cancelled, and shields end, as usual.
 ///
-/// `TIMEBOX_DISABLE=1` in the environment switches limits off from the start. The variable is read when the first scope
-/// is opened.
+/// `TIMEBOX_DISABLE=1` in the environment switches limits off from the start. The variable is read one time, when the
+/// first limit begins.
 ///
 /// ```standalone_crate
 /// use std::time::Duration;

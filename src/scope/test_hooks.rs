@@ -94,8 +94,8 @@ fn stage(thread: &Thread, env: &TestEnv) -> Entered {
     entered
 }
 
-/// Called after a change of the thread's clock or of the time on it. Replaces the old reading in `thread.now`, and
-/// makes the next check read the clock.
+/// Called after the thread's clock was moved, or was replaced by another clock. Replaces the old reading in
+/// `thread.now`, and makes the next check read the clock.
 #[cfg(feature = "testing")]
 pub(crate) fn set(thread: &Thread) {
     thread.now.set(clock::now());
@@ -241,7 +241,8 @@ fn reached(thread: &Thread, location: &'static Location<'static>) {
                     scope.extras().is_some_and(|extras| extras.options.label.as_deref() == Some(&*label))
                 };
                 scope.stack().filter(is_meant).for_each(|scope| scope.node().expire_early());
-                // An entered handle has scopes that are not on this thread's stack. They are found by their nodes.
+                // An entered handle has scopes that are not on this thread's stack. These scopes are found by their
+                // nodes.
                 let entered = scope.stack().filter(|scope| scope.is_entered());
                 entered.filter_map(Scope::existing_node).for_each(|node| expire_labelled(node, &label));
             }

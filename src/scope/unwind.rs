@@ -1,5 +1,3 @@
-//! An unwinding with a timeout error, and the scope that stops it.
-
 use std::any::Any;
 use std::panic::resume_unwind;
 

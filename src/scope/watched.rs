@@ -1,5 +1,3 @@
-//! A block or a poll without a limit. Reports tell of it if it takes long.
-
 use std::borrow::Cow;
 use std::panic::{Location, resume_unwind};
 use std::time::Duration;

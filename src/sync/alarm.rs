@@ -31,7 +31,8 @@ impl Alarm {
         }
     }
 
-    /// The key for [`wait`](Self::wait). Take it before looking for work.
+    /// The key for [`wait`](Self::wait). Take it before looking for work: then a ring that comes after the look ends
+    /// the wait.
     pub(crate) fn key(&self) -> Key {
         // Acquire: pairs with the Release in `ring`, so that a look for work after this call sees the work for which
         // the alarm was rung.
@@ -155,13 +156,12 @@ mod futex {
         #[allow(clippy::unused_self)]
         pub(super) fn wake(&self, word: &AtomicU32) {
             let command = libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG;
-            // SAFETY: `word` is only an address to this command.
+            // SAFETY: this command uses `word` only as an address.
             unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), command, 1) };
         }
     }
 }
 
-/// A stand-in for a futex: a lock and a condition.
 #[cfg(not(any(target_os = "linux", target_os = "android", timebox_loom)))]
 mod futex {
     use super::{AtomicU32, Ordering};
@@ -241,7 +241,6 @@ mod futex {
             let mut asleep = self.futex.asleep.lock().unwrap();
             loop {
                 match *asleep {
-                    // The thread sleeps on: its time has not come, and nobody has rung the alarm.
                     Some((key, until)) if now() < until && self.key().0 == key => {
                         return Some(until);
                     }

@@ -34,7 +34,6 @@ pub(crate) struct Callback {
     state: ForkMutex<State>,
     /// Wakes the threads in `wait_for_run`: a run has ended, or a wait must end early.
     idle: Condvar,
-    /// The process that made the callback: see invariant 4.
     made_in: Process,
 }
 
@@ -57,7 +56,7 @@ struct State {
     failure: Option<Failure>,
     panicked: bool,
     /// The wakers of the tasks that wait for the callback, each with the number of the waiter. They are woken when a
-    /// run has ended, and when the callback is revoked, suspended or held back.
+    /// run has ended, and by `revoke`, `wait_until_idle` and `hold_back`.
     waiters: Vec<(usize, Waker)>,
 }
 
@@ -77,15 +76,14 @@ pub(crate) trait Caller {
     fn ended(&self);
 }
 
-/// The result of [`Callback::call`].
 #[derive(Debug)]
 pub(crate) enum Call {
     /// The closure ran. `fires` counts its runs so far, and `failures` counts the failed runs since the last run that
     /// succeeded. The receiver must wake `due` (a caller that could not start the closure meanwhile) and `waiters`
     /// (tasks that waited for the end of the run).
     Ran { fires: u32, failures: u32, due: Option<Waker>, waiters: Waiters },
-    /// The closure was not started, because it is running already (`runs`) or the callback is suspended. The caller's
-    /// waker will be woken.
+    /// The closure was not started: it is running already (`runs` is `true`), or the callback is suspended. The
+    /// caller's waker will be woken.
     Later { runs: bool },
     /// The closure was not started: the caller may not start it, the callback was revoked, the closure has panicked, or
     /// the callback belongs to the parent of this process.
@@ -293,7 +291,6 @@ impl Callback {
         held.map(|mut state| state.take_waiters()).unwrap_or_default()
     }
 
-    /// How often the closure has been started.
     pub(crate) fn fires(&self) -> u32 {
         self.state.lock().map_or(0, |state| state.fires)
     }

@@ -83,7 +83,6 @@ extern "C" fn count_generation() {
     GENERATION.fetch_add(1, Ordering::Relaxed);
 }
 
-/// From now on, each forked child calls this function, on its only thread.
 #[cfg(all(unix, not(timebox_loom)))]
 fn at_fork_in_child(child: extern "C" fn()) {
     #[cfg(not(miri))]
@@ -131,7 +130,7 @@ impl Process {
 pub(crate) struct PerProcess<T> {
     value: T,
     make: fn() -> T,
-    /// The value for the processes that are forked from this one.
+    /// The value for the processes that are forked from this process.
     next: SetOnce<Self>,
 }
 
@@ -165,7 +164,7 @@ impl<T> std::fmt::Debug for PerProcess<T> {
 }
 
 /// A mutex for processes that fork. If another thread held the lock at the fork, nobody in the child can ever release
-/// it. So the child gets no lock, instead of waiting for ever.
+/// it. Then the child gets no lock, so that it does not wait for ever.
 #[derive(Debug)]
 pub(crate) struct ForkMutex<T> {
     /// The upper bits are the [`generation`] of the process that last used the lock. The two lowest bits are the lock's

@@ -147,8 +147,7 @@ impl<T> Handoff<T> {
         if undisturbed {
             return Some(result);
         }
-        // The word is `MISSED`, which only this thread changes. Release: as above, pairs with the Acquire in `take` and
-        // `hold`.
+        // The word is `MISSED`, which only this thread changes. Release: pairs with the Acquire in `take` and `hold`.
         self.word.store(full, Ordering::Release);
         None
     }
@@ -163,7 +162,7 @@ impl<T> Handoff<T> {
     }
 }
 
-/// Left out under loom: if a model fails, loom destroys the atomics before this drop would use them.
+/// Not under loom: if a model fails, loom destroys the atomics first, and then this drop would use them.
 #[cfg(not(timebox_loom))]
 impl<T> Drop for Handoff<T> {
     fn drop(&mut self) {

@@ -32,7 +32,7 @@ pub enum Mutant {
     EarlyLook = 1024,
     /// A thread comes for a timer's waker while another thread holds it, and leaves no mark for that other thread.
     SilentMiss = 2048,
-    /// A hook begins a run for a future that has left its scope.
+    /// A hook begins a run for a future that has left the hook's scope.
     NoRetire = 4096,
     /// A second cancel returns at once, although the first cancel may not have ended all nodes beneath yet.
     NoSecondSpread = 8192,
@@ -40,7 +40,7 @@ pub enum Mutant {
     NoMoveLock = 16384,
     /// A watchdog stays the watchdog after a call, although its deputy has taken over during the call.
     BlindReturn = 32768,
-    /// The watchdog's deputy does not look a last time for a call before it goes to sleep.
+    /// The deputy goes to sleep without a last look whether the watchdog has begun a call.
     DeafDeputy = 65536,
     /// A deputy that takes over looks only at the timers of threads whose `earliest` is due.
     ShortLook = 131_072,
@@ -82,7 +82,7 @@ pub enum Mutant {
     NumbersAgain = 1 << 37,
 }
 
-// An atomic of std even under loom, since the switch is no part of the model.
+// This is an atomic of std even under loom, because the switch is no part of the model.
 static ON: AtomicU64 = AtomicU64::new(0);
 
 /// Switches a mutant on or off, for the whole process.

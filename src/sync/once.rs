@@ -1,11 +1,9 @@
-//! A value that is set one time.
-//!
 //! Invariant: the pointer is null, or owns a box that is dropped with the cell. Once the pointer is set, it does not
 //! change.
 
 use std::marker::PhantomData;
 use std::ptr;
-// The atomic of std even under loom, so no model checks the orderings. They are the orderings of `OnceLock`: Acquire
+// This is std's atomic even under loom, so no model checks the orderings. They are the orderings of `OnceLock`: Acquire
 // and Release.
 use std::sync::atomic::{AtomicPtr, Ordering};
 
@@ -62,7 +60,7 @@ impl<T> Drop for SetOnce<T> {
     fn drop(&mut self) {
         let value = *self.value.get_mut();
         if !value.is_null() {
-            // SAFETY: the invariant; the cell is borrowed mutably, so nobody has a reference.
+            // SAFETY: the invariant; the cell is borrowed mutably, so nobody has a reference to the value.
             drop(unsafe { Box::from_raw(value) });
         }
     }
@@ -74,7 +72,7 @@ impl<T: std::fmt::Debug> std::fmt::Debug for SetOnce<T> {
     }
 }
 
-// SAFETY: as for `OnceLock`: any thread may set the value, and any may borrow it.
+// SAFETY: as for std's `OnceLock`: any thread may set the value or borrow it, so `T` must be `Send` and `Sync`.
 unsafe impl<T: Send + Sync> Sync for SetOnce<T> {}
 
 #[cfg(all(test, not(timebox_loom)))]

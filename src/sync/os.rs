@@ -97,7 +97,7 @@ fn spawn_bare(name: &str, body: Box<dyn FnOnce() + Send>) -> io::Result<()> {
         body: Box<dyn FnOnce() + Send>,
     }
     extern "C" fn start(data: *mut c_void) -> *mut c_void {
-        // SAFETY: made by `Box::into_raw` below, for this thread alone.
+        // SAFETY: `data` was made by `Box::into_raw` below, for this thread alone.
         let Start { name, body } = *unsafe { Box::from_raw(data.cast::<Start>()) };
         name_this_thread(&name);
         drop(name);
@@ -119,7 +119,6 @@ fn spawn_bare(name: &str, body: Box<dyn FnOnce() + Send>) -> io::Result<()> {
     Ok(())
 }
 
-/// A guard: while it exists, all signals are blocked on this thread.
 #[cfg(not(timebox_loom))]
 struct SignalsBlocked {
     /// The thread's signal mask before the signals were blocked. `None` if they could not be blocked.
@@ -163,7 +162,7 @@ impl Drop for SignalsBlocked {
 /// us. A new thread inherits the value.
 #[cfg(all(any(target_os = "linux", target_os = "android"), not(miri), not(timebox_loom)))]
 pub(crate) fn set_timer_slack(nanos: u32) {
-    // SAFETY: takes a number and changes nothing but this thread's timers.
+    // SAFETY: the call takes a number, and changes nothing but this thread's timers.
     unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, libc::c_ulong::from(nanos)) };
 }
 
@@ -190,8 +189,8 @@ pub(crate) fn be_prompt() {
     set_timer_slack(1_000);
     let mut attributes = Attributes::default();
     let size = u32::try_from(size_of::<Attributes>()).unwrap_or(0);
-    // SAFETY: the call writes at most `size` bytes to a struct of that size, of which all bits are values. The number 0
-    // is the calling thread.
+    // SAFETY: the call writes at most `size` bytes to a struct of that size, for which all bit patterns are valid. The
+    // number 0 is the calling thread.
     let is_known =
         unsafe { libc::syscall(libc::SYS_sched_getattr, 0, &raw mut attributes, size as usize, 0) } == 0;
     attributes.runtime = 100_000;
@@ -204,7 +203,6 @@ pub(crate) fn be_prompt() {
 #[cfg(all(feature = "profile", not(timebox_loom), any(not(target_os = "linux"), miri)))]
 pub(crate) fn be_prompt() {}
 
-/// The system's number of the calling thread.
 #[cfg(all(target_os = "linux", feature = "report", not(timebox_loom), not(miri)))]
 pub(crate) fn thread_id() -> u32 {
     // SAFETY: the call has no preconditions.
@@ -223,7 +221,7 @@ pub(crate) fn thread_id() -> u32 {
 pub(crate) fn name_this_thread(name: &str) {
     let mut bytes = [0_u8; 16];
     bytes[..15].iter_mut().zip(name.bytes()).for_each(|(byte, of_name)| *byte = of_name);
-    // SAFETY: reads a string that ends with a zero byte and lives during the call.
+    // SAFETY: the call reads a string that ends with a zero byte and lives during the call.
     unsafe { libc::prctl(libc::PR_SET_NAME, bytes.as_ptr()) };
 }
 
@@ -234,7 +232,7 @@ pub(crate) fn name_this_thread(_name: &str) {}
 #[cfg(all(target_os = "linux", not(miri), not(timebox_loom)))]
 mod barrier {
     fn membarrier(command: libc::c_int) -> bool {
-        // SAFETY: takes numbers and orders memory; unknown commands fail.
+        // SAFETY: the call takes numbers and orders memory. An unknown command fails.
         unsafe { libc::syscall(libc::SYS_membarrier, command, 0, 0) == 0 }
     }
 
@@ -287,7 +285,7 @@ pub(crate) fn replace_stdin(input: std::os::fd::BorrowedFd<'_>) -> io::Result<()
 #[cfg(all(unix, feature = "process"))]
 pub(crate) fn keeps_children() -> bool {
     let mut action = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
-    // SAFETY: asks only, and writes into a struct of ours, for which all zeros are a value.
+    // SAFETY: the call only asks, and writes into a struct of ours, for which all zeros are a value.
     let action = unsafe {
         libc::sigaction(libc::SIGCHLD, std::ptr::null(), action.as_mut_ptr());
         action.assume_init()
@@ -298,7 +296,7 @@ pub(crate) fn keeps_children() -> bool {
 /// The process group of this program; `None` if the group belongs to another namespace, and so has no number here.
 #[cfg(all(unix, feature = "process"))]
 pub(crate) fn own_process_group() -> Option<i32> {
-    // SAFETY: takes nothing, returns a number, cannot fail.
+    // SAFETY: the call takes nothing, returns a number, and cannot fail.
     let group = unsafe { libc::getpgrp() };
     (group > 0).then_some(group)
 }
@@ -340,7 +338,8 @@ pub(crate) fn spawn_prepared(
     child
 }
 
-/// Makes this process the leader of a session. Called in a child before `exec`.
+/// Makes this process the leader of a session. Called in a child before `exec`, so it may only make system calls that
+/// are async-signal-safe.
 #[cfg(all(unix, feature = "process"))]
 fn lead_session() -> io::Result<()> {
     // SAFETY: system calls that take nothing, or a number, and return numbers.
@@ -350,7 +349,7 @@ fn lead_session() -> io::Result<()> {
 }
 
 /// Writes the number of this process as a line, with a minus before it if the process leads a group. Called in a child
-/// before `exec`.
+/// before `exec`, so it may only make system calls that are async-signal-safe.
 #[cfg(all(unix, feature = "process"))]
 fn tell_number(pipe: libc::c_int) -> io::Result<()> {
     // SAFETY: system calls that take nothing, and return numbers.
@@ -372,7 +371,7 @@ fn tell_number(pipe: libc::c_int) -> io::Result<()> {
         line[start] = b'-';
     }
     let line = &line[start..];
-    // SAFETY: reads what is borrowed during the call. The line is short enough to be written at once.
+    // SAFETY: the call reads `line`, which lives during the call. The line is short enough to be written at once.
     match unsafe { libc::write(pipe, line.as_ptr().cast(), line.len()) } {
         -1 => Err(io::Error::from_raw_os_error(libc::EPIPE)),
         _ => Ok(()),

@@ -31,7 +31,7 @@ impl<T> UnsafeCell<T> {
     }
 }
 
-/// Declares a `const fn`. Under loom declares a plain `fn`, because loom's atomics cannot be made in a `const fn`.
+/// Declares a `const fn`. Under loom it declares a plain `fn`, because loom's atomics cannot be made in a `const fn`.
 macro_rules! const_fn {
     ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) -> $ret:ty $body:block) => {
         #[cfg(not(timebox_loom))]
@@ -42,8 +42,8 @@ macro_rules! const_fn {
 }
 pub(crate) use const_fn;
 
-/// Whether this mutant is on: then the code breaks one promise on purpose, to show that the tests of the promise fail.
-/// Always false in a normal build.
+/// Whether the fault `$name` is switched on. Then the code breaks one promise on purpose, to show that the tests of the
+/// promise fail. Always `false` in a normal build.
 macro_rules! mutant {
     ($name:ident) => {{
         #[cfg(any(timebox_loom, timebox_mutants))]

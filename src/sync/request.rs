@@ -147,7 +147,6 @@ impl<T> Slot<T> {
     }
 }
 
-/// Places for `N` requests at a time.
 pub(crate) struct Slots<T, const N: usize>([Slot<T>; N]);
 
 impl<T, const N: usize> Slots<T, N> {
@@ -202,7 +201,6 @@ pub(crate) struct Request<'a, T> {
 
 /// The state of a request that is not served yet.
 pub(crate) struct Unserved<'a> {
-    /// Whether the thread has begun to serve the request.
     pub(crate) has_begun: bool,
     /// The slot's word. It is `value` until the state of the request changes. When the request is served, the handler
     /// wakes the thread that sleeps on this word.

@@ -1,5 +1,3 @@
-//! Signals to a child process and to the process group that it leads.
-
 use rustix::process::{Pid, Signal, getpgid, kill_process, kill_process_group};
 
 /// Signals a process. If the process `leads` a group, signals the whole group.

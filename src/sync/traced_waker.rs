@@ -23,7 +23,7 @@ struct Traced<'a> {
     on_clone: &'a Listener<'a>,
 }
 
-/// A `static`, so that its address tells traced wakers from all others.
+/// A `static`, so that its address tells traced wakers from all other wakers.
 static TABLE: RawWakerVTable = RawWakerVTable::new(clone, wake_by_ref, wake_by_ref, forget);
 
 /// Calls `f` with a traced waker. The traced waker wakes the task of `waker`. It calls `on_clone` whenever it is cloned
@@ -60,7 +60,7 @@ const _: () = assert_sync::<Traced<'_>>();
 
 /// # Safety
 ///
-/// The data is that of a traced waker, which is borrowed for `'a`.
+/// `data` is the data of a traced waker that is borrowed for `'a`.
 unsafe fn traced<'a>(data: *const ()) -> &'a Traced<'a> {
     // SAFETY: the contract of this function; the waker lives no longer than its `Traced` (invariant 1).
     unsafe { &*data.cast() }

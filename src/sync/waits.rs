@@ -80,12 +80,11 @@ pub(crate) fn prepare_this_thread() {
     let _ = RUNS.try_with(|runs| runs.borrow_mut().reserve(4));
 }
 
-/// While this guard exists, this thread is inside the run.
 pub(crate) struct InRun(pub(crate) Run);
 
 impl InRun {
     pub(crate) fn begin() -> Self {
-        // std's atomic even under loom: only uniqueness matters.
+        // This is an atomic of std even under loom: it makes the numbers unique, and orders nothing.
         static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
         let run = Run(NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed));
         // A thread whose thread-locals are gone counts as being in no run.
@@ -148,7 +147,7 @@ fn circle_of_last(list: &[Listed]) -> Vec<usize> {
     let mut circle = vec![before.len()];
     let mut awaited = own.awaited;
     while !own.inside.contains(&awaited) {
-        // Relaxed: read and written under the lock of the list.
+        // Relaxed: this thread holds the lock of the list, under which `lets_go` is set.
         let holds_up =
             |wait: &Listed| wait.inside.contains(&awaited) && !wait.lets_go.load(Ordering::Relaxed);
         let Some(index) = before.iter().position(holds_up) else { return Vec::new() };

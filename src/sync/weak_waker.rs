@@ -7,7 +7,7 @@ use std::task::{RawWaker, RawWakerVTable, Wake, Waker};
 pub(crate) fn weak_waker<T: Wake + Send + Sync + 'static>(weak: Weak<T>) -> Waker {
     // SAFETY: `raw` makes the data from a `Weak<T>`, and each function of the table takes it for one. Each function
     // keeps the weak count right: `wake` and `forget` (the drop) give the count up, `clone` and `wake_by_ref` leave it.
-    // They may be called on any thread, since `T` is `Send` and `Sync`.
+    // The functions may be called on any thread, since `T` is `Send` and `Sync`.
     unsafe { Waker::from_raw(raw(weak)) }
 }
 

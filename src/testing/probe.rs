@@ -14,7 +14,6 @@ use crate::time::Limit;
 
 type Place = &'static Location<'static>;
 
-/// Where a scope expires.
 #[derive(Clone, Debug)]
 pub(super) enum Where {
     Nowhere,

@@ -224,7 +224,7 @@ impl<R> Point<R> {
     }
 }
 
-/// One line for each point.
+/// A summary, and one line for each point.
 impl<R> fmt::Display for Report<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let failed = self.failures().count();

@@ -30,7 +30,7 @@ pub(crate) struct Thread {
     left: Cell<u32>,
     /// `left` is set to this number after a reading of the clock. So one of `stride` checks reads the clock.
     stride: Cell<u32>,
-    /// When `look` or `end_look` last ran. By this, `look` measures how fast checks come.
+    /// When `look` or `end_look` last ran. From this, `look` learns how fast checks come.
     looked: Cell<u64>,
     /// The latest reading of the clock by a check, or by the entry of a scope, on this thread.
     pub(crate) now: Cell<u64>,
@@ -43,10 +43,10 @@ pub(crate) struct Thread {
     pub(crate) frame: Cell<*const ()>,
     /// The thread's timers (invariant 2); `None` before the thread arms a timer.
     timers: Cell<Option<&'static Timers>>,
-    /// Numbers the polls that begin while reports are on.
+    /// The number of the last poll. Polls are numbered while reports are on.
     #[cfg(feature = "report")]
     polls: Cell<u64>,
-    /// The profile of the code that the thread runs: of its innermost visit (`thread/visit.rs`).
+    /// The profile of the code that the thread runs now; `NONE` if that code is not profiled.
     #[cfg(feature = "profile")]
     pub(super) profile: Cell<ProfileId>,
 }
@@ -132,7 +132,7 @@ impl Thread {
         left == 0
     }
 
-    /// Whether the innermost visible node (`scope/frame.rs`, invariant 4) is over.
+    /// Whether the nearest node that no shield hides is over (`scope/frame.rs`, invariant 4).
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn is_flagged(&self) -> bool {
         // SAFETY: invariant 1.

@@ -1,5 +1,3 @@
-//! The token that users hold: a handle to a node.
-
 use std::borrow::Cow;
 use std::fmt;
 use std::hash::{Hash, Hasher};

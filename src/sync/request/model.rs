@@ -34,7 +34,6 @@ impl Page {
     }
 }
 
-/// A futex for one sleeper.
 #[derive(Default)]
 struct Futex(Mutex<()>, Condvar);
 
@@ -164,7 +163,7 @@ fn a_request() {
     process.assert_free();
 }
 
-/// As `a_request`, with the two steps of the requester in the wrong order.
+/// As `a_request`, but the requester sends the signal before it makes the request.
 fn a_signal_before_its_request() {
     let process = Process::<1>::new();
     let (signals, thread) = start(&process, A);
@@ -270,8 +269,8 @@ fn two_requesters_of_one_slot() {
     process.assert_free();
 }
 
-/// A thread forks while it waits for a request, as it can in a handler of the program's own. In the child, the slot is
-/// used again.
+/// A thread forks while it waits for a request, for example in a signal handler of the program. In the child, the slot
+/// is used again.
 fn a_request_from_before_a_fork() {
     let process = Process::<1>::new();
     let old = process.ask(A).unwrap();

@@ -1,5 +1,3 @@
-//! A hook as the user describes it: its action, when it fires again, and the hooks that it escalates to.
-
 use std::fmt;
 use std::time::Duration;
 
@@ -67,7 +65,8 @@ pub(super) enum Repeat {
     Default,
     Once,
     Every(Duration),
-    /// After 0.5 ms, and then after pauses that double: up to 64 ms, or up to a second while the hook fails.
+    /// The hook fires again after 0.5 ms, and then after pauses that double: up to 64 ms, or up to a second while it
+    /// fails.
     Backoff,
 }
 
@@ -85,9 +84,10 @@ impl<'a> Hook<'a> {
         }
     }
 
-    /// A hook that runs on the watchdog itself, some microseconds sooner. It must not block: the other hooks of the
-    /// same cancel or deadline wait for it, and all other expiries wait some milliseconds until another thread takes
-    /// over. Typical actions are to set a flag, to call `SQLite`'s interrupt, and to shut down a socket.
+    /// A hook that runs on the watchdog itself, some microseconds sooner than on a runner thread. It must not block:
+    /// the other hooks of the same cancel or deadline wait for it, and all other expiries wait some milliseconds until
+    /// another thread takes over. Typical actions are to set a flag, to call `SQLite`'s interrupt, and to shut down a
+    /// socket.
     pub fn inline<R: HookResult>(action: impl FnMut() -> R + Send + 'a) -> Self {
         let mut hook = Self::new(action);
         hook.policy.inline = true;
