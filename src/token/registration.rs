@@ -1,5 +1,3 @@
-//! The registration of a hook, which users hold.
-
 use std::fmt;
 use std::sync::{Arc, Weak};
 

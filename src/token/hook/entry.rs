@@ -1,5 +1,3 @@
-//! A registered hook: how it runs, fires again, and ends.
-
 use std::sync::Arc;
 use std::task::{Poll, Wake, Waker};
 use std::time::Duration;
@@ -101,7 +99,7 @@ impl Entry {
 
     /// Returns `true` for the first caller, which must start the first run. `false` for all others.
     pub(crate) fn claim(&self) -> bool {
-        // Relaxed: the flag publishes nothing else.
+        // Relaxed: the flag publishes no other data.
         !self.triggered.swap(true, Ordering::Relaxed)
     }
 
@@ -159,7 +157,7 @@ impl Entry {
     }
 
     fn escalate_later(self: &Arc<Self>) {
-        // Relaxed: the flag publishes nothing else.
+        // Relaxed: the flag publishes no other data.
         if !self.escalates.swap(true, Ordering::Relaxed) {
             for (after, entry) in &self.then {
                 self.schedule(nanos(*after), entry);
@@ -186,7 +184,7 @@ impl Entry {
     }
 
     fn is_retired(&self) -> bool {
-        // Relaxed: ordered by the lock of the callback, or by the lock of the timers.
+        // Relaxed: the lock of the callback, or of the timers, orders this load.
         !mutant!(NoRetire) && self.retired.load(Ordering::Relaxed)
     }
 
@@ -277,7 +275,7 @@ impl Entry {
 
     /// Whether this entry has run, was refused a run, or is retired. If so, there is no first run to wait for.
     pub(crate) fn has_ended(&self) -> bool {
-        // Relaxed: ordered by the callback's lock. A caller without that lock asks again.
+        // Relaxed: the callback's lock orders this load. A caller without that lock asks again.
         self.ended.load(Ordering::Relaxed) || self.is_retired()
     }
 
@@ -307,8 +305,8 @@ impl Entry {
         due.into_iter().for_each(thread::post);
     }
 
-    /// Resumes this hook and the hooks in `then`. Adds the wakers of runs that are due to `due`. The caller starts
-    /// these runs when all hooks are resumed, because a run may wait for the run of a hook in `then`.
+    /// Resumes this hook and the hooks in `then`. Appends to `due` the wakers of the runs that can begin now. The
+    /// caller wakes them only when all hooks are resumed, because a run may wait for the run of a hook in `then`.
     fn resume_all(&self, due: &mut Vec<Waker>) {
         due.extend(self.callback.resume());
         self.then.iter().for_each(|(_, entry)| entry.resume_all(due));
@@ -318,7 +316,8 @@ impl Entry {
         self.then.iter().fold(self.callback.fires(), |sum, (_, entry)| sum.saturating_add(entry.fires()))
     }
 
-    /// The failure of the last `then` hook that has failed. If none has, the last failure of this hook itself.
+    /// The failure of the last `then` hook that has failed. If no `then` hook has failed, the last failure of this hook
+    /// itself.
     pub(crate) fn failure(&self) -> Option<HookFailure> {
         let own = || self.callback.failure().map(|Failure { text, is_panic }| HookFailure { text, is_panic });
         self.then.iter().rev().find_map(|(_, entry)| entry.failure()).or_else(own)

@@ -1,5 +1,3 @@
-//! The types that the closure of a hook may return.
-
 use std::borrow::Cow;
 use std::cell::{Ref, RefMut};
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, HashSet, LinkedList, VecDeque};

@@ -1,5 +1,3 @@
-//! What a node caches about its ancestors: above all, their earliest deadline (`node.rs`, invariant 5).
-
 use std::sync::Arc;
 
 use super::data::{Listing, Node, State};
@@ -8,7 +6,7 @@ use crate::test_env::TestEnv;
 use crate::time::NEVER;
 use crate::watchdog::Timer;
 
-/// What a node caches about itself and its ancestors.
+/// What a node caches about itself and its ancestors (`node.rs`, invariant 5).
 ///
 /// The cached values are written under the node's lock. A thread that reads them without the lock may get old values
 /// while a move is in progress. If `is_fixed` is set, neither the node nor an ancestor moves any more, so the other
@@ -18,7 +16,8 @@ use crate::watchdog::Timer;
 pub(super) struct Ancestry {
     /// The earliest deadline of the node and its ancestors.
     pub(super) effective: u64,
-    /// `false` if the node or an ancestor may get another parent: it is the node of a future that is not done.
+    /// Whether the parents of the node and of its ancestors are final. The parent of a future's node is final once the
+    /// future is done.
     pub(super) is_fixed: bool,
     /// Whether the node or an ancestor is linked to other nodes.
     pub(super) has_links: bool,
@@ -103,7 +102,7 @@ impl Node {
         deadline < if is_comparable { self.ancestry().effective } else { NEVER }
     }
 
-    /// Restores invariants 4 and 5 after a change of the node's parent, mode or links, or of an ancestor. Returns whether the
+    /// Restores invariants 4 and 5 after a change of the node's parent, mode or links, or of an ancestor. `true` if the
     /// ancestry has changed.
     pub(super) fn update(self: &Arc<Self>) -> bool {
         let Some(mut state) = self.state.lock() else { return false };

@@ -1,5 +1,3 @@
-//! What a node holds.
-
 use std::borrow::Cow;
 use std::fmt;
 use std::ops::{Deref, DerefMut};
@@ -109,7 +107,8 @@ impl State {
         Self { parent, more: None }
     }
 
-    /// The cold state; `None` if it was not allocated. Does not allocate it, as a mutable access by `DerefMut` does.
+    /// The cold state; `None` if it was not allocated. (A mutable access to one of its fields, by `DerefMut`, would
+    /// allocate it.)
     pub(super) fn existing_cold(&mut self) -> Option<&mut ColdState> {
         self.more.as_mut()?.cold.as_deref_mut()
     }

@@ -1,5 +1,3 @@
-//! How errors describe a node, and the error that a node keeps.
-
 use std::sync::Arc;
 
 use super::data::Node;

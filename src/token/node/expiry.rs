@@ -33,7 +33,8 @@ impl Node {
         self.deadline <= self.env.reading(now)
     }
 
-    /// The node's own end: its cancel or its deadline, whichever came first. `None` if neither has come by `now`.
+    /// The node's own end: by a cancel, a link or its deadline, whichever came first. `None` if none of these has come
+    /// by `now`.
     pub(crate) fn end(&self, now: u64) -> Option<Termination> {
         let recorded = self.state.lock().and_then(|state| state.end.clone());
         self.earlier(recorded, self.env.reading(now))

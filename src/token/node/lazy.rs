@@ -39,8 +39,8 @@ impl Node {
         }
     }
 
-    /// Stores `listing`, the node's place in the parent's list. Returns it unstored if the node has a place already, or
-    /// if the node's lock was lost in a fork.
+    /// Stores `listing`, the node's place in the parent's list, and returns `None`. Returns `listing` unstored if the
+    /// node already has a place, or if the node's lock was lost in a fork.
     fn take_listing(&self, listing: Listing) -> Option<Listing> {
         let Some(mut state) = self.state.lock() else { return Some(listing) };
         if state.parent.is_some() {

@@ -13,8 +13,8 @@ impl Node {
     /// Calls `insert`, which adds a child, a hook or a task to the state. The end of the node propagates to what was
     /// added.
     ///
-    /// `None` if a fork has lost the lock. With `even_if_over` that is the only case. Otherwise also `None` if the node
-    /// is over, because its end may have propagated before.
+    /// `None` if a fork has lost the lock. Without `even_if_over`, also `None` if the node is over, because its end may
+    /// have propagated before this call.
     pub(super) fn register<K>(
         self: &Arc<Self>,
         even_if_over: bool,
@@ -79,8 +79,8 @@ impl Node {
         entries
     }
 
-    /// Called before a future whose scope is over is dropped. Runs the future's hooks that are due and have not run
-    /// yet.
+    /// Called when the scope of a future is over, before the future is dropped. Runs the future's hooks that are due
+    /// and have not run yet.
     ///
     /// Pending until each of these hooks has run. Then `waker` is woken. A hook that ends with the scope does not run
     /// again after that, so the drop of the future need not wait for it.

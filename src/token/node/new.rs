@@ -1,5 +1,3 @@
-//! How a node is made.
-
 use std::sync::Arc;
 
 use super::ancestry::Ancestry;

@@ -1,5 +1,3 @@
-//! How the end of a node propagates to all nodes beneath.
-
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -50,8 +48,8 @@ impl Node {
     /// `false`.
     pub(super) fn end_by(&self, end: Termination, even_if_over: bool) -> bool {
         let Some(mut state) = self.state.lock() else {
-            // A fork has lost the lock, so the end cannot be recorded. Only the flag is set, and `true` means that it
-            // was not set.
+            // A fork has lost the lock, so the end cannot be recorded. Only the flag is set. `true` if it was not set
+            // before.
             return !self.over.swap(true, Ordering::AcqRel);
         };
         // `even_if_over` is for a node whose parent is over. The node may get another parent, so its own end is

@@ -56,8 +56,8 @@ impl Node {
         self.state.lock().is_some_and(|state| !state.shields.is_empty())
     }
 
-    /// The time at which the last pending shield of the future ends at the latest. Then `waker` is kept, and is woken
-    /// when the last shield closes. 0 if no shield is pending: then `waker` is not kept.
+    /// If shields of the future are pending, returns the time by which the last of them ends, and keeps `waker`: it is
+    /// woken when the last of them closes. If no shield is pending, returns 0.
     pub(crate) fn shielded_until(&self, waker: &Waker) -> u64 {
         let until = self.with_waker(waker, |state, waker| {
             let until = state.shields.iter().map(|(_, until)| *until).max();

@@ -85,8 +85,8 @@ impl Node {
 
     pub(super) fn inner_children(self: &Arc<Self>) -> Vec<Arc<Node>> {
         let listed = self.state.lock().map(|state| Children::of(&state).inner);
-        // A listed node may have another parent (invariant 2). Such a node is dropped here, without the lock, because
-        // this may be the node's last `Arc`.
+        // A listed node may have another parent (invariant 2). The `Arc` of such a node is dropped here, without the
+        // lock, because it may be the node's last.
         let mut children = listed.unwrap_or_default();
         children.retain(|child| child.has_parent(Some(self)));
         children

@@ -19,7 +19,8 @@ impl WakeList {
     /// Makes the watchdog start the hooks, and wakes the tasks on this thread. Called on a user's thread.
     pub(super) fn deliver(self) {
         post_all(self.hooks);
-        // The hooks are posted before: a waker may run its task during this call, and the task may wait for a hook.
+        // The hooks are posted first, because a waker may run its task during this call, and the task may wait for a
+        // hook.
         for waker in self.wakers {
             without_scopes(|| wake_quietly(waker));
         }
@@ -42,7 +43,7 @@ struct DueHooks {
 }
 
 impl DueHooks {
-    /// Inline hooks first. Within each kind, the hooks of inner scopes first.
+    /// First the inline hooks, then the other hooks. Among each kind, the hooks of inner scopes come first.
     fn in_order(&self) -> impl Iterator<Item = Arc<Entry>> {
         let of = |inline| self.entries.iter().rev().filter(move |entry| entry.is_inline() == inline);
         of(true).chain(of(false)).map(Arc::clone)
@@ -60,7 +61,6 @@ pub(crate) fn post(entry: Arc<Entry>) {
     post_all(vec![entry]);
 }
 
-/// `entries` begins with the hooks of outer scopes.
 fn post_all(entries: Vec<Arc<Entry>>) {
     if !entries.is_empty() {
         thread::post(Arc::new(DueHooks { entries, are_claimed: false }).into());
