@@ -120,7 +120,7 @@ mod on {
         pub(crate) id: u32,
     }
 
-    /// How many threads under a clock are awake. A clock that moves by itself moves only while no thread is awake.
+    /// A clock that moves by itself moves only while no thread under it is awake.
     #[derive(Debug, Default)]
     pub(crate) struct Presence {
         /// How many threads and `Hold`s (`scope/presence.rs`) count as awake.
@@ -147,7 +147,6 @@ mod on {
         fn injects(&self) -> bool;
     }
 
-    /// The probe's decision at an interruption point.
     #[derive(Clone, Debug)]
     pub(crate) enum Verdict {
         Pass,

@@ -303,7 +303,7 @@ impl Callback {
         self.state.lock().is_some_and(|state| state.revoked)
     }
 
-    /// Whether the closure runs now. A run may revoke its own callback, so a revoked callback may be running.
+    /// A run may revoke its own callback, so a revoked callback may be running.
     pub(crate) fn is_running(&self) -> bool {
         self.state.lock().is_some_and(|state| state.running.is_some())
     }

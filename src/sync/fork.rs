@@ -103,7 +103,6 @@ fn at_fork_in_child(_child: extern "C" fn()) {}
 pub(crate) struct Process(u32);
 
 impl Process {
-    /// A value that no process has.
     #[cfg(feature = "testing")]
     pub(crate) const NONE: Self = Self(u32::MAX);
 

@@ -29,7 +29,6 @@ pub(crate) struct Handoff<T> {
     value: UnsafeCell<MaybeUninit<T>>,
 }
 
-/// Identifies one filling.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Ticket(u64);
 

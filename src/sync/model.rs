@@ -1,5 +1,3 @@
-//! The clock and the threads of a loom model, and how models are explored.
-
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 

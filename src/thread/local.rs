@@ -378,7 +378,6 @@ pub(crate) fn without_scopes<R>(f: impl FnOnce() -> R) -> R {
     f()
 }
 
-/// Gives the thread's slot back when the thread ends.
 struct Registration(Cell<Option<usize>>);
 
 impl Drop for Registration {

@@ -1,5 +1,3 @@
-//! Time as the crate counts it: a clock, absolute deadlines, and the limits that become deadlines.
-
 pub(crate) mod clock;
 mod deadline;
 mod limit;

@@ -1,5 +1,3 @@
-//! Passes a deadline to a child process, in an environment variable.
-
 use std::env;
 use std::ffi::{OsStr, OsString};
 

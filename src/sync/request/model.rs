@@ -188,7 +188,6 @@ fn a_request_that_is_given_up() {
     process.assert_free();
 }
 
-/// The requester waits until the handler has begun, and then gives up.
 fn a_handler_that_takes_too_long() {
     let process = Process::<1>::new();
     let (signals, thread) = start(&process, A);
