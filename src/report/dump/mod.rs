@@ -18,8 +18,8 @@ pub use signal::dump_on_signal;
 
 /// All threads of the process, each with its open scopes, its stack, and what it is blocked in. Made by [`dump`].
 ///
-/// `{}` is the dump as text for a terminal. Threads with the same stack are shown together. Serialized, times and
-/// durations have the form that they have in a [`Report`](super::Report).
+/// `{}` is the dump as text for a terminal. Threads in no scope that have the same stack are shown together.
+/// Serialized, times and durations have the form that they have in a [`Report`](super::Report).
 ///
 /// The threads are looked at one after another, so they are not all shown at the same moment.
 #[derive(Clone, Debug, Serialize)]

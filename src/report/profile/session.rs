@@ -60,7 +60,7 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        // If `end` was called, the profile is done, and this changes nothing.
+        // If `end` was called, the profile is done, and this call changes nothing.
         self.end_now();
     }
 }

@@ -43,8 +43,9 @@ pub(super) fn jumps_to_handlers(image: &Image, pc: u64) -> bool {
 /// The registers of the frame in which the thread goes on after `function` has jumped out of itself. `function` must
 /// [jump to handlers](jumps_to_handlers).
 ///
-/// `pc` and `registers` are those of the caller of `function`, by the unwind table of `function`. Returns `None` if the
-/// table is right: then the instruction before `pc` calls `function`. Also returns `None` if the frame is not found.
+/// `pc` and `registers` are those of the caller of `function`, by the unwind table of `function`. The table is right
+/// if the instruction before `pc` calls `function`: then this returns `None`. Also returns `None` if the frame is not
+/// found.
 pub(super) fn destination(
     memory: &impl ReadMemory,
     stack: &StackCopy,

@@ -3,7 +3,7 @@ use std::arch::asm;
 use super::super::copy::{Registers, StackCopy};
 use super::memory::Memory;
 
-/// How many bytes are copied at most.
+/// How many bytes of the stack are copied at most.
 const MOST: u64 = 64 << 10;
 
 /// How many bytes above `up_to` are copied too. `up_to` is the address of a local, and the copy needs the return
