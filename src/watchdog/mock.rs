@@ -77,7 +77,8 @@ pub(crate) fn redirect(timer: Timer, waker: &Waker) -> bool {
 pub(crate) fn advance(mock: &Arc<Mock>, until: impl Fn(u64) -> u64, mut go_on: impl FnMut() -> bool) {
     let until = |now| reach(now, until(now));
     let is_set_off = tracking().is_some();
-    // Work that took long, so the clock moved on without it. The loop ends only once this work is done too.
+    // The groups of work that took long, so that the clock moved on before the work was done. The loop ends only when
+    // this work is done.
     let mut unfinished = Vec::new();
     // Waits for the work that threads under the clock have set off. A thread that runs tracked work itself
     // (`is_set_off`) does not wait, because it could wait for its own work. Without a watchdog nobody does the work, so

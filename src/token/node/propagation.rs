@@ -214,8 +214,7 @@ impl Node {
         if let Some(listing) = state.parent.as_ref().filter(|listing| listing.inherits) {
             return Err(Arc::clone(&listing.node));
         }
-        // A lazy node (invariant 6): the parent's end may not have propagated to the node yet. Then the parent has the
-        // origin.
+        // A lazy node may be over by its parent's flag alone (invariant 6). Then the parent has the origin.
         if let Some(parent) = self.lazy_parent().filter(|_| state.end.is_none()) {
             return Err(Arc::clone(parent));
         }

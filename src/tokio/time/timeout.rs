@@ -193,7 +193,7 @@ impl<T: Future> Future for Timeout<T> {
     }
 }
 
-/// Returns the limit if tokio's clock was paused, and has reached the limit. `None` otherwise.
+/// Returns the limit if it is on tokio's clock (`paused`), and the clock has reached it. `None` otherwise.
 #[inline]
 fn poll_paused(paused: &mut Option<Box<Paused>>, had_budget: bool, cx: &mut Context<'_>) -> Option<u64> {
     let Paused { limit, timer } = &mut **paused.as_mut()?;
