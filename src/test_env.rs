@@ -111,7 +111,7 @@ mod on {
     pub(crate) struct Mock {
         now: AtomicU64,
         pub(crate) presence: Mutex<Presence>,
-        /// The reading to which the move in progress must go on. Work that the move has set off stores it
+        /// The time to which the move in progress must go on, if work that the move has set off asks for it
         /// (`watchdog/mock/tracking.rs`). 0 if no work has asked.
         asked: AtomicU64,
         /// The thread that moves the clock holds this lock, so that one thread moves it at a time.

@@ -205,9 +205,8 @@ impl<T> ForkMutex<T> {
     /// Locks. `None` in a forked child if the lock was held at the fork: nobody will ever unlock it.
     #[inline]
     pub(crate) fn lock(&self) -> Option<MutexGuard<'_, T>> {
-        // Acquire: pairs with the Release in `adopt`. So a thread that sees `Usable` locks after the `try_lock` of the
-        // thread that adopts. Otherwise that `try_lock` could fail because of the lock below, and `adopt` would take
-        // the lock for lost.
+        // Acquire: pairs with the Release in `adopt`. So the lock below is taken after the `try_lock` in `adopt`. In
+        // the other order, `try_lock` could fail because of this thread, and `adopt` would take the lock for lost.
         #[cfg(not(timebox_loom))]
         if self.used.load(Ordering::Acquire) != Phase::Usable.now() {
             return self.adopt();

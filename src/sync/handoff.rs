@@ -3,9 +3,10 @@
 //! Invariants:
 //! 1. The value is in the place while the phase is not `EMPTY`. After the change to `EMPTY`, the value stays there
 //!    until the thread that made the change has read it out.
-//! 2. Only two threads touch the value: the thread that fills the place, and a thread that has changed the phase from
-//!    `FULL` (to `EMPTY`, or to `HELD` until it changes the phase again). The phase is `FULL` for one filling at a
-//!    time, so only one thread at a time has made that change.
+//! 2. Only two threads touch the value: the thread that fills the place, and the thread that has changed the phase from
+//!    `FULL` to `EMPTY` or `HELD`. After the change to `HELD`, the thread touches the value only until it changes the
+//!    phase again. The phase is `FULL` for one filling at a time, so only one thread at a time has made the change from
+//!    `FULL`.
 //! 3. Each filling has a number of its own, so an old ticket takes nothing. The numbers repeat after 2^59 fillings. At
 //!    one filling each ten nanoseconds, that takes 180 years.
 
